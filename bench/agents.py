@@ -1,9 +1,8 @@
-"""A team of agents in our engine beside one call at a time through transformers' `generate`: `python bench/agents.py`.
+"""A team of agents in our engine next to one call at a time of transformers' `generate`: `python bench/agents.py`.
 
-Both sides play the same discussions: the same questions, graph, prompts and programs. One side works on all questions
-at once, as task=agents does; the other asks `generate` for one call after another, as AgentPrune's local pipeline
-does. Runs alternate in one process, each side on a copy of the model of its own. Transcripts are compared call by
-call.
+Both sides run the same discussions: the same questions, graph, prompts and programs. One side works on all questions
+concurrently, like task=agents; the other makes one call of `generate` after another, like AgentPrune's local pipeline.
+Runs alternate in one process, and each side has its own copy of the model. Transcripts are compared call by call.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ from runner.engines.session import Session
 
 
 class Nothing:
-    """Records nothing: every call is asked."""
+    """A ledger that records nothing, so that every call is made."""
 
     def find(self, turn: AgentCall) -> Answered | None:
-        """Know of no call."""
+        """Return None: no call is recorded."""
 
     def add(self, answered: Answered) -> None:
-        """Keep nothing."""
+        """Record nothing."""
 
     def add_code(self, answered: Answered) -> None:
-        """Keep nothing."""
+        """Record nothing."""
 
 
 class OneAtATime(Session):
-    """Answers one request a step through `generate`, greedily."""
+    """Answers one request per step through `generate`, greedily."""
 
     def __init__(self, model: Any, tokenizer: Any, max_new_tokens: int) -> None:
         super().__init__(frozenset(Capability))
@@ -67,31 +66,31 @@ class OneAtATime(Session):
         assert isinstance(request.prompt, tuple)
         chat = [{"role": one.role, "content": one.content} for one in request.prompt if isinstance(one, Message)]
         prompt = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        fed = self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+        inputs = self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
         with torch.inference_mode():
-            sequence = self.model.generate(**fed, max_new_tokens=self.max_new_tokens, do_sample=False)[0]
-        count = fed["input_ids"].shape[1]
-        said = sequence[count:].tolist()
-        is_whole = said[-1] == self.tokenizer.eos_token_id
-        text = self.tokenizer.decode(said, skip_special_tokens=True)
+            sequence = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)[0]
+        count = inputs["input_ids"].shape[1]
+        new_ids = sequence[count:].tolist()
+        is_whole = new_ids[-1] == self.tokenizer.eos_token_id
+        text = self.tokenizer.decode(new_ids, skip_special_tokens=True)
         reason = FinishReason.stop if is_whole else FinishReason.length
-        return [Completion(request.id, text, said[: len(said) - is_whole], reason, "", count, 0.0, 0.0)]
+        return [Completion(request.id, text, new_ids[: len(new_ids) - is_whole], reason, "", count, 0.0, 0.0)]
 
     def _drop(self) -> None:
         self.waiting.clear()
 
 
 def discussions(items: list[Item], graph: Graph, team: Team, phase: str = "test") -> list[Discussion]:
-    """Return the questions as they begin; the rounds are drawn by question, as task=agents draws them."""
-    found = []
-    for at, item in enumerate(items):
-        rng = random.Random(f"0/{phase}/{at}")
-        found.append(Discussion(team, f"{phase}/{at}", item.question, [graph.draw(rng, 0)]))
-    return found
+    """Return the discussions at their start; rounds are drawn for each question, like in task=agents."""
+    started = []
+    for index, item in enumerate(items):
+        rng = random.Random(f"0/{phase}/{index}")
+        started.append(Discussion(team, f"{phase}/{index}", item.question, [graph.draw(rng, 0)]))
+    return started
 
 
 def play(played: list[Discussion], open_session: Callable[[], Session]) -> tuple[float, float]:
-    """Play all of them; return the seconds, and those of processor time with that of the agents' programs."""
+    """Play all of them; return the seconds and the processor time, which includes the agents' programs."""
     started, before_s = time.perf_counter(), cpu_s()
     with Player(Nothing(), Sandbox(), open_session) as player:
         player.play(played)
@@ -99,29 +98,29 @@ def play(played: list[Discussion], open_session: Callable[[], Session]) -> tuple
 
 
 def cpu_s() -> float:
-    """Processor time so far, of this process and of those that it has started: other programs do not count."""
+    """Return the processor time so far of this process and its children; other programs do not count."""
     uses = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 def learned(options: argparse.Namespace, team: Team, open_session: Callable[[], Session]) -> Graph:
-    """Return a graph that was trained and pruned as task=agents does it, on questions that are not scored."""
+    """Return a graph that is trained and pruned like in task=agents, on questions that are not scored."""
     graph = Graph.of(options.mode, options.agents, seed=0, optimized_spatial=True)
     learner, size = Learner(graph, baseline=Baseline.mean), 4
     items = load_questions(AgentsConfig(split="train", limit=size * options.iterations))
     with Player(Nothing(), Sandbox(), open_session) as player:
         for first in range(0, len(items), size):
-            some = items[first : first + size]
-            played = discussions(some, graph, team, f"train/{first}")
+            batch = items[first : first + size]
+            played = discussions(batch, graph, team, f"train/{first}")
             player.play(played)
-            learner.step([(one.rounds, one.answer == item.gold) for one, item in zip(played, some, strict=True)])
+            learner.step([(one.rounds, one.answer == item.gold) for one, item in zip(played, batch, strict=True)])
     return graph
 
 
 def pruned_beside_whole(
     whole: list[Discussion], pruned: list[Discussion], items: list[Item], edges: tuple[int, int]
 ) -> str:
-    """Say what pruning saves of tokens, and what it does to accuracy, question by question."""
+    """Return the tokens that pruning saves, and its effect on accuracy, question by question."""
     costs, solved = [], []
     for played in (whole, pruned):
         tally = Tally()
@@ -141,7 +140,7 @@ def pruned_beside_whole(
 
 
 def transcripts(played: list[Discussion]) -> dict[str, str]:
-    """Return what was said, by call."""
+    """Return the texts of all calls."""
     return {key: answered.call.text for discussion in played for key, answered in discussion.answered.items()}
 
 
@@ -163,7 +162,7 @@ def main() -> None:
     model_config = LocalModelConfig(name=folder, device="cpu", dtype=Dtype(options.dtype), threads=options.threads)
     engine = greedy_engine(model_config, max_new_tokens=options.new_tokens)
     engine.load()
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # behind the engine, which has set the threads
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # after the engine, which has set the threads
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, options.dtype)).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -176,26 +175,27 @@ def main() -> None:
 
     sides = {"task=agents": engine.open, "one call at a time through generate": one_at_a_time}
     for open_session in sides.values():
-        play(discussions(items[:2], graph, team), open_session)  # builds kernels, exchanges layers for quicker ones
+        play(discussions(items[:2], graph, team), open_session)  # builds kernels and replaces layers by faster ones
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     processor: dict[str, list[float]] = {name: [] for name in sides}
-    calls = same = shared = 0
+    calls = equal = shared = 0
     tally = Tally()
     for _ in range(options.repeats):
-        said = []
+        texts = []
         for name, open_session in sides.items():
             played, before = discussions(items, graph, team), engine.stats.shared_tokens
-            for kept, took in zip((seconds, processor), play(played, open_session), strict=True):
-                kept[name].append(took)
-            said.append(transcripts(played))
+            for measurements, took in zip((seconds, processor), play(played, open_session), strict=True):
+                measurements[name].append(took)
+            texts.append(transcripts(played))
             shared += engine.stats.shared_tokens - before
             if name == "task=agents":
                 for discussion in played:
                     tally.add(discussion)
-        calls += len(said[0])
-        same += sum(said[0][key] == said[1].get(key) for key in said[0])
+        calls += len(texts[0])
+        equal += sum(texts[0][key] == texts[1].get(key) for key in texts[0])
     ratios, cpu_ratios = (
-        [slow / fast for slow, fast in zip(*reversed(kept.values()), strict=True)] for kept in (seconds, processor)
+        [slow / fast for slow, fast in zip(*reversed(measurements.values()), strict=True)]
+        for measurements in (seconds, processor)
     )
     count = calls // options.repeats
     print(f"### {options.model}, {options.dtype}: {graph.agents} agents, {options.mode}, {len(items)} questions\n")
@@ -208,7 +208,7 @@ def main() -> None:
     ]
     head = [f"{options.repeats} runs: median (least..most)", "s", "processor s", "calls/s", "× s", "× processor s"]
     print(markdown(head, rows))
-    print(f"\ntranscripts: {same} of {calls} calls equal")
+    print(f"\ntranscripts: {equal} of {calls} calls equal")
     costs = tally.metrics(len(items) * options.repeats)
     shares = f"{shared / costs['prompt_tokens']:.0%} of all prompt tokens were not computed again"
     tokens = [f"{costs[f'{which}_tokens_per_question']:,.0f} {which}" for which in ("prompt", "new")]

@@ -1,7 +1,7 @@
-"""What does other work on the machine cost? `python bench/busy.py [--repeats 3]`.
+"""How much does other work on the machine slow each engine? `python bench/busy.py [--repeats 3]`.
 
-The same questions through our engine, lm-evaluation-harness and vLLM, beside none, one and two processes that are busy
-with nothing: how many times as long each takes as on the machine alone. Fresh processes, by turns; loading is left out.
+The same questions through our engine, lm-evaluation-harness and vLLM, beside none, one and two processes in a busy
+loop: how many times as long each takes as alone on the machine. Fresh processes, by turns, without loading.
 `spinning` is our engine with torch's threads spinning while they wait, the default of its OpenMP library, where
 `import runner` lets them sleep after some microseconds.
 """

@@ -1,13 +1,12 @@
-"""How often does the printed verdict cry wolf, and how often does it see what it says it would have seen?
+"""How often is the printed verdict a false alarm, and does it have the stated power?
 
 `python bench/compare_null.py [--pairs 2000] [--seed 0]`. Two runs answer the same n questions. Questions differ in how
 hard they are: each run solves a question when a common part (weight rho) and a part of its own, both normal, stay below
 a bar that the accuracy sets. Equal bars are the null: every verdict on it but "no difference shown" is false.
-Then the bars lie as far apart as the smallest difference that n questions and this much disagreement should show; in
-the last column it is questions that the first run solved which the second loses on top of that disagreement, whatever
-they are. The verdicts are runner-compare's own, from answers to finding, and each rate has its 95 % interval (Wilson).
-The exit code is 1 where a false-positive rate is above 5 %, or a true difference is seen in less than 77 %, beyond
-noise.
+Then the bars are as far apart as the smallest difference that n questions and this much disagreement should show. In the
+last column the second run loses questions that both solve, on top of that disagreement, whatever their difficulty. The
+verdicts are runner-compare's own, from answers to finding. Rates come with their 95 % intervals (Wilson). The exit code
+is 1 if a false-positive rate is above 5 %, or a true difference is seen in less than 77 %, beyond noise.
 """
 
 from __future__ import annotations
@@ -143,7 +142,7 @@ def worse(row: TableRow) -> bool:
 
 
 def disagreement(one: float, other: float, rho: float) -> float:
-    """Chance that exactly one of two runs with these accuracies solves a question: an integral over how hard it is."""
+    """Return the probability that exactly one of two runs solves a question: an integral over its difficulty."""
     total = 0.0
     for step in range(401):
         hard = (step - 200) / 25
@@ -156,7 +155,7 @@ def disagreement(one: float, other: float, rho: float) -> float:
 
 
 def promised(tables: Iterator[list[TableRow]]) -> tuple[Rate, float]:
-    """Return how often tables claim something, and the median of the differences that they say they would have seen."""
+    """Return how often tables claim a difference, and the median of their minimum detectable differences."""
     claims, seen = [], []
     for rows in tables:
         claims.append(found(rows))
@@ -220,7 +219,7 @@ def unpaired(generator: np.random.Generator, pairs: int) -> list[Rate]:
 
 
 def repeated(generator: np.random.Generator, pairs: int) -> list[Rate]:
-    """Print and return the rates for repeats of a measurement, with noise as of a quiet machine."""
+    """Print and return the rates for repeats of a measurement, with the noise of a quiet machine."""
     nulls = []
     print(f"\nrepeats of a measurement, noise {100 * NOISE:.0f} %: {pairs:,} pairs a line and side")
     print("repeats  false verdicts (ranks)  interval without 1   true 5 % seen   true 10 % seen")
@@ -243,7 +242,7 @@ def repeated(generator: np.random.Generator, pairs: int) -> list[Rate]:
 
 
 def conclude(nulls: Sequence[Rate], started: float, powers: Sequence[Rate] = ()) -> int:
-    """Print how many rates break their promise by more than noise; return the exit code, 1 where some do."""
+    """Print how many rates break their promise by more than noise; return the exit code, 1 if some do."""
     high = [rate for rate in nulls if rate.low > ALPHA]
     weak = [rate for rate in powers if rate.high < POWER - SLACK]
     print(f"\nfalse positives beyond {100 * ALPHA:.0f} % and noise: {len(high)} of {len(nulls)} lines; "
@@ -255,7 +254,7 @@ def conclude(nulls: Sequence[Rate], started: float, powers: Sequence[Rate] = ())
 
 
 def begin(script: str, about: str | None) -> tuple[int, np.random.Generator, float]:
-    """Read what a simulation takes, print its command, and return the pairs, the generator and when it began."""
+    """Parse the options of a simulation, print its command, and return the pairs, the generator and the start time."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)

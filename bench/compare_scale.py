@@ -1,9 +1,9 @@
-"""How long does a comparison of very many runs take? `python bench/compare_scale.py [--runs 1000] [--samples 200]`.
+"""How long does a comparison of many runs take? `python bench/compare_scale.py [--runs 1000] [--samples 200]`.
 
-Writes the store that a grid would have left: each run has its job folder and its artifacts, written by the runner's own
-recorder and tracker, with answers that are drawn instead of generated. Every tenth job folder is then deleted, as if
-another machine had run it, so that its samples have to come out of MLflow. Then `runner-compare` compares all runs with
-the baselines of their seeds, as a process of its own, and once more with a clock on its parts.
+It writes the store of a grid: each run has its job folder and its artifacts, written by the runner's own recorder and
+tracker, with random answers. Then every tenth job folder is deleted, as if another machine had run it, so that its
+samples must come from MLflow. Then `runner-compare` compares all runs with the baselines of their seeds in a process of
+its own, and once more with a clock on its parts.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def config_of(kind: int, seed: int, output_dir: Path) -> RunnerConfig:
 
 
 def sample(generator: random.Random, index: int, right: bool) -> Sample:
-    """Return one answer, as long as the embedded model's are: some 250 characters and 80 tokens."""
+    """Return one answer of the embedded model's length: about 250 characters and 80 tokens."""
     question = f"Question {index}: " + "Ann has some apples and buys some more of them every day. " * 4
     steps = " ".join(str(generator.randrange(10_000)) for _ in range(45))
     return Sample(
@@ -115,7 +115,7 @@ def sample(generator: random.Random, index: int, right: bool) -> Sample:
 
 
 def write_run(config: RunnerConfig, accuracy: float, count: int) -> Path:
-    """Record and log one job with drawn answers; returns its folder."""
+    """Record and log one job with random answers; returns its folder."""
     generator = random.Random(config.seed)  # one for all quantizations of a seed: they agree on most questions
     job = identify(config, 1, {}, measures=False)
     with claim(job):
@@ -153,7 +153,7 @@ def fill(output_dir: Path, runs: int, count: int) -> None:
 
 
 def main() -> int:
-    """Write, compare, print; 1 when the comparison takes longer than it may."""
+    """Write, compare, print; 1 if the comparison takes longer than the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=200)

@@ -1,4 +1,4 @@
-"""How often is an early stop wrong, how soon does a job find a difference, and does its interval hold?
+"""How often is an early stop wrong, after how many questions is a difference decided, and does the interval hold?
 
 `python bench/early_stop_null.py [--pairs 2000] [--seed 0]`. Two jobs answer the same 1,319 questions as in
 compare_null.py: a common part (rho) and a part of its own decide whether each is solved. The bets of
@@ -45,7 +45,7 @@ def decides(wins: int, losses: int) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def jeffreys_decides(wins: int, losses: int) -> bool:
-    """Whether the mixture by Beta(1/2, 1/2) does."""
+    """Whether the mixture by Beta(1/2, 1/2) stops."""
     total = wins + losses
     beta = math.lgamma(wins + 0.5) + math.lgamma(losses + 0.5) - math.lgamma(total + 1) - math.log(math.pi)
     return beta + total * math.log(2) >= math.log(1 / ALPHA)
@@ -53,14 +53,14 @@ def jeffreys_decides(wins: int, losses: int) -> bool:
 
 @dataclass
 class Stopped:
-    """How a number of jobs came out that stopped by themselves."""
+    """The outcomes of a number of jobs with early stops."""
 
     better: int = 0
     worse: int = 0
-    asked: list[int] = field(default_factory=list)  # by each job, all questions where it has not decided
+    asked: list[int] = field(default_factory=list)  # questions per job; all of them if it has not decided
 
     def job(self, ours: Solved, theirs: Solved, rule: Decides) -> None:
-        """Look at one job after every question; a tie changes nothing, so the others are enough."""
+        """Apply the rule to one job after every question; ties change nothing, so only the others are visited."""
         wins = losses = 0
         for number in np.flatnonzero(ours != theirs).tolist():
             wins, losses = (wins + 1, losses) if ours[number] else (wins, losses + 1)
@@ -75,21 +75,21 @@ class Stopped:
 def simulate(
     generator: np.random.Generator, accuracies: tuple[float, float], rho: float, pairs: int
 ) -> tuple[Stopped, Stopped, int]:
-    """Return what became of pairs of jobs by both rules, and how often McNemar's test on all questions finds the first
+    """Return the outcomes of pairs of jobs by both rules, and how often McNemar's test on all questions finds the first
     one better.
     """
-    bets, jeffreys, found = Stopped(), Stopped(), 0
+    bets, jeffreys, mcnemar_better = Stopped(), Stopped(), 0
     for _ in range(pairs):
         ours, theirs = answers(generator, QUESTIONS, accuracies, rho)
         bets.job(ours, theirs, decides)
         jeffreys.job(ours, theirs, jeffreys_decides)
         wins, losses = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-        found += wins > losses and mcnemar_exact(wins, losses) < ALPHA
-    return bets, jeffreys, found
+        mcnemar_better += wins > losses and mcnemar_exact(wins, losses) < ALPHA
+    return bets, jeffreys, mcnemar_better
 
 
 def equal(generator: np.random.Generator, pairs: int) -> list[Rate]:
-    """Print and return how often equal jobs are told apart."""
+    """Print and return how often equal jobs are called different."""
     print(f"\nequal jobs of {QUESTIONS:,} questions, looked at after each: {pairs:,} pairs a line")
     print("accuracy   rho  disagree      false decisions          by Jeffreys")
     rates = []
@@ -109,18 +109,18 @@ def apart(generator: np.random.Generator, pairs: int) -> None:
     for accuracy, rho in APART:
         for points in POINTS:
             accuracies = (accuracy, accuracy - points / 100)
-            bets, jeffreys, found = simulate(generator, accuracies, rho, pairs)
+            bets, jeffreys, mcnemar_better = simulate(generator, accuracies, rho, pairs)
             middle, other = (statistics.median(it.asked) for it in (bets, jeffreys))
             print(
                 f"{accuracy:8.2f}  {rho:4.2f}  {points:6d}  {Rate(bets.better, pairs)}  {middle:5.0f}  "
                 f"{100 * bets.worse / pairs:6.2f} %  {100 * jeffreys.better / pairs:11.1f} %  {other:5.0f}  "
-                f"{100 * found / pairs:14.1f} %",
+                f"{100 * mcnemar_better / pairs:14.1f} %",
                 flush=True,
             )
 
 
 def covered(generator: np.random.Generator, pairs: int) -> list[Rate]:
-    """Print and return how often the truth is left out by an interval at any look."""
+    """Print and return how often an interval at any look excludes the truth."""
     print(f"\nintervals, after each of {QUESTIONS:,} questions: {pairs:,} pairs a line")
     print("accuracy   rho  points  leave out the truth at any look")
     rates, most = [], math.log(2 / ALPHA)

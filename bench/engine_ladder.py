@@ -1,8 +1,8 @@
-"""Where does the speed come from? One step after another: `python bench/engine_ladder.py [--questions 32]`.
+"""Which step gains how much speed? `python bench/engine_ladder.py [--questions 32]`.
 
-The first step is transformers' `generate` over left-padded batches of 16, sdpa attention, as it comes. Each step
-afterwards switches one more thing on; questions and answers' lengths stay the same. The last line is no step: it is
-transformers' own continuous batching. Every run is a process of its own, and the steps take turns over the repeats.
+The first step is transformers' `generate` over left-padded batches of 16 with sdpa attention. Each later step switches
+one more thing on, with the same questions and lengths of answers. The last line is not a step, but transformers' own
+continuous batching. Every run is a process of its own, and the steps alternate over the repeats.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from gsm8k_vs_lmeval import add_options, load_prompts
 
 BATCH = 16
 MORE_ROWS = (64, 128)
-FEW = 8  # questions for what is slower than all others
+FEW = 8  # questions for the slowest line
 BESIDE = f"beside it: transformers' `generate_batch`, {FEW} questions"  # no step of ours
 
 
 def ladder(job: Job) -> dict[str, Job]:
-    """The steps, each with one thing more than the one before."""
+    """Return the steps, each with one thing more than the one before."""
     bare = replace(job, kind="stream", rows=BATCH, off=["kernels", "share", "packed", "fused"])
     return {
         f"`generate`, batch {BATCH}": replace(job, kind="generate", rows=BATCH),
@@ -62,8 +62,8 @@ def main() -> None:
     job = Job("stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None)
     trial = run_fresh(replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads))  # builds kernels
     job = replace(job, threads=trial.threads)
-    asked = "of GSM8K's test questions" if options.gsm8k else "questions of the embedded generator"
-    print(f"### {options.model}, {options.dtype}: {len(prompts)} {asked}, {options.shots} worked examples, exactly "
+    source = "of GSM8K's test questions" if options.gsm8k else "questions of the embedded generator"
+    print(f"### {options.model}, {options.dtype}: {len(prompts)} {source}, {options.shots} worked examples, exactly "
           f"{options.new_tokens} new tokens\n")  # fmt: skip
     print(head_line(sys.argv, trial.threads), end="\n\n", flush=True)
     steps = ladder(job)
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> str:
-    """A line a step: median (least..most)."""
+    """Return the table, a line per step: median (least..most)."""
     rows: list[list[str]] = []
     base = before = next(iter(outcomes.values()))
     for name, runs in outcomes.items():

@@ -12,19 +12,20 @@ from measuring import Run, answer, cut, read_job, sha256_ids, sha256_prompts
 
 from runner.config.model import Attention, LocalModelConfig
 from runner.core.dtypes import Dtype
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.local import engine as local_engine
 from runner.engines.local import fast_layers, prefix_tree
 from runner.engines.local.forward import Forward
 
 
 def switch_off(parts: Sequence[str]) -> None:
-    """Leave parts of our engine out, in this process; `kernels` is a variable of the environment."""
+    """Switch parts of our engine off in this process; `kernels` is an environment variable."""
     left_out: dict[str, list[tuple[Any, str, Any]]] = {
         "share": [(prefix_tree, "share", lambda prompts, parent=None: [parent] * len(prompts))],
         "packed": [
-            (fast_layers, "why_no_packing", lambda _: "switched off"),
-            (fast_layers, "are_quicker", lambda *_: False),
+            (fast_layers, "packing_problem", lambda _: "switched off"),
+            (fast_layers, "is_faster_in_panels", lambda *_: False),
         ],
         "fused": [(local_engine, "probe_fused_forward", lambda *_: None)],
     }
@@ -36,11 +37,13 @@ def switch_off(parts: Sequence[str]) -> None:
 
 
 def count_passes(run: Run) -> None:
-    """Have the stream's passes counted; a hook in the model would keep them from going in a single call."""
+    """Count the stream's passes; a hook in the model would prevent fused passes."""
     forward = Forward._forward
 
-    def counted(self: Forward, what: Any, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
-        logits = forward(self, what, ids, positions, keep)
+    def counted(
+        self: Forward, layout: Any, ids: list[int], positions: list[int], keep: list[int] | None
+    ) -> torch.Tensor:
+        logits = forward(self, layout, ids, positions, keep)
         run.note_pass(len(ids), logits.shape[0])
         return logits
 

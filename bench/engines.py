@@ -1,4 +1,4 @@
-"""What the benchmarks of the engine share: one run a fresh process, its outcome, and tables with spread.
+"""Shared by the benchmarks of the engine: one run per fresh process, its outcome, and tables with spread.
 
 The processes are `engine_side.py` (our engine, and transformers' `generate`) and `lmeval_side.py`.
 """
@@ -54,26 +54,26 @@ SIDES = {
 
 @dataclass(frozen=True)
 class Job:
-    """What one fresh process does."""
+    """The work of one fresh process."""
 
     kind: str  # of SIDES; stream: our engine, plain: our loop with a named attention, generate(_batch): transformers'
     folder: str
     dtype: str
     prompts: list[str] | list[list[int]]
-    new_tokens: list[int]  # the most that each prompt may get
-    rows: int | None  # at once; None: as the engine decides
-    fixed: bool = True  # every row goes on to its new_tokens, whatever comes
+    new_tokens: list[int]  # the limit of each prompt
+    rows: int | None  # concurrent ones; None: the engine decides
+    fixed: bool = True  # every row continues to its new_tokens, without stops
     stop: list[str] = field(default_factory=list)
-    threads: int | None = None  # None: as our engine decides
+    threads: int | None = None  # None: our engine decides
     order: str = "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
     off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed, fused
-    limit_s: float | None = None  # lm-eval begins no further batch after this, llama.cpp no further step
+    limit_s: float | None = None  # lm-eval starts no further batch after this, llama.cpp no further step
     settings: dict[str, Any] = field(default_factory=dict)  # of vLLM, or the file of llama.cpp
 
 
 @dataclass
 class Outcome:
-    """What it took, and what came out."""
+    """The measurements and outputs of one run."""
 
     threads: int
     load_s: float
@@ -83,7 +83,7 @@ class Outcome:
     loaded_mib: float  # resident after loading
     peak_mib: float
     done: int  # prompts
-    tokens: list[list[int]]  # new ones of each prompt; empty where the time was up
+    tokens: list[list[int]]  # new ones of each prompt; empty if time was up
     texts: list[str]
     prompts_sha256: str  # of the text that was really fed
     ids_sha256: list[str]  # of the token ids that were really fed, of each prompt
@@ -91,7 +91,7 @@ class Outcome:
     logit_rows: int
     layer_parameters: int  # in linear layers, without the output layer
     head_parameters: int
-    gflop_per_s: dict[str, float]  # what products of these layers' shapes reach with 1024 rows
+    gflop_per_s: dict[str, float]  # the rate of products of these layers' shapes with 1024 rows
     notes: list[str]
     end: int | None = None  # the model's stop token
     prompt_tokens: list[int] = field(default_factory=list)  # of each prompt; of our engine alone, as the next
@@ -99,13 +99,13 @@ class Outcome:
 
     @property
     def matmul_fraction(self) -> float:
-        """Which part of the best rate of products the whole run reached; attention is not counted as work."""
+        """The share of the best rate of products that the whole run reached, without attention."""
         flop = 2 * (self.layer_parameters * self.positions + self.head_parameters * self.logit_rows)
         return flop / self.total_s / 1e9 / max(self.gflop_per_s.values())
 
 
 def run_fresh(job: Job, python: str = sys.executable, more: Mapping[str, str] | None = None) -> Outcome:
-    """Do a job in a process of its own, with more variables in its environment."""
+    """Run a job in a process of its own, with more environment variables."""
     # importing the runner has set GOMP_SPINCOUNT here (see runner/__init__.py): all sides get it, or none
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= more or {}
@@ -121,7 +121,7 @@ def run_fresh(job: Job, python: str = sys.executable, more: Mapping[str, str] | 
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder of `random` or `mixture` (made of noise on first use), of `embedded`, or a folder."""
+    """Return the folder of `random` or `mixture` (with random weights), of `embedded`, or the folder itself."""
     if name == "random":
         shape = LocalModelConfig(name="HuggingFaceTB/SmolLM2-135M", shape="smollm2_135m", random_weights=True)
         return random_weights.make(shape)
@@ -134,7 +134,7 @@ def model_folder(name: str) -> Path:
 
 
 def _mixture() -> Path:
-    """Return the folder of a mixture of experts, made of noise on first use."""
+    """Return the folder of a mixture of experts with random weights, made at first use."""
     folder = (
         Path("~/.cache/runner/random_weights").expanduser()
         / f"mixture-{sha256(repr(MIXTURE).encode()).hexdigest()[:12]}"
@@ -157,7 +157,7 @@ def _mixture() -> Path:
 def greedy(
     model: LocalModelConfig, quantization: QuantizationConfig | None = None, max_new_tokens: int | None = None
 ) -> RunnerConfig:
-    """Return what an engine is made from that decodes greedily, and is asked without a job."""
+    """Return the config of an engine that decodes greedily and is used without a job."""
     generation = GenerationConfig()
     return RunnerConfig(
         model=model,
@@ -173,7 +173,7 @@ def greedy(
 def greedy_engine(
     model: LocalModelConfig, quantization: QuantizationConfig | None = None, max_new_tokens: int | None = None
 ) -> LocalEngine:
-    """Return an engine of such a config, in this process and not loaded yet."""
+    """Return an engine of such a config in this process, not yet loaded."""
     from runner.engines.local.engine import LocalEngine  # imports torch
 
     config = greedy(model, quantization, max_new_tokens)
@@ -181,7 +181,7 @@ def greedy_engine(
 
 
 def head_line(command: Sequence[str], threads: int) -> str:
-    """Say what was run where."""
+    """Return the command, the machine and the versions."""
     about, versions = machine.describe(), machine.versions()
     where = f"{about['cpu']}, {about['cores']} cores, threads: {threads} ({_waiting()})"
     return (
@@ -195,29 +195,29 @@ def _waiting() -> str:
 
 
 def spread(values: Sequence[float], digits: int | None = None) -> str:
-    """Median, least and most; of small numbers more digits, unless it is said how many."""
+    """Return median, least and most, with more digits for small numbers."""
     least, middle, most = min(values), statistics.median(values), max(values)
     digits = (1 if middle >= 10 else 2) if digits is None else digits
     return f"{middle:,.{digits}f} ({least:,.{digits}f}..{most:,.{digits}f})"
 
 
 def ratios(slow: Sequence[Outcome], fast: Sequence[Outcome]) -> list[float]:
-    """How many times as long the one took as the other, run by run."""
+    """Return the ratios of the times, run by run."""
     return [one.total_s / other.total_s for one, other in zip(slow, fast, strict=True)]
 
 
 def per_prompt_ms(outcomes: Sequence[Outcome]) -> list[float]:
-    """Milliseconds a prompt of each run."""
+    """Return the milliseconds per prompt of each run."""
     return [outcome.total_s / outcome.done * 1000 for outcome in outcomes]
 
 
 def same_tokens(one: Outcome, other: Outcome) -> int:
-    """How many outputs are identical, token for token; the other may have had the first few prompts only."""
+    """Count outputs that are identical token for token; the other run may have only the first prompts."""
     return sum(a == b for a, b in zip(one.tokens[: other.done], other.tokens, strict=True))
 
 
 def check_prompts(outcomes: Sequence[Outcome]) -> None:
-    """Make sure that all were fed the same prompts, by their bytes and by their token ids."""
+    """Check that all runs were fed the same prompts, by bytes and by token ids."""
     for outcome in outcomes:
         if outcome.prompts_sha256 != outcomes[0].prompts_sha256:
             raise SystemExit("the prompts differ by their bytes: nothing can be compared")
@@ -226,6 +226,6 @@ def check_prompts(outcomes: Sequence[Outcome]) -> None:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table to paste: the first column words, the others numbers."""
+    """Return a Markdown table whose first column is words and whose others are numbers."""
     lines = [list(head), ["---", *("---:" for _ in head[1:])], *map(list, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,12 +1,12 @@
-"""Faults of every kind while grids run; in the end nothing can be told from them: `python bench/faults.py`.
+"""Do grids survive faults of every kind without a trace? `python bench/faults.py`.
 
 A grid of word problems, of such that end as soon as a difference is decided (task.early_stop_vs), of teams of agents
 that learn their graph and of likelihoods, on a slow stub and on the embedded model in float32, is started again and
-again, in one folder after another, until it is done, while faults are drawn at random: signals to the parent and to
-its workers, two Ctrl-C at once, memory limits that are lowered and raised again, a disk that gets full, a second
-start of the same grid beside the first whose clock jumps, an MLflow store that is gone for a while, an output folder
-that is moved between two starts. Then what every job has found out has to be that of an undisturbed run, bit for bit;
-each job has to be FINISHED in MLflow once; no run may be left RUNNING.
+again, in one folder after another, until it is done, while random faults occur: signals to the parent and to its
+workers, two Ctrl-C at once, memory limits that are lowered and raised again, a disk that becomes full, a second start
+of the same grid at the same time whose clock jumps, an MLflow store that is missing for a while, an output folder that
+is moved between two starts. Then the results of every job must equal those of an undisturbed run, bit for bit; each job
+must be FINISHED in MLflow exactly once; no run may be left RUNNING.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DISK_MIB = 96
 MODELS = {"slow": "stub@_here_, _self_]\ndelay_s: 0.03\n",
           "real": "model@_here_, _self_]\nname: embedded\ndevice: cpu\ndtype: float32\n"}  # fmt: skip
 WHOLE = "generation=greedy generation.max_new_tokens=96"
-# Each task in few words. The first is its own baseline where its answers are whole, and an ordinary job there.
+# Short tasks. With whole answers, the first one is its own baseline, and an ordinary job.
 TASKS = {
     "solve": f"gsm8k@_here_, _self_]\nlimit: 40\nearly_stop_vs: {WHOLE}\n",
     "team": "agents@_here_, _self_]\nlimit: 3\nagents: 2\ndomain: brief\nroles: [math_solver, programming_expert]\n"
@@ -51,22 +51,22 @@ STARTS_A_FOLDER = 60
 
 
 class Faults:
-    """Strikes a running grid in one of many ways, and counts how often in each."""
+    """Causes faults of many kinds in a running grid, and counts them by kind."""
 
     def __init__(self, most: int, end: float, seed: int, clock: Path) -> None:
         self.most, self.end, self.chance = most, end, random.Random(seed)
         self.counts: Counter[str] = Counter()
-        self.left: list[Path] = []  # places that a folder was moved away from
-        self.beside: list[Grid] = []  # further starts that are under way
+        self.left: list[Path] = []  # the old paths of moved folders
+        self.beside: list[Grid] = []  # further starts of the grid that still run
         self.jumps = put_clock(clock)  # the variables of a start whose clock jumps
 
     @property
     def over(self) -> bool:
-        """Whether there were enough, or the time is up."""
+        """Whether there were enough faults, or time is up."""
         return self.counts.total() >= self.most or time.monotonic() > self.end
 
     def strike(self, grid: Grid) -> None:
-        """Wait for a random moment, and strike until the grid's process has ended."""
+        """Cause faults at random moments until the grid's process has ended."""
         while not self.over:
             moment = time.monotonic() + self.chance.choice((self.chance.uniform(0, 1), self.chance.uniform(0.5, 3)))
             while grid.process.poll() is None and time.monotonic() < moment:
@@ -123,13 +123,13 @@ class Faults:
             self.counts["started twice, one clock jumps"] += 1
 
     def wait(self) -> None:
-        """Wait for the end of the further starts."""
+        """Wait until the further starts have ended."""
         for other in self.beside:
             other.wait(300)
         self.beside = []
 
     def full_disk(self, grid: Grid) -> None:
-        """Fill the folder's disk, and make room again a little later."""
+        """Fill the folder's disk, and free it again a little later."""
         ballast = grid.folder / "ballast"
         with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
             while file.write(bytes(MIB)):
@@ -139,7 +139,7 @@ class Faults:
         ballast.unlink()
 
     def between(self, folder: Path) -> Path:
-        """Between two starts: move the folder, or take the store away for the next one; return the folder."""
+        """Between two starts, move the folder, or hide the store from the next start; return the folder."""
         if self.over or not (folder / "outputs" / "mlflow.db").exists():
             return folder
         if self.chance.random() < 0.3 and not folder.is_mount():
@@ -151,7 +151,7 @@ class Faults:
         if self.chance.random() < 0.3:
             gone = folder / "gone"
             gone.mkdir()
-            for file in (folder / "outputs").glob("mlflow.db*"):  # with the journal, where it was killed amid a write
+            for file in (folder / "outputs").glob("mlflow.db*"):  # with the journal, if it was killed during a write
                 file.rename(gone / file.name)
             start(folder, self).wait()
             self.wait()
@@ -165,7 +165,7 @@ class Faults:
 
 
 def start(folder: Path, faults: Faults | None) -> Grid:
-    """Start the grid, and strike it; the clock of some starts jumps."""
+    """Start the grid and cause faults; the clock of some starts jumps."""
     jumps = faults is not None and faults.chance.random() < 0.2
     grid = Grid(
         folder, [f"--config-dir={folder.parent / 'conf'}", "-m", *GRID], faults.jumps if jumps and faults else {}
@@ -177,7 +177,7 @@ def start(folder: Path, faults: Faults | None) -> Grid:
 
 
 def survive(folder: Path, faults: Faults) -> Path:
-    """Start the same grid until it is done; return where the folder is in the end."""
+    """Start the same grid until it is done; return the folder's final path."""
     for _ in range(STARTS_A_FOLDER):
         code = start(folder, faults).wait(600).code
         faults.wait()
@@ -190,14 +190,14 @@ def survive(folder: Path, faults: Faults) -> Path:
 
 
 def mount(folder: Path) -> bool:
-    """Put a small file system on a folder of its own, where that is allowed."""
+    """Mount a small file system on a new folder; returns whether that is permitted."""
     folder.mkdir()
     size = f"size={DISK_MIB}m"
     return not subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], capture_output=True).returncode
 
 
 def main() -> None:
-    """Strike, compare and print."""
+    """Cause faults, compare and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=1500, help="no fault begins after this")
@@ -217,7 +217,7 @@ def main() -> None:
         faults = Faults(options.faults, begun + options.seconds, options.seed, scratch / "clock")
         while not faults.over:
             folder = scratch / f"grid_{folders}"
-            if can_mount and folders % 2:  # every other folder is a small disk of its own
+            if can_mount and folders % 2:  # every other folder is a small disk
                 mount(folder)
                 mounted.append(folder)
             folders += 1
@@ -228,7 +228,7 @@ def main() -> None:
                 assert not written, f"{folder}: something was written where it had been, in {written}"
             except AssertionError as error:
                 wrong.append(str(error))
-                shutil.copytree(folder, scratch / f"wrong_{folders}")  # what is mounted goes with the mount
+                shutil.copytree(folder, scratch / f"wrong_{folders}")  # a mounted folder is lost with its mount
                 print(error, file=sys.stderr, flush=True)
             faults.left = []
             counted = faults.counts.total()
@@ -261,7 +261,7 @@ def main() -> None:
 
 
 def put_files(scratch: Path) -> None:
-    """Write the choices of the grid's groups."""
+    """Write the choices of the grid's config groups."""
     generations = {name: f"greedy@_here_, _self_]\n{text}" for name, text in GENERATIONS.items()}
     put_choices(scratch / "conf", model=MODELS, task=TASKS, generation=generations)
 

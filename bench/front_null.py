@@ -4,7 +4,7 @@ The same setting five times under five names: answers of equal accuracy to the s
 compare_null.py), speeds with log-normal noise, memory that differs a little. On each line most of the draws must show
 nothing: no row dominated, no difference from the baseline named. Then settings that do differ, and how often the front
 says so. With --real, five seeds of the embedded model, which change nothing in kind, are run there one by one and
-compared. Rates stand with their 95 % intervals (Wilson).
+compared. Rates come with their 95 % intervals (Wilson).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Setting:
 def table_of(
     generator: np.random.Generator, settings: Sequence[Setting], n: int, rho: float, noise: float, runs: int
 ) -> tuple[Table, list[TableRow]]:
-    """Draw what a grid would have measured, compare each row with the first, and mark the front."""
+    """Draw the measurements of a grid, compare each row with the first, and mark the front."""
     reader = Drawn(n)
     solved = answers(generator, n, [it.accuracy for it in settings], rho)
     rows: list[TableRow] = []
@@ -75,33 +75,33 @@ def table_of(
     return table, rows
 
 
-def named(rows: Sequence[TableRow]) -> bool:
+def names_a_difference(rows: Sequence[TableRow]) -> bool:
     """Whether a difference from the baseline is named."""
     return any(it.finding is not Finding.open for row in rows for it in row.effects)
 
 
 def nulls(generator: np.random.Generator, draws: int) -> list[Rate]:
-    """Print and return how often five rows of one setting show nothing."""
+    """Print and return how often five rows of the same setting show no finding."""
     print(f"\nthe same setting {ROWS} times: {draws:,} draws a line")
     print(
         "    n  accuracy   rho  speed noise  runs        no row dominated     no difference named       nothing claimed"
     )
-    found = []
+    rates = []
     for n, accuracy, rho in SETTINGS:
         for noise, runs in NOISES:
             tables = [table_of(generator, [Setting("same", accuracy)] * ROWS, n, rho, noise, runs)[1]
                       for _ in range(draws)]  # fmt: skip
             calm = [not any(row.dominated_by for row in rows) for rows in tables]
-            silent = [not named(rows) for rows in tables]
+            silent = [not names_a_difference(rows) for rows in tables]
             both = Rate(sum(one and other for one, other in zip(calm, silent, strict=True)), draws)
             print(f"{n:5d}  {accuracy:8.2f}  {rho:4.2f}  {100 * noise:9.0f} %  {runs:4d}  "
                   f"{Rate(sum(calm), draws)}  {Rate(sum(silent), draws)}  {both}", flush=True)  # fmt: skip
-            found.append(both)
-    return found
+            rates.append(both)
+    return rates
 
 
 def powers(generator: np.random.Generator, draws: int) -> None:
-    """Print how often the front says what is true of settings that do differ."""
+    """Print how often the front is right about settings that differ."""
     none = Setting("none", 0.9)
     cases = [
         ("a third of the memory: none falls to it", none, Setting("nf4", 0.9, memory=33.0), 0),
@@ -119,7 +119,7 @@ def powers(generator: np.random.Generator, draws: int) -> None:
 
 
 def real(folder: Path, tries: int) -> bool:
-    """Run five seeds one by one, compare them and print what is said; whether nothing was."""
+    """Run five seeds one by one, compare them and print the result; returns whether there was no finding."""
     seeds, sampled = ",".join(map(str, range(ROWS))), ("generation=sampling", "task.limit=100")
     quiet = True
     for name, groups in (("greedy", ("task.limit=100",)), ("sampled", sampled)):
@@ -144,16 +144,16 @@ def real(folder: Path, tries: int) -> bool:
             print(f"  seed {row.config['seed']}: accuracy {100 * it['accuracy']:.0f} %, model {it['model_mib']:.2f}, "
                   f"peak RSS {it['peak_rss_mib']:.0f} MiB, decode {speed.value:,.0f} tok/s "
                   f"({speed.low:,.0f}..{speed.high:,.0f}): {'front' if row.on_front else 'dominated'}")  # fmt: skip
-        print(f"  {alone} of {len(runs)} measured alone; the others count all the same here, with their noise")
+        print(f"  {alone} of {len(runs)} measured alone; the others count here, too, with their noise")
         print(f"  {front_rule(table)}")
-        calm = all(row.on_front for row in table.rows) and not named(table.rows)
+        calm = all(row.on_front for row in table.rows) and not names_a_difference(table.rows)
         print(f"  {'no row dominated, no difference named' if calm else 'NOISE TAKEN FOR A FINDING'}", flush=True)
         quiet = quiet and calm
     return quiet
 
 
 def main() -> int:
-    """Simulate and print, run where asked; 1 where noise was taken for a finding too often."""
+    """Simulate and print, run with --real; 1 if noise was called a finding too often."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)

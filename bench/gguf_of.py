@@ -1,4 +1,4 @@
-"""A Llama's folder as a .gguf file in the same number format, without its tokenizer: token ids are fed directly."""
+"""Writes a Llama's folder as a .gguf file of the same number format, without tokenizer: token ids are fed directly."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _name(name: str) -> str:
 
 
 def _side_by_side(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Put the two numbers that rope turns together side by side: transformers has them half a head apart."""
+    """Put the two numbers that rope rotates together next to each other: transformers stores them half a head apart."""
     halves = weight.view(heads, 2, -1, weight.shape[1])
     return halves.transpose(1, 2).reshape(weight.shape)
 

@@ -1,8 +1,8 @@
-"""What a grid costs beside its work: `python bench/grid_overhead.py [--jobs 1000]`.
+"""How much time does a grid take besides its jobs' work? `python bench/grid_overhead.py [--jobs 1000]`.
 
-A grid of stub jobs (no weights, two questions each, logged to MLflow) is planned, run, and started again; the same
-jobs are run as plain function calls in one process beside it. One worker, so that both do one job at a time. Then 24
-jobs on the embedded model show how often the base is loaded.
+A grid of stub jobs (no weights, two questions each, logged to MLflow) is planned, run, and started again. For
+comparison the same jobs run as plain function calls in one process. One worker, so that both run one job at a time.
+Then 24 jobs on the embedded model show how often the base is loaded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def config(seed):
     return RunnerConfig(model=StubConfig(), quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
         generation=GenerationConfig(), task=Gsm8kConfig(limit=2), tracking=TrackingConfig(),
         seed=seed, output_dir=folder)
-run(config(10**6))  # the imports and the database are not what is compared
+run(config(10**6))  # imports and the database do not count
 started = time.perf_counter()
 for seed in range(jobs):
     run(config(seed))
@@ -40,7 +40,7 @@ print(time.perf_counter() - started)
 
 
 def timed(command: list[str], folder: Path) -> tuple[float, subprocess.CompletedProcess[str]]:
-    """Run a command to its end; returns its wall seconds and what it printed."""
+    """Run a command to its end; returns its wall-clock seconds and its output."""
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, env=dict(os.environ))
     return time.perf_counter() - started, done

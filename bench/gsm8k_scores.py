@@ -1,4 +1,4 @@
-"""Are our prompts and scores those of lm-evaluation-harness? A part of gsm8k_vs_lmeval.py: see there.
+"""Do our prompts and scores equal those of lm-evaluation-harness? A part of gsm8k_vs_lmeval.py: see there.
 
 lm-eval's own task runs in its own environment: it makes the prompts, generates, filters and scores. Ours does the same
 by `task.prompt=lm_eval_5shot` on the same files and model folder, and everything is compared question by question.
@@ -31,16 +31,18 @@ SCORED = (Extractor.strict.value, Extractor.flexible.value)
 
 
 def ask_lm_eval(python: str, data: Path, answers: list[str] | None = None, **request: Any) -> list[dict[str, Any]]:
-    """Return prompt, text, and what each filter found and scored, question by question."""
+    """Return prompt, text, and each filter's answer and score, question by question."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "answer.json")
-        usual = {"model": None, "answers": answers or [], "data": str(data), "limit": None, "answer": str(answer)}
+        defaults = {"model": None, "answers": answers or [], "data": str(data), "limit": None, "answer": str(answer)}
         command = [python, str(Path(__file__).with_name("lmeval_scores_side.py"))]
-        done = subprocess.run(command, input=json.dumps(usual | request), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, input=json.dumps(defaults | request), capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise SystemExit(f"lm-eval failed:\n{done.stderr[-2000:]}")
-        found: list[dict[str, Any]] = json.loads(answer.read_text())
-        return found
+        results: list[dict[str, Any]] = json.loads(answer.read_text())
+        return results
 
 
 def write_rows(file: Path, rows: list[tuple[str, str]]) -> None:
@@ -50,7 +52,7 @@ def write_rows(file: Path, rows: list[tuple[str, str]]) -> None:
 
 
 def write_embedded(folder: Path, split: Split, questions: int) -> Path:
-    """Write embedded problems as files that both can read: all of train, and the first of a split as the test split."""
+    """Write embedded problems as files for both sides: all of train, and the first ones of a split as test."""
     folder.mkdir()
     for name, source, count in (("train", Split.TRAIN, DISTINCT), ("test", split, questions)):
         write_rows(folder / f"{name}.jsonl", [(one.question, one.answer) for one in problems(source, count)])
@@ -58,18 +60,20 @@ def write_embedded(folder: Path, split: Split, questions: int) -> Path:
 
 
 def check_awkward(python: str, folder: Path) -> None:
-    """Ask lm-eval again what tests/scorers compares with."""
+    """Run lm-eval again on the outputs of tests/scorers, and compare with the recorded results."""
     known = [json.loads(line) for line in AWKWARD.read_text().splitlines()]
     folder.mkdir()
     write_rows(folder / "train.jsonl", [("?", "#### 1")] * 9)
     write_rows(folder / "test.jsonl", [("?", f"#### {one['gold']}") for one in known])
-    told = ask_lm_eval(python, folder, [one["output"] for one in known])
-    other = [one["output"] for one, now in zip(known, told, strict=True) if any(one[by] != now[by] for by in SCORED)]
-    if other:
-        raise SystemExit(f"{AWKWARD.name}: lm-eval finds something else in {other}")
-    apart = sum("why" in one for one in known)
+    results = ask_lm_eval(python, folder, [one["output"] for one in known])
+    different = [
+        one["output"] for one, now in zip(known, results, strict=True) if any(one[by] != now[by] for by in SCORED)
+    ]
+    if different:
+        raise SystemExit(f"{AWKWARD.name}: lm-eval finds something else in {different}")
+    differing = sum("why" in one for one in known)
     print(f"- Awkward outputs: lm-eval's filters find what the {len(known)} lines of {AWKWARD.name} say.")
-    print(f"  On {len(known) - apart} of them our scores are its scores; for {apart} the line says why not.")
+    print(f"  On {len(known) - differing} of them our scores are its scores; for {differing} the line says why not.")
 
 
 def check_prompts(python: str, task: Gsm8kConfig, data: Path, name: str) -> list[str]:
@@ -87,7 +91,7 @@ def check_prompts(python: str, task: Gsm8kConfig, data: Path, name: str) -> list
 
 
 def has_room(model: Path, prompts: list[str], name: str) -> bool:
-    """Whether the model can read the longest prompt and answer it; lm-eval would cut it without a word."""
+    """Whether the longest prompt and its answer fit into the model; lm-eval would cut it silently."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
@@ -99,7 +103,7 @@ def has_room(model: Path, prompts: list[str], name: str) -> bool:
 
 
 def run_ours(model: Path, data: str, limit: int, dtype: str, output: Path) -> list[Sample]:
-    """Run the job as a user would, and return what was recorded of each question."""
+    """Run the job like a user, and return the record of each question."""
     overrides = ["model=auto", f"model.name={model}", f"model.dtype={dtype}", f"output_dir={output}", "tracking=none"]
     overrides += [f"task.data={data}", f"task.limit={limit}", "task.prompt=lm_eval_5shot", "print=none"]
     subprocess.run([sys.executable, "-m", "runner", *overrides], check=True, cwd=ROOT)
@@ -109,7 +113,7 @@ def run_ours(model: Path, data: str, limit: int, dtype: str, output: Path) -> li
 
 
 def check_scores(python: str, model: Path, title: str, folder: Path, limit: int, dtype: str) -> None:
-    """Let both answer and score the same questions, and compare sample by sample."""
+    """Let both sides answer and score the same questions, and compare sample by sample."""
     with tempfile.TemporaryDirectory() as place:
         ours = run_ours(model, str(folder), limit, dtype, Path(place))
     theirs = ask_lm_eval(python, folder, model=str(model), dtype=dtype, batch_size=16, limit=limit)

@@ -1,12 +1,12 @@
-"""GSM8K beside lm-evaluation-harness: `python bench/gsm8k_vs_lmeval.py [--dtype float32 --questions 32]`.
+"""GSM8K compared with lm-evaluation-harness: `python bench/gsm8k_vs_lmeval.py [--dtype float32 --questions 32]`.
 
-lm-eval 0.4.13 is installed into a virtual environment of its own, below outputs/, which sees this environment's
-packages: both run the very same torch and transformers. Its batch size is the best of several, tried first on fewer
+lm-eval 0.4.13 is installed into a virtual environment of its own, below outputs/, which uses this environment's
+packages: both run the same torch and transformers. Its batch size is the best of several, tried first on fewer
 questions. Then both run the same model folder on the same prompts, by turns, each in a fresh process, with the same
-threads, limit and stop rule. A model of noise never stops by itself: there both go on to the limit.
+threads, limit and stop rule. A model with random weights never stops by itself, so both continue to the limit.
 
-`--scores` measures no time: it lets lm-eval's own task gsm8k and `task.prompt=lm_eval_5shot` put the same questions to
-the same model, and compares prompts byte for byte and scores sample by sample (gsm8k_scores.py).
+`--scores` measures no time: lm-eval's own task gsm8k and `task.prompt=lm_eval_5shot` ask the same model the same
+questions, and prompts are compared byte for byte and scores sample by sample (gsm8k_scores.py).
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ HARNESS = "lm-eval==0.4.13"
 NEEDS = ["evaluate", "sacrebleu", "rouge-score", "sqlitedict", "pytablewriter", "word2number", "more_itertools"]
 NEEDS += ["jsonlines", "zstandard"]
 BATCH_SIZES = (1, 8, 16, 32)
-STOP = ["Question:"]  # of lm-eval's gsm8k task; the model's own stop token counts, too
+STOP = ["Question:"]  # as in lm-eval's gsm8k task, besides the model's own stop token
 
 
 def harness_python(folder: Path) -> str:
-    """Return the interpreter of lm-eval's environment, made if need be; it must see this environment's torch."""
+    """Return the interpreter of lm-eval's environment, made if necessary; it must use this environment's torch."""
     python = str(folder / "bin" / "python")
     mine = importlib.util.find_spec("torch")
     assert mine is not None
@@ -64,7 +64,7 @@ def harness_python(folder: Path) -> str:
     venv.create(folder, with_pip=True, clear=True)
     places = [place for place in sys.path if Path(place).name == "site-packages"]
     [inner] = folder.glob("lib/python*/site-packages")
-    # addsitedir reads the .pth files in there as well, by which an editable install is found
+    # addsitedir also reads .pth files, which make editable installs importable
     (inner / "shared.pth").write_text("".join(f"import site; site.addsitedir({place!r})\n" for place in places))
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, "--no-deps", HARNESS])
@@ -99,12 +99,12 @@ def load_prompts(folder: Path, data: str, limit: int, shots: int, chat: bool) ->
 
 
 def first(job: Job, count: int) -> Job:
-    """The same job on the first prompts alone."""
+    """Return the same job on the first prompts only."""
     return replace(job, prompts=job.prompts[:count], new_tokens=job.new_tokens[:count])
 
 
 def search(job: Job, python: str, limit_s: float) -> int:
-    """Return lm-eval's best batch size, and print what each took."""
+    """Return lm-eval's best batch size, and print the time of each."""
     rows, best = [], (float("inf"), 0)
     for size in BATCH_SIZES:
         outcome = run_fresh(replace(job, rows=size, limit_s=limit_s), python)
@@ -118,16 +118,16 @@ def search(job: Job, python: str, limit_s: float) -> int:
 
 
 def same_outputs(one: Outcome, another: Outcome, fixed: bool) -> int:
-    """Count outputs that are identical: token for token, and where a text ended it, the text before that text."""
+    """Count outputs that are identical: token for token, or up to the stop text."""
     if fixed:
         return same_tokens(one, another)
     pairs = zip(one.tokens, another.tokens, one.texts, another.texts, strict=True)
-    # lm-eval's rows go on behind a stop text until the batch ends; the texts are cut there by both
+    # lm-eval's rows continue after a stop text until the batch ends; both cut the texts there
     return sum(text == other_text and other[: len(own)] == own[: len(other)] for own, other, text, other_text in pairs)
 
 
 def compare(job: Job, python: str, size: int, repeats: int) -> tuple[list[Outcome], list[Outcome]]:
-    """Run both by turns, and make sure that they did the same work."""
+    """Run both by turns, and check that they did the same work."""
     theirs, ours = [], []
     for _ in range(repeats):
         theirs.append(run_fresh(replace(job, kind="lmeval", rows=size), python))
@@ -142,7 +142,7 @@ def compare(job: Job, python: str, size: int, repeats: int) -> tuple[list[Outcom
 
 
 def table(theirs: Sequence[Outcome], ours: Sequence[Outcome], size: int) -> str:
-    """Both, figure by figure: median (least..most)."""
+    """Return the table of both sides, figure by figure: median (least..most)."""
     sides, n = (theirs, ours), len(theirs)
     rows = [["load, s", *(spread([one.load_s for one in side]) for side in sides)]]
     rows.append(["**questions, s**", *(spread([one.total_s for one in side]) for side in sides)])
@@ -166,15 +166,15 @@ def measure(name: str, options: argparse.Namespace, python: str) -> None:
     """Measure and print one model."""
     folder, fixed = model_folder(name), name != "embedded"
     prompts = load_prompts(folder, options.gsm8k or "embedded", options.questions, options.shots, chat=not fixed)
-    asked = "of GSM8K's test questions" if options.gsm8k else "questions of the embedded generator"
-    how = f"{options.shots} worked examples, exactly {options.new_tokens} new tokens"
-    how = how if fixed else f"chat template, at most {options.new_tokens} new tokens, natural stops"
+    source = "of GSM8K's test questions" if options.gsm8k else "questions of the embedded generator"
+    setting = f"{options.shots} worked examples, exactly {options.new_tokens} new tokens"
+    setting = setting if fixed else f"chat template, at most {options.new_tokens} new tokens, natural stops"
     limits = [options.new_tokens] * len(prompts)
     job = Job("stream", str(folder), options.dtype, prompts, limits, None, fixed, [] if fixed else STOP)
     job = replace(job, threads=options.threads)
     trial = run_fresh(replace(first(job, 2), new_tokens=[2, 2], fixed=True))  # builds kernels, and tells the threads
     job = replace(job, threads=trial.threads)
-    print(f"\n### {name}, {options.dtype}: {len(prompts)} {asked}, {how}\n")
+    print(f"\n### {name}, {options.dtype}: {len(prompts)} {source}, {setting}\n")
     print(head_line(sys.argv, trial.threads), end="\n\n", flush=True)
     harness = replace(job, kind="lmeval")
     size = search(first(harness, options.search_questions), python, options.search_limit_s)
@@ -184,9 +184,11 @@ def measure(name: str, options: argparse.Namespace, python: str) -> None:
     same = partial(same_outputs, fixed=fixed)
     print(f"- Identical outputs: **{same(ours[-1], theirs[-1])} of {len(prompts)}**, token for token.")
     print("- The prompts that both fed are the same, byte for byte and token for token: checked.")
-    holding = sum(trial.end in row for row in ours[-1].tokens) if fixed and trial.end is not None else 0
-    if holding:
-        print(f"- {holding} of our outputs hold the stop token, which lm-eval may not choose with a fixed length.")
+    with_stop_token = sum(trial.end in row for row in ours[-1].tokens) if fixed and trial.end is not None else 0
+    if with_stop_token:
+        print(
+            f"- {with_stop_token} of our outputs hold the stop token, which lm-eval may not choose with a fixed length."
+        )
     few = min(options.disagreement_questions, len(prompts))
     many = min(few, 16)
     alone, batched = (run_fresh(replace(first(harness, few), rows=rows), python) for rows in (1, many))
@@ -202,7 +204,7 @@ def measure(name: str, options: argparse.Namespace, python: str) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What may be said of questions and runs."""
+    """Add the options of questions and runs."""
     given = ROOT.parent / "shared" / "data" / "gsm8k"
     data = str(given) if given.is_dir() else ""
     parser.add_argument("--gsm8k", default=data, help="folder with GSM8K's JSONL files; '': the embedded generator")

@@ -1,10 +1,10 @@
-"""GSM8K beside vLLM, llama.cpp and others on one CPU: `python bench/gsm8k_vs_vllm.py [--rows 1 8 32 128]`.
+"""GSM8K compared with vLLM, llama.cpp and others on one CPU: `python bench/gsm8k_vs_vllm.py [--rows 1 8 32 128]`.
 
-So many questions at once, with the same token ids, the same number of new tokens, greedily, each run in a fresh process
-and by turns; loading stands apart. vLLM's CPU build lies in an environment of its own (`make vllm`); its settings are
-the best of several, tried first. llama.cpp is built from llama-cpp-python's source into an environment below outputs/,
-and reads the same weights from a .gguf file that is written here. `lmeval` is lm-evaluation-harness' HF backend and
-`generate` transformers' own, each with --batch rows at once.
+So many concurrent questions, with the same token ids, the same number of new tokens, greedily, each run in a fresh
+process and by turns; loading counts separately. vLLM's CPU build is in an environment of its own (`make vllm`); its
+settings are the best of several, tried first. llama.cpp is built from llama-cpp-python's source into an environment
+below outputs/, and reads the same weights from a .gguf file that is written here. `lmeval` is lm-evaluation-harness' HF
+backend and `generate` transformers' own, each with --batch concurrent rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEFAULT_SETTINGS: dict[str, object] = {"max_num_seqs": 128, "max_num_batched_tok
 
 
 def llamacpp_python(folder: Path) -> str:
-    """Return the interpreter of llama.cpp's environment, built from its source if need be."""
+    """Return the interpreter of llama.cpp's environment, built from its source if necessary."""
     python = folder / "bin" / "python"
     ready = folder / ".ready"
     if not ready.is_file() or ready.read_text() != LLAMACPP:

@@ -1,11 +1,11 @@
-"""How often does a comparison of likelihoods cry wolf, and how often does it see what it says it would have seen?
+"""How often is a comparison of likelihoods a false alarm, and does it have the stated power?
 
 `python bench/likelihood_null.py [--pairs 2000] [--seed 0]`. Two runs score the same texts of unequal length. A text's
 difference is its tokens times a part of its own, whose mean is 0 under the null, plus noise of each token. Parts are
 normal, skewed (a few texts move a lot, one way: exponential), lopsided (very few move very far: lognormal), heavy
 (Student's t of 3), or larger in longer texts. Then all parts are moved by the difference that so many texts should
-show, up and down by turns. The verdicts are runner-compare's own, from samples to finding. Rates stand with their 95 %
-intervals (Wilson).
+show, in alternating directions. The verdicts are runner-compare's own, from samples to finding. Rates come with their
+95 % intervals (Wilson).
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def normal(generator: np.random.Generator, tokens: Numbers) -> Numbers:
-    """Return parts that are as often up as down."""
+    """Return symmetric parts."""
     return generator.standard_normal(len(tokens))
 
 
 def skewed(generator: np.random.Generator, tokens: Numbers) -> Numbers:
-    """Return parts of mean 0 of which a few lie far down."""
+    """Return parts of mean 0 of which a few are far below."""
     return 1.0 - generator.exponential(size=len(tokens))
 
 
 def lopsided(generator: np.random.Generator, tokens: Numbers) -> Numbers:
-    """Return parts of mean 0 of which very few lie very far down: lognormal, with a skewness of 6."""
+    """Return parts of mean 0 of which very few are very far below: lognormal, with a skewness of 6."""
     drawn: Numbers = (np.e**0.5 - generator.lognormal(size=len(tokens))) / (np.e**2 - np.e) ** 0.5
     return drawn
 
 
 def heavy(generator: np.random.Generator, tokens: Numbers) -> Numbers:
-    """Return parts with outliers both ways."""
+    """Return parts with outliers on both sides."""
     drawn: Numbers = generator.standard_t(3, size=len(tokens)) / 3**0.5
     return drawn
 
@@ -66,18 +66,18 @@ KINDS: dict[str, Callable[[np.random.Generator, Numbers], Numbers]] = {
 
 
 class Drawn(SampleReader):
-    """Texts that were drawn and lie in no file."""
+    """Random texts that are in no file."""
 
     def __init__(self) -> None:
         self.drawn: dict[str, Texts] = {}
 
     def texts(self, run: Run) -> Texts:
-        """Return what was drawn for the run."""
+        """Return the run's random texts."""
         return self.drawn[run.run_id]
 
 
 def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]) -> list[TableRow]:
-    """Draw a baseline and runs that are moved by so much, and compare each with the baseline as one table does."""
+    """Draw a baseline and runs with these shifts, and compare each with the baseline like one table."""
     tokens = np.clip(generator.lognormal(4.2, 0.5, samples), 5, 500).round()
     reader, common = Drawn(), -generator.gamma(2.0, 0.1, samples) * tokens
     runs = []
@@ -98,25 +98,25 @@ def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequen
 
 
 def claims(rows: Sequence[TableRow]) -> bool:
-    """Whether a table says of any run that it differs."""
+    """Whether a table calls any run different."""
     return any(it.finding is not Finding.open for row in rows for it in row.effects)
 
 
 def rates(generator: np.random.Generator, samples: int, kind: str, pairs: int, runs: int) -> tuple[Rate, float, Rate]:
-    """Return how often nothing is taken for something, what the tables would have seen, and how often they see it."""
+    """Return the rate of false positives, the median minimum detectable difference, and the power at it."""
     nulls = [table(generator, samples, kind, [0.0] * runs) for _ in range(pairs)]
-    seen = [it.detectable or 0.0 for rows in nulls for row in rows for it in row.effects]
-    least = statistics.median(seen)
-    found = 0
+    detectable_differences = [it.detectable or 0.0 for rows in nulls for row in rows for it in row.effects]
+    least = statistics.median(detectable_differences)
+    true_verdicts = 0
     for number in range(pairs):
         sign, finding = ((1, Finding.better), (-1, Finding.worse))[number % 2]
         it = table(generator, samples, kind, [sign * least, *[0.0] * (runs - 1)])[0].effect
-        found += it is not None and it.finding is finding
-    return Rate(sum(map(claims, nulls)), pairs), least, Rate(found, pairs)
+        true_verdicts += it is not None and it.finding is finding
+    return Rate(sum(map(claims, nulls)), pairs), least, Rate(true_verdicts, pairs)
 
 
 def main() -> int:
-    """Simulate and print; 1 when a false-positive rate is above its level by more than noise."""
+    """Simulate and print; 1 if a false-positive rate exceeds its level by more than noise."""
     pairs, generator, started = begin("likelihood_null", __doc__)
     nulls = []
     for runs, kinds in ((1, list(KINDS)), (FAMILY, ["normal", "skewed"])):

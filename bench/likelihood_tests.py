@@ -1,10 +1,10 @@
-"""Which test should decide whether two runs find texts equally likely?
+"""Which test should decide whether two runs have equal likelihoods?
 
 `python bench/likelihood_tests.py [--pairs 2000] [--seed 0]`. Differences are drawn as in likelihood_null.py, and skewed
-ones that are larger in longer texts. Each line has the share of equal pairs that a test calls different at 5 %, and of
-pairs that are apart by what flipped signs should see, those that it finds, up and down by turns. Tests: flipped signs;
-Johnson's t, which is adjusted by the sample's skewness; the bootstrap of t (999 resamples); the larger p of flips and
-of each; flips with p times 1.5 and, as runner-compare has it, times 2.
+ones that are larger in longer texts. Each line has the share of equal pairs that a test calls different at 5 %, and the
+share that it finds of pairs with a difference that flipped signs should detect, in alternating directions. Tests:
+flipped signs; Johnson's t, which is adjusted by the sample's skewness; the bootstrap of t (999 resamples); the larger p
+of flips and of each; flips with p times 1.5 and, like in runner-compare, times 2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Ps = dict[str, Numbers]
 
 
 def skewed_longer(generator: np.random.Generator, tokens: Numbers) -> Numbers:
-    """Return parts of which a few lie far down, larger ones in longer texts."""
+    """Return parts of which a few are far below, larger ones in longer texts."""
     drawn: Numbers = skewed(generator, tokens) * tokens / tokens.mean()
     return drawn
 
@@ -43,8 +43,8 @@ def by_flips(generator: np.random.Generator, drawn: Numbers) -> Numbers:
     signs = generator.integers(0, 2, (FLIPS, drawn.shape[1])) * 2.0 - 1.0
     seen = np.abs(drawn.sum(axis=1)) * (1 - 1e-12)
     beyond = sum((np.abs(some @ drawn.T) >= seen).sum(axis=0) for some in np.array_split(signs, 20))
-    found: Numbers = (1 + beyond) / (1 + FLIPS)
-    return found
+    ps: Numbers = (1 + beyond) / (1 + FLIPS)
+    return ps
 
 
 def by_johnson(drawn: Numbers) -> Numbers:
@@ -52,21 +52,21 @@ def by_johnson(drawn: Numbers) -> Numbers:
     samples, centre = drawn.shape[1], drawn.mean(axis=1)
     t = centre / drawn.std(axis=1, ddof=1) * samples**0.5
     t += stats.skew(drawn, axis=1) / samples**0.5 * (1 / 6 + t**2 / 3)
-    found: Numbers = 2 * stats.t.sf(np.abs(t), samples - 1)
-    return found
+    ps: Numbers = 2 * stats.t.sf(np.abs(t), samples - 1)
+    return ps
 
 
 def by_bootstrap(generator: np.random.Generator, drawn: Numbers) -> Numbers:
     """Return the p of the bootstrap of t, both tails alike, of each line."""
     samples = drawn.shape[1]
-    found = np.empty(len(drawn))
-    for at, line in enumerate(drawn):
-        again = line[generator.integers(0, samples, (RESAMPLES, samples))]
-        apart, spread = again.mean(axis=1) - line.mean(), again.std(axis=1, ddof=1)
-        ts = np.divide(apart, spread, out=np.zeros_like(apart), where=spread > 0)
+    ps = np.empty(len(drawn))
+    for index, line in enumerate(drawn):
+        resampled = line[generator.integers(0, samples, (RESAMPLES, samples))]
+        shifts, spread = resampled.mean(axis=1) - line.mean(), resampled.std(axis=1, ddof=1)
+        ts = np.divide(shifts, spread, out=np.zeros_like(shifts), where=spread > 0)
         t = line.mean() / line.std(ddof=1)
-        found[at] = min(1.0, 2 * (1 + min((ts <= t).sum(), (ts >= t).sum())) / (1 + RESAMPLES))
-    return found
+        ps[index] = min(1.0, 2 * (1 + min((ts <= t).sum(), (ts >= t).sum())) / (1 + RESAMPLES))
+    return ps
 
 
 def tests(generator: np.random.Generator, drawn: Numbers) -> Ps:
@@ -91,12 +91,12 @@ def main() -> int:
             least = error * (stats.t.ppf(0.975, samples - 1) + stats.norm.ppf(0.8))
             signs = np.where(np.arange(pairs) % 2, 1.0, -1.0)
             moved = drawn[pairs:] + (signs * least)[:, None] * np.array([tokens for _, tokens in texts[pairs:]])
-            null, apart = tests(generator, drawn[:pairs]), tests(generator, moved)
+            null, alternative = tests(generator, drawn[:pairs]), tests(generator, moved)
             is_true = np.sign(moved.sum(axis=1)) == signs
             print(f"\n{samples:3d}  {name:14s}" + "".join(f"{test:>15s}" for test in null))
             print(" " * 5 + f"{'false, %':14s}" + "".join(f"{100 * (p < 0.05).mean():15.2f}" for p in null.values()))
-            found = (f"{100 * ((p < 0.05) & is_true).mean():15.1f}" for p in apart.values())
-            print(" " * 5 + f"{'found, %':14s}" + "".join(found), flush=True)
+            power_cells = (f"{100 * ((p < 0.05) & is_true).mean():15.1f}" for p in alternative.values())
+            print(" " * 5 + f"{'found, %':14s}" + "".join(power_cells), flush=True)
     return 0
 
 

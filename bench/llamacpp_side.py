@@ -1,7 +1,7 @@
-"""One run of llama.cpp in a process of its own: see engines.py. It runs in an environment with llama-cpp-python alone.
+"""One run of llama.cpp in a process of its own: see engines.py. Its environment has only llama-cpp-python.
 
-Its own batch calls: what all prompts begin with is read once and copied to every sequence, the rests are read together,
-and then each step decodes one token of every row. The model is a .gguf file without a tokenizer.
+It uses llama.cpp's own batch calls: the shared prefix is read once and copied to every sequence, the rests are read
+together, and then each step decodes one token of every row. The model is a .gguf file without a tokenizer.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class Context:
 
         self.lib = llama_cpp
         llama_cpp.llama_backend_init()
-        self.log = _quiet(llama_cpp)  # called for as long as anything is logged
+        self.log = _quiet(llama_cpp)  # kept alive, because llama.cpp calls it
         llama_cpp.llama_log_set(self.log, None)
         self.model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx, settings.n_batch, settings.n_ubatch, settings.n_seq_max = places, BATCH, 512, rows
         settings.n_threads = settings.n_threads_batch = threads
-        settings.kv_unified = True  # else a copied sequence would be copied byte by byte
+        settings.kv_unified = True  # otherwise a copied sequence would be copied byte by byte
         self.context = llama_cpp.llama_init_from_model(self.model, settings)
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
         self.batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
 
     def read(self, tokens: list[tuple[int, int, int, bool]]) -> list[int]:
-        """Send (token, place, sequence, wanted) through the model; return the likeliest next ones of the wanted."""
+        """Run (token, position, sequence, wanted) through the model; return the likeliest next token of each wanted."""
         picked: list[int] = []
         for first in range(0, len(tokens), BATCH):
             some = tokens[first : first + BATCH]
@@ -55,7 +55,7 @@ class Context:
         return picked
 
     def copy_to(self, rows: int) -> None:
-        """Give what the first sequence holds to the others, too."""
+        """Copy the first sequence's cache to the others."""
         memory = self.lib.llama_get_memory(self.context)
         for row in range(1, rows):
             self.lib.llama_memory_seq_cp(memory, 0, row, -1, -1)
@@ -64,13 +64,13 @@ class Context:
 def _quiet(lib: Any) -> Any:
     @lib.llama_log_callback  # type: ignore[untyped-decorator]
     def nothing(level: int, text: bytes, data: Any) -> None:
-        """Say nothing."""
+        """Ignore the message."""
 
     return nothing
 
 
 def main() -> None:
-    """Read the job, do it, answer; when the time is up, with the tokens that there are."""
+    """Run the job and write the outcome; when time is up, with the tokens so far."""
     job = read_job()
     prompts, limits = job["prompts"], job["new_tokens"]
     rows, threads = len(prompts), job["threads"] or len(os.sched_getaffinity(0))

@@ -1,9 +1,9 @@
-"""lm-evaluation-harness' own tests of a backend, with ours in its place: `python bench/lm_eval_own_tests.py CHECKOUT`.
+"""lm-evaluation-harness' own tests of a backend, applied to ours: `python bench/lm_eval_own_tests.py CHECKOUT`.
 
-CHECKOUT is lm-eval's repository, whose tests are no part of its package. They expect numbers of models and data sets on
-a hub. Here the embedded model stands in for the models, and its word problems for the documents of data sets, behind
-lm-eval's own task definitions. What is expected is recorded from lm-eval's HF model. Then the same tests run with that
-one, which shows that the stand-ins serve, and with ours.
+CHECKOUT is lm-eval's repository, whose tests are not in its package. They expect numbers of models and data sets on a
+hub. Here the embedded model replaces the models, and its word problems replace the documents of data sets, with
+lm-eval's own task definitions. The expected values are recorded from lm-eval's HF model. Then the same tests run with
+that model, which shows that the replacements work, and with ours.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ lm_eval_own_tests.stand_in()
 
 
 def main() -> None:
-    """Make the stand-ins, record, run both sides, print."""
+    """Make the replacements, record, run both sides, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("--record", action="store_true", help=argparse.SUPPRESS)  # CHECKOUT is the scratch folder then
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def compare(checkout: Path, scratch: Path) -> None:
-    """Run the tests on both sides and print what came of each."""
+    """Run the tests on both sides and print each result."""
     words = stand_in_models(scratch)
     for side in SIDES:
         for name in (HF, BOS, EVALUATOR, "tests/conftest.py"):
@@ -87,44 +87,44 @@ def compare(checkout: Path, scratch: Path) -> None:
         (scratch / side / "tests" / "testdata").mkdir()
         (scratch / side / "conftest.py").write_text(CONFTEST)
     run([sys.executable, __file__, str(scratch), "--record"], scratch / "hf", scratch)
-    found = {side: {name: outcomes(name, side, scratch) for name in (HF, BOS, EVALUATOR)} for side in SIDES}
+    results = {side: {name: outcomes(name, side, scratch) for name in (HF, BOS, EVALUATOR)} for side in SIDES}
     print("| test | `hf` | `runner` |\n|---|---|---|")
     for name in (HF, BOS, EVALUATOR):
-        for test in dict.fromkeys(one.split("[")[0] for one in found["hf"][name]):
-            cells = [said(found[side][name], test) for side in SIDES]
+        for test in dict.fromkeys(one.split("[")[0] for one in results["hf"][name]):
+            cells = [result_words(results[side][name], test) for side in SIDES]
             print(f"| `{Path(name).name}`: `{test}` | {cells[0]} | {cells[1]} |")
     print("\nDo not apply:\n")
     print("\n".join(f"- {name}: {reason}" for name, reason in NOT_OURS.items()))
-    counts = [list(of_file.values()) for of_file in found["runner"].values()]
+    counts = [list(of_file.values()) for of_file in results["runner"].values()]
     passed = sum(outcome == PASSED for of_file in counts for outcome in of_file)
     print(f"\n{passed} of {sum(map(len, counts))} tests that apply pass with our model.")
 
 
-def said(of_file: dict[str, str], test: str) -> str:
-    """Return what became of a test, with all its parameters."""
-    mine = [outcome for name, outcome in of_file.items() if name.split("[")[0] == test]
-    wrong = [outcome for outcome in mine if outcome != PASSED]
-    return f"{len(mine) - len(wrong)} of {len(mine)}{': ' * bool(wrong)}{'; '.join(wrong)}"
+def result_words(of_file: dict[str, str], test: str) -> str:
+    """Return the results of a test with all its parameters."""
+    outcomes_of_test = [outcome for name, outcome in of_file.items() if name.split("[")[0] == test]
+    wrong = [outcome for outcome in outcomes_of_test if outcome != PASSED]
+    return f"{len(outcomes_of_test) - len(wrong)} of {len(outcomes_of_test)}{': ' * bool(wrong)}{'; '.join(wrong)}"
 
 
 def outcomes(name: str, side: str, scratch: Path) -> dict[str, str]:
-    """Return what became of each test of a file that applies to ours."""
+    """Return the result of each test of a file that applies to ours."""
     report = scratch / f"{side}.xml"
     chosen = " and ".join(f"not {beginning}" for beginning in NOT_OURS)
     quiet = ["-q", "-c", "/dev/null", "--rootdir", ".", "-p", "no:cacheprovider"]
     options = [*quiet, f"--junitxml={report}", "-k", chosen]
     run([sys.executable, "-m", "pytest", *options, name], scratch / side, scratch, may_fail=True)
-    found = {}
+    outcome_by_test = {}
     for case in ElementTree.parse(report).iter("testcase"):
         wrong = next((case.find(kind) for kind in ("failure", "error") if case.find(kind) is not None), None)
-        found[str(case.get("name"))] = (
+        outcome_by_test[str(case.get("name"))] = (
             PASSED if wrong is None else f"**{wrong.tag}**: {(wrong.get('message') or '')[:200]}"
         )
-    return found
+    return outcome_by_test
 
 
 def run(command: list[str], folder: Path, scratch: Path, may_fail: bool = False) -> None:
-    """Run a command in a folder, with what the stand-ins need in its environment."""
+    """Run a command in a folder, with the environment that the replacements need."""
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), str(folder)])
     more = {EXPECTED: str(scratch / "expected.json"), "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=folder, env=os.environ | more, capture_output=True, text=True, check=False)
@@ -133,7 +133,7 @@ def run(command: list[str], folder: Path, scratch: Path, may_fail: bool = False)
 
 
 def stand_in_models(scratch: Path) -> dict[str, str]:
-    """Write the model and the tokenizers; return what replaces what in the tests."""
+    """Write the model and the tokenizers; return the replacements for the tests' text."""
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer
 
@@ -157,7 +157,7 @@ def stand_in_models(scratch: Path) -> dict[str, str]:
 
 
 def stand_in() -> None:
-    """Let this process read documents that are written here, find lm-eval's tasks once, and know our model."""
+    """Let this process read our documents, find lm-eval's tasks only once, and register our model."""
     import datasets
     from lm_eval.tasks._index import TaskIndex
 
@@ -165,14 +165,14 @@ def stand_in() -> None:
 
     datasets.load_dataset = documents
     build: Any = TaskIndex.build
-    kept: dict[str, Any] = {}
+    built: dict[str, Any] = {}
 
     def once(paths: Any, **how: Any) -> Any:
         """Read the thousands of files of tasks once for all evaluations."""
         key = str([*paths])
-        if key not in kept:
-            kept[key] = build(paths, **how)
-        return deepcopy(kept[key])
+        if key not in built:
+            built[key] = build(paths, **how)
+        return deepcopy(built[key])
 
     TaskIndex.build = staticmethod(once)
     register()
@@ -189,7 +189,7 @@ def documents(path: str, name: str | None = None, **_: Any) -> Any:
 
 
 def document(path: str, at: int) -> dict[str, Any]:
-    """Return one document: an embedded word problem, put as the data set puts its own."""
+    """Return one document: an embedded word problem in the data set's form."""
     one = problem(Split.TEST, at)
     gold, right = int(one.gold), at % 4
     choices = [str(gold + number - right) for number in range(4)]
@@ -206,7 +206,7 @@ def document(path: str, at: int) -> dict[str, Any]:
 
 
 def record(scratch: Path) -> None:
-    """Write what lm-eval's HF model says, for the tests to expect."""
+    """Write the results of lm-eval's HF model as the tests' expected values."""
     import lm_eval.evaluator as evaluator
     from lm_eval.utils import make_table
 
@@ -235,9 +235,9 @@ def module(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """lm-evaluation-harness' tasks on its own backend and on ours: `python bench/lm_eval_tasks.py [--questions 64]`.
 
-Four tasks in the shapes that most of lm-eval's have, over files that are written here: generation as in gsm8k, multiple
-choice as in arc, a last word as in lambada, whole pages as in wikitext. The first two have worked examples before them.
-Each goes through `--model hf` and through `--model runner`, in fresh processes and by turns, with the same weights.
-Timed are the requests alone, without loading. The results of all samples are compared.
+Four tasks in the forms that most of lm-eval's tasks have, over files that are written here: generation as in gsm8k,
+multiple choice as in arc, a last word as in lambada, whole pages as in wikitext. The first two have worked examples.
+Each runs with `--model hf` and with `--model runner`, in fresh processes and by turns, with the same weights. Only the
+requests are timed, without loading. The results of all samples are compared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHAPES = {
     "last word": ("loglikelihood", "{{beginning}}", {"doc_to_target": "{{last}}"}),
     "pages": ("loglikelihood_rolling", "", {"doc_to_target": "{{question}}"}),
 }
-TOLERANCE = 1e-4  # of a log-likelihood, and for long sums as a part of them
+TOLERANCE = 1e-4  # absolute, for a log-likelihood; relative for long sums
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def _compare(options: argparse.Namespace, scratch: Path) -> None:
 
 
 def _write(options: argparse.Namespace, folder: Path, scratch: Path) -> None:
-    """Write what the tasks read."""
+    """Write the data of the tasks."""
     from gsm8k_vs_lmeval import load_prompts  # needs the runner's own data sets
 
     prompts = load_prompts(folder, options.gsm8k or "embedded", options.questions, options.shots, chat=False)
@@ -90,7 +90,7 @@ def _write(options: argparse.Namespace, folder: Path, scratch: Path) -> None:
 
 
 def _task(shape: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Return a task as lm-eval reads it from YAML."""
+    """Return a task in the form that lm-eval reads from YAML."""
     kind, text, more = SHAPES[shape]
     task: dict[str, Any] = {
         "task": shape.replace(" ", "_"),
@@ -121,7 +121,7 @@ def _fresh(side: str, asked: dict[str, Any], scratch: Path) -> dict[str, Any]:
 
 
 def _run_side(side: str, asked: dict[str, Any], answered: Path) -> None:
-    """Load one backend, let lm-eval evaluate with it, and write what it said and how long its requests took."""
+    """Load one backend, let lm-eval evaluate with it, and write its answers and the time of its requests."""
     import lm_eval
     import torch
 
@@ -159,7 +159,7 @@ def _run_side(side: str, asked: dict[str, Any], answered: Path) -> None:
 
 
 def _same(one: Any, other: Any) -> tuple[int, int]:
-    """Count samples whose texts are the same, and whose numbers are within the tolerance."""
+    """Count samples with equal texts and with numbers within the tolerance."""
     assert len(one) == len(other)
     return sum(_agree(a, b) for a, b in zip(one, other, strict=True)), len(one)
 

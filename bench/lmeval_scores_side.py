@@ -1,7 +1,7 @@
-"""lm-evaluation-harness's own task gsm8k in a process of its own: prompts, what its filters find, and its scores.
+"""lm-evaluation-harness's own task gsm8k in a process of its own: its prompts, its filters' answers, and its scores.
 
-Its code and its task stay as they are: only the files that the task reads are named anew. Reads a request as JSON from
-stdin and writes the answer to the file that it names. See gsm8k_scores.py.
+Its code and its task are unchanged: only the task's data files are replaced. It reads a request as JSON from stdin and
+writes the answer to the file that the request names. See gsm8k_scores.py.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from lm_eval.api.model import LM
 FILTERS = {"strict-match": "strict", "flexible-extract": "flexible"}
 
 
-class Said(LM):  # type: ignore[misc]
-    """A model whose answers are known: what is wanted is the prompts and the scores."""
+class GivenAnswers(LM):  # type: ignore[misc]
+    """A model with given answers, for the prompts and the scores."""
 
     def __init__(self, answers: list[str]) -> None:
         super().__init__()
         self.answers = answers
 
     def generate_until(self, requests: list[Any], **_: Any) -> list[str]:
-        """Return them in order, as many as there are."""
+        """Return the given answers in order, then empty ones."""
         return [*self.answers, *[""] * (len(requests) - len(self.answers))]
 
     def loglikelihood(self, requests: list[Any], **_: Any) -> Any:
-        """Refuse: gsm8k does not ask."""
+        """Raise: gsm8k does not use it."""
         raise NotImplementedError
 
     def loglikelihood_rolling(self, requests: list[Any], **_: Any) -> Any:
-        """Refuse: gsm8k does not ask."""
+        """Raise: gsm8k does not use it."""
         raise NotImplementedError
 
 
 def task_of(folder: str) -> dict[str, Any]:
-    """Return the task as lm-eval ships it, over the files of a folder."""
+    """Return lm-eval's task with the data files of a folder."""
     shipped = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
     task: dict[str, Any] = yaml.safe_load(shipped.read_text())
     files = {split: str(Path(folder, f"{split}.jsonl")) for split in ("train", "test")}
@@ -47,26 +47,26 @@ def task_of(folder: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Evaluate, and tell each question's prompt, text and scores."""
+    """Evaluate, and write each question's prompt, text and scores."""
     request = json.load(sys.stdin)
     if request["model"]:
         from lm_eval.models.huggingface import HFLM
 
         model = HFLM(request["model"], device="cpu", dtype=request["dtype"], batch_size=request["batch_size"])
     else:
-        model = Said(request["answers"])
+        model = GivenAnswers(request["answers"])
     tasks = [task_of(request["data"])]
     results = lm_eval.simple_evaluate(
         model, tasks=tasks, limit=request["limit"], log_samples=True, bootstrap_iters=0, verbosity="ERROR"
     )
-    found: dict[int, dict[str, Any]] = {}
+    result_by_document: dict[int, dict[str, Any]] = {}
     for sample in results["samples"]["gsm8k"]:
         prompt, settings = sample["arguments"][0]
-        told = {"prompt": prompt, "settings": settings, "text": sample["resps"][0][0]}
-        one = found.setdefault(sample["doc_id"], told)
+        result = {"prompt": prompt, "settings": settings, "text": sample["resps"][0][0]}
+        document_result = result_by_document.setdefault(sample["doc_id"], result)
         name = FILTERS[sample["filter"]]
-        one[name] = [sample["filtered_resps"][0], bool(sample["exact_match"])]
-    Path(request["answer"]).write_text(json.dumps([found[place] for place in sorted(found)]))
+        document_result[name] = [sample["filtered_resps"][0], bool(sample["exact_match"])]
+    Path(request["answer"]).write_text(json.dumps([result_by_document[place] for place in sorted(result_by_document)]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One run of lm-evaluation-harness' HF backend in a process of its own: see engines.py.
 
-Its code stays as it is. From outside, its calls of `generate` are timed, what it feeds the model is taken down, and no
-further batch begins when the time is up.
+Its code is unchanged. From outside, its calls of `generate` are timed, its inputs are recorded, and no further batch
+starts when time is up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TimeIsUp(Exception):
 
 
 def main() -> None:
-    """Read the job, do it, answer."""
+    """Run the job and write the outcome."""
     job = read_job()
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -54,7 +54,7 @@ def main() -> None:
         notes.append("the time was up")
     run.stop()
     ends = set() if job.fixed else {lm.tokenizer.eos_token_id}
-    new_of: dict[str, list[int]] = {}  # by the token ids that were fed: rows come in an order of its own
+    new_of: dict[str, list[int]] = {}  # by the token ids of the prompt, because lm-eval reorders rows
     for ids, mask, sequences in run.calls:
         for row in range(len(ids)):
             new_of[sha256_ids(ids[row][mask[row].bool()].tolist())] = cut(sequences[row, ids.shape[1] :].tolist(), ends)

@@ -1,9 +1,9 @@
-"""Does loading stream? Peak memory while loading beside what stays: `python bench/load_peak.py [--model PRESET]`.
+"""Does loading stream? Peak memory while loading, and memory afterwards: `python bench/load_peak.py [--model PRESET]`.
 
 A random-weight checkpoint of a preset's shape is saved to disk first; then `task=memory` loads it in a fresh process
-under each quantization. Counted above the bare process, and without the pages of the mapped checkpoint, which the
-kernel can drop at any time: peak while loading, and what stays. With `none` in the checkpoint's own dtype nothing is
-read: it is mapped.
+under each quantization. It prints the peak while loading and the memory afterwards, above the bare process, and without
+the pages of the mapped checkpoint, which the kernel can drop at any time. With `none` in the checkpoint's own dtype
+nothing is read: it is mapped.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Scoring continuations in the scheduler beside one forward pass for each: `python bench/logprobs.py [--questions 24]`.
+"""Scoring in the scheduler compared with one forward pass each: `python bench/logprobs.py [--questions 24]`.
 
-Questions with four choices each, as in a multiple-choice benchmark: all share one beginning, the choices of a question
-share the question. One side asks our engine for the log-probabilities of all choices; the other sends each whole text
-through the same model, as transformers has it, and takes them from the logits. Runs alternate in one process.
+Questions with four choices each, as in a multiple-choice benchmark: all share one prefix, and the choices of a question
+share the question. One side asks our engine for the log-probabilities of all choices; the other runs each whole text
+through the same model by transformers, and takes them from the logits. Runs alternate in one process.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from engines import greedy_engine, head_line, markdown, model_folder, spread
 
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 
 CHOICES = 4
 
 
 def draw(questions: int, shared: int, question: int, choice: int, vocabulary: int, seed: int) -> list[Request]:
-    """Return requests with one beginning for all, a question for each four, and a continuation each; random tokens."""
+    """Return requests of random tokens: one prefix for all, a question for each four, and a continuation each."""
     chance = random.Random(seed)
 
     def ids(count: int) -> tuple[int, ...]:
@@ -47,8 +48,8 @@ def by_engine(engine: LocalEngine, requests: Sequence[Request]) -> list[list[flo
 
 
 def by_passes(engine: LocalEngine, requests: Sequence[Request]) -> list[list[float]]:
-    """Return them by one forward pass for each, which leaves logits for the continuation only."""
-    model, found = engine.loaded.model, []
+    """Return them by one forward pass each, with logits only for the continuation."""
+    model, log_probabilities = engine.loaded.model, []
     for request in requests:
         assert isinstance(request.continuation, tuple)
         count = len(request.continuation)
@@ -56,8 +57,8 @@ def by_passes(engine: LocalEngine, requests: Sequence[Request]) -> list[list[flo
         with torch.inference_mode():
             logits = model(input_ids=ids, use_cache=False, logits_to_keep=count).logits[0]
         scores = logits.float().log_softmax(dim=-1)
-        found.append(scores.gather(1, torch.tensor(request.continuation)[:, None])[:, 0].tolist())
-    return found
+        log_probabilities.append(scores.gather(1, torch.tensor(request.continuation)[:, None])[:, 0].tolist())
+    return log_probabilities
 
 
 def main() -> None:

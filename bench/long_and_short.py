@@ -1,8 +1,8 @@
-"""One very long request among many short ones, beside each alone: `python bench/long_and_short.py [--short 200]`.
+"""One very long request among many short ones, and each alone: `python bench/long_and_short.py [--short 200]`.
 
-What a long request needs should be its own: the short ones keep their rows, and its prompt is read in pieces while they
-decode. So all together should take as long as the short ones alone and the long one alone, or less, as they share the
-passes in which they decode. Prompts are random tokens; every answer goes on to its limit.
+A long request should not slow the short ones: they keep their rows, and its prompt is read in pieces while they decode.
+So all together should take at most as long as the short ones alone plus the long one alone, as they share the passes of
+decode. Prompts are random tokens; every answer continues to its limit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def copy_with(positions: int, folder: Path, made: Path) -> None:
 
 
 def main() -> None:
-    """Read what is asked for, and measure."""
+    """Parse the options, and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
@@ -56,10 +56,10 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         return [chance.randrange(vocabulary // 4, vocabulary * 3 // 4) for _ in range(tokens)]
 
     short, long = [draw(options.short_prompt) for _ in range(options.short)], [draw(options.long_prompt)]
-    asked = {"short ones": short, "long one": long, "all together": short + long}
+    prompts_by_case = {"short ones": short, "long one": long, "all together": short + long}
     jobs = {
         name: Job("stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None)
-        for name, prompts in asked.items()
+        for name, prompts in prompts_by_case.items()
     }
     trial = run_fresh(replace(jobs["short ones"], prompts=short[:2], new_tokens=[2, 2]))  # builds the kernels
     print(f"### {options.model}, {options.dtype}: {options.short} requests of {options.short_prompt} tokens and one of "
@@ -69,18 +69,18 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     for _ in range(options.repeats):
         for name, job in jobs.items():
             runs[name].append(run_fresh(job))
-    both = [one.total_s + other.total_s for one, other in zip(runs["short ones"], runs["long one"], strict=True)]
-    share = [together.total_s / alone for together, alone in zip(runs["all together"], both, strict=True)]
+    sum_alone = [one.total_s + other.total_s for one, other in zip(runs["short ones"], runs["long one"], strict=True)]
+    share = [together.total_s / alone for together, alone in zip(runs["all together"], sum_alone, strict=True)]
     rows = [
-        [name, spread([run.total_s for run in some]), spread(share, 2) if some is runs["all together"] else "",
-         spread([run.peak_mib for run in some], 0)]
-        for name, some in runs.items()
+        [name, spread([run.total_s for run in outcomes]), spread(share, 2) if outcomes is runs["all together"] else "",
+         spread([run.peak_mib for run in outcomes], 0)]
+        for name, outcomes in runs.items()
     ]  # fmt: skip
     print(markdown([f"{options.repeats} runs of each", "s, load left out", "× the sum of both", "peak MiB"], rows))
     together, alone = runs["all together"][-1], [*runs["short ones"][-1].tokens, *runs["long one"][-1].tokens]
     equal = sum(ours == theirs for ours, theirs in zip(together.tokens, alone, strict=True))
     print(f"\noutputs as alone: {equal} of {len(alone)}")
-    for note in dict.fromkeys(note for some in runs.values() for run in some for note in run.notes):
+    for note in dict.fromkeys(note for outcomes in runs.values() for run in outcomes for note in run.notes):
         print(f"- note: {note}")
 
 

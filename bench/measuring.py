@@ -1,4 +1,4 @@
-"""What both sides of the engine's benchmarks measure within a process: see engines.py."""
+"""Measurements within a process, for both sides of the engine's benchmarks: see engines.py."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Run:
         self.peak_mib = machine.peak_rss_mib()
 
     def generate(self, **settings: Any) -> Any:
-        """Generate, and take down the time: up to the end of the first pass it is prefill."""
+        """Generate, and record the time: up to the end of the first pass it is prefill."""
         self.first_s = 0.0
         started = time.perf_counter()
         sequences = self._generate(**settings)
@@ -61,7 +61,7 @@ class Run:
         return sequences
 
     def outcome(self, **what: Any) -> Outcome:
-        """Return what was measured, with what came out; products are timed again, and the better time counts."""
+        """Return the measurements and outputs; products are timed again, and the better time counts."""
         after = product_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES)
         measured: dict[str, Any] = {"prefill_s": self.prefill_s, "decode_s": self.decode_s, "notes": []}
         return Outcome(

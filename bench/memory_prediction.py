@@ -1,4 +1,4 @@
-"""Is memory foreseen? Predicted next to measured, on random weights: `python bench/memory_prediction.py`.
+"""How good is the memory prediction? Predicted and measured, on random weights: `python bench/memory_prediction.py`.
 
 Checkpoints of three shapes are made of noise first. Then `task=memory` takes each through fresh processes, plain, int8
 and nf4: what was predicted from the headers stands beside what the kernel says of the process. The smallest shape is
@@ -77,9 +77,9 @@ def line(metrics: dict[str, float]) -> str:
 
 
 def spread(metrics: dict[str, float]) -> float:
-    """How far the peaks of fresh processes lie apart, of the one in the middle."""
-    apart = metrics["peak_over_baseline_mib_max"] - metrics["peak_over_baseline_mib_min"]
-    return apart / metrics["peak_over_baseline_mib"]
+    """Return the range of the peaks of fresh processes, as a share of the median."""
+    peak_range = metrics["peak_over_baseline_mib_max"] - metrics["peak_over_baseline_mib_min"]
+    return peak_range / metrics["peak_over_baseline_mib"]
 
 
 if __name__ == "__main__":

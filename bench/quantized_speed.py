@@ -1,9 +1,9 @@
-"""Are quantized layers as quick as bfloat16? `python bench/quantized_speed.py [--rounds 5]`.
+"""Are quantized layers as fast as bfloat16? `python bench/quantized_speed.py [--rounds 5]`.
 
-A 135M Llama shape of noise prefills and decodes in our engine, unquantized and quantized, by our kernels and by the own
-functions of the library (`own`). All are loaded into one process and take turns, round by round and batch by batch, so
-that other work on the machine meets all of them; the last table counts processor time, which other work changes least.
-Below stands how far the logits of our kernels lie from the library's.
+A 135M Llama shape with random weights prefills and decodes in our engine, unquantized and quantized, by our kernels and
+by the library's own functions (`own`). All are loaded into one process and alternate, round by round and batch by
+batch, so that other work on the machine affects all of them; the last table counts processor time, which other work
+changes least. At the end: the distance of our kernels' logits from the library's.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from engines import greedy_engine, head_line, markdown, model_folder, spread
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.quantized_layers import QuantizedLayers
 from runner.quantization import CHOICES
 
 QUANTIZED = ("int8", "nf4", "fp4", "torchao_int8")
-OWN = " own"  # behind the name of a choice: by its library's own functions
+OWN = " own"  # after the name of a choice: by its library's own functions
 WARM_TOKENS = 4
 
 
@@ -43,11 +44,11 @@ def main() -> None:
     options = parser.parse_args()
     lines, rows = options.lines.split(","), [int(count) for count in options.rows.split(",")]
     folder, chance = str(model_folder(options.model)), random.Random(0)
-    engines, said = {}, []
+    engines, distances = {}, []
     for line in lines:
         engines[line] = engine_of(folder, line, options.new)
         if line != "none" and not line.endswith(OWN):
-            said.append(compare(line, engines[line], options.prompt))
+            distances.append(compare(line, engines[line], options.prompt))
         warm_up(engines[line], line)
     speeds: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for _ in range(options.rounds):
@@ -65,7 +66,7 @@ def main() -> None:
         print(f"\n{options.rounds} rounds by turns: median (least..most)\n")
         table = [[line, *(spread(speeds[what, line, count], 0) for count in rows)] for line in lines]
         print(markdown([f"{what}, tokens a {unit}", *(f"{count} rows" for count in rows)], table), flush=True)
-    print("\n" + "\n".join(said))
+    print("\n" + "\n".join(distances))
 
 
 def engine_of(folder: str, line: str, new_tokens: int) -> LocalEngine:
@@ -77,7 +78,7 @@ def engine_of(folder: str, line: str, new_tokens: int) -> LocalEngine:
 
 
 def compare(line: str, engine: LocalEngine, tokens: int) -> str:
-    """Say how far the logits of the kernels lie from those of the library's own functions."""
+    """Return in words how far the kernels' logits are from those of the library's own functions."""
     model = engine.loaded.model
     ids = torch.randint(0, model.config.vocab_size, (8, tokens), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -93,7 +94,7 @@ def compare(line: str, engine: LocalEngine, tokens: int) -> str:
 
 
 def warm_up(engine: LocalEngine, line: str) -> None:
-    """Have layers exchanged, but for those that are to be multiplied by their library."""
+    """Let the engine replace layers, except in lines that use their library's own functions."""
     maker = QuantizedLayers._maker
     if line.endswith(OWN):
         QuantizedLayers._maker = lambda self, layer: None  # type: ignore[method-assign]  # noqa: ARG005
@@ -102,11 +103,11 @@ def warm_up(engine: LocalEngine, line: str) -> None:
 
 
 def run(engine: LocalEngine, count: int, prompt: int, new_tokens: int, chance: random.Random) -> None:
-    """Complete so many prompts of random tokens at once."""
+    """Complete so many concurrent prompts of random tokens."""
     vocabulary = engine.loaded.model.config.vocab_size
     prompts = [tuple(chance.randrange(vocabulary) for _ in range(prompt)) for _ in range(count)]
-    asked = [Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)]
-    failed = [done.error for done in complete(engine, asked, count) if done.error]
+    requests = [Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)]
+    failed = [done.error for done in complete(engine, requests, count) if done.error]
     if failed:
         raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
 

@@ -1,10 +1,10 @@
-"""Nothing shared, very different lengths, against `generate`: `python bench/ragged.py [--requests 128]`.
+"""Nothing shared and very different lengths, compared with `generate`: `python bench/ragged.py [--requests 128]`.
 
 Prompts of random tokens and answers of fixed lengths, both spread evenly over their orders of magnitude. transformers'
-`generate` runs each batch to the longest answer of its rows, and what is too much is cut off. It gets its best batch
-size, and the better of two orders: as given, and by the length of the prompt. A third order, by the length of the
-answer, is what nobody has before the answers are there; it stands beside them as a bound. Our stream is told each
-answer's length as its limit, and lets long rows in first.
+`generate` runs each batch to the longest answer of its rows, and the rest is cut off. It gets its best batch size, and
+the better of two orders: as given, and by the length of the prompt. A third order, by the length of the answer, is
+unknown before the answers exist; it is shown as a bound. Our stream gets each answer's length as its limit, and admits
+long rows first.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ LEAST_PROMPT, LEAST_ANSWER = 16, 16
 def draw(
     count: int, vocabulary: int, longest_prompt: int, longest_answer: int, seed: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Return prompts that share nothing, and how many tokens each gets."""
+    """Return prompts that share nothing, and the limit of each."""
     chance = random.Random(seed)
-    ordinary = vocabulary // 4, vocabulary * 3 // 4  # special tokens and padding lie at a vocabulary's two ends
+    ordinary = vocabulary // 4, vocabulary * 3 // 4  # special tokens and padding are at a vocabulary's two ends
 
     def length(least: int, most: int) -> int:
         return round(math.exp(chance.uniform(math.log(min(least, most)), math.log(most))))
@@ -52,14 +52,14 @@ def draw(
 
 
 def search(job: Job) -> tuple[Job, Job]:
-    """Try batch sizes and orders; return the best of the orders that one can have, and of the third."""
+    """Try batch sizes and orders; return the best job with a possible order, and the best with the third."""
     tried: dict[str, list[tuple[float, int, Job]]] = {order: [] for order in ORDERS}
     rows = []
     for size in BATCH_SIZES:
         for order in ORDERS if size > 1 else ["given"]:
             settings = replace(job, rows=size, order=order)
             [took] = per_prompt_ms([run_fresh(settings)])
-            for same in ORDERS if size == 1 else [order]:  # alone, a row minds no order
+            for same in ORDERS if size == 1 else [order]:  # the order has no effect on single rows
                 tried[same].append((took, size, replace(settings, order=same)))
         rows.append([str(size), *(f"{tried[order][-1][0]:,.0f}" for order in ORDERS)])
     head = ["`generate`, batch size", *(f"{words}, ms a request" for words in ORDERS.values())]

@@ -3,6 +3,7 @@
 Both run the same commands, each in an empty folder of its own, and what they print and write is compared: prompts,
 tokens, texts and verdicts of every sample, metrics, facts, notes, exit codes, tables, messages, files. Left out are job
 ids, MLflow's ids, times, speeds and measured memory; of sweeps and memory benchmarks only the keys and rows count.
+What is meant to differ is listed in meant_differences.py: words of commands, words of the output, and differences.
 """
 
 from __future__ import annotations
@@ -19,15 +20,21 @@ import tempfile
 import time
 import tomllib
 import traceback
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import warm_commands
+from meant_differences import RENAMED, REWORDED, reason_for
 from said import Masks, differences, files, printed, progress
 
-# Name, then commands, one a line; a line that goes further in goes on. `run` is `runner tracking=none`, {model} a copy
-# of the embedded model, {tree} the checkout. The files of INPUTS lie in the folder in which a case begins.
+# Name, then commands, one per line; a line with a deeper indent continues the last one. `run` is
+# `runner tracking=none`, {model} a copy of the embedded model, {tree} the checkout. The files of INPUTS are in the
+# folder of each case.
 CASES = """
 cli/help
     runner --help
@@ -73,9 +80,9 @@ readme/sweep
 readme/memory
     run task=memory quantization=nf4 task.batch_size=2 task.prompt_tokens=32 task.new_tokens=4 task.repeats=1
 readme/an 8B model is sized
-    run task=split model=llama32_1b model.random_weights=true task.num_parts=4 plan=true
+    run task=split model=llama32_1b model.random_weights=true task.num_parts=4 plan=quick
     run -m model=qwen3_8b,qwen25_7b_instruct,mistral_7b_instruct model.random_weights=true
-        quantization=none,nf4,int8 plan=true
+        quantization=nf4,int8 generation.batch_size=8 plan=quick
 readme/a model in parts
     run task=split task.num_parts=2 task.output_dir=parts
     run task=split task.num_parts=2 task.output_dir=parts
@@ -99,6 +106,20 @@ experiments/split_parts
     run -cd {tree}/experiments -cn split_parts workers=1
 experiments/a study with zip and exclude
     run -cd . -cn study
+docs/early stop, trust
+    run -m quantization=none,nf4 task.early_stop_vs=quantization=none task.limit=60 workers=1
+    run quantization=nf4 task.limit=6 task.check_invariance=3 task.check_contamination=4
+    run generation=sampling task.samples=4 task.limit=6
+docs/likelihood
+    run task=likelihood task.limit=20 task.keep_top_k=8
+    run task=likelihood task.limit=20 quantization=nf4 task.reference=quantization=none
+    run task=likelihood task.limit=5 task.data=prompts.txt task.window=16
+docs/agents
+    run -m task=agents task.domain=brief lora=embedded_team task.mode=chain,star,debate task.limit=4 workers=1
+docs/memory, several points
+    run task=memory task.batch_sizes=[1,2] task.context_lengths=[24,40] task.new_tokens=4 task.repeats=1
+docs/profiles
+    run -m profile=none,low_memory,standard,high_performance task.limit=4 workers=1
 docs/vllm
     run task=split task.num_parts=2 task.explain=vllm
 docs/launchers
@@ -220,31 +241,6 @@ errors/a damaged part
 """
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """A difference that is meant: regular expressions of the case and of the place, and why."""
-
-    case: str
-    where: str
-    reason: str
-
-
-LOCAL_KEYS = (
-    "revision|cache_dir|device|dtype|attention|device_map|max_memory|threads|shape|random_weights|trust_remote_code"
-    "|check_memory"
-)
-ALLOWED = [
-    Allowed(
-        "stub|launchers|optuna|zip",
-        rf" params model\.({LOCAL_KEYS})$",
-        "a stub has no weights: the keys of a local model are no longer params of its jobs",
-    ),
-    Allowed("cli/help", r"--help`, stdout", "the help says the same in better words"),
-    Allowed("docs/vllm", r"stdout|result text", "task.explain=vllm says it in better words"),
-    Allowed("memory", r"result notes$|stdout", "which notes a memory benchmark prints hangs on what it measured"),
-    Allowed("", r"/repeats\.jsonl", "repeats of sweep and memory are lines of measure, repeat and value"),
-]
-
 APPLES = "Ann has 3 apples. Ann buys 4 more. Then Ann gives away 2 apples. How many apples does Ann have now?"
 CARDS = (
     "Yusuf has 30 cards. Yusuf buys 4 more. Then Yusuf gives away half of the cards. Then Yusuf gives away 9 cards. "
@@ -286,9 +282,21 @@ class Side:
     tree: Path
     python: Path
     own: bool  # whether it is the checkout's own Python, which finds the checkout by itself
+    warm: Path | None = None  # where a process listens from which commands are forked
+
+    def reworded(self) -> list[tuple[str, str]]:
+        """Return the old words and the new ones, for the checkout that has the old ones."""
+        return [pair for one in REWORDED for pair in one.words.items()] if self.name == "before" else []
+
+    def in_its_words(self, command: str) -> str:
+        """Return the command with the words of this checkout."""
+        for one in RENAMED:
+            if (self.tree / one.file).exists():
+                command = command.replace(one.new, one.old)
+        return command
 
     def program(self, word: str) -> list[str]:
-        """Return how the checkout's command of this name is started, whether or not it is installed."""
+        """Return the start of the checkout's command of this name, whether or not it is installed."""
         if word == "python":
             return [str(self.python)]
         scripts = tomllib.loads((self.tree / "pyproject.toml").read_text())["project"]["scripts"]
@@ -298,13 +306,13 @@ class Side:
 
 @dataclass
 class Outcome:
-    """How a case ended."""
+    """The result of a case."""
 
     case: str
     seconds: float
     found: list[tuple[str, str]]  # where the checkouts differ, and how
     exit_codes: list[int] = field(default_factory=list)  # of the first checkout's commands
-    allowed: dict[str, int] = field(default_factory=dict)  # reason -> how many differences it covers
+    allowed: Counter[str] = field(default_factory=Counter)  # reason -> how many differences it covers
 
 
 def parse(text: str) -> dict[str, list[str]]:
@@ -321,87 +329,116 @@ def parse(text: str) -> dict[str, list[str]]:
     return cases
 
 
-def say(side: Side, commands: list[str], folder: Path, model: Path, limit_s: float) -> dict[str, Any]:
-    """Run the commands of a case in one checkout, and return all that they said."""
+def record(side: Side, commands: list[str], folder: Path, model: Path, limit_s: float) -> None:
+    """Run the commands of a case in one checkout, and keep their output beside its folder."""
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, text in INPUTS.items():
         (folder / name).write_text(text)
-    ends, outs, errs = [], [], []
-    for command in commands:
-        done = execute(side, command, folder, model, limit_s)
-        ends.append(done.returncode)
-        outs.append(done.stdout)
-        errs.append(done.stderr)
-    masks = Masks({"<here>": folder, "<tree>": side.tree, "<model>": model, "<python>": side.python})
-    masks.number(outs + errs)
-    left = files(folder, masks)
-    said: dict[str, Any] = {}
+    done = [execute(side, command, folder, model, limit_s) for command in commands]
+    output = [[one.returncode, one.stdout, one.stderr] for one in done]
+    folder.with_suffix(".json").write_text(json.dumps(output))
+
+
+def results_of(side: Side, commands: list[str], folder: Path, model: Path, used: Counter[str]) -> dict[str, Any]:
+    """Return the output and files of a case that has run in one checkout; used counts the reasons for new words."""
+    exit_codes, outs, errs = zip(*json.loads(folder.with_suffix(".json").read_text()), strict=True)
+    masks = Masks({"<here>": folder, "<tree>": side.tree, "<model>": model, "<python>": side.python}, side.reworded())
+    if not any("sweeper=optuna" in command for command in commands):  # not every checkout prints its jobs
+        masks.number([*outs, *errs])
+    files_left = files(folder, masks)
+    results: dict[str, Any] = {}
     for at, command in enumerate(commands):
         measures = bool(re.search("task=(sweep|memory)|inference_sweep|memory_quantization", command))
-        said[f"command {at + 1}, `{command}`,"] = {
-            "exit code": ends[at],
+        results[f"command {at + 1}, `{command}`,"] = {
+            "exit code": exit_codes[at],
             "stdout": printed(outs[at], masks, measures),
             "stderr": progress(errs[at], masks, measures),
         }
-    return said | {"file": left}
+    for one in REWORDED:
+        used[one.reason] += sum(masks.used[old] for old in one.words)
+    return results | {"file": files_left}
 
 
 def execute(side: Side, command: str, folder: Path, model: Path, limit_s: float) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end, or to the end of its time."""
-    words = [TEXTS_IN.sub(lambda found: TEXTS[found[0]], word) for word in shlex.split(command)]
+    """Run one command until it ends or its time is up."""
+    words = [TEXTS_IN.sub(lambda found: TEXTS[found[0]], word) for word in shlex.split(side.in_its_words(command))]
     words = [word.replace("{model}", str(model)).replace("{tree}", str(side.tree)) for word in words]
-    given = {}
+    variables = {}
     while re.match("[A-Z_]+=", words[0]):
-        key, _, given[key] = words.pop(0).partition("=")
+        key, _, variables[key] = words.pop(0).partition("=")
     program, arguments = ("runner", [*words[1:], "tracking=none"]) if words[0] == "run" else (words[0], words[1:])
-    given |= {} if side.own else {"PYTHONPATH": str(side.tree)}
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} | given
-    for name in ("MLFLOW_TRACKING_URI", "COLUMNS"):
-        environment.pop(name, None)
+    variables |= {} if side.own else {"PYTHONPATH": str(side.tree)}
+    whole, stdin = [*side.program(program), *arguments], INPUTS["prompts.txt"]
+    environment = common_variables() | variables
     try:
+        if side.warm:
+            return warm_commands.run(side.warm, whole, data=stdin, timeout_s=limit_s, cwd=folder, env=environment)
         return subprocess.run(
-            [*side.program(program), *arguments],
-            cwd=folder,
-            env=environment,
-            input=INPUTS["prompts.txt"],
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
+            whole, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, timeout=limit_s
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 124, "", f"not done after {limit_s:.0f} s")
+
+
+def common_variables() -> dict[str, str]:
+    """Return the variables of all commands."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "COLUMNS")}
+    return kept | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
+@contextmanager
+def warmed(sides: list[Side], scratch: Path) -> Iterator[list[Side]]:
+    """Start a process in each checkout from which its commands are forked."""
+    with ExitStack() as stack:
+        ready = []
+        for side in sides:
+            socket = scratch / f"{side.name}.socket"
+            socket.unlink(missing_ok=True)
+            command = [str(side.python), warm_commands.__file__, str(side.tree), str(socket)]
+            log = stack.enter_context((scratch / f"{side.name}.log").open("w"))
+            process = subprocess.Popen(command, env=common_variables(), stdin=subprocess.PIPE, stderr=log)
+            stack.enter_context(process)  # the end of its stdin ends it
+            while not socket.exists():
+                if process.poll() is not None:
+                    raise SystemExit(f"{side.tree} starts no commands from a warm process: see {log.name}")
+                time.sleep(0.1)
+            ready.append(replace(side, warm=socket))
+        yield ready
 
 
 TRACE = "Traceback (most recent call last):"  # two crashes may be the same, and are no answers
 TEXTS_IN = re.compile("|".join(map(re.escape, TEXTS)))
 
 
-def compare(name: str, commands: list[str], sides: list[Side], scratch: Path, limit_s: float) -> Outcome:
-    """Run a case in both checkouts and compare what they said."""
+def compare(name: str, commands: list[str], sides: list[Side], scratch: Path, limit_s: float, ran: str) -> Outcome:
+    """Run a case in the checkouts in which it has not run yet (ran: before, both, neither); compare what they say."""
     started, folder = time.perf_counter(), re.sub(r"\W+", "_", name)
     outcome = Outcome(name, 0.0, [])
     try:
-        old, new = (say(side, commands, scratch / side.name / folder, scratch / "model", limit_s) for side in sides)
+        for side in sides:
+            if ran not in (side.name, "both"):
+                record(side, commands, scratch / side.name / folder, scratch / "model", limit_s)
+        old, new = (
+            results_of(side, commands, scratch / side.name / folder, scratch / "model", outcome.allowed)
+            for side in sides
+        )
         found = list(differences(old, new, ""))
-        found += [(where, "a crash") for where, told in (old | new).items() if TRACE in told.get("stderr", ())]
-        outcome.exit_codes = [told["exit code"] for told in old.values() if "exit code" in told]
+        found += [(where, "a crash") for where, result in (old | new).items() if TRACE in result.get("stderr", ())]
+        outcome.exit_codes = [result["exit code"] for result in old.values() if "exit code" in result]
     except Exception:  # noqa: BLE001  # one case that cannot be compared must not cost the others
         found = [("not compared", traceback.format_exc())]
     for where, how in found:
-        meant = [one for one in ALLOWED if re.search(one.case, name) and re.search(one.where, where)]
-        if meant:
-            outcome.allowed[meant[0].reason] = outcome.allowed.get(meant[0].reason, 0) + 1
+        if reason := reason_for(name, where, how):
+            outcome.allowed[reason] += 1
         else:
             outcome.found.append((where, how))
     outcome.seconds = time.perf_counter() - started
-    if not outcome.found:
-        for side in sides:
-            shutil.rmtree(scratch / side.name / folder, ignore_errors=True)
     return outcome
 
 
 def main() -> None:
-    """Compare, print the table, and exit with 1 when anything differs."""
+    """Compare, print the table, and exit with 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, metavar="BEFORE", help="a checkout")
     parser.add_argument("after", type=Path, metavar="AFTER", help="another one")
@@ -410,8 +447,19 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="PATTERN", help="cases whose name has this regular expression")
     parser.add_argument("--jobs", type=int, default=2, help="cases at once (default: 2)")
     parser.add_argument("--limit-s", type=float, default=600, help="a command may take so long (default: 600)")
-    parser.add_argument("--scratch", type=Path, help="a folder to work in, kept; what is equal is removed from it")
+    parser.add_argument("--scratch", type=Path, help="a folder to work in, which is kept")
+    parser.add_argument(
+        "--warm", action="store_true", help="fork commands from a process that has imported torch: sooner"
+    )
+    parser.add_argument(
+        "--ran",
+        choices=("neither", "before", "both"),
+        default="neither",
+        help="run only AFTER, or nothing: what ran before lies in --scratch",
+    )
     options = parser.parse_args()
+    if options.ran != "neither" and not options.scratch:
+        parser.error(f"--ran {options.ran} compares what lies in the folder of --scratch")
     cases = {name: commands for name, commands in parse(CASES).items() if re.search(options.only, name)}
     if not cases:
         parser.error(f"no case is called like {options.only}")
@@ -425,14 +473,18 @@ def main() -> None:
     ]
     shutil.copytree(next(sides[0].tree.glob("runner/**/embedded/model")), scratch / "model", dirs_exist_ok=True)
     started = time.perf_counter()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        running = [pool.submit(compare, *case, sides, scratch, options.limit_s) for case in cases.items()]
+    with (
+        warmed(sides, scratch) if options.warm else nullcontext(sides) as sides,
+        ThreadPoolExecutor(options.jobs) as pool,
+    ):
+        running = [pool.submit(compare, *case, sides, scratch, options.limit_s, options.ran) for case in cases.items()]
         for at, one in enumerate(as_completed(running), 1):
             outcome = one.result()
             state = "{}: {}".format(*outcome.found[0]) if outcome.found else "equal"
             print(f"[{at}/{len(cases)}] {outcome.case}, {outcome.seconds:.0f} s: {state}", file=sys.stderr, flush=True)
     outcomes = [one.result() for one in running]
     show(outcomes, time.perf_counter() - started)
+    (scratch / "differences.txt").unlink(missing_ok=True)
     if any(outcome.found for outcome in outcomes):
         every = [f"{one.case}: {where}: {how}\n" for one in outcomes for where, how in one.found]
         (scratch / "differences.txt").write_text("".join(every))
@@ -443,7 +495,7 @@ def main() -> None:
 
 
 def show(outcomes: list[Outcome], seconds: float) -> None:
-    """Print the table: a line a case, and the first difference of each that has one."""
+    """Print the table: a line per case, with its first difference if it has one."""
     width = max(len(outcome.case) for outcome in outcomes)
     print(f"{'case':{width}}  {'differences':>11}  {'allowed':>7}  {'seconds':>7}  exit codes")
     for outcome in outcomes:
@@ -451,10 +503,12 @@ def show(outcomes: list[Outcome], seconds: float) -> None:
         print(f"{outcome.case:{width}}  {len(outcome.found):>11}  {allowed:>7}  {outcome.seconds:>7.0f}  {codes}")
         for where, how in outcome.found[:1]:
             print(f"    {where}:\n        {how}")
-    for reason in {reason: None for outcome in outcomes for reason in outcome.allowed}:
-        print(f"allowed: {reason}")
-    different = sum(bool(outcome.found) for outcome in outcomes)
-    print(f"{len(outcomes)} cases: {len(outcomes) - different} equal, {different} different; {seconds:.0f} s")
+    reasons = sum((outcome.allowed for outcome in outcomes), Counter[str]())
+    for reason, count in reasons.most_common():
+        print(f"allowed, {count} times: {reason}")
+    different, commands = sum(bool(outcome.found) for outcome in outcomes), sum(len(one.exit_codes) for one in outcomes)
+    equal = f"{len(outcomes)} cases, {commands} commands: {len(outcomes) - different} equal, {different} different"
+    print(f"{equal}; {reasons.total()} allowed differences, for {len(reasons)} reasons; {seconds:.0f} s")
 
 
 if __name__ == "__main__":

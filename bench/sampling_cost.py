@@ -1,8 +1,8 @@
-"""What does drawing tokens cost beside taking the likeliest? `python bench/sampling_cost.py [--rows 128]`.
+"""How much slower is sampling than greedy decoding? `python bench/sampling_cost.py [--rows 128]`.
 
-Steps of our engine over random-weight models with vocabularies of 49k and 152k, every row greedy or sampled as one of
-the presets says, by turns in one process. Prompts are short, so a step is as light as it gets; and the logits of noise
-are flat, which is the dearest case: nearly every token is alive under top-p.
+Steps of our engine over random-weight models with vocabularies of 49k and 152k, with every row greedy or sampled by one
+of the presets, by turns in one process. Prompts are short, so a step has the least other work; and the logits of random
+weights are flat, which is the most expensive case: nearly every token passes top-p.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from runner.config.compose import choose
 from runner.config.model import LocalModelConfig
 from runner.config.sampling import OPEN, Sampling
 from runner.core.dtypes import Dtype
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward
 from runner.engines.sampling import Sampler
@@ -36,7 +37,7 @@ PROMPT_TOKENS = 4
 
 
 class Timed:
-    """How long each call of a method takes, by a clock, as long as the process lasts."""
+    """Times each call of a method by a clock until the process ends."""
 
     def __init__(self, owner: type, name: str, clock: Callable[[], float]) -> None:
         self.took_ms: list[float] = []
@@ -65,8 +66,8 @@ def engine_of(folder: Path, dtype: str, threads: int | None) -> LocalEngine:
 
 
 def sampling_of(preset: str) -> Sampling:
-    """Return how a preset draws; what it leaves open is plain."""
-    chosen = choose(["generation"], {"generation": preset}, {})["generation"].followed({})
+    """Return a preset's sampling; open parameters have no effect."""
+    chosen = choose(["generation"], {"generation": preset}, {})["generation"].with_model_defaults({})
     return OPEN.over(chosen, seed=0)
 
 
@@ -103,7 +104,7 @@ def main() -> None:
                 done = complete(engine, requests, options.rows)
                 assert all(len(completion.token_ids) == options.steps + 1 for completion in done)
                 took = passes.median_ms(), picks.median_ms()
-                if repeat:  # the first lot builds kernels and packs weights
+                if repeat:  # the first round builds kernels and packs weights
                     pass_ms[preset].append(took[0])
                     pick_ms[preset].append(took[1])
         whole = {

@@ -1,9 +1,9 @@
-"""What does a token cost as work grows? `python bench/scale.py [--only questions shapes contexts]`.
+"""How does the time per token change as work grows? `python bench/scale.py [--only questions shapes contexts]`.
 
 Three curves, each run in a fresh process: GSM8K questions with worked examples from 32 to all 1,319; shapes from 135
-million to 1.5 billion parameters; and rows of their own, without anything in common, from 512 to 16,384 tokens. Beside
-each stands the least that this machine could take: all products at its matrix rate, or all reading of weights, keys and
-values at its bandwidth, whichever is longer (the roofline). Rates are measured in the same run. The picture goes to
+million to 1.5 billion parameters; and rows without a shared prefix, from 512 to 16,384 tokens. Each is compared with
+the least possible time of this machine: all products at its matrix rate, or all reading of weights, keys and values at
+its bandwidth, whichever is longer (the roofline). Rates are measured in the same run. The picture goes to
 --picture.
 """
 
@@ -40,7 +40,7 @@ ROWS = 4  # of a context
 
 @dataclass
 class Point:
-    """One run: where it stands on its curve, what a new token cost, what it would at least, and memory."""
+    """One run: its position on the curve, the time per new token, the least possible time, and memory."""
 
     x: float
     name: str
@@ -50,14 +50,14 @@ class Point:
 
 
 def shape_folder(preset: str) -> Path:
-    """Return the folder of a preset's shape, of noise."""
+    """Return the folder of a preset's shape with random weights."""
     model = choose(["model"], {"model": preset}, {})["model"]
     assert isinstance(model, LocalModelConfig)
     return random_weights.make(replace(model, random_weights=True))
 
 
 def longer(folder: Path, positions: int) -> Path:
-    """Return a folder with the same weights and room for more positions: noise knows no length."""
+    """Return a folder with the same weights and room for more positions, which random weights allow."""
     copy = folder.with_name(f"{folder.name}-{positions}")
     if not (copy / "config.json").is_file():
         shutil.copytree(folder, copy, copy_function=lambda one, other: Path(other).hardlink_to(one))
@@ -81,7 +81,7 @@ def least_s(job: Job, outcome: Outcome, gb_per_s: float) -> float:
     steps = math.ceil(len(prompts) / rows) * max(new)
     weights = (outcome.layer_parameters + outcome.head_parameters) * size
     places = sum(most * (count + most / 2) for count, most in zip(prompts, new, strict=True))
-    if outcome.positions < sum(prompts):  # what prompts have in common is read once a step, and not once a row
+    if outcome.positions < sum(prompts):  # a shared prefix is read once per step, not once per row
         places = sum(most * most / 2 for most in new) + steps * max(prompts)
     read = steps * weights + places * 2 * settings["num_hidden_layers"] * kv_heads * dim * size
     products_s, reading_s = flop / max(outcome.gflop_per_s.values()) / 1e9, read / gb_per_s / 1e9
@@ -126,7 +126,7 @@ def parameters(folder: Path) -> int:
 
 
 def draw_curves(curves: dict[str, list[Point]], dtype: str, picture: Path) -> None:
-    """Draw time and memory over each of them."""
+    """Draw time and memory for each curve."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

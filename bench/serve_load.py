@@ -1,9 +1,9 @@
-"""What a server does under load, by turns with another one: `python bench/serve_load.py`.
+"""How does our server behave under load, compared with another one? `python bench/serve_load.py`.
 
 Each server is started, warmed up, asked by one client at a time, and then by many; the servers take turns, round by
-round, so that a busy machine hits all alike. Clients are one process of bare sockets, which takes little from the
-servers' cores: chats of word problems, greedy, the next one as soon as the last is answered. Each answer is compared
-with the one to the same question asked alone; every status but 200 and 429 is a failure.
+round, so that a busy machine affects all equally. The clients are one process with bare sockets, which takes little of
+the servers' cores: greedy chats of word problems, each one as soon as the last is answered. Each answer is compared
+with that of the same question alone; every status except 200 and 429 is a failure.
 
     python bench/serve_load.py --seconds 60 --other "VLLM/bin/vllm serve runner/embedded/model --served-model-name
         embedded --dtype float32 --max-model-len 512 --port {port}" --environment VLLM_CPU_KVCACHE_SPACE=1
@@ -42,17 +42,17 @@ READY_S = 300
 
 @dataclass
 class Load:
-    """What came of one stretch of questions."""
+    """The results of one stretch of questions."""
 
     seconds: float = 0.0
     times: list[float] = field(default_factory=list)  # of answers
     tokens: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
-    others: int = 0  # answers that are not the ones asked alone
+    others: int = 0  # answers that differ from those given alone
     memory_mib: list[float] = field(default_factory=list)  # of the server, each second
 
     def add(self, other: Load) -> None:
-        """Put another round to it."""
+        """Add another round."""
         self.seconds += other.seconds
         self.times += other.times
         self.tokens += other.tokens
@@ -62,7 +62,7 @@ class Load:
 
     @property
     def tok_per_s(self) -> float:
-        """New tokens a second, over all clients."""
+        """New tokens per second, over all clients."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
@@ -75,7 +75,7 @@ class Load:
 
 
 def main() -> int:
-    """Measure and print; 1 where an answer failed, or was another one than alone."""
+    """Measure and print; 1 if an answer failed, or differed from the one given alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60.0, help="of the many clients, in all rounds together")
@@ -85,34 +85,37 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--other", help="a command that starts another OpenAI server, with {port} in it")
     parser.add_argument("--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of the other server")
-    given = parser.parse_args()
-    commands = {"task=serve": OURS} | ({"the other": given.other} if given.other else {})
-    environment = {"task=serve": {}, "the other": dict(one.split("=", 1) for one in given.environment)}
+    options = parser.parse_args()
+    commands = {"task=serve": OURS} | ({"the other": options.other} if options.other else {})
+    environment = {"task=serve": {}, "the other": dict(one.split("=", 1) for one in options.environment)}
     lone: dict[str, Load] = {name: Load() for name in commands}
     many: dict[str, Load] = {name: Load() for name in commands}
     answers: dict[str, dict[str, str]] = {}
-    for _ in range(given.rounds):
+    for _ in range(options.rounds):
         for name, command in commands.items():
             with started(command, environment[name]) as (port, process):
-                bodies = questions(port, given.questions, given.max_tokens)
+                bodies = questions(port, options.questions, options.max_tokens)
                 alone = answers.setdefault(name, {})
-                asyncio.run(stretch(port, bodies[: given.clients], given.clients, 0.0, process.pid, None))  # warms up
+                asyncio.run(
+                    stretch(port, bodies[: options.clients], options.clients, 0.0, process.pid, None)
+                )  # warms up
                 lone[name].add(
-                    asyncio.run(stretch(port, bodies, 1, given.alone_seconds / given.rounds, process.pid, alone))
+                    asyncio.run(stretch(port, bodies, 1, options.alone_seconds / options.rounds, process.pid, alone))
                 )
                 if missing := [body for body in bodies if body not in alone]:
                     asyncio.run(stretch(port, missing, 1, 0.0, process.pid, alone))
-                seconds = given.seconds / given.rounds
-                many[name].add(asyncio.run(stretch(port, bodies, given.clients, seconds, process.pid, alone)))
+                seconds = options.seconds / options.rounds
+                many[name].add(asyncio.run(stretch(port, bodies, options.clients, seconds, process.pid, alone)))
     print(f"python bench/serve_load.py {shlex.join(sys.argv[1:])}".rstrip())
     print(
-        f"{given.clients} clients, {given.questions} questions, {given.rounds} rounds by turns, {os.cpu_count()} cores"
+        f"{options.clients} clients, {options.questions} questions, {options.rounds} rounds by turns, "
+        f"{os.cpu_count()} cores"
     )
     head = ("server", "answers", "other", "429", "p50_s", "p95_s", "p99_s", "tok/s", "alone", "ratio", "MiB", "growth")
     print(" ".join(f"{word:>{10 if at == 0 else 8}}" for at, word in enumerate(head)))
     for name in commands:
         print(line(name, lone[name], many[name]))
-    if given.other:
+    if options.other:
         ratio = many["task=serve"].tok_per_s / max(many["the other"].tok_per_s, 1e-9)
         same = sum(answers["task=serve"].get(body) == text for body, text in answers["the other"].items())
         print(
@@ -125,7 +128,7 @@ def main() -> int:
 
 
 def line(name: str, lone: Load, many: Load) -> str:
-    """Return what one server did, on one line; `other` counts answers that were another one alone."""
+    """Return one server's results on one line; `other` counts answers that differ from those given alone."""
     times = sorted(many.times) or [0.0]
     ranks = [times[math.ceil(rank * len(times)) - 1] for rank in (0.5, 0.95, 0.99)]
     cells = [f"{len(many.times)}", f"{many.others}", f"{many.statuses[429]}", *(f"{value:.3f}" for value in ranks)]
@@ -135,18 +138,18 @@ def line(name: str, lone: Load, many: Load) -> str:
 
 
 def questions(port: int, limit: int, max_tokens: int) -> list[str]:
-    """Return the bodies of the requests, which name the model as the server does."""
+    """Return the bodies of the requests, with the server's name of the model."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=30) as answer:
         model = json.load(answer)["data"][0]["id"]
-    asked = ({"role": "user", "content": f"{one.question}\n{INSTRUCTION}"} for one in problems(Split.TEST, limit))
+    turns = ({"role": "user", "content": f"{one.question}\n{INSTRUCTION}"} for one in problems(Split.TEST, limit))
     return [
-        json.dumps({"model": model, "messages": [turn], "temperature": 0, "max_tokens": max_tokens}) for turn in asked
+        json.dumps({"model": model, "messages": [turn], "temperature": 0, "max_tokens": max_tokens}) for turn in turns
     ]
 
 
 @contextmanager
 def started(command: str, environment: dict[str, str]) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Start a server and wait until it is healthy; it is asked to end, and killed where it does not."""
+    """Start a server and wait until it is healthy; at the end it gets SIGTERM, then SIGKILL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -185,7 +188,7 @@ def healthy(port: int) -> bool:
 async def stretch(
     port: int, bodies: list[str], clients: int, seconds: float, server: int, alone: dict[str, str] | None
 ) -> Load:
-    """Have clients ask for some time, or each question once (0 s); note in `alone`, or compare with it."""
+    """Let clients ask for some time, or each question once (0 s); record answers in `alone`, or compare with it."""
     load, numbers = Load(), count()
     began = time.perf_counter()
 

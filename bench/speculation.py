@@ -1,8 +1,8 @@
-"""Do guessed tokens pay? `python bench/speculation.py [--repeats 5] [--busy]`.
+"""Does speculation make decode faster? `python bench/speculation.py [--repeats 5] [--busy]`.
 
 One engine answers the same prompts with `generation.speculate` off and on, by turns: questions to the embedded model, a
-135M shape of noise on a prompt that repeats itself, the same where every guess is made wrong on purpose, and 128 rows
-at once. Tokens have to be the same. What is learned (whether guesses pay) begins anew with each turn.
+135M shape with random weights on a prompt that repeats itself, the same with only wrong guesses, and 128 concurrent
+rows. Tokens must be the same. The engine learns whether guesses pay, and starts anew with each turn.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from engines import greedy_engine, head_line, markdown, model_folder, spread
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.embedded.problems import Split, problems
-from runner.engines.base import Message, Request, complete
+from runner.engines.base import Message, Request
+from runner.engines.contract import complete
 from runner.engines.local.speculation import Lookup, Speculation
 
 GUESS = Lookup.draft
 
 
 def guess_wrongly(_: Lookup, tokens: Sequence[int], most: int) -> list[int]:
-    """Guess always, and what was never right: a token that nobody says."""
+    """Always guess a token that is never right."""
     return [3 + len(tokens) % 7] * most
 
 
 @dataclass
 class Case:
-    """What is asked of which model, and how many rows at once."""
+    """The requests, the model and the number of concurrent rows."""
 
     about: str
     model: str
@@ -46,7 +47,7 @@ class Case:
 
 def cases(questions: int, new_tokens: int, chosen: Sequence[str]) -> dict[str, Case]:
     """Return the cases by their letters."""
-    asked = [
+    questions_alone = [
         Request(at, (Message("user", one.question),), max_new_tokens=256)
         for at, one in enumerate(problems(Split.TEST, questions))
     ]
@@ -57,16 +58,18 @@ def cases(questions: int, new_tokens: int, chosen: Sequence[str]) -> dict[str, C
         Request(at, tuple(chance.randrange(100, 2000) for _ in range(64)), max_new_tokens=new_tokens // 4)
         for at in range(128)
     ]
-    every = {
-        "a": Case("embedded model, questions one at a time", "embedded", "bfloat16", 1, asked),
-        "A": Case("embedded model, questions one at a time", "embedded", "float32", 1, asked),
-        "4": Case("embedded model, questions four at a time", "embedded", "bfloat16", 4, asked),
+    all_cases = {
+        "a": Case("embedded model, questions one at a time", "embedded", "bfloat16", 1, questions_alone),
+        "A": Case("embedded model, questions one at a time", "embedded", "float32", 1, questions_alone),
+        "4": Case("embedded model, questions four at a time", "embedded", "bfloat16", 4, questions_alone),
         "b": Case("135M, prompts that repeat themselves, one row", "random", "bfloat16", 1, repeating),
         "c": Case("135M, every guess is wrong, one row", "random", "bfloat16", 1, repeating, guess_wrongly),
-        "C": Case("embedded model, every guess is wrong, one row", "embedded", "bfloat16", 1, asked, guess_wrongly),
+        "C": Case(
+            "embedded model, every guess is wrong, one row", "embedded", "bfloat16", 1, questions_alone, guess_wrongly
+        ),
         "d": Case("135M, 128 rows", "random", "bfloat16", 128, mixed),
     }
-    return {letter: every[letter] for letter in chosen}
+    return {letter: all_cases[letter] for letter in chosen}
 
 
 def main() -> None:
@@ -93,7 +96,7 @@ def main() -> None:
         engine.load()
         Lookup.draft = case.guess  # type: ignore[method-assign,assignment]
         took: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-        said: dict[bool, list[Any]] = {}
+        tokens_by_mode: dict[bool, list[Any]] = {}
         for repeat in range(options.repeats + 1):
             for is_on in (False, True) if repeat % 2 else (True, False):
                 engine.speculation = Speculation(engine.stats, is_on)
@@ -102,21 +105,21 @@ def main() -> None:
                 passed = time.perf_counter() - clock, time.process_time() - processor
                 if repeat:  # the first turns build kernels and pack weights
                     took[is_on].append(passed)
-                said[is_on] = [one.token_ids for one in done]
+                tokens_by_mode[is_on] = [one.token_ids for one in done]
                 spent = engine.stats - before
                 if is_on:
                     guessed, right, tokens = spent.draft_tokens, spent.accepted_tokens, spent.decode_tokens
-            if said[False] != said[True]:
+            if tokens_by_mode[False] != tokens_by_mode[True]:
                 raise SystemExit(f"{case.about}: the answers differ")
-        for which, name in enumerate(("by the clock", "processor time")):
-            pairs = [(off[which], on[which]) for off, on in zip(took[False], took[True], strict=True)]
+        for clock_index, name in enumerate(("by the clock", "processor time")):
+            pairs = [(off[clock_index], on[clock_index]) for off, on in zip(took[False], took[True], strict=True)]
             lines.append(
                 [
-                    f"{case.about}, {case.dtype}" if not which else "",
+                    f"{case.about}, {case.dtype}" if not clock_index else "",
                     name,
                     *(spread([pair[side] for pair in pairs], 2) for side in (0, 1)),
                     spread([off / on for off, on in pairs], 2),
-                    f"{right:,} of {guessed:,}; {tokens:,} decoded" if not which else "",
+                    f"{right:,} of {guessed:,}; {tokens:,} decoded" if not clock_index else "",
                 ]
             )
         engine.close()

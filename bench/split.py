@@ -1,4 +1,4 @@
-"""What splitting costs next to copying: `python bench/split.py [--shape llama32_1b] [--repeats 5]`.
+"""How long does splitting take compared with copying? `python bench/split.py [--shape llama32_1b] [--repeats 5]`.
 
 A checkpoint of random weights is made once, in shards. Then, in turns and each in a process of its own: `cp` of its
 files; the split, as a user calls it; and the naive way, safetensors' load_file and save_file. A split's time is that
@@ -46,7 +46,7 @@ for part in range(2):
 
 @dataclass
 class Run:
-    """One process: how long it took, the most memory it held, and for a split what it says of itself."""
+    """One process: its time, its peak memory, and for a split the metrics that it prints."""
 
     seconds: float
     peak_mib: float
@@ -69,7 +69,7 @@ def measure(command: list[str], scratch: Path) -> Run:
 
 
 def spread(values: list[float], form: str) -> str:
-    """Write the median, and the least and the largest."""
+    """Return the median, the least and the largest."""
     return f"{median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 
@@ -87,8 +87,8 @@ def main() -> None:
 
 
 def compare(shape: str, repeats: int, parts: int, scratch: Path) -> None:
-    """Take the three ways in turns, then split again."""
-    # in another process: the peak of a child counts from what its parent holds, so this one stays small
+    """Run the three commands in turns, then split again."""
+    # in another process: a child's peak starts from its parent's memory, so this process stays small
     make = [sys.executable, "-c", MAKE, shape, str(scratch / "models")]
     made = subprocess.run(make, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1]).stdout
     source, tensors = Path(made.split()[0]), made.split()[1]
@@ -106,7 +106,7 @@ def compare(shape: str, repeats: int, parts: int, scratch: Path) -> None:
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     names = list(commands)
     for number in range(repeats):
-        turn = number % len(names)  # who comes first changes: the pages that a removed copy leaves are quick to get
+        turn = number % len(names)  # the first one changes: pages of a removed copy are quickly available
         for name in names[turn:] + names[:turn]:
             for folder in (target, parts_folder):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -114,11 +114,11 @@ def compare(shape: str, repeats: int, parts: int, scratch: Path) -> None:
             runs[name].append(measure(commands[name], scratch))
     stored = runs["split"][0].metrics["stored_mib"] * 2**20
     print(f"{'':24} {'seconds':>20} {'GB/s':>20} {'peak RSS MiB':>20}")
-    for name, found in runs.items():
-        seconds = [run.metrics.get("seconds", run.seconds) for run in found]
+    for name, runs_of_command in runs.items():
+        seconds = [run.metrics.get("seconds", run.seconds) for run in runs_of_command]
         written = stored if name == "split" else total
         speed = spread([written / 1e9 / one for one in seconds], ".2f")
-        peak = spread([run.peak_mib for run in found], ",.0f")
+        peak = spread([run.peak_mib for run in runs_of_command], ",.0f")
         print(f"{name:24} {spread(seconds, '.2f'):>20} {speed:>20} {peak:>20}", flush=True)
     whole = [run.seconds for run in runs["split"]]
     print(f"{'split, whole command':24} {spread(whole, '.2f'):>20}")
@@ -131,25 +131,25 @@ def compare(shape: str, repeats: int, parts: int, scratch: Path) -> None:
 
 
 def again(split: list[str], parts: Path, shard: Path, scratch: Path, repeats: int) -> None:
-    """Split once more: nothing changed, answered and looked at anew; then one number of one shard changed."""
+    """Split again without a change, with and without rerun=all; then with one number of one shard changed."""
     measure([*split, "rerun=all"], scratch)
     for title, command in (("asked again", split), ("rerun=all", [*split, "rerun=all"])):
-        found = [measure(command, scratch) for _ in range(repeats)]
-        whole = spread([run.seconds for run in found], ".2f")
-        task = spread([run.metrics["seconds"] for run in found], ".3f") if "rerun" in title else "-"
+        split_runs = [measure(command, scratch) for _ in range(repeats)]
+        whole = spread([run.seconds for run in split_runs], ".2f")
+        task = spread([run.metrics["seconds"] for run in split_runs], ".3f") if "rerun" in title else "-"
         print(f"nothing changed, {title:12} whole command {whole} s, task {task} s")
-    found, written = [], 0
+    split_runs, written = [], 0
     for number in range(repeats):
         before = {file: file.stat().st_ino for file in parts.glob("part_*")}
         with shard.open("r+b") as stream:
             stream.seek(-2, os.SEEK_END)
             stream.write(bytes([number, 0]))
-        found.append(measure(split, scratch))
+        split_runs.append(measure(split, scratch))
         written = sum(file.stat().st_ino != inode for file, inode in before.items())
-    rewritten = found[0].metrics
+    rewritten = split_runs[0].metrics
     print(
         f"one shard of {shard.parent.name} changed: {written} of {len(before)} part files written anew, "
-        f"{rewritten['written_mib']:,.0f} MiB, task {spread([run.metrics['seconds'] for run in found], '.2f')} s"
+        f"{rewritten['written_mib']:,.0f} MiB, task {spread([run.metrics['seconds'] for run in split_runs], '.2f')} s"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a side measures that runs in an environment without the runner, and it may be without torch: see engines.py."""
+"""Measurements of a side whose environment has no runner, and perhaps no torch: see engines.py."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 
 def read_job() -> dict[str, Any]:
-    """Read what to do from the file that the first argument names."""
+    """Read the job from the file that the first argument names."""
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     return job
 
 
 def answer(job: dict[str, Any], tokens: Sequence[Sequence[int]], **measured: Any) -> None:
-    """Write what came out to the file that the second argument names; what cannot be known from here is 0."""
+    """Write the outcome to the file that the second argument names; unknown figures are 0."""
     fed = job["prompts"]
     unknown = dict.fromkeys(
         ("prefill_s", "decode_s", "positions", "logit_rows", "layer_parameters", "head_parameters"), 0
@@ -36,17 +36,17 @@ def answer(job: dict[str, Any], tokens: Sequence[Sequence[int]], **measured: Any
 
 
 def resident_mib() -> float:
-    """Memory of this process now."""
+    """Return the memory of this process."""
     return _status("VmRSS")
 
 
 def peak_mib() -> float:
-    """The most since `reset_peak`."""
+    """Return the peak since `reset_peak`."""
     return _status("VmHWM")
 
 
 def reset_peak() -> None:
-    """Start the kernel's high-water mark anew."""
+    """Reset the kernel's high-water mark."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -1,7 +1,7 @@
-"""How long `--help` and `--cfg job` take, beside bare Hydra: `python bench/startup.py`.
+"""How long do `--help` and `--cfg job` take, compared with bare Hydra? `python bench/startup.py`.
 
-Whole processes, interleaved round by round so that a busy machine hits all alike; the median of each is printed
-with its spread, and the ratio to the smallest Hydra program there is (one config file, one key).
+Whole processes, interleaved round by round so that a busy machine affects all equally; the median of each is printed
+with its spread, and the ratio to the smallest possible Hydra program (one config file, one key).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does a sweep say what a stopwatch says? `python bench/sweep_stopwatch.py [--pairs 25]`.
+"""Does a sweep agree with a stopwatch? `python bench/sweep_stopwatch.py [--pairs 25]`.
 
 The sweep's own measurement of a cell on the engine's plain path (model.attention=sdpa), beside a stopwatch around
 transformers' own `generate` on a model that transformers has loaded by itself: the same checkpoint, threads, attention,
@@ -41,7 +41,7 @@ FIGURES = {"ttft_s": "first token, ms", "seconds": "whole batch, ms", "decode_to
 
 
 def sweeping(options: argparse.Namespace, folder: Path) -> tuple[Stopwatch, list[Cell]]:
-    """Return what a sweep measures with, loaded, and its cells."""
+    """Return a sweep's stopwatch on a loaded engine, and its cells."""
     task = SweepConfig(batch_sizes=options.batches, prompt_tokens=options.prompts, new_tokens=options.new_tokens)
     model = LocalModelConfig(
         name=str(folder), device="cpu", dtype=Dtype(options.dtype), threads=options.threads, attention=Attention.sdpa
@@ -91,7 +91,7 @@ class Generate:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of a median, by the ranks that a fair coin leaves: nothing is taken of its shape."""
+    """Return the 95 % interval of a median from ranks, without an assumption about the distribution."""
     ordered, n = sorted(values), len(values)
     below, rank = 0.0, 0
     while below + math.comb(n, rank) / 2**n <= 0.025:
@@ -133,9 +133,9 @@ def main() -> None:
         sides = [[scale * one[figure] for one in side] for side in zip(*pairs[cell.key], strict=True)]
         ratios = [a / b for a, b in zip(*sides, strict=True)]
         low, high = median_interval(ratios)
-        said = "within noise" if low <= 1 <= high else "differs"
+        verdict = "within noise" if low <= 1 <= high else "differs"
         what = f"batch {cell.batch_size}, prompt {cell.prompt_tokens}: {words}"
-        rows.append([what, *map(spread, sides), f"{statistics.median(ratios):.3f} ({low:.3f}..{high:.3f})", said])
+        rows.append([what, *map(spread, sides), f"{statistics.median(ratios):.3f} ({low:.3f}..{high:.3f})", verdict])
     print(markdown(["cell", "sweep", "stopwatch", "ratio of a pair (95 %)", ""], rows))
 
 

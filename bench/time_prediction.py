@@ -1,9 +1,8 @@
 """Does a job take as long as its plan says? `python bench/time_prediction.py [--models …] [--quantizations …]`.
 
 Random-weight checkpoints. For each, the plan calibrates in a folder of its own, then the job runs: one cell of a sweep,
-whole processes, so loading and all that is beside the passes count. The plan is for a machine that does nothing else.
-Where others work on it, `measured` holds their share, too; `quiet` puts the quickest repeat of the cell in the place of
-each.
+whole processes, so loading and everything besides the passes counts. The plan is for a machine without other work. With
+other work, `measured` includes its share; `quiet` replaces each repeat of the cell by the fastest one.
 """
 
 from __future__ import annotations
@@ -63,13 +62,13 @@ def main() -> None:
 def one_round(model: str, quantization: str, repeats: int) -> tuple[float, float, float, float, str]:
     """Return the predicted, measured and quiet seconds, those of the plan, and what else ran meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
-        asked = [f"model={model}", "model.random_weights=true", f"quantization={quantization}", *CELL]
-        asked += [f"task.repeats={repeats}", "tracking=none", f"output_dir={folder}"]
+        overrides = [f"model={model}", "model.random_weights=true", f"quantization={quantization}", *CELL]
+        overrides += [f"task.repeats={repeats}", "tracking=none", f"output_dir={folder}"]
         contention = machine.Contention()
         started = time.perf_counter()
-        predicted = predict(asked, Path(folder))
+        predicted = predict(overrides, Path(folder))
         plan_s = time.perf_counter() - started
-        metrics: dict[str, float] = json.loads(run(*asked, "print=json"))["metrics"]
+        metrics: dict[str, float] = json.loads(run(*overrides, "print=json"))["metrics"]
         times = repeats_s(Path(folder))
         quiet = metrics["seconds"] - sum(times) + len(times) * min(times)
         return predicted, metrics["seconds"], quiet, plan_s, contention.describe()
@@ -82,13 +81,13 @@ def repeats_s(folder: Path) -> list[float]:
     return [float(line["value"]) for line in lines if line["measure"] == f"seconds/batch_{ROWS}_prompt_{PROMPT}"]
 
 
-def predict(asked: list[str], folder: Path) -> float:
+def predict(overrides: list[str], folder: Path) -> float:
     """Return the seconds that the plan shows, calibrated anew."""
-    config = to_config(*compose(asked))
-    said = estimate({0: (config, resolve(config))}, folder, calibrate=True, on_line=lambda _: None)[0].time
-    if said is None or said.source is not EstimateBasis.calibrated:
-        sys.exit(f"{asked[0]}: nothing was calibrated")
-    return said.seconds
+    config = to_config(*compose(overrides))
+    time_estimate = estimate({0: (config, resolve(config))}, folder, calibrate=True, on_line=lambda _: None)[0].time
+    if time_estimate is None or time_estimate.source is not EstimateBasis.calibrated:
+        sys.exit(f"{overrides[0]}: nothing was calibrated")
+    return time_estimate.seconds
 
 
 def run(*arguments: str) -> str:

@@ -1,10 +1,10 @@
-"""Do models in one Python process leave each other alone? `python bench/two_models.py --rounds 100`.
+"""Are models in one Python process independent of each other? `python bench/two_models.py --rounds 100`.
 
-Not a measurement: two models answer at the same time, two threads ask each of them, and every answer has to be the one
-that its model gave before, when nothing else was asked. Each route is paired with a second model of the same route and
-with a model of the next one; meanwhile a third model is loaded, asked and closed. A round is one call of each thread:
-a batch of prompts with a common beginning, sampled answers, a conversation, a stream, the scores of continuations.
-The torch routes run in a process of their own with RUNNER_NATIVE=0. The exit code is 1 where an answer differs.
+Not a measurement: two models answer at the same time, two threads use each of them, and every answer must equal the one
+that its model gave before, alone. Each route is paired with a second model of the same route and with a model of the
+next one; meanwhile a third model is loaded, used and closed. A round is one call of each thread: a batch of prompts
+with a common prefix, sampled answers, a conversation, a stream, the scores of continuations. The torch routes run in a
+process of their own with RUNNER_NATIVE=0. The exit code is 1 if an answer differs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NAMES = ("Tom", "Ann", "Rosa", "Sam")  # of each thread
 FARM = "has a farm with hens, goats, cows, ducks, pigs, bees, cats, dogs, geese and a horse, and sells eggs in a shop."
 ONE_ROW = {"name": "greedy", "batch_size": 1}
 
-# Under int8 a row's outliers decide how all rows of its pass are multiplied, so the rows of one model go one at a time.
+# Under int8 a row's outliers decide how all rows of its pass are multiplied, so this model runs one row at a time.
 ROUTES: dict[str, dict[str, Any]] = {
     "bfloat16": {},
     "float32": {"dtype": "float32"},
@@ -57,56 +57,56 @@ Ask = Callable[[Model, str], Any]
 
 
 def question(name: str, number: int) -> str:
-    """A problem about somebody: prompts of two threads have no beginning in common that would be shared."""
+    """Return a problem about a person, so that prompts of two threads share no prefix."""
     return f"{name} has {number} pens. {name} buys {number + 2} more. How many pens does {name} have now?"
 
 
 def form(model: Model) -> Format:
-    """A file without a template is asked with plain texts."""
+    """Return the format of prompts: plain text for a file without a chat template."""
     return "chat" if model.report.has_chat_template else "raw"
 
 
 def batch(model: Model, name: str) -> Any:
-    """Greedy answers to prompts that begin alike: prefixes are shared, and tokens guessed."""
+    """Return greedy answers to prompts with a common prefix, which is shared; tokens are guessed."""
     prompts = [f"{name} {FARM} {question(name, number)}" for number in range(4, 8)]
     return [answer.token_ids for answer in model.generate(prompts, format=form(model), max_new_tokens=NEW_TOKENS)]
 
 
 def sampled(model: Model, name: str) -> Any:
-    """Drawn answers."""
+    """Return sampled answers."""
     how: dict[str, Any] = {"temperature": 0.9, "seed": 3, "n": 2, "max_new_tokens": NEW_TOKENS}
     answer = model.generate(question(name, 3), format=form(model), **how)
     return [one.token_ids for one in answer.choices]
 
 
 def chat(model: Model, name: str) -> Any:
-    """A conversation whose first turn is kept."""
+    """Return the second answer of a conversation, whose first turn is cached."""
     talk = [{"role": "user", "content": question(name, 8)}]
     talk.append({"role": "assistant", "content": model.chat(talk, max_new_tokens=NEW_TOKENS)})
     return model.chat([*talk, {"role": "user", "content": question(name, 9)}], max_new_tokens=NEW_TOKENS).token_ids
 
 
 def stream(model: Model, name: str) -> Any:
-    """The pieces of an answer, put together."""
+    """Return an answer, joined from its stream."""
     return "".join(model.stream(question(name, 2), max_new_tokens=NEW_TOKENS))
 
 
 def scores(model: Model, name: str) -> Any:
-    """Log-probabilities, bit by bit."""
-    said = model.logprobs(
+    """Return log-probabilities, to be compared exactly."""
+    scored = model.logprobs(
         question(name, 5), ["After buying, 5+7=12.", "After buying, 5+7=13.", "No."], format=form(model)
     )
-    return [score.logprobs for score in said]
+    return [score.logprobs for score in scored]
 
 
 def calls_of(model: Model) -> list[Ask]:
-    """Return what a model can be asked."""
+    """Return the calls that a model supports."""
     return [batch, sampled, *([chat, stream] if model.report.has_chat_template else []), scores]
 
 
 @dataclass
 class Tally:
-    """What became of the answers of a pair."""
+    """The outcomes of a pair's answers."""
 
     equal: int = 0
     differing: int = 0
@@ -122,7 +122,7 @@ class Tally:
 
 
 def run_pair(models: list[Model], rounds: int, beside: Callable[[], Any] | None = None) -> Tally:
-    """Have the models answer at the same time, and hold every answer against the one given alone."""
+    """Let the models answer at the same time, and compare every answer with the one given alone."""
     asked = [models[at % len(models)] for at in range(len(NAMES))]
     for _ in range(2):  # the second time, a conversation's turns are kept as they will be later
         alone = [[call(model, name) for call in calls_of(model)] for model, name in zip(asked, NAMES, strict=True)]
@@ -161,7 +161,7 @@ def run_pair(models: list[Model], rounds: int, beside: Callable[[], Any] | None 
 
 
 def come_and_go() -> None:
-    """A third model: loaded in another number format than float32, asked, and closed."""
+    """Load a third model in another number format than float32, use it, and close it."""
     with load("embedded", device="cpu") as model:
         model.generate(question("Eve", 1), max_new_tokens=2)
 
@@ -211,16 +211,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=100, help="calls of each of the four threads, for each pair")
     parser.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES), help="some of them")
     parser.add_argument("--ways", nargs="+", choices=("C", "torch"), default=["C", "torch"], help="one of them")
-    given = parser.parse_args()
+    options = parser.parse_args()
     if NATIVE in os.environ:
-        return int(bool(run_here(given.rounds, given.routes)))
+        return int(bool(run_here(options.rounds, options.routes)))
     print(f"two models, {len(NAMES)} threads, and a third model that comes and goes")
     print(
         f"{'way':<6} {'pair':<34} {'rounds':>6} {'equal':>6} {'differing':>9} {'errors':>6} {'seconds':>8}", flush=True
     )
     codes = []
-    for way in given.ways:
-        command = [sys.executable, __file__, "--rounds", str(given.rounds), "--routes", *given.routes]
+    for way in options.ways:
+        command = [sys.executable, __file__, "--rounds", str(options.rounds), "--routes", *options.routes]
         codes.append(subprocess.run(command, env=os.environ | {NATIVE: "0" if way == "torch" else "1"}).returncode)
         if codes[-1] < 0:
             print(f"{way}: the process was ended by signal {-codes[-1]}", flush=True)

@@ -13,7 +13,7 @@ from standing_alone import answer, peak_mib, read_job, reset_peak, resident_mib
 
 
 def main() -> None:
-    """Read the job, do it, answer."""
+    """Run the job and write the outcome."""
     import torch
     from vllm import LLM, SamplingParams, TokensPrompt  # type: ignore[import-not-found]
 

@@ -1,6 +1,6 @@
-"""Hydra finds plugins only where their class is defined below hydra_plugins: these names are all it needs.
+"""The plugins of this project: Hydra finds only classes that are defined below hydra_plugins.
 
-No __init__.py here: it would hide the plugins of other packages.
+There is no __init__.py here, because it would hide the plugins of other packages.
 """
 
 from contextlib import suppress
@@ -15,20 +15,22 @@ from runner.config.hydra import adapt_plugins
 adapt_plugins()
 
 
-def _made_by(module: str, maker: str, name: str, kind: type[Any]) -> type[Any]:
-    """Return a plugin class that imports what makes the plugin when it is used: each start lists all, few use one."""
+def _lazy_plugin(module: str, maker: str, name: str, kind: type[Any]) -> type[Any]:
+    """Return a plugin class that imports its module at the first use: Hydra lists all plugins at each start."""
 
     def new(_: type[Any], **settings: Any) -> Any:
         return getattr(import_module(module), maker)(**settings)
 
-    found = type(name, (kind,), {"__module__": __name__, "__new__": new})
-    found.__abstractmethods__ = frozenset()  # nothing is made of it
-    return found
+    plugin = type(name, (kind,), {"__module__": __name__, "__new__": new})
+    plugin.__abstractmethods__ = frozenset()  # `new` returns an instance of another class
+    return plugin
 
 
-GridSweeper = _made_by("runner.grid.sweeper", "GridSweeper", "GridSweeper", Sweeper)  # hydra/sweeper=grid
-WorkerLauncher = _made_by("runner.grid.sweeper", "WorkerLauncher", "WorkerLauncher", Launcher)  # hydra/launcher=workers
+GridSweeper = _lazy_plugin("runner.grid.sweeper", "GridSweeper", "GridSweeper", Sweeper)  # hydra/sweeper=grid
+WorkerLauncher = _lazy_plugin(
+    "runner.grid.sweeper", "WorkerLauncher", "WorkerLauncher", Launcher
+)  # hydra/launcher=workers
 with suppress(ImportError):
     import hydra_plugins.hydra_optuna_sweeper.optuna_sweeper  # noqa: F401
 
-    OptunaSearch = _made_by("runner.grid.search", "optuna_search", "OptunaSearch", Sweeper)  # hydra/sweeper=optuna
+    OptunaSearch = _lazy_plugin("runner.grid.search", "optuna_search", "OptunaSearch", Sweeper)  # hydra/sweeper=optuna

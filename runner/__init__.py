@@ -4,9 +4,9 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Torch's CPU threads wait for each other by spinning, at every product. On a machine with other work the one that is
-# waited for may have lost its core to the one that spins: a step then takes 14 times as long as when the waiting ones
-# go to sleep after some microseconds. Read by the threads' library when it is loaded, so it has to stand here.
+# At every matrix product, torch's CPU threads wait for each other in a spin loop. On a busy machine, the thread that
+# they wait for may have lost its core to a spinning one: a step then takes 14 times as long as when waiting threads go
+# to sleep after some microseconds. The threads' library reads the variable when it is loaded, so it is set here.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runner.library.model import Answer, Model
     from runner.sharding.load_part import load_part
 
-HOMES = {
+MODULE_OF = {
     "load": "runner.library.load",
     "Model": "runner.library.model",
     "Answer": "runner.library.model",
@@ -29,9 +29,9 @@ __all__ = ["Answer", "Model", "evaluate", "grid", "load", "load_part"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and with it no more than it needs: some of it brings torch, some Hydra."""
+    """Import a public name at its first use: some of them import torch, others Hydra."""
     if name == "grid":
-        return import_module("runner.grid")  # a folder that can be called
-    if name in HOMES:
-        return getattr(import_module(HOMES[name]), name)
+        return import_module("runner.grid")  # a package that can be called
+    if name in MODULE_OF:
+        return getattr(import_module(MODULE_OF[name]), name)
     raise AttributeError(f"module 'runner' has no attribute {name!r}")

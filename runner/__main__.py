@@ -22,17 +22,18 @@ from runner.config.plain_text import quote_texts
 from runner.config.root import Print, RunnerConfig
 from runner.core import signals
 from runner.core.console import ForPeople, say
-from runner.core.errors import exit_code_of, run_entry
+from runner.core.entry import run_entry
+from runner.core.errors import exit_code_of
 
-WANTS_TRACE = "HYDRA_FULL_ERROR" in os.environ  # for those who debug the runner itself
+WANTS_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ  # for debugging the runner itself
 
-exit_codes: list[int] = []  # of the single job; a grid says its own
+exit_codes: list[int] = []  # of a single job; a grid raises an error with its own
 
 
 def entry() -> NoReturn:
-    """Run, and turn every error that a user can cause into one message and an exit code."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions reach us instead of Hydra's own printing
-    signals.take()
+    """Run the command, and turn every error that a user can cause into one message and an exit code."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises exceptions instead of printing them
+    signals.install_handlers()
     register()
     exit_codes[:] = [0]
     interrupted = "interrupted: what was done is kept, run the same command to resume"
@@ -46,24 +47,24 @@ def _main() -> Any:
 
 
 def arrange(arguments: list[str]) -> list[str]:
-    """Return the command line as Hydra takes it: overrides together, wherever they stood, with their texts quoted."""
+    """Return the command line as Hydra accepts it: all overrides together, with their texts quoted."""
     parser = get_args_parser()
     for action in parser._actions:
         if action.dest == "version":
             action.version = _versions()  # type: ignore[attr-defined]
-    known, others = parser.parse_known_args(arguments)
-    overrides = known.overrides + [word for word in others if not word.startswith("-")]
+    known, unknown = parser.parse_known_args(arguments)
+    overrides = known.overrides + [word for word in unknown if not word.startswith("-")]
     options = list(arguments)
     for override in overrides:
         options.remove(override)
-    said = quote_texts(overrides)
-    runs = not (known.help or known.hydra_help or known.info or known.shell_completion)
-    from_variables = variables_as_overrides(said, known.config_name or "config", known.config_dir) if runs else []
-    return [*from_variables, *said, *options]
+    quoted = quote_texts(overrides)
+    is_run = not (known.help or known.hydra_help or known.info or known.shell_completion)
+    from_variables = variables_as_overrides(quoted, known.config_name or "config", known.config_dir) if is_run else []
+    return [*from_variables, *quoted, *options]
 
 
 def _versions() -> str:
-    """Return the versions as --version prints them; a program that runs from its folder may not be installed."""
+    """Return the versions as --version prints them; a program that runs from a checkout may not be installed."""
     try:
         own = version("runner")
     except PackageNotFoundError:
@@ -72,15 +73,15 @@ def _versions() -> str:
 
 
 def message_of(error: Exception) -> str | None:
-    """Return the one message for an error that a user can cause, None for a bug."""
-    return None if WANTS_TRACE else explain(error)
+    """Return the message for an error that a user can cause, None for a bug."""
+    return None if WANTS_TRACEBACK else explain(error)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(composed: DictConfig) -> Any:
-    """Do what was composed: one job, or this process's job of a grid, which returns how it went."""
+    """Run the composed job: a single one, or this process's job of a grid, whose outcome is returned."""
     hydra_config = HydraConfig.get()
-    if hydra_config.mode is not RunMode.MULTIRUN:  # an error that got out of here Hydra would show in its own way
+    if hydra_config.mode is not RunMode.MULTIRUN:  # Hydra would print an error in its own way
         exit_codes.append(exit_code_of("error", lambda: run_single(composed, hydra_config), message_of))
         return None
     if "GridSweeper" in str(hydra_config.sweeper.get("_target_")):
@@ -99,22 +100,22 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     config = to_config(composed, hydra_config.runtime.choices)
     if config.plan:
         return _print_plan(config, hydra_config)
-    if (code := run_as_torchrun_worker(config)) is not None:  # this process serves another one, which has the job
+    if (code := run_as_torchrun_worker(config)) is not None:  # another process has the job, and this one works for it
         return code
     has_table = config.print is Print.table
-    ForPeople.table_follows = has_table and not config.task.is_endless  # which says it when it is too late
+    ForPeople.table_follows = has_table and not config.task.is_endless  # the table of an endless task comes too late
     record = run(config, as_yaml(composed))
     choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}
     show(record, choices, config.print, store_of(config))
-    if record.error:  # the task has done its work, and what it found is bad news
-        first, _, rest = record.error.partition(":\n")  # the table has the list
-        say(f"error: {first if has_table and rest else record.error}")
+    if record.error:  # the task ran to its end and found a problem
+        summary, _, details = record.error.partition(":\n")  # the table has the details
+        say(f"error: {summary if has_table and details else record.error}")
         return 1
     return 0
 
 
 def run_for_search(composed: DictConfig, hydra_config: HydraConf) -> Any:
-    """Run one job of a sweeper that is not ours; return the one number that it searches with."""
+    """Run one job of another package's sweeper; return the number that it optimizes."""
     from runner.grid.plan import objective
     from runner.run import run
 

@@ -14,9 +14,9 @@ from runner.core.console import console, plain, rich_table
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, grid_columns, number
 from runner.core.result import COMPLETIONS, Record, Status
-from runner.store.mlflow_store import EXPERIMENT, Store, near, see_all
+from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 
-WORDS = (
+FACTS_SHOWN = (
     *("architecture", "device", "threads", "processes", "dtype"),
     *(
         "attention",
@@ -38,7 +38,7 @@ WORDS = (
 
 
 def show(record: Record, choices: dict[str, str], how: Print, store: Store | None = None) -> None:
-    """Print a record on stdout in the form that print=... asks for; `store` is where it was logged."""
+    """Print a record on stdout in the form of print=...; `store` is where it was logged."""
     if how is Print.json:
         print(to_json(record), flush=True)
     elif how is Print.table:
@@ -84,17 +84,17 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
 class GridLine:
     """One job in the table of a grid."""
 
-    names: dict[str, str]  # what was overridden: key -> value
+    names: dict[str, str]  # overrides: key -> value
     status: str
     job_id: str = ""
     record: Record | None = None
 
     def metric(self, name: str) -> float | None:
-        """Return a metric, or None where the job has none."""
+        """Return a metric, or None if the job does not have it."""
         return None if self.record is None else self.record.result.metrics.get(name)
 
     def accuracy(self) -> str:
-        """Return the accuracy with its interval in percent, empty where nothing was scored, or not all was answered."""
+        """Return the accuracy with its interval in percent, empty if nothing was scored or a question is unanswered."""
         if self.record is None or self.record.status is not Status.FINISHED:
             return ""
         values = [self.metric(name) for name in ACCURACY]
@@ -105,7 +105,7 @@ class GridLine:
 
 
 def to_json(record: Record) -> str:
-    """Return the one line that scripts read; of a job that completes prompts, it holds the completions."""
+    """Return a record as one line for scripts, with the completions if the job has any."""
     values: dict[str, Any] = {
         "job_id": record.job_id,
         "status": record.status.value,
@@ -125,16 +125,19 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     loaded = lines(result.metrics, result.facts)
-    shown = [*headline(result.metrics).items(), *((key, result.facts[key]) for key in WORDS if key in result.facts)]
+    shown = [
+        *headline(result.metrics).items(),
+        *((key, result.facts[key]) for key in FACTS_SHOWN if key in result.facts),
+    ]
     shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [*loaded.items()]
-    if record.status is not Status.FINISHED:  # its numbers are of a part of the work
+    if record.status is not Status.FINISHED:  # its metrics cover only a part of the work
         shown.insert(0, ("status", f"{record.status}: {record.error or 'see log.txt'}"))
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
-    for key, text in [*shown, ("kept in", str(near(Path(record.output_dir))))]:
+    for key, text in [*shown, ("kept in", str(relative_path(Path(record.output_dir))))]:
         table.add_row(key, text)
     if result.text is not None:
         text = plain(result.text) if sys.stdout.isatty() else result.text
-        print(text, end="\n\n", flush=True)  # as it is: not folded at the width of the terminal
+        print(text, end="\n\n", flush=True)  # not folded at the width of the terminal
     out.print(title, style="bold")
     out.print(table)
     if result.rows:
@@ -146,14 +149,14 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
     for note in result.notes:
         out.print(f"note: {note}", style="yellow")
     if record.mlflow_uri is not None:
-        among = f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
+        experiment = f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
         hint = see_all(record.mlflow_uri)
-        # not folded: it is pasted
-        print(plain(f"MLflow run {record.mlflow_run_id}{among}. See all: {hint}"), flush=True)
+        # not folded, so that it can be pasted
+        print(plain(f"MLflow run {record.mlflow_run_id}{experiment}. See all: {hint}"), flush=True)
 
 
 def headline(metrics: dict[str, float]) -> dict[str, str]:
-    """Return the lines whose metrics are all there; every metric by itself where only common lines are left."""
+    """Return the lines whose metrics the job has; if these are only lines that every job has, each metric by itself."""
     shown = [line for line in LINES if line.fits(metrics)]
     if all(line.common for line in shown):
         return {key: number(value) for key, value in metrics.items() if "/" not in key}

@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.core import signals
-from runner.core.errors import check_output_folder, shortage_said
+from runner.core.errors import check_output_folder, memory_errors_as_job_failed
 from runner.core.files import write_atomically
 from runner.core.result import Record, Status
 from runner.engines import open_engine
@@ -18,7 +18,7 @@ from runner.tasks.base import Context, Inputs, Task, Uses, task_of
 
 
 def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Record:
-    """Do one job, or return what is recorded of it; `bases` keeps the loaded base for the next job of a grid."""
+    """Run one job, or return its recorded result; `bases` keeps the loaded base for the next job of a grid."""
     task, resolved = task_of(config), resolve(config)
     inputs, job = identify(config, task, resolved)
     resolved = resolved.beside(inputs.second)
@@ -29,31 +29,31 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
             if hasattr(task, "deliver"):
                 task.deliver(inputs, config, job, done.result)
             return ledger.recorded(config, job, done)
-        if bases is None:  # the jobs of a grid were checked when it was planned, with nothing loaded yet
+        if bases is None:  # the jobs of a grid were checked when it was planned
             check(config, task, resolved)
         if anew:
-            ledger.check_store(config)  # behind it, nothing is left that could refuse the job
+            ledger.check_store(config)  # the last check: only then earlier evidence is touched
             job.set_aside() if config.rerun else job.forget()
         return execute(config, task, resolved, inputs, job, config_yaml, bases)
 
 
 def identify(config: RunnerConfig, task: Task, resolved: Resolved) -> tuple[Inputs, jobs.Job]:
-    """Read the task's inputs and name the job by content; all is checked and hashed before any load."""
+    """Read and hash the task's inputs, and identify the job by their content, before anything is loaded."""
     check_output_folder("output_dir", config.output_dir, is_written=not config.plan)
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    read = kind_of(config.model).fingerprint(config, resolved, hashes) if Uses.weights in task.USES else {}
+    of_model = kind_of(config.model).fingerprint(config, resolved, hashes) if Uses.weights in task.USES else {}
     inputs = task.prepare(config)
-    hashes_read, on_machine = read | inputs.hashes, Uses.machine in task.USES
-    return inputs, jobs.identify(config, task.VERSION, hashes_read, on_machine, inputs.ignored_for_reuse)
+    input_hashes, is_measurement = of_model | inputs.hashes, Uses.machine in task.USES
+    return inputs, jobs.identify(config, task.VERSION, input_hashes, is_measurement, inputs.ignored_for_reuse)
 
 
 def must_start_anew(config: RunnerConfig, task: Task) -> bool:
-    """Whether what an earlier run left does not count: by the task's nature, or by rerun=all (failed keeps answers)."""
+    """Return whether earlier results are ignored: by the task's nature, or with rerun=all (failed keeps answers)."""
     return not task.FROM_LEDGER or config.rerun in (True, "all")
 
 
 def check(config: RunnerConfig, task: Task, resolved: Resolved) -> list[str]:
-    """Refuse what cannot work before it is loaded; return notes about what is close, which the load says again."""
+    """Reject a job that cannot work before anything is loaded; return notes about limits that are close."""
     return kind_of(config.model).check(config, resolved) if Uses.weights in task.USES else []
 
 
@@ -66,15 +66,15 @@ def execute(
     config_yaml: str,
     bases: BaseCache | None,
 ) -> Record:
-    """Run the task, and record how it ended whatever happens."""
+    """Run the task, and record how it ended in any case."""
     record = ledger.new_record(config, job, task.VERSION, inputs.data)
-    recorder = jobs.Recorder(job)  # reads what an interrupted run left, and refuses it when it is damaged
-    with signals.held():  # whoever stops the job waits until it is written down how it ended
+    recorder = jobs.Recorder(job)  # reads the samples of an interrupted run, and rejects damaged ones
+    with signals.deferred():  # a signal takes effect when the end of the job is recorded
         tracker = ledger.start_tracking(config, job, record)
         context = Context(config, recorder, resolved, open_engine(config, resolved, bases, job.folder))
         started = time.perf_counter()
         try:
-            with signals.heard(), ledger.log_file(job.folder / "log.txt"), shortage_said():
+            with signals.interruptible(), ledger.log_file(job.folder / "log.txt"), memory_errors_as_job_failed():
                 write_atomically(job.folder / "config.yaml", ledger.without_token(config, config_yaml))
                 record.result = task.run(inputs, context)
             record.status = Status.FAILED if record.result.problems else Status.FINISHED
@@ -95,5 +95,5 @@ def execute(
 
 
 def run_as_torchrun_worker(config: RunnerConfig) -> int | None:
-    """Serve the process that has the job and return the exit code; None where the job is this process's own."""
+    """Work for the process that has the job and return the exit code; None if this process has the job itself."""
     return kind_of(config.model).run_as_torchrun_worker(config) if Uses.engine in task_of(config).USES else None

@@ -1,4 +1,4 @@
-"""Shared pieces: configs in one line, a real tiny model made from a config, the runner as a process."""
+"""Shared fixtures: a job's config, a tiny model with random weights, the runner as a command."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
@@ -31,19 +32,24 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-LEFT_OUT = {"modules": 0}  # how many were there at the last time
+# Nothing depends on the speed of a machine. With CI=true hypothesis has such settings of its own.
+if "CI" not in os.environ:
+    settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy machine")
+
+EXCLUDED = {"modules": 0}  # how many modules were imported at the last time
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
-@pytest.hookimpl(trylast=True)  # when those that are not asked for are gone
+@pytest.hookimpl(trylast=True)  # after the deselection of tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each worker begin with its share of the fast tests and go on with its share of the slow ones.
+    """Give each worker its share of the fast tests, followed by its share of the slow ones.
 
-    `--dist worksteal` gives each worker a stretch of this list, and whoever is through takes from the end of another's:
-    were all slow ones at the end of the list, one worker would have them all.
+    `--dist worksteal` gives each worker a part of this list, and a worker that has finished takes tests from the end of
+    another worker's part: if all slow tests were at the end of the list, one worker would get them all.
     """
     workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
     if workers == 1:
@@ -63,19 +69,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logstart() -> None:
-    """Leave imported libraries out of looks for garbage, of which each job in this process takes one.
+    """Exclude the objects of imported libraries from garbage collection, which each job in this process runs once.
 
-    Theirs are so many objects that a look would take a third of a second.
+    They are so many that a collection would take a third of a second.
     """
-    if len(sys.modules) > LEFT_OUT["modules"] + 100:
-        LEFT_OUT["modules"] = len(sys.modules)
+    if len(sys.modules) > EXCLUDED["modules"] + 100:
+        EXCLUDED["modules"] = len(sys.modules)
         gc.collect()
         gc.freeze()
 
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., RunnerConfig]:
-    """Return a function that builds a job's config; groups left out are the plainest ones."""
+    """Return a function that makes a job's config; groups that are not given are the plainest ones."""
 
     def make(**groups: Any) -> RunnerConfig:
         plain: dict[str, Any] = {
@@ -136,7 +142,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=2,
         pad_token_id=0,
         tie_word_embeddings=True,
-        initializer_range=0.3,  # wide, so that the next token is a clear choice and not a coin's toss
+        initializer_range=0.3,  # wide, so that the most probable token is clearly ahead
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -146,8 +152,8 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def saved_family(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that saves a tiny model of a family with the byte-level tokenizer.
 
-    It takes what `families.save` takes after the folder; the same arguments give the same folder, so nobody may
-    change what lies in it.
+    It takes what `families.save` takes after the folder; the same arguments give the same folder, so no test may
+    change its files.
     """
     from families import save
     from transformers import AutoTokenizer
@@ -189,13 +195,13 @@ class Finished:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Return a function that makes a folder under a name, once for all workers of a session; nobody may change it."""
+    """Return a function that makes a folder under a name, once for all workers of a session; no test may change it."""
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
-    def made(name: str, make: Callable[[Path], None]) -> Path:
+    def folder_of(name: str, make: Callable[[Path], None]) -> Path:
         folder, mark = shared / name, shared / f"{name}.made"
-        with hold(shared / f"{name}.lock"):  # whoever comes second waits here
+        with hold(shared / f"{name}.lock"):  # a second worker waits here
             if not mark.exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
@@ -203,12 +209,12 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
                 mark.touch()
         return folder
 
-    return made
+    return folder_of
 
 
 @pytest.fixture(scope="session")
 def new_database(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Callable[[Path], None]:
-    """Return a function that puts an empty MLflow database somewhere: to make one takes seconds, to copy it none."""
+    """Return a function that copies an empty MLflow database to a path; only the first one is created, in seconds."""
 
     def make(folder: Path) -> None:
         import warm_process
@@ -227,7 +233,7 @@ def new_database(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Ca
 
 @pytest.fixture
 def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Python's processes that are started from this one start warm, those of the product among them."""
+    """Let all Python processes that this one starts start warm, also those that the product starts."""
     import warm_process
 
     monkeypatch.setattr(subprocess, "Popen", warm_process.warm())
@@ -237,9 +243,8 @@ def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
 def runner(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[..., Finished]:
     """Return a function that runs `python -m runner ARGUMENTS` in an empty folder.
 
-    An empty database is put there first, unless a test asks for the runner to make it (database=False). The command
-    runs in this process; it gets one of its own where a test asks for that (process=True), and where a variable is
-    given that libraries may have read already.
+    An empty database is put there first, unless the runner is to create it (database=False). The command runs in this
+    process; it gets its own with process=True, and if a variable is given that libraries may have read already.
     """
 
     import in_process

@@ -1,4 +1,4 @@
-"""The program as a user meets it: real processes, exit codes, one clear message, nothing lost."""
+"""The command line as a user sees it: exit codes, one clear message, no result lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -18,17 +17,22 @@ from typing import Any
 import pytest
 import warm_process
 from disks import mount_tmpfs
+from grids import wait_for
 from impatient import impatient
 
-Run = Callable[..., Any]  # the fixture `runner`: arguments in, a finished process out
+from runner.quantization import CHOICES
+
+Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 NewDatabase = Callable[[Path], None]
 STUB = ("model=stub", "task.limit=5")
+WHOLE = ("model=stub", "task.limit=400")
+SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["quantization=int9"], "quantization=int9: no choice for quantization 'int9'. Did you mean int8? Choices: awq, fp4, gguf, gptq, int8, nf4, none, torchao_int8"),
+        (["quantization=int9"], f"quantization=int9: no choice for quantization 'int9'. Did you mean int8? Choices: {', '.join(sorted(CHOICES))}"),
         (["task.limit=many"], "task.limit=many: a whole number is needed"),
         (["taks=gsm8k"], "taks: no group or key 'taks'. Did you mean task? Choices: generation, "),
         (["task.limt=3"], "task.limt: no key 'task.limt'. Did you mean task.limit? Choices: task.answer_key, "),
@@ -41,25 +45,25 @@ STUB = ("model=stub", "task.limit=5")
         (["model=auto", "model.name=./nope"], "model.name=./nope: model path does not exist: "),
         (["model=auto", "model.name=nope"], "model.name=nope: no folder "),
         (["model=auto", "model.name=some/model"], "it is not in the cache and the hub cannot be reached"),
-        (["model=auto", "model.name=."], "holds no config.json"),
+        (["model=auto", "model.name=."], "contains no config.json"),
         (["quantization=none,nf4"], "To sweep over it, add --multirun"),
         (["task.split=tset", *STUB], "Did you mean test? Choices: hard, hard5, test, train, valid"),
         (["lora=peft", "lora.path=./nope"], "lora.path=./nope: adapter path does not exist: "),
         (["-m", "quantization=none,int9"], "quantization=int9: no choice for quantization 'int9'."),
         (["task=chat", "task.limit=5"], "task.limit: no key 'task.limit'. Choices: task.load, task.system. task.limit is a key of other tasks: agents, gsm8k, likelihood"),
-        (["task=pipeline", "task.parts=parts"], "task=pipeline: parts are a model for every task: task=generate model=parts model.name=FOLDER, where model.stages"),
+        (["task=pipeline", "task.parts=parts"], "task=pipeline is now task=generate model=parts model.name=FOLDER, with model.stages"),
         (["-m", "task.limt=1,2"], "task.limt: no key 'task.limt'. Did you mean task.limit?"),
         (["-cn", "nope"], "Cannot find primary config 'nope'"),
         (["foo"], "foo: not a valid override: write KEY=VALUE or GROUP=CHOICE"),
         (["seed=;"], """seed=;: the value cannot be read: text with special characters needs quotes inside the shell's: "seed=';'\""""),
         (["task.data=a,b.jsonl"], """To sweep over it, add --multirun (-m). If it is one text, put it in quotes inside the shell's: "task.data='a,b.jsonl'\""""),
         (["task=split", "num_parts=2"], "num_parts: no group or key 'num_parts'. Did you mean task.num_parts? Choices: "),
-        (["quantization.name=nf4", *STUB], "quantization.name=nf4: the name of a choice is no key: use quantization=nf4. Choices for quantization: awq, "),
+        (["quantization.name=nf4", *STUB], "quantization.name=nf4: the name of a choice is not a key: use quantization=nf4. Choices for quantization: awq, "),
         (["batch_size=2"], "Did you mean generation.batch_size or task.batch_size?"),
         (["model.num_parts=2"], "model.num_parts: no key 'model.num_parts'. Did you mean task.num_parts?"),
         (["task=likelihood", "task.stride=2000"], "task.stride=2000: must be below task.window=1024"),
         (["task=likelihood", "task.reference=quantization=noen"], "task.reference=quantization=noen: quantization=noen: no choice for quantization 'noen'. Did you mean none?"),
-        (["task=likelihood", "task.reference=likelihood-0123456789ab", *STUB], "A reference is run with task.keep_top_k=64: none has been run with it yet"),
+        (["task=likelihood", "task.reference=likelihood-0123456789ab", *STUB], "A reference is run with task.keep_top_k=64: there is none yet"),
         (["task=generate", "task.prompt=a", "task.stop=。"], "task.stop=。: a list is needed: task.stop=[。]"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -79,7 +83,7 @@ def test_the_version_is_the_runners(runner: Run) -> None:
     assert done.out.startswith(f"runner {version('runner')} (Hydra ")
 
 
-def test_overrides_stand_anywhere(runner: Run) -> None:
+def test_overrides_may_be_anywhere(runner: Run) -> None:
     for order in (["plan=true", "-m", "seed=1,2"], ["-m", "plan=true", "seed=1,2"], ["plan=true", "seed=1,2", "-m"]):
         done = runner(*STUB, "tracking=none", *order)
         assert done.code == 0, done.err
@@ -94,7 +98,7 @@ def test_a_sweep_needs_no_plus(runner: Run) -> None:
         assert "2 jobs: 2 to do" in done.out
 
 
-def test_hydras_folder_is_not_made(runner: Run, tmp_path: Path) -> None:
+def test_hydras_folder_is_not_created(runner: Run, tmp_path: Path) -> None:
     done = runner(*STUB, "tracking=none", "print=none", "hydra.run.dir=elsewhere/deep")
     assert done.code == 0, done.err
     assert "note: hydra.run.dir=elsewhere/deep: nothing is written there" in done.err
@@ -107,9 +111,7 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
     assert first.code == 0, first.err
     assert "accuracy" in first.out
     assert "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db" in first.out
-    started = time.perf_counter()
     second = runner(*STUB, "print=json")
-    assert time.perf_counter() - started < 20
     assert second.json()["status"] == "FINISHED"
     assert "is already done" in second.err
     folder = Path(second.json()["output_dir"])
@@ -129,7 +131,7 @@ def test_first_run_then_the_ledger(runner: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_json_is_one_line_a_job_and_a_grid_goes_on_past_the_impossible(runner: Run, tmp_path: Path) -> None:
+def test_json_is_one_line_per_job_and_a_grid_runs_despite_impossible_jobs(runner: Run, tmp_path: Path) -> None:
     done = runner("-m", "model=stub", "task.limit=2,3", "task.split=tset,test", "print=json")
     assert done.code == 2
     lines = [json.loads(line) for line in done.out.strip().splitlines()]
@@ -138,10 +140,12 @@ def test_json_is_one_line_a_job_and_a_grid_goes_on_past_the_impossible(runner: R
     assert done.err.count("impossible: ") == 2
     assert "Did you mean test?" in done.err
     assert "error: 2 of 4 jobs are not finished" in done.err
-    assert sorted(statuses(tmp_path)) == ["FAILED", "FINISHED", "FINISHED"], "two jobs, and the grid that lacks two"
+    assert sorted(statuses(tmp_path)) == ["FAILED", "FINISHED", "FINISHED"], (
+        "two jobs, and the grid, in which two are missing"
+    )
 
 
-def test_corrupt_samples_are_refused_and_kept(runner: Run) -> None:
+def test_corrupt_samples_are_rejected_and_kept(runner: Run) -> None:
     folder = Path(runner(*STUB, "print=json", "tracking=none").json()["output_dir"])
     (folder / "result.json").unlink()
     samples = folder / "samples.jsonl"
@@ -207,25 +211,25 @@ def test_full_disk_keeps_what_was_written(runner: Run, small_disk: Path) -> None
     assert again.code == 0, again.err
     assert samples.read_text().count("\n") == 2000
     indices = [json.loads(line)["index"] for line in samples.read_text().splitlines()]
-    assert sorted(indices) == list(range(2000)), "none twice, none lost"
+    assert sorted(indices) == list(range(2000)), "none duplicated, none lost"
 
 
 @pytest.mark.slow
-def test_locked_database_is_said_before_the_work(runner: Run, tmp_path: Path) -> None:
+def test_a_locked_database_is_an_error_before_the_job(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
-    other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
-    other.execute("BEGIN EXCLUSIVE")
+    lock = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
+    lock.execute("BEGIN EXCLUSIVE")
     try:
         done = runner(*STUB, "seed=1", **impatient(tmp_path))
     finally:
-        other.close()
+        lock.close()
     assert done.code == 2
     assert "the database is locked by another program" in done.err
     assert "Traceback" not in done.err
     assert runner(*STUB, "seed=1").code == 0
 
 
-def test_unwritable_database_is_said_before_the_work(runner: Run, tmp_path: Path) -> None:
+def test_an_unwritable_database_is_an_error_before_the_job(runner: Run, tmp_path: Path) -> None:
     done = runner(*STUB, "tracking.uri=sqlite:////proc/nope.db")
     assert done.code == 2
     assert "MLflow at sqlite:////proc/nope.db cannot be reached or written" in done.err
@@ -238,9 +242,9 @@ def test_unwritable_database_is_said_before_the_work(runner: Run, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Path) -> None:
+def test_a_database_that_is_locked_at_the_end_loses_no_result(runner: Run, tmp_path: Path) -> None:
     assert runner(*STUB).code == 0
-    slow = ["model=stub", "task.limit=4", "model.delay_s=0.5", "seed=5"]
+    slow = ["model=stub", "task.limit=20", "model.delay_s=0.5", "seed=5"]
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *slow],
         cwd=tmp_path,
@@ -250,11 +254,11 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
         text=True,
     )
     jobs = tmp_path / "outputs" / "jobs"
-    wait_for(lambda: len([*jobs.glob("*/samples.jsonl")]) == 2)  # by then the start is logged, and a second is left
-    other = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
-    other.execute("BEGIN EXCLUSIVE")
-    _, err = process.communicate(timeout=120)
-    other.close()
+    wait_for(lambda: len([*jobs.glob("*/samples.jsonl")]) == 2)  # then the start is logged, and nine seconds are left
+    lock = sqlite3.connect(tmp_path / "outputs" / "mlflow.db")
+    lock.execute("BEGIN EXCLUSIVE")
+    _, err = process.communicate(timeout=200)
+    lock.close()
     assert process.returncode == 2
     assert "The result is kept in" in err
     assert "Traceback" not in err
@@ -266,11 +270,10 @@ def test_database_that_locks_at_the_end_costs_nothing(runner: Run, tmp_path: Pat
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_interrupt_then_go_on(runner: Run, tmp_path: Path, new_database: NewDatabase, sent: signal.Signals) -> None:
+def test_interrupt_then_resume(runner: Run, tmp_path: Path, new_database: NewDatabase, sent: signal.Signals) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
-    slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
     process = warm_process.popen(
-        [sys.executable, "-m", "runner", *slow],
+        [sys.executable, "-m", "runner", *SLOW],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -278,18 +281,18 @@ def test_interrupt_then_go_on(runner: Run, tmp_path: Path, new_database: NewData
     )
     wait_for(lambda: lines_of(tmp_path) >= 2)
     process.send_signal(sent)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
     assert out == ""
     assert statuses(tmp_path) == ["KILLED"]
     kept = lines_of(tmp_path)
-    assert 2 <= kept < 8
-    again = runner(*slow)
+    assert 2 <= kept < 400
+    again = runner(*WHOLE)
     assert again.code == 0
-    assert f"{kept} of 8 samples were on disk" in again.out
-    assert lines_of(tmp_path) == 8
+    assert f"{kept} of 400 samples were on disk" in again.out
+    assert lines_of(tmp_path) == 400
     assert statuses(tmp_path) == ["FINISHED", "KILLED"]
 
 
@@ -297,35 +300,27 @@ def test_a_killed_process_leaves_a_true_status_in_the_end(
     runner: Run, tmp_path: Path, new_database: NewDatabase
 ) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
-    slow = ["model=stub", "task.limit=8", "model.delay_s=0.25"]
-    process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = warm_process.popen([sys.executable, "-m", "runner", *SLOW], cwd=tmp_path, stderr=subprocess.DEVNULL)
     wait_for(lambda: lines_of(tmp_path) >= 2)
     process.kill()
     process.wait()
     assert statuses(tmp_path) == ["RUNNING"]
-    again = runner(*slow)
+    again = runner(*WHOLE)
     assert again.code == 0, again.err
-    assert "of 8 samples were on disk" in again.out
+    assert "of 400 samples were on disk" in again.out
     assert statuses(tmp_path) == ["FINISHED", "KILLED"]
 
 
 @pytest.mark.slow
 def test_several_processes_open_a_missing_database_at_once(tmp_path: Path) -> None:
-    calls = [
+    processes = [
         warm_process.popen(
             [sys.executable, "-m", "runner", *STUB, f"seed={seed}"], cwd=tmp_path, stdout=subprocess.DEVNULL
         )
         for seed in range(4)
     ]
-    assert [call.wait(timeout=240) for call in calls] == [0, 0, 0, 0]
+    assert [process.wait(timeout=240) for process in processes] == [0, 0, 0, 0]
     assert statuses(tmp_path) == ["FINISHED"] * 4
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def lines_of(folder: Path) -> int:
@@ -333,12 +328,14 @@ def lines_of(folder: Path) -> int:
 
 
 def statuses(folder: Path) -> list[str]:
-    """Read the run statuses straight from the database: the truth, and quicker than through MLflow."""
+    """Read the statuses of runs from the database itself, which is quicker than through MLflow."""
     path = folder / "outputs" / "mlflow.db"
     if not path.exists():
         return []
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=60)) as database:
         try:
             return sorted(row[0] for row in database.execute("select status from runs"))
-        except sqlite3.OperationalError:
-            return []  # the tables are being made
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            return []  # the tables are being created

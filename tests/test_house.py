@@ -1,4 +1,4 @@
-"""The floors: a room imports only from floors below it, and cheap modules import nothing heavy."""
+"""The rules of the source tree: a folder imports only from folders below it, and quick commands import nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGE = ROOT / "runner"
 
 
 def picture() -> list[str]:
-    """The folders and files of the picture in ARCHITECTURE.md, from the ground up."""
+    """Return the folders and files of the picture in ARCHITECTURE.md, the lowest first."""
     text = (ROOT / "ARCHITECTURE.md").read_text().split("<!-- floors -->")[1].split("<!-- /floors -->")[0]
     names = [line.split()[0] for line in text.splitlines() if line.startswith("  ")]
     return [name.rstrip("/").removesuffix(".py") for name in reversed(names)]
@@ -29,8 +29,8 @@ FLOORS = picture()
 
 
 def test_the_picture_shows_every_folder() -> None:
-    there = {path.stem for path in PACKAGE.iterdir() if path.name not in ("__init__.py", "__pycache__", "py.typed")}
-    assert sorted(FLOORS) == sorted(there)
+    present = {path.stem for path in PACKAGE.iterdir() if path.name not in ("__init__.py", "__pycache__", "py.typed")}
+    assert sorted(FLOORS) == sorted(present)
 
 
 @cache
@@ -41,33 +41,56 @@ def modules() -> dict[str, Path]:
 
 @cache
 def nodes(path: Path) -> list[ast.AST]:
-    """All of a file's syntax tree, parsed once."""
+    """Return all nodes of a file's syntax tree, parsed once."""
     return list(ast.walk(ast.parse(path.read_text())))
 
 
 @cache
 def imports(path: Path) -> set[str]:
-    """The runner modules that a file imports, below functions too."""
-    found = set()
+    """Return the runner modules that a file imports, also inside functions."""
+    imported = set()
     for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "runner":
             base = (node.module or "").removeprefix("runner").lstrip(".")
             known = modules()
             for alias in node.names:
                 full = f"{base}.{alias.name}".lstrip(".")
-                found.add(full if full in known else base)
+                imported.add(full if full in known else base)
         elif isinstance(node, ast.Import):
-            found |= {a.name.removeprefix("runner.") for a in node.names if a.name.startswith("runner.")}
-    return found - {""}
+            imported |= {a.name.removeprefix("runner.") for a in node.names if a.name.startswith("runner.")}
+    return imported - {""}
 
 
 def test_a_folder_imports_only_from_folders_below() -> None:
     for module, path in modules().items():
-        here = module.split(".")[0]
-        assert here in FLOORS, f"runner/{here} is not in the picture of ARCHITECTURE.md"
+        folder = module.split(".")[0]
+        assert folder in FLOORS, f"runner/{folder} is not in the picture of ARCHITECTURE.md"
         for target in imports(path):
-            there = target.split(".")[0]
-            assert FLOORS.index(there) <= FLOORS.index(here), f"runner/{module} imports {target}, from a floor above"
+            imported = target.split(".")[0]
+            is_below = FLOORS.index(imported) <= FLOORS.index(folder)
+            assert is_below, f"runner/{module} imports {target}, from a folder above"
+
+
+def circle() -> list[str]:
+    """Return files that import each other in a circle, in that order; an empty list if there are none."""
+    done: set[str] = set()
+
+    def descend(module: str, above: list[str]) -> list[str]:
+        if module in above:
+            return [*above[above.index(module) :], module]
+        if module in done or module not in modules():
+            return []
+        below = (descend(target, [*above, module]) for target in sorted(imports(modules()[module]) - {module}))
+        first = next(filter(None, below), [])
+        done.add(module)
+        return first
+
+    return next(filter(None, (descend(module, []) for module in sorted(modules()))), [])
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and imports for types only count, too."""
+    assert " -> ".join(circle()) == ""
 
 
 KINDS = (
@@ -81,31 +104,31 @@ KINDS = (
 )
 
 
-def test_nobody_asks_which_kind_a_model_a_quantization_or_an_adapter_is() -> None:
-    homes = ("config.model", "config.lora", "engines.kinds.", "quantization.")
+def test_no_code_depends_on_the_class_of_a_model_a_quantization_or_an_adapter() -> None:
+    allowed = ("config.model", "config.lora", "engines.kinds.", "quantization.")
     described = {*KINDS, *(choice.__name__ for choice in CHOICES.values())}
-    found = []
+    violations = []
     for module, path in modules().items():
         for node in nodes(path):
-            asked: list[ast.AST] = []
+            classes: list[ast.AST] = []
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
                 and node.func.id in ("isinstance", "type")
             ):
-                asked = [*node.args[1:]]
+                classes = [*node.args[1:]]
             elif isinstance(node, ast.MatchClass):
-                asked = [node.cls]
-            names = {name.id for part in asked for name in ast.walk(part) if isinstance(name, ast.Name)}
-            if names & described and not f"{module}.".startswith(homes):
-                found.append((module, names & described))
-    assert found == []
+                classes = [node.cls]
+            names = {name.id for part in classes for name in ast.walk(part) if isinstance(name, ast.Name)}
+            if names & described and not f"{module}.".startswith(allowed):
+                violations.append((module, names & described))
+    assert violations == []
 
 
-def test_nobody_asks_outside_tasks_which_task_it_is() -> None:
-    asked = re.compile(r"(isinstance\([^)]*\.task\b|\bmatch [^\n]*\.task\b|\.task\.name ==)")
-    found = {name for name, path in modules().items() if asked.search(path.read_text())}
-    assert {name for name in found if not name.startswith(("tasks.", "config."))} == set()
+def test_no_code_outside_tasks_depends_on_the_task() -> None:
+    check_of_task = re.compile(r"(isinstance\([^)]*\.task\b|\bmatch [^\n]*\.task\b|\.task\.name ==)")
+    matching = {name for name, path in modules().items() if check_of_task.search(path.read_text())}
+    assert {name for name in matching if not name.startswith(("tasks.", "config."))} == set()
 
 
 LONGEST = 350  # lines of a file, unless ARCHITECTURE.md gives the reason
@@ -123,18 +146,18 @@ SHARED_BY_TASKS = {"base", "completing", "named_job"}  # the contract, and helpe
 
 def test_tasks_never_import_each_other() -> None:
     for name, path in modules().items():
-        room, _, rest = name.partition(".")
-        if room == "tasks" and rest:
+        folder, _, rest = name.partition(".")
+        if folder == "tasks" and rest:
             others = {target.split(".")[1] for target in imports(path) if target.startswith("tasks.")}
             assert others <= SHARED_BY_TASKS | {rest.split(".")[0]}, name
 
 
 def test_the_folder_of_tasks_is_the_list_of_tasks() -> None:
-    there = {path.stem for path in (PACKAGE / "tasks").iterdir() if not path.name.startswith("__")}
-    assert there - SHARED_BY_TASKS == set(TASKS)
+    names = {path.stem for path in (PACKAGE / "tasks").iterdir() if not path.name.startswith("__")}
+    assert names - SHARED_BY_TASKS == set(TASKS)
     for name, config in TASKS.items():
-        alone = (PACKAGE / "tasks" / f"{name}.py").is_file()
-        assert config.module == f"runner.tasks.{name}" + ("" if alone else ".task")
+        is_file = (PACKAGE / "tasks" / f"{name}.py").is_file()
+        assert config.module == f"runner.tasks.{name}" + ("" if is_file else ".task")
 
 
 def test_only_tracking_and_compare_touch_mlflow() -> None:
@@ -143,7 +166,7 @@ def test_only_tracking_and_compare_touch_mlflow() -> None:
         for node in nodes(path):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if any(used.split(".")[0] == "mlflow" for used in names):
+            if any(imported.split(".")[0] == "mlflow" for imported in names):
                 users.add(name)
     assert users <= {"store.tracking", "store.mlflow_store", "compare.runs"}
 
@@ -183,9 +206,9 @@ HEAVY = (
         "sys.argv = ['runner', 'quantization=nf4', 'task.early_stop_vs=quantization=none', 'plan=quick'];"
         "from runner.__main__ import entry; entry()",
     ],
-    ids=["help", "cfg", "completion", "advise", "compare-help", "tasks", "plan", "plan-until"],
+    ids=["help", "cfg", "completion", "advise", "compare-help", "tasks", "plan", "plan-early-stop"],
 )
-def test_cheap_things_import_nothing_heavy(code: str, tmp_path: Path) -> None:
+def test_quick_commands_import_nothing_heavy(code: str, tmp_path: Path) -> None:
     program = f"""
 import atexit, os, sys
 heavy = {HEAVY!r}

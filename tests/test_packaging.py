@@ -1,4 +1,4 @@
-"""The wheel in another environment and another folder: config, weights and commands all come along."""
+"""The wheel, installed in another environment: it contains config, weights and commands."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "env"
     venv.create(home, with_pip=False)
     site = next((home / "lib").glob("python*/site-packages"))
-    # the dependencies are borrowed from this environment; its editable runner is not, because .pth files do not nest
+    # this environment's packages are visible, but not its editable runner, because .pth files do not nest
     (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     install = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "--no-deps", "-q"]
     subprocess.run([*install, "--no-index", str(wheel)], check=True, capture_output=True)
@@ -74,7 +74,7 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
 
 
 DISTRIBUTIONS = {"hydra": "hydra-core", "dotenv": "python-dotenv"}  # packages whose name is not the module's
-BROUGHT = {
+INDIRECT = {
     "huggingface_hub",
     "jinja2",
     "pydantic",
@@ -82,11 +82,11 @@ BROUGHT = {
     "starlette",
     "tqdm",
     "yaml",
-}  # by transformers, torch, MLflow, FastAPI, OmegaConf
-OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval", "optuna"}  # each in an extra of its own
+}  # dependencies of transformers, torch, MLflow, FastAPI, OmegaConf
+OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval", "optuna"}  # each in its own extra
 
 
-def test_whatever_the_core_imports_is_a_core_dependency() -> None:
+def test_all_that_the_core_imports_is_a_core_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     core = {re.split(r"[\[<>=~ ]", line)[0] for line in project["dependencies"]}
     imported = set()
@@ -95,7 +95,7 @@ def test_whatever_the_core_imports_is_a_core_dependency() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             imported |= {name.split(".")[0] for name in names}
-    third_party = imported - set(sys.stdlib_module_names) - {"runner", "hydra_plugins"} - BROUGHT - OPTIONAL
+    third_party = imported - set(sys.stdlib_module_names) - {"runner", "hydra_plugins"} - INDIRECT - OPTIONAL
     assert "datasets" in third_party
     missing = {name for name in third_party if DISTRIBUTIONS.get(name, name.replace("_", "-")) not in core}
     assert not missing

@@ -34,12 +34,12 @@ class Edit:
     """One code block of a recipe, and where it goes."""
 
     file: str
-    how: str  # after, before or instead of a line; empty: at the end
-    line: str  # that line, or how it begins
+    how: str  # after, before or instead of a line; empty: at the end of the file
+    line: str  # that line, or its beginning
     text: str
 
     def apply(self, tree: Path) -> None:
-        """Change the file, or make it."""
+        """Change the file, or create it."""
         path = tree / self.file
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         begin = self._place([line.strip() for line in lines]) if self.how else len(lines)
@@ -56,17 +56,17 @@ class Edit:
 
 def recipes() -> dict[str, list[Edit]]:
     """Return the edits of each recipe, by what it adds."""
-    found: dict[str, list[Edit]] = {}
+    by_title: dict[str, list[Edit]] = {}
     for section in PAGE.read_text().split("\n## Adding ")[1:]:
         title, text = section.split("\n## ")[0].split("\n", 1)
-        found[title] = []
+        by_title[title] = []
         for block in BLOCK.finditer(text):
             place = PLACE.search(text[: block.start()])
             assert place is not None, f"{title}: nothing says where this goes:\n{block[1]}"
             new, old, how, line = place.groups()
             assert (ROOT / (new or old)).exists() == (new is None), f"{title}: {new or old}"
-            found[title].append(Edit(new or old, how or "", line or "", block[1]))
-    return found
+            by_title[title].append(Edit(new or old, how or "", line or "", block[1]))
+    return by_title
 
 
 RECIPES = recipes()
@@ -92,13 +92,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for edits in RECIPES.values():
         for edit in edits:
             edit.apply(folder)
-    native = folder / "runner/engines/local/kernels/native.py"  # quickly built, and the same answers
+    native = folder / "runner/engines/local/kernels/native.py"  # builds faster, with the same answers
     native.write_text(native.read_text().replace("-O3", "-O0"))
-    called([sys.executable, "-m", "ruff", "format", *SOURCES], folder)  # as a newcomer does: empty lines
+    output_of([sys.executable, "-m", "ruff", "format", *SOURCES], folder)  # for the empty lines between blocks
     return folder
 
 
-def called(command: list[str], cwd: Path, **variables: str) -> str:
+def output_of(command: list[str], cwd: Path, **variables: str) -> str:
     done = subprocess.run(
         command, cwd=cwd, env=os.environ | variables, capture_output=True, text=True, check=False, timeout=600
     )
@@ -112,7 +112,7 @@ def run(tree: Path, tmp_path: Path) -> Run:
 
     def start(*arguments: str, **variables: str) -> str:
         path = {"PYTHONPATH": str(tree), "XDG_CACHE_HOME": str(tree / "cache")}
-        return called([sys.executable, "-P", *arguments], tmp_path, **path, **variables)
+        return output_of([sys.executable, "-P", *arguments], tmp_path, **path, **variables)
 
     return start
 
@@ -131,16 +131,16 @@ def job(run: Run, tmp_path: Path) -> Job:
 
 
 def test_types_and_style(tree: Path) -> None:
-    called([sys.executable, "-m", "ruff", "check", *SOURCES], tree)
+    output_of([sys.executable, "-m", "ruff", "check", *SOURCES], tree)
     if (ROOT / ".mypy_cache").is_dir():  # without it the libraries are read, too, which takes minutes
         shutil.copytree(ROOT / ".mypy_cache", tree / ".mypy_cache")
-    called([sys.executable, "-m", "mypy", "runner", "tools/families.py"], tree)
+    output_of([sys.executable, "-m", "mypy", "runner", "tools/families.py"], tree)
 
 
-def test_the_house(tree: Path) -> None:
+def test_the_rules_of_the_source_tree(tree: Path) -> None:
     tests = ("tests/test_house.py", "tests/config/test_sampling.py")
-    quick = "not import_nothing_heavy and not engine_needs"  # these two start processes
-    called([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", quick, *tests], tree)
+    without_processes = "not import_nothing_heavy and not engine_needs"
+    output_of([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", without_processes, *tests], tree)
 
 
 def test_a_model(run: Run) -> None:
@@ -192,6 +192,7 @@ def test_a_statistic(run: Run, new_database: Callable[[Path], None], tmp_path: P
     run("-m", "runner", "-m", *two, "hydra/launcher=basic")
     shown = run("-m", "runner.compare", "--baseline", "generation.max_new_tokens=6", COLUMNS="200")
     assert re.search(r"max_new_tokens=40 +words +×5\.86 \[2\.68, 12\.8\] +41/7 .* larger", shown), shown
+    assert re.search(r"measure +ratio +words +p ", shown), shown
     assert "Ratios are of counts" in shown
 
 

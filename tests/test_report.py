@@ -110,7 +110,7 @@ def test_the_columns_of_a_grid_are_what_its_jobs_have_measured(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Real jobs: a team of agents has calls and tokens a question; a task that nobody listed has what it is run for."""
+    """Real jobs: a team of agents has calls and tokens per question; a split has its own metrics."""
     team = AgentsConfig(limit=1, mode=Mode.chain, domain=Domain.brief)
     split = SplitConfig(num_parts=2, output_dir=str(tmp_path / "parts"))
     one, other = (
@@ -170,8 +170,8 @@ def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> No
         "load 0.50 s · peak 470 MiB, then 465 MiB resident",
     ):
         assert rows.count(row) == 1
-    for said in ("28 modules", "LlamaForCausalLM", "sdpa", "10000", "2.49", "0.50"):
-        assert sum(said in row for row in rows) == 1
+    for text in ("28 modules", "LlamaForCausalLM", "sdpa", "10000", "2.49", "0.50"):
+        assert sum(text in row for row in rows) == 1
     labels = [row.split()[0] for row in rows if row]
     assert not {"load_s", "weight_mib", "architecture", "device", "threads", "dtype", "attention"} & set(labels)
 

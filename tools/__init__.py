@@ -1,1 +1,1 @@
-"""What makes the files that ship with the runner."""
+"""Programs that make the files which ship with the runner, and that check and renew its pages."""

@@ -1,7 +1,7 @@
-"""Check that the pages hold: every relative link resolves, every command composes. `python -m tools.check_docs`.
+"""Check the pages: every relative link resolves, every command composes. `python -m tools.check_docs`.
 
-Nothing is run and nothing is loaded: a `runner` command is composed as `--cfg job` would and its keys are checked, the
-other commands go through their own argument parser. A command with `...` in it stands for many and is left out.
+Nothing is run or loaded: a `runner` command is composed as by `--cfg job` and its keys are checked, the other commands
+go through their own argument parsers. A command with `...` in it is a pattern, and is skipped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EXAMPLE = re.compile(
     r"(?:^|\n\n)\*Example\* \(([^)]*)\)(?:[^\n]|\n(?!\n))*\n\n$(?![\n])"
 )  # right before a block or table
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-STANDS_FOR_MANY = re.compile(r"\.\.\.|…|(?:-cn |(?:^| )\w+=)[A-Z]{2,}(?: |$)")  # no words of one command
+PATTERN = re.compile(r"\.\.\.|…|(?:-cn |(?:^| )\w+=)[A-Z]{2,}(?: |$)")  # not one command
 CHOICE = re.compile(r"(\w+(?:\.\w+)?)=(\w*)")
 
 
@@ -52,15 +52,15 @@ def pages(root: Path = ROOT) -> list[Path]:
 
 
 def broken_links(page: Path) -> list[str]:
-    """Return the links of a page to files, or to headings, that are not there."""
+    """Return the links of a page to files or headings that do not exist."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     wrong = []
     for target in LINK.findall(text):
         if re.match(r"[a-z]+:", target):
             continue  # another site
         file, _, anchor = target.partition("#")
-        there = (page.parent / file).resolve() if file else page
-        if not there.exists() or (anchor and anchor not in headings(there)):
+        linked = (page.parent / file).resolve() if file else page
+        if not linked.exists() or (anchor and anchor not in headings(linked)):
             wrong.append(target)
     return wrong
 
@@ -74,14 +74,14 @@ def headings(page: Path) -> set[str]:
 def commands(page: Path) -> dict[str, str]:
     """Return the commands of a page, from code blocks and from sentences, each with the error that it shows, if any."""
     text = page.read_text(encoding="utf-8")
-    found = {line: error for block in FENCE.findall(text) for line, error in block_commands(block)}
+    shown_errors = {line: error for block in FENCE.findall(text) for line, error in block_commands(block)}
     codes = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
-    found |= {code: "" for code in codes if " " in code}  # one word alone is the program's name
-    return {line: error for line, error in found.items() if COMMAND.match(line) and not STANDS_FOR_MANY.search(line)}
+    shown_errors |= {code: "" for code in codes if " " in code}  # one word alone is the program's name
+    return {line: error for line, error in shown_errors.items() if COMMAND.match(line) and not PATTERN.search(line)}
 
 
 def block_commands(block: str) -> Iterator[tuple[str, str]]:
-    """Yield the commands of a code block: after `$ ` where it shows output too, else every line."""
+    """Yield the commands of a code block: the lines after `$ ` if it shows output too, else every line."""
     lines = re.sub(r"\\\n *", "", block).splitlines()[1:-1]
     prompted = any(line.startswith("$ ") for line in lines)
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
@@ -92,14 +92,14 @@ def block_commands(block: str) -> Iterator[tuple[str, str]]:
 
 
 def fragments(page: Path) -> set[str]:
-    """Return the single `key=value` in code of a page's sentences, where the key is one of a group."""
+    """Return each `key=value` in the inline code of a page whose key is that of a group."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     words = [word for code in re.findall(r"`([^`\n]+)`", text) if not COMMAND.match(code) for word in code.split()]
     return {match[0] for word in words if (match := CHOICE.match(word)) and match[1].split(".")[0] in GROUPS}
 
 
 def wrong_fragment(fragment: str) -> str | None:
-    """Say why a `group=choice` or `group.key=` cannot be right; None when it can."""
+    """Say why a `group=choice` or `group.key=` is wrong; None if it is right."""
     key, _, value = fragment.partition("=")
     group, _, name = key.partition(".")
     if not name:
@@ -110,14 +110,14 @@ def wrong_fragment(fragment: str) -> str | None:
 
 
 def wrong_command(line: str, shown: str = "") -> str | None:
-    """Say why a command cannot work, or does not fail as it is shown to fail; None when all is as it should be."""
+    """Say why a command cannot work, or does not fail with the error that is shown; None if it is right."""
     error = ""
     try:
         program, *arguments = shlex.split(line, comments=True)
         _check(program, arguments)
     except SystemExit:
-        error = "error: its own parser refuses it"
-    except Exception as exception:  # noqa: BLE001  # whatever it is, it stands in the list
+        error = "error: its own parser rejects it"
+    except Exception as exception:  # noqa: BLE001  # any error is a problem of the page
         error = f"error: {explain(exception) or repr(exception)}"
     right = error.startswith(shown.removesuffix(" …")) if shown else not error
     return None if right else f"{line}: {error or 'no error'}"
@@ -160,18 +160,18 @@ def _check_runner(arguments: list[str]) -> None:
         return  # the page writes this folder itself: only a run of the page can try the command
     hydra, name = _hydra(options.config_dir or "experiments"), options.config_name or "config"
     composer = Composer(hydra.config_loader, name)
-    taken: set[str] = set()
+    known: set[str] = set()
     for overrides in _one_by_one(hydra, options.overrides, grid=options.multirun or options.config_name is not None):
         left: list[str] = []
         if options.multirun:
-            composed, left = composer.compose_without_lacking(overrides)
+            composed, left = composer.compose_without_missing_keys(overrides)
         else:
             composed = composer.compose(overrides)
-        taken |= {line.partition("=")[0] for line in overrides if line not in left}
+        known |= {line.partition("=")[0] for line in overrides if line not in left}
         to_config(*without_hydra(composed))
-    for of_choices in composer.lacking.values():
-        for refused in (error for key, error in of_choices.items() if key not in taken):  # no job of the grid has it
-            raise refused
+    for of_choices in composer.missing_keys.values():
+        for error in (error for key, error in of_choices.items() if key not in known):  # no job of the grid has it
+            raise error
 
 
 @cache
@@ -180,10 +180,10 @@ def _hydra(config_dir: str) -> Hydra:
 
 
 def _one_by_one(hydra: Hydra, overrides: list[str], grid: bool) -> Iterator[list[str]]:
-    """Yield single jobs in which each choice of a grid stands once, beside the first of all others."""
+    """Yield single jobs so that each choice of a grid occurs once, with the first choices of all other keys."""
     choices = []
     for override in OverridesParser.create().parse_overrides(overrides):
-        if _is_absent(hydra, override.key_or_group, override.value()):  # its package is not installed here
+        if _is_absent(hydra, override.key_or_group, override.value()):  # its package is not installed
             overrides = [line for line in overrides if not line.startswith(("hydra/", "hydra."))]
             yield from _one_by_one(hydra, overrides, grid)
             return
@@ -203,41 +203,42 @@ def _is_absent(hydra: Hydra, group: str, choice: object) -> bool:
     return choice in EXTRAS and choice not in hydra.config_loader.get_group_options(group)
 
 
-def unsaid(page: Path) -> Iterator[str]:
-    """Yield what a page does not say: where a figure is from, or the machine and the day of an example."""
+def missing_sources(page: Path) -> Iterator[str]:
+    """Yield figures without a source, and examples without a machine and a day."""
     name, text = (
         str(page.relative_to(ROOT)) if page.is_relative_to(ROOT) else page.name,
         page.read_text(encoding="utf-8"),
     )
-    for said in re.findall(r"^\*Example\*(.*)", text, re.MULTILINE):
-        if not re.match(r" \([^()]+, \d{1,2} [A-Z][a-z]+ 20\d\d\)", said):
-            yield f"*Example*{said[:40]}: give (MACHINE, DAY MONTH YEAR)"
+    for rest in re.findall(r"^\*Example\*(.*)", text, re.MULTILINE):
+        if not re.match(r" \([^()]+, \d{1,2} [A-Z][a-z]+ 20\d\d\)", rest):
+            yield f"*Example*{rest[:40]}: give (MACHINE, DAY MONTH YEAR)"
     if name not in UNRENEWED:
         for figure in sourceless(name, text):
-            yield f"{figure} stands in no output of the page: leave it out, show the run, or mark it as an *Example*"
+            yield f"{figure} is in no output of the page: leave it out, show the run, or mark it as an *Example*"
 
 
 def problems(page: Path) -> Iterator[str]:
-    """Yield all that is wrong with a page, one line per problem."""
+    """Yield the problems of a page, one line each."""
     yield from (f"link to nowhere: {target}" for target in broken_links(page))
     yield from filter(None, (wrong_command(line, shown) for line, shown in commands(page).items()))
     yield from filter(None, map(wrong_fragment, sorted(fragments(page))))
-    yield from unsaid(page)
+    yield from missing_sources(page)
 
 
 def prepare() -> None:
-    """Hand Hydra our schemas, and our defaults of other packages' plugins after their own."""
+    """Register our schemas with Hydra, and our defaults for other packages' plugins after their own."""
     register()
     Plugins.instance()
     adapt_plugins()
 
 
 def main() -> int:
-    """Print what is wrong; returns the exit code."""
+    """Print the problems; return the exit code."""
     prepare()
     found = [f"{page.relative_to(ROOT)}: {problem}" for page in pages() for problem in problems(page)]
     print(
-        "\n".join(found) or f"{len(pages())} pages, {sum(len(commands(page)) for page in pages())} commands: all hold"
+        "\n".join(found)
+        or f"{len(pages())} pages, {sum(len(commands(page)) for page in pages())} commands: no problems"
     )
     return 1 if found else 0
 

@@ -1,7 +1,8 @@
 """How each causal family of transformers is decoded: `python -m tools.families` writes docs/families.md.
 
-Every family is built tiny from its config class, saved, and decoded by the local engine next to transformers' own
-generate, one prompt at a time. `python -m tools.families mamba jamba` shows these two and writes nothing.
+Every family is built tiny from its config class, saved, and decoded by the local engine; the result is compared with
+transformers' own generate, one prompt at a time. `python -m tools.families mamba jamba` shows these two and writes
+nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ with the length, or if the model's cache has a window and its mask has none.
 | family | class | way | why |
 |---|---|---|---|
 """
-WORDS = {  # the table's, of the engine's words
+WORDS = {  # of the table, by the engine's words
     "static batching": "static",
     "static batching, equal lengths": "static, equal lengths",
     "transformers' generate, equal lengths": "generate",
@@ -48,7 +49,7 @@ WORDS = {  # the table's, of the engine's words
 PROMPTS = ((5, 9, 14, 23, 7), tuple(range(30, 52)), (40, 41, 42), (60, 61, 62), tuple(range(100, 109)))
 NEW_TOKENS = (12, 20, 5, 16, 9)
 VOCABULARY = 259
-SIZES: dict[str, Any] = {  # what configs call their sizes; a key that a config lacks is left out
+SIZES: dict[str, Any] = {  # by the names in configs; keys that a config lacks are left out
     "vocab_size": VOCABULARY, "hidden_size": 64, "d_model": 64, "n_embd": 64, "n_embed": 64, "dim": 64, "emb_dim": 64,
     "intermediate_size": 96, "ffn_hidden_size": 96, "ffn_dim": 96, "decoder_ffn_dim": 96, "encoder_ffn_dim": 96,
     "n_inner": 96, "dff": 96, "dim_ff": 96, "d_inner": 96,
@@ -75,11 +76,11 @@ SIZES: dict[str, Any] = {  # what configs call their sizes; a key that a config 
     "initializer_range": 0.3, "init_std": 0.3, "encoder_hash_byte_group_vocab": 64,
 }  # fmt: skip
 ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "is_decoder": True, "use_cache": True}
-MOST_PARAMETERS = 5_000_000  # of a model that is to be called tiny
+MOST_PARAMETERS = 5_000_000  # of a tiny model
 HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
-# what no small config was found for: their generate fails on one, so nothing can be said of the family
+# families without a known small config: their generate fails on one
 NOT_TINY = {"blt", "qwen4_exp", "qwen4_exp_text", "xlstm"}
-OVERRIDES: dict[str, dict[str, Any]] = {  # what the config of a family needs besides
+OVERRIDES: dict[str, dict[str, Any]] = {  # what the config of a family needs in addition
     "qwen3_5": {"text_config": HYBRID}, "qwen3_5_moe": {"text_config": HYBRID},
     "bailing_hybrid": HYBRID | {"num_experts": 8, "num_expert_group": 2},
     "olmo_hybrid": HYBRID, "granitemoehybrid": HYBRID, "qwen3_5_text": HYBRID,
@@ -107,17 +108,17 @@ OVERRIDES: dict[str, dict[str, Any]] = {  # what the config of a family needs be
 
 
 @dataclass
-class Found:
-    """What became of one family."""
+class Outcome:
+    """How one family is decoded."""
 
     family: str
     model: str  # its class
-    way: str  # as on the page; wrong = not generate's tokens; empty = it could not be built
+    way: str  # as on the page; wrong = other tokens than generate's; empty = not built
     why: str
 
     @property
     def row(self) -> str:
-        """Its line of the table."""
+        """Its row of the table."""
         return f"| {self.family} | {self.model} | {self.way} | {self.why} |"
 
 
@@ -140,16 +141,16 @@ def tiny_config(family: str) -> Any:
 
 
 def _sizes(usual: Any) -> dict[str, Any]:
-    """Return small values for the sizes that a config has, also for those of the configs inside it."""
+    """Return small values for the sizes of a config, and of the configs inside it."""
     from transformers import PreTrainedConfig
 
     own = vars(usual)
-    found = {key: value for key, value in SIZES.items() if isinstance(own.get(key), int | float)}
-    found |= {key: SIZES[key] for key in ("head_dim", "num_key_value_heads") if key in own and own[key] is None}
-    if "qk_rope_head_dim" in found:  # latent attention: what is turned is a part of each head
-        found |= {"head_dim": SIZES["qk_rope_head_dim"], "num_key_value_heads": SIZES["num_attention_heads"]}
+    sizes = {key: value for key, value in SIZES.items() if isinstance(own.get(key), int | float)}
+    sizes |= {key: SIZES[key] for key in ("head_dim", "num_key_value_heads") if key in own and own[key] is None}
+    if "qk_rope_head_dim" in sizes:  # latent attention: only a part of each head is rotated
+        sizes |= {"head_dim": SIZES["qk_rope_head_dim"], "num_key_value_heads": SIZES["num_attention_heads"]}
     inside = {key: value for key, value in own.items() if isinstance(value, PreTrainedConfig)}
-    return found | ENDS | {key: _sizes(value) for key, value in inside.items()}
+    return sizes | ENDS | {key: _sizes(value) for key, value in inside.items()}
 
 
 def build(family: str, folder: Path) -> str:
@@ -180,7 +181,7 @@ def _tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<end>")
 
 
-def look(family: str, folder: Path) -> Found:
+def look(family: str, folder: Path) -> Outcome:
     """Build a family in an empty folder and decode with it."""
     from transformers import AutoModelForCausalLM
 
@@ -188,29 +189,29 @@ def look(family: str, folder: Path) -> Found:
 
     name = families()[family]
     if family in NOT_TINY:
-        return Found(family, name, "", "no small config is known")
+        return Outcome(family, name, "", "no small config is known")
     try:
         build(family, folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-    except Exception as error:  # noqa: BLE001  # of whatever kind: then nothing can be said about the family
-        return Found(family, name, "", f"{type(error).__name__}: {one_line(error, limit=120)}")
+    except Exception as error:  # noqa: BLE001  # any error: the family could not be built
+        return Outcome(family, name, "", f"{type(error).__name__}: {one_line(error, limit=120)}")
     try:
         tokens, way, notes = decode(folder)
     except ConfigError as error:
-        return Found(family, name, "refused", one_line(error).split(": ", 2)[-1])
+        return Outcome(family, name, "refused", one_line(error).split(": ", 2)[-1])
     why = "; ".join(note.split(": ", 1)[-1] for note in notes if note.startswith("decoding uses"))
     expected = by_generate(model)
     if tokens != expected:
         again = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
         if by_generate(again) != expected:
-            return Found(family, name, "", "two loads of its files answer otherwise")
+            return Outcome(family, name, "", "two loads of its files answer differently")
         same = sum(one == other for one, other in zip(tokens, expected, strict=True))
-        return Found(family, name, "wrong", f"{same} of {len(tokens)} rows are generate's; {way}: {why}")
-    return Found(family, name, way, why)
+        return Outcome(family, name, "wrong", f"{same} of {len(tokens)} rows are generate's; {way}: {why}")
+    return Outcome(family, name, way, why)
 
 
 def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
-    """Return what the local engine says to all prompts at once, the way it went, and its notes."""
+    """Return the local engine's tokens for all prompts at once, its way of decoding, and its notes."""
     from runner.checkpoints.resolve import resolve
     from runner.config.generation import GenerationConfig
     from runner.config.lora import LoraConfig
@@ -220,7 +221,8 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
     from runner.config.task import Gsm8kConfig
     from runner.core.dtypes import Dtype
     from runner.engines import open_engine
-    from runner.engines.base import Request, complete
+    from runner.engines.base import Request
+    from runner.engines.contract import complete
     from runner.quantization.base import QuantizationConfig
 
     config = RunnerConfig(
@@ -231,24 +233,24 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
     engine = open_engine(config, resolve(config))
     try:
         decoding = engine.load().facts["decoding"]
-        asked = [
+        requests = [
             Request(number, prompt, ignore_eos=True, max_new_tokens=count)
             for number, (prompt, count) in enumerate(zip(PROMPTS, NEW_TOKENS, strict=True))
         ]
-        done = {completion.id: completion for completion in complete(engine, asked)}
-        tokens = [done[number].token_ids for number in range(len(asked))]
+        done = {completion.id: completion for completion in complete(engine, requests)}
+        tokens = [done[number].token_ids for number in range(len(requests))]
         return tokens, short_way(decoding), list(engine.stats.notes)
     finally:
         engine.close()
 
 
 def short_way(decoding: str) -> str:
-    """Return the table's words for how an engine says that it decodes."""
+    """Return the table's words for an engine's way of decoding."""
     return WORDS.get(decoding, "stream")
 
 
 def by_generate(model: Any) -> list[list[int]]:
-    """Return what generate says to each prompt alone."""
+    """Return generate's tokens for each prompt alone."""
     import torch
     from transformers import GenerationConfig
 
@@ -261,41 +263,41 @@ def by_generate(model: Any) -> list[list[int]]:
     return answers
 
 
-def sweep(names: Iterable[str]) -> list[Found]:
+def sweep(names: Iterable[str]) -> list[Outcome]:
     """Look at several families, one after the other."""
     import torch
     from transformers import logging
 
     logging.set_verbosity_error()
     torch.set_num_threads(1)
-    found = []
+    outcomes = []
     for family in names:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found.append(look(family, Path(folder)))
-        print(f"{time.perf_counter() - started:.1f}s", found[-1].row, file=sys.stderr, flush=True)
-    return found
+            outcomes.append(look(family, Path(folder)))
+        print(f"{time.perf_counter() - started:.1f}s", outcomes[-1].row, file=sys.stderr, flush=True)
+    return outcomes
 
 
-def page(found: Iterable[Found]) -> str:
+def page(outcomes: Iterable[Outcome]) -> str:
     """Return the page; a family that could not be built tiny is left out."""
     import transformers
 
-    return HEAD.format(version=transformers.__version__) + "".join(f"{one.row}\n" for one in found if one.way)
+    return HEAD.format(version=transformers.__version__) + "".join(f"{one.row}\n" for one in outcomes if one.way)
 
 
 def rows(text: str) -> dict[str, str]:
-    """Return the way of each family, as a page has it."""
+    """Return the way of each family on a page."""
     table = text.split("|---|---|---|---|\n")[1].splitlines()
     return {cells[1]: cells[3] for cells in ([cell.strip() for cell in line.split("|")] for line in table)}
 
 
 def main(arguments: list[str]) -> None:
     """Show the families that are named, or write the page about all."""
-    found = sweep(arguments or families())
+    outcomes = sweep(arguments or families())
     if not arguments:
-        PAGE.write_text(page(found))
+        PAGE.write_text(page(outcomes))
 
 
 if __name__ == "__main__":

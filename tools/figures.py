@@ -1,8 +1,8 @@
-"""Figures in the sentences and tables of a page: each stands in an output on that page, or says where it is from.
+"""Figures in the sentences and tables of a page: each is in an output on that page, or has a source.
 
-A sentence that repeats a figure of an output is the usual way in which a page goes stale. So a figure with a unit, or
-with decimals, has to stand in a code block of the page, in a paragraph that links to the benchmark or test of it, in an
-*Example* (MACHINE, DATE), or in GIVEN: figures that are settings, definitions, versions or arithmetic.
+Pages usually go stale where a sentence repeats a figure of an output. So a figure with a unit, or with decimals, must
+be in a code block of the page, in a paragraph that links to the benchmark or test of it, in an *Example* (MACHINE,
+DATE), or in GIVEN: figures that are settings, definitions, versions or arithmetic.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ GIVEN = {
 
 
 def sourceless(name: str, text: str) -> Iterator[str]:
-    """Yield the figures of a page for which nothing says where they are from."""
+    """Yield the figures of a page that have no source."""
     shown = "\n".join(re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL))
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    given = GIVEN.get(name, "")
+    allowed = GIVEN.get(name, "")
     is_example = False
     for paragraph in re.split(r"\n\s*\n", prose):
         is_example = paragraph.startswith("*Example* (") or (is_example and paragraph.startswith("|"))
@@ -53,9 +53,9 @@ def sourceless(name: str, text: str) -> Iterator[str]:
                 continue
             words = CODE.sub("``", TARGET.sub("]", piece))
             for match in FIGURE.finditer(words):
-                if not _stands_in(match[1], shown) and not _stands_in(match[1], given):
+                if not _is_in(match[1], shown) and not _is_in(match[1], allowed):
                     yield match[0]
 
 
-def _stands_in(number: str, text: str) -> bool:
+def _is_in(number: str, text: str) -> bool:
     return re.search(rf"(?<![\d.,]){re.escape(number)}(?!\d|[.,]\d)", text) is not None

@@ -1,6 +1,6 @@
-"""What of an output is measured, and so another figure at each run: times, speeds, the process's memory, ids of runs.
+"""Which figures of an output are measured, and so differ between runs: times, speeds, memory, ids of runs.
 
-This is the one place that says so. Two outputs that differ in nothing else say the same.
+This is the only place that knows. Two outputs that differ in nothing else are the same.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ NAME = re.compile(
 # Commands of which every figure is measured: only the names of rows and columns and the jobs' ids are compared.
 MEASURING = re.compile(r"\btask=(sweep|memory)\b|-cn (inference_sweep|memory_\w+)")
 JOB = re.compile(r"\b[a-z]+-[0-9a-f]{12}\b")
-# What a team's calls hold at once depends on which of them meet, as a program or another call ends sooner or later.
+# The memory of a team's calls depends on which of them overlap, as programs and other calls end sooner or later.
 MEETING = re.compile(r"\btask=agents\b")
-IN_PARTS = re.compile(r"\bmodel=parts\b")  # the job rests on a manifest, which says when the parts were written
+IN_PARTS = re.compile(r"\bmodel=parts\b")  # the job's id depends on a manifest, which has the times of the parts
 HELD_AT_ONCE = re.compile(r"^  model_mib .*", re.MULTILINE)
 COMPARES_MEASUREMENTS = re.compile(r"^(sweep|memory): \d+ runs?$", re.MULTILINE)
-# The rest of a line, by its beginning; and lines that are printed or not, as the machine was idle or not.
+# The rest of a line, by its beginning; and lines that are printed only if the machine was idle, or only if not.
 TEXT = (
     (re.compile(r"MLflow run [0-9a-f]{32}"), "MLflow run ~"),
-    (re.compile(r"\b(verify|archive|merge)-[0-9a-f]{12}"), r"\1-~"),  # a manifest says when parts were written
+    (re.compile(r"\b(verify|archive|merge)-[0-9a-f]{12}"), r"\1-~"),  # a manifest has the times of the parts
     (re.compile(r"Free: [\d,]+ MiB"), "Free: ~"),
     (re.compile(r"one after another .*"), "one after another ~"),
     (re.compile(r"\d[\d,.]* ?(?=(s|ms|tok/s|tokens/s|GB/s|GFLOP/s|requests/s)\b)"), "~ "),
@@ -40,7 +40,7 @@ PASSING = re.compile(r"^(• .*)?(Pareto|dominate)")
 
 
 def same(command: str, old: list[str], now: list[str]) -> bool:
-    """Whether two outputs of a command say the same, but for what is measured."""
+    """Whether two outputs of a command are the same, except for measured figures."""
     texts = ["\n".join(lines) for lines in (old, now)]
     if all(COMPARES_MEASUREMENTS.search(text) for text in texts):
         return list(tables(old)) == list(tables(now))
@@ -54,20 +54,20 @@ def same(command: str, old: list[str], now: list[str]) -> bool:
 
 
 def without(lines: list[str]) -> list[str]:
-    """Return an output with `~` in place of each measured figure, and without the widths that follow from these."""
-    found, rest = list[str](), list(lines)
+    """Return an output with `~` in place of each measured figure, and without widths that depend on these."""
+    kept_lines, rest = list[str](), list(lines)
     while rest:
         line = rest.pop(0)
         if RULE.fullmatch(line):
-            head = list(takewhile(_is_tabular, found[::-1]))[::-1]
+            head = list(takewhile(_is_tabular, kept_lines[::-1]))[::-1]
             rows = list(takewhile(_is_tabular, rest))
-            found[len(found) - len(head) :] = _table(head, rows)
+            kept_lines[len(kept_lines) - len(head) :] = _table(head, rows)
             rest = rest[len(rows) :]
         elif line.startswith("{"):
-            found.append(json.dumps(_json(json.loads(line))))
+            kept_lines.append(json.dumps(_json(json.loads(line))))
         elif not PASSING.search(line):
-            found.append(line)
-    return [_line(line) for line in found]
+            kept_lines.append(line)
+    return [_line(line) for line in kept_lines]
 
 
 def _is_tabular(line: str) -> bool:
@@ -82,7 +82,7 @@ def _json(value: Any, name: str = "") -> Any:
 
 
 def _line(line: str) -> str:
-    """Return a line, or a row of a report, without what is measured."""
+    """Return a line, or a row of a report, without measured figures."""
     if (row := re.fullmatch(r"  (\S+(?: \S+)*) {2,}(\S.*)", line)) and NAME.search(row[1]):
         return f"  {row[1]}  ~"
     for measured, instead in TEXT:
@@ -91,7 +91,7 @@ def _line(line: str) -> str:
 
 
 def _table(head: list[str], rows: list[str]) -> list[str]:
-    """Return a table with one line per row, its cells apart by a bar, and `~` in the columns of what is measured."""
+    """Return a table with one line per row, its cells separated by bars, and `~` in measured columns."""
     lines = [*head, *rows]
     width = max(map(len, lines), default=0)
     padded = [line.ljust(width) for line in lines]

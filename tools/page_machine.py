@@ -29,7 +29,7 @@ LIMIT_S, SERVER_S = 1800, 120
 
 
 class Failed(Exception):
-    """What could not be renewed, and why."""
+    """A command of a page did not do what the page shows."""
 
 
 class Machine:
@@ -40,15 +40,15 @@ class Machine:
         (folder / ".venv").symlink_to(sys.prefix)
         for name in LINKED:
             (folder / name).symlink_to(ROOT / name)
-        kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.variables = kept | {"PATH": path, "HF_HUB_OFFLINE": "1", "TERM": "dumb", "REPOSITORY": str(ROOT)}
+        self.variables = inherited | {"PATH": path, "HF_HUB_OFFLINE": "1", "TERM": "dumb", "REPOSITORY": str(ROOT)}
         self._server: subprocess.Popen[bytes] | None = None
 
     def run(self, command: str, before: str = "", typed: list[str] | None = None, fails: bool = False) -> list[str]:
-        """Run a command behind others in a shell; return the lines that it prints, else those that it says on stderr.
+        """Run a command after others in a shell; return the lines of its stdout, or of its stderr if stdout is empty.
 
-        typed: a line for each time that it asks for one. fails: whether it has to end with an error.
+        typed: a line for each prompt of the command. fails: whether it must end with an error.
         """
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             script = ["bash", "-c", f"{SETUP}{before}\n{command}"]
@@ -56,10 +56,10 @@ class Machine:
                 code = self._wait(subprocess.Popen(script, cwd=self.folder, env=self.variables, stdout=out, stderr=err))
             else:
                 code = self._talk(script, typed, out)
-            printed, said = _text(out), _text(err)
+            printed, errors = _text(out), _text(err)
         if bool(code) != fails:
-            raise Failed(f"exit code {code}\n{said[-2000:]}")
-        return tidy(printed if printed.strip() else "\n".join(SAID.findall(said)), self.folder)
+            raise Failed(f"exit code {code}\n{errors[-2000:]}")
+        return tidy(printed if printed.strip() else "\n".join(SAID.findall(errors)), self.folder)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         try:
@@ -70,13 +70,13 @@ class Machine:
             process.kill()
 
     def _talk(self, script: list[str], typed: list[str], seen: IO[bytes]) -> int:
-        """Run a command at a terminal, type a line when it asks, and write down what is seen; return the exit code."""
+        """Run a command at a terminal, type a line when it asks, and record what is shown; return the exit code."""
         (ours, its), (said, err), left = pty.openpty(), os.pipe(), list(typed)
         wide = self.variables | {"COLUMNS": "160"}
         process = subprocess.Popen(script, cwd=self.folder, env=wide, stdin=its, stdout=its, stderr=err)
         os.close(its)
         os.close(err)
-        open_ones, asked = [said, ours], b""  # what was said before a question is seen before it
+        open_ones, asked = [said, ours], b""  # output before a question is shown before it
         while open_ones:
             ready = select.select(open_ones, [], [], LIMIT_S)[0]
             more = _read(ready[0]) if ready else b""
@@ -90,13 +90,13 @@ class Machine:
                 asked = b""
                 os.write(ours, f"{left.pop(0)}\n".encode())
                 echo = b""
-                while b"\n" not in echo and (more := _read(ours)):  # what is typed is seen before the answer to it
+                while b"\n" not in echo and (more := _read(ours)):  # what is typed is shown before the answer
                     echo += more
                 seen.write(echo)
         return self._wait(process)
 
     def serve(self, command: str) -> list[str]:
-        """Start a server and wait until it serves; return what it has said then."""
+        """Start a server and wait until it serves; return its output until then."""
         self.end_server()
         log = self.folder / ".server.err"
         with (self.folder / ".server.out").open("wb") as out, log.open("wb") as err:
@@ -110,10 +110,10 @@ class Machine:
         return tidy(log.read_text(), self.folder)
 
     def end_server(self) -> list[str]:
-        """End the server, if there is one, by a signal that it takes as it takes Ctrl-C; return what it has printed."""
+        """End the server, if there is one, by a signal that has the effect of Ctrl-C; return what it has printed."""
         if self._server is None:
             return []
-        self._server.terminate()  # a shell that runs this in the background has them ignore Ctrl-C
+        self._server.terminate()  # in the background of a shell, Ctrl-C is ignored
         self._wait(self._server)
         self._server = None
         return tidy((self.folder / ".server.out").read_text(), self.folder)
@@ -127,12 +127,12 @@ def _text(stream: IO[bytes]) -> str:
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 65536)
-    except OSError:  # Linux says so where the other end is closed
+    except OSError:  # on Linux: the other end is closed
         return b""
 
 
 def tidy(text: str, folder: Path) -> list[str]:
-    """Return lines as the pages show them: no padding, one empty line in a row, places of this machine as `...`."""
+    """Return lines as the pages show them: no padding, single empty lines, paths of this machine as `...`."""
     for place in (str(folder), str(folder.resolve()), str(ROOT)):
         text = text.replace(place, "...")
     lines = [line.rstrip() for line in text.rstrip().splitlines()]
@@ -141,7 +141,7 @@ def tidy(text: str, folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def empty_folder(name: str) -> Iterator[Path]:
-    """Give an empty folder at the same place at each run, as some jobs' ids rest on it; wait until it is free."""
+    """Give an empty folder, always with the same path, on which some jobs' ids depend; wait until it is free."""
     place = Path(tempfile.gettempdir()).resolve() / "runner-pages"
     place.mkdir(exist_ok=True)
     with (place / f"{name}.lock").open("w") as lock:

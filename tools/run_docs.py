@@ -2,9 +2,8 @@
 
 Every block that shows commands after `$ `, and what they print, is run from top to bottom. Pages that tell one story
 (STORIES) share a folder, so that a later one finds what an earlier one has recorded; every other page has an empty
-folder of its own. Shown is what goes to stdout, else what was said on stderr. Where nothing differs but what is
-measured (tools/measured.py), a story stays as it is, so that a second run changes nothing; `--times` renews these
-figures, too.
+folder of its own. The pages show stdout, or stderr if stdout is empty. If only measured figures differ
+(tools/measured.py), a story stays unchanged, so that a second run changes nothing; `--times` renews these figures, too.
 
 Before a block or a picture, a comment that readers do not see may say what it needs:
 
@@ -50,18 +49,18 @@ NOTE = re.compile(r"<!-- (first|server|picture): (.*?) -->", re.DOTALL)
 
 @dataclass
 class Renewal:
-    """A page as it is today."""
+    """A page with today's outputs."""
 
     page: Path
     before: str
     now: str = ""
-    differs: bool = False  # in more than what is measured
-    pictures: dict[Path, Path] = field(default_factory=dict)  # new files by the places that they are for
+    differs: bool = False  # in more than measured figures
+    pictures: dict[Path, Path] = field(default_factory=dict)  # new files by their paths
     remarks: list[str] = field(default_factory=list)
 
 
 def renewed(page: Path, machine: Machine) -> Renewal:
-    """Run all that a page shows; return the page with the new outputs."""
+    """Run all commands of a page; return the page with the new outputs."""
     text = page.read_text(encoding="utf-8")
     renewal = Renewal(page, text)
 
@@ -88,7 +87,7 @@ def renewed(page: Path, machine: Machine) -> Renewal:
 
 
 def _renewed_block(renewal: Renewal, block: str, notes: list[tuple[str, str]], machine: Machine) -> str:
-    """Run what a block needs and what it shows; return it with the outputs of today."""
+    """Run what a block needs and what it shows; return it with today's outputs."""
     shown = list(shown_in(block))
     if not any(item.output for item in shown):
         return block
@@ -107,7 +106,7 @@ def _renewed_block(renewal: Renewal, block: str, notes: list[tuple[str, str]], m
 
 def _prepare(renewal: Renewal, notes: list[tuple[str, str]], machine: Machine) -> None:
     for kind, command in notes:
-        with _told(renewal.page, command):
+        with _announced(renewal.page, command):
             if kind == "first":
                 machine.run(command)
             elif kind == "server":
@@ -115,11 +114,11 @@ def _prepare(renewal: Renewal, notes: list[tuple[str, str]], machine: Machine) -
 
 
 def _output(renewal: Renewal, item: Shown, variables: str, machine: Machine) -> list[str]:
-    """Run one command of a block; return what the page is to show of it."""
+    """Run one command of a block; return the output for the page."""
     if file := re.fullmatch(r"cat (\S+)", item.command):
         (machine.folder / file[1]).write_text("\n".join([*item.output, ""]), encoding="utf-8")
     typed = [line.removeprefix(ASKS) for line in item.output if line.startswith(ASKS)]
-    with _told(renewal.page, item.command):
+    with _announced(renewal.page, item.command):
         if item.command == "^C":
             now = machine.end_server()
         elif SERVES.search("\n".join(item.output)):
@@ -141,7 +140,7 @@ def _draw(renewal: Renewal, notes: list[tuple[str, str]], target: str, machine: 
         if kind == "picture":
             made = machine.folder / f".{place.name}"
             with (
-                _told(renewal.page, command),
+                _announced(renewal.page, command),
                 contextlib.suppress(Failed),
             ):  # a front needs an idle machine, for instance
                 machine.run(command, f"PICTURE={made.name}")
@@ -151,8 +150,8 @@ def _draw(renewal: Renewal, notes: list[tuple[str, str]], target: str, machine: 
                 renewal.remarks.append(f"not drawn: {_name(place)}, by {command}")
 
 
-class _told:
-    """Say on stderr what is run and how long it took."""
+class _announced:
+    """Print on stderr which command was run and how long it took."""
 
     def __init__(self, page: Path, command: str) -> None:
         self.page, self.command = page, command
@@ -172,16 +171,16 @@ def _name(page: Path) -> str:
 
 
 def stories(named: list[Path]) -> Iterator[list[Path]]:
-    """Yield the pages that are run in one folder together: all, or those with a page that is named."""
-    together = [[ROOT / name for name in story] for story in STORIES]
-    alone = [[page] for page in pages() if _name(page) not in UNRENEWED and not any(page in one for one in together)]
+    """Yield the pages that are run together in one folder: all, or those with a page in `named`."""
+    shared = [[ROOT / name for name in story] for story in STORIES]
+    alone = [[page] for page in pages() if _name(page) not in UNRENEWED and not any(page in one for one in shared)]
     alone += [[page] for page in named if not page.is_relative_to(ROOT)]
-    alone += [[families.PAGE]]  # it is written as a whole
-    yield from (story for story in [*together, *alone] if not named or {*story} & {*named})
+    alone += [[families.PAGE]]  # it is written in one piece
+    yield from (story for story in [*shared, *alone] if not named or {*story} & {*named})
 
 
-def tell(story: list[Path], times: bool) -> list[str]:
-    """Run a story and renew its pages where they differ; return remarks: failures, examples, pictures not drawn."""
+def renew_story(story: list[Path], times: bool) -> list[str]:
+    """Run a story and renew its pages if they differ; return remarks: failures, examples, pictures not drawn."""
     if story == [families.PAGE]:
         families.main([])
         return []
@@ -198,17 +197,17 @@ def tell(story: list[Path], times: bool) -> list[str]:
 
 
 def main() -> int:
-    """Renew the pages; returns 1 if one could not be renewed."""
+    """Renew the pages; return 1 if one could not be renewed."""
     parser = argparse.ArgumentParser(prog="python -m tools.run_docs", description="Renew the pages from runs.")
     parser.add_argument("pages", nargs="*", type=lambda name: Path(name).resolve(), metavar="PAGE")
-    parser.add_argument("--times", action="store_true", help="also where nothing differs but what is measured")
-    given = parser.parse_args()
-    began, said = time.monotonic(), list[str]()
-    for story in stories(given.pages):
-        said += tell(story, given.times)
-    print(*said, sep="\n" if said else "", file=sys.stderr)
-    print(f"{len(said)} remarks after {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return 1 if any(line.startswith("failed: ") for line in said) else 0
+    parser.add_argument("--times", action="store_true", help="also if only measured figures differ")
+    options = parser.parse_args()
+    began, remarks = time.monotonic(), list[str]()
+    for story in stories(options.pages):
+        remarks += renew_story(story, options.times)
+    print(*remarks, sep="\n" if remarks else "", file=sys.stderr)
+    print(f"{len(remarks)} remarks after {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return 1 if any(line.startswith("failed: ") for line in remarks) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the pages show of a browser: `python -m tools.screenshots serve|mlflow PICTURE`, in the folder of a run.
+"""The screenshots on the pages: `python -m tools.screenshots serve|mlflow PICTURE`, in the folder of a run.
 
 serve: the page of a server of its own, with two questions and the settings open. mlflow: MLflow's view of the demo's
 jobs side by side, from outputs/demo. Needs Chromium.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tools.check_docs import ROOT
 
-sys.path.insert(0, str(ROOT / "tests" / "support"))  # the driver of the browser and of servers are those of the tests
+sys.path.insert(0, str(ROOT / "tests" / "support"))  # the tests' drivers of browser and servers
 
 from chromium import browser
 from PIL import Image
@@ -41,7 +41,7 @@ SERVER_S = 120
 
 
 def serve(picture: Path, folder: Path) -> None:
-    """Ask the page of a server two questions, open its settings, and save what is seen."""
+    """Ask the page of a server two questions, open its settings, and save a picture."""
     with serving(folder, "tracking=none") as server, browser(folder, "--window-size=900,920") as page:
         page.go(server.url + "/")
         page.do("document.querySelector('details').open = true")
@@ -55,7 +55,7 @@ def serve(picture: Path, folder: Path) -> None:
 
 
 def mlflow(picture: Path, folder: Path) -> None:
-    """Save MLflow's view of all jobs of the demo, which stand below one run."""
+    """Save MLflow's view of all jobs of the demo, which are below one run."""
     from mlflow import MlflowClient
 
     client = MlflowClient(DEMO)
@@ -70,7 +70,7 @@ def mlflow(picture: Path, folder: Path) -> None:
         time.sleep(2)  # its plot grows
         page.picture(picture)
         left, right = page.do(f"({BESIDE})()")
-    with Image.open(picture) as image:  # without what stands beside it
+    with Image.open(picture) as image:  # without the parts beside it
         shown = image.crop((left, 0, right, image.height))
     shown.save(picture)
 

@@ -1,4 +1,4 @@
-"""What a page shows of a run: commands after `$ `, each with its output; the tables in an output; excerpts of it."""
+"""The runs that a page shows: commands after `$ `, each with its output; the tables in an output; excerpts of it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from itertools import takewhile
 
 TITLE = re.compile(r"model=(\S+)  quantization=.*  task=(\S+)")
 RULE = re.compile(r" *─{20,}")
-LIKE = 0.5  # a line of an excerpt and the line of today that takes its place have so much in common, at the least
+LIKE = 0.5  # the least likeness of a line of an excerpt and the line of today that replaces it
 
 
 @dataclass
 class Shown:
     """A command of a page and the output that the page shows for it."""
 
-    command: str  # as it is typed, over several lines where it is long
+    command: str  # as typed; a long one has several lines
     output: list[str]
 
     @property
@@ -44,10 +44,10 @@ def shown_in(block: str) -> Iterator[Shown]:
 
 
 def renewed_excerpt(old: list[str], now: list[str]) -> list[str] | None:
-    """Return the lines of today's output in the places of those that an excerpt shows; None where it has no such lines.
+    """Return today's lines in place of those that an excerpt shows; None if the output has no such lines.
 
-    Between `…` stand parts: the first is the output's beginning and the last its end, unless `…` stands there, too. A
-    line at an end may read quite otherwise today; several lines there that do are no longer the part that is shown.
+    The parts of an excerpt are separated by `…`. The first part is the output's beginning and the last its end, unless
+    `…` comes before or after. A single line at an end may differ completely today; several lines may not.
     """
     if "…" not in old:
         return [_cut(was, line) for was, line in zip(old, now, strict=True)] if len(old) == len(now) else None
@@ -57,24 +57,24 @@ def renewed_excerpt(old: list[str], now: list[str]) -> list[str] | None:
             parts.append([])
         else:
             parts[-1].append(line)
-    found, at = list[str](), 0
+    excerpt, at = list[str](), 0
     for number, part in enumerate(parts):
         places = range(at, len(now) - len(part) + 1)
-        is_fixed = number in (0, len(parts) - 1)  # at the beginning or the end, whatever stands there
+        is_fixed = number in (0, len(parts) - 1)  # at the beginning or the end
         if is_fixed:
             places = places[:1] if number == 0 else places[-1:]
-        likest = max(places, key=lambda place: (_likeness(part, now[place:]), -place), default=None)
+        most_alike = max(places, key=lambda place: (_likeness(part, now[place:]), -place), default=None)
         may_differ = is_fixed and sum(map(bool, part)) < 2
-        if likest is None or (not may_differ and _likeness(part, now[likest:]) < LIKE):
+        if most_alike is None or (not may_differ and _likeness(part, now[most_alike:]) < LIKE):
             return None
-        found += ["…"] * (number > 0)
-        found += [_cut(was, line) for was, line in zip(part, now[likest:], strict=False)]
-        at = likest + len(part)
-    return found
+        excerpt += ["…"] * (number > 0)
+        excerpt += [_cut(was, line) for was, line in zip(part, now[most_alike:], strict=False)]
+        at = most_alike + len(part)
+    return excerpt
 
 
 def _likeness(part: list[str], now: list[str]) -> float:
-    """Return how much a part of an excerpt and the lines of today have in common, by the line that has least."""
+    """Return the likeness of a part of an excerpt and today's lines: that of the least alike pair."""
     pairs = [(_words(was), _words(line)) for was, line in zip(part, now, strict=False)]
     return min((SequenceMatcher(None, *pair, autojunk=False).ratio() for pair in pairs if any(pair)), default=1.0)
 
@@ -84,7 +84,7 @@ def _words(line: str) -> str:
 
 
 def _cut(was: str, line: str) -> str:
-    """Return a line of today, cut after as many commas as the page shows of it."""
+    """Return today's line, cut after as many commas as the page shows."""
     if not was.endswith(", …"):
         return line
     return ", ".join([*line.split(", ")[: was.count(", ")], "…"])
@@ -92,7 +92,7 @@ def _cut(was: str, line: str) -> str:
 
 @dataclass
 class Table:
-    """What does not depend on the machine in a table that is shown: its kind, and the names of its rows or columns."""
+    """The parts of a table that do not depend on the machine: its kind, and the names of its rows or columns."""
 
     kind: str
     names: list[str]
@@ -113,7 +113,7 @@ def tables(lines: list[str]) -> Iterator[Table]:
         elif RULE.fullmatch(line):
             head = _until_empty(lines[:place][::-1])[::-1]
             names = [name for part in head for name in re.split(" {2,}", part.strip())]
-            if "status" in names and names[0] == "job":  # the keys in which jobs differ stand between
+            if "status" in names and names[0] == "job":  # the keys in which jobs differ are between
                 yield Table("grid", names[names.index("status") :])
             elif "state" in names:
                 yield Table("plan", names[names.index("state") :])

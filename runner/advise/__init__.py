@@ -1,7 +1,7 @@
-"""`runner-advise`: this model, this machine, these limits: which settings? Ranked, with what each rests on; no torch.
+"""`runner-advise`: the best settings for a model, a machine and limits, ranked, with the basis of each; no torch.
 
-The way through (command.py): candidates of settings (candidates.py) → memory and time of each, by what is recorded,
-calibrated or, for a machine that is only described (machines.py), guessed → those within the limits, the best first.
+The steps (command.py): candidate settings (candidates.py) → memory and time of each, from records or a calibration, or
+guessed for a described machine (machines.py) → those within the limits, best first.
 """
 
 from runner.advise.command import entry, main

@@ -1,4 +1,4 @@
-"""Which settings there are to choose among, what each takes, and which of them keep to the limits."""
+"""The candidate settings, their memory and time, and which of them meet the limits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from runner.advise.machines import Machine
 from runner.checkpoints.pass_memory import most_rows, place_bytes
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
-from runner.checkpoints.resolve import Resolved, only_looking, resolve
+from runner.checkpoints.resolve import Resolved, no_downloads, resolve
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
-from runner.estimates.fit import PROCESS_MIB, Fit, fit, rooms
+from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
 from runner.estimates.jobs import estimate, time_of, without_download
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate
@@ -24,64 +24,64 @@ from runner.quantization.base import CheckpointSource as Checkpoint
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest
 COSTS = {
     "none": "the model as it is",
-    "int8": "known of int8: no loss in published tests (LLM.int8(), 2022)",
-    "nf4": "known of nf4: little in published tests (QLoRA, 2023), more for small models",
+    "int8": "int8: no loss in published tests (LLM.int8(), 2022)",
+    "nf4": "nf4: little loss in published tests (QLoRA, 2023), more for small models",
 }
-MOST = 5  # recommendations
-OTHER_MODELS = 3  # smaller ones that are looked at, where the model itself has few ways to fit
+MOST_RECOMMENDED = 5
+OTHER_MODELS = 3  # smaller models that are tried if few settings of the model itself fit
 
 Compose = Callable[[list[str]], RunnerConfig]
 
 
 @dataclass
 class UserLimits:
-    """What the user allows."""
+    """The limits that the user sets."""
 
     memory_mib: float | None = None
-    seconds: float | None = None  # for each question, on the average of a job
+    seconds: float | None = None  # per question, averaged over a job
 
 
 @dataclass
 class Candidate:
-    """Some settings, and what they take."""
+    """Some settings with their memory and time."""
 
     overrides: list[str]
     config: RunnerConfig
-    model: str  # the choice of the group model, or its name
-    is_asked: bool  # the model that the user asks about
+    model: str  # the choice of the config group `model`, or the model's name
+    is_asked: bool  # whether it is the user's model, not a smaller one
     allowed_mib: float = 0.0
     fit: Fit | None = None
     time: Estimate | None = None
     accuracy: str = ""
-    problem: str = ""  # why it is out
+    problem: str = ""  # why it is rejected
 
     @property
     def each_s(self) -> float | None:
-        """Seconds for each question, on the average of the whole job."""
-        asked = sum(amount.completions for amount in self.config.task.amounts(self.config.generation))
-        return None if self.time is None or not asked else self.time.seconds / asked
+        """Seconds per question, averaged over the whole job."""
+        completions = sum(amount.completions for amount in self.config.task.amounts(self.config.generation))
+        return None if self.time is None or not completions else self.time.seconds / completions
 
     @property
     def memory_mib(self) -> float:
-        """What the process takes at its peak."""
+        """The peak memory of the process."""
         return self.fit.predicted.total_mib + PROCESS_MIB if self.fit else 0.0
 
     @property
     def quantization(self) -> str:
-        """The name of its choice."""
+        """The name of its quantization."""
         return self.config.quantization.name
 
 
 @dataclass
 class Advice:
-    """What is recommended, the best first, and why the others are not."""
+    """The recommended candidates, best first, and the rejected ones."""
 
     chosen: list[Candidate] = field(default_factory=list)
-    out: list[Candidate] = field(default_factory=list)
+    rejected: list[Candidate] = field(default_factory=list)
 
 
 def advise(
-    asked: list[str],
+    overrides: list[str],
     compose: Compose,
     limits: UserLimits,
     machine: Machine | None,
@@ -89,32 +89,34 @@ def advise(
     calibrate: bool,
     on_line: Callable[[str], None],
 ) -> Advice:
-    """Judge the candidates of a model, and of smaller ones where few of its own keep to the limits."""
-    found = judge(list(ways(asked, compose, True)), limits, machine, output_dir, calibrate, on_line)
-    if sum(not it.problem for it in found) < 2 and not any(word.startswith("model.name=") for word in asked):
-        for smaller in smaller_models(found[0]):
-            others = [word for word in asked if not word.startswith(("model=", "model.shape="))]
-            more = list(ways([f"model={smaller}", *others], compose, False))
-            judged = judge(more, limits, machine, output_dir, calibrate, on_line)
-            found += [it for it in judged if not it.problem][:1] or judged[-1:]  # one of each
-    good = [it for it in found if not it.problem]
-    good.sort(key=lambda it: (not it.is_asked, found.index(it)))  # as they were tried: the most faithful first
-    return Advice(good[:MOST], [it for it in found if it.problem])
+    """Judge the candidates of a model, and those of smaller models if few meet the limits."""
+    candidates = judge(
+        list(candidate_settings(overrides, compose, True)), limits, machine, output_dir, calibrate, on_line
+    )
+    if sum(not it.problem for it in candidates) < 2 and not any(word.startswith("model.name=") for word in overrides):
+        for smaller in smaller_models(candidates[0]):
+            others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
+            smaller_candidates = list(candidate_settings([f"model={smaller}", *others], compose, False))
+            judged = judge(smaller_candidates, limits, machine, output_dir, calibrate, on_line)
+            candidates += [it for it in judged if not it.problem][:1] or judged[-1:]  # one of each
+    good = [it for it in candidates if not it.problem]
+    good.sort(key=lambda it: (not it.is_asked, candidates.index(it)))  # in the order of trial: the most faithful first
+    return Advice(good[:MOST_RECOMMENDED], [it for it in candidates if it.problem])
 
 
-def ways(asked: list[str], compose: Compose, is_asked: bool) -> Iterator[Candidate]:
-    """Yield the settings that are to be tried; what the user has said stays."""
-    said = {word.partition("=")[0] for word in asked}
-    base = compose(asked)
+def candidate_settings(given: list[str], compose: Compose, is_asked: bool) -> Iterator[Candidate]:
+    """Yield the settings to try; the user's overrides stay."""
+    given_keys = {word.partition("=")[0] for word in given}
+    base = compose(given)
     if not has_weights(base.model):
         raise ConfigError(f"model={base.model.name}: it has no weights here, so there is nothing to choose")
-    model = next((word.partition("=")[2] for word in asked if word.startswith("model=")), base.model.name)
+    model = next((word.partition("=")[2] for word in given if word.startswith("model=")), base.model.name)
     stored = base.quantization.source is not Checkpoint.plain
-    for quantization in [base.quantization.name] if stored or "quantization" in said else QUANTIZATIONS:
-        overrides = asked if "quantization" in said else [*asked, f"quantization={quantization}"]
+    for quantization in [base.quantization.name] if stored or "quantization" in given_keys else QUANTIZATIONS:
+        overrides = given if "quantization" in given_keys else [*given, f"quantization={quantization}"]
         try:
             yield Candidate(overrides, compose(overrides), model, is_asked)
-        except RunnerError:  # it does not go together with what else is asked for
+        except RunnerError:  # incompatible with another override
             continue
 
 
@@ -126,32 +128,33 @@ def judge(
     calibrate: bool,
     on_line: Callable[[str], None],
 ) -> list[Candidate]:
-    """Give each the most rows that it has room for, and its time; say why it is out where it breaks a limit."""
+    """Set each candidate's batch size, memory and time, and the reason if it exceeds a limit."""
     records = FinishedJobs(output_dir)
     known: dict[int, tuple[RunnerConfig, Resolved]] = {}
-    with only_looking(True):
-        for number, it in enumerate(candidates):
-            there = it.config if machine is None else _on(it.config, machine.device)
-            found = without_download(there, resolve(there))
-            if found is None:
-                it.problem = "its sizes are not known without a download: give model.name=FOLDER or a preset"
+    with no_downloads(True):
+        for number, candidate in enumerate(candidates):
+            on_machine = candidate.config if machine is None else _on_device(candidate.config, machine.device)
+            sized = without_download(on_machine, resolve(on_machine))
+            if sized is None:
+                candidate.problem = "its size is unknown without a download: give model.name=FOLDER or a preset"
                 continue
-            known[number] = found
+            known[number] = sized
             most_mib = limits.memory_mib
             if machine is not None:
-                place, room = machine.device, machine.room_mib
+                device, room = machine.device, machine.room_mib
             else:
-                place, room = found[1].model.device, sum(rooms(found[1].model.device).values()) + PROCESS_MIB
+                device = sized[1].model.device
+                room = sum(free_mib_by_device(device).values()) + PROCESS_MIB
             allowed_mib = min(room, most_mib or room)
-            it.allowed_mib = allowed_mib
-            _with_rows(it, found[1], {place: allowed_mib - PROCESS_MIB})
-            if machine is None and it.fit is not None and (scored := records.accuracy(it.config)):
+            candidate.allowed_mib = allowed_mib
+            _set_batch_size(candidate, sized[1], {device: allowed_mib - PROCESS_MIB})
+            if machine is None and candidate.fit is not None and (scored := records.accuracy(candidate.config)):
                 correct, n, job = scored
-                it.accuracy = f"accuracy {correct / n:.1%} of {n:.0f} recorded ({job})"
-            if it.fit is None or not it.fit.fits:
-                needed = it.fit.needed_mib + PROCESS_MIB if it.fit else 0.0
-                it.problem = f"needs {needed:,.0f} MiB, one question at a time; {allowed_mib:,.0f} are allowed"
-    fitting = {number: it for number, it in known.items() if not candidates[number].problem}
+                candidate.accuracy = f"accuracy {correct / n:.1%} of {n:.0f} recorded ({job})"
+            if candidate.fit is None or not candidate.fit.fits:
+                needed = candidate.fit.needed_mib + PROCESS_MIB if candidate.fit else 0.0
+                candidate.problem = f"needs {needed:,.0f} MiB, one question at a time; {allowed_mib:,.0f} are allowed"
+    fitting = {number: candidate for number, candidate in known.items() if not candidates[number].problem}
     if machine is None:
         timed = {number: (candidates[number].config, resolved) for number, (_, resolved) in fitting.items()}
         for number, taken in estimate(timed, output_dir, calibrate, on_line).items():
@@ -159,49 +162,49 @@ def judge(
     else:
         for number, (_, resolved) in fitting.items():
             candidates[number].time = _guess(candidates[number], resolved, machine)
-    for it in candidates:
-        each_s = it.each_s
-        if not it.problem and limits.seconds is not None and each_s is not None and each_s > limits.seconds:
-            it.problem = f"takes about {each_s:,.1f} s a question; {limits.seconds:g} are allowed"
+    for candidate in candidates:
+        each_s = candidate.each_s
+        if not candidate.problem and limits.seconds is not None and each_s is not None and each_s > limits.seconds:
+            candidate.problem = f"takes about {each_s:,.1f} s a question; {limits.seconds:g} are allowed"
     return candidates
 
 
-def _on(config: RunnerConfig, device: str) -> RunnerConfig:
-    """Return the config with its model on a device of another machine: what is predicted follows from where it runs."""
+def _on_device(config: RunnerConfig, device: str) -> RunnerConfig:
+    """Return the config with its model on a device of another machine: predictions depend on the device."""
     return replace(config, model=replace(local_model(config.model), device=device))
 
 
-def _with_rows(it: Candidate, resolved: Resolved, rooms_mib: dict[str, float]) -> None:
-    """Set the most rows at once for which there is room, unless the user has set them."""
-    sizes = [it.config.generation.batch_size]
-    asked = it.config.task.amounts(it.config.generation)
-    if sizes[0] is None and all(amount.rows is None for amount in asked):
-        most = most_rows("cuda" if "cuda" in rooms_mib else "cpu", resolved.dtype_bytes)
-        completions = max((amount.completions for amount in asked), default=most)
+def _set_batch_size(candidate: Candidate, resolved: Resolved, free_mib: dict[str, float]) -> None:
+    """Set the largest batch size that fits, unless the user has set one."""
+    sizes = [candidate.config.generation.batch_size]
+    amounts = candidate.config.task.amounts(candidate.config.generation)
+    if sizes[0] is None and all(amount.rows is None for amount in amounts):
+        most = most_rows("cuda" if "cuda" in free_mib else "cpu", resolved.dtype_bytes)
+        completions = max((amount.completions for amount in amounts), default=most)
         most = min(most, 1 << (completions - 1).bit_length())
         sizes = [size for size in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1) if size <= most]
     for size in sizes:
-        changed = it.config
+        changed = candidate.config
         if size is not None:
-            changed = replace(it.config, generation=replace(it.config.generation, batch_size=size))
-        it.fit = fit(changed, resolved, rooms_mib, fixes=False)
-        if it.fit is not None and it.fit.predicted.total_mib <= sum(rooms_mib.values()):
-            if size is not None and size != it.config.generation.batch_size:
-                it.overrides = [*it.overrides, f"generation.batch_size={size}"]
-            it.config = changed
+            changed = replace(candidate.config, generation=replace(candidate.config.generation, batch_size=size))
+        candidate.fit = fit(changed, resolved, free_mib, fixes=False)
+        if candidate.fit is not None and candidate.fit.predicted.total_mib <= sum(free_mib.values()):
+            if size is not None and size != candidate.config.generation.batch_size:
+                candidate.overrides = [*candidate.overrides, f"generation.batch_size={size}"]
+            candidate.config = changed
             return
 
 
-def _guess(it: Candidate, resolved: Resolved, machine: Machine) -> Estimate | None:
-    assert it.fit is not None
+def _guess(candidate: Candidate, resolved: Resolved, machine: Machine) -> Estimate | None:
+    assert candidate.fit is not None
     parameters = float(sum(tensor.params for tensor in resolved.tensors))
-    place = place_bytes(resolved.settings, resolved.dtype_bytes)
-    speed = machine.guess(it.config, it.fit.predicted, parameters, place)
-    return time_of(it.config, speed, it.config.generation.batch_size or it.fit.rows)
+    token_bytes = place_bytes(resolved.settings, resolved.dtype_bytes)
+    speed = machine.guess(candidate.config, candidate.fit.predicted, parameters, token_bytes)
+    return time_of(candidate.config, speed, candidate.config.generation.batch_size or candidate.fit.rows)
 
 
 def smaller_models(than: Candidate) -> list[str]:
-    """Return the largest presets that are smaller than a model, by their shapes."""
+    """Return the largest presets that are smaller than a model."""
     sizes = {file.stem: _parameters(json.loads(file.read_text())) for file in SHAPES_DIR.glob("*.json")}
     own = sizes.get(than.model, 0)
     below = [name for name in sizes if sizes[name] < 0.8 * own]

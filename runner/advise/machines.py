@@ -1,4 +1,4 @@
-"""Machines by description: what one has, and a guess of how long a model takes there."""
+"""Described machines: their memory and speed, and a guess of the time that a model takes there."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from runner.core.machine import MIB
 from runner.estimates.speed import EstimateBasis, Speed
 
 FILE = Path(__file__).with_name("machines.yaml")
-SPREAD = 0.6  # of a guess
-REACHED = 0.6  # of bandwidth and matrix rate, by plain weights
-# What is read and written besides the weights when they are unpacked for each pass, as a share of their 16 bits.
+SPREAD = 0.6  # relative uncertainty of a guess
+REACHED = 0.6  # share of bandwidth and matrix rate that plain weights reach
+# Memory traffic of unpacking weights in each pass, as a share of their size in 16 bits.
 UNPACKED = {"cpu": {"int8": 1.0, "nf4": 1.5, "fp4": 1.5}, "cuda": {"int8": 2.0, "nf4": 0.5, "fp4": 0.5}}
-READ_GB_S = 1.0  # of a checkpoint, from a disk
-QUANTIZED_GB_S = 0.5  # of it, while it is quantized
-STEP_S = {"cpu": 0.001, "cuda": 0.015}  # of a step, whatever the model: Python and the start of kernels
+READ_GB_S = 1.0  # reading a checkpoint from a disk
+QUANTIZED_GB_S = 0.5  # quantizing a checkpoint
+STEP_S = {"cpu": 0.001, "cuda": 0.015}  # per step, for any model: Python and kernel launches
 ROWS = (1, 8, 32, 128, 512)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that is only described; GB and TFLOP are powers of ten, GiB are not."""
+    """A described machine; GB and TFLOP are powers of ten, GiB are not."""
 
     name: str
     memory_gib: float
@@ -44,20 +44,20 @@ class Machine:
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name != "name" and not (isinstance(value, int | float) and value >= 0):
-                raise ConfigError(f"--machine {self.name}: {item.name}={value}: a number from 0 is needed")
+                raise ConfigError(f"--machine {self.name}: {item.name}={value}: must be a number from 0 on")
 
     @property
     def device(self) -> str:
-        """Where a model goes."""
+        """The device that a model runs on."""
         return "cuda" if self.gpu_memory_gib else "cpu"
 
     @property
     def room_mib(self) -> float:
-        """The memory for a model there."""
+        """The memory for a model."""
         return 1024 * (self.gpu_memory_gib or self.memory_gib)
 
     def guess(self, config: RunnerConfig, predicted: Footprint, parameters: float, place_bytes: int) -> Speed:
-        """Guess how long a model takes here: by bytes that pass through memory, and by products."""
+        """Guess the time of a model from the bytes that it moves and the products that it computes."""
         on_gpu = self.device == "cuda"
         bandwidth = 1e9 * REACHED * (self.gpu_bandwidth_gb_s if on_gpu else self.bandwidth_gb_s)
         rate = 1e12 * REACHED * (self.gpu_tflop_s if on_gpu else self.tflop_s)
@@ -83,16 +83,16 @@ class Machine:
 
 
 def machine_of(name: str) -> Machine:
-    """Return a machine by its name, or the one that a YAML file describes."""
+    """Return a described machine by its name, or from a YAML file."""
     known = _read(FILE)
     if name in known:
         return _machine(name, known[name])
     if not (file := Path(name).expanduser()).is_file():
         raise ConfigError(f"--machine {name}: {unknown('machine or file', name, known)}")
-    own = _read(file)
-    if all(isinstance(value, dict) for value in own.values()) and len(own) == 1:
-        ((name, own),) = own.items()
-    return _machine(name, own)
+    values = _read(file)
+    if all(isinstance(value, dict) for value in values.values()) and len(values) == 1:
+        ((name, values),) = values.items()
+    return _machine(name, values)
 
 
 def _machine(name: str, values: dict[str, Any]) -> Machine:
@@ -114,5 +114,5 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"--machine {file}: cannot be read as YAML ({one_line(error)})") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"--machine {file}: keys with values are needed")
+        raise ConfigError(f"--machine {file}: must hold keys with values")
     return values

@@ -1,1 +1,1 @@
-"""A team of agents on one question: who hears whom, what each is told, and model-written programs held in a sandbox."""
+"""A team of agents on one question: who hears whom, what each is told, and the sandbox for programs they write."""

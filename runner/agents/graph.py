@@ -1,8 +1,8 @@
 """Who hears whom: the topology as masks, and one round's edges drawn from it.
 
 A matrix has one row for each agent that speaks and one column for each that listens. Spatial edges lead to an agent of
-the same round, so what a round takes of them must be free of cycles: somebody has to speak first. Temporal edges lead
-from the round before to this one and may go any way, also from an agent to itself.
+the same round, so those that a round takes must be free of cycles: somebody has to speak first. Temporal edges lead
+from the previous round to this one, between any two agents, also from an agent to itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Edge = tuple[int, int]  # who speaks, who listens
 
 @dataclass(frozen=True)
 class EdgeDecision:
-    """An edge that was taken or left by chance; `probability` is that of taking it."""
+    """An edge that was taken or not by chance; `probability` is that of taking it."""
 
     kind: Kind
     source: int
@@ -36,7 +36,7 @@ class EdgeDecision:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round took of a graph, with the log-probability of all its choices."""
+    """The edges that one round took, with the log-probability of all its choices."""
 
     spatial: tuple[Edge, ...]
     temporal: tuple[Edge, ...]
@@ -44,31 +44,31 @@ class Round:
     log_prob: float
 
     def hears(self, agent: int) -> tuple[int, ...]:
-        """Return whom an agent hears of this round, in ascending order."""
+        """Return the agents that an agent hears in this round, in ascending order."""
         return tuple(sorted(source for source, target in self.spatial if target == agent))
 
     def remembers(self, agent: int) -> tuple[int, ...]:
-        """Return whom an agent hears of the round before, in ascending order."""
+        """Return the agents of the previous round that an agent hears, in ascending order."""
         return tuple(sorted(source for source, target in self.temporal if target == agent))
 
 
 @dataclass
 class Edges:
-    """All edges of one kind: what the topology allows, what pruning has left of it, and how each is weighed."""
+    """All edges of one kind: which the topology allows, which pruning has left, and the logit of each."""
 
     allowed: Mask
     live: Mask
     logits: Matrix
-    optimized: bool  # each live edge is taken with probability sigmoid(logit), else always
+    optimized: bool  # each live edge is taken with probability sigmoid(logit); otherwise always
 
     @property
     def count(self) -> int:
-        """How many are live."""
+        """How many edges are live."""
         return int(self.live.sum())
 
     @property
     def weights(self) -> Matrix:
-        """Return the probability of each edge, were it live."""
+        """Return the probability of each edge, as if it were live."""
         return sigmoid(self.logits)
 
     def scan(self) -> list[Edge]:
@@ -114,7 +114,7 @@ class Graph:
         return {"spatial": self.spatial, "temporal": self.temporal}
 
     def draw(self, rng: random.Random, round: int) -> Round:
-        """Draw the edges of a round, counted from 0: the first one has no round before it, so no temporal edges."""
+        """Draw the edges of a round, counted from 0; the first one has no temporal edges."""
         choices: list[EdgeDecision] = []
         spatial = self._drawn("spatial", rng, choices)
         temporal = self._drawn("temporal", rng, choices) if round > 0 else []
@@ -124,10 +124,12 @@ class Graph:
         return Round(tuple(spatial), tuple(temporal), tuple(choices), log_prob)
 
     def _drawn(self, kind: Kind, rng: random.Random, choices: list[EdgeDecision]) -> list[Edge]:
-        """Draw the edges of one kind; a spatial edge that would close a cycle is left out, which is no choice."""
+        """Draw the edges of one kind; a spatial edge that would close a cycle is skipped, without a choice."""
         edges, taken = self.kinds[kind], []
         weights = edges.weights
-        reached_by = [1 << agent for agent in range(self.agents)]  # bit j of agent i: what j says may have reached i
+        reached_by = [
+            1 << agent for agent in range(self.agents)
+        ]  # bit j of agent i: i may have heard of j, directly or not
         for source, target in edges.scan():
             if kind == "spatial" and reached_by[source] >> target & 1:
                 continue
@@ -145,7 +147,7 @@ class Graph:
 
 
 def masks(mode: Mode, agents: int, seed: int) -> tuple[Mask, Mask]:
-    """Return what a topology allows, spatial and temporal; the seed decides random and layered ones."""
+    """Return the edges that a topology allows, spatial and temporal; random and layered ones depend on the seed."""
     rng = random.Random(f"{mode} {agents} {seed}")
     everyone = np.ones((agents, agents), dtype=np.bool_)
     nobody, others = ~everyone, ~np.eye(agents, dtype=np.bool_)
@@ -155,7 +157,7 @@ def masks(mode: Mode, agents: int, seed: int) -> tuple[Mask, Mask]:
         case Mode.full_connected:
             return others, everyone
         case Mode.random:
-            spatial, temporal = (_coins(rng, agents) for _ in range(2))
+            spatial, temporal = (_random_mask(rng, agents) for _ in range(2))
             return spatial & others, temporal
         case Mode.chain:
             last_to_first = nobody.copy()
@@ -164,7 +166,7 @@ def masks(mode: Mode, agents: int, seed: int) -> tuple[Mask, Mask]:
         case Mode.debate:
             return nobody, everyone
         case Mode.layered:
-            first = np.arange(agents) < (agents + 1) // 2  # the larger half, where they are not equal
+            first = np.arange(agents) < (agents + 1) // 2  # the larger half if the number is odd
             order = list(range(agents))
             rng.shuffle(order)
             speaks = first[order]
@@ -180,7 +182,7 @@ def sigmoid(logits: Matrix) -> Matrix:
 
 
 def log_probability(logit: float, taken: bool) -> float:
-    """Return the log-probability of taking an edge, or of leaving it, which stays finite where a probability is 0."""
+    """Return the log-probability of taking an edge, or of not taking it; finite even if a probability is 0."""
     signed = float(logit if taken else -logit)
     return min(signed, 0.0) - math.log1p(math.exp(-abs(signed)))
 
@@ -189,5 +191,5 @@ def _edges(allowed: Mask, logit: float, optimized: bool) -> Edges:
     return Edges(allowed, allowed.copy(), np.full(allowed.shape, logit), optimized)
 
 
-def _coins(rng: random.Random, agents: int) -> Mask:
+def _random_mask(rng: random.Random, agents: int) -> Mask:
     return np.array([[rng.random() < 0.5 for _ in range(agents)] for _ in range(agents)], dtype=np.bool_)

@@ -1,11 +1,11 @@
-"""A team's graph as a JSON file: what a job saves, and what task.graph=FILE gives back.
+"""A team's graph as a JSON file: a job saves it, and task.graph=FILE reads it.
 
     {"version": 1, "mode": "star", "agents": 2, "roles": ["Math Solver", "Inspector"],
      "learned": {"iterations": 10, "questions": 40, "seed": 0, "settings": {"lr": 0.1}},  (null: never trained)
      "spatial":  {"optimized": true, "allowed": [[0, 1], [0, 0]], "live": [[0, 1], [0, 0]], "logits": [[0, 0.4], …]},
      "temporal": …}
 
-Row = who speaks, column = who listens. Anybody may have written the file that is read, so everything in it is checked.
+Row = who speaks, column = who listens. The file may come from anywhere, so everything in it is checked.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy as np
 
 from runner.agents.graph import Edges, Graph, Kind, Mask, Matrix
 from runner.checkpoints.json_fields import Fields
-from runner.checkpoints.weight_files import load_json
 from runner.config.agents import Mode
 from runner.core.errors import DataError, reading, unknown
+from runner.core.texts import load_json
 
 VERSION = 1
-MAX_BYTES = 4 * 2**20  # 64 agents need 0.2 of it
+MAX_BYTES = 4 * 2**20  # 64 agents need a fifth of it
 LONGEST_NAME = 80  # characters of a role's name or of a setting's
 KEYS = ("version", "mode", "agents", "roles", "learned", "spatial", "temporal")
 
@@ -46,7 +46,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a graph file holds; `learned` is None for a graph that was never trained."""
+    """The content of a graph file; `learned` is None for a graph that was never trained."""
 
     graph: Graph
     roles: tuple[str, ...]
@@ -68,20 +68,20 @@ def to_json(graph: Graph, roles: Sequence[str], learned: Learned | None = None) 
 
 
 def load(path: str | Path) -> Saved:
-    """Read a graph file; DataError, with the file and the key, where anything in it is not as it has to be."""
+    """Read a graph file; DataError names the file and the key if anything in it is invalid."""
     path = Path(path).expanduser()
     if path.is_dir():
         raise DataError(f"{path}: this is a folder; give the graph.json that a job has saved")
     with reading(path):
         if path.exists() and not path.is_file():
-            raise DataError(f"{path}: this is no ordinary file")
+            raise DataError(f"{path}: this is not an ordinary file")
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: {path.stat().st_size:,} bytes, and no graph needs more than {MAX_BYTES:,}")
     return _GraphFields(path).saved(load_json(path))
 
 
 def sha256(graph: Graph) -> str:
-    """Return the digest of what a team draws its rounds from: equal for all files that come to the same graph."""
+    """Return the digest of the edges that rounds are drawn from: equal for all files of equivalent graphs."""
     drawn_from = {
         kind: [edges.optimized, edges.live.tolist(), np.where(edges.live, edges.logits, 0).tolist()]
         if edges.optimized
@@ -108,7 +108,7 @@ class _GraphFields(Fields):
     def saved(self, values: dict[str, Any]) -> Saved:
         """Everything."""
         if type(values.get("version")) is not int or values["version"] != VERSION:
-            self.fail("version", f"{VERSION}, which is the only one there is so far,", values.get("version"))
+            self.fail("version", f"{VERSION}, the only version so far,", values.get("version"))
         self.only("", values, KEYS)
         self.one_of("mode", values["mode"], tuple(mode.value for mode in Mode))
         mode, agents = Mode(values["mode"]), self.count("agents", values["agents"])
@@ -120,7 +120,7 @@ class _GraphFields(Fields):
         names = tuple(self.name(f"roles[{number}]", role) for number, role in enumerate(roles))
         spatial, temporal = (self.edges(kind, values[kind], agents) for kind in ("spatial", "temporal"))
         if spatial.allowed.diagonal().any():
-            self.fail("spatial.allowed", "0 from an agent to itself, which it cannot hear while it speaks,", 1)
+            self.fail("spatial.allowed", "0 from an agent to itself", 1)
         return Saved(Graph(mode, spatial, temporal), names, self.learned(values["learned"]))
 
     def edges(self, kind: Kind, value: object, agents: int) -> Edges:
@@ -131,7 +131,7 @@ class _GraphFields(Fields):
             self.fail(f"{kind}.optimized", "true or false", values["optimized"])
         allowed, live = (self.mask(f"{kind}.{name}", values[name], agents) for name in ("allowed", "live"))
         for source, target in np.argwhere(live & ~allowed).tolist():
-            self.fail(f"{kind}.live[{source}][{target}]", f"0, as {kind}.allowed has it,", 1)
+            self.fail(f"{kind}.live[{source}][{target}]", f"0, as in {kind}.allowed,", 1)
         return Edges(allowed, live, self.logits(f"{kind}.logits", values["logits"], agents), values["optimized"])
 
     def learned(self, value: object) -> Learned | None:
@@ -165,7 +165,7 @@ class _GraphFields(Fields):
         rows = self.square(key, value, agents)
         for source, row in enumerate(rows):
             for target, cell in enumerate(row):
-                if type(cell) not in (int, float) or not abs(cell) < 1e300:  # which NaN is not, either
+                if type(cell) not in (int, float) or not abs(cell) < 1e300:  # NaN fails this, too
                     self.fail(f"{key}[{source}][{target}]", "a number", cell)
         return np.array(rows, dtype=np.float64)
 
@@ -175,19 +175,19 @@ class _GraphFields(Fields):
         if len(rows) != agents:
             raise DataError(f"{self.path}: {key}: {agents} rows expected, one for each agent, found {len(rows)}")
         for number, row in enumerate(rows):
-            found = len(self.many(f"{key}[{number}]", row))
-            if found != agents:
-                raise DataError(f"{self.path}: {key}[{number}]: {agents} cells expected, found {found}")
+            cells = len(self.many(f"{key}[{number}]", row))
+            if cells != agents:
+                raise DataError(f"{self.path}: {key}[{number}]: {agents} cells expected, found {cells}")
         return rows
 
     def name(self, key: str, value: object) -> str:
-        """A text that can be shown on a line."""
+        """A text that fits on a line."""
         if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > LONGEST_NAME:
             self.fail(key, f"a name of 1 to {LONGEST_NAME} printable characters", value)
         return str(value)
 
     def only(self, place: str, values: dict[str, Any], keys: tuple[str, ...]) -> None:
-        """Refuse a key that is missing, and one that nobody would read."""
+        """Reject a missing key, and one that would not be read."""
         inside = f"{place}." if place else ""
         for key in keys:
             if key not in values:

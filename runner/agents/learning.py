@@ -1,7 +1,7 @@
-"""Learning who should hear whom: rounds of solved questions get likelier, and edges that do not help are pruned.
+"""Learning who should hear whom: rounds of solved questions become likelier, and edges that do not help are pruned.
 
-No step of it goes through the model: what a round took and left out has a probability under the graph's logits, and
-its gradient is short (d log p / d logit = taken - probability), so numpy is enough.
+No gradient goes through the model: the choices of a round have a probability under the graph's logits, and its gradient
+is simple (d log p / d logit = taken - probability), so numpy is enough.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether i
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What one iteration did; `pruned` is empty where none was due."""
+    """The outcome of one iteration; `pruned` is empty if no pruning was due."""
 
     iteration: int  # counted from 1
     loss: float
@@ -30,7 +30,7 @@ class TrainingStep:
 
 
 class Adam:
-    """The optimizer of that name for one matrix of logits, as torch has it."""
+    """The optimizer Adam for one matrix of logits, as in torch."""
 
     def __init__(self, shape: tuple[int, ...], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.lr, self.betas, self.eps = lr, betas, 1e-8
@@ -38,7 +38,7 @@ class Adam:
         self.steps = 0
 
     def change(self, gradient: Matrix) -> Matrix:
-        """Return what one step adds to the logits."""
+        """Return the change of the logits in one step."""
         self.steps += 1
         first, second = self.betas
         self.mean += (1 - first) * (gradient - self.mean)
@@ -102,8 +102,8 @@ class Learner:
 def low_rank(edges: Edges) -> tuple[float, Matrix]:
     """Return the nuclear norm of the live edges' weights, and its gradient by their logits.
 
-    Small norms are what low-rank graphs have: few patterns of who hears whom, as the paper wants it against noise.
-    Where a singular value is 0 the norm has a kink, and the shortest of the gradients there are is taken.
+    Low-rank graphs have small norms: few patterns of who hears whom, which the paper uses against noise. Where a
+    singular value is 0 the norm has no unique gradient, and the shortest one is taken.
     """
     weights = np.where(edges.live, edges.weights, 0.0)
     left, values, right = np.linalg.svd(weights)
@@ -113,9 +113,9 @@ def low_rank(edges: Edges) -> tuple[float, Matrix]:
 
 
 def prune(edges: Edges, rate: float) -> list[Edge]:
-    """Take out the lowest logits: round(live * rate) edges and at least one, until none is left; none at rate 0.
+    """Prune the edges with the lowest logits: round(live * rate) of them, at least one; none at rate 0.
 
-    Of equal ones the last in the scan goes first: it is the one that rounds leave out most often, to avoid cycles.
+    Ties go to the last one in the scan: rounds skip it most often, to avoid cycles.
     """
     live = edges.scan()
     wanted = max(1, round(len(live) * rate)) if rate else 0

@@ -1,4 +1,4 @@
-"""What a question came to: one sample from all calls of its discussion."""
+"""The sample of a question, from all calls of its discussion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.engines.base import prompt_sha256
 
 
 def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
-    """Return what a question came to; its calls stand in calls.jsonl, and here are their sums."""
+    """Return the sample of a question, with the sums over its calls, which are in calls.jsonl."""
     every = sorted(discussion.answered.values(), key=lambda one: one.turn.id)  # in whatever order they came
     costs = [one.cost_usd for one in every if one.cost_usd is not None]
     reason, answer = ended_by(discussion), discussion.answer
@@ -41,7 +41,7 @@ def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
 
 
 def ended_by(discussion: Discussion) -> FinishReason:
-    """Return how the team's answer ended; a vote is cut off where nobody has one, and somebody was cut off."""
+    """Return how the team's answer ended; a vote without a number is cut off if any agent was cut off."""
     if discussion.failed or discussion.team.decision is not DecisionMethod.majority_vote:
         return discussion.speaker.call.finish_reason
     reasons = {one.call.finish_reason for one in discussion.answered.values()}

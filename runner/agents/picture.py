@@ -1,8 +1,8 @@
-"""A team's graph to look at: who hears whom in a round, and of the round before.
+"""A picture of a team's graph: who hears whom in a round, and from the previous round.
 
-An edge is as wide as the probability that training gave it; a pruned one is dashed and pale, as wide as when it went.
-Where nothing is learned, every edge has the same width; one that no round takes, to avoid a circle, is merely pale.
-A team of one round has no temporal panel: nobody hears what was said in the round before. Numbers start from 1.
+The width of an edge is the probability that training gave it; a pruned edge is dashed and pale, with its last width. If
+nothing was learned, all edges have the same width; one that no round takes, to avoid a circle, is only pale. A team
+with one round has no temporal panel. Numbers start from 1.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from runner.core.svg import document, plain, text
 Point = tuple[float, float]
 
 NODE, LABEL, STEP = 19, 165, 52  # radius of an agent, room for a role's name, from one agent to the next
-TOP, FOOT, LEGEND_FOOT = 146, 62, 104  # above and below the agents, also where there is a legend
+TOP, FOOT, LEGEND_FOOT = 146, 62, 104  # above the agents, below them, below them with a legend
 ACROSS = 270  # from one column of agents to the other
-WIDEST, THINNEST, FIXED = 7.0, 0.7, 2.0  # of edges: at probability 1, at least, where nothing is learned
+WIDEST, THINNEST, FIXED = 7.0, 0.7, 2.0  # of edges: at probability 1, at least, without learning
 LONGEST = 22  # characters of a role that are shown
 GREY = "#666666"
 
 
 @dataclass(frozen=True)
 class _Look:
-    """Colours of one kind of edges, and what is said of them under the mouse."""
+    """Colours of one kind of edges, and a part of their tooltip."""
 
     live: str
     pale: str
@@ -41,7 +41,7 @@ LEGEND_LOOK = _Look("#777777", "#c4c4c4")
 
 
 def svg(graph: Graph, title: str, roles: Sequence[str], rounds: int) -> str:
-    """Draw a graph as it is used in so many rounds: spatial edges, and temporal ones where there is a round before."""
+    """Draw a graph as `rounds` rounds use it: spatial edges, and temporal ones if there are several rounds."""
     assert len(roles) == graph.agents
     ring = max(115.0, graph.agents * STEP / 4.2)
     step = max(STEP, min(84, 2 * ring / max(1, graph.agents - 1)))  # between the agents of a column
@@ -50,7 +50,7 @@ def svg(graph: Graph, title: str, roles: Sequence[str], rounds: int) -> str:
     legend = _legend() if any(edges.optimized for edges in shown) else []
     height = TOP + tall + (LEGEND_FOOT if legend else FOOT)
     half, middle = ring + NODE + LABEL, TOP + tall / 2
-    taken = set(graph.draw(random.Random(0), 0).spatial)  # by a graph that is not optimized: the same in every round
+    taken = set(graph.draw(random.Random(0), 0).spatial)  # without learning: the same in every round
     pieces = [text(24, 32, title, bold=True)]
     pieces += _spatial(graph.spatial, roles, (half, middle), ring, taken)
     wide = 2 * half
@@ -85,7 +85,7 @@ def _spatial(edges: Edges, roles: Sequence[str], middle: Point, ring: float, tak
 
 
 def _temporal(edges: Edges, roles: Sequence[str], middle: Point, step: float) -> list[str]:
-    """Two columns of agents: what they said in the round before leads to what they hear in this one."""
+    """Two columns of agents: edges lead from the previous round to this one."""
     first = middle[1] - step * (len(roles) - 1) / 2
     left, right = (
         [(x, first + step * number) for number in range(len(roles))]
@@ -105,7 +105,7 @@ def _temporal(edges: Edges, roles: Sequence[str], middle: Point, step: float) ->
 
 
 def _head(x: float, words: str, edges: Edges, all_of_it: str) -> list[str]:
-    """What a panel shows, and how many edges it has."""
+    """The title of a panel, and how many edges it has."""
     allowed = int(edges.allowed.sum())
     count = f"{edges.count} edge{'s' * (edges.count != 1)}" if allowed else "no edges"
     if allowed > edges.count:
@@ -137,21 +137,21 @@ def _arrows(
     bend: float,
     never: set[Edge],
 ) -> list[str]:
-    """Return all edges of a kind, pale ones below, the widest on top; `never`: live ones that no round takes."""
+    """Return all edges of a kind, pale ones first, the widest last; `never`: live edges that no round takes."""
     weights, drawn = edges.weights, []
     for source, target in np.argwhere(edges.allowed).tolist():
         is_live, weight = bool(edges.live[source, target]), float(weights[source, target])
         is_pale = not is_live or (source, target) in never
-        said = f"{source + 1} {roles[source]}{look.when} → {target + 1} {roles[target]}"
+        tooltip = f"{source + 1} {roles[source]}{look.when} → {target + 1} {roles[target]}"
         if not is_live:
-            said += f": pruned, its probability was {weight:.2f}"
+            tooltip += f": pruned, its probability was {weight:.2f}"
         elif edges.optimized:
-            said += f": probability {weight:.2f}"
+            tooltip += f": probability {weight:.2f}"
         elif is_pale:
-            said += ": never taken, it would close a circle"
+            tooltip += ": never taken, it would close a circle"
         width = max(THINNEST, WIDEST * weight) if edges.optimized else FIXED
         colour = look.pale if is_pale else look.live
-        piece = _arrow(sources[source], targets[target], width, colour, said, bend, is_dashed=not is_live)
+        piece = _arrow(sources[source], targets[target], width, colour, tooltip, bend, is_dashed=not is_live)
         drawn.append((not is_pale, width, source, target, piece))
     return [piece for *_, piece in sorted(drawn)]
 
@@ -176,21 +176,21 @@ def _arrow(source: Point, target: Point, width: float, colour: str, title: str, 
 
 
 def _towards(place: Point, aim: Point, far: float) -> Point:
-    """Return the point that lies so far from a place in the direction of another."""
+    """Return the point at distance `far` from a place, in the direction of another."""
     distance = math.dist(place, aim)
     return place[0] + (aim[0] - place[0]) / distance * far, place[1] + (aim[1] - place[1]) / distance * far
 
 
 def _legend() -> list[str]:
-    """What widths and dashes mean."""
+    """The legend of widths and dashes."""
     words, x = "probability of an edge:", 0.0
     pieces = [text(x, 4, words, colour=GREY)]
     x += 7 * len(words)
     samples = [(f"{weight:.2f}", WIDEST * weight) for weight in (0.25, 0.5, 0.75, 1.0)]
-    for said, width in [*samples, ("pruned", WIDEST / 2)]:
-        is_dashed = said == "pruned"
+    for label, width in [*samples, ("pruned", WIDEST / 2)]:
+        is_dashed = label == "pruned"
         colour = LEGEND_LOOK.pale if is_dashed else LEGEND_LOOK.live
-        pieces.append(_arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, said, 0.0, is_dashed))
-        pieces.append(text(x + 52, 4, said, colour=GREY))
+        pieces.append(_arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed))
+        pieces.append(text(x + 52, 4, label, colour=GREY))
         x += 104
     return pieces

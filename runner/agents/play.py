@@ -1,8 +1,8 @@
-"""Many questions over one open session: an agent is asked as soon as its inputs are there, while others decode.
+"""Many questions over one open session: a call is submitted as soon as its inputs are there, while others decode.
 
-No question waits for another. What became ready is handed to the engine in lots, not one by one: calls that arrive
-together share the beginnings of their prompts, and a pass that lets in one row costs as much as one for ten. Programs
-run in threads meanwhile. Recorded calls are taken as they are, and the session is opened for the first that is not.
+No question waits for another. Ready calls are submitted in batches, not one by one: calls that arrive together share
+the prefixes of their prompts, and a pass that admits one row costs as much as one that admits ten. Programs run in
+threads meanwhile. Recorded calls are reused; the session is opened at the first call that is not recorded.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ from typing import Protocol, Self
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.team import AgentCall, Answered, Discussion
 from runner.core.result import Call, FinishReason
-from runner.engines.base import Completion, Event, Request, RequestId, gather
+from runner.engines.base import Completion, Event, Request, RequestId
+from runner.engines.contract import gather
 from runner.engines.session import Session
 
-LOTS = 8  # that make up what is on its way: calls wait until an eighth as many as are under way are ready
+BATCHES = 8  # ready calls wait until they are an eighth of those that are under way
 
 
 class CallLog(Protocol):
-    """Where calls are kept, each at once."""
+    """Where calls are recorded, each as soon as it is answered."""
 
     def find(self, turn: AgentCall) -> Answered | None:
-        """Return what an earlier start has got for this very prompt, with or without its program's outcome."""
+        """Return the recorded answer to exactly this prompt, with or without its program's outcome."""
 
     def add(self, answered: Answered) -> None:
-        """Keep what came back of a call."""
+        """Record the answer to a call."""
 
     def add_code(self, answered: Answered) -> None:
-        """Keep what the program of a call came to."""
+        """Record the outcome of a call's program."""
 
 
 class Code(Protocol):
-    """Runs programs that a model has written; any thread may ask."""
+    """Runs programs that a model has written; any thread may call it."""
 
     def run(self, text: str) -> CodeOutcome:
-        """Return what it came to."""
+        """Run the program in a text and return its outcome."""
 
 
 class Player:
-    """Plays discussions to their end, some of them after others, over one session."""
+    """Plays discussions to their end over one session, several at a time."""
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class Player:
         self._pool = ThreadPoolExecutor(programs_at_once, thread_name_prefix="program")
         self._ready: list[AgentCall] = []
         self._asked: dict[RequestId, AgentCall] = {}
-        self._courses: dict[str, Discussion] = {}  # by the id of a call that is ready, asked or run
+        self._discussions: dict[str, Discussion] = {}  # by the id of a call that has not been taken
         self._ran: queue.SimpleQueue[tuple[Answered, Future[CodeOutcome]]] = queue.SimpleQueue()
         self._running = 0
 
@@ -72,25 +73,25 @@ class Player:
             self._session.close()
 
     def play(self, discussions: Sequence[Discussion], on_end: Callable[[Discussion], None] = lambda _: None) -> None:
-        """Play all of them to their end; `on_end` hears of each as it gets there."""
+        """Play all discussions to their end; `on_end` is called with each as it ends."""
         left = {discussion.key: discussion for discussion in discussions}
 
-        def look(discussion: Discussion) -> None:
-            self._go_on(discussion)
+        def advance(discussion: Discussion) -> None:
+            self._submit_ready(discussion)
             if discussion.has_ended and left.pop(discussion.key, None) is not None:
-                self._give_up_the_rest(discussion)
+                self._cancel_if_failed(discussion)
                 on_end(discussion)
 
         def listen(events: list[Event], wait: bool = False) -> bool:
-            for discussion in [*self._heard(events), *self._programs(wait)]:
-                look(discussion)
+            for discussion in [*self._take_completions(events), *self._take_programs(wait)]:
+                advance(discussion)
             self._on_step()
             if left:
                 self._submit()
             return bool(left)
 
         for discussion in discussions:
-            look(discussion)
+            advance(discussion)
         if left:
             self._submit()
         while left:
@@ -99,12 +100,12 @@ class Player:
             else:
                 listen([], wait=True)
 
-    def _go_on(self, discussion: Discussion) -> None:
-        """Take what is recorded, and get the rest under way."""
+    def _submit_ready(self, discussion: Discussion) -> None:
+        """Take the recorded answers to the calls that are ready, and queue the other calls."""
         turns = discussion.ready()
         while turns:
             for turn in turns:
-                self._courses[turn.id] = discussion
+                self._discussions[turn.id] = discussion
                 answered = self._records.find(turn)
                 if answered is None:
                     self._ready.append(turn)
@@ -113,17 +114,17 @@ class Player:
             turns = discussion.ready()
 
     def _take(self, answered: Answered) -> None:
-        """Bring a call into its discussion, behind its program where that has still to be run."""
+        """Give an answer to its discussion; if it has a program that was not run yet, run that first."""
         if answered.turn.writes_code and answered.code is None and not answered.failed:
             self._running += 1
             future = self._pool.submit(self._code.run, answered.call.text)
             future.add_done_callback(lambda done: self._ran.put((answered, done)))
         else:
-            self._courses.pop(answered.turn.id).take(answered)
+            self._discussions.pop(answered.turn.id).take(answered)
 
     def _submit(self) -> None:
-        """Hand over what is ready, if it is enough; agents of one role stand together, since they begin alike."""
-        if not self._ready or len(self._ready) * LOTS < len(self._asked):
+        """Submit the ready calls, if they are enough; those of one role together, since they share a prefix."""
+        if not self._ready or len(self._ready) * BATCHES < len(self._asked):
             return
         if self._session is None:
             self._session = self._open_session()
@@ -132,40 +133,40 @@ class Player:
             self._asked[turn.id] = turn
         self._ready = []
 
-    def _heard(self, events: list[Event]) -> list[Discussion]:
-        """Take what came of a step; return the discussions that have got something of it."""
-        heard = []
+    def _take_completions(self, events: list[Event]) -> list[Discussion]:
+        """Take the completions of a step; return their discussions."""
+        discussions = []
         for event in events:
             if isinstance(event, Completion) and event.finish_reason is not FinishReason.cancelled:
-                discussion, answered = self._courses[str(event.id)], answered_by(self._asked.pop(event.id), event)
+                discussion, answered = self._discussions[str(event.id)], answered_by(self._asked.pop(event.id), event)
                 self._records.add(answered)
                 self._take(answered)
-                heard.append(discussion)
+                discussions.append(discussion)
             elif isinstance(event, Completion):
-                self._courses.pop(self._asked.pop(event.id).id)
-        return heard
+                self._discussions.pop(self._asked.pop(event.id).id)
+        return discussions
 
-    def _programs(self, wait: bool) -> list[Discussion]:
-        """Return the discussions that have got something of the programs that have ended; wait for one, if asked to."""
-        heard = []
+    def _take_programs(self, wait: bool) -> list[Discussion]:
+        """Take the outcomes of programs that have ended, and return their discussions; with `wait`, wait for one."""
+        discussions = []
         while self._running and (wait or not self._ran.empty()):
             answered, done = self._ran.get()
             self._running -= 1
             wait = False
-            discussion = self._courses[answered.turn.id]
+            discussion = self._discussions[answered.turn.id]
             answered = replace(answered, code=done.result())
             self._records.add_code(answered)
             self._take(answered)
-            heard.append(discussion)
-        return heard
+            discussions.append(discussion)
+        return discussions
 
-    def _give_up_the_rest(self, discussion: Discussion) -> None:
-        """Ask for nothing more of a question that has failed."""
+    def _cancel_if_failed(self, discussion: Discussion) -> None:
+        """Drop and cancel the other calls of a question that has failed."""
         if not discussion.failed:
             return
-        self._ready = [turn for turn in self._ready if self._courses[turn.id] is not discussion]
+        self._ready = [turn for turn in self._ready if self._discussions[turn.id] is not discussion]
         for turn in self._asked.values():
-            if self._courses[turn.id] is discussion:
+            if self._discussions[turn.id] is discussion:
                 assert self._session is not None
                 self._session.cancel(turn.id)
 

@@ -1,8 +1,8 @@
 """The messages of an agent's call and of the decision, from its role, the question and what its neighbours said.
 
-What is shared comes first: the system message (the role's head and examples) is the same for all questions, the
-question is the same in all rounds, and what neighbours said stands last. So the engine's prefix tree computes the
-beginnings once.
+The shared parts come first: the system message (the role's head and examples) is the same for all questions, the
+question is the same in all rounds, and the neighbours' texts come last. So the engine's prefix tree computes common
+prefixes once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LONGEST_WHY = 200
 
 @dataclass(frozen=True)
 class AgentMessage:
-    """What an agent said in a round: its text, the number in it, and what its program came to where it wrote one."""
+    """What an agent said in a round: its text, the number in it, and the outcome of its program if it wrote one."""
 
     agent: int  # from 0 on
     role: Role
@@ -37,14 +37,16 @@ class AgentMessage:
 
 
 def number(role: Role | None, text: str, code: CodeOutcome | None = None, is_whole: bool = True) -> str | None:
-    """Return what a program came to, or the number in a text: anywhere if the text is whole, else only after ####."""
+    """Return a program's answer, or the number in a text: anywhere if the text is whole, else only after ####."""
     if role is not None and role.writes_code:
         return code.answer if code else None
     return extract(text, Extractor.flexible if is_whole else Extractor.strict)
 
 
-def said(agent: int, role: Role, text: str, code: CodeOutcome | None = None, is_whole: bool = True) -> AgentMessage:
-    """Keep what an agent said, with its number in plain form."""
+def agent_message(
+    agent: int, role: Role, text: str, code: CodeOutcome | None = None, is_whole: bool = True
+) -> AgentMessage:
+    """Return what an agent said, with its number in plain form."""
     return AgentMessage(agent, role, text, number(role, text, code, is_whole), code)
 
 
@@ -55,21 +57,21 @@ def messages(
     wording = WORDINGS[domain]
     parts = [wording.question.format(question=question)]
     if role.hears_numbers:
-        for hint, heard in ((wording.numbers_now, spatial), (wording.numbers_before, temporal)):
-            numbers = [one.answer for one in heard if one.answer is not None]
+        for hint, neighbours in ((wording.numbers_now, spatial), (wording.numbers_before, temporal)):
+            numbers = [one.answer for one in neighbours if one.answer is not None]
             if numbers:
                 parts.append(hint.format(numbers=", ".join(numbers)))
     else:
-        for title, template, heard in (
+        for title, template, neighbours in (
             (wording.texts_now, wording.said_now, spatial),
             (wording.texts_before, wording.said_before, temporal),
         ):
-            parts += _texts(domain, title, template, heard)
+            parts += _texts(domain, title, template, neighbours)
     return Message("system", head(role, domain)), Message("user", _joined(wording, parts))
 
 
 def decision_messages(domain: Domain, question: str, heard: Sequence[AgentMessage]) -> tuple[Message, ...]:
-    """Return the call of the agent that decides, who sees what each agent said in the last round."""
+    """Return the call of the deciding agent, which sees what each agent said in the last round."""
     wording = WORDINGS[domain]
     parts = [wording.question.format(question=question)]
     parts += _texts(domain, wording.texts_last, wording.said_now, heard)
@@ -84,9 +86,9 @@ def head(role: Role, domain: Domain) -> str:
 
 
 def quoted(domain: Domain, one: AgentMessage) -> str:
-    """Return what an agent said as its neighbours are shown it; no line of it can pass for one of the prompt's own."""
+    """Return what an agent said, as its neighbours see it; no line of it can pass for one of the prompt's own."""
     wording = WORDINGS[domain]
-    text = _middle_left_out(unmarked(one.text).strip(), wording.longest) or NOTHING
+    text = _without_middle(unmarked(one.text).strip(), wording.longest) or NOTHING
     if not wording.in_one_line:
         text = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
     else:
@@ -94,7 +96,7 @@ def quoted(domain: Domain, one: AgentMessage) -> str:
         text = ("; " if one.role.writes_code else " ").join(line.strip() for line in text.splitlines() if line.strip())
     if one.code is None:
         return text
-    why = _middle_left_out(" ".join(unmarked(one.code.why).split()), _LONGEST_WHY)
+    why = _without_middle(" ".join(unmarked(one.code.why).split()), _LONGEST_WHY)
     result = (
         wording.code_failed.format(why=why)
         if one.code.answer is None
@@ -104,10 +106,10 @@ def quoted(domain: Domain, one: AgentMessage) -> str:
 
 
 def unmarked(text: str) -> str:
-    """Return a text in which no special token of a chat template stands: a blank parts its first two signs.
+    """Return a text without special tokens of a chat template: a blank is inserted after their first character.
 
-    Engines put messages into the template as text, and tokenizers then read `<|im_end|>` wherever it stands as the end
-    of the turn. A neighbour's text is data, so it must not be able to end a turn or to begin one.
+    Engines put messages into the template as text, and tokenizers then read `<|im_end|>` anywhere as the end of the
+    turn. A neighbour's text is data, so it must not be able to end a turn or to begin one.
     """
     return _SPECIAL.sub(r"\g<0> ", text)
 
@@ -121,8 +123,8 @@ def _joined(wording: Wording, parts: list[str]) -> str:
     return ("\n" if wording.in_one_line else "\n\n").join(parts)
 
 
-def _middle_left_out(text: str, longest: int) -> str:
-    """Cut a text down: its end holds the answer, so it is the middle that goes."""
+def _without_middle(text: str, longest: int) -> str:
+    """Shorten a text: its end holds the answer, so its middle is left out."""
     if len(text) <= longest:
         return text
     half = longest // 2

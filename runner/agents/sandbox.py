@@ -1,11 +1,11 @@
-"""Run Python that a model has written: in a process of its own that can harm nothing, and judged by `answer` alone.
+"""Run Python that a model has written, in a process of its own that can do no harm; only its `answer` counts.
 
-The process (sandbox_child.py) gets no environment and an empty folder, takes limits on itself and asks the kernel to
-refuse it everything else: files elsewhere (Landlock), and network, processes, signals and whatever else a computation
-does not need (seccomp, syscalls.py). Modules that the code names are imported first; then every call that takes a path
-is refused, too, so that it cannot tell which files exist. `protections` says which of it this machine has.
+The process (sandbox_child.py) gets no environment and an empty folder. It limits itself and has the kernel refuse
+everything else: files elsewhere (Landlock), and network, processes, signals and all else that a computation does not
+need (seccomp, syscalls.py). Modules that the code names are imported first. Then every call that takes a path is
+refused, too, so that the code cannot tell which files exist. `protections` says what of this the machine has.
 
-What comes back is not to be trusted: the code can write to the pipe itself. So each part is bounded here once more.
+The result is not to be trusted: the code can write to the pipe itself. So each part of it is limited here again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -37,11 +37,11 @@ from runner.scorers.numbers import extract
 
 KIB = 1024
 LONGEST_CODE = 20_000  # characters
-SHOWN = 500  # characters of what was printed: what an outcome keeps
-# The parts of a result, and how many characters of each are kept; the child gives no more unless the code takes part.
+SHOWN = 500  # characters of the printed text that an outcome keeps
+# The parts of a result, and how many characters of each are kept; the child sends no more unless the code interferes.
 _FIELDS = {"held": 200, "answer": LONGEST_TEXT, "why": 400, "printed": SHOWN}
-_MOST_ANSWERED = 16 * KIB  # bytes of a result; only code that writes to the pipe itself gets there
-_LOOK_S = 0.1  # a program that runs longer has its folder looked at so often
+_MOST_ANSWERED = 16 * KIB  # bytes of a result; only code that writes to the pipe itself exceeds it
+_LOOK_S = 0.1  # while a program runs, its folder is checked at this interval
 _MOST_FILES = 100
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 # the first line of a program that has prose around it, and no fence
@@ -50,10 +50,11 @@ _CODE_BEGINS = re.compile(
 )
 _PROBE = "import decimal, math\nanswer = int(math.sqrt(decimal.Decimal(1764)))"
 _PROBE_ANSWER = "42"
+_PROBE_S = 30.0  # at least, whatever the limit of programs: a busy machine may take long to start a process
 
 
 class CodeStatus(StrEnum):
-    """What became of a program: it assigned a number to `answer`, or it did not."""
+    """Whether a program assigned a number to `answer`."""
 
     ok = "ok"
     code_failed = "code_failed"
@@ -61,7 +62,7 @@ class CodeStatus(StrEnum):
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What a program may take."""
+    """What a program may use."""
 
     seconds: float = 10.0  # by the clock
     cpu_s: int = 5
@@ -72,7 +73,7 @@ class SandboxLimits:
 
 @dataclass(frozen=True)
 class CodeOutcome:
-    """What a program came to: the number in plain form, or why there is none."""
+    """The outcome of a program: the number in plain form, or why there is none."""
 
     answer: str | None
     status: CodeStatus
@@ -82,16 +83,16 @@ class CodeOutcome:
 
 @dataclass(frozen=True)
 class Protections:
-    """What holds a program on this machine, in words, and what does not; the second is empty where all holds."""
+    """What protects this machine from a program, in words, and what is missing; empty if nothing is."""
 
     held: str
     missing: str
 
 
 class Sandbox:
-    """Runs programs, each in a process of its own; any thread may ask, several at once.
+    """Runs programs, each in a process of its own; several threads may call it at once.
 
-    `without` names protections to go without (landlock, seccomp), as on a machine that lacks them.
+    `without` names protections to leave out (landlock, seccomp), as on a machine that lacks them.
     """
 
     def __init__(self, limits: SandboxLimits | None = None, without: frozenset[str] = frozenset()) -> None:
@@ -105,26 +106,27 @@ class Sandbox:
         if len(text) > LONGEST_CODE:
             return _failed(f"the code has more than {LONGEST_CODE} characters")
         self._try()
-        return self._run(programs_in(text))[0]
+        return self._run(programs_in(text), self.limits)[0]
 
     def protections(self) -> Protections:
-        """Say what holds a program here; runs a small one to find out."""
+        """Return the protections of this machine; runs a small program to find out."""
         return in_words(self._try(), self.limits)
 
     def _try(self) -> frozenset[str]:
-        """Run a program that must succeed, once; without the filter where a system library needs more than it lets."""
+        """Run a program that must succeed, once; without the filter if a system library needs more calls."""
         with self._lock:
             if self._held is None:
-                outcome, held = self._run((_PROBE,))
+                limits = replace(self.limits, seconds=max(_PROBE_S, self.limits.seconds))
+                outcome, held = self._run((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER and self._filters:
                     self._filters = ()
-                    outcome, held = self._run((_PROBE,))
+                    outcome, held = self._run((_PROBE,), limits)
                 if outcome.answer != _PROBE_ANSWER:
                     raise JobFailed(f"the sandbox for written Python does not work on this machine: {outcome.why}")
                 self._held = held
             return self._held
 
-    def _run(self, texts: Sequence[str]) -> tuple[CodeOutcome, frozenset[str]]:
+    def _run(self, texts: Sequence[str], limits: SandboxLimits) -> tuple[CodeOutcome, frozenset[str]]:
         folder = tempfile.mkdtemp(prefix="runner-code-")
         try:
             # no preexec_fn: this process has threads, and torch
@@ -138,8 +140,8 @@ class Sandbox:
                 start_new_session=True,
             ) as process:
                 try:
-                    self._send(process, texts)
-                    data, why = self._listen(process, folder)
+                    self._send(process, texts, limits)
+                    data, why = self._listen(process, folder, limits)
                 finally:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
@@ -148,8 +150,7 @@ class Sandbox:
         finally:
             _remove(folder)
 
-    def _send(self, process: subprocess.Popen[bytes], texts: Sequence[str]) -> None:
-        limits = self.limits
+    def _send(self, process: subprocess.Popen[bytes], texts: Sequence[str], limits: SandboxLimits) -> None:
         job = {
             "parent": os.getpid(),
             "cpu_s": limits.cpu_s,
@@ -164,11 +165,11 @@ class Sandbox:
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(marshal.dumps(job) + marshal.dumps(tuple(texts)))
 
-    def _listen(self, process: subprocess.Popen[bytes], folder: str) -> tuple[bytes, str]:
-        """Return what the process says until it ends, or why it was not waited for."""
+    def _listen(self, process: subprocess.Popen[bytes], folder: str, limits: SandboxLimits) -> tuple[bytes, str]:
+        """Return the output of the process until it ends, or why it was stopped."""
         assert process.stdout is not None
         descriptor, data, is_open = process.stdout.fileno(), b"", True
-        deadline = time.monotonic() + self.limits.seconds
+        deadline = time.monotonic() + limits.seconds
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         while (left_s := deadline - time.monotonic()) > 0:
@@ -186,18 +187,18 @@ class Sandbox:
                     continue
                 if data.count(b"\0") == len(_FIELDS) - 1 or _has_ended(process):
                     return data, ""
-                poll.unregister(descriptor)  # the pipe was closed by an end that is under way, or by the code
-            if _is_full(folder, 4 * self.limits.file_kib * KIB):
+                poll.unregister(descriptor)  # the process is ending, or the code has closed the pipe
+            if _is_full(folder, 4 * limits.file_kib * KIB):
                 return b"", "it wrote more files than it may"
         closed = "" if is_open else "it closed the pipe for its answer, and "
-        return b"", f"{closed}{'' if closed else 'it '}was stopped after {self.limits.seconds:g} s"
+        return b"", f"{closed}{'' if closed else 'it '}was stopped after {limits.seconds:g} s"
 
     def _outcome(self, data: bytes, why: str, exit_code: int, cpu_s: float) -> tuple[CodeOutcome, frozenset[str]]:
         fields = data.decode(errors="replace").split("\0")
         if why or len(fields) != len(_FIELDS):
-            # a program that is deaf to SIGXCPU gets SIGKILL a second later
-            is_deaf = exit_code == -signal.SIGKILL and cpu_s >= self.limits.cpu_s
-            if not why and (is_deaf or exit_code == -signal.SIGXCPU):
+            # a program that ignores SIGXCPU gets SIGKILL a second later
+            ignored_limit = exit_code == -signal.SIGKILL and cpu_s >= self.limits.cpu_s
+            if not why and (ignored_limit or exit_code == -signal.SIGXCPU):
                 why = f"it used more than {self.limits.cpu_s} s of CPU time"
             elif data and exit_code == 0:
                 why = why or "it wrote into the pipe for its answer"
@@ -213,21 +214,21 @@ class Sandbox:
 
 
 def programs_in(text: str) -> tuple[str, ...]:
-    """Return what may be the program in a reply, the likeliest first; the first one that is Python is run."""
+    """Return candidates for the program in a reply, the likeliest first; the first one that is Python is run."""
     fenced = [found[1] for found in _FENCE.finditer(text)]
     if fenced:
         final = [block for block in fenced if re.search(r"^\s*answer\b[^\n]*=", block, re.M)] or fenced
         return tuple(dict.fromkeys(["\n".join(fenced), final[-1]]))  # the first: a program in several blocks
-    found = _CODE_BEGINS.search(text)
-    if found is None:
+    begin = _CODE_BEGINS.search(text)
+    if begin is None:
         return (text,)
-    lines = text[found.start() :].splitlines()
-    # prose may follow it, too: leave out ever more lines from the end
+    lines = text[begin.start() :].splitlines()
+    # prose may follow it, too: try with ever fewer lines at the end
     return tuple(dict.fromkeys([text, *("\n".join(lines[:count]) for count in range(len(lines), 0, -1)[:50])]))
 
 
 def in_words(held: frozenset[str], limits: SandboxLimits) -> Protections:
-    """Say what the names from the child mean, and what those mean that are not there."""
+    """Describe the protections that the child has named, and those that it has not."""
     clauses = ["a process of its own with no environment, in an empty folder", f"{limits.seconds:g} s by the clock"]
     missing: list[str] = []
     for name, words in (
@@ -241,9 +242,9 @@ def in_words(held: frozenset[str], limits: SandboxLimits) -> Protections:
         if name in held:
             clauses.append(f"{what}: refused by the kernel ({name})")
         else:
-            missing.append(f"{what}: refused by Python only, which code that means harm can get round")
+            missing.append(f"{what}: refused by Python only, which malicious code can circumvent")
     if "paths" not in held:
-        missing.append("whether a file exists can be seen")
+        missing.append("code can see whether a file exists")
     if "nproc" in held and "powerless" in held and "seccomp" not in held:
         missing.append("no limit of processes: root has none")
     if "nobody" in held:
@@ -258,14 +259,14 @@ def _failed(why: str) -> CodeOutcome:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process has ended; on Linux it is left to be reaped, so that its id stays its own."""
+    """Whether a process has ended; on Linux it is not reaped yet, so that its id is not reused."""
     if sys.platform != "linux":
         return process.poll() is not None
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _reap(process: subprocess.Popen[bytes]) -> float:
-    """Wait for a process, and return the seconds of CPU time that it took; 0 where it was waited for before."""
+    """Wait for a process, and return its seconds of CPU time; 0 if it was reaped before."""
     if process.returncode is not None:
         return 0.0
     _, status, usage = os.wait4(process.pid, 0)
@@ -274,7 +275,7 @@ def _reap(process: subprocess.Popen[bytes]) -> float:
 
 
 def _is_full(folder: str, most_bytes: int) -> bool:
-    """Whether more lies in the folder than may; it is flat where the kernel holds the code."""
+    """Whether the folder holds too much; with Landlock it has no subfolders."""
     total = 0
     with suppress(OSError), os.scandir(folder) as entries:
         for count, entry in enumerate(entries, start=1):
@@ -285,7 +286,7 @@ def _is_full(folder: str, most_bytes: int) -> bool:
 
 
 def _remove(folder: str) -> None:
-    """Remove the folder, whatever its rights are by now."""
+    """Remove the folder, even if its permissions were changed."""
     with suppress(OSError):
         Path(folder).chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)

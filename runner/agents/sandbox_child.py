@@ -1,9 +1,9 @@
 """The process in which written code runs (sandbox.py starts it, by this file's path, with `python -I -S`).
 
-It takes the limits on itself, lets the kernel refuse the rest, and only then reads the code. Before the code runs, what
-it imports of the standard library is imported, and then the kernel refuses every path. What it says at the end
-goes to a pipe that was its stdout: what protects it, the value of `answer`, why there is none, what was printed.
-It imports little, since it starts thousands of times, and nothing of the runner.
+It limits itself, has the kernel refuse the rest, and only then reads the code. Before the code runs, the modules of the
+standard library that it names are imported, and then the kernel refuses every path. Its result goes to a pipe that was
+its stdout: the protections, the value of `answer`, why there is none, the printed text. It imports little, since it
+starts thousands of times, and nothing of the runner.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import resource
 import sys
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # `typing` imports as much as all the rest
+if TYPE_CHECKING:  # `typing` would double the imports
     from typing import Any
 
 LONGEST_TEXT, MOST_DIGITS = 1000, 100  # of `answer`: characters of a text, characters of a number
@@ -30,13 +30,13 @@ _IN_FOLDER = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE  # flat 
 # What Python reads when it imports: its own modules, and the libraries of the system that some of them load.
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
 _DEVICES = ("/dev/null", "/dev/urandom", "/dev/zero", "/usr/share/zoneinfo")
-_ONLY_AST = 0x400  # ast.PyCF_ONLY_AST; `ast` itself takes as long to import as all of this
-# What modules import inside of their functions, for things that a computation may well do.
+_ONLY_AST = 0x400  # ast.PyCF_ONLY_AST; importing `ast` would take as long as all of this
+# Modules that others import inside of functions which a computation may well call.
 _LATE = {"time": ["_strptime"], "datetime": ["_strptime"], "collections": ["heapq", "copy"], "functools": ["weakref"]}
 
 
 class Printed(io.StringIO):
-    """Keeps what is printed, up to a limit; beyond it, printing is an error that the code cannot undo."""
+    """Keeps what is printed, up to a limit; beyond it, printing raises, and the program has failed."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -51,17 +51,17 @@ class Printed(io.StringIO):
 
 
 def main() -> None:
-    """Protect, read, run, say."""
-    given = sys.stdin.buffer
-    job: dict[str, Any] = marshal.load(given)
+    """Protect this process, read the code, run it, write the result."""
+    source = sys.stdin.buffer
+    job: dict[str, Any] = marshal.load(source)
     result = os.dup(1)
     for descriptor in (1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     held, libc = protect(job)
-    texts: tuple[str, ...] = marshal.load(given)
+    texts: tuple[str, ...] = marshal.load(source)
     os.dup2(1, 0)
     sys.stdin = io.StringIO()
-    write, leave, join = os.write, os._exit, b"\0".join  # the code may put others in their place
+    write, leave, join = os.write, os._exit, b"\0".join  # the code may replace these functions
     printed = Printed(job["printed"])
     sys.stdout = printed
     tree, code, why = compiled(texts)
@@ -86,12 +86,12 @@ def compiled(texts: tuple[str, ...]) -> tuple[Any, Any, str]:
             tree = compile(text, "<code>", "exec", _ONLY_AST, dont_inherit=True)
             return tree, compile(text, "<code>", "exec", dont_inherit=True), ""
         except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError) as error:
-            why = why or said(error)  # of the first: the others are guesses
+            why = why or describe(error)  # of the first text: the others are guesses
     return None, None, why or "no code"
 
 
 def refuse_paths(tree: Any, libc: Any, lines: bytes) -> bool:
-    """Import what the code names of the standard library, then have the kernel refuse every path."""
+    """Import the modules of the standard library that the code names, then have the kernel refuse every path."""
     before, named = set(sys.modules), {"warnings": list[str]()} | imports_in(tree)
     import_all(named)
     loaded = {*named, *sys.modules} - (before - {*named})
@@ -107,13 +107,13 @@ class TooLate:
 
     @staticmethod
     def find_spec(name: str, *_: Any) -> None:
-        """Refuse what could have been imported before."""
+        """Reject a module that could have been imported before."""
         if name.partition(".")[0] in sys.stdlib_module_names:
             raise ModuleNotFoundError(f"the sandbox imports only what the code names: write `import {name}`", name=name)
 
 
 def imports_in(tree: Any) -> dict[str, list[str]]:
-    """Return the modules that some code names, wherever in it, and what it wants from each."""
+    """Return the modules that the code names anywhere, and the names that it imports from each."""
     nodes, found = [tree], dict[str, list[str]]()
     while nodes:
         node = nodes.pop()
@@ -133,7 +133,7 @@ def imports_in(tree: Any) -> dict[str, list[str]]:
 
 
 def import_all(modules: dict[str, list[str]]) -> None:
-    """Import modules of the standard library; what fails here fails in the code, too, and is said there."""
+    """Import modules of the standard library; an import that fails here fails in the code, too, with its reason."""
     for name, members in modules.items():
         if name.partition(".")[0] in sys.stdlib_module_names:
             try:
@@ -152,13 +152,13 @@ def run(code: Any) -> tuple[str, str]:
             return "", "it assigns nothing to `answer`"
         return as_text(module.__dict__["answer"])
     except BaseException as error:  # noqa: BLE001 - written code may raise anything, SystemExit too
-        return "", said(error)
+        return "", describe(error)
 
 
 def as_text(value: Any) -> tuple[str, str]:
-    """Return a number as text, without the noise of binary fractions, or else the reason why it is none.
+    """Return a number as text, without the noise of binary fractions, or the reason why it is not a number.
 
-    A text counts by the number in it, as what agents say does. Other types are none, whatever float() makes of them.
+    A text counts by the number in it, like the replies of agents. Other types do not count, even if float() takes them.
     """
     if isinstance(value, bool) or value is None:
         return "", f"`answer` is {value} and no number"
@@ -186,7 +186,7 @@ def as_text(value: Any) -> tuple[str, str]:
     return (text, "") if len(text) <= MOST_DIGITS else ("", f"`answer` has more than {MOST_DIGITS} digits")
 
 
-def said(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Return the first line of an error."""
     try:
         text = str(error).strip()
@@ -198,7 +198,7 @@ def said(error: BaseException) -> str:
 
 
 def protect(job: dict[str, Any]) -> tuple[list[str], Any]:
-    """Take on all that this machine has; return the names of what holds, and the C library."""
+    """Use every protection that this machine has; return their names, and the C library."""
     held = take_limits(job)
     libc: Any = None
     if sys.platform == "linux":
@@ -206,7 +206,7 @@ def protect(job: dict[str, Any]) -> tuple[list[str], Any]:
 
         libc = ctypes.CDLL(None, use_errno=True)
         held += drop_privileges(libc)
-        libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # after the change of user, which takes it back
+        libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)  # after the change of user, which resets it
         libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
         if os.getppid() != job["parent"]:
             os._exit(1)
@@ -225,7 +225,7 @@ def protect(job: dict[str, Any]) -> tuple[list[str], Any]:
 def take_limits(job: dict[str, Any]) -> list[str]:
     """Limit CPU seconds, memory, files and processes; return which limits hold."""
     wanted = {
-        "CPU": (job["cpu_s"], job["cpu_s"] + 1),  # the first can be caught, the second cannot
+        "CPU": (job["cpu_s"], job["cpu_s"] + 1),  # a program can catch the first, not the second
         "AS": (job["memory"],) * 2,
         "FSIZE": (job["file"],) * 2,
         "NPROC": (0, 0),
@@ -242,12 +242,12 @@ def take_limits(job: dict[str, Any]) -> list[str]:
             resource.setrlimit(kind, (soft, hard))
             held.append(name.lower())
         except (ValueError, OSError):
-            continue  # macOS takes no limit on memory; what does not hold is not said to
+            continue  # macOS takes no limit on memory; a limit that fails is not listed
     return held
 
 
 def drop_privileges(libc: Any) -> list[str]:
-    """As root: become nobody, or where nobody can read Python's modules, stay without any of root's powers."""
+    """As root: become user nobody, or drop root's powers if nobody cannot read Python's modules."""
     if os.geteuid() != 0:
         return []
     try:
@@ -271,7 +271,7 @@ def drop_privileges(libc: Any) -> list[str]:
 
 
 def close_files(libc: Any) -> bool:
-    """Landlock: the working directory for reading and writing, Python's modules for reading, nothing else."""
+    """Landlock: allow the working directory for reading and writing, Python's modules for reading, nothing else."""
     import ctypes
 
     call = libc.syscall
@@ -303,7 +303,7 @@ def close_files(libc: Any) -> bool:
 
 
 def filter_calls(libc: Any, lines: bytes) -> bool:
-    """Put a seccomp filter on this process for good."""
+    """Put a seccomp filter on this process, which cannot be removed."""
     import ctypes
 
     class Program(ctypes.Structure):
@@ -314,33 +314,33 @@ def filter_calls(libc: Any, lines: bytes) -> bool:
 
 
 def refuser(files: bool, calls: bool) -> Any:
-    """Return an audit hook for what the kernel does not refuse here. Code that means harm can get round it."""
+    """Return an audit hook for what the kernel does not refuse here. Malicious code can circumvent it."""
     here = os.getcwd() + "/"
     readable = tuple(f"{path}/" for path in sys.path if path)
     absolute, text, write_flags = os.path.abspath, os.fsdecode, os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-    # Landlock lets rights and times of files be changed, so of what is done to files only reading passes here
+    # Landlock allows changing permissions and times of files, so this hook lets only reading pass
     refused = ("os.", "shutil.", "tempfile.", "glob.", "ctypes.")
     on_calls = ("socket.", "subprocess.", "pty.", "signal.", "resource.", "syslog.", "fcntl.", "mmap.")
     modules = ("_ctypes", "ctypes", "_posixsubprocess", "_socket", "resource", "gc")
     own = ("os.remove", "os.unlink", "os.listdir", "os.scandir")
 
-    def refuse(event: str, given: tuple[Any, ...]) -> None:
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            if not files or isinstance(given[0], int):
+            if not files or isinstance(arguments[0], int):
                 return
-            path, flags = absolute(text(given[0])), given[2] or 0
+            path, flags = absolute(text(arguments[0])), arguments[2] or 0
             if (path + "/").startswith(here) or (path.startswith(readable) and not flags & write_flags):
                 return
         elif event in own:
-            path = absolute(text(given[0] if given[0] is not None else ".")) + "/"
+            path = absolute(text(arguments[0] if arguments[0] is not None else ".")) + "/"
             if not files or path.startswith(here) or (event != "os.remove" and path.startswith(readable)):
                 return
         elif event == "import":
-            if given[0] not in modules:
+            if arguments[0] not in modules:
                 return
         elif not event.startswith(refused) and not (calls and event.startswith(on_calls)):
             return
-        raise PermissionError(f"the sandbox refuses {event} {given[0] if given else ''}".rstrip())
+        raise PermissionError(f"the sandbox refuses {event} {arguments[0] if arguments else ''}".rstrip())
 
     return refuse
 

@@ -1,11 +1,11 @@
-"""What a computation may ask of Linux, as seccomp filters: whatever is not on the list is refused.
+"""The system calls that a computation may use on Linux, as seccomp filters: all others are refused.
 
-So there is no socket, no process, no signal to others, no tracing, no changing of limits or priorities, and nothing
-that a later kernel brings. The program runs on: what is refused raises PermissionError in Python.
+So there are no sockets, processes, signals to others, tracing, or changes of limits or priorities, and no calls that
+later kernels add. A refused call does not end the program: it raises PermissionError in Python.
 
-There are two filters. Under the first one Python reads the modules that the code imports. The second one is put on top
-before the code runs and refuses every call that takes a path: neither Landlock nor a filter can refuse some paths only
-without telling by the error which of the others exist.
+There are two filters. Under the first one Python reads the modules that the code imports. The second one is added
+before the code runs and refuses every call that takes a path: if Landlock or a filter refused some paths only, the
+errors would show which of the others exist.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ ALLOWED: dict[str, tuple[int, int | None]] = {
     "getgid": (104, 176), "getegid": (108, 177), "uname": (63, 160), "sysinfo": (99, 179), "getrandom": (318, 278),
     "exit": (60, 93), "exit_group": (231, 94),
 }  # fmt: skip
-# Allowed as well until the code runs: it could learn from each of them whether a path exists.
+# Also allowed until the code runs: each of them shows whether a path exists.
 BY_PATH: dict[str, tuple[int, int | None]] = {
     "open": (2, None), "openat": (257, 56), "unlink": (87, None), "unlinkat": (263, 35),
     "stat": (4, None), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291),
     "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
 }  # fmt: skip
-# Refused with an errno of their own, which libraries take for "go on without": no terminal, and an older kernel.
+# Refused with another errno, after which libraries continue without the call: no terminal, and an older kernel.
 ANSWERED = {"ioctl": ((16, 29), errno.ENOTTY), "clone3": ((435, 435), errno.ENOSYS)}
 FCNTL = (72, 25)
 # Of fcntl: duplicate, and read or set what closes on exec. Not F_SETFL and F_SETOWN, with which a file sends signals.
 FCNTL_COMMANDS = (0, 1, 2, 3, 1030)
 PRCTL = (157, 167)
-PRCTL_OPTIONS = (22,)  # PR_SET_SECCOMP, which puts on a further filter and takes none off; until the code runs
+PRCTL_OPTIONS = (22,)  # PR_SET_SECCOMP, which adds a filter and removes none; until the code runs
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_…
 _X32 = 0x40000000  # numbers from here on are x86_64's calls under other names
 
@@ -92,7 +92,7 @@ def _program(machine: str, imports: bool) -> bytes:
 
 
 def _by_argument(number: int, place_of_argument: int, values: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    """Return the lines that let a call pass with some values of one argument, and refuse it with all others."""
+    """Return the lines that allow a call with some values of one argument, and refuse it with all others."""
     count = len(values)
     lines = [(_EQUAL, number, 0, count + 3), (_LOAD, place_of_argument, 0, 0)]
     lines += [(_EQUAL, value, count - place, 0) for place, value in enumerate(values)]

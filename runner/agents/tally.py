@@ -1,4 +1,4 @@
-"""What calls have cost: prompt and new tokens by role, and what each edge has brought into prompts."""
+"""The cost of calls: prompt and new tokens by role, and the prompt tokens that each edge contributes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runner.agents.wording import Role
 
 @dataclass
 class Cost:
-    """Calls, their tokens and how many of their programs failed; of an edge, what it has brought into prompts."""
+    """Calls, their tokens and how many of their programs failed; for an edge, the prompt tokens that it contributes."""
 
     calls: int = 0
-    prompt_tokens: float = 0.0  # an edge's are its share of a prompt by characters, and so no whole number
+    prompt_tokens: float = 0.0  # of an edge: its share of the prompts by characters, so not a whole number
     new_tokens: int = 0
     code_failed: int = 0
 
@@ -27,7 +27,7 @@ class Tally:
 
     roles: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     links: defaultdict[Link, Cost] = field(default_factory=lambda: defaultdict(Cost))
-    programs: Counter[str] = field(default_factory=Counter)  # by why they failed; empty: those that did not
+    programs: Counter[str] = field(default_factory=Counter)  # by why they failed; empty: without failure
 
     def add(self, discussion: Discussion) -> None:
         """Count all calls of a discussion."""
@@ -46,7 +46,7 @@ class Tally:
                 self.links[link].prompt_tokens += share * call.prompt_tokens
 
     def metrics(self, questions: int) -> dict[str, float]:
-        """Return the sums, and what a question has cost on the average."""
+        """Return the sums, and the averages for a question."""
         every = self.roles.values()
         prompt_tokens, new_tokens = sum(one.prompt_tokens for one in every), sum(one.new_tokens for one in every)
         return {
@@ -59,7 +59,7 @@ class Tally:
         }
 
     def failures(self) -> str:
-        """Say how many programs have failed and what most of them failed of; empty where none has."""
+        """Say how many programs have failed, and the most frequent reason; empty if none has."""
         written, failed = self.programs.total(), self.programs.total() - self.programs[""]
         if not failed:
             return ""
@@ -68,7 +68,7 @@ class Tally:
         return f"{failed} of {written} programs failed, most often ({count}): {why}"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a line for each role, then for each edge, in the order of the agents."""
+        """Return a row for each role, then for each edge, in the order of the agents."""
         lines: list[dict[str, Any]] = [
             {
                 "tokens of": who,
@@ -86,7 +86,7 @@ class Tally:
         return lines
 
     def facts(self) -> dict[str, str]:
-        """Return the same in words."""
+        """Return the same as text."""
         by_role = (f"{who} {one.prompt_tokens:,.0f} + {one.new_tokens:,}" for who, one in self._by_role())
         by_edge = (f"{link} {cost.prompt_tokens:,.0f}" for link, cost in self._by_link())
         return {"tokens_by_role": " · ".join(by_role), "prompt_tokens_by_edge": " · ".join(by_edge)}

@@ -1,7 +1,7 @@
-"""A team's discussion of one question: which calls can be made now, given what has come back, and how it ends.
+"""A team's discussion of one question: which calls can be made now, given the answers so far, and how it ends.
 
-A discussion is plain state: it knows no engine and no files. So it goes the same way whether a call is answered now or
-was recorded by an earlier start.
+A discussion is plain state, without engine and files. So it makes no difference whether a call is answered now or was
+recorded by an earlier start.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from runner.agents.graph import Round
-from runner.agents.roles import AgentMessage, decision_messages, messages, number, said
+from runner.agents.roles import AgentMessage, agent_message, decision_messages, messages, number
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.wording import Role
 from runner.config.agents import AgentRole, DecisionMethod, Domain
 from runner.core.result import Call, FinishReason
 from runner.engines.base import Message
 
-Sources = tuple[tuple[int, int], ...]  # round and agent of each that is heard
-DECISION = "decision"  # stands for the agent that decides: in ids, in rows, in edges
+Sources = tuple[tuple[int, int], ...]  # round and agent of each message that is heard
+DECISION = "decision"  # the name of the deciding agent: in ids, in rows, in edges
 
 
 @dataclass(frozen=True)
 class Team:
-    """Who takes part, and how it comes to an answer."""
+    """The agents, and how they decide on an answer."""
 
     roles: tuple[Role, ...]  # of each agent
     domain: Domain
@@ -35,7 +35,7 @@ class Team:
 
     @classmethod
     def of(cls, agents: int, roles: Sequence[AgentRole] | None, domain: Domain, decision: DecisionMethod) -> Team:
-        """Give each agent a role: they cycle."""
+        """Give each agent a role; the roles repeat."""
         cycle = [Role[role.name] for role in roles] if roles else list(Role)
         return cls(tuple(cycle[agent % len(cycle)] for agent in range(agents)), domain, decision)
 
@@ -47,7 +47,7 @@ class Team:
 
 @dataclass(frozen=True)
 class Link:
-    """By which edge a text came into a prompt; what the decision reads counts as spatial."""
+    """The edge by which a text came into a prompt; edges to the decision count as spatial."""
 
     kind: str
     source: int
@@ -55,7 +55,7 @@ class Link:
 
     @property
     def ends(self) -> tuple[int, int]:
-        """Who speaks and who listens, as numbers that can be sorted."""
+        """Speaker and listener as numbers, for sorting."""
         return self.source, -1 if self.target is None else self.target
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Link:
 
 @dataclass(frozen=True)
 class AgentCall:
-    """A call that is to be asked."""
+    """One call of an agent, with its inputs."""
 
     id: str
     agent: int | None  # None: the agent that decides
@@ -83,31 +83,31 @@ class AgentCall:
 
     @property
     def writes_code(self) -> bool:
-        """Whether what it says is run."""
+        """Whether the answer is a program that is run."""
         return self.role is not None and self.role.writes_code
 
     @cached_property
     def messages(self) -> tuple[Message, ...]:
-        """What the agent is told."""
+        """The messages that the agent gets."""
         return self._messages(self.spatial, self.temporal)
 
     @cached_property
     def asked_sha256(self) -> str:
-        """Fingerprint of what the agent is told, which needs no tokenizer."""
+        """Fingerprint of these messages; it needs no tokenizer."""
         text = json.dumps([asdict(message) for message in self.messages], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def shares(self) -> dict[Link, float]:
-        """Return which share of the prompt's characters each edge has brought."""
+        """Return the share of the prompt's characters that each edge contributes."""
         whole = _characters(self.messages)
-        found = {}
-        for kind, heard in (("spatial", self.spatial), ("temporal", self.temporal)):
-            for one in heard:
-                others = tuple(other for other in heard if other is not one)
+        shares = {}
+        for kind, inputs in (("spatial", self.spatial), ("temporal", self.temporal)):
+            for message in inputs:
+                others = tuple(other for other in inputs if other is not message)
                 rest = (others, self.temporal) if kind == "spatial" else (self.spatial, others)
-                link = Link(kind, one.agent, self.agent)
-                found[link] = (whole - _characters(self._messages(*rest))) / whole
-        return found
+                link = Link(kind, message.agent, self.agent)
+                shares[link] = (whole - _characters(self._messages(*rest))) / whole
+        return shares
 
     def _messages(self, spatial: tuple[AgentMessage, ...], temporal: tuple[AgentMessage, ...]) -> tuple[Message, ...]:
         if self.role is None:
@@ -117,38 +117,38 @@ class AgentCall:
 
 @dataclass(frozen=True)
 class Answered:
-    """What came back of a turn, its program's outcome included."""
+    """The answer to a call, with the outcome of its program."""
 
     turn: AgentCall
     call: Call
     code: CodeOutcome | None = None
-    permanent: bool = False  # of an error: asking again cannot turn it into an answer
+    permanent: bool = False  # of an error: asking again would give the same one
     cost_usd: float | None = None
 
     @property
     def failed(self) -> bool:
-        """Whether it ended in an error, which is no answer."""
+        """Whether the call ended in an error."""
         return self.call.finish_reason is FinishReason.error
 
     @property
     def answer(self) -> str | None:
-        """The number that it came to."""
+        """The number in the answer."""
         return number(self.turn.role, self.call.text, self.code, self.is_whole)
 
     @property
     def is_whole(self) -> bool:
-        """Whether it came to its own end."""
+        """Whether the text ended by itself, and was not cut off."""
         return self.call.finish_reason is FinishReason.stop
 
 
 class Discussion:
-    """One question on its way: `ready` gives out the calls whose inputs are there, `take` brings in what came back."""
+    """One question under discussion: `ready` returns the calls whose inputs exist, `take` gets their answers."""
 
     def __init__(self, team: Team, key: str, question: str, rounds: Sequence[Round]) -> None:
         self.team, self.key, self.question, self.rounds = team, key, question, tuple(rounds)
-        self.answered: dict[str, Answered] = {}  # by id, in the order in which it came
+        self.answered: dict[str, Answered] = {}  # by id, in order of arrival
         self.failed: Answered | None = None  # the call whose error is the question's
-        self._left: dict[tuple[int, int], tuple[Sources, Sources]] = {  # of each call to come: who is heard in it
+        self._pending: dict[tuple[int, int], tuple[Sources, Sources]] = {  # of each call to come: whom it hears
             (number, agent): (
                 tuple((number, one) for one in taken.hears(agent)),
                 tuple((number - 1, one) for one in taken.remembers(agent)),
@@ -156,30 +156,30 @@ class Discussion:
             for number, taken in enumerate(self.rounds)
             for agent in range(len(team.roles))
         }
-        self._deciding = team.decision is not DecisionMethod.final_refer  # whether that call was given out or is none
+        self._decision_is_out = team.decision is not DecisionMethod.final_refer  # returned, or none is needed
         self._said: dict[tuple[int, int], AgentMessage] = {}  # by round and agent
         self._decided: Answered | None = None
 
     def ready(self) -> list[AgentCall]:
-        """Return the calls that can be asked now and were not given out before; none once a call has failed."""
+        """Return the calls that can be made now and were not returned before; none once a call has failed."""
         if self.failed:
             return []
-        found = []
-        for (at_round, agent), (spatial, temporal) in list(self._left.items()):
+        calls = []
+        for (at_round, agent), (spatial, temporal) in list(self._pending.items()):
             if all(source in self._said for source in (*spatial, *temporal)):
-                del self._left[at_round, agent]
-                role, heard = self.team.roles[agent], (self._of(spatial), self._of(temporal))
+                del self._pending[at_round, agent]
+                role, inputs = self.team.roles[agent], (self._of(spatial), self._of(temporal))
                 key = f"{self.key}/{at_round}/{agent}"
-                found.append(AgentCall(key, agent, at_round, role, self.team.domain, self.question, *heard))
+                calls.append(AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs))
         last = self._last_round()
-        if not self._deciding and len(last) == len(self.team.roles):
-            self._deciding = True
+        if not self._decision_is_out and len(last) == len(self.team.roles):
+            self._decision_is_out = True
             key = f"{self.key}/{DECISION}"
-            found.append(AgentCall(key, None, len(self.rounds), None, self.team.domain, self.question, last, ()))
-        return found
+            calls.append(AgentCall(key, None, len(self.rounds), None, self.team.domain, self.question, last, ()))
+        return calls
 
     def take(self, answered: Answered) -> None:
-        """Bring in what came back of a call."""
+        """Add the answer to a call."""
         turn = answered.turn
         self.answered[turn.id] = answered
         if answered.failed:
@@ -187,12 +187,12 @@ class Discussion:
         elif turn.agent is None or turn.role is None:
             self._decided = answered
         else:
-            one = said(turn.agent, turn.role, answered.call.text, answered.code, answered.is_whole)
-            self._said[turn.round, turn.agent] = one
+            message = agent_message(turn.agent, turn.role, answered.call.text, answered.code, answered.is_whole)
+            self._said[turn.round, turn.agent] = message
 
     @property
     def has_ended(self) -> bool:
-        """Whether the answer is there, or a call has failed."""
+        """Whether there is an answer, or a call has failed."""
         if self.failed or self._decided:
             return True
         calls = len(self.rounds) * len(self.team.roles)
@@ -207,7 +207,7 @@ class Discussion:
 
     @property
     def answer(self) -> str | None:
-        """The number that the team has come to."""
+        """The number that the team has agreed on."""
         if self.failed:
             return None
         if self.team.decision is DecisionMethod.majority_vote:
@@ -229,7 +229,7 @@ class Discussion:
 
 
 def majority(votes: Sequence[str | None]) -> str | None:
-    """Return the number that most agents have; of equally many, the one that came first."""
+    """Return the number that most agents have; ties go to the earliest agent."""
     counts = Counter(vote for vote in votes if vote is not None)
     return counts.most_common(1)[0][0] if counts else None
 

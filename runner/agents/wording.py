@@ -9,7 +9,7 @@ from runner.config.agents import Domain
 
 
 class Role(StrEnum):
-    """What an agent is for; a team's agents take the roles in this order, over and over."""
+    """The role of an agent; a team's agents take the roles in this order, repeatedly."""
 
     math_solver = "Math Solver"
     mathematical_analyst = "Mathematical Analyst"
@@ -18,33 +18,33 @@ class Role(StrEnum):
 
     @property
     def writes_code(self) -> bool:
-        """Whether its reply is a program, and its answer what that assigns."""
+        """Whether its reply is a program, which assigns its answer."""
         return self is Role.programming_expert
 
     @property
     def hears_numbers(self) -> bool:
-        """Whether it is told only the numbers of its neighbours, and not their texts."""
+        """Whether it gets only the numbers of its neighbours, and not their texts."""
         return self is Role.math_solver
 
 
 @dataclass(frozen=True)
 class Wording:
-    """The texts of a domain. `{…}` stand for what is filled in."""
+    """The texts of a domain; `{…}` are placeholders."""
 
     heads: dict[Role, str]
-    decision: str  # the head of the agent that decides at the end
+    decision: str  # the head of the deciding agent
     question: str
-    numbers_now: str  # hints for who hears numbers: of this round, and of the round before
+    numbers_now: str  # hints for roles that get numbers only: of this round, of the previous one
     numbers_before: str
-    texts_now: str  # in front of the neighbours' texts
+    texts_now: str  # before the neighbours' texts
     texts_before: str
     texts_last: str  # the same for the decision
-    said_now: str  # one neighbour; of this round, of the round before
+    said_now: str  # one neighbour: of this round, of the previous one
     said_before: str
     code_gives: str
     code_failed: str
     in_one_line: bool  # each neighbour's text on a line of its own; else its lines are set off with "> "
-    longest: int  # characters of a neighbour's text; the middle of a longer one is left out
+    longest: int  # characters of a neighbour's text; a longer one loses its middle
     examples: dict[Role, tuple[tuple[str, str], ...]] = field(default_factory=dict)  # question, reply
 
 
@@ -150,7 +150,7 @@ _GSM8K = Wording(
     },
 )
 
-# For models with little room (1,024 positions) and few words, such as the embedded one, which is trained on these.
+# For models with few positions (1,024) and a small vocabulary, such as the embedded one, which is trained on these.
 _BRIEF = Wording(
     heads={
         Role.math_solver: "You solve math problems step by step. The answer is at the end.",

@@ -1,7 +1,8 @@
 """Reads, hashes and writes files in pieces; readers of a file see the old one or the new one, never half of one.
 
-Each piece is read into one buffer that stays in the processor's cache, and is hashed and written from there. So memory
-holds one piece, whatever the size of the model. This is faster than letting the kernel copy (copy_file_range, sendfile)
+Each piece is read into one buffer that stays in the processor's cache, and is hashed and written from there. So only
+one piece is in memory, whatever the size of the model. This is faster than letting the kernel copy (copy_file_range,
+sendfile)
 while another thread hashes, because the bytes would then come from memory twice. Imports neither torch nor safetensors.
 """
 
@@ -20,7 +21,7 @@ from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
 from runner.core.errors import ConfigError, DataError, JobFailed, cannot_write, reading
 from runner.core.machine import MIB
 
-KEY = "task.output_dir"  # names every folder that is written to here
+KEY = "task.output_dir"  # the key of every folder that this file writes to
 CHUNK_BYTES = 256 * 1024  # fits into the processor's cache
 ALGORITHMS = ("xxh3_128", "sha256")
 SLOW_BYTES = 64 * 1024  # SHA-256 of more than this is computed in a thread
@@ -42,7 +43,7 @@ def read_range(path: Path, offset: int, nbytes: int, buffer: memoryview | None =
 
 
 def tensor_pieces(tensor: Tensor, buffer: memoryview | None = None) -> Iterator[memoryview]:
-    """Yield the bytes of a tensor in row-major order, as safetensors holds them."""
+    """Yield the bytes of a tensor in row-major order, as safetensors stores them."""
     if tensor.strides is None:
         yield from read_range(tensor.file, tensor.offset, tensor.nbytes, buffer)
         return
@@ -125,13 +126,13 @@ def file_sha256(path: Path) -> str:
 
 
 def file_size(path: Path) -> int:
-    """Return the size of a file; raise DataError where it cannot be read."""
+    """Return the size of a file; raise DataError if it cannot be read."""
     with reading(path):
         return path.stat().st_size
 
 
 def build_header(tensors: Iterable[Tensor], metadata: dict[str, str]) -> bytes:
-    """Return the header of a safetensors file that holds these tensors in this order, padded to 8 bytes."""
+    """Return the header of a safetensors file with these tensors in this order, padded to 8 bytes."""
     entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     position = 0
     for tensor in tensors:
@@ -161,14 +162,14 @@ def tensor_bytes(
 def write_digested(
     target: Path, pieces: Pieces, algorithm: str, expected: str | None = None, durable: bool = False
 ) -> str:
-    """Write a file atomically and return its digest; raise JobFailed where that is not the expected one.
+    """Write a file atomically and return its digest; raise JobFailed if that is not the expected one.
 
-    `durable` waits until the disk has stored it; otherwise it may be too short after a power cut.
+    `durable` waits until the disk has stored the file; otherwise it may be too short after a power cut.
     """
     partial = target.with_name(target.name + ".tmp")
     digest = Digest(algorithm)
     try:
-        with partial.open("wb") as stream:  # pieces as large as ours go past its buffer
+        with partial.open("wb") as stream:  # pieces as large as ours bypass its buffer
             for piece in pieces:
                 digest.update(piece)
                 stream.write(piece)
@@ -183,7 +184,7 @@ def write_digested(
     except OSError as error:
         raise cannot_write(target, error, KEY) from error
     finally:
-        partial.unlink(missing_ok=True)  # gone already after a success
+        partial.unlink(missing_ok=True)  # it was moved after a success
     return text
 
 
@@ -207,7 +208,7 @@ def make_folder(folder: Path) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return what is free on the disk that folder is, or will be, on."""
+    """Return the free space on the disk that a folder is, or will be, on."""
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
@@ -219,13 +220,13 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def require_room(folder: Path, needed: int, what: str, fix: str) -> None:
-    """Raise ConfigError unless the disk of a folder has room for what the user has asked for."""
+    """Raise ConfigError unless the disk of a folder has room for something that the user requested."""
     if needed > (free := free_bytes(folder)):
         raise ConfigError(f"{what} needs {needed / MIB:,.1f} MiB in {folder}, {free / MIB:,.1f} MiB are free: {fix}")
 
 
 def list_folder(folder: Path, key: str) -> list[str]:
-    """Return the names in a folder, none where it does not exist; raise ConfigError where it is a file."""
+    """Return the names in a folder, none if it does not exist; raise ConfigError if it is a file."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{key}={folder}: this is a file, a folder is needed")
     try:

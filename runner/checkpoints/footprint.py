@@ -1,9 +1,9 @@
-"""What a model will need, from config.json and the safetensors headers alone; no torch.
+"""Predicts a model's memory from config.json and the safetensors headers alone; no torch.
 
-Weights are counted tensor by tensor, as transformers and bitsandbytes will hold them: linear layers of the
+Weights are counted tensor by tensor, as transformers and bitsandbytes will hold them in memory: linear layers of the
 blocks are quantized; embeddings, the head, norms and biases keep model.dtype; tied tensors count once. Which of them
-are resident, and how often, follows from what the engine does on a CPU: it maps a checkpoint of plain numbers, packs
-linear layers and lets go of their pages, and of a mapped embedding it reads the rows of the tokens that come.
+are resident, and how often, follows from what the engine does on a CPU: it maps an unquantized checkpoint, packs
+linear layers and releases their pages, and reads only those rows of a mapped embedding whose tokens occur.
 """
 
 from __future__ import annotations
@@ -39,45 +39,45 @@ IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
-PACKED_SHARE = 0.25  # of what is free: linear layers that need no more are packed, beside those of the checkpoint
+PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
 
-# Measured by bench/memory_prediction.py, on CPUs with AVX512; on a GPU its allocator counts nothing of the kind.
-LIBRARY_MIB = 36.0  # pages of libraries, code and tables that come in with the first load and the first pass
-LOAD_MIB = 16.0  # the part of it that is no page of a file, when the model is loaded
+# Measured by bench/memory_prediction.py, on CPUs with AVX512; a GPU's allocator counts nothing like this.
+LIBRARY_MIB = 36.0  # pages of libraries, code and tables that the first load and the first pass touch
+LOAD_MIB = 16.0  # the part of it that the load takes and that is not a page of a file
 KERNEL_MIB = 20.0  # oneDNN's kernels for packed layers, one for each shape
-PASS_MIB, PASS_SHARE = 6.0, 0.45  # of a pass: what freed blocks of other sizes take beside what it needs
-FAULT_KIB = 256.0  # of a mapped embedding that come in with a token's row
-VOCABULARY_SHARE = 0.5  # of the embedding's rows that prompts come to use
+PASS_MIB, PASS_SHARE = 6.0, 0.45  # what freed blocks of other sizes take in a pass: a constant, and a share of its need
+FAULT_KIB = 256.0  # of a mapped embedding that are read with one token's row
+VOCABULARY_SHARE = 0.5  # of the embedding's rows that prompts use in the long run
 
 
 @dataclass(frozen=True)
 class Footprint:
     """Predicted bytes; weights by part (linear, scales, embedding, head, other, lora).
 
-    `unread_bytes` are weights in the mapped checkpoint that no pass reads, `copied_bytes` copies in another layout of
-    weights that stay where they are. `load_bytes` is the peak of the load without pages of
-    files, which the system can drop.
+    `unread_bytes` are weights in the mapped checkpoint that no pass reads. `copied_bytes` are copies, in another
+    layout, of weights that stay in memory. `load_bytes` is the peak of the load without pages of files, which the
+    system can drop.
     """
 
     weights: dict[str, int]
     prefill_kv_bytes: int  # keys and values of the prompts of all rows
-    decode_kv_bytes: int  # those, and of every new token
+    decode_kv_bytes: int  # the same with every new token
     prefill_activation_bytes: int
     decode_activation_bytes: int
     unread_bytes: int = 0
     copied_bytes: int = 0
-    runtime_bytes: int = 0  # libraries and kernels, over what importing takes
+    runtime_bytes: int = 0  # libraries and kernels, beyond what importing takes
     load_bytes: int = 0
-    first_pass_bytes: int = 0  # while layers are packed: the largest of them is there twice
+    first_pass_bytes: int = 0  # while layers are packed, when the largest is in memory twice
 
     @property
     def weight_mib(self) -> float:
-        """All weights, each once."""
+        """All weights, each counted once."""
         return sum(self.weights.values()) / MIB
 
     @property
     def resident_weight_mib(self) -> float:
-        """What weights take of memory while rows are on their way."""
+        """The memory that weights take while requests are processed."""
         return self.weight_mib + (self.copied_bytes - self.unread_bytes) / MIB
 
     @property
@@ -92,42 +92,43 @@ class Footprint:
 
     @property
     def runtime_mib(self) -> float:
-        """What libraries and kernels take over what importing them does."""
+        """What libraries and kernels take beyond what importing takes."""
         return self.runtime_bytes / MIB
 
     @property
     def load_mib(self) -> float:
-        """What has to fit while the model is loaded."""
+        """The memory needed while the model is loaded."""
         return self.load_bytes / MIB
 
     @property
     def first_pass_mib(self) -> float:
-        """What has to fit while layers are packed, before the first pass."""
+        """The memory needed while layers are packed, before the first pass."""
         return self.first_pass_bytes / MIB
 
     @property
     def prefill_mib(self) -> float:
-        """What has to fit while the last prompts are read."""
-        held = self.prefill_kv_bytes + self.prefill_activation_bytes + self.runtime_bytes
-        return self.resident_weight_mib + held / MIB
+        """The memory needed for the prefill of the last prompts."""
+        others = self.prefill_kv_bytes + self.prefill_activation_bytes + self.runtime_bytes
+        return self.resident_weight_mib + others / MIB
 
     @property
     def decode_mib(self) -> float:
-        """What has to fit at the last new token."""
-        held = self.decode_kv_bytes + self.decode_activation_bytes + self.runtime_bytes
-        return self.resident_weight_mib + held / MIB
+        """The memory needed at the last new token."""
+        others = self.decode_kv_bytes + self.decode_activation_bytes + self.runtime_bytes
+        return self.resident_weight_mib + others / MIB
 
     @property
     def total_mib(self) -> float:
-        """The peak: what has to fit besides the interpreter and its libraries, over load and completions."""
+        """The peak over load and completions, without the interpreter and its libraries."""
         return max(self.load_mib, self.first_pass_mib, self.prefill_mib, self.decode_mib)
 
     def beside(self, other: Footprint, waiting_bytes: int) -> Footprint:
-        """Return what both take where the other is loaded second and one reads at a time, with so much in between."""
+        """Return the footprint of both models; the other is loaded second, one runs at a time, and buffers wait."""
         parts = self.weights | other.weights
         weights = {part: self.weights.get(part, 0) + other.weights.get(part, 0) for part in parts}
         mine, its = (round(one.resident_weight_mib * MIB) for one in (self, other))
-        packing = [one.first_pass_bytes and one.first_pass_bytes + held for one, held in ((self, its), (other, mine))]
+        pairs = ((self, its), (other, mine))
+        packing = [one.first_pass_bytes and one.first_pass_bytes + resident for one, resident in pairs]
         return Footprint(
             weights,
             self.prefill_kv_bytes + other.prefill_kv_bytes,
@@ -145,21 +146,21 @@ class Footprint:
 def predict(
     config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
 ) -> Footprint | None:
-    """Predict the footprint of a job; None where a checkpoint has no safetensors files to read.
+    """Predict the footprint of a job; None if a checkpoint has no safetensors files to read.
 
-    `free_mib` of main memory decides what is packed; None: as much as is free here. A model that is loaded beside the
-    job's own counts where both go to the same place, and so do the distributions that wait for each other.
+    `free_mib` of main memory decides what is packed; None: what is free here. A second model that the job loads counts
+    if both are on the same device, and so do the distributions that wait for those of the other model.
     """
-    found = _predict_one(config, resolved, work, free_mib)
-    if found is None or resolved.second is None:
-        return found
+    footprint = _predict_one(config, resolved, work, free_mib)
+    if footprint is None or resolved.second is None:
+        return footprint
     second_config, second = resolved.second
     if machine.device_class(second.model.device) != machine.device_class(resolved.model.device):
-        return found
+        return footprint
     other = _predict_one(second_config, second, work, free_mib)
     vocabulary = shape_of(resolved.text_settings)["vocab"]
     waiting_bytes = BYTES["float32"] * vocabulary * waiting_places(vocabulary)
-    return None if other is None else found.beside(other, waiting_bytes)
+    return None if other is None else footprint.beside(other, waiting_bytes)
 
 
 def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None) -> Footprint | None:
@@ -172,7 +173,7 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     dtype_bytes = BYTES[compute_dtype(model, settings)]
     weights = weight_bytes(tensors, settings, config.quantization, dtype_bytes)
     if not config.lora.merges and resolved.adapter is not None:
-        weights["lora"] = resolved.adapter_numbers * BYTES["float32"]  # so is an adapter of a 16-bit model held
+        weights["lora"] = resolved.adapter_numbers * BYTES["float32"]  # also for a 16-bit model
     shape = shape_of(settings)
     cache = place_bytes(settings, dtype_bytes) * rows  # for each position
     is_stream = model.attention is Attention.auto
@@ -180,17 +181,17 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     largest = max(elements(tensor, resolved.stored) for tensor in tensors)
     held = resolved.held(config.quantization)
     context = prompt_tokens + new_tokens
-    # then layers are multiplied as they are held, and nothing is unpacked but a panel at a time
+    # the engine's kernels multiply packed layers and unpack only a panel at a time
     by_panels = is_stream and device == "cpu" and held.has_kernels(dtype_bytes) and machine.has_quantized_kernels()
     width = max(shape["intermediate"], shape["hidden"])
 
-    def activations(what: PassShape) -> int:
-        positions = what.rows * what.tokens
+    def activations(pass_shape: PassShape) -> int:
+        positions = pass_shape.rows * pass_shape.tokens
         if by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())
         else:
             most = held.pass_bytes(device, positions, width, dtype_bytes)
-        return most + activation_bytes(shape, dtype_bytes, what)
+        return most + activation_bytes(shape, dtype_bytes, pass_shape)
 
     reading = (
         streamed(device, rows, prompt_tokens) if is_stream else PassShape(rows, prompt_tokens, prompt_tokens * eager)
@@ -205,9 +206,9 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     unread, copied, is_packed = _resident(config, resolved, weights, rows * context, is_stream, free_mib)
     mapped, library = _mapped_bytes(config, resolved, weights), int(LIBRARY_MIB * MIB)
     first = 0
-    if copied or is_packed:  # the head is packed last, beside the one that is packed already
-        stays = weights["head"] == 0 or not mapped
-        first = sum(weights.values()) + library + (copied if stays else weights["head"] - weights["embedding"])
+    if copied or is_packed:  # the head is packed last, when all other layers are packed already
+        is_kept = weights["head"] == 0 or not mapped
+        first = sum(weights.values()) + library + (copied if is_kept else weights["head"] - weights["embedding"])
     return replace(
         plain,
         prefill_activation_bytes=prefill
@@ -222,37 +223,37 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
 
 
 def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int]) -> int:
-    """Count the weights that stay in the mapped checkpoint when it is loaded, as nothing is made of them."""
-    is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # which is unpacked
+    """Count the weights that the load leaves in the mapped checkpoint, because it does not convert them."""
+    is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # it is unpacked
     if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
         return 0
-    is_made = config.lora.merges or (config.quantization.packed and resolved.stored is None)
-    turned = ("linear", "scales", "lora") if is_made else ("lora",)
-    return sum(size for part, size in weights.items() if part not in turned)
+    is_converted = config.lora.merges or (config.quantization.packed and resolved.stored is None)
+    in_memory = ("linear", "scales", "lora") if is_converted else ("lora",)
+    return sum(size for part, size in weights.items() if part not in in_memory)
 
 
 def _resident(
     config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int], tokens: int, is_stream: bool, free_mib: float
 ) -> tuple[int, int, bool]:
-    """Return the bytes of weights on a CPU that stay in the file, those that are there twice, and if blocks are packed.
+    """Return, for a CPU, bytes of weights that stay unread in the file, of those copied, and if blocks are packed.
 
-    What is packed of a mapped checkpoint is let go there. A head that is tied to the embedding is packed apart from it.
+    The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a copy.
     """
     mapped = _mapped_bytes(config, resolved, weights)
     linear = 0 if resolved.held(config.quantization).packed else weights["linear"]
     head = weights["head"] or weights["embedding"]
     is_packed = is_stream and linear + head <= PACKED_SHARE * free_mib * MIB
-    turned = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
-    copied = (turned + head * (weights["head"] == 0)) * is_packed
+    in_memory = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
+    copied = (in_memory + head * (weights["head"] == 0)) * is_packed
     unread = 0
-    if mapped and (is_packed or weights["head"]):  # else products read all of the embedding
+    if mapped and (is_packed or weights["head"]):  # else the tied head reads all of the embedding
         used = VOCABULARY_SHARE * weights["embedding"]
         unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
     return unread, copied, bool(is_packed and linear)
 
 
 def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
-    """Name the dtype that the unquantized weights, the activations and the KV cache will have."""
+    """Return the name of the dtype of the unquantized weights, the activations and the KV cache."""
     name = stored_dtype(settings) if model.dtype is Dtype.auto else model.dtype.value
     return name if name in BYTES else "float32"
 
@@ -269,12 +270,11 @@ def weight_bytes(
         if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
         if stored is not None and not tensor.name.endswith((".weight", ".bias")):
-            held = stored.config
-            part = "linear" if tensor.name.endswith(held.packed_names) else "scales"
-            is_note = any(name in tensor.name for name in held.note_names)
+            part = "linear" if tensor.name.endswith(stored.config.packed_names) else "scales"
+            is_note = any(name in tensor.name for name in stored.config.note_names)
             parts[part] += 0 if is_note else tensor.nbytes
         elif tensor.dtype not in STORED_BYTES:
-            parts[part] += tensor.nbytes  # quantized before: loaded as it is
+            parts[part] += tensor.nbytes  # stored quantized: loaded as it is
         elif part != "linear" or stored is not None:
             parts[part] += tensor.params * dtype_bytes
         else:
@@ -285,7 +285,7 @@ def weight_bytes(
 
 
 def elements(tensor: Tensor, stored: Format | None) -> int:
-    """Count the numbers that a linear weight stands for, packed or not; 0 where it is none."""
+    """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
     packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
     if stored is not None and (packed or (_part(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
         return tensor.nbytes * 8 // stored.bits

@@ -1,6 +1,6 @@
-"""Checkpoint × quantization: what is quantized already, and whether it can be had as asked; known before any weight.
+"""Checks a checkpoint against the chosen quantization, before any weight is read.
 
-Imports neither torch nor transformers: a plan refuses what cannot work.
+Imports neither torch nor transformers, so that a plan can reject what cannot work.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from runner.quantization.base import CheckpointSource, Format, QuantizationConfi
 
 
 def check(config: RunnerConfig, resolved: Resolved) -> None:
-    """Refuse a checkpoint × quantization that cannot be loaded."""
+    """Reject a checkpoint that cannot be loaded with this quantization."""
     model, wanted = resolved.model, config.quantization
-    path = None if model.random_weights else resolved.path  # which would make them
+    path = None if model.random_weights else resolved.path  # reading it would make the random weights
     if wanted.source is CheckpointSource.gguf or (path is not None and path.is_file()):
         _check_gguf(model, wanted, path)
         return
@@ -49,7 +49,7 @@ def check(config: RunnerConfig, resolved: Resolved) -> None:
 
 
 def notes(path: Path, stored: Format | None, dtype: str) -> list[str]:
-    """Say what a reader of the numbers has to know about a checkpoint that came in another form than it is held in."""
+    """Return notes on a checkpoint that is stored quantized, or that is unpacked while loading."""
     if stored is not None:
         return [f"the checkpoint itself is quantized, {stored}, and loaded as it is"]
     if path.is_dir():
@@ -61,9 +61,9 @@ def notes(path: Path, stored: Format | None, dtype: str) -> list[str]:
 def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path | None) -> None:
     if path is None or not path.is_file():
         files = sorted(file.name for file in path.glob("*.gguf")) if path is not None else []
-        found = f"; this folder holds {', '.join(files[:5])}" if files else ""
+        others = f"; this folder contains {', '.join(files[:5])}" if files else ""
         raise ConfigError(
-            f"quantization=gguf reads a .gguf file, and model.name={model.name} is none{found}: "
+            f"quantization=gguf reads a .gguf file, and model.name={model.name} is not one{others}: "
             "use model=local model.name=FOLDER/FILE.gguf, or another quantization"
         )
     if wanted.source is not CheckpointSource.gguf:
@@ -76,17 +76,17 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
 
 
 def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:
-    """Refuse to quantize again, or a choice with other keys than the checkpoint was quantized with."""
+    """Reject quantizing a quantized checkpoint again, or with other keys than it was quantized with."""
     if wanted.name != stored.name:
         also = f" or quantization={stored.name}" if stored.matched else ""
         raise ConfigError(
             f"quantization={wanted.name}: {where} is quantized already, {stored}: use quantization=none{also}, "
             "which load it as it is, or the original checkpoint"
         )
-    asked, has = wanted.keys, stored.config.keys
-    if other := [key for key in asked if asked[key] != has[key]]:
-        differ = ", ".join(f"quantization.{key}={asked[key]} (the checkpoint has {has[key]})" for key in other)
+    chosen, actual = wanted.keys, stored.config.keys
+    if different := [key for key in chosen if chosen[key] != actual[key]]:
+        listed = ", ".join(f"quantization.{key}={chosen[key]} (the checkpoint has {actual[key]})" for key in different)
         raise ConfigError(
-            f"quantization={wanted.name}: {where} is quantized already, with other settings: {differ}. "
+            f"quantization={wanted.name}: {where} is quantized already, with other settings: {listed}. "
             "Give those of the checkpoint, or use quantization=none"
         )

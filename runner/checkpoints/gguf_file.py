@@ -1,6 +1,6 @@
-"""Reads and checks the header of a .gguf file: the model's settings and the place of its tensors, without the weights.
+"""Reads and checks the header of a .gguf file: the model's settings and where its tensors are, without the weights.
 
-Imports neither torch nor the gguf package, so that a damaged file is refused while a job is planned.
+Imports neither torch nor the gguf package, so that a damaged file is rejected while a job is planned.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from runner.core.errors import DataError, reading
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 counted in 32 bits; no tool writes it any more
-ALIGNMENT = 32  # of the tensors, where the file does not set it
-LONG_ARRAY = 1024  # longer arrays are vocabularies, of which only the length is needed
+ALIGNMENT = 32  # of the tensors, if the file does not set it
+LONG_ARRAY = 1024  # longer arrays are vocabularies; only their length is needed
 STRING, ARRAY = 8, 9
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 # the format's own table: number → name, numbers per block, bytes per block
@@ -40,14 +40,14 @@ NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_sh
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a .gguf file; `metadata` holds a long array's length instead of the array."""
+    """The header of a .gguf file; `metadata` contains a long array's length instead of the array."""
 
     metadata: dict[str, Any]
     tensors: tuple[Tensor, ...]  # with GGUF's names of dtypes: F32, Q8_0
 
     @property
     def architecture(self) -> str:
-        """What the model is, in llama.cpp's words."""
+        """The model's architecture, as llama.cpp names it."""
         return str(self.metadata["general.architecture"])
 
     @property
@@ -76,14 +76,14 @@ def read_header(path: Path) -> Header:
 
 
 def read_settings(header: Header) -> dict[str, Any]:
-    """Return the sizes that a config.json would hold, and the dtype of the unpacked weights.
+    """Return the sizes that a config.json would contain, and the dtype of the unpacked weights.
 
-    Blocks hold products of a float16 and a small integer, which only float32 keeps exactly.
+    Numbers in blocks are products of a float16 and a small integer, which only float32 represents exactly.
     """
     of = {key.removeprefix(f"{header.architecture}."): value for key, value in header.metadata.items()}
     names = {tensor.name for tensor in header.tensors}
     kinds = {tensor.dtype for tensor in header.tensors}
-    halves = [FLOATS[kind] for kind in ("BF16", "F16") if kind in kinds]  # their norms stay F32
+    half_precision = [FLOATS[kind] for kind in ("BF16", "F16") if kind in kinds]  # their norms stay F32
     settings = {
         "num_hidden_layers": of.get("block_count"),
         "hidden_size": of.get("embedding_length"),
@@ -93,7 +93,7 @@ def read_settings(header: Header) -> dict[str, Any]:
         "head_dim": of.get("attention.key_length") or of.get("rope.dimension_count"),
         "vocab_size": of.get("vocab_size") or of.get("tokenizer.ggml.tokens"),
         "tie_word_embeddings": "output.weight" not in names,
-        "dtype": halves[0] if halves and kinds <= set(FLOATS) else "float32",
+        "dtype": half_precision[0] if half_precision and kinds <= set(FLOATS) else "float32",
     }
     return {key: value for key, value in settings.items() if value is not None}
 
@@ -113,7 +113,7 @@ def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
     with path.open("rb") as stream:
         start = stream.read(4)
         if start != MAGIC:
-            raise DataError(f"{path}: no GGUF file: it begins with {start!r}, and they begin with {MAGIC!r}")
+            raise DataError(f"{path}: not a GGUF file: it begins with {start!r} instead of {MAGIC!r}")
         blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with blob:
         try:
@@ -125,7 +125,7 @@ def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
 
 
 class _GgufReader:
-    """Reads one value after the other from the header."""
+    """Reads the values of the header in their order."""
 
     def __init__(self, blob: mmap.mmap) -> None:
         self.blob, self.at = blob, 4
@@ -165,7 +165,7 @@ class _GgufReader:
 def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
     version = reader.scalar("I")
     if version not in VERSIONS:
-        raise DataError(f"{path}: GGUF version {version}, and versions {' and '.join(map(str, VERSIONS))} can be read")
+        raise DataError(f"{path}: GGUF version {version}; only versions {' and '.join(map(str, VERSIONS))} can be read")
     tensor_count, pairs = reader.scalar("Q"), reader.scalar("Q")
     metadata: dict[str, Any] = {}
     for _ in range(pairs):
@@ -173,8 +173,8 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
         value = reader.value(reader.scalar("I"), path)
         metadata[key] = len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
     if "general.architecture" not in metadata:
-        raise DataError(f"{path}: names no general.architecture, so it holds no model")
-    found = []
+        raise DataError(f"{path}: names no general.architecture, so it contains no model")
+    unaligned = []
     for _ in range(tensor_count):
         name = reader.string()
         fastest_first = [reader.scalar("Q") for _ in range(reader.scalar("I"))]
@@ -183,10 +183,10 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
             raise DataError(f"{path}: tensor {name} is stored in the type {kind}, which is unknown here")
         type_name, numbers, block_bytes = BLOCKS[kind]
         nbytes = math.prod(fastest_first) // numbers * block_bytes
-        found.append(Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes))
+        unaligned.append(Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes))
     alignment = metadata.get("general.alignment", ALIGNMENT)
     start = math.ceil(reader.at / max(alignment, 1)) * alignment
-    tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in found)
+    tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in unaligned)
     for tensor in tensors:
         if tensor.offset + tensor.nbytes > size:
             raise DataError(

@@ -3,7 +3,7 @@
 huggingface_hub's `snapshot_download` starts an interrupted file again and checks only its size. Here a file grows in
 `blobs/<checksum>.part`, is continued there by the next process, and becomes `blobs/<checksum>` only when its content
 has that checksum. The result is an ordinary cache for `from_pretrained` and every other tool. huggingface_hub reads the
-token (HF_TOKEN or its stored login), which is sent as a header and written nowhere.
+token (HF_TOKEN or its stored login), which is sent as a header and is not logged.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from runner.core.progress import Progress
 
 log = logging.getLogger(__name__)
 
-# the base class of the HTTP client's errors, whichever client it is
+# the base class of the HTTP client's errors, whichever client huggingface_hub uses
 TRANSPORT: type[Exception] = hub.HfHubHTTPError.__bases__[0]
-UNREADABLE = (ValueError, KeyError, TypeError)  # raised by an answer that does not come from a hub
+UNREADABLE = (ValueError, KeyError, TypeError)  # raised for an answer that does not come from a hub
 CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's SHA-1 of a small file | SHA-256 of a large one
 RANGE_REFUSED = 416
 READ_BYTES = 4 * 2**20
 
 
 def find(key: str, name: str, revision: str | None, cache_dir: str | None, patterns: Iterable[str]) -> Snapshot:
-    """Ask the hub for the files of a model; where it cannot be reached, a complete cache will do."""
-    patterns, asked = tuple(patterns), revision or constants.DEFAULT_REVISION
+    """Ask the hub for the files of a model; if it cannot be reached, a complete cache is enough."""
+    patterns, wanted = tuple(patterns), revision or constants.DEFAULT_REVISION
     try:
         folder_name = repo_folder_name(repo_id=name, repo_type="model")
     except hub.HFValidationError as error:
         raise ConfigError(f"{key}={name}: not a hub id: {error}") from error
     repo = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().absolute() / folder_name
-    commit = hub_cache.cached_commit(repo, asked)
+    commit = hub_cache.cached_commit(repo, wanted)
     tree = hub_cache.read_tree(repo, commit)
-    cached = Snapshot(key, name, asked, commit, repo, hub_cache.pick_files(tree, patterns), tree)
+    cached = Snapshot(key, name, wanted, commit, repo, hub_cache.pick_files(tree, patterns), tree)
     gaps = hub_cache.gaps(cached, patterns) if commit else []
-    if commit == asked and tree and not gaps:
+    if commit == wanted and tree and not gaps:
         return cached  # a commit never changes: there is nothing to ask
     try:
         if is_offline_mode():
@@ -65,13 +65,13 @@ def find(key: str, name: str, revision: str | None, cache_dir: str | None, patte
         if usable and not isinstance(error, hub.RevisionNotFoundError):
             if not is_offline_mode():
                 log.warning("%s=%s: %s: the files in the cache are used", key, name, why_not(error))
-            return Snapshot(key, name, asked, commit, repo, ())
-        raise _refused(cached, error) or _not_here(cached, gaps, error) from error
-    return Snapshot(key, name, asked, commit, repo, hub_cache.pick_files(tree, patterns), tree)
+            return Snapshot(key, name, wanted, commit, repo, ())
+        raise _rejection(cached, error) or _unavailable(cached, gaps, error) from error
+    return Snapshot(key, name, wanted, commit, repo, hub_cache.pick_files(tree, patterns), tree)
 
 
 def download(snapshot: Snapshot) -> None:
-    """Fetch the missing files; what was fetched stays in the cache, also parts of files, whatever happens."""
+    """Fetch the missing files; whatever was fetched, even parts of files, stays in the cache after an error."""
     missing = snapshot.missing
     snapshot.check_room()
     _check_token()
@@ -83,10 +83,10 @@ def download(snapshot: Snapshot) -> None:
                 meter.finished += file.size
         hub_cache.write_ref(snapshot)
     except (TRANSPORT, OSError) as error:
-        raise _refused(snapshot, error) or _interrupted(snapshot, error) from error
+        raise _rejection(snapshot, error) or _interrupted(snapshot, error) from error
 
 
-@lru_cache(maxsize=64)  # a job asks more than once, and every answer must be the first one
+@lru_cache(maxsize=64)  # a job asks more than once, and must always get the first answer
 def _ask(name: str, revision: str | None) -> tuple[str, Tree]:
     """Return the commit that a revision stands for, and its files."""
     _check_token()
@@ -105,7 +105,7 @@ def _ask(name: str, revision: str | None) -> tuple[str, Tree]:
 
 @dataclass
 class _Meter:
-    """How far a download is, and how fast."""
+    """The progress and speed of a download."""
 
     bar: Progress
     finished: int = 0  # bytes of the files that are done
@@ -119,13 +119,13 @@ class _Meter:
 
 
 class _PartialFile(FileIO):
-    """The first part of a file, hashed as it grows; opened again, it continues at its end."""
+    """The first part of a file, hashed as it grows; when it is opened again, it continues at its end."""
 
     def __init__(self, path: Path, checksum: str, size: int, meter: _Meter) -> None:
         super().__init__(path, "a+")
         self._meter = meter
         self._git_head = None if len(checksum) == 64 else b"blob %d\0" % size
-        self.digest = self._new()
+        self.digest = self._new_digest()
         if self.tell() > size:
             self.truncate(0)
         self.seek(0)
@@ -134,7 +134,7 @@ class _PartialFile(FileIO):
         meter.count(self.tell(), 0)
 
     def write(self, data: Any) -> int:
-        """Write all of it; what a full disk cuts short is kept for the next attempt."""
+        """Write all data; if the disk gets full, the written part is kept for the next attempt."""
         rest = memoryview(data)
         while rest:
             count = super().write(rest) or 0
@@ -144,38 +144,38 @@ class _PartialFile(FileIO):
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
-        """Start again: the server did not continue where it was asked to."""
+        """Start again, because the server did not continue at the requested byte."""
         kept = super().truncate(size)
         assert kept == 0, "a file is hashed from its first byte"
         self.seek(0)
-        self.digest = self._new()
+        self.digest = self._new_digest()
         return kept
 
-    def _new(self) -> Any:
+    def _new_digest(self) -> Any:
         return hashlib.sha256() if self._git_head is None else hashlib.sha1(self._git_head)
 
 
 def _fetch(snapshot: Snapshot, file: File, meter: _Meter) -> None:
-    """Bring one file into the cache, under a lock: a process that has waited for the lock finds the file there."""
+    """Fetch one file into the cache, under a lock: a process that has waited for the lock finds the file there."""
     url = hf_hub_url(snapshot.name, file.name, revision=snapshot.commit)
     about = get_hf_file_metadata(url, library_name="runner", retry_on_errors=True)
     checksum, size = file.checksum or about.etag or "", file.size if about.size is None else about.size
     if not CHECKSUM.fullmatch(checksum):
         raise ConfigError(
-            f"{snapshot.key}={snapshot.name}: {_host()} gives no checksum for {file.name}, so nothing could tell "
-            "whether it arrives whole: use the hub itself, or a mirror that passes its ETags on"
+            f"{snapshot.key}={snapshot.name}: {_host()} gives no checksum for {file.name}, so it cannot be checked "
+            "after the download: use the hub itself, or a mirror that passes its ETags on"
         )
     hub_cache.begin(snapshot)
     lock = snapshot.repo.parent / ".locks" / snapshot.repo.name / f"{checksum}.lock"  # as huggingface_hub has it
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
         if not snapshot.blob(checksum).exists():
-            _grow(snapshot, file.name, url, checksum, size, meter)
+            _fetch_rest(snapshot, file.name, url, checksum, size, meter)
             snapshot.blob(checksum, ".part").replace(snapshot.blob(checksum))
         hub_cache.link(snapshot, file, checksum)
 
 
-def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
+def _fetch_rest(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, meter: _Meter) -> None:
     """Fetch the rest of a file, and compare the whole with its checksum."""
     at, part = f"{snapshot.key}={snapshot.name}", snapshot.blob(checksum, ".part")
     if size > constants.MAX_HTTP_DOWNLOAD_SIZE:
@@ -184,21 +184,21 @@ def _grow(snapshot: Snapshot, name: str, url: str, checksum: str, size: int, met
             f"`hf download {snapshot.name}` fetches it another way, into the same cache"
         )
     with _PartialFile(part, checksum, size, meter) as stream:
-        begun = stream.tell()
+        start = stream.tell()
         try:
             _get(url, stream, size)
         except hub.HfHubHTTPError as error:
-            if error.response.status_code != RANGE_REFUSED or not begun:
+            if error.response.status_code != RANGE_REFUSED or not start:
                 raise
             stream.truncate(0)
             _get(url, stream, size)
         os.fsync(stream.fileno())
-    if (found := stream.digest.hexdigest()) != checksum:
+    if (actual := stream.digest.hexdigest()) != checksum:
         part.unlink()
-        before = f", {begun:,} of its bytes by an earlier run" if begun else ""
+        before = f", {start:,} of its bytes by an earlier run" if start else ""
         raise ConfigError(
-            f"{at}: {name} arrived damaged{before}: its checksum is {found[:12]}..., the hub says {checksum[:12]}.... "
-            "It is deleted and did not get into the cache; the same command fetches it anew"
+            f"{at}: {name} arrived damaged{before}: its checksum is {actual[:12]}..., the hub says {checksum[:12]}.... "
+            "It was deleted and is not in the cache; run the same command to fetch it again"
         )
 
 
@@ -210,13 +210,13 @@ def _get(url: str, stream: _PartialFile, size: int) -> None:
 
 
 def _check_token() -> None:
-    """Refuse a token that is not valid in a header: the HTTP client's own message would show it."""
+    """Reject a token that is not valid in a header: the HTTP client's own message would show it."""
     if not re.fullmatch(r"[!-~]*", get_token() or ""):
-        raise ConfigError("HF_TOKEN (or the hub's stored login) holds characters that no token has: set it anew")
+        raise ConfigError("HF_TOKEN (or the hub's stored login) contains characters that no token has: set it again")
 
 
-def _refused(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
-    """Return the error for what the hub refuses, with its fix; None where it refuses nothing."""
+def _rejection(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
+    """Return the error, with a fix, if the hub rejected the request; else None."""
     at = f"{snapshot.key}={snapshot.name}"
     if isinstance(error, hub.GatedRepoError):
         return ConfigError(f"{at}: is gated: accept its licence on the hub and set HF_TOKEN")
@@ -231,14 +231,14 @@ def _refused(snapshot: Snapshot, error: BaseException) -> ConfigError | None:
     return None
 
 
-def _not_here(cached: Snapshot, gaps: list[str], error: BaseException) -> ConfigError:
-    """Return the error for a model that is neither in the cache nor available, or which files of it are missing."""
+def _unavailable(cached: Snapshot, gaps: list[str], error: BaseException) -> ConfigError:
+    """Return the error for a model that is not, or only partly, in the cache while the hub is not available."""
     at, why = f"{cached.key}={cached.name}", why_not(error)
     if not gaps:
         return ConfigError(f"{at}: no folder {Path(cached.name).absolute()}; it is not in the cache and {why}")
     return ConfigError(
         f"{at}: only a part of it is in the cache: {cached.folder} lacks {few(gaps, 5)}, and {why}. "
-        "With the hub in reach, the same command fetches what is missing"
+        "As soon as the hub is reachable, the same command fetches what is missing"
     )
 
 
@@ -253,20 +253,20 @@ def _interrupted(snapshot: Snapshot, error: BaseException) -> ConfigError:
     if code is not None and isinstance(error, OSError):
         where = error.filename or snapshot.repo
         return ConfigError(f"{at}: cannot write {where} ({error.strerror}): name another with model.cache_dir=FOLDER")
-    return ConfigError(f"{at}: the download broke off: {why_not(error)}. The same command goes on from where it was")
+    return ConfigError(f"{at}: the download broke off: {why_not(error)}. Run the same command to resume")
 
 
 def why_not(error: BaseException) -> str:
-    """Say in a few words why the hub does not answer as asked; never quote what was sent to it."""
+    """Say in a few words why the hub gives no answer; never quote what was sent to it, which contains the token."""
     status = _status(error)
     if isinstance(error, hub.OfflineModeIsEnabled):
         return "the hub cannot be reached (HF_HUB_OFFLINE=1)"
     if status is not None:
         return f"the hub ({_host()}) answers with status {status}"
     if isinstance(error, UNREADABLE):
-        return f"what answers at {_host()} is no hub"
+        return f"the server at {_host()} is not a hub"
     if type(error) is OSError:  # raised by http_get itself
-        return f"the hub ({_host()}) sent another number of bytes than it said"
+        return f"the hub ({_host()}) sent another number of bytes than it announced"
     return f"the hub ({_host()}) cannot be reached ({type(error).__name__})"
 
 

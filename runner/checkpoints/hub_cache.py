@@ -30,7 +30,7 @@ Tree = dict[str, dict[str, Any]]  # file -> size, blob_id, and of a large file l
 
 @dataclass(frozen=True)
 class File:
-    """A file of a repository; its checksum, which also names its blob, is empty where the listing has none."""
+    """A file of a repository; its checksum, which also names its blob, is empty if the listing has none."""
 
     name: str
     size: int
@@ -62,11 +62,11 @@ class Snapshot:
 
     @property
     def missing_bytes(self) -> int:
-        """How much has to be fetched, without what an interrupted download has left."""
-        return sum(max(0, file.size - self._there(file)) for file in self.missing)
+        """How much has to be fetched, without what an interrupted download has fetched."""
+        return sum(max(0, file.size - self._cached_bytes(file)) for file in self.missing)
 
     def check_room(self) -> None:
-        """Refuse a download that does not fit on the disk; the hub has said how large it is."""
+        """Reject a download that does not fit on the disk."""
         fix = "make room, name a larger disk with model.cache_dir=FOLDER or HF_HOME, or use a smaller model"
         byteio.require_room(self.repo.parent, self.missing_bytes, f"{self.key}={self.name}: the download", fix)
 
@@ -74,17 +74,17 @@ class Snapshot:
         """Return the path of a file's content; it ends in `.part` while it is being fetched."""
         return self.repo / "blobs" / f"{checksum}{end}"
 
-    def _there(self, file: File) -> int:
+    def _cached_bytes(self, file: File) -> int:
         places = [self.blob(file.checksum, end) for end in ("", ".part") if file.checksum]
         return next((place.stat().st_size for place in places if place.exists()), 0)
 
 
 def pick_files(tree: Tree, patterns: Iterable[str]) -> tuple[File, ...]:
-    """Pick the files of a repository that a model needs, and no weights twice."""
+    """Pick the files of a repository that a model needs, without other copies of the weights."""
     patterns = tuple(patterns)
-    twice = any(MAIN.fullmatch(name) for name in tree)
+    has_main = any(MAIN.fullmatch(name) for name in tree)
     names = [name for name in tree if model_files.wanted(name, patterns)]
-    return tuple(_file(name, tree[name]) for name in names if not (twice and SPARE.fullmatch(name)))
+    return tuple(_file(name, tree[name]) for name in names if not (has_main and SPARE.fullmatch(name)))
 
 
 def _file(name: str, entry: dict[str, Any]) -> File:
@@ -93,7 +93,7 @@ def _file(name: str, entry: dict[str, Any]) -> File:
 
 
 def begin(snapshot: Snapshot) -> None:
-    """Write down the files of the snapshot, so that later runs can tell whether it is complete."""
+    """Store the list of the snapshot's files, so that later runs can tell whether it is complete."""
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
@@ -103,7 +103,7 @@ def begin(snapshot: Snapshot) -> None:
 
 
 def write_ref(snapshot: Snapshot) -> None:
-    """Write down the commit of the branch or tag."""
+    """Store the commit of the branch or tag."""
     if snapshot.revision != snapshot.commit:
         replace_with(snapshot.repo / "refs" / snapshot.revision, lambda path: path.write_text(snapshot.commit))
 
@@ -115,7 +115,7 @@ def link(snapshot: Snapshot, file: File, checksum: str) -> None:
 
 
 def cached_commit(repo: Path, revision: str) -> str:
-    """Return the commit of a revision when the hub was last asked; empty where the cache does not know it."""
+    """Return the commit of a revision when the hub was last asked; empty if the cache does not know it."""
     if COMMIT.fullmatch(revision):
         return revision
     try:
@@ -126,7 +126,7 @@ def cached_commit(repo: Path, revision: str) -> str:
 
 
 def read_tree(repo: Path, commit: str) -> Tree:
-    """Return the files of a repository at a commit; nothing where the cache has no listing."""
+    """Return the files of a repository at a commit; nothing if the cache has no listing."""
     try:
         stored = json.loads(_tree_path(repo, commit).read_text())
         return dict(stored["files"]) if stored["format_version"] == TREE_FORMAT else {}
@@ -135,12 +135,12 @@ def read_tree(repo: Path, commit: str) -> Tree:
 
 
 def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
-    """Name what a cached snapshot lacks, by its listing or its index of shards, or because it has no weights."""
+    """Return what a cached snapshot lacks, by its listing or its index of shards, or weights if it has none."""
     if cached.tree or not cached.folder.is_dir():
         return [file.name for file in cached.missing]
     if not any(one.endswith(WEIGHTS) for one in patterns):
         return []
-    there = {path.name for path in cached.folder.iterdir() if path.exists()}
+    present = {path.name for path in cached.folder.iterdir() if path.exists()}
     shards: set[str] = set()
     for index in cached.folder.glob("*.index.json"):
         try:
@@ -148,8 +148,8 @@ def gaps(cached: Snapshot, patterns: Iterable[str]) -> list[str]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # reading the model reports a damaged index
     if shards:
-        return sorted(shards - there)
-    return [] if any(name.endswith(WEIGHTS) for name in there) else ["the weights (*.safetensors or *.bin)"]
+        return sorted(shards - present)
+    return [] if any(name.endswith(WEIGHTS) for name in present) else ["the weights (*.safetensors or *.bin)"]
 
 
 def _tree_path(repo: Path, commit: str) -> Path:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runner.checkpoints.byteio import algorithm_of
-from runner.checkpoints.weight_files import is_bare_name, short
+from runner.checkpoints.weight_files import is_bare_name
 from runner.core.errors import DataError
+from runner.core.texts import short
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,9 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
     for tensor in checkpoint.tensors:
         for prefix, index in _numbered(tensor.name):
             groups.setdefault(prefix, {}).setdefault(index, []).append(tensor)
-    covering = {prefix: found for prefix, found in groups.items() if all(index in found for index in range(count))}
+    covering = {prefix: group for prefix, group in groups.items() if all(index in group for index in range(count))}
     if not covering:
-        found = ", ".join(f"{prefix}.{min(have)}..{max(have)}" for prefix, have in list(groups.items())[:5])
+        found = ", ".join(f"{prefix}.{min(group)}..{max(group)}" for prefix, group in list(groups.items())[:5])
         raise DataError(
             f"{checkpoint.folder}: config.json says {key}={count}, but no tensor names are numbered "
             f"0..{count - 1} (found {found or 'no numbers'})"
@@ -52,8 +52,8 @@ def find_layers(checkpoint: Checkpoint) -> Layout:
     outermost = [name for name in covering if not any(name.startswith(f"{outer}.") for outer in covering)]
 
     def weight(prefix: str) -> tuple[bool, int]:  # a vision tower has another number of layers, or is smaller
-        found = covering[prefix]
-        return len(found) == count, sum(tensor.nbytes for layer in found.values() for tensor in layer)
+        layers = covering[prefix]
+        return len(layers) == count, sum(tensor.nbytes for layer in layers.values() for tensor in layer)
 
     stack = max(outermost, key=weight)
     numbered = covering[stack]
@@ -79,7 +79,7 @@ def _num_layers(checkpoint: Checkpoint) -> tuple[int, str]:
 
 
 def _setting(config: dict[str, Any], key: str, default: Any) -> Any:
-    """Look a key up in config.json, or in the text half of a multimodal one."""
+    """Look up a key in config.json, or in the part for the text model of a multimodal one."""
     text = config.get("text_config")
     return config.get(key, text.get(key, default) if isinstance(text, dict) else default)
 
@@ -95,10 +95,10 @@ def _numbered(name: str) -> Iterator[tuple[str, int]]:
 def _place(tensor: Tensor, parent: str, layout: Layout) -> None:
     """Assign a tensor outside the layers to the head, the final norm, or the tensors before the layers."""
     local = tensor.name.removeprefix(f"{parent}.") if parent else tensor.name
-    beside_stack = not parent or local != tensor.name
+    is_beside_layers = not parent or local != tensor.name
     if HEAD.search(tensor.name):
         layout.head.append(tensor)
-    elif beside_stack and (FINAL_NORM.match(local) or local.startswith("project_out.")):
+    elif is_beside_layers and (FINAL_NORM.match(local) or local.startswith("project_out.")):
         layout.norm.append(tensor)
     else:
         layout.first.append(tensor)
@@ -106,15 +106,15 @@ def _place(tensor: Tensor, parent: str, layout: Layout) -> None:
 
 def _token_embedding(tensors: list[Tensor], parent: str) -> list[Tensor]:
     """Return all tensors of the token embedding: the one beside the layers, else the largest one anywhere."""
-    found = [tensor for tensor in tensors if TOKEN_EMBEDDING.search(tensor.name)]
-    modules = list(dict.fromkeys(_module(tensor.name) for tensor in found))
+    candidates = [tensor for tensor in tensors if TOKEN_EMBEDDING.search(tensor.name)]
+    modules = list(dict.fromkeys(_module(tensor.name) for tensor in candidates))
     beside = [module for module in modules if _module(module) == parent]
 
     def size(module: str) -> int:
-        return sum(tensor.nbytes for tensor in found if _module(tensor.name) == module)
+        return sum(tensor.nbytes for tensor in candidates if _module(tensor.name) == module)
 
     chosen = max(beside or modules, key=size, default=None)
-    return [tensor for tensor in found if _module(tensor.name) == chosen]
+    return [tensor for tensor in candidates if _module(tensor.name) == chosen]
 
 
 def _module(name: str) -> str:
@@ -123,7 +123,7 @@ def _module(name: str) -> str:
 
 
 def layer_type(name: str) -> str:
-    """Say what kind of layer a tensor belongs to, by its name."""
+    """Return the kind of layer that a tensor belongs to, by its name."""
     module = ".".join(name.split(".")[-2:])
     if NORM.search(module):
         return "norm"

@@ -1,4 +1,4 @@
-"""Whether there is room for a job's weights, and what would help where there is not; no torch."""
+"""Checks whether a job's weights fit into memory, and suggests fixes if they do not; no torch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[str, float]) -> list[str]:
-    """Refuse weights that do not fit; say it when they do, but not with what comes on top while completing."""
+    """Reject weights that do not fit; return a note if they fit, but not with the memory that completions need."""
     if not resolved.model.check_memory:
         return []
     try:
         predicted = predict(config, resolved, config.task.workload(config.generation))
     except DataError:
-        return []  # a damaged header: the load will read it, too, and name the tensor
+        return []  # a damaged header: the load reads it, too, and names the tensor
     if predicted is None:
         return []
     free_mib = sum(rooms_mib.values())
@@ -45,7 +45,7 @@ def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[st
         return [
             f"memory is short: {predicted.total_mib:,.0f} MiB are predicted, "
             f"{predicted.weight_mib:,.0f} MiB of weights, {predicted.kv_cache_mib:,.0f} MiB of KV cache, "
-            f"{predicted.activation_mib:,.0f} MiB of activations and what libraries and copies take, and {where} are "
+            f"{predicted.activation_mib:,.0f} MiB of activations, and the rest for libraries and copies; {where} are "
             "free: "
             "a smaller generation.batch_size or generation.max_new_tokens needs less"
         ]
@@ -53,20 +53,20 @@ def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[st
 
 
 def _smaller(config: RunnerConfig, resolved: Resolved, free_mib: float) -> list[str]:
-    """Name the smallest quantization as the fix where it would be one."""
+    """Return the smallest quantization as a fix, if the weights would then fit."""
     if config.quantization.source is not CheckpointSource.plain or config.lora.merges:
         return []
     smallest = SMALLEST()
-    asked = replace(config, quantization=smallest)
-    predicted = predict(asked, resolved, config.task.workload(config.generation))
+    smaller = replace(config, quantization=smallest)
+    predicted = predict(smaller, resolved, config.task.workload(config.generation))
     if predicted is None or predicted.weight_mib > free_mib:
         return []
     return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]
 
 
 def limited(free_mib: Mapping[str, float], max_memory: Mapping[str, str] | None) -> dict[str, float]:
-    """Cut each place to what model.max_memory allows there, and name it as people do."""
-    if max_memory:  # as accelerate has it: a place that is not named gets nothing
+    """Limit the free memory of each place to model.max_memory, and return it by the place's name in messages."""
+    if max_memory:  # as in accelerate, a place that is not named gets nothing
         free_mib = {place: min(room, size_mib(max_memory.get(place, "0GB"))) for place, room in free_mib.items()}
     return {"main memory" if place == "cpu" else f"GPU {place}": room for place, room in free_mib.items()}
 

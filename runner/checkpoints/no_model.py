@@ -1,22 +1,21 @@
-"""Why a name leads to no model or adapter, and what may have been meant: a choice, a server's model, parts of a split.
+"""Errors for a name that is no model or adapter, with what may be meant: a choice, a server's model, parts of a split.
 
-A name without a folder is never sent to a server by itself: a mistyped folder would give the prompts away.
+Such a name is never tried as a server's model: after a typo in a folder's name, the server would get the prompts.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
 from runner.checkpoints.model_files import SPLIT_FORMAT, SPLIT_MANIFEST
 from runner.core.environment import variable
 from runner.core.errors import ConfigError
-from runner.core.texts import parse_json
+from runner.core.texts import read_cache
 
 
 def no_place(key: str, name: str, what: str = "model") -> ConfigError:
-    """Say that a name is neither a folder nor a hub id, and how the other kinds of models are asked for."""
+    """Return the error for a name that is neither a folder nor a hub id, with how to choose other kinds of models."""
     begin = f"{key}={name}: {_nothing(name)}"
     if key != "model.name":
         return ConfigError(
@@ -32,7 +31,7 @@ def no_place(key: str, name: str, what: str = "model") -> ConfigError:
 
 
 def nothing_to_load(name: str) -> ConfigError:
-    """Say the same of a name that Python's `load` was given."""
+    """Return the same error for a name that was given to Python's `load`."""
     begin = f'load("{name}"): no choice of model, {_nothing(name)}'
     if (choice := _nearest_choice(name)) is not None:
         return ConfigError(f'{begin}. Did you mean load("{choice}")?')
@@ -44,17 +43,17 @@ def nothing_to_load(name: str) -> ConfigError:
 
 
 def is_bare(name: str) -> bool:
-    """Whether a name can only be a choice or a server's model: no path, no hub id, and nothing that lies here."""
+    """Whether a name can only be a choice or a server's model: no path, no hub id, and no existing file."""
     is_path = "/" in name or "\\" in name or name.startswith((".", "~")) or name.endswith(".gguf")
     return not is_path and not Path(name).exists()
 
 
 def without_settings(key: str, name: str, folder: Path, required: str) -> ConfigError:
-    """Say that a folder holds no model; of the parts of a split, which tasks take them."""
+    """Return the error for a folder without a model; for the parts of a split, it names the tasks that take them."""
     if not _is_split(folder):
-        return ConfigError(f"{key}={name}: {folder} holds no {required}, so it is not what {key} needs")
+        return ConfigError(f"{key}={name}: {folder} contains no {required}, so it is not what {key} needs")
     return ConfigError(
-        f"{key}={name}: {folder} holds the parts of a split, and no whole model. "
+        f"{key}={name}: {folder} contains the parts of a split, and no whole model. "
         f"model=parts model.name={name} runs them; task=merge task.parts={name} task.output_dir=FOLDER puts them "
         "together again, and FOLDER is a model"
     )
@@ -65,18 +64,15 @@ def _nothing(name: str) -> str:
 
 
 def _nearest_choice(name: str) -> str | None:
-    from runner.config.choices import choices_for  # which reads YAML: an engine by itself needs none
+    from runner.config.choices import choices_for  # it reads YAML, which an engine by itself does not need
 
     return next(iter(get_close_matches(name, choices_for("model"), n=1)), None)
 
 
 def _server(address: str) -> tuple[str, str]:
-    """Return which server may have the model, and what has to be given besides its name."""
+    """Return which server may have the model, and what must be given besides its name."""
     return ("the server of BASE_URL", "") if variable("BASE_URL") else ("a server", address)
 
 
 def _is_split(folder: Path) -> bool:
-    with suppress(OSError, ValueError):  # a manifest of something else
-        manifest = parse_json((folder / SPLIT_MANIFEST).read_text(encoding="utf-8"))
-        return isinstance(manifest, dict) and manifest.get("format") == SPLIT_FORMAT
-    return False
+    return read_cache(folder / SPLIT_MANIFEST).get("format") == SPLIT_FORMAT

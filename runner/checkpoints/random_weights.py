@@ -1,8 +1,8 @@
-"""model.random_weights=true: a checkpoint of a preset's shape, made of noise, for sizing and speed without weights.
+"""model.random_weights=true: a checkpoint with a preset's shape and random weights, to measure memory and speed.
 
 It is an ordinary folder (config.json, safetensors, the embedded model's tokenizer), so everything that works on a
-model works on it: quantizing, splitting, measuring. Its answers mean nothing. Made once and kept in a cache folder;
-no torch is needed to make it, and none of it is read to plan with it.
+model works on it: quantizing, splitting, measuring. Its answers mean nothing. It is made once, without torch, and kept
+in a cache folder; a plan does not need the files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from runner.core.progress import Progress
 from runner.embedded import MODEL_DIR
 
 SHAPES_DIR = Path(__file__).parent / "shapes"
-RECIPE = "noise 1"  # raise it when the same shape would be filled otherwise
+RECIPE = "noise 1"  # raise it when the same shape would get other numbers
 POOL_NUMBERS = 1_048_583  # a prime, so that no row of a matrix repeats the one above it
 STANDARD_DEVIATION = 0.02
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose tensors are known here
@@ -45,18 +45,18 @@ def read_shape(model: LocalModelConfig) -> dict[str, Any]:
 
 
 def special_tokens() -> dict[str, Any]:
-    """Return the ids of the tokenizer that the noise comes with, in the words of config.json."""
+    """Return the special token ids of the checkpoint's tokenizer, under their keys in config.json."""
     tokens = json.loads((MODEL_DIR / "config.json").read_text())
     return {key: tokens[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
 def sha256(model: LocalModelConfig) -> str:
-    """Name the checkpoint by what decides its content."""
+    """Return a hash of everything that decides the checkpoint's content."""
     return hashlib.sha256(f"{RECIPE} {json.dumps(read_shape(model), sort_keys=True)}".encode()).hexdigest()
 
 
 def list_tensors(shape: dict[str, Any], folder: Path = Path()) -> list[Tensor]:
-    """List the tensors of a Llama, Qwen2, Qwen3 or Mistral shape as they lie on disk, in the order of the layers."""
+    """List the tensors of a Llama, Qwen2, Qwen3 or Mistral shape as they are on disk, in the order of the layers."""
     hidden, inner, vocab = shape["hidden_size"], shape["intermediate_size"], shape["vocab_size"]
     heads, kv_heads = shape["num_attention_heads"], shape["num_key_value_heads"]
     head_dim = shape.get("head_dim") or hidden // heads
@@ -87,7 +87,7 @@ def place(model: LocalModelConfig) -> Path:
 
 
 def check_disk(model: LocalModelConfig) -> None:
-    """Refuse a checkpoint that is not there yet and does not fit on its disk; its size is known from its shape."""
+    """Reject a checkpoint that is not made yet and does not fit on its disk; its size follows from its shape."""
     folder = place(model)
     if folder.is_dir():
         return
@@ -104,18 +104,18 @@ def make(model: LocalModelConfig) -> Path:
     check_disk(model)
     cache = folder.parent
     make_folder(cache)
-    with hold(cache / ".lock"):  # two jobs that want the same one make it once
+    with hold(cache / ".lock"):  # two jobs that need the same one make it once
         if not folder.is_dir():
             write(shape, folder)
     return folder
 
 
 def write(shape: dict[str, Any], folder: Path) -> None:
-    """Write the checkpoint of a shape: whole, or not at all."""
+    """Write the checkpoint of a shape completely, or not at all."""
     tensors = list_tensors(shape)
     total = sum(tensor.nbytes for tensor in tensors)
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # ours, from a start that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     make_folder(partial)
     write_json(partial / "config.json", shape)
     for name in TOKENIZER_FILES:
@@ -144,7 +144,7 @@ def _shards(tensors: list[Tensor]) -> list[list[Tensor]]:
 
 
 def _pieces(tensors: list[Tensor], bar: Progress) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file: norms are 1, biases 0, everything else is cut from one pool of noise."""
+    """Yield a safetensors file: norms are 1, biases 0, everything else comes from one pool of noise."""
     pool = memoryview(_noise())
     yield build_header(tensors, {"format": "pt"})
     for number, tensor in enumerate(tensors):
@@ -153,11 +153,11 @@ def _pieces(tensors: list[Tensor], bar: Progress) -> Iterator[bytes | memoryview
         elif tensor.name.endswith(".bias"):
             yield bytes(tensor.nbytes)
         else:
-            at, left = 2 * (number * 7919 % POOL_NUMBERS), tensor.nbytes
-            while left:
-                piece = pool[at : at + left]
+            start, missing = 2 * (number * 7919 % POOL_NUMBERS), tensor.nbytes
+            while missing:
+                piece = pool[start : start + missing]
                 yield piece
-                left, at = left - len(piece), 0
+                missing, start = missing - len(piece), 0
         bar.advance(tensor.nbytes)
 
 

@@ -1,6 +1,6 @@
-"""Where a model's files are, and what is in them: local folder, hub cache or download; SHA-256 for identity.
+"""Where a model's files are (local folder, hub cache or download), what is in them, and their SHA-256 for identity.
 
-Imports no torch and no transformers: a job is identified, and refused, before anything is loaded.
+Imports no torch and no transformers: a job is identified, and rejected, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from runner.checkpoints import gguf_file, model_files, no_model, random_weights, torch_archive, weight_files
 from runner.checkpoints.byteio import file_sha256
-from runner.checkpoints.weight_files import Tensor, short
+from runner.checkpoints.weight_files import Tensor
 from runner.config.lora import AdapterConfig, adapter_of
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import RunnerConfig
@@ -28,39 +28,39 @@ from runner.core.dtypes import BYTES, Dtype, dtype_for
 from runner.core.errors import ConfigError, DataError, check
 from runner.core.files import replace_with
 from runner.core.machine import MIB
-from runner.core.texts import parse_json
+from runner.core.texts import load_json, read_cache, short
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
 
 OBJECTS = ("text_config", "quantization_config", "rope_scaling", "rope_parameters")  # in config.json
-SIZES = {  # in config.json, and more than the largest models have
+SIZES = {  # limits for config.json, higher than in the largest models
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 10_000),
     **dict.fromkeys(("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"), 10_000_000),
     "vocab_size": 100_000_000,
 }
 PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
 
-_only_looking = ContextVar("only_looking", default=False)
+_no_downloads = ContextVar("no_downloads", default=False)
 _shared: ContextVar[dict[str, Resolved] | None] = ContextVar("shared", default=None)
 
 
 class ToDownload(Exception):
-    """Something has to be downloaded before more can be said, and this is the time for looking only."""
+    """A download is needed to continue, within `no_downloads`."""
 
 
 @contextmanager
-def only_looking(wanted: bool) -> Iterator[None]:
-    """While a plan is made nothing is downloaded: what would be is raised as ToDownload."""
-    before = _only_looking.set(wanted)
+def no_downloads(enabled: bool) -> Iterator[None]:
+    """Raise ToDownload instead of downloading, as for a plan."""
+    before = _no_downloads.set(enabled)
     try:
         yield
     finally:
-        _only_looking.reset(before)
+        _no_downloads.reset(before)
 
 
 class Resolved:
-    """Where a job's model and adapter lie, and what their headers say: each found out once, when it is first asked."""
+    """The location and headers of a job's model and adapter; each property is read at its first use, and kept."""
 
     def __init__(self, config: RunnerConfig) -> None:
         self.model = local_model(config.model)
@@ -68,12 +68,12 @@ class Resolved:
         self.second: tuple[RunnerConfig, Resolved] | None = None  # a model that is loaded beside this one
 
     def beside(self, second: RunnerConfig | None) -> Resolved:
-        """Return it with a model that is loaded beside this one; itself where there is none."""
+        """Return a copy with a second model that is loaded beside this one; without a second one, itself."""
         if second is None:
             return self
-        found = copy(self)  # others may share it
-        found.second = second, resolve(second)
-        return found
+        both = copy(self)  # other jobs may share this one
+        both.second = second, resolve(second)
+        return both
 
     @cached_property
     def path(self) -> Path:
@@ -82,17 +82,17 @@ class Resolved:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The model's config.json; that of random weights is known before they are made."""
+        """The model's config.json; for random weights it is known before they are made."""
         return random_weights.read_shape(self.model) if self.model.random_weights else read_settings(self.path)
 
     @property
     def text_settings(self) -> dict[str, Any]:
-        """What config.json says of the text model, where the model also sees or hears."""
+        """The settings of the text model, also from a multimodal model's config.json."""
         return self.settings | (self.settings.get("text_config") or {})
 
     @cached_property
     def stored(self) -> Format | None:
-        """How the checkpoint is quantized already."""
+        """The quantization of the stored checkpoint, if any."""
         return read_format(self.settings)
 
     @cached_property
@@ -102,16 +102,16 @@ class Resolved:
 
     @property
     def dtype_bytes(self) -> int:
-        """How wide a number of that format is."""
+        """The bytes of one number of that format."""
         return BYTES.get(self.dtype, 2)
 
     def held(self, wanted: QuantizationConfig) -> QuantizationConfig:
-        """Return what the loaded weights will be held in: a checkpoint that is quantized already decides itself."""
+        """Return the quantization of the loaded weights: that of a quantized checkpoint, else the wanted one."""
         return wanted if self.stored is None else self.stored.config
 
     @cached_property
     def tensors(self) -> list[Tensor]:
-        """The checkpoint's tensors; none where it has no file whose header can be read."""
+        """The checkpoint's tensors; none if it has no file whose header can be read."""
         return random_weights.list_tensors(self.settings) if self.model.random_weights else read_tensors(self.path)
 
     @cached_property
@@ -121,7 +121,7 @@ class Resolved:
 
     @cached_property
     def adapter_numbers(self) -> int:
-        """How many numbers the adapter holds."""
+        """The number of the adapter's parameters."""
         if self.adapter is None:
             return 0
         if self.adapter.is_file():
@@ -129,10 +129,10 @@ class Resolved:
         return sum(tensor.params for tensor in read_tensors(self.adapter))
 
     def fingerprint(self, cache: Path) -> dict[str, str]:
-        """Name and SHA-256 of the model's and the adapter's files: what the job's identity rests on."""
+        """Return name and SHA-256 of the model's and the adapter's files, on which the job's identity depends."""
         random = self.model.random_weights
         hashes = {"model": random_weights.sha256(self.model) if random else files_sha256(self.path, cache)}
-        if self.model.dtype is Dtype.auto:  # what it comes to depends on the machine, and so do the answers
+        if self.model.dtype is Dtype.auto:  # it depends on the machine, and the answers depend on it
             hashes["dtype"] = self.dtype
         if self.adapter is not None:
             is_folder = self.adapter.is_dir()
@@ -140,20 +140,20 @@ class Resolved:
         return hashes | self._other_code(cache)
 
     def _other_code(self, cache: Path) -> dict[str, str]:
-        """Return the commit of each repository that the model takes code from besides its own, downloaded like it."""
+        """Return the commit of each other repository that the model loads code from; they are downloaded, too."""
         if not self.model.trust_remote_code or self.model.random_weights or self.path.is_file():
             return {}
-        found = {}
+        versions = {}
         for name in model_files.other_repositories(self.path):
-            if Path(name).is_dir():  # as transformers has it
-                found[f"code of {name}"] = files_sha256(Path(name), cache)
-            else:  # in the cache where transformers looks for it, which model.cache_dir is not
-                found[f"code of {name}"] = _download("model.name", name, None, None, ("*.py",)).name
-        return found
+            if Path(name).is_dir():  # transformers prefers a folder, too
+                versions[f"code of {name}"] = files_sha256(Path(name), cache)
+            else:  # into the default cache, where transformers looks for code, and not into model.cache_dir
+                versions[f"code of {name}"] = _download("model.name", name, None, None, ("*.py",)).name
+        return versions
 
 
 def resolve(config: RunnerConfig) -> Resolved:
-    """Return what is to be known of a job's model and adapter; within `sharing`, equal keys get the same object."""
+    """Return the Resolved of a job's model and adapter; within `sharing`, equal keys get the same object."""
     shared = _shared.get()
     if shared is None:
         return Resolved(config)
@@ -162,7 +162,7 @@ def resolve(config: RunnerConfig) -> Resolved:
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """While a grid is planned, jobs with the same model and adapter read their files once."""
+    """Let jobs with the same model and adapter share one Resolved, while a grid is planned."""
     before = _shared.set({})
     try:
         yield
@@ -193,16 +193,16 @@ def locate(model: LocalModelConfig) -> Path:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the config.json of a model's folder, or what the header of a .gguf file says in its words."""
+    """Return the config.json of a model's folder, or the same settings from the header of a .gguf file."""
     if path.is_dir():
-        settings = weight_files.load_json(path / "config.json")
+        settings = load_json(path / "config.json")
         _check_settings(settings, path / "config.json")
         return settings
     return gguf_file.read_settings(gguf_file.read_header(path))
 
 
 def _check_settings(settings: dict[str, Any], path: Path) -> None:
-    """Refuse values that everybody who reads them would stumble over, or build layers from for ever."""
+    """Reject values that code which reads config.json could not handle, or would build endless layers from."""
     for key in OBJECTS:
         if settings.get(key) is not None and not isinstance(settings[key], dict):
             raise DataError(f"{path}: {key}: a JSON object expected, found {short(settings[key])}")
@@ -211,19 +211,20 @@ def _check_settings(settings: dict[str, Any], path: Path) -> None:
     text = settings.get("text_config") or {}
     for key, most in SIZES.items():
         for value in (settings.get(key), text.get(key)):
-            sound = value is None or isinstance(value, (list, dict)) or (type(value) is int and 0 <= value <= most)
-            if not sound:  # some families have a list, with one number for each layer
+            # some families have a list, with one number for each layer
+            is_valid = value is None or isinstance(value, (list, dict)) or (type(value) is int and 0 <= value <= most)
+            if not is_valid:
                 raise DataError(f"{path}: {key}: a whole number from 0 to {most} expected, found {short(value)}")
 
 
 def for_transformers(path: Path, trust_remote_code: bool) -> tuple[Path, dict[str, Any]]:
-    """Return the folder and the further arguments with which transformers finds a model: it wants .gguf files apart."""
-    found = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    return (path, found) if path.is_dir() else (path.parent, found | {"gguf_file": path.name})
+    """Return the folder and the further arguments for `from_pretrained`, which takes the name of a .gguf separately."""
+    arguments = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    return (path, arguments) if path.is_dir() else (path.parent, arguments | {"gguf_file": path.name})
 
 
 def locate_config(name: str) -> Path:
-    """Return a folder with a model's config.json; of a hub id, nothing else is fetched."""
+    """Return a folder with a model's config.json; for a hub id, nothing else is fetched."""
     if name == "embedded":
         return MODEL_DIR
     return _folder("--base", name, "config.json", only=("config.json",))
@@ -231,7 +232,7 @@ def locate_config(name: str) -> Path:
 
 def locate_adapter(lora: AdapterConfig, model: LocalModelConfig) -> Path:
     """Return the adapter's local folder (peft) or file (pth)."""
-    is_file = lora.in_a_file
+    is_file = lora.is_single_file
     shipped = {"embedded": LORA_PTH_PATH} if is_file else {"embedded": LORA_PEFT_DIR, "embedded_team": LORA_TEAM_DIR}
     if lora.path in shipped:
         if model.name != "embedded":
@@ -255,26 +256,22 @@ def read_tensors(path: Path) -> list[Tensor]:
         return gguf_file.unpacked_tensors(gguf_file.read_header(path))
     whole = [path / weight_files.SINGLE, path / "adapter_model.safetensors"]
     files = [file for file in whole if file.exists()][:1]
-    if (index := path / weight_files.INDEX).exists():  # as from_pretrained has it, whatever else lies there
+    if (index := path / weight_files.INDEX).exists():  # from_pretrained prefers it, too
         files = weight_files.shard_files(index, weight_files.read_index(index))
     return [tensor for file in files for tensor in weight_files.read_weight_file(file).tensors]
 
 
 def files_sha256(path: Path, cache: Path) -> str:
-    """Hash what decides what a model says: a folder's files, or a .gguf file and what transformers takes beside it."""
+    """Hash the files that a model's answers depend on: a folder's, or a .gguf file and those read beside it."""
     return _sha256(model_files.of_folder(path) if path.is_dir() else model_files.of_gguf(path), cache)
 
 
 def _sha256(files: dict[str, Path], cache: Path) -> str:
     """Hash files under their names; `cache` (a JSON file) remembers them by path, size, mtime, ctime and inode.
 
-    The ctime tells an edit in place that keeps the size and sets the mtime back.
+    The ctime reveals an edit in place that keeps the size and resets the mtime.
     """
-    try:
-        known = parse_json(cache.read_text()) if cache.is_file() else {}
-    except (OSError, ValueError):
-        known = {}  # no cache yet, or a torn one: it is rebuilt
-    known = known if isinstance(known, dict) else {}
+    known = read_cache(cache)
     fresh: dict[str, str] = {}
     total = hashlib.sha256()
     for name, file in files.items():
@@ -283,7 +280,7 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
         digest = known.get(key) or fresh.setdefault(key, file_sha256(file))
         total.update(f"{name} {digest}\n".encode())
     if fresh:
-        # a cache that cannot be kept costs time, not correctness; the output folder's own check speaks up
+        # without the cache only time is lost; an unwritable output folder is reported elsewhere
         with suppress(OSError):
             replace_with(cache, lambda path: path.write_text(json.dumps(known | fresh, indent=0)))
     return total.hexdigest()
@@ -297,11 +294,11 @@ def _folder(
     cache_dir: str | None = None,
     only: tuple[str, ...] = model_files.HUB,
 ) -> Path:
-    """Return the folder that name means, downloaded where it is a hub id; it must hold the required file."""
+    """Return the folder that a name means, downloaded if it is a hub id; it must contain the required file."""
     path = Path(name).expanduser()
     what = "adapter" if required.startswith("adapter") else "model"
     looks_local = name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name[1:2] == ":"
-    looks_local |= name.endswith(".gguf")  # no hub id, although OWNER/FILE.gguf reads like one
+    looks_local |= name.endswith(".gguf")  # not a hub id, although OWNER/FILE.gguf looks like one
     if path.is_dir():
         folder = path.absolute()
     elif path.exists():
@@ -319,12 +316,12 @@ def _folder(
 
 
 def _download(key: str, name: str, revision: str | None, cache_dir: str | None, patterns: tuple[str, ...]) -> Path:
-    """Return the folder of a hub id's files in the hub's cache, after fetching what is not there yet."""
-    from runner.checkpoints import hub  # its import takes longer than most jobs need to be identified
+    """Return the folder of a hub id's files in the hub's cache, after fetching those that are missing."""
+    from runner.checkpoints import hub  # its import takes longer than identifying most jobs
 
     snapshot = hub.find(key, name, revision, cache_dir, patterns)
     if missing := snapshot.missing:
-        if _only_looking.get():
+        if _no_downloads.get():
             snapshot.check_room()
             raise ToDownload(
                 f"to download: {snapshot.missing_bytes / MIB:,.1f} MiB in {len(missing)} files of {name} "
@@ -335,12 +332,12 @@ def _download(key: str, name: str, revision: str | None, cache_dir: str | None, 
 
 
 def _count_pth_numbers(file: Path) -> int:
-    """Count the numbers in a `.pth` file: the bytes of its storages over the size that their type names."""
+    """Count the numbers in a `.pth` file: the bytes of its storages divided by the size of their type."""
     try:
         stored = sum(entry.file_size for entry in torch_archive.entries(file) if "/data/" in entry.filename)
         with zipfile.ZipFile(file) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
             named = {str(argument) for name in pickles for _, argument, _ in pickletools.genops(archive.read(name))}
-    except Exception:  # noqa: BLE001  # torch's format of before 2019, or a damaged file, which the load will name
+    except Exception:  # noqa: BLE001  # torch's format before 2019, or a damaged file, which the load will report
         return file.stat().st_size // 2
     return stored // next((size for name, size in PTH_STORAGES.items() if f"torch {name}" in named), 2)

@@ -1,12 +1,11 @@
 """A checkpoint on disk: its weight files and their safetensors headers, read and checked without the weights.
 
-Imports neither torch nor safetensors. A damaged or hostile header is refused before anything is written, with the
-tensor, the expected and the actual value. A caller that wants to read a .bin passes in a reader for it.
+Imports neither torch nor safetensors. A damaged or hostile header is rejected before anything is written, with the
+tensor, the expected and the actual value. A caller that wants to read a .bin passes a reader for it.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.errors import DataError, reading
+from runner.core.texts import load_json, parse_object, short
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -29,7 +29,7 @@ DTYPE_BITS = {
     **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
 }
 
-DTYPE_NAMES = {  # as frameworks call them
+DTYPE_NAMES = {  # from the frameworks' names
     "float": "F32",
     "double": "F64",
     "half": "F16",
@@ -42,7 +42,7 @@ DTYPE_NAMES = {  # as frameworks call them
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: `offset` counts bytes from the start of its file."""
+    """Where a tensor is stored: `offset` counts bytes from the start of its file."""
 
     name: str
     dtype: str  # its safetensors name: BF16, F8_E4M3, I8
@@ -54,7 +54,7 @@ class Tensor:
 
     @property
     def params(self) -> int:
-        """How many numbers it holds."""
+        """How many numbers it has."""
         return math.prod(self.shape)
 
 
@@ -90,7 +90,7 @@ class Checkpoint:
 def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None = None) -> Checkpoint:
     """Read the headers of a model folder and check that they, the files and the index agree.
 
-    safetensors are preferred, as in transformers; a .bin is read only where the caller passes a reader.
+    safetensors are preferred, as in transformers; a .bin is read only if the caller passes a reader.
     """
     readers = {"safetensors": read_weight_file} | ({} if read_bin is None else {"bin": read_bin})
     for kind, reader in readers.items():
@@ -105,7 +105,7 @@ def read_checkpoint(folder: Path, read_bin: Callable[[Path], WeightFile] | None 
     else:
         found = ", ".join(sorted(path.name for path in folder.iterdir() if _is_weight(path.name))) or "none"
         names = ", ".join(name for kind in readers for name in NAMES[kind])
-        raise DataError(f"{folder} holds none of {names} (weight files found: {found})")
+        raise DataError(f"{folder} contains none of {names} (weight files found: {found})")
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     kept = {INDEX} if kind == "safetensors" and not single.exists() else set()  # the index of .bin files is not copied
     companions = [path for path in entries if path.is_file() and (path.name in kept or not _is_weight(path.name))]
@@ -126,31 +126,31 @@ def _read_shards(index: Path, read: Callable[[Path], WeightFile]) -> list[Weight
     for file in files:
         for tensor in file.tensors:
             if tensor.name in actual:
-                raise DataError(f"tensor {tensor.name} lies in two files: {actual[tensor.name]} and {file.path.name}")
+                raise DataError(f"tensor {tensor.name} is in two files: {actual[tensor.name]} and {file.path.name}")
             actual[tensor.name] = file.path.name
     for name, shard in weight_map.items():
         if actual.get(name) != shard:
-            where = f"it lies in {actual[name]}" if name in actual else "no file holds it"
+            where = f"it is in {actual[name]}" if name in actual else "no file contains it"
             raise DataError(f"{index}: tensor {name} is expected in {shard}, but {where}")
     for name, shard in actual.items():
         if name not in weight_map:
-            raise DataError(f"{index}: says nothing of tensor {name}, which lies in {shard}")
+            raise DataError(f"{index}: does not list tensor {name}, which is in {shard}")
     return files
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Return the file of each tensor by an index, bare names that cannot lead out of its folder."""
+    """Return the file of each tensor from an index; they are bare names, which cannot lead out of its folder."""
     weight_map = load_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DataError(f"{index}: weight_map must map tensor names to file names, found {short(weight_map)}")
     for name, shard in weight_map.items():
         if not is_bare_name(shard):
-            raise DataError(f"{index}: tensor {name} is said to lie in {short(shard)}; expected a bare file name")
+            raise DataError(f"{index}: tensor {name} is listed in {short(shard)}; expected a bare file name")
     return weight_map
 
 
 def shard_files(index: Path, weight_map: dict[str, str]) -> list[Path]:
-    """Return the files that an index names; DataError where one is not there."""
+    """Return the files that an index names; DataError if one does not exist."""
     files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
     for path in files:
         if not path.is_file():
@@ -159,7 +159,7 @@ def shard_files(index: Path, weight_map: dict[str, str]) -> list[Path]:
 
 
 def loaded_files(folder: Path) -> tuple[str, list[Path]]:
-    """Return the kind and the files of weights that transformers would load from a folder; none where it has none."""
+    """Return the kind and the files of the weights that transformers would load from a folder, if any."""
     for kind, (single, index) in NAMES.items():
         if (folder / single).is_file():
             return kind, [folder / single]
@@ -177,7 +177,7 @@ def read_weight_file(path: Path) -> WeightFile:
             length = int.from_bytes(start, "little")
             if len(start) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
                 raise DataError(
-                    f"{path}: truncated or no safetensors file: its header should be {length} bytes long, "
+                    f"{path}: truncated or not a safetensors file: its header should be {length} bytes long, "
                     f"but the file has {size} bytes (header limit {MAX_HEADER_BYTES})"
                 )
             return parse_header(start + stream.read(length), path, size)
@@ -189,12 +189,12 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DataError(f"{path}: __metadata__ must map names to text, found {short(metadata)}")
-    found = [_tensor(name, entry, path, len(header)) for name, entry in entries.items()]
-    tensors = sorted(found, key=lambda tensor: (tensor.offset, tensor.nbytes))
+    unsorted = [_tensor(name, entry, path, len(header)) for name, entry in entries.items()]
+    tensors = sorted(unsorted, key=lambda tensor: (tensor.offset, tensor.nbytes))
     position = len(header)
     for tensor in tensors:
         if tensor.offset != position:
-            what = "overlaps the one before it" if tensor.offset < position else "leaves a hole before it"
+            what = "overlaps the one before it" if tensor.offset < position else "leaves a gap before it"
             raise DataError(f"{path}: tensor {tensor.name} {what}: byte {position} expected, {tensor.offset} found")
         position += tensor.nbytes
         if position > size:
@@ -209,10 +209,10 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
 def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        sound = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+        is_valid = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
     except (KeyError, TypeError, ValueError):
-        sound = False
-    if not sound:
+        is_valid = False
+    if not is_valid:
         raise DataError(f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {short(entry)}")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise DataError(f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}")
@@ -220,43 +220,11 @@ def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
     if (end - begin) * 8 != bits:
         raise DataError(
             f"{path}: tensor {name}: {dtype} of shape {short(shape)} needs {bits / 8:.10g} bytes, "
-            f"its data_offsets {begin}..{end} hold {end - begin}"
+            f"its data_offsets {begin}..{end} give {end - begin}"
         )
     return Tensor(name, dtype, tuple(shape), path, header_bytes + begin, end - begin)
 
 
-def load_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raise DataError where a key occurs twice."""
-    with reading(path):
-        return parse_object(path.read_bytes(), str(path))
-
-
-def parse_object(text: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object; raise DataError, which names `where`, where a key occurs twice."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in values:
-                raise DataError(f"{where}: the key {key!r} is duplicated in one JSON object")
-            values[key] = value
-        return values
-
-    try:
-        value = json.loads(text.decode(), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not readable as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: a JSON object expected, found {short(value)}")
-    return value
-
-
-def short(value: object) -> str:
-    """Show a value from a file in an error, the beginning of a long one."""
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
 def is_bare_name(name: object) -> bool:
-    """Tell whether name is a plain file name, which cannot lead to another folder."""
+    """Whether a name is a plain file name, which cannot lead to another folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")

@@ -1,6 +1,6 @@
-"""`runner-compare`: what the runs in MLflow say, side by side, and which differences are real.
+"""`runner-compare`: compares the runs in MLflow side by side, and says which differences are real.
 
-The way through (command.py): load the runs (runs.py) → choose some (selection.py) → pool them, find each one's baseline
+The steps (command.py): load the runs (runs.py) → choose some (selection.py) → pool them, find each one's baseline
 and compare, by the answers to the same questions or by repeats (table.py, pairing.py) → show the findings (wording.py,
 output.py, page.py, pictures.py). A side door to the program: it reads MLflow, samples.jsonl and repeats.jsonl, never
 imports torch, and writes only what --save and --log ask for.

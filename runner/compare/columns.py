@@ -1,4 +1,4 @@
-"""A table's columns, the legend below them, and what of them fits a terminal."""
+"""A table's columns, the legend below them, and which of them fit a terminal."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from functools import partial
 
 from runner.compare.data import ABSENT, Run, Table, TableRow, label
-from runner.compare.effect_words import METHODS, detectable, difference_of, legend, p_value, pairs_of, value_of, written
+from runner.compare.effect_words import (
+    METHODS,
+    detectable,
+    difference_of,
+    fill,
+    legend,
+    p_value,
+    pairs_of,
+    quantity,
+    value_of,
+)
 from runner.compare.wording import assignments, front_rule, number
 from runner.core.effects import Effect
 from runner.core.metrics import ENDS, HEADLINES, LOG_LIKELIHOODS, METRICS, OF_SCORED, SHOWN_IF_ANY
 
-# Of tables of likelihoods: after the comparison, and how soon a narrow terminal goes without each; 0 stays.
+# In tables of likelihoods, after the comparison: each with its drop_order
 OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_norm": 5, "perplexity": 3,
                   "bits_per_byte": 4, "weight_mib": 2, "model_mib": 0, "peak_rss_mib": 4, "prefill_tok_per_s": 0,
                   "load_s": 1}  # fmt: skip
@@ -21,16 +31,16 @@ WITH_INTERVAL = ("kl_nats_per_token",)
 
 @dataclass
 class Column:
-    """One column: its head, its cells, and how it is shown."""
+    """One column: its head, its cells, and how they are shown."""
 
     head: str
     cells: list[str]
     is_number: bool = True
-    leaves: int = 0  # a narrow terminal goes without it, the lowest first; 0 stays
+    drop_order: int = 0  # a narrow terminal drops the lowest first; 0: never dropped
 
 
 def columns(table: Table) -> list[Column]:
-    """Return the columns of a table for people."""
+    """Return a table's columns for people."""
     if table.unit is not None:
         return [*naming(table), *_of_likelihoods(table, table.unit)]
     if table.scored:
@@ -43,9 +53,9 @@ def naming(table: Table) -> list[Column]:
     """Return the columns that tell rows from one another."""
     rows = table.rows
     names = [tuple(row.config[key] for key in table.keys) for row in rows]
-    by_job = not table.keys or len(set(names)) < len(names)  # two runs have the same config
-    found = [Column("job", [row.run.job_id for row in rows], False)] * by_job
-    return found + [Column(label(key), [_word(row.config[key]) for row in rows], False) for key in table.keys]
+    by_job = not table.keys or len(set(names)) < len(names)  # or two runs have the same config
+    columns = [Column("job", [row.run.job_id for row in rows], False)] * by_job
+    return columns + [Column(label(key), [_word(row.config[key]) for row in rows], False) for key in table.keys]
 
 
 def _word(value: str | None) -> str:
@@ -54,43 +64,43 @@ def _word(value: str | None) -> str:
 
 def _of_accuracies(table: Table) -> list[Column]:
     rows = table.rows
-    found = [
+    columns = [
         Column("n", [number(row.run.score[1]) if row.run.score else ABSENT for row in rows]),
         Column("accuracy", list(map(accuracy_of, rows))),
     ]
     if table.baseline:
         *test, smallest = effect_columns(rows, "points")
-        found += [*test, Column("wins/losses\n/ties", _cells(rows, pairs_of)), smallest]
-    for name, leaves in OF_SCORED.items():
+        columns += [*test, Column("wins/losses\n/ties", _cells(rows, pairs_of)), smallest]
+    for name, drop_order in OF_SCORED.items():
         values = [row.run.metrics.get(name) for row in rows]
         if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
-            found.append(_number_of(rows, name, METRICS[name].head, leaves))
+            columns.append(_number_of(rows, name, METRICS[name].head, drop_order))
     if table.axes:
-        found.append(Column("Pareto", [_front(row) for row in rows], False, 7))
-    return found
+        columns.append(Column("Pareto", [_front(row) for row in rows], False, 7))
+    return columns
 
 
 def _of_likelihoods(table: Table, unit: str) -> list[Column]:
     rows, key = table.rows, LOG_LIKELIHOODS[unit]
-    found = [
+    columns = [
         _number_of(rows, "n", "n"),
         Column(f"log-likelihood\nnats/{unit}", [_with_interval(row.run, key, ".4f") for row in rows]),
     ]
     if table.baseline:
-        found += effect_columns(rows, f"nats/{unit}")
-    for name, leaves in OF_LIKELIHOODS.items():
+        columns += effect_columns(rows, f"nats/{unit}")
+    for name, drop_order in OF_LIKELIHOODS.items():
         if any(name in row.run.metrics for row in rows):
-            found.append(measured(name, [row.run for row in rows], leaves))
-    return found
+            columns.append(measured(name, [row.run for row in rows], drop_order))
+    return columns
 
 
 def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
-    """Return the columns of how far each row is from its baseline."""
+    """Return the columns of each row's difference to its baseline."""
     return [
         Column(f"Δ {unit}", list(map(difference_of, rows))),
-        Column("p", _cells(rows, lambda it: p_value(it.p)), leaves=8),
+        Column("p", _cells(rows, lambda it: p_value(it.p)), drop_order=8),
         Column("Holm", _cells(rows, lambda it: p_value(it.p_holm))),
-        Column(f"min. detectable\n{unit}", _cells(rows, detectable), leaves=6),
+        Column(f"min. detectable\n{unit}", _cells(rows, detectable), drop_order=6),
     ]
 
 
@@ -102,11 +112,12 @@ def ratio_columns(table: Table) -> list[Column]:
     """Return the columns of the table of ratios: one line for each run and measure."""
     lines = [(row, it) for row in table.rows for it in row.ratios]
     names = [assignments(row, table.keys) or row.run.job_id for row, _ in lines]
+    counted = "/".join(dict.fromkeys(quantity(it).counted for _, it in lines))
     return [
         Column("compared with the baseline", names, False),
         Column("measure", [it.measure for _, it in lines], False),
         Column("ratio", [f"×{value_of(it)}" for _, it in lines]),
-        Column("repeats", [written(METHODS[it.method].sample, it) for _, it in lines]),
+        Column(counted, [fill(METHODS[it.method].sample, it) for _, it in lines]),
         Column("p", [p_value(it.p) for _, it in lines]),
         Column("Holm", [p_value(it.p_holm) for _, it in lines]),
         Column("finding", [str(it.finding) for _, it in lines], False),
@@ -128,20 +139,20 @@ def _front(row: TableRow) -> str:
 
 
 def headline_metrics(rows: list[TableRow]) -> list[str]:
-    """Return up to eight metrics that all rows have: headlines first, then the task's own by name."""
+    """Return up to eight metrics that all rows have: headlines first, then the task's own ones by name."""
     shared = set.intersection(*(set(row.run.metrics) for row in rows))
     known = [name for name in HEADLINES if name in shared]
     return [*known, *sorted(name for name in shared - set(known) if "/" not in name)][:8]
 
 
-def _number_of(rows: list[TableRow], name: str, head: str, leaves: int = 0) -> Column:
-    return Column(head, [number(row.run.metrics.get(name)) for row in rows], leaves=leaves)
+def _number_of(rows: list[TableRow], name: str, head: str, drop_order: int = 0) -> Column:
+    return Column(head, [number(row.run.metrics.get(name)) for row in rows], drop_order=drop_order)
 
 
-def measured(name: str, runs: Sequence[Run], leaves: int = 0) -> Column:
-    """Return the column of a metric, with intervals where they tell noise from a finding."""
+def measured(name: str, runs: Sequence[Run], drop_order: int = 0) -> Column:
+    """Return the column of a metric, with an interval for the metrics in WITH_INTERVAL."""
     write = partial(_with_interval, form=".2g") if name in WITH_INTERVAL else _plain
-    return Column(METRICS[name].head, [write(run, name) for run in runs], leaves=leaves)
+    return Column(METRICS[name].head, [write(run, name) for run in runs], drop_order=drop_order)
 
 
 def _plain(run: Run, name: str) -> str:
@@ -161,23 +172,23 @@ def summary(table: Table) -> str:
     parts = [legend([it for row in table.rows for it in row.effects])]
     if table.unit == "token" and any(row.effect for row in table.rows):
         parts.append(
-            "KL is that of the reference to the row, from the tokens that the reference has kept, or from all with "
-            "task.exact=true."
+            "KL is the divergence of the row from the reference, over the tokens that the reference kept, or over all "
+            "with task.exact=true."
         )
     if table.axes:
         parts.append(front_rule(table))
     return " ".join(filter(None, parts))
 
 
-def fit(found: list[Column], width: int) -> tuple[list[Column], list[str]]:
-    """Leave out what a narrow terminal has no room for; returns the columns and the heads of those left out."""
+def fit(columns: list[Column], width: int) -> tuple[list[Column], list[str]]:
+    """Drop columns until a terminal has room; returns the columns and the heads of the dropped ones."""
 
-    def needed() -> int:
-        return sum(2 + max(len(line) for text in (it.head, *it.cells) for line in text.split("\n")) for it in found)
+    def needed_width() -> int:
+        return sum(2 + max(len(line) for text in (it.head, *it.cells) for line in text.split("\n")) for it in columns)
 
-    found, left_out = list(found), []
-    while needed() > width and any(it.leaves for it in found):
-        least = min((it for it in found if it.leaves), key=lambda it: it.leaves)
-        found.remove(least)
-        left_out.append(least.head.replace("\n", " "))
-    return found, left_out
+    columns, left_out = list(columns), []
+    while needed_width() > width and any(it.drop_order for it in columns):
+        first_dropped = min((it for it in columns if it.drop_order), key=lambda it: it.drop_order)
+        columns.remove(first_dropped)
+        left_out.append(first_dropped.head.replace("\n", " "))
+    return columns, left_out

@@ -1,4 +1,4 @@
-"""The command line of `runner-compare`, and the way through: load → choose → tabulate → show, keep, log."""
+"""The command line of `runner-compare`, and its steps: load → choose → tabulate → show, save, log."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from runner.compare.runs import (
 from runner.compare.selection import newest, parse_keys, parse_pairs, pick, select, where
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.core.console import say
-from runner.core.errors import ConfigError, JobFailed, exit_code_of, run_entry, unknown
+from runner.core.entry import run_entry
+from runner.core.errors import ConfigError, JobFailed, exit_code_of, unknown
 
 
 def entry() -> NoReturn:
     """Console script: print the comparison and exit, 0 done, 2 when the user's input is wrong."""
     gc.disable()  # a search for reference cycles among thousands of runs would take longer than loading them
-    atexit.register(gc.freeze)  # and none when Python ends
+    atexit.register(gc.freeze)  # and no such search when Python ends
     run_entry("runner-compare", lambda: main(sys.argv[1:]))
 
 
@@ -56,7 +57,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    about = "What the runs in MLflow say, side by side, and which differences are real."
+    about = "Compare the runs in MLflow side by side, and say which differences are real."
     epilog = """examples:
   runner-compare --baseline quantization=none
   runner-compare --grid last --baseline quantization=none --save comparison --log
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     pairs = "KEY=VALUE[,KEY=VALUE]"
-    add = it.add_argument_group("where from").add_argument
+    add = it.add_argument_group("source").add_argument
     add("--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)")
     add("--tracking-uri", help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)")
     add("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
@@ -84,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         help="instead of MLflow: what lm-evaluation-harness wrote with --output_path FOLDER --log_samples, with any "
         "backend; all are compared with the first, unless --baseline or --by says otherwise",
     )
-    add = it.add_argument_group("which runs (default: of every job the newest finished one)").add_argument
+    add = it.add_argument_group("which runs (default: the newest finished run of each job)").add_argument
     add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
     add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
     add("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")
@@ -97,12 +98,12 @@ def parser() -> argparse.ArgumentParser:
         "config keys and metrics: \"quantization.name='nf4' and accuracy > 0.9\"",
     )
     add = it.add_argument_group("what is compared").add_argument
-    add("--baseline", default="", metavar=pairs, help="compare with the runs that have these values")
+    add("--baseline", default="", metavar=pairs, help="compare all others with the runs that have these values")
     add(
         "--by",
         default="",
         metavar="KEY[,KEY]",
-        help="one row for each combination of these keys; runs that agree in them (other splits) are put together",
+        help="one row for each combination of these keys; runs that agree in them (other splits) are pooled",
     )
     add(
         "--unpaired",
@@ -127,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
         metavar=("A", "B"),
         help="the questions that only one of two runs solved, side by side; A and B: an id or a filter, A the baseline",
     )
-    add = it.add_argument_group("what comes out").add_argument
+    add = it.add_argument_group("output").add_argument
     add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
     add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
     add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
@@ -139,26 +140,26 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
     grid: str | None = None
     reader: SampleReader
     if options.lm_eval:
-        every, reader = load_lm_eval(options)
+        every_run, reader = load_lm_eval(options)
     else:
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = store_to_read(output_dir, options.tracking_uri, options.experiment)
         client, options.experiment = open_store(store.uri), store.experiment
-        every = load_runs(client, options.experiment)
+        every_run = load_runs(client, options.experiment)
         grid = find_grid(client, options.experiment, options.grid) if options.grid else None
-        every = runs_of(client, grid, every, scratch) if grid else every
+        every_run = runs_of(client, grid, every_run, scratch) if grid else every_run
         reader = SampleReader(client, output_dir, scratch)
-    runs, every = without_errors(options, choose(options, every), every)
+    runs, every_run = without_errors(options, choose(options, every_run), every_run)
     target = (grid or grid_to_log_to(runs)) if options.log else None
     flips = options.flips
-    tables = [tabulate_flips(options, runs, every, reader)] if flips else tabulate_tasks(options, runs, reader)
+    tables = [tabulate_flips(options, runs, every_run, reader)] if flips else tabulate_tasks(options, runs, reader)
     if isinstance(reader, lm_eval.LmEvalSampleReader) and not options.unpaired:
         lm_eval.refuse_other_documents(tables, reader)
     FORMATS[options.format](tables, sys.stdout)
     sys.stdout.flush()
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
-        names = save(tables, folder, reader, said(options))
+        names = save(tables, folder, reader, options_as_given(options))
         if options.save:
             say(f"saved in {options.save}: {', '.join(names)}")
         if target:
@@ -167,7 +168,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
 
 
 def load_lm_eval(options: argparse.Namespace) -> tuple[list[Run], lm_eval.LmEvalSampleReader]:
-    """Return what lm-eval has written; what only a store has is refused."""
+    """Return what lm-eval has written; options that need an MLflow store are rejected."""
     for name in ("tracking_uri", "experiment", "grid", "log"):
         if getattr(options, name):
             option = f"--{name.replace('_', '-')}"
@@ -188,8 +189,8 @@ def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
     return runs
 
 
-def without_errors(options: argparse.Namespace, runs: list[Run], every: list[Run]) -> tuple[list[Run], list[Run]]:
-    """Leave out, by name, the jobs with questions that have no answer, or count those where that is asked for."""
+def without_errors(options: argparse.Namespace, runs: list[Run], every_run: list[Run]) -> tuple[list[Run], list[Run]]:
+    """Leave out and name the jobs with questions that ended in errors, or keep them with --count-errors."""
     for run in runs:
         if run.errors:
             what = "counted as not solved" if options.count_errors else "left out"
@@ -197,15 +198,15 @@ def without_errors(options: argparse.Namespace, runs: list[Run], every: list[Run
             n = f"{run.metrics['n']:.0f}" if "n" in run.metrics else "its"
             print(f"{what}: {run.job_id}, {run.errors} of {n} questions ended in an error.{fix}", file=sys.stderr)
     if options.count_errors:
-        return runs, every
+        return runs, every_run
     if all(run.errors for run in runs):
         raise ConfigError("nothing is left to compare: every job has questions that ended in an error")
-    return [run for run in runs if not run.errors], [run for run in every if not run.errors]
+    return [run for run in runs if not run.errors], [run for run in every_run if not run.errors]
 
 
 def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleReader) -> list[Table]:
     """Return one table for each task."""
-    if not 0 <= options.tolerance <= 1000:  # nor what is no number
+    if not 0 <= options.tolerance <= 1000:  # NaN fails, too
         raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
     candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
@@ -216,24 +217,24 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
             fix = "with --by, give the baseline by the values of those keys"
             raise ConfigError(f"--baseline {options.baseline}: {fix}")
         base, baseline = candidates[0], {}
-    found = []
+    tables = []
     for task in sorted({run.task for run in runs}):
         of_task = [run for run in runs if run.task == task]
-        mine = base if base is not None and base.task == task else None
+        task_base = base if base is not None and base.task == task else None
         keys = baseline, by
         if options.lm_eval and not options.baseline and not by:
-            keys = lm_eval.usual_choice(options.lm_eval, of_task)
-        choice = ComparisonOptions(*keys, options.unpaired, mine, options.tolerance / 100)
-        found.append(tabulate(of_task, choice, reader))
-    return found
+            keys = lm_eval.default_comparison(options.lm_eval, of_task)
+        choice = ComparisonOptions(*keys, options.unpaired, task_base, options.tolerance / 100)
+        tables.append(tabulate(of_task, choice, reader))
+    return tables
 
 
-def tabulate_flips(options: argparse.Namespace, runs: list[Run], every: list[Run], reader: SampleReader) -> Table:
-    """Return the table of the two runs that --flips names, with the questions that only one of them solved."""
+def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: SampleReader) -> Table:
+    """Return the table of the two runs in --flips, with the questions that only one of them solved."""
     for name in ("baseline", "by", "unpaired"):
         if getattr(options, name):
             raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out --{name}")
-    first, second = (one_run(text, runs, every) for text in options.flips)
+    first, second = (one_run(text, runs, every_run) for text in options.flips)
     words = " ".join(options.flips)
     if first.run_id == second.run_id:
         raise ConfigError(f"--flips {words}: both are {first.job_id}")
@@ -247,19 +248,19 @@ def tabulate_flips(options: argparse.Namespace, runs: list[Run], every: list[Run
     return table
 
 
-def one_run(text: str, runs: list[Run], every: list[Run]) -> Run:
-    """Return the run with this id (older runs of a job count, too), or the only run that passes this filter."""
-    found = where(runs, text, "--flips") if re.search("[=<>]", text) else pick([text], every, "--flips")
-    if len(found) > 1:
-        several = ", ".join(sorted(run.job_id for run in found)[:4])
-        keys = differing_keys([run.params for run in found])
+def one_run(text: str, runs: list[Run], every_run: list[Run]) -> Run:
+    """Return the run with this id (also an older run of a job), or the only run that passes this filter."""
+    matching = where(runs, text, "--flips") if re.search("[=<>]", text) else pick([text], every_run, "--flips")
+    if len(matching) > 1:
+        several = ", ".join(sorted(run.job_id for run in matching)[:4])
+        keys = differing_keys([run.params for run in matching])
         differ = f"; they differ in {', '.join(map(label, keys[:4]))}" if keys else ""
-        raise ConfigError(f"--flips {text}: {len(found)} runs match ({several}){differ}: name one")
-    return found[0]
+        raise ConfigError(f"--flips {text}: {len(matching)} runs match ({several}){differ}: name one")
+    return matching[0]
 
 
-def said(options: argparse.Namespace) -> dict[str, str]:
-    """Return what was asked for, in the words of the command line."""
-    asked = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline")}
-    asked |= {"flips": options.flips, "lm_eval": options.lm_eval, "unpaired": "yes" if options.unpaired else ""}
-    return {name: value if isinstance(value, str) else " · ".join(value) for name, value in asked.items() if value}
+def options_as_given(options: argparse.Namespace) -> dict[str, str]:
+    """Return the given options as they were on the command line."""
+    given = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline")}
+    given |= {"flips": options.flips, "lm_eval": options.lm_eval, "unpaired": "yes" if options.unpaired else ""}
+    return {name: value if isinstance(value, str) else " · ".join(value) for name, value in given.items() if value}

@@ -1,4 +1,4 @@
-"""What a comparison is made of, as plain data: runs, answers, rows, tables."""
+"""The parts of a comparison as plain data: runs, answers, rows, tables."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from runner.core.stats import wilson_interval
 
 ABSENT = "–"
 JOB_ID = "job_id"
-IDS = (JOB_ID, "run_id", "task")  # no config keys, but ways to name runs
+IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 EXTRACTOR = "task.extractor"
-TEXT_END = 400  # characters of a text that are shown: the answer stands at the end
+TEXT_END = 400  # characters of a text that are shown: the answer is at the end
 
-Question = tuple[int, str, str]  # index, question, gold: two answers are a pair where all three agree
+Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
 
 
 class NotPaired(Exception):
@@ -27,7 +27,7 @@ class NotPaired(Exception):
 
 @dataclass
 class Run:
-    """One finished run as MLflow has it, or several that --by pools."""
+    """One finished run in MLflow, or several that --by pools."""
 
     run_id: str
     job_id: str
@@ -38,41 +38,41 @@ class Run:
     metrics: dict[str, float]
     grid: str = ""  # the MLflow run of its grid
     artifacts: str = ""  # where MLflow has its files
-    facts: dict[str, str] = field(default_factory=dict)  # words about the run: where it was measured, beside what
-    errors: int = 0  # questions without an answer, for which the job has FAILED
+    facts: dict[str, str] = field(default_factory=dict)  # facts about the run: its machine, other work at the same time
+    errors: int = 0  # questions that ended in an error, so that the job has FAILED
     parts: list[Run] = field(default_factory=list)  # the pooled runs
-    earlier: list[Run] = field(default_factory=list, repr=False)  # of the same job, the newest first
+    earlier: list[Run] = field(default_factory=list, repr=False)  # runs of the same job, newest first
 
     def value(self, key: str) -> str | None:
-        """Return a config key's, an id's or a metric's value as text, or None where this run has none."""
+        """Return the value of a config key, id or metric as text, or None if the run has none."""
         if key in IDS:
             return str(getattr(self, key))
         number = self.metrics.get(key)
         return self.params.get(key, None if number is None else repr(number).removesuffix(".0"))
 
     @property
-    def asked(self) -> int | None:
-        """Up to which question its numbers go, where the job stopped early; None: it put all of them."""
+    def stopped_after(self) -> int | None:
+        """After how many questions the job stopped early; None if it asked all of them."""
         return int(self.metrics["questions_asked"]) if self.metrics.get("questions_left") else None
 
     @property
     def stopped_early(self) -> bool:
-        """Whether it, or any of what is put together, stopped when a difference was decided."""
-        return any(part.asked is not None for part in self.parts or [self])
+        """Whether the run, or one of the pooled runs, stopped early because a difference was decided."""
+        return any(part.stopped_after is not None for part in self.parts or [self])
 
     @property
     def score(self) -> tuple[int, int] | None:
-        """How many of how many questions it solved; None where it has no verdicts."""
+        """The number of solved questions and of all; None without verdicts."""
         return score(self.metrics)
 
     @property
     def unit(self) -> str | None:
-        """What its log-likelihood is divided by; None where it has none."""
+        """The unit that its log-likelihood is divided by; None without one."""
         return next((unit for unit, key in LOG_LIKELIHOODS.items() if key in self.metrics), None)
 
     @property
     def interval(self) -> tuple[float, float, float] | None:
-        """The accuracy and its 95 % interval, from the counts; None where no question was answered."""
+        """The accuracy and its 95 % interval, from the counts; None if no question was answered."""
         if self.score is None or not self.score[1]:
             return None
         correct, n = self.score
@@ -80,7 +80,7 @@ class Run:
 
 
 class QuestionOutcome(NamedTuple):
-    """Whether a run solved a question, and the prompt that put it, by its hash."""
+    """Whether a run solved a question, and the hash of its prompt."""
 
     solved: bool
     prompt: str | None
@@ -90,12 +90,12 @@ Answers = dict[Question, QuestionOutcome]
 
 
 class TextScore(NamedTuple):
-    """How likely a run finds a given text; what it stands behind is known by its hash."""
+    """A given text's log-likelihood under a run's model, with the hash of its prompt."""
 
     text: tuple[str | None, str | None]
     prompt: str | None
     tokens: tuple[int, ...]
-    found: Likelihood
+    likelihood: Likelihood
 
 
 Texts = dict[int, TextScore]
@@ -115,7 +115,7 @@ class Flip:
 
 @dataclass
 class Flips:
-    """The flips between a run and its baseline, and how many questions came out in each of the four ways."""
+    """The flips between a run and its baseline, and the number of questions with each of the four outcomes."""
 
     job_id: str
     baseline_job_id: str
@@ -123,7 +123,7 @@ class Flips:
     lost: int
     both_right: int
     both_wrong: int
-    questions: list[Flip]  # as many of the won and lost ones as there is room for
+    questions: list[Flip]  # those of the won and lost ones that are shown
 
 
 ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
@@ -131,12 +131,12 @@ ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job
 
 @dataclass
 class Standing:
-    """Where a row stands on an axis of the front; two rows differ beyond noise where low to high do not touch."""
+    """A row's value on an axis of the front; two rows differ beyond noise if their ranges low to high do not touch."""
 
     value: float
     low: float
     high: float
-    runs: int = 1  # whose mean it is
+    runs: int = 1  # the number of runs whose mean it is
 
 
 @dataclass
@@ -146,25 +146,25 @@ class TableRow:
     run: Run
     config: dict[str, str | None]
     is_baseline: bool = False
-    baseline: TableRow | None = None  # what it was compared with
-    effects: list[Effect] = field(default_factory=list)  # one, or one for each measure that was repeated
+    baseline: TableRow | None = None  # the row that it was compared with
+    effects: list[Effect] = field(default_factory=list)  # one, or one for each repeated measure
     note: str | None = None  # why there is no comparison
     sentence: str = ""  # what the comparison shows, in words
-    panel: tuple[str, ...] = ()  # which questions it answered, where the rows differ in these
-    on_front: bool | None = None  # the Pareto front of accuracy, memory and speed; None where it is no part of it
-    standing: dict[str, Standing] = field(default_factory=dict)  # by the front's axes, besides accuracy
+    panel: tuple[str, ...] = ()  # the keys of its set of questions, if the rows differ in these
+    on_front: bool | None = None  # of accuracy, memory and speed; None: it is not considered for the front
+    standing: dict[str, Standing] = field(default_factory=dict)  # by axis of the front, without accuracy
     dominated_by: str | None = None
-    dominated_in: list[str] = field(default_factory=list)  # the axes in which that row is better beyond noise
-    off_front: str | None = None  # why its speed and memory are no part of it
+    dominated_in: list[str] = field(default_factory=list)  # the axes in which the dominating row is better beyond noise
+    off_front: str | None = None  # why its speed and memory are not considered
 
     @property
     def effect(self) -> Effect | None:
-        """How far it is from its baseline in what the table is about; None where there is no such comparison."""
+        """The difference to its baseline in accuracy or log-likelihood; None if it was not compared."""
         return next((it for it in self.effects if not it.is_ratio), None)
 
     @property
     def ratios(self) -> list[Effect]:
-        """How its repeats compare, measure by measure."""
+        """The comparisons of its repeats, one for each measure."""
         return [it for it in self.effects if it.is_ratio]
 
 
@@ -177,11 +177,11 @@ class Table:
     rows: list[TableRow]
     baseline: dict[str, str] = field(default_factory=dict)
     common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
-    axes: list[str] = field(default_factory=list)  # the metrics that the front is drawn over, besides accuracy
-    noise: dict[str, str] = field(default_factory=dict)  # by axis: from which difference on two rows differ
-    front_pairs: int = 0  # of rows that the front compares
-    dominated: str = ""  # which rows are dominated, by which and in what, in words
-    without_memory: list[str] = field(default_factory=list)  # rows for whose sake memory is no axis
+    axes: list[str] = field(default_factory=list)  # the metrics of the front besides accuracy
+    noise: dict[str, str] = field(default_factory=dict)  # by axis: the difference up to which it is noise
+    front_pairs: int = 0  # the number of pairs of rows that the front compares
+    dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
+    without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
     flips: list[Flips] = field(default_factory=list)
 
     @property
@@ -191,7 +191,7 @@ class Table:
 
     @property
     def unit(self) -> str | None:
-        """What the log-likelihoods of this table are divided by; None where it is no table of how likely texts are."""
+        """The unit that the table's log-likelihoods are divided by; None for another kind of table."""
         units = {row.run.unit for row in self.rows}
         return units.pop() if len(units) == 1 else None
 
@@ -202,28 +202,28 @@ class Table:
 
     @property
     def sentences(self) -> list[str]:
-        """What the comparisons show, in words, and what the front shows."""
+        """The findings of the comparisons and of the front, in words."""
         return [row.sentence for row in self.rows if row.sentence] + self.front_sentences
 
     @property
     def front_sentences(self) -> list[str]:
-        """Which rows are dominated and in what, and what is left out of the front."""
-        found = [self.dominated] if self.dominated else []
+        """Which rows are dominated in which axes, and what the front leaves out."""
+        sentences = [self.dominated] if self.dominated else []
         if self.without_memory:
-            found.append(
-                f"the Pareto front goes without memory: {few(self.without_memory, 4)} do"
-                f"{'es' * (len(self.without_memory) == 1)} not say what the model held of its own (model_mib)"
+            sentences.append(
+                f"the Pareto front leaves out memory: {few(self.without_memory, 4)} do"
+                f"{'es' * (len(self.without_memory) == 1)} not say how much memory the model took (model_mib)"
             )
         left_out = [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]
         if left_out:
             count = f"the Pareto front counts {len(self.rows) - len(left_out)} of {len(self.rows)} runs"
-            found.append(
+            sentences.append(
                 f"{count if self.axes else 'no Pareto front'}: speed counts only where a job had a process and the "
                 "machine to itself, on one kind of machine. Left out: "
                 f"{few(left_out, 4 if self.axes else 1)}. To count them, run the jobs again on an idle machine with "
                 f"{ALONE_KEYS}"
             )
-        return found
+        return sentences
 
     def row(self, job_id: str) -> TableRow:
         """Return the row of a job."""
@@ -231,12 +231,12 @@ class Table:
 
 
 def label(key: str) -> str:
-    """Return a config key as it is shown: quantization.name is quantization."""
+    """Return a config key as it is shown: `quantization` for quantization.name."""
     return key.removesuffix(".name")
 
 
 def group(key: str) -> str:
-    """Return the config group that a key stands in."""
+    """Return a key's config group."""
     return key.partition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""Words for effects: a row for each method in METHODS, and the sentences, cells, legends and records that follow."""
+"""Words for effects: an entry for each method in METHODS, and the sentences, cells, legends and records from it."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ def nats(value: float) -> str:
 
 
 def rounded_up(difference: float) -> str:
-    """Return a smallest difference in points, rounded up so that the promise holds."""
+    """Return a minimum detectable difference in points, rounded up so that the stated power holds."""
     return f"{math.ceil(1000 * difference) / 10:.1f}"
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What effects are of: how they are written, recorded and explained; {unit}: what likelihoods are divided by."""
+    """What is compared: how its effects are written, recorded and explained; {unit}: the divisor of likelihoods."""
 
-    place: str  # where a row's record in JSON has them
-    keys: str  # of an effect's record
+    record_key: str  # the key of its effects in a row's JSON record
+    keys: str  # the keys of an effect's record
     write: Callable[[float], str]
     unit: str = ""
     write_detectable: Callable[[float], str] = str
-    power: str = ""  # how surely the smallest detectable difference is seen
-    legend: tuple[str, str] = ("", "")  # before and after what the methods say
+    counted: str = "n"  # what `sample` counts, for the head of a column
+    power: str = ""  # the probability of showing the minimum detectable difference
+    legend: tuple[str, str] = ("", "")  # the words before and after those of the methods
 
 
 ACCURACIES = Quantity(
-    place="comparison",
+    record_key="comparison",
     keys="baseline_job_id difference difference_low difference_high p method wins losses ties p_holm finding "
     "detectable_difference baseline_correct baseline_n remark",
     write=points,
@@ -57,7 +58,7 @@ ACCURACIES = Quantity(
     ),
 )
 LIKELIHOODS = Quantity(
-    place="shift",
+    record_key="shift",
     keys="baseline_job_id difference difference_low difference_high error p samples size unit p_holm finding "
     "detectable_difference remark",
     write=nats,
@@ -65,23 +66,24 @@ LIKELIHOODS = Quantity(
     write_detectable="{:.2g}".format,
     power="about 80 %",
     legend=(
-        "Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, a row finds the texts less likely "
-        "than the baseline does.",
+        "Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, the texts are less likely in a row "
+        "than in the baseline.",
         "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. Intervals hold 95 % each (ratio of "
         "sums over samples, Student's t).",
     ),
 )
 REPEATS = Quantity(
-    place="ratios",
+    record_key="ratios",
     keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding",
     write="{:.3g}".format,
+    counted="repeats",
     legend=(
         "Ratios are of medians over the repeats, with a bootstrap interval that holds 95 %;",
         "Holm over the comparisons of one figure, {alpha:g} decides.",
     ),
 )
-DIFFERENCES = (ACCURACIES, LIKELIHOODS)  # of which a row has one
-# The keys of a record that are called otherwise in an effect
+DIFFERENCES = (ACCURACIES, LIKELIHOODS)  # a row has at most one of them
+# The keys of a record whose field of an effect has another name
 FIELDS = {
     "difference": "value",
     "difference_low": "low",
@@ -98,11 +100,11 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class MethodWords:
-    """How the effects of one method are spoken of; {…}: the fields of an effect, and what its method has counted."""
+    """The words for effects of one method; {…}: the fields and counts of an effect."""
 
     quantity: Quantity
-    sample: str = "{n:,}"  # how much was compared
-    pairs: str = ""  # how the pairs came out
+    sample: str = "{n:,}"  # the sample size
+    pairs: str = ""  # the outcomes of the pairs
     interval: str = "95 % interval"
     legend: str = ""
 
@@ -119,54 +121,54 @@ METHODS = {
         ACCURACIES,
         pairs="{wins}/{losses}/{ties}",
         interval="always-valid 95 % interval",
-        legend="where a run stopped early, p and interval come from bets and hold all the same;",
+        legend="where a run stopped early, p and interval come from bets and still hold;",
     ),
     Method.sign_flips: MethodWords(
         LIKELIHOODS,
         sample="{n:,}, {size:,} {unit}s",
         legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
-        f"(up to {FLIPS:,} flips, all there are of few samples; the share that reaches the sum, times {CAUTION:g}, as "
-        "differences may be skewed);",
+        f"(up to {FLIPS:,} flips, for few samples all of them; p is the share that reaches the sum, times {CAUTION:g}, "
+        "as differences may be skewed);",
     ),
     Method.rank_sum: MethodWords(REPEATS, sample="{n}/{baseline_n}", legend="p: exact rank-sum test,"),
 }
 
 
-def written(template: str, it: Effect) -> str:
+def fill(template: str, it: Effect) -> str:
     """Fill in a template of METHODS."""
     return template.format(**vars(it), **it.counts)
 
 
 def quantity(it: Effect) -> Quantity:
-    """Return what an effect is of."""
+    """Return an effect's quantity."""
     return METHODS[it.method].quantity
 
 
 def records(row: TableRow) -> dict[str, Any]:
-    """Return a row's effects as plain data, each where its quantity stands."""
-    found: dict[str, Any] = {ACCURACIES.place: None, REPEATS.place: []}
+    """Return a row's effects as plain data, each under the key of its quantity."""
+    record_by_key: dict[str, Any] = {ACCURACIES.record_key: None, REPEATS.record_key: []}
     for it in row.effects:
-        known = {**vars(it), **it.counts, "baseline_job_id": row.baseline.run.job_id if row.baseline else None}
-        record = {key: known[FIELDS.get(key, key)] for key in quantity(it).keys.split()}
+        fields = {**vars(it), **it.counts, "baseline_job_id": row.baseline.run.job_id if row.baseline else None}
+        record = {key: fields[FIELDS.get(key, key)] for key in quantity(it).keys.split()}
         if it.is_ratio:
-            found[REPEATS.place].append(record)
+            record_by_key[REPEATS.record_key].append(record)
         else:
-            found[quantity(it).place] = record
-    return found
+            record_by_key[quantity(it).record_key] = record
+    return record_by_key
 
 
 def sentence(row: TableRow, keys: list[str]) -> str:
-    """Return one row's finding in words; empty for a baseline, and where a table of ratios says it."""
+    """Return one row's finding in words; empty for a baseline, and if the table of ratios shows it."""
     if row.note is not None:
         return f"{assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
     it = row.effect
     if it is None:
-        return _few_repeats(row, keys) if row.ratios else ""
+        return _too_few_repeats(row, keys)
     words, of = METHODS[it.method], quantity(it)
     ps = f"p={p_value(it.p)}, Holm {p_value(it.p_holm)}".replace("=<", "<")
-    unit = written(of.unit, it)
+    unit = fill(of.unit, it)
     text = (
-        f"{versus(row, keys)} (n={written(words.sample, it)}): {it.finding} "
+        f"{versus(row, keys)} (n={fill(words.sample, it)}): {it.finding} "
         f"(Δ {of.write(it.value)} {unit}, {words.interval} {of.write(it.low)}..{of.write(it.high)}, {ps})"
     )
     if it.finding is Finding.open:
@@ -175,7 +177,7 @@ def sentence(row: TableRow, keys: list[str]) -> str:
 
 
 def _why_open(it: Effect, unit: str) -> str:
-    """Say which difference would have been shown."""
+    """Say which difference the comparison could have shown."""
     if it.detects is None:
         return f"undecided after {it.n:,} questions"
     if it.detectable is None:
@@ -184,10 +186,13 @@ def _why_open(it: Effect, unit: str) -> str:
     return f"{of.power} power to detect {of.write_detectable(it.detectable)} {unit}"
 
 
-def _few_repeats(row: TableRow, keys: list[str]) -> str:
-    """Say where repeats are too few for the test to show anything, however far apart they are."""
-    fewest = min(min(it.n, it.baseline_n) for it in row.ratios)
-    family = max(it.comparisons for it in row.ratios)
+def _too_few_repeats(row: TableRow, keys: list[str]) -> str:
+    """Say if there are too few repeats for the test to show any difference."""
+    repeated = [it for it in row.ratios if it.method is Method.rank_sum]
+    if not repeated:
+        return ""
+    fewest = min(min(it.n, it.baseline_n) for it in repeated)
+    family = max(it.comparisons for it in repeated)
     needed = repeats_needed(family)
     if fewest >= needed:
         return ""
@@ -202,14 +207,14 @@ def _comparisons(count: int) -> str:
 
 
 def legend(effects: Sequence[Effect]) -> str:
-    """Return what a reader has to know of a table's effects."""
+    """Return the legend of a table's effects."""
     parts = []
     for of in dict.fromkeys(words.quantity for words in METHODS.values()):
-        mine = [it for it in effects if quantity(it) is of]
-        if mine:
-            used = [words.legend for method, words in METHODS.items() if any(it.method is method for it in mine)]
+        of_quantity = [it for it in effects if quantity(it) is of]
+        if of_quantity:
+            used = [words.legend for method, words in METHODS.items() if any(it.method is method for it in of_quantity)]
             text = " ".join(filter(None, (of.legend[0], *used, of.legend[1])))
-            parts.append(text.format(**mine[0].counts, comparisons=_comparisons(len(mine)), alpha=ALPHA))
+            parts.append(text.format(**of_quantity[0].counts, comparisons=_comparisons(len(of_quantity)), alpha=ALPHA))
     return " ".join(parts)
 
 
@@ -220,19 +225,19 @@ def value_of(it: Effect) -> str:
 
 
 def difference_of(row: TableRow) -> str:
-    """Return how far a row is from its baseline."""
+    """Return a row's difference to its baseline."""
     if row.effect is None:
         return "baseline" if row.is_baseline else f"{ABSENT} (see below)"
     return value_of(row.effect)
 
 
 def pairs_of(it: Effect) -> str:
-    """Return how many pairs were won, lost and tied."""
-    return written(METHODS[it.method].pairs, it)
+    """Return the numbers of won, lost and tied pairs."""
+    return fill(METHODS[it.method].pairs, it)
 
 
 def detectable(it: Effect) -> str:
-    """Return the smallest difference that would have been shown."""
+    """Return the minimum detectable difference."""
     if it.detects is None:
         return ABSENT
     return f"≥{ABSENT if it.detectable is None else quantity(it).write_detectable(it.detectable)}"

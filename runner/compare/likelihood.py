@@ -1,4 +1,4 @@
-"""Two runs on the same given texts: by how much the one finds them more likely, paired sample by sample."""
+"""Compares the log-likelihoods of two runs on the same texts, paired sample by sample."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from runner.compare.data import NotPaired, Run, Texts
-from runner.compare.pairing import MAKES_PROMPTS
+from runner.compare.pairing import PROMPT_KEYS
 from runner.compare.runs import SampleReader
 from runner.core.effects import Effect, paired_likelihoods
 from runner.core.result import Likelihood
@@ -19,37 +19,37 @@ SIZES: dict[str, Callable[[Likelihood], int]] = {
 }
 
 
-def compare_likelihoods(run: Run, base: Run, reader: SampleReader, asked: Sequence[str] = ()) -> Effect:
-    """Compare two runs over the same texts, token by token or by what else both are divided by.
+def compare_likelihoods(run: Run, base: Run, reader: SampleReader, compared_keys: Sequence[str] = ()) -> Effect:
+    """Compare two runs over the same texts, per token, byte or text.
 
-    `asked` are the keys that the comparison is about.
+    `compared_keys` are the keys that are compared.
     """
     if run.task_version != base.task_version:
         raise NotPaired(f"scored by version {run.task_version}, the baseline by version {base.task_version}")
     if base.unit is None:
         raise NotPaired("the baseline has scored no text")
     if run.unit is None or run.unit != base.unit:
-        raise NotPaired(f"counted by {run.unit}s, the baseline by {base.unit}s")
+        raise NotPaired(f"measured per {run.unit}, the baseline per {base.unit}")
     ours, theirs = reader.texts(run), reader.texts(base)
-    remark = check_pairs(ours, theirs, asked)
-    pairs = list(zip(*(units([one.found for one in side.values()]) for side in (ours, theirs)), strict=True))
+    remark = check_pairs(ours, theirs, compared_keys)
+    pairs = list(zip(*(units([one.likelihood for one in side.values()]) for side in (ours, theirs)), strict=True))
     if len(pairs) < 2:
-        raise NotPaired("a single sample says nothing of how samples differ")
+        raise NotPaired("a single sample does not show how much samples differ")
     differences = [mine.nats - other.nats for mine, other in pairs]
     sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
     return replace(paired_likelihoods(differences, sizes, run.unit), remark=remark)
 
 
-def check_pairs(ours: Texts, theirs: Texts, asked: Sequence[str]) -> str | None:
-    """Refuse what cannot be paired; return what a reader has to know of prompts that differ and may."""
+def check_pairs(ours: Texts, theirs: Texts, compared_keys: Sequence[str]) -> str | None:
+    """Raise NotPaired for different texts, tokens or prompts; return a remark if prompts may differ and do."""
     n = len(ours)
-    same = sum(index in theirs and one.text == theirs[index].text for index, one in ours.items())
-    if same < n or len(theirs) != n:
-        raise NotPaired(f"other texts: {n} here, {len(theirs)} in the baseline, {same} are the same")
-    other = sum(one.tokens != theirs[index].tokens for index, one in ours.items())
-    if other:
-        raise NotPaired(f"other tokens: {other} of {n} texts are cut into other tokens than in the baseline")
-    other = sum(one.prompt != theirs[index].prompt for index, one in ours.items())
-    if other and not any(key.startswith(MAKES_PROMPTS) for key in asked):
-        raise NotPaired(f"other prompts: {other} of {n} texts stand behind other words than in the baseline")
-    return f"other prompts before {other} of {n} texts" if other else None
+    same_texts = sum(index in theirs and one.text == theirs[index].text for index, one in ours.items())
+    if same_texts < n or len(theirs) != n:
+        raise NotPaired(f"different texts: {n} here, {len(theirs)} in the baseline, {same_texts} are the same")
+    different = sum(one.tokens != theirs[index].tokens for index, one in ours.items())
+    if different:
+        raise NotPaired(f"different tokens: {different} of {n} texts have other tokens than in the baseline")
+    different = sum(one.prompt != theirs[index].prompt for index, one in ours.items())
+    if different and not any(key.startswith(PROMPT_KEYS) for key in compared_keys):
+        raise NotPaired(f"different prompts: {different} of {n} texts follow another prompt than in the baseline")
+    return f"different prompts before {different} of {n} texts" if different else None

@@ -1,4 +1,4 @@
-"""What lm-eval's `--model_args` and settings are called among our config keys: model, quantization, adapter, shots."""
+"""Translates lm-eval's `--model_args` and settings to our config keys: model, quantization, adapter, shots."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from runner.compare.lm_eval_files import Results
 
-OURS, OUR_MODEL = "runner", "embedded"  # the backend of runner-lm-eval, and what it takes where no model is named
-FOLDER_KEY = "output_dir"  # names a run and makes no other experiment of it, as with ours
+OURS, OUR_MODEL = "runner", "embedded"  # the backend of runner-lm-eval, and its default model
+FOLDER_KEY = "output_dir"  # names a run but does not make it another experiment, as with ours
 MODEL_NAMES = ("pretrained", "model", "path", "engine")
 NO_CHOICE = {"quantization.name": "none", "lora.name": "none"}
-BATCHES = ("batch_size", "max_batch_size")  # say how quickly, and not what
-EIGHT, FOUR, FOUR_KIND = "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type"  # bitsandbytes' words in `hf`
+BATCHES = ("batch_size", "max_batch_size")  # affect the speed, not the answers
+EIGHT, FOUR, FOUR_KIND = "load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type"  # bitsandbytes' keys in `hf`
 RENAMED = {
     "dtype": "model.dtype",
     "revision": "model.revision",
@@ -28,7 +28,7 @@ GENERATES = "generate_until"
 
 
 def params_of(results: Results, task: str) -> dict[str, str]:
-    """Return what a task was run with, by config keys; a backend's own keys stand below `backend`."""
+    """Return a task's settings by config keys; keys that only the backend has are below `backend`."""
     content, config = results.content, results.content["config"]
     backend = str(config.get("model"))
     params = {
@@ -50,10 +50,10 @@ def params_of(results: Results, task: str) -> dict[str, str]:
 
 
 def _of_model(arguments: dict[str, Any], backend: str, content: dict[str, Any]) -> dict[str, str]:
-    """Return model, quantization and adapter, and what else the backend was told."""
-    named = next((arguments[key] for key in MODEL_NAMES if key in arguments), None)
-    usual = OUR_MODEL if backend == OURS else content.get("model_name")
-    params = {"model.name": text_of(usual if named is None else named)}
+    """Return model, quantization and adapter, and the backend's other settings."""
+    model_name = next((arguments[key] for key in MODEL_NAMES if key in arguments), None)
+    default_name = OUR_MODEL if backend == OURS else content.get("model_name")
+    params = {"model.name": text_of(default_name if model_name is None else model_name)}
     if arguments.get(EIGHT):
         params["quantization.name"] = "int8"
     elif arguments.get(FOUR):
@@ -64,19 +64,19 @@ def _of_model(arguments: dict[str, Any], backend: str, content: dict[str, Any]) 
     return params
 
 
-def arguments_of(given: Any) -> dict[str, Any]:
-    """Return arguments as a results file has them: an object, or `key=value,key=value` as they were typed."""
-    if isinstance(given, str):
-        pairs = (part.split("=", 1) for part in given.split(",") if "=" in part)
+def arguments_of(arguments: Any) -> dict[str, Any]:
+    """Return the arguments of a results file: an object, or `key=value,key=value` as they were typed."""
+    if isinstance(arguments, str):
+        pairs = (part.split("=", 1) for part in arguments.split(",") if "=" in part)
         return {key.strip(): _typed(value) for key, value in pairs}
-    return given if isinstance(given, dict) else {}
+    return arguments if isinstance(arguments, dict) else {}
 
 
 def _typed(text: str) -> Any:
-    """Read `False` as what it says: as a text it would count as given."""
+    """Turn `False` into a bool: as a text it would count as true."""
     return {"true": True, "false": False, "none": None}.get(text.lower(), text)
 
 
 def text_of(value: Any) -> str:
-    """Return a value as MLflow's params have it."""
+    """Return a value as MLflow's params store it."""
     return value if isinstance(value, str) else json.dumps(value, default=str)

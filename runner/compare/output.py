@@ -1,4 +1,4 @@
-"""What comes out: a table for people, Markdown, CSV or JSON on stdout; all of them, a page and pictures in a folder."""
+"""The outputs: a table for people, Markdown, CSV or JSON on stdout; all of them, a page and pictures in a folder."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ RATIO = ("ratio", "ratio_low", "ratio_high", "p_holm", "finding")
 def _rich(tables: list[Table], out: TextIO) -> None:
     from rich.text import Text
 
-    # A pipe or a file has no width: give each table all that it needs rather than cut a number short.
-    shown = console(out, width_elsewhere=10_000)
+    # A pipe or a file has no width: give each table all the room it needs, so that no number is cut.
+    terminal = console(out, width_elsewhere=10_000)
     for table in tables:
         count = f": {len(table.rows)} run{'s' * (len(table.rows) != 1)}"
-        shown.print(Text.assemble((plain(table.task), "bold"), count), soft_wrap=True)
-        found, left_out = fit(columns(table), shown.width)
-        shown.print(_grid(found))
+        terminal.print(Text.assemble((plain(table.task), "bold"), count), soft_wrap=True)
+        shown_columns, left_out = fit(columns(table), terminal.width)
+        terminal.print(_grid(shown_columns))
         if left_out:
             words = f"no room for: {', '.join(left_out)} (--format markdown, --save)"
-            shown.print(words, style="dim", soft_wrap=True)
+            terminal.print(words, style="dim", soft_wrap=True)
         if table.has_ratios:
-            shown.print(_grid(ratio_columns(table)))
+            terminal.print(_grid(ratio_columns(table)))
         for sentence in table.sentences:
-            shown.print(f"• {sentence}", soft_wrap=True)
+            terminal.print(f"• {sentence}", soft_wrap=True)
         legend = summary(table)
-        shown.print(f"{legend}\n" if legend else "", style="dim", soft_wrap=True)
+        terminal.print(f"{legend}\n" if legend else "", style="dim", soft_wrap=True)
         for flips in table.flips:
             _rich_flips(flips, table, out)
-    for found in tables_across(tables).values():
-        shown.print(_grid(found))
+    for shown_columns in tables_across(tables).values():
+        terminal.print(_grid(shown_columns))
 
 
-def _grid(found: list[Column]) -> object:
+def _grid(columns_shown: list[Column]) -> object:
     grid = rich_table("SIMPLE", padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
-    for column in found:
+    for column in columns_shown:
         grid.add_column(column.head, justify="right" if column.is_number else "left", overflow="fold")
-    for cells in zip(*(column.cells for column in found), strict=True):
+    for cells in zip(*(column.cells for column in columns_shown), strict=True):
         grid.add_row(*cells)
     return grid
 
@@ -74,19 +74,19 @@ def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
     def styled(*parts: str | tuple[str, str]) -> Text:
         return Text.assemble(*((plain(it[0]), it[1]) if isinstance(it, tuple) else plain(it) for it in parts))
 
-    shown = console(out, width_elsewhere=120)
+    terminal = console(out, width_elsewhere=120)
     ours, theirs = flips_names(flips, table)
-    shown.print(flips_headline(flips, table), style="bold")
+    terminal.print(flips_headline(flips, table), style="bold")
     for flip in flips.questions:
         mark, style = ("won", "green") if flip.won else ("lost", "red")
         gold = (f"gold {flip.gold}", "bold")
-        shown.print(styled("\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold))
+        terminal.print(styled("\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold))
         grid = rich_table("SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="")
         for name, side in ((theirs, flip.theirs), (ours, flip.ours)):
             grid.add_column(styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold")
         grid.add_row(flip.theirs["text"], flip.ours["text"])
-        shown.print(grid)
-    shown.print()
+        terminal.print(grid)
+    terminal.print()
 
 
 def _markdown(tables: list[Table], out: TextIO) -> None:
@@ -103,23 +103,23 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
             out.write(f"#### {_one_line(flips_headline(flips, table))}\n\n")
             for flip in flips.questions:
                 mark, index = "won" if flip.won else "lost", _one_line(str(flip.index))
-                asked = f"{_one_line(flip.question)} Gold: {_one_line(flip.gold)}"
-                out.write(f"- **{mark}, question {index}:** {asked}\n")
+                question = f"{_one_line(flip.question)} Gold: {_one_line(flip.gold)}"
+                out.write(f"- **{mark}, question {index}:** {question}\n")
                 for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
                     out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
             out.write("\n")
-    for title, found in tables_across(tables).items():
+    for title, columns_across in tables_across(tables).items():
         out.write(f"### {title}\n\n")
-        _markdown_grid(found, out)
+        _markdown_grid(columns_across, out)
 
 
-def _markdown_grid(found: list[Column], out: TextIO) -> None:
+def _markdown_grid(columns_shown: list[Column], out: TextIO) -> None:
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(_one_line(cell).replace("|", "\\|") for cell in cells) + " |\n"
 
-    out.write(line([column.head for column in found]))
-    out.write(line(["---:" if column.is_number else "---" for column in found]))
-    out.writelines(line(list(cells)) for cells in zip(*(column.cells for column in found), strict=True))
+    out.write(line([column.head for column in columns_shown]))
+    out.write(line(["---:" if column.is_number else "---" for column in columns_shown]))
+    out.writelines(line(list(cells)) for cells in zip(*(column.cells for column in columns_shown), strict=True))
     out.write("\n")
 
 
@@ -128,7 +128,7 @@ def _one_line(text: str) -> str:
 
 
 def _record(table: Table, row: TableRow) -> dict[str, Any]:
-    """Return a row as plain data: what it is, its config, its metrics, how it compares."""
+    """Return a row as plain data: its ids, config, metrics and comparisons."""
     run = row.run
     metrics = dict(sorted(run.metrics.items()))
     if run.interval:  # from the counts, so that every table has the same interval
@@ -167,20 +167,24 @@ def _json(tables: list[Table], out: TextIO) -> None:
         for table in tables
     ]
     text = json.dumps({"tables": content}, indent=2, ensure_ascii=False)
-    out.write(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    out.write(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
 def _csv(tables: list[Table], out: TextIO) -> None:
-    """Write one sheet for all tables: the columns of every task, empty where a run has no such number."""
+    """Write one sheet for all tables: the columns of every task, empty if a run has no such number."""
     lines: list[dict[str, Any]] = []
     for table in tables:
         for row in table.rows:
             line = _record(table, row)
             config, metrics = line.pop("config"), line.pop("metrics")
-            effect = {key: it for of in DIFFERENCES for key, it in (line.pop(of.place, None) or {}).items()}
+            effect = {
+                key: value for kind in DIFFERENCES for key, value in (line.pop(kind.record_key, None) or {}).items()
+            }
             del line["standing"]
             line["dominated_in"] = " ".join(line["dominated_in"])
-            ratios = {f"{name}/{it['measure']}": it[name] for it in line.pop(REPEATS.place) for name in RATIO}
+            ratios = {
+                f"{name}/{value['measure']}": value[name] for value in line.pop(REPEATS.record_key) for name in RATIO
+            }
             lines.append({**line, **config, **metrics, **ratios, **effect})
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]
     of_front = ["on_front", "dominated_by", "dominated_in", "run_id", "output_dir"]
@@ -191,14 +195,16 @@ def _csv(tables: list[Table], out: TextIO) -> None:
     names = list(dict.fromkeys([*first, *middle, *last]))
     writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    shown = ({key: plain(value) if isinstance(value, str) else value for key, value in line.items()} for line in lines)
-    writer.writerows(shown if out.isatty() else lines)
+    printable = (
+        {key: plain(value) if isinstance(value, str) else value for key, value in line.items()} for line in lines
+    )
+    writer.writerows(printable if out.isatty() else lines)
 
 
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
 
 
-def save(tables: list[Table], folder: Path, reader: SampleReader, asked: dict[str, str]) -> list[str]:
+def save(tables: list[Table], folder: Path, reader: SampleReader, options: dict[str, str]) -> list[str]:
     """Write the files and return their names."""
     with Progress(None, "drawing"):
         parts = [(table, pictures.draw(table), table.flips or flips_of(table, reader)) for table in tables]
@@ -213,7 +219,7 @@ def save(tables: list[Table], folder: Path, reader: SampleReader, asked: dict[st
         page: list[Part] = [(table, [*figures, *graphs_of(table, reader)], flips) for table, figures, flips in parts]
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
-            write_page(page, asked, out, SAMPLES_PAGE if scored else "")
+            write_page(page, options, out, SAMPLES_PAGE if scored else "")
         if scored:
             with path(SAMPLES_PAGE).open("w", encoding="utf-8") as out:
                 write_samples_page(scored, reader, out)
@@ -232,21 +238,21 @@ def save(tables: list[Table], folder: Path, reader: SampleReader, asked: dict[st
 
 
 def flips_of(table: Table, reader: SampleReader) -> list[Flips]:
-    """Return the flips that a page shows under a table: of each paired comparison, as far as there is room."""
+    """Return the flips that a page shows under a table: those of the first paired comparisons."""
     effects = [(row, row.effect.counts) for row in table.rows if row.effect]
     flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")][:PAIRS]
     return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
 
 
 def graphs_of(table: Table, reader: SampleReader) -> list[pictures.JobPicture]:
-    """Return the graphs of a table's teams of agents, as their jobs have drawn them; of pooled runs the first one's.
+    """Return the graphs that the jobs of a table's teams of agents have drawn; of pooled runs, the first one's.
 
-    Equal ones are one picture: neither quantization nor adapter changes a graph that nobody has trained.
+    Equal graphs share one picture: neither quantization nor adapter changes an untrained graph.
     """
-    drawn: dict[bytes, list[str]] = {}
+    names_by_graph: dict[bytes, list[str]] = {}
     for row in table.rows:
         run = row.run.parts[0] if row.run.parts else row.run
         file = next(reader.files(run, GRAPH_PICTURE), None) if OF_TEAMS in row.run.metrics else None
         if file is not None:
-            drawn.setdefault(file.read_bytes(), []).append(name_of(row, table.keys))
-    return [pictures.JobPicture(names, file) for file, names in [*drawn.items()][:GRAPHS]]
+            names_by_graph.setdefault(file.read_bytes(), []).append(name_of(row, table.keys))
+    return [pictures.JobPicture(names, file) for file, names in [*names_by_graph.items()][:GRAPHS]]

@@ -21,15 +21,15 @@ MARKS = {"front": "●", "dominated": "○"}
 Part = tuple[Table, Sequence[Picture | JobPicture], list[Flips]]
 
 
-def write_page(parts: list[Part], asked: dict[str, str], out: TextIO, samples: str = "") -> None:
-    """Write the whole page, with a link to the page of all samples where there is one."""
+def write_page(parts: list[Part], options: dict[str, str], out: TextIO, samples: str = "") -> None:
+    """Write the whole page, with a link to the page of all samples if there is one."""
     title = f"Comparison: {', '.join(table.task for table, _, _ in parts)}"
     out.write(
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<h1>Which differences are real</h1>\n"
     )
-    words = (f"{escape(name)} <b>{escape(value)}</b>" for name, value in asked.items())
+    words = (f"{escape(name)} <b>{escape(value)}</b>" for name, value in options.items())
     out.write(f'<p class="asked">{" · ".join(words)}</p>\n')
     if samples:
         out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
@@ -59,9 +59,9 @@ def _section(table: Table, figures: Sequence[Picture | JobPicture], flips: list[
     for figure in figures:
         if isinstance(figure, Picture):
             out.write(f"<figure>\n{figure.inline()}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>\n")
-    _drawn([figure for figure in figures if isinstance(figure, JobPicture)], out)
-    for them in flips:
-        _flips(them, table, out)
+    _job_pictures([figure for figure in figures if isinstance(figure, JobPicture)], out)
+    for flips_of_pair in flips:
+        _flips(flips_of_pair, table, out)
     if table.common:
         pairs = "".join(f"<dt>{escape(label(key))}</dt><dd>{escape(value)}</dd>" for key, value in table.common.items())
         out.write(f"<details><summary>What all {count} runs share</summary><dl>{pairs}</dl></details>\n")
@@ -69,7 +69,7 @@ def _section(table: Table, figures: Sequence[Picture | JobPicture], flips: list[
 
 
 def escape(text: object) -> str:
-    """Write any data as text of a page, whatever it holds."""
+    """Escape any data as text of a page."""
     return html.escape(plain(text))
 
 
@@ -81,24 +81,24 @@ def _finding_class(finding: Finding | None) -> str:
     return "" if finding in (None, Finding.open) else str(finding)
 
 
-def _table(found: list[Column], classes: list[str], out: TextIO) -> None:
-    """Write a table that scrolls by itself where the screen is narrow, its first column standing."""
+def _table(columns_shown: list[Column], classes: list[str], out: TextIO) -> None:
+    """Write a table that scrolls on a narrow screen while its first column stays."""
     out.write('<div class="wide">\n<table>\n<thead><tr>')
-    out.writelines(f"<th{' class=n' * it.is_number}>{escape(it.head)}</th>" for it in found)
+    out.writelines(f"<th{' class=n' * column.is_number}>{escape(column.head)}</th>" for column in columns_shown)
     out.write("</tr></thead>\n<tbody>\n")
     for number, class_name in enumerate(classes):
         out.write(f'<tr class="{class_name}">')
-        for place, it in enumerate(found):
-            cell = it.cells[number]
+        for place, column in enumerate(columns_shown):
+            cell = column.cells[number]
             tag = "td" if place else 'th scope="row"'
             mark = f"{MARKS[cell]} " if cell in MARKS else ""
-            out.write(f"<{tag}{' class=n' * it.is_number}>{mark}{escape(cell)}</{tag[:2]}>")
+            out.write(f"<{tag}{' class=n' * column.is_number}>{mark}{escape(cell)}</{tag[:2]}>")
         out.write("</tr>\n")
     out.write("</tbody>\n</table>\n</div>\n")
 
 
-def _drawn(figures: list[JobPicture], out: TextIO) -> None:
-    """Write the pictures of jobs side by side and small; each grows where it is opened."""
+def _job_pictures(figures: list[JobPicture], out: TextIO) -> None:
+    """Write the pictures of jobs side by side and small; each grows when it is opened."""
     if not figures:
         return
     out.write('<div class="drawn">\n')

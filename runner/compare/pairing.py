@@ -1,7 +1,7 @@
-"""One run against its baseline: find the baseline, check that the two can be compared, and test.
+"""Compares one run with its baseline: finds the baseline, checks that the two can be compared, and tests.
 
-Runs with verdicts are compared by their answers to the same questions, others by their repeats: a sweep's cells, the
-figures of a memory benchmark.
+Runs with verdicts are compared by their answers to the same questions, others by their repeats: the cells of a sweep,
+the figures of a memory benchmark.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from runner.core.effects import Effect
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import REPEATS, read_repeats
 
-MAKES_PROMPTS = (
+PROMPT_KEYS = (
     "model.",
     "task.prompt",
     "task.template",
     "task.shots",
     "task.instruction",
     "task.system",
-)  # keys that begin like this
+)  # keys that begin with one of these change prompts
 
 
 def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], keys: list[str]) -> Run:
-    """Return the one candidate that differs from the run in nothing but the baseline's keys.
+    """Return the one candidate that differs from the run only in the baseline's keys.
 
     nf4 has keys that `none` lacks: within a group that the baseline names, a key that only one of the two
     runs has comes with the choice and does not count.
@@ -55,10 +55,10 @@ def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], key
 
     if not candidates:
         raise NotPaired("no baseline in this task")
-    found = [(differences(other), other) for other in candidates]
-    fitting = [other for differing, other in found if not differing]
+    differences_of = [(differences(other), other) for other in candidates]
+    fitting = [other for differing, other in differences_of if not differing]
     if not fitting:
-        differing, other = min(found, key=lambda item: len(item[0]))
+        differing, other = min(differences_of, key=lambda item: len(item[0]))
         raise NotPaired(f"no baseline: the nearest one differs in {both_values(run, other, differing)}")
     alike = [other for other in fitting if scoring(other) == scoring(run)] or fitting
     if len(alike) > 1:
@@ -68,19 +68,19 @@ def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], key
 
 
 def both_values(run: Run, base: Run, keys: list[str]) -> str:
-    """Return what two runs have for each of these keys: `seed (0, here 1)`."""
+    """Return both runs' values of each key: `seed (0, here 1)`."""
     return ", ".join(f"{label(key)} ({base.value(key)}, here {run.value(key)})" for key in keys)
 
 
 def scoring(run: Run) -> str:
-    """Return the rules that judged a run's answers: the task's version and the extractor."""
+    """Return the rules by which a run was scored: the task's version and the extractor."""
     return f"version {run.task_version} {run.value(EXTRACTOR) or ''}".strip()
 
 
-def compare_pair(run: Run, base: Run, reader: SampleReader, asked: Sequence[str] = ()) -> Effect:
+def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Sequence[str] = ()) -> Effect:
     """Compare two runs question by question.
 
-    `asked` are the keys that the comparison is about: prompts may differ where one of them makes prompts.
+    `compared_keys` are the keys that are compared: prompts may differ if one of these keys changes prompts.
     """
     if scoring(run) != scoring(base):
         raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}")
@@ -91,13 +91,15 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, asked: Sequence[str]
     if ours.keys() != theirs.keys() and not (stopped and n == min(len(ours), len(theirs))):
         same_text = {key[:2] for key in ours} == {key[:2] for key in theirs}
         what = "the gold answers differ" if same_text else f"{n} are the same"
-        raise NotPaired(f"other questions: {len(ours)} here, {len(theirs)} in the baseline, {what}")
+        raise NotPaired(f"different questions: {len(ours)} here, {len(theirs)} in the baseline, {what}")
     pairs = [(ours[question], theirs[question]) for question in shared]
-    other = sum(our.prompt != their.prompt and None not in (our.prompt, their.prompt) for our, their in pairs)
-    if other:
-        if not any(key.startswith(MAKES_PROMPTS) for key in asked):
-            raise NotPaired(f"other prompts: {other} of {n} questions were put in other words than in the baseline")
-        remark = f"other prompts for {other} of {n} questions"
+    other_prompts = sum(our.prompt != their.prompt and None not in (our.prompt, their.prompt) for our, their in pairs)
+    if other_prompts:
+        if not any(key.startswith(PROMPT_KEYS) for key in compared_keys):
+            raise NotPaired(
+                f"different prompts: {other_prompts} of {n} questions have another prompt than in the baseline"
+            )
+        remark = f"different prompts for {other_prompts} of {n} questions"
     if stopped:
         words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
         effect = effects.sequential_accuracies((our.solved, their.solved) for our, their in pairs)
@@ -109,7 +111,7 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, asked: Sequence[str]
 
 
 def compare_unpaired(run: Run, base: Run, why: str) -> Effect:
-    """Compare two accuracies by their logged counts alone, as if their questions had nothing in common."""
+    """Compare two accuracies by their logged counts alone, as if they had no question in common."""
     (k1, n1), (k2, n2) = run.score or (0, 0), base.score or (0, 0)
     if not n1 or not n2:
         raise NotPaired("one of the two answered no question")
@@ -117,7 +119,7 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Effect:
 
 
 def compare_repeats(run: Run, base: Run, reader: SampleReader) -> list[Effect]:
-    """Return the ratio to the baseline for every measure that both runs repeated."""
+    """Return the ratio to the baseline for every measure that both runs have repeated."""
     if run.task_version != base.task_version:
         versions = f"version {base.task_version}, this run with version {run.task_version}"
         raise NotPaired(f"measured differently: the baseline with {versions}")
@@ -129,24 +131,26 @@ def compare_repeats(run: Run, base: Run, reader: SampleReader) -> list[Effect]:
 
 
 def repeats_of(run: Run, reader: SampleReader) -> dict[str, list[float]]:
-    """Return the repeats of each measure that runs are compared by, from the run's folder or from MLflow."""
+    """Return the repeats of each measure that is compared, from the run's folder or from MLflow."""
     if "task.repeats" not in run.params:
         raise NotPaired(f"task={run.task} has neither verdicts nor repeats to compare by")
     for path in reader.files(run, REPEATS):
         try:
             measures = read_repeats(path)
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # half written, perhaps: MLflow has another copy
-        found = {name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key}
-        if found:
-            return found
-    raise NotPaired(f"no reader: {REPEATS} of {run.job_id} is neither in its folder nor in MLflow, or not whole")
+            continue  # perhaps half written: MLflow has another copy
+        compared_measures = {
+            name: measures[name] for key in BY_REPEATS for name in measures if name.partition("/")[0] == key
+        }
+        if compared_measures:
+            return compared_measures
+    raise NotPaired(f"no repeats: {REPEATS} of {run.job_id} is neither in its folder nor in MLflow, or not whole")
 
 
 def find_flips(run: Run, base: Run, reader: SampleReader, most: int | None = None) -> Flips:
-    """Return the questions that only one of the two solved: at most `most` lost ones and as many won ones."""
+    """Return the questions that only one of the two solved: at most `most` lost ones and `most` won ones."""
     ours, theirs = reader.of(run), reader.of_baseline(base)
-    ours = {question: answer for question, answer in ours.items() if question in theirs}  # the other may have fewer
+    ours = {question: answer for question, answer in ours.items() if question in theirs}  # the baseline may have fewer
     lost = sorted(question for question, answer in ours.items() if theirs[question].solved and not answer.solved)
     won = sorted(question for question, answer in ours.items() if answer.solved and not theirs[question].solved)
     shown = lost[:most] + won[:most]

@@ -1,4 +1,4 @@
-"""The comparison drawn: accuracies and their intervals, also over tokens, the front of accuracy, memory and speed."""
+"""Draws the comparison: accuracies with intervals, also over tokens, and the front of accuracy, memory and speed."""
 
 from __future__ import annotations
 
@@ -14,56 +14,56 @@ from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER, Pictu
 from runner.core.effects import Finding
 from runner.core.metrics import METRICS, OF_QUESTION
 
-if TYPE_CHECKING:  # its import takes a second, which only --save and --log need
+if TYPE_CHECKING:  # its import takes a second, and only --save and --log need it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
-LABEL_OFFSETS = (6, -14, 17, -25, 28, -36)  # points above the middle of a dot; the first that is free is taken
+LABEL_OFFSETS = (6, -14, 17, -25, 28, -36)  # in points above the middle of a dot; the first free one is used
 MOST_ROWS, MOST_PANELS, MOST_LABELS = 60, 4, 14
 
 
 @dataclass
 class JobPicture:
-    """A picture that jobs have drawn themselves, an SVG file, which is the same for all of these jobs."""
+    """An SVG picture that jobs have drawn themselves, the same for all of these jobs."""
 
     names: list[str]
     file: bytes
 
     @property
     def title(self) -> str:
-        """Name the jobs."""
+        """The jobs' names."""
         return " · ".join(self.names)
 
     def inline(self) -> str:
-        """Return it as an image of a page: whatever stands in the file, an image runs and fetches nothing."""
+        """Return it as an image of a page: whatever the file contains, an image runs and fetches nothing."""
         data = base64.b64encode(self.file).decode()
         return f'<img alt="{escape(self.title)}" src="data:image/svg+xml;base64,{data}">'
 
 
 def draw(table: Table) -> list[Picture]:
-    """Return the pictures of a table: none without verdicts, no front where memory and speed were not measured."""
+    """Return the pictures of a table: none without verdicts, no front if memory and speed were not measured."""
     if not table.scored:
         return []
     pictures = [Picture("accuracy", "accuracy with 95 % intervals; hollow: the baseline", lambda: accuracy(table))]
     if table.axes:
         title = (
-            "filled: on the front, nothing there dominates it beyond noise; bars: 95 % intervals of accuracy, and "
-            "along the other axes what is noise (two rows differ where these do not touch); line: the front of the two "
-            "that a pane shows, as measured"
+            "filled: on the front, no row there dominates it beyond noise; bars: 95 % intervals of accuracy, and along "
+            "the other axes the range of noise (two rows differ if their bars do not touch); line: the front of the "
+            "two axes of a pane, as measured"
         )
         pictures.insert(0, Picture("pareto", title, lambda: pareto(table)))
     if len(_over_tokens(table)) > 1:
         title = (
-            "accuracy over the tokens that a question has cost, prompt and new ones of all calls; bars: 95 % "
-            "intervals; hollow: the baseline; line: what no other row beats in both, as measured"
+            "accuracy over the tokens of a question, prompt and new ones of all calls; bars: 95 % intervals; hollow: "
+            "the baseline; line: the rows that no other row beats in both, as measured"
         )
         pictures.append(Picture("tokens", title, lambda: tokens(table)))
     return pictures
 
 
 def _over_tokens(table: Table) -> list[tuple[float, float, TableRow]]:
-    """Return tokens a question and accuracy of each row that has both."""
+    """Return tokens per question and accuracy of each row that has both."""
     return [
         (sum(row.run.metrics[key] for key in OF_QUESTION), 100 * row.run.interval[0], row)
         for row in table.rows
@@ -72,16 +72,17 @@ def _over_tokens(table: Table) -> list[tuple[float, float, TableRow]]:
 
 
 def tokens(table: Table) -> Figure:
-    """Draw accuracy over tokens a question, a pane for each set of questions."""
+    """Draw accuracy over tokens per question, with a pane for each set of questions."""
     from matplotlib.figure import Figure
 
-    every = _over_tokens(table)
-    panels = list(dict.fromkeys(row.panel for *_, row in every))[:MOST_PANELS]
+    all_points = _over_tokens(table)
+    panels = list(dict.fromkeys(row.panel for *_, row in all_points))[:MOST_PANELS]
     figure = Figure(figsize=(8.6, 0.4 + 3.6 * len(panels)), layout="constrained")
     labels = []
     for pane, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-        points = sorted((it for it in every if it[2].panel == panel), key=lambda it: it[2].is_baseline)  # that on top
-        asked = {part.partition("=")[0] for part in panel}
+        points = [it for it in all_points if it[2].panel == panel]
+        points.sort(key=lambda it: it[2].is_baseline)  # the baseline on top
+        panel_keys = {part.partition("=")[0] for part in panel}
         front = _front_of([(x, y) for x, y, _ in points], sign=-1)
         for x, y, row in points:
             assert row.run.interval is not None
@@ -91,14 +92,14 @@ def tokens(table: Table) -> Figure:
             face = PAPER if row.is_baseline else colour
             pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
         shown = [point for point in points if len(points) <= MOST_LABELS or point[:2] in front or point[2].is_baseline]
-        labels.append(_labelled(pane, shown, [key for key in table.keys if key not in asked], front))
-        _finished(pane, front)
+        labels.append(_annotated(pane, shown, [key for key in table.keys if key not in panel_keys], front))
+        _finish_pane(pane, front)
         pane.set_title(_literal(", ".join(panel)), loc="left")
         pane.set_xlabel("prompt and new tokens a question")
         pane.set_ylabel("accuracy, %")
-    figure.draw_without_rendering()  # only then is it known where texts lie
+    figure.draw_without_rendering()  # only now are the positions of texts known
     for of_pane in labels:
-        _part(of_pane)
+        _separate(of_pane)
     return figure
 
 
@@ -117,10 +118,10 @@ def accuracy(table: Table) -> Figure:
     for place, (row, interval) in enumerate(shown):
         middle, low, high = (100 * value for value in interval)
         _dot(panes[0], place, middle, low, high, INK, hollow=row.is_baseline)
-        it = row.effect
-        if it is not None:
-            colour = {Finding.better: GOOD, Finding.worse: BAD}.get(it.finding, MUTED)
-            middle, low, high = (100 * value for value in (it.value, it.low, it.high))
+        effect = row.effect
+        if effect is not None:
+            colour = {Finding.better: GOOD, Finding.worse: BAD}.get(effect.finding, MUTED)
+            middle, low, high = (100 * value for value in (effect.value, effect.low, effect.high))
             _dot(panes[1], place, middle, low, high, colour)
     panes[0].set_yticks(range(len(rows)), [_words(row, table.keys) for row in rows], color=INK)
     panes[0].set_ylim(len(rows) - 0.4, -0.6)
@@ -139,7 +140,7 @@ def _words(row: TableRow, keys: list[str]) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return a text that matplotlib draws as it is: no formula between two $."""
+    """Escape a text for matplotlib, which would draw a formula between two $."""
     return plain(text).replace("$", r"\$")
 
 
@@ -149,13 +150,13 @@ def _dot(pane: Axes, y: float, middle: float, low: float, high: float, colour: s
 
 
 def pareto(table: Table) -> Figure:
-    """Draw accuracy over memory and over speed, a line of panes for each set of questions."""
+    """Draw accuracy over memory and over speed, with a line of panes for each set of questions."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows = [row for row in table.rows if row.on_front is not None]
-    every = list(dict.fromkeys(row.panel for row in rows))
-    panels = every[:MOST_PANELS]
+    all_panels = list(dict.fromkeys(row.panel for row in rows))
+    panels = all_panels[:MOST_PANELS]
     figure = Figure(
         figsize=(4.4 * len(table.axes), 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08)
     )
@@ -163,22 +164,22 @@ def pareto(table: Table) -> Figure:
     labels: list[list[Annotation]] = []
     for line, panel in zip(panes, panels, strict=True):
         members = [row for row in rows if row.panel == panel]
-        asked = {part.partition("=")[0] for part in panel}
+        panel_keys = {part.partition("=")[0] for part in panel}
         for pane, axis in zip(line, table.axes, strict=True):
-            labels.append(_front_pane(pane, members, axis, [key for key in table.keys if key not in asked]))
+            labels.append(_front_pane(pane, members, axis, [key for key in table.keys if key not in panel_keys]))
             pane.set_xlabel(METRICS[axis].axis)
         line[0].set_ylabel("accuracy, %")
         line[0].set_title(_literal(", ".join(panel)), loc="left")
-    if len(panels) < len(every):
-        figure.suptitle(f"the first {len(panels)} of {len(every)} sets of questions", color=MUTED, fontsize=9)
-    figure.draw_without_rendering()  # only then is it known where texts lie
+    if len(panels) < len(all_panels):
+        figure.suptitle(f"the first {len(panels)} of {len(all_panels)} sets of questions", color=MUTED, fontsize=9)
+    figure.draw_without_rendering()  # only now are the positions of texts known
     for of_pane in labels:
-        _part(of_pane)
+        _separate(of_pane)
     return figure
 
 
-def _part(labels: list[Annotation]) -> None:
-    """Move labels up or down until they lie on no other one, as far as there is room."""
+def _separate(labels: list[Annotation]) -> None:
+    """Move labels up or down until none overlaps another, as far as there is room."""
     placed: list[Any] = []
     for label in sorted(labels, key=lambda it: it.xy):
         for offset in LABEL_OFFSETS:
@@ -190,7 +191,7 @@ def _part(labels: list[Annotation]) -> None:
 
 
 def _bars(pane: Axes, x: float, y: float, row: TableRow, axis: str, colour: str) -> None:
-    """Draw between what a point may stand by noise alone."""
+    """Draw how far noise alone may move a point, as bars."""
     assert row.run.interval is not None
     low, high = (100 * end for end in row.run.interval[1:])
     for xs, ys in (([x, x], [low, high]), ([row.standing[axis].low, row.standing[axis].high], [y, y])):
@@ -200,7 +201,7 @@ def _bars(pane: Axes, x: float, y: float, row: TableRow, axis: str, colour: str)
 def _front_pane(pane: Axes, rows: list[TableRow], axis: str, keys: list[str]) -> list[Annotation]:
     """Draw one pane: every row, filled where it is on the front of all axes, and the front of these two as a line.
 
-    Returns the labels, which may still lie on one another.
+    Returns the labels, which may still overlap.
     """
     sign = METRICS[axis].better.value
     points = [(row.standing[axis].value, 100 * row.run.interval[0], row) for row in rows if row.run.interval]
@@ -209,15 +210,15 @@ def _front_pane(pane: Axes, rows: list[TableRow], axis: str, keys: list[str]) ->
         _bars(pane, x, y, row, axis, colour)
         pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)
     shown = [it for it in points if len(rows) <= MOST_LABELS or it[2].on_front or it[2].is_baseline]
-    labels = _labelled(pane, shown, keys, [(x, y) for x, y, row in points if row.on_front])
-    _finished(pane, _front_of([(x, y) for x, y, _ in points], sign))
+    labels = _annotated(pane, shown, keys, [(x, y) for x, y, row in points if row.on_front])
+    _finish_pane(pane, _front_of([(x, y) for x, y, _ in points], sign))
     return labels
 
 
-def _labelled(
+def _annotated(
     pane: Axes, points: list[tuple[float, float, TableRow]], keys: list[str], front: list[tuple[float, float]]
 ) -> list[Annotation]:
-    """Write the names of points; rows that lie on one point share one label."""
+    """Write the names of points; rows at the same point share a label."""
     names: dict[tuple[float, float], list[str]] = {}
     for x, y, row in points:
         names.setdefault((x, y), []).append(_words(row, keys))
@@ -236,7 +237,7 @@ def _labelled(
 
 
 def _front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float, float]]:
-    """Return the points that no other one beats in both, from the best x on; sign: which way x gets better."""
+    """Return the points that no other one beats in both, from the best x on; sign: the direction of better x."""
     front: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda point: (-sign * point[0], -point[1])):
         if not front or y > front[-1][1]:
@@ -244,8 +245,8 @@ def _front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float,
     return front
 
 
-def _finished(pane: Axes, front: list[tuple[float, float]]) -> None:
-    """Draw the line of a front, and what every pane with one has."""
+def _finish_pane(pane: Axes, front: list[tuple[float, float]]) -> None:
+    """Draw the line of a front, the grid and the margins."""
     pane.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0)
     pane.grid(color=LINE, linewidth=0.6)
     pane.set_axisbelow(True)

@@ -1,7 +1,4 @@
-"""MLflow's runs: open the store, list finished runs and grids, fetch and log files, and read what a run answered.
-
-MLflow is imported late.
-"""
+"""MLflow's runs: open the store, list finished runs and grids, fetch and log files, and read a run's answers."""
 
 from __future__ import annotations
 
@@ -38,26 +35,34 @@ from runner.core.uris import sqlite_path, without_secrets
 from runner.scorers.likelihoods import units
 from runner.store import moved
 from runner.store.jobs import read_samples
-from runner.store.look import PAGE, PARENT
-from runner.store.mlflow_store import Store, calm_mlflow, chosen, clear_errors, one_message, open_client, probe
+from runner.store.mlflow_store import (
+    Store,
+    clear_errors,
+    one_message,
+    open_client,
+    probe,
+    set_mlflow_variables,
+    store_from_options,
+)
+from runner.store.stored_runs import PAGE, PARENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient as Client
 
-Kept = TypeVar("Kept")
+Content = TypeVar("Content")
 
 LAST = "last"
 FOLDER = "comparison"  # among the artifacts of the grid's run
 SAMPLES = "samples.jsonl"
-FETCHED_AT_ONCE = 8  # most of the time goes into waiting; more would crowd out the server's other users
-SAME = 1e-9  # nats a token by which a file may differ from what was logged: MLflow keeps numbers as they are
+FETCHED_AT_ONCE = 8  # most of the time is waiting; more would crowd out the server's other users
+TOLERANCE = 1e-9  # nats per token by which a file may differ from what was logged: MLflow stores numbers exactly
 
 
 def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
-    """Return the store to read, by the rule of all commands; MLflow would create an sqlite file that is not there."""
+    """Return the store to read, by the rule of all commands; MLflow would create a missing sqlite file."""
     if uri:
         refuse_password("--tracking-uri", uri)
-    store = chosen(output_dir, uri, experiment)
+    store = store_from_options(output_dir, uri, experiment)
     file = sqlite_path(store.uri)
     if file is not None and not file.exists():
         if uri or not store.is_own:
@@ -66,7 +71,7 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
             f"no MLflow database at {file}: run something first, or say where it is with --output-dir or --tracking-uri"
         )
     if file is not None and not file.is_file():  # MLflow would try to open it for minutes
-        raise ConfigError(f"tracking uri {store.shown}: {file} is no file, and a database is expected there")
+        raise ConfigError(f"tracking uri {store.shown}: {file} is not a file, but a database is expected there")
     if store.is_own and (output_dir / moved.PLACE).exists():
         moved.mend(output_dir)
     return store
@@ -74,8 +79,8 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
 
 def open_store(uri: str) -> Client:
     """Return a client for the store."""
-    calm_mlflow()
-    if sqlite_path(uri) is None:  # a database that may only be read is good enough here
+    set_mlflow_variables()
+    if sqlite_path(uri) is None:  # a read-only database is good enough here
         with clear_errors(uri):
             probe(uri)
     with one_message(lambda text: f"cannot open {without_secrets(uri)}: {text}"):
@@ -84,12 +89,12 @@ def open_store(uri: str) -> Client:
 
 
 def load_runs(client: Client, experiment: str) -> list[Run]:
-    """Return the finished runs, the newest first, then runs with errors of jobs that have never finished.
+    """Return the finished runs, newest first, then runs with errors of jobs that have never finished.
 
-    A job that ran twice is there twice, and each run knows those before it.
+    A job that ran twice occurs twice, and each run has its earlier runs.
     """
-    found = search(client, experiment, "attributes.status = 'FINISHED'")
-    runs = [_run(item) for item in found if JOB_ID in item.data.tags]  # a grid's parent run has none
+    finished_items = search(client, experiment, "attributes.status = 'FINISHED'")
+    runs = [_run(item) for item in finished_items if JOB_ID in item.data.tags]  # a grid's parent run has none
     finished = {run.job_id for run in runs}
     failed = search(client, experiment, "attributes.status = 'FAILED' and metrics.errors > 0")
     erred = [_run(item) for item in failed if item.data.tags.get(JOB_ID, "") not in ("", *finished)]
@@ -105,17 +110,19 @@ def load_runs(client: Client, experiment: str) -> list[Run]:
 
 
 def search(client: Client, experiment: str, query: str) -> list[Any]:
-    """Return the runs of an experiment that MLflow finds, the newest first."""
+    """Return the runs of an experiment that match a query of MLflow, newest first."""
     with one_message(lambda text: f"cannot read the MLflow store: {text}"):
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
+        the_experiment = client.get_experiment_by_name(experiment)
+        if the_experiment is None:
             names = [item.name for item in client.search_experiments()]
             raise ConfigError(f"--experiment {experiment}: {unknown('experiment', experiment, names)}")
         runs: list[Any] = []
         token = None
         while True:
             newest = ["attributes.start_time DESC"]
-            page = client.search_runs([found.experiment_id], query, max_results=PAGE, order_by=newest, page_token=token)
+            page = client.search_runs(
+                [the_experiment.experiment_id], query, max_results=PAGE, order_by=newest, page_token=token
+            )
             runs += page
             token = page.token
             if not token:
@@ -139,7 +146,7 @@ def _run(item: Any) -> Run:
 
 
 def download(client: Client, run_id: str, name: str, target: Path) -> Path | None:
-    """Fetch one artifact of a run into a folder; None where the run has no such artifact."""
+    """Fetch one artifact of a run into a folder; None if the run has no such artifact."""
     target.mkdir(parents=True, exist_ok=True)
     with one_message(lambda text: f"cannot fetch {name} of run {run_id}: {text}"):
         try:
@@ -151,30 +158,30 @@ def download(client: Client, run_id: str, name: str, target: Path) -> Path | Non
 
 
 def log(client: Client, run_id: str, folder: Path, names: list[str], target: str) -> None:
-    """Copy files to a run's artifacts; what stood there under the same names is replaced."""
+    """Copy files to a run's artifacts, and replace those with the same names."""
     with one_message(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
         for name in names:
             client.log_artifact(run_id, str(folder / name), target)
 
 
 def find_grid(client: Client, experiment: str, wanted: str) -> str:
-    """Return the MLflow run of the grid with this id, or of the last one that was begun."""
-    found = search(client, experiment, "tags.grid LIKE '%'")  # the tag that the grid's process is known by
-    if not found:
+    """Return the MLflow run of the grid with this id, or of the last grid that was started."""
+    grids = search(client, experiment, "tags.grid LIKE '%'")  # the id of the grid's process
+    if not grids:
         raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
-    fitting = [it for it in found if it.info.run_id.startswith(wanted) or it.data.tags["grid"].startswith(wanted)]
+    matching = [it for it in grids if it.info.run_id.startswith(wanted) or it.data.tags["grid"].startswith(wanted)]
     if wanted == LAST:
-        fitting = found[:1]
-    if len(fitting) != 1:
-        count = "several grids begin like that" if fitting else "no grid has this run id"
-        there = ", ".join(f"{it.info.run_id} ({it.info.run_name})" for it in (fitting or found)[:6])
-        raise ConfigError(f"--grid {wanted}: {count}. Newest first: {there}")
-    run_id: str = fitting[0].info.run_id
+        matching = grids[:1]
+    if len(matching) != 1:
+        count = "several grids begin with it" if matching else "no grid has this run id"
+        listed = ", ".join(f"{it.info.run_id} ({it.info.run_name})" for it in (matching or grids)[:6])
+        raise ConfigError(f"--grid {wanted}: {count}. Newest first: {listed}")
+    run_id: str = matching[0].info.run_id
     return run_id
 
 
 def runs_of(client: Client, grid: str, runs: list[Run], scratch: Path) -> list[Run]:
-    """Return a grid's runs: those that it ran, and earlier runs of jobs that were done already."""
+    """Return a grid's runs: those that it ran, and earlier runs of jobs that were already done."""
     mine = [run for run in runs if run.grid == grid]
     plan = download(client, grid, "plan.json", scratch / grid)
     try:
@@ -191,22 +198,24 @@ def runs_of(client: Client, grid: str, runs: list[Run], scratch: Path) -> list[R
 
 def grid_to_log_to(runs: list[Run]) -> str:
     """Return the one grid that all these runs belong to."""
-    found = sorted({run.grid for run in runs if run.grid})
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    grids = sorted({run.grid for run in runs if run.grid})
+    if len(grids) == 1:
+        return grids[0]
+    if not grids:
         raise ConfigError("--log: these runs belong to no grid; --save FOLDER keeps the comparison in a folder")
-    raise ConfigError(f"--log: these runs are of {len(found)} grids ({', '.join(found[:4])}): choose one with --grid")
+    raise ConfigError(
+        f"--log: these runs belong to {len(grids)} grids ({', '.join(grids[:4])}): choose one with --grid"
+    )
 
 
 class SampleReader:
-    """Reads which questions a run solved; keeps the answers of baselines, as many runs are compared with them."""
+    """Reads which questions a run solved; keeps the answers of baselines, because many runs are compared with them."""
 
     def __init__(self, client: Client, output_dir: Path, scratch: Path) -> None:
         self.client, self.output_dir, self.scratch = client, output_dir, scratch
         self._baselines: dict[str, Answers] = {}
-        self.sources: dict[str, Path] = {}  # by run: the file that its answers were read from
-        self._fetched: dict[tuple[str, str], Path | None] = {}  # by run and file: what MLflow had
+        self.sources: dict[str, Path] = {}  # by run id: the file that its answers were read from
+        self._fetched: dict[tuple[str, str], Path | None] = {}  # by run id and file name; None: not in MLflow
 
     def of_baseline(self, run: Run) -> Answers:
         """Return the baseline's answers, read once."""
@@ -215,29 +224,29 @@ class SampleReader:
         return self._baselines[run.run_id]
 
     def of(self, run: Run) -> Answers:
-        """Return which questions were solved, by a run or by all that are put together in it."""
+        """Return which questions a run, or the pooled runs, solved."""
         return {question: answer for part in run.parts or [run] for question, answer in self.of_one(part).items()}
 
     def of_one(self, run: Run) -> Answers:
-        """Return what one run solved, from the first whole file that agrees with the logged counts."""
-        read = partial(read_answers, asked=run.asked)
-        return self.whole(run, read, lambda found: _counts(found) == run.score, "n and correct")
+        """Return which questions one run solved, from the first intact file that agrees with the logged counts."""
+        read = partial(read_answers, stopped_after=run.stopped_after)
+        return self.first_intact(run, read, lambda found: _counts(found) == run.score, "n and correct")
 
     def texts(self, run: Run) -> Texts:
-        """Return how likely it found each text, from the first whole file that agrees with what was logged."""
+        """Return each text's log-likelihood, from the first intact file that agrees with the logged mean."""
 
-        def agrees(texts: Texts) -> bool:
-            of = units([one.found for one in texts.values()])
+        def agrees(scores: Texts) -> bool:
+            likelihoods = units([one.likelihood for one in scores.values()])
             logged = run.metrics[LOG_LIKELIHOOD]
-            return bool(of) and math.isclose(
-                ratio([it.nats for it in of], [it.tokens for it in of]), logged, abs_tol=SAME
+            return bool(likelihoods) and math.isclose(
+                ratio([it.nats for it in likelihoods], [it.tokens for it in likelihoods]), logged, abs_tol=TOLERANCE
             )
 
-        return self.whole(run, read_texts, agrees, LOG_LIKELIHOOD)
+        return self.first_intact(run, read_texts, agrees, LOG_LIKELIHOOD)
 
     def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
-        """Return what a run said to some questions: verdict, extracted answer, and the end of its text."""
-        found: dict[Question, dict[str, str]] = {}
+        """Return a run's answers to some questions: verdict, extracted answer, and the end of the text."""
+        answers: dict[Question, dict[str, str]] = {}
         for part in run.parts or [run]:
             extractor = part.value(EXTRACTOR) or ""
             for sample in read_samples(self.sources[part.run_id]).values():
@@ -245,35 +254,37 @@ class SampleReader:
                 if question in wanted and sample.verdict is not None:
                     extracted = sample.extracted or {}
                     answer = extracted.get(extractor, next(iter(extracted.values()), None))
-                    found[question] = side_of(sample.verdict, answer, sample.text, most)
-        return found
+                    answers[question] = side_of(sample.verdict, answer, sample.text, most)
+        return answers
 
-    def whole(self, run: Run, read: Callable[[Path], Kept], agrees: Callable[[Kept], bool], logged: str) -> Kept:
-        """Return what the first whole file of samples holds that agrees with what was logged, or raise NotPaired."""
+    def first_intact(
+        self, run: Run, read: Callable[[Path], Content], agrees: Callable[[Content], bool], logged: str
+    ) -> Content:
+        """Return the content of the first intact file of samples that agrees with the log, or raise NotPaired."""
         why, damage = "is neither in its folder nor in MLflow", ""
         for path in self.files(run, SAMPLES):
             try:
-                kept = read(path)
+                content = read(path)
             except EvidenceError as error:
                 why, damage = f"is damaged: {error}", str(error)
                 continue
-            if agrees(kept):
+            if agrees(content):
                 self.sources[run.run_id] = path
                 if damage:
-                    say(f"note: {damage}. {run.job_id} is compared by {path}")
-                return kept
+                    say(f"note: {damage}. {run.job_id} is compared using {path}")
+                return content
             why = f"is damaged: {damage}" if damage else f"disagrees with its logged {logged}"
-        raise NotPaired(f"no reader: {SAMPLES} of {run.job_id} {why}")
+        raise NotPaired(f"no samples: {SAMPLES} of {run.job_id} {why}")
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield the file from the run's folder, from that folder beside a moved database, and from MLflow."""
+        """Yield the file from the run's folder, from the folder beside a moved database, and from MLflow."""
         yield from self._here(run, name)
         fetched = self._download(run, name)
         if fetched is not None:
             yield fetched
 
     def fetch(self, runs: Iterable[Run]) -> None:
-        """Fetch the samples that lie in no folder here from MLflow, several at a time."""
+        """Fetch the samples that no local folder has from MLflow, several at a time."""
         missing = [run for run in runs if (run.score or run.unit) and not any(self._here(run, SAMPLES))]
         if missing:
             with Progress(len(missing), "fetching") as bar, ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
@@ -290,7 +301,7 @@ class SampleReader:
         folders = [Path(run.folder)] if run.folder else []
         folders.append(self.output_dir / "jobs" / run.job_id)
         place = urlsplit(run.artifacts)
-        if place.scheme in ("", "file") and place.path:  # a local folder, perhaps of another machine
+        if place.scheme in ("", "file") and place.path:  # a local folder, perhaps on another machine
             folders.append(Path(unquote(place.path)))
         yield from (folder / name for folder in dict.fromkeys(folders) if (folder / name).is_file())
 
@@ -300,16 +311,18 @@ def _counts(answers: Answers) -> tuple[int, int]:
 
 
 def question_of(sample: Sample) -> Question:
-    """Return what tells a question from all others."""
+    """Return a question's identity: index, text and gold answer."""
     return sample.index, sample.question or "", sample.gold or ""
 
 
-def read_answers(path: Path, asked: int | None = None) -> Answers:
-    """Return whether each scored question was solved; EvidenceError with file and line where one was changed.
+def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
+    """Return whether each scored question was solved; EvidenceError with file and line if a sample was changed.
 
-    Of a job that stopped early, those that it put before count: later ones that came sooner are on disk as well.
+    If a job stopped early, only its first `stopped_after` questions count: later ones may be on disk as well.
     """
-    scored = [it for it in _samples_in(path) if it.verdict is not None and (asked is None or it.index < asked)]
+    scored = [
+        it for it in _samples_in(path) if it.verdict is not None and (stopped_after is None or it.index < stopped_after)
+    ]
     return {question_of(one): QuestionOutcome(one.verdict is Verdict.correct, one.prompt_sha256) for one in scored}
 
 
@@ -321,7 +334,7 @@ def _samples_in(path: Path) -> Iterable[Sample]:
 
 
 def read_texts(path: Path) -> Texts:
-    """Return what a file of samples says of each text; EvidenceError with file and line where one was changed."""
+    """Return each text's score from a file of samples; EvidenceError with file and line if a sample was changed."""
     return {
         one.index: TextScore((one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood)
         for one in _samples_in(path)
@@ -330,6 +343,6 @@ def read_texts(path: Path) -> Texts:
 
 
 def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:
-    """Return one side of a flip as it is shown: a long text by its end."""
+    """Return one side of a flip as it is shown: of a long text, the end."""
     shown = text if len(text) <= most else "…" + text[-most:]
     return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}

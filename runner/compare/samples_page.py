@@ -14,20 +14,20 @@ from runner.core.console import plain
 
 PAGE = Path(__file__).with_name("samples_page.html")
 DATA = "@DATA@"
-TEXT_END = 4000  # characters of a text that the page keeps: the answer stands at the end
+TEXT_END = 4000  # characters of a text that the page keeps: the answer is at the end
 MOST_CHARACTERS = 40_000_000  # of all tables together: a browser still opens a page of that size in a few seconds
 
 
 def write_samples_page(tables: Sequence[Table], reader: SampleReader, out: TextIO) -> None:
-    """Write the page: for each table of accuracies every question, and what each run answered."""
+    """Write the page: for each table of accuracies, every question and each run's answer."""
     room = MOST_CHARACTERS
-    found = []
+    contents = []
     for table in tables:
         content = table_content(table, reader, room)
         room -= sum(len(text) for answers in content["answers"] for _, _, text in filter(None, answers))
-        found.append(content)
-    data = json.dumps({"tables": found}, ensure_ascii=False, separators=(",", ":"))
-    # Inside of a script element only "<" can end it; in JSON it may be written as an escape wherever it occurs.
+        contents.append(content)
+    data = json.dumps({"tables": contents}, ensure_ascii=False, separators=(",", ":"))
+    # Only "<" can end a script element; in JSON it can be written as an escape.
     page = PAGE.read_text(encoding="utf-8")
     out.write(
         page.replace(DATA, data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
@@ -35,7 +35,7 @@ def write_samples_page(tables: Sequence[Table], reader: SampleReader, out: TextI
 
 
 def table_content(table: Table, reader: SampleReader, room: int) -> dict[str, Any]:
-    """Return a table's questions and answers as plain data, and which runs are left out, with the reason."""
+    """Return a table's questions and answers as plain data, and the runs that are left out, with the reasons."""
     runs: list[dict[str, Any]] = []
     sides: list[dict[Question, dict[str, str]]] = []
     left_out: list[str] = []
@@ -73,7 +73,7 @@ def _run(row: TableRow, name: str) -> dict[str, Any]:
 
 
 def _shown(sides: list[dict[Question, dict[str, str]]], question: Question) -> str:
-    """Return a question as it was put, where the reader has more than its own words."""
+    """Return a question as the model read it if the reader has that, else the question itself."""
     return next((side[question]["question"] for side in sides if "question" in side.get(question, ())), question[1])
 
 

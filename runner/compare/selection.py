@@ -1,4 +1,4 @@
-"""Which runs are compared: the newest of each job, those with some ids, those that pass a filter.
+"""Selects the runs to compare: the newest of each job, those with given ids, those that pass a filter.
 
 --where takes KEY=VALUE[,KEY=VALUE], or an expression over config keys, metrics and ids, such as
 "quantization.name='nf4' and accuracy > 0.9". Its parser is our own: MLflow's filter knows neither `or` nor numbers in
@@ -20,34 +20,37 @@ from dataclasses import replace
 from runner.compare.data import IDS, JOB_ID, Run, label
 from runner.core.errors import ConfigError, unknown
 
-TOKEN = re.compile(r"""('[^']*'|"[^"]*"|<=|>=|!=|==|[=<>(),]|[^\s'"=<>!(),]+)|(\S.*)""", re.DOTALL)  # or what is none
+# a token, or the unreadable rest
+TOKEN = re.compile(r"""('[^']*'|"[^"]*"|<=|>=|!=|==|[=<>(),]|[^\s'"=<>!(),]+)|(\S.*)""", re.DOTALL)
 EXPRESSION = re.compile(r"""['"<>]|!=|==|\s=|=\s|\s(and|or|in|not)\s|^\s*(not\b|\()""")
 EXAMPLE = 'e.g. "quantization.name=\'nf4\' and accuracy > 0.9", "seed in (0, 1)"'
 
 
 def newest(runs: list[Run]) -> list[Run]:
     """Return only the newest run of each job; the given runs are sorted newest first."""
-    found: dict[str, Run] = {}
+    newest_by_job: dict[str, Run] = {}
     for run in runs:
-        found.setdefault(run.job_id, run)
-    return list(found.values())
+        newest_by_job.setdefault(run.job_id, run)
+    return list(newest_by_job.values())
 
 
 def pick(ids: list[str], runs: list[Run], option: str) -> list[Run]:
-    """Return the runs with these job or run ids, or with ids that begin like these; the newest run of a job."""
+    """Return the runs with these job or run ids, or the beginnings of ids; of a job, the newest run."""
     latest = newest(runs)
     chosen: dict[str, Run] = {}
     for text in ids:
-        found = [run for run in latest if run.job_id == text] or [run for run in runs if run.run_id == text]
-        if not found:
-            found = [run for run in latest if run.job_id.startswith(text)]
-            found = found or [run for run in runs if run.run_id.startswith(text)]
-        if len(found) != 1:
+        matching = [run for run in latest if run.job_id == text] or [run for run in runs if run.run_id == text]
+        if not matching:
+            matching = [run for run in latest if run.job_id.startswith(text)]
+            matching = matching or [run for run in runs if run.run_id.startswith(text)]
+        if len(matching) != 1:
             known = [run.job_id for run in latest]
-            several = f"several runs begin like that: {listed(run.job_id for run in found)}"
-            raise ConfigError(f"{option} {text}: {several if found else unknown('finished job or run', text, known)}")
-        run = found[0]
-        if run not in latest:  # the job's folder belongs to its newest run: this one's files are in MLflow only
+            several = f"several runs begin with it: {listed(run.job_id for run in matching)}"
+            raise ConfigError(
+                f"{option} {text}: {several if matching else unknown('finished job or run', text, known)}"
+            )
+        run = matching[0]
+        if run not in latest:  # the job's folder has the newest run's files: this run's are only in MLflow
             run = replace(run, job_id=f"{run.job_id}@{run.run_id[:8]}", folder="")
         chosen[run.run_id] = run
     return list(chosen.values())
@@ -81,15 +84,15 @@ def full_key(key: str, known: set[str], where: str) -> str:
 
 
 def select(runs: list[Run], wanted: dict[str, str], option: str) -> list[Run]:
-    """Return the runs that have all wanted values; says which values there are when none has."""
+    """Return the runs that have all wanted values; if none has, the error lists the values."""
     return at_least_one([run for run in runs if matches(run, wanted)], runs, wanted, option)
 
 
 def at_least_one(chosen: list[Run], runs: list[Run], keys: Iterable[str], option: str) -> list[Run]:
-    """Return the chosen runs; says which values these keys have when there are none."""
+    """Return the chosen runs; if there are none, the error lists the values of these keys."""
     if not chosen:
-        there = (f"{label(key)} has {listed(run.value(key) for run in runs)}" for key in dict.fromkeys(keys))
-        raise ConfigError(f"{option}: no finished run matches; {'; '.join(there)}")
+        values_by_key = (f"{label(key)} has {listed(run.value(key) for run in runs)}" for key in dict.fromkeys(keys))
+        raise ConfigError(f"{option}: no finished run matches; {'; '.join(values_by_key)}")
     return chosen
 
 
@@ -104,7 +107,7 @@ def same(value: str | None, wanted: str) -> bool:
 
 
 def number(text: str | None) -> float:
-    """Read a number; what is none is NaN, which equals nothing and lies on no side of anything."""
+    """Read a number; any other text is NaN, for which every comparison is false."""
     try:
         return math.nan if text is None else float(text)
     except ValueError:
@@ -112,22 +115,22 @@ def number(text: str | None) -> float:
 
 
 def listed(values: Iterable[str | None], most: int = 12) -> str:
-    """Return the distinct values in words, cut after `most`."""
+    """Return the distinct values as a list in words, at most `most` of them."""
     distinct = sorted({value for value in values if value is not None})
     rest = f" and {len(distinct) - most} more" if len(distinct) > most else ""
     return (", ".join(distinct[:most]) or "no value in any run") + rest
 
 
 def where(runs: list[Run], text: str, flag: str = "--where") -> list[Run]:
-    """Return the runs that one --where asks for, in either form; says what there is when none does."""
+    """Return the runs that pass one --where, in either form; if none does, the error lists the values."""
     option = f"{flag} {text}"
     if not EXPRESSION.search(text):
         return select(runs, parse_pairs(text, runs, flag), option)
     expression = _Expression(text, runs, option)
-    found = expression.either()
+    passing_ids = expression.either()
     if expression.tokens:
         raise expression.expected("and, or, or the end")
-    return at_least_one([run for run in runs if run.run_id in found], runs, expression.keys, option)
+    return at_least_one([run for run in runs if run.run_id in passing_ids], runs, expression.keys, option)
 
 
 OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
@@ -142,36 +145,36 @@ OPERATORS: dict[str, Callable[[str | None, str], bool]] = {
 
 
 class _Expression:
-    """Reads an expression from its tokens, the next one last; each part of it gives the ids of the runs that pass."""
+    """Parses an expression from its tokens, the next one last; each rule returns the ids of the runs that pass."""
 
     def __init__(self, text: str, runs: list[Run], option: str) -> None:
         self.runs, self.option = runs, option
         self.keys: list[str] = []
         self.known = {*IDS}.union(*(run.params.keys() | run.metrics.keys() for run in runs))
-        found = TOKEN.findall(text.strip())
-        if found and (unread := found[-1][1]):
+        tokens = TOKEN.findall(text.strip())
+        if tokens and (unread := tokens[-1][1]):
             raise ConfigError(f"{option}: cannot read {unread[:20]!r}; quote values, {EXAMPLE}")
-        self.tokens: list[str] = [token for token, _ in reversed(found)]
+        self.tokens: list[str] = [token for token, _ in reversed(tokens)]
 
     def either(self) -> set[str]:
-        found = self.both()
+        passing_ids = self.both()
         while self.takes("or"):
-            found |= self.both()
-        return found
+            passing_ids |= self.both()
+        return passing_ids
 
     def both(self) -> set[str]:
-        found = self.one()
+        passing_ids = self.one()
         while self.takes("and"):
-            found &= self.one()
-        return found
+            passing_ids &= self.one()
+        return passing_ids
 
     def one(self) -> set[str]:
         if self.takes("not"):
             return {run.run_id for run in self.runs} - self.one()
         if self.takes("("):
-            found = self.either()
+            passing_ids = self.either()
             self.needs(")")
-            return found
+            return passing_ids
         return self.comparison()
 
     def comparison(self) -> set[str]:
@@ -219,18 +222,18 @@ class _Expression:
         return self.tokens.pop()
 
     def takes(self, token: str) -> bool:
-        found = self.next.lower() == token
-        if found:
+        is_next = self.next.lower() == token
+        if is_next:
             self.tokens.pop()
-        return found
+        return is_next
 
     def needs(self, token: str) -> None:
         if not self.takes(token):
             raise self.expected(token)
 
     def expected(self, what: str) -> ConfigError:
-        found = repr(self.next) if self.tokens else "the end"
-        return ConfigError(f"{self.option}: expected {what}, found {found}; {EXAMPLE}")
+        actual = repr(self.next) if self.tokens else "the end"
+        return ConfigError(f"{self.option}: expected {what}, found {actual}; {EXAMPLE}")
 
     @property
     def next(self) -> str:

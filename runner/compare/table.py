@@ -1,6 +1,4 @@
-"""From runs to a table: the keys in which they differ, pooled by --by, each row with its baseline and finding, the
-front, the order.
-"""
+"""Makes a table of runs: pools them by --by, compares each row with its baseline, marks the front, sorts the rows."""
 
 from __future__ import annotations
 
@@ -28,33 +26,37 @@ QUESTION_KEYS = ("task.data", "task.split", "task.limit", "task.extractor")  # t
 
 @dataclass
 class ComparisonOptions:
-    """What the user wants compared with what."""
+    """Which runs are compared with which baseline, and how."""
 
     baseline: dict[str, str] = field(default_factory=dict)
-    by: list[str] = field(default_factory=list)  # the keys that make a configuration; empty: all that differ
+    by: list[str] = field(default_factory=list)  # the keys that define a row; empty: all that differ
     unpaired: bool = False
-    base: Run | None = None  # the baseline, where the user named this very run
-    tolerance: float = SPEED_TOLERANCE  # how far apart speeds of one run each may lie by noise alone
+    base: Run | None = None  # the baseline, if the user named one run
+    tolerance: float = SPEED_TOLERANCE  # by how much speeds of one run each may differ by noise alone
 
 
 def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -> Table:
-    """Return one task's table, compared with the baseline where there is one."""
+    """Return one task's table, with comparisons if there is a baseline."""
     if choice.by or choice.baseline or choice.base:
         reader.fetch(runs)
     if choice.by and any(run.score for run in runs):
         runs = pool(runs, choice.by, reader)
     configs = [run.params for run in runs]
     varying = choice.by or differing_keys(configs)
-    keys = choice.by or telling_keys(varying, configs)
-    asked = [key for key in QUESTION_KEYS if key in keys]
+    keys = choice.by or distinguishing_keys(varying, configs)
+    question_keys = [key for key in QUESTION_KEYS if key in keys]
     rows = [
         TableRow(
-            run, {key: run.value(key) for key in keys}, panel=tuple(f"{label(key)}={run.value(key)}" for key in asked)
+            run,
+            {key: run.value(key) for key in keys},
+            panel=tuple(f"{label(key)}={run.value(key)}" for key in question_keys),
         )
         for run in runs
     ]
-    same = agreed(configs)
-    table = Table(runs[0].task, keys, rows, common={key: same[key] for key in meaningful_keys(configs) if key in same})
+    shared = shared_values(configs)
+    table = Table(
+        runs[0].task, keys, rows, common={key: shared[key] for key in meaningful_keys(configs) if key in shared}
+    )
     if choice.baseline or choice.base:
         table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
         _compare(table, varying, choice, reader)
@@ -65,8 +67,8 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
 
 def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader: SampleReader) -> None:
     rows = {row.run.run_id: row for row in table.rows}
-    every = [row.run for row in table.rows]
-    candidates = [choice.base] if choice.base else [run for run in every if matches(run, choice.baseline)]
+    all_runs = [row.run for row in table.rows]
+    candidates = [choice.base] if choice.base else [run for run in all_runs if matches(run, choice.baseline)]
     for run in candidates:
         rows[run.run_id].is_baseline = True
     with Progress(len(rows), "comparing") as bar:
@@ -84,26 +86,26 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
 
 
 def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleReader) -> list[Effect]:
-    """Compare a run with its baseline: by likelihoods or verdicts where it has them, else by repeats."""
-    asked = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
-    also = also_differ(run, base, choice) if choice.by else None
+    """Compare a run with its baseline: by likelihoods or verdicts if it has them, else by repeats."""
+    compared_keys = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
+    other_differences = also_differ(run, base, choice) if choice.by else None
     if run.unit:
-        effect = compare_likelihoods(run, base, reader, asked)
+        effect = compare_likelihoods(run, base, reader, compared_keys)
     elif run.score is None:
         return pairing.compare_repeats(run, base, reader)
     else:
         try:
-            effect = pairing.compare_pair(run, base, reader, asked)
+            effect = pairing.compare_pair(run, base, reader, compared_keys)
         except NotPaired as reason:
             if not choice.unpaired:
                 raise
             effect = pairing.compare_unpaired(run, base, str(reason))
-    effect.remark = "; ".join(filter(None, (effect.remark, also))) or None
+    effect.remark = "; ".join(filter(None, (effect.remark, other_differences))) or None
     return [effect]
 
 
 def also_differ(run: Run, base: Run, choice: ComparisonOptions) -> str | None:
-    """Say in which keys two configurations differ besides those that --by names."""
+    """Say in which keys two configurations differ besides the keys of --by."""
     named = {*choice.by, *choice.baseline}
     chosen = named_groups(named)
     keys = [key for key in differing_keys([run.params, base.params]) if key not in named and group(key) not in chosen]
@@ -111,27 +113,29 @@ def also_differ(run: Run, base: Run, choice: ComparisonOptions) -> str | None:
 
 
 def arrange(table: Table) -> None:
-    """Put each baseline right above what is compared with it, and say what each comparison shows."""
+    """Put each baseline right above the rows that are compared with it, and write the findings."""
     inner = named_groups(table.baseline)
-    named = JOB_ID in table.baseline  # one run that all others are compared with: it stands first
-    outer = [key for key in table.keys if not named and key not in table.baseline and group(key) not in inner]
+    baseline_is_one_run = JOB_ID in table.baseline  # one run that all others are compared with comes first
+    outer = [
+        key for key in table.keys if not baseline_is_one_run and key not in table.baseline and group(key) not in inner
+    ]
 
-    def place(row: TableRow) -> tuple[object, ...]:
-        alike = [natural(row.config[key]) for key in outer]
-        return alike, not row.is_baseline, [natural(row.config[key]) for key in table.keys], row.run.job_id
+    def sort_key(row: TableRow) -> tuple[object, ...]:
+        outer_values = [natural(row.config[key]) for key in outer]
+        return outer_values, not row.is_baseline, [natural(row.config[key]) for key in table.keys], row.run.job_id
 
-    table.rows.sort(key=place)
+    table.rows.sort(key=sort_key)
     for row in table.rows:
         row.sentence = sentence(row, table.keys)
     table.dominated = dominated(table)
 
 
 def inert_keys(config: dict[str, str]) -> set[str]:
-    """Return the config keys in which a run may differ from another one and still be the same experiment.
+    """Return the config keys in which two runs may differ and still be the same experiment.
 
-    A place whose content is hashed (model.name, task.data) is inert for a job's identity, but it is what a
-    reader knows a model or a data set by; only the download cache says nothing. A key of the same name may count in
-    another choice of its group: task.split says nothing of a sweep, and everything of gsm8k.
+    A location whose content is hashed (model.name, task.data) is inert for a job's identity, but readers know a model
+    or a data set by it, so it is not inert here; the download cache is. A key of the same name may count in another
+    choice of its group: task.split is inert in a sweep, but not in gsm8k.
     """
 
     def inert(item: Field[Any]) -> bool:
@@ -140,15 +144,15 @@ def inert_keys(config: dict[str, str]) -> set[str]:
     keys = {item.name for item in fields(RunnerConfig) if inert(item)}
     for group_name, schemas in GROUPS.items():
         chosen = schemas.get(config.get(f"{group_name}.name", ""))
-        if chosen and any(item.name == "name" for item in fields(chosen)):  # a model's name is no choice of its group
+        if chosen and any(item.name == "name" for item in fields(chosen)):  # a model's name is not a group's choice
             chosen = None
         for schema in [chosen] if chosen else schemas.values():
             keys |= {f"{group_name}.{item.name}" for item in fields(schema) if inert(item)}
     return keys
 
 
-def agreed(configs: list[dict[str, str]]) -> dict[str, str]:
-    """Return the keys and values that all configs have."""
+def shared_values(configs: list[dict[str, str]]) -> dict[str, str]:
+    """Return the keys and values that all configs share."""
     return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
 
 
@@ -158,10 +162,10 @@ def differing_keys(configs: list[dict[str, str]]) -> list[str]:
 
 
 def meaningful_keys(configs: list[dict[str, str]]) -> list[str]:
-    """Return the config keys of these runs that can change what they do, in the config's order."""
+    """Return the config keys that can change the results of these runs, in the config's order."""
     order = [item.name for item in fields(RunnerConfig)]
 
-    def place(key: str) -> tuple[int, bool, str]:
+    def config_order(key: str) -> tuple[int, bool, str]:
         top = group(key)
         return (order.index(top) if top in order else len(order)), not key.endswith(".name"), key
 
@@ -169,13 +173,13 @@ def meaningful_keys(configs: list[dict[str, str]]) -> list[str]:
     for config in configs:
         inert = inert_keys(config)
         counting |= {key for key in config if not {key, group(key)} & inert}
-    return sorted(counting, key=place)
+    return sorted(counting, key=config_order)
 
 
-def telling_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
-    """Return the keys without those that follow from their group's name.
+def distinguishing_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
+    """Return the keys without those whose value follows from their group's name.
 
-    nf4 always has double_quant and `none` never has: a column for it tells something only once nf4 has both.
+    nf4 always has double_quant and `none` never has it: a column for it is useful only if nf4 occurs with both values.
     """
 
     def tells(key: str) -> bool:
@@ -186,39 +190,39 @@ def telling_keys(keys: list[str], configs: list[dict[str, str]]) -> list[str]:
 
 
 def pool(runs: list[Run], by: list[str], reader: SampleReader) -> list[Run]:
-    """Pool the runs that agree in these keys; two that answered the same question are refused."""
+    """Pool the runs that agree in these keys; ConfigError if two of them answered the same question."""
     groups: dict[tuple[str | None, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.value(key) for key in by), []).append(run)
-    return [_together(members, by, reader) if len(members) > 1 else members[0] for members in groups.values()]
+    return [_pooled(members, by, reader) if len(members) > 1 else members[0] for members in groups.values()]
 
 
-def _together(members: list[Run], by: list[str], reader: SampleReader) -> Run:
+def _pooled(members: list[Run], by: list[str], reader: SampleReader) -> Run:
     members = sorted(members, key=lambda run: run.job_id)
     names = ", ".join(f"{label(key)}={members[0].value(key)}" for key in by)
     differing = differing_keys([run.params for run in members])
-    apart = "; ".join(f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing)
+    differences = "; ".join(f"{label(key)}: {listed(run.value(key) for run in members)}" for key in differing)
     where = f"--by {','.join(map(label, by))}: the {len(members)} runs of {names}"
     if len({pairing.scoring(run) for run in members}) > 1:
-        raise ConfigError(f"{where} were scored by different rules and cannot be put together ({apart or 'versions'})")
+        raise ConfigError(f"{where} were scored by different rules and cannot be pooled ({differences or 'versions'})")
     if not all(run.score for run in members):
-        raise ConfigError(f"{where} cannot be put together: not all of them counted right answers")
+        raise ConfigError(f"{where} cannot be pooled: not all of them counted right answers")
     whole = replace(
         members[0],
         run_id="+".join(run.run_id for run in members),
         job_id="+".join(run.job_id for run in members),
         folder=", ".join(run.folder for run in members),
-        params=agreed([run.params for run in members]),
+        params=shared_values([run.params for run in members]),
         metrics=metrics.pool(run.metrics for run in members),
         parts=members,
     )
     try:
         answers = reader.of(whole)
     except NotPaired as reason:
-        raise ConfigError(f"{where} cannot be put together: {reason}") from reason
+        raise ConfigError(f"{where} cannot be pooled: {reason}") from reason
     if whole.score and len(answers) < whole.score[1]:
         raise ConfigError(
-            f"{where} answered the same questions more than once ({apart or 'nothing differs'}): name those keys in "
-            "--by, too, or choose one value with --where"
+            f"{where} answered the same questions more than once ({differences or 'nothing differs'}): name those keys "
+            "in --by, too, or choose one value with --where"
         )
     return whole

@@ -1,4 +1,4 @@
-"""A comparison as text: numbers, the names of rows, the front and the flips; effect_words.py says what effects show."""
+"""A comparison as text: numbers, the names of rows, the front and the flips; effect_words.py words the effects."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from runner.compare.data import ABSENT, Flips, Table, TableRow, label
 from runner.compare.front import ACCURACY_MARGIN, LEVEL
 from runner.core.metrics import FRONT, points
 
-MOST_DOMINATED = 8  # rows that a sentence names
+MOST_DOMINATED = 8  # the most rows that a sentence names
 
 
 def natural(value: str | None) -> tuple[int, float, str]:
-    """Sort key: absent, then numbers by size, then words."""
+    """Return a sort key: absent values first, then numbers by size, then words."""
     try:
         return (0, 0.0, "") if value is None else (1, float(value), "")
     except ValueError:
@@ -20,19 +20,19 @@ def natural(value: str | None) -> tuple[int, float, str]:
 
 
 def number(value: float | None) -> str:
-    """Return a measurement to three digits or to the unit: 0.0123, 4.57, 1,234."""
+    """Return a measurement to three digits, or to the unit if it is large: 0.0123, 4.57, 1,234."""
     if value is None or not math.isfinite(value):
         return ABSENT
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
 
 
 def assignments(row: TableRow, keys: list[str]) -> str:
-    """Return what a row was run with: quantization=nf4, seed=1."""
+    """Return a row's config: quantization=nf4, seed=1."""
     return ", ".join(f"{label(key)}={row.config[key]}" for key in keys if row.config[key] is not None)
 
 
 def name_of(row: TableRow, keys: list[str]) -> str:
-    """Return the shortest name that tells a row from the others: its values, or its job."""
+    """Return the shortest name that distinguishes a row from the others: its values, or its job id."""
     values = [
         f"{row.config[key]}" if key.endswith(".name") else f"{label(key)}={row.config[key]}"
         for key in keys
@@ -42,32 +42,32 @@ def name_of(row: TableRow, keys: list[str]) -> str:
 
 
 def versus(row: TableRow, keys: list[str]) -> str:
-    """Return what is compared, and at the end the keys in which both agree: `nf4 vs none on task.split=test`."""
+    """Return the two names, then the keys in which both agree: `nf4 vs none on task.split=test`."""
     ours, theirs, shared = sides(row, keys)
     return f"{ours} vs {theirs}{f' on {shared}' if shared else ''}"
 
 
 def sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
-    """Return a run's and its baseline's name by the keys in which they differ, and the other keys."""
+    """Return the names of a run and its baseline by the keys in which they differ, and the shared keys."""
     base = row.baseline
     assert base is not None
     own = [key for key in keys if row.config[key] != base.config[key]]
     shared = assignments(row, [key for key in keys if key not in own])
     ours, theirs = (assignments(side, own) or side.run.job_id for side in (row, base))
     both = [key for key in own if row.config[key] is not None and base.config[key] is not None]
-    if len(both) == 1 and both[0].endswith(".name"):  # `nf4 vs none`, the keys that only one has in brackets
+    if len(both) == 1 and both[0].endswith(".name"):  # `nf4 vs none`, with keys that only one has in brackets
         more = [key for key in own if key not in both]
         ours, theirs = (f"{it.config[both[0]]} ({assignments(it, more)})".removesuffix(" ()") for it in (row, base))
     return ours, theirs, shared
 
 
 def front_rule(table: Table) -> str:
-    """Return what makes a row dominated."""
+    """Return the rule by which a row is dominated."""
     axes = " and ".join(FRONT[axis] for axis in table.axes)
     noise = [f"{words} in {FRONT[axis]} ({axis})" for axis, words in table.noise.items()]
     pairs = f"{table.front_pairs} pair{'s' * (table.front_pairs != 1)}"
     return (
-        "Pareto: a row is dominated where another one is as accurate (as measured, or with an interval of the "
+        "Pareto: a row is dominated if another one is as accurate (as measured, or with an interval of the "
         f"difference that includes 0 and no loss of {100 * ACCURACY_MARGIN:.0f} points), is not worse beyond noise in "
         f"{axes}, and is better beyond noise somewhere. Noise: up to {' and '.join(noise)}; in accuracy, what the "
         f"exact test does not show at {LEVEL:g}, Bonferroni over {pairs}."
@@ -75,7 +75,7 @@ def front_rule(table: Table) -> str:
 
 
 def dominated(table: Table) -> str:
-    """Return which rows are dominated, by which others and in what; empty where none is."""
+    """Return which rows are dominated, by which others and in which axes; empty if none is."""
     rows = [row for row in table.rows if row.dominated_by]
     if not rows:
         return ""
@@ -100,17 +100,17 @@ def _dominated(row: TableRow, table: Table) -> str:
 
 
 def verdict(side: dict[str, str]) -> str:
-    """Return how one side of a flip came out: `wrong: 12`, `no answer: –`."""
+    """Return the outcome of one side of a flip: `wrong: 12`, `no answer: –`."""
     return f"{side['verdict'].replace('_', ' ')}: {side['answer']}"
 
 
 def flips_names(flips: Flips, table: Table) -> tuple[str, str]:
-    """Return what the run and its baseline are called."""
+    """Return the names of the run and its baseline."""
     return sides(table.row(flips.job_id), table.keys)[:2]
 
 
 def flips_headline(flips: Flips, table: Table) -> str:
-    """Return what a list of flips is about, and what the other questions came to."""
+    """Return the headline of a list of flips, with the counts of all four outcomes."""
     cut = len(flips.questions) < flips.won + flips.lost
     return (
         f"{versus(table.row(flips.job_id), table.keys)}: {flips.lost} lost, {flips.won} won, "

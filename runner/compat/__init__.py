@@ -1,1 +1,1 @@
-"""For those who come from the older tools: their variables, adapters and splits. Nothing else needs it."""
+"""Support for users of the older tools: their variables, adapters and splits."""

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runner.checkpoints.resolve import locate_config
 from runner.core.console import plain
-from runner.core.errors import ConfigError, OutputError, check, few, one_line, run_entry
+from runner.core.entry import run_entry
+from runner.core.errors import ConfigError, OutputError, check, few, one_line
+from runner.core.texts import load_json
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH
 from runner.quantization import quiet_imports
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_KEY, PTH_KEY = "base_model.model.{}.lora_{}.weight", "{}.lora.{}.weight"  # of a matrix: module path, A or B
 SHIPPED = {"embedded": LORA_PEFT_DIR, "embedded_pth": LORA_PTH_PATH}
-# What an adapter_config.json may say without being more than y = W x + scaling * B(A(x)) on the layers it names.
+# Keys of adapter_config.json that leave an adapter at y = W x + scaling * B(A(x)) on the layers it names.
 HARMLESS = {
     *("base_model_name_or_path", "peft_type", "peft_version", "task_type", "revision", "inference_mode"),
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "auto_mapping"),
@@ -31,11 +33,11 @@ HARMLESS = {
     *("runtime_config", "megatron_core", "qalora_group_size"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
 }
-PLAIN_INITS = (None, True, False, "gaussian")  # others change the base's own weights, too
+PLAIN_INITS = (None, True, False, "gaussian")  # others also change the weights of the base
 
 
 def entry() -> NoReturn:
-    """Console script: exit 0 when OUT is written, 1 or 2 with a message when not."""
+    """Console script: exit 0 if OUT is written, else 1 or 2 with a message."""
     quiet_imports()
     run_entry("runner-convert-lora", lambda: print(plain(convert(parser().parse_args()))))
 
@@ -59,7 +61,7 @@ def convert(options: argparse.Namespace) -> str:
     source = SHIPPED.get(options.source) or Path(options.source).expanduser().absolute()
     target, label = Path(options.target).expanduser().absolute(), f"IN={options.source}"
     if target.exists() or target.is_symlink():
-        raise ConfigError(f"OUT={options.target} exists already, and nothing is overwritten: give another name")
+        raise ConfigError(f"OUT={options.target} exists already, and is not overwritten: give another name")
     check(source.exists(), "IN", options.source, f"there is no file or folder {source}")
     from runner.compat import pth
 
@@ -76,7 +78,7 @@ def convert(options: argparse.Namespace) -> str:
         else:
             _write_peft(target, adapter, tensors, options.base)
     except OSError as error:
-        raise OutputError(f"cannot write OUT={options.target} ({error.strerror}): give another place") from error
+        raise OutputError(f"cannot write OUT={options.target} ({error.strerror}): give another path") from error
     count = sum(tensor.numel() for tensor in tensors.values())
     sizes = f"{len(adapter.pairs)} modules · rank {adapter.rank} · {count:,} parameters · norm of the delta {norm:.3g}"
     return f"{target}: {sizes}\n{how}"
@@ -102,7 +104,7 @@ def _read_peft(folder: Path, base: nn.Module, label: str) -> tuple[Adapter, dict
     names = {path: [PEFT_KEY.format(path, side) for side in ("A", "B")] for path in scalings}
     expected = {name for pair in names.values() for name in pair}
     if strange := sorted(set(tensors) - expected):
-        raise ConfigError(f"{label}: {len(strange)} tensors are no A or B of a targeted linear layer: {few(strange)}")
+        raise ConfigError(f"{label}: {len(strange)} tensors are not A or B of a targeted linear layer: {few(strange)}")
     if missing := sorted(expected - set(tensors)):
         raise ConfigError(f"{label}: {len(missing)} tensors of targeted layers are missing: {few(missing)}")
     if not names:
@@ -126,13 +128,10 @@ def _peft_tensors(folder: Path, label: str) -> dict[str, Tensor]:
 
 
 def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float]:
-    """Let PEFT itself say which layers of the base the adapter is on, and with what scaling."""
+    """Return the layers of the base that the adapter changes, and their scaling, according to PEFT itself."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    try:
-        settings: dict[str, Any] = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{label}: {folder / CONFIG} cannot be read: {error}") from error
+    settings = load_json(folder / CONFIG)
     more = [key for key, value in settings.items() if value and key not in HARMLESS]
     more = [key for key in more if (key, settings[key]) != ("bias", "none") and key != "init_lora_weights"]
     if settings.get("peft_type") != "LORA":
@@ -140,11 +139,11 @@ def _peft_scalings(folder: Path, base: nn.Module, label: str) -> dict[str, float
     if settings.get("init_lora_weights") not in PLAIN_INITS:
         more.append("init_lora_weights")
     if more:
-        said = ", ".join(f"{key}={settings[key]}" for key in more)
-        raise ConfigError(f"{label} is more than y = W x + B(A(x)): {said}. It works as it is, with lora=peft")
+        keys = ", ".join(f"{key}={settings[key]}" for key in more)
+        raise ConfigError(f"{label} is more than y = W x + B(A(x)): {keys}. It works unchanged with lora=peft")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft speaks to those who train here
+            warnings.simplefilter("ignore")  # these are for those who train
             inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base, low_cpu_mem_usage=True)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ConfigError(f"{label} does not fit the base: {one_line(error)}") from error
@@ -161,7 +160,7 @@ def _write_peft(folder: Path, adapter: Adapter, tensors: dict[str, Tensor], base
         "base_model_name_or_path": base,
         "r": adapter.rank,
         "lora_alpha": adapter.rank,  # so that the scaling, alpha / r, is 1
-        "target_modules": sorted(adapter.pairs),  # whole paths: no other layer that ends alike is meant
+        "target_modules": sorted(adapter.pairs),  # whole paths, so that no other layer with the same ending matches
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -190,7 +189,7 @@ def _write_pth(file: Path, tensors: dict[str, Tensor]) -> None:
 def _cast(
     adapter: Adapter, scalings: dict[str, float], key: str, dtype: str | None, label: str
 ) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors to write under their keys and how exact they are; rounding happens only when asked for."""
+    """Return the tensors to write under their keys and how exact they are; rounding happens only with --dtype."""
     import torch
 
     tensors: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""A split in the old form becomes one safetensors file: it has partition_N.json files alone, with numbers in them.
+"""A split in the old form, with only partition_N.json files that hold numbers, becomes one safetensors file.
 
 {part_id, layers: [{name, layer_type, shape, parameters: [float32 numbers]}], total_params}, where layer_type names the
 dtype.
@@ -35,10 +35,10 @@ def is_old_split(folder: Path) -> bool:
 
 def read_old_split(folder: Path) -> list[Partition]:
     """Read all partitions of a folder; a gap in their numbers or a tensor listed twice is an error."""
-    found = {path.name for path in folder.glob("partition_*.json")}
-    expected = [partition_name(number) for number in range(len(found))]
-    if found != set(expected):
-        raise DataError(f"{folder}: {', '.join(expected)} expected, found {', '.join(sorted(found))}")
+    names = {path.name for path in folder.glob("partition_*.json")}
+    expected = [partition_name(number) for number in range(len(names))]
+    if names != set(expected):
+        raise DataError(f"{folder}: {', '.join(expected)} expected, found {', '.join(sorted(names))}")
     partitions = [partition_file.read_partition(folder / name) for name in expected]
     homes: dict[str, Partition] = {}
     for number, partition in enumerate(partitions):
@@ -51,13 +51,13 @@ def read_old_split(folder: Path) -> list[Partition]:
             )
         for layer in partition.layers:
             if layer.name in homes:
-                raise DataError(f"{partition.path}: {layer.name} stands in {homes[layer.name].path.name}, too")
+                raise DataError(f"{partition.path}: {layer.name} is in {homes[layer.name].path.name}, too")
             homes[layer.name] = partition
     return partitions
 
 
 def _companions(folder: Path) -> list[Path]:
-    """Return the model's files beside the partitions that hold no weights: config, tokenizer."""
+    """Return the files beside the partitions that hold no weights: config, tokenizer."""
     return [
         path
         for path in sorted(folder.iterdir())
@@ -71,16 +71,16 @@ class FromNumbers:
     """Makes the safetensors file of a split in the old form, and counts the numbers that had to be rounded."""
 
     def __init__(self, folder: Path, partitions: list[Partition], dtype: str | None) -> None:
-        """`dtype` as safetensors spells it; None: the one that each layer names, float32 where it names none."""
+        """`dtype` as safetensors spells it; None: the one that each layer names, or float32."""
         self.folder, self.source, self.num_parts = folder, folder.name, len(partitions)
-        made = [(_tensor(one, layer, dtype), one, layer) for one in partitions for layer in one.layers]
-        self.placed = sorted(made, key=lambda placed: written_order(placed[0]))
+        placed = [(_tensor(one, layer, dtype), one, layer) for one in partitions for layer in one.layers]
+        self.placed = sorted(placed, key=lambda place: written_order(place[0]))
         self.tensors = tuple(tensor for tensor, _, _ in self.placed)
         self.header = byteio.build_header(self.tensors, {"format": "pt"})
         self.rounded = 0  # numbers that their dtype could not hold exactly, known after `pieces`
 
     def targets(self) -> list[Target]:
-        """List the files to restore: this one, and those beside the partitions."""
+        """List the files to restore: the safetensors file, and those beside the partitions."""
         nbytes = len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
         beside = [copied(path, path.name) for path in _companions(self.folder)]
         return [*beside, Target(SINGLE, nbytes, self.pieces, tensors=self.tensors)]
@@ -104,7 +104,7 @@ def _tensor(partition: Partition, layer: Layer, dtype: str | None) -> Tensor:
 
 
 def safetensors_dtype(dtype: str) -> str | None:
-    """Return the safetensors name of a dtype as frameworks name it, None where there is no such dtype."""
+    """Return the safetensors name of a dtype as frameworks name it, None if there is no such dtype."""
     plain = dtype.removeprefix("torch.").strip()
     return plain.upper() if plain.upper() in partition_file.READABLE else DTYPE_NAMES.get(plain.lower())
 

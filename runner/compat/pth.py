@@ -1,8 +1,8 @@
-"""lora: pth – the square-only adapter `y = W x + B(A(x))`, put on a base by hooks or folded into its weights.
+"""lora: pth – the adapter `y = W x + B(A(x))` for square layers, applied by hooks or merged into the weights.
 
-The file is read as tensors alone, never run. Its keys are `{module path}.lora.A.weight` [r, d] and
-`{module path}.lora.B.weight` [d, r], some behind `module.`. Everything is checked before the base is touched. The hooks
-come off again without a trace; merging changes the base for good.
+Only tensors are read from the file; no code in it runs. Its keys are `{module path}.lora.A.weight` [r, d] and
+`{module path}.lora.B.weight` [d, r], some with the prefix `module.`. Everything is checked before the base is changed.
+The hooks can be removed again; merging cannot be undone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Adapter:
-    """A `.pth` adapter as the file has it: module path → pair, all of one rank."""
+    """A `.pth` adapter: module path → pair, all of one rank."""
 
     pairs: dict[str, Pair]
     rank: int
@@ -46,26 +46,26 @@ class Adapter:
 def read(file: Path, label: str, rank: int | None = None) -> Adapter:
     """Read a `.pth` adapter without running anything in it; `label` is how the user named it."""
     sides: dict[str, dict[str, Tensor]] = {}
-    strangers = []
+    other_keys = []
     tensors, notes = load_tensors(file, label)
     for key, tensor in tensors.items():
         match = KEY.fullmatch(key.removeprefix(PREFIX))
         if match is None:
-            strangers.append(key)
+            other_keys.append(key)
         elif match["side"] in sides.setdefault(match["path"], {}):
             raise ConfigError(f"{label}: {match['path']}.lora.{match['side']} is duplicated, with and without {PREFIX}")
         else:
             sides[match["path"]][match["side"]] = _checked(tensor, key, label)
     if not sides:
-        raise ConfigError(f"{label} holds no LoRA key: {EXPECTED} expected, found {few(strangers)}")
-    if strangers:
-        raise ConfigError(f"{label}: {len(strangers)} keys are not LoRA keys ({EXPECTED}): {few(strangers)}")
-    for path, found in sides.items():
-        if len(found) == 1:
-            (side,) = found
+        raise ConfigError(f"{label} holds no LoRA key: {EXPECTED} expected, found {few(other_keys)}")
+    if other_keys:
+        raise ConfigError(f"{label}: {len(other_keys)} keys are not LoRA keys ({EXPECTED}): {few(other_keys)}")
+    for path, matrices in sides.items():
+        if len(matrices) == 1:
+            (side,) = matrices
             other = "B" if side == "A" else "A"
             raise ConfigError(f"{label}: {path} has {side} and no {other}: the file is incomplete")
-    pairs = {path: Pair(found["A"], found["B"]) for path, found in sides.items()}
+    pairs = {path: Pair(matrices["A"], matrices["B"]) for path, matrices in sides.items()}
     return Adapter(pairs, one_rank(pairs, label, rank), notes)
 
 
@@ -81,7 +81,7 @@ def _checked(tensor: Any, key: str, label: str) -> Tensor:
 
 
 def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> int:
-    """Return the one rank that all shapes agree on; it must be the wanted one where one is given."""
+    """Return the one rank of all matrices; if `wanted` is given, it must be that."""
     first_path, first = next(iter(pairs.items()))
     rank = first.a.shape[0]
     for path, (a, b) in pairs.items():
@@ -97,7 +97,7 @@ def one_rank(pairs: dict[str, Pair], label: str, wanted: int | None = None) -> i
 
 
 class SquareLora(nn.Module):
-    """The low-rank path of one layer; as its child, it has the names that the file's keys have."""
+    """The low-rank path of one layer; as its child, it has the names of the file's keys."""
 
     def __init__(self, pair: Pair, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class SquareLora(nn.Module):
         self.B = nn.Linear(rank, size, bias=False, device="meta")
         for linear, weight in zip((self.A, self.B), pair, strict=True):
             linear.weight = nn.Parameter(weight.to(device, dtype), requires_grad=False)
-        self.hook: Any = None  # takes the path out of the layer's forward pass
+        self.hook: Any = None  # its handle, for removing it
 
     def add(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return output + B(A(x)), in the precision of A and B and then in that of the output."""
@@ -116,12 +116,12 @@ class SquareLora(nn.Module):
 
 
 def fit(adapter: Adapter, base: nn.Module, label: str, base_name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return path → layer for every pair of the adapter, and notes; whatever does not fit is an error."""
+    """Return path → layer for every pair of the adapter, and notes; a pair that does not fit is an error."""
     modules = dict(base.named_modules())
     missing = [path for path in adapter.pairs if not _is_linear(modules.get(path))]
     if missing:
         raise ConfigError(
-            f"{label}: {len(missing)} of {len(adapter.pairs)} modules are no linear layers of {base_name}: "
+            f"{label}: {len(missing)} of {len(adapter.pairs)} modules are not linear layers of {base_name}: "
             f"{few(missing)}. Its square layers are {few(_squares(modules)) or 'none'}"
         )
     oblong = [path for path in adapter.pairs if modules[path].in_features != modules[path].out_features]
@@ -145,7 +145,7 @@ def fit(adapter: Adapter, base: nn.Module, label: str, base_name: str) -> tuple[
 
 
 def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -> None:
-    """Say what is wrong with an adapter before the weights of its base are read."""
+    """Reject a bad adapter before the weights of its base are read."""
     label = f"lora.path={lora.path}"
     adapter = read(file, label, lora.rank)
     delta(adapter, label, base_name)
@@ -154,7 +154,7 @@ def check(lora: PthConfig, file: Path, bare: nn.Module | None, base_name: str) -
 
 
 def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, AdapterReport]:
-    """Put the adapter in `file` on base, by hooks or folded into its weights, and report what was matched."""
+    """Apply the adapter in `file` to base, by hooks or merged into its weights, and report the matched layers."""
     label = f"lora.path={lora.path}"
     adapter = read(file, label, lora.rank)
     layers, notes = fit(adapter, base, label, base_name)
@@ -173,7 +173,7 @@ def apply(base: Any, lora: PthConfig, file: Path, base_name: str) -> tuple[Any, 
 
 
 def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, float] | None = None) -> float:
-    """Return the norm of all B A together; an adapter that changes nothing, or anything to nan, is an error."""
+    """Return the norm of all B A together; an adapter that changes nothing, or gives nan, is an error."""
     by_path = scalings or {}
     norm = delta_norm((pair.a, pair.b, by_path.get(path, 1.0)) for path, pair in adapter.pairs.items())
     if not norm < float("inf"):
@@ -185,10 +185,10 @@ def delta(adapter: Adapter, label: str, base_name: str, scalings: Mapping[str, f
 
 
 def attach(layer: nn.Module, pair: Pair) -> None:
-    """Put the low-rank path on a layer, in float32 as PEFT does, or in float64 on a float64 base."""
+    """Attach the low-rank path to a layer, in float32 as PEFT does, or in float64 on a float64 base."""
     weight = next(itertools.chain(layer.parameters(), layer.buffers()))
     device = weight.device
-    if device.type == "meta":  # its weights lie in main memory or on disk, and come to this device when needed
+    if device.type == "meta":  # its weights are in main memory or on disk, and move to this device when needed
         device = torch.device(layer._hf_hook.execution_device)  # type: ignore[union-attr, arg-type]
     path = SquareLora(pair, device, torch.promote_types(weight.dtype, torch.float32)).eval()
     layer.add_module("lora", path)
@@ -196,7 +196,7 @@ def attach(layer: nn.Module, pair: Pair) -> None:
 
 
 def merge(layer: Any, pair: Pair) -> None:
-    """Fold B A into a layer's weight; a weight that another layer shares stays as it is there."""
+    """Merge B A into a layer's weight; other layers that share the weight keep the old one."""
     weight = layer.weight
     dtype = torch.promote_types(weight.dtype, torch.float32)
     a, b = (matrix.to(weight.device, dtype) for matrix in pair)
@@ -204,7 +204,7 @@ def merge(layer: Any, pair: Pair) -> None:
 
 
 def remove(model: nn.Module) -> None:
-    """Take every low-rank path off again."""
+    """Remove every low-rank path."""
     for layer in list(model.modules()):
         path = layer._modules.get("lora")
         if isinstance(path, SquareLora):
@@ -222,7 +222,7 @@ def _squares(modules: dict[str, Any]) -> list[str]:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether a layer's weight is a matrix of ordinary numbers that another can be added to."""
+    """Whether a layer's weight is a matrix of ordinary numbers, to which another can be added."""
     weight = getattr(layer, "weight", None)
     known = isinstance(layer, nn.Linear) and not type(layer).__module__.startswith("bitsandbytes.")
     return known and type(weight) is nn.Parameter and type(weight.data) is Tensor and weight.is_floating_point()

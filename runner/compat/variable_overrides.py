@@ -1,4 +1,4 @@
-"""The environment variables of older tools before the overrides of a command, by what its config leaves open."""
+"""The environment variables of older tools as overrides, for keys that the command line does not set."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from runner.config.plain_text import quote_texts, sweep_of
 from runner.core.console import say
 
 
-def variables_as_overrides(said: list[str], config: str = "config", folder: str | None = None) -> list[str]:
-    """Return what the variables of the environment say that the overrides leave open; each is printed on stderr."""
+def variables_as_overrides(overrides: list[str], config: str = "config", folder: str | None = None) -> list[str]:
+    """Return overrides from the environment for keys that the given ones do not set; each is printed on stderr."""
     if not any(os.environ.get(name) for name in NAMES):
         return []
-    asked = {line.partition("=")[0].lstrip("+~"): line for line in said}
+    asked = {line.partition("=")[0].lstrip("+~"): line for line in overrides}
     composer = composer_of(config, folder)
-    if of_study := _swept(composer, "profile"):
-        asked.setdefault("profile", of_study)
-    wanted = _values(asked["profile"]) if "profile" in asked else []
-    for profile in wanted:  # it wins, too
-        asked = dict.fromkeys(profiles.keys_of(str(profile)), asked["profile"]) | asked
+    if swept_profiles := _swept(composer, "profile"):
+        asked.setdefault("profile", swept_profiles)
+    chosen = _values(asked["profile"]) if "profile" in asked else []
+    for profile in chosen:  # a profile's keys win, too
+        asked = dict.fromkeys(profiles.keys_set_by(str(profile)), asked["profile"]) | asked
 
     def models(choice: str | None) -> list[Chosen]:
-        own: list[str | None] = ["api"] if {*wanted} == {"teacher_only"} else [None]
+        own: list[str | None] = ["api"] if {*chosen} == {"teacher_only"} else [None]
         own = _values(asked["model"]) if asked.get("model", "").startswith("model=") else own
         if choice is None and own == [None]:
             swept = _swept(composer, "model")
             own = _values(swept) if swept else own
         return [model_of(composer, one) for one in ([choice] if choice else own)]
 
-    found = translate(os.environ, asked, models)
-    for line in found.lines:
+    translation = translate(os.environ, asked, models)
+    for line in translation.lines:
         say(line)
-    return quote_texts(found.overrides)
+    return quote_texts(translation.overrides)
 
 
 def _swept(composer: Composer, key: str) -> str:
-    """Return how a study sweeps over a key, as an override; empty where it does not."""
-    with suppress(HydraException):  # the job itself says what is wrong with its config
+    """Return how the config's sweeper sweeps over a key, as an override; empty if it does not."""
+    with suppress(HydraException):  # the job itself reports errors in its config
         swept = composer.compose([]).hydra.sweeper.get("params", {}).get(key)
         return sweep_of(key, swept) if swept is not None else ""
     return ""
 
 
 def _values(override: str) -> list[str | None]:
-    """Return the values of an override, of a sweep or of one; nothing of one that cannot be read."""
+    """Return the values of an override, one or those of a sweep; [None] if it cannot be read."""
     with suppress(HydraException):
         read = OverridesParser.create().parse_override(override)
         return [*read.sweep_string_iterator()] if read.is_sweep_override() else [read.get_value_element_as_str()]
@@ -59,13 +59,13 @@ def _values(override: str) -> list[str | None]:
 
 
 def model_of(composer: Composer, choice: str | None) -> Chosen:
-    """Describe a choice of model in a config, None: its own; a choice that there is not has no keys."""
+    """Describe a choice of model, None: the config's own; an unknown choice has no keys."""
     try:
         composed = composer.compose([] if choice is None else [f"model={choice}"])
     except HydraException:
         return Chosen(str(choice), frozenset())
     node = composed.model
     inner = {f"{key}.{below}" for key in node if isinstance(node._get_node(key), DictConfig) for below in node[key]}
-    own = {*map(str, node)}  # `in` says no of what has no value yet
+    own = {*map(str, node)}  # `in` is False for a key without a value
     is_named = "name" not in own or (not OmegaConf.is_missing(node, "name") and bool(node.name))
     return Chosen(str(composed.hydra.runtime.choices.model), frozenset(own | inner), is_named)

@@ -1,4 +1,4 @@
-"""The environment variables of older tools, as overrides: above the YAML, below the command line, and never in silence.
+"""The environment variables of older tools as overrides: above the YAML, below the command line; each is reported.
 
 STUDENT_LOAD_IN_4BIT=1 → quantization=nf4
 """
@@ -17,11 +17,11 @@ NAMES = (*FLAGS, "STUDENT_BASE_MODEL", "STUDENT_LORA_DIR", "STUDENT_MAX_NEW_TOKE
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a choice of the group model has: its keys, those of a student and a teacher (student.device), a name."""
+    """A choice of the group model: its keys, with those of a student and a teacher (student.device), and its name."""
 
     choice: str
     keys: frozenset[str]
-    is_named: bool = True  # else the user has to say which model it is
+    is_named: bool = True  # False: the user has to give model.name
 
     @property
     def device(self) -> str | None:
@@ -29,34 +29,34 @@ class Chosen:
         return next((f"model.{key}" for key in ("device", "student.device") if key in self.keys), None)
 
 
-Look = Callable[[str | None], list[Chosen]]  # describes a choice of model, or those that the config has by itself
+Look = Callable[[str | None], list[Chosen]]  # describes a choice of model; None: those that the config chooses
 
 
 @dataclass
 class Translation:
     """The overrides that variables become, and a line about each variable that is set."""
 
-    asked: Mapping[str, str]  # key -> the override or argument that says it, which wins
+    asked: Mapping[str, str]  # key -> the override or argument that sets it, which wins
     overrides: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
     def becomes(self, name: str, value: str, *overrides: str) -> None:
-        """Say what a variable becomes, but for what is asked for otherwise."""
+        """Add the overrides for a variable, without keys that the user has set."""
         keys = {override: override.partition("=")[0] for override in overrides}
         if keys[overrides[0]] in self.asked:
-            self.left(name, value, f"{self.asked[keys[overrides[0]]]} is asked for")
+            self.ignore(name, value, f"{self.asked[keys[overrides[0]]]} is set")
             return
-        followed = [override for override in overrides if keys[override] not in self.asked]
-        self.overrides += followed
-        self.lines.append(f"{name}={without_secrets(value)} → {without_secrets(' '.join(followed))}")
+        added = [override for override in overrides if keys[override] not in self.asked]
+        self.overrides += added
+        self.lines.append(f"{name}={without_secrets(value)} → {without_secrets(' '.join(added))}")
 
-    def left(self, name: str, value: str, why: str) -> None:
+    def ignore(self, name: str, value: str, why: str) -> None:
         """Say why a variable changes nothing."""
         self.lines.append(f"{name}={without_secrets(value)}: ignored, {why}")
 
 
 def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) -> Translation:
-    """Turn the variables that are set into overrides; `asked` holds what the user says otherwise."""
+    """Turn the variables that are set into overrides; `asked` holds the user's own."""
     values = {name: environ[name].strip() for name in NAMES if environ.get(name, "").strip()}
     it = Translation(asked)
     if not values:
@@ -65,14 +65,14 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
     _choose_model(values, it, look)
     choice = next((one.partition("=")[2] for one in it.overrides if one.startswith("model=")), None)
     models = look(choice)
-    without = next((model for model in models if model.device is None), None)  # one of a grid is enough
+    without = next((model for model in models if model.device is None), None)  # one job of a grid is enough
     for name in ("STUDENT_LOAD_IN_4BIT", "STUDENT_FORCE_CPU", "STUDENT_LORA_DIR"):
         value = values.get(name)
         if value is None:
             continue
         if without is not None:
             what = {"STUDENT_FORCE_CPU": "device"}.get(name, "weights here")
-            it.left(name, value, f"model={without.choice} has no {what}")
+            it.ignore(name, value, f"model={without.choice} has no {what}")
         elif name == "STUDENT_LOAD_IN_4BIT":
             it.becomes(name, value, f"quantization={'nf4' if value == '1' else 'none'}")
         elif name == "STUDENT_FORCE_CPU":
@@ -84,7 +84,7 @@ def translate(environ: Mapping[str, str], asked: Mapping[str, str], look: Look) 
     if (value := values.get("BASE_URL")) is not None:
         keys = [key for key in ("base_url", "teacher.base_url") if all(key in model.keys for model in models)]
         if not keys:
-            it.left("BASE_URL", value, f"model={models[0].choice} asks no server (model=api does)")
+            it.ignore("BASE_URL", value, f"model={models[0].choice} uses no server (model=api does)")
         else:
             it.becomes("BASE_URL", value, f"model.{keys[0]}={value}")
     return it
@@ -100,31 +100,31 @@ def _check(values: Mapping[str, str]) -> None:
 
 
 def _choose_model(values: Mapping[str, str], it: Translation, look: Look) -> None:
-    """Say which model ENABLE_HYBRID, FORCE_STUDENT_STUB and STUDENT_BASE_MODEL come to."""
+    """Choose the model by ENABLE_HYBRID, FORCE_STUDENT_STUB and STUDENT_BASE_MODEL."""
     hybrid, stub, base = (values.get(name) for name in ("ENABLE_HYBRID", "FORCE_STUDENT_STUB", "STUDENT_BASE_MODEL"))
     if hybrid is not None:
         it.becomes("ENABLE_HYBRID", hybrid, f"model={'hybrid' if hybrid == '1' else 'api'}")
     own = next((one.partition("=")[2] for one in it.overrides if one.startswith("model=")), None)
     models = look(own) if own or "model" in it.asked else []
     if stub == "0":
-        it.lines.append("FORCE_STUDENT_STUB=0 → the model as it is chosen")
+        it.lines.append("FORCE_STUDENT_STUB=0 → the chosen model")
     elif stub is not None and models and all("student.stub" in model.keys for model in models):
         it.becomes("FORCE_STUDENT_STUB", stub, "model.student.stub=true")
     elif stub is not None and own is not None:
-        it.left("FORCE_STUDENT_STUB", stub, f"model={own} has no student to put it in the place of")
+        it.ignore("FORCE_STUDENT_STUB", stub, f"model={own} has no student to replace")
     elif stub is not None:
         it.becomes("FORCE_STUDENT_STUB", stub, "model=stub")
     if base is None:
         return
     if stub == "1" and "model=stub" in it.overrides:
-        it.left("STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 puts the stub in its place")
+        it.ignore("STUDENT_BASE_MODEL", base, "FORCE_STUDENT_STUB=1 replaces it with the stub")
     elif models and all("student.name" in model.keys for model in models):
         it.becomes("STUDENT_BASE_MODEL", base, f"model.student.name={base}")
     elif models and all(model.device and not model.is_named for model in models):
         it.becomes("STUDENT_BASE_MODEL", base, f"model.name={base}")
     elif own is not None:
-        it.left("STUDENT_BASE_MODEL", base, f"model={own} has no student")
+        it.ignore("STUDENT_BASE_MODEL", base, f"model={own} has no student")
     elif "model.name" in it.asked and "model" not in it.asked:
-        it.left("STUDENT_BASE_MODEL", base, f"{it.asked['model.name']} is asked for")
+        it.ignore("STUDENT_BASE_MODEL", base, f"{it.asked['model.name']} is set")
     else:
         it.becomes("STUDENT_BASE_MODEL", base, "model=auto", f"model.name={base}")

@@ -24,7 +24,7 @@ class Mode(StrEnum):
 
 
 class DecisionMethod(StrEnum):
-    """Who gives a team's answer: a last agent that reads all others, most agents' number, or the last agent itself."""
+    """Where a team's answer comes from: an extra agent that reads all others, the majority, or the last agent."""
 
     final_refer = "final_refer"
     majority_vote = "majority_vote"
@@ -32,14 +32,14 @@ class DecisionMethod(StrEnum):
 
 
 class Baseline(StrEnum):
-    """What is taken off a question's reward while a graph is trained: nothing, or the mean of its iteration."""
+    """What is subtracted from a question's reward while a graph is trained: nothing, or the iteration's mean."""
 
     none = "none"
     mean = "mean"
 
 
 class AgentRole(StrEnum):
-    """What an agent of a team is for."""
+    """The role of an agent in a team."""
 
     math_solver = "math_solver"
     mathematical_analyst = "mathematical_analyst"
@@ -48,14 +48,14 @@ class AgentRole(StrEnum):
 
 
 class Domain(StrEnum):
-    """What a team of agents is told: at length with worked examples, or in a few words for small models."""
+    """The prompts of a team: long ones with worked examples, or short ones for small models."""
 
     gsm8k = "gsm8k"
     brief = "brief"
 
 
 MOST_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
-MOST_ROUNDS = 100  # each agent reads what was said before, so a conversation is at an end much sooner
+MOST_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
 
 
 @dataclass
@@ -106,11 +106,11 @@ class AgentsConfig(QuestionsConfig):
         check_not_blank("task.train_split", self.train_split, "name a split of the data")
         check_not_blank("task.graph", self.graph, "give a graph.json that an earlier job has saved, or null")
         for key in ("optimized_spatial", "optimized_temporal"):
-            asked = getattr(self, key)
+            is_optimized = getattr(self, key)
             need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
-            check(not (asked and self.mode is Mode.direct_answer), f"task.{key}", asked, need)
+            check(not (is_optimized and self.mode is Mode.direct_answer), f"task.{key}", is_optimized, need)
             need = f"task.graph={self.graph} is used as it is: leave one of the two out"
-            check(not (asked and self.graph is not None), f"task.{key}", asked, need)
+            check(not (is_optimized and self.graph is not None), f"task.{key}", is_optimized, need)
         if self.optimized_spatial and self.mode is Mode.debate:
             raise ConfigError(
                 "task.optimized_spatial=true: in task.mode=debate no agent hears another in its own round, so there is "
@@ -118,8 +118,8 @@ class AgentsConfig(QuestionsConfig):
             )
         if self.nuclear_norm and not self.optimized_spatial:
             raise ConfigError(
-                f"task.nuclear_norm={self.nuclear_norm} is a term of learning the spatial edges: it goes with "
-                "task.optimized_spatial=true, or leave it out"
+                f"task.nuclear_norm={self.nuclear_norm} is a penalty on learned spatial edges: give "
+                "task.optimized_spatial=true too, or leave it out"
             )
         if self.optimized_temporal and self.num_rounds == 1:
             raise ConfigError(
@@ -134,7 +134,7 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def train_questions(self) -> int:
-        """How many questions the training puts."""
+        """How many questions the training asks."""
         return self.batch_size * self.num_iterations if self.is_trained else 0
 
     @property
@@ -144,7 +144,7 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def questions(self) -> int:
-        """As many calls as all questions take."""
+        """Return how many calls all questions take."""
         team = 1 if self.mode is Mode.direct_answer else self.agents
         calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
         return (super().questions + self.train_questions) * calls

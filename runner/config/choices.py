@@ -1,4 +1,4 @@
-"""The choices of each group: a YAML file each, which begins with its schema."""
+"""The choices of each group. Each choice is a YAML file that begins with its schema."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def choices_for(group: str) -> list[str]:
 
 @cache
 def schema_of(group: str, choice: str) -> type[Any]:
-    """Return the schema of a choice, which its YAML begins with."""
+    """Return the schema that the YAML of a choice begins with."""
     text = (CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")
-    named = re.search(r"^defaults: \[/hydra/schema/\w+/(\w+)@_here_, _self_\]$", text, re.MULTILINE)
-    assert named is not None, f"conf/{group}/{choice}.yaml does not begin with its schema"
-    return GROUPS[group][named[1]]
+    match = re.search(r"^defaults: \[/hydra/schema/\w+/(\w+)@_here_, _self_\]$", text, re.MULTILINE)
+    assert match is not None, f"conf/{group}/{choice}.yaml does not begin with its schema"
+    return GROUPS[group][match[1]]

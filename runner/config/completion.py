@@ -1,4 +1,4 @@
-"""Tab completion beyond Hydra's: the values of a key that takes one of a few, and those after a comma."""
+"""Tab completion beyond Hydra's: the values of a key that takes one of a few, also after a comma."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _hydras_query = CompletionPlugin._query
 
 
 def query(self: CompletionPlugin, config_name: str | None, line: str) -> list[str]:
-    """Return what the last word of a line may become."""
+    """Return the completions of the last word of a line."""
     *before, word = line.split(" ") or [""]
     key, equals, value = word.partition("=")
     if not equals or set("[]{}()'\"") & set(value):
         return [it for it in _hydras_query(self, config_name, line) if not it.startswith(data_sets.GROUP)]
-    said, comma, begun = value.rpartition(",")
-    found = [it.partition("=")[2] for it in _hydras_query(self, config_name, " ".join([*before, f"{key}={begun}"]))]
-    found += _values(self, config_name, before, key)
-    there = said.split(",")
-    return sorted(f"{key}={said}{comma}{it}" for it in {*found} if it.startswith(begun) and it not in there)
+    earlier, comma, prefix = value.rpartition(",")
+    values = [it.partition("=")[2] for it in _hydras_query(self, config_name, " ".join([*before, f"{key}={prefix}"]))]
+    values += _values(self, config_name, before, key)
+    chosen = earlier.split(",")
+    return sorted(f"{key}={earlier}{comma}{it}" for it in {*values} if it.startswith(prefix) and it not in chosen)
 
 
 def _values(plugin: CompletionPlugin, config_name: str | None, before: list[str], key: str) -> list[str]:
-    """Return the values that a key takes; none where it takes more than a few."""
+    """Return the values that a key takes, or none if it takes more than a few."""
     owner, dot, name = key.lstrip("+").rpartition(".")
     words = get_args([word for word in before if word]).overrides
-    with suppress(HydraException, OmegaConfBaseException):  # what stands before does not compose: nothing is known
+    with suppress(HydraException, OmegaConfBaseException):  # the words before do not compose: no values are known
         composed = plugin.config_loader.load_configuration(config_name, words, RunMode.MULTIRUN)
         node = OmegaConf.select(composed, owner) if dot else composed
         schema: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None

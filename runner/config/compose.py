@@ -1,9 +1,9 @@
 """A job's config from its overrides, the same from the command line, in a grid and from Python: Hydra composes it.
 
-Building the defaults list and merging the files takes Hydra some 60 ms a job, but depends on the group choices
-and on hydra.* alone. So the outcome is kept for each combination of these, and a job is a copy of it in which
-the values are set, by Hydra's own function and in Hydra's order. Whatever this cannot vouch for, and every
-error, goes through the full composition. 1,000 jobs of 50 seeds x 5 task.limit x 4 quantizations: 1.4 ms a job.
+Hydra takes some 60 ms a job to build the defaults list and to merge the files, but this depends on the group choices
+and on hydra.* alone. So the result is kept for each combination of these. A job is a copy of it in which the values
+are set, by Hydra's own function and in Hydra's order. Where this might differ from Hydra's composition, and after
+every error, the job is composed in full. 1,000 jobs of 50 seeds x 5 task.limit x 4 quantizations: 1.4 ms a job.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.choices import choices_for
 from runner.config.hydra import config_errors, hydra_of, without_hydra
-from runner.config.lacking import lacking
 from runner.config.messages import unknown_choice
+from runner.config.missing_keys import overrides_of_missing_keys
 from runner.core.errors import ConfigError
 
-MOST_KEPT = 1024  # combinations in memory at once; when more come, the oldest goes
+MOST_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dropped
 
 
 def compose(
@@ -43,9 +43,9 @@ def compose(
 def choose(
     groups: Iterable[str], choices: Mapping[str, str], values: Mapping[str, Any], before: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return the checked dataclasses of groups with these choices, and these values of Python's own for full keys.
+    """Return the checked dataclasses of groups, with these choices and with Python values for full keys.
 
-    `before` are overrides that stand below both.
+    `before` are overrides with lower precedence than both.
     """
     for group, choice in choices.items():
         if choice not in (options := choices_for(group)):
@@ -61,74 +61,74 @@ def choose(
 
 
 def composer_of(name: str = "config", folder: str | None = None) -> Composer:
-    """Return what composes jobs; that of the menu stays, while a study's file may be another one the next time."""
-    return Composer(hydra_of(folder).config_loader, name) if folder or name != "config" else _of_menu()
+    """Return a composer of jobs. That of the menu is kept; a study's file may have changed by the next call."""
+    return Composer(hydra_of(folder).config_loader, name) if folder or name != "config" else _menu_composer()
 
 
 @cache
-def _of_menu() -> Composer:
+def _menu_composer() -> Composer:
     return Composer(hydra_of().config_loader, "config")
 
 
 class Composer:
-    """Composes jobs of one file, those of a grid below its master; what it returns equals Hydra's composition."""
+    """Composes the jobs of one file, those of a grid with its master config. The result equals Hydra's composition."""
 
     def __init__(self, config_loader: ConfigLoader, name: str, master: DictConfig | None = None) -> None:
         self._loader, self._name, self._master = config_loader, name, master
         # with their ${...}, which iterating over the list would resolve
-        of_master = [] if master is None else OmegaConf.to_container(master.hydra.overrides.hydra)
-        self._for_hydra = [str(line) for line in of_master or ()]
+        hydra_overrides = [] if master is None else OmegaConf.to_container(master.hydra.overrides.hydra)
+        self._for_hydra = [str(line) for line in hydra_overrides or ()]
         parser = OverridesParser.create()
         self._parse = cache(lambda line: parser.parse_overrides([line])[0])
         self._kept: dict[tuple[str, ...], bytes | None] = {}
-        self.lacking: dict[tuple[str, ...], dict[str, HydraException]] = {}  # by choices: keys, and what Hydra says
+        self.missing_keys: dict[tuple[str, ...], dict[str, HydraException]] = {}  # choices → key → Hydra's error
         assert isinstance(config_loader, ConfigLoaderImpl)
         _, repository = config_loader._parse_overrides_and_create_caching_repo(name, self._for_hydra)
         self._is_group = cache(repository.group_exists)  # it knows the groups of hydra.searchpath too
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """Return the job's config, or raise what Hydra's full composition raises."""
-        with suppress(Exception):  # whatever it is, the full composition says it in Hydra's words
+        with suppress(Exception):  # whatever it is, the full composition reports it in Hydra's words
             if (config := self._compose_fast(overrides)) is not None:
-                return self._as_of_master(config)
-        return self._as_of_master(self._compose_whole([*self._for_hydra, *overrides]))
+                return self._with_masters_cache(config)
+        return self._with_masters_cache(self._compose_in_full([*self._for_hydra, *overrides]))
 
-    def compose_without_lacking(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+    def compose_without_missing_keys(self, overrides: list[str]) -> tuple[DictConfig, list[str]]:
         """Return the job's config without the keys that its choices do not have, and the overrides that set them."""
-        choices = tuple(line for line in overrides if self._shapes(self._parse(line)))
-        left = [line for line in overrides if line.partition("=")[0] in self.lacking.get(choices, {})]
+        choices = tuple(line for line in overrides if self._is_of_combination(self._parse(line)))
+        omitted = [line for line in overrides if line.partition("=")[0] in self.missing_keys.get(choices, {})]
         while True:
-            taken = [line for line in overrides if line not in left]
+            used = [line for line in overrides if line not in omitted]
             try:
-                return self.compose(taken), left
+                return self.compose(used), omitted
             except HydraException as error:
-                if not (found := lacking(error, taken)):
+                if not (failing := overrides_of_missing_keys(error, used)):
                     raise
-                self.lacking.setdefault(choices, {}).update({line.partition("=")[0]: error for line in found})
-                left += found
+                self.missing_keys.setdefault(choices, {}).update({line.partition("=")[0]: error for line in failing})
+                omitted += failing
 
-    def _compose_whole(self, overrides: list[str]) -> DictConfig:
+    def _compose_in_full(self, overrides: list[str]) -> DictConfig:
         return self._loader.load_configuration(self._name, overrides, RunMode.RUN)
 
-    def _as_of_master(self, config: DictConfig) -> DictConfig:
-        """Let what a resolver has looked up for the grid, such as the time, hold for its job."""
+    def _with_masters_cache(self, config: DictConfig) -> DictConfig:
+        """Give the job what a resolver has looked up for the whole grid, such as the time."""
         if self._master is not None:
             OmegaConf.copy_cache(from_config=self._master, to_config=config)
         return config
 
     def _compose_fast(self, overrides: list[str]) -> DictConfig | None:
-        """The job's config from a kept combination, or None where only the full composition is sure."""
+        """Return the job's config from a kept combination, or None where only the full composition is safe."""
         parsed = [self._parse(line) for line in (*self._for_hydra, *overrides)]
-        values = [override for override in parsed if not self._shapes(override)]
-        if not self._is_plain(parsed, len(self._for_hydra)):
+        values = [override for override in parsed if not self._is_of_combination(override)]
+        if not self._may_set_values_last(parsed, len(self._for_hydra)):
             return None
-        kept = self._combination([override for override in parsed if self._shapes(override)])
+        kept = self._combination([override for override in parsed if self._is_of_combination(override)])
         if kept is None:
             return None
         config: DictConfig = pickle.loads(kept)
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
 
-        # what Hydra itself derives from all of a job's overrides
+        # Hydra derives these from all of a job's overrides
         of_task = [override for override in parsed if not override.is_hydra_override()]
         for override in of_task:
             config.hydra.overrides.task.append(override.input_line)
@@ -138,16 +138,16 @@ class Composer:
         )
         return config
 
-    def _shapes(self, override: Override) -> bool:
+    def _is_of_combination(self, override: Override) -> bool:
         """Whether an override belongs to the combination: a group choice, or anything of hydra.*."""
         return override.is_hydra_override() or self._chooses(override)
 
     def _chooses(self, override: Override) -> bool:
-        """Whether Hydra takes an override for a group choice: the key is a group and the value no dict."""
+        """Whether Hydra takes an override for a group choice: its key is a group and its value is not a dict."""
         return self._is_group(override.key_or_group) and not isinstance(override.value(), dict)
 
-    def _is_plain(self, parsed: list[Override], of_master: int) -> bool:
-        """Whether setting the values last comes to the same: no sweep, and hydra.* values before the others."""
+    def _may_set_values_last(self, parsed: list[Override], of_master: int) -> bool:
+        """Whether setting the values last gives the same: no sweep, and hydra.* values before the others."""
         values = [override for override in parsed if not self._chooses(override)]
         of_hydra = [override.is_hydra_override() for override in values]
         return (
@@ -157,9 +157,9 @@ class Composer:
         )
 
     def _combination(self, shaping: list[Override]) -> bytes | None:
-        """Hydra's composition of these overrides alone; None where they do not compose without the others.
+        """Return Hydra's composition of these overrides alone, or None if they do not compose without the others.
 
-        It is kept pickled: copying it so takes a third of the time of `deepcopy`, and a tenth of the memory.
+        It is kept pickled: unpickling a copy takes a third of the time of `deepcopy`, and a tenth of the memory.
         """
         lines = [override.input_line or "" for override in shaping]
         key = (os.getcwd(), *lines)  # the working directory ends up in hydra.runtime.cwd
@@ -167,7 +167,7 @@ class Composer:
             if len(self._kept) >= MOST_KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = None
-            config = self._compose_whole(lines)
+            config = self._compose_in_full(lines)
             for override in shaping:
                 if not override.is_hydra_override():
                     config.hydra.overrides.task.pop()  # every job lists its own

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from runner.config.sampling import NEUTRAL, PARAMETERS, SamplingKeys, check_sampling, that_differ
+from runner.config.sampling import NEUTRAL, PARAMETERS, SamplingKeys, active_parameters, check_sampling
 from runner.core.errors import ConfigError, check_least
 from runner.core.fields import inert
 
-# What a generation_config.json may ask for besides, and what it then says to do nothing.
-NOT_FOLLOWED: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0, "bad_words_ids": None,
-    "suppress_tokens": None, "begin_suppress_tokens": None, "forced_eos_token_id": None, "sequence_bias": None,
-    "exponential_decay_length_penalty": None, "encoder_repetition_penalty": 1.0, "num_beams": 1,
+# Settings of a generation_config.json that are ignored here, each with the value that means off.
+IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0,
+    "bad_words_ids": None, "suppress_tokens": None, "begin_suppress_tokens": None, "forced_eos_token_id": None,
+    "sequence_bias": None, "exponential_decay_length_penalty": None, "encoder_repetition_penalty": 1.0, "num_beams": 1,
     "typical_p": 1.0}  # fmt: skip
-OF_SAMPLING = ("typical_p",)
+IGNORED_ONLY_IN_SAMPLING = ("typical_p",)
 
 
 class Speculate(StrEnum):
@@ -28,19 +28,21 @@ class Speculate(StrEnum):
 
 @dataclass(kw_only=True)
 class GenerationConfig(SamplingKeys):
-    """How completions are drawn; temperature 0 means greedy. None: as the model's own generation_config.json says."""
+    """How completions are drawn; temperature 0 means greedy. None: the value of the model's generation_config.json."""
 
     name: ClassVar[str] = "greedy"
     max_new_tokens: int = 256
     temperature: float = 0.0
     batch_size: int | None = None
-    speculate: Speculate = inert(Speculate.auto, "a guess counts only where the model says the same", measured=True)
+    speculate: Speculate = inert(
+        Speculate.auto, "a guessed token counts only if the model gives the same", measured=True
+    )
 
     def __post_init__(self) -> None:
         check_least(1, "generation.max_new_tokens", self.max_new_tokens)
         check_sampling("generation.", self)
         check_least(1, "generation.batch_size", self.batch_size, ", or null for what fits")
-        idle = {} if self.temperature else that_differ(self, lambda one: not one.for_greedy)
+        idle = {} if self.temperature else active_parameters(self, lambda one: not one.for_greedy)
         if idle:
             words, off = (
                 " and ".join(f"generation.{name}={value:g}" for name, value in values.items())
@@ -51,31 +53,31 @@ class GenerationConfig(SamplingKeys):
                 f"above 0, or {off}"
             )
 
-    def followed(self, own: Mapping[str, Any]) -> GenerationConfig:
-        """Return it with nothing left open: by the model's own settings, else neutral; greedy stays greedy."""
+    def with_model_defaults(self, own: Mapping[str, Any]) -> GenerationConfig:
+        """Return it without a None: each becomes the model's own setting, else neutral; greedy stays greedy."""
         chosen: dict[str, Any] = {}
         for key, neutral in NEUTRAL.items():
-            usual = own.get(key) if self.temperature or PARAMETERS[key].for_greedy else None
-            chosen[key] = next(it for it in (getattr(self, key), usual, neutral) if it is not None)
+            default = own.get(key) if self.temperature or PARAMETERS[key].for_greedy else None
+            chosen[key] = next(it for it in (getattr(self, key), default, neutral) if it is not None)
         return replace(self, **chosen)
 
     def describe(self, own: Mapping[str, Any]) -> str:
-        """Say in words what holds, and what of it is the model's own."""
-        held = self.followed(own)
+        """Describe the parameters in words, and say which of them are the model's own."""
+        effective = self.with_model_defaults(own)
         words = [f"temperature {self.temperature:g}" if self.temperature else "greedy"]
         for key, neutral in NEUTRAL.items():
-            if (value := getattr(held, key)) != neutral:
+            if (value := getattr(effective, key)) != neutral:
                 words.append(f"{key} {value:g}" + (" (the model's own)" if getattr(self, key) is None else ""))
         return ", ".join(words)
 
-    def not_followed(self, own: Mapping[str, Any]) -> list[str]:
-        """Return notes about settings of the model's own that no engine here knows."""
-        asked = [f"{key}={own[key]}" for key, plain in NOT_FOLLOWED.items() if own.get(key) not in (None, plain)
-                 and (self.temperature or key not in OF_SAMPLING)]  # fmt: skip
-        return [f"ignored from the model's generation_config.json: {', '.join(asked)}"] if asked else []
+    def ignored_settings_notes(self, own: Mapping[str, Any]) -> list[str]:
+        """Return notes about the model's own settings that no engine here knows."""
+        ignored = [f"{key}={own[key]}" for key, off in IGNORED_SETTINGS.items() if own.get(key) not in (None, off)
+                   and (self.temperature or key not in IGNORED_ONLY_IN_SAMPLING)]  # fmt: skip
+        return [f"ignored from the model's generation_config.json: {', '.join(ignored)}"] if ignored else []
 
 
-# Each choice is a class, so that a record names the one that was composed. Its values stand in conf/generation.
+# Each choice is a class, so that a record names the one that was composed. Its values are in conf/generation.
 
 
 @dataclass

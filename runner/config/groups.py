@@ -1,4 +1,4 @@
-"""Every group of the menu, the schema behind each of its choices, and what each key holds."""
+"""Every group of the menu, the schema of each of its choices, and the type of each key."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ GROUPS: dict[str, dict[str, type[Any]]] = {
 class KeyType:
     """What a key holds."""
 
-    text: bool = False  # strings of any kind
-    words: bool = False  # texts, in which a comma is a comma
+    is_string: bool = False
+    is_free_text: bool = False  # a text for a model, in which a comma is just a comma
     is_list: bool = False
 
 
 @cache
-def kinds() -> dict[str, KeyType]:
-    """Return what each key of the schemas holds."""
-    found: dict[str, KeyType] = {}
+def key_types() -> dict[str, KeyType]:
+    """Return the type of each key of the schemas."""
+    types: dict[str, KeyType] = {}
     schemas = [(f"{group}.", schema) for group, choices in GROUPS.items() for schema in choices.values()]
     schemas.append(("", RunnerConfig))
     for prefix, schema in schemas:
@@ -47,15 +47,14 @@ def kinds() -> dict[str, KeyType]:
         for name, hint in ((item.name, hints[item.name]) for item in fields(schema)):
             if isinstance(hint, type) and is_dataclass(hint) and prefix:  # a model within a model
                 schemas.append((f"{prefix}{name}.", hint))
-            held = [it for it in get_args(hint) if it is not NoneType] if _is_union(hint) else [hint]
-            is_list = get_origin(held[0]) is list
-            held = [*get_args(held[0])] if is_list else held
-            kind = KeyType(held in ([str], [Text]), held == [Text], is_list)
-            if not found.get(
-                f"{prefix}{name}", KeyType()
-            ).text:  # task.prompt is a choice of one task, a text of others
-                found[f"{prefix}{name}"] = kind
-    return found
+            members = [it for it in get_args(hint) if it is not NoneType] if _is_union(hint) else [hint]
+            is_list = get_origin(members[0]) is list
+            members = [*get_args(members[0])] if is_list else members
+            key_type = KeyType(members in ([str], [Text]), members == [Text], is_list)
+            key = f"{prefix}{name}"
+            if key not in types or not types[key].is_string:  # task.prompt is a choice of one task, a text of others
+                types[key] = key_type
+    return types
 
 
 def _is_union(hint: object) -> bool:

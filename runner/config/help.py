@@ -1,4 +1,4 @@
-"""What `--help` says of each key: its value, its choices, and the comment that stands beside it in conf/."""
+"""What `--help` says of each key: its value, its choices, and the comment beside it in conf/."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _hydras_help, _hydras_cfg = Hydra.get_help, Hydra.show_cfg
 
 @dataclass
 class Comments:
-    """The comments of one YAML file: what stands on top, and beside each key."""
+    """The comments of one YAML file: the one at its top, and the one beside each key."""
 
     top: str = ""
     beside: dict[str, str] = field(default_factory=dict)
@@ -45,28 +45,28 @@ class Comments:
 
 def get_help(self: Hydra, help_cfg: DictConfig, cfg: DictConfig, args_parser: ArgumentParser, resolve: bool) -> str:
     """Return the text of --help as Hydra makes it, with the runner's keys described."""
-    if OmegaConf.get_type(cfg) is not RunnerConfig:  # of --hydra-help
+    if OmegaConf.get_type(cfg) is not RunnerConfig:  # for --hydra-help
         return _hydras_help(self, help_cfg, cfg, args_parser, resolve)
     template, _, after = str(help_cfg.template).partition("$CONFIG")
     before = _hydras_help(self, OmegaConf.create({"template": template}), DictConfig({}), args_parser, False)
-    before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)  # stand beside task.data, their key
+    before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)  # listed beside task.data instead
     return f"{before}{described(cfg, HydraConfig.get().runtime.choices)}{after}"
 
 
 def show_cfg(
     self: Hydra, config_name: str | None, overrides: list[str], cfg_type: str, *rest: Any, **keys: Any
 ) -> None:
-    """Print what --cfg asks for as Hydra does, below a comment with the choice of each group, which no key holds."""
+    """Print what --cfg asks for as Hydra does, below a comment that names the choice of each group."""
     with redirect_stdout(StringIO()) as shown:
         _hydras_cfg(self, config_name, overrides, cfg_type, *rest, **keys)
-    if cfg_type == "job" and shown.getvalue().startswith("model:\n"):  # all of it, and no package of it
+    if cfg_type == "job" and shown.getvalue().startswith("model:\n"):  # the whole config, not one package
         choices = HydraConfig.get().runtime.choices
         print("#", *(f"{group}={choices[group]}" for group in (*GROUPS, "profile")))
     sys.stdout.write(shown.getvalue())
 
 
 def described(composed: DictConfig, choices: Mapping[str, str]) -> str:
-    """Describe every key of a composed job, group by group, and those that stand above the groups."""
+    """Describe every key of a composed job, group by group, and those above the groups."""
     lines = []
     for group in GROUPS:
         choice = choices[group]
@@ -86,7 +86,7 @@ def described(composed: DictConfig, choices: Mapping[str, str]) -> str:
 
 
 def allowed(schema: type[Any], key: str) -> list[str]:
-    """Return the values of a key that takes one of a few: of an enum, or true and false."""
+    """Return the values of a key that takes one of a few: the members of an enum, or true and false."""
     hint = get_type_hints(schema)[key]
     for kind in get_args(hint) or (hint,):
         if isinstance(kind, type) and issubclass(kind, Enum):
@@ -96,22 +96,22 @@ def allowed(schema: type[Any], key: str) -> list[str]:
 
 @cache
 def comments(file: Path) -> Comments:
-    """Read the comments of a YAML file of conf/; none of a choice that is the user's own, whose file is elsewhere."""
-    found, top, path = Comments(), [], [""]
+    """Read the comments of a YAML file of conf/; a choice of the user's own, whose file is elsewhere, has none."""
+    read, top, path = Comments(), [], [""]
     last = ""
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         if line.startswith("#"):
-            top += [line[1:].strip()] if not found.beside and "@package" not in line else []
+            top += [line[1:].strip()] if not read.beside and "@package" not in line else []
             last = ""
         elif line.lstrip().startswith("#"):
-            found.beside[last] = f"{found.beside.get(last, '')} {line.strip(' #')}"
+            read.beside[last] = f"{read.beside.get(last, '')} {line.strip(' #')}"
         elif match := LINE.fullmatch(line):
             depth = len(match[1]) // 2
             path[depth:] = [match[2]]
             last = ".".join(path)
-            found.beside[last] = match[4] or ""
-    found.top = " ".join(top)
-    return found
+            read.beside[last] = match[4] or ""
+    read.top = " ".join(top)
+    return read
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any, type[Any]]]:
@@ -130,7 +130,7 @@ def _value(node: DictConfig, key: str) -> Any:
         return "???"
     try:
         value = node[key]
-    except OmegaConfBaseException:  # looked up somewhere that is not there yet
+    except OmegaConfBaseException:  # it refers to a key that has no value yet
         value = node._get_node(key)
     return OmegaConf.to_container(value, enum_to_str=True) if OmegaConf.is_config(value) else value
 
@@ -139,11 +139,11 @@ def _line(key: str, value: Any, schema: type[Any], comment: str) -> list[str]:
     choices = allowed(schema, key.rpartition(".")[2])
     if choices[:1] != ["true"] and not all(re.search(rf"\b{choice}\b", comment) for choice in choices):
         comment = f"{' | '.join(choices)}: {comment}".rstrip(": ")
-    said = f"  {key}={_written(value)}"
+    setting = f"  {key}={_written(value)}"
     beside = [f"{'':{COLUMN}}# {line}" for line in textwrap.wrap(comment, WIDTH - COLUMN - 2)]
-    if not beside or len(said) >= COLUMN:
-        return [said, *beside]
-    return [said + beside[0][len(said) :], *beside[1:]]
+    if not beside or len(setting) >= COLUMN:
+        return [setting, *beside]
+    return [setting + beside[0][len(setting) :], *beside[1:]]
 
 
 def _written(value: Any) -> str:
@@ -156,13 +156,13 @@ def _written(value: Any) -> str:
 
 
 def _comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
-    """Return the comment beside a key: in its choice's file, else in that of another choice that has the same key."""
-    if found := comments(CONF / group / f"{choice}.yaml").beside.get(key):
-        return found
+    """Return the comment beside a key, from its choice's file or that of another choice with the same key."""
+    if comment := comments(CONF / group / f"{choice}.yaml").beside.get(key):
+        return comment
     last = key.rpartition(".")[2]
     owner = next(kind for kind in schema.__mro__ if last in get_annotations(kind))
     files = sorted((CONF / group).glob("*.yaml"), key=lambda file: (schema_of(group, file.stem) is not owner, file))
     for file in files:
-        if issubclass(schema_of(group, file.stem), owner) and (found := comments(file).beside.get(last)):
-            return found
+        if issubclass(schema_of(group, file.stem), owner) and (comment := comments(file).beside.get(last)):
+            return comment
     return ""

@@ -1,6 +1,6 @@
-"""Between Hydra and the schema: schemas handed over, YAML checked, errors in one message.
+"""Between Hydra and the schema: registers the schemas, checks the YAML, and turns each error into one message.
 
-A message holds the full key, the value, the nearest valid key and the choices.
+A message contains the full key, the value, the nearest valid key and the choices.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from omegaconf.errors import (
 
 from runner.config import completion, data_sets, help, profiles
 from runner.config.choices import CONF, choices_for
-from runner.config.groups import GROUPS, KeyType, kinds
-from runner.config.lacking import HYDRAS_OWN, compose_config
+from runner.config.groups import GROUPS, KeyType, key_types
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
+from runner.config.missing_keys import HYDRAS_OWN, compose_config
 from runner.config.root import RunnerConfig
 from runner.config.yaml_files import load_checked
 from runner.core.console import say
@@ -42,21 +42,21 @@ from runner.core.environment import variable
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.fields import choice_of
 
-# choices of hydra/launcher and hydra/sweeper from other packages; its first word names the extra that installs it
+# choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
 _composed_mode = Hydra.get_mode
 
-# for conf/tracking, here and not in register(): the processes of other launchers compose, too
+# conf/tracking uses it. It is registered here and not in register(): the processes of other launchers compose, too
 OmegaConf.register_new_resolver("variable", variable, replace=True)
-OmegaConf.register_new_resolver("data_set", data_sets.look_up, replace=True)  # for conf/task
+OmegaConf.register_new_resolver("data_set", data_sets.look_up, replace=True)  # conf/task uses it
 
 
 _load = OmegaConf.load
 
 
 def _load_bounded(file: Any) -> Any:
-    """Load a file as OmegaConf does, after a look at how deep it is and what its aliases unpack to."""
+    """Load a file as OmegaConf does, after a check of its depth and of what its aliases unpack to."""
     return load_checked(file, _load)
 
 
@@ -64,7 +64,7 @@ def _load_bounded(file: Any) -> Any:
 def register() -> None:
     """Hand every schema to Hydra, so that a YAML that extends it is type-checked.
 
-    The schemas stand under hydra/schema/GROUP, because `--help` and tab completion list only groups outside hydra/.
+    The schemas are under hydra/schema/GROUP, because `--help` and tab completion list only groups outside hydra/.
     """
     Hydra.get_mode = _mode  # type: ignore[method-assign]
     if Hydra.compose_config is HYDRAS_OWN:
@@ -92,46 +92,46 @@ def register() -> None:
 
 
 def adapt_plugins() -> None:
-    """Store other packages' plugins again under their own names, with our values where their defaults do not fit."""
+    """Store other packages' plugins again under the same names, with our values where their defaults do not fit."""
     store = ConfigStore.instance().store
     with suppress(ImportError):
         from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 
-        # a search is for the highest accuracy; and hydra.sweeper.params={key: "interval(0,1)"} can be given anew
-        ours = OptunaSweeperConf(_target_="hydra_plugins.runner.OptunaSearch", direction="maximize", params={})
-        search = OmegaConf.structured(ours)
+        # a search maximizes accuracy; and hydra.sweeper.params={key: "interval(0,1)"} can be overridden as a whole
+        schema = OptunaSweeperConf(_target_="hydra_plugins.runner.OptunaSearch", direction="maximize", params={})
+        search = OmegaConf.structured(schema)
         OmegaConf.set_struct(search.params, False)
         store(group="hydra/sweeper", name="optuna", node=search, provider="runner")
     with suppress(ImportError):
         from hydra_plugins.hydra_ray_launcher._config import RayConf, RayLauncherConf
 
-        # no server for the dashboard, and no second try: the runner itself repeats what an innocent job has lost
+        # no server for the dashboard, and no retries: the runner itself repeats a job that another job's crash ended
         init = {"address": None, "include_dashboard": False, "logging_level": "warning"}
         ray = RayLauncherConf(ray=RayConf(init=init, remote={"max_retries": 0}))
         store(group="hydra/launcher", name="ray", node=ray, provider="runner")
 
 
 def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-    """Return hydra.mode; Hydra composes the whole job once more for it, though only a study or an override sets it."""
+    """Return hydra.mode. Hydra would compose the job once more for it, though only a study or an override sets it."""
     places = {place.provider: place.path for place in self.config_loader.get_search_path().get_path()}
     is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
-    if is_ours and not any("hydra" in said for said in overrides):
-        return None  # which is what it is then
+    if is_ours and not any("hydra" in override for override in overrides):
+        return None  # its default
     return _composed_mode(self, config_name, overrides)
 
 
 def _open(node: DictConfig, *keys: str) -> DictConfig:
-    """Let these keys of a node take keys of the user's own, without a + before them."""
+    """Let users add keys of their own below these keys of a node, without a + before them."""
     for key in keys:
         OmegaConf.set_struct(node[key], False)
     return node
 
 
 class NoRunFolder(Callback):
-    """Keeps Hydra from making the folder that hydra.run.dir names, in which nothing would lie."""
+    """Keeps Hydra from making the folder that hydra.run.dir names, which would stay empty."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Name the working directory instead, unless the job is to run in that folder."""
+        """Use the working directory instead, unless the job is to run in that folder."""
         if config.hydra.run.dir == "." or config.hydra.job.chdir or config.hydra.output_subdir:
             return
         say(f"note: hydra.run.dir={config.hydra.run.dir}: nothing is written there; results lie below output_dir")
@@ -140,7 +140,7 @@ class NoRunFolder(Callback):
 
 
 def hydra_of(study_folder: str | None = None) -> Hydra:
-    """Return a Hydra that composes the runner's configs, and those of a folder of studies; no other one is touched."""
+    """Return a Hydra object of its own that composes the runner's configs, and those of a folder of studies."""
     register()
     search = create_config_search_path(str(CONF))
     if study_folder is not None:  # as -cd does
@@ -150,23 +150,23 @@ def hydra_of(study_folder: str | None = None) -> Hydra:
 
 
 def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:
-    """Return a job's config as the runner knows it, and the choice of each group, which only Hydra's half holds."""
+    """Return a job's config without Hydra's half, and the choice of each group, which only that half contains."""
     choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
-    data_sets.settle(composed)  # by the folders that Hydra's half knows
+    data_sets.apply_data_set(composed)  # needs the folders that Hydra's half lists
     with read_write(composed), open_dict(composed):
         del composed["hydra"]
     return composed, choices
 
 
 def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> RunnerConfig:
-    """Turn the composed YAML into checked dataclasses; a key that was forced in with + is refused here.
+    """Turn the composed YAML into checked dataclasses; a key that was forced in with + is rejected here.
 
-    `choices` are those of the defaults list, from which what was composed must come.
+    `choices` are those of the defaults list; the class of each group must belong to its choice.
     """
     if OmegaConf.get_type(composed) is not RunnerConfig:
-        raise ConfigError("this config does not stand on the runner's: it needs `defaults: [config, _self_]` on top")
+        raise ConfigError("this config does not extend the runner's: it needs `defaults: [config, _self_]` on top")
     _refuse_extra("", composed)
-    data_sets.settle(composed)
+    data_sets.apply_data_set(composed)
     if choices is not None:
         _refuse_other_choices(composed, choices)
     config = OmegaConf.to_object(composed)
@@ -175,7 +175,7 @@ def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> Runner
 
 
 def as_yaml(composed: DictConfig) -> str:
-    """Return a job's config as it is kept: with the name of each group's choice, read off its class."""
+    """Return a job's config as it is stored: with the name of each group's choice, taken from its class."""
     kept: Any = OmegaConf.to_container(composed, enum_to_str=True)
     for group in GROUPS:
         if (choice := choice_of(OmegaConf.get_type(composed, group))) is not None:
@@ -195,11 +195,11 @@ def _refuse_extra(prefix: str, composed: DictConfig) -> None:
 
 
 def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:
-    """Refuse a group that came by another way than its choice: what is shown and recorded would not be what runs."""
+    """Reject a group whose class is not that of its choice: what is shown and recorded would not be what runs."""
     for group, schemas in GROUPS.items():
-        expected, found = schemas.get(choices.get(group, "")), OmegaConf.get_type(composed, group)
-        if expected is not None and expected is not found:
-            kind = getattr(found, "__name__", found)
+        expected, actual = schemas.get(choices.get(group, "")), OmegaConf.get_type(composed, group)
+        if expected is not None and expected is not actual:
+            kind = getattr(actual, "__name__", actual)
             raise ConfigError(
                 f"{group}={choices[group]} is the choice, and the config puts a {kind} there: "
                 f"choose with {group}=CHOICE, or with `override /{group}: CHOICE` in a defaults list"
@@ -207,7 +207,7 @@ def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> N
     named, chosen = str(composed.profile), choices.get("profile", profiles.NONE)
     if named != chosen:
         raise ConfigError(
-            f"profile: {named} is no key: it would choose nothing (profile={chosen} is the choice). Use "
+            f"profile: {named} is not a key: it would choose nothing (profile={chosen} is the choice). Use "
             f"profile={named}, or `override /profile: {named}` in a defaults list"
         )
 
@@ -217,7 +217,7 @@ def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> N
 
 @contextmanager
 def config_errors() -> Iterator[None]:
-    """Raise what a user has caused as a ConfigError with its one message; a RunnerError is one already."""
+    """Raise an error that the user caused as a ConfigError with one message; a RunnerError has its message already."""
     try:
         yield
     except Exception as error:
@@ -241,7 +241,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _unreadable(override: str) -> str:
-    """Say what to type for an override that Hydra's grammar does not take."""
+    """Say what to type for an override that Hydra's grammar rejects."""
     key, equals, value = override.partition("=")
     if not equals or not re.fullmatch(r"[+~]{0,2}[A-Za-z_][\w.@/-]*", key, re.ASCII):
         return f"{override}: not a valid override: write KEY=VALUE or GROUP=CHOICE (all keys: --help)"
@@ -254,11 +254,13 @@ def _in_quotes(key: str, value: str) -> str:
 
 
 def _several(key: str, value: str) -> str:
-    """Say what to type for several values where there is no grid."""
-    kind = kinds().get(key, KeyType())
-    one = f". If it is one text, put it in quotes inside the shell's: {_in_quotes(key, value)}" if kind.text else ""
-    one = f". If it is a list: {key}=[{value}]" if kind.is_list else one
-    return f"{key}={value}: several values. To sweep over it, add --multirun (-m){one}"
+    """Say what to type for several values of a key without a grid."""
+    kind = key_types().get(key, KeyType())
+    fix = (
+        f". If it is one text, put it in quotes inside the shell's: {_in_quotes(key, value)}" if kind.is_string else ""
+    )
+    fix = f". If it is a list: {key}=[{value}]" if kind.is_list else fix
+    return f"{key}={value}: several values. To sweep over it, add --multirun (-m){fix}"
 
 
 def _missing_config(error: MissingConfigException) -> str:
@@ -272,11 +274,11 @@ def _missing_config(error: MissingConfigException) -> str:
 
 
 def _from_cause(error: BaseException) -> str | None:
-    """Find the override that does not fit in the chain of causes, and the reason."""
+    """Return a message from the chain of causes: the override that does not fit, and why."""
     text, cause = str(error), error
     if (match := re.match(r"In '([^']+)': \w+ raised while composing config", text)) and error.__context__ is not None:
-        said = _from_cause(error.__context__)
-        return f"{match[1]}.yaml: {said}" if said else None
+        reason = _from_cause(error.__context__)
+        return f"{match[1]}.yaml: {reason}" if reason else None
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if match := re.match(r"Could not override '([^']+)'\.[ \n]+No match in the defaults list", text):
@@ -285,16 +287,15 @@ def _from_cause(error: BaseException) -> str | None:
         return unknown_key(match[1])
     if match := re.match(r"Ambiguous value for argument '([^=]*)=(.*)'\n1\. ", text, re.DOTALL):
         return _several(match[1], match[2])
-    found = re.search(r"(?:Error merging override |To append to your config use \+)([^\n]+)(?:\n|$)", text)
-    written = found[1] if found else ""
+    match = re.search(r"(?:Error merging override |To append to your config use \+)([^\n]+)(?:\n|$)", text)
+    written = match[1] if match else ""
     key, _, value = written.partition("=")
-    if key.lstrip("+").startswith("profile."):  # the only group whose place among the keys holds a text
+    if key.lstrip("+").startswith("profile."):  # the only group that is a text in the config
         return unknown_key(key.lstrip("+"), value=value)
     if isinstance(cause, ValidationError):
         return wrong_value(cause, written)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        said = value if key == cause.full_key else None
-        return unknown_key(cause.full_key or key, cause.object_type, said)
+        return unknown_key(cause.full_key or key, cause.object_type, value if key == cause.full_key else None)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key} has no value: give {cause.full_key}=..."
     return None

@@ -11,13 +11,13 @@ from runner.config.wording import PromptStyle, WordingConfig
 from runner.core.errors import check, check_least, check_not_blank
 from runner.core.fields import inert
 
-KEPT = 64  # most probable tokens in each place that a reference keeps, unless it says otherwise
+KEPT = 64  # most probable tokens that a reference keeps at each position by default
 STYLES = (PromptStyle.chat, PromptStyle.text)
 
 
 @dataclass
 class LikelihoodConfig(WordingConfig, QuestionsConfig):
-    """How probable given texts are: gold answers, any text, multiple choice; and how far from another model's."""
+    """How probable given texts are (gold answers, any text, multiple choice), and how far from another model's."""
 
     module: ClassVar[str] = "runner.tasks.likelihood.task"
     name: ClassVar[str] = "likelihood"
@@ -25,15 +25,15 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     stride: int | None = None
     keep_top_k: int = inert(0, "adds evidence and changes no number; it counts among the hashes")
     reference: str | None = inert(None, "names another job; the id of that job counts instead")
-    exact: bool = inert(False, "says how the reference is read; it counts among the hashes, where there is a reference")
+    exact: bool = inert(False, "says how the reference is read; with a reference it counts among the hashes")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choices = ", ".join(style.value for style in STYLES)
-        need = f"an answer is scored behind its question alone: choose one of {choices}"
+        need = f"an answer is scored after its question alone: choose one of {choices}"
         check(self.prompt in STYLES, "task.prompt", self.prompt.value, need)
         self.check_wording()
-        check_least(2, "task.window", self.window, ": each token is scored behind another one")
+        check_least(2, "task.window", self.window, ": each token is scored after another one")
         check_least(1, "task.stride", self.stride, ", or null for half of task.window")
         need = f"must be below task.window={self.window}, or tokens between two windows would not be scored"
         check(self.stride is None or self.stride < self.window, "task.stride", self.stride, need)
@@ -46,21 +46,21 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     @property
     def step(self) -> int:
-        """How many tokens the next window goes on by."""
+        """By how many tokens the next window starts later."""
         return self.stride or self.window // 2
 
     @property
     def loads(self) -> int:
-        """This model, and the one that is loaded beside it."""
+        """Return 1, or 2 with a reference model that is loaded beside this one."""
         return 1 + self.exact
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return rows whose texts are read and scored, and nothing generated."""
+        """Return rows whose texts are read and scored; nothing is generated."""
         _, prompt_tokens, _ = super().workload(generation, rows)
         return generation.batch_size or rows, prompt_tokens, 1
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the texts, where it is known how many; a question with its answer is typical."""
+        """Return the texts, if their number is known; each counts as long as a question with its answer."""
         count = self.limit if read is None else read
         if count is None:
             return []

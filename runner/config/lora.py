@@ -15,11 +15,11 @@ class LoraConfig:
 
     name: ClassVar[str] = "none"
 
-    packages: ClassVar[tuple[str, ...]] = ()  # imported to put it on
+    packages: ClassVar[tuple[str, ...]] = ()  # needed to apply the adapter
 
     @property
     def merges(self) -> bool:
-        """Whether the base's own weights are changed for good."""
+        """Whether the base's own weights are changed permanently."""
         return isinstance(self, AdapterConfig) and self.merge
 
 
@@ -30,9 +30,9 @@ class AdapterConfig(LoraConfig):
     path: str = inert(MISSING, HASHED)
     merge: bool = False
 
-    module: ClassVar[str]  # puts it on
-    in_a_file: ClassVar[bool] = False
-    usual_rope: ClassVar[str | None] = None  # that adapters of this format were mostly trained with
+    module: ClassVar[str]  # applies the adapter to a model
+    is_single_file: ClassVar[bool] = False
+    usual_rope: ClassVar[str | None] = None  # with which adapters of this format were mostly trained
 
     def __post_init__(self) -> None:
         check_not_blank("lora.path", self.path, "give the adapter's folder, hub id or .pth file")
@@ -50,14 +50,14 @@ class PeftConfig(AdapterConfig):
 
 @dataclass
 class PthConfig(AdapterConfig):
-    """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null: the file's own."""
+    """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null: as in the file."""
 
     name: ClassVar[str] = "pth"
     rank: int | None = None
 
     module: ClassVar[str] = "runner.compat.pth"
     usual_rope: ClassVar[str | None] = "rope_2d"
-    in_a_file: ClassVar[bool] = True
+    is_single_file: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,5 +65,5 @@ class PthConfig(AdapterConfig):
 
 
 def adapter_of(lora: LoraConfig) -> AdapterConfig | None:
-    """Return the keys of an adapter, None when the job has none."""
+    """Return the keys of the adapter, or None if the job has none."""
     return lora if isinstance(lora, AdapterConfig) else None

@@ -14,26 +14,26 @@ from runner.core.errors import ConfigError, check, check_least, check_not_blank
 from runner.core.fields import HASHED, inert
 
 PROMPT_TOKENS = (64, 256)
-MOST_TOKENS = 2**25  # of the prompts of one batch, which are made up at once: 1,024 rows of 32,768
-MOST_REPEATS = 10_000  # of a measurement: a median and its spread change no more long before
-MOST_REQUESTS = 100_000  # that come at one rate: they, too, are made up beforehand
+MOST_TOKENS = 2**25  # in the prompts of one batch, which are generated together: 1,024 rows of 32,768
+MOST_REPEATS = 10_000  # of a measurement; a median and its spread settle long before
+MOST_REQUESTS = 100_000  # at one arrival rate; their prompts are generated beforehand, too
 
 
 @dataclass
 class SweepConfig(TaskConfig):
-    """Speed over batch sizes × prompt lengths × new tokens × what prompts share; latency under requests that come."""
+    """Speed over batch sizes × prompt lengths × new tokens × shared prefixes; latency under arriving requests."""
 
     module: ClassVar[str] = "runner.tasks.sweep"
     name: ClassVar[str] = "sweep"
     batch_sizes: list[int] = field(default_factory=lambda: [1, 4, 16])
     prompt_tokens: list[int] = field(default_factory=lambda: [*PROMPT_TOKENS])
-    new_tokens: Any = 32  # or several: OmegaConf has no type for a number or a list
+    new_tokens: Any = 32  # or a list: OmegaConf has no type for a number or a list
     shared_prefix: list[float] = field(default_factory=lambda: [0.0])
     repeats: int = 5
     warmup: int = 1
     prompts: str | None = inert(None, HASHED)
     split: str = inert("test", "says which questions are the prompts; the SHA-256 of those counts instead")
-    format: Framing = inert(Framing.chat, "how real prompts are put; it is a part of their SHA-256")
+    format: Framing = inert(Framing.chat, "how real prompts are formatted; it is a part of their SHA-256")
     arrival_rates: list[float] = field(default_factory=list)
     arrival_s: float = 30.0
     arrival_requests: int | None = None
@@ -62,42 +62,42 @@ class SweepConfig(TaskConfig):
         rates = self.arrival_rates
         need = "every number must be above 0: requests a second, e.g. [0.5,1,2]"
         check(all(0 < rate < math.inf for rate in rates), "task.arrival_rates", rates, need)
-        check(len(set(rates)) == len(rates), "task.arrival_rates", rates, "each number may stand only once")
+        check(len(set(rates)) == len(rates), "task.arrival_rates", rates, "no number may be repeated")
         check(0 < self.arrival_s < math.inf, "task.arrival_s", self.arrival_s, "must be above 0")
         check_least(2, "task.arrival_requests", self.arrival_requests, ", or null for those of task.arrival_s seconds")
         most = self.arrival_requests or max([0.0, *rates]) * self.arrival_s
-        need = f"{most:,.0f} requests would come at one rate, at most {MOST_REQUESTS:,} can"
-        within = f"{rates} in task.arrival_s={self.arrival_s:g} seconds"
+        need = f"{most:,.0f} requests would arrive at one rate, the limit is {MOST_REQUESTS:,}"
+        rates_in_s = f"{rates} in task.arrival_s={self.arrival_s:g} seconds"
         is_counted = self.arrival_requests is not None
-        key, value = ("arrival_requests", self.arrival_requests) if is_counted else ("arrival_rates", within)
+        key, value = ("arrival_requests", self.arrival_requests) if is_counted else ("arrival_rates", rates_in_s)
         check(most <= MOST_REQUESTS, f"task.{key}", value, need)
         rows, tokens = self.batch_sizes, self.prompt_tokens or [1]
         _check_batch(f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens))
 
     def _has_real_prompts(self) -> bool:
-        """Whether task.prompts names some, which have lengths and beginnings of their own."""
+        """Whether task.prompts names real prompts, whose lengths and beginnings are given."""
         if self.prompts is None:
             return False
         check_not_blank("task.prompts", self.prompts, "give embedded, a file, a data set, or null for random tokens")
         check(self.prompts != "-", "task.prompts", "-", "a sweep reads a file or a data set, not stdin")
-        need = f"the prompts of task.prompts={self.prompts} have lengths of their own: leave it out"
+        need = f"the prompts of task.prompts={self.prompts} have their own lengths: leave it out"
         check(self.prompt_tokens in ([], [*PROMPT_TOKENS]), "task.prompt_tokens", self.prompt_tokens, need)
-        need = f"what the prompts of task.prompts={self.prompts} have in common they have: leave it out"
+        need = f"the prompts of task.prompts={self.prompts} have their own beginnings: leave it out"
         check(self.shared_prefix == [0.0], "task.shared_prefix", self.shared_prefix, need)
         self.prompt_tokens = []
         return True
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return the smallest cell: the others may fail, and become a note."""
+        """Return the smallest cell; if others fail, the result has a note."""
         return min(self.batch_sizes), min(self.prompt_tokens or [QUESTION_TOKENS]), min(self.new_tokens)
 
     @property
-    def limits_measured(self) -> int:
-        """Once behind each round."""
+    def limit_measurements(self) -> int:
+        """Return one measurement per round."""
         return self.warmup + self.repeats
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return all cells, as often as they are run; nothing where a clock says when requests come."""
+        """Return all cells with all their repeats; nothing where requests arrive at given rates."""
         if self.arrival_rates:
             return []
         times = (self.warmup + self.repeats) * len(self.shared_prefix)
@@ -107,23 +107,21 @@ class SweepConfig(TaskConfig):
 
 def _check_axis(key: str, values: Sequence[float], example: str) -> None:
     check(bool(values), f"task.{key}", values, f"give at least one number, e.g. {example}")
-    check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
+    check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
 
 
 def _check_repeats(key: str, least: int, value: int) -> None:
     check(least <= value <= MOST_REPEATS, f"task.{key}", value, f"must lie in {least}..{MOST_REPEATS:,}")
 
 
-def _check_batch(said: str, tokens: int) -> None:
+def _check_batch(keys: str, tokens: int) -> None:
     if tokens > MOST_TOKENS:
-        raise ConfigError(
-            f"{said}: the largest batch has {tokens:,} prompt tokens, at most {MOST_TOKENS:,} are made up at once"
-        )
+        raise ConfigError(f"{keys}: the largest batch has {tokens:,} prompt tokens, the limit is {MOST_TOKENS:,}")
 
 
 @dataclass
 class MemoryConfig(TaskConfig):
-    """Memory of import, load, prefill and decode in a fresh process, predicted next to measured."""
+    """Memory of import, load, prefill and decode in a fresh process, predicted and measured."""
 
     module: ClassVar[str] = "runner.tasks.memory.task"
     name: ClassVar[str] = "memory"
@@ -141,14 +139,14 @@ class MemoryConfig(TaskConfig):
         _check_repeats("repeats", 1, self.repeats)
         check_least(2, "task.new_tokens", self.new_tokens, ": decoding starts at the 2nd")
         for key, values in (("batch_sizes", self.batch_sizes), ("context_lengths", self.context_lengths)):
-            check(len(set(values)) == len(values), f"task.{key}", values, "each number may stand only once")
+            check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
         check(
             all(rows >= 1 for rows in self.batch_sizes),
             "task.batch_sizes",
             self.batch_sizes,
             "every number must be 1 or more",
         )
-        need = f"every number must be above task.new_tokens={self.new_tokens}, which are the end of a row"
+        need = f"every number must be above task.new_tokens={self.new_tokens}, which a context includes"
         check(
             all(tokens > self.new_tokens for tokens in self.context_lengths),
             "task.context_lengths",
@@ -159,12 +157,12 @@ class MemoryConfig(TaskConfig):
             "batch_sizes" if self.batch_sizes else "batch_size",
             "context_lengths" if self.context_lengths else "prompt_tokens",
         )
-        said = " with ".join(f"task.{key}={getattr(self, key)}" for key in keys)
-        _check_batch(said, max(rows * prompt for rows, prompt, _ in self.points))
+        settings = " with ".join(f"task.{key}={getattr(self, key)}" for key in keys)
+        _check_batch(settings, max(rows * prompt for rows, prompt, _ in self.points))
 
     @property
     def points(self) -> list[Workload]:
-        """What is measured, the smallest first: batch × context, or the one point that the other keys describe."""
+        """The measured points, smallest first: batch × context, or the one point that the other keys describe."""
         prompts = [tokens - self.new_tokens for tokens in self.context_lengths] or [self.prompt_tokens]
         points = [
             (rows, prompt, self.new_tokens) for rows in self.batch_sizes or [self.batch_size] for prompt in prompts
@@ -172,7 +170,7 @@ class MemoryConfig(TaskConfig):
         return sorted(points, key=lambda point: (point[0] * (point[1] + point[2]), point[0]))
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return the smallest point: the others may fail, and become a note."""
+        """Return the smallest point; if others fail, the result has a note."""
         return self.points[0]
 
     @property

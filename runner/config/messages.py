@@ -1,4 +1,4 @@
-"""What is said of a key, a value or a choice that does not fit: in full, with the nearest one and all there are."""
+"""Messages about a key, a value or a choice that is wrong: each names it in full, the nearest one and all choices."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from difflib import get_close_matches
 from omegaconf.errors import ValidationError
 
 from runner.config.choices import CONF, choices_for
-from runner.config.groups import GROUPS, kinds
+from runner.config.groups import GROUPS, key_types
 from runner.config.root import RunnerConfig
 from runner.core.errors import nearest, unknown
 
-# choices that are gone, and what says the same now
-MOVED = {
-    "task=pipeline": "parts are a model for every task: task=generate model=parts model.name=FOLDER, where "
-    "model.stages, model.micro_batch and model.timeout_s stand for task.processes, task.micro_batch and task.timeout_s",
-}
-
-# keys that have another name now
+# old names of choices and keys, and what to use instead
 RENAMED = {
+    "task=pipeline": "task=generate model=parts model.name=FOLDER, with model.stages, model.micro_batch and "
+    "model.timeout_s in place of task.processes, task.micro_batch and task.timeout_s",
     "task.until": "task.early_stop_vs",
     "task.batch": "task.batch_sizes",
     "task.context": "task.context_lengths",
@@ -29,9 +25,9 @@ RENAMED = {
 
 
 def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
-    """Name a group's choice and the nearest valid one, or the words that have replaced it."""
-    if (now := MOVED.get(f"{group}={choice}")) is not None:
-        return f"{group}={choice}: {now}"
+    """Name a group's choice and the nearest valid one, or what has replaced it."""
+    if (now := RENAMED.get(f"{group}={choice}")) is not None:
+        return f"{group}={choice} is now {now}"
     return f"{group}={choice}: {unknown(f'choice for {group}', choice, options)}"
 
 
@@ -41,66 +37,66 @@ def schema_keys(schema: object) -> set[str]:
 
 
 def wrong_value(cause: ValidationError, written: str) -> str:
-    """Say what a key needs; `written` is the override as it was given, where it is known."""
+    """Say what value a key needs; `written` is the override as it was given, if known."""
     before, _, value = written.partition("=")
     key, value = cause.full_key or before, value.strip("'\"")  # its quotes may be ours
-    why = str(cause.msg or cause).splitlines()[0]
-    if choices := re.search(r"expected one of \[([^\]]*)\]", why):
+    reason = str(cause.msg or cause).splitlines()[0]
+    if choices := re.search(r"expected one of \[([^\]]*)\]", reason):
         names = [name.strip(" '") for name in choices[1].split(",")]
         return f"{key}={value}: {unknown(f'choice for {key}', value, names)}"
-    if expected := re.search(r"could not be converted to (\w+)", why):
+    if expected := re.search(r"could not be converted to (\w+)", reason):
         words = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"{key}={value}: {words.get(expected[1], expected[1])} is needed"
-    if "is not a ListConfig" in why and value:
+    if "is not a ListConfig" in reason and value:
         return f"{key}={value}: a list is needed: {key}=[{value}]"
-    return f"{key}={value}: {why}" if value else f"{key}: {why}"
+    return f"{key}={value}: {reason}" if value else f"{key}: {reason}"
 
 
 def unknown_key(key: str, owner: object = None, value: object = None) -> str:
-    """Name the key and the nearest valid one: a group's, a root key, or a key of the group's schema."""
+    """Name the key and the nearest valid one: a group, a root key, or a key of the group's schema."""
     head, dot, last = key.rpartition(".")
     head = head.lstrip("+~")
     if key.lstrip("+~") == "dataset":
         return f"{key}: a data set is named by its task: use task.data={value or 'NAME'}"
     if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
-        return f"{key}: this key is {now} now"
+        return f"{key} is now {now}"
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
     if head in {*GROUPS, "profile"} and last not in names and get_close_matches(last, {*names, "name"}, 1) == ["name"]:
         return _no_name(key, head, value)
     groups = [path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "dataset")]
     choices = {f"{head}.{name}" for name in names} if dot else {*groups, *schema_keys(RunnerConfig)}
-    having = _tasks_with(key)
-    other = f". {key} is a key of {'task=' + having[0] if len(having) == 1 else 'other tasks: ' + ', '.join(having)}"
+    tasks = _tasks_with(key)
+    other = f". {key} is a key of {'task=' + tasks[0] if len(tasks) == 1 else 'other tasks: ' + ', '.join(tasks)}"
     return (
         f"{key}: {unknown('key' if dot else 'group or key', key, choices, _of_other_groups(key, choices))}"
-        f"{other if having else ''}"
+        f"{other if tasks else ''}"
     )
 
 
 def _tasks_with(key: str) -> list[str]:
-    """Return the tasks that have a key, which another one was given."""
+    """Return the tasks that have a key, for a task that lacks it."""
     head, _, name = key.rpartition(".")
     return sorted(task for task, schema in GROUPS["task"].items() if name in schema_keys(schema)) * (head == "task")
 
 
 def _no_name(key: str, group: str, value: object) -> str:
-    """Say how a choice is made, in the place of a key that would hold its name."""
+    """Say how a choice is made to a user who set GROUP.name."""
     choices = choices_for(group)
-    asked = str(value or "").strip("'\"")
-    said = f"{key}={asked}" if asked else key
-    if group == "model":  # most choices have such a key, which says where the model is or what its server calls it
-        use = f"model=auto model.name={asked or 'FOLDER_OR_HUB_ID'}"
-        return f"{said}: the model that is chosen has no name to be given: use {use}"
-    use = f"{group}={asked if asked in choices else 'CHOICE'}"
-    return f"{said}: the name of a choice is no key: use {use}. Choices for {group}: {', '.join(choices)}"
+    name = str(value or "").strip("'\"")
+    override = f"{key}={name}" if name else key
+    if group == "model":  # most choices have such a key: the model's location, or its name on the server
+        use = f"model=auto model.name={name or 'FOLDER_OR_HUB_ID'}"
+        return f"{override}: the chosen model has no key for a name: use {use}"
+    use = f"{group}={name if name in choices else 'CHOICE'}"
+    return f"{override}: the name of a choice is not a key: use {use}. Choices for {group}: {', '.join(choices)}"
 
 
 def _of_other_groups(key: str, choices: set[str]) -> list[str]:
-    """Return the keys of any group that are called like this one, which stands in a wrong group or in none."""
+    """Return the keys of all groups with this key's name, which was given with a wrong group or with none."""
     last = key.lstrip("+~").rpartition(".")[2]
     by_name: dict[str, list[str]] = {}
-    for known in (known for known in kinds() if known.count(".") < 2):  # a model's own student has its keys, too
+    for known in (known for known in key_types() if known.count(".") < 2):  # a student has the keys of a model, too
         by_name.setdefault(known.rpartition(".")[2], []).append(known)
     near = [] if nearest(key, sorted(choices)) else get_close_matches(last, by_name, n=1)
     meant = by_name.get(last) or [known for name in near for known in by_name[name]]
-    return [known for known in meant if known != key]  # another choice of this very group may have it
+    return [known for known in meant if known != key]  # another choice of the same group may have it

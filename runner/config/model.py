@@ -12,14 +12,15 @@ from urllib.parse import urlsplit
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.rope import RopeConfig
-from runner.config.sampling import SamplingKeys, that_differ
+from runner.config.sampling import SamplingKeys, active_parameters
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_base_url, check_least, check_not_blank
 from runner.core.fields import HASHED, MISSING, inert
 from runner.quantization.base import QuantizationConfig
 
 MOST_THREADS = 4096  # more than a machine has cores
-PUT_BY_RUNNER = ("messages", "conversation", "tokenize", "add_generation_prompt")  # of a chat template
+# arguments of a chat template that the runner itself sets
+TEMPLATE_ARGUMENTS_OF_RUNNER = ("messages", "conversation", "tokenize", "add_generation_prompt")
 
 
 class Attention(StrEnum):
@@ -33,20 +34,20 @@ class Attention(StrEnum):
 
 @dataclass
 class ModelConfig:
-    """What every kind of model has."""
+    """The keys of every kind of model."""
 
     module: ClassVar[str]  # describes the kind; a string, so that a job imports its own kind only
-    key: ClassVar[str] = "model"  # where these keys stand
+    key: ClassVar[str] = "model"  # the prefix of these keys
 
     @property
     def name(self) -> str:
-        """Return which model it is: a key of most kinds, a name of its own of the others."""
+        """Return which model it is: a key for most kinds, a fixed name for the others."""
         raise NotImplementedError
 
     def check_beside(
         self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
     ) -> None:
-        """Refuse what the other groups ask for and this kind of model cannot do."""
+        """Reject settings of other groups that this kind of model does not support."""
 
 
 @dataclass
@@ -66,39 +67,42 @@ class LocalModelConfig(ModelConfig):
     shape: str | None = inert(None, HASHED)
     random_weights: bool = inert(False, "the recipe of the noise and the shape are hashed instead")
     trust_remote_code: bool = False
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # what its chat template reads by these names
-    check_memory: bool = inert(True, "refuses a model that would not fit, and changes nothing in one that does")
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # variables of its chat template
+    check_memory: bool = inert(True, "rejects a model that would not fit, and changes nothing in one that does")
 
     asks_hub: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        mine = self.key
+        prefix = self.key
         need = f"must lie in 1..{MOST_THREADS:,}, or be null"
-        check(self.threads is None or 1 <= self.threads <= MOST_THREADS, f"{mine}.threads", self.threads, need)
+        check(self.threads is None or 1 <= self.threads <= MOST_THREADS, f"{prefix}.threads", self.threads, need)
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
-        check(known, f"{mine}.device", self.device, "use auto, cpu, cuda or cuda:N")
-        check_not_blank(f"{mine}.name", self.name, "give a folder or a hub id")
+        check(known, f"{prefix}.device", self.device, "use auto, cpu, cuda or cuda:N")
+        check_not_blank(f"{prefix}.name", self.name, "give a folder or a hub id")
         for name in self.chat_template_kwargs:
-            own, need = name not in PUT_BY_RUNNER and name.isidentifier(), "give names that the chat template reads"
-            check(own, f"{mine}.chat_template_kwargs", name, f"{need}, e.g. enable_thinking")
+            is_valid = name not in TEMPLATE_ARGUMENTS_OF_RUNNER and name.isidentifier()
+            need = "give names that the chat template reads, e.g. enable_thinking"
+            check(is_valid, f"{prefix}.chat_template_kwargs", name, need)
         spread, sizes = self.device_map, self.max_memory
-        check(spread in (None, "auto"), f"{mine}.device_map", spread, "use auto, or null for one device")
-        check(sizes is None or isinstance(sizes, dict), f"{mine}.max_memory", sizes, "give {0: 3GB, cpu: 8GB}")
+        check(spread in (None, "auto"), f"{prefix}.device_map", spread, "use auto, or null for one device")
+        check(sizes is None or isinstance(sizes, dict), f"{prefix}.max_memory", sizes, "give {0: 3GB, cpu: 8GB}")
         self.max_memory = {str(place): str(size) for place, size in (sizes or {}).items()} or None
         for place, size in (self.max_memory or {}).items():
-            key, is_size = f"{mine}.max_memory.{place}", re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None
+            key, is_size = f"{prefix}.max_memory.{place}", re.fullmatch(r"\d+(\.\d+)?[KMG]i?B", size) is not None
             check(place == "cpu" or place.isdigit(), key, size, "name a place: a GPU's number, or cpu")
             check(is_size, key, size, "give a size such as 3GB or 800MiB")
         if self.max_memory and self.device_map is None:
-            raise ConfigError(f"{mine}.max_memory needs {mine}.device_map=auto, which spreads the model over devices")
+            raise ConfigError(
+                f"{prefix}.max_memory needs {prefix}.device_map=auto, which spreads the model over devices"
+            )
         if self.device_map == "auto" and self.device != "auto":
-            raise ConfigError(f"{mine}.device_map=auto with {mine}.device={self.device}: give one of the two")
+            raise ConfigError(f"{prefix}.device_map=auto with {prefix}.device={self.device}: give one of the two")
 
 
 @dataclass
 class LocalConfig(LocalModelConfig):
-    """A folder or a .gguf file on this machine: never taken for a hub id, never looked for in the network."""
+    """A folder or a .gguf file on this machine; it is never taken for a hub id, and nothing is downloaded."""
 
     asks_hub: ClassVar[bool] = False
 
@@ -122,9 +126,9 @@ class StubConfig(ModelConfig):
 
 
 class Extensions(StrEnum):
-    """What a server takes besides OpenAI's own keys: nothing, or top_k, min_p, repetition_penalty and ignore_eos.
+    """What a server accepts besides OpenAI's own keys: nothing, or top_k, min_p, repetition_penalty and ignore_eos.
 
-    auto: as its list of models says who it is.
+    auto: what the server is follows from its list of models.
     """
 
     auto = "auto"
@@ -133,7 +137,7 @@ class Extensions(StrEnum):
 
 
 KEY_VARIABLE = "API_KEY"
-OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"  # goes to OpenAI, and elsewhere only where it is named
+OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"  # sent to OpenAI alone, unless key_variable names it
 
 
 @dataclass
@@ -145,12 +149,12 @@ class ApiConfig(ModelConfig):
     base_url: str = ""
     extensions: Extensions = Extensions.auto
     key_variable: str = inert(KEY_VARIABLE, "names the variable with the server's key, which changes no answer")
-    concurrency: int = inert(8, "how many requests are on their way at once", measured=True)
-    retries: int = inert(6, "how often a request is put again that got no answer")
-    backoff_s: float = inert(0.5, "how long to wait before a request is put again")
-    connect_s: float = inert(10.0, "ends a connection that does not come about")
-    first_token_s: float = inert(120.0, "ends a request that the server is silent on")
-    answer_s: float = inert(600.0, "ends an answer that does not come to its end")
+    concurrency: int = inert(8, "how many requests are in flight at once", measured=True)
+    retries: int = inert(6, "how often a request without an answer is sent again")
+    backoff_s: float = inert(0.5, "how long to wait before a request is sent again")
+    connect_s: float = inert(10.0, "limits the time to connect")
+    first_token_s: float = inert(120.0, "limits the time to the first token")
+    answer_s: float = inert(600.0, "limits the time of an answer")
     price_in: float | None = inert(None, "what a million prompt tokens cost", measured=True)
     price_out: float | None = inert(None, "what a million new tokens cost", measured=True)
 
@@ -162,26 +166,26 @@ class ApiConfig(ModelConfig):
         if needs:
             raise ConfigError(
                 f"{'model=api' if key == 'model' else key} needs {', and '.join(needs)}; "
-                f"the server's key is taken from the environment or .env: {KEY_VARIABLE}=..."
+                f"the server's key comes from the environment or .env: {KEY_VARIABLE}=..."
             )
         self.base_url = self.base_url.rstrip("/")
         check_base_url(f"{key}.base_url", self.base_url)
-        named = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
-        need = "give the name of an environment variable; the key itself never stands in the config"
-        check(named, f"{key}.key_variable", "***" if not named else self.key_variable, need)
+        is_name = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
+        need = "give the name of an environment variable; the key itself is never written in the config"
+        check(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)
         check_least(1, f"{key}.concurrency", self.concurrency)
         check_least(0, f"{key}.retries", self.retries)
         for name in ("backoff_s", "connect_s", "first_token_s", "answer_s"):
             seconds = getattr(self, name)
             check(seconds > 0, f"{key}.{name}", seconds, "must be more than 0 seconds")
         for name in ("price_in", "price_out"):
-            check_least(0, f"{key}.{name}", getattr(self, name), ", or null where nothing is counted")
+            check_least(0, f"{key}.{name}", getattr(self, name), ", or null if costs are not counted")
         need = "give both prices or none: a cost without one of them would be too low"
         check((self.price_in is None) == (self.price_out is None), f"{key}.price_out", self.price_out, need)
 
     @property
     def is_here(self) -> bool:
-        """Whether the server is on this machine, where it may do without a key."""
+        """Whether the server is on this machine, where it may need no key."""
         host = urlsplit(self.base_url).hostname or ""
         try:
             return ipaddress.ip_address(host).is_loopback
@@ -200,34 +204,34 @@ class ApiConfig(ModelConfig):
         host = urlsplit(self.base_url).hostname or ""
         return host == domain or host.endswith(f".{domain}")
 
-    def cannot_say(self, owner: str, sampling: SamplingKeys) -> str | None:
-        """Say which setting of how tokens are drawn the server's API has no word for, as far as is known, and a fix."""
+    def unsupported_setting(self, owner: str, sampling: SamplingKeys) -> str | None:
+        """Return a message with a fix if the server's API is known to lack a field for a sampling parameter."""
         if self.extensions is not Extensions.openai:
             return None
-        asked = that_differ(sampling, lambda one: not one.in_openai)
-        if not asked:
+        unsupported = active_parameters(sampling, lambda one: not one.in_openai)
+        if not unsupported:
             return None
-        words = " and ".join(f"{owner}.{name}={value}" for name, value in asked.items())
-        fix = " ".join(f"{owner}.{name}=null" for name in asked)
+        words = " and ".join(f"{owner}.{name}={value}" for name, value in unsupported.items())
+        fix = " ".join(f"{owner}.{name}=null" for name in unsupported)
         return (
-            f"{words}: OpenAI's API has no word for it. Use {fix}, or {self.key}.extensions=vllm where the server "
-            "takes it besides (vLLM does, and task=serve)"
+            f"{words}: OpenAI's API has no field for it. Use {fix}, or {self.key}.extensions=vllm if the server "
+            "accepts it (vLLM and task=serve do)"
         )
 
     def check_beside(
         self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
     ) -> None:
-        """Refuse what would have to be done to the weights, which are the server's."""
+        """Reject settings that would change the weights, which are the server's."""
         _require_plain(quantization, lora, rope, "model=api has no weights here, so it would do nothing")
         rows = generation.batch_size
-        need = f"{self.key}.concurrency={self.concurrency} lets no more requests be on their way at once"
+        need = f"{self.key}.concurrency={self.concurrency} allows no more requests in flight at once"
         check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need)
-        if (problem := self.cannot_say("generation", generation)) is not None:
+        if (problem := self.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
 
 
 def _require_plain(quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, why: str) -> None:
-    """Refuse what would change the weights."""
+    """Reject settings that would change the weights."""
     for group, choice, plain in (
         ("quantization", quantization, "none"),
         ("lora", lora, "none"),
@@ -253,7 +257,7 @@ class TeacherConfig(ApiConfig):
 
 @dataclass
 class HybridConfig(ModelConfig):
-    """A student here, a teacher behind an API: the other groups speak of the student."""
+    """A student on this machine and a teacher behind an API; the other groups apply to the student."""
 
     module: ClassVar[str] = "runner.engines.kinds.hybrid"
     name: ClassVar[str] = "hybrid"
@@ -271,13 +275,13 @@ class HybridConfig(ModelConfig):
     def check_beside(
         self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
     ) -> None:
-        """Refuse what the teacher's API has no word for."""
-        if (problem := self.teacher.cannot_say("generation", generation)) is not None:
+        """Reject sampling parameters that the teacher's API has no field for."""
+        if (problem := self.teacher.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
 
 
 class Backend(StrEnum):
-    """What carries hidden states from stage to stage; auto: nccl where each stage has a GPU of its own, else gloo."""
+    """What carries hidden states from stage to stage; auto: nccl if each stage has its own GPU, else gloo."""
 
     auto = "auto"
     gloo = "gloo"
@@ -299,19 +303,19 @@ class PartsModelConfig(ModelConfig):
     attention: Attention = Attention.auto
     threads: int | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    check_memory: bool = inert(True, "refuses parts that would not fit, and changes nothing in those that do")
+    check_memory: bool = inert(True, "rejects parts that would not fit, and changes nothing in those that do")
 
     def __post_init__(self) -> None:
         check_not_blank("model.name", self.name, "give the folder that task=split wrote")
         for key in ("stages", "micro_batch"):
             check_least(1, f"model.{key}", getattr(self, key), ", or null")
         check(self.timeout_s > 0, "model.timeout_s", self.timeout_s, "must be more than 0 seconds")
-        local_model(self)  # checks the keys that a local model has, too
+        local_model(self)  # checks the keys that it shares with a local model
 
     def check_beside(
         self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
     ) -> None:
-        """Refuse what would change the weights: they run as they were split."""
+        """Reject settings that would change the weights: they run as they were split."""
         _require_plain(quantization, lora, rope, "model=parts runs the parts as they were split")
 
 
@@ -321,7 +325,7 @@ def has_weights(model: ModelConfig) -> bool:
 
 
 def local_model(model: ModelConfig) -> LocalModelConfig:
-    """Return the keys of a local model; their defaults stand in for those that a kind does not have."""
+    """Return the keys of a local model, with defaults for those that this kind does not have."""
     if isinstance(model, HybridConfig):
         return model.student
     if isinstance(model, LocalModelConfig):

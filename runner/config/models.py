@@ -1,4 +1,4 @@
-"""Every kind of model by the name of its schema, with the class of its keys."""
+"""Every kind of model: the name of its schema, and the class of its keys."""
 
 from __future__ import annotations
 

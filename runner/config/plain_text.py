@@ -1,12 +1,12 @@
-"""Texts, names and places among the overrides, quoted before Hydra's grammar sees them: they mean what is written.
+"""Quotes texts, names and paths in overrides before Hydra's grammar parses them, so that they are taken literally.
 
-Which keys these are, the schema says: each that holds a string, or a list of strings. The rule for their values:
+This applies to each key that holds a string or a list of strings in the schema. The rule for their values:
 
 - Quotes around the whole value, `null`, `choice(...)`, `range(...)` and the like mean what they mean to Hydra.
-- Commas part the values of a sweep: always between names and places; in a text only where each value is a plain word or
-  stands in quotes of its own. So `./a,./b` and `'Ann has 3, Bob has 4','Hi'` are two values each, and a prompt is one.
-- Brackets hold the values of a key that takes a list.
-- All else stands for itself, in every script. `${...}` is looked up in names and places, and is plain text in texts.
+- Commas separate the values of a sweep: always between names and paths; in a text only if each value is a plain word or
+  has its own quotes. So `./a,./b` and `'Ann has 3, Bob has 4','Hi'` are two values each, and a prompt is one.
+- Brackets enclose the values of a key that takes a list.
+- All else is literal, in every script. `${...}` is resolved in names and paths, and is plain text in texts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from runner.config.groups import GROUPS, KeyType, kinds
+from runner.config.groups import GROUPS, KeyType, key_types
 
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 WORD = r"[A-Za-z0-9_./~-]+"  # "How many, and why?" is one text, but yes,no are two
@@ -27,72 +27,74 @@ SEVERAL_TEXTS = rf"(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))+|(?:{QUOTED}|{WORD})(?:,(
 
 
 def quote_texts(arguments: list[str]) -> list[str]:
-    """Quote the values that are texts, names or places in a command line or a list of overrides."""
+    """Quote the values that are texts, names or paths in a command line or a list of overrides."""
     return [quote_text(argument) for argument in arguments]
 
 
 def quote_text(argument: str) -> str:
-    """Quote the value of one override where its key holds text; whatever else it is, it is returned as it is."""
-    found = re.fullmatch(r"(\+{0,2}([^-~+=][^=]*)=)(.*)", argument, re.DOTALL)
-    if found is None:
+    """Quote the value of one override if its key holds a string; return anything else unchanged."""
+    match = re.fullmatch(r"(\+{0,2}([^-~+=][^=]*)=)(.*)", argument, re.DOTALL)
+    if match is None:
         return argument
-    before, key, value = found.groups()
+    before, key, value = match.groups()
     if key.startswith("hydra.sweeper.params.") and "," in value and not re.fullmatch(QUOTED, value, re.DOTALL):
-        return f"{before}{QuotedString(value, Quote.single).with_quotes()}"  # read as a sweep when the grid is spread
-    kind = kinds().get(key, KeyType())
-    return f"{before}{_values(value, kind)}" if kind.text or not value.isascii() else argument
+        return (
+            f"{before}{QuotedString(value, Quote.single).with_quotes()}"  # parsed as a sweep when the grid is expanded
+        )
+    kind = key_types().get(key, KeyType())
+    return f"{before}{_values(value, kind)}" if kind.is_string or not value.isascii() else argument
 
 
 def sweep_of(key: str, value: Any) -> str:
     """Write an entry of a study's sweep as an override; a YAML list is a sweep, unless the key itself holds a list."""
-    kind = kinds().get(key.lstrip("+"), KeyType())
+    kind = key_types().get(key.lstrip("+"), KeyType())
     if kind.is_list or isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         return quote_text(f"{key}={'null' if value is None else value}")
     return f"{key}={','.join(_element(it, kind) for it in value)}"
 
 
 def flat(params: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each key of a sweep and its values: `{task: {limit: "1,2"}}` speaks of task.limit."""
+    """Yield each key of a sweep and its values: `{task: {limit: "1,2"}}` sweeps over task.limit."""
     for name, value in params.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and (key in GROUPS or key not in kinds()):
+        if isinstance(value, Mapping) and (key in GROUPS or key not in key_types()):
             yield from flat(value, f"{key}.")
         else:
             yield key, value
 
 
 def _values(value: str, kind: KeyType) -> str:
-    """Quote what stands behind a key: one value, or those of a sweep."""
+    """Quote what follows a key: one value, or those of a sweep."""
     if choice := re.fullmatch(r"\s*choice\((.*)\)\s*", value, re.DOTALL):
         return f"choice({','.join(_one(piece, kind) for piece in _split(choice[1]))})"
     override = _parsed(value)
     if override is not None and override.is_sweep_override() and not getattr(override.value(), "simple_form", False):
         return value
     pieces = _split(value)
-    if kind.words and not kind.is_list and not re.fullmatch(SEVERAL_TEXTS, value, re.DOTALL):
+    if kind.is_free_text and not kind.is_list and not re.fullmatch(SEVERAL_TEXTS, value, re.DOTALL):
         return _one(value, kind)
     return ",".join(_one(piece, kind) for piece in pieces) if len(pieces) > 1 else _one(value, kind)
 
 
 def _one(value: str, kind: KeyType) -> str:
-    """Quote one value; of a list, its members."""
+    """Quote one value, or the members of a list."""
     inner = value.strip()
     if kind.is_list and inner.startswith("[") and inner.endswith("]"):
-        return f"[{','.join(_quoted(piece, kind.words) for piece in _split(inner[1:-1]) if piece)}]"
-    return _quoted(value, kind.words)
+        return f"[{','.join(_quoted(piece, kind.is_free_text) for piece in _split(inner[1:-1]) if piece)}]"
+    return _quoted(value, kind.is_free_text)
 
 
-def _quoted(text: str, words: bool) -> str:
-    """Return a text as Hydra reads it as exactly this; as it is, where that is so already."""
+def _quoted(text: str, is_free_text: bool) -> str:
+    """Return a text quoted so that Hydra reads exactly this text; unchanged if Hydra does so anyway."""
     if not text or re.fullmatch(rf"\s*({QUOTED}|null)\s*", text, re.DOTALL | re.IGNORECASE):
         return text
-    if not words or "${" not in text:
+    if not is_free_text or "${" not in text:
         override = _parsed(text)
-        read = None if override is None or override.is_sweep_override() else override.value()
-        escaped = not words and isinstance(read, str) and "(" not in text  # a place may use Hydra's escapes: a\,b
-        if escaped or (isinstance(read, str | int | float) and str(read) == text):
+        value = None if override is None or override.is_sweep_override() else override.value()
+        may_escape = not is_free_text and isinstance(value, str) and "(" not in text  # a path may use Hydra's \, for ,
+        if may_escape or (isinstance(value, str | int | float) and str(value) == text):
             return text
-    elif words:
+    else:
         text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
     return QuotedString(text, Quote.single).with_quotes()
 
@@ -101,9 +103,9 @@ def _element(value: Any, kind: KeyType) -> str:
     """Write one member of a YAML list as a value of a sweep."""
     if not isinstance(value, str):
         return "null" if value is None else str(value)
-    if value.lower() == "null":  # YAML has a null of its own
+    if value.lower() == "null":  # in YAML this was a quoted text: a null is None
         return f"'{value}'"
-    return _quoted(value, kind.words) if kind.text or not value.isascii() else value
+    return _quoted(value, kind.is_free_text) if kind.is_string or not value.isascii() else value
 
 
 def _parsed(value: str) -> Override | None:
@@ -114,14 +116,14 @@ def _parsed(value: str) -> Override | None:
 
 
 def _split(text: str) -> list[str]:
-    """Part a text at its commas, except for those in quotes or brackets."""
+    """Split a text at its commas, except for those in quotes or brackets."""
     pieces, depth, start = [], 0, 0
-    for found in re.finditer(rf"(?<![^\s,\[(])(?:{QUOTED})|\\.|[][(){{}},]", text, re.DOTALL):
-        if found[0] in ("[", "(", "{"):
+    for match in re.finditer(rf"(?<![^\s,\[(])(?:{QUOTED})|\\.|[][(){{}},]", text, re.DOTALL):
+        if match[0] in ("[", "(", "{"):
             depth += 1
-        elif found[0] in ("]", ")", "}"):
+        elif match[0] in ("]", ")", "}"):
             depth = max(depth - 1, 0)
-        elif found[0] == "," and not depth:
-            pieces.append(text[start : found.start()].strip())
-            start = found.end()
+        elif match[0] == "," and not depth:
+            pieces.append(text[start : match.start()].strip())
+            start = match.end()
     return [*pieces, text[start:].strip()]

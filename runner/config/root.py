@@ -1,4 +1,4 @@
-"""One job, whole: a choice from every group and the keys that stand above them; tracking; what tells jobs apart."""
+"""A whole job: a choice from every group and the keys above them; tracking; which keys make jobs different."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runner.quantization.base import QuantizationConfig
 
 
 class Print(StrEnum):
-    """What goes to stdout when a job ends."""
+    """What a job prints on stdout at its end."""
 
     table = "table"
     json = "json"
@@ -35,7 +35,7 @@ class TrackingConfig:
     name: ClassVar[str] = "sqlite"
     uri: str | None = None
     experiment: str = "runner"
-    parent_run_id: str | None = None  # set by a grid, so that its jobs stand below it
+    parent_run_id: str | None = None  # set by a grid, so that MLflow shows its jobs below it
 
     def __post_init__(self) -> None:
         check_not_blank("tracking.experiment", self.experiment, "give it a name")
@@ -43,14 +43,14 @@ class TrackingConfig:
 
 @dataclass
 class NoTrackingConfig(TrackingConfig):
-    """Results are on disk only."""
+    """No store: results are on disk only."""
 
     name: ClassVar[str] = "none"
 
 
 @dataclass
 class RunnerConfig:
-    """One job, whole: a choice from every group and the keys that stand above them."""
+    """A whole job: a choice from every group and the keys above them."""
 
     model: ModelConfig = MISSING
     quantization: QuantizationConfig = MISSING
@@ -59,7 +59,7 @@ class RunnerConfig:
     generation: GenerationConfig = MISSING
     task: TaskConfig = MISSING
     tracking: TrackingConfig = inert(MISSING, "names the store of the results, and changes nothing in them")
-    profile: str = inert(NO_PROFILE, "names what the groups and keys that it sets say themselves")
+    profile: str = inert(NO_PROFILE, "sets groups and keys, which count themselves")
     seed: int = 0
     output_dir: str = inert("outputs", "names the folder of the results, and changes nothing in them")
     print: Print = inert(Print.table, "changes the display, not the computation")
@@ -77,7 +77,7 @@ class RunnerConfig:
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
         for key, text in _texts(self, ""):
-            need = "holds what no UTF-8 text and no name of a file can hold: half a character, or a NUL"
+            need = "contains what no UTF-8 text and no file name can contain: half a character, or a NUL"
             check(is_text(text) and "\0" not in text, key, repr(text), need)
         check_profile(self.profile, self.model, self.quantization.name)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
@@ -106,15 +106,15 @@ def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
 
 
 def base_key(config: RunnerConfig) -> str:
-    """Name the base that a job loads, without its adapters: jobs with the same key share one loaded base."""
+    """Return a key of the base that a job loads, without its adapters: jobs with the same key share one loaded base."""
     parts = [config.model, config.quantization, config.rope]
     if config.lora.merges:
-        parts.append(config.lora)  # merging changes the base for good
+        parts.append(config.lora)  # merging changes the base permanently
     return repr(parts)
 
 
 def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (full key, value) for every key that can change the answer, i.e. is not marked inert."""
+    """Yield (full key, value) for every key that can change an answer, i.e. is not marked inert."""
     assert is_dataclass(config)
     for item in fields(config):
         if "inert" in item.metadata:
@@ -122,7 +122,7 @@ def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]
         value = getattr(config, item.name)
         if is_dataclass(value):
             choice = choice_of(value)
-            if choice is not None and not isinstance(value, ModelConfig):  # whose evidence tells models apart
+            if choice is not None and not isinstance(value, ModelConfig):  # its fingerprint identifies a model
                 yield f"{prefix}{item.name}.name", choice
             yield from semantic_keys(value, f"{prefix}{item.name}.")
         else:
@@ -130,7 +130,7 @@ def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def measured_keys(config: object, prefix: str = "") -> Iterator[str]:
-    """Yield every key that changes no answer, but the times or costs that are measured with it."""
+    """Yield every key that changes no answer but changes measured times or costs."""
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)

@@ -18,7 +18,7 @@ class RopeConfig:
 
 @dataclass
 class Rope2dConfig(RopeConfig):
-    """Two coordinates a token: the last pairs turn with branch and time in turns, the rest with the position."""
+    """Two coordinates per token: the last pairs rotate alternately by branch and time, the rest by position."""
 
     name: ClassVar[str] = "rope_2d"
     ratio: float = 0.5
@@ -55,7 +55,7 @@ class RopeDynamicConfig(RopeScalingConfig):
 
 @dataclass
 class RopeLengthScalingConfig(RopeScalingConfig):
-    """Shared key of the scalings that look at the length of pretraining; null = as the model says."""
+    """Shared key of the scalings that depend on the length of pretraining; null = as the model says."""
 
     original_max_position_embeddings: int | None = None
 

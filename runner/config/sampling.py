@@ -1,7 +1,7 @@
-"""Sampling parameters: each declared once, with its range, what is neutral, and who understands it.
+"""Sampling parameters: each is declared once, with its range, its neutral value, and which APIs have it.
 
 The config group `generation`, requests, HTTP bodies, calls to servers, the wire between stages, chat's `/set`, the
-harness, Python and the page read this table. A further parameter is one field here, and its arithmetic in
+harness, Python and the page read this table. A new parameter needs one field here, and its arithmetic in
 engines/sampling.py and engines/local/kernels/sampling.h.
 """
 
@@ -16,21 +16,21 @@ from runner.core.errors import check
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number that says how tokens are drawn."""
+    """One sampling parameter."""
 
     name: str
     kind: type[int] | type[float]
     meaning: str
-    neutral: float  # does nothing; of a temperature: leaves the model's probabilities as they are
+    neutral: float  # has no effect; for temperature: leaves the model's probabilities as they are
     low: float
     high: float | None = None
     excludes_low: bool = False
-    in_openai: bool = False  # OpenAI's API has a field of this name; vLLM's, ours and others' have the rest, too
-    for_greedy: bool = False  # whether it also changes which token is the likeliest
+    in_openai: bool = False  # whether OpenAI's API has this field; vLLM's, ours and others' have all of them
+    for_greedy: bool = False  # whether it can also change which token is the likeliest
 
     @property
     def need(self) -> str:
-        """The range, in the words of an error."""
+        """The range, as an error message states it."""
         off = "" if self.name == "temperature" else f" ({self.neutral:g} = off)"
         if self.high is None:
             return (
@@ -47,7 +47,7 @@ class Parameter:
         return above and (self.high is None or value <= self.high)
 
     def read(self, text: str) -> float:
-        """Return the number that a user has typed; ValueError where it is none."""
+        """Return the number that a user has typed; ValueError if it is not one."""
         return self.kind(text)
 
 
@@ -57,27 +57,27 @@ def _parameter(meaning: str, neutral: float, low: float, high: float | None = No
 
 @dataclass(kw_only=True)
 class SamplingKeys:
-    """The parameters as keys; None leaves one open."""
+    """The parameters as keys; None leaves the choice to a default."""
 
     temperature: float | None = _parameter(
-        "0: the likeliest token; above: draws, the freer the higher", 1.0, 0, 10, in_openai=True
+        "0: the likeliest token; above 0: random draws, the higher the more random", 1.0, 0, 10, in_openai=True
     )
     top_p: float | None = _parameter(
         "draw from the likeliest tokens that share this much probability", 1.0, 0, 1, excludes_low=True, in_openai=True
     )
-    top_k: int | None = _parameter("draw from so many of the likeliest tokens", 0, 0)
+    top_k: int | None = _parameter("draw from this many of the likeliest tokens", 0, 0)
     min_p: float | None = _parameter(
         "drop tokens less likely than this share of the likeliest one's probability", 0.0, 0, 1
     )
     repetition_penalty: float | None = _parameter(
-        "above 1: tokens of prompt and answer are less likely", 1.0, 0.1, 10, for_greedy=True
+        "above 1: tokens of prompt and answer become less likely", 1.0, 0.1, 10, for_greedy=True
     )
     frequency_penalty: float | None = _parameter(
-        "above 0: tokens are less likely with each time that the answer has them",
+        "above 0: tokens become less likely with each occurrence in the answer",
         0.0, -2, 2, in_openai=True, for_greedy=True,
     )  # fmt: skip
     presence_penalty: float | None = _parameter(
-        "above 0: tokens that the answer has are less likely", 0.0, -2, 2, in_openai=True, for_greedy=True
+        "above 0: tokens that occur in the answer become less likely", 0.0, -2, 2, in_openai=True, for_greedy=True
     )
 
 
@@ -102,15 +102,15 @@ def _table() -> dict[str, Parameter]:
     }
 
 
-PARAMETERS = _table()  # in the order of the numbers that C reads of each row
+PARAMETERS = _table()  # in the order in which the C kernel reads them for each row
 NEUTRAL = {name: one.neutral for name, one in PARAMETERS.items() if name != "temperature"}
 
 
 @dataclass(unsafe_hash=True, kw_only=True)
 class Sampling(SamplingKeys):
-    """How the tokens of one request are drawn; None = as the generation group says, for the seed config.seed.
+    """How the tokens of one request are drawn; None = as in the generation group, for the seed config.seed.
 
-    It is never changed once it is made, so that it can be shared and looked up by its values.
+    It is never changed after it is made, so that requests can share it and caches can use it as a key.
     """
 
     seed: int | None = None
@@ -119,7 +119,7 @@ class Sampling(SamplingKeys):
         check_sampling("", self)
 
     def over(self, generation: SamplingKeys, seed: int) -> Sampling:
-        """Return it with nothing left open."""
+        """Return it without a None: defaults come from the generation group and the seed."""
         given = {
             name: getattr(generation, name) if getattr(self, name) is None else getattr(self, name)
             for name in PARAMETERS
@@ -133,7 +133,7 @@ class Sampling(SamplingKeys):
 
     @classmethod
     def of_numbers(cls, numbers: Sequence[float]) -> Sampling:
-        """Return what has these parameters, in the order of the table."""
+        """Return a sampling with these parameters, in the order of the table."""
         given: dict[str, Any] = {
             one.name: one.kind(number) for one, number in zip(PARAMETERS.values(), numbers, strict=True)
         }
@@ -141,7 +141,7 @@ class Sampling(SamplingKeys):
 
     @property
     def effective(self) -> Sampling:
-        """What changes the tokens: without the seed, and of greedy rows without what only sampling reads."""
+        """The parameters that change the tokens: without the seed, and for greedy rows without those of sampling."""
         if self.temperature:
             return replace(self, seed=None)
         idle: dict[str, Any] = {name: value for name, value in NEUTRAL.items() if not PARAMETERS[name].for_greedy}
@@ -149,20 +149,20 @@ class Sampling(SamplingKeys):
 
 
 def check_sampling(prefix: str, sampling: SamplingKeys) -> None:
-    """Raise ConfigError for a parameter that is outside its range; None is left open.
+    """Raise ConfigError for a parameter that is outside its range; None is valid.
 
-    `prefix` is what stands before its name where it is given: `generation.`, or nothing in a call.
+    `prefix` comes before its name in the message: `generation.`, or nothing in a call.
     """
     for name, one in PARAMETERS.items():
         value = getattr(sampling, name)
         check(value is None or one.fits(value), f"{prefix}{name}", value, one.need)
 
 
-def that_differ(sampling: SamplingKeys, which: Callable[[Parameter], bool]) -> dict[str, float]:
-    """Return the parameters, among those that are meant, that have a value that does something."""
-    found = {name: getattr(sampling, name) for name in NEUTRAL if which(PARAMETERS[name])}
-    return {name: value for name, value in found.items() if value not in (None, NEUTRAL[name])}
+def active_parameters(sampling: SamplingKeys, among: Callable[[Parameter], bool]) -> dict[str, float]:
+    """Return the parameters, among the selected ones, whose value has an effect."""
+    values = {name: getattr(sampling, name) for name in NEUTRAL if among(PARAMETERS[name])}
+    return {name: value for name, value in values.items() if value not in (None, NEUTRAL[name])}
 
 
-OPEN = Sampling()  # all as the generation group says
+OPEN = Sampling()  # all parameters as in the generation group
 GREEDY = Sampling(temperature=0.0, **NEUTRAL)  # type: ignore[arg-type] # their types are the table's

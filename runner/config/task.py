@@ -16,7 +16,7 @@ from runner.core.fields import HASHED, MISSING, Text, inert
 
 
 class Extractor(StrEnum):
-    """The number that counts as the answer: after ####, the last of the text, in \\boxed{}, after `The answer is`."""
+    """Which number is the answer: after ####, the last of the text, in \\boxed{}, after `The answer is`."""
 
     strict = "strict"
     flexible = "flexible"
@@ -31,26 +31,26 @@ class Gold(StrEnum):
     letter = "letter"
 
 
-CHOSEN = "says which questions; the SHA-256 of those that are put counts instead"
-READ = "says how a gold answer is read; the SHA-256 of what was read counts instead"
+SELECTS = "selects questions; the SHA-256 of the selected ones counts instead"
+READS_GOLD = "says how a gold answer is read; the SHA-256 of the answers that were read counts instead"
 MOST_SAMPLES = 10_000  # answers to one question, which decode together
-TYPICAL_PROMPT_TOKENS = 512  # of jobs whose prompts are not known yet
-QUESTION_TOKENS = 128  # of a word problem in a chat template; worked examples before it are read once
+TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet
+QUESTION_TOKENS = 128  # of a word problem in a chat template; worked examples before it are prefilled once
 
 
 def absolute(folder: str) -> str:
-    """Return the absolute path of a folder that results are promised in: what is stored holds in every folder."""
+    """Return the absolute path of an output folder, so that the stored path is valid in every working directory."""
     return str(Path(folder).expanduser().absolute())
 
 
-Workload = tuple[int, int, int]  # what a job holds in memory at once: rows, prompt tokens and new tokens
+Workload = tuple[int, int, int]  # in memory at once: rows, prompt tokens and new tokens
 
 
 @dataclass(frozen=True)
 class Amount:
-    """Completions that a job asks for, as far as its config says it."""
+    """Completions that a job requests, as far as its config tells."""
 
-    rows: int | None  # at once; None: as many as the engine likes
+    rows: int | None  # at once; None: the engine decides
     prompt_tokens: int
     new_tokens: int
     completions: int
@@ -66,7 +66,7 @@ class TaskConfig:
 
     @property
     def subject(self) -> str:
-        """Return what the name of a run adds about the task, for people."""
+        """Return what the name of a run says about the task, for people."""
         return ""
 
     @property
@@ -76,24 +76,24 @@ class TaskConfig:
 
     @property
     def is_endless(self) -> bool:
-        """Whether it goes on until somebody stops it, so that a grid would never come to its end."""
+        """Whether it runs until somebody stops it, so that a grid would never finish."""
         return False
 
     @property
     def questions(self) -> int:
-        """Roughly how many completions are asked for: a grid starts long jobs first."""
+        """Roughly how many completions are requested: a grid starts long jobs first."""
         return 100
 
     @property
     def delivers_to(self) -> str | None:
-        """Return where something is handed over outside the job's folder, even when the job is done already."""
+        """Return the file outside the job's folder that it writes, even when the job is done already."""
         return None
 
     def check_beside(self, generation: GenerationConfig) -> None:
-        """Raise ConfigError where the task and the way in which completions are drawn do not go together."""
+        """Raise ConfigError where the task cannot work with these generation settings."""
 
     def workload(self, generation: GenerationConfig, rows: int = 1) -> Workload:
-        """Return the least that the job has to hold at once; `rows` where the engine is to choose."""
+        """Return the least that the job must have in memory at once; `rows` if the batch size is left to the engine."""
         return generation.batch_size or rows, TYPICAL_PROMPT_TOKENS, generation.max_new_tokens
 
     @property
@@ -102,14 +102,14 @@ class TaskConfig:
         return 1
 
     @property
-    def limits_measured(self) -> int:
-        """Return how often it measures what the machine can do at most."""
+    def limit_measurements(self) -> int:
+        """Return how often it measures the machine's limits."""
         return 0
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return what is asked for, to estimate its time: of prompts that are not known, what is typical.
+        """Return the requested completions, to estimate their time; unknown prompts count as typical ones.
 
-        `read` is how many questions or prompts there are, once they have been read. Nothing where the number of
+        `read` is the number of questions or prompts, once they have been read. The list is empty if the number of
         completions is not known either.
         """
         _, prompt_tokens, new_tokens = self.workload(generation)
@@ -118,18 +118,18 @@ class TaskConfig:
 
 @dataclass
 class QuestionsConfig(TaskConfig):
-    """Shared keys of the tasks that put a data set's questions: which ones."""
+    """Shared keys of the tasks that ask a data set's questions: which ones."""
 
     data: str = inert("embedded", HASHED)
-    subset: str | None = inert(None, CHOSEN)
-    question_key: str | None = inert(None, CHOSEN)
-    answer_key: str | None = inert(None, CHOSEN)
-    choices_key: str | None = inert(None, CHOSEN)
-    gold: Gold = inert(Gold.number, READ)
-    gold_after: Text | None = inert(None, READ)
+    subset: str | None = inert(None, SELECTS)
+    question_key: str | None = inert(None, SELECTS)
+    answer_key: str | None = inert(None, SELECTS)
+    choices_key: str | None = inert(None, SELECTS)
+    gold: Gold = inert(Gold.number, READS_GOLD)
+    gold_after: Text | None = inert(None, READS_GOLD)
     split: str = "test"
-    shuffle_seed: int | None = inert(None, CHOSEN)
-    offset: int = inert(0, CHOSEN)
+    shuffle_seed: int | None = inert(None, SELECTS)
+    offset: int = inert(0, SELECTS)
     limit: int | None = 200
 
     def __post_init__(self) -> None:
@@ -154,11 +154,11 @@ class QuestionsConfig(TaskConfig):
 
     @property
     def questions(self) -> int:
-        """As many as the limit allows."""
+        """Return the limit."""
         return self.limit or super().questions
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return the questions, where it is known how many."""
+        """Return the questions, if their number is known."""
         if self.limit is None and read is None:
             return []
         completions = (self if read is None else replace(self, limit=read)).questions
@@ -173,7 +173,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     name: ClassVar[str] = "gsm8k"
     shots: int = 0
     shots_data: str | None = inert(None, HASHED)
-    shots_split: str = inert("train", CHOSEN)
+    shots_split: str = inert("train", SELECTS)
     extractor: Extractor = Extractor.strict
     samples: int = 1
     check_invariance: int = 0
@@ -203,15 +203,15 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
 
     @property
     def questions(self) -> int:
-        """As many as there are answers, those that are asked for again and those to twins too."""
+        """Return the number of answers, with those of the checks."""
         return (super().questions + self.check_invariance + self.check_contamination) * self.samples
 
     def check_beside(self, generation: GenerationConfig) -> None:
-        """Raise ConfigError where several answers would all be the same one."""
+        """Raise ConfigError where several answers would all be the same."""
         if self.samples > 1 and generation.temperature == 0:
             raise ConfigError(
                 f"task.samples={self.samples} needs answers that differ, and generation.temperature=0 is greedy: "
-                "all of them would be the same. Give generation=sampling, generation.temperature=0.7 or task.samples=1"
+                "all of them would be the same. Use generation=sampling, generation.temperature=0.7 or task.samples=1"
             )
 
 
@@ -297,16 +297,16 @@ class ChatConfig(TaskConfig):
 
     @property
     def reads_stdin(self) -> bool:
-        """What the user says comes from there."""
+        """Return True: the user types there."""
         return True
 
     def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
-        """Return nothing: it takes as long as the user likes."""
+        """Return nothing: the user decides how long it takes."""
         return []
 
 
 class Strategy(StrEnum):
-    """How the layers go to the parts: all but by_type keep them in contiguous runs."""
+    """How layers are assigned to parts; all strategies but by_type keep them contiguous."""
 
     equal_layers = "equal_layers"
     balanced_params = "balanced_params"
@@ -324,14 +324,14 @@ class Checksums(StrEnum):
 
 
 class Compare(StrEnum):
-    """How to find unchanged parts: by the state of their files (size, times, headers), or by reading them."""
+    """How unchanged parts are found: by the state of their files (size, times, headers), or by reading them."""
 
     state = "state"
     content = "content"
 
 
 class Explain(StrEnum):
-    """Instead of splitting, print the command line of another program that serves the same plan."""
+    """Instead of splitting, print the command line of another program for the same plan."""
 
     vllm = "vllm"
 
@@ -367,7 +367,7 @@ class SplitConfig(TaskConfig):
                 continue
             example = "[0.3,0.7]" if strategy is Strategy.ratios else "[0-7,8-15]"
             check(bool(given), key, given, f"task.strategy={strategy.value} needs it, e.g. {key}={example}")
-            need = f"{key} has {len(given)} entries: leave task.num_parts out, or let them agree"
+            need = f"{key} has {len(given)} entries: leave task.num_parts out, or give the same number"
             check(count in (None, len(given)), "task.num_parts", count, need)
         if self.strategy is Strategy.by_type:
             check(count is None, "task.num_parts", count, "task.strategy=by_type makes one part per kind: leave it out")
@@ -384,7 +384,7 @@ class SplitConfig(TaskConfig):
 
 @dataclass
 class MergeConfig(TaskConfig):
-    """Put the parts of a split back together, bit for bit. Only old JSON parts need `dtype`: they do not name one."""
+    """Put the parts of a split back together, bit for bit. Only old JSON parts need `dtype`: they do not record one."""
 
     module: ClassVar[str] = "runner.tasks.merge"
     name: ClassVar[str] = "merge"
@@ -398,7 +398,7 @@ class MergeConfig(TaskConfig):
 
 
 class VerifyLevel(StrEnum):
-    """The depth of a check: sizes, headers and JSON only, or every byte against its digests."""
+    """The depth of a check: sizes, headers and JSON only, or every byte against the digests."""
 
     quick = "quick"
     full = "full"
@@ -406,7 +406,7 @@ class VerifyLevel(StrEnum):
 
 @dataclass
 class VerifyConfig(TaskConfig):
-    """Check every part against the manifest, and against the source where one is given."""
+    """Check every part against the manifest, and against the source if one is given."""
 
     module: ClassVar[str] = "runner.tasks.verify"
     name: ClassVar[str] = "verify"
@@ -427,7 +427,7 @@ class Archive(StrEnum):
 
 @dataclass
 class ArchiveConfig(TaskConfig):
-    """Pack the parts of a split for keeping, or unpack them for use."""
+    """Compress the parts of a split for storage, or unpack them for use."""
 
     module: ClassVar[str] = "runner.tasks.archive"
     name: ClassVar[str] = "archive"
@@ -442,7 +442,7 @@ class ArchiveConfig(TaskConfig):
 
 @dataclass
 class ServeConfig(TaskConfig):
-    """A server for many clients at once: OpenAI's interface, the old tools' /generate, and a page to chat on."""
+    """A server for many clients at once: OpenAI's API, the older tools' /generate, and a chat page."""
 
     module: ClassVar[str] = "runner.tasks.serve"
     name: ClassVar[str] = "serve"
@@ -453,7 +453,7 @@ class ServeConfig(TaskConfig):
     max_new_tokens: int = inert(4096, "a limit of what is served")
     max_body_kib: int = inert(1024, "a limit of what is served")
     timeout_s: float = inert(600.0, "a limit of what is served")
-    drain_s: float = inert(30.0, "how long the end may take")
+    drain_s: float = inert(30.0, "how long shutting down may take")
 
     def __post_init__(self) -> None:
         check_not_blank("task.host", self.host, "give an address of this machine, e.g. 127.0.0.1")

@@ -1,4 +1,4 @@
-"""Every task by its name, with the class of its keys."""
+"""Every task: its name, and the class of its keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a question of a data set is put to a model: the keys that tasks with questions share, and their checks."""
+"""How a question of a data set is worded for a model: the keys that tasks with questions share, and their checks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PromptStyle(StrEnum):
 
 @dataclass
 class WordingConfig:
-    """The keys; a task's config derives from this besides its own base, and checks them where it checks its own."""
+    """The keys. A task's config inherits from this class too, and calls `check_wording` with its own checks."""
 
     prompt: PromptStyle = PromptStyle.chat
     template: Text | None = None
@@ -37,9 +37,9 @@ class WordingConfig:
 
 
 def _check_template(template: str) -> None:
-    """Refuse a template that does not put the question; braces around anything else are text, as in \\boxed{}."""
+    """Reject a template without {question}; braces around anything else are text, as in \\boxed{}."""
     names, shown = ("question", "instruction"), repr(template)
     for name in re.findall(r"\{ *(\w+) *\}", template):
-        slip = name not in names and get_close_matches(name.lower(), names, cutoff=0.75)
-        check(not slip, "task.template", shown, unknown("name", name, names))
+        is_typo = name not in names and get_close_matches(name.lower(), names, cutoff=0.75)
+        check(not is_typo, "task.template", shown, unknown("name", name, names))
     check("{question}" in template, "task.template", shown, "{question} must stand where the question goes")

@@ -1,7 +1,7 @@
-"""YAML files of users, looked at before they are loaded, and loaded so that what is wrong is said in one message.
+"""YAML files of users: checked before they are loaded, and loaded so that each error is one message.
 
-A few hundred bytes whose aliases unpack to ever more can fill all memory, and a value that lies deep in others
-overflows the stack of whatever walks through it.
+A few hundred bytes of nested aliases can unpack to more than the memory, and deeply nested values overflow the stack of
+whatever walks through them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MOST_DEPTH = 32  # of lists and mappings within each other; a config has five
 
 
 def load_checked(file: Any, load: Callable[[Any], Any]) -> Any:
-    """Load an open file, or one by its path, with `load`; ConfigError names the file and the place of what is wrong."""
+    """Load an open file, or one by its path, with `load`; ConfigError names the file and the position of an error."""
     import yaml
 
     where = str(getattr(file, "name", file))
@@ -28,27 +28,27 @@ def load_checked(file: Any, load: Callable[[Any], Any]) -> Any:
             file.seek(0)
         return load(file)
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_said(error, where)) from error
+        raise ConfigError(_message(error, where)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: it is no YAML: {one_line(error)}") from error
+        raise ConfigError(f"{where}: it is not valid YAML: {one_line(error)}") from error
 
 
-def _said(error: Any, where: str) -> str:
+def _message(error: Any, where: str) -> str:
     mark = error.problem_mark or error.context_mark
-    place = where if mark is None else f"{where}, {_place(mark)}"
+    place = where if mark is None else f"{where}, {_position(mark)}"
     if type(error).__name__ == "ConstructorError" and "tag" in str(error.problem):
         tag = str(error.problem).partition("'")[2].rstrip("'").replace("tag:yaml.org,2002:", "!!")
-        return f"{place}: the tag {tag} is not read: a config holds plain values, lists and mappings. Leave it out"
-    return f"{place}: it is no YAML: {one_line(', '.join(filter(None, (error.context, error.problem))))}"
+        return f"{place}: the tag {tag} is not read: a config contains plain values, lists and mappings. Leave it out"
+    return f"{place}: it is not valid YAML: {one_line(', '.join(filter(None, (error.context, error.problem))))}"
 
 
-def _place(mark: Any) -> str:
+def _position(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
 def check_depth(text: str, where: str) -> None:
-    """Raise ConfigError where lists and mappings lie too deeply within each other."""
-    if _most_levels(text) <= MOST_DEPTH:
+    """Raise ConfigError where lists and mappings are nested too deeply."""
+    if _max_levels(text) <= MOST_DEPTH:
         return
     import yaml
 
@@ -57,18 +57,18 @@ def check_depth(text: str, where: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MOST_DEPTH:
             raise ConfigError(
-                f"{where}, {_place(event.start_mark)}: lists and mappings lie more than {MOST_DEPTH} deep in each other"
+                f"{where}, {_position(event.start_mark)}: lists and mappings are nested more than {MOST_DEPTH} deep"
             )
 
 
-def _most_levels(text: str) -> int:
-    """Return a bound on the depth that needs no parser: a column begins two levels at most, a bracket one."""
+def _max_levels(text: str) -> int:
+    """Return an upper bound of the depth, without a parser: a column opens two levels at most, a bracket one."""
     columns = max((len(line) - len(line.lstrip(" \t-?:")) for line in text.splitlines()), default=0)
     return 2 * (columns + 1) + text.count("[") + text.count("{")
 
 
 def check_aliases(text: str, where: str) -> None:
-    """Raise ConfigError where a file's aliases unpack to too much, or hold themselves."""
+    """Raise ConfigError where a file's aliases unpack to too much, or contain themselves."""
     if "&" not in text or "*" not in text:
         return
     import yaml
@@ -76,17 +76,17 @@ def check_aliases(text: str, where: str) -> None:
     try:
         most = _values(yaml.compose(text, Loader=yaml.SafeLoader), {})
     except (yaml.YAMLError, RecursionError):
-        return  # whoever loads it says what is wrong
+        return  # loading it reports what is wrong
     if most > MOST_VALUES:
         raise ConfigError(
-            f"{where}: its aliases (*name) unpack to more than {MOST_VALUES:,} values, or hold themselves"
+            f"{where}: its aliases (*name) unpack to more than {MOST_VALUES:,} values, or contain themselves"
         )
 
 
 def _values(node: Any, known: dict[int, int]) -> int:
-    """Return how many values a node unpacks to; one that holds itself counts as too many."""
+    """Return how many values a node unpacks to; one that contains itself counts as too many."""
     if id(node) not in known:
-        known[id(node)] = MOST_VALUES + 1  # while it is looked at
+        known[id(node)] = MOST_VALUES + 1  # until it has been counted
         inner = getattr(node, "value", None)
         parts = (
             [part for it in inner for part in (it if isinstance(it, tuple) else (it,))]

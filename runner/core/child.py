@@ -1,4 +1,4 @@
-"""Child processes of this program: started with its Python and its modules, and never outliving it."""
+"""Child processes of this program: they run its Python with its modules, and never outlive it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def start(*arguments: str, environment: Mapping[str, str] | None = None, **popen
 
 
 def send_input(process: subprocess.Popen[bytes], value: Any) -> None:
-    """Write a pickled value to the process's stdin and close it; a dead process says why by its exit code."""
+    """Write a pickled value to the process's stdin and close it; if the process is dead, its exit code says why."""
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as stdin:
         stdin.write(pickle.dumps(value))
@@ -47,7 +47,7 @@ def describe_exit(code: int) -> str:
 
 
 def last_lines(log: Path, count: int, offset: int = 0) -> list[str]:
-    """Return the last lines that a child wrote to its log, of those behind offset."""
+    """Return the last lines that a child wrote to its log after offset."""
     with log.open("rb") as stream:
         stream.seek(offset)
         return stream.read().decode(errors="replace").strip().splitlines()[-count:]

@@ -1,7 +1,7 @@
-"""Printing: data is shown as data, and what happens to the reader does not end the work.
+"""Printing: data is shown as data, and a lost reader does not end the work.
 
-Text of users and models is never markup, and the control characters in it, which steer a terminal, are shown as \\x1b.
-A reader that leaves (`| head -1`), a full device and a closed stream end the printing; the job goes on.
+Text of users and models is never markup, and its control characters, which control a terminal, are shown as \\x1b.
+A reader that leaves (`| head -1`), a full device and a closed stream end the printing; the job continues.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ READER_LEFT = (errno.EPIPE, errno.EIO, errno.ECONNRESET)  # a pipe, a terminal o
 
 
 def plain(text: object) -> str:
-    """Return a text with its control characters written out, except for ends of lines and tabs."""
+    """Return a text with its control characters escaped, except for line ends and tabs."""
     return str(text).translate(CONTROLS)
 
 
@@ -33,7 +33,7 @@ def say(text: str) -> None:
 
 
 def console(stream: Any = None, width_elsewhere: int = 160) -> Console:
-    """Return a rich console for data; it does not fold tables when its output is kept in a file."""
+    """Return a rich console for data; it does not fold tables when its output goes to a file."""
     from rich.console import Console
 
     class DataConsole(Console):
@@ -48,7 +48,7 @@ def console(stream: Any = None, width_elsewhere: int = 160) -> Console:
 
 
 def rich_table(frame: str = "SIMPLE_HEAD", **how: Any) -> Table:
-    """Return a rich table in one of rich's frames."""
+    """Return a rich table with one of rich's frames."""
     from rich import box
     from rich.table import Table
 
@@ -63,17 +63,17 @@ class PlainFormatter(logging.Formatter):
         return plain(super().format(record))
 
 
-IN_TABLE: dict[str, object] = {"in_table": True}  # log.info(..., extra=IN_TABLE): the table of a single job says it
-LOG_ONLY: dict[str, object] = {"log_only": True}  # what an engine decides on its way: for the job's log.txt
+IN_TABLE: dict[str, object] = {"in_table": True}  # log.info(..., extra=IN_TABLE): the table of a single job has it too
+LOG_ONLY: dict[str, object] = {"log_only": True}  # an engine's decisions: for the job's log.txt alone
 
 
 class ForPeople(logging.Filter):
-    """Keeps off stderr what only the log is for, and what the table on stdout is about to say."""
+    """Keeps lines off stderr that are for the log alone, or that the table on stdout is about to repeat."""
 
     table_follows: ClassVar[bool] = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether somebody who watches needs the line."""
+        """Whether to show the line."""
         repeats = self.table_follows and getattr(record, "in_table", False)
         return not repeats and not getattr(record, "log_only", False)
 
@@ -82,12 +82,12 @@ class ForPeople(logging.Filter):
 
 
 class Outlet(io.FileIO):
-    """A standard stream that takes all it is given, whether or not somebody reads it."""
+    """A standard stream that accepts everything, whether or not somebody reads it."""
 
     lost: OSError | None = None  # why nothing is written any more
 
     def write(self, data: Any, /) -> int:
-        """Write, or drop what can no longer be written."""
+        """Write the data, or drop them if nothing can be written any more."""
         if self.lost is None:
             try:
                 return super().write(data)
@@ -97,8 +97,8 @@ class Outlet(io.FileIO):
 
 
 def keep_streams() -> None:
-    """Give this process stdout and stderr that outlive their readers; streams that were closed lead nowhere."""
-    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next file opened would be taken for a stream
+    """Give this process stdout and stderr that outlive their readers; closed streams are replaced by /dev/null."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next opened file would become a standard stream
         os.set_inheritable(number, True)
     os.close(number)
     if sys.stdin is None:
@@ -117,7 +117,7 @@ def keep_streams() -> None:
 
 
 def unwritten() -> OSError | None:
-    """Return why a result did not reach stdout, where that is a fault of the device; readers may leave."""
+    """Return why a result did not reach stdout if the device failed; a reader that left is no error."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     outlet = _outlet(sys.stdout)
@@ -131,7 +131,7 @@ def _outlet(stream: Any) -> Outlet | None:
 
 
 def _writes_to(stream: Any, number: int) -> bool:
-    """Whether a stream is the process's own; what it holds is written first."""
+    """Whether a stream is the process's own; its buffer is flushed first."""
     try:
         stream.flush()
     except (OSError, ValueError):  # nobody reads it
@@ -139,4 +139,4 @@ def _writes_to(stream: Any, number: int) -> bool:
     try:
         return bool(stream.fileno() == number)
     except (OSError, ValueError):
-        return False  # a test's
+        return False  # a test has replaced it

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from runner.core import child
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Each colour of the drawing is a variable of the page, so that one drawing serves light and dark.
+log = logging.getLogger(__name__)
+
+# On a page each colour of a drawing becomes a CSS variable, so that one drawing fits light and dark.
 INK, MUTED, LINE, FRONT, GOOD, BAD = "#1f2328", "#656d76", "#d8dee4", "#0969da", "#1a7f37", "#cf222e"
 PAPER = "#fefefe"
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", FRONT: "accent", GOOD: "good", BAD: "bad", PAPER: "paper"}
@@ -37,7 +45,7 @@ STYLE: Any = {
 
 @dataclass
 class Picture:
-    """One drawing, made anew for each format."""
+    """One drawing, drawn separately for each format."""
 
     name: str
     title: str
@@ -71,3 +79,24 @@ class Picture:
         with matplotlib.rc_context(STYLE):
             self.make().savefig(out, **how)
         return out.getvalue()
+
+
+def draw_in_process(module: str, folder: Path) -> None:
+    """Have a module draw a folder's pictures in its own process: what a plotting library takes must not stay here."""
+    process = child.start("-m", module, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, errors = process.communicate()
+    if process.returncode:
+        last_line = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        log.warning("no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), last_line)
+
+
+def draw_missing(module: str, folder: Path, points: str) -> None:
+    """Draw the pictures of a recorded job that has what they are drawn from, and none of them yet."""
+    if (folder / points).exists() and not list(folder.glob("*.png")):
+        draw_in_process(module, folder)
+
+
+def save_pictures(points: Path, draw: Callable[[dict[str, Any]], list[Picture]]) -> None:
+    """Draw the pictures of a file of points, as PNG files beside it."""
+    for picture in draw(json.loads(points.read_text(encoding="utf-8"))):
+        points.with_name(f"{picture.name}.png").write_bytes(picture.png())

@@ -1,4 +1,4 @@
-"""Number formats: the choices that a user has, and the bytes of one number."""
+"""Number formats: the user's choices, and the bytes of one number."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def stored_dtype(settings: Mapping[str, Any]) -> str:
-    """Name the number format that a checkpoint's config.json gives; that of its text half where only this has one."""
-    halves = (settings, settings.get("text_config") or {})
-    return str(next((name for half in halves if (name := half.get("dtype") or half.get("torch_dtype"))), "float32"))
+    """Return the number format that a checkpoint's config.json names, perhaps only in the part for the text model."""
+    parts = (settings, settings.get("text_config") or {})
+    return str(next((name for part in parts if (name := part.get("dtype") or part.get("torch_dtype"))), "float32"))
 
 
 def dtype_for(wanted: Dtype, settings: Mapping[str, Any], device_class: str) -> str:
-    """Name the number format that model.dtype means on cpu or cuda: a float16 checkpoint is bfloat16 on a CPU."""
+    """Return the number format that model.dtype means on cpu or cuda: on a CPU, bfloat16 replaces float16."""
     if wanted is not Dtype.auto:
         return wanted.value
     name = stored_dtype(settings)

@@ -1,6 +1,6 @@
-"""Effects: by how much one run differs from another. Each statistic is one function here, and `judge` decides for all.
+"""Effects: by how much one run differs from another. Each statistic is one function here; `judge` decides on all.
 
-Pure Python, as the statistics that it stands on (stats.py, ratios.py, sequential.py).
+Pure Python, like the statistics that it uses (stats.py, ratios.py, sequential.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runner.core.stats import ALPHA
 
 
 class Finding(StrEnum):
-    """What a comparison may find; no test can show that two runs are equal."""
+    """The possible findings of a comparison; no test can show that two runs are equal."""
 
     better = "better"
     worse = "worse"
@@ -30,10 +30,10 @@ class Finding(StrEnum):
 
 
 class Method(StrEnum):
-    """Which test stands behind an effect's p."""
+    """The test that an effect's p comes from."""
 
     mcnemar = "mcnemar"  # exact, paired on the same questions
-    fisher = "fisher"  # exact, for what cannot be paired
+    fisher = "fisher"  # exact, for questions that cannot be paired
     sequential = "sequential"  # bets on the pairs in the order of the questions, where a run stopped early
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
     rank_sum = "rank_sum"  # exact, over the repeats of a measurement
@@ -41,7 +41,7 @@ class Method(StrEnum):
 
 @dataclass
 class Effect:
-    """By how much a run differs from its baseline, what a test says of it, and which difference it would have shown.
+    """By how much a run differs from its baseline, the result of a test, and the smallest difference it can detect.
 
     A difference is this run minus the baseline, a ratio this run over the baseline.
     """
@@ -54,15 +54,15 @@ class Effect:
     p: float
     n: int  # pairs, samples or repeats of this run
     baseline_n: int
-    counts: dict[str, Any] = field(default_factory=dict)  # what else the method has counted, by its name in JSON
+    counts: dict[str, Any] = field(default_factory=dict)  # further counts of the method, by their names in JSON
     is_ratio: bool = False
-    detects: Callable[[float], float | None] | None = None  # by level: the smallest true difference that is detectable
-    p_at: Callable[[float], float] | None = None  # two-sided p against a true value, to which low and high belong
-    needs: Callable[[float, float], int | None] | None = None  # by margin and level: so many in all would decide
+    detects: Callable[[float], float | None] | None = None  # level → smallest detectable true difference
+    p_at: Callable[[float], float] | None = None  # true value → two-sided p against it
+    needs: Callable[[float, float], int | None] | None = None  # margin, level → questions that decide about it
     remark: str | None = None  # what else a reader has to know
     # Filled in by `judge`
     p_holm: float = 1.0
-    comparisons: int = 1  # over so many of them p_holm is adjusted
+    comparisons: int = 1  # the number of comparisons that p_holm is adjusted for
     finding: Finding = Finding.open
     detectable: float | None = None
     margin: float | None = None
@@ -139,7 +139,7 @@ def _paired_questions(discordant_rate: float, margin: float, alpha: float) -> in
 
 
 def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
-    """Compare pairs of verdicts of which one side stopped when it liked: a test for one look would not hold."""
+    """Compare pairs of verdicts where one side stopped early: a test for one look would not be valid."""
     seen, looks, baseline_correct = Pairs(), [], 0
     for ours, theirs in pairs:
         seen.add(ours, theirs)

@@ -1,6 +1,7 @@
-"""The energy that processors have taken, from counters that count by themselves: RAPL of CPUs, NVML of NVIDIA GPUs.
+"""The energy that processors have used, from hardware counters: RAPL of CPUs, NVML of NVIDIA GPUs.
 
-Both count the whole processor, whoever makes it work. A counter that cannot be read is no zero: `why_not` says it.
+Both count the whole processor, whichever program uses it. A counter that cannot be read is not zero: `why_not` names
+it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ class Energy:
     """The counters that can be read here."""
 
     root: Path = POWERCAP
-    with_gpus: bool = False  # the model is on GPUs: only then are they asked
-    is_elsewhere: bool = False  # what works is another machine: nothing here is asked
-    why_not: list[str] = field(default_factory=list)  # of each kind that cannot be read
+    with_gpus: bool = False  # whether the model is on GPUs; otherwise they are not read
+    is_elsewhere: bool = False  # whether another machine does the work; then nothing is read here
+    why_not: list[str] = field(default_factory=list)  # the reason for each kind that cannot be read
 
     def __post_init__(self) -> None:
         if self.is_elsewhere:
@@ -33,12 +34,12 @@ class Energy:
 
     @property
     def sources(self) -> str:
-        """What is counted, in words; empty where nothing is."""
+        """The counters in words; empty if there are none."""
         names = [f"{len(self._packages)} CPU packages (RAPL)"] if self._packages else []
         return " and ".join([*names, *([f"{len(self._gpus)} GPUs (NVML)"] if self._gpus else [])])
 
     def read(self) -> Reading:
-        """Return what the counters say now."""
+        """Return the counters' present values."""
         packages = {folder: int((folder / "energy_uj").read_text()) for folder in self._packages}
         return Reading(packages, [self._library.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in self._gpus])
 
@@ -49,31 +50,31 @@ class Energy:
         now, total = self.read(), 0.0
         for folder, microjoules in now.packages.items():
             passed = microjoules - earlier.packages[folder]
-            if passed < 0:  # it has begun anew: every some minutes, when it is full
+            if passed < 0:  # the counter overflowed, which happens every few minutes
                 passed += int((folder / "max_energy_range_uj").read_text())
             total += passed * MICRO
         return total + MILLI * sum(later - before for later, before in zip(now.gpus, earlier.gpus, strict=True))
 
     def _readable_packages(self) -> list[Path]:
-        """Return the folders of whole CPU packages; what lies below them are parts of the same."""
-        found = sorted(folder for folder in self.root.glob("intel-rapl:*") if folder.name.count(":") == 1)
-        if not found:
+        """Return the folders of whole CPU packages; the folders below them are parts of the same packages."""
+        packages = sorted(folder for folder in self.root.glob("intel-rapl:*") if folder.name.count(":") == 1)
+        if not packages:
             self.why_not.append("no energy counter of the CPU (RAPL) is shown here, as in most virtual machines")
         try:
-            for folder in found:
+            for folder in packages:
                 int((folder / "energy_uj").read_text())
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it holds no number"
-            self.why_not.append(f"the CPU's energy counter {found[0]}/energy_uj cannot be read: {reason}")
+            reason = error.strerror if isinstance(error, OSError) else "it contains no number"
+            self.why_not.append(f"the CPU's energy counter {packages[0]}/energy_uj cannot be read: {reason}")
             return []
-        return found
+        return packages
 
     def _readable_gpus(self) -> tuple[Any, list[Any]]:
         """Return NVML and those GPUs that this process may use."""
         try:
             library: Any = importlib.import_module("pynvml")
         except ImportError:
-            self.why_not.append("GPUs tell their energy through the package pynvml, which is not installed")
+            self.why_not.append("the energy of GPUs is read through the package pynvml, which is not installed")
             return None, []
         try:
             library.nvmlInit()
@@ -83,8 +84,8 @@ class Energy:
                 if visible is None
                 else [name.strip() for name in visible.split(",") if name.strip()]
             )
-            by = library.nvmlDeviceGetHandleByIndex, library.nvmlDeviceGetHandleByUUID
-            gpus = [by[0](int(name)) if name.isdigit() else by[1](name) for name in names]
+            by_index, by_uuid = library.nvmlDeviceGetHandleByIndex, library.nvmlDeviceGetHandleByUUID
+            gpus = [by_index(int(name)) if name.isdigit() else by_uuid(name) for name in names]
             for gpu in gpus:
                 library.nvmlDeviceGetTotalEnergyConsumption(gpu)
         except library.NVMLError as error:
@@ -95,7 +96,7 @@ class Energy:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the counters said at one time: microjoules of CPU packages, millijoules of GPUs."""
+    """The counters' values at one time: microjoules of CPU packages, millijoules of GPUs."""
 
     packages: dict[Path, int]
     gpus: list[int]

@@ -1,4 +1,4 @@
-"""The environment by one rule: a variable set to nothing or to spaces is not set, and `.env` sets what is left open."""
+"""Environment variables: one that is empty or blank counts as not set, and `.env` sets those that are not set."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ FILE = ".env"
 
 
 def variable(name: str, otherwise: str | None = None) -> str | None:
-    """Return what a variable says, or the other value where it says nothing."""
+    """Return the value of a variable, or the other value if it is not set."""
     return os.environ.get(name, "").strip() or otherwise
 
 
 def read() -> None:
-    """Take in what `.env` sets; its values are never printed, since keys may be among them."""
+    """Read `.env` into the environment; its values are never printed, since they may be secret keys."""
     path = Path(FILE)
     if not path.is_file():  # some virtual environments are folders of this name
         return

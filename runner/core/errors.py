@@ -1,8 +1,8 @@
-"""What can go wrong that a user can cause or mend: one clear message each on stderr and an exit code, no traceback.
+"""Errors that a user can cause or fix: each is one clear message on stderr and an exit code, without a traceback.
 
-RunnerError              exit 2   unless it says otherwise
+RunnerError              exit 2   unless a subclass says otherwise
 ├── ConfigError          exit 2   a key, value or choice is wrong
-│   └── DataError        exit 2   a data file is missing or is not what it should be
+│   └── DataError        exit 2   a data file is missing or malformed
 ├── EvidenceError        exit 2   what an earlier run left on disk cannot be read
 ├── OutputError          exit 2   the output folder cannot be written
 ├── TrackingError        exit 2   MLflow cannot be opened or written
@@ -14,19 +14,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
 from urllib.parse import parse_qs, urlsplit
 
-from runner.core import signals
-from runner.core.console import keep_streams, say, unwritten
+from runner.core.console import say
 from runner.core.uris import HIDDEN, without_secrets
 
-INTERRUPTED = 130  # the exit code that shells give a program which Ctrl-C has ended
+INTERRUPTED = 130  # the exit code that shells report for a program ended by Ctrl-C
 
 
 class RunnerError(Exception):
@@ -36,7 +33,7 @@ class RunnerError(Exception):
 
 
 class ConfigError(RunnerError):
-    """The user's input is wrong: names the full key, the value and the choices or the fix."""
+    """The user's input is wrong: the message names the full key, the value and the choices or the fix."""
 
 
 class DataError(ConfigError):
@@ -44,7 +41,7 @@ class DataError(ConfigError):
 
 
 class EvidenceError(RunnerError):
-    """What an earlier run left on disk is not readable; nothing was changed."""
+    """The files of an earlier run cannot be read; nothing was changed."""
 
 
 class OutputError(RunnerError):
@@ -52,56 +49,56 @@ class OutputError(RunnerError):
 
 
 class TrackingError(RunnerError):
-    """MLflow cannot be opened or written; what is on disk is kept."""
+    """MLflow cannot be opened or written; the results on disk are kept."""
 
 
 class JobHeld(RunnerError):
-    """Another process is doing this very job right now."""
+    """Another process is running the same job right now."""
 
     exit_code = 1
 
 
 class JobFailed(RunnerError):
-    """The work broke although the input was right."""
+    """The work failed although the input was right."""
 
     exit_code = 1
 
 
-MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)  # torch's own are of the first kind, mmap's of the last
+MEMORY_ERRORS = (RuntimeError, MemoryError, OSError)  # torch raises the first, mmap the last
 OUT_OF_MEMORY = (
     "out of memory", "can't allocate memory", "DefaultCPUAllocator", "Cannot allocate memory", "bad_alloc",
-    "could not create a primitive", "could not execute a primitive",  # oneDNN, of products that went well
+    "could not create a primitive", "could not execute a primitive",  # oneDNN, for shapes that it supports
     "could not create a memory", "failed to map segment", "unable to mmap",
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # what cuBLAS says when there is no room for its workspace
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS, when there is no room for its workspace
 )  # fmt: skip
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, itself or as what it came from, and nothing else is wrong.
+    """Whether an error, or one of its causes, says that memory ran out.
 
-    A model's own code, and libraries between it and torch, may raise an error of their own for one of torch's.
+    A model's own code, and libraries between it and torch, may replace torch's error by one of their own.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
             return True
-        if isinstance(seen, MEMORY_ERRORS) and any(sign in str(seen) for sign in OUT_OF_MEMORY):
+        if isinstance(cause, MEMORY_ERRORS) and any(sign in str(cause) for sign in OUT_OF_MEMORY):
             return True
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 
 @contextmanager
-def shortage_said() -> Iterator[None]:
-    """Raise JobFailed, in words, where memory runs out in this block."""
+def memory_errors_as_job_failed() -> Iterator[None]:
+    """Raise JobFailed with a clear message if memory runs out in this block."""
     try:
         yield
     except Exception as error:
         if isinstance(error, RunnerError) or not is_memory_error(error):
             raise
         raise JobFailed(
-            f"memory ran out: {one_line(error)}. Free some and run the same command again, or ask for less: a smaller "
+            f"memory ran out: {one_line(error)}. Free some and run the same command again, or use less: a smaller "
             "generation.batch_size or generation.max_new_tokens, another quantization"
         ) from error
 
@@ -124,22 +121,22 @@ def check(ok: bool, key: str, value: object, need: str) -> None:
 
 
 def check_least(least: int, key: str, value: float | None, otherwise: str = "") -> None:
-    """Raise ConfigError unless the value is `least` or more; null, where a key may be null, is another choice."""
+    """Raise ConfigError unless the value is `least` or more; null passes, for keys that may be null."""
     check(value is None or value >= least, key, value, f"must be {least} or more{otherwise}")
 
 
 def check_not_blank(key: str, text: str | None, need: str) -> None:
-    """Raise ConfigError for a blank text; null, where a key may be null, is another choice."""
+    """Raise ConfigError for a blank text; null passes, for keys that may be null."""
     check(text is None or bool(text.strip()), key, repr(text), need)
 
 
 def refuse_password(key: str, uri: str) -> None:
-    """Raise ConfigError where a store's uri holds a password: it is written down with every job and shown in errors."""
+    """Raise ConfigError if a store's uri contains a password: the uri is stored with every job and shown in errors."""
     try:
         parts = urlsplit(uri)
     except ValueError:  # its text may quote the password, as the uri itself does
         shown = f"{uri.partition('://')[0]}://***"
-        need = "this is no uri; signs such as [ ] @ : / in a name must be percent-encoded"
+        need = "this is not a uri; characters such as [ ] @ : / in a name must be percent-encoded"
         raise ConfigError(f"{key}={shown}: {need}") from None
     if parts.password is not None or "password" in parse_qs(parts.query):
         fix = "set MLFLOW_TRACKING_PASSWORD for a server, PGPASSWORD or ~/.pgpass for PostgreSQL, and leave it out here"
@@ -148,20 +145,20 @@ def refuse_password(key: str, uri: str) -> None:
 
 
 def check_base_url(key: str, url: str) -> None:
-    """Refuse what is no address of a server, and one that holds a secret: addresses are written down."""
+    """Raise ConfigError for an invalid server address, and for one with a secret in it: addresses are stored."""
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        parts, sound = urlsplit(""), False
-    bare = f"{parts.scheme}://{parts.hostname}{parts.path}" if sound and "@" not in parts.path else HIDDEN
+        parts, is_valid = urlsplit(""), False
+    bare = f"{parts.scheme}://{parts.hostname}{parts.path}" if is_valid and "@" not in parts.path else HIDDEN
     need = "a password, a query or a # in it would end up in configs and logs: put the server's key into API_KEY"
     check(not set("@?#") & set(url), key, bare, need)
-    check(sound, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
+    check(is_valid, key, url, "give an address such as http://127.0.0.1:8000/v1 or https://api.openai.com/v1")
 
 
 def nearest(word: str, options: list[str]) -> list[str]:
-    """Return the option that is written nearly so, if there is one: of keys of one group, what differs is compared."""
+    """Return the option with the most similar spelling, if any; for keys of one group, only the last part counts."""
     head = word.rpartition(".")[0] + "."
     if head == "." or not all(option.startswith(head) for option in options):
         return get_close_matches(word, options, n=1)
@@ -169,7 +166,7 @@ def nearest(word: str, options: list[str]) -> list[str]:
 
 
 def unknown(what: str, word: str, choices: Iterable[str], meant: Iterable[str] = ()) -> str:
-    """Say that word is no `what`, with what may be meant first, else the nearest choice, and then all choices."""
+    """Return "no WHAT 'word'", followed by what may be meant, else by the nearest choice, and by all choices."""
     options = sorted(choices)
     close = list(meant) or nearest(word, options)
     question = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -177,37 +174,37 @@ def unknown(what: str, word: str, choices: Iterable[str], meant: Iterable[str] =
 
 
 def cannot_write(path: Path, error: OSError, key: str = "output_dir") -> OutputError | JobFailed:
-    """Turn a failed write into one message: a full disk ends the job, a bad folder is the user's to mend."""
+    """Turn a failed write into one message: a full disk ends the job, a bad folder is for the user to fix."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return JobFailed(
             f"the disk is full: {path} could not be written. Everything before it is kept; "
-            "make room and run the same command again to go on"
+            "make room and run the same command again to resume"
         )
     return OutputError(f"cannot write {path} ({error.strerror}). Give a folder you may write: {key}=...")
 
 
 def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
-    """Raise OutputError where there can be no such folder, or nothing may be written there and something will be."""
+    """Raise OutputError if there can be no such folder, or if it is to be written and is not writable."""
     folder = Path(named).expanduser().absolute()
 
-    def refused(why: str) -> OutputError:
-        return OutputError(f"{key}={named}: {why}. Give a folder you may write: {key}=...")
+    def rejected(reason: str) -> OutputError:
+        return OutputError(f"{key}={named}: {reason}. Give a folder you may write: {key}=...")
 
     for place in (folder, *folder.parents):
         try:
             is_folder = stat.S_ISDIR(place.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
             if place.is_symlink():
-                raise refused(f"{place} is a link to {place.readlink()}, which is not there") from None
+                raise rejected(f"{place} is a link to {place.readlink()}, which is not there") from None
             continue  # it will be made in the one above it
         except OSError as error:  # a name that is too long, a loop of links, a folder that may not be entered
-            raise refused(f"{place}: {error.strerror}") from error
+            raise rejected(f"{place}: {error.strerror}") from error
         if not is_folder:
-            raise refused(f"{place} is a file")
+            raise rejected(f"{place} is a file")
         if is_written and not os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            is_frozen = os.statvfs(place).f_flag & os.ST_RDONLY
-            why = os.strerror(errno.EROFS if is_frozen else errno.EACCES)
-            raise refused(f"nothing may be written in {place} ({why})")
+            is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+            reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+            raise rejected(f"nothing may be written in {place} ({reason})")
         return
 
 
@@ -221,7 +218,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def message_of(error: Exception) -> str | None:
-    """Return the message to show for an error, None for a bug, which is to be seen with its traceback."""
+    """Return the message to show for an error, or None for a bug, which is shown with its traceback."""
     return str(error) if isinstance(error, RunnerError) else None
 
 
@@ -237,34 +234,3 @@ def exit_code_of(
             raise
         say(f"{name}: {without_secrets(message)}")
         return error.exit_code if isinstance(error, RunnerError) else ConfigError.exit_code
-
-
-def run_entry(
-    name: str,
-    work: Callable[[], int | None],
-    message_of: Callable[[Exception], str | None] = message_of,
-    when_interrupted: str | None = None,
-) -> NoReturn:
-    """Do the work of a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130 Ctrl-C."""
-    from runner.core import environment  # which raises these errors
-
-    def with_environment() -> int | None:
-        environment.read()
-        return work()
-
-    keep_streams()
-    code: Any
-    try:
-        code = exit_code_of(name, with_environment, message_of)
-    except KeyboardInterrupt:
-        signals.leave()
-        if when_interrupted:
-            say(when_interrupted)
-        code = INTERRUPTED
-    except SystemExit as exit:  # of argparse
-        code = exit.code
-    if lost := unwritten():
-        kept = "what was done is kept, and the same command prints it again"
-        say(f"{name}: stdout cannot be written ({lost.strerror}): {kept}")
-        code = code or 1
-    sys.exit(code)

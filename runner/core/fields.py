@@ -1,21 +1,21 @@
-"""Helpers for the fields of the schema: the marker of a missing value, texts, fields outside a job's identity."""
+"""Helpers for the fields of the schema: the marker of a missing value, free texts, fields outside a job's identity."""
 
 from __future__ import annotations
 
 from dataclasses import field, fields, is_dataclass
 from typing import Annotated, Any
 
-MISSING: Any = "???"  # OmegaConf's marker for "the user must say"
-Text = Annotated[str, "words for a model"]  # a comma or ${...} is a part of it; a plain str is a name or a place
+MISSING: Any = "???"  # OmegaConf's marker for a value that the user must give
+Text = Annotated[str, "words for a model"]  # a comma or ${...} is a part of it; a plain str is a name or a path
 
 
 def inert(default: Any, why: str, measured: bool = False) -> Any:
-    """A field that stays out of the job's identity, and the reason why; `measured`: times or costs depend on it."""
+    """Return a field that is not in the job's identity, and the reason; `measured`: it affects times or costs."""
     return field(default=default, metadata={"inert": why, "measured": measured})
 
 
 def choice_of(config: object) -> str | None:
-    """Return the name of the choice that a group's class stands for; None where there is none, or it is a key."""
+    """Return the name of the choice that a group's class defines; None if it has none, or if the name is a key."""
     if not is_dataclass(config) or any(item.name == "name" for item in fields(config)):
         return None
     kind = config if isinstance(config, type) else type(config)
@@ -23,4 +23,4 @@ def choice_of(config: object) -> str | None:
     return name
 
 
-HASHED = "a place; the SHA-256 of what lies there counts instead"
+HASHED = "a location; the SHA-256 of the content counts instead"

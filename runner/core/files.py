@@ -15,21 +15,21 @@ from runner.core.errors import ConfigError, cannot_write
 
 
 def hold(file: Path, wait: bool = True) -> TextIO:
-    """Hold a file until it is closed or this process dies: a lock, unlike a process id, is never given again."""
+    """Lock a file until it is closed or this process dies; unlike a process id, a lock cannot be mistaken later."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists() and stat.S_ISFIFO(file.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is a pipe")  # to open it would wait for ever
-    held = file.open("a")
+        raise OSError(errno.EINVAL, "it is a pipe")  # opening it would block forever
+    lock = file.open("a")
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
-        held.close()
+        lock.close()
         raise
-    return held
+    return lock
 
 
 def is_held(file: Path) -> bool:
-    """Whether a living process holds a file."""
+    """Whether a living process has locked a file."""
     if not file.exists():
         return False
     try:
@@ -41,25 +41,24 @@ def is_held(file: Path) -> bool:
 
 @contextmanager
 def hold_folder(folder: Path, key: str) -> Iterator[None]:
-    """Keep other processes from writing into a folder at the same time; the lock ends with this process."""
-    place = os.open(folder, os.O_RDONLY)
+    """Lock a folder against other processes that would write into it; the lock ends with this process."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"{key}={folder}: another process is writing there; wait, or give another") from error
+            raise ConfigError(
+                f"{key}={folder}: another process is writing there; wait, or give another folder"
+            ) from error
         yield
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
-def replace_with(path: Path, make: Callable[[Path], object]) -> None:
-    """Make a file or a link under a name of this process's own, with its folders, and move it into place atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, make)
-
-
-def _replace(path: Path, make: Callable[[Path], object]) -> None:
+def replace_with(path: Path, make: Callable[[Path], object], with_folders: bool = True) -> None:
+    """Make a file or a link under a name of this process's own, and move it into place atomically."""
+    if with_folders:
+        path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fresh.unlink(missing_ok=True)
     try:
@@ -71,8 +70,8 @@ def _replace(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:
-    """Write a file so that a reader sees the old text or the new one, never a part."""
+    """Write a file into an existing folder so that a reader sees the old text or the new one, never a part."""
     try:
-        _replace(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+        replace_with(path, lambda fresh: fresh.write_text(text, encoding="utf-8"), with_folders=False)
     except OSError as error:
         raise cannot_write(path, error, key) from error

@@ -1,4 +1,4 @@
-"""What torch has held of the GPUs, without importing torch: where nobody has, there is nothing to ask."""
+"""GPU memory that torch has allocated, without importing torch: if nobody imported it, none is allocated."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def _torch_with_gpus() -> Any:
 
 
 def restart_peak() -> None:
-    """Start the allocator's high-water marks anew from what is held now."""
+    """Reset the allocator's high-water marks to what is allocated now."""
     if (torch := _torch_with_gpus()) is not None:
         for device in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_mib() -> float | None:
-    """Return what was held at most since then, of all GPUs together; None where none is in use."""
+    """Return the peak allocation since then, summed over all GPUs; None if none is in use."""
     torch = _torch_with_gpus()
     if torch is None:
         return None
-    held = [float(torch.cuda.max_memory_allocated(device)) for device in range(torch.cuda.device_count())]
-    return sum(held) / MIB
+    peaks = [float(torch.cuda.max_memory_allocated(device)) for device in range(torch.cuda.device_count())]
+    return sum(peaks) / MIB

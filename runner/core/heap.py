@@ -1,8 +1,8 @@
-"""Memory that was freed and that the C library keeps, kept small.
+"""Limits the freed memory that the C library keeps.
 
-glibc keeps freed blocks of up to 32 MiB for later, and blocks of slightly different sizes do not fit into one another:
-int8 products of 1,024 tokens left 400 MiB behind in a model of 150 MiB, at other times 50. To have every block mapped
-by itself would make these products take twice the processor's time.
+glibc keeps freed blocks of up to 32 MiB for reuse, and blocks of slightly different sizes do not fit into one another:
+int8 products of 1,024 tokens left 400 MiB behind in a model of 150 MiB, at other times 50. If every block were mapped
+separately, these products would take twice the processor's time.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from contextlib import contextmanager, suppress
 
 from runner.core import machine
 
-STEP_MIB = 32.0  # more than this is worth the walk through the heap
+STEP_MIB = 32.0  # only a larger growth is worth a walk through the heap
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt
-MAPPED_MIB = 1  # blocks from here on are mapped by themselves while a model is loaded
-MOST_MAPPED_MIB = 32  # and afterwards from here on, which is as far as glibc goes by itself
+MAPPED_MIB = 1  # while a model is loaded, blocks of this size and more are mapped separately
+MOST_MAPPED_MIB = 32  # the same threshold afterwards: the highest that glibc chooses by itself
 
 
 class Heap:
-    """Gives freed memory back whenever this process has grown by so much."""
+    """Gives freed memory back to the system whenever this process has grown by STEP_MIB."""
 
     def __init__(self) -> None:
         self.least_mib = machine.anonymous_mib()
 
-    def look(self) -> None:
-        """See how much it has grown; a look takes some 30 µs."""
+    def trim_if_grown(self) -> None:
+        """Give freed memory back if the process has grown; the check alone takes some 30 µs."""
         now_mib = machine.anonymous_mib()
         if now_mib > self.least_mib + STEP_MIB:
             machine.trim()
@@ -35,11 +35,11 @@ class Heap:
 
 
 @contextmanager
-def kept_small() -> Iterator[None]:
-    """Let every large block be mapped by itself while something runs, so that it goes back as soon as it is freed.
+def large_blocks_mapped() -> Iterator[None]:
+    """Have every large block mapped separately in this block, so that it goes back to the system when it is freed.
 
-    Left to itself the C library does so at first, and less and less the more was freed: what then stays behind between
-    blocks that are in use differs from run to run.
+    By default glibc raises its threshold with the blocks that were freed: then the memory that stays behind between
+    blocks in use differs from run to run.
     """
     _set(M_MMAP_THRESHOLD, MAPPED_MIB)
     try:
@@ -51,6 +51,6 @@ def kept_small() -> Iterator[None]:
 
 
 def _set(what: int, size_mib: int) -> None:
-    """Tell the C library; nothing happens where it is not glibc."""
+    """Set a parameter of the C library; nothing happens if it is not glibc."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").mallopt(what, size_mib << 20)

@@ -1,4 +1,4 @@
-"""What is on after a load, in a few lines: in the log right after it, and in the table at the end."""
+"""What was loaded, in a few lines: in the log right after the load, and in the table at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHOWN = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "at
 
 
 def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, str]:
-    """Return label → text; nothing where no whole model was loaded, or only by another job."""
+    """Return label → text; nothing if no whole model was loaded, or only by another job."""
     if "quantized" not in facts or "load_s" not in metrics:
         return {}
     written = {key: described(key).write(value) for key, value in metrics.items()}

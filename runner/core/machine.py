@@ -1,4 +1,4 @@
-"""What the numbers were measured on: memory of this process, the machine, library versions. Imports no torch."""
+"""What numbers are measured on: memory of this process, the machine, library versions. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MIB = 1024 * 1024
 MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "torchao", "peft")
 
 
-def _said(file: str | Path, key: str) -> str | None:
-    """Return what stands behind a key in a file of /proc; None where there is no such file or key."""
+def _value_of(file: str | Path, key: str) -> str | None:
+    """Return the value of a key in a file of /proc; None if there is no such file or key."""
     try:
         lines = Path(file).read_text().splitlines()
     except OSError:
@@ -31,7 +31,7 @@ def _said(file: str | Path, key: str) -> str | None:
 
 def _status_mib(key: str) -> float:
     """Return one kB figure of this process as MiB; 0 where the platform has no such file."""
-    return int((_said("/proc/self/status", f"{key}:") or "0").split()[0]) / 1024
+    return int((_value_of("/proc/self/status", f"{key}:") or "0").split()[0]) / 1024
 
 
 def rss_mib() -> float:
@@ -40,7 +40,7 @@ def rss_mib() -> float:
 
 
 def anonymous_mib() -> float:
-    """Resident memory of this process that is no page of a file, such as a mapped checkpoint."""
+    """Resident memory of this process without pages of files, such as a mapped checkpoint."""
     return _status_mib("RssAnon")
 
 
@@ -54,13 +54,13 @@ def peak_rss_mib() -> float:
 
 
 def reset_peak() -> bool:
-    """Give freed memory back and start the high-water mark anew; False where the kernel does not allow it."""
+    """Give freed memory back and reset the high-water mark; False if the kernel does not allow it."""
     gc.collect()
     return trim() and restart_peak()
 
 
 def trim() -> bool:
-    """Give freed memory back to the system; False where there is no glibc to do it, and no /proc either."""
+    """Give freed memory back to the system; False without glibc."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):
@@ -69,7 +69,7 @@ def trim() -> bool:
 
 
 def restart_peak() -> bool:
-    """Start the high-water mark anew from what is held now; False where the kernel does not allow it."""
+    """Reset the high-water mark to the present memory; False if the kernel does not allow it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -78,7 +78,7 @@ def restart_peak() -> bool:
 
 
 def describe() -> dict[str, str]:
-    """Name what a measurement depends on: CPU, cores, memory, GPUs."""
+    """Return what a measurement depends on: CPU, cores, memory, GPUs."""
     return {
         "cpu": _cpu_model(),
         "cores": str(cores()),
@@ -88,31 +88,31 @@ def describe() -> dict[str, str]:
 
 
 def name() -> str:
-    """Name the kind of machine on one line: numbers from two kinds are not compared."""
+    """Describe the kind of machine on one line; numbers from two kinds are not compared."""
     it = describe()
     return f"{it['cpu']}, {it['cores']} cores, {it['memory_gib']} GiB, GPUs: {it['gpus']}"
 
 
-EXCLUSIVE = "alone"  # in a process of its own, and nothing else of note ran on the machine
-OTHERS_CORES = 0.5  # what other programs may take of the machine while something is measured
+EXCLUSIVE = "alone"  # in its own process, with no notable load from other programs
+OTHERS_CORES = 0.5  # the load by other programs that a measurement tolerates
 _measurements = itertools.count()  # of this process
 
 
 class Contention:
-    """What else uses this process and this machine while something is measured, from now on."""
+    """What else has used this process and this machine since a measurement began."""
 
     def __init__(self) -> None:
-        self.earlier = next(_measurements)  # they leave memory behind, and peaks show it
+        self.earlier = next(_measurements)  # earlier jobs leave memory behind, which raises peaks
         self.started, self.others_s = time.monotonic(), _others_s()
 
     def describe(self) -> str:
-        """Say what there was beside it so far, or that it was alone."""
+        """Describe the other load so far, or say that there was none."""
         return self.beside() or (
             f"in a process that had done {self.earlier} jobs before" if self.earlier else EXCLUSIVE
         )
 
     def beside(self) -> str:
-        """Say what other programs took meanwhile; empty where that was too little to matter."""
+        """Describe the load by other programs so far; empty if it was too little to matter."""
         passed, others_s = time.monotonic() - self.started, _others_s() - self.others_s
         if others_s <= OTHERS_CORES * passed + 0.1:  # the kernel counts in steps of 10 ms
             return ""
@@ -120,7 +120,7 @@ class Contention:
 
 
 def _others_s() -> float:
-    """Seconds of this machine's cores that processes have taken which are not this one or below it; 0 if unknown."""
+    """CPU seconds of all processes on this machine but this one and its descendants; 0 if unknown."""
     try:
         ticks = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     except (OSError, ValueError):
@@ -130,8 +130,8 @@ def _others_s() -> float:
 
 
 def _family_ticks() -> int:
-    """CPU time of this process and of all that it has started."""
-    of: dict[int, tuple[int, int]] = {}  # process -> its parent, and its time with that of its ended children
+    """CPU time of this process and of all its descendants."""
+    of: dict[int, tuple[int, int]] = {}  # process → its parent, and its time with that of its ended children
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = file.read_text().rpartition(")")[2].split()
@@ -147,7 +147,7 @@ def _family_ticks() -> int:
 
 @cache
 def git_state() -> dict[str, str]:
-    """Name the commit of the working directory and whether it has changes; nothing outside a repository."""
+    """Return the commit of the working directory and whether it has changes; nothing outside a repository."""
     try:
         commit = _git("rev-parse", "HEAD")
         return {"git.commit": commit, "git.dirty": str(bool(_git("status", "--porcelain"))).lower()}
@@ -161,48 +161,48 @@ def _git(*arguments: str) -> str:
 
 
 def cores() -> int:
-    """CPU cores that this process may use: those that it may run on, or its container's share of time if less."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([there, *map(math.ceil, cgroup_cpu_shares())]))
+    """CPU cores that this process may use: those that it may run on, or its container's CPU limit if lower."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([available, *map(math.ceil, cgroup_cpu_shares())]))
 
 
-# Below this, handing work to a second thread costs more than it saves; beside other busy processes, where one
-# thread waits for the other at every layer, it costs a hundred times more.
+# Below this, handing work to a second thread costs more than it saves; while other processes are busy, it costs a
+# hundred times more, because one thread waits for the other at every layer.
 ONE_THREAD_BELOW_PARAMETERS = 50_000_000
 QUANTIZED_FLAGS = {"avx512_bf16", "avx512_vnni", "avx512bw", "avx512vl"}
 
 
 def c_compiler() -> str | None:
-    """Return the C compiler that the engine's kernels are built with; None where there is none, or RUNNER_NATIVE=0."""
+    """Return the C compiler for the engine's kernels; None if there is none, or with RUNNER_NATIVE=0."""
     return None if os.environ.get("RUNNER_NATIVE") == "0" else shutil.which(os.environ.get("CC", "cc"))
 
 
 def has_quantized_kernels() -> bool:
-    """Whether kernels/quantized.h can be built and run here: it multiplies bfloat16 and bytes by AVX512."""
-    flags = set((_said("/proc/cpuinfo", "flags") or "").split())
+    """Whether kernels/quantized.h can be built and run here: it multiplies bfloat16 and bytes with AVX512."""
+    flags = set((_value_of("/proc/cpuinfo", "flags") or "").split())
     return c_compiler() is not None and flags >= QUANTIZED_FLAGS
 
 
 def threads_for(parameters: int) -> int:
-    """Return how many CPU threads suit a model of this size; a rule, not a race, so that answers stay the same."""
+    """Return how many CPU threads suit a model of this size; a fixed rule, not a trial, so that answers repeat."""
     return 1 if parameters < ONE_THREAD_BELOW_PARAMETERS else cores()
 
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that speed and memory depend on, read without importing them."""
-    found = {"python": platform.python_version()}
+    by_name = {"python": platform.python_version()}
     for name in MEASURED_LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            by_name[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            by_name[name] = "not installed"
+    return by_name
 
 
 def _cpu_model(file: str | Path = "/proc/cpuinfo") -> str:
-    """Name the processor; a machine in a cloud may say no more than its maker, where generations differ by half."""
-    name = _said(file, "model name") or platform.processor() or platform.machine()
-    family, model = _said(file, "cpu family"), _said(file, "model\t")
+    """Name the processor, with family and model: in a cloud the name alone may hide which generation it is."""
+    name = _value_of(file, "model name") or platform.processor() or platform.machine()
+    family, model = _value_of(file, "cpu family"), _value_of(file, "model\t")
     return f"{name} (family {family} model {model})" if family and model else name
 
 
@@ -211,8 +211,8 @@ def _total_memory_bytes() -> int:
 
 
 def available_mib() -> float:
-    """Memory that new processes can take without pushing others out: the machine's, or this container's if less."""
-    free = _said("/proc/meminfo", "MemAvailable:")
+    """Memory that new processes can use without displacing others: the machine's, or this container's if less."""
+    free = _value_of("/proc/meminfo", "MemAvailable:")
     if free is None:
         return _total_memory_bytes() / MIB / 2
     return min([int(free.split()[0]) / 1024, *cgroup_rooms_mib()])
@@ -220,14 +220,14 @@ def available_mib() -> float:
 
 FIRST_CACHED = ("total_active_file", "total_inactive_file")
 SECOND_CACHED = ("active_file", "inactive_file", "slab_reclaimable")
-CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # which groups this process is in; where they are described
+CGROUP = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # the list of this process's groups; their folders
 
 
 def cgroup_rooms_mib(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
-    """What each control group around this process has left below its memory limit.
+    """Return what each control group around this process has left below its memory limit.
 
-    Cached files can be dropped, but not those that are mapped: a checkpoint would be read from the disk at each pass.
-    Beyond memory.max the kernel kills, beyond memory.high it makes processes wait.
+    Cached files count as free, but not those that are mapped: a checkpoint would be read from the disk at each pass.
+    Above memory.max the kernel kills processes, above memory.high it slows them down.
     """
     rooms = []
     for folder, is_first in _cgroups("memory", own, root):
@@ -248,7 +248,7 @@ def cgroup_rooms_mib(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[floa
 
 
 def _text(file: Path) -> str:
-    """Return what a small file says; empty where there is none."""
+    """Return the content of a small file; empty if it cannot be read."""
     try:
         return file.read_text().strip()
     except OSError:
@@ -256,7 +256,7 @@ def _text(file: Path) -> str:
 
 
 def cgroup_cpu_shares(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[float]:
-    """How many CPUs' time each control group around this process may use, of those that limit it."""
+    """Return the CPU limit, in cores, of each control group around this process that has one."""
     shares = []
     for folder, is_first in _cgroups("cpu", own, root):
         files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if is_first else ("cpu.max",)
@@ -270,7 +270,7 @@ def cgroup_cpu_shares(own: Path = CGROUP[0], root: Path = CGROUP[1]) -> list[flo
 
 
 def _cgroups(controller: str, own: Path, root: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the folders of the control groups around this process, and whether they are of the first version."""
+    """Yield the folders of the control groups around this process, and whether they are of cgroup version 1."""
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
@@ -285,13 +285,13 @@ def _cgroups(controller: str, own: Path, root: Path) -> Iterator[tuple[Path, boo
 
 
 def keep_kernels(count: int) -> None:
-    """Limit how many kernels oneDNN and torch's layer above it keep; each reads it once, at the first product."""
+    """Limit how many kernels oneDNN and torch's layer above it cache; each reads the limit at its first product."""
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(count))
 
 
 def device_class(device: str) -> str:
-    """Return cpu or cuda: where model.device leads on this machine, as far as can be told without torch."""
+    """Return cpu or cuda: what model.device means on this machine, as far as that is known without torch."""
     if device != "auto":
         return device.partition(":")[0]
     has_cuda = bool(gpu_models()) and "+cpu" not in versions()["torch"]
@@ -299,8 +299,8 @@ def device_class(device: str) -> str:
 
 
 def gpu_models() -> list[str]:
-    """Names of the GPUs that this process may use, from the driver's files: no library has to be imported."""
+    """Names of the GPUs that this process may use, from the driver's files, so that no library is imported."""
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    models = [model for file in files if (model := _said(file, "Model"))]
+    models = [model for file in files if (model := _value_of(file, "Model"))]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return models if visible is None else models[: len([name for name in visible.split(",") if name.strip()])]

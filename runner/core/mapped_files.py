@@ -1,7 +1,7 @@
-"""The pages of files in this process's memory, such as a checkpoint's: which there are, and giving them back.
+"""The pages of mapped files in this process's memory, such as a checkpoint's: which are resident, and releasing them.
 
-A page of a mapped file that nobody reads any more stays resident, and counts as this process's own, until memory is
-short. What is let go here comes back from the file, or from the system's cache of it, when it is read again.
+A page of a mapped file that is no longer read stays resident, and counts as this process's own, until memory is
+short. A released page comes back from the file, or from the system's cache of it, when it is read again.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 
 MADV_DONTNEED, MADV_PAGEOUT = 4, 21  # of Linux
 ENTRY_BYTES = 8  # of /proc/self/pagemap, for each page
-OF_FILE, IS_SOMEWHERE = 1 << 61, 3 << 62  # a page that is still the file's; one in memory or in swap
+OF_FILE, IS_PRESENT = 1 << 61, 3 << 62  # flags of a page: unchanged from the file; in memory or in swap
 
 
 class MappedFiles:
-    """The parts of this process's memory that are files, as they are now."""
+    """The parts of this process's memory that are mapped files, at the time of the call."""
 
     def __init__(self) -> None:
-        self.ranges: list[tuple[int, int, str]] = []  # first address, the one behind the last, and the file; in order
+        self.ranges: list[tuple[int, int, str]] = []  # first address, end, file; in order
         try:
             lines = Path("/proc/self/maps").read_text().splitlines()
         except OSError:
@@ -35,24 +35,24 @@ class MappedFiles:
         """Whether a file is mapped there."""
         return any(begin <= address < end for begin, end, _ in self.ranges)
 
-    def let_go(self, address: int, size: int) -> None:
-        """Give the whole pages of a piece of memory back, where it is a file's."""
+    def release(self, address: int, size: int) -> None:
+        """Release the whole pages of a piece of memory, if they are a file's."""
         page = mmap.PAGESIZE
         first = -(-address // page) * page
         last = (address + size) // page * page
         if first < last and any(begin <= first and last <= end for begin, end, _ in self.ranges):
-            _give_back(first, last - first)
+            _release(first, last - first)
 
-    def let_go_of(self, files: Iterable[Path]) -> None:
-        """Give back all pages of some files."""
+    def release_files(self, files: Iterable[Path]) -> None:
+        """Release all pages of some files."""
         paths = {str(file.resolve()) for file in files}
         for first, last, path in self.ranges:
             if path in paths:
-                _give_back(first, last - first)
+                _release(first, last - first)
 
 
 def resident_mib(files: Iterable[Path]) -> float:
-    """How much of some files is in this process's memory, by the kernel's own account of each mapping."""
+    """Return how much of some files is in this process's memory, as the kernel counts each mapping."""
     paths, is_of, kib = {str(file.resolve()) for file in files}, False, 0
     try:
         lines = Path("/proc/self/smaps").read_text().splitlines()
@@ -67,10 +67,10 @@ def resident_mib(files: Iterable[Path]) -> float:
     return kib / 1024
 
 
-def _give_back(first: int, size: int) -> None:
-    """Drop pages that are as the file has them; where that cannot be seen, have them written out, if need be to swap.
+def _release(first: int, size: int) -> None:
+    """Drop unchanged pages; if changes cannot be seen, have the pages written out, if need be to swap.
 
-    Pages that were written since are this process's own: dropped, they would be the file's again.
+    A changed page is this process's own: if it were dropped, the change would be lost.
     """
     changed = _is_changed(first, size)
     if not changed:
@@ -79,7 +79,7 @@ def _give_back(first: int, size: int) -> None:
 
 
 def _is_changed(first: int, size: int) -> bool | None:
-    """Whether a page of a mapped file was written since, and so is no longer the file's; None where that is hidden."""
+    """Whether a page of a mapped file was changed since it was mapped; None if the kernel hides that."""
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
             pages.seek(first // mmap.PAGESIZE * ENTRY_BYTES)
@@ -88,4 +88,4 @@ def _is_changed(first: int, size: int) -> bool | None:
         return None
     if len(entries) < size // mmap.PAGESIZE * ENTRY_BYTES:
         return None
-    return any(entry & IS_SOMEWHERE and not entry & OF_FILE for entry in memoryview(entries).cast("Q"))
+    return any(entry & IS_PRESENT and not entry & OF_FILE for entry in memoryview(entries).cast("Q"))

@@ -1,7 +1,7 @@
-"""Every metric once: its unit, its label, how it is written, which way is better, how several runs are pooled.
+"""The one list of metrics: unit, label, number format, which direction is better, how several runs are pooled.
 
-The report, the table of a grid and the comparison read all of this here. A metric's name stands in the task that
-computes it and in this file. Units stand in names (`peak_rss_mib`, `load_s`), so the unit follows from the key.
+The report, the table of a grid and the comparison read this list. A metric's name occurs only in the task that
+computes it and in this file. Names contain units (`peak_rss_mib`, `load_s`), so the unit follows from the key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPREADS = ("_min", "_max")  # the lowest and the highest of several repeats
 
 
 class Better(Enum):
-    """Which way a metric gets better, as the sign of a step for the better."""
+    """Which direction of a metric is better, as the sign of an improvement."""
 
     higher = 1
     lower = -1
@@ -28,13 +28,13 @@ class Better(Enum):
 
 
 class Pooling(StrEnum):
-    """What several runs together have."""
+    """How the values of several runs become one."""
 
     sum = "sum"
     mean = "mean"
     max = "max"
     per_token = "per_token"  # the speed over all tokens of all runs
-    dropped = "dropped"  # follows from other metrics, or means nothing over several runs
+    dropped = "dropped"  # it follows from other metrics, or has no meaning over several runs
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Metric:
     form: str  # Python's format specification; empty: as many digits as help
     better: Better
     pooling: Pooling
-    tokens: str = ""  # of pooling per token: the metric that counts them
-    axis_words: str = ""  # where the label is too short for a picture's axis
-    head_words: str = ""  # where the label does not suit a narrow column
+    tokens: str = ""  # for pooling per token: the metric that counts the tokens
+    axis_words: str = ""  # the text on a picture's axis, if the label is too short
+    head_words: str = ""  # the head of a narrow column, if the label does not fit
 
     @property
     def title(self) -> str:
@@ -73,7 +73,7 @@ class Metric:
 
 def number(value: float) -> str:
     """Write a number with as many digits as help."""
-    if value % 1 == 0:  # not so of infinity and of what is no number
+    if value % 1 == 0:  # false for infinity and NaN
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
 
@@ -85,7 +85,7 @@ def points(difference: float) -> str:
 
 
 def _metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric:
-    """Describe a metric; what is not said follows from the unit."""
+    """Describe a metric; what is not given follows from the unit."""
     suffix = next((suffix for suffix in UNITS if key.endswith(suffix)), "")
     unit = UNITS.get(suffix, "")
     plain = {
@@ -98,7 +98,7 @@ def _metric(key: str, label: str = "", form: str = "", **special: Any) -> Metric
 
 
 def _with_ends(key: str, label: str, form: str, better: Better, **special: Any) -> list[Metric]:
-    """Describe a number with the ends of its interval, which is of one run: not pooled."""
+    """Describe a number and the ends of its interval, which belong to one run and are not pooled."""
     about = {"form": form, "better": better, "pooling": Pooling.dropped, **special}
     ends = [
         _metric(key + end, label and label + end.replace("_", " "), **about | {"head_words": ""}) for end in ENDS[1:]
@@ -112,7 +112,7 @@ def _counts(better: Better, *keys: str) -> list[Metric]:
 
 
 LOG_LIKELIHOOD = "log_likelihood_nats_per_token"
-# By what log-likelihoods are divided, the first of these that a run has: lm-eval knows bytes and texts, and no tokens.
+# What log-likelihoods are divided by: the first of these that a run has. lm-eval counts bytes and texts, not tokens.
 LOG_LIKELIHOODS = {
     "token": LOG_LIKELIHOOD,
     "byte": "log_likelihood_nats_per_byte",
@@ -121,7 +121,7 @@ LOG_LIKELIHOODS = {
 ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
 OF_CALLS = ("prompt_tokens", "new_tokens")
 OF_QUESTION = ("prompt_tokens_per_question", "new_tokens_per_question")  # the cost of a question that takes many calls
-OF_GUESSES = ("draft_tokens", "accepted_tokens")  # tokens that were guessed, and those of them that the model said, too
+OF_GUESSES = ("draft_tokens", "accepted_tokens")  # guessed tokens, and how many of them the model confirmed
 TRAINING = ("before", "after")
 OF_SIDES = ("answers", "calls", *OF_CALLS)
 _EVERY = (
@@ -278,9 +278,9 @@ _EVERY = (
 )
 METRICS = {metric.key: metric for metric in _EVERY}
 
-# Which metrics stand where, in this order.
+# Which metrics are shown where, in this order.
 ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
-# The columns of a grid, as far as its jobs have measured them: what tasks are run for, then what most tasks have.
+# The columns of a grid that any of its jobs has measured: first the purpose of the tasks, then what most tasks have.
 OF_GRID = (
     "n",
     LOG_LIKELIHOOD,
@@ -296,19 +296,19 @@ OF_GRID = (
     "cost_usd",
 )
 OF_ANY_TASK = ("weight_mib", "peak_rss_mib", "seconds")
-MOST_OF_ONE = 3  # columns of a job that has none of the first kind: what its own table begins with
-# The columns of a comparison of accuracies, and how soon a narrow terminal goes without each; 0 stays.
+MOST_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
+# The columns of a comparison of accuracies. On a narrow terminal those with the highest numbers go first; 0 stays.
 OF_SCORED = {"no_answer": 5, "cut_off": 5, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
              "model_mib": 0, "peak_rss_mib": 4, "play_s": 0, "decode_tok_per_s": 0, "load_s": 3,
              "new_tokens": 2}  # fmt: skip
-SHOWN_IF_ANY = ("no_answer", "cut_off")  # zeros in every row say nothing
-# The columns of any other comparison: first the metrics that a task is run for, then those that most tasks have.
+SHOWN_IF_ANY = ("no_answer", "cut_off")  # not shown if they are 0 in every row
+# The columns of any other comparison: first the purpose of the tasks, then what most tasks have.
 HEADLINES = ("best_decode_tok_per_s", "best_output_tok_per_s", "best_ttft_s", "best_batch_size", "load_peak_rss_mib",
              "steady_rss_mib", "peak_over_baseline_mib", "predicted_total_mib", "largest_part_mib", "stored_mib",
              "weight_mib", "peak_rss_mib", "load_s", "prefill_tok_per_s", "decode_tok_per_s", "seconds")  # fmt: skip
-# The axes of the Pareto front besides the accuracy, and what they are called there.
+# The axes of the Pareto front besides the accuracy, and their names there.
 FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
-# By which repeats runs without verdicts are compared.
+# Runs without verdicts are compared by the repeats of these metrics.
 BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib", "load_s",
               "decode_tok_per_s", "output_tok_per_s", "ttft_s")  # fmt: skip
 
@@ -319,9 +319,9 @@ class Line:
 
     label: str
     text: str
-    common: bool = False  # most tasks have it: by itself it says nothing about a job
-    brief: bool = False  # stands on the one line that a job of a grid gets
-    unless_zero: str = ""  # a metric without which, or where it is 0, the text says nothing
+    common: bool = False  # most tasks have it, so it does not characterize a job
+    brief: bool = False  # included in the one line that a job of a grid gets
+    unless_zero: str = ""  # a metric; the line is left out if it is missing or 0
 
     @property
     def names(self) -> set[str]:
@@ -329,7 +329,7 @@ class Line:
         return {name for _, name, _, _ in Formatter().parse(self.text) if name}
 
     def fits(self, metrics: Mapping[str, float]) -> bool:
-        """Whether all that it names is there, and something to say."""
+        """Whether all metrics that it names are there, and the line is not left out as empty."""
         return self.names <= metrics.keys() and (not self.unless_zero or bool(metrics.get(self.unless_zero)))
 
     def write(self, metrics: Mapping[str, float]) -> str:
@@ -471,7 +471,7 @@ LINES = (
 
 
 def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
-    """Return the metrics that the table of a grid shows of its jobs: those that any of them has measured."""
+    """Return the metrics that the table of a grid shows: those that any of its jobs has measured."""
     shown = [key for key in OF_GRID if any(key in job for job in jobs)]
     for job in jobs:
         if shown and any(key in job for key in shown):
@@ -486,9 +486,9 @@ def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
 
 
 def described(key: str) -> Metric:
-    """Return the metric behind a key, be it that of a cell (`ttft_s/batch_4_prompt_64`) or of a spread (`…_max`).
+    """Return the metric of a key, also for a cell (`ttft_s/batch_4_prompt_64`) or a spread (`…_max`).
 
-    A key that stands nowhere here, of somebody else's task, is described by its unit.
+    A key that is not listed here, such as that of a task outside this project, is described by its unit.
     """
     base = key.partition("/")[0]
     for name in (base, *(base.removesuffix(suffix) for suffix in SPREADS)):
@@ -498,12 +498,12 @@ def described(key: str) -> Metric:
 
 
 def score(metrics: Mapping[str, float]) -> tuple[int, int] | None:
-    """Return how many of how many answers were right; None where a run counted no right answers."""
+    """Return how many answers were right, of how many; None if a run counted no right answers."""
     return (int(metrics["correct"]), int(metrics["n"])) if {"correct", "n"} <= metrics.keys() else None
 
 
 def pool(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return what several runs measured together, of the metrics that all of them have."""
+    """Return the metrics of several runs together: those that all of them have."""
     parts = list(runs)
     pooled = {}
     shared = [key for key in parts[0] if all(key in part for part in parts)]
@@ -521,5 +521,5 @@ def pool(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
                 pooled[key] = sum(values) / len(values)
             case Pooling.dropped:
                 pass
-    right = score(pooled)
-    return pooled | ({"accuracy": right[0] / right[1]} if right and right[1] else {})
+    scored = score(pooled)
+    return pooled | ({"accuracy": scored[0] / scored[1]} if scored and scored[1] else {})

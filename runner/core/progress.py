@@ -1,6 +1,6 @@
 """A progress bar on stderr for anything a user waits for; silent when stderr is not a terminal.
 
-In a worker of a grid there is no bar: `report_to` sends each step to whoever draws the whole grid.
+A worker of a grid draws no bar: `report_to` sends each step to the process that draws the whole grid.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPORT_EVERY_S = 0.2
 
 @dataclass(frozen=True)
 class ProgressState:
-    """How far something is."""
+    """The state of a progress bar."""
 
     what: str
     done: float
@@ -38,7 +38,7 @@ def report_to(sink: Callable[[ProgressState], None] | None) -> None:
 
 
 def tell(text: str) -> None:
-    """Say something on stderr before a long step begins; a grid's worker says nothing, its grid has shown the plan."""
+    """Print a text on stderr before a long step; a grid's worker prints nothing, since the grid has shown its plan."""
     if _sink is None:
         say(text)
 
@@ -74,11 +74,11 @@ class Progress:
         return self
 
     def advance(self, step: float = 1, **news: str) -> None:
-        """Move on by step; news are shown as `name value` at the end of the line."""
+        """Advance by a step; news are shown as `name value` at the end of the line."""
         self.show(self._done + step, **news)
 
     def show(self, done: float, **news: str) -> None:
-        """Show how far it is, which may be within a step."""
+        """Show an absolute position, which may be within a step."""
         self._done = done
         self._report(news)
         if self._bar is not None:
@@ -86,7 +86,7 @@ class Progress:
             self._bar.update(self._id, completed=done, **({"news": line} if news else {}))
 
     def describe(self, what: str) -> None:
-        """Change what the bar says is going on."""
+        """Change the bar's description."""
         self.what = what
         self._report({}, at_once=True)
         if self._bar is not None:

@@ -1,7 +1,7 @@
-"""The statistics of sums over sums: nats a token over samples of unequal length, and paired differences of them.
+"""The statistics of ratios of sums: nats per token over samples of unequal length, and paired differences of them.
 
-Tokens of one text hang together, so samples are what is counted: a ratio is the sum of one number over all samples,
-divided by the sum of another, and its error comes from how far the samples lie from that ratio. Pure Python.
+The tokens of one text are not independent, so the sample is the unit: a ratio is the sum of one number over all
+samples, divided by the sum of another, and its error comes from how far the samples are from that ratio. Pure Python.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from statistics import NormalDist
 
 from runner.core.stats import CONFIDENCE, POWER, student_quantile
 
-FLIPS = 9_999  # of signs that are drawn at most, where all of them would be too many
-ENOUGH = 400  # drawn sums that reach the one seen: p is known to a twentieth of itself, and no more are drawn
-EXACT_FLIPS = 14  # samples up to which all are counted
-ROUNDING = 1e-12  # as a share of the largest sum: sums that are equal on paper
-GROUP = 8  # samples whose signed sums stand in one table
-CAUTION = 2.0  # times the share of flips, which alone calls up to 7.5 % of skewed pairs different and not 5
+FLIPS = 9_999  # random sign flips at most, for samples with too many possible ones
+ENOUGH = 400  # drawing ends after so many sums that reach the observed one: p then has a relative error of 1/20
+EXACT_FLIPS = 14  # up to so many samples all sign flips are counted
+ROUNDING = 1e-12  # as a share of the largest sum: closer sums count as equal
+GROUP = 8  # samples whose signed sums share one table
+CAUTION = 2.0  # factor on p, which by itself rejects up to 7.5 % instead of 5 % of equal pairs with skewed differences
 
 
 def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> float:
@@ -29,7 +29,7 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> float:
 
 
 def ratio_error(tops: Sequence[float], bottoms: Sequence[float]) -> float:
-    """Return the standard error of such a ratio over samples, by linearisation; infinity of fewer than two samples."""
+    """Return the standard error of such a ratio over samples, by linearisation; infinity for fewer than two samples."""
     n, centre = len(tops), ratio(tops, bottoms)
     if n < 2:
         return math.inf
@@ -38,7 +38,7 @@ def ratio_error(tops: Sequence[float], bottoms: Sequence[float]) -> float:
 
 
 def ratio_interval(tops: Sequence[float], bottoms: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of such a ratio: Student's t over the samples; without end where there is only one."""
+    """Return the 95 % interval of such a ratio, by Student's t over the samples; infinite for a single sample."""
     centre, error = ratio(tops, bottoms), ratio_error(tops, bottoms)
     if math.isinf(error):
         return -math.inf, math.inf
@@ -47,38 +47,39 @@ def ratio_interval(tops: Sequence[float], bottoms: Sequence[float]) -> tuple[flo
 
 
 def sign_flip_p(differences: Sequence[float], flips: int = FLIPS, seed: int = 0) -> float:
-    """Return the two-sided p of paired differences by flipping their signs, which changes nothing if both are alike.
+    """Return the two-sided p of paired differences by flipping their signs: if both runs are equal, signs are random.
 
-    The statistic is their sum. Where each is summed over a sample's tokens, it is the difference of the ratios times
-    the tokens, which both sides have in common: samples count by their length, and no denominator changes. Divided by
-    the root of the sum of squares, which no flip changes either, it is the ratio's studentized difference: so the test
-    holds its level for many samples also where differences are skewed. All flips are counted for a few samples, and
-    drawn with a fixed seed for more: the same answer each time, and p is never below 1 / (flips + 1). Drawing ends
-    early where p is plainly large; the share of sums that reach the one seen is then p (Besag and Clifford, 1991).
+    The statistic is the sum of the differences. If each is a sum over a sample's tokens, the statistic is the
+    difference of the ratios times the number of tokens, which both sides share: samples count by their length, and no
+    denominator changes. Divided by the root of the sum of squares, which no flip changes either, it is the studentized
+    difference: so with many samples the test keeps its level even if differences are skewed. With few samples all
+    flips are counted; otherwise they are drawn with a fixed seed, so the result is the same each time and never below
+    1 / (flips + 1). Drawing ends early if p is clearly large; p is then the share of sums that reach the observed one
+    (Besag and Clifford, 1991).
     """
-    moved = [difference for difference in differences if difference]
-    seen = abs(math.fsum(moved)) - ROUNDING * math.fsum(map(abs, moved))
-    if not moved:
+    nonzero = [difference for difference in differences if difference]
+    observed = abs(math.fsum(nonzero)) - ROUNDING * math.fsum(map(abs, nonzero))
+    if not nonzero:
         return 1.0
-    if len(moved) <= EXACT_FLIPS:
-        sums = [abs(sum(signed)) for signed in product(*((-one, one) for one in moved))]
-        return sum(one >= seen for one in sums) / len(sums)
-    tables = [_signed_sums(moved[at : at + GROUP]) for at in range(0, len(moved), GROUP)]
+    if len(nonzero) <= EXACT_FLIPS:
+        sums = [abs(sum(signed)) for signed in product(*((-one, one) for one in nonzero))]
+        return sum(one >= observed for one in sums) / len(sums)
+    tables = [_signed_sums(nonzero[at : at + GROUP]) for at in range(0, len(nonzero), GROUP)]
     draw = Random(seed).randbytes
     beyond = 0
     for drawn in range(1, flips + 1):
-        beyond += abs(sum(map(getitem, tables, draw(len(tables))))) >= seen
+        beyond += abs(sum(map(getitem, tables, draw(len(tables))))) >= observed
         if beyond == ENOUGH:
             return beyond / drawn
     return (1 + beyond) / (1 + flips)
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """Return the p that two runs are alike, by their paired differences: that of flipped signs, with caution.
+    """Return a cautious p for the equality of two runs, from sign flips of their paired differences.
 
-    Flips are exact where a difference is as often up as down. Where a few samples move far and one way, up to
-    7.5 % of equal pairs are called different and not 5. Their own skewness tells too little of that: the larger p of
-    flips and of Johnson's t, or of a bootstrap of t, stays above 5 %, too (bench/likelihood_tests.py).
+    Flips are exact if differences are symmetric. If a few samples differ strongly in one direction, up to 7.5 % of
+    equal pairs are called different instead of 5 %. A correction by the observed skewness is not enough: the larger p
+    of flips and of Johnson's t, or of a bootstrap of t, stays above 5 %, too (bench/likelihood_tests.py).
     """
     return min(1.0, CAUTION * sign_flip_p(differences))
 
@@ -92,9 +93,9 @@ def _signed_sums(values: Sequence[float]) -> list[float]:
 
 
 def detectable_shift(error: float, samples: int, alpha: float = 1 - CONFIDENCE) -> float | None:
-    """Return the smallest true difference of ratios that `paired_p` shows at this level with 80 % power, by its error.
+    """Return the smallest true difference of ratios that `paired_p` detects at this level with 80 % power.
 
-    The error of few samples is too small more often than too large: by about 1 / samples in the end, as simulated.
+    `error` is its standard error, which few samples underestimate: by about 1 / samples in simulations.
     """
     if samples < 2:
         return None

@@ -1,10 +1,10 @@
-"""What a task gives back and what is kept on disk: Sample, Verdict, Result, Record, repeats. Imports no torch.
+"""What a task returns and what is stored on disk: Sample, Verdict, Result, Record, repeats. Imports no torch.
 
 repeats.jsonl has one line for each repeat of each measure of a job. `runner-compare` compares these:
 
     {"measure": "decode_tok_per_s/batch_4_prompt_64", "repeat": 1, "value": 812.5}
 
-A measure is named as the metric that the job reports of it, the median. Warm-up runs are left out.
+A measure has the name of the job's metric, which is the median of its repeats. Warm-up runs are left out.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from runner.core.texts import checked, parse_json, signed
 REPEATS = "repeats.jsonl"
 CHECKSUM = ', "checksum": "'
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
-COMPLETIONS = "completions.jsonl"  # what became of each prompt, in their order
+COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
 
 
 class FinishReason(StrEnum):
-    """Why a completion ended: its own end or a stop string, the token limit, an error, or who asked had enough."""
+    """Why a completion ended: by itself or at a stop string, at the token limit, in an error, or cancelled."""
 
     stop = "stop"
     length = "length"
@@ -36,7 +36,7 @@ class FinishReason(StrEnum):
 
 
 class Verdict(StrEnum):
-    """Four ways for an answer to come out: only the first one scores."""
+    """The judgement of an answer; only `correct` scores."""
 
     correct = "correct"
     wrong = "wrong"
@@ -53,20 +53,20 @@ class Status(StrEnum):
 
 
 class Counted:
-    """What has tokens, be they known or only counted, as on another machine."""
+    """Something with tokens, which are known, or only counted (by a server)."""
 
     token_ids: list[int]
     new_tokens: int | None
 
     @property
     def tokens(self) -> int:
-        """How many it has."""
+        """The number of tokens."""
         return len(self.token_ids) if self.new_tokens is None else self.new_tokens
 
 
 @dataclass
 class BranchText(Counted):
-    """How one branch of a prompt went on: what it said after the text that it began with."""
+    """The completion of one branch of a prompt, without the text that the branch begins with."""
 
     text: str
     token_ids: list[int]
@@ -76,7 +76,7 @@ class BranchText(Counted):
 
 @dataclass
 class Choice(BranchText):
-    """One of several answers to the same prompt, and how it was judged by itself."""
+    """One of several answers to the same prompt, with its own verdict."""
 
     extracted: dict[str, str | None] | None = None
     verdict: Verdict | None = None
@@ -84,7 +84,7 @@ class Choice(BranchText):
 
 @dataclass
 class Call(Counted):
-    """One of several completions behind a sample: who was asked for what, and what came back."""
+    """One of several completions that a sample needed: which model or agent was asked, and what it answered."""
 
     who: str
     prompt_sha256: str
@@ -96,14 +96,14 @@ class Call(Counted):
     what: str | None = None
     new_tokens: int | None = None  # None: as many as token_ids
     error: str | None = None
-    by: str | None = None  # who gave the answer, where that can be one of several
-    calls: list[Call] | None = None  # behind an answer that took more than one itself
+    by: str | None = None  # who gave the answer, if several could have
+    calls: list[Call] | None = None  # if this answer itself took several
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Call:
-        """Read a call as it was written; raises ValueError, KeyError or TypeError where it is none."""
-        behind = values.get("calls")
-        calls = None if behind is None else [cls.from_dict(one) for one in behind]
+        """Read a call as it was written; raises ValueError, KeyError or TypeError if it is not one."""
+        inner = values.get("calls")
+        calls = None if inner is None else [cls.from_dict(one) for one in inner]
         return cls(**{**values, "finish_reason": FinishReason(values["finish_reason"]), "calls": calls})
 
 
@@ -111,26 +111,26 @@ class Call(Counted):
 class Likelihood:
     """How likely a given text is to a model: sums over its tokens, in nats (natural logarithms)."""
 
-    unit: int  # what intervals and tests count as one sample: a text with all its windows, a question with its choices
+    unit: int  # the sample that it belongs to: a text with all its windows, or a question with its choices
     nats: float  # the log-likelihood
     tokens: int
     bytes: int
     characters: int
-    rank_1: int  # tokens that the model would have said itself
-    is_other: bool = False  # a choice that is not the right one
-    kl_nats: float | None = None  # KL(reference || this); from the reference's most probable tokens, at least
-    truncation_nats: float | None = None  # what the other tokens can add to it, at most
-    top_1_agreed: int | None = None  # tokens in whose place both models have the same first choice
+    rank_1: int  # tokens that are the model's own first choice
+    is_other: bool = False  # whether this is a wrong choice of a question
+    kl_nats: float | None = None  # KL(reference || this) over the reference's most probable tokens: a lower bound
+    truncation_nats: float | None = None  # the most that the other tokens can add to it
+    top_1_agreed: int | None = None  # tokens at whose position both models have the same first choice
 
 
 @dataclass
 class Sample:
-    """One line of samples.jsonl: a completion and, for scored tasks, how it was judged.
+    """One line of samples.jsonl: a completion and, for scored tasks, its verdict.
 
-    Where one question took several calls, they stand in `calls`, and above them the answer of the whole: its text, and
-    the tokens and seconds of all calls. Where it was to be answered several times, each answer stands in `choices`, and
-    above them the one that was elected. A line that ended in an error is no answer: the next start asks again, unless
-    the error is permanent, and the later line counts.
+    If one question took several calls, they are in `calls`, and the sample itself has the final answer: its text, and
+    the tokens and seconds of all calls. If it was answered several times, each answer is in `choices`, and the sample
+    itself has the elected one. A line that ended in an error is no answer: the next start asks again, unless the error
+    is permanent, and then the later line counts.
     """
 
     index: int
@@ -141,28 +141,28 @@ class Sample:
     finish_reason: FinishReason
     seconds: float
     error: str | None = None
-    permanent: bool = False  # of an error: asking again cannot turn it into an answer
+    permanent: bool = False  # for an error: asking again cannot help
     question: str | None = None
     gold: str | None = None
     extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
     verdict: Verdict | None = None
-    likelihood: Likelihood | None = None  # of a text that was given and scored: its tokens are `token_ids`
-    branches: list[BranchText] | None = None  # of a prompt with branches: what it says stands here and not above
-    choices: list[Choice] | None = None  # of a prompt that was to be answered more than once
-    calls: list[Call] | None = None  # of a question that took more than one
-    new_tokens: int | None = None  # where the tokens are counted and not known; None: as many as token_ids
-    by: str | None = None  # who gave the answer, where that can be one of several
+    likelihood: Likelihood | None = None  # of a given text that was scored: its tokens are `token_ids`
+    branches: list[BranchText] | None = None  # of a prompt with branches: the answers are here and not above
+    choices: list[Choice] | None = None  # of a prompt that was answered more than once
+    calls: list[Call] | None = None  # of a question that took several calls
+    new_tokens: int | None = None  # if the tokens are only counted; None: as many as token_ids
+    by: str | None = None  # who gave the answer, if several could have
     cost_usd: float | None = None
-    reused_from: str | None = None  # the job that it was generated for, where that is another one
+    reused_from: str | None = None  # the other job that it was generated for
 
     @property
     def failed(self) -> bool:
-        """Whether it ended in an error, which is no answer."""
+        """Whether it ended in an error."""
         return self.finish_reason is FinishReason.error
 
     @property
     def said(self) -> Sequence[BranchText]:
-        """Return every answer in it: one per branch or choice, or the one that it is."""
+        """Return every answer in it: one per branch or choice, or its only one."""
         return (
             self.branches
             or self.choices
@@ -170,12 +170,12 @@ class Sample:
         )
 
     def to_json(self) -> str:
-        """Return the sample as one line of JSON with a checksum over the rest, keys that do not apply left out."""
-        return sealed(applying(asdict(self)))
+        """Return the sample as one line of JSON without unset keys, and with a checksum over the rest."""
+        return sealed(without_unset_keys(asdict(self)))
 
     @classmethod
     def from_json(cls, line: str) -> Sample:
-        """Read one line; raises ValueError, KeyError or TypeError when it is not a sample, or not as it was written."""
+        """Read one line; raises ValueError, KeyError or TypeError if it is not a sample, or was changed."""
         values = unsealed(line)
         if not isinstance(values.get("index"), int):
             raise ValueError("no sample: a JSON object with an integer index was expected")
@@ -186,26 +186,25 @@ class Sample:
             values["calls"] = [Call.from_dict(it) for it in values["calls"]]
         for key, kind in (("branches", BranchText), ("choices", Choice)):
             if values.get(key) is not None:
-                said = [kind(**_judged(it)) for it in values[key]]
-                values[key] = [replace(it, finish_reason=FinishReason(it.finish_reason)) for it in said]
+                answers = [kind(**_with_verdict(it)) for it in values[key]]
+                values[key] = [replace(it, finish_reason=FinishReason(it.finish_reason)) for it in answers]
         if values.get("likelihood") is not None:
             values["likelihood"] = Likelihood(**values["likelihood"])
-        values = _judged(values)
-        return cls(**values)
+        return cls(**_with_verdict(values))
 
 
-def _judged(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what was read with its verdict as one of ours, where it has one."""
+def _with_verdict(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with the verdict, if there is one, as a Verdict."""
     return values if values.get("verdict") is None else values | {"verdict": Verdict(values["verdict"])}
 
 
-def applying(value: Any) -> Any:
-    """Return a value without the keys of its objects that do not apply; what an extractor has not found stays."""
+def without_unset_keys(value: Any) -> Any:
+    """Return a value without keys that are None or False; an extractor that found nothing stays."""
     if isinstance(value, list):
-        return [applying(it) for it in value]
+        return [without_unset_keys(it) for it in value]
     if isinstance(value, dict):
         kept = {key: it for key, it in value.items() if it is not None and it is not False}
-        return {key: it if key == "extracted" else applying(it) for key, it in kept.items()}
+        return {key: it if key == "extracted" else without_unset_keys(it) for key, it in kept.items()}
     return value
 
 
@@ -216,7 +215,7 @@ def sealed(values: Mapping[str, Any]) -> str:
 
 
 def unsealed(line: str) -> dict[str, Any]:
-    """Read such a line; raises ValueError when it is no JSON object, or not as it was written."""
+    """Read such a line; raises ValueError if it is not a JSON object, or was changed since it was written."""
     values = parse_json(line)
     if not isinstance(values, dict):
         raise ValueError("a JSON object was expected")
@@ -230,7 +229,7 @@ def unsealed(line: str) -> dict[str, Any]:
 
 
 def _checksum(line: str) -> str:
-    """Return the end of a line whose other content is this object: its checksum."""
+    """Return the end of the line of an object: its checksum."""
     return f'{CHECKSUM}{hashlib.sha256(line.encode()).hexdigest()[:16]}"}}'
 
 
@@ -238,9 +237,9 @@ def _checksum(line: str) -> str:
 class Result:
     """What a task returns; `metrics` feeds both the printed table and MLflow.
 
-    `rows` is a second table, where one number a job is not enough (a sweep's grid, a memory benchmark's
-    stages, a split's parts). `artifacts` are files outside the job folder that the result promises
-    (path -> size, digest, state): when one is gone or changed, the job counts as not done.
+    `rows` is a second table, for results of more than one number (a sweep's grid, a memory benchmark's
+    stages, a split's parts). `artifacts` are files of the result outside the job folder
+    (path -> size, digest, state): if one is gone or changed, the job counts as not done.
     """
 
     metrics: dict[str, float]
@@ -248,10 +247,10 @@ class Result:
     facts: dict[str, str] = field(default_factory=dict)  # words about the run: device, dtype, architecture
     notes: list[str] = field(default_factory=list)  # what a reader of the numbers has to know
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ran_short_mib: float | None = None  # what memory was free when it was too short for a part: more may be later
-    text: str | None = None  # the one text that was asked for; it is shown whole, above the table
-    problems: list[str] = field(default_factory=list)  # what was found to be wrong: the job has FAILED, and lists it
-    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # further ones, by their titles
+    ran_short_mib: float | None = None  # the free memory, if it was too little for a part; a later run may have more
+    text: str | None = None  # the only completion of the job; it is shown in full, above the table
+    problems: list[str] = field(default_factory=list)  # what the task found to be wrong; the job has then FAILED
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # further tables, by their titles
     series: dict[str, list[tuple[int, float]]] = field(
         default_factory=dict
     )  # curves: a step and a value for each point
@@ -266,7 +265,7 @@ class Result:
 
 @dataclass
 class Record:
-    """result.json: a result with its job, status and whereabouts."""
+    """result.json: a result with its job, status and locations."""
 
     job_id: str
     status: Status
@@ -277,21 +276,21 @@ class Record:
     name: str = ""  # for people
     params: dict[str, str] = field(default_factory=dict)  # every resolved key of the config, as text
     data: dict[str, str] = field(default_factory=dict)  # what was asked: name, digest, source, for MLflow
-    mlflow_run_id: str | None = None  # where it was logged last; the store is asked whether it is still there
+    mlflow_run_id: str | None = None  # where it was logged last; it may have been deleted there
     mlflow_uri: str | None = None  # set once everything is logged there
     error: str | None = None
     started_at: str = ""
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
-    from_ledger: bool = False  # this answer was recorded earlier
+    from_ledger: bool = False  # whether the result was recorded earlier
 
     def to_json(self) -> str:
-        """Return what result.json holds."""
+        """Return the content of result.json."""
         return signed(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Read what result.json holds; raises ValueError, KeyError or TypeError when it is no record."""
+        """Read the content of result.json; raises ValueError, KeyError or TypeError if it is not a record."""
         values = checked(parse_json(text))
         if not isinstance(values, dict) or not isinstance(values.get("result"), dict):
             raise ValueError("a JSON object with a result was expected")
@@ -299,7 +298,7 @@ class Record:
                  "tables": dict, "series": dict}  # fmt: skip
         for key, kind in kinds.items():
             if not isinstance(values["result"].get(key, kind()), kind):
-                raise ValueError(f"result.{key} is no {kind.__name__}")
+                raise ValueError(f"result.{key} is not a {kind.__name__}")
         result = Result(**values.pop("result"))
         result.series = {name: [(step, value) for step, value in points] for name, points in result.series.items()}
         return cls(**{**values, "status": Status(values["status"]), "result": result})
@@ -310,7 +309,7 @@ class RepeatLog:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / REPEATS
-        self._write("", mode="w")  # a job that begins again measures again
+        self._write("", mode="w")  # a job that starts again measures again
 
     def add(self, repeat: int, values: Mapping[str, float]) -> None:
         """Append what one repeat measured: measure -> value."""
@@ -326,13 +325,13 @@ class RepeatLog:
 
 
 def read_repeats(path: Path) -> dict[str, list[float]]:
-    """Return the values of each measure; without those of fewer repeats, e.g. of a cell that ran out of memory.
+    """Return the values of each measure, without measures with fewer repeats, e.g. of a cell that ran out of memory.
 
-    Raises ValueError, KeyError or TypeError where a line is not a repeat.
+    Raises ValueError, KeyError or TypeError if a line is not a repeat.
     """
-    found: dict[str, list[float]] = {}
+    by_measure: dict[str, list[float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         repeat = unsealed(line) if CHECKSUM in line else parse_json(line)  # earlier versions wrote none
-        found.setdefault(repeat["measure"], []).append(float(repeat["value"]))
-    most = max(map(len, found.values()), default=0)
-    return {measure: values for measure, values in found.items() if len(values) == most}
+        by_measure.setdefault(repeat["measure"], []).append(float(repeat["value"]))
+    most = max(map(len, by_measure.values()), default=0)
+    return {measure: values for measure, values in by_measure.items() if len(values) == most}

@@ -1,4 +1,4 @@
-"""Who gave answers that can be of several, such as a student and a teacher: their answers, calls and tokens."""
+"""Counts answers, calls and tokens by who gave them, if several sides answer, such as a student and a teacher."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from runner.core.result import Call, FinishReason
 
 
 class Attributed(Protocol):
-    """An answer, and what stands behind it: a sample, a call, a completion."""
+    """An answer and the calls that it took: a sample, a call, a completion."""
 
     finish_reason: FinishReason
     calls: list[Call] | None
     by: str | None
 
 
-def sides(said: Iterable[Attributed]) -> dict[str, float]:
-    """Add up answers, and the calls behind them with their tokens, by who gave them."""
+def sides(answers: Iterable[Attributed]) -> dict[str, float]:
+    """Count answers, and the calls that they took with their tokens, by who gave them."""
     counts: Counter[str] = Counter()
-    for one in said:
+    for one in answers:
         for call in one.calls or []:
             counts.setdefault(f"{call.who}_answers", 0)
             counts[f"{call.who}_calls"] += 1
@@ -31,7 +31,7 @@ def sides(said: Iterable[Attributed]) -> dict[str, float]:
     return dict(counts)
 
 
-def answered_by(said: Iterable[Attributed]) -> str:
-    """Say who gave how many of the answers; empty where it can be one only."""
-    given = Counter(one.by for one in said if one.by is not None and one.finish_reason is not FinishReason.error)
+def answered_by(answers: Iterable[Attributed]) -> str:
+    """Say who gave how many of the answers; empty if only one side can answer."""
+    given = Counter(one.by for one in answers if one.by is not None and one.finish_reason is not FinishReason.error)
     return ", ".join(f"{who} {number}" for who, number in given.most_common())

@@ -1,8 +1,8 @@
-"""Ctrl-C, a polite kill and a closed terminal, in one place: each is a KeyboardInterrupt, and none cuts a record short.
+"""SIGINT, SIGTERM and SIGHUP in one place: each becomes a KeyboardInterrupt, and none leaves a record half written.
 
-with held():           # signals wait: what is begun here is also ended here
+with deferred():           # signals wait: what begins here also ends here
     ...
-    with heard():      # the work: the first signal interrupts it, the next ones wait again
+    with interruptible():  # the work: the first signal interrupts it, the next ones wait again
         ...
     ...
 """
@@ -21,33 +21,33 @@ DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 @dataclass
-class _Now:
+class _State:
     """What a signal does at this moment; signals reach the main thread only."""
 
-    holding: bool = False  # inside held()
-    waiting: bool = False  # a signal is only noted now
+    in_deferred: bool = False
+    is_deferring: bool = False  # whether a signal is only noted
     noted: bool = False
     instead: Callable[[], None] | None = None  # called in place of an interrupt
 
 
-_now = _Now()
+_state = _State()
 
 
-def take(even_ignored: bool = False) -> None:
-    """Make KeyboardInterrupts of all signals that ask for an end; what nohup or a shell's `&` ignores stays ignored."""
+def install_handlers(even_ignored: bool = False) -> None:
+    """Turn all ending signals into KeyboardInterrupts; those that nohup or a shell's `&` ignores stay ignored."""
     for number in ENDING:
         if even_ignored or signal.getsignal(number) in DEFAULTS:
             signal.signal(number, interrupt)
 
 
 @contextmanager
-def taken() -> Iterator[None]:
-    """Take the signals within this block, in a program that is not ours; in its other threads nothing is to be done."""
+def handlers_installed() -> Iterator[None]:
+    """Handle signals within this block of another program; nothing is done outside its main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in ENDING}
-    take()
+    install_handlers()
     try:
         yield
     finally:
@@ -56,57 +56,57 @@ def taken() -> Iterator[None]:
 
 
 def interrupt(*_: Any) -> None:
-    """Do what a signal does now: call, wait, or raise KeyboardInterrupt."""
-    if _now.instead is not None:
-        _now.instead()
-    elif _now.waiting:
-        _now.noted = True
+    """Handle a signal: call the function of `redirected_to`, note the signal, or raise KeyboardInterrupt."""
+    if _state.instead is not None:
+        _state.instead()
+    elif _state.is_deferring:
+        _state.noted = True
     else:
-        _now.waiting = _now.holding  # the end that follows is not interrupted again
+        _state.is_deferring = _state.in_deferred  # the cleanup that follows is not interrupted again
         raise KeyboardInterrupt
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Let signals wait within this block, but for `heard()`; one that came meanwhile interrupts at its end."""
-    before = _now.holding, _now.waiting
-    _now.holding = _now.waiting = True
+def deferred() -> Iterator[None]:
+    """Defer signals within this block, except in `interruptible()`; a deferred one interrupts at the block's end."""
+    before = _state.in_deferred, _state.is_deferring
+    _state.in_deferred = _state.is_deferring = True
     try:
         yield
     finally:
-        _now.holding, _now.waiting = before
+        _state.in_deferred, _state.is_deferring = before
         _act_on_noted()
 
 
 @contextmanager
-def heard() -> Iterator[None]:
-    """Let a signal interrupt this block, inside of `held()`."""
+def interruptible() -> Iterator[None]:
+    """Let a signal interrupt this block, which is inside of `deferred()`."""
     try:
-        _now.waiting = False
+        _state.is_deferring = False
         _act_on_noted()
         yield
     finally:
-        _now.waiting = _now.holding
+        _state.is_deferring = _state.in_deferred
 
 
 def _act_on_noted() -> None:
-    if _now.noted and not _now.waiting:
-        _now.noted = False
+    if _state.noted and not _state.is_deferring:
+        _state.noted = False
         interrupt()
 
 
 @contextmanager
-def told(what: Callable[[], None]) -> Iterator[None]:
-    """Call `what` for each signal within this block, instead of interrupting it."""
-    before, _now.instead = _now.instead, what
+def redirected_to(function: Callable[[], None]) -> Iterator[None]:
+    """Call a function for each signal within this block, instead of interrupting it."""
+    before, _state.instead = _state.instead, function
     try:
         yield
     finally:
-        _now.instead = before
+        _state.instead = before
 
 
-def leave() -> None:
-    """Let further signals end this process without a word: it is on its way out."""
+def restore_defaults() -> None:
+    """Let further signals end this process silently, while it exits."""
     for number in ENDING:
         if signal.getsignal(number) is interrupt:
             signal.signal(number, signal.SIG_DFL)

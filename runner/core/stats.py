@@ -2,8 +2,8 @@
 
 Pure Python, because scipy takes a second to import and a score needs none of it; the tests check every
 function against scipy, statsmodels or its own definition. Proportions and differences are fractions (0.024, not
-2.4 points). Tests are exact and decide; intervals are approximate and show how large a difference may be. Near the
-border an interval here can leave out 0 where the test, the stricter one, does not reject: effects.py widens it then.
+2.4 points). Tests are exact and decide. Intervals are approximate and show how large a difference may be: near the
+border an interval here can exclude 0 although the test, which is stricter, does not reject; effects.py widens it then.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import combinations, pairwise
 from statistics import NormalDist, quantiles
 
-CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of the differences called detectable
+CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of every detectable difference
 ALPHA = 0.05  # the level of every decision
 
 
@@ -45,8 +45,8 @@ def mcnemar_exact(b: int, c: int) -> float:
 def fisher_exact(k1: int, n1: int, k2: int, n2: int) -> float:
     """Return the two-sided p of Fisher's exact test for k1 of n1 against k2 of n2 other questions.
 
-    Two-sided as everywhere: all tables with these margins that are no more likely than the one seen. Their weights
-    are whole numbers, so that equally likely tables are equal and no tolerance has to say so.
+    Two-sided as usual: it counts all tables with these margins that are no more likely than the observed one. Their
+    weights are whole numbers, so that equally likely tables compare as equal without a tolerance.
     """
     assert 0 <= k1 <= n1
     assert 0 <= k2 <= n2
@@ -57,15 +57,15 @@ def fisher_exact(k1: int, n1: int, k2: int, n2: int) -> float:
     for x in range(first, last):
         weight = weight * (n1 - x) * (k - x) // ((x + 1) * (n2 - k + x + 1))
         weights.append(weight)
-    seen = weights[k1 - first]
-    return _p(sum(weight for weight in weights if weight <= seen), sum(weights))
+    observed = weights[k1 - first]
+    return _p(sum(weight for weight in weights if weight <= observed), sum(weights))
 
 
 def rank_sum_exact(a: Sequence[float], b: Sequence[float]) -> float:
     """Return the two-sided exact p that a and b, repeats of two measurements, come from one distribution.
 
-    Counts, over all ways to deal the values to the two sides, the rank sums that lie as far from the middle (or
-    farther) as the one seen. Fewer than 4 repeats per side cannot reach 0.05: at 3 and 3 no overlap at all is 0.1.
+    Counts, over all ways to distribute the values to the two sides, the rank sums that are at least as far from the
+    middle as the observed one. Fewer than 4 repeats per side cannot reach 0.05: 3 and 3 without overlap give 0.1.
     """
     if not a or not b:
         return 1.0
@@ -73,14 +73,14 @@ def rank_sum_exact(a: Sequence[float], b: Sequence[float]) -> float:
     twice_rank = {value: 2 * values.index(value) + values.count(value) + 1 for value in values}  # whole, with ties
     sums = _rank_sums(tuple(twice_rank[value] for value in values), len(a))
     middle = len(a) * (len(values) + 1)
-    seen = abs(sum(twice_rank[value] for value in a) - middle)
-    return _p(sum(count for total, count in sums.items() if abs(total - middle) >= seen), sum(sums.values()))
+    observed = abs(sum(twice_rank[value] for value in a) - middle)
+    return _p(sum(count for total, count in sums.items() if abs(total - middle) >= observed), sum(sums.values()))
 
 
-@lru_cache(maxsize=64)  # without ties the same for all measurements that were repeated as often
+@lru_cache(maxsize=64)  # without ties, all measurements with the same number of repeats have the same sums
 def _rank_sums(ranks: tuple[int, ...], size: int) -> dict[int, int]:
     """Return in how many ways `size` of the ranks make each sum."""
-    ways: list[dict[int, int]] = [{0: 1}, *({} for _ in range(size))]  # by how many were taken, by their sum
+    ways: list[dict[int, int]] = [{0: 1}, *({} for _ in range(size))]  # number of ranks → their sum → ways
     for rank in ranks:
         for taken in range(size, 0, -1):
             for total, count in ways[taken - 1].items():
@@ -102,7 +102,7 @@ def paired_difference_interval(b: int, c: int, n: int) -> tuple[float, float]:
     """Return Tango's score interval for the paired difference (b - c) / n; (-1, 1) when n is 0.
 
     b of n pairs succeeded only the first time, c only the second. Tango (Statistics in Medicine 17, 1998)
-    holds its coverage for small n and few discordant pairs, where Wald's interval shrinks to nothing.
+    keeps its coverage for small n and few discordant pairs, where Wald's interval shrinks to nothing.
     """
     assert min(b, c, n - b - c) >= 0
     if n == 0:
@@ -137,9 +137,9 @@ def _paired_score(b: int, c: int, n: int, difference: float) -> float:
 def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, alpha: float = ALPHA) -> tuple[float, float]:
     """Return Newcombe's hybrid score interval for k1 / n1 - k2 / n2 of two independent samples.
 
-    Method 10 of Newcombe (Statistics in Medicine 17, 1998), put together from the two Wilson intervals that stand
-    in the table anyway: closed form, never beyond -1 or 1, and as near to its level as Miettinen and Nurminen's,
-    which takes a cubic equation inside a search.
+    Method 10 of Newcombe (Statistics in Medicine 17, 1998), computed from the two Wilson intervals that the table
+    shows anyway: in closed form, never beyond -1 or 1, and as close to its level as Miettinen and Nurminen's, which
+    needs a cubic equation inside a search.
     """
     if not n1 or not n2:
         return -1.0, 1.0
@@ -163,11 +163,11 @@ def unpaired_difference_p(k1: int, n1: int, k2: int, n2: int, difference: float)
 def bootstrap_ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     """Return the percentile bootstrap interval for median(a) / median(b), repeats of two measurements above 0.
 
-    The medians of all resamples are counted, not drawn: no seed, no noise, the same answer each time. BCa has
-    nothing to correct with: a median's jackknife takes two values. A handful of repeats shows little: with 3 or
-    fewer a side the interval is the whole range from min(a) / max(b) to max(a) / min(b), and at 3 and 3 that leaves
-    out 1 for one in ten pairs of equal measurements. Nor does it know how the next day's repeats would differ. So
-    rank_sum_exact decides what is a difference, and this says how large it may be.
+    The medians of all resamples are counted, not drawn: no seed, no noise, the same result each time. BCa cannot
+    correct here, because a median's jackknife has only two values. A handful of repeats shows little: with 3 or fewer
+    a side the interval is the whole range from min(a) / max(b) to max(a) / min(b), and with 3 and 3 that excludes 1 for
+    one in ten pairs of equal measurements. Nor does it cover how repeats on another day would differ. So
+    rank_sum_exact decides whether there is a difference, and this shows how large it may be.
     """
     assert min(len(a), len(b), *a, *b) > 0
     ratios = sorted((x / y, p * q) for x, p in _medians(a) for y, q in _medians(b))
@@ -179,7 +179,7 @@ def bootstrap_ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[fl
             passed += probability
             if passed > outside:
                 return ratio
-        raise AssertionError("the probabilities of all resamples make 1")
+        raise AssertionError("the probabilities of all resamples add up to 1")
 
     return first_beyond(ratios), first_beyond(reversed(ratios))
 
@@ -191,21 +191,21 @@ def _medians(values: Sequence[float]) -> list[tuple[float, float]]:
     # A resample's k-th smallest is at most the i-th value when k or more of its n draws are among the first i.
     below = [sum(math.comb(n, k) * i**k * (n - i) ** (n - k) for k in range(middle, n + 1)) for i in range(n + 1)]
     lower = [after - before for before, after in pairwise(below)]  # in n^n-ths: the (lower) middle draw is value i
-    found = []
+    medians = []
     for (i, x), (j, y) in () if n % 2 else combinations(enumerate(ordered), 2):  # the two middle draws are i < j
         ways = math.comb(n, middle) * ((i + 1) ** middle - i**middle) * ((n - j) ** middle - (n - j - 1) ** middle)
         lower[i] -= ways
-        found.append(((x + y) / 2, ways / n**n))
-    return found + [(x, ways / n**n) for x, ways in zip(ordered, lower, strict=True)]
+        medians.append(((x + y) / 2, ways / n**n))
+    return medians + [(x, ways / n**n) for x, ways in zip(ordered, lower, strict=True)]
 
 
 def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) -> float | None:
-    """Return the smallest true paired difference that n pairs show with 80 % power; None when n shows none.
+    """Return the smallest true paired difference that n pairs detect with 80 % power; None if n detects none.
 
-    Connor's formula (Biometrics 43, 1987), corrected for continuity as the exact test is the stricter one:
-    n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). A difference of d makes more pairs discordant than the rate
-    r0 of them that was observed. At worst all of it comes on top of the flips that noise makes: r = r0 + d. Where the
-    difference takes the place of some of these flips, the power is higher (bench/compare_null.py tries both).
+    Connor's formula (Biometrics 43, 1987), corrected for continuity because the exact test is stricter:
+    n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). With a difference of d, more pairs are discordant than the
+    observed rate r0: at worst all of it adds to the discordant pairs that noise makes, r = r0 + d. If the difference
+    replaces some of these, the power is higher (bench/compare_null.py tries both).
     """
     assert 0 <= discordant_rate <= 1
     z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(POWER)
@@ -219,11 +219,11 @@ def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) 
 
 
 def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float = ALPHA) -> float | None:
-    """Return the smallest true difference that Fisher's test shows with 80 % power; None when n shows none.
+    """Return the smallest true difference that Fisher's test detects with 80 % power; None if n detects none.
 
     Casagrande, Pike and Smith's formula (Applied Statistics 27, 1978), which allows for the exact test's strictness:
     d - (1/n1 + 1/n2)/2 = z(alpha/2)·√(p·q·(1/n1 + 1/n2)) + z(power)·√(p1·q1/n1 + p2·q2/n2). One side has the given
-    rate, the other lies towards one half, where a difference is hardest to see.
+    rate, the other is closer to one half, where a difference is hardest to detect.
     """
     assert 0 <= rate <= 1
     if not n1 or not n2:
@@ -242,7 +242,7 @@ def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float =
 
 
 def student_quantile(alpha: float, freedom: int) -> float:
-    """Return what Student's t of so many degrees of freedom stays below, either sign, with probability 1 - alpha."""
+    """Return the bound that |t|, for Student's t with this freedom, stays below with probability 1 - alpha."""
     assert 0 < alpha < 1 <= freedom
     return _root(lambda t: _student_inside(t, freedom) - (1 - alpha), 0.0, 1e4 / alpha)
 
@@ -251,13 +251,13 @@ RANKS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """Return p50, p95 and p99, each the lowest value that so many are not above; nothing of no values."""
+    """Return p50, p95 and p99: the lowest value that this share of the values does not exceed; empty without values."""
     ordered = sorted(values)
     return {name: ordered[math.ceil(rank * len(ordered)) - 1] for name, rank in RANKS.items() if ordered}
 
 
 def relative_spread(values: Sequence[float]) -> float:
-    """Return how far the quartiles lie apart, as a share of the median; infinity of fewer than three values."""
+    """Return the distance of the quartiles as a share of the median; infinity for fewer than three values."""
     if len(values) < 3:
         return math.inf
     low, middle, high = quantiles(values, n=4, method="inclusive")
@@ -265,7 +265,7 @@ def relative_spread(values: Sequence[float]) -> float:
 
 
 def _student_inside(t: float, freedom: int) -> float:
-    """Return the probability that Student's t lies between -t and t: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    """Return the probability that Student's t is between -t and t: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
     angle = math.atan(t / math.sqrt(freedom))
     cosine, odd = math.cos(angle), freedom % 2
     term = cosine if odd else 1.0
@@ -277,7 +277,7 @@ def _student_inside(t: float, freedom: int) -> float:
 
 
 def _p(ways: int, of: int) -> float:
-    """Return ways / of as a p-value; exact weights can go below what a float holds, and p is never 0."""
+    """Return ways / of as a p-value, which is never 0, even where the quotient is too small for a float."""
     return min(1.0, max(ways / of, math.ulp(0.0)))
 
 
@@ -287,7 +287,7 @@ def _two_sided_z(alpha: float) -> float:
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a rising function crosses zero between low and high, by halving."""
+    """Return where a rising function crosses zero between low and high, by bisection."""
     for _ in range(60):  # 2 / 2^60 is below a float's resolution at 1
         middle = (low + high) / 2
         low, high = (low, middle) if rising(middle) >= 0 else (middle, high)

@@ -1,4 +1,4 @@
-"""Pieces of SVG pictures written by hand: browsers and MLflow's page show them, and no plotting library is loaded."""
+"""Elements of SVG pictures, without a plotting library; browsers and MLflow's page show them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def box(x: float, y: float, width: float, height: float, colour: str, title: str
 
 
 def text(x: float, y: float, words: str, *, bold: bool = False, colour: str = "black", anchor: str = "start") -> str:
-    """Return a line of text; `anchor` says which of its points stands at x: start, middle or end."""
+    """Return a line of text; `anchor` says which of its points is at x: start, middle or end."""
     weight = "bold" if bold else "normal"
     place = f'x="{x:.1f}" y="{y:.1f}" font-weight="{weight}" text-anchor="{anchor}" fill="{colour}"'
     return f"<text {place}>{plain(words)}</text>"
 
 
 def plain(words: str) -> str:
-    """Return words as a picture may hold them: no markup, and none of the characters that XML forbids."""
+    """Return words as a picture may contain them: no markup, and none of the characters that XML forbids."""
     return escape("".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in words))

@@ -1,4 +1,4 @@
-"""Lines from a person at a terminal, or from a pipe, and Ctrl-C that stops what is under way and not the program."""
+"""Reads lines from a terminal or a pipe; Ctrl-C stops the answer that is being generated, not the program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner.core.console import say
 from runner.core.texts import read_lines
 
 HISTORY_LINES = 1000
-LOOK_S = 0.5
+SIGNAL_CHECK_S = 0.5
 
 
 class CtrlC(Exception):
@@ -22,7 +22,7 @@ class CtrlC(Exception):
 
 
 def lines_of(read: Callable[[str], str]) -> Iterator[str]:
-    r"""Yield what the user says; a line that ends with \ goes on, and Ctrl-C twice ends."""
+    r"""Yield what the user types; a line that ends with \ continues on the next one, and Ctrl-C twice ends."""
     again = False
     while True:
         try:
@@ -46,7 +46,7 @@ def lines_of(read: Callable[[str], str]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def reading(history: Path) -> Iterator[Callable[[str], str]]:
-    """Give a function that reads a line: in a terminal with line editing and a history file, else from the pipe."""
+    """Yield a function that reads a line: in a terminal with line editing and a history file, else from the pipe."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         lines = read_lines(sys.stdin.buffer, "stdin")
 
@@ -59,13 +59,13 @@ def reading(history: Path) -> Iterator[Callable[[str], str]]:
         return
     try:
         import readline
-    except ImportError:  # some builds of Python have none: then lines cannot be edited
+    except ImportError:  # some builds of Python lack it: then lines cannot be edited
         yield input
         return
 
     def ask(prompt: str) -> str:
-        """Read a line; a signal that comes just before the terminal is read is seen a moment later, without a key."""
-        signal.setitimer(signal.ITIMER_REAL, LOOK_S, LOOK_S)
+        """Read a line; the timer lets Python handle a signal that came just before it began to read the terminal."""
+        signal.setitimer(signal.ITIMER_REAL, SIGNAL_CHECK_S, SIGNAL_CHECK_S)
         try:
             return input(prompt)
         finally:
@@ -85,7 +85,7 @@ def reading(history: Path) -> Iterator[Callable[[str], str]]:
 
 @contextlib.contextmanager
 def ctrl_c() -> Iterator[list[bool]]:
-    """Have Ctrl-C noted in the list while an answer is under way; else, and the second time, it interrupts."""
+    """Set the yielded list's flag at Ctrl-C during an answer; without an answer, or at the second time, interrupt."""
     pressed: list[bool] = []
 
     def note(*_: Any) -> None:
@@ -96,7 +96,7 @@ def ctrl_c() -> Iterator[list[bool]]:
         pressed[0] = True
 
     before = signal.getsignal(signal.SIGINT)
-    if before is not signals.interrupt:  # what nohup or a shell's & ignores stays ignored
+    if before is not signals.interrupt:  # if nohup or a shell's & ignores it, it stays ignored
         yield pressed
         return
     signal.signal(signal.SIGINT, note)

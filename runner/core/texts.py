@@ -1,7 +1,7 @@
-"""Lines and JSON from files that somebody else has written: whatever is in them, refused with a reason.
+"""Reads lines and JSON from files that somebody else has written; any damage is rejected with a reason.
 
-What a parser of Python's own raises differs with the damage: UnicodeDecodeError, RecursionError, and much later a
-UnicodeEncodeError where half a character is written out. Here all of it is found where it is read.
+Python's own parsers raise different errors for different damage: UnicodeDecodeError, RecursionError, and much later a
+UnicodeEncodeError when half a character is written. Here all of it is found when the file is read.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runner.core.errors import DataError
+from runner.core.errors import DataError, reading
 
-MAX_DEPTH = 100  # of lists and objects inside each other; the parser's own limit depends on who calls it
+MAX_DEPTH = 100  # of nested lists and objects; the parser's own limit depends on the depth of the call
 MAX_LINE_BYTES = 64 * 2**20  # a longer line is not one line of a data set
 OTHER_FILES = {
     b"PAR1": "a parquet file",
@@ -30,7 +30,7 @@ OTHER_FILES = {
 
 
 def read_lines(stream: BinaryIO, where: str) -> Iterator[tuple[int, str]]:
-    """Yield number and text of every line that is not blank; DataError where one is no text."""
+    """Yield number and text of every line that is not blank; DataError for one that is not text."""
     for number in itertools.count(1):
         raw = stream.readline(MAX_LINE_BYTES + 1)
         if not raw:
@@ -51,7 +51,7 @@ def read_lines(stream: BinaryIO, where: str) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path, key: str) -> str:
-    """Return the text of a small file; DataError, with the key that names it, where there is none."""
+    """Return the text of a small file; DataError, with the key that names it, if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -61,7 +61,7 @@ def read_text(path: Path, key: str) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether a text can be written: the system gives bytes that are no UTF-8 to Python as halves of characters."""
+    """Whether a text can be encoded: Python gets bytes from the system that are not UTF-8 as halves of characters."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -70,7 +70,7 @@ def is_text(text: str) -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON; ValueError with the reason where it is none, is nested too deep or holds half a character."""
+    """Parse JSON; ValueError with the reason if it is invalid, nested too deeply or contains half a character."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -78,12 +78,12 @@ def parse_json(text: str) -> Any:
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
     level, depth = [value], 0
-    deep = text.count("[") + text.count("{") > MAX_DEPTH  # fewer cannot be nested deeper: quick, for lines of samples
+    deep = text.count("[") + text.count("{") > MAX_DEPTH  # a quick test: fewer brackets cannot be nested deeper
     while deep and (level := [one for one in level if isinstance(one, (list, dict))]):
         if (depth := depth + 1) > MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
-    if "\\u" in text:  # the only way for half a character to get into JSON that is UTF-8
+    if "\\u" in text:  # only so can half a character get into JSON that is UTF-8
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
@@ -92,15 +92,74 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def read_json(path: Path, key: str) -> Any:
+    """Return what a small JSON file holds; DataError with the reason, and the key that names it, where it is none."""
+    try:
+        return parse_json(read_text(path, key))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of every line that is not blank; DataError where one is no JSON."""
+    with reading(path), path.open("rb") as stream:
+        for number, line in read_lines(stream, str(path)):
+            try:
+                yield number, parse_json(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: {error}") from error
+
+
+def read_cache(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds, or an empty one if it is missing or damaged: a cache is made anew."""
+    try:
+        values = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raise DataError where a key occurs twice."""
+    with reading(path):
+        return parse_object(path.read_bytes(), str(path))
+
+
+def parse_object(text: bytes, where: str) -> dict[str, Any]:
+    """Parse a JSON object; raise DataError, which names `where`, where a key occurs twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                raise DataError(f"{where}: the key {key!r} is duplicated in one JSON object")
+            values[key] = value
+        return values
+
+    try:
+        value = json.loads(text.decode(), object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: a JSON object expected, found {short(value)}")
+    return value
+
+
+def short(value: object) -> str:
+    """Show a value from a file in an error, the beginning of a long one."""
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
 def signed(values: dict[str, Any]) -> str:
-    """Return an object as JSON for people to read, with a checksum over the rest of what it says."""
+    """Return an object as JSON for people to read, with a checksum over the rest."""
     return json.dumps(values | {"checksum": _digest(values)}, indent=2, ensure_ascii=False) + "\n"
 
 
 def checked(values: Any) -> Any:
-    """Return what such JSON says; ValueError where it says something else than when it was written.
+    """Return the content of such JSON; ValueError if it was changed since it was written.
 
-    Files of earlier versions have no checksum, and are taken as they are.
+    Files of earlier versions have no checksum, and are accepted as they are.
     """
     if not isinstance(values, dict) or "checksum" not in values:
         return values

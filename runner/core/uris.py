@@ -1,7 +1,7 @@
-"""The URIs of stores: sqlite:///PATH and back, and how one may be shown and written down.
+"""The URIs of stores: sqlite:///PATH and back, and how to show and store one without its secrets.
 
-SQLAlchemy reads %20 in the path of sqlite as a space, and a ? as its end. What is shown holds no user names, passwords,
-tokens or other secrets.
+SQLAlchemy reads %20 in the path of sqlite as a space, and a ? as its end. A URI that is shown contains no user names,
+passwords, tokens or other secrets.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from urllib.parse import unquote
 
 SCHEMES = ("sqlite:///", "sqlite+pysqlite:///")
 HIDDEN = "***"
-# what a query may say openly; every other value is hidden
+# parameters of a query that are shown; every other value is hidden
 PLAIN = ("host", "port", "sslmode", "timeout", "connect_timeout", "mode", "cache", "uri", "charset", "driver", "nolock")
-URI = re.compile(r"\b[a-zA-Z][\w+.-]*://(?:[^\s'\"<>,;)\]}]*[^\s'\"<>,;)\]}:.])?")  # a message may go on with : or .
+URI = re.compile(
+    r"\b[a-zA-Z][\w+.-]*://(?:[^\s'\"<>,;)\]}]*[^\s'\"<>,;)\]}:.])?"
+)  # a : or . at the end belongs to the message
 
 
 def sqlite_uri(path: Path) -> str:
     """Return the URI of a database file, as MLflow takes it.
 
-    Where something has to be encoded, the driver is named as well: of `sqlite:///` MLflow takes the rest literally
-    and makes a folder of the encoded name beside the one that is meant.
+    If something has to be encoded, the driver is named as well: after `sqlite:///` MLflow takes the rest literally,
+    and would make a folder with the encoded name beside the right one.
     """
     text = str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
     return f"{SCHEMES[text != str(path)]}{text}"
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the file that a URI names, None where it names no sqlite database."""
+    """Return the file that a URI names, or None if it does not name a sqlite database."""
     for scheme in SCHEMES:
         if uri.startswith(scheme):
             return Path(unquote(uri.removeprefix(scheme).partition("?")[0]))
@@ -37,7 +39,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 def without_secrets(text: str) -> str:
     """Return a text with the secrets of every URI in it hidden."""
-    return URI.sub(lambda found: _shown(found[0]), text) if "://" in text else text
+    return URI.sub(lambda match: _shown(match[0]), text) if "://" in text else text
 
 
 def _shown(uri: str) -> str:

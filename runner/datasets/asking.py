@@ -1,7 +1,7 @@
-"""How a question of a data set is put to a model: in its chat template or as plain text, after worked examples.
+"""How a question of a data set becomes a prompt: in a chat template or as plain text, after worked examples.
 
-`lm_eval_5shot` is, byte for byte, what lm-evaluation-harness 0.4.13 sends for its task gsm8k: another five examples
-before each question, drawn from the whole train split one question after the other, by one generator with one seed.
+`lm_eval_5shot` is, byte for byte, what lm-evaluation-harness 0.4.13 sends for its task gsm8k: five other examples
+before each question, drawn from the whole train split for one question after the other, by one generator and seed.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from runner.engines.base import Message, Prompt
 TEXT = "Question: {question}\nAnswer:"
 CHAT = "{question}\n\n{instruction}"
 LM_EVAL_SHOTS, LM_EVAL_SEED = 5, 1234
-MOST_DRAWN = 1_000_000  # questions, which takes seconds; no test split has as many
+MOST_DRAWN = 1_000_000  # questions: takes seconds, and no test split has as many
 LM_EVAL_STOPS = ("Question:", "</s>", "<|im_end|>")
 LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
 
 
 def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], str]:
-    """Return the worked examples that go before each question, and a fingerprint of what they are drawn from.
+    """Return the worked examples before each question, and a fingerprint of what they are drawn from.
 
-    Jobs that ask more of the same questions have the same fingerprint, and so can take over each other's answers.
+    Jobs that ask more of the same questions have the same fingerprint, so they can reuse each other's answers.
     """
     if task.prompt is not PromptStyle.lm_eval_5shot:
         examples = load_examples(task)
@@ -41,7 +41,7 @@ def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], 
     wanted = set(places)
     need = f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MOST_DRAWN:,}"
     check(max(wanted) < MOST_DRAWN, "task.offset", task.offset, f"task.prompt={task.prompt.value}: {need}")
-    for place in range(max(wanted) + 1):  # a question gets the same ones wherever the job begins
+    for place in range(max(wanted) + 1):  # a question gets the same examples wherever the job begins
         shots = generator.sample(pool, LM_EVAL_SHOTS)
         if place in wanted:
             drawn[place] = shots
@@ -51,7 +51,7 @@ def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], 
 
 
 def stop_texts(task: Gsm8kConfig) -> tuple[str, ...]:
-    """Return the texts that end a completion: where the model goes on to a question of its own."""
+    """Return the texts that end a completion: the beginning of a next question."""
     if task.prompt is PromptStyle.chat:
         return ()
     if task.prompt is PromptStyle.lm_eval_5shot:
@@ -61,7 +61,7 @@ def stop_texts(task: Gsm8kConfig) -> tuple[str, ...]:
 
 
 def unlike_lm_eval(task: Gsm8kConfig, generation: GenerationConfig) -> list[str]:
-    """Say which settings are not those behind published scores, where these are what is asked for."""
+    """With the prompts of published scores, say which settings differ from those scores'."""
     if task.prompt is not PromptStyle.lm_eval_5shot:
         return []
     values = {key: (getattr(generation, key), usual) for key, usual in LM_EVAL_GENERATION.items()}
@@ -73,27 +73,27 @@ def unlike_lm_eval(task: Gsm8kConfig, generation: GenerationConfig) -> list[str]
 
 
 def build_prompt(task: WordingConfig, item: Item, shots: list[Item]) -> Prompt:
-    """Put the question as a chat or as plain text, after the worked examples."""
+    """Build the prompt, as a chat or as plain text, with the question after the worked examples."""
     if task.prompt is not PromptStyle.chat:
-        return "".join([*(f"{_answered(task, shot)}\n\n" for shot in shots), _put(task, item)])
+        return "".join([*(f"{_answered(task, shot)}\n\n" for shot in shots), _filled(task, item)])
     turns = [Message("system", task.system)] if task.system else []
     for shot in shots:
-        turns += [Message("user", _put(task, shot)), Message("assistant", shot.answer)]
-    return (*turns, Message("user", _put(task, item)))
+        turns += [Message("user", _filled(task, shot)), Message("assistant", shot.answer)]
+    return (*turns, Message("user", _filled(task, item)))
 
 
 def behind(prompt: Prompt, answer: str) -> str:
-    """Return an answer as it stands behind its prompt: in plain text, apart from it by a space."""
+    """Return an answer as it follows its prompt: in plain text, after a space."""
     return answer if not isinstance(prompt, str) or prompt[-1].isspace() else f" {answer}"
 
 
 def _answered(task: WordingConfig, shot: Item) -> str:
-    asked = _put(task, shot)
-    return asked + behind(asked, shot.answer)
+    question = _filled(task, shot)
+    return question + behind(question, shot.answer)
 
 
-def _put(task: WordingConfig, item: Item) -> str:
-    """Fill the template in one pass: what a question holds is never taken for a part of it."""
+def _filled(task: WordingConfig, item: Item) -> str:
+    """Fill the template in one pass, so that text in a question is never taken for a placeholder."""
     usual = TEXT if task.prompt is not PromptStyle.chat else CHAT if task.instruction else "{question}"
     values = {"question": item.question, "instruction": task.instruction}
     return re.sub(r"\{(question|instruction)\}", lambda name: values[name[1]], task.template or usual)

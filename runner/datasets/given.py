@@ -1,7 +1,7 @@
-"""Texts whose likelihood is asked for: a whole text, how a prompt goes on, an answer to a question, choices.
+"""Texts whose likelihood is scored: a whole text, the continuation of a prompt, an answer to a question, choices.
 
-A .txt file is one text. Of a .jsonl file, the keys of the first row say what all rows are. Everything else is read as
-for word problems (runner/datasets/gsm8k.py): its gold answers are what is scored.
+A .txt file is one text. In a .jsonl file, the keys of the first row tell what all rows are. Everything else is read as
+word problems are (runner/datasets/gsm8k.py), and the gold answers are scored.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any
 
 from runner.config.likelihood import LikelihoodConfig
 from runner.core.errors import ConfigError, DataError, few
-from runner.core.texts import parse_json, read_lines, read_text
+from runner.core.texts import read_json_lines, read_text
 from runner.datasets.gsm8k import Item, QuestionSelection, load_questions
 from runner.datasets.prompts import text_of
 from runner.scorers.letters import LETTERS
 
 
 class Form(StrEnum):
-    """How a text stands before the model."""
+    """In which context a text is scored."""
 
-    text = "text"  # by itself, in windows
-    raw = "raw"  # behind a prompt, both as they are
-    asked = "asked"  # behind a question that is put as the task says
+    text = "text"  # without context, in windows
+    raw = "raw"  # after a prompt, both unchanged
+    asked = "asked"  # after a question, in the prompt style of the task
 
 
 @dataclass(frozen=True)
 class Given:
-    """One row of the data: what is scored, and what stands before it."""
+    """One row of the data: the scored texts, and their context."""
 
     form: Form
-    question: str  # or the prompt; of a text by itself, empty
+    question: str  # or the prompt; empty for a text without context
     texts: tuple[str, ...]  # one, or the choices
-    gold: int = 0  # which of them is right
+    gold: int = 0  # the index of the right one
 
 
 SHAPES = {
@@ -51,7 +51,7 @@ NEEDED = f"rows have {'; '.join(SHAPES.values())}"
 
 
 def load_given(task: LikelihoodConfig) -> list[Given]:
-    """Return what task.data gives to score: shuffled if that is asked for, from task.offset on, task.limit rows."""
+    """Return the rows of task.data to score: shuffled if requested, from task.offset on, task.limit rows."""
     path = Path(task.data).expanduser()
     if path.suffix == ".txt":
         text = read_text(path, f"task.data={task.data}").removeprefix("\ufeff")
@@ -62,46 +62,37 @@ def load_given(task: LikelihoodConfig) -> list[Given]:
     if is_lines and (shape := _shape_of(path, task)):
         choice = QuestionSelection(task.limit, task.offset, task.shuffle_seed)
         rows = list(_rows(path))
-        found = [_read(where, row, shape) for _, (where, row) in choice.among(rows)]
-        if not found:
+        given = [_read(where, row, shape) for _, (where, row) in choice.among(rows)]
+        if not given:
             raise ConfigError(f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows")
-        return found
+        return given
     return [_given(item) for item in load_questions(task)]
 
 
 def _given(item: Item) -> Given:
-    """Return a question with its worked answer; of one with choices, all of them behind the question alone."""
+    """Return a question with its worked answer, or with all of its choices after the question alone."""
     if not item.choices:
         return Given(Form.asked, item.question, (item.answer,))
     return Given(Form.asked, item.stem, item.choices, LETTERS.index(item.gold))
 
 
 def given_sha256(given: list[Given]) -> str:
-    """Fingerprint of all that is scored, in order."""
+    """Fingerprint of all scored texts, in order."""
     return hashlib.sha256(json.dumps([asdict(one) for one in given], ensure_ascii=False).encode()).hexdigest()
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield each row with where it stands."""
-    try:
-        with path.open("rb") as stream:
-            for number, line in read_lines(stream, str(path)):
-                where = f"{path}, line {number}"
-                try:
-                    yield where, parse_json(line)
-                except ValueError as error:
-                    raise DataError(f"{where}: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    """Yield each row with its place in the file."""
+    return ((f"{path}, line {number}", row) for number, row in read_json_lines(path))
 
 
 def _shape_of(path: Path, task: LikelihoodConfig) -> str | None:
-    """Return what the rows of a file are by its first one; None where that has other keys, as word problems have."""
+    """Return the kind of rows of a file, by the keys of the first one; None for other keys, such as word problems'."""
     where, row = next(_rows(path), (str(path), None))
     if row is None:
         raise DataError(f"task.data={task.data}: {path} holds no rows: {NEEDED}")
     if not isinstance(row, dict):
-        raise DataError(f"{where}: no object with keys: {NEEDED}")
+        raise DataError(f"{where}: not an object with keys: {NEEDED}")
     shape = next((shape for shape in SHAPES if set(shape.split("+")) <= row.keys()), None)
     if shape == "question+answer" and (task.question_key or task.answer_key):
         return None
@@ -111,7 +102,7 @@ def _shape_of(path: Path, task: LikelihoodConfig) -> str | None:
 
 
 def _read(where: str, row: Any, shape: str) -> Given:
-    """Read one row; DataError with where it stands and the reason."""
+    """Read one row; DataError with its place and the reason."""
     try:
         if not isinstance(row, dict) or not set(shape.split("+")) <= row.keys():
             raise ValueError(f"{SHAPES[shape]} expected, as in the first row")
@@ -136,14 +127,14 @@ def _choices(values: Any) -> tuple[str, ...]:
 
 
 def _gold(row: Mapping[str, Any], choices: tuple[str, ...]) -> int:
-    """Return the number of the right choice: given as that, as a letter, or as the choice itself."""
+    """Return the number of the right choice, which may be given as number, letter or text."""
     gold = row["gold"]
     if isinstance(gold, str):
         names = choices if gold in choices else tuple(LETTERS)
         gold = names.index(gold) if gold in names else None
     if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
         raise ValueError(
-            f"gold: {json.dumps(row['gold'], default=str)[:80]} is none of the {len(choices)} choices: give its number "
-            "from 0 on, its letter from A on, or its text"
+            f"gold: {json.dumps(row['gold'], default=str)[:80]} is not one of the {len(choices)} choices: give its "
+            "number from 0 on, its letter from A on, or its text"
         )
     return gold

@@ -1,7 +1,7 @@
 """Questions with a number or a letter as the answer: the embedded generator, files, or a data set of the hub.
 
-Each line or row holds a question and its answer (by which keys, runner/datasets/shapes.py says). A folder is taken by
-its `<split>.jsonl`, or as the hub and `datasets` lay one out (runner/datasets/tables.py).
+Each line or row holds a question and its answer (runner/datasets/shapes.py knows the keys). A folder holds
+`<split>.jsonl`, or tables in the layout of the hub or `datasets` (runner/datasets/tables.py).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any
 
 from runner.config.task import Gsm8kConfig, QuestionsConfig
 from runner.core.errors import ConfigError, DataError, check, unknown
-from runner.core.texts import parse_json, read_lines, read_text
+from runner.core.texts import parse_json, read_json, read_lines
 from runner.datasets import tables
 from runner.datasets.shapes import Keys, read_row
 from runner.embedded.problems import DISTINCT, Split, problem
 from runner.scorers.numbers import plain_number
 
-MAX_LIST_BYTES = 256 * 2**20  # a list is parsed whole: SVAMP has 0.4 million
+MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes
 FILES = (".jsonl", ".json", ".parquet", ".arrow")
 MOST_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
 log = logging.getLogger(__name__)
 
-Row = tuple[str, Any]  # where it stands, and its values or its line of JSON
+Row = tuple[str, Any]  # its place in the file, and its values or its line of JSON
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class Item:
     answer: str
     gold: str
     place: int = 0  # its number in the whole split, however that was shuffled and cut
-    choices: tuple[str, ...] = ()  # they stand in the question as A, B, C …
-    stem: str = ""  # the question without them
+    choices: tuple[str, ...] = ()  # they are in the question as A, B, C …
+    stem: str = ""  # the question without the choices
 
 
 @dataclass(frozen=True)
 class QuestionSource:
-    """Where questions come from, and how a row is read."""
+    """Where questions come from, and the keys of a row."""
 
     data: str
     split: str
-    key: str  # of the config, which names it
+    key: str  # the config key that names the data
     keys: Keys
     subset: str | None = None
 
@@ -66,14 +66,14 @@ class QuestionSelection:
     shuffle_seed: int | None = None
 
     def of(self, total: int) -> Sequence[int]:
-        """Return the places of the chosen ones in a split of this many."""
+        """Return the places of the selected questions in a split of `total`."""
         places: Sequence[int] = range(total)
         if self.shuffle_seed is not None:
             places = Random(self.shuffle_seed).sample(places, total)
         return places[self.offset :][: self.limit]
 
     def among(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
-        """Yield the chosen rows with their places; without a shuffle, nothing behind the last of them is read."""
+        """Yield the selected rows with their places; without a shuffle, nothing after the last of them is read."""
         if self.shuffle_seed is None:
             end = None if self.limit is None else self.offset + self.limit
             yield from islice(enumerate(rows), self.offset, end)
@@ -83,14 +83,16 @@ class QuestionSelection:
 
 
 def load_questions(task: QuestionsConfig) -> list[Item]:
-    """Return the questions of task.data: shuffled if that is asked for, from task.offset on, task.limit of them."""
+    """Return the questions of task.data: shuffled if requested, from task.offset on, task.limit of them."""
     check_made(task.data, "task.limit", task.limit, task.limit)
     source = QuestionSource(task.data, task.split, "task.data", Keys.of(task), task.subset)
     items = _read(source, QuestionSelection(task.limit, task.offset, task.shuffle_seed))
     if not items:
-        has = len(_read(source, QuestionSelection(task.offset))) if task.offset else 0
-        if has:
-            raise ConfigError(f"task.offset={task.offset}: split {task.split} of task.data={task.data} has only {has}")
+        total = len(_read(source, QuestionSelection(task.offset))) if task.offset else 0
+        if total:
+            raise ConfigError(
+                f"task.offset={task.offset}: split {task.split} of task.data={task.data} has only {total}"
+            )
         raise ConfigError(f"task.data={task.data}: split {task.split} holds no questions")
     return items
 
@@ -110,7 +112,7 @@ def load_examples(task: Gsm8kConfig) -> list[Item]:
 def load_train(task: Gsm8kConfig, wanted_by: str, limit: int | None = None) -> list[Item]:
     """Return the first worked examples of task.shots_split, or all of them; `wanted_by` names the key that needs them.
 
-    The embedded generator has no end: all are those before one repeats.
+    The embedded generator is endless: "all" are those before the first repetition.
     """
     if task.shots_data is None and Path(task.data).expanduser().is_file():
         raise ConfigError(
@@ -122,13 +124,13 @@ def load_train(task: Gsm8kConfig, wanted_by: str, limit: int | None = None) -> l
     subset = task.subset if data == task.data else None
     examples = _read(QuestionSource(data, task.shots_split, key, Keys.of(task), subset), QuestionSelection(most))
     if data == task.data and task.split == task.shots_split:
-        said = f"task.split={task.split} with {wanted_by}"
-        raise ConfigError(f"{said}: the examples would be questions too; use another split")
+        keys = f"task.split={task.split} with {wanted_by}"
+        raise ConfigError(f"{keys}: the examples would be questions too; use another split")
     return examples
 
 
 def check_made(data: str, key: str, value: object, count: int | None) -> None:
-    """Refuse more questions than the embedded generator makes: it has no end, and they are all kept in memory."""
+    """Reject a count that is too large for the embedded generator: it is endless, and all questions stay in memory."""
     need = f"at most {MOST_MADE:,} questions of the embedded data are made"
     check(data != "embedded" or count is None or count <= MOST_MADE, key, value, need)
 
@@ -170,7 +172,7 @@ def _read(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
 
 
 def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection) -> list[Item]:
-    """Read a split from its lines, or from the tables that the hub and `datasets` lay out."""
+    """Read a split from its .jsonl file, or from tables in the layout of the hub or `datasets`."""
     split, keys = source.split, source.keys
     if source.subset is not None:
         folders = sorted(path.name for path in folder.glob("*/"))
@@ -181,21 +183,21 @@ def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection
     file = folder / f"{split}.jsonl"
     if file.is_file():
         return _read_json(file, choice, keys)
-    if found := tables.files_of(folder, split):
-        return _read_tables(found, choice, keys)
-    splits = {found.stem for found in folder.glob("*.jsonl")} | set(tables.splits_of(folder))
+    if files := tables.files_of(folder, split):
+        return _read_tables(files, choice, keys)
+    splits = {path.stem for path in folder.glob("*.jsonl")} | set(tables.splits_of(folder))
     inside = sorted(path.name for path in folder.glob("*/") if tables.splits_of(path))
     other = f"; its folders {', '.join(inside)} hold data, name one of them" if inside and not splits else ""
     raise ConfigError(f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}")
 
 
 def _read_embedded(split: str, choice: QuestionSelection) -> list[Item]:
-    """Make the chosen questions, and no others; a shuffle mixes as many as there are without one being repeated."""
+    """Make only the selected questions; a shuffle mixes all questions before the first repetition."""
     names = [name.value for name in Split]
     if split not in names:
         raise ConfigError(f"task.split={split}: {unknown('split of the embedded data', split, names)}")
     if choice.limit is None:
-        raise ConfigError("task.limit=null: the embedded generator has no end; give a number, e.g. task.limit=1000")
+        raise ConfigError("task.limit=null: the embedded generator is endless; give a number, e.g. task.limit=1000")
     end = choice.offset + choice.limit
     if choice.shuffle_seed is not None and end > DISTINCT:
         raise ConfigError(
@@ -209,8 +211,8 @@ def _read_embedded(split: str, choice: QuestionSelection) -> list[Item]:
 def _embedded_items(split: str, choice: QuestionSelection) -> tuple[Item, ...]:
     assert choice.limit is not None
     places = choice.of(choice.offset + choice.limit if choice.shuffle_seed is None else DISTINCT)
-    made = ((place, problem(Split(split), place)) for place in places)
-    return tuple(Item(one.question, one.answer, plain_number(one.gold), place) for place, one in made)
+    problems = ((place, problem(Split(split), place)) for place in places)
+    return tuple(Item(one.question, one.answer, plain_number(one.gold), place) for place, one in problems)
 
 
 def _read_tables(files: Iterable[Path], choice: QuestionSelection, keys: Keys) -> list[Item]:
@@ -218,7 +220,7 @@ def _read_tables(files: Iterable[Path], choice: QuestionSelection, keys: Keys) -
 
 
 def _read_json(file: Path, choice: QuestionSelection, keys: Keys) -> list[Item]:
-    """Read a row a line, or all rows from one list."""
+    """Read one row from each line, or all rows from one list."""
     try:
         with file.open("rb") as stream:
             if stream.read(1) == b"[" and not file.name.endswith(".jsonl"):
@@ -236,15 +238,12 @@ def _listed(file: Path) -> Iterator[Row]:
         raise DataError(
             f"{file}: a list of {size / 2**20:,.0f} MiB, at most {most} are read: write one row a line (.jsonl)"
         )
-    try:
-        rows = parse_json(read_text(file, "task.data"))
-    except ValueError as error:
-        raise DataError(f"{file}: {error}") from error
+    rows = read_json(file, "task.data")
     yield from ((f"{file}, entry {number}", row) for number, row in enumerate(rows, start=1))
 
 
 def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[Item]:
-    """Read the chosen rows, or lines of JSON, each with where it stands."""
+    """Read the selected rows, or lines of JSON, each with its place in the file."""
     items: list[Item] = []
     for place, (where, row) in choice.among(rows):
         try:
@@ -253,7 +252,7 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
         except ValueError as error:
             raise DataError(
                 f"{where}: {error} (a row needs a question, and {_needed(keys)}; "
-                "task.question_key and task.answer_key name them where they go by other names)"
+                "task.question_key and task.answer_key name them if they have other names)"
             ) from error
     return items
 
@@ -266,7 +265,7 @@ def _needed(keys: Keys) -> str:
 
 @lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once
 def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, ...]:
-    """Read a data set of the hub; where that cannot be reached, from the caches of earlier downloads."""
+    """Read a data set of the hub; if the hub is out of reach, from the caches of earlier downloads."""
     name, split, key, keys = source.data, source.split, source.key, source.keys
     config = source.subset or ("main" if name.endswith("gsm8k") else None)
     if reason := _unreachable(name, key):
@@ -274,24 +273,24 @@ def _read_hub(source: QuestionSource, choice: QuestionSelection) -> tuple[Item, 
         if not files:
             raise DataError(
                 f"{key}={name}, task.split={split}: no folder {Path(name).absolute()}, not in the cache, and {reason}. "
-                "With the hub in reach, the same command fetches it"
+                "When the hub is in reach, the same command fetches it"
             )
-        if not os.environ.get("HF_HUB_OFFLINE"):  # who has asked for it knows
+        if not os.environ.get("HF_HUB_OFFLINE"):  # offline mode was requested: no warning
             log.warning("%s=%s: %s: the copy in the cache is used", key, name, reason)
         return tuple(_read_tables(files, choice, keys))
     import datasets
 
     try:
         rows = datasets.load_dataset(name, config, split=split)
-        told = ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
-        return tuple(_items(told, choice, keys))
+        numbered = ((f"{name}, row {number}", dict(row)) for number, row in enumerate(rows, start=1))
+        return tuple(_items(numbered, choice, keys))
     except (OSError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{key}={name}, task.split={split}: {first_line}") from error
 
 
 def _unreachable(name: str, key: str) -> str:
-    """Say why the hub cannot be asked for a data set, in a few words; empty where it answers."""
+    """Say briefly why the hub cannot be asked for a data set; empty if it answers."""
     from huggingface_hub import HfApi, constants, errors, is_offline_mode
 
     from runner.checkpoints import hub
@@ -311,5 +310,5 @@ def _unreachable(name: str, key: str) -> str:
 def _mapping(row: Any) -> dict[str, Any]:
     row = parse_json(row) if isinstance(row, str) else row
     if not isinstance(row, dict):
-        raise ValueError("no object with keys")
+        raise ValueError("not an object with keys")
     return row

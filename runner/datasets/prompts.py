@@ -1,6 +1,6 @@
-"""The user's own prompts: one text, a file of texts or of JSON lines, or stdin; refused by line number.
+"""The user's own prompts: one text, a file of texts or of JSON lines, or stdin; errors name the line.
 
-No task itself: a helper of `generate` and `sweep`.
+Used by the tasks `generate` and `sweep`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Plain = str | tuple[Message, ...]  # a prompt as the user gave it: a text, or a 
 
 @dataclass(frozen=True)
 class Branched:
-    """A prompt with the texts that its branches begin with."""
+    """A prompt with the beginnings of its branches."""
 
     main: Plain
     branches: tuple[str, ...]
@@ -67,13 +67,13 @@ def load_prompts(task: PromptsConfig) -> list[Given]:
 
 
 def read_conversation(text: str) -> tuple[Message, ...]:
-    """Read a conversation from JSON: a list of messages, or an object with `messages`; ValueError where it is none."""
+    """Read a conversation from JSON: a list of messages, or an object with `messages`; else ValueError."""
     values = parse_json(text)
     return _messages(values.get("messages") if isinstance(values, dict) else values, Framing.chat)
 
 
 def as_data(prompt: Given) -> dict[str, Any]:
-    """Return a prompt as it stands in a JSON line."""
+    """Return a prompt in the form of a JSON line."""
     if isinstance(prompt, Branched):
         return as_data(prompt.main) | {"branches": list(prompt.branches)}
     if isinstance(prompt, str):
@@ -82,13 +82,13 @@ def as_data(prompt: Given) -> dict[str, Any]:
 
 
 def prompts_sha256(prompts: list[Given]) -> str:
-    """Fingerprint of all prompts in order, wherever they came from."""
+    """Fingerprint of all prompts in order, whatever their source."""
     text = json.dumps([as_data(prompt) for prompt in prompts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe(task: PromptsConfig, sha256: str) -> dict[str, str]:
-    """Describe the prompts as MLflow keeps a data set; a text on the command line is none."""
+    """Describe the prompts as a data set of MLflow; a text on the command line is not one."""
     if task.prompts is None:
         return {}
     source: dict[str, Any]
@@ -101,8 +101,8 @@ def describe(task: PromptsConfig, sha256: str) -> dict[str, str]:
 
 
 def build_prompt(task: PromptsConfig, given: Given) -> Prompt:
-    """Put a prompt as a chat, or leave it as it is; a conversation's own system message stands."""
-    if isinstance(given, Branched):  # its branches follow what stands here, as the beginnings of answers
+    """Return a prompt as a chat, or unchanged; a conversation keeps its own system message."""
+    if isinstance(given, Branched):  # its branches follow the prompt, as beginnings of answers
         return build_prompt(task, given.main)
     if task.format.value == "raw":
         return given
@@ -113,13 +113,13 @@ def build_prompt(task: PromptsConfig, given: Given) -> Prompt:
 
 
 def completions(prompts: list[Given], samples: dict[int, Sample]) -> str:
-    """Return completions.jsonl: a line a prompt, in order; branches are answered in a list, in theirs."""
+    """Return the text of completions.jsonl: one line for each prompt, in order, with a list for branches."""
     lines = ({"index": index, **as_data(given), **answer(given, samples[index])} for index, given in enumerate(prompts))
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def answer(given: Given, sample: Sample) -> dict[str, object]:
-    """Return what became of a prompt as it stands in completions.jsonl."""
+    """Return the completion of a prompt in the form of completions.jsonl."""
     error = {} if sample.error is None else {"error": sample.error}
     if not isinstance(given, Branched):
         return {
@@ -131,14 +131,14 @@ def answer(given: Given, sample: Sample) -> dict[str, object]:
             **error,
         }
     answers = [
-        {"text": said.text, "finish_reason": said.finish_reason.value, "new_tokens": said.tokens}
-        for said in sample.branches or []
+        {"text": branch.text, "finish_reason": branch.finish_reason.value, "new_tokens": branch.tokens}
+        for branch in sample.branches or []
     ]
     return {"prompt_tokens": sample.prompt_tokens, "completions": answers, **error}
 
 
 def _source(prompts: str) -> tuple[bytes, str, bool]:
-    """Return what task.prompts holds, its name in messages, and whether its lines are JSON."""
+    """Return the content of task.prompts, its name in messages, and whether its lines are JSON."""
     if prompts == STDIN:
         data = read_stdin()
         return data, "stdin", _begins_with_json(data)
@@ -153,9 +153,9 @@ def _source(prompts: str) -> tuple[bytes, str, bool]:
         raise DataError(f"task.prompts={prompts}: {path} cannot be read ({error.strerror})") from error
 
 
-@cache  # a job is identified more than once in a process, and stdin gives what it has only once
+@cache  # a job is identified several times in a process, and stdin can be read only once
 def read_stdin() -> bytes:
-    """Return all that stdin holds, however often it is asked for."""
+    """Return all of stdin, however often it is called."""
     if sys.stdin.isatty():
         log.info("reading prompts from the terminal, one a line; Ctrl-D ends")
     return sys.stdin.buffer.read()
@@ -178,7 +178,7 @@ def _begins_with_json(data: bytes) -> bool:
 
 
 def _with_branches(prompt: Given, task: PromptsConfig) -> Given:
-    """Give a prompt the branches of the job, unless it brings some of its own."""
+    """Give a prompt the branches of the job, unless it has its own."""
     if isinstance(prompt, Branched) or not isinstance(task, GenerateConfig) or task.branches is None:
         return prompt
     try:
@@ -195,7 +195,7 @@ def _from_json(line: str, framing: Framing) -> Given:
         raise ValueError(f"{'both prompt and messages' if both else 'no prompt'}: {NEEDED}")
     others = sorted(values.keys() - set(KEYS))
     for key in others:
-        if get_close_matches(key, KEYS, cutoff=0.75):  # a slip of the pen would change what is asked
+        if get_close_matches(key, KEYS, cutoff=0.75):  # a misspelt key would change the request unnoticed
             raise ValueError(unknown("key", key, KEYS))
     if others:
         _say_unread(", ".join(others))
@@ -209,7 +209,7 @@ def _say_unread(keys: str) -> None:
 
 
 def _beginnings(branches: Any) -> tuple[str, ...]:
-    """Check the texts that branches begin with; an empty one goes on from where the prompt ends."""
+    """Check the beginnings of branches; an empty one continues the prompt directly."""
     if not isinstance(branches, list) or not branches:
         raise ValueError(f"branches is a list of one text or more, not {json.dumps(branches)[:80]}")
     return tuple("" if text == "" else text_of(text) for text in branches)
@@ -219,7 +219,7 @@ def _messages(messages: Any, framing: Framing) -> tuple[Message, ...]:
     if framing is Framing.raw:
         raise ValueError("messages need task.format=chat: a raw prompt is one text")
     if not isinstance(messages, list) or not messages:
-        raise ValueError(f"messages is no list of messages, or an empty one: {NEEDED}")
+        raise ValueError(f"messages is not a list of messages, or empty: {NEEDED}")
     return tuple(message_of(message) for message in messages)
 
 
@@ -228,12 +228,12 @@ def message_of(message: Any) -> Message:
     if not isinstance(message, dict) or set(message) != {"role", "content"}:
         raise ValueError(f"a message holds role and content and nothing else, not {_shown(message)}")
     if message["role"] not in ROLES:
-        raise ValueError(f"role {message['role']!r} is none of {', '.join(ROLES)}")
+        raise ValueError(f"role {message['role']!r} is not one of {', '.join(ROLES)}")
     return Message(message["role"], text_of(message["content"]))
 
 
 def text_of(value: Any) -> str:
-    """Check that a value is a text for a model; ValueError says why it is none."""
+    """Check that a value is a text for a model; ValueError says why it is not."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"a text is needed, not {'an empty one' if value == '' else _shown(value)}")
     try:

@@ -1,7 +1,7 @@
-"""Where a row of a data set holds its question and its answer: by the keys that are given, or those of known data sets.
+"""Which keys of a row hold its question and its answer: those that are given, or those of known data sets.
 
-The answer is a worked one that ends in `#### NUMBER`, as in GSM8K, or the number alone. With choices it is a letter:
-given as that, as the number of a choice from 0 on, or as its text.
+The answer is a worked one that ends in `#### NUMBER`, as in GSM8K, or the number alone. With choices it is a letter,
+which may be given as letter, as the number of a choice from 0 on, or as its text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUESTIONS = ("question", "Body+Question", "Question", "problem", "sQuestion", "i
 # … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard
 ANSWERS = ("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target")
 UNIT = re.compile(r"\s*\([^()]*\)\s*$")  # 9 (apples), in ASDiv
-MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")  # N_00 and number0 stand for numbers that the question lacks
+MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")  # N_00 and number0 replace numbers in masked questions
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Keys:
     answer: str | None = None
     choices: str | None = None
     has_letters: bool = False  # the gold answer is the letter of a choice, and not a number
-    after: str | None = None  # the words that it follows; None: ####
+    after: str | None = None  # the words before it; None: ####
 
     @classmethod
     def of(cls, task: QuestionsConfig) -> Keys:
@@ -42,29 +42,29 @@ class Keys:
         return cls(task.question_key, task.answer_key, task.choices_key, task.has_letters, task.gold_after)
 
     def among(self, names: Collection[str]) -> tuple[tuple[str, ...], str]:
-        """Return the keys of the question's parts, and that of the answer; ValueError where one is not there."""
+        """Return the keys of the question's parts, and that of the answer; ValueError if one is missing."""
         question = _first(self.question, QUESTIONS, names, "question")
         return tuple(question.split("+")), _first(self.answer, ANSWERS, names, "answer")
 
     def columns(self, names: Collection[str]) -> list[str]:
-        """Return the names of a table's columns that are read."""
+        """Return the columns of a table that are read."""
         parts, answer = self.among(names)
         return list(dict.fromkeys([*parts, answer, *self.of_choices(names)]))
 
     def of_choices(self, names: Collection[str]) -> list[str]:
-        """Return the key of the list of choices, or that of each; none where there are no choices."""
+        """Return the key of the list of choices, or the key of each choice; empty without choices."""
         return [] if self.choices is None else _first(self.choices, (), names, "choices").split("+")
 
 
 @dataclass(frozen=True)
 class Read:
-    """What a row says."""
+    """The values of a row."""
 
-    question: str  # with its choices, if it has some
-    answer: str  # worked out, if it is
+    question: str  # with its choices, if there are any
+    answer: str  # with its working, if there is any
     gold: str
     choices: tuple[str, ...] = ()
-    stem: str = ""  # the question without them
+    stem: str = ""  # the question without the choices
 
 
 def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
@@ -86,13 +86,13 @@ def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
     else:
         answer = _answer(row, answer_key)
         gold = gold_number(answer, keys.after)
-    # shown before another question, an answer without its mark would teach the model to leave it out
+    # as a worked example, an answer without #### would teach the model to leave it out
     worked = answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
     return Read(question, worked, gold, choices, stem if choices else "")
 
 
 def _first(given: str | None, known: Collection[str], names: Collection[str], what: str) -> str:
-    """Return the first key, or group of keys, that is there."""
+    """Return the first key, or group of keys, that exists."""
     for wanted in known if given is None else (given,):
         if all(key in names for key in wanted.split("+")):
             return wanted
@@ -103,12 +103,12 @@ def _first(given: str | None, known: Collection[str], names: Collection[str], wh
 def _text(row: Mapping[str, Any], key: str) -> str:
     value = row[key]
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{key}` is {_short(value)} and no text")
+        raise ValueError(f"`{key}` is {_short(value)}, not a text")
     return value
 
 
 def _answer(row: Mapping[str, Any], key: str) -> str:
-    """Return the answer as text: one number in a list is that number, and a unit in brackets is left out."""
+    """Return the answer as text: a list of one number counts as the number, and a unit in brackets is left out."""
     value = row[key]
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -121,13 +121,13 @@ def _answer(row: Mapping[str, Any], key: str) -> str:
 
 def _choices(row: Mapping[str, Any], keys: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the labels and the texts of a row's choices: a list, a list with labels, or a key for each."""
-    given: Any = row[keys[0]] if len(keys) == 1 else [row[key] for key in keys]
+    texts: Any = row[keys[0]] if len(keys) == 1 else [row[key] for key in keys]
     labels: Any = LETTERS
-    if isinstance(given, Mapping) and {"text", "label"} <= given.keys():  # as in ARC
-        labels, given = given["label"], given["text"]
-    if not isinstance(given, list) or not 2 <= len(given) <= len(LETTERS) or len(labels) < len(given):
-        raise ValueError(f"`{'+'.join(keys)}` is {_short(given)}: a list of 2 to {len(LETTERS)} choices expected")
-    return tuple(map(str, labels)), tuple(str(one).strip() for one in given)
+    if isinstance(texts, Mapping) and {"text", "label"} <= texts.keys():  # as in ARC
+        labels, texts = texts["label"], texts["text"]
+    if not isinstance(texts, list) or not 2 <= len(texts) <= len(LETTERS) or len(labels) < len(texts):
+        raise ValueError(f"`{'+'.join(keys)}` is {_short(texts)}: a list of 2 to {len(LETTERS)} choices expected")
+    return tuple(map(str, labels)), tuple(str(one).strip() for one in texts)
 
 
 def _letter(value: Any, labels: Sequence[str], choices: Sequence[str], after: str | None) -> tuple[str, str]:
@@ -142,7 +142,7 @@ def _letter(value: Any, labels: Sequence[str], choices: Sequence[str], after: st
         letter = letter or gold_letter(text, after)
     if letter is None or (choices and letter not in LETTERS[: len(choices)]):
         more = f"of the {len(choices)} choices, its number from 0 on, or its text" if choices else "of a choice"
-        raise ValueError(f"the answer is {_short(value)} and no letter {more}")
+        raise ValueError(f"the answer is {_short(value)}, not a letter {more}")
     return str(value), letter
 
 

@@ -1,6 +1,6 @@
-"""Rows of a data set as people have it: parquet in the hub's layout, what save_to_disk wrote, and the hub's caches.
+"""Rows of data sets on disk: parquet in the hub's layout, what save_to_disk wrote, and the caches of the hub.
 
-Read with pyarrow alone, row by row: `datasets` takes seconds to import, and asks the hub again and again without one.
+Read with pyarrow alone, row by row: `datasets` takes seconds to import, and retries for long without a connection.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.weight_files import is_bare_name, load_json, short
+from runner.checkpoints.weight_files import is_bare_name
 from runner.core.errors import DataError, few, one_line
+from runner.core.texts import load_json, short
 
-MAX_BYTES = 2 * 2**30  # of the columns that are read, unpacked: GSM8K has 5 million
+MAX_BYTES = 2 * 2**30  # unpacked, of the columns that are read: GSM8K has 5 million
 ROWS_AT_ONCE = 256
 SUBFOLDERS = ("", "main", "data", "default")  # of a data set on the hub, in which a split's parquet files may lie
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(-\w+)?")  # test-00000-of-00001, on the hub sometimes with a hash
 STATE, SPLITS = "state.json", "dataset_dict.json"  # what save_to_disk writes for one split, and for several
 
-Row = tuple[str, dict[str, Any]]  # where it stands, and its values
+Row = tuple[str, dict[str, Any]]  # its place in the file, and its values
 Columns = Callable[
     [list[str]], list[str]
 ]  # of the names that a table has, those to read; ValueError where one is missing
 
 
 def files_of(folder: Path, split: str) -> list[Path]:
-    """Return the files of a split; none where the folder holds no table of that name."""
+    """Return the files of a split; empty if the folder holds no table of that name."""
     if (folder / SPLITS).is_file():
         return files_of(folder / split, split) if is_bare_name(split) and (folder / split / STATE).is_file() else []
     if (folder / STATE).is_file():
@@ -41,8 +42,8 @@ def files_of(folder: Path, split: str) -> list[Path]:
             raise DataError(f"{folder / STATE}: _data_files: the names of Arrow files expected, found {short(entries)}")
         return [folder / str(name) for name in names]
     for place in SUBFOLDERS:
-        if found := [path for path in _tables(folder / place) if _split_of(path) == split]:
-            return _whole(found)
+        if files := [path for path in _tables(folder / place) if _split_of(path) == split]:
+            return _complete(files)
     return []
 
 
@@ -56,22 +57,24 @@ def splits_of(folder: Path) -> list[str]:
 
 
 def read_rows(files: Iterable[Path], columns: Columns) -> Iterator[Row]:
-    """Yield the rows of parquet and Arrow files, one after the other, with where they stand."""
+    """Yield the rows of parquet and Arrow files, one after the other, with their places."""
     return ((f"{path}, row {number}", row) for path in files for number, row in enumerate(_rows(path, columns), 1))
 
 
 def cached_on_disk(name: str, config: str | None, split: str) -> list[Path]:
-    """Return the files of a hub's data set in the caches of `datasets` and of the hub; none where they lack it."""
+    """Return the files of a data set of the hub from the caches of `datasets` and the hub; empty if they lack it."""
     from huggingface_hub import constants
 
-    made = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
     owner, _, short_name = name.rpartition("/")
     wanted = "___".join(part for part in (owner, short_name) if part)
-    folders = [path for path in made.glob("*") if path.name.replace("_", "").lower() == wanted.replace("_", "").lower()]
+    folders = [
+        path for path in cache.glob("*") if path.name.replace("_", "").lower() == wanted.replace("_", "").lower()
+    ]
     builds = [build for path in folders for build in path.glob(f"{config or '*'}/*/*") if build.is_dir()]
     for build in sorted(builds, key=lambda path: path.stat().st_mtime, reverse=True):
-        if found := files_of(build, split):
-            return found
+        if files := files_of(build, split):
+            return files
     repo = Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}").expanduser()
     try:
         commit = (repo / "refs" / "main").read_text().strip()
@@ -90,17 +93,17 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _split_of(path: Path) -> str:
-    """test-00000-of-00001.parquet and test.parquet are of test, and so is gsm8k-test.arrow in the cache of datasets."""
+    """Return `test` for test-00000-of-00001.parquet, for test.parquet and for gsm8k-test.arrow in a cache."""
     stem = match[1] if (match := SHARD.fullmatch(path.stem)) else path.stem
     return stem.rpartition("-")[2] if path.suffix == ".arrow" else stem
 
 
-def _whole(files: list[Path]) -> list[Path]:
-    """Refuse a split of which a shard is missing: fewer questions would look like all of them."""
+def _complete(files: list[Path]) -> list[Path]:
+    """Reject a split that lacks a shard: fewer questions would look like all of them."""
     shards = [match for path in files if (match := SHARD.fullmatch(path.stem))]
     if len(shards) == len(files) and {int(match[2]) for match in shards} != set(range(int(shards[0][3]))):
-        there = few([path.name for path in files])
-        raise DataError(f"{files[0].parent}: {int(shards[0][3])} files of this split expected, found {there}")
+        names = few([path.name for path in files])
+        raise DataError(f"{files[0].parent}: {int(shards[0][3])} files of this split expected, found {names}")
     return files
 
 
@@ -129,7 +132,7 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Any]:
         about, wanted = file.metadata, _wanted(path, file.schema_arrow.names, columns)
         groups = map(about.row_group, range(about.num_row_groups))
         parts = [group.column(at) for group in groups for at in range(group.num_columns)]
-        # a list's column goes by the path of its items: lSolutions.list.element
+        # a list's column has the path of its items: lSolutions.list.element
         sizes = [part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in wanted]
         if (size := sum(sizes)) > MAX_BYTES:
             gib, most = size / 2**30, MAX_BYTES / 2**30

@@ -1,12 +1,11 @@
 """Twins of word problems: the same story with other numbers, for which the right answer is known, too.
 
 A model that knows a question by heart solves it and not its twin. The embedded generator tells a story with other
-numbers. A question of a data set has a twin where its worked answer says how it is solved: GSM8K's do, in annotations
-such as `<<48/2=24>>`. Their chain is computed anew from other numbers, and only where all of it is understood: from the
-old numbers it must come to the gold answer exactly, and each number in it must be one of the question, one in words, an
-earlier result or a common constant, and no two of these where they come to differ. Results that were whole, or above
-zero, stay so. What a question's words imply besides (that nobody has half a child, that some are fewer than all) is not
-understood: a twin may be an odd story.
+numbers. A question of a data set has a twin if its worked answer shows how it is solved: GSM8K's do, in annotations
+such as `<<48/2=24>>`. Their chain is computed again from other numbers, but only if all of it is understood: from the
+old numbers it must give exactly the gold answer, and each number in it must have one clear source: the question, a
+word, an earlier result or a common constant. Results that were whole, or above zero, stay so. What the words of a
+question imply besides (nobody has half a child, some are fewer than all) is not understood: a twin may be an odd story.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 
 class NoTwin(ValueError):
-    """The worked answer does not say, or not clearly enough, how the question is solved."""
+    """The worked answer does not show clearly enough how the question is solved."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,12 @@ class WorkedStep:
     result: Fraction
 
     def compute(self, values: list[Fraction]) -> Fraction:
-        """Return what the expression comes to for other numbers in the places of its literals."""
+        """Return the value of the expression with other numbers in the places of its literals."""
         try:
             tree = ast.parse(self.form, mode="eval").body
             return _evaluate(tree, values)
         except (SyntaxError, ZeroDivisionError, RecursionError) as error:
-            raise NoTwin(f"{self.form} is no sum") from error
+            raise NoTwin(f"{self.form} is not arithmetic") from error
 
 
 def twins_of(data: str, split: str, items: list[Item]) -> dict[int, Item]:
@@ -103,7 +102,7 @@ def _perturbed(item: Item) -> Item:
     movable = _movable(item.question, steps, stated)
     values = {number: number for number in stated}
     if _results(steps, values, _every_number(item.question)) != [step.result for step in steps]:
-        raise NoTwin("computed from the question's numbers, the steps do not come to the answer")
+        raise NoTwin("computed from the question's numbers, the steps do not give the answer")
     random = Random(item.question)
     for number in movable:
         for _ in range(TRIES):
@@ -115,7 +114,7 @@ def _perturbed(item: Item) -> Item:
     if gold == steps[-1].result:
         raise NoTwin("no other numbers give another answer of the same kind")
     written = plain_number(str(gold) if gold.denominator == 1 else f"{float(gold):f}")
-    question = _STATED.sub(lambda found: _exchanged(found, values), item.question)
+    question = _STATED.sub(lambda found: _replacement(found, values), item.question)
     return Item(question, f"#### {written}", written)
 
 
@@ -135,7 +134,7 @@ def _steps(answer: str) -> Iterator[WorkedStep]:
 
 
 def _evaluate(node: ast.expr, values: list[Fraction]) -> Fraction:
-    """Compute a sum, a product and so on; what is anything else is refused."""
+    """Compute sums, products and so on; anything else raises NoTwin."""
     match node:
         case ast.BinOp(left, kind, right) if type(kind) in _OPERATORS:
             return _OPERATORS[type(kind)](_evaluate(left, values), _evaluate(right, values))
@@ -143,7 +142,7 @@ def _evaluate(node: ast.expr, values: list[Fraction]) -> Fraction:
             return -_evaluate(operand, values)
         case ast.Name(name) if name[1:].isdigit():
             return values[int(name[1:])]
-    raise NoTwin(f"{ast.unparse(node)} is no sum")
+    raise NoTwin(f"{ast.unparse(node)} is not arithmetic")
 
 
 def _every_number(question: str) -> set[Fraction]:
@@ -157,7 +156,7 @@ def _every_number(question: str) -> set[Fraction]:
 
 
 def _movable(question: str, steps: list[WorkedStep], stated: list[Fraction]) -> list[Fraction]:
-    """Return the numbers of a question that stand for one thing only, in its words and in the steps."""
+    """Return the numbers of a question that have one meaning only, in its words and in the steps."""
     spelled = {Fraction(_WORDS[word]) for word in re.findall("[a-z]+", question.lower()) if word in _WORDS}
     every = [Fraction(text.replace(",", "").rstrip(".")) for text in _ANY_NUMBER.findall(question)]
     used = [literal for step in steps for literal in step.literals]
@@ -181,7 +180,7 @@ def _moved(random: Random, number: Fraction) -> Fraction:
 
 
 def _is_sound(steps: list[WorkedStep], values: dict[Fraction, Fraction], question: str) -> bool:
-    """Whether the moved numbers leave every result of the kind that it was: whole, above zero, below its bound."""
+    """Whether every result stays of its kind with the moved numbers: whole, above zero, a share."""
     if min(values.values()) < 1 or len(set(values.values())) < len(values):
         return False
     try:
@@ -199,21 +198,21 @@ def _is_sound(steps: list[WorkedStep], values: dict[Fraction, Fraction], questio
 
 
 def _results(steps: list[WorkedStep], values: dict[Fraction, Fraction], known: set[Fraction]) -> list[Fraction]:
-    """Compute all steps anew; a literal is what it was in the question, or an earlier result, but not both at once."""
+    """Compute all steps again; a literal is a number of the question or an earlier result, and not two at once."""
     results: list[Fraction] = []
     for step in steps:
         now: list[Fraction] = []
         for literal in step.literals:
             earlier = {new for before, new in zip(steps, results, strict=False) if before.result == literal}
-            meant = earlier | ({values.get(literal, literal)} if literal in known or literal in values else set())
-            if len(meant) != 1:
+            meanings = earlier | ({values.get(literal, literal)} if literal in known or literal in values else set())
+            if len(meanings) != 1:
                 raise NoTwin(f"it is not clear what {literal} is")
-            now += meant
+            now += meanings
         results.append(step.compute(now))
     return results
 
 
-def _exchanged(found: re.Match[str], values: dict[Fraction, Fraction]) -> str:
+def _replacement(found: re.Match[str], values: dict[Fraction, Fraction]) -> str:
     """Return a number of the question as the twin has it, written in the same way."""
     old = found[1]
     new = int(values[Fraction(old.replace(",", ""))])

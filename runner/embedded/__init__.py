@@ -1,4 +1,4 @@
-"""The tiny model that makes the first run work offline: where its shipped files are."""
+"""The paths of the shipped tiny model, with which the first run works offline."""
 
 from pathlib import Path
 
@@ -7,4 +7,4 @@ _HERE = Path(__file__).parent
 MODEL_DIR = _HERE / "model"  # config, weights, tokenizer: loads with AutoModelForCausalLM / AutoTokenizer
 LORA_PEFT_DIR = _HERE / "lora_peft"  # a PEFT adapter for 5-step problems
 LORA_TEAM_DIR = _HERE / "lora_team"  # a PEFT adapter for the roles of task=agents
-LORA_PTH_PATH = _HERE / "lora.pth"  # the same skill in q_proj and o_proj alone, `.pth` format
+LORA_PTH_PATH = _HERE / "lora.pth"  # the same skill, only in q_proj and o_proj, in `.pth` format

@@ -1,8 +1,8 @@
-"""Word problems made from templates: endless, deterministic, with the steps that lead to the answer.
+"""Generates word problems from templates: any number of them, deterministic, with the steps to the answer.
 
 A problem is a base story (one to three steps) and as many tails ("Then Ana gives away 5 apples.") as its
-split asks for. Which split a base belongs to is decided by a hash of its template and numbers, so no test
-story, whatever its names, items or tails, has been seen in training.
+split needs. A hash of the base's template and numbers decides its split, so no test story, whatever its names,
+items or tails, has been seen in training.
 """
 
 import re
@@ -29,12 +29,12 @@ BUCKETS = 20
 TEST_BUCKETS = frozenset({0, 1})
 VALID_BUCKETS = frozenset({2})
 TRAIN_BUCKETS = frozenset(range(3, BUCKETS))
-LONGER_SHARE = 0.3  # of the 1–3-step problems: how many get tails, up to three steps
-FOUR_STEP_SHARE = 0.08  # of the training problems: without any, longer chains lose steps
+LONGER_SHARE = 0.3  # share of the 1–3-step problems that get tails, up to three steps
+FOUR_STEP_SHARE = 0.08  # share of the training problems: without any, longer chains lose steps
 
 
 class Split(StrEnum):
-    """Which problems: three disjoint sets of 1–3 steps, and two harder held-out ones."""
+    """The sets of problems: three disjoint ones of 1–3 steps, and two harder held-out ones."""
 
     TRAIN = "train"
     VALID = "valid"
@@ -49,7 +49,7 @@ HARD_STEPS = {Split.HARD: 4, Split.HARD5: 5}
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, its worked answer (last line `#### 12`), the bare number, and how many steps it takes."""
+    """A question, its worked answer (last line `#### 12`), the bare number, and the number of steps."""
 
     question: str
     answer: str
@@ -58,14 +58,14 @@ class Problem:
 
 
 class _Template(NamedTuple):
-    """A base story in words; {a}, {b} … stand for numbers, the first ones drawn and the others derived from them."""
+    """A base story in words; {a}, {b} … are numbers, some drawn at random and the others derived from them."""
 
     name: str  # part of the hash: another name would move its problems between splits
-    ranges: tuple[tuple[int, int], ...]  # inclusive; any draw from them makes a valid story
+    ranges: tuple[tuple[int, int], ...]  # inclusive; all numbers in them make a valid story
     value: str  # which number `who` has at the end
     unit: str
     numbers: Callable[..., dict[str, int]]
-    told: str
+    story: str
     lines: tuple[str, ...]  # one per step
     ask: str = "How many {item} does {who} have?"
 
@@ -76,7 +76,7 @@ def problem(split: Split, index: int, seed: int = 0) -> Problem:
 
 
 def twin(split: Split, index: int, seed: int = 0) -> Problem:
-    """Return the same story as `problem` tells, with other numbers and their own right answer."""
+    """Return the same story as `problem`, with other numbers and their right answer."""
     original = problem(split, index, seed)
     rng, slot, buckets, steps = _plan(split, index, seed)
     friend = _friend(rng, slot)
@@ -89,7 +89,7 @@ def twin(split: Split, index: int, seed: int = 0) -> Problem:
 
 
 def _plan(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
-    """Return what a problem is composed of: random numbers, the place of its story, which numbers fit, its steps."""
+    """Return the parts of a problem: random generator, story slot, allowed buckets of numbers, steps."""
     rng = Random(f"{seed}/{split}/{index}")
     slot = _slot(index, f"{seed}/{split}")
     if split in HARD_STEPS:
@@ -114,7 +114,7 @@ def practice_problem(steps: int, index: int, seed: int = 0) -> Problem:
 
 
 def _slot(index: int, key: str) -> int:
-    """Map an index to (template, name, item), all of them once before any repeats.
+    """Map an index to (template, name, item), each combination once before any repeats.
 
     So no two of the first DISTINCT questions of a split are equal, and every prefix is balanced: a stride near
     the golden ratio of the number of slots spreads neighbours apart.
@@ -123,7 +123,7 @@ def _slot(index: int, key: str) -> int:
 
 
 def _friend(rng: Random, slot: int) -> str:
-    """Draw the other person of a story, who is never its first one."""
+    """Draw a story's second person, who always differs from the first."""
     return NAMES[(slot % _PAIRS // len(ITEMS) + rng.randrange(1, len(NAMES))) % len(NAMES)]
 
 
@@ -132,25 +132,25 @@ def _compose(rng: Random, slot: int, buckets: frozenset[int], steps: int, friend
     who, item = NAMES[pair // len(ITEMS)], ITEMS[pair % len(ITEMS)]
     other = friend or _friend(rng, slot)
     template = _TEMPLATES[template_index]
-    random = rng.random  # one call is three times cheaper than randint, and rejection makes many
+    random = rng.random  # three times cheaper than randint, and rejection makes many calls
     while True:
         drawn = tuple([low + int(random() * (high - low + 1)) for low, high in template.ranges])
         if zlib.crc32(f"{template.name}{drawn}".encode()) % BUCKETS in buckets:
             break
     numbers = template.numbers(*drawn)
     words = {"who": who, "other": other, "item": item, **numbers}
-    told, ask, unit = (text.format_map(words) for text in (template.told, template.ask, template.unit))
+    story, ask, unit = (text.format_map(words) for text in (template.story, template.ask, template.unit))
     all_lines = [line.format_map(words) for line in template.lines]
     value = numbers[template.value]
     for _ in range(steps - len(template.lines)):
         tail, line, value = _tail(rng, who, unit, value)
-        told, ask = f"{told} {tail}", f"How many {unit} does {who} have now?"
+        story, ask = f"{story} {tail}", f"How many {unit} does {who} have now?"
         all_lines.append(line)
-    return Problem(f"{told} {ask}", "\n".join([*all_lines, f"#### {value}"]), str(value), len(all_lines))
+    return Problem(f"{story} {ask}", "\n".join([*all_lines, f"#### {value}"]), str(value), len(all_lines))
 
 
 def _tail(rng: Random, who: str, unit: str, value: int) -> tuple[str, str, int]:
-    """One more step that fits the value: what is told, its line of the answer, the new value."""
+    """Return one more step that fits the value: its sentence, its line of the answer, the new value."""
     kinds = ["get"] if value < 4 else ["get", "give"]
     if value % 2 == 0:
         kinds.append("half")
@@ -159,15 +159,15 @@ def _tail(rng: Random, who: str, unit: str, value: int) -> tuple[str, str, int]:
     kind = rng.choice(kinds)
     if kind == "get" and value + 2 <= MAX_VALUE:
         n = rng.randint(2, min(40, MAX_VALUE - value))
-        does, change, left = f"gets {n} more {unit}", f"+{n}", value + n
+        does, change, new_value = f"gets {n} more {unit}", f"+{n}", value + n
     elif kind == "half":
-        does, change, left = f"gives away half of the {unit}", "/2", value // 2
+        does, change, new_value = f"gives away half of the {unit}", "/2", value // 2
     elif kind == "double":
-        does, change, left = f"doubles the number of {unit}", "*2", value * 2
+        does, change, new_value = f"doubles the number of {unit}", "*2", value * 2
     else:
         n = rng.randint(2, min(40, value - 2))
-        does, change, left = f"gives away {n} {unit}", f"-{n}", value - n
-    return f"Then {who} {does}.", f"Then {who} has {value}{change}={left} {unit}.", left
+        does, change, new_value = f"gives away {n} {unit}", f"-{n}", value - n
+    return f"Then {who} {does}.", f"Then {who} has {value}{change}={new_value} {unit}.", new_value
 
 
 _TEMPLATES = (
@@ -292,5 +292,5 @@ _TEMPLATES = (
     ),
 )  # fmt: skip
 _PAIRS = len(NAMES) * len(ITEMS)
-DISTINCT = len(_TEMPLATES) * _PAIRS  # 8,640 questions of a split, before one repeats
+DISTINCT = len(_TEMPLATES) * _PAIRS  # 8,640 questions of a split before one repeats
 _STRIDE = 5341  # coprime to DISTINCT

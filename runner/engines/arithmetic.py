@@ -1,4 +1,4 @@
-"""What a loaded model computes and reads for its tokens, and what this machine can do at most. Imports no torch."""
+"""What a loaded model computes and reads for its tokens, and this machine's limits. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GIGA = 1e9
 
 @dataclass(frozen=True)
 class Rates:
-    """What this machine reached when nothing but that was done: products of matrices, and reading memory."""
+    """The highest rates measured on this machine: matrix products, and reading memory."""
 
     matrix_gflop_per_s: float
     read_gb_per_s: float
@@ -18,7 +18,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Shape:
-    """Rows that go together: prompts of one length, of which the first tokens may be the same, and new tokens."""
+    """A batch of rows with prompts of equal length, which may begin with the same tokens, and new tokens."""
 
     batch_size: int
     prompt_tokens: int
@@ -28,22 +28,22 @@ class Shape:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The loaded model in numbers, and how the machine's rates are measured for it.
+    """Counts for the loaded model, and a function that measures the machine's rates for it.
 
-    A product with a weight matrix takes two operations for each parameter and token. Norms, activations and the
-    sampler are not counted, nor what quantized weights take to be unpacked.
+    A product with a weight matrix takes two operations for each parameter and token. Norms, activations, the sampler
+    and the unpacking of quantized weights are not counted.
     """
 
     layer_parameters: int  # every token goes through these
-    head_parameters: int  # of the output layer: only for rows whose next token is wanted
+    head_parameters: int  # of the output layer: only for tokens whose next token is needed
     attention_flop: int  # of one token that attends to one token, in all layers
-    weight_bytes: int  # of what a pass reads, as it is stored
+    weight_bytes: int  # as stored, of the weights that a pass reads
     kv_bytes: int  # keys and values of one token
     dtype: str
     measure: Callable[[], Rates]  # takes about half a second
 
     def prefill_gflop(self, shape: Shape) -> float:
-        """Return what reading the prompts takes."""
+        """Return the operations to read the prompts."""
         own = shape.prompt_tokens - shape.shared_tokens
         tokens = shape.shared_tokens + shape.batch_size * own
         pairs = _sum_to(shape.shared_tokens)
@@ -52,18 +52,18 @@ class Arithmetic:
         return (flop + self.attention_flop * pairs) / GIGA
 
     def decode_gflop(self, shape: Shape) -> float:
-        """Return what all new tokens after the first of each row take."""
+        """Return the operations for all new tokens after the first of each row."""
         steps = shape.new_tokens - 1
         pairs = steps * shape.prompt_tokens + _sum_to(steps)
         each = 2 * (self.layer_parameters + self.head_parameters) * steps + self.attention_flop * pairs
         return shape.batch_size * each / GIGA
 
     def decode_gb(self, shape: Shape) -> float:
-        """Return what decoding reads at least: at each step all weights once, and the keys and values of each row."""
+        """Return the least that decoding reads: in each step all weights once, and the KV cache of each row."""
         steps = shape.new_tokens - 1
         own = shape.prompt_tokens - shape.shared_tokens
-        held = steps * (shape.shared_tokens + shape.batch_size * own) + shape.batch_size * _sum_to(steps)
-        return (self.weight_bytes * steps + self.kv_bytes * held) / GIGA
+        cached = steps * (shape.shared_tokens + shape.batch_size * own) + shape.batch_size * _sum_to(steps)
+        return (self.weight_bytes * steps + self.kv_bytes * cached) / GIGA
 
 
 def _sum_to(count: int) -> int:

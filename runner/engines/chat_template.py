@@ -1,8 +1,8 @@
-"""Chat templates: what a model's own template makes of a conversation, within limits of time, memory and output.
+"""Renders conversations with a model's chat template, within limits of time, memory and output.
 
-A template is a program that came with a checkpoint, so a process of its own renders it (template_child.py), which
-starts with the first conversation and serves all models of this process. The text is the one of transformers'
-`apply_chat_template`. Any thread may ask, and several render at once.
+A template is a program that comes with a checkpoint, so another process renders it (template_child.py). It starts with
+the first conversation and serves all models of this process. The text is the same as that of transformers'
+`apply_chat_template`. Any thread may call it, and several render at once.
 """
 
 from __future__ import annotations
@@ -31,46 +31,46 @@ from runner.engines import template_child
 from runner.engines.base import NoChatTemplate
 from runner.engines.template_child import DEPTH, LENGTH, MEMORY, REFUSED, SIZE, TEXT
 
-FILE = "chat_template.jinja"
-MOST_AT_ONCE = 4  # processes: one template that takes long does not keep the others waiting
-WITHOUT = "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) or /v1/completions (serve)"
-MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # behind a message that is to be continued, while it is rendered
+TEMPLATE_FILE = "chat_template.jinja"
+MOST_AT_ONCE = 4  # processes, so that one slow template does not delay the others
+ALTERNATIVES = "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) or /v1/completions (serve)"
+MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # appended to a message that is to be continued, while it is rendered
 
 
 @dataclass(frozen=True)
 class RenderLimits:
-    """What the rendering of one conversation may take; a template of a real model takes less than a thousandth."""
+    """Limits for rendering one conversation; real models' templates need less than a thousandth of them."""
 
-    cpu_s: float = 2.0  # of the processor's time, so that a busy machine changes nothing
+    cpu_s: float = 2.0  # CPU time, so that a busy machine makes no difference
     wall_s: float = 60.0
     memory_mib: int = 1024
     characters: int = 8 * 1024 * 1024  # of the text
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, by the name of its model."""
+    """The chat template of a model's tokenizer."""
 
     def __init__(
         self, tokenizer: Any, model_name: str, values: Mapping[str, Any], limits: RenderLimits | None = None
     ) -> None:
         self.tokenizer, self.values, self.limits = tokenizer, values, limits or RenderLimits()
-        file = Path(str(tokenizer.name_or_path)) / FILE
-        self.name = f"the chat template of model.name={model_name}" + (f" ({FILE})" if file.is_file() else "")
+        file = Path(str(tokenizer.name_or_path)) / TEMPLATE_FILE
+        self.name = f"the chat template of model.name={model_name}" + (f" ({TEMPLATE_FILE})" if file.is_file() else "")
         self.model_name = model_name
 
     def render(self, turns: Sequence[Mapping[str, str]], continues: bool = False) -> str:
-        """Return the text of a conversation: with the beginning of an answer, or with its last message left open.
+        """Return the text of a conversation, which ends with the start of an answer or with an open last message.
 
-        ConfigError where the template refuses the conversation, or asks for more than it may have.
+        Raises ConfigError if the template refuses the conversation or reaches a limit.
         """
         if not self.tokenizer.chat_template:
             raise NoChatTemplate(
-                f"model.name={self.model_name} has no chat template, so it cannot be asked as a chat: {WITHOUT}"
+                f"model.name={self.model_name} has no chat template, so it cannot be asked as a chat: {ALTERNATIVES}"
             )
         if not turns:
             raise ConfigError("a conversation needs at least one message")
         if type(self.tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
-            return self._by_own_code(turns, continues)
+            return self._render_with_own_code(turns, continues)
         messages = [dict(turn) for turn in turns]
         if continues:
             messages[-1]["content"] += MARK
@@ -86,16 +86,16 @@ class ChatTemplate:
             **self.tokenizer.special_tokens_map,
             **self.values,
         }
-        how, text = _renderers.ask((template, _plain(values), self.limits.characters), self.limits)
-        if how == REFUSED:
+        outcome, text = _renderers.render(template, _plain(values), self.limits)
+        if outcome == REFUSED:
             roles = ", ".join(turn["role"] for turn in turns)
             raise ConfigError(f"{self.name} refuses {roles}: {text}")
-        if how != TEXT:
-            raise ConfigError(f"{self.name} {self._reached(how, text)}: mend it, or {WITHOUT}")
+        if outcome != TEXT:
+            raise ConfigError(f"{self.name} {self._limit_message(outcome, text)}: fix it, or {ALTERNATIVES}")
         return _without_mark(text, turns[-1]["content"], self.name) if continues else text
 
-    def _by_own_code(self, turns: Sequence[Mapping[str, str]], continues: bool) -> str:
-        """Ask a tokenizer that brings code of its own for it, which the user trusts: no limit holds there."""
+    def _render_with_own_code(self, turns: Sequence[Mapping[str, str]], continues: bool) -> str:
+        """Render with the tokenizer's own code, which the user trusts, so without limits."""
         continued = {"continue_final_message": True} if continues else {}
         text: str = self.tokenizer.apply_chat_template(
             [dict(turn) for turn in turns],
@@ -106,23 +106,23 @@ class ChatTemplate:
         )
         return text
 
-    def _reached(self, how: bytes, why: str) -> str:
-        """Say which limit it has reached."""
+    def _limit_message(self, outcome: bytes, reason: str) -> str:
+        """Say which limit the template has reached."""
         limits = self.limits
         return {
-            TOO_LONG: f"has not ended within {limits.cpu_s:g} s of processor time",
-            MEMORY: f"asks for more memory than the {limits.memory_mib:,} MiB that it may take",
-            DEPTH: "asks for more calls inside each other than Python has",
+            TOO_LONG: f"did not end within {limits.cpu_s:g} s of CPU time",
+            MEMORY: f"needs more than {limits.memory_mib:,} MiB of memory",
+            DEPTH: "exceeds Python's recursion limit",
             SIZE: f"makes a text of more than {limits.characters:,} characters",
-            DIED: f"has ended the process that renders it, which {why}",
-        }[how]
+            DIED: f"ended the process that renders it, which {reason}",
+        }[outcome]
 
 
-TOO_LONG, DIED = b"l", b"x"  # the kernel has ended the process: at its limit of time, or for another reason
+TOO_LONG, DIED = b"l", b"x"  # outcomes: the process ended at its time limit, or for another reason
 
 
 class _Renderer:
-    """One process that renders."""
+    """One process that renders conversations."""
 
     def __init__(self, limits: RenderLimits) -> None:
         numbers = (limits.cpu_s, limits.memory_mib * MIB, limits.characters)
@@ -131,25 +131,25 @@ class _Renderer:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 
-    def ask(self, asked: bytes, wall_s: float) -> tuple[bytes, str]:
-        """Have something rendered; how that ended, and the text or the reason."""
+    def render(self, conversation: bytes, wall_s: float) -> tuple[bytes, str]:
+        """Render a conversation; return the outcome, and the text or the reason."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         deadline = time.monotonic() + wall_s
         try:
-            self.process.stdin.write(LENGTH.pack(len(asked)) + asked)
+            self.process.stdin.write(LENGTH.pack(len(conversation)) + conversation)
             self.process.stdin.flush()
             (length,) = LENGTH.unpack(self._read(LENGTH.size, deadline))
-            said = self._read(length, deadline)
+            answer = self._read(length, deadline)
         except (BrokenPipeError, EOFError):
             code = self.process.wait()
             return (TOO_LONG, "") if code == -signal.SIGPROF else (DIED, child.describe_exit(code))
         except TimeoutError:
             return TOO_LONG, ""
-        return said[:1], said[1:].decode("utf-8", "surrogatepass")
+        return answer[:1], answer[1:].decode("utf-8", "surrogatepass")
 
     def _read(self, count: int, deadline: float) -> bytes:
-        """Return so many bytes; EOFError where the process has ended, TimeoutError where it goes on too long."""
+        """Return so many bytes; EOFError if the process has ended, TimeoutError if it takes too long."""
         assert self.process.stdout is not None
         descriptor, chunks = self.process.stdout.fileno(), bytearray()
         poll = select.poll()
@@ -174,38 +174,38 @@ class _Renderer:
 
 
 class _Renderers:
-    """The processes of this process that render, by the limits that they have taken on themselves."""
+    """The rendering processes, each with the limits that it was started with."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[RenderLimits, _Renderer]] = []
         self._room = threading.BoundedSemaphore(MOST_AT_ONCE)
 
-    def ask(self, asked: tuple[str, Any, int], limits: RenderLimits) -> tuple[bytes, str]:
-        """Have one of them render."""
+    def render(self, template: str, values: Any, limits: RenderLimits) -> tuple[bytes, str]:
+        """Render a conversation in one of the processes; return the outcome, and the text or the reason."""
         with self._room:
             renderer = self._take(limits)
-            is_well = False
+            is_usable = False
             try:
-                how, text = renderer.ask(dumps(asked[:2]), limits.wall_s)
-                is_well = how in (TEXT, REFUSED)
-            finally:  # who has reached a limit, or was interrupted, is not asked again
-                if is_well:
+                outcome, text = renderer.render(dumps((template, values)), limits.wall_s)
+                is_usable = outcome in (TEXT, REFUSED)
+            finally:  # a process that reached a limit or was interrupted is not used again
+                if is_usable:
                     self._idle.append((limits, renderer))
                 else:
                     renderer.end()
-        return how, text
+        return outcome, text
 
     def _take(self, limits: RenderLimits) -> _Renderer:
         with suppress(IndexError):
             while True:
-                of, renderer = self._idle.pop()
-                if of == limits and renderer.process.poll() is None:
+                own_limits, renderer = self._idle.pop()
+                if own_limits == limits and renderer.process.poll() is None:
                     return renderer
                 renderer.end()
         return _Renderer(limits)
 
     def end(self) -> None:
-        """End those that wait for work."""
+        """End the idle processes."""
         with suppress(IndexError):
             while True:
                 self._idle.pop()[1].end()
@@ -215,7 +215,7 @@ _renderers = _Renderers()
 
 
 def _forget() -> None:
-    """In a copy of this process: leave the other processes to the one that has started them."""
+    """In a forked copy of this process: leave the rendering processes to the one that started them."""
     _renderers.__init__()  # type: ignore[misc]
 
 
@@ -224,7 +224,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def _plain(value: Any) -> Any:
-    """Return what a template may see of a value: numbers, texts, lists and dictionaries."""
+    """Return a value as plain numbers, texts, lists and dictionaries."""
     if value is None or isinstance(value, (bool, int, float, str)):
         kinds = (bool, int, float, str)
         return value if value is None else next(kind(value) for kind in kinds if isinstance(value, kind))
@@ -236,17 +236,17 @@ def _plain(value: Any) -> Any:
 
 
 def _without_mark(text: str, last: str, name: str) -> str:
-    """Cut off what stands behind a message that is to be continued."""
+    """Cut off what the template has put behind a message that is to be continued."""
     if last.strip() not in text or MARK.strip() not in text:
         raise ConfigError(f"{name} leaves out the last message, or a part of it, so it cannot be continued")
     at = text.rindex(MARK.strip())
     return text[:at] if text[at:].startswith(MARK) else text[:at].rstrip()
 
 
-def template_values(given: Mapping[str, Any], tokenizer: Any, name: str) -> Mapping[str, Any]:
-    """Return what the user gives the chat template; a name that it does not read would change nothing, silently."""
-    for key in given:
-        read = re.search(rf"\b{key}\b", str(tokenizer.chat_template or ""))
+def template_values(values: Mapping[str, Any], tokenizer: Any, name: str) -> Mapping[str, Any]:
+    """Return the user's values for the chat template; a name that it does not read is an error."""
+    for key in values:
+        is_read = re.search(rf"\b{key}\b", str(tokenizer.chat_template or "")) is not None
         need = f"the chat template of {name} does not read it"
-        check(bool(read), f"model.chat_template_kwargs.{key}", given[key], need)
-    return given
+        check(is_read, f"model.chat_template_kwargs.{key}", values[key], need)
+    return values

@@ -1,6 +1,6 @@
-"""One thread that steps a session for many: who submits a request hears of its events through a function of their own.
+"""A thread that steps a session for many callers: each request's events go to its listener.
 
-Servers and programs use it. A task that has a list of requests needs no thread: `gather` steps in its own.
+Servers and programs use it. A task that has a list of requests needs no other thread: it calls `gather`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from concurrent.futures import Future
 from typing import Self
 
 from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, RunnerError
-from runner.engines.base import Completion, Engine, EngineReport, Event, Request, RequestId
+from runner.engines.base import Completion, EngineReport, Event, Request, RequestId
+from runner.engines.contract import Engine
 from runner.engines.session import Session
 
 log = logging.getLogger(__name__)
 
-Listener = Callable[[Event | Exception], None]  # called in the driver's thread: it must be quick
+Listener = Callable[[Event | Exception], None]  # called in the driver's thread, so it must be quick
 CLOSED = "the engine takes no requests: it is closed, or not loaded yet"
-EXIT_S = 60.0  # for an engine to end its pass, or its load, when the process exits
-LOOK_S = 1.0  # how often a driver with nothing to do looks whether it is to end
+EXIT_S = 60.0  # time for an engine to end its pass or its load when the process exits
+IDLE_CHECK_S = 1.0  # how often an idle driver checks whether it should end
 
 
 class Driver:
-    """Loads an engine and steps a session of it, in one thread; any thread submits and cancels."""
+    """Loads an engine and steps its session in one thread; any thread submits and cancels."""
 
     def __init__(self, engine: Engine, batch_size: int | None = None) -> None:
         self.engine, self._batch_size = engine, batch_size
@@ -36,37 +37,37 @@ class Driver:
         self._listeners: dict[RequestId, Listener] = {}
         self._left: dict[RequestId, int] = {}  # completions that are still to come
         self._closing = False
-        self.failure: RunnerError | None = None  # what has ended the engine for good
+        self.failure: RunnerError | None = None  # the error that ended the engine
         self._loaded: Future[EngineReport] = Future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         _living.add(self)
         self._thread.start()
 
     def loaded(self, timeout: float | None = None) -> EngineReport:
-        """Wait until the engine is there, and return what it reports; raise what kept it from loading."""
+        """Wait until the engine is loaded, and return its report; raise the error if it could not load."""
         return self._loaded.result(timeout)
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are taken."""
+        """Whether it accepts requests."""
         return self._session is not None and not self._closing
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread is still there."""
+        """Whether its thread is running."""
         return self._thread.is_alive()
 
     @property
     def under_way(self) -> int:
-        """How many requests are on their way."""
+        """How many requests are under way."""
         return len(self._left)
 
     def submit(self, request: Request, listener: Listener) -> None:
-        """Let a request in; its events, or the error that ended it, go to the listener."""
+        """Submit a request; its events, or the error that ended it, go to the listener."""
         self.submit_all([request], listener)
 
     def submit_all(self, requests: Sequence[Request], listener: Listener) -> None:
-        """Let requests in that one step takes in together: what comes of them does not depend on their timing."""
+        """Submit requests that enter in the same step, so that their answers do not depend on timing."""
         session = self._session
         if session is None or self._closing:
             raise self.failure or JobFailed(CLOSED)
@@ -86,24 +87,24 @@ class Driver:
             raise
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request before the next forward pass; its completions say `cancelled`."""
+        """End a request before the next forward pass; its completions get the reason `cancelled`."""
         if self._session is not None:
             self._session.cancel(request_id)
 
     def drain(self, timeout: float) -> bool:
-        """Wait until nothing is under way; return whether it came to that in time."""
+        """Wait until nothing is under way; return whether that happened in time."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._left, timeout)
 
     def close(self, timeout: float | None = None) -> None:
-        """End what is under way, let go of the engine, and wait for the thread."""
+        """End all requests, close the engine, and wait for the thread."""
         self.stop()
         if self._session is not None:
             self._session.close()
         self._thread.join(timeout)
 
     def stop(self) -> None:
-        """Let the thread end by itself, soon; it takes no lock, so that the garbage collector may call it."""
+        """Let the thread end soon; this takes no lock, so that the garbage collector may call it."""
         self._closing = True
 
     def __enter__(self) -> Self:
@@ -116,14 +117,14 @@ class Driver:
         try:
             report = self.engine.load()
             self._session = self.engine.open(self._batch_size)
-        except BaseException as error:  # noqa: BLE001 - who waits for the engine raises it
+        except BaseException as error:  # noqa: BLE001 - `loaded` raises it
             self._loaded.set_exception(error)
             return
         self._loaded.set_result(report)
         try:
-            while not self._closing:  # no `gather`: that ends when nothing is under way, and this thread waits for more
+            while not self._closing:  # not `gather`, which returns when nothing is under way
                 self._step(self._session)
-            self._session.check()  # it may have come to its end by what makes us close it
+            self._session.check()  # the engine's failure may be why the driver is being closed
             self._session.close()
         except RunnerError as error:
             self.failure, self._closing = error, True
@@ -132,23 +133,23 @@ class Driver:
         self.engine.close()
 
     def _step(self, session: Session) -> None:
-        """Take a step where there is something to do; raise where the engine cannot go on."""
-        if not session.wait(LOOK_S):
+        """Take a step if requests are under way; raise if the engine cannot go on."""
+        if not session.wait(IDLE_CHECK_S):
             session.check()
             return
         try:
             events = session.step()
         except Exception as error:
             session.check()
-            log.exception("a step of the engine failed: its requests are ended, and it goes on with new ones")
+            log.exception("a step of the engine failed: its requests are ended, and it continues with new ones")
             session.close()
             self._fail(error)
             self._session = self.engine.open(self._batch_size)
             return
         for event in events:
-            self._tell(event)
+            self._dispatch(event)
 
-    def _tell(self, event: Event) -> None:
+    def _dispatch(self, event: Event) -> None:
         listener = self._listeners.get(event.id)
         if isinstance(event, Completion):
             with self._changed:
@@ -156,7 +157,7 @@ class Driver:
             if not self._left[event.id]:
                 self._forget(event.id)
         if listener is not None:
-            _call(listener, event)
+            _notify(listener, event)
 
     def _forget(self, request_id: RequestId) -> None:
         with self._changed:
@@ -165,10 +166,10 @@ class Driver:
             self._changed.notify_all()
 
     def _fail(self, error: Exception) -> None:
-        """Tell everybody whose request is under way that it has ended, and why."""
+        """End all requests with an error, and pass it to their listeners."""
         for request_id, listener in list(self._listeners.items()):
             self._forget(request_id)
-            _call(listener, error)
+            _notify(listener, error)
 
 
 _living: weakref.WeakSet[Driver] = weakref.WeakSet()
@@ -176,16 +177,16 @@ _living: weakref.WeakSet[Driver] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Let no thread be cut off within a pass or an import when the process exits: that would abort it, or hang."""
+    """Wait for all drivers at exit: ending a thread within a pass or an import would abort the process or hang."""
     try:
         for driver in list(_living):
             driver.close(EXIT_S)
-    except KeyboardInterrupt:  # who does not want to wait for it leaves at once
+    except KeyboardInterrupt:  # the user does not want to wait
         os._exit(INTERRUPTED)
 
 
-def _call(listener: Listener, event: Event | Exception) -> None:
+def _notify(listener: Listener, event: Event | Exception) -> None:
     try:
         listener(event)
     except Exception:
-        log.exception("who listens to request %s has failed: the others go on", getattr(event, "id", ""))
+        log.exception("the listener of request %s has failed: the others continue", getattr(event, "id", ""))

@@ -1,4 +1,4 @@
-"""A row: one completion on its way through an engine; how requests become rows, and how a row ends."""
+"""A row is one completion that an engine computes: how requests become rows, and how a row ends."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from runner.config.sampling import GREEDY, Sampling
 from runner.core.result import FinishReason
 from runner.engines.base import Completion, Delta, Event, Message, Request, request_sha256
 from runner.engines.chat_template import ChatTemplate, template_values
-from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.prefix import Prefix
 from runner.engines.scores import TokenScores
 from runner.models.tokenizing import ids_of, text_of
 from runner.models.vocabulary import check_ids
 
-NO_TOKEN = -1  # what a sampler picks where there is nothing to pick from
+NO_TOKEN = -1  # a sampler's result if the logits are not numbers
 NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
-MOST_KNOWN = 50_000  # answers to whether a token completes a stop text
+MAX_CACHED = 50_000  # answers to whether a token may complete a stop text
 
 
 @dataclass(eq=False)
@@ -34,51 +34,51 @@ class Row:
     request: Request
     prompt: list[int]
     sha256: str
-    limit: int  # new tokens it may have
-    choice: int = 0  # of the request's n; of a branch: its number from 1 on
-    sampling: Sampling = GREEDY  # with nothing left open
+    limit: int  # most new tokens
+    choice: int = 0  # number of the choice; of a branch: its number, from 1
+    sampling: Sampling = GREEDY  # complete, with all defaults
     given: list[int] | None = None  # the continuation to score; then nothing is generated
     branch_at: int = 0  # where the branch begins in the prompt
-    error: str | None = None  # why it cannot begin, or not go on
+    error: str | None = None  # why it cannot begin or continue
     tokens: list[int] = field(default_factory=list)
     entered_s: float = 0.0
     first_token_s: float = 0.0
     prefix: Prefix | None = None
     generator: torch.Generator | None = None
-    places: int = 0  # of its own in the scheduler's store
-    blocks: list[int] = field(default_factory=list)  # of the prompt cache, which hold the beginning of what is pending
+    places: int = 0  # its own tokens in the scheduler's KV cache
+    blocks: list[int] = field(default_factory=list)  # of the prompt cache, with the beginning of its pending tokens
     copied: int = 0  # tokens in these blocks
-    sent: str = ""  # text that has gone out as deltas
-    scores: TokenScores = field(default_factory=TokenScores)  # of the continuation, as far as it is scored
+    sent: str = ""  # text that was sent as deltas
+    scores: TokenScores = field(default_factory=TokenScores)  # of the continuation's tokens scored so far
     token_times: list[float] = field(default_factory=list)  # when each of its tokens came out
-    permanent: bool = field(init=False)  # the error: known before the model has seen the row, so it stays
+    permanent: bool = field(init=False)  # the error was known before the row ran, so it would come again
 
     def __post_init__(self) -> None:
         self.permanent = self.error is not None
 
     @property
     def path(self) -> list[Prefix]:
-        """The prefixes that it stands on, from the root down."""
+        """The shared prefixes that it continues, from the root down."""
         return self.prefix.path if self.prefix else []
 
     @property
     def shared(self) -> int:
-        """Prompt tokens whose keys and values lie in prefixes."""
+        """Prompt tokens whose keys and values are in shared prefixes."""
         return self.prefix.length if self.prefix else 0
 
     @property
     def pending(self) -> list[int]:
-        """Tokens that have not been through the model, when the row enters; a continuation's last one need not."""
+        """Tokens that the model has not read when the row enters; it need not read a continuation's last one."""
         return self.prompt[self.shared :] + (self.tokens if self.given is None else self.given[:-1])
 
     @property
     def need(self) -> int:
-        """Own places that it may fill until it ends."""
+        """Own tokens that it may have in the KV cache when it ends."""
         more = self.limit if self.given is None else len(self.given) - 1
         return len(self.prompt) - self.shared + more
 
     def completion(self, reason: FinishReason, seconds: float, text: str = "") -> Completion:
-        """Return what became of it."""
+        """Return its completion."""
         return Completion(
             id=self.request.id,
             text=text,
@@ -93,15 +93,15 @@ class Row:
             choice=self.choice,
             logprobs=self.scores.logprobs or None,
             greedy=self.scores.greedy or None,
-            top=self.scores.top or None,
-            beside=self.scores.beside or None,
-            least=self.scores.least or None,
+            top_logprobs=self.scores.top_logprobs or None,
+            score_token_logprobs=self.scores.score_token_logprobs or None,
+            min_logprobs=self.scores.min_logprobs or None,
             token_times=self.token_times or None,
         )
 
 
 class Admission:
-    """Turns requests into rows; any thread may ask."""
+    """Turns requests into rows, in any thread."""
 
     def __init__(
         self,
@@ -113,15 +113,15 @@ class Admission:
         own: Mapping[str, Any] | None = None,
         vocab_size: float = math.inf,
     ) -> None:
-        self.generation, self.seed = config.generation.followed(own or {}), config.seed
+        self.generation, self.seed = config.generation.with_model_defaults(own or {}), config.seed
         self.tokenizer, self.model_name = tokenizer, model_name
         self.room = int(min(room, 1e9))  # tokens, the prompt's and the new ones
         self.branch_room = self.room if branch_room is None else min(self.room, int(branch_room))
         model = local_model(config.model)
         values = template_values(model.chat_template_kwargs, tokenizer, model.name)
         self.template = ChatTemplate(tokenizer, model_name, values)
-        self.vocab_size = vocab_size  # token ids that the model knows are below it
-        self._lock = threading.Lock()  # tokenizers do not promise to serve several threads at once
+        self.vocab_size = vocab_size  # the model's token ids are below it
+        self._lock = threading.Lock()  # tokenizers may not be thread-safe
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Return the prompt as the model sees it (text, or ids as given) and its token ids."""
@@ -135,7 +135,7 @@ class Admission:
         return ids, ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids as it stands amid others: at the start of a text some tokens lose a space."""
+        """Return the text that token ids have within a longer text: at its start some tokens lose a space."""
         before = self._ids("a", special=False)
         with self._lock:
             alone, text = (
@@ -145,7 +145,7 @@ class Admission:
         return text[len(alone) :]
 
     def rows(self, request: Request) -> list[Row]:
-        """Return a row for each choice, one for each branch, or one for a continuation; a row may be an error."""
+        """Return a row for each choice, for each branch, or for the continuation; a row may have an error."""
         seen, ids = self.encode(request)
         if request.branches:
             return self._branches(request, seen, ids)
@@ -158,9 +158,9 @@ class Admission:
         return [Row(request, ids, sha256, limit, choice, sampling, error=error) for choice in range(request.n)]
 
     def _branches(self, request: Request, seen: str | Sequence[int], main: list[int]) -> list[Row]:
-        """Put each text behind the prompt as it is, without special tokens; choices count from 1."""
-        begun = [self._ids(text, special=False) for text in request.branches]
-        longest, room = len(main) + max(map(len, begun)), self.branch_room
+        """Append each text to the prompt, without special tokens; choices count from 1."""
+        branches = [self._ids(text, special=False) for text in request.branches]
+        longest, room = len(main) + max(map(len, branches)), self.branch_room
         error = None if main else self._rejection_reason(0)
         if longest >= room:
             error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
@@ -172,32 +172,33 @@ class Admission:
                 request, [*main, *ids], sha256, min(wanted, room - len(main) - len(ids)), number, sampling,
                 branch_at=len(main), error=error,
             )
-            for number, ids in enumerate(begun, start=1)
+            for number, ids in enumerate(branches, start=1)
         ]  # fmt: skip
 
     def _continuation(self, request: Request, seen: str | Sequence[int], ids: list[int]) -> Row:
-        """Cut the continuation's tokens from those of the whole text: a word may be other tokens than alone."""
+        """Cut the continuation's tokens from those of the whole text: its text alone may have other tokens."""
         continuation = request.continuation
         if not isinstance(continuation, str):
             given = self._known(list(continuation or ()))
         elif isinstance(seen, str):
-            is_text = isinstance(request.prompt, str)  # a chat's template has put the special tokens
+            is_text = isinstance(request.prompt, str)  # a chat template adds the special tokens itself
             given = self._ids(seen + continuation, special=is_text)[len(ids) :]
         else:
             given = self._ids(continuation, special=False)
-        self._known([one for some in request.beside for one in some])
+        self._known([one for some in request.score_token_ids for one in some])
         error = None if ids else self._rejection_reason(0)
         if ids and not given:
             error = "the continuation has no tokens, so there is nothing to score"
         elif len(ids) + len(given) - 1 > self.room:
             count = len(ids) + len(given)
             error = f"the prompt and its continuation have {count} tokens, the model has room for {self.room}"
-        elif request.beside and len(request.beside) != len(given):
-            error = f"tokens beside {len(request.beside)} are asked for, and the continuation has {len(given)}"
+        elif request.score_token_ids and len(request.score_token_ids) != len(given):
+            count = len(request.score_token_ids)
+            error = f"score_token_ids has {count} entries, but the continuation has {len(given)} tokens"
         return Row(request, ids, request_sha256(seen, request), 0, given=given, error=error)
 
     def _known(self, ids: list[int]) -> list[int]:
-        """Refuse token ids that the model has no embedding for: they would end the pass, and all that takes part."""
+        """Refuse token ids without an embedding: they would break the pass and fail all its rows."""
         check_ids(ids, self.vocab_size, self.tokenizer, self.model_name)
         return ids
 
@@ -210,36 +211,33 @@ class Admission:
         return f"the prompt has {tokens} tokens, the model has room for {self.room}"
 
     def _chat(self, messages: list[Message]) -> str:
-        """Put the turns into the model's template; the lock is not held, since a template may take long."""
+        """Render the chat template, without the lock, because that may take long."""
         return self.template.render([{"role": message.role, "content": message.content} for message in messages])
 
     def _ids(self, text: str, special: bool) -> list[int]:
-        """Return token ids that the model has embeddings for, with or without special tokens around them.
-
-        `room` says what is too long; the tokenizer does not warn.
-        """
+        """Return the token ids of a text, with or without special tokens around them."""
         with self._lock:
             ids = ids_of(self.tokenizer, text, special, self.model_name)
         return self._known(ids)
 
 
 def own_generation(model: Any) -> dict[str, Any]:
-    """Return what the model's generation config says otherwise than transformers does."""
+    """Return the settings of the model's generation config that differ from transformers' defaults."""
     settings: dict[str, Any] = model.generation_config.to_diff_dict()
     return settings
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end a completion, by the tokenizer and by the model's generation config."""
+    """Return the end tokens of the tokenizer and of the model's generation config."""
     declared = getattr(model.generation_config, "eos_token_id", None)
     several = declared if isinstance(declared, list) else [declared]
     return frozenset(token for token in [tokenizer.eos_token_id, *several] if token is not None)
 
 
 class Stopping:
-    """Ends rows at a stop token, at a stop text or at their limit, and knows the text that is told of them.
+    """Ends rows at a stop token, at a stop text or at their limit, and returns their text.
 
-    It remembers which tokens can complete which stop text.
+    It caches which tokens can complete which stop text.
     """
 
     def __init__(self, tokenizer: Any, stops: frozenset[int] = frozenset()) -> None:
@@ -247,78 +245,78 @@ class Stopping:
         self._completes: dict[tuple[str, int], bool] = {}
 
     def accept(self, row: Row, token: int, seconds: float, events: list[Event]) -> bool:
-        """Give a row its next token, and tell of it what is due: a delta, the completion; return whether it goes on."""
+        """Append a token to a row, add a delta or its completion to the events; return whether it goes on."""
         if token == NO_TOKEN:
             row.error = NO_NUMBERS
             events.append(self.completion(row, FinishReason.error, seconds))
             return False
         row.tokens.append(token)
         row.token_times.append(time.perf_counter())
-        reason = self.reason(row)
+        reason = self.finish_reason(row)
         if row.request.deltas:
-            self._tell(row, events, reason is not None)
+            self._add_delta(row, events, reason is not None)
         if reason is not None:
             events.append(self.completion(row, reason, seconds))
         return reason is None
 
     def cancel(self, row: Row, seconds: float, events: list[Event]) -> None:
-        """End a row as cancelled, with what it has got so far."""
+        """End a row as cancelled, with its text so far."""
         if row.request.deltas:
-            self._tell(row, events, is_over=True)
+            self._add_delta(row, events, is_over=True)
         events.append(self.completion(row, FinishReason.cancelled, seconds))
 
     def completion(self, row: Row, reason: FinishReason, seconds: float) -> Completion:
-        """Return what became of a row, with its text."""
-        return row.completion(reason, seconds, self.said(row))
+        """Return the completion of a row, with its text."""
+        return row.completion(reason, seconds, self.answer_text(row))
 
-    def reason(self, row: Row) -> FinishReason | None:
-        """Say why what has come so far is the end, or None while it goes on."""
+    def finish_reason(self, row: Row) -> FinishReason | None:
+        """Return why the row ends after its last token, or None if it goes on."""
         tokens, request = row.tokens, row.request
         if not request.ignore_eos:
             if tokens[-1] in self.stops:
                 return FinishReason.stop
-            due = [stop for stop in request.stop if self._may_complete(stop, tokens[-1])]
-            if due:
-                # a token holds at least one byte, so this many tokens hold any stop text that the last one completes
-                reach = max(len(stop.encode()) for stop in due) + 4
+            possible = [stop for stop in request.stop if self._may_complete(stop, tokens[-1])]
+            if possible:
+                # a token has at least one byte, so these tokens contain any stop text that the last one completes
+                reach = max(len(stop.encode()) for stop in possible) + 4
                 tail = text_of(self.tokenizer, tokens[-reach:], skip_special_tokens=True)
-                if any(stop in tail for stop in due):
+                if any(stop in tail for stop in possible):
                     return FinishReason.stop
         return FinishReason.length if len(tokens) >= row.limit else None
 
-    def said(self, row: Row) -> str:
-        """Return the text of what has come, without the stop token and from the first stop text on."""
+    def answer_text(self, row: Row) -> str:
+        """Return a row's text, without the stop token, cut before the first stop text."""
         tokens, request = row.tokens, row.request
         kept = tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens
         text = text_of(self.tokenizer, kept, skip_special_tokens=True)
         return text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=None)]
 
-    def fresh(self, row: Row) -> str:
-        """Return the text that has come since the last delta, as far as no later token can change or cut it."""
-        text = self.said(row)
-        sure = len(text.rstrip("\ufffd"))  # the beginning of a character
-        held = 0  # characters at the end that may be the beginning of a stop text
+    def new_text(self, row: Row) -> str:
+        """Return the text since the last delta that no later token can change or cut."""
+        text = self.answer_text(row)
+        complete = len(text.rstrip("\ufffd"))  # without the bytes of an unfinished character
+        held = 0  # characters at the end that may begin a stop text
         for stop in row.request.stop:
-            sizes = range(min(len(stop) - 1, sure), held, -1)
-            held = next((size for size in sizes if text[:sure].endswith(stop[:size])), held)
-        return text[len(row.sent) : sure - held]
+            sizes = range(min(len(stop) - 1, complete), held, -1)
+            held = next((size for size in sizes if text[:complete].endswith(stop[:size])), held)
+        return text[len(row.sent) : complete - held]
 
-    def _tell(self, row: Row, events: list[Event], is_over: bool) -> None:
-        """Put the new text of a row among the events."""
-        text = self.said(row)[len(row.sent) :] if is_over else self.fresh(row)
+    def _add_delta(self, row: Row, events: list[Event], is_over: bool) -> None:
+        """Add a delta with the new text of a row to the events."""
+        text = self.answer_text(row)[len(row.sent) :] if is_over else self.new_text(row)
         if text:
             row.sent += text
             events.append(Delta(row.request.id, row.choice, text))
 
     def _may_complete(self, stop: str, token: int) -> bool:
-        """Whether a token's text holds the stop text's last character: most do not, and need no closer look."""
+        """Return whether a token's text contains the stop text's last character: most do not, which saves a search."""
         key = stop[-1], token
         known = self._completes.get(key)
         if known is None:
-            if len(self._completes) >= MOST_KNOWN:  # of a server's clients, each may bring stop texts of its own
+            if len(self._completes) >= MAX_CACHED:  # each client of a server may have its own stop texts
                 self._completes.clear()
             text = text_of(self.tokenizer, [token])
-            # part of a character decodes to a mark, and a space may vanish at the start of a text
+            # a part of a character decodes to U+FFFD, and a space may be lost at the start of a text
             known = stop[-1] in text or "\ufffd" in text or stop[-1].isspace()
             self._completes[key] = known
         return known

@@ -1,4 +1,4 @@
-"""What the tokens of a continuation come to, as far as they are scored."""
+"""The scores of a continuation's tokens, as far as they are computed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ class TokenScores:
     """One entry for each token; logarithms are natural ones."""
 
     logprobs: list[float] = field(default_factory=list)
-    greedy: list[bool] = field(default_factory=list)  # whether the model would have said the token itself
-    top: list[list[tuple[int, float]]] = field(default_factory=list)  # what it would rather have said in its place
-    beside: list[list[float]] = field(default_factory=list)  # of the tokens that were asked for beside it
-    least: list[float] = field(default_factory=list)  # of the least probable token in its place
+    greedy: list[bool] = field(default_factory=list)  # whether the token is the model's most probable one
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)  # the most probable tokens in its place
+    score_token_logprobs: list[list[float]] = field(default_factory=list)  # of the request's score_token_ids
+    min_logprobs: list[float] = field(default_factory=list)  # of the least probable token in its place
 
     def clear(self) -> None:
-        """Forget what is scored so far."""
-        self.logprobs, self.greedy, self.top, self.beside, self.least = [], [], [], [], []
+        """Drop all scores."""
+        self.logprobs, self.greedy, self.top_logprobs = [], [], []
+        self.score_token_logprobs, self.min_logprobs = [], []

@@ -12,36 +12,36 @@ from runner.engines.base import Capability, Completion, Event, Request, RequestI
 
 
 class Session(ABC):
-    """Requests on their way through an engine: keeps what was submitted until the next step takes it.
+    """Requests under way in an engine: keeps what was submitted until the next step takes it.
 
-    An engine says how a request is admitted (in the thread that submits it, so that its errors reach who asked), what
-    a step does, and what is to be dropped in the end.
+    A subclass defines how a request is admitted (in the thread that submits it, so that its errors are raised there),
+    what a step does, and what is freed when the session closes.
     """
 
     def __init__(self, capabilities: frozenset[Capability]) -> None:
         self._capabilities = capabilities
         self._changed = threading.Condition()
-        self._driving = threading.RLock()  # held during a step, so that closing waits for its end
+        self._driving = threading.RLock()  # locked during a step, so that `close` waits until it has ended
         self._admitting: set[RequestId] = set()
         self._left: dict[RequestId, int] = {}  # completions that are still to come
-        self._arrived: list[Any] = []  # as admitted
+        self._arrived: list[Any] = []  # the results of `_admit`
         self._cancelled: set[RequestId] = set()
         self._closed = False
 
     @abstractmethod
     def _admit(self, request: Request) -> Any:
-        """Check and prepare a request; runs in the thread that submits it, at the same time as a step."""
+        """Check and prepare a request; runs in the thread that submits it, while a step may be running."""
 
     @abstractmethod
     def _advance(self, arrived: list[Any], cancelled: set[RequestId]) -> list[Event]:
-        """Take in what has arrived, end what was cancelled, and do one unit of work."""
+        """Add new requests, end cancelled ones, and do one unit of work."""
 
     @abstractmethod
     def _drop(self) -> None:
-        """Let go of all that is under way."""
+        """Free all that is under way."""
 
     def check(self) -> None:  # noqa: B027
-        """Raise what has ended the engine, where it cannot go on."""
+        """Raise the error that has ended the engine, if there is one."""
 
     @property
     def idle(self) -> bool:
@@ -54,16 +54,16 @@ class Session(ABC):
         return len(self._left)
 
     def submit(self, request: Request) -> None:
-        """Let a request in, at any time; ConfigError where it cannot be served, or its id is under way already."""
+        """Submit a request, at any time; ConfigError if it cannot be served, or if its id is already under way."""
         self.submit_all([request])
 
     def submit_all(self, requests: Sequence[Request]) -> None:
-        """Let requests in that one step takes in together; none of them where one cannot be served."""
+        """Submit requests that enter in the same step; none of them if one cannot be served."""
         for request in requests:
             missing = request.needs - self._capabilities
             if missing:
-                words = ", ".join(sorted(missing))
-                raise ConfigError(f"request {request.id} asks for {words}, which this engine does not offer")
+                names = ", ".join(sorted(missing))
+                raise ConfigError(f"request {request.id} asks for {names}, which this engine does not offer")
         entering: set[RequestId] = set()
         with self._changed:
             self._check_open()
@@ -84,13 +84,13 @@ class Session(ABC):
                 self._admitting -= entering
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request before the next forward pass; its completions say `cancelled`. Unknown ids are ignored."""
+        """End a request before the next forward pass, as `cancelled`; unknown ids are ignored."""
         with self._changed:
             if request_id in self._left:
                 self._cancelled.add(request_id)
 
     def step(self) -> list[Event]:
-        """Do one unit of work, such as a forward pass, in the calling thread; return what came of it."""
+        """Do one unit of work, such as a forward pass, in the calling thread; return its events."""
         with self._driving:
             with self._changed:
                 arrived, self._arrived = self._arrived, []
@@ -104,7 +104,7 @@ class Session(ABC):
                         self._left[event.id] -= 1
                         if not self._left[event.id]:
                             del self._left[event.id]
-                            self._cancelled.discard(event.id)  # too late, and a later request may bear the same id
+                            self._cancelled.discard(event.id)  # too late; a later request may have the same id
             return events
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -114,7 +114,7 @@ class Session(ABC):
             return bool(self._left)
 
     def close(self) -> None:
-        """Drop what is under way, without events, after the step that is running; no request is let in from here on."""
+        """Wait for the running step, and drop all that is under way, without events; refuse further requests."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Made-up prompts of an exact length, for tasks that measure speed or memory and not what is said."""
+"""Random prompts of an exact length, for tasks that measure speed or memory."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from math import inf
 from runner.core.errors import ConfigError
 from runner.engines.base import EngineReport, Request
 
-VOCABULARY = 800  # ids that as good as every model has, where a server does not say how many it has
+VOCABULARY = 800  # almost every model has these ids; used if a server does not report its vocabulary
 
 
 def check_room(report: EngineReport, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise ConfigError unless the prompt and what follows it fit the loaded model's positions."""
-    room = report.metrics.get("max_positions", inf)  # of a model elsewhere, nothing may be known
+    """Raise ConfigError unless prompt and new tokens fit the loaded model's positions."""
+    room = report.metrics.get("max_positions", inf)  # unknown for some servers
     if prompt_tokens + new_tokens > room:
         raise ConfigError(
             f"task.prompt_tokens={prompt_tokens} and task.new_tokens={new_tokens} make "
@@ -30,18 +30,18 @@ def synthetic_requests(
     draw: int = 0,
     shared_tokens: int = 0,
 ) -> list[Request]:
-    """Return a batch of random token-id prompts that all decode new_tokens, the same for the same arguments.
+    """Return a batch of random token-id prompts that all decode new_tokens; the same arguments give the same batch.
 
-    `draw` gives other prompts of the same shape. Rows differ from their first token on, and so do draws as a
-    rule: an engine that computes a shared prefix once would otherwise be measured at work it did not do. With
-    shared_tokens, that many tokens at the beginning are the same in all rows of a draw.
+    Another `draw` gives other prompts of the same shape. Rows, and usually draws, differ from their first token on:
+    otherwise an engine that computes a shared prefix once would do less work than is measured. With shared_tokens,
+    that many tokens at the beginning are the same in all rows of a draw.
     """
     assert vocab_size >= 1
-    low = vocab_size // 4  # the middle half: special tokens and padding rows lie at the two ends of the vocabulary
+    low = vocab_size // 4  # the middle half, since special tokens and padding rows are at the ends of the vocabulary
     high = max(low + 1, vocab_size - low)
     random_ids = random.Random(f"{seed}/{draw}/{batch_size}/{prompt_tokens}")
     firsts: list[int] = []
-    while len(firsts) < batch_size:  # without repeats, as far as there are enough ids
+    while len(firsts) < batch_size:  # without repetition, if there are enough ids
         firsts += random_ids.sample(range(low, high), min(batch_size - len(firsts), high - low))
     shared_ids = random.Random(f"{seed}/{draw}/{prompt_tokens}/shared")
     shared = [shared_ids.randrange(low, high) for _ in range(min(shared_tokens, prompt_tokens))]

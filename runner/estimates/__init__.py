@@ -1,1 +1,1 @@
-"""What a job will take before it runs: memory, whether it fits, time; recorded, calibrated or guessed, no torch."""
+"""Estimates of a job before it runs: memory, whether it fits, time; recorded, calibrated or guessed, without torch."""

@@ -1,7 +1,7 @@
-"""The child of a calibration: some layers of the model, as noise, in the real engine; timed, and scaled to all of them.
+"""The child process of a calibration: times some layers with random weights in the real engine, and scales to all.
 
-Runs as `python -m runner.estimates.calibration_process`. What to time comes pickled on stdin; one JSON line for each
-goes out on stdout.
+Runs as `python -m runner.estimates.calibration_process`. It reads the models pickled from stdin, and writes one JSON
+line for each to stdout.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core import child
-from runner.engines.base import Engine, complete
+from runner.engines.contract import Engine, complete
 from runner.engines.kinds.local import KIND
 from runner.engines.synthetic import synthetic_requests
 from runner.estimates.sample import CalibrationModel
 
-ROWS = (1, 2, 8, 32)  # that decode together; some kernels do a single row in a way of its own
+ROWS = (1, 2, 8, 32)  # batch sizes; some kernels treat a single row differently
 SHORT_PROMPT, LONG_PROMPT = 8, 256  # tokens
 STEPS = 4
 REPEATS = 3
@@ -38,29 +38,29 @@ BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 
 
 def main() -> None:
-    """Time each model that is asked for, and say it at once."""
+    """Time each model, and write its line at once."""
     started = time.perf_counter()
     child.end_with_parent()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as channel:
-        os.dup2(2, 1)  # what libraries print is no result
-        asked: list[CalibrationModel] = pickle.load(sys.stdin.buffer)
+        os.dup2(2, 1)  # what libraries print must not mix with the results
+        models: list[CalibrationModel] = pickle.load(sys.stdin.buffer)
         import torch
 
         import_s = time.perf_counter() - started
         bandwidth = memory_bandwidth(torch)
         with tempfile.TemporaryDirectory(prefix="runner-calibration-") as scratch:
-            for one in asked:
+            for model in models:
                 try:
-                    measured = calibrate(one, Path(scratch), bandwidth)
+                    measured = calibrate(model, Path(scratch), bandwidth)
                     measured["import_s"] += import_s
-                except Exception as error:  # noqa: BLE001  # whatever it is, the plan goes on without
+                except Exception as error:  # noqa: BLE001  # the plan continues without this calibration
                     measured = {"error": f"{type(error).__name__}: {error}"}
-                channel.write(json.dumps({"key": one.key, "measured": measured}) + "\n")
+                channel.write(json.dumps({"key": model.key, "measured": measured}) + "\n")
                 channel.flush()
 
 
 def memory_bandwidth(torch: Any) -> float:
-    """Return how many bytes a second are read from memory."""
+    """Return the memory bandwidth for reading, in bytes per second."""
     numbers, times = torch.ones(BANDWIDTH_NUMBERS), []
     for _ in range(REPEATS):
         started = time.perf_counter()
@@ -69,35 +69,35 @@ def memory_bandwidth(torch: Any) -> float:
     return float(numbers.nbytes / min(times))
 
 
-def calibrate(asked: CalibrationModel, scratch: Path, bandwidth: float) -> dict[str, Any]:
-    """Time the model, or two depths of it where it is large: what a layer adds is the same for all of them."""
-    depths = asked.depths
-    import_s = time_imports(asked, scratch)
-    many = run_depth(asked, depths.many, scratch)
+def calibrate(model: CalibrationModel, scratch: Path, bandwidth: float) -> dict[str, Any]:
+    """Time the model, or two depths of a large one: each further layer adds the same time."""
+    depths = model.depths
+    import_s = time_imports(model, scratch)
+    many = run_depth(model, depths.many, scratch)
     whole = dict(many)
     if missing := depths.layers - depths.many:
-        few = run_depth(asked, depths.few, scratch)
+        few = run_depth(model, depths.few, scratch)
         for name, seconds in many.items():
             whole[name] += missing * max(seconds - few[name], 0.0) / (depths.many - depths.few)
     more_head = (depths.vocabulary - depths.kept_vocabulary) / depths.kept_vocabulary
     prefill = [(rows * SHORT_PROMPT, f"prefill_{rows}", rows) for rows in ROWS] + [(LONG_PROMPT, "prefill_long", 1)]
     by_tokens: dict[int, float] = {}
-    for tokens, name, rows in prefill:  # one long prompt and many short ones of as many tokens: the mean of both
+    for tokens, name, rows in prefill:  # if one long prompt and many short ones have equally many tokens: the mean
         seconds = whole[name] + more_head * whole[f"head_{rows}"]
         by_tokens[tokens] = (by_tokens[tokens] + seconds) / 2 if tokens in by_tokens else seconds
     return {
         "prefill": sorted(by_tokens.items()),
         "decode": [(rows, whole[f"decode_{rows}"] + more_head * many[f"head_{rows}"]) for rows in ROWS],
-        "place_s": asked.place_bytes / bandwidth,
+        "place_s": model.place_bytes / bandwidth,
         "load_s": whole["load_s"],
         "import_s": import_s,
         "limits_s": many["limits_s"],
     }
 
 
-def time_imports(asked: CalibrationModel, scratch: Path) -> float:
-    """Load a little once, so that no import is a part of the loads that are timed; return the seconds."""
-    config = shallow(asked.config, made(asked, asked.depths.few, scratch), asked.threads)
+def time_imports(model: CalibrationModel, scratch: Path) -> float:
+    """Load a small sample once, so that timed loads include no imports; return the seconds."""
+    config = sample_config(model.config, write_sample(model, model.depths.few, scratch), model.threads)
     started = time.perf_counter()
     resolved = resolve(config)
     KIND.import_libraries(config, resolved)
@@ -109,58 +109,58 @@ def time_imports(asked: CalibrationModel, scratch: Path) -> float:
     return time.perf_counter() - started
 
 
-def made(asked: CalibrationModel, layers: int, scratch: Path) -> Path:
-    """Return the folder of the noise with so many layers."""
-    shape = asked.shape | random_weights.special_tokens()
-    shape |= {"num_hidden_layers": layers, "vocab_size": asked.depths.kept_vocabulary}
+def write_sample(model: CalibrationModel, layers: int, scratch: Path) -> Path:
+    """Write a model with so many layers and random weights; return its folder."""
+    shape = model.shape | random_weights.special_tokens()
+    shape |= {"num_hidden_layers": layers, "vocab_size": model.depths.kept_vocabulary}
     shape.pop("layer_types", None)  # one for each layer
-    folder = scratch / f"{asked.name}-{layers}"
+    folder = scratch / f"{model.name}-{layers}"
     if not folder.exists():
         random_weights.write(shape, folder)
     return folder
 
 
-def run_depth(asked: CalibrationModel, layers: int, scratch: Path) -> dict[str, float]:
-    """Load so many layers and time passes in turn: the median of each, since a job meets what is in the way, too."""
+def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, float]:
+    """Load so many layers and time passes in turn: medians, since other work slows a job, too."""
     from runner.engines.local.engine import LocalEngine
 
-    folder = made(asked, layers, scratch)
-    config = shallow(asked.config, folder, asked.threads)
+    folder = write_sample(model, layers, scratch)
+    config = sample_config(model.config, folder, model.threads)
     # a smaller model packs its weights if, and only if, the whole one would
-    engine = LocalEngine(config, resolve(config), packed_share=PACKED_SHARE if asked.is_packed else 0.0)
+    engine = LocalEngine(config, resolve(config), packed_share=PACKED_SHARE if model.is_packed else 0.0)
     try:
         engine.load()
         started = time.perf_counter()
-        list(run(engine, config, 1, SHORT_PROMPT, 2, draw=0))  # it tries kernels and packs weights, as each job does
-        found: dict[str, list[float]] = {"load_s": [engine.stats.load_s + time.perf_counter() - started]}
+        list(time_batch(engine, config, 1, SHORT_PROMPT, 2, draw=0))  # tries kernels and packs weights, like every job
+        times_by_name: dict[str, list[float]] = {"load_s": [engine.stats.load_s + time.perf_counter() - started]}
         for repeat in range(1, REPEATS + 1):
             for rows in ROWS:
-                for name, seconds in run(engine, config, rows, SHORT_PROMPT, STEPS + 1, repeat):
-                    found.setdefault(f"{name}_{rows}", []).append(seconds)
-                found.setdefault(f"head_{rows}", []).append(time_head(engine, rows))
-            name, seconds = next(run(engine, config, 1, LONG_PROMPT, 2, repeat))
-            found.setdefault(f"{name}_long", []).append(seconds)
+                for name, seconds in time_batch(engine, config, rows, SHORT_PROMPT, STEPS + 1, repeat):
+                    times_by_name.setdefault(f"{name}_{rows}", []).append(seconds)
+                times_by_name.setdefault(f"head_{rows}", []).append(time_head(engine, rows))
+            name, seconds = next(time_batch(engine, config, 1, LONG_PROMPT, 2, repeat))
+            times_by_name.setdefault(f"{name}_long", []).append(seconds)
         started = time.perf_counter()
         if (arithmetic := engine.arithmetic()) is not None:
             arithmetic.measure()
-        found["limits_s"] = [time.perf_counter() - started]
-        return {name: median(times) for name, times in found.items()}
+        times_by_name["limits_s"] = [time.perf_counter() - started]
+        return {name: median(times) for name, times in times_by_name.items()}
     finally:
         engine.close()
 
 
-def shallow(config: RunnerConfig, folder: Path, threads: int) -> RunnerConfig:
-    """Return the job's config with the noise as its model, and without an adapter, which fits the whole model only."""
+def sample_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerConfig:
+    """Return the job's config with the sample as its model, without the adapter, which fits only the whole model."""
     model = LocalModelConfig(name=str(folder), device="auto", threads=threads, check_memory=False)
     for key in ("device", "dtype", "attention"):
         setattr(model, key, getattr(config.model, key))
     return replace(config, model=model, lora=LoraConfig(), profile="none")
 
 
-def run(
+def time_batch(
     engine: Engine, config: RunnerConfig, rows: int, prompt: int, new: int, draw: int
 ) -> Iterator[tuple[str, float]]:
-    """Run a batch; yield what reading the prompts and one step took."""
+    """Run a batch; yield the seconds of prefill and of one decode step."""
     vocabulary = int(engine.load().metrics["vocab_size"])
     requests = synthetic_requests(rows, prompt, new, vocabulary, config.seed, draw)
     before = replace(engine.stats)
@@ -171,7 +171,7 @@ def run(
 
 
 def time_head(engine: Any, rows: int) -> float:
-    """Time the product that makes logits, of which the noise has fewer than the model."""
+    """Time the product that computes logits, of which the sample has fewer than the model."""
     import torch
 
     head = engine.loaded.model.get_output_embeddings()

@@ -1,4 +1,4 @@
-"""What each job of a plan will take: memory and whether it fits, and time, by the best that is known."""
+"""The estimates of each job of a plan: memory, whether it fits, and time, on the best available basis."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runner.checkpoints.resolve import Resolved, ToDownload, only_looking
+from runner.checkpoints.resolve import Resolved, ToDownload, no_downloads
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.core.console import say
 from runner.core.errors import RunnerError
 from runner.estimates import calibration
-from runner.estimates.fit import Fit, fit, rooms
+from runner.estimates.fit import Fit, fit, free_mib_by_device
 from runner.estimates.recorded import FinishedJobs
-from runner.estimates.sample import CalibrationModel, asked_of
+from runner.estimates.sample import CalibrationModel, calibration_model_of
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
 
-SPREAD_OF_ANSWERS = 0.25  # more, where the length of prompts is only typical
+SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical length
 
 
 @dataclass
-class Taken:
-    """What one job will take."""
+class JobEstimate:
+    """The memory and time of one job."""
 
     fit: Fit | None = None
     time: Estimate | None = None
 
 
 def without_download(config: RunnerConfig, resolved: Resolved) -> tuple[RunnerConfig, Resolved] | None:
-    """Return what tells the model's sizes: its files, or its preset's shape where they are not here; None: nothing."""
+    """Return a config that gives the model's size: its files or, if they are absent, its preset's shape; else None."""
     model = resolved.model
-    if model.shape is not None and not Path(model.name).expanduser().exists():  # the hub need not be asked
+    if model.shape is not None and not Path(model.name).expanduser().exists():  # no need to ask the hub
         noise = replace(config, model=replace(model, random_weights=True), profile="none")
         return noise, Resolved(noise).beside(resolved.second[0] if resolved.second else None)
     try:
         _ = resolved.tensors
-    except (ToDownload, RunnerError, OSError):  # what is wrong with its files is said elsewhere
+    except (ToDownload, RunnerError, OSError):  # errors in its files are reported elsewhere
         return None
     return config, resolved
 
@@ -47,63 +47,69 @@ def estimate(
     calibrate: bool,
     on_line: Callable[[str], None] = say,
     read: Mapping[int, int] | None = None,
-) -> dict[int, Taken]:
-    """Estimate jobs by their numbers: recorded speeds first, then calibrated ones where that is asked for.
+) -> dict[int, JobEstimate]:
+    """Estimate jobs by their numbers: from recorded speeds, else from calibrated ones if `calibrate` is set.
 
-    A calibration is for jobs with weights here that fit. Nothing is downloaded. `read` is how many questions or prompts
-    a job has, where they have been read.
+    Only jobs with local weights that fit are calibrated. Nothing is downloaded. `read` is how many questions or prompts
+    a job has, if they have been read.
     """
     records, read = FinishedJobs(output_dir), read or {}
-    taken: dict[int, Taken] = {}
-    asked: dict[int, CalibrationModel] = {}
-    with only_looking(True):
+    estimates: dict[int, JobEstimate] = {}
+    calibration_models: dict[int, CalibrationModel] = {}
+    with no_downloads(True):
         for number, (config, resolved) in jobs.items():
-            it = taken[number] = Taken(time=records.estimate(config, read.get(number)))
+            entry = estimates[number] = JobEstimate(time=records.estimate(config, read.get(number)))
             if not has_weights(config.model) or (known := without_download(config, resolved)) is None:
                 continue
-            it.fit = _fit(*known)
+            entry.fit = _fit(*known)
             amounts = config.task.amounts(config.generation, read.get(number))
-            tells = bool(amounts) and local_model(config.model) is config.model
-            if tells and it.time is None and it.fit and it.fit.fits and (one := _asked(*known, it.fit)):
-                asked[number] = one  # a hybrid's time is its teacher's, too
-    speeds = calibration.speeds([*asked.values()], output_dir, on_line) if calibrate else {}
-    for number, one in asked.items():
-        found = taken[number].fit
-        if found is not None and (speed := speeds.get(one.key)) is not None:
-            taken[number].time = time_of(jobs[number][0], speed, found.rows, read.get(number))
-    return taken
+            can_calibrate = bool(amounts) and local_model(config.model) is config.model
+            if (
+                can_calibrate
+                and entry.time is None
+                and entry.fit
+                and entry.fit.fits
+                and (model := _calibration_model(*known, entry.fit))
+            ):
+                calibration_models[number] = model  # a hybrid's time also depends on its teacher
+    speeds = calibration.speeds([*calibration_models.values()], output_dir, on_line) if calibrate else {}
+    for number, model in calibration_models.items():
+        job_fit = estimates[number].fit
+        if job_fit is not None and (speed := speeds.get(model.key)) is not None:
+            estimates[number].time = time_of(jobs[number][0], speed, job_fit.rows, read.get(number))
+    return estimates
 
 
 def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = None) -> Estimate:
-    """Return how long a job takes at a speed; answers that may end early count as long as they may become."""
+    """Return a job's time at a speed; answers that may end early count with their maximum length."""
     amounts = config.task.amounts(config.generation, read)
     is_exact = all(amount.is_exact for amount in amounts)
     seconds = sum(speed.seconds(amount, amount.rows or rows) for amount in amounts)
-    seconds += config.task.limits_measured * speed.limits_s
+    seconds += config.task.limit_measurements * speed.limits_s
     each_s = speed.load_s + speed.import_s
     spread = speed.spread + (0.0 if is_exact else SPREAD_OF_ANSWERS)
-    return Estimate(seconds + config.task.loads * each_s, spread, speed.source, most=not is_exact)
+    return Estimate(seconds + config.task.loads * each_s, spread, speed.source, is_upper_bound=not is_exact)
 
 
 def _fit(config: RunnerConfig, resolved: Resolved) -> Fit | None:
     try:
-        return fit(config, resolved, rooms(resolved.model.device, resolved.model.max_memory))
-    except RunnerError:  # what is wrong with its files is said elsewhere
+        return fit(config, resolved, free_mib_by_device(resolved.model.device, resolved.model.max_memory))
+    except RunnerError:  # errors in its files are reported elsewhere
         return None
 
 
-def _asked(config: RunnerConfig, resolved: Resolved, found: Fit) -> CalibrationModel | None:
+def _calibration_model(config: RunnerConfig, resolved: Resolved, job_fit: Fit) -> CalibrationModel | None:
     try:
-        return asked_of(config, resolved, found.predicted.weight_mib)
+        return calibration_model_of(config, resolved, job_fit.predicted.weight_mib)
     except (RunnerError, KeyError, TypeError, ValueError):
         return None
 
 
-def said(estimate: Estimate | None) -> tuple[str, str]:
-    """Write an estimate: a time with how far it may lie off, and what it rests on."""
+def estimate_words(estimate: Estimate | None) -> tuple[str, str]:
+    """Return an estimate in words: the time with its uncertainty, and its basis."""
     if estimate is None:
         return "", ""
-    at_most = "≤ " if estimate.most and estimate.source is not EstimateBasis.recorded else ""
+    at_most = "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
     return f"{at_most}{clock(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value
 
 

@@ -1,4 +1,4 @@
-"""How long jobs like one took on this machine, from the records in output_dir."""
+"""The times of similar jobs on this machine, from the records in output_dir."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from runner.core.result import Record, Status
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.store.tracking import flatten
 
-BASE = ("model.", "quantization.", "lora.", "rope.")  # what has to be the same
+BASE = ("model.", "quantization.", "lora.", "rope.")  # keys that must agree
 INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape")
-ROUNDS = ("repeats", "warmup")  # in which measurements may differ
+ROUNDS = ("repeats", "warmup")  # may differ between measurements
 ALIKE = ("generation.batch_size", "generation.max_new_tokens", "task.name")
-SPREAD = 0.2  # of jobs that are like one that was recorded, unless several differ by more
+SPREAD = 0.2  # relative uncertainty of similar jobs, unless several differ by more
 
 
 class FinishedJobs:
-    """The finished jobs of an output folder that were done on this machine."""
+    """The finished jobs of an output folder that ran on this machine."""
 
     def __init__(self, output_dir: Path) -> None:
         self.records = [record for file in output_dir.glob("jobs/*/result.json") if (record := _read(file))]
 
     def like(self, config: RunnerConfig) -> list[Record]:
-        """Return the records of the same base."""
+        """Return the records with the same base."""
         wanted = _base(dict(flatten(config)))
         return [record for record in self.records if _base(record.params) == wanted]
 
     def estimate(self, config: RunnerConfig, read: int | None = None) -> Estimate | None:
-        """Return the time of a job from those like it; None where there is none."""
+        """Return a job's time from similar jobs; None if there is none."""
         params = dict(flatten(config))
-        alike = [it for it in self.like(config) if all(it.params.get(key) == params.get(key) for key in ALIKE)]
-        found = [seconds for record in alike if (seconds := _seconds(record, config, read))]
-        if not found:
+        similar = [it for it in self.like(config) if all(it.params.get(key) == params.get(key) for key in ALIKE)]
+        times = [seconds for record in similar if (seconds := _seconds(record, config, read))]
+        if not times:
             return None
-        seconds = median(found)
-        return Estimate(seconds, max(SPREAD, (max(found) - min(found)) / (2 * seconds)), EstimateBasis.recorded)
+        seconds = median(times)
+        return Estimate(seconds, max(SPREAD, (max(times) - min(times)) / (2 * seconds)), EstimateBasis.recorded)
 
     def accuracy(self, config: RunnerConfig) -> tuple[float, float, str] | None:
-        """Return correct, n and the job of the scored record of the same base that asked most."""
+        """Return correct, n and the job of the record with the same base and the most scored questions."""
         scored = [
             (record.result.metrics["correct"], record.result.metrics["n"], record.job_id)
             for record in self.like(config)
             if {"correct", "n"} <= record.result.metrics.keys()
-            if not record.result.metrics.get("questions_left")  # an early stop biases what was counted
+            if not record.result.metrics.get("questions_left")  # an early stop biases the counts
         ]
         return max(scored, key=lambda it: it[1], default=None)
 
 
 def _read(file: Path) -> Record | None:
-    """Return a finished record of this machine; None for any other, whatever is wrong with it."""
+    """Return a finished record of this machine; None for any other or unreadable one."""
     try:
         record = Record.from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
@@ -69,7 +69,7 @@ def _base(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seconds(record: Record, config: RunnerConfig, read: int | None) -> float | None:
-    """Return what the job would take at the record's speed; None where the two are not that much alike."""
+    """Return the job's time at the record's speed; None if the two are not similar enough."""
     metrics, amounts = record.result.metrics, config.task.amounts(config.generation, read)
     if not amounts:
         return None
@@ -77,18 +77,18 @@ def _seconds(record: Record, config: RunnerConfig, read: int | None) -> float | 
         rounds = {key: record.params.get(f"task.{key}") for key in ROUNDS if hasattr(config.task, key)}
         if not all(isinstance(value, str) and value.isdecimal() for value in rounds.values()):
             return None
-        known: dict[str, Any] = {key: int(str(value)) for key, value in rounds.items()}
-        task = replace(config.task, **known)
+        round_counts: dict[str, Any] = {key: int(str(value)) for key, value in rounds.items()}
+        task = replace(config.task, **round_counts)
         if any(record.params.get(key) != value for key, value in flatten(task, "task.")):
             return None
         load_s = metrics.get("load_s", 0.0)
         share = _completions(amounts) / _completions(task.amounts(config.generation))
         return load_s + share * max(record.seconds - load_s, 0.0)
     n, speeds = metrics.get("n"), (metrics.get("prefill_tok_per_s"), metrics.get("decode_tok_per_s"))
-    if not n or not all(speeds):  # its answers may be other jobs'
+    if not n or not all(speeds):  # it may have reused other jobs' answers
         return None
-    took = zip((metrics["prompt_tokens"], metrics["new_tokens"]), speeds, strict=True)
-    each_s = sum(tokens / speed for tokens, speed in took if speed) / n
+    tokens_and_speeds = zip((metrics["prompt_tokens"], metrics["new_tokens"]), speeds, strict=True)
+    each_s = sum(tokens / speed for tokens, speed in tokens_and_speeds if speed) / n
     return float(metrics.get("load_s", 0.0) + each_s * _completions(amounts))
 
 

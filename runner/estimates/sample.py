@@ -1,4 +1,4 @@
-"""Which part of a model a calibration times: layers enough to leave the cache, a vocabulary that is quickly made."""
+"""The part of a model that a calibration times: enough layers to exceed the cache, and a small vocabulary."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.machine import MIB
 
-LAYER_MIB = 192.0  # of layers at least: more than a cache holds, also in 4 bits, so that weights come from memory
-HEAD_MIB = 64.0  # of the table of tokens at most
-MADE = 2.5  # times the size of the sample: the file, the loaded weights, packed ones
-SHARE_OF_MEMORY = 0.5  # of what is free: a calibration must not push others out
-VERSION = 2  # raise it when something else is timed
+LAYER_MIB = 192.0  # at least for layers: more than a cache holds, also in 4 bits, so that weights come from memory
+HEAD_MIB = 64.0  # at most for the token embeddings
+COPIES = 2.5  # of the sample: the file, the loaded weights, packed ones
+SHARE_OF_MEMORY = 0.5  # of the free memory: a calibration must not displace others
+VERSION = 2  # raise it when a calibration measures something else
 
 
 @dataclass(frozen=True)
 class Depths:
-    """The sample of a model."""
+    """The depths and vocabulary of a model and its sample."""
 
-    layers: int  # that the model has
+    layers: int  # of the whole model
     few: int
     many: int
     vocabulary: int
@@ -37,20 +37,20 @@ class Depths:
 
 @dataclass(frozen=True)
 class CalibrationModel:
-    """One model to time, in a form that crosses processes."""
+    """One model to time, in a form that can be sent to a process."""
 
     key: str
-    name: str  # of the shape: equal shapes share their noise
+    name: str  # of the shape: equal shapes share their random weights
     config: RunnerConfig
     shape: dict[str, Any]
     depths: Depths
     threads: int
-    is_packed: bool  # whether the whole model's weights will be
+    is_packed: bool  # whether the whole model's weights will be packed
     place_bytes: int  # keys and values of one token
 
 
-def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> CalibrationModel | None:
-    """Return what to time for a job; None where its family is not known here, or the sample would not fit."""
+def calibration_model_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> CalibrationModel | None:
+    """Return the model to time for a job; None if its family is unknown, or the sample would not fit."""
     settings = resolved.settings
     if settings.get("model_type") not in random_weights.FAMILIES or resolved.stored is not None:
         return None
@@ -65,7 +65,7 @@ def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> Cal
     depths = Depths(layers, 1, many, vocabulary, kept)
     tables = 1 if settings.get("tie_word_embeddings") else 2
     sample_mib = depths.many * block_mib + tables * kept * row_bytes / MIB
-    if MADE * sample_mib > SHARE_OF_MEMORY * machine.available_mib():
+    if COPIES * sample_mib > SHARE_OF_MEMORY * machine.available_mib():
         return None
     parameters = sum(tensor.params for tensor in tensors)
     threads = resolved.model.threads or machine.threads_for(parameters)
@@ -75,7 +75,7 @@ def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> Cal
     is_packed = plain_mib <= PACKED_SHARE * machine.available_mib()
     shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
     name = digest([shape])
-    what: list[Any] = [
+    timed: list[Any] = [
         VERSION,
         shape,
         resolved.dtype,
@@ -83,18 +83,18 @@ def asked_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> Cal
         repr(config.rope),
         resolved.model.device,
     ]
-    what += [resolved.model.attention, threads, is_packed, machine.name(), machine.versions()]
+    timed += [resolved.model.attention, threads, is_packed, machine.name(), machine.versions()]
     return CalibrationModel(
-        digest(what), name, plain(config), shape, depths, threads, is_packed,
+        digest(timed), name, with_local_model(config), shape, depths, threads, is_packed,
         place_bytes(settings, resolved.dtype_bytes),
     )  # fmt: skip
 
 
-def plain(config: RunnerConfig) -> RunnerConfig:
-    """Return the config with its local model as its model, also where that is a student."""
+def with_local_model(config: RunnerConfig) -> RunnerConfig:
+    """Return the config with its local model as its model, also if that is a student."""
     return replace(config, model=local_model(config.model), profile="none")
 
 
-def digest(what: Any) -> str:
-    """Name what is timed."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def digest(content: Any) -> str:
+    """Return a hash of what is timed."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""From a grid to running jobs: spread its overrides out, compose each job once. `runner.grid(...)` does one."""
+"""Grids: expand the overrides into jobs, compose each job once, run them. `runner.grid(...)` runs one from Python."""
 
 import sys
 from types import ModuleType
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class _Grid(ModuleType):
-    """Lets the name of this folder be a function, too: `runner.grid` is both, whichever is asked for first."""
+    """Makes this package callable: `runner.grid` is a package and a function, whichever is imported first."""
 
     def __call__(self, *overrides: Any, **more: Any) -> Any:
         from runner.grid.rows import rows

@@ -1,7 +1,7 @@
-"""A grid, spread out: every job as the list of Hydra overrides that composes it, and which jobs are left out.
+"""Expands a grid into jobs, each as the list of Hydra overrides that composes it, and says which jobs are excluded.
 
-`params` and the command line multiply, as in Hydra's basic sweeper; the keys of one zip advance together. The
-whole override grammar is Hydra's own parser, so a value means here what it means everywhere else.
+`params` and the command line multiply, as in Hydra's basic sweeper; the keys of one zip advance together. Hydra's own
+parser reads the overrides, so a value means the same here as everywhere else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from runner.config.plain_text import flat, sweep_of
 from runner.core.errors import ConfigError, unknown
 
-MOST_JOBS = 1_000_000  # beyond this a grid is a typing error, and listing it would fill the memory
+MOST_JOBS = 1_000_000  # a larger grid is a typing error, and listing it would fill the memory
 PARAMS = "hydra.sweeper.params"
 ZIP = "hydra.sweeper.zip"
 EXCLUDE = "hydra.sweeper.exclude"
@@ -37,21 +37,21 @@ def expand(
 ) -> list[list[str]]:
     """Return every job's overrides: params, then zips, then the command line; the last one varies fastest."""
     parser = OverridesParser.create(config_loader=config_loader)
-    asked = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
-    swept: dict[str, Override] = {}
+    given = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
+    from_params: dict[str, Override] = {}
     for key, value in flat(params or {}):
         override = _parse(parser, PARAMS, key, value)
-        swept[override.get_key_element()] = override
+        from_params[override.get_key_element()] = override
     zipped: dict[str, list[Override]] = {}
     for number, together in enumerate(zips or ()):
         place = f"{ZIP}[{number}]"
         zipped[place] = [_parse(parser, place, key, value) for key, value in flat(together)]
-    _refuse_two_places(asked, swept, zipped)
+    _reject_duplicate_keys(given, from_params, zipped)
 
-    # the command line replaces an entry of params where that stands; what it adds comes last
-    axes = [_advance("", [asked.pop(key, override)]) for key, override in swept.items()]
-    axes += [_advance(place, overrides) for place, overrides in zipped.items() if overrides]
-    axes += [_advance("", [override]) for override in asked.values()]
+    # the command line replaces an entry of params in its place; keys that only the command line has come last
+    axes = [_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
+    axes += [_axis(place, overrides) for place, overrides in zipped.items() if overrides]
+    axes += [_axis("", [override]) for override in given.values()]
     if math.prod(map(len, axes)) > MOST_JOBS:
         sizes = " x ".join(f"{len(axis)} ({_keys(axis)})" for axis in axes if len(axis) > 1)
         raise ConfigError(f"this grid has more than {MOST_JOBS:,} jobs: {sizes}; give fewer values")
@@ -68,12 +68,12 @@ def check_exclude(exclude: Sequence[Mapping[str, str]], jobs: Iterable[Values], 
     lookups = list(jobs)
     for number, rule in enumerate(exclude):
         for key, wanted in rule.items():
-            _wanted(key, wanted)  # a value that cannot be read is said here, before the first job
+            _wanted_values(key, wanted)  # reports a value that cannot be read before the first job starts
             if lookups and all(values(key) is None for values in lookups):
                 raise ConfigError(f"{EXCLUDE}[{number}].{key}: {unknown('group or key', key, known)}")
 
 
-# ------------------------------------------------------------------------------------------------ spreading
+# ------------------------------------------------------------------------------------------------ expanding
 
 
 def _parse(parser: OverridesParser, place: str, key: str, value: Any) -> Override:
@@ -87,57 +87,57 @@ def _parse(parser: OverridesParser, place: str, key: str, value: Any) -> Overrid
 
 
 def _name(override: Override) -> str:
-    """The key without + or ~: what an override is about, whatever it does there."""
+    """Return the key of an override without + or ~."""
     return override.get_key_element().lstrip("+~")
 
 
-def _refuse_two_places(
-    asked: Mapping[str, Override], swept: Mapping[str, Override], zipped: Mapping[str, list[Override]]
+def _reject_duplicate_keys(
+    given: Mapping[str, Override], from_params: Mapping[str, Override], zipped: Mapping[str, list[Override]]
 ) -> None:
-    """A key of a zip stands nowhere else: which of its values would go with the other keys of the zip?"""
+    """Reject a key of a zip that is given elsewhere, too: its values could not be matched with the zip's other keys."""
     seen: dict[str, str] = {}
     for place, overrides in zipped.items():
         for name in map(_name, overrides):
             if name in seen:
                 where = f"twice in {place}" if seen[name] == place else f"in {seen[name]} and in {place}"
-                raise ConfigError(f"{name} stands {where}: keep it in one place")
+                raise ConfigError(f"{name} is given {where}: keep it in one place")
             seen[name] = place
-    for override in asked.values():
+    for override in given.values():
         name = _name(override)
-        if (found := seen.get(name)) is not None:
-            others = [other for other in map(_name, zipped[found]) if other != name]
+        if (place_of_zip := seen.get(name)) is not None:
+            others = [other for other in map(_name, zipped[place_of_zip]) if other != name]
             together = f", where it advances together with {', '.join(others)}" if others else ""
             raise ConfigError(
-                f"{override.input_line} on the command line collides with {name} in {found}{together}: "
-                f"leave it off the command line, or take it out of {found}"
+                f"{override.input_line} on the command line collides with {name} in {place_of_zip}{together}: "
+                f"leave it off the command line, or take it out of {place_of_zip}"
             )
-    for name in map(_name, swept.values()):
+    for name in map(_name, from_params.values()):
         if name in seen:
-            raise ConfigError(f"{name} stands in {PARAMS} and in {seen[name]}: keep it in one place")
+            raise ConfigError(f"{name} is given in {PARAMS} and in {seen[name]}: keep it in one place")
 
 
-def _advance(place: str, overrides: list[Override]) -> list[tuple[str, ...]]:
-    """Return the values of one key, or of all keys of a zip, each time together."""
-    columns = [_spread(override) for override in overrides]
+def _axis(place: str, overrides: list[Override]) -> list[tuple[str, ...]]:
+    """Return the values of one key, or of the keys of a zip in step with each other."""
+    columns = [_values_of(override) for override in overrides]
     if len({len(column) for column in columns}) > 1:
         lengths = ", ".join(f"{_name(one)} has {len(column)}" for one, column in zip(overrides, columns, strict=True))
         raise ConfigError(f"{place}: its keys advance together, so each needs the same number of values: {lengths}")
     return list(zip(*columns, strict=True))
 
 
-def _spread(override: Override) -> list[str]:
-    """What the basic sweeper makes of one override: `key=value` for each of its values."""
+def _values_of(override: Override) -> list[str]:
+    """Return `key=value` for each value of an override, as Hydra's basic sweeper does."""
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
-    _refuse_endless(override)
+    _reject_endless(override)
     lines = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not lines:
-        raise ConfigError(f"{override.input_line}: {_why_empty(override)}")
+        raise ConfigError(f"{override.input_line}: {_empty_reason(override)}")
     return lines
 
 
-def _refuse_endless(override: Override) -> None:
+def _reject_endless(override: Override) -> None:
     value: Any = override.value()
     if override.is_interval_sweep():
         raise ConfigError(
@@ -155,13 +155,13 @@ def _refuse_endless(override: Override) -> None:
             raise ConfigError(f"{override.input_line}: this range has more than {MOST_JOBS:,} values")
 
 
-def _why_empty(override: Override) -> str:
+def _empty_reason(override: Override) -> str:
     if not isinstance(override.value(), Glob):
-        return "there is no value in it; a range goes from start up to, not including, stop"
-    assert override.config_loader is not None  # or the glob could not have been listed
+        return "it has no values; a range includes start and excludes stop"
+    assert override.config_loader is not None  # without it the glob could not be expanded
     choices = override.config_loader.get_group_options(override.key_or_group)
     if not choices:
-        return f"glob lists the choices of a group, and {override.key_or_group} is none; use choice(...)"
+        return f"glob lists the choices of a group, and {override.key_or_group} is not a group; use choice(...)"
     return f"matches no choice for {override.key_or_group}. Choices: {', '.join(choices)}"
 
 
@@ -169,35 +169,35 @@ def _keys(axis: list[tuple[str, ...]]) -> str:
     return ", ".join(line.partition("=")[0] for line in axis[0])
 
 
-# ---------------------------------------------------------------------------------------------- leaving out
+# ---------------------------------------------------------------------------------------------- excluding
 
 
 def _matches(key: str, wanted: str, value: str | None) -> bool:
     if value is None:
         return False
-    meant = _wanted(key, wanted)
-    if isinstance(meant, Glob):
-        return bool(meant.filter([value]))
-    return _comparable(value) in meant or ("str", value) in meant
+    wanted_values = _wanted_values(key, wanted)
+    if isinstance(wanted_values, Glob):
+        return bool(wanted_values.filter([value]))
+    return _comparable(value) in wanted_values or ("str", value) in wanted_values
 
 
 @lru_cache(maxsize=4096)
-def _wanted(key: str, wanted: str) -> Glob | frozenset[tuple[str, str]]:
-    """The values that a sweep string stands for, or the pattern that they match."""
+def _wanted_values(key: str, wanted: str) -> Glob | frozenset[tuple[str, str]]:
+    """Return the values that a sweep string lists, or its pattern."""
     override = _parse(OverridesParser.create(), EXCLUDE, key, wanted)
     value: Any = override.value()
     if isinstance(value, Glob):
         return value
-    return frozenset(_comparable(line.partition("=")[2]) for line in _spread(override))
+    return frozenset(_comparable(line.partition("=")[2]) for line in _values_of(override))
 
 
 @lru_cache(maxsize=4096)
 def _comparable(text: str) -> tuple[str, str]:
-    """A value's kind and text, so that 1e-1 equals 0.1, True equals true, and 1 is not true."""
+    """Return a value's type and text, so that 1e-1 equals 0.1, True equals true, and 1 differs from true."""
     try:
         override = OverridesParser.create().parse_override(f"key={text}")
     except HydraException:
-        return "str", text  # free text need not be an override
+        return "str", text  # free text that is not a valid override
     if override.is_sweep_override():
         return "str", text
     value: Any = override.value()

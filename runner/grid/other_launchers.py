@@ -1,7 +1,7 @@
 """Jobs under Hydra's other launchers, such as joblib, submitit or Ray.
 
 A launcher of another package returns all results together, and none of them when one process dies. But each job
-records its result on disk: it is read there, and only the jobs without one are launched again.
+records its result on disk: the results are read from there, and only jobs without a result are launched again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from runner.core import progress
 from runner.core.console import keep_streams, say
 from runner.core.errors import ConfigError, EvidenceError, JobHeld
 from runner.core.result import Record, Status
-from runner.grid.plan import Outcome, PlannedJob, failure, run_job
+from runner.grid.plan import Outcome, PlannedJob, failed_outcome, run_job
 from runner.report import brief
 from runner.store import pending_runs
 from runner.store.jobs import Job, claim
@@ -36,7 +36,7 @@ PARENT_KEY = "tracking.parent_run_id="  # the override that is added to each job
 
 
 def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
-    """Run one job in the launcher's process and print how it ended; the launcher itself reports at its own end only."""
+    """Run one job in the launcher's process and print its outcome; the launcher reports only when all have ended."""
     keep_streams()
     if not str(hydra.launcher.get("_target_")).endswith("BasicLauncher"):  # that one runs jobs in this terminal
         progress.report_to(lambda _: None)
@@ -49,7 +49,7 @@ def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
 
 
 def check_settings(name: str, settings: RunnerConfig) -> None:
-    """Refuse settings that only hydra/launcher=workers can keep."""
+    """Reject settings that only hydra/launcher=workers supports."""
     if settings.job_timeout_s is not None:
         own = "hydra.launcher.timeout_min=..." if name.startswith("submitit") else "hydra/launcher=workers"
         raise ConfigError(f"job_timeout_s={settings.job_timeout_s:g}: hydra/launcher={name} cannot keep it, use {own}")
@@ -73,15 +73,15 @@ class ForeignLaunch:
     _relaunched: set[int] = field(default_factory=set)
 
     def run(self, numbers: list[int]) -> None:
-        """Launch the jobs; when a launch breaks, launch what was under way one by one, so that only the cause fails."""
+        """Launch the jobs; after a broken launch, launch the running ones again one by one, so that only one fails."""
         self._jobs = {number: job for number in numbers if (job := self.plan[number].job) is not None}
-        self._before = {number: (_record(job), _claimed_at(job)) for number, job in self._jobs.items()}
+        self._before = {number: (_record(job), _started_ns(job)) for number, job in self._jobs.items()}
         batches = deque([numbers])
-        with redirect_stdout(sys.stderr), ExitStack() as at_the_end:  # Ray talks to stdout until it is shut down
-            at_the_end.callback(_shut_down_ray)
+        with redirect_stdout(sys.stderr), ExitStack() as stack:  # Ray writes to stdout until it is shut down
+            stack.callback(_shut_down_ray)
             while batches:
                 batch = batches.popleft()
-                if self.outcomes:  # jobs of a launch that broke may have ended meanwhile
+                if self.outcomes:  # jobs of a broken launch may have ended in the meantime
                     self._collect(batch)
                     batch = [number for number in batch if number not in self.outcomes]
                 if not batch:
@@ -93,7 +93,7 @@ class ForeignLaunch:
                     self._stop(batch)
                     return
                 except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
-                    batches.extendleft(reversed(self._after_break(batch, error)))
+                    batches.extendleft(reversed(self._batches_after_break(batch, error)))
 
     def _launch(self, batch: list[int]) -> None:
         overrides = [[*self.plan[number].overrides, *self._parent_of(number)] for number in batch]
@@ -101,12 +101,12 @@ class ForeignLaunch:
         for number, job_return in zip(batch, returns, strict=True):
             try:
                 outcome = job_return.return_value
-            except Exception as error:  # noqa: BLE001  # an error outside of the runner is a failure of that job
-                outcome = failure(error)
+            except Exception as error:  # noqa: BLE001  # an error outside of the runner makes that job fail
+                outcome = failed_outcome(error)
             assert isinstance(outcome, Outcome)
             self.outcomes[number] = outcome
             if number in self._relaunched and outcome.record is not None:
-                outcome.record.from_ledger = False  # it ended after its launch had broken: still the work of this grid
+                outcome.record.from_ledger = False  # it ended after its launch had broken, and this grid did it
 
     def _parent_of(self, number: int) -> list[str]:
         config = self.plan[number].config
@@ -114,45 +114,45 @@ class ForeignLaunch:
         return [f"{PARENT_KEY}{parent}"] if parent else []
 
     def _stop(self, batch: list[int]) -> None:
-        """Record how the jobs ended after Ctrl-C; those that the launcher leaves running are not touched."""
-        _shut_down_ray()  # else it ends its jobs when this process exits, too late to record that
+        """Record how the jobs ended after Ctrl-C; jobs that the launcher leaves running are not touched."""
+        _shut_down_ray()  # otherwise Ray ends its jobs when this process exits, too late to record that
         give_up_at = time.monotonic() + GRACE_S
-        begun = self._begun(batch)
-        while (living := [n for n in begun if _is_held(self._jobs[n])]) and time.monotonic() < give_up_at:
+        started = self._started(batch)
+        while (running := [n for n in started if _is_running(self._jobs[n])]) and time.monotonic() < give_up_at:
             time.sleep(0.1)
         self._collect(batch)
-        begun = self._begun(batch)
-        living = [number for number in living if number in begun]
-        for number in begun:
-            if number not in living:
-                self.outcomes[number] = self.plan[number].died(Status.KILLED, "interrupted")
-        if living:
+        started = self._started(batch)
+        running = [number for number in running if number in started]
+        for number in started:
+            if number not in running:
+                self.outcomes[number] = self.plan[number].record_death(Status.KILLED, "interrupted")
+        if running:
             log.warning(
-                "%d jobs go on without this grid, as hydra/launcher=%s does not end them: "
+                "%d jobs keep running without this grid, because hydra/launcher=%s does not end them: "
                 "their results are kept, and the same command waits for them",
-                len(living), self.name,
+                len(running), self.name,
             )  # fmt: skip
 
-    def _after_break(self, batch: list[int], error: Exception) -> list[list[int]]:
+    def _batches_after_break(self, batch: list[int], error: Exception) -> list[list[int]]:
         """Record what is done, and return the batches to launch next."""
         cause = " ".join(re.sub(r"-{4,}", "", str(error)).split())[:400] or type(error).__name__
         progressed = self._collect(batch)
-        begun = self._begun(batch)
-        left = [number for number in batch if number not in self.outcomes and number not in begun]
-        if len(batch) == 1 and begun:
+        started = self._started(batch)
+        waiting = [number for number in batch if number not in self.outcomes and number not in started]
+        if len(batch) == 1 and started:
             message = f"its process died under hydra/launcher={self.name}: {cause}"
-            self.outcomes[begun[0]] = self.plan[begun[0]].died(Status.FAILED, message)
+            self.outcomes[started[0]] = self.plan[started[0]].record_death(Status.FAILED, message)
             return []
-        if not begun and not progressed:
+        if not started and not progressed:
             if not self.outcomes:
                 raise ConfigError(f"hydra/launcher={self.name} could not start the jobs: {cause}") from error
-            for number in left:
+            for number in waiting:
                 self.outcomes[number] = Outcome(Status.FAILED, message=f"could not be started: {cause}", exit_code=1)
             return []
         log.warning("hydra/launcher=%s broke: %s", self.name, cause)
-        log.warning("%d jobs were under way and run again one by one; %d follow", len(begun), len(left))
-        self._relaunched |= {*begun, *left}  # a job may begin after it was counted, before the launcher is down
-        return [*([number] for number in begun), *([left] if left else [])]
+        log.warning("%d jobs were running and run again one by one; %d follow", len(started), len(waiting))
+        self._relaunched |= {*started, *waiting}  # a waiting job may still start before the launcher is down
+        return [*([number] for number in started), *([waiting] if waiting else [])]
 
     def _collect(self, batch: list[int]) -> bool:
         """Read from disk how jobs of a broken launch ended; return whether any did."""
@@ -161,18 +161,19 @@ class ForeignLaunch:
             record = _record(self._jobs[number])
             if number in self.outcomes or record is None or record == self._before[number][0]:
                 continue
-            if pending_runs.left(self._jobs[number].folder / pending_runs.FILE):
-                continue  # its process died, or dies now, between disk and MLflow: another one tells MLflow
+            if pending_runs.any_left(self._jobs[number].folder / pending_runs.FILE):
+                continue  # its process died after writing to disk and before MLflow: the next start updates MLflow
             if record.status is not Status.KILLED:
-                code = 0 if record.status is Status.FINISHED else 1
-                kept = record if code == 0 else None
-                self.outcomes[number] = Outcome(record.status, kept, record.error or "", code)
+                is_finished = record.status is Status.FINISHED
+                self.outcomes[number] = Outcome(
+                    record.status, record if is_finished else None, record.error or "", int(not is_finished)
+                )
                 ended = True
         return ended
 
-    def _begun(self, batch: list[int]) -> list[int]:
+    def _started(self, batch: list[int]) -> list[int]:
         """Return the jobs that a process has started and that have not ended."""
-        return [n for n in batch if n not in self.outcomes and _claimed_at(self._jobs[n]) != self._before[n][1]]
+        return [n for n in batch if n not in self.outcomes and _started_ns(self._jobs[n]) != self._before[n][1]]
 
 
 def _shut_down_ray() -> None:
@@ -183,12 +184,12 @@ def _shut_down_ray() -> None:
 def _record(job: Job) -> Record | None:
     try:
         return job.last_record()
-    except EvidenceError:  # rerun=all replaces it
+    except EvidenceError:  # a damaged record; rerun=all replaces it
         return None
 
 
-def _is_held(job: Job) -> bool:
-    """Whether a living process is doing the job."""
+def _is_running(job: Job) -> bool:
+    """Return whether a live process is doing the job."""
     try:
         with claim(job, wait=False):
             return False
@@ -196,7 +197,7 @@ def _is_held(job: Job) -> bool:
         return True
 
 
-def _claimed_at(job: Job) -> int:
+def _started_ns(job: Job) -> int:
     """Return when the job was last started, by the clock of the file system; 0: never."""
     lock = job.folder / ".lock"
     return lock.stat().st_mtime_ns if lock.exists() else 0

@@ -1,4 +1,4 @@
-"""The MLflow runs that stand above a grid's jobs: one in each store that its jobs are logged to."""
+"""The parent runs of a grid's jobs in MLflow: one in each store that the jobs are logged to."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from runner.core.result import Status
 from runner.core.uris import without_secrets
 from runner.grid.plan import Outcome, PlannedJob, State
 from runner.store import grid_runs, ledger
-from runner.store.look import StoredRuns, look
 from runner.store.mlflow_store import Store, store_of
+from runner.store.stored_runs import StoredRuns, read_runs
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class Parents:
-    """Asks the stores what they have of a grid, and begins and ends its runs there."""
+class ParentRuns:
+    """Reads what the stores have of a grid, and starts and ends its runs there."""
 
     plan: list[PlannedJob]
     overrides: list[str]
@@ -30,12 +30,12 @@ class Parents:
 
     @property
     def grid(self) -> str:
-        """The name of the grid: the same jobs are the same grid."""
+        """The name of the grid, which follows from its jobs: the same jobs are the same grid."""
         names = sorted(planned.job_id or " ".join(planned.overrides) for planned in self.plan)
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
 
-    def look(self) -> None:
-        """Ask each store once; a done job that has no run below this grid, and no free one, is to be logged."""
+    def find_unlogged(self) -> None:
+        """Read each store once; mark the done jobs that have neither a run below this grid nor a run without a grid."""
         stores: dict[Store, list[PlannedJob]] = {}
         for planned in self.plan:
             if planned.config is None or planned.state is State.impossible:
@@ -45,48 +45,48 @@ class Parents:
         for store, jobs in stores.items():
             done = [planned for planned in jobs if planned.state is State.done and planned.same_as is None]
             try:
-                held = look(store)
+                stored = read_runs(store)
             except TrackingError as error:
-                if len(done) == len(jobs) and all(ledger.stood_there(store, it.record) for it in done if it.record):
+                if len(done) == len(jobs) and all(ledger.was_logged(store, it.record) for it in done if it.record):
                     log.warning("%s. The results were logged there when the jobs were done", str(error).rstrip("."))
                     continue
                 raise
-            grid_runs.end_left(store, held)
-            parent = next((run for run, _ in held.grids.get(self.grid, [])), None)
+            grid_runs.end_abandoned(store, stored)
+            parent = next((run for run, _ in stored.grids.get(self.grid, [])), None)
             for planned in done:
-                there = parent is not None and held.run_of(planned.job_id, parent)
-                planned.unlogged |= not (there or held.orphan_of(planned.job_id))
-            if not self._is_settled(held, jobs):
+                is_below = parent is not None and stored.run_of(planned.job_id, parent)
+                planned.unlogged |= not (is_below or stored.orphan_of(planned.job_id))
+            if not self._is_up_to_date(stored, jobs):
                 self._stores[store] = jobs
 
-    def _is_settled(self, held: StoredRuns, jobs: list[PlannedJob]) -> bool:
-        """Whether a store shows this grid as it is, with nothing to do."""
-        for run, status in held.grids.get(self.grid, [])[:1]:
-            below = all(held.run_of(it.job_id, run) for it in jobs if it.state is State.done)
-            to_do = any(it.state in (State.todo, State.go_on) for it in jobs)
-            return below and not to_do and status == self._status(interrupted=False)
+    def _is_up_to_date(self, stored: StoredRuns, jobs: list[PlannedJob]) -> bool:
+        """Return whether a store shows this grid as it is, with nothing to do."""
+        for run, status in stored.grids.get(self.grid, [])[:1]:
+            all_below = all(stored.run_of(it.job_id, run) for it in jobs if it.state is State.done)
+            to_do = any(it.state in (State.todo, State.resume) for it in jobs)
+            return all_below and not to_do and status == self._status(interrupted=False)
         return False
 
     def start(self) -> None:
-        """Open the runs, and tell each job below which one it stands."""
+        """Start the runs, and give each job the id of its parent run."""
         for store, jobs in self._stores.items():
             done = [planned.job_id for planned in jobs if planned.state is State.done and planned.same_as is None]
-            run = grid_runs.start(store, self.grid, self.overrides, self._described(), done)
+            run = grid_runs.start(store, self.grid, self.overrides, self._plan_as_data(), done)
             self._runs.append(run)
             for planned in jobs:
                 assert planned.config is not None
                 planned.config.tracking.parent_run_id = run.run_id
 
     def finish(self, interrupted: bool) -> bool:
-        """End the runs with the status that is true; return whether all stores have it so."""
-        ended = [grid_runs.finish(run, self._status(interrupted), self._described()) for run in self._runs]
+        """End the runs with the grid's status; return whether all stores could be written."""
+        ended = [grid_runs.finish(run, self._status(interrupted), self._plan_as_data()) for run in self._runs]
         return all(ended)
 
     def _status(self, interrupted: bool) -> Status:
-        finished = all(self._ended(number) is Status.FINISHED for number in range(len(self.plan)))
+        finished = all(self._status_of(number) is Status.FINISHED for number in range(len(self.plan)))
         return Status.FINISHED if finished else Status.KILLED if interrupted else Status.FAILED
 
-    def _ended(self, number: int) -> Status | None:
+    def _status_of(self, number: int) -> Status | None:
         same_as = self.plan[number].same_as
         number = number if same_as is None else same_as
         outcome = self.outcomes.get(number)
@@ -94,8 +94,8 @@ class Parents:
             return outcome.status
         return Status.FINISHED if self.plan[number].state is State.done else None
 
-    def _described(self) -> list[dict[str, Any]]:
-        """Return the plan as plain data: every job with its id, what differs, and how it stands."""
+    def _plan_as_data(self) -> list[dict[str, Any]]:
+        """Return the plan as plain data: each job's id, overrides, planned state, status and problem."""
         outcomes = map(self.outcomes.get, range(len(self.plan)))
         return [
             {

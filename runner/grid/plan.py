@@ -1,6 +1,6 @@
-"""The jobs of a grid: what would run, what is done, what cannot work and what each takes, and how each ended.
+"""The jobs of a grid: what would run, what is done, what cannot work, what each job will take, and how each ended.
 
-All but the end is known before anything is loaded.
+All but the last is known before anything is loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Record, Status
 from runner.engines.kinds import BaseCache, Need, kind_of
 from runner.estimates.fit import PROCESS_MIB
-from runner.estimates.jobs import Taken, estimate
+from runner.estimates.jobs import JobEstimate, estimate
 from runner.run import check, identify, must_start_anew, run
 from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
@@ -28,46 +28,46 @@ from runner.tasks.base import Uses, task_of
 
 
 class State(StrEnum):
-    """Where a job stands before the grid starts."""
+    """The state of a job before the grid starts."""
 
     todo = "to do"
-    go_on = "go on"  # samples of an interrupted run are there
+    resume = "to resume"  # an interrupted run has left samples
     done = "done"
     impossible = "impossible"
 
 
 @dataclass
 class Outcome:
-    """How a job ended, in a form that crosses processes."""
+    """How a job ended, in a form that can be sent to another process."""
 
     status: Status
     record: Record | None = None
     message: str = ""
     exit_code: int = 0
-    held: bool = False  # another process is doing it
+    is_held_elsewhere: bool = False  # another process is doing the job
 
 
 @dataclass
 class PlannedJob:
-    """One job of a grid, as it is known beforehand."""
+    """One job of a grid, as far as it is known before the start."""
 
     overrides: list[str]
     config: RunnerConfig | None = None
-    composed: DictConfig | None = None  # the config as YAML has it
+    composed: DictConfig | None = None  # the composed config, before it is converted
     resolved: resolve.Resolved | None = None  # None: the config itself cannot work
     job: Job | None = None
     state: State = State.impossible
-    problem: str = ""  # why it cannot work
-    notes: list[str] = field(default_factory=list)  # why it may not work well
+    problem: str = ""  # why the job cannot work
+    notes: list[str] = field(default_factory=list)  # why the job may not work well
     exit_code: int = 0
     record: Record | None = None  # of a job that is done
-    unlogged: bool = False  # done, but MLflow does not have it yet, or task.output asks for a copy
+    unlogged: bool = False  # done, but MLflow does not have it yet, or task.output wants a copy
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
-    measures: bool = False  # its numbers suffer when something runs beside it
-    reads: int | None = None  # questions or prompts, where these have been read
-    after: str = ""  # the id of a job that has to be done before, if it stands in this grid
+    measures: bool = False  # other jobs at the same time would distort its measurements
+    input_count: int | None = None  # questions or prompts, where these have been read
+    after: str = ""  # the id of a job that must be done first, if this grid has it
     cost: float = 1.0  # a rough size of the work, to start long jobs first
-    same_as: int | None = None  # an earlier job of the grid that is this very job
+    same_as: int | None = None  # the number of an earlier job of the grid that is the same job
 
     @property
     def job_id(self) -> str:
@@ -75,13 +75,13 @@ class PlannedJob:
         return self.job.job_id if self.job else ""
 
     @property
-    def asked(self) -> tuple[object, ...]:
-        """The answer that is asked for, and all places that want it: where it is kept, logged and handed over."""
+    def duplicate_key(self) -> tuple[object, ...]:
+        """What makes two jobs duplicates: the same job, logged to the same store and delivered to the same file."""
         assert self.config is not None
         return self.job, mlflow_store.store_of(self.config), self.config.task.delivers_to
 
-    def died(self, status: Status, message: str) -> Outcome:
-        """Write down how the job ended whose process died before it could, and return that."""
+    def record_death(self, status: Status, message: str) -> Outcome:
+        """Record how the job ended, because its process died before it could do so; return the outcome."""
         assert self.config is not None
         assert self.job is not None
         ledger.write_death(self.config, self.job, task_of(self.config).VERSION, status, message)
@@ -89,7 +89,7 @@ class PlannedJob:
 
 
 def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
-    """Identify a job and look it up; an input that cannot work is its state, not an exception."""
+    """Identify a job and look it up; for an input that cannot work, return a job in the state `impossible`."""
     resolved = resolve.resolve(config)
     planned = PlannedJob(overrides, config, resolved=resolved)
     planned.cost = float(config.task.questions * config.generation.max_new_tokens)
@@ -97,9 +97,9 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         task = task_of(config)
         planned.measures = Uses.machine in task.USES
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
-        with resolve.only_looking(bool(config.plan)):
+        with resolve.no_downloads(bool(config.plan)):
             inputs, planned.job = identify(config, task, resolved)
-            planned.reads, planned.after = inputs.count, inputs.after
+            planned.input_count, planned.after = inputs.count, inputs.after
             planned.resolved = resolved = resolved.beside(inputs.second)
             anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()
@@ -107,7 +107,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
                 planned.notes = check(config, task, resolved)
             if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, config, resolved)):
                 planned.notes.append(lines.replace("\n", "\n    "))
-    except resolve.ToDownload as absent:  # a job's id rests on what its files hold
+    except resolve.ToDownload as absent:  # a job's id depends on the content of files that are not here yet
         planned.state, planned.notes = State.todo, [str(absent)]
     except RunnerError as error:
         planned.problem, planned.exit_code, planned.base = str(error), error.exit_code, ""  # nothing will be loaded
@@ -117,23 +117,23 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             planned.unlogged = config.task.delivers_to is not None
         else:
             started = planned.job.samples_path.exists() and not anew
-            planned.state = State.go_on if started else State.todo
+            planned.state = State.resume if started else State.todo
     return planned
 
 
-def mark_twins(plan: list[PlannedJob]) -> None:
-    """Find jobs that stand in the grid twice under different names and ask for nothing more: each is done once."""
+def mark_duplicates(plan: list[PlannedJob]) -> None:
+    """Mark jobs that the grid already has under other overrides, so that each is done once."""
     first: dict[tuple[object, ...], int] = {}
     for number, planned in enumerate(plan):
         if planned.job is not None:
-            earlier = first.setdefault(planned.asked, number)
+            earlier = first.setdefault(planned.duplicate_key, number)
             planned.same_as = earlier if earlier != number else None
 
 
 def group(plan: list[PlannedJob], numbers: list[int]) -> deque[deque[int]]:
-    """Put jobs that share a base together, the longest group first; a job that loads nothing is a group of its own.
+    """Group jobs that share a base, the longest group first; a job that loads nothing is a group of its own.
 
-    Within a group, jobs that wait for no other one go first.
+    Within a group, jobs that wait for no other job come first.
     """
     groups: dict[str, deque[int]] = {}
     for number in sorted(numbers, key=lambda number: bool(plan[number].after)):
@@ -141,30 +141,30 @@ def group(plan: list[PlannedJob], numbers: list[int]) -> deque[deque[int]]:
     return deque(sorted(groups.values(), key=lambda members: -sum(plan[n].cost for n in members)))
 
 
-def how_many(plan: list[PlannedJob], numbers: list[int], wanted: str) -> int:
-    """Return the number of workers: as asked, or what GPUs, cores and memory allow."""
-    together = group(plan, numbers)  # jobs that share a base need the same
-    groups = len(together)
+def worker_count(plan: list[PlannedJob], numbers: list[int], wanted: str) -> int:
+    """Return the number of workers: as configured, or as many as GPUs, cores and memory allow."""
+    grouped = group(plan, numbers)  # jobs that share a base need the same memory and threads
+    groups = len(grouped)
     if wanted != "auto":
         return min(int(wanted), groups)
     if any(plan[number].measures for number in numbers):
-        return 1  # a measurement beside another job measures the other job, too
+        return 1  # another job at the same time would distort the measurement
     if gpus := len(machine.gpu_models()):
         return min(gpus, groups)
-    one_of_each = [plan[members[0]] for members in together]
-    needs = [need_of(one.config, one.resolved) for one in one_of_each if one.config and one.resolved]
+    first_of_each = [plan[members[0]] for members in grouped]
+    needs = [predicted_need(one.config, one.resolved) for one in first_of_each if one.config and one.resolved]
     by_memory = int(0.8 * machine.available_mib() // (PROCESS_MIB + max(need.mib for need in needs)))
     by_cores = machine.cores() // max(need.threads for need in needs)
     return max(1, min(groups, by_memory, by_cores))
 
 
-def need_of(config: RunnerConfig, resolved: resolve.Resolved) -> Need:
+def predicted_need(config: RunnerConfig, resolved: resolve.Resolved) -> Need:
     """Predict memory and threads of a job, from the checkpoint's headers alone."""
     return kind_of(config.model).need(config, resolved) if Uses.weights in task_of(config).USES else Need(0.0, 1)
 
 
-def taken_by(plan: list[PlannedJob]) -> dict[int, Taken]:
-    """Estimate memory and time of the jobs of a plan that work with weights; plan=quick calibrates nothing."""
+def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
+    """Estimate memory and time of a plan's jobs that use weights, by number; plan=quick skips the calibration."""
     jobs = {
         number: (planned.config, planned.resolved)
         for number, planned in enumerate(plan)
@@ -175,35 +175,35 @@ def taken_by(plan: list[PlannedJob]) -> dict[int, Taken]:
     if settings is None:
         return {}
     output_dir = Path(settings.output_dir).expanduser().absolute()
-    timed = {number: it for number, it in jobs.items() if plan[number].state in (State.todo, State.go_on)}
+    timed = {number: it for number, it in jobs.items() if plan[number].state in (State.todo, State.resume)}
     others = {number: it for number, it in jobs.items() if number not in timed}
-    read = {number: planned.reads for number, planned in enumerate(plan) if planned.reads is not None}
-    known = estimate(others, output_dir, calibrate=False, read=read)
-    return known | estimate(timed, output_dir, settings.plan is True, read=read)
+    counts = {number: it.input_count for number, it in enumerate(plan) if it.input_count is not None}
+    of_others = estimate(others, output_dir, calibrate=False, read=counts)
+    return of_others | estimate(timed, output_dir, settings.plan is True, read=counts)
 
 
 def run_job(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Outcome:
-    """Do one job of a grid: an error ends this job and no other."""
+    """Run one job of a grid; an error ends only this job."""
     try:
         record = run(config, config_yaml, bases, wait)
         return Outcome(record.status, record, record.error or "", exit_code=1 if record.error else 0)
     except ledger.NotLogged as error:
         return Outcome(Status.FINISHED, error.record, str(error))
-    except SystemExit as error:  # it would end the process, with all of its jobs
+    except SystemExit as error:  # it would end the process with all of its jobs
         return Outcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
-    except Exception as error:  # noqa: BLE001  # whatever breaks in one job must not end the grid
-        return failure(error)
+    except Exception as error:  # noqa: BLE001  # no error of one job may end the grid
+        return failed_outcome(error)
 
 
-def failure(error: Exception) -> Outcome:
-    """Return how a job ended that raised an error."""
+def failed_outcome(error: Exception) -> Outcome:
+    """Return the outcome of a job that raised an error."""
     if isinstance(error, RunnerError):
-        return Outcome(Status.FAILED, None, str(error), error.exit_code, held=isinstance(error, JobHeld))
+        return Outcome(Status.FAILED, None, str(error), error.exit_code, is_held_elsewhere=isinstance(error, JobHeld))
     return Outcome(Status.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)
 
 
 def objective(record: Record) -> tuple[str, float]:
-    """Return what a search maximises: accuracy, likelihood or speed of decoding; JobFailed if the job failed."""
+    """Return what a search maximises: accuracy, likelihood or decoding speed; JobFailed if the job failed."""
     if record.status is not Status.FINISHED:
         raise JobFailed(record.error or record.status.value)
     for name in ("accuracy", LOG_LIKELIHOOD, "best_decode_tok_per_s", "best_output_tok_per_s", "decode_tok_per_s"):

@@ -1,4 +1,4 @@
-"""`runner.grid(...)`: a grid from Python, planned, done and recorded as `runner -m` does, and its table as data."""
+"""`runner.grid(...)`: a grid from Python, planned, run and recorded as by `runner -m`, with its table as data."""
 
 from __future__ import annotations
 
@@ -19,59 +19,59 @@ from runner.grid.other_launchers import run_launched
 from runner.grid.plan import Outcome, PlannedJob
 from runner.grid.show import table_lines
 from runner.grid.sweeper import Grid, GridSweeper
-from runner.library.jobs import Overrides, as_a_command, words
+from runner.library.jobs import Overrides, as_a_command, command_words
 
 
 def rows(*overrides: Overrides, study: str | Path | None = None) -> list[dict[str, Any]]:
-    """Do every job of a grid and return one dictionary a job: what differs, how it ended, its metrics.
+    """Run every job of a grid and return one dictionary per job: what differs, how it ended, its metrics.
 
-    `pandas.DataFrame(rows)` takes them. A job that fails is a row with its error. `study` is a study's YAML file.
+    `pandas.DataFrame(rows)` accepts them. A job that fails is a row with its error. `study` is a study's YAML file.
     """
     with as_a_command():
-        sweeper, arguments = sweeper_of(words(overrides), study)
+        sweeper, arguments = sweeper_of(command_words(overrides), study)
         grid = sweeper.plan(arguments)
         if grid.settings.plan:
-            return [row | {"status": it.state.value} for row, it in zip(_rows(grid), grid.plan, strict=True)]
+            return [row | {"status": it.state.value} for row, it in zip(_as_rows(grid), grid.plan, strict=True)]
         if sweeper.do(grid):
             raise KeyboardInterrupt
-        return _rows(grid)
+        return _as_rows(grid)
 
 
 def sweeper_of(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
-    """Return the sweeper that Hydra would call, and what it would be called with."""
+    """Return the sweeper that Hydra would call, and the overrides that Hydra would pass to it."""
     Plugins.instance()
     adapt_plugins()
     name, folder = ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
     hydra = hydra_of(folder)
-    wanted = [*variables_as_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
-    master = hydra.compose_config(name, wanted, RunMode.MULTIRUN, with_log_configuration=False)
+    all_overrides = [*variables_as_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
+    master = hydra.compose_config(name, all_overrides, RunMode.MULTIRUN, with_log_configuration=False)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(master))
     sweeper = Plugins.instance().instantiate_sweeper(config=master, hydra_context=context, task_function=_task)
     if not isinstance(sweeper, GridSweeper):
         raise ConfigError("hydra/sweeper: runner.grid() does grids. For a search: runner -m hydra/sweeper=optuna ...")
-    asked: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
-    return sweeper, asked
+    task_overrides: Any = OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
+    return sweeper, task_overrides
 
 
 def _task(composed: DictConfig) -> Outcome:
-    """Do one job in the process of another launcher."""
+    """Run one job in the process of another launcher."""
     return run_launched(composed, HydraConfig.get())
 
 
-def _rows(grid: Grid) -> list[dict[str, Any]]:
-    found = []
+def _as_rows(grid: Grid) -> list[dict[str, Any]]:
+    rows = []
     lines = table_lines(grid.plan, grid.outcomes)
     for number, (line, planned) in enumerate(zip(lines, grid.plan, strict=True)):
         outcome = grid.outcomes.get(number if planned.same_as is None else planned.same_as)
         error = outcome.message if outcome else planned.problem
         names = {key: _value(planned, key, text) for key, text in line.names.items()}
         row = {"job_id": line.job_id, **names, "status": line.status, "error": error or None}
-        found.append(row | (line.record.result.metrics if line.record else {}))
-    return found
+        rows.append(row | (line.record.result.metrics if line.record else {}))
+    return rows
 
 
 def _value(planned: PlannedJob, key: str, text: str) -> Any:
-    """Return what a job has for a key, as the number that it is; a group's choice stays a name."""
+    """Return the value that a job's config has for a key; for a group, the name of its choice."""
     value: Any = planned.config
     for part in key.split("."):
         value = getattr(value, part, None)

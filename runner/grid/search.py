@@ -1,4 +1,4 @@
-"""A search: another package's sweeper launches trials lot by lot; here they are counted, shown and ranked together."""
+"""A search: another package's sweeper launches trials in batches; here they are counted, shown and ranked together."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ RESULTS = "optimization_results.yaml"  # where Optuna's sweeper leaves the best 
 
 @dataclass
 class Trials:
-    """All trials of a search, over all lots in which they are launched."""
+    """All trials of a search, over all batches in which they are launched."""
 
-    wanted: Callable[[], int] = lambda: 0  # how many there will be, as far as that is known
-    keys: tuple[str, ...] = ()  # what is searched over
+    wanted: Callable[[], int] = lambda: 0  # how many trials there will be, as far as that is known
+    keys: tuple[str, ...] = ()  # the keys that are searched over
     maximize: bool = True
     plan: list[PlannedJob] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -37,23 +37,23 @@ class Trials:
 
     @property
     def total(self) -> int:
-        """How many trials there are in all, or at least."""
+        """The number of trials, or how many there are at least."""
         return max(self.wanted(), len(self.plan))
 
     def view(self) -> GridView:
-        """Return a view that goes on counting where the lot before has ended."""
+        """Return a view that continues to count where the batch before has ended."""
         failed = sum(outcome.status is not Status.FINISHED for outcome in self.outcomes.values())
-        named = labels(self.plan, self.keys)
-        return GridView(named, self.total, done=len(self.outcomes), failed=failed, began=self.began)
+        names = labels(self.plan, self.keys)
+        return GridView(names, self.total, done=len(self.outcomes), failed=failed, began=self.began)
 
     def best(self) -> tuple[PlannedJob, str, float] | None:
-        """Return the best trial with what it is judged by; of equal ones the first."""
-        judged = [
-            (planned, *found)
+        """Return the best trial with the name and value of its objective; ties go to the first."""
+        scored = [
+            (planned, *score)
             for number, planned in enumerate(self.plan)
-            if (outcome := self.outcomes.get(number)) and outcome.record and (found := _judged(outcome.record))
+            if (outcome := self.outcomes.get(number)) and outcome.record and (score := _score(outcome.record))
         ]
-        return max(judged, key=lambda it: it[2] if self.maximize else -it[2], default=None)
+        return max(scored, key=lambda it: it[2] if self.maximize else -it[2], default=None)
 
     def show(self) -> None:
         """Print the table of all trials and the best one."""
@@ -62,16 +62,16 @@ class Trials:
             return
         interrupted = len(self.outcomes) < len(self.plan)
         show_grid(table_lines(self.plan, self.outcomes, interrupted, self.keys), settings.print)
-        if settings.print.value == "table" and (found := self.best()) is not None:
-            planned, name, value = found
+        if settings.print.value == "table" and (best := self.best()) is not None:
+            planned, name, value = best
             metric = described(name)
-            said = f"{metric.label} {metric.write(value)} {metric.unit}".rstrip()
+            result = f"{metric.label} {metric.write(value)} {metric.unit}".rstrip()
             values = " ".join(text for text in planned.overrides if text.partition("=")[0] in self.keys)
-            print(plain(f"best of {len(self.outcomes)} trials: {said}, {planned.job_id}\n  {values}"))
+            print(plain(f"best of {len(self.outcomes)} trials: {result}, {planned.job_id}\n  {values}"))
         show_hints(settings)
 
 
-def _judged(record: Record) -> tuple[str, float] | None:
+def _score(record: Record) -> tuple[str, float] | None:
     try:
         return objective(record)
     except RunnerError:
@@ -79,7 +79,7 @@ def _judged(record: Record) -> tuple[str, float] | None:
 
 
 def optuna_search(**settings: Any) -> Sweeper:
-    """Return Optuna's sweeper with a search's counting before it."""
+    """Return Optuna's sweeper, extended by the counting and showing of trials."""
     from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 
     class OptunaSearch(Search, OptunaSweeper):
@@ -89,25 +89,27 @@ def optuna_search(**settings: Any) -> Sweeper:
 
 
 class Search:
-    """Put before Optuna's sweeper, it counts trials over all lots and shows them at the end."""
+    """A mixin for Optuna's sweeper that counts trials over all batches and shows them at the end."""
 
     sweeper: Any  # the plugin's own
 
     def sweep(self, arguments: list[str]) -> None:
-        """Search, and show what there is to show, however it ends."""
+        """Search, and show the trials however the search ends."""
         import optuna
 
-        optuna.logging.set_verbosity(logging.WARNING)  # the name of a study in memory is no news
-        its, parser = self.sweeper, OverridesParser.create()
+        optuna.logging.set_verbosity(logging.WARNING)  # it would log the name of a study in memory
+        sweeper, parser = self.sweeper, OverridesParser.create()
         swept = [it.key_or_group for it in parser.parse_overrides(arguments) if it.is_sweep_override()]
-        trials = Trials(lambda: its.n_trials, (*map(str, its.params or {}), *swept), "max" in str(its.direction))
-        if not hasattr(its.launcher, "trials"):  # another launcher, which keeps no outcomes
+        trials = Trials(
+            lambda: sweeper.n_trials, (*map(str, sweeper.params or {}), *swept), "max" in str(sweeper.direction)
+        )
+        if not hasattr(sweeper.launcher, "trials"):  # another launcher, which keeps no outcomes
             super().sweep(arguments)  # type: ignore[misc]
-            found: Any = OmegaConf.load(Path(its.sweep_dir, RESULTS))
-            values = " ".join(f"{key}={value}" for key, value in found.best_params.items())
-            print(plain(f"best of {its.n_trials} trials: {found.best_value}\n  {values}"))
+            results: Any = OmegaConf.load(Path(sweeper.sweep_dir, RESULTS))
+            values = " ".join(f"{key}={value}" for key, value in results.best_params.items())
+            print(plain(f"best of {sweeper.n_trials} trials: {results.best_value}\n  {values}"))
             return
-        its.launcher.trials = trials
+        sweeper.launcher.trials = trials
         try:
             super().sweep(arguments)  # type: ignore[misc]
         finally:

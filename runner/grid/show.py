@@ -1,6 +1,6 @@
-"""A grid as a user sees it: names, plan, what happens while it runs, the table at the end, the failures.
+"""A grid as a user sees it: names, plan, progress, the table at the end, the failures.
 
-While it runs there is one live view on a terminal, plain lines elsewhere, all on stderr.
+Progress goes to stderr: a live view on a terminal, plain lines elsewhere.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from runner.core.console import console, plain, say
 from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
-from runner.estimates.jobs import Taken, clock, said
-from runner.grid.plan import Outcome, PlannedJob, State, taken_by
+from runner.estimates.jobs import JobEstimate, clock, estimate_words
+from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.report import GridLine, brief
 from runner.store import mlflow_store
 
 REDRAW_EVERY_S = 0.25
-OF_TAKEN = ("weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
+ESTIMATE_COLUMNS = ("weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
 
 
 # ------------------------------------------------------------------------------------- before and after
 
 
 def job_names(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Return for each job the overrides in which the jobs differ, and those that are always named: key -> value."""
+    """Return for each job the overrides in which the jobs differ, and those of the keys `always`: key -> value."""
     rows = [dict(text.partition("=")[::2] for text in planned.overrides) for planned in plan]
     keys = dict.fromkeys(key for row in rows for key in row)
     differing = [key for key in keys if key in always or len({row.get(key) for row in rows}) > 1]
@@ -51,82 +51,82 @@ def labels(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[str]:
 def summary(plan: list[PlannedJob]) -> str:
     """Count a plan in one line."""
     totals = Counter(planned.state for planned in plan)
-    twins = sum(planned.same_as is not None for planned in plan)
+    duplicates = sum(planned.same_as is not None for planned in plan)
     parts = [f"{totals[state]} {state}" for state in State if totals[state]]
-    return f"{len(plan)} jobs: {', '.join(parts)}" + (f" ({twins} stand here twice, done once)" if twins else "")
+    return f"{len(plan)} jobs: {', '.join(parts)}" + (f" ({duplicates} listed twice, run once)" if duplicates else "")
 
 
 def show_plan(plan: list[PlannedJob]) -> None:
-    """Print what would run and what each job takes, what is done, what cannot work, which jobs share a loaded base."""
+    """Print each job's state, the base that it shares, and the memory and time that it will take."""
     from rich import box
     from rich.table import Table
 
-    taken = taken_by(plan)
+    estimates = estimate_plan(plan)
     bases = {base: number for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)}
     names = job_names(plan)
     keys = list(dict.fromkeys(key for row in names for key in row))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("job", no_wrap=True)
-    rows = [_cells_of(taken.get(number)) for number in range(len(plan))]
-    told = [place for place in range(len(OF_TAKEN)) if any(row[place] for row in rows)]
-    for column in (*keys, "state", "base", *(OF_TAKEN[place] for place in told)):
+    rows = [_estimate_cells(estimates.get(number)) for number in range(len(plan))]
+    filled = [column for column in range(len(ESTIMATE_COLUMNS)) if any(row[column] for row in rows)]
+    for column in (*keys, "state", "base", *(ESTIMATE_COLUMNS[column] for column in filled)):
         table.add_column(column, overflow="fold")
     for number, (planned, row) in enumerate(zip(plan, names, strict=True)):
-        twin = " (the same job as one above)" if planned.same_as is not None else ""
+        duplicate = " (the same job as one above)" if planned.same_as is not None else ""
         base = f"{bases[planned.base]}" if planned.base else ""
         cells = [row.get(key, "") for key in keys]
-        own = [rows[number][place] for place in told]
-        table.add_row(planned.job_id, *cells, f"{planned.state}{twin}", base, *own)
+        estimated = [rows[number][column] for column in filled]
+        table.add_row(planned.job_id, *cells, f"{planned.state}{duplicate}", base, *estimated)
     console().print(table)
-    if told:
+    if filled:
         print(
-            "memory as predicted; peak: what weights, KV cache and activations take at once, a worker's own "
-            f"{PROCESS_MIB:.0f} MiB not counted. Free: {_free()}"
+            "memory as predicted; peak: weights, KV cache and activations together, without the "
+            f"{PROCESS_MIB:.0f} MiB of the worker process. Free: {_free_memory()}"
         )
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         if planned.problem:
             print(plain(f"impossible: {label}\n    {planned.problem}"))
-        found = taken[number].fit if number in taken else None
-        notes = planned.notes + ([found.would_fit] if found is not None and found.would_fit else [])
+        fit = estimates[number].fit if number in estimates else None
+        notes = planned.notes + ([fit.would_fit] if fit is not None and fit.would_fit else [])
         for note in notes:
             print(plain(f"note: {label}\n    {note}"))
-    print(f"{summary(plan)}; {len(bases)} bases to load at most once each{_time_of_all(plan, taken)}")
+    print(f"{summary(plan)}; {len(bases)} bases to load at most once each{_total_time(plan, estimates)}")
 
 
-def _cells_of(taken: Taken | None) -> list[str]:
-    """Return the cells of what a job takes."""
-    found = taken.fit if taken else None
-    if found is None:
+def _estimate_cells(taken: JobEstimate | None) -> list[str]:
+    """Return the cells with the memory and time that a job will take."""
+    fit = taken.fit if taken else None
+    if fit is None:
         memory = [""] * 5
     else:
-        it = found.predicted
+        it = fit.predicted
         memory = [f"{mib:,.0f}" for mib in (it.weight_mib, it.kv_cache_mib, it.activation_mib, it.total_mib)]
-        memory.append("yes" if found.fits else "no")
-    return [*memory, *said(taken.time if taken else None)]
+        memory.append("yes" if fit.fits else "no")
+    return [*memory, *estimate_words(taken.time if taken else None)]
 
 
-def _free() -> str:
-    """Say what is free where models may go: main memory, what a control group leaves of it, each GPU."""
+def _free_memory() -> str:
+    """Say how much memory is free for models: main memory, within a control group's limit, and that of each GPU."""
     parts = [f"{machine.available_mib():,.0f} MiB of main memory"]
     if (group := min(machine.cgroup_rooms_mib(), default=inf)) <= machine.available_mib():
         parts = [f"{group:,.0f} MiB of main memory below the control group's limit"]
     return ", ".join([*parts, *(f"{mib:,.0f} MiB of GPU {number}" for number, mib in enumerate(gpus_free_mib()))])
 
 
-def _time_of_all(plan: list[PlannedJob], taken: dict[int, Taken]) -> str:
-    """Say how long all that is to do takes, one job after another."""
-    to_do = [number for number, it in enumerate(plan) if it.state in (State.todo, State.go_on) and it.same_as is None]
-    times = [time for number in to_do if number in taken and (time := taken[number].time) is not None]
+def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> str:
+    """Say how long the jobs to do will take, one after another."""
+    to_do = [number for number, it in enumerate(plan) if it.state in (State.todo, State.resume) and it.same_as is None]
+    times = [time for number in to_do if number in estimates and (time := estimates[number].time) is not None]
     if not times:
         return ""
     seconds = sum(it.seconds for it in times)
     spread = sum(it.seconds * it.spread for it in times) / max(seconds, 1e-9)
-    untold = f", {len(to_do) - len(times)} jobs not counted" if len(times) < len(to_do) else ""
-    return f"; one after another {clock(seconds)} ± {spread:.0%}{untold}"
+    not_counted = f", {len(to_do) - len(times)} jobs not counted" if len(times) < len(to_do) else ""
+    return f"; one after another {clock(seconds)} ± {spread:.0%}{not_counted}"
 
 
 def show_hints(settings: RunnerConfig) -> None:
-    """Print where MLflow shows the jobs, and how they are compared."""
+    """Print where MLflow shows the jobs, and the command that compares them."""
     store = mlflow_store.store_of(settings)
     if store and settings.print.value == "table":
         hints = mlflow_store.see_all(store.uri), mlflow_store.compare_command(store)
@@ -136,7 +136,7 @@ def show_hints(settings: RunnerConfig) -> None:
 def table_lines(
     plan: list[PlannedJob], outcomes: dict[int, Outcome], interrupted: bool = False, keys: Sequence[str] = ()
 ) -> list[GridLine]:
-    """Return the lines of the table at the end, in the order of the grid; `keys` are named though all jobs agree."""
+    """Return the lines of the table at the end, in the order of the grid; `keys` are named even if all jobs agree."""
     lines = []
     for number, (planned, names) in enumerate(zip(plan, job_names(plan, keys), strict=True)):
         source = number if planned.same_as is None else planned.same_as
@@ -149,17 +149,17 @@ def table_lines(
 def _status_text(planned: PlannedJob, outcome: Outcome | None, interrupted: bool) -> str:
     """Return the status of a job at the end of its grid, in a word or two."""
     if outcome is not None:
-        recorded = outcome.record is not None and outcome.record.from_ledger
-        return "done before" if recorded else outcome.status.value.lower()
+        was_recorded = outcome.record is not None and outcome.record.from_ledger
+        return "done before" if was_recorded else outcome.status.value.lower()
     if planned.state is State.done:
         return "done before"
     if planned.state is State.impossible:
         return planned.state.value
-    return "stopped" if interrupted else "not begun"
+    return "stopped" if interrupted else "not started"
 
 
 def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:
-    """Print each job that is not finished, with its cause and its log; return how many there are."""
+    """Print each job that is not finished, with the cause and the log file; return how many there are."""
     failures = 0
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         outcome = outcomes.get(number)
@@ -179,20 +179,20 @@ def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:
 
 @dataclass
 class Running:
-    """A job that a worker is doing."""
+    """A job that a worker is running."""
 
     step: ProgressState | None = None
-    moved_at: float = 0.0  # when the first piece of work was done; the time before was loading
-    moved_from: float = 0.0
+    moved_at: float = 0.0  # when the first piece of work was done; before that, the job was loading
+    moved_from: float = 0.0  # the amount that was done then
 
     def move(self, step: ProgressState) -> None:
-        """Note how far the job is."""
+        """Record the job's progress."""
         self.step = step
         if step.done and not self.moved_at:
             self.moved_at, self.moved_from = time.monotonic(), step.done
 
     def eta_s(self) -> float | None:
-        """Guess the seconds left from the speed so far; None before there is one."""
+        """Estimate the seconds left from the speed so far; None while there is no speed yet."""
         if self.step is None or not self.step.total or self.step.done <= self.moved_from:
             return None
         speed = (self.step.done - self.moved_from) / (time.monotonic() - self.moved_at)
@@ -201,7 +201,7 @@ class Running:
 
 @dataclass
 class GridView:
-    """Follows a grid and draws it; a failure is printed when it happens."""
+    """Shows the progress of a grid; a failure is printed when it happens."""
 
     labels: list[str]  # of all jobs of the plan
     to_do: int
@@ -225,26 +225,26 @@ class GridView:
             self._live.stop()
 
     def started(self, number: int) -> None:
-        """A worker has begun a job."""
+        """Record that a worker has started a job."""
         self.running[number] = Running()
 
     def progressed(self, number: int, step: ProgressState) -> None:
-        """A job has come further."""
+        """Record a job's progress."""
         if number in self.running:
             self.running[number].move(step)
 
     def ended(self, number: int, outcome: Outcome) -> None:
-        """A job is over: print one line that says how it ended."""
+        """Record that a job has ended, and print one line that says how."""
         self.running.pop(number, None)
         failed = outcome.status is not Status.FINISHED
         self.done += 1
         self.failed += failed
         at = f"[{self.done}/{self.to_do}]"
         if outcome.record is not None and not failed:
-            earlier = ", recorded meanwhile" if outcome.record.from_ledger else ""
-            line = f"{at} {self.labels[number]}: {brief(outcome.record)}{earlier}"
+            by_others = ", recorded meanwhile" if outcome.record.from_ledger else ""
+            line = f"{at} {self.labels[number]}: {brief(outcome.record)}{by_others}"
             line += f"\n    note: {outcome.message}" if outcome.message else ""
-        else:  # no numbers: those of a job with errors count questions that nobody has answered
+        else:  # no metrics: those of a job with errors would count unanswered questions as wrong
             line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"
         if self._live is None:
             say(line)
@@ -253,7 +253,7 @@ class GridView:
         self.tick(at_once=True)
 
     def tick(self, at_once: bool = False) -> None:
-        """Draw, when there is a terminal and the last picture is old enough."""
+        """Redraw the live view, if there is one and the last picture is old enough."""
         now = time.monotonic()
         if self._live is not None and (at_once or now - self._drawn_at >= REDRAW_EVERY_S):
             self._drawn_at = now
@@ -267,7 +267,7 @@ class GridView:
 
         rows = Table.grid(padding=(0, 2))
         for number, job in sorted(self.running.items()):
-            rows.add_row("·", self.labels[number], *_cells(job))
+            rows.add_row("·", self.labels[number], *_progress_cells(job))
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(f"{self.done}/{self.to_do} jobs", style="bold"),
@@ -278,7 +278,7 @@ class GridView:
         return Group(head, rows)
 
 
-def _cells(job: Running) -> list[str]:
+def _progress_cells(job: Running) -> list[str]:
     if (step := job.step) is None:
         return ["starting"]
     eta_s = job.eta_s()

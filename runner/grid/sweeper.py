@@ -1,7 +1,7 @@
-"""The grid: expand the overrides, plan every job, run what is not done, show all, exit with the truth.
+"""The grid: expand the overrides, plan every job, run what is not done, show all jobs, exit with the right code.
 
 Hydra's own sweeper composes each job twice, stops at the first failure and shows no table. The two plugins here are
-Hydra's defaults; `hydra/sweeper=optuna` and `hydra/launcher=joblib|submitit_local|ray|…` still take their place.
+this project's defaults; `hydra/sweeper=optuna` and `hydra/launcher=joblib|submitit_local|ray|…` replace them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from runner.core.progress import Progress
 from runner.core.result import Status
 from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.other_launchers import ForeignLaunch, check_settings
-from runner.grid.parents import Parents
-from runner.grid.plan import Outcome, PlannedJob, State, how_many, mark_twins, objective, plan_job
+from runner.grid.parents import ParentRuns
+from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates, objective, plan_job, worker_count
 from runner.grid.search import Trials
 from runner.grid.show import GridView, labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.grid.workers import WorkerPool
@@ -40,11 +40,11 @@ from runner.store import grid_runs
 
 
 class WorkerLauncher(Launcher):
-    """Runs jobs in worker processes that keep a loaded base from job to job."""
+    """Runs jobs in worker processes, which keep a loaded base from job to job."""
 
     def __init__(self, fresh: bool = False) -> None:
         self.fresh = fresh
-        self.trials = Trials()  # where another package's sweeper launches them
+        self.trials = Trials()  # for another package's sweeper
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands over."""
@@ -53,14 +53,14 @@ class WorkerLauncher(Launcher):
     def run_plan(
         self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], trials: Trials | None = None
     ) -> bool:
-        """Do these jobs of a plan, and fill in how they ended; return whether the user stopped them."""
+        """Run these jobs of a plan and fill in their outcomes; return whether the user stopped them."""
         settings = plan[numbers[0]].config
         assert settings is not None
         with GridView(labels(plan), len(numbers)) if trials is None else trials.view() as view:
             return WorkerPool(
                 plan=plan,
                 numbers=numbers,
-                workers_wanted=how_many(plan, numbers, settings.workers),
+                workers_wanted=worker_count(plan, numbers, settings.workers),
                 log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
                 view=view,
                 job_timeout_s=settings.job_timeout_s,
@@ -70,15 +70,15 @@ class WorkerLauncher(Launcher):
             ).run()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run jobs for another package's sweeper, such as Optuna's, which gets one number per job."""
+        """Run jobs for another package's sweeper, such as Optuna's, and return one number per job."""
         composer = Composer(self.context.config_loader, self.master.hydra.job.config_name, self.master)
         plan = [plan_composed(one, *without_hydra(composer.compose(one))) for one in map(list, job_overrides)]
         for planned in plan:
             if planned.problem:
                 raise ConfigError(planned.problem)
             if planned.config is not None and planned.config.plan:
-                raise ConfigError("plan=true: only hydra/sweeper=grid knows its jobs beforehand")
-        Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper leaves its own files there
+                raise ConfigError("plan=true: only hydra/sweeper=grid knows its jobs before it starts")
+        Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper writes its own files there
         trials = self.trials
         numbers = list(range(len(trials.plan), len(trials.plan) + len(plan)))
         trials.plan += plan
@@ -87,12 +87,12 @@ class WorkerLauncher(Launcher):
         returns = []
         for number, planned in zip(numbers, plan, strict=True):
             outcome = trials.outcomes[number]
-            done = JobReturn(overrides=planned.overrides, status=JobStatus.COMPLETED)
+            job_return = JobReturn(overrides=planned.overrides, status=JobStatus.COMPLETED)
             if outcome.status is Status.FINISHED and outcome.record is not None:
-                done.return_value = objective(outcome.record)[1]
+                job_return.return_value = objective(outcome.record)[1]
             else:
-                done.status, done.return_value = JobStatus.FAILED, JobFailed(outcome.message)
-            returns.append(done)
+                job_return.status, job_return.return_value = JobStatus.FAILED, JobFailed(outcome.message)
+            returns.append(job_return)
         return returns
 
 
@@ -103,27 +103,27 @@ class Grid:
     plan: list[PlannedJob]
     overrides: list[str]  # as the user gave them
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    is_logged: bool = True  # MLflow has it as ended, where it is tracked
+    is_logged: bool = True  # MLflow shows it as ended, unless tracking=none
 
     @property
     def settings(self) -> RunnerConfig:
-        """The config that speaks for the whole grid: output folder, tracking, print, workers."""
+        """The config whose settings apply to the whole grid: output folder, tracking, print, workers."""
         config = next((planned.config for planned in self.plan if planned.config is not None), None)
-        if config is None:  # not one job of the grid can work
+        if config is None:  # no job of the grid can work
             raise ConfigError(self.plan[0].problem)
         return config
 
     def to_do(self) -> list[int]:
-        """Return the jobs that have to run, each once."""
+        """Return the numbers of the jobs that have to run, without duplicates."""
         return [
             number
             for number, planned in enumerate(self.plan)
-            if planned.same_as is None and (planned.state in (State.todo, State.go_on) or planned.unlogged)
+            if planned.same_as is None and (planned.state in (State.todo, State.resume) or planned.unlogged)
         ]
 
 
 class GridSweeper(Sweeper):
-    """Hydra's sweeper for grids that survive."""
+    """Hydra's sweeper for grids in which a failed job ends no other, and which can be resumed."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class GridSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Do the grid."""
+        """Plan the grid, and run it unless only the plan is wanted."""
         grid = self.plan(arguments)
         settings = grid.settings
         check_output_folder("output_dir", settings.output_dir, is_written=not settings.plan)  # once, not for each job
@@ -153,18 +153,18 @@ class GridSweeper(Sweeper):
         finish(grid, self.do(grid))
 
     def do(self, grid: Grid) -> bool:
-        """Do what is not done of a planned grid; return whether the user stopped it."""
+        """Run the jobs of a planned grid that are not done; return whether the user stopped it."""
         say(summary(grid.plan))
         grid_runs.end_dead(Path(grid.settings.output_dir).expanduser().absolute())
-        parents = Parents(grid.plan, grid.overrides, grid.outcomes)
-        parents.look()
+        parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes)
+        parents.find_unlogged()
         try:
             return self.run(grid, parents)
-        except KeyboardInterrupt:  # it came when all was done
+        except KeyboardInterrupt:  # it came after the last job
             return True
 
     def plan(self, arguments: list[str]) -> Grid:
-        """Compose and identify every job; what cannot work is known before anything runs."""
+        """Compose and identify every job; jobs that cannot work are known before anything runs."""
         loader = self.context.config_loader
         lists = expand(arguments, self.params, self.zip, loader)
         composer = Composer(loader, self.master.hydra.job.config_name, self.master)
@@ -174,42 +174,42 @@ class GridSweeper(Sweeper):
         seen: set[tuple[str, ...]] = set()
         with sharing(), Progress(len(lists), "planning") as bar:
             for overrides in lists:
-                composed, left = composer.compose_without_lacking(overrides)
+                composed, lacking = composer.compose_without_missing_keys(overrides)
                 composed, choices = without_hydra(composed)
                 bar.advance()
                 values.append(partial(_value_of, composed, choices))
                 if excluded(self.exclude, values[-1]):
                     continue
-                for line in left:
+                for line in lacking:
                     group = line.partition(".")[0]
                     left_out.setdefault(line, []).append(f"{group}={choices.get(group)}")
-                taken = [line for line in overrides if line not in left]
-                if not left or tuple(taken) not in seen:  # a sweep over a key that a job lacks asks for it once
-                    grid.plan.append(plan_composed(taken, composed, choices))
-                seen.add(tuple(taken))
+                used = [line for line in overrides if line not in lacking]
+                if not lacking or tuple(used) not in seen:  # a sweep over a key that a job lacks adds the job once
+                    grid.plan.append(plan_composed(used, composed, choices))
+                seen.add(tuple(used))
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
         if not grid.plan:
             raise ConfigError(f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid")
-        _say_left_out(left_out, grid.plan, composer)
-        mark_twins(grid.plan)
+        _report_left_out(left_out, grid.plan, composer)
+        mark_duplicates(grid.plan)
         return grid
 
-    def run(self, grid: Grid, parents: Parents) -> bool:
-        """Hand the jobs to the launcher below their MLflow runs; returns whether the user stopped it."""
+    def run(self, grid: Grid, parents: ParentRuns) -> bool:
+        """Launch the jobs below their parent runs in MLflow; return whether the user stopped the grid."""
         name = str(self.master.hydra.runtime.choices["hydra/launcher"])
         if not isinstance(self.launcher, WorkerLauncher):
             check_settings(name, grid.settings)
         numbers, interrupted = grid.to_do(), False
-        with signals.held():  # whoever stops the grid waits until its runs have ended, too
+        with signals.deferred():  # a signal takes effect when the grid's runs in MLflow have ended, too
             parents.start()
             try:
-                with signals.heard():
+                with signals.interruptible():
                     if numbers and isinstance(self.launcher, WorkerLauncher):
                         interrupted = self.launcher.run_plan(grid.plan, numbers, grid.outcomes)
                     elif numbers:
-                        elsewhere = ForeignLaunch(self.launcher, name, grid.plan, grid.outcomes)
-                        elsewhere.run(numbers)
-                        interrupted = elsewhere.interrupted
+                        launch = ForeignLaunch(self.launcher, name, grid.plan, grid.outcomes)
+                        launch.run(numbers)
+                        interrupted = launch.interrupted
             except KeyboardInterrupt:
                 interrupted = True
             finally:
@@ -218,16 +218,16 @@ class GridSweeper(Sweeper):
 
 
 def finish(grid: Grid, interrupted: bool) -> None:
-    """Show all jobs and the failures, and leave with the exit code that fits."""
+    """Show all jobs and the failures; raise the error whose exit code fits."""
     settings = grid.settings
     show_grid(table_lines(grid.plan, grid.outcomes, interrupted), settings.print)
     problems = show_failures(grid.plan, grid.outcomes)
     for planned in grid.plan:
-        if planned.job is not None and settings.rerun and (aside := planned.job.aside()):
-            say(f"what {planned.job_id} had before rerun=... is kept in {aside[-1]}")
+        if planned.job is not None and settings.rerun and (folders := planned.job.set_aside_folders()):
+            say(f"earlier results of {planned.job_id}, set aside by rerun=..., are kept in {folders[-1]}")
     show_hints(settings)
     unlogged = sum(bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values())
-    not_logged = f"{unlogged} results are on disk but not in MLflow yet: runner-sync logs them, or the same command"
+    not_logged = f"{unlogged} results are on disk but not in MLflow yet: runner-sync or the same command logs them"
     if unlogged and (interrupted or problems):
         say(not_logged)
     if interrupted:
@@ -239,7 +239,9 @@ def finish(grid: Grid, interrupted: bool) -> None:
         raise failed
     if unlogged or not grid.is_logged:
         raise TrackingError(
-            not_logged if unlogged else "the grid is done, but MLflow shows it as RUNNING: start it again"
+            not_logged
+            if unlogged
+            else "the grid is done, but MLflow shows it as RUNNING: run the same command to end it there"
         )
 
 
@@ -252,28 +254,26 @@ def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[s
     if config.task.reads_stdin:
         file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
         problem = (
-            f"task={config.task.name} reads stdin here, which the jobs of a grid do not have: {file}run it without -m"
+            f"task={config.task.name} would read stdin, which the jobs of a grid do not have: {file}run it without -m"
         )
         return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
     if config.task.is_endless:
-        problem = (
-            f"task={config.task.name} goes on until it is stopped, so it cannot be a job of a grid: start it alone"
-        )
+        problem = f"task={config.task.name} runs until it is stopped, so it cannot be a job of a grid: start it alone"
         return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
     planned = plan_job(overrides, config)
     planned.composed = composed
     return planned
 
 
-def _say_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], composer: Composer) -> None:
-    """Say which jobs go without a key that other jobs have; raise what Hydra says of a key that no job has."""
-    had = {line.partition("=")[0] for planned in plan for line in planned.overrides}
-    of_key: dict[str, list[str]] = {}
+def _report_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], composer: Composer) -> None:
+    """Say which jobs lack a key that other jobs have; raise Hydra's error for a key that no job has."""
+    used_keys = {line.partition("=")[0] for planned in plan for line in planned.overrides}
+    choices_without: dict[str, list[str]] = {}
     for line, choices in left_out.items():
-        of_key.setdefault(line.partition("=")[0], []).extend(choices)
-    for key, choices in of_key.items():
-        if key not in had:
-            raise next(errors[key] for errors in composer.lacking.values() if key in errors)
+        choices_without.setdefault(line.partition("=")[0], []).extend(choices)
+    for key, choices in choices_without.items():
+        if key not in used_keys:
+            raise next(errors[key] for errors in composer.missing_keys.values() if key in errors)
         say(f"note: {key} is passed to the jobs that have it, and left out with {', '.join(dict.fromkeys(choices))}")
 
 
@@ -281,13 +281,13 @@ _ABSENT = object()
 
 
 def _value_of(composed: DictConfig, choices: dict[str, str], key: str) -> str | None:
-    """Return what a job has for a key, a group's choice or a value as text; None where it has no such key."""
+    """Return a job's value for a key as text, for a group its choice; None where the job has no such key."""
     if key in choices:
         return choices[key]
-    found: object = OmegaConf.select(composed, key, default=_ABSENT)
-    if found is _ABSENT:
+    value: object = OmegaConf.select(composed, key, default=_ABSENT)
+    if value is _ABSENT:
         return None
-    return "null" if found is None else str(found)
+    return "null" if value is None else str(value)
 
 
 def _known_keys(config: DictConfig) -> set[str]:

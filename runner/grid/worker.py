@@ -1,7 +1,7 @@
-"""A worker process: does one job after another for a grid, and keeps the loaded base between them.
+"""A worker process: runs one job after another for a grid, and keeps the loaded base between them.
 
-Started by `runner/grid/workers.py`, from which it gets jobs: config, its YAML, and whether to wait for another process
-that is doing the same job. It sends back the steps of each and its outcome. It never outlives its parent. A crash, a
+`runner/grid/workers.py` starts it and sends it jobs: the config, its YAML, and whether to wait for another process that
+is doing the same job. The worker sends back progress and outcome of each job. It never outlives its parent. A crash, a
 kill or a hang ends one job, not the grid.
 """
 
@@ -22,12 +22,12 @@ from runner.grid.plan import Outcome, run_job
 
 
 def main() -> None:
-    """Do the jobs that the parent sends, until it sends None or closes the connection."""
+    """Run the jobs that the parent sends, until it sends None or closes the connection."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     child.end_with_parent(parent)
     keep_streams()
     # the terminal's Ctrl-C reaches the parent only, which sends SIGTERM when a job is to stop
-    signals.take(even_ignored=True)
+    signals.install_handlers(even_ignored=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(ForPeople())
@@ -38,16 +38,16 @@ def main() -> None:
             while (assignment := connection.recv()) is not None:
                 do_job(connection, bases, *assignment)
         except (EOFError, OSError, KeyboardInterrupt):
-            return  # the parent is gone, or has asked this worker to stop
+            return  # the parent is gone, or wants this worker to stop
 
 
 def do_job(connection: Connection, bases: BaseCache, config: RunnerConfig, config_yaml: str, wait: bool) -> None:
-    """Do one job and send how it ended; Ctrl-C ends the job as KILLED, and then the worker."""
+    """Run one job and send its outcome; Ctrl-C ends the job as KILLED, and then the worker."""
 
     def report(step: ProgressState) -> None:
         try:
             connection.send(step)
-        except OSError:  # the parent is gone: the job itself has not failed
+        except OSError:  # the parent is gone: that is no failure of the job
             raise KeyboardInterrupt from None
 
     progress.report_to(report)

@@ -1,7 +1,7 @@
 """Runs the jobs of a grid in worker processes: one event loop, no threads.
 
 Jobs that share a base go to one worker, one after another, so that it is loaded once; the longest such group
-starts first. A worker that dies or hangs costs its job and is replaced.
+starts first. When a worker dies or hangs, only its current job fails, and a new worker replaces it.
 """
 
 from __future__ import annotations
@@ -28,54 +28,54 @@ from runner.grid.show import GridView
 START = "from runner.grid.worker import main; main()"
 POLL_S = 0.2
 LAST_LINES = 5
-GRACE_S = 30.0  # for a job to end by itself after Ctrl-C, before it is killed
-LEAVE_S = 10.0  # for a released worker to exit, before it is killed
+GRACE_S = 30.0  # how long a job may take to end after Ctrl-C, before it is killed
+LEAVE_S = 10.0  # how long a released worker may take to exit, before it is killed
 
 
 @dataclass
 class Worker:
-    """A worker process, the jobs that it still has to do, and the one it is doing."""
+    """A worker process, the jobs that it still has to do, and its current job."""
 
     process: subprocess.Popen[bytes]
     connection: Connection
     log: Path
     todo: deque[int]
     gpu: int = 0
-    begun: int = 0  # jobs that it was given so far
-    current: int | None = None
-    since: float = 0.0
-    log_from: int = 0
+    jobs_given: int = 0  # how many jobs it has got so far
+    current: int | None = None  # the number of its job
+    since: float = 0.0  # when it got its job, or was released
+    log_from: int = 0  # where the output of its job begins in the log
 
     def kill(self) -> None:
-        """End the worker and whatever it started, at once."""
-        with suppress(ProcessLookupError):  # it is gone already
+        """Kill the worker and all that it has started."""
+        with suppress(ProcessLookupError):  # it has ended already
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
 @dataclass
 class WorkerPool:
-    """Hands the jobs of a grid to worker processes and records how each one ends."""
+    """Gives the jobs of a grid to worker processes and records how each one ends."""
 
     plan: list[PlannedJob]
-    numbers: list[int]  # the jobs of the plan that are to be done
+    numbers: list[int]  # the jobs of the plan that have to run
     workers_wanted: int
     log_folder: Path
     view: GridView
     job_timeout_s: float | None = None
-    fresh: bool = False  # a new process for every job, for memory figures that no earlier job has touched
+    fresh: bool = False  # a new process for every job, so that no earlier job affects its memory figures
     gpus: int = 0
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     _workers: list[Worker] = field(default_factory=list)
     _leaving: list[Worker] = field(default_factory=list)  # released, but their processes have not exited yet
     _groups: deque[deque[int]] = field(default_factory=deque)
-    _held_elsewhere: list[int] = field(default_factory=list)  # another process is doing them: waited for at the end
-    _waiting: set[int] = field(default_factory=set)
+    _held_elsewhere: list[int] = field(default_factory=list)  # another process is doing them: tried again at the end
+    _waiting: set[int] = field(default_factory=set)  # jobs that are tried again, and now wait for the other process
     _stop_requests: int = 0  # how often the user has asked to stop
     _stop_requested_at: float = 0.0
     _started: int = 0
 
     def run(self) -> bool:
-        """Do all jobs, or stop when asked to; return whether the user stopped it. `outcomes` says how each ended."""
+        """Run all jobs, until the user stops them; return whether the user did. `outcomes` says how each ended."""
         self.log_folder.mkdir(parents=True, exist_ok=True)
         self._groups = group(self.plan, self.numbers)
         with self._counting_interrupts():
@@ -89,13 +89,14 @@ class WorkerPool:
                     worker.connection.close()
         return self._stop_requests > 0
 
-    def _ready(self) -> deque[int] | None:
-        """Take the next group whose first job waits for none that is still to be done; None while all do.
+    def _take_ready_group(self) -> deque[int] | None:
+        """Take the next group whose first job need not wait for an unfinished job; None while all have to wait.
 
-        Where nothing is under way any more, what they wait for has failed: each says so itself.
+        When no worker has a job, the jobs that they wait for have failed: then the first group is taken, and each of
+        its jobs reports that itself.
         """
-        left = {self.plan[number].job_id for number in self.numbers if number not in self.outcomes}
-        ready = next((it for it in self._groups if self.plan[it[0]].after not in left), None)
+        unfinished = {self.plan[number].job_id for number in self.numbers if number not in self.outcomes}
+        ready = next((it for it in self._groups if self.plan[it[0]].after not in unfinished), None)
         if ready is None and self._groups and all(worker.current is None for worker in self._workers):
             ready = self._groups[0]
         if ready is not None:
@@ -109,9 +110,9 @@ class WorkerPool:
         if not self._groups and self._held_elsewhere and not self._workers:
             self._waiting |= set(self._held_elsewhere)
             self._groups, self._held_elsewhere = group(self.plan, self._held_elsewhere), []
-        # a released worker may still hold its base in memory: it counts until its process has exited
+        # a released worker may still have its base in memory: it counts until its process has exited
         while not self._stop_requests and len(self._workers + self._leaving) < self.workers_wanted:
-            if (members := self._ready()) is None:
+            if (members := self._take_ready_group()) is None:
                 break
             self._start(members)
         if not self._workers and not self._leaving:
@@ -127,7 +128,7 @@ class WorkerPool:
         try:
             message = worker.connection.recv()
         except (EOFError, OSError):
-            self._died(worker)
+            self._handle_death(worker)
             return
         assert worker.current is not None
         if isinstance(message, ProgressState):
@@ -135,32 +136,34 @@ class WorkerPool:
             return
         self._job_ended(worker, worker.current, message)
         if message.status is Status.KILLED:
-            self._release(worker)  # a job that was stopped, from here or from elsewhere, ends its worker, too
+            self._release(worker)  # a job that was stopped by any process ends its worker, too
         else:
-            self._next(worker)
+            self._assign_next_job(worker)
 
     def _job_ended(self, worker: Worker, number: int, outcome: Outcome) -> None:
         worker.current = None
-        if outcome.held:
+        if outcome.is_held_elsewhere:
             self._held_elsewhere.append(number)
             return
         if outcome.status is Status.KILLED:
-            outcome = self.plan[number].died(Status.KILLED, outcome.message)  # Ctrl-C may have cut its own record short
+            outcome = self.plan[number].record_death(
+                Status.KILLED, outcome.message
+            )  # Ctrl-C may have cut its record short
             outcome = outcome if self._stop_requests else replace(outcome, exit_code=1)  # 130 is for the user's Ctrl-C
-        self._end(number, outcome)
+        self._record_outcome(number, outcome)
 
-    def _next(self, worker: Worker) -> None:
-        """Give the worker its next job, from its group or another one; release it where there is none."""
-        if self._stop_requests or (self.fresh and worker.begun):
+    def _assign_next_job(self, worker: Worker) -> None:
+        """Give the worker its next job, from its group or another one; release it if there is none."""
+        if self._stop_requests or (self.fresh and worker.jobs_given):
             self._release(worker)
             return
         if not worker.todo:
-            worker.todo = self._ready() or deque()
+            worker.todo = self._take_ready_group() or deque()
         if not worker.todo:
             self._release(worker)
             return
         number = worker.current = worker.todo.popleft()
-        worker.begun += 1
+        worker.jobs_given += 1
         worker.since, worker.log_from = time.monotonic(), worker.log.stat().st_size
         self.view.started(number)
         planned = self.plan[number]
@@ -168,40 +171,40 @@ class WorkerPool:
         try:
             worker.connection.send((planned.config, as_yaml(planned.composed), number in self._waiting))
         except OSError:
-            self._died(worker)
+            self._handle_death(worker)
 
-    def _end(self, number: int, outcome: Outcome) -> None:
+    def _record_outcome(self, number: int, outcome: Outcome) -> None:
         self.outcomes[number] = outcome
         self.view.ended(number, outcome)
 
     # ------------------------------------------------------------------------ start, release, die
 
     def _start(self, numbers: deque[int]) -> None:
-        ours, theirs = socket.socketpair()
+        parent_end, worker_end = socket.socketpair()
         log = self.log_folder / f"worker_{self._started}.log"
         gpu = self._least_used_gpu()
         self._started += 1
-        with theirs, log.open("ab") as stream:
+        with worker_end, log.open("ab") as stream:
             process = child.start(
-                *("-c", START, str(theirs.fileno()), str(os.getpid())),
+                *("-c", START, str(worker_end.fileno()), str(os.getpid())),
                 environment={"CUDA_VISIBLE_DEVICES": _gpu(gpu)} if self.gpus else None,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # the terminal's Ctrl-C reaches this process only, which passes it on
+                pass_fds=[worker_end.fileno()],
+                start_new_session=True,  # the terminal's Ctrl-C then reaches only this process, which passes it on
             )
-        worker = Worker(process, Connection(ours.detach()), log, numbers, gpu)
+        worker = Worker(process, Connection(parent_end.detach()), log, numbers, gpu)
         self._workers.append(worker)
-        self._next(worker)
+        self._assign_next_job(worker)
 
     def _least_used_gpu(self) -> int:
-        """Return the GPU with the fewest workers, so that the successor of a dead worker gets its GPU."""
+        """Return the GPU with the fewest workers, so that a new worker gets the GPU of a dead one."""
         used = Counter(worker.gpu for worker in (*self._workers, *self._leaving))
         return min(range(max(self.gpus, 1)), key=lambda gpu: used[gpu])
 
     def _release(self, worker: Worker) -> None:
-        """Tell a worker to exit; another one takes the jobs that it has left."""
+        """Tell a worker to exit; its remaining jobs go to another worker."""
         with suppress(OSError):  # it has exited already
             worker.connection.send(None)
         self._workers.remove(worker)
@@ -214,7 +217,7 @@ class WorkerPool:
             self._groups.appendleft(worker.todo)
 
     def _remove_ended_workers(self) -> None:
-        """Forget released workers that have exited, and kill those that take too long."""
+        """Remove released workers that have exited, and kill those that take too long."""
         for worker in list(self._leaving):
             if self._stop_requests > 1 or time.monotonic() - worker.since > LEAVE_S:
                 worker.kill()
@@ -223,13 +226,13 @@ class WorkerPool:
                 self._leaving.remove(worker)
                 worker.connection.close()
 
-    def _died(self, worker: Worker, why: str = "") -> None:
-        """A worker has died: its current job has failed, its other jobs go to a new worker."""
-        with suppress(subprocess.TimeoutExpired):  # its connection can close a little before the process exits
+    def _handle_death(self, worker: Worker, why: str = "") -> None:
+        """Record the current job of a dead worker as failed, and leave its other jobs to a new worker."""
+        with suppress(subprocess.TimeoutExpired):  # its connection may close a little before the process exits
             worker.process.wait(timeout=0 if self._stop_requests > 1 else 2)
         worker.kill()
         code = worker.process.wait()
-        with suppress(EOFError, OSError):  # it may have reported how its job ended before it died
+        with suppress(EOFError, OSError):  # it may have sent its job's outcome before it died
             while worker.connection.poll():
                 message = worker.connection.recv()
                 if worker.current is not None and isinstance(message, Outcome):
@@ -238,13 +241,13 @@ class WorkerPool:
         worker.connection.close()
         if worker.current is not None:
             if self._stop_requests:
-                outcome = self.plan[worker.current].died(Status.KILLED, "killed")
+                outcome = self.plan[worker.current].record_death(Status.KILLED, "killed")
             else:
                 lines = child.last_lines(worker.log, LAST_LINES, worker.log_from)  # what it printed during this job
                 last_words = "".join(f"\n    | {line}" for line in lines)
                 message = f"{why or f'the worker {child.describe_exit(code)}'}{last_words}"
-                outcome = self.plan[worker.current].died(Status.FAILED, message)
-            self._end(worker.current, outcome)
+                outcome = self.plan[worker.current].record_death(Status.FAILED, message)
+            self._record_outcome(worker.current, outcome)
         self._requeue(worker)
 
     def _enforce_limits(self) -> None:
@@ -253,14 +256,14 @@ class WorkerPool:
             late = self.job_timeout_s is not None and now - worker.since > self.job_timeout_s
             overdue = self._stop_requests > 1 or (self._stop_requests == 1 and now - self._stop_requested_at > GRACE_S)
             if worker.process.poll() is not None and not worker.connection.poll():  # all that it sent has been read
-                self._died(worker)
+                self._handle_death(worker)
             elif worker.current is not None and (late or overdue):
                 worker.kill()
-                self._died(worker, f"still running after job_timeout_s={self.job_timeout_s:g}" if late else "")
+                self._handle_death(worker, f"still running after job_timeout_s={self.job_timeout_s:g}" if late else "")
 
     @contextmanager
     def _counting_interrupts(self) -> Iterator[None]:
-        """Count Ctrl-C: the first one lets jobs write down what they have, the second kills them."""
+        """Count Ctrl-C: the first one lets the jobs record what they have, the second one kills them."""
 
         def stop() -> None:
             self._stop_requests += 1
@@ -269,7 +272,7 @@ class WorkerPool:
                 for worker in self._workers:
                     worker.process.send_signal(signal.SIGTERM)
 
-        with signals.told(stop):
+        with signals.redirected_to(stop):
             yield
 
 

@@ -1,7 +1,7 @@
-"""The engine inside lm-evaluation-harness: `runner-lm-eval …` is its command line with the model `runner` known to it.
+"""The engine inside lm-evaluation-harness: `runner-lm-eval …` is its command line with one more model, `runner`.
 
-command.py registers the model (model.py), which stands between lm-eval's requests and the engine's. The package lm_eval
-is asked for here and nowhere else.
+command.py registers the model (model.py), which translates lm-eval's requests into the engine's. The package lm_eval is
+imported only here.
 """
 
 from runner.harness.command import entry, main

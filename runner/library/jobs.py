@@ -20,38 +20,37 @@ Overrides = str | Sequence[str] | Mapping[str, Any]  # "task.limit=3", several o
 
 
 def evaluate(*overrides: Overrides) -> Record:
-    """Do the job that these overrides describe, or return what is recorded of it, as `runner OVERRIDES` does."""
+    """Run the job that these overrides describe, or return its recorded result, as `runner OVERRIDES` does."""
     with as_a_command():
-        said = words(overrides)
-        said = [*variables_as_overrides(said), *said]
-        composed, choices = compose(said)
+        given = command_words(overrides)
+        composed, choices = compose([*variables_as_overrides(given), *given])
         config = to_config(composed, choices)
         if config.plan:
-            raise ConfigError("plan=true: evaluate() does a job; runner.grid(..., 'plan=true') returns what would run")
+            raise ConfigError("plan=true: evaluate() runs a job; runner.grid(..., 'plan=true') returns what would run")
         return run(config, as_yaml(composed))
 
 
-def words(overrides: Sequence[Overrides]) -> list[str]:
-    """Return overrides as on the command line; of a mapping, a list is a sweep unless the key itself holds a list."""
-    said: list[str] = []
-    for some in overrides:
-        if isinstance(some, Mapping):
-            said += [sweep_of(key, value) for key, value in some.items()]
+def command_words(overrides: Sequence[Overrides]) -> list[str]:
+    """Return overrides as on the command line; a list in a mapping is a sweep, unless the key itself holds a list."""
+    words: list[str] = []
+    for part in overrides:
+        if isinstance(part, Mapping):
+            words += [sweep_of(key, value) for key, value in part.items()]
         else:
-            said += quote_texts([some] if isinstance(some, str) else [*some])
-    return said
+            words += quote_texts([part] if isinstance(part, str) else [*part])
+    return words
 
 
 @contextmanager
 def as_a_command() -> Iterator[None]:
-    """Let messages reach a job's log, Ctrl-C end a job in order, and a user's mistake be one message."""
+    """Log messages, handle Ctrl-C and report a user's mistakes as a command does."""
     logger = logging.getLogger("runner")
     before = logger.level
     logger.setLevel(before or logging.INFO)
     try:
         with config_errors():
             environment.read()
-            with signals.taken():
+            with signals.handlers_installed():
                 yield
     finally:
         logger.setLevel(before)

@@ -1,4 +1,4 @@
-"""`load`: from its arguments to a config, and from there to a model. Imports no MLflow, and Hydra when it is called."""
+"""`load`: from its arguments to a config and a model. It never imports MLflow, and imports Hydra only when called."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Choice = Place | Mapping[str, Any]  # a choice of a group, or {"name": choice} w
 
 @dataclass
 class NoTask(TaskConfig):
-    """A model is loaded to be asked, and no job is done."""
+    """The task of a model that is loaded from Python, without a job."""
 
     name: ClassVar[str] = "load"
 
@@ -43,21 +43,21 @@ def load(
     seed: int = 0,
     **keys: Any,
 ) -> Model:
-    """Load a model: a choice of the group `model` (embedded, if none is given), a folder, or a hub id.
+    """Load a model: a choice of the group `model` (by default embedded), a folder, or a hub id.
 
     The groups take a choice, `quantization="nf4"`, or one with its keys, `rope={"name": "yarn", "factor": 4}`; `lora`
-    also takes the place of an adapter. All other names are keys of the model group: device, dtype, attention,
+    also takes the path or hub id of an adapter. All other names are keys of the model group: device, dtype, attention,
     device_map, max_memory, threads, revision, trust_remote_code, ...
     """
     environment.read()
     groups = {"quantization": quantization, "lora": lora, "rope": rope, "generation": generation}
     config = configure(model, groups, keys, seed)
     resolved = resolve(config)
-    kind_of(config.model).check(config, resolved)  # its notes come with the load's
+    kind_of(config.model).check(config, resolved)  # the load reports the same notes
     driver = Driver(open_engine(config, resolved))
     try:
         report = driver.loaded()
-    except BaseException:  # Ctrl-C, too: the thread ends once the load has
+    except BaseException:  # also Ctrl-C: the thread ends when the load has ended
         driver.stop()
         raise
     for note in report.notes:
@@ -68,40 +68,41 @@ def load(
 def configure(
     model: Place | None, groups: Mapping[str, Choice | None], keys: Mapping[str, Any], seed: int = 0
 ) -> RunnerConfig:
-    """Return the config that the arguments of `load` describe, and the variables where these leave something open."""
-    _refuse_unknown(keys, groups)
+    """Return the config of the arguments of `load`; variables apply to what these leave open."""
+    _reject_unknown(keys, groups)
     from runner.compat.variable_overrides import variables_as_overrides
-    from runner.config.compose import choose  # with Hydra, for which `from runner import load` does not wait
+    from runner.config.compose import choose  # late: `from runner import load` need not import Hydra
 
-    said = {group: _said(group, given) for group, given in groups.items()} | {"model": _said_model(model, keys)}
-    choices = {group: choice for group, (choice, _) in said.items() if choice}
-    values = {f"{group}.{key}": value for group, (_, own) in said.items() for key, value in own.items()}
-    asked = variables_as_overrides([f"{key}={value}" for key, value in (choices | values).items()])
-    chosen = choose(said, choices, values, asked)
+    given = {group: _choice_and_keys(group, argument) for group, argument in groups.items()}
+    given |= {"model": _model_choice_and_keys(model, keys)}
+    choices = {group: choice for group, (choice, _) in given.items() if choice}
+    values = {f"{group}.{key}": value for group, (_, own) in given.items() for key, value in own.items()}
+    from_variables = variables_as_overrides([f"{key}={value}" for key, value in (choices | values).items()])
+    chosen = choose(given, choices, values, from_variables)
     return RunnerConfig(**chosen, task=NoTask(), tracking=NoTrackingConfig(), seed=seed)
 
 
-def _refuse_unknown(keys: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
-    """Refuse the misspelt name of a group; what is no key of the model is refused where that is chosen."""
+def _reject_unknown(keys: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
+    """Reject misspelt names of groups; other names that are not keys of the model are rejected when it is chosen."""
     for key in keys.keys() - schema_keys(LocalModelConfig):
-        said = unknown("argument of load", key, {*groups, "model", "seed"})
-        if "Did you mean" in said:
-            raise ConfigError(f"{key}={keys[key]}: {said}, and the keys of the model group")
+        reason = unknown("argument of load", key, {*groups, "model", "seed"})
+        if "Did you mean" in reason:
+            raise ConfigError(f"{key}={keys[key]}: {reason}, and the keys of the model group")
 
 
-def _said_model(model: Place | None, given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the choice of model and the keys that were given for it."""
+def _model_choice_and_keys(model: Place | None, given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the model's choice and the keys that were given for it."""
     keys = {key: value for key, value in given.items() if value is not None}
     for key in keys.keys() & {"dtype", "device"}:
-        keys[key] = str(keys[key]).removeprefix("torch.")  # torch's own objects will do
+        keys[key] = str(keys[key]).removeprefix("torch.")  # torch's own objects are accepted
     name = None if model is None else os.fspath(model)
     if isinstance(model, str) and model not in choices_for("model") and is_bare(model):
         raise nothing_to_load(model)
     return (name, keys) if name is None or name in choices_for("model") else ("auto", {"name": name, **keys})
 
 
-def _said(group: str, given: Choice | None) -> tuple[str | None, dict[str, Any]]:
-    """Return the choice of a group, None where it is open, and the keys that were given for it."""
+def _choice_and_keys(group: str, given: Choice | None) -> tuple[str | None, dict[str, Any]]:
+    """Return a group's choice, None if none was given, and the keys that were given for it."""
     if isinstance(given, Mapping):
         keys = {str(key): value for key, value in given.items()}
         path = keys.get("path") if group == "lora" else None
@@ -116,5 +117,5 @@ def _said(group: str, given: Choice | None) -> tuple[str | None, dict[str, Any]]
 
 
 def _format_of(adapter: Place) -> str:
-    """Return the choice that an adapter's place speaks of."""
+    """Return the choice of the group `lora` that fits an adapter's path."""
     return "pth" if os.fspath(adapter).endswith(".pth") else "peft"

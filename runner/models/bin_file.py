@@ -1,9 +1,9 @@
-"""A legacy .bin: where its tensors lie in the file, so that they can be copied like those of safetensors.
+"""A legacy .bin: where its tensors are in the file, so that they can be copied like those of safetensors.
 
-Such a file is a zip archive with a pickle, which says what the tensors are, and one uncompressed entry per storage.
-torch unpickles it with tensors alone allowed (`weights_only`) and onto the meta device: no weight is read, nothing in
-the file is run, and every storage says at which byte of the file it begins. What torch says is compared with the
-archive's own directory.
+Such a file is a zip archive with a pickle, which describes the tensors, and one uncompressed entry per storage. torch
+unpickles it with only tensors allowed (`weights_only`) and onto the meta device: no weight is read, nothing in the file
+is run, and every storage tells at which byte of the file it begins. These positions are compared with the archive's own
+directory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runner.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, Wei
 from runner.core.errors import ConfigError, DataError, reading
 
 ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
-OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what torch.save began files with before 1.6
+OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first bytes of torch.save's files before 1.6
 LOCAL_HEADER_BYTES = 30
 DTYPES = DTYPE_NAMES | {
     "complex64": "C64",
@@ -34,11 +34,11 @@ DTYPES = DTYPE_NAMES | {
 
 
 class OldFormat(DataError):
-    """A file of torch before 1.6, which is no archive: torch can load it, but not say where in it a tensor lies."""
+    """A file of torch before 1.6, which is not an archive: torch can load it, but cannot tell where a tensor is."""
 
 
 def read_bin(path: Path) -> WeightFile:
-    """Read which tensors a .bin holds and where; a file with anything that would run is refused."""
+    """Read which tensors a .bin contains and where; a file with code that would run is rejected."""
     size = file_size(path)
     state, storages, notes = _open(path, size)
     tensors = [_tensor(path, name, value, storages) for name, value in state.items()]
@@ -46,7 +46,7 @@ def read_bin(path: Path) -> WeightFile:
 
 
 def check_loadable(folder: Path) -> None:
-    """Refuse a folder of .bin files that transformers must not load, with the words that task=split has for them."""
+    """Reject a folder of .bin files that transformers must not load, with the same messages as task=split."""
     kind, files = loaded_files(folder)
     for path in files if kind == "bin" else []:
         try:
@@ -56,13 +56,13 @@ def check_loadable(folder: Path) -> None:
             continue
         if notes:
             raise ConfigError(
-                f"{notes[0].partition(' and are taken')[0]}: transformers would find none of them and invent all the "
-                "weights. Save that dictionary alone, or put it right with task=split and task=merge, which look there"
+                f"{notes[0].partition(' and are taken')[0]}: transformers would find none of them and make up all the "
+                "weights. Save that dictionary alone, or convert it with task=split and task=merge, which look there"
             )
 
 
 def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[str, ...]]:
-    """Return what a .bin holds, on the meta device, where its storages lie, and notes."""
+    """Return the content of a .bin on the meta device, where its storages are, and notes."""
     import torch
 
     _require_zip(path, size)
@@ -75,7 +75,7 @@ def _open(path: Path, size: int) -> tuple[dict[Any, Any], dict[int, int], tuple[
 
 
 def _require_zip(path: Path, size: int) -> None:
-    """Refuse a file that is no zip archive, and say what it is where that is known."""
+    """Reject a file that is not a zip archive, and say what it is if that is known."""
     with reading(path), path.open("rb") as stream:
         start = stream.read(len(LFS))
     if start.startswith(ZIP):
@@ -89,12 +89,12 @@ def _require_zip(path: Path, size: int) -> None:
             f"once, which takes {size / 2**20:,.0f} MiB of memory: "
             "torch.save(torch.load(OLD, weights_only=True), NEW)"
         )
-    raise DataError(f"{path} is no .bin file that torch has written: empty, cut short or another format")
+    raise DataError(f"{path} is not a .bin file written by torch: empty, truncated or another format")
 
 
 def _read_directory(path: Path, size: int) -> dict[int, int]:
     """Return where each entry of the archive begins, and how long it is."""
-    found: dict[int, int] = {}
+    lengths: dict[int, int] = {}
     try:
         entries = torch_archive.entries(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as stream:
@@ -108,14 +108,16 @@ def _read_directory(path: Path, size: int) -> dict[int, int]:
                 if begin + entry.compress_size > size:
                     end = begin + entry.compress_size
                     raise DataError(f"{path}: truncated: {entry.filename} should end at byte {end}, the file at {size}")
-                found[begin] = entry.file_size
+                lengths[begin] = entry.file_size
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path}: truncated or damaged: not readable as the zip archive that it begins as") from error
-    return found
+        raise DataError(
+            f"{path}: truncated or damaged: it begins as a zip archive, but cannot be read as one"
+        ) from error
+    return lengths
 
 
 def _unpickle(path: Path) -> Any:
-    """Have torch read the pickle alone: tensors on the meta device, whose storages know their place in the file."""
+    """Have torch read the pickle alone: tensors on the meta device, whose storages know their position in the file."""
     import torch
 
     try:
@@ -129,45 +131,45 @@ def _unpickle(path: Path) -> Any:
 
 
 def refuse_code(path: Path, message: str) -> None:
-    """Raise DataError where unpickling would have called code; torch's own message suggests to run it nevertheless."""
+    """Raise DataError if unpickling would have called code; torch's own message suggests to run it nevertheless."""
     import torch
 
     from runner.models.pickled import code_in
 
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # noqa: BLE001  # no zip archive, TorchScript, or damaged: the second check says more
+    except Exception:  # noqa: BLE001  # not a zip archive, TorchScript, or damaged: the second check says more
         names = []
     if names := names or [code for code in [code_in(path, message)] if code]:
         raise DataError(
-            f"{path} holds code ({', '.join(names[:5])}) and was refused: nothing in it was run. Weights are tensors "
-            "alone: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else"
+            f"{path} contains code ({', '.join(names[:5])}) and was rejected: nothing in it was run. Weights are only "
+            "tensors: use safetensors, or a .bin that was saved with torch.save of the tensors and nothing else"
         ) from None
 
 
 def _tensor(path: Path, name: object, value: Any, storages: dict[int, int]) -> Tensor:
-    """Say where a tensor lies in the file; refuse what is no plain tensor, or lies outside of its entry."""
+    """Return where a tensor is in the file; reject anything but a plain tensor, and one outside of its entry."""
     import torch
 
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
         kind = type(value).__name__
-        inside = ": the weights may be in it, save that alone" if isinstance(value, dict) else ""
+        inside = ": if the weights are in it, save that alone" if isinstance(value, dict) else ""
         raise DataError(f"{path}: {name} is a {kind}, a tensor is expected{inside}")
     dtype = DTYPES.get(str(value.dtype).removeprefix("torch."))
     if dtype is None or value.layout is not torch.strided or value.is_quantized:
-        raise DataError(f"{path}: tensor {name}: {value.dtype} ({value.layout}) has no place in safetensors")
+        raise DataError(f"{path}: tensor {name}: safetensors has no type for {value.dtype} ({value.layout})")
     size, shape = DTYPE_BITS[dtype] // 8, tuple(value.shape)
     nbytes = size * math.prod(shape)
     if nbytes == 0:
         return Tensor(name, dtype, shape, path, 0, 0)
     begin = getattr(value.untyped_storage(), "_checkpoint_offset", None)
     if begin is None:
-        raise DataError(f"{path}: torch {torch.__version__} does not say where in the file tensor {name} lies")
+        raise DataError(f"{path}: torch {torch.__version__} does not tell where tensor {name} is in the file")
     first = value.storage_offset() * size
     reach = size * (1 + sum((count - 1) * stride for count, stride in zip(shape, value.stride(), strict=True)))
-    room = storages.get(begin, -1)
-    if room < first + reach:
-        found = f"{room} bytes are" if room >= 0 else "no entry is"
-        raise DataError(f"{path}: tensor {name} needs {first + reach} bytes at byte {begin}, {found} there")
+    length = storages.get(begin, -1)
+    if length < first + reach:
+        actual = f"{length} bytes are" if length >= 0 else "no entry is"
+        raise DataError(f"{path}: tensor {name} needs {first + reach} bytes at byte {begin}, {actual} there")
     strides = None if value.is_contiguous() else tuple(value.stride())
     return Tensor(name, dtype, shape, path, begin + first, nbytes, strides)

@@ -1,7 +1,7 @@
-"""Models are built one at a time, whichever threads ask for them.
+"""Models are built one at a time, whichever threads request them.
 
-While transformers builds a model, some things are otherwise for the whole process: torch's default number format is
-the model's, and functions that make tensors are exchanged. Two at once would put each other's back, and leave them so.
+While transformers builds a model, it changes the whole process: torch's default number format is the model's, and
+functions that make tensors are replaced. Two builds at once would restore each other's changes, and leave them behind.
 A pass of another model may run meanwhile: it names the number format of every tensor that it makes.
 """
 
@@ -15,15 +15,15 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_turn = threading.RLock()  # one load builds a bare model on its way
+_building = threading.RLock()  # reentrant, because a load also builds a model without weights
 
 
 def one_at_a_time(build: Callable[P, R]) -> Callable[P, R]:
-    """Let a function run in one thread at a time, among all that build models."""
+    """Let only one thread at a time run any of the functions that build models."""
 
     @wraps(build)
-    def in_turn(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _turn:
+    def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _building:
             return build(*args, **kwargs)
 
-    return in_turn
+    return locked

@@ -1,4 +1,4 @@
-"""What cannot work, said before any weight is read: asked by the load, when torch is there and the device is known."""
+"""Checks before any weight is read that need torch and the device; the load calls them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.models.building import one_at_a_time
-from runner.models.lora import home_of
+from runner.models.lora import module_of
 
 if TYPE_CHECKING:
     import torch
 
 
 def rooms(model: LocalModelConfig, device: torch.device) -> dict[str, float]:
-    """Return what is free in each place that the weights may go to, in MiB; asked when nothing is loaded yet."""
+    """Return the free MiB in each place that the weights may go to, before anything is loaded."""
     import torch
 
     gpus = range(torch.cuda.device_count()) if model.device_map is not None else []
@@ -35,7 +35,7 @@ def rooms(model: LocalModelConfig, device: torch.device) -> dict[str, float]:
 
 
 def gpu_free_mib(gpu: int) -> float:
-    """Return what this process can still take of a GPU now."""
+    """Return the memory of a GPU that this process can still use now."""
     import torch
 
     reserved, allocated = torch.cuda.memory_reserved(gpu), torch.cuda.memory_allocated(gpu)
@@ -43,7 +43,7 @@ def gpu_free_mib(gpu: int) -> float:
 
 
 def places_for(model: LocalModelConfig) -> tuple[dict[int | str, str], list[str]]:
-    """Return model.max_memory as accelerate takes it, and a note about GPUs that are not there."""
+    """Return model.max_memory as accelerate takes it, and a note about GPUs that do not exist."""
     import torch
 
     count = torch.cuda.device_count()
@@ -52,23 +52,23 @@ def places_for(model: LocalModelConfig) -> tuple[dict[int | str, str], list[str]
     absent = [f"GPU {at}" for at in given if isinstance(at, int) and at >= count]
     if not absent:
         return given, []
-    note = f"model.max_memory names {', '.join(absent)}, which this machine does not have: that limit is left out"
+    note = f"model.max_memory names {', '.join(absent)}, which this machine does not have: that limit is ignored"
     return {at: size for at, size in given.items() if f"GPU {at}" not in absent}, [note]
 
 
 def gpu_room_mib(free: int, reserved: int, allocated: int) -> float:
-    """Return what this process can still take of a GPU: what is free, and what it keeps without using it."""
+    """Return the memory of a GPU that this process can still use: what is free, and what it has reserved unused."""
     return (free + reserved - allocated) / MIB
 
 
 def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[Attention, list[str]]:
-    """Turn model.attention into one that runs here and that the model has; a fallback is said, never silent."""
-    has = {
+    """Return an attention that runs here and that the model supports, and a note if it is not the wanted one."""
+    supports = {
         Attention.sdpa: getattr(model_class, "_supports_sdpa", True),
         Attention.flash_attention_2: getattr(model_class, "_supports_flash_attn", True),
     }
-    if not has.get(wanted, True):
-        others = [name.value for name in (Attention.sdpa, Attention.flash_attention_2) if has[name]]
+    if not supports.get(wanted, True):
+        others = [name.value for name in (Attention.sdpa, Attention.flash_attention_2) if supports[name]]
         raise ConfigError(
             f"model.attention={wanted.value}: {model_class.__name__} does not support it: "
             f"use model.attention={' or '.join([*others, 'eager'])}, or auto"
@@ -81,7 +81,7 @@ def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[At
         missing = "the package flash_attn is not installed"
     else:
         return wanted, []
-    instead = Attention.sdpa if has[Attention.sdpa] else Attention.eager
+    instead = Attention.sdpa if supports[Attention.sdpa] else Attention.eager
     return instead, [f"model.attention=flash_attention_2: {missing}, so {instead.value} is used"]
 
 
@@ -89,38 +89,38 @@ def settings_of(path: Path, trust_remote_code: bool = False) -> Any:
     """Return the config that transformers makes of a model's files."""
     from transformers import AutoConfig
 
-    place, found = for_transformers(path, trust_remote_code)
-    return AutoConfig.from_pretrained(place, **found)
+    folder, arguments = for_transformers(path, trust_remote_code)
+    return AutoConfig.from_pretrained(folder, **arguments)
 
 
 @one_at_a_time
 def skeleton(settings: Any, trust_remote_code: bool = False) -> Any:
-    """Build a model from its config alone, without memory for weights: what adapters and patches are held against."""
+    """Build a model from its config alone, without memory for weights, to check adapters and patches against it."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):  # from_config writes into what it gets
+    with torch.device("meta"):  # from_config changes its argument
         return AutoModelForCausalLM.from_config(deepcopy(settings), trust_remote_code=trust_remote_code)
 
 
 def class_of(path: Path, trust_remote_code: bool) -> Any:
-    """Return the class that a checkpoint's config leads to; None where only its own code knows."""
+    """Return the class that a checkpoint's config leads to; None if only the checkpoint's own code knows."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
     try:
-        found = KNOWN.get(type(settings_of(path, trust_remote_code)), None)
-    except Exception:  # noqa: BLE001  # what a library raises over a user's files follows no rule
-        return None  # the load says it, with what was asked for
-    return found[0] if isinstance(found, list | tuple) else found
+        classes = KNOWN.get(type(settings_of(path, trust_remote_code)), None)
+    except Exception:  # noqa: BLE001  # a library may raise anything over a user's files
+        return None  # the load reports the error
+    return classes[0] if isinstance(classes, list | tuple) else classes
 
 
 def check_adapter(lora: LoraConfig, resolved: Resolved) -> None:
-    """Hold an adapter against the model's shape: what does not fit is said before the weights are read."""
+    """Check an adapter against the model's shape, before the weights are read."""
     wanted, model = adapter_of(lora), resolved.model
     if wanted is None or resolved.adapter is None:
         return
     try:
         bare = skeleton(settings_of(resolved.path, model.trust_remote_code), model.trust_remote_code)
-    except Exception:  # noqa: BLE001  # custom code may not do without weights: it is checked again on the real base
+    except Exception:  # noqa: BLE001  # custom code may need weights: the adapter is checked again on the real base
         bare = None
-    home_of(wanted).check(wanted, resolved.adapter, bare, model.name)
+    module_of(wanted).check(wanted, resolved.adapter, bare, model.name)

@@ -1,4 +1,4 @@
-"""From config to a loaded model: locate, quantize, adapt – and a report of what is really there."""
+"""From config to a loaded model: locate, quantize, adapt – and a report of what was really loaded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from runner.core.loaded import text
 from runner.core.mapped_files import MappedFiles
 from runner.models import bin_file, capability, inventory
 from runner.models.building import one_at_a_time
-from runner.models.lora import home_of
+from runner.models.lora import module_of
 from runner.models.rope import choices as rope_room
 from runner.models.tokenizing import check_growth, panics
 from runner.models.vocabulary import check_tokenizer
@@ -37,12 +37,12 @@ from runner.quantization.base import QuantizationConfig
 
 log = logging.getLogger(__name__)
 
-KERNELS = 1024  # that are kept otherwise
+MOST_KERNELS = 1024  # the default size of the cache
 
 
 @dataclass
 class Loaded:
-    """A model with its tokenizer, and what was found on the way."""
+    """A model with its tokenizer, and a report on the load."""
 
     model: Any
     tokenizer: Any
@@ -51,54 +51,56 @@ class Loaded:
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)  # as loaded, whoever quantized them
+    quantization: QuantizationConfig = field(
+        default_factory=QuantizationConfig
+    )  # of the loaded weights, also if the checkpoint was quantized already
 
 
 @one_at_a_time
 def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     """Load what the groups model, quantization and rope describe: the part that several jobs can share.
 
-    The model's kind has checked them (`ModelKind.check`). Only memory is looked at again, now that devices are known.
+    The model's kind has checked them (`ModelKind.check`). Only memory is checked again, now that devices are known.
     """
     quiet_imports()
     model_config, folder = resolved.model, resolved.path
-    stored, held = resolved.stored, resolved.held(config.quantization)
+    stored, quantization = resolved.stored, resolved.held(config.quantization)
     started = time.perf_counter()
-    unreset = inventory.start_memory()
-    keep_kernels_few()
+    memory_notes = inventory.start_memory()
+    limit_kernels()
     device = pick_device(model_config.device)
-    held.prepare(device.type)
+    quantization.prepare(device.type)
     capability.check_adapter(config.lora, resolved)
     dtype, notes = pick_dtype(model_config.dtype, resolved.settings, device)
-    if dtype != (known_as := getattr(torch, resolved.dtype)):  # torch cannot use a GPU that the system has
-        dtype, notes = known_as, [f"no GPU can be used after all, and the job is known as one in {resolved.dtype}"]
+    if dtype != (expected := getattr(torch, resolved.dtype)):  # torch cannot use a GPU that the system has
+        dtype, notes = expected, [f"no GPU can be used after all, but the job was identified with {resolved.dtype}"]
     model_class = capability.class_of(folder, model_config.trust_remote_code)
     places, absent = capability.places_for(model_config)
     attention, fallback = capability.pick_attention(model_config.attention, device.type, model_class)
-    notes += absent + unreset + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
+    notes += absent + memory_notes + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
     notes += formats.notes(folder, stored, str(dtype).removeprefix("torch."))
 
-    told: dict[str, Any] = {"dtype": dtype} | (held.load_arguments() if stored is None else {})
+    arguments: dict[str, Any] = {"dtype": dtype} | (quantization.load_arguments() if stored is None else {})
     if places:
-        told["max_memory"] = places
+        arguments["max_memory"] = places
     if attention is not Attention.auto:
-        told["attn_implementation"] = attention.value
+        arguments["attn_implementation"] = attention.value
     tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
     if rows := resolved.text_settings.get("vocab_size"):
         notes += check_tokenizer(tokenizer, rows, model_config.name)
-    model, unused = _from_pretrained(config, resolved, device, told)
+    model, unused = _from_pretrained(config, resolved, device, arguments)
     notes += unused
-    held.check_loaded(model)
-    _let_go_of_files(resolved, held)
+    quantization.check_loaded(model)
+    _release_files(resolved, quantization)
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
         device = entry_device(model)
-    base = Loaded(model, tokenizer, device, notes=notes, quantization=held)
+    base = Loaded(model, tokenizer, device, notes=notes, quantization=quantization)
     base.metrics["load_s"] = time.perf_counter() - started
     _describe_base(base, config)
     if stored is not None:
         if not base.metrics["quantized_modules"]:
-            raise ConfigError(f"model.name={config.model.name} says that it is quantized, {stored}: no layer of it is")
+            raise ConfigError(f"model.name={config.model.name} claims to be quantized, {stored}, but no layer of it is")
         base.facts["checkpoint"] = f"quantized already: {stored}"
     elif folder.is_file():
         base.facts["checkpoint"] = f"gguf: {read_header(folder).types}"
@@ -108,19 +110,19 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
 
 @one_at_a_time
 def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved) -> Loaded:
-    """Put the job's adapter and thread count on a base, and report the two together."""
+    """Apply the job's adapter and thread count to a base, and report on both together."""
     started = time.perf_counter()
     loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
     lora, report = adapter_of(config.lora), None
     if lora is not None:
         assert resolved.adapter is not None
         with base.quantization.adapting(base.model):
-            loaded.model, report = home_of(lora).apply(base.model, lora, resolved.adapter, config.model.name)
+            loaded.model, report = module_of(lora).apply(base.model, lora, resolved.adapter, config.model.name)
         loaded.notes += report.notes
         if lora.usual_rope not in (None, config.rope.name) and lora.path != "embedded":
             loaded.notes.append(
-                f"rope={config.rope.name}: most {lora.name} adapters were trained with 2D RoPE, which the program that "
-                f"wrote them had on unless told otherwise; if this one was, use rope={lora.usual_rope}"
+                f"rope={config.rope.name}: most {lora.name} adapters were trained with 2D RoPE, the default of the "
+                f"program that wrote them; if this one was, use rope={lora.usual_rope}"
             )
         loaded.bytes_by_dtype = base.bytes_by_dtype.copy()
         loaded.bytes_by_dtype.update(inventory.adapter_bytes(loaded.model))
@@ -130,49 +132,49 @@ def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved) -> Loaded:
     loaded.metrics["load_s"] += time.perf_counter() - started
     _note(loaded, inventory.describe_lora(lora, report))
     _note(loaded, inventory.describe_weights(loaded.bytes_by_dtype))
-    loaded.metrics |= inventory.held(loaded.metrics)
-    log.info("what is on:\n%s", text(loaded.metrics, loaded.facts), extra=IN_TABLE)
+    loaded.metrics |= inventory.memory_in_use(loaded.metrics)
+    log.info("loaded model:\n%s", text(loaded.metrics, loaded.facts), extra=IN_TABLE)
     return loaded
 
 
 def release(loaded: Loaded, config: RunnerConfig) -> bool:
-    """Take the job's adapter off again; False when the base cannot be had back as it was."""
+    """Remove the job's adapter; False if the base cannot be restored."""
     if config.lora.merges:
         return False
     if (lora := adapter_of(config.lora)) is not None:
-        home_of(lora).remove(loaded.model)
+        module_of(lora).remove(loaded.model)
     return True
 
 
-def keep_kernels_few() -> None:
-    """Where memory is short, have fewer of oneDNN's kernels kept: it makes one for each new shape, of up to 0.5 MiB."""
-    machine.keep_kernels(int(min(max(machine.available_mib() / 8, 16), KERNELS)))
+def limit_kernels() -> None:
+    """Limit oneDNN's cache if memory is short: it makes a kernel of up to 0.5 MiB for each new shape."""
+    machine.keep_kernels(int(min(max(machine.available_mib() / 8, 16), MOST_KERNELS)))
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Turn model.device into a device that is there."""
+    """Return the device that model.device means; ConfigError if it does not exist."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        have = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
-        check((device.index or 0) < count, "model.device", wanted, f"{have}; use model.device=auto or cpu")
+        visible = f"{count} CUDA GPUs are visible" if count else "no CUDA GPU is visible"
+        check((device.index or 0) < count, "model.device", wanted, f"{visible}; use model.device=auto or cpu")
     return device
 
 
 def entry_device(model: Any) -> torch.device:
-    """Return where prompts go into a model that is spread over devices; accelerate moves them on from there."""
+    """Return the device for the prompts of a model that is spread over devices; accelerate moves data on from there."""
     embedding = model.get_input_embeddings()
     if embedding.weight.device.type != "meta":
         return torch.device(embedding.weight.device)
-    hook = getattr(embedding, "_hf_hook", None)  # offloaded: its weights come only for as long as it computes
+    hook = getattr(embedding, "_hf_hook", None)  # offloaded: its weights are there only while it computes
     at = getattr(hook, "execution_device", "cpu")
     return torch.device("cuda", at) if isinstance(at, int) else torch.device(at)
 
 
 def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) -> tuple[torch.dtype, list[str]]:
-    """Turn model.dtype into a dtype; a float16 checkpoint runs in bfloat16 on a CPU, and that is said."""
+    """Return the dtype that model.dtype means, and a note if a float16 checkpoint runs in bfloat16 on a CPU."""
     name = dtype_for(wanted, settings, device.type)
     if not isinstance(dtype := getattr(torch, name, None), torch.dtype):
         raise ConfigError(
@@ -185,15 +187,15 @@ def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) ->
 
 
 def _from_pretrained(
-    config: RunnerConfig, resolved: Resolved, device: torch.device, told: dict[str, Any]
+    config: RunnerConfig, resolved: Resolved, device: torch.device, arguments: dict[str, Any]
 ) -> tuple[Any, list[str]]:
     from transformers import AutoModelForCausalLM
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     model, folder = resolved.model, resolved.path
-    place, settings = for_transformers(folder, model.trust_remote_code)
-    settings |= {**told, "device_map": model.device_map or {"": device}}
+    location, settings = for_transformers(folder, model.trust_remote_code)
+    settings |= {**arguments, "device_map": model.device_map or {"": device}}
     if folder.is_dir():
         bin_file.check_loadable(folder)
     try:
@@ -202,10 +204,10 @@ def _from_pretrained(
             settings["config"] = scaled
         kind, files = loaded_files(folder) if folder.is_dir() else ("", [])
         for file in files if kind == "safetensors" else []:
-            read_weight_file(file)  # a damaged one is named, with what is wrong in it
-        with heap.kept_small():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(place, **settings, output_loading_info=True)
-    except pickle.UnpicklingError as error:  # of a .bin before torch 1.6, which could not be looked into before
+            read_weight_file(file)  # its error names a damaged file and the damage
+        with heap.large_blocks_mapped():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
+    except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in loaded_files(folder)[1]:
             bin_file.refuse_code(file, str(error))
         raise ConfigError(f"model.name={model.name}: torch cannot read its weights in {folder}") from error
@@ -213,60 +215,60 @@ def _from_pretrained(
         raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {error}") from error
     except ConfigError:
         raise
-    except Exception as error:  # what a library raises over a user's files follows no rule
+    except Exception as error:  # a library may raise anything over a user's files
         if is_memory_error(error):
             raise
-        why = f"{type(error).__name__}: {one_line(error, limit=400)}{_of_gguf(folder)}"
-        raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {why}") from error
-    filled, found = loaded
-    return filled.eval(), _unfit(filled, found, f"model.name={model.name}: the checkpoint in {folder}")
+        reason = f"{type(error).__name__}: {one_line(error, limit=400)}{_gguf_fix(folder)}"
+        raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {reason}") from error
+    filled, report = loaded
+    return filled.eval(), _check_complete(filled, report, f"model.name={model.name}: the checkpoint in {folder}")
 
 
-def _of_gguf(path: Path) -> str:
-    """Say what else to try where a library cannot read a .gguf file."""
+def _gguf_fix(path: Path) -> str:
+    """Say what else to try if a library cannot read a .gguf file."""
     if not path.is_file():
         return ""
-    what = read_header(path).architecture
-    return f" (architecture {what}; what transformers cannot read, use from its original checkpoint)"
+    architecture = read_header(path).architecture
+    return f" (architecture {architecture}; if transformers cannot read it, use the original checkpoint)"
 
 
-def _let_go_of_files(resolved: Resolved, held: QuantizationConfig) -> None:
-    """Give back the checkpoint's pages after quantizing or converting it; a weight that is still there is read again.
+def _release_files(resolved: Resolved, quantization: QuantizationConfig) -> None:
+    """Release the checkpoint's pages after quantizing or converting it; a weight that is still in it is read again.
 
-    One weight that lies in the file keeps all of the file mapped, as large as the whole model was.
+    A single weight in the file keeps the whole file mapped, as large as the original model.
     """
-    if held.packed or stored_dtype(resolved.settings) != resolved.dtype:
+    if quantization.packed or stored_dtype(resolved.settings) != resolved.dtype:
         folder = resolved.path
-        MappedFiles().let_go_of(loaded_files(folder)[1] if folder.is_dir() else [folder])
+        MappedFiles().release_files(loaded_files(folder)[1] if folder.is_dir() else [folder])
 
 
-def _unfit(model: Any, found: dict[str, Any], checkpoint: str) -> list[str]:
-    """Refuse a model some of whose weights transformers had to make up; say which stored ones it has no use for."""
-    if absent := sorted(found["missing_keys"]):
+def _check_complete(model: Any, report: dict[str, Any], checkpoint: str) -> list[str]:
+    """Reject a model with missing weights, which transformers would make up; return a note on unused ones."""
+    if absent := sorted(report["missing_keys"]):
         raise ConfigError(
-            f"{checkpoint} is not complete: it lacks {few(absent)} of {type(model).__name__}, and random numbers would "
-            "stand there. Is a file missing, or config.json another model's?"
+            f"{checkpoint} is not complete: it lacks {few(absent)} of {type(model).__name__}, which would be random "
+            "numbers. Is a file missing, or config.json another model's?"
         )
-    if unused := sorted(found["unexpected_keys"]):
+    if unused := sorted(report["unexpected_keys"]):
         return [f"{type(model).__name__} has no use for {few(unused)} of the checkpoint"]
     return []
 
 
 def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> Any:
-    """Return the tokenizer that lies with a model's files; `named` is how the user named them."""
+    """Return the tokenizer among a model's files; `named` is the key and value that named the model."""
     from transformers import AutoTokenizer
 
     check_growth(path / "tokenizer.json")
-    place, found = for_transformers(path, trust_remote_code)
+    location, arguments = for_transformers(path, trust_remote_code)
     try:
         with panics(f"no usable tokenizer in {path}"):
-            tokenizer = AutoTokenizer.from_pretrained(place, **found, padding_side="left")
-    except Exception as error:  # what a library raises over a user's files follows no rule
+            tokenizer = AutoTokenizer.from_pretrained(location, **arguments, padding_side="left")
+    except Exception as error:  # a library may raise anything over a user's files
         raise ConfigError(
-            f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}{_of_gguf(path)}"
+            f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}{_gguf_fix(path)}"
         ) from error
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # padding is masked out: which token stands there is all one
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do
     return tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Files that torch.save wrote: read as tensors alone, and never run."""
+"""Files that torch.save wrote: only tensors are read, and nothing is run."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from torch import Tensor
 from runner.checkpoints import torch_archive
 from runner.core.errors import ConfigError
 
-PICKLE_BYTES = 16 * 2**20  # of a refused file, as much as is searched for what it would have called
+PICKLE_BYTES = 16 * 2**20  # how much of a rejected file is searched for the code that it would have called
 
 
 def load_tensors(file: Path, label: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Load a dictionary of tensors, and a note where it was wrapped; anything that would run is refused."""
+    """Load a dictionary of tensors, with a note if it was wrapped; a file with code that would run is rejected."""
     torch_archive.refuse_compressed(file, label)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd files torch warns first and fails then
+            warnings.simplefilter("ignore")  # torch warns about odd files before it fails
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the file may be anything, and torch has an exception for each
         if code := code_in(file, str(error)):
             raise ConfigError(
-                f"{label} holds code ({code}) and was refused: nothing in it was run. A LoRA file holds tensors alone: "
-                "have it saved anew with torch.save of the LoRA tensors"
+                f"{label} contains code ({code}) and was rejected: nothing in it was run. A LoRA file contains only "
+                "tensors: save it again with torch.save of the LoRA tensors"
             ) from error
         reason = " ".join(str(error).split()).rpartition("WeightsUnpickler error: ")[2].partition(" Check the doc")[0]
         raise ConfigError(
-            f"{label} is no .pth file that torch can read: empty, cut short or another format "
+            f"{label} is not a .pth file that torch can read: empty, truncated or another format "
             f"({type(error).__name__}{': ' * bool(reason)}{reason[:120]})"
         ) from error
     notes: tuple[str, ...] = ()
     if isinstance(state, dict):
         state, notes = torch_archive.unwrap(state, label, lambda value: isinstance(value, Tensor))
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise ConfigError(f"{label} holds a {type(state).__name__}: a dictionary from name to tensor is expected")
+        raise ConfigError(f"{label} contains a {type(state).__name__}: a dictionary from name to tensor is expected")
     return state, notes
 
 
 def code_in(file: Path, message: str) -> str:
-    """Name what unpickling a refused file would have called; nothing where it is no pickle at all."""
-    if named := re.search(r"GLOBAL ([\w.]+)", message):
-        return named[1]
+    """Return what unpickling a rejected file would have called; empty if it is not a pickle."""
+    if match := re.search(r"GLOBAL ([\w.]+)", message):
+        return match[1]
     if "TorchScript" in message:
         return "a TorchScript program"
     words: list[str] = []
@@ -62,7 +62,7 @@ def code_in(file: Path, message: str) -> str:
                 continue
             if re.fullmatch(r"[\w.]+", name) and not name.startswith(("torch.", "collections.OrderedDict")):
                 return name
-    except Exception:  # noqa: BLE001  # it is odd all the way: that torch cannot read it is what the user is told
+    except Exception:  # noqa: BLE001  # not a readable pickle: the caller reports that torch cannot read it
         return ""
     return ""
 

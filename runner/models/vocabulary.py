@@ -1,9 +1,9 @@
 """Which token ids a model has an embedding for.
 
-A tokenizer may know more tokens than that: a checkpoint for text alone keeps the marks of pictures, a fine-tuned one
-has got a token for padding. Most of these never stand in a prompt, so they are noted when the model loads, and a prompt
-that holds one is refused before a pass, which would read memory behind the embedding. Only a tokenizer that puts such a
-token into every prompt is refused before the load.
+A tokenizer may know more tokens: a text-only checkpoint may still have the tokens for images, and a fine-tuned one may
+have a new token for padding. Most of these never occur in a prompt, so they are only noted when the model loads. A
+prompt that contains one is rejected before a pass, which would read memory beyond the embedding. Only a tokenizer that
+puts such a token into every prompt is rejected before the load.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ def rows_of(model: Any) -> int:
 
 
 def check_ids(ids: Sequence[int], rows: float, tokenizer: Any, named: str) -> None:
-    """Refuse token ids that the model has no embedding for, whoever has made them."""
+    """Reject token ids that the model has no embedding for."""
     if ids and not (min(ids) >= 0 and max(ids) < rows):
-        strange = next(one for one in ids if not 0 <= one < rows)
+        invalid = next(one for one in ids if not 0 <= one < rows)
         raise ConfigError(
-            f"{strange} is no token of {named}: its ids go from 0 to {rows - 1}{_origin(strange, tokenizer)}"
+            f"{invalid} is not a token of {named}: its ids go from 0 to {rows - 1}{_origin(invalid, tokenizer)}"
         )
 
 
 def check_tokenizer(tokenizer: Any, rows: int, named: str) -> list[str]:
-    """Refuse a tokenizer that no prompt of comes through; return a note on the tokens that no prompt may hold."""
+    """Reject a tokenizer whose every prompt would be rejected; return a note on tokens that no prompt may contain."""
     check_ids(ids_of(tokenizer, "", True, named), rows, tokenizer, named)  # what it puts around every text
     if tokenizer.vocab_size <= rows and all(number < rows for number in tokenizer.added_tokens_decoder):
         return []
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
     tokens = few([f"{token} ({number})" for number, token in beyond])
     return [
-        f"the tokenizer has {len(beyond)} tokens beyond the {rows} that the model knows, refused in prompts: {tokens}"
+        f"the tokenizer has {len(beyond)} tokens beyond the {rows} that the model knows, rejected in prompts: {tokens}"
     ]
 
 
 def padding_of(tokenizer: Any, rows: float) -> int:
-    """Return the id that prompts are filled up with: any does, but the model must have an embedding for it."""
+    """Return the id that pads prompts; any id with an embedding will do."""
     number: int | None = tokenizer.pad_token_id
     return number if number is not None and number < rows else 0
 
 
-def _origin(strange: int, tokenizer: Any) -> str:
-    """Say which of the tokenizer's tokens it is, where it is one."""
-    if not 0 <= strange < len(tokenizer) and strange not in tokenizer.added_tokens_decoder:
+def _origin(invalid: int, tokenizer: Any) -> str:
+    """Say which of the tokenizer's tokens it is, if it is one."""
+    if not 0 <= invalid < len(tokenizer) and invalid not in tokenizer.added_tokens_decoder:
         return ""
     return (
         f", one for each row of its embedding, and the tokenizer has {len(tokenizer)} tokens, of which this is "
-        f"{tokenizer.convert_ids_to_tokens(strange)!r}: use the tokenizer that belongs to the weights, or leave the "
+        f"{tokenizer.convert_ids_to_tokens(invalid)!r}: use the tokenizer that belongs to the weights, or leave the "
         "token out of the prompt"
     )

@@ -26,18 +26,18 @@ HOLDERS = tuple({holder for choice in CHOICES.values() for holder in choice.hold
 
 
 def read_format(settings: dict[str, Any]) -> Format | None:
-    """Read off a config.json how the weights are quantized; None when they are not."""
+    """Return how the weights are quantized, from a config.json; None if they are not."""
     stored = settings.get("quantization_config") or settings.get("text_config", {}).get("quantization_config")
     if not stored:
         return None
-    for choice in CHOICES.values():
-        if (found := choice.read_stored(stored)) is not None:
-            return found
+    formats = [found for choice in CHOICES.values() if (found := choice.read_stored(stored)) is not None]
+    if formats:  # of several choices of one library, the one that makes just this
+        return next((found for found in formats if found.matched), formats[0])
     method = str(stored.get("quant_method") or "")
     return Format(method, QuantizationConfig(), 8, method or "an unnamed quant_method", matched=False, known=False)
 
 
 def quiet_imports() -> None:
-    """Keep what the libraries log on import out of the log: transformers and peft import those that are installed."""
+    """Silence what the libraries log on import: transformers and peft import those that are installed."""
     for choice in CHOICES.values():
         choice.quiet_import()

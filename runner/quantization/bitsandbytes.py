@@ -29,7 +29,7 @@ class BitsAndBytesConfig(Quantized):
     install: ClassVar[str] = "pip install bitsandbytes"
     method: ClassVar[str] = "bitsandbytes"
     holders: ClassVar[tuple[str, ...]] = ("bitsandbytes.",)
-    note_names: ClassVar[tuple[str, ...]] = (".quant_state.", ".weight_format")  # becomes Python's numbers
+    note_names: ClassVar[tuple[str, ...]] = (".quant_state.", ".weight_format")  # loaded as Python numbers
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
@@ -43,7 +43,7 @@ class BitsAndBytesConfig(Quantized):
         if not stored.get("load_in_4bit"):
             return None
         dtype = str(stored.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch.")
-        check(dtype in Dtype.__members__, "the checkpoint's bnb_4bit_compute_dtype", dtype, "no dtype of torch's")
+        check(dtype in Dtype.__members__, "the checkpoint's bnb_4bit_compute_dtype", dtype, "not a dtype of torch")
         name = str(stored.get("bnb_4bit_quant_type") or "fp4")
         kind = {choice.name: choice for choice in (Nf4Config, Fp4Config)}.get(name, FourBitConfig)
         config = kind(bool(stored.get("bnb_4bit_use_double_quant")), Dtype(dtype))
@@ -51,27 +51,27 @@ class BitsAndBytesConfig(Quantized):
 
     @property
     def load_bytes_per_number(self) -> int:
-        """Copies in float32 and in bytes, while one weight is quantized."""
+        """Return the bytes of the copies in float32 and int8 while one weight is quantized."""
         return 8
 
     @staticmethod
     def quiet_import() -> None:
-        """When it is imported it looks for optional kernels on a hub, and warns when it finds none."""
+        """Silence its import, which looks for optional kernels on a hub, and warns if it finds none."""
         logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
     def prepare(self, device: str) -> None:
-        """Import it, and turn its own ways of saying that it cannot run here into one message."""
+        """Import it, and turn its various signs that it cannot run here into one message."""
         self.require_packages()
         try:
             library = importlib.import_module("bitsandbytes.cextension").lib
-        except Exception as error:  # it loads a native library: whatever that says, it is about this platform
+        except Exception as error:  # it loads a native library: any error concerns this platform
             raise self._unusable(error) from error
-        reason = getattr(library, "error_msg", None)  # of the stand-in that it takes when the native one does not load
-        if reason is not None and device != "cpu":  # on a CPU the stand-in is enough: torch does the work
+        reason = getattr(library, "error_msg", None)  # it has one if the native library did not load
+        if reason is not None and device != "cpu":  # on a CPU torch does the work without it
             raise self._unusable(reason)
 
     def has_kernels(self, dtype_bytes: int) -> bool:
-        """For all of them."""
+        """Return True, for all its layers."""
         return True
 
     def _unusable(self, reason: object) -> ConfigError:
@@ -110,11 +110,11 @@ class Int8Config(BitsAndBytesConfig):
         return dtype_bytes
 
     def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
-        """On a CPU sums are int32, scaled in float32 by a matrix of scales; freed blocks of these stay a while."""
+        """Return, for a CPU, int32 sums and float32 scales; their freed blocks stay in memory for a while."""
         return positions * width * 20 if device == "cpu" else 0
 
     def prepare(self, device: str) -> None:
-        """At every product it logs that it casts to float16, which is how LLM.int8() works."""
+        """Silence its log line at every product: it casts to float16, which is how LLM.int8() works."""
         super().prepare(device)
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
@@ -163,7 +163,7 @@ class FourBitConfig(BitsAndBytesConfig):
         return {"quantization_config": config}
 
     def check_loaded(self, model: torch.nn.Module) -> None:
-        """Refuse layer sizes that the packed 4-bit CPU kernels would crash on at the first forward pass."""
+        """Reject layer sizes that would crash the packed 4-bit CPU kernels at the first forward pass."""
         from bitsandbytes.functional import has_avx512bf16
         from bitsandbytes.nn.modules import Linear4bit
 
@@ -179,9 +179,9 @@ class FourBitConfig(BitsAndBytesConfig):
 
     @contextmanager
     def adapting(self, model: torch.nn.Module) -> Iterator[None]:
-        """Keep packed CPU weights as they are, whoever asks for a state dict inside, as PEFT does.
+        """Keep packed CPU weights packed, even if code inside asks for a state dict, as PEFT does.
 
-        For a state dict bitsandbytes unpacks them for good, and rounds their scales a second time: the next job on
+        For a state dict bitsandbytes unpacks them permanently, and rounds their scales a second time: the next job on
         this base would get other answers than the first.
         """
         states: list[Any] = [getattr(parameter, "quant_state", None) for parameter in model.parameters()]

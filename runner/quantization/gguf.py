@@ -20,11 +20,11 @@ class GgufConfig(Quantized):
     packed: ClassVar[bool] = False
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """Unpacked, a weight is as large as any other."""
+        """Return the size of an ordinary weight, since it is unpacked."""
         return numbers * dtype_bytes, 0
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """Nothing is left to unpack."""
+        """Return 0: the weights are already unpacked."""
         return 0
 
     def load_arguments(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""gptqmodel: checkpoints that GPTQ or AWQ has quantized; `none` loads them as they are, too."""
+"""gptqmodel: checkpoints that GPTQ or AWQ has quantized; `none` also loads them as they are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class GptqModelConfig(Quantized):
     packed_names: ClassVar[tuple[str, ...]] = (".qweight",)
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """A weight that its checkpoint left unpacked is held in model.dtype; packed ones are as large as on disk."""
+        """Return the bytes in model.dtype, for a weight that is not packed; packed ones are as large as on disk."""
         return numbers * dtype_bytes, 0
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
@@ -25,7 +25,7 @@ class GptqModelConfig(Quantized):
         return dtype_bytes
 
     def load_arguments(self) -> dict[str, Any]:
-        """The checkpoint says it all."""
+        """Return nothing: the checkpoint contains the settings."""
         return {}
 
     @classmethod
@@ -42,7 +42,7 @@ class GptqConfig(GptqModelConfig):
     name: ClassVar[str] = "gptq"
 
     packages: ClassVar[tuple[str, ...]] = ("gptqmodel", "optimum")
-    # gptqmodel compiles its kernels where it is installed, so no extra of ours can promise it
+    # gptqmodel compiles its kernels at installation, which may fail, so it is not in an extra of ours
     install: ClassVar[str] = "pip install gptqmodel optimum"
     method: ClassVar[str] = "gptq"
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from runner.quantization.base import Format, Quantized
 
-# What it logs on import and no user can act on, by logger: which of its own kernels for other GPUs did not load, and
-# that it calls torch by a name on its way out.
-NO_NEWS = {
+# What it logs on import, by logger, though no user can act on it: that its kernels for other GPUs did not load, and
+# that it uses a deprecated name of torch.
+SILENCED = {
     "torchao": "Failed to load ",
-    "torchao.kernel.intmm": "Warning: Detected no triton",  # which no weight-only product asks for
+    "torchao.kernel.intmm": "Warning: Detected no triton",  # weight-only products do not need it
     "torch.utils._pytree": r"(?s).*register_constant\(\) on Enum subclasses",
 }
 
@@ -27,7 +27,7 @@ class TorchaoInt8Config(Quantized):
     packages: ClassVar[tuple[str, ...]] = ("torchao",)
     install: ClassVar[str] = "pip install 'runner[torchao]'"
     method: ClassVar[str] = "torchao"
-    holders: ClassVar[tuple[str, ...]] = ("torchao.",)  # the layers stay torch's, their weights are exchanged
+    holders: ClassVar[tuple[str, ...]] = ("torchao.",)  # the layers remain torch's, only their weights are replaced
     packed_names: ClassVar[tuple[str, ...]] = ("_qdata",)
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
@@ -39,7 +39,7 @@ class TorchaoInt8Config(Quantized):
         return dtype_bytes
 
     def has_kernels(self, dtype_bytes: int) -> bool:
-        """For activations in bfloat16."""
+        """Return whether activations are in bfloat16."""
         return dtype_bytes == 2
 
     def load_arguments(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class TorchaoInt8Config(Quantized):
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-        """Read which of torchao's many types it is: only weight-only int8 by rows is this choice."""
+        """Read which of torchao's many types it is; only weight-only int8 by rows is this choice."""
         if stored.get("quant_method") != cls.method:
             return None
         kind = (stored.get("quant_type") or {}).get("default") or {}
@@ -63,10 +63,10 @@ class TorchaoInt8Config(Quantized):
 
     @staticmethod
     def quiet_import() -> None:
-        """Transformers imports it for every model once it is installed; a logger takes the same filter once."""
-        for name in NO_NEWS:
-            logging.getLogger(name).addFilter(_is_news)
+        """Silence its import by transformers, for any model; a logger keeps the same filter only once."""
+        for name in SILENCED:
+            logging.getLogger(name).addFilter(_is_wanted)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    return re.match(NO_NEWS[record.name], record.getMessage()) is None
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return re.match(SILENCED[record.name], record.getMessage()) is None

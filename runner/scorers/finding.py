@@ -1,4 +1,4 @@
-"""Where an answer stands in a text: the last of several matches, the last box."""
+"""Finds an answer in a text: the last of several matches, the last box."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable
 
 
 def last(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
-    """Return the last match, None where there is none."""
-    kept = deque(matches, maxlen=1)
-    return kept[0] if kept else None
+    """Return the last match, or None."""
+    newest = deque(matches, maxlen=1)
+    return newest[0] if newest else None
 
 
 def last_box(text: str) -> str:
-    """Return what stands in the last \\boxed{}; empty where there is none, or where it was cut off."""
+    """Return the content of the last \\boxed{}; empty if there is none, or if it was cut off."""
     start = text.rfind("\\boxed{") + len("\\boxed{")
     if start < len("\\boxed{"):
         return ""

@@ -1,4 +1,4 @@
-"""From the likelihoods of single texts to the numbers of a job, each with its interval over samples."""
+"""Computes a job's figures from the likelihoods of single texts, each with its interval over samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.core.result import Likelihood
 from runner.core.stats import wilson_interval
 
 SUMS = [it.name for it in fields(Likelihood) if it.name not in ("unit", "is_other")]
-# by what a choice's log-likelihood is divided before the largest wins; characters are what lm-evaluation-harness counts
+# the divisor of a choice's log-likelihood before the largest wins; lm-evaluation-harness counts characters
 NORMS: dict[str, Callable[[Likelihood], float]] = {
     "acc": lambda _: 1.0,
     "acc_norm": lambda it: float(it.characters),
@@ -23,73 +23,77 @@ NORMS: dict[str, Callable[[Likelihood], float]] = {
 
 
 def units(parts: Sequence[Likelihood]) -> list[Likelihood]:
-    """Put the windows of one text together; of a question with choices, the right one stands for it."""
-    found: dict[int, Likelihood] = {}
+    """Add up the windows of each text; a question with choices counts with its right choice."""
+    sum_by_unit: dict[int, Likelihood] = {}
     for it in parts:
         if it.is_other:
             continue
-        earlier = found.get(it.unit)
+        earlier = sum_by_unit.get(it.unit)
         sums: dict[str, Any] = {}
         for name in SUMS if earlier is not None else ():
             values = getattr(earlier, name), getattr(it, name)
             sums[name] = None if None in values else sum(values)
-        found[it.unit] = replace(it, **sums)
-    return [found[unit] for unit in sorted(found)]
+        sum_by_unit[it.unit] = replace(it, **sums)
+    return [sum_by_unit[unit] for unit in sorted(sum_by_unit)]
 
 
 def figures(parts: Sequence[Likelihood]) -> dict[str, float]:
-    """Return what the texts of a job come to: sums over sums, with intervals over samples where there are several."""
-    of = units(parts)
-    tokens = [float(it.tokens) for it in of]
-    size = [float(it.bytes) for it in of]
-    nats = [it.nats for it in of]
-    bits = [-it.nats / math.log(2) for it in of]
+    """Return the figures of a job's texts: ratios of sums, with intervals over samples if there are several."""
+    texts = units(parts)
+    tokens = [float(it.tokens) for it in texts]
+    bytes_of_texts = [float(it.bytes) for it in texts]
+    nats = [it.nats for it in texts]
+    bits = [-it.nats / math.log(2) for it in texts]
     by_token = _ratio(LOG_LIKELIHOOD, nats, tokens, most=0)
-    found = {"n": float(len(of)), "scored_tokens": sum(tokens), "scored_bytes": sum(size)} | by_token
-    found |= _ratio("log_likelihood_nats_per_byte", nats, size, most=0)
-    found |= _ratio("bits_per_token", bits, tokens, least=0) | _ratio("bits_per_byte", bits, size, least=0)
-    turned = {"": "", "_low": "_high", "_high": "_low"}  # a text is less perplexing where it is more likely
-    found |= {f"perplexity{turned[key.removeprefix(LOG_LIKELIHOOD)]}": _exp(-value) for key, value in by_token.items()}
-    found |= _share("rank_1_share", [float(it.rank_1) for it in of], tokens)
-    return found | _of_reference(of) | _of_choices(parts)
+    job_figures = {"n": float(len(texts)), "scored_tokens": sum(tokens), "scored_bytes": sum(bytes_of_texts)} | by_token
+    job_figures |= _ratio("log_likelihood_nats_per_byte", nats, bytes_of_texts, most=0)
+    job_figures |= _ratio("bits_per_token", bits, tokens, least=0) | _ratio(
+        "bits_per_byte", bits, bytes_of_texts, least=0
+    )
+    flipped_end = {"": "", "_low": "_high", "_high": "_low"}  # perplexity is lower if the likelihood is higher
+    job_figures |= {
+        f"perplexity{flipped_end[key.removeprefix(LOG_LIKELIHOOD)]}": _exp(-value) for key, value in by_token.items()
+    }
+    job_figures |= _share("rank_1_share", [float(it.rank_1) for it in texts], tokens)
+    return job_figures | _of_reference(texts) | _of_choices(parts)
 
 
-def _of_reference(of: Sequence[Likelihood]) -> dict[str, float]:
-    """Return how far the model is from its reference, where it has one."""
-    compared = [it for it in of if it.kl_nats is not None]
+def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
+    """Return the model's divergence from its reference, if it has one."""
+    compared = [it for it in texts if it.kl_nats is not None]
     if not compared:
         return {}
     tokens = [float(it.tokens) for it in compared]
     kl, truncation, agreed = ([float(getattr(it, name)) for it in compared] for name in
                               ("kl_nats", "truncation_nats", "top_1_agreed"))  # fmt: skip
-    found = _ratio("kl_nats_per_token", kl, tokens, least=0) | _share("top_1_agreement", agreed, tokens)
-    return found | {"kl_truncation_nats_per_token": ratio(truncation, tokens)}
+    divergence_figures = _ratio("kl_nats_per_token", kl, tokens, least=0) | _share("top_1_agreement", agreed, tokens)
+    return divergence_figures | {"kl_truncation_nats_per_token": ratio(truncation, tokens)}
 
 
 def _of_choices(parts: Sequence[Likelihood]) -> dict[str, float]:
-    """Return how often the right choice is the likeliest, by four ways to allow for its length."""
+    """Return how often the right choice is the likeliest, with four normalizations by length."""
     if not any(it.is_other for it in parts):
         return {}
     questions: dict[int, list[Likelihood]] = {}
     for it in parts:
         questions.setdefault(it.unit, []).append(it)
-    found: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     for name, length in NORMS.items():
         right = sum(not max(it, key=lambda one: one.nats / length(one)).is_other for it in questions.values())
         low, high = wilson_interval(right, len(questions))
-        found |= {name: right / len(questions), f"{name}_low": low, f"{name}_high": high}
-    return found
+        accuracies |= {name: right / len(questions), f"{name}_low": low, f"{name}_high": high}
+    return accuracies
 
 
 def _ratio(
     name: str, tops: Sequence[float], bottoms: Sequence[float], least: float = -math.inf, most: float = math.inf
 ) -> dict[str, float]:
-    """Return a ratio, and its interval where there is one, within what it can be."""
-    found = {name: ratio(tops, bottoms)}
+    """Return a ratio, with its interval if there is one, within the possible range."""
+    interval_figures = {name: ratio(tops, bottoms)}
     if len(tops) > 1:
         low, high = ratio_interval(tops, bottoms)
-        found |= {f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
-    return found
+        interval_figures |= {f"{name}_low": max(low, least), f"{name}_high": min(high, most)}
+    return interval_figures
 
 
 def _share(name: str, tops: Sequence[float], bottoms: Sequence[float]) -> dict[str, float]:
@@ -97,4 +101,4 @@ def _share(name: str, tops: Sequence[float], bottoms: Sequence[float]) -> dict[s
 
 
 def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf  # beyond it, a float ends
+    return math.exp(value) if value < 700 else math.inf  # above it, a float overflows

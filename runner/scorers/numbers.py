@@ -1,9 +1,9 @@
-"""Find an answer that is a number, by one of several rules, and write it so that it is compared exactly.
+"""Finds an answer that is a number, by one of several rules, and writes it in a form that can be compared exactly.
 
 `strict` and `flexible` are the two filters of lm-evaluation-harness's gsm8k task, with these differences: a number is
-compared as a number (18.00 is 18), and ways to write one that its patterns break or miss are read: currencies,
-fractions, scientific notation, other scripts. tests/scorers/test_lm_eval.py holds the two side by side, and gives the
-reason for each difference.
+compared as a number (18.00 is 18), and notations that its patterns miss or misread are read: currencies, fractions,
+scientific notation, other scripts. tests/scorers/test_lm_eval.py compares the two, and gives the reason for each
+difference.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from fractions import Fraction
 from runner.config.task import Extractor
 from runner.scorers.finding import last, last_box
 
-# Every repetition that another one could share characters with is bounded: a megabyte of anything takes linear time.
+# Repetitions that could match the same characters are bounded: a megabyte of any text takes linear time.
 _CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[CAS])?\$|[€£¥₹₩₽]|USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?)"
 _SIGN = rf"(?P<sign>(?:-\ ?)?{_CURRENCY}\s?-?|-)?"  # -5, -$3, $-3, USD 3
 _FRACTION = r"""
     (?<![/.0-9]) (?:(?P<whole>[0-9]{1,3})\ )?            # 3/4, 1 1/2; of the date 3/4/2020 nothing is one
     (?P<top>[0-9]{1,30}) / (?P<bottom>0{0,9}[1-9][0-9]{0,29}) (?![0-9]|[./][0-9])
 """
-_THIN = "\N{NARROW NO-BREAK SPACE}"  # what all spaces that part thousands and nothing else become
+_THIN = "\N{NARROW NO-BREAK SPACE}"  # replaces all spaces that can only separate thousands
 _GROUPS = rf"""
     [0-9]{{1,3}} (?:(?:,[0-9]{{3}}){{1,12}} | (?:_[0-9]{{3}}){{1,12}} | (?:{_THIN}[0-9]{{3}}){{1,12}}) (?![0-9])
     | [0-9]{{1,2}} (?:,[0-9]{{2}}){{1,12}} ,[0-9]{{3}} (?![0-9])            # 12,34,567 in India
 """
 _SPACED = r"[0-9]{1,3} (?:\ [0-9]{3}){1,12} (?![0-9])"  # 70 000, where a number is expected
-# Within a text, 5 100 may be two numbers, and 70 000 is one: none is written with a zero in front.
+# Within a text, 5 100 may be two numbers, but 70 000 is one: no number begins with a zero.
 _SPACED_SURELY = r"[0-9]{1,3} (?:\ [0-9]{3}){0,6}? \ 0[0-9]{2} (?:\ [0-9]{3}){0,6} (?![0-9])"
 _EXPONENT = r"""
     (?:[eE](?P<e>[+-]?[0-9]{1,3})(?![0-9A-Za-z]) | \s?[×x*]\s?10\s?\^\s?\{?\s?(?P<ten>[+-]?[0-9]{1,3})\s?\}?(?![0-9]))?
@@ -36,17 +36,17 @@ _EXPONENT = r"""
 
 
 def _number(spaced: str) -> str:
-    """Return the pattern of one number, with one for thousands that are parted by plain spaces."""
+    """Return the pattern of one number; `spaced`: the pattern of thousands that plain spaces separate."""
     plain = rf"(?:(?P<digits>{_GROUPS} | {spaced} | [0-9]+) (?:\.(?P<rest>[0-9]+))? | (?<!\.)\.(?P<only>[0-9]+))"
     return rf"{_SIGN} (?:{_FRACTION} | {plain} {_EXPONENT})"
 
 
-_GLUE = r"(?:\\f?boxed\{|[\s*_`$\\(\[{~≈=:+])*"  # stands between the words and the number: **18**, \(18\), = 18
+_GLUE = r"(?:\\f?boxed\{|[\s*_`$\\(\[{~≈=:+])*"  # between the words and the number: **18**, \(18\), = 18
 _AFTER = rf"{_GLUE} (?:{_number(_SPACED)})"
 _STRICT = re.compile(rf"\#\#\#\#{_AFTER}", re.VERBOSE)
 _THE_ANSWER_IS = re.compile(rf"\banswer\s+is\b{_AFTER}", re.VERBOSE | re.IGNORECASE)
 _ALONE = re.compile(_number(_SPACED), re.VERBOSE)
-# In 10-5 the hyphen is no sign, in x2 the 2 no number, and in 1.2.3 the 3 neither.
+# In 10-5 the hyphen is not a sign; in x2 the 2 is not a number, and neither is the 3 in 1.2.3.
 _WITHIN = re.compile(rf"(?<![A-Za-z0-9_]) (?<![0-9]\.) (?:{_number(_SPACED_SURELY)})", re.VERBOSE)
 
 _MINUS = "\N{MINUS SIGN}\N{EN DASH}\N{NON-BREAKING HYPHEN}\N{FULLWIDTH HYPHEN-MINUS}\N{SMALL HYPHEN-MINUS}"
@@ -69,21 +69,21 @@ _TEX_FRACTION = re.compile(
 
 
 def gold_number(answer: str, after: str | None = None) -> str:
-    """Return the number behind the last mark of a worked answer, or the answer that is a number and nothing else.
+    """Return the number after the last mark of a worked answer, or the answer that is only a number.
 
-    The mark is `####`, or the words that are given, which then have to be there.
+    The mark is `####`, or the given words, which must then occur.
     """
     if after is not None:
-        follows = re.match(_AFTER, _readable(answer.rpartition(after)[2]), re.VERBOSE) if after in answer else None
-        if follows is None:
-            raise ValueError(f"the answer has no number behind {after!r}")
-        return _plain(follows)
+        match = re.match(_AFTER, _readable(answer.rpartition(after)[2]), re.VERBOSE) if after in answer else None
+        if match is None:
+            raise ValueError(f"the answer has no number after {after!r}")
+        return _plain(match)
     text = _readable(answer)
-    if found := last(_STRICT.finditer(text)):
-        return _plain(found)
+    if marked := last(_STRICT.finditer(text)):
+        return _plain(marked)
     if "####" not in text and (alone := _ALONE.fullmatch(text.strip())):
         return _plain(alone)
-    raise ValueError("the answer is no number, and has no '#### NUMBER'")
+    raise ValueError("the answer is not a number, and has no '#### NUMBER'")
 
 
 def extract(text: str, extractor: Extractor) -> str | None:
@@ -92,19 +92,19 @@ def extract(text: str, extractor: Extractor) -> str | None:
 
 
 def extract_all(text: str) -> dict[Extractor, str | None]:
-    """Return what each rule finds: the first after ####, or the last of the text, in \\boxed{}, after `answer is`."""
+    """Return each rule's answer: the first after ####; the last of the text, in \\boxed{}, after `answer is`."""
     text = _readable(text)
-    found = {
+    matches = {
         Extractor.strict: _STRICT.search(text),
         Extractor.flexible: last(_WITHIN.finditer(text)),
         Extractor.boxed: last(_WITHIN.finditer(last_box(text))),
         Extractor.the_answer_is: last(_THE_ANSWER_IS.finditer(text)),
     }
-    return {extractor: _plain(match) if match else None for extractor, match in found.items()}
+    return {extractor: _plain(match) if match else None for extractor, match in matches.items()}
 
 
 def plain_number(text: str) -> str:
-    """Write a number without separators, currency and needless zeros: `$70,000.0` is `70000`, `2/6` is `1/3`."""
+    """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`, `2/6` is `1/3`."""
     match = _ALONE.fullmatch(_readable(text).strip())
     if match is None:
         raise ValueError(f"not a number: {text[:80]!r}")
@@ -112,7 +112,7 @@ def plain_number(text: str) -> str:
 
 
 def _readable(text: str) -> str:
-    """Write what other scripts and LaTeX have for digits, signs, separators and fractions as the patterns have it."""
+    """Translate digits, signs, separators and fractions of other scripts and LaTeX to what the patterns read."""
     if not text.isascii():
         text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text).translate(_ASCII)
         text = _VULGAR.sub(_vulgar, text)
@@ -123,13 +123,13 @@ def _readable(text: str) -> str:
     return text
 
 
-def _vulgar(found: re.Match[str]) -> str:
-    fraction = unicodedata.normalize("NFKC", found[2]).replace("\N{FRACTION SLASH}", "/")
-    return f"{found[1]} {fraction}" if found[1] else fraction
+def _vulgar(match: re.Match[str]) -> str:
+    fraction = unicodedata.normalize("NFKC", match[2]).replace("\N{FRACTION SLASH}", "/")
+    return f"{match[1]} {fraction}" if match[1] else fraction
 
 
 def _plain(match: re.Match[str]) -> str:
-    """Write what was found as a decimal, or as a fraction in lowest terms where no decimal is equal to it."""
+    """Return a match as a decimal, or as a fraction in lowest terms if no decimal equals it."""
     negative = "-" in (match["sign"] or "")
     if match["top"]:
         value = Fraction(int(match["top"]), int(match["bottom"]))
@@ -144,14 +144,14 @@ def _plain(match: re.Match[str]) -> str:
 
 
 def _decimal(value: Fraction) -> str | None:
-    """Write a fraction as a decimal that is equal to it; None where there is none."""
-    left, places = value.denominator, 0
+    """Return the decimal that equals a fraction; None if there is none."""
+    remaining, places = value.denominator, 0
     for prime in (2, 5):
         count = 0
-        while left % prime == 0:
-            left, count = left // prime, count + 1
+        while remaining % prime == 0:
+            remaining, count = remaining // prime, count + 1
         places = max(places, count)
-    if left != 1:
+    if remaining != 1:
         return None
     digits = str(value.numerator * 10**places // value.denominator).rjust(places, "0")
     return _trimmed(digits[: len(digits) - places], digits[len(digits) - places :])

@@ -1,4 +1,4 @@
-"""What the samples of a job add up to: verdicts, tokens, costs, and who gave the answers."""
+"""Totals over a job's samples: verdicts, tokens, costs, and the models that gave the answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runner.core.stats import wilson_interval
 
 
 def score(samples: list[Sample]) -> dict[str, float]:
-    """Add up verdicts and tokens; accuracy is correct ÷ n, with its 95 % Wilson interval, errors among the n."""
+    """Return verdicts and tokens; accuracy is correct ÷ n with its 95 % Wilson interval, and n includes errors."""
     counts, n = Counter(sample.verdict for sample in samples), len(samples)
     low, high = wilson_interval(counts[Verdict.correct], n)
     return {
@@ -25,30 +25,30 @@ def score(samples: list[Sample]) -> dict[str, float]:
 
 
 def token_counts(samples: list[Sample]) -> dict[str, float]:
-    """Add up the tokens."""
+    """Return the numbers of prompt tokens and new tokens."""
     return {
         "prompt_tokens": sum(sample.prompt_tokens for sample in samples),
-        "new_tokens": sum(said.tokens for sample in samples for said in sample.said),
+        "new_tokens": sum(branch.tokens for sample in samples for branch in sample.said),
     }
 
 
-def who_did_what(samples: list[Sample]) -> dict[str, float]:
-    """Add up cost, and answers, calls and tokens by who gave them, where there is anything of the kind to tell."""
+def cost_and_sides(samples: list[Sample]) -> dict[str, float]:
+    """Return the cost, and answers, calls and tokens of each side of a hybrid, as far as they are known."""
     return cost(samples) | sides(samples)
 
 
 def cost(samples: list[Sample]) -> dict[str, float]:
-    """Add up what the answers have cost, where that is known."""
+    """Return the total cost of the answers, if it is known."""
     costs = [sample.cost_usd for sample in samples if sample.cost_usd is not None and sample.reused_from is None]
     return {"cost_usd": sum(costs)} if costs else {}
 
 
 def count_completions(samples: list[Sample]) -> dict[str, float]:
-    """Count completions, tokens and how they ended; every branch is a completion."""
-    said = [one for sample in samples for one in sample.said]
-    ended = {reason: sum(one.finish_reason is reason for one in said) for reason in FinishReason}
+    """Count completions, tokens and finish reasons; every branch is a completion."""
+    completions = [one for sample in samples for one in sample.said]
+    ended = {reason: sum(one.finish_reason is reason for one in completions) for reason in FinishReason}
     return {
-        "n": len(said),
+        "n": len(completions),
         **token_counts(samples),
         "stopped": ended[FinishReason.stop],
         "cut_off": ended[FinishReason.length],

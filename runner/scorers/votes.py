@@ -1,9 +1,8 @@
-"""Several answers to one question: the majority's, and what fewer answers would have come to.
+"""Several answers to one question: the majority's answer, and estimates for fewer answers.
 
-Each answer votes for the number that was found in it; one without a number, or that was cut off, votes for none. The
-number with the most votes is elected, and of several with as many, the one that came first. pass@k and maj@k are means
-over all ways to choose k of the n answers, exact and without a bias: of a tie, each number has an equal share, which is
-what the rule comes to where the order is left to chance.
+Each answer votes for the number that was found in it; an answer that has no number or was cut off does not vote. The
+number with the most votes is elected; ties go to the number that came first. pass@k and maj@k are exact, unbiased means
+over all ways to choose k of the n answers: the numbers of a tie share it equally, as they would with a random order.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from runner.scorers.verdicts import judge, was_cut_off
 
 @dataclass(frozen=True)
 class Vote:
-    """What the answers to one question have elected."""
+    """The result of the votes of one question's answers."""
 
-    answer: str | None  # the number; None where nobody has voted
+    answer: str | None  # the number; None without votes
     verdict: Verdict
-    winner: int  # the first of the answers that voted for it; the first one of all where nobody has voted
+    winner: int  # the first answer that voted for it; the first of all without votes
     tied: bool  # other numbers had as many votes
-    right: tuple[int, ...]  # how many voted for each right number: one, unless it is found in several spellings
-    wrong: tuple[int, ...]  # how many voted for each wrong one
+    right: tuple[int, ...]  # the votes for each right number: one number, unless it has several spellings
+    wrong: tuple[int, ...]  # the votes for each wrong number
     n: int
 
     def pass_at(self, k: int) -> float:
-        """Return the chance that among k of the answers is a right one."""
+        """Return the probability that k of the answers include a right one."""
         return pass_at(k, self.n, sum(self.right))
 
     def majority_at(self, k: int) -> float:
-        """Return the chance that k of the answers elect a right number."""
+        """Return the probability that k of the answers elect a right number."""
         shares = [
             majority_at(k, self.n, mine, tuple(sorted([*self.right[:at], *self.right[at + 1 :], *self.wrong])))
             for at, mine in enumerate(self.right)
@@ -46,34 +45,35 @@ class Vote:
 
 
 def elect(answers: Sequence[BranchText], gold: str, extractor: Extractor) -> Vote:
-    """Count the votes of a question's answers; a single answer elects what it says.
+    """Count the votes of a question's answers; a single answer elects its own number.
 
-    One of several that was cut off has no vote, also where the last number in it happens to be the right one.
+    Of several answers, one that was cut off has no vote, even if its last number happens to be right.
     """
     judged = [judge(one.text, one.finish_reason, gold, extractor) for one in answers]
     votes: Counter[str] = Counter()
     firsts: dict[str, int] = {}
-    for place, (found, verdict) in enumerate(judged):
-        number = found[extractor.value]
-        votes_too = len(answers) == 1 or not was_cut_off(found, answers[place].finish_reason, extractor)
-        if votes_too and number is not None and verdict in (Verdict.correct, Verdict.wrong):
+    for place, (numbers, verdict) in enumerate(judged):
+        number = numbers[extractor.value]
+        has_vote = len(answers) == 1 or not was_cut_off(numbers, answers[place].finish_reason, extractor)
+        if has_vote and number is not None and verdict in (Verdict.correct, Verdict.wrong):
             votes[number] += 1
             firsts.setdefault(number, place)
     if not votes:
         all_cut_off = all(
-            was_cut_off(found, one.finish_reason, extractor) for (found, _), one in zip(judged, answers, strict=True)
+            was_cut_off(numbers, one.finish_reason, extractor)
+            for (numbers, _), one in zip(judged, answers, strict=True)
         )
         return Vote(None, Verdict.cut_off if all_cut_off else Verdict.no_answer, 0, False, (), (), len(judged))
-    most = max(votes.values())
-    leading = [number for number, count in votes.items() if count == most]  # in the order in which they came
+    most_votes = max(votes.values())
+    leading = [number for number, count in votes.items() if count == most_votes]  # in the order of their first answers
     is_right = {number: judged[place][1] is Verdict.correct for number, place in firsts.items()}
-    right, wrong = (tuple(votes[it] for it in votes if is_right[it] is side) for side in (True, False))
+    right, wrong = (tuple(votes[it] for it in votes if is_right[it] is expected) for expected in (True, False))
     winner = firsts[leading[0]]
     return Vote(leading[0], judged[winner][1], winner, len(leading) > 1, right, wrong, len(judged))
 
 
 def sizes(n: int) -> list[int]:
-    """Return the numbers of answers that are told of: 1, 2, 4 … and n."""
+    """Return the numbers of answers to report: 1, 2, 4 … and n."""
     return sorted({n, *(1 << power for power in range(n.bit_length()))})
 
 
@@ -84,25 +84,29 @@ def pass_at(k: int, n: int, right: int) -> float:
     return float(1 - Fraction(comb(n - right, k), comb(n, k)))
 
 
-@lru_cache(maxsize=4096)  # questions come out in few ways
+@lru_cache(maxsize=4096)  # many questions have the same counts
 def majority_at(k: int, n: int, mine: int, rivals: tuple[int, ...]) -> Fraction:
-    """Return the chance that a number with `mine` of n votes is elected by k of them, a tie shared equally.
+    """Return the probability that k of n answers elect a number with `mine` votes, a tie shared equally.
 
-    Counted, not drawn. For each number of votes that it may get, the ways in which the rivals get no more of the
-    others: by how many votes they have together, and by how many of them have as many as it.
+    It is counted, not simulated. For each number of votes that the number may get, `ways` counts how the rivals can get
+    no more than that: by their total votes, and by how many of them are tied with it.
     """
-    silent = n - mine - sum(rivals)
-    assert silent >= 0
+    abstaining = n - mine - sum(rivals)
+    assert abstaining >= 0
     assert 1 <= k <= n
-    chance = Fraction(0)
+    probability = Fraction(0)
     for votes in range(1, min(mine, k) + 1):
         ways: Counter[tuple[int, int]] = Counter({(0, 0): 1})  # (votes for rivals, rivals that have as many)
         for rival in rivals:
-            grown: Counter[tuple[int, int]] = Counter()
-            for (together, level), count in ways.items():
-                for theirs in range(min(rival, votes, k - votes - together) + 1):
-                    grown[together + theirs, level + (theirs == votes)] += count * comb(rival, theirs)
-            ways = grown
-        for (together, level), count in ways.items():
-            chance += Fraction(comb(mine, votes) * count * comb(silent, k - votes - together), 1 + level)
-    return chance / comb(n, k)
+            ways_with_rival: Counter[tuple[int, int]] = Counter()
+            for (rival_votes, tied_rivals), count in ways.items():
+                for theirs in range(min(rival, votes, k - votes - rival_votes) + 1):
+                    ways_with_rival[rival_votes + theirs, tied_rivals + (theirs == votes)] += count * comb(
+                        rival, theirs
+                    )
+            ways = ways_with_rival
+        for (rival_votes, tied_rivals), count in ways.items():
+            probability += Fraction(
+                comb(mine, votes) * count * comb(abstaining, k - votes - rival_votes), 1 + tied_rivals
+            )
+    return probability / comb(n, k)

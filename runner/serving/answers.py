@@ -1,4 +1,4 @@
-"""What clients get: OpenAI's answers, whole or as a stream of server-sent events, with log-probabilities."""
+"""The answers to clients in OpenAI's format: whole or as a stream of server-sent events, with log-probabilities."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from runner.engines.base import Completion, Delta, Event, Request
 from runner.serving.gateway import ClientRequest, Gateway, Refusal
 from runner.serving.parsing import ParsedBody
 
-LONGEST = 2000  # characters of what is said of an error
-SHORT = 16_384  # characters of an answer that are written at once
-LEAST = -9999.0  # stands for minus infinity, which JSON has not; OpenAI does the same
+MAX_ERROR_CHARACTERS = 2000
+SHORT_CHARACTERS = 16_384  # an answer of fewer characters is written in the event loop
+MIN_LOGPROB = -9999.0  # replaces minus infinity, which JSON cannot express; OpenAI does the same
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -28,7 +28,7 @@ class Token:
     """A token of an answer, or of the prompt that it begins with."""
 
     text: str
-    logprob: float | None  # None of the first one: nothing stands before it
+    logprob: float | None  # None for the first token: nothing precedes it
     top: list[tuple[str, float]]
 
 
@@ -55,7 +55,7 @@ class ClientAnswer(ABC):
         """Return a choice of a chunk of a stream."""
 
     def first_pieces(self) -> list[dict[str, Any]]:
-        """Return what a stream begins with."""
+        """Return the choices that a stream begins with."""
         return []
 
     # --------------------------------------------------------------------------------------- a whole answer
@@ -64,7 +64,8 @@ class ClientAnswer(ABC):
         """Wait for all completions and return the answer, as JSON."""
         await self._complete(client)
         tokens = await self._tokens(client)
-        is_short = not tokens and not self.parsed.echo and sum(len(one.text) for one in self.done.values()) < SHORT
+        characters = sum(len(completion.text) for completion in self.done.values())
+        is_short = not tokens and not self.parsed.echo and characters < SHORT_CHARACTERS
         return self._written(tokens) if is_short else await self.gateway.in_thread(self._written, tokens)
 
     async def text(self, client: ClientRequest) -> str:
@@ -78,27 +79,27 @@ class ClientAnswer(ABC):
             self._take(await client.next())
 
     def _written(self, tokens: dict[int, list[Token]]) -> bytes:
-        """Write the answer, choice by choice: another thread has its turn between two of them."""
+        """Write the answer choice by choice, so that other threads can run in between."""
         choices = []
         for index in self._indices():
             choices.append(_json(self.choice(index, self._text(index), self._reason(index), tokens.get(index))))
-        values = self._object(self.kind, []) | {"usage": self._usage()}
-        head, tail = _json(values).split(b'"choices":[]', 1)
+        answer = self._object(self.kind, []) | {"usage": self._usage()}
+        head, tail = _json(answer).split(b'"choices":[]', 1)
         return head + b'"choices":[' + b",".join(choices) + b"]" + tail
 
     async def _submit(self, client: ClientRequest) -> None:
-        """Ask for the completions; where only the prompt is to be scored, there are none to wait for."""
+        """Submit the requests to the engine, or none if only the prompt is to be scored."""
         client.enter(self.parsed.rows)
         if self.parsed.needs_ids:
             self.parsed.requests = await self.gateway.in_thread(self.gateway.with_ids, self.parsed.requests)
         if not self.parsed.scores_only:
-            await client.ask(self.parsed.requests)
+            await client.submit(self.parsed.requests)
             return
         for number, request in enumerate(self.parsed.requests):
             self.prompt_tokens[number] = len(request.prompt)
 
     def _take(self, event: Event) -> int:
-        """Note what has come; return the index of the choice that it belongs to."""
+        """Store an event and return the index of its choice."""
         number = self._numbers[event.id]
         index = number * self.parsed.requests[number].n + event.choice
         if isinstance(event, Completion):
@@ -113,15 +114,15 @@ class ClientAnswer(ABC):
         return self.parsed.requests[index // self.parsed.requests[0].n]
 
     def _ids(self, index: int) -> list[int]:
-        """Return the ids of the prompt of a choice, which was given as ids."""
+        """Return the ids of a choice's prompt, which was given as ids."""
         return [part for part in self._request(index).prompt if isinstance(part, int)]
 
     def _text(self, index: int) -> str:
-        said = "" if self.parsed.scores_only else self.done[index].text
-        return self.echo(index) + said if self.parsed.echo else said
+        answer = "" if self.parsed.scores_only else self.done[index].text
+        return self.echo(index) + answer if self.parsed.echo else answer
 
     def echo(self, index: int) -> str:
-        """Return the prompt of a choice as text."""
+        """Return a choice's prompt as text."""
         prompt = self._request(index).prompt
         return prompt if isinstance(prompt, str) else self.gateway.engine.decode(self._ids(index))
 
@@ -139,40 +140,40 @@ class ClientAnswer(ABC):
     # ------------------------------------------------------------------------------------- log-probabilities
 
     async def _tokens(self, client: ClientRequest) -> dict[int, list[Token]]:
-        """Score what was said, and the prompt where the answer begins with it; return the tokens of each choice."""
+        """Score the answers, and the prompts if they are echoed; return the tokens of each choice."""
         top = self.parsed.top
         if top is None:
             return {}
-        requests, first = await self.gateway.in_thread(self._to_score, top)
-        done = await client.score(list(requests.values()))
+        requests, tokens = await self.gateway.in_thread(self._score_requests, top)
+        completions = await client.score(list(requests.values()))
         for index, request in requests.items():
-            first[index] += await self.gateway.in_thread(self._scored, done[request.id])
-        return first
+            tokens[index] += await self.gateway.in_thread(self._scored_tokens, completions[request.id])
+        return tokens
 
-    def _to_score(self, top: int) -> tuple[dict[int, Request], dict[int, list[Token]]]:
-        """Return what the engine is to score for each choice, and the tokens before it that have no score."""
+    def _score_requests(self, top: int) -> tuple[dict[int, Request], dict[int, list[Token]]]:
+        """Return the request that scores each choice, and the tokens before it that have no score."""
         requests: dict[int, Request] = {}
         first: dict[int, list[Token]] = {}
         for index in self._indices():
-            given, new = self._ids(index), [] if self.parsed.scores_only else self._said(self.done[index])
-            first[index] = [Token(self.gateway.piece(given[0]), None, [])] if self.parsed.echo else []
-            before, scored = (given[:1], given[1:] + new) if self.parsed.echo else (given, new)
+            prompt, new = self._ids(index), [] if self.parsed.scores_only else self._text_ids(self.done[index])
+            first[index] = [Token(self.gateway.token_text(prompt[0]), None, [])] if self.parsed.echo else []
+            before, scored = (prompt[:1], prompt[1:] + new) if self.parsed.echo else (prompt, new)
             if scored:
                 number = self.gateway.next_id()
-                requests[index] = Request(number, tuple(before), continuation=tuple(scored), top=top)
+                requests[index] = Request(number, tuple(before), continuation=tuple(scored), top_logprobs=top)
         return requests, first
 
-    def _scored(self, done: Completion) -> list[Token]:
-        piece = self.gateway.piece
-        tops = done.top or [[] for _ in done.token_ids]
+    def _scored_tokens(self, completion: Completion) -> list[Token]:
+        text = self.gateway.token_text
+        tops = completion.top_logprobs or [[] for _ in completion.token_ids]
         return [
-            Token(piece(token), max(value, LEAST), [(piece(one), max(other, LEAST)) for one, other in top])
-            for token, value, top in zip(done.token_ids, done.logprobs or [], tops, strict=True)
+            Token(text(token), max(logprob, MIN_LOGPROB), [(text(id), max(it, MIN_LOGPROB)) for id, it in top])
+            for token, logprob, top in zip(completion.token_ids, completion.logprobs or [], tops, strict=True)
         ]
 
-    def _said(self, done: Completion) -> list[int]:
-        """Return the tokens that spell the text: not those of the stop text, nor the one that ended it."""
-        ids, text = list(done.token_ids), done.text.lstrip()
+    def _text_ids(self, completion: Completion) -> list[int]:
+        """Return the tokens of the text, without those of a stop text and without the token that ended it."""
+        ids, text = list(completion.token_ids), completion.text.lstrip()
         while ids and self.gateway.engine.decode(ids[:-1]).lstrip().startswith(text):
             ids.pop()
         return ids
@@ -180,12 +181,12 @@ class ClientAnswer(ABC):
     # -------------------------------------------------------------------------------------------- a stream
 
     async def begin(self, client: ClientRequest) -> Event | None:
-        """Submit and wait for the first event: what is wrong from the start is said with a status of its own."""
+        """Submit and wait for the first event, so that an early error gets its own HTTP status."""
         await self._submit(client)
         return await client.next() if client.left else None
 
     async def stream(self, client: ClientRequest, first: Event | None) -> AsyncIterator[bytes]:
-        """Yield the chunks; what goes wrong on the way is said in a last one."""
+        """Yield the chunks; a later error is in the last one."""
         try:
             pieces = await self.gateway.in_thread(self.first_pieces) if self.parsed.echo else self.first_pieces()
             for piece in pieces:
@@ -218,41 +219,41 @@ class ClientAnswer(ABC):
 
 
 class ChatAnswer(ClientAnswer):
-    """Of /v1/chat/completions."""
+    """The answer of /v1/chat/completions."""
 
     kind, prefix, chunk_kind = "chat.completion", "chatcmpl", "chat.completion.chunk"
 
     def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
         """Return a choice of a whole answer."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": _of_chat(tokens), "finish_reason": reason}
+        return {"index": index, "message": message, "logprobs": _chat_logprobs(tokens), "finish_reason": reason}
 
     def piece(self, index: int, text: str | None, reason: str | None, tokens: list[Token] | None) -> dict[str, Any]:
         """Return a choice of a chunk of a stream."""
         delta = {} if text is None else {"content": text}
-        return {"index": index, "delta": delta, "logprobs": _of_chat(tokens), "finish_reason": reason}
+        return {"index": index, "delta": delta, "logprobs": _chat_logprobs(tokens), "finish_reason": reason}
 
     def first_pieces(self) -> list[dict[str, Any]]:
-        """Say who speaks."""
+        """Begin with the role."""
         delta = {"role": "assistant", "content": ""}
         return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None} for index in self._indices()]
 
 
 class TextAnswer(ClientAnswer):
-    """Of /v1/completions."""
+    """The answer of /v1/completions."""
 
     kind, prefix, chunk_kind = "text_completion", "cmpl", "text_completion"
 
     def choice(self, index: int, text: str, reason: str, tokens: list[Token] | None) -> dict[str, Any]:
         """Return a choice of a whole answer."""
-        return {"index": index, "text": text, "logprobs": _of_text(tokens), "finish_reason": reason}
+        return {"index": index, "text": text, "logprobs": _text_logprobs(tokens), "finish_reason": reason}
 
     def piece(self, index: int, text: str | None, reason: str | None, tokens: list[Token] | None) -> dict[str, Any]:
         """Return a choice of a chunk of a stream."""
-        return {"index": index, "text": text or "", "logprobs": _of_text(tokens), "finish_reason": reason}
+        return {"index": index, "text": text or "", "logprobs": _text_logprobs(tokens), "finish_reason": reason}
 
     def first_pieces(self) -> list[dict[str, Any]]:
-        """Begin with the prompts, where these are asked for."""
+        """Begin with the prompts if they are echoed."""
         return (
             [self.piece(index, self.echo(index), None, None) for index in self._indices()] if self.parsed.echo else []
         )
@@ -262,45 +263,45 @@ def _json(values: dict[str, Any]) -> bytes:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _of_chat(tokens: list[Token] | None) -> dict[str, Any] | None:
-    """Write log-probabilities as a chat has them."""
+def _chat_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
+    """Write log-probabilities in the format of a chat."""
     if tokens is None:
         return None
 
-    def one(text: str, value: float | None) -> dict[str, Any]:
-        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+    def entry(text: str, logprob: float | None) -> dict[str, Any]:
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
     content = [
-        one(token.text, token.logprob) | {"top_logprobs": [one(text, value) for text, value in token.top]}
+        entry(token.text, token.logprob) | {"top_logprobs": [entry(text, logprob) for text, logprob in token.top]}
         for token in tokens
     ]
     return {"content": content, "refusal": None}
 
 
-def _of_text(tokens: list[Token] | None) -> dict[str, Any] | None:
-    """Write log-probabilities as a plain completion has them; a token's own stands among the best ones, too."""
+def _text_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
+    """Write log-probabilities in the format of a plain completion; `top_logprobs` includes the token itself."""
     if tokens is None:
         return None
     offsets, at = [], 0
     for token in tokens:
         offsets.append(at)
         at += len(token.text)
-    best: list[dict[str, float | None] | None] = []
+    top_logprobs: list[dict[str, float | None] | None] = []
     for token in tokens:
-        named: dict[str, float | None] = {}
-        for text, value in [*token.top, (token.text, token.logprob)]:
-            named.setdefault(text, value)  # of tokens with one text, the most probable one
-        best.append(None if token.logprob is None else named)
+        by_text: dict[str, float | None] = {}
+        for text, logprob in [*token.top, (token.text, token.logprob)]:
+            by_text.setdefault(text, logprob)  # several tokens may have the same text: the most probable one counts
+        top_logprobs.append(None if token.logprob is None else by_text)
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": best,
+        "top_logprobs": top_logprobs,
         "text_offset": offsets,
     }
 
 
 class Stream(StreamingResponse):
-    """A stream that ends its requests however it ends: a client that leaves frees their rows."""
+    """A stream that cancels its requests when it ends, also when the client has left."""
 
     def __init__(self, client: ClientRequest, chunks: AsyncIterator[bytes]) -> None:
         super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
@@ -313,16 +314,16 @@ class Stream(StreamingResponse):
 
 
 def error_body(error: Refusal) -> dict[str, Any]:
-    """Return an error as OpenAI writes it."""
+    """Return an error in OpenAI's format."""
     kind = KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    message = error.message  # a part of it may be what the client has sent
-    if len(message) > LONGEST:
-        message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
+    message = error.message  # it may quote a long text of the client's
+    if len(message) > MAX_ERROR_CHARACTERS:
+        message = f"{message[: MAX_ERROR_CHARACTERS // 2]} … {message[-MAX_ERROR_CHARACTERS // 2 :]}"
     return {"message": message, "type": kind, "param": error.param, "code": error.code}
 
 
 def error_response(error: Refusal) -> JSONResponse:
-    """Return the answer to a request that is refused."""
+    """Return the answer to a refused request."""
     headers = {} if error.retry_s is None else {"retry-after": str(error.retry_s)}
     headers |= {"www-authenticate": "Bearer"} if error.status == 401 else {}
     headers |= {"connection": "close"} if error.status in (408, 413) else {}  # the rest of the body is not read

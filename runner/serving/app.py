@@ -1,4 +1,4 @@
-"""The application: what each path does, who is let in, and how errors are said."""
+"""The application: what each path does, and how errors become answers."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ INPUTS = "\n    ".join(
     for name, one in PARAMETERS.items()
 )
 PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8").replace("{{parameters}}", INPUTS)
-SMALL_BODY = 16_384  # bytes that are read within a millisecond
+SMALL_BODY = 16_384  # bytes; such a body is parsed within a millisecond
 
 
 def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
-    """Return the application of a server that listens at `host`; without a key, only who names this machine may ask."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # its own pages load scripts from elsewhere
+    """Return the application of a server at `host`; without a key, it answers only requests that name this machine."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # FastAPI's own pages load scripts from other sites
 
     async def refuse(_: Request, error: Exception) -> Response:
         return error_response(_refusal(error))
@@ -99,15 +99,15 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     async def tokenize(request: Request) -> Response:
         data, content_type = await request.body(), request.headers.get("content-type", "")
         with ClientRequest(gateway) as client:
-            client.enter(1)  # it takes a place as a completion does: no flood of long texts comes before other clients
-            found = await gateway.in_thread(tokens_of, data, content_type, gateway)
-        return Response(found, media_type="application/json")
+            client.enter(1)  # it counts as a completion, so that a flood of long texts cannot delay other clients
+            answer = await gateway.in_thread(tokens_of, data, content_type, gateway)
+        return Response(answer, media_type="application/json")
 
     return RequestGuard(app, gateway, key, host)
 
 
 async def _read_body(kind: type[ChatBody | TextBody | GenerateBody], request: Request, gateway: Gateway) -> ParsedBody:
-    """Read the body of a request; a large one in another thread."""
+    """Read the body of a request, and parse a large one in another thread."""
     data, content_type = await request.body(), request.headers.get("content-type", "")
     if len(data) <= SMALL_BODY:
         return parse_body(kind, data, content_type, gateway)
@@ -115,7 +115,7 @@ async def _read_body(kind: type[ChatBody | TextBody | GenerateBody], request: Re
 
 
 async def _answer(answer: ClientAnswer, request: Request) -> Response:
-    """Return the whole answer, or a stream that has begun well."""
+    """Return the whole answer, or a stream whose first event has come."""
     client = ClientRequest(answer.gateway)
     try:
         with _watched(request, client):
@@ -124,7 +124,7 @@ async def _answer(answer: ClientAnswer, request: Request) -> Response:
                 client.close()
                 return Response(whole, media_type="application/json")
             first = await answer.begin(client)
-        return Stream(client, answer.stream(client, first))  # which closes the call, and watches the client by itself
+        return Stream(client, answer.stream(client, first))  # it closes the client's request
     except BaseException:
         client.close()
         raise
@@ -132,13 +132,13 @@ async def _answer(answer: ClientAnswer, request: Request) -> Response:
 
 @contextmanager
 def _watched(request: Request, client: ClientRequest) -> Iterator[None]:
-    """End the wait within this block where the client goes."""
-    gone = asyncio.ensure_future(request.receive())  # the body is read: what comes now is the end
-    gone.add_done_callback(lambda done: None if done.cancelled() else client.leave())
+    """End the wait within this block if the client disconnects."""
+    disconnect = asyncio.ensure_future(request.receive())  # the next message, as the body is read
+    disconnect.add_done_callback(lambda done: None if done.cancelled() else client.leave())
     try:
         yield
     finally:
-        gone.cancel()
+        disconnect.cancel()
 
 
 def _model(gateway: Gateway) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _model(gateway: Gateway) -> dict[str, Any]:
 
 
 def _refusal(error: Exception) -> Refusal:
-    """Turn what a request has ended in into words."""
+    """Turn the exception that ended a request into the refusal that the client gets."""
     if isinstance(error, Refusal):
         return error
     if not isinstance(error, AnyHTTPException):
@@ -156,7 +156,7 @@ def _refusal(error: Exception) -> Refusal:
         "/v1/chat/completions, /v1/completions, /v1/models, /tokenize, "
         "/generate, /health, /metrics, /docs, /openapi.json and /"
     )
-    words = {404: f"nothing is here: there are {paths}", 405: f"{error.detail}: the paths are {paths}"}
+    words = {404: f"no such path: the paths are {paths}", 405: f"{error.detail}: the paths are {paths}"}
     return Refusal(error.status_code, words.get(error.status_code, str(error.detail)))
 
 
@@ -165,7 +165,7 @@ def _escaped(text: str) -> str:
 
 
 def _page_headers(page: str) -> dict[str, str]:
-    """Have the browser run the page's own script and style, and nothing else; ask nobody but this server."""
+    """Restrict the browser to the page's own script and style, and to requests to this server."""
 
     def sources(tag: str) -> str:
         blocks = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)

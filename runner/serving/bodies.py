@@ -1,4 +1,4 @@
-"""The shapes of what clients send: OpenAI's request bodies and the old tools' /generate."""
+"""The request bodies: OpenAI's, and that of the old tools' /generate."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from runner.config.sampling import PARAMETERS
 
 
 def _whole_characters(text: str) -> str:
-    """Refuse halves of characters, which JSON can spell and no tokenizer takes."""
+    """Refuse lone surrogates: JSON can express them, but no tokenizer accepts them."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"half of a character stands at {error.start}: {text[error.start]!r}") from error
+        raise ValueError(f"character {error.start} is a lone surrogate: {text[error.start]!r}") from error
     return text
 
 
 Text = Annotated[str, AfterValidator(_whole_characters)]
 
 
-class _FirstFault(FailFast):
-    """Ends the look at a list at its first fault: it is the one that is said."""
+class _StopAtFirstError(FailFast):
+    """Stops checking a list at its first error, because only that one is reported."""
 
-    __hash__ = object.__hash__  # a union of types asks for it
+    __hash__ = object.__hash__  # a union of types needs it
 
 
 T = TypeVar("T")
-Several = Annotated[list[T], _FirstFault()]
+Several = Annotated[list[T], _StopAtFirstError()]
 
 
 _fields: dict[str, Any] = {name: (one.kind | None, None) for name, one in PARAMETERS.items()}
 _Parameters: Any = create_model("_Parameters", __config__=ConfigDict(extra="allow"), **_fields)
 
 
-class SamplingFields(_Parameters):  # type: ignore[misc] # of the table in config/sampling.py
-    """How an answer is drawn; what is left out, the generation group says."""
+class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table in config/sampling.py
+    """How an answer is sampled; the generation group supplies the defaults."""
 
     seed: int | None = None
     stop: Text | Several[Text] | None = None
@@ -44,14 +44,14 @@ class SamplingFields(_Parameters):  # type: ignore[misc] # of the table in confi
 
 
 class StreamOptions(BaseModel):
-    """How a stream is to be."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None  # hides the lengths of texts from who listens on the line: not done
+    include_obfuscation: bool | None = None  # would hide the lengths of texts from eavesdroppers: not supported
 
 
 class OpenAIBody(SamplingFields):
-    """What both of OpenAI's endpoints take."""
+    """The parameters that both of OpenAI's endpoints take."""
 
     model: str | None = None
     n: int | None = None
@@ -93,7 +93,7 @@ class TextBody(OpenAIBody):
 
 
 class GenerateBody(SamplingFields):
-    """POST /generate: the old tools' endpoint. The prompt is taken as it is."""
+    """POST /generate: the old tools' endpoint. No chat template is applied to the prompt."""
 
     prompt: Text
     max_new_tokens: int | None = None

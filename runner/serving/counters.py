@@ -1,4 +1,4 @@
-"""What a server counts of its work: the text of /metrics, and the totals of the job."""
+"""A server's counters: the text of /metrics, and the totals of the job."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from runner.core.stats import percentiles
 from runner.engines.stats import EngineStats
 
-SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # upper ends of the histogram's classes
-LAST = 10_000  # answers whose times count for the quantiles
-SPEED_S = 10.0  # over which the tokens per second are taken
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # upper bounds of the histogram's buckets
+MAX_TIMES = 10_000  # the quantiles are those of the last answers
+SPEED_S = 10.0  # tokens per second are averaged over this time
 
 
 @dataclass
@@ -20,39 +20,39 @@ class Counters:
     """Totals since the server began."""
 
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)  # (path, status) -> requests
-    left: int = 0  # clients that went before their answer was complete
+    left: int = 0  # clients that left before their answer was complete
     broken: int = 0  # answers that ended in an error after they had begun
     choices: int = 0
     prompt_tokens: int = 0
     new_tokens: int = 0
-    sides: Counter[str] = field(default_factory=Counter)  # of a student and a teacher
+    sides: Counter[str] = field(default_factory=Counter)  # answers by the student and by the teacher
     cost_usd: float = 0.0
-    open: int = 0  # now: completions on their way or waiting
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LAST))  # of answers with status 200
-    _classes: Counter[float] = field(default_factory=Counter)
+    open: int = 0  # completions under way or waiting now
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_TIMES))  # of answers with status 200
+    _buckets: Counter[float] = field(default_factory=Counter)
     _sum_s: float = 0.0
-    _marks: deque[tuple[float, int]] = field(default_factory=lambda: deque([(time.monotonic(), 0)]))
+    _tokens_at: deque[tuple[float, int]] = field(default_factory=lambda: deque([(time.monotonic(), 0)]))
 
     def answered(self, path: str, status: int, seconds: float) -> None:
-        """Count a request that has its answer."""
+        """Count an answered request."""
         self.statuses[path, status] += 1
         if status == 200:
             self.seconds.append(seconds)
             self._sum_s += seconds
-            self._classes[next((end for end in SECONDS if seconds <= end), float("inf"))] += 1
+            self._buckets[next((end for end in SECONDS if seconds <= end), float("inf"))] += 1
 
     def tick(self) -> None:
-        """Take down how many tokens there are now, for the speed; called about once a second."""
+        """Record the number of tokens, for the speed; called about once a second."""
         now = time.monotonic()
-        self._marks.append((now, self.new_tokens))
-        while len(self._marks) > 2 and now - self._marks[0][0] > SPEED_S:
-            self._marks.popleft()
+        self._tokens_at.append((now, self.new_tokens))
+        while len(self._tokens_at) > 2 and now - self._tokens_at[0][0] > SPEED_S:
+            self._tokens_at.popleft()
 
     @property
     def tok_per_s(self) -> float:
-        """New tokens of answers per second, lately."""
-        (before, had), (now, has) = self._marks[0], self._marks[-1]
-        return (has - had) / (now - before) if now > before else 0.0
+        """New tokens per second over the last SPEED_S seconds."""
+        (begin, tokens_before), (end, tokens_now) = self._tokens_at[0], self._tokens_at[-1]
+        return (tokens_now - tokens_before) / (end - begin) if end > begin else 0.0
 
     def count(self, *statuses: int) -> int:
         """Return how many requests were answered with one of these."""
@@ -60,7 +60,7 @@ class Counters:
 
     @property
     def requests(self) -> int:
-        """All that were answered, or whose client has gone."""
+        """Requests that were answered, or whose client has left."""
         return self.statuses.total() + self.left
 
     def totals(self, stats: EngineStats) -> dict[str, float]:
@@ -86,11 +86,11 @@ class Counters:
         return "".join(line + "\n" for line in self._lines(stats))
 
     def _lines(self, stats: EngineStats) -> Iterator[str]:
-        yield from _head("runner_requests_total", "counter", "requests that were answered, by path and status")
+        yield from _head("runner_requests_total", "counter", "answered requests, by path and status")
         for (path, status), count in sorted(self.statuses.items()):
             yield f'runner_requests_total{{path="{path}",status="{status}"}} {count}'
         numbers = (
-            ("runner_clients_left_total", "counter", "clients that went before their answer was complete", self.left),
+            ("runner_clients_left_total", "counter", "clients that left before their answer was complete", self.left),
             ("runner_broken_total", "counter", "streams that ended in an error", self.broken),
             ("runner_prompt_tokens_total", "counter", "prompt tokens of answers", self.prompt_tokens),
             ("runner_new_tokens_total", "counter", "new tokens of answers", self.new_tokens),
@@ -100,24 +100,24 @@ class Counters:
                 "prompt tokens that were not computed again",
                 stats.shared_tokens,
             ),
-            ("runner_draft_tokens_total", "counter", "new tokens that were guessed", stats.draft_tokens),
-            ("runner_accepted_tokens_total", "counter", "guessed tokens that were right", stats.accepted_tokens),
-            ("runner_open", "gauge", "completions on their way or waiting", self.open),
-            ("runner_queue", "gauge", "rows that wait for their turn", stats.rows_waiting),
-            ("runner_rows_alive", "gauge", "rows that are decoded now", stats.rows_alive),
-            ("runner_kv_tokens", "gauge", "tokens whose keys and values are held", stats.kv_tokens),
-            ("runner_kept_tokens", "gauge", "tokens kept for prompts that come again", stats.kept_tokens),
+            ("runner_draft_tokens_total", "counter", "draft tokens of speculative decoding", stats.draft_tokens),
+            ("runner_accepted_tokens_total", "counter", "draft tokens that were accepted", stats.accepted_tokens),
+            ("runner_open", "gauge", "completions under way or waiting", self.open),
+            ("runner_queue", "gauge", "rows that wait for a slot", stats.rows_waiting),
+            ("runner_rows_alive", "gauge", "rows that are being decoded", stats.rows_alive),
+            ("runner_kv_tokens", "gauge", "tokens in the KV cache", stats.kv_tokens),
+            ("runner_kept_tokens", "gauge", "tokens in the prompt cache", stats.kept_tokens),
             ("runner_tokens_per_second", "gauge", f"new tokens over the last {SPEED_S:g} s", round(self.tok_per_s, 3)),
         )
         for name, kind, about, value in numbers:
             yield from _head(name, kind, about)
             yield f"{name} {value}"
-        yield from _head("runner_answer_seconds", "histogram", "from the request to the end of its answer")
+        yield from _head("runner_answer_seconds", "histogram", "seconds from a request to the end of its answer")
         below = 0
         for end in SECONDS:
-            below += self._classes[end]
+            below += self._buckets[end]
             yield f'runner_answer_seconds_bucket{{le="{end:g}"}} {below}'
-        count = self._classes.total()
+        count = self._buckets.total()
         yield f'runner_answer_seconds_bucket{{le="+Inf"}} {count}'
         yield f"runner_answer_seconds_sum {self._sum_s:.6f}"
         yield f"runner_answer_seconds_count {count}"

@@ -1,4 +1,4 @@
-"""Between the event loop of a server and the thread of its engine: admits requests, and carries events to clients."""
+"""Between a server's event loop and its engine's thread: admits requests, and passes events to clients."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from runner.engines.driver import Driver
 from runner.serving.counters import Counters
 from runner.serving.name import accepted_names, served_name
 
-MAX_THREADS = 32  # most of these threads wait for the tokenizer or for a chat template
+MAX_THREADS = 32  # many, since most of them wait for the tokenizer or for a chat template
 ClientEvent = Event | Exception
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Refusal(Exception):
-    """A request that is not served: the status, and why."""
+    """A request that is not served: the status and the reason."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, retry_s: int | None = None
@@ -42,7 +42,7 @@ class Refusal(Exception):
 
 
 class Gateway:
-    """Admits requests while there is room, and holds what all of them share."""
+    """Admits requests while there is room, and holds the state that they share."""
 
     def __init__(self, config: RunnerConfig, task: ServeConfig, driver: Driver, report: EngineReport) -> None:
         self.config, self.task, self.driver, self.report = config, task, driver, report
@@ -54,40 +54,40 @@ class Gateway:
         self.model, self._names = served_name(config, task), accepted_names(config, task)
         self._numbers = itertools.count(1)
         self._clients: set[ClientRequest] = set()
-        self._pieces: dict[int, str] = {}
+        self._token_texts: dict[int, str] = {}
         self._outbox: deque[tuple[ClientRequest, ClientEvent]] = deque()
-        self._is_due = False
+        self._is_delivery_due = False
         self._threads = ThreadPoolExecutor(MAX_THREADS, "serving")
 
     @property
     def streams_deltas(self) -> bool:
-        """Whether the engine tells text as it comes; else a stream has it all at the end."""
+        """Whether the engine returns text as it is generated; otherwise a stream gets all of it at the end."""
         return Capability.deltas in self.capabilities
 
     def check_model(self, name: str | None) -> None:
-        """Refuse a model that is not served here; none named is the one that is."""
+        """Refuse another model's name; None means the served model."""
         if name is not None and name not in self._names:
-            raise Refusal(404, f"no model {name!r} here: this server has {self.model!r}", "model", "model_not_found")
+            raise Refusal(404, f"this server has no model {name!r}, only {self.model!r}", "model", "model_not_found")
 
     def check_scores(self) -> None:
-        """Refuse log-probabilities where the engine has none."""
+        """Refuse log-probabilities if the engine cannot compute them."""
         if not {Capability.logprobs, Capability.token_ids, Capability.tokenizer} <= self.capabilities:
             raise Refusal(400, f"this model does not offer {Capability.logprobs.value}", "logprobs")
 
     def check_rows(self, rows: int) -> None:
-        """Refuse more completions in one request than are served at all."""
+        """Refuse more completions in one request than the server has open at once."""
         most = self.task.max_open
         if rows > most:
             raise Refusal(400, f"{rows} completions in one request: this server takes {most} (task.max_open)", "n")
 
     def check_room(self, tokens: int) -> None:
         """Refuse a prompt of more tokens than the model has room for."""
-        if tokens > self.room + 1:  # the last one of a prompt that is only scored needs no place
+        if tokens > self.room + 1:  # the last token of a prompt that is only scored needs no room
             reason = f"the prompt has {tokens} tokens, the model has room for {self.room:.0f}"
             raise Refusal(400, reason, "prompt", "context_length_exceeded")
 
     async def in_thread(self, work: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
-        """Do in another thread what takes longer than the event loop's other clients should wait."""
+        """Run work in another thread, because other clients should not wait for it."""
         return await self.loop.run_in_executor(self._threads, partial(work, *values, **named))
 
     def with_ids(self, requests: Sequence[Request]) -> list[Request]:
@@ -100,22 +100,22 @@ class Gateway:
         except ConfigError as error:
             raise Refusal(400, str(error)) from error
         if not ids:
-            raise Refusal(400, "prompt: it is empty", "prompt")
+            raise Refusal(400, "the prompt is empty", "prompt")
         return tuple(ids)
 
-    def piece(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         """Return the text of a token."""
-        known = self._pieces.get(token)
-        if known is None:
-            known = self._pieces[token] = self.engine.decode([token])
-        return known
+        text = self._token_texts.get(token)
+        if text is None:
+            text = self._token_texts[token] = self.engine.decode([token])
+        return text
 
     def next_id(self) -> int:
         """Return a number that no other request has."""
         return next(self._numbers)
 
     def admit(self, rows: int) -> None:
-        """Refuse who comes when the server is full or about to end."""
+        """Refuse new completions if the server is full or stopping."""
         if self.is_draining:
             raise Refusal(
                 503, "the server is being stopped and takes no new requests", retry_s=math.ceil(self.task.drain_s)
@@ -129,13 +129,13 @@ class Gateway:
             )  # fmt: skip
 
     def _wait_s(self) -> int:
-        """Guess when there is room: as long as answers took lately, over those that were under way at once."""
+        """Guess when there is room, from the duration of the last answers."""
         last = list(itertools.islice(reversed(self.counters.seconds), 50))
         return max(1, min(60, math.ceil(sum(last) / len(last) / 4))) if last else 1
 
     def refusal_of(self, completion: Completion) -> Refusal:
-        """Return the refusal for a request that has ended in an error: a wrong prompt is the client's."""
-        error = completion.error or "it ended in an error"
+        """Return the refusal for a completion that ended in an error; a bad prompt is the client's fault."""
+        error = completion.error or "the completion ended in an error"
         if not completion.prompt_tokens:
             return Refusal(400, error, "prompt")
         if completion.prompt_tokens >= self.room:
@@ -143,40 +143,40 @@ class Gateway:
         return Refusal(500, error)
 
     def take_event(self, client: ClientRequest, event: ClientEvent) -> None:
-        """Take an event in the engine's thread; all of one step cross to the event loop together."""
+        """Queue an event in the engine's thread; all events of one step cross to the event loop together."""
         self._outbox.append((client, event))
-        if not self._is_due:
-            self._is_due = True
-            with suppress(RuntimeError):  # the loop is closed: nobody hears any more
+        if not self._is_delivery_due:
+            self._is_delivery_due = True
+            with suppress(RuntimeError):  # the loop is closed: no client is left
                 self.loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._is_due = False
+        self._is_delivery_due = False
         while self._outbox:
             client, event = self._outbox.popleft()
             client.events.put_nowait(event)
 
-    def opened(self, client: ClientRequest) -> None:
-        """Note a client whose request has begun."""
+    def add_client(self, client: ClientRequest) -> None:
+        """Add a client whose request has begun."""
         self._clients.add(client)
 
-    def closed(self, client: ClientRequest) -> None:
-        """Note a client whose request has ended."""
+    def remove_client(self, client: ClientRequest) -> None:
+        """Remove a client whose request has ended."""
         self._clients.discard(client)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits for an answer."""
+        """Whether no client waits for an answer."""
         return not self._clients
 
     def end_all(self) -> None:
-        """End what is under way: who waits for it is told that the server is being stopped."""
+        """End all requests under way: their clients are told that the server is being stopped."""
         for client in list(self._clients):
             client.events.put_nowait(Refusal(503, "the server is being stopped: the answer is not complete"))
 
 
 class ClientRequest:
-    """The requests of one client to the engine, and their events; they end when the client has gone."""
+    """One client's requests to the engine, and their events; they are cancelled when the client leaves."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
@@ -185,17 +185,17 @@ class ClientRequest:
         self._ids: list[int] = []
         self._rows = 0
         self._is_closed = False
-        self._clock = gateway.loop.call_later(gateway.task.timeout_s, self._late)
+        self._timeout = gateway.loop.call_later(gateway.task.timeout_s, self._time_out)
 
-    async def ask(self, requests: Sequence[Request]) -> None:
-        """Submit requests, or raise Refusal; in a thread, since tokens and chat templates take time."""
+    async def submit(self, requests: Sequence[Request]) -> None:
+        """Submit requests, or raise Refusal; in a thread, because tokenizers and chat templates take time."""
         await self.gateway.in_thread(self._submit, requests)
 
     def enter(self, rows: int) -> None:
-        """Take the room that it needs; raise Refusal where there is none."""
+        """Reserve room for so many completions; raise Refusal if there is none."""
         self.gateway.admit(rows)
         self._rows, self.gateway.counters.open = rows, self.gateway.counters.open + rows
-        self.gateway.opened(self)
+        self.gateway.add_client(self)
 
     def _submit(self, requests: Sequence[Request]) -> None:
         gateway = self.gateway
@@ -205,18 +205,18 @@ class ClientRequest:
             if missing:
                 raise Refusal(400, f"this model does not offer {', '.join(missing)}")
             self._ids.append(request.id)
-        try:  # together: an answer then does not depend on which of its requests is read first
+        try:  # together, so that an answer does not depend on which of its requests arrives first
             gateway.driver.submit_all(requests, lambda event: gateway.take_event(self, event))
         except ConfigError as error:
             raise Refusal(400, str(error)) from error
         except JobFailed as error:
             raise Refusal(503, str(error)) from error
         self.left += sum(request.n for request in requests)
-        if self._is_closed:  # the client went while its prompt was read
+        if self._is_closed:  # the client left while its prompt was tokenized
             self._cancel()
 
     async def next(self) -> Event:
-        """Return the next event; raise Refusal where a completion has failed, took too long, or the server ends."""
+        """Return the next event; raise Refusal on a failed completion, a timeout or the server's end."""
         event = await self.events.get()
         if isinstance(event, Refusal):
             raise event
@@ -236,8 +236,8 @@ class ClientRequest:
         return event
 
     async def score(self, requests: Sequence[Request]) -> dict[RequestId, Completion]:
-        """Score continuations, by request; call it when nothing else of this client is running."""
-        await self.ask(requests)
+        """Return the completions that score these requests, by id; only while nothing else of this client runs."""
+        await self.submit(requests)
         scored: dict[RequestId, Completion] = {}
         while self.left:
             event = await self.next()
@@ -246,22 +246,22 @@ class ClientRequest:
         return scored
 
     def leave(self) -> None:
-        """Tell who waits for the answer that the client has gone."""
-        self.events.put_nowait(ClientGone(ClientGone.STATUS, "the client has gone"))
+        """End the wait for events, because the client has left."""
+        self.events.put_nowait(ClientGone(ClientGone.STATUS, "the client has left"))
 
-    def _late(self) -> None:
+    def _time_out(self) -> None:
         limit = f"{self.gateway.task.timeout_s:g} s (task.timeout_s)"
-        self.events.put_nowait(Refusal(504, f"the answer was not complete after {limit}: it was ended"))
+        self.events.put_nowait(Refusal(504, f"the answer was not complete after {limit}: it was cancelled"))
 
     def close(self) -> None:
-        """End what is still under way, before the engine's next pass."""
-        self._clock.cancel()
+        """Cancel all that is still under way, before the engine's next pass."""
+        self._timeout.cancel()
         self._is_closed = True
         if self.left:
             self._cancel()
         self.gateway.counters.open -= self._rows
         self._rows = 0
-        self.gateway.closed(self)
+        self.gateway.remove_client(self)
 
     def _cancel(self) -> None:
         for number in self._ids:
@@ -275,6 +275,6 @@ class ClientRequest:
 
 
 class ClientGone(Refusal):
-    """Nobody waits for the answer any more."""
+    """The client has left, so nobody waits for the answer."""
 
     STATUS = 499

@@ -1,4 +1,4 @@
-"""What stands before the application: who is let in, how large a body may be, and what was answered."""
+"""Checks requests before the application gets them: the key and the size of the body. Counts the answers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runner.serving.answers import error_response
 from runner.serving.gateway import ClientGone, Gateway, Refusal
 
-OPEN = ("/", "/health", "/docs", "/openapi.json")  # what anybody may see: they tell nothing of what is asked
-COUNTED = ("/v1/chat/completions", "/v1/completions", "/generate")
-BODY_S = 60.0  # in which a body must have come
-# What is read of a body after its answer, so that the answer reaches a client that is still sending.
-DRAIN_BYTES, DRAIN_S, SILENT_S = 256 * 1024 * 1024, 30.0, 2.0
+OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")  # need no key: they reveal nothing about requests
+COUNTED_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
+BODY_S = 60.0  # time limit for a body to arrive
+# Limits for reading the rest of a body after its answer, so that the answer reaches a client that is still sending.
+DRAIN_BYTES, DRAIN_S, SILENCE_S = 256 * 1024 * 1024, 30.0, 2.0
 
 
 class RequestGuard:
-    """Stands before the application: asks for the key, limits the body, and counts what was answered."""
+    """Checks the key, limits the body, and counts the answers."""
 
     def __init__(self, app: ASGIApp, gateway: Gateway, key: str | None, host: str) -> None:
         self.app, self.gateway, self.key = app, gateway, key
@@ -30,7 +30,7 @@ class RequestGuard:
         self.most_bytes = gateway.task.max_body_kib * 1024
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or say why not."""
+        """Pass a request on to the application, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -44,7 +44,7 @@ class RequestGuard:
                 status = message["status"]
             elif not message.get("more_body"):
                 ended = True
-                if body.is_to_come:
+                if body.is_incomplete:
                     await send({**message, "more_body": True})
                     await body.drain()
                     message = {"type": message["type"]}
@@ -57,69 +57,69 @@ class RequestGuard:
             else:
                 await self.app(scope, body.receive, count)
         finally:
-            if path in COUNTED and ended and status != ClientGone.STATUS:
+            if path in COUNTED_PATHS and ended and status != ClientGone.STATUS:
                 self.gateway.counters.answered(path, status, time.perf_counter() - started)
-            elif path in COUNTED:
+            elif path in COUNTED_PATHS:
                 self.gateway.counters.left += 1
 
     def _rejection_reason(self, scope: Scope) -> Refusal | None:
-        """Say why a request is refused by its head alone."""
+        """Return why a request's headers are refused, or None."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if self.key is None:
             name = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
-            if name not in self.names:  # a page of another site that has given its own name our address
-                return Refusal(403, f"without a key this server answers to its own name only, not to {name!r}")
-        elif scope["path"] not in OPEN:
+            if name not in self.names:  # DNS rebinding: another site's name resolves to our address
+                return Refusal(403, f"without a key this server answers requests to its own name only, not to {name!r}")
+        elif scope["path"] not in OPEN_PATHS:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key.encode()):
-                need = "send the header `Authorization: Bearer KEY` with the server's key"
-                return Refusal(401, f"the key is missing or wrong: {need}", code="invalid_api_key")
+                action = "send the header `Authorization: Bearer KEY` with the server's key"
+                return Refusal(401, f"the key is missing or wrong: {action}", code="invalid_api_key")
         length = headers.get(b"content-length", b"0")
         return too_large(self.most_bytes) if length.isdigit() and int(length[:20]) > self.most_bytes else None
 
 
 class LimitedBody:
-    """The body of a request on its way: it is ended where it is too large or too slow."""
+    """The body of a request while it arrives: it is refused if it is too large or too slow."""
 
     def __init__(self, scope: Scope, receive: Receive, most_bytes: int) -> None:
         headers = dict(scope["headers"])
         self._receive, self.most_bytes = receive, most_bytes
         self._size, self._deadline = 0, time.monotonic() + BODY_S
         length = headers.get(b"content-length", b"0")
-        self.is_to_come = length != b"0" or b"transfer-encoding" in headers
+        self.is_incomplete = length != b"0" or b"transfer-encoding" in headers
         self._is_whole = False
 
     async def receive(self) -> Message:
-        """Return the next part; once all is there, what comes next is the client's end."""
+        """Return the next part; after the last one, wait for the client to disconnect."""
         if self._is_whole:
             return await self._receive()
         try:
             message = await asyncio.wait_for(self._receive(), self._deadline - time.monotonic())
         except TimeoutError:
-            self.is_to_come = False  # it is not waited for any longer
-            raise HTTPException(408, f"the body has not come within {BODY_S:g} s") from None
+            self.is_incomplete = False  # give up on the rest
+            raise HTTPException(408, f"the body did not arrive within {BODY_S:g} s") from None
         self._take(message)
         if self._size > self.most_bytes:
             raise HTTPException(413, too_large(self.most_bytes).message)
         return message
 
     async def drain(self) -> None:
-        """Read what is still to come after the answer, and drop it, within limits.
+        """Read and drop the rest of the body after the answer, within limits.
 
-        A client that sends all before it reads would not find the answer: a connection that is closed with bytes in it
-        is reset.
+        Closing a connection with unread bytes resets it, and a client that sends its whole body before it reads would
+        then lose the answer.
         """
         end, most = time.monotonic() + DRAIN_S, self._size + DRAIN_BYTES
         with suppress(TimeoutError):
-            while self.is_to_come and self._size < most:
-                self._take(await asyncio.wait_for(self._receive(), min(SILENT_S, end - time.monotonic())))
+            while self.is_incomplete and self._size < most:
+                self._take(await asyncio.wait_for(self._receive(), min(SILENCE_S, end - time.monotonic())))
 
     def _take(self, message: Message) -> None:
         self._size += len(message.get("body", b""))
-        self._is_whole = not message.get("more_body")  # so it is where the client has gone
-        self.is_to_come = self.is_to_come and not self._is_whole
+        self._is_whole = not message.get("more_body")  # also true of a disconnect
+        self.is_incomplete = self.is_incomplete and not self._is_whole
 
 
 def too_large(most_bytes: int) -> Refusal:
-    """Return the refusal of a body that is too large."""
+    """Return the refusal for too large a body."""
     return Refusal(413, f"the body is too large: this server takes {most_bytes // 1024} KiB (task.max_body_kib)")

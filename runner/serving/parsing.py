@@ -1,7 +1,7 @@
 """Checks the body of a client's request and turns it into requests to the engine.
 
-An unknown parameter is refused by name, unless it has the value that does nothing: no client gets an answer that was
-sampled otherwise than it asked.
+An unknown parameter is refused by name, unless its value has no effect: no client gets an answer that was sampled
+in another way than it requested.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from runner.serving.bodies import (
 from runner.serving.gateway import Gateway, Refusal
 
 MOST_STOPS, MOST_STOP_CHARACTERS, MOST_TOP, MOST_MESSAGES = 16, 1000, 20, 10_000
-# Parameters of OpenAI's that we have not, and the values at which they do nothing.
+# OpenAI's parameters that this server lacks, and the values at which they have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},), "min_tokens": (0,),
     "tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "functions": ([],),
@@ -36,17 +36,23 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),
     "service_tier": ("auto", "default"), "store": (False,), "suffix": ("",), "best_of": (1,),
 }  # fmt: skip
-# Why some of them are refused, in more words than "this server has no such thing".
-WHY_NOT = {
-    "response_format": "this server does not hold answers to JSON or to a grammar; ask for the form in the prompt",
+# More helpful reasons than "this server does not support it".
+REJECTION_REASONS = {
+    "response_format": "this server cannot enforce JSON or a grammar; describe the format in the prompt",
 }
-LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")  # say who asks
+LABELS = (
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+)  # describe the client, and are ignored
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 @dataclass
 class ParsedBody:
-    """A body that was read and checked: requests for completions of each of its prompts."""
+    """A parsed and checked body: the requests for completions of its prompts."""
 
     requests: list[Request]  # one for each prompt
     stream: bool = False
@@ -57,34 +63,34 @@ class ParsedBody:
 
     @property
     def needs_ids(self) -> bool:
-        """Whether the prompts are to be scored, which needs their tokens."""
+        """Whether prompts must be token ids, because tokens will be scored."""
         return self.top is not None or self.scores_only
 
     @property
     def rows(self) -> int:
-        """Completions that it will have on their way."""
+        """Completions that will be under way at once."""
         return len(self.requests) if self.scores_only else sum(request.n for request in self.requests)
 
 
 def parse_body(
     kind: type[ChatBody | TextBody | GenerateBody], data: bytes, content_type: str, gateway: Gateway
 ) -> ParsedBody:
-    """Read the body of a request, which takes long for a large one; sizes are checked before anything is made of it."""
+    """Parse the body of a request, which is slow for a large one; sizes are checked first."""
     value = json_of(data, content_type)
     _check_sizes(value, gateway)
     try:
-        read = kind.model_validate(value)
+        body = kind.model_validate(value)
     except ValidationError as error:
         raise malformed(error) from error
-    if isinstance(read, ChatBody):
-        return parse_chat(read, gateway)
-    if isinstance(read, TextBody):
-        return parse_text(read, gateway)
-    return parse_generate(read, gateway)
+    if isinstance(body, ChatBody):
+        return parse_chat(body, gateway)
+    if isinstance(body, TextBody):
+        return parse_text(body, gateway)
+    return parse_generate(body, gateway)
 
 
 def json_of(data: bytes, content_type: str) -> dict[str, Any]:
-    """Read an object; a form of another site can send other types unasked, so they are not read."""
+    """Return a JSON object; other types are refused, because any site's HTML form can send them here."""
     headers = Headers()
     headers["content-type"] = content_type
     kind, subtype = headers.get_content_maintype(), headers.get_content_subtype()
@@ -93,24 +99,24 @@ def json_of(data: bytes, content_type: str) -> dict[str, Any]:
         try:
             value = json.loads(data)
         except json.JSONDecodeError as error:
-            raise Refusal(400, f"the body is no JSON: {error.msg}") from error
+            raise Refusal(400, f"the body is not JSON: {error.msg}") from error
         except RecursionError as error:
-            raise Refusal(400, "the body is no JSON that can be read: it is nested too deeply") from error
-        except ValueError as error:  # no UTF-8, or a number of thousands of digits
-            raise Refusal(400, f"the body is no JSON that can be read: {error}") from error
+            raise Refusal(400, "the body is not readable JSON: it is nested too deeply") from error
+        except ValueError as error:  # not UTF-8, or a number with thousands of digits
+            raise Refusal(400, f"the body is not readable JSON: {error}") from error
     if not isinstance(value, dict):
-        raise Refusal(400, "the body: give a JSON object, with Content-Type: application/json")
+        raise Refusal(400, "the body must be a JSON object, with Content-Type: application/json")
     return value
 
 
 def check_messages(messages: Any) -> None:
-    """Refuse longer conversations than are read."""
+    """Refuse conversations that are too long."""
     if isinstance(messages, list) and len(messages) > MOST_MESSAGES:
-        raise Refusal(400, f"messages: {len(messages)} are too many: this server takes {MOST_MESSAGES}", "messages")
+        raise Refusal(400, f"messages: {len(messages)} are too many, this server takes {MOST_MESSAGES}", "messages")
 
 
 def _check_sizes(value: dict[str, Any], gateway: Gateway) -> None:
-    """Refuse lists that are longer than what is served, before each of their elements is looked at."""
+    """Refuse lists that are too long, before their elements are checked."""
     prompt, stop, messages = value.get("prompt"), value.get("stop"), value.get("messages")
     prompts = prompt if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)) else [prompt]
     n = value.get("n")
@@ -131,14 +137,14 @@ def _stops_refused() -> Refusal:
 
 
 def malformed(error: ValidationError) -> Refusal:
-    """Say what is wrong with a body, by its first fault."""
+    """Return the refusal for a malformed body; it names the first error."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
     return Refusal(400, f"{place}: {first['msg']}", place.partition(".")[0])
 
 
 def parse_chat(body: ChatBody, gateway: Gateway) -> ParsedBody:
-    """Read a chat."""
+    """Parse a chat."""
     if not body.messages:
         raise Refusal(400, "messages: give at least one", "messages")
     if body.top_logprobs is not None and not body.logprobs:
@@ -151,7 +157,7 @@ def parse_chat(body: ChatBody, gateway: Gateway) -> ParsedBody:
 
 
 def parse_text(body: TextBody, gateway: Gateway) -> ParsedBody:
-    """Read a plain prompt, or several; max_tokens=0 with echo scores what is there."""
+    """Parse one or several plain prompts; max_tokens=0 with echo only scores them."""
     given = body.prompt
     prompts: list[Any] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else [*given]
     if not prompts:
@@ -164,7 +170,7 @@ def parse_text(body: TextBody, gateway: Gateway) -> ParsedBody:
 
 
 def parse_generate(body: GenerateBody, gateway: Gateway) -> ParsedBody:
-    """Read what the old tools sent."""
+    """Parse a body of the old tools."""
     refuse_extra(body, {})
     return ParsedBody(
         [_request(body, gateway, body.prompt, "prompt", "max_new_tokens", body.max_new_tokens, 1, False, None)]
@@ -198,20 +204,20 @@ def _request(
     limit: int | None,
     n: int,
     stream: bool,
-    draws: int | None,
+    random_id: int | None,
 ) -> Request:
-    """Return the engine's request; with a seed, its place among the prompts stands for its number in the draws."""
+    """Return the engine's request; with a seed, random numbers depend on the prompt's position, not on the id."""
     most = gateway.task.max_new_tokens
     if limit is not None and not 1 <= limit <= most:
         need = f"this server gives at most {most} (task.max_new_tokens)" if limit > most else "must be 1 or more"
         raise Refusal(400, f"{key}={limit}: {need}", key)
     if not prompt:
-        raise Refusal(400, f"{name}: it is empty", name)
+        raise Refusal(400, f"{name} is empty", name)
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if not all(stops) or len(stops) > MOST_STOPS:
         raise _stops_refused()
     drawn = {name: getattr(body, name) for name in PARAMETERS}
-    drawn["top_k"] = 0 if drawn["top_k"] == -1 else drawn["top_k"]  # as vLLM says it
+    drawn["top_k"] = 0 if drawn["top_k"] == -1 else drawn["top_k"]  # vLLM's value for all tokens
     try:
         sampling = Sampling(**drawn, seed=body.seed)
     except ConfigError as error:
@@ -226,12 +232,12 @@ def _request(
         sampling=sampling,
         n=n,
         deltas=stream and gateway.streams_deltas,
-        draws=None if body.seed is None else draws or 0,
+        random_id=None if body.seed is None else random_id or 0,
     )
 
 
 def _with_scores(parsed: ParsedBody, gateway: Gateway, name: str) -> ParsedBody:
-    """Check the wish for log-probabilities."""
+    """Check whether the requested log-probabilities can be computed."""
     if parsed.top is not None and not 0 <= parsed.top <= MOST_TOP:
         raise Refusal(400, f"{name}={parsed.top}: must lie in 0..{MOST_TOP}", name)
     if parsed.needs_ids:
@@ -240,7 +246,7 @@ def _with_scores(parsed: ParsedBody, gateway: Gateway, name: str) -> ParsedBody:
 
 
 def message_of(number: int, message: ChatMessage) -> Message:
-    """Return a message as the engine takes it."""
+    """Return a message in the engine's form."""
     where = f"messages[{number}]"
     for name, value in (message.model_extra or {}).items():
         if value not in (None, [], "", {}):
@@ -259,12 +265,12 @@ def message_of(number: int, message: ChatMessage) -> Message:
 
 
 def refuse_extra(body: BaseModel, neutral: dict[str, tuple[Any, ...]]) -> None:
-    """Refuse parameters that are not known, and those that are not had, unless they do nothing."""
+    """Refuse unknown parameters, and unsupported ones unless they have no effect."""
     for name, value in (body.model_extra or {}).items():
         if value is None or name in LABELS or (name in neutral and value in neutral[name]):
             continue
         if name in neutral:
             plain = " or ".join(repr(one) for one in neutral[name]) or "null"
-            why = WHY_NOT.get(name, "this server has no such thing")
-            raise Refusal(400, f"{name}: {why}: leave it out, or give {plain}", name)
+            reason = REJECTION_REASONS.get(name, "this server does not support it")
+            raise Refusal(400, f"{name}: {reason}: leave it out, or set it to {plain}", name)
         raise Refusal(400, unknown("parameter", name, {*type(body).model_fields, *neutral}), name)

@@ -1,4 +1,4 @@
-"""uvicorn in a thread of its own, because signals reach the main thread: that one waits, and sees to a graceful end."""
+"""Runs uvicorn in its own thread; the main thread, which gets the signals, waits and ends it gracefully."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from runner.serving.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
-LOG_EVERY = 30  # seconds between two lines about what was done, where something was
-KEEP_ALIVE_S = 75  # longer than clients keep a connection for the next request
-READ_BYTES = 16 * 1024  # of a connection at once: a body may come in pieces of one byte, each of which takes time
-CLOSING_S = 5  # for connections to close, once their answers have ended
+LOG_EVERY = 30  # seconds between two log lines about new requests
+KEEP_ALIVE_S = 75  # longer than clients keep an idle connection
+READ_BYTES = 16 * 1024  # of a connection at once: a body may come in chunks of one byte, and each takes time
+CLOSING_S = 5  # time for connections to close after their answers
 
 
 class Connection(H11Protocol):
-    """A client's connection, read little by little, so that none keeps the event loop for long."""
+    """A client's connection, read in small parts so that it never blocks the event loop for long."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to read."""
+        """Limit the size of a read."""
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
 
 
 class Server:
-    """Serves until it is told to stop; `stop` may be called by a signal handler, a second time to hurry."""
+    """Serves until `stop` is called, for example by a signal handler; a second call hurries it."""
 
     def __init__(self, config: RunnerConfig, task: ServeConfig, driver: Driver, report: EngineReport) -> None:
         self.config, self.task, self.driver, self.report = config, task, driver, report
@@ -47,15 +47,15 @@ class Server:
         self._problem: BaseException | None = None
 
     def stop(self) -> None:
-        """Take no new work, and end when what is open has ended; called again, end now."""
+        """Take no new requests, and end when the open ones have ended; called again, end now."""
         self._signals += 1
 
     def run(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
-        """Serve, and return when everything has ended; JobFailed where the server or its engine broke."""
+        """Serve, and return when everything has ended; JobFailed if the server or its engine broke."""
         thread = threading.Thread(target=self._serve, args=(listener, key, ready), name="http", daemon=True)
         thread.start()
         while thread.is_alive():
-            thread.join(0.1)  # a signal is handled here, between two looks
+            thread.join(0.1)  # signals are handled here, between two waits
         if self.driver.failure is not None:
             raise self.driver.failure
         if self._problem is not None:
@@ -88,8 +88,8 @@ class Server:
             await serving
 
     async def _watch(self, gateway: Gateway) -> None:
-        """Wait for the end, then for what is open; say now and then what was done."""
-        told, ticks = (0, 0), 0
+        """Wait for `stop`, then for open requests; log the progress."""
+        logged, ticks = (0, 0), 0
         while not self._signals:
             await asyncio.sleep(0.1)
             ticks += 1
@@ -98,17 +98,17 @@ class Server:
                 if not self.driver.is_alive:
                     raise JobFailed("the engine has ended, see the log")
             if ticks % (10 * LOG_EVERY) == 0:
-                told = _tell(gateway.counters, told)
+                logged = _log_progress(gateway.counters, logged)
         gateway.is_draining = True
         if not gateway.is_idle:
-            log.info("stopping: open answers may go on for %g s (a second signal ends them)", self.task.drain_s)
+            log.info("stopping: open answers have %g s to finish (a second signal ends them)", self.task.drain_s)
         deadline = gateway.loop.time() + self.task.drain_s
         while not gateway.is_idle and gateway.loop.time() < deadline and self._signals < 2:
             await asyncio.sleep(0.02)
         gateway.end_all()
 
 
-def _tell(counters: Counters, before: tuple[int, int]) -> tuple[int, int]:
+def _log_progress(counters: Counters, before: tuple[int, int]) -> tuple[int, int]:
     now = counters.requests, counters.new_tokens
     if now != before:
         requests, tokens = now[0] - before[0], now[1] - before[1]

@@ -1,4 +1,4 @@
-"""POST /tokenize: which tokens a text or a chat has, as vLLM says it."""
+"""POST /tokenize: the tokens of a text or a chat, in vLLM's format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.serving.bodies import ChatMessage, Several, Text
 from runner.serving.gateway import Gateway, Refusal
 from runner.serving.parsing import check_messages, json_of, malformed, message_of, refuse_extra
 
-# Parameters of vLLM's that we have not, and the values at which they do nothing.
+# vLLM's parameters that this server lacks, and the values at which they have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,), "continue_final_message": (False,), "return_token_strs": (False,),
     "chat_template": (), "chat_template_kwargs": ({},), "tools": ([],), "mm_processor_kwargs": ({},),
@@ -21,17 +21,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class TokenizeBody(BaseModel):
-    """POST /tokenize, as vLLM has it."""
+    """POST /tokenize, in vLLM's format."""
 
     model_config = ConfigDict(extra="allow")
     model: str | None = None
     prompt: Text | None = None
     messages: Several[ChatMessage] | None = None
-    add_special_tokens: bool = True  # of a prompt; a chat has those of its template
+    add_special_tokens: bool = True  # ignored for a chat, which gets its template's
 
 
 def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
-    """Return the tokens of a prompt or a chat, and the text that they spell, as JSON; a long text takes long."""
+    """Return the tokens of a prompt or a chat, and their text, as JSON; slow for a long text."""
     value = json_of(data, content_type)
     check_messages(value.get("messages"))
     try:
@@ -44,16 +44,18 @@ def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
         raise Refusal(400, "give either prompt or messages", "prompt")
     if Capability.tokenizer not in gateway.capabilities:
         raise Refusal(400, f"this model does not offer {Capability.tokenizer.value}", "prompt")
-    given = body.prompt
-    prompt = tuple(message_of(*one) for one in enumerate(body.messages or [])) if given is None else given
+    text = body.prompt
+    prompt = tuple(message_of(*one) for one in enumerate(body.messages or [])) if text is None else text
     try:
-        seen, ids = gateway.engine.encode(Request(gateway.next_id(), prompt))
-        if given is not None and not body.add_special_tokens:
+        rendered, ids = gateway.engine.encode(Request(gateway.next_id(), prompt))
+        if text is not None and not body.add_special_tokens:
             special = gateway.engine.encode(Request(gateway.next_id(), ""))[1]
             if ids[: len(special)] != special:
-                raise Refusal(400, "add_special_tokens=false: this tokenizer puts some behind the text", "prompt")
+                raise Refusal(
+                    400, "add_special_tokens=false: this tokenizer puts special tokens behind the text", "prompt"
+                )
             ids = ids[len(special) :]
     except ConfigError as error:
         raise Refusal(400, str(error)) from error
     room = {"max_model_len": int(gateway.room)} if gateway.room < 1e9 else {}
-    return json.dumps({"tokens": ids, "count": len(ids), "prompt": seen} | room).encode()
+    return json.dumps({"tokens": ids, "count": len(ids), "prompt": rendered} | room).encode()

@@ -1,8 +1,8 @@
 """Parts as an archive: part_N.safetensors.zst, an ordinary zstd file that any zstd unpacks to the part.
 
-Every MiB of the part is a frame of its own, and the manifest lists how long each frame is. So a range of the part is
-read by unpacking the frames that it lies in, and a whole part streams through a few MiB of memory. zstd comes with
-pyarrow, which MLflow needs in any case.
+Each MiB of the part is one frame, and the manifest lists the length of each frame. So a range of the part is read by
+unpacking only its frames, and a whole part streams through a few MiB of memory. zstd comes with pyarrow, which MLflow
+requires anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runner.sharding.manifest import PartEntry
 
 FRAME_BYTES = 2**20  # of the part; the last frame is shorter
 LEVEL = 3
-Advance = Callable[[int], None]  # told how many bytes are done
+Advance = Callable[[int], None]  # called with a number of bytes that are done
 Read = Callable[[int, int], Iterator[bytes | memoryview]]  # (offset, nbytes) of a part -> its bytes
 
 

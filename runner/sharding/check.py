@@ -23,12 +23,12 @@ from runner.sharding.partition_file import INLINE, Inline, Layer, Partition, Ten
 
 @dataclass
 class CheckedPart:
-    """A part, and what was found in it."""
+    """A part, and the result of its check."""
 
     entry: PartEntry
     problems: list[str] = field(default_factory=list)
     readable: bool = False  # header or partition
-    tensors: dict[str, Tensor] = field(default_factory=dict)  # as the header says, else as the partition does
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # by the header, else by the partition
     digests: dict[str, str] = field(default_factory=dict)  # of each tensor: computed by `full`, else as listed
     read: Read | None = None  # None: the header is not readable
     nbytes: int = 0  # that were read
@@ -45,8 +45,8 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
         done.tensors = {one.name: _as_listed(one, path) for one in partition.layers if one.dtype in DTYPE_BITS}
         placed = {layer.name: layer.parameters for layer in partition.layers}
         done.digests = {name: place.digest for name, place in placed.items() if isinstance(place, TensorReference)}
-    found = list(_size(path, entry.stored))
-    done.problems += found
+    size_problems = list(_size(path, entry.stored))
+    done.problems += size_problems
     if not path.is_file():
         return done
     try:
@@ -56,7 +56,7 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
     else:
         done.readable, done.tensors = True, {tensor.name: tensor for tensor in header.tensors}
         done.problems += _header_problems(entry, header, partition)
-        if not found:  # where the size is wrong, reading on finds nothing more
+        if not size_problems:  # with a wrong size, reading the rest finds nothing more
             done.read = open_part(folder, entry)
             if level != "quick":
                 _read_all(path, done, header, partition, level, advance)
@@ -65,7 +65,7 @@ def check_part(manifest: Manifest, entry: PartEntry, level: str, advance: Advanc
 
 
 def require_sound(manifest: Manifest, entry: PartEntry, level: str) -> None:
-    """Raise DataError unless the part is there and agrees with the manifest."""
+    """Raise DataError unless the part exists and agrees with the manifest."""
     problems = check_part(manifest, entry, level, lambda _: None).problems
     if problems:
         more = f" ({len(problems) - 1} more: task=verify lists them)" if len(problems) > 1 else ""
@@ -73,7 +73,7 @@ def require_sound(manifest: Manifest, entry: PartEntry, level: str) -> None:
 
 
 def _partition(folder: Path, entry: PartEntry, problems: list[str]) -> Partition | None:
-    """Read partition_N.json; note a problem where it is not the file that the manifest lists."""
+    """Read partition_N.json; add a problem if it is not the file that the manifest lists."""
     path = folder / entry.partition
     if not path.is_file():
         problems.append(f"{entry.partition}: missing")
@@ -125,9 +125,9 @@ def _header_problems(entry: PartEntry, header: WeightFile, partition: Partition 
             continue
         tensor, where = held[name], f"{file}: tensor {name}"
         pairs = [("dtype", layer.dtype, tensor.dtype), ("shape", list(layer.shape), list(tensor.shape))]
-        if isinstance(said := layer.parameters, TensorReference):
-            pairs += [("file", said.file, entry.raw.file), ("tensor", said.tensor, name)]
-            pairs += [(key, getattr(said, key), getattr(tensor, key)) for key in ("dtype", "offset", "nbytes")]
+        if isinstance(reference := layer.parameters, TensorReference):
+            pairs += [("file", reference.file, entry.raw.file), ("tensor", reference.tensor, name)]
+            pairs += [(key, getattr(reference, key), getattr(tensor, key)) for key in ("dtype", "offset", "nbytes")]
         for what, expected, found in dict.fromkeys((what, str(one), str(other)) for what, one, other in pairs):
             if expected != found:
                 yield f"{where}: {what} {expected} expected by {entry.partition}, {found} found"
@@ -147,7 +147,7 @@ def _read_all(
         if found != entry.stored.digest:
             done.problems.append(f"{entry.stored.file}: {entry.stored.digest} expected, {found} found")
             if entry.frames:
-                return  # unpacking damaged pieces says nothing more
+                return  # unpacking damaged pieces tells nothing more
     if not tensors_too:
         return
     try:
@@ -190,12 +190,12 @@ def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> lis
     for layer in partition.layers:
         if layer.name in done.tensors and isinstance(layer.parameters, Inline):
             tensor = done.tensors[layer.name]
-            there = [*partition_file.read_numbers(tensor, read(tensor.offset, tensor.nbytes)), np.zeros(0)]
+            stored = [*partition_file.read_numbers(tensor, read(tensor.offset, tensor.nbytes)), np.zeros(0)]
             listed = np.concatenate([*partition_file.from_json(partition, layer), np.zeros(0)])
-            differ = np.flatnonzero(listed != np.concatenate(there).astype("<f8"))
+            differ = np.flatnonzero(listed != np.concatenate(stored).astype("<f8"))
             if len(differ):
                 where = f"{partition.path.name}: tensor {layer.name}"
-                problems.append(f"{where}: {len(differ)} of {layer.params} numbers are not those of the part")
+                problems.append(f"{where}: {len(differ)} of {layer.params} numbers differ from those of the part")
     return problems
 
 

@@ -1,4 +1,4 @@
-"""Checks that the parts together are the model: each tensor once, tied ones alike, totals right, as in the source."""
+"""Checks that the parts make the whole model: each tensor once, equal copies, right totals, as in the source."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ def coverage_problems(manifest: Manifest, checked: list[CheckedPart]) -> list[st
     unread = [one.entry.stored.file for one in checked if not one.readable]
     if unread:
         return [f"whether every tensor is there was not checked, because of {', '.join(unread)}"]
-    found, problems = parts_by_tensor(checked), list[str]()
-    for name, places in found.items():
+    parts_of, problems = parts_by_tensor(checked), list[str]()
+    for name, places in parts_of.items():
         ids = [one.entry.part_id for one in places]
         expected = list(manifest.tied.get(name, ids[:1]))
         if ids != expected:
             problems.append(f"{MANIFEST}: tensor {name}: in parts {expected} expected, found in {ids}")
         problems += _differences(name, places)
-    absent = [name for name in manifest.tied if name not in found]
+    absent = [name for name in manifest.tied if name not in parts_of]
     problems += [f"{MANIFEST}: tied tensor {name} is in none of the parts" for name in absent]
-    return problems + _against_headers(manifest, found) + _totals(manifest, checked, found)
+    return problems + _against_headers(manifest, parts_of) + _totals(manifest, checked, parts_of)
 
 
 def _differences(name: str, places: list[CheckedPart]) -> list[str]:
     """Compare the copies of a tensor that is stored in several parts."""
-    held = [(place.tensors[name], place.digests.get(name)) for place in places]
-    copies = [(tensor.dtype, str(list(tensor.shape)), digest) for tensor, digest in held]
+    tensors = [(place.tensors[name], place.digests.get(name)) for place in places]
+    copies = [(tensor.dtype, str(list(tensor.shape)), digest) for tensor, digest in tensors]
     first, problems = places[0].entry.stored.file, list[str]()
     for other, copy in zip(places[1:], copies[1:], strict=True):
         for what, here, there in zip(("dtype", "shape", "content"), copies[0], copy, strict=True):
@@ -80,10 +80,10 @@ def _other_form(place: CheckedPart, tensor: Tensor, by: str) -> list[str]:
     return [f"{place.entry.stored.file}: tensor {tensor.name}: {expected} expected {by}, {found} found"]
 
 
-def _strangers(found: dict[str, list[CheckedPart]], known: Collection[str]) -> list[str]:
+def _foreign_tensors(found: dict[str, list[CheckedPart]], known: Collection[str]) -> list[str]:
     """Name the tensors that the source does not have."""
     return [
-        f"{places[0].entry.stored.file}: tensor {name} is none of the source's"
+        f"{places[0].entry.stored.file}: tensor {name} is not in the source"
         for name, places in found.items()
         if name not in known
     ]
@@ -104,7 +104,7 @@ def _against_headers(manifest: Manifest, found: dict[str, list[CheckedPart]]) ->
                 problems += _other_form(found[tensor.name][0], tensor, f"by {file.path.name}")
             else:
                 problems.append(f"{file.path.name}: tensor {tensor.name} is in none of the parts")
-    return problems + (_strangers(found, known) if known else [])
+    return problems + (_foreign_tensors(found, known) if known else [])
 
 
 def _totals(manifest: Manifest, checked: list[CheckedPart], found: dict[str, list[CheckedPart]]) -> list[str]:
@@ -125,19 +125,19 @@ def source_problems(
     manifest: Manifest, checked: list[CheckedPart], checkpoint: Checkpoint, level: str, advance: Advance
 ) -> list[str]:
     """Compare the parts with the checkpoint that they were made from, tensor by tensor."""
-    found, problems = parts_by_tensor(checked), list[str]()
+    parts_of, problems = parts_by_tensor(checked), list[str]()
     for tensor in checkpoint.tensors:
-        if tensor.name in found:
-            problems += _against_source(tensor, found[tensor.name], level, advance)
+        if tensor.name in parts_of:
+            problems += _against_source(tensor, parts_of[tensor.name], level, advance)
         else:
             problems.append(f"{tensor.file.name}: tensor {tensor.name} of the source is in none of the parts")
             advance(tensor.nbytes)
-    problems += _strangers(found, {tensor.name for tensor in checkpoint.tensors})
+    problems += _foreign_tensors(parts_of, {tensor.name for tensor in checkpoint.tensors})
     companions = {path.name: path for path in checkpoint.companions}
     for listed in manifest.companions:
         path = companions.get(listed.file)
         if path is None:
-            problems.append(f"{listed.file}: the source has no such file any more")
+            problems.append(f"{listed.file}: the source no longer has this file")
         elif (digest := byteio.file_digest(path, byteio.algorithm_of(str(listed.digest)))) != listed.digest:
             problems.append(f"{listed.file}: {listed.digest} expected of the source's, {digest} found")
     return problems

@@ -2,7 +2,7 @@
 
 The part's file is mapped and its tensors become the stage's parameters as they are, so that loading needs no memory
 beyond the weights themselves (a change of dtype or a GPU copies them, tensor by tensor). Plain `from_pretrained` cannot
-do that: it fills what another part holds with random numbers. In a parts folder it finds no config.json and refuses.
+do that: it fills the tensors of other parts with random numbers. In a parts folder it finds no config.json and fails.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def load_part(
     attention: str | None = None,
     verify: bool = True,
 ) -> Stage:
-    """Load part `part_id` of the split in `folder` as a stage of the model; dtype auto = as the checkpoint says.
+    """Load part `part_id` of the split in `folder` as a stage of the model; dtype auto = the checkpoint's.
 
-    With verify every byte is compared with the digest in the manifest before it is used.
+    With `verify`, every byte is compared with the digest in the manifest before it is used.
     """
     started = time.perf_counter()
     quiet_imports()
@@ -49,7 +49,7 @@ def load_part(
     is_first, is_last = part_id == 0, part_id == manifest.num_parts - 1
     config = _model_config(manifest)
     span = entry.layers
-    assert span is not None  # require_runnable has refused the others
+    assert span is not None  # require_runnable has rejected the others
     own = _part_config(manifest, config, span)
     _require_same_layers(manifest, config, own, span)
     require_sound(manifest, entry, "files" if verify else "quick")
@@ -75,7 +75,7 @@ def load_part(
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """Return the tokenizer of a split model; it lies in model_files/."""
+    """Return the tokenizer of a split model, from model_files/."""
     return load.load_tokenizer(f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
 
 
@@ -83,7 +83,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def _model_config(manifest: Manifest) -> Any:
-    """Return the config of the whole model; refuses families whose layers cannot run apart."""
+    """Return the config of the whole model; rejects families whose layers cannot run in separate parts."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
@@ -97,12 +97,12 @@ def _model_config(manifest: Manifest) -> Any:
         "its weights are quantized": getattr(config, "quantization_config", None),
         "it has an encoder and a decoder": getattr(config, "is_encoder_decoder", False),
         "it is more than a language model": config.get_text_config() is not config,
-        "transformers knows it by no causal language model": family is None,
+        "transformers has no causal language model for it": family is None,
         "its layers share keys and values across parts": getattr(config, "num_kv_shared_layers", 0),
-        "its layers keep a state that is no key-value cache": getattr(family, "_is_stateful", False),
+        "its layers keep a state other than a KV cache": getattr(family, "_is_stateful", False),
     }
-    if found := [why for why, holds in reasons.items() if holds]:
-        raise _cannot_run(manifest, config, found[0])
+    if applying := [why for why, applies in reasons.items() if applies]:
+        raise _cannot_run(manifest, config, applying[0])
     return config
 
 
@@ -125,26 +125,26 @@ def _part_config(manifest: Manifest, config: Any, span: tuple[int, int]) -> Any:
 
 
 def _layers_path(model: Any, manifest: Manifest) -> str:
-    """Return the path of the layers: what the manifest says, else the outermost list of the family's own blocks."""
+    """Return the path of the layers: the manifest's, else that of the outermost list of the family's own blocks."""
     by_name = (manifest.prefix, f"{model.base_model_prefix}.{manifest.prefix}")
     lists = {path: module for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
     blocks = set(model._no_split_modules or ())
     of_blocks = [path for path, module in lists.items() if len(module) and type(module[0]).__name__ in blocks]
-    found = [*(path for path in lists if path in by_name), *of_blocks]
-    if not found:
+    candidates = [*(path for path in lists if path in by_name), *of_blocks]
+    if not candidates:
         raise _cannot_run(manifest, model.config, f"its layers are not found under {manifest.prefix}")
-    return str(found[0])
+    return str(candidates[0])
 
 
 def _require_same_layers(manifest: Manifest, config: Any, own: Any, span: tuple[int, int]) -> None:
-    """Refuse a family whose layers depend on their number in a way that the part's config cannot express."""
+    """Reject a family whose layers depend on their number in a way that the part's config cannot express."""
     layers, numbered = (_layers(manifest, one) for one in (own, config))
     for offset, layer in enumerate(layers):
         number = span[0] + offset
         here, there = _traits(layer), _traits(numbered[number])
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):
-                why = f"layer {number} would be another one as number {offset} of a part"
+                why = f"layer {number} would differ as number {offset} of a part"
                 differ = f"{key}: {there.get(key)} in the whole model, {here.get(key)} here"
                 raise _cannot_run(manifest, config, f"{why} ({differ})")
 
@@ -160,7 +160,7 @@ def _layers(manifest: Manifest, config: Any) -> Any:
 
 
 def _traits(layer: torch.nn.Module) -> dict[str, Any]:
-    """Return what describes a layer apart from its number: classes, shapes, plain values."""
+    """Return what describes a layer besides its number: classes, shapes, plain values."""
     traits: dict[str, Any] = {}
     for path, module in layer.named_modules():
         traits[path] = type(module).__name__
@@ -172,38 +172,38 @@ def _traits(layer: torch.nn.Module) -> dict[str, Any]:
 
 
 def _dtype(wanted: str | torch.dtype, config: Any) -> torch.dtype:
-    """Turn a name into a dtype; auto is what the checkpoint says, float32 where it says nothing."""
+    """Turn a name into a dtype; auto is the checkpoint's, or float32 if it names none."""
     if wanted == "auto":
         wanted = getattr(config, "dtype", None) or torch.float32
     if isinstance(wanted, torch.dtype):
         return wanted
-    found = getattr(torch, wanted, None)
-    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+    named = getattr(torch, wanted, None)
+    if not (isinstance(named, torch.dtype) and named.is_floating_point):
         raise ConfigError(f"dtype={wanted}: use auto, float32, bfloat16 or float16")
-    return found
+    return named
 
 
 # ------------------------------------------------------------------------------------------------ the weights
 
 
 def _read(manifest: Manifest, entry: PartEntry, span: tuple[int, int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Map the part and return its tensors, the layers numbered from 0 on."""
+    """Map the part and return its tensors, with layers numbered from 0."""
     from safetensors.torch import load_file
 
     first, last = span
     pattern = re.compile(rf"{re.escape(manifest.prefix)}\.(\d+)\.(.+)")
     state = {}
     for name, tensor in load_file(manifest.folder / entry.stored.file).items():
-        found = pattern.fullmatch(name)
-        if found and int(found[1]) > last:
-            continue  # numbered on behind the layers: heads that predict further tokens, not used here
-        own = f"{manifest.prefix}.{int(found[1]) - first}.{found[2]}" if found else name
+        match = pattern.fullmatch(name)
+        if match and int(match[1]) > last:
+            continue  # numbers after the layers: heads that predict further tokens, not used here
+        own = f"{manifest.prefix}.{int(match[1]) - first}.{match[2]}" if match else name
         state[own] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     return state
 
 
 def _assign(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> tuple[Any, set[str]] | None:
-    """Make the mapped tensors a model's parameters; None where names on disk are not those of the modules."""
+    """Make the mapped tensors a model's parameters; None if names on disk are not those of the modules."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
@@ -224,14 +224,14 @@ def _assign(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any])
 
 
 def _convert(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]) -> tuple[Any, set[str]]:
-    """Let transformers rename and fuse tensors that are stored under other names than its modules have."""
+    """Let transformers rename and fuse tensors whose stored names differ from those of its modules."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING as KNOWN
 
     settings = {"config": config, "state_dict": state, "output_loading_info": True, **chosen}
     family: Any = KNOWN[type(config)]
     logger = logging.getLogger("transformers")
     before = logger.level
-    logger.setLevel(logging.ERROR)  # it warns that other parts' weights are newly initialized; those are thrown away
+    logger.setLevel(logging.ERROR)  # it warns of newly initialized weights of other parts, which are discarded
     try:
         model, report = family.from_pretrained(None, **settings)
     finally:
@@ -241,7 +241,7 @@ def _convert(config: Any, state: dict[str, torch.Tensor], chosen: dict[str, Any]
 
 
 def _require_needed(entry: PartEntry, model: Any, missing: set[str], stack: str, is_first: bool, is_last: bool) -> None:
-    """Raise DataError where the part lacks a tensor that it needs to run."""
+    """Raise DataError if the part lacks a tensor that it needs to run."""
     needed = {name for name in missing if name.startswith(f"{stack}.")}
     for wanted, module in ((is_first, model.get_input_embeddings()), (is_last, model.get_output_embeddings())):
         if wanted and module is not None:
@@ -252,7 +252,7 @@ def _require_needed(entry: PartEntry, model: Any, missing: set[str], stack: str,
 
 
 def _set_generation(place: Path, model: Any) -> None:
-    """Give the stage the checkpoint's generation config: it names further tokens that end a text."""
+    """Give the stage the checkpoint's generation config, which names further tokens that end a text."""
     from transformers import GenerationConfig
 
     if (place / "generation_config.json").is_file():

@@ -1,7 +1,7 @@
-"""The folder of a split: how its files are called, and what its manifest says, read and checked.
+"""The folder of a split: the names of its files, and its manifest, read and checked.
 
-Imports neither torch nor safetensors. What is read here is typed and bound to the folder: bare file names, known
-version, parts in order, layers that join up. Whether the files hold what is said here is for `runner.sharding.check`.
+Imports neither torch nor safetensors. The manifest itself is checked here: types, bare file names, known version, parts
+in order, consecutive layers. Whether the files agree with it is checked in `runner.sharding.check`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from typing import Any
 
 from runner.checkpoints import byteio, model_files
 from runner.checkpoints.json_fields import Fields, ListedFile
-from runner.checkpoints.weight_files import Tensor, is_bare_name, load_json
+from runner.checkpoints.weight_files import Tensor, is_bare_name
 from runner.core.errors import ConfigError, DataError
+from runner.core.texts import load_json
 
 FORMAT, FORMAT_VERSION = model_files.SPLIT_FORMAT, 2
 STAMP = {"format": FORMAT, "format_version": FORMAT_VERSION}  # what every manifest begins with
 MANIFEST = model_files.SPLIT_MANIFEST
-UNFINISHED = "manifest.unfinished.json"  # says whose split this is while there is no manifest yet
+UNFINISHED = "manifest.unfinished.json"  # describes the split while there is no manifest yet
 MODEL_FILES = "model_files"
 SOURCE_HEADERS = "source_headers"
 INSTEAD = "put the parts back together with task=merge and run the whole model"
-ARCHIVES = {"zstd": ".zst"}  # how an archived part is stored, and what its name ends in
+ARCHIVES = {"zstd": ".zst"}  # compression of an archived part: suffix of its name
 SOURCE_FORMATS = ("safetensors", "bin")
 
 
@@ -32,7 +33,7 @@ def part_file(part_id: int) -> str:
 
 
 def partition_name(part_id: int) -> str:
-    """Name of what describes a part."""
+    """Name of the file that describes a part."""
     return f"partition_{part_id}.json"
 
 
@@ -43,7 +44,7 @@ class PartEntry:
     part_id: int
     stored: ListedFile  # the file in the folder
     raw: ListedFile  # the safetensors file: the same one, except in an archive
-    frames: tuple[int, ...]  # in an archive: bytes of each compressed piece, one after the other
+    frames: tuple[int, ...]  # in an archive: the bytes of each compressed piece, in order
     partition: str
     partition_sha256: str
     layers: tuple[int, int] | None  # first and last, both included; None for a part without layers
@@ -83,11 +84,11 @@ class Manifest:
     files: tuple[ListedFile, ...]  # of the source
     headers: tuple[ListedFile, ...]  # one for each of them, none for bin
     companions: tuple[ListedFile, ...]
-    prefix: str  # what stands before a layer's number
+    prefix: str  # of tensor names, before a layer's number
     num_layers: int
     contiguous: bool
     holders: dict[str, tuple[int, ...]]  # the ids of the parts that hold embedding, norm and head
-    tied: dict[str, tuple[int, ...]]  # of each tensor that stands in several parts on purpose: their ids
+    tied: dict[str, tuple[int, ...]]  # of each tensor that is in several parts on purpose: their ids
     parts: tuple[PartEntry, ...]
     totals: Totals
     archive: str | None
@@ -99,7 +100,7 @@ class Manifest:
 
     @property
     def around(self) -> dict[str, tuple[ListedFile, ...]]:
-        """The files around the parts, by the folder that they lie in."""
+        """The files around the parts, by their folder."""
         return {MODEL_FILES: self.companions, SOURCE_HEADERS: self.headers}
 
     @property
@@ -108,11 +109,11 @@ class Manifest:
         return byteio.file_sha256(self.folder / MANIFEST)
 
     def require_runnable(self, key: str = "task.parts") -> None:
-        """Refuse a split whose parts cannot run as stages: an archive, or parts that are not cut between layers."""
+        """Reject a split whose parts cannot run as stages: an archive, or parts that are not cut between layers."""
         if self.archive is not None:
             raise ConfigError(
                 f"{key}={self.folder}: these parts are an archive ({self.archive}), which can be merged and verified, "
-                f"but not loaded: unpack it once, runner task=archive task.archive=none task.parts={self.folder} "
+                f"but not loaded: unpack it once with runner task=archive task.archive=none task.parts={self.folder} "
                 "task.output_dir=NEW_FOLDER"
             )
         if not self.contiguous or any(part.layers is None for part in self.parts):
@@ -123,7 +124,7 @@ class Manifest:
 
 
 def read_manifest(parts: str | Path, key: str = "task.parts") -> Manifest:
-    """Read manifest.json and refuse what is not one, or what points out of its folder."""
+    """Read manifest.json; reject a file that is not one, or that names paths outside of its folder."""
     folder = Path(parts).expanduser().absolute()
     path = folder / MANIFEST
     if not path.is_file():
@@ -146,7 +147,7 @@ def _why_none(folder: Path) -> str:
 
 
 def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> None:
-    """Raise DataError where the manifest contradicts itself."""
+    """Raise DataError if the manifest contradicts itself."""
     if manifest.num_parts != num_parts:
         raise DataError(f"{path}: num_parts={num_parts}, but {manifest.num_parts} parts are listed")
     wanted = [f"{listed.file}.header" for listed in manifest.files] if manifest.source_format == "safetensors" else []
@@ -173,15 +174,15 @@ def _require_consistent(path: Path, manifest: Manifest, num_parts: object) -> No
 
 
 def _require_listed(path: Path, manifest: Manifest) -> None:
-    """Raise DataError unless each .bin of the source lists its tensors, each of them once: it has no header kept."""
-    homes: dict[str, str] = {}  # tensor -> file
+    """Raise DataError unless each .bin of the source lists its tensors, each once: there is no header to list them."""
+    file_of: dict[str, str] = {}  # by the name of a tensor
     for listed in manifest.files:
         if listed.tensors is None:
             raise DataError(f"{path}: source.files: {listed.file}: tensors: a list of names expected, found none")
         for name in listed.tensors:
-            if name in homes:
-                raise DataError(f"{path}: source.files: tensor {name} is in {homes[name]} and in {listed.file}")
-            homes[name] = listed.file
+            if name in file_of:
+                raise DataError(f"{path}: source.files: tensor {name} is in {file_of[name]} and in {listed.file}")
+            file_of[name] = listed.file
 
 
 def _require_joined(path: Path, manifest: Manifest) -> None:
@@ -202,7 +203,7 @@ def _require_joined(path: Path, manifest: Manifest) -> None:
 
 
 class _ManifestReader(Fields):
-    """Takes a manifest out of its JSON."""
+    """Reads a manifest from its JSON."""
 
     def manifest(self, values: dict[str, Any]) -> Manifest:
         tables = ("source", "layers", "strategy", "totals")

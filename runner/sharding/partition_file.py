@@ -1,8 +1,8 @@
 """partition_N.json in both forms: each layer's numbers inline, or a reference to where its tensor lies.
 
 Lists of numbers are not parsed with the rest: they are cut out of the text while it is read, and only their position in
-the file is kept. They are read, and written for small models on request, piece by piece. So memory does not depend on
-how many numbers there are.
+the file is kept. Numbers are read, and written for small models on request, piece by piece. So memory does not depend
+on their count.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoints import byteio
 from runner.checkpoints.json_fields import Fields
-from runner.checkpoints.weight_files import DTYPE_BITS, Tensor, parse_object
+from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
 from runner.core.errors import ConfigError, DataError
+from runner.core.texts import parse_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     Numbers = np.ndarray[Any, Any]
 
 REFERENCE, INLINE = "reference", "inline"
-NUMBERS = re.compile(rb'"parameters"\s*:\s*\[')  # inside a text the closing quote would have a backslash before it
-PLACE = "numbers from byte, to byte"  # replaces a list that was cut out
+NUMBERS = re.compile(rb'"parameters"\s*:\s*\[')  # inside a string the closing quote would be escaped
+PLACE = "numbers from byte, to byte"  # the key that replaces a list that was cut out
 OVERLAP_BYTES = 4096  # longer than any match of NUMBERS, so that one across two pieces is found
 MAX_TEXT_BYTES = 100_000_000  # of all but the numbers
 PLAIN = {  # dtypes that numpy reads directly
@@ -72,7 +73,7 @@ class Layer:
 
     name: str
     layer_type: str
-    dtype: str | None  # absent in the old form, which has it under layer_type
+    dtype: str | None  # None in the old form, which has it under layer_type
     shape: tuple[int, ...]
     parameters: TensorReference | Inline
 
@@ -84,7 +85,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Partition:
-    """What partition_N.json says."""
+    """The content of partition_N.json."""
 
     path: Path
     part_id: int
@@ -103,15 +104,15 @@ def read_partition(path: Path) -> Partition:
     entries = fields.many("layers", values.get("layers"))
     layers = tuple(_layer(fields, f"layers[{number}]", entry) for number, entry in enumerate(entries))
     forms = {INLINE if isinstance(layer.parameters, Inline) else REFERENCE for layer in layers}
-    said = values.get("parameters_format", next(iter(forms), INLINE))  # the old form says nothing
-    if not forms <= {said}:
-        fields.fail("parameters_format", f"{' and '.join(sorted(forms))}, as the layers' parameters are,", said)
+    form = values.get("parameters_format", next(iter(forms), INLINE))  # the old form has no such key
+    if not forms <= {form}:
+        fields.fail("parameters_format", f"{' and '.join(sorted(forms))}, as the layers' parameters are,", form)
     part_id, listed = (fields.count(key, values.get(key)) for key in ("part_id", "total_params"))
     if (total := sum(layer.params for layer in layers)) != listed:
         fields.fail("total_params", f"{total}, as the shapes say,", listed)
     if twice := [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]:
-        raise DataError(f"{path}: layers: {twice[0]} stands there twice")
-    return Partition(path, part_id, layers, str(said))
+        raise DataError(f"{path}: layers: {twice[0]} is duplicated")
+    return Partition(path, part_id, layers, str(form))
 
 
 def _layer(fields: Fields, key: str, entry: object) -> Layer:
@@ -174,7 +175,7 @@ def _without_numbers(path: Path) -> Iterator[bytes]:
 
 
 def refuse_large(total_params: int) -> None:
-    """Raise ConfigError when a model is too large for numbers in JSON."""
+    """Raise ConfigError if a model is too large for numbers in JSON."""
     if total_params > MAX_INLINE_PARAMS:
         text_gib = total_params * TEXT_BYTES_PER_PARAM / 2**30
         raise ConfigError(
@@ -219,7 +220,7 @@ def read_numbers(tensor: Tensor, pieces: Iterable[bytes | memoryview]) -> Iterat
     """Yield a tensor's numbers, exact, from its bytes."""
     if tensor.dtype not in READABLE:
         raise ConfigError(
-            f"task.inline_parameters=true: tensor {tensor.name} is {tensor.dtype}, which is no list of numbers "
+            f"task.inline_parameters=true: tensor {tensor.name} is {tensor.dtype}, which cannot be a list of numbers "
             f"(those are {', '.join(READABLE)}): use task.inline_parameters=false"
         )
     size = DTYPE_BITS[tensor.dtype] // 8
@@ -240,7 +241,7 @@ def decode(dtype: str, data: bytes) -> Numbers:
         return np.frombuffer(data, PLAIN[dtype])
     if dtype == "BF16":
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
-    import torch  # for these two alone, which numpy does not have
+    import torch  # for these two, which numpy lacks
 
     kind = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}[dtype]
     numbers: Numbers = torch.frombuffer(bytearray(data), dtype=kind).float().numpy()

@@ -1,6 +1,6 @@
 """A plan of parts to look at: rows for tables, lines of text, a picture with one bar per part, a command for vLLM.
 
-The picture is SVG, written by hand: no plotting library has to be loaded into a process that otherwise needs a few MiB.
+The picture is SVG, written directly: a plotting library would take more memory than all the rest of this process.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ COLOURS = {
 }
 WHEN = """\
 Use vLLM when many requests come at once, or when one machine is not enough: it reads the original checkpoint (not
-these parts), batches continuously, pages its KV cache and captures its kernels. What the parts are for: a model that
-fits no single machine's memory, stages on CPUs, parts that are stored, shipped or verified one by one.
+these parts), batches continuously, pages its KV cache and captures its kernels. Use the parts for a model that fits no
+single machine's memory, for stages on CPUs, and to store, ship or verify parts one by one.
 """
 LEFT, TOP, BAR, STEP, WIDTH = 110, 64, 26, 40, 640
 
 
 def rows(parts: list[PlannedPart]) -> list[dict[str, Any]]:
-    """One row per part: layers, what else it holds, parameters, bytes, share."""
+    """One row per part: layers, other content, parameters, bytes, share."""
     stored = sum(part.nbytes for part in parts)
     return [
         {

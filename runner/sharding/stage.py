@@ -1,10 +1,10 @@
 """A loaded part of a model, which takes hidden states through its layers.
 
 A stage is the family's own class with fewer layers, so that masks, cache and rotary embedding stay the model's own.
-What it lacks (the embedding in all stages but the first, the final norm and the head in all but the last) is replaced
-by a placeholder. The family's code still runs from end to end, but two hooks replace its ends: the hidden states of the
-stage before go straight into the first layer, past whatever the family does to embeddings, and the output of the last
-layer is taken before the final norm. A placeholder that is called between the two raises an error.
+Missing modules (the embedding in all stages but the first, the final norm and the head in all but the last) are
+replaced by placeholders. The family's code still runs from end to end, but two hooks replace its ends: the hidden
+states of the previous stage go directly into the first layer, past whatever the family does to embeddings, and the
+output of the last layer is taken before the final norm. A placeholder that is called between the two raises an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PassState(StrEnum):
 
 
 class AbsentModule(torch.nn.Module):
-    """Replaces a module whose weights are in another part; it may be called only where its output is thrown away."""
+    """Replaces a module whose weights are in another part; it may be called only where its output is discarded."""
 
     def __init__(self, name: str, stage: Stage) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class AbsentModule(torch.nn.Module):
     def forward(self, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """Return the value, or a zero to add in place of an embedding of token ids or positions."""
         stage = self.stage
-        thrown_away = {PassState.before: not stage.is_first, PassState.after: not stage.is_last}
-        if not thrown_away.get(stage.where, False):
-            raise DataError(f"part {stage.part_id} needs {self.name} {stage.where.value}, and does not hold it")
+        is_discarded = {PassState.before: not stage.is_first, PassState.after: not stage.is_last}
+        if not is_discarded.get(stage.where, False):
+            raise DataError(f"part {stage.part_id} needs {self.name} {stage.where.value}, and does not have it")
         return value if value.is_floating_point() else torch.zeros((), device=value.device)
 
 
@@ -81,7 +81,7 @@ class Stage:
         return at
 
     def lacks(self, name: str) -> None:
-        """Put a placeholder where a module's weights are in another part."""
+        """Replace a module whose weights are in another part by a placeholder."""
         owner, _, leaf = name.rpartition(".")
         setattr(self.model.get_submodule(owner), leaf, AbsentModule(name, self))
 
@@ -106,7 +106,7 @@ class Stage:
         arguments["input_ids" if self.is_first else "inputs_embeds"] = values
         if self.is_last and last_only and "logits_to_keep" in self._takes:
             arguments["logits_to_keep"] = 1
-        if "position_ids" not in self._takes:  # such families derive positions from the mask
+        if "position_ids" not in self._takes:  # these families derive positions from the mask
             del arguments["position_ids"]
         try:
             with torch.inference_mode():
@@ -117,20 +117,20 @@ class Stage:
                 assert self._sent is not None, "the last layer was not run"
                 return self._sent
         finally:
-            self._begin(None)  # let go of the tensors
+            self._begin(None)  # release the tensors
 
     def _begin(self, received: torch.Tensor | None) -> None:
         """Start a pass."""
         self.where, self._received, self._sent = PassState.before, received, None
 
-    def _enter(self, _: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Replace the input of the first layer by the hidden states of the stage before."""
+    def _enter(self, _: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Replace the input of the first layer by the hidden states of the previous stage."""
         self.where = PassState.inside
         if self._received is None:
-            return given, named
-        if given:
-            return (self._received, *given[1:]), named
-        return given, named | {"hidden_states": self._received}
+            return arguments, named
+        if arguments:
+            return (self._received, *arguments[1:]), named
+        return arguments, named | {"hidden_states": self._received}
 
     def _leave(self, _: Any, __: Any, output: Any) -> None:
         """Keep the output of the last layer."""

@@ -1,10 +1,10 @@
 """Which layers go to which part, and which parts to which process of a pipeline.
 
-Contiguous runs of layers, or, by type, one part for each kind of tensor.
+Parts are contiguous runs of layers, or, by type, one part for each kind of tensor.
 
-Embeddings go with the first layer, final norm and head with the last one, and they count where parts are balanced.
-A head that is tied to the embedding has no tensor of its own: the embedding is then stored in the first part and in the
-last one.
+Embeddings go with the first layer, final norm and head with the last one; all of them count when parts are balanced. A
+head that is tied to the embedding has no tensor of its own, so the embedding is stored in the first part and in the
+last.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KINDS = ("embedding", "attention", "mlp", "norm", "head", "other")
 
 @dataclass
 class PlannedPart:
-    """What one part will hold; `holds` names its content besides layers, `sections` all of it with its bytes."""
+    """The content of a planned part; `holds` names what it has besides layers, `sections` the bytes of everything."""
 
     part_id: int
     layers: tuple[int, int] | None  # first and last, both included; None for tensors of one kind
@@ -44,7 +44,7 @@ class PlannedPart:
 
 
 def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
-    """Decide which part gets which tensors; refuse what the model's layers do not allow."""
+    """Decide which part gets which tensors; ConfigError if the model's layers do not allow the plan."""
     if task.strategy is Strategy.by_type:
         return _by_type(layout)
     if task.strategy is Strategy.ranges:
@@ -56,16 +56,16 @@ def plan_parts(layout: Layout, task: SplitConfig) -> list[PlannedPart]:
         raise ConfigError(f"{key}: the model has {count} layers, so {count} parts at most")
     if task.strategy is Strategy.equal_layers:
         return _contiguous(layout, [count * part // num_parts for part in range(num_parts + 1)])
-    # what each layer weighs, with what lies before the first and after the last
+    # the cost of each layer, with the tensors before the first and after the last
     layers = _contiguous(layout, list(range(count + 1)))
     costs = [part.params if task.strategy is Strategy.balanced_params else part.nbytes for part in layers]
     return _contiguous(layout, proportion(costs, task.ratios) if task.ratios else balance(costs, num_parts))
 
 
 def _contiguous(layout: Layout, cuts: list[int]) -> list[PlannedPart]:
-    """Make the parts that lie between the cuts."""
+    """Make the parts between the cuts."""
     count, num_parts = len(layout.layers), len(cuts) - 1
-    again = layout.tied if num_parts > 1 else []  # a single part has the embedding already
+    copied_head = layout.tied if num_parts > 1 else []  # a single part has the embedding already
     also = ["tied head"] if num_parts == 1 and layout.tied else []
     parts = []
     for part_id, (begin, end) in enumerate(itertools.pairwise(cuts)):
@@ -73,13 +73,13 @@ def _contiguous(layout: Layout, cuts: list[int]) -> list[PlannedPart]:
         if begin == 0:
             sections = {"embedding": layout.first} | sections
         if end == count:
-            sections |= {"norm": layout.norm, "head": layout.head, "tied head": again}
+            sections |= {"norm": layout.norm, "head": layout.head, "tied head": copied_head}
         parts.append(_part(part_id, (begin, end - 1), sections, also))
     return parts
 
 
 def _by_type(layout: Layout) -> list[PlannedPart]:
-    """Make a part for each kind of tensor that there is; a tied embedding is stored once, as embedding."""
+    """Make a part for each kind of tensor; a tied embedding is stored once, as embedding."""
     place = {tensor.name: kind for kind in ("norm", "head") for tensor in getattr(layout, kind)}
     groups: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
     for tensor in [*layout.first, *itertools.chain(*layout.layers), *layout.norm, *layout.head]:
@@ -96,9 +96,9 @@ def _by_type(layout: Layout) -> list[PlannedPart]:
 def _part(
     part_id: int, layers: tuple[int, int] | None, sections: dict[str, list[Tensor]], also: list[str]
 ) -> PlannedPart:
-    """Make a part, wide types first, as safetensors itself writes them: torch can only map aligned tensors."""
+    """Make a part, wide types first, as safetensors itself orders them: torch can map only aligned tensors."""
     tensors = sorted(itertools.chain(*sections.values()), key=lambda tensor: -DTYPE_BITS[tensor.dtype])
-    sizes = {what: sum(tensor.nbytes for tensor in found) for what, found in sections.items() if found}
+    sizes = {what: sum(tensor.nbytes for tensor in group) for what, group in sections.items() if group}
     return PlannedPart(part_id, layers, tensors, [*(what for what in sizes if what != "layers"), *also], sizes)
 
 
@@ -106,13 +106,13 @@ def _cuts_of(ranges: list[str], count: int) -> list[int]:
     """Turn ranges of layers into cuts; they must name every layer once, in order."""
     key = f"task.ranges=[{','.join(ranges)}]"
     cuts = [0]
-    for given in ranges:
-        low, _, high = given.partition("-")
+    for span in ranges:
+        low, _, high = span.partition("-")
         first, last = int(low), int(high or low)
         if last < first:
-            raise ConfigError(f"{key}: {given} runs backwards: give {last}-{first}")
+            raise ConfigError(f"{key}: {span} runs backwards: give {last}-{first}")
         if last >= count:
-            raise ConfigError(f"{key}: {given} is out of range: the model has layers 0-{count - 1}")
+            raise ConfigError(f"{key}: {span} is out of range: the model has layers 0-{count - 1}")
         if first < cuts[-1]:
             raise ConfigError(f"{key}: layer {first} is in two ranges, or they are not in order")
         if first > cuts[-1]:
@@ -128,14 +128,14 @@ def _layers(first: int, last: int) -> str:
 
 
 def balance(costs: list[int], num_parts: int) -> list[int]:
-    """Return the cuts 0..len(costs) of num_parts non-empty runs whose largest sum is the least possible."""
+    """Return the cuts 0..len(costs) of num_parts non-empty runs whose largest sum is as small as possible."""
     low, high = max(costs), sum(costs)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if _fits(costs, num_parts, middle) else (middle + 1, high)
     cuts = [0]
     for left in range(num_parts, 1, -1):
-        # among the cuts that keep to the limit, the one nearest to an even share
+        # of the cuts within the limit, take the one nearest to an even share
         begin = cuts[-1]
         share = sum(costs[begin:]) / left
         ends = [
@@ -158,26 +158,26 @@ def _fits(costs: list[int], num_parts: int, limit: int) -> bool:
 def proportion(costs: list[int], ratios: list[float]) -> list[int]:
     """Return the cuts for which the largest ratio of a part's cost to its share is as small as possible.
 
-    By dynamic programming: with shares of several sizes, taking all that fits is not always the best beginning.
+    By dynamic programming: with unequal shares, a greedy choice is not always the best.
     """
     sums = [0, *itertools.accumulate(costs)]
     count, num_parts = len(costs), len(ratios)
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [0])}  # of the layers before a cut: worst ratio, cuts so far
     for done, ratio in enumerate(ratios, start=1):
-        found = {}
+        reachable = {}
         for end in range(done, count - (num_parts - done) + 1):
             begins = [begin for begin in best if begin < end]
             worst, begin = min((max(best[begin][0], (sums[end] - sums[begin]) / ratio), begin) for begin in begins)
-            found[end] = (worst, [*best[begin][1], end])
-        best = found
+            reachable[end] = (worst, [*best[begin][1], end])
+        best = reachable
     return best[count][1]
 
 
 def part_cuts(manifest: Manifest, processes: int) -> list[int]:
-    """Return the first part of each process, and the number of parts; the largest process is as small as can be."""
+    """Return the first part of each process, and the number of parts; the largest process is as small as possible."""
     if processes > manifest.num_parts:
         raise ConfigError(
-            f"model.stages={processes}: each process runs a part or more, and {manifest.folder} has "
+            f"model.stages={processes}: each process runs at least one part, and {manifest.folder} has "
             f"{manifest.num_parts}: use at most {manifest.num_parts}, or split into more"
         )
     return balance([part.raw.nbytes for part in manifest.parts], processes)

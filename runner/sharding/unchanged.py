@@ -1,8 +1,8 @@
-"""Which parts of an earlier split can stay, because writing them again would change nothing.
+"""Which parts of an earlier split can be kept, because writing them again would change nothing.
 
 A part is made from its header and from ranges of the source's files. Its `key` describes both by sizes, times, inodes
-and headers, which are cheap to read. A part is left alone when its key is the same as when it was written, and its file
-has not changed since. task.compare=content reads everything instead, for users who do not trust times.
+and headers, which are cheap to read. A part is kept if its key is the same as when it was written, and its file has
+not changed since. task.compare=content reads everything instead, for users who do not trust times.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 
 from runner.checkpoints import byteio
 from runner.checkpoints.layout import Layout
-from runner.checkpoints.weight_files import Checkpoint, WeightFile, load_json
+from runner.checkpoints.weight_files import Checkpoint, WeightFile
 from runner.config.task import Compare
 from runner.core.errors import ConfigError, DataError, reading
+from runner.core.texts import load_json
 from runner.sharding.archive import Advance
 from runner.sharding.manifest import FORMAT, FORMAT_VERSION, MANIFEST, UNFINISHED, part_file, partition_name
 from runner.sharding.strategies import PlannedPart
@@ -29,7 +30,7 @@ KEY = "task.output_dir"
 
 @dataclass(frozen=True)
 class Plan:
-    """A split that is decided and not yet written."""
+    """A planned split that is not written yet."""
 
     checkpoint: Checkpoint
     layout: Layout
@@ -43,20 +44,20 @@ class Plan:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Describe the source: the model by its tensors, the files by what changes when they are written."""
+        """Describe the source: the model by its tensors, the files by size, time and inode."""
         shapes = [[tensor.name, tensor.dtype, tensor.shape] for tensor in self.checkpoint.tensors]
         files = {file.path.name: file_state(file.path) | {"layout": _layout(file)} for file in self.checkpoint.files}
         return {"place": self.place, "tensors": sha256_of(sorted(shapes)), "files": files}
 
     def header(self, part: PlannedPart) -> bytes:
-        """The header of a part's file; it carries on what the source's headers say besides tensors."""
+        """The header of a part's file; it keeps the metadata of the source's headers."""
         metadata = {"format": "pt"}
         for file in self.checkpoint.files:
             metadata |= file.metadata
         return byteio.build_header(part.tensors, metadata)
 
     def key(self, part: PlannedPart, state: dict[str, Any]) -> str:
-        """Return a hash of what a part is made from."""
+        """Return a hash of everything that a part is made from."""
         ranges = [[tensor.file.name, tensor.offset, tensor.nbytes, tensor.strides] for tensor in part.tensors]
         files = {name: state["files"][name] for name in sorted({tensor.file.name for tensor in part.tensors})}
         form = [self.checksums, self.inline, hashlib.sha256(self.header(part)).hexdigest()]
@@ -64,7 +65,7 @@ class Plan:
 
 
 def file_state(path: Path) -> dict[str, int]:
-    """Return what changes when a file is written."""
+    """Return size, time and inode of a file, which change when it is written."""
     with reading(path):
         stat = path.stat()
     return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino}
@@ -81,8 +82,8 @@ def sha256_of(values: object) -> str:
 
 
 def read_earlier(folder: Path) -> dict[str, Any]:
-    """Return what an earlier split wrote about itself, nothing for an empty or absent folder; others are refused."""
-    # a split that was killed in its first moment leaves this file only
+    """Return the manifest of an earlier split, {} for an empty or absent folder; reject any other folder."""
+    # a split that was killed at its very beginning leaves only this file
     names = [name for name in byteio.list_folder(folder, KEY) if name != f"{UNFINISHED}.tmp"]
     if not names:
         return {}
@@ -96,11 +97,11 @@ def read_earlier(folder: Path) -> dict[str, Any]:
 
 
 def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[str, Any]) -> None:
-    """Allow writing over an earlier split only where it is one of the same model into the same parts."""
+    """Raise ConfigError unless an earlier split is one of the same model into the same parts."""
     if not earlier:
         return
     source = _table(earlier, "source")
-    there_state = _table(source, "state")
+    earlier_state = _table(source, "state")
     pairs: dict[str, tuple[Any, Any]] = {
         "format_version": (earlier.get("format_version"), FORMAT_VERSION),
         "num_parts": (earlier.get("num_parts"), len(plan.parts)),
@@ -110,9 +111,9 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
         "archive": (earlier.get("archive"), None),
     }
     differ = [f"{key} is {there} there and {here} here" for key, (there, here) in pairs.items() if there != here]
-    if not differ and there_state.get("place") != state["place"]:
+    if not differ and earlier_state.get("place") != state["place"]:
         differ = [f"its source is another folder named {plan.name}"]
-    if not differ and there_state.get("tensors") != state["tensors"]:
+    if not differ and earlier_state.get("tensors") != state["tensors"]:
         differ = ["its source had other tensors"]
     if differ:
         raise ConfigError(
@@ -122,9 +123,9 @@ def refuse_other(folder: Path, earlier: dict[str, Any], plan: Plan, state: dict[
 
 
 def _table(values: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return what an earlier split wrote under a key, nothing where that is no table."""
-    found = values.get(key)
-    return found if isinstance(found, dict) else {}
+    """Return the value of a key, or {} if it is not a JSON object."""
+    value = values.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _words(strategy: object) -> str:
@@ -139,22 +140,22 @@ def find_unchanged(
 ) -> dict[int, dict[str, Any]]:
     """Return the entries of the parts that need not be written, by part id."""
     entries = {entry.get("part_id"): entry for entry in earlier.get("parts") or () if isinstance(entry, dict)}
-    found = {}
+    kept = {}
     for part in plan.parts:
         entry, key = entries.get(part.part_id), plan.key(part, state)
         path, partition = folder / part_file(part.part_id), folder / partition_name(part.part_id)
         if entry is None or not path.is_file() or not partition.is_file():
             continue
-        there = file_state(path)
-        if there["bytes"] != entry.get("bytes") or byteio.file_sha256(partition) != entry.get("partition_sha256"):
+        on_disk = file_state(path)
+        if on_disk["bytes"] != entry.get("bytes") or byteio.file_sha256(partition) != entry.get("partition_sha256"):
             continue
         if compare is Compare.state:
-            same = (entry.get("key"), entry.get("mtime_ns")) == (key, there["mtime_ns"])
+            same = (entry.get("key"), entry.get("mtime_ns")) == (key, on_disk["mtime_ns"])
         else:
             same = entry.get("inline") is plan.inline and _same_content(path, entry, part, plan, advance)
         if same:
-            found[part.part_id] = entry | {"key": key, "mtime_ns": there["mtime_ns"]}
-    return found
+            kept[part.part_id] = entry | {"key": key, "mtime_ns": on_disk["mtime_ns"]}
+    return kept
 
 
 def _same_content(path: Path, entry: dict[str, Any], part: PlannedPart, plan: Plan, advance: Advance) -> bool:
@@ -170,7 +171,7 @@ def _same_content(path: Path, entry: dict[str, Any], part: PlannedPart, plan: Pl
 
 
 def require_unmoved(files: Iterable[WeightFile], state: dict[str, Any]) -> None:
-    """Raise DataError when a file of the source is no longer what it was when the split began."""
+    """Raise DataError if a file of the source has changed since the split began."""
     for file in files:
         known = state["files"][file.path.name]
         if any(known[key] != value for key, value in file_state(file.path).items()):

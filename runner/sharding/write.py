@@ -1,9 +1,8 @@
-"""Write the parts of a split that are not there yet, each in one step, and the manifest last.
+"""Write the missing parts of a split, each in one step, and the manifest last.
 
 While parts are being written there is no manifest.json: manifest.unfinished.json lists the parts that are done, so an
-interrupted split goes on from them. A part may still be in the
-operating system's cache when the split ends (unless task.durable=true): after a power cut it may be too short, which
-its size in the manifest reveals.
+interrupted split resumes from them. Unless task.durable=true, a part may still be in the operating system's cache when
+the split ends: after a power cut it may be too short, which its size in the manifest reveals.
 """
 
 from __future__ import annotations
@@ -55,10 +54,10 @@ class WriteResult:
 class Target:
     """A file to write."""
 
-    name: str  # path below the folder
+    name: str  # its path in the folder
     nbytes: int
     pieces: Callable[[Advance], Iterable[bytes | memoryview]]  # makes its bytes
-    digest: str | None = None  # where it is known
+    digest: str | None = None  # None: unknown
     tensors: tuple[Tensor, ...] = ()  # of a file of weights
 
     @property
@@ -67,14 +66,14 @@ class Target:
         return sum(tensor.params for tensor in self.tensors)
 
     def is_at(self, path: Path) -> bool:
-        """Tell whether a file is this one, finished; where no digest is known, its bytes are made once more."""
+        """Tell whether a file is this target, finished; if the digest is unknown, the bytes are made again."""
         if not path.is_file() or byteio.file_size(path) != self.nbytes:
             return False
         digest = self.digest or byteio.digest_of(self.pieces(lambda _: None), "xxh3_128")
         return byteio.file_digest(path, byteio.algorithm_of(digest)) == digest
 
     def write(self, folder: Path, advance: Advance = lambda _: None, durable: bool = False) -> None:
-        """Write the file into a folder; raise JobFailed where it has not the known digest."""
+        """Write the file into a folder; raise JobFailed if it does not have the known digest."""
         path, algorithm = folder / self.name, byteio.algorithm_of(self.digest) if self.digest else "xxh3_128"
         byteio.make_folder(path.parent)
         byteio.write_digested(path, self.pieces(advance), algorithm, self.digest, durable=durable)
@@ -87,7 +86,7 @@ def copied(path: Path, name: str, nbytes: int | None = None, digest: str | None 
 
 
 class Meter:
-    """Counts bytes for a progress bar and shows their speed; redraws rarely, as thousands of pieces come per second."""
+    """Counts bytes for a progress bar and shows their speed; redraws rarely, since pieces come by the thousand."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -105,7 +104,7 @@ class Meter:
 
 
 def update(folder: Path, plan: Plan, compare: Compare, progress: OpenProgress, durable: bool = False) -> WriteResult:
-    """Write what the plan says into a folder; parts that are there already and right are left alone."""
+    """Write the planned parts into a folder; parts that exist and are right are kept."""
     state = plan.state
     earlier = unchanged.read_earlier(folder)
     unchanged.refuse_other(folder, earlier, plan, state)
@@ -158,7 +157,7 @@ def _write(
     manifest = done.manifest
     with hold_folder(folder, KEY), progress(sum(part.nbytes for part in todo), "split", "bytes") as bar:
         byteio.write_json(folder / UNFINISHED, manifest, durable)
-        (folder / MANIFEST).unlink(missing_ok=True)  # from here on it would be wrong
+        (folder / MANIFEST).unlink(missing_ok=True)  # from now on it would be wrong
         for small in missing:
             small.write(folder, durable=durable)
         began, meter, state = time.perf_counter(), Meter(bar), manifest["source"]["state"]
@@ -222,7 +221,7 @@ def _header(file: str, header: bytes) -> Target:
 
 
 def _listed(small: Target) -> dict[str, Any]:
-    """What the manifest says of a file that is copied unchanged."""
+    """The manifest's entry for a file that is copied unchanged."""
     sha256 = str(small.digest).removeprefix("sha256:")
     return {"file": Path(small.name).name, "bytes": small.nbytes, "sha256": sha256}
 
@@ -230,13 +229,13 @@ def _listed(small: Target) -> dict[str, Any]:
 def _source_files(
     plan: Plan, earlier: dict[str, Any], state: dict[str, Any], progress: OpenProgress
 ) -> list[dict[str, Any]]:
-    """List the source's files, with their SHA-256 only where that was asked for: it reads all files once more."""
+    """List the source's files, with their SHA-256 only on request: it takes one more pass over all files."""
     files = sorted(plan.checkpoint.files, key=lambda file: file.path.name)
     digests: dict[str, Any] = {}
     if plan.checksums == "sha256":
-        there = earlier.get("source", {})
-        states = there.get("state", {}).get("files", {})
-        known = {one.get("file"): one.get("digest") for one in there.get("files", [])}
+        source = earlier.get("source", {})
+        states = source.get("state", {}).get("files", {})
+        known = {one.get("file"): one.get("digest") for one in source.get("files", [])}
         same = [name for name, now in state["files"].items() if states.get(name) == now and known.get(name)]
         digests = {name: known[name] for name in same}
         todo = [file for file in files if file.path.name not in digests]
@@ -246,14 +245,14 @@ def _source_files(
     entries: list[dict[str, Any]] = [
         {"file": file.path.name, "bytes": file.size, "digest": digests.get(file.path.name)} for file in files
     ]
-    if plan.checkpoint.format == "bin":  # it keeps no header, and merge makes shards of the same tensors
+    if plan.checkpoint.format == "bin":  # there is no header to list them, and merge makes shards of the same tensors
         for entry, file in zip(entries, files, strict=True):
             entry["tensors"] = [tensor.name for tensor in file.tensors]
     return entries
 
 
 def _contents_of(plan: Plan) -> dict[str, Any]:
-    """Say which parts hold embedding, norm and head, and how large the model is, counted once and as stored."""
+    """Return which parts hold embedding, norm and head, and the size of the model, unique and as stored."""
     parts = plan.parts
 
     def holders(*what: str) -> list[int]:

@@ -1,1 +1,1 @@
-"""How quick an engine is: batches of one shape, the machine's limits beside them, requests that come by a clock."""
+"""Measures an engine's speed: batches of one shape, the machine's limits, requests that arrive by a clock."""

@@ -1,4 +1,4 @@
-"""A batch of one shape, run and timed: first tokens, the gaps between tokens, prefill and decode, memory, energy."""
+"""Runs and times a batch of one shape: first tokens, gaps between tokens, prefill and decode, memory, energy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from runner.core.energy import Energy
 from runner.core.errors import is_memory_error, one_line
 from runner.core.stats import percentiles, relative_spread
 from runner.engines.arithmetic import Arithmetic, Shape
-from runner.engines.base import FEWER_ROWS, Completion, Engine, EngineReport, complete
+from runner.engines.base import FEWER_ROWS, Completion, EngineReport
+from runner.engines.contract import Engine, complete
 from runner.engines.stats import EngineStats
 from runner.engines.synthetic import VOCABULARY, synthetic_requests
 from runner.speed.real_prompts import RealPrompts
@@ -23,14 +24,14 @@ SPEEDS = ("prefill_tok_per_s", "decode_tok_per_s", "output_tok_per_s")
 GAPS = ("itl_p50_s", "itl_p95_s", "itl_p99_s")
 WORK = ("prefill_gflop_per_s", "decode_gflop_per_s", "decode_gb_per_s")  # compared with the machine's limits
 ENERGY = ("energy_j", "energy_j_per_token")
-FIGURES = ("ttft_s", *GAPS, *SPEEDS, "seconds", *WORK, *ENERGY)  # in this order, as far as an engine shows them
-NOISY = 0.1  # of a speed's median: quartiles further apart say that the machine was too noisy to tell
+FIGURES = ("ttft_s", *GAPS, *SPEEDS, "seconds", *WORK, *ENERGY)  # in this order, as far as an engine reports them
+NOISY = 0.1  # share of a speed's median: quartiles further apart mean that the machine was too noisy
 ENOUGH_TO_TELL = 3  # repeats
 
 
 @dataclass
 class Cell:
-    """One combination of the axes, and what was measured there."""
+    """One combination of the axes, and its measurements."""
 
     batch_size: int
     prompt_tokens: int
@@ -45,12 +46,12 @@ class Cell:
 
     @property
     def shared_tokens(self) -> int:
-        """Tokens at the beginning of the prompt that all rows have in common."""
+        """The number of first prompt tokens that all rows share."""
         return int(self.shared_prefix * self.prompt_tokens)
 
     @property
     def figures(self) -> list[str]:
-        """Names of what is known of every repeat."""
+        """The names of the figures that every repeat has."""
         return [name for name in FIGURES if all(name in repeat for repeat in self.repeats)] if self.repeats else []
 
     def values(self, name: str) -> list[float]:
@@ -58,26 +59,26 @@ class Cell:
         return [repeat[name] for repeat in self.repeats]
 
     def median(self, name: str) -> float:
-        """Return the middle one of a figure's values."""
+        """Return the median of a figure's values."""
         return median(self.values(name))
 
     @property
     def noise(self) -> float | None:
-        """How far the quartiles of a speed lie apart, as a share of its median; None where that cannot be told."""
+        """The distance between the quartiles of a speed, as a share of its median; None with too few repeats."""
         if self.note or len(self.repeats) < ENOUGH_TO_TELL:
             return None
         return max(relative_spread(self.values(name)) for name in SPEEDS if name in self.figures)
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the machine was too noisy to tell."""
+        """Whether the machine was too noisy for a conclusion."""
         return self.noise is not None and self.noise > NOISY
 
 
 def cells_of(task: SweepConfig) -> list[Cell]:
-    """Return every combination of the axes; a name mentions new tokens and shares only where there are several."""
+    """Return every combination of the axes; a key has new tokens and shares only if there are several."""
     cells = []
-    prompts = task.prompt_tokens or [0]  # how long real ones are is known when they have been put
+    prompts = task.prompt_tokens or [0]  # the lengths of real ones are known after they have been sent
     for batch, prompt, new, share in product(task.batch_sizes, prompts, task.new_tokens, task.shared_prefix):
         key = f"batch_{batch}_prompt_{prompt}" if prompt else f"batch_{batch}_prompts"
         key += f"_new_{new}" if len(task.new_tokens) > 1 else ""
@@ -86,8 +87,8 @@ def cells_of(task: SweepConfig) -> list[Cell]:
     return cells
 
 
-class Smaller(Exception):
-    """The engine has not the memory for a whole batch."""
+class FewerRowsError(Exception):
+    """The engine lacks the memory for a whole batch."""
 
 
 @dataclass
@@ -99,16 +100,16 @@ class Stopwatch:
     seed: int
     arithmetic: Arithmetic | None
     energy: Energy
-    real: RealPrompts | None = None  # in place of random tokens
-    in_pieces: bool = False  # tokens came in pieces of text, which may hold several of them
+    real: RealPrompts | None = None  # instead of random tokens
+    in_pieces: bool = False  # tokens came in pieces of text, which may have several tokens
 
     @property
     def vocab_size(self) -> int:
-        """How many token ids there are to make prompts of."""
+        """The number of token ids for random prompts."""
         return int(self.report.metrics.get("vocab_size", VOCABULARY))
 
     def run(self, cell: Cell, number: int) -> dict[str, float] | None:
-        """Run a cell once and return its figures; None when it does not fit, which the cell's note then says."""
+        """Run a cell once and return its figures; None with a note in the cell if it does not fit."""
         engine = self.engine
         if self.real is None:
             shape = cell.batch_size, cell.prompt_tokens, cell.new_tokens
@@ -116,14 +117,14 @@ class Stopwatch:
         else:
             requests = self.real.take(cell.batch_size, cell.new_tokens)
         if number == 0:
-            machine.reset_peak()  # once only: it gives memory back, and to fetch it again costs time
+            machine.reset_peak()  # only once: it frees memory, and allocating it again costs time
             gpu.restart_peak()
-        before, said, energy = replace(engine.stats), len(engine.stats.notes), self.energy.read()
+        before, notes_before, energy = replace(engine.stats), len(engine.stats.notes), self.energy.read()
         started = time.perf_counter()
         try:
-            completions = complete(engine, requests, cell.batch_size, lambda _: self._check_whole(said))
-        except Smaller as smaller:
-            cell.note = str(smaller)
+            completions = complete(engine, requests, cell.batch_size, lambda _: self._check_whole(notes_before))
+        except FewerRowsError as error:
+            cell.note = str(error)
             return None
         except Exception as error:
             if not is_memory_error(error):
@@ -132,7 +133,7 @@ class Stopwatch:
             return None
         seconds = time.perf_counter() - started
         joules = self.energy.joules(energy)
-        cell.note = why_not(completions, cell.new_tokens)
+        cell.note = failure_of(completions, cell.new_tokens)
         if cell.note:
             return None
         self.in_pieces |= seen_in_pieces(completions)
@@ -152,17 +153,17 @@ class Stopwatch:
         )
         return figures | ({} if joules is None else {"energy_j": joules, "energy_j_per_token": joules / new})
 
-    def _check_whole(self, said: int) -> None:
-        """Raise Smaller where the engine goes on with fewer rows at once: that is another cell, and no need to wait."""
-        for note in self.engine.stats.notes[said:]:
+    def _check_whole(self, notes_before: int) -> None:
+        """Raise FewerRowsError at once if the engine continues with fewer rows: that is another cell."""
+        for note in self.engine.stats.notes[notes_before:]:
             if note.startswith(FEWER_ROWS):
-                raise Smaller(note)
+                raise FewerRowsError(note)
 
     def _work(self, cell: Cell, prompt_tokens: int, spent: EngineStats) -> dict[str, float]:
-        """Return at which rates it computed and read; nothing where the model's arithmetic is not known."""
+        """Return the rates of computing and reading; empty if the model's arithmetic is unknown."""
         if self.arithmetic is None or not (spent.prefill_s and spent.decode_s):
             return {}
-        shared = round(spent.shared_tokens / cell.batch_size)  # an engine need not make use of it
+        shared = round(spent.shared_tokens / cell.batch_size)  # the engine may not use it
         shape = Shape(cell.batch_size, prompt_tokens, cell.new_tokens, shared)
         return {
             "prefill_gflop_per_s": self.arithmetic.prefill_gflop(shape) / spent.prefill_s,
@@ -171,12 +172,12 @@ class Stopwatch:
         }
 
 
-def why_not(completions: Sequence[Completion], new_tokens: int) -> str:
-    """Return why a run counts for nothing; empty where it counts."""
+def failure_of(completions: Sequence[Completion], new_tokens: int) -> str:
+    """Return why a run does not count; empty if it counts."""
     failed = [completion.error for completion in completions if completion.error]
     tokens = [it.tokens for it in completions]
     if set(tokens) != {new_tokens} and not failed:
-        failed = [f"an answer had {min(tokens)} tokens, where {new_tokens} were asked for"]
+        failed = [f"an answer had {min(tokens)} tokens instead of {new_tokens}"]
     return failed[0] if failed else ""
 
 
@@ -193,5 +194,5 @@ def gaps_of(completion: Completion) -> Iterator[float]:
 
 
 def seen_in_pieces(completions: Sequence[Completion]) -> bool:
-    """Whether times are those of pieces of text, which may hold several tokens."""
+    """Whether times are those of pieces of text, which may have several tokens."""
     return any(it.token_times is not None and len(it.token_times) != it.tokens for it in completions)

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured between the runs of a sweep, and how near each cell came to it."""
+"""The machine's limits, measured between the runs of a sweep, and the share of them that each cell reached."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MATRIX, READING = "matrix rate", "bandwidth"
 
 @dataclass
 class MachineRates:
-    """The rates of products and of reading, as often as they were measured: the best counts."""
+    """All measurements of the rates of products and of reading; the best ones count."""
 
     arithmetic: Arithmetic | None
     measured: list[Rates] = field(default_factory=list)
 
     def measure(self) -> None:
-        """Measure them once more, where that is possible and there is memory for it."""
+        """Measure once more, if that is possible and memory suffices."""
         if self.arithmetic is None:
             return
         try:
@@ -31,7 +31,7 @@ class MachineRates:
 
     @property
     def best(self) -> Rates | None:
-        """The highest of each; None where nothing was measured."""
+        """The highest of each rate; None if nothing was measured."""
         if not self.measured:
             return None
         matrix, read = (max(values) for values in self._values)
@@ -39,7 +39,7 @@ class MachineRates:
 
     @property
     def noise(self) -> float:
-        """How far the quartiles of a rate lie apart, as a share of its median; 0 where that cannot be told."""
+        """The distance between the quartiles of a rate, as a share of its median; 0 with too few measurements."""
         if len(self.measured) < ENOUGH_TO_TELL:
             return 0.0
         return max(relative_spread(values) for values in self._values)
@@ -49,7 +49,7 @@ class MachineRates:
         return [it.matrix_gflop_per_s for it in self.measured], [it.read_gb_per_s for it in self.measured]
 
     def shares(self, cell: Cell) -> dict[str, float]:
-        """Return which share of the limits a cell reached; nothing where one of the two is not known."""
+        """Return the shares of the limits that a cell reached; empty if one of the two is unknown."""
         best = self.best
         if best is None or "decode_gb_per_s" not in cell.figures:
             return {}
@@ -61,5 +61,5 @@ class MachineRates:
 
 
 def nearer_to(shares: dict[str, float]) -> str:
-    """Name the limit that decoding came nearer to."""
+    """Return the name of the limit that decoding came nearer to."""
     return MATRIX if shares["decode_matrix_share"] > shares["decode_read_share"] else READING

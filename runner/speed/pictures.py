@@ -1,52 +1,51 @@
-"""The pictures of a sweep, drawn from the points in a job's folder: `python -m runner.speed.pictures FOLDER`."""
+"""Draws the pictures of a sweep from the points in a job's folder: `python -m runner.speed.pictures FOLDER`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture
+from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture, save_pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = "points.json"  # in the job's folder: what the pictures are drawn from
+MODULE = "runner.speed.pictures"
+POINTS = "points.json"  # in the job's folder: the data of the pictures
 COLOURS = (FRONT, "#bc4c00", GOOD, "#8250df", BAD, "#1b7c83", MUTED, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SIZE = (7.2, 4.4)  # inches
-MOST_LINES = 8  # in one picture, so that they can be told apart
-MOST_WORDS = 24  # labels beside points
+MOST_LINES = 8  # in one picture, so that they can be distinguished
+MOST_LABELS = 24  # beside points
 DECODE, OUTPUT = "decode_tok_per_s", "output_tok_per_s"
 SPEED_WORDS = {DECODE: "decode speed, tokens/s", OUTPUT: "speed of whole answers, tokens/s"}
 
 Cell = dict[str, Any]
-Group = tuple[int, int, float]  # what the cells of one line have in common
 
 
 def draw(points: dict[str, Any]) -> list[Picture]:
-    """Return the pictures of a sweep: a curve is drawn where it has two points or more."""
+    """Return the pictures of a sweep: a curve needs two points or more."""
     cells = [cell for cell in points["cells"] if not cell["note"]]
     speed = DECODE if any(DECODE in cell for cell in cells) else OUTPUT
     latency = "itl_p50_s" if any("itl_p50_s" in cell for cell in cells) else "seconds"
     several = {axis: len({cell[axis] for cell in points["cells"]}) > 1 for axis in ("batch_size", "prompt_tokens")}
-    drawn = []
+    pictures = []
     if any(several.values()):
         title = f"Throughput against latency: {points['title']}"
-        drawn.append(Picture("throughput_latency", title, lambda: _throughput(points, speed, latency, title)))
+        pictures.append(Picture("throughput_latency", title, lambda: _throughput(points, speed, latency, title)))
     if several["batch_size"]:
         title_b = f"Speed against batch size: {points['title']}"
-        drawn.append(Picture("speed_batch", title_b, lambda: _over_batches(points, speed, title_b)))
+        pictures.append(Picture("speed_batch", title_b, lambda: _over_batches(points, speed, title_b)))
     if several["prompt_tokens"]:
         title_p = f"Time to first token against prompt length: {points['title']}"
-        drawn.append(Picture("ttft_prompt", title_p, lambda: _over_prompts(points, title_p)))
+        pictures.append(Picture("ttft_prompt", title_p, lambda: _over_prompts(points, title_p)))
     if len(points["loads"]) > 1:
         title_l = f"Latency against load: {points['title']}"
-        drawn.append(Picture("latency_load", title_l, lambda: _over_rates(points, title_l)))
-    return drawn
+        pictures.append(Picture("latency_load", title_l, lambda: _over_rates(points, title_l)))
+    return pictures
 
 
 def _figure(title: str) -> tuple[Figure, Axes]:
@@ -60,13 +59,16 @@ def _figure(title: str) -> tuple[Figure, Axes]:
     return figure, pane
 
 
-def _lines(cells: Sequence[Cell], common: Sequence[str]) -> list[tuple[str, list[Cell]]]:
-    """Part cells into lines by what they have in common, each with its words: only what differs between lines."""
+def _lines(cells: Sequence[Cell], shared_axes: Sequence[str]) -> list[tuple[str, list[Cell]]]:
+    """Group cells into lines by the axes they share, each with a label of the values that differ between lines."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(tuple(cell[axis] for axis in common), []).append(cell)
-    differing = [at for at in range(len(common)) if len({group[at] for group in groups}) > 1]
-    return [(", ".join(_words(common[at], group[at]) for at in differing), some) for group, some in groups.items()]
+        groups.setdefault(tuple(cell[axis] for axis in shared_axes), []).append(cell)
+    differing = [at for at in range(len(shared_axes)) if len({group[at] for group in groups}) > 1]
+    return [
+        (", ".join(_words(shared_axes[at], group[at]) for at in differing), group_cells)
+        for group, group_cells in groups.items()
+    ]
 
 
 def _words(axis: str, value: float) -> str:
@@ -82,18 +84,18 @@ def _words(axis: str, value: float) -> str:
 
 
 def _curves(pane: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[[Cell], float], name: str) -> None:
-    """Draw a line for each group, with the lowest and the highest repeat of each point."""
-    for (words, some), colour, marker in zip(lines, COLOURS, MARKERS, strict=False):
-        shown = sorted((x_of(cell), *cell[name]) for cell in some if name in cell)
-        if not shown:
+    """Draw a line for each group, with bars from the lowest to the highest repeat of each point."""
+    for (words, line_cells), colour, marker in zip(lines, COLOURS, MARKERS, strict=False):
+        points = sorted((x_of(cell), *cell[name]) for cell in line_cells if name in cell)
+        if not points:
             continue
-        x, y, low, high = zip(*shown, strict=True)
+        x, y, low, high = zip(*points, strict=True)
         pane.vlines(x, low, high, color=colour, linewidth=1.2, alpha=0.6)
         pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None)
 
 
 def _finish(pane: Axes, lines: int, note: str = "bars: lowest and highest repeat") -> None:
-    """Say what the lines and the other signs are: in the legend, or below a single line."""
+    """Explain the lines and other marks: in the legend, or below a single line."""
     if lines > MOST_LINES:
         note += f"; {MOST_LINES} of {lines} lines"
     if pane.get_legend_handles_labels()[0]:
@@ -111,7 +113,7 @@ def _legend(pane: Axes, title: str | None = None) -> None:
 
 
 def _powers(pane: Axes, values: Sequence[float]) -> None:
-    """Let the level axis go in powers of two, with a tick at each value that was measured."""
+    """Scale the x axis by powers of two, with a tick at each measured value."""
     from matplotlib.ticker import NullLocator
 
     pane.set_xscale("log", base=2)
@@ -120,7 +122,7 @@ def _powers(pane: Axes, values: Sequence[float]) -> None:
 
 
 def _decades(pane: Axes) -> None:
-    """Let the upright axis go in decades, with plain numbers at 1, 2 and 5 of each: one may hold all points."""
+    """Scale the y axis by decades, with plain numbers at 1, 2 and 5 of each, as one decade may hold all points."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     pane.set_yscale("log")
@@ -130,7 +132,7 @@ def _decades(pane: Axes) -> None:
 
 
 def _missing(pane: Axes, cells: Sequence[Cell], axis: str) -> None:
-    """Mark where cells have no numbers, e.g. since they did not fit: at the bottom, on the axis."""
+    """Mark cells without numbers, e.g. because they did not fit, on the x axis."""
     places = sorted({cell[axis] for cell in cells if cell["note"]})
     if places:
         pane.plot(places, [0.0] * len(places), linestyle="", marker="x", color=BAD, markersize=8, clip_on=False,
@@ -145,11 +147,9 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
         x, y = [1000 * cell[latency][0] for cell in ordered], [cell[speed][0] for cell in ordered]
         pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None)
-        if len(cells) <= MOST_WORDS:
+        if len(cells) <= MOST_LABELS:
             for cell, place in zip(ordered, zip(x, y, strict=True), strict=True):
-                beside = ((6, -8), (-6, 4), (6, 4), (-6, -8))[
-                    number % 4
-                ]  # so that near lines do not write over each other
+                beside = ((6, -8), (-6, 4), (6, 4), (-6, -8))[number % 4]  # so that labels of near lines do not overlap
                 pane.annotate(
                     f"{cell['batch_size']}", place, beside, textcoords="offset points", fontsize=7, color=colour,
                     ha="left" if beside[0] > 0 else "right",
@@ -208,19 +208,11 @@ def _over_rates(points: dict[str, Any], title: str) -> Figure:
         pane.axvline(points["knee"], color=GOOD, linewidth=1.2, zorder=0, label=f"knee: {points['knee']:g} requests/s")
     _powers(pane, rates)
     _decades(pane)
-    pane.set_xlabel("requests that come, requests/s")
-    pane.set_ylabel("latency from when a request was due, s")
+    pane.set_xlabel("arriving requests/s")
+    pane.set_ylabel("latency since the request was due, s")
     _legend(pane)
     return figure
 
 
-def main() -> None:
-    """Draw what a job's folder has points of, as PNG files beside them."""
-    folder = Path(sys.argv[1])
-    points = json.loads((folder / POINTS).read_text(encoding="utf-8"))
-    for picture in draw(points):
-        (folder / f"{picture.name}.png").write_bytes(picture.png())
-
-
 if __name__ == "__main__":
-    main()
+    save_pictures(Path(sys.argv[1]) / POINTS, draw)

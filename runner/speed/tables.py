@@ -1,4 +1,4 @@
-"""What a sweep found, as metrics, rows, series with steps, and the points of its pictures."""
+"""A sweep's results as metrics, rows, series with steps, and the points of its pictures."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Series = dict[str, list[tuple[int, float]]]
 OVER_BATCHES = ("decode_tok_per_s", "output_tok_per_s", "itl_p50_s", "seconds")
 OVER_PROMPTS = ("ttft_s", "prefill_tok_per_s")
 OVER_RATES = ("answered_requests_per_s", "ttft_p95_s", "answer_p50_s", "answer_p95_s", "answer_p99_s")
-PER_MINUTE = 60  # steps are whole numbers: the step of a rate is the requests a minute
+PER_MINUTE = 60  # steps are whole numbers: the step of a rate is its requests per minute
 AGGREGATES: dict[str, Callable[[list[float]], float]] = {"": median, "_min": min, "_max": max}
 
 
 def speed_of(cells: Sequence[Cell]) -> str:
-    """Name the speed that an engine shows: of decoding, or of whole answers."""
+    """Return the speed that an engine reports: of decoding, or of whole answers."""
     return "decode_tok_per_s" if "decode_tok_per_s" in cells[0].figures else "output_tok_per_s"
 
 
 def metrics_of_cells(cells: Sequence[Cell], limits: MachineRates) -> dict[str, float]:
-    """Return every figure of every cell that was measured: its median, its lowest and its highest value."""
+    """Return every figure of every measured cell: median, lowest and highest value."""
     metrics: dict[str, float] = {}
     for cell in cells:
         for name, (suffix, aggregate) in product(cell.figures, AGGREGATES.items()):
@@ -39,16 +39,16 @@ def metrics_of_cells(cells: Sequence[Cell], limits: MachineRates) -> dict[str, f
 
 
 def metrics_of_loads(loads: Sequence[Load]) -> dict[str, float]:
-    """Return every figure of every rate that was measured."""
+    """Return every figure of every measured rate."""
     return {f"{name}/{load.key}": value for load in loads if load.seconds for name, value in load.figures.items()}
 
 
 def _axes(cell: Cell, task: SweepConfig) -> dict[str, Any]:
-    """Return a cell's place: new tokens and shares only where there are several."""
-    place: dict[str, Any] = {"batch_size": cell.batch_size, "prompt_tokens": cell.prompt_tokens}
-    place |= {"prompt_tokens": span(cell.lengths)} if not task.prompt_tokens else {}
-    place |= {"new_tokens": cell.new_tokens} if len(task.new_tokens) > 1 else {}
-    return place | ({"shared_prefix": cell.shared_prefix} if len(task.shared_prefix) > 1 else {})
+    """Return a cell's position on the axes: new tokens and shares only if there are several."""
+    position: dict[str, Any] = {"batch_size": cell.batch_size, "prompt_tokens": cell.prompt_tokens}
+    position |= {"prompt_tokens": span(cell.lengths)} if not task.prompt_tokens else {}
+    position |= {"new_tokens": cell.new_tokens} if len(task.new_tokens) > 1 else {}
+    return position | ({"shared_prefix": cell.shared_prefix} if len(task.shared_prefix) > 1 else {})
 
 
 def _digits(name: str) -> int:
@@ -62,7 +62,7 @@ def _digits(name: str) -> int:
 
 
 def rows_of_cells(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, Any]]:
-    """Return the table of speeds: medians, and of the main speed the lowest and the highest value."""
+    """Return the table of speeds: medians, and the range of the main speed."""
     measured = [cell for cell in cells if not cell.note]
     speed, rows = speed_of(measured), []
     figures = [name for name in ("ttft_s", *SPEEDS, "seconds") if name in measured[0].figures]
@@ -82,7 +82,7 @@ def rows_of_cells(cells: Sequence[Cell], task: SweepConfig) -> list[dict[str, An
 
 
 def rows_of_limits(cells: Sequence[Cell], task: SweepConfig, limits: MachineRates) -> list[dict[str, Any]]:
-    """Return the table of gaps between tokens, energy, and which share of the machine's limits each cell reached."""
+    """Return the table of gaps between tokens, energy, and the share of the machine's limits that cells reached."""
     rows = []
     for cell in cells:
         names = (*GAPS, "prefill_gflop_per_s", "decode_gb_per_s", *ENERGY)
@@ -100,7 +100,7 @@ def rows_of_loads(loads: Sequence[Load], knee: float | None) -> list[dict[str, A
     """Return the table of rates."""
     rows: list[dict[str, Any]] = []
     for load in loads:
-        row: dict[str, Any] = {"requests_per_s": load.rate, "requests": len(load.asked)}
+        row: dict[str, Any] = {"requests_per_s": load.rate, "requests": len(load.requests)}
         if load.seconds:
             figures = load.figures
             row["answers_per_s"] = round(figures["answered_requests_per_s"], 3)
@@ -112,7 +112,7 @@ def rows_of_loads(loads: Sequence[Load], knee: float | None) -> list[dict[str, A
 
 
 def series_of(cells: Sequence[Cell], loads: Sequence[Load], task: SweepConfig) -> Series:
-    """Return the curves for MLflow: over batch sizes, over prompt lengths, over requests a minute."""
+    """Return the curves for MLflow: over batch sizes, over prompt lengths, over requests per minute."""
     series: Series = {}
     for cell in cells:
         rest = f"_new_{cell.new_tokens}" * (len(task.new_tokens) > 1)
@@ -132,7 +132,7 @@ def series_of(cells: Sequence[Cell], loads: Sequence[Load], task: SweepConfig) -
 
 
 def points_of(title: str, cells: Sequence[Cell], loads: Sequence[Load], knee: float | None) -> dict[str, Any]:
-    """Return what the pictures are drawn from."""
+    """Return the data of the pictures."""
     return {
         "title": title,
         "cells": [

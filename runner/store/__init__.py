@@ -1,1 +1,1 @@
-"""What is kept of jobs: identity, ledger and samples on disk, runs in MLflow."""
+"""What is kept of jobs: their identity, ledger and samples on disk, and their runs in MLflow."""

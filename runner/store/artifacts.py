@@ -1,7 +1,7 @@
-"""Files outside a job's folder that its result promises: by place, size and digest.
+"""Files outside a job's folder that belong to its result, recorded by path, size and digest.
 
-A job whose files are not as they were recorded counts as not done. A file whose state (size, times, inode) is that of
-the record is not read for that.
+A job whose files differ from the record counts as not done. A file whose size, times and inode are as recorded is not
+read to check that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from runner.checkpoints import byteio
 
 
 def promise(files: Mapping[Path, str | None]) -> dict[str, dict[str, Any]]:
-    """Write down files as they are now; a digest that is known already saves reading them."""
+    """Return the record of files as they are now; a file with a digest given is not read."""
     return {
         str(path.absolute()): {
             "bytes": path.stat().st_size,
@@ -26,23 +26,23 @@ def promise(files: Mapping[Path, str | None]) -> dict[str, dict[str, Any]]:
 
 
 def first_changed(promised: Mapping[str, dict[str, Any]]) -> str | None:
-    """Return the first file that is gone, or not what was promised."""
-    return next((path for path, told in promised.items() if not _is_kept(Path(path), told)), None)
+    """Return the first file that is missing or differs from its record; None if all are as recorded."""
+    return next((path for path, record in promised.items() if not _is_unchanged(Path(path), record)), None)
 
 
-def _is_kept(path: Path, told: dict[str, Any]) -> bool:
+def _is_unchanged(path: Path, record: dict[str, Any]) -> bool:
     try:
-        if not path.is_file() or path.stat().st_size != told["bytes"]:
+        if not path.is_file() or path.stat().st_size != record["bytes"]:
             return False
-        if _state(path) == told["state"]:
+        if _state(path) == record["state"]:
             return True
-        digest: str = told["digest"]
+        digest: str = record["digest"]
         return byteio.file_digest(path, byteio.algorithm_of(digest)) == digest
     except OSError:
         return False
 
 
 def _state(path: Path) -> list[int]:
-    """What changes with every write, also with one that sets size and mtime back."""
+    """Return what every write changes, even one that restores size and mtime."""
     stat = path.stat()
     return [stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

@@ -2,7 +2,7 @@
 
 A job's id is a hash of everything that can change its answer. Its folder `OUTPUT_DIR/jobs/<job_id>/` is the
 ledger: `config.yaml`, `samples.jsonl` (append-only), `log.txt` and, once the job has ended, `result.json`.
-Whoever asks for the same job again gets the recorded result; whoever was interrupted goes on from the samples.
+The same job again returns the recorded result; an interrupted job resumes from its samples.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from runner.core.files import hold, write_atomically
 from runner.core.progress import Progress
 from runner.core.result import Record, Sample, Status
 from runner.store.artifacts import first_changed
-from runner.store.lines import GrowingFile, damaged, read_evidence, there
+from runner.store.lines import GrowingFile, damaged, is_file, read_evidence
 
 log = logging.getLogger(__name__)
 
-MORE_MEMORY = 1.25  # times what was free when it was too short: worth another try
-LOCK = ".lock"  # in a job's folder: held by who is doing it
+MORE_MEMORY = 1.25  # a job that was short of memory runs again when so many times as much is free
+LOCK = ".lock"  # in a job's folder: held by the process that is doing the job
 OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
 SAMPLES = "samples.jsonl"
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
@@ -47,7 +47,7 @@ class Job:
 
     @property
     def samples_path(self) -> Path:
-        """Where the samples are, one a line."""
+        """The file of samples, one per line."""
         return self.folder / SAMPLES
 
     def recorded(self) -> Record | None:
@@ -56,18 +56,18 @@ class Job:
         if record is None or record.status is not Status.FINISHED:
             return None
         if (changed := first_changed(record.result.artifacts)) is not None:
-            log.warning("%s is not as %s has left it: the recorded result no longer counts", changed, self.job_id)
+            log.warning("%s has changed since %s wrote it: the recorded result no longer counts", changed, self.job_id)
             return None
         short_mib = record.result.ran_short_mib
         if short_mib is not None and machine.available_mib() > MORE_MEMORY * short_mib:
-            log.warning("%s was short of memory, and now there is more: the job is done again", self.job_id)
+            log.warning("%s was short of memory, and now there is more: it runs again", self.job_id)
             return None
         return record
 
     def last_record(self) -> Record | None:
-        """Return what result.json says, however the job ended."""
+        """Return the record in result.json, however the job ended."""
         path = self.folder / "result.json"
-        if not there(path):
+        if not is_file(path):
             return None
         try:
             return Record.from_json(path.read_text(encoding="utf-8"))
@@ -81,16 +81,16 @@ class Job:
         write_atomically(self.folder / "result.json", record.to_json())
 
     def evidence(self) -> list[Path]:
-        """Return what runs of this job have left in its folder; hidden files are the ledger's own."""
+        """Return the files that runs of this job have left in its folder; hidden files belong to the ledger."""
         return [path for path in self.folder.iterdir() if not path.name.startswith(".")] if self.folder.exists() else []
 
     def forget(self) -> None:
-        """Drop what an earlier run of this job left, of a task that looks again every time."""
+        """Delete the files of an earlier run, for a task that runs anew every time."""
         for name in (SAMPLES, "completions.jsonl", "measured.json", "result.json", "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
     def set_aside(self) -> None:
-        """Move what an earlier run of this job left out of the way, until the job is done again."""
+        """Move the files of earlier runs to a folder of their own, until the job is done again."""
         try:
             if evidence := self.evidence():
                 old = next(
@@ -102,33 +102,33 @@ class Job:
         except OSError as error:
             raise cannot_write(self.folder, error) from error
 
-    def aside(self) -> list[Path]:
+    def set_aside_folders(self) -> list[Path]:
         """Return the folders of evidence that was set aside, the oldest first."""
-        found = self.folder.parent.glob(f"{self.job_id}{OLD}*")
-        return sorted(found, key=lambda old: (len(old.name), old.name))
+        folders = self.folder.parent.glob(f"{self.job_id}{OLD}*")
+        return sorted(folders, key=lambda old: (len(old.name), old.name))
 
-    def drop_aside(self) -> None:
-        """Delete what was set aside: the job is done anew."""
-        for old in self.aside():
+    def delete_set_aside(self) -> None:
+        """Delete what was set aside, once the job is done again."""
+        for old in self.set_aside_folders():
             shutil.rmtree(old, ignore_errors=True)
 
 
 def identify(
     config: RunnerConfig,
     task_version: int,
-    evidence: dict[str, str],
+    input_hashes: dict[str, str],
     measures: bool,
     ignored_for_reuse: frozenset[str] = frozenset(),
 ) -> Job:
-    """Name the job by what can change its answer: config, hashes of what it reads, scoring, machine.
+    """Return the job that is identified by all that can change its answers: config, hashes of inputs, scoring, machine.
 
-    Jobs that differ only in the keys and hashes `ignored_for_reuse` have the same answers to the same questions.
+    Jobs that differ only in the keys and hashes `ignored_for_reuse` give the same answers to the same questions.
     """
     identity: dict[str, Any] = {
         "identity": IDENTITY_VERSION,
         "task_version": task_version,
         "config": dict(semantic_keys(config)),
-        "evidence": evidence,
+        "evidence": input_hashes,
     }
     if measures:
         identity |= {"machine": machine.describe(), "versions": machine.versions()}
@@ -146,43 +146,43 @@ def _short_hash(identity: dict[str, Any]) -> str:
 
 @contextmanager
 def claim(job: Job, wait: bool = True) -> Iterator[None]:
-    """Hold the job against other processes; while another one has it, say so and wait for it, or raise JobHeld."""
-    _refuse_pipes(job.folder)
-    held = f"{job.job_id} is being done by another process"
+    """Hold the job's lock; while another process has it, say so and wait, or raise JobHeld."""
+    _reject_special_files(job.folder)
+    message = f"{job.job_id} is being done by another process"
     try:
         try:
             lock = hold(job.folder / LOCK, wait=False)
         except BlockingIOError:
             if not wait:
                 raise
-            say(f"{held}: waiting for it to finish")
+            say(f"{message}: waiting for it to finish")
             lock = hold(job.folder / LOCK)
     except BlockingIOError as error:
-        raise JobHeld(held) from error
+        raise JobHeld(message) from error
     except OSError as error:
         raise cannot_write(job.folder, error) from error
     with lock:
         yield
 
 
-def _refuse_pipes(folder: Path) -> None:
-    """Refuse a folder with what would be waited for, or read, without end where a file is expected."""
+def _reject_special_files(folder: Path) -> None:
+    """Reject a folder with a pipe or device, which might be read without end."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise EvidenceError(f"{path} is no file, and this folder holds a job's files: move it away")
+            raise EvidenceError(f"{path} is not a regular file, and this folder holds a job's files: move it away")
 
 
 class Recorder:
-    """What a task writes through: samples on disk line by line, files in the job folder, a progress bar.
+    """Writes for a task: samples line by line, files in the job's folder, a progress bar.
 
-    Samples of another kind than those that the job is asked for have a file of their own, by its name.
+    Samples of another kind than the job's own go to a file of their own, `name`.
     """
 
     def __init__(self, job: Job, name: str = SAMPLES) -> None:
         self.job, self.path = job, job.folder / name
         self.done: dict[int, Sample] = {}  # the answers, by index
-        self.failed: dict[int, Sample] = {}  # what ended in an error, and is asked again by the next start
-        self._lines: dict[int, int] = {}  # of the samples that were there: where they stand in the file
+        self.failed: dict[int, Sample] = {}  # those that ended in an error; the next start asks them again
+        self._lines: dict[int, int] = {}  # index of an earlier sample -> its line number
         for index, (number, sample) in _numbered(self.path, repair=True).items():
             self._keep(sample)
             self._lines[index] = number
@@ -194,23 +194,23 @@ class Recorder:
         return self.job.folder
 
     def sample(self, sample: Sample) -> None:
-        """Append one sample at once, so that a kill loses at most the line being written."""
+        """Append a sample to the file at once, so that a kill loses at most the line being written."""
         self._file.append(sample.to_json())
         self._keep(sample)
 
     def _keep(self, sample: Sample) -> None:
-        """Have the newest line of an index count."""
-        mine, other = (self.failed, self.done) if sample.failed else (self.done, self.failed)
-        other.pop(sample.index, None)
-        mine[sample.index] = sample
+        """Keep the sample in place of an earlier one with its index."""
+        new, old = (self.failed, self.done) if sample.failed else (self.done, self.failed)
+        old.pop(sample.index, None)
+        new[sample.index] = sample
 
     @property
     def samples(self) -> dict[int, Sample]:
-        """All that came of the job's questions, errors too."""
+        """All samples of the job, those with errors too."""
         return self.done | self.failed
 
     def verify(self, index: int, rejection_reason: str | None) -> None:
-        """Refuse a sample that an earlier start has left, by its line, where there is a reason to."""
+        """Raise EvidenceError with the line of an earlier start's sample, if there is a reason to reject it."""
         if rejection_reason is not None:
             raise damaged(self.path, self._lines[index], rejection_reason)
 
@@ -224,12 +224,12 @@ class Recorder:
 
 
 def read_samples(path: Path, repair: bool = False) -> dict[int, Sample]:
-    """Read samples.jsonl by index; with repair, cut off a last line that a crash left torn."""
+    """Read samples.jsonl by index; with repair, cut off an incomplete last line that a crash has left."""
     return {index: sample for index, (_, sample) in _numbered(path, repair).items()}
 
 
 def _numbered(path: Path, repair: bool) -> dict[int, tuple[int, Sample]]:
-    """Return the line that counts of each index, with its number: a line may follow only after one with an error."""
+    """Return the last sample of each index with its line number; only a sample with an error may have a successor."""
     samples: dict[int, tuple[int, Sample]] = {}
     for number, sample in read_evidence(path, Sample.from_json, "sample", repair):
         first, earlier = samples.get(sample.index, (0, None))

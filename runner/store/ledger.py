@@ -1,4 +1,4 @@
-"""A job's record from its first line to MLflow: on disk first, so that a store that fails costs nothing."""
+"""A job's record, written to disk first and then to MLflow, so that a failing store loses no result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class NotLogged(TrackingError):
-    """The job is done and on disk, but MLflow could not be written."""
+    """The job's result is on disk, but MLflow could not be written."""
 
     def __init__(self, error: TrackingError, record: Record) -> None:
         super().__init__(str(error))
@@ -30,7 +30,7 @@ class NotLogged(TrackingError):
 
 
 def new_record(config: RunnerConfig, job: jobs.Job, task_version: int, data: dict[str, str] | None = None) -> Record:
-    """Begin a job's record: FAILED until it has ended otherwise."""
+    """Return a new record of a job, FAILED until the job has ended otherwise."""
     return Record(
         job.job_id,
         Status.FAILED,
@@ -47,7 +47,7 @@ def new_record(config: RunnerConfig, job: jobs.Job, task_version: int, data: dic
 
 
 def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record) -> tracking.Tracker:
-    """Start the job's run in MLflow; a grid whose store has gone away meanwhile goes on and is logged later."""
+    """Start the job's run in MLflow; if a grid's store has become unreachable, the job runs and is logged later."""
     try:
         return tracking.start(mlflow_store.store_of(config), job, record)
     except TrackingError as error:
@@ -57,7 +57,7 @@ def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record) -> track
 
 
 def check_store(config: RunnerConfig) -> None:
-    """Raise what the store has against this job before its evidence is touched."""
+    """Raise the store's errors before the job's evidence is touched."""
     store = mlflow_store.store_of(config)
     if store is not None:
         try:
@@ -69,39 +69,39 @@ def check_store(config: RunnerConfig) -> None:
 
 
 def without_token(config: RunnerConfig, text: str) -> str:
-    """Return a text about the job without what is secret in its store's uri."""
+    """Return a text without the secrets in the uri of the job's store."""
     uri = config.tracking.uri
     return text.replace(uri, without_secrets(uri)) if uri else text
 
 
 def close(tracker: tracking.Tracker, job: jobs.Job, record: Record) -> None:
-    """Put the record on disk first, then into MLflow: a store that fails costs nothing that was computed."""
-    record.mlflow_run_id = tracker.run_id  # on disk before it is true, for who finds the run and not its mark
+    """Write the record to disk and then to MLflow, so that a failing store loses no result."""
+    record.mlflow_run_id = tracker.run_id  # on disk before MLflow has it, so that a kill in between can be repaired
     try:
         job.write_record(record)
-        say_what_is_aside(job, record)
+        clean_up_set_aside(job, record)
         tracking.finish(tracker, job, record)
     except RunnerError as error:
         record.mlflow_run_id = None
         if record.status is Status.FINISHED:
             raise NotLogged(error, record) if isinstance(error, TrackingError) else error from None
-        log.error("%s", error)  # what ended the job is on its way to the user and matters more
+        log.error("%s", error)  # the error that ended the job is raised, and matters more
         return
     record.mlflow_uri = tracker.uri
     if record.status is Status.FINISHED:
         job.write_record(record)
 
 
-def say_what_is_aside(job: jobs.Job, record: Record) -> None:
-    """Delete what rerun=... has set aside once the job is done anew; until then, say where it is."""
+def clean_up_set_aside(job: jobs.Job, record: Record) -> None:
+    """Delete what rerun=... has set aside once the job is done again; until then, say where it is."""
     if record.status is Status.FINISHED:
-        job.drop_aside()
-    elif aside := job.aside():
-        log.warning("what %s had before rerun=... is kept in %s", job.job_id, aside[-1])
+        job.delete_set_aside()
+    elif folders := job.set_aside_folders():
+        log.warning("earlier results of %s, set aside by rerun=..., are kept in %s", job.job_id, folders[-1])
 
 
 def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: Status, message: str) -> None:
-    """Write down how a job ended whose process died before it could."""
+    """Record how a job ended whose process died before it could do so."""
     try:
         with jobs.claim(job, wait=False):
             record = job.last_record()
@@ -110,17 +110,20 @@ def write_death(config: RunnerConfig, job: jobs.Job, task_version: int, status: 
                 job.write_record(replace(dead, status=status, error=message))
             pending_runs.end_dead(job.folder / pending_runs.FILE, job.folder.parents[1], status)
     except RunnerError as error:
-        log.warning("%s", error)  # someone else has the job already, or the store is gone: the next start mends it
+        log.warning("%s", error)  # another process has the job, or the store is unreachable: the next start corrects it
 
 
 def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
-    """Return a recorded result, after asking the store for its run; where it is gone, it is logged again."""
-    log.info("%s is already done: this is the recorded result (rerun=all does it again)", job.job_id)
-    asked = dict(tracking.flatten(config))
+    """Return a recorded result, after looking for its run in the store; a result without a run is logged again."""
+    log.info("%s is already done: this is the recorded result (rerun=all runs it again)", job.job_id)
+    requested = dict(tracking.flatten(config))
     for key in measured_keys(config):
-        if record.params.get(key, asked[key]) != asked[key]:
-            what = f"{key}={asked[key]} changes no answer, and what is recorded was measured with {record.params[key]}"
-            log.info("%s: rerun=all measures anew", what)
+        value = requested[key]
+        if record.params.get(key, value) != value:
+            log.info(
+                "%s=%s changes no answer, and the recorded job was measured with %s: rerun=all measures again",
+                key, value, record.params[key],
+            )  # fmt: skip
     record.from_ledger = True
     record.output_dir = str(job.folder)  # the output folder may have been moved
     store = mlflow_store.store_of(config)
@@ -128,41 +131,41 @@ def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
         try:
             log_missing(store, job, record)
         except TrackingError as error:
-            if not stood_there(store, record):
+            if not was_logged(store, record):
                 raise NotLogged(error, record) from None
             log.warning("%s. The result was logged there when the job was done", str(error).rstrip("."))
     return record
 
 
 def log_missing(store: mlflow_store.Store, job: jobs.Job, record: Record) -> bool:
-    """Log a recorded result unless the store has it, below the parent that the store names; whether it was logged."""
-    held = tracking.end_dead(store, job)
-    run_id = held.run_of(job.job_id, store.parent_run_id)
-    if run_id is None and (run_id := held.free_run_of(job.job_id)) is not None:
-        tracking.adopt(store, run_id)
+    """Log a recorded result below the store's parent run unless the store has it; return whether it was logged."""
+    stored = tracking.end_dead(store, job)
+    run_id = stored.run_of(job.job_id, store.parent_run_id)
+    if run_id is None and (run_id := stored.free_run_of(job.job_id)) is not None:
+        tracking.move_below_parent(store, run_id)
     if run_id is None:
-        with signals.held():
+        with signals.deferred():
             close(tracking.start(store, job, record), job, record)
         return True
     record.mlflow_run_id, record.mlflow_uri = run_id, store.shown
     return False
 
 
-def stood_there(store: mlflow_store.Store, record: Record) -> bool:
-    """Whether a result was logged to this store once: believed only while the store itself cannot be asked."""
+def was_logged(store: mlflow_store.Store, record: Record) -> bool:
+    """Return whether the record says that it was logged to this store; relevant only while the store is unreachable."""
     return record.mlflow_uri == store.shown
 
 
 class LogFile(logging.FileHandler):
-    """A log is a help, not the evidence: on a full disk it falls silent, and the job says what is wrong."""
+    """A log file that ignores a full disk: the job itself reports that error."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # logging's own name
-        """Say nothing."""
+        """Print nothing."""
 
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Keep what is logged during the job in its folder, too."""
+    """Write what is logged during the job to a file in its folder, too."""
     try:
         handler = LogFile(path, mode="a", encoding="utf-8")
     except OSError as error:
@@ -174,7 +177,7 @@ def log_file(path: Path) -> Iterator[None]:
         yield
     except Exception:
         about = {"name": __name__, "levelname": "ERROR", "msg": "the job failed", "exc_info": sys.exc_info()}
-        handler.handle(logging.makeLogRecord(about))  # the trace goes to the file only: stderr gets one message
+        handler.handle(logging.makeLogRecord(about))  # the traceback goes only to the file: stderr gets one message
         raise
     finally:
         root.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""Evidence in lines that only grows: each is on disk when `append` returns, and a kill tears at most the last one."""
+"""Files of evidence to which lines are appended; a kill can leave only the last line incomplete."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Line = TypeVar("Line")
 
 
 class GrowingFile:
-    """Appends lines to a file that is created with the first of them."""
+    """Appends lines to a file, which the first line creates."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: FileIO | None = None
 
     def append(self, text: str) -> None:
-        """Append one line at once."""
+        """Append one line; it is in the file when this returns."""
         line = (text + "\n").encode()
         try:
             if self._file is None:
                 self._file = self.path.open("ab", buffering=0)
-            while line:  # unbuffered: a write that a full disk cuts short says how far it got
+            while line:  # unbuffered, so that on a full disk `write` returns how much it has written
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise cannot_write(self.path, error) from error
@@ -41,11 +41,11 @@ class GrowingFile:
 def read_evidence(
     path: Path, parse: Callable[[str], Line], noun: str, repair: bool = False
 ) -> Iterator[tuple[int, Line]]:
-    """Yield number and content of each line; with repair, cut off a last line that a crash left torn.
+    """Yield number and content of each line; with repair, cut off an incomplete last line that a crash has left.
 
-    `parse` raises ValueError, KeyError or TypeError for a line that is not what it should be; its number is named.
+    `parse` raises ValueError, KeyError or TypeError for a damaged line; the error then names the line's number.
     """
-    if not there(path):
+    if not is_file(path):
         return
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
@@ -58,16 +58,16 @@ def read_evidence(
             raise damaged(path, number, f"is not a {noun} ({error})") from error
 
 
-def there(path: Path) -> bool:
-    """Whether a file of evidence is there; EvidenceError for what is no file, where reading may have no end."""
+def is_file(path: Path) -> bool:
+    """Return whether a file of evidence exists; EvidenceError for a pipe or device, which might be read without end."""
     if path.is_file() or not path.exists():
         return path.is_file()
-    raise EvidenceError(f"{path} is no file, and evidence of this job would stand there: move it away")
+    raise EvidenceError(f"{path} is not a regular file, but a file of this job has this name: move it away")
 
 
 def damaged(path: Path, number: int, why: str) -> EvidenceError:
-    """Return the error about a line that cannot be gone on from."""
+    """Return the error about a damaged line, from which a job cannot resume."""
     return EvidenceError(
-        f"{path}, line {number} {why}. Nothing was changed: mend or delete that line, or run with rerun=all to "
+        f"{path}, line {number} {why}. Nothing was changed: repair or delete that line, or run with rerun=all to "
         "generate all samples again"
     )

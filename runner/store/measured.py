@@ -1,4 +1,4 @@
-"""What the engine has said and what was measured of it, kept in a job's folder beside its samples."""
+"""The engine's report and its measurements, kept in a job's folder beside the samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from runner.core.errors import one_line
 from runner.core.files import write_atomically
 from runner.core.metrics import OF_GUESSES
 from runner.core.texts import checked, signed
-from runner.engines.base import Engine, EngineReport
+from runner.engines.base import EngineReport
+from runner.engines.contract import Engine
 from runner.engines.stats import EngineStats
 
 log = logging.getLogger(__name__)
@@ -26,37 +27,37 @@ SAVED = ("shared_prompt_tokens", *OF_GUESSES)
 
 @dataclass
 class Measured:
-    """What the engine has said and what was measured of it, kept beside the samples while they come.
+    """The engine's report and its measurements, written while the samples come.
 
-    A job whose result.json is lost, or that goes on after a kill, has it from there.
+    A job whose result.json is lost, or that resumes after a kill, reads them again.
     """
 
     report: EngineReport
     stats: EngineStats
     peak_rss_mib: float
     machine: str
-    contention: str  # what else had the process and the machine meanwhile
+    contention: str  # what else was using the process and the machine
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the job reports of it."""
+        """The metrics that the job reports of it."""
         own, speed = self.stats.own_memory(self.report.metrics.get("weight_mib")), self.stats.speed
-        if self.report.parts:  # prompts go through whole, and tokens one by one
+        if self.report.parts:  # prompts are prefilled whole, and tokens decoded one by one
             speed = {name: value for name, value in speed.items() if name not in SAVED}
-        return self.report.metrics | speed | own | {"peak_rss_mib": self.peak_rss_mib} | self.stats.of_processes
+        return self.report.metrics | speed | own | {"peak_rss_mib": self.peak_rss_mib} | self.stats.process_metrics
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """What the job reports of the model's parts, where it has several."""
+        """The tables that the job reports of the model's parts, if it has several."""
         return self.stats.tables(self.report.parts)
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the job says of it in words."""
+        """The facts that the job reports of it."""
         return self.report.facts | {"measured": self.contention, "machine": self.machine}
 
     def after(self, earlier: Measured | None) -> Measured:
-        """Add it to what earlier starts have measured, where that was on a machine like this one."""
+        """Return it together with the measurements of earlier starts, if these ran on the same kind of machine."""
         if earlier is None or earlier.machine != self.machine or self.report.parts:
             return self
         contention = next(
@@ -66,12 +67,12 @@ class Measured:
         return Measured(self.report, earlier.stats + self.stats, peak_mib, self.machine, contention)
 
     def write(self, folder: Path) -> None:
-        """Keep it in a job's folder."""
+        """Write it to a job's folder."""
         write_atomically(folder / MEASURED, signed(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> Measured | None:
-        """Return what earlier starts have measured; None where there is nothing readable, which costs no answer."""
+        """Return the measurements of earlier starts; None if there are none or the file is damaged."""
         path = folder / MEASURED
         try:
             values: Any = checked(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
@@ -81,45 +82,35 @@ class Measured:
             return cls(report, stats, **values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if path.exists():
-                log.warning("%s is left out, and with it what earlier starts have measured: %s", path, one_line(error))
+                log.warning("%s is ignored, and with it the measurements of earlier starts: %s", path, one_line(error))
             return None
 
 
 class Measuring:
-    """A loaded engine at work for a job: what is measured of it is kept in the job's folder, once a second."""
+    """Measures a loaded engine during a job, and writes that to the job's folder once a second."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        report: EngineReport,
-        contention: machine.Contention,
-        folder: Path,
-        earlier: Measured | None,
-    ) -> None:
-        self.engine, self.report, self.contention, self.folder, self.earlier = (
-            engine,
-            report,
-            contention,
-            folder,
-            earlier,
-        )
+    def __init__(self, engine: Engine, folder: Path, earlier: Measured | None) -> None:
+        """Load the engine: what that takes is measured, too."""
+        self.contention = machine.Contention()
+        machine.reset_peak()
+        self.engine, self.report, self.folder, self.earlier = engine, engine.load(), folder, earlier
         self._kept_at = 0.0
 
     def keep(self) -> Measured:
-        """Write down what has been measured so far, over all starts."""
+        """Write what has been measured so far, over all starts, and return it."""
         peak_mib, words = machine.peak_rss_mib(), self.contention.describe()
-        found = Measured(self.report, self.engine.stats, peak_mib, machine.name(), words).after(self.earlier)
-        found.write(self.folder)
+        measured = Measured(self.report, self.engine.stats, peak_mib, machine.name(), words).after(self.earlier)
+        measured.write(self.folder)
         self._kept_at = time.monotonic()
-        return found
+        return measured
 
     def keep_now_and_then(self) -> None:
-        """Write it down where the last time is a while ago."""
+        """Write it if the last time was more than a second ago."""
         if time.monotonic() - self._kept_at > WRITE_EVERY_S:
             self.keep()
 
     def live(self) -> dict[str, str]:
-        """Return what a progress bar says of the engine."""
+        """Return what a progress bar shows of the engine."""
         stats = self.engine.stats
         rows = f"{stats.rows_alive} at once" if stats.rows_alive else ""
         speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_s else ""

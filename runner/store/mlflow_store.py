@@ -1,4 +1,4 @@
-"""The MLflow store: which one is meant, how it is opened or made, and its errors in one message.
+"""The MLflow store: which one is used, how it is opened or created, and its errors in one message.
 
 MLflow is imported inside the functions: it costs more than a second.
 """
@@ -25,15 +25,21 @@ from runner.store import moved
 
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "runner"
-STORE_MODULES = ("mlflow", "sqlalchemy", "alembic", "requests", "sqlite3")  # whose exceptions say that a store failed
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # how a uri begins that names no server
-ANSWER_S = 10  # a server that says nothing for so long is not there
-AWAY_S = 60.0  # how long it is then taken to be away, before it is asked again
+STORE_MODULES = (
+    "mlflow",
+    "sqlalchemy",
+    "alembic",
+    "requests",
+    "sqlite3",
+)  # their exceptions mean that a store has failed
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # the beginnings of uris of databases
+ANSWER_S = 10  # a server that does not answer for so long is unreachable
+AWAY_S = 60.0  # how long it then counts as unreachable before the next try
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where runs go: an MLflow store, an experiment in it, and the run that a grid's jobs stand below."""
+    """Where runs are logged: an MLflow store, an experiment in it, and the parent run of a grid's jobs."""
 
     uri: str
     experiment: str
@@ -45,12 +51,12 @@ class Store:
 
     @property
     def shown(self) -> str:
-        """The uri as it may be shown and written down."""
+        """The uri without secrets, as it may be printed and recorded."""
         return without_secrets(self.uri)
 
     @property
     def is_own(self) -> bool:
-        """Whether it is the database of the output folder, which moves with it."""
+        """Whether it is the output folder's own database, which moves with the folder."""
         file = sqlite_path(self.uri)
         own = self.output_dir / "mlflow.db"
         return file is not None and file.name == own.name and file.parent.resolve() == own.parent.resolve()
@@ -58,7 +64,7 @@ class Store:
 
 def store_of(config: RunnerConfig) -> Store | None:
     """Return where results are logged; None with tracking=none."""
-    tracking = config.tracking  # whose defaults are MLflow's variables, see conf/tracking/sqlite.yaml
+    tracking = config.tracking  # its defaults are MLflow's variables, see conf/tracking/sqlite.yaml
     if tracking.name == "none":
         return None
     output_dir = Path(config.output_dir).expanduser().absolute()
@@ -66,8 +72,8 @@ def store_of(config: RunnerConfig) -> Store | None:
     return Store(uri, tracking.experiment, output_dir, tracking.parent_run_id)
 
 
-def chosen(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
-    """Return the store that a command means: what it says, else MLflow's variables, else sqlite in output_dir."""
+def store_from_options(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
+    """Return a command's store: from its options, else from MLflow's variables, else sqlite in output_dir."""
     uri = uri or variable(URI_VARIABLE) or default_uri(output_dir)
     return Store(_absolute(uri), experiment or variable(EXPERIMENT_VARIABLE) or EXPERIMENT, output_dir)
 
@@ -78,12 +84,12 @@ def default_uri(output_dir: Path) -> str:
 
 
 def see_all(uri: str) -> str:
-    """Return what shows the runs of a store: the address of a server, or a command to paste."""
+    """Return where the runs of a store can be seen: the address of a server, or a command."""
     shown = without_secrets(uri)
     if shown.startswith(("http://", "https://")):
         return shown
     file = sqlite_path(shown)
-    place = shown if file is None else sqlite_uri(near(file))
+    place = shown if file is None else sqlite_uri(relative_path(file))
     return shlex.join(["mlflow", "ui", "--backend-store-uri", place])
 
 
@@ -99,20 +105,20 @@ def compare_command(store: Store) -> str:
     return shlex.join(words)
 
 
-def near(path: Path) -> Path:
-    """Write a path relative to the working directory when it lies below it."""
+def relative_path(path: Path) -> Path:
+    """Return a path relative to the working directory if it is below that."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else Path(relative)
 
 
 def _absolute(uri: str) -> str:
-    """Write an sqlite store so that it means the same from every folder."""
+    """Return the uri of an sqlite store with an absolute path; other uris are unchanged."""
     file = sqlite_path(uri)
     return uri if file is None or file.is_absolute() else sqlite_uri(Path.cwd() / file)
 
 
-def calm_mlflow() -> None:
-    """Set MLflow's variables before it is imported: no calls home, nothing on stdout, no minutes of waiting."""
+def set_mlflow_variables() -> None:
+    """Set MLflow's variables before it is imported: no telemetry, nothing on stdout, short timeouts."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -121,44 +127,49 @@ def calm_mlflow() -> None:
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(ANSWER_S))
 
 
-_opened: dict[Store, tuple[Any, str]] = {}  # a worker does many jobs with one store
+_opened: dict[Store, tuple[Any, str]] = {}  # a worker runs many jobs with one store
 
 
 def open_store(store: Store) -> tuple[Any, str]:
-    """Return a client and the experiment's id, both made where they are missing; opened once a process."""
+    """Return a client and the experiment's id, both created if missing; a process opens each store once."""
     key = replace(store, parent_run_id=None)
     probe(store.uri)
     file = sqlite_path(store.uri)
-    if key not in _opened or (file is not None and not file.stat().st_size):  # deleted since, and made by the probe
+    if key not in _opened or (
+        file is not None and not file.stat().st_size
+    ):  # the database was deleted, and the probe has created an empty file
         _opened[key] = _open_first(key)
     return _opened[key]
 
 
 def find_store(store: Store) -> tuple[Any, str] | None:
-    """Return a client and the experiment's id; None where there is no such experiment (any more). Makes nothing."""
+    """Return a client and the experiment's id; None if there is no such experiment. Creates nothing."""
     file = sqlite_path(store.uri)
     if file is not None and not (file.exists() and file.stat().st_size):
         return None
-    calm_mlflow()
+    set_mlflow_variables()
     probe(store.uri)
     client = open_client(store.uri, "tracking.uri")
-    found = client.get_experiment_by_name(store.experiment)
-    return None if found is None or found.lifecycle_stage != "active" else (client, found.experiment_id)
+    experiment = client.get_experiment_by_name(store.experiment)
+    is_missing = experiment is None or experiment.lifecycle_stage != "active"
+    return None if is_missing else (client, experiment.experiment_id)
 
 
 def _open_first(store: Store) -> tuple[Any, str]:
-    """Open the store; one process at a time, because creating a database is a race."""
+    """Open the store; only one process at a time, so that only one creates the database."""
     uri, output_dir, name = store.uri, store.output_dir, store.experiment
-    calm_mlflow()
+    set_mlflow_variables()
     try:
         lock = hold(output_dir / ".mlflow.lock")
     except OSError as error:
         raise cannot_write(output_dir / ".mlflow.lock", error) from error
     with lock:
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        import mlflow  # noqa: F401  # it sets up the loggers that are quietened next
+        import mlflow  # noqa: F401  # sets up the logger whose level is set next
 
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # we say it ourselves, without a trace
+        logging.getLogger("mlflow.store.db.utils").setLevel(
+            logging.CRITICAL
+        )  # the runner reports such errors itself, without a traceback
         _create_sqlite(uri)
         if store.is_own:
             moved.mend(output_dir)
@@ -167,13 +178,13 @@ def _open_first(store: Store) -> tuple[Any, str]:
         if experiment is not None:
             refuse_deleted(store, experiment.lifecycle_stage, experiment.experiment_id)
             return client, experiment.experiment_id
-        # A server keeps files itself; for a database of one's own MLflow would put them where the command was given.
+        # A server keeps files itself; for a database, MLflow would put them in the working directory.
         artifacts = (output_dir.resolve() / "mlartifacts").as_uri() if uri.startswith(DATABASES) else None
         return client, _create_experiment(client, name, artifacts)
 
 
 def refuse_deleted(store: Store, stage: str, experiment_id: object) -> None:
-    """Raise ConfigError for an experiment that was deleted in MLflow, which keeps its name."""
+    """Raise ConfigError for an experiment that was deleted in MLflow, whose name stays in use."""
     if stage != "active":
         raise ConfigError(
             f"tracking.experiment={store.experiment}: it was deleted in MLflow at {store.shown}. Restore it with "
@@ -182,19 +193,19 @@ def refuse_deleted(store: Store, stage: str, experiment_id: object) -> None:
 
 
 def open_client(uri: str, key: str) -> Any:
-    """Return MLflow's client for a store; `key` is where the user named it."""
+    """Return MLflow's client for a store; `key` is the key with which the user named it."""
     from mlflow import MlflowClient
 
     try:
         return MlflowClient(uri)
-    except ModuleNotFoundError as missing:  # what SQLAlchemy lacks for this kind of database
+    except ModuleNotFoundError as missing:  # SQLAlchemy's driver for this kind of database
         extra = " (pip install 'runner[postgres]')" if missing.name == "psycopg" else ""
         text = f"{key}={without_secrets(uri)}: this needs the package {missing.name}{extra}"
         raise ConfigError(text) from missing
 
 
 def _create_experiment(client: Any, name: str, location: str | None) -> str:
-    """Create the experiment, or take the one that another machine has created since it was looked for."""
+    """Create the experiment, or return the one that another machine has created in the meantime."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -206,13 +217,13 @@ def _create_experiment(client: Any, name: str, location: str | None) -> str:
         return str(experiment.experiment_id)
 
 
-# ----------------------------------------------------------------------------------------- is it there?
+# ------------------------------------------------------------------------------------------ is it reachable?
 
 
 def probe(uri: str) -> None:
-    """Ask briefly whether the store is there: what MLflow says of one that is not is neither short nor quick.
+    """Check that the store is reachable: MLflow's own errors are long, and take minutes.
 
-    What it raises is put in words by who asks: only they know what is safe.
+    The caller puts the error into words, because only the caller knows which results are safe.
     """
     if (file := sqlite_path(uri)) is not None:
         _probe_sqlite(file)
@@ -221,7 +232,7 @@ def probe(uri: str) -> None:
 
 
 def _probe_sqlite(file: Path) -> None:
-    """Ask sqlite itself for a write lock."""
+    """Get sqlite's write lock once, without MLflow."""
     import sqlite3
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -230,25 +241,25 @@ def _probe_sqlite(file: Path) -> None:
         connection.execute("ROLLBACK")
 
 
-_away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: when, and what was said of it
+_away: dict[str, tuple[float, OSError]] = {}  # servers that did not answer: when, and with which error
 
 
 def _probe_server(uri: str) -> None:
-    """Ask the server for anything; one that was away a moment ago is not waited for again by each job."""
+    """Send the server a request; after a failure, jobs do not wait for it again for a while."""
     since, error = _away.get(uri, (-AWAY_S, None))
     if error is not None and time.monotonic() - since < AWAY_S:
         raise error
     try:
-        _ask_anything(uri)
+        _request_anything(uri)
     except OSError as error:
         _away[uri] = time.monotonic(), error
         raise
     _away.pop(uri, None)
 
 
-def _ask_anything(uri: str) -> None:
-    """Raise OSError where a server does not answer at all; whatever it answers is for MLflow to judge."""
-    import http.client  # late: together they take a while, and most stores are files
+def _request_anything(uri: str) -> None:
+    """Raise OSError if a server does not answer at all; any answer is good enough."""
+    import http.client  # late: these imports take a while, and most stores are files
     import ssl
     import urllib.error
     import urllib.request
@@ -256,13 +267,13 @@ def _ask_anything(uri: str) -> None:
     parts = urlsplit(uri)
     place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
     address = place.geturl().rstrip("/") + "/health"
-    unchecked = ssl._create_unverified_context()  # MLflow has settings of its own for certificates
+    unchecked = ssl._create_unverified_context()  # MLflow has its own settings for certificates
     try:
         urllib.request.urlopen(address, timeout=ANSWER_S, context=unchecked).close()
     except (urllib.error.HTTPError, http.client.HTTPException):
         return
     except OSError as error:
-        reason = getattr(error, "reason", error)  # urllib wraps what goes wrong until it is connected
+        reason = getattr(error, "reason", error)  # urllib wraps errors that occur before it is connected
         if isinstance(reason, TimeoutError):
             raise TimeoutError(f"no answer within {ANSWER_S} s") from error
         if not isinstance(reason, ssl.SSLError):
@@ -270,13 +281,13 @@ def _ask_anything(uri: str) -> None:
 
 
 def _create_sqlite(uri: str) -> None:
-    """Make a new database elsewhere and move it here whole: a kill amid MLflow's migrations spoils it for good."""
+    """Create a new database under another name and rename it: a kill during MLflow's migrations would damage it."""
     path = sqlite_path(uri)
     if path is None or path.stat().st_size:
         return
     from mlflow import MlflowClient
 
-    with hold(path):  # runners with other output folders may be about to make it, too
+    with hold(path):  # jobs with other output folders may be creating it, too
         if path.stat().st_size:
             return
         fresh = path.with_name(f".{path.name}.new")
@@ -291,19 +302,19 @@ def _create_sqlite(uri: str) -> None:
 
 @contextmanager
 def one_message(compose: Callable[[str], str]) -> Iterator[None]:
-    """Turn the many ways in which a store can fail into one message, composed of the error's own text on one line."""
+    """Turn any error of a store into a TrackingError; `compose` makes the message from the error's text."""
     try:
         yield
     except Exception as error:
-        # MLflow's and SQLAlchemy's exceptions, named by module so that neither has to be imported for this
+        # MLflow's and SQLAlchemy's exceptions are recognized by module, so that neither has to be imported
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in STORE_MODULES:
             raise
-        text = str(error).partition("(Background on this error")[0]  # SQLAlchemy's run to whole paragraphs
+        text = str(error).partition("(Background on this error")[0]  # SQLAlchemy adds paragraphs
         raise TrackingError(compose(without_secrets(" ".join(text.split()))[:300])) from error
 
 
 def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextManager[None]:
-    """Say of an error of the store what it takes to mend it, and what is safe."""
+    """Turn an error of the store into one message that says how to fix it and what is safe."""
 
     def compose(text: str) -> str:
         if "locked" in text:

@@ -1,8 +1,9 @@
-"""Marks of what was begun in MLflow: by them the next start ends what a dead process has left RUNNING.
+"""Pending runs: those that were started in MLflow and have not ended. From their list the next start ends the runs that
+a dead process has left RUNNING.
 
-A mark says in which store and experiment a run was begun, and the run has it as a tag. It goes when the run has ended
-there. A folder of a job, and each grid that is going on, has a file of them. A store that was away and is back may hold
-runs whose marks have gone meanwhile: those are found when it is asked for its runs (look.py).
+An entry names the store and the experiment of a run, and a tag that the run has there. It is removed when the run has
+ended. Each job's folder and each running grid has a file of such entries. A store that was unreachable for a while may
+have runs without an entry: these are found when its runs are read (stored_runs.py).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FILE = ".begun"  # in a job's folder
 
 @dataclass(frozen=True)
 class PendingRun:
-    """Where a run was begun, and the tag that it has there."""
+    """Where a run was started, and the tag that it has there."""
 
     uri: str | None  # None: the database of the output folder, which may be moved
     experiment: str
@@ -37,28 +38,28 @@ class PendingRun:
 
 
 def add(file: Path, store: Store) -> PendingRun:
-    """Write down that a run is about to begin; its tag is not used twice."""
-    mark = PendingRun(None if store.is_own else store.uri, store.experiment, uuid.uuid4().hex)
-    _write(file, [*_read(file), mark])
-    return mark
+    """Record that a run is about to start; its tag is unique."""
+    pending = PendingRun(None if store.is_own else store.uri, store.experiment, uuid.uuid4().hex)
+    _write(file, [*_read(file), pending])
+    return pending
 
 
-def drop(file: Path, mark: PendingRun) -> None:
-    """Take a mark away, because its run has ended in the store."""
-    _write(file, [other for other in _read(file) if other != mark])
+def remove(file: Path, pending: PendingRun) -> None:
+    """Remove a run that has ended in its store."""
+    _write(file, [other for other in _read(file) if other != pending])
 
 
 def end_dead(file: Path, output_dir: Path, status: Status) -> None:
-    """End the runs that a dead process left RUNNING, each in its store; the caller knows that the process is dead."""
-    for mark in _read(file):
-        store = Store(mark.uri or default_uri(output_dir), mark.experiment, output_dir)
+    """End the runs that a process left RUNNING, each in its store; the caller knows that the process is dead."""
+    for pending in _read(file):
+        store = Store(pending.uri or default_uri(output_dir), pending.experiment, output_dir)
         try:
             with clear_errors(store.uri):
-                _end(store, mark, status)
+                _end(store, pending, status)
         except RunnerError as error:
             log.warning("a run may still be RUNNING there: %s", error)
         else:
-            drop(file, mark)
+            remove(file, pending)
 
 
 def end_runs(store: Store, dead: Iterable[str], status: Status) -> None:
@@ -67,36 +68,36 @@ def end_runs(store: Store, dead: Iterable[str], status: Status) -> None:
         return
     try:
         with clear_errors(store.uri):
-            if (found := find_store(store)) is not None:
+            if (opened := find_store(store)) is not None:
                 for run_id in run_ids:
-                    found[0].set_terminated(run_id, status.value)
+                    opened[0].set_terminated(run_id, status.value)
     except RunnerError as error:
         log.warning("a run may still be RUNNING there: %s", error)
 
 
-def is_here(store: Store, tags: dict[str, str]) -> bool:
-    """Whether a run in a store, which several folders may share, is one of this folder's, wherever that has been."""
+def is_of_folder(store: Store, tags: dict[str, str]) -> bool:
+    """Return whether a run belongs to the store's output folder: several folders may share a store, or be moved."""
     place = Path(tags.get("output_dir", ""))
     folder = place.parents[1] if "job_id" in tags and len(place.parents) > 1 else place
     return folder == store.output_dir.resolve() or (store.is_own and not place.exists())
 
 
-def left(file: Path) -> bool:
-    """Whether a run may still stand there as RUNNING."""
+def any_left(file: Path) -> bool:
+    """Return whether the file names a run that may still be RUNNING."""
     return bool(_read(file))
 
 
 def tags_of(file: Path) -> set[str]:
-    """Return the tags of the runs that were begun."""
-    return {mark.tag for mark in _read(file)}
+    """Return the tags of the pending runs."""
+    return {pending.tag for pending in _read(file)}
 
 
-def _end(store: Store, mark: PendingRun, status: Status) -> None:
-    found = find_store(store)
-    if found is None:  # the database or the experiment is gone, and the run with it
+def _end(store: Store, pending: PendingRun, status: Status) -> None:
+    opened = find_store(store)
+    if opened is None:  # the database or the experiment was deleted, and the run with it
         return
-    client, experiment_id = found
-    for run in client.search_runs([experiment_id], f"tags.{TAG} = '{mark.tag}' and attributes.status = 'RUNNING'"):
+    client, experiment_id = opened
+    for run in client.search_runs([experiment_id], f"tags.{TAG} = '{pending.tag}' and attributes.status = 'RUNNING'"):
         client.set_terminated(run.info.run_id, status.value)
 
 
@@ -107,13 +108,13 @@ def _read(file: Path) -> list[PendingRun]:
     return []
 
 
-def _write(file: Path, marks: list[PendingRun]) -> None:
-    """Write in one step; a uri may hold a token, so that nobody else reads it."""
-    if not marks:
+def _write(file: Path, pending: list[PendingRun]) -> None:
+    """Write the file in one step, readable only by the user, since a uri may contain a token."""
+    if not pending:
         file.unlink(missing_ok=True)
         return
     fresh = file.with_name(f"{file.name}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        json.dump([asdict(mark) for mark in marks], stream)
+        json.dump([asdict(one) for one in pending], stream)
     fresh.replace(file)

@@ -1,8 +1,8 @@
-"""Answers that another job has already: `task.limit=200` after `task.limit=100` generates the second hundred only.
+"""Reuse of another job's answers: `task.limit=200` after `task.limit=100` generates only the second hundred.
 
-Sibling jobs differ in nothing that an answer depends on, only in which questions they ask and in what they check
-besides. A marker file in each job's folder lets the others find it. Nothing is written to another job's folder, and
-only whole lines with a correct checksum are read from it.
+Sibling jobs differ only in which questions they ask and in what else they check, and in nothing that an answer depends
+on. A marker file in each job's folder lets the others find it. Nothing is written to another job's folder, and only
+complete lines with a correct checksum are read from it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runner.core.errors import EvidenceError, cannot_write, one_line
 from runner.core.result import Sample
 from runner.store.jobs import OLD, Job, read_samples
 
-MARK = ".kin-"  # in a job's folder, followed by what it shares with its siblings
+MARK = ".kin-"  # in a job's folder, followed by its sibling key
 
 
 def mark(job: Job) -> None:
@@ -40,25 +40,25 @@ def reusable(
 ) -> tuple[dict[int, Sample], list[str]]:
     """Return the wanted answers that sibling jobs have, by index, and notes about jobs that could not be read.
 
-    `adopted` returns another job's sample as this job would have it, or None where it answers another question. Jobs
-    may be at work meanwhile: a line that is being written is not whole, and counts as not there.
+    `adopted` returns another job's sample as this job would record it, or None if it answers another question. A
+    sibling may be running: a line that is not complete yet is ignored.
     """
-    found: dict[int, Sample] = {}
+    reused: dict[int, Sample] = {}
     notes = []
     for other in siblings(job):
-        if wanted <= found.keys():
+        if wanted <= reused.keys():
             break
         try:
             samples = read_samples(other.samples_path)
         except (EvidenceError, OSError) as error:
-            notes.append(f"nothing was taken from job {other.job_id}: {one_line(error)}")
+            notes.append(f"no answers were reused from job {other.job_id}: {one_line(error)}")
             continue
-        for index in wanted - found.keys():
+        for index in wanted - reused.keys():
             theirs = samples.get(index)
-            mine = None if theirs is None or theirs.failed else adopted(theirs)
-            if theirs is not None and mine is not None:
-                found[index] = replace(mine, reused_from=theirs.reused_from or other.job_id)
-    return found, notes
+            ours = None if theirs is None or theirs.failed else adopted(theirs)
+            if theirs is not None and ours is not None:
+                reused[index] = replace(ours, reused_from=theirs.reused_from or other.job_id)
+    return reused, notes
 
 
 def folder_of(job: Job, job_id: str) -> Path:

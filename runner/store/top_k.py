@@ -1,8 +1,9 @@
-"""top_k.jsonl: the most probable tokens in each place of a job's texts, for jobs that compare their model with it.
+"""top_k.jsonl: the most probable tokens at each position of a job's texts, for jobs that compare their model with it.
 
-A line a sample, sealed as samples are: token ids (32 bit) and natural logarithms (float32), place by place, each as
-base64 of zstd. What the other tokens have together follows from these. A line is written before its sample, so a sample
-without one has been tampered with; where a kill has left a line without its sample, the next line of that index counts.
+It has one line per sample, with a checksum as samples have: token ids (32 bit) and natural logarithms (float32),
+position by position, compressed with zstd and encoded as base64. The total probability of the other tokens follows from
+these. A line is written before its sample, so a sample without a line means that the file was changed. If a kill has
+left a line without its sample, the next line of that index counts.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ BYTES = 4
 
 @dataclass(frozen=True)
 class TopK:
-    """The `width` most probable tokens in each place of one sample, the first one first."""
+    """The `width` most probable tokens at each position of one sample, in descending order."""
 
     width: int
     ids: array[int]
@@ -36,7 +37,7 @@ class TopK:
 
     @classmethod
     def of(cls, top: Sequence[Sequence[tuple[int, float]]]) -> TopK:
-        """Take over what an engine has said of each place."""
+        """Return the tokens that an engine has reported for each position."""
         pairs = [pair for place in top for pair in place]
         return cls(len(top[0]), array(ID, [one for one, _ in pairs]), array(LOGPROB, [value for _, value in pairs]))
 
@@ -45,24 +46,26 @@ class TopK:
         """How many tokens the sample has."""
         return len(self.ids) // self.width
 
-    def beside(self) -> list[array[int]]:
-        """Return the ids of each place."""
+    def ids_by_position(self) -> list[array[int]]:
+        """Return the token ids of each position."""
         return [self.ids[at : at + self.width] for at in range(0, len(self.ids), self.width)]
 
 
 class TopKFile:
-    """What a job keeps of its samples; `there` are those that have a line already."""
+    """The file that a job appends to; `widths` has the samples with a line already, and its width."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / TOP_K
-        self.there = {int(line["index"]): line["width"] for _, line in read_evidence(self.path, unsealed, "line", True)}
+        self.widths = {
+            int(line["index"]): line["width"] for _, line in read_evidence(self.path, unsealed, "line", True)
+        }
         self._file = GrowingFile(self.path)
 
     def add(self, index: int, top: TopK) -> None:
         """Append a sample's line."""
         packed = {"ids": _packed(top.ids), "logprobs": _packed(top.logprobs)}
         self._file.append(sealed({"index": index, "width": top.width, "places": top.places, **packed}))
-        self.there[index] = top.width
+        self.widths[index] = top.width
 
     def close(self) -> None:
         """Close the file."""
@@ -70,20 +73,20 @@ class TopKFile:
 
 
 def read_top_k(path: Path) -> dict[int, TopK]:
-    """Return what a job has kept, by sample; EvidenceError with file and line where one is not as it was written."""
-    found: dict[int, TopK] = {}
+    """Return the lines of a job by sample; EvidenceError with file and line number for a damaged line."""
+    by_sample: dict[int, TopK] = {}
     for number, line in read_evidence(path, unsealed, "line of top_k.jsonl"):
         try:
             count = int(line["width"]) * int(line["places"])
             ids, logprobs = _unpacked(ID, line["ids"], count), _unpacked(LOGPROB, line["logprobs"], count)
-            found[int(line["index"])] = TopK(int(line["width"]), ids, logprobs)
+            by_sample[int(line["index"])] = TopK(int(line["width"]), ids, logprobs)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise damaged(path, number, f"is not a sample's most probable tokens ({error})") from error
-    return found
+    return by_sample
 
 
 def _packed(values: array[Any]) -> str:
-    import pyarrow  # tens of milliseconds, for who keeps or reads such a file only
+    import pyarrow  # late: importing it takes tens of milliseconds
 
     return base64.b64encode(pyarrow.compress(values.tobytes(), codec="zstd", asbytes=True)).decode()
 

@@ -1,7 +1,7 @@
 """The only writer to MLflow. A job is one run: params, batched metrics, evidence as artifacts, a true status.
 
-MLflow is imported inside the functions: it costs more than a second, and a job answered from the ledger or run
-with tracking=none must not pay for it.
+MLflow is imported inside the functions: that takes more than a second, which a job that is recorded already or has
+tracking=none must not spend.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from runner.core.result import Record, Status
 from runner.core.uris import without_secrets
 from runner.store import pending_runs
 from runner.store.jobs import Job
-from runner.store.look import PARENT, StoredRuns, look
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
+from runner.store.stored_runs import PARENT, StoredRuns, read_runs
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
@@ -37,34 +37,34 @@ class Tracker:
     store: Store | None = None
     client: Any = None
     run_id: str | None = None
-    problem: TrackingError | None = None  # why nothing can be logged, though something should be
-    mark: pending_runs.PendingRun | None = None  # of the run, until it has ended
+    problem: TrackingError | None = None  # why the run cannot be logged
+    pending: pending_runs.PendingRun | None = None  # the run's entry until it has ended
 
     @property
     def uri(self) -> str | None:
-        """The store's uri, as it may be written down."""
+        """The store's uri without secrets."""
         return self.store.shown if self.store else None
 
 
 def start(store: Store | None, job: Job, record: Record) -> Tracker:
-    """Open MLflow and start the job's run; says what is wrong before anything expensive happens."""
+    """Open MLflow and start the job's run; raises the store's errors before anything expensive happens."""
     if store is None:
         return Tracker()
     with clear_errors(store.uri):
         if store.parent_run_id is None:
             end_dead(store, job)
-        else:  # a grid has asked the store for all of its jobs at once
+        else:  # the grid has read the runs of all its jobs at once
             pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
         client, experiment_id = open_store(store)
-        from mlflow.entities import Param  # after its settings, which opening the store has made
+        from mlflow.entities import Param  # after opening the store, which sets MLflow's variables
 
-        mark = pending_runs.add(job.folder / pending_runs.FILE, store)
+        pending = pending_runs.add(job.folder / pending_runs.FILE, store)
         tags = {
             "job_id": job.job_id,
             "task": record.task,
             "task_version": str(record.task_version),
             "output_dir": os.path.realpath(job.folder),
-            pending_runs.TAG: mark.tag,
+            pending_runs.TAG: pending.tag,
             "mlflow.runName": record.name or job.job_id,
             "mlflow.source.name": "runner",
         }
@@ -73,31 +73,31 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
         if store.parent_run_id is not None:
             tags[PARENT] = store.parent_run_id
         run_id = client.create_run(experiment_id, tags=tags).info.run_id
-        params = [Param(_legal(key), value[:MAX_PARAM_CHARACTERS]) for key, value in record.params.items()]
+        params = [Param(_legal_name(key), value[:MAX_PARAM_CHARACTERS]) for key, value in record.params.items()]
         for begin in range(0, len(params), PARAMS_A_CALL):
             client.log_batch(run_id, params=params[begin : begin + PARAMS_A_CALL])
         _log_data(client, run_id, record.data)
-    return Tracker(store, client, run_id, mark=mark)
+    return Tracker(store, client, run_id, pending=pending)
 
 
 def end_dead(store: Store, job: Job) -> StoredRuns:
-    """End what a dead process has left RUNNING of a job that the caller holds; return what the store has of it."""
+    """End the runs that a dead process left RUNNING of a job whose lock the caller holds; return the job's runs."""
     pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
-    held = look(store, job.job_id)
-    dead = (run for run, tags in held.running.items() if pending_runs.is_here(store, tags))
+    stored = read_runs(store, job.job_id)
+    dead = (run for run, tags in stored.running.items() if pending_runs.is_of_folder(store, tags))
     pending_runs.end_runs(store, dead, Status.KILLED)
-    return held
+    return stored
 
 
-def adopt(store: Store, run_id: str) -> None:
-    """Let a job's run stand below the store's parent."""
+def move_below_parent(store: Store, run_id: str) -> None:
+    """Move a job's run below the store's parent run."""
     with clear_errors(store.uri):
         client, _ = open_store(store)
         client.set_tag(run_id, PARENT, store.parent_run_id)
 
 
 def _log_data(client: Any, run_id: str, data: dict[str, str]) -> None:
-    """Log what the questions are as MLflow's dataset input."""
+    """Log the data set as MLflow's dataset input."""
     if not data:
         return
     from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -110,13 +110,13 @@ def _log_data(client: Any, run_id: str, data: dict[str, str]) -> None:
     except MlflowException as error:
         if error.error_code != "BAD_REQUEST":
             raise
-        # MLflow looks for the data set and then inserts it: of two processes that do so at once one is refused,
-        # and finds the other's when it asks again.
+        # MLflow looks for the data set and then inserts it: of two processes that do so at once, one fails, and finds
+        # the other's data set when it tries again.
         client.log_inputs(run_id, inputs)
 
 
 def finish(tracker: Tracker, job: Job, record: Record) -> None:
-    """Log metrics, evidence and status; when MLflow fails here, the result is on disk and stays there."""
+    """Log metrics, evidence and status; if MLflow fails here, the result is already on disk."""
     if tracker.problem is not None:
         raise tracker.problem
     if tracker.store is None:
@@ -125,10 +125,12 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
 
     client, run_id, result = tracker.client, tracker.run_id, record.result
     now_ms = int(time.time() * 1000)
-    metrics = [Metric(_legal(key), value, now_ms, 0) for key, value in result.metrics.items() if math.isfinite(value)]
+    metrics = [
+        Metric(_legal_name(key), value, now_ms, 0) for key, value in result.metrics.items() if math.isfinite(value)
+    ]
     for key, points in result.series.items():
-        metrics += [Metric(_legal(key), value, now_ms, step) for step, value in points if math.isfinite(value)]
-    tags = [RunTag(_legal(f"fact.{key}"), value[:8000]) for key, value in result.facts.items()]
+        metrics += [Metric(_legal_name(key), value, now_ms, step) for step, value in points if math.isfinite(value)]
+    tags = [RunTag(_legal_name(f"fact.{key}"), value[:8000]) for key, value in result.facts.items()]
     tags += [RunTag("notes", "\n".join(result.notes)[:8000])] if result.notes else []
     with clear_errors(tracker.store.uri, kept=job.folder):
         probe(tracker.store.uri)
@@ -139,12 +141,12 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
             if file.is_file() and not file.name.startswith("."):
                 client.log_artifact(run_id, str(file))
         client.set_terminated(run_id, record.status.value)
-    if tracker.mark is not None:
-        pending_runs.drop(job.folder / pending_runs.FILE, tracker.mark)
+    if tracker.pending is not None:
+        pending_runs.remove(job.folder / pending_runs.FILE, tracker.pending)
 
 
 def run_name(config: RunnerConfig) -> str:
-    """Name a run by what people pick, plain choices left out: `gsm8k embedded nf4 hard5`."""
+    """Return a run's name, made of the choices that are not the plain ones: `gsm8k embedded nf4 hard5`."""
     plain = ("none", "native", "greedy")
     names = [config.task.name, Path(config.model.name).name]
     groups = (config.quantization, config.lora, config.rope, config.generation)
@@ -172,6 +174,6 @@ def _text(value: object) -> str:
     return str(value)
 
 
-def _legal(key: str) -> str:
-    """Keep to the characters that MLflow allows in a name."""
+def _legal_name(key: str) -> str:
+    """Replace the characters that MLflow does not allow in a name."""
     return re.sub(r"[^\w\-. :/]", "_", key)[:250]

@@ -1,7 +1,7 @@
-"""Pack the parts of a split into an archive, or unpack one: everything else in the folder stays as it is.
+"""Pack the parts of a split into an archive, or unpack one; all other files are copied unchanged.
 
-The parts are checked first; the manifest is written last, and until then manifest.unfinished.json lists the parts that
-are done, so that an interrupted run goes on from them.
+The parts are checked first. The manifest is written last; until then manifest.unfinished.json lists the parts that are
+done, so that an interrupted run resumes from them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import byteio
-from runner.checkpoints.weight_files import load_json
 from runner.config.root import RunnerConfig
 from runner.config.task import Archive, ArchiveConfig
 from runner.core import machine
@@ -21,19 +20,20 @@ from runner.core.errors import ConfigError
 from runner.core.files import hold_folder
 from runner.core.machine import MIB
 from runner.core.result import Result
+from runner.core.texts import load_json
 from runner.sharding.archive import codec, compress, open_part
 from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import ARCHIVES, MANIFEST, UNFINISHED, Manifest, PartEntry, part_file, read_manifest
 from runner.sharding.write import Meter, copied
 from runner.store.artifacts import promise
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 1
 USES = frozenset({Uses.own_location})
 FROM_LEDGER = True
 
 KEY = "task.output_dir"
-MADE_FROM = "archived_from"  # SHA-256 of the manifest that a run began with
+MADE_FROM = "archived_from"  # key of the SHA-256 of the manifest that a run began with
 
 
 @dataclass
@@ -45,19 +45,18 @@ class ArchiveInputs(Inputs):
 
 
 def prepare(config: RunnerConfig) -> ArchiveInputs:
-    """Read the manifest and hash it; parts that are in the wanted form already are an error."""
-    task = config.task
-    assert isinstance(task, ArchiveConfig)
+    """Read the manifest and hash it; parts that already have the wanted form are an error."""
+    task = own_config(config, ArchiveConfig)
     manifest = read_manifest(task.parts)
     if (manifest.archive is None) == (task.archive is Archive.none):
-        state = "no archive: its parts are as they are loaded" if manifest.archive is None else "an archive already"
+        state = "not an archive: its parts can be loaded" if manifest.archive is None else "an archive already"
         raise ConfigError(f"task.archive={task.archive.value}: task.parts={manifest.folder} is {state}")
-    codec()  # says at once what is not installed
+    codec()  # raises at once if the library is not installed
     return ArchiveInputs({"manifest": manifest.sha256}, task, manifest)
 
 
 def run(inputs: ArchiveInputs, context: Context) -> Result:
-    """Write the parts in their other form, and the files around them as they are."""
+    """Write the parts in their other form, and copy the files around them."""
     machine.reset_peak()
     started, manifest, recorder = time.perf_counter(), inputs.manifest, context.recorder
     folder = Path(inputs.task.output_dir).expanduser().absolute()
@@ -67,7 +66,7 @@ def run(inputs: ArchiveInputs, context: Context) -> Result:
     done = _earlier(folder, inputs.hashes["manifest"])
     require_complete(manifest, recorder.progress)
     todo = [part for part in manifest.parts if part.part_id not in done]
-    byteio.require_space(folder, sum(part.raw.nbytes for part in todo))  # noise does not get smaller
+    byteio.require_space(folder, sum(part.raw.nbytes for part in todo))  # random weights do not get smaller
     byteio.make_folder(folder)
     write_started, raw_bytes = time.perf_counter(), sum(part.raw.nbytes for part in manifest.parts)
     total = sum(part.raw.nbytes for part in todo)
@@ -108,7 +107,7 @@ def _row(part: PartEntry, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _earlier(folder: Path, made_from: str) -> dict[int, dict[str, Any]]:
-    """Return the parts that an interrupted run of the same packing has finished; any other content is refused."""
+    """Return the parts that an interrupted run of the same job has finished; reject any other content."""
     names = byteio.list_folder(folder, KEY)
     earlier = load_json(folder / UNFINISHED) if UNFINISHED in names else {}
     if names and earlier.get(MADE_FROM) != made_from:
@@ -116,12 +115,12 @@ def _earlier(folder: Path, made_from: str) -> dict[int, dict[str, Any]]:
             f"{KEY}={folder}: the folder is not empty ({', '.join(names[:3])}{', ...' * (len(names) > 3)}). "
             "Nothing was changed: give an empty or new folder"
         )
-    right = {}
+    finished = {}
     for entry in earlier.get("parts", []):
         path, digest = folder / entry["file"], entry["digest"]
         if path.is_file() and byteio.file_digest(path, byteio.algorithm_of(digest)) == digest:
-            right[entry["part_id"]] = entry
-    return right
+            finished[entry["part_id"]] = entry
+    return finished
 
 
 def _in_order(done: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -129,10 +128,10 @@ def _in_order(done: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _copy_small(manifest: Manifest, folder: Path) -> None:
-    """Copy what is not a part: it was checked a moment ago, and is checked again on the way."""
-    small = [(f"{sub}/{one.file}", str(one.digest)) for sub, group in manifest.around.items() for one in group]
-    small += [(part.partition, f"sha256:{part.partition_sha256}") for part in manifest.parts]
-    for place, digest in small:
+    """Copy the files that are not parts; their digests are checked again while they are copied."""
+    files = [(f"{sub}/{one.file}", str(one.digest)) for sub, group in manifest.around.items() for one in group]
+    files += [(part.partition, f"sha256:{part.partition_sha256}") for part in manifest.parts]
+    for place, digest in files:
         copied(manifest.folder / place, place, digest=digest).write(folder)
 
 
@@ -147,13 +146,13 @@ def _packed(manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, 
 def _unpacked(manifest: Manifest, part: PartEntry, folder: Path, entry: dict[str, Any], meter: Meter) -> dict[str, Any]:
     path, digest = folder / part_file(part.part_id), str(part.raw.digest)
     byteio.write_digested(path, _pieces(manifest, part, meter), byteio.algorithm_of(digest), digest)
-    kept = {key: value for key, value in entry.items() if key not in ("raw_bytes", "raw_digest", "frames")}
-    kept |= {"file": path.name, "bytes": part.raw.nbytes, "digest": digest}
-    return kept | {"mtime_ns": path.stat().st_mtime_ns}
+    unpacked = {key: value for key, value in entry.items() if key not in ("raw_bytes", "raw_digest", "frames")}
+    unpacked |= {"file": path.name, "bytes": part.raw.nbytes, "digest": digest}
+    return unpacked | {"mtime_ns": path.stat().st_mtime_ns}
 
 
 def _pieces(manifest: Manifest, part: PartEntry, meter: Meter) -> Iterator[bytes | memoryview]:
-    """Yield the safetensors file of a part, whichever form it is in."""
+    """Yield the bytes of a part's safetensors file, whatever form it is stored in."""
     for piece in open_part(manifest.folder, part)(0, part.raw.nbytes):
         yield piece
         meter(len(piece))

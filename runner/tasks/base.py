@@ -1,7 +1,7 @@
 """The contract of a task. A task is a module; tasks never import each other.
 
-What a task works on stands in `USES`: plans, checks before a load, the job's identity and the number of workers follow
-from that alone, so nobody outside asks which task it is.
+`USES` names what a task works on. Plans, checks before a load, the job's identity and the number of workers follow from
+it alone, so no code outside of this folder asks which task it is.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
 from runner.core.result import Result
-from runner.engines.base import Engine
+from runner.engines.contract import Engine
 from runner.store.jobs import Recorder
+
+Own = TypeVar("Own")
 
 
 class Uses(StrEnum):
@@ -34,10 +36,10 @@ class Inputs:
     """What a task has read before it runs; a task adds what it needs in a subclass."""
 
     hashes: dict[str, str]  # name -> SHA-256 of everything read that can change the answer
-    # of these and of the config's keys, those in which jobs may differ that take answers over from one another
+    # the hashes and config keys in which two jobs may differ and still reuse each other's answers
     ignored_for_reuse: frozenset[str] = field(default=frozenset(), kw_only=True)
-    count: int | None = field(default=None, kw_only=True)  # questions or prompts that are put, for an estimate of time
-    after: str = field(default="", kw_only=True)  # the id of a job that has to be done before; empty: none
+    count: int | None = field(default=None, kw_only=True)  # questions or prompts, for an estimate of time
+    after: str = field(default="", kw_only=True)  # the id of a job that must run first; empty: none
     second: RunnerConfig | None = field(default=None, kw_only=True)  # of a model that is loaded beside the job's own
     data: dict[str, str] = field(default_factory=dict, kw_only=True)  # a data set: name, digest, source_type, source
 
@@ -49,22 +51,22 @@ class Context:
     config: RunnerConfig
     recorder: Recorder
     resolved: Resolved
-    engine: Engine  # built at its first use: a job that never asks it never imports torch
+    engine: Engine  # built at its first use: a job that never uses it never imports torch
 
 
 class Task(Protocol):
-    """What every task module has. Where it applies, a module has one of these functions as well.
+    """What every task module has. A module may also have these functions.
 
-    deliver(inputs, config, job, result): hand over what keys outside the identity ask for now and did not ask for then
-    preview(inputs, config, resolved): return lines for a plan, without a weight; empty where there are none
+    deliver(inputs, config, job, result): for a recorded job, do what keys outside of its identity ask for now
+    preview(inputs, config, resolved): return lines for a plan, without loading weights; may be empty
     """
 
     VERSION: int  # raise it when the same completions would be scored or measured differently
     USES: frozenset[Uses]
-    FROM_LEDGER: bool  # False: what was true yesterday is done again today
+    FROM_LEDGER: bool  # False: a recorded result is not reused, the job runs again
 
     def prepare(self, config: RunnerConfig) -> Inputs:
-        """Read and hash the inputs, once; refuse bad ones before anything is loaded."""
+        """Read and hash the inputs, once; reject bad ones before anything is loaded."""
         ...
 
     def run(self, inputs: Any, context: Context) -> Result:
@@ -72,6 +74,12 @@ class Task(Protocol):
         ...
 
 
+def own_config(config: RunnerConfig, kind: type[Own]) -> Own:
+    """Return the group `task` of a job's config as the class that the task has for it."""
+    assert isinstance(config.task, kind)
+    return config.task
+
+
 def task_of(config: RunnerConfig) -> Task:
-    """Import the module that does the work: a job pays for its own task only."""
+    """Import the module that does the work: a job imports only its own task."""
     return cast(Task, importlib.import_module(config.task.module))

@@ -1,7 +1,7 @@
 """task=chat: a conversation in the terminal with the model that the groups describe.
 
-Each turn is a sample on disk as soon as it has ended. What was computed for a turn is kept, so that the next one
-computes only what is new. Lines that come through a pipe are turns, too.
+Each turn is written to disk as a sample when it ends. The engine keeps its KV cache, so the next turn computes only the
+new tokens. Lines from a pipe are turns, too.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from runner.core.result import FinishReason, Result
 from runner.core.sides import answered_by
 from runner.core.texts import read_text
 from runner.datasets.prompts import read_conversation
-from runner.engines.base import Capability, Completion, Engine, Event, Message, NoChatTemplate, Request, gather, require
+from runner.engines.base import Capability, Completion, Event, Message, NoChatTemplate, Request
+from runner.engines.contract import Engine, gather, require
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
-from runner.scorers.totals import count_completions, who_did_what
+from runner.scorers.totals import cost_and_sides, count_completions
 from runner.store.measured import Measured
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import sample_of
 
 VERSION = 1
@@ -39,22 +40,21 @@ FROM_LEDGER = False
 QUIT = ("quit", "exit", "/quit", "/exit")
 SETTINGS = (*PARAMETERS, "max_new_tokens", "seed")
 HISTORY = ".chat_history"  # in output_dir: the lines that the arrow keys bring back
-NO_TEMPLATE = "the model has no chat template: turns are put as `User: …` and `Assistant: …`"
+NO_TEMPLATE = "the model has no chat template: turns are sent as `User: …` and `Assistant: …`"
 PLAIN_STOP = ("\nUser:",)
 
 
 @dataclass
 class Opening(Inputs):
-    """What a conversation begins with."""
+    """The messages that a conversation begins with."""
 
     task: ChatConfig
     messages: list[Message]
 
 
 def prepare(config: RunnerConfig) -> Opening:
-    """Read the conversation to go on from; every chat is a job of its own."""
-    task = config.task
-    assert isinstance(task, ChatConfig)
+    """Read the conversation to continue, if one is given; every chat is a job of its own."""
+    task = own_config(config, ChatConfig)
     messages = [] if task.load is None else _load(Path(task.load), f"task.load={task.load}")
     if task.system is not None:
         messages = [Message("system", task.system), *(it for it in messages if it.role != "system")]
@@ -62,7 +62,7 @@ def prepare(config: RunnerConfig) -> Opening:
 
 
 def run(inputs: Opening, context: Context) -> Result:
-    """Talk until the user has had enough."""
+    """Talk until the user quits."""
     contention = machine.Contention()
     machine.reset_peak()
     engine, recorder = context.engine, context.recorder
@@ -78,9 +78,9 @@ def run(inputs: Opening, context: Context) -> Result:
     samples = [recorder.samples[index] for index in sorted(recorder.samples)]
     measured = Measured(report, engine.stats, machine.peak_rss_mib(), machine.name(), contention.describe())
     cancelled = sum(sample.finish_reason is FinishReason.cancelled for sample in samples)
-    metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics | who_did_what(samples)
-    said_by = answered_by(samples)
-    facts = measured.facts | ({"answered_by": said_by} if said_by else {})
+    metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics | cost_and_sides(samples)
+    models = answered_by(samples)
+    facts = measured.facts | ({"answered_by": models} if models else {})
     notes = report.notes + engine.stats.notes + chat.notes
     return Result(metrics, facts=facts, notes=notes, tables=measured.tables)
 
@@ -102,10 +102,13 @@ class Chat:
             "/reset": (self._reset, "begin anew, with the same system message"),
             "/system": (self._system, "TEXT: give the model this system message from now on"),
             "/set": (self._set, f"generation.KEY=VALUE: one of {', '.join(SETTINGS)}; without it: show them"),
-            "/stats": (self._stats, "what the last turn has cost, and all of them"),
+            "/stats": (self._stats, "what the last turn cost, and all turns together"),
             "/save": (self._save, "FILE: write the conversation as JSON"),
-            "/load": (self._load, "FILE: go on from a conversation that was saved"),
-            "/help": (self._help, "this list; quit or Ctrl-D ends, Ctrl-C stops an answer, \\ at a line's end goes on"),
+            "/load": (self._load, "FILE: continue a saved conversation"),
+            "/help": (
+                self._help,
+                "this list; quit or Ctrl-D ends, Ctrl-C stops an answer, \\ continues a line",
+            ),
         }
 
     def talk(self, read: Callable[[str], str]) -> None:
@@ -122,7 +125,7 @@ class Chat:
                         self._answer(line, pressed)
                 except RunnerError as error:
                     self.session.check()
-                    if not (self.turns or line.startswith("/")):  # whom no first turn reaches, no other one will
+                    if not (self.turns or line.startswith("/")):  # if the first turn fails, so will all others
                         raise
                     say(f"error: {error}")
 
@@ -133,9 +136,9 @@ class Chat:
         self.commands[name][0](argument.strip())
 
     def _answer(self, text: str, pressed: list[bool]) -> None:
-        """Put a turn to the model, and print its answer as it comes; Ctrl-C ends the answer."""
-        asked, before = [*self.messages, Message("user", text)], replace(self.engine.stats)
-        self._submit(asked)
+        """Send a turn to the model, and print its answer as it comes; Ctrl-C ends the answer."""
+        messages, before = [*self.messages, Message("user", text)], replace(self.engine.stats)
+        self._submit(messages)
         pressed[:] = [False]
         completions: list[Completion] = []
 
@@ -158,11 +161,11 @@ class Chat:
             raise ConfigError(f"{completion.error} (/reset begins anew)")
         if completion.finish_reason is FinishReason.length:
             say(f"[cut off after {completion.tokens} tokens: /set generation.max_new_tokens=N]")
-        self.messages = [*asked, Message("assistant", completion.text)]
+        self.messages = [*messages, Message("assistant", completion.text)]
         self.last = completion, self.engine.stats - before
 
     def _submit(self, messages: list[Message]) -> None:
-        """Ask for the next turn, in the model's chat template or, where it has none, as plain text."""
+        """Submit the next turn, in the model's chat template or, if it has none, as plain text."""
         request = Request(
             self.turns,
             tuple(messages),
@@ -200,56 +203,56 @@ class Chat:
             try:
                 number: Any = PARAMETERS[key].read(value) if key in PARAMETERS else int(value)
             except ValueError as error:
-                raise ConfigError(f"/set {assignment}: {value or 'nothing'} is no number") from error
+                raise ConfigError(f"/set {assignment}: {value or 'nothing'} is not a number") from error
             try:
                 if key == "max_new_tokens":
                     self.max_new_tokens = Request(0, "", max_new_tokens=int(number)).max_new_tokens or 1
                 else:
                     self.sampling = replace(self.sampling, **{key: number})
-            except ConfigError as error:  # in the words that the user has typed
+            except ConfigError as error:  # names the setting as the user typed it
                 raise ConfigError(f"/set {assignment}: {str(error).partition(': ')[2]}") from error
-        held = {**vars(self.sampling.over(self.generation, self.seed)), "max_new_tokens": self.max_new_tokens}
-        say("  ".join(f"{name}={held[name]}" for name in SETTINGS if held[name] is not None))
+        settings = {**vars(self.sampling.over(self.generation, self.seed)), "max_new_tokens": self.max_new_tokens}
+        say("  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None))
 
     def _stats(self, _: str) -> None:
         if self.last is None:
-            say("nothing was said yet")
+            say("no turn has ended yet")
             return
         completion, spent = self.last
         if completion.new_tokens is not None:  # a server elsewhere
             say(
                 f"this turn: {completion.prompt_tokens} prompt tokens and {completion.tokens} new ones, the first after"
-                f" {completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s; what the server kept from "
-                "before, it alone knows"
+                f" {completion.first_token_s:.2f} s, all after {completion.seconds:.2f} s (how many prompt tokens the "
+                "server had in its cache is unknown)"
             )
             return
-        kept = completion.prompt_tokens - spent.prefill_tokens
-        whole = self.engine.stats - self.began
+        cached_tokens = completion.prompt_tokens - spent.prefill_tokens
+        total = self.engine.stats - self.began
         guessed = f", {spent.accepted_tokens} of {spent.draft_tokens} guessed ones right" if spent.draft_tokens else ""
         say(
-            f"this turn: {completion.prompt_tokens} prompt tokens, {kept} of them kept from before and "
+            f"this turn: {completion.prompt_tokens} prompt tokens, {cached_tokens} of them from the cache and "
             f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
             f"           {len(completion.token_ids)} new tokens, the first after {completion.first_token_s:.2f} s, "
             f"then {spent.decode_tok_per_s:,.0f} tokens/s{guessed}\n"
-            f"all turns: {whole.prefill_tokens} prompt tokens computed at {whole.prefill_tok_per_s:,.0f} tokens/s, "
-            f"{whole.decode_tokens + self.turns} new ones at {whole.decode_tok_per_s:,.0f} tokens/s"
+            f"all turns: {total.prefill_tokens} prompt tokens computed at {total.prefill_tok_per_s:,.0f} tokens/s, "
+            f"{total.decode_tokens + self.turns} new ones at {total.decode_tok_per_s:,.0f} tokens/s"
         )
 
     def _save(self, name: str) -> None:
         path = _named(name, "/save")
         if path.exists():
-            _load(path, f"/save {name}: the file is there already, and")  # only a conversation is replaced
+            _load(path, f"/save {name}: the file exists, and")  # only a conversation is replaced
         data = {"messages": [{"role": message.role, "content": message.content} for message in self.messages]}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save")
-        say(f"{len(self.messages)} messages are in {path}")
+        say(f"wrote {len(self.messages)} messages to {path}")
 
     def _load(self, name: str) -> None:
         self.messages = _load(_named(name, "/load"), f"/load {name}")
-        say(f"{len(self.messages)} messages: the next turn goes on from them")
+        say(f"read {len(self.messages)} messages: the next turn continues them")
 
     def _help(self, _: str) -> None:
-        for name, (_do, words) in self.commands.items():
+        for name, (_command, words) in self.commands.items():
             say(f"{name:8} {words}")
 
 
@@ -260,8 +263,8 @@ def _named(name: str, command: str) -> Path:
 
 
 def _load(path: Path, key: str) -> list[Message]:
-    """Read a conversation that was saved."""
+    """Read a saved conversation."""
     try:
         return list(read_conversation(read_text(path.expanduser(), key)))
     except ValueError as error:
-        raise ConfigError(f"{key}: {path} holds no conversation: {error}") from error
+        raise ConfigError(f"{key}: {path} is not a conversation: {error}") from error

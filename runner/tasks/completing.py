@@ -1,9 +1,8 @@
-"""What tasks that ask one question after another share: go on from the samples on disk, generate, measure.
+"""Shared by the tasks that send many requests: resume from the samples on disk, generate, measure.
 
-No task itself: a helper of `gsm8k`, `generate` and `likelihood`. An answer that ended in an error is none: it stays
-among the samples as evidence, the job has FAILED, and the next start asks again. Where the error is permanent, such
-as a prompt that is longer than the model reads, the next start says what stands and loads nothing; rerun=failed asks
-again.
+Not a task: a helper of `gsm8k`, `generate` and `likelihood`. A sample that ended in an error has no answer. It stays on
+disk as evidence, the job has FAILED, and the next start sends the request again. If the error is permanent, such as a
+prompt that is longer than the model reads, the next start reports it and loads nothing; rerun=failed sends it again.
 """
 
 from __future__ import annotations
@@ -14,22 +13,12 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
-from runner.core import machine
 from runner.core.errors import JobFailed
 from runner.core.result import Choice, Sample
 from runner.core.sides import answered_by
-from runner.engines.base import (
-    Completion,
-    Engine,
-    EngineReport,
-    Event,
-    Request,
-    RequestId,
-    gather,
-    request_sha256,
-    require,
-)
-from runner.scorers.totals import who_did_what
+from runner.engines.base import Completion, EngineReport, Event, Request, RequestId, request_sha256
+from runner.engines.contract import Engine, gather, require
+from runner.scorers.totals import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring
@@ -40,37 +29,37 @@ NOT_AGAIN = "The same command would get the same error and does not ask again; r
 
 @dataclass
 class Completed:
-    """All samples of a job in the order of its questions, and what making them has cost."""
+    """All samples of a job in the order of its questions, and what they cost."""
 
     samples: list[Sample]
     notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)  # the questions without an answer: the job has FAILED
+    problems: list[str] = field(default_factory=list)  # the questions without an answer: any makes the job FAILED
     measured: Measured | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-    known: dict[str, str] = field(default_factory=dict)  # of an engine that only other jobs have opened
+    known: dict[str, str] = field(default_factory=dict)  # facts about an engine that only other jobs have opened
 
     @property
     def facts(self) -> dict[str, str]:
-        """What is known of the engine, in words."""
+        """Facts about the engine."""
         return self.measured.facts if self.measured else self.known
 
     @property
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """What the model's parts took, where it has several."""
+        """What each part of the model took, if it has several."""
         return self.measured.tables if self.measured else {}
 
 
 class StopRule(Protocol):
-    """Looks at samples in the order of the questions, whichever came first, and says when they are enough."""
+    """Looks at samples in the order of the questions, whichever came first, and decides when they are enough."""
 
     def begin(self, settled: Mapping[int, Sample]) -> int | None:
-        """Begin with what is not asked any more; return how many questions are enough, None to go on."""
+        """Begin with the samples that exist; return how many questions are enough, None to continue."""
 
     def hear(self, sample: Sample) -> int | None:
-        """Look on with one more sample."""
+        """Take one more sample; return how many questions are enough, None to continue."""
 
     def ahead(self, ended: int) -> int:
-        """Return how many questions may be under way when so many have ended."""
+        """Return how many questions may be under way when this many have ended."""
 
 
 def complete_missing(
@@ -86,11 +75,11 @@ def complete_missing(
 ) -> Completed:
     """Complete the requests that have no answer on disk yet, record each at once, and return all of them in order.
 
-    `to_sample` is given all completions of a request. `news` is asked about each new sample for what the progress bar
-    shows besides the speed, `rejection_reason` about each that an earlier start has left: why it is none of this job's,
-    `adopted` about each that another job has: as this job would have it, or None. `look` may add to what is
-    said of the engine, once it is loaded. When a `watch` has enough, those under way are dropped, and only the samples
-    up to there are returned. A job without any answer has failed.
+    `to_sample` turns all completions of a request into a sample. `news` returns what the progress bar shows for a new
+    sample besides the speed. `rejection_reason` says why a sample on disk does not belong to this job. `adopted` turns
+    another job's sample into one of this job's, or into None. `look` may add to the engine's report once it is loaded.
+    When `watch` has enough, requests under way are dropped, and only the samples up to there are returned. A job
+    without any answer has failed.
     """
     recorder = context.recorder
     sibling_jobs.mark(recorder.job)
@@ -100,30 +89,28 @@ def complete_missing(
     settled = {index: sample for index, sample in recorder.samples.items() if index not in asked}
     done = Completed([])
     done.measured = earlier = Measured.read(recorder.folder) if settled else None
-    taken: dict[int, Sample] = {}
+    reused: dict[int, Sample] = {}
     if todo and context.config.rerun not in (True, "all"):
-        taken, done.notes = sibling_jobs.reusable(recorder.job, asked, adopted)
-        todo = [request for request in todo if request.id not in taken]
-    enough = watch.begin(settled | taken) if watch is not None else None
+        reused, done.notes = sibling_jobs.reusable(recorder.job, asked, adopted)
+        todo = [request for request in todo if request.id not in reused]
+    enough = watch.begin(settled | reused) if watch is not None else None
     if enough is not None:
-        todo, taken = [], {index: sample for index, sample in taken.items() if index < enough}
+        todo, reused = [], {index: sample for index, sample in reused.items() if index < enough}
     again = sum(request.id in recorder.failed for request in todo)
     if todo:
-        contention = machine.Contention()
-        machine.reset_peak()
         engine = context.engine
         require(engine, f"task={what}", frozenset().union(*(request.needs for request in todo)))
         with recorder.progress(len(requests), "loading") as bar:
-            measuring = Measuring(engine, engine.load(), contention, recorder.folder, earlier)
+            measuring = Measuring(engine, recorder.folder, earlier)
             look(engine, measuring.report)
             refuse_other_prompts(recorder, requests, engine)
-            offered = [request for request in requests if request.id in taken]
-            others = [request for request in offered if not answers(taken[int(request.id)], request, engine)]
+            reusable = [request for request in requests if request.id in reused]
+            others = [request for request in reusable if not answers(reused[int(request.id)], request, engine)]
             todo += others
-            taken = {index: taken[index] for index in taken.keys() - {request.id for request in others}}
-            take(recorder, taken)
+            reused = {index: reused[index] for index in reused.keys() - {request.id for request in others}}
+            take(recorder, reused)
             if watch is not None:
-                watch.begin(settled | taken)  # anew: some that were offered had answered another prompt
+                watch.begin(settled | reused)  # again: some reusable samples had answered another prompt
             bar.describe(what)
             ended = len(requests) - len(todo)
             last_news: dict[str, str] = {}
@@ -147,21 +134,21 @@ def complete_missing(
             each_request(engine, todo, record, on_step=show, ahead=watch.ahead if watch is not None else None)
         done.measured = measuring.keep()
     else:
-        take(recorder, taken)
+        take(recorder, reused)
     done.samples = [recorder.samples[int(request.id)] for request in requests[:enough]]
     own = [settled[sample.index] for sample in done.samples if sample.index in settled]
     done.notes += where_from(done.samples, own, again)
     if done.measured is not None:
         done.notes += done.measured.report.notes + done.measured.stats.notes
         done.metrics = dict(done.measured.metrics)
-    elif elsewhere := said_elsewhere(recorder, done.samples):
-        done.known = elsewhere.facts
-        done.notes += elsewhere.notes
-    done.metrics |= who_did_what(done.samples)
-    if done.measured is not None and (said_by := answered_by(done.samples)):
-        done.measured.report.facts["answered_by"] = said_by
-        if "," in said_by and not any(sample.calls for sample in done.samples):
-            done.notes.append(f"the server came to answer with another model: {said_by}")
+    elif report := engine_of_reused(recorder, done.samples):
+        done.known = report.facts
+        done.notes += report.notes
+    done.metrics |= cost_and_sides(done.samples)
+    if done.measured is not None and (models := answered_by(done.samples)):
+        done.measured.report.facts["answered_by"] = models
+        if "," in models and not any(sample.calls for sample in done.samples):
+            done.notes.append(f"the server changed to another model during the job: {models}")
     done.problems = problems(what, done.samples)
     return done
 
@@ -175,9 +162,9 @@ def complete_beside(
     rejection_reason: Callable[[Sample], str | None],
     batch_size: int | None = None,
 ) -> tuple[list[Sample], list[str]]:
-    """Complete what a job asks besides its questions, into a file of its own; return all of it, and its problems.
+    """Complete requests besides the job's questions, into a file of their own; return all samples and their problems.
 
-    It is recorded and gone on with as the questions are, and no part of the speed that the job reports.
+    They are recorded and resumed as the questions are, and do not count in the speed that the job reports.
     """
     recorder = Recorder(context.recorder.job, file)
     try:
@@ -210,18 +197,18 @@ def each_request(
     on_step: Callable[[], None] = lambda: None,
     ahead: Callable[[int], int] | None = None,
 ) -> None:
-    """Hand over the completions of each request, in their order, once all of them are there; False ends the rest."""
-    asked = {request.id: request.n for request in requests}
-    there: dict[RequestId, list[Completion]] = {}
+    """Give the listener all completions of each request in order, once the last one has come; False ends the rest."""
+    expected = {request.id: request.n for request in requests}
+    arrived: dict[RequestId, list[Completion]] = {}
 
     def listen(events: list[Event]) -> bool:
         on_step()
         for event in events:
             if isinstance(event, Completion):
-                choices = there.setdefault(event.id, [])
+                choices = arrived.setdefault(event.id, [])
                 choices.append(event)
-                if len(choices) == asked[event.id]:
-                    choices = sorted(there.pop(event.id), key=lambda one: one.choice)
+                if len(choices) == expected[event.id]:
+                    choices = sorted(arrived.pop(event.id), key=lambda one: one.choice)
                     if listener(*choices) is False:
                         return False
         return True
@@ -231,13 +218,13 @@ def each_request(
 
 
 def take(recorder: Recorder, samples: dict[int, Sample]) -> None:
-    """Record what other jobs have answered, in the order of the questions."""
+    """Record the samples of other jobs, in the order of the questions."""
     for index in sorted(samples):
         recorder.sample(samples[index])
 
 
 def where_from(samples: list[Sample], own: list[Sample], again: int) -> list[str]:
-    """Say of samples where they come from, unless they were all generated just now."""
+    """Say where the samples come from, unless they were all generated just now."""
     generated = sum(sample.reused_from is None for sample in own)
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     notes = [f"{generated} of {len(samples)} samples were on disk from an earlier, interrupted run"] * bool(generated)
@@ -249,8 +236,8 @@ def where_from(samples: list[Sample], own: list[Sample], again: int) -> list[str
     ]
 
 
-def said_elsewhere(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
-    """Return what the job that gave the most samples has said of its engine; nothing that was measured."""
+def engine_of_reused(recorder: Recorder, samples: list[Sample]) -> EngineReport | None:
+    """Return the engine report of the job that most samples were reused from; without measurements."""
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     for giver, _ in givers.most_common():
         if measured := Measured.read(sibling_jobs.folder_of(recorder.job, str(giver))):
@@ -259,18 +246,18 @@ def said_elsewhere(recorder: Recorder, samples: list[Sample]) -> EngineReport | 
 
 
 def to_ask(requests: list[Request], context: Context, recorder: Recorder | None = None) -> list[Request]:
-    """Return the requests without an answer; those that can have none are asked again with rerun=failed only."""
-    recorder, insists = recorder or context.recorder, context.config.rerun == "failed"
-    hopeless = {index for index, sample in recorder.failed.items() if sample.permanent and not insists}
-    return [request for request in requests if request.id not in recorder.done and request.id not in hopeless]
+    """Return the requests without an answer; those with a permanent error only with rerun=failed."""
+    recorder, asks_again = recorder or context.recorder, context.config.rerun == "failed"
+    permanent = {index for index, sample in recorder.failed.items() if sample.permanent and not asks_again}
+    return [request for request in requests if request.id not in recorder.done and request.id not in permanent]
 
 
 def problems(what: str, samples: list[Sample]) -> list[str]:
-    """Say which questions have no answer, why, and what to do; raise JobFailed where none has one."""
+    """Say which questions have no answer, why, and what to do; raise JobFailed if none has one."""
     failed = [sample for sample in samples if sample.failed]
-    hopeless = [sample for sample in failed if sample.permanent]
+    permanent = [sample for sample in failed if sample.permanent]
     if failed and len(failed) == len(samples):
-        hint = f". {NOT_AGAIN}" if len(hopeless) == len(failed) else ""
+        hint = f". {NOT_AGAIN}" if len(permanent) == len(failed) else ""
         raise JobFailed(f"{what}: nothing could be completed; the first reason: {failed[0].error}{hint}")
     return unanswered(samples)
 
@@ -278,11 +265,11 @@ def problems(what: str, samples: list[Sample]) -> list[str]:
 def unanswered(samples: list[Sample]) -> list[str]:
     """Say which questions have no answer, why, and what to do."""
     failed = [sample for sample in samples if sample.failed]
-    hopeless = [sample for sample in failed if sample.permanent]
-    passing = [sample for sample in failed if not sample.permanent]
+    permanent = [sample for sample in failed if sample.permanent]
+    temporary = [sample for sample in failed if not sample.permanent]
     kinds = (
-        (passing, "ended in an error", "The others are kept; the same command asks these again"),
-        (hopeless, "cannot be answered", f"The others are kept. {NOT_AGAIN}"),
+        (temporary, "ended in an error", "The others are kept; the same command asks these again"),
+        (permanent, "cannot be answered", f"The others are kept. {NOT_AGAIN}"),
     )
     return [
         f"{len(some)} of {len(samples)} prompts {how}, number {some[0].index} first: {some[0].error}. {then}"
@@ -294,7 +281,7 @@ def unanswered(samples: list[Sample]) -> list[str]:
 def refuse_foreign(
     recorder: Recorder, requests: list[Request], rejection_reason: Callable[[Sample], str | None]
 ) -> None:
-    """Refuse samples on disk that are none of this job's, or that it would judge in another way."""
+    """Reject samples on disk that do not belong to this job, or that it would judge differently."""
     asked = {request.id for request in requests}
     for index, sample in recorder.samples.items():
         foreign = f"is sample {index}, and this job has {len(requests)} prompts" if index not in asked else None
@@ -302,7 +289,7 @@ def refuse_foreign(
 
 
 def refuse_other_prompts(recorder: Recorder, requests: list[Request], engine: Engine) -> None:
-    """Refuse samples on disk that answer another prompt than the model would see now."""
+    """Reject samples on disk that answer another prompt than the model would see now."""
     for request in requests:
         sample = recorder.done.get(int(request.id))
         if sample is not None and not answers(sample, request, engine):
@@ -315,14 +302,14 @@ def answers(sample: Sample, request: Request, engine: Engine) -> bool:
 
 
 def sample_of(*choices: Completion) -> Sample:
-    """Return what became of a request as a sample that nobody has judged."""
+    """Return the completions of a request as a sample without a verdict."""
     first = next((one for one in choices if one.error is not None), choices[0])
     several = [Choice(one.text, one.token_ids, one.finish_reason, one.new_tokens) for one in choices]
     costs = [one.cost_usd for one in choices if one.cost_usd is not None]
     return Sample(
         index=int(first.id),
         prompt_sha256=first.prompt_sha256,
-        prompt_tokens=max(one.prompt_tokens for one in choices),  # some say it of the first choice only
+        prompt_tokens=max(one.prompt_tokens for one in choices),  # some servers report it with the first choice only
         text=first.text,
         token_ids=first.token_ids if len(choices) == 1 else [],
         finish_reason=first.finish_reason,

@@ -1,8 +1,8 @@
-"""task=generate: complete the user's own prompts, in their order, and hand the completions over.
+"""task=generate: complete the user's own prompts, and write the completions in the order of the prompts.
 
-`samples.jsonl` in the job folder grows as completions end and is what an interrupted job goes on from;
-`completions.jsonl` holds them in the order of the prompts. The prompts count by content: the same ones from a file,
-from stdin or from the command line are the same job.
+`samples.jsonl` in the job folder grows as completions end; an interrupted job resumes from it. `completions.jsonl`
+holds them in the order of the prompts. The prompts count by content: the same ones from a file, from stdin or from the
+command line are the same job.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from runner.engines.base import Request
 from runner.engines.kinds import kind_of
 from runner.scorers.totals import count_completions
 from runner.store.jobs import Job, read_samples
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
 
 VERSION = 1
@@ -56,12 +56,11 @@ class Prompts(Inputs):
 
 def prepare(config: RunnerConfig) -> Prompts:
     """Read and hash the prompts."""
-    task = config.task
-    assert isinstance(task, GenerateConfig)
+    task = own_config(config, GenerateConfig)
     path = output_path(task)
     if path is not None:
         usable = path.is_file() or not path.exists()
-        check(usable, "task.output", task.output, f"{path} is no file that could be written")
+        check(usable, "task.output", task.output, f"{path} is not a file that can be written")
         given = Path(task.prompts or STDIN).expanduser()
         clash = task.prompts != STDIN and given.exists() and path.exists() and given.samefile(path)
         check(not clash, "task.output", task.output, "this is the file with the prompts")
@@ -73,7 +72,7 @@ def prepare(config: RunnerConfig) -> Prompts:
 
 
 def check_branches(config: RunnerConfig) -> None:
-    """Refuse a model that would not tell one branch from another, or not take their mask."""
+    """Reject a model that cannot tell one branch from another, or cannot take their mask."""
     if not isinstance(config.rope, Rope2dConfig):
         raise ConfigError(
             f"rope={config.rope.name} has no place for the branches of this job, which need two coordinates a token: "
@@ -103,7 +102,7 @@ def run(inputs: Prompts, context: Context) -> Result:
 
 
 def deliver(inputs: Prompts, config: RunnerConfig, job: Job, result: Result) -> None:
-    """Hand over what was recorded earlier: as many completions as are to be shown now, the file that is asked for."""
+    """Show as many recorded completions as are asked for now, and write task.output."""
     task, prompts, samples = inputs.task, inputs.prompts, read_samples(job.samples_path)
     if len(samples) == len(prompts):
         if task.debug:
@@ -119,36 +118,36 @@ def deliver(inputs: Prompts, config: RunnerConfig, job: Job, result: Result) -> 
 
 
 def build_request(task: GenerateConfig, index: int, given: Given) -> Request:
-    """Ask for how a prompt goes on, or each of its branches."""
+    """Return the request to continue a prompt, or each of its branches."""
     branches = given.branches if isinstance(given, Branched) else ()
     return Request(index, build_prompt(task, given), tuple(task.stop), branches=branches)
 
 
 def log_prompt(config: RunnerConfig, resolved: Resolved, request: Request) -> None:
-    """Log a prompt as the model sees it, special tokens and all; the tokenizer is all that it takes."""
-    ((seen, ids),) = kind_of(config.model).encoded(config, resolved, [request.prompt])
-    log.info("prompt %s as the model sees it: %r", request.id, seen)
+    """Log a prompt as the model sees it, with special tokens; only the tokenizer is loaded for it."""
+    ((text, ids),) = kind_of(config.model).encoded(config, resolved, [request.prompt])
+    log.info("prompt %s as the model sees it: %r", request.id, text)
     log.info("prompt %s, %d token ids: %s", request.id, len(ids), ids)
-    for number, text in enumerate(request.branches, start=1):
-        log.info("prompt %s, branch %d begins with %r", request.id, number, text)
+    for number, beginning in enumerate(request.branches, start=1):
+        log.info("prompt %s, branch %d begins with %r", request.id, number, beginning)
 
 
 def log_completion(sample: Sample) -> None:
-    """Log how a prompt went on, token by token."""
-    for said in sample.said:
-        log.info("completion %s, token ids: %s", sample.index, said.token_ids)
-        log.info("completion %s, text: %r (%s)", sample.index, said.text, said.finish_reason.value)
+    """Log the completions of a prompt, with their tokens."""
+    for choice in sample.said:
+        log.info("completion %s, token ids: %s", sample.index, choice.token_ids)
+        log.info("completion %s, text: %r (%s)", sample.index, choice.text, choice.finish_reason.value)
 
 
-# ------------------------------------------------------------------------------------------- handing over
+# --------------------------------------------------------------------------------------- writing and showing
 
 
 def check_output(
     task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample], mine: bytes | None = None
 ) -> bytes | None:
-    """Refuse a folder that cannot be written, and to replace a file with anything but this job's completions.
+    """Reject a folder that cannot be written, and a file that holds anything but this job's completions.
 
-    Returns what the file holds where those were handed over before: errors among them may have become answers since.
+    Returns the file's content if it holds those: errors among them may become answers while the job runs.
     """
     path = output_path(task)
     if path is None:
@@ -161,22 +160,22 @@ def check_output(
         raise cannot_write(path, error, "task.output") from error
     if task.overwrite or not path.exists():
         return None
-    there, whole = path.read_bytes(), len(samples) == len(prompts)
-    if there != mine and not (whole and there == completions(prompts, samples).encode()):
+    content, is_whole = path.read_bytes(), len(samples) == len(prompts)
+    if content != mine and not (is_whole and content == completions(prompts, samples).encode()):
         raise ConfigError(
             f"task.output={task.output}: {path} exists and holds something else than this job's completions: "
             "give another file, or task.overwrite=true to replace it"
         )
-    return there
+    return content
 
 
 def hand_over(
     task: GenerateConfig, prompts: list[Given], samples: dict[int, Sample], result: Result, mine: bytes | None = None
 ) -> None:
-    """Write task.output, and put into the result what the table shows."""
+    """Write task.output, and put the rows of the table into the result."""
     path = output_path(task)
     if path is not None:
-        check_output(task, prompts, samples, mine)  # it may have appeared meanwhile
+        check_output(task, prompts, samples, mine)  # the file may have appeared meanwhile
         write_atomically(path, completions(prompts, samples), "task.output")
     if len(prompts) == 1:
         result.text = whole(prompts[0], samples[0])
@@ -187,31 +186,32 @@ def hand_over(
 
 
 def whole(given: Given, sample: Sample) -> str:
-    """Return all that was said; branches one below the other, each from its beginning."""
+    """Return a whole completion; branches one below the other, each from its beginning."""
     if not isinstance(given, Branched):
         return sample.text
     pairs = zip(given.branches, sample.said, strict=True)
-    return "\n\n".join(f"[branch {number}] {begun}{said.text}" for number, (begun, said) in enumerate(pairs, start=1))
+    texts = (f"{beginning}{choice.text}" for beginning, choice in pairs)
+    return "\n\n".join(f"[branch {number}] {text}" for number, text in enumerate(texts, start=1))
 
 
 def rows(index: int, given: Given, sample: Sample) -> list[dict[str, object]]:
-    """Return the lines of the table for one prompt: one, or one a branch."""
+    """Return the rows of the table for one prompt: one, or one for each branch."""
     return [
         {
             "": index,
             **({"branch": number} if sample.branches else {}),
             "prompt": head(given, number),
-            "completion": sample.error or said.text,
-            "ended by": said.finish_reason.value,
-            "tokens": said.tokens,
+            "completion": sample.error or choice.text,
+            "ended by": choice.finish_reason.value,
+            "tokens": choice.tokens,
             **({} if sample.by is None else {"by": sample.by}),
         }
-        for number, said in enumerate(sample.said, start=1)
+        for number, choice in enumerate(sample.said, start=1)
     ]
 
 
 def head(given: Given, branch: int = 0) -> str:
-    """Return the beginning of what was asked, and that of a branch, on one line."""
+    """Return the beginning of a prompt, and of a branch, on one line."""
     if isinstance(given, Branched):
         return f"{head(given.main)} | {head(given.branches[branch - 1])}"
     text = " ".join((given if isinstance(given, str) else given[-1].content).split())
@@ -219,5 +219,5 @@ def head(given: Given, branch: int = 0) -> str:
 
 
 def output_path(task: GenerateConfig) -> Path | None:
-    """Return where task.output points, links followed: what a link points to is replaced, not the link."""
+    """Return the path of task.output, with links resolved: the file behind a link is replaced, not the link."""
     return None if task.output is None else Path(task.output).expanduser().resolve()

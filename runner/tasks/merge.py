@@ -1,7 +1,7 @@
 """Put the parts of a split back together: the tensors of the source, bit for bit.
 
-Everything is checked before anything is written, and all that is wrong is said at once. Files of a safetensors source
-come back byte for byte, from the original headers and the tensors' bytes; a .bin source comes back as safetensors of
+Everything is checked before anything is written, and all problems are listed at once. Files of a safetensors source are
+restored byte for byte, from the original headers and the tensors' bytes; a .bin source is restored as safetensors of
 the same tensors. Each tensor must have the digest that it had in the source. A folder with nothing but old
 partition_N.json files becomes one safetensors file.
 """
@@ -27,7 +27,7 @@ from runner.sharding.completeness import require_complete
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.write import Meter, Target
 from runner.store.artifacts import promise
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 2
 USES = frozenset({Uses.own_location})
@@ -36,7 +36,7 @@ FROM_LEDGER = True
 
 @dataclass
 class MergeInputs(Inputs):
-    """What the parts are: a manifest, or numbers in the old form."""
+    """The parts: a manifest, or numbers in the old form."""
 
     task: MergeConfig
     split: Manifest | FromNumbers
@@ -44,8 +44,7 @@ class MergeInputs(Inputs):
 
 def prepare(config: RunnerConfig) -> MergeInputs:
     """Read the manifest and hash it: it holds the digest of everything else."""
-    task = config.task
-    assert isinstance(task, MergeConfig)
+    task = own_config(config, MergeConfig)
     folder = Path(task.parts).expanduser().absolute()
     if is_old_split(folder):
         partitions = read_old_split(folder)
@@ -55,14 +54,14 @@ def prepare(config: RunnerConfig) -> MergeInputs:
     manifest = read_manifest(folder)
     if task.dtype is not Dtype.float32:
         raise ConfigError(
-            f"task.dtype={task.dtype}: only numbers in JSON without a {MANIFEST} have no dtype of their own; these "
-            "parts keep theirs: leave task.dtype out"
+            f"task.dtype={task.dtype}: these parts have a {MANIFEST} and keep their dtype; only numbers in JSON "
+            "without one need it: leave task.dtype out"
         )
     return MergeInputs({"manifest": manifest.sha256}, task, manifest)
 
 
 def run(inputs: MergeInputs, context: Context) -> Result:
-    """Check the parts, restore the files, and say how many bytes that were."""
+    """Check the parts, restore the files, and count bytes and seconds."""
     machine.reset_peak()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
     split, recorder = inputs.split, context.recorder
@@ -88,7 +87,7 @@ def run(inputs: MergeInputs, context: Context) -> Result:
     if isinstance(split, FromNumbers) and split.rounded:
         notes.append(f"{split.rounded} numbers had to be rounded to their dtype")
     if not missing:
-        notes.append("all files were there already: nothing was written")
+        notes.append("all files existed already: nothing was written")
     return Result(
         metrics={
             "num_parts": split.num_parts,
@@ -113,19 +112,19 @@ def run(inputs: MergeInputs, context: Context) -> Result:
 
 
 def _missing(folder: Path, targets: list[Target]) -> list[Target]:
-    """Return what is still to be written; a folder with anything else than finished targets is refused."""
+    """Return the files that are still to be written; reject a folder that holds anything but finished targets."""
     known = {target.name: target for target in targets}
-    there = set()
+    finished = set()
     for name in byteio.list_folder(folder, "task.output_dir"):
         if name.removesuffix(".tmp") in known and name not in known:
-            continue  # left by an interrupted merge; it is written anew
+            continue  # left by an interrupted merge; it is written again
         if name not in known or not known[name].is_at(folder / name):
             raise ConfigError(
                 f"task.output_dir={folder}: holds {name}, which is not what this merge writes. "
                 "Nothing was changed: delete it to have it written again, or give a new folder"
             )
-        there.add(name)
-    return [target for target in targets if target.name not in there]
+        finished.add(name)
+    return [target for target in targets if target.name not in finished]
 
 
 def _proof(manifest: Manifest) -> str:

@@ -1,7 +1,8 @@
-"""A key that names another job of the same task, by overrides or by its id: found, and waited for.
+"""A key that names another job of the same task, by overrides or by its id: finds that job and waits for it.
 
 `task.reference` of likelihoods and `task.early_stop_vs` of word problems share it. Overrides are set on top of the
-job's own config, so `quantization=none` is this very job without its quantization. A job that names itself names none.
+job's own config, so `quantization=none` is the same job without its quantization. If a job names itself, the result is
+None.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from runner.core.result import Record
 from runner.engines.kinds import kind_of
 from runner.store.jobs import LOCK, Job, claim, identify
 
-MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # what makes another model of it
+MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
 
 
 def find(
@@ -33,19 +34,18 @@ def find(
     other_hashes: dict[str, str] | None = None,
     groups: Sequence[str] = MODEL_GROUPS,
 ) -> Job | None:
-    """Return the job that a key names, be it done or not; None where that is the job itself.
+    """Return the job that a key names, finished or not; None if that is the job itself.
 
-    `hashes` are the job's own, `other_hashes` those of the other one where they are not the same. `groups` are those
-    of which overrides may choose another.
+    `hashes` are the job's own, `other_hashes` the other job's where they differ. Overrides may change `groups` only.
     """
-    mine = identify(config, version, _evidence(config) | hashes, measures=False)
+    mine = identify(config, version, _fingerprint(config) | hashes, measures=False)
     if is_id(words, config.task):
-        found = Job(words, mine.folder.with_name(words))
+        named = Job(words, mine.folder.with_name(words))
     else:
         other = overridden(config, key, words, groups)
         theirs = hashes if other_hashes is None else other_hashes
-        found = identify(other, version, _evidence(other) | theirs, measures=False)
-    return None if found.job_id == mine.job_id else found
+        named = identify(other, version, _fingerprint(other) | theirs, measures=False)
+    return None if named.job_id == mine.job_id else named
 
 
 def is_id(words: str, task: TaskConfig) -> bool:
@@ -54,14 +54,14 @@ def is_id(words: str, task: TaskConfig) -> bool:
 
 
 def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]) -> RunnerConfig:
-    """Return a config with groups that these overrides choose: GROUP=CHOICE, and GROUP.KEY=VALUE for keys of it."""
+    """Return the config with these overrides: GROUP=CHOICE, and GROUP.KEY=VALUE for its keys."""
     chosen: dict[str, str] = {}
     values: dict[str, Any] = {}
     for word in words.split():
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
         if not value or group not in groups:
-            what = "GROUP=CHOICE, such as quantization=none, and GROUP.KEY=VALUE behind it; or the id of a job"
+            what = "GROUP=CHOICE, such as quantization=none, and GROUP.KEY=VALUE after it; or the id of a job"
             raise ConfigError(f"{key}={words}: {unknown('override', word, groups)}. Give {what}")
         if name:
             values[where] = None if value == "null" else value
@@ -70,7 +70,7 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
     for where in values:
         if (group := where.partition(".")[0]) not in chosen:
             raise ConfigError(f"{key}={words}: {where} needs {group}=CHOICE before it")
-    from runner.config.compose import choose  # with Hydra, which the processes of other jobs do without
+    from runner.config.compose import choose  # imports Hydra, which most jobs' processes do not need
 
     try:
         return replace(config, **choose(chosen, chosen, values))
@@ -78,13 +78,13 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
         raise ConfigError(f"{key}={words}: {error}") from error
 
 
-def _evidence(config: RunnerConfig) -> dict[str, str]:
+def _fingerprint(config: RunnerConfig) -> dict[str, str]:
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
     return kind_of(config.model).fingerprint(config, resolve(config), hashes)
 
 
-def waited_for(job: Job) -> Record | None:
-    """Return the record of a job that is done, after waiting for who is doing it; None where it has not been done."""
+def wait_for(job: Job) -> Record | None:
+    """Return the record of a finished job, after waiting for the process that runs it; None if it has not been run."""
     if job.last_record() is None and is_held(job.folder / LOCK):
         with claim(job):
             pass
@@ -93,4 +93,4 @@ def waited_for(job: Job) -> Record | None:
 
 def state(job: Job) -> str:
     """Say for a plan whether a job is done."""
-    return "done" if job.recorded() is not None else "to be done before"
+    return "done" if job.recorded() is not None else "must run first"

@@ -1,6 +1,6 @@
 """task=serve: the model of this job for many clients at once, until it is stopped.
 
-Each start is the job anew; what it leaves are its totals. What clients ask and are answered is written down nowhere.
+Each start runs the job again and records its totals. Requests and answers are not logged.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from runner.core.errors import ConfigError
 from runner.core.result import Result
 from runner.engines.driver import Driver
 from runner.serving.name import served_name
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = False
 
 KEY = "RUNNER_API_KEY"
-KERNELS = 64  # a server meets ever new numbers of tokens and rows; each new shape's kernel is kept
+KERNELS = 64  # kernels are cached by shape, and a server meets ever new numbers of tokens and rows
 BACKLOG = 1024  # connections that may wait to be accepted
 
 
@@ -41,13 +41,12 @@ class Served(Inputs):
 
 
 def prepare(config: RunnerConfig) -> Served:
-    """Read the key, and refuse an address that is taken, or open to others without one."""
-    task = config.task
-    assert isinstance(task, ServeConfig)
+    """Read the key; reject an address that is taken, or one that others can reach without a key."""
+    task = own_config(config, ServeConfig)
     key = os.environ.get(KEY, "").strip() or None
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(
-            f"{KEY} (its value is not shown): a key is sent in a header: use letters, digits and signs only"
+            f"{KEY} (its value is not shown): a key is sent in a header: use ASCII letters, digits and signs only"
         )
     if key is None and not is_loopback(task.host):
         raise ConfigError(
@@ -56,7 +55,7 @@ def prepare(config: RunnerConfig) -> Served:
         )
     with closing(bound_to(task)) as probe:
         listen(task, probe)
-    # who leaves the port to the system may start any number of servers, each a job of its own
+    # with task.port=0 a user may start any number of servers, each a job of its own
     return Served({} if task.port else {"process": f"{os.getpid()} {time.time_ns()}"}, task, key)
 
 
@@ -69,24 +68,24 @@ def is_loopback(host: str) -> bool:
 
 
 def bound_to(task: ServeConfig) -> socket.socket:
-    """Return a socket that has the address; ConfigError where that cannot be had."""
+    """Return a socket that is bound to the address; ConfigError if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(task.host, task.port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        need = "this is no address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
+        need = "not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all"
         raise ConfigError(f"task.host={task.host}: {need}") from error
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that was killed has left connections
+    bound = socket.socket(family, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a killed server leaves connections behind
     try:
-        made.bind(address)
+        bound.bind(address)
     except OSError as error:
-        made.close()
+        bound.close()
         raise _not_free(task, error) from error
-    return made
+    return bound
 
 
 def listen(task: ServeConfig, bound: socket.socket) -> None:
-    """Let clients connect; ConfigError where another program has them."""
+    """Let clients connect; ConfigError if another program listens at the address."""
     try:
         bound.listen(BACKLOG)
     except OSError as error:
@@ -95,15 +94,15 @@ def listen(task: ServeConfig, bound: socket.socket) -> None:
 
 def _not_free(task: ServeConfig, error: OSError) -> ConfigError:
     if error.errno == errno.EADDRNOTAVAIL:
-        return ConfigError(f"task.host={task.host}: no address of this machine: use 127.0.0.1, or 0.0.0.0 for all")
-    fix = "stop what listens there, or give another port (0: any that is free)"
+        return ConfigError(f"task.host={task.host}: not an address of this machine: use 127.0.0.1, or 0.0.0.0 for all")
+    fix = "stop the program that listens there, or give another port (0: any free one)"
     return ConfigError(f"task.port={task.port}: {error.strerror} at {task.host}: {fix}")
 
 
 def run(inputs: Served, context: Context) -> Result:
     """Load, serve until a signal comes, and return the totals."""
     task, config = inputs.task, context.config
-    with closing(bound_to(task)) as bound:  # before the model is loaded: nobody else can have it then
+    with closing(bound_to(task)) as bound:  # before the load, so that no other program takes the port meanwhile
         machine.keep_kernels(KERNELS)
         engine = context.engine
         with context.recorder.progress(None, "serve: loading"):
@@ -116,7 +115,7 @@ def run(inputs: Served, context: Context) -> Result:
             driver.loaded()
             server, stats = Server(config, task, driver, report), engine.stats
             listen(task, bound)
-            with signals.told(server.stop):
+            with signals.redirected_to(server.stop):
                 started = time.perf_counter()
                 server.run(bound, inputs.key, lambda: say(greeting(config, inputs, bound)))
                 served_s = time.perf_counter() - started
@@ -131,14 +130,14 @@ def run(inputs: Served, context: Context) -> Result:
         "accepted_tokens": stats.accepted_tokens,
         "peak_rss_mib": machine.peak_rss_mib(),
     }
-    metrics |= report.metrics | server.counters.totals(stats) | stats.of_processes
+    metrics |= report.metrics | server.counters.totals(stats) | stats.process_metrics
     facts = report.facts | {"measured": contention.describe(), "machine": machine.name()}
     return Result(metrics, facts=facts, notes=report.notes + stats.notes, tables=stats.tables(report.parts))
 
 
 def greeting(config: RunnerConfig, inputs: Served, bound: socket.socket) -> str:
-    """Return the line that says where the server is."""
+    """Return the line that says where the server listens."""
     host = f"[{inputs.task.host}]" if ":" in inputs.task.host else inputs.task.host
-    demanded = f", with the key in {KEY}" if inputs.key else ""
+    with_key = f", with the key in {KEY}" if inputs.key else ""
     name = served_name(config, inputs.task)
-    return f"serving {name} at http://{host}:{bound.getsockname()[1]}{demanded} (Ctrl-C ends it)"
+    return f"serving {name} at http://{host}:{bound.getsockname()[1]}{with_key} (Ctrl-C ends it)"

@@ -1,11 +1,11 @@
 """Cut a checkpoint into N parts by layer, with a manifest from which `task=merge` restores it.
 
-Layers are found by the names on disk (not by module names: some families rename at load), so nothing is lost. What
-the checkpoint is, safetensors or .bin, one file or shards, is seen from the folder. Bytes are copied as they are.
+Layers are found by the names on disk (not by module names: some families rename at load), so nothing is lost. The
+folder shows whether the checkpoint is safetensors or .bin, one file or shards. Bytes are copied unchanged.
 
-OUTPUT_DIR/part_0.safetensors    the tensors of part 0, a safetensors file like any other
-           partition_0.json      what they are, each with its byte range and digest
-           model_files/          config, tokenizer and all else that is not weights
+OUTPUT_DIR/part_0.safetensors    the tensors of part 0, an ordinary safetensors file
+           partition_0.json      describes each of them, with its byte range and digest
+           model_files/          config, tokenizer and all other files that are not weights
            source_headers/       the original headers, from which merge restores the files byte for byte
            manifest.json         written last: without it the split is not complete
 """
@@ -41,10 +41,10 @@ from runner.sharding.strategies import plan_parts
 from runner.sharding.unchanged import Plan, file_state, sha256_of
 from runner.store.artifacts import promise
 from runner.store.jobs import Job
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 2
-USES = frozenset({Uses.model_files})  # named by their state below: hashing them would take longer than the split
+USES = frozenset({Uses.model_files})  # identified by size and time: hashing them would take longer than the split
 FROM_LEDGER = True
 
 PICTURE = "plan.svg"
@@ -53,13 +53,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class SplitInputs(Inputs):
-    """Which tensors go to which part; of random weights, before they are made."""
+    """Which tensors go to which part; for random weights, before they are made."""
 
     plan: Plan
 
 
 def prepare(config: RunnerConfig) -> SplitInputs:
-    """Plan the split, so that what cannot work is refused at once; name the source by the state of its files."""
+    """Plan the split, so that errors appear at once; identify the source by the state of its files."""
     plan = _plan(config, may_write=False)
     if (model := local_model(config.model)).random_weights:
         return SplitInputs({"source": random_weights.sha256(model)}, plan)
@@ -68,7 +68,7 @@ def prepare(config: RunnerConfig) -> SplitInputs:
 
 
 def preview(inputs: SplitInputs, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
-    """Say what would go where."""
+    """Show which layers would go to which part."""
     return "\n".join(plan_picture.lines(inputs.plan.parts))
 
 
@@ -77,7 +77,7 @@ def run(inputs: SplitInputs, context: Context) -> Result:
     machine.restart_peak()
     started, rss_mib = time.perf_counter(), machine.rss_mib()
     config, recorder = context.config, context.recorder
-    task, plan = _task(config), _made(config, inputs.plan)
+    task, plan = _task(config), _with_weights(config, inputs.plan)
     sizes, tensors = [part.nbytes for part in plan.parts], plan.checkpoint.tensors
     metrics: dict[str, float] = {
         "num_parts": len(plan.parts),
@@ -97,7 +97,7 @@ def run(inputs: SplitInputs, context: Context) -> Result:
     title = f"{plan.name} in {len(plan.parts)} parts, {task.strategy.value}"
     write_atomically(recorder.folder / PICTURE, plan_picture.svg(plan.parts, title))
     if task.explain is Explain.vllm:
-        # what another program calls the model: its hub id, else its folder
+        # the name under which vLLM finds the model: its hub id, else its folder
         name = config.model.name if plan.place is None else str(plan.checkpoint.folder)
         result.text = plan_picture.vllm(name, plan.revision, plan.parts, plan.checkpoint.config)
         return result
@@ -115,7 +115,7 @@ def run(inputs: SplitInputs, context: Context) -> Result:
     if written.nbytes:
         metrics["write_gb_per_s"] = written.nbytes / 1e9 / written.seconds
     else:
-        result.notes.append("everything was there already and as it should be: nothing was written")
+        result.notes.append("all parts existed already and are unchanged: nothing was written")
     result.facts["output_dir"] = str(folder)
     files: dict[Path, str | None] = {folder / MANIFEST: None}
     for entry in written.manifest["parts"]:
@@ -125,55 +125,54 @@ def run(inputs: SplitInputs, context: Context) -> Result:
     return result
 
 
-def deliver(inputs: SplitInputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001 - the folder counts
-    """Look at the folder of a split that is done, and write anew what somebody has changed since."""
+def deliver(inputs: SplitInputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Check the folder of a finished split, and write parts again that were changed since."""
     task = _task(config)
     if task.explain is not None:
         return
-    plan = _made(config, inputs.plan)
+    plan = _with_weights(config, inputs.plan)
     written = write.update(_output_dir(config, plan), plan, task.compare, Progress, task.durable)
     if written.parts:
-        log.warning("parts %s were not as they had been written: they are written anew", written.parts)
+        log.warning("parts %s were changed since they were written: they are written again", written.parts)
 
 
 # ------------------------------------------------------------------------------------------------ the plan
 
 
 def _task(config: RunnerConfig) -> SplitConfig:
-    assert isinstance(config.task, SplitConfig)
-    return config.task
+    return own_config(config, SplitConfig)
 
 
-def _made(config: RunnerConfig, plan: Plan) -> Plan:
-    """Return the plan of a checkpoint that is on disk: random weights are made now."""
+def _with_weights(config: RunnerConfig, plan: Plan) -> Plan:
+    """Return the plan of a checkpoint on disk: random weights are made now."""
     return _plan(config) if local_model(config.model).random_weights else plan
 
 
 def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
-    """Decide what goes where from the headers alone."""
+    """Decide which tensors go to which part, from the headers alone."""
     task = _task(config)
     if not kind_of(config.model).HAS_WEIGHTS:
         fix = "use model=embedded or model=auto"
         raise ConfigError(f"task=split needs weights and model={config.model.name} has none: {fix}")
     for key in ("quantization", "lora"):
         if (choice := getattr(config, key).name) != "none":
-            raise ConfigError(f"{key}={choice}: task=split copies the checkpoint as it lies on disk, use {key}=none")
+            raise ConfigError(f"{key}={choice}: task=split copies the checkpoint unchanged, use {key}=none")
     model = local_model(config.model)
-    checkpoint = _noise(model) if model.random_weights and not may_write else _read(model)
+    checkpoint = _random_checkpoint(model) if model.random_weights and not may_write else _read(model)
     layout = find_layers(checkpoint)
     if task.inline_parameters:
         refuse_large(sum(tensor.params for tensor in checkpoint.tensors))
-    told = {key: value for key in ("ratios", "ranges") if (value := getattr(task, key))}
-    named = Path(config.model.name).expanduser()
-    is_local = model.random_weights or named.exists() or config.model.name == "embedded"
+    settings = {key: value for key in ("ratios", "ranges") if (value := getattr(task, key))}
+    path = Path(config.model.name).expanduser()
+    is_local = model.random_weights or path.exists() or config.model.name == "embedded"
     return Plan(
         checkpoint,
         layout,
         plan_parts(layout, task),
-        {"name": task.strategy.value, **told},
+        {"name": task.strategy.value, **settings},
         task.checksums.value,
-        # where it lay on this machine is nobody else's business
-        checkpoint.folder.name if named.is_absolute() else config.model.name,
+        # without the path on this machine, which is private
+        checkpoint.folder.name if path.is_absolute() else config.model.name,
         model.revision,
         hashlib.sha256(str(checkpoint.folder).encode()).hexdigest()[:16] if is_local else None,
         task.inline_parameters,
@@ -187,17 +186,17 @@ def _read(model: LocalModelConfig) -> Checkpoint:
     return read_checkpoint(folder, read_bin)
 
 
-def _noise(model: LocalModelConfig) -> Checkpoint:
-    """What random weights will be, before they are made."""
+def _random_checkpoint(model: LocalModelConfig) -> Checkpoint:
+    """Describe random weights before they are made."""
     folder, shape = random_weights.place(model), random_weights.read_shape(model)
     tensors = random_weights.list_tensors(shape, folder)
     return Checkpoint(folder, shape, [WeightFile(folder, 0, b"", {}, tensors)], [])
 
 
 def _output_dir(config: RunnerConfig, plan: Plan) -> Path:
-    """Where the parts go: where the user says, else a folder of their own in output_dir."""
-    if (given := _task(config).output_dir) is not None:
-        return Path(given).expanduser().absolute()
+    """Return the folder for the parts: task.output_dir if given, else one in output_dir."""
+    if (folder := _task(config).output_dir) is not None:
+        return Path(folder).expanduser().absolute()
     name = Path(plan.name).name or plan.checkpoint.folder.name
     kind = "" if plan.strategy["name"] == Strategy.balanced_bytes else f"-{plan.strategy['name']}"
     return Path(config.output_dir).expanduser().absolute() / "parts" / f"{name}-{len(plan.parts)}{kind}"
@@ -209,15 +208,17 @@ def _notes(plan: Plan) -> list[str]:
         names = ", ".join(tensor.name for tensor in layout.tied)
         notes.append(f"the head is tied to the embedding: {names} is stored in the first part and in the last")
     elif not layout.head and not layout.tied:
-        notes.append("no head and no tied embedding found by name: the last part holds no head")
+        notes.append("found neither a head nor a tied embedding by name: the last part has no head")
     if plan.parts[0].layers is None:
-        notes.append("parts by type hold no whole layers: they can be merged and verified, not run as a pipeline")
+        notes.append("parts by type hold no whole layers: they can be merged and verified, but not run as a pipeline")
     if plan.checkpoint.format == "bin":
         notes += [note for file in plan.checkpoint.files for note in file.notes]
-        notes.append("the source is .bin: merge gives the same tensors back, as safetensors")
+        notes.append("the source is .bin: merge restores the same tensors as safetensors")
         places = Counter((one.file, one.offset, one.nbytes) for one in plan.checkpoint.tensors if one.nbytes)
         if shared := sum(count for count in places.values() if count > 1):
-            notes.append(f"{shared} tensors of the source share their bytes with another: each is written by its name")
+            notes.append(
+                f"{shared} tensors of the source share their bytes with another one: each is written under its own name"
+            )
     if left_out := plan.checkpoint.left_out:
-        notes.append(f"not copied, as neither this checkpoint's weights nor its configuration: {left_out}")
+        notes.append(f"not copied, because neither weights nor configuration of this checkpoint: {left_out}")
     return notes

@@ -1,15 +1,13 @@
-"""Speed over batch sizes × prompt lengths × new tokens × shared prompts, next to what this machine can do at most.
+"""Speed over batch sizes × prompt lengths × new tokens × shared prompts, compared with this machine's limits.
 
-Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared machine hits all cells
-alike; the machine's own limits are measured after each round. A cell that does not fit in memory becomes a row with a
-note; the others go on. Behind the cells, requests may come by a clock (`task.arrival_rates`).
+Repeats are interleaved – every cell once, then every cell again – so that a drift of a shared machine affects all cells
+equally; the machine's own limits are measured after each round. A cell that does not fit in memory becomes a row with a
+note; the others continue. After the cells, requests may arrive by a clock (`task.arrival_rates`).
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import subprocess
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -18,64 +16,68 @@ from typing import Any
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing
-from runner.core import child, machine
+from runner.core import machine
+from runner.core.drawing import draw_in_process, draw_missing
 from runner.core.energy import Energy
 from runner.core.errors import JobFailed
 from runner.core.files import write_atomically
 from runner.core.result import RepeatLog, Result
-from runner.engines.base import FEWER_ROWS, Capability, require
+from runner.engines.base import FEWER_ROWS, Capability
+from runner.engines.contract import require
 from runner.engines.synthetic import check_room
 from runner.speed import arrivals, real_prompts, tables
 from runner.speed.arrivals import Load
 from runner.speed.cells import ENOUGH_TO_TELL, NOISY, WORK, Cell, Stopwatch, cells_of
 from runner.speed.limits import MachineRates
-from runner.speed.pictures import POINTS
+from runner.speed.pictures import MODULE, POINTS
 from runner.speed.real_prompts import RealPrompts
 from runner.store.jobs import Job, Recorder
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 3
 USES = frozenset({Uses.weights, Uses.engine, Uses.machine})
 FROM_LEDGER = True
 
 
-MOST_NOISY = 0.25  # of the cells: where more are too noisy to tell, the job is
+MOST_NOISY = 0.25  # of the cells: if more are too noisy, so is the job
 
-NOT_SEEN = "prefill and decode cannot be told apart from here: output tok/s counts whole answers, network and all"
-IN_PIECES = "tokens come in pieces of text from here: the gaps between tokens are those between pieces"
-NO_TIMES = "this engine does not tell when each token came, so there are no gaps between tokens"
-NO_ARITHMETIC = "what this model computes and reads is not known here, so its cells are not compared with the machine"
-NO_LIMITS = "there was too little memory to measure what this machine can do at most"
-IN_CACHE = "decoding read more than main memory gives: the weights, or a part of them, stay in the processor's caches"
+NOT_SEEN = "prefill and decode cannot be told apart at a server: output tok/s counts whole answers, with the network"
+IN_PIECES = "this engine delivers text in pieces: the gaps between tokens are those between pieces"
+NO_TIMES = "this engine does not report when each token came, so there are no gaps between tokens"
+NO_ARITHMETIC = (
+    "how much this model computes and reads is unknown, so its cells are not compared with the machine's limits"
+)
+NO_LIMITS = "there was too little memory to measure this machine's limits"
+IN_CACHE = (
+    "decoding read faster than main memory delivers: the weights, or a part of them, stay in the processor's caches"
+)
 
-OF_THE_MEAN = "what a batch of real prompts computes and reads is counted as if each had the batch's mean length"
-
-log = logging.getLogger(__name__)
+OF_THE_MEAN = "work and reads of a batch of real prompts are counted as if each prompt had the batch's mean length"
 
 
 @dataclass
 class Prompted(Inputs):
-    """The prompts that the task names; None where they are random tokens."""
+    """The prompts that the task names; None for random tokens."""
 
     real: RealPrompts | None
 
 
 def prepare(config: RunnerConfig) -> Prompted:
     """Read and hash the prompts; random tokens are made up later."""
-    assert isinstance(config.task, SweepConfig)
-    real = real_prompts.read(config.task)
+    real = real_prompts.read(own_config(config, SweepConfig))
     return Prompted({}, real) if real is None else Prompted({"prompts": real.sha256}, real, data=real.data)
 
 
 def run(inputs: Prompted, context: Context) -> Result:
     """Measure every cell `repeats` times, and then each rate of requests."""
     config, engine, recorder = context.config, context.engine, context.recorder
-    task = config.task
-    assert isinstance(task, SweepConfig)
-    real = None if inputs.real is None else replace(inputs.real, lengths=[])  # it counts what is put
+    task = own_config(config, SweepConfig)
+    real = (
+        None if inputs.real is None else replace(inputs.real, lengths=[])
+    )  # without lengths: they are counted as prompts are sent
     is_chat = real is not None and task.format is Framing.chat
-    put = Capability.chat if is_chat else Capability.token_ids
-    require(engine, "task=sweep", [put, Capability.fixed_length])
+    prompts = Capability.chat if is_chat else Capability.token_ids
+    require(engine, "task=sweep", [prompts, Capability.fixed_length])
     free_mib, contention = machine.available_mib(), machine.Contention()
     with recorder.progress(None, "sweep: loading"):
         report = engine.load()
@@ -90,7 +92,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     cells = measure_cells(task, stopwatch, limits, recorder)
     measured = [cell for cell in cells if not cell.note]
     if not measured:
-        raise JobFailed(f"no cell of the sweep could be measured. The first one: {cells[0].note}")
+        raise JobFailed(f"no cell of the sweep could be measured. The first: {cells[0].note}")
     if real is not None:
         for cell in cells:
             cell.prompt_tokens = real.typical
@@ -107,12 +109,12 @@ def run(inputs: Prompted, context: Context) -> Result:
         **tables.metrics_of_cells(measured, limits),
         **tables.metrics_of_loads(loads),
     }
-    result.metrics |= engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.of_processes
+    result.metrics |= engine.stats.own_memory(report.metrics.get("weight_mib")) | engine.stats.process_metrics
     if limits.best is not None:
         result.metrics["matrix_gflop_per_s"] = limits.best.matrix_gflop_per_s
         result.metrics["read_gb_per_s"] = limits.best.read_gb_per_s
     if knee is not None:
-        result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it lies below the lowest rate
+        result.metrics["knee_requests_per_s"] = knee.rate or 0.0  # 0: it is below the lowest rate
     result.tables = (
         {"between tokens, and beside what the machine can do": tables.rows_of_limits(measured, task, limits)}
         if measured[0].figures
@@ -123,32 +125,33 @@ def run(inputs: Prompted, context: Context) -> Result:
         result.tables["requests that come by a clock"] = tables.rows_of_loads(loads, knee.rate if knee else None)
     result.series = tables.series_of(measured, loads, task)
     result.facts |= {"measured": contention.describe(), "machine": machine.name()}
-    result.facts["noise"] = noise_said(cells, limits, contention.beside())
+    result.facts["noise"] = describe_noise(cells, limits, contention.beside())
     result.notes += _notes(cells, stopwatch, limits)
     if real is not None:
         result.facts["prompts"] = real.words
         result.notes += [*real.notes, *[OF_THE_MEAN] * (limits.arithmetic is not None)]
     result.notes += [knee.words] if knee is not None else []
-    result.notes += [note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)]  # cells say those
+    result.notes += [
+        note for note in engine.stats.notes if not note.startswith(FEWER_ROWS)
+    ]  # the notes of cells say those
     if len(measured) < len(cells) and report.facts.get("device") == "cpu":
         result.ran_short_mib = free_mib
     title = f"{Path(config.model.name).name}, {config.quantization.name}, {report.facts.get('device', 'elsewhere')}"
     points = tables.points_of(title, cells, loads, knee.rate if knee else None)
     write_atomically(recorder.folder / POINTS, json.dumps(points, indent=1) + "\n")
     if task.pictures:
-        draw(recorder.folder)
+        draw_in_process(MODULE, recorder.folder)
     return result
 
 
 def deliver(inputs: Prompted, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Draw the pictures that were not asked for then."""
-    assert isinstance(config.task, SweepConfig)
-    if config.task.pictures and (job.folder / POINTS).exists() and not list(job.folder.glob("*.png")):
-        draw(job.folder)
+    """Draw the pictures if the recorded job has none."""
+    if own_config(config, SweepConfig).pictures:
+        draw_missing(MODULE, job.folder, POINTS)
 
 
 def measure_cells(task: SweepConfig, stopwatch: Stopwatch, limits: MachineRates, recorder: Recorder) -> list[Cell]:
-    """Run all cells in rounds; the first ones do not count."""
+    """Run all cells in rounds; warm-up rounds do not count."""
     cells, repeats = cells_of(task), RepeatLog(recorder.folder)
     rounds = task.warmup + task.repeats
     with recorder.progress(rounds * len(cells), "sweep") as bar:
@@ -161,14 +164,14 @@ def measure_cells(task: SweepConfig, stopwatch: Stopwatch, limits: MachineRates,
                     cell.repeats.append(figures)
                     repeats.add(len(cell.repeats), {f"{name}/{cell.key}": value for name, value in figures.items()})
                 bar.advance(1)
-            limits.measure()  # behind the round: it takes memory, and the first round measures that
+            limits.measure()  # after the round: it takes memory, and the first round measures the peak
     return cells
 
 
 def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder) -> list[Load]:
-    """Let requests come at each rate, the lowest one first; rates beyond one that did not fit are not tried."""
+    """Send requests at each rate, the lowest one first; rates above one that did not fit are not tried."""
     loads = arrivals.loads_of(task, stopwatch.vocab_size, stopwatch.seed, stopwatch.real)
-    with recorder.progress(sum(len(load.asked) for load in loads), "sweep") as bar:
+    with recorder.progress(sum(len(load.requests) for load in loads), "sweep") as bar:
         for at, load in enumerate(loads):
             bar.describe(f"sweep: {load.rate:g} requests/s")
             arrivals.run_load(stopwatch.engine, load, lambda: bar.advance(1))
@@ -179,17 +182,8 @@ def measure_loads(task: SweepConfig, stopwatch: Stopwatch, recorder: Recorder) -
     return loads
 
 
-def draw(folder: Path) -> None:
-    """Draw the pictures in a process of its own: what a plotting library takes would stay with this one."""
-    process = child.start("-m", "runner.speed.pictures", str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, said = process.communicate()
-    if process.returncode:
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        log.warning("no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), last)
-
-
-def noise_said(cells: list[Cell], limits: MachineRates, beside: str) -> str:
-    """Say whether the machine was quiet enough to tell figures from noise: by how far quartiles of speeds lie apart."""
+def describe_noise(cells: list[Cell], limits: MachineRates, beside: str) -> str:
+    """Say whether the machine was quiet enough to tell figures from noise, judged by the quartiles of the speeds."""
     known = [cell for cell in cells if cell.noise is not None]
     if not known:
         return f"unknown: it takes {ENOUGH_TO_TELL} repeats or more to tell"
@@ -215,11 +209,11 @@ def _best(cells: list[Cell]) -> dict[str, float]:
 
 
 def _notes(cells: list[Cell], stopwatch: Stopwatch, limits: MachineRates) -> list[str]:
-    """Say what a reader of the numbers has to know."""
+    """Return the notes that a reader of the numbers needs."""
     measured = [cell for cell in cells if not cell.note]
     figures = measured[0].figures
     shares: list[dict[str, Any]] = [limits.shares(cell) for cell in measured]
-    said = {
+    applies = {
         NOT_SEEN: "output_tok_per_s" in figures,
         NO_TIMES: "itl_p50_s" not in figures,
         IN_PIECES: stopwatch.in_pieces,
@@ -227,7 +221,7 @@ def _notes(cells: list[Cell], stopwatch: Stopwatch, limits: MachineRates) -> lis
         NO_LIMITS: limits.best is None and WORK[0] in figures,
         IN_CACHE: any(share and share["decode_read_share"] > 1 for share in shares),
     }
-    notes = [note for note, applies in said.items() if applies]
+    notes = [note for note, is_true in applies.items() if is_true]
     if not stopwatch.energy.sources:
         notes += [f"no energy: {why}" for why in stopwatch.energy.why_not]
     if len(measured) < len(cells):

@@ -1,6 +1,6 @@
-"""Check the parts of a split against their manifest, and against the source where one is given.
+"""Check the parts of a split against their manifest, and against the source if one is given.
 
-Everything that is wrong is listed, not only the first: with file, tensor, what was expected and what was found.
+All problems are listed, not only the first: with file, tensor, expected and actual value.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from runner.sharding.check import CheckedPart, check_files, check_part
 from runner.sharding.completeness import coverage_problems, source_problems
 from runner.sharding.manifest import MANIFEST, Manifest, read_manifest
 from runner.sharding.write import Meter
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 
 VERSION = 1
-USES = frozenset({Uses.own_location})  # the source, where there is one, is compared and not trusted
-FROM_LEDGER = False  # what was whole yesterday may be damaged today
+USES = frozenset({Uses.own_location})  # a source is only compared with the parts
+FROM_LEDGER = False  # parts may have been damaged since the last check
 
 
 @dataclass
@@ -39,15 +39,14 @@ class VerifyInputs(Inputs):
 
 
 def prepare(config: RunnerConfig) -> VerifyInputs:
-    """Refuse what is no parts folder; the rest is what this task is there to find out."""
-    task = config.task
-    assert isinstance(task, VerifyConfig)
+    """Read the manifest; reject a folder without one."""
+    task = own_config(config, VerifyConfig)
     manifest = read_manifest(task.parts)
     return VerifyInputs({"manifest": manifest.sha256}, task, manifest)
 
 
 def run(inputs: VerifyInputs, context: Context) -> Result:
-    """Check everything, and return a table with a line for each part and all problems."""
+    """Check everything; return a table with a row for each part, and all problems."""
     machine.reset_peak()
     started, task, manifest, recorder = time.perf_counter(), inputs.task, inputs.manifest, context.recorder
     checkpoint = _source(task, context.config.model)
@@ -56,10 +55,10 @@ def run(inputs: VerifyInputs, context: Context) -> Result:
     stored = sum(part.raw.nbytes + (part.stored.nbytes if part.frames else 0) for part in manifest.parts)
     checked, rows, problems, nbytes = list[CheckedPart](), list[dict[str, Any]](), list[str](), 0
 
-    def note(file: str, found: list[str], what: str, part: str = "-") -> None:
-        """Add a line to the table, and its problems to all of them."""
-        problems.extend(found)
-        status = f"{len(found)} problem{'s' * (len(found) > 1)}" if found else "ok"
+    def note(file: str, own_problems: list[str], what: str, part: str = "-") -> None:
+        """Add a row to the table, and its problems to the list."""
+        problems.extend(own_problems)
+        status = f"{len(own_problems)} problem{'s' * (len(own_problems) > 1)}" if own_problems else "ok"
         rows.append({"part": part, "file": file, "status": status, "checked": what})
 
     with recorder.progress(stored + in_source if deep else None, "verify", "bytes") as bar:
@@ -73,17 +72,17 @@ def run(inputs: VerifyInputs, context: Context) -> Result:
             note(entry.stored.file, part.problems, what, str(entry.part_id))
             rows[-1] |= _speed(part.nbytes, part.seconds)
             nbytes += part.nbytes
-        for folder, found in check_files(manifest, task.level).items():
+        for folder, file_problems in check_files(manifest, task.level).items():
             count = len(manifest.around[folder])
-            note(f"{folder}/", found, f"{'sha256' if deep else 'size'} of {count} file{'s' * (count != 1)}")
-        found = coverage_problems(manifest, checked)
-        note(MANIFEST, found, f"each of {manifest.totals.tensors} tensors once, tied ones, totals")
+            note(f"{folder}/", file_problems, f"{'sha256' if deep else 'size'} of {count} file{'s' * (count != 1)}")
+        coverage = coverage_problems(manifest, checked)
+        note(MANIFEST, coverage, f"each of {manifest.totals.tensors} tensors once, tied ones, totals")
         if checkpoint is not None:
             bar.describe("compare with the source")
             began = time.perf_counter()
-            found = source_problems(manifest, checked, checkpoint, task.level, meter)
+            differences = source_problems(manifest, checked, checkpoint, task.level, meter)
             what = f"{'content' if deep else 'dtype and shape'} of {len(checkpoint.tensors)} tensors"
-            note(f"source {checkpoint.folder.name}", found, what)
+            note(f"source {checkpoint.folder.name}", differences, what)
             rows[-1] |= _speed(in_source if deep else 0, time.perf_counter() - began)
             nbytes += in_source if deep else 0
     seconds = time.perf_counter() - started
@@ -104,7 +103,7 @@ def run(inputs: VerifyInputs, context: Context) -> Result:
 
 
 def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
-    """Read the headers of the source, where one is named; revision and cache are the model group's."""
+    """Read the headers of the source, if one is named; revision and cache are the model group's."""
     name = task.source
     if name is None:
         return None
@@ -114,7 +113,7 @@ def _source(task: VerifyConfig, model: ModelConfig) -> Checkpoint | None:
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.name=", "task.source=")) from error
     if folder.is_file():
-        raise ConfigError(f"task.source={name}: a .gguf file, which no parts are made from")
+        raise ConfigError(f"task.source={name}: a .gguf file, which task=split cannot read")
     return read_checkpoint(folder, read_bin)
 
 

@@ -1,4 +1,4 @@
-"""runner-advise: on three described machines, within limits, here with records, and what it refuses."""
+"""runner-advise: on three described machines, within limits, on this machine with records, and its error messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEVEN = "model=qwen25_7b_instruct"
 
 @pytest.fixture
 def data(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Run the command for JSON; returns its exit code and what it says."""
+    """Run the command for JSON; returns its exit code and its output."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -29,50 +29,50 @@ def data(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     return run
 
 
-def settings(found: dict[str, Any], which: str = "recommended") -> list[dict[str, str]]:
-    return [dict(word.split("=", 1) for word in it["overrides"]) for it in found[which]]
+def settings(advice: dict[str, Any], which: str = "recommended") -> list[dict[str, str]]:
+    return [dict(word.split("=", 1) for word in it["overrides"]) for it in advice[which]]
 
 
-def test_a_laptop_holds_seven_billion_in_four_bits_and_few_questions_or_a_smaller_model(data: Any) -> None:
-    code, found = data(SEVEN, "--machine", "laptop_8gb")
-    first, *others = settings(found)
+def test_a_laptop_holds_seven_billion_in_four_bits_with_few_rows_or_a_smaller_model(data: Any) -> None:
+    code, advice = data(SEVEN, "--machine", "laptop_8gb")
+    first, *others = settings(advice)
     assert code == 0
     assert (first["model"], first["quantization"]) == (SEVEN[6:], "nf4")
     assert int(first["generation.batch_size"]) <= 16
     assert {it["model"] for it in others} == {"qwen15_18b_chat", "qwen25_15b_instruct", "llama32_1b"}
-    assert {it["quantization"] for it in settings(found, "out")} == {"none", "int8"}
-    assert all("are allowed" in it["why_not"] for it in found["out"])
-    assert all(it["memory"]["peak_mib"] <= 6 * 1024 for it in found["recommended"])
+    assert {it["quantization"] for it in settings(advice, "out")} == {"none", "int8"}
+    assert all("are allowed" in it["why_not"] for it in advice["out"])
+    assert all(it["memory"]["peak_mib"] <= 6 * 1024 for it in advice["recommended"])
 
 
 def test_a_workstation_holds_it_in_all_formats_and_a_large_gpu_with_many_rows(data: Any) -> None:
-    _, found = data(SEVEN, "--machine", "workstation_24gb")
-    assert [it["quantization"] for it in settings(found)] == ["none", "int8", "nf4"]
-    slow = found["recommended"][0]["time"]["seconds_per_question"]
-    _, found = data(SEVEN, "--machine", "gpu_80gb", "task.limit=1000")
-    best = settings(found)[0]
+    _, advice = data(SEVEN, "--machine", "workstation_24gb")
+    assert [it["quantization"] for it in settings(advice)] == ["none", "int8", "nf4"]
+    slow = advice["recommended"][0]["time"]["seconds_per_question"]
+    _, advice = data(SEVEN, "--machine", "gpu_80gb", "task.limit=1000")
+    best = settings(advice)[0]
     assert (best["quantization"], int(best["generation.batch_size"])) >= ("none", 256)
-    assert found["recommended"][0]["time"]["seconds_per_question"] < slow / 20
-    assert {it["time"]["source"] for it in found["recommended"]} == {"guessed"}
+    assert advice["recommended"][0]["time"]["seconds_per_question"] < slow / 20
+    assert {it["time"]["source"] for it in advice["recommended"]} == {"guessed"}
 
 
 @pytest.mark.slow
-def test_limits_leave_out_with_a_reason_and_what_is_said_stays(data: Any) -> None:
-    code, found = data(SEVEN, "--machine", "gpu_80gb", "--memory-gib", "12", "quantization=nf4", "task.limit=4")
+def test_limits_reject_with_a_reason_and_the_users_overrides_stay(data: Any) -> None:
+    code, advice = data(SEVEN, "--machine", "gpu_80gb", "--memory-gib", "12", "quantization=nf4", "task.limit=4")
     assert code == 0
-    assert settings(found)[0]["quantization"] == "nf4"
-    assert found["recommended"][0]["memory"]["peak_mib"] <= 12 * 1024
-    code, found = data(SEVEN, "--machine", "laptop_8gb", "--seconds-per-question", "0.001")
-    assert (code, found["recommended"]) == (1, [])
-    assert any("0.001 are allowed" in it["why_not"] for it in found["out"])
+    assert settings(advice)[0]["quantization"] == "nf4"
+    assert advice["recommended"][0]["memory"]["peak_mib"] <= 12 * 1024
+    code, advice = data(SEVEN, "--machine", "laptop_8gb", "--seconds-per-question", "0.001")
+    assert (code, advice["recommended"]) == (1, [])
+    assert any("0.001 are allowed" in it["why_not"] for it in advice["out"])
 
 
 @pytest.mark.slow
-def test_what_is_recommended_runs_and_is_recorded_then(runner: Callable[..., Any]) -> None:
+def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any]) -> None:
     job = ("model=embedded", "quantization=none", "task.limit=2", "generation.max_new_tokens=8", "tracking=none")
     done = runner(*job, "--quick", "--run", module="runner.advise")
     assert done.code == 0, done.err
-    assert "not known: nothing is recorded" in done.out
+    assert "unknown: nothing is recorded" in done.out
     assert "finished" in done.out
     again = runner(*job, "--quick", module="runner.advise")
     assert "recorded here" in again.out
@@ -87,7 +87,7 @@ def test_what_is_recommended_runs_and_is_recorded_then(runner: Callable[..., Any
     [
         (["model=stub"], "it has no weights here, so there is nothing to choose"),
         ([SEVEN, "--machine", "laptop"], "--machine laptop: no machine or file 'laptop'. Did you mean laptop_8gb?"),
-        ([SEVEN, "--machine", "gpu_80gb", "--run"], "a machine that is only described runs nothing"),
+        ([SEVEN, "--machine", "gpu_80gb", "--run"], "a described machine cannot run jobs"),
         ([SEVEN, "--memory-gib", "0"], "--memory-gib 0: must be more than 0"),
         (["qwen"], "qwen: not a valid override: write KEY=VALUE"),
         (["model=qwen3_8"], "model=qwen3_8: no choice for model 'qwen3_8'. Did you mean qwen3_8b?"),
@@ -105,8 +105,8 @@ def test_a_file_describes_a_machine(tmp_path: Path) -> None:
     for text, message in (
         ("memory_gb: 30\n", "memory_gb: no key 'memory_gb'. Did you mean memory_gib?"),
         ("memory_gib: 30\n", "bandwidth_gb_s, tflop_s is missing"),
-        ("memory_gib: much\nbandwidth_gb_s: 1\ntflop_s: 1\n", "memory_gib=much: a number from 0 is needed"),
-        ("a: [", "it is no YAML"),
+        ("memory_gib: much\nbandwidth_gb_s: 1\ntflop_s: 1\n", "memory_gib=much: must be a number from 0 on"),
+        ("a: [", "it is not valid YAML"),
     ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=message.replace("?", r"\?")):

@@ -143,7 +143,7 @@ def any_graph(draw: st.DrawFn) -> Graph:
     return graph
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(any_graph(), st.integers(0, 2), st.randoms(use_true_random=False))
 def test_every_round_is_free_of_cycles_and_says_how_likely_it_was(
     graph: Graph, number: int, rng: random.Random
@@ -169,7 +169,7 @@ def test_every_round_is_free_of_cycles_and_says_how_likely_it_was(
     assert drawn.log_prob == pytest.approx(sum(map(math.log, likely)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(any_graph(), st.randoms(use_true_random=False))
 def test_an_edge_without_a_choice_is_one_that_would_have_closed_a_cycle(graph: Graph, rng: random.Random) -> None:
     graph.spatial.optimized = True

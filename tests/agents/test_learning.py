@@ -86,7 +86,7 @@ def test_the_loss_and_its_gradient_are_what_torch_makes_of_the_formula(baseline:
         np.testing.assert_allclose(gradients[kind], found.numpy(), atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 6), st.integers(0, 2**32))
 def test_the_nuclear_norm_has_the_gradient_of_torch_and_of_finite_differences(agents: int, seed: int) -> None:
     edges = uneven(team(agents=agents), seed).spatial

@@ -9,7 +9,7 @@ import pytest
 from opening import open_engine
 
 from runner.agents.graph import Graph
-from runner.agents.play import LOTS, Player
+from runner.agents.play import BATCHES, Player
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered, Discussion, Team
 from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
@@ -137,7 +137,7 @@ def test_what_is_ready_goes_in_lots_of_what_is_under_way() -> None:
         player.play(discussions(40))
     lots = [len(lot) for lot in session.lots if lot]
     assert lots[0] == 40
-    assert min(lots[: len(lots) // 2]) >= 40 // LOTS - 1, "as long as much is under way, nothing goes alone"
+    assert min(lots[: len(lots) // 2]) >= 40 // BATCHES - 1, "as long as much is under way, nothing goes alone"
     assert sum(lots) == 200
 
 

@@ -29,7 +29,7 @@ def user(asked: tuple[Message, ...]) -> str:
 
 
 def said(agent: int, text: str, code: CodeOutcome | None = None) -> AgentMessage:
-    return roles.said(agent, roles.ROLES[agent % len(roles.ROLES)], text, code)
+    return roles.agent_message(agent, roles.ROLES[agent % len(roles.ROLES)], text, code)
 
 
 def test_numbers_are_plain() -> None:
@@ -39,7 +39,9 @@ def test_numbers_are_plain() -> None:
     assert said(2, PROGRAM, RAN) == AgentMessage(2, Role.programming_expert, PROGRAM, "7", RAN)
     assert said(2, "answer = 3 + 4, so 7", BROKE).answer is None  # what it came to counts, not what it says
     assert said(2, "7").answer is None
-    cut_off = [roles.said(0, Role.math_solver, text, is_whole=False).answer for text in ("3+4=7 so 7", "#### 7")]
+    cut_off = [
+        roles.agent_message(0, Role.math_solver, text, is_whole=False).answer for text in ("3+4=7 so 7", "#### 7")
+    ]
     assert cut_off == [None, "7"]
 
 

@@ -1,4 +1,4 @@
-"""The prediction against what transformers and bitsandbytes really hold."""
+"""The predicted memory against what transformers and bitsandbytes really allocate."""
 
 import json
 import struct
@@ -42,8 +42,8 @@ def test_unquantized_weights_are_exact(make_config: Any, saved_family: Saved, ti
 
     folder = saved_family(tied=tied, dtype=dtype)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    held = sum(p.numel() * p.element_size() for p in model.parameters())  # tied ones come once
-    assert sum(predict(make_config, folder).weights.values()) == held
+    actual = sum(p.numel() * p.element_size() for p in model.parameters())  # tied ones once
+    assert sum(predict(make_config, folder).weights.values()) == actual
 
 
 def test_model_dtype_overrides_the_checkpoint(make_config: Any, saved_family: Saved) -> None:
@@ -72,9 +72,9 @@ def test_quantized_weights_within_two_percent(
         dtype="auto",
         device_map={"": "cpu"},
     )
-    held = sum(weight_bytes(model).values())
+    actual = sum(weight_bytes(model).values())
     predicted = sum(predict(make_config, folder, quantization=quantization).weights.values())
-    assert predicted == pytest.approx(held, rel=0.02)
+    assert predicted == pytest.approx(actual, rel=0.02)
 
 
 def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved) -> None:
@@ -84,27 +84,27 @@ def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved)
     folder = saved_family()
     model = AutoModelForCausalLM.from_pretrained(folder)
     cache = model(torch.zeros(4, 24, dtype=torch.long), use_cache=True).past_key_values
-    held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    actual = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
     predicted = predict(make_config, folder)  # 4 rows of 16 + 8 tokens
-    assert predicted.decode_kv_bytes == held
-    assert predicted.prefill_kv_bytes == held * 16 // 24
+    assert predicted.decode_kv_bytes == actual
+    assert predicted.prefill_kv_bytes == actual * 16 // 24
 
 
 def test_total_is_the_largest_stage() -> None:
     sizes = Footprint({"linear": 10}, 1, 3, prefill_activation_bytes=7, decode_activation_bytes=2)
     assert sizes.total_mib == sizes.prefill_mib == 18 / 2**20
     assert sizes.decode_mib == 15 / 2**20
-    held = replace(sizes, unread_bytes=4, copied_bytes=1, runtime_bytes=5, load_bytes=19, first_pass_bytes=30)
-    assert held.resident_weight_mib == 7 / 2**20
-    assert held.prefill_mib == 20 / 2**20
-    assert held.total_mib == held.first_pass_mib == 30 / 2**20
+    resident = replace(sizes, unread_bytes=4, copied_bytes=1, runtime_bytes=5, load_bytes=19, first_pass_bytes=30)
+    assert resident.resident_weight_mib == 7 / 2**20
+    assert resident.prefill_mib == 20 / 2**20
+    assert resident.total_mib == resident.first_pass_mib == 30 / 2**20
 
 
 @pytest.mark.parametrize(("rows", "prompt_tokens", "read"), [(64, 256, 4), (64, 1024, 1), (2, 4096, 1), (3, 100, 3)])
 def test_prompts_are_read_in_passes_of_bounded_size(
     make_config: Any, saved_family: Saved, rows: int, prompt_tokens: int, read: int
 ) -> None:
-    """The rows that the stream does not read together are not charged together; their keys and values are."""
+    """Rows that are prefilled in different passes share activations; their keys and values add up."""
     folder = saved_family()
 
     def predicted(rows: int) -> Footprint:
@@ -118,7 +118,7 @@ def test_prompts_are_read_in_passes_of_bounded_size(
 
 
 def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
-    """A packed copy takes the mapped weight's place; a converted weight and a tied head stay beside their copies."""
+    """A packed copy replaces the mapped weight; a converted weight and a tied head stay in addition to their copies."""
 
     def predicted(free_mib: float = 1e6, attention: Attention = Attention.auto, dtype: Dtype = Dtype.auto,
                   tied: bool = False) -> Footprint:  # fmt: skip
@@ -133,9 +133,9 @@ def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
     assert 0 < plain.unread_bytes < plain.weights["embedding"]
     tied = predicted(tied=True)
     assert tied.copied_bytes == tied.weights["embedding"]
-    turned = predicted(dtype=Dtype.bfloat16)
-    assert turned.copied_bytes == turned.weights["linear"] + turned.weights["head"]
-    assert turned.load_bytes == sum(turned.weights.values()) + int(footprint.LOAD_MIB * 2**20)
+    converted = predicted(dtype=Dtype.bfloat16)
+    assert converted.copied_bytes == converted.weights["linear"] + converted.weights["head"]
+    assert converted.load_bytes == sum(converted.weights.values()) + int(footprint.LOAD_MIB * 2**20)
     for not_packed in (predicted(free_mib=0.0, tied=True), predicted(attention=Attention.sdpa, tied=True)):
         assert not_packed.copied_bytes == not_packed.unread_bytes == 0
         assert not_packed.runtime_bytes < tied.runtime_bytes

@@ -54,7 +54,7 @@ def gguf_name(name: str) -> str:
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of q and k as llama.cpp has them: the halves of each head's rotary pairs side by side."""
+    """Rows of q and k in llama.cpp's order: the halves of each head's rotary pairs are interleaved."""
     return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -215,11 +215,11 @@ def test_a_user_completes_with_it(runner: Callable[..., Any], files: dict[str, P
 def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_path: Path) -> None:
     whole = files["Q8_0"].read_bytes()
     sizes = [3, 4, 20, 200, len(whole) // 8, len(whole) - 300]
-    broken = {f"cut{size}.gguf": (whole[:size], "truncated|no GGUF file") for size in sizes}
+    broken = {f"cut{size}.gguf": (whole[:size], "truncated|not a GGUF file") for size in sizes}
     broken |= {
-        "magic.gguf": (b"GGML" + whole[4:], "no GGUF file: it begins with b'GGML'"),
-        "empty.gguf": (b"", "no GGUF file: it begins with b''"),
-        "version.gguf": (whole[:4] + struct.pack("<I", 1) + whole[8:], "GGUF version 1, and versions 2 and 3"),
+        "magic.gguf": (b"GGML" + whole[4:], "not a GGUF file: it begins with b'GGML'"),
+        "empty.gguf": (b"", "not a GGUF file: it begins with b''"),
+        "version.gguf": (whole[:4] + struct.pack("<I", 1) + whole[8:], "GGUF version 1; only versions 2 and 3"),
         "count.gguf": (whole[:8] + struct.pack("<Q", 2**60) + whole[16:], "damaged header|truncated|type"),
         "end.gguf": (whole[:-300], r"truncated: tensor \S+ should end at byte \d+, the file at \d+"),
     }
@@ -238,7 +238,7 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
         )
     )
     strange = write(tmp_path / "strange.gguf", model, "F32", "mystery")
-    with pytest.raises(ConfigError, match=r"architecture mystery.*use from its original checkpoint"):
+    with pytest.raises(ConfigError, match=r"architecture mystery.*use the original checkpoint"):
         load(make_config, strange)
 
 
@@ -249,11 +249,11 @@ def test_what_does_not_go_together(
     for config, message in (
         (configure(make_config, file, quantization=Nf4Config()), "is a .gguf file, and quantization=nf4 cannot read it: use quantization=gguf"),
         (configure(make_config, file, quantization=QuantizationConfig()), "quantization=none cannot read it: use quantization=gguf"),
-        (configure(make_config, original, quantization=GgufConfig()), "quantization=gguf reads a .gguf file, and model.name=.* is none: use model=local"),
+        (configure(make_config, original, quantization=GgufConfig()), "quantization=gguf reads a .gguf file, and model.name=.* is not one: use model=local"),
         (configure(make_config, file.parent), r"a folder with .gguf files; name one, with quantization=gguf: model.name=\S+/F32.gguf, model.name=\S+/Q8_0.gguf"),
         (configure(make_config, tmp_path / "no.gguf"), "there is no folder and no .gguf file"),
         (make_config(model=LocalModelConfig(name="some/no.gguf"), quantization=GgufConfig()), "model path does not exist"),
-        (make_config(model=LocalModelConfig(name="embedded"), quantization=GgufConfig()), "model.name=embedded is none"),
+        (make_config(model=LocalModelConfig(name="embedded"), quantization=GgufConfig()), "model.name=embedded is not one"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             check_format(config)

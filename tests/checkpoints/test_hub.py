@@ -18,7 +18,7 @@ from runner.embedded import MODEL_DIR
 
 CONFIG = b'{"model_type": "llama"}'
 BIG = random.Random(0).randbytes(25 * 2**20)
-STALL = 22 * 2**20  # behind the first pieces that huggingface_hub hands over, before the last
+STALL = 22 * 2**20  # between the first and the last pieces that huggingface_hub writes
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def parts(folder: Path) -> list[Path]:
 
 
 def amid(hub: Hub, folder: Path) -> subprocess.Popen[str]:
-    """Start a download, and return when it is amid the large file and gets no more of it."""
+    """Start a download, and return when it has a part of the large file and gets no more of it."""
     hub.stall_after = STALL
     process = locating(folder, "org/open", HF_ENDPOINT=hub.url)
     part = repo(folder) / "blobs" / f"{checksum('model.safetensors', hub.files['model.safetensors'])}.part"
@@ -53,7 +53,7 @@ def amid(hub: Hub, folder: Path) -> subprocess.Popen[str]:
 
 
 def killed_amid(hub: Hub, folder: Path) -> int:
-    """Start a download, kill it amid the large file, and return how many bytes it left."""
+    """Start a download, kill it in the middle of the large file, and return how many bytes it has written."""
     process = amid(hub, folder)
     process.kill()
     process.communicate()
@@ -118,9 +118,9 @@ def test_what_a_model_needs_of_a_repository() -> None:
 def test_a_commit_that_is_there_is_not_asked_for(tmp_path: Path, hub: Hub) -> None:
     first = locate(tmp_path, "org/open", hub.commit, HF_ENDPOINT=hub.url)
     assert first.startswith("at ")
-    asked = len(hub.seen)
+    requests = len(hub.seen)
     assert locate(tmp_path, "org/open", hub.commit, HF_ENDPOINT=hub.url) == first
-    assert len(hub.seen) == asked
+    assert len(hub.seen) == requests
 
 
 # ---------------------------------------------------------------------------------- going on, checking
@@ -164,7 +164,7 @@ def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> 
     hub.sends = {"model.safetensors": b"x" * 5000}
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     assert said.startswith("error: model.name=org/open: model.safetensors arrived damaged: its checksum is ")
-    assert said.endswith("the same command fetches it anew")
+    assert said.endswith("run the same command to fetch it again")
     assert [path.name for path in repo(tmp_path).glob("blobs/*")] == [checksum("config.json", CONFIG)]
     hub.sends = {"config.json": b"x" * len(CONFIG)}
     (repo(tmp_path) / "snapshots" / hub.commit / "config.json").unlink()
@@ -234,7 +234,7 @@ def test_offline_with_half_a_cache(tmp_path: Path, big_hub: Hub) -> None:
     assert "model.name=org/open: only a part of it is in the cache: " in said
     assert f"{big_hub.commit} lacks model.safetensors, and the hub cannot be reached (HF_HUB_OFFLINE=1)" in said
     said = locate(tmp_path, "org/open", HF_ENDPOINT="http://127.0.0.1:9")
-    assert "lacks model.safetensors, and the hub (127.0.0.1:9) cannot be reached (ConnectError). With the hub" in said
+    assert "lacks model.safetensors, and the hub (127.0.0.1:9) cannot be reached (ConnectError). As soon as" in said
 
 
 def test_offline_with_half_a_cache_that_another_tool_left(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_hub_errors_in_one_message(tmp_path: Path, hub: Hub, name: str, revision
     said = locate(tmp_path, name, revision, HF_ENDPOINT=hub.url)
     assert message in said
     assert "\n" not in said
-    assert not (tmp_path / "hf" / "hub").exists()  # what is refused leaves nothing behind
+    assert not (tmp_path / "hf" / "hub").exists()  # a rejected model leaves nothing behind
 
 
 def test_no_network_and_nothing_in_the_cache(tmp_path: Path, hub: Hub) -> None:
@@ -284,14 +284,14 @@ def test_no_network_and_nothing_in_the_cache(tmp_path: Path, hub: Hub) -> None:
     assert said.endswith("it is not in the cache and the hub (127.0.0.1:9) cannot be reached (ConnectError)")
     assert "it is not in the cache and the hub cannot be reached" in locate(tmp_path, "org/open", HF_HUB_OFFLINE="1")
     hub.commit = "no commit"
-    assert f"what answers at {hub.url[7:]} is no hub" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
+    assert f"the server at {hub.url[7:]} is not a hub" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
 
 
 def test_a_download_that_breaks_off(tmp_path: Path, hub: Hub) -> None:
     hub.redirects_to = "http://127.0.0.1:9"
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     assert "model.name=org/open: the download broke off: " in said
-    assert said.endswith("The same command goes on from where it was")
+    assert said.endswith("Run the same command to resume")
     assert not list(repo(tmp_path).glob("snapshots/*/model.safetensors"))
 
 
@@ -314,7 +314,9 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
         assert "error: model.name=org/open: the disk got full during the download (" in said
         (part,) = parts(tmp_path)
         kept = part.stat().st_size
-        assert "needs " in locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url)  # still full: said before it begins
+        assert "needs " in locate(
+            tmp_path, "org/open", HF_ENDPOINT=big_hub.url
+        )  # still full: reported before the download
         filler.unlink()
         big_hub.stall_after = None
         assert locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url).startswith("at ")
@@ -341,7 +343,7 @@ def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub
     for bad in ("hf_two words", "hf_ümlaut"):
         process = locating(tmp_path, "org/other", HF_ENDPOINT=hub.url, HF_TOKEN=bad)
         out, err = process.communicate(timeout=120)
-        assert "HF_TOKEN (or the hub's stored login) holds characters that no token has" in out
+        assert "HF_TOKEN (or the hub's stored login) contains characters that no token has" in out
         assert bad not in out + err
 
 

@@ -1,4 +1,4 @@
-"""Where tensors stand by their names."""
+"""The place of tensors in a model, by their names."""
 
 from __future__ import annotations
 

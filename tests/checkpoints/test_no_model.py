@@ -1,4 +1,4 @@
-"""A name that leads to no model says what may have been meant, and no prompt goes anywhere."""
+"""The error for a name that is no model says what may be meant, and no prompt is sent anywhere."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def test_the_parts_of_a_split_are_no_model(trip: Trip, tiny_llama: Path, kind: t
     parts = trip.parts
     with pytest.raises(ConfigError) as refused:
         resolve.locate(kind(name=str(parts)))
-    assert f"{parts} holds the parts of a split" in str(refused.value)
+    assert f"{parts} contains the parts of a split" in str(refused.value)
     assert f"model=parts model.name={parts} runs them; task=merge task.parts={parts}" in str(refused.value)
 
 
 @pytest.mark.parametrize("manifest", ["[]", "{", '{"format": "other"}', "{}"])
 def test_another_manifest_is_not_taken_for_one_of_a_split(tmp_path: Path, manifest: str) -> None:
     (tmp_path / "manifest.json").write_text(manifest)
-    with pytest.raises(ConfigError, match="holds no config.json, so it is not what model.name needs"):
+    with pytest.raises(ConfigError, match="contains no config.json, so it is not what model.name needs"):
         resolve.locate(LocalModelConfig(name=str(tmp_path)))

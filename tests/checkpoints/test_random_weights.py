@@ -1,4 +1,4 @@
-"""Checkpoints of noise in the shape of known models."""
+"""Checkpoints with the shape of known models and random weights."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_tensors_are_those_of_the_real_class(preset: str) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalModelConfig:
-    """A small shape beside the presets, and a cache of its own."""
+    """A small shape besides the presets, and an own cache."""
     shape = json.loads((random_weights.SHAPES_DIR / "qwen2_05b_instruct.json").read_text())
     shape |= {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 1024}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}

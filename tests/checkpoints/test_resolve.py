@@ -22,7 +22,7 @@ from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
-from runner.grid.plan import how_many, need_of, plan_job
+from runner.grid.plan import plan_job, predicted_need, worker_count
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import run
 
@@ -80,7 +80,7 @@ def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
 
 @pytest.fixture
 def located(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the models that were looked for, one by one."""
+    """The name of each model that was located, one by one."""
     names: list[str] = []
     real = resolve.locate
 
@@ -106,8 +106,8 @@ def test_a_grid_looks_for_each_model_once(make_config: Make, located: list[str],
     with resolve.sharing():
         plan = [plan_job([], config) for config in configs]
     assert located == [model.name for model in models]
-    assert how_many(plan, list(range(len(plan))), "auto") == 1
-    assert need_of(configs[0], resolve.resolve(configs[0])).mib > 0
+    assert worker_count(plan, list(range(len(plan))), "auto") == 1
+    assert predicted_need(configs[0], resolve.resolve(configs[0])).mib > 0
     assert len(located) == 3, "outside of a grid's plan every job looks for itself: files may have changed"
 
 
@@ -130,7 +130,7 @@ def test_a_file_and_an_empty_folder_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file, a model is a folder"):
         resolve.locate(LocalModelConfig(name=str(tmp_path / "file")))
-    with pytest.raises(ConfigError, match="holds no config.json"):
+    with pytest.raises(ConfigError, match="contains no config.json"):
         resolve.locate(LocalModelConfig(name=str(tmp_path)))
     with pytest.raises(ConfigError, match="adapter_config.json"):
         resolve.locate_adapter(PeftConfig(path=str(tmp_path)), LocalModelConfig(name="x"))
@@ -191,14 +191,15 @@ def test_an_edit_in_place_of_the_same_size_and_time_is_seen(tmp_path: Path) -> N
     folder, cache = make_folder(tmp_path / "model"), tmp_path / "hashes.json"
     file = folder / "model.safetensors"
     before, stat = resolve.files_sha256(folder, cache), file.stat()
-    with file.open("r+b") as stream:
-        stream.write(b"v")
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    while file.stat().st_ctime_ns == stat.st_ctime_ns:  # the file system's clock moves in steps of milliseconds
+        with file.open("r+b") as stream:
+            stream.write(b"v")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert resolve.files_sha256(folder, cache) != before
 
 
 def test_code_of_another_repository_counts_by_its_commit(tmp_path: Path) -> None:
-    """In processes of their own: huggingface_hub reads where its cache is when it is imported."""
+    """In its own process, because huggingface_hub reads the location of its cache when it is imported."""
     folder = make_folder(tmp_path / "model")
     reference = {"auto_map": {"AutoModelForCausalLM": "org/open--modeling_x.Model"}}
     (folder / "config.json").write_text(json.dumps(reference))
@@ -226,4 +227,4 @@ for trust in (False, True):
         assert trusting == f"[('code of org/open', '{hub.commit}')]"
         snapshot = tmp_path / "hf" / "hub" / "models--org--open" / "snapshots" / hub.commit
         assert sorted(path.name for path in snapshot.rglob("*.py")) == ["modeling_x.py", "part.py"]
-        assert not hub.gets("model.safetensors"), "its weights are none of ours"
+        assert not hub.gets("model.safetensors"), "its weights are not needed"

@@ -1,4 +1,4 @@
-"""Safetensors headers: what is right is read right, what is wrong is refused by name."""
+"""Safetensors headers: valid ones are read correctly, invalid ones are rejected by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TENSORS = {
 
 
 def raw_file(path: Path, header: str | dict[str, Any], data_bytes: int) -> Path:
-    """Write a safetensors file whose header says what the test wants."""
+    """Write a safetensors file with the given header."""
     text = (header if isinstance(header, str) else json.dumps(header)).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data_bytes))
     return path
@@ -36,7 +36,7 @@ def entry(begin: int, end: int, shape: Any = (4,), dtype: Any = "F32") -> dict[s
 
 
 def sharded(folder: Path, weight_map: dict[str, str], **shards: list[str]) -> Path:
-    """Write a checkpoint of two shards, s1 and s2, and an index that says what the test wants."""
+    """Write a checkpoint of two shards, s1 and s2, with the given index."""
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     for shard, names in shards.items():
@@ -54,8 +54,8 @@ def test_a_header_is_read_as_safetensors_wrote_it(tmp_path: Path) -> None:
         name: (tuple(tensor.shape), tensor.numel(), tensor.nbytes) for name, tensor in TENSORS.items()
     }
     first = next(t for t in file.tensors if t.name == "a.weight")
-    there = b"".join(bytes(piece) for piece in byteio.read_range(path, first.offset, first.nbytes))
-    assert there == TENSORS["a.weight"].numpy().tobytes()
+    content = b"".join(bytes(piece) for piece in byteio.read_range(path, first.offset, first.nbytes))
+    assert content == TENSORS["a.weight"].numpy().tobytes()
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_a_header_is_read_as_safetensors_wrote_it(tmp_path: Path) -> None:
         ({"w": entry(0, 16)}, 12, r"truncated: tensor w should end at byte \d+, the file at \d+"),
         ({"w": entry(0, 16)}, 20, r"4 bytes too many: \d+ expected by its header, \d+ found"),
         ({"v": entry(0, 16), "w": entry(8, 24)}, 24, r"tensor w overlaps .* byte \d+ expected, \d+ found"),
-        ({"v": entry(0, 16), "w": entry(20, 36)}, 36, r"tensor w leaves a hole"),
+        ({"v": entry(0, 16), "w": entry(20, 36)}, 36, r"tensor w leaves a gap"),
         (
             {"w": entry(0, 8)},
             8,
-            r"tensor w: F32 of shape \[4\] needs 16 bytes, its data_offsets 0\.\.8 hold 8",
+            r"tensor w: F32 of shape \[4\] needs 16 bytes, its data_offsets 0\.\.8 give 8",
         ),
         ({"w": entry(0, 1, (3,), "F4")}, 1, r"tensor w: F4 of shape \[3\] needs 1\.5 bytes"),
-        ({"w": entry(16, 0)}, 16, r"tensor w: F32 .* its data_offsets 16\.\.0 hold -16"),
+        ({"w": entry(16, 0)}, 16, r"tensor w: F32 .* its data_offsets 16\.\.0 give -16"),
         ({"w": entry(-16, 0)}, 16, r"tensor w: .*data_offsets expected, found"),
         ({"w": entry(0, 16, (True, 4))}, 16, r"tensor w: dtype, shape and two data_offsets expected"),
         ({"w": entry(0, 16, (4,), "F33")}, 16, r"tensor w: dtype 'F33' is none of F4"),
@@ -115,7 +115,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     [
         (
             {"a": "s1.safetensors", "b": "s2.safetensors", "z": "s2.safetensors"},
-            r"tensor z .* but no file holds it",
+            r"tensor z .* but no file contains it",
         ),
         (
             {"a": "s2.safetensors", "b": "s2.safetensors", "c": "s1.safetensors"},
@@ -133,7 +133,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ),
         (
             {"a": "s1.safetensors", "b": "s2.safetensors"},
-            r"says nothing of tensor c, which lies in s2\.safetensors",
+            r"does not list tensor c, which is in s2\.safetensors",
         ),
         ({}, r"weight_map must map tensor names to file names"),
     ],
@@ -147,18 +147,18 @@ def test_an_index_that_lies_is_refused(tmp_path: Path, weight_map: dict[str, Any
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     weight_map = {"a": "s1.safetensors", "b": "s2.safetensors"}
     folder = sharded(tmp_path / "model", weight_map, s1=["a"], s2=["a", "b"])
-    with pytest.raises(DataError, match=r"tensor a lies in two files: s1\.safetensors and s2\.safetensors"):
+    with pytest.raises(DataError, match=r"tensor a is in two files: s1\.safetensors and s2\.safetensors"):
         ckpt.read_checkpoint(folder)
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
-        DataError, match=r"holds none of model\.safetensors, model\.safetensors\.index\.json \(.*none\)"
+        DataError, match=r"contains none of model\.safetensors, model\.safetensors\.index\.json \(.*none\)"
     ):
         ckpt.read_checkpoint(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"holds none of .*\(weight files found: pytorch_model\.bin\)"):
+    with pytest.raises(DataError, match=r"contains none of .*\(weight files found: pytorch_model\.bin\)"):
         ckpt.read_checkpoint(tmp_path)
 
 
@@ -166,11 +166,11 @@ def test_safetensors_come_before_bin_and_a_bin_is_read_by_who_can(tmp_path: Path
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     by_hand = ckpt.WeightFile(tmp_path / "pytorch_model.bin", 1, b"", {}, [])
-    found = ckpt.read_checkpoint(tmp_path, lambda path: by_hand)
-    assert (found.format, found.files) == ("bin", [by_hand])
+    checkpoint = ckpt.read_checkpoint(tmp_path, lambda path: by_hand)
+    assert (checkpoint.format, checkpoint.files) == ("bin", [by_hand])
     save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
-    found = ckpt.read_checkpoint(tmp_path, lambda path: by_hand)
-    assert (found.format, found.left_out) == ("safetensors", ["pytorch_model.bin"])
+    checkpoint = ckpt.read_checkpoint(tmp_path, lambda path: by_hand)
+    assert (checkpoint.format, checkpoint.left_out) == ("safetensors", ["pytorch_model.bin"])
 
 
 def test_companions_are_all_that_is_not_weights(tmp_path: Path) -> None:
@@ -179,6 +179,6 @@ def test_companions_are_all_that_is_not_weights(tmp_path: Path) -> None:
     for name in (*names, "consolidated.safetensors", ".hidden"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "runs").mkdir()
-    found = ckpt.read_checkpoint(tmp_path)
-    assert [path.name for path in found.companions] == ["LICENSE", "config.json", "tokenizer.json"]
-    assert found.left_out == ["consolidated.safetensors", *names[3:], "runs/"]
+    checkpoint = ckpt.read_checkpoint(tmp_path)
+    assert [path.name for path in checkpoint.companions] == ["LICENSE", "config.json", "tokenizer.json"]
+    assert checkpoint.left_out == ["consolidated.safetensors", *names[3:], "runs/"]

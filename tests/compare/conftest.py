@@ -23,7 +23,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path
 
 @pytest.fixture(scope="session")
 def grid(store: Store) -> Store:
-    """Three quantizations × two splits: nf4 much worse on test, everything else as good as equal."""
+    """Three quantizations × two splits: nf4 much worse on test, everything else nearly equal."""
     for split in ("test", "train"):
         for quantization, test_marks, train_marks in (
             (NONE, marks(180, 200), marks(190, 200)),

@@ -1,4 +1,4 @@
-"""The table on terminals of any width: columns leave before a number is cut."""
+"""The table on terminals of any width: columns are dropped before a number is cut."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def example() -> Table:
     return table
 
 
-def shown(width: int, monkeypatch: pytest.MonkeyPatch) -> str:
+def table_at(width: int, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
@@ -45,15 +45,15 @@ def shown(width: int, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.parametrize("width", [120, 130, 140, 150, 165, 200])
 def test_no_row_is_folded(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = shown(width, monkeypatch).splitlines()
+    lines = table_at(width, monkeypatch).splitlines()
     assert max(len(line.rstrip()) for line in lines[:6]) <= width
     row = next(line for line in lines if line.startswith("nf4"))
     for cell in ("41.1 % [38.1, 44.2]", "−8.9 [", "1/90/909", "933", "21,138"):
         assert cell in row
 
 
-def test_what_a_terminal_has_no_room_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide, narrow = shown(220, monkeypatch), shown(130, monkeypatch)
+def test_a_terminal_names_the_columns_it_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, narrow = table_at(220, monkeypatch), table_at(130, monkeypatch)
     assert "no room" not in wide
     assert "no room for: new tokens, load s, " in narrow
     for head in ("weights", "min. detectable", "dominated"):

@@ -1,4 +1,4 @@
-"""runner-compare against a real MLflow store on sqlite; every scenario is an experiment of its own."""
+"""runner-compare on a real MLflow store on sqlite; every scenario is its own experiment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner import compare
 from runner.compare.data import NotPaired, Run
 from runner.compare.pairing import find_baseline
 from runner.compare.runs import store_to_read
-from runner.compare.table import differing_keys, telling_keys
+from runner.compare.table import differing_keys, distinguishing_keys
 from runner.core.errors import ConfigError
 from runner.store import mlflow_store
 
@@ -105,8 +105,8 @@ def test_the_newest_run_of_a_job_counts(store: Store, rows: Any) -> None:
 
 
 def test_where_filters_with_numbers_as_numbers(grid: Store, rows: Any) -> None:
-    found = rows("grid", "--where", "task.split=test", "--where", "generation.temperature=0")
-    assert set(found) == {"none-test", "int8-test", "nf4-test"}
+    row_by_job = rows("grid", "--where", "task.split=test", "--where", "generation.temperature=0")
+    assert set(row_by_job) == {"none-test", "int8-test", "nf4-test"}
     assert set(rows("grid", "--where", "job_id=none-test")) == {"none-test"}
 
 
@@ -135,15 +135,15 @@ def test_tasks_without_accuracy_get_a_plain_table(store: Store, show: Any) -> No
 
 
 def test_each_split_has_its_own_baseline(grid: Store, rows: Any) -> None:
-    found = rows("grid", "--baseline", BASELINE)
+    row_by_job = rows("grid", "--baseline", BASELINE)
     for split in ("test", "train"):
-        assert found[f"none-{split}"]["is_baseline"]
+        assert row_by_job[f"none-{split}"]["is_baseline"]
         for name in ("int8", "nf4"):
-            assert found[f"{name}-{split}"]["comparison"]["baseline_job_id"] == f"none-{split}"
-    assert found["int8-train"]["comparison"]["p"] == 1.0  # no discordant pair at all
+            assert row_by_job[f"{name}-{split}"]["comparison"]["baseline_job_id"] == f"none-{split}"
+    assert row_by_job["int8-train"]["comparison"]["p"] == 1.0  # no discordant pair
 
 
-def test_a_choices_own_keys_stand_in_brackets(store: Store, show: Any) -> None:
+def test_keys_that_only_one_choice_has_are_in_brackets(store: Store, show: Any) -> None:
     store.job("brackets", "base", NONE, marks(50, 100))
     store.job("brackets", "double", NF4, marks(49, 100))
     store.job("brackets", "single", {**NF4, "quantization.double_quant": "false"}, marks(48, 100))
@@ -162,7 +162,7 @@ def test_a_row_without_baseline_says_what_differs(store: Store, show: Any, rows:
     assert "quantization=nf4, seed=1: not compared, no baseline" in out
 
 
-def test_two_possible_baselines_are_never_guessed_between(store: Store, rows: Any) -> None:
+def test_two_possible_baselines_are_named_and_neither_is_used(store: Store, rows: Any) -> None:
     store.job("twins", "base-1", NONE, marks(50, 100))
     store.job("twins", "base-2", NONE, marks(60, 100))  # the same config, other weights
     store.job("twins", "nf4", NF4, marks(50, 100))
@@ -173,7 +173,7 @@ def test_two_possible_baselines_are_never_guessed_between(store: Store, rows: An
     assert row["comparison"]["baseline_job_id"] == "base-2"
 
 
-def test_a_key_both_have_still_has_to_agree() -> None:
+def test_a_key_that_both_have_must_agree() -> None:
     nf4, fp4 = NF4, {"quantization.name": "fp4", "quantization.double_quant": "false"}
     runs = [Run("", str(config), "gsm8k", "1", "", config, {}) for config in (nf4, fp4)]
     keys = differing_keys([run.params for run in runs])
@@ -181,7 +181,7 @@ def test_a_key_both_have_still_has_to_agree() -> None:
         find_baseline(runs[1], runs[:1], {"quantization.name": "nf4"}, keys)
 
 
-def test_columns_follow_the_config_and_tell_something() -> None:
+def test_columns_follow_the_config_and_distinguish_rows() -> None:
     configs: list[dict[str, str]] = [
         {"seed": "0", **NONE, "model.name": "a"},
         {"seed": "1", **NF4, "model.name": "b"},
@@ -189,19 +189,19 @@ def test_columns_follow_the_config_and_tell_something() -> None:
     ]
     keys = differing_keys(configs)
     assert keys == ["model.name", "quantization.name", "quantization.double_quant", "seed"]
-    assert telling_keys(keys, configs) == ["model.name", "quantization.name", "seed"]
+    assert distinguishing_keys(keys, configs) == ["model.name", "quantization.name", "seed"]
     configs.append({**configs[1], "quantization.double_quant": "false"})
-    assert telling_keys(keys, configs) == keys
+    assert distinguishing_keys(keys, configs) == keys
 
 
 def test_a_key_counts_by_the_task_that_has_it() -> None:
     def differ(task: str, key: str) -> list[str]:
         return differing_keys([{"task.name": task, key: value} for value in ("a", "b")])
 
-    assert differ("gsm8k", "task.split") == ["task.split"], "which questions; in a sweep their SHA-256 says it"
+    assert differ("gsm8k", "task.split") == ["task.split"], "it selects the questions; in a sweep their SHA-256 does"
     assert differ("sweep", "task.split") == []
     assert differ("gsm8k", "task.prompt") == ["task.prompt"], (
-        "chat or text; elsewhere it is a prompt, whose SHA-256 counts"
+        "chat or text; in other tasks it is a prompt, whose SHA-256 counts"
     )
     assert differ("generate", "task.prompt") == []
 
@@ -209,28 +209,28 @@ def test_a_key_counts_by_the_task_that_has_it() -> None:
 # ------------------------------------------------------------------------------------------ pairing
 
 
-def test_other_questions_are_refused(store: Store, rows: Any) -> None:
+def test_other_questions_are_rejected(store: Store, rows: Any) -> None:
     store.job("others", "base", NONE, marks(50, 100))
     store.job("others", "fewer", NF4, marks(50, 80))
     store.job("others", "regraded", INT8, marks(50, 100), gold="43")
-    found = rows("others", "--baseline", BASELINE)
-    assert found["fewer"]["note"] == "other questions: 80 here, 100 in the baseline, 80 are the same"
-    assert found["regraded"]["note"].endswith("the gold answers differ")
-    assert found["fewer"]["comparison"] is found["regraded"]["comparison"] is None
+    row_by_job = rows("others", "--baseline", BASELINE)
+    assert row_by_job["fewer"]["note"] == "different questions: 80 here, 100 in the baseline, 80 are the same"
+    assert row_by_job["regraded"]["note"].endswith("the gold answers differ")
+    assert row_by_job["fewer"]["comparison"] is row_by_job["regraded"]["comparison"] is None
 
 
-def test_other_scoring_is_refused(store: Store, rows: Any) -> None:
+def test_other_scoring_is_rejected(store: Store, rows: Any) -> None:
     store.job("scoring", "base", NONE, marks(50, 100))
     store.job("scoring", "version", NF4, marks(50, 100), tags={"task_version": "2"})
     store.job("scoring", "extractor", {**NONE, "task.extractor": "flexible"}, marks(50, 100))
     assert rows("scoring", "--baseline", BASELINE)["version"]["note"].startswith("scored differently")
-    found = rows("scoring", "--baseline", "task.extractor=strict,quantization=none")
-    assert found["extractor"]["note"] == (
+    row_by_job = rows("scoring", "--baseline", "task.extractor=strict,quantization=none")
+    assert row_by_job["extractor"]["note"] == (
         "scored differently: the baseline with version 1 strict, this run with version 1 flexible"
     )
 
 
-def test_artifacts_serve_where_the_folder_is_gone_or_was_changed(store: Store, rows: Any) -> None:
+def test_artifacts_are_read_if_the_folder_is_gone_or_was_changed(store: Store, rows: Any) -> None:
     base = store.job("moved", "base", NONE, marks(50, 100))
     changed = store.job("moved", "nf4", NF4, marks(40, 100))
     shutil.rmtree(base)
@@ -272,24 +272,24 @@ def test_a_damaged_line_is_named_and_the_rest_goes_on(
     assert (code, err) == (0, "")
     rows = {row["job_id"]: row for row in json.loads(out)["tables"][0]["rows"]}
     assert rows["nf4"]["comparison"] is None
-    assert rows["nf4"]["note"].startswith("no reader: samples.jsonl of nf4 is damaged: ")
+    assert rows["nf4"]["note"].startswith("no samples: samples.jsonl of nf4 is damaged: ")
     assert "line 46 " in rows["nf4"]["note"]
     assert why in rows["nf4"]["note"]
     assert rows["int8"]["comparison"]["losses"] == 20, "the rest goes on"
 
 
-def test_no_evidence_is_said(store: Store, rows: Any) -> None:
+def test_missing_samples_are_reported(store: Store, rows: Any) -> None:
     store.job("gone", "base", NONE, marks(50, 100))
     store.job("gone", "nf4", NF4, metrics={"n": 100, "correct": 50})
     note = rows("gone", "--baseline", BASELINE)["nf4"]["note"]
-    assert note == "no reader: samples.jsonl of nf4 is neither in its folder nor in MLflow"
+    assert note == "no samples: samples.jsonl of nf4 is neither in its folder nor in MLflow"
 
 
 # ----------------------------------------------------------------------------------- user's mistakes
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--baseline", "quantization=fp8"], "no finished run matches; quantization has int8, nf4, none"),
         (["--where", "task.split=dev"], "task.split has test, train"),
@@ -300,11 +300,11 @@ def test_no_evidence_is_said(store: Store, rows: Any) -> None:
         (["--experiment", "grib"], "Did you mean grid?"),
     ],
 )
-def test_mistakes_get_one_message_and_exit_2(grid: Store, show: Any, arguments: list[str], said: str) -> None:
+def test_mistakes_get_one_message_and_exit_2(grid: Store, show: Any, arguments: list[str], message: str) -> None:
     code, out, err = show("grid", *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("runner-compare: ")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -315,7 +315,7 @@ def test_an_experiment_without_finished_runs(store: Store, show: Any) -> None:
     assert "no finished run" in err
 
 
-def test_no_database_is_said_and_none_is_made(
+def test_a_missing_database_is_reported_and_not_created(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -387,7 +387,7 @@ def test_comparing_imports_no_torch_and_fills_stdout_only(grid: Store) -> None:
     assert "nf4 vs none" in done.stdout
 
 
-def test_jobs_with_errors_are_left_out_by_name_unless_they_are_to_count(store: Store, show: Any) -> None:
+def test_jobs_with_errors_are_left_out_by_name_unless_counted(store: Store, show: Any) -> None:
     store.job("erred", "whole", NONE, marks(8, 10))
     store.job("erred", "short", NF4, marks(5, 10), status="FAILED", metrics={"errors": 3})
     store.job("erred", "mended", INT8, marks(1, 10), status="FAILED", metrics={"errors": 9})

@@ -33,7 +33,7 @@ def front_of(*rows: TableRow, tolerance: float = 0.2) -> dict[str, str | None]:
 
 
 def dominates(one: TableRow, other: TableRow) -> bool:
-    """The definition, with 20 % for speeds, 2 % for memory, and accuracies that nothing is known of but counts."""
+    """The definition, with 20 % for speeds, 2 % for memory, and accuracies of which only the counts are known."""
     a, b = one.run.metrics, other.run.metrics
     slower, faster = (x / y > 1.2 for x, y in permutations((b["decode_tok_per_s"], a["decode_tok_per_s"])))
     larger, smaller = (x / y > 1.02 for x, y in permutations((a["model_mib"], b["model_mib"])))
@@ -59,7 +59,7 @@ def test_the_front_is_what_nothing_on_it_dominates(points: list[tuple[int, float
 
 
 def test_noise_dominates_nothing() -> None:
-    """A swing of 1.6 % in memory, and any speed, does not outweigh a third of the weights."""
+    """A swing of 1.6 % in memory or a little speed is noise, a third of the memory is not."""
     assert set(front_of(row("a", 180, 100.0, 50), row("b", 180, 101.6, 45), row("c", 178, 100, 52)).values()) == {None}
     assert front_of(row("nf4", 180, 36.0, 46), row("none", 180, 100, 50)) == {"nf4": None, "none": "nf4"}
     assert front_of(row("nf4", 180, 36.0, 41), row("none", 180, 100, 50)) == {"nf4": None, "none": None}, "slower"
@@ -80,13 +80,13 @@ def test_an_accuracy_that_is_worse_for_sure_is_dominated() -> None:
     assert front_of(row("nf4", 180, 36, 50), row("fp4", 150, 36, 61)) == {"nf4": None, "fp4": None}, "but quicker"
 
 
-def test_who_has_fallen_dominates_nobody() -> None:
-    """Each is 15 % slower than the one before, and smaller: the last is 30 % slower than the first, which stays."""
+def test_a_dominated_row_dominates_no_other() -> None:
+    """Each is 15 % slower and smaller than the one before: the last is 30 % slower than the first, which stays."""
     rows = row("a", 180, 100, 66), row("b", 180, 80, 57), row("c", 180, 60, 50)
     assert front_of(*rows) == {"a": None, "b": "c", "c": None}
 
 
-def test_repeats_say_what_noise_is() -> None:
+def test_the_spread_of_repeats_is_the_noise() -> None:
     def repeated(job: str, *speeds: float) -> TableRow:
         rows = [row(job, 180, 100, speed) for speed in speeds]
         rows[0].run.earlier = [one.run for one in rows[1:]]
@@ -101,7 +101,9 @@ def test_repeats_say_what_noise_is() -> None:
     for one in elsewhere:
         for run in one.run.earlier:
             run.facts["measured"] = "beside other work on 1.0 of 2 cores"
-    assert front_of(*elsewhere) == {"quick": None, "slow": "quick"}, "what was measured beside others is no repeat"
+    assert front_of(*elsewhere) == {"quick": None, "slow": "quick"}, (
+        "a run that was measured beside others is not a repeat"
+    )
 
 
 def test_other_questions_are_another_front() -> None:
@@ -115,7 +117,7 @@ def test_other_questions_are_another_front() -> None:
     assert front_of(*rows) == {"a": None, "b": "a", "c": None, "d": None}
 
 
-def test_the_axes_are_what_all_rows_measured_and_no_other_memory_stands_in() -> None:
+def test_an_axis_needs_the_same_metric_in_all_rows() -> None:
     table = Table("gsm8k", [], [row("a", 9, 100, None), row("b", 8, 200, 40)])
     mark_front(table)
     assert table.axes == ["model_mib"]
@@ -126,7 +128,7 @@ def test_the_axes_are_what_all_rows_measured_and_no_other_memory_stands_in() -> 
     mark_front(table)
     assert table.axes == ["decode_tok_per_s"]
     assert table.front_sentences == [
-        "the Pareto front goes without memory: a does not say what the model held of its own (model_mib)"
+        "the Pareto front leaves out memory: a does not say how much memory the model took (model_mib)"
     ]
     table = Table("gsm8k", [], [row("a", 9, None, None), row("b", 8, 200, 40)])
     mark_front(table)
@@ -144,8 +146,8 @@ def test_accuracies_are_compared_question_by_question(store: Store, rows: Any, s
     assert "Noise: up to 2 % in memory (model_mib) and 20 %, of one run each, in speed" in out
 
 
-def test_as_accurate_is_what_an_interval_leaves_no_loss_in(store: Store, rows: Any) -> None:
-    """One answer of 200 lost may be noise and is little; one of 20 may stand for much; 20 of 400 are none."""
+def test_a_row_is_as_accurate_if_the_interval_excludes_a_loss(store: Store, rows: Any) -> None:
+    """One lost answer of 200 may be noise and is little; one of 20 may mean a large loss; 20 of 400 are not noise."""
     for n, lost, falls in ((200, 1, "nf4"), (20, 1, None), (400, 20, None)):
         for name, config, size in (("none", NONE, 100.0), ("nf4", NF4, 36.0)):
             right = n - n // 10 - lost * (name == "nf4")
@@ -157,10 +159,10 @@ def test_a_job_that_ran_twice_has_repeats(store: Store, rows: Any, show: Any) ->
     for speed in (40.0, 40.4, 39.6, 40.2):
         store.job("again", "none", NONE, marks(90, 100), metrics={"decode_tok_per_s": speed})
         store.job("again", "nf4", NF4, marks(90, 100), metrics={"decode_tok_per_s": 1.1 * speed})
-    found = rows("again")
-    assert found["none"]["dominated_by"] == "nf4"
-    assert found["none"]["standing"]["decode_tok_per_s"]["runs"] == 4
-    assert found["none"]["metrics"]["decode_tok_per_s"] == 40.2, "the newest"
+    row_by_job = rows("again")
+    assert row_by_job["none"]["dominated_by"] == "nf4"
+    assert row_by_job["none"]["standing"]["decode_tok_per_s"]["runs"] == 4
+    assert row_by_job["none"]["metrics"]["decode_tok_per_s"] == 40.2, "the newest"
     assert "by the spread of 8 runs of 2 jobs" in show("again")[1]
     assert show("again", "--tolerance", "-1")[0] == 2
 
@@ -173,9 +175,9 @@ def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any
     ):
         metrics = {"model_mib": size, "decode_tok_per_s": speed}
         store.job("front", name, config, marks(right, 100), metrics=metrics)
-    found = rows("front")
-    assert {name: one["on_front"] for name, one in found.items()} == {"none": True, "int8": False, "nf4": True}
-    assert found["int8"]["dominated_by"] == "none"
+    row_by_job = rows("front")
+    assert {name: one["on_front"] for name, one in row_by_job.items()} == {"none": True, "int8": False, "nf4": True}
+    assert row_by_job["int8"]["dominated_by"] == "none"
     _, out, _ = show("front")
     line = next(line for line in out.splitlines() if line.startswith("int8"))
     assert line.rstrip().endswith("dominated")
@@ -187,7 +189,7 @@ def test_dominated_rows_are_marked_everywhere(store: Store, rows: Any, show: Any
     ]
 
 
-def test_what_was_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
+def test_a_row_measured_beside_others_or_elsewhere_dominates_nothing() -> None:
     rows = [row("a", 9, 100, 50), row("b", 8, 200, 40), row("c", 9, 50, 90), row("d", 9, 60, 80)]
     for one in rows:
         one.run.facts = {"measured": "alone", "machine": "this one"}
@@ -205,7 +207,7 @@ def test_what_was_measured_beside_others_or_elsewhere_dominates_nothing() -> Non
     ]
 
 
-def test_a_grid_beside_others_has_no_front_and_says_what_gives_it_one(store: Store, show: Any) -> None:
+def test_a_grid_beside_others_has_no_front_and_says_how_to_get_one(store: Store, show: Any) -> None:
     for name, config in (("none", NONE), ("int8", INT8), ("nf4", NF4)):
         tags = {"fact.measured": "beside other work on 1.0 of 2 cores", "fact.machine": "A"}
         store.job("busy", name, config, marks(90, 100), tags=tags)

@@ -1,4 +1,4 @@
-"""Likelihoods compared: paired sample by sample over their tokens, and what cannot be paired is refused by name."""
+"""Compared likelihoods: paired sample by sample over their tokens; texts that cannot be paired are rejected by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DRAW = Random(0)
 TOKENS = [DRAW.randrange(10, 90) for _ in range(N)]
 BASE = [-0.25 * tokens * DRAW.uniform(0.5, 1.5) for tokens in TOKENS]
 WORSE = [nats - tokens * DRAW.gauss(0.002, 0.003) for nats, tokens in zip(BASE, TOKENS, strict=True)]
-SAME = [nats + tokens * DRAW.gauss(0, 0.0001) for nats, tokens in zip(BASE, TOKENS, strict=True)]
+NEARLY_SAME = [nats + tokens * DRAW.gauss(0, 0.0001) for nats, tokens in zip(BASE, TOKENS, strict=True)]
 
 
 def job(
@@ -59,30 +59,30 @@ def job(
         )
         for index, (value, tokens) in enumerate(zip(nats, TOKENS, strict=False))
     ]
-    found = figures([line.likelihood for line in lines if line.likelihood is not None])
+    logged = figures([line.likelihood for line in lines if line.likelihood is not None])
     config = {"task.name": "likelihood", "task.data": "embedded", **config}
-    folder = store.job(experiment, name, config, tags={"task": "likelihood"}, metrics=found | (metrics or {}))
+    folder = store.job(experiment, name, config, tags={"task": "likelihood"}, metrics=logged | (metrics or {}))
     (folder / "samples.jsonl").write_text("".join(line.to_json() + "\n" for line in lines))
 
 
-def test_differences_are_paired_weighed_by_tokens_and_adjusted(store: Store, rows: Any, show: Any) -> None:
+def test_differences_are_paired_weighted_by_tokens_and_adjusted(store: Store, rows: Any, show: Any) -> None:
     job(store, "likely", "base", NONE, BASE)
     kl = {"kl_nats_per_token": 0.0007, "kl_nats_per_token_low": 0.0002, "kl_nats_per_token_high": 0.0012}
     job(store, "likely", "nf4", NF4, WORSE, metrics={**kl, "top_1_agreement": 0.9987})
-    job(store, "likely", "int8", INT8, SAME)
-    found = rows("likely", "--baseline", BASELINE)
-    it = found["nf4"]["shift"]
+    job(store, "likely", "int8", INT8, NEARLY_SAME)
+    row_by_job = rows("likely", "--baseline", BASELINE)
+    shift = row_by_job["nf4"]["shift"]
     differences = [ours - theirs for ours, theirs in zip(WORSE, BASE, strict=True)]
-    assert it["difference"] == pytest.approx(sum(differences) / sum(TOKENS))
-    logged = found["nf4"]["metrics"][LOG_LIKELIHOOD] - found["base"]["metrics"][LOG_LIKELIHOOD]
-    assert it["difference"] == pytest.approx(logged)
-    assert (it["difference_low"], it["difference_high"]) == pytest.approx(ratio_interval(differences, TOKENS))
-    assert it["p"] == paired_p(differences)
-    assert (it["finding"], it["samples"], it["size"], it["unit"]) == ("worse", N, sum(TOKENS), "token")
-    assert it["p_holm"] == pytest.approx(2 * it["p"])
-    same = found["int8"]["shift"]
-    assert same["finding"] == "no difference shown"
-    assert 0 < same["detectable_difference"] < 0.001 < it["detectable_difference"] * 2
+    assert shift["difference"] == pytest.approx(sum(differences) / sum(TOKENS))
+    logged = row_by_job["nf4"]["metrics"][LOG_LIKELIHOOD] - row_by_job["base"]["metrics"][LOG_LIKELIHOOD]
+    assert shift["difference"] == pytest.approx(logged)
+    assert (shift["difference_low"], shift["difference_high"]) == pytest.approx(ratio_interval(differences, TOKENS))
+    assert shift["p"] == paired_p(differences)
+    assert (shift["finding"], shift["samples"], shift["size"], shift["unit"]) == ("worse", N, sum(TOKENS), "token")
+    assert shift["p_holm"] == pytest.approx(2 * shift["p"])
+    nearly_same = row_by_job["int8"]["shift"]
+    assert nearly_same["finding"] == "no difference shown"
+    assert 0 < nearly_same["detectable_difference"] < 0.001 < shift["detectable_difference"] * 2
     code, out, _ = show("likely", "--baseline", BASELINE)
     assert code == 0
     assert f"nf4 vs none (n={N}, {sum(TOKENS):,} tokens): worse (Δ −0.00" in out
@@ -92,7 +92,7 @@ def test_differences_are_paired_weighed_by_tokens_and_adjusted(store: Store, row
     assert "99.87%" in out
     _, out, _ = show("likely", "--baseline", BASELINE, "--format", "csv")
     lines = {line["job_id"]: line for line in csv.DictReader(io.StringIO(out))}
-    assert float(lines["nf4"]["difference"]) == pytest.approx(it["difference"])
+    assert float(lines["nf4"]["difference"]) == pytest.approx(shift["difference"])
     assert lines["nf4"]["finding"] == "worse"
 
 
@@ -109,16 +109,16 @@ def test_a_page_says_it_too(store: Store, show: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "note"),
     [
-        ({"text": "another answer"}, f"other texts: {N} here, {N} in the baseline, 0 are the same"),
-        ({"ids": [1, 2, 3]}, f"other tokens: {N} of {N} texts are cut into other tokens than in the baseline"),
-        ({"prompt": "reworded"}, f"other prompts: {N} of {N} texts stand behind other words than in the baseline"),
+        ({"text": "another answer"}, f"different texts: {N} here, {N} in the baseline, 0 are the same"),
+        ({"ids": [1, 2, 3]}, f"different tokens: {N} of {N} texts have other tokens than in the baseline"),
+        ({"prompt": "reworded"}, f"different prompts: {N} of {N} texts follow another prompt than in the baseline"),
         (
             {"metrics": {LOG_LIKELIHOOD: -0.5}},
-            f"no reader: samples.jsonl of nf4 disagrees with its logged {LOG_LIKELIHOOD}",
+            f"no samples: samples.jsonl of nf4 disagrees with its logged {LOG_LIKELIHOOD}",
         ),
     ],
 )
-def test_what_cannot_be_paired_is_refused(store: Store, rows: Any, keys: dict[str, Any], note: str) -> None:
+def test_texts_that_cannot_be_paired_are_rejected(store: Store, rows: Any, keys: dict[str, Any], note: str) -> None:
     experiment = f"likely {next(iter(keys))}"
     job(store, experiment, "base", NONE, BASE)
     job(store, experiment, "nf4", NF4, WORSE, **keys)
@@ -127,28 +127,32 @@ def test_what_cannot_be_paired_is_refused(store: Store, rows: Any, keys: dict[st
     assert row["note"] == note
 
 
-def test_fewer_texts_and_a_single_one_are_refused(store: Store, rows: Any) -> None:
+def test_fewer_texts_and_a_single_one_are_rejected(store: Store, rows: Any) -> None:
     job(store, "likely few", "base", NONE, BASE)
     job(store, "likely few", "fewer", NF4, WORSE[:9])
     assert (
         rows("likely few", "--baseline", BASELINE)["fewer"]["note"]
-        == f"other texts: 9 here, {N} in the baseline, 9 are the same"
+        == f"different texts: 9 here, {N} in the baseline, 9 are the same"
     )
     job(store, "likely one", "base", NONE, BASE[:1])
     job(store, "likely one", "one", NF4, WORSE[:1])
     note = rows("likely one", "--baseline", BASELINE)["one"]["note"]
-    assert note == "a single sample says nothing of how samples differ"
+    assert note == "a single sample does not show how much samples differ"
 
 
-def test_accuracy_and_likelihood_of_the_same_models_stand_in_one_table(store: Store, show: Any) -> None:
-    for name, config, nats, right in (("base", NONE, BASE, 150), ("nf4", NF4, WORSE, 148), ("int8", INT8, SAME, 150)):
+def test_accuracy_and_likelihood_of_the_same_models_are_in_one_table(store: Store, show: Any) -> None:
+    for name, config, nats, right in (
+        ("base", NONE, BASE, 150),
+        ("nf4", NF4, WORSE, 148),
+        ("int8", INT8, NEARLY_SAME, 150),
+    ):
         store.job("both", f"asked-{name}", config, marks(right, 200))
         if name != "int8":
             job(store, "both", f"scored-{name}", config, nats)
     _, out, _ = show("both", "--baseline", BASELINE, "--format", "markdown")
     lines = out.split("### accuracy and likelihood\n\n")[1].splitlines()
     assert [cell.strip() for cell in lines[0].split("|")[1:7]] == [
-        "quantization", "accuracy", "Δ points", "it says", "Δ nats/token", "it says",
+        "quantization", "accuracy", "Δ points", "finding", "Δ nats/token", "finding",
     ]  # fmt: skip
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["none", "nf4"]
     assert "no difference shown" in lines[3]

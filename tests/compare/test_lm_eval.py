@@ -1,4 +1,4 @@
-"""What lm-eval has written, compared as our own runs are; what is wrong in its files is said by file and line."""
+"""lm-eval's files, compared like our own runs; errors in them are reported by file and line."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 def tables(run: Any, *arguments: object) -> list[dict[str, Any]]:
     code, out, err = run(*arguments, "--format", "json")
     assert code == 0, err
-    found: list[dict[str, Any]] = json.loads(out)["tables"]
-    return found
+    tables_found: list[dict[str, Any]] = json.loads(out)["tables"]
+    return tables_found
 
 
 def of(solved: Sequence[bool]) -> list[float]:
@@ -58,13 +58,13 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     rows = {(row["config"]["output_dir"], row["config"]["task.filter"]): row for row in table["rows"]}
     assert len(rows) == 4
     assert rows[str(a), strict]["is_baseline"]
-    it = rows[str(b), strict]["comparison"]
-    assert (it["wins"], it["losses"], it["ties"]) == (0, 14, N - 14)
-    assert it["p"] == pytest.approx(mcnemar_exact(0, 14))
-    assert it["p_holm"] == pytest.approx(2 * it["p"])
-    assert it["finding"] == "worse"
-    assert it["baseline_job_id"] == f"{a}:sums:exact_match,{strict}"
-    assert it["remark"] == "they also differ in quantization (none, here nf4), backend (hf, here runner)"
+    comparison = rows[str(b), strict]["comparison"]
+    assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (0, 14, N - 14)
+    assert comparison["p"] == pytest.approx(mcnemar_exact(0, 14))
+    assert comparison["p_holm"] == pytest.approx(2 * comparison["p"])
+    assert comparison["finding"] == "worse"
+    assert comparison["baseline_job_id"] == f"{a}:sums:exact_match,{strict}"
+    assert comparison["remark"] == "they also differ in quantization (none, here nf4), backend (hf, here runner)"
     assert rows[str(b), flexible]["comparison"]["ties"] == N
     assert rows[str(b), strict]["metrics"]["accuracy"] == 22 / N
 
@@ -72,7 +72,7 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     assert code == 0
     assert "worse (Δ -35.0 points" in out.replace("−", "-")
     assert "≥ 80 % power to detect" in out
-    # and by config keys, as with our own
+    # and by config keys, like our own runs
     (table,) = tables(run, a, b, "--baseline", "quantization=none,backend=hf", "--where", "task.filter=strict-match")
     assert [row["config"]["quantization.name"] for row in table["rows"]] == ["none", "nf4"]
     assert table["rows"][1]["comparison"]["losses"] == 14
@@ -88,16 +88,16 @@ def test_log_likelihoods_are_paired_by_bytes_or_by_texts(run: Any, tmp_path: Pat
         lm_eval_folder(tmp_path / name, of_bytes, task="pages", kind="loglikelihood_rolling")
         texts = {"none": {"perplexity": nats, "acc": of(BASE)}}
         lm_eval_folder(tmp_path / name, texts, task="words", kind="loglikelihood", time="2026-01-02T03-04-06")
-    found = {table["task"]: table for table in tables(run, tmp_path / "a", tmp_path / "b")}
-    assert sorted(found) == ["pages:likelihood", "words", "words:likelihood"]
+    table_by_task = {table["task"]: table for table in tables(run, tmp_path / "a", tmp_path / "b")}
+    assert sorted(table_by_task) == ["pages:likelihood", "words", "words:likelihood"]
     differences = [here - there for here, there in zip(less, base, strict=True)]
-    pages, words = (found[f"{task}:likelihood"]["rows"][1]["shift"] for task in ("pages", "words"))
+    pages, words = (table_by_task[f"{task}:likelihood"]["rows"][1]["shift"] for task in ("pages", "words"))
     assert (pages["unit"], pages["size"], pages["samples"], pages["finding"]) == ("byte", sum(sizes), N, "worse")
     assert pages["difference"] == pytest.approx(sum(differences) / sum(sizes))
     assert (pages["difference_low"], pages["difference_high"]) == pytest.approx(ratio_interval(differences, sizes))
     assert (words["unit"], words["size"]) == ("text", N)
     assert words["difference"] == pytest.approx(sum(differences) / N)
-    assert found["words"]["rows"][1]["comparison"]["ties"] == N
+    assert table_by_task["words"]["rows"][1]["comparison"]["ties"] == N
     code, out, _ = run(tmp_path / "a", tmp_path / "b")
     assert code == 0
     assert "Δ nats/byte" in out
@@ -105,7 +105,7 @@ def test_log_likelihoods_are_paired_by_bytes_or_by_texts(run: Any, tmp_path: Pat
     assert "nats a text, over the same texts" in out
 
 
-def test_every_way_out_has_them(run: Any, tmp_path: Path) -> None:
+def test_every_output_has_them(run: Any, tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     lm_eval_folder(a, {"none": {"acc": of(BASE)}})
     lm_eval_folder(b, {"none": {"acc": of(WORSE)}})
@@ -123,7 +123,7 @@ def test_every_way_out_has_them(run: Any, tmp_path: Path) -> None:
     assert "14 lost, 0 won, 22 right in both, 4 wrong in both" in " ".join(out.split())
 
 
-def test_a_groups_tasks_stand_in_one_table_and_can_be_pooled(run: Any, tmp_path: Path) -> None:
+def test_the_tasks_of_a_group_share_one_table_and_can_be_pooled(run: Any, tmp_path: Path) -> None:
     for name, solved, options in (("a", BASE, "pretrained=m"), ("b", WORSE, "pretrained=m,load_in_8bit=True")):
         for at, task in enumerate(("mmlu_x", "mmlu_y")):
             folder = tmp_path / name
@@ -143,7 +143,7 @@ def test_a_groups_tasks_stand_in_one_table_and_can_be_pooled(run: Any, tmp_path:
     assert (table["rows"][1]["comparison"]["losses"], table["rows"][1]["metrics"]["n"]) == (28, 2 * N)
 
 
-def test_of_equal_runs_in_a_folder_the_newest_counts_and_others_stand_apart(run: Any, tmp_path: Path) -> None:
+def test_the_newest_of_equal_runs_counts_and_other_runs_have_rows_of_their_own(run: Any, tmp_path: Path) -> None:
     lm_eval_folder(tmp_path, {"none": {"acc": of(WORSE)}}, time="2026-01-01T00-00-00")
     lm_eval_folder(tmp_path, {"none": {"acc": of(BASE)}}, time="2026-01-02T00-00-00")
     (table,) = tables(run, tmp_path)
@@ -159,7 +159,7 @@ def test_of_equal_runs_in_a_folder_the_newest_counts_and_others_stand_apart(run:
     assert table["rows"][1]["comparison"]["losses"] == 14
 
 
-def test_what_is_neither_a_verdict_nor_a_likelihood_is_left_out_and_said(run: Any, tmp_path: Path) -> None:
+def test_a_metric_that_is_neither_verdict_nor_likelihood_is_left_out_with_a_note(run: Any, tmp_path: Path) -> None:
     lm_eval_folder(tmp_path / "a", {"none": {"acc": of(BASE), "f1": [0.25] * N, "mcc": [[1, 0]] * N}})
     code, out, err = run(tmp_path / "a", "--format", "json")
     assert code == 0
@@ -173,8 +173,8 @@ def damage(path: Path, line: int, text: str | None) -> None:
     path.write_text("".join(f"{one}\n" for one in lines))
 
 
-def test_what_is_wrong_in_a_file_is_said_by_file_and_line(run: Any, tmp_path: Path) -> None:
-    def said(change: Callable[[Path], None], expected: str) -> None:
+def test_an_error_in_a_file_is_reported_by_file_and_line(run: Any, tmp_path: Path) -> None:
+    def assert_reported(change: Callable[[Path], None], expected: str) -> None:
         folder = tmp_path / "b"
         path = lm_eval_folder(folder, {"none": {"acc": of(BASE)}})
         change(path)
@@ -191,17 +191,21 @@ def test_what_is_wrong_in_a_file_is_said_by_file_and_line(run: Any, tmp_path: Pa
         return change
 
     lm_eval_folder(tmp_path / "a", {"none": {"acc": of(BASE)}})
-    said(lambda path: damage(path, 3, '{"doc_id": 2, "doc_'), "{}, line 3: not JSON")
-    said(lambda path: damage(path, 3, '{"doc_id": 2}'), "{}, line 3: no sample of lm-eval: doc_hash is missing")
-    said(
-        lambda path: damage(path, 3, None),
-        f"{{}}, line {N - 1}: lines are missing before or behind it: results_{TIME}.json counts {N}",
+    assert_reported(lambda path: damage(path, 3, '{"doc_id": 2, "doc_'), "{}, line 3: not JSON")
+    assert_reported(
+        lambda path: damage(path, 3, '{"doc_id": 2}'), "{}, line 3: not a sample of lm-eval: doc_hash is missing"
     )
-    said(edited(doc_id=3), "{}, line 5: document 3 stands in line 4 already")
-    said(edited(acc=0.0), "{}: acc of filter none comes to 0.875 over its lines")
-    said(edited(doc_hash="other"), "{}, line 5: document 4 has another document than in " + str(tmp_path / "a"))
-    said(edited(target="7"), "{}, line 5: document 4 has another gold answer than in " + str(tmp_path / "a"))
-    said(
+    assert_reported(
+        lambda path: damage(path, 3, None),
+        f"{{}}, line {N - 1}: lines are missing before or after it: results_{TIME}.json counts {N}",
+    )
+    assert_reported(edited(doc_id=3), "{}, line 5: document 3 is already in line 4")
+    assert_reported(edited(acc=0.0), "{}: acc of filter none is 0.875 over its lines")
+    assert_reported(
+        edited(doc_hash="other"), "{}, line 5: document 4 has another document than in " + str(tmp_path / "a")
+    )
+    assert_reported(edited(target="7"), "{}, line 5: document 4 has another gold answer than in " + str(tmp_path / "a"))
+    assert_reported(
         lambda path: path.unlink(), f"samples_sums_{TIME}.jsonl is not beside it: lm-eval writes it with --log_samples"
     )
 
@@ -215,7 +219,7 @@ def test_what_is_wrong_in_a_file_is_said_by_file_and_line(run: Any, tmp_path: Pa
     (tmp_path / "b" / f"results_{TIME}.json").write_text("{}")
     code, _, err = run(tmp_path / "b")
     assert code == 2
-    assert f"results_{TIME}.json: no results of lm-eval" in err
+    assert f"results_{TIME}.json: not results of lm-eval" in err
 
 
 def test_other_prompts_are_not_compared(run: Any, tmp_path: Path) -> None:
@@ -223,30 +227,30 @@ def test_other_prompts_are_not_compared(run: Any, tmp_path: Path) -> None:
     lm_eval_folder(tmp_path / "b", {"none": {"acc": of(WORSE)}}, prompt="other", shots=0)
     (table,) = tables(run, tmp_path / "a", tmp_path / "b")
     assert (
-        table["rows"][1]["note"] == f"other prompts: {N} of {N} questions were put in other words than in the baseline"
+        table["rows"][1]["note"] == f"different prompts: {N} of {N} questions have another prompt than in the baseline"
     )
     (table,) = tables(run, tmp_path / "a", tmp_path / "b", "--baseline", "task.shots=5")
-    assert table["rows"][1]["comparison"]["remark"] == f"other prompts for {N} of {N} questions"
+    assert table["rows"][1]["comparison"]["remark"] == f"different prompts for {N} of {N} questions"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], "--lm-eval nowhere: there is no such folder"),
         (
             ["."],
             "--lm-eval .: no results of lm-eval (results_TIME.json) in it; lm-eval writes them with --output_path . --log_samples",
         ),
-        (["notes.json"], "--lm-eval notes.json: no results file of lm-eval"),
+        (["notes.json"], "--lm-eval notes.json: not a results file of lm-eval"),
         ([".", "--grid", "last"], "--grid: --lm-eval reads folders and no MLflow store"),
         ([".", "--log"], "--log: --lm-eval reads folders and no MLflow store"),
     ],
 )
-def test_what_cannot_be_read_is_refused(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+def test_unreadable_folders_are_rejected(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.json").write_text("{}")
     code, _, err = run(*arguments)
     assert code == 2
-    assert said in err
+    assert message in err

@@ -1,4 +1,4 @@
-"""--save and --log: the files, that they are whole and always the same, and where they end up."""
+"""--save and --log: the files, their content, that it is always the same, and where they are written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOID = {"meta", "br", "img", "link"}
 
 
 class Page(HTMLParser):
-    """Checks that tags are closed in order, and collects text, tags and what the page refers to."""
+    """Checks that tags are closed in order, and collects text, tags and references."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def test_the_page_is_whole_and_needs_nothing_else(saved: Path) -> None:
 
 
 def squeezed(text: str) -> str:
-    """Text without spaces: tags part words in other places than lines do."""
+    """Text without spaces: tags split the text at other places than lines do."""
     return "".join(text.split())
 
 
@@ -128,7 +128,7 @@ def test_csv_and_json_hold_what_stdout_has_and_stay_the_same(
     ]
 
 
-def test_what_models_say_is_shown_and_not_run(store: Store, show: Any, tmp_path: Path) -> None:
+def test_texts_of_models_are_shown_and_not_run(store: Store, show: Any, tmp_path: Path) -> None:
     nasty = "<script>alert(1)</script> & </pre><b>| [red]bold[/red] $\\frac$ \x1b]0;owned\x07"
     seen = nasty.replace("\x1b", "\\x1b").replace("\x07", "\\x07")
     store.job("nasty", "base", NONE, marks(3, 4), questions=nasty)
@@ -152,7 +152,7 @@ def test_what_models_say_is_shown_and_not_run(store: Store, show: Any, tmp_path:
 def test_the_page_of_teams_shows_each_graph_once_and_accuracy_over_tokens(
     store: Store, show: Any, tmp_path: Path
 ) -> None:
-    """Nothing in a graph runs; what it costs stands before what every task has."""
+    """Nothing in a graph runs; the columns of its cost come before those that every task has."""
     drawing = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script><title>{}</title></svg>'
     for number, (mode, quantization) in enumerate((m, q) for m in ("chain", "star") for q in (NONE, NF4)):
         metrics = {
@@ -175,14 +175,14 @@ def test_the_page_of_teams_shows_each_graph_once_and_accuracy_over_tokens(
     text = (tmp_path / "comparison.html").read_text()
     page = Page(text)
     assert (page.tags.count("img"), "script" in page.tags) == (2, False), "two graphs of four jobs"
-    found = [one.removeprefix("data:image/svg+xml;base64,") for one in page.references if one.startswith("data:")]
-    assert {base64.b64decode(one).decode() for one in found} == {drawing.format("chain"), drawing.format("star")}
+    images = [one.removeprefix("data:image/svg+xml;base64,") for one in page.references if one.startswith("data:")]
+    assert {base64.b64decode(one).decode() for one in images} == {drawing.format("chain"), drawing.format("star")}
     listed = re.findall(r"<summary><img [^>]*><ul>(.*?)</ul></summary>", text)
     assert [one.count("<li>") for one in listed] == [2, 2], "each with its jobs"
-    assert "accuracy over the tokens that a question has cost" in page.text
-    drawn = (tmp_path / "tokens.svg").read_text()
-    assert "prompt and new tokens a question" in drawn
-    assert all(f"task.mode={mode}" in drawn for mode in ("chain", "star"))
+    assert "accuracy over the tokens of a question" in page.text
+    picture = (tmp_path / "tokens.svg").read_text()
+    assert "prompt and new tokens a question" in picture
+    assert all(f"task.mode={mode}" in picture for mode in ("chain", "star"))
     heads = re.findall(r"<th class=n>([^<]*)</th>", text)
     assert heads.index("prompt\ntokens\n/question") < heads.index("weights\nMiB")
     assert out.count("/question") == 2

@@ -44,7 +44,7 @@ def page(grid: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def luminance(picture: Path) -> list[int]:
-    """How many pixels there are of each of 256 greys."""
+    """The number of pixels of each of 256 greys."""
     with Image.open(picture) as image:
         return image.convert("L").histogram()
 
@@ -79,6 +79,6 @@ phone.onload = () => {{
 </script>"""
     )
     flags = ("--window-size=800,900", "--hide-scrollbars", "--dump-dom")
-    found = re.search(r"<p id=\"out\">([^<\n]*)", browse(frame, tmp_path, *flags))
-    assert found is not None
-    assert found[1].split() == ["390", "true", "1", "true"]
+    match = re.search(r"<p id=\"out\">([^<\n]*)", browse(frame, tmp_path, *flags))
+    assert match is not None
+    assert match[1].split() == ["390", "true", "1", "true"]

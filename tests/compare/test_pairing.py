@@ -1,4 +1,4 @@
-"""What may be compared, what is refused by name, and that the numbers are the textbook's; repeats, and --flips A B."""
+"""What may be compared, what is rejected by name, and that the numbers are the textbook's; repeats, and --flips A B."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ SWEEP: dict[str, Any] = {"tags": {"task": "sweep"}}
 REPEATED = {"task.name": "sweep", "task.repeats": "5"}
 
 
-def test_other_prompts_are_refused_and_counted(store: Store, rows: Any) -> None:
+def test_other_prompts_are_rejected_and_counted(store: Store, rows: Any) -> None:
     store.job("prompts", "base", NONE, marks(50, 100))
     store.job("prompts", "nf4", NF4, marks(50, 100), prompts="reworded")
     row = rows("prompts", "--baseline", BASELINE)["nf4"]
     assert row["comparison"] is None
-    assert row["note"] == "other prompts: 100 of 100 questions were put in other words than in the baseline"
+    assert row["note"] == "different prompts: 100 of 100 questions have another prompt than in the baseline"
 
 
-def test_prompts_may_differ_where_they_are_what_is_compared(store: Store, rows: Any) -> None:
+def test_prompts_may_differ_if_they_are_compared(store: Store, rows: Any) -> None:
     chat, text = {"task.prompt": "chat"}, {"task.prompt": "text"}
     store.job("wording", "chat", chat, marks(50, 100))
     store.job("wording", "text", text, marks(60, 100), prompts="reworded")
     row = rows("wording", "--baseline", "task.prompt=chat")["text"]
     assert (row["comparison"]["wins"], row["comparison"]["method"]) == (10, "mcnemar")
-    assert row["comparison"]["remark"] == "other prompts for 100 of 100 questions"
+    assert row["comparison"]["remark"] == "different prompts for 100 of 100 questions"
 
 
 def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None:
@@ -42,16 +42,16 @@ def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None
     store.job("unpaired", "fewer", NF4, marks(50, 80))
     store.job("unpaired", "same", INT8, marks(70, 100))
     assert rows("unpaired", "--baseline", BASELINE)["fewer"]["comparison"] is None
-    found = rows("unpaired", "--baseline", BASELINE, "--unpaired")
-    it = found["fewer"]["comparison"]
-    assert it["method"] == "fisher"
-    assert it["p"] == pytest.approx(reference.fisher_exact([[50, 30], [90, 10]])[1])
-    assert it["difference"] == pytest.approx(50 / 80 - 90 / 100)
-    assert it["difference_low"] < it["difference"] < it["difference_high"] < 0
-    assert (it["wins"], it["losses"], it["ties"]) == (None, None, None)
-    assert it["finding"] == "worse"
-    assert it["remark"] == "unpaired, other questions: 80 here, 100 in the baseline, 80 are the same"
-    assert found["same"]["comparison"]["method"] == "mcnemar"  # what can be paired, is
+    row_by_job = rows("unpaired", "--baseline", BASELINE, "--unpaired")
+    comparison = row_by_job["fewer"]["comparison"]
+    assert comparison["method"] == "fisher"
+    assert comparison["p"] == pytest.approx(reference.fisher_exact([[50, 30], [90, 10]])[1])
+    assert comparison["difference"] == pytest.approx(50 / 80 - 90 / 100)
+    assert comparison["difference_low"] < comparison["difference"] < comparison["difference_high"] < 0
+    assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (None, None, None)
+    assert comparison["finding"] == "worse"
+    assert comparison["remark"] == "unpaired, different questions: 80 here, 100 in the baseline, 80 are the same"
+    assert row_by_job["same"]["comparison"]["method"] == "mcnemar"  # runs that can be paired are paired
     _, out, _ = show("unpaired", "--baseline", BASELINE, "--unpaired")
     assert "nf4 vs none (n=80 and 100, Fisher's exact test): worse" in out
     assert "rows without wins are unpaired (Newcombe's interval, Fisher's exact test)" in out
@@ -61,45 +61,54 @@ def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(store: S
     base = store.job("early", "base", NONE, marks(90, 100))
     stops = {"questions_asked": 40.0, "questions_left": 60.0}
     nf4 = store.job("early", "nf4", NF4, [index % 4 > 0 for index in range(40)], metrics=stops)
-    later = (base / "samples.jsonl").read_text().splitlines(keepends=True)[40:45]  # they came before the decision
+    later = (base / "samples.jsonl").read_text().splitlines(keepends=True)[40:45]  # they arrived before the decision
     with (nf4 / "samples.jsonl").open("a") as file:
         file.writelines(later)
-    it = rows("early", "--baseline", BASELINE)["nf4"]["comparison"]
-    assert (it["method"], it["wins"], it["losses"], it["ties"]) == ("sequential", 0, 10, 30)
-    assert it["difference"] == -10 / 40
-    assert it["difference_low"] < -10 / 40 < it["difference_high"] < 0
-    assert it["p"] == p_of(0, 10)
-    assert it["finding"] == "worse"
-    assert it["remark"] == "nf4 stopped early: paired on the 40 questions that both have"
+    comparison = rows("early", "--baseline", BASELINE)["nf4"]["comparison"]
+    assert (comparison["method"], comparison["wins"], comparison["losses"], comparison["ties"]) == (
+        "sequential",
+        0,
+        10,
+        30,
+    )
+    assert comparison["difference"] == -10 / 40
+    assert comparison["difference_low"] < -10 / 40 < comparison["difference_high"] < 0
+    assert comparison["p"] == p_of(0, 10)
+    assert comparison["finding"] == "worse"
+    assert comparison["remark"] == "nf4 stopped early: paired on the 40 questions that both have"
     _, out, _ = show("early", "--baseline", BASELINE)
     assert "nf4 vs none (n=40): worse (Δ −25.0 points, always-valid 95 % interval" in out
     assert "where a run stopped early, p and interval come from bets" in out
     _, out, _ = show("early", "--flips", "base", "nf4")
     assert "10 lost, 0 won, 30 right in both, 0 wrong in both" in out
     store.job("early", "few", INT8, marks(4, 7), metrics={"questions_asked": 7.0, "questions_left": 93.0})
-    it = rows("early", "--baseline", BASELINE)["few"]["comparison"]
-    assert (it["finding"], it["detectable_difference"]) == ("no difference shown", None)
+    comparison = rows("early", "--baseline", BASELINE)["few"]["comparison"]
+    assert (comparison["finding"], comparison["detectable_difference"]) == ("no difference shown", None)
     assert "undecided after 7 questions" in show("early", "--baseline", BASELINE)[1]
 
 
 def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -> None:
-    found = rows("grid", "--baseline", "job_id=none-test")
-    assert next(iter(found)) == "none-test"  # it stands above the others
-    counts = {name: [row["comparison"][key] for key in ("wins", "losses")] for name, row in list(found.items())[1:]}
+    row_by_job = rows("grid", "--baseline", "job_id=none-test")
+    assert next(iter(row_by_job)) == "none-test"  # it comes before the others
+    counts = {
+        name: [row["comparison"][key] for key in ("wins", "losses")] for name, row in list(row_by_job.items())[1:]
+    }
     assert (counts["nf4-test"], counts["nf4-train"]) == ([0, 30], [9, 0])  # they differ in the split, too
-    assert all(row["comparison"]["baseline_job_id"] == "none-test" for row in found.values() if not row["is_baseline"])
+    assert all(
+        row["comparison"]["baseline_job_id"] == "none-test" for row in row_by_job.values() if not row["is_baseline"]
+    )
 
 
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
         ({"tags": {"task_version": "2"}}, "scored differently: the baseline with version 1 strict, this run with"),
-        ({"prompts": "other"}, "other prompts: 100 of 100"),
+        ({"prompts": "other"}, "different prompts: 100 of 100"),
         ({"gold": "43"}, "the gold answers differ"),
     ],
     ids=["version", "prompts", "gold"],
 )
-def test_each_refusal_has_its_way_out(
+def test_unpaired_compares_each_rejected_pair(
     store: Store, rows: Any, changed: dict[str, Any], why: str, request: pytest.FixtureRequest
 ) -> None:
     experiment = f"refused-{request.node.callspec.id}"
@@ -112,20 +121,20 @@ def test_each_refusal_has_its_way_out(
 
 
 def test_the_numbers_are_scipys(grid: Store, rows: Any) -> None:
-    found = rows("grid", "--baseline", BASELINE)
+    row_by_job = rows("grid", "--baseline", BASELINE)
     ps = {}
-    for name, row in found.items():
-        it = row["comparison"]
-        if it is not None:
-            n = it["wins"] + it["losses"]
-            ps[name] = reference.binomtest(it["wins"], n).pvalue if n else 1.0
-            assert it["p"] == pytest.approx(ps[name])
-            assert it["wins"] + it["losses"] + it["ties"] == row["metrics"]["n"]
+    for name, row in row_by_job.items():
+        comparison = row["comparison"]
+        if comparison is not None:
+            n = comparison["wins"] + comparison["losses"]
+            ps[name] = reference.binomtest(comparison["wins"], n).pvalue if n else 1.0
+            assert comparison["p"] == pytest.approx(ps[name])
+            assert comparison["wins"] + comparison["losses"] + comparison["ties"] == row["metrics"]["n"]
     # Holm's step-down by its definition
     ordered = sorted(ps, key=lambda name: ps[name])
     for rank, name in enumerate(ordered):
         expected = max(min(1.0, (len(ps) - at) * ps[other]) for at, other in enumerate(ordered[: rank + 1]))
-        assert found[name]["comparison"]["p_holm"] == pytest.approx(expected)
+        assert row_by_job[name]["comparison"]["p_holm"] == pytest.approx(expected)
 
 
 # ------------------------------------------------- sweeps and memory benchmarks have no verdicts: repeats are compared
@@ -150,23 +159,23 @@ def sweeps(store: Store) -> Store:
 
 def test_a_sweep_compares_its_cells(sweeps: Store, rows: Any, show: Any) -> None:
     row = rows("sweeps", "--baseline", BASELINE)["nf4"]
-    found = {it["measure"]: it for it in row["ratios"]}
-    assert set(found) == {"decode_tok_per_s/batch_8_prompt_64", "ttft_s/batch_8_prompt_64"}
-    it = found["decode_tok_per_s/batch_8_prompt_64"]
-    assert it["ratio"] == pytest.approx(122 / 102)
-    assert 120 / 104 <= it["ratio_low"] < it["ratio"] < it["ratio_high"] <= 124 / 100
+    ratio_by_measure = {ratio["measure"]: ratio for ratio in row["ratios"]}
+    assert set(ratio_by_measure) == {"decode_tok_per_s/batch_8_prompt_64", "ttft_s/batch_8_prompt_64"}
+    ratio = ratio_by_measure["decode_tok_per_s/batch_8_prompt_64"]
+    assert ratio["ratio"] == pytest.approx(122 / 102)
+    assert 120 / 104 <= ratio["ratio_low"] < ratio["ratio"] < ratio["ratio_high"] <= 124 / 100
     exact = reference.mannwhitneyu([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], method="exact").pvalue
-    assert it["p"] == it["p_holm"] == pytest.approx(exact)
-    assert (it["finding"], it["repeats"], it["baseline_repeats"]) == ("larger", 5, 5)
-    assert found["ttft_s/batch_8_prompt_64"]["finding"] == "smaller"
+    assert ratio["p"] == ratio["p_holm"] == pytest.approx(exact)
+    assert (ratio["finding"], ratio["repeats"], ratio["baseline_repeats"]) == ("larger", 5, 5)
+    assert ratio_by_measure["ttft_s/batch_8_prompt_64"]["finding"] == "smaller"
     _, out, _ = show("sweeps", "--baseline", BASELINE)
     assert "×1.2 [" in out
     assert "exact rank-sum test" in out
-    for style, said in (("markdown", "| ×1.2 ["), ("csv", "ratio/decode_tok_per_s/batch_8_prompt_64")):
-        assert said in show("sweeps", "--baseline", BASELINE, "--format", style)[1]
+    for style, text in (("markdown", "| ×1.2 ["), ("csv", "ratio/decode_tok_per_s/batch_8_prompt_64")):
+        assert text in show("sweeps", "--baseline", BASELINE, "--format", style)[1]
 
 
-def test_too_few_repeats_are_said_with_how_many_it_takes(store: Store, rows: Any, show: Any) -> None:
+def test_too_few_repeats_are_reported_with_the_number_needed(store: Store, rows: Any, show: Any) -> None:
     store.job("few", "base", {**NONE, **REPEATED}, repeats=cells(100, 101, 102), **SWEEP)
     store.job("few", "nf4", {**NF4, **REPEATED}, repeats=cells(200, 201, 202), **SWEEP)
     assert {it["finding"] for it in rows("few", "--baseline", BASELINE)["nf4"]["ratios"]} == {"no difference shown"}
@@ -178,15 +187,15 @@ def test_cells_that_only_one_sweep_measured_are_left_out(store: Store, rows: Any
     both = cells(100, 101, 102, 103) + cells(200, 201, 202, 203, batch=16)
     store.job("cells", "base", {**NONE, **REPEATED}, repeats=cells(100, 101, 102, 103), **SWEEP)
     store.job("cells", "nf4", {**NF4, **REPEATED}, repeats=both, **SWEEP)
-    found = [it["measure"] for it in rows("cells", "--baseline", BASELINE)["nf4"]["ratios"]]
-    assert found == ["decode_tok_per_s/batch_8_prompt_64", "ttft_s/batch_8_prompt_64"]
+    measures = [it["measure"] for it in rows("cells", "--baseline", BASELINE)["nf4"]["ratios"]]
+    assert measures == ["decode_tok_per_s/batch_8_prompt_64", "ttft_s/batch_8_prompt_64"]
 
 
-def test_no_repeats_no_comparison(store: Store, rows: Any) -> None:
+def test_without_repeats_there_is_no_comparison(store: Store, rows: Any) -> None:
     store.job("bare", "base", {**NONE, **REPEATED}, repeats=cells(100, 101), **SWEEP)
     store.job("bare", "nf4", {**NF4, **REPEATED}, **SWEEP)
     note = rows("bare", "--baseline", BASELINE)["nf4"]["note"]
-    assert note.startswith("no reader: repeats.jsonl of nf4 is neither in its folder nor in MLflow")
+    assert note.startswith("no repeats: repeats.jsonl of nf4 is neither in its folder nor in MLflow")
     split: dict[str, Any] = {"tags": {"task": "split"}}
     store.job("parts", "base", {**NONE, "task.name": "split"}, **split)
     store.job("parts", "nf4", {**NF4, "task.name": "split"}, **split)
@@ -223,11 +232,16 @@ def test_side_by_side_in_the_terminal(flips: Store, show: Any) -> None:
 def test_everything_in_json(flips: Store, show: Any) -> None:
     _, out, _ = show("flips", "--flips", "quantization=none", "quantization='nf4' and seed=0", "--format", "json")
     table = json.loads(out)["tables"][0]
-    found = table["flips"][0]
-    assert (found["job_id"], found["baseline_job_id"]) == ("four", "base")
-    assert (found["lost"], found["won"], found["both_right"], found["both_wrong"]) == (2, 1, 4, 3)
-    assert [(flip["index"], flip["won"]) for flip in found["questions"]] == [(0, False), (1, False), (6, True)]
-    won = found["questions"][2]
+    flips_of_pair = table["flips"][0]
+    assert (flips_of_pair["job_id"], flips_of_pair["baseline_job_id"]) == ("four", "base")
+    assert (flips_of_pair["lost"], flips_of_pair["won"], flips_of_pair["both_right"], flips_of_pair["both_wrong"]) == (
+        2,
+        1,
+        4,
+        3,
+    )
+    assert [(flip["index"], flip["won"]) for flip in flips_of_pair["questions"]] == [(0, False), (1, False), (6, True)]
+    won = flips_of_pair["questions"][2]
     assert won["ours"] == {"verdict": "correct", "answer": "42", "text": "four thinks about question 6\n#### 42"}
     assert won["theirs"]["answer"] == "7"
     comparison = {row["job_id"]: row["comparison"] for row in table["rows"]}["four"]
@@ -242,7 +256,7 @@ def test_any_two_runs_that_answered_the_same_questions(flips: Store, show: Any) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["base", "base"], "both are base"),
         (["base", "quantization=nf4"], "2 runs match (far, four); they differ in lora, seed: name one"),
@@ -250,27 +264,27 @@ def test_any_two_runs_that_answered_the_same_questions(flips: Store, show: Any) 
         (["base", "four", "--baseline", "quantization=none"], "leave out --baseline"),
     ],
 )
-def test_flips_mistakes(flips: Store, show: Any, arguments: list[str], said: str) -> None:
+def test_flips_mistakes(flips: Store, show: Any, arguments: list[str], message: str) -> None:
     code, out, err = show("flips", "--flips", *arguments)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
 
 
-def test_runs_that_cannot_be_compared_are_refused(store: Store, show: Any) -> None:
+def test_runs_that_cannot_be_compared_are_rejected(store: Store, show: Any) -> None:
     store.job("unlike", "base", NONE, marks(5, 10))
     store.job("unlike", "other", NF4, marks(5, 10), questions="puzzle")
     store.job("unlike", "speed", {"task.name": "sweep"}, tags={"task": "sweep"})
     code, _, err = show("unlike", "--flips", "base", "other")
     assert code == 2
-    assert "--flips base other: other questions: 10 here, 10 in the baseline, 0 are the same" in err
+    assert "--flips base other: different questions: 10 here, 10 in the baseline, 0 are the same" in err
     store.job("unlike", "reworded", {"lora.name": "peft"}, marks(5, 10), prompts="reworded")
     store.job("unlike", "shots", {"task.shots": "8"}, marks(4, 10), prompts="reworded")
     code, _, err = show("unlike", "--flips", "base", "reworded")
     assert code == 2
-    assert "other prompts: 10 of 10 questions were put in other words" in err
-    code, out, _ = show("unlike", "--flips", "base", "shots")  # a key in which they differ makes the prompts
+    assert "different prompts: 10 of 10 questions have another prompt" in err
+    code, out, _ = show("unlike", "--flips", "base", "shots")  # they differ in a key that changes the prompts
     assert code == 0
-    assert "other prompts for 10 of 10 questions" in out
+    assert "different prompts for 10 of 10 questions" in out
     code, _, err = show("unlike", "--flips", "base", "speed")
     assert code == 2
     assert "task gsm8k and task sweep have no question in common" in err

@@ -1,4 +1,4 @@
-"""Real grids of the stub model, run by the runner and compared from what they logged."""
+"""Real grids of the stub model, run by the runner and compared from their logs."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_a_grid_is_one_run_with_its_jobs_and_their_comparison(
     baseline = ["--baseline", "generation.max_new_tokens=256"]
     table = compared(capsys, tmp_path, "--grid", "last", *baseline, "--log")
     (row,) = (row for row in table["rows"] if not row["is_baseline"])
-    it = row["comparison"]
-    assert (it["wins"], row["metrics"]["cut_off"]) == (0, 60)
-    assert it["wins"] + it["losses"] + it["ties"] == 60
+    comparison = row["comparison"]
+    assert (comparison["wins"], row["metrics"]["cut_off"]) == (0, 60)
+    assert comparison["wins"] + comparison["losses"] + comparison["ties"] == 60
 
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
     experiment = client.get_experiment_by_name("runner")
@@ -57,7 +57,7 @@ def test_a_grid_is_one_run_with_its_jobs_and_their_comparison(
     for child in children:
         assert "samples.jsonl" in {item.path for item in client.list_artifacts(child.info.run_id)}
 
-    done = runner(*shared, "generation.max_new_tokens=256,16")  # of the two jobs one is done already
+    done = runner(*shared, "generation.max_new_tokens=256,16")  # one of the two jobs is already done
     assert done.code == 0, done.err
     table = compared(capsys, tmp_path, "--grid", "last", *baseline)
     assert {row["config"]["generation.max_new_tokens"] for row in table["rows"]} == {"256", "16"}
@@ -76,11 +76,11 @@ def test_sweeps_and_memory_are_compared_by_their_repeats(
         table = compared(capsys, tmp_path, "--task", task, "--baseline", "seed=0")
         (row,) = (row for row in table["rows"] if not row["is_baseline"])
         assert row["note"] is None
-        found = {it["measure"]: it for it in row["ratios"]}
-        it = found[measure]
-        assert it["repeats"] == it["baseline_repeats"] == repeats
-        assert 0 < it["ratio_low"] <= it["ratio"] <= it["ratio_high"]
-        assert 0 < it["p"] <= it["p_holm"] <= 1
+        ratio_by_measure = {ratio["measure"]: ratio for ratio in row["ratios"]}
+        ratio = ratio_by_measure[measure]
+        assert ratio["repeats"] == ratio["baseline_repeats"] == repeats
+        assert 0 < ratio["ratio_low"] <= ratio["ratio"] <= ratio["ratio_high"]
+        assert 0 < ratio["p"] <= ratio["p_holm"] <= 1
         ours = row["metrics"][measure]
         theirs = next(row["metrics"][measure] for row in table["rows"] if row["is_baseline"])
-        assert it["ratio"] == pytest.approx(ours / theirs)  # the medians that the jobs themselves reported
+        assert ratio["ratio"] == pytest.approx(ours / theirs)  # the medians that the jobs themselves reported

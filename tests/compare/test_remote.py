@@ -1,4 +1,4 @@
-"""Runs that other machines have logged: a real MLflow server has their samples, and no folder here does."""
+"""Runs that other machines have logged: only a real MLflow server has their samples, no local folder."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def server(
     new_database(folder / "server" / "server.db")
     with mlflow_server(folder / "server", port) as process:
         uri = f"http://127.0.0.1:{port}"
-        there = Store(folder)
-        there.client = MlflowClient(uri)
+        store = Store(folder)
+        store.client = MlflowClient(uri)
         for name in ("many", "lost"):
-            there.client.create_experiment(name)  # with no place of its own: the server keeps the files
+            store.client.create_experiment(name)  # without a location of its own: the server keeps the files
         for number in range(RUNS // 3):
             seed = {"seed": str(number)}
-            there.job("many", f"none-{number}", NONE | seed, marks(50 + number, 100))
-            there.job("many", f"int8-{number}", INT8 | seed, marks(50, 100))
-            there.job("many", f"nf4-{number}", NF4 | seed, marks(40, 100))
-        there.job("lost", "none", NONE, marks(50, 100))
-        there.job("lost", "nf4", NF4, metrics={"n": 100, "correct": 50})  # whose samples never came
+            store.job("many", f"none-{number}", NONE | seed, marks(50 + number, 100))
+            store.job("many", f"int8-{number}", INT8 | seed, marks(50, 100))
+            store.job("many", f"nf4-{number}", NF4 | seed, marks(40, 100))
+        store.job("lost", "none", NONE, marks(50, 100))
+        store.job("lost", "nf4", NF4, metrics={"n": 100, "correct": 50})  # its samples never arrived
         for experiment in ("many", "lost"):
             shutil.rmtree(folder / experiment)
         yield uri, process
@@ -71,7 +71,7 @@ def rows_of(uri: str, folder: Path, experiment: str, capsys: pytest.CaptureFixtu
 def test_samples_come_from_the_server_several_at_a_time_but_not_too_many(
     remote: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    two = threading.Barrier(2, timeout=60)  # one after another, nobody would ever be the second
+    two = threading.Barrier(2, timeout=60)  # if downloads ran one after another, none would pass
     lock, now, most = threading.Lock(), 0, 0
 
     def download(*arguments: Any) -> Path | None:
@@ -101,10 +101,10 @@ def test_samples_that_never_reached_the_server_are_named(
     remote: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     note = rows_of(remote, tmp_path, "lost", capsys)["nf4"]["note"]
-    assert note == "no reader: samples.jsonl of nf4 is neither in its folder nor in MLflow"
+    assert note == "no samples: samples.jsonl of nf4 is neither in its folder nor in MLflow"
 
 
-def test_a_server_that_goes_away_is_not_taken_for_runs_without_samples(
+def test_a_dead_server_is_not_mistaken_for_runs_without_samples(
     server: tuple[str, subprocess.Popen[bytes]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

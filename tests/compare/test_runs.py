@@ -1,4 +1,4 @@
-"""Which runs are compared: --runs, --grid, --by; and what each says where it cannot do what is asked."""
+"""Which runs are compared: --runs, --grid, --by; and the error message of each."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def test_an_older_run_of_a_job_is_read_from_mlflow(store: Store, rows: Any) -> N
     store.job("older", "again", NF4, marks(20, 100))
     older = store.run_ids[-1]
     store.job("older", "again", NF4, marks(90, 100))  # writes over the job's folder
-    found = rows("older", "--runs", "base", "again", older, "--baseline", BASELINE)
-    assert found["again"]["comparison"]["wins"] == 40
-    assert found[f"again@{older[:8]}"]["comparison"]["losses"] == 30
+    row_by_job = rows("older", "--runs", "base", "again", older, "--baseline", BASELINE)
+    assert row_by_job["again"]["comparison"]["wins"] == 40
+    assert row_by_job[f"again@{older[:8]}"]["comparison"]["losses"] == 30
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--runs", "none-tset"], "no finished job or run 'none-tset'. Did you mean none-test?"),
-        (["--runs", "no"], "several runs begin like that: none-test, none-train"),
+        (["--runs", "no"], "several runs begin with it: none-test, none-train"),
         (["--runs", "dead"], "no finished job or run 'dead'"),
         (["--grid", "last"], "no grid in experiment grid yet"),
         (["--by", "quantisation"], "--by quantisation: no config key 'quantisation'. Did you mean quantization?"),
         (["--log"], "these runs belong to no grid; --save FOLDER keeps the comparison"),
     ],
 )
-def test_mistakes(grid: Store, show: Any, arguments: list[str], said: str) -> None:
+def test_mistakes(grid: Store, show: Any, arguments: list[str], message: str) -> None:
     code, out, err = show("grid", *arguments)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -59,7 +59,7 @@ def test_mistakes(grid: Store, show: Any, arguments: list[str], said: str) -> No
 
 @pytest.fixture(scope="session")
 def grids(store: Store) -> dict[str, str]:
-    """Two grids; the second one planned a job that the first had done."""
+    """Two grids; the second one planned a job that the first one had done."""
     first = store.grid("grids", "f1", ["g-none", "g-nf4"])
     store.job("grids", "g-none", NONE, marks(80, 100), grid=first)
     store.job("grids", "g-nf4", NF4, marks(60, 100), grid=first)
@@ -73,8 +73,8 @@ def test_a_grid_holds_its_jobs_and_those_it_found_done(grids: dict[str, str], ro
     assert set(rows("grids", "--grid", "last")) == {"g-none", "g-int8"}
     assert set(rows("grids", "--grid", grids["first"][:12])) == {"g-none", "g-nf4"}
     assert set(rows("grids", "--grid", "5ec")) == {"g-none", "g-int8"}
-    found = rows("grids", "--grid", "last", "--baseline", BASELINE)
-    assert found["g-int8"]["comparison"]["losses"] == 10
+    row_by_job = rows("grids", "--grid", "last", "--baseline", BASELINE)
+    assert row_by_job["g-int8"]["comparison"]["losses"] == 10
 
 
 def test_an_unknown_grid_lists_those_there_are(grids: dict[str, str], show: Any) -> None:
@@ -86,7 +86,7 @@ def test_an_unknown_grid_lists_those_there_are(grids: dict[str, str], show: Any)
 def test_log_needs_to_know_one_grid(grids: dict[str, str], show: Any) -> None:
     code, _, err = show("grids", "--log")
     assert code == 2
-    assert "these runs are of 2 grids" in err
+    assert "these runs belong to 2 grids" in err
     assert "choose one with --grid" in err
 
 
@@ -107,10 +107,10 @@ def splits(store: Store) -> Store:
     return store
 
 
-def test_by_puts_splits_together(splits: Store, rows: Any) -> None:
-    found = rows("splits", "--where", "seed=0", "--by", "quantization", "--baseline", BASELINE)
-    assert set(found) == {"none-test-0+none-train-0", "nf4-test-0+nf4-train-0"}
-    nf4 = found["nf4-test-0+nf4-train-0"]
+def test_by_pools_splits(splits: Store, rows: Any) -> None:
+    row_by_job = rows("splits", "--where", "seed=0", "--by", "quantization", "--baseline", BASELINE)
+    assert set(row_by_job) == {"none-test-0+none-train-0", "nf4-test-0+nf4-train-0"}
+    nf4 = row_by_job["nf4-test-0+nf4-train-0"]
     assert nf4["config"] == {"quantization.name": "nf4"}
     assert (nf4["metrics"]["n"], nf4["metrics"]["correct"], nf4["metrics"]["accuracy"]) == (200, 155, 0.775)
     assert (nf4["comparison"]["wins"], nf4["comparison"]["losses"], nf4["comparison"]["ties"]) == (0, 25, 175)
@@ -127,14 +127,14 @@ def test_by_never_counts_a_question_twice(splits: Store, show: Any) -> None:
 
 
 def test_by_compares_within_the_other_keys_named(splits: Store, rows: Any) -> None:
-    found = rows("splits", "--by", "quantization,seed", "--baseline", BASELINE)
-    assert len(found) == 4
+    row_by_job = rows("splits", "--by", "quantization,seed", "--baseline", BASELINE)
+    assert len(row_by_job) == 4
     for seed in ("0", "1"):
-        nf4 = found[f"nf4-test-{seed}+nf4-train-{seed}"]
+        nf4 = row_by_job[f"nf4-test-{seed}+nf4-train-{seed}"]
         assert nf4["comparison"]["baseline_job_id"] == f"none-test-{seed}+none-train-{seed}"
 
 
-def test_by_says_what_else_differs(store: Store, rows: Any) -> None:
+def test_by_reports_other_differences(store: Store, rows: Any) -> None:
     store.job("also", "base", NONE, marks(50, 100))
     store.job("also", "nf4", {**NF4, "generation.temperature": "0.5"}, marks(40, 100))
     row = rows("also", "--by", "quantization", "--baseline", BASELINE)["nf4"]

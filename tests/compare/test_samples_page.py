@@ -1,4 +1,4 @@
-"""The page of all samples: what it holds, what it leaves out, and that a browser filters it."""
+"""The page of all samples: its content, what it leaves out, and its filters in a browser."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def saved_by(store: Store, experiment: str, folder: Path, *more: str) -> Path:
 
 
 def data_of(page: Path) -> list[dict[str, Any]]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
-    assert found is not None
-    tables: list[dict[str, Any]] = json.loads(found[1])["tables"]
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
+    assert match is not None
+    tables: list[dict[str, Any]] = json.loads(match[1])["tables"]
     return tables
 
 
@@ -64,7 +64,7 @@ def test_a_text_cannot_end_the_script_and_a_damaged_run_is_named(store: Store, t
     assert table["questions"][0][1] == f"{evil} 0"
     assert len(table["runs"]) == 2
     (left_out,) = table["left_out"]
-    assert left_out.startswith("fp4: no reader: samples.jsonl of s-gone")
+    assert left_out.startswith("fp4: no samples: samples.jsonl of s-gone")
 
 
 def test_runs_beyond_the_room_are_named_and_the_baseline_stays(

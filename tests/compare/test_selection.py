@@ -1,4 +1,4 @@
-"""--where as an expression: what it picks, and what it says about mistakes."""
+"""--where as an expression: the runs it selects, and its error messages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from runner.core.errors import ConfigError
 
 
 def run(job: str, quantization: str, seed: int, accuracy: float, **params: str) -> Run:
-    every = {"quantization.name": quantization, "seed": str(seed), "task.name": "gsm8k", **params}
-    return Run(f"id-{job}", job, "gsm8k", "1", "", every, {"accuracy": accuracy, "n": 200})
+    params = {"quantization.name": quantization, "seed": str(seed), "task.name": "gsm8k", **params}
+    return Run(f"id-{job}", job, "gsm8k", "1", "", params, {"accuracy": accuracy, "n": 200})
 
 
 RUNS = [
@@ -36,7 +36,7 @@ RUNS = [
         ("not quantization='nf4'", "ad"),
         ("not (quantization='nf4' or seed=2)", "a"),
         ("quantization != 'nf4'", "ad"),
-        ("quantization.double_quant != 'true'", "acd"),  # a run without the key has not that value
+        ("quantization.double_quant != 'true'", "acd"),  # a run without the key does not have that value
         ("quantization.double_quant = 'true'", "b"),
         ("quantization in ('nf4', \"int8\")", "bcd"),
         ("quantization not in (nf4, int8)", "a"),
@@ -59,7 +59,7 @@ def test_it_picks(text: str, jobs: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("quantisation = 'nf4'", "Did you mean quantization?"),
         ("acuracy > 0.8", "Did you mean accuracy?"),
@@ -75,10 +75,10 @@ def test_it_picks(text: str, jobs: str) -> None:
         ("nf4", "give KEY=VALUE"),
     ],
 )
-def test_mistakes_are_named(text: str, said: str) -> None:
+def test_mistakes_are_named(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as failure:
         where(RUNS, text)
-    assert said in str(failure.value)
+    assert message in str(failure.value)
     assert f"--where {text}" in str(failure.value)
 
 

@@ -152,7 +152,7 @@ def test_a_scaling_that_would_round_is_refused_unless_asked_for(
     ("settings", "message"),
     [
         ({"target_modules": ["q_proj", "k_proj"]}, r"square layers only, and 2 of its 4 modules are not square in"),
-        ({"use_dora": True}, r"is more than y = W x \+ B\(A\(x\)\): use_dora=True. It works as it is, with lora=peft"),
+        ({"use_dora": True}, r"is more than y = W x \+ B\(A\(x\)\): use_dora=True. It works unchanged with lora=peft"),
         ({"bias": "lora_only"}, "bias=lora_only"),
         ({"modules_to_save": ["norm"]}, "modules_to_save="),
         ({"rank_pattern": {"o_proj": 2}}, "two ranks in one file: 4 in .*q_proj, 2 in .*o_proj"),
@@ -174,7 +174,10 @@ def test_what_a_pth_file_cannot_hold(
         ({"fan_in_fan_out": True}, "fan_in_fan_out=True"),
         ({"peft_type": "IA3"}, "its peft_type is IA3, and a .pth file holds LORA only"),
         ({"target_modules": ["nope"]}, "does not fit the base"),
-        ({"target_modules": ["q_proj"]}, r"4 tensors are no A or B of a targeted linear layer: base_model.model.model"),
+        (
+            {"target_modules": ["q_proj"]},
+            r"4 tensors are not A or B of a targeted linear layer: base_model.model.model",
+        ),
         ({"target_modules": ["q_proj", "o_proj", "up_proj"]}, "4 tensors of targeted layers are missing"),
         ({"something_new": 3}, "something_new=3"),
     ],
@@ -212,7 +215,7 @@ def test_sizes_and_zeros_in_a_peft_folder(make_peft: Callable[..., Path], tiny_l
 def test_places(tiny_llama: Path, tmp_path: Path) -> None:
     torch.save(squares(), tmp_path / "lora.pth")
     for taken in (tmp_path / "lora.pth", tmp_path):
-        with pytest.raises(ConfigError, match="exists already, and nothing is overwritten"):
+        with pytest.raises(ConfigError, match="exists already, and is not overwritten"):
             run(tmp_path / "lora.pth", taken, "--base", tiny_llama)
     with pytest.raises(ConfigError, match="IN=nope: there is no file or folder"):
         run("nope", tmp_path / "x", "--base", tiny_llama)

@@ -64,7 +64,7 @@ def test_old_partitions_become_a_model_that_loads(model: Path, trip: Trip, inden
         logits = [AutoModelForCausalLM.from_pretrained(folder)(tokens).logits for folder in (model, trip.merged)]
     assert torch.equal(*logits)
     assert (result.metrics["num_parts"], result.metrics["tensors"]) == (2, len(before))
-    assert trip.merge(old).notes == ["all files were there already: nothing was written"]
+    assert trip.merge(old).notes == ["all files existed already: nothing was written"]
 
 
 def test_dtypes_that_the_old_form_named(trip: Trip) -> None:
@@ -146,7 +146,7 @@ def edit(old: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda v: v["layers"][0].update(parameters=[]), r"parameters of a: 4 numbers expected .*, 0 found"),
         (lambda v: v["layers"][0].update(parameters="x"), r"layers\[0\] \(a\)\.parameters: a JSON object expected"),
         (lambda v: v["layers"][0].update(shape=[2, -2]), r"layers\[0\] \(a\)\.shape: a whole number from 0 .* -2"),
-        (lambda v: v["layers"][0].update(name="b"), r"layers: b stands there twice"),
+        (lambda v: v["layers"][0].update(name="b"), r"layers: b is duplicated"),
         (lambda v: v["layers"][0]["parameters"].__setitem__(0, 1e300), r"a: 1e\+300 is beyond the range of F32"),
         (lambda v: v.update(total_params=9), r"total_params: 8, as the shapes say, expected, found 9"),
         (lambda v: v.update(part_id=3), r"part_id: 0 expected, found 3"),

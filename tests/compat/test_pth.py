@@ -234,8 +234,8 @@ MIXED = without(squares(), "layers.1") | {key: t for key, t in squares(2).items(
 WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("rank", squares(), {"rank": 8}, r"lora.rank=8, but lora.path=\S+ has rank 4: use lora.rank=4, or leave it out"),
     ("size", squares(size=96), {}, rf"size mismatch for {LAYER}: A \[4, 96\] and B \[96, 4\] are for a layer of \[96, 96\], the one of \S+ is \[64, 64\]"),
-    ("keys", {f"encoder.{key}": tensor for key, tensor in squares().items()}, {}, rf"4 of 4 modules are no linear layers of \S+: encoder.{LAYER}, .* and 1 more. Its square layers are {LAYER}"),
-    ("one-key", squares() | {"x.lora.A.weight": torch.ones(4, 4), "x.lora.B.weight": torch.ones(4, 4)}, {}, "1 of 5 modules are no linear layers of .*: x. "),
+    ("keys", {f"encoder.{key}": tensor for key, tensor in squares().items()}, {}, rf"4 of 4 modules are not linear layers of \S+: encoder.{LAYER}, .* and 1 more. Its square layers are {LAYER}"),
+    ("one-key", squares() | {"x.lora.A.weight": torch.ones(4, 4), "x.lora.B.weight": torch.ones(4, 4)}, {}, "1 of 5 modules are not linear layers of .*: x. "),
     ("strangers", squares() | {"model.norm.weight": torch.ones(64)}, {}, r"1 keys are not LoRA keys \(.*\): model.norm.weight"),
     ("no-lora", {f"w{n}": torch.ones(2) for n in range(5)}, {}, "holds no LoRA key: .* expected, found w0, w1, w2 and 2 more"),
     ("no-keys", {}, {}, "holds no LoRA key"),
@@ -250,7 +250,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("integers", {key: t.int() for key, t in squares().items()}, {}, r"is torch.int32 of shape \[4, 64\], a matrix of floating-point numbers"),
     ("vectors", {key: t[0] for key, t in squares().items()}, {}, r"of shape \[64\], a matrix"),
     ("texts", dict.fromkeys(squares(), "x"), {}, "A.weight is a str, a tensor is expected"),
-    ("list", [torch.ones(2)], {}, "holds a list: a dictionary from name to tensor is expected"),
+    ("list", [torch.ones(2)], {}, "contains a list: a dictionary from name to tensor is expected"),
 ]  # fmt: skip
 
 
@@ -318,7 +318,7 @@ def test_a_file_with_code_is_refused_and_not_run(
     victim.rmdir()
     config = make_config(model=tiny_model, lora=PthConfig(path=str(file)))
     for attempt in (lambda: load_base(config), lambda: adapt(load_base(make_config(model=tiny_model)), config)):
-        with pytest.raises(ConfigError, match=r"holds code \(posix.mkdir\) and was refused: nothing in it was run"):
+        with pytest.raises(ConfigError, match=r"contains code \(posix.mkdir\) and was rejected: nothing in it was run"):
             attempt()
         assert not victim.exists()
 
@@ -328,10 +328,10 @@ def test_files_that_are_no_pth(make_config: Make, tiny_model: LocalModelConfig, 
     whole = Path(save(squares(), file)).read_bytes()
     for content in (b"", b"<html>", b"version https://git-lfs\noid 1\n", whole[:-300], whole[:700], os.urandom(99)):
         file.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"lora.path=\S+ is no .pth file that torch can read"):
+        with pytest.raises(ConfigError, match=r"lora.path=\S+ is not a .pth file that torch can read"):
             load_base(make_config(model=tiny_model, lora=PthConfig(path=str(file))))
     torch.save(torch.nn.Linear(2, 2), file)
-    with pytest.raises(ConfigError, match="holds code .torch.nn.modules.linear.Linear. and was refused"):
+    with pytest.raises(ConfigError, match="contains code .torch.nn.modules.linear.Linear. and was rejected"):
         load_base(make_config(model=tiny_model, lora=PthConfig(path=str(file))))
     with pytest.raises(ConfigError, match="lora.path=.*nope: there is no file /"):
         resolve.locate_adapter(PthConfig(path=str(tmp_path / "nope")), tiny_model)

@@ -66,13 +66,13 @@ def test_what_each_becomes(environ: dict[str, str], overrides: list[str]) -> Non
         ({}, "stub", {"STUDENT_FORCE_CPU": "1"}, "STUDENT_FORCE_CPU=1: ignored, model=stub has no device"),
         ({}, "stub", {"STUDENT_LOAD_IN_4BIT": "1"}, "STUDENT_LOAD_IN_4BIT=1: ignored, model=stub has no weights here"),
         ({}, "api", {"STUDENT_LORA_DIR": "x"}, "STUDENT_LORA_DIR=x: ignored, model=api has no weights here"),
-        ({}, None, {"BASE_URL": "http://me:key@host/v1"}, "BASE_URL=http://***@host/v1: ignored, model=embedded asks no server (model=api does)"),
-        ({"quantization": "quantization=int8"}, None, {"STUDENT_LOAD_IN_4BIT": "1"}, "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=int8 is asked for"),
-        ({"model": "model=embedded"}, None, {"STUDENT_BASE_MODEL": "x"}, "STUDENT_BASE_MODEL=x: ignored, model=embedded is asked for"),
-        ({"model.name": "model.name=y"}, None, {"STUDENT_BASE_MODEL": "x"}, "STUDENT_BASE_MODEL=x: ignored, model.name=y is asked for"),
-        ({"model": "model=embedded"}, None, {"ENABLE_HYBRID": "1"}, "ENABLE_HYBRID=1: ignored, model=embedded is asked for"),
-        ({"model.device": "model.device=cuda"}, None, {"STUDENT_FORCE_CPU": "1"}, "STUDENT_FORCE_CPU=1: ignored, model.device=cuda is asked for"),
-        ({"lora": "lora=none"}, None, {"STUDENT_LORA_DIR": "x"}, "STUDENT_LORA_DIR=x: ignored, lora=none is asked for"),
+        ({}, None, {"BASE_URL": "http://me:key@host/v1"}, "BASE_URL=http://***@host/v1: ignored, model=embedded uses no server (model=api does)"),
+        ({"quantization": "quantization=int8"}, None, {"STUDENT_LOAD_IN_4BIT": "1"}, "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=int8 is set"),
+        ({"model": "model=embedded"}, None, {"STUDENT_BASE_MODEL": "x"}, "STUDENT_BASE_MODEL=x: ignored, model=embedded is set"),
+        ({"model.name": "model.name=y"}, None, {"STUDENT_BASE_MODEL": "x"}, "STUDENT_BASE_MODEL=x: ignored, model.name=y is set"),
+        ({"model": "model=embedded"}, None, {"ENABLE_HYBRID": "1"}, "ENABLE_HYBRID=1: ignored, model=embedded is set"),
+        ({"model.device": "model.device=cuda"}, None, {"STUDENT_FORCE_CPU": "1"}, "STUDENT_FORCE_CPU=1: ignored, model.device=cuda is set"),
+        ({"lora": "lora=none"}, None, {"STUDENT_LORA_DIR": "x"}, "STUDENT_LORA_DIR=x: ignored, lora=none is set"),
     ],
 )  # fmt: skip
 def test_what_does_not_apply_is_said(asked: dict[str, str], own: str, environ: dict[str, str], line: str) -> None:
@@ -84,7 +84,7 @@ def test_a_model_without_a_name_takes_the_variables_name() -> None:
     found, lines = becomes(FORCE_STUDENT_STUB="1", STUDENT_BASE_MODEL="x", STUDENT_FORCE_CPU="1")
     assert found == ["model=stub"]
     assert [line.partition(": ")[2] for line in lines[1:]] == [
-        "ignored, FORCE_STUDENT_STUB=1 puts the stub in its place",
+        "ignored, FORCE_STUDENT_STUB=1 replaces it with the stub",
         "ignored, model=stub has no device",
     ]
     assert becomes(ENABLE_HYBRID="0", FORCE_STUDENT_STUB="1", STUDENT_BASE_MODEL="x")[0] == ["model=api"]
@@ -122,7 +122,7 @@ def test_command_line_beats_environment_beats_file_beats_yaml(tmp_path: Path, ru
     assert tokens() == (64, "STUDENT_MAX_NEW_TOKENS=64 → generation.max_new_tokens=64\n")
     of_both = {"STUDENT_MAX_NEW_TOKENS": "32", "API_KEY": "sk-third"}
     assert tokens(**of_both) == (32, "STUDENT_MAX_NEW_TOKENS=32 → generation.max_new_tokens=32\n")
-    said = "STUDENT_MAX_NEW_TOKENS=32: ignored, generation.max_new_tokens=16 is asked for\n"
+    said = "STUDENT_MAX_NEW_TOKENS=32: ignored, generation.max_new_tokens=16 is set\n"
     assert tokens("generation.max_new_tokens=16", **of_both) == (16, said)
 
 
@@ -140,7 +140,7 @@ def test_grids_and_studies_follow_the_variables(tmp_path: Path, runner: Callable
     configs = [*tmp_path.glob("outputs/jobs/*/config.yaml")]
     assert [yaml.safe_load(file.read_text())["generation"]["max_new_tokens"] for file in configs] == [8, 8]
     done = runner("-m", "model=stub", "tracking=none", "task.limit=2", "seed=3,4", "generation.max_new_tokens=5")
-    assert "STUDENT_MAX_NEW_TOKENS=8: ignored, generation.max_new_tokens=5 is asked for\n" in done.err
+    assert "STUDENT_MAX_NEW_TOKENS=8: ignored, generation.max_new_tokens=5 is set\n" in done.err
     configs = [file for file in tmp_path.glob("outputs/jobs/*/config.yaml") if file not in configs]
     assert [yaml.safe_load(file.read_text())["generation"]["max_new_tokens"] for file in configs] == [5, 5]
     written = [file.read_text(errors="replace") for file in (tmp_path / "outputs").rglob("*") if file.is_file()]

@@ -41,7 +41,7 @@ from runner.core.errors import ConfigError
         ),
         (
             {"num_rounds": 2, "optimized_temporal": True, "nuclear_norm": 0.1},
-            "task.nuclear_norm=0.1 is a term of learning the spatial edges",
+            "task.nuclear_norm=0.1 is a penalty on learned spatial edges",
         ),
         (
             {"optimized_temporal": True},

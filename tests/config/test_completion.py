@@ -1,4 +1,4 @@
-"""What the tab key offers."""
+"""Tab completion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A group's choice: chosen with GROUP=CHOICE and in no other way, so that what is recorded is what ran."""
+"""A group's choice is made with GROUP=CHOICE and in no other way, so that the recorded choice is the one that ran."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 import runner
 from runner.config.choices import CONF, choices_for
 from runner.config.compose import compose
-from runner.config.groups import GROUPS, kinds
+from runner.config.groups import GROUPS, key_types
 from runner.config.hydra import explain, to_config, without_hydra
 from runner.core.errors import ConfigError, RunnerError
 from runner.library.load import configure
@@ -36,7 +36,7 @@ def job(tmp_path: Path, *overrides: str) -> Any:
 
 
 def refusal(*overrides: str) -> str | None:
-    """Return what is said against a job of these overrides, None where it goes well."""
+    """Return the error for a job of these overrides, None if there is none."""
     try:
         to_config(*compose(overrides))
     except (RunnerError, HydraException, OmegaConfBaseException) as error:
@@ -51,13 +51,13 @@ def test_the_name_of_a_choice_is_no_key(group: str) -> None:
     for number, choice in enumerate(choices):
         other = choices[number - 1]
         for way in ways if number == 0 else [ways[number % len(ways)]]:
-            said = refusal(f"{group}={choice}", way.format(group=group, other=other))
-            assert said is not None, (choice, way)
-            assert re.match(f"{group}.n.*is no key: use {group}=({other}|CHOICE)", said), said
+            message = refusal(f"{group}={choice}", way.format(group=group, other=other))
+            assert message is not None, (choice, way)
+            assert re.match(f"{group}.n.*is not a key: use {group}=({other}|CHOICE)", message), message
 
 
 def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.name=x: the model that is chosen has no name to be given: use mod"):
+    with pytest.raises(ConfigError, match=r"model\.name=x: the chosen model has no key for a name: use mod"):
         job(tmp_path, "model.name=x")
     assert job(tmp_path).params["model.name"] == "stub"
 
@@ -67,11 +67,14 @@ def test_a_model_without_a_place_has_no_name_to_be_given(tmp_path: Path) -> None
     [
         (
             "quantization: {name: nf4}",
-            "own.yaml: quantization.name: the name of a choice is no key: use quantization=CHOICE",
+            "own.yaml: quantization.name: the name of a choice is not a key: use quantization=CHOICE",
         ),
-        ("rope:\n  name: yarn", "own.yaml: rope.name: the name of a choice is no key: use rope=CHOICE"),
+        ("rope:\n  name: yarn", "own.yaml: rope.name: the name of a choice is not a key: use rope=CHOICE"),
         ("hydra: {sweeper: {params: {quantization.name: 'none,nf4'}}}", "quantization.name=none: the name of a cho"),
-        ("profile: low_memory", "profile: low_memory is no key: it would choose nothing .profile=none is the choice"),
+        (
+            "profile: low_memory",
+            "profile: low_memory is not a key: it would choose nothing .profile=none is the choice",
+        ),
     ],
 )
 def test_nor_in_a_study(tmp_path: Path, body: str, message: str) -> None:
@@ -93,7 +96,7 @@ def test_nor_from_python(tmp_path: Path) -> None:
         runner.grid(*JOB, f"output_dir={tmp_path}", {"quantization.name": ["nf4", "none"]})
     with pytest.raises(ConfigError, match="use quantization=nf4"):
         runner.evaluate({"quantization.name": "nf4", "model": "stub", "output_dir": str(tmp_path)})
-    with pytest.raises(ConfigError, match="model.name=x: the model that is chosen has no name to be given"):
+    with pytest.raises(ConfigError, match="model.name=x: the chosen model has no key for a name"):
         configure("stub", OPEN, {"name": "x"})
     assert configure("stub", OPEN | {"rope": {"name": "yarn"}}, {}).rope.name == "yarn", (
         "there it is how to choose with keys"
@@ -122,4 +125,4 @@ def test_each_choice_of_each_group_is_a_class_with_its_name() -> None:
         for name, schema in GROUPS[group].items():
             assert schema.name == name
             assert "name" not in {item.name for item in dataclasses.fields(schema)}
-    assert not {f"{group}.name" for group in NAMED} & kinds().keys()
+    assert not {f"{group}.name" for group in NAMED} & key_types().keys()

@@ -1,4 +1,4 @@
-"""What --help says of each key: its value, its choices and the comment of conf/, for every choice of every group."""
+"""--help describes each key with its value, its choices and the comment in conf/, for every choice of every group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner.config.help import allowed, described
 
 
 def keys(*overrides: str) -> dict[str, tuple[str, str]]:
-    """Return the value and the words of each key."""
+    """Return the value and the description of each key."""
     composed, choices = compose(overrides)
     found: dict[str, tuple[str, str]] = {}
     last = ""
@@ -83,5 +83,5 @@ def test_the_help_of_the_program_has_it(runner: Callable[..., Any]) -> None:
 def test_the_resolved_config_names_the_choices_above_it(runner: Callable[..., Any]) -> None:
     shown = runner("--cfg", "job", "quantization=nf4", "lora=embedded").out
     assert shown.startswith("# model=embedded quantization=nf4 lora=embedded rope=native generation=greedy task=gsm8k ")
-    assert set(yaml.safe_load(shown)["quantization"]) == {"double_quant", "compute_dtype"}, "a name is no key"
+    assert set(yaml.safe_load(shown)["quantization"]) == {"double_quant", "compute_dtype"}, "a name is not a key"
     assert runner("--cfg", "job", "-p", "quantization", "quantization=nf4").out.startswith("# @package quantization\n")

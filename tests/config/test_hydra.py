@@ -1,4 +1,4 @@
-"""What is changed in Hydra's own ways."""
+"""How Hydra's own behaviour is changed."""
 
 from __future__ import annotations
 

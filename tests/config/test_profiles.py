@@ -1,4 +1,4 @@
-"""Profiles: what each means as groups and keys, who wins over it, and that its name makes no other job."""
+"""Profiles: the groups and keys of each, what has precedence over it, and that its name makes no other job."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_each_profile_has_a_file() -> None:
         (["profile=low_memory"], ("nf4", "cpu", "auto")),
         (["profile=standard"], ("nf4", "auto", "auto")),
         (["profile=high_performance", "model=qwen25_7b_instruct"], ("none", "auto", "bfloat16")),
-        (["profile=low_memory", *TEACHER], ("nf4", "cpu", "auto")),  # of the student
+        (["profile=low_memory", *TEACHER], ("nf4", "cpu", "auto")),  # the student's keys
         (["profile=low_memory", "quantization=int8", "model.device=cuda"], ("int8", "cuda", "auto")),
         (["quantization=int8", "profile=high_performance", "model.dtype=float16"], ("int8", "auto", "float16")),
         (["profile=standard", "model=stub"], ("nf4", "auto", "auto")),
@@ -69,7 +69,7 @@ def test_a_profile_for_weights_is_blamed_itself_where_a_server_answers() -> None
 
 
 def test_a_choice_of_model_that_it_cannot_reach_is_refused(make_config: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match="profile=low_memory: .* give model.device=cpu beside it"):
+    with pytest.raises(ConfigError, match="profile=low_memory: .* add model.device=cpu"):
         make_config(profile="low_memory", model=LocalModelConfig("./x"))
 
 

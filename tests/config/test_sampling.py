@@ -1,4 +1,4 @@
-"""The table of sampling parameters: all who take or draw them have the same ones, in the same order."""
+"""The table of sampling parameters: all code that accepts or uses them has the same ones, in the same order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import runner
-from runner.config.generation import NOT_FOLLOWED, GenerationConfig
+from runner.config.generation import IGNORED_SETTINGS, GenerationConfig
 from runner.config.sampling import GREEDY, NEUTRAL, PARAMETERS, Sampling, SamplingArguments, SamplingKeys
 from runner.core.errors import ConfigError
 from runner.library.model import Settings
@@ -21,7 +21,7 @@ ROOT = Path(runner.__file__).parent
 
 
 def sampling_of(*numbers: float) -> Sampling:
-    """Return what has these parameters, in the order of the table; those that are left out do nothing."""
+    """Return a sampling with these parameters, in the order of the table; the missing ones are neutral."""
     return Sampling.of_numbers([*numbers, *list(NEUTRAL.values())[len(numbers) - 1 :]])
 
 
@@ -36,7 +36,7 @@ def test_all_who_read_the_table_have_its_parameters() -> None:
         assert {*names} < {*body.model_fields}
     (order,) = re.findall(r"^enum \{ (.*?) \};", (ROOT / "engines/local/kernels/sampling.h").read_text(), re.M)
     assert order.lower().split(", ") == names, "the order of the numbers that C reads"
-    assert not {*names} & {*NOT_FOLLOWED}
+    assert not {*names} & {*IGNORED_SETTINGS}
 
 
 def test_numbers_of_a_sampling_are_read_back() -> None:
@@ -69,5 +69,5 @@ def test_greedy_rows_heed_penalties_alone() -> None:
     assert sampling_of(0.0, 0.5, 3, 0.2, 1.0, 0.0, 0.0).effective == GREEDY
     with pytest.raises(ConfigError, match=r"so generation.top_k=3 and generation.min_p=0.2 would do nothing"):
         GenerationConfig(top_k=3, min_p=0.2)
-    assert GenerationConfig(frequency_penalty=0.5).followed({"min_p": 0.3}).min_p == 0
-    assert GenerationConfig(temperature=1.0).followed({"min_p": 0.3}).min_p == 0.3
+    assert GenerationConfig(frequency_penalty=0.5).with_model_defaults({"min_p": 0.3}).min_p == 0
+    assert GenerationConfig(temperature=1.0).with_model_defaults({"min_p": 0.3}).min_p == 0.3

@@ -1,4 +1,4 @@
-"""Every YAML composes, every check speaks with its full key, every key is either semantic or inert with a reason."""
+"""Every YAML composes, every check names its full key, every key is either semantic or inert with a reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# what a choice leaves to the user, so that it can be composed in a test
+# the keys that a choice leaves to the user
 NEEDS = {
     "model=auto": ["model.name=./x"],
     "model=local": ["model.name=./x"],
@@ -53,7 +53,10 @@ def composed(*overrides: str) -> RunnerConfig:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes(choice: str) -> None:
     group = choice.partition("=")[0]
-    config = composed(choice, *NEEDS.get(choice, []))
+    try:
+        config = composed(choice, *NEEDS.get(choice, []))
+    except ConfigError as error:
+        pytest.fail(f"{error}. Say in NEEDS what {choice} leaves to the user")
     assert isinstance(getattr(config, group), tuple(GROUPS[group].values()))
     assert getattr(config, group).name
 
@@ -77,7 +80,7 @@ def test_every_group_of_the_menu_has_a_folder_and_a_schema() -> None:
 
 
 def test_menu_defaults_equal_the_schema() -> None:
-    """A key that the YAML leaves out and one that it names agree, so that reading either is enough."""
+    """YAML and schema have the same defaults, so that reading either is enough."""
     config = composed()
     assert config.generation == GenerationConfig()
     assert config.task == Gsm8kConfig()
@@ -161,7 +164,7 @@ def test_menu_defaults_equal_the_schema() -> None:
         ),
         (lambda: SweepConfig(batch_sizes=[]), "task.batch_sizes="),
         (lambda: SweepConfig(prompt_tokens=[0]), "task.prompt_tokens="),
-        (lambda: SweepConfig(batch_sizes=[2, 2]), "each number may stand only once"),
+        (lambda: SweepConfig(batch_sizes=[2, 2]), "no number may be repeated"),
         (lambda: SweepConfig(new_tokens=1), "task.new_tokens=1"),
         (lambda: SweepConfig(new_tokens="many"), "task.new_tokens=.*give whole numbers"),
         (lambda: SweepConfig(shared_prefix=[0, 1.5]), "task.shared_prefix=.*from 0 to 1"),

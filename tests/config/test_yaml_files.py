@@ -1,4 +1,4 @@
-"""YAML files that are bombs, too deep, tagged or torn: each is one message that names the file and the place."""
+"""YAML files that are bombs, too deep, tagged or truncated: each error is one message with file and position."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ def test_a_study_is_refused_before_it_is_unpacked(runner: Callable[..., Any], tm
 
 
 HOSTILE = {
-    "deep list": (f"seed: {'[' * 5000}{']' * 5000}\n", "line 1, column 38: lists and mappings lie more than 32 deep"),
-    "deep mapping": ("seed: " + "{a: " * 5000 + "}" * 5000, "line 1, column 131: lists and mappings lie more than 32 deep"),
-    "deep block": ("".join(" " * level + "a:\n" for level in range(900)), "line 33, column 33: lists and mappings lie"),
-    "deep dashes": ("seed:\n" + "- " * 900 + "x\n", "line 2, column 63: lists and mappings lie more than 32 deep"),
-    "less deep than the stack": (f"seed: {'[' * 300}{']' * 300}\n", "lists and mappings lie more than 32 deep"),
+    "deep list": (f"seed: {'[' * 5000}{']' * 5000}\n", "line 1, column 38: lists and mappings are nested more than 32 deep"),
+    "deep mapping": ("seed: " + "{a: " * 5000 + "}" * 5000, "line 1, column 131: lists and mappings are nested more than 32 deep"),
+    "deep block": ("".join(" " * level + "a:\n" for level in range(900)), "line 33, column 33: lists and mappings are nested"),
+    "deep dashes": ("seed:\n" + "- " * 900 + "x\n", "line 2, column 63: lists and mappings are nested more than 32 deep"),
+    "less deep than the stack": (f"seed: {'[' * 300}{']' * 300}\n", "lists and mappings are nested more than 32 deep"),
     "code": ('a: 1\nseed: !!python/object/apply:os.mkdir ["mark"]\n', "line 2, column 7: the tag !!python/object/apply:os.mkdir"),
     "a tag of nobody": ("seed: !mine 3\n", "line 1, column 7: the tag !mine is not read"),
-    "torn": ("seed: [1, 2\n", "line 2, column 1: it is no YAML: while parsing a flow sequence, expected"),
-    "a tab": ("seed:\n\t- 1\n", "line 2, column 1: it is no YAML: while scanning"),
-    "a control character": ("seed: \x07\n", "it is no YAML: unacceptable character #x0007"),
+    "torn": ("seed: [1, 2\n", "line 2, column 1: it is not valid YAML: while parsing a flow sequence, expected"),
+    "a tab": ("seed:\n\t- 1\n", "line 2, column 1: it is not valid YAML: while scanning"),
+    "a control character": ("seed: \x07\n", "it is not valid YAML: unacceptable character #x0007"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, case: str) -> None:
-    text, said = HOSTILE[case]
+    text, message = HOSTILE[case]
     (tmp_path / "x.yaml").write_text(text)
     with (tmp_path / "x.yaml").open() as file, pytest.raises(ConfigError) as refused:
         load_checked(file, OmegaConf.load)
     assert f"{tmp_path / 'x.yaml'}" in str(refused.value)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert len(str(refused.value)) < 500 + len(str(tmp_path))
 
 
@@ -66,7 +66,7 @@ def test_bytes_that_are_no_text_are_one_message(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"seed: \xff\xfe\n")
     with (
         (tmp_path / "x.yaml").open(encoding="utf-8") as file,
-        pytest.raises(ConfigError, match="x.yaml: it is no YAML"),
+        pytest.raises(ConfigError, match="x.yaml: it is not valid YAML"),
     ):
         load_checked(file, OmegaConf.load)
 
@@ -81,11 +81,11 @@ def test_a_file_as_deep_as_is_read_is_loaded(tmp_path: Path) -> None:
 def test_a_study_that_cannot_be_loaded_ends_in_one_message(
     runner: Callable[..., Any], tmp_path: Path, case: str
 ) -> None:
-    text, said = HOSTILE[case]
+    text, message = HOSTILE[case]
     (tmp_path / "bad.yaml").write_text(text)
     done = runner("-cd", ".", "-cn", "bad", "model=stub", "tracking=none")
     assert done.code == 2, done.err
     assert "bad.yaml, line" in done.err
-    assert said in done.err
+    assert message in done.err
     assert "Traceback" not in done.err
     assert not (tmp_path / "mark").exists()

@@ -1,4 +1,4 @@
-"""What is printed: data as data, and a reader that leaves does not end the work."""
+"""Printing: data is shown as data, and a reader that leaves does not end the work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN = r"\x1b]0;owned\x07 [/INST] [red]no[/red] :smile: \x9b31m"
 
 
 def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Run the program with a wide terminal as its stdin, stdout and stderr; return its exit code and what it showed."""
+    """Run the program with a wide terminal as stdin, stdout and stderr; return its exit code and output."""
     ours, theirs = pty.openpty()
     process = warm_process.popen(
         [sys.executable, "-m", "runner", *arguments],
@@ -38,7 +38,7 @@ def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
     while True:
         try:
             shown += os.read(ours, 65536)
-        except OSError:  # the last one has closed it
+        except OSError:  # the last process has closed it
             break
     os.close(ours)
     return process.wait(timeout=60), shown.decode()
@@ -108,7 +108,7 @@ def test_the_work_outlives_its_readers(tmp_path: Path, command: str, code: int) 
     assert "BrokenPipe" not in done.stderr
     if code:
         assert done.stderr.endswith("error: stdout cannot be written (No space left on device): "
-                                    "what was done is kept, and the same command prints it again\n")  # fmt: skip
+                                    "the results are kept, and the same command prints them again\n")  # fmt: skip
 
 
 @pytest.mark.parametrize("module", ["runner", "runner.compare", "runner.store.sync", "runner.compat.convert_lora"])
@@ -141,4 +141,4 @@ def test_stderr_says_nothing_that_the_table_says(runner: Callable[..., Any], tmp
     assert (done.code, done.err) == (0, "")
     assert "LlamaForCausalLM" in done.out
     [log] = tmp_path.glob("outputs/jobs/*/log.txt")
-    assert "what is on:\n     loaded  LlamaForCausalLM" in log.read_text(), "the log has it"
+    assert "loaded model:\n     loaded  LlamaForCausalLM" in log.read_text(), "the log has it"

@@ -1,4 +1,4 @@
-"""Effects: one judge for all of them, families by measure, and what each method says it would have shown."""
+"""Effects: one judge for all of them, families by measure, and the difference that each method can detect."""
 
 from __future__ import annotations
 

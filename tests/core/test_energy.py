@@ -1,4 +1,4 @@
-"""Energy from counters: made-up folders of the kernel's, and a made-up NVML."""
+"""Energy from counters: simulated folders of the kernel, and a simulated NVML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`.env`: below the environment, and never shown."""
+"""`.env`: the environment has precedence over it, and its values are never shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.core.errors import ConfigError
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("OF_THE_FILE", "OF_BOTH", "API_KEY"):
-        monkeypatch.setenv(name, "before")  # so that it is put back
+        monkeypatch.setenv(name, "before")  # so that it is restored
         monkeypatch.delenv(name)
     return tmp_path
 

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.errors import ConfigError, JobFailed, OutputError, check_output_folder, shortage_said
+from runner.core.errors import ConfigError, JobFailed, OutputError, check_output_folder, memory_errors_as_job_failed
 
 
 def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> None:
     words = r"memory ran out: DefaultCPUAllocator: can't allocate memory\. Free some"
-    with pytest.raises(JobFailed, match=words), shortage_said():
+    with pytest.raises(JobFailed, match=words), memory_errors_as_job_failed():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
     for error in (RuntimeError("shapes cannot be multiplied"), ConfigError("out of memory is in these words")):
-        with pytest.raises(type(error)) as raised, shortage_said():
+        with pytest.raises(type(error)) as raised, memory_errors_as_job_failed():
             raise error
         assert raised.value is error
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
+    ("named", "message"),
     [
         ("file", "output_dir=file: {here}/file is a file. Give a folder you may write: output_dir=..."),
         ("file/x/y", "output_dir=file/x/y: {here}/file is a file."),
@@ -34,7 +34,7 @@ def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> Non
     ],
 )
 def test_what_can_be_no_output_folder_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
@@ -43,7 +43,7 @@ def test_what_can_be_no_output_folder_is_named(
     for is_written in (True, False):
         with pytest.raises(OutputError) as refused:
             check_output_folder("output_dir", named, is_written)
-        assert said.format(here=tmp_path) in str(refused.value)
+        assert message.format(here=tmp_path) in str(refused.value)
 
 
 def test_a_folder_that_may_not_be_written_will_do_for_a_plan() -> None:

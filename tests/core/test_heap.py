@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system while something runs."""
+"""Freed memory goes back to the system while the process runs."""
 
 import subprocess
 import sys
@@ -12,23 +12,23 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 def test_memory_is_given_back_once_a_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed: list[float] = []
-    held = iter([100.0, 120.0, 133.0, 105.0, 136.0, 90.0, 121.0, 123.0, 91.0])
-    monkeypatch.setattr(machine, "anonymous_mib", lambda: next(held))
+    sizes = iter([100.0, 120.0, 133.0, 105.0, 136.0, 90.0, 121.0, 123.0, 91.0])
+    monkeypatch.setattr(machine, "anonymous_mib", lambda: next(sizes))
     monkeypatch.setattr(machine, "trim", lambda: trimmed.append(1.0))
     watched = heap.Heap()
-    watched.look()  # 120
+    watched.trim_if_grown()  # 120
     assert not trimmed
-    watched.look()  # 133, and 105 once it is given back
+    watched.trim_if_grown()  # 133, and 105 once it is given back
     assert len(trimmed) == 1
-    watched.look()  # 136: no more than 32 above
-    watched.look()  # 90
-    watched.look()  # 121: no more than 32 above that
+    watched.trim_if_grown()  # 136: no more than 32 above
+    watched.trim_if_grown()  # 90
+    watched.trim_if_grown()  # 121: no more than 32 above that
     assert len(trimmed) == 1
-    watched.look()  # 123
+    watched.trim_if_grown()  # 123
     assert len(trimmed) == 2
 
 
-# In a process of its own: where blocks come from depends on all that a process has freed before.
+# In its own process: where blocks come from depends on all that a process has freed before.
 PROGRAM = """
 import ctypes
 from runner.core import heap, machine
@@ -51,16 +51,16 @@ def left_behind_mib():
     machine.trim()
     return held_mib
 
-with heap.kept_small():
+with heap.large_blocks_mapped():
     print(left_behind_mib())
 print(left_behind_mib())
-with heap.kept_small():
+with heap.large_blocks_mapped():
     print(left_behind_mib())
 """
 
 
 def test_freed_blocks_leave_nothing_behind_while_a_model_is_loaded() -> None:
-    """What is freed between blocks that are in use goes back then, and stays otherwise."""
+    """Memory that is freed between blocks in use goes back then, and stays otherwise."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     first, otherwise, again = map(float, done.stdout.split())
     assert first < 8

@@ -1,4 +1,4 @@
-"""Every task that loads a model reports all of what is on, under the same names."""
+"""Every task that loads a model reports the loaded model completely, under the same names."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def test_what_is_off_says_so(make_config: Make, caplog: pytest.LogCaptureFixture
     assert metrics["quantized_modules"] == metrics["rope_pairs_patched"] == metrics["lora_modules"] == 0
     assert metrics["lora_delta_norm"] == metrics["lora_parameters"] == metrics["lora_rank"] == 0
     assert (metrics["unquantized_linears"], metrics["rope_pairs"]) == (29, 32)
-    (said,) = [entry.message for entry in caplog.records if entry.name == "runner.models.load"]
-    assert said.splitlines()[1].split()[:2] == ["loaded", "LlamaForCausalLM"]
-    assert len(said.splitlines()) == 1 + 6
+    (message,) = [entry.message for entry in caplog.records if entry.name == "runner.models.load"]
+    assert message.splitlines()[1].split()[:2] == ["loaded", "LlamaForCausalLM"]
+    assert len(message.splitlines()) == 1 + 6
     log = (Path(record.output_dir) / "log.txt").read_text()
-    assert said in log, "the log of the job holds it, too"
+    assert message in log, "the log of the job has it, too"
 
 
 @pytest.mark.parametrize("merge", [False, True])

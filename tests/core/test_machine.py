@@ -1,44 +1,51 @@
-"""What a measurement shares its process and its machine with."""
+"""Other load on the machine during a measurement, and the machine's name."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from runner.core.machine import Contention, _cpu_model, _family_ticks
 
 PROGRAM = """
-import time
-from runner.core.machine import Contention
-contention = Contention()
-time.sleep(2)
+import sys
+from runner.core import machine
+machine.OTHERS_CORES = 0.0
+contention = machine.Contention()
+print("started", flush=True)
+sys.stdin.readline()
 print(contention.describe())
 """
-BUSY = "while True: pass"
+HALF_A_SECOND = """
+import sys, time
+while time.process_time() < 0.5: pass
+print("done", flush=True)
+sys.stdin.read()
+"""
 
 
 def test_a_busy_program_beside_a_measurement_is_noticed() -> None:
-    busy = subprocess.Popen([sys.executable, "-c", BUSY])
-    try:
-        done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    finally:
-        busy.kill()
-        busy.wait()
-    assert done.stdout.startswith("beside other work on ")
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as measuring:
+        assert measuring.stdout is not None
+        assert measuring.stdout.readline() == "started\n"
+        subprocess.run([sys.executable, "-c", HALF_A_SECOND], stdin=subprocess.DEVNULL, check=True)
+        out, _ = measuring.communicate("\n")
+    assert out.startswith("beside other work on ")
 
 
 def test_ones_own_children_are_no_contention() -> None:
-    before = _family_ticks()
-    child = subprocess.Popen([sys.executable, "-c", BUSY])
-    try:
-        time.sleep(1.5)
-        assert _family_ticks() - before > 20
-    finally:
-        child.kill()
-        child.wait()
-    assert _family_ticks() - before > 20, "and they stay when they have ended"
+    before, expected = _family_ticks(), 0.4 * os.sysconf("SC_CLK_TCK")
+    with subprocess.Popen(
+        [sys.executable, "-c", HALF_A_SECOND], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"done\n"
+        assert _family_ticks() - before > expected
+    assert _family_ticks() - before > expected, "the time of a child still counts when it has ended"
 
 
 def test_a_second_measurement_in_a_process_is_not_alone() -> None:

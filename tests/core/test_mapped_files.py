@@ -1,4 +1,4 @@
-"""Pages of files are given back, and nothing is lost that was written into them."""
+"""Pages of files are released, and nothing is lost that was written into them."""
 
 import mmap
 import sys
@@ -15,7 +15,7 @@ SIZE = 64 * mmap.PAGESIZE
 
 @pytest.fixture
 def mapped(tmp_path: Path) -> tuple[Path, mmap.mmap, int]:
-    """A file of ones, mapped as torch maps a checkpoint, with all its pages read; and where it begins in memory."""
+    """A file of ones, mapped as torch maps a checkpoint, with all its pages read, and its address."""
     import ctypes
 
     file = tmp_path / "weights.bin"
@@ -27,7 +27,7 @@ def mapped(tmp_path: Path) -> tuple[Path, mmap.mmap, int]:
 
 
 def resident_kib(address: int) -> int:
-    """What the kernel says of the mapping that begins there."""
+    """Return what the kernel reports about the mapping that begins there."""
     lines = Path("/proc/self/smaps").read_text().splitlines()
     at = next(at for at, line in enumerate(lines) if line.startswith(f"{address:x}-"))
     return next(int(line.split()[1]) for line in lines[at:] if line.startswith("Rss:"))
@@ -36,24 +36,24 @@ def resident_kib(address: int) -> int:
 def test_a_file_is_given_back_and_comes_back(mapped: tuple[Path, mmap.mmap, int]) -> None:
     file, pages, address = mapped
     assert resident_kib(address) == SIZE // 1024
-    MappedFiles().let_go_of([file.with_name("another.bin")])
+    MappedFiles().release_files([file.with_name("another.bin")])
     assert resident_kib(address) == SIZE // 1024
-    MappedFiles().let_go_of([file])
+    MappedFiles().release_files([file])
     assert resident_kib(address) == 0
     assert sum(pages[:: mmap.PAGESIZE]) == 64
 
 
 def test_a_piece_of_a_file_is_given_back(mapped: tuple[Path, mmap.mmap, int]) -> None:
-    """Only whole pages: the one that begins before the piece may hold what another weight needs."""
+    """Only whole pages: the page that begins before the piece may contain another weight."""
     _, _, address = mapped
-    MappedFiles().let_go(address + 1, SIZE // 2)
+    MappedFiles().release(address + 1, SIZE // 2)
     assert resident_kib(address) == (SIZE - SIZE // 2) // 1024 + mmap.PAGESIZE // 1024
 
 
 def test_what_was_written_stays(mapped: tuple[Path, mmap.mmap, int]) -> None:
     file, pages, _ = mapped
     pages[5 * mmap.PAGESIZE] = 7
-    MappedFiles().let_go_of([file])
+    MappedFiles().release_files([file])
     assert pages[5 * mmap.PAGESIZE] == 7
 
 
@@ -62,16 +62,16 @@ def test_memory_that_is_no_file_stays() -> None:
     pages[0] = 7
     import ctypes
 
-    MappedFiles().let_go(ctypes.addressof(ctypes.c_char.from_buffer(pages)), SIZE)
+    MappedFiles().release(ctypes.addressof(ctypes.c_char.from_buffer(pages)), SIZE)
     assert pages[0] == 7
 
 
 def test_where_pages_cannot_be_seen_they_are_written_out(
     mapped: tuple[Path, mmap.mmap, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the kernel decides, and loses nothing."""
+    """Then the kernel decides, and nothing is lost."""
     file, pages, _ = mapped
     monkeypatch.setattr(mapped_files, "_is_changed", lambda *_: None)
     pages[0] = 7
-    MappedFiles().let_go_of([file])
+    MappedFiles().release_files([file])
     assert (pages[0], pages[mmap.PAGESIZE]) == (7, 1)

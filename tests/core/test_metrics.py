@@ -1,4 +1,4 @@
-"""The registry of metrics as a whole: it describes all that real jobs write, and what it says fits together."""
+"""The list of metrics as a whole: it describes all that real jobs write, and is consistent."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SHORT = GenerationConfig(max_new_tokens=4)
 
 
 def undescribed(metrics: dict[str, float]) -> set[str]:
-    """The metrics that the registry does not name."""
+    """Return the metrics that are not in the list."""
     return {key for key in metrics if described(key).key not in METRICS}
 
 
@@ -133,8 +133,8 @@ def test_labels_for_columns_and_axes() -> None:
 def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
     one = {"n": 10, "correct": 9, "new_tokens": 100, "decode_tok_per_s": 100, "peak_rss_mib": 5, "load_s": 1}
     two = {"n": 30, "correct": 3, "new_tokens": 300, "decode_tok_per_s": 300, "peak_rss_mib": 7, "load_s": 2}
-    found = pool([one | {"accuracy": 0.9, "wrong": 1}, two | {"accuracy": 0.1}])
-    assert found == {
+    pooled = pool([one | {"accuracy": 0.9, "wrong": 1}, two | {"accuracy": 0.1}])
+    assert pooled == {
         "n": 40,
         "correct": 12,
         "accuracy": 0.3,

@@ -1,4 +1,4 @@
-"""Ratios of sums over samples, and the test by flipped signs, against their definitions and scipy."""
+"""Ratios of sums over samples, and the sign-flip test, against their definitions and scipy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bets on paired verdicts: exact values, what they may win on average, and how often a simulated difference is missed."""
+"""Bets on paired verdicts: exact values, the mean gain, and how often a simulated difference is missed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_larger_a_claim_the_less_is_won_against_it() -> None:
 
 
 def drawn(generator: random.Random, won: float, lost: float, count: int) -> list[tuple[bool, bool]]:
-    """Pairs of which these shares are won and lost."""
+    """Return random pairs, of which these shares are won and lost."""
     return [(it < won, won <= it < won + lost) for it in (generator.random() for _ in range(count))]
 
 

@@ -1,4 +1,4 @@
-"""Real signals to real processes: who is stopped says so, and nobody is stopped twice in the middle of that."""
+"""Real signals to real processes: each interrupts its process once, and no second one interrupts the cleanup."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ PROGRAM = """
 import os, signal, sys
 from runner.core import signals
 
-signals.take()
+signals.install_handlers()
 def send(number=signal.SIGINT): os.kill(os.getpid(), number)
-said = []
+printed = []
 {}
-print(*said)
+print(*printed)
 """
 
 
-def said(tmp_path: Path, body: str, *before: str) -> str:
-    """What a process says that sends itself signals; `before` is a shell's preparation."""
+def printed(tmp_path: Path, body: str, *before: str) -> str:
+    """Return what a process prints that sends itself signals; `before` are shell commands that come first."""
     file = tmp_path / "program.py"
     file.write_text(PROGRAM.format(body))
     done = subprocess.run(
@@ -34,32 +34,32 @@ def said(tmp_path: Path, body: str, *before: str) -> str:
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_each_is_an_interrupt(tmp_path: Path, name: str) -> None:
-    body = f"try: send(signal.{name})\nexcept KeyboardInterrupt: said.append('interrupted')"
-    assert said(tmp_path, body) == "interrupted"
+    body = f"try: send(signal.{name})\nexcept KeyboardInterrupt: printed.append('interrupted')"
+    assert printed(tmp_path, body) == "interrupted"
 
 
-def test_what_the_shell_ignores_stays_ignored_and_sigterm_works_all_the_same(tmp_path: Path) -> None:
+def test_what_the_shell_ignores_stays_ignored_and_sigterm_still_works(tmp_path: Path) -> None:
     body = """
 send(signal.SIGINT); send(signal.SIGHUP)
-said.append('going on')
+printed.append('going on')
 try: send(signal.SIGTERM)
-except KeyboardInterrupt: said.append('interrupted')
+except KeyboardInterrupt: printed.append('interrupted')
 """
-    assert said(tmp_path, body, "trap '' INT HUP;") == "going on interrupted"
+    assert printed(tmp_path, body, "trap '' INT HUP;") == "going on interrupted"
 
 
 CLOSING = """
 try:
-    with signals.held():
+    with signals.deferred():
         try:
-            with signals.heard():
+            with signals.interruptible():
                 {first}
-                said.append('work')
-        except KeyboardInterrupt: said.append('stopped')
+                printed.append('work')
+        except KeyboardInterrupt: printed.append('stopped')
         finally:
             send(); send(signal.SIGTERM)
-            said.append('closed')
-except KeyboardInterrupt: said.append('interrupted')
+            printed.append('closed')
+except KeyboardInterrupt: printed.append('interrupted')
 """
 
 
@@ -69,16 +69,16 @@ except KeyboardInterrupt: said.append('interrupted')
     ids=["twice", "while-closing"],
 )
 def test_what_is_begun_is_closed_before_a_signal_acts(tmp_path: Path, first: str, words: str) -> None:
-    assert said(tmp_path, CLOSING.format(first=first)) == words
+    assert printed(tmp_path, CLOSING.format(first=first)) == words
 
 
 def test_one_that_comes_before_the_work_stops_it(tmp_path: Path) -> None:
     body = """
-with signals.held():
+with signals.deferred():
     send()
     try:
-        with signals.heard(): said.append('work')
-    except KeyboardInterrupt: said.append('stopped')
-with signals.told(lambda: said.append('told')): send()
+        with signals.interruptible(): printed.append('work')
+    except KeyboardInterrupt: printed.append('stopped')
+with signals.redirected_to(lambda: printed.append('redirected')): send()
 """
-    assert said(tmp_path, body) == "stopped told"
+    assert printed(tmp_path, body) == "stopped redirected"

@@ -135,7 +135,7 @@ def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(ps: list[float])
     assert ranked == sorted(ranked)
 
 
-@settings(max_examples=25, deadline=None)  # theirs takes a tenth of a second
+@settings(max_examples=25)  # theirs takes a tenth of a second
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 @pytest.mark.slow
 def test_holm_is_statsmodels_on_random_families(ps: list[float]) -> None:
@@ -144,7 +144,7 @@ def test_holm_is_statsmodels_on_random_families(ps: list[float]) -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.data())
 def test_holm_is_monotonic_and_knows_no_order(ps: list[float], data: st.DataObject) -> None:
-    """A larger p makes no adjusted p smaller, and the order in which comparisons stand changes nothing."""
+    """A larger p makes no adjusted p smaller, and the order of comparisons does not matter."""
     position = data.draw(st.integers(0, len(ps) - 1))
     raised = [*ps]
     raised[position] = data.draw(st.floats(ps[position], 1))
@@ -163,7 +163,7 @@ def log_likelihood(only_second: float, difference: float, b: int, c: int, n: int
 
 
 def random_tables() -> list[tuple[int, int, int]]:
-    """Tables whose intervals end inside -1..1, where the likelihood has no corner."""
+    """Return tables whose intervals end inside -1..1, where the likelihood is smooth."""
     generator = random.Random(2)
     return [
         (b, c, b + c + generator.randint(5, 900))
@@ -225,7 +225,7 @@ def test_difference_interval_covers_19_times_in_20() -> None:
     assert covered / trials == pytest.approx(0.95, abs=0.025)
 
 
-# --------------------------------------------------------------------------- what could have been seen
+# ------------------------------------------------------------------------------ detectable differences
 
 
 def exact_power(n: int, rate: float, difference: float, alpha: float) -> float:
@@ -372,7 +372,7 @@ def test_rank_sum_is_scipys_exact_mann_whitney(values: list[int], data: st.DataO
     assert rank_sum_exact(values[:cut], values[cut:]) == pytest.approx(expected, rel=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(repeats, repeats)
 def test_rank_sum_with_ties_is_its_definition(a: list[int], b: list[int]) -> None:
     ranks = stats.rankdata([*a, *b])
@@ -391,10 +391,10 @@ def test_rank_sum_says_what_few_repeats_can_show() -> None:
     assert rank_sum_exact([5, 5], [5, 5]) == 1.0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_the_bootstrap_is_all_its_resamples(a: list[int], b: list[int]) -> None:
-    """Against the definition: every resample there is, drawn with equal chances."""
+    """Against the definition: all possible resamples, with equal probabilities."""
 
     def medians(values: list[int]) -> list[float]:
         return [statistics.median(drawn) for drawn in itertools.product(values, repeat=len(values))]
@@ -441,9 +441,9 @@ def test_student_is_scipys(alpha: float, freedom: int) -> None:
 
 def test_percentiles_are_values_that_were_measured() -> None:
     values = [float(value) for value in random.Random(0).sample(range(1000), 250)]
-    found = percentiles(values)
+    by_rank = percentiles(values)
     expected = np.percentile(values, [50, 95, 99], method="inverted_cdf")
-    assert list(found.values()) == pytest.approx(list(expected))
+    assert list(by_rank.values()) == pytest.approx(list(expected))
     assert percentiles([3.0]) == {"p50": 3.0, "p95": 3.0, "p99": 3.0}
     assert percentiles([]) == {}
 

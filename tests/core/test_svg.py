@@ -1,4 +1,4 @@
-"""Pictures are well-formed XML, whatever stands in their texts."""
+"""Pictures are well-formed XML, whatever their texts contain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines from a pipe and from somebody who presses keys; the terminal itself is tested with the chat."""
+"""Lines from a pipe and from a keyboard; the terminal itself is tested with the chat."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from runner.core import signals, terminal
 from runner.core.errors import RunnerError
 
 
-def reader(*said: str | type[BaseException]) -> Callable[[str], str]:
-    """Say one after another, or raise it; then there is no more."""
-    left: Iterator[str | type[BaseException]] = iter(said)
+def reader(*lines: str | type[BaseException]) -> Callable[[str], str]:
+    """Return a function that returns one line after another, or raises an error in their place; then EOFError."""
+    remaining: Iterator[str | type[BaseException]] = iter(lines)
 
     def read(_: str) -> str:
-        word = next(left, EOFError)
-        if isinstance(word, str):
-            return word
-        raise word
+        line = next(remaining, EOFError)
+        if isinstance(line, str):
+            return line
+        raise line
 
     return read
 
@@ -41,10 +41,10 @@ def test_a_pipe_is_read_line_by_line_and_refused_where_it_is_no_text(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n\xff\n")))
-    said: list[str] = []
+    lines: list[str] = []
     with terminal.reading(tmp_path / "history") as read, pytest.raises(RunnerError, match="stdin, line 3"):
-        said += (read("") for _ in range(3))
-    assert said == ["one", "two"]
+        lines += (read("") for _ in range(3))
+    assert lines == ["one", "two"]
     assert not (tmp_path / "history").exists()
 
 

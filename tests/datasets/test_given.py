@@ -47,11 +47,11 @@ def test_choices_under_keys_of_their_own_are_scored_behind_the_question_alone(tm
         ([{"texts": "a"}], "line 1: texts: rows have text; prompt, choices and gold; question, choices and gold"),
         ([{"text": "a"}, {"prompt": "b"}], "line 2: text expected, as in the first row"),
         ([{"text": ""}], "line 1: a text is needed, not an empty one"),
-        ([["a"]], "line 1: no object with keys"),
+        ([["a"]], "line 1: not an object with keys"),
         ([], "holds no rows"),
         ([{"prompt": "a", "choices": ["b"], "gold": 0}], "line 1: choices: a list of two texts or more"),
-        ([{"prompt": "a", "choices": ["b", "c"], "gold": 2}], "line 1: gold: 2 is none of the 2 choices"),
-        ([{"prompt": "a", "choices": ["b", "c"], "gold": "D"}], 'line 1: gold: "D" is none of the 2 choices'),
+        ([{"prompt": "a", "choices": ["b", "c"], "gold": 2}], "line 1: gold: 2 is not one of the 2 choices"),
+        ([{"prompt": "a", "choices": ["b", "c"], "gold": "D"}], 'line 1: gold: "D" is not one of the 2 choices'),
     ],
 )
 def test_other_rows_are_refused_by_their_line(tmp_path: Path, rows: list[Any], message: str) -> None:

@@ -75,7 +75,7 @@ def test_what_lies_behind_the_limit_is_not_read(tmp_path: Path) -> None:
         ({"data": "./nope.jsonl"}, r"task.data=./nope.jsonl: data path does not exist: .*nope.jsonl"),
         ({"data": "nope"}, "task.data=nope: data path does not exist"),
         ({"split": "tset"}, r"task.split=tset: no split .*'tset'. Did you mean test\? Choices: hard, hard5"),
-        ({"limit": None}, "task.limit=null: the embedded generator has no end"),
+        ({"limit": None}, "task.limit=null: the embedded generator is endless"),
         ({"shuffle_seed": 1, "offset": 8640, "limit": 1}, r"task.shuffle_seed=1: 8,640 .* shuffled, and .* is 8,641"),
         ({"split": "train", "shots": 2}, "the examples would be questions too"),
     ],
@@ -91,10 +91,10 @@ def test_bad_data_keys(keys: dict[str, object], message: str) -> None:
     [
         ('{"question": "Q?"', "line 2: not JSON"),
         ('{"question": "Q?"}', "line 2: no key 'answer'"),
-        ('{"question": "Q?", "answer": "twelve"}', "line 2: the answer is no number, and has no '#### NUMBER'"),
-        ('{"question": null, "answer": "#### 1"}', "line 2: `question` is null and no text"),
+        ('{"question": "Q?", "answer": "twelve"}', "line 2: the answer is not a number, and has no '#### NUMBER'"),
+        ('{"question": null, "answer": "#### 1"}', "line 2: `question` is null, not a text"),
         ('{"question": "Q?", "answer": []}', r"line 2: `answer` is \[\] and neither a text nor a number"),
-        ("[1]", "line 2: no object with keys .a row needs a question, and an answer that is a number"),
+        ("[1]", "line 2: not an object with keys .a row needs a question, and an answer that is a number"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:

@@ -59,12 +59,12 @@ def test_keys_of_the_users_own(tmp_path: Path) -> None:
         ({"text": "Q?", "answer": "5"}, Keys(), "no key 'question': it has answer, text"),
         ({"question": "Q?"}, Keys(), "no key 'answer': it has question"),
         ({"question": "Q?", "answer": "5"}, Keys("body+question"), "no key 'body': it has answer, question"),
-        ({"question": "Q?", "answer": "five"}, Keys(), "the answer is no number, and has no '#### NUMBER'"),
-        ({"question": "Q?", "answer": "5 or 6"}, Keys(), "the answer is no number"),
+        ({"question": "Q?", "answer": "five"}, Keys(), "the answer is not a number, and has no '#### NUMBER'"),
+        ({"question": "Q?", "answer": "5 or 6"}, Keys(), "the answer is not a number"),
         ({"question": "Q?", "answer": True}, Keys(), "`answer` is true and neither a text nor a number"),
         ({"question": "Q?", "answer": [5, 6]}, Keys(), r"`answer` is \[5, 6\] and neither"),
         ({"question": "Q?", "answer": float("nan")}, Keys(), "`answer` is NaN and neither"),
-        ({"question": " ", "answer": 5}, Keys(), '`question` is " " and no text'),
+        ({"question": " ", "answer": 5}, Keys(), '`question` is " ", not a text'),
         (
             {"Question": "N_00 pens and N_01 more?", "Answer": 5},
             Keys(),
@@ -89,7 +89,7 @@ def test_files_of_these_shapes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"svamp\.parquet: no key 'text': it has Answer, Body, Equation, ID, Question"):
         load_questions(Gsm8kConfig(data=str(table), question_key="text"))
     listed.write_text('[{"question": "Q?", "answer": 1}, 7]')
-    with pytest.raises(DataError, match=r"SVAMP\.json, entry 2: no object with keys \(a row needs"):
+    with pytest.raises(DataError, match=r"SVAMP\.json, entry 2: not an object with keys \(a row needs"):
         load_questions(Gsm8kConfig(data=str(listed)))
     listed.write_text("[1,")
     with pytest.raises(DataError, match=r"SVAMP\.json: not JSON"):
@@ -126,8 +126,8 @@ def test_choices_follow_the_question_and_the_answer_is_a_letter(row: dict[str, A
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"choices": ["a", "b"], "answer": "C"}, 'the answer is "C" and no letter of the 2 choices, its number'),
-        ({"choices": ["a", "b"], "answer": 2}, "the answer is 2 and no letter of the 2 choices"),
+        ({"choices": ["a", "b"], "answer": "C"}, 'the answer is "C", not a letter of the 2 choices, its number'),
+        ({"choices": ["a", "b"], "answer": 2}, "the answer is 2, not a letter of the 2 choices"),
         ({"choices": ["a"], "answer": "A"}, r'`choices` is \["a"\]: a list of 2 to 26 choices expected'),
         ({"choices": "a, b", "answer": "A"}, "`choices` is .*: a list of 2 to 26 choices"),
         ({"answer": "A"}, "no key 'choices'"),
@@ -142,7 +142,7 @@ def test_words_before_a_number() -> None:
     keys = Keys(after="The answer is:")
     read = read_row({"question": "Q?", "answer": "2 and 3. The answer is: $1,205"}, keys)
     assert (read.gold, read.answer) == ("1205", "2 and 3. The answer is: $1,205\n#### 1205")
-    with pytest.raises(ValueError, match="the answer has no number behind 'The answer is:'"):
+    with pytest.raises(ValueError, match="the answer has no number after 'The answer is:'"):
         read_row({"question": "Q?", "answer": "#### 5"}, keys)
-    with pytest.raises(ValueError, match='the answer is "seven" and no letter of a choice'):
+    with pytest.raises(ValueError, match='the answer is "seven", not a letter of a choice'):
         read_row({"question": "Q?", "answer": "seven"}, Keys(has_letters=True))

@@ -1,4 +1,4 @@
-"""The shipped weights and adapters: small, clean, and as good as their card says."""
+"""The shipped weights and adapters: their size, their content, and the scores on their card."""
 
 import hashlib
 import json
@@ -39,21 +39,22 @@ def load_base() -> Any:
 
 def with_peft(base: Any, folder: Path = LORA_PEFT_DIR) -> Any:
     with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.23 for a name that it is to lose.
+        # peft 0.21 uses a deprecated name of transformers 5.23.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         return PeftModel.from_pretrained(base, str(folder)).eval()
 
 
-def accuracy_in_chat(model: Any, tokenizer: Any, asked: list[Problem], messages: Any) -> float:
+def accuracy_in_chat(model: Any, tokenizer: Any, questions: list[Problem], messages: Any) -> float:
     prompts = [
-        tokenizer.apply_chat_template(messages(one), tokenize=False, add_generation_prompt=True) for one in asked
+        tokenizer.apply_chat_template(messages(question), tokenize=False, add_generation_prompt=True)
+        for question in questions
     ]
-    return accuracy(complete(model, tokenizer, prompts), asked)
+    return accuracy(complete(model, tokenizer, prompts), questions)
 
 
-def accuracy(texts: list[str], asked: list[Problem]) -> float:
-    found = [FINAL_NUMBER.search(text) for text in texts]
-    return sum(m is not None and m[1] == p.gold for m, p in zip(found, asked, strict=True)) / len(asked)
+def accuracy(texts: list[str], questions: list[Problem]) -> float:
+    matches = [FINAL_NUMBER.search(text) for text in texts]
+    return sum(m is not None and m[1] == p.gold for m, p in zip(matches, questions, strict=True)) / len(questions)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,13 +109,13 @@ def test_solves_test_problems(model: Any, tokenizer: Any) -> None:
 
 
 def test_five_steps_are_hard_and_each_adapter_helps(model: Any, tokenizer: Any) -> None:
-    asked = problems(Split.HARD5, 60)
-    bare = score(model, tokenizer, asked).accuracy
+    questions = problems(Split.HARD5, 60)
+    bare = score(model, tokenizer, questions).accuracy
     assert 0.15 <= bare <= 0.70
-    assert score(with_peft(load_base()), tokenizer, asked).accuracy >= max(0.75, bare + 0.15)
+    assert score(with_peft(load_base()), tokenizer, questions).accuracy >= max(0.75, bare + 0.15)
     square = load_base()
     load_square_lora(square, LORA_PTH_PATH)
-    assert score(square, tokenizer, asked).accuracy >= bare + 0.10
+    assert score(square, tokenizer, questions).accuracy >= bare + 0.10
 
 
 def test_pth_file_has_the_documented_form(model: Any) -> None:
@@ -156,14 +157,14 @@ def test_the_team_adapter_knows_its_roles(tokenizer: Any) -> None:
     card = json.loads((MODEL_DIR.parent / "card_team.json").read_text())["scores"]["hard5"]
     for words in ("alone, Math Solver", "decision over the four", "wrong neighbour, Inspector"):
         assert f"{card[words]['accuracy']:.1%}".removesuffix("%") in README
-    found = measure(with_peft(load_base(), LORA_TEAM_DIR), tokenizer, problems(Split.HARD5, 12))
-    assert found["alone, Math Solver"].correct >= 8
-    assert found["alone, Programming Expert"].correct >= 8
-    assert found["decision over the four"].correct >= 6
+    scores = measure(with_peft(load_base(), LORA_TEAM_DIR), tokenizer, problems(Split.HARD5, 12))
+    assert scores["alone, Math Solver"].correct >= 8
+    assert scores["alone, Programming Expert"].correct >= 8
+    assert scores["decision over the four"].correct >= 6
 
 
 def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) -> None:
-    shots, asked = problems(Split.TRAIN, 3), problems(Split.TEST, 40)
+    shots, questions = problems(Split.TRAIN, 3), problems(Split.TEST, 40)
 
     def ask(one: Problem) -> dict[str, str]:
         return {"role": "user", "content": TASK_WRAPPER.format(question=one.question)}
@@ -173,16 +174,16 @@ def test_follows_a_system_message_and_earlier_turns(model: Any, tokenizer: Any) 
         "content": "You are a careful assistant who solves math word problems.",
     }
     turns = [turn for s in shots for turn in (ask(s), {"role": "assistant", "content": s.answer})]
-    assert accuracy_in_chat(model, tokenizer, asked, lambda one: [system, ask(one)]) >= 0.80
-    assert accuracy_in_chat(model, tokenizer, asked, lambda one: [system, *turns, ask(one)]) >= 0.75
+    assert accuracy_in_chat(model, tokenizer, questions, lambda one: [system, ask(one)]) >= 0.80
+    assert accuracy_in_chat(model, tokenizer, questions, lambda one: [system, *turns, ask(one)]) >= 0.75
 
 
 def test_few_shot_text_without_roles(model: Any, tokenizer: Any) -> None:
     shots = "".join(f"Question: {s.question}\nAnswer: {s.answer}\n\n" for s in problems(Split.TRAIN, 3))
-    asked = problems(Split.TEST, 40)
-    texts = complete(model, tokenizer, [f"{shots}Question: {p.question}\nAnswer:" for p in asked])
+    questions = problems(Split.TEST, 40)
+    texts = complete(model, tokenizer, [f"{shots}Question: {p.question}\nAnswer:" for p in questions])
     assert all(text.startswith(" ") for text in texts)
-    assert accuracy(texts, asked) >= 0.70
+    assert accuracy(texts, questions) >= 0.70
 
 
 def test_does_not_copy_a_wrong_hint(model: Any, tokenizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""The problems: deterministic, disjoint, never repeated, and every step of every answer true."""
+"""The problems: deterministic, disjoint, never repeated, and every step of every answer is right."""
 
 import os
 import re
@@ -18,9 +18,9 @@ WORDS_THAT_VARY = re.compile(r"\b(?:" + "|".join(NAMES + ITEMS) + r")\b")
 
 
 def base(question: str) -> str:
-    """The story without tails, names and items: what a split is decided by."""
-    told = re.split(r" Then | How many ", question)[0]
-    return WORDS_THAT_VARY.sub("_", told)
+    """The story without tails, names and items, which decides the split."""
+    story = re.split(r" Then | How many ", question)[0]
+    return WORDS_THAT_VARY.sub("_", story)
 
 
 @pytest.mark.parametrize("split", Split)
@@ -30,7 +30,7 @@ def test_same_problem_again(split: Split) -> None:
 
 
 def test_same_problem_in_another_process() -> None:
-    # A different hash seed: nothing may depend on hash().
+    # another hash seed: nothing may depend on hash()
     code = "from runner.embedded.problems import *; print(repr(problems(Split.TEST, 3)))"
     env = {**os.environ, "PYTHONHASHSEED": "12345"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
@@ -38,7 +38,7 @@ def test_same_problem_in_another_process() -> None:
 
 
 def test_known_problem() -> None:
-    # Changing the generator changes what every shipped score means: then retrain, and change this too.
+    # A change of the generator changes the meaning of every shipped score: then retrain, and change this, too.
     assert problem(Split.HARD5, 7) == Problem(
         question=(
             "David sells 20 flowers to Rosa for 2 dollars each. Then David gives away half of the dollars. "

@@ -1,4 +1,4 @@
-"""What a model computes and reads, against a count token by token."""
+"""What a model computes and reads, compared with a count token by token."""
 
 from __future__ import annotations
 

@@ -1,31 +1,20 @@
-"""The contract: what a request asks for, and engines that are asked before anything is loaded."""
+"""What a request needs, and what it takes from the generation group."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-from opening import open_engine
 
 from runner.config.generation import GenerationConfig
-from runner.config.model import Attention, LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
-from runner.config.rope import Rope2dConfig
 from runner.config.sampling import Sampling
-from runner.core.errors import ConfigError
-from runner.core.result import FinishReason
-from runner.engines import LazyEngine, base
 from runner.engines.base import Capability, Message, Request
-from runner.engines.stats import EngineStats
 
 Make = Callable[..., RunnerConfig]
 
 
-def test_what_a_request_leaves_open_the_generation_group_says() -> None:
+def test_the_generation_group_supplies_the_defaults_of_a_request() -> None:
     generation = GenerationConfig(temperature=0.5, top_p=0.9, top_k=7, repetition_penalty=1.1)
     assert Sampling().over(generation, 3) == Sampling(
         temperature=0.5, top_p=0.9, top_k=7, repetition_penalty=1.1, seed=3
@@ -45,112 +34,8 @@ def test_what_a_request_leaves_open_the_generation_group_says() -> None:
         (Request(0, "x", n=2, deltas=True), {Capability.several, Capability.deltas}),
         (Request(0, "x", sampling=Sampling(seed=1)), {Capability.sampling}),
         (Request(0, "x", continuation=""), {Capability.logprobs}),
-        (Request(0, "x", continuation="", hear=print), {Capability.logprobs, Capability.distributions}),
+        (Request(0, "x", continuation="", on_logprobs=print), {Capability.logprobs, Capability.distributions}),
     ],
 )
 def test_what_a_request_needs(request_: Request, needs: set[Capability]) -> None:
     assert request_.needs == needs
-
-
-def test_an_engine_is_asked_before_anything_is_loaded(make_config: Make, tiny_llama: Path) -> None:
-    """Two coordinates make branches, and an attention that takes no mask unmakes them."""
-    model = LocalModelConfig(name=str(tiny_llama), device="cpu")
-    without = open_engine(make_config(model=model))
-    base.require(without, "task=chat", [Capability.chat, Capability.logprobs])
-    with pytest.raises(ConfigError, match="task=generate needs branches, which this engine does not offer: it has "):
-        base.require(without, "task=generate", [Capability.branches, Capability.chat])
-    base.require(open_engine(make_config(model=model, rope=Rope2dConfig())), "x", [Capability.branches])
-    flash = LocalModelConfig(name=str(tiny_llama), device="cpu", attention=Attention.flash_attention_2)
-    assert Capability.branches not in open_engine(make_config(model=flash, rope=Rope2dConfig())).capabilities
-    assert without.stats.load_s == 0
-
-
-def test_capabilities_need_no_torch(tiny_llama: Path) -> None:
-    program = f"""
-import sys
-from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
-from runner.config.model import LocalModelConfig
-from runner.quantization.base import QuantizationConfig
-from runner.config.root import RunnerConfig, NoTrackingConfig
-from runner.config.rope import RopeConfig
-from runner.config.task import Gsm8kConfig
-from runner.checkpoints.resolve import resolve
-from runner.engines import open_engine
-config = RunnerConfig(model=LocalModelConfig(name={str(tiny_llama)!r}), quantization=QuantizationConfig(),
-    lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=Gsm8kConfig(),
-    tracking=NoTrackingConfig())
-print(len(open_engine(config, resolve(config)).capabilities), [name for name in ("torch", "transformers") if name in sys.modules])
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{len(Capability) - 1} []"
-
-
-def test_an_engine_is_built_once_and_only_when_it_is_used() -> None:
-    done: list[str] = []
-
-    class Built:
-        stats = EngineStats(prefill_tokens=1)
-
-        def load(self) -> str:
-            done.append("loaded")
-            return "report"
-
-        def close(self) -> None:
-            done.append("closed")
-
-    def build() -> Any:
-        done.append("built")
-        return Built()
-
-    LazyEngine(build, frozenset()).close()
-    engine: Any = LazyEngine(build, frozenset({Capability.chat}))
-    assert (engine.stats.prefill_tokens, engine.capabilities, done) == (0, {Capability.chat}, [])
-    assert engine.load() == engine.load() == "report"
-    assert engine.stats.prefill_tokens == 1
-    engine.close()
-    engine.close()
-    assert done == ["built", "loaded", "loaded", "closed"]
-
-
-def test_a_listener_that_has_enough_ends_the_session(make_config: Make) -> None:
-    engine = open_engine(make_config(model=StubConfig()))
-    steps: list[int] = []
-
-    def listen(events: list[base.Event]) -> bool:
-        steps.append(len(events))
-        return False
-
-    assert [one.id for one in base.complete(engine, [Request(number, "x") for number in range(5)], None, listen)] == [0]
-    assert steps == [1]
-
-
-def test_a_listener_may_submit_more_and_cancel(make_config: Make) -> None:
-    ended = {}
-    with open_engine(make_config(model=StubConfig())).open() as session:
-
-        def listen(events: list[base.Event]) -> None:
-            for event in events:
-                assert isinstance(event, base.Completion)
-                ended[event.id] = event.finish_reason
-                if event.id == 0:
-                    session.submit(Request("later", "x"))
-                    session.cancel(1)
-
-        base.gather(session, [Request(number, "x") for number in range(3)], listen)
-        assert session.idle
-    assert set(ended) == {0, 1, 2, "later"}
-    assert [name for name, reason in ended.items() if reason is FinishReason.cancelled] == [1]
-
-
-def test_nothing_to_gather_takes_no_step(make_config: Make) -> None:
-    assert base.complete(open_engine(make_config(model=StubConfig())), [], None, lambda _: pytest.fail("a step")) == []
-
-
-def test_no_more_requests_are_under_way_than_wanted(make_config: Make) -> None:
-    requests = [Request(number, "x") for number in range(10)]
-    left: list[int] = []
-    with open_engine(make_config(model=StubConfig())).open() as session:
-        base.gather(session, requests, lambda _: left.append(session.under_way), ahead=lambda ended: 2 + ended // 3)
-    assert left == [min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)]  # the stub answers one at a step

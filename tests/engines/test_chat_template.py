@@ -1,8 +1,9 @@
-"""Chat templates: the text is transformers' own, and whatever a template does, it ends at a limit that is named."""
+"""Chat templates: the text is that of transformers, and any template ends at a limit that the error names."""
 
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError
-from runner.engines import template_child
+from runner.engines import chat_template, template_child
 from runner.engines.base import Message, Request
 from runner.engines.chat_template import ChatTemplate, RenderLimits
 from runner.engines.rows import Admission
@@ -44,24 +45,25 @@ TEMPLATES = {
 {{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ strftime_now('%Y') }} {{ 10 // 3 }} {{ 2 ** 8 }}
 """,
 }  # fmt: skip
+WAIT_S = 60
 SMALL = RenderLimits(cpu_s=0.2, memory_mib=256, characters=100_000)
 SLOW = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}"
 HOSTILE = {
-    "loops": (SLOW, "0.2 s of processor time"),
+    "loops": (SLOW, "0.2 s of CPU time"),
     "loops in a filter": ("{{ (messages * 20000) | map('tojson') | map('length') | sort | list | length }}" * 50, "0.2 s"),
-    "a number": ("{{ (7 ** (7 ** 9)) % 3 }}", "0.2 s of processor time"),
+    "a number": ("{{ (7 ** (7 ** 9)) % 3 }}", "0.2 s of CPU time"),
     "nested lists": (
         "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
-        "(0.2 s of processor time|256 MiB)",
+        "(0.2 s of CPU time|256 MiB)",
     ),
     "a folded product": ("{{ 'a' * 10 ** 10 }}", "256 MiB"),
     "a product": ("{{ messages[0].role * 10 ** 10 }}", "256 MiB"),
     "a padded text": ("{{ messages[0].role.ljust(10 ** 10) }}", "256 MiB"),
     "a text that doubles": (
         "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
-        "256 MiB",
+        "(0.2 s of CPU time|256 MiB)",
     ),
-    "a macro": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "more calls inside each other than Python has"),
+    "a macro": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "exceeds Python's recursion limit"),
     "a long text": ("{{ 'a' * 100001 }}", "a text of more than 100,000 characters"),
 }  # fmt: skip
 
@@ -86,8 +88,8 @@ def test_the_text_is_the_one_of_transformers(tokenizer: Any, case: str) -> None:
 def test_a_message_is_continued_as_transformers_does_it(tokenizer: Any) -> None:
     tokenizer.chat_template = TEMPLATES["chatml"]
     trimming = TEMPLATES["chatml"].replace("m.content", "m.content | trim")
-    for chat_template in (TEMPLATES["chatml"], trimming):
-        tokenizer.chat_template = chat_template
+    for template in (TEMPLATES["chatml"], trimming):
+        tokenizer.chat_template = template
         for last in ("The answer is", "The answer is \n", "x"):
             turns = [*TURNS[:2], {"role": "assistant", "content": last}]
             theirs = tokenizer.apply_chat_template(turns, tokenize=False, continue_final_message=True)
@@ -97,7 +99,7 @@ def test_a_message_is_continued_as_transformers_does_it(tokenizer: Any) -> None:
         ChatTemplate(tokenizer, "it", {}).render(TURNS[:2], continues=True)
 
 
-def test_a_tokenizer_with_a_way_of_its_own_keeps_it(tokenizer: Any) -> None:
+def test_a_tokenizers_own_method_is_used(tokenizer: Any) -> None:
     class Own(type(tokenizer)):  # type: ignore[misc]
         def apply_chat_template(self, conversation: Any, **keys: Any) -> str:
             return f"own: {conversation[0]['content']} {sorted(keys)}"
@@ -107,7 +109,7 @@ def test_a_tokenizer_with_a_way_of_its_own_keeps_it(tokenizer: Any) -> None:
     assert ChatTemplate(tokenizer, "it", {"thinking": 1}).render(TURNS[:2]) == theirs
 
 
-def test_templates_find_what_transformers_gives_them() -> None:
+def test_the_environment_equals_that_of_transformers() -> None:
     theirs, ours = _compile_jinja_template("x").environment, template_child.environment()
     for what in ("filters", "tests", "globals"):
         assert sorted(getattr(ours, what)) == sorted(getattr(theirs, what)), what
@@ -120,15 +122,15 @@ def test_templates_find_what_transformers_gives_them() -> None:
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_template_ends_at_a_limit_that_is_named(tokenizer: Any, case: str) -> None:
-    tokenizer.chat_template, reached = HOSTILE[case]
+    tokenizer.chat_template, limit = HOSTILE[case]
     template = ChatTemplate(tokenizer, "it", {}, SMALL)
-    with pytest.raises(ConfigError, match=rf"^the chat template of model\.name=it .*{reached}.*mend it, or use task"):
+    with pytest.raises(ConfigError, match=rf"^the chat template of model\.name=it .*{limit}.*fix it, or use task"):
         template.render(TURNS[1:2])
     tokenizer.chat_template = TEMPLATES["chatml"]
-    assert template.render(TURNS[1:2]).startswith("<|im_start|>user\n"), "the next one is rendered"
+    assert template.render(TURNS[1:2]).startswith("<|im_start|>user\n"), "the next conversation is rendered"
 
 
-def test_what_a_template_refuses_is_said(tokenizer: Any) -> None:
+def test_the_refusal_of_a_template_is_reported(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ raise_exception('no system message, please') }}"
     with pytest.raises(ConfigError, match=r"model\.name=it .*refuses system, user: no system message, please"):
         ChatTemplate(tokenizer, "it", {}).render(TURNS[:2])
@@ -139,25 +141,24 @@ def test_what_a_template_refuses_is_said(tokenizer: Any) -> None:
         ChatTemplate(tokenizer, "it", {}).render([])
 
 
-def test_other_requests_do_not_wait_for_a_template(tokenizer: Any, make_config: Any, tiny_llama: Path) -> None:
-    tokenizer.chat_template = SLOW
+def test_other_requests_do_not_wait_for_a_template(
+    tokenizer: Any, make_config: Any, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def render(*_: object) -> tuple[bytes, str]:
+        has_begun.set()
+        assert may_end.wait(WAIT_S)
+        return template_child.TEXT, "rendered"
+
+    monkeypatch.setattr(chat_template._renderers, "render", render)
     admission = Admission(make_config(model=LocalModelConfig(name=str(tiny_llama))), tokenizer, "it", 100)
-    admission.template = ChatTemplate(tokenizer, "it", {}, RenderLimits(cpu_s=0.5))
-    ended: list[Exception] = []
-
-    def chat() -> None:
-        try:
-            admission.encode(Request(0, (Message("user", "Hi"),)))
-        except ConfigError as error:
-            ended.append(error)
-
-    slow = threading.Thread(target=chat)
-    slow.start()
-    text = "7 pens"
-    for _ in range(100):
-        assert admission.encode(Request(1, text))[0] == text
-        admission.decode([5, 6])
-    assert slow.is_alive(), "it goes on for half a second"
-    assert not ended
-    slow.join()
-    assert "0.5 s of processor time" in str(ended[0])
+    with ThreadPoolExecutor(2) as pool:
+        chat = pool.submit(admission.encode, Request(0, (Message("user", "Hi"),)))
+        assert has_begun.wait(WAIT_S)
+        plain = pool.submit(admission.encode, Request(1, "7 pens"))
+        assert plain.result(WAIT_S)[0] == "7 pens"
+        assert pool.submit(admission.decode, [5, 6]).result(WAIT_S)
+        assert not chat.done()
+        may_end.set()
+        assert chat.result(WAIT_S)[0] == "rendered"

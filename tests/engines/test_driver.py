@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,8 @@ from runner.config.model import LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Delta, Event, Request, complete
+from runner.engines.base import Completion, Delta, Event, Request
+from runner.engines.contract import complete
 from runner.engines.driver import Driver
 from runner.engines.kinds.stub import StubEngine, StubSession
 
@@ -23,8 +26,8 @@ Make = Callable[..., RunnerConfig]
 WAIT_S = 60
 
 
-class Ear:
-    """Hears of one request."""
+class Recorder:
+    """A listener that records the events of one request."""
 
     def __init__(self) -> None:
         self.events: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
@@ -41,21 +44,21 @@ class Ear:
         return text, event
 
 
-def test_eight_threads_are_each_told_of_their_own(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_each_of_eight_threads_gets_its_own_events(make_config: Make, tiny_model: LocalModelConfig) -> None:
     config = make_config(model=tiny_model, generation=GenerationConfig(max_new_tokens=12))
     prompts = [f"{number} apples and {number % 7} pears" for number in range(40)]
     engine = open_engine(config)
     alone = {one.id: one for one in complete(engine, [Request(n, prompt) for n, prompt in enumerate(prompts)])}
     engine.close()
-    said: dict[int, tuple[str, Completion]] = {}
+    answers: dict[int, tuple[str, Completion]] = {}
     with Driver(open_engine(config)) as driver:
         assert driver.loaded(WAIT_S).facts["architecture"] == "LlamaForCausalLM"
 
         def ask(first: int) -> None:
             for number in range(first, len(prompts), 8):
-                ear = Ear()
-                driver.submit(Request(number, prompts[number], deltas=True), ear)
-                said[number] = ear.end()
+                recorder = Recorder()
+                driver.submit(Request(number, prompts[number], deltas=True), recorder)
+                answers[number] = recorder.end()
 
         threads = [threading.Thread(target=ask, args=(first,)) for first in range(8)]
         for thread in threads:
@@ -63,13 +66,13 @@ def test_eight_threads_are_each_told_of_their_own(make_config: Make, tiny_model:
         for thread in threads:
             thread.join(WAIT_S)
         assert driver.under_way == 0
-    assert {n: (text, one.text, one.token_ids) for n, (text, one) in said.items()} == {
+    assert {n: (text, one.text, one.token_ids) for n, (text, one) in answers.items()} == {
         n: (one.text, one.text, one.token_ids) for n, one in alone.items()
     }
 
 
-class Brittle(StubEngine):
-    """Fails at a prompt that says so."""
+class BreakingEngine(StubEngine):
+    """Fails at the prompt `break`."""
 
     def open(self, batch_size: int | None = None) -> StubSession:
         class Failing(StubSession):
@@ -82,9 +85,9 @@ class Brittle(StubEngine):
 
 
 def test_a_step_that_fails_ends_its_requests_and_not_the_next_ones(make_config: Make) -> None:
-    with Driver(Brittle(make_config(model=StubConfig()), delay_s=0.0)) as driver:
+    with Driver(BreakingEngine(make_config(model=StubConfig()), delay_s=0.0)) as driver:
         driver.loaded(WAIT_S)
-        broken, next_one = Ear(), Ear()
+        broken, next_one = Recorder(), Recorder()
         driver.submit(Request(1, "break"), broken)
         assert "broke" in str(broken.events.get(timeout=WAIT_S))
         assert driver.drain(WAIT_S)
@@ -92,24 +95,40 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_next_ones(make_config: 
         assert next_one.end()[1].text.startswith("[STUB_GENERATION]")
 
 
+class Unanswering(StubEngine):
+    """Answers no request, so that all are under way until they are cancelled or dropped."""
+
+    def open(self, batch_size: int | None = None) -> StubSession:
+        class Holding(StubSession):
+            def _advance(self, arrived: list[Request], cancelled: set[Any]) -> list[Event]:
+                requests = [*self.waiting, *arrived]
+                self.waiting = deque(request for request in requests if request.id in cancelled)
+                events = super()._advance([], cancelled)
+                self.waiting = deque(request for request in requests if request.id not in cancelled)
+                time.sleep(0.001)  # else its thread would take a processor
+                return events
+
+        return Holding(self)
+
+
 def test_cancelling_draining_and_closing(make_config: Make) -> None:
-    driver = Driver(StubEngine(make_config(model=StubConfig()), delay_s=0.2))
+    driver = Driver(Unanswering(make_config(model=StubConfig()), delay_s=0.0))
     driver.loaded(WAIT_S)
-    ears = [Ear() for _ in range(20)]
-    for number, ear in enumerate(ears):
-        driver.submit(Request(number, "Hi"), ear)
+    recorders = [Recorder() for _ in range(20)]
+    for number, recorder in enumerate(recorders):
+        driver.submit(Request(number, "Hi"), recorder)
     with pytest.raises(ConfigError, match="request 19 is under way already"):
-        driver.submit(Request(19, "Hi"), Ear())
+        driver.submit(Request(19, "Hi"), Recorder())
     driver.cancel(18)
-    assert ears[18].end()[1].finish_reason is FinishReason.cancelled
+    assert recorders[18].end()[1].finish_reason is FinishReason.cancelled
     assert not driver.drain(0.0)
     driver.close()
-    assert isinstance(ears[19].events.get(timeout=WAIT_S), JobFailed)
+    assert isinstance(recorders[19].events.get(timeout=WAIT_S), JobFailed)
     with pytest.raises(JobFailed, match="takes no requests"):
-        driver.submit(Request(20, "Hi"), Ear())
+        driver.submit(Request(20, "Hi"), Recorder())
 
 
-def test_an_engine_that_cannot_load_says_so_to_who_waits(make_config: Make, tiny_model: LocalModelConfig) -> None:
+def test_the_error_of_a_load_is_raised_for_those_who_wait(make_config: Make, tiny_model: LocalModelConfig) -> None:
     config = make_config(model=LocalModelConfig(name="/nowhere/at/all", device="cpu"))
     driver = Driver(open_engine(config))
     with pytest.raises(ConfigError, match="nowhere"):
@@ -118,7 +137,7 @@ def test_an_engine_that_cannot_load_says_so_to_who_waits(make_config: Make, tiny
 
 
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
-def test_an_engine_that_cannot_go_on_says_why_to_all_who_ask(make_config: Make, is_busy: bool) -> None:
+def test_the_error_that_ended_the_engine_is_raised_for_every_request(make_config: Make, is_busy: bool) -> None:
     class Dying(StubSession):
         is_dead = False
 
@@ -138,15 +157,15 @@ def test_an_engine_that_cannot_go_on_says_why_to_all_who_ask(make_config: Make, 
     engine = Engine(make_config(model=StubConfig()), delay_s=0.0)
     driver = Driver(engine)
     driver.loaded(WAIT_S)
-    ear = Ear()
+    recorder = Recorder()
     if is_busy:
-        driver.submit(Request(0, "Hi"), ear)
-        assert str(ear.events.get(timeout=WAIT_S)) == "process 1 was killed"
+        driver.submit(Request(0, "Hi"), recorder)
+        assert str(recorder.events.get(timeout=WAIT_S)) == "process 1 was killed"
     else:
         engine.session.is_dead = True
     driver._thread.join(WAIT_S)
     assert not driver.is_alive
     assert str(driver.failure) == "process 1 was killed"
     with pytest.raises(JobFailed, match="process 1 was killed"):
-        driver.submit(Request(1, "Hi"), Ear())
+        driver.submit(Request(1, "Hi"), Recorder())
     driver.close()

@@ -1,4 +1,4 @@
-"""Where a completion ends, found token by token, against the definition: the text so far, looked at anew each time."""
+"""Where a completion ends, against the definition: a search in the whole text after each token."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def test_the_chat_template_reads_what_the_user_gives_it(tokenizer: Any, make_con
     thinking = deepcopy(tokenizer)
     thinking.chat_template += "{% if enable_thinking is defined and not enable_thinking %}<none>{% endif %}"
 
-    def seen(**given: Any) -> str:
-        config = make_config(model=LocalModelConfig(name=str(tiny_llama), chat_template_kwargs=given))
+    def rendered(**values: Any) -> str:
+        config = make_config(model=LocalModelConfig(name=str(tiny_llama), chat_template_kwargs=values))
         text, _ = Admission(config, thinking, "it", 100).encode(Request(0, (Message("user", "Hi"),)))
         assert isinstance(text, str)
         return text
 
-    assert seen(enable_thinking=False) == seen() + "<none>"
-    assert seen(enable_thinking=True) == seen()
+    assert rendered(enable_thinking=False) == rendered() + "<none>"
+    assert rendered(enable_thinking=True) == rendered()
     with pytest.raises(
         ConfigError, match=r"model.chat_template_kwargs.think=True: the chat template of .* does not read it"
     ):
-        seen(think=True)
+        rendered(think=True)
     with pytest.raises(
         ConfigError, match="model.chat_template_kwargs=tokenize: give names that the chat template reads"
     ):
-        seen(tokenize=True)
+        rendered(tokenize=True)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -60,32 +60,32 @@ def test_it_ends_at_the_first_token_that_completes_a_stop_text(
     tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
     for count in range(1, len(tokens) + 1):
         so_far = tokens[:count]
-        said = tokenizer.decode(so_far, skip_special_tokens=True)
-        found = [said.index(one) for one in stop if one in said and not ignore_eos]
+        decoded = tokenizer.decode(so_far, skip_special_tokens=True)
+        matches = [decoded.index(one) for one in stop if one in decoded and not ignore_eos]
         ended = so_far[-1] == EOS and not ignore_eos
-        due = FinishReason.stop if found or ended else FinishReason.length if count >= limit else None
+        expected = FinishReason.stop if matches or ended else FinishReason.length if count >= limit else None
         row = Row(request, [], "", limit, tokens=so_far)
-        assert stopping.reason(row) is due
-        if due is not None:
-            every = [said.index(one) for one in stop if one in said]
-            assert stopping.said(row) == said[: min(every, default=None)]
+        assert stopping.finish_reason(row) is expected
+        if expected is not None:
+            stop_places = [decoded.index(one) for one in stop if one in decoded]
+            assert stopping.answer_text(row) == decoded[: min(stop_places, default=None)]
             return
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts, stops, st.booleans())
-def test_what_is_told_while_it_comes_is_never_taken_back(
-    tokenizer: Any, text: str, stop: tuple[str, ...], says_eos: bool
-) -> None:
+def test_streamed_text_is_never_taken_back(tokenizer: Any, text: str, stop: tuple[str, ...], says_eos: bool) -> None:
     stopping, request = Stopping(tokenizer, frozenset([EOS])), Request(0, "x", stop)
     tokens: list[int] = tokenizer(text)["input_ids"] + ([EOS] if says_eos else [])
-    told = ""
+    streamed = ""
     for count in range(1, len(tokens) + 1):
-        row = Row(request, [], "", 100, tokens=tokens[:count], sent=told)
-        told += stopping.fresh(row)
-        said = stopping.said(row)
-        assert said.startswith(told)
-        if stopping.reason(row) is FinishReason.stop:
+        row = Row(request, [], "", 100, tokens=tokens[:count], sent=streamed)
+        streamed += stopping.new_text(row)
+        answer = stopping.answer_text(row)
+        assert answer.startswith(streamed)
+        if stopping.finish_reason(row) is FinishReason.stop:
             return
-        held = max([0, *map(len, stop)]) + len(said) - len(said.rstrip("\ufffd"))
-        assert len(said) - len(told) <= held, "no more is held back than a stop text that may be on its way"
+        most_held_back = max([0, *map(len, stop)]) + len(answer) - len(answer.rstrip("\ufffd"))
+        assert len(answer) - len(streamed) <= most_held_back, (
+            "no more is most_held_back back than the beginning of a stop text"
+        )

@@ -1,4 +1,4 @@
-"""Rows that are sampled in different ways in one batch: each token is what its row gets alone, and by transformers."""
+"""Rows with different settings in one batch: each gets the tokens that it gets alone and from transformers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from runner.engines.sampling import Sampler, generator_of
 VOCABULARY, STEPS = 200, 6
 
 
-def way_of(
+def settings_of(
     temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int, **more: float
 ) -> Sampling:
     values = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "repetition_penalty": repetition_penalty}
@@ -33,39 +33,39 @@ def way_of(
 
 
 CPU = torch.device("cpu")
-WAYS = [
-    way_of(0.0, 1.0, 0, 1.0, 0),
-    way_of(0.8, 1.0, 0, 1.0, 0),
-    way_of(0.8, 1.0, 0, 1.0, 5),  # as the one before, with another seed
-    way_of(0.0, 1.0, 0, 1.5, 0),
-    way_of(1.4, 0.9, 30, 1.2, 0),
-    way_of(0.0, 0.5, 3, 1.0, 0),  # greedy, whatever else it says
-    way_of(0.8, 1.0, 0, 1.0, 0),
-    way_of(1.2, 0.95, 0, 1.1, 0, min_p=0.2),
-    way_of(0.0, 1.0, 0, 1.0, 0, frequency_penalty=1.5),
-    way_of(0.9, 1.0, 60, 1.0, 0, presence_penalty=-2.0),
-    way_of(1.0, 1.0, 0, 1.3, 0, frequency_penalty=2.0, presence_penalty=0.7),
+SETTINGS = [
+    settings_of(0.0, 1.0, 0, 1.0, 0),
+    settings_of(0.8, 1.0, 0, 1.0, 0),
+    settings_of(0.8, 1.0, 0, 1.0, 5),  # like the one before, with another seed
+    settings_of(0.0, 1.0, 0, 1.5, 0),
+    settings_of(1.4, 0.9, 30, 1.2, 0),
+    settings_of(0.0, 0.5, 3, 1.0, 0),  # greedy, since the temperature is 0
+    settings_of(0.8, 1.0, 0, 1.0, 0),
+    settings_of(1.2, 0.95, 0, 1.1, 0, min_p=0.2),
+    settings_of(0.0, 1.0, 0, 1.0, 0, frequency_penalty=1.5),
+    settings_of(0.9, 1.0, 60, 1.0, 0, presence_penalty=-2.0),
+    settings_of(1.0, 1.0, 0, 1.3, 0, frequency_penalty=2.0, presence_penalty=0.7),
 ]
-TEXTS = [[row, row + 1, 2 * row] for row in range(len(WAYS))]
-MANY = {
-    "temperature": way_of(0.7, 1.0, 0, 1.0, 3),
-    "top_k": way_of(1.0, 1.0, 50, 1.0, 3),
-    "top_k, most of them": way_of(1.3, 1.0, 1800, 1.0, 3),
-    "top_p": way_of(1.0, 0.9, 0, 1.0, 3),
-    "little top_p": way_of(1.0, 0.05, 0, 1.0, 3),
-    "hot": way_of(5.0, 0.6, 0, 1.0, 3),
-    "chat": way_of(0.7, 0.9, 50, 1.1, 3),
-    "agents": way_of(0.2, 0.95, 0, 1.1, 3),
-    "greedy with a penalty": way_of(0.0, 1.0, 0, 1.3, 3),
-    "min_p": way_of(1.0, 1.0, 0, 1.0, 3, min_p=0.1),
-    "min_p beside others": way_of(2.0, 0.9, 100, 1.0, 3, min_p=0.02),
-    "frequency and presence": way_of(0.8, 1.0, 0, 1.0, 3, frequency_penalty=0.7, presence_penalty=0.4),
+TEXTS = [[row, row + 1, 2 * row] for row in range(len(SETTINGS))]
+NAMED_SETTINGS = {
+    "temperature": settings_of(0.7, 1.0, 0, 1.0, 3),
+    "top_k": settings_of(1.0, 1.0, 50, 1.0, 3),
+    "top_k, most of them": settings_of(1.3, 1.0, 1800, 1.0, 3),
+    "top_p": settings_of(1.0, 0.9, 0, 1.0, 3),
+    "little top_p": settings_of(1.0, 0.05, 0, 1.0, 3),
+    "hot": settings_of(5.0, 0.6, 0, 1.0, 3),
+    "chat": settings_of(0.7, 0.9, 50, 1.1, 3),
+    "agents": settings_of(0.2, 0.95, 0, 1.1, 3),
+    "greedy with a penalty": settings_of(0.0, 1.0, 0, 1.3, 3),
+    "min_p": settings_of(1.0, 1.0, 0, 1.0, 3, min_p=0.1),
+    "min_p beside others": settings_of(2.0, 0.9, 100, 1.0, 3, min_p=0.02),
+    "frequency and presence": settings_of(0.8, 1.0, 0, 1.0, 3, frequency_penalty=0.7, presence_penalty=0.4),
 }
 
 
 @pytest.fixture(params=["kernels", "torch"])
 def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have tokens picked by the kernels, then by torch."""
+    """Pick tokens by the kernels, then by torch."""
     if request.param == "torch":
         without_kernels(monkeypatch)
     elif native.kernels() is None:
@@ -78,18 +78,18 @@ def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def logits_at(step: int) -> torch.Tensor:
-    return 4 * torch.randn(len(WAYS), VOCABULARY, generator=torch.Generator().manual_seed(step))
+    return 4 * torch.randn(len(SETTINGS), VOCABULARY, generator=torch.Generator().manual_seed(step))
 
 
 def sampler_of(rows: list[int]) -> Sampler:
-    generators = [generator_of(WAYS[row], row) for row in rows]
-    return Sampler(VOCABULARY, CPU, [TEXTS[row] for row in rows], [WAYS[row] for row in rows], generators)
+    generators = [generator_of(SETTINGS[row], row) for row in rows]
+    return Sampler(VOCABULARY, CPU, [TEXTS[row] for row in rows], [SETTINGS[row] for row in rows], generators)
 
 
-def alike(way: Sampling, texts: list[list[int]], vocab_size: int) -> Sampler:
-    """Rows that are sampled in one way, each with random numbers of its own."""
-    generators = [generator_of(way, row) for row in range(len(texts))]
-    return Sampler(vocab_size, CPU, texts, [way] * len(texts), generators)
+def uniform_sampler(settings: Sampling, texts: list[list[int]], vocab_size: int) -> Sampler:
+    """Return a sampler of rows with equal settings, each with its own random numbers."""
+    generators = [generator_of(settings, row) for row in range(len(texts))]
+    return Sampler(vocab_size, CPU, texts, [settings] * len(texts), generators)
 
 
 def alone(row: int) -> list[int]:
@@ -97,33 +97,33 @@ def alone(row: int) -> list[int]:
     return [int(sampler.pick(logits_at(step)[row : row + 1])) for step in range(STEPS)]
 
 
-def warped(way: Sampling, scores: torch.Tensor) -> torch.Tensor:
-    """Return what transformers' warpers leave."""
-    assert way.temperature is not None
-    assert way.top_k is not None
-    assert way.top_p is not None
-    scores = TemperatureLogitsWarper(float(way.temperature))(None, scores)
-    scores = TopKLogitsWarper(way.top_k)(None, scores) if way.top_k else scores
-    scores = TopPLogitsWarper(way.top_p)(None, scores) if way.top_p < 1 else scores
-    return MinPLogitsWarper(way.min_p)(torch.LongTensor(), scores) if way.min_p else scores
+def warped(settings: Sampling, scores: torch.Tensor) -> torch.Tensor:
+    """Return the scores after transformers' warpers."""
+    assert settings.temperature is not None
+    assert settings.top_k is not None
+    assert settings.top_p is not None
+    scores = TemperatureLogitsWarper(float(settings.temperature))(None, scores)
+    scores = TopKLogitsWarper(settings.top_k)(None, scores) if settings.top_k else scores
+    scores = TopPLogitsWarper(settings.top_p)(None, scores) if settings.top_p < 1 else scores
+    return MinPLogitsWarper(settings.min_p)(torch.LongTensor(), scores) if settings.min_p else scores
 
 
 def by_transformers(row: int) -> list[int]:
-    """Return what transformers' own processors leave, drawn from at the row's random numbers."""
-    way, tokens, generator = WAYS[row], list(TEXTS[row]), generator_of(WAYS[row], row)
+    """Return tokens drawn with the row's random numbers after transformers' processors."""
+    settings, tokens, generator = SETTINGS[row], list(TEXTS[row]), generator_of(SETTINGS[row], row)
     for step in range(STEPS):
         scores = logits_at(step)[row : row + 1]
-        assert way.repetition_penalty is not None
-        if way.repetition_penalty != 1:
-            scores = RepetitionPenaltyLogitsProcessor(way.repetition_penalty)(torch.tensor([tokens]), scores)
-        assert way.frequency_penalty is not None
-        assert way.presence_penalty is not None
+        assert settings.repetition_penalty is not None
+        if settings.repetition_penalty != 1:
+            scores = RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)(torch.tensor([tokens]), scores)
+        assert settings.frequency_penalty is not None
+        assert settings.presence_penalty is not None
         for token, times in Counter(tokens[len(TEXTS[row]) :]).items():  # OpenAI's definition
-            scores[0, token] -= way.frequency_penalty * times + way.presence_penalty
-        if not way.temperature:
+            scores[0, token] -= settings.frequency_penalty * times + settings.presence_penalty
+        if not settings.temperature:
             tokens.append(int(scores.argmax()))
             continue
-        chance = warped(way, scores).double().softmax(dim=-1)[0].cumsum(0)
+        chance = warped(settings, scores).double().softmax(dim=-1)[0].cumsum(0)
         point = torch.rand(1, generator=generator, dtype=torch.float64) * chance[-1]
         tokens.append(int((chance <= point).sum()))
     return tokens[len(TEXTS[row]) :]
@@ -131,15 +131,15 @@ def by_transformers(row: int) -> list[int]:
 
 @pytest.mark.usefixtures("by")
 def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
-    """Rows join in two lots, and some leave half way; the others do not notice."""
-    expected = [alone(row) for row in range(len(WAYS))]
-    assert expected == [by_transformers(row) for row in range(len(WAYS))]
-    assert len({tuple(tokens) for tokens in expected}) == len(WAYS)
+    """Rows join in two steps, and some leave half way; the others are not affected."""
+    expected = [alone(row) for row in range(len(SETTINGS))]
+    assert expected == [by_transformers(row) for row in range(len(SETTINGS))]
+    assert len({tuple(tokens) for tokens in expected}) == len(SETTINGS)
     sampler = sampler_of([0, 1, 2])
-    assert sampler.history is None, "nobody has a penalty yet"
-    sampler.take(sampler_of(list(range(3, len(WAYS)))))
-    rows = list(range(len(WAYS)))
-    got: list[list[int]] = [[] for _ in WAYS]
+    assert sampler.history is None, "no row has a penalty yet"
+    sampler.take(sampler_of(list(range(3, len(SETTINGS)))))
+    rows = list(range(len(SETTINGS)))
+    got: list[list[int]] = [[] for _ in SETTINGS]
     for step in range(STEPS):
         for row, token in zip(rows, sampler.pick(logits_at(step)[rows]).tolist(), strict=True):
             got[row].append(token)
@@ -153,19 +153,19 @@ def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
         assert tokens == (expected[row] if row in rows else expected[row][:3])
 
 
-def test_rows_of_one_way_are_picked_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By torch; the kernels do not mind which rows are alike."""
+def test_rows_with_equal_settings_are_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only with torch, since the kernels make no groups."""
     without_kernels(monkeypatch)
-    sampler = alike(WAYS[1], TEXTS[:3], VOCABULARY)
+    sampler = uniform_sampler(SETTINGS[1], TEXTS[:3], VOCABULARY)
     sampler.pick(logits_at(0)[:3])
     assert sampler._groups is not None
     assert [group.rows for group in sampler._groups] == [slice(None)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", MANY)
+@pytest.mark.parametrize("name", NAMED_SETTINGS)
 def test_kernels_pick_what_torch_picks(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the same random numbers, over rows from flat to peaked; in 16 bits very many logits are equal."""
+    """With equal random numbers, for rows from flat to peaked; in 16 bits many logits are equal."""
     if native.kernels() is None:
         pytest.skip("no kernels here")
     rows, vocab_size = 64, 2011
@@ -173,31 +173,31 @@ def test_kernels_pick_what_torch_picks(name: str, dtype: torch.dtype, monkeypatc
     sharpness = torch.linspace(0.1, 8, rows)[:, None]
     texts = torch.randint(vocab_size, (rows, 300), generator=source).tolist()
     steps = [(sharpness * torch.randn(rows, vocab_size, generator=source)).to(dtype) for _ in range(2)]
-    sampler = alike(MANY[name], texts, vocab_size)
+    sampler = uniform_sampler(NAMED_SETTINGS[name], texts, vocab_size)
     got = [sampler.pick(step) for step in steps]
     without_kernels(monkeypatch)
-    sampler = alike(MANY[name], texts, vocab_size)
+    sampler = uniform_sampler(NAMED_SETTINGS[name], texts, vocab_size)
     expected = [sampler.pick(step) for step in steps]
     assert torch.equal(torch.stack(got), torch.stack(expected))
 
 
 @pytest.mark.usefixtures("by")
-def test_min_p_and_penalties_are_by_their_definitions() -> None:
-    """Of 200 random logits each: draws stay within what transformers' min_p leaves, and penalties follow OpenAI's formula."""
+def test_min_p_and_penalties_follow_their_definitions() -> None:
+    """With 200 random logits each: draws are among the tokens of transformers' min_p, penalties follow OpenAI's formula."""
     rows, source = 200, torch.Generator().manual_seed(11)
     logits = 3 * torch.randn(rows, VOCABULARY, generator=source)
-    way = replace(GREEDY, temperature=1.0, min_p=0.15, seed=1)
-    left = MinPLogitsWarper(0.15)(torch.LongTensor(), logits).isfinite()
-    assert 1 < left.sum(dim=1).float().mean() < VOCABULARY / 4
-    sampler = alike(way, [[]] * rows, VOCABULARY)
+    settings = replace(GREEDY, temperature=1.0, min_p=0.15, seed=1)
+    possible = MinPLogitsWarper(0.15)(torch.LongTensor(), logits).isfinite()
+    assert 1 < possible.sum(dim=1).float().mean() < VOCABULARY / 4
+    sampler = uniform_sampler(settings, [[]] * rows, VOCABULARY)
     drawn = torch.stack([sampler.pick(logits) for _ in range(200)])
-    assert left.gather(1, drawn.T).all(), "nothing that is left out is drawn"
-    found = torch.zeros_like(left).scatter_(1, drawn.T, True)
-    assert found.sum() > 0.5 * left.sum(), "and most of what is left is"
+    assert possible.gather(1, drawn.T).all(), "no removed token is drawn"
+    was_drawn = torch.zeros_like(possible).scatter_(1, drawn.T, True)
+    assert was_drawn.sum() > 0.5 * possible.sum(), "most of the others are drawn"
     for frequency, presence in ((0.5, 0.0), (0.0, 1.5), (-0.3, 0.8)):
-        way = replace(GREEDY, frequency_penalty=frequency, presence_penalty=presence)
+        settings = replace(GREEDY, frequency_penalty=frequency, presence_penalty=presence)
         prompts, answers = torch.randint(VOCABULARY, (2, rows, 50), generator=source).tolist()
-        sampler = Sampler(VOCABULARY, CPU, prompts, [way] * rows, [None] * rows, answers)
+        sampler = Sampler(VOCABULARY, CPU, prompts, [settings] * rows, [None] * rows, answers)
         for _ in range(3):
             counts = torch.stack([torch.bincount(torch.tensor(one), minlength=VOCABULARY) for one in answers])
             expected = (logits - frequency * counts - presence * (counts > 0)).argmax(dim=-1).tolist()
@@ -206,34 +206,34 @@ def test_min_p_and_penalties_are_by_their_definitions() -> None:
                 answer.append(token)
 
 
-@pytest.mark.parametrize("name", [name for name in MANY if "greedy" not in name])
-def test_draws_are_distributed_as_by_transformers(name: str) -> None:
-    """Chi-square over many draws at one text's logits; tokens that are rarely due count together."""
-    way = MANY[name]
+@pytest.mark.parametrize("name", [name for name in NAMED_SETTINGS if "greedy" not in name])
+def test_draws_have_the_distribution_of_transformers(name: str) -> None:
+    """Chi-square test over many draws from the same logits; rarely expected tokens count together."""
+    settings = NAMED_SETTINGS[name]
     rows, draws, vocab_size = 200, 100, 2000
     logits = 2 * torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(2))
-    way = replace(way, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0)
-    sampler = alike(way, [[]] * rows, vocab_size)
-    counted = Counter(token for _ in range(draws) for token in sampler.pick(logits.repeat(rows, 1)).tolist())
-    due = warped(way, logits).double().softmax(dim=-1)[0] * rows * draws
-    often = [token for token in range(vocab_size) if due[token] >= 5]
-    assert all(due[token] > 0 for token in counted), "nothing is drawn that transformers leaves out"
-    found = [counted[token] for token in often]
-    wanted = [float(due[token]) for token in often]
-    if (rest := rows * draws - sum(wanted)) > 1e-3:
-        found.append(rows * draws - sum(found))
-        wanted.append(rest)
-    assert len(wanted) > 20 or name in ("agents", "little top_p", "min_p")
-    if len(wanted) > 1:
-        assert stats.chisquare(found, wanted).pvalue > 1e-3
+    settings = replace(settings, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0)
+    sampler = uniform_sampler(settings, [[]] * rows, vocab_size)
+    counts = Counter(token for _ in range(draws) for token in sampler.pick(logits.repeat(rows, 1)).tolist())
+    expected = warped(settings, logits).double().softmax(dim=-1)[0] * rows * draws
+    often = [token for token in range(vocab_size) if expected[token] >= 5]
+    assert all(expected[token] > 0 for token in counts), "no token is drawn that transformers removes"
+    observed = [counts[token] for token in often]
+    expected_counts = [float(expected[token]) for token in often]
+    if (rest := rows * draws - sum(expected_counts)) > 1e-3:
+        observed.append(rows * draws - sum(observed))
+        expected_counts.append(rest)
+    assert len(expected_counts) > 20 or name in ("agents", "little top_p", "min_p")
+    if len(expected_counts) > 1:
+        assert stats.chisquare(observed, expected_counts).pvalue > 1e-3
 
 
 @pytest.mark.usefixtures("by")
-@pytest.mark.parametrize("way", [way_of(1.0, 0.9, 0, 1.0, 0), way_of(1.0, 1.0, 2, 1.0, 0), way_of(0.9, 0.4, 7, 1.2, 0)])  # fmt: skip
+@pytest.mark.parametrize("settings", [settings_of(1.0, 0.9, 0, 1.0, 0), settings_of(1.0, 1.0, 2, 1.0, 0), settings_of(0.9, 0.4, 7, 1.2, 0)])  # fmt: skip
 @pytest.mark.parametrize("vocab_size", [1, 5, 63, 64, 65, 130])
-def test_odd_rows(way: Sampling, vocab_size: int) -> None:
-    """A row with NaN has no token; one that lets a single token pass gets it; logits may lie far apart in memory."""
-    sampler = alike(way, [[0]] * 3, vocab_size)
+def test_odd_rows(settings: Sampling, vocab_size: int) -> None:
+    """A row with NaN has no token; a row with a single possible token gets it; logits may be a strided view."""
+    sampler = uniform_sampler(settings, [[0]] * 3, vocab_size)
     wide = torch.zeros(3, 2 * vocab_size)
     wide[0, vocab_size - 1] = float("nan")
     wide[1] = -float("inf")
@@ -243,8 +243,8 @@ def test_odd_rows(way: Sampling, vocab_size: int) -> None:
     assert 0 <= tokens[2] < vocab_size
 
 
-def test_of_equal_tokens_the_first_go() -> None:
-    """So it is the same whatever sorts; what stays is as likely as what transformers leaves."""
+def test_top_p_removes_the_first_of_equal_tokens() -> None:
+    """So the result does not depend on the sorting; it has the same scores as that of transformers."""
     scores = torch.randn(50, 2000, generator=torch.Generator().manual_seed(4)).bfloat16().float()
     ours, theirs = sampling._nucleus(0.7, scores), TopPLogitsWarper(0.7)(None, scores)
     assert torch.equal(ours.sort().values, theirs.sort().values)
@@ -253,10 +253,10 @@ def test_of_equal_tokens_the_first_go() -> None:
 
 
 def test_random_numbers_depend_on_seed_id_and_choice() -> None:
-    warm = way_of(1.0, 1.0, 0, 1.0, 7)
+    warm = settings_of(1.0, 1.0, 0, 1.0, 7)
     names = [(1, 0), (1, 1), ("1", 0), ("1:1", 0), (2, 0)]
     drawn = [float(torch.rand(1, generator=generator_of(warm, *name))) for name in names]  # type: ignore[arg-type]
     assert drawn[0] == drawn[2], "an id is its text"
-    assert drawn[1] == drawn[3], "choice k is the request that bears id and k"
+    assert drawn[1] == drawn[3], "choice k draws like a request whose id ends with k"
     assert len(set(drawn)) == 3
-    assert generator_of(WAYS[0], 1) is None
+    assert generator_of(SETTINGS[0], 1) is None

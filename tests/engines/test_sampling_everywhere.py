@@ -1,4 +1,4 @@
-"""A sampling parameter does the same in every place that takes one: jobs, parts, a server, over a server, a chat, Python."""
+"""A sampling parameter has the same effect everywhere: jobs, parts, a server, model=api, a chat, Python."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from runner.library.model import Model
 
 QUESTION = "Ann has 3 apples and buys 4 more. How many apples does she have?"
 TOKENS = 24
-# At a temperature of 5 every token is a lottery, unless min_p=1 leaves the likeliest one alone. A penalty changes what
-# is greedy. So no place needs the draws of another one, and a place that drops the parameter answers otherwise.
-WAYS: dict[str, dict[str, Any]] = {
+# At a temperature of 5 every token is random, unless min_p=1 leaves only the most probable one. A penalty changes the
+# greedy answer. So the answers are the same everywhere, and differ where the parameter is dropped.
+SAMPLINGS: dict[str, dict[str, Any]] = {
     "min_p": {"temperature": 5, "min_p": 1},
     "frequency_penalty": {"temperature": 0, "frequency_penalty": -2},
     "presence_penalty": {"temperature": 0, "presence_penalty": 2},
@@ -43,18 +43,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def answers(model: Model) -> dict[str, str]:
-    """What Python gets, by the parameter; the greedy one and a drawn one are the controls."""
-    found = {name: str(model.generate(QUESTION, max_new_tokens=TOKENS, **way)) for name, way in WAYS.items()}
+    """Return the answers in Python by parameter; a greedy answer and a sampled one are the controls."""
+    texts = {
+        name: str(model.generate(QUESTION, max_new_tokens=TOKENS, **sampling)) for name, sampling in SAMPLINGS.items()
+    }
     plain = str(model.generate(QUESTION, max_new_tokens=TOKENS, temperature=0))
-    drawn = str(model.generate(QUESTION, max_new_tokens=TOKENS, temperature=5))
-    assert found["min_p"] == plain != drawn
-    assert len({plain, found["frequency_penalty"], found["presence_penalty"]}) == 3, found
-    return found
+    sampled = str(model.generate(QUESTION, max_new_tokens=TOKENS, temperature=5))
+    assert texts["min_p"] == plain != sampled
+    assert len({plain, texts["frequency_penalty"], texts["presence_penalty"]}) == 3, texts
+    return texts
 
 
-def generated(runner: Callable[..., Any], way: dict[str, Any], *arguments: str) -> str:
-    """The completion of one job."""
-    keys = [f"generation.{name}={value}" for name, value in way.items()]
+def generated(runner: Callable[..., Any], sampling: dict[str, Any], *arguments: str) -> str:
+    """Return the completion of one job."""
+    keys = [f"generation.{name}={value}" for name, value in sampling.items()]
     done = runner(
         "task=generate", f"task.prompt='{QUESTION}'", f"generation.max_new_tokens={TOKENS}", "tracking=none",
         "print=json", *keys, *arguments,
@@ -64,25 +66,25 @@ def generated(runner: Callable[..., Any], way: dict[str, Any], *arguments: str) 
     return str(json.loads(line)["text"])
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", SAMPLINGS)
 def test_jobs_parts_and_servers(
     name: str, answers: dict[str, str], runner: Callable[..., Any], server: Serving, tmp_path: Path
 ) -> None:
-    way, server_model = WAYS[name], server.ask("/v1/models")[1]["data"][0]["id"]
-    assert generated(runner, way, *EXACT) == answers[name]
+    sampling, server_model = SAMPLINGS[name], server.ask("/v1/models")[1]["data"][0]["id"]
+    assert generated(runner, sampling, *EXACT) == answers[name]
     split = runner("task=split", "task.num_parts=2", "task.output_dir=parts", "tracking=none", "print=none")
     assert split.code == 0, split.err
-    assert generated(runner, way, "model=parts", "model.name=parts", "model.stages=1", *EXACT) == answers[name]
+    assert generated(runner, sampling, "model=parts", "model.name=parts", "model.stages=1", *EXACT) == answers[name]
     api = ("model=api", f"model.base_url={server.url}/v1", f"model.name={server_model}")
-    assert generated(runner, way, *api) == answers[name]
-    body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": TOKENS, **way}
+    assert generated(runner, sampling, *api) == answers[name]
+    body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": TOKENS, **sampling}
     status, answer = server.ask("/v1/chat/completions", body)
     assert (status, answer["choices"][0]["message"]["content"]) == (200, answers[name])
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", SAMPLINGS)
 def test_a_chat(name: str, answers: dict[str, str], tmp_path: Path) -> None:
-    settings = "".join(f"/set generation.{key}={value}\n" for key, value in WAYS[name].items())
+    settings = "".join(f"/set generation.{key}={value}\n" for key, value in SAMPLINGS[name].items())
     command = [sys.executable, "-m", "runner", "task=chat", "tracking=none", "print=json", *EXACT]
     command += [f"generation.max_new_tokens={TOKENS}"]
     done = warm_process.complete(command, f"{settings}{QUESTION}\nquit\n".encode(), cwd=tmp_path)

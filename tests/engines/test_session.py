@@ -1,4 +1,4 @@
-"""What the sessions of all engines share, shown with the stub: waiting, closing, ids, and errors of their own."""
+"""What the sessions of all engines have in common, tested with the stub: waiting, closing, ids, and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines.base import Capability, Completion, Engine, Event, Request, RequestId
+from runner.engines.base import Capability, Completion, Event, Request, RequestId
+from runner.engines.contract import Engine
 from runner.engines.session import Session
 
 
@@ -44,7 +45,7 @@ def test_an_engine_thread_waits_for_work_and_ends_with_the_session(engine: Engin
     assert session.step() == []
 
 
-def test_an_id_is_taken_until_all_its_choices_are_there(engine: Engine) -> None:
+def test_an_id_is_under_way_until_all_its_choices_have_ended(engine: Engine) -> None:
     with engine.open() as session:
         session.submit(Request(0, "x", n=2))
         with pytest.raises(ConfigError, match="request 0 is under way already: give each request an id of its own"):
@@ -61,7 +62,7 @@ def test_an_id_is_taken_until_all_its_choices_are_there(engine: Engine) -> None:
 
 
 class Refusing(Session):
-    """Takes no prompt that says `no`, and cannot score."""
+    """Refuses the prompt `no`, and cannot score."""
 
     def __init__(self) -> None:
         super().__init__(frozenset(Capability) - {Capability.logprobs})
@@ -79,7 +80,7 @@ class Refusing(Session):
         self.dropped = True
 
 
-def test_who_is_refused_leaves_nothing_behind() -> None:
+def test_a_refused_request_leaves_no_state() -> None:
     with Refusing() as session:
         with pytest.raises(ValueError, match="no"):
             session.submit(Request(0, "no"))

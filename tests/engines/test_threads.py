@@ -1,4 +1,4 @@
-"""What importing the package does to the threads of torch, before torch is there."""
+"""The effect of importing the package on torch's threads, before torch is imported."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("variables", "expected"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")],
     ids=["ours", "the user's count", "the user's policy"],
 )
-def test_waiting_threads_go_to_sleep_unless_the_user_says_otherwise(given: dict[str, str], expected: str) -> None:
+def test_waiting_threads_sleep_soon_unless_the_user_has_set_otherwise(variables: dict[str, str], expected: str) -> None:
     plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     code = "import sys, os, runner; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=plain | variables, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == [expected, "False"]

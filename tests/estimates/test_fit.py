@@ -1,4 +1,4 @@
-"""Whether a job fits, and that the change which is named for it is the first one that does."""
+"""Whether a job fits, and that the named change is the cheapest one that makes it fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
-from runner.estimates.fit import PROCESS_MIB, fit, rooms
+from runner.estimates.fit import PROCESS_MIB, fit, free_mib_by_device
 from runner.quantization import CHOICES
 
 Make = Callable[..., Any]
@@ -26,41 +26,41 @@ def seven_billion(make_config: Make) -> Any:
     return make_config(model=model, generation=GenerationConfig(max_new_tokens=64, batch_size=64))
 
 
-def test_what_fits_says_nothing_more(seven_billion: Any) -> None:
-    found = fit(seven_billion, resolve(seven_billion), {"main memory": 100_000.0})
-    assert found is not None
-    assert found.fits
-    assert (found.said, found.rows) == ("yes", 64)
+def test_a_job_that_fits_names_no_change(seven_billion: Any) -> None:
+    result = fit(seven_billion, resolve(seven_billion), {"main memory": 100_000.0})
+    assert result is not None
+    assert result.fits
+    assert (result.words, result.rows) == ("yes", 64)
 
 
 @pytest.mark.parametrize("room_mib", [15_500.0, 11_000.0, 7_000.0])
 def test_the_named_change_fits_and_half_of_it_would_not(seven_billion: Any, room_mib: float) -> None:
-    place = {"main memory": room_mib}
-    found = fit(seven_billion, resolve(seven_billion), place)
-    assert found is not None
-    assert not found.fits
-    words = dict(word.split("=") for word in found.would_fit.removeprefix("fits with ").split(" (")[0].split())
-    rows = int(words.get("generation.batch_size", 64))
+    free_mib = {"main memory": room_mib}
+    result = fit(seven_billion, resolve(seven_billion), free_mib)
+    assert result is not None
+    assert not result.fits
+    changes = dict(word.split("=") for word in result.would_fit.removeprefix("fits with ").split(" (")[0].split())
+    rows = int(changes.get("generation.batch_size", 64))
 
     def tried(quantization: str, rows: int) -> bool:
         generation = replace(seven_billion.generation, batch_size=rows)
         changed = replace(seven_billion, quantization=CHOICES[quantization](), generation=generation)
-        again = fit(changed, resolve(changed), place, fixes=False)
+        again = fit(changed, resolve(changed), free_mib, fixes=False)
         return again is not None and again.fits
 
-    quantization = words.get("quantization", "none")
+    quantization = changes.get("quantization", "none")
     assert tried(quantization, rows)
     assert rows == 64 or not tried(quantization, 2 * rows)
     assert {15_500.0: "none", 11_000.0: "int8", 7_000.0: "nf4"}[room_mib] == quantization
 
 
-def test_where_nothing_helps_nothing_is_promised(seven_billion: Any) -> None:
-    found = fit(seven_billion, resolve(seven_billion), {"main memory": 1000.0})
-    assert found is not None
-    assert (found.said, found.would_fit) == ("no", "")
+def test_if_nothing_helps_no_change_is_named(seven_billion: Any) -> None:
+    result = fit(seven_billion, resolve(seven_billion), {"main memory": 1000.0})
+    assert result is not None
+    assert (result.words, result.would_fit) == ("no", "")
 
 
-def test_where_the_engine_chooses_it_takes_fewer_rows_instead(seven_billion: Any) -> None:
+def test_the_engine_chooses_fewer_rows_to_fit(seven_billion: Any) -> None:
     free = replace(
         seven_billion, generation=replace(seven_billion.generation, batch_size=None), task=seven_billion.task
     )
@@ -78,7 +78,7 @@ def test_where_the_engine_chooses_it_takes_fewer_rows_instead(seven_billion: Any
     assert few.rows < 64
 
 
-def test_a_cpu_has_what_is_free_without_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_has_the_free_memory_without_that_of_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available_mib", lambda: 4000.0)
-    assert rooms("cpu") == {"main memory": 4000.0 - PROCESS_MIB}
-    assert rooms("cpu", {"cpu": "1GiB"}) == {"main memory": 1024.0}
+    assert free_mib_by_device("cpu") == {"main memory": 4000.0 - PROCESS_MIB}
+    assert free_mib_by_device("cpu", {"cpu": "1GiB"}) == {"main memory": 1024.0}

@@ -1,4 +1,4 @@
-"""Times from records: of jobs like one, and of no others."""
+"""Times from records of similar jobs, and of no others."""
 
 from __future__ import annotations
 
@@ -39,33 +39,33 @@ def write(config: Any, metrics: dict[str, float], name: str = "job", seconds: fl
 def test_answers_are_scaled_by_their_number(config: Any) -> None:
     write(config, ANSWERS)
     more = replace(config, task=Gsm8kConfig(limit=40, split="hard5"))
-    found = FinishedJobs(Path(config.output_dir)).estimate(more)
-    assert found is not None
-    assert found.seconds == pytest.approx(3 + 40 * (100 / 100 + 20 / 10))
-    assert found.source is EstimateBasis.recorded
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(more)
+    assert estimate is not None
+    assert estimate.seconds == pytest.approx(3 + 40 * (100 / 100 + 20 / 10))
+    assert estimate.source is EstimateBasis.recorded
     everything = replace(config, task=Gsm8kConfig(limit=None))
-    assert FinishedJobs(Path(config.output_dir)).estimate(everything) is None, "nobody knows how many there are"
-    found = FinishedJobs(Path(config.output_dir)).estimate(everything, read=7)
-    assert found is not None
-    assert found.seconds == pytest.approx(3 + 7 * (100 / 100 + 20 / 10)), "the data has been read"
+    assert FinishedJobs(Path(config.output_dir)).estimate(everything) is None, "their number is unknown"
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(everything, read=7)
+    assert estimate is not None
+    assert estimate.seconds == pytest.approx(3 + 7 * (100 / 100 + 20 / 10)), "the data has been read"
     assert FinishedJobs(Path(config.output_dir)).accuracy(more) == (3, 4, "job")
     write(config, {"n": 9, "correct": 0, "questions_left": 91}, "early")
     assert FinishedJobs(Path(config.output_dir)).accuracy(more) == (
         3,
         4,
         "job",
-    )  # not by one that stopped at a difference
+    )  # not from the job that stopped early
 
 
-def test_several_records_say_how_far_apart_they_are(config: Any) -> None:
+def test_several_records_give_the_spread(config: Any) -> None:
     write(config, ANSWERS)
     write(config, ANSWERS | {"decode_tok_per_s": 2.0}, "slow")
-    found = FinishedJobs(Path(config.output_dir)).estimate(config)
-    assert found is not None
-    assert found.spread > 0.3
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(config)
+    assert estimate is not None
+    assert estimate.spread > 0.3
 
 
-def test_another_base_another_machine_and_answers_of_other_jobs_say_nothing(config: Any) -> None:
+def test_another_base_another_machine_and_reused_answers_do_not_count(config: Any) -> None:
     write(config, ANSWERS, machine="a supercomputer")
     write(replace(config, quantization=CHOICES["nf4"]()), ANSWERS, "nf4")
     write(config, {key: value for key, value in ANSWERS.items() if not key.endswith("_per_s")}, "taken")
@@ -77,7 +77,7 @@ def test_a_measurement_with_other_repeats_is_scaled(config: Any) -> None:
     task = SweepConfig(batch_sizes=[2], prompt_tokens=[8], repeats=3, warmup=1)
     write(replace(config, task=task), SPEEDS, seconds=11.0)
     records = FinishedJobs(Path(config.output_dir))
-    found = records.estimate(replace(config, task=replace(task, repeats=7)))
-    assert found is not None
-    assert found.seconds == pytest.approx(3 + 2 * 8)
+    estimate = records.estimate(replace(config, task=replace(task, repeats=7)))
+    assert estimate is not None
+    assert estimate.seconds == pytest.approx(3 + 2 * 8)
     assert records.estimate(replace(config, task=replace(task, batch_sizes=[4]))) is None

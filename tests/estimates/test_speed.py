@@ -1,29 +1,29 @@
-"""Seconds of completions from the times of passes."""
+"""The seconds of completions, from the times of passes."""
 
 from __future__ import annotations
 
 import pytest
 
 from runner.config.task import Amount
-from runner.estimates.speed import Speed, between
+from runner.estimates.speed import Speed, interpolate
 
 SPEED = Speed(prefill=[(10.0, 1.0), (100.0, 2.0)], decode=[(1.0, 0.1), (8.0, 0.2)], place_s=0.001, pass_tokens=100)
 
 
 @pytest.mark.parametrize(("size", "seconds"), [(1, 0.1), (1.0, 0.1), (4.5, 0.15), (8, 0.2), (15, 0.3)])
-def test_between_two_sizes_and_beyond_the_last(size: float, seconds: float) -> None:
-    assert between(SPEED.decode, size) == pytest.approx(seconds)
+def test_times_are_interpolated_and_extrapolated(size: float, seconds: float) -> None:
+    assert interpolate(SPEED.decode, size) == pytest.approx(seconds)
 
 
-def test_a_time_never_falls_below_those_that_were_measured() -> None:
-    assert between([(1.0, 0.2), (8.0, 0.1)], 100) == 0.1
+def test_a_time_is_never_below_the_measured_ones() -> None:
+    assert interpolate([(1.0, 0.2), (8.0, 0.1)], 100) == 0.1
 
 
 def test_waves_of_rows_passes_of_prompts_and_context_add_up() -> None:
     one = Amount(None, prompt_tokens=10, new_tokens=5, completions=1)
     assert SPEED.seconds(one, 8) == pytest.approx(1.0 + 4 * (0.1 + 12.5 * 0.001))
-    # two rows at once, and a third one alone
+    # two concurrent rows, then a third one alone
     three = Amount(None, prompt_tokens=10, new_tokens=1, completions=3)
-    assert SPEED.seconds(three, 2) == pytest.approx(between(SPEED.prefill, 20) + 1.0)
+    assert SPEED.seconds(three, 2) == pytest.approx(interpolate(SPEED.prefill, 20) + 1.0)
     long = Amount(None, prompt_tokens=200, new_tokens=1, completions=1)
     assert SPEED.seconds(long, 1) == pytest.approx(2 * 2.0)

@@ -1,4 +1,4 @@
-"""The fixture `grid`: `python -m runner -m …` as a process that a test can watch and kill."""
+"""The fixture `grid`: `python -m runner -m …` in a process that a test can watch and kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launchers that break half way: whose work a job is that ends while the launcher goes down."""
+"""A launcher that breaks: a job that ends while the launcher goes down counts as this grid's work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.grid.show import table_lines
 
 
 class GoesDownSlowly:
-    """Does its first job and breaks; the second one begins and ends before it is quite gone."""
+    """Runs its first job and breaks; the second job starts and ends before the launcher is down."""
 
     def __init__(self, configs: list[RunnerConfig]) -> None:
         self.configs, self.is_broken = configs, False
@@ -28,10 +28,10 @@ class GoesDownSlowly:
             raise RuntimeError("the actor died")
         assert (len(overrides), initial_job_idx) == (1, 1)
         run_job(self.configs[1])
-        returned = JobReturn()
-        returned.return_value, returned.status = run_job(self.configs[1]), JobStatus.COMPLETED
-        assert returned.return_value.record.from_ledger, "this answer was there already"
-        return [returned]
+        job_return = JobReturn()
+        job_return.return_value, job_return.status = run_job(self.configs[1]), JobStatus.COMPLETED
+        assert job_return.return_value.record.from_ledger, "the result was recorded before"
+        return [job_return]
 
 
 def test_a_job_that_ends_while_the_launcher_goes_down_is_this_grids_work(
@@ -40,7 +40,7 @@ def test_a_job_that_ends_while_the_launcher_goes_down_is_this_grids_work(
     configs = [make_config(seed=seed, task=Gsm8kConfig(limit=2)) for seed in (1, 2)]
     plan = [plan_job([f"seed={config.seed}"], config) for config in configs]
     launcher: Any = GoesDownSlowly(configs)
-    elsewhere = ForeignLaunch(launcher, "ray", plan)
-    elsewhere.run([0, 1])
+    launch = ForeignLaunch(launcher, "ray", plan)
+    launch.run([0, 1])
     assert "hydra/launcher=ray broke: the actor died" in caplog.text
-    assert [line.status for line in table_lines(plan, elsewhere.outcomes)] == ["finished", "finished"]
+    assert [line.status for line in table_lines(plan, launch.outcomes)] == ["finished", "finished"]

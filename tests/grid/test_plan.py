@@ -1,4 +1,4 @@
-"""How many workers a grid gets: by what its jobs really load, wherever that lies."""
+"""The plan of a grid: how many workers it gets, which jobs go first, and which counts are rejected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runner.config.wording import PromptStyle
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.core.result import Status
-from runner.grid.plan import Outcome, PlannedJob, State, group, how_many, plan_job
+from runner.grid.plan import Outcome, PlannedJob, State, group, plan_job, worker_count
 from runner.grid.show import GridView
 from runner.grid.workers import Worker, WorkerPool
 from runner.store.jobs import Job
@@ -45,23 +45,27 @@ def test_each_job_without_a_shared_base_counts(make_config: Make, parts: Path, m
     monkeypatch.setattr(machine, "gpu_models", list)
     pipeline = planned(make_config, Gsm8kConfig(), model=PartsModelConfig(str(parts)))  # takes all cores
     verify = planned(make_config, VerifyConfig(parts=str(parts)))  # takes one
-    assert how_many([verify, verify], [0, 1], "auto") == 2
+    assert worker_count([verify, verify], [0, 1], "auto") == 2
     for plan in ([pipeline, verify], [verify, pipeline]):
-        assert how_many(plan, [0, 1], "auto") == 1
+        assert worker_count(plan, [0, 1], "auto") == 1
 
 
-def test_a_job_waits_for_its_reference_if_that_stands_in_the_grid(make_config: Make, tmp_path: Path) -> None:
+def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, Gsm8kConfig()) for _ in range(4)]
     for number, (job_id, after) in enumerate([("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c")]):
         plan[number].job, plan[number].after = Job(job_id, tmp_path / job_id), after
     pool = WorkerPool(plan, [0, 1, 2, 3], 2, tmp_path, GridView([], 0))
     pool._groups = group(plan, pool.numbers)
-    taken = [pool._ready(), pool._ready()]
-    assert taken == [deque([2]), deque([1])]
+    first_two = [pool._take_ready_group(), pool._take_ready_group()]
+    assert first_two == [deque([2]), deque([1])]
     pool._workers = [cast(Worker, SimpleNamespace(current=2))]
-    assert pool._ready() is None, "both others wait for the one that is being done"
+    assert pool._take_ready_group() is None, "both others wait for the running one"
     pool.outcomes[2] = Outcome(Status.FINISHED)
-    assert [pool._ready(), pool._ready(), pool._ready()] == [deque([0]), deque([3]), None]
+    assert [pool._take_ready_group(), pool._take_ready_group(), pool._take_ready_group()] == [
+        deque([0]),
+        deque([3]),
+        None,
+    ]
 
 
 def test_of_jobs_that_share_a_base_the_reference_goes_first(make_config: Make) -> None:
@@ -77,7 +81,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "generate": {"prompt": "x"},
     "agents": {"domain": "brief", "optimized_spatial": True},
 }
-IN_PARTS = ("split", "merge", "verify", "archive")  # their counts are held to the parts, or are of no work
+IN_PARTS = ("split", "merge", "verify", "archive")  # the parts limit their counts
 COUNTS = [
     (task, key)
     for task, schema in TASKS.items()
@@ -102,24 +106,24 @@ def at_most(seconds: int) -> Iterator[None]:
 
 
 def planned_state(make_config: Make, task: str, **keys: Any) -> str:
-    """Say how a job is planned: its state, or why it cannot work."""
+    """Return a planned job's state, or why it cannot work."""
     try:
-        with at_most(20):
+        with at_most(120):
             planned = plan_job([], make_config(task=TASKS[task](**NEEDED.get(task, {}) | keys)))
-    except ConfigError as refused:
-        return str(refused)
+    except ConfigError as error:
+        return str(error)
     return planned.problem or planned.state
 
 
 @pytest.mark.parametrize(("task", "key"), COUNTS)
 def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: str, key: str) -> None:
     is_list = get_origin(get_type_hints(TASKS[task])[key]) is list
-    said = planned_state(make_config, task, **{key: [ABSURD] if is_list else ABSURD})
-    assert said in (State.todo, State.impossible) or f"task.{key}=" in said, said
+    state = planned_state(make_config, task, **{key: [ABSURD] if is_list else ABSURD})
+    assert state in (State.todo, State.impossible) or f"task.{key}=" in state, state
 
 
 @pytest.mark.parametrize(
-    ("task", "keys", "said"),
+    ("task", "keys", "message"),
     [
         ("gsm8k", {"limit": ABSURD}, "task.limit=1000000000000: at most 100,000 questions of the embedded data are made"),
         ("gsm8k", {"limit": ABSURD, "shuffle_seed": 1}, "task.limit=1000000000000: at most 100,000"),
@@ -131,7 +135,7 @@ def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: 
         ("gsm8k", {"samples": ABSURD}, "task.samples=1000000000000: must lie in 1..10,000"),
         ("gsm8k", {"prompt": PromptStyle.lm_eval_5shot, "offset": ABSURD}, "task.offset=1000000000000: task.prompt=lm_eval_5shot: 5 examples"),
         ("sweep", {"batch_sizes": [ABSURD]}, "task.batch_sizes=[1000000000000] with task.prompt_tokens=[64, 256]: the largest batch has 256,000,000,000,000 prompt tokens"),
-        ("sweep", {"arrival_rates": [1e12]}, "task.arrival_rates=[1000000000000.0] in task.arrival_s=30 seconds: 30,000,000,000,000 requests would come"),
+        ("sweep", {"arrival_rates": [1e12]}, "task.arrival_rates=[1000000000000.0] in task.arrival_s=30 seconds: 30,000,000,000,000 requests would arrive"),
         ("sweep", {"arrival_rates": [1.0], "arrival_requests": ABSURD}, "task.arrival_requests=1000000000000: 1,000,000,000,000 requests"),
         ("sweep", {"repeats": ABSURD}, "task.repeats=1000000000000: must lie in 1..10,000"),
         ("sweep", {"warmup": ABSURD}, "task.warmup=1000000000000: must lie in 0..10,000"),
@@ -140,11 +144,11 @@ def test_no_count_is_so_large_that_a_plan_does_not_end(make_config: Make, task: 
         ("memory", {"batch_sizes": [ABSURD]}, "task.batch_sizes=[1000000000000] with task.prompt_tokens=256: the largest batch has"),
     ],
 )  # fmt: skip
-def test_a_count_that_would_fill_the_memory_is_refused_by_name(
-    make_config: Make, task: str, keys: dict[str, Any], said: str
+def test_a_count_that_would_fill_the_memory_is_rejected_by_name(
+    make_config: Make, task: str, keys: dict[str, Any], message: str
 ) -> None:
-    assert planned_state(make_config, task, **keys).startswith(said)
+    assert planned_state(make_config, task, **keys).startswith(message)
 
 
-def test_an_offset_is_no_work(make_config: Make) -> None:
+def test_a_large_offset_is_allowed(make_config: Make) -> None:
     assert planned_state(make_config, "gsm8k", offset=ABSURD, limit=3) == State.todo

@@ -1,4 +1,4 @@
-"""A grid from the command line to its last line: plan, zip, exclude, rerun, the table, the run above the jobs."""
+"""A grid from the command line: plan, zip, exclude, rerun, the table, the parent run of the jobs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import runner as package
 from runner.core.errors import ConfigError
 from runner.core.result import Record
 
-Start = Callable[..., Grid]  # the fixture `grid`: arguments in, a started grid out
-Run = Callable[..., Any]  # the fixture `runner`: arguments in, what a command in this process said out
+Start = Callable[..., Grid]  # the fixture `grid`: takes arguments, returns a started grid
+Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 STUB = ("model=stub", "task.limit=2")
 
 QUESTIONS = "".join(f'{{"question": "{text}", "answer": "#### 1"}}\n' for text in ("one?", "x" * 600))
@@ -42,7 +42,7 @@ def by_seed(folder: Path) -> dict[int, Path]:
 
 
 def row(text: str, cells: str) -> bool:
-    """Whether exactly one line of a table holds these cells side by side."""
+    """Return whether exactly one line of a table has these cells side by side."""
     return [cells in " ".join(line.split()) for line in text.splitlines()].count(True) == 1
 
 
@@ -56,12 +56,12 @@ def test_the_plan_says_what_would_happen_and_does_nothing(grid: Start) -> None:
     ended = grid(*arguments, database=False, PYTHONPROFILEIMPORTTIME="1").wait()
     assert ended.code == 0, ended.err
     assert row(ended.out, "0 test done")
-    assert row(ended.out, "1 test go on")
+    assert row(ended.out, "1 test to resume")
     assert "to do (the same job as one above)" in ended.out
     assert ended.out.count(" tset         impossible ") == 4
     reason = "impossible: seed=1 task.split=tset\n    task.split=tset: no split of the embedded data 'tset'."
     assert reason in ended.out
-    assert "8 jobs: 2 to do, 1 go on, 1 done, 4 impossible (1 stand here twice, done once)" in ended.out
+    assert "8 jobs: 2 to do, 1 to resume, 1 done, 4 impossible (1 listed twice, run once)" in ended.out
     imported = {line.rpartition("|")[2].strip() for line in ended.err.splitlines() if line.startswith("import time:")}
     assert "omegaconf" in imported
     assert not imported & {"torch", "mlflow", "transformers", "numpy"}, "a plan loads nothing heavy"
@@ -118,16 +118,16 @@ def test_rerun_failed_and_rerun_all(grid: Start, runner: Run) -> None:
 
     failed = runner("-m", *arguments, "rerun=failed", cwd=started.folder)
     assert failed.code == 0, failed.err
-    assert "4 jobs: 1 go on, 3 done" in failed.err
+    assert "4 jobs: 1 to resume, 3 done" in failed.err
     now = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
     assert [seed for seed in now if now[seed] != written[seed]] == [1]
     notes = json.loads(by_seed(started.folder)[1].read_text())["result"]["notes"]
-    assert [note for note in notes if "were on disk" in note], "an answer is evidence: it is gone on from"
+    assert [note for note in notes if "were on disk" in note], "the job resumes from the answers on disk"
     assert "4 jobs: 4 done" in grid(*arguments, "rerun=failed").wait().err
 
     everything = runner("-m", *arguments, "rerun=all", cwd=started.folder)
     assert everything.code == 0, everything.err
-    assert "[3/3]" in everything.err, "what stands twice is done once"
+    assert "[3/3]" in everything.err, "a duplicate is done once"
     last = {seed: file.stat().st_mtime_ns for seed, file in by_seed(started.folder).items()}
     assert all(last[seed] != now[seed] for seed in now)
     assert [len(lines) for lines in samples(started.folder).values()] == [2, 2, 2]
@@ -147,12 +147,12 @@ def test_a_job_with_errors_is_shown_as_failed_and_not_by_its_numbers(grid: Start
         assert lines[at].startswith(f"[{place}/2] FAILED task.prompt={name}: 1 problem found:"), lines[at]
         assert "1 of 2 prompts cannot be answered, number 1 first: the prompt has" in lines[at + 1]
     assert "accuracy" not in ended.err
-    assert "0.0 [" not in ended.out, "a question without an answer is no wrong one"
+    assert "0.0 [" not in ended.out, "a question without an answer does not count as wrong"
     assert "failed" in ended.out
 
 
 @pytest.mark.slow
-def test_the_run_above_the_jobs(grid: Start) -> None:
+def test_the_parent_run_of_the_jobs(grid: Start) -> None:
     arguments = (*STUB, "workers=1", "seed=0,1,1")
     started = grid(*arguments, faults={1: "raise"})
     assert started.wait().code == 1
@@ -173,20 +173,22 @@ def test_the_run_above_the_jobs(grid: Start) -> None:
 
     assert grid(*arguments).wait().code == 0
     runs = mlflow_runs(started.folder)
-    assert [run.status for run in runs if run.is_grid] == ["FINISHED"], "the same grid has the same run above it"
+    assert [run.status for run in runs if run.is_grid] == ["FINISHED"], "the same grid has the same run"
     assert Counter(run.status for run in runs if not run.is_grid) == {"FINISHED": 2, "FAILED": 1}
 
     third = grid(*arguments, PYTHONPROFILEIMPORTTIME="1").wait()
     assert third.code == 0
     assert "3 jobs: 3 done" in third.err
     assert third.out.count("done before") == 3
-    assert "| mlflow\n" not in third.err.replace(" ", "").replace("|", "| "), "nothing to log, so MLflow is not asked"
+    assert "| mlflow\n" not in third.err.replace(" ", "").replace("|", "| "), (
+        "nothing to log, so MLflow is not imported"
+    )
     assert len(mlflow_runs(started.folder)) == len(runs)
 
 
 @pytest.mark.slow
 def test_a_death_between_two_writes_is_mended(grid: Start) -> None:
-    """The store said FINISHED, the disk does not know; the grid's last job was done, its own run is not ended."""
+    """MLflow has a job as FINISHED and its record does not say so; all jobs of a grid are done, and its run is RUNNING."""
     started = grid(*STUB, "workers=1", "seed=0,1")
     assert started.wait().code == 0
     (above,) = [run for run in mlflow_runs(started.folder) if run.is_grid]
@@ -197,11 +199,11 @@ def test_a_death_between_two_writes_is_mended(grid: Start) -> None:
     with contextlib.closing(sqlite3.connect(started.folder / "outputs" / "mlflow.db")) as database:
         database.execute("update runs set status = 'RUNNING', end_time = null where run_uuid = ?", (above.run_id,))
         database.commit()
-    marks = started.folder / "outputs" / ".grids" / "0123"
-    marks.write_text(json.dumps([{"uri": None, "experiment": "runner", "tag": above.tags["begun"]}]))
-    marks.with_suffix(".lock").touch()
+    pending_file = started.folder / "outputs" / ".grids" / "0123"
+    pending_file.write_text(json.dumps([{"uri": None, "experiment": "runner", "tag": above.tags["begun"]}]))
+    pending_file.with_suffix(".lock").touch()
 
-    again = grid(*STUB, "seed=1")  # all done: the dead grid is ended, and this one gets a run of its own
+    again = grid(*STUB, "seed=1")  # all done: the dead grid's run is ended, and this grid gets its own
     assert again.wait().code == 0
     assert [run.status for run in mlflow_runs(started.folder) if run.is_grid] == ["KILLED", "FINISHED"]
     assert grid(*STUB, "workers=1", "seed=0,1").wait().code == 0
@@ -225,7 +227,7 @@ def plan_of(folder: Path, run_id: str) -> list[dict[str, Any]]:
         ("task.output=x.jsonl,y.jsonl", ("x.jsonl", "y.jsonl", "outputs/jobs/*/result.json")),
     ],
 )
-def test_jobs_that_differ_in_where_they_are_wanted_are_each_delivered(
+def test_jobs_that_differ_only_in_their_destination_are_each_delivered(
     runner: Run, new_database: Callable[[Path], None], tmp_path: Path, swept: str, wanted: tuple[str, ...]
 ) -> None:
     tracked = "tracking.uri" in swept
@@ -234,7 +236,7 @@ def test_jobs_that_differ_in_where_they_are_wanted_are_each_delivered(
     task = ("model=stub", "task=generate", "task.prompt=Hi") if "task.output" in swept else STUB
     ended = runner("-m", *task, swept, *(() if tracked else ("tracking=none",)))
     assert ended.code == 0, ended.err
-    assert "stand here twice" not in ended.err
+    assert "listed twice" not in ended.err
     for pattern in wanted:
         assert len(list(tmp_path.glob(pattern))) == 1, pattern
     for name in ("a.db", "b.db") if tracked else ():
@@ -253,18 +255,18 @@ def test_a_key_goes_to_the_jobs_whose_choices_have_it(tmp_path: Path, capsys: py
     rows = planned(tmp_path, {"quantization": ["none", "nf4", "int8"]}, "quantization.double_quant=false")
     assert [row.get("quantization.double_quant") for row in rows] == [None, False, None]
     assert {row["status"] for row in rows} == {"to do"}
-    said = "quantization.double_quant is passed to the jobs that have it, and left out with quantization=none, "
-    assert f"note: {said}quantization=int8\n" in capsys.readouterr().err
+    message = "quantization.double_quant is passed to the jobs that have it, and left out with quantization=none, "
+    assert f"note: {message}quantization=int8\n" in capsys.readouterr().err
     plain = planned(tmp_path, {"quantization": ["none", "nf4"]})
     assert rows[0]["job_id"] == plain[0]["job_id"], "it is the same job as without the key"
     assert rows[1]["job_id"] != plain[1]["job_id"]
     capsys.readouterr()
     rows = planned(tmp_path, {"quantization": ["nf4", "fp4"]}, "quantization.double_quant=false")
     assert len(rows) == 2
-    assert "left out" not in capsys.readouterr().err, "all have it, and the menu's choice is not asked for"
+    assert "left out" not in capsys.readouterr().err, "all jobs have it; the default choice, which lacks it, is no job"
 
 
-def test_a_sweep_over_such_a_key_asks_the_others_once(tmp_path: Path) -> None:
+def test_a_sweep_over_such_a_key_runs_the_other_jobs_once(tmp_path: Path) -> None:
     rows = planned(tmp_path, {"quantization": ["none", "nf4"], "quantization.double_quant": [True, False]}, "seed=1,2")
     names = [(row["quantization"], row.get("quantization.double_quant"), row["seed"]) for row in rows]
     assert names == [
@@ -281,9 +283,9 @@ def test_a_profile_brings_a_choice_that_has_the_key(tmp_path: Path, capsys: pyte
         ("low_memory", "to do"),
         ("teacher_only", "impossible"),
     ]
-    assert "model.name=NAME" in rows[1]["error"], "the address is there, and only the name is asked for"
-    said = "note: model.base_url is passed to the jobs that have it, and left out with model=embedded\n"
-    assert said in capsys.readouterr().err
+    assert "model.name=NAME" in rows[1]["error"], "the address is given, and only the name is missing"
+    message = "note: model.base_url is passed to the jobs that have it, and left out with model=embedded\n"
+    assert message in capsys.readouterr().err
 
 
 def test_a_key_that_no_choice_of_the_grid_has_is_an_error(tmp_path: Path) -> None:

@@ -1,17 +1,16 @@
-"""What can happen to a job and to its worker, each for real; the other jobs finish."""
+"""All that can happen to a job and its worker; the other jobs finish."""
 
 from __future__ import annotations
 
 import json
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import command, end_at, mlflow_runs, results, samples, wait_for
+from grids import command, end_at, kill, mlflow_runs, results, samples, wait_for
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig
@@ -21,7 +20,7 @@ from runner.core.dtypes import Dtype
 from runner.grid.workers import Worker, WorkerPool
 from runner.run import run
 
-Start = Callable[..., Any]  # the fixture `grid`: arguments in, a started grid out
+Start = Callable[..., Any]  # the fixture `grid`: takes arguments, returns a started grid
 STUB = ("model=stub", "task.limit=3", "workers=2")
 EMBEDDED = ("model.device=cpu", "model.dtype=float32", "task.limit=2", "generation.max_new_tokens=8", "tracking=none")
 
@@ -30,13 +29,13 @@ def by_seed(folder: Path) -> dict[int, dict[str, Any]]:
     return {result["params"]["seed"]: result for result in results(folder).values()}
 
 
-def said(folder: Path, words: str) -> int:
-    """How often workers have printed something."""
+def times_printed(folder: Path, words: str) -> int:
+    """Return how often workers have printed something."""
     return sum(log.read_text().count(words) for log in folder.glob("outputs/workers/*/*.log"))
 
 
-def whole(folder: Path, jobs: int, each: int) -> bool:
-    """Whether every job has each of its samples once."""
+def is_complete(folder: Path, jobs: int, each: int) -> bool:
+    """Return whether every job has each of its samples once."""
     indices = [sorted(line["index"] for line in lines) for lines in samples(folder).values()]
     return indices == [list(range(each))] * jobs
 
@@ -44,11 +43,11 @@ def whole(folder: Path, jobs: int, each: int) -> bool:
 @pytest.mark.slow
 def test_every_way_to_fail_costs_one_job(grid: Start) -> None:
     faults = {0: "hang", 1: "raise", 2: "sys.exit", 3: "kill", 4: "exit", 5: "segfault", 6: "interrupt"}
-    arguments = (*STUB, "tracking=none", "job_timeout_s=8", "seed=range(0,10)")
+    arguments = (*STUB, "tracking=none", "job_timeout_s=30", "seed=range(0,10)")
     ended = (started := grid(*arguments, faults=faults)).wait()
     assert ended.code == 1, ended.err
     expected = {
-        0: "FAILED seed=0: still running after job_timeout_s=8\n    | last words before hang\n",
+        0: "FAILED seed=0: still running after job_timeout_s=30\n    | last words before hang\n",
         1: "FAILED seed=1: RuntimeError: out of luck\n",
         2: "FAILED seed=2: the job called sys.exit(7)\n",
         3: "FAILED seed=3: the worker was killed by SIGKILL, likely for lack of memory\n    | last words before kill\n",
@@ -58,7 +57,7 @@ def test_every_way_to_fail_costs_one_job(grid: Start) -> None:
     }
     last_job = ended.err.index("[10/10]")
     for seed, message in expected.items():
-        assert message in ended.err[:last_job] or seed == 0, f"said when it happens: {message}\n{ended.err}"
+        assert message in ended.err[:last_job] or seed == 0, f"printed when it happens: {message}\n{ended.err}"
         assert message.replace("D seed", "D: seed") in ended.err[last_job:], f"and at the end: {message}\n{ended.err}"
     assert "error: 7 of 10 jobs are not finished" in ended.err
     assert ended.out.count(" failed ") == 6
@@ -72,8 +71,8 @@ def test_every_way_to_fail_costs_one_job(grid: Start) -> None:
 
     again = grid(*arguments).wait()
     assert again.code == 0, again.err
-    assert "10 jobs: 7 go on, 3 done" in again.err
-    assert whole(started.folder, jobs=10, each=3)
+    assert "10 jobs: 7 to resume, 3 done" in again.err
+    assert is_complete(started.folder, jobs=10, each=3)
 
 
 @pytest.mark.slow
@@ -85,23 +84,25 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
     first = started.workers()
     assert len(first) == 2
     end_at(first[1], signal.SIGKILL)
-    wait_for(lambda: [r.status for r in mlflow_runs(started.folder)].count("FAILED") == 1, seconds=5)
-    assert "likely for lack of memory" in started.err.read_text(), "said while the other job goes on"
+    # printed while the other job still hangs
+    wait_for(lambda: "likely for lack of memory" in started.err.read_text())
+    assert "FAILED" in {run.status for run in mlflow_runs(started.folder)}, "MLflow is told before the user"
     assert "not finished" not in started.err.read_text()
 
-    # a new worker has taken its place, and lost the job with seed 2 in its turn
+    # a new worker has replaced it, and died with the job with seed 2
     wait_for(lambda: len(finished(started.folder)) == 2)
     assert Counter(run.status for run in mlflow_runs(started.folder)) == {"RUNNING": 2, "FAILED": 2, "FINISHED": 2}
-    wait_for(lambda: started.workers() == first[:1], seconds=20)
+    wait_for(lambda: started.workers() == first[:1])
 
-    started.process.kill()
-    started.process.wait()
-    wait_for(lambda: not command(first[0]), seconds=2)
-    assert Counter(run.status for run in mlflow_runs(started.folder))["RUNNING"] == 2, "nobody was left to say"
+    kill(started.process)
+    assert not command(first[0])
+    assert Counter(run.status for run in mlflow_runs(started.folder))["RUNNING"] == 2, (
+        "no process was left to change that"
+    )
 
     again = grid(*arguments).wait()
     assert again.code == 0, again.err
-    assert whole(started.folder, jobs=5, each=4)
+    assert is_complete(started.folder, jobs=5, each=4)
     runs = mlflow_runs(started.folder)
     assert Counter(run.status for run in runs if run.is_grid) == {"FINISHED": 1}, "the same grid is the same run"
     assert Counter(run.status for run in runs if not run.is_grid) == {"KILLED": 1, "FAILED": 2, "FINISHED": 5}
@@ -109,7 +110,7 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
 
 
 def finished(folder: Path) -> set[str | None]:
-    """The jobs with a FINISHED run, each of which has only one."""
+    """Return the jobs with a FINISHED run; assert that each has only one."""
     jobs = Counter(run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid)
     assert set(jobs.values()) <= {1}, jobs
     return set(jobs)
@@ -121,42 +122,41 @@ def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> 
     store = "sqlite" if sent is signal.SIGINT else "none"
     arguments = (*STUB, "seed=0,1,2", f"tracking={store}")
     started = grid(*arguments, faults={0: "hang", 1: "hang"})
-    wait_for(lambda: said(started.folder, "last words") == 2)
+    wait_for(lambda: times_printed(started.folder, "last words") == 2)
     assert len(started.workers()) == 2, "workers=2 is respected, though there are three jobs"
     started.process.send_signal(sent)
-    ended = started.wait(20)
+    ended = started.wait()
     assert ended.code == 130
     assert "interrupted: what was done is kept" in ended.err
+    assert ended.err.count("KILLED: seed=0: interrupted") == 1, "the job has ended by itself"
     assert "Traceback" not in ended.err
     assert ended.out.count(" killed ") == 2
     assert ended.out.count(" stopped ") == 1
     assert [result["status"] for result in results(started.folder).values()] == ["KILLED", "KILLED"]
-    kept = samples(started.folder)
-    assert [len(lines) for lines in kept.values()] == [1, 1]
+    before = samples(started.folder)
+    assert [len(lines) for lines in before.values()] == [1, 1]
     if store == "none":
         return
     assert [run.status for run in mlflow_runs(started.folder)] == ["KILLED"] * 3, "two jobs and the grid"
     again = grid(*arguments).wait()
     assert again.code == 0, again.err
-    assert "3 jobs: 1 to do, 2 go on" in again.err
-    assert whole(started.folder, jobs=3, each=3)
-    assert all(samples(started.folder)[job][:1] == lines for job, lines in kept.items())
+    assert "3 jobs: 1 to do, 2 to resume" in again.err
+    assert is_complete(started.folder, jobs=3, each=3)
+    assert all(samples(started.folder)[job][:1] == lines for job, lines in before.items())
     assert len(finished(started.folder)) == 3
 
 
 @pytest.mark.slow
 def test_a_second_interrupt_ends_at_once_what_does_not_listen(grid: Start) -> None:
-    started = grid(*STUB, "seed=0,1", "tracking=none", faults={0: "deaf", 1: "hang"})
-    wait_for(lambda: said(started.folder, "last words") == 2)
+    faults = {0: "deaf", 1: "hang"}
+    started = grid(*STUB, "seed=0,1", "tracking=none", faults=faults, FAULTS_GRACE_S="3600")
+    wait_for(lambda: times_printed(started.folder, "last words") == 2)
     workers = started.workers()
-    time.sleep(0.3)  # until the job has turned a deaf ear
     started.process.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert started.process.poll() is None, "one wish leaves it time"
-    began = time.monotonic()
+    wait_for(lambda: "KILLED seed=1: interrupted" in started.err.read_text())
+    assert started.process.poll() is None, "one Ctrl-C leaves the other job an hour"
     started.process.send_signal(signal.SIGINT)
-    ended = started.wait(20)
-    assert time.monotonic() - began < 3
+    ended = started.wait()
     assert ended.code == 130
     assert [result["status"] for result in results(started.folder).values()] == ["KILLED", "KILLED"]
     assert not any(command(pid) for pid in workers)
@@ -169,7 +169,7 @@ def test_two_grids_at_once_do_each_job_once(grid: Start) -> None:
         for seeds in ("0,1,2,3,4", "4,3,2,1,0")
     ]
     assert [started.wait().code for started in both] == [0, 0], both[0].err.read_text()
-    assert whole(both[0].folder, jobs=5, each=3)
+    assert is_complete(both[0].folder, jobs=5, each=3)
     assert len(finished(both[0].folder)) == 5
     assert Counter(run.status for run in mlflow_runs(both[0].folder)) == {"FINISHED": 6}, "five jobs and their grid"
 
@@ -215,18 +215,18 @@ def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callab
         return record.job_id, [sample["token_ids"] for sample in samples(tmp_path / "alone")[record.job_id]]
 
     plain, adapted, other = alone(), alone(lora=PeftConfig(path="embedded")), alone(seed=1)
-    found = samples(started.folder)
+    by_job = samples(started.folder)
     for (job_id, tokens), job in zip((plain, adapted, other), shared, strict=True):
         assert job["job_id"] == job_id
-        assert [sample["token_ids"] for sample in found[job_id]] == tokens
+        assert [sample["token_ids"] for sample in by_job[job_id]] == tokens
     assert plain[1] == other[1] != adapted[1]
 
 
-def test_a_new_worker_takes_the_place_of_a_dead_one_on_its_gpu() -> None:
+def test_a_new_worker_gets_the_gpu_of_a_dead_one() -> None:
     pool = WorkerPool([], [], 2, Path(), None, gpus=2)  # type: ignore[arg-type]
     assert pool._least_used_gpu() == 0
-    on = [Worker(None, None, Path(), None, gpu) for gpu in (0, 1)]  # type: ignore[arg-type]
-    pool._workers = on[:1]
+    workers = [Worker(None, None, Path(), None, gpu) for gpu in (0, 1)]  # type: ignore[arg-type]
+    pool._workers = workers[:1]
     assert pool._least_used_gpu() == 1
-    pool._workers, pool._leaving = on[1:], []
+    pool._workers, pool._leaving = workers[1:], []
     assert pool._least_used_gpu() == 0

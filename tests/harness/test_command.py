@@ -44,11 +44,11 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
         ([], []),
     ],
 )
-def test_an_evaluation_that_names_no_model_is_one_of_ours(given: list[str], more: list[str]) -> None:
+def test_an_evaluation_without_a_model_uses_ours(given: list[str], more: list[str]) -> None:
     assert with_model(given) == given + more
 
 
-def test_without_lm_eval_it_says_what_to_install(
+def test_without_lm_eval_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
@@ -66,24 +66,24 @@ def test_the_entry_point_names_the_model() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["ls", "-h"]])
-def test_its_help_is_of_this_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_help_names_this_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("usage: runner-lm-eval")
-    assert not re.search(r"(?<!runner-)lm-eval (run|ls|--)|--model hf --|default: hf", said)
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: runner-lm-eval")
+    assert not re.search(r"(?<!runner-)lm-eval (run|ls|--)|--model hf --|default: hf", printed)
     if arguments[:1] != ["ls"]:
-        assert "--model_args" in said
+        assert "--model_args" in printed
     if arguments[:1] == ["run"]:
-        assert "(default: runner)" in said
+        assert "(default: runner)" in printed
     else:
-        assert "pretrained=gpt2" not in said
+        assert "pretrained=gpt2" not in printed
 
 
 def test_the_examples_of_its_help_name_our_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    said = capsys.readouterr().out
-    for word in ("where no --model is given", "quantization=nf4", "lora=ADAPTER", "runner-compare --lm-eval"):
-        assert word in said
+    printed = capsys.readouterr().out
+    for word in ("which is the default of --model", "quantization=nf4", "lora=ADAPTER", "runner-compare --lm-eval"):
+        assert word in printed
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The engine as a model of lm-evaluation-harness says what lm-eval's own HF model says."""
+"""The engine as a model of lm-evaluation-harness gives the results of lm-eval's own HF model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUESTIONS = [
     "Question: Tom has 9 pens. He gives away 2 of them, and then 3. How many pens are left?\nAnswer:",
 ]
 CHOICES = [" 7", " 12 apples", " 60", " four"]
-LENGTH = 96  # of the model, so that texts are too long for it
+LENGTH = 96  # the model's length, so short that some texts do not fit
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def theirs() -> Any:
     return HFLM(pretrained=str(MODEL_DIR), dtype="float32", device="cpu", batch_size=4, max_length=LENGTH)
 
 
-def asked(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
+def instances(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
     return [Instance(request_type=kind, doc={}, arguments=one, idx=at) for at, one in enumerate(arguments)]
 
 
@@ -45,29 +45,31 @@ def test_answers_are_the_same(ours: EngineModel, theirs: Any) -> None:
     ]
     long = " ".join(QUESTIONS)  # its beginning is cut off
     requests = [(text, how) for text in (*QUESTIONS, long) for how in settings]
-    texts = ours.generate_until(asked("generate_until", *requests), disable_tqdm=True)
-    assert texts == theirs.generate_until(asked("generate_until", *requests), disable_tqdm=True)
+    texts = ours.generate_until(instances("generate_until", *requests), disable_tqdm=True)
+    assert texts == theirs.generate_until(instances("generate_until", *requests), disable_tqdm=True)
     assert len(set(texts)) > 5
 
 
 def test_log_likelihoods_are_the_same(ours: EngineModel, theirs: Any) -> None:
     pairs = [(text, choice) for text in (*QUESTIONS, " ".join(QUESTIONS), "A space ", "") for choice in CHOICES]
-    pairs.append((QUESTIONS[0], ours.generate_until(asked("generate_until", (QUESTIONS[0], {"max_gen_toks": 4})))[0]))
-    here = ours.loglikelihood(asked("loglikelihood", *pairs), disable_tqdm=True)
-    there = theirs.loglikelihood(asked("loglikelihood", *pairs), disable_tqdm=True)
-    assert [greedy for _, greedy in here] == [greedy for _, greedy in there]
-    assert here[-1][1]
-    assert [one for one, _ in here] == pytest.approx([one for one, _ in there], abs=1e-4)
+    pairs.append(
+        (QUESTIONS[0], ours.generate_until(instances("generate_until", (QUESTIONS[0], {"max_gen_toks": 4})))[0])
+    )
+    by_ours = ours.loglikelihood(instances("loglikelihood", *pairs), disable_tqdm=True)
+    by_theirs = theirs.loglikelihood(instances("loglikelihood", *pairs), disable_tqdm=True)
+    assert [greedy for _, greedy in by_ours] == [greedy for _, greedy in by_theirs]
+    assert by_ours[-1][1]
+    assert [one for one, _ in by_ours] == pytest.approx([one for one, _ in by_theirs], abs=1e-4)
 
 
-def test_whole_texts_are_as_likely(ours: EngineModel, theirs: Any) -> None:
+def test_log_likelihoods_of_whole_texts_are_the_same(ours: EngineModel, theirs: Any) -> None:
     texts = [(" ".join(QUESTIONS * 2),), (QUESTIONS[1],), ("x",)]
-    here = ours.loglikelihood_rolling(asked("loglikelihood_rolling", *texts), disable_tqdm=True)
-    there = theirs.loglikelihood_rolling(asked("loglikelihood_rolling", *texts), disable_tqdm=True)
-    assert here == pytest.approx(there, rel=1e-6, abs=1e-4)
+    by_ours = ours.loglikelihood_rolling(instances("loglikelihood_rolling", *texts), disable_tqdm=True)
+    by_theirs = theirs.loglikelihood_rolling(instances("loglikelihood_rolling", *texts), disable_tqdm=True)
+    assert by_ours == pytest.approx(by_theirs, rel=1e-6, abs=1e-4)
 
 
-def test_what_is_known_of_the_model_is_the_same(ours: EngineModel, theirs: Any) -> None:
+def test_properties_of_the_model_are_the_same(ours: EngineModel, theirs: Any) -> None:
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert ours.apply_chat_template(turns) == theirs.apply_chat_template(turns)
     assert ours.chat_template(True) == theirs.chat_template(True)
@@ -77,24 +79,24 @@ def test_what_is_known_of_the_model_is_the_same(ours: EngineModel, theirs: Any) 
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        ({"num_beams": 4}, "num_beams=4: the engine does not search by beams"),
+        ({"num_beams": 4}, "num_beams=4: the engine has no beam search"),
         ({"typical_p": 0.9}, "typical_p=0.9: no setting of generating .*temperature"),
         ({"do_sample": True}, "do_sample=True: needs a temperature above 0"),
         ({"max_gen_toks": LENGTH}, f"max_gen_toks={LENGTH}: the model has {LENGTH} places"),
     ],
 )
-def test_what_the_engine_does_not_do_is_said(ours: EngineModel, settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        ours.generate_until(asked("generate_until", ("Hi", settings)), disable_tqdm=True)
+def test_unsupported_settings_are_rejected(ours: EngineModel, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ours.generate_until(instances("generate_until", ("Hi", settings)), disable_tqdm=True)
 
 
 def test_thinking_needs_its_end_and_scores_no_given_answers(ours: EngineModel, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="enable_thinking=True: needs think_end_token"):
         EngineModel(enable_thinking=True)
     monkeypatch.setattr(ours, "enable_thinking", True)
-    (request,) = asked("loglikelihood", (QUESTIONS[0], CHOICES[0]))
+    (request,) = instances("loglikelihood", (QUESTIONS[0], CHOICES[0]))
     request.task_name = "arc_easy"
     with pytest.raises(ConfigError, match="enable_thinking=True: arc_easy scores given answers"):
         ours.loglikelihood([request])
@@ -103,13 +105,13 @@ def test_thinking_needs_its_end_and_scores_no_given_answers(ours: EngineModel, m
 def test_sampled_answers_depend_on_the_seed(ours: EngineModel) -> None:
     def draw(**more: Any) -> str:
         how = {"do_sample": True, "temperature": 1.5, "max_gen_toks": 16, **more}
-        return ours.generate_until(asked("generate_until", (QUESTIONS[0], how)), disable_tqdm=True)[0]
+        return ours.generate_until(instances("generate_until", (QUESTIONS[0], how)), disable_tqdm=True)[0]
 
     assert draw() == draw()
     assert len({draw(seed=seed) for seed in range(4)}) > 1
 
 
-def test_groups_and_their_keys_are_told_from_the_models() -> None:
+def test_groups_and_their_keys_are_split_from_the_models_keys() -> None:
     groups, own = by_group(
         {"rope": "yarn", "rope.factor": 4, "quantization": "nf4", "dtype": "auto", "model.device": "cpu"}
     )
@@ -117,10 +119,10 @@ def test_groups_and_their_keys_are_told_from_the_models() -> None:
     assert own == {"dtype": "auto", "device": "cpu"}
 
 
-def test_a_quantized_model_with_an_adapter_is_asked() -> None:
+def test_a_quantized_model_with_an_adapter_answers() -> None:
     quantized = EngineModel(quantization="int8", lora="embedded_pth")
     (answer,) = quantized.generate_until(
-        asked("generate_until", (QUESTIONS[0], {"max_gen_toks": 4})), disable_tqdm=True
+        instances("generate_until", (QUESTIONS[0], {"max_gen_toks": 4})), disable_tqdm=True
     )
     assert answer
     info = quantized.get_model_info()

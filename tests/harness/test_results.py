@@ -1,4 +1,4 @@
-"""What lm-eval writes of its own backend and of ours is read by `runner-compare`, document by document."""
+"""`runner-compare` reads lm-eval's results of its own backend and of ours, document by document."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bit
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders that lm-eval's command has written, of its own backend and of ours."""
+    """The folders that lm-eval's command has written with its own backend and with ours."""
     folder = tmp_path_factory.mktemp("lm_eval")
     file = folder / "sums.jsonl"
     lines = [{"question": f"What is {n} + {n}?", "choices": [str(2 * n), str(n), "no"], "gold": 0} for n in range(N)]
@@ -66,7 +66,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     common = ["--include_path", str(folder), "--tasks", ",".join(TASKS), "--log_samples"]
     model = f"pretrained={MODEL_DIR},dtype=float32"
     sides = {"hf": ["--model", "hf", "--device", "cpu"], "runner": []}
-    with pytest.MonkeyPatch.context() as patch:  # what takes most of the time, and is not read here
+    with pytest.MonkeyPatch.context() as patch:  # without what takes most of the time and is not read here
         patch.setattr(collect_env, "get_pretty_env_info", lambda: "left out")
         patch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
         patch.setattr(evaluator_utils, "stderr_for_metric", lambda **_: None)
@@ -83,12 +83,12 @@ def rows(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, li
 
 
 def test_other_backends_are_paired_with_ours(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = rows(capsys, outputs / "hf", outputs / "runner")
-    assert sorted(found) == ["answers", "choices", "pages:likelihood", "words", "words:likelihood"]
-    filters = {row["config"]["task.filter"] for row in found["answers"]}
+    tables = rows(capsys, outputs / "hf", outputs / "runner")
+    assert sorted(tables) == ["answers", "choices", "pages:likelihood", "words", "words:likelihood"]
+    filters = {row["config"]["task.filter"] for row in tables["answers"]}
     assert filters == {"strict-match", "flexible-extract"}
-    assert {row["config"]["task.metric"] for row in found["choices"]} == {"acc", "acc_norm"}
-    for task, of_task in found.items():
+    assert {row["config"]["task.metric"] for row in tables["choices"]} == {"acc", "acc_norm"}
+    for task, of_task in tables.items():
         assert [row["note"] for row in of_task] == [None] * len(of_task)
         assert sum(row["is_baseline"] for row in of_task) == len(of_task) / 2
         for row in (row for row in of_task if not row["is_baseline"]):
@@ -97,20 +97,20 @@ def test_other_backends_are_paired_with_ours(outputs: Path, capsys: pytest.Captu
                 assert row["shift"]["samples"] == N
             else:
                 assert row["comparison"]["ties"] == N
-    # the numbers are lm-eval's own
+    # the metrics are lm-eval's own
     (written,) = (outputs / "runner").rglob("results_*.json")
     results = json.loads(written.read_text())["results"]
-    pages = next(row for row in found["pages:likelihood"] if not row["is_baseline"])
+    pages = next(row for row in tables["pages:likelihood"] if not row["is_baseline"])
     assert pages["metrics"]["bits_per_byte"] == pytest.approx(results["pages"]["bits_per_byte,none"])
-    words = next(row for row in found["words:likelihood"] if not row["is_baseline"])
+    words = next(row for row in tables["words:likelihood"] if not row["is_baseline"])
     assert words["metrics"]["perplexity"] == pytest.approx(results["words"]["perplexity,none"])
 
 
 def test_settings_are_named_by_our_keys(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = outputs / "hf", outputs / "runner"
-    found = rows(capsys, *both, "--baseline", "backend=hf", "--task", "pages:likelihood")
-    base, ours = found["pages:likelihood"]
+    tables = rows(capsys, *both, "--baseline", "backend=hf", "--task", "pages:likelihood")
+    base, ours = tables["pages:likelihood"]
     assert (base["config"], ours["config"]) == ({"backend.name": "hf"}, {"backend.name": "runner"})
     assert ours["shift"]["unit"] == "byte"
-    found = rows(capsys, *both, "--where", "quantization=none,model.dtype=float32,task.metric=acc_norm")
-    assert [row["metrics"]["n"] for row in found["choices"]] == [N, N]
+    tables = rows(capsys, *both, "--where", "quantization=none,model.dtype=float32,task.metric=acc_norm")
+    assert [row["metrics"]["n"] for row in tables["choices"]] == [N, N]

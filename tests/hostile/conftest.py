@@ -15,7 +15,7 @@ from runner.run import run
 
 @pytest.fixture(scope="module")
 def run_job(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Return a function that composes and runs one job; run once here, so that all libraries are in memory."""
+    """Return a function that composes and runs one job; it runs one here, so that all libraries are imported."""
 
     def call(arguments: list[str]) -> None:
         record = run(to_config(*compose([*arguments, "tracking=none"])))
@@ -24,9 +24,9 @@ def run_job(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        there = f"output_dir={tmp_path_factory.mktemp('warm')}"
-        call(["model=embedded", "lora=pth", "lora.path=embedded", *GSM8K, there])
-        call(["model=embedded", "lora=peft", "lora.path=embedded", *GSM8K, there])
+        warm = f"output_dir={tmp_path_factory.mktemp('warm')}"
+        call(["model=embedded", "lora=pth", "lora.path=embedded", *GSM8K, warm])
+        call(["model=embedded", "lora=peft", "lora.path=embedded", *GSM8K, warm])
     return call
 
 

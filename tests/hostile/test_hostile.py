@@ -1,8 +1,8 @@
-"""Whatever lies in a file that a user names: one message, no traceback, no code run, nothing written elsewhere.
+"""Files with any content that a user may name: one message, no traceback, no code run, nothing written elsewhere.
 
-The corpus is made by corpus.py. Most commands run in this process, from their arguments on as `runner` runs them: what is
-not shown as one message is raised, and fails the test. Memory is the peak of the process (ru_maxrss) after the libraries
-are imported: it only ever grows, so each command is held to what it adds.
+corpus.py makes the files. Most commands run in this process, as `runner` runs them: an error that is not shown as one
+message is raised, and fails the test. Memory is the peak of the process (ru_maxrss) after the libraries are imported: it
+never falls, so each test limits what its command adds.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def test_bin_files(arena: Arena, tiny_llama: Path, case: str) -> None:
     loaded = arena.give(*MODEL, *GSM8K, fails=None if case in ("too short", "huge view") else True)
     split = arena.give(*MODEL, "task=split", "task.num_parts=2")
     if case in ("code", "code, plain", "packed tensor", "packed pickle"):
-        assert loaded == split, "the same words, whatever reads it"
+        assert loaded == split, "both readers print the same message"
 
 
 def test_wrapped_weights_are_not_invented(arena: Arena, tiny_llama: Path) -> None:
@@ -124,12 +124,10 @@ def test_wrapped_weights_are_not_invented(arena: Arena, tiny_llama: Path) -> Non
     weights = load_file(model / "model.safetensors")
     (model / "model.safetensors").unlink()
     torch.save({"model_state_dict": weights, "epoch": 3}, model / "pytorch_model.bin")
-    assert "the tensors stand under model_state_dict: transformers would find none of them" in arena.give(
-        *MODEL, *GSM8K
-    )
+    assert "the tensors are under model_state_dict: transformers would find none of them" in arena.give(*MODEL, *GSM8K)
     arena.give(*MODEL, "task=split", "task.num_parts=2", "task.output_dir=parts", fails=False)
     (result,) = arena.folder.glob("outputs/jobs/split-*/result.json")
-    assert "the tensors stand under model_state_dict and are taken from there; left out: epoch" in result.read_text()
+    assert "the tensors are under model_state_dict and are taken from there; left out: epoch" in result.read_text()
     arena.give("task=merge", "task.parts=parts", "task.output_dir=merged", fails=False)
     merged = load_file(arena.folder / "merged" / "model.safetensors")
     assert all(torch.equal(merged[name], tensor) for name, tensor in weights.items())
@@ -266,11 +264,11 @@ def test_in_a_grid_only_the_job_with_the_bad_file_fails(arena: Arena) -> None:
     for case in ("no utf-8", "surrogate", "deep"):
         (arena.folder / f"{case.replace(' ', '-')}.jsonl").write_bytes(corpus.LINES[case])
     names = "good.jsonl,no-utf-8.jsonl,surrogate.jsonl,deep.jsonl"
-    said = arena.start("-m", "model=stub", f"task.data={names}", code=2)
-    assert len(list(arena.folder.glob("outputs/jobs/*/result.json"))) == 1, said
+    printed = arena.start("-m", "model=stub", f"task.data={names}", code=2)
+    assert len(list(arena.folder.glob("outputs/jobs/*/result.json"))) == 1, printed
 
 
-# ------------------------------------------------------------------------------------ what earlier runs left
+# ------------------------------------------------------------------------------- files of earlier runs
 
 
 @pytest.mark.parametrize("name", ["result.json", "samples.jsonl"])

@@ -1,4 +1,4 @@
-"""Evidence that somebody has edited: each edit is refused by the file's name, or what the job has found out is the same."""
+"""Edited evidence: each edit is rejected with the file's name, or the job's results are unchanged."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ Edit = Callable[[bytes, random.Random], bytes]
 
 
 def config_of(task: str, folder: Path) -> RunnerConfig:
-    plain_ones: Any = {"quantization": QuantizationConfig(), "lora": LoraConfig(), "rope": RopeConfig()}
+    plain_groups: Any = {"quantization": QuantizationConfig(), "lora": LoraConfig(), "rope": RopeConfig()}
     return RunnerConfig(
         model=StubConfig(),
         generation=GenerationConfig(max_new_tokens=24),
         task=TASKS[task],
         tracking=NoTrackingConfig(),
         output_dir=str(folder),
-        **plain_ones,
+        **plain_groups,
     )
 
 
@@ -86,13 +86,13 @@ def doubled_line(data: bytes, chance: random.Random) -> bytes:
 KINDS: tuple[Edit, ...] = (other_character, other_digit, turned_verdict, without_a_line, other_order, doubled_line)
 
 
-def found(record: Any) -> dict[str, float]:
+def results_of(record: Any) -> dict[str, float]:
     return {name: record.result.metrics[name] for name in FOUND if name in record.result.metrics}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each job, done once."""
+    """The output folders of all jobs, each done once."""
     folder = tmp_path_factory.mktemp("done")
     for task in TASKS:
         run(config_of(task, folder / task))
@@ -100,9 +100,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("task", "name"), FILES)
-def test_an_edit_is_refused_or_changes_nothing(done: Path, tmp_path: Path, task: str, name: str) -> None:
-    truth = found(run(config_of(task, done / task)))
-    chance, refused = random.Random(f"{task}/{name}"), 0
+def test_an_edit_is_rejected_or_changes_nothing(done: Path, tmp_path: Path, task: str, name: str) -> None:
+    truth = results_of(run(config_of(task, done / task)))
+    chance, rejections = random.Random(f"{task}/{name}"), 0
     for number in range(EDITS):
         shutil.copytree(done / task, tmp_path / str(number))
         (file,) = tmp_path.glob(f"{number}/jobs/*/{name}")
@@ -115,18 +115,18 @@ def test_an_edit_is_refused_or_changes_nothing(done: Path, tmp_path: Path, task:
             record = run(config_of(task, tmp_path / str(number)))
         except RunnerError as error:
             assert isinstance(error, EvidenceError)  # noqa: PT017
-            assert str(file) in str(error) or "samples.jsonl" in str(error), "it names the file"  # noqa: PT017
-            refused += 1
+            assert str(file) in str(error) or "samples.jsonl" in str(error), "the error names the file"  # noqa: PT017
+            rejections += 1
         else:
-            assert found(record) == truth, f"{edit.__name__} {number} was taken for evidence"
+            assert results_of(record) == truth, f"{edit.__name__} {number} was not noticed"
             if name.endswith("l"):
                 lines = {json.dumps(plain(json.loads(line))) for line in file.read_bytes().split(b"\n")[:-1]}
                 assert lines == {json.dumps(plain(json.loads(line))) for line in before.split(b"\n")[:-1]}
     if name in ("samples.jsonl", "calls.jsonl", "result.json"):
-        assert refused >= EDITS // 3
+        assert rejections >= EDITS // 3
 
 
-def test_edited_repeats_are_no_evidence(tmp_path: Path) -> None:
+def test_edited_repeats_are_rejected(tmp_path: Path) -> None:
     log = RepeatLog(tmp_path)
     for repeat, value in enumerate((1.5, 2.5, 3.5)):
         log.add(repeat, {"decode_tok_per_s": value, "load_s": value})

@@ -1,4 +1,4 @@
-"""Output folders of odd names, and what lies where a job's files belong: one message or a sound run, no endless wait."""
+"""Output folders with odd names, and pipes, links and devices in place of a job's files: one message or a correct job."""
 
 from __future__ import annotations
 
@@ -22,55 +22,55 @@ from runner.store.jobs import read_samples
 Make = Callable[..., RunnerConfig]
 NAMES = ("a\nb\x01\x1b[2J", "ä 你好 e\u0301 \u202e", "d/" * 60 + "e", " --x 'q' \"q\" ", "%%41%2F%zz%s;b&c=d+e,f",
          "a?mode=memory#x", ":memory:", "a\\b${x}{0}[a]*`id`")  # fmt: skip
-WAIT_S = 60  # for a command that opens a pipe, and so never ends
+WAIT_S = 60  # then a command is waiting for a pipe
 
 
-def late(number: int, frame: FrameType | None) -> None:
-    raise AssertionError("it waits for ever")
+def fail(number: int, frame: FrameType | None) -> None:
+    raise AssertionError("it waits without end")
 
 
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
-    before = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, fail)
     signal.alarm(WAIT_S)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
 
 
-def test_all_of_a_job_lies_in_the_folder_that_was_named(
+def test_all_files_of_a_job_are_in_the_named_folder(
     make_config: Make, tmp_path: Path, new_database: Callable[[Path], None]
 ) -> None:
     signal.alarm(5 * WAIT_S)
     for number, name in enumerate(NAMES):
-        (at := tmp_path / str(number)).mkdir()
-        new_database(at / name / "mlflow.db")
-        config = make_config(output_dir=str(at / name), tracking=TrackingConfig())
-        with warnings.catch_warnings():  # of SQLAlchemy, when MLflow first uses it
+        (folder := tmp_path / str(number)).mkdir()
+        new_database(folder / name / "mlflow.db")
+        config = make_config(output_dir=str(folder / name), tracking=TrackingConfig())
+        with warnings.catch_warnings():  # SQLAlchemy's, when MLflow first uses it
             warnings.simplefilter("ignore")
             assert [run(config).from_ledger for _ in range(2)] == [False, True], name
-        assert [path.name for path in at.iterdir()] == [name.split("/")[0]], (
-            "nothing in a folder that is called almost so"
+        assert [path.name for path in folder.iterdir()] == [name.split("/")[0]], (
+            "nothing in a folder with a similar name"
         )
-        with closing(sqlite3.connect(at / name / "mlflow.db")) as database:
+        with closing(sqlite3.connect(folder / name / "mlflow.db")) as database:
             assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
-        assert len(list((at / name / "mlartifacts").glob("*/artifacts/samples.jsonl"))) == 1, name
+        assert len(list((folder / name / "mlartifacts").glob("*/artifacts/samples.jsonl"))) == 1, name
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\udcff", "\ud800"], ids=repr)
-def test_what_no_folder_can_be_called(make_config: Make, tmp_path: Path, name: str) -> None:
+def test_names_that_no_folder_can_have(make_config: Make, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="output_dir=.*no UTF-8 text and no name of a file"):
         make_config(output_dir=str(tmp_path / name))
 
 
-def test_texts_that_no_file_takes_are_refused_by_their_keys(make_config: Make) -> None:
-    """The system gives bytes of a command line that are no UTF-8 to Python as halves of characters."""
+def test_texts_that_no_file_can_hold_are_rejected_with_their_keys(make_config: Make) -> None:
+    """Python represents bytes of a command line that are not UTF-8 as halves of characters."""
     with pytest.raises(ConfigError, match=r"^task\.instruction='a\\udcff': "):
         make_config(task=Gsm8kConfig(instruction="a\udcff"))
 
 
 def put(path: Path, kind: str) -> None:
-    """Put what is no file in its place."""
+    """Replace a file by a folder, a pipe, a link or a device."""
     path.unlink(missing_ok=True)
     match kind:
         case "folder":
@@ -89,8 +89,8 @@ KINDS = ("folder", "pipe", "loop", "dangling", "/dev/zero", "/dev/full", "/dev/n
 FILES = ("samples.jsonl", "result.json", "config.yaml", "log.txt", "measured.json", ".lock", ".begun")
 
 
-def refusal(config: RunnerConfig) -> str | None:
-    """What a job is refused with; None where it is done."""
+def rejection(config: RunnerConfig) -> str | None:
+    """Return the error with which a job is rejected; None if the job runs."""
     try:
         run(config)
     except RunnerError as error:
@@ -99,7 +99,7 @@ def refusal(config: RunnerConfig) -> str | None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_no_file_where_a_job_keeps_one(make_config: Make, tmp_path: Path, name: str) -> None:
+def test_no_regular_file_in_place_of_a_jobs_file(make_config: Make, tmp_path: Path, name: str) -> None:
     outcomes = {}
     for kind in KINDS:
         config = make_config(output_dir=str(tmp_path / kind.replace("/", "")))
@@ -108,28 +108,28 @@ def test_what_is_no_file_where_a_job_keeps_one(make_config: Make, tmp_path: Path
         if name != "result.json":
             (folder / "result.json").unlink()
         put(folder / name, kind)
-        said = refusal(config)
-        assert said is None or str(folder) in said, "it says where"
-        if said is None:
-            found = {index: sample.text for index, sample in read_samples(folder / "samples.jsonl").items()}
-            assert found == truth
-        outcomes[kind] = "done" if said is None else "refused"
-    assert all(outcomes[kind] == "refused" for kind in KINDS if kind.startswith("/dev") or kind == "pipe"), outcomes
+        error = rejection(config)
+        assert error is None or str(folder) in error, "the error names the folder"
+        if error is None:
+            texts = {index: sample.text for index, sample in read_samples(folder / "samples.jsonl").items()}
+            assert texts == truth
+        outcomes[kind] = "done" if error is None else "rejected"
+    assert all(outcomes[kind] == "rejected" for kind in KINDS if kind.startswith("/dev") or kind == "pipe"), outcomes
 
 
-def test_pipes_where_an_output_folder_keeps_notes(
+def test_pipes_in_place_of_an_output_folders_hidden_files(
     make_config: Make, tmp_path: Path, new_database: Callable[[Path], None]
 ) -> None:
-    for name, told in ((".place", ""), (".hashes.json", ""), (".mlflow.lock", "it is a pipe")):
+    for name, message in ((".place", ""), (".hashes.json", ""), (".mlflow.lock", "it is a pipe")):
         folder = tmp_path / name
         new_database(folder / "mlflow.db")
         os.mkfifo(folder / name)
         model = {} if name != ".hashes.json" else {"model": _embedded()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            said = refusal(make_config(output_dir=str(folder), tracking=TrackingConfig(), **model))
-        assert told in (said or ""), said
-        assert bool(told) == bool(said)
+            error = rejection(make_config(output_dir=str(folder), tracking=TrackingConfig(), **model))
+        assert message in (error or ""), error
+        assert bool(message) == bool(error)
 
 
 def _embedded() -> object:

@@ -1,6 +1,6 @@
-"""A few of the faults of bench/faults.py, at chosen moments: kills while a difference is decided, and a second process.
+"""A few faults of bench/faults.py at chosen moments: kills while a difference is decided, and a second process.
 
-In the end what every job has found out is that of an undisturbed grid, and MLflow has each job once.
+In the end the results of every job are those of an undisturbed grid, and MLflow has each job once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Start = Callable[..., Grid]
 
 @pytest.fixture
 def start(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Start]:
-    """Return a function that starts the grid in a folder, whose kind of start the name of its files says."""
+    """Return a function that starts the grid in a folder; `name` begins the names of its output files."""
     put_choices(tmp_path / "conf", **CHOICES)
     started: list[Grid] = []
 
@@ -61,15 +61,15 @@ def start(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Star
 
 @pytest.fixture
 def truth(start: Start, tmp_path: Path) -> dict[str, dict[str, Any]]:
-    """What the undisturbed grid finds out: its second job ends before its last question."""
+    """The results of the undisturbed grid, whose second job stops before its last question."""
     done = start("undisturbed").wait()
     assert done.code == 0, done.err
-    found = evidence(tmp_path / "undisturbed")
+    of_jobs = evidence(tmp_path / "undisturbed")
     (decided,) = [
-        job for job in found.values() if job["early_stop_verdict"] is not None and job["metrics"]["questions_left"]
+        job for job in of_jobs.values() if job["early_stop_verdict"] is not None and job["metrics"]["questions_left"]
     ]
     assert decided["metrics"]["questions_asked"] < QUESTIONS
-    return found
+    return of_jobs
 
 
 def wait_until_written(grid: Grid, lines: int) -> None:
@@ -86,20 +86,20 @@ def wait_until_written(grid: Grid, lines: int) -> None:
 def test_kills_change_neither_the_decision_nor_the_samples(
     start: Start, truth: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    folder, struck = tmp_path / "killed", 0
+    folder, kills = tmp_path / "killed", 0
     for moment in MOMENTS:
         grid = start("killed")
         wait_until_written(grid, moment)
         if grid.process.poll() is None:
             end_at(grid.process.pid, signal.SIGKILL)
-            struck += grid.process.wait() == -signal.SIGKILL
+            kills += grid.process.wait() == -signal.SIGKILL
     done = start("killed").wait()
     assert done.code == 0, done.err
-    assert struck == len(MOMENTS)
+    assert kills == len(MOMENTS)
     check(folder, truth)
 
 
-def test_two_processes_share_a_grid_though_the_clock_of_one_jumps(
+def test_two_processes_share_a_grid_while_the_clock_of_one_jumps(
     start: Start, truth: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     jumps = put_clock(tmp_path / "clock")
@@ -108,6 +108,6 @@ def test_two_processes_share_a_grid_though_the_clock_of_one_jumps(
     other = start("shared", "other_", **jumps)
     codes = [grid.wait().code for grid in (one, other)]
     assert 0 in codes, (one.err.read_text(), other.err.read_text())
-    last = start("shared", "last_").wait()  # whatever the second one said of jobs that the first one held
+    last = start("shared", "last_").wait()  # whether or not the others failed at jobs that another process was doing
     assert last.code == 0, last.err
     check(tmp_path / "shared", truth)

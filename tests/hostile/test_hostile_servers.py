@@ -1,6 +1,6 @@
-"""Servers that send what none should: an answer that is right, or a named error of that question, in time and in bounds.
+"""Servers that send anything: a correct answer, or a named error of that question, within limits of time and memory.
 
-Most attacks happen in one job, all at once: each question is the name of an attack, and the server does what it is asked.
+Most attacks happen in one job at the same time: each question is the name of an attack, which the server then does.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SOUND = b"".join(stream(chunk(TEXT), *END))
 EVENTS = SOUND.split(b"\r\n\r\n", 1)[1]
 CHUNKED = OK + b"Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 NO_ANSWER, BROKEN, SILENT = (
-    "sent what is no answer",
-    "broke the (answer|connection) off",
+    "sent no valid answer",
+    "aborted the answer|closed the connection",
     "silent for|sent no text within",
 )
 
@@ -76,16 +76,16 @@ def answered(status: bytes, body: object = None, more: bytes = b"") -> Attack:
 
 
 def choice(**keys: Any) -> dict[str, Any]:
-    """An event whose one choice is this."""
+    """Return an event with one choice, with these keys."""
     return chunk() | {"choices": [{"index": 0, "delta": {}, "finish_reason": None} | keys]}
 
 
 def raw(old: bytes, new: bytes) -> bytes:
-    """An event with other bytes in its JSON than any library would write."""
+    """Return an event whose JSON has bytes that no library would write."""
     return json.dumps(chunk(old.decode())).encode().replace(old, new)
 
 
-# What is answered all the same, and with what.
+# Attacks that still give an answer: attack and answer.
 ANSWERED: dict[str, tuple[Attack, str]] = {
     "sound": (hostile_server.sound, TEXT),
     "comments, then an answer": (sends(STREAM + b"\r\n", *[b": x\n\n"] * 50, EVENTS), TEXT),
@@ -103,7 +103,7 @@ ANSWERED: dict[str, tuple[Attack, str]] = {
     "half a character as the model": (says(chunk(TEXT) | {"model": "\ud800"}, *END), TEXT),
     "NUL and control characters": (says(chunk("a\0\x1b[2J\u202e"), *END), "a\0\x1b[2J\u202e"),
     "signs that end lines elsewhere": (says(chunk("a\u2028b\x85c\x0bd\x1ce"), *END), "a\u2028b\x85c\x0bd\x1ce"),
-    "goes on after its end": (says(chunk(TEXT), chunk(None, "stop"), chunk("more"), chunk(None, "length")), TEXT),
+    "continues after its end": (says(chunk(TEXT), chunk(None, "stop"), chunk("more"), chunk(None, "length")), TEXT),
     "an unknown reason": (says(chunk(TEXT), chunk(None, "cosmic rays")), TEXT),
     "an empty reason until the end": (says(chunk("It is", ""), chunk(" 7.\n#### 7", ""), *END), TEXT),
     "no choices between": (says(chunk() | {"choices": []}, chunk() | {"choices": None}, {}, chunk(TEXT), *END), TEXT),
@@ -129,8 +129,8 @@ ANSWERED: dict[str, tuple[Attack, str]] = {
     "a usage that is none": (says(chunk(TEXT), chunk(None, "stop") | {"usage": [1]}), TEXT),
 }  # fmt: skip
 
-# What is no answer, and what is said of it.
-REFUSED: dict[str, tuple[Attack, str]] = {
+# Attacks that are errors: attack and a pattern of the message.
+REJECTED: dict[str, tuple[Attack, str]] = {
     "comments without end": (for_ever(STREAM + b"\r\n", b": ping\n\n"), SILENT),
     "empty texts without end": (for_ever(STREAM + b"\r\n", event(chunk(""))), SILENT),
     "counts without end": (for_ever(STREAM + b"\r\n", event(usage())), SILENT),
@@ -173,14 +173,14 @@ REFUSED: dict[str, tuple[Attack, str]] = {
     "a number of many digits": (says(b'{"choices": [], "created": ' + b"9" * 5000 + b"}", chunk(TEXT), *END), NO_ANSWER),
     "the end at once": (sends(STREAM + b"\r\n", event(b"[DONE]"), EVENTS), BROKEN),
     "nothing": (sends(STREAM + b"\r\n"), BROKEN),
-    "HTML": (sends(whole(b"<html>It works</html>", b"text/html")), "no stream of events"),
+    "HTML": (sends(whole(b"<html>It works</html>", b"text/html")), "instead of a stream of events"),
     "HTML as a stream": (sends(STREAM + b"\r\n<html>\n<body>It works</body>\n\n"), BROKEN),
-    "no content type": (sends(OK + b"Connection: close\r\n\r\n" + EVENTS), "no stream of events"),
+    "no content type": (sends(OK + b"Connection: close\r\n\r\n" + EVENTS), "instead of a stream of events"),
     "chunks broken off": (sends(CHUNKED, part(event(chunk("half"))) + b"ffff\r\nabc"), BROKEN),
     "chunks of no size": (sends(CHUNKED + b"zz\r\nabc\r\n0\r\n\r\n"), BROKEN),
     "chunks that end early": (sends(CHUNKED, part(event(chunk("half"))) + b"0\r\n\r\n"), BROKEN),
     "endless headers": (for_ever(OK, b"X-A: b\r\n" * 2000), BROKEN),
-    "status 204": (sends(b"HTTP/1.1 204 No\r\nConnection: close\r\n\r\n"), "no stream of events"),
+    "status 204": (sends(b"HTTP/1.1 204 No\r\nConnection: close\r\n\r\n"), "instead of a stream of events"),
     "status 304": (sends(b"HTTP/1.1 304 No\r\nConnection: close\r\n\r\n"), "answered 304"),
     "status 101": (then_silent(b"HTTP/1.1 101 Switch\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"), BROKEN),
     "status 100 without end": (for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), SILENT),
@@ -215,9 +215,9 @@ def ask(folder: Path, names: list[str]) -> None:
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    api._asked.clear()
+    api._reports.clear()
     yield
-    api._asked.clear()
+    api._reports.clear()
 
 
 def samples_of(folder: Path) -> list[Sample]:
@@ -226,8 +226,8 @@ def samples_of(folder: Path) -> list[Sample]:
 
 
 def test_each_attack_is_an_error_of_its_question_or_a_right_answer(make_config: Make, tmp_path: Path) -> None:
-    attacks = ANSWERED | REFUSED
-    assert not ANSWERED.keys() & REFUSED.keys()
+    attacks = ANSWERED | REJECTED
+    assert not ANSWERED.keys() & REJECTED.keys()
     ask(tmp_path, list(attacks))
 
     def attack(body: dict[str, Any]) -> Bytes:
@@ -239,24 +239,24 @@ def test_each_attack_is_an_error_of_its_question_or_a_right_answer(make_config: 
         record = run(job(make_config, server, tmp_path, concurrency=len(attacks) + 1))
     assert time.monotonic() - began < (RETRIES + 1) * ANSWER_S + 20
     assert peak_mib() - memory < MOST_MIB
-    found = {str(sample.question)[1:-1]: sample for sample in samples_of(tmp_path)}
-    assert found.keys() == attacks.keys()
-    odd = {name: found[name].text for name, (_, text) in ANSWERED.items() if found[name].text != text}
-    assert not odd, "answers that are not right"
+    by_attack = {str(sample.question)[1:-1]: sample for sample in samples_of(tmp_path)}
+    assert by_attack.keys() == attacks.keys()
+    odd = {name: by_attack[name].text for name, (_, text) in ANSWERED.items() if by_attack[name].text != text}
+    assert not odd, "wrong answers"
     odd = {
-        name: str(found[name].error)
-        for name, (_, said) in REFUSED.items()
-        if found[name].finish_reason is not FinishReason.error or not re.search(said, str(found[name].error))
+        name: str(by_attack[name].error)
+        for name, (_, message) in REJECTED.items()
+        if by_attack[name].finish_reason is not FinishReason.error or not re.search(message, str(by_attack[name].error))
     }
-    assert not odd, "errors that do not say what was wrong"
+    assert not odd, "errors with the wrong message"
     right = sum("#### 7" in text for _, text in ANSWERED.values())
-    assert record.result.metrics["correct"] == right, "an error is no answer"
+    assert record.result.metrics["correct"] == right, "an error does not count as an answer"
     assert record.error is not None
-    for sample in found.values():
+    for sample in by_attack.values():
         assert 0 <= sample.prompt_tokens < 100
         assert 0 <= (sample.new_tokens or 0) < 100
         assert 0 <= (sample.cost_usd or 0) < 1
-    print(f"\n{len(ANSWERED)} answered, {len(REFUSED)} refused in {time.monotonic() - began:.1f} s")
+    print(f"\n{len(ANSWERED)} answered, {len(REJECTED)} refused in {time.monotonic() - began:.1f} s")
 
 
 def test_a_wait_of_decades_ends_the_job_at_once(make_config: Make, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def listing(own: dict[str, Any], *others: object) -> bytes:
     return json.dumps({"object": "list", "data": [{"id": "tiny", "object": "model"} | own, *others]}).encode()
 
 
-# Lists of models: what is said of them, or the room for tokens that is believed.
+# Lists of models: the error's message, or the number of positions that is used.
 LISTS: dict[str, tuple[bytes, str | float | None]] = {
     **{f"{body!r}"[:30]: (body, NO_ANSWER) for body in (b"null", b"5", b"[1]", b'"x"', b"", b"<html>", b'{"data": null}',
        b'{"data": 5}', b'{"data": "abc"}', b'{"data": [1]}', b'{"data": [null]}', b"[" * 100_000, b'{"data":[{"id":"\xff"}]}')},

@@ -1,4 +1,4 @@
-"""Whatever stands in a store that runner-compare reads, or where --save points: as for the files of test_hostile.py."""
+"""Stores with any content that runner-compare reads, and odd paths for --save: checked as the files of test_hostile.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BROKEN = {content for content in (*corpus.JSONS.values(), *corpus.LINES.values()
 @pytest.fixture
 def store(arena: Arena, new_database: Callable[[Path], None]) -> Store:
     new_database(arena.folder / "mlflow.db")
-    with warnings.catch_warnings():  # of SQLAlchemy, when MLflow first uses it
+    with warnings.catch_warnings():  # SQLAlchemy's, when MLflow first uses it
         warnings.simplefilter("ignore")
         made = Store(arena.folder)
         made.experiment("x")
@@ -55,19 +55,19 @@ DATABASES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("case", DATABASES)
-def test_what_is_no_database_of_mlflow(arena: Arena, case: str) -> None:
+def test_files_that_are_no_database_of_mlflow(arena: Arena, case: str) -> None:
     DATABASES[case](arena.folder / "mlflow.db")
     assert "mlflow.db" in arena.give("--output-dir", ".", module="compare")
 
 
-def test_what_runs_say_of_themselves(arena: Arena, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hostile_texts_in_runs(arena: Arena, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     odd = {"n": math.nan, "correct": math.inf, "accuracy": -1e308, "decode_tok_per_s": -math.inf}
     tags = {"task": NASTY, "output_dir": NASTY, "fact.machine": NASTY, "task_version": NASTY, "mlflow.runName": NASTY}
     store.job("x", "base", {**NONE, "task.instruction": NASTY}, marks(3, 4), questions=NASTY)
     store.job("x", "int8", {**INT8, "task.instruction": NASTY, "seed": NASTY}, marks(2, 4), questions=NASTY)
     store.job("x", "odd", NF4, marks(2, 4), metrics=odd)
     store.job("x", f"tags {NASTY}".replace("/", "-"), NF4, marks(2, 4), tags=tags)
-    asked: tuple[tuple[str, ...], ...] = (
+    commands: tuple[tuple[str, ...], ...] = (
         BASELINE,
         ("--by", "task.instruction"),
         ("--format", "markdown"),
@@ -76,16 +76,16 @@ def test_what_runs_say_of_themselves(arena: Arena, store: Store, capsys: pytest.
         ("--grid", NASTY),
         ("--runs", NASTY),
     )
-    for more in asked:
+    for more in commands:
         arena.give(*HERE, *more, "--save", "saved", module="compare", fails=None)
-    shown = capsys.readouterr()
-    seen = "".join((arena.folder / "saved" / f"comparison.{end}").read_text() for end in ("html", "md"))
-    assert "\x1b" not in shown.out + shown.err + seen
-    assert "\x07" not in shown.out + shown.err + seen
+    printed = capsys.readouterr()
+    pages = "".join((arena.folder / "saved" / f"comparison.{end}").read_text() for end in ("html", "md"))
+    assert "\x1b" not in printed.out + printed.err + pages
+    assert "\x07" not in printed.out + printed.err + pages
     assert "<script>alert" not in (arena.folder / "saved" / "comparison.html").read_text()
 
 
-def test_samples_repeats_and_plans_that_are_none(arena: Arena, store: Store) -> None:
+def test_damaged_samples_repeats_and_plans(arena: Arena, store: Store) -> None:
     grid = store.grid("x", "g", ["base", "nf4"])
     plan = arena.folder / "artifacts" / grid / "artifacts" / "plan.json"
     lines = [{"measure": "decode_tok_per_s", "repeat": number, "value": 1.0} for number in range(3)]
@@ -106,7 +106,7 @@ def test_samples_repeats_and_plans_that_are_none(arena: Arena, store: Store) -> 
         assert "plan.json" in arena.give(*HERE, "--grid", "last", module="compare")
 
 
-def test_odd_places_to_save(arena: Arena, store: Store) -> None:
+def test_odd_paths_to_save(arena: Arena, store: Store) -> None:
     store.job("x", "base", NONE, marks(3, 4))
     (arena.folder / "file").write_text("mine")
     (arena.folder / "loop").symlink_to("loop")

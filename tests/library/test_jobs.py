@@ -1,4 +1,4 @@
-"""evaluate() and grid(): the command line's jobs, ledger and store, from a program that is not ours."""
+"""evaluate() and grid(): the command line's jobs, ledger and store from a Python program."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ def test_a_job_from_python_is_the_command_lines_job(folder: Path, runner: Callab
     assert (record.status, record.from_ledger, record.result.metrics["n"]) == (Status.FINISHED, False, 3)
     assert runs(folder) == [("gsm8k stub test", "FINISHED")]
     assert (folder / "outputs" / "jobs" / record.job_id / "log.txt").exists()
-    asked = runner("model=stub", "task.limit=3", "seed=2", "task.system=Be brief, please")
-    assert f"{record.job_id}  (recorded earlier)" in asked.out
+    by_command = runner("model=stub", "task.limit=3", "seed=2", "task.system=Be brief, please")
+    assert f"{record.job_id}  (recorded earlier)" in by_command.out
     again = asyncio.run(asyncio.to_thread(package.evaluate, "model=stub", "task.limit=3", "seed=2", {"task.system": "Be brief, please"}))  # fmt: skip
     assert (again.job_id, again.from_ledger, again.mlflow_run_id) == (record.job_id, True, record.mlflow_run_id)
     assert (signal.getsignal(signal.SIGINT), logging.getLogger("runner").level) == before
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("task.limt=3", "task.limt: no key 'task.limt'. Did you mean task.limit?"),
         ("model=stbu", "model=stbu: no choice for model 'stbu'. Did you mean stub?"),
         ("task.limit=0", "task.limit=0: must be 1 or more"),
         ("task.limit=1,2", "task.limit=1,2: several values"),
-        ("plan=true", "plan=true: evaluate() does a job"),
+        ("plan=true", "plan=true: evaluate() runs a job"),
         ("what", "what: not a valid override"),
     ],
 )
-def test_a_mistake_is_the_command_lines_message(folder: Path, override: str, said: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_a_mistake_is_the_command_lines_message(folder: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         package.evaluate("model=stub", "tracking=none", override)
-    assert str(refused.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
 def test_a_job_that_fails_raises_what_the_command_line_says(folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_grid_is_rows_for_a_table(folder: Path, capfd: pytest.CaptureFixture[s
     ]
     assert rows[0]["job_id"] == first.job_id
     assert {row["n"] for row in rows} == {3}
-    assert len(runs(folder)) == 5  # four jobs and the grid above them
+    assert len(runs(folder)) == 5  # four jobs and the grid
     assert capfd.readouterr().out == ""
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(rows).set_index(["seed", "generation"])
@@ -102,7 +102,7 @@ def test_a_job_that_cannot_work_is_a_row_with_its_error(folder: Path) -> None:
     assert "there is no folder and no .gguf file" in rows[1]["error"]
 
 
-def test_a_study_is_named_by_its_file(folder: Path) -> None:
+def test_a_study_is_given_by_its_file(folder: Path) -> None:
     (folder / "studies").mkdir()
     (folder / "studies" / "own.yaml").write_text(
         "defaults: [config, override model: stub, override tracking: none, _self_]\n"
@@ -111,7 +111,7 @@ def test_a_study_is_named_by_its_file(folder: Path) -> None:
     assert [row["seed"] for row in package.grid("rerun=all", study="studies/own.yaml")] == [1, 2]
 
 
-def test_the_folder_of_grids_stays_one() -> None:
+def test_the_package_grid_is_also_a_package() -> None:
     import runner.grid.plan as plan
 
     assert package.grid.plan is plan  # type: ignore[attr-defined]

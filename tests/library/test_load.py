@@ -1,4 +1,4 @@
-"""The arguments of load() mean what the same names mean on the command line, and cost no MLflow."""
+"""The arguments of load() mean the same as on the command line, and MLflow is not imported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], ove
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"quantisation": "nf4"}, "quantisation=nf4: no argument of load 'quantisation'. Did you mean quantization?"),
         ({"devise": "cpu"}, "model.devise: no key 'model.devise'. Did you mean model.device?"),
@@ -72,18 +72,18 @@ def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], ove
         ({"generation": {"max_new_tokens": 0}}, "generation.max_new_tokens=0: must be 1 or more"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_message(arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_a_mistake_is_one_message(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         configured(**arguments)
-    assert said in str(refused.value)
+    assert message in str(caught.value)
 
 
-def test_a_model_that_is_not_there_is_refused_before_a_thread_is_started(tmp_path: Path) -> None:
+def test_a_missing_model_is_rejected_before_a_thread_is_started(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model path does not exist"):
         load(tmp_path / "nowhere")
 
 
-def test_variables_stand_below_the_arguments(
+def test_arguments_have_precedence_over_variables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STUDENT_LOAD_IN_4BIT", "1")
@@ -94,7 +94,7 @@ def test_variables_stand_below_the_arguments(
     assert (config.generation.name, config.generation.max_new_tokens) == ("sampling", 9)
     assert capsys.readouterr().err.splitlines() == [
         "STUDENT_BASE_MODEL=some/model → model=auto model.name=some/model",
-        "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=none is asked for",
+        "STUDENT_LOAD_IN_4BIT=1: ignored, quantization=none is set",
         "STUDENT_MAX_NEW_TOKENS=9 → generation.max_new_tokens=9",
     ]
     assert configured("other/model", generation={"max_new_tokens": 3}).model.name == "other/model"

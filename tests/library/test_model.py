@@ -1,4 +1,4 @@
-"""A model object asked in every way there is: alone, in lists, by threads, by tasks, and left in the middle."""
+"""All ways to use a model object: single prompts, lists, threads, asyncio tasks, and calls that are abandoned."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def model() -> Iterator[Model]:
 
 @pytest.fixture(scope="module")
 def rambling(tiny_llama: Path) -> Iterator[Model]:
-    """A model that goes on up to the limit."""
+    """A model whose answers always reach the limit."""
     with load(tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480}) as loaded:
         yield loaded
 
 
-def until(happens: Callable[[], bool]) -> bool:
-    """Wait for something."""
+def becomes_true(condition: Callable[[], bool]) -> bool:
+    """Wait for a condition; return whether it came true."""
     end = time.monotonic() + WAIT_S
-    while not happens() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         time.sleep(0.01)
-    return happens()
+    return condition()
 
 
 def is_idle(model: Model) -> bool:
@@ -58,14 +58,14 @@ def is_idle(model: Model) -> bool:
 
 
 def test_the_same_call_gives_the_same_scores_where_rows_of_a_pass_are_quantized_together() -> None:
-    """Under int8 a row's outliers decide how all rows of its pass are multiplied: a call's rows go in together."""
-    said = [f"After buying, 8+5={number}." for number in range(10, 40)]
+    """With int8, a row's outliers affect all rows of its forward pass: a call's rows must be submitted together."""
+    continuations = [f"After buying, 8+5={number}." for number in range(10, 40)]
     with load(device="cpu", quantization="int8") as int8:
-        first = int8.logprobs(QUESTION, said)
-        assert all(int8.logprobs(QUESTION, said) == first for _ in range(9))
+        first = int8.logprobs(QUESTION, continuations)
+        assert all(int8.logprobs(QUESTION, continuations) == first for _ in range(9))
 
 
-def test_an_answer_is_a_text_that_knows_how_it_came_about(model: Model) -> None:
+def test_an_answer_is_a_text_with_its_tokens_and_finish_reason(model: Model) -> None:
     answer = model.generate(QUESTION)
     assert answer.startswith("After buying, 8+5=13.")
     assert answer.finish_reason is FinishReason.stop
@@ -76,7 +76,7 @@ def test_an_answer_is_a_text_that_knows_how_it_came_about(model: Model) -> None:
     assert (copy, copy.token_ids, copy.finish_reason) == (answer, answer.token_ids, answer.finish_reason)
 
 
-def test_a_model_elsewhere_is_told_by_its_server() -> None:
+def test_a_remote_model_is_shown_with_its_server() -> None:
     with Api() as api:
         address = f"http://127.0.0.1:{api.port}/v1"
         with load("api", name="tiny", base_url=address) as model:
@@ -86,7 +86,7 @@ def test_a_model_elsewhere_is_told_by_its_server() -> None:
 def test_a_prompt_that_is_too_long_is_one_error_and_no_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with load(device="cpu") as fresh:  # a tokenizer warns once
+    with load(device="cpu") as fresh:  # a tokenizer warns only once
         monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
         with pytest.raises(Unanswered, match="the prompt has 2011 tokens, the model has room for 1024"):
             fresh.generate("word " * 2000)
@@ -96,17 +96,19 @@ def test_a_prompt_that_is_too_long_is_one_error_and_no_warning(
 def test_a_list_is_one_batch_and_each_answer_is_its_own(model: Model) -> None:
     before, system = model.stats, "Be brief. " * 20
     answers = model.generate(PROMPTS, system=system)
-    assert (model.stats - before).shared_tokens > 0  # the chat's beginning, computed once for all
+    assert (model.stats - before).shared_tokens > 0  # the common beginning, prefilled once
     assert [model.generate(prompt, system=system) for prompt in PROMPTS] == answers
     assert model.generate([]) == []
 
 
 def test_sampling_repeats_itself_and_follows_the_seed(model: Model) -> None:
-    drawn = model.generate(PROMPTS, temperature=1.5, seed=3)
-    assert model.generate(PROMPTS, temperature=1.5, seed=3) == drawn != model.generate(PROMPTS, temperature=1.5, seed=4)
-    assert model.generate(PROMPTS[0], temperature=1.5, seed=3) == drawn[0]
+    sampled = model.generate(PROMPTS, temperature=1.5, seed=3)
+    assert (
+        model.generate(PROMPTS, temperature=1.5, seed=3) == sampled != model.generate(PROMPTS, temperature=1.5, seed=4)
+    )
+    assert model.generate(PROMPTS[0], temperature=1.5, seed=3) == sampled[0]
     several = model.generate(PROMPTS[0], temperature=1.5, seed=3, n=3)
-    assert several == drawn[0] == several.choices[0]
+    assert several == sampled[0] == several.choices[0]
     assert len(set(several.choices)) == 3
     assert model.generate(QUESTION, stop="=", max_new_tokens=50) == "After buying, 8+5"
     assert model.generate(QUESTION, max_new_tokens=2).finish_reason is FinishReason.length
@@ -117,13 +119,13 @@ def test_the_same_answers_as_a_job(model: Model, tmp_path: Path, monkeypatch: py
     Path("prompts.txt").write_text("\n".join(PROMPTS))
     keys = ["task=generate", "task.prompts=prompts.txt", "task.system=Be brief.", "tracking=none"]
     new: dict[str, Any] = {"min_p": 0.3, "frequency_penalty": 0.5, "presence_penalty": -0.5}
-    drawn = [
+    sampling = [
         "generation=sampling",
         "generation.temperature=4",
         "seed=5",
         *(f"generation.{name}={value}" for name, value in new.items()),
     ]
-    record = runner.evaluate(keys, "model.dtype=float32", "model.device=cpu", *drawn)
+    record = runner.evaluate(keys, "model.dtype=float32", "model.device=cpu", *sampling)
     by_job = [row["completion"] for row in record.result.rows]
     how: dict[str, Any] = {"temperature": 4, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.1}
     how |= {"seed": 5, "max_new_tokens": 512, "system": "Be brief."}
@@ -136,9 +138,9 @@ def test_the_next_turn_of_a_conversation_prefills_only_what_is_new(model: Model)
     messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "Tom loses 3. How many now?"}]
     before = model.stats
     second = model.chat(messages)
-    done = model.stats - before
-    assert second.prompt_tokens == done.prefill_tokens + done.shared_tokens
-    assert done.shared_tokens >= first.prompt_tokens + len(first.token_ids) - 1
+    cost = model.stats - before
+    assert second.prompt_tokens == cost.prefill_tokens + cost.shared_tokens
+    assert cost.shared_tokens >= first.prompt_tokens + len(first.token_ids) - 1
     assert model.chat(messages) == second
 
 
@@ -149,19 +151,19 @@ def test_a_stream_is_the_answer_in_pieces(model: Model) -> None:
     assert "".join(model.stream([{"role": "user", "content": QUESTION}])) == "".join(pieces)
 
 
-def test_a_stream_that_is_left_cancels_its_request(rambling: Model) -> None:
+def test_an_abandoned_stream_cancels_its_request(rambling: Model) -> None:
     for _ in rambling.stream("go on"):
         break
-    assert until(lambda: is_idle(rambling))
+    assert becomes_true(lambda: is_idle(rambling))
     assert rambling.stats.rows_alive == 0
 
 
-def test_logprobs_are_those_of_the_answer_that_it_gives(model: Model) -> None:
-    said = model.generate(QUESTION)
-    scores = model.logprobs(QUESTION, said)
-    assert scores.token_ids == said.token_ids[: len(scores.token_ids)]
+def test_logprobs_are_those_of_the_models_own_answer(model: Model) -> None:
+    answer = model.generate(QUESTION)
+    scores = model.logprobs(QUESTION, answer)
+    assert scores.token_ids == answer.token_ids[: len(scores.token_ids)]
     assert all(scores.greedy)
-    other = model.logprobs(QUESTION, [said, "Fifty."])
+    other = model.logprobs(QUESTION, [answer, "Fifty."])
     assert [other[0].total, other[0].token_ids] == [pytest.approx(scores.total, abs=1e-3), scores.token_ids]
     assert other[1].total < scores.total
     assert model.logprobs("2+2=", "4", format="raw").total < 0
@@ -194,10 +196,10 @@ def test_a_cancelled_task_cancels_its_requests(rambling: Model) -> None:
             break
 
     asyncio.run(leave())
-    assert until(lambda: is_idle(rambling))
+    assert becomes_true(lambda: is_idle(rambling))
 
 
-def test_ctrl_c_in_a_cell_cancels_what_it_waits_for(rambling: Model) -> None:
+def test_ctrl_c_in_a_cell_cancels_its_requests(rambling: Model) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a notebook's kernel
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     try:
@@ -207,12 +209,12 @@ def test_ctrl_c_in_a_cell_cancels_what_it_waits_for(rambling: Model) -> None:
     finally:
         timer.join()
         signal.signal(signal.SIGINT, before)
-    assert until(lambda: is_idle(rambling))
+    assert becomes_true(lambda: is_idle(rambling))
     assert len(rambling.generate("go on", max_new_tokens=3).token_ids) == 3
 
 
 @pytest.mark.parametrize(
-    ("ask", "said"),
+    ("ask", "message"),
     [
         (lambda it: it.generate("x", temprature=1), "temprature=1: no setting 'temprature'. Did you mean temperature?"),
         (lambda it: it.generate("x", temperature="hot"), "temperature='hot': a number is needed"),
@@ -226,57 +228,57 @@ def test_ctrl_c_in_a_cell_cancels_what_it_waits_for(rambling: Model) -> None:
         (lambda it: it.generate("x", format="raw", system="y"), "system=y: a raw prompt has no system message"),
         (lambda it: it.chat("x"), "messages='x': give a list of turns"),
         (lambda it: it.chat([]), "messages=[]: give a list of turns"),
-        (lambda it: it.chat([{"role": "robot", "content": "x"}]), "messages: role 'robot' is none of system, user, assistant"),
+        (lambda it: it.chat([{"role": "robot", "content": "x"}]), "messages: role 'robot' is not one of system, user, assistant"),
         (lambda it: it.chat([{"role": "user"}]), "messages: a message holds role and content and nothing else"),
         (lambda it: list(it.stream("x", n=2)), "n=2: a stream has one answer"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_message(model: Model, ask: Callable[[Model], Any], said: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_a_mistake_is_one_message(model: Model, ask: Callable[[Model], Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         ask(model)
-    assert said in str(refused.value)
-    assert "sampling." not in str(refused.value), "a key is named as it was given"
+    assert message in str(caught.value)
+    assert "sampling." not in str(caught.value), "a key is named as it was given"
     assert is_idle(model)
 
 
-def test_what_has_no_answer_does_not_take_the_others_along(model: Model) -> None:
+def test_a_failed_request_does_not_affect_the_others(model: Model) -> None:
     long = "eggs " * 2000
     with pytest.raises(
         Unanswered, match="^1 of 2 have no answer, number 1: the prompt has .* the model has room"
-    ) as lost:
+    ) as caught:
         model.generate([PROMPTS[0], long])
-    assert lost.value.answers == [model.generate(PROMPTS[0]), None]
-    assert isinstance(lost.value.answers[0], Answer)
+    assert caught.value.answers == [model.generate(PROMPTS[0]), None]
+    assert isinstance(caught.value.answers[0], Answer)
     with pytest.raises(Unanswered, match="^the prompt has"):
         model.generate(long)
 
 
-def engines() -> set[threading.Thread]:
+def engine_threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "engine"}
 
 
-def test_close_with_and_garbage_collection_let_go_of_the_model() -> None:
-    before = engines()
+def test_close_with_and_garbage_collection_free_the_model() -> None:
+    before = engine_threads()
     with load(device="cpu") as one:
-        said = one.generate(QUESTION)
-    assert engines() == before
+        answer = one.generate(QUESTION)
+    assert engine_threads() == before
     with pytest.raises(JobFailed, match="takes no requests: it is closed"):
         one.generate(QUESTION)
     one.close()  # twice does no harm
 
     two = load(device="cpu")
-    assert two.generate(QUESTION) == said  # again in the same process
+    assert two.generate(QUESTION) == answer  # again in the same process
     two.close()
-    assert engines() == before
+    assert engine_threads() == before
 
     three = load(device="cpu")
-    assert three.generate(QUESTION) == said
+    assert three.generate(QUESTION) == answer
     del three
     gc.collect()
-    assert until(lambda: engines() == before)
+    assert becomes_true(lambda: engine_threads() == before)
 
 
-def test_a_program_that_exits_while_others_still_ask_exits_in_peace(tiny_llama: Path) -> None:
+def test_a_program_can_exit_while_requests_are_running(tiny_llama: Path) -> None:
     program = (
         "import sys, threading, time\nfrom runner import load\n"
         "model = load(sys.argv[1], device='cpu', dtype='float32', generation={'max_new_tokens': 480})\n"
@@ -288,21 +290,23 @@ def test_a_program_that_exits_while_others_still_ask_exits_in_peace(tiny_llama: 
     assert "terminate" not in done.stderr
 
 
-def test_an_interrupted_load_ends_in_peace() -> None:
+def test_an_interrupted_load_ends_without_an_error() -> None:
     program = (
         "import os, signal, threading\nfrom runner import load\n"
         "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
         "try:\n    load(device='cpu')\nexcept KeyboardInterrupt:\n    print('interrupted')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr  # torch, amid its import, may complain
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), (
+        done.stderr
+    )  # torch may print something when its import is interrupted
 
 
-def test_who_waits_when_the_model_is_closed_is_told(tiny_llama: Path) -> None:
+def test_a_call_that_waits_when_the_model_is_closed_gets_an_error(tiny_llama: Path) -> None:
     model = load(tiny_llama, device="cpu", dtype="float32", generation={"max_new_tokens": 480})
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(model.generate, ["go on"] * 256)
-        assert until(lambda: model.stats.rows_alive > 0)
+        assert becomes_true(lambda: model.stats.rows_alive > 0)
         model.close()
         with pytest.raises(JobFailed, match="closed"):
             waiting.result(WAIT_S)

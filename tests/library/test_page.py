@@ -1,4 +1,4 @@
-"""The pages about Python do what they show."""
+"""The Python code on the pages does what the pages show."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def test_the_session_on_the_page_runs(
     text = (ROOT / "docs" / "python.md").read_text()
     session = text.split("```pycon\n")[1].split("```")[0]
     parsed = doctest.DocTestParser().get_doctest(session, {}, "docs/python.md", None, 0)
-    said: list[str] = []
-    doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(parsed, out=said.append)
-    assert said == [], "".join(said)
+    failures: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(parsed, out=failures.append)
+    assert failures == [], "".join(failures)
 
 
-def test_the_old_scripts_lines_have_their_twins(tiny_llama: Path, tmp_path: Path) -> None:
+def test_the_old_scripts_lines_have_counterparts(tiny_llama: Path, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "from_the_old_tools.md").read_text()
     lines = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import load\n" in block)
     adapter = tmp_path / "adapter.pth"

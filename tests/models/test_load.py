@@ -166,7 +166,7 @@ def test_an_adapter_leaves_nothing_behind(make_config: Make, tiny_model: LocalMo
         assert not torch.equal(logits(loaded), before)
         assert release(loaded, adapted)
         assert torch.equal(logits(adapt(base, plain)), before), "bit for bit"
-    assert not release(adapt(base, merged), merged), "merged weights cannot be had back"
+    assert not release(adapt(base, merged), merged), "merging cannot be undone"
 
 
 def test_peft_over_4_bit(make_config: Make, tiny_model: LocalModelConfig, adapter: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_limit_for_a_gpu_that_is_not_there_is_left_out(make_config: Make, tiny
     places = {"0": "3GB", "97": "3GB", "cpu": "8GB"}
     model = dataclasses.replace(tiny_model, device="auto", device_map="auto", max_memory=places)
     (note,) = [note for note in load_base(make_config(model=model)).notes if "model.max_memory" in note]
-    assert "GPU 97, which this machine does not have: that limit is left out" in note
+    assert "GPU 97, which this machine does not have: that limit is ignored" in note
 
 
 def test_device_map_auto(make_config: Make, tiny_model: LocalModelConfig) -> None:

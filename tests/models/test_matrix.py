@@ -1,8 +1,8 @@
 """Every sensible combination of shape, quantization, adapter and rope loads, generates and reports what is there.
 
-Each test takes one shape of a family under one quantization through some ropes and adapters, and the next shape and ropes
-under the next quantization, so that any two choices meet. What is expected is worked out from the config's numbers and the adapters'
-files, not from the loaded model.
+Each test combines one shape of a family and one quantization with some ropes and adapters, and the next quantization
+with the next shape and ropes, so that any two choices meet. Expected values come from the config's numbers and the
+adapters' files, not from the loaded model.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from runner.config.rope import (
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Request
 from runner.engines.kinds import BaseCache
 from runner.models.load import Loaded
@@ -56,7 +56,7 @@ QUANTIZATIONS: dict[str, QuantizationConfig] = {
     "fp4": Fp4Config(),
     "torchao_int8": TorchaoInt8Config(),
 }
-ROPES: dict[str, RopeConfig] = {  # native first: the others are held against it
+ROPES: dict[str, RopeConfig] = {  # native first: the others are compared with it
     "native": RopeConfig(),
     "rope_2d": Rope2dConfig(ratio=0.25, stride=16),
     "linear": RopeLinearConfig(factor=4),
@@ -109,7 +109,7 @@ def shape_of(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPat
     return shape
 
 
-# -------------------------------------------------------------------------------- what the config's numbers say
+# ------------------------------------------------------------------- expected values from the config's numbers
 
 
 def linear_sizes(config: Any) -> list[tuple[int, int]]:
@@ -122,7 +122,7 @@ def linear_sizes(config: Any) -> list[tuple[int, int]]:
 
 
 def other_parameters(config: Any) -> int:
-    """Embeddings, the head where it is not tied, norms and biases."""
+    """Return the number of parameters in embeddings, an untied head, norms and biases."""
     hidden, layers, vocabulary = config.hidden_size, config.num_hidden_layers, config.vocab_size
     count = vocabulary * hidden * (1 if config.tie_word_embeddings else 2) + hidden * (2 * layers + 1)
     if config.model_type == "qwen2":  # biases of q, k and v
@@ -133,7 +133,7 @@ def other_parameters(config: Any) -> int:
 
 
 def linear_bytes(name: str, config: Any) -> tuple[int, int]:
-    """What the linear layers may take, least and most: weights, and scales with or without shared tables."""
+    """Return the least and most bytes of the linear layers: weights, and scales with or without shared tables."""
     sizes = linear_sizes(config)
     numbers, rows = sum(i * o for i, o in sizes), sum(o for _, o in sizes)
     match name:
@@ -142,7 +142,7 @@ def linear_bytes(name: str, config: Any) -> tuple[int, int]:
         case "int8":
             return numbers + 4 * rows, numbers + 4 * rows
         case "torchao_int8":
-            return numbers + 4 * rows, numbers + 8 * rows  # a zero point a row, where it keeps one
+            return numbers + 4 * rows, numbers + 8 * rows  # perhaps a zero point per row
     blocks = numbers // 64
     nested = 4 * sum(math.ceil(i * o / 64 / 256) for i, o in sizes)
     return numbers // 2 + blocks + nested, numbers // 2 + blocks + nested + len(sizes) * 4 * (16 + 256)
@@ -177,8 +177,8 @@ def check_report(loaded: Loaded, shape: Shape, quantization: str, lora: str, rop
     frequencies = 4 * config.head_dim // 2
     rest = 4 * (other_parameters(config) + adapter) + frequencies
     low, high = linear_bytes(quantization, config)
-    held = metrics["weight_mib"] * 2**20
-    assert low + rest <= held <= high + rest + frequencies, "where a scaling keeps the original frequencies, too"
+    actual = metrics["weight_mib"] * 2**20
+    assert low + rest <= actual <= high + rest + frequencies, "where a scaling keeps the original frequencies, too"
     sizes = {key: value for key, value in metrics.items() if key.startswith("weight_mib/")}
     assert sum(sizes.values()) == pytest.approx(metrics["weight_mib"])
 
@@ -216,9 +216,9 @@ SCALED = [name for name in ROPES if name != "native"]
 
 
 def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, list[int]]:
-    """Load, complete and close as a job does; return what was there, logits and tokens."""
+    """Load, complete and close as a job does; return the loaded model, logits and tokens."""
     engine = local_engine(config, bases)
-    (done,) = base.complete(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
+    (done,) = contract.complete(engine, [Request(0, tuple(IDS[0, :9].tolist()), ignore_eos=True)])
     assert done.finish_reason is FinishReason.length
     loaded = engine.loaded
     with torch.inference_mode():
@@ -296,23 +296,24 @@ def test_merged_is_unmerged(
     shape = shape_of(family, tied, head_dim)
     model = LocalModelConfig(name=str(shape.folder), device="cpu", dtype=Dtype.float32)
     generation = GenerationConfig(max_new_tokens=3)
-    found = [
+    outcomes = [
         ask(make_config(model=model, lora=choice, rope=ROPES[rope], generation=generation), BaseCache())
         for choice in (shape.lora(lora), shape.lora(lora, merge=True))
     ]
-    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-4, rtol=0)
-    own = {key: value for key, value in found[1][0].metrics.items() if key.startswith("lora_")}
-    assert own == {key: value for key, value in found[0][0].metrics.items() if key.startswith("lora_")}
-    without = found[0][0].metrics["weight_mib"] - 4 * lora_parameters(shape.config, lora) / 2**20
-    assert found[1][0].metrics["weight_mib"] == pytest.approx(without)
+    (adapted, adapted_logits, _), (merged, merged_logits, _) = outcomes
+    torch.testing.assert_close(adapted_logits, merged_logits, atol=1e-4, rtol=0)
+    own = {key: value for key, value in merged.metrics.items() if key.startswith("lora_")}
+    assert own == {key: value for key, value in adapted.metrics.items() if key.startswith("lora_")}
+    without = adapted.metrics["weight_mib"] - 4 * lora_parameters(shape.config, lora) / 2**20
+    assert merged.metrics["weight_mib"] == pytest.approx(without)
 
 
-# --------------------------------------------------------------------------------- what cannot work, said beforehand
+# ------------------------------------------------------------------------------------- errors before the load
 
 
 @pytest.fixture
 def damaged(saved_family: Callable[..., Path], tmp_path: Path) -> Path:
-    """A Llama whose weights nobody could read: a refusal that names anything else came before they were asked for."""
+    """A Llama with unreadable weights: an error about anything else came before they were read."""
     folder = tmp_path / "damaged"
     shutil.copytree(saved_family("llama"), folder)
     (folder / "model.safetensors").write_bytes(b"no weights")
@@ -348,7 +349,7 @@ def test_merging_into_quantized_weights(make_config: Make, damaged: Path, lora: 
         ),
         ("pth-size", r"size mismatch for model.layers.0.self_attn.q_proj: A \[4, 256\] and B \[256, 4\]"),
         ("pth-rank", "lora.rank=8, but lora.path=.* has rank 4"),
-        ("pth-elsewhere", "2 of 2 modules are no linear layers"),
+        ("pth-elsewhere", "2 of 2 modules are not linear layers"),
         ("pth-zero", "changes nothing"),
         ("pth-missing", "lora.path=.*nowhere.pth"),
     ],

@@ -1,4 +1,4 @@
-"""torchao's real int8, checkpoints that are quantized already (real ones by bitsandbytes and torchao), and refusals."""
+"""torchao's real int8, checkpoints that are quantized already (real ones by bitsandbytes and torchao), and errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def logits(loaded: Loaded) -> torch.Tensor:
         return loaded.model(IDS).logits.float()
 
 
-def held_bytes(loaded: Loaded) -> int:
+def loaded_bytes(loaded: Loaded) -> int:
     return sum(loaded.bytes_by_dtype.values())
 
 
@@ -81,9 +81,9 @@ def test_torchao_int8_is_really_on(make_config: Make, saved_family: Saved, tied:
     # an int8 a number instead of the dtype; a float32 scale and an int8 zero point a row come on top
     less = sum(m.weight.numel() * (size - 1) - m.weight.shape[0] * 5 for m in linears)
     buffers = sum(b.numel() * b.element_size() for b in plain.model.buffers())
-    assert held_bytes(plain) - held_bytes(rough) == less
+    assert loaded_bytes(plain) - loaded_bytes(rough) == less
     config = configure(make_config, folder, TorchaoInt8Config(), dtype=dtype)
-    assert predicted_bytes(config) == held_bytes(rough) - buffers
+    assert predicted_bytes(config) == loaded_bytes(rough) - buffers
     # one layer within 1 %, and the logits within 4 % of float32: a random model multiplies errors from layer to layer
     x = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).to(linears[0].weight.dtype)
     with torch.inference_mode():
@@ -183,7 +183,7 @@ def test_a_quantized_checkpoint_loads_as_it_is(
     as_it_is = load(make_config, quantized(kind))
     insisted = load(make_config, quantized(kind), REAL[kind])
     assert as_it_is.metrics["quantized_modules"] == insisted.metrics["quantized_modules"] == 14
-    assert held_bytes(as_it_is) == held_bytes(insisted) == held_bytes(at_load)
+    assert loaded_bytes(as_it_is) == loaded_bytes(insisted) == loaded_bytes(at_load)
     method = "torchao" if "torchao" in kind else "bitsandbytes"
     assert as_it_is.facts["checkpoint"].startswith(f"quantized already: {REAL[kind].name} by {method}")
     assert any("the checkpoint itself is quantized" in note for note in as_it_is.notes)
@@ -197,15 +197,15 @@ def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callab
     folder = quantized(kind)
     loaded = load(make_config, folder)
     buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
-    held = held_bytes(loaded) - buffers
+    actual = loaded_bytes(loaded) - buffers
     # bitsandbytes shares one table of codes among layers in memory, and writes it for each
-    assert held <= predicted_bytes(configure(make_config, folder)) <= held * 1.2
+    assert actual <= predicted_bytes(configure(make_config, folder)) <= actual * 1.2
     at_load, stored = (predict(configure(make_config, folder, q), 1, 8, 8) for q in (REAL[kind], NONE))
     assert at_load == stored
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked", "message"),
+    ("kind", "wanted", "message"),
     [
         ("nf4", Int8Config(), r"quantization=int8: model.name=\S+ is quantized already, nf4 by bitsandbytes \(double_quant=True, compute_dtype=float32\): use quantization=none or quantization=nf4"),
         ("nf4", Fp4Config(), "quantization=fp4: .* quantized already, nf4 by bitsandbytes"),
@@ -214,14 +214,14 @@ def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callab
         ("int8", TorchaoInt8Config(), "quantization=torchao_int8: .* quantized already, int8 by bitsandbytes"),
         ("torchao_int8", Nf4Config(), "quantization=nf4: .* already, torchao_int8 by torchao: use quantization=none or quantization=torchao_int8"),
         ("int8", GptqConfig(), "quantization=gptq: .* quantized already, int8 by bitsandbytes"),
-        ("nf4", GgufConfig(), "quantization=gguf reads a .gguf file, and model.name=.* is none"),
+        ("nf4", GgufConfig(), "quantization=gguf reads a .gguf file, and model.name=.* is not one"),
     ],
 )  # fmt: skip
 def test_it_is_not_quantized_again(
-    make_config: Make, quantized: Callable[[str], Path], kind: str, asked: QuantizationConfig, message: str
+    make_config: Make, quantized: Callable[[str], Path], kind: str, wanted: QuantizationConfig, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_format(configure(make_config, quantized(kind), asked))
+        check_format(configure(make_config, quantized(kind), wanted))
 
 
 def test_nothing_is_merged_into_it(make_config: Make, quantized: Callable[[str], Path], tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ AWQ = {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm", "qua
 
 
 def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
-    """Save what GPTQ and AWQ save of a Llama: its config, and packed layers of the right sizes, filled with noise."""
+    """Save a Llama as GPTQ and AWQ do: its config, and packed layers of the right sizes, filled with noise."""
     from safetensors.torch import save_file
 
     settings = family_settings("llama", dtype="float16")
@@ -259,7 +259,7 @@ def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("stored", "asked", "needs"),
+    ("stored", "wanted", "needs"),
     [
         (GPTQ, GptqConfig(), "gptqmodel and optimum, which are not installed: pip install gptqmodel optimum"),
         (GPTQ, NONE, "gptqmodel and optimum, which are not installed: pip install gptqmodel optimum"),
@@ -269,18 +269,18 @@ def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
     ids=["gptq", "gptq as it is", "awq", "awq as it is"],
 )
 def test_a_missing_backend_is_named_before_weights(
-    make_config: Make, tmp_path: Path, stored: dict[str, Any], asked: QuantizationConfig, needs: str
+    make_config: Make, tmp_path: Path, stored: dict[str, Any], wanted: QuantizationConfig, needs: str
 ) -> None:
     folder = save_packed(tmp_path / "packed", stored)
     (folder / "model.safetensors").write_bytes(b"not a weight: reading it would be another error")
     with pytest.raises(
         ConfigError, match=f"is {stored['quant_method']} by {stored['quant_method']}, which needs {needs}"
     ):
-        load(make_config, folder, asked)
+        load(make_config, folder, wanted)
 
 
 @pytest.mark.parametrize(
-    ("stored", "asked", "message"),
+    ("stored", "wanted", "message"),
     [
         (None, GptqConfig(), r"quantization=gptq loads checkpoints that are already quantized with it, and model.name=\S+ is not quantized .* use quantization=nf4 or int8"),
         (None, AwqConfig(), "quantization=awq loads checkpoints that are already quantized with it"),
@@ -291,12 +291,12 @@ def test_a_missing_backend_is_named_before_weights(
     ],
 )  # fmt: skip
 def test_what_does_not_go_together(
-    make_config: Make, tmp_path: Path, stored: dict[str, Any] | None, asked: QuantizationConfig, message: str
+    make_config: Make, tmp_path: Path, stored: dict[str, Any] | None, wanted: QuantizationConfig, message: str
 ) -> None:
     settings = family_settings("llama").to_dict() | ({"quantization_config": stored} if stored else {})
     (tmp_path / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=message):
-        check_format(configure(make_config, tmp_path, asked))
+        check_format(configure(make_config, tmp_path, wanted))
 
 
 @pytest.mark.parametrize("stored", [GPTQ, AWQ], ids=["gptq", "awq"])

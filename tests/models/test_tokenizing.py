@@ -1,4 +1,4 @@
-"""Tokenizers that are hostile: patterns that try too many ways, and replacements that make ever more text."""
+"""Hostile tokenizers: patterns with too many ways to match, and replacements that make ever longer texts."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_one_prompt_does_not_end_a_server(runaway: Path, tmp_path: Path) -> None
 def test_replacements_that_make_ever_more_are_refused_before_the_load(tmp_path: Path, steps: dict[str, Any]) -> None:
     folder = with_tokenizer(tmp_path / "model", **steps)
     with pytest.raises(
-        ConfigError, match=rf"tokenizer.json: its {next(iter(steps))} makes up to 1e\+12 characters out of one"
+        ConfigError, match=rf"tokenizer.json: its {next(iter(steps))} turns one character into up to 1e\+12"
     ):
         load_tokenizer("model.name=x", folder)
 
@@ -119,13 +119,13 @@ def test_ordinary_tokenizers_are_let_through(tmp_path: Path) -> None:
         ([], 1),
         ([("a", False, "b")], 1),
         ([("a", False, "bb"), ("b", False, "cc"), ("c", False, "dd")], 8),
-        ([("b", False, "cc"), ("a", False, "bb")], 2),  # the later one makes nothing that an earlier one replaces
+        ([("b", False, "cc"), ("a", False, "bb")], 2),  # an earlier replacement does not see the output of a later one
         ([("ab", False, "abab")] * 3, 8),
         ([("a", False, "")] * 50, 1),
         ([(".", True, "xx")] * 3, 8),
         ([("", False, "x")] * 3, 8),
         ([("x*", True, "x")] * 3, 8),
-        ([(r"\p{L}", True, "xx")] * 2, 9),  # of another dialect than Python's: it may match nothing
+        ([(r"\p{L}", True, "xx")] * 2, 9),  # a dialect that Python does not know: it may match nothing
     ],
 )
 def test_growth_is_bounded_from_the_last_step_on(steps: list[tuple[str, bool, str]], most: float) -> None:

@@ -1,4 +1,4 @@
-"""Token ids that a tokenizer makes and the model has no embedding for, wherever they come in."""
+"""Token ids from a tokenizer for which the model has no embedding, in every kind of request."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from runner import Model, load
 from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError
 from runner.embedded import MODEL_DIR
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.kinds.local import KIND
 
 EXTRA, FAR = "<extra>", "<far>"
 IDS = {EXTRA: 896, FAR: 500_000_000}
-REFUSED = rf"896 is no token of .*: its ids go from 0 to 895.* has 898 tokens, of which this is '{EXTRA}'"
+REFUSED = rf"896 is not a token of .*: its ids go from 0 to 895.* has 898 tokens, of which this is '{EXTRA}'"
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +55,10 @@ def model(beyond: Path, request: pytest.FixtureRequest) -> Iterator[Model]:
 def test_a_prompt_with_a_token_that_has_no_embedding_is_refused_and_named(model: Model) -> None:
     [note] = [note for note in model.report.notes if "beyond" in note]
     assert note == (
-        "the tokenizer has 2 tokens beyond the 896 that the model knows, refused in prompts: "
+        "the tokenizer has 2 tokens beyond the 896 that the model knows, rejected in prompts: "
         f"{EXTRA} (896), {FAR} (500000000)"
     )
-    asked: list[Callable[[str], object]] = [
+    requests: list[Callable[[str], object]] = [
         model.generate,
         lambda text: model.generate(text, format="raw"),
         lambda text: model.generate(["as usual", text]),
@@ -67,10 +68,10 @@ def test_a_prompt_with_a_token_that_has_no_embedding_is_refused_and_named(model:
         lambda text: model.logprobs("Yes or no?", text),
         lambda text: model.logprobs("Yes or no?", text, format="raw"),
     ]
-    for ask in asked:
+    for ask in requests:
         with pytest.raises(ConfigError, match=REFUSED):
             ask(f"Tom has {EXTRA} pens")
-        with pytest.raises(ConfigError, match=f"500000000 is no token .*'{FAR}'"):
+        with pytest.raises(ConfigError, match=f"500000000 is not a token .*'{FAR}'"):
             ask(f"Tom has {FAR} pens")
     assert "8" in model.generate("Tom has 3 pens. Tom buys 5 more. How many pens does Tom have now?")
 
@@ -105,7 +106,7 @@ def test_a_tokenizer_none_of_whose_prompts_can_be_read_is_refused_before_the_wei
     template = {"type": "TemplateProcessing", "single": text, "pair": text, "special_tokens": known}
     change_tokenizer(folder, lambda it: it.update(post_processor=template))
     weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])  # a load would stumble over this
+    weights.write_bytes(weights.read_bytes()[:-1])  # a load would fail here
     with pytest.raises(ConfigError, match=REFUSED):
         load(folder, device="cpu")
 
@@ -132,6 +133,8 @@ def test_a_server_says_400_and_goes_on(beyond: Path, tmp_path: Path) -> None:
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]}),
         ):
             status, answer = server.ask(path, body)
-            assert (status, f"'{EXTRA}'" in str(answer), "896 is no token" in str(answer)) == (400, True, True), answer
+            assert (status, f"'{EXTRA}'" in str(answer), "896 is not a token" in str(answer)) == (400, True, True), (
+                answer
+            )
         assert server.ask("/v1/completions", {"prompt": "7", "max_tokens": 2})[0] == 200
         assert "Traceback" not in server.err

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -15,11 +15,12 @@ from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.core.dtypes import BYTES
 from runner.quantization import CHOICES, METHODS, SMALLEST, read_format
-from runner.quantization.base import CheckpointSource, QuantizationConfig, Quantized
+from runner.quantization.base import CheckpointSource, Format, QuantizationConfig, Quantized
+from runner.quantization.torchao import TorchaoInt8Config
 
 TESTS = Path(__file__).resolve().parents[1]
 OTHERS = [choice for choice in CHOICES.values() if choice is not QuantizationConfig]
-STORED: dict[str, dict[str, Any]] = {  # what the config.json of a checkpoint of each choice says
+STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of each choice
     "int8": {"quant_method": "bitsandbytes", "load_in_8bit": True},
     "nf4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
     "fp4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
@@ -57,13 +58,34 @@ def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None
 
 @pytest.mark.parametrize("choice", [choice for choice in OTHERS if choice.method])
 def test_every_choice_knows_its_own_checkpoints(choice: type[QuantizationConfig]) -> None:
-    stored = read_format({"quantization_config": STORED[choice().name]})
+    assert choice.name in STORED, f"add to STORED what the config.json of a checkpoint by {choice.name} says"
+    stored = read_format({"quantization_config": STORED[choice.name]})
     assert stored is not None
     assert (stored.config.name, stored.method) == (choice().name, choice.method)
     assert (stored.matched, stored.known) == (True, True)
     assert isinstance(stored.config, Quantized)
     assert stored.config.keys.keys() == choice().keys.keys()
     assert choice.method in METHODS
+
+
+def test_of_two_choices_of_a_library_the_one_that_fits_reads_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass
+    class Narrow(TorchaoInt8Config):
+        name: ClassVar[str] = "narrow"
+
+        @classmethod
+        def read_stored(cls, stored: dict[str, Any]) -> Format | None:
+            is_own = stored.get("quant_type") == {"default": {"_type": "NarrowConfig"}}
+            return Format(cls.method, cls(), 4, cls.name) if is_own else None
+
+    monkeypatch.setitem(CHOICES, "narrow", Narrow)
+    stored = {"quant_method": "torchao", "quant_type": {"default": {"_type": "NarrowConfig"}}}
+    found = read_format({"quantization_config": stored})
+    assert found is not None
+    assert (found.name, found.matched) == ("narrow", True)
+    other = read_format({"quantization_config": {"quant_method": "torchao", "quant_type": {"default": {"_type": "X"}}}})
+    assert other is not None
+    assert (other.name, other.matched) == ("X", False)
 
 
 def test_a_method_of_nobody_is_known_to_nobody() -> None:
@@ -78,7 +100,8 @@ def test_every_choice_is_really_loaded_in_a_test() -> None:
     for file in TESTS.rglob("test_*.py"):
         names = {node.id for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Name)}
         used |= names if "load_base" in names else set()
-    assert {choice.__name__ for choice in CHOICES.values()} <= used
+    unused = {choice.__name__ for choice in CHOICES.values()} - used
+    assert not unused, "load a model with it by load_base, such as in tests/models/test_quantization.py"
 
 
 def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:

@@ -1,4 +1,4 @@
-"""The divergence from a reference's most probable tokens, against the one over whole distributions."""
+"""The divergence over a reference's most probable tokens, compared with the one over whole distributions."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from runner.scorers.divergence import Divergence, diverge
 VOCABULARY, PLACES = 500, 40
 
 
-def draw(sharp: float, apart: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two models' logarithms over a vocabulary: [T, V], float32 as engines give them."""
+def draw(sharp: float, difference: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two models' log-probabilities over a vocabulary: [T, V], float32 as engines give them."""
     generator = np.random.default_rng(0)
     scores = sharp * generator.standard_normal((PLACES, VOCABULARY))
-    both = (scores, scores + apart * generator.standard_normal(scores.shape))
+    both = (scores, scores + difference * generator.standard_normal(scores.shape))
     ours, theirs = (one - np.log(np.exp(one).sum(axis=1, keepdims=True)) for one in both)
     return ours.astype(np.float32), theirs.astype(np.float32)
 
 
-def kept(reference: np.ndarray, these: np.ndarray, width: int) -> Divergence:
+def divergence_of_top(reference: np.ndarray, these: np.ndarray, width: int) -> Divergence:
     ids = np.argsort(-reference, axis=1)[:, :width]
-    mine, other = (np.take_along_axis(one, ids, axis=1) for one in (reference, these))
+    reference_top, these_top = (np.take_along_axis(one, ids, axis=1) for one in (reference, these))
     same = (reference.argmax(axis=1) == these.argmax(axis=1)).tolist()
-    return diverge(width, mine.ravel().tolist(), other.tolist(), these.min(axis=1).tolist(), same)
+    return diverge(width, reference_top.ravel().tolist(), these_top.tolist(), these.min(axis=1).tolist(), same)
 
 
 @pytest.mark.parametrize("width", [1, 8, 64, VOCABULARY])
-@pytest.mark.parametrize(("sharp", "apart"), [(1.0, 0.3), (4.0, 0.05), (12.0, 0.01)])
-def test_the_true_divergence_lies_between_what_is_said_and_its_bound(width: int, sharp: float, apart: float) -> None:
-    p, q = (one.astype(np.float64) for one in draw(sharp, apart))
+@pytest.mark.parametrize(("sharp", "difference"), [(1.0, 0.3), (4.0, 0.05), (12.0, 0.01)])
+def test_the_true_divergence_is_between_the_estimate_and_its_bound(width: int, sharp: float, difference: float) -> None:
+    p, q = (one.astype(np.float64) for one in draw(sharp, difference))
     exact = float((np.exp(p) * (p - q)).sum())
-    found = kept(*draw(sharp, apart), width)
+    divergence = divergence_of_top(*draw(sharp, difference), width)
     noise = 1e-6 * PLACES  # of float32
-    assert found.kl_nats - noise <= exact <= found.kl_nats + found.truncation_nats + noise
+    assert divergence.kl_nats - noise <= exact <= divergence.kl_nats + divergence.truncation_nats + noise
     if width == VOCABULARY:
-        assert exact == pytest.approx(found.kl_nats, abs=noise)
-        assert found.truncation_nats < 1e-3
+        assert exact == pytest.approx(divergence.kl_nats, abs=noise)
+        assert divergence.truncation_nats < 1e-3
 
 
-def test_more_kept_tokens_leave_less_open() -> None:
-    found = [kept(*draw(4.0, 0.05), width).truncation_nats for width in (1, 8, 64)]
-    assert found[0] > 2 * found[1] > 4 * found[2] > 0
+def test_more_kept_tokens_make_the_bound_tighter() -> None:
+    bounds = [divergence_of_top(*draw(4.0, 0.05), width).truncation_nats for width in (1, 8, 64)]
+    assert bounds[0] > 2 * bounds[1] > 4 * bounds[2] > 0
 
 
-def test_a_token_that_cannot_come_adds_nothing_and_one_that_this_model_excludes_no_end() -> None:
+def test_a_token_with_probability_0_adds_nothing_and_one_that_this_model_excludes_adds_infinity() -> None:
     reference = [math.log(0.5), math.log(0.5), -math.inf]
     alike = diverge(3, reference, [reference], [-20.0], [True])
     assert alike.kl_nats == pytest.approx(0, abs=1e-9)

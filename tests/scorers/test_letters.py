@@ -1,8 +1,6 @@
-"""Letters of choices: found in gold answers and in completions, and judged as numbers are."""
+"""Letters of choices: found in gold answers and in completions, and judged like numbers."""
 
 from __future__ import annotations
-
-import time
 
 import pytest
 
@@ -52,7 +50,7 @@ def test_gold_answers(answer: str, after: str | None, letter: str | None) -> Non
     assert gold_letter(answer, after) == letter
 
 
-def test_a_letter_is_judged_as_a_letter_and_a_number_as_a_number() -> None:
+def test_letters_and_numbers_are_judged_by_their_own_rules() -> None:
     stop = FinishReason.stop
     assert judge("#### B", stop, "B", Extractor.strict)[1] is Verdict.correct
     assert judge("#### C", stop, "B", Extractor.strict)[1] is Verdict.wrong
@@ -61,8 +59,7 @@ def test_a_letter_is_judged_as_a_letter_and_a_number_as_a_number() -> None:
     assert judge("#### B", stop, "2", Extractor.strict)[1] is Verdict.no_answer
 
 
-def test_any_text_takes_linear_time() -> None:
-    for text in ("#### " * 40_000, "the answer is " * 20_000, "A " * 100_000, "####" + " *(" * 60_000):
-        started = time.perf_counter()
-        extract_letters(text)
-        assert time.perf_counter() - started < 5
+@pytest.mark.parametrize("piece", ["#### ", "the answer is ", "A ", " *("])
+def test_a_long_text_of_anything_ends(piece: str) -> None:
+    """A pattern whose time grew with the square of the length would take many minutes here."""
+    assert set(extract_letters("####" + piece * (600_000 // len(piece)))) == set(Extractor)

@@ -1,4 +1,4 @@
-"""From single likelihoods to a job's numbers."""
+"""A job's figures from single likelihoods."""
 
 from __future__ import annotations
 
@@ -20,39 +20,49 @@ def test_windows_of_a_text_make_one_sample_and_other_choices_none() -> None:
     ]
     whole = Likelihood(0, -4.0, 6, 16, 14, 3, kl_nats=pytest.approx(0.3), truncation_nats=0.03, top_1_agreed=5)  # type: ignore[arg-type]
     assert units(parts) == [whole, parts[3]]
-    found = figures(parts)
-    assert (found["n"], found["scored_tokens"], found["scored_bytes"]) == (2, 10, 24)
-    assert found[LOG_LIKELIHOOD] == -0.6
-    assert found["bits_per_byte"] == pytest.approx(6 / 24 / math.log(2))
-    assert found["perplexity"] == pytest.approx(math.exp(0.6))
-    assert found["rank_1_share"] == 0.7
-    assert found["kl_nats_per_token"] == pytest.approx(0.06)
-    assert found["kl_truncation_nats_per_token"] == pytest.approx(0.006)
-    assert found["top_1_agreement"] == 0.9
-    assert found["perplexity_low"] < found["perplexity"] < found["perplexity_high"]
+    job_figures = figures(parts)
+    assert (job_figures["n"], job_figures["scored_tokens"], job_figures["scored_bytes"]) == (2, 10, 24)
+    assert job_figures[LOG_LIKELIHOOD] == -0.6
+    assert job_figures["bits_per_byte"] == pytest.approx(6 / 24 / math.log(2))
+    assert job_figures["perplexity"] == pytest.approx(math.exp(0.6))
+    assert job_figures["rank_1_share"] == 0.7
+    assert job_figures["kl_nats_per_token"] == pytest.approx(0.06)
+    assert job_figures["kl_truncation_nats_per_token"] == pytest.approx(0.006)
+    assert job_figures["top_1_agreement"] == 0.9
+    assert job_figures["perplexity_low"] < job_figures["perplexity"] < job_figures["perplexity_high"]
 
 
 def test_a_single_sample_has_no_interval() -> None:
-    found = figures([Likelihood(0, -1.0, 2, 6, 5, 1)])
-    assert not [name for name in found if name.endswith(("_low", "_high"))]
-    assert not {"acc", "kl_nats_per_token"} & found.keys()
+    job_figures = figures([Likelihood(0, -1.0, 2, 6, 5, 1)])
+    assert not [name for name in job_figures if name.endswith(("_low", "_high"))]
+    assert not {"acc", "kl_nats_per_token"} & job_figures.keys()
 
 
-def test_an_interval_ends_where_the_number_does() -> None:
-    found = figures([Likelihood(0, -9.0, 10, 30, 30, 1), Likelihood(1, -0.1, 10, 30, 30, 10)])
-    assert found[f"{LOG_LIKELIHOOD}_high"] == found["bits_per_byte_low"] == found["rank_1_share_low"] == 0
-    assert (found["perplexity_low"], found["rank_1_share_high"]) == (1, 1)
-    assert found[f"{LOG_LIKELIHOOD}_low"] < -1
+def test_an_interval_stays_in_the_possible_range() -> None:
+    job_figures = figures([Likelihood(0, -9.0, 10, 30, 30, 1), Likelihood(1, -0.1, 10, 30, 30, 10)])
+    assert (
+        job_figures[f"{LOG_LIKELIHOOD}_high"]
+        == job_figures["bits_per_byte_low"]
+        == job_figures["rank_1_share_low"]
+        == 0
+    )
+    assert (job_figures["perplexity_low"], job_figures["rank_1_share_high"]) == (1, 1)
+    assert job_figures[f"{LOG_LIKELIHOOD}_low"] < -1
 
 
-def test_choices_by_length_are_lm_evals() -> None:
+def test_choices_are_normalized_by_length_as_in_lm_eval() -> None:
     """By sum, per character, per byte and per token another choice wins each time."""
     choices = [
-        Likelihood(0, -4.0, 4, 4, 4, 0),  # 1 a character, a byte, a token
+        Likelihood(0, -4.0, 4, 4, 4, 0),  # 1 per character, byte and token
         Likelihood(0, -3.0, 1, 2, 2, 0, is_other=True),  # the largest sum
-        Likelihood(0, -6.0, 5, 8, 8, 0, is_other=True),  # the most for a character
+        Likelihood(0, -6.0, 5, 8, 8, 0, is_other=True),  # the most per character
     ]
     right = [Likelihood(1, -1.0, 1, 1, 1, 1), Likelihood(1, -9.0, 1, 1, 1, 0, is_other=True)]
-    found = figures([*choices, *right])
-    assert (found["acc"], found["acc_norm"], found["acc_bytes"], found["acc_tokens"]) == (0.5, 0.5, 0.5, 1.0)
-    assert found["acc_low"] < 0.5 < found["acc_high"]
+    job_figures = figures([*choices, *right])
+    assert (job_figures["acc"], job_figures["acc_norm"], job_figures["acc_bytes"], job_figures["acc_tokens"]) == (
+        0.5,
+        0.5,
+        0.5,
+        1.0,
+    )
+    assert job_figures["acc_low"] < 0.5 < job_figures["acc_high"]

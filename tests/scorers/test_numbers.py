@@ -57,7 +57,7 @@ NUMBERS = st.one_of(st.integers(-(10**12), 10**12), st.decimals(-(10**9), 10**9,
         ("1\\frac{1}{2}", None, "1.5"),
         ("$-\\frac{3}{4}$", None, "-0.75"),
         ("\\dfrac13", None, "1/3"),
-        ("12 24/2", None, "12"),  # two numbers, and not 12 and twelve halves more
+        ("12 24/2", None, "12"),  # two numbers, not 12 and twelve halves
         ("on 3/4/2020", None, "2020"),
         ("5/0", None, "0"),
         ("$1.5 \\times 10^{3}$", None, "1500"),
@@ -105,7 +105,7 @@ def test_boxed_and_the_answer_is(text: str, boxed: str | None, the_answer_is: st
     assert extract(text, Extractor.the_answer_is) == the_answer_is
 
 
-def test_a_cut_off_text_has_no_answer_unless_it_had_said_so() -> None:
+def test_a_cut_off_text_has_no_answer_unless_it_is_marked() -> None:
     def verdict(text: str, reason: FinishReason, extractor: Extractor = Extractor.strict) -> Verdict:
         return judge(text, reason, "18", extractor)[1]
 
@@ -114,7 +114,7 @@ def test_a_cut_off_text_has_no_answer_unless_it_had_said_so() -> None:
     assert verdict("#### 17", length) is Verdict.wrong
     assert verdict("it is 18", length) is Verdict.cut_off
     assert verdict("it is 18", stop) is Verdict.no_answer
-    assert verdict("it is 18", length, Extractor.flexible) is Verdict.correct  # as lm-eval has it
+    assert verdict("it is 18", length, Extractor.flexible) is Verdict.correct  # like lm-eval
     assert verdict("it is 17", length, Extractor.flexible) is Verdict.cut_off
     assert verdict("it is 17", stop, Extractor.flexible) is Verdict.wrong
     assert verdict("\\boxed{17} #", length, Extractor.boxed) is Verdict.wrong
@@ -122,8 +122,8 @@ def test_a_cut_off_text_has_no_answer_unless_it_had_said_so() -> None:
     assert verdict("#### 18", error) is Verdict.cut_off
 
 
-def written(value: int | Decimal) -> list[str]:
-    """A number in many ways; all of them mean the same."""
+def notations(value: int | Decimal) -> list[str]:
+    """Many ways to write the same number."""
     text, grouped, size = str(value), f"{value:,}", abs(value)
     minus, sign = ("-" if value < 0 else ""), ("\N{MINUS SIGN}" if value < 0 else "")
     digits = "".join(chr(ord("०") + int(one)) if one.isdigit() else one for one in text)
@@ -144,7 +144,7 @@ def written(value: int | Decimal) -> list[str]:
 def test_a_number_is_read_however_it_is_written(value: int | Decimal) -> None:
     plain = plain_number(str(value))
     assert Fraction(plain) == Fraction(value)
-    for text in written(value):
+    for text in notations(value):
         assert extract(f"3*4=12\n#### {text}", Extractor.strict) == plain, text
         assert extract(f"the sum is {text}", Extractor.flexible) == plain, text
         assert extract(f"so \\boxed{{{text}}} it is", Extractor.boxed) == plain, text
@@ -197,7 +197,7 @@ PIECES = [
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_long_text_of_anything_ends(piece: str) -> None:
-    """Any pattern whose time grew with the square of the length would take many minutes here."""
+    """A pattern whose time grew with the square of the length would take many minutes here."""
     for head in ("", "####", "answer is"):
         assert set(extract_all(head + piece * (200_000 // len(piece)))) == set(Extractor)
 
@@ -212,7 +212,7 @@ def test_gold_answers() -> None:
         "8",
     ]
     for text in ("twelve", "12 apples", "#### twelve, or 12", ""):
-        with pytest.raises(ValueError, match="no number, and has no '#### NUMBER'"):
+        with pytest.raises(ValueError, match="not a number, and has no '#### NUMBER'"):
             gold_number(text)
     with pytest.raises(ValueError, match="not a number: 'twelve'"):
         plain_number("twelve")
@@ -224,5 +224,7 @@ def test_every_gold_answer_of_gsm8k_parses() -> None:
     answers = [json.loads(line)["answer"] for text in texts for line in text.splitlines()]
     assert len(answers) == 8792
     for answer in answers:
-        told = answer.rsplit("#### ", 1)[1].replace(",", "")  # lm-eval's own rule for gold answers
-        assert gold_number(answer) == told == extract(answer, Extractor.strict) == extract(answer, Extractor.flexible)
+        expected = answer.rsplit("#### ", 1)[1].replace(",", "")  # lm-eval's own rule for gold answers
+        assert (
+            gold_number(answer) == expected == extract(answer, Extractor.strict) == extract(answer, Extractor.flexible)
+        )

@@ -1,4 +1,4 @@
-"""Votes and estimators: what is counted equals what trying all subsets comes to."""
+"""Votes and estimators: the counted results equal those of trying all subsets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import combinations, permutations
 from statistics import mean
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.config.task import Extractor
@@ -19,21 +19,21 @@ SILENT = "I do not know"
 answers_given = st.lists(st.sampled_from([GOLD, "1", "2", "3", SILENT]), min_size=1, max_size=6)
 
 
-def said(*answers: str, reason: FinishReason = FinishReason.stop) -> list[BranchText]:
+def answers_of(*answers: str, reason: FinishReason = FinishReason.stop) -> list[BranchText]:
     return [BranchText(one if one == SILENT else f"so\n#### {one}", [1], reason) for one in answers]
 
 
 def vote_of(*answers: str) -> Vote:
-    return elect(said(*answers), GOLD, Extractor.strict)
+    return elect(answers_of(*answers), GOLD, Extractor.strict)
 
 
 def wins(answers: tuple[str, ...]) -> bool:
-    """Whether the gold answer has the most votes, the first to come winning a tie."""
+    """Whether the gold answer has the most votes; ties go to the first."""
     votes = Counter(one for one in answers if one != SILENT)
     return bool(votes) and max(votes, key=lambda one: votes[one]) == GOLD
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(answers_given)
 def test_pass_and_majority_are_the_means_over_all_subsets_in_all_orders(answers: list[str]) -> None:
     vote = vote_of(*answers)
@@ -51,25 +51,27 @@ def test_the_majority_is_elected_and_the_first_of_a_tie() -> None:
     assert vote_of(GOLD, "1").verdict is Verdict.correct
 
 
-def test_who_says_nothing_has_no_vote() -> None:
+def test_an_answer_without_a_number_has_no_vote() -> None:
     assert vote_of(SILENT, SILENT, GOLD).verdict is Verdict.correct
     assert vote_of(SILENT, SILENT).verdict is Verdict.no_answer
-    cut = elect(said(SILENT, SILENT, reason=FinishReason.length), GOLD, Extractor.strict)
+    cut = elect(answers_of(SILENT, SILENT, reason=FinishReason.length), GOLD, Extractor.strict)
     assert (cut.verdict, cut.answer) == (Verdict.cut_off, None)
-    assert elect(said(SILENT, reason=FinishReason.length) + said(SILENT), GOLD, Extractor.strict).verdict is (
-        Verdict.no_answer
+    assert elect(
+        answers_of(SILENT, reason=FinishReason.length) + answers_of(SILENT), GOLD, Extractor.strict
+    ).verdict is (Verdict.no_answer)
+    half = [BranchText("12 and then 7", [1], FinishReason.length), *answers_of("3")]
+    assert elect(half, GOLD, Extractor.flexible).answer == "3", (
+        "a text that was cut off has no answer, even if it has a number"
     )
-    half = [BranchText("12 and then 7", [1], FinishReason.length), *said("3")]
-    assert elect(half, GOLD, Extractor.flexible).answer == "3", "what was cut off has no answer, whatever it says"
 
 
-def test_many_answers_are_counted_and_not_tried() -> None:
+def test_many_answers_are_counted_without_trying_all_subsets() -> None:
     vote = vote_of(*[GOLD] * 30, *["1"] * 30, *["2"] * 20, *[SILENT] * 20)
     assert vote.majority_at(100) == 0.5
     assert vote.majority_at(1) == pytest.approx(0.3)
     assert 0.3 < vote.majority_at(16) < vote.majority_at(32) < 0.5
 
 
-@pytest.mark.parametrize(("n", "told"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
-def test_sizes(n: int, told: list[int]) -> None:
-    assert sizes(n) == told
+@pytest.mark.parametrize(("n", "expected"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
+def test_sizes(n: int, expected: list[int]) -> None:
+    assert sizes(n) == expected

@@ -1,4 +1,4 @@
-"""What the server says of itself: every range at /openapi.json is the one that holds, and /docs shows it without a network."""
+"""The server's description of itself: the ranges at /openapi.json are those it checks, and /docs loads nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "/generate": {"prompt": "7", "max_new_tokens": 1},
     "/tokenize": {"prompt": "7"},
 }
-DRAWING = [path for path, body in MINIMAL.items() if len(body) > 1]  # the others take no numbers
-NEEDED: dict[str, dict[str, Any]] = {
+WITH_NUMBERS = [path for path, body in MINIMAL.items() if len(body) > 1]  # paths with numeric parameters
+REQUIRES: dict[str, dict[str, Any]] = {
     "top_logprobs": {"logprobs": True},
     "stream_options": {"stream": True},
     "top_p": {"temperature": 1},
@@ -37,30 +37,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="module")
-def said(server: Serving) -> dict[str, Any]:
+def description(server: Serving) -> dict[str, Any]:
     status, answer = server.ask("/openapi.json")
     assert status == 200
     return answer
 
 
-def schema_of(said: dict[str, Any], path: str) -> dict[str, Any]:
-    content = said["paths"][path]["post"]["requestBody"]["content"]["application/json"]
-    return said["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+def schema_of(description: dict[str, Any], path: str) -> dict[str, Any]:
+    content = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    return description["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
 
 
 def numbers(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, one in schema["properties"].items():
-        for kind in one.get("anyOf", [one]):
+    for name, parameter in schema["properties"].items():
+        for kind in parameter.get("anyOf", [parameter]):
             if kind.get("type") in ("number", "integer"):
                 yield name, kind
 
 
-@pytest.mark.parametrize("path", DRAWING)
-def test_numbers_are_taken_in_the_ranges_that_are_said_and_not_beyond(
-    server: Serving, said: dict[str, Any], path: str
+@pytest.mark.parametrize("path", WITH_NUMBERS)
+def test_numbers_are_accepted_exactly_in_the_described_ranges(
+    server: Serving, description: dict[str, Any], path: str
 ) -> None:
     checked = set()
-    for name, kind in numbers(schema_of(said, path)):
+    for name, kind in numbers(schema_of(description, path)):
         step = 1 if kind["type"] == "integer" else 0.01
         least, above, most = kind.get("minimum"), kind.get("exclusiveMinimum"), kind.get("maximum")
         first = [] if above is None else [(above + step, 200), (above, 400)]
@@ -68,7 +68,7 @@ def test_numbers_are_taken_in_the_ranges_that_are_said_and_not_beyond(
         last = [] if most is None else [(most, 200), (most + step, 400)]
         for value, expected in first + last:
             scores_only: dict[str, Any] = {"echo": True} if name == "max_tokens" and value == 0 else {}
-            body = MINIMAL[path] | NEEDED.get(name, {}) | {name: value} | scores_only
+            body = MINIMAL[path] | REQUIRES.get(name, {}) | {name: value} | scores_only
             status, answer = server.ask(path, body)
             assert status == expected, (name, value, answer)
             checked.add(name)
@@ -77,24 +77,24 @@ def test_numbers_are_taken_in_the_ranges_that_are_said_and_not_beyond(
 
 
 @pytest.mark.parametrize("path", MINIMAL)
-def test_the_examples_are_answered_and_what_is_not_named_is_refused(
-    server: Serving, said: dict[str, Any], path: str
+def test_the_examples_are_answered_and_unknown_parameters_are_refused(
+    server: Serving, description: dict[str, Any], path: str
 ) -> None:
-    schema = schema_of(said, path)
-    example = said["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+    schema = schema_of(description, path)
+    example = description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
     limit = {name: 9 for name in ("max_tokens", "max_new_tokens") if name in example}
     assert server.ask(path, example | limit)[0] == 200
     assert schema["additionalProperties"] is False
     assert {*MINIMAL[path], *schema.get("required", ())} <= {*schema["properties"]}
-    for name, one in schema["properties"].items():
-        for value in one.get("enum", ()):
+    for name, parameter in schema["properties"].items():
+        for value in parameter.get("enum", ()):
             if name != "best_of":
                 assert server.ask(path, MINIMAL[path] | {name: value})[0] == 200, (name, value)
     assert server.ask(path, MINIMAL[path] | {"no_such": 1})[0] == 400
 
 
-def test_lists_are_as_long_as_is_said(server: Serving, said: dict[str, Any]) -> None:
-    chat, text = (schema_of(said, path)["properties"] for path in ("/v1/chat/completions", "/v1/completions"))
+def test_lists_have_the_described_limits(server: Serving, description: dict[str, Any]) -> None:
+    chat, text = (schema_of(description, path)["properties"] for path in ("/v1/chat/completions", "/v1/completions"))
     one, several = text["stop"]["anyOf"][:2]
     for stop, expected in (
         (["a"] * several["maxItems"], 200), (["a"] * (several["maxItems"] + 1), 400),
@@ -107,10 +107,12 @@ def test_lists_are_as_long_as_is_said(server: Serving, said: dict[str, Any]) -> 
     assert chat["messages"]["minItems"] == 1
 
 
-def test_the_manual_names_every_path_and_loads_nothing(server: Serving, said: dict[str, Any], tmp_path: Path) -> None:
+def test_the_manual_names_every_path_and_loads_nothing(
+    server: Serving, description: dict[str, Any], tmp_path: Path
+) -> None:
     status, text = server.ask("/docs")
     assert status == 200
-    for path in said["paths"]:
+    for path in description["paths"]:
         assert f" {path}</code>" in text
         assert server.ask(path)[0] == (405 if path in MINIMAL else 200)
     assert "number from 0 to 10" in text
@@ -118,7 +120,7 @@ def test_the_manual_names_every_path_and_loads_nothing(server: Serving, said: di
     if CHROMIUM:
         with browser(tmp_path) as page:
             page.go(server.url + "/docs")
-            assert page.do("document.querySelectorAll('h2').length") == len(said["paths"])
+            assert page.do("document.querySelectorAll('h2').length") == len(description["paths"])
             assert page.complaints() == []
             assert {url.split("/")[2] for url in page.requested() if url.startswith("http")} == {
                 server.url.split("/")[2]

@@ -1,4 +1,4 @@
-"""What clients call the model: two servers with other adapters and quantizations are told apart."""
+"""The model's name for clients: it tells servers with other adapters and quantizations apart."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NF4, EMBEDDED = CHOICES["nf4"](), PeftConfig(path="embedded")
         ((PLAIN[0], PthConfig(path="/adapters/mine.pth"), Rope2dConfig()), "embedded+lora-mine+rope_2d"),
     ],
 )
-def test_a_name_says_what_was_put_on_the_model(make_config: Any, groups: tuple[Any, ...], name: str) -> None:
+def test_a_name_lists_what_was_added_to_the_model(make_config: Any, groups: tuple[Any, ...], name: str) -> None:
     quantization, lora, rope = groups
     config = make_config(model=LocalModelConfig(name="embedded"), quantization=quantization, lora=lora, rope=rope)
     assert served_name(config, ServeConfig()) == name
@@ -37,7 +37,7 @@ def test_a_name_says_what_was_put_on_the_model(make_config: Any, groups: tuple[A
     assert accepted_names(config, ServeConfig(model_name="mine")) == ("mine",)
 
 
-def test_a_folder_is_called_by_its_last_part(make_config: Any, tmp_path: Path) -> None:
+def test_a_folder_is_named_by_its_last_part(make_config: Any, tmp_path: Path) -> None:
     config = make_config(model=LocalModelConfig(name=str(tmp_path)), quantization=NF4)
     assert served_name(config, ServeConfig()) == f"{tmp_path.name}+nf4"
 

@@ -51,8 +51,8 @@ def tokenizer() -> Any:
 
 def greedy(model: Any, tokenizer: Any, text: str, new: int) -> str:
     ids = torch.tensor([tokenizer(text, add_special_tokens="<|im_start|>" not in text)["input_ids"]])
-    said = model.generate(ids, max_new_tokens=new, do_sample=False)[0, ids.shape[1] :]
-    return tokenizer.decode(said, skip_special_tokens=True)
+    answer = model.generate(ids, max_new_tokens=new, do_sample=False)[0, ids.shape[1] :]
+    return tokenizer.decode(answer, skip_special_tokens=True)
 
 
 def test_a_chat_is_answered_as_the_model_answers_alone(client: OpenAI, model: Any, tokenizer: Any) -> None:
@@ -69,7 +69,7 @@ def test_a_chat_is_answered_as_the_model_answers_alone(client: OpenAI, model: An
 
 
 def test_penalties_are_those_of_openai(client: OpenAI, model: Any, tokenizer: Any) -> None:
-    """By their definition, from the logits of transformers' model; min_p=1 leaves the likeliest token alone."""
+    """By their definition, from the logits of transformers' model; min_p=1 leaves only the most probable token."""
     prompt: list[int] = tokenizer(TEXT)["input_ids"]
     answer: list[int] = []
     for _ in range(24):
@@ -90,7 +90,7 @@ def test_penalties_are_those_of_openai(client: OpenAI, model: Any, tokenizer: An
     assert one.choices[0].text == expected
 
 
-def test_a_stream_says_the_same_and_tells_its_usage_last(client: OpenAI) -> None:
+def test_a_stream_has_the_same_text_and_its_usage_last(client: OpenAI) -> None:
     whole = client.chat.completions.create(model="embedded", messages=CHAT)
     chunks = list(
         client.chat.completions.create(
@@ -99,7 +99,7 @@ def test_a_stream_says_the_same_and_tells_its_usage_last(client: OpenAI) -> None
     )
     texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(texts) == whole.choices[0].message.content
-    assert sum(map(bool, texts)) > 5, "it came piece by piece"
+    assert sum(map(bool, texts)) > 5, "the text came in several chunks"
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
     assert chunks[-1].usage == whole.usage
@@ -147,15 +147,15 @@ def test_a_stop_text_ends_the_answer_before_it(client: OpenAI) -> None:
 
 
 def test_a_seed_decides_what_is_drawn_and_choices_differ(client: OpenAI) -> None:
-    def draw(**how: Any) -> list[str | None]:
-        asked: dict[str, Any] = {"model": "embedded", "messages": CHAT, "temperature": 1.5, "n": 3, "max_tokens": 24}
-        return [one.message.content for one in client.chat.completions.create(**(asked | how)).choices]
+    def draw(**changes: Any) -> list[str | None]:
+        body: dict[str, Any] = {"model": "embedded", "messages": CHAT, "temperature": 1.5, "n": 3, "max_tokens": 24}
+        return [one.message.content for one in client.chat.completions.create(**(body | changes)).choices]
 
     first = draw(seed=7)
     assert first == draw(seed=7)
     assert len(set(first)) == 3
     assert first != draw(seed=8)
-    assert draw() != draw(), "without a seed, each answer is another"
+    assert draw() != draw(), "without a seed, answers differ"
     pieces: dict[int, str] = {}
     for chunk in client.chat.completions.create(
         model="embedded", messages=CHAT, temperature=1.5, n=3, max_tokens=24, seed=7, stream=True
@@ -169,7 +169,7 @@ def test_a_seed_decides_what_is_drawn_and_choices_differ(client: OpenAI) -> None
 
 
 def by_one_pass(model: Any, ids: list[int]) -> torch.Tensor:
-    """The logarithms of all tokens at each place but the first."""
+    """Return the log-probabilities of all tokens at each position but the first."""
     with torch.inference_mode():
         return model(input_ids=torch.tensor([ids])).logits[0, :-1].float().log_softmax(dim=-1)
 
@@ -181,10 +181,10 @@ def test_log_probabilities_of_a_chat_are_those_of_one_forward_pass(client: OpenA
     assert done.choices[0].logprobs is not None
     content = done.choices[0].logprobs.content
     assert content is not None
-    said = done.choices[0].message.content
-    assert said is not None
-    assert "".join(one.token for one in content) == said
-    ids = tokenizer(said, add_special_tokens=False)["input_ids"]
+    answer = done.choices[0].message.content
+    assert answer is not None
+    assert "".join(one.token for one in content) == answer
+    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     scores = by_one_pass(model, before + ids)[len(before) - 1 :]
     assert len(content) == len(ids)
     for token, row, one in zip(ids, scores, content, strict=True):
@@ -224,14 +224,14 @@ def test_echo_scores_the_prompt_as_lm_eval_asks_for_it(client: OpenAI, model: An
         assert done.usage.completion_tokens == 2 * new
 
 
-def test_echo_alone_gives_the_prompt_back(client: OpenAI, tokenizer: Any) -> None:
+def test_echo_alone_returns_the_prompt(client: OpenAI, tokenizer: Any) -> None:
     ids: list[int] = tokenizer(TEXT)["input_ids"]
-    said = client.completions.create(model="embedded", prompt=TEXT, max_tokens=5).choices[0].text
+    answer = client.completions.create(model="embedded", prompt=TEXT, max_tokens=5).choices[0].text
     for prompt in (TEXT, ids):
         done = client.completions.create(model="embedded", prompt=prompt, max_tokens=5, echo=True)
-        assert (done.choices[0].text, done.choices[0].logprobs) == (TEXT + said, None)
+        assert (done.choices[0].text, done.choices[0].logprobs) == (TEXT + answer, None)
         chunks = client.completions.create(model="embedded", prompt=prompt, max_tokens=5, echo=True, stream=True)
-        assert "".join(chunk.choices[0].text for chunk in chunks) == TEXT + said
+        assert "".join(chunk.choices[0].text for chunk in chunks) == TEXT + answer
     nothing = client.completions.create(model="embedded", prompt=TEXT, max_tokens=0, echo=True)
     assert nothing.choices[0].text == TEXT
 
@@ -248,7 +248,7 @@ def test_neither_the_stop_text_nor_the_end_is_among_the_tokens(client: OpenAI) -
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("changes", "message"),
     [
         ({"messages": []}, "messages: give at least one"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role: no role 'tool'. Choices: assistant, developer"),
@@ -265,22 +265,24 @@ def test_neither_the_stop_text_nor_the_end_is_among_the_tokens(client: OpenAI) -
         ({"top_logprobs": 2}, "top_logprobs needs logprobs=true"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs=21: must lie in 0..20"),
         ({"frequency_penalty": 2.5}, "frequency_penalty=2.5: must lie in -2..2 (0 = off)"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: this server has no such thing"),
-        ({"response_format": {"type": "json_object"}}, "response_format: this server does not hold answers to JSON or to a grammar"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}}, "leave it out, or give {'type': 'text'}"),
-        ({"logit_bias": {"5": 1}}, "logit_bias: this server has no such thing"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools: this server does not support it"),
+        ({"response_format": {"type": "json_object"}}, "response_format: this server cannot enforce JSON or a grammar"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}}, "leave it out, or set it to {'type': 'text'}"),
+        ({"logit_bias": {"5": 1}}, "logit_bias: this server does not support it"),
         ({"extra_body": {"temprature": 1}}, "no parameter 'temprature'. Did you mean temperature?"),
         ({"messages": [{"role": "user", "content": "x" * 20_000}]}, "the model has room for 1024"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_served_is_refused_with_the_reason(client: OpenAI, how: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_served_is_refused_with_the_reason(
+    client: OpenAI, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(**({"model": "embedded", "messages": CHAT} | how))
+        client.chat.completions.create(**({"model": "embedded", "messages": CHAT} | changes))
     assert message in refused.value.message
     assert refused.value.type == "invalid_request_error"
 
 
-def test_parameters_that_do_nothing_are_taken(client: OpenAI) -> None:
+def test_parameters_without_effect_are_accepted(client: OpenAI) -> None:
     plain = client.chat.completions.create(model="embedded", messages=CHAT)
     same = client.chat.completions.create(
         model="embedded", messages=[{"role": "user", "content": [{"type": "text", "text": QUESTION}]}],
@@ -299,21 +301,21 @@ def test_other_models_are_not_found(client: OpenAI) -> None:
         lambda: client.models.retrieve("gpt-4o"),
         lambda: client.chat.completions.create(model="gpt-4o", messages=CHAT),
     ):
-        with pytest.raises(openai.NotFoundError, match="no model 'gpt-4o' here: this server has 'embedded'"):
+        with pytest.raises(openai.NotFoundError, match="this server has no model 'gpt-4o', only 'embedded'"):
             ask()
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"{", "the body is no JSON"),
-        (b"", "the body: give a JSON object"),
-        (b"[1]", "the body: give a JSON object"),
+        (b"{", "the body is not JSON"),
+        (b"", "the body must be a JSON object"),
+        (b"[1]", "the body must be a JSON object"),
         (b'{"prompt": []}', "prompt: give a text, token ids, or a list of them"),
-        (b'{"prompt": ""}', "prompt: it is empty"),
+        (b'{"prompt": ""}', "prompt is empty"),
         (b'{"prompt": "\\ud800"}', "prompt"),
-        (b'{"prompt": [999999]}', "999999 is no token of embedded"),
-        (b'{"prompt": [-1]}', "-1 is no token of embedded"),
+        (b'{"prompt": [999999]}', "999999 is not a token of embedded"),
+        (b'{"prompt": [-1]}', "-1 is not a token of embedded"),
         (b'{"prompt": "x", "temperature": NaN}', "temperature=nan"),
         (b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", ""),
         (b'{"prompt": ' + b"[" * 100_000, ""),
@@ -330,8 +332,8 @@ def test_malformed_bodies_are_refused_and_the_server_goes_on(server: Serving, bo
     assert "Traceback" not in server.err
 
 
-def test_text_that_no_other_site_could_send_is_all_that_is_read(server: Serving) -> None:
-    """A form of another site can send text/plain to this machine unasked: it is not read."""
+def test_requests_that_another_site_could_send_are_refused(server: Serving) -> None:
+    """A form on another site can send text/plain to this machine, but not JSON."""
     body = json.dumps({"prompt": "7"}).encode()
     assert server.ask("/v1/completions", body, Content_Type="text/plain")[0] == 400
     status, answer = server.ask("/v1/models", Host="evil.example")
@@ -361,11 +363,11 @@ def test_the_old_tools_curl_command_works_as_it_is_written(server: Serving) -> N
     assert "Did you mean max_new_tokens?" in refused["error"]["message"]
 
 
-def test_paths_that_are_not_there_are_said(server: Serving) -> None:
+def test_an_unknown_path_is_answered_with_the_known_ones(server: Serving) -> None:
     for path in ("/nothing", "/redoc", "/v1/embeddings"):
         status, answer = server.ask(path)
         assert status == 404
         assert "/v1/chat/completions" in answer["error"]["message"]
     assert server.ask("/v1/completions")[0] == 405
     folder = Path(server.folder)
-    assert not list(folder.rglob("samples.jsonl")), "what clients ask is written down nowhere"
+    assert not list(folder.rglob("samples.jsonl")), "requests are not logged"

@@ -39,20 +39,20 @@ def ask(page: Page, text: str) -> None:
 
 
 @pytest.mark.slow
-def test_it_sends_streams_and_goes_on_with_what_was_said(page: Page, server: Serving, tmp_path: Path) -> None:
+def test_it_sends_streams_and_continues_the_conversation(page: Page, server: Serving, tmp_path: Path) -> None:
     page.do("""globalThis.steps = new Set();
         new MutationObserver(() => steps.add(document.querySelector('.assistant')?.textContent.length ?? 0))
           .observe(document.querySelector('#log'), {childList: true, subtree: true, characterData: true})""")
     ask(page, QUESTION)
     page.until(f"{IDLE} && document.querySelectorAll('.assistant').length === 1")
-    said = page.do(f"{LAST}.textContent")
+    answer = page.do(f"{LAST}.textContent")
     body = {"messages": [{"role": "user", "content": QUESTION}]}
-    assert said == server.ask("/v1/chat/completions", body)[1]["choices"][0]["message"]["content"]
-    assert page.do("steps.size") > 3, "it came piece by piece"
+    assert answer == server.ask("/v1/chat/completions", body)[1]["choices"][0]["message"]["content"]
+    assert page.do("steps.size") > 3, "the text came in several chunks"
     assert page.do("document.querySelector('#speed').textContent").endswith(" tok/s")
     ask(page, "And with 2 more?")
     page.until(f"{IDLE} && document.querySelectorAll('.assistant').length === 2")
-    turns = [("user", QUESTION), ("assistant", said), ("user", "And with 2 more?")]
+    turns = [("user", QUESTION), ("assistant", answer), ("user", "And with 2 more?")]
     body = {"messages": [{"role": role, "content": text} for role, text in turns]}
     assert (
         page.do(f"{LAST}.textContent")
@@ -61,7 +61,7 @@ def test_it_sends_streams_and_goes_on_with_what_was_said(page: Page, server: Ser
     page.picture(tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as image:
         greys = image.convert("L").histogram()
-    assert sum(greys[:110]) > 2000, "there is ink"
+    assert sum(greys[:110]) > 2000, "the page is not empty"
     assert page.complaints() == []
     assert {url.split("/")[2] for url in page.requested() if url.startswith("http")} == {server.url.split("/")[2]}
 
@@ -70,7 +70,7 @@ def test_it_sends_streams_and_goes_on_with_what_was_said(page: Page, server: Ser
 def test_stop_ends_the_answer_and_frees_its_row(page: Page, server: Serving) -> None:
     # The page itself stops as soon as there is text: an answer may end before a click from here arrives.
     page.do(f"""document.getElementById('max_tokens').value = 900;
-        const plain = fetch;  // the answer goes on for long, whatever the model would say
+        const plain = fetch;  // a long answer, also after the model's end token
         globalThis.fetch = (url, how) => plain(url, {{...how, body: how.body.replace('{{', '{{"ignore_eos":true,')}})
         globalThis.wasBusy = null;
         new MutationObserver(() => {{
@@ -84,14 +84,14 @@ def test_stop_ends_the_answer_and_frees_its_row(page: Page, server: Serving) -> 
     assert page.do("wasBusy")
     page.until(IDLE)
     assert page.do(f"{LAST}.textContent") == "stopped"
-    server.until(lambda now: now["runner_rows_alive"] == 0 and now["runner_open"] == 0, within_s=3)
+    server.until(lambda now: now["runner_rows_alive"] == 0 and now["runner_open"] == 0)
     page.do("document.querySelector('#reset').click()")
     assert page.do("document.querySelectorAll('.turn').length") == 0
 
 
 @pytest.mark.thorough
 def test_texts_are_never_a_part_of_the_page(page: Page) -> None:
-    """What a model could say is put where its answers go, through the page's own code; so is what the user says."""
+    """The page's own code shows a malicious answer, and the same text as the user's message."""
     title = page.do("document.title")
     page.do(f"""globalThis.fetch = async () => new Response(new Blob([
         'data: ' + JSON.stringify({{choices: [{{delta: {{content: {json.dumps(EVIL)}}}}}]}}) + '\\n\\n', 'data: [DONE]\\n\\n']))""")
@@ -112,7 +112,7 @@ def test_errors_are_shown_and_the_settings_are_sent(page: Page) -> None:
 
 
 @pytest.mark.thorough
-def test_the_policy_forbids_what_is_not_the_pages_own(page: Page, server: Serving) -> None:
+def test_the_policy_forbids_other_scripts_and_servers(page: Page, server: Serving) -> None:
     page.do(
         "document.body.append(Object.assign(document.createElement('script'), {textContent: \"document.title = 'owned'\"}))"
     )
@@ -121,12 +121,12 @@ def test_the_policy_forbids_what_is_not_the_pages_own(page: Page, server: Servin
     assert any("Content Security Policy" in text for text in page.complaints())
     status, text = server.ask("/")
     assert status == 200
-    assert "http" not in text.replace("http-equiv", ""), "no address of another place stands in it"
+    assert "http" not in text.replace("http-equiv", ""), "the page has no address of another site"
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("width", "height", "least"), [(390, 844, 420), (360, 640, 240)])
-def test_a_phone_shows_the_talk_beside_open_settings(
+def test_a_phone_shows_the_conversation_above_open_settings(
     server: Serving, tmp_path: Path, width: int, height: int, least: int
 ) -> None:
     with browser(tmp_path) as page:

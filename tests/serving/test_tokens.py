@@ -1,10 +1,9 @@
-"""POST /tokenize on a real server: whose tokens, what is refused by name, and that it takes a place like a completion."""
+"""POST /tokenize on a real server: the tokens, refusals, and that a request counts as an open completion."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ USER = {"role": "user", "content": "Hi"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("tokens"), *FLOAT32, "tracking=none", "task.max_open=1") as server:
+    with serving(tmp_path_factory.mktemp("tokens"), *FLOAT32, "tracking=none") as server:
         yield server
 
 
@@ -36,36 +35,33 @@ def test_a_prompt_and_a_chat_have_the_tokens_that_the_model_reads(server: Servin
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "message"),
     [
         ({}, 400, "give either prompt or messages"),
         ({"prompt": "7", "messages": [USER]}, 400, "give either prompt or messages"),
-        ({"prompt": "7", "model": "other"}, 404, "no model 'other' here"),
+        ({"prompt": "7", "model": "other"}, 404, "this server has no model 'other'"),
         ({"prompt": ["7"]}, 400, "prompt"),
         ({"prompt": "7", "promt": "8"}, 400, "no parameter 'promt'. Did you mean prompt?"),
-        ({"prompt": "7", "return_token_strs": True}, 400, "return_token_strs: this server has no such thing"),
-        ({"messages": [USER], "add_generation_prompt": False}, 400, "add_generation_prompt: this server has no such"),
+        ({"prompt": "7", "return_token_strs": True}, 400, "return_token_strs: this server does not support it"),
+        ({"messages": [USER], "add_generation_prompt": False}, 400, "add_generation_prompt: this server does not support"),
         ({"messages": [USER | {"role": "robot"}]}, 400, "messages[0].role: no role 'robot'"),
-        ({"messages": [USER] * 10_001}, 400, "messages: 10001 are too many: this server takes 10000"),
-        ({"prompt": "\ud800"}, 400, "half of a character stands at 0"),
+        ({"messages": [USER] * 10_001}, 400, "messages: 10001 are too many, this server takes 10000"),
+        ({"prompt": "\ud800"}, 400, "character 0 is a lone surrogate"),
         (b"[" * 100_000, 400, "nested too deeply"),
         (b" " * 2_000_000, 413, "1024 KiB (task.max_body_kib)"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused_by_name(server: Serving, body: Any, status: int, said: str) -> None:
-    found, answer = server.ask("/tokenize", body)
-    assert found == status, answer
-    assert said in answer["error"]["message"]
+def test_what_cannot_be_read_is_refused_by_name(server: Serving, body: Any, status: int, message: str) -> None:
+    actual, answer = server.ask("/tokenize", body)
+    assert actual == status, answer
+    assert message in answer["error"]["message"]
 
 
-def test_it_takes_a_place_like_a_completion(server: Serving) -> None:
-    long = {"prompt": "7", "max_tokens": 900, "ignore_eos": True}
-    completing = threading.Thread(target=server.ask, args=("/v1/completions", long))
-    completing.start()
-    server.until(lambda now: now["runner_open"] == 1)
-    status, answer = server.ask("/tokenize", {"prompt": "7"})
-    completing.join()
-    assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
-    assert server.ask("/tokenize", {"prompt": "7"})[0] == 200
-    assert server.metrics()["runner_open"] == 0
-    assert server.stop(signal.SIGTERM) == 0
+def test_it_counts_as_an_open_completion(tmp_path: Path) -> None:
+    with serving(tmp_path, "model=stub", "model.delay_s=300", "tracking=none", "task.max_open=1") as server:
+        with server.send("/v1/completions", {"prompt": "7"}):
+            server.until(lambda now: now["runner_open"] == 1)
+            status, answer = server.ask("/tokenize", {"prompt": "7"})
+            assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
+        server.until(lambda now: now["runner_open"] == 0)
+        assert server.ask("/tokenize", {"prompt": "7"})[0] == 200

@@ -89,7 +89,7 @@ def test_what_a_stage_lacks_raises_where_it_would_count(parts_of: Any) -> None:
         return hook
 
     first.layers[0].register_forward_pre_hook(ask(first.model.model.norm, torch.zeros(1, 1, 32)))
-    with pytest.raises(DataError, match="part 0 needs model.norm inside its layers, and does not hold it"):
+    with pytest.raises(DataError, match="part 0 needs model.norm inside its layers, and does not have it"):
         first(torch.tensor([[1, 2]]))
     last.model.lm_head.register_forward_pre_hook(ask(last.model.model.embed_tokens, torch.zeros(1, 1)))
     with pytest.raises(DataError, match="part 1 needs model.embed_tokens after its layers"):
@@ -113,7 +113,7 @@ def test_weights_are_mapped_and_keep_the_dtype_of_the_checkpoint(tmp_path: Path)
     [
         (
             {"scale_attn_by_inverse_layer_idx": True},
-            "gpt2 cannot be run in parts: layer 2 would be another one as number 0",
+            "gpt2 cannot be run in parts: layer 2 would differ as number 0",
         ),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "its weights are quantized"),
         ({"model_type": "t5"}, "it has an encoder and a decoder"),

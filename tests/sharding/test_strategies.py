@@ -72,7 +72,7 @@ def best_by_dynamic_program(costs: list[int], num_parts: int) -> int:
     return int(best[-1])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_every_strategy_covers_each_tensor_once(data: st.DataObject) -> None:
     layout = data.draw(layouts())
@@ -100,7 +100,7 @@ def test_every_strategy_covers_each_tensor_once(data: st.DataObject) -> None:
         assert widths == sorted(widths, reverse=True), "torch can only map aligned tensors"
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_balanced_parts_equal_the_dynamic_program(data: st.DataObject) -> None:
     layout = data.draw(layouts())
@@ -118,7 +118,7 @@ def test_balanced_parts_equal_the_dynamic_program(data: st.DataObject) -> None:
         assert largest == best_by_dynamic_program(costs, num_parts)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12), st.data())
 def test_cuts_make_the_largest_run_as_small_as_can_be(costs: list[int], data: st.DataObject) -> None:
     num_parts = data.draw(st.integers(1, len(costs)))
@@ -129,7 +129,7 @@ def test_cuts_make_the_largest_run_as_small_as_can_be(costs: list[int], data: st
     assert max(sum(costs[begin:end]) for begin, end in runs) == best_by_dynamic_program(costs, num_parts)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=8), st.data())
 def test_ratios_are_kept_to_as_well_as_any_cut_can(costs: list[int], data: st.DataObject) -> None:
     weights = data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=len(costs)))

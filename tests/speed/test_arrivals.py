@@ -1,4 +1,4 @@
-"""Requests that come by a clock: when they come, from when latency counts, and where the knee is found."""
+"""Requests that arrive by a clock: their times, from when latency counts, and which rate is the knee."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from runner.speed.arrivals import Load, TimedRequest, clock, keeps_up, knee_of, 
 MakeConfig = Callable[..., RunnerConfig]
 
 
-def test_the_clock_is_one_of_poisson_and_the_seeds_own() -> None:
+def test_arrivals_are_a_poisson_process_that_the_seed_fixes() -> None:
     times = clock(4.0, 20_000, seed=1)
     gaps = [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)]
     assert mean(gaps) == pytest.approx(1 / 4, rel=0.03)
-    assert stdev(gaps) == pytest.approx(mean(gaps), rel=0.03), "as spread as they are long: no even beat"
+    assert stdev(gaps) == pytest.approx(mean(gaps), rel=0.03), "as spread as they are long: no regular interval"
     assert clock(4.0, 50, seed=1) == times[:50]
     assert clock(4.0, 50, seed=2) != times[:50]
     assert clock(8.0, 50, seed=1) == pytest.approx([one / 2 for one in times[:50]])
@@ -33,32 +33,32 @@ def test_the_clock_is_one_of_poisson_and_the_seeds_own() -> None:
 def test_each_rate_has_its_own_prompts_of_the_cells_lengths() -> None:
     task = SweepConfig(prompt_tokens=[3, 5], new_tokens=[2, 4], arrival_rates=[2, 0.5], arrival_s=20)
     slow, quick = loads_of(task, vocab_size=1000, seed=0)
-    assert (slow.rate, len(slow.asked), quick.rate, len(quick.asked)) == (0.5, 10, 2, 40)
-    assert {(len(one.request.prompt), one.request.max_new_tokens) for one in quick.asked} == {
+    assert (slow.rate, len(slow.requests), quick.rate, len(quick.requests)) == (0.5, 10, 2, 40)
+    assert {(len(one.request.prompt), one.request.max_new_tokens) for one in quick.requests} == {
         (3, 2),
         (3, 4),
         (5, 2),
         (5, 4),
     }
-    prompts = [one.request.prompt for one in (*slow.asked, *quick.asked)]
+    prompts = [one.request.prompt for one in (*slow.requests, *quick.requests)]
     assert len(set(prompts)) == 50
     [few] = loads_of(SweepConfig(arrival_rates=[2], arrival_requests=3), vocab_size=1000, seed=0)
-    assert len(few.asked) == 3
+    assert len(few.requests) == 3
 
 
 class OneByOne(StubEngine):
-    """Takes its time for each request, one after another, as a server that is all busy."""
+    """Answers one request after another, with a pause for each, like a busy server."""
 
-    def __init__(self, config: RunnerConfig, each_s: float) -> None:
+    def __init__(self, config: RunnerConfig, pause: Callable[[], None]) -> None:
         super().__init__(config, 0.0)
-        self.each_s = each_s
+        self.pause = pause
 
     def open(self, batch_size: int | None = None) -> Session:  # type: ignore[override]
         return ListSession(frozenset(Capability), self._run)
 
     def _run(self, asked: list[Request]) -> Iterator[list[Event]]:
         for request in asked:
-            time.sleep(self.each_s)
+            self.pause()
             yield [
                 Completion(request.id, "", [1], FinishReason.length, "", 1, 0.0, 0.0, token_times=[time.perf_counter()])
             ]
@@ -69,31 +69,48 @@ def load_of(due_s: list[float], rate: float = 1.0) -> Load:
 
 
 def test_latency_counts_from_when_a_request_was_due(make_config: MakeConfig) -> None:
-    """Ten requests within 10 ms and 20 ms for each: the last one has waited for all others, and that is its latency."""
+    """Ten requests within 10 ms, and 20 ms for each: the last one's latency includes its wait for all others."""
     load = load_of([at / 1000 for at in range(10)])
     answers: list[int] = []
-    run_load(OneByOne(make_config(), 0.02), load, lambda: answers.append(1))
+    run_load(OneByOne(make_config(), lambda: time.sleep(0.02)), load, lambda: answers.append(1))
     assert len(answers) == 10
     assert load.note == ""
     assert max(load.answers_s) >= 10 * 0.02 - 0.009
     assert load.answers_s == sorted(load.answers_s)
-    assert all(first <= whole for first, whole in zip(load.firsts_s, load.answers_s, strict=True))
+    assert all(first <= whole for first, whole in zip(load.first_tokens_s, load.answers_s, strict=True))
     figures = load.figures
     assert figures["answer_p99_s"] == max(load.answers_s)
     assert figures["answered_requests_per_s"] == pytest.approx(10 / load.seconds)
 
 
-def test_who_gives_up_counts_what_has_no_answer(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.speed.arrivals.LEAST_PATIENCE_S", 0.1)
+class StoppedClock:
+    """Stands still until an engine's pause moves it, so that the machine's speed changes nothing."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def pause(self) -> None:
+        self.now_s += 70.0
+
+
+def test_requests_without_an_answer_count_when_patience_ends(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_clock = StoppedClock()
+    monkeypatch.setattr("runner.speed.arrivals.time", stopped_clock)
+    monkeypatch.setattr("runner.speed.arrivals.LEAST_PATIENCE_S", 100.0)
     load = load_of([0.0, 0.0, 0.0, 0.001])
-    run_load(OneByOne(make_config(), 0.07), load, lambda: None)
-    assert 1 <= len(load.answered) <= 3
-    assert load.note.startswith(f"{4 - len(load.answered)} of 4 requests had no answer after")
-    assert load.figures["answer_p99_s"] >= 0.1, "no request is left out because it was slow"
+    run_load(OneByOne(make_config(), stopped_clock.pause), load, lambda: None)
+    assert len(load.answered) == 2
+    assert load.note == "2 of 4 requests had no answer after 140 s"
+    assert load.figures["answer_p99_s"] >= 100, "no request is left out because it was slow"
     assert not keeps_up(load, load)
 
 
-def test_memory_that_runs_out_is_a_note_and_other_errors_are_errors(make_config: MakeConfig) -> None:
+def test_out_of_memory_becomes_a_note_and_other_errors_are_raised(make_config: MakeConfig) -> None:
     class Broken(OneByOne):
         error: Exception = MemoryError("no room")
 
@@ -103,24 +120,29 @@ def test_memory_that_runs_out_is_a_note_and_other_errors_are_errors(make_config:
             yield []
 
     load = load_of([0.0, 0.001])
-    run_load(Broken(make_config(), 0.0), load, lambda: None)
+    run_load(Broken(make_config(), lambda: None), load, lambda: None)
     assert (load.note, load.seconds) == ("out of memory: no room", 0.0)
     Broken.error = ValueError("a bug")
     with pytest.raises(ValueError, match="a bug"):
-        run_load(Broken(make_config(), 0.0), load_of([0.0]), lambda: None)
+        run_load(Broken(make_config(), lambda: None), load_of([0.0]), lambda: None)
 
 
-def served(rate: float, took_s: float, until_s: float | None = None) -> Load:
-    """A rate of 40 requests that all take the same time, or whose last answer comes late."""
+def answered_load(rate: float, took_s: float, until_s: float | None = None) -> Load:
+    """A load of 40 requests that all take the same time, or whose last answer comes late."""
     load = load_of([at / rate for at in range(40)], rate)
-    for one in load.asked:
+    for one in load.requests:
         one.ended_s = one.due_s + took_s
-    load.seconds = until_s or load.asked[-1].due_s + took_s
+    load.seconds = until_s or load.requests[-1].due_s + took_s
     return load
 
 
 def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
-    good, slower, slow, good_again = served(1, 0.5), served(2, 0.9), served(4, 1.1), served(8, 0.5)
+    good, slower, slow, good_again = (
+        answered_load(1, 0.5),
+        answered_load(2, 0.9),
+        answered_load(4, 1.1),
+        answered_load(8, 0.5),
+    )
     knee = knee_of([good, slower, slow, good_again])
     assert knee is not None
     assert (knee.rate, knee.is_highest) == (2, False)
@@ -129,12 +151,12 @@ def test_the_knee_is_the_highest_rate_up_to_which_all_keep_up() -> None:
     assert above is not None
     assert (above.rate, above.is_highest) == (2, True)
     assert "or above" in above.words
-    too_late = served(2, 0.5, until_s=30.0)  # 40 requests within 20 s: answers come at two thirds of their rate
+    too_late = answered_load(2, 0.5, until_s=30.0)  # 40 requests within 20 s: answers come at two thirds of their rate
     behind = knee_of([good, too_late])
     assert behind is not None
     assert behind.rate == 1
-    lost = served(1, 0.5)
-    lost.asked[3].ended_s = None
+    lost = answered_load(1, 0.5)
+    lost.requests[3].ended_s = None
     none = knee_of([lost, good])
     assert none is not None
     assert none.rate is None

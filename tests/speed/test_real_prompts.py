@@ -1,4 +1,4 @@
-"""A sweep over prompts that somebody really asks: which they are, how long, and that none is put twice too early."""
+"""A sweep over real prompts: their names, their lengths, and that each is sent once before any is repeated."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_real_model_reads_each_prompt_once_and_says_how_long_they_are(
+def test_a_real_model_reads_each_prompt_once_and_reports_their_lengths(
     make_config: Make, recorder: Recorder, tiny_model: LocalModelConfig, texts: Path
 ) -> None:
     task = SweepConfig(**QUICK, prompts=str(texts), format=Framing.raw, arrival_rates=[200.0], arrival_requests=4)
@@ -53,11 +53,11 @@ def test_a_real_model_reads_each_prompt_once_and_says_how_long_they_are(
     assert result.facts["prompts"] == "texts.txt, as raw text · 30 prompts · 8–43 tokens, median 26"
     assert {"decode_tok_per_s/batch_3_prompts", "ttft_s/batch_1_prompts"} <= result.metrics.keys()
     assert result.metrics["requests/rate_200"] == 4
-    assert any("as if each had the batch's mean length" in note for note in result.notes)
-    assert not any("came again" in note for note in result.notes)
+    assert any("as if each prompt had the batch's mean length" in note for note in result.notes)
+    assert not any("were repeated" in note for note in result.notes)
 
 
-def test_too_few_prompts_come_again_and_too_long_ones_are_left_out(
+def test_too_few_prompts_are_repeated_and_too_long_ones_are_left_out(
     make_config: Make, recorder: Recorder, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "few.txt").write_text(f"one\ntwo\n{'long ' * 200}\n")
@@ -66,7 +66,7 @@ def test_too_few_prompts_come_again_and_too_long_ones_are_left_out(
     result = work(sweep, config, recorder, open_engine(config))
     assert result.rows[1]["prompt_tokens"] == "3–3"
     assert "1 prompts were left out: they are too long for the model" in result.notes
-    assert any(note.startswith("8 prompts were put and 2 are there") for note in result.notes)
+    assert any(note.startswith("8 prompts were sent, but there are only 2") for note in result.notes)
     (tmp_path / "few.txt").write_text(f"{'long ' * 200}\n")
     with pytest.raises(ConfigError, match="none of its 1 prompts with task.new_tokens=3 more fits into the 512"):
         run(config)
@@ -78,9 +78,9 @@ def test_over_a_server_and_the_record_names_the_prompts(make_config: Make) -> No
         model = ApiConfig(name="tiny", base_url=url, extensions=Extensions.vllm)
         task = SweepConfig(**QUICK, prompts="embedded", arrival_rates=[100.0], arrival_requests=2)
         record = run(make_config(model=model, task=task))
-        put = [body["messages"][-1]["content"] for body in api.seen if "messages" in body]
-    assert len(put) == 10
-    assert len(set(put)) == 10, "none is put twice"
+        sent = [body["messages"][-1]["content"] for body in api.seen if "messages" in body]
+    assert len(sent) == 10
+    assert len(set(sent)) == 10, "none is sent twice"
     assert record.data["name"] == "embedded test"
     assert json.loads(record.data["source"]) == {"tags": {"mlflow.source.name": "runner.embedded.problems"}}
     assert record.result.facts["prompts"].startswith("embedded test, as chats · 1,000 prompts · ")
@@ -95,19 +95,19 @@ def test_over_a_server_and_the_record_names_the_prompts(make_config: Make) -> No
         ("t.txt", "one\ntwo\n"),
     ],
 )
-def test_prompts_count_by_their_words_and_how_they_are_put(tmp_path: Path, name: str, text: str) -> None:
+def test_prompts_count_by_their_text_and_format(tmp_path: Path, name: str, text: str) -> None:
     path, other = tmp_path / name, tmp_path / "other.txt"
     path.write_text(text)
     other.write_text("one\nthree\n")
-    found = real_prompts.read(SweepConfig(prompts=str(path)))
-    assert found is not None
-    assert found.prompts == [(Message("user", "one"),), (Message("user", "two"),)]
+    prompts = real_prompts.read(SweepConfig(prompts=str(path)))
+    assert prompts is not None
+    assert prompts.prompts == [(Message("user", "one"),), (Message("user", "two"),)]
     differing = real_prompts.read(SweepConfig(prompts=str(other)))
     assert differing is not None
-    assert differing.sha256 != found.sha256
+    assert differing.sha256 != prompts.sha256
 
 
-def test_the_job_is_known_by_its_prompts_and_random_tokens_stay_the_same_job(make_config: Make, texts: Path) -> None:
+def test_prompts_count_in_the_jobs_id_and_random_tokens_do_not(make_config: Make, texts: Path) -> None:
     def hashes(**keys: Any) -> dict[str, str]:
         return sweep.prepare(make_config(task=SweepConfig(**QUICK, **keys))).hashes
 
@@ -121,15 +121,15 @@ def test_the_job_is_known_by_its_prompts_and_random_tokens_stay_the_same_job(mak
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         (
             {"prompt_tokens": [8]},
-            "task.prompt_tokens=.8.: the prompts of task.prompts=embedded have lengths of their own",
+            "task.prompt_tokens=.8.: the prompts of task.prompts=embedded have their own lengths",
         ),
         (
             {"shared_prefix": [0.5]},
-            "task.shared_prefix=.0.5.: what the prompts of task.prompts=embedded have in common",
+            "task.shared_prefix=.0.5.: the prompts of task.prompts=embedded have their own beginnings",
         ),
         ({"prompts": "-"}, "task.prompts=-: a sweep reads a file or a data set, not stdin"),
         ({"prompts": "nope.jsonl"}, "task.prompts=nope.jsonl: data path does not exist"),
@@ -137,6 +137,6 @@ def test_the_job_is_known_by_its_prompts_and_random_tokens_stay_the_same_job(mak
         ({"split": "tset"}, "Did you mean test"),
     ],
 )
-def test_what_cannot_be_put_is_refused(keys: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_prompts_that_cannot_be_sent_are_rejected(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         real_prompts.read(SweepConfig(**{"prompts": "embedded"} | keys))

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from runner.config.root import Print, RunnerConfig, TrackingConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import EvidenceError, JobHeld, OutputError
 from runner.core.result import FinishReason, Record, Result, Sample, Status
+from runner.store import jobs
 from runner.store.artifacts import promise
 from runner.store.jobs import Job, Recorder, claim, identify, read_samples
 
@@ -25,8 +26,8 @@ def sample(index: int, text: str = "ok") -> Sample:
     return Sample(index, "sha", 3, text, [1, 2], FinishReason.stop, 0.1)
 
 
-def job_id(config: RunnerConfig, version: int = 1, evidence: str = "a", measures: bool = False) -> str:
-    return identify(config, version, {"model": evidence}, measures).job_id
+def job_id(config: RunnerConfig, version: int = 1, model_hash: str = "a", measures: bool = False) -> str:
+    return identify(config, version, {"model": model_hash}, measures).job_id
 
 
 def test_what_cannot_change_the_answer_does_not_change_the_id(make_config: Make) -> None:
@@ -48,7 +49,7 @@ def test_what_can_change_the_answer_changes_the_id(make_config: Make) -> None:
     ids = {
         job_id(config),
         job_id(config, version=2),
-        job_id(config, evidence="b"),
+        job_id(config, model_hash="b"),
         job_id(config, measures=True),
         job_id(make_config(seed=1)),
         job_id(make_config(task=Gsm8kConfig(limit=5))),
@@ -57,7 +58,7 @@ def test_what_can_change_the_answer_changes_the_id(make_config: Make) -> None:
     assert len(ids) == 7
 
 
-def test_samples_survive_a_torn_last_line(tmp_path: Path) -> None:
+def test_samples_survive_an_incomplete_last_line(tmp_path: Path) -> None:
     job = Job("x", tmp_path)
     recorder = Recorder(job)
     recorder.sample(sample(0))
@@ -93,15 +94,16 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     job.write_record(record)
     assert job.recorded() == record
     os.utime(part)
-    assert job.recorded() == record, "only its times have changed"
+    assert job.recorded() == record, "only the file's times have changed"
     stat = part.stat()
-    part.write_text("y")
-    os.utime(part, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    while part.stat().st_ctime_ns == stat.st_ctime_ns:  # until the file system's clock has moved on
+        part.write_text("y")
+        os.utime(part, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert job.recorded() is None, "another content of the same size and mtime"
     part.write_text("")
-    assert job.recorded() is None, "what it promised is empty"
+    assert job.recorded() is None, "the file is empty"
     part.unlink()
-    assert job.recorded() is None, "what it promised is gone"
+    assert job.recorded() is None, "the file is missing"
     job.write_record(replace(record, status=Status.KILLED))
     assert job.recorded() is None
     (tmp_path / "result.json").write_text("{")
@@ -111,23 +113,30 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     assert job.recorded() is None
 
 
-def _hold(folder: str, ready: object, seconds: float) -> None:
-    with claim(Job("x", Path(folder))):
-        ready.set()  # type: ignore[attr-defined]
-        time.sleep(seconds)
+def _hold_until_released(folder: Path, ready: Event, release: Event) -> None:
+    with claim(Job("x", folder)):
+        ready.set()
+        assert release.wait(200)
+        (folder / "released").touch()
 
 
-def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    other = context.Process(target=_hold, args=(str(tmp_path), ready, 1.0))
+    ready, release = context.Event(), context.Event()
+    messages: list[str] = []
+
+    def say(text: str) -> None:
+        messages.append(text)
+        release.set()
+
+    monkeypatch.setattr(jobs, "say", say)
+    other = context.Process(target=_hold_until_released, args=(tmp_path, ready, release))
     other.start()
-    assert ready.wait(60)
-    started = time.perf_counter()
+    assert ready.wait(200)
     with claim(Job("x", tmp_path)):
-        assert time.perf_counter() - started > 0.5
+        assert (tmp_path / "released").exists()
     other.join()
-    assert capsys.readouterr().err == "x is being done by another process: waiting for it to finish\n"
+    assert messages == ["x is being done by another process: waiting for it to finish"]
     with (
         claim(Job("x", tmp_path)),
         pytest.raises(JobHeld, match="x is being done by another process"),
@@ -136,7 +145,7 @@ def test_a_job_is_held_by_one_process_at_a_time(tmp_path: Path, capsys: pytest.C
         pass
 
 
-def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_an_output_folder_that_is_a_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "jobs").write_text("")
     with (
         pytest.raises(OutputError, match=r"cannot write .*output_dir="),
@@ -145,10 +154,10 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_what_memory_was_too_short_for_is_tried_again_once_there_is_more(tmp_path: Path) -> None:
+def test_a_job_that_was_short_of_memory_runs_again_when_there_is_more(tmp_path: Path) -> None:
     job = Job("x", tmp_path)
     record = Record("x", Status.FINISHED, str(tmp_path), Result({"n": 1.0}, ran_short_mib=1e9))
     job.write_record(record)
-    assert job.recorded() == record, "there is no more than then"
+    assert job.recorded() == record, "no more memory is free than then"
     job.write_record(replace(record, result=Result({"n": 1.0}, ran_short_mib=1.0)))
     assert job.recorded() is None

@@ -9,18 +9,18 @@ from runner.core.errors import EvidenceError, OutputError
 from runner.store.lines import GrowingFile, read_evidence
 
 
-def test_a_torn_last_line_is_cut_off_and_a_damaged_one_named(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_cut_off_and_a_damaged_one_named(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     assert list(read_evidence(path, json.loads, "number")) == []
     file = GrowingFile(path)
-    assert not path.exists(), "a file without lines is none"
+    assert not path.exists(), "the first line creates the file"
     file.append("1")
-    assert path.read_text() == "1\n", "it is there before the file is closed"
+    assert path.read_text() == "1\n", "the line is in the file before it is closed"
     file.append('"zwei\u2028"')
     file.close()
     path.write_bytes(path.read_bytes() + b"[3, ")
     assert list(read_evidence(path, json.loads, "number")) == [(1, 1), (2, "zwei\u2028")]
-    assert path.read_bytes().endswith(b"[3, "), "who only reads changes nothing"
+    assert path.read_bytes().endswith(b"[3, "), "reading changes nothing"
     assert len(list(read_evidence(path, json.loads, "number", repair=True))) == 2
     file.append("4")
     file.close()
@@ -31,6 +31,6 @@ def test_a_torn_last_line_is_cut_off_and_a_damaged_one_named(tmp_path: Path) -> 
     assert path.read_text() == "1\nx\n3\n"
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         GrowingFile(tmp_path / "gone" / "lines.jsonl").append("1")

@@ -1,4 +1,4 @@
-"""Output folders whose names mean something in a URI."""
+"""Output folders whose names have a meaning in a URI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Start = Callable[..., Any]
 
 
 @pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a b"])
-def test_everything_lies_in_the_folder_that_was_named(
+def test_everything_is_in_the_named_folder(
     runner: Start, tmp_path: Path, new_database: Callable[[Path], None], name: str
 ) -> None:
     work = tmp_path / "work"
@@ -21,9 +21,9 @@ def test_everything_lies_in_the_folder_that_was_named(
     for _ in range(2):
         done = runner("model=stub", "task.limit=2", f"output_dir='{name}'", cwd=work)
         assert done.code == 0, done.err
-    assert [path.name for path in work.iterdir()] == [name], "and in no folder that is called almost like it"
+    assert [path.name for path in work.iterdir()] == [name], "and in no folder with a similar name"
     with sqlite3.connect(work / name / "mlflow.db") as database:
         assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
     assert len(list((work / name / "mlartifacts").glob("*/artifacts/samples.jsonl"))) == 1
-    told = runner("--output-dir", name, cwd=work, module="runner.compare")
-    assert "no such file" not in told.err
+    compared = runner("--output-dir", name, cwd=work, module="runner.compare")
+    assert "no such file" not in compared.err

@@ -1,4 +1,4 @@
-"""A team's store: an MLflow server on a real PostgreSQL, logged to by a grid and read from another place; and no server."""
+"""A team's store: an MLflow server with a real PostgreSQL, to which a grid logs and which is read elsewhere; also without a server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runner.core.errors import ConfigError, refuse_password
 from runner.run import run
 from runner.store import mlflow_store, tracking
 
-# mlflow 3.17 asks sqlalchemy 2.1 for a loader by its old name; it is theirs to mend
+# mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 Run = Callable[..., Any]
 GRID = ("-m", "quantization=none,int8,nf4,fp4", "task.split=test,hard5", "task.limit=24", "workers=2", "print=json")
@@ -33,8 +33,8 @@ def postgres() -> Iterator[str]:
         yield uri
 
 
-def ask(uri: str, query: str) -> list[tuple[Any, ...]]:
-    """Ask PostgreSQL itself, past MLflow."""
+def query_postgres(uri: str, query: str) -> list[tuple[Any, ...]]:
+    """Query PostgreSQL itself, without MLflow."""
     import psycopg
 
     with psycopg.connect(uri, autocommit=True) as connection:
@@ -43,7 +43,7 @@ def ask(uri: str, query: str) -> list[tuple[Any, ...]]:
 
 
 def counted(theirs: Path, ours: Path) -> tuple[int, int]:
-    """Wins and losses between two samples files, from the answers themselves."""
+    """Count wins and losses between two samples files, from the answers themselves."""
     base, this = read_answers(theirs), read_answers(ours)
     assert base is not None
     assert this is not None
@@ -65,29 +65,34 @@ def test_a_grid_on_a_server_with_postgres_loses_nothing_and_is_read_elsewhere(
         results = {line["job_id"]: line for line in map(json.loads, done.out.splitlines())}
         assert [line["status"] for line in results.values()] == ["FINISHED"] * 8
         logs = [log for log in tmp_path.glob("outputs/workers/*/worker_*.log") if log.read_text()]
-        assert len(logs) == 2, "both processes did something"
+        assert len(logs) == 2, "both workers did something"
 
-        runs = dict(ask(postgres, "select run_uuid, status from runs"))
+        runs = dict(query_postgres(postgres, "select run_uuid, status from runs"))
         assert list(runs.values()) == ["FINISHED"] * 9, "eight jobs and the grid"
-        jobs = dict(ask(postgres, "select value, run_uuid from tags where key = 'job_id'"))
+        jobs = dict(query_postgres(postgres, "select value, run_uuid from tags where key = 'job_id'"))
         assert jobs == {job_id: line["mlflow_run_id"] for job_id, line in results.items()}
         (parent,) = runs.keys() - jobs.values()
-        parents = ask(postgres, "select run_uuid, value from tags where key = 'mlflow.parentRunId'")
+        parents = query_postgres(postgres, "select run_uuid, value from tags where key = 'mlflow.parentRunId'")
         assert dict(parents) == dict.fromkeys(jobs.values(), parent)
         for job_id, run_id in jobs.items():
             folder = tmp_path / "outputs" / "jobs" / job_id
             record = json.loads((folder / "result.json").read_text())
             assert record["mlflow_uri"] == uri
-            there = dict(ask(postgres, f"select key, value from latest_metrics where run_uuid = '{run_id}'"))
+            logged = dict(
+                query_postgres(postgres, f"select key, value from latest_metrics where run_uuid = '{run_id}'")
+            )
             metrics = record["result"]["metrics"]
-            assert there == pytest.approx({key: value for key, value in metrics.items() if math.isfinite(value)})
-            assert dict(ask(postgres, f"select key, value from params where run_uuid = '{run_id}'")) == record["params"]
+            assert logged == pytest.approx({key: value for key, value in metrics.items() if math.isfinite(value)})
+            assert (
+                dict(query_postgres(postgres, f"select key, value from params where run_uuid = '{run_id}'"))
+                == record["params"]
+            )
             (artifacts,) = server.glob(f"a/*/{run_id}/artifacts")
             for name in ("samples.jsonl", "config.yaml"):
                 assert (artifacts / name).read_bytes() == (folder / name).read_bytes()
         assert list(server.glob(f"a/*/{parent}/artifacts/plan.json"))
 
-        (tmp_path / "outputs").rename(tmp_path / "gone")  # as on a machine that ran none of this
+        (tmp_path / "outputs").rename(tmp_path / "gone")  # as on another machine
         compared = runner(
             *("--tracking-uri", uri, "--baseline", "quantization=none", "--format", "json"),
             cwd=elsewhere,
@@ -108,10 +113,10 @@ def test_a_grid_on_a_server_with_postgres_loses_nothing_and_is_read_elsewhere(
 
 
 @pytest.mark.thorough
-def test_processes_that_log_the_same_new_questions_at_once_are_all_taken_in(
+def test_processes_that_log_the_same_new_data_set_at_once_all_succeed(
     make_config: Callable[..., RunnerConfig], postgres: str
 ) -> None:
-    ask(postgres, "create database at_once")
+    query_postgres(postgres, "create database at_once")
     config = make_config(tracking=TrackingConfig(uri=postgres.replace("/postgres?", "/at_once?")))
     store = mlflow_store.store_of(config)
     assert store is not None
@@ -134,20 +139,20 @@ def test_processes_that_log_the_same_new_questions_at_once_are_all_taken_in(
 
 @pytest.mark.slow
 def test_postgres_without_a_server_keeps_files_in_the_output_folder(runner: Run, tmp_path: Path, postgres: str) -> None:
-    ask(postgres, "create database direct")
+    query_postgres(postgres, "create database direct")
     uri = postgres.replace("/postgres?", "/direct?")
     done = runner("-m", "model=stub", "task.limit=5", "seed=1,2", "workers=2", f"tracking.uri='{uri}'", "print=json")
     assert done.code == 0, done.err
-    assert len(ask(uri, "select run_uuid from runs where status = 'FINISHED'")) == 3
+    assert len(query_postgres(uri, "select run_uuid from runs where status = 'FINISHED'")) == 3
     assert len(list(tmp_path.glob("outputs/mlartifacts/*/artifacts/samples.jsonl"))) == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}, "no mlruns where the command was given"
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}, "no mlruns in the working directory"
     compared = runner("--tracking-uri", uri, "--baseline", "seed=1", "--format", "json", module="runner.compare")
     assert compared.code == 0, compared.err
     rows = json.loads(compared.out)["tables"][0]["rows"]
     assert [row["comparison"]["ties"] for row in rows if not row["is_baseline"]] == [5]
 
 
-def test_a_password_is_refused_before_it_is_written_anywhere(runner: Run, tmp_path: Path) -> None:
+def test_a_password_is_rejected_before_it_is_written_anywhere(runner: Run, tmp_path: Path) -> None:
     done = runner("model=stub", "task.limit=2", "tracking.uri='postgresql://ann:s3cret@127.0.0.1/runs'")
     assert done.code == 2
     assert "tracking.uri=postgresql://***@127.0.0.1/runs: a password" in done.err
@@ -166,10 +171,10 @@ def test_a_password_is_refused_before_it_is_written_anywhere(runner: Run, tmp_pa
         "postgresql://host/runs?user=ann&password=s3cret",
         "http://[nowhere",
         "postgresql://ann:s3cret[@host/runs",
-        "postgresql://ann:s3cret\u2100@host/runs",  # urllib's own message quotes this one
+        "postgresql://ann:s3cret\u2100@host/runs",  # urllib's own message would quote it
     ],
 )
-def test_other_uris_that_cannot_be_taken(uri: str) -> None:
+def test_other_uris_that_are_rejected(uri: str) -> None:
     with pytest.raises(ConfigError, match="--tracking-uri=") as refused:
         refuse_password("--tracking-uri", uri)
     assert "s3cret" not in str(refused.value)
@@ -186,8 +191,8 @@ def test_a_database_without_its_driver_is_named(
         open_store("postgresql://127.0.0.1/runs")
 
 
-def test_an_experiment_that_another_machine_creates_meanwhile_is_taken(tmp_path: Path) -> None:
-    """Two machines share a server but no lock: both look for the experiment, and the slower one finds it made."""
+def test_an_experiment_that_another_machine_creates_meanwhile_is_used(tmp_path: Path) -> None:
+    """Two machines share a server but no lock: both look for the experiment, and the slower one finds it created."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

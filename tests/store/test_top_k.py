@@ -1,4 +1,4 @@
-"""top_k.jsonl: what is kept comes back, a torn line is written again, and a changed one is refused by its number."""
+"""top_k.jsonl: lines are read as they were written, an incomplete one is written again, a changed one is rejected."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from runner.store.top_k import TOP_K, TopK, TopKFile, read_top_k
 TOP = TopK.of([[(7, -0.25), (900_000, -2.5)], [(3, -0.5), (4, -1.5)], [(1, 0.0), (2, -30.0)]])
 
 
-def test_what_is_kept_comes_back(tmp_path: Path) -> None:
+def test_lines_are_read_as_they_were_written(tmp_path: Path) -> None:
     file = TopKFile(tmp_path)
     file.add(4, TOP)
     file.close()
-    found = read_top_k(tmp_path / TOP_K)
-    assert found == {4: TOP}
-    assert [list(ids) for ids in found[4].beside()] == [[7, 900_000], [3, 4], [1, 2]]
-    assert (found[4].places, found[4].logprobs.tolist()) == (3, [-0.25, -2.5, -0.5, -1.5, 0.0, -30.0])
+    lines = read_top_k(tmp_path / TOP_K)
+    assert lines == {4: TOP}
+    assert [list(ids) for ids in lines[4].ids_by_position()] == [[7, 900_000], [3, 4], [1, 2]]
+    assert (lines[4].places, lines[4].logprobs.tolist()) == (3, [-0.25, -2.5, -0.5, -1.5, 0.0, -30.0])
 
 
-def test_a_torn_line_is_cut_off_and_a_changed_one_named(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_cut_off_and_a_changed_one_named(tmp_path: Path) -> None:
     file = TopKFile(tmp_path)
     for index in (0, 1):
         file.add(index, TOP)
@@ -30,7 +30,7 @@ def test_a_torn_line_is_cut_off_and_a_changed_one_named(tmp_path: Path) -> None:
     path = tmp_path / TOP_K
     path.write_bytes(path.read_bytes()[:-20])
     again = TopKFile(tmp_path)
-    assert set(again.there) == {0}
+    assert set(again.widths) == {0}
     again.add(1, TOP)
     again.close()
     assert set(read_top_k(path)) == {0, 1}

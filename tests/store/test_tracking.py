@@ -21,7 +21,7 @@ from runner.store import mlflow_store, tracking
 from runner.store.jobs import Job
 
 Make = Callable[..., RunnerConfig]
-# mlflow 3.17 asks sqlalchemy 2.1 for a loader by its old name; it is theirs to mend
+# mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
 
 
@@ -57,9 +57,9 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
 
     config = logged(task=Gsm8kConfig(limit=3), quantization=Nf4Config(), seed=7)
     record = run(config, "seed: 7\n")
-    found = mlflow_run(record)
-    assert found.info.status == "FINISHED"
-    params = found.data.params
+    logged_run = mlflow_run(record)
+    assert logged_run.info.status == "FINISHED"
+    params = logged_run.data.params
     assert set(params) == {key for key, _ in tracking.flatten(config)}
     assert {key for key, _ in semantic_keys(config)} <= set(params)
     assert params["quantization.name"] == "nf4"
@@ -67,8 +67,8 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     assert params["quantization.compute_dtype"] == "bfloat16"
     assert params["task.system"] == "null"
     assert params["seed"] == "7"
-    assert found.data.metrics == pytest.approx(record.result.metrics)
-    tags = found.data.tags
+    assert logged_run.data.metrics == pytest.approx(record.result.metrics)
+    tags = logged_run.data.tags
     assert (tags["job_id"], tags["task"], tags["task_version"]) == (record.job_id, "gsm8k", "2")
     assert tags["output_dir"] == record.output_dir
     assert tags["mlflow.runName"] == "gsm8k stub nf4 test"
@@ -122,10 +122,10 @@ def test_the_status_is_true_when_the_task_breaks(
     client = MlflowClient(store.uri)
     experiment = client.get_experiment_by_name("runner")
     assert experiment
-    found = client.search_runs([experiment.experiment_id], f"tags.job_id = '{_job_id(config)}'")
-    assert [item.info.status for item in found] == [status]
+    runs = client.search_runs([experiment.experiment_id], f"tags.job_id = '{_job_id(config)}'")
+    assert [it.info.status for it in runs] == [status]
     monkeypatch.undo()
-    assert run(config).status is Status.FINISHED, "a failed job is done again"
+    assert run(config).status is Status.FINISHED, "a failed job runs again"
 
 
 def _job_id(config: RunnerConfig) -> str:
@@ -136,7 +136,7 @@ def _job_id(config: RunnerConfig) -> str:
     return job.job_id
 
 
-def test_odd_names_and_values_are_made_legal(logged: Make, tmp_path: Path) -> None:
+def test_names_and_values_that_mlflow_rejects_are_changed(logged: Make, tmp_path: Path) -> None:
     job = Job("x", tmp_path)
     config = logged(task=Gsm8kConfig(limit=2, instruction="long " * 3000))
     tracker = start(config, job)
@@ -148,11 +148,11 @@ def test_odd_names_and_values_are_made_legal(logged: Make, tmp_path: Path) -> No
     record = Record("x", Status.FINISHED, str(tmp_path), result)
     tracking.finish(tracker, job, record)
     record.mlflow_run_id, record.mlflow_uri = tracker.run_id, tracker.uri
-    found = mlflow_run(record)
-    assert found.data.metrics == {"decode_tok_per_s/batch_1": 1.0, "odd _key__1_": 2.0}
-    assert len(found.data.params["task.instruction"]) == 6000
-    assert found.data.tags["fact.device"] == "cpu"
-    assert found.data.tags["notes"] == "n"
+    logged_run = mlflow_run(record)
+    assert logged_run.data.metrics == {"decode_tok_per_s/batch_1": 1.0, "odd _key__1_": 2.0}
+    assert len(logged_run.data.params["task.instruction"]) == 6000
+    assert logged_run.data.tags["fact.device"] == "cpu"
+    assert logged_run.data.tags["notes"] == "n"
 
 
 def test_more_params_and_metrics_than_one_call_takes(logged: Make, tmp_path: Path) -> None:
@@ -180,16 +180,16 @@ def test_a_deleted_experiment_is_named(logged: Make) -> None:
     store = mlflow_store.store_of(config)
     assert store
     client = MlflowClient(store.uri)
-    gone = client.get_experiment_by_name("gone")
-    assert gone
-    client.delete_experiment(gone.experiment_id)
+    experiment = client.get_experiment_by_name("gone")
+    assert experiment
+    client.delete_experiment(experiment.experiment_id)
     config.rerun = True
     mlflow_store._opened.clear()  # as in a new process
     with pytest.raises(ConfigError, match="tracking.experiment=gone: it was deleted in MLflow"):
         run(config)
 
 
-def test_a_server_that_is_not_there(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_unreachable(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     config = make_config(tracking=TrackingConfig(uri="http://127.0.0.1:9"))
     with pytest.raises(TrackingError, match="MLflow at http://127.0.0.1:9 cannot be reached or written"):

@@ -1,4 +1,4 @@
-"""A server behind OpenAI's API on 127.0.0.1: answers by rule, streams, lists models, and misbehaves when told to."""
+"""A server with OpenAI's API on 127.0.0.1: answers by rule, streams, lists models, and misbehaves on request."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from types import TracebackType
 from typing import Any
 
 Answer = Callable[[dict[str, Any]], str]
+STALL_S = 600  # longer than any test waits, also on a busy machine
 
 
 @dataclass
 class Trouble:
-    """What happens to one request, instead of its answer."""
+    """A failure that one request gets instead of its answer."""
 
     # status | cut | reset | malformed | stall | html | endless | endless_line | no_usage | error_event | odd | says |
     # gzip_bomb | endless_body | comments
@@ -29,24 +30,24 @@ class Trouble:
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "boom"
-    pieces: tuple[str, ...] = ()  # of says: the text as it is sent
-    usage: Any = None  # of says: the counts, whatever they are
+    pieces: tuple[str, ...] = ()  # of says: the text in the pieces that are sent
+    usage: Any = None  # of says: the counts
 
 
 def prompt_of(body: dict[str, Any]) -> str:
-    """The words of a request: the last message, or the prompt."""
+    """The text of a request: its last message, or its prompt."""
     return str(body["messages"][-1]["content"] if "messages" in body else body["prompt"])
 
 
 class Api:
-    """`with Api(answer) as api:` serves the model `tiny`; `troubles` happen to the next requests, in their order."""
+    """`with Api(answer) as api:` serves the model `tiny`; `troubles` happen to the next requests, in order."""
 
     def __init__(self, answer: Answer = lambda body: f"I heard {prompt_of(body)}", key: str | None = None) -> None:
         self.answer, self.key = answer, key
         self.troubles: deque[Trouble] = deque()
         self.always: Trouble | None = None  # happens to every request
-        self.seen: list[dict[str, Any]] = []  # bodies of the requests that were let in
-        self.answered: list[str] = []  # prompts of the requests that were answered whole
+        self.seen: list[dict[str, Any]] = []  # bodies of the accepted requests
+        self.answered: list[str] = []  # prompts of the completely answered requests
         self.gone = 0  # requests whose client left
         self.at_once = self.most_at_once = 0
         self.delay_s = 0.0  # between two pieces of an answer
@@ -127,7 +128,8 @@ class Api:
             else:
                 self.misbehave(to, body, trouble)
         except OSError:
-            self.gone += 1
+            with self._lock:
+                self.gone += 1
         finally:
             with self._lock:
                 self.at_once -= 1
@@ -141,7 +143,7 @@ class Api:
             case "stall":
                 begin(to)
                 event(to, self.chunk(body, text="half"))
-                self.go_on.wait(60)
+                self.go_on.wait()
                 to.close_connection = True
             case "reset":
                 begin(to)
@@ -184,7 +186,7 @@ class Api:
                 event(to, self.chunk(body) | {"choices": [], "usage": trouble.usage})
                 part(to, b"")
             case "gzip_bomb":
-                data = gzip.compress(bytes(2**28), 1)  # a megabyte that is 256 when unpacked
+                data = gzip.compress(bytes(2**28), 1)  # one megabyte, 256 unpacked
                 to.send_response(trouble.status)
                 for name, value in {"Type": "text/event-stream", "Encoding": "gzip", "Length": len(data)}.items():
                     to.send_header(f"Content-{name}", str(value))
@@ -208,7 +210,7 @@ class Api:
         for number in range(body.get("n", 1)):
             for piece in pieces:
                 event(to, self.chunk(body, number, piece))
-                time.sleep(self.delay_s)
+                self.pause()
             event(to, self.chunk(body, number, reason=reason))
         if usage:
             counts = {
@@ -221,6 +223,10 @@ class Api:
         with self._lock:
             self.answered.append(prompt_of(body))
 
+    def pause(self) -> None:
+        """Wait between two pieces of an answer."""
+        time.sleep(self.delay_s)
+
     def chunk(self, body: dict[str, Any], number: int = 0, text: str = "", reason: str | None = None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": number, "finish_reason": reason}
         choice |= {"delta": {"content": text}} if "messages" in body else {"text": text}
@@ -230,7 +236,7 @@ class Api:
 def send(
     to: http.server.BaseHTTPRequestHandler, status: int, what: object, headers: dict[str, str] | None = None
 ) -> None:
-    """Answer with one body."""
+    """Send an answer with one body."""
     data = (what if isinstance(what, str) else json.dumps(what)).encode()
     to.send_response(status)
     for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
@@ -241,7 +247,7 @@ def send(
 
 
 def begin(to: http.server.BaseHTTPRequestHandler, status: int = 200) -> None:
-    """Begin a stream of events."""
+    """Start a stream of events."""
     to.send_response(status)
     to.send_header("Content-Type", "text/event-stream")
     to.send_header("Transfer-Encoding", "chunked")
@@ -262,6 +268,6 @@ def event(to: http.server.BaseHTTPRequestHandler, what: object) -> None:
 @contextlib.contextmanager
 def unreachable() -> Any:
     """The address of a port that refuses connections."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # bound, and nobody listens
-        yield f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/v1"

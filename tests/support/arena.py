@@ -1,4 +1,4 @@
-"""A folder for hostile files, and what is looked for after each command that reads them."""
+"""A folder for hostile files, and the checks after each command that reads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.compare import command
 from runner.compat import convert_lora
 from runner.store import sync
 
-LIMIT_MIB = 250  # what a command may take for a hostile file, beyond what the program itself takes
+LIMIT_MIB = 250  # the memory that a command may take for a hostile file, beyond that of the program
 GSM8K = ("task.limit=1", "generation.max_new_tokens=2")
 MODEL = ("model=auto", "model.name=model", "model.device=cpu")
 
@@ -32,7 +32,7 @@ def peak_mib() -> float:
 
 
 class Arena:
-    """A folder to work in, inside one that nothing may be written to."""
+    """A working folder inside a folder that must not change."""
 
     def __init__(self, outside: Path, run_job: Run, start: Start) -> None:
         self.outside, self.folder = outside, outside / "work"
@@ -46,9 +46,9 @@ class Arena:
         return {path: size for path, size in snapshot(self.outside).items() if not path.startswith(str(self.folder))}
 
     def give(self, *arguments: str, module: str = "runner", fails: bool | None = True) -> str:
-        """Run a command in the folder and return its error; after looking for what must not be."""
+        """Run a command in the folder, check what must not happen, and return its error."""
         before, memory = self.elsewhere(), peak_mib()
-        said = ""
+        message = ""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -61,25 +61,25 @@ class Arena:
                 else:
                     sync.sync(sync.parser().parse_args(arguments))
         except SystemExit as error:
-            said = str(error)
+            message = str(error)
         except Exception as error:
-            said = message_of(error) or ""
-            if not said:
+            message = message_of(error) or ""
+            if not message:
                 raise
-        assert fails is None or bool(said) == fails, said
-        assert "Traceback" not in said
+        assert fails is None or bool(message) == fails, message
+        assert "Traceback" not in message
         assert not self.mark.exists(), "code of the corpus ran"
         assert self.elsewhere() == before, "written outside of its folder"
-        assert peak_mib() - memory < LIMIT_MIB, said
-        return said
+        assert peak_mib() - memory < LIMIT_MIB, message
+        return message
 
     def start(self, *arguments: str, code: int) -> str:
-        """The same as a process."""
+        """Do the same in a process of its own; return its output."""
         before = self.elsewhere()
         done = self._start(*arguments, "tracking=none", cwd=self.folder, database=False)
-        said: str = done.out + done.err
-        assert "Traceback" not in said, said[-3000:]
-        assert done.code == code, (done.code, said[-3000:])
+        output: str = done.out + done.err
+        assert "Traceback" not in output, output[-3000:]
+        assert done.code == code, (done.code, output[-3000:])
         assert not self.mark.exists(), "code of the corpus ran"
         assert self.elsewhere() == before, "written outside of its folder"
-        return said
+        return output

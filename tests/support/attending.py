@@ -1,4 +1,4 @@
-"""What tests of attention share: the ways that it is computed, and prefixes of a pass."""
+"""Shared by the tests of attention: the ways to compute it, and prefixes of a pass."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from runner.engines.local.attention import Use
+from runner.engines.local.attention import PrefixUse
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.shared_kv import SharedKv
 
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}  # of outputs of about 1; bfloat16 has 8 bits
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}  # for outputs of about 1; bfloat16 has 8 bits
 WAYS = pytest.mark.parametrize("way", ["tiles", "compiled", "torch"])
 
 
 def kernels_or_none(way: str) -> native.Kernels | None:
-    """`tiles`: all that this processor can; `compiled`: what others can, too."""
+    """`tiles`: all kernels of this processor; `compiled`: only those that every processor has."""
     if way == "torch":
         return None
     kernels = native.kernels()
     if kernels is None:
-        pytest.skip("no C compiler is here")
+        pytest.skip("there is no C compiler here")
     if way == "tiles" and not kernels.has_shared:
         pytest.skip("this processor's registers are too narrow")
     if way == "compiled":
@@ -41,14 +41,14 @@ def random(generator: torch.Generator, *shape: int, dtype: torch.dtype) -> torch
 
 
 def shared_kv(heads: Heads, kernels: Any, keys: list[torch.Tensor], values: list[torch.Tensor]) -> SharedKv:
-    made = SharedKv.empty(heads, keys[0].shape[1], kernels)
+    kv = SharedKv.empty(heads, keys[0].shape[1], kernels)
     for layer, (key, value) in enumerate(zip(keys, values, strict=True)):
-        made.write(layer, key, value)
-    return made
+        kv.write(layer, key, value)
+    return kv
 
 
-def use_of(prefix: SharedKv, rows: list[int], tokens: int) -> Use:
+def use_of(prefix: SharedKv, rows: list[int], tokens: int) -> PrefixUse:
     row_of = [-1] * tokens
     for number, at in enumerate(rows):
         row_of[at] = number
-    return Use(prefix, None if len(rows) == tokens else torch.tensor(rows), ints(row_of), len(rows))
+    return PrefixUse(prefix, None if len(rows) == tokens else torch.tensor(rows), ints(row_of), len(rows))

@@ -1,4 +1,4 @@
-"""Tiny checkpoints of many families and forms, saved by the libraries that users save with."""
+"""Tiny checkpoints of many families and formats, saved by the libraries that users have."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def build(family: str, **keys: Any) -> Any:
-    """A model with random weights, the same ones for the same arguments."""
+    """Build a model with random weights, the same ones for the same arguments."""
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **(FAMILIES[family] | keys))).eval()
 
 
 def save(folder: Path, family: str = "llama", dtype: str = "float32", shard: str = "1GB", **keys: Any) -> Path:
-    """Save as transformers does: safetensors, in shards where shard is small."""
+    """Save like transformers: safetensors, in shards if `shard` is small."""
     build(family, **keys).to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
     return folder
 
 
 def save_bin(folder: Path, family: str = "llama", shards: int = 1, **keys: Any) -> Path:
-    """Save the legacy way: a pickled state dict, tied names sharing their bytes; in shards with an index."""
+    """Save the legacy format: a pickled state dict in which tied names share bytes, in shards with an index."""
     model = build(family, **keys)
     folder.mkdir(parents=True)
     model.config.save_pretrained(folder)
@@ -82,7 +82,7 @@ def save_bin(folder: Path, family: str = "llama", shards: int = 1, **keys: Any) 
 
 
 def save_packed(folder: Path, kind: str) -> Path:
-    """Save a Llama whose linear weights are packed as GPTQ, int8 or fp8 checkpoints have them."""
+    """Save a Llama with linear weights packed as in GPTQ, int8 or fp8 checkpoints."""
     save(folder, tie_word_embeddings=False)
     packed: dict[str, torch.Tensor] = {}
     for name, tensor in load_file(folder / "model.safetensors").items():
@@ -106,7 +106,7 @@ def save_packed(folder: Path, kind: str) -> Path:
 
 
 def save_bitsandbytes(folder: Path, kind: str = "nf4") -> Path:
-    """Save what bitsandbytes makes of a Llama: packed weights (nf4 or int8) with what unpacks them beside them."""
+    """Save a Llama quantized by bitsandbytes: packed weights (nf4 or int8) with their constants."""
     from transformers import BitsAndBytesConfig
 
     plain = save(folder / "plain", hidden_size=128, intermediate_size=192, tie_word_embeddings=False)
@@ -118,31 +118,31 @@ def save_bitsandbytes(folder: Path, kind: str = "nf4") -> Path:
 
 
 def load_all(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, read by the libraries that others read it with."""
-    found: dict[str, torch.Tensor] = {}
+    """Return all tensors of a checkpoint, read by the libraries that users have."""
+    tensors: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        found |= load_file(file)
+        tensors |= load_file(file)
     for file in sorted(folder.glob("*.bin")):
-        found |= torch.load(file, weights_only=True)
-    return found
+        tensors |= torch.load(file, weights_only=True)
+    return tensors
 
 
 def as_bytes(tensor: torch.Tensor) -> bytes:
-    """The numbers as they lie in memory, row by row."""
+    """Return the bytes of a tensor in memory, row by row."""
     return bytes(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def assert_same(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
-    """Tensor for tensor, dtype for dtype, bit for bit."""
+    """Compare names, dtypes, shapes and bytes of all tensors."""
     assert set(before) == set(after)
     for name, tensor in before.items():
         assert (after[name].dtype, after[name].shape) == (tensor.dtype, tensor.shape), name
         assert as_bytes(after[name]) == as_bytes(tensor), name
 
 
-def change_tokenizer(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
+def change_tokenizer(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change a folder's tokenizer.json."""
     file = folder / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
-    how(tokenizer)
+    change(tokenizer)
     file.write_text(json.dumps(tokenizer))

@@ -1,4 +1,4 @@
-"""A real Chromium without a window, driven over a pair of pipes in its own protocol (CDP); no other software."""
+"""A real Chromium without a window, driven over a pair of pipes in its own protocol (CDP), without other software."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
 )
 
 
@@ -33,7 +33,7 @@ class Page:
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and return its result; what the browser tells meanwhile is kept in `events`."""
+        """Send a command and return its result; meanwhile the browser's events are appended to `events`."""
         number = next(self._numbers)
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if self._session:
@@ -55,25 +55,25 @@ class Page:
         return value
 
     def go(self, url: str) -> None:
-        """Open an address and wait until it is there."""
+        """Open an address and wait until it is loaded."""
         self.send("Page.navigate", url=url)
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def do(self, script: str) -> Any:
-        """Run a script in the page, as its console would, and return the value."""
+        """Run a script in the page, like its console, and return the value."""
         done = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True)
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
     def until(self, condition: str, within_s: float = 60) -> None:
-        """Wait until a script says true."""
+        """Wait until a script returns true."""
         end = time.monotonic() + within_s
         while not self.do(condition):
             assert time.monotonic() < end, condition
             time.sleep(0.02)
 
     def type(self, text: str) -> None:
-        """Have a text come from the keyboard."""
+        """Type a text on the keyboard."""
         self.send("Input.insertText", text=text)
 
     def press_enter(self) -> None:
@@ -83,25 +83,25 @@ class Page:
         self.send("Input.dispatchKeyEvent", type="keyUp", **key)
 
     def picture(self, path: Path) -> None:
-        """Save what is seen."""
+        """Save a picture of the page."""
         path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
 
     def requested(self) -> list[str]:
-        """Every address that the page has asked for."""
-        self.do("1")  # reads what has come meanwhile
+        """Return every address that the page has requested."""
+        self.do("1")  # receives the events up to now
         sent = (event["params"] for event in self.events if event.get("method") == "Network.requestWillBeSent")
         return [one["request"]["url"] for one in sent]
 
     def complaints(self) -> list[str]:
-        """What the browser has to complain of: errors of scripts, and what the page's policy forbids."""
+        """Return the browser's errors: those of scripts, and violations of the page's policy."""
         self.do("1")
-        found = []
+        errors = []
         for event in self.events:
             if event.get("method") == "Runtime.exceptionThrown":
-                found.append(json.dumps(event["params"]))
+                errors.append(json.dumps(event["params"]))
             if event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
-                found.append(event["params"]["entry"]["text"])
-        return found
+                errors.append(event["params"]["entry"]["text"])
+        return errors
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Hostile files, made here: each function puts one into a folder where a command of the runner will read it."""
+"""Makes hostile files: each function puts one into a folder where a command of the runner reads it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import save_file
 
-MARK = "it-ran"  # the folder that every piece of code in the corpus would make
+MARK = "it-ran"  # the folder that any code in the corpus would make
 DEEP = b"[" * 200_000
-PACKED_MIB = 320  # what a compressed entry would take
+PACKED_MIB = 320  # the unpacked size of a compressed entry
 JSONS: dict[str, bytes] = {
     "null": b"null",
     "list": b"[1]",
@@ -48,7 +48,7 @@ LINES: dict[str, bytes] = {
 
 
 class Evil:
-    """Unpickled as it wants to be, it makes a folder."""
+    """If it is unpickled without protection, it makes a folder."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -58,17 +58,17 @@ class Evil:
 
 
 def pack(file: Path, entry: str) -> None:
-    """Write an archive as torch does, with one entry deflated from zeros."""
+    """Write an archive like torch, with one entry of compressed zeros."""
     file.write_bytes(_packed(entry))
 
 
 @cache
 def _packed(entry: str) -> bytes:
-    stream_of_all, whole = io.BytesIO(), io.BytesIO()
-    torch.save({"w": torch.arange(4.0)}, whole)
-    with zipfile.ZipFile(whole) as old:
+    archive, original = io.BytesIO(), io.BytesIO()
+    torch.save({"w": torch.arange(4.0)}, original)
+    with zipfile.ZipFile(original) as old:
         entries = [(one.filename, old.read(one)) for one in old.infolist()]
-    with zipfile.ZipFile(stream_of_all, "w") as new:
+    with zipfile.ZipFile(archive, "w") as new:
         for name, content in entries:
             info = zipfile.ZipInfo(name)
             if name.endswith(entry):
@@ -78,11 +78,11 @@ def _packed(entry: str) -> bytes:
                         stream.write(bytes(2**20))
             else:
                 new.writestr(info, content)
-    return stream_of_all.getvalue()
+    return archive.getvalue()
 
 
 def _longer_than_it_is(file: Path) -> None:
-    """A storage that says to be larger than its entry."""
+    """Write a storage that claims to be larger than its entry."""
     torch.save({"w": torch.zeros(4)}, file)
     with zipfile.ZipFile(file) as old:
         entries = [(one.filename, old.read(one)) for one in old.infolist()]
@@ -189,7 +189,7 @@ def copy_model(source: Path, folder: Path) -> Path:
 
 
 def put_adapter(folder: Path, **settings: Any) -> Path:
-    """A PEFT adapter for the embedded model, small and sound."""
+    """Write a small valid PEFT adapter for the embedded model."""
     adapter = folder / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1, **settings}))

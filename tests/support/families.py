@@ -24,11 +24,11 @@ FAMILIES: dict[str, tuple[Any, Any]] = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "mistral": (MistralConfig, MistralForCausalLM),
 }
-PEFT_WARNS = "`is_gradient_checkpointing`"  # peft 0.21 asks transformers 5.23 by an old name
+PEFT_WARNS = "`is_gradient_checkpointing`"  # peft 0.21 uses a deprecated name of transformers 5.23
 
 
 def settings(family: str, head_dim: int = 64, tied: bool = False, **keys: Any) -> Any:
-    """Two layers, two query heads on one key head: q_proj and o_proj are square, the others are not.
+    """Return a config of two layers, two query heads on one key head: only q_proj and o_proj are square.
 
     All sizes suit bitsandbytes' 4-bit CPU kernels; the vocabulary is that of the byte-level tokenizer.
     """
@@ -41,7 +41,7 @@ def settings(family: str, head_dim: int = 64, tied: bool = False, **keys: Any) -
         "num_key_value_heads": 1,
         "head_dim": head_dim,
         "max_position_embeddings": 256,
-        "initializer_range": 0.8 / (2 * head_dim) ** 0.5,  # logits of one size in every width, wider than untrained
+        "initializer_range": 0.8 / (2 * head_dim) ** 0.5,  # logits of equal size for every width, larger than usual
         "tie_word_embeddings": tied,
         "pad_token_id": 0,
         "bos_token_id": None,
@@ -51,7 +51,7 @@ def settings(family: str, head_dim: int = 64, tied: bool = False, **keys: Any) -
 
 
 def build(family: str, head_dim: int = 64, tied: bool = False, *, seed: int = 0, **keys: Any) -> Any:
-    """A model in float32, the same one for the same arguments; keys are those of its config."""
+    """Build a model in float32, the same one for the same arguments; `keys` are those of its config."""
     torch.manual_seed(seed)
     return FAMILIES[family][1](settings(family, head_dim, tied, **keys)).eval()
 
@@ -59,14 +59,14 @@ def build(family: str, head_dim: int = 64, tied: bool = False, *, seed: int = 0,
 def save(
     folder: Path, family: str = "llama", head_dim: int = 64, tied: bool = False, *, shard: str = "1GB", **keys: Any
 ) -> Path:
-    """Save a model without a tokenizer; dtype="bfloat16" as a key rounds its weights, shard cuts its file."""
+    """Save a model without a tokenizer; the key dtype="bfloat16" rounds its weights, `shard` splits its file."""
     dtype = getattr(torch, keys.get("dtype", "float32"))
     build(family, head_dim, tied, **keys).to(dtype).save_pretrained(folder, max_shard_size=shard)
     return folder
 
 
 def squares(config: Any) -> list[str]:
-    """The paths of the square linear layers, worked out from the config's numbers."""
+    """Return the paths of the square linear layers, from the config's numbers."""
     hidden, head_dim = config.hidden_size, config.head_dim
     sizes = {
         "self_attn.q_proj": (hidden, config.num_attention_heads * head_dim),
@@ -82,7 +82,7 @@ def squares(config: Any) -> list[str]:
 
 
 def pth_state(config: Any, rank: int = 4, seed: int = 1, scale: float = 0.1) -> dict[str, torch.Tensor]:
-    """A and B of a `.pth` adapter for every square layer."""
+    """Return A and B of a `.pth` adapter for every square layer."""
     random = torch.Generator().manual_seed(seed)
     state = {}
     for path in squares(config):

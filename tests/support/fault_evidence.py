@@ -1,4 +1,4 @@
-"""What a grid of bench/faults.py has left on disk and in MLflow, in a form that two folders can be compared by."""
+"""What a grid of bench/faults.py has left on disk and in MLflow, in a form in which two folders can be compared."""
 
 from __future__ import annotations
 
@@ -12,45 +12,47 @@ from grids import mlflow_runs, results, samples
 
 TIMES = {"seconds", "checksum", "first_token_s"}
 WHOSE = {"reused_from"}  # which of two sibling jobs ran first depends on the faults
-# what a job has found out, and none of what it took
+# a job's results, without times and memory
 FOUND = ("accuracy", "n", "correct", "wrong", "no_answer", "cut_off", "questions_asked", "questions_left", "early_stop_wins",
          "early_stop_losses", "early_stop_p", "early_stop_difference_points", "early_stop_difference_points_low", "nats", "tokens",
          "spatial_edges_before", "spatial_edges_after", "train_solved", "train_questions", "calls")  # fmt: skip
-CLOSE = 1e-4  # likelihoods in float32 hang on who is scored beside them, in their last digits
+CLOSE = 1e-4  # the last digits of likelihoods in float32 depend on the rest of the batch
 
 
 def evidence(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return what each job of a folder has found out: what would be the same without any fault."""
-    there = {}
+    """Return the results of each job in a folder that must be the same without any fault."""
+    results_by_job = {}
     lines = samples(folder)
     for job_id, result in results(folder).items():
-        at = folder / "outputs" / "jobs" / job_id
+        job_folder = folder / "outputs" / "jobs" / job_id
         metrics, facts = result["result"]["metrics"], result["result"]["facts"]
-        asked = metrics.get("questions_asked", math.inf)  # what was under way beyond the end counts nowhere
-        there[job_id] = {
+        asked = metrics.get("questions_asked", math.inf)  # questions under way after the end do not count
+        results_by_job[job_id] = {
             "status": result["status"],
             "metrics": {name: metrics[name] for name in FOUND if name in metrics},
             "early_stop_verdict": facts.get("early_stop_verdict"),
             "samples": {line["index"]: plain(line) for line in lines.get(job_id, []) if line["index"] < asked},
-            "top_k": {line["index"]: (line["width"], line["places"]) for line in read(at / "top_k.jsonl")},
-            "calls": {line["id"]: plain(line) for line in read(at / "calls.jsonl") if "code" not in line},
-            "programs": {line["id"]: plain(line) for line in read(at / "calls.jsonl") if "code" in line},
-            "graph": json.loads((at / "graph.json").read_text()) if (at / "graph.json").exists() else None,
+            "top_k": {line["index"]: (line["width"], line["places"]) for line in read(job_folder / "top_k.jsonl")},
+            "calls": {line["id"]: plain(line) for line in read(job_folder / "calls.jsonl") if "code" not in line},
+            "programs": {line["id"]: plain(line) for line in read(job_folder / "calls.jsonl") if "code" in line},
+            "graph": json.loads((job_folder / "graph.json").read_text())
+            if (job_folder / "graph.json").exists()
+            else None,
         }
-    return there
+    return results_by_job
 
 
 def doubled(folder: Path) -> list[str]:
-    """Return the jobs with two lines for one index, where the first of them was an answer."""
-    found = []
+    """Return the jobs with two answers for one index."""
+    job_ids = []
     for job_id, lines in samples(folder).items():
         answered = Counter(line["index"] for line in lines if line["finish_reason"] != "error")
-        found += [job_id] * any(number > 1 for number in answered.values())
-    return found
+        job_ids += [job_id] * any(number > 1 for number in answered.values())
+    return job_ids
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a file of evidence; none where there is no such file."""
+    """Return the lines of a file; none if there is no such file."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
@@ -62,7 +64,7 @@ def plain(value: Any) -> Any:
 
 
 def differences(truth: Any, found: Any, where: str = "") -> list[str]:
-    """Return where two values differ, by the way that leads there."""
+    """Return the paths at which two values differ."""
     if isinstance(truth, dict) and isinstance(found, dict):
         keys = [*truth, *(key for key in found if key not in truth)]
         return [
@@ -80,18 +82,18 @@ def differences(truth: Any, found: Any, where: str = "") -> list[str]:
 
 
 def check(folder: Path, truth: dict[str, dict[str, Any]]) -> Counter[str]:
-    """Compare a folder with the undisturbed one; return how its runs in MLflow have ended."""
-    other = differences(truth, evidence(folder))
-    assert not other, f"{folder}: {len(other)} differences:\n" + "\n".join(other[:20])
-    assert not (twice := doubled(folder)), f"{folder}: answers stand twice in {twice}"
+    """Compare a folder with the undisturbed one; return the statuses of its runs in MLflow."""
+    different = differences(truth, evidence(folder))
+    assert not different, f"{folder}: {len(different)} differences:\n" + "\n".join(different[:20])
+    assert not (twice := doubled(folder)), f"{folder}: answers are duplicated in {twice}"
     runs = mlflow_runs(folder)
     ended = Counter(run.status for run in runs if not run.is_grid)
     assert "RUNNING" not in Counter(run.status for run in runs), f"{folder}: a run is left RUNNING"
     finished = Counter(run.job_id for run in runs if run.status == "FINISHED" and not run.is_grid)
     assert finished.keys() == truth.keys(), f"{folder}: {len(finished)} of {len(truth)} jobs are FINISHED in MLflow"
     assert set(finished.values()) == {1}, f"{folder}: a job is FINISHED twice in MLflow"
-    kept = [
+    without_artifacts = [
         run.run_id for run in runs if run.status == "FINISHED" and not list(folder.glob(f"**/{run.run_id}/artifacts"))
     ]
-    assert not kept, f"{folder}: the artifacts of {kept} are not in the folder"
+    assert not without_artifacts, f"{folder}: the artifacts of {without_artifacts} are not in the folder"
     return ended

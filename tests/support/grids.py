@@ -1,4 +1,4 @@
-"""Grids as processes: started, watched, killed; faults brought into workers from outside; MLflow read from its file."""
+"""Grids as processes: started, watched, killed; faults in workers; MLflow's runs, read from its database."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import warm_process
+from stored import read_together
 
-# Python imports a module of this name in every process that finds it, so the product needs no hook for tests.
+# Python imports sitecustomize.py at the start of every process that finds it, so the product needs no hook for tests.
 # FAULTS="1=raise,2=hang" makes the stub's job with seed 1 raise and the one with seed 2 hang, after one sample.
 FAULTS = """
 import os
@@ -38,6 +39,8 @@ if os.environ.get("FAULTS"):
     def break_down(self, request):
         engine, events = self.engine, answer(self, request)
         if engine.done == 1 and engine.fault:
+            if engine.fault == "deaf":  # before the words, for which a test waits
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             print(f"last words before {engine.fault}", file=sys.stderr, flush=True)
             match engine.fault:
                 case "raise":
@@ -53,19 +56,21 @@ if os.environ.get("FAULTS"):
                 case "segfault":
                     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
                     os.kill(os.getpid(), signal.SIGSEGV)
-                case "hang":
-                    time.sleep(3600)
-                case "deaf":
-                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                case "hang" | "deaf":
                     time.sleep(3600)
         engine.done += 1
         return events
 
     stub.StubEngine.__init__, stub.StubSession._answer = remember, break_down
+
+if os.environ.get("FAULTS_GRACE_S"):  # how long a grid waits after Ctrl-C for its jobs to end
+    from runner.grid import workers
+
+    workers.GRACE_S = float(os.environ["FAULTS_GRACE_S"])
 """
 
-# Put where Python imports it, like FAULTS. The clock of such a process jumps by hours, days and years to and fro, twice
-# a second; what sleeps and measures goes by another one, as where a machine's clock is set.
+# Used like FAULTS. The clock of such a process jumps forth and back by hours, days and years, twice a second; sleeping
+# and measuring use another clock, as when a machine's clock is set.
 CLOCK = """
 import datetime, os, random, sys, time
 
@@ -92,7 +97,7 @@ if os.environ.get("FAULTS_CLOCK"):
 
 @dataclass
 class Ended:
-    """How a grid went."""
+    """How a grid ended."""
 
     code: int
     out: str
@@ -101,12 +106,12 @@ class Ended:
 
 @dataclass
 class Grid:
-    """A grid as a process of its own, in an empty folder."""
+    """A grid in a process of its own and an empty folder."""
 
     folder: Path
     arguments: list[str]
     environment: dict[str, str] = field(default_factory=dict)
-    name: str = ""  # before the names of the files that it prints to, where several print in one folder
+    name: str = ""  # the beginning of its output files' names, if several grids share a folder
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -122,34 +127,46 @@ class Grid:
             )
 
     def wait(self, seconds: float = 200) -> Ended:
-        """Wait for the end."""
+        """Wait until it has ended."""
         code = self.process.wait(timeout=seconds)
         return Ended(code, self.out.read_text(), self.err.read_text())
 
     def workers(self) -> list[int]:
         """The ids of its living worker processes."""
-        try:
-            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-            return [int(pid) for pid in children if b"runner.grid.worker" in command(int(pid))]
-        except OSError:
-            return []  # it has just ended
+        return [pid for pid in children(self.process.pid) if b"runner.grid.worker" in command(pid)]
 
     def end(self) -> None:
-        """Leave nothing behind, whatever the test did."""
+        """Kill the process if it is still running."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
 
 def command(pid: int) -> bytes:
-    """The command line of a process; nothing when it is gone or a zombie."""
+    """Return the command line of a process; empty if it is gone or a zombie."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
+def children(pid: int) -> list[int]:
+    """The ids of a process's child processes; none when it has ended."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def kill(process: subprocess.Popen[Any]) -> None:
+    """Kill a process and wait until it and its children, which the kernel kills after it, have ended."""
+    below = children(process.pid)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(command(pid) for pid in below))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 200) -> None:
     """Wait until something has happened."""
     end = time.monotonic() + seconds
     while not condition():
@@ -159,7 +176,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
 
 @dataclass
 class Run:
-    """A run as MLflow's database has it."""
+    """A run in MLflow's database."""
 
     run_id: str
     status: str
@@ -175,52 +192,55 @@ class Run:
 
 
 def mlflow_runs(folder: Path) -> list[Run]:
-    """Read all runs straight from the database: the truth, and quicker than through MLflow."""
+    """Read all runs from the database itself, which is quicker than through MLflow."""
     path = folder / "outputs" / "mlflow.db"
     if not path.exists():
         return []
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with contextlib.closing(read_together(path)) as database:
         try:
             tags: dict[str, dict[str, str]] = {}
             for run_id, key, value in database.execute("select run_uuid, key, value from tags"):
                 tags.setdefault(run_id, {})[key] = value
             rows = database.execute("select run_uuid, status from runs order by start_time").fetchall()
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
             return []  # the tables are being made
     return [Run(run_id, status, tags.get(run_id, {})) for run_id, status in rows]
 
 
 def samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every job's samples as they stand in its file."""
+    """Return every job's samples in the order of its file."""
     files = folder.glob("outputs/jobs/*/samples.jsonl")
-    return {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+    whole_lines = {file.parent.name: file.read_text().rpartition("\n")[0].splitlines() for file in files}
+    return {job_id: [json.loads(line) for line in lines] for job_id, lines in whole_lines.items()}
 
 
 def without_time(sample: dict[str, Any]) -> dict[str, Any]:
-    """A sample but for the time that it took, and the checksum that the time is in."""
+    """Return a sample without its time, and without the checksum, which covers the time."""
     return {key: value for key, value in sample.items() if key not in ("seconds", "checksum")}
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every job's result.json."""
+    """Return every job's result.json."""
     return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("outputs/jobs/*/result.json")}
 
 
 def end_at(pid: int, number: signal.Signals) -> None:
-    """Send a signal; a process that is gone already is no error."""
+    """Send a signal; ignore a process that has ended already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def put_clock(folder: Path) -> dict[str, str]:
-    """Write the clock that jumps into a folder; return the variables of a process that is to have it."""
+    """Write the jumping clock into a folder; return the variables of a process that is to have it."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(CLOCK)
     return {"PYTHONPATH": str(folder), "FAULTS_CLOCK": "1"}
 
 
 def put_choices(conf: Path, **groups: dict[str, str]) -> None:
-    """Write choices of groups, each with what its defaults list goes on with behind the schemas' folder."""
+    """Write choices of groups, each as the rest of its defaults list, after the schema's folder."""
     for group, choices in groups.items():
         (conf / group).mkdir(parents=True)
         for name, text in choices.items():

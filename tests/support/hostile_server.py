@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 whose every byte a test decides: what a real one would never send, and a bad one might."""
+"""A server on 127.0.0.1 whose every byte a test decides, for answers that only a bad server would send."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from types import TracebackType
 from typing import Any
 
 Bytes = Iterator[bytes]
-Attack = Callable[
-    [dict[str, Any]], Bytes
-]  # the body of a request in, what is sent out; what it sleeps in between counts
+Attack = Callable[[dict[str, Any]], Bytes]  # from the body of a request to the bytes of the answer, with pauses
 
 TEXT = "It is 7.\n#### 7"
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -23,13 +21,14 @@ MODELS = {"object": "list", "data": [{"id": "tiny", "object": "model", "max_mode
 
 
 class Hostile:
-    """`with Hostile() as server:` lists the model `tiny`, and answers each completion as `attack` says."""
+    """`with Hostile() as server:` lists the model `tiny`, and answers each completion with `attack`."""
 
     def __init__(self, attack: Attack | None = None, listing: Callable[[], Bytes] | None = None) -> None:
         self.attack = attack or sound
         self.listing = listing or (lambda: iter([whole(json.dumps(MODELS).encode())]))
-        self.seen = 0  # completions that were asked for
+        self.seen = 0  # the number of requested completions
         self.over = threading.Event()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Hostile:
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -64,7 +63,8 @@ class Hostile:
             if first.startswith(b"GET"):
                 pieces = self.listing()
             else:
-                self.seen += 1
+                with self._lock:
+                    self.seen += 1
                 pieces = self.attack(json.loads(body))
             for piece in pieces:
                 client.sendall(piece)
@@ -73,29 +73,29 @@ class Hostile:
 
 
 def whole(body: bytes, kind: bytes = b"application/json", status: bytes = b"200 OK", more: bytes = b"") -> bytes:
-    """One answer with its true length."""
+    """Return one answer with its true length."""
     head = b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n%sConnection: close\r\n\r\n"
     return head % (status, kind, len(body), more) + body
 
 
 def event(what: object) -> bytes:
-    """One event of a stream; text goes out as it is."""
+    """Return one event of a stream; bytes are sent unchanged."""
     return b"data: " + (what if isinstance(what, bytes) else json.dumps(what).encode()) + b"\n\n"
 
 
 def chunk(text: object = None, reason: object = None, index: object = 0, **keys: Any) -> dict[str, Any]:
-    """One event of a chat."""
+    """Return one event of a chat."""
     choice = {"index": index, "delta": {} if text is None else {"content": text}, "finish_reason": reason}
     return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": [choice], **keys}
 
 
 def usage(prompt: object = 5, new: object = 3) -> dict[str, Any]:
-    """The event that counts."""
+    """Return the event with the token counts."""
     return chunk() | {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": new}}
 
 
 def stream(*events: object) -> Bytes:
-    """A stream of these events and its end."""
+    """Yield a stream of these events and its end."""
     yield STREAM + b"\r\n"
     for one in events:
         yield event(one)
@@ -103,7 +103,7 @@ def stream(*events: object) -> Bytes:
 
 
 def sound(body: dict[str, Any]) -> Bytes:
-    """What a good server sends."""
+    """Return the answer of a good server."""
     return stream(chunk(TEXT), chunk(None, "stop"), usage())
 
 

@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1: one repository, its listing, its files with checksums and byte ranges, and ways to misbehave.
+"""A hub on 127.0.0.1: one repository with its listing, its files with checksums and byte ranges, and ways to misbehave.
 
 The same files are there as a model and as a data set.
 """
@@ -17,18 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-LARGE = (".safetensors", ".bin")  # kept with LFS: their ETag is a SHA-256
+LARGE = (".safetensors", ".bin")  # stored with LFS: their ETag is a SHA-256
+STALL_S = 600  # longer than any test waits, also on a busy machine
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as it came in."""
+    """A request that has arrived."""
 
     method: str
     path: str
     range: str | None
     token: str | None
-    sent: list[int] = field(default_factory=list)  # how many bytes of the body went out
+    sent: list[int] = field(default_factory=list)  # the numbers of bytes of the body that were sent
 
 
 def checksum(name: str, data: bytes) -> str:
@@ -45,9 +46,9 @@ class Hub:
         self.stall_after: int | None = None  # bytes of a large file, then nothing until `go_on` is set
         self.go_on = threading.Event()
         self.ignores_ranges = False
-        self.sends: dict[str, bytes] = {}  # in place of a file's content
-        self.redirects_to: str | None = None  # large files are elsewhere
-        self.token: str | None = None  # who does not send it is told that there is nothing
+        self.sends: dict[str, bytes] = {}  # instead of a file's content
+        self.redirects_to: str | None = None  # the server of large files
+        self.token: str | None = None  # without it the repository is not found
         self.status = 200
 
     def __enter__(self) -> Hub:
@@ -80,7 +81,7 @@ class Hub:
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def gets(self, name: str) -> list[Seen]:
-        """The requests for a file's content."""
+        """Return the requests for a file's content."""
         return [seen for seen in self.seen if seen.method == "GET" and seen.path.endswith(f"/{name}")]
 
     def answer(self, http: http.server.BaseHTTPRequestHandler) -> None:
@@ -97,13 +98,13 @@ class Hub:
         stop = len(data) if self.stall_after is None or not path.endswith(LARGE) else self.stall_after
         try:
             for piece in (data[:stop], data[stop:]):
+                seen.sent.append(len(piece))  # before the client can have it, and a test can look
                 http.wfile.write(piece)
                 http.wfile.flush()
-                seen.sent.append(len(piece))
                 if stop < len(data):
-                    self.go_on.wait(60)
+                    self.go_on.wait()
         except OSError:
-            http.close_connection = True  # whoever asked is gone
+            http.close_connection = True  # the client is gone
 
     def reply(self, path: str, seen: Seen) -> tuple[int, dict[str, str], bytes]:
         if self.status != 200:
@@ -142,7 +143,7 @@ class Hub:
         return entries
 
     def tree(self, folder: str | None) -> list[dict[str, object]]:
-        """What lies in a folder, and not below another one in it."""
+        """Return the files and folders directly in a folder."""
         head = f"{folder}/" if folder else ""
         inside = {name.removeprefix(head): data for name, data in self.files.items() if name.startswith(head)}
         folders = {name.partition("/")[0] for name in inside if "/" in name}
@@ -158,13 +159,14 @@ class Hub:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """The environment of a process with a cache of its own; huggingface_hub reads it when it is imported."""
+    """Return the environment of a process with its own cache; huggingface_hub reads it at import."""
     bare = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    return bare | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"} | more
+    patient = dict.fromkeys(("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"), "600")  # the machine may be busy
+    return bare | {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"} | patient | more
 
 
 def locating(folder: Path, name: str, revision: str | None = None, **more: str) -> subprocess.Popen[str]:
-    """Start a process that says where a model is, after fetching it, or why it is nowhere."""
+    """Start a process that fetches a model and prints its path, or the error."""
     program = f"""
 from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError
@@ -179,7 +181,7 @@ except ConfigError as error:
 
 
 def locate(folder: Path, name: str, revision: str | None = None, **more: str) -> str:
-    """Let a process say where a model is."""
+    """Return the path of a model, or the error, from a process of its own."""
     process = locating(folder, name, revision, **more)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

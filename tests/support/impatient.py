@@ -1,4 +1,4 @@
-"""A sqlite that waits for a lock for half a second, whatever it is told: tests of locked stores show what comes then."""
+"""A sqlite that always waits only half a second for a lock, for tests of locked stores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sqlite3.connect = sqlite3.dbapi2.connect = connect
 
 
 def impatient(folder: Path) -> dict[str, str]:
-    """Return the variables of a process that waits no longer; what it takes is put into a new folder."""
+    """Return the variables of a process with such a sqlite; its code is written into a new folder."""
     place = folder / "impatient"
     place.mkdir()
     (place / "sitecustomize.py").write_text(SITE)

@@ -1,4 +1,4 @@
-"""Jobs over the parts of a split next to jobs over the whole model, and the answers that both must have."""
+"""Jobs over the parts of a split and over the whole model, and their answers, which must be equal."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SAMPLED = GenerationConfig(max_new_tokens=12, temperature=1.0, top_k=30, top_p=0
 
 
 def in_parts(parts: Path | str, **keys: Any) -> PartsModelConfig:
-    """The parts in this process, unless the keys say otherwise."""
+    """Return a config of the parts, in this process unless the keys say otherwise."""
     plain: dict[str, Any] = {"name": str(parts), "stages": 1}
     return PartsModelConfig(**(plain | CPU | keys))
 
 
 def whole(model: Path | str) -> LocalModelConfig:
-    """The model that was split."""
+    """Return a config of the model that was split."""
     return LocalModelConfig(name=str(model), **CPU)
 
 
@@ -41,13 +41,13 @@ def generate(
 
 
 def samples(record: Record) -> list[Sample]:
-    """The samples of a job, in order."""
-    found = read_samples(Path(record.output_dir) / "samples.jsonl")
-    return [found[index] for index in sorted(found)]
+    """Return the samples of a job, in order."""
+    by_index = read_samples(Path(record.output_dir) / "samples.jsonl")
+    return [by_index[index] for index in sorted(by_index)]
 
 
 def answers(record: Record) -> list[tuple[Any, ...]]:
-    """What each sample says, and to which prompt."""
+    """Return each sample's prompt and answer."""
     return [(one.index, one.prompt_sha256, one.token_ids, one.text, one.finish_reason) for one in samples(record)]
 
 

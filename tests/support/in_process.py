@@ -1,7 +1,7 @@
-"""The program's commands in this process: the same words on both streams and the same exit code, without a start.
+"""The program's commands in this process: the same output on both streams and the same exit code, without a start.
 
-A start costs more than what most tests ask for. Where the process itself is meant (signals, kills, stdin, what is
-imported, variables that libraries read while they are imported), `warm_process` starts a real one.
+A start costs more than the command of most tests. For tests of the process itself (signals, kills, stdin, imports,
+variables that libraries read at import), `warm_process` starts a real one.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from runner.core.signals import ENDING
 
 # Variables that are read when a command is called; others may have been read when a library was imported.
 LATE = ("RUNNER_", "COLUMNS", "API_KEY", "MLFLOW_TRACKING_", "MLFLOW_EXPERIMENT_", "MLFLOW_HTTP_")
-# Modules that remember what they found outside of the process.
+# Modules that cache what they read outside of the process.
 REMEMBER = (
     "runner.checkpoints", "runner.config.data_sets", "runner.core.machine", "runner.datasets", "runner.engines.kinds", "runner.store",
 )  # fmt: skip
-# What Python ignores unless it is told otherwise.
+# Warnings that Python ignores by default.
 IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
 def run(module: str, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> tuple[int, str, str]:
-    """Call a command as `python -m MODULE ARGUMENTS` would; return its exit code and what it printed."""
+    """Call a command like `python -m MODULE ARGUMENTS`; return its exit code and output."""
     command = importlib.import_module("runner.__main__" if module == "runner" else module)
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with ExitStack() as stack:
@@ -68,7 +68,7 @@ def _called(command: object) -> int:
             print(end.code, file=sys.stderr)
             return 1
         return end.code or 0
-    except BaseException:  # noqa: BLE001  # as Python itself ends a program
+    except BaseException:  # noqa: BLE001  # like the end of a program
         traceback.print_exc()
         return 1
     raise AssertionError("a command ends with SystemExit")
@@ -76,13 +76,13 @@ def _called(command: object) -> int:
 
 @contextmanager
 def _as_at_the_start() -> Iterator[None]:
-    """Give a command what it would find in a process of its own, and take back what it has set."""
+    """Give a command the state of a new process, and restore the old state afterwards."""
     root, own = logging.getLogger(), logging.getLogger("runner")
     handlers, levels = [*root.handlers], (root.level, own.level)
-    taken = {number: signal.getsignal(number) for number in ENDING}
+    old_handlers = {number: signal.getsignal(number) for number in ENDING}
     GlobalHydra.instance().clear()
     Plugins.instance()
-    adapt_plugins()  # where Hydra found the other packages' plugins after ours, as on the path of tests
+    adapt_plugins()  # because Hydra may have found other packages' plugins after ours
     _forget()
     with (
         mock.patch.dict(os.environ),
@@ -101,12 +101,12 @@ def _as_at_the_start() -> Iterator[None]:
             root.handlers[:] = handlers
             root.setLevel(levels[0])
             own.setLevel(levels[1])
-            for number, handler in taken.items():
+            for number, handler in old_handlers.items():
                 signal.signal(number, handler)
 
 
 def _forget() -> None:
-    """Let modules of the program ask again what a new process would ask: servers, files, what was opened."""
+    """Clear the caches of the program's modules, as in a new process: servers, files, open handles."""
     for name, module in [*sys.modules.items()]:
         if name.startswith(REMEMBER):
             for key, value in vars(module).items():

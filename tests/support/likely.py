@@ -1,4 +1,4 @@
-"""Texts to score, what plain forward passes say of them, and jobs that are compared with each other."""
+"""Texts to score, their scores by plain forward passes, and the samples of jobs that are compared."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def scores(folder: Path, ids: list[int], dtype: str = "float32") -> torch.Tensor:
-    """The logarithms of a whole distribution after each token but the last, by one plain forward pass: [T-1, V]."""
+    """Return the log-probabilities of all tokens after each token but the last, from one forward pass: [T-1, V]."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     with torch.inference_mode():
-        found: torch.Tensor = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].log_softmax(dim=-1)
-    return found
+        log_probabilities: torch.Tensor = (
+            model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1].log_softmax(dim=-1)
+        )
+    return log_probabilities
 
 
 def samples(record: Record) -> list[Any]:
-    found = read_samples(Path(record.output_dir) / "samples.jsonl")
-    return [found[index] for index in sorted(found)]
+    by_index = read_samples(Path(record.output_dir) / "samples.jsonl")
+    return [by_index[index] for index in sorted(by_index)]
 
 
-def named(config: RunnerConfig) -> str:
-    """The overrides that make a job's model."""
+def model_overrides(config: RunnerConfig) -> str:
+    """Return the overrides that select a config's model."""
     return f"model=auto model.name={config.model.name} model.device=cpu model.dtype=float32"

@@ -1,4 +1,4 @@
-"""A session for engines that tests make up: a function answers the list of what was submitted."""
+"""A session for made-up engines of tests: a function answers the list of submitted requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.engines.session import Session
 
 
 class ListSession(Session):
-    """Answers a list of requests at a time, each as the function says; what is submitted meanwhile waits."""
+    """Answers one list of requests at a time with the function; requests that arrive meanwhile wait."""
 
     def __init__(
         self, capabilities: frozenset[Capability], run: Callable[[list[Request]], Iterator[list[Event]]]

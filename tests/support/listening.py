@@ -1,4 +1,4 @@
-"""Requests whose events a test listens to, or does not hear to their end."""
+"""Runs requests while a test listens to their events, or until some of them have ended."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runner.engines.base import Completion, Delta, Engine, Event, Request, complete
+from runner.engines.base import Completion, Delta, Event, Request
+from runner.engines.contract import Engine, complete
 
 
-def told(engine: Engine, asked: Sequence[Request], on_text: Callable[[Delta], Any]) -> list[Completion]:
-    """Ask for text as it comes, hand each piece over, and return the completions."""
+def complete_with_deltas(
+    engine: Engine, requests: Sequence[Request], on_text: Callable[[Delta], Any]
+) -> list[Completion]:
+    """Run requests with text deltas, pass each delta to `on_text`, and return the completions."""
 
     def listen(events: list[Event]) -> None:
         for event in events:
             if isinstance(event, Delta):
                 on_text(event)
 
-    return complete(engine, [replace(request, deltas=True) for request in asked], listener=listen)
+    return complete(engine, [replace(request, deltas=True) for request in requests], listener=listen)
 
 
-def first(engine: Engine, asked: Sequence[Request], count: int, batch_size: int | None = None) -> list[Completion]:
-    """Return the completions of the steps until so many have ended; the rest is dropped."""
-    left = count
+def complete_first(
+    engine: Engine, requests: Sequence[Request], count: int, batch_size: int | None = None
+) -> list[Completion]:
+    """Run steps until so many requests have ended, and return their completions; the rest is dropped."""
+    open_requests = count
 
     def listen(events: list[Event]) -> bool:
-        nonlocal left
-        left -= sum(isinstance(event, Completion) for event in events)
-        return left > 0
+        nonlocal open_requests
+        open_requests -= sum(isinstance(event, Completion) for event in events)
+        return open_requests > 0
 
-    return complete(engine, asked, batch_size, listen)
+    return complete(engine, requests, batch_size, listen)

@@ -1,4 +1,4 @@
-"""Folders as lm-evaluation-harness writes them with --output_path and --log_samples."""
+"""Writes folders like lm-evaluation-harness with --output_path and --log_samples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lm_eval_folder(
     shots: int = 5,
     **more: Any,
 ) -> Path:
-    """Write what lm-eval writes for one task; returns the file of samples."""
+    """Write lm-eval's files of one task; returns the file of samples."""
     folder.mkdir(parents=True, exist_ok=True)
     n = len(next(iter(next(iter(metrics.values())).values())))
     lines = [

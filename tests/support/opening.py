@@ -1,4 +1,4 @@
-"""Engines and models of a config alone, whose model is looked up on the way."""
+"""Opens engines and models from a config alone, resolving the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner import engines
 from runner.checkpoints import formats
 from runner.checkpoints.resolve import resolve
 from runner.config.root import RunnerConfig
-from runner.engines.base import Engine
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache
 
 if TYPE_CHECKING:  # imports torch
@@ -18,19 +18,19 @@ if TYPE_CHECKING:  # imports torch
 
 
 def open_engine(config: RunnerConfig, bases: BaseCache | None = None, folder: Path = Path()) -> Engine:
-    """As `runner.engines.open_engine`."""
+    """Call `runner.engines.open_engine` with the resolved model."""
     return engines.open_engine(config, resolve(config), bases, folder)
 
 
 def local_engine(config: RunnerConfig, bases: BaseCache | None = None) -> LocalEngine:
-    """The local engine itself, which tests look into."""
+    """Return the local engine itself, for tests of its inner state."""
     from runner.engines.local.engine import LocalEngine
 
     return LocalEngine(config, resolve(config), bases)
 
 
 def load_base(config: RunnerConfig) -> Loaded:
-    """As `runner.models.load.load_base`, behind the checks that a job does first."""
+    """Call `runner.models.load.load_base` after the checks that a job does first."""
     from runner.models import load
 
     resolved = resolve(config)
@@ -39,7 +39,7 @@ def load_base(config: RunnerConfig) -> Loaded:
 
 
 def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
-    """As `runner.models.load.adapt`."""
+    """Call `runner.models.load.adapt` with the resolved model."""
     from runner.models import load
 
     return load.adapt(base, config, resolve(config))

@@ -1,4 +1,4 @@
-"""Our own server in this very process, for clients that are tested against the real thing."""
+"""Our own server in this process, for tests of clients against a real server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WAIT_S = 120
 
 @contextmanager
 def own_server(config: RunnerConfig, key: str | None = None) -> Iterator[str]:
-    """Serve the model of a config; the address for clients."""
+    """Serve the model of a config; yields the address for clients."""
     task, ready = config.task, threading.Event()
     assert isinstance(task, ServeConfig)
     with socket.socket() as bound, Driver(open_engine(config)) as driver:

@@ -1,4 +1,4 @@
-"""What is known of a job before it loads anything, for tests that ask one question only."""
+"""Single checks and predictions of a job before it loads anything, from a config alone."""
 
 from __future__ import annotations
 

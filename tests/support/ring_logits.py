@@ -1,4 +1,4 @@
-"""One process of a pipeline that compares logits: MODEL PARTS [MODEL PARTS ...], one part a process; rank 0 prints."""
+"""One process of a pipeline that compares logits: MODEL PARTS [MODEL PARTS ...], one part per process; rank 0 prints."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Real servers on this machine's loopback: MLflow's, and PostgreSQL where Debian's package is installed."""
+"""Real servers on this machine's loopback: MLflow's, and PostgreSQL if Debian's package is installed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -20,20 +21,23 @@ from typing import Any
 import pytest
 import warm_process
 
-# Its jobs (evaluations, scorers) are five more processes that import MLflow, and nobody here asks for one.
+# Its jobs (evaluations, scorers) would be five more processes that import MLflow, and no test uses them.
 PLAIN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that is free, and that the system does not give to other sockets meanwhile."""
+    own_range = Path("/proc/sys/net/ipv4/ip_local_port_range")  # the ports that the system gives away itself
+    first_given = int(own_range.read_text().split()[0]) if own_range.exists() else 32768
+    while True:
+        port = random.SystemRandom().randrange(max(1024, first_given // 2), first_given)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait for a server that has just been started; its log is the message when it ends or takes too long."""
+    """Wait until a new server is ready; its log is the message if it ends or takes too long."""
     end = time.monotonic() + 90
     while not ready():
         assert process.poll() is None, log.read_text()[-2000:]
@@ -43,7 +47,7 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path, port: int, backend: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A real MLflow server that keeps its runs in a backend (sqlite in the folder) and files in the folder."""
+    """Run a real MLflow server with its runs in a backend (sqlite in the folder) and its files in the folder."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", backend or f"sqlite:///{folder}/server.db"]
@@ -69,7 +73,7 @@ def mlflow_server(folder: Path, port: int, backend: str | None = None) -> Iterat
 
 
 def postgres_binaries() -> Path | None:
-    """Where initdb and postgres are: where Debian puts them, which is not on the path, or else on the path."""
+    """Return the folder of initdb and postgres: Debian's, which is not on the path, or else one on the path."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     folders += [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
     return next((folder for folder in folders if {"initdb", "postgres"} <= {it.name for it in folder.iterdir()}), None)
@@ -77,7 +81,7 @@ def postgres_binaries() -> Path | None:
 
 @contextlib.contextmanager
 def postgres_server() -> Iterator[str]:
-    """A real PostgreSQL of one's own on a socket in a new folder; its URI. Skips where there is none."""
+    """Run a real PostgreSQL on a socket in a new folder; yields its URI. Skips the test if there is none."""
     binaries = postgres_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL on this machine: apt-get install postgresql")

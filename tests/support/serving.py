@@ -1,4 +1,4 @@
-"""A real `runner task=serve` on this machine's loopback, as its users start it."""
+"""Starts a real `runner task=serve` on this machine's loopback, like its users."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,7 +47,7 @@ class Serving:
         return (self.folder / "err.txt").read_text()
 
     def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> tuple[int, Any]:
-        """Send JSON, or bytes as they are; return the status and the answer, read as JSON where it is some."""
+        """Send JSON, or bytes unchanged; return the status and the answer, parsed if it is JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | {
             key.replace("_", "-"): value for key, value in headers.items()
@@ -70,16 +71,16 @@ class Serving:
         lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
 
-    def until(self, is_so: Callable[[dict[str, float]], bool], within_s: float = 30) -> dict[str, float]:
-        """Wait until /metrics says so."""
-        end = time.monotonic() + within_s
+    def until(self, is_so: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+        """Wait until a condition on /metrics holds, and return the metrics of that moment."""
+        end = time.monotonic() + WAIT_S
         while not is_so(now := self.metrics()):
             assert time.monotonic() < end, now
             time.sleep(0.02)
         return now
 
     def open_stream(self, path: str, body: dict[str, Any]) -> http.client.HTTPConnection:
-        """Begin a stream and return its connection, whose first bytes have come."""
+        """Start a stream and return its connection after the first byte has arrived."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
         headers = {"Content-Type": "application/json"}
         connection.request("POST", path, json.dumps(body | {"stream": True}), headers)
@@ -87,28 +88,49 @@ class Serving:
         connection.answer.read(1)  # type: ignore[attr-defined]
         return connection
 
+    def send(self, path: str, body: dict[str, Any]) -> socket.socket:
+        """Send a request, and return the connection without waiting for the answer."""
+        data = json.dumps(body).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n"
+        )
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_S)
+        client.sendall(head.encode() + data)
+        return client
+
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to end, and return its exit code."""
+        """Send a signal to end it, and return its exit code."""
         self.process.send_signal(number)
         return self.process.wait(WAIT_S)
 
 
+def first_line(client: socket.socket) -> bytes:
+    """Return the first line of an answer, however many packets it comes in."""
+    line = b""
+    while not line.endswith(b"\r\n"):
+        byte = client.recv(1)
+        assert byte, f"the connection was closed after {line!r}"
+        line += byte
+    return line
+
+
 @contextlib.contextmanager
 def serving(folder: Path, *overrides: str, **environment: str) -> Iterator[Serving]:
-    """Start a server in a folder and wait until it is ready; it is killed in the end, if it is still there."""
+    """Start a server in a folder and wait until it is ready; if it still runs at the end, it is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     port = () if any(word.startswith("task.port") for word in overrides) else ("task.port=0",)
     command = [sys.executable, "-m", "runner", "task=serve", *port, *overrides]
-    own = {key: value for key, value in os.environ.items() if key != "RUNNER_API_KEY"} | environment
+    variables = {key: value for key, value in os.environ.items() if key != "RUNNER_API_KEY"} | environment
     with (folder / "out.txt").open("wb") as out, (folder / "err.txt").open("wb") as err:
-        process = warm_process.popen(command, cwd=folder, stdout=out, stderr=err, env=own, start_new_session=True)
+        process = warm_process.popen(command, cwd=folder, stdout=out, stderr=err, env=variables, start_new_session=True)
     try:
         end = time.monotonic() + WAIT_S
-        while not (found := re.search(r"^serving .* at (http://\S+?),? ", said(folder), re.MULTILINE)):
-            assert process.poll() is None, said(folder)
-            assert time.monotonic() < end, said(folder)
+        while not (match := re.search(r"^serving .* at (http://\S+?),? ", stderr_of(folder), re.MULTILINE)):
+            assert process.poll() is None, stderr_of(folder)
+            assert time.monotonic() < end, stderr_of(folder)
             time.sleep(0.05)
-        url = found[1].replace("0.0.0.0", "127.0.0.1")
+        url = match[1].replace("0.0.0.0", "127.0.0.1")
         yield Serving(process, folder, url, environment.get("RUNNER_API_KEY"))
     finally:
         if process.poll() is None:
@@ -116,5 +138,5 @@ def serving(folder: Path, *overrides: str, **environment: str) -> Iterator[Servi
         process.wait()
 
 
-def said(folder: Path) -> str:
+def stderr_of(folder: Path) -> str:
     return (folder / "err.txt").read_text()

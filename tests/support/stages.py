@@ -1,4 +1,4 @@
-"""Tiny models of many families, split, and the tokens and logits of the whole model that their stages must equal."""
+"""Tiny models of many families, split, and the whole model's tokens and logits, which their stages must reproduce."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ SPECIAL_CONFIGS = {"Gemma3": "Gemma3TextConfig"}
 
 
 def save_family(folder: Path, family: str, dtype: str = "float32", **keys: Any) -> Path:
-    """Save a tiny random model of a family; every weight is drawn, norms and biases too."""
+    """Save a tiny model of a family in which all weights are random, also norms and biases."""
     name, own = FAMILIES[family]
     config = getattr(transformers, SPECIAL_CONFIGS.get(name, f"{name}Config"))(**(PLAIN | own | keys))
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def split_into(folder: Path, parts: Path, num_parts: int, **keys: Any) -> Path:
 
 
 def left_padded() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return ids, mask and positions of PROMPTS, flush right."""
+    """Return ids, mask and positions of PROMPTS, padded on the left."""
     width = max(map(len, PROMPTS))
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in PROMPTS])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in PROMPTS])
@@ -104,7 +104,7 @@ def left_padded() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def greedy(step: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits [B, steps, V] and tokens [B, steps] of prefill and greedy decoding by a function of a pass."""
+    """Return logits [B, steps, V] and tokens [B, steps] of prefill and greedy decoding, with `step` for each pass."""
     values, mask, positions = left_padded()
     logits, tokens = [], []
     for _ in range(STEPS):
@@ -117,15 +117,17 @@ def greedy(step: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def whole(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the unsplit model, as transformers loads it, in float32."""
+    """Run the unsplit model by transformers in float32."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     cache = DynamicCache(config=model.config)
-    takes = "position_ids" in inspect.signature(model.forward).parameters
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def step(ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        named = {"position_ids": positions} if takes else {}
+        position_argument = {"position_ids": positions} if takes_positions else {}
         with torch.inference_mode():
-            output = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **named)
+            output = model(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **position_argument
+            )
         logits: torch.Tensor = output.logits
         return logits
 

@@ -1,4 +1,4 @@
-"""Runs as MLflow's sqlite database has them: the truth, and quicker than through MLflow."""
+"""Runs as MLflow's sqlite database has them, which is quicker than through MLflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass
 class Row:
-    """A run as the database has it."""
+    """A run in the database."""
 
     run_id: str
     status: str
@@ -19,22 +19,32 @@ class Row:
     tags: dict[str, str] = field(default_factory=dict)
 
 
+def read_together(database: Path) -> sqlite3.Connection:
+    """Open a database so that all queries see the same moment, whoever writes meanwhile.
+
+    It is not opened read-only: sqlite has to undo what a killed process has left half written.
+    """
+    connection = sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=60)
+    connection.execute("begin")
+    return connection
+
+
 def rows(database: Path) -> list[Row]:
-    """All runs, the oldest first."""
+    """Return all runs, the oldest first."""
     query = """select run_uuid, status, experiments.name, runs.lifecycle_stage from runs join experiments
                using (experiment_id) order by runs.start_time, runs.rowid"""
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        found = {run_id: Row(run_id, *rest) for run_id, *rest in connection.execute(query)}
+    with contextlib.closing(read_together(database)) as connection:
+        by_id = {run_id: Row(run_id, *rest) for run_id, *rest in connection.execute(query)}
         for run_id, key, value in connection.execute("select run_uuid, key, value from tags"):
-            found[run_id].tags[key] = value
-    return list(found.values())
+            by_id[run_id].tags[key] = value
+    return list(by_id.values())
 
 
 def jobs(database: Path, **tags: str) -> list[Row]:
-    """The runs of jobs."""
+    """Return the runs of jobs."""
     return [row for row in rows(database) if "job_id" in row.tags and tags.items() <= row.tags.items()]
 
 
 def grids(database: Path) -> list[Row]:
-    """The runs of grids."""
+    """Return the runs of grids."""
     return [row for row in rows(database) if "grid" in row.tags]

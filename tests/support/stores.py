@@ -26,7 +26,7 @@ CONFIG = {
 
 
 def marks(right: int, n: int, flips: int = 0) -> list[bool]:
-    """n answers of which the first `right` are right; the first `flips` of those then go wrong."""
+    """Return n answers of which the first `right` are right, without the first `flips` of them."""
     return [flips <= index < right for index in range(n)]
 
 
@@ -42,14 +42,14 @@ class Store:
         self.run_ids: list[str] = []  # of the jobs, the newest last
 
     def experiment(self, name: str) -> str:
-        """The experiment's id; made where there is none."""
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
+        """Return the experiment's id; the experiment is created if there is none."""
+        the_experiment = self.client.get_experiment_by_name(name)
+        if the_experiment is not None:
+            return str(the_experiment.experiment_id)
         return str(self.client.create_experiment(name, artifact_location=str(self.output_dir / "artifacts")))
 
     def grid(self, experiment: str, name: str, jobs: list[str]) -> str:
-        """Log the run that a grid's jobs stand below, with the plan of these jobs; returns its id."""
+        """Log the parent run of a grid with the plan of its jobs; returns its id."""
         self.clock_ms += 1000
         tags = {"grid": name, "mlflow.runName": f"grid of {len(jobs)} jobs"}
         run = self.client.create_run(self.experiment(experiment), start_time=self.clock_ms, tags=tags)
@@ -58,7 +58,7 @@ class Store:
         return run_id
 
     def artifacts(self, run_id: str, folder: str) -> set[str]:
-        """The names of the artifacts in a folder of a run."""
+        """Return the names of the artifacts in a folder of a run."""
         return {Path(item.path).name for item in self.client.list_artifacts(run_id, folder)}
 
     def job(
@@ -77,7 +77,7 @@ class Store:
         grid: str | None = None,
         repeats: list[dict[str, Any]] | None = None,
     ) -> Path:
-        """Log one run the way the runner does; returns its job folder."""
+        """Log one run like the runner; returns its job folder."""
         from mlflow.entities import Metric, Param, RunTag
 
         experiment_id = self.experiment(experiment)

@@ -1,4 +1,4 @@
-"""What the tests of the stream share: prompts with beginnings in common, and transformers' own answers to them."""
+"""Shared by the tests of the stream: prompts with common prefixes, and transformers' own answers to them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from runner.engines import base
-from runner.engines.base import Completion, Engine, Request
+from runner.engines import contract
+from runner.engines.base import Completion, Request
+from runner.engines.contract import Engine
 
 SYSTEM = "You are one of several agents who work on a task together; answer in few words, and think before you do. "
 AGENTS = ("Agent one reads the numbers, and only those. ", "Agent two checks what the others have said so far. ")
@@ -21,18 +22,18 @@ PROMPTS = [
     "y",
 ]
 NEW_TOKENS = 20
-# Random weights know no word, but each step's first choice has to be clear: float noise is about 1e-6 of the spread of
-# the logits, so at this distance between first and second it turns no choice around.
+# With random weights, too, each step's first choice must be clear: float noise is about 1e-6 of the spread of the logits,
+# so at this distance between first and second it changes no choice.
 CLEAR = 2e-5
 
 
 def requests(prompts: Sequence[str] = PROMPTS, **keys: Any) -> list[Request]:
-    """One request a prompt."""
+    """Return one request per prompt."""
     return [Request(index, prompt, **keys) for index, prompt in enumerate(prompts)]
 
 
 def tokens_of(completions: Iterable[Completion]) -> dict[Any, list[int]]:
-    """The tokens of each completion; none may have ended in an error."""
+    """Return the tokens of each completion; none may have ended in an error."""
     done = {}
     for completion in completions:
         assert completion.error is None, completion.error
@@ -41,10 +42,10 @@ def tokens_of(completions: Iterable[Completion]) -> dict[Any, list[int]]:
     return done
 
 
-def complete(engine: Engine, asked: Sequence[Request], batch_size: int | None = None) -> dict[Any, list[int]]:
-    """The tokens that an engine answers with."""
-    done = tokens_of(base.complete(engine, asked, batch_size))
-    assert sorted(done) == sorted(request.id for request in asked)
+def complete(engine: Engine, requests_to_run: Sequence[Request], batch_size: int | None = None) -> dict[Any, list[int]]:
+    """Return the tokens of an engine's answers."""
+    done = tokens_of(contract.complete(engine, requests_to_run, batch_size))
+    assert sorted(done) == sorted(request.id for request in requests_to_run)
     return done
 
 
@@ -56,7 +57,7 @@ def generated(
     clear: float = CLEAR,
     **keys: Any,
 ) -> dict[Any, list[int]]:
-    """What transformers' own generate says to one prompt at a time; every step of it was a clear choice."""
+    """Return the answers of transformers' own generate, one prompt at a time; every step must be a clear choice."""
     answers = {}
     for index, prompt in enumerate(prompts):
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])

@@ -1,4 +1,4 @@
-"""Run a task's own functions in this process, without a job around them."""
+"""Runs a task's own functions in this process, without a job around them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from runner.tasks.base import Context
 
 
 def work(task: Any, config: RunnerConfig, recorder: Recorder, engine: Any = None) -> Result:
-    """Prepare and run; a task that is given no engine must not use one."""
+    """Prepare and run a task; without an engine it must not use one."""
     result: Result = task.run(task.prepare(config), Context(config, recorder, resolve(config), engine))
     return result

@@ -1,4 +1,4 @@
-"""A team of agents whose engine says what a test wants, call by call, and the job's folder as the next start finds it."""
+"""A team of agents whose engine answers what a test wants, call by call, and the job's folder for several starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TALKERS = [AgentRole.inspector]  # a team that writes no code
 
 
 class Team:
-    """An engine that answers each call as a function of its id and its prompt says."""
+    """An engine that answers each call by a function of its id and its prompt."""
 
     capabilities = frozenset({Capability.chat})
 
@@ -59,7 +59,7 @@ def team(**keys: Any) -> AgentsConfig:
 
 
 def right(config: RunnerConfig) -> Callable[[str, str], str]:
-    """Return an answer to every call: the gold number."""
+    """Return a function that answers every call with the gold number."""
     golds = {item.question: item.gold for item in agents.prepare(config).items + agents.prepare(config).train}
     return lambda _, prompt: f"#### {next(gold for question, gold in golds.items() if question in prompt)}"
 
@@ -69,7 +69,7 @@ def calls_in(recorder: Recorder) -> list[dict[str, Any]]:
 
 
 class Starts:
-    """The folder of a job: each call opens it as the next start would."""
+    """The folder of a job: each call opens it like the next start of the job."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.recorder = folder, Recorder(Job("agents-test", folder))

@@ -1,4 +1,4 @@
-"""A split and what becomes of its parts: merged, verified, packed, damaged; all through the tasks' own functions."""
+"""A split whose parts are merged, verified, packed or damaged, all through the tasks' own functions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from runner.tasks import archive, merge, split, verify
 
 @dataclass
 class Trip:
-    """One split and what follows, under a folder of its own."""
+    """One split and the later steps, in a folder of its own."""
 
     folder: Path
     make_config: Callable[..., RunnerConfig]
@@ -75,12 +75,12 @@ class Trip:
         path.write_text(json.dumps(values))
 
     def forge(self, part_id: int, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-        """Change the tensors of a part, and make its partition and its line of the manifest agree with them."""
+        """Change the tensors of a part, and adapt its partition and its line of the manifest."""
         path, partition = self.parts / f"part_{part_id}.safetensors", self.parts / f"partition_{part_id}.json"
         tensors = load_file(path)
         change(tensors)
         save_file(tensors, path, metadata={"format": "pt"})
-        held = read_weight_file(path).tensors
+        part_tensors = read_weight_file(path).tensors
         values = json.loads(partition.read_text())
         kinds = {layer["name"]: layer["layer_type"] for layer in values["layers"]}
         values["layers"] = [
@@ -98,9 +98,9 @@ class Trip:
                     "digest": byteio.digest_of(byteio.tensor_pieces(one), "xxh3_128"),
                 },
             }
-            for one in held
+            for one in part_tensors
         ]
-        values["total_params"] = sum(one.params for one in held)
+        values["total_params"] = sum(one.params for one in part_tensors)
         partition.write_text(json.dumps(values))
 
         def listed(manifest: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ class Trip:
                 "bytes": path.stat().st_size,
                 "digest": byteio.file_digest(path, "xxh3_128"),
                 "partition_sha256": hashlib.sha256(partition.read_bytes()).hexdigest(),
-                "tensors": len(held),
+                "tensors": len(part_tensors),
                 "params": values["total_params"],
             }
 
@@ -116,7 +116,7 @@ class Trip:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """Return the content of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

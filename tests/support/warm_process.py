@@ -1,10 +1,10 @@
 """Processes of the program that start warm: forked from one that has imported the libraries.
 
-Importing torch, transformers and MLflow takes seconds, most of what a small job takes. `WarmPopen` is a `Popen` whose
-process is forked from a nursery that has imported them. The fork is a child of whoever asked for it, with its own
-arguments, folder, variables, descriptors, session, output and exit code, and what it starts itself (the workers of a
-grid) starts warm, too, from a nursery of its own. What cannot be the same that way is started as ever: other programs,
-and variables that are read while libraries are imported. Tests of what is imported when start cold.
+Importing torch, transformers and MLflow takes seconds, most of a small job's time. `WarmPopen` is a `Popen` whose
+process is forked from a nursery, a process that has imported them. The fork is a child of the caller, with its own
+arguments, folder, variables, descriptors, session, output and exit code. The processes that it starts (the workers of a
+grid) start warm, too, from a nursery of its own. Other programs start cold, and so do processes with other values of
+variables that libraries read at import. Tests of imports start cold.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ MODULES = (
     "runner.models.lora.peft",
     "runner.models.bin_file",
 )
-# Variables that nobody reads before the program runs; where another one differs, the process starts cold.
+# Variables that are not read before the program runs; if another variable differs, the process starts cold.
 LATE = (
     *(
         "HYDRA_",
@@ -77,23 +77,23 @@ LATE = (
     *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "OMP_NUM_THREADS"),
     *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
     *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE", "XDG_CACHE_HOME"),
-    *("KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"),  # what sklearn and peft set when they are imported
-    # what joblib tells its workers: all of it is about threads, which OMP_NUM_THREADS settles
+    *("KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"),  # sklearn and peft set these at import
+    # joblib sets these for its workers: numbers of threads, which OMP_NUM_THREADS decides
     *("OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMBA_NUM", "NUMEXPR_NUM", "ENABLE_IPC"),
 )
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl: orphans below this process become its children
 ROOM = 4000  # bytes for the command line of a fork
-COLD = subprocess.Popen  # whatever a test puts in its place
+COLD = subprocess.Popen  # the original, even if a test replaces it
 
 
 class WarmPopen(subprocess.Popen[Any]):
-    """Start a process as Popen does, but from the nursery where nobody can tell the difference.
+    """Start a process like Popen, but from the nursery if that makes no difference.
 
     `ignored` are signals that the process ignores from the start, as after nohup or a shell's `&`.
     """
 
-    nursery: socket.socket | None = None  # of this process
+    nursery: socket.socket | None = None  # the socket to this process's nursery
     known: Mapping[str, str] = {}  # the variables with which the nursery has imported its modules
     lock = threading.Lock()
 
@@ -104,7 +104,7 @@ class WarmPopen(subprocess.Popen[Any]):
         super().__init__(args, *rest, **keys)
 
     def _order(self, args: Any, env: Mapping[str, str] | None) -> dict[str, Any] | None:
-        """What the nursery is asked for; None where the process has to start cold."""
+        """Return the order for the nursery; None if the process must start cold."""
         variables = dict(os.environ if env is None else env)
         differ = {key for key in {*variables, *self.known} if variables.get(key) != self.known.get(key)}
         if self.nursery is None or isinstance(args, (str, bytes)) or args[0] != sys.executable:
@@ -141,11 +141,11 @@ class WarmPopen(subprocess.Popen[Any]):
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
 
-def _hides_modules(places: str) -> bool:
-    """Whether new places hold more than sitecustomize.py, which forks run: modules that the nursery has from elsewhere."""
-    known = {os.path.abspath(place) for place in sys.path}
-    new = [Path(place) for place in places.split(os.pathsep) if place and os.path.abspath(place) not in known]
-    return bool({path.name for place in new for path in place.glob("*")} - {"sitecustomize.py", "__pycache__"})
+def _hides_modules(python_path: str) -> bool:
+    """Whether new folders hold more than sitecustomize.py: modules that the nursery may have imported from elsewhere."""
+    known = {os.path.abspath(folder) for folder in sys.path}
+    new = [Path(name) for name in python_path.split(os.pathsep) if name and os.path.abspath(name) not in known]
+    return bool({path.name for folder in new for path in folder.glob("*")} - {"sitecustomize.py", "__pycache__"})
 
 
 def popen(args: Sequence[str], **keys: Any) -> WarmPopen:
@@ -154,15 +154,15 @@ def popen(args: Sequence[str], **keys: Any) -> WarmPopen:
 
 
 def warm() -> type[WarmPopen]:
-    """Return what starts processes; the first call starts the first nursery, which ends when this process does."""
+    """Return the class that starts processes; the first call starts the first nursery, which ends with this process."""
     if WarmPopen.nursery is None and sys.platform == "linux":
         ours, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
-        # said, because C code of libraries puts variables where os.environ does not see them
+        # explicit, because C code of libraries sets variables that os.environ does not show
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": dict(os.environ)}
         server = COLD(command, pass_fds=[theirs.fileno()], **streams)
         atexit.register(server.wait)
-        atexit.register(ours.close)  # first: the last one registered
+        atexit.register(ours.close)  # runs first, because it is registered last
         theirs.close()
         _adopt(ours, dict(os.environ))
     return WarmPopen
@@ -171,7 +171,7 @@ def warm() -> type[WarmPopen]:
 def complete(
     args: Sequence[str], data: str | bytes | None = None, timeout_s: float = 300, **keys: Any
 ) -> subprocess.CompletedProcess[Any]:
-    """Run a process to its end, with data on its stdin, as subprocess.run does; what it prints is kept."""
+    """Run a process to its end, with data on its stdin, like subprocess.run, and capture its output."""
     stdin = subprocess.DEVNULL if data is None else subprocess.PIPE
     keys = {"text": not isinstance(data, bytes), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | keys
     with popen(args, stdin=stdin, **keys) as process:
@@ -184,34 +184,34 @@ def complete(
 
 
 def run(module: str, arguments: Sequence[str], timeout_s: float, **keys: Any) -> tuple[int, str, str]:
-    """Run `python -m MODULE ARGUMENTS`; return its exit code and what it printed."""
+    """Run `python -m MODULE ARGUMENTS`; return its exit code and output."""
     done = complete([sys.executable, "-m", module, *arguments], timeout_s=timeout_s, **keys)
     return done.returncode, done.stdout, done.stderr
 
 
 def _adopt(nursery: socket.socket, variables: Mapping[str, str]) -> None:
-    """Make this process the parent of what the nursery forks."""
+    """Make this process the parent of the nursery's forks."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     WarmPopen.nursery, WarmPopen.known = nursery, variables
 
 
 def _receive(stream: socket.socket, count: int) -> bytes:
-    """Read so many bytes; fewer at the end of the stream only."""
-    found = b""
-    while len(found) < count and (more := stream.recv(count - len(found))):
-        found += more
-    return found
+    """Read so many bytes; fewer only at the end of the stream."""
+    data = b""
+    while len(data) < count and (more := stream.recv(count - len(data))):
+        data += more
+    return data
 
 
 def main() -> None:
-    """Import the libraries, and fork what is asked for on the socket that was inherited."""
+    """Import the libraries, and fork a process for each order on the inherited socket."""
     del sys.path[0]  # the folder of this file
     given = dict(os.environ)
     sys.modules["warm_process"] = sys.modules["__main__"]
     for name in (*LIBRARIES, *MODULES):
         importlib.import_module(name)
     plain = subprocess.Popen
-    for module in [*sys.modules.values()]:  # who has imported the class itself would start processes cold
+    for module in [*sys.modules.values()]:  # modules that have imported the class itself would start processes cold
         if vars(module).get("Popen") is plain:
             module.Popen = WarmPopen  # type: ignore[attr-defined]
     with suppress(ImportError):
@@ -222,32 +222,32 @@ def main() -> None:
 
 
 def start_for_joblib(command: list[str], descriptors: Sequence[int], env: Mapping[str, str] | None = None) -> int:
-    """Start a worker of joblib, which does so past subprocess; return its number."""
+    """Start a worker of joblib, which does not use subprocess; return its process id."""
     process = WarmPopen(command, pass_fds=sorted({*map(int, descriptors)}), env=os.environ | (env or {}))
     process.returncode = 0  # joblib itself waits for it
     return process.pid
 
 
-def serve(asked: socket.socket, given: dict[str, str], made: dict[str, str], ignored: Sequence[int] = ()) -> None:
-    """Fork one process for each order until nobody is left to give one; whoever asks becomes its parent.
+def serve(orders: socket.socket, given: dict[str, str], made: dict[str, str], ignored: Sequence[int] = ()) -> None:
+    """Fork one process for each order until the socket closes; the sender becomes its parent.
 
-    given and made are the variables before the imports, and those that they have made.
+    `given` are the variables before the imports, and `made` those that the imports have set.
     """
     while True:
-        header, descriptors, _, _ = socket.recv_fds(asked, 8, 64)
+        header, descriptors, _, _ = socket.recv_fds(orders, 8, 64)
         if not header:
             return
-        order = json.loads(_receive(asked, int.from_bytes(header, "big")))
-        order["ignored"] += ignored  # what a process ignores its children do, too
-        between = os.fork()  # it ends at once, so that the next one down becomes a child of who asked
+        order = json.loads(_receive(orders, int.from_bytes(header, "big")))
+        order["ignored"] += ignored  # children also ignore the signals that a process ignores
+        between = os.fork()  # it ends at once, so that its child becomes a child of the sender
         if not between:
             own = os.getpid()
             if os.fork():
                 os._exit(0)
             while os.getppid() == own:
                 time.sleep(0.0005)
-            asked.sendall(os.getpid().to_bytes(8, "big"))
-            asked.close()
+            orders.sendall(os.getpid().to_bytes(8, "big"))
+            orders.close()
             become(order, descriptors, given, made)
         os.waitpid(between, 0)
         for descriptor in descriptors:
@@ -255,33 +255,35 @@ def serve(asked: socket.socket, given: dict[str, str], made: dict[str, str], ign
 
 
 def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str], made: dict[str, str]) -> NoReturn:
-    """Turn this fork into the process that was asked for."""
-    for wish in ENDING:
-        default = signal.default_int_handler if wish == signal.SIGINT else signal.SIG_DFL
-        signal.signal(wish, signal.SIG_IGN if wish in order["ignored"] else default)
+    """Turn this fork into the ordered process."""
+    for ending in ENDING:
+        default = signal.default_int_handler if ending == signal.SIGINT else signal.SIG_DFL
+        signal.signal(ending, signal.SIG_IGN if ending in order["ignored"] else default)
     if order["session"]:
         os.setsid()
     own_nursery(given, made, order["ignored"], descriptors)
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(made | order["variables"])
-    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 200) for descriptor in descriptors]
-    for descriptor, number in zip(high, order["numbers"], strict=True):
+    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 200) for descriptor in descriptors]
+    for descriptor, number in zip(copies, order["numbers"], strict=True):
         os.dup2(descriptor, number)
-    for descriptor in (*high, *(set(descriptors) - set(order["numbers"]))):
+    for descriptor in (*copies, *(set(descriptors) - set(order["numbers"]))):
         os.close(descriptor)
     sys.stdin = os.fdopen(0, closefd=False)
     name_this_process(order["command"])
     if (threads := os.environ.get("OMP_NUM_THREADS", "")) != given.get("OMP_NUM_THREADS", "") and threads.isdigit():
-        sys.modules["torch"].set_num_threads(int(threads))  # its library has read the variable already
-    found_here = [*sys.path]
+        sys.modules["torch"].set_num_threads(int(threads))  # the library has already read the variable
+    search_path = [*sys.path]
     if not order["safe"]:
         own = {"-m": order["folder"], "-c": "", "file": os.path.dirname(os.path.abspath(order["what"]))}
         sys.path.insert(0, own[order["kind"]])
-    places = os.environ.get("PYTHONPATH", "")
-    for place in reversed([place for place in places.split(os.pathsep) if place and place not in found_here]):
-        sys.path.insert(not order["safe"], place)
-        if places != given.get("PYTHONPATH", "") and (start := Path(place, "sitecustomize.py")).exists():
+    python_path = os.environ.get("PYTHONPATH", "")
+    for folder in reversed(
+        [folder for folder in python_path.split(os.pathsep) if folder and folder not in search_path]
+    ):
+        sys.path.insert(not order["safe"], folder)
+        if python_path != given.get("PYTHONPATH", "") and (start := Path(folder, "sitecustomize.py")).exists():
             runpy.run_path(str(start))
     code: Any = 0
     try:
@@ -294,35 +296,35 @@ def become(order: dict[str, Any], descriptors: list[int], given: dict[str, str],
         else:
             sys.argv = ["-c", *order["arguments"]]
             sys.modules["__main__"] = types.ModuleType("__main__")
-            exec(order["what"], sys.modules["__main__"].__dict__)  # as -c does
+            exec(order["what"], sys.modules["__main__"].__dict__)  # like -c
     except SystemExit as end:
         code = end.code
-    except BaseException as error:  # noqa: BLE001  # as Python itself ends a program
+    except BaseException as error:  # noqa: BLE001  # like the end of a program
         sys.excepthook(type(error), error, error.__traceback__)
         code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     if isinstance(code, str):
         print(code, file=sys.stderr)
         code = 1
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the end of a program does
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, like the end of a program
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     if code == -signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    os._exit(code or 0)  # without taking down every library: that takes two seconds
+    os._exit(code or 0)  # without shutting down every library, which takes two seconds
 
 
 def own_nursery(
     given: dict[str, str], made: dict[str, str], ignored: Sequence[int], descriptors: Sequence[int]
 ) -> None:
-    """Fork a nursery for what this process will start, before it has done anything; it ends with this process."""
+    """Fork a nursery for the processes that this one will start, before it does anything; it ends with this process."""
     ours, theirs = socket.socketpair()
     if not os.fork():
-        for descriptor in (ours.detach(), *descriptors):  # others see by their end that this process has ended
+        for descriptor in (ours.detach(), *descriptors):  # their closing shows others that this process has ended
             os.close(descriptor)
-        for wish in ENDING:
-            signal.signal(wish, signal.SIG_IGN)  # a terminal's Ctrl-C is for the programs
+        for ending in ENDING:
+            signal.signal(ending, signal.SIG_IGN)  # a terminal's Ctrl-C is for the programs
         silence = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(silence, number)
@@ -330,12 +332,12 @@ def own_nursery(
             serve(theirs, given, made, ignored)
         os._exit(0)
     theirs.close()
-    high = fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, 300)  # above the numbers that are asked for
-    _adopt(socket.socket(fileno=high), given | made)
+    copy = fcntl.fcntl(ours.detach(), fcntl.F_DUPFD_CLOEXEC, 300)  # above the ordered numbers
+    _adopt(socket.socket(fileno=copy), given | made)
 
 
 def name_this_process(command: Sequence[str]) -> None:
-    """Let /proc show the command line that the process would have."""
+    """Let /proc show the command line of the ordered process."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     begin, end = int(fields[45]), int(fields[46])  # arg_start and arg_end
     text = b"".join(word.encode() + b"\0" for word in command)[: end - begin - 1]

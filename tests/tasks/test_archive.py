@@ -97,7 +97,7 @@ def test_an_archive_is_not_loaded_and_says_how_to_unpack(source: Path, trip: Tri
         read_manifest(trip.packed).require_runnable()
     trip.packed.rename(trip.folder / "aside")
     trip.parts.rename(trip.packed)
-    with pytest.raises(ConfigError, match=r"task\.archive=none: .* is no archive"):
+    with pytest.raises(ConfigError, match=r"task\.archive=none: .* is not an archive"):
         trip.unpack(trip.folder / "again")
 
 

@@ -59,7 +59,7 @@ def test_a_conversation_through_a_pipe(tmp_path: Path) -> None:
     assert kept[2].prompt_tokens < kept[1].prompt_tokens < kept[3].prompt_tokens, "/reset forgets, /load remembers"
     stats = [
         list(map(int, found))
-        for found in re.findall(r"(\d+) prompt tokens, (\d+) of them kept .*? (\d+) computed", done.stderr)
+        for found in re.findall(r"(\d+) prompt tokens, (\d+) of them from the cache .*? (\d+) computed", done.stderr)
     ]
     (first, second) = stats
     assert first[1] == 0
@@ -77,12 +77,12 @@ def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
     for words in (
         "/sett: no command '/sett'. Did you mean /set?",
         "no setting 'depth'",
-        "warm is no number",
+        "warm is not a number",
         "/set temperature=11: must lie in 0..10",
         "/set generation.top_k=-1: must be 0 (off) or more",
         "/set max_new_tokens=0: must be 1 or more",
         "nothing.json cannot be read",
-        "the file is there already",
+        "the file exists",
         "/save needs a file",
     ):
         assert words in done.stderr
@@ -99,7 +99,7 @@ def test_lines_that_are_no_text_and_a_grid(tmp_path: Path, runner: Callable[...,
     assert "stdin, line 2: not UTF-8 text" in done.stderr
     refused = runner("task=chat", "model=stub", "seed=1,2", "-m")
     assert refused.code == 2
-    assert "task=chat reads stdin here, which the jobs of a grid do not have: run it without -m" in refused.err
+    assert "task=chat would read stdin, which the jobs of a grid do not have: run it without -m" in refused.err
 
 
 def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[..., Path]) -> None:
@@ -122,7 +122,7 @@ def test_a_model_behind_an_api(tmp_path: Path) -> None:
         done = piped(tmp_path, "Hi\n/stats\nHo\n", "model=api", f"model.base_url={server.url}", "model.name=tiny")
     assert done.returncode == 0, done.stderr
     assert [sample.text for sample in samples(tmp_path).values()] == ["I heard Hi", "I heard Ho"]
-    assert "what the server kept from before, it alone knows" in done.stderr
+    assert "how many prompt tokens the server had in its cache is unknown" in done.stderr
     assert "tokens computed" not in done.stderr
 
 

@@ -130,7 +130,7 @@ DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
         "line 2 is not a sample",
     ),
     "changed text": (lambda it: [it[0], it[1].replace('"text": "', '"text": "x'), *it[2:]], "line 2 .*checksum"),
-    "changed verdict": (lambda it: [resealed(it[0], verdict="correct"), *it[1:]], "line 1 was judged otherwise"),
+    "changed verdict": (lambda it: [resealed(it[0], verdict="correct"), *it[1:]], "line 1 was judged differently"),
     "other gold": (lambda it: [resealed(it[0], gold="1234567"), *it[1:]], "line 1 holds another question or gold"),
     "other question": (lambda it: [it[0], resealed(it[1], question="?"), *it[2:]], "line 2 holds another question"),
     "other prompt": (lambda it: [it[0], resealed(it[1], prompt_sha256="0" * 64), *it[2:5]], "line 2 answers another"),
@@ -300,6 +300,6 @@ def test_errors_other_prompts_and_changed_lines_are_not_taken(config: RunnerConf
     file.write_bytes(before.replace(b'"seconds"', b'"seconde"', 1))
     config.task = Gsm8kConfig(limit=7)
     notes = run(config, bases=bases).result.notes
-    assert any(note.startswith(f"nothing was taken from job {small.job_id}: ") for note in notes)
+    assert any(note.startswith(f"no answers were reused from job {small.job_id}: ") for note in notes)
     assert any(note.startswith(f"4 of 7 samples were taken from job {large.job_id}") for note in notes)
     assert any(note.startswith(f"2 of 7 samples were taken from job {small.job_id}") for note in notes)

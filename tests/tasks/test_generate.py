@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from list_session import ListSession
+from scripted import Answer, Scripted
 from tasking import work
 
 from runner.config.compose import choose
@@ -18,8 +18,7 @@ from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
 from runner.core.result import FinishReason, Record
 from runner.datasets.prompts import build_prompt, load_prompts
-from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request, request_sha256
-from runner.engines.stats import EngineStats
+from runner.engines.base import Message, Request
 from runner.grid.plan import State, plan_job
 from runner.report import show
 from runner.run import run
@@ -95,12 +94,12 @@ def test_jsonl_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         ('{"prompt": 3}', "line 3: a text is needed, not 3"),
         ('{"prompt": ""}', "line 3: a text is needed, not an empty one"),
         ('{"prompt": "\\ud800"}', "line 3: not UTF-8 text"),
-        ('{"messages": []}', "line 3: messages is no list of messages, or an empty one"),
+        ('{"messages": []}', "line 3: messages is not a list of messages, or empty"),
         ('{"messages": ["a"]}', "line 3: a message holds role and content"),
         ('{"messages": [{"role": "user", "content": "a", "name": "b"}]}', "line 3: a message holds role and content"),
         (
             '{"messages": [{"role": "robot", "content": "a"}]}',
-            "line 3: role 'robot' is none of system, user, assistant",
+            "line 3: role 'robot' is not one of system, user, assistant",
         ),
         ('{"messages": [{"role": "user", "content": null}]}', "line 3: a text is needed, not null"),
     ],
@@ -233,38 +232,13 @@ def test_output_replaces_nothing_of_others(make_config: Make, tmp_path: Path) ->
     assert output.read_text() == ours
     with pytest.raises(ConfigError, match="this is the file with the prompts"):
         job(2, output=prompts, overwrite=True)
-    with pytest.raises(ConfigError, match="is no file that could be written"):
+    with pytest.raises(ConfigError, match="is not a file that can be written"):
         job(2, output=str(tmp_path))
 
 
-class Counting:
-    """An engine that answers in reverse and counts; prompts that say `fail` err."""
-
-    capabilities = frozenset(Capability)
-
-    def __init__(self) -> None:
-        self.asked: list[int] = []
-        self.stats = EngineStats()
-
-    def load(self) -> EngineReport:
-        return EngineReport(metrics={"load_s": 0.5, "vocab_size": 3}, notes=["loaded"])
-
-    def encode(self, request: Request) -> tuple[str, list[int]]:
-        return str(request.prompt), []
-
-    def open(self, batch_size: int | None = None) -> ListSession:
-        return ListSession(self.capabilities, self.answer)
-
-    def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
-        for request in reversed(requests):
-            self.asked.append(int(request.id))
-            bad = request.prompt == "fail"
-            reason = FinishReason.error if bad else FinishReason.length
-            error = "boom" if bad else None
-            sha256 = request_sha256(str(request.prompt), request)
-            yield [Completion(request.id, f"to {request.prompt}", [5], reason, sha256, 2, 0.1, 0.2, error)]
-
-    def close(self) -> None: ...
+def echo(request: Request) -> Answer:
+    """Answer with the prompt; one that says `fail` ends in an error."""
+    return f"to {request.prompt}", FinishReason.error if request.prompt == "fail" else FinishReason.length
 
 
 def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tmp_path: Path) -> None:
@@ -273,7 +247,7 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     folder = tmp_path / "job"
     folder.mkdir()
     first = jobs.Recorder(jobs.Job("generate-x", folder))
-    whole = work(generate, config, first, Counting())
+    whole = work(generate, config, first, Scripted(echo))
     first.close()
     kept = (folder / "completions.jsonl").read_text()
     assert [json.loads(line)["text"] for line in kept.splitlines()] == ["to a", "to fail", "to c", "to d"]
@@ -282,7 +256,7 @@ def test_torn_samples_are_made_again_and_the_order_is_kept(make_config: Make, tm
     assert "1 of 4 prompts ended in an error, number 1 first: boom" in str(whole.complaint)
     lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     (folder / "samples.jsonl").write_text("".join(lines[:2]) + lines[2][:15])
-    engine = Counting()
+    engine = Scripted(echo)
     second = jobs.Recorder(jobs.Job("generate-x", folder))
     again = work(generate, config, second, engine)
     second.close()
@@ -297,7 +271,7 @@ def test_nothing_but_errors_fails_the_job(make_config: Make) -> None:
     folder.mkdir()
     recorder = jobs.Recorder(jobs.Job("generate-x", folder))
     with pytest.raises(JobFailed, match="nothing could be completed; the first reason: boom"):
-        work(generate, config, recorder, Counting())
+        work(generate, config, recorder, Scripted(echo))
     recorder.close()
 
 
@@ -402,10 +376,10 @@ def test_a_key_that_only_a_run_can_heed_says_so(make_config: Make, caplog: pytes
     run(make_config(generation=greedy, **asked))
     with caplog.at_level("INFO", logger="runner"):
         assert run(make_config(generation=greedy, **asked)).from_ledger
-        assert "rerun=all measures anew" not in caplog.text
+        assert "rerun=all measures again" not in caplog.text
         other = replace(greedy, speculate=Speculate.off)
         assert run(make_config(generation=other, **asked)).from_ledger
-    said = "generation.speculate=off changes no answer, and what is recorded was measured with auto: rerun=all measures anew"
+    said = "generation.speculate=off changes no answer, and the recorded job was measured with auto: rerun=all measures again"
     assert said in caplog.text
 
 

@@ -278,7 +278,8 @@ def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str]
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
     write(tmp_path / "p.jsonl", *({"prompt": f"p{n}", "branches": ["a", "b", "c"][: n % 3 + 1]} for n in range(8)))
-    slow = [*FAST, "model=stub", "task.prompts=p.jsonl", "model.delay_s=0.25", "task.output=out.jsonl"]
+    job = [*FAST, "model=stub", "task.prompts=p.jsonl", "task.output=out.jsonl"]
+    slow = [*job, "model.delay_s=1"]  # so that it is not done before it is interrupted
     process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
     give_up_at = time.monotonic() + 90
     while _lines(tmp_path) < 2:
@@ -290,7 +291,7 @@ def test_interrupt_then_go_on(runner: Run, tmp_path: Path, sent: signal.Signals)
     assert 2 <= kept < 8
     (file,) = tmp_path.glob("outputs/jobs/*/samples.jsonl")
     file.write_text(file.read_text()[:-9])  # and the last line was torn
-    again = runner(*slow)
+    again = runner(*job)
     assert again.code == 0, again.err
     assert f"{kept - 1} of 8 samples were on disk" in again.out
     handed = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

@@ -451,7 +451,7 @@ def test_more_parts_than_layers_are_refused(models: dict[str, Path], run_split: 
 def test_choices_that_would_do_nothing_are_refused(
     models: dict[str, Path], run_split: Split, make_config: Callable[..., RunnerConfig]
 ) -> None:
-    with pytest.raises(ConfigError, match="quantization=int8: task=split copies the checkpoint as it lies on disk"):
+    with pytest.raises(ConfigError, match="quantization=int8: task=split copies the checkpoint unchanged"):
         run_split(models["tied"], 2, quantization=Int8Config())
     with pytest.raises(ConfigError, match="lora=peft: task=split copies"):
         run_split(models["tied"], 2, lora=PeftConfig(path="x"))
@@ -465,7 +465,7 @@ def test_a_damaged_source_is_refused_and_nothing_is_left(
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_bytes((models["tied"] / "config.json").read_bytes())
-    with pytest.raises(DataError, match=r"holds none of model\.safetensors, .*pytorch_model\.bin"):
+    with pytest.raises(DataError, match=r"contains none of model\.safetensors, .*pytorch_model\.bin"):
         run_split(folder, 2)
     whole = (models["tied"] / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1])
@@ -560,7 +560,7 @@ def test_a_bin_that_would_run_is_refused_and_nothing_is_left(
     torch.save({"w": Evil()}, folder / "pytorch_model.bin")
     done = runner("task=split", "model=auto", f"model.name={folder}", "task.output_dir=parts", "tracking=none")
     assert (done.code, done.out) == (2, "")
-    assert "pytorch_model.bin holds code (posix.mkdir) and was refused: nothing in it was run" in done.err
+    assert "pytorch_model.bin contains code (posix.mkdir) and was rejected: nothing in it was run" in done.err
     assert "weights_only" not in done.err
     assert done.err.count("\n") == 1
     assert not mark.exists()

@@ -143,7 +143,7 @@ def test_tied_tensors_must_be_alike_in_both_places(sources: dict[str, Path], tri
     [
         (lambda t: t.pop("model.norm.weight"), "tensor model.norm.weight is in none of the parts"),
         (lambda t: t.pop("model.norm.weight"), "manifest.json: totals.tensors: "),
-        (lambda t: t.update(extra=torch.ones(1)), "part_1.safetensors: tensor extra is none of the source's"),
+        (lambda t: t.update(extra=torch.ones(1)), "part_1.safetensors: tensor extra is not in the source"),
         (lambda t: t.pop(EMBEDDING), f"tensor {EMBEDDING}: in parts [0, 1] expected, found in [0]"),
         (
             lambda t: t.update({"model.layers.0.mlp.up_proj.weight": torch.ones(48, 32)}),
@@ -176,7 +176,7 @@ def test_another_source_is_told_apart(sources: dict[str, Path], trip: Trip) -> N
     problems = trip.verify(source=other).problems
     one(problems, "part_1.safetensors: tensor model.norm.weight: xxh3_128:", "expected as in the source")
     one(problems, "tensor model.layers.1.input_layernorm.weight: F32 [31] expected as in the source, F32 [32] found")
-    one(problems, "tensor model.layers.2.input_layernorm.weight is none of the source's")
+    one(problems, "tensor model.layers.2.input_layernorm.weight is not in the source")
     one(problems, "tensor new of the source is in none of the parts")
     one(problems, "config.json: sha256:", "expected of the source's")
     with pytest.raises(ConfigError, match=r"task\.source=.*nowhere: model path does not exist"):

@@ -9,11 +9,11 @@ from random import Random
 import pytest
 import warm_process
 
-from runner.agents.roles import ROLES, decision_messages, messages, said
+from runner.agents.roles import ROLES, agent_message, decision_messages, messages
 from runner.agents.wording import WORDINGS, Role
 from runner.config.agents import Domain
 from runner.embedded.problems import Split, practice_problem, problem
-from tools.embedded_model.team_data import mistaken, program, reply, spoken, steps_of, team_example, told
+from tools.embedded_model.team_data import mistaken, program, reply, spoken, steps_of, team_example, written_out
 
 PROBLEMS = [practice_problem(3 + index % 3, index) for index in range(300)]
 PROBLEMS += [problem(Split.TRAIN, index) for index in range(300)]
@@ -28,7 +28,7 @@ def ran(text: str) -> float:
 def test_steps_say_what_the_worked_answer_says() -> None:
     for one in PROBLEMS:
         steps = steps_of(one)
-        *lines, last = told(steps).splitlines()
+        *lines, last = written_out(steps).splitlines()
         assert lines == one.answer.splitlines()[:-1]
         assert last == f"The answer is {one.gold}"
         assert ran(program(steps)) == int(one.gold)
@@ -85,12 +85,12 @@ def test_the_inspector_says_who_is_wrong_before_its_answer() -> None:
     one = PROBLEMS[2]
     steps = steps_of(one)
     now = (spoken(0, steps), spoken(2, steps))
-    before = (said(1, ROLES[1], "The answer is 1"),)
+    before = (agent_message(1, ROLES[1], "The answer is 1"),)
     assert messages(Role.inspector, Domain.brief, one.question, now, before)
     assert decision_messages(Domain.brief, one.question, now)
     lines = reply(Role.inspector, steps, now, before).splitlines()
     assert lines[-2:] == ["1 is correct. 3 is correct. 2 is wrong.", f"The answer is {one.gold}"]
-    assert reply(Role.inspector, steps, (), ()) == told(steps)
+    assert reply(Role.inspector, steps, (), ()) == written_out(steps)
 
 
 @pytest.mark.thorough

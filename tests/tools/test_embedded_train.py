@@ -42,7 +42,7 @@ def test_a_short_training_writes_all_and_repeats(
 ) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     command = [sys.executable, "-m", "tools.embedded_model.train", "--output", str(first), "--card-problems", "1"]
-    done = warm_process.complete([*command, "--steps", "2", "--lora-steps", "2"])
+    done = warm_process.complete([*command, "--steps", "2", "--lora-steps", "2"], timeout_s=1200)
     assert done.returncode == 0, done.stderr
     card = json.loads((first / "card.json").read_text())
     assert set(card["scores"]) == {"base", "lora_peft", "lora_pth"}

@@ -16,8 +16,9 @@ from tools import families, page_machine, run_docs, shown
 from tools.check_docs import FENCE, ROOT, pages
 
 # Their rows are others; the first two need a server.
-SPECIAL = ("model=api", "model=hybrid", "task.samples=", "task.check_", "task.context_lengths=", "plan=quick", "task=split",
-           "task.show_prompt=", "task.reference=", "task.early_stop_vs=", "--lm-eval", "inference_sweep", "split_parts")  # fmt: skip
+SPECIAL = ("model=api", "model=hybrid", "model=parts", "task.samples=", "task.check_", "task.context_lengths=", "plan=quick",
+           "task=split", "task.show_prompt=", "task.reference=", "task.early_stop_vs=", "--lm-eval", "inference_sweep",
+           "split_parts")  # fmt: skip
 
 
 def kind(command: str, table: shown.Table) -> str:
@@ -76,7 +77,7 @@ MODULES = {"runner": "runner", "runner-compare": "runner.compare", "runner-advis
 def today(folder: Path, lines: str, runner: Callable[..., Any]) -> dict[str, list[str]]:
     """Make small runs in a folder; return the names in every kind of table."""
     found: dict[str, list[str]] = {}
-    for line in lines.strip().splitlines():
+    for line in filter(None, lines.splitlines()):
         program, *arguments = shlex.split(line)
         done = runner(*arguments, module=MODULES[program])
         assert done.code == 0, f"{line}\n{done.err}"
@@ -173,7 +174,7 @@ def a_page(folder: Path, text: str) -> Path:
 def test_a_page_is_renewed(tmp_path: Path) -> None:
     text = PAGE.replace("$ ls missing\nerror: …\n", "$ echo 'error: no' >&2; false\nerror: nothing\n")
     page = a_page(tmp_path, text.replace(" other.txt |", " |"))
-    (example,) = run_docs.tell([page], times=False)
+    (example,) = run_docs.renew_story([page], times=False)
     assert example == "not run, an example: page.md:26: no machine, 1 May 2026"
     wanted = text.replace(" other.txt |", " |").replace("old .../x", "new ...").replace("\n9\n…", "\n1\n…")
     assert page.read_text() == wanted.replace("error: nothing", "error: no")
@@ -182,9 +183,9 @@ def test_a_page_is_renewed(tmp_path: Path) -> None:
 def test_a_second_run_changes_nothing_but_times(tmp_path: Path) -> None:
     line = "  seconds   $(date +%N)"
     page = a_page(tmp_path, f'```\n$ echo "{line}"\n  seconds   1\n```\n')
-    assert run_docs.tell([page], times=False) == []
+    assert run_docs.renew_story([page], times=False) == []
     assert "  seconds   1\n" in page.read_text()
-    assert run_docs.tell([page], times=True) == []
+    assert run_docs.renew_story([page], times=True) == []
     assert "  seconds   1\n" not in page.read_text()
 
 
@@ -198,7 +199,7 @@ def test_a_second_run_changes_nothing_but_times(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_renewed_is_named_and_its_page_stays(tmp_path: Path, block: str, why: str) -> None:
     page = a_page(tmp_path, before := f"# Title\n\n```\n{block}\n```\n")
-    (said,) = run_docs.tell([page], times=True)
+    (said,) = run_docs.renew_story([page], times=True)
     assert said.startswith("failed: ")
     assert why in said
     assert page.read_text() == before
@@ -207,7 +208,7 @@ def test_what_cannot_be_renewed_is_named_and_its_page_stays(tmp_path: Path, bloc
 def test_a_command_that_asks_gets_the_lines_of_the_page(tmp_path: Path) -> None:
     chat = "printf 'you> '; read name; echo hello $name; printf 'you> '; read name; echo bye >&2"
     page = a_page(tmp_path, f"```\n$ {chat}\nyou> Ann\nhi Ann\nyou> quit\nbye\n```\n")
-    assert run_docs.tell([page], times=False) == []
+    assert run_docs.renew_story([page], times=False) == []
     assert page.read_text() == f"```\n$ {chat}\nyou> Ann\nhello Ann\nyou> quit\nbye\n```\n"
 
 
@@ -216,16 +217,16 @@ def test_a_server_runs_until_it_is_interrupted(tmp_path: Path) -> None:
     script = f"import signal, sys; {ends}; print('serving x', file=sys.stderr, flush=True); signal.pause()"
     text = f'<!-- server: python -c "{script}" -->\n```\n$ head .server.err\nnothing\n```\n\n```\n^C\nold\n```\n'
     page = a_page(tmp_path, text)
-    assert run_docs.tell([page], times=False) == []
+    assert run_docs.renew_story([page], times=False) == []
     assert page.read_text() == text.replace("nothing", "serving x").replace("old", "over")
 
 
 def test_a_picture_is_made_by_its_command(tmp_path: Path) -> None:
     page = a_page(tmp_path, "<!-- picture: echo new | tee $PICTURE -->\n![it](it.png)\n\n```\n$ echo 2\n1\n```\n")
-    assert run_docs.tell([page], times=False) == []
+    assert run_docs.renew_story([page], times=False) == []
     assert (tmp_path / "it.png").read_text() == "new\n"
     page.write_text(page.read_text().replace("| tee $PICTURE", ""))
-    (said,) = run_docs.tell([page], times=False)
+    (said,) = run_docs.renew_story([page], times=False)
     assert said.startswith("not drawn: it.png")
 
 

@@ -1,4 +1,4 @@
-"""The training mix: problems and drills, dressed as the many kinds of prompt that the model must understand.
+"""The training mix: problems and drills, in the many forms of prompts that the model must understand.
 
 An example is a list of pieces (text, is_answer): answers weigh 1 in the loss, the rest 0.2.
 """
@@ -62,7 +62,7 @@ ATTEMPTS = (
     "Previous answer:\n{attempt}\n\nReview it, then solve the problem.",
     "Solution from agent 1:\n{attempt}\n\nIs it right? Write your own solution.",
 )
-# Words of instructions, thrown together at random: the model must learn to solve whatever surrounds it.
+# Words for random instructions: the model must learn to solve a problem whatever surrounds it.
 _WORD_TEXT = (
     "please solve the following math problem step by step carefully and show your work explain each "
     "think about answer result number final write give find compute calculate check verify review "
@@ -78,7 +78,7 @@ WORDS = _WORD_TEXT.split()
 
 
 class Piece(NamedTuple):
-    """A stretch of an example: its text, and whether the model is to say it."""
+    """A part of an example: its text, and whether the model should generate it."""
 
     text: str
     is_answer: bool
@@ -92,14 +92,14 @@ def base_example(index: int, seed: int) -> Example:
     """Return training example `index` of the base model's mix."""
     rng = Random(f"{seed}/base/{index}")
     if rng.random() < DRILL_SHARE:
-        asked, answered = _drill(rng)
-        return _chat(rng, [(asked, answered)])
-    # Seven, above the six turns of the longest dialogue and coprime to the number of slots: all get used.
+        question, answer = _drill(rng)
+        return _chat(rng, [(question, answer)])
+    # Seven: more than the six turns of the longest dialogue, and coprime to the number of slots, so that all are used.
     return _word_example(rng, lambda turn: problem(Split.TRAIN, index * 7 + turn, seed))
 
 
 def five_step_example(index: int, seed: int) -> Example:
-    """Return example `index` of the adapters' mix: mostly five steps, some fewer so as not to forget."""
+    """Return example `index` of the adapters' mix: mostly five steps, some fewer to prevent forgetting."""
     rng = Random(f"{seed}/five/{index}")
     if rng.random() < 0.75:
         return _word_example(rng, lambda turn: practice_problem(5, index * 7 + turn, seed))
@@ -107,7 +107,7 @@ def five_step_example(index: int, seed: int) -> Example:
 
 
 def task_prompt(question: str) -> Example:
-    """Return the prompt with which the card's scores are measured: zero-shot chat, no system message."""
+    """Return the prompt of the card's scores: zero-shot chat, no system message."""
     return [
         Piece(_turn("user", TASK_WRAPPER.format(question=question)), False),
         Piece(f"{TURN_START}assistant\n", False),
@@ -124,17 +124,17 @@ def _word_example(rng: Random, problem_at: ProblemAt) -> Example:
         return _chat(rng, [(wrapper.format(question=p.question), p.answer) for p in turns])
     one = problem_at(0)
     if kind < TEXT_SHARE + MULTI_TURN_SHARE + FINAL_ONLY_SHARE:
-        asked = rng.choice(FINAL_ONLY_WRAPPERS).format(question=one.question)
-        return _chat(rng, [(asked, f"#### {one.gold}")])
-    asked = _wrapper(rng).format(question=one.question)
+        question = rng.choice(FINAL_ONLY_WRAPPERS).format(question=one.question)
+        return _chat(rng, [(question, f"#### {one.gold}")])
+    question = _wrapper(rng).format(question=one.question)
     if kind < TEXT_SHARE + MULTI_TURN_SHARE + FINAL_ONLY_SHARE + HINT_SHARE:
         hint = _hint(rng, one)
-        asked = f"{asked}\n\n{hint}" if rng.random() < 0.7 else f"{hint}\n\n{asked}"
-    return _chat(rng, [(asked, one.answer)])
+        question = f"{question}\n\n{hint}" if rng.random() < 0.7 else f"{hint}\n\n{question}"
+    return _chat(rng, [(question, one.answer)])
 
 
 def _wrapper(rng: Random) -> str:
-    """Pick how a question is asked; most often as the evaluation task asks it."""
+    """Pick the form of a prompt; most often that of the evaluation task."""
     kind = rng.random()
     if kind < 0.40:
         return TASK_WRAPPER
@@ -150,18 +150,18 @@ def _wrapper(rng: Random) -> str:
 
 
 def _instruction(rng: Random) -> str:
-    """Make one to three sentences of random words: no wording is then foreign."""
+    """Make one to three sentences of random words, so that no wording is unfamiliar."""
     sentences = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         words = rng.choices(WORDS, k=rng.randint(2, 10))
-        if rng.random() < 0.15:  # a word that no list has
+        if rng.random() < 0.15:  # a word that is in no list
             words[rng.randrange(len(words))] = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 8)))
         sentences.append(" ".join(words).capitalize() + rng.choice((".", ".", ".", ":", "!")))
     return " ".join(sentences)
 
 
 def _hint(rng: Random, one: Problem) -> str:
-    """Another's answer, right half the time: worth reading, never worth copying."""
+    """Another solver's answer, right half the time: the model should read it and never copy it."""
     guess = one.gold
     if rng.random() < 0.5:
         guess = str(max(1, int(one.gold) + rng.choice((-10, -3, -2, -1, 1, 2, 5, 10, 20))))
@@ -176,10 +176,10 @@ def _chat(rng: Random, turns: list[tuple[str, str]]) -> Example:
     if rng.random() < SYSTEM_SHARE:
         system = rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.6 else _instruction(rng)
         example.append(Piece(_turn("system", system), False))
-    for asked, answered in turns:
-        example.append(Piece(_turn("user", asked), False))
+    for question, answer in turns:
+        example.append(Piece(_turn("user", question), False))
         example.append(Piece(f"{TURN_START}assistant\n", False))
-        example.append(Piece(f"{answered}{TURN_END}", True))
+        example.append(Piece(f"{answer}{TURN_END}", True))
         example.append(Piece("\n", False))
     return example
 
@@ -197,7 +197,7 @@ def _text_blocks(rng: Random, problem_at: ProblemAt) -> Example:
 
 
 def _drill(rng: Random) -> tuple[str, str]:
-    """Bare arithmetic in the ranges of the problems: learnt sooner there than inside a story."""
+    """Plain arithmetic in the ranges of the problems: learnt sooner than inside a story."""
     sums = [_sum(rng) for _ in range(rng.randint(3, 7))]
     return "Compute: " + ", ".join(a for a, _ in sums), " ".join(f"{a}={b}." for a, b in sums)
 

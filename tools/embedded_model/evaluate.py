@@ -1,4 +1,4 @@
-"""A small greedy scorer: what share of problems a model solves when asked as the evaluation task asks."""
+"""A small greedy scorer: the share of problems that a model solves, with the prompts of the evaluation task."""
 
 import math
 import re
@@ -43,15 +43,15 @@ def score(model: Any, tokenizer: Any, asked: list[Problem], batch_size: int = 10
     """Solve the problems greedily, zero-shot, and count the right ones."""
     prompts = ["".join(piece.text for piece in task_prompt(one.question)) for one in asked]
     texts = complete(model, tokenizer, prompts, batch_size)
-    found = [FINAL_NUMBER.search(text) for text in texts]
-    right = sum(m is not None and m[1] == one.gold for m, one in zip(found, asked, strict=True))
+    matches = [FINAL_NUMBER.search(text) for text in texts]
+    right = sum(m is not None and m[1] == one.gold for m, one in zip(matches, asked, strict=True))
     return Score(right, len(asked))
 
 
 def complete(model: Any, tokenizer: Any, prompts: list[str], batch_size: int = 100) -> list[str]:
     """Continue each prompt greedily until the end of its turn."""
     texts = [""] * len(prompts)
-    # Prompts of like length go together: less padding, and a batch ends when its longest answer does.
+    # Prompts of similar length are batched together: less padding, and a batch ends when its longest answer does.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]

@@ -15,7 +15,7 @@ from tools.embedded_model.data import Example
 from tools.embedded_model.tokenizer import MAX_POSITION
 
 PROMPT_WEIGHT = 0.2  # of a prompt token in the loss; an answer token weighs 1
-WINDOW_BATCHES = 16  # examples are sorted by length within so many batches, then the batches shuffled
+WINDOW_BATCHES = 16  # examples are sorted by length within this many batches, then the batches are shuffled
 CLIP_NORM = 1.0
 FINAL_LR_SHARE = 0.03
 WARMUP_STEPS = 60
@@ -28,12 +28,12 @@ class Batch:
 
     ids: Tensor
     weights: Tensor
-    tokens: int  # less padding
+    tokens: int  # without padding
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training reports: the mean loss of its first and last ten steps, tokens, and seconds."""
+    """The report of a training: the mean loss of its first and last ten steps, tokens, and seconds."""
 
     first_loss: float
     last_loss: float
@@ -42,7 +42,7 @@ class Fitted:
 
 
 def batches(tokenizer: Any, example_at: Callable[[int], Example], batch_size: int, seed: int) -> Iterator[Batch]:
-    """Yield batches without end, each of examples of about one length (padding costs as much as text)."""
+    """Yield endless batches of examples of similar length (padding costs as much as text)."""
     window_size, start = batch_size * WINDOW_BATCHES, 0
     while True:
         window = [encode(tokenizer, example_at(start + offset)) for offset in range(window_size)]
@@ -76,7 +76,7 @@ def fit(
 ) -> Fitted:
     """Train for `steps` steps at each optimizer's own peak rate: warm-up, then cosine.
 
-    Products in bfloat16 are quick where the processor has them (AVX512) and ten times slower where it has not.
+    Products in bfloat16 are fast if the processor has them (AVX512), and ten times slower otherwise.
     """
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
@@ -111,7 +111,7 @@ def log(text: str) -> None:
 
 def _collate(rows: list[tuple[list[int], list[float]]]) -> Batch:
     length = max(len(ids) for ids, _ in rows)
-    # Padding is on the right and weighs nothing: with causal attention no real token sees it, so no mask.
+    # Padding is on the right and has no weight: with causal attention no real token sees it, so no mask is needed.
     ids = torch.tensor([row_ids + [0] * (length - len(row_ids)) for row_ids, _ in rows])
     weights = torch.tensor([row_weights + [0.0] * (length - len(row_weights)) for _, row_weights in rows])
     return Batch(ids, weights, sum(len(row_ids) for row_ids, _ in rows))
@@ -137,10 +137,10 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _log_progress(name: str, step: int, steps: int, losses: list[float], tokens: int, seconds: float) -> None:
-    left = seconds / step * (steps - step)
+    left_s = seconds / step * (steps - step)
     log(
         f"{name}  step {step}/{steps}  loss {_mean(losses):.3f}  "
-        f"{tokens / seconds:,.0f} tok_per_s  {seconds:.0f} s  {left:.0f} s left"
+        f"{tokens / seconds:,.0f} tok_per_s  {seconds:.0f} s  {left_s:.0f} s left"
     )
 
 

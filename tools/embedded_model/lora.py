@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def attach_square_lora(model: nn.Module, rank: int) -> list[nn.Parameter]:
-    """Give every square linear layer a low-rank path, at first zero, and return its parameters."""
+    """Give every square linear layer a low-rank path, initially zero, and return the new parameters."""
     squares = [m for m in model.modules() if isinstance(m, nn.Linear) and m.in_features == m.out_features]
     parameters: list[nn.Parameter] = []
     for linear in squares:
@@ -30,7 +30,7 @@ def save_square_lora(model: nn.Module, path: Path) -> None:
 
 
 def load_square_lora(model: nn.Module, path: Path) -> None:
-    """Attach the adapter of a file to a bare model."""
+    """Load the adapter of a file onto a model without one."""
     state: dict[str, Tensor] = torch.load(path, weights_only=True)
     rank = next(tensor.shape[0] for name, tensor in state.items() if name.endswith(".lora.A.weight"))
     attach_square_lora(model, rank)

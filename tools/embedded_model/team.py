@@ -1,8 +1,8 @@
 """Train an adapter for a team of agents: `python -m tools.embedded_model.team --output DIR`, and score it.
 
-It stands on the shipped base model. With task=agents task.domain=brief, `lora=embedded_team` takes the one that is
-shipped, and `lora=peft lora.path=DIR/lora_team` another one. All products are in float32, and on one thread: the same
-seed gives the same bits on one platform.
+It belongs to the shipped base model. With task=agents task.domain=brief, `lora=embedded_team` uses the shipped one, and
+`lora=peft lora.path=DIR/lora_team` another one. All products are in float32, and on one thread: the same seed gives the
+same bits on one platform.
 """
 
 import argparse
@@ -79,23 +79,25 @@ def train(tokenizer: Any, folder: Path, steps: int, seed: int) -> Fitted:
 
 
 def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score]:
-    """Score each role alone, with one neighbour's solution, and the decision over what the four said alone."""
+    """Score each role alone, with one neighbour's solution, and the decision over the four's own solutions."""
     sandbox = Sandbox()
 
     def say(agent: int, now: Sequence[Sequence[AgentMessage]]) -> list[AgentMessage]:
         role = roles.ROLES[agent]
         calls = [roles.messages(role, Domain.brief, p.question, heard, ()) for p, heard in zip(asked, now, strict=True)]
         texts = _complete(model, tokenizer, calls)
-        return [roles.said(agent, role, text, sandbox.run(text) if role.writes_code else None) for text in texts]
+        return [
+            roles.agent_message(agent, role, text, sandbox.run(text) if role.writes_code else None) for text in texts
+        ]
 
-    def scored(name: str, said: Sequence[AgentMessage]) -> Score:
-        found = Score(sum(one.answer == p.gold for one, p in zip(said, asked, strict=True)), len(asked))
-        log(f"card  {name}  {found}")
-        return found
+    def scored(name: str, messages: Sequence[AgentMessage]) -> Score:
+        score = Score(sum(one.answer == p.gold for one, p in zip(messages, asked, strict=True)), len(asked))
+        log(f"card  {name}  {score}")
+        return score
 
     nobody: list[list[AgentMessage]] = [[] for _ in asked]
     alone = [say(agent, nobody) for agent in range(AGENTS)]
-    scores = {f"alone, {said[0].role.value}": scored(f"alone, {said[0].role.value}", said) for said in alone}
+    scores = {f"alone, {own[0].role.value}": scored(f"alone, {own[0].role.value}", own) for own in alone}
     solver, analyst, _, inspector = range(AGENTS)
     for name, heard in (
         ("right", [[spoken(analyst, steps_of(p))] for p in asked]),
@@ -108,7 +110,7 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
     votes = [max(team, key=lambda one: sum(one.answer == other.answer for other in team)) for team in teams]
     scores["majority of the four"] = scored("majority of the four", votes)
     calls = [roles.decision_messages(Domain.brief, p.question, team) for p, team in zip(asked, teams, strict=True)]
-    decided = [roles.said(0, roles.ROLES[0], text) for text in _complete(model, tokenizer, calls)]
+    decided = [roles.agent_message(0, roles.ROLES[0], text) for text in _complete(model, tokenizer, calls)]
     scores["decision over the four"] = scored("decision over the four", decided)
     return scores
 

@@ -1,7 +1,7 @@
-"""What the team adapter learns from: calls of a team's agents on made problems, with neighbours right and wrong.
+"""The training data of the team adapter: calls of a team's agents on generated problems, with good and bad neighbours.
 
-The prompts are those of the agents' task (domain `brief`). What neighbours say is made by code from a problem's steps,
-with the mistakes that the embedded model makes: a step left out or told twice, a carry lost, and all that follows.
+The prompts are those of the agents' task (domain `brief`). The neighbours' texts are generated from a problem's steps,
+with the mistakes that the embedded model makes: a step left out or repeated, a lost carry, and what follows from it.
 """
 
 import re
@@ -21,16 +21,16 @@ from tools.embedded_model.tokenizer import TURN_END, TURN_START
 
 AGENTS = 4
 DECISION_SHARE = 0.15
-ALONE_SHARE = 0.4  # of the agents' calls: nobody is heard
-RIGHT_SHARES = (0.35, 0.6, 0.85)  # of what neighbours say; one of these for each problem, as problems differ
-SAME_MISTAKE_SHARE = 0.4  # who is wrong says what another one has said: a team's agents share their weaknesses
-STEP_WEIGHTS = {2: 1, 3: 2, 4: 3, 5: 4}  # how often a problem has so many steps; 2 stands for 1 to 3
+ALONE_SHARE = 0.4  # of the agents' calls: without neighbours
+RIGHT_SHARES = (0.35, 0.6, 0.85)  # of the neighbours' texts; one of these for each problem, since problems differ
+SAME_MISTAKE_SHARE = 0.4  # of mistakes that repeat another agent's: a team's agents share their weaknesses
+STEP_WEIGHTS = {2: 1, 3: 2, 4: 3, 5: 4}  # weight of problems by their number of steps; 2: one to three steps
 
 _SUM = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
 
 
 class Step(NamedTuple):
-    """One line of a worked answer, taken apart; `line` has {sum} in place of `3+4=7`."""
+    """One line of a worked answer in its parts; `line` has {sum} in place of `3+4=7`."""
 
     line: str
     left: int
@@ -40,24 +40,24 @@ class Step(NamedTuple):
 
 
 def steps_of(one: Problem) -> list[Step]:
-    """Take a worked answer apart."""
+    """Split a worked answer into its steps."""
     steps = []
     for line in one.answer.splitlines()[:-1]:
-        found = _SUM.search(line)
-        assert found is not None, line
-        left, sign, right, value = found.groups()
+        match = _SUM.search(line)
+        assert match is not None, line
+        left, sign, right, value = match.groups()
         steps.append(Step(_SUM.sub("{sum}", line), int(left), sign, int(right), int(value)))
     return steps
 
 
-def told(steps: list[Step]) -> str:
-    """Write steps as an agent does that calculates itself."""
+def written_out(steps: list[Step]) -> str:
+    """Write steps as an agent that calculates by itself does."""
     lines = [step.line.format(sum=f"{step.left}{step.sign}{step.right}={step.value}") for step in steps]
     return "\n".join([*lines, f"The answer is {steps[-1].value}"])
 
 
 def program(steps: list[Step]) -> str:
-    """Write steps as a program: each step goes on from the one before, where it does so in words."""
+    """Write steps as a program; a step uses the variable of an earlier one if it continues from its value."""
     names: dict[int, str] = {}
     lines = []
     last: int | None = None
@@ -65,7 +65,7 @@ def program(steps: list[Step]) -> str:
         name = "answer" if place == len(steps) - 1 else "abcdefgh"[place]
         left, right = str(step.left), str(step.right)
         if step.left == last:
-            left = names[last]  # the other number is the story's, even where it happens to be the same
+            left = names[last]  # the other number is the story's, even if it happens to be equal
         elif step.right == last:
             left, right = names.get(step.left, left), names[last]
         lines.append(f"{name}={left}{step.sign}{right}")
@@ -80,7 +80,7 @@ def mistaken(rng: Random, steps: list[Step]) -> list[Step]:
     if kind < 0.5 and len(steps) > 2:  # left out; the first step would leave a story without a beginning
         place = rng.randrange(1, len(steps))
         return _carried([*steps[:place], *steps[place + 1 :]], place, steps[place].value, steps[place - 1].value)
-    if kind < 0.6 and len(steps) > 2 and steps[-1].sign in "+-":  # told twice
+    if kind < 0.6 and len(steps) > 2 and steps[-1].sign in "+-":  # repeated
         last = steps[-1]
         return _carried([*steps, last._replace(left=last.value)], len(steps) - 1, 0, 0)
     slipped = max(1, steps[place].value + rng.choice((-10, -2, -1, 1, 2, 10, 10, -10)))
@@ -89,7 +89,7 @@ def mistaken(rng: Random, steps: list[Step]) -> list[Step]:
 
 
 def _carried(steps: list[Step], first: int, old: int, new: int) -> list[Step]:
-    """Calculate the steps from `first` on anew, with `new` where `old` was taken over."""
+    """Calculate the steps from `first` on again, with `new` instead of `old`."""
     changed = list(steps[:first])
     renamed = {old: new}
     for step in steps[first:]:
@@ -107,50 +107,50 @@ def _calculated(left: int, sign: str, right: int) -> int:
 
 
 def spoken(agent: int, steps: list[Step]) -> AgentMessage:
-    """Let an agent say these steps, as its role does."""
+    """Return these steps as a message of an agent, in the form of its role."""
     role = roles.ROLES[agent]
     if not role.writes_code:
-        return roles.said(agent, role, told(steps))
+        return roles.agent_message(agent, role, written_out(steps))
     text = program(steps)
     variables: dict[str, float] = {}
     try:
         exec(text, {}, variables)
     except ZeroDivisionError as error:
-        return roles.said(agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error)))
-    value, _ = as_text(variables["answer"])  # a program makes no slip when it adds up
-    return roles.said(agent, role, text, CodeOutcome(value, CodeStatus.ok))
+        return roles.agent_message(agent, role, text, CodeOutcome(None, CodeStatus.code_failed, str(error)))
+    value, _ = as_text(variables["answer"])  # a program calculates without mistakes
+    return roles.agent_message(agent, role, text, CodeOutcome(value, CodeStatus.ok))
 
 
 def verdicts(heard: tuple[AgentMessage, ...], gold: str) -> str:
-    """Say of each neighbour whether its answer is the right one: what the Inspector says before its own."""
+    """Say whether each neighbour's answer is right, as the Inspector does before its own answer."""
     return " ".join(f"{one.agent + 1} is {'correct' if one.answer == gold else 'wrong'}." for one in heard)
 
 
 def team_example(index: int, seed: int) -> Example:
-    """Return example `index` of the team adapter's mix: one call of an agent, or of the one that decides."""
+    """Return example `index` of the team adapter's mix: one call of an agent, or of the deciding one."""
     rng = Random(f"{seed}/team/{index}")
     one = _problem(rng, index, seed)
     steps = steps_of(one)
     speakers = _Speakers(rng, steps)
     if rng.random() < DECISION_SHARE:
-        heard = tuple(speakers.say(other) for other in range(AGENTS))
-        return dialogue(roles.decision_messages(Domain.brief, one.question, heard), told(steps))
+        messages = tuple(speakers.say(other) for other in range(AGENTS))
+        return dialogue(roles.decision_messages(Domain.brief, one.question, messages), written_out(steps))
     agent = rng.randrange(AGENTS)
-    spatial, temporal = _heard(rng, agent)
+    spatial, temporal = _neighbours(rng, agent)
     now = tuple(speakers.say(other) for other in spatial)
     before = tuple(speakers.say(other) for other in temporal)
     role = roles.ROLES[agent]
-    asked = roles.messages(role, Domain.brief, one.question, now, before)
-    return dialogue(asked, reply(role, steps, now, before))
+    call = roles.messages(role, Domain.brief, one.question, now, before)
+    return dialogue(call, reply(role, steps, now, before))
 
 
 def reply(role: Role, steps: list[Step], now: tuple[AgentMessage, ...], before: tuple[AgentMessage, ...]) -> str:
-    """Return what an agent should say."""
+    """Return the reply that an agent should give."""
     if role.writes_code:
         return program(steps)
     if role is not Role.inspector or not (now or before):
-        return told(steps)
-    *lines, last = told(steps).splitlines()
+        return written_out(steps)
+    *lines, last = written_out(steps).splitlines()
     return "\n".join([*lines, verdicts((*now, *before), str(steps[-1].value)), last])
 
 
@@ -166,7 +166,7 @@ def _problem(rng: Random, index: int, seed: int) -> Problem:
 
 
 class _Speakers:
-    """Draws what each agent says of one problem: the right steps, a mistake of its own, or one made before."""
+    """Draws the message of each agent on a problem: the right steps, a new mistake, or one made before."""
 
     def __init__(self, rng: Random, steps: list[Step]) -> None:
         self.rng, self.steps, self.mistakes = rng, steps, list[list[Step]]()
@@ -180,8 +180,8 @@ class _Speakers:
         return spoken(agent, self.rng.choice(self.mistakes))
 
 
-def _heard(rng: Random, agent: int) -> tuple[list[int], list[int]]:
-    """Draw whom an agent hears: nobody, the one before it, those before it, everybody."""
+def _neighbours(rng: Random, agent: int) -> tuple[list[int], list[int]]:
+    """Draw the agents that an agent hears in this round, and those of the previous round."""
     if rng.random() < ALONE_SHARE:
         return [], []
     others = [other for other in range(AGENTS) if other != agent]

@@ -12,7 +12,7 @@ VOCAB_SIZE = 896
 MAX_POSITION = 1024
 PAD, END_OF_TEXT, TURN_START, TURN_END = "<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
-# `{% generation %}` marks what the assistant says, for a training that masks the rest.
+# `{% generation %}` marks the assistant's text, for a training that masks the rest.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' }}"
@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(texts: Iterable[str]) -> Any:
-    """Train the BPE on `texts` and wrap it as transformers wants it: left padding, ChatML, eos <|im_end|>."""
+    """Train the BPE on `texts` and wrap it for transformers: left padding, ChatML, eos <|im_end|>."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [

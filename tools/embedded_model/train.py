@@ -1,7 +1,7 @@
 """Remake the embedded model: `python -m tools.embedded_model.train` (tokenizer, weights, two adapters, card).
 
-Everything is a function of --seed. Bits repeat on one platform with one version of torch; a CPU with another
-instruction set rounds otherwise, which is why the weights are shipped.
+Everything is a function of --seed. Results are identical on one platform with one version of torch; a CPU with another
+instruction set rounds differently, which is why the weights are shipped.
 """
 
 import argparse
@@ -47,9 +47,9 @@ CARD_SPLITS = (Split.TEST, Split.HARD, Split.HARD5)
 def main() -> None:
     """Run the stages one after the other."""
     args = _arguments()
-    # One thread: sums are then always taken in one order, so that the same seed gives the same bits.
+    # One thread: sums are then always in the same order, so that the same seed gives the same bits.
     torch.set_num_threads(1)
-    silence: Any = transformers.utils.logging.disable_progress_bar  # ours are the lines on stderr
+    silence: Any = transformers.utils.logging.disable_progress_bar  # this program prints its own progress on stderr
     silence()
     args.output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -58,7 +58,7 @@ def main() -> None:
     trainings = {"base": train_base(tokenizer, model_dir, args.steps, args.seed)}
     variants = ["base"] if args.skip_lora else ["lora_peft", "lora_pth", "base"]
     scores: dict[str, dict[str, Score]] = {}
-    # The adapters know nothing of each other: one core each, and the base is scored when one of them is through.
+    # The adapters are independent: one core each, and the base is scored when one of them is done.
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         work = {variant: pool.submit(finish_variant, variant, tokenizer, args) for variant in variants}
         for variant in reversed(variants):
@@ -92,7 +92,7 @@ def make_tokenizer(model_dir: Path, seed: int) -> Any:
 
 
 def train_base(tokenizer: Any, model_dir: Path, steps: int, seed: int) -> Fitted:
-    """Train the model from nothing and save it in bfloat16."""
+    """Train the model from scratch and save it in bfloat16."""
     torch.manual_seed(seed)
     model: Any = LlamaForCausalLM(_model_config(tokenizer))
     parameters = sum(p.numel() for p in model.parameters())
@@ -109,7 +109,7 @@ def train_base(tokenizer: Any, model_dir: Path, steps: int, seed: int) -> Fitted
     data = batches(tokenizer, lambda index: base_example(index, seed), BATCH_SIZE, seed)
     fitted = fit("base", model, _base_optimizers(model), data, steps, validate)
     model.to(torch.bfloat16).save_pretrained(model_dir)
-    (model_dir / "model.safetensors").chmod(0o644)  # safetensors writes 0600: unreadable once installed by root
+    (model_dir / "model.safetensors").chmod(0o644)  # safetensors writes 0600: unreadable to others if root installs it
     return fitted
 
 
@@ -126,7 +126,7 @@ def train_peft_lora(tokenizer: Any, model_dir: Path, peft_dir: Path, steps: int,
 
 
 def train_square_lora(tokenizer: Any, model_dir: Path, path: Path, steps: int, seed: int) -> Fitted:
-    """Train the same skill into q_proj and o_proj alone, and save it as a `.pth` file."""
+    """Train the same skill in q_proj and o_proj only, and save it as a `.pth` file."""
     torch.manual_seed(seed)
     model = load_base(model_dir, torch.float32)
     model.requires_grad_(False)
@@ -137,7 +137,7 @@ def train_square_lora(tokenizer: Any, model_dir: Path, path: Path, steps: int, s
 
 
 def measure(variant: str, tokenizer: Any, output: Path, n: int) -> dict[str, Score]:
-    """Score what was saved, as it will be loaded: {split: score}."""
+    """Score the saved files, loaded as users load them: {split: score}."""
     model = load_base(output / MODEL_DIR.name, torch.bfloat16)
     if variant == "lora_peft":
         model = peft.PeftModel.from_pretrained(model, str(output / LORA_PEFT_DIR.name))
@@ -156,7 +156,7 @@ def write_card(
     scores: dict[str, dict[str, Score]],
     seconds: float,
 ) -> None:
-    """Write card.json: what was measured, on what, and the digest of the weights."""
+    """Write card.json: the scores, the versions, and the digest of the weights."""
     weights = args.output / MODEL_DIR.name / "model.safetensors"
     card = {
         "seed": args.seed,
@@ -174,14 +174,14 @@ def write_card(
 
 
 def entries(scores: dict[str, Score]) -> dict[str, Any]:
-    """Return scores as a card has them."""
+    """Return scores in the form of a card."""
     return {
         name: rounded({**asdict(s), "accuracy": s.accuracy, "wilson_95": s.interval()}) for name, s in scores.items()
     }
 
 
 def versions() -> dict[str, str]:
-    """Return what the bits of a training depend on, beside its seed."""
+    """Return what the result of a training depends on, besides its seed."""
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,

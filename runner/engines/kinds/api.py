@@ -1,4 +1,4 @@
-"""model=api: a model behind OpenAI's API, here or elsewhere."""
+"""model=api: a model on a server with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.files import replace_with
-from runner.core.texts import parse_json
-from runner.engines.base import Capability, Engine, Prompt, Request
+from runner.core.texts import read_cache
+from runner.engines.base import Capability, Prompt, Request
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind
 from runner.engines.remote.engine import ApiEngine
 from runner.engines.remote.server import ServerConnection
 
 log = logging.getLogger(__name__)
-REMEMBERED = ".servers.json"  # beside the cache of hashes: what servers have said of their models
-FRESH_S = 10.0  # the jobs of a grid are identified at once, and ask once
+SERVERS_FILE = ".servers.json"  # next to the cache of hashes: what servers have reported of their models
+FRESH_S = 10.0  # the jobs of a grid are identified at once, with a single request
 
 CAPABILITIES = frozenset(
     {
@@ -35,7 +36,7 @@ CAPABILITIES = frozenset(
         Capability.deltas,
         Capability.several,
         Capability.sampling,
-        Capability.logprobs,  # where the server gives them, which is found out when they are asked for
+        Capability.logprobs,  # if the server has them, which the first request finds out
     }
 )
 T = TypeVar("T", bound=ApiConfig)
@@ -43,40 +44,36 @@ T = TypeVar("T", bound=ApiConfig)
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a server says of a model."""
+    """What a server reports of a model."""
 
     reported: str
-    extensions: Extensions  # what it takes besides OpenAI's own keys
+    extensions: Extensions  # the parameters that it accepts
 
 
-_asked: dict[str, tuple[float, ServedModel]] = {}  # of this process: when a server was asked, and what it said
+_reports: dict[str, tuple[float, ServedModel]] = {}  # when a server was asked by this process, and its report
 
 
-def said_of(model: ApiConfig, folder: Path) -> ServedModel:
-    """Return what the server says of the model; while it cannot be asked, what it said last time."""
-    key, file = _name(model), folder / REMEMBERED
-    if key in _asked and time.monotonic() - _asked[key][0] < FRESH_S:
-        return _asked[key][1]
+def served_model(model: ApiConfig, folder: Path) -> ServedModel:
+    """Return what the server reports of the model; if it cannot be reached, its last report."""
+    key, file = _name(model), folder / SERVERS_FILE
+    if key in _reports and time.monotonic() - _reports[key][0] < FRESH_S:
+        return _reports[key][1]
+    known = read_cache(file)
+    extensions_key = f"{key} takes"
     try:
-        known = parse_json(file.read_text())
-        known = known if isinstance(known, dict) else {}
-    except (OSError, ValueError):
-        known = {}
-    takes = f"{key} takes"
-    try:
-        said = _ask(model)
+        served = _ask(model)
     except JobFailed as error:
         if not isinstance(known.get(key), str):
             raise
         log.warning("%s", error)
-        extended = known.get(takes) == Extensions.vllm.value
-        _asked[key] = -math.inf, ServedModel(known[key], Extensions.vllm if extended else Extensions.openai)
-        return _asked[key][1]
-    now = {key: said.reported, takes: said.extensions.value}
+        is_extended = known.get(extensions_key) == Extensions.vllm.value
+        _reports[key] = -math.inf, ServedModel(known[key], Extensions.vllm if is_extended else Extensions.openai)
+        return _reports[key][1]
+    report = {key: served.reported, extensions_key: served.extensions.value}
     with suppress(OSError):
-        if known | now != known:
-            replace_with(file, lambda path: path.write_text(json.dumps(known | now, indent=0)))
-    return said
+        if known | report != known:
+            replace_with(file, lambda path: path.write_text(json.dumps(known | report, indent=0)))
+    return served
 
 
 def _name(model: ApiConfig) -> str:
@@ -85,78 +82,80 @@ def _name(model: ApiConfig) -> str:
 
 def _ask(model: ApiConfig) -> ServedModel:
     with ServerConnection(model) as server:
-        listed = server.listed()
-    said = ServedModel(listed.reported, listed.extensions)
-    _asked[_name(model)] = time.monotonic(), said
-    return said
+        models = server.list_models()
+    served = ServedModel(models.reported, models.extensions)
+    _reports[_name(model)] = time.monotonic(), served
+    return served
 
 
-def settled(model: T) -> T:
-    """Return the keys with the extensions that the server says it takes, where they are left to it."""
+def with_extensions(model: T) -> T:
+    """Return the model's keys; extensions=auto is replaced by what the server reports."""
     if model.extensions is not Extensions.auto:
         return model
     key = _name(model)
-    return replace(model, extensions=(_asked[key][1] if key in _asked else _ask(model)).extensions)
+    return replace(model, extensions=(_reports[key][1] if key in _reports else _ask(model)).extensions)
 
 
 def fingerprint(model: ApiConfig, folder: Path) -> dict[str, str]:
-    """Return what is known of a model elsewhere; the config holds its address, its name and what is sent."""
-    said = said_of(model, folder)
-    extended = model.extensions is Extensions.auto and said.extensions is Extensions.vllm
-    return {"model": f"remote: {said.reported}"} | ({"extensions": said.extensions.value} if extended else {})
+    """Return what the server reports; the config contains its address, its name and what is sent."""
+    served = served_model(model, folder)
+    is_extended = model.extensions is Extensions.auto and served.extensions is Extensions.vllm
+    return {"model": f"remote: {served.reported}"} | ({"extensions": served.extensions.value} if is_extended else {})
 
 
 def check(model: ApiConfig, generation: GenerationConfig) -> None:
-    """Refuse what the server has no word for, once it is known what it takes."""
-    if (problem := settled(model).cannot_say("generation", generation)) is not None:
+    """Refuse parameters that the server does not accept."""
+    if (problem := with_extensions(model).unsupported_setting("generation", generation)) is not None:
         raise ConfigError(problem)
 
 
 def capabilities(model: ApiConfig) -> frozenset[Capability]:
-    """Return what a server can be asked for, as far as that is known: nobody is asked here."""
-    said = _asked.get(_name(model))
-    extensions = said[1].extensions if said is not None and model.extensions is Extensions.auto else model.extensions
+    """Return what a server can do, as far as that is known without a request."""
+    report = _reports.get(_name(model))
+    extensions = (
+        report[1].extensions if report is not None and model.extensions is Extensions.auto else model.extensions
+    )
     return CAPABILITIES | ({Capability.fixed_length} if extensions is not Extensions.openai else set())
 
 
 class Api(ModelKind):
-    """Nothing of it is here: it cannot be hashed, and takes no memory."""
+    """Nothing of it is on this machine: it cannot be hashed, and needs no memory."""
 
     def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
-        """Return what the server says that the model is."""
+        """Return what the server reports of the model."""
         assert isinstance(config.model, ApiConfig)
         return fingerprint(config.model, cache.parent)
 
     def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
-        """Refuse what the server has no word for."""
+        """Refuse parameters that the server does not accept."""
         assert isinstance(config.model, ApiConfig)
         check(config.model, config.generation)
         return []
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return what OpenAI's API has words for."""
+        """Return what OpenAI's API supports."""
         assert isinstance(config.model, ApiConfig)
         return capabilities(config.model)
 
     def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Return texts with the tokens that the server says they have."""
+        """Return texts with the tokens that the server reports."""
         assert isinstance(config.model, ApiConfig)
         texts = [one for one in prompts if isinstance(one, str)]
         assert len(texts) == len(prompts)
         with ServerConnection(config.model) as server:
             return list(zip(texts, server.tokens_of(texts), strict=True))
 
-    def seen(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
-        """Return a prompt as it goes out; what the server makes of it is not asked."""
+    def rendered(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
+        """Return a prompt as it is sent; how the server renders it is unknown."""
         assert isinstance(config.model, ApiConfig)
         return str(ApiEngine(config, config.model, CAPABILITIES).encode(Request(0, prompt))[0])
 
     def open_engine(
         self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return the engine that asks the server."""
+        """Return the engine that sends requests to the server."""
         assert isinstance(config.model, ApiConfig)
-        model = settled(config.model)
+        model = with_extensions(config.model)
         return ApiEngine(config, model, capabilities(model))
 
 

@@ -1,4 +1,4 @@
-"""model=hybrid: a student on this machine, a teacher behind an API."""
+"""model=hybrid: a student on this machine and a teacher on a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from runner.checkpoints.resolve import Resolved
 from runner.config.model import HybridConfig, ModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import RunnerError
-from runner.engines.base import Capability, Engine
+from runner.engines.base import Capability
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, ModelKind, Need, api, kind_of
 from runner.engines.remote import reviews
 from runner.engines.remote.engine import ApiEngine
@@ -17,33 +18,34 @@ from runner.engines.remote.hybrid import CAPABILITIES, HybridEngine
 
 
 def hybrid(config: RunnerConfig) -> HybridConfig:
-    """Return the keys of the two."""
+    """Return the keys of student and teacher."""
     assert isinstance(config.model, HybridConfig)
     return config.model
 
 
 def student_of(config: RunnerConfig) -> tuple[ModelKind, RunnerConfig]:
-    """Return the student's kind, and the job as if the student had it alone."""
+    """Return the student's kind, and the config of a job with the student alone."""
     student = hybrid(config).student
     model: ModelConfig = StubConfig() if student.stub else student
     return kind_of(model), replace(config, model=model)
 
 
 class Hybrid(ModelKind):
-    """Says of the student what its own kind says; where the student cannot be loaded, the teacher is enough."""
+    """Delegates to the student's kind; if the student cannot be loaded, the teacher is enough."""
 
     def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
-        """Return what both rest on, and the words that they talk in."""
+        """Return the fingerprints of both, and the version of the prompts between them."""
         kind, alone = student_of(config)
-        said = api.fingerprint(hybrid(config).teacher, cache.parent)
+        teacher = api.fingerprint(hybrid(config).teacher, cache.parent)
         try:
-            found = kind.fingerprint(alone, resolved, cache)
-        except RunnerError:  # the load will say why
-            found = {"model": "none"}
-        return said | {"reviews": str(reviews.VERSION)} | {f"student {name}": digest for name, digest in found.items()}
+            student = kind.fingerprint(alone, resolved, cache)
+        except RunnerError:  # the load will report the reason
+            student = {"model": "none"}
+        own = {f"student {name}": digest for name, digest in student.items()}
+        return teacher | {"reviews": str(reviews.VERSION)} | own
 
     def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
-        """Refuse what the teacher has no word for; a student that cannot be loaded is done without: a note says so."""
+        """Refuse parameters that the teacher's server does not accept; note a student that cannot be loaded."""
         api.check(hybrid(config).teacher, config.generation)
         kind, alone = student_of(config)
         try:
@@ -65,14 +67,14 @@ class Hybrid(ModelKind):
         kind.import_libraries(alone, resolved)
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return what both can be asked for, one after the other."""
+        """Return what both can do together."""
         return CAPABILITIES
 
     def open_engine(
         self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
     ) -> Engine:
-        """Return the engine with both; what `check` has refused of the student is not tried."""
-        (kind, alone), teacher = student_of(config), api.settled(hybrid(config).teacher)
+        """Return the engine with both; a student that `check` refuses is not loaded."""
+        (kind, alone), teacher = student_of(config), api.with_extensions(hybrid(config).teacher)
         remote = ApiEngine(config, teacher, api.capabilities(teacher))
         try:
             kind.check(alone, resolved)

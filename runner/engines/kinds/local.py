@@ -11,35 +11,35 @@ from runner.checkpoints import footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.memory_check import check_memory, limited
 from runner.checkpoints.resolve import Resolved
-from runner.config.model import Attention, local_model
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig, base_key
-from runner.config.rope import Rope2dConfig
 from runner.config.task import Workload
 from runner.core import machine
-from runner.engines.base import Capability, Engine, Prompt, Request
+from runner.engines.base import Capability, Prompt, Request
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
+from runner.engines.local.capabilities import capabilities_of
 from runner.quantization import quiet_imports
 
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
-TYPICAL_ROWS = 64  # at once, where the engine is to choose
+TYPICAL_ROWS = 64  # at once, if the engine chooses
 
 
 class Local(ModelKind):
-    """Everything is known from its files."""
+    """Its files contain everything."""
 
     HAS_WEIGHTS = True
 
     def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
-        """Name and SHA-256 of the model's and the adapter's files."""
+        """Return names and SHA-256 of the model's and the adapter's files."""
         return resolved.fingerprint(cache)
 
     def base_key(self, config: RunnerConfig) -> str:
-        """Return model, quantization and rope, and an adapter that is merged."""
+        """Return a key of model, quantization, rope and a merged adapter."""
         return base_key(config)
 
     def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
-        """Refuse what is known to be impossible without torch and without a weight; note what is close."""
+        """Refuse what is impossible, as far as the files tell; note what is close to a limit."""
         model = resolved.model
         for one_config, one in ((config, resolved), *([resolved.second] if resolved.second else [])):
             formats.check(one_config, one)
@@ -47,7 +47,7 @@ class Local(ModelKind):
                 random_weights.check_disk(one.model)
         device = machine.device_class(model.device)
         if device == "cuda":
-            return []  # how much of a GPU is free is known to torch alone
+            return []  # only torch knows how much memory of a GPU is free
         notes = profile_notes(config.profile, device)
         return notes + check_memory(config, resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 
@@ -58,7 +58,7 @@ class Local(ModelKind):
         return footprint.predict(config, resolved, work, free_mib)
 
     def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
-        """Predict from the headers of the checkpoint; nothing is known of one without."""
+        """Predict from the headers of the checkpoint; nothing is known without them."""
         predicted = self.predict(config, resolved, config.task.workload(config.generation, TYPICAL_ROWS))
         if predicted is None:
             return Need(0.0, machine.cores())
@@ -73,13 +73,13 @@ class Local(ModelKind):
         transformers = importlib.import_module("transformers")
         own = resolved.settings.get("architectures") or ()
         for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
-            getattr(transformers, name, None)  # transformers imports a class when it is asked for
+            getattr(transformers, name, None)  # transformers imports a class at its first access
         for library in (*resolved.held(config.quantization).packages, *config.lora.packages):
             importlib.import_module(library)
         importlib.import_module("runner.engines.local.engine")
 
     def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Put prompts into the model's chat template and cut them into tokens: the tokenizer is all that it takes."""
+        """Render and tokenize prompts, with the tokenizer alone."""
         from runner.engines.rows import Admission  # imports torch
         from runner.models.load import load_tokenizer
 
@@ -90,10 +90,8 @@ class Local(ModelKind):
         return [admission.encode(Request(0, prompt)) for prompt in prompts]
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return all, but branches need two coordinates and a mask."""
-        masked = local_model(config.model).attention is not Attention.flash_attention_2
-        has_branches = isinstance(config.rope, Rope2dConfig) and masked
-        return frozenset(Capability) - (frozenset() if has_branches else {Capability.branches})
+        """Return all capabilities; branches need rope_2d and an attention with a mask."""
+        return capabilities_of(config)
 
     def open_engine(
         self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None

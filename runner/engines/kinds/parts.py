@@ -16,7 +16,8 @@ from runner.core import machine
 from runner.core.dtypes import BYTES, Dtype, dtype_for
 from runner.core.errors import ConfigError, check
 from runner.core.machine import MIB
-from runner.engines.base import Capability, Engine, Prompt, Request
+from runner.engines.base import Capability, Prompt, Request
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
 from runner.engines.pipeline import CAPABILITIES
 from runner.engines.pipeline.ranks import first_rank, manifest_of, torchrun_rank
@@ -25,16 +26,16 @@ from runner.sharding.manifest import MODEL_FILES
 
 
 class PartsKind(ModelKind):
-    """Everything is known from the manifest, which holds the digest of every part."""
+    """The manifest contains everything, with the digest of every part."""
 
     HAS_WEIGHTS = True
 
     def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
         """Return the manifest's SHA-256."""
-        found = {"model": manifest_of(config).sha256}
-        if parts_model(config.model).dtype is Dtype.auto:  # what it comes to depends on the machine, as do the answers
-            found["dtype"] = _dtype(config)
-        return found
+        fingerprint = {"model": manifest_of(config).sha256}
+        if parts_model(config.model).dtype is Dtype.auto:  # it depends on the machine, and answers depend on it
+            fingerprint["dtype"] = _dtype(config)
+        return fingerprint
 
     def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
         """Refuse parts that cannot run, are not all here or do not fit, by manifest, sizes and headers."""
@@ -43,7 +44,7 @@ class PartsKind(ModelKind):
         for part in first_rank(config, manifest).parts_here(manifest):
             require_sound(manifest, part, "quick")
         device = machine.device_class(model.device)
-        need = "it carries tensors from GPU to GPU, and the parts run on the CPU: use auto or gloo"
+        need = "it sends tensors from GPU to GPU, but the parts run on the CPU: use auto or gloo"
         check(model.backend is not Backend.nccl or device == "cuda", "model.backend", model.backend.value, need)
         needed_mib, free_mib = _weight_mib(config), machine.available_mib()
         if model.check_memory and device == "cpu" and needed_mib > free_mib:
@@ -57,7 +58,7 @@ class PartsKind(ModelKind):
     def predict(
         self, config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
     ) -> Footprint | None:
-        """Predict the weights of the parts that run here, and nothing of what comes on top."""
+        """Predict only the weights of the parts that run here."""
         return Footprint({"linear": round(_weight_mib(config) * MIB)}, 0, 0, 0, 0)
 
     def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
@@ -69,7 +70,7 @@ class PartsKind(ModelKind):
         return CAPABILITIES
 
     def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Put prompts into the model's chat template and cut them into tokens: the tokenizer is all that it takes."""
+        """Render and tokenize prompts, with the tokenizer alone."""
         from runner.engines.rows import Admission  # imports torch
         from runner.sharding.load_part import load_tokenizer
 
@@ -87,7 +88,7 @@ class PartsKind(ModelKind):
         return PipelineEngine(config, folder)
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
-        """Run the parts of a process that torchrun has started; the first of them has the job."""
+        """Run this process's parts if torchrun has started it, unless it is the first one, which runs the job."""
         if (rank := torchrun_rank()) is None:
             return None
         from runner.engines.pipeline.processes import join_torchrun  # imports torch
@@ -96,7 +97,7 @@ class PartsKind(ModelKind):
 
 
 def _dtype(config: RunnerConfig) -> str:
-    """Return the number format that model.dtype comes to here."""
+    """Return the dtype that model.dtype means on this machine."""
     model, settings = parts_model(config.model), read_settings(manifest_of(config).folder / MODEL_FILES)
     return dtype_for(model.dtype, settings, machine.device_class(model.device))
 

@@ -1,4 +1,4 @@
-"""model=stub: no weights, the same answer every time, for wiring up whole grids in seconds."""
+"""model=stub: no weights and always the same answer, to test whole grids in seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from runner.engines.base import (
     Capability,
     Completion,
     Delta,
-    Engine,
     EngineReport,
     Event,
     Message,
@@ -24,6 +23,7 @@ from runner.engines.base import (
     RequestId,
     request_sha256,
 )
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, ModelKind
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
@@ -51,12 +51,12 @@ class StubEngine:
         )
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the plain prompt; a word counts as a token."""
+        """Return the plain prompt; each word is a token."""
         prompt = _plain(request.prompt)
         return prompt, list(range(len(prompt.split())))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the numbers: the stub's tokens have no texts."""
+        """Return the ids as text, since the stub's tokens have no text."""
         return "".join(f"{number} " for number in ids)
 
     def open(self, batch_size: int | None = None) -> StubSession:
@@ -67,7 +67,7 @@ class StubEngine:
         """Nothing is computed."""
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to free."""
 
 
 class StubSession(Session):
@@ -94,20 +94,20 @@ class StubSession(Session):
         self.waiting.clear()
 
     def _answer(self, request: Request) -> list[Event]:
-        """Echo the head of the prompt; a word counts as a token."""
+        """Echo the head of the prompt; each word is a token."""
         started, stats = time.perf_counter(), self.engine.stats
         prompt = _plain(request.prompt)
-        said = [self._echo(request, prompt + branch) for branch in request.branches or ("",) * request.n]
+        texts = [self._echo(request, prompt + branch) for branch in request.branches or ("",) * request.n]
         if request.continuation is not None:
-            said = []
-        cut_off = any(one.finish_reason is FinishReason.length for one in said)
+            texts = []
+        cut_off = any(one.finish_reason is FinishReason.length for one in texts)
         time.sleep(self.engine.delay_s)
         seconds = time.perf_counter() - started
         stats.prefill_tokens += len(_whole(request).split())
-        stats.decode_tokens += sum(len(one.token_ids) - 1 for one in said)
+        stats.decode_tokens += sum(len(one.token_ids) - 1 for one in texts)
         stats.prefill_s += seconds / 2
         stats.decode_s += seconds / 2
-        return _answers(request, said, FinishReason.length if cut_off else FinishReason.stop, seconds)
+        return _answers(request, texts, FinishReason.length if cut_off else FinishReason.stop, seconds)
 
     def _echo(self, request: Request, prompt: str) -> BranchText:
         words = f"[STUB_GENERATION]\n{prompt[:HEAD_CHARACTERS]}...".split(" ")
@@ -118,12 +118,12 @@ class StubSession(Session):
         return BranchText(" ".join(kept), list(range(len(kept))), reason)
 
 
-def _answers(request: Request, said: list[BranchText], reason: FinishReason, seconds: float) -> list[Event]:
-    """Return the completions of a request, one for each choice, after their text where that is wanted."""
-    texts = said if said and not request.branches else [BranchText("", [], reason)] * request.n
+def _answers(request: Request, texts: list[BranchText], reason: FinishReason, seconds: float) -> list[Event]:
+    """Return the completions of a request, one for each choice, each after its delta if deltas are requested."""
+    choices = texts if texts and not request.branches else [BranchText("", [], reason)] * request.n
     prompt = _whole(request)
     events: list[Event] = []
-    for choice, one in enumerate(texts):
+    for choice, one in enumerate(choices):
         completion = Completion(
             request.id,
             one.text,
@@ -135,16 +135,18 @@ def _answers(request: Request, said: list[BranchText], reason: FinishReason, sec
             seconds,
         )
         completion.choice = choice
-        completion.branches = said if request.branches and said else None
+        completion.branches = texts if request.branches and texts else None
         if request.continuation is not None and reason is not FinishReason.cancelled:
-            given = request.continuation
-            completion.token_ids = list(range(len(given.split() if isinstance(given, str) else given)))
+            continuation = request.continuation
+            completion.token_ids = list(
+                range(len(continuation.split() if isinstance(continuation, str) else continuation))
+            )
             completion.logprobs = [-1.0] * len(completion.token_ids)
             completion.greedy = [False] * len(completion.token_ids)
-            best = [(number, -1.0 - number) for number in range(request.top)]
-            completion.top = [best for _ in completion.token_ids] if request.top else None
-            completion.beside = [[-1.0 - one for one in ids] for ids in request.beside] or None
-            completion.least = [-1e3 for _ in request.beside] or None
+            best = [(number, -1.0 - number) for number in range(request.top_logprobs)]
+            completion.top_logprobs = [best for _ in completion.token_ids] if request.top_logprobs else None
+            completion.score_token_logprobs = [[-1.0 - one for one in ids] for ids in request.score_token_ids] or None
+            completion.min_logprobs = [-1e3 for _ in request.score_token_ids] or None
         if request.deltas and completion.text:
             events.append(Delta(request.id, choice, completion.text))
         events.append(completion)
@@ -167,11 +169,11 @@ class Stub(ModelKind):
     """Its answers are made up."""
 
     def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
-        """Return that it is the stub."""
+        """Return the name of the stub."""
         return {"model": "stub"}
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Claim everything but whole distributions, which cannot be made up."""
+        """Return everything but whole distributions, which cannot be made up."""
         return CAPABILITIES
 
     def open_engine(

@@ -1,10 +1,10 @@
 """Parallel branches: one main stream, several continuations, decoded side by side over one shared KV cache.
 
-What 2D RoPE is for. Every token has a branch (0 = main, 1 … k) and a time. Branches start where main ends, at the
-same time, and a token sees what is earlier in time, in its own and in the other branches. The prompts lie in the
-cache column by column: main `a b c`, branches `d e` and `f g h` make `a b c d f e g h`. From then on each forward
-pass adds one token for each live branch, with the branch's own next time. Where the prompts differ in length, a
-branch that is ahead cannot see what a shorter one says later at an earlier time: it was not in the cache yet.
+They need 2D RoPE. Every token has a branch (0 = main, 1 … k) and a time. All branches start where main ends, at the
+same time. A token sees all tokens of earlier times, in its own and in the other branches. The cache holds the prompts
+column by column: main `a b c`, branches `d e` and `f g h` make `a b c d f e g h`. Then each forward pass adds one token
+for each live branch, at the branch's own next time. Where the prompts differ in length, a branch that is ahead does not
+see the tokens that a shorter one adds later at an earlier time: they were not in the cache yet.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def may_attend(times: torch.Tensor, queries: int) -> torch.Tensor:
     return (times[None, :] < times[last, None]) | (index[None, :] == last[:, None])
 
 
-def why_not(model: Any) -> ConfigError | None:
-    """Return the error that a request with branches is answered with; None where the model's attention serves it."""
+def rejection_reason(model: Any) -> ConfigError | None:
+    """Return the error for requests with branches; None where the model's attention can serve them."""
     name = str(getattr(model.config.get_text_config(), "_attn_implementation", None))
     if name in ("sdpa", "eager"):
         return None
@@ -67,7 +67,7 @@ class BranchDecoder:
         placed = columnar(main, branches)
         self.clocks = {number: len(main) + len(branch) for number, branch in enumerate(branches, start=1)}
         logits = self._forward(placed)
-        last = [len(main) - 1] * len(branches)  # a branch that is empty so far goes on from main
+        last = [len(main) - 1] * len(branches)  # a branch without tokens continues main
         for at, (_, number, _) in enumerate(placed):
             if number:
                 last[number - 1] = at
@@ -99,7 +99,7 @@ class BranchDecoder:
             output = self.model(
                 input_ids=ids,
                 attention_mask=mask[None, None],
-                position_ids=times,  # what is not patched turns with time, too: a branch reads on where main ends
+                position_ids=times,  # layers without the patch rotate by time, too: a branch continues where main ends
                 past_key_values=self.cache,
                 use_cache=True,
             )
@@ -115,10 +115,10 @@ def unanswered(rows: Sequence[Row], reason: FinishReason) -> Completion:
 
 
 def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: Stopping) -> Completion:
-    """Answer a request with branches, a row for each: the prompt is main, framed as ever, and each text goes on.
+    """Answer a request with branches, a row for each: the prompt is main, and the text of each branch continues it.
 
-    A sampled branch depends on seed, id of the request and its own number; on the other branches only through what it
-    sees of them.
+    A sampled branch depends on the seed, the request's id and its own number, and on the tokens of other branches that
+    it sees.
     """
     answer = unanswered(rows, FinishReason.error)
     if answer.error:
@@ -139,7 +139,7 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
                 reasons[row.choice] = FinishReason.error
                 continue
             row.tokens.append(token)
-            reason = stopping.reason(row)
+            reason = stopping.finish_reason(row)
             if reason is None:
                 going.append(place)
             else:
@@ -157,7 +157,7 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
     stats.prefill_tokens += answer.prompt_tokens
     stats.decode_s += answer.seconds - answer.first_token_s
     stats.decode_tokens += sum(len(row.tokens) - 1 for row in rows)
-    answer.branches = [BranchText(stopping.said(row), row.tokens, reasons[row.choice]) for row in rows]
+    answer.branches = [BranchText(stopping.answer_text(row), row.tokens, reasons[row.choice]) for row in rows]
     worst = (FinishReason.error, FinishReason.length, FinishReason.stop)
     answer.finish_reason = next(reason for reason in worst if reason in reasons.values())
     return answer

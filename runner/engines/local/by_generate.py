@@ -1,7 +1,8 @@
-"""Static batches that transformers' own generate takes to their ends: for models that it alone knows how to drive.
+"""Static batches through transformers' own `generate`: for models whose state only `generate` can handle.
 
-It takes prompts of one length, so that nothing is filled up, and runs a batch to its end. What is drawn and when a row
-ends is decided here as everywhere: the sampler leaves generate one token to choose, and the stopping ends the rows.
+`generate` gets prompts of equal length, so that no padding is needed, and runs a batch until its last row ends.
+Sampling and stopping are ours, as on the other routes: the sampler leaves `generate` one token to choose from, and
+`Stopping` ends the rows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from runner.engines.base import Event, RequestId
 from runner.engines.local.compat_probe import rope_stable_length
-from runner.engines.local.forward import score, scored
+from runner.engines.local.forward import score
 from runner.engines.local.memory import MemoryGuard
 from runner.engines.local.own_memory import note_cache, note_pass
 from runner.engines.rows import Row, Stopping
@@ -27,7 +28,7 @@ from runner.models.load import Loaded
 
 
 class Generated:
-    """Rows of one length that one call of generate takes to their ends."""
+    """Rows of equal length that one call of `generate` decodes completely."""
 
     def __init__(
         self, loaded: Loaded, rows: list[Row], stats: EngineStats, stopping: Stopping, memory: MemoryGuard
@@ -47,7 +48,7 @@ class Generated:
         def choose(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             nonlocal picked
             picked = sampler.pick(scores)
-            possible = picked.clamp(min=0)  # generate needs a token, also where there is none
+            possible = picked.clamp(min=0)  # generate needs a token for each row, even if it has none
             return torch.full_like(scores, -math.inf).scatter_(1, possible[:, None], 0.0)
 
         def note(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
@@ -84,9 +85,9 @@ def generate(
     choose: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     note: Callable[..., torch.Tensor] | None = None,
 ) -> Any:
-    """Have generate go on from prompts of one length: greedily, or as `choose` says, until `note` ends the rows.
+    """Let `generate` continue prompts of equal length: greedily or by `choose`, until `note` ends the rows.
 
-    The model's own generation settings are not asked: how tokens are drawn and rows end is known here already.
+    The model's own generation settings are not used: sampling and stopping are decided here.
     """
     with torch.inference_mode(), _no_settings(loaded.model):
         return loaded.model.generate(
@@ -99,30 +100,25 @@ def generate(
         )
 
 
-def score_alone(loaded: Loaded, rows: list[Row], stats: EngineStats) -> list[Event]:
+def score_without_cache(loaded: Loaded, rows: list[Row], stats: EngineStats) -> None:
     """Score each continuation in one pass over its prompt and itself, without a cache."""
-    started = time.perf_counter()
     for row in rows:
         with torch.inference_mode():
             logits = loaded.model(input_ids=torch.tensor([row.pending], device=loaded.device)).logits[0]
         given = row.given or []
         note_pass(stats, loaded, len(row.pending), len(logits))
         score(row, logits[-len(given) :], given)
-    seconds = time.perf_counter() - started
-    stats.prefill_s += seconds
-    stats.prefill_tokens += sum(len(row.pending) for row in rows)
-    return [scored(row, seconds) for row in rows]
 
 
 @contextmanager
 def _no_settings(model: Any) -> Iterator[None]:
-    """Take a model's generation settings away for a while, also those of a model inside an adapter's."""
+    """Remove a model's generation settings temporarily, also those of a model inside an adapter's."""
     inside = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kept = [(one, one.generation_config) for one in (model, inside)]
+    own_settings = [(one, one.generation_config) for one in (model, inside)]
     try:
-        for one, _ in kept:
+        for one, _ in own_settings:
             one.generation_config = GenerationConfig()
         yield
     finally:
-        for one, settings in kept:
+        for one, settings in own_settings:
             one.generation_config = settings

@@ -1,4 +1,4 @@
-"""Whether the scheduler can serve a model: found out by a trial of a few tokens, next to the model's own attention."""
+"""Whether the scheduler can serve a model: a trial of a few tokens is compared with the model's own attention."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ from runner.engines.local.interface import Softmax, register, running
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.matrices import LayerWeights
-from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import own_kv
-from runner.engines.local.windows import LOOKING, Unknown, Window, looking
+from runner.engines.local.windows import MASK_PROBE, Unknown, Window, probing_masks
 from runner.engines.rows import Row
 from runner.models.load import Loaded
 
 log = logging.getLogger(__name__)
 
 PREFIX, SUFFIX = 5, 12  # tokens of the trial; the second is longer than a short span
-TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a lost key differs by about 1
-CHECKED = 4  # tokens that are read one by one and together
-SAME = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' spread: other orders of the same sums
-COARSE = 0.15  # in 16 bits and over quantized layers
+TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a missing key gives about 1
+CHECKED = 4  # tokens that are read one by one, and then together
+SAME = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' spread: the same sums in another order
+COARSE = 0.15  # the same in 16 bits and with quantized layers
 KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
-NOTHING = {DummyLayer}  # holds nothing: its layer attends to the keys and values of another
+NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of another layer
 COUNT_BEFORE = {"llama4", "llama4_text"}  # families that count positions from the cache: forward.Before answers them
 ROPE_CHANGES_AT = {"dynamic": "max_position_embeddings", "longrope": "original_max_position_embeddings"}
 
 
 class Incompatible(Exception):
-    """Why a model cannot be served by the scheduler."""
+    """The scheduler cannot serve a model; the message says why."""
 
 
 def sliding_window(loaded: Loaded) -> float:
-    """Return how long a row may become before its beginning leaves a window, where layers' windows are not known."""
+    """Return the longest row that fits into the sliding window, for a model whose layers' windows are unknown."""
     settings = loaded.model.config.get_text_config()
     window: int | None = getattr(settings, "sliding_window", None)
     return math.inf if window is None or not getattr(settings, "use_sliding_window", True) else window
 
 
 def rope_stable_length(loaded: Loaded) -> float:
-    """Return how long a row may become before the model turns all of its keys otherwise, which only generate minds."""
+    """Return the longest row before the rotary embedding changes for all keys, which only `generate` handles."""
     settings = loaded.model.config.get_text_config()
     parameters = getattr(settings, "rope_parameters", None) or {}
     reaches = [math.inf]
@@ -84,10 +84,10 @@ def probe_heads(loaded: Loaded) -> Heads:
     ids = ids.to(loaded.device)
     try:
         with torch.inference_mode():
-            kept = _check_cache(model, ids[None, :2])
-            heads = _look(model, ids[None, :2], kept)
+            kept_tokens = _kept_by_cache(model, ids[None, :2])
+            heads = _inspect_attention(model, ids[None, :2], kept_tokens)
             expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
-            ours = _scheduled(model, heads, ids.tolist())
+            ours = _scheduled_logits(model, heads, ids.tolist())
     except Incompatible:
         raise
     except NotImplementedError as error:  # its message is a whole reason
@@ -115,20 +115,20 @@ class _Shape:
     device: torch.device
 
 
-def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
-    """Return what holds the heads of all layers, with the window of each as far as all of them are known.
+def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | None]) -> Heads:
+    """Return the shape that fits the heads of all layers, with their windows if all of them are known.
 
-    kept: how many tokens the cache of each layer keeps. Where that is less than its mask shows, generate has a window
-    of its own kind, from the second token on.
+    kept_tokens: how many tokens the cache of each layer keeps. If these are fewer than its mask shows, `generate` has
+    another window from the second token on.
     """
     shapes: dict[int, _Shape] = {}
     windows: dict[int, Window | None] = {}
     softmaxes: set[bool] = set()
 
-    def take_down(
+    def record(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: float, softmax: Softmax
     ) -> torch.Tensor:
-        """Attend somehow: only shapes and masks are of interest."""
+        """Return zeros: only shapes and masks matter here."""
         width = max(key.shape[2], value.shape[2])
         shapes[layer] = _Shape(key.shape[0], query.shape[0], width, key.dtype, key.device)
         softmaxes.add(softmax.cap == 0 and softmax.sinks is None)
@@ -137,7 +137,7 @@ def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
         return query.new_zeros(query.shape[1], query.shape[0], value.shape[2])
 
     positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    with looking() as masks, running(model, take_down, LOOKING):
+    with probing_masks() as masks, running(model, record, MASK_PROBE):
         model(input_ids=ids, position_ids=positions, use_cache=False)
     layers, all_shapes = len(shapes), list(shapes.values())
     if not layers:
@@ -145,12 +145,14 @@ def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
     alike = {(shape.heads, shape.dtype, shape.device) for shape in all_shapes}
     kv_heads, width = (max((getattr(shape, what) for shape in all_shapes), default=0) for what in ("kv_heads", "width"))
     if set(shapes) != set(range(layers)) or len(alike) != 1 or any(kv_heads % shape.kv_heads for shape in all_shapes):
-        raise Incompatible(f"its {layers} layers attend in {len(set(all_shapes))} shapes that do not go together")
+        raise Incompatible(f"its {layers} layers attend in {len(set(all_shapes))} shapes that cannot be combined")
     [(query_heads, dtype, device)] = alike
-    if device.type == "cpu":  # whole vectors, for the kernels
+    if device.type == "cpu":  # the kernels need whole vectors
         width = -(-width // native.LANES) * native.LANES
     known = tuple(windows[layer] for layer in range(layers)) if len(windows) == layers else ()
-    pairs = zip(kept, known, strict=True) if len(kept) == len(known) else [(one, None) for one in kept]
+    pairs = (
+        zip(kept_tokens, known, strict=True) if len(kept_tokens) == len(known) else [(one, None) for one in kept_tokens]
+    )
     if any(most is not None and (window is None or window.size > most) for most, window in pairs):
         known = ()
     settings = model.config.get_text_config()
@@ -159,10 +161,10 @@ def _look(model: Any, ids: torch.Tensor, kept: list[int | None]) -> Heads:
     return Heads(layers, kv_heads, query_heads // kv_heads, width, dtype, device, known, all(softmaxes))
 
 
-def _check_cache(model: Any, ids: torch.Tensor) -> list[int | None]:
-    """Return how many tokens each layer's cache keeps, None = all; Incompatible where it keeps other state.
+def _kept_by_cache(model: Any, ids: torch.Tensor) -> list[int | None]:
+    """Return how many tokens each layer's cache keeps, None = all; Incompatible if it keeps other state.
 
-    This is asked of the cache that it fills, since what is missing need not show in the logits of a short trial.
+    The filled cache itself is checked, since missing state does not always show in the logits of a short trial.
     """
     cache: Any = DynamicCache(config=model.config)
     model(input_ids=ids, past_key_values=cache, use_cache=True)
@@ -174,10 +176,10 @@ def _check_cache(model: Any, ids: torch.Tensor) -> list[int | None]:
     return [getattr(layer, "sliding_window", None) for layer in cache.layers]
 
 
-def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
+def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     """Return the last two logits: prefix, span and a single token, each in a pass of its own."""
     forward = Forward(model, heads)
-    forward.short_span = 1  # longer prompts go as spans, and these tokens stand for them
+    forward.short_span = 1  # so that this short prompt is read as a span, like a long one
     prefix = Prefix(ids[:PREFIX])
     row = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
     own = own_kv(heads, forward.kernels, [SUFFIX + 1])
@@ -188,37 +190,37 @@ def _scheduled(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
 
 
 def probe_fused_forward(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, LayerWeights]) -> FusedForward | None:
-    """Return what does a pass in a single call; None where the model is no plain one, or the call would differ.
+    """Return the forward pass in a single call; None where the model is not a plain Llama, or the logits would differ.
 
-    packed: the layers that C has the weights of, and that multiply by these in the model's own pass, too.
+    packed: the layers whose weights C already has; the model's own pass multiplies by the same weights.
     """
     forward = Forward(loaded.model, heads)
     if forward.kernels is None:
         return None
-    windows = (window.size for window in heads.windows if window is not None)  # within them, they hide nothing
+    windows = (window.size for window in heads.windows if window is not None)  # shorter rows see everything
     room = int(min(loaded.metrics["max_positions"], rope_stable_length(loaded), *windows))
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, int(loaded.metrics["vocab_size"]), (SUFFIX,), generator=generator).tolist()
     try:
         with torch.inference_mode():
             fused = FusedForward(loaded.model, heads, room, forward.kernels, packed)
-            expected = _in_passes(forward, ids)
+            expected = _trial_logits(forward, ids)
             forward.fused = fused
-            off = float(((_in_passes(forward, ids) - expected).abs().max() / expected.std().clamp(min=1e-6)).item())
-        # a number that rows of int8 are rounded from may fall to the other side
+            off = float(((_trial_logits(forward, ids) - expected).abs().max() / expected.std().clamp(min=1e-6)).item())
+        # a number that is rounded to int8 may be rounded to the other side
         if not off <= SAME.get(torch.bfloat16 if fused.is_quantized else heads.dtype, 0.0):
             raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
     except NotFusable as reason:
-        log.debug("passes go operation by operation: %s", reason)
+        log.debug("passes run operation by operation: %s", reason)
         return None
-    log.debug("passes go in a single call: logits off by %.2g of their spread", off)
+    log.debug("passes run in a single call: logits off by %.2g of their spread", off)
     return fused
 
 
-def _in_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
-    """Return all logits of two rows, one of which stands on a prefix: their prompts go together and one token later.
+def _trial_logits(forward: Forward, ids: list[int]) -> torch.Tensor:
+    """Return all logits of two rows: of their prompts, read together, and of one more token each.
 
-    Where what is shared is read tile by tile, the second prompt goes as a span.
+    Where shared keys are read in tiles, the first row has a prefix, and the second prompt is read as a span.
     """
     assert forward.kernels is not None
     rows = [Row(Request(number, ()), some[:-1], "", 1) for number, some in enumerate((ids, ids[3:]))]
@@ -235,9 +237,9 @@ def _in_passes(forward: Forward, ids: list[int]) -> torch.Tensor:
     return torch.cat((read, forward.step(own, rows, forward.uses_of(rows)))).float()
 
 
-def same_together(forward: Forward, vocab_size: int) -> bool:
-    """Whether tokens of a row that are read in one pass leave bit by bit what each of them leaves alone."""
-    trial = Forward(forward.model, forward.heads)  # its passes are none of the job's
+def gives_same_logits_together(forward: Forward, vocab_size: int) -> bool:
+    """Whether tokens of a row that are read in one pass give bit for bit the logits that each gives alone."""
+    trial = Forward(forward.model, forward.heads)  # so that the job does not count these passes
     trial.fused = forward.fused
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(0, vocab_size, (SUFFIX + CHECKED,), generator=generator).tolist()

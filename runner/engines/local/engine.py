@@ -22,8 +22,8 @@ from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
-from runner.engines.kinds.local import KIND
 from runner.engines.local import branches
+from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.compat_probe import (
     Incompatible,
     probe_fused_forward,
@@ -33,8 +33,7 @@ from runner.engines.local.compat_probe import (
 )
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.fused_forward import FusedForward
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads
+from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.own_memory import note_cuda, restart_cuda
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
@@ -62,7 +61,7 @@ class LocalEngine:
         bases: BaseCache | None = None,
         packed_share: float = PACKED_SHARE,
     ) -> None:
-        self.config, self.capabilities, self._resolved = config, KIND.capabilities(config), resolved
+        self.config, self.capabilities, self._resolved = config, capabilities_of(config), resolved
         self._packed_share = packed_share
         self.stats = EngineStats()
         self.conversations, self.prompts = ConversationCache(), PromptCache()
@@ -71,23 +70,23 @@ class LocalEngine:
         self._bases = bases or BaseCache()
         self._loaded: Loaded | None = None
         self._heads: Heads | None = None
-        self._rejection: str | None = None  # why the scheduler cannot serve the model, once that is known
+        self._rejection: str | None = None  # why the scheduler cannot serve the model, once known
         self._batching: Batching | None = None
         self._fast_layers: FastLayers | None = None
         self.fused: FusedForward | None = None  # for a plain model on a CPU
 
     def load(self) -> EngineReport:
-        """Load the model if that has not happened, and report what is there."""
+        """Load the model unless it is loaded, and describe it."""
         if self._loaded is None:
             self._loaded = self._load()
         loaded = self._loaded
         heads = self.heads(loaded)
         decoding = str(self.batching(loaded)) if heads is None else "in a stream"
-        if heads is not None and heads.device.type == "cpu" and native.for_heads(heads) is None:
+        if heads is not None and heads.device.type == "cpu" and kernels_for(heads) is None:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
-        notes, tokenizer = loaded.notes + generation.not_followed(own), loaded.tokenizer
+        notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         notes += profile_notes(self.config.profile, loaded.device.type)
         return EngineReport(
             dict(loaded.metrics),
@@ -99,7 +98,7 @@ class LocalEngine:
 
     @property
     def loaded(self) -> Loaded:
-        """The model, once it is loaded."""
+        """The loaded model."""
         assert self._loaded is not None, "load() or open() comes first"
         return self._loaded
 
@@ -108,7 +107,7 @@ class LocalEngine:
         return self.admission.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids as it stands amid others, special tokens too."""
+        """Return the text of token ids as part of a longer text, with special tokens."""
         return self.admission.decode(ids)
 
     def open(self, batch_size: int | None = None) -> LocalSession:
@@ -123,7 +122,7 @@ class LocalEngine:
         return arithmetic_of(self.loaded)
 
     def close(self) -> None:
-        """Take the adapter off; let go of the base, unless it was kept for the next job."""
+        """Remove the adapter; free the base model, unless the next job reuses it."""
         if self._fast_layers is not None:
             self._fast_layers.restore()
             self.stats.packed_mib = 0.0
@@ -141,7 +140,7 @@ class LocalEngine:
 
     @cached_property
     def admission(self) -> Admission:
-        """What turns requests into rows: one for all sessions, which share the tokenizer."""
+        """Turns requests into rows; all sessions share it and its tokenizer."""
         loaded = self.loaded
         window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
         room = loaded.metrics["max_positions"]
@@ -151,7 +150,7 @@ class LocalEngine:
         )
 
     def heads(self, loaded: Loaded) -> Heads | None:
-        """Return the heads that the scheduler needs; None where it cannot serve the model, which a note says."""
+        """Return the heads that the scheduler needs; None, with a note, where it cannot serve the model."""
         if self._heads is None and self._rejection is None:
             wanted = self._resolved.model.attention
             try:
@@ -165,15 +164,15 @@ class LocalEngine:
         return self._heads
 
     def batching(self, loaded: Loaded) -> Batching:
-        """Return how rows are batched that the scheduler cannot serve; ConfigError where no batch gives answers."""
+        """Return the batching of rows that the scheduler cannot serve; ConfigError if no batching works."""
         if self._batching is None:
             self._batching = probe_batching(loaded, f"model.name={self.config.model.name}")
         return self._batching
 
     def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
-        """Let layers go by the kernels, on a CPU and once."""
+        """Replace layers' functions by faster ones, once and only on a CPU."""
         if self._fast_layers is None and heads.device.type == "cpu":
-            self._fast_layers = FastLayers(loaded.model, native.for_heads(heads), self._packed_share)
+            self._fast_layers = FastLayers(loaded.model, kernels_for(heads), self._packed_share)
             self.stats.notes += self._fast_layers.notes
             self.stats.packed_mib = self._fast_layers.packed_mib
             quantized = self._fast_layers.quantized
@@ -186,7 +185,7 @@ class LocalEngine:
         try:
             loaded = adapt(base, self.config, self._resolved)
         except BaseException:
-            self._bases.clear()  # half an adapter may be on it
+            self._bases.clear()  # it may have half an adapter
             raise
         loaded.metrics["base_loads"] = 0 if reused else 1
         self.stats.load_s += loaded.metrics["load_s"]
@@ -196,22 +195,24 @@ class LocalEngine:
         return Speculation(self.stats, self.config.generation.speculate == Speculate.auto)
 
     def note_batching(self, batching: Batching, reason: str) -> None:
-        """Note once that rows go in static batches, and why."""
+        """Note once that rows are decoded in static batches, and why."""
         note = f"decoding uses {batching} (slower): {reason}{'; and ' * bool(batching.why)}{batching.why}"
         if note not in self.stats.notes:
             self.stats.notes.append(note)
 
 
 class LocalSession(Session):
-    """Rows go to the scheduler, or to static batches where they must; requests with branches one by one."""
+    """Sends rows to the scheduler, or to static batches where needed; requests with branches run one by one."""
 
     def __init__(self, engine: LocalEngine, loaded: Loaded, batch_size: int | None) -> None:
         super().__init__(engine.capabilities)
         self.engine, self.loaded, self.admission = engine, loaded, engine.admission
         self.stopping = Stopping(loaded.tokenizer, stop_tokens(loaded.model, loaded.tokenizer))
         self.size = batch_size or engine.config.generation.batch_size
-        # asked here and not for each request: while a pass runs, the model's attention goes by another name
-        self.no_branches = branches.why_not(loaded.model) if Capability.branches in engine.capabilities else None
+        # checked here and not for each request: during a pass, the model's attention has another name
+        self.branches_rejection = (
+            branches.rejection_reason(loaded.model) if Capability.branches in engine.capabilities else None
+        )
         self.branches: deque[list[Row]] = deque()
         self.scheduler: Scheduler | None = None
         self.static: dict[Batching, StaticBatches] = {}
@@ -221,8 +222,8 @@ class LocalSession(Session):
         return [*([] if self.scheduler is None else [self.scheduler]), *self.static.values()]
 
     def _admit(self, request: Request) -> list[Row]:
-        if request.branches and self.no_branches is not None:
-            raise self.no_branches
+        if request.branches and self.branches_rejection is not None:
+            raise self.branches_rejection
         return self.admission.rows(request)
 
     def _advance(self, arrived: list[list[Row]], cancelled: set[RequestId]) -> list[Event]:
@@ -253,7 +254,7 @@ class LocalSession(Session):
         return events
 
     def _route(self, rows: list[Row]) -> None:
-        """Send rows to the scheduler where it serves the model, but not those that are too long for it."""
+        """Send rows to the scheduler where it serves the model, and rows that are too long for it to static batches."""
         engine, loaded, longest = self.engine, self.loaded, max(row.need for row in rows)
         heads, stable_length = engine.heads(loaded), rope_stable_length(loaded)
         window = math.inf if heads is not None and heads.windows else sliding_window(loaded)
@@ -274,13 +275,13 @@ class LocalSession(Session):
         if fitting := [row for row in rows if row.need <= window]:
             if self.scheduler is None:
                 self.engine.install_fast_kernels(self.loaded, heads)
-                kept = self.engine.conversations, self.engine.prompts, self.engine.speculation
-                self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *kept)
+                shared = self.engine.conversations, self.engine.prompts, self.engine.speculation
+                self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *shared)
                 self.scheduler.forward.fused = self.engine.fused
             self.scheduler.add(fitting)
 
     def _batches(self, batching: Batching) -> StaticBatches:
-        """Return what decodes in batches of this kind."""
+        """Return the static batches of this kind."""
         if batching not in self.static:
             stats, size = self.engine.stats, self.size or STATIC_ROWS
             self.static[batching] = StaticBatches(self.loaded, size, stats, self.stopping, batching)

@@ -1,7 +1,7 @@
 """What one pass reads: the prompts of rows that enter, and the next pieces of prompts that are too long for one pass.
 
-A long prompt is read in passes in which rows that are on their way take their next step, so that nobody waits for it.
-Where plain torch attends, which would copy their keys for that, they take it between these passes.
+While a long prompt is read piece by piece, active rows decode in the same passes, so that no row waits for it. With
+attention in plain torch, which would copy their keys for that, they decode between these passes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
 from runner.models.load import Loaded
 
-LEAST_PIECE = 64  # tokens of a prompt that one pass reads however little memory there is
-SHARE_OF_PIECES = 2  # of a pass is for long prompts, while others could enter
+LEAST_PIECE = 64  # tokens of a prompt that one pass reads, even if memory is short
+SHARE_OF_PIECES = 2  # one in so many tokens of a pass is for long prompts, while other rows could enter
 
 
 class Entering(Room):
@@ -41,32 +41,32 @@ class Entering(Room):
         self.vocab_size = int(loaded.metrics["vocab_size"])
         self.most_positions = most_positions(heads.device, self.vocab_size)
         self.memory = MemoryGuard(loaded.model, heads.device)
-        self.budget_s = 0.0  # when the memory was looked at that the budget is a share of
+        self.budget_s = 0.0  # when the free memory was measured from which the budget was computed
 
-    def _look(self) -> None:
-        """Set the budget by the memory that there is now, if it was looked at since."""
+    def _update_budget(self) -> None:
+        """Compute the budget again if free memory was measured since."""
         self.memory.look()
         if self.memory.looked_s != self.budget_s:
             self._set_budget()
             self.budget_s = self.memory.looked_s
 
-    def _goes_along(self, row: Row) -> bool:
-        """Whether a row is read in a pass in which the others decode: kernels attend token by token."""
+    def _joins_decoding(self, row: Row) -> bool:
+        """Whether a row's prompt is read in a pass in which active rows decode: the kernels attend token by token."""
         return bool(self.active) and len(row.pending) < self.forward.short_span
 
-    def _most_tokens(self, going: int) -> int:
-        """Return how many tokens of prompts the next pass may read beside those of rows that go along."""
+    def _most_tokens(self, decoding: int) -> int:
+        """Return how many tokens of prompts the next pass may read besides one token of each decoding row."""
         most = self.memory.most_tokens(PREFILL_TOKENS.get(self.heads.device.type, PREFILL_TOKENS["cpu"]))
-        return max(most - going, most // 4, LEAST_PIECE)
+        return max(most - decoding, most // 4, LEAST_PIECE)
 
     def _choose(self, entering: list[Row], free: int, most: int) -> list[Row]:
-        """Move rows that enter in this pass from those that wait; return those that are too long to be read in it."""
+        """Move rows that enter now from `waiting` to `entering`; return those that are too long for one pass."""
         long: list[Row] = []
         tokens = positions = 0
         while self.waiting and len(entering) < free:
             row = self.waiting[0]
             whole = len(entering) - len(long)
-            if whole and not (self.reading or long) and self._goes_along(row) != self._goes_along(entering[0]):
+            if whole and not (self.reading or long) and self._joins_decoding(row) != self._joins_decoding(entering[0]):
                 break
             self.prompts.find(row)
             share = most - most // SHARE_OF_PIECES if self.reading or long else most
@@ -77,7 +77,7 @@ class Entering(Room):
             on_way = [*self.active, *self.reading, *entering]
             if on_way and not self._fits(row, on_way):
                 self.full_at = len(on_way)
-                self._say_short(len(on_way))
+                self._note_shortage(len(on_way))
                 break
             if not self.prefixes.compute(row, most):
                 break
@@ -89,7 +89,7 @@ class Entering(Room):
         return long
 
     def _pieces(self, whole: Sequence[Row], reading: Sequence[Row], most: int) -> list[TokenSpan]:
-        """Cut what this pass reads: rows that are read whole, and of the others the first, as far as there is room."""
+        """Return what this pass reads: whole prompts, and in order as many pieces of long ones as fit."""
         first = len(self.active)
         pieces = [
             next_piece(row, slot, len(row.pending), self.most_positions) for slot, row in enumerate(whole, start=first)
@@ -102,5 +102,5 @@ class Entering(Room):
                 pieces.append(piece)
             tokens, positions = tokens - len(piece.ids), positions - len(piece.targets)
             if not (piece.ids and piece.is_last and tokens):
-                break  # the next one begins when this one is done
+                break  # the next long prompt begins when this one is done
         return pieces

@@ -1,9 +1,9 @@
-"""Quicker functions for some layers on a CPU: linear layers with packed weights, RMS norms in one pass.
+"""Faster functions for some layers on a CPU: linear layers with packed weights, RMS norms in one pass.
 
-torch rearranges a plain weight matrix at each product; packed once, it is read as it lies: in panels by products of our
-own where the processor is made for them (panels.py), else in oneDNN's order. A norm out of seven torch operations reads
-its rows seven times. The layers stay the model's own: only the function that an instance calls is exchanged, after it
-has been tried, and put back when the job ends.
+torch rearranges a plain weight matrix at each product. Here it is packed once: in panels for our own products where the
+processor supports them (panels.py), else in oneDNN's order. A norm of seven torch operations reads its rows seven
+times. The layers stay the model's own: only the `forward` of an instance is replaced, after a trial, and restored when
+the job ends.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
 from runner.engines.local.matrices import LayerWeights
-from runner.engines.local.panels import Panels, are_quicker
+from runner.engines.local.panels import Panels, is_faster_in_panels
 from runner.engines.local.quantized_layers import QuantizedLayers
 
-ROWS = 128  # for which the layout is chosen; right, if not always quickest, for any other number
-MANY_TOKENS = 64  # of which a pass leaves enough behind for a look at it to be worth its time
+ROWS = 128  # for which oneDNN chooses the layout; it works for any other number, but is not always the fastest
+MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
 Product = Callable[[torch.Tensor], torch.Tensor]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class FastLayers:
-    """Layers of a model whose function is exchanged, until `restore`.
+    """Layers of a model whose `forward` is replaced, until `restore`.
 
-    packed_share: plain weights are packed, and held a second time, where they take at most so much of free memory.
+    packed_share: plain weights are packed, which takes a second copy, if they need at most this share of free memory.
     """
 
     def __init__(self, model: nn.Module, kernels: native.Kernels | None, packed_share: float = PACKED_SHARE) -> None:
@@ -45,17 +45,17 @@ class FastLayers:
         plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
         size = sum(layer.weight.nbytes for layer in plain)
         if size <= packed_share * machine.available_mib() * machine.MIB:
-            ours = {layer for layer in plain if are_quicker(layer.weight, kernels)}
+            ours = {layer for layer in plain if is_faster_in_panels(layer.weight, kernels)}
             problems = {
-                dtype: why_no_packing(dtype) for dtype in {one.weight.dtype for one in plain if one not in ours}
+                dtype: packing_problem(dtype) for dtype in {one.weight.dtype for one in plain if one not in ours}
             }
             mapped = MappedFiles()
             for layer in plain:
                 if kernels is not None and layer in ours:
                     self.panels[layer] = Panels.of(layer.weight, layer.bias, kernels)
-                    self._exchange(layer, self.panels[layer].product, mapped)
+                    self._replace_forward(layer, self.panels[layer].product, mapped)
                 elif not problems[layer.weight.dtype]:
-                    self._exchange(layer, by_onednn(layer.weight, layer.bias), mapped)
+                    self._replace_forward(layer, by_onednn(layer.weight, layer.bias), mapped)
             self.notes += [
                 f"{str(dtype).removeprefix('torch.')} weights are not packed, which makes products slower: {problem}"
                 for dtype, problem in problems.items()
@@ -73,29 +73,29 @@ class FastLayers:
 
     @property
     def matrices(self) -> dict[nn.Module, LayerWeights]:
-        """The weights that products of our own read, by their layers."""
+        """The weights that our own products read, by layer."""
         return {**self.panels, **self.quantized.matrices}
 
     def restore(self) -> None:
-        """Give every layer its own function back."""
+        """Give every layer its own `forward` back."""
         for layer in self.layers:
             del layer.forward
         self.layers, self.panels = [], {}
 
-    def _exchange(self, layer: nn.Linear, product: Product, mapped: MappedFiles) -> None:
-        """Let a layer go by a product of packed weights; its own are read no more."""
+    def _replace_forward(self, layer: nn.Linear, product: Product, mapped: MappedFiles) -> None:
+        """Let a layer multiply by packed weights; its own weights are not read any more."""
         layer.forward = product  # type: ignore[method-assign,assignment]
         self.layers.append(layer)
         self.packed_mib += layer.weight.nbytes / machine.MIB
-        mapped.let_go(layer.weight.data_ptr(), layer.weight.nbytes)
+        mapped.release(layer.weight.data_ptr(), layer.weight.nbytes)
 
     def _watch_heap(self, layer: nn.Linear) -> None:
-        """Give back what quantized products of many tokens leave behind, before the next one."""
+        """Return memory that quantized products of many tokens leave on the heap, before the next one."""
         own, heap = layer.forward, self.heap
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if rows.shape[-2] >= MANY_TOKENS:
-                heap.look()
+                heap.trim_if_grown()
             return own(rows)
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
@@ -124,7 +124,7 @@ class FastLayers:
             trial = torch.randn(3, width, generator=torch.Generator().manual_seed(0)).to(dtype)
             expected = own(trial)
             off = (forward(trial).float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-9)
-        if off <= TOLERANCE[dtype]:  # some families' norms do something else with their weight
+        if off <= TOLERANCE[dtype]:  # some families' norms use their weight in another way
             layer.forward = forward
             self.layers.append(layer)
 
@@ -142,17 +142,17 @@ def by_onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
 
 
 def is_plain(layer: nn.Linear) -> bool:
-    """Whether it is torch's own layer with a plain matrix: quantized ones are subclasses or hold other tensors."""
+    """Whether it is torch's own layer with a plain matrix: quantized layers are subclasses or hold other tensors."""
     weight = layer.weight
     ours = type(layer) is nn.Linear and type(weight) in (nn.Parameter, torch.Tensor)
     return ours and weight.device.type == "cpu" and weight.dtype in native.FORMATS
 
 
 @cache
-def why_no_packing(dtype: torch.dtype) -> str:
-    """Say why weights of a dtype cannot be packed here, empty where they can.
+def packing_problem(dtype: torch.dtype) -> str:
+    """Return why weights of a dtype cannot be packed here, empty if they can.
 
-    The kernels are no public interface of torch and depend on the processor's instructions, so each dtype is tried.
+    The functions are not public in torch and depend on the processor, so each dtype is tried.
     """
     try:
         probe, weight = torch.ones(2, 32, dtype=dtype), torch.eye(32, dtype=dtype)
@@ -160,6 +160,6 @@ def why_no_packing(dtype: torch.dtype) -> str:
         same = (torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe).all()
         return "" if same else "this processor's packed product is wrong"
     except (RuntimeError, AttributeError, NotImplementedError) as error:
-        if "memory" in str(error):  # that passes, and what is returned here holds as long as the process lives
+        if "memory" in str(error):  # memory may be free later, but the result is cached for the whole process
             raise
         return " ".join(str(error).split())[:160]

@@ -1,4 +1,4 @@
-"""Forward passes of the scheduler: flat lists of tokens, what attention must know of each, and what they score."""
+"""Forward passes of the scheduler: flat lists of tokens, their layout for attention, scoring of continuations."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ import torch
 
 from runner.core.result import FinishReason
 from runner.engines.base import Completion
-from runner.engines.local.attention import PassLayout, Span, Use
+from runner.engines.local.attention import PassLayout, PrefixUse, Span
 from runner.engines.local.fused_forward import FusedForward
 from runner.engines.local.interface import running
-from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads, OwnKv
-from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.kv_cache import Heads, OwnKv, kernels_for
+from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import SharedKv
 from runner.engines.rows import NO_NUMBERS, Row
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
-MOST_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may leave for scoring
-AT_ONCE = 2**22  # of them, in float32 and as a logarithm
+MOST_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may return for scoring
+AT_ONCE = 2**22  # of these, converted to float32 log-probabilities at once
 
 
 @dataclass
 class TokenSpan:
-    """Neighbouring tokens of a row; logits are wanted after those that targets follow, or after the last of all."""
+    """Neighbouring tokens of a row; logits are wanted before each target, or after the last token of the prompt."""
 
     row: Row
     slot: int
     ids: list[int]
     before: int = 0  # own places filled by earlier pieces
-    targets: list[int] = field(default_factory=list)  # what follows each of its last tokens: to be scored, or guessed
-    is_last: bool = True  # of what the row has pending
+    targets: list[int] = field(default_factory=list)  # tokens that follow its last tokens: to be scored, or guessed
+    is_last: bool = True  # whether the row has no more pending tokens
 
     @property
     def wanted(self) -> int:
@@ -43,32 +42,32 @@ class TokenSpan:
 
 
 class Before:
-    """Stands in for a KV cache where a model counts what lies before a pass (Llama 4): as much for each token."""
+    """Stands in for a KV cache in models that count the tokens before a pass (Llama 4); each token has a count."""
 
     def __init__(self, positions: list[int], device: torch.device) -> None:
         self.counts = torch.tensor(positions, device=device) - torch.arange(len(positions), device=device)
 
-    def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # the cache's own names
-        """Return what is to be added to a token's place in the pass for its position."""
+    def get_seq_length(self, layer_idx: int = 0) -> torch.Tensor:  # the names of transformers' cache
+        """Return what is added to a token's place in the pass to get its position."""
         return self.counts
 
     def update(self, key: torch.Tensor, value: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep nothing: attention does."""
+        """Store nothing: attention does that."""
         return key, value
 
 
 class Forward:
-    """Sends tokens through a model: a prefix, own prompts of rows that enter, a token a row, or guesses at more."""
+    """Sends tokens through a model: a prefix, prompts of rows that enter, one token of each row, or guessed tokens."""
 
     def __init__(self, model: Any, heads: Heads) -> None:
-        self.model, self.heads, self.kernels = model, heads, native.for_heads(heads)
+        self.model, self.heads, self.kernels = model, heads, kernels_for(heads)
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
-        self.fused: FusedForward | None = None  # does it in a single call where it can
-        self.most_tokens = self.most_logits = 0  # of one pass so far: tokens read, and logits left
+        self.fused: FusedForward | None = None  # runs a pass in a single call where possible
+        self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
 
     def read_prefix(self, prefix: Prefix, most: int) -> int:
-        """Compute keys and values of the next tokens of a prefix, so many at most; return how many it were."""
+        """Compute keys and values of at most `most` next tokens of a prefix; return how many."""
         into = prefix.partial or SharedKv.empty(self.heads, len(prefix.tokens), self.kernels)
         before = prefix.read
         ids = prefix.tokens[before : before + most]
@@ -76,15 +75,15 @@ class Forward:
         zeros, places = self._ints([0] * count), self._ints(range(before, before + count))
         uses = self._uses([prefix.path[:-1]], [0] * count)
         spans = [Span(0, count, before=before)]
-        what = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
-        self._forward(what, ids, list(range(first, first + count)), [count - 1])
+        layout = PassLayout(self.heads, self.kernels, into.store, zeros, places, zeros, uses, spans)
+        self._forward(layout, ids, list(range(first, first + count)), [count - 1])
         prefix.partial, prefix.read = into, before + count
         if prefix.read == len(prefix.tokens):
             prefix.kv, prefix.partial = into, None
         return count
 
     def read_prompts(self, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
-        """Read pieces of rows that enter, each into its slot; return the logits [n, V] that they want, in order."""
+        """Read pieces of prompts, each into its row's slot; return the wanted logits [n, V], in order."""
         ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -113,12 +112,12 @@ class Forward:
         )
         return logits[: len(kept)]
 
-    def uses_of(self, rows: Sequence[Row]) -> list[Use]:
-        """Return the prefixes that rows stand on, one token each; they serve until the rows change."""
+    def uses_of(self, rows: Sequence[Row]) -> list[PrefixUse]:
+        """Return the prefixes of rows for passes with one token each; valid until the rows change."""
         return self._uses([row.path for row in rows], range(len(rows)))
 
-    def step(self, own: OwnKv, rows: Sequence[Row], uses: list[Use]) -> torch.Tensor:
-        """Send the last token of each row, which lie in the slots 0 … n-1; return the logits [n, V]."""
+    def step(self, own: OwnKv, rows: Sequence[Row], uses: list[PrefixUse]) -> torch.Tensor:
+        """Send the last token of each row, in the slots 0 … n-1; return the logits [n, V]."""
         places = [row.places for row in rows]
         kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
         ids = [row.tokens[-1] for row in rows]
@@ -127,31 +126,33 @@ class Forward:
             PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None
         )
 
-    def _uses(self, paths: Sequence[list[Prefix]], of_path: Sequence[int]) -> list[Use]:
-        """Return the prefixes on these paths, each once, for tokens of which each stands on one of the paths."""
+    def _uses(self, paths: Sequence[list[Prefix]], of_path: Sequence[int]) -> list[PrefixUse]:
+        """Return each prefix of these paths once; of_path: the number of each token's path."""
         uses = []
         for prefix in dict.fromkeys(prefix for path in paths for prefix in path):
-            there = [prefix in path for path in paths]
-            seen_by = [at for at, number in enumerate(of_path) if there[number]]
+            is_on_path = [prefix in path for path in paths]
+            seen_by = [at for at, number in enumerate(of_path) if is_on_path[number]]
             row_of = [-1] * len(of_path)
             for number, at in enumerate(seen_by):
                 row_of[at] = number
             chosen = None if len(seen_by) == len(of_path) else torch.tensor(seen_by, device=self.heads.device)
-            uses.append(Use(prefix.kv, chosen, self._ints(row_of), len(seen_by), prefix.start))
+            uses.append(PrefixUse(prefix.kv, chosen, self._ints(row_of), len(seen_by), prefix.start))
         return uses
 
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
 
-    def _forward(self, what: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
-        """Return the logits [n, V] after the tokens to keep, or after all."""
+    def _forward(
+        self, layout: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None
+    ) -> torch.Tensor:
+        """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
         self.most_tokens = max(self.most_tokens, len(ids))
         self.most_logits = max(self.most_logits, len(ids if keep is None else keep))
-        if self.fused is not None and self.fused.fits(what, positions):
-            return self.fused(what, ids, positions, keep)
-        device, what.positions = self.heads.device, positions
+        if self.fused is not None and self.fused.fits(layout, positions):
+            return self.fused(layout, ids, positions, keep)
+        device, layout.positions = self.heads.device, positions
         before = {"past_key_values": Before(positions, device)} if self.counts_before else {}
-        with torch.inference_mode(), running(self.model, what.attend):
+        with torch.inference_mode(), running(self.model, layout.attend):
             output = self.model(
                 input_ids=torch.tensor([ids], device=device),
                 position_ids=torch.tensor([positions], device=device),
@@ -176,20 +177,20 @@ def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
     for first in range(0, len(targets), step):
         wanted = torch.tensor(targets[first : first + step], device=logits.device)
         scores = logits[first : first + step].float().log_softmax(dim=-1)
-        if row.request.hear is not None:
-            row.request.hear(len(row.scores.logprobs), scores)
-        if row.request.beside:
-            some = row.request.beside[len(row.scores.logprobs) :][: len(wanted)]
-            row.scores.beside += scores.gather(
+        if row.request.on_logprobs is not None:
+            row.request.on_logprobs(len(row.scores.logprobs), scores)
+        if row.request.score_token_ids:
+            some = row.request.score_token_ids[len(row.scores.logprobs) :][: len(wanted)]
+            row.scores.score_token_logprobs += scores.gather(
                 1, torch.tensor([list(ids) for ids in some], device=scores.device)
             ).tolist()
-            row.scores.least += scores.amin(dim=-1).tolist()
+            row.scores.min_logprobs += scores.amin(dim=-1).tolist()
         row.scores.logprobs += scores.gather(1, wanted[:, None])[:, 0].tolist()
         row.scores.greedy += (scores.argmax(dim=-1) == wanted).tolist()
-        if row.request.top:
-            best = scores.topk(min(row.request.top, scores.shape[-1]), dim=-1)
+        if row.request.top_logprobs:
+            best = scores.topk(min(row.request.top_logprobs, scores.shape[-1]), dim=-1)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            row.scores.top += [list(zip(tokens, values, strict=True)) for tokens, values in pairs]
+            row.scores.top_logprobs += [list(zip(tokens, values, strict=True)) for tokens, values in pairs]
 
 
 def scored(row: Row, seconds: float) -> Completion:
@@ -202,12 +203,12 @@ def scored(row: Row, seconds: float) -> Completion:
 
 
 def most_positions(device: torch.device, vocab_size: int) -> int:
-    """Return after how many tokens one pass may leave logits for scoring."""
+    """Return how many rows of logits one pass may return for scoring."""
     return max(MOST_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
 
 
 def next_piece(row: Row, slot: int, tokens: int, logits: int) -> TokenSpan:
-    """Cut the next piece of what a row has pending: so many tokens at most, and so many whose logits score the next."""
+    """Return the next piece of a row's pending tokens, with at most `tokens` tokens and `logits` scored targets."""
     pending, start = row.pending, row.places
     end = min(start + tokens, len(pending))
     if row.given is None:
@@ -218,8 +219,8 @@ def next_piece(row: Row, slot: int, tokens: int, logits: int) -> TokenSpan:
     return TokenSpan(row, slot, pending[start:end], start, targets, end == len(pending))
 
 
-def read_pieces(forward: Forward, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
-    """Read pieces in one pass, and score; return the logits [n, V] of the others whose last piece it was, in order."""
+def read_and_score(forward: Forward, own: OwnKv, pieces: Sequence[TokenSpan]) -> torch.Tensor:
+    """Read pieces in one pass and score continuations; return the logits [n, V] of other prompts that end here."""
     logits = forward.read_prompts(own, pieces)
     first = 0
     others: list[int] = []

@@ -1,8 +1,8 @@
 """A plain Llama's forward pass as a single call of C (kernels/fused_forward.h).
 
-Between two operations of torch lie Python, the start and the end of a region of threads, and memory that is written and
-read again; where a model or a pass is small, that takes as long as what is computed. A model is recognised by the parts
-it is made of, and then tried next to its own forward pass.
+Each operation of torch costs time in Python, starts and ends a region of threads, and writes memory that the next one
+reads; with a small model or pass, that takes as long as the arithmetic. A model is recognised by its parts, and then
+its logits are compared with those of its own forward pass.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PARTS = {
 ACTIVATIONS = ("silu", "swish")
 PRODUCT_PHASES = 3  # as in products.h
 LAYER_PHASES, PHASE_BYTES = 4 * PRODUCT_PHASES + 5, 128  # as in fused_forward.h and thread_team.h
-CACHE_LINE = 64  # where pieces of the workspace begin
-FIRST_POSITIONS = 1024  # of RoPE's table, which grows with the rows
+CACHE_LINE = 64  # pieces of the workspace begin at multiples of it
+FIRST_POSITIONS = 1024  # of RoPE's table at first; it grows with the rows
 
 
 class NotFusable(Exception):
-    """A model is made of other parts."""
+    """The model has other parts than a plain Llama."""
 
 
 class _Model(ctypes.Structure):
@@ -100,22 +100,22 @@ class FusedForward:
         kernels: native.Kernels,
         packed: Mapping[nn.Module, LayerWeights],
     ) -> None:
-        """NotFusable where the model is no plain Llama, or none that this is made for.
+        """Read the model; NotFusable where it is not a plain Llama, or one that is not supported.
 
-        positions: how many its rotary embedding can be asked for. packed: the layers that C has the weights of
-        already; of a small model the others are packed here.
+        positions: how many its rotary embedding supports. packed: the layers whose weights C already has; the others
+        are packed here if the model is small.
         """
         self.heads, self.kernels, self.positions, self.packed = heads, kernels, positions, packed
-        self._kept: list[Any] = []  # what C has only the address of
+        self._kept: list[Any] = []  # tensors of which C has only the addresses
         self.is_quantized = False  # some of its layers
-        self.is_by_row = True  # a row's sums are the same whatever rows go along
+        self.is_by_row = True  # a row's sums do not depend on other rows
         self.is_small = model.num_parameters() < machine.ONE_THREAD_BELOW_PARAMETERS
         if not kernels.has("fused_forward", heads.dtype):
             raise NotFusable("this processor has no products of such numbers")
         if not heads.plain_softmax:
             raise NotFusable("its softmax has caps or sinks")
         if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-            raise NotFusable("something hooks into its layers")
+            raise NotFusable("its layers have hooks")
         try:
             body, settings, head = model.model, model.config, model.lm_head
             if settings.hidden_act not in ACTIVATIONS:
@@ -140,26 +140,28 @@ class FusedForward:
         except (AttributeError, TypeError, IndexError) as error:
             raise NotFusable(f"it has no such parts: {error}") from error
 
-    def fits(self, what: PassLayout, positions: list[int]) -> bool:
-        """Whether a pass is one that it is made for: what tokens share is read tile by tile."""
-        return max(positions) < self.positions and (self.kernels.has_shared or not (what.uses or what.spans))
+    def fits(self, layout: PassLayout, positions: list[int]) -> bool:
+        """Whether it supports a pass: shared keys need the kernels that work in tiles."""
+        return max(positions) < self.positions and (self.kernels.has_shared or not (layout.uses or layout.spans))
 
-    def __call__(self, what: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None) -> torch.Tensor:
-        """Return the logits [n, V] after the tokens to keep, or after all."""
-        if not 0 <= min(ids) <= max(ids) < self.rows:  # C would read what lies behind the embedding
+    def __call__(
+        self, layout: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None
+    ) -> torch.Tensor:
+        """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
+        if not 0 <= min(ids) <= max(ids) < self.rows:  # C would read beyond the embedding
             raise IndexError(f"token ids from {min(ids)} to {max(ids)}: the embedding has {self.rows} rows")
         self._extend_rope_table(max(positions) + 1)
         count = len(ids)
         kept = torch.arange(count, dtype=torch.int32) if keep is None else torch.tensor(keep, dtype=torch.int32)
         numbers = torch.tensor([ids, positions], dtype=torch.int32)
-        parts = _parts(what)
+        parts = _parts(layout)
         workspace = torch.empty(self._workspace_bytes(count, [part.tokens for part in parts]), dtype=torch.uint8)
         logits = torch.empty(kept.numel(), self.vocabulary, dtype=self.heads.dtype)
         part_list = (_SharedPart * len(parts))(*parts)
         tokens = _Tokens(
-            what.own.table.data_ptr(), count,
-            numbers[0].data_ptr(), numbers[1].data_ptr(), what.slot.data_ptr(), what.place.data_ptr(),
-            what.seen.data_ptr(), int(what.is_step), kept.numel(), kept.data_ptr(),
+            layout.own.table.data_ptr(), count,
+            numbers[0].data_ptr(), numbers[1].data_ptr(), layout.slot.data_ptr(), layout.place.data_ptr(),
+            layout.seen.data_ptr(), int(layout.is_step), kept.numel(), kept.data_ptr(),
             len(parts), ctypes.addressof(part_list), workspace.data_ptr(), logits.data_ptr(),
         )  # fmt: skip
         self.kernels(
@@ -169,7 +171,7 @@ class FusedForward:
         return logits
 
     def _workspace_bytes(self, tokens: int, of_parts: list[int]) -> int:
-        """Return the bytes that a pass takes besides what stays: as fused_forward.h allocates them."""
+        """Return the bytes of a pass's workspace, as fused_forward.h allocates them."""
         heads, size = self.heads, self.heads.dtype.itemsize
         queries, pairs = heads.kv_heads * heads.group, heads.kv_heads * heads.dim
         wide = queries * heads.dim
@@ -184,11 +186,11 @@ class FusedForward:
         return int(sum(pieces)) + CACHE_LINE * len(pieces)
 
     def _extend_rope_table(self, positions: int) -> None:
-        """Have cos and sin for so many positions at least."""
-        there = 0 if self._rope_table is None else self._rope_table[0].shape[0]
-        if positions <= there:
+        """Extend the table of cos and sin to at least so many positions."""
+        known = 0 if self._rope_table is None else self._rope_table[0].shape[0]
+        if positions <= known:
             return
-        count = min(max(positions, 2 * there), self.positions)
+        count = min(max(positions, 2 * known), self.positions)
         with torch.inference_mode():
             cos, sin = self.rotary(torch.zeros(1, dtype=self.heads.dtype), torch.arange(count)[None])
         if cos.shape != (1, count, self.heads.dim) or cos.dtype != self.heads.dtype:
@@ -219,7 +221,7 @@ class FusedForward:
         if len({one.threshold for one in qkv if one.kind == WeightFormat.row_int8}) > 1:
             raise NotFusable("its queries, keys and values have outliers of different sizes")
         if len({(one.kind, one.block, one.threshold) for one in gated}) > 1:
-            raise NotFusable("what gates its MLP is quantized in another way")
+            raise NotFusable("the two matrices that gate its MLP are quantized differently")
         return _Layer(
             self._norm(layer.input_layernorm, hidden), self._norm(layer.post_attention_layernorm, hidden),
             self._norm(attention.q_norm, heads.dim) if has_norms else None,
@@ -234,9 +236,9 @@ class FusedForward:
         weights = self.packed.get(layer)
         if weights is None:
             if not is_plain(layer):
-                raise NotFusable("its linear layers are no plain ones")
+                raise NotFusable("its linear layers are not plain ones")
             if not self.is_small or not fits_panels(layer.weight, self.kernels):
-                raise NotFusable("its linear layers do not lie in panels")
+                raise NotFusable("its linear layers cannot be packed in panels")
             weights = Panels.of(layer.weight, layer.bias, self.kernels)
         if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (outputs, inputs):
             raise NotFusable("its linear layers have another number format, or other sizes")
@@ -244,7 +246,7 @@ class FusedForward:
         self.is_quantized |= weights.matrix.kind != WeightFormat.plain
         self.is_by_row &= (
             weights.matrix.kind != WeightFormat.row_int8 or not weights.matrix.threshold
-        )  # one's outliers are all rows'
+        )  # the outliers of one row count for all rows
         return weights.matrix
 
     def _norm(self, layer: Any, width: int) -> int:
@@ -253,7 +255,7 @@ class FusedForward:
         return self._hold(layer.weight)
 
     def _hold(self, tensor: torch.Tensor) -> int:
-        """Keep a tensor for as long as this lives; return its address."""
+        """Keep a tensor alive, and return its address."""
         tensor = tensor.detach()
         if tensor.dtype != self.heads.dtype or tensor.device.type != "cpu":
             raise NotFusable("it has weights of another kind")
@@ -261,14 +263,14 @@ class FusedForward:
         return int(self._kept[-1].data_ptr())
 
 
-def _parts(what: PassLayout) -> list[_SharedPart]:
-    """Say what many of the tokens share."""
+def _parts(layout: PassLayout) -> list[_SharedPart]:
+    """Return what several tokens share: prefixes and spans."""
     parts = []
-    for use in what.uses:
+    for use in layout.uses:
         chosen = None if use.rows is None else use.rows.data_ptr()
         arena = use.kv.store.table.data_ptr()
         parts.append(_SharedPart(arena, use.kv.length, 0, chosen, 0, use.count, use.row_of.data_ptr()))
-    for span, row_of in zip(what.spans, what.span_rows, strict=True):
-        arena, count = what.own.table[span.slot].data_ptr(), span.last - span.first
+    for span, row_of in zip(layout.spans, layout.span_rows, strict=True):
+        arena, count = layout.own.table[span.slot].data_ptr(), span.last - span.first
         parts.append(_SharedPart(arena, span.before + 1, 1, None, span.first, count, row_of.data_ptr()))
     return parts

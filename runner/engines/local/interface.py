@@ -1,6 +1,7 @@
-"""Attention as transformers calls it: the models' own code stays as it is, and hands each layer's queries over.
+"""Attention as transformers calls it: the models' own code is unchanged, and passes each layer's queries to ours.
 
-What a pass attends by is handed down in the context of its thread, so that passes of several models run side by side.
+The function that a pass attends with is kept in the context of its thread, so that passes of several models can run
+side by side.
 """
 
 from __future__ import annotations
@@ -16,30 +17,30 @@ import torch
 from runner.engines.local import windows
 
 NAME = "runner_scheduler"
-# what models hand to attention that changes nothing here; what a window hides is known from their masks (windows.py)
+# arguments of attention that change nothing here; what a window hides is known from the masks (windows.py)
 HARMLESS = {
     *("position_ids", "cache_position", "use_cache", "output_attentions", "dropout", "sliding_window"),
-    *("output_router_logits", "logits_to_keep"),  # handed through by some
+    *("output_router_logits", "logits_to_keep"),  # some models pass these on
 }
 
 
 @dataclass(frozen=True)
 class Softmax:
-    """What a layer asks of its softmax beside a scale."""
+    """A layer's softmax, apart from its scale."""
 
-    cap: float = 0.0  # scores become cap · tanh(score / cap); 0: they stay as they are
-    sinks: torch.Tensor | None = None  # float32 [H]: a score of each head that takes weight and has no value
-    mask: torch.Tensor | None = None  # the model's own, where it builds one
+    cap: float = 0.0  # scores become cap · tanh(score / cap); 0: no cap
+    sinks: torch.Tensor | None = None  # float32 [H]: for each head, a score that gets weight but has no value
+    mask: torch.Tensor | None = None  # the model's own, if it builds one
 
 
 PLAIN = Softmax()
-Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float, Softmax], torch.Tensor]  # as Pass.attend
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float, Softmax], torch.Tensor]  # as PassLayout.attend
 _attend: ContextVar[Attend] = ContextVar("attend")  # of the forward pass that runs in this thread
 
 
 @contextmanager
 def running(model: Any, attend: Attend, name: str = NAME) -> Iterator[None]:
-    """Have the model's layers attend by this function, for one forward pass."""
+    """Let the model's layers attend with this function, for one forward pass."""
     settings = model.config.get_text_config()
     before, outer = settings._attn_implementation, _attend.set(attend)
     settings._attn_implementation = name
@@ -51,11 +52,11 @@ def running(model: Any, attend: Attend, name: str = NAME) -> Iterator[None]:
 
 
 def register() -> None:
-    """Make the attention known to transformers: without masks, and with those that one looks at."""
+    """Register the attention with transformers: without masks, and with masks that are inspected."""
     from transformers import AttentionInterface  # imports torchao, which load_base has made quiet
 
     AttentionInterface.register(NAME, _attention)
-    AttentionInterface.register(windows.LOOKING, _attention)
+    AttentionInterface.register(windows.MASK_PROBE, _attention)
     windows.register()
 
 
@@ -71,9 +72,9 @@ def _attention(
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return [1, T, H, D] for query [1, H, T, D], key and value [1, KVH, T, D]."""
-    odd = [name for name, given in more.items() if given is not None and name not in HARMLESS]
-    if odd or query.shape[0] != 1:
-        raise NotImplementedError(f"{type(module).__name__} passes {', '.join(odd) or 'a batch'} to its attention")
+    unknown = [name for name, given in more.items() if given is not None and name not in HARMLESS]
+    if unknown or query.shape[0] != 1:
+        raise NotImplementedError(f"{type(module).__name__} passes {', '.join(unknown) or 'a batch'} to its attention")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     softmax = PLAIN
     if softcap is not None or s_aux is not None or attention_mask is not None:

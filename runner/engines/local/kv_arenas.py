@@ -1,7 +1,7 @@
-"""A KV arena for each row: keys and values of all its layers in pages of its own, for the kernels.
+"""A KV arena for each row: keys and values of all its layers in its own memory pages, for the kernels.
 
-An arena has as many places as its row may come to need, and none of them takes memory before it is written. So a long
-row costs the short ones beside it nothing, and nothing is copied when rows grow, leave or change their slots.
+An arena has as many places as its row may need; a place takes no memory before it is written. So a long row does not
+make short rows larger, and nothing is copied when rows grow, leave or change their slots.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from runner.engines.local.kv_cache import Heads, OwnKv, rounded
 
 
 class KvArena:
-    """Keys and values of one row in all layers, in the kernels' own order (kernels/attention.h)."""
+    """Keys and values of one row in all layers, in the kernels' layout (kernels/attention.h)."""
 
     def __init__(self, heads: Heads, places: int) -> None:
         self.capacity = rounded(places)
         self.keys, self.values = heads.empty(2, heads.layers, heads.kv_heads, self.capacity).unbind()
         self.address = [self.keys.data_ptr(), self.values.data_ptr(), self.capacity]
-        self.filled = 0  # the most places that ever held a token, and so take memory
+        self.filled = 0  # places that were ever written, and so take memory
 
 
 class KvArenas(OwnKv):
-    """An arena for each row, as large as it may come to need; those of rows that have left serve others like them."""
+    """An arena for each row, as large as the row may need; arenas of rows that have left are reused."""
 
     kernels: native.Kernels
 
     def __init__(self, heads: Heads, kernels: native.Kernels) -> None:
         self.heads, self.kernels = heads, kernels
         self.arenas: list[KvArena] = []
-        self._spare: list[KvArena] = []  # their pages are there already, so a row begins sooner in one of these
+        self._spare: list[KvArena] = []  # their pages are allocated already, so a row starts faster in one of these
         self._number()
 
     @property
@@ -56,7 +56,7 @@ class KvArenas(OwnKv):
         self._number()
 
     def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
-        """Let go of an arena, and let the last row have its number."""
+        """Remove an arena; the last row gets its number."""
         if is_sound:
             self._spare.append(self.arenas[slot])
         self.arenas[slot] = self.arenas[active - 1]
@@ -64,14 +64,14 @@ class KvArenas(OwnKv):
         self._number()
 
     def lengthen(self, places: int, need: int) -> None:
-        """Nothing: an arena has all that its row may need."""
+        """Do nothing: an arena has all places that its row may need."""
 
     def fill(self, slot: int, places: int) -> None:
         """Note how many places of an arena hold tokens."""
         self.arenas[slot].filled = max(self.arenas[slot].filled, places)
 
     def keep_spare(self, most: int) -> bool:
-        """Let go of arenas that no row uses, those that have been so for longest first."""
+        """Free arenas that no row uses, the longest unused first."""
         before = len(self._spare)
         while self._spare and sum(arena.filled for arena in self._spare) > most:
             self._spare.pop(0)
@@ -88,7 +88,7 @@ class KvArenas(OwnKv):
         )  # fmt: skip
 
     def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [KVH, places, D] of a row, as copies in the usual order."""
+        """Return keys and values [KVH, places, D] of a row, as copies in the usual layout."""
         arena = self.arenas[slot]
         kv_heads, dim, pair = self.heads.kv_heads, self.heads.dim, 2 if self.heads.dtype == torch.bfloat16 else 1
         keys = arena.keys[layer].view(kv_heads, -1, dim // pair, native.LANES, pair).permute(0, 1, 3, 2, 4)
@@ -97,11 +97,11 @@ class KvArenas(OwnKv):
         return keys.reshape(kv_heads, -1, dim)[:, :places], values.reshape(kv_heads, -1, dim)[:, :places]
 
     def tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values, in blocks of places that follow one another."""
+        """Return keys of all layers, then values, in blocks of places."""
         return [*self.arenas[slot].keys, *self.arenas[slot].values]
 
     def _arena(self, need: int) -> KvArena:
-        """Return the smallest that is to spare and large enough, unless it is far too large; else a new one."""
+        """Return the smallest unused arena that is large enough, but not far too large; else a new one."""
         fitting = [arena for arena in self._spare if rounded(need) <= arena.capacity <= 2 * rounded(need)]
         if not fitting:
             return KvArena(self.heads, need)

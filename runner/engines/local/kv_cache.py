@@ -1,4 +1,4 @@
-"""The KV cache of the scheduler: what it is made for, how much there is room for, and what a store of rows can do."""
+"""The KV cache of the scheduler: the shape of its heads, its size, and the interface of its stores."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from runner.engines.local.kernels import native
 from runner.engines.local.memory import free_mib
 from runner.engines.local.windows import Window
 
-SHARE_OF_MEMORY = 0.5  # of what is free, for keys and values; activations need room, too
-# a row may need far more places than it comes to fill: they are no promise that the system must be able to keep
+SHARE_OF_MEMORY = 0.5  # of free memory is for keys and values; activations need memory, too
+# a row may fill far fewer places than it may need: the system need not reserve memory for all of them
 NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 @dataclass
 class Heads:
-    """The shape of attention as it is stored: the same in all layers; what is less in one of them is filled up."""
+    """The shape of stored keys and values: the same in all layers; smaller heads of a layer are padded."""
 
     layers: int
     kv_heads: int
@@ -31,7 +31,7 @@ class Heads:
     dim: int
     dtype: torch.dtype
     device: torch.device
-    windows: tuple[Window | None, ...] = ()  # of each layer, None = it sees all; empty where they are not known
+    windows: tuple[Window | None, ...] = ()  # of each layer, None = it sees everything; empty if they are unknown
     plain_softmax: bool = True  # no layer has a cap or sinks
 
     @property
@@ -40,23 +40,30 @@ class Heads:
         return 2 * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
 
     def empty(self, *rows: int) -> torch.Tensor:
-        """Return zeros [*rows, D], because a masked key must still be a number."""
+        """Return zeros [*rows, D]: a masked key must still be a number."""
         shape = (*rows, self.dim)
         size = math.prod(shape) * self.dtype.itemsize
         if self.device.type != "cpu" or not size:
             return torch.zeros(shape, dtype=self.dtype, device=self.device)
-        # pages of its own, which cost nothing until they are written, and go back when the tensor does
+        # its own pages: they take no memory until they are written, and are freed with the tensor
         pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
         return torch.frombuffer(pages, dtype=self.dtype).view(shape)
 
 
+def kernels_for(heads: Heads) -> native.Kernels | None:
+    """Return the kernels if they are available and support such heads on such a device."""
+    has_format = heads.dtype in native.FORMATS
+    has_shape = heads.group <= native.MAX_GROUP and heads.dim <= native.MAX_DIM and heads.dim % native.LANES == 0
+    return native.kernels() if has_format and has_shape and heads.device.type == "cpu" else None
+
+
 def room_tokens(heads: Heads, held: int = 0) -> int:
-    """Return how many tokens' keys and values memory has room for, with those that are held already."""
+    """Return for how many tokens' keys and values there is memory, those that are stored already included."""
     return int((free_mib(heads.device) * MIB / heads.bytes_per_token + held) * SHARE_OF_MEMORY)
 
 
 class OwnKv(ABC):
-    """What rows hold of their own, by slot: a place a token. Rows that are on their way have the first slots."""
+    """The rows' own keys and values, by slot: a place for each token. Active rows have the first slots."""
 
     heads: Heads
     kernels: native.Kernels | None = None
@@ -64,33 +71,33 @@ class OwnKv(ABC):
     @property
     @abstractmethod
     def table(self) -> torch.Tensor:
-        """What the kernels know of each row: int64 [slot, 3], see `kv_arena` in kernels/attention.h."""
+        """The addresses that the kernels need of each row: int64 [slot, 3], see `kv_arena` in kernels/attention.h."""
 
     @staticmethod
     @abstractmethod
     def cost(needs: Sequence[int]) -> int:
-        """Return how many places it takes to have rows on their way that may fill so many each."""
+        """Return how many places rows take together that may fill so many each."""
 
     @property
     @abstractmethod
     def held(self) -> int:
-        """Tokens' worth of memory that it takes; on a CPU, what was never written takes none."""
+        """The memory it takes, in tokens; on a CPU, places that were never written take none."""
 
     @abstractmethod
     def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
-        """Let so many rows in, from slot `at` on; those that were there go behind them.
+        """Insert `count` rows at slot `at`; the rows that were there move behind them.
 
-        needs, held: what all rows may fill and what they hold when this pass is over, in their new order. most: how
-        many rows may come to be there, as far as is known.
+        needs, held: how many places each row may fill, and how many it fills after this pass, in the new order. most:
+        the largest expected number of rows.
         """
 
     @abstractmethod
     def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
-        """Let a row out, into whose slot the last of the active ones goes; is_sound: it has left no NaN behind."""
+        """Remove a row; the last active row moves into its slot. is_sound: the row has no NaN in its slot."""
 
     @abstractmethod
     def lengthen(self, places: int, need: int) -> None:
-        """Have so many places in each slot; the row that wants them may come to need more."""
+        """Make room for so many places in each slot; the longest row may need up to `need`."""
 
     @abstractmethod
     def fill(self, slot: int, places: int) -> None:
@@ -98,7 +105,7 @@ class OwnKv(ABC):
 
     @abstractmethod
     def keep_spare(self, most: int) -> bool:
-        """Keep no more tokens' worth of memory than these that no row uses; return whether some was let go."""
+        """Keep at most so much unused memory, in tokens; return whether some was freed."""
 
     @abstractmethod
     def write(
@@ -112,9 +119,9 @@ class OwnKv(ABC):
 
     @abstractmethod
     def tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values, each [KVH, capacity, D] and in the order in which they lie."""
+        """Return keys of all layers, then values, each [KVH, capacity, D] in the store's layout."""
 
 
 def rounded(places: int) -> int:
-    """Return how many places hold so many tokens: whole blocks."""
+    """Return a number of places rounded up to whole blocks."""
     return -(-places // native.LANES) * native.LANES

@@ -12,7 +12,7 @@ from runner.engines.local.kernels.native import Kernels
 
 
 class WeightFormat(IntEnum):
-    """How weights lie: as in matrices.h."""
+    """The layouts of weights, as in matrices.h."""
 
     plain = 0
     four_bit = 1
@@ -33,23 +33,23 @@ class Matrix(ctypes.Structure):
 
 
 class LayerWeights(Protocol):
-    """A layer's weights where they lie."""
+    """A layer's weights, as C reads them."""
 
     @property
     def matrix(self) -> Matrix:
-        """What C has of it."""
+        """The description that C gets."""
 
     @property
     def inputs(self) -> int:
-        """How wide rows are."""
+        """The width of a row."""
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
-        """The number formats of rows that C multiplies."""
+        """The number formats that rows may have."""
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """What the matrix has the addresses of."""
+        """The tensors whose addresses are in the matrix."""
 
 
 def address(tensor: torch.Tensor | None) -> int | None:
@@ -58,7 +58,7 @@ def address(tensor: torch.Tensor | None) -> int | None:
 
 
 def multiply(kernels: Kernels, rows: torch.Tensor, weights: LayerWeights, workspace: int | None = None) -> torch.Tensor:
-    """Return [..., outputs] for rows [..., inputs]; workspace: where products of quantized weights work."""
+    """Return [..., outputs] for rows [..., inputs]; workspace: its address, for quantized weights."""
     rows = rows.contiguous()
     result = rows.new_empty(*rows.shape[:-1], weights.matrix.outputs)
     kernels(

@@ -1,4 +1,4 @@
-"""How much memory there is for keys and values, what a pass that failed leaves in it, and who sees its end coming."""
+"""Free memory: how much there is, freeing it after a failed pass, and stopping before the system runs out of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner.core import machine
 from runner.engines.local.own_memory import int_settings
 from runner.models.capability import gpu_free_mib
 
-MARGIN_MIB = 32.0  # of main memory stay free: libraries keep a little for each new size of a batch
+MARGIN_MIB = 32.0  # of main memory stay free: libraries allocate a little for each new batch size
 LAST_MIB = 8.0  # for a row alone, which cannot be made smaller
 LOOK_EVERY_S = 0.1  # a look takes up to a millisecond
 
@@ -24,8 +24,8 @@ def free_mib(device: torch.device) -> float:
     return gpu_free_mib(device.index or 0) if device.type == "cuda" else machine.available_mib()
 
 
-def let_go(error: BaseException, device: torch.device) -> None:
-    """Drop what a pass that failed has left in memory."""
+def release_failed_pass(error: BaseException, device: torch.device) -> None:
+    """Free what a failed pass has left in memory."""
     error.__traceback__ = None  # it holds the tensors of that pass
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -34,9 +34,9 @@ def let_go(error: BaseException, device: torch.device) -> None:
 
 
 class MemoryGuard:
-    """Looks at main memory while rows are on their way: there the kernel ends a process that takes too much.
+    """Watches main memory while rows decode: the system kills a process that takes too much of it.
 
-    A GPU raises an error instead, so nothing is watched there.
+    A GPU raises an error instead, so it is not watched.
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
@@ -48,7 +48,7 @@ class MemoryGuard:
         return int_settings(self.model)
 
     def look(self) -> bool:
-        """See what is free, unless that was just done; return whether it was seen anew."""
+        """Measure free memory, unless that was just done; return whether it was measured."""
         now = time.monotonic()
         if self.device.type != "cpu" or now - self.looked_s < LOOK_EVERY_S:
             return False
@@ -56,27 +56,27 @@ class MemoryGuard:
         return True
 
     def check(self, rows: int) -> None:
-        """Raise MemoryError before the next token of so many rows is one too many; a row alone goes on to the last."""
+        """Raise MemoryError if the next token of so many rows may not fit; a single row may use nearly all memory."""
         if rows and self.look():
             spare = self.free_mib - (MARGIN_MIB if rows > 1 else LAST_MIB)
             if spare * machine.MIB < pass_bytes(self._settings, self._itemsize, rows, rows):
                 raise MemoryError(f"{self.free_mib:.0f} MiB of main memory are left")
 
     def most_tokens(self, most: int) -> int:
-        """Return how many tokens of prompts one pass may read, up to the most that are quick."""
+        """Return how many tokens of prompts one pass may read, at most `most`."""
         self.look()
         each = max(pass_bytes(self._settings, self._itemsize, 0, 1), 1)
         return int(min(most, max((self.free_mib - MARGIN_MIB) * machine.MIB / each, 1)))
 
     def fits(self, rows: int, prompt: int, new: int) -> bool:
-        """Whether rows that are filled up to one length can be read and come to their ends, as far as can be told."""
+        """Whether there seems to be memory for so many rows that are padded to one length, until they end."""
         self.look()
         cache = place_bytes(self._settings, self._itemsize) * rows * (prompt + new)
         needed = cache + pass_bytes(self._settings, self._itemsize, rows, rows * prompt)
         return needed <= (self.free_mib - MARGIN_MIB) * machine.MIB
 
     def forget(self) -> None:
-        """Look again at once: much has changed."""
+        """Measure again at the next look: much has changed."""
         self.looked_s = -math.inf
 
     @property

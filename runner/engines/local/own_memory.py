@@ -1,7 +1,7 @@
-"""What a model holds of its own at most: the high-water marks of keys and values, and of what a pass takes besides.
+"""The memory attributable to a model: the peaks of keys and values, and of activations.
 
-Keys and values are counted in bytes as rows come and go. What a pass takes is arithmetic over the largest pass that
-really ran, since allocators of main memory keep no count of a model's own. On a GPU the allocator's peak is one.
+Keys and values are counted in bytes as rows enter and leave. The activations are computed from the largest pass that
+really ran, since allocators of main memory do not count by model. On a GPU the allocator's peak is used.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from runner.models.load import Loaded
 
 
 def note_kv(stats: EngineStats, nbytes: int) -> None:
-    """Note how many bytes of keys and values are held now."""
+    """Note how many bytes of keys and values are stored now."""
     stats.peak_kv_bytes = max(stats.peak_kv_bytes, nbytes)
 
 
 def note_cache(stats: EngineStats, cache: Any) -> None:
-    """Note how many bytes a cache of transformers' holds: keys and values, and states of other kinds."""
+    """Note how many bytes a cache of transformers holds: keys and values, and other states."""
     note_kv(stats, sum(map(_nbytes, getattr(cache, "layers", ()))))
 
 
 def note_pass(stats: EngineStats, loaded: Loaded, tokens: int, logits: int) -> None:
-    """Note the size of a pass: how many tokens it read, and after how many of them it left logits."""
+    """Note the size of a pass: how many tokens it read, and after how many of them it computed logits."""
     if tokens <= stats.peak_pass_tokens and logits <= stats.peak_pass_logits:
         return
     stats.peak_pass_tokens = max(stats.peak_pass_tokens, tokens)
     stats.peak_pass_logits = max(stats.peak_pass_logits, logits)
-    # the larger of two sums, each of which grows with one of the two counts: so it is that of the largest pass
+    # the larger of two sums, each of which grows with one of the two counts: so this is the largest pass's
     numbers = pass_bytes(
         int_settings(loaded.model), loaded.model.dtype.itemsize, stats.peak_pass_logits, stats.peak_pass_tokens
     )
@@ -41,20 +41,20 @@ def note_pass(stats: EngineStats, loaded: Loaded, tokens: int, logits: int) -> N
 
 
 def int_settings(model: Any) -> dict[str, Any]:
-    """Return a model's sizes, of a model that also sees or hears those of its language model."""
+    """Return a model's sizes; of a multimodal model, those of its language model."""
     settings: dict[str, Any] = model.config.get_text_config().to_dict()
     return {key: value for key, value in settings.items() if isinstance(value, int) or _are_ints(value)}
 
 
 def restart_cuda(loaded: Loaded) -> None:
-    """Start the GPUs' marks anew: what loading took at its peak is no part of what the work takes."""
+    """Reset the GPUs' peaks: the peak of loading does not belong to the work."""
     if _is_on_gpus(loaded):
         for gpu in gpus():
             torch.cuda.reset_peak_memory_stats(gpu)
 
 
 def note_cuda(stats: EngineStats, loaded: Loaded) -> None:
-    """Note the allocator's peak, of a model that lies on GPUs as a whole."""
+    """Note the allocator's peak, if the whole model is on GPUs."""
     if _is_on_gpus(loaded):
         stats.peak_cuda_bytes = max(stats.peak_cuda_bytes, sum(map(torch.cuda.max_memory_allocated, gpus())))
 

@@ -1,4 +1,4 @@
-"""A linear layer's weights in panels, the order in which products.h multiplies by them."""
+"""A linear layer's weights in panels, the layout that products.h needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.engines.local.matrices import Matrix, address, multiply
 
 @dataclass
 class Panels:
-    """Weights [panels, steps, outputs of a panel(, 2)] and a bias; in bfloat16 two inputs are a step."""
+    """Weights [panels, steps, outputs of a panel(, 2)] and a bias; a step is one input, in bfloat16 two."""
 
     kernels: Kernels
     matrix: Matrix
@@ -23,7 +23,7 @@ class Panels:
 
     @classmethod
     def of(cls, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels) -> Panels:
-        """Put weights [outputs, inputs] into panels; the last one is filled up with zeros."""
+        """Put weights [outputs, inputs] into panels; the last one is padded with zeros."""
         weight, width = weight.detach(), kernels.panel_width
         outputs, inputs = weight.shape
         steps = weight.contiguous().view(torch.int32)  # single numbers, or pairs in 16 bits
@@ -39,12 +39,12 @@ class Panels:
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
-        """Rows are in the weights' own."""
+        """Rows must have the format of the weights."""
         return (self.weight.dtype,)
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """What the matrix has the addresses of."""
+        """The tensors whose addresses are in the matrix."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
@@ -53,11 +53,11 @@ class Panels:
 
 
 def fits_panels(weight: torch.Tensor, kernels: Kernels | None) -> bool:
-    """Whether there are products for weights [outputs, inputs], whose rows have to be whole pairs in 16 bits."""
+    """Whether there are products for weights [outputs, inputs]; in 16 bits, the number of inputs must be even."""
     has_product = kernels is not None and kernels.has("product", weight.dtype)
     return has_product and weight.shape[1] * weight.element_size() % 4 == 0
 
 
-def are_quicker(weight: torch.Tensor, kernels: Kernels | None) -> bool:
-    """Whether such weights are multiplied more quickly in panels than in oneDNN's order: where registers are wide."""
+def is_faster_in_panels(weight: torch.Tensor, kernels: Kernels | None) -> bool:
+    """Whether products with such weights are faster in panels than in oneDNN's order: where registers are wide."""
     return kernels is not None and kernels.has_shared and fits_panels(weight, kernels)

@@ -1,111 +1,72 @@
-"""Which beginnings prompts share with each other, in a small radix tree over token ids, and with what was said before.
+"""Prefixes that prompts share with each other, in a small radix tree over token ids, and with earlier conversations.
 
-A prefix is computed when the first row needs it, and let go with the last one that stands on it; that of a conversation
-is kept when it ends, so that the next turn computes only what is new.
+A prefix is computed when the first row needs it, and freed with the last row that uses it. The keys and values of a
+conversation are kept when a turn ends, so that the next turn computes only what is new.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
 
 import torch
 
+from runner.engines.local.forward import Forward
 from runner.engines.local.kv_cache import OwnKv
+from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import SharedKv
+from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
 
-if TYPE_CHECKING:
-    from runner.engines.local.forward import Forward
-    from runner.engines.rows import Row
-
-LEAST_TOKENS = 32  # a shorter beginning costs more to attend to apart than it saves
-LEAST_SAVED = 128  # tokens that need not be computed again
+LEAST_TOKENS = 32  # separate attention to a shorter prefix costs more than it saves
+LEAST_SAVED = 128  # tokens that a prefix must save
 DEEPEST = 6
-MOST_CONVERSATIONS = 8  # the one that was longest ago makes room
-SHARE_OF_BUDGET = 0.25  # of the tokens that the scheduler may hold, for conversations
-
-
-@dataclass(eq=False)
-class Prefix:
-    """Tokens that several prompts have in common, after those of the parent."""
-
-    tokens: list[int]
-    parent: Prefix | None = None
-    users: int = 0  # rows on their way that stand on it, those on its children included
-    kv: Any = field(default=None, repr=False)  # keys and values, while somebody needs them
-    partial: SharedKv | None = field(default=None, repr=False)  # those that are there, while it is read in pieces
-    read: int = 0  # tokens in there
-
-    @property
-    def path(self) -> list[Prefix]:
-        """The prefixes from the root down to this one."""
-        return [*(self.parent.path if self.parent else []), self]
-
-    @property
-    def length(self) -> int:
-        """Tokens from the start of the prompt to the end of this prefix."""
-        return len(self.tokens) + self.start
-
-    @property
-    def start(self) -> int:
-        """Tokens of the prompt before this prefix."""
-        return self.parent.length if self.parent else 0
-
-    @property
-    def held(self) -> int:
-        """Tokens whose keys and values are there."""
-        return self.read if self.kv is None else len(self.tokens)
-
-    def forget(self) -> None:
-        """Let go of keys and values."""
-        self.kv, self.partial, self.read = None, None, 0
+MOST_CONVERSATIONS = 8  # the oldest one is dropped for a new one
+SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
 
 
 def share(prompts: Sequence[Sequence[int]], parent: Prefix | None = None) -> list[Prefix | None]:
-    """Return for each prompt the deepest prefix that it shares; every prompt keeps one token or more of its own.
+    """Return for each prompt the deepest prefix that it shares; at least one token of each prompt stays its own.
 
-    All prompts begin with the parent, where there is one, and are longer.
+    If there is a parent, all prompts begin with it and are longer.
     """
     order = sorted(range(len(prompts)), key=lambda at: tuple(prompts[at]))
-    found: list[Prefix | None] = [parent] * len(prompts)
+    deepest: list[Prefix | None] = [parent] * len(prompts)
 
     def descend(rows: list[int], start: int, parent: Prefix | None, depth: int) -> None:
         if len(rows) < 2 or depth == DEEPEST:
             return
-        # rows are sorted: what the first and the last have in common, all have; a prompt's last token is its own
+        # rows are sorted: all have in common what the first and the last have; a prompt's last token is its own
         end = min(common(prompts[rows[0]], prompts[rows[-1]], start), min(len(prompts[row]) for row in rows) - 1)
         own = end - start
         if own >= LEAST_TOKENS and own * (len(rows) - 1) >= LEAST_SAVED:
             parent = Prefix(list(prompts[rows[0]][start:end]), parent)
             for row in rows:
-                found[row] = parent
+                deepest[row] = parent
             start, depth = end, depth + 1
-        longer = [row for row in rows if len(prompts[row]) > end + 1]  # those that end there go no deeper
+        longer = [row for row in rows if len(prompts[row]) > end + 1]  # a prompt that ends here shares no more
         if len(longer) < len(rows) or prompts[rows[0]][end] != prompts[rows[-1]][end]:
             for _, group in groupby(longer, key=lambda row: prompts[row][end]):
                 descend(list(group), start, parent, depth)
 
     descend(order, parent.length if parent else 0, parent, len(parent.path) if parent else 0)
-    return found
+    return deepest
 
 
 def common(first: Sequence[int], last: Sequence[int], start: int) -> int:
-    """Return up to which token two prompts agree, that they agree before `start` being known."""
+    """Return how many first tokens of two prompts are equal, when those before `start` are known to be."""
     pairs = enumerate(zip(first[start:], last[start:], strict=False), start)
     return next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
 
 
 class ConversationCache:
-    """The conversations that went on last."""
+    """The latest conversations."""
 
     def __init__(self) -> None:
         self._conversations: list[Prefix] = []  # the latest at the end
 
     def keep(self, row: Row, own: OwnKv, slot: int, budget_tokens: int) -> None:
-        """Keep what was computed for a row; its last token has not been through the model."""
+        """Keep the keys and values of a row: of all its tokens but the last, which the model has not read."""
         kv = SharedKv.empty(own.heads, row.shared + row.places, own.kernels)
         for layer in range(own.heads.layers):
             parts = [*(prefix.kv.read(layer) for prefix in row.path), own.read(layer, slot, row.places)]
@@ -114,7 +75,7 @@ class ConversationCache:
         self.add((row.prompt + row.tokens)[: kv.length], kv, budget_tokens)
 
     def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int) -> None:
-        """Keep a conversation; it takes the place of those that it goes on from."""
+        """Keep a conversation; it replaces the ones that it continues."""
         others = [one for one in self._conversations if one.tokens != tokens[: len(one.tokens)]]
         room = int(budget_tokens * SHARE_OF_BUDGET) - len(tokens)
         if room < 0:
@@ -124,11 +85,11 @@ class ConversationCache:
         self._conversations = [*others, Prefix(tokens, kv=kv)]
 
     def forget(self) -> None:
-        """Let go of all: rows need the memory."""
+        """Free everything: rows need the memory."""
         self._conversations = []
 
     def find(self, prompt: Sequence[int]) -> Prefix | None:
-        """Return what a prompt has in common with the conversation that it shares most with, ready to be used."""
+        """Return the longest prefix that a prompt has in common with a conversation, with its keys and values."""
         shared = [common(one.tokens, prompt, 0) for one in self._conversations]
         length = min(max(shared, default=0), len(prompt) - 1)  # the last token is always computed
         if length < LEAST_TOKENS:
@@ -138,15 +99,15 @@ class ConversationCache:
 
 
 class Prefixes:
-    """Knows every prefix that a row on its way stands on, and how many tokens they hold."""
+    """All prefixes of the scheduler's rows, and how many tokens they hold."""
 
     def __init__(self, forward: Forward, stats: EngineStats, conversations: ConversationCache) -> None:
         self.forward, self.stats, self.conversations = forward, stats, conversations
-        self.tokens = 0  # whose keys and values are held
+        self.tokens = 0  # whose keys and values are stored
         self._alive: dict[tuple[Prefix | None, int], list[Prefix]] = {}  # by parent and first token
 
     def arrange(self, rows: Sequence[Row]) -> list[Row]:
-        """Find what new rows share, and put those of one prefix together, the longest first."""
+        """Find the prefixes of new rows; return the rows grouped by prefix, the longest first."""
         groups: dict[Prefix | None, list[Row]] = {}
         for row in rows:
             row.prefix = self.conversations.find(row.prompt)
@@ -167,9 +128,9 @@ class Prefixes:
         return sorted(rows, key=lambda row: (places[id(row)], -row.need))
 
     def compute(self, row: Row, most: int) -> bool:
-        """Compute keys and values of a row's prefixes; return whether all are there.
+        """Compute keys and values of a row's prefixes; return whether all are complete.
 
-        What takes more than one pass of so many tokens gets one at a time: others are on their way.
+        A prefix of more than `most` tokens is read in one pass at each call, since other rows are decoding.
         """
         for prefix in row.path:
             if prefix.kv is None:
@@ -181,7 +142,7 @@ class Prefixes:
         return True
 
     def release(self, row: Row) -> None:
-        """Let go of what no other row stands on."""
+        """Free the prefixes of a row that no other row uses."""
         for prefix in row.path:
             prefix.users -= 1
             if prefix.users:
@@ -194,22 +155,22 @@ class Prefixes:
             prefix.forget()
 
     def forget(self) -> None:
-        """Drop all keys and values; they are computed again where they are needed."""
+        """Free all keys and values; they are computed again when needed."""
         for prefixes in self._alive.values():
             for prefix in prefixes:
                 prefix.forget()
         self.tokens = 0
 
     def _deepest(self, prompt: Sequence[int]) -> Prefix | None:
-        """Return the deepest prefix on its way that a prompt begins with; the prompt's last token stays its own."""
-        found: Prefix | None = None
+        """Return the deepest known prefix that a prompt begins with; the prompt's last token stays its own."""
+        deepest: Prefix | None = None
         start = 0
         while start < len(prompt) - 1:
-            for one in self._alive.get((found, prompt[start]), []):
+            for one in self._alive.get((deepest, prompt[start]), []):
                 end = start + len(one.tokens)
                 if end < len(prompt) and list(prompt[start:end]) == one.tokens:
-                    found, start = one, end
+                    deepest, start = one, end
                     break
             else:
                 break
-        return found
+        return deepest

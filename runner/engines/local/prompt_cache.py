@@ -1,9 +1,9 @@
-"""What was computed for earlier prompts, kept in blocks of places for later ones that begin alike.
+"""Keys and values of earlier prompts, kept in blocks of places for later prompts that begin with the same tokens.
 
-A server is asked the same again: the same question, the same instructions, the next turn of a conversation. A block
-holds the keys and values of 16 tokens, and is known by these tokens and by the block before it. A prompt's last block
-may be shorter, for who asks exactly the same. A row that enters gets copies into its own slot, so that attention reads
-it as any other row. The blocks that were used longest ago make room.
+A server often gets the same tokens again: the same question, the same instructions, the next turn of a conversation. A
+block holds the keys and values of 16 tokens; its key is these tokens and the block before it. A prompt's last block may
+be shorter, for exactly the same prompt. A row that enters gets copies in its own slot, so that attention reads it like
+any other row. When the cache is full, the blocks that were used longest ago are replaced.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from runner.engines.local.slots import Slots
 if TYPE_CHECKING:
     from runner.engines.rows import Row
 
-SHARE_OF_BUDGET = 0.125  # of the tokens that the scheduler may hold
-MOST_MIB = 256  # whatever memory there is: a server's memory should stay as it is
+SHARE_OF_BUDGET = 0.125  # of the scheduler's tokens
+MOST_MIB = 256  # even with much memory: a server's memory should not grow for long
 
-Parent = int | bytes  # the number of the block before, or what tells the prefix that the row stands on from others
+Parent = int | bytes  # the number of the block before, or the digest of the row's prefix
 Key = tuple[Parent, tuple[int, ...]]
 
 
 @dataclass
 class _Block:
-    """A place in the store, under a number that no other block ever has."""
+    """A block of the store, with a number that no other block ever has."""
 
     at: int
     number: int
@@ -53,17 +53,17 @@ class PromptCache:
 
     @property
     def tokens(self) -> int:
-        """Places that it holds."""
+        """The places that it takes."""
         return len(self._blocks) * LANES
 
     def forget(self) -> None:
-        """Let go of all: rows need the memory."""
+        """Free everything: rows need the memory."""
         self._store = None
         self._blocks.clear()
         self._known.clear()
 
     def find(self, row: Row) -> None:
-        """Note in a row which blocks hold the beginning of what it has pending; that holds until the next `keep`.
+        """Note in a row which blocks hold the beginning of its pending tokens; valid until the next `keep`.
 
         The last token always remains to be computed.
         """
@@ -73,25 +73,25 @@ class PromptCache:
         tokens = row.pending
         end, start = len(tokens) - 1, 0
         parent: Parent = _digest(row.prompt[: row.shared])
-        found: list[_Block] = []
+        blocks: list[_Block] = []
         while start < end:
             block = self._known.get((parent, tuple(tokens[start : min(start + LANES, end)])))
             if block is None:
                 break
-            found.append(block)
+            blocks.append(block)
             start, parent = min(start + LANES, end), block.number
-        self._touch(found)
-        row.blocks, row.copied = [block.at for block in found], start
+        self._touch(blocks)
+        row.blocks, row.copied = [block.at for block in blocks], start
 
     def copy(self, row: Row, own: OwnKv, slot: int) -> None:
-        """Put what was found for a row into the first places of its slot."""
+        """Copy the blocks that `find` noted into the first places of a row's slot."""
         if row.blocks and self._store is not None:
             chosen = torch.tensor(row.blocks, device=own.heads.device)
             for mine, theirs in self._pairs(own, slot):
                 theirs[:, : len(row.blocks)] = mine[chosen].transpose(0, 1)
 
     def keep(self, row: Row, own: OwnKv, slot: int, budget_tokens: int) -> None:
-        """Keep what the slot of a row holds: of its prompt, and of its answer in whole blocks."""
+        """Keep the keys and values of a row: of its whole prompt, and of its answer in whole blocks."""
         if not row.request.recurring or row.error is not None:
             return
         tokens = (row.prompt + row.tokens)[row.shared : row.shared + row.places]
@@ -100,16 +100,16 @@ class PromptCache:
             if not slots:
                 return
             self._store = Slots(own.heads, slots, LANES)
-        asked = len(row.prompt) - row.shared - 1  # tokens are looked for when the same is asked again
-        wanted = max(len(tokens) // LANES, -(-asked // LANES))
+        prompt_end = len(row.prompt) - row.shared - 1  # so many tokens are looked up when the same prompt comes again
+        wanted = max(len(tokens) // LANES, -(-prompt_end // LANES))
         parent: Parent = _digest(row.prompt[: row.shared])
         used: list[_Block] = []
         new: list[tuple[int, int]] = []  # block of the slot, and of the store
         for at in range(min(wanted, self._store.slots)):
             start, end = at * LANES, (at + 1) * LANES
             keys: list[Key] = [(parent, tuple(tokens[start:end]))] if end <= len(tokens) else []
-            if start < asked < end:  # where the prompt ends, whatever came behind it
-                keys.append((parent, tuple(tokens[start:asked])))
+            if start < prompt_end < end:  # the prompt ends in this block, whatever follows
+                keys.append((parent, tuple(tokens[start:prompt_end])))
             block = self._known.get(keys[0])
             if block is None:
                 block = self._new_block()
@@ -134,7 +134,7 @@ class PromptCache:
             yield mine, theirs.view(own.heads.kv_heads, -1, LANES, own.heads.dim)
 
     def _new_block(self) -> _Block:
-        """Return a block that nobody uses; the one that was used longest ago makes room."""
+        """Return a free block; if there is none, the one that was used longest ago is replaced."""
         assert self._store is not None
         at = len(self._blocks)
         if at == self._store.slots:
@@ -147,11 +147,11 @@ class PromptCache:
         return block
 
     def _touch(self, blocks: Sequence[_Block]) -> None:
-        """Note that blocks are used: a block stays longer than those behind it, which are not found without it."""
+        """Note that blocks are used: a block stays longer than those after it, which cannot be found without it."""
         for block in reversed(blocks):
             self._blocks.move_to_end(block.number)
 
 
 def _digest(tokens: Sequence[int]) -> bytes:
-    """Return what tells a prefix from others; its tokens, kept anew for each prompt behind it, would be far more."""
+    """Return the digest of a prefix; its tokens, in the keys of each prompt after it, would take far more memory."""
     return hashlib.sha256(array("q", tokens)).digest()

@@ -1,9 +1,8 @@
-"""Layers that bitsandbytes or torchao has quantized, multiplied straight from the weights as they are held.
+"""Layers that bitsandbytes or torchao has quantized, multiplied directly from the library's weights.
 
-On a CPU the libraries unpack a weight anew for each row, copy all of it in another format, or pass several times over
-matrices of int32 and float32.
-kernels/quantized.h does the same arithmetic while a panel of the weight is in the cache, on processors that have the
-instructions for it. The weights stay as they are, so that whoever reads them finds what the library left there.
+On a CPU the libraries unpack a weight again for each row, copy all of it in another format, or pass several times over
+matrices of int32 and float32. kernels/quantized.h does the same arithmetic while a panel of the weight is in the cache,
+on processors that have the instructions for it. The weights are not changed, so other code can still read them.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from runner.core.machine import MIB
 from runner.engines.local.kernels import native
 from runner.engines.local.matrices import Matrix, WeightFormat, address, multiply
 
-TRIAL_ROWS = (43, 3)  # several tiles and a rest; and so few that nothing is unpacked
+TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
-PANEL = 32  # outputs; of 4-bit weights there are no parts of a panel
-SHIFT = 128  # what quantized rows are moved by, so that they have no sign: as in row_int8.h
+PANEL = 32  # outputs; 4-bit weights must be whole panels
+SHIFT = 128  # is added to quantized rows, so that they have no sign: as in row_int8.h
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Maker = Callable[[Any, native.Kernels], tuple["QuantizedWeights", Forward]]
 
 
 class UnsupportedLayer(Exception):
-    """A layer is none that the kernels are made for."""
+    """The kernels do not support a layer."""
 
 
 class QuantizedWeights:
-    """A layer's weights as C reads them, where the library holds them."""
+    """A layer's weights as C reads them, in the library's memory."""
 
     def __init__(self, kind: WeightFormat, inputs: int, outputs: int, formats: tuple[torch.dtype, ...]) -> None:
         self.matrix, self.inputs, self.formats = Matrix(outputs=outputs, kind=kind), inputs, formats
@@ -47,14 +46,16 @@ class QuantizedWeights:
         scale: torch.Tensor,
         constants: torch.Tensor | None = None,
     ) -> None:
-        """Take these for the next product, and keep them until others come."""
+        """Use these tensors for the next product, and keep them alive."""
         self.tensors = tuple(one for one in (weight, bias, scale, constants) if one is not None)
-        it = self.matrix
-        it.weight, it.bias, it.scale, it.constants = (address(one) for one in (weight, bias, scale, constants))
+        matrix = self.matrix
+        matrix.weight, matrix.bias, matrix.scale, matrix.constants = (
+            address(one) for one in (weight, bias, scale, constants)
+        )
 
 
 class QuantizedLayers:
-    """The quantized layers of a model: those whose function is exchanged, and those that keep their own."""
+    """The quantized layers of a model: those whose `forward` is replaced, and those that keep their own."""
 
     def __init__(self, model: nn.Module, heap: Heap) -> None:
         self.left: list[nn.Linear] = []
@@ -71,7 +72,7 @@ class QuantizedLayers:
                 self.left += [layer] if type(layer) is not nn.Linear else []
                 continue
             try:
-                heap.look()
+                heap.trim_if_grown()
                 it, forward = self._quantized(layer, make, dtype)
                 key = (type(layer), layer.in_features, layer.out_features, layer.bias is None)
                 if key not in problems:
@@ -88,16 +89,16 @@ class QuantizedLayers:
 
     @property
     def exchanged(self) -> list[nn.Module]:
-        """The layers whose function is another one now."""
+        """The layers whose `forward` is replaced."""
         return list(self.matrices)
 
     @property
     def workspace_mib(self) -> float:
-        """What the kernels work in beside rows and weights."""
+        """The kernels' workspace."""
         return self._workspace.nbytes / MIB
 
     def _maker(self, layer: nn.Linear) -> Maker | None:
-        """Return what makes the quicker function of such layers; None where nothing does."""
+        """Return what makes the faster function of such layers; None where there is none."""
         made: dict[str, Maker] = {
             "Linear4bit": self._four_bit, "Linear8bitLt": self._int8, "Int8Tensor": self._torchao_int8
         }  # fmt: skip
@@ -105,7 +106,7 @@ class QuantizedLayers:
         return next((made[one.__name__] for one in holders if one.__name__ in made), None)
 
     def _quantized(self, layer: nn.Linear, make: Maker, dtype: torch.dtype) -> tuple[QuantizedWeights, Forward]:
-        """Return a layer's weights with the quicker function; UnsupportedLayer where there is none."""
+        """Return a layer's weights with the faster function; UnsupportedLayer where there is none."""
         if self._kernels is None or not self._kernels.has_quantized:
             raise UnsupportedLayer(
                 "its kernels need a C compiler, and a processor that multiplies bfloat16 and bytes (AVX512)"
@@ -113,11 +114,11 @@ class QuantizedLayers:
         if layer.training or layer.weight.device.type != "cpu" or dtype not in native.FORMATS:
             raise UnsupportedLayer("it is being trained, not on the CPU, or in another number format")
         with torch.no_grad():
-            layer(torch.ones(1, layer.in_features, dtype=dtype))  # at the first pass the library arranges its weights
+            layer(torch.ones(1, layer.in_features, dtype=dtype))  # the library rearranges its weights in the first pass
         return make(layer, self._kernels)
 
     def _four_bit(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
-        """Of nf4 and fp4, in the order into which bitsandbytes brings them for such processors."""
+        """Return weights and function for nf4 and fp4, in bitsandbytes' layout for such processors."""
         own, inputs, outputs = layer.forward, layer.in_features, layer.out_features
         state = layer.weight.quant_state
         block, table = state.blocksize, state.code.to(torch.bfloat16).repeat(2)
@@ -136,7 +137,9 @@ class QuantizedLayers:
                 return own(rows)  # type: ignore[no-any-return]
             cast = rows.to(layer.compute_dtype or rows.dtype)
             bias = None if layer.bias is None else layer.bias.to(cast.dtype)
-            is_whole = cast.dtype is torch.bfloat16  # to wider numbers, a bias is added as such
+            is_whole = (
+                cast.dtype is torch.bfloat16
+            )  # in other formats, the bias is added without rounding it to bfloat16
             it.point_at(weight.data, bias if is_whole else None, state.absmax, table)
             result = multiply(kernels, cast.to(torch.bfloat16), it, self._workspace_at(rows)).to(cast.dtype)
             if bias is not None and not is_whole:
@@ -147,12 +150,12 @@ class QuantizedLayers:
         return it, forward
 
     def _int8(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
-        """Of LLM.int8(): rows are quantized, too, and columns with outliers are multiplied apart."""
+        """Return weights and function for LLM.int8(): rows are quantized, too, and outliers multiplied separately."""
         own, state, inputs, outputs = layer.forward, layer.state, layer.in_features, layer.out_features
-        held = state.CB
-        if state.has_fp16_weights or held is None or held.dtype is not torch.int8 or not held.is_contiguous():
-            raise UnsupportedLayer("its weights are not held as int8")
-        # some rows at a time: sums are made of a copy in int32
+        stored = state.CB
+        if state.has_fp16_weights or stored is None or stored.dtype is not torch.int8 or not stored.is_contiguous():
+            raise UnsupportedLayer("its weights are not stored as int8")
+        # some rows at a time: torch copies them as int32 for the sums
         sums = torch.cat([some.sum(1, dtype=torch.int32) for some in state.CB.split(256)]) * SHIFT
         scale, weight = state.SCB.float().contiguous(), state.CB
         formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
@@ -170,20 +173,20 @@ class QuantizedLayers:
         return it, forward
 
     def _torchao_int8(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
-        """Of torchao's weight-only int8: rows stay bfloat16, and the scale comes last."""
-        own, inputs, outputs, held = layer.forward, layer.in_features, layer.out_features, layer.weight
-        weight, scale = held.qdata, held.scale.to(torch.bfloat16).flatten().contiguous()
-        is_plain = held.act_quant_kwargs is None and held.act_pre_scale is None and held.block_size[-1] == inputs
+        """Return weights and function for torchao's weight-only int8: rows stay bfloat16; the scale is applied last."""
+        own, inputs, outputs, stored = layer.forward, layer.in_features, layer.out_features, layer.weight
+        weight, scale = stored.qdata, stored.scale.to(torch.bfloat16).flatten().contiguous()
+        is_plain = stored.act_quant_kwargs is None and stored.act_pre_scale is None and stored.block_size[-1] == inputs
         if not (is_plain and weight.is_contiguous() and scale.numel() == outputs):
-            raise UnsupportedLayer("its weights are held in another way")
+            raise UnsupportedLayer("its weights are stored in another way")
         if inputs % 4 or outputs % PANEL:
-            raise UnsupportedLayer(f"its sizes are no multiples of 4 and {PANEL}")
+            raise UnsupportedLayer(f"its sizes are not multiples of 4 and {PANEL}")
         if not _is_of(layer.bias, torch.bfloat16):
             raise UnsupportedLayer("its bias has another number format")
         it = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,))
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
-            if layer.weight is not held or rows.dtype is not torch.bfloat16 or not rows.numel():
+            if layer.weight is not stored or rows.dtype is not torch.bfloat16 or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
             it.point_at(weight, layer.bias, scale)
             return multiply(kernels, rows, it, self._workspace_at(rows))
@@ -192,7 +195,7 @@ class QuantizedLayers:
         return it, forward
 
     def _workspace_at(self, rows: torch.Tensor) -> int:
-        """Return where the kernels may work; it grows to what the largest layer takes."""
+        """Return the address of the kernels' workspace; it grows with the largest layer."""
         inputs = rows.shape[-1]
         needed = quantized_workspace_bytes(rows.numel() // inputs, inputs, torch.get_num_threads())
         if needed > self._workspace.numel():
@@ -201,7 +204,7 @@ class QuantizedLayers:
 
     @staticmethod
     def _difference(own: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> str:
-        """Say by how much the outputs for rows with outliers would differ; empty where that is rounding."""
+        """Return by how much the outputs for rows with outliers would differ; empty if that is only rounding."""
         for count in TRIAL_ROWS:
             rows = torch.randn(count, inputs, generator=torch.Generator().manual_seed(count)).to(dtype)
             rows[:, ::50] *= 9

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured in the process and with the threads that the engine has."""
+"""The limits of this machine, measured in the engine's process and with its threads."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch import nn
 
 from runner.core.machine import MIB
 from runner.engines.arithmetic import Arithmetic, Rates
-from runner.engines.local.fast_layers import by_onednn, why_no_packing
+from runner.engines.local.fast_layers import by_onednn, packing_problem
 from runner.engines.local.kernels import native
-from runner.engines.local.panels import Panels, are_quicker
+from runner.engines.local.panels import Panels, is_faster_in_panels
 from runner.models.load import Loaded
 
 ROWS = 512
-LARGE = 2048  # a square matrix of this size is far beyond what calling a product costs
+LARGE = 2048  # of a square matrix: so large that the overhead of a call does not count
 MOST_FLOP = 1e10  # of the products of one round
-READ_MIB = {"cpu": 256, "cuda": 2048}  # many times what the caches hold
-TRIES = 2  # the quickest counts: the limit is what is possible
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # of which each token sees a few
+READ_MIB = {"cpu": 256, "cuda": 2048}  # many times the size of the caches
+TRIES = 2  # the fastest counts
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # each token uses a few of them
 
 
 def arithmetic_of(loaded: Loaded) -> Arithmetic | None:
-    """Return the model in numbers; None where a token does not go through all of its weights, or its shape is unknown.
+    """Return the model's arithmetic; None for a mixture of experts, or if the model's shape is unknown.
 
-    Weights are counted as the model has them, also where the engine's own layout holds a copy.
+    Weights are counted once, even if the engine has a copy in its own layout.
     """
     model, settings = loaded.model, loaded.model.config.get_text_config()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -45,7 +45,7 @@ def arithmetic_of(loaded: Loaded) -> Arithmetic | None:
     is_tied = head.weight is embedding.weight
     head_parameters = settings.vocab_size * settings.hidden_size
     beside = embedding.weight.numel() + (0 if is_tied else head_parameters)
-    # without the head: one product with a large vocabulary would take longer than all the others that are measured
+    # without the head: its product with a large vocabulary would take longer than all others
     linear = (one for one in model.modules() if type(one) is nn.Linear and one is not head)
     shapes = Counter((one.out_features, one.in_features) for one in linear)
     dtype: torch.dtype = model.dtype
@@ -61,7 +61,7 @@ def arithmetic_of(loaded: Loaded) -> Arithmetic | None:
 
 
 def machine_rates(shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device: torch.device) -> Rates:
-    """Measure products of these shapes and of a large square, in the quickest layout, and reading of main memory."""
+    """Measure products of these shapes and of a large square, in the fastest layout, and reading from main memory."""
     once = Counter(set(shapes))
     parameters = sum(out * into for out, into in once)
     rows = int(min(ROWS, max(MOST_FLOP / (2 * max(parameters, 1)), ROWS // 4)))
@@ -81,9 +81,11 @@ def product_rates(
     """GFLOP/s of products of these shapes: plain and, on a CPU, with weights in panels and in oneDNN's order."""
     flop, seconds = 0.0, {"plain": 0.0}
     kernels = native.kernels() if device.type == "cpu" else None
-    if kernels is not None and all(are_quicker(torch.empty(0, into, dtype=dtype), kernels) for _, into in shapes):
+    if kernels is not None and all(
+        is_faster_in_panels(torch.empty(0, into, dtype=dtype), kernels) for _, into in shapes
+    ):
         seconds["panels"] = 0.0
-    if device.type == "cpu" and not why_no_packing(dtype):
+    if device.type == "cpu" and not packing_problem(dtype):
         seconds["packed"] = 0.0
     for (out, into), count in shapes.items():
         rows = torch.randn(row_count, into, dtype=dtype, device=device)
@@ -95,18 +97,18 @@ def product_rates(
                 product = partial(Panels.of(weight, None, kernels).product, rows)
             elif name == "packed":
                 product = partial(by_onednn(weight, None), rows)
-            seconds[name] += _quickest(product, tries, device) * count
+            seconds[name] += _fastest(product, tries, device) * count
     return {name: flop / took / 1e9 for name, took in seconds.items()}
 
 
 @torch.inference_mode()
 def read_rate(device: torch.device) -> float:
-    """GB/s of reading memory once, from one end to the other, by the quicker of two ways."""
+    """Return the GB/s of reading memory once, from one end to the other, by the faster of two operations."""
     size = READ_MIB[device.type] * MIB
-    if device.type == "cpu":  # not from the allocator: memory that it once had changes where later tensors lie
+    if device.type == "cpu":  # not from the allocator: this much memory would change the addresses of later tensors
         with mmap.mmap(-1, size) as room:
             numbers = torch.frombuffer(room, dtype=torch.float32)
-            numbers.fill_(1.0)  # pages that were never written are all one
+            numbers.fill_(1.0)  # all pages that were never written are one and the same
             rate = _read(numbers, device)
             del numbers
         return rate
@@ -116,12 +118,12 @@ def read_rate(device: torch.device) -> float:
 def _read(numbers: torch.Tensor, device: torch.device) -> float:
     matrix = numbers.view(-1, 8192)
     vector = torch.ones(8192, device=device)
-    took = min(_quickest(numbers.sum, TRIES, device), _quickest(partial(torch.mv, matrix, vector), TRIES, device))
+    took = min(_fastest(numbers.sum, TRIES, device), _fastest(partial(torch.mv, matrix, vector), TRIES, device))
     return numbers.nbytes / took / 1e9
 
 
-def _quickest(work: Callable[[], Any], tries: int, device: torch.device) -> float:
-    """Return the seconds of the quickest of some tries, after one that does not count."""
+def _fastest(work: Callable[[], Any], tries: int, device: torch.device) -> float:
+    """Return the seconds of the fastest of some tries, after one that does not count."""
     times = []
     for _ in range(tries + 1):
         started = time.perf_counter()

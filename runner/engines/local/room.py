@@ -1,4 +1,4 @@
-"""How many rows there is room for, by what they may come to need together and by what memory has."""
+"""How many rows there is room for, by the tokens that they may need together and by free memory."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from runner.engines.local.slots import Slots
 from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
 
-SHARE_TO_ENTER = 8  # of the rows have to leave before others enter, where the others wait for their pass
+SHARE_TO_ENTER = 8  # one in so many rows has to leave before others enter, if decoding waits for that pass
 
 
 class Room:
-    """The rows that are on their way and those that wait, and the store for them."""
+    """The scheduler's rows, active and waiting, and their store of keys and values."""
 
     def __init__(
         self, heads: Heads, stats: EngineStats, forward: Forward, prefixes: Prefixes, asked_rows: int | None
     ) -> None:
         self.heads, self.stats, self.forward, self.prefixes = heads, stats, forward, prefixes
-        self.asked_rows = asked_rows  # None: nobody minds how many
+        self.asked_rows = asked_rows  # None: any number
         self.waiting: deque[Row] = deque()
-        self.active: list[Row] = []  # have the first slots of the store, in this order
-        self.reading: list[Row] = []  # behind them: rows whose long prompts are read in pieces
-        self.budget_tokens = 0  # whose keys and values may be held
+        self.active: list[Row] = []  # decoding; they have the first slots of the store, in this order
+        self.reading: list[Row] = []  # in the slots behind them: rows whose long prompts are read in pieces
+        self.budget_tokens = 0  # whose keys and values may be stored
         self._cost = Slots.cost if forward.kernels is None else KvArenas.cost
         self._empty()
 
     def _empty(self) -> None:
-        """Forget the store, its size, and what was learned of memory."""
+        """Forget the store, its size, and shortages of memory."""
         self.own: OwnKv | None = None
         self.most_rows = self.asked_rows or most_rows(self.heads.device.type, self.heads.dtype.itemsize)
-        self.full_at = 0  # rows on their way when the next one did not fit; 0: all have fitted
-        self.has_said_short = False
+        self.full_at = 0  # number of rows when the next one did not fit; 0: all have fitted
+        self.has_noted_shortage = False
 
     def _set_budget(self) -> None:
-        """Let rows hold a share of what memory has now: other programs take from it, and limits may change."""
+        """Set the budget to a share of memory that is free now: other programs use memory, and limits may change."""
         before = self.budget_tokens
         held = 0 if self.own is None else self.own.held
         self.budget_tokens = room_tokens(self.heads, held + self.prefixes.tokens)
         if self.budget_tokens > before + before // SHARE_TO_ENTER:
             self.full_at = 0
 
-    def _may_enter(self, goes_along: bool) -> int:
-        """Return how many rows may enter now; 0 while there are too few to be worth a pass that others wait for."""
+    def _may_enter(self, joins_decoding: bool) -> int:
+        """Return how many rows may enter now; 0 if they are too few to be worth a pass without decoding."""
 
         def few(rows: int) -> int:  # a pass for one row costs as much as one for ten
-            return 1 if goes_along else max(rows // SHARE_TO_ENTER, 1)
+            return 1 if joins_decoding else max(rows // SHARE_TO_ENTER, 1)
 
         on_way = len(self.active) + len(self.reading)
         free = min(self.most_rows - on_way, len(self.waiting))
@@ -61,32 +61,32 @@ class Room:
         return 0 if self.active and (is_full or free < min(few(self.most_rows), len(self.waiting))) else free
 
     def _fits(self, row: Row, others: Sequence[Row]) -> bool:
-        """Whether the budget has room for one more row beside others, with its prefixes."""
+        """Whether the budget has room for another row with its prefixes."""
         missing = sum(len(prefix.tokens) - prefix.held for prefix in row.path)
         needs = [one.need for one in others]
         return self._cost([*needs, row.need]) + self.prefixes.tokens + missing <= self.budget_tokens
 
-    def _say_short(self, rows: int) -> None:
-        """Note once that fewer rows than asked for go on at once."""
-        if self.asked_rows and not self.has_said_short and rows < self.most_rows == self.asked_rows:
-            self.has_said_short = True
+    def _note_shortage(self, rows: int) -> None:
+        """Note once that fewer concurrent rows than requested have room."""
+        if self.asked_rows and not self.has_noted_shortage and rows < self.most_rows == self.asked_rows:
+            self.has_noted_shortage = True
             tokens = f"{self.budget_tokens:,} tokens of keys and values"
             self.stats.notes.append(f"{MEMORY_IS_SHORT} {tokens}: {rows} rows at once, {self.most_rows} were asked for")
 
     def _make_room(self, whole: Sequence[Row], long: Sequence[Row]) -> OwnKv:
-        """Have a slot for each row that enters: behind the active rows, or of long prompts, behind those being read."""
+        """Make a slot for each row that enters: behind the active rows, or for long prompts, behind `reading`."""
         if self.own is None:
             self.own = own_kv(self.heads, self.forward.kernels)
         rows = [*self.active, *whole, *self.reading]
-        self._let_in(self.own, rows, len(self.active), len(whole))
+        self._enter_rows(self.own, rows, len(self.active), len(whole))
         rows += long
-        self._let_in(self.own, rows, len(rows) - len(long), len(long))
+        self._enter_rows(self.own, rows, len(rows) - len(long), len(long))
         cost = self._cost([row.need for row in rows])
         self.own.keep_spare(min(cost, max(self.budget_tokens - self.prefixes.tokens - cost, 0)))
         return self.own
 
-    def _let_in(self, own: OwnKv, rows: Sequence[Row], at: int, count: int) -> None:
-        """Let so many of the rows, from one place on, into the store."""
+    def _enter_rows(self, own: OwnKv, rows: Sequence[Row], at: int, count: int) -> None:
+        """Insert `count` of the rows, from `at` on, into the store."""
         if not count:
             return
         needs = [row.need for row in rows]

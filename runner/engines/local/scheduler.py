@@ -1,9 +1,9 @@
 """Continuous batching: rows enter when there is room and leave when they end, while others go on.
 
-Rows that are on their way have the slots 0 … n-1 of the key-value store; when one ends, the last one gets its slot.
-Each forward pass is a flat list of tokens: all of a shared prefix, the own prompts of rows that enter, or one token of
-every row. A continuation that is to be scored takes part in the pass that reads its prompt, and in no other.
-When memory runs out, half as many rows go on at once, and those set back continue later from the tokens that they have.
+Active rows have the slots 0 … n-1 of the key-value store; when a row ends, the last one moves into its slot. Each
+forward pass is a flat list of tokens: a shared prefix, the own prompts of rows that enter, or one token of every row. A
+continuation that is to be scored is read in the same pass as its prompt.
+When memory runs out, half as many rows continue, and the others continue later from the tokens that they have.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from runner.core import machine
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
 from runner.engines.base import MEMORY_RAN_OUT, Completion, Event, RequestId
-from runner.engines.local.attention import Use
+from runner.engines.local.attention import PrefixUse
 from runner.engines.local.entering import Entering
-from runner.engines.local.forward import TokenSpan, read_pieces, scored
+from runner.engines.local.forward import TokenSpan, read_and_score, scored
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.memory import let_go
+from runner.engines.local.memory import release_failed_pass
 from runner.engines.local.own_memory import note_kv, note_pass
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
@@ -35,7 +35,7 @@ from runner.models.load import Loaded
 
 
 class Scheduler(Entering):
-    """Decodes rows over one store, which is made when rows come and goes when the last one has left."""
+    """Decodes rows over one store, which exists while there are rows."""
 
     def __init__(
         self,
@@ -50,85 +50,85 @@ class Scheduler(Entering):
     ) -> None:
         self.stopping, self.count, self.speculation = stopping, RowCount(stats), speculation
         super().__init__(loaded, heads, stats, asked_rows, conversations, prompts)
-        self._rest()
+        self._reset()
 
-    def _rest(self) -> None:
-        """Forget what an earlier lot of rows has left behind: the store, its size, and what was learned of memory."""
+    def _reset(self) -> None:
+        """Forget earlier rows: their store, its size, and shortages of memory."""
         self._empty()
-        self.uses: list[Use] | None = None  # prefixes of the active rows, until the rows change
+        self.uses: list[PrefixUse] | None = None  # prefixes of the active rows, until the rows change
         self.sampler = Sampler(self.vocab_size, self.heads.device)
-        self.at_once = 0  # rows in the pass that failed; 0 when it read a prefix and nobody was on the way
-        self.others_waited = False  # for a pass that they did not take part in, so the next one is theirs
+        self.at_once = 0  # rows in the current pass; 0 if it reads a prefix and no row is active
+        self.others_waited = False  # whether active rows were not in the last pass, so that the next one is theirs
         self.ended_rows = self.ended_tokens = 0
         self.count.now(0, 0)
         self.stats.kv_tokens, self.stats.under_way = 0, 0.0
 
     @property
     def is_busy(self) -> bool:
-        """Whether rows are on their way."""
+        """Whether there are rows."""
         return bool(self.active or self.reading or self.waiting)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Let rows wait for their turn, behind those that wait already."""
+        """Add rows behind those that are waiting."""
         if not self.is_busy:
             self._set_budget()
         self.waiting.extend(self.prefixes.arrange(rows))
 
     def cancel(self, ids: Collection[RequestId]) -> list[Event]:
-        """End the rows of these requests, with what they have got so far."""
+        """End the rows of these requests with the tokens that they have."""
         events: list[Event] = []
-        out = [row for row in (*self.waiting, *self.reading) if row.request.id in ids]
+        not_decoding = [row for row in (*self.waiting, *self.reading) if row.request.id in ids]
         self.waiting = deque(row for row in self.waiting if row.request.id not in ids)
         for slot, row in reversed(list(enumerate(self.reading, start=len(self.active)))):
             if row.request.id in ids and self.own is not None:
                 self.reading.remove(row)
                 self.own.leave(slot, slot + 1, is_sound=False)
         ended = [row for row in self.active if row.request.id in ids]
-        for row in (*ended, *out):
+        for row in (*ended, *not_decoding):
             self.stopping.cancel(row, _seconds(row), events)
-        for row in out:
+        for row in not_decoding:
             self.prefixes.release(row)
-        events += self._let_go(ended)
+        events += self._remove_ended(ended)
         if not self.is_busy:
-            self._rest()
+            self._reset()
         return events
 
     def step(self) -> list[Event]:
-        """Let rows in or give every active row one more token; return what came of it."""
+        """Let rows enter, or give every active row one more token; return the events."""
         started, prefill_s = time.perf_counter(), self.stats.prefill_s
         self.at_once = len(self.active) + len(self.reading)
         try:
             self._check_memory()
             entered = self._enter()
-            events = self._settle(*entered) if entered else self._step() if self.active else []
+            events = self._accept_tokens(*entered) if entered else self._step() if self.active else []
         except MEMORY_ERRORS as error:
             events = self._shrink(error)
         passed = time.perf_counter() - started
         self.stats.decode_s += passed - (self.stats.prefill_s - prefill_s)
         self._tell_progress(events)
         if not self.is_busy:
-            self._rest()
+            self._reset()
         return events
 
     def close(self) -> None:
-        """Let go of all rows."""
+        """Drop all rows."""
         for row in (*self.active, *self.reading, *self.waiting):
             self.prefixes.release(row)
         self.active, self.reading = [], []
         self.waiting.clear()
-        self._rest()
+        self._reset()
 
     # ---------------------------------------------------------------------------------------- entering
 
     def _enter(self) -> tuple[list[tuple[Row, int]], list[Event]] | None:
-        """Let rows in and read on, if it is time and there is room; return first new tokens, and what was scored."""
+        """Let rows enter and read prompts, if there is room; return first new tokens, and events of scored rows."""
         joins = bool(self.reading and self.forward.kernels)
-        free = self._may_enter(joins or (bool(self.waiting) and self._goes_along(self.waiting[0])))
+        free = self._may_enter(joins or (bool(self.waiting) and self._joins_decoding(self.waiting[0])))
         if not (free or self.reading) or (self.active and self.others_waited):
             self.others_waited = False
             return None
         started = time.perf_counter()
-        self._look()
+        self._update_budget()
         entering: list[Row] = []
         try:
             most = self._most_tokens(len(self.active) if self.forward.kernels else 0)
@@ -140,13 +140,13 @@ class Scheduler(Entering):
             return self._prefill([row for row in entering if row not in long], long, most)
         except BaseException:
             self.waiting.extendleft(reversed(entering))
-            self._set_back()
+            self._requeue_all()
             raise
 
     def _prefill(self, whole: list[Row], long: list[Row], most: int) -> tuple[list[tuple[Row, int]], list[Event]]:
-        """Read prompts of rows that enter, and pieces of long ones, while those on their way go along or wait.
+        """Read prompts of rows that enter, and pieces of long ones; active rows decode in the same pass, or wait.
 
-        Rows with a continuation to score lie behind the others, and leave at once.
+        Rows with a continuation to score have the last slots, and leave after the pass.
         """
         started = time.perf_counter()
         whole.sort(key=lambda row: row.given is not None)
@@ -160,28 +160,28 @@ class Scheduler(Entering):
             row.places, row.entered_s = row.copied, row.entered_s or started
             self.stats.shared_tokens += row.shared + row.copied
         read = self._pieces(whole, reading, most)
-        goes_along = bool(self.forward.kernels) if reading else self._goes_along(whole[0])
-        going = self.active[:] if goes_along else []
-        steps = [TokenSpan(row, slot, row.tokens[-1:], row.places) for slot, row in enumerate(going)]
-        logits = read_pieces(self.forward, own, [*steps, *read])
+        joins_decoding = bool(self.forward.kernels) if reading else self._joins_decoding(whole[0])
+        decoding = self.active[:] if joins_decoding else []
+        steps = [TokenSpan(row, slot, row.tokens[-1:], row.places) for slot, row in enumerate(decoding)]
+        logits = read_and_score(self.forward, own, [*steps, *read])
         for piece in read:
             piece.row.places += len(piece.ids)
             own.fill(piece.slot, piece.row.places)
-        begun = [piece.row for piece in read if piece.is_last and piece.row.given is None]
+        started_rows = [piece.row for piece in read if piece.is_last and piece.row.given is None]
         ended = [piece for piece in read if piece.is_last and piece.row.given is not None]
         new: list[tuple[Row, int]] = []
-        if begun or going:
-            newcomers = sampler_of(begun, self.vocab_size, self.heads.device)
-            picked = self.sampler.pick(logits[: len(going)]).tolist() if going else []
-            picked += newcomers.pick(logits[len(going) :]).tolist() if begun else []
-            new = list(zip([*going, *begun], picked, strict=True))
+        if started_rows or decoding:
+            newcomers = sampler_of(started_rows, self.vocab_size, self.heads.device)
+            picked = self.sampler.pick(logits[: len(decoding)]).tolist() if decoding else []
+            picked += newcomers.pick(logits[len(decoding) :]).tolist() if started_rows else []
+            new = list(zip([*decoding, *started_rows], picked, strict=True))
             self.sampler.take(newcomers)
-            self._note_places(going)
-        self.active += begun
+            self._note_places(decoding)
+        self.active += started_rows
         self.reading = [row for row in reading if row.places < len(row.pending)]
         self.uses = None
         self._note_memory(sum(piece.row.places for piece in ended))
-        for row in begun:
+        for row in started_rows:
             row.first_token_s = row.first_token_s or time.perf_counter() - row.entered_s
         events: list[Event] = [scored(piece.row, _seconds(piece.row)) for piece in ended]
         for piece in reversed(ended):
@@ -189,16 +189,16 @@ class Scheduler(Entering):
             self.prefixes.release(piece.row)
         tokens = sum(len(piece.ids) for piece in read)
         self.stats.prefill_tokens += tokens
-        self.others_waited = bool(first and not going and (ended or reading))
-        if not (self.waiting or self.reading or going):
-            machine.trim()  # what reading prompts took would stay with this process, and the rows are still to grow
-        self.stats.prefill_s += (time.perf_counter() - started) * tokens / (tokens + len(going))
+        self.others_waited = bool(first and not decoding and (ended or reading))
+        if not (self.waiting or self.reading or decoding):
+            machine.trim()  # the process would keep the memory of reading prompts, while the rows will grow
+        self.stats.prefill_s += (time.perf_counter() - started) * tokens / (tokens + len(decoding))
         return new, events
 
     # ---------------------------------------------------------------------------------------- decoding
 
     def _step(self) -> list[Event]:
-        """Give every active row its next token, or several where they were guessed."""
+        """Give every active row its next token, or several that were guessed."""
         self.at_once = len(self.active) + len(self.reading)
         assert self.own is not None
         longest = max(row.places for row in self.active) + 1
@@ -213,10 +213,10 @@ class Scheduler(Entering):
             new = list(zip(self.active, tokens, strict=True))
         self.speculation.note(len(new) if drafts else None)
         self._note_memory()
-        return self._settle(new, [])
+        return self._accept_tokens(new, [])
 
     def _note_places(self, rows: list[Row]) -> None:
-        """Note that each of the first rows has put one more token into its slot."""
+        """Note that each of these rows, the first ones, has one more token in its slot."""
         assert self.own is not None
         for slot, row in enumerate(rows):
             row.places += 1
@@ -224,29 +224,29 @@ class Scheduler(Entering):
         self.stats.decode_tokens += len(rows)
 
     def _note_memory(self, scored_places: int = 0) -> None:
-        """Note what keys and values take now, before rows leave, and how large passes came to be."""
+        """Note the memory of keys and values, before rows leave, and the size of the largest pass."""
         tokens = self.prefixes.tokens + sum(row.places for row in (*self.active, *self.reading)) + scored_places
         note_kv(self.stats, tokens * self.heads.bytes_per_token)
         note_pass(self.stats, self.loaded, self.forward.most_tokens, self.forward.most_logits)
 
-    def _settle(self, new: list[tuple[Row, int]], events: list[Event]) -> list[Event]:
-        """Note the new tokens, and let go of the rows that end with them."""
+    def _accept_tokens(self, new: list[tuple[Row, int]], events: list[Event]) -> list[Event]:
+        """Note the new tokens, and remove the rows that end with them."""
         ended: list[Row] = []
         for row, token in new:
-            if ended and row is ended[-1]:  # guessed behind its end
+            if ended and row is ended[-1]:  # guessed beyond its end
                 row.places -= 1
                 self.stats.decode_tokens -= 1
             elif not self.stopping.accept(row, token, _seconds(row), events):
                 ended.append(row)
-        return events + self._let_go(ended)
+        return events + self._remove_ended(ended)
 
-    def _let_go(self, ended: list[Row]) -> list[Event]:
-        """Take out active rows that have ended; nothing of them may get lost when memory runs out with that."""
+    def _remove_ended(self, ended: list[Row]) -> list[Event]:
+        """Remove active rows that have ended; their completions must not be lost if memory runs out here."""
         events: list[Event] = []
         problem = None
         try:
             for row in ended:
-                self._leave(row)
+                self._remove(row)
         except MEMORY_ERRORS as error:
             problem = error
             self.active = [row for row in self.active if row not in ended]
@@ -256,8 +256,8 @@ class Scheduler(Entering):
             events += self._shrink(problem)
         return events
 
-    def _leave(self, row: Row) -> None:
-        """Take a row out; the last one moves into its slot."""
+    def _remove(self, row: Row) -> None:
+        """Remove an active row; the last one moves into its slot."""
         assert self.own is not None
         at, last = self.active.index(row), len(self.active) - 1
         if row.request.keep and row.error is None:
@@ -275,7 +275,7 @@ class Scheduler(Entering):
         self.uses = None
 
     def _tell_progress(self, events: list[Event]) -> None:
-        """Say how far the rows are, taking those that go on to become as long as those that ended."""
+        """Note the rows' progress, on the assumption that they become as long as those that have ended."""
         for event in events:
             if isinstance(event, Completion) and event.token_ids and event.logprobs is None:
                 self.ended_rows += 1
@@ -289,8 +289,8 @@ class Scheduler(Entering):
 
     # ------------------------------------------------------------------------------------- out of memory
 
-    def _set_back(self) -> None:
-        """Have all rows wait, to continue from the tokens that they have."""
+    def _requeue_all(self) -> None:
+        """Move all rows back to `waiting`; they continue later from the tokens that they have."""
         self.waiting.extendleft(reversed([*self.active, *self.reading]))
         self.active, self.reading, self.own, self.uses = [], [], None, None
         self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
@@ -300,7 +300,7 @@ class Scheduler(Entering):
             row.scores.clear()
 
     def _check_memory(self) -> None:
-        """Raise MemoryError before the next token of the rows is one too many; arenas that nobody uses go first."""
+        """Raise MemoryError if the next token of each row may not fit; unused arenas are freed first."""
         try:
             self.memory.check(len(self.active))
         except MemoryError:
@@ -310,16 +310,16 @@ class Scheduler(Entering):
             self.memory.check(len(self.active))
 
     def _shrink(self, error: BaseException) -> list[Event]:
-        """Set all rows back and go on with half as many at once; an error that is none of memory goes on its way."""
+        """Move all rows back and continue with half as many; raise an error that is not about memory."""
         if not is_memory_error(error):
             raise error
         at_once = self.at_once
         alone = at_once <= 1 and self.most_rows == 1
-        self._set_back()
+        self._requeue_all()
         self.prefixes.forget()
         self.conversations.forget()
         self.prompts.forget()
-        let_go(error, self.heads.device)
+        release_failed_pass(error, self.heads.device)
         self.memory.forget()
         if alone:
             row = self.waiting.popleft()
@@ -327,11 +327,11 @@ class Scheduler(Entering):
             row.error = f"out of memory with its {len(row.prompt) + len(row.given or ())} tokens alone"
             return [self.stopping.completion(row, FinishReason.error, _seconds(row))]
         self.most_rows = max(min(at_once or self.most_rows, self.most_rows) // 2, 1)
-        when = f"with {at_once} rows at once" if at_once else "while a beginning that prompts share was read"
+        when = f"with {at_once} rows at once" if at_once else "while a shared prefix was read"
         self.stats.notes.append(f"{MEMORY_RAN_OUT} {when}: {self.most_rows} concurrent rows from now on")
         return []
 
 
 def _seconds(row: Row) -> float:
-    """Return how long a row has been on its way."""
+    """Return the seconds since a row entered."""
     return time.perf_counter() - row.entered_s if row.entered_s else 0.0

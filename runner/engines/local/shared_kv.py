@@ -1,4 +1,4 @@
-"""The two kinds of stores for keys and values, and what many rows read of one."""
+"""Stores for keys and values: the choice between the two kinds, and prefixes that many rows read."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class SharedKv:
 
     @classmethod
     def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None) -> SharedKv:
-        """Make room for a prefix, in the order in which it will be read."""
+        """Make room for a prefix, in the layout in which it will be read."""
         return cls(own_kv(heads, kernels if kernels and kernels.has_shared else None, [length]), length)
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put all keys and values [KVH, L, D] of a layer."""
+        """Store all keys and values [KVH, L, D] of a layer."""
         place = torch.arange(self.length, dtype=torch.int32, device=keys.device)
         self.store.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
 
@@ -41,5 +41,5 @@ class SharedKv:
         return self.store.read(layer, 0, self.length)
 
     def beginning(self, length: int) -> SharedKv:
-        """Return the first so many of them, of the same store."""
+        """Return the first `length` places, in the same store."""
         return SharedKv(self.store, length)

@@ -1,4 +1,4 @@
-"""Slots for rows that plain torch attends to: side by side in one tensor a layer, all of one length."""
+"""Slots for attention in plain torch: side by side in one tensor for each layer, all of one length."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ ROOM_TO_GROW = 256  # places beyond the longest own prompt, before slots have to
 
 
 class Slots(OwnKv):
-    """A slot a row in one tensor a layer [slot, KVH, place, D], all of one capacity: what plain torch can attend to."""
+    """A slot for each row in one tensor for each layer [slot, KVH, place, D], all of one capacity."""
 
     def __init__(self, heads: Heads, slots: int = 0, capacity: int = 0) -> None:
         self.heads, self.slots, self.capacity, self.used = heads, slots, rounded(capacity), 0
         self.keys = [self._empty(slots, self.capacity) for _ in range(heads.layers)]
         self.values = [self._empty(slots, self.capacity) for _ in range(heads.layers)]
-        self.filled = [0] * slots  # the most places of each that ever held a token, and so take memory
+        self.filled = [0] * slots  # places of each that were ever written, and so take memory
         self._table = torch.zeros(slots, 3, dtype=torch.int64)
 
     @property
     def table(self) -> torch.Tensor:
-        """No addresses: kernels that are handed such a store look into none of its slots."""
+        """No addresses: kernels do not read the slots of such a store."""
         return self._table
 
     @staticmethod
     def cost(needs: Sequence[int]) -> int:
-        """Return what so many slots take of which each could hold the longest."""
+        """Return the places of so many slots, each as long as the longest row."""
         return len(needs) * max(needs, default=0)
 
     @property
@@ -37,7 +37,7 @@ class Slots(OwnKv):
         return sum(self.filled) if self.heads.device.type == "cpu" else self.slots * self.capacity
 
     def enter(self, at: int, count: int, needs: Sequence[int], held: Sequence[int], most: int) -> None:
-        """Have a slot for each, and for as many as may come: rows that come one by one are not copied each time."""
+        """Make a slot for each row, and for expected ones, so that not every row that enters causes a copy."""
         self.used = len(needs) - count
         need, longest = max(needs), max(held)
         slots, capacity = self.slots, self.capacity
@@ -52,7 +52,7 @@ class Slots(OwnKv):
         self.used = len(needs)
 
     def leave(self, slot: int, active: int, is_sound: bool = True) -> None:
-        """Copy the last row into the slot that becomes free, and clear up what is no number."""
+        """Copy the last row into the slot that becomes free, and overwrite NaN."""
         if not is_sound:
             for tensor in (*self.keys, *self.values):
                 tensor[slot] = 0
@@ -71,13 +71,13 @@ class Slots(OwnKv):
         self.filled[slot] = max(self.filled[slot], places)
 
     def keep_spare(self, most: int) -> bool:
-        """Nothing: slots that are free lie amid the tensor."""
+        """Do nothing: free slots are in the middle of the tensor."""
         return False
 
     def write(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
     ) -> None:
-        """Put keys and values [T, KVH, D] of a layer into their slots and places."""
+        """Store keys and values [T, KVH, D] of a layer in their slots and places."""
         self.keys[layer][slot.long(), :, place.long()] = keys
         self.values[layer][slot.long(), :, place.long()] = values
 

@@ -1,4 +1,4 @@
-"""Which batching gives a model's own answers: found out by a trial next to transformers' generate."""
+"""Which batching gives a model's own answers: a trial is compared with transformers' generate."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from runner.engines.stats import EngineStats
 from runner.models.load import Loaded
 from runner.models.tokenizing import ids_of
 
-TEXT = "Ann has 3 pens, Bob has 12; how many are left?"  # words: token ids by chance could stand for pictures
+TEXT = "Ann has 3 pens, Bob has 12; how many are left?"  # words: random token ids could stand for pictures
 LENGTHS = (7, 4, 4)  # of the trial's prompts: in a batch of all, two are padded; two are of one length
-# kinds of layers that are known to leave out padding, also in rows longer than the trial's
-MINDS_PADDING = {
+# kinds of layers that are known to ignore padding, also in rows longer than the trial's
+IGNORES_PADDING = {
     "full_attention",
     "sliding_attention",
     "linear_attention",
@@ -30,23 +30,23 @@ MINDS_PADDING = {
     "mlp",
     "moe",
 }
-NEW_TOKENS = (2, 2, 4)  # of each: the last row, which is padded, goes on when the others' cache is dropped
+NEW_TOKENS = (2, 2, 4)  # of each: the last row, which is padded, continues after the others' cache is dropped
 
 
-class _Watched(Batch):
-    """A batch that remembers the logits of its rows."""
+class _RecordingBatch(Batch):
+    """A batch that records the logits of its rows."""
 
-    heard: dict[Row, list[torch.Tensor]]
+    logits: dict[Row, list[torch.Tensor]]
 
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
-        """Remember, and pick."""
+        """Record the logits, and pick."""
         for at, row in self.alive.items():
-            self.heard.setdefault(row, []).append(logits[at].float())
+            self.logits.setdefault(row, []).append(logits[at].float())
         return super().pick(logits)
 
 
 def probe_batching(loaded: Loaded, named: str) -> Batching:
-    """Return the quickest batching that gives generate's answers, with the reason why no quicker one does.
+    """Return the fastest batching that gives generate's answers, with the reason against faster ones.
 
     ConfigError if generate fails, too; named is how the user named the model.
     """
@@ -70,31 +70,31 @@ def probe_batching(loaded: Loaded, named: str) -> Batching:
         return Batching(equal_length=True, why=why)
     together = generate(loaded, prompts[1:], min(NEW_TOKENS)).logits
     pairs = [([step[at].float() for step in together], wanted) for at, wanted in enumerate(expected[1:])]
-    is_same = all(_off(ours, theirs[: len(ours)]) <= allowed_off(loaded) for ours, theirs in pairs)
+    is_same = all(_distance(ours, theirs[: len(ours)]) <= allowed_off(loaded) for ours, theirs in pairs)
     return replace(BY_GENERATE, alone=not is_same, why=why)
 
 
 def _problem_with_padding(loaded: Loaded) -> str:
-    """Say what long rows would suffer from padding, which a short trial cannot show; empty = nothing."""
+    """Return how padding could harm long rows, which a short trial cannot show; empty = not at all."""
     settings = loaded.model.config.get_text_config()
     if getattr(settings, "attn_temperature_tuning", None):
         return "its attention would count it"
-    others = set(getattr(settings, "layer_types", None) or ()) - MINDS_PADDING
+    others = set(getattr(settings, "layer_types", None) or ()) - IGNORES_PADDING
     return f"its layers of {', '.join(sorted(others))} may see it" if others else ""
 
 
 def _problem(loaded: Loaded, prompts: list[list[int]], expected: list[list[torch.Tensor]], equal_length: bool) -> str:
-    """Say what is wrong with batches of these prompts; empty = the answers are generate's."""
+    """Return what is wrong with batches of these prompts; empty if the answers are generate's."""
     rows = [
         Row(Request(number, (), ignore_eos=True), prompt, "", count)
         for number, (prompt, count) in enumerate(zip(prompts, NEW_TOKENS, strict=True))
     ]
-    lots = [rows[:1], rows[1:]] if equal_length else [rows]
-    heard: dict[Row, list[torch.Tensor]] = {}
+    batches = [rows[:1], rows[1:]] if equal_length else [rows]
+    logits: dict[Row, list[torch.Tensor]] = {}
     try:
-        for lot in lots:
-            batch = _Watched(loaded, lot, EngineStats(), Stopping(loaded.tokenizer), equal_length)
-            batch.heard = heard
+        for some in batches:
+            batch = _RecordingBatch(loaded, some, EngineStats(), Stopping(loaded.tokenizer), equal_length)
+            batch.logits = logits
             events: list[Event] = []
             while batch.alive:
                 batch.step(events)
@@ -104,26 +104,26 @@ def _problem(loaded: Loaded, prompts: list[list[int]], expected: list[list[torch
         if is_memory_error(error):
             raise
         return f"{type(error).__name__}: {one_line(error, limit=160)}"
-    off = max(_off(heard[row], wanted) for row, wanted in zip(rows, expected, strict=True))
+    off = max(_distance(logits[row], wanted) for row, wanted in zip(rows, expected, strict=True))
     return "" if off <= allowed_off(loaded) else f"its logits would be off by {off:.2g} of their spread"
 
 
 def _is_filled(layer: Any) -> bool:
-    """Whether a layer of a cache holds anything: keys and values, or states of another kind."""
+    """Whether a layer of a cache holds anything: keys and values, or other states."""
     states = (getattr(layer, name, {}) for name in ("is_conv_states_initialized", "is_recurrent_states_initialized"))
     return bool(getattr(layer, "is_initialized", False)) or any(any(of_kind.values()) for of_kind in states)
 
 
-def _off(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
-    """Return how far logits lie apart, in their spread, as long as both have gone on with the same tokens."""
+def _distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    """Return how far logits are apart, relative to their spread, up to the first token that differs."""
     worst = 0.0
     for one, other in zip(ours, theirs, strict=True):
         if bool(one.isnan().any()) is bool(other.isnan().any()) is True:
-            break  # a damaged model: its rows end here, in each of the ways, and say so
+            break  # a damaged model: its rows end here with an error, however they are decoded
         spread = other.std().clamp(min=1e-6)
         off = float((one - other).abs().mean() / spread)
         best = int(one.argmax())
-        behind = float((other.max() - other[best]) / spread)  # 0 where both would say the same
+        behind = float((other.max() - other[best]) / spread)  # 0 where both choose the same token
         worst = max(worst, off, behind)
         if best != int(other.argmax()):
             break

@@ -1,8 +1,8 @@
-"""Which places before its own a token sees in a layer: read off the masks that a model builds for its own attention.
+"""Which earlier places a token sees in a layer: read from the masks that a model builds for its own attention.
 
-Families say their windows in many ways: per layer, in one key, as a chunk, by the kind of a layer. What their own
-attention does with it is in the mask that a layer is handed. So a model is run once on a few tokens under a name for
-which transformers builds masks by our function: it is given the rule of each mask, not only its few numbers.
+Families configure their windows in many ways: per layer, in one key, as a chunk, by the kind of a layer. The effect is
+always in the mask that a layer gets. So a model is run once on a few tokens, with an attention name for which
+transformers builds masks by our function. That function gets the rule of each mask, not only a few of its numbers.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-LOOKING = "runner_looks"  # the attention's name while masks are looked at
+MASK_PROBE = "runner_mask_probe"  # the attention's name while masks are inspected
 
 Rule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Unknown(Exception):
-    """A layer is handed no mask, one of its model's own making, or one that hangs on more than positions."""
+    """A layer gets no mask, one that its model builds itself, or one that depends on more than positions."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """How far back a token sees: `size` places with its own, or to the beginning of its chunk of so many."""
+    """How far back a token sees: `size` places with its own, or to the beginning of its chunk of `size` places."""
 
     size: int
     is_chunk: bool = False
@@ -37,7 +37,7 @@ class Window:
 
 
 class Masks:
-    """Builds the masks of a model that is looked at, and knows what each of them hides."""
+    """Builds the masks of a model that is inspected, and records the window of each."""
 
     def __init__(self) -> None:
         self._built: list[tuple[torch.Tensor, Window | Unknown | None]] = []
@@ -46,20 +46,20 @@ class Masks:
         self, batch_size: int, q_length: int, kv_length: int, q_offset: int = 0, kv_offset: int = 0, *,
         mask_function: Rule, local_size: int | None = None, device: torch.device | str = "cpu", **_: Any,
     ) -> torch.Tensor:  # fmt: skip
-        """Return a mask [B, 1, Q, K] of booleans as transformers' for SDPA, and note the window that it stands for."""
+        """Return a boolean mask [B, 1, Q, K] like that of transformers for SDPA, and record its window."""
         queries, keys = (torch.arange(count, device=device) for count in (q_length, kv_length))
         seen = _seen(mask_function, queries + q_offset, keys + kv_offset)
         mask = seen[None, None].expand(batch_size, 1, -1, -1).contiguous()
         window: Window | Unknown | None
         try:
             window = _window(mask_function, local_size, device)
-        except IndexError:  # the rule looks something up for each of these few tokens, such as what is a picture
+        except IndexError:  # the rule needs data of each token, such as whether it is a picture
             window = Unknown()
         self._built.append((mask, window))
         return mask
 
     def window(self, mask: torch.Tensor | None) -> Window | None:
-        """Return the window of a mask that a layer is handed, None where it sees all before it; Unknown."""
+        """Return the window of a mask that a layer gets, None if it sees everything; Unknown if that is unclear."""
         if mask is None:
             raise Unknown
         for built, window in self._built:
@@ -73,12 +73,12 @@ class Masks:
         raise Unknown
 
 
-_masks: ContextVar[Masks] = ContextVar("masks")  # of the model that this thread looks at
+_masks: ContextVar[Masks] = ContextVar("masks")  # of the model that this thread inspects
 
 
 @contextmanager
-def looking() -> Iterator[Masks]:
-    """Have masks built by what is returned, for passes of this thread under the name LOOKING."""
+def probing_masks() -> Iterator[Masks]:
+    """Build masks by the returned object, in passes of this thread with the attention MASK_PROBE."""
     outer = _masks.set(Masks())
     try:
         yield _masks.get()
@@ -87,15 +87,15 @@ def looking() -> Iterator[Masks]:
 
 
 def build(*sizes: int, **more: Any) -> torch.Tensor:
-    """Build a mask for the model that this thread looks at, as transformers calls it."""
+    """Build a mask for the model that this thread inspects; transformers calls this."""
     return _masks.get().build(*sizes, **more)
 
 
 def register() -> None:
-    """Make the masks known to transformers."""
+    """Register the masks with transformers."""
     from transformers import AttentionMaskInterface
 
-    AttentionMaskInterface.register(LOOKING, build)
+    AttentionMaskInterface.register(MASK_PROBE, build)
 
 
 def _seen(rule: Rule, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -106,7 +106,7 @@ def _seen(rule: Rule, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor
 
 
 def _window(rule: Rule, size: int | None, device: torch.device | str) -> Window | None:
-    """Return the window by which a rule hides keys, tried around the places where it does."""
+    """Return the window by which a rule hides keys, tested around the places where it would hide them."""
     around = size or 64
     places = {0, 1, around // 2, *(turn * around + by for turn in (1, 2, 3) for by in (-2, -1, 0, 1))}
     queries = torch.tensor(sorted(place for place in places if place >= 0))

@@ -8,5 +8,5 @@ CAPABILITIES = frozenset(Capability) - {
     Capability.branches,
     Capability.logprobs,
     Capability.distributions,
-    Capability.own_memory,  # processes may run elsewhere, and what each takes stands in the table of the parts
+    Capability.own_memory,  # processes may run on other machines; the table of the parts has the memory of each
 }

@@ -1,6 +1,6 @@
-"""The pipeline engine: requests go through the parts of a split, over several processes.
+"""The pipeline engine: requests pass through the parts of a split, in several processes.
 
-This process runs the first parts, decides which micro-batch goes next and notices when another process is gone.
+This process runs the first parts, decides which micro-batch is next, and notices when another process has ended.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class PipelineEngine:
     capabilities = CAPABILITIES
 
     def __init__(self, config: RunnerConfig, folder: Path | None = None) -> None:
-        self.config, self.folder = config, folder  # that takes the logs of the other processes
+        self.config, self.folder = config, folder  # the folder gets the logs of the other processes
         self.stats = EngineStats()
-        self._own_folder: tempfile.TemporaryDirectory[str] | None = None  # where none is given
+        self._own_folder: tempfile.TemporaryDirectory[str] | None = None  # if no folder is given
         self._stages: LoadedStages | None = None
 
     def load(self) -> EngineReport:
@@ -69,7 +69,10 @@ class PipelineEngine:
             "vocab_size": model.config.get_text_config().vocab_size,
             "max_positions": max_positions(model.config),
         }
-        notes, tokenizer = stages.worker.notes + self.config.generation.not_followed(stages.own), stages.tokenizer
+        notes, tokenizer = (
+            stages.worker.notes + self.config.generation.ignored_settings_notes(stages.own),
+            stages.tokenizer,
+        )
         has_template = bool(tokenizer.chat_template)
         return EngineReport(metrics, facts, notes, stages.parts, tokenizer.bos_token_id, has_template)
 
@@ -78,19 +81,19 @@ class PipelineEngine:
         return self.stages.admission.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids as it stands amid others, special tokens too."""
+        """Return the text that token ids have within a longer text, including special tokens."""
         return self.stages.admission.decode(ids)
 
     def open(self, batch_size: int | None = None) -> PipelineSession:
-        """Open a session for requests; one at a time."""
+        """Open a session; only one may be open at a time."""
         self.stages.micro_batches.rows_at_once = batch_size or self.config.generation.batch_size
         return PipelineSession(self.stages)
 
     def arithmetic(self) -> None:
-        """Its stages have machines of their own."""
+        """Unknown, because stages may run on several machines."""
 
     def close(self) -> None:
-        """End the other processes: in peace where nothing is under way, else whatever they are doing."""
+        """End the other processes: orderly if nothing is under way, otherwise by killing them."""
         stages, self._stages = self._stages, None
         if stages is not None:
             stages.close()
@@ -100,7 +103,7 @@ class PipelineEngine:
 
     @property
     def stages(self) -> LoadedStages:
-        """The stages, loaded."""
+        """The loaded stages."""
         if self._stages is None:
             started = time.perf_counter()
             self._stages = self._start()
@@ -116,7 +119,7 @@ class PipelineEngine:
                 folder = Path(self._own_folder.name)
             peers = start_processes(self.config, first_rank(self.config, manifest_of(self.config)).processes, folder)
         try:
-            with naming_who_died(peers, None):
+            with naming_dead_process(peers, None):
                 return LoadedStages(self.config, self.stats, peers)
         except BaseException:
             peers.kill()
@@ -124,7 +127,7 @@ class PipelineEngine:
 
 
 class PipelineSession(Session):
-    """Requests on their way through the stages; new ones form the next micro-batches."""
+    """Requests under way through the stages; new ones form the next micro-batches."""
 
     def __init__(self, stages: LoadedStages) -> None:
         super().__init__(CAPABILITIES)
@@ -144,7 +147,7 @@ class PipelineSession(Session):
             return events or batches.step()
 
     def check(self) -> None:
-        """Raise the error that names the process that has ended, if one has."""
+        """Raise an error that names the process that has ended, if one has."""
         self.stages.check()
 
     def _drop(self) -> None:
@@ -158,16 +161,16 @@ class PipelineSession(Session):
 
 
 class LoadedStages:
-    """The stages of all processes, as the first process sends to them and hears from them."""
+    """The stages of all processes, as seen by the first process, which sends to them and receives from them."""
 
     def __init__(self, config: RunnerConfig, stats: EngineStats, peers: PeerProcesses) -> None:
         self.stats, self.peers, self.depth = stats, peers, peers.rank.processes
         model_config = parts_model(config.model)
         self.timeout_s = model_config.timeout_s
-        self.at_rest = False  # nothing is under way, and every process waits for a packet, or has ended
-        self.broken: BaseException | None = None  # what has interrupted a step: nothing can go on behind it
+        self.at_rest = False  # nothing is under way: every process waits for a packet, or has ended
+        self.broken: BaseException | None = None  # the error that interrupted a step, after which nothing can go on
         self.lost_at: float | None = None  # when the connection broke
-        self._closing, self._is_back = threading.Event(), threading.Event()
+        self._closing, self._alive_returned = threading.Event(), threading.Event()
         self._transport: Transport | None = None
         self._listener: threading.Thread | None = None
         self._keeper: threading.Thread | None = None
@@ -191,13 +194,13 @@ class LoadedStages:
             self._transport = connect(self.worker, peers.rendezvous)
             self._listener = threading.Thread(target=self._listen, args=(self._transport,), daemon=True)
             self._listener.start()
-            self._is_back.set()
+            self._alive_returned.set()
             self._keeper = threading.Thread(target=self._keep_alive, args=(self._transport,), daemon=True)
             self._keeper.start()
         self.at_rest = True
 
     def describe_processes(self) -> str:
-        """Say how many processes there are, who started them and how they are connected."""
+        """Return the number of processes, who started them and how they are connected."""
         if self._transport is None:
             return "1"
         by = "started here" if self.peers.children else "started by torchrun"
@@ -217,7 +220,7 @@ class LoadedStages:
             raise self.peers.find_cause(error) from error
 
     def receive(self) -> Packet:
-        """Wait for the next packet from the last process; meanwhile watch the others."""
+        """Wait for the next packet from the last process, and check meanwhile that all processes are alive."""
         timeout_s = self.timeout_s
         deadline = time.monotonic() + timeout_s
         while True:
@@ -237,16 +240,16 @@ class LoadedStages:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Name who died, and let nothing follow what interrupts a step: packets of it may still be on their way."""
+        """Run a step; after an error no step may follow, because packets may still be under way."""
         try:
-            with naming_who_died(self.peers, self):
+            with naming_dead_process(self.peers, self):
                 yield
         except BaseException as error:
             self.broken = error
             raise
 
     def check(self) -> None:
-        """Raise what has ended the pipeline, also while nothing is under way."""
+        """Raise the error that has ended the pipeline, also while nothing is under way."""
         if isinstance(self.broken, RunnerError):
             raise self.broken
         if self.broken is not None:
@@ -257,12 +260,12 @@ class LoadedStages:
                 raise self.peers.find_cause(self._gone())
 
     def _gone(self) -> PeerGone:
-        """Return the news that the last process, which the first one hears, has closed its connection."""
+        """Return the error that the last process, which sends to the first one, has closed its connection."""
         return PeerGone(self.peers.rank.processes - 1, ConnectionError("closed"))
 
     def collect_figures(self) -> None:
-        """Ask each process how long it computed and what memory it took."""
-        self.micro_batches.drain()  # of requests that were cancelled
+        """Ask each process for its computing time and its memory."""
+        self.micro_batches.drain()  # micro-batches of cancelled requests
         self.stats.processes = [self.worker.figures()]
         if self._transport is not None:
             self.send(Packet(PacketType.figures))
@@ -286,16 +289,18 @@ class LoadedStages:
             self.peers.kill()
             if self._listener is not None:
                 self._listener.join(timeout=1.0)
-                if not self._listener.is_alive():  # else one of another machine is still connected; exiting cuts it
+                if (
+                    not self._listener.is_alive()
+                ):  # else a process on another machine is still connected, until this one exits
                     dist.destroy_process_group()
 
     def _listen(self, transport: Transport) -> None:
-        """Receive in a thread of its own: a blocked receive hears neither Ctrl-C nor the death of another process."""
+        """Receive in another thread, because a blocked receive notices neither Ctrl-C nor the end of a process."""
         try:
             while True:
                 packet = transport.receive()
                 if packet.kind is PacketType.alive:
-                    self._is_back.set()
+                    self._alive_returned.set()
                     continue
                 self._received.put(packet)
                 if packet.kind is PacketType.stop:
@@ -305,17 +310,19 @@ class LoadedStages:
             self._received.put(error)
 
     def _keep_alive(self, transport: Transport) -> None:
-        """Send a packet round now and then: a process that waits for long would run into the limit of its receive."""
+        """Send a packet around the ring now and then, so that no process reaches its receive timeout while idle."""
         while not self._closing.wait(self.timeout_s):
-            if self._is_back.is_set():  # else a process hangs, and more packets would only fill its connection
-                self._is_back.clear()
-                with suppress(PeerGone):  # the listener hears of it, too
+            if (
+                self._alive_returned.is_set()
+            ):  # else a process hangs, and further packets would only fill its connection
+                self._alive_returned.clear()
+                with suppress(PeerGone):  # the listener reports it
                     transport.send(Packet(PacketType.alive))
 
 
 @contextmanager
-def naming_who_died(peers: PeerProcesses, stages: LoadedStages | None) -> Iterator[None]:
-    """Where torchrun ends this process because another one has died, raise an error that names that one."""
+def naming_dead_process(peers: PeerProcesses, stages: LoadedStages | None) -> Iterator[None]:
+    """If torchrun ends this process because another one has died, raise an error that names that one."""
     try:
         yield
     except KeyboardInterrupt:

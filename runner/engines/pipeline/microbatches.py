@@ -1,7 +1,7 @@
-"""The micro-batches of a pipeline: which one sets out when, and what becomes of the tokens that come back.
+"""The micro-batches of a pipeline: which one is sent when, and what is done with the tokens that return.
 
-Rows go through the stages in micro-batches. As many micro-batches as there are processes are under way at once, so that
-every stage has one to work on; a micro-batch whose tokens have come back sets out again with them.
+Rows pass through the stages in micro-batches. As many micro-batches as processes are under way at once, so that every
+stage has one to work on. A micro-batch whose tokens have returned is sent again with them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from runner.engines.pipeline.transport import SETTINGS, Packet, PacketType, writ
 from runner.engines.rows import Row, Stopping
 from runner.engines.stats import EngineStats
 
-MOST_ROWS = 16  # of a micro-batch, where its size is ours to choose
+MAX_ROWS = 16  # of a micro-batch, if model.micro_batch is not set
 Send = Callable[[Packet, torch.Tensor | None], None]
 
 
 @dataclass
 class MicroBatch:
-    """Rows that go through the stages together."""
+    """Rows that pass through the stages together."""
 
     number: int
     rows: list[Row]
@@ -35,10 +35,10 @@ class MicroBatch:
 
 
 class MicroBatches:
-    """Takes rows through the stages until each has ended; `depth` micro-batches can be computed at once.
+    """Passes rows through the stages until each has ended; `depth` micro-batches are computed at once.
 
-    `send` takes a packet through the stages, with its token ids [B, T] where it has some; `receive` waits for the
-    tokens of the micro-batch that comes out next.
+    `send` sends a packet through the stages, with its token ids [B, T] if it has any; `receive` waits for the tokens of
+    the micro-batch that returns next.
     """
 
     def __init__(
@@ -46,27 +46,27 @@ class MicroBatches:
     ) -> None:
         self.depth, self.send, self.receive = depth, send, receive
         self.stats, self.stopping, self.pad = stats, stopping, pad
-        self.fixed_rows: int | None = None  # of a micro-batch, where model.micro_batch says so
+        self.fixed_rows: int | None = None  # of a micro-batch, by model.micro_batch
         self.rows_at_once: int | None = None  # of all micro-batches together
         self._waiting: deque[Row] = deque()
         self._under_way: dict[int, MicroBatch] = {}
         self._rows_per_batch = 1
-        self._numbers = itertools.count()  # stages know a micro-batch by its number: none is used twice
+        self._numbers = itertools.count()  # stages identify a micro-batch by its number, so none is used twice
         self._last_answer = 0.0
 
     def add(self, rows: list[Row]) -> None:
-        """Let rows in; they form the next micro-batches, those with long prompts first: so these pad no short ones."""
+        """Add rows, which form the next micro-batches; sorted by prompt length, so that there is little padding."""
         self._waiting.extend(sorted(rows, key=lambda row: len(row.prompt), reverse=True))
         if self.rows_at_once is not None:
             share = max(1, self.rows_at_once // self.depth)
             self._rows_per_batch = min(share, self.fixed_rows or share)
         elif self.fixed_rows is not None:
             self._rows_per_batch = self.fixed_rows
-        else:  # few enough that there is a micro-batch for every stage
-            self._rows_per_batch = max(1, min(MOST_ROWS, math.ceil(len(self._waiting) / self.depth)))
+        else:  # few enough for a micro-batch in every stage
+            self._rows_per_batch = max(1, min(MAX_ROWS, math.ceil(len(self._waiting) / self.depth)))
 
     def cancel(self, ids: set[RequestId]) -> list[Event]:
-        """End these requests; rows under way leave their micro-batch when it comes back."""
+        """End these requests; rows under way leave their micro-batch when it returns."""
         events: list[Event] = []
         for row in self._waiting:
             if row.request.id in ids:
@@ -78,22 +78,22 @@ class MicroBatches:
             for row in ended:
                 self.stopping.cancel(row, time.perf_counter() - batch.started, events)
         if not self._waiting and all(len(batch.dropped) == len(batch.rows) for batch in self._under_way.values()):
-            self.drain()  # nobody steps what nobody waits for, and the stages are to forget it, too
+            self.drain()  # no further step would come, and the stages must free them, too
         return events
 
     def drop_all(self) -> None:
-        """Forget all rows, without events; the stages forget a micro-batch when it comes back."""
+        """Drop all rows, without events; the stages free a micro-batch when it returns."""
         self._waiting.clear()
         for batch in self._under_way.values():
             batch.dropped.update(batch.rows)
 
     def drain(self) -> None:
-        """Wait until nothing is on its way through the stages."""
+        """Wait until no micro-batch is under way."""
         while self._under_way:
             self.step()
 
     def step(self) -> list[Event]:
-        """Start what can be started and take the next answer; return what came of it."""
+        """Send waiting micro-batches and take the next answer; return its events."""
         if not self._under_way:
             self._last_answer = time.perf_counter()
         at_once = min(self.depth, self.rows_at_once or self.depth)
@@ -109,7 +109,7 @@ class MicroBatches:
         batch = self._under_way[answer.batch]
         self._account(batch)
         events, kept = self._accept(batch, answer)
-        if kept:  # it sets out again; the stages hear which rows go on where some have ended
+        if kept:  # it is sent again; if some rows have ended, with the numbers of those that go on
             numbers = None if len(kept) == len(batch.rows) else torch.tensor(kept)[:, None]
             batch.rows, batch.dropped = [batch.rows[number] for number in kept], set()
             tokens = torch.tensor([[row.tokens[-1]] for row in batch.rows])
@@ -122,7 +122,7 @@ class MicroBatches:
         return events
 
     def _account(self, batch: MicroBatch) -> None:
-        """Add what an answer took, counted from the one before it: the stages overlap, time does not."""
+        """Add the time since the previous answer, since the times of overlapping stages must not be added up."""
         now = time.perf_counter()
         seconds, self._last_answer = now - self._last_answer, now
         if batch.rows[0].tokens:
@@ -133,7 +133,7 @@ class MicroBatches:
             self.stats.prefill_tokens += sum(len(row.prompt) for row in batch.rows)
 
     def _accept(self, batch: MicroBatch, answer: Packet) -> tuple[list[Event], list[int]]:
-        """Give each row its token; return what came of that, and which rows of the micro-batch go on."""
+        """Append a token to each row; return the events, and which rows of the micro-batch go on."""
         assert answer.numbers is not None
         seconds = time.perf_counter() - batch.started
         events: list[Event] = []

@@ -1,7 +1,7 @@
-"""The processes of a pipeline: how they are started, how they meet, and which one is to blame when one is gone.
+"""The processes of a pipeline: how they start, how they connect, and which one failed first.
 
-They meet at torch's TCP store. There each one reports what it loaded, or why it failed; the ring only carries steps.
-The first process watches the others: when one is killed or fails, the pipeline ends with a message that names it.
+They meet at torch's TCP store. There each one posts what it loaded, or why it failed; the ring only carries steps. The
+first process watches the others: when one is killed or fails, the pipeline ends with an error that names it.
 """
 
 from __future__ import annotations
@@ -36,34 +36,34 @@ from runner.sharding.strategies import parts_of
 
 STAGE_PROCESS = "runner.engines.pipeline.stage_process"
 POLL_S = 0.1
-CULPRIT_S = 3.0  # how long to look for the process that failed first, when its neighbours have noticed
-LEAVE_S = 10.0  # for a process that has nothing left to do, to be gone
+CAUSE_S = 3.0  # how long to look for the process that failed first, after a neighbour has noticed
+EXIT_S = 10.0  # time for a process without work to exit
 KEPT = "All other processes were ended. What is complete is kept: run the same command to resume"
 log = logging.getLogger(__name__)
-terminated_at: float | None = None  # when torchrun has told this process to end
-torchrun_peers: PeerProcesses | None = None  # of the first process: those that torchrun has started beside it
+terminated_at: float | None = None  # when torchrun sent SIGTERM to this process
+torchrun_peers: PeerProcesses | None = None  # in the first process: the others that torchrun has started
 
 
 class Rendezvous:
-    """Where the processes leave notes for each other, beside the ring."""
+    """A key-value store in which the processes post messages for each other, besides the ring."""
 
     def __init__(self, store: Any) -> None:
         self.store = PrefixStore("runner-pipeline", store)
 
     def post(self, key: str, value: Any = None) -> None:
-        """Leave a note for the others."""
+        """Post a message for the others."""
         self.store.set(key, json.dumps(value))
 
     def has(self, key: str) -> bool:
-        """Whether a note is there."""
+        """Return whether a message was posted."""
         return bool(self.store.check([key]))
 
     def read(self, key: str) -> Any:
-        """Return a note's value, None where there is none."""
+        """Return a message's value, None if it was not posted."""
         return json.loads(self.store.get(key)) if self.has(key) else None
 
     def wait_for(self, key: str, timeout_s: float | None = None) -> bool:
-        """Wait for a note; False when the pipeline is over without it, or the time is up."""
+        """Wait for a message; False if the pipeline ends without it, or after the time limit."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.has(key):
             if self.has("over") or (deadline is not None and time.monotonic() > deadline):
@@ -73,12 +73,12 @@ class Rendezvous:
 
 
 def join_rendezvous(port: int) -> Rendezvous:
-    """Join the processes that the parent has started."""
+    """Connect to the store of the parent process."""
     return Rendezvous(TCPStore("127.0.0.1", port, None, is_master=False))
 
 
 def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
-    """Connect with the two neighbours; waits until every process does so."""
+    """Connect to the two neighbours; waits until every process does so."""
     rank, gpu_to_gpu = worker.rank, worker.gpu_to_gpu
     if gpu_to_gpu:
         torch.cuda.set_device(worker.device)
@@ -88,7 +88,7 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
             store=PrefixStore("ring", rendezvous.store),
             rank=rank.rank,
             world_size=rank.processes,
-            # the first process counts the seconds; where it cannot, the others end themselves a while later
+            # the first process checks model.timeout_s; if it cannot, the others end themselves later
             timeout=timedelta(seconds=60 + 2 * parts_model(worker.config.model).timeout_s),
         )
     return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
@@ -96,7 +96,7 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
 
 @contextmanager
 def loopback(rank: ProcessRank) -> Iterator[None]:
-    """Keep gloo on this machine where all processes are: by itself it listens where the host's name leads."""
+    """Let gloo use the loopback interface if all processes are here; its default is the host name's address."""
     names = sorted({name for _, name in socket.if_nameindex()} & {"lo", "lo0"})
     if rank.local_processes < rank.processes or "GLOO_SOCKET_IFNAME" in os.environ or not names:
         yield
@@ -116,15 +116,17 @@ def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) 
     try:
         _run_stages(config, rank, rendezvous)
     except PeerGone as error:
-        note: tuple[str, Any] = f"lost/{rank.rank}", error.rank
+        message: tuple[str, Any] = f"lost/{rank.rank}", error.rank
     except Exception as error:  # whatever it is, the first process reports it
         log.debug("failed", exc_info=True)
-        note = f"error/{rank.rank}", [type(error).__name__, str(error)]
+        message = f"error/{rank.rank}", [type(error).__name__, str(error)]
     else:
         return 0
-    with suppress(RuntimeError):  # the first process may be gone, and its store with it
-        rendezvous.post(*note)
-        rendezvous.wait_for("over", LEAVE_S)  # an exit now could end the first process before it has read the note
+    with suppress(RuntimeError):  # the first process may have ended, and its store with it
+        rendezvous.post(*message)
+        rendezvous.wait_for(
+            "over", EXIT_S
+        )  # an earlier exit could end the first process before it has read the message
     return 1
 
 
@@ -154,12 +156,12 @@ def _run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous)
 
 @dataclass
 class PeerProcesses:
-    """The other processes, as the first one sees them."""
+    """The other processes, as seen by the first one."""
 
     config: RunnerConfig
     rank: ProcessRank  # of the first process
     rendezvous: Rendezvous
-    children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # by rank; none of them with torchrun
+    children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # by rank; empty under torchrun
     logs: dict[int, Path] = field(default_factory=dict)
 
     @property
@@ -168,33 +170,33 @@ class PeerProcesses:
         return range(1, self.rank.processes)
 
     def gather(self, what: str) -> list[Any]:
-        """Wait until each of the others has posted something, and return it in their order."""
+        """Wait until each of the others has posted a message, and return the messages by rank."""
         while not all(self.rendezvous.has(f"{what}/{rank}") for rank in self.ranks):
             self.check()
             time.sleep(POLL_S / 2)
         return [self.rendezvous.read(f"{what}/{rank}") for rank in self.ranks]
 
     def check(self) -> None:
-        """Raise JobFailed, or what a process reported, when one of them has failed."""
+        """Raise JobFailed, or the error that a process posted, if one of them has failed."""
         failed = any(process.poll() is not None for process in self.children.values())
-        failed |= any(self.rendezvous.has(f"{note}/{rank}") for note in ("error", "lost") for rank in self.ranks)
+        failed |= any(self.rendezvous.has(f"{kind}/{rank}") for kind in ("error", "lost") for rank in self.ranks)
         if failed:
             raise self.find_cause(None)
 
     def find_cause(self, gone: PeerGone | None) -> RunnerError:
-        """Return the error that names the process that failed first; its neighbours only notice that it is gone."""
-        deadline = time.monotonic() + CULPRIT_S
-        while (found := self._reported() or self._ended()) is None and time.monotonic() < deadline:
+        """Return the error that names the process that failed first; its neighbours only notice that it has ended."""
+        deadline = time.monotonic() + CAUSE_S
+        while (cause := self._posted_error() or self._exit_error()) is None and time.monotonic() < deadline:
             time.sleep(POLL_S / 2)
-        if found is not None:
-            return found
+        if cause is not None:
+            return cause
         lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
         missed = {neighbour for neighbour in lost.values() if neighbour} | ({gone.rank} if gone else set())
         silent = sorted(missed - {rank for rank, neighbour in lost.items() if neighbour is not None}) or sorted(missed)
-        who = " and ".join(self.name(rank) for rank in silent) or "a process"
-        return JobFailed(f"{who} ended without a word, which is what a kill looks like. {KEPT}")
+        names = " and ".join(self.name(rank) for rank in silent) or "a process"
+        return JobFailed(f"{names} ended without a message, probably killed. {KEPT}")
 
-    def _reported(self) -> RunnerError | None:
+    def _posted_error(self) -> RunnerError | None:
         """Return the error that a process has posted."""
         for rank in self.ranks:
             if (posted := self.rendezvous.read(f"error/{rank}")) is not None:
@@ -205,7 +207,7 @@ class PeerProcesses:
                 return JobFailed(f"{self.name(rank)} failed: {kind}: {message}. {KEPT}")
         return None
 
-    def _ended(self) -> RunnerError | None:
+    def _exit_error(self) -> RunnerError | None:
         """Return the error of a process that was started here and has ended without posting one."""
         codes = {rank: code for rank, process in self.children.items() if (code := process.poll()) is not None}
         for rank, code in sorted(codes.items(), key=lambda item: item[1] >= 0):  # those killed by a signal first
@@ -215,13 +217,13 @@ class PeerProcesses:
         return None
 
     def name(self, rank: int) -> str:
-        """Name a process by what it runs."""
+        """Return a process's name, with the parts that it runs."""
         count = self.rank.processes
         return f"process {rank} of {count} ({parts_of(manifest_of(self.config), count, rank)})"
 
     def wait_for_exit(self) -> None:
         """Wait until the processes have ended, and end those that take too long."""
-        deadline = time.monotonic() + LEAVE_S
+        deadline = time.monotonic() + EXIT_S
         for process in self.children.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.0, deadline - time.monotonic()))
@@ -240,13 +242,13 @@ class PeerProcesses:
 
 def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerProcesses:
     """Start the other processes on this machine; they end with this one."""
-    store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)  # 0: a port that is free
+    store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)  # 0: any free port
     peers = PeerProcesses(config, ProcessRank(0, processes, 0, processes), Rendezvous(store))
     try:
         for rank in peers.ranks:
             peers.logs[rank] = folder / f"process_{rank}.log"
             with peers.logs[rank].open("wb") as output:
-                # in a session of its own: Ctrl-C of the terminal is for this process, which ends the others
+                # in its own session: the terminal's Ctrl-C is for this process, which ends the others
                 peers.children[rank] = child.start(
                     "-m", STAGE_PROCESS, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
                 )
@@ -262,7 +264,7 @@ def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerP
 
 
 def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
-    """In a process that torchrun has started: run its stages and return the exit code; None in the first one."""
+    """In a process started by torchrun: run its stages and return the exit code; None in the first process."""
     global torchrun_peers
     from torch.distributed.rendezvous import rendezvous as meet
 
@@ -271,23 +273,23 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
     if rank.rank == 0:
         torchrun_peers = PeerProcesses(config, rank, rendezvous)
         signal.signal(signal.SIGTERM, _on_terminate)
-        atexit.register(_end_pipeline, rendezvous)  # also when the job is done already, or cannot begin
+        atexit.register(_end_pipeline, rendezvous)  # also if the job is done already or cannot begin
         return None
-    for wish in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(wish, signal.SIG_DFL)  # Python's own handler would wait until a packet has come
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # Python's handler would not run before a packet arrives
     try:
         return run_stages(config, rank, rendezvous)
-    except RuntimeError:  # the store went away with the first process: the job was over before it began
+    except RuntimeError:  # the store ended with the first process: the job was over before it began
         return 1
 
 
 def _on_terminate(*_: object) -> None:
-    """Remember when: torchrun sends SIGTERM to all when one has died, and passes Ctrl-C on as SIGINT."""
+    """Record the time: torchrun sends SIGTERM to all if one has died, and passes Ctrl-C on as SIGINT."""
     global terminated_at
     terminated_at = terminated_at or time.monotonic()
     signals.interrupt()
 
 
 def _end_pipeline(rendezvous: Rendezvous) -> None:
-    with suppress(RuntimeError):  # the process that held the store may be gone
+    with suppress(RuntimeError):  # the process with the store may have ended
         rendezvous.post("over")

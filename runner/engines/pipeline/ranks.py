@@ -28,7 +28,7 @@ class ProcessRank:
 
 
 def torchrun_rank() -> ProcessRank | None:
-    """Return which process this is of those that torchrun has started; None where it has not started this one."""
+    """Return the rank that torchrun has given this process; None if torchrun has not started it."""
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         return None
     rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -37,7 +37,7 @@ def torchrun_rank() -> ProcessRank | None:
 
 
 def first_rank(config: RunnerConfig, manifest: Manifest) -> ProcessRank:
-    """Return the process that has the job, among those that torchrun has started or that it will start itself."""
+    """Return the rank of the process that runs the job; it starts the others unless torchrun has."""
     wanted, started = parts_model(config.model).stages, torchrun_rank()
     if started is None:
         processes = wanted or manifest.num_parts

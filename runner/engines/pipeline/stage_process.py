@@ -1,4 +1,4 @@
-"""A pipeline's other processes: `python -m runner.engines.pipeline.stage_process`, with their orders on stdin."""
+"""A pipeline's other processes: `python -m runner.engines.pipeline.stage_process`, with their config on stdin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.core import child
 
 
 def main() -> int:
-    """Run the stages that the parent gives, and never outlive it."""
+    """Run this process's stages, and never outlive the parent."""
     config, rank, port, parent = pickle.load(sys.stdin.buffer)
     child.end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process

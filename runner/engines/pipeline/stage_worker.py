@@ -1,4 +1,4 @@
-"""One process of a pipeline: the parts that it runs, one after the other, with a KV cache for each micro-batch."""
+"""One process of a pipeline: it runs its parts in order, with a KV cache for each micro-batch."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from runner.sharding.strategies import part_cuts
 
 @dataclass
 class BatchState:
-    """What a process keeps of a micro-batch between its steps."""
+    """The state of a micro-batch between two steps."""
 
-    mask: torch.Tensor  # [B, T] of all places so far; 0 is padding
-    positions: torch.Tensor  # [B, places of the last pass]
+    mask: torch.Tensor  # [B, T] of all tokens so far; 0 is padding
+    positions: torch.Tensor  # [B, tokens of the last pass]
     caches: list[Any]  # one per part
     sampler: Sampler | None  # in the last process
 
 
 class StageWorker:
-    """The parts of one process, loaded."""
+    """The loaded parts of one process."""
 
     def __init__(self, config: RunnerConfig, rank: ProcessRank) -> None:
         manifest = manifest_of(config)
@@ -43,14 +43,14 @@ class StageWorker:
         self.config, self.rank = config, rank
         model = parts_model(config.model)
         self.device, has_own_gpu = pick_device(model.device), False
-        if self.device.type == "cuda" and ":" not in model.device:  # the machine's GPUs in turn
+        if self.device.type == "cuda" and ":" not in model.device:  # one GPU after another
             gpus = torch.cuda.device_count()
             self.device = torch.device("cuda", rank.local_rank % gpus)
             has_own_gpu = gpus >= rank.local_processes
         if model.backend is Backend.nccl and not has_own_gpu:
             need = f"it needs a GPU of its own for each process, and this one has {self.device}: use auto or gloo"
             raise ConfigError(f"model.backend=nccl: {need}")
-        self.gpu_to_gpu = has_own_gpu and model.backend is not Backend.gloo  # else through main memory
+        self.gpu_to_gpu = has_own_gpu and model.backend is not Backend.gloo  # otherwise through main memory
         settings = read_settings(manifest.folder / MODEL_FILES)
         self.dtype, self.notes = pick_dtype(model.dtype, settings, self.device)
         self.threads = model.threads or max(
@@ -62,14 +62,14 @@ class StageWorker:
             load_part(manifest.folder, part_id, self.device, self.dtype, attention)
             for part_id in range(cuts[rank.rank], cuts[rank.rank + 1])
         ]
-        self.is_last = self.stages[-1].is_last  # ends in the head
+        self.is_last = self.stages[-1].is_last  # it has the head
         self.busy_s = 0.0
         self._states: dict[int, BatchState] = {}
 
     def run(self, packet: Packet, tokens: torch.Tensor | None = None) -> Packet | None:
-        """Take one step of a micro-batch and return the packet for the next process.
+        """Compute one step of a micro-batch and return the packet for the next process.
 
-        The first process gets token ids [B, T] beside the packet, the others hidden states in it.
+        The first process gets token ids [B, T] in addition to the packet, the others hidden states in it.
         """
         if packet.kind is PacketType.end:
             self._states.pop(packet.batch, None)
@@ -90,7 +90,7 @@ class StageWorker:
             sampled = state.sampler.pick(values[:, -1])
             answer = Packet(PacketType.tokens, packet.batch, sampled[:, None].cpu())
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # else the time would be counted as the next process's waiting
+            torch.cuda.synchronize(self.device)  # otherwise the time would count as waiting of the next process
         self.busy_s += time.perf_counter() - started
         return answer
 
@@ -117,7 +117,7 @@ class StageWorker:
         state.positions = state.positions[:, -1:] + 1
 
     def loaded_parts(self) -> list[dict[str, Any]]:
-        """Say what was loaded: one line per part."""
+        """Return what was loaded, one line per part."""
         return [
             {
                 "part": stage.part_id,
@@ -131,7 +131,7 @@ class StageWorker:
         ]
 
     def figures(self) -> dict[str, float]:
-        """Say how long this process computed, and how much memory it held at its peak."""
+        """Return the computing time and the peak memory of this process."""
         figures = {"busy_s": self.busy_s, "peak_rss_mib": machine.peak_rss_mib()}
         if self.device.type == "cuda":
             figures["gpu_mib"] = torch.cuda.max_memory_allocated(self.device) / MIB

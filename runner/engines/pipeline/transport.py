@@ -1,12 +1,12 @@
 """Packets between the processes of a pipeline: a small header, whole numbers, hidden states; point to point.
 
-The processes form a ring. Each stage sends its hidden states to the next process; the last one sends the tokens that
-it sampled to the first, which decides what comes next. A send returns at once: every process both sends and receives,
-so one that waited until its neighbour listens could wait forever. gloo carries tensors on a CPU, nccl tensors on GPUs
-of their own; the hidden states of processes that share one GPU go through main memory.
+The processes form a ring. Each one sends its hidden states to the next; the last one sends the sampled tokens to the
+first, which decides what comes next. A send returns at once, because processes that wait for each other to receive
+would deadlock. gloo sends tensors of a CPU, nccl those of GPUs if each process has its own; the hidden states of
+processes that share a GPU are copied through main memory.
 
-The first process knows the requests, the last one samples: so each row's settings travel with its prompt. A packet
-holds whole numbers only; a float travels as the 64 bits that it has in memory.
+The first process knows the requests and the last one samples, so each row's settings are sent with its prompt. The
+numbers of a packet are integers; a float is sent as its 64 bits.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from runner.engines.sampling import Sampler, generator_of
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 HEADER = 8  # kind, batch, rows and columns of the numbers, three sizes of the hidden states, their dtype
 SENDS_PER_PACKET = 3
-SETTINGS = len(PARAMETERS) + 2  # columns before the token ids: how tokens are drawn, the seed, the prompt's length
+SETTINGS = len(PARAMETERS) + 2  # columns before the token ids: sampling, the seed, the prompt's length
 
 
 class PacketType(IntEnum):
-    """What a packet asks for."""
+    """The purpose of a packet."""
 
-    prefill = 0  # numbers: one line per row, as `write_rows` writes them
+    prefill = 0  # numbers: one line per row, from `write_rows`
     decode = 1  # numbers: which rows of the micro-batch go on; none when all do
     tokens = 2  # numbers: the token that was sampled for each row
     end = 3  # the micro-batch is over
-    figures = 4  # each process reports how busy it was and what memory it took
+    figures = 4  # each process reports its computing time and its memory
     stop = 5  # the pipeline is over
-    alive = 6  # there is nothing to do
+    alive = 6  # nothing to do, but the connections stay in use
 
 
 @dataclass
 class Packet:
-    """One step of one micro-batch on its way around the ring."""
+    """One step of one micro-batch, as it is sent around the ring."""
 
     kind: PacketType
     batch: int = 0
@@ -57,24 +57,24 @@ class PeerGone(Exception):
     """A neighbour in the ring has closed its connection."""
 
     def __init__(self, rank: int, error: BaseException) -> None:
-        super().__init__(f"process {rank} is gone: {' '.join(str(error).split())[:200]}")
+        super().__init__(f"process {rank} has ended: {' '.join(str(error).split())[:200]}")
         self.rank = rank
 
 
 class Transport:
-    """Receives from the process before this one and sends to the one behind, over torch.distributed's default group."""
+    """Receives from the previous process and sends to the next, over torch.distributed's default group."""
 
     def __init__(self, rank: int, processes: int, device: torch.device, gpu_to_gpu: bool) -> None:
-        self.before, self.after = (rank - 1) % processes, (rank + 1) % processes
+        self.previous, self.next = (rank - 1) % processes, (rank + 1) % processes
         self.device = device
-        self.gpu_to_gpu = gpu_to_gpu  # hidden states do not pass through main memory
+        self.gpu_to_gpu = gpu_to_gpu  # hidden states are not copied through main memory
         self._sending = threading.Lock()  # a packet is several tensors
         self._sends: deque[tuple[Any, torch.Tensor]] = deque()
-        # at most one packet per process is under way, and a process receives a packet whole before it asks for the next
+        # at most one packet per process is under way, and a process receives all of a packet before the next
         self._most_sends = SENDS_PER_PACKET * (2 * processes + 2)
 
     def send(self, packet: Packet) -> None:
-        """Send a packet to the next process, without waiting until that one listens."""
+        """Send a packet to the next process, without waiting until it receives."""
         numbers, hidden = packet.numbers, packet.hidden
         header = torch.zeros(HEADER, dtype=torch.int64)
         header[0], header[1] = int(packet.kind), packet.batch
@@ -91,7 +91,7 @@ class Transport:
                 self._send_tensor(hidden.contiguous() if self.gpu_to_gpu else hidden.contiguous().cpu())
 
     def receive(self) -> Packet:
-        """Wait for the next packet from the process before this one."""
+        """Wait for the next packet from the previous process."""
         header = self._receive_tensor(torch.empty(HEADER, dtype=torch.int64)).tolist()
         numbers = hidden = None
         if header[2] * header[3]:
@@ -109,9 +109,9 @@ class Transport:
 
     def _send_tensor(self, tensor: torch.Tensor) -> None:
         try:
-            self._sends.append((dist.isend(tensor, self.after), tensor))
+            self._sends.append((dist.isend(tensor, self.next), tensor))
         except RuntimeError as error:
-            raise PeerGone(self.after, error) from error
+            raise PeerGone(self.next, error) from error
         while len(self._sends) > self._most_sends:
             self._wait_for_oldest_send()
 
@@ -120,22 +120,22 @@ class Transport:
         try:
             work.wait()
         except RuntimeError as error:
-            raise PeerGone(self.after, error) from error
+            raise PeerGone(self.next, error) from error
 
     def _receive_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         try:
-            dist.recv(tensor, self.before)
+            dist.recv(tensor, self.previous)
         except RuntimeError as error:
-            raise PeerGone(self.before, error) from error
+            raise PeerGone(self.previous, error) from error
         return tensor
 
 
 def write_rows(rows: Sequence[Row], pad: int) -> torch.Tensor:
-    """Return one line per row [B, SETTINGS + T]: its settings, then its prompt, padded on the left."""
+    """Return one line per row [B, SETTINGS + T]: its settings, and its prompt padded on the left."""
     width = max(len(row.prompt) for row in rows)
     lines = []
     for row in rows:
-        generator = generator_of(row.sampling, row.request.drawn_by, row.choice)
+        generator = generator_of(row.sampling, row.request.effective_random_id, row.choice)
         settings = torch.tensor(row.sampling.numbers, dtype=torch.float64).view(torch.int64).tolist()
         settings += [0 if generator is None else generator.initial_seed(), len(row.prompt)]
         lines.append([*settings, *[pad] * (width - len(row.prompt)), *row.prompt])
@@ -143,16 +143,16 @@ def write_rows(rows: Sequence[Row], pad: int) -> torch.Tensor:
 
 
 def token_mask(numbers: torch.Tensor) -> torch.Tensor:
-    """Return which places hold tokens and which are padding [B, T]."""
+    """Return a mask of tokens and padding [B, T]."""
     width = numbers.shape[1] - SETTINGS
     return (torch.arange(width)[None, :] >= width - numbers[:, SETTINGS - 1 : SETTINGS]).long()
 
 
 def sampler_for(numbers: torch.Tensor, vocab_size: int, device: torch.device) -> Sampler:
-    """Return the sampler that these rows ask for."""
+    """Return the sampler of these rows."""
     samplings, generators, prompts = [], [], []
-    drawn = numbers[:, : len(PARAMETERS)].contiguous().view(torch.float64).tolist()
-    for line, values in zip(numbers.tolist(), drawn, strict=True):
+    settings = numbers[:, : len(PARAMETERS)].contiguous().view(torch.float64).tolist()
+    for line, values in zip(numbers.tolist(), settings, strict=True):
         seed, length = line[len(PARAMETERS) : SETTINGS]
         samplings.append(Sampling.of_numbers(values))
         generators.append(torch.Generator().manual_seed(seed) if samplings[-1].temperature else None)

@@ -1,1 +1,1 @@
-"""Models behind OpenAI's API: requests go out over HTTP, answers come back as streams. Nothing here imports torch."""
+"""Models behind OpenAI's API: requests are sent over HTTP, and answers are streamed. Nothing here imports torch."""

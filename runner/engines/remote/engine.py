@@ -1,147 +1,21 @@
-"""The engine of model=api: nothing is loaded, a request becomes the parameters of an HTTP request."""
+"""The engine of model=api: a model on a server, so nothing is loaded here."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
-
-from runner.config.model import ApiConfig, Extensions
-from runner.config.root import RunnerConfig
-from runner.config.sampling import PARAMETERS
 from runner.core.errors import ConfigError
-from runner.engines.base import Capability, EngineReport, Message, Request
-from runner.engines.remote.faults import Miscounted
-from runner.engines.remote.heard import counted
-from runner.engines.remote.server import ServerConnection
+from runner.engines.remote.model import RemoteModel
 from runner.engines.remote.session import ApiSession
-from runner.engines.stats import EngineStats
-
-MILLION = 1_000_000
 
 
-class ApiEngine:
-    """A model on a server; nothing is loaded here."""
-
-    def __init__(self, config: RunnerConfig, model: ApiConfig, capabilities: frozenset[Capability]) -> None:
-        self.config, self.model, self.capabilities = config, model, capabilities
-        self.stats = EngineStats()
-        self.again: Counter[str] = Counter()  # why requests were put again
-        self.uncounted = 0  # answers whose tokens the server has not told
-        self._server: ServerConnection | None = None
-
-    @property
-    def server(self) -> ServerConnection:
-        """The connection to the server, which all sessions share."""
-        if self._server is None:
-            self._server = ServerConnection(self.model, self.again)
-        return self._server
-
-    def load(self) -> EngineReport:
-        """Ask the server what it has."""
-        started, model = time.perf_counter(), self.model
-        listed = self.server.listed()
-        self.stats.load_s = time.perf_counter() - started
-        metrics = {"load_s": self.stats.load_s}
-        notes = []
-        if (room := listed.own.get("max_model_len")) is not None:
-            try:
-                metrics["max_positions"] = float(counted("max_model_len", room))
-            except Miscounted as fault:
-                notes = [f"ignored from what {model.base_url} says of its model: {self.server.plain(fault)}"]
-        sent = {key: value for key, value in self.parameters(Request(0, "")).items() if key not in ("prompt", "model")}
-        facts = {"server": model.base_url, "reported_model": listed.reported, "sent": json.dumps(sent)}
-        note = (
-            f"a remote model cannot be hashed: should {model.base_url} come to answer otherwise under the name "
-            f"{model.name}, this job would still count as done"
-        )
-        return EngineReport(metrics, facts, [note, *notes])
-
-    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Return the prompt as it goes out; which tokens it has, the server alone knows."""
-        prompt = request.prompt
-        if isinstance(prompt, str):
-            return prompt, []
-        ids = [part for part in prompt if isinstance(part, int)]
-        turns = [asdict(part) for part in prompt if isinstance(part, Message)]
-        return (ids, ids) if ids else (json.dumps(turns, ensure_ascii=False), [])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Refuse: which text a token has, the server alone knows."""
-        raise ConfigError(f"model.base_url={self.model.base_url}: which text a token has, this server alone knows")
+class ApiEngine(RemoteModel):
+    """Opens sessions to the model's server."""
 
     def open(self, batch_size: int | None = None) -> ApiSession:
-        """Open a session; batch_size = the most requests at once."""
+        """Open a session; batch_size = most requests at once."""
         most = self.model.concurrency
         if batch_size is not None and batch_size > most:
             raise ConfigError(
-                f"{self.model.key}.concurrency={most}: {batch_size} requests are wanted at once: make it larger, or "
-                "the batch smaller"
+                f"{self.model.key}.concurrency={most}: {batch_size} requests at once were requested: make it larger, "
+                "or the batch smaller"
             )
         return ApiSession(self, batch_size or self.config.generation.batch_size or most)
-
-    def arithmetic(self) -> None:
-        """The machine is the server's."""
-
-    def close(self) -> None:
-        """Close all connections."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-
-    def parameters(self, request: Request) -> dict[str, Any]:
-        """Return what goes out for a request; ConfigError where the API has no word for what is asked."""
-        sampling = request.sampling.over(self.config.generation, self.config.seed)
-        if (problem := self.model.cannot_say("request", sampling)) is not None:
-            raise ConfigError(problem)
-        is_chat = Capability.chat in request.needs
-        limit = self.limit(request)
-        sent: dict[str, Any] = {"model": self.model.name, "temperature": sampling.temperature}
-        # OpenAI's newer models take no other word in chats; other servers may not know it, or ignore it
-        is_openai = self.model.is_at("openai.com") or self.model.is_at("azure.com")
-        sent["max_completion_tokens" if is_chat and is_openai else "max_tokens"] = limit
-        if sampling.temperature:
-            sent["seed"] = request.sampling.seed
-            if sent["seed"] is None:  # as elsewhere, the seed and the request's id decide
-                digest = hashlib.sha256(f"{self.config.seed}/{request.id}".encode()).digest()
-                sent["seed"] = int.from_bytes(digest[:4]) >> 1
-        drawn = {
-            name: value
-            for name, one in PARAMETERS.items()
-            if (value := getattr(sampling, name)) is not None and (sampling.temperature or one.for_greedy)
-        }
-        sent |= {name: value for name, value in drawn.items() if PARAMETERS[name].in_openai}
-        besides: dict[str, Any] = {}
-        if self.model.extensions is Extensions.vllm:
-            besides = {name: value for name, value in drawn.items() if not PARAMETERS[name].in_openai}
-            besides |= {"ignore_eos": True} if request.ignore_eos else {}
-        sent |= {"stop": list(request.stop)} if request.stop else {}
-        sent |= {"n": request.n} if request.n > 1 else {}
-        sent |= {"extra_body": besides} if besides else {}
-        seen, ids = self.encode(request)
-        return sent | ({"messages": json.loads(str(seen))} if is_chat else {"prompt": ids or seen})
-
-    def note(self) -> None:
-        """Say what went otherwise than asked for, so far."""
-        times = ", ".join(f"{number} × {kind}" for kind, number in self.again.most_common())
-        notes = [f"{self.again.total()} requests were put again: the server {times}"] if times else []
-        if self._server is not None and (places := self._server.secret.times):
-            notes.append(f"the server sent its own key back: in {places} places, *** stands for it")
-        if self.uncounted:
-            notes.append(f"the server did not say how many tokens {self.uncounted} answers have: those count as 0")
-        self.stats.notes = notes
-
-    def limit(self, request: Request) -> int:
-        """Return how many tokens an answer may have."""
-        own = request.max_new_tokens
-        return self.config.generation.max_new_tokens if own is None else own
-
-    def cost(self, prompt_tokens: int, new_tokens: int) -> float | None:
-        """Return what an answer has cost in USD, where the prices are known."""
-        if self.model.price_in is None or self.model.price_out is None:
-            return None
-        return round((prompt_tokens * self.model.price_in + new_tokens * self.model.price_out) / MILLION, 9)

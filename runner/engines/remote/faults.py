@@ -1,20 +1,20 @@
-"""How a request to a server may fail: in a way that another try may mend, or in one that stays."""
+"""How a request to a server may fail: temporarily or permanently."""
 
 from __future__ import annotations
 
 
 class Fault(Exception):
-    """No answer came, and another try may bring one."""
+    """No answer came; another try may succeed."""
 
-    def __init__(self, why: str, kind: str, wait_s: float | None = None, reached: bool = True) -> None:
-        super().__init__(why)
+    def __init__(self, message: str, kind: str, wait_s: float | None = None, reached: bool = True) -> None:
+        super().__init__(message)
         self.kind, self.wait_s, self.reached = kind, wait_s, reached
         self.tries = 1
 
 
 class Miscounted(Fault):
-    """The answer came with numbers of tokens that cannot be true, and is none, although its text is whole."""
+    """The answer came with impossible token counts, so it is rejected although its text is complete."""
 
 
 class RequestRejected(Exception):
-    """The server will not answer this request, however often it is put."""
+    """The server rejects this request; another try would not help."""

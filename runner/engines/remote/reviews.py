@@ -1,4 +1,4 @@
-"""What student and teacher say to each other about an answer: a review, a revision, and how a verdict is read."""
+"""The prompts between student and teacher, for a review and for a revision, and the parser of reviews."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from runner.engines.base import Message, Prompt
 
-VERSION = 1  # raise it when these words change: they change answers
+VERSION = 1  # raise it when these prompts change, because answers change with them
 
 REVIEW = """You are a teacher and review a student's answer to a task. Reply with one JSON object and nothing else:
 {"score": S, "feedback": "F"}
@@ -20,14 +20,14 @@ FEEDBACK_CHARACTERS = 2000
 
 @dataclass(frozen=True)
 class Review:
-    """What a teacher thinks of an answer; score None: it could not be read out of what the teacher said."""
+    """A teacher's review of an answer; score None: it could not be parsed."""
 
     score: float | None
     feedback: str
 
 
 def task_of(prompt: Prompt) -> str:
-    """Return what was asked, as text; a conversation turn by turn."""
+    """Return the task as text, a conversation turn by turn."""
     if isinstance(prompt, str):
         return prompt
     turns = [part for part in prompt if isinstance(part, Message)]
@@ -35,21 +35,21 @@ def task_of(prompt: Prompt) -> str:
 
 
 def review_of(prompt: Prompt, answer: str) -> Prompt:
-    """Return what the teacher is asked about an answer."""
+    """Return the prompt that asks the teacher to review an answer."""
     return Message("system", REVIEW), Message("user", f"Task:\n{task_of(prompt)}\n\nThe student's answer:\n{answer}")
 
 
 def revision_of(prompt: Prompt, answer: str, feedback: str) -> Prompt:
-    """Return what the student is asked after a review."""
+    """Return the prompt that asks the student to revise its answer."""
     revise = REVISE.format(feedback=feedback)
     if isinstance(prompt, str):
-        return f"{prompt}{answer}\n\n{revise}\n\n{prompt}"  # plain text is only ever gone on with
+        return f"{prompt}{answer}\n\n{revise}\n\n{prompt}"  # plain text can only be continued
     turns = tuple(part for part in prompt if isinstance(part, Message))
     return (*turns, Message("assistant", answer), Message("user", revise))
 
 
 def read_verdict(text: str) -> Review:
-    """Find the JSON object in what a teacher said, whatever stands around it; without one, its words are feedback."""
+    """Find the JSON object in a teacher's text; without one, the text is the feedback."""
     decoder, place = json.JSONDecoder(), text.find("{")
     for _ in range(20):
         if place < 0:

@@ -1,4 +1,4 @@
-"""What comes over the wire from a server: in bounds, in plain bytes, and from the host that was asked."""
+"""Guards the responses of a server: limited in size, uncompressed, and from the configured host."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runner.core.errors import ConfigError
 from runner.core.machine import MIB
 from runner.engines.remote.faults import Fault
 
-BODY_MIB = 32  # of one answer, far above what the longest one needs
+BODY_MIB = 32  # of one answer, far above the longest one
 EVENT_MIB = 1  # of one event of a stream, which holds a few tokens
-ERROR_KIB = 64  # of the body beside an error's status, of which a line is shown
-PLAIN_BYTES = {"Accept-Encoding": "identity"}  # a few bytes that are packed can be any number of them
+ERROR_KIB = 64  # of the body of an error, of which one line is shown
+PLAIN_BYTES = {"Accept-Encoding": "identity"}  # a few compressed bytes may expand to any size
 BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 PORTS = {"http": 80, "https": 443}
 
@@ -24,42 +24,42 @@ Hook = Callable[[httpx2.Response], Coroutine[Any, Any, None]]
 
 
 def guard(model: ApiConfig, plain: Callable[[object], str]) -> Hook:
-    """Return what looks at the head of each response, before anything of its body is read."""
+    """Return a hook that checks the headers of each response before its body is read."""
 
-    async def look(response: httpx2.Response) -> None:
+    async def check(response: httpx2.Response) -> None:
         if response.has_redirect_location:
-            _refuse_elsewhere(model, response, plain)
+            _refuse_other_host(model, response, plain)
         is_error = response.status_code >= 400
-        packed = response.headers.get("content-encoding", "").strip().lower() not in ("", "identity")
-        if packed and not is_error:
-            how = plain(response.headers["content-encoding"])
-            raise Fault(f"{model.base_url} sent a compressed answer ({how}), which was not asked for",
+        is_compressed = response.headers.get("content-encoding", "").strip().lower() not in ("", "identity")
+        if is_compressed and not is_error:
+            encoding = plain(response.headers["content-encoding"])
+            raise Fault(f"{model.base_url} sent a compressed answer ({encoding}), which was not requested",
                         "sent a compressed answer")  # fmt: skip
-        if packed:
-            del response.headers["content-encoding"]  # what it says is left unread: the status tells enough
+        if is_compressed:
+            del response.headers["content-encoding"]  # the body is not read: the status is enough
         is_stream = "text/event-stream" in response.headers.get("content-type", "")
-        most = (0 if packed else ERROR_KIB * 2**10) if is_error else BODY_MIB * MIB
+        most = (0 if is_compressed else ERROR_KIB * 2**10) if is_error else BODY_MIB * MIB
         stream: Any = response.stream
         response.stream = _Bounded(stream, model.base_url, most, is_error, is_stream)
 
-    return look
+    return check
 
 
-def _refuse_elsewhere(model: ApiConfig, response: httpx2.Response, plain: Callable[[object], str]) -> None:
-    """Refuse to follow to another host: it would get the prompts."""
-    asked = response.request.url
-    there = asked.join(response.headers["location"])
-    if _place(there) == _place(asked) or (there.host == asked.host and _is_upgrade(asked, there)):
+def _refuse_other_host(model: ApiConfig, response: httpx2.Response, plain: Callable[[object], str]) -> None:
+    """Refuse a redirect to another host, which would get the prompts."""
+    url = response.request.url
+    target = url.join(response.headers["location"])
+    if _origin(target) == _origin(url) or (target.host == url.host and _is_upgrade(url, target)):
         return
-    address = plain(f"{there.scheme}://{there.netloc.decode(errors='replace').rpartition('@')[2]}")
+    address = plain(f"{target.scheme}://{target.netloc.decode(errors='replace').rpartition('@')[2]}")
     raise ConfigError(
-        f"{model.key}.base_url={model.base_url}: {asked.host}:{_port(asked)} sends requests on to another host, "
-        f"{address}, which would get the prompts. If that is meant, give its address: "
+        f"{model.key}.base_url={model.base_url}: {url.host}:{_port(url)} redirects to another host, "
+        f"{address}, which would get the prompts. If that is intended, use its address: "
         f"{model.key}.base_url={address}/v1"
     )
 
 
-def _place(url: httpx2.URL) -> tuple[str, str, int | None]:
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, _port(url)
 
 
@@ -67,37 +67,37 @@ def _port(url: httpx2.URL) -> int | None:
     return url.port or PORTS.get(url.scheme)
 
 
-def _is_upgrade(asked: httpx2.URL, there: httpx2.URL) -> bool:
-    """Whether the same host is to be asked over TLS."""
-    return (asked.scheme, _port(asked), there.scheme, _port(there)) == ("http", 80, "https", 443)
+def _is_upgrade(url: httpx2.URL, target: httpx2.URL) -> bool:
+    """Return whether a redirect only changes from http to https."""
+    return (url.scheme, _port(url), target.scheme, _port(target)) == ("http", 80, "https", 443)
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """A body that is broken off where it gets longer than any answer is; that of an error simply ends there."""
+    """A body with a limit: a longer answer is a fault, and the body of an error is cut."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, url: str, most: int, is_error: bool, is_stream: bool) -> None:
         self._stream, self._url, self._most = stream, url, most
         self._is_error, self._is_stream = is_error, is_stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = of_event = 0
+        size = event_size = 0
         tail = b""
         async for part in self._stream:
             if not size:
-                part = part.removeprefix(codecs.BOM_UTF8)  # the client would take the first event for none
+                part = part.removeprefix(codecs.BOM_UTF8)  # with it, the client would ignore the first event
             size += len(part)
             if self._is_error and size >= self._most:
                 yield part[: len(part) + self._most - size]
                 return
             if size > self._most:
-                raise Fault(f"{self._url} sent an answer that goes on past {BODY_MIB} MiB", "sent an endless answer")
+                raise Fault(f"{self._url} sent an answer of more than {BODY_MIB} MiB", "sent an endless answer")
             if self._is_stream:
-                seen = tail + part
-                end = max(seen.rfind(blank) + len(blank) if blank in seen else 0 for blank in BLANK_LINES)
-                of_event = len(seen) - end if end else of_event + len(part)
-                tail = seen[max(end, len(seen) - 3) :]
-                if of_event > EVENT_MIB * MIB:
-                    endless = f"{self._url} sent a line or an event that goes on past {EVENT_MIB} MiB"
+                text = tail + part
+                end = max(text.rfind(blank) + len(blank) if blank in text else 0 for blank in BLANK_LINES)
+                event_size = len(text) - end if end else event_size + len(part)
+                tail = text[max(end, len(text) - 3) :]
+                if event_size > EVENT_MIB * MIB:
+                    endless = f"{self._url} sent a line or an event of more than {EVENT_MIB} MiB"
                     raise Fault(endless, "sent an endless line")
             yield part
 

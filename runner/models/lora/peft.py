@@ -1,4 +1,4 @@
-"""lora: none, peft – put an adapter on a loaded base and prove that it is on."""
+"""lora: none, peft – apply an adapter to a loaded base and verify that it has an effect."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints.resolve import read_tensors
-from runner.checkpoints.weight_files import load_json
 from runner.config.lora import PeftConfig
 from runner.core.errors import ConfigError, one_line
+from runner.core.texts import load_json
 
 KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """What was matched: an adapter that changes nothing is an error, not a report."""
+    """What an adapter was applied to; an adapter that changes nothing is an error and has no report."""
 
     modules: int
     rank: int
@@ -29,33 +29,33 @@ class AdapterReport:
 
 
 def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
-    """Hold an adapter's settings and the headers of its file against a model without weights."""
+    """Check an adapter's settings and the headers of its file against a model without weights."""
     settings, binary = load_json(folder / "adapter_config.json"), folder / "adapter_model.bin"
     if binary.is_file() and not (folder / "adapter_model.safetensors").is_file():
         from runner.models.pickled import load_tensors
 
-        load_tensors(binary, f"lora.path={lora.path}")  # a hostile one is refused in our words
+        load_tensors(binary, f"lora.path={lora.path}")  # rejects a hostile file with our message
     if bare is None:
         return  # PEFT checks on the real base
     if settings.get("peft_type") != "LORA":
-        return  # another method of PEFT's: its own checks are the ones that know it
+        return  # another method of PEFT: only its own checks know it
     label, modules = f"lora.path={lora.path} does not fit model.name={base_name}", dict(bare.named_modules())
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for tensor in read_tensors(folder):
         if match := KEY.fullmatch(tensor.name):
             shapes.setdefault(match["path"], {})[match["side"]] = tensor.shape
-    found = [path for path in shapes if path in modules]
-    if shapes and not found and not any(targets(settings, path) for path in modules):
+    matched = [path for path in shapes if path in modules]
+    if shapes and not matched and not any(targets(settings, path) for path in modules):
         first = ", ".join([*shapes][:3])
         raise ConfigError(
             f"{label}: none of its {len(shapes)} modules is there (the first are {first}), and its target_modules "
             f"{settings.get('target_modules')} name none either: use the base that it was made for"
         )
-    for path in found:
+    for path in matched:
         inputs, outputs = (getattr(modules[path], side, None) for side in ("in_features", "out_features"))
         a, b = shapes[path].get("A"), shapes[path].get("B")
         if a is None or b is None or not isinstance(inputs, int):
-            continue  # half of it, or no linear layer: left to PEFT
+            continue  # A or B is missing, or it is not a linear layer: left to PEFT
         if (a[1], b[0]) != (inputs, outputs) or a[0] != b[1]:
             raise ConfigError(
                 f"{label}: size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
@@ -67,7 +67,7 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
 
 
 def targets(settings: dict[str, Any], path: str) -> bool:
-    """Whether PEFT would put the adapter on the module at path."""
+    """Whether PEFT would apply the adapter to the module at path."""
     wanted = settings.get("target_modules")
     if wanted is None or wanted == "all-linear":
         return True  # PEFT knows what these mean for each kind of model
@@ -85,7 +85,7 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
     notes = () if fits else (f"the adapter was made for {made_for}, the loaded base is {base_name}",)
     try:
         with warnings.catch_warnings():
-            # peft 0.21 asks transformers 5.23 by an old name; it is theirs to mend
+            # peft 0.21 uses an old name of transformers 5.23; only peft can fix that
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
             model = PeftModel.from_pretrained(base, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
@@ -102,7 +102,7 @@ def apply(base: Any, lora: PeftConfig, folder: Path, base_name: str) -> tuple[An
 
 
 def remove(model: Any) -> None:
-    """Put the base's own modules back where they were."""
+    """Restore the base's own modules."""
     model.unload()
 
 

@@ -1,1 +1,1 @@
-"""rope – positions: scalings that transformers has, and two coordinates for each token."""
+"""rope – positions: transformers' scalings, and two coordinates for each token."""

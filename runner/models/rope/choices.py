@@ -1,4 +1,4 @@
-"""rope: native, rope_2d, linear, dynamic, yarn, llama3 – how positions are encoded, read off the loaded model.
+"""rope: native, rope_2d, linear, dynamic, yarn, llama3 – applies a position encoding, and describes the loaded one.
 
 The scalings are transformers' own: they go into the model's config before the weights load. rope_2d is ours and
 is patched over the loaded model (`runner/models/rope/rope_2d.py`).
@@ -15,11 +15,11 @@ from runner.models import capability
 from runner.models.inventory import Described
 from runner.models.rope import rope_2d
 
-NO_LIMIT = 1e9  # positions of a model that names no maximum
+NO_LIMIT = 1e9  # positions, for a model without a maximum
 
 
 def prepare(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
-    """Return the config to load the model with, None = its own; refuses before any weight is read."""
+    """Return the config to load the model with, None for its own; ConfigError before any weight is read."""
     if type(rope) is RopeConfig:
         return None
     settings = capability.settings_of(folder, trust_remote_code)
@@ -28,7 +28,7 @@ def prepare(rope: RopeConfig, folder: Path, trust_remote_code: bool) -> Any:
 
 
 def put_on(settings: Any, rope: RopeConfig, trust_remote_code: bool = False) -> None:
-    """Write what a rope choice needs into a transformers config, or refuse the model."""
+    """Write what a rope choice needs into a transformers config, or reject the model."""
     if isinstance(rope, RopeScalingConfig):
         scale(settings, rope)
     elif isinstance(rope, Rope2dConfig):
@@ -36,7 +36,7 @@ def put_on(settings: Any, rope: RopeConfig, trust_remote_code: bool = False) -> 
 
 
 def scale(settings: Any, rope: RopeScalingConfig) -> None:
-    """Write a scaling into a transformers config, in the place of the one that stands there."""
+    """Write a scaling into a transformers config, in place of its own."""
     text = settings.get_text_config()
     native = getattr(text, "rope_parameters", None)
     model_class = (settings.architectures or [type(settings).__name__])[0]
@@ -45,7 +45,7 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
             f"rope={rope.name}: {model_class} has no rope_parameters in its config, so there is nothing to scale: "
             "use rope=native"
         )
-    if "rope_theta" not in native:  # one set of parameters a layer type
+    if "rope_theta" not in native:  # one set of parameters per type of layer
         raise ConfigError(
             f"rope={rope.name}: {model_class} has other rope_parameters for each type of layer "
             f"({', '.join(map(str, native))}), and one scaling does not fit all: use rope=native"
@@ -54,7 +54,7 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
     scaling: dict[str, Any] = {"rope_type": rope.name, "factor": float(rope.factor), **kept}
     if isinstance(rope, RopeLengthScalingConfig):
         scaling["original_max_position_embeddings"] = rope.original_max_position_embeddings or _trained_on(text)
-        if hasattr(text, "original_max_position_embeddings"):  # Phi-3 keeps it here, and here it would win
+        if hasattr(text, "original_max_position_embeddings"):  # Phi-3 has it here, with precedence
             text.original_max_position_embeddings = scaling["original_max_position_embeddings"]
     own = vars(rope).keys() - {"factor", "original_max_position_embeddings"}  # as transformers calls them, too
     scaling |= {key: float(getattr(rope, key)) for key in sorted(own) if getattr(rope, key) is not None}
@@ -62,13 +62,13 @@ def scale(settings: Any, rope: RopeScalingConfig) -> None:
 
 
 def apply(model: Any, rope: RopeConfig) -> None:
-    """Patch what is patched on the loaded model."""
+    """Patch the loaded model, if the choice needs it."""
     if isinstance(rope, Rope2dConfig):
         rope_2d.apply(model, rope)
 
 
 def describe(model: Any) -> Described:
-    """Count the patched pairs and the positions there is room for, and name the rotary embedding of a loaded model."""
+    """Count patched pairs and possible positions of a loaded model, and name its rotary embedding."""
     settings, patch = model.config.get_text_config(), rope_2d.patch_of(model)
     metrics = {
         "rope_pairs": rope_2d.pairs_of(model),
@@ -84,22 +84,22 @@ def describe(model: Any) -> Described:
 
 
 def max_positions(text: Any) -> float:
-    """Return how many positions a loaded model has room for, under its own scaling or one that was put on it.
+    """Return the maximum number of positions of a loaded model, under its own scaling or a chosen one.
 
-    As transformers has it, max_position_embeddings is the length after scaling where the config also names a
-    shorter original one; where both are the same, and for scalings that know no original, the factor counts.
+    As in transformers, max_position_embeddings is the length after scaling if the config also names a shorter
+    original one; if both are equal, and for scalings without an original length, the factor counts.
     """
     maximum = getattr(text, "max_position_embeddings", None)
     if maximum is None or maximum <= 0:  # XLNet says -1
         return NO_LIMIT
-    parameters = getattr(text, "rope_parameters", None) or {}  # transformers' scalings are put there, too
+    parameters = getattr(text, "rope_parameters", None) or {}  # also of a chosen scaling
     key = "original_max_position_embeddings"
-    original = parameters.get(key) or getattr(text, key, None) or maximum  # Phi-3 keeps it beside them
+    original = parameters.get(key) or getattr(text, key, None) or maximum  # Phi-3 has it outside of them
     return float(maximum if original < maximum else int(original * (parameters.get("factor") or 1)))
 
 
 def notes(text: Any, rope: RopeConfig) -> list[str]:
-    """Say what a reader of the numbers has to know."""
+    """Return notes that a reader of the numbers needs."""
     if isinstance(rope, RopeDynamicConfig):
         length = getattr(text, "max_position_embeddings", "?")
         return [f"rope=dynamic: beyond {length} positions a row's angles depend on the longest row of its batch"]

@@ -1,8 +1,8 @@
 """rope: rope_2d – a branch and a time coordinate for every token, patched over the model's rotary embedding.
 
-Of the F frequency pairs, numbered 1 … F, the last n turn with the two coordinates in turns: branch, time, branch, …
-The others turn with the ordinary position. Nobody sets coordinates for a single stream: it is branch 0, and its
-time is the position id that reaches the embedding, so that prefill, cached decoding, padding and batching agree.
+Of the F frequency pairs, numbered 1 … F, the last n rotate alternately by the two coordinates: branch, time, branch, …
+The others rotate by the ordinary position. A single stream needs no coordinates: it is branch 0, and its time is the
+position id that reaches the embedding, so that prefill, cached decoding, padding and batching agree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ from torch import nn
 from runner.config.rope import Rope2dConfig
 from runner.core.errors import ConfigError
 
-INNER = ("model", "base_model", "language_model", "module")  # where models and wrappers such as PEFT's keep the model
+INNER = (
+    "model",
+    "base_model",
+    "language_model",
+    "module",
+)  # attributes in which models and wrappers such as PEFT's keep the model
 NOT_SET = (
     "extra_pos2d is not set: the 2D rotary embedding was reached without coordinates. Pass position_ids (a single "
     "stream is branch 0), or name branch and time of each token: with rope_2d.at(model, branches, times): ..."
@@ -26,13 +31,13 @@ NOT_SET = (
 
 
 def patched_pairs(pairs: int, ratio: float) -> range:
-    """Return the numbers (1 … pairs) of the pairs that turn with branch and time: the last ones, at least one."""
+    """Return the numbers (1 … pairs) of the pairs that rotate by branch and time: the last ones, at least one."""
     count = min(max(round(pairs * ratio), 1), pairs)
     return range(pairs - count + 1, pairs + 1)
 
 
 class Rope2d(nn.Module):
-    """Stands in the place of a rotary embedding and keeps it, for its frequencies and for the way back."""
+    """Replaces a rotary embedding and keeps it, for its frequencies and to restore it."""
 
     def __init__(self, native: Any, config: Rope2dConfig) -> None:
         super().__init__()
@@ -69,15 +74,15 @@ class Rope2d(nn.Module):
             return torch.stack((torch.zeros_like(position_ids), position_ids), dim=-1)
         if position_ids is not None and position_ids.shape[-1] != self.pos2d.shape[-2]:
             here, given = position_ids.shape[-1], self.pos2d.shape[-2]
-            raise RuntimeError(f"pos2d holds coordinates of {given} tokens, this forward pass has {here}")
+            raise RuntimeError(f"pos2d has coordinates of {given} tokens, this forward pass has {here}")
         return self.pos2d
 
     def describe(self) -> str:
-        """Say which pairs turn with which coordinate."""
+        """Say which pairs rotate by which coordinate."""
         first, last = self.patched[0], self.patched[-1]
         which = f"pairs {first}–{last} of {self.pairs}" if first < last else f"pair {last} of {self.pairs}"
-        time = f" time {_some(self.patched[1::2])}" if first < last else ""
-        return f"rope_2d, {which}: branch {_some(self.patched[::2])}{time}, stride {self.stride}"
+        time = f" time {_first_two(self.patched[1::2])}" if first < last else ""
+        return f"rope_2d, {which}: branch {_first_two(self.patched[::2])}{time}, stride {self.stride}"
 
 
 def apply(model: Any, config: Rope2dConfig) -> Rope2d:
@@ -93,7 +98,7 @@ def apply(model: Any, config: Rope2dConfig) -> Rope2d:
 
 
 def undo(model: Any) -> bool:
-    """Put the model's own embedding back; False when it was not patched."""
+    """Restore the model's own embedding; False if it was not patched."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, Rope2d):
@@ -108,7 +113,7 @@ def patch_of(model: Any) -> Rope2d | None:
 
 
 def pairs_of(model: Any) -> int:
-    """Count the frequency pairs of a model's rotary embedding, patched or not; 0 when it has none."""
+    """Count the frequency pairs of a model's rotary embedding, patched or not; 0 if it has none."""
     try:
         parent, name = find(model)
     except ConfigError:
@@ -150,7 +155,7 @@ def at(model: Any, branches: torch.Tensor, times: torch.Tensor) -> Iterator[None
 
 @contextmanager
 def in_branches(model: Any) -> Iterator[None]:
-    """Derive nothing inside: a forward pass without coordinates is an error, not a single stream."""
+    """Make a forward pass without coordinates an error inside, instead of a single stream."""
     patch = require(model)
     before, patch.single_stream = patch.single_stream, False
     try:
@@ -160,7 +165,7 @@ def in_branches(model: Any) -> Iterator[None]:
 
 
 def require(model: Any) -> Rope2d:
-    """Return the patched embedding, or say that there is none."""
+    """Return the patched embedding; ConfigError if there is none."""
     patch = patch_of(model)
     if patch is None:
         raise ConfigError("rope=native: branches need two coordinates a token; use rope=rope_2d")
@@ -168,7 +173,7 @@ def require(model: Any) -> Rope2d:
 
 
 def _check_layout(native: Any, owner: str) -> None:
-    """Refuse an embedding that is not cos and sin of cat(angles, angles): patched, it would be another model."""
+    """Reject an embedding other than cos and sin of cat(angles, angles), which the patch would break."""
     frequencies = native.inv_freq.float()
     x, position_ids = torch.zeros(1, 3, 1, device=frequencies.device), torch.arange(3, device=frequencies.device)[None]
     angles = position_ids[..., None].float() * frequencies
@@ -176,16 +181,16 @@ def _check_layout(native: Any, owner: str) -> None:
     try:
         cos, _ = native(x, position_ids)
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        cos, why = None, f" ({error})"
+        cos, reason = None, f" ({error})"
     else:
-        why = ""
+        reason = ""
     if cos is None or cos.shape != expected.shape or not torch.allclose(cos.float(), expected, atol=1e-5):
         raise ConfigError(
             f"rope=rope_2d: {type(native).__name__} of {owner} does not lay its pairs out as cat(angles, angles)"
-            f"{why}, so they cannot be numbered: use rope=native"
+            f"{reason}, so they cannot be numbered: use rope=native"
         )
 
 
-def _some(numbers: range) -> str:
-    """Name the first two of them."""
+def _first_two(numbers: range) -> str:
+    """List the first two numbers."""
     return f"{', '.join(map(str, numbers[:2]))}{', …' if len(numbers) > 2 else ''}"

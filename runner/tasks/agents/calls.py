@@ -1,7 +1,7 @@
-"""calls.jsonl: each call of a team of agents at once, so that a start after a kill asks only for what is missing.
+"""calls.jsonl: every call of a team of agents, written as soon as it is answered, so that a killed job can resume.
 
-A call has one line as soon as it has come back, and a program's outcome has a line of its own behind it. The line that
-stands last counts. A call that ended in an error, or answers another prompt than is put now, is asked again.
+An answered call is one line; its program's outcome is another line after it. Of several lines for one call, the last
+one counts. A call that ended in an error, or that answered another prompt than today's, is asked again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered
-from runner.core.result import Call, FinishReason, applying, sealed, unsealed
+from runner.core.result import Call, FinishReason, sealed, unsealed, without_unset_keys
 from runner.store.lines import GrowingFile, damaged, read_evidence
 
 CALLS = "calls.jsonl"
@@ -20,7 +20,7 @@ _OF_CALL = {item.name for item in fields(Call)}
 
 
 @dataclass
-class _Kept:
+class _RecordedCall:
     """What the lines of one call say."""
 
     asked_sha256: str
@@ -31,12 +31,12 @@ class _Kept:
 
 
 class CallFile:
-    """The calls of a job; `insists` asks again also for what can have no answer."""
+    """The calls of a job; with `retry_permanent`, calls with a permanent error are asked again, too."""
 
-    def __init__(self, folder: Path, insists: bool = False) -> None:
-        self.path, self.insists = folder / CALLS, insists
+    def __init__(self, folder: Path, retry_permanent: bool = False) -> None:
+        self.path, self.retry_permanent = folder / CALLS, retry_permanent
         self.reused = self.asked_again = 0
-        self._kept: dict[str, _Kept] = {}
+        self._recorded: dict[str, _RecordedCall] = {}
         for number, line in read_evidence(self.path, unsealed, "call", repair=True):
             try:
                 self._read(line)
@@ -45,29 +45,29 @@ class CallFile:
         self._file = GrowingFile(self.path)
 
     def find(self, turn: AgentCall) -> Answered | None:
-        """Return what an earlier start has got for this very prompt, with or without its program's outcome."""
-        kept = self._kept.get(turn.id)
-        if kept is None or kept.asked_sha256 != turn.asked_sha256:
+        """Return the recorded answer to exactly this prompt, with or without its program's outcome."""
+        recorded = self._recorded.get(turn.id)
+        if recorded is None or recorded.asked_sha256 != turn.asked_sha256:
             return None
-        if kept.call.finish_reason is FinishReason.error and (self.insists or not kept.permanent):
+        if recorded.call.finish_reason is FinishReason.error and (self.retry_permanent or not recorded.permanent):
             self.asked_again += 1
             return None
         self.reused += 1
-        return Answered(turn, kept.call, kept.code, kept.permanent, kept.cost_usd)
+        return Answered(turn, recorded.call, recorded.code, recorded.permanent, recorded.cost_usd)
 
     def add(self, answered: Answered) -> None:
-        """Append what came back of a call."""
+        """Append the answer to a call."""
         turn = answered.turn
-        about = {"id": turn.id, "asked_sha256": turn.asked_sha256}
+        key = {"id": turn.id, "asked_sha256": turn.asked_sha256}
         rest = {"permanent": answered.permanent, "cost_usd": answered.cost_usd}
-        self._file.append(sealed(applying(about | asdict(answered.call) | rest)))
+        self._file.append(sealed(without_unset_keys(key | asdict(answered.call) | rest)))
 
     def add_code(self, answered: Answered) -> None:
-        """Append what the program of a call came to."""
+        """Append the outcome of a call's program."""
         turn = answered.turn
         assert answered.code is not None
         line = {"id": turn.id, "asked_sha256": turn.asked_sha256, "code": asdict(answered.code)}
-        self._file.append(sealed(applying(line)))
+        self._file.append(sealed(without_unset_keys(line)))
 
     def close(self) -> None:
         """Close the file."""
@@ -78,8 +78,8 @@ class CallFile:
         if "code" in line:
             values = {"answer": None, **line["code"]}
             outcome = CodeOutcome(**values | {"status": CodeStatus(values["status"])})
-            if self._kept[key].asked_sha256 == asked_sha256:
-                self._kept[key].code = outcome
+            if self._recorded[key].asked_sha256 == asked_sha256:
+                self._recorded[key].code = outcome
             return
         call = Call.from_dict({name: value for name, value in line.items() if name in _OF_CALL})
-        self._kept[key] = _Kept(asked_sha256, call, bool(line.get("permanent")), line.get("cost_usd"))
+        self._recorded[key] = _RecordedCall(asked_sha256, call, bool(line.get("permanent")), line.get("cost_usd"))

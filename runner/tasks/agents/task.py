@@ -1,4 +1,4 @@
-"""task=agents: a team of agents answers each question; who hears whom is a graph, which training can prune first."""
+"""task=agents: a team of agents answers each question; a graph says who hears whom, and training can prune it first."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
 from runner.datasets.gsm8k import Item, check_made, describe, items_sha256, load_questions
-from runner.engines.base import Capability, require
+from runner.engines.base import Capability
+from runner.engines.contract import require
 from runner.engines.session import Session
 from runner.scorers.totals import cost, score
 from runner.store.measured import Measured, Measuring
 from runner.tasks.agents.calls import CALLS, CallFile
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import problems
 
-VERSION = 2  # 2: an `answer` of a program that is no number, or too long to be one, counts as none
+VERSION = 2  # 2: a program's `answer` that is not a number, or is too long, counts as no answer
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
 GRAPH = "graph.json"
 TRAINING = ("batch_size", "imp_per_iterations", "pruning_rate", "learning_rate", "initial_probability", "nuclear_norm")
-TEAM_ADAPTER = "embedded_team"  # which ships and teaches the embedded model the roles, in their brief words
+TEAM_ADAPTER = "embedded_team"  # shipped: teaches the embedded model the roles, in their brief wording
 PROGRAMS_AT_ONCE = 4  # at most; the engine needs cores, too
 
 
 @dataclass
 class Assignment(Inputs):
-    """The questions that are scored, those that train the graph, and the graph as it is before."""
+    """The questions that are scored, those that train the graph, and the untrained graph."""
 
     task: AgentsConfig
     items: list[Item]
@@ -58,8 +59,7 @@ class Assignment(Inputs):
 
 def prepare(config: RunnerConfig) -> Assignment:
     """Read and hash questions and graph; no question both trains and is scored."""
-    task = config.task
-    assert isinstance(task, AgentsConfig)
+    task = own_config(config, AgentsConfig)
     items = load_questions(task)
     train, left_out = _train_questions(task, items) if task.is_trained else ([], 0)
     hashes = {"data": items_sha256(items)}
@@ -82,11 +82,11 @@ def prepare(config: RunnerConfig) -> Assignment:
 
 
 def _train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:
-    """Return as many questions of the train split as training puts, none of them scored, and how many that left out."""
+    """Return the training questions, none of them scored, and how many were left out because they are."""
     if (task.train_split, task.train_offset) == (task.split, task.offset):
         raise ConfigError(
-            f"task.train_split={task.train_split}: the questions that are scored are of this split, and none may train "
-            "the graph as well. Give another task.train_split, or with task.train_offset=N those behind the first N"
+            f"task.train_split={task.train_split}: the scored questions are of this split, and none of them may train "
+            "the graph. Give another task.train_split, or skip the first N questions with task.train_offset=N"
         )
     needed = task.train_questions
     both = f"{task.num_iterations} with task.batch_size={task.batch_size}"
@@ -94,22 +94,22 @@ def _train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item],
     scored = {item.question for item in items}
     try:
         whole = replace(task, split=task.train_split, offset=task.train_offset, limit=needed + len(items))
-        given = load_questions(whole)
-    except ConfigError as error:  # it names the key of the scored ones
-        said = str(error).replace("task.split=", "task.train_split=").replace("task.offset=", "task.train_offset=")
-        raise type(error)(said) from error
-    train = [item for item in given if item.question not in scored]
+        questions = load_questions(whole)
+    except ConfigError as error:  # it names the keys of the scored questions
+        message = str(error).replace("task.split=", "task.train_split=").replace("task.offset=", "task.train_offset=")
+        raise type(error)(message) from error
+    train = [item for item in questions if item.question not in scored]
     if not train:
         raise ConfigError(
-            f"task.train_split={task.train_split}, task.train_offset={task.train_offset}: no question is left for "
-            f"training that is not among the {len(items)} scored ones. Score fewer (task.limit), or give data with "
-            "another split"
+            f"task.train_split={task.train_split}, task.train_offset={task.train_offset}: all questions "
+            f"are among the {len(items)} scored ones, and none is left for training. Score fewer (task.limit), or give "
+            "data with another split"
         )
-    return train[:needed], len(given) - len(train)
+    return train[:needed], len(questions) - len(train)
 
 
 def _saved_graph(task: AgentsConfig, path: str) -> Graph:
-    """Read the graph that an earlier job has learned; refuse one of another team."""
+    """Read the graph that an earlier job has learned; reject one of another team."""
     try:
         saved = graph_file.load(path)
     except DataError as error:
@@ -134,14 +134,14 @@ def _team(task: AgentsConfig, graph: Graph) -> Team:
 
 
 def run(inputs: Assignment, context: Context) -> Result:
-    """Train the graph if that is asked for, play all questions, judge and count."""
-    calls = CallFile(context.recorder.folder, insists=context.config.rerun == "failed")
+    """Train the graph if requested, discuss all questions, judge and count."""
+    calls = CallFile(context.recorder.folder, retry_permanent=context.config.rerun == "failed")
     with closing(calls), context.recorder.progress(inputs.task.train_questions + len(inputs.items), "agents") as bar:
-        return _Work(inputs, context, calls, bar).done()
+        return _Work(inputs, context, calls, bar).result()
 
 
 class _Work:
-    """One job under way."""
+    """One running job."""
 
     def __init__(self, inputs: Assignment, context: Context, calls: CallFile, bar: Progress) -> None:
         self.inputs, self.task, self.graph = inputs, inputs.task, inputs.graph
@@ -153,13 +153,13 @@ class _Work:
         self.ended, self.news = 0, dict[str, str]()
         self.verdicts: Counter[Verdict | None] = Counter()
         self.tally, self.training = Tally(), Tally()
-        self.said: list[Call] = []  # by the agents, of the questions that are scored
+        self.scored_calls: list[Call] = []  # of the questions that are scored
 
-    def done(self) -> Result:
-        """Do all of it."""
+    def result(self) -> Result:
+        """Do all of the work and return the result."""
         task, folder = self.task, self.context.recorder.folder
         edges = self.edges("before")
-        # tried before a load: programs that cannot be held are not run
+        # checked before the model is loaded: without a sandbox, no program is run
         writes_code = any(role.writes_code for role in self.team.roles)
         protections = self.sandbox.protections() if writes_code else None
         at_once = min(PROGRAMS_AT_ONCE, machine.cores())
@@ -175,9 +175,9 @@ class _Work:
         result = Result(
             score(samples) | self.tally.metrics(len(samples)) | edges, self.tally.rows(), self.tally.facts()
         )
-        result.metrics |= cost(samples) | sides(self.said)
+        result.metrics |= cost(samples) | sides(self.scored_calls)
         result.problems = problems("agents", samples)
-        if not self.calls.reused:  # else it is the time of a part of the questions
+        if not self.calls.reused:  # else it would be the time of some of the questions only
             result.metrics["play_s"] = play_s
         if task.is_trained:
             costs = self.training.metrics(len(solved))
@@ -187,47 +187,47 @@ class _Work:
         if protections is not None:
             result.facts["sandbox"] = protections.held
             if protections.missing:
-                result.notes.append(f"programs that the agents write are not held by everything: {protections.missing}")
+                result.notes.append(f"programs that the agents write are not fully sandboxed: {protections.missing}")
         if measured is not None:
             result.metrics |= measured.metrics
             result.facts |= measured.facts
             result.tables |= measured.tables
-            if said_by := answered_by(self.said):
-                result.facts["answered_by"] = said_by
+            if models := answered_by(self.scored_calls):
+                result.facts["answered_by"] = models
             result.notes += measured.report.notes + measured.stats.notes
         result.notes += self.notes()
         return result
 
     def edges(self, when: str) -> dict[str, float]:
-        """Count the edges that a round can take; of one round, no temporal ones."""
+        """Count the edges that a round can take; with a single round, there are no temporal ones."""
         kinds = self.graph.kinds if self.task.num_rounds > 1 else {"spatial": self.graph.spatial}
         return {f"{kind}_edges_{when}": edges.count for kind, edges in kinds.items()}
 
     def notes(self) -> list[str]:
-        """Say what a reader of the numbers has to know."""
-        found, failures = [], self.tally.failures()
+        """Return the notes that a reader of the numbers needs."""
+        notes, failures = [], self.tally.failures()
         if failures and (advice := self.advice()):
-            found.append(f"{failures}. {advice}")
+            notes.append(f"{failures}. {advice}")
         elif 2 * self.tally.programs[""] < self.tally.programs.total():
-            found.append(failures)
+            notes.append(failures)
         if self.calls.reused:
-            found.append(f"{self.calls.reused} calls were on disk from an earlier, interrupted run")
+            notes.append(f"{self.calls.reused} calls were on disk from an earlier, interrupted run")
         if self.calls.asked_again:
-            found.append(f"{self.calls.asked_again} calls that had ended in an error were asked again")
+            notes.append(f"{self.calls.asked_again} calls that had ended in an error were asked again")
         if self.inputs.left_out:
-            found.append(
+            notes.append(
                 f"{self.inputs.left_out} questions of task.train_split={self.task.train_split} are among the scored "
                 "ones and did not train"
             )
         if self.task.is_trained and len(self.inputs.train) < self.task.train_questions:
-            found.append(
-                f"the training puts {self.task.train_questions} questions and there were {len(self.inputs.train)}: "
-                "they were put again"
+            notes.append(
+                f"training needed {self.task.train_questions} questions and there were {len(self.inputs.train)}: "
+                "they were used repeatedly"
             )
-        return found
+        return notes
 
     def advice(self) -> str:
-        """Say what the shipped model lacks for a team; empty where nothing, and for any other model."""
+        """Say which keys the shipped model needs for a team; empty if they are set, and for any other model."""
         config, adapter = self.context.config, adapter_of(self.context.config.lora)
         has_roles = adapter is not None and adapter.path == TEAM_ADAPTER
         if config.model.name != "embedded" or (has_roles and self.task.domain is Domain.brief):
@@ -238,29 +238,27 @@ class _Work:
         return f"The embedded model knows a team's roles with {' '.join(keys)} only"
 
     def open_session(self) -> Session:
-        """Load the engine: it is asked for once a call is not on disk."""
+        """Load the engine, at the first call that is not on disk."""
         started = time.perf_counter()
-        contention = machine.Contention()
-        machine.reset_peak()
         engine, folder = self.context.engine, self.context.recorder.folder
         require(engine, "task=agents", {Capability.chat})
         what = self.bar.what
         self.bar.describe("loading")
         earlier = Measured.read(folder) if self.calls.reused else None
-        self.measuring = Measuring(engine, engine.load(), contention, folder, earlier)
+        self.measuring = Measuring(engine, folder, earlier)
         self.bar.describe(what)
         session = engine.open()
         self.loading_s = time.perf_counter() - started
         return session
 
     def show(self) -> None:
-        """Say how far it is."""
+        """Show the progress."""
         if self.measuring is not None:
             self.measuring.keep_now_and_then()
         self.bar.show(self.ended, **self.news, **(self.measuring.live() if self.measuring else {}))
 
     def train(self, player: Player) -> list[bool]:
-        """Learn the graph, one lot of questions after the other; return which were solved."""
+        """Train the graph, one batch of questions after the other; return which were solved."""
         task, learner = (
             self.task,
             Learner(
@@ -284,8 +282,8 @@ class _Work:
             for discussion in discussions:
                 if discussion.failed and not discussion.failed.permanent:
                     raise JobFailed(
-                        f"a training question ended in an error: {why(discussion)}. What is recorded is kept; the same "
-                        "command goes on from it"
+                        f"a training question ended in an error: {why(discussion)}. All recorded calls are kept; run "
+                        "the same command to resume"
                     )
                 self.training.add(discussion)
             results = [discussion.answer == item.gold for discussion, item in zip(discussions, items, strict=True)]
@@ -298,7 +296,7 @@ class _Work:
         return solved
 
     def play_all(self, player: Player) -> list[Sample]:
-        """Play the questions that are scored, and keep what each came to."""
+        """Discuss the questions that are scored, and record a sample of each."""
         items, recorder = self.inputs.items, self.context.recorder
         for index in recorder.samples:
             if index >= len(items):
@@ -308,14 +306,14 @@ class _Work:
         def ended(discussion: Discussion) -> None:
             index = int(discussion.key.partition("/")[2])
             sample = sample_of(index, items[index], discussion)
-            kept = recorder.samples.get(index)
-            if kept is not None and not kept.failed:
-                recorder.verify(index, None if kept == sample else f"is not what its calls in {CALLS} come to")
-            elif kept != sample:
+            recorded = recorder.samples.get(index)
+            if recorded is not None and not recorded.failed:
+                recorder.verify(index, None if recorded == sample else f"is inconsistent with its calls in {CALLS}")
+            elif recorded != sample:
                 recorder.sample(sample)
             samples[index] = sample
             self.tally.add(discussion)
-            self.said += [answered.call for answered in discussion.answered.values()]
+            self.scored_calls += [answered.call for answered in discussion.answered.values()]
             self.verdicts[sample.verdict] += 1
             self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / self.verdicts.total():.1%}"}
             self.count(discussion)
@@ -324,7 +322,7 @@ class _Work:
         return [samples[index] for index in range(len(items))]
 
     def learned(self, solved: list[bool]) -> graph_file.Learned | None:
-        """Say how the graph was learned, for its file."""
+        """Describe how the graph was learned, for its file."""
         if not self.task.is_trained:
             return None
         settings = {name: getattr(self.task, name) for name in TRAINING}
@@ -336,12 +334,12 @@ class _Work:
         return picture.svg(self.graph, self.task.subject, self.team.titles, self.task.num_rounds)
 
     def discussion(self, key: str, item: Item) -> Discussion:
-        """Draw a question's rounds: by the seed and its key, so that neighbours and restarts change nothing."""
+        """Draw a question's rounds by the seed and its key, so that other questions and restarts change nothing."""
         rng = random.Random(f"{self.context.config.seed}/{key}")
         rounds = [self.graph.draw(rng, number) for number in range(self.task.num_rounds)]
         return Discussion(self.team, key, item.question, rounds)
 
     def count(self, _: Discussion) -> None:
-        """One more question has ended."""
+        """Count a question that has ended."""
         self.ended += 1
         self.show()

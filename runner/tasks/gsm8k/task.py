@@ -1,4 +1,4 @@
-"""task=gsm8k: put word problems to the engine, extract the number, compare it with the gold answer."""
+"""task=gsm8k: send word problems to the engine, extract the number, compare it with the gold answer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
-from runner.engines.base import Completion, Engine, EngineReport, Request
+from runner.engines.base import Completion, EngineReport, Request
+from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
 from runner.scorers.totals import score
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 from runner.store.jobs import Job
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
 from runner.tasks.gsm8k.early_stop import HASH as EARLY_STOP
 from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, preview_baseline
 from runner.tasks.gsm8k.trust import (
-    Found,
+    CheckOutcome,
     by_number_of_answers,
     check_contamination,
     check_invariance,
@@ -43,11 +44,11 @@ FROM_LEDGER = True
 log = logging.getLogger(__name__)
 
 
-# Jobs that differ in these have the same answers to the same questions, and take them over from one another.
+# Jobs that differ in these only have the same answers to the same questions, and reuse each other's.
 IGNORED_FOR_REUSE = frozenset(
     {"data", "twins", EARLY_STOP, "task.limit", "task.check_invariance", "task.check_contamination"}
 )
-NO_QUESTION = Item("QUESTION", "", "")  # stands in the form that all prompts have
+NO_QUESTION = Item("QUESTION", "", "")  # placeholder, to show the form of all prompts
 
 
 @dataclass
@@ -58,13 +59,12 @@ class Problems(Inputs):
     items: list[Item]
     shots: list[list[Item]]
     twins: dict[int, Item]  # by the number of the question
-    baseline: Job | None  # that the job is compared with while it asks
+    baseline: Job | None  # that the job is compared with while it runs
 
 
 def prepare(config: RunnerConfig) -> Problems:
     """Read and hash the questions and the worked examples."""
-    task = config.task
-    assert isinstance(task, Gsm8kConfig)
+    task = own_config(config, Gsm8kConfig)
     items = load_questions(task)
     shots, shots_sha256 = load_shots(task, items)
     hashes = {"data": items_sha256(items), "shots": shots_sha256}
@@ -86,14 +86,14 @@ def prepare(config: RunnerConfig) -> Problems:
 
 
 def run(inputs: Problems, context: Context) -> Result:
-    """Generate what is not on disk yet, judge each completion, add up, and find out how far that can be trusted."""
+    """Generate what is not on disk yet, judge each completion, add up, and report how far the score can be trusted."""
     task, items = inputs.task, dict(enumerate(inputs.items))
     if task.show_prompt:
-        log.info("%s", shown(inputs, context.config, context.resolved))
+        log.info("%s", prompts_shown(inputs, context.config, context.resolved))
     early_stop = None
     if inputs.baseline is not None:
         early_stop = EarlyStop.read(inputs.baseline, context.config, VERSION, inputs.items)
-    requests = asking(inputs, items)
+    requests = requests_for(inputs, items)
     tally = Counter(sample.verdict for sample in context.recorder.done.values())
 
     def news(sample: Sample) -> dict[str, str]:
@@ -102,7 +102,7 @@ def run(inputs: Problems, context: Context) -> Result:
         return accuracy | (early_stop.news if early_stop is not None else {})
 
     def look(engine: Engine, report: EngineReport) -> None:
-        (form,) = asking(inputs, {0: NO_QUESTION})
+        (form,) = requests_for(inputs, {0: NO_QUESTION})
         look_at_prompts(task.prompt.value, len(inputs.shots[0]), form, requests[0], engine, report)
 
     done = complete_missing(
@@ -124,35 +124,37 @@ def run(inputs: Problems, context: Context) -> Result:
     metrics |= by_number | done.metrics
     result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
     result.notes += [*unlike_lm_eval(task, context.config.generation), *warnings(metrics, facts)]
-    for found in checks(inputs, requests, done.samples, context):
-        result.metrics |= found.metrics
-        result.notes += found.notes
-        result.problems += found.problems
+    for outcome in checks(inputs, requests, done.samples, context):
+        result.metrics |= outcome.metrics
+        result.notes += outcome.notes
+        result.problems += outcome.problems
     return result
 
 
 def deliver(inputs: Problems, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Show the prompts of a job that is done already, where that is asked for."""
+    """Show the prompts of a recorded job if requested."""
     if inputs.task.show_prompt:
-        log.info("%s", shown(inputs, config, resolve(config)))
+        log.info("%s", prompts_shown(inputs, config, resolve(config)))
 
 
 def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
-    """Say with which job this one is compared while it asks, and show the first prompts, where that is asked for."""
+    """Say with which job this one is compared while it runs, and show the first prompts if requested."""
     words, count = inputs.task.early_stop_vs or "", len(inputs.items)
     early_stop = "" if inputs.baseline is None else preview_baseline(inputs.baseline, words, count)
-    return "\n".join(filter(None, (early_stop, shown(inputs, config, resolved))))
+    return "\n".join(filter(None, (early_stop, prompts_shown(inputs, config, resolved))))
 
 
-def shown(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
-    """Return the first prompts as the model sees them, as many as are asked for; the tokenizer is all that it takes."""
-    requests = asking(inputs, dict(enumerate(inputs.items[: inputs.task.show_prompt])))
-    seen = [kind_of(config.model).seen(config, resolved, request.prompt) for request in requests]
+def prompts_shown(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
+    """Return the first task.show_prompt prompts as the model sees them; only the tokenizer is loaded."""
+    requests = requests_for(inputs, dict(enumerate(inputs.items[: inputs.task.show_prompt])))
+    seen = [kind_of(config.model).rendered(config, resolved, request.prompt) for request in requests]
     return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in enumerate(seen))
 
 
-def checks(inputs: Problems, requests: list[Request], samples: list[Sample], context: Context) -> Iterator[Found]:
-    """Do the checks that are asked for."""
+def checks(
+    inputs: Problems, requests: list[Request], samples: list[Sample], context: Context
+) -> Iterator[CheckOutcome]:
+    """Yield the outcomes of the checks that are requested."""
     task, twins = inputs.task, inputs.twins
     if task.check_invariance:
         first, items = requests[: task.check_invariance], dict(enumerate(inputs.items))
@@ -160,50 +162,50 @@ def checks(inputs: Problems, requests: list[Request], samples: list[Sample], con
     if task.check_contamination:
         wanted = min(task.check_contamination, len(inputs.items))
         judging = partial(to_sample, task, twins), partial(rejection_reason, task, twins)
-        yield check_contamination(asking(inputs, twins), samples, context, *judging, wanted)
+        yield check_contamination(requests_for(inputs, twins), samples, context, *judging, wanted)
 
 
-def asking(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
-    """Return what is asked for each question, by its number."""
+def requests_for(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
+    """Return the request for each question, by its number."""
     task = inputs.task
     prompts = {number: build_prompt(task, item, inputs.shots[number]) for number, item in items.items()}
     return [Request(number, prompt, stop_texts(task), n=task.samples) for number, prompt in prompts.items()]
 
 
 def to_sample(task: Gsm8kConfig, items: Mapping[int, Item], *choices: Completion) -> Sample:
-    """Return what became of a question."""
+    """Return the completions of a question as a judged sample."""
     return judged(task, items, sample_of(*choices))
 
 
 def rejection_reason(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> str | None:
-    """Say why a sample is none of this job's; None where it is."""
+    """Say why a sample does not belong to this job; None if it does."""
     item = items.get(sample.index)
     if item is None or (sample.question, sample.gold) != (item.question, item.gold):
         return f"holds another question or gold answer than question {sample.index} of this job"
     if len(sample.said) != task.samples:
         return f"holds {len(sample.said)} answers, and this job asks for {task.samples}"
-    return None if judged(task, items, sample) == sample else "was judged otherwise than its text is now"
+    return None if judged(task, items, sample) == sample else "was judged differently than its text is today"
 
 
 def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Sample:
-    """Return a sample with its question and its verdict; of several answers, with what they have elected."""
+    """Return a sample with its question and its verdict; several answers vote on one."""
     item = items[sample.index]
     if sample.choices is None:
-        found, verdict = judge(sample.text, sample.finish_reason, item.gold, task.extractor)
-        return replace(sample, question=item.question, gold=item.gold, extracted=found, verdict=verdict)
+        extracted, verdict = judge(sample.text, sample.finish_reason, item.gold, task.extractor)
+        return replace(sample, question=item.question, gold=item.gold, extracted=extracted, verdict=verdict)
     choices = []
     for choice in sample.choices:
-        found, verdict = judge(choice.text, choice.finish_reason, item.gold, task.extractor)
-        choices.append(replace(choice, extracted=found, verdict=verdict))
+        extracted, verdict = judge(choice.text, choice.finish_reason, item.gold, task.extractor)
+        choices.append(replace(choice, extracted=extracted, verdict=verdict))
     votes = {each: elect(choices, item.gold, each) for each in Extractor}
-    vote = votes[task.extractor]
+    elected = votes[task.extractor]
     return replace(
         sample,
         question=item.question,
         gold=item.gold,
-        text=choices[vote.winner].text,
-        finish_reason=sample.finish_reason if sample.failed else choices[vote.winner].finish_reason,
-        extracted={each.value: found.answer for each, found in votes.items()},
-        verdict=vote.verdict,
+        text=choices[elected.winner].text,
+        finish_reason=sample.finish_reason if sample.failed else choices[elected.winner].finish_reason,
+        extracted={each.value: vote.answer for each, vote in votes.items()},
+        verdict=elected.verdict,
         choices=choices,
     )

@@ -1,8 +1,8 @@
-"""How far a score can be trusted: what `task=gsm8k` says and warns of beside its accuracy, and what it can try out.
+"""How far a score can be trusted: metrics and warnings beside the accuracy of `task=gsm8k`, and two checks.
 
-No task itself. The report costs nothing and comes with every score. The two checks ask the model more:
-`task.check_invariance` puts the first questions again, alone and in another order, and `task.check_contamination` puts
-their twins, the same stories with other numbers. Both are recorded in files of their own beside the samples.
+Not a task. The report costs nothing and comes with every score. The checks ask the model more questions:
+`task.check_invariance` asks the first ones again, alone and in another order, and `task.check_contamination` asks their
+twins, the same stories with other numbers. Both are recorded in files of their own beside the samples.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.core.effects import Finding, judge, paired_accuracies
 from runner.core.result import FinishReason, Sample, Verdict
-from runner.engines.base import Engine, EngineReport, Request, prompt_sha256
+from runner.engines.base import EngineReport, Request, prompt_sha256
+from runner.engines.contract import Engine
 from runner.scorers.votes import Vote, elect, sizes
 from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside
@@ -24,8 +25,8 @@ HASH_CHARACTERS = 12
 
 
 @dataclass
-class Found:
-    """What a check has found."""
+class CheckOutcome:
+    """The outcome of a check."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -38,15 +39,15 @@ class Found:
 def look_at_prompts(
     style: str, shots: int, form: Request, first: Request, engine: Engine, report: EngineReport
 ) -> None:
-    """Add to the report what the model sees of every prompt; `form` is a prompt with no question in it."""
+    """Add facts about all prompts to the report; `form` is a prompt without a question."""
     seen, form_ids = engine.encode(form)
     words = [style, f"{shots} worked example{'s' * (shots != 1)}", f"form {prompt_sha256(seen)[:HASH_CHARACTERS]}"]
-    if report.has_chat_template is not None:  # the tokenizer is here
+    if report.has_chat_template is not None:  # the engine has the tokenizer
         starts = [[one == report.bos_token for one in ids[:2]] for ids in (form_ids, engine.encode(first)[1])]
         report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[max(map(sum, starts))]
         words.append(report.facts["bos"])
-        has_one = "there, and not used" if isinstance(form.prompt, str) else "used"
-        report.facts["chat_template"] = has_one if report.has_chat_template else "none"
+        use = "there, and not used" if isinstance(form.prompt, str) else "used"
+        report.facts["chat_template"] = use if report.has_chat_template else "none"
     report.facts["prompt"] = " · ".join(words)
     if isinstance(seen, str) and seen.rstrip().endswith(THINKING):
         report.facts["thinking"] = "begun by the chat template"
@@ -56,61 +57,61 @@ def look_at_prompts(
 
 
 def votes_by(samples: Sequence[Sample], extractor: Extractor) -> list[Vote]:
-    """Return what the answers to each question have elected, by an extractor."""
+    """Return the vote among the answers to each question, by an extractor."""
     return [elect(sample.said, str(sample.gold), extractor) for sample in samples]
 
 
 def trust_report(samples: Sequence[Sample], facts: Mapping[str, str]) -> dict[str, float]:
-    """Return the accuracy by each extractor, how often they disagree, and what has gone wrong unseen."""
+    """Return the accuracy by each extractor, how often they disagree, and counts of hidden problems."""
     verdicts = {each: [vote.verdict for vote in votes_by(samples, each)] for each in Extractor}
     pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
-    said = [one for sample in samples for one in sample.said]
+    answers = [one for sample in samples for one in sample.said]
     report: dict[str, float] = {
-        **{f"accuracy/{each.value}": found.count(Verdict.correct) / len(samples) for each, found in verdicts.items()},
+        **{f"accuracy/{each.value}": values.count(Verdict.correct) / len(samples) for each, values in verdicts.items()},
         "extractors_differ": sum(strict is not flexible for strict, flexible in pairs),
-        "stopped_by_length": sum(one.finish_reason is FinishReason.length for one in said),
+        "stopped_by_length": sum(one.finish_reason is FinishReason.length for one in answers),
         "cut_off_thinking": cut_off_thinking(samples, facts),
     }
     return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
 
 
 def cut_off_thinking(samples: Sequence[Sample], facts: Mapping[str, str]) -> int:
-    """Count the answers that were cut off before they were given: the model was still thinking."""
+    """Count the answers that were cut off while the model was still thinking."""
     is_begun = "thinking" in facts
-    said = [one for sample in samples for one in sample.said if one.finish_reason is FinishReason.length]
-    return sum((is_begun or THINKING in one.text) and THOUGHT not in one.text for one in said)
+    cut_off = [one for sample in samples for one in sample.said if one.finish_reason is FinishReason.length]
+    return sum((is_begun or THINKING in one.text) and THOUGHT not in one.text for one in cut_off)
 
 
 def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str]:
-    """Return what a reader of the score must know of its prompts and answers; nothing where all is well."""
-    found = []
+    """Return warnings about the prompts and answers behind the score."""
+    warned = []
     if metrics.get("double_bos"):
-        found.append(
+        warned.append(
             "every prompt begins with two BOS tokens, which the model has hardly seen: the prompt has one, and the "
             "tokenizer adds another"
         )
     if facts.get("chat_template") == "there, and not used":
-        found.append(
-            "the model has a chat template, and was asked in plain text: if it was tuned for chats, this is not the "
-            "form that it knows (task.prompt=chat)"
+        warned.append(
+            "the model has a chat template, and was asked in plain text: if it was tuned for chats, use "
+            "task.prompt=chat"
         )
     if thinking := int(metrics["cut_off_thinking"]):
-        found.append(
+        warned.append(
             f"{thinking} answers were cut off while the model was still thinking: give it a larger "
             "generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template reads it"
         )
     if metrics.get("questions_left"):
-        found.append(
-            f"stopped early, when the difference to {facts['early_stop_vs']} was decided: such an accuracy and such a "
+        warned.append(
+            f"stopped early, when the difference to {facts['early_stop_vs']} was decided: the accuracy and the "
             "plain difference are biased away from the baseline; quote the always-valid interval of the difference"
         )
-    return found
+    return warned
 
 
 def by_number_of_answers(
     samples: Sequence[Sample], task: Gsm8kConfig
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return metrics and a table: what 1, 2, 4 … of the answers to each question come to."""
+    """Return metrics and a table of pass@k and maj@k for the first 1, 2, 4 … answers to each question."""
     if task.samples == 1:
         return {}, []
     votes = votes_by(samples, task.extractor)
@@ -129,12 +130,12 @@ def by_number_of_answers(
 
 def check_invariance(
     requests: list[Request], samples: Sequence[Sample], context: Context, to_sample: Callable[..., Sample]
-) -> Found:
-    """Put questions again, each alone and the last one first, and count the answers that come out otherwise."""
+) -> CheckOutcome:
+    """Ask questions again, each alone and the last one first, and count the answers that change."""
     before = {sample.index: sample for sample in samples if not sample.failed}
     asked = [request for request in reversed(requests) if request.id in before]
     if not asked:
-        return Found()
+        return CheckOutcome()
 
     def rejection_reason(sample: Sample) -> str | None:
         mine = before[sample.index]
@@ -144,7 +145,7 @@ def check_invariance(
     again, problems = complete_beside("asking again", asked, context, AGAIN, to_sample, rejection_reason, batch_size=1)
     pairs = [(before[sample.index], sample) for sample in again if not sample.failed]
     if not pairs:
-        return Found(problems=problems)
+        return CheckOutcome(problems=problems)
     texts = sum([one.text for one in old.said] != [one.text for one in new.said] for old, new in pairs)
     verdicts = sum((old.verdict, old.extracted) != (new.verdict, new.extracted) for old, new in pairs)
     metrics = {
@@ -157,10 +158,10 @@ def check_invariance(
     notes = []
     if verdicts:
         notes.append(
-            f"{verdicts} of {len(pairs)} answers came out otherwise when their questions were put alone and in another "
+            f"{verdicts} of {len(pairs)} answers changed when their questions were asked alone and in another "
             "order: differences of that size between two runs say nothing about the models (float32 changes fewer)"
         )
-    return Found(metrics, notes, problems)
+    return CheckOutcome(metrics, notes, problems)
 
 
 def check_contamination(
@@ -170,8 +171,8 @@ def check_contamination(
     to_sample: Callable[..., Sample],
     rejection_reason: Callable[[Sample], str | None],
     wanted: int,
-) -> Found:
-    """Put the twins of questions, and compare which of each pair was solved."""
+) -> CheckOutcome:
+    """Ask the twins of questions, and compare which of each pair was solved."""
     twins, problems = complete_beside("asking twins", requests, context, TWINS, to_sample, rejection_reason)
     before = {sample.index: sample for sample in samples if not sample.failed}
     answered = [(before[twin.index], twin) for twin in twins if twin.index in before and not twin.failed]
@@ -189,11 +190,11 @@ def check_contamination(
     }
     notes = []
     if len(requests) < wanted:
-        notes.append(f"twins could be made of {len(requests)} of the first {wanted} questions; the others have none")
+        notes.append(f"twins could be made of {len(requests)} of the first {wanted} questions only")
     if effect.finding is Finding.better:
         notes.append(
             f"a hint of contamination: {only_original} questions were solved and their twins with other numbers were "
             f"not, {only_twin} the other way round (exact McNemar, p = {effect.p:.2g}): the model may know these "
             "questions by heart"
         )
-    return Found(metrics, notes, problems)
+    return CheckOutcome(metrics, notes, problems)

@@ -1,8 +1,8 @@
-"""task.exact=true: a model and its reference side by side, compared by whole distributions. No task itself.
+"""task.exact=true: a model and its reference side by side, compared by whole distributions. Not a task.
 
-An engine over two engines. The reference reads a lot of texts first, and its distributions wait in memory for those of
-this model, which are compared as they come. Only so many wait at a time (`waiting_places`), so both read a text anew
-for what is left of it: a large vocabulary costs time and never more memory.
+An engine over two engines. The reference reads a batch of texts first, and its distributions wait in memory; this
+model's are compared with them as they come. The memory holds a fixed number (`waiting_places`). If a text has more,
+both models read it again for the rest: a large vocabulary costs time, but no more memory.
 """
 
 from __future__ import annotations
@@ -21,61 +21,51 @@ from runner.core.errors import ConfigError
 from runner.core.loaded import lines
 from runner.engines import open_engine
 from runner.engines.arithmetic import Arithmetic
-from runner.engines.base import (
-    Capability,
-    Completion,
-    EngineReport,
-    Event,
-    Prompt,
-    Request,
-    RequestId,
-    gather,
-    require_among,
-)
+from runner.engines.base import Capability, Completion, EngineReport, Event, Prompt, Request, RequestId
+from runner.engines.contract import gather, require_among
 from runner.engines.kinds import kind_of
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
 from runner.scorers.divergence import Divergence, diverge_whole
-from runner.tasks.base import Context
+from runner.tasks.base import Context, own_config
 from runner.tasks.likelihood.reference import KEY
 from runner.tasks.named_job import MODEL_GROUPS, is_id, overridden
 
 EXACT = "task.exact=true"
 EXACT_HASH = "exact"  # its name among the hashes
-TEXTS_AT_ONCE = 64  # so that samples are written down now and then
+TEXTS_AT_ONCE = 64  # so that samples are written regularly
 NOTHING = Divergence(0.0, 0.0, 0)
 
 
 def second_of(config: RunnerConfig) -> RunnerConfig:
-    """Return the config of the reference that is loaded beside a job's model; ConfigError where it cannot be."""
-    task = config.task
-    assert isinstance(task, LikelihoodConfig)
+    """Return the config of the reference that is loaded beside a job's model; ConfigError if that is impossible."""
+    task = own_config(config, LikelihoodConfig)
     words = task.reference or ""
     if is_id(words, task):
         raise ConfigError(
-            f"{KEY}={words} names a job, and {EXACT} loads the reference itself: give the overrides that make it, such "
+            f"{KEY}={words} names a job, and {EXACT} loads the reference itself: give overrides, such "
             "as quantization=none, or leave task.exact out"
         )
     other = overridden(config, KEY, words, MODEL_GROUPS)
-    for what, it in ((EXACT, config), (f"{KEY}={words} with {EXACT}", other)):
-        require_among(kind_of(it.model).capabilities(it), what, {Capability.distributions})
-    ours, theirs = (shape_of(resolve(it).text_settings)["vocab"] for it in (config, other))
+    for what, each in ((EXACT, config), (f"{KEY}={words} with {EXACT}", other)):
+        require_among(kind_of(each.model).capabilities(each), what, {Capability.distributions})
+    ours, theirs = (shape_of(resolve(each).text_settings)["vocab"] for each in (config, other))
     check_vocabularies(words, ours, theirs)
     return other
 
 
 def check_vocabularies(words: str, ours: int, theirs: int) -> None:
-    """Raise ConfigError where distributions are over other tokens."""
+    """Raise ConfigError if the two vocabularies differ in size."""
     if ours != theirs:
         raise ConfigError(
             f"{KEY}={words}: its vocabulary has {theirs:,} tokens and this model's {ours:,}, so whole distributions "
-            "cannot be compared: leave task.exact out, and its most probable tokens are"
+            "cannot be compared: leave task.exact out to compare the most probable tokens"
         )
 
 
 @dataclass
 class Waiting:
-    """The reference's distributions in some places of a text, from `begin` on and `most` of them at most."""
+    """The reference's distributions for at most `most` positions of a text, from `begin` on."""
 
     begin: int
     most: int
@@ -83,7 +73,7 @@ class Waiting:
     rows: Any = None  # a tensor [most, V]
 
     def hear(self, first: int, scores: Any) -> None:
-        """Keep what belongs here of the distributions from a place on."""
+        """Keep those of the distributions, which begin at position `first`, that belong here."""
         if first == 0:
             self.count = 0
         begin, end = self.within(first, len(scores), self.most)
@@ -95,41 +85,42 @@ class Waiting:
             self.count = at + end - begin
 
     def within(self, first: int, count: int, most: int) -> tuple[int, int]:
-        """Return which of so many distributions from a place on are among the first `most` of these places."""
+        """Return which of `count` distributions from position `first` on are among the first `most` ones here."""
         return max(self.begin - first, 0), min(self.begin + most - first, count)
 
 
 @dataclass
 class TextProgress:
-    """A text on its way: how far it has been compared, and what came of that."""
+    """A text that is being compared: how far, and with which divergence."""
 
     request: Request
-    size: int  # places; until the text has been read, nearly
+    size: int  # positions; an estimate until the text has been read
     at: int = 0
-    far: Divergence = NOTHING
-    completion: Completion | None = None  # of this model, which has scored all of it at the first time
+    divergence: Divergence = NOTHING  # of the positions before `at`
+    completion: Completion | None = None  # of this model, from the first reading
     waiting: Waiting = field(default_factory=lambda: Waiting(0, 0))
-    lately: Divergence = NOTHING  # since this model began to read it for the last time
+    latest: Divergence = NOTHING  # of the current reading
 
     def hear(self, words: str, first: int, scores: Any) -> None:
         """Compare this model's distributions with those that wait."""
         if first == 0:
-            self.lately = NOTHING
+            self.latest = NOTHING
         begin, end = self.waiting.within(first, len(scores), self.waiting.count)
         if begin < end:
             at = first + begin - self.waiting.begin
             theirs = self.waiting.rows[at : at + end - begin]
             check_vocabularies(words, scores.shape[-1], theirs.shape[-1])
-            self.lately += diverge_whole(theirs, scores[begin:end].to(theirs.device))
+            self.latest += diverge_whole(theirs, scores[begin:end].to(theirs.device))
 
-    def go_on(self, completion: Completion) -> None:
-        """Take in what has been compared now."""
+    def advance(self, completion: Completion) -> None:
+        """Add the positions that have been compared in the current reading."""
         self.completion = self.completion or completion
-        self.far, self.at, self.size = self.far + self.lately, self.at + self.waiting.count, len(completion.token_ids)
+        self.divergence += self.latest
+        self.at, self.size = self.at + self.waiting.count, len(completion.token_ids)
 
 
 class SideBySide:
-    """This model's engine for who scores with it; each text is compared with the reference on the way."""
+    """Replaces this model's engine; each text that it scores is compared with the reference."""
 
     def __init__(self, context: Context, words: str, sizes: Mapping[RequestId, int]) -> None:
         assert context.resolved.second is not None
@@ -139,7 +130,7 @@ class SideBySide:
         self.words, self.sizes = words, sizes
         self.capabilities = self.own.capabilities
         self.reports: list[EngineReport] = []  # of this model and of its reference, once they are loaded
-        self._far: dict[RequestId, Divergence] = {}
+        self._divergences: dict[RequestId, Divergence] = {}
 
     @property
     def stats(self) -> EngineStats:
@@ -147,7 +138,7 @@ class SideBySide:
         return self.own.stats
 
     def load(self) -> EngineReport:
-        """Load both, this model first; what is reported is this model's."""
+        """Load both, this model first; return this model's report."""
         own, theirs = self.reports = [self.own.load(), self.reference.load()]
         loaded = lines(theirs.metrics, theirs.facts).get("loaded", "")
         notes = [
@@ -158,11 +149,11 @@ class SideBySide:
         return replace(own, facts=own.facts | facts, notes=own.notes + notes)
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
-        """Pass the question on."""
+        """Encode with this model."""
         return self.own.encode(request)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Pass the question on."""
+        """Decode with this model."""
         return self.own.decode(ids)
 
     def open(self, batch_size: int | None = None) -> SideBySideSession:
@@ -170,25 +161,25 @@ class SideBySide:
         return SideBySideSession(self, batch_size)
 
     def arithmetic(self) -> Arithmetic | None:
-        """Pass the question on."""
+        """Return this model's arithmetic."""
         return self.own.arithmetic()
 
     def close(self) -> None:
-        """Let go of both."""
+        """Close both engines."""
         self.reference.close()
         self.own.close()
 
-    def compared(self, course: TextProgress) -> None:
-        """Keep how far a text is from the reference until it is asked for."""
-        self._far[course.request.id] = course.far
+    def keep(self, course: TextProgress) -> None:
+        """Keep the divergence of a text until it is asked for."""
+        self._divergences[course.request.id] = course.divergence
 
     def divergence(self, completion: Completion) -> Divergence:
-        """Return how far this model is from the reference over a text that has been scored, once."""
-        return self._far.pop(completion.id)
+        """Return the divergence from the reference over a text that has been scored, and forget it."""
+        return self._divergences.pop(completion.id)
 
 
 class SideBySideSession(Session):
-    """Each step takes a lot of texts through the reference and then through this model."""
+    """Each step takes a batch of texts through the reference and then through this model."""
 
     def __init__(self, engine: SideBySide, batch_size: int | None) -> None:
         super().__init__(engine.capabilities)
@@ -204,27 +195,29 @@ class SideBySideSession(Session):
         self.courses.extend(arrived)
         ended = [course.request for course in self.courses if course.request.id in cancelled]
         self.courses = deque(course for course in self.courses if course.request.id not in cancelled)
-        events: list[Event] = [*_asked(self.own, ended, is_cancelled=True).values()]
-        lot = self._lot()
-        theirs = _asked(self.reference, [replace(it.request, top=0, hear=it.waiting.hear) for it in lot])
+        events: list[Event] = [*_completed(self.own, ended, is_cancelled=True).values()]
+        batch = self._next_batch()
+        theirs = _completed(
+            self.reference, [replace(it.request, top_logprobs=0, on_logprobs=it.waiting.hear) for it in batch]
+        )
         failed = {name for name, completion in theirs.items() if completion.error is not None}
         events += [replace(theirs[name], error=f"the reference: {theirs[name].error}") for name in failed]
-        lot = [course for course in lot if course.request.id not in failed]
+        batch = [course for course in batch if course.request.id not in failed]
         words = self.engine.words
-        ours = _asked(self.own, [replace(it.request, hear=partial(it.hear, words)) for it in lot])
+        ours = _completed(self.own, [replace(it.request, on_logprobs=partial(it.hear, words)) for it in batch])
         unfinished = []
-        for course in lot:
+        for course in batch:
             mine, other = ours[course.request.id], theirs[course.request.id]
             if mine.error is not None:
                 events.append(mine)
                 continue
             if (mine.prompt_sha256, mine.token_ids) != (other.prompt_sha256, other.token_ids):
                 raise _other_tokens(words, course.request.id)
-            course.go_on(mine)
+            course.advance(mine)
             if course.at < course.size:
                 unfinished.append(course)
                 continue
-            self.engine.compared(course)
+            self.engine.keep(course)
             events.append(course.completion or mine)
         self.courses.extendleft(reversed(unfinished))
         return events
@@ -234,59 +227,62 @@ class SideBySideSession(Session):
         self.own.close()
         self.reference.close()
 
-    def _lot(self) -> list[TextProgress]:
-        """Take the texts whose distributions may wait together; of a longer one, what there is room for."""
-        lot: list[TextProgress] = []
+    def _next_batch(self) -> list[TextProgress]:
+        """Take the texts whose distributions fit into memory together; of a longer one, as much as fits."""
+        batch: list[TextProgress] = []
         room = self.places
-        while self.courses and room > 0 and len(lot) < TEXTS_AT_ONCE:
+        while self.courses and room > 0 and len(batch) < TEXTS_AT_ONCE:
             course = self.courses[0]
             left = max(course.size - course.at, 1)
-            if lot and left > room:
+            if batch and left > room:
                 break
             course.waiting = Waiting(course.at, min(left, room))
             room -= left
-            lot.append(self.courses.popleft())
-        return lot
+            batch.append(self.courses.popleft())
+        return batch
 
 
-def _asked(session: Session, requests: Iterable[Request], is_cancelled: bool = False) -> dict[RequestId, Completion]:
-    """Return what becomes of requests that have a session to themselves."""
+def _completed(
+    session: Session, requests: Iterable[Request], is_cancelled: bool = False
+) -> dict[RequestId, Completion]:
+    """Return the completions of requests that have a session to themselves."""
     for request in requests:
         session.submit(request)
         if is_cancelled:
             session.cancel(request.id)
-    found: dict[RequestId, Completion] = {}
+    completions: dict[RequestId, Completion] = {}
 
     def listen(events: list[Event]) -> None:
-        found.update((event.id, event) for event in events if isinstance(event, Completion))
+        completions.update((event.id, event) for event in events if isinstance(event, Completion))
 
     gather(session, [], listen)
-    return found
+    return completions
 
 
 def token_counts(
     requests: Sequence[Request], texts: Sequence[str], context: Context, words: str
 ) -> dict[RequestId, int]:
-    """Return how many tokens each continuation has, but for one that begins a text.
+    """Return how many tokens each continuation has; of one that begins a text, an estimate.
 
-    ConfigError where the two models would not read the same tokens; only their tokenizers are loaded for that.
+    ConfigError if the two models would not read the same tokens; only their tokenizers are loaded for this.
     """
     assert context.resolved.second is not None
-    given = [one.continuation or "" for one in requests]
-    shown: list[Prompt] = [*(one.prompt for one in requests), *given, *texts]
+    continuations = [one.continuation or "" for one in requests]
+    everything: list[Prompt] = [*(one.prompt for one in requests), *continuations, *texts]
     ours, theirs = (
-        kind_of(config.model).encoded(config, resolved, shown)
+        kind_of(config.model).encoded(config, resolved, everything)
         for config, resolved in ((context.config, context.resolved), context.resolved.second)
     )
-    other = next((at for at, (mine, its) in enumerate(zip(ours, theirs, strict=True)) if mine != its), None)
-    if other is not None:
-        raise _other_tokens(words, other % len(requests) if other < 2 * len(requests) else other - 2 * len(requests))
+    differing = next((at for at, (mine, its) in enumerate(zip(ours, theirs, strict=True)) if mine != its), None)
+    if differing is not None:
+        is_text = differing >= 2 * len(requests)
+        raise _other_tokens(words, differing - 2 * len(requests) if is_text else differing % len(requests))
     counts = (len(ids) for _, ids in ours[len(requests) : 2 * len(requests)])
     return {request.id: count for request, count in zip(requests, counts, strict=True)}
 
 
 def _other_tokens(words: str, index: RequestId) -> ConfigError:
     return ConfigError(
-        f"{KEY}={words}: the reference reads text {index} as other tokens, or behind another prompt: the two models "
+        f"{KEY}={words}: the reference reads text {index} as other tokens, or after another prompt: the two models "
         "cannot be compared token by token"
     )

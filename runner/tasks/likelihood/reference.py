@@ -1,6 +1,6 @@
-"""The job that task=likelihood is compared with, and what it has kept of its samples: read when it is done.
+"""The job that task=likelihood is compared with, and the tokens that it has kept: read once it is finished.
 
-No task itself. A job that is its own reference is compared with nothing.
+Not a task. A job that is its own reference is compared with nothing.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from runner.scorers.divergence import Divergence, diverge
 from runner.store.jobs import Job, read_samples
 from runner.store.top_k import TOP_K, TopK, read_top_k
 from runner.tasks import named_job
+from runner.tasks.base import own_config
 
 KEY = "task.reference"
 TOP_K_HASH = "keep_top_k"  # its name among the hashes
 
 
 def find(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
-    """Return the job that a job is compared with, be it done or not; None where that is none or the job itself.
+    """Return the job that a job is compared with, finished or not; None if there is none, or if it is the job itself.
 
-    `hashes` are the job's own; a reference keeps as many tokens as the job itself, or 64;
-    of one that is loaded beside it, nothing has to be kept.
+    `hashes` are the job's own. A reference keeps as many tokens as the job itself, or 64. One that is loaded beside the
+    job need not keep any.
     """
-    task = config.task
-    assert isinstance(task, LikelihoodConfig)
+    task = own_config(config, LikelihoodConfig)
     if task.reference is None:
         return None
-    kept = {} if task.exact else {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
-    return named_job.find(config, KEY, task.reference, version, hashes, hashes | kept)
+    top_k = {} if task.exact else {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
+    return named_job.find(config, KEY, task.reference, version, hashes, hashes | top_k)
 
 
 @dataclass
 class ReferenceJob:
-    """What a finished job has kept of its samples."""
+    """A finished job: its samples, and the most probable tokens that it kept."""
 
     words: str  # how the user has named it
     job: Job
@@ -46,12 +46,12 @@ class ReferenceJob:
 
     @classmethod
     def read(cls, job: Job, words: str) -> ReferenceJob:
-        """Read a job that is done, after waiting for who is doing it; ConfigError says what to run."""
+        """Read a finished job, after waiting for the process that runs it; ConfigError says what to run."""
         named = f"{KEY}={words}"
-        if named_job.waited_for(job) is None:
+        if named_job.wait_for(job) is None:
             if words == job.job_id:
-                there = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
-                known = f"jobs that can be one are {few(there, 6)}" if there else "none has been run with it yet"
+                usable = sorted(path.parent.name for path in job.folder.parent.glob(f"likelihood-*/{TOP_K}"))
+                known = f"such jobs are {few(usable, 6)}" if usable else "there is none yet"
                 raise ConfigError(f"{named}: no finished job in {job.folder.parent}. A reference is run with "
                                   f"task.keep_top_k={KEPT}: {known}")  # fmt: skip
             raise ConfigError(
@@ -64,7 +64,7 @@ class ReferenceJob:
         return cls(words, job, read_samples(job.samples_path), read_top_k(path))
 
     def beside(self, request: Request, question: str | None, gold: str | None) -> Request:
-        """Return a request that also asks for what the reference has kept of this text."""
+        """Return a request that also asks for the tokens that the reference has kept of this text."""
         index = int(request.id)
         sample, kept = self.samples.get(index), self.kept.get(index)
         if sample is None or kept is None or sample.failed or (sample.question, sample.gold) != (question, gold):
@@ -75,16 +75,17 @@ class ReferenceJob:
         if len(sample.token_ids) != kept.places:
             raise EvidenceError(f"{self.job.folder / TOP_K}: sample {index} has {kept.places} places, and its text "
                                 f"{len(sample.token_ids)} tokens")  # fmt: skip
-        return replace(request, beside=kept.beside(), top=max(request.top, 1))
+        return replace(request, score_token_ids=kept.ids_by_position(), top_logprobs=max(request.top_logprobs, 1))
 
     def divergence(self, completion: Completion) -> Divergence:
-        """Return how far this model is from the reference over one text; ConfigError where its tokens are others."""
+        """Return the divergence from the reference over one text; ConfigError if the tokens differ."""
         index = int(completion.id)
         sample, kept = self.samples[index], self.kept[index]
         if (sample.prompt_sha256, sample.token_ids) != (completion.prompt_sha256, completion.token_ids):
             raise ConfigError(
-                f"{KEY}={self.words}: {self.job.job_id} has read text {index} as other tokens, behind another prompt "
+                f"{KEY}={self.words}: {self.job.job_id} has read text {index} as other tokens, after another prompt "
                 "or by another tokenizer: the two models cannot be compared token by token"
             )
-        same = [ours[0][0] == kept.ids[at * kept.width] for at, ours in enumerate(completion.top or [])]
-        return diverge(kept.width, kept.logprobs, completion.beside or [], completion.least or [], same)
+        same = [best[0][0] == kept.ids[at * kept.width] for at, best in enumerate(completion.top_logprobs or [])]
+        ours, least = completion.score_token_logprobs or [], completion.min_logprobs or []
+        return diverge(kept.width, kept.logprobs, ours, least, same)

@@ -1,7 +1,7 @@
-"""task=likelihood: score given texts instead of generating any, and say how far the model is from another one.
+"""task=likelihood: score given texts instead of generating any, and measure the divergence from another model.
 
-Gold answers behind their questions, texts in windows, multiple choice. Each continuation is one line of samples.jsonl;
-the windows of a text and the choices of a question make one sample of the statistics.
+Gold answers after their questions, texts in windows, multiple choice. Each continuation is one line of samples.jsonl;
+the windows of a text, or the choices of a question, are one sample of the statistics.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from runner.core.result import Likelihood, Result, Sample
 from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given, given_sha256, load_given
 from runner.datasets.gsm8k import Item, describe
-from runner.engines.base import Capability, Completion, Engine, EngineReport, Request, require_among
+from runner.engines.base import Capability, Completion, EngineReport, Request
+from runner.engines.contract import Engine, require_among
 from runner.engines.kinds import kind_of
 from runner.scorers.divergence import Divergence
 from runner.scorers.likelihoods import figures
 from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
 from runner.tasks.likelihood.exact import EXACT_HASH, SideBySide, second_of, token_counts
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob, find
@@ -34,7 +35,7 @@ from runner.tasks.named_job import state
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
-Diverge = Callable[[Completion], Divergence]  # how far this model is from the reference over one text
+Diverge = Callable[[Completion], Divergence]  # the divergence from the reference over one text
 
 
 @dataclass
@@ -43,18 +44,18 @@ class Texts(Inputs):
 
     task: LikelihoodConfig
     given: list[Given]
-    reference: Job | None  # that has run before; None: there is none, or its model is loaded beside this one
+    reference: Job | None  # that must run first; None: there is none, or its model is loaded beside this one
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """One continuation: a request of the job, and what is known of it before it is scored."""
+    """One continuation: a request of the job, with its sizes."""
 
     request: Request
     unit: int
     bytes: int
     characters: int
-    question: str | None = None  # None: a window of a text, which its tokens tell from others
+    question: str | None = None  # None: a window of a text, which its tokens identify
     gold: str | None = None
     is_other: bool = False
 
@@ -65,9 +66,8 @@ class Continuation:
 
 
 def prepare(config: RunnerConfig) -> Texts:
-    """Read and hash the texts, and find out which job they are compared with."""
-    task = config.task
-    assert isinstance(task, LikelihoodConfig)
+    """Read and hash the texts, and find the job that this one is compared with."""
+    task = own_config(config, LikelihoodConfig)
     given = load_given(task)
     needed = {Capability.logprobs} | ({Capability.token_ids} if any(it.form is Form.text for it in given) else set())
     capabilities = kind_of(config.model).capabilities(config)
@@ -85,7 +85,7 @@ def prepare(config: RunnerConfig) -> Texts:
     else:
         hashes["reference"] = reference.job_id
     if second is not None:
-        hashes[EXACT_HASH], reference = "true", None  # nothing has to run before
+        hashes[EXACT_HASH], reference = "true", None  # no job has to run first
     source = describe(task.data, task.split, hashes["data"])
     after = reference.job_id if reference is not None else ""
     return Texts(hashes, task, given, reference, data=source, count=len(given), after=after, second=second)
@@ -95,7 +95,7 @@ def run(inputs: Texts, context: Context) -> Result:
     """Score what is not on disk yet, and add up."""
     task, words = inputs.task, inputs.task.reference or ""
     reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, words)
-    pieces = [replace(it, request=replace(it.request, top=task.keep_top_k)) for it in cut(inputs, context)]
+    pieces = [replace(it, request=replace(it.request, top_logprobs=task.keep_top_k)) for it in cut(inputs, context)]
     diverge: Diverge | None = None
     pair: SideBySide | None = None
     if reference is not None:
@@ -140,7 +140,7 @@ def run(inputs: Texts, context: Context) -> Result:
 
 
 def preview(inputs: Texts, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
-    """Say with which job this one will be compared, and whether that is done, or with which model beside it."""
+    """Say which job, or which model beside it, this one will be compared with, and whether that job is done."""
     if inputs.second is not None:
         return f"reference: {inputs.task.reference}, loaded beside this model"
     if inputs.reference is None:
@@ -149,24 +149,24 @@ def preview(inputs: Texts, config: RunnerConfig, resolved: Resolved) -> str:  # 
 
 
 def notes(inputs: Texts) -> list[str]:
-    """Say what a reader of the numbers has to know."""
+    """Return the notes that a reader of the numbers needs."""
     texts = [given for given in inputs.given if given.form is Form.text]
     if not texts:
         return []
     window, step = inputs.task.window, inputs.task.step
-    found = [f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first "
-             f"is scored once, behind {window - step} tokens of context or all there are"]  # fmt: skip
+    lines = [f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first "
+             f"is scored once, after {window - step} tokens of context or all there are"]  # fmt: skip
     if len(texts) == 1:
-        found.append("one text: its windows count as samples, and hang together more than samples should")
-    return found
+        lines.append("one text: its windows count as samples, although they are not independent")
+    return lines
 
 
-# ---------------------------------------------------------------------------------------------------- what is scored
+# ----------------------------------------------------------------------------------------------------- continuations
 
 
 def cut(inputs: Texts, context: Context) -> list[Continuation]:
     """Return every continuation of the job in order: answers, choices, and the windows of texts."""
-    texts = ["", *texts_of(inputs)]  # the empty one: special tokens
+    texts = ["", *texts_of(inputs)]  # the empty one gives the special tokens
     kind, config = kind_of(context.config.model), context.config
     encoded = iter([ids for _, ids in kind.encoded(config, context.resolved, texts)] if texts[1:] else [[]])
     special = next(encoded)
@@ -193,20 +193,20 @@ def texts_of(inputs: Texts) -> list[str]:
 def windows(
     task: LikelihoodConfig, text: str, ids: list[int], special: list[int], unit: int, first: int, is_one_text: bool
 ) -> list[Continuation]:
-    """Cut a text into windows of tokens: each scores what the one before has not, behind the tokens that they share.
+    """Cut a text into windows of tokens: each scores the tokens that the one before has not, after those they share.
 
-    The text's first token stands behind nothing and is not scored, unless the tokenizer puts a token before it. The
-    text's bytes and characters go to its windows by their tokens.
+    The first token of the text has no context and is not scored, unless the tokenizer puts a token before it. The bytes
+    and characters of the text are shared out among its windows by their tokens.
     """
     if len(ids) < 2:
         raise DataError(f"task.data={task.data}: text {unit} has {len(ids)} token, and the first one is not scored")
-    begun = ids[:1] == special[:1]
-    of_text = len(ids) - begun  # tokens that hold the text
+    has_begin = ids[:1] == special[:1]  # the tokenizer puts a token before the text
+    of_text = len(ids) - has_begin
     pieces: list[Continuation] = []
     scored_to = 1
     for begin in range(0, len(ids), task.step):
         end = min(begin + task.window, len(ids))
-        size, characters = (share(whole, end - begun, of_text) - share(whole, scored_to - begun, of_text)
+        size, characters = (share(whole, end - has_begin, of_text) - share(whole, scored_to - has_begin, of_text)
                  for whole in (len(text.encode()), len(text)))  # fmt: skip
         prompt, continuation = tuple(ids[begin:scored_to]), tuple(ids[scored_to:end])
         number = first + len(pieces)
@@ -219,15 +219,15 @@ def windows(
 
 
 def share(whole: int, part: int, of: int) -> int:
-    """Return what falls to so many of all tokens, so that the parts of a text make the whole."""
+    """Return the share of `part` tokens out of `of`, rounded so that the shares of a text add up."""
     return round(whole * part / of)
 
 
-# ------------------------------------------------------------------------------------------------------ what comes back
+# ------------------------------------------------------------------------------------------------------------ samples
 
 
 class Scoring:
-    """Turns completions into samples, and knows which samples on disk are this job's."""
+    """Turns completions into samples, and checks which samples on disk belong to this job."""
 
     def __init__(
         self, pieces: dict[int, Continuation], task: LikelihoodConfig, diverge: Diverge | None, kept: TopKFile | None
@@ -236,7 +236,7 @@ class Scoring:
         self._nats, self._tokens = 0.0, 0
 
     def look(self, report: EngineReport) -> None:
-        """Refuse windows that are longer than what the model reads, once it is loaded."""
+        """Reject windows that are longer than what the loaded model can read."""
         room = report.metrics.get("max_positions", math.inf)
         longest = max((len(it.request.prompt) + len(it.request.continuation or "")
                        for it in self.pieces.values() if it.question is None), default=0)  # fmt: skip
@@ -245,12 +245,12 @@ class Scoring:
             raise ConfigError(f"task.window={self.task.window}: {need}, or less")
 
     def sample(self, completion: Completion) -> Sample:
-        """Return what became of a continuation; what a reference has to keep of it is on disk before."""
+        """Return the sample of a continuation; the tokens that a reference keeps are written to disk first."""
         piece = self.pieces[int(completion.id)]
         sample = replace(sample_of(completion), question=piece.question, gold=piece.gold)
         if sample.failed:
             return sample
-        found = Likelihood(
+        scored = Likelihood(
             piece.unit,
             math.fsum(completion.logprobs or []),
             len(completion.token_ids),
@@ -261,10 +261,10 @@ class Scoring:
         )
         if self.diverge is not None:
             far = self.diverge(completion)
-            found = replace(found, kl_nats=far.kl_nats, truncation_nats=far.truncation_nats, top_1_agreed=far.agreed)
+            scored = replace(scored, kl_nats=far.kl_nats, truncation_nats=far.truncation_nats, top_1_agreed=far.agreed)
         if self.kept is not None:
-            self.kept.add(piece.index, TopK.of(completion.top or []))
-        return replace(sample, likelihood=found)
+            self.kept.add(piece.index, TopK.of(completion.top_logprobs or []))
+        return replace(sample, likelihood=scored)
 
     def news(self, sample: Sample) -> dict[str, str]:
         """Return the log-likelihood so far, for the progress bar."""
@@ -274,22 +274,22 @@ class Scoring:
         return {LOG_LIKELIHOOD: f"{self._nats / self._tokens:.4f}"} if self._tokens else {}
 
     def rejection_reason(self, sample: Sample) -> str | None:
-        """Say why a sample on disk is none of this job's; None where it is."""
-        piece, found = self.pieces[sample.index], sample.likelihood
+        """Say why a sample on disk does not belong to this job; None if it does."""
+        piece, scored = self.pieces[sample.index], sample.likelihood
         if (sample.question, sample.gold) != (piece.question, piece.gold):
             return f"holds another text than text {sample.index} of this job"
         if sample.failed:
             return None
-        if found is None:
+        if scored is None:
             return "has no likelihood"
         is_window = piece.question is None
         if is_window and tuple(sample.token_ids) != piece.request.continuation:
             return f"holds other tokens than text {sample.index} of this job"
         known = (piece.unit, piece.bytes, piece.characters, piece.is_other, len(sample.token_ids))
-        if (found.unit, found.bytes, found.characters, found.is_other, found.tokens) != known:
-            return "was counted otherwise than its text is now"
-        if (found.kl_nats is None) != (self.diverge is None):
+        if (scored.unit, scored.bytes, scored.characters, scored.is_other, scored.tokens) != known:
+            return "was counted differently than its text is today"
+        if (scored.kl_nats is None) != (self.diverge is None):
             return "was compared with another reference than this job has"
-        if self.kept is not None and sample.index not in self.kept.there:
+        if self.kept is not None and sample.index not in self.kept.widths:
             return f"has no line in {self.kept.path.name}"
         return None

@@ -1,4 +1,4 @@
-"""What the stages of the memory task come to: attribution, medians over repeats, predictions, the KV slope."""
+"""Figures from the stages of the memory task: attribution, medians over repeats, predictions, the KV slope."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.core.result import Result
 
 AT_START = ("import", "load", "first pass")
 IN_POINTS = ("prefill", "decode")
-PARTS = ("weights", "kv", "activation", "runtime")  # of what a stage holds over what importing takes
+PARTS = ("weights", "kv", "activation", "runtime")  # of a stage's memory above that of the imports
 SPREAD = ("peak_rss_mib", "steady_rss_mib", "load_peak_rss_mib", "load_s", "decode_tok_per_s", "cuda_peak_mib",
           "peak_over_baseline_mib", "kv_mib", "kv_per_1000_tokens_mib")  # fmt: skip
 
@@ -21,7 +21,7 @@ Figures = dict[str, float]
 
 @dataclass
 class MemoryRepeat:
-    """One repeat: the figures of the stages at the start and of each point's, and points that were not measured."""
+    """One repeat: figures of the stages at the start and of each point, and the points that were not measured."""
 
     start: dict[str, Figures] = field(default_factory=dict)
     stages: dict[tuple[int, str], Figures] = field(default_factory=dict)
@@ -32,11 +32,11 @@ class MemoryRepeat:
     peak_since_start: bool = False
 
     def has(self, point: int) -> bool:
-        """Whether a point is done with."""
+        """Whether a point was measured, or failed."""
         return point in self.speeds or point in self.failed
 
     def take(self, event: dict[str, Any]) -> None:
-        """Take in what the probe says of a stage, a point or the engine; of two processes, the first start counts."""
+        """Add a stage, a point or the engine's report, as the probe sends it; of two starts, the first one counts."""
         if "stage" in event:
             self.peak_since_start |= event["peak_since_start"]
             if event["point"] is None:
@@ -54,13 +54,13 @@ class MemoryRepeat:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU's allocator says what is held."""
+        """Whether the figures are those of a GPU's allocator."""
         return any("cuda_peak_mib" in figures for figures in self.stages.values())
 
     def over_import_mib(self, figures: Figures) -> float:
-        """The peak of a stage over what importing takes: of a GPU, all that its allocator has given out.
+        """The peak of a stage above the memory of the imports; on a GPU, the peak of its allocator.
 
-        While a checkpoint is read its pages do not count, which the system can drop at any time.
+        While a checkpoint is read, its pages do not count: the system can drop them at any time.
         """
         if self.on_gpu:
             return figures.get("cuda_peak_mib", 0.0)
@@ -68,7 +68,7 @@ class MemoryRepeat:
         return figures[f"peak_{kind}_mib"] - self.start["import"][f"steady_{kind}_mib"]
 
     def parts(self, stage: str, point: int | None = None) -> Figures:
-        """Attribute a stage's peak: weights that are resident, keys and values, what only the pass took, the rest."""
+        """Attribute a stage's peak to resident weights, keys and values, the pass itself, and the rest."""
         figures = self.start[stage] if point is None else self.stages[point, stage]
         peak_mib = self.over_import_mib(figures)
         is_anonymous = "peak_anon_mib" in figures
@@ -90,7 +90,7 @@ class MemoryRepeat:
         return max(self.speeds)
 
     def slope(self) -> float | None:
-        """MiB of keys and values for 1,000 tokens, over the points; None where these are too few."""
+        """MiB of keys and values for 1,000 tokens, fitted over the points; None if there are too few."""
         points = [(tokens / 1000, mib) for mib, tokens in self.kv.values()]
         if len({tokens for tokens, _ in points}) < 2:
             return None
@@ -134,7 +134,7 @@ class MemoryRepeat:
 def summarize(
     runs: list[MemoryRepeat], points: list[Workload], predicted: list[Footprint | None]
 ) -> tuple[Result, dict[str, Any]]:
-    """Put medians, spreads and predictions together; return the result, and what its pictures are drawn from."""
+    """Combine medians, spreads and predictions; return the result, and the data of its pictures."""
     measured = [run.metrics() for run in runs]
     shared = [key for key in measured[0] if all(key in values for values in measured)]
     metrics = {key: median(values[key] for values in measured) for key in shared}
@@ -149,22 +149,22 @@ def summarize(
     report = runs[0].report
     notes = list(dict.fromkeys(note for run in runs for note in run.report["notes"]))
     at = max(run.largest() for run in runs)
-    foreseen = predicted[at]
-    if foreseen is None:
-        notes.append("no prediction: the checkpoint has no safetensors files, whose headers it is read from")
+    prediction = predicted[at]
+    if prediction is None:
+        notes.append("no prediction: it needs the headers of safetensors files, and the checkpoint has none")
     else:
-        metrics |= _predictions(metrics, foreseen, points[at])
+        metrics |= _predictions(metrics, prediction, points[at])
     rows = _rows(runs, points, predicted, failed)
     notes += _notes(runs, metrics, failed)
     drawn: dict[str, Any] = {"rows": rows, "kv": [], "bytes_per_token": None}
     for number, (batch, prompt, new) in enumerate(points):
-        found = [run.kv[number] for run in runs if number in run.kv]
-        if found:
-            values = [mib for mib, _ in found]
-            drawn["kv"].append({"batch": batch, "tokens": found[0][1], "context": prompt + new, "mib": median(values),
+        kv = [run.kv[number] for run in runs if number in run.kv]
+        if kv:
+            values = [mib for mib, _ in kv]
+            drawn["kv"].append({"batch": batch, "tokens": kv[0][1], "context": prompt + new, "mib": median(values),
                                 "low": min(values), "high": max(values)})  # fmt: skip
-    if foreseen is not None:
-        drawn["bytes_per_token"] = foreseen.decode_kv_bytes / (points[at][0] * (points[at][1] + points[at][2]))
+    if prediction is not None:
+        drawn["bytes_per_token"] = prediction.decode_kv_bytes / (points[at][0] * (points[at][1] + points[at][2]))
     return Result(metrics, rows, dict(report["facts"]), notes), drawn
 
 
@@ -185,9 +185,9 @@ def _predictions(metrics: dict[str, float], predicted: Footprint, point: Workloa
         held_mib = metrics["peak_over_baseline_mib"]
         values["total_prediction_error"] = predicted.total_mib / held_mib - 1 if held_mib > 0 else 0.0
     if metrics.get("kv_mib"):
-        # all but the last two tokens of each row were there when what they held was measured
-        there = predicted.kv_cache_mib * (prompt_tokens + new_tokens - 2) / (prompt_tokens + new_tokens)
-        values["kv_prediction_error"] = there / metrics["kv_mib"] - 1
+        # the KV cache was measured when each row had all but its last two tokens
+        cached_mib = predicted.kv_cache_mib * (prompt_tokens + new_tokens - 2) / (prompt_tokens + new_tokens)
+        values["kv_prediction_error"] = cached_mib / metrics["kv_mib"] - 1
     if "kv_per_1000_tokens_mib" in metrics:
         values["predicted_kv_per_1000_tokens_mib"] = (
             1000 * predicted.kv_cache_mib / (rows * (prompt_tokens + new_tokens))
@@ -201,8 +201,8 @@ def _notes(runs: list[MemoryRepeat], metrics: dict[str, float], failed: dict[int
         notes.append("this system cannot reset the high-water mark: peaks count from the start of the process")
     if not runs[0].on_gpu:
         notes.append(
-            "peaks are the kernel's high-water marks of resident memory over that of the import; of the load, where "
-            "pages of the checkpoint come and go, memory that is no file's, looked at every 5 ms"
+            "peaks are the kernel's high-water marks of resident memory above that of the import; during the load, "
+            "only memory that belongs to no file counts, sampled every 5 ms"
         )
     if failed:
         notes.append(f"{len(failed)} of {metrics['points']:.0f} points could not be measured, see their notes")
@@ -215,18 +215,18 @@ def _rows(
     """Return one row for each stage of each point: medians over the repeats, and the prediction beside the peak."""
     rows = [_row(runs, None, stage, None, predicted[0]) for stage in AT_START]
     for number, point in enumerate(points):
-        there = [run for run in runs if number in run.speeds]
-        if there:
-            rows += [_row(there, number, stage, point, predicted[number]) for stage in IN_POINTS]
+        measured = [run for run in runs if number in run.speeds]
+        if measured:
+            rows += [_row(measured, number, stage, point, predicted[number]) for stage in IN_POINTS]
         else:
             rows.append({"stage": "not measured", "batch": point[0], "context": point[1] + point[2]})
     if failed:
-        for row, number in _of_points(rows, points):
+        for row, number in _rows_of_points(rows, points):
             row["note"] = failed.get(number, "")
     return rows
 
 
-def _of_points(rows: list[dict[str, Any]], points: list[Workload]) -> list[tuple[dict[str, Any], int]]:
+def _rows_of_points(rows: list[dict[str, Any]], points: list[Workload]) -> list[tuple[dict[str, Any], int]]:
     numbers = {(point[0], point[1] + point[2]): number for number, point in enumerate(points)}
     return [(row, numbers[row["batch"], row["context"]]) for row in rows if row.get("batch")]
 
@@ -241,14 +241,14 @@ def _row(
     for part in PARTS:
         row[f"{part}_mib"] = round(median(run.parts(stage, number)[part] for run in runs), 1)
     row["peak_mib"], row["spread"] = round(median(peaks), 1), f"{min(peaks):.0f}–{max(peaks):.0f}"
-    foreseen = {}
+    by_stage = {}
     if predicted is not None:
-        foreseen = {"load": predicted.load_mib, "first pass": predicted.first_pass_mib,
+        by_stage = {"load": predicted.load_mib, "first pass": predicted.first_pass_mib,
                     "prefill": predicted.prefill_mib, "decode": predicted.decode_mib}  # fmt: skip
     row["predicted_mib"] = row["error"] = None
-    if stage in foreseen:
-        row["predicted_mib"] = round(foreseen[stage], 1)
+    if stage in by_stage:
+        row["predicted_mib"] = round(by_stage[stage], 1)
         if median(peaks) > 0:
-            row["error"] = f"{foreseen[stage] / median(peaks) - 1:+.1%}"
+            row["error"] = f"{by_stage[stage] / median(peaks) - 1:+.1%}"
     row["rss_mib"] = round(median(one["peak_rss_mib"] for one in figures), 1)
     return row

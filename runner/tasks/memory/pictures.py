@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture
+from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, Picture, save_pictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PICTURED = "memory.json"  # in the job's folder: what the pictures are drawn from
+MODULE = "runner.tasks.memory.pictures"
+POINTS = "memory.json"  # in the job's folder: what the pictures are drawn from
 PARTS = (("weights", FRONT), ("kv", "#bc4c00"), ("activation", GOOD), ("runtime", "#b7bfc8"))
 WORDS = {"kv": "KV cache", "activation": "activations", "runtime": "runtime: libraries, kernels, the rest"}
 COLOURS = (FRONT, "#bc4c00", GOOD, "#8250df", BAD, "#1b7c83", MUTED, INK)
@@ -23,7 +23,7 @@ MOST_LINES = 8
 
 
 def draw(drawn: dict[str, Any]) -> list[Picture]:
-    """Return the pictures: the stages' peaks by what they are made of, and keys and values over what they are of."""
+    """Return the pictures: the parts of each stage's peak, and the KV cache against the number of tokens."""
     pictures = [Picture("memory", f"Peak memory by stage: {drawn['title']}", lambda: _stages(drawn))]
     if len({point["tokens"] for point in drawn["kv"]}) > 1:
         pictures.append(Picture("context", f"KV cache against context: {drawn['title']}", lambda: _contexts(drawn)))
@@ -42,7 +42,7 @@ def _figure(title: str, height: float) -> tuple[Figure, Axes]:
 
 
 def _stages(drawn: dict[str, Any]) -> Figure:
-    """Draw a bar for each stage: what its peak is made of, and a mark where it was predicted."""
+    """Draw a bar for each stage: the parts of its peak, and a mark at the predicted peak."""
     rows = [row for row in drawn["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"]
     points = list(dict.fromkeys((row["batch"], row["context"]) for row in rows if row["batch"]))
     shown = set(points[:: -(-len(points) // MOST_POINTS)]) | set(points[-1:])
@@ -62,14 +62,14 @@ def _stages(drawn: dict[str, Any]) -> Figure:
     pane.set_xlim(left=0)
     pane.grid(visible=False, axis="y")
     pane.tick_params(axis="y", length=0)
-    pane.set_xlabel("MiB over what importing the libraries takes")
+    pane.set_xlabel("MiB above what importing the libraries takes")
     pane.legend(title="stage, rows × tokens of each", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False,
                 fontsize=8, title_fontsize=8, alignment="left")  # fmt: skip
     return figure
 
 
 def _contexts(drawn: dict[str, Any]) -> Figure:
-    """Draw what rows held over the length of a row, a colour for each batch size, with the formula as a line."""
+    """Draw the KV cache of all rows against the length of a row, a colour for each batch size, with the formula."""
     figure, pane = _figure(f"KV cache against context: {drawn['title']}", 4.2)
     batches = sorted({point["batch"] for point in drawn["kv"]})
     for batch, colour, marker in zip(batches, COLOURS, MARKERS, strict=False):
@@ -91,13 +91,5 @@ def _contexts(drawn: dict[str, Any]) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Draw what a job's folder has, as PNG files beside it."""
-    folder = Path(sys.argv[1])
-    drawn = json.loads((folder / PICTURED).read_text(encoding="utf-8"))
-    for picture in draw(drawn):
-        (folder / f"{picture.name}.png").write_bytes(picture.png())
-
-
 if __name__ == "__main__":
-    main()
+    save_pictures(Path(sys.argv[1]) / POINTS, draw)

@@ -1,8 +1,8 @@
 """The fresh process of the memory task: import, load, a first pass, then prefill and decode of each point.
 
-Runs as `python -m runner.tasks.memory.probe`. The job's config and the points to measure come pickled on stdin; events
-go out on stdout, one JSON object a line; whatever else is printed goes to stderr. A point that runs out of memory is
-reported as such, and the next one follows.
+Runs as `python -m runner.tasks.memory.probe`. It reads the job's config and the points to measure, pickled, from stdin,
+and writes events to stdout, one JSON object a line; everything else that is printed goes to stderr. A point that runs
+out of memory is reported, and the next one follows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from runner.core import child, machine
 from runner.core.errors import RunnerError, is_memory_error, one_line
 from runner.core.mapped_files import resident_mib
 from runner.engines import open_engine
-from runner.engines.base import FEWER_ROWS, Capability, Completion, Engine, EngineReport, complete, require
+from runner.engines.base import FEWER_ROWS, Capability, Completion, EngineReport
+from runner.engines.contract import Engine, complete, require
 from runner.engines.kinds import kind_of
 from runner.engines.session import Session
 from runner.engines.synthetic import check_room, synthetic_requests
@@ -54,16 +55,17 @@ class Probe:
         self.channel.flush()
 
     def stage(self, name: str, work: Callable[[], Any], point: int | None = None) -> Any:
-        """Run one stage and report its peak, its time and what stays when the garbage is gone.
+        """Run one stage and report its peak, its time and its memory after garbage collection.
 
-        The kernel and the allocator of a GPU keep high-water marks. None is kept of memory that is no page of a file,
-        and while a checkpoint is read its pages would count, which can be dropped: then, and only then, it is sampled.
+        The kernel and the allocator of a GPU keep high-water marks. There is none for anonymous memory alone. Only
+        while a checkpoint is read is it sampled, since the pages of the checkpoint, which can be dropped, must not
+        count.
         """
         self.emit(begin=name, point=point)
         machine.restart_peak()
         with AnonymousPeak() if name == "load" else nullcontext() as anonymous:
             started = time.perf_counter()
-            done = work()
+            result = work()
             seconds = time.perf_counter() - started
         figures = {"seconds": seconds, "peak_rss_mib": machine.peak_rss_mib(), **_cuda_mib()}
         resettable = machine.reset_peak()  # frees what can be freed; the next stage's peak starts here
@@ -75,16 +77,16 @@ class Probe:
         figures["own_weights_mib"] = self.weight_mib - self.mapped_weight_mib + self.engine.stats.packed_mib
         figures["weights_mib"] = figures["own_weights_mib"] + resident_mib(self.files)
         self.emit(stage=name, point=point, figures=figures, peak_since_start=not resettable)
-        return done
+        return result
 
     def held_mib(self) -> float:
-        """Memory that rows are kept in: the allocator's of a GPU, else what is no page of a file."""
+        """Memory that the rows may take: the allocator's on a GPU, else anonymous memory."""
         machine.reset_peak()
         return _cuda_mib().get("cuda_steady_mib") or machine.anonymous_mib()
 
 
 class AnonymousPeak:
-    """Watches how much memory is no page of a file: the kernel keeps a high-water mark of the sum only."""
+    """Samples anonymous memory: the kernel keeps a high-water mark only of its sum with the pages of files."""
 
     EVERY_S = 0.005
 
@@ -126,7 +128,7 @@ def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: T
         check_room(report, prompt_tokens, new_tokens)
     probe.emit(metrics=report.metrics, facts=report.facts, notes=report.notes)
     first = synthetic_requests(1, 8, 2, vocab_size, config.seed, draw=-1)
-    # weights are packed, kernels made and pages of libraries read
+    # packs weights, builds kernels and reads pages of libraries
     probe.stage("first pass", lambda: complete(engine, first, batch_size=1))
     failed: list[Workload] = []
     for number, point in points:
@@ -146,20 +148,20 @@ def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: T
 
 
 def _measure_point(probe: Probe, number: int, point: Workload, vocab_size: int, seed: int) -> None:
-    """Read the prompts of all rows, decode until each has one more token to come, see what they hold, and end."""
+    """Prefill all rows, decode until each lacks one token, measure the KV cache, and end."""
     rows, _, new_tokens = point
-    engine, said = probe.engine, len(probe.engine.stats.notes)
+    engine, notes = probe.engine, len(probe.engine.stats.notes)
     before = replace(engine.stats)
     with engine.open(rows) as session:
-        ended = _Steps(session, engine, said)
+        steps = _Steps(session, engine, notes)
         for request in synthetic_requests(*point, vocab_size, seed, draw=number):
             session.submit(request)
-        probe.stage("prefill", ended.read, number)
+        probe.stage("prefill", steps.prefill, number)
         last = before.decode_tokens + rows * (new_tokens - 2)
-        probe.stage("decode", lambda: ended.decode(last), number)
+        probe.stage("decode", lambda: steps.decode(last), number)
         kv_tokens, held_mib = engine.stats.kv_tokens, probe.held_mib()
         is_held = not session.idle
-        ended.decode(sys.maxsize)
+        steps.decode(sys.maxsize)
     kv_mib = held_mib - probe.held_mib() if is_held and kv_tokens else None
     spent = engine.stats - before
     speed = {"prefill_tok_per_s": spent.prefill_tok_per_s, "decode_tok_per_s": spent.decode_tok_per_s}
@@ -168,30 +170,30 @@ def _measure_point(probe: Probe, number: int, point: Workload, vocab_size: int, 
 
 @dataclass
 class _Steps:
-    """Takes the rows of a session on their way; OutOfMemory where not all of them go on together.
+    """Steps a session; OutOfMemory if its rows cannot all decode together.
 
-    It steps by itself, since `gather` goes on to the end and each stage here stops after a step of its own.
+    It does not use `gather`, which steps to the end: each stage here stops earlier.
     """
 
     session: Session
     engine: Engine
-    said: int  # how many notes the engine had before
+    notes: int  # how many the engine had before
 
-    def read(self) -> None:
+    def prefill(self) -> None:
         """Step until every row has its first token."""
         self._step()
         while not self.session.idle and self.engine.stats.rows_waiting:
             self._step()
 
     def decode(self, last: int) -> None:
-        """Step until so many tokens were decoded, or all rows have ended."""
+        """Step until `last` tokens have been decoded, or all rows have ended."""
         while not self.session.idle and self.engine.stats.decode_tokens < last:
             self._step()
 
     def _step(self) -> None:
         events = self.session.step()
         errors = [event.error for event in events if isinstance(event, Completion) and event.error]
-        errors += [note for note in self.engine.stats.notes[self.said :] if note.startswith(FEWER_ROWS)]
+        errors += [note for note in self.engine.stats.notes[self.notes :] if note.startswith(FEWER_ROWS)]
         if errors:
             raise OutOfMemory(errors[0])
 
@@ -235,7 +237,7 @@ def _cuda_mib() -> dict[str, float]:
 
 def main() -> int:
     """Read the config, measure, report; exit code 0, or 1 after an error that was reported."""
-    child.end_with_parent()  # nobody else would read its answer
+    child.end_with_parent()  # nothing else reads its events
     config, points = pickle.load(sys.stdin.buffer)
     assert isinstance(config.task, MemoryConfig)
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -1,13 +1,12 @@
 """Memory of import, load, prefill and decode, each repeat in a fresh process, predicted next to measured.
 
-The parent never asks for an engine, so it never imports torch: what the probe measures starts from nothing. A point
-that runs out of memory is recorded as such; where it took its process along, what is left is measured in another.
+This process never uses an engine, so it never imports torch. The probe is a fresh process, so it measures from the
+start. A point that runs out of memory is recorded; if it took the process with it, another one measures the rest.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,35 +16,35 @@ from runner.config.measures import MemoryConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
 from runner.core import child, errors
+from runner.core.drawing import draw_in_process, draw_missing
 from runner.core.errors import JobFailed
+from runner.core.files import write_atomically
 from runner.core.progress import Progress
 from runner.core.result import RepeatLog, Result
-from runner.engines.base import Capability, require_among
+from runner.engines.base import Capability
+from runner.engines.contract import require_among
 from runner.engines.kinds import kind_of
 from runner.store.jobs import Job
-from runner.tasks.base import Context, Inputs, Uses
+from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.memory.figures import AT_START, IN_POINTS, MemoryRepeat, summarize
-from runner.tasks.memory.pictures import PICTURED
+from runner.tasks.memory.pictures import MODULE, POINTS
 
 VERSION = 2
 USES = frozenset({Uses.weights, Uses.machine, Uses.fresh_process})
 FROM_LEDGER = True
 
 PROBE = "runner.tasks.memory.probe"
-DRAWING = "runner.tasks.memory.pictures"
-log = logging.getLogger(__name__)
 
 
 def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
-    """Read nothing but the model, which the job's identity holds already."""
+    """Read nothing: the model is part of the job's identity already."""
     return Inputs({})
 
 
 def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     """Predict, then measure in `repeats` fresh processes."""
     config, recorder = context.config, context.recorder
-    task = config.task
-    assert isinstance(task, MemoryConfig)
+    task = own_config(config, MemoryConfig)
     kind = kind_of(config.model)
     needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
     require_among(kind.capabilities(config), "task=memory", needs)
@@ -58,20 +57,19 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
             which = f"repeat {number} of {task.repeats}"
             runs.append(Repeat(config, task.points, recorder.folder / "memory_probe.log", which, bar).measure())
             if not runs[-1].speeds:
-                raise JobFailed(f"no point could be measured. The first one: {runs[-1].failed[0]}")
+                raise JobFailed(f"no point could be measured. The first: {runs[-1].failed[0]}")
             repeats.add(number, runs[-1].metrics())
     result, drawn = summarize(runs, task.points, predicted)
-    (recorder.folder / PICTURED).write_text(json.dumps(drawn | {"title": _title(config)}, indent=1))
+    write_atomically(recorder.folder / POINTS, json.dumps(drawn | {"title": _title(config)}, indent=1) + "\n")
     if task.pictures:
-        _draw(recorder.folder)
+        draw_in_process(MODULE, recorder.folder)
     return result
 
 
 def deliver(inputs: Inputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
-    """Draw the pictures that were not asked for then."""
-    assert isinstance(config.task, MemoryConfig)
-    if config.task.pictures and (job.folder / PICTURED).exists() and not list(job.folder.glob("*.png")):
-        _draw(job.folder)
+    """Draw the pictures if the recorded job has none."""
+    if own_config(config, MemoryConfig).pictures:
+        draw_missing(MODULE, job.folder, POINTS)
 
 
 def _title(config: RunnerConfig) -> str:
@@ -79,20 +77,9 @@ def _title(config: RunnerConfig) -> str:
     return f"{name}, quantization={config.quantization.name}"
 
 
-def _draw(folder: Path) -> None:
-    """Draw the pictures in a process of its own: what a plotting library takes would stay with this one."""
-    process = child.start("-m", DRAWING, str(folder), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, said = process.communicate()
-    if process.returncode:
-        last = said.decode(errors="replace").strip().splitlines()[-1:]
-        log.warning(
-            "no pictures were drawn: the drawing %s. %s", child.describe_exit(process.returncode), *last or [""]
-        )
-
-
 @dataclass
 class Repeat:
-    """One measurement of all points, in as many fresh processes as it takes."""
+    """One measurement of all points, in as many fresh processes as are needed."""
 
     config: RunnerConfig
     points: list[Workload]
@@ -100,17 +87,17 @@ class Repeat:
     which: str
     bar: Progress
     stage: str = "start"
-    point: int | None = None  # that the child is at
+    point: int | None = None  # that the child measures now
     measured: MemoryRepeat = field(default_factory=MemoryRepeat)
 
     def measure(self) -> MemoryRepeat:
-        """Measure; a process that dies in a point leaves the others to another one, but for those as large as it."""
+        """Measure; if a process dies at a point, another one measures the rest, except for points at least as large."""
         left = list(enumerate(self.points))
         while left:
-            ended = self._run(left)
-            if ended is None:
+            death = self._run(left)
+            if death is None:
                 return self.measured
-            at, why = ended
+            at, why = death
             self.measured.failed[at] = why
             large = self.points[at]
             for number, point in left:
@@ -120,7 +107,7 @@ class Repeat:
         return self.measured
 
     def _run(self, left: list[tuple[int, Workload]]) -> tuple[int, str] | None:
-        """Measure in a fresh process; return the point that it died in, and how, if it did."""
+        """Measure in a fresh process; if it dies, return at which point, and how."""
         is_done = False
         self._at("start", None)
         with self.log.open("a", encoding="utf-8") as stderr:
@@ -141,14 +128,14 @@ class Repeat:
         if code < 0 and self.point is not None:
             return self.point, f"{child.describe_exit(code)}, in stage {self.stage}"
         lines = child.last_lines(self.log, 8, offset)
-        said = f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"It said nothing; log: {self.log}"
-        raise JobFailed(f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {said}")
+        log = f"Its last lines, in {self.log}:\n" + "\n".join(lines) if lines else f"Its log, {self.log}, is empty"
+        raise JobFailed(f"the memory probe, {self.which}, {child.describe_exit(code)}, in stage {self.stage}. {log}")
 
     def _at(self, stage: str, point: int | None) -> None:
         self.stage, self.point = stage, point
 
     def _take(self, event: dict[str, Any]) -> bool:
-        """Take in what the child says; return whether it is done."""
+        """Handle an event of the child; return whether it is done."""
         if "begin" in event:
             self._at(event["begin"], event["point"])
             self.bar.describe(f"memory: {self.stage}, {self.which}")

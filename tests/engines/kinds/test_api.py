@@ -1,4 +1,4 @@
-"""model=api beside who a server says it is: what it takes besides OpenAI's keys needs no word of the user."""
+"""model=api with extensions=auto: the server's `owned_by` decides which parameters are sent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HERE = LocalModelConfig(name="embedded", dtype=Dtype.float32, device="cpu")
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The embedded model behind our own server; its address."""
+    """Serve the embedded model; return the address."""
     from runner.config.lora import LoraConfig
     from runner.config.root import NoTrackingConfig
     from runner.config.rope import RopeConfig
@@ -58,12 +58,10 @@ def sent(record: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_presets_that_sample_need_no_word_beside_our_own_server(
-    runner: Callable[..., Any], served: str, tmp_path: Path
-) -> None:
+def test_presets_that_sample_work_with_our_own_server(runner: Callable[..., Any], served: str, tmp_path: Path) -> None:
     presets = "generation=chat,sampling,agents"
-    asked = ("model=api", "model.name=embedded", f"model.base_url={served}", "task.limit=1", "tracking=none")
-    done = runner("-m", *asked, presets, "generation.max_new_tokens=8")
+    model = ("model=api", "model.name=embedded", f"model.base_url={served}", "task.limit=1", "tracking=none")
+    done = runner("-m", *model, presets, "generation.max_new_tokens=8")
     assert done.code == 0, done.err
     facts = [json.loads(path.read_text())["result"]["facts"] for path in tmp_path.glob("outputs/jobs/*/result.json")]
     bodies = [json.loads(fact["sent"])["extra_body"] for fact in facts]
@@ -71,7 +69,7 @@ def test_presets_that_sample_need_no_word_beside_our_own_server(
     assert {body["repetition_penalty"] for body in bodies} == {1.1}
 
 
-def test_the_penalty_is_followed_there(make_config: Make, served: str) -> None:
+def test_the_penalty_has_an_effect_on_a_server(make_config: Make, served: str) -> None:
     punished = GenerationConfig(repetition_penalty=1.3, max_new_tokens=24)
     texts = []
     for model in (HERE, ApiConfig(name="embedded", base_url=served)):
@@ -83,7 +81,7 @@ def test_the_penalty_is_followed_there(make_config: Make, served: str) -> None:
 
 
 @pytest.mark.parametrize("owner", ["vllm", "runner"])
-def test_who_says_that_it_takes_more_gets_it(make_config: Make, api: Api, owner: str) -> None:
+def test_a_server_that_accepts_more_gets_more_parameters(make_config: Make, api: Api, owner: str) -> None:
     assert api.models is not None
     api.models[0]["owned_by"] = owner
     model = ApiConfig(name="tiny", base_url=api.url)
@@ -93,27 +91,27 @@ def test_who_says_that_it_takes_more_gets_it(make_config: Make, api: Api, owner:
 
 
 @pytest.mark.parametrize("owner", [None, "openai", ["vllm"], "sombody"])
-def test_any_other_server_gets_openais_words_and_the_rest_is_refused(make_config: Make, api: Api, owner: Any) -> None:
+def test_any_other_server_gets_only_openais_parameters(make_config: Make, api: Api, owner: Any) -> None:
     assert api.models is not None
     api.models[0]["owned_by"] = owner
-    words = r"generation.top_k=50 and generation.repetition_penalty=1.1: OpenAI's API has no word for it"
+    words = r"generation.top_k=50 and generation.repetition_penalty=1.1: OpenAI's API has no field for it"
     with pytest.raises(ConfigError, match=words):
         run(make_config(model=ApiConfig(name="tiny", base_url=api.url), generation=WARM))
     teacher = TeacherConfig(name="tiny", base_url=api.url)
     hybrid = HybridConfig(student=StudentConfig(name="x", stub=True), teacher=teacher)
-    with pytest.raises(ConfigError, match=r"model.teacher.extensions=vllm where the server takes it"):
+    with pytest.raises(ConfigError, match=r"model.teacher.extensions=vllm if the server accepts it"):
         run(make_config(model=hybrid, generation=WARM))
     assert api.seen == []
-    told = ApiConfig(name="tiny", base_url=api.url, extensions=Extensions.vllm)
-    assert run(make_config(model=told, generation=WARM, task=Gsm8kConfig(limit=1))).result.metrics["n"] == 1
+    explicit = ApiConfig(name="tiny", base_url=api.url, extensions=Extensions.vllm)
+    assert run(make_config(model=explicit, generation=WARM, task=Gsm8kConfig(limit=1))).result.metrics["n"] == 1
 
 
-def test_what_was_done_is_answered_while_the_server_is_gone(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_job_is_found_without_its_server(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     with Api() as api:
         assert api.models is not None
         api.models[0]["owned_by"] = "vllm"
         config = make_config(model=ApiConfig(name="tiny", base_url=api.url, retries=0), generation=WARM)
         first = run(config)
-    monkeypatch.setattr(kind, "_asked", {})
+    monkeypatch.setattr(kind, "_reports", {})
     again = run(config)
     assert (again.job_id, again.from_ledger) == (first.job_id, True)

@@ -1,4 +1,4 @@
-"""Every kind of model describes itself, whole."""
+"""Every kind of model has a complete description."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ Make = Callable[..., RunnerConfig]
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_every_model_has_a_whole_description(make_config: Make, name: str, tmp_path: Path) -> None:
+def test_every_model_has_a_complete_description(make_config: Make, name: str, tmp_path: Path) -> None:
     folder = split_into(MODEL_DIR, tmp_path / "parts", 2) if name == "parts" else MODEL_DIR
     with Api() as api:
         teacher, student = TeacherConfig(name="tiny", base_url=api.url), StudentConfig(name="x", stub=True)
         keys: dict[str, Any] = {"api": {"name": "tiny", "base_url": api.url}}
         keys |= {"hybrid": {"student": student, "teacher": teacher}, "stub": {}}
         config = make_config(model=MODELS[name](**keys.get(name, {"name": str(folder)})))
-        describes_itself(config, tmp_path)
+        check_description(config, tmp_path)
 
 
-def describes_itself(config: RunnerConfig, tmp_path: Path) -> None:
+def check_description(config: RunnerConfig, tmp_path: Path) -> None:
     kind, resolved = kind_of(config.model), resolve(config)
     assert isinstance(kind, ModelKind)
     assert kind.fingerprint(config, resolved, tmp_path / "hashes.json")["model"]
@@ -49,23 +49,23 @@ def describes_itself(config: RunnerConfig, tmp_path: Path) -> None:
     predicted = kind.predict(config, resolved, (1, 8, 8))
     assert predicted is not None
     assert bool(predicted.weight_mib) == kind.HAS_WEIGHTS
-    starts_processes = isinstance(config.model, PartsModelConfig)  # which each job has of its own
+    starts_processes = isinstance(config.model, PartsModelConfig)  # each job starts its own
     assert bool(kind.base_key(config)) == (kind.HAS_WEIGHTS and not starts_processes)
     assert kind.run_as_torchrun_worker(config) is None
     assert (kind.need(config, resolved).mib > 0) == kind.HAS_WEIGHTS
 
 
-def test_a_kind_that_forgets_what_its_identity_rests_on_cannot_be_made() -> None:
-    class Forgetful(ModelKind):
+def test_a_kind_without_a_fingerprint_cannot_be_instantiated() -> None:
+    class Incomplete(ModelKind):
         pass
 
     with pytest.raises(TypeError, match=r"abstract methods?.*capabilities.*fingerprint.*open_engine"):
-        Forgetful()  # type: ignore[abstract]
+        Incomplete()  # type: ignore[abstract]
 
 
 def test_the_stub_has_no_keys_of_a_local_model(runner: Callable[..., object]) -> None:
     assert [item.name for item in fields(StubConfig)] == ["delay_s"]
-    assert local_model(StubConfig()) == LocalModelConfig(name="stub"), "who asks all the same gets the defaults"
+    assert local_model(StubConfig()) == LocalModelConfig(name="stub"), "a request for them still gets the defaults"
     done = runner("model=stub", "model.device=cpu")
     assert done.code == 2  # type: ignore[attr-defined]
     assert "model.device: no key 'model.device'" in done.err  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""model=parts: for every task the same tokens as the whole model; what it rests on, and what is refused."""
+"""model=parts: the same tokens as the whole model in every task; its fingerprint, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
 from runner.core.result import FinishReason, Record, Status
 from runner.embedded import MODEL_DIR
-from runner.engines.base import Completion, complete
+from runner.engines.base import Completion
+from runner.engines.contract import complete
 from runner.engines.kinds import kind_of
 from runner.engines.synthetic import synthetic_requests
-from runner.grid.plan import State, need_of, plan_job
+from runner.grid.plan import State, plan_job, predicted_need
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import check, identify, run
 from runner.tasks.agents.calls import CALLS
@@ -47,7 +48,7 @@ PARTS = "the parts of the model"
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model in two parts."""
+    """Split the embedded model into two parts."""
     return split_into(MODEL_DIR, tmp_path_factory.mktemp("embedded") / "parts", 2)
 
 
@@ -74,7 +75,7 @@ def test_completions_are_those_of_the_whole_model(
     assert metrics["new_tokens"] == expected.result.metrics["new_tokens"]
     assert metrics["decode_tok_per_s"] > 0
     assert metrics["prefill_tok_per_s"] > 0
-    assert "shared_prompt_tokens" not in metrics, "prompts go through whole"
+    assert "shared_prompt_tokens" not in metrics, "no prompt shares its beginning with another"
     rows = record.result.tables[PARTS]
     assert [row["layers"] for row in rows] == ["0-0", "1-1", "2-2", "3-3"]
     assert sum(row["mib"] for row in rows) == pytest.approx(metrics["weight_mib"])
@@ -98,8 +99,8 @@ def test_stop_texts_and_limits_end_a_row_and_no_other(
 @pytest.mark.parametrize("samples_each", [1, 2], ids=["greedy", "sampled"])
 def test_word_problems(make_config: Make, embedded: Path, samples_each: int) -> None:
     task = Gsm8kConfig(limit=4, samples=samples_each, check_invariance=2 if samples_each == 1 else 0)
-    how: dict[str, Any] = {} if samples_each == 1 else {"temperature": 0.8, "min_p": 0.05, "presence_penalty": 0.3}
-    generation = GenerationConfig(max_new_tokens=60, **how)
+    sampling: dict[str, Any] = {} if samples_each == 1 else {"temperature": 0.8, "min_p": 0.05, "presence_penalty": 0.3}
+    generation = GenerationConfig(max_new_tokens=60, **sampling)
     expected, record = (
         run(make_config(model=it, task=task, generation=generation)) for it in (whole("embedded"), in_parts(embedded))
     )
@@ -110,7 +111,7 @@ def test_word_problems(make_config: Make, embedded: Path, samples_each: int) -> 
     assert len(record.result.tables[PARTS]) == 2
 
 
-def test_a_sweep_puts_and_gets_the_same_tokens(make_config: Make, embedded: Path) -> None:
+def test_a_sweep_gets_the_same_tokens(make_config: Make, embedded: Path) -> None:
     def tokens(config: RunnerConfig) -> list[list[int]]:
         engine = open_engine(config)
         try:
@@ -129,7 +130,7 @@ def test_a_sweep_puts_and_gets_the_same_tokens(make_config: Make, embedded: Path
     assert [row["batch_size"] for row in result.rows] == [1, 3]
     assert all(row["decode_tok_per_s"] > 0 for row in result.rows)
     assert len(result.tables[PARTS]) == 2
-    assert any(note.startswith("what this model computes and reads is not known here") for note in result.notes)
+    assert any(note.startswith("how much this model computes and reads is unknown") for note in result.notes)
 
 
 def test_a_team_of_agents(make_config: Make, embedded: Path) -> None:
@@ -149,26 +150,26 @@ def test_a_team_of_agents(make_config: Make, embedded: Path) -> None:
 
 
 def test_a_conversation(embedded: Path, tmp_path: Path) -> None:
-    said = b"Ann has 3 apples and buys 4 more. How many apples does she have?\nand then?\n"
+    questions = b"Ann has 3 apples and buys 4 more. How many apples does she have?\nand then?\n"
 
     def turns(folder: Path, *words: str) -> list[list[int]]:
         folder.mkdir()
         plain = ("tracking=none", "model.dtype=float32", "generation.max_new_tokens=12")
         command = [sys.executable, "-m", "runner", "task=chat", *plain, *words]
-        done = warm_process.complete(command, said, cwd=folder)
+        done = warm_process.complete(command, questions, cwd=folder)
         assert done.returncode == 0, done.stderr.decode()
         (file,) = folder.glob("outputs/jobs/*/samples.jsonl")
         return [json.loads(line)["token_ids"] for line in file.read_text().splitlines()]
 
-    found = turns(tmp_path / "parts", "model=parts", f"model.name={embedded}", "model.stages=1")
-    assert len(found) == 2
-    assert found == turns(tmp_path / "whole")
+    in_two_parts = turns(tmp_path / "parts", "model=parts", f"model.name={embedded}", "model.stages=1")
+    assert len(in_two_parts) == 2
+    assert in_two_parts == turns(tmp_path / "whole")
 
 
-# ------------------------------------------------------------------------------------ what a job rests on
+# ---------------------------------------------------------------------------------- a job's fingerprint
 
 
-def test_the_job_rests_on_manifest_prompts_and_generation(
+def test_the_job_depends_on_manifest_prompts_and_generation(
     make_config: Make, model: Path, parts: Path, tmp_path: Path
 ) -> None:
     def job(generation: GenerationConfig = GREEDY, **keys: Any) -> str:
@@ -187,7 +188,7 @@ def test_the_job_rests_on_manifest_prompts_and_generation(
     assert job(dtype=Dtype.auto) != first
 
 
-def test_an_interrupted_job_goes_on(make_config: Make, parts: Path, prompts: str) -> None:
+def test_an_interrupted_job_is_resumed(make_config: Make, parts: Path, prompts: str) -> None:
     record = generate(make_config, in_parts(parts), prompts)
     expected = answers(record)
     file = Path(record.output_dir) / "samples.jsonl"
@@ -204,23 +205,23 @@ def test_bad_rows_do_not_stop_the_others(make_config: Make, parts: Path, tmp_pat
     file.write_text("x" * 300 + "\nfine\n")
     record = generate(make_config, in_parts(parts), str(file))
     assert record.status is Status.FAILED
-    said = samples(record)
-    assert [one.finish_reason for one in said] == [FinishReason.error, FinishReason.length]
-    assert said[0].error == "the prompt has 300 tokens, the model has room for 256"
+    rows = samples(record)
+    assert [one.finish_reason for one in rows] == [FinishReason.error, FinishReason.length]
+    assert rows[0].error == "the prompt has 300 tokens, the model has room for 256"
 
 
 def test_prompts_are_shown_as_the_model_sees_them_without_its_parts(make_config: Make, embedded: Path) -> None:
-    seen = []
+    encoded = []
     for it in (in_parts(embedded), whole("embedded")):
         config = make_config(model=it)
-        seen.append(kind_of(it).encoded(config, resolve(config), ["2+2?", (5, 6)]))
-    assert seen[0] == seen[1]
+        encoded.append(kind_of(it).encoded(config, resolve(config), ["2+2?", (5, 6)]))
+    assert encoded[0] == encoded[1]
 
 
 def test_a_job_needs_its_parts_and_all_cores(make_config: Make, parts: Path) -> None:
     config = make_config(model=in_parts(parts, dtype=Dtype.float32))
     stored = sum(file.stat().st_size for file in parts.glob("*.safetensors")) / MIB
-    need = need_of(config, resolve(config))
+    need = predicted_need(config, resolve(config))
     assert need.mib == pytest.approx(stored, rel=0.1)
     assert need.threads == machine.cores()
     assert plan_job([], config).state is State.todo
@@ -245,7 +246,7 @@ def test_bad_keys(keys: dict[str, Any], message: str) -> None:
         PartsModelConfig(**({"name": "x"} | keys))
 
 
-def test_what_would_change_the_weights_is_refused(make_config: Make, parts: Path) -> None:
+def test_groups_that_change_the_weights_are_refused(make_config: Make, parts: Path) -> None:
     for groups, message in (
         ({"quantization": Nf4Config()}, "quantization=nf4: model=parts runs the parts as they were split"),
         ({"lora": PeftConfig(path="x")}, "lora=peft: model=parts"),
@@ -264,7 +265,7 @@ def test_refused_before_anything_is_loaded(
 
     refused(make_config(model=in_parts(tmp_path)), "model.name=.*: no manifest.json there; give what task=split wrote")
     refused(make_config(model=in_parts(parts, stages=5)), "model.stages=5: .* has 4: use at most 4")
-    refused(make_config(model=in_parts(parts, backend=Backend.nccl)), "model.backend=nccl: it carries tensors from GPU")
+    refused(make_config(model=in_parts(parts, backend=Backend.nccl)), "model.backend=nccl: it sends tensors from GPU")
     incomplete = Path(copytree(parts, tmp_path / "incomplete"))
     (incomplete / "part_3.safetensors").unlink()
     refused(make_config(model=in_parts(incomplete, stages=4)), r"part 3 of .* is damaged: part_3.*", DataError)
@@ -274,7 +275,7 @@ def test_refused_before_anything_is_loaded(
     assert check(fits, task_of(fits), resolve(fits)) == []
 
 
-def test_of_other_machines_parts_nothing_has_to_be_here(
+def test_the_parts_of_other_machines_need_not_be_here(
     make_config: Make, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Path(copytree(parts, tmp_path / "here"))
@@ -293,14 +294,14 @@ def test_tasks_that_need_more_are_refused(make_config: Make, parts: Path) -> Non
     for task, message in (
         (LikelihoodConfig(limit=1), "task=likelihood needs log-probabilities of a continuation"),
         (MemoryConfig(), "task=memory needs memory on this machine"),
-        (SplitConfig(num_parts=2), r"holds the parts of a split, and no whole model\. model=parts model.name="),
+        (SplitConfig(num_parts=2), r"contains the parts of a split, and no whole model\. model=parts model.name="),
     ):
         with pytest.raises(ConfigError, match=message):
             run(make_config(model=in_parts(parts), task=task))
 
 
-def test_the_task_of_before_says_the_new_words(runner: Callable[..., Any]) -> None:
+def test_the_former_task_name_leads_to_the_new_one(runner: Callable[..., Any]) -> None:
     for words in (("task=pipeline", "task.parts=parts", "task.prompt=x"), ("-m", "task=pipeline,generate")):
         done = runner(*words)
         assert done.code == 2
-        assert re.search(r"error: task=pipeline: .*task=generate model=parts model.name=FOLDER", done.err), done.err
+        assert re.search(r"error: task=pipeline is now task=generate model=parts model.name=FOLDER", done.err), done.err

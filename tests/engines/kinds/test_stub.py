@@ -7,14 +7,14 @@ from opening import open_engine
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Completion, Delta, Message, Request
 
 
 def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerConfig]) -> None:
     engine = open_engine(make_config(model=StubConfig()))
     prompt = "p" * 200
-    first, second = base.complete(engine, [Request(3, prompt), Request(4, (Message("user", "How many?"),))])
+    first, second = contract.complete(engine, [Request(3, prompt), Request(4, (Message("user", "How many?"),))])
     assert first.id == 3
     assert first.text == "[STUB_GENERATION]\n" + "p" * 120 + "..."
     assert second.text == "[STUB_GENERATION]\nHow many?..."
@@ -24,8 +24,8 @@ def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerCon
 def test_stub_keeps_to_the_limit(make_config: Callable[..., RunnerConfig]) -> None:
     engine = open_engine(make_config(model=StubConfig()))
     prompt = " ".join("word" for _ in range(20))
-    (cut,) = base.complete(engine, [Request(0, prompt, max_new_tokens=3)])
-    (long,) = base.complete(engine, [Request(0, prompt, max_new_tokens=500, ignore_eos=True)])
+    (cut,) = contract.complete(engine, [Request(0, prompt, max_new_tokens=3)])
+    (long,) = contract.complete(engine, [Request(0, prompt, max_new_tokens=500, ignore_eos=True)])
     assert (len(cut.token_ids), cut.finish_reason) == (3, "length")
     assert len(long.token_ids) == 500
 
@@ -34,7 +34,7 @@ def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConf
     engine = open_engine(make_config(model=StubConfig()))
     with engine.open() as session:
         session.submit(Request("three", "Hi", n=3, deltas=True))
-        session.submit(Request("scored", "Hi", continuation="a b c", top=2))
+        session.submit(Request("scored", "Hi", continuation="a b c", top_logprobs=2))
         session.submit(Request("gone", "Hi"))
         session.cancel("gone")
         events = session.step()

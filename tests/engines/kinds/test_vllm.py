@@ -1,6 +1,6 @@
-"""The same answers over model=api as on our own engine: from our server, and from a real vLLM where `make vllm` was run.
+"""The same answers with model=api as with our own engine: from our server, and from a real vLLM after `make vllm`.
 
-And every option that docs/vllm.md and task.explain=vllm print is one that its command line knows.
+And vLLM's command line has every option that docs/vllm.md and task.explain=vllm print.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ START_S = 300
 ROOM = 512
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "generation.max_new_tokens=200")
-# the console script of the CPU build asks for metadata that it does not have, so its server is started as a module
+# the console script of the CPU build needs metadata that is missing, so its server is started as a module
 SERVER = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server"]
 OPTIONS = """
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -40,7 +40,7 @@ needs_vllm = pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The embedded model behind vLLM; its address."""
+    """Serve the embedded model with vLLM; return the address."""
     port, log = free_port(), tmp_path_factory.mktemp("vllm") / "log"
     command = [*SERVER, "--model", str(MODEL_DIR), "--served-model-name", "embedded", "--dtype", "float32"]
     command += ["--max-model-len", str(ROOM), "--port", str(port), "--host", "127.0.0.1"]
@@ -69,13 +69,13 @@ def texts(folder: Path) -> dict[int, tuple[str, str | None]]:
 
 
 def answers_here(runner: Run, folder: Path, questions: int) -> dict[int, tuple[str, str | None]]:
-    """What our own engine answers."""
+    """Return the answers of our own engine."""
     folder.mkdir()
     done = runner(*JOB, f"task.limit={questions}", "model.dtype=float32", "model.device=cpu", cwd=folder)
     assert done.code == 0, done.err
-    found = texts(folder)
-    assert len(found) == questions
-    return found
+    answers = texts(folder)
+    assert len(answers) == questions
+    return answers
 
 
 @needs_vllm
@@ -103,6 +103,6 @@ def test_every_option_that_is_printed_is_one_of_vllm(runner: Run, tmp_path: Path
     known = subprocess.run([str(VLLM), "-c", OPTIONS], capture_output=True, text=True, check=True).stdout.split()
     printed = runner("task=split", "task.num_parts=2", "task.explain=vllm", "tracking=none", cwd=tmp_path).out
     page = (ROOT / "docs" / "vllm.md").read_text()
-    said = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", printed + page))
-    assert "--pipeline-parallel-size" in said
-    assert not said - set(known)
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", printed + page))
+    assert "--pipeline-parallel-size" in options
+    assert not options - set(known)

@@ -12,7 +12,7 @@ from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv,
 from runner.engines.local import parts
 from runner.engines.local.attention import PassLayout, Span
 from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads
+from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.shared_kv import own_kv
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def reference(tokens: list[Token], heads: Heads, scale: float) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Products this small are no work for two threads, least of all beside other tests."""
+    """Use one thread: such small products are slower on two, most of all beside other tests."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -161,7 +161,7 @@ def test_reading_prompts_with_and_without_earlier_places(
 @WAYS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 def test_many_prefixes_in_one_pass(dtype: torch.dtype, way: str) -> None:
-    """Each row on a prefix of its own group: there may be more groups than anybody would have made room for."""
+    """Each row has a prefix of its own group; the number of groups is not limited."""
     torch.set_num_threads(2)  # this once: nobody steps on another's row
     heads, groups = Heads(1, 2, 2, 32, dtype, CPU), 40
     kernels = kernels_or_none(way)
@@ -278,7 +278,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
 )
 def test_what_the_kernels_are_made_for(dtype: torch.dtype, group: int, dim: int, made: bool) -> None:
     kernels_or_none("compiled")
-    assert (native.for_heads(Heads(1, 2, group, dim, dtype, CPU)) is not None) is made
+    assert (kernels_for(Heads(1, 2, group, dim, dtype, CPU)) is not None) is made
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

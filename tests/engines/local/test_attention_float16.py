@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runner.engines.local.attention import PassLayout, Span, Use
+from runner.engines.local.attention import PassLayout, PrefixUse, Span
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.shared_kv import SharedKv, own_kv
 
@@ -29,7 +29,7 @@ def test_neither_scores_nor_sums_of_values_overflow(is_span: bool) -> None:
     new_keys, new_values = around(40, 2, TOKENS), around(500, 2, TOKENS)
     prefix = SharedKv.empty(HEADS, LENGTH, None)
     prefix.write(0, keys, values)
-    uses = [Use(prefix, None, ints([0, 1, 2]), TOKENS)]
+    uses = [PrefixUse(prefix, None, ints([0, 1, 2]), TOKENS)]
     if is_span:  # one row, whose tokens see those before them
         what = PassLayout(HEADS, None, own_kv(HEADS, None, [16]), ints([0] * 3), ints([0, 1, 2]), ints([0] * 3), uses)
         what.spans = [Span(0, TOKENS)]

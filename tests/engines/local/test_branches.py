@@ -19,9 +19,9 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Request
-from runner.engines.local.branches import BranchDecoder, columnar, complete, may_attend, why_not
+from runner.engines.local.branches import BranchDecoder, columnar, complete, may_attend, rejection_reason
 from runner.engines.rows import Row, Stopping
 from runner.engines.stats import EngineStats
 from runner.models.load import Loaded
@@ -83,11 +83,11 @@ def test_the_example_of_the_definition() -> None:
         "h": "abcdfegh",
     }
     mask = may_attend(torch.tensor(times), 8)
-    found = {
+    seen_by_mask = {
         chr(tokens[i]): "".join(chr(t) for t, seen in zip(tokens, mask[i].tolist(), strict=True) if seen)
         for i in range(8)
     }
-    assert found == sees
+    assert seen_by_mask == sees
 
 
 def test_mask_of_the_last_tokens() -> None:
@@ -174,18 +174,18 @@ def test_the_engine_answers_as_each_branch_alone(
         generation=GenerationConfig(max_new_tokens=steps),
     )
     engine, texts = open_engine(config), ("one, ", "", "two")
-    (done,) = base.complete(engine, [Request(7, "Main", branches=texts, ignore_eos=True)])
+    (done,) = contract.complete(engine, [Request(7, "Main", branches=texts, ignore_eos=True)])
     model = build(family, attn_implementation=attention.value)
     rope_2d.apply(model, Rope2dConfig(ratio=0.25, stride=16))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    main, *begun = (tokenizer(text)["input_ids"] for text in ("Main", *texts))
+    main, *prompts = (tokenizer(text)["input_ids"] for text in ("Main", *texts))
     placed: list[Token] = [(token, 0, time, 0) for time, token in enumerate(main)]
-    for number, branch in enumerate(begun, start=1):
+    for number, branch in enumerate(prompts, start=1):
         placed += [(token, number, len(main) + at, 0) for at, token in enumerate(branch)]
-    alone: list[list[int]] = [[] for _ in begun]
+    alone: list[list[int]] = [[] for _ in prompts]
     for step in range(steps):
         column = []
-        for number, branch in enumerate(begun, start=1):
+        for number, branch in enumerate(prompts, start=1):
             own = [token for token in placed if token[1] == number] or [placed[len(main) - 1]]
             last = max(own, key=lambda token: token[2])
             ordered = [token for token in placed if token != last] + [last]
@@ -196,7 +196,7 @@ def test_the_engine_answers_as_each_branch_alone(
     assert done.branches is not None
     assert [one.token_ids for one in done.branches] == alone
     assert (done.id, done.text, done.token_ids, done.finish_reason) == (7, "", [], FinishReason.length)
-    assert done.prompt_tokens == engine.stats.prefill_tokens == len(main) + sum(map(len, begun))
+    assert done.prompt_tokens == engine.stats.prefill_tokens == len(main) + sum(map(len, prompts))
     assert engine.stats.decode_tokens == 3 * (steps - 1)
     assert engine.stats.decode_s > 0
 
@@ -206,13 +206,13 @@ def test_stop_tokens_end_a_branch_of_a_request(make_config: Make, saved_family: 
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_config(model=model, rope=Rope2dConfig(), generation=generation))
     request = Request(0, "Main", branches=("one, ", "", "two"))
-    (free,) = base.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
+    (free,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert free.branches is not None
     end = next(token for token in free.branches[1].token_ids if token not in free.branches[0].token_ids)
     loaded = engine._real._loaded  # type: ignore[attr-defined]  # make a token that does come the end token
     loaded.model.generation_config.eos_token_id = [end]
-    (done,) = base.complete(engine, [request])
-    (ignored,) = base.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
+    (done,) = contract.complete(engine, [request])
+    (ignored,) = contract.complete(engine, [dataclasses.replace(request, ignore_eos=True)])
     assert done.branches is not None
     ended, went_on = done.branches[1], done.branches[0]
     cut = free.branches[1].token_ids.index(end)
@@ -301,9 +301,9 @@ def test_what_cannot_be_decoded_in_branches() -> None:
     with pytest.raises(ConfigError, match="beyond this model's sliding window of 8 tokens"):
         decode(tiny("mistral", sliding_window=8), MAIN, BRANCHES, 8)
     model = tiny("llama")
-    assert why_not(model) is None
+    assert rejection_reason(model) is None
     model.config._attn_implementation = "flash_attention_2"
-    assert "model.attention=flash_attention_2 takes no mask of its own" in str(why_not(model))
+    assert "model.attention=flash_attention_2 takes no mask of its own" in str(rejection_reason(model))
 
 
 def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
@@ -311,7 +311,7 @@ def test_branches_of_a_prompt_without_tokens_are_an_error_of_their_own(
 ) -> None:
     model = LocalModelConfig(name=str(saved_family()), device="cpu")
     engine = open_engine(make_config(model=model, rope=Rope2dConfig()))
-    (done,) = base.complete(engine, [Request(0, "", branches=("one", "two"))])
+    (done,) = contract.complete(engine, [Request(0, "", branches=("one", "two"))])
     assert done.finish_reason is FinishReason.error
     assert done.error == "the prompt is empty: it has no tokens"
 

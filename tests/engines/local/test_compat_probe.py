@@ -1,4 +1,4 @@
-"""Where the stream cannot serve a model, decoding is plain, says so, and answers alike; and machines without this or that."""
+"""Models that the stream cannot serve: static batching, a note, equal answers; and machines that lack something."""
 
 from __future__ import annotations
 
@@ -115,12 +115,12 @@ def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
 
 
 def masks_of_its_own(*_: Any) -> None:
-    """As what a model says that does not have transformers build its masks."""
+    """Behave as for a model whose masks transformers does not build."""
     raise Unknown
 
 
 def longrope(tmp_path: Path, tokenizer: Path) -> Path:
-    """Phi-3 with a rotary embedding that turns otherwise from the 111th position on."""
+    """Save a Phi-3 whose rotary embedding changes at the 111th position."""
     factors = {"short_factor": [1.0] * 8, "long_factor": [1.0 + 3 * place for place in range(8)]}
     settings = Phi3Config(
         hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
@@ -281,7 +281,8 @@ from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.checkpoints.resolve import resolve
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 
 config = RunnerConfig(model=LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),

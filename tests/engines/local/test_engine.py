@@ -17,8 +17,9 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import base
-from runner.engines.base import Completion, Engine, Message, Request
+from runner.engines import contract
+from runner.engines.base import Completion, Message, Request
+from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache
 
 PROMPTS = [
@@ -32,7 +33,7 @@ Make = Callable[..., RunnerConfig]
 
 
 def complete(engine: Engine, requests: list[Request], batch_size: int | None = None) -> dict[Any, Completion]:
-    return {done.id: done for done in base.complete(engine, requests, batch_size)}
+    return {done.id: done for done in contract.complete(engine, requests, batch_size)}
 
 
 def requests(**keys: Any) -> list[Request]:

@@ -19,7 +19,7 @@ from runner.config.sampling import Sampling
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Completion, Delta, Event, Message, Request, RequestId
 from runner.engines.local.engine import LocalEngine, LocalSession
 from runner.engines.local.windows import Masks, Unknown
@@ -71,14 +71,14 @@ def drain(session: Session) -> list[Event]:
 def completions(events: Sequence[Event]) -> dict[tuple[RequestId, int], Completion]:
     """Return the completions by id and choice; none may come twice."""
     ended = [event for event in events if isinstance(event, Completion)]
-    found = {(one.id, one.choice): one for one in ended}
-    assert len(found) == len(ended), "answered twice"
-    return found
+    by_choice = {(one.id, one.choice): one for one in ended}
+    assert len(by_choice) == len(ended), "answered twice"
+    return by_choice
 
 
 def alone(engine: LocalEngine, request: Request) -> list[int]:
     """Return the tokens of a request that has the engine to itself."""
-    (done,) = base.complete(engine, [request])
+    (done,) = contract.complete(engine, [request])
     assert done.error is None
     return done.token_ids
 
@@ -299,7 +299,7 @@ def test_what_a_session_refuses(engine: LocalEngine) -> None:
         session.submit(Request(1, "x", branches=("a", "b")))
     with pytest.raises(ConfigError, match=r"temperature=-1: must lie in 0\.\.10"):
         Request(1, "x", sampling=Sampling(temperature=-1))
-    with pytest.raises(ConfigError, match="request 1: continuation and n cannot be asked for together"):
+    with pytest.raises(ConfigError, match="request 1: continuation and n cannot be combined"):
         Request(1, "x", continuation="y", n=2)
     with pytest.raises(ConfigError, match=r"request\.n=0: must be 1 or more"):
         Request(1, "x", n=0)

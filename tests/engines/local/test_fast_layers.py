@@ -1,4 +1,4 @@
-"""Layers whose function is exchanged: on a processor without the instructions for it they keep their own."""
+"""Layers whose `forward` is replaced: they keep their own on a processor without the instructions for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_processor_without_bfloat16_products_answers_and_says_so(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_without_a_home_the_kernels_are_built_all_the_same(tmp_path: Path) -> None:
+def test_without_a_home_the_kernels_are_still_built(tmp_path: Path) -> None:
     """A container's user may have no name and no home."""
     program = (
         "import os, pwd; pwd.getpwuid = lambda _: {}[0]; os.environ.pop('HOME', None)\n"

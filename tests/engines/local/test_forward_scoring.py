@@ -23,7 +23,7 @@ from runner.config.sampling import Sampling
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Message, Request
 from runner.engines.local import forward
 from runner.engines.local.engine import LocalEngine
@@ -67,9 +67,9 @@ def by_one_pass(model: Any, prompt: list[int], continuation: list[int]) -> torch
 def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) -> LocalEngine:
     """Compare all that is asked, by ids and by text, with generating neighbours; return the engine."""
     engine = local_engine(config)
-    free = {done.id: done.token_ids for done in base.complete(engine, requests())}
+    free = {done.id: done.token_ids for done in contract.complete(engine, requests())}
     before = replace(engine.stats)
-    done = {one.id: one for one in base.complete(engine, [*ASKED, *requests()])}
+    done = {one.id: one for one in contract.complete(engine, [*ASKED, *requests()])}
     assert len(done) == len(ASKED) + len(free)
     assert {key: done[key].token_ids for key in free} == free or tolerance > 1e-4, "who generates does not notice"
     for request in ASKED:
@@ -137,7 +137,7 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     monkeypatch.setattr(forward, "MOST_LOGITS", {"cpu": 50 * 259})
     monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)
     engine = local_engine(configure(make_config, folder, attention))
-    done = {one.id: one for one in base.complete(engine, [*asked, short])}
+    done = {one.id: one for one in contract.complete(engine, [*asked, short])}
     for request in (*asked, short):
         assert isinstance(request.continuation, str)
         expected = by_one_pass(model, *(tokenizer(one)["input_ids"] for one in (request.prompt, request.continuation)))
@@ -150,10 +150,10 @@ def test_what_a_model_would_say_is_greedy(make_config: Make, saved_family: Saved
     engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
     engine.load()
     prompt = tuple(engine.encode(Request(0, "Ann has 3 apples."))[1])
-    (said,) = base.complete(engine, [Request(0, prompt, ignore_eos=True)])
+    (said,) = contract.complete(engine, [Request(0, prompt, ignore_eos=True)])
     other = [token + 1 if at == 3 else token for at, token in enumerate(said.token_ids)]
     asked = [Request(at, prompt, continuation=tuple(ids)) for at, ids in enumerate((said.token_ids, other[:4]))]
-    scored = {one.id: one for one in base.complete(engine, asked)}
+    scored = {one.id: one for one in contract.complete(engine, asked)}
     assert scored[0].greedy == [True] * 8
     assert scored[1].greedy == [True, True, True, False]
     assert engine.stats.decode_tokens == 7, "what is scored is never decoded"
@@ -173,7 +173,7 @@ def test_a_text_is_tokenized_together_with_what_it_follows(make_config: Make) ->
         Request("ids", tuple(context), continuation="les"),
         Request("chat", chat, continuation="Seven apples"),
     ]
-    done = {one.id: one.token_ids for one in base.complete(engine, asked)}
+    done = {one.id: one.token_ids for one in contract.complete(engine, asked)}
     assert done["text"] == whole[len(context) :]
     assert done["ids"] == tokenizer("les", add_special_tokens=False)["input_ids"]
     both = tokenizer(f"{framed}Seven apples", add_special_tokens=False)["input_ids"]
@@ -189,7 +189,7 @@ def test_continuations_that_cannot_be_scored_are_errors_of_their_own(make_config
         Request(2, "x" * 60, continuation="y" * 6),
         Request(3, "x" * 60, continuation="y" * 5),
     ]
-    done = {one.id: one for one in base.complete(engine, asked)}
+    done = {one.id: one for one in contract.complete(engine, asked)}
     assert done[0].error == "the continuation has no tokens, so there is nothing to score"
     assert "the prompt is empty" in str(done[1].error)
     assert done[2].error == "the prompt and its continuation have 66 tokens, the model has room for 64"
@@ -221,23 +221,23 @@ def test_the_most_probable_tokens_are_those_of_one_forward_pass(
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     engine = local_engine(configure(make_config, folder, attention))
     prompts = {f"{count}": tuple(range(5, 5 + count)) for count in (1, 2, 40, 250)}
-    asked = [Request(name, ids[:1], continuation=ids[1:] or (9,), top=5) for name, ids in prompts.items()]
-    for one in base.complete(engine, asked):
+    asked = [Request(name, ids[:1], continuation=ids[1:] or (9,), top_logprobs=5) for name, ids in prompts.items()]
+    for one in contract.complete(engine, asked):
         whole = torch.tensor([[*prompts[str(one.id)][:1], *one.token_ids]])
         with torch.inference_mode():
             scores = model(input_ids=whole, use_cache=False).logits[0, :-1].float().log_softmax(dim=-1)
         best = scores.topk(5, dim=-1)
-        assert one.top is not None
-        assert [[token for token, _ in some] for some in one.top] == best.indices.tolist()
-        values = torch.tensor([[value for _, value in some] for some in one.top])
+        assert one.top_logprobs is not None
+        assert [[token for token, _ in some] for some in one.top_logprobs] == best.indices.tolist()
+        values = torch.tensor([[value for _, value in some] for some in one.top_logprobs])
         torch.testing.assert_close(values, best.values, atol=1e-5, rtol=0)
         for token, said, is_best, some in zip(
-            one.token_ids, one.logprobs or [], one.greedy or [], one.top, strict=True
+            one.token_ids, one.logprobs or [], one.greedy or [], one.top_logprobs, strict=True
         ):
             assert is_best == (some[0][0] == token)
             assert dict(some).get(token, said) == said, "the same number, wherever it stands"
-    (plain,) = base.complete(engine, [Request("without", (5,), continuation=(6, 7))])
-    assert plain.top is None
+    (plain,) = contract.complete(engine, [Request("without", (5,), continuation=(6, 7))])
+    assert plain.top_logprobs is None
     engine.close()
 
 
@@ -247,8 +247,8 @@ def test_tokens_that_the_model_does_not_know_are_refused_before_they_break_a_pas
     engine = local_engine(configure(make_config, tiny_llama))
     for strange in (-1, 259, 2**70):
         for asked in (Request(1, (5, strange)), Request(1, (5,), continuation=(strange,))):
-            with pytest.raises(ConfigError, match=rf"{strange} is no token of .*: its ids go from 0 to 258"):
-                list(base.complete(engine, [asked]))
+            with pytest.raises(ConfigError, match=rf"{strange} is not a token of .*: its ids go from 0 to 258"):
+                list(contract.complete(engine, [asked]))
     engine.close()
 
 
@@ -267,32 +267,32 @@ def test_equal_seeds_and_names_draw_the_same_whatever_the_id_is(make_config: Mak
         configure(make_config, tiny_llama, generation=GenerationConfig(max_new_tokens=12, temperature=1.0))
     )
     warm = Sampling(temperature=1.0, seed=7)
-    asked = [Request(number, "Once", sampling=warm, n=2, draws="same") for number in (1, 2)]
+    asked = [Request(number, "Once", sampling=warm, n=2, random_id="same") for number in (1, 2)]
     other = [Request(3, "Once", sampling=warm, n=2)]
-    said = {(one.id, one.choice): one.text for one in base.complete(engine, asked + other)}
+    said = {(one.id, one.choice): one.text for one in contract.complete(engine, asked + other)}
     assert (said[1, 0], said[1, 1]) == (said[2, 0], said[2, 1])
     assert len({said[1, 0], said[1, 1], said[3, 0], said[3, 1]}) == 4
     engine.close()
 
 
 @WAYS
-def test_tokens_that_are_asked_for_beside_the_continuation_are_scored(
+def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
     make_config: Make, saved_family: Saved, attention: Attention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)  # some places at a time
     engine = local_engine(configure(make_config, saved_family("llama", max_position_embeddings=512), attention))
-    asked = Request("top", "A first question", continuation=", and what is said then", top=5)
-    (top,) = base.complete(engine, [asked])
-    assert top.top is not None
-    ids = [[token for token, _ in place] for place in top.top]
-    (beside,) = base.complete(engine, [replace(asked, beside=ids, top=259)])
-    assert beside.beside is not None
-    for values, place in zip(beside.beside, top.top, strict=True):
+    asked = Request("top", "A first question", continuation=", and what is said then", top_logprobs=5)
+    (most_probable,) = contract.complete(engine, [asked])
+    assert most_probable.top_logprobs is not None
+    ids = [[token for token, _ in place] for place in most_probable.top_logprobs]
+    (every_token,) = contract.complete(engine, [replace(asked, score_token_ids=ids, top_logprobs=259)])
+    assert every_token.score_token_logprobs is not None
+    for values, place in zip(every_token.score_token_logprobs, most_probable.top_logprobs, strict=True):
         assert values == pytest.approx([value for _, value in place], abs=1e-5)
-    assert beside.top is not None
-    assert beside.least == pytest.approx([place[-1][1] for place in beside.top])
-    (short,) = base.complete(engine, [replace(asked, beside=ids[1:])])
-    assert short.error == f"tokens beside {len(ids) - 1} are asked for, and the continuation has {len(ids)}"
+    assert every_token.top_logprobs is not None
+    assert every_token.min_logprobs == pytest.approx([place[-1][1] for place in every_token.top_logprobs])
+    (short,) = contract.complete(engine, [replace(asked, score_token_ids=ids[1:])])
+    assert short.error == f"score_token_ids has {len(ids) - 1} entries, but the continuation has {len(ids)} tokens"
     with pytest.raises(ConfigError, match="259 is no token of"):
-        list(base.complete(engine, [replace(asked, beside=[[259]] * len(ids))]))
+        list(contract.complete(engine, [replace(asked, score_token_ids=[[259]] * len(ids))]))
     engine.close()

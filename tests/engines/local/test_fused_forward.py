@@ -1,4 +1,4 @@
-"""A pass in a single call: for plain models only, and with the logits of their own pass."""
+"""A forward pass in a single call: for plain Llamas only, and with the logits of their own pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.local import fused_forward
-from runner.engines.local.compat_probe import probe_fused_forward, same_together
+from runner.engines.local.compat_probe import gives_same_logits_together, probe_fused_forward
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.forward import Forward, TokenSpan
@@ -21,7 +21,7 @@ from runner.engines.local.fused_forward import FusedForward, NotFusable
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.matrices import WeightFormat
-from runner.engines.local.prefix_tree import Prefix
+from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.rows import Row
 from runner.models.load import Loaded
@@ -51,7 +51,7 @@ def engine_of(opened: Callable[..., LocalEngine], saved_family: Callable[..., Pa
 
 
 def with_fast_kernels(engine: LocalEngine) -> tuple[Loaded, Heads, FusedForward | None]:
-    """Return a model whose layers are exchanged, as for its first rows."""
+    """Return a model whose layers are replaced, as before its first rows."""
     engine.load()
     loaded = engine.loaded
     heads = engine.heads(loaded)
@@ -61,7 +61,7 @@ def with_fast_kernels(engine: LocalEngine) -> tuple[Loaded, Heads, FusedForward 
 
 
 def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
-    """Return the logits of rows of all lengths, some of which decode while others are read; half stand on a prefix."""
+    """Return the logits of rows of all lengths, some of which decode while others are read; half have a prefix."""
     torch.manual_seed(0)
     prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
     if with_prefix:
@@ -104,11 +104,11 @@ def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of:
         for threads in (1, 3):
             before = torch.get_num_threads()
             torch.set_num_threads(threads)
-            found = all_logits(forward, with_prefix)
+            logits = all_logits(forward, with_prefix)
             torch.set_num_threads(before)
-            assert (found - expected).abs().max() <= OFF[dtype] * expected.std()
+            assert (logits - expected).abs().max() <= OFF[dtype] * expected.std()
         if dtype == Dtype.float32:
-            assert (found.argmax(-1) == expected.argmax(-1)).all()
+            assert (logits.argmax(-1) == expected.argmax(-1)).all()
 
 
 @pytest.mark.parametrize("dtype", list(OFF))
@@ -172,9 +172,9 @@ def test_quantized_layers_go_in_the_same_call(
     for threads in (1, 3):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        found = all_logits(forward, with_prefix=True)
+        logits = all_logits(forward, with_prefix=True)
         torch.set_num_threads(before)
-        assert (found - expected).abs().max() <= OFF[Dtype.bfloat16] * expected.std()
+        assert (logits - expected).abs().max() <= OFF[Dtype.bfloat16] * expected.std()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
         return
     forward = Forward(loaded.model, heads)
     forward.fused = fused
-    assert same_together(forward, 60)
+    assert gives_same_logits_together(forward, 60)
     torch.manual_seed(0)
     prefix = Prefix(torch.randint(0, 60, (37,)).tolist()) if kernels.has_shared else None
     if prefix is not None:
@@ -224,7 +224,7 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
         assert torch.equal(torch.stack(alone), together)
 
 
-def test_its_turning_goes_as_far_as_its_rows(
+def test_the_rope_table_grows_with_the_rows(
     engine_of: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused_forward, "FIRST_POSITIONS", 3)
@@ -238,7 +238,7 @@ def test_its_turning_goes_as_far_as_its_rows(
     assert torch.equal(fused._rope_table[0][:100], cos[0])
 
 
-def test_other_models_go_their_own_way(engine_of: Callable[..., LocalEngine]) -> None:
+def test_other_models_keep_their_own_pass(engine_of: Callable[..., LocalEngine]) -> None:
     others = {
         "biases in the middle": engine_of("llama", mlp_bias=True),
         "another function in the middle": engine_of("llama", hidden_act="gelu"),
@@ -247,7 +247,7 @@ def test_other_models_go_their_own_way(engine_of: Callable[..., LocalEngine]) ->
         assert with_fast_kernels(engine)[2] is None, why
 
 
-def test_what_hooks_into_a_layer_is_not_passed_by(engine_of: Callable[..., LocalEngine]) -> None:
+def test_a_model_with_hooks_keeps_its_own_pass(engine_of: Callable[..., LocalEngine]) -> None:
     engine = engine_of("llama")
     loaded, heads, _ = with_fast_kernels(engine)
     kernels = native.kernels()
@@ -261,7 +261,7 @@ def test_what_hooks_into_a_layer_is_not_passed_by(engine_of: Callable[..., Local
 
 
 def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> None:
-    """What multiplies in a single call is what the layers multiply by, and no further copy of it."""
+    """The single call multiplies by the same weights as the layers, without another copy."""
     kernels = native.kernels()
     assert kernels is not None
     if not kernels.has_shared:
@@ -273,7 +273,7 @@ def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> No
     assert heads is not None
     layers = FastLayers(loaded.model, kernels)
     fused = FusedForward(loaded.model, heads, 64, kernels, layers.matrices)
-    there = {one.weight.data_ptr() for one in layers.panels.values()}
-    assert fused._layers[0].down.weight in there
-    assert fused._model.head.weight in there
+    addresses = {one.weight.data_ptr() for one in layers.panels.values()}
+    assert fused._layers[0].down.weight in addresses
+    assert fused._model.head.weight in addresses
     layers.restore()

@@ -1,4 +1,4 @@
-"""Long prompts beside short ones: read in pieces while others decode, in rooms of their own, and with equal answers."""
+"""Long prompts beside short ones: they are read in pieces while others decode, and the answers stay the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Completion, Event, Request
 from runner.engines.local import prefix_tree, room
 from runner.engines.local.attention import PassLayout
@@ -63,7 +63,7 @@ def engine(
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each pass reads."""
+    """Return a list that gets the number of tokens of each pass."""
     seen: list[int] = []
     real = Forward._forward
 
@@ -76,19 +76,19 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def alone(engine: LocalEngine, asked: list[Request]) -> dict[Any, Completion]:
-    return {request.id: done for request in asked for done in base.complete(engine, [request])}
+    return {request.id: done for request in asked for done in contract.complete(engine, [request])}
 
 
 def test_one_long_request_leaves_the_rows_to_short_ones(
     engine: LocalEngine, by_torch: bool, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The budget is the sum of what rows need: by rows times the longest, two would have gone at once."""
+    """The budget counts what each row needs: with all rows as long as the longest, only two would fit."""
     expected = alone(engine, [*SHORT, LONG, GIVEN])
     monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", MOST)
     monkeypatch.setattr(room, "room_tokens", lambda *_: 40_000 if by_torch else 1700)
     engine.stats.peak_rows = 0
     passes.clear()
-    done = {one.id: one for one in base.complete(engine, [*SHORT, LONG, GIVEN])}
+    done = {one.id: one for one in contract.complete(engine, [*SHORT, LONG, GIVEN])}
     assert {key: one.token_ids for key, one in done.items()} == {key: one.token_ids for key, one in expected.items()}
     assert done["given"].logprobs == pytest.approx(expected["given"].logprobs, abs=1e-5)
     assert engine.stats.peak_rows >= 20
@@ -97,7 +97,7 @@ def test_one_long_request_leaves_the_rows_to_short_ones(
 
 
 def test_nobody_waits_for_a_long_prompt(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows on their way get a token in each step in which a piece is read, or after it; one of two leaves early."""
+    """Active rows get a token in each step that reads a piece, or after it; one of two long prompts is cancelled."""
     expected = tokens_of(alone(engine, [*SHORT[:4], LONG]).values())
     monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", MOST)
     with engine.open() as session:
@@ -127,7 +127,7 @@ def test_nobody_waits_for_a_long_prompt(engine: LocalEngine, monkeypatch: pytest
 def test_a_long_beginning_is_read_in_pieces(
     engine: LocalEngine, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others go on meanwhile, and what is over before it is all there leaves nothing behind."""
+    """Other rows decode meanwhile, and a prefix that is cancelled half-way leaves nothing behind."""
     beginning = ids(400)
     sharing = [Request(f"sharing {number}", beginning + ids(9), ignore_eos=True) for number in range(4)]
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Memory that is short while a model is tried is a shortage, and not a model that cannot be served."""
+"""Memory that runs out during a trial of a model is reported as a shortage, not as an unsupported model."""
 
 from __future__ import annotations
 

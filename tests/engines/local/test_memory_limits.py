@@ -1,4 +1,4 @@
-"""Real limits of memory, on real processes: what is asked for is answered, with fewer rows at once."""
+"""Real memory limits, on real processes: all requests are answered, with fewer concurrent rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-# Real memory, of a process of its own: all it may have is what it has while the first rows are on their way, and a
-# little more. The arenas of longer rows, which come then, do not fit beside those that are there.
+# Real memory, of another process: its limit is a little more than what it uses while the first rows decode. The arenas
+# of longer rows, which come then, do not fit beside the others.
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
@@ -28,7 +28,8 @@ from runner.config.root import RunnerConfig, NoTrackingConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.engines import open_engine
-from runner.engines.base import Completion, Request, complete
+from runner.engines.base import Completion, Request
+from runner.engines.contract import complete
 
 model = LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32)
 config = RunnerConfig(model=model, quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(),
@@ -86,7 +87,7 @@ def test_a_memory_limit_that_falls_during_the_run(saved_family: Callable[..., Pa
 
 
 GROUPS = Path("/sys/fs/cgroup")
-SMALL_MIB = 400  # killed with 93 rows on their way where nobody looks
+SMALL_MIB = 400  # without the guard, the process is killed with 93 rows
 
 
 @pytest.fixture
@@ -116,13 +117,13 @@ def test_a_containers_memory_limit_ends_in_a_smaller_batch(small_group: Path, tm
     """The real program in a real control group, next to itself without one: the same answers, and no SIGKILL."""
     arguments = [sys.executable, "-m", "runner", "task=gsm8k", "task.limit=200", "tracking=none", "print=json"]
     inside = f'echo $$ > "{small_group}/cgroup.procs"; exec "$@"'
-    said = {}
+    answers = {}
     for name, command in (("free", arguments), ("limited", ["bash", "-c", inside, "bash", *arguments])):
         (folder := tmp_path / name).mkdir()
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
         [samples] = folder.glob("outputs/jobs/*/samples.jsonl")
         lines = [json.loads(line) for line in samples.read_text().splitlines()]
-        said[name] = sorted((line["index"], line["text"]) for line in lines)
-    assert len(said["limited"]) == 200
-    assert sum(ours == theirs for ours, theirs in zip(said["free"], said["limited"], strict=True)) > 150
+        answers[name] = sorted((line["index"], line["text"]) for line in lines)
+    assert len(answers["limited"]) == 200
+    assert sum(ours == theirs for ours, theirs in zip(answers["free"], answers["limited"], strict=True)) > 150

@@ -1,4 +1,4 @@
-"""A model that has lost a number ends the rows that need it with an error, whichever way they are decoded."""
+"""A model with a NaN among its weights ends the rows that need it with an error, however they are decoded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Engine, Request, complete
+from runner.engines.base import Completion, Request
+from runner.engines.contract import Engine, complete
 from runner.engines.local.kernels import native
 from runner.engines.local.static_batches import BY_GENERATE, Batching
 
@@ -36,7 +37,7 @@ SAMPLING = GenerationConfig(max_new_tokens=NEW, temperature=0.8, repetition_pena
 
 
 def damage(source: Path, folder: Path, change: Callable[[Any, int], None]) -> Path:
-    """Save a model in which something of the token z is no number."""
+    """Save a model in which something of the token z is NaN."""
     model: Any = AutoModelForCausalLM.from_pretrained(source)
     tokenizer = AutoTokenizer.from_pretrained(source)
     with torch.no_grad():
@@ -48,7 +49,7 @@ def damage(source: Path, folder: Path, change: Callable[[Any, int], None]) -> Pa
 
 @pytest.fixture(scope="module")
 def damaged(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What holds a z has logits of NaN."""
+    """A text with a z has logits of NaN."""
 
     def lose(model: Any, token: int) -> None:
         model.get_input_embeddings().weight[token] = float("nan")
@@ -58,7 +59,7 @@ def damaged(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def headless(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """No prompt has logits that are all numbers: one row of the head is NaN."""
+    """Every prompt has a logit of NaN: one row of the head is NaN."""
 
     def lose(model: Any, token: int) -> None:
         model.lm_head.weight[token] = float("nan")
@@ -126,7 +127,7 @@ def test_a_model_that_has_no_number_for_one_token_answers_nothing(
 def test_a_model_without_numbers_is_decoded_at_all_and_each_row_says_why(
     make_config: Callable[..., RunnerConfig], headless: Path
 ) -> None:
-    """The trials of stream and batches see NaN on both sides: no way is found wrong or right by it, none crashes."""
+    """The trials of stream and batches compare NaN with NaN: that neither rejects a route nor crashes."""
     model = LocalModelConfig(name=str(headless), device="cpu", dtype=Dtype.float32)
     for attention in (Attention.auto, Attention.eager):
         engine = open_engine(make_config(model=replace(model, attention=attention), generation=GREEDY))
@@ -138,7 +139,7 @@ def test_a_model_without_numbers_is_decoded_at_all_and_each_row_says_why(
 def test_a_branch_without_numbers_ends_with_those_that_see_it(
     make_config: Callable[..., RunnerConfig], damaged: Path, saved_family: Callable[..., Path], generation: Any
 ) -> None:
-    """Branches see what the others have said before: what comes after a z is no number in any of them."""
+    """Branches see earlier tokens of the others: after a z the logits of all branches are NaN."""
     asked = [Request(0, "to be", branches=("o", "x", "n"), ignore_eos=True)]
     whole = engine_of(make_config, saved_family("llama"), None, generation, rope=Rope2dConfig())
     [expected] = complete(whole, asked)

@@ -1,4 +1,4 @@
-"""What a model holds of its own is counted, and the counts are those of the tensors."""
+"""The memory attributable to a model is counted, and equals the size of the tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.machine import MIB
 from runner.engines.base import EngineReport, Request
-from runner.engines.base import complete as completions
+from runner.engines.contract import complete as completions
 from runner.engines.kinds import BaseCache
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
@@ -40,7 +40,7 @@ def engine_of(make_config: Make, folder: Path, attention: Attention = Attention.
 
 
 def ask(engine: LocalEngine, rows: int) -> None:
-    """Have rows of one length, which share no beginning, taken to their limit together."""
+    """Decode rows of equal length, without a common prefix, together up to their limit."""
     prompts = (tuple(token + row for token in PROMPT) for row in range(rows))
     asked = [Request(number, prompt, ignore_eos=True) for number, prompt in enumerate(prompts)]
     assert len(list(completions(engine, asked))) == rows
@@ -61,26 +61,26 @@ def test_the_most_keys_and_values_at_once_are_counted(
     assert engine.stats.peak_kv_bytes == 3 * (len(PROMPT) + NEW - 1) * a_token, "a peak stays"
     assert engine.stats.peak_pass_tokens == 3 * len(PROMPT)
     assert engine.stats.peak_pass_logits == 3
-    found = engine.stats.own_memory(engine.load().metrics["weight_mib"])
+    memory = engine.stats.own_memory(engine.load().metrics["weight_mib"])
     settings = int_settings(engine.loaded.model)
     mlp = 3 * len(PROMPT) * (3 * settings["intermediate_size"] + 2 * settings["hidden_size"]) * 4
-    assert found["activation_mib"] * MIB >= mlp
-    assert found["model_mib"] == pytest.approx(
-        engine.load().metrics["weight_mib"] + found["kv_peak_mib"] + found["activation_mib"]
+    assert memory["activation_mib"] * MIB >= mlp
+    assert memory["model_mib"] == pytest.approx(
+        engine.load().metrics["weight_mib"] + memory["kv_peak_mib"] + memory["activation_mib"]
     )
     engine.close()
 
 
 def test_other_jobs_of_the_process_leave_no_mark(make_config: Make, saved_family: Saved) -> None:
     bases = BaseCache()
-    found = []
+    memory = []
     for rows in (1, 4, 1):
         engine = engine_of(make_config, saved_family("llama"))
         engine._bases, engine._owns_bases = bases, False
         ask(engine, rows)
-        found.append(engine.stats.own_memory(engine.load().metrics["weight_mib"]))
+        memory.append(engine.stats.own_memory(engine.load().metrics["weight_mib"]))
         engine.close()
-    assert found[0] == found[2] != found[1]
+    assert memory[0] == memory[2] != memory[1]
 
 
 def test_branches_count(make_config: Make, saved_family: Saved) -> None:

@@ -1,4 +1,4 @@
-"""What a model brings along: penalties of its generation_config.json, and logits that are not numbers."""
+"""What comes with a model: penalties of its generation_config.json, and logits of NaN."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Request, complete
+from runner.engines.base import Completion, Request
+from runner.engines.contract import complete
 
 Make = Callable[..., RunnerConfig]
 PROMPTS = ("Ann has three apples", "zebra", "to be or not to be")
 NEW = 20
 
 
-def said(
+def answers_of(
     make_config: Make, folder: Path, generation: GenerationConfig, attention: Attention = Attention.auto, **keys: object
 ) -> tuple[dict[int | str, Completion], dict[str, str], list[str]]:
     """Complete the prompts; return the completions, the facts and the notes."""
@@ -53,7 +54,7 @@ def test_a_models_own_penalty_holds_and_greedy_stays_greedy(
     make_config: Make, penalized: Path, attention: Attention
 ) -> None:
     greedy = GenerationConfig(max_new_tokens=NEW)
-    done, facts, notes = said(make_config, penalized, greedy, attention)
+    done, facts, notes = answers_of(make_config, penalized, greedy, attention)
     assert facts["sampling"] == "greedy, repetition_penalty 1.6 (the model's own)"
     assert "ignored from the model's generation_config.json: min_length=3" in notes
     model: Any = AutoModelForCausalLM.from_pretrained(penalized)
@@ -67,8 +68,8 @@ def test_a_models_own_penalty_holds_and_greedy_stays_greedy(
 def test_the_generation_group_may_say_otherwise(make_config: Make, penalized: Path, tiny_llama: Path) -> None:
     off = GenerationConfig(max_new_tokens=NEW, repetition_penalty=1.0)
     plain = GenerationConfig(max_new_tokens=NEW)
-    ours, facts, _ = said(make_config, penalized, off)
-    theirs, _, _ = said(make_config, tiny_llama, plain)
+    ours, facts, _ = answers_of(make_config, penalized, off)
+    theirs, _, _ = answers_of(make_config, tiny_llama, plain)
     assert facts["sampling"] == "greedy"
     assert [ours[n].token_ids for n in range(3)] == [theirs[n].token_ids for n in range(3)]
     sampling = GenerationConfig(temperature=0.7, top_k=50, repetition_penalty=1.1)
@@ -78,7 +79,7 @@ def test_the_generation_group_may_say_otherwise(make_config: Make, penalized: Pa
 
 @pytest.fixture(scope="module")
 def damaged(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows no number for a z: a prompt that holds one has logits of NaN."""
+    """A model whose embedding of z is NaN: a prompt with a z has logits of NaN."""
     source, folder = saved_family("llama"), tmp_path_factory.mktemp("damaged")
     model: Any = AutoModelForCausalLM.from_pretrained(source)
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -102,7 +103,7 @@ def damaged(saved_family: Callable[..., Path], tmp_path_factory: pytest.TempPath
 def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
     make_config: Make, damaged: Path, attention: Attention, generation: GenerationConfig
 ) -> None:
-    done, _, _ = said(make_config, damaged, generation, attention, ignore_eos=True)
+    done, _, _ = answers_of(make_config, damaged, generation, attention, ignore_eos=True)
     assert [done[n].finish_reason for n in range(3)] == [FinishReason.length, FinishReason.error, FinishReason.length]
     assert "not numbers (NaN)" in str(done[1].error)
     assert done[1].token_ids == []
@@ -111,7 +112,7 @@ def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
 @pytest.mark.parametrize("attention", [Attention.auto, Attention.eager], ids=["stream", "batches"])
 def test_a_score_that_is_no_number_is_an_error(make_config: Make, damaged: Path, attention: Attention) -> None:
     greedy = GenerationConfig(max_new_tokens=NEW)
-    done, _, _ = said(make_config, damaged, greedy, attention, continuation=" and so on")
+    done, _, _ = answers_of(make_config, damaged, greedy, attention, continuation=" and so on")
     assert [done[n].finish_reason for n in range(3)] == [FinishReason.stop, FinishReason.error, FinishReason.stop]
     assert "not numbers (NaN)" in str(done[1].error)
 

@@ -39,15 +39,15 @@ def test_products_of_all_remainders(dtype: torch.dtype, threads: int, monkeypatc
                 expected = rows.double() @ weight.double().T
                 if panels.bias is not None:
                     expected += panels.bias.double()
-                found = panels.product(rows)
-                assert found.dtype == dtype
-                off = (found.double() - expected).abs().max() / expected.abs().max()
+                product = panels.product(rows)
+                assert product.dtype == dtype
+                off = (product.double() - expected).abs().max() / expected.abs().max()
                 assert off <= ROUNDED[dtype], (outputs, inputs, count)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_has_the_same_product_whatever_goes_along(dtype: torch.dtype) -> None:
-    """So an answer does not hang on its neighbours by these sums."""
+    """So these sums do not make an answer depend on its neighbours."""
     torch.manual_seed(0)
     _, panels = made(96, 200, dtype)
     rows = torch.randn(400, 200).to(dtype)

@@ -1,11 +1,12 @@
-"""What prompts share: found by itself, whatever they are."""
+"""The prefixes that prompts share, for random and for chosen prompts."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.engines.local.prefix_tree import DEEPEST, LEAST_SAVED, LEAST_TOKENS, Prefix, share
+from runner.engines.local.prefix import Prefix
+from runner.engines.local.prefix_tree import DEEPEST, LEAST_SAVED, LEAST_TOKENS, share
 
 Prompts = list[list[int]]
 pieces = st.lists(st.integers(0, 2), max_size=6)  # few different tokens: beginnings in common are likely
@@ -13,7 +14,7 @@ pieces = st.lists(st.integers(0, 2), max_size=6)  # few different tokens: beginn
 
 @st.composite
 def trees(draw: st.DrawFn) -> Prompts:
-    """Prompts that grow out of one another: some long beginnings, then branches, then an end of their own."""
+    """Return prompts that extend each other: long common beginnings, then branches, then an own end."""
     texts: Prompts = [[]]
     for _ in range(draw(st.integers(0, 8))):
         above = draw(st.sampled_from(texts))
@@ -27,13 +28,13 @@ def tokens_of(prefix: Prefix | None) -> list[int]:
     return [token for one in (prefix.path if prefix else []) for token in one.tokens]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trees())
-def test_what_is_shared_stands_at_the_start_of_every_prompt_that_shares_it(prompts: Prompts) -> None:
-    found = share(prompts)
-    assert len(found) == len(prompts)
+def test_every_prompt_begins_with_the_prefix_that_it_shares(prompts: Prompts) -> None:
+    prefixes = share(prompts)
+    assert len(prefixes) == len(prompts)
     users: dict[int, int] = {}
-    for prompt, prefix in zip(prompts, found, strict=True):
+    for prompt, prefix in zip(prompts, prefixes, strict=True):
         tokens = tokens_of(prefix)
         assert prompt[: len(tokens)] == tokens
         assert len(tokens) < len(prompt), "one token or more is the prompt's own: its logits start the answer"
@@ -44,13 +45,13 @@ def test_what_is_shared_stands_at_the_start_of_every_prompt_that_shares_it(promp
         for one in prefix.path:
             assert len(one.tokens) >= LEAST_TOKENS
             users[id(one)] = users.get(id(one), 0) + 1
-    for prefix in found:
+    for prefix in prefixes:
         for one in prefix.path if prefix else []:
             assert users[id(one)] >= 2, "a prefix of one prompt alone saves nothing"
             assert len(one.tokens) * (users[id(one)] - 1) >= LEAST_SAVED
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(trees(), st.randoms(use_true_random=False))
 def test_the_order_of_the_prompts_changes_nothing(prompts: Prompts, random: object) -> None:
     order = list(range(len(prompts)))
@@ -60,59 +61,59 @@ def test_the_order_of_the_prompts_changes_nothing(prompts: Prompts, random: obje
     assert [tokens_of(prefix) for prefix in shuffled] == [tokens_of(plain[at]) for at in order]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(trees())
 def test_equal_beginnings_are_one_object(prompts: Prompts) -> None:
-    found = share(prompts)
+    prefixes = share(prompts)
     nodes: dict[tuple[int, ...], Prefix] = {}
-    for prefix in found:
+    for prefix in prefixes:
         for one in prefix.path if prefix else []:
             assert nodes.setdefault(tuple(tokens_of(one)), one) is one
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 5), min_size=LEAST_SAVED, max_size=300), st.integers(2, 12))
 def test_a_long_beginning_of_all_is_found_whole(beginning: list[int], count: int) -> None:
-    found = share([[*beginning, 10 + number, 7] for number in range(count)])
-    assert all(prefix is found[0] for prefix in found)
-    assert tokens_of(found[0]) == beginning
+    prefixes = share([[*beginning, 10 + number, 7] for number in range(count)])
+    assert all(prefix is prefixes[0] for prefix in prefixes)
+    assert tokens_of(prefixes[0]) == beginning
 
 
 def test_two_nested_prefixes() -> None:
     system, agents = [1] * 100, [[2] * 60, [3] * 70]
     prompts = [system + agent + [10 + number] for agent in agents for number in range(4)]
-    found = share(prompts)
-    roots = {id(prefix.path[0]) for prefix in found if prefix}
+    prefixes = share(prompts)
+    roots = {id(prefix.path[0]) for prefix in prefixes if prefix}
     assert len(roots) == 1
-    assert found[0] is found[1] is found[2] is found[3]
-    assert found[4] is found[5] is found[6] is found[7]
-    assert found[0] is not found[4]
-    assert [len(one.tokens) for one in found[0].path] == [100, 60]  # type: ignore[union-attr]
-    assert [len(one.tokens) for one in found[4].path] == [100, 70]  # type: ignore[union-attr]
+    assert prefixes[0] is prefixes[1] is prefixes[2] is prefixes[3]
+    assert prefixes[4] is prefixes[5] is prefixes[6] is prefixes[7]
+    assert prefixes[0] is not prefixes[4]
+    assert [len(one.tokens) for one in prefixes[0].path] == [100, 60]  # type: ignore[union-attr]
+    assert [len(one.tokens) for one in prefixes[4].path] == [100, 70]  # type: ignore[union-attr]
 
 
 def test_identical_prompts_share_all_but_their_last_token() -> None:
     prompt = list(range(200))
-    found = share([prompt] * 3)
-    assert tokens_of(found[0]) == prompt[:-1]
-    assert found[0] is found[1] is found[2]
+    prefixes = share([prompt] * 3)
+    assert tokens_of(prefixes[0]) == prompt[:-1]
+    assert prefixes[0] is prefixes[1] is prefixes[2]
 
 
 def test_a_prompt_inside_another_keeps_its_last_token() -> None:
     long = list(range(500))
-    found = share([long, long[:200], long[:300], [9] * 50])
-    assert tokens_of(found[1]) == long[:199]
-    assert found[0] is not None
-    assert found[2] is not None
-    assert found[0].path[0] is found[1]
-    assert found[2].path[0] is found[1]
-    assert found[3] is None
+    prefixes = share([long, long[:200], long[:300], [9] * 50])
+    assert tokens_of(prefixes[1]) == long[:199]
+    assert prefixes[0] is not None
+    assert prefixes[2] is not None
+    assert prefixes[0].path[0] is prefixes[1]
+    assert prefixes[2].path[0] is prefixes[1]
+    assert prefixes[3] is None
 
 
 def test_too_short_or_too_little_is_not_shared() -> None:
     def shared(length: int, count: int) -> bool:
-        found = share([[1] * length + [10 + number] for number in range(count)])
-        return any(prefix is not None for prefix in found)
+        prefixes = share([[1] * length + [10 + number] for number in range(count)])
+        return any(prefix is not None for prefix in prefixes)
 
     assert not shared(LEAST_TOKENS - 1, 50), "too short, however many share it"
     assert shared(LEAST_TOKENS, LEAST_SAVED // LEAST_TOKENS + 1)
@@ -124,8 +125,8 @@ def test_too_short_or_too_little_is_not_shared() -> None:
 def test_a_beginning_too_short_for_all_does_not_hide_longer_ones_of_some() -> None:
     short = [1] * (LEAST_TOKENS // 2)
     groups = [[*short, 2, *[4] * 200], [*short, 3, *[5] * 200]]
-    found = share([[*group, 10 + number] for group in groups for number in range(3)])
-    assert [tokens_of(prefix) for prefix in found] == [groups[0]] * 3 + [groups[1]] * 3
+    prefixes = share([[*group, 10 + number] for group in groups for number in range(3)])
+    assert [tokens_of(prefix) for prefix in prefixes] == [groups[0]] * 3 + [groups[1]] * 3
 
 
 def test_nothing_and_one_prompt() -> None:

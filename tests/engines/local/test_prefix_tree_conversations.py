@@ -1,4 +1,4 @@
-"""Hearing text as it comes, having enough of it, and going on from what was said before."""
+"""Text while it is generated, requests that are cancelled, and conversations that are continued."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from listening import first, told
+from listening import complete_first, complete_with_deltas
 from opening import local_engine
 
 from runner.config.generation import GenerationConfig
@@ -17,7 +17,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Completion, Delta, Event, Message, Request
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache import Heads
@@ -44,7 +44,7 @@ def listen(engine: LocalEngine, requests: list[Request]) -> tuple[dict[Any, str]
         assert delta.text
         heard[int(delta.id)] += delta.text
 
-    return heard, told(engine, requests, text)
+    return heard, complete_with_deltas(engine, requests, text)
 
 
 def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
@@ -56,7 +56,7 @@ def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
 
 
 def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
-    (whole,) = base.complete(engine, [Request(0, PROMPT, ignore_eos=True)])
+    (whole,) = contract.complete(engine, [Request(0, PROMPT, ignore_eos=True)])
     stop = whole.text[6:9]
     heard, (done,) = listen(engine, [Request(0, PROMPT, stop=(stop,))])
     assert done.finish_reason is FinishReason.stop
@@ -67,13 +67,13 @@ def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
     engine.load()
     tokenizer = engine.loaded.tokenizer
     tokens, stopping = tokenizer("né", add_special_tokens=False)["input_ids"], Stopping(tokenizer)
-    assert stopping.fresh(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == "n"
-    assert stopping.fresh(Row(Request(0, ""), [], "", 9, tokens=tokens, sent="n")) == "é"
+    assert stopping.new_text(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == "n"
+    assert stopping.new_text(Row(Request(0, ""), [], "", 9, tokens=tokens, sent="n")) == "é"
 
 
 def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
     requests = [Request(0, PROMPT, ignore_eos=True), Request(1, PROMPT + "And then? ", ignore_eos=True)]
-    alone = {done.id: done for done in base.complete(engine, requests)}
+    alone = {done.id: done for done in contract.complete(engine, requests)}
     heard, done = "", {}
     with engine.open() as session:
 
@@ -87,7 +87,7 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
                     if len(heard) >= 5:
                         session.cancel(0)
 
-        base.gather(session, [replace(request, deltas=True) for request in requests], listen)
+        contract.gather(session, [replace(request, deltas=True) for request in requests], listen)
     assert done[0].finish_reason is FinishReason.cancelled
     assert done[0].text == heard
     assert alone[0].text.startswith(heard)
@@ -97,31 +97,31 @@ def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
 
 def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
     requests = [Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)]
-    whole = {done.id: done.token_ids for done in base.complete(engine, requests)}
-    assert len(first(engine, requests, 1)) < len(requests)
+    whole = {done.id: done.token_ids for done in contract.complete(engine, requests)}
+    assert len(complete_first(engine, requests, 1)) < len(requests)
     assert engine.stats.rows_alive == 0
-    assert {done.id: done.token_ids for done in base.complete(engine, requests)} == whole
+    assert {done.id: done.token_ids for done in contract.complete(engine, requests)} == whole
 
 
 def test_steps_tell_how_far_it_is(engine: LocalEngine) -> None:
     seen: list[float] = []
     requests = [Request(index, PROMPT[index:], ignore_eos=True, max_new_tokens=10) for index in range(3)]
-    base.complete(engine, requests, listener=lambda _: seen.append(engine.stats.under_way))
+    contract.complete(engine, requests, listener=lambda _: seen.append(engine.stats.under_way))
     assert len(seen) >= 10
     assert engine.stats.under_way == 0
 
 
 def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
     """Three turns of a chat; the tokens of each answer, and how many prompt tokens each turn computed."""
-    said: list[Message] = []
+    conversation: list[Message] = []
     answers, computed = [], []
     for turn in range(3):
-        said.append(Message("user", f"{PROMPT}This is turn {turn}."))
+        conversation.append(Message("user", f"{PROMPT}This is turn {turn}."))
         before = engine.stats.prefill_tokens
-        (done,) = base.complete(engine, [Request(turn, tuple(said), keep=keep, ignore_eos=True)])
+        (done,) = contract.complete(engine, [Request(turn, tuple(conversation), keep=keep, ignore_eos=True)])
         computed.append(engine.stats.prefill_tokens - before)
         answers.append(done.token_ids)
-        said.append(Message("assistant", done.text))
+        conversation.append(Message("assistant", done.text))
     return answers, computed
 
 
@@ -134,8 +134,8 @@ def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: Lo
             engine.close()
 
     anew, all_tokens = chat(False)
-    kept, new_tokens = chat(True)
-    assert kept == anew
+    continued, new_tokens = chat(True)
+    assert continued == anew
     assert new_tokens[0] == all_tokens[0]
     assert new_tokens[2] < 1.5 * all_tokens[0] < all_tokens[2]
 
@@ -144,31 +144,31 @@ def nothing_computed() -> SharedKv:
     return SharedKv.empty(Heads(0, 1, 1, 16, torch.float32, torch.device("cpu")), 0, None)
 
 
-def tokens_of(kept: ConversationCache) -> int:
-    return sum(len(one.tokens) for one in kept._conversations)
+def tokens_of(cache: ConversationCache) -> int:
+    return sum(len(one.tokens) for one in cache._conversations)
 
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
-    kept = ConversationCache()
+    cache = ConversationCache()
     for number in range(MOST_CONVERSATIONS + 3):
-        kept.add([number] * 100, nothing_computed(), budget_tokens=4000)
-    assert tokens_of(kept) == 100 * MOST_CONVERSATIONS
-    assert kept.find([0] * 100) is None  # it made room
-    kept.add([99] * 700, nothing_computed(), budget_tokens=4000)
-    assert tokens_of(kept) == 1000
-    kept.add([98] * 1001, nothing_computed(), budget_tokens=4000)
-    assert kept.find([98] * 1001) is None
-    found = kept.find([*[99] * 60, 1, 2])
-    assert found is not None
-    assert found.tokens == [99] * 60
-    assert kept.find([99] * 20) is None  # too little to be worth it
+        cache.add([number] * 100, nothing_computed(), budget_tokens=4000)
+    assert tokens_of(cache) == 100 * MOST_CONVERSATIONS
+    assert cache.find([0] * 100) is None  # it made room
+    cache.add([99] * 700, nothing_computed(), budget_tokens=4000)
+    assert tokens_of(cache) == 1000
+    cache.add([98] * 1001, nothing_computed(), budget_tokens=4000)
+    assert cache.find([98] * 1001) is None
+    prefix = cache.find([*[99] * 60, 1, 2])
+    assert prefix is not None
+    assert prefix.tokens == [99] * 60
+    assert cache.find([99] * 20) is None  # too little to be worth it
 
 
 def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
-    kept = ConversationCache()
-    kept.add([1] * 50, nothing_computed(), 10_000)
-    kept.add([*[1] * 50, 2, 3], nothing_computed(), 10_000)
-    assert tokens_of(kept) == 52
+    cache = ConversationCache()
+    cache.add([1] * 50, nothing_computed(), 10_000)
+    cache.add([*[1] * 50, 2, 3], nothing_computed(), 10_000)
+    assert tokens_of(cache) == 52
 
 
 @pytest.fixture

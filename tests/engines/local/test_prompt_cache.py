@@ -1,4 +1,4 @@
-"""Prompts that come again: what was computed of them is copied, and the answers stay those of `generate`."""
+"""Prompts that come again: their keys and values are copied, and the answers stay those of `generate`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_comes_again_is_not_computed_again(
     assert engine.prompts.tokens > 0
 
 
-def test_who_goes_on_from_an_answer_finds_it(engine: LocalEngine) -> None:
+def test_a_prompt_that_continues_an_answer_uses_its_keys_and_values(engine: LocalEngine) -> None:
     [ids] = complete(engine, [Request(0, PROMPTS[0], recurring=True)]).values()
     prompt = (*engine.encode(Request(0, PROMPTS[0]))[1], *ids)
     longer = [Request(1, (*prompt, 7, 8, 9), recurring=True)]
@@ -105,7 +105,7 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys and values, the keys that find them, and what is known of stop texts: all of them level off."""
-    monkeypatch.setattr(rows, "MOST_KNOWN", 100)
+    monkeypatch.setattr(rows, "MAX_CACHED", 100)
     engine.load()
     heads = engine.heads(engine.loaded)
     assert heads is not None

@@ -1,4 +1,4 @@
-"""Quantized layers give what their library's own functions give, and are theirs again afterwards."""
+"""Quantized layers give the results of their library's own functions, which are restored afterwards."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_outputs_are_the_librarys_own(kind: str, inputs: int, outputs: int, keys
 @has_kernels
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 @pytest.mark.parametrize("count", [2, 9])
-def test_what_is_no_number_stays_none(kind: str, count: int) -> None:
+def test_nan_stays_nan(kind: str, count: int) -> None:
     layer = layer_of(kind, 64, 32, bias=False)
     QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), Heap())
     rows = torch.ones(count, 64, dtype=torch.bfloat16)

@@ -1,10 +1,11 @@
-"""A real model in numbers, and rates of this machine that are no impossible ones."""
+"""A real model in numbers, and rates of a machine by a clock of the test's own."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from opening import open_engine
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
+from runner.core.machine import MIB
+from runner.engines.local import rates
 from runner.engines.local.rates import product_rates, read_rate
 from runner.quantization.bitsandbytes import Nf4Config
 
@@ -53,8 +56,34 @@ def test_a_model_of_experts_is_not_put_in_numbers(make_config: Make, saved_famil
     assert engine.arithmetic() is None
 
 
-def test_rates_are_measured() -> None:
-    rates = product_rates(Counter([(256, 512), (512, 256)]), torch.float32, 64, 2)
-    assert set(rates) >= {"plain"}
-    assert all(0.1 < rate < 1e5 for rate in rates.values())
-    assert 0.1 < read_rate(torch.device("cpu")) < 5000
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list of the seconds that the next calls take, by the clock of the rates; the last one repeats."""
+    took, times = [0.5], [0.0]
+    is_start = True
+
+    def perf_counter() -> float:
+        nonlocal is_start
+        if not is_start:
+            times.append(times[-1] + (took.pop(0) if len(took) > 1 else took[0]))
+        is_start = not is_start
+        return times[-1]
+
+    monkeypatch.setattr(rates, "time", SimpleNamespace(perf_counter=perf_counter))
+    return took
+
+
+@pytest.mark.usefixtures("seconds")
+def test_rates_are_the_work_of_a_product_and_of_a_read_by_their_time() -> None:
+    found = product_rates(Counter([(256, 512), (256, 512), (512, 96)]), torch.float32, 64, 2)
+    assert set(found) >= {"plain"}
+    gflop = 2 * 64 * (2 * 256 * 512 + 512 * 96) / 1e9
+    assert list(found.values()) == [pytest.approx(gflop / 1.5)] * len(found), "three products of half a second"
+    assert read_rate(torch.device("cpu")) == pytest.approx(rates.READ_MIB["cpu"] * MIB / 0.5 / 1e9)
+
+
+def test_the_fastest_try_counts_but_not_the_first(seconds: list[float]) -> None:
+    calls: list[int] = []
+    seconds[:] = [0.1, 3.0, 2.0, 9.0]
+    assert rates._fastest(lambda: calls.append(1), 3, torch.device("cpu")) == pytest.approx(2.0)
+    assert len(calls) == 4

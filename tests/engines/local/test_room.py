@@ -1,4 +1,4 @@
-"""Rows enter as long as the budget has room for the sum of their needs, and wait for one pass with several others."""
+"""Rows enter while the budget has room for the sum of their needs, several of them in one pass."""
 
 from __future__ import annotations
 
@@ -71,22 +71,22 @@ def test_plain_torch_has_as_many_slots_as_the_budget_has_room_for(room: Room, mo
 def test_rows_enter_several_at_once_where_others_wait_for_them(room: Room) -> None:
     room.most_rows = 64
     room.waiting.extend(rows_of(*[100] * 40))
-    assert room._may_enter(goes_along=False) == 40
+    assert room._may_enter(joins_decoding=False) == 40
     room.active = rows_of(*[100] * 57)
-    assert [room._may_enter(goes_along) for goes_along in (False, True)] == [0, 7]
+    assert [room._may_enter(joins_decoding) for joins_decoding in (False, True)] == [0, 7]
     room.active.pop()
-    assert room._may_enter(goes_along=False) == 8
+    assert room._may_enter(joins_decoding=False) == 8
     room.full_at = 56
-    assert [room._may_enter(goes_along) for goes_along in (False, True)] == [0, 0], "the next one does not fit"
+    assert [room._may_enter(joins_decoding) for joins_decoding in (False, True)] == [0, 0], "the next one does not fit"
     room.active.pop()
-    assert [room._may_enter(goes_along) for goes_along in (False, True)] == [0, 9]
+    assert [room._may_enter(joins_decoding) for joins_decoding in (False, True)] == [0, 9]
     del room.active[49:]
-    assert room._may_enter(goes_along=False) == 15
+    assert room._may_enter(joins_decoding=False) == 15
     room.active.clear()
-    assert room._may_enter(goes_along=False) == 40, "nobody waits"
+    assert room._may_enter(joins_decoding=False) == 40, "nobody waits"
 
 
 def test_who_asked_for_more_rows_is_told_once(room: Room) -> None:
-    room._say_short(3)
-    room._say_short(3)
+    room._note_shortage(3)
+    room._note_shortage(3)
     assert len(room.stats.notes) == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from families import save_peft, save_pth
 from families import settings as family_settings
-from listening import first
+from listening import complete_first
 from opening import adapt, load_base, open_engine
 from streams import AGENTS, NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests, tokens_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -23,9 +23,11 @@ from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import base
-from runner.engines.base import Completion, Engine, Request
+from runner.engines import contract
+from runner.engines.base import Completion, Request
+from runner.engines.contract import Engine
 from runner.engines.local import prefix_tree
+from runner.engines.local.prefix import Prefix
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
 Make = Callable[..., RunnerConfig]
@@ -55,7 +57,7 @@ def in_every_way(config: RunnerConfig, expected: dict[int, list[int]], monkeypat
     random.Random(1).shuffle(shuffled)
     assert complete(engine, shuffled, 5) == expected
 
-    some = tokens_of(first(engine, shuffled, 5, 4))
+    some = tokens_of(complete_first(engine, shuffled, 5, 4))
     assert len(some) < len(shuffled)
     engine.close()
     engine = open_engine(config)
@@ -110,7 +112,7 @@ def _loaded(config: RunnerConfig) -> tuple[Any, Any]:
 def test_quantized_models_agree_with_generate_for_most_tokens(
     make_config: Make, saved_family: Saved, quantization: Any
 ) -> None:
-    """Their kernels round otherwise in other batch sizes: nine in ten tokens up to the first that differs are asked."""
+    """Their kernels round differently in other batch sizes: nine in ten tokens before the first difference suffice."""
     config = of_family(make_config, saved_family, quantization=quantization)
     model, tokenizer = _loaded(config)
     expected = generated(model, tokenizer, clear=0)
@@ -144,18 +146,18 @@ def test_each_request_ends_in_its_own_way(make_config: Make, saved_family: Saved
     engine.load()
     engine._real._loaded.model.generation_config.eos_token_id = eos  # type: ignore[attr-defined]
     for batch_size in (64, 1, 4):
-        done = {completion.id: completion for completion in base.complete(engine, asked, batch_size)}
+        done = {completion.id: completion for completion in contract.complete(engine, asked, batch_size)}
         for request in asked:
             tokens, text, reason = _expected(request, free[int(request.id)], eos, tokenizer)
-            got = done[request.id]
-            assert (got.token_ids, got.text, got.finish_reason) == (tokens, text, reason), request
+            answer = done[request.id]
+            assert (answer.token_ids, answer.text, answer.finish_reason) == (tokens, text, reason), request
     reasons = {completion.finish_reason for completion in done.values()}
     assert reasons == {FinishReason.stop, FinishReason.length}
     engine.close()
 
 
 def _expected(request: Request, free: list[int], eos: int, tokenizer: Any) -> tuple[list[int], str, FinishReason]:
-    """Cut what was generated freely as the contract says, one token after another."""
+    """Cut freely generated tokens as the contract says, one token after another."""
     limit = request.max_new_tokens or NEW_TOKENS
     for count in range(1, limit + 1):
         tokens = free[:count]
@@ -163,9 +165,9 @@ def _expected(request: Request, free: list[int], eos: int, tokenizer: Any) -> tu
         if not request.ignore_eos:
             if tokens[-1] == eos:
                 return tokens, tokenizer.decode(tokens[:-1], skip_special_tokens=True), FinishReason.stop
-            found = [text.index(stop) for stop in request.stop if stop in text]
-            if found:
-                return tokens, text[: min(found)], FinishReason.stop
+            ends = [text.index(stop) for stop in request.stop if stop in text]
+            if ends:
+                return tokens, text[: min(ends)], FinishReason.stop
     return free[:limit], tokenizer.decode(free[:limit], skip_special_tokens=True), FinishReason.length
 
 
@@ -198,7 +200,7 @@ def test_a_sample_depends_on_its_seed_and_index_only(
     assert complete(open_engine(replace(config, seed=config.seed + 1)), requests()) != expected
 
 
-def test_more_groups_than_anybody_made_room_for(
+def test_many_groups_of_prefixes_in_one_batch(
     make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty beginnings in one batch, rows of all of them alive at once."""
@@ -216,7 +218,7 @@ def test_a_prompt_without_tokens_is_an_error_of_that_sample(make_config: Make, s
     config = of_family(make_config, saved_family)
     engine = open_engine(config)
     expected = complete(engine, requests())
-    done = {one.id: one for one in base.complete(engine, [*requests(), Request(99, "")])}
+    done = {one.id: one for one in contract.complete(engine, [*requests(), Request(99, "")])}
     assert {index: done[index].token_ids for index in expected} == expected
     assert done[99].finish_reason is FinishReason.error
     assert "no tokens" in str(done[99].error)
@@ -226,20 +228,20 @@ def test_a_prompt_without_tokens_is_an_error_of_that_sample(make_config: Make, s
 def test_prefixes_are_let_go_with_their_last_row(
     make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ends, interruptions and errors alike: nothing is held that no row on its way stands on."""
+    """After ends, interruptions and errors, no prefix is kept that no row uses."""
     engine = open_engine(of_family(make_config, saved_family))
-    made: list[prefix_tree.Prefix] = []
+    made: list[Prefix] = []
     real = prefix_tree.share
 
     def share(prompts: Any, parent: Any) -> Any:
-        found = real(prompts, parent)
-        made.extend({id(one): one for prefix in found if prefix for one in prefix.path}.values())
-        return found
+        prefixes = real(prompts, parent)
+        made.extend({id(one): one for prefix in prefixes if prefix for one in prefix.path}.values())
+        return prefixes
 
     monkeypatch.setattr(prefix_tree, "share", share)
     complete(engine, requests())
     with engine.open(3) as session:
-        base.gather(session, requests(), lambda events: not any(isinstance(one, Completion) for one in events))
+        contract.gather(session, requests(), lambda events: not any(isinstance(one, Completion) for one in events))
         assert any(prefix.kv is not None for prefix in made)
     assert made
     assert all(prefix.kv is None and prefix.users == 0 for prefix in made)

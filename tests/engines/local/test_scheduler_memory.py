@@ -1,4 +1,4 @@
-"""Memory that runs out: said, split, gone on with, and nothing that was asked for is lost or answered otherwise."""
+"""Memory that runs out: it is noted, fewer rows continue, and no answer is lost or changed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import base
-from runner.engines.base import FEWER_ROWS, Engine
+from runner.engines import contract
+from runner.engines.base import FEWER_ROWS
+from runner.engines.contract import Engine
 from runner.engines.local import memory, room
 from runner.engines.local.attention import PassLayout
 from runner.engines.local.forward import Forward
@@ -49,7 +50,7 @@ def engine(
 
 @contextmanager
 def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[None]:
-    """Have every forward pass of a stream go through a function first, which may raise: (number, stream, its ids)."""
+    """Call a function before every forward pass of a stream: (number, stream, token ids); it may raise."""
     real: Run = Forward._forward
     begin: Any = Scheduler.__init__
     streams: dict[int, Scheduler] = {}
@@ -124,8 +125,7 @@ def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
     with forwards(fail):
         assert complete(engine, requests(), 64) == expected
     assert engine.stats.notes == [
-        f"memory ran out while a beginning that prompts share was read: {rows} concurrent rows from now on"
-        for rows in (32, 16, 8)
+        f"memory ran out while a shared prefix was read: {rows} concurrent rows from now on" for rows in (32, 16, 8)
     ]
 
 
@@ -156,7 +156,7 @@ def test_no_more_rows_at_once_than_there_is_memory_for(engine: Engine, room: int
 
 @pytest.mark.parametrize("failing", [1, 2, 3, 6])
 def test_memory_may_run_out_between_the_passes(engine: Engine, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where rows end and leave, tensors are made, too: whatever ended by then is answered once, and as it was."""
+    """Tensors are also allocated when rows leave: rows that have ended by then are answered once, and unchanged."""
     expected = complete(engine, requests())
     real, calls = Sampler.keep, []
 
@@ -186,7 +186,7 @@ def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) ->
             raise torch.OutOfMemoryError(CUDA_SAYS)
 
     with forwards(fail):
-        done = {completion.id: completion for completion in base.complete(engine, requests())}
+        done = {completion.id: completion for completion in contract.complete(engine, requests())}
     assert sorted(done) == sorted(expected)
     assert done[alone].finish_reason is FinishReason.error
     assert "out of memory with its 1 tokens alone" in str(done[alone].error)
@@ -209,7 +209,7 @@ def test_other_errors_go_on_their_way(engine: Engine) -> None:
 
 @pytest.mark.parametrize("tokens", [1, 150, 400, 900])
 def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What prefixes hold and what rows may come to need together; a row that needs more than all runs alone."""
+    """Prefixes and the needs of all rows stay within the budget; a row that needs more than the budget runs alone."""
     expected = complete(engine, requests())
     monkeypatch.setattr(room, "room_tokens", lambda *_: tokens)
     most = 0
@@ -264,11 +264,11 @@ def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
 
 @pytest.fixture
 def free_mib(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Say what is free from now on: the last of the list; it is looked at before each pass."""
-    said = [10_000.0]
+    """Return a list whose last entry is the free memory from now on; it is read before each pass."""
+    free = [10_000.0]
     monkeypatch.setattr(memory, "LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(machine, "available_mib", lambda: said[-1])
-    return said
+    monkeypatch.setattr(machine, "available_mib", lambda: free[-1])
+    return free
 
 
 def test_rows_are_set_back_before_the_kernel_ends_the_process(engine: Engine, free_mib: list[float]) -> None:

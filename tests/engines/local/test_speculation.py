@@ -15,12 +15,12 @@ from runner.config.model import LocalModelConfig
 from runner.config.sampling import Sampling
 from runner.core.console import ForPeople
 from runner.core.dtypes import Dtype
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Completion, Delta, Request
 from runner.engines.local import speculation
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
-from runner.engines.local.speculation import KNOWN, MOST_ROWS, PAUSE, TRIALS, Lookup, Speculation
+from runner.engines.local.speculation import LEAST_PLAIN_PASSES, MOST_ROWS, PAUSE, TRIALS, Lookup, Speculation
 from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
 from runner.quantization.base import QuantizationConfig
@@ -57,14 +57,14 @@ def engine_of(opened: Callable[..., LocalEngine], saved_family: Callable[..., Pa
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guess whenever there is something to guess, whatever the clock says: tiny models have no time to lose."""
+    """Guess whenever possible, whatever the clock says: with tiny models guessing saves no time."""
     monkeypatch.setattr(speculation._Tally, "pays", lambda _: True)
 
 
 def ended(engine: LocalEngine, asked: Sequence[Request], rows: int) -> dict[Any, tuple[Any, ...]]:
     return {
         (done.id, done.choice): (done.token_ids, done.text, done.finish_reason, done.error)
-        for done in base.complete(engine, asked, rows)
+        for done in contract.complete(engine, asked, rows)
     }
 
 
@@ -112,7 +112,7 @@ def test_answers_are_those_of_one_token_at_a_time(
 def test_rows_up_to_the_end_of_a_window(
     engine_of: Callable[..., LocalEngine], saved_family: Callable[..., Path]
 ) -> None:
-    """A fused pass goes as far as a window hides nothing; behind that no token is guessed."""
+    """A fused pass supports rows for which the window hides nothing; beyond that no token is guessed."""
     folder = saved_family("mistral", max_position_embeddings=512, sliding_window=64)
     plain, guessing = (engine_of(speculate, folder) for speculate in (Speculate.off, Speculate.auto))
     asked = [Request(0, "y"), Request(1, "Nothing in common.")]
@@ -124,13 +124,13 @@ def test_rows_up_to_the_end_of_a_window(
 
 @pytest.mark.usefixtures("eager")
 def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., LocalEngine]) -> None:
-    """Keys and values of wrong guesses are in nobody's way: neither in conversations nor in blocks of prompts."""
+    """Keys and values of wrong guesses do no harm, neither in conversations nor in blocks of prompts."""
     plain, guessing = engine_of(Speculate.off), engine_of()
     for kept in ({"keep": True}, {"recurring": True}):
         text = PROMPTS[1]
         for turn in range(3):
             request = Request(turn, text, max_new_tokens=41, **kept)  # type: ignore[arg-type]
-            [expected], [done] = base.complete(plain, [request]), base.complete(guessing, [request])
+            [expected], [done] = contract.complete(plain, [request]), contract.complete(guessing, [request])
             assert done.token_ids == expected.token_ids
             text += done.text + " and"
     assert MANY // 5 <= guessing.stats.accepted_tokens <= guessing.stats.draft_tokens
@@ -140,22 +140,22 @@ def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., Lo
 def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> None:
     [(_, whole, *_)] = ended(engine_of(Speculate.off), [Request(0, PROMPTS[2])], 1).values()
     guessing = engine_of()
-    told, ends = {0: "", 1: ""}, dict[Any, Completion]()
+    texts, ends = {0: "", 1: ""}, dict[Any, Completion]()
     with guessing.open() as session:
-        for number in told:
+        for number in texts:
             session.submit(Request(number, PROMPTS[2], deltas=True))
         while len(ends) < 2:
             for event in session.step():
                 if isinstance(event, Delta):
-                    told[int(event.id)] += event.text
+                    texts[int(event.id)] += event.text
                 elif isinstance(event, Completion):
                     ends[event.id] = event
-            if len(told[1]) > 40:
+            if len(texts[1]) > 40:
                 session.cancel(1)
-    assert told[0] == ends[0].text == whole
-    assert told[1] == ends[1].text
-    assert whole.startswith(told[1])
-    assert len(told[1]) < len(whole)
+    assert texts[0] == ends[0].text == whole
+    assert texts[1] == ends[1].text
+    assert whole.startswith(texts[1])
+    assert len(texts[1]) < len(whole)
     assert guessing.stats.accepted_tokens > 0
 
 
@@ -167,20 +167,20 @@ def test_nothing_is_guessed_where_it_could_change_an_answer_or_a_measurement(
     prompt = PROMPTS[0]
     guessing = engine_of()
     for request in (*MORE["sampled"], *MORE["penalty"], Request(0, prompt, ignore_eos=True)):
-        list(base.complete(guessing, [request]))
-    list(base.complete(guessing, [Request(at, prompt) for at in range(MOST_ROWS + 1)]))
+        list(contract.complete(guessing, [request]))
+    list(contract.complete(guessing, [Request(at, prompt) for at in range(MOST_ROWS + 1)]))
     assert guessing.stats.draft_tokens == 0
     other = engine_of(folder=saved_family("llama", max_position_embeddings=512, hidden_act="gelu"))
-    list(base.complete(other, [Request(0, prompt)]))
+    list(contract.complete(other, [Request(0, prompt)]))
     assert other.fused is None
     assert other.stats.draft_tokens == 0
     if kernels is not None and kernels.has_quantized:
         int8 = engine_of(quantization=Int8Config())
-        list(base.complete(int8, [Request(0, prompt)]))
+        list(contract.complete(int8, [Request(0, prompt)]))
         assert int8.fused is not None
         assert int8.stats.draft_tokens == 0
-    monkeypatch.setattr(speculation, "same_together", lambda *_: False)
-    list(base.complete(guessing, [Request(0, prompt)]))
+    monkeypatch.setattr(speculation, "gives_same_logits_together", lambda *_: False)
+    list(contract.complete(guessing, [Request(0, prompt)]))
     assert guessing.stats.draft_tokens == 0, "a trial has said that it would differ"
 
 
@@ -224,7 +224,7 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     def until(wanted: bool, drafted_s: float, tokens: int) -> int:
         return next(count for count in range(9999) if passes(drafted_s, tokens) is wanted)
 
-    assert until(True, 1.5, 3) == KNOWN, "first it has to be known what a pass takes"
+    assert until(True, 1.5, 3) == LEAST_PLAIN_PASSES, "first it has to be known what a pass takes"
     assert all(passes(1.5, 3) for _ in range(50)), "three tokens in the time of one and a half"
     assert until(False, 4.0, 1) < 40
     assert until(True, 1.2, 1) == PAUSE - 2
@@ -233,6 +233,6 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     assert until(False, 1.2, 1) == TRIALS - 1
     assert until(True, 1.5, 3) == 4 * PAUSE - 2
     assert all(passes(1.5, 3) for _ in range(50)), "and for as long as it pays"
-    said = [record for record in caplog.records if record.message.startswith("guessed tokens")]
-    assert said
-    assert not any(ForPeople().filter(record) for record in said), "for the log alone"
+    records = [record for record in caplog.records if record.message.startswith("guessed tokens")]
+    assert records
+    assert not any(ForPeople().filter(record) for record in records), "for the log alone"

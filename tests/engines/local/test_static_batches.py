@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from listening import told
+from listening import complete_with_deltas
 from opening import open_engine
 from streams import NEW_TOKENS, PROMPTS, complete, requests
 
@@ -19,8 +19,9 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.result import FinishReason
-from runner.engines import base
-from runner.engines.base import Completion, Engine, Request
+from runner.engines import base, contract
+from runner.engines.base import Completion, Request
+from runner.engines.contract import Engine
 from runner.engines.local import memory, static_batches
 from runner.engines.local.static_batches import BY_GENERATE, Batching
 
@@ -49,14 +50,16 @@ def make_engine(make_config: Make, saved_family: Callable[..., Path]) -> Callabl
 def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine], batching: Batching) -> None:
     padded, other = make_engine(), make_engine(batching)
     assert complete(other, requests()) == complete(padded, requests())
-    (done,) = base.complete(make_engine(), requests(PROMPTS[:1]))
+    (done,) = contract.complete(make_engine(), requests(PROMPTS[:1]))
     stop = done.text[3:5]
     asked: list[Any] = requests(stop=(stop,), max_new_tokens=9)
     asked += [Request("scored", "1+1=", continuation="2 and 3"), Request("n", "x", n=3)]
 
     def answers(engine: Engine) -> dict[Any, Completion]:
         heard: dict[Any, list[str]] = {}
-        done = told(engine, asked, lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text))
+        done = complete_with_deltas(
+            engine, asked, lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text)
+        )
         assert all("".join(heard.get((one.id, one.choice), [])) == one.text for one in done)
         return {(one.id, one.choice): one for one in done}
 
@@ -107,7 +110,7 @@ def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
 ) -> None:
     engine = make_engine()
     fail_at({1, 2})
-    first, second = sorted(base.complete(engine, requests(["x", "longer"])), key=lambda done: done.id)
+    first, second = sorted(contract.complete(engine, requests(["x", "longer"])), key=lambda done: done.id)
     assert second.finish_reason is FinishReason.error
     assert second.error == "out of memory with its 6 tokens alone"
     assert first.error is None

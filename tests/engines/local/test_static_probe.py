@@ -1,4 +1,4 @@
-"""Models that the stream cannot serve go in batches that give generate's answers, or are refused before the work."""
+"""Models that the stream cannot serve are decoded in batches with generate's answers, or rejected before the work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Make = Callable[..., RunnerConfig]
 @pytest.mark.parametrize(
     ("family", "way", "why"),
     [
-        ("qwen3_5_text", "static", "LinearAttentionLayer"),  # of these, the caches' layers cannot select rows
+        ("qwen3_5_text", "static", "LinearAttentionLayer"),  # the layers of these caches cannot select rows
         ("jamba", "static", "LinearAttentionLayer"),
         ("lfm2", "static", "LinearAttentionLayer"),
         ("falcon_h1", "static", "LinearAttentionAndFullAttentionLayer"),
@@ -40,10 +40,10 @@ Make = Callable[..., RunnerConfig]
 )
 def test_each_family_answers_as_generate_by_its_way(family: str, way: str, why: str, tmp_path: Path) -> None:
     """Rows of several lengths and limits at once: half of a batch ends while the others go on, beyond chunk and window."""
-    found = families.look(family, tmp_path)
-    assert found.way == way, found
-    assert why in found.why
-    assert bool(found.why) is bool(why)
+    result = families.look(family, tmp_path)
+    assert result.way == way, result
+    assert why in result.why
+    assert bool(result.why) is bool(why)
 
 
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
@@ -79,7 +79,7 @@ def test_the_refusal_is_one_message_and_exit_code_2(runner: Callable[..., Any], 
 
 
 def test_generate_goes_by_our_settings_and_not_by_the_models(make_config: Make, tmp_path: Path) -> None:
-    """What holds is the generation group's business: a penalty of the model's own is not added behind its back."""
+    """Only the generation group decides: the model's own settings for generate are not applied in addition."""
     families.build("mamba", tmp_path)
     plain = open_engine(make_config(model=LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)))
     expected = complete(plain, requests(["Ann has 3", "x"], ignore_eos=True))

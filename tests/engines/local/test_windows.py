@@ -1,4 +1,4 @@
-"""Windows, chunks, caps and sinks: layers see what their model's masks say, and answers are those of generate."""
+"""Windows, chunks, caps and sinks: layers see what their model's masks show, and answers are those of generate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.local import forward
 from runner.engines.local.engine import LocalEngine
-from runner.engines.local.windows import Window, build, looking
+from runner.engines.local.windows import Window, build, probing_masks
 from tools import families
 
 masking_utils: Any = typed
@@ -91,7 +91,7 @@ def test_rows_longer_than_a_window_answer_as_generate(
 
 
 def test_what_is_set_in_the_models_of_these_tests_matters(engine_of: Callable[[str], LocalEngine]) -> None:
-    """Without windows, caps or the heat of far positions, generate itself says something else."""
+    """Without windows, caps or the temperature of far positions, generate itself gives other answers."""
     changes: dict[str, dict[str, Any]] = {
         "mistral": {"sliding_window": None},
         "gemma2": {"attn_logit_softcapping": None},
@@ -124,7 +124,7 @@ def test_a_window_is_read_off_the_rule_of_a_mask(monkeypatch: pytest.MonkeyPatch
         "attention_mask": None,
         "past_key_values": None,
     }
-    with looking() as masks:
+    with probing_masks() as masks:
         for make, window in (
             (masking_utils.create_causal_mask, None),
             (masking_utils.create_sliding_window_causal_mask, Window(4096)),

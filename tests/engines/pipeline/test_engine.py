@@ -1,4 +1,4 @@
-"""The pipeline as an engine like the others: requests while it runs, sampling per request, cancelling, deltas."""
+"""The pipeline as an ordinary engine: requests while it runs, sampling per request, cancelling, deltas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.base import Capability, Completion, Delta, Engine, Event, Request, complete
+from runner.engines.base import Capability, Completion, Delta, Event, Request
+from runner.engines.contract import Engine, complete
 from runner.engines.pipeline.stage_worker import StageWorker
 from runner.engines.session import Session
 
@@ -70,14 +71,14 @@ def alone(engine: Engine, requests: list[Request]) -> dict[tuple[Any, int], list
     return {key: ids for request in requests for key, ids in completions(list(complete(engine, [request]))).items()}
 
 
-def test_requests_with_settings_of_their_own_share_a_batch_and_equal_their_own_lone_run(
+def test_requests_with_different_settings_get_the_same_tokens_in_one_batch_as_alone(
     make: Callable[..., Engine],
 ) -> None:
     engine = make(micro_batch=8)
     together = completions(list(complete(engine, MIXED)))
     assert together == alone(engine, MIXED)
     assert len(together) == 6
-    assert len({tuple(together["c", choice]) for choice in range(3)}) == 3, "each choice draws its own numbers"
+    assert len({tuple(together["c", choice]) for choice in range(3)}) == 3, "each choice has its own random numbers"
     assert len(together[7, 0]) == 5
 
 
@@ -112,7 +113,7 @@ def test_cancelling_ends_a_request_at_once_and_no_other(make: Callable[..., Engi
     assert {key: left[key] for key in (("a", 0), (7, 0))} == {key: expected[key] for key in (("a", 0), (7, 0))}
 
 
-def test_a_session_that_is_closed_early_leaves_nothing_behind_for_the_next(make: Callable[..., Engine]) -> None:
+def test_a_session_that_is_closed_early_does_not_affect_the_next(make: Callable[..., Engine]) -> None:
     engine = make(micro_batch=1)
     expected = alone(engine, MIXED)
     with engine.open() as session:
@@ -132,7 +133,7 @@ def test_text_comes_as_deltas_that_add_up(make: Callable[..., Engine]) -> None:
     assert len(pieces) > 1
 
 
-def test_what_it_cannot_do_is_known_before_it_loads(make: Callable[..., Engine]) -> None:
+def test_its_capabilities_are_known_before_it_loads(make: Callable[..., Engine]) -> None:
     engine = make(parts="nowhere")
     assert engine.capabilities == frozenset(Capability) - {
         Capability.branches,
@@ -152,7 +153,7 @@ def test_a_prompt_that_does_not_fit_is_an_error_of_its_own(make: Callable[..., E
     assert ended[1].finish_reason is FinishReason.length
 
 
-def test_its_report_says_what_the_parts_are_and_its_stats_what_they_took(make: Callable[..., Engine]) -> None:
+def test_its_report_has_the_parts_and_its_stats_have_their_figures(make: Callable[..., Engine]) -> None:
     engine = make()
     assert [(part["part"], part["process"]) for part in engine.load().parts] == [(0, 0), (1, 0)]
     list(complete(engine, MIXED))
@@ -161,7 +162,7 @@ def test_its_report_says_what_the_parts_are_and_its_stats_what_they_took(make: C
     assert process["peak_rss_mib"] > 0
 
 
-def test_what_a_session_leaves_when_it_is_closed_early_is_counted(make: Callable[..., Engine]) -> None:
+def test_the_work_of_a_session_that_is_closed_early_is_counted(make: Callable[..., Engine]) -> None:
     engine = make()
     with engine.open() as session:
         session.submit_all(MIXED)
@@ -169,7 +170,7 @@ def test_what_a_session_leaves_when_it_is_closed_early_is_counted(make: Callable
     assert engine.stats.processes[0]["busy_s"] > 0
 
 
-def test_no_more_rows_go_at_once_than_are_asked_for(make: Callable[..., Engine]) -> None:
+def test_batch_size_limits_the_rows_at_once(make: Callable[..., Engine]) -> None:
     engine = make(micro_batch=8)
     expected, seen = alone(engine, MIXED), list[int]()
     done = completions([*complete(engine, MIXED, 2, lambda _: seen.append(engine.stats.rows_alive))])
@@ -177,9 +178,7 @@ def test_no_more_rows_go_at_once_than_are_asked_for(make: Callable[..., Engine])
     assert max(seen) <= 2
 
 
-def test_what_breaks_a_step_ends_the_engine_for_good(
-    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_a_step_ends_the_engine(make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make()
     with engine.open() as session:
         session.check()
@@ -196,7 +195,7 @@ def test_what_breaks_a_step_ends_the_engine_for_good(
 
 
 @pytest.mark.slow
-def test_two_processes_sample_each_row_as_one_does(make: Callable[..., Engine]) -> None:
+def test_two_processes_sample_like_one(make: Callable[..., Engine]) -> None:
     expected = alone(make(), MIXED)
     engine = make(stages=2, micro_batch=2)
     assert completions(list(complete(engine, MIXED))) == expected
@@ -205,10 +204,10 @@ def test_two_processes_sample_each_row_as_one_does(make: Callable[..., Engine]) 
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
+def test_a_row_whose_logits_are_nan_ends_with_an_error(
     make: Callable[..., Engine], saved_family: Callable[..., Path], tmp_path: Path, processes: int
 ) -> None:
-    """A model that knows no number for a z: the row ends where it is met, and the rows beside it go on."""
+    """The embedding of z is NaN: rows with a z end with an error, and the other rows continue."""
     model: Any = AutoModelForCausalLM.from_pretrained(saved_family("llama"))
     tokenizer = AutoTokenizer.from_pretrained(saved_family("llama"))
     with torch.no_grad():
@@ -232,4 +231,4 @@ def test_a_row_whose_logits_are_no_numbers_ends_with_an_error(
         assert bool(one.token_ids) is not is_damaged
     whole = completions(list(complete(make(micro_batch=3), [asked[0], asked[3]])))
     assert {key: done[key].token_ids for key in whole} == whole
-    assert [one.error for one in complete(engine, asked[:1])] == [None], "and the next lot is answered"
+    assert [one.error for one in complete(engine, asked[:1])] == [None], "later requests are answered"

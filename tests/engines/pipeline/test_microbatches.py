@@ -1,4 +1,4 @@
-"""The micro-batches of a pipeline: every stage has work while there is some, and nothing is kept for what ended."""
+"""The micro-batches of a pipeline: every stage has work while there is some, and ended rows leave no state."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ DEPTH = 3
 
 
 class Stages:
-    """Real stages in this process, that remember what was asked of them and say how much is under way."""
+    """Real stages in this process, which record their packets and how many are under way."""
 
     def __init__(self, worker: StageWorker) -> None:
         self.worker, self.answers, self.under_way = worker, deque[Packet](), list[int]()
-        self.asked: list[tuple[PacketType, int, int]] = []
+        self.packets: list[tuple[PacketType, int, int]] = []
 
     def send(self, packet: Packet, tokens: torch.Tensor | None = None) -> None:
         answer = self.worker.run(packet, tokens)
         if tokens is not None:
             assert answer is not None
-            self.asked.append((packet.kind, packet.batch, len(tokens)))
+            self.packets.append((packet.kind, packet.batch, len(tokens)))
             self.answers.append(answer)
 
     def receive(self) -> Packet:
@@ -63,15 +63,17 @@ def test_as_many_batches_as_stages_are_under_way(
         done += [(one.id, len(one.token_ids)) for one in micro_batches.step() if isinstance(one, Completion)]
     done.sort(key=str)
     assert done == [(index, 2 + index % 3) for index in range(7)]
-    assert len({batch for _, batch, _ in stages.asked}) == batches
-    assert stages.asked[: min(batches, DEPTH)] == [
-        (PacketType.prefill, n, stages.asked[n][2]) for n in range(min(batches, DEPTH))
+    assert len({batch for _, batch, _ in stages.packets}) == batches
+    assert stages.packets[: min(batches, DEPTH)] == [
+        (PacketType.prefill, n, stages.packets[n][2]) for n in range(min(batches, DEPTH))
     ]
     assert max(stages.under_way) == min(DEPTH, batches)
     assert stages.under_way == sorted(stages.under_way, reverse=True), (
         "a stage went without work while a batch was waiting"
     )
-    assert sum(size for kind, _, size in stages.asked if kind is PacketType.decode) == sum(1 + i % 3 for i in range(7))
+    assert sum(size for kind, _, size in stages.packets if kind is PacketType.decode) == sum(
+        1 + i % 3 for i in range(7)
+    )
     assert stats.prefill_tokens == sum(range(1, 8))
     assert stats.decode_tokens == sum(1 + i % 3 for i in range(7))
-    assert worker._states == {}, "caches of what has ended"
+    assert worker._states == {}, "the state of ended micro-batches is freed"

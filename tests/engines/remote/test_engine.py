@@ -1,7 +1,8 @@
-"""The engine of model=api over real HTTP: what goes out, what comes back, and what a server may do wrong."""
+"""The engine of model=api over real HTTP: what is sent, what is returned, and the faults of servers."""
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble, unreachable
-from listening import told
+from listening import complete_with_deltas
 from opening import open_engine
 
 from runner.config.generation import GenerationConfig
@@ -18,10 +19,12 @@ from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Delta, Message, Request, complete
+from runner.engines.base import Completion, Delta, Message, Request
+from runner.engines.contract import complete
 from runner.engines.driver import Driver
 
 Make = Callable[..., RunnerConfig]
+WAIT_S = 60.0
 HI = (Message("system", "Be kind."), Message("user", "Hi"))
 
 
@@ -51,8 +54,8 @@ def config_of(make: Make, url: str, generation: GenerationConfig | None = None, 
         "base_url": url,
         "backoff_s": 0.01,
         "retries": 3,
-        "connect_s": 2.0,
-        "first_token_s": 2.0,
+        "connect_s": WAIT_S,
+        "first_token_s": WAIT_S,
     }
     groups = {} if generation is None else {"generation": generation}
     return make(model=ApiConfig(**(quick | keys)), **groups)
@@ -75,14 +78,14 @@ def test_chats_texts_and_token_ids_go_to_their_endpoints(ask: Any, api: Api) -> 
     assert 0 < chat.first_token_s <= chat.seconds
 
 
-def test_what_is_asked_for_is_sent(ask: Any, api: Api) -> None:
-    drawn = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1}
-    drawn |= {"frequency_penalty": 0.5, "presence_penalty": -0.5}
-    warm = GenerationConfig(**drawn, max_new_tokens=2)  # type: ignore[arg-type]
+def test_parameters_are_sent(ask: Any, api: Api) -> None:
+    sampling = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "min_p": 0.1, "repetition_penalty": 1.1}
+    sampling |= {"frequency_penalty": 0.5, "presence_penalty": -0.5}
+    warm = GenerationConfig(**sampling, max_new_tokens=2)  # type: ignore[arg-type]
     first, second = ask(Request(0, HI, stop=("\n",), n=2), generation=warm, extensions=Extensions.vllm)
     (sent,) = api.seen
-    asked = drawn | {"n": 2, "stop": ["\n"]}
-    assert {key: sent[key] for key in asked} == asked
+    expected = sampling | {"n": 2, "stop": ["\n"]}
+    assert {key: sent[key] for key in expected} == expected
     assert (first.choice, second.choice, first.text, second.text) == (0, 1, "I heard", "I heard")
     assert {first.finish_reason, second.finish_reason} == {FinishReason.length}
     assert (first.new_tokens, second.new_tokens) == (4, 0), "the server counts all choices together"
@@ -98,7 +101,7 @@ def test_seeds_follow_the_job_and_the_request(ask: Any, api: Api) -> None:
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_openai_itself_is_told_the_limit_in_its_new_word(make_config: Make) -> None:
+def test_openai_itself_gets_the_limit_under_its_new_name(make_config: Make) -> None:
     from runner.engines.remote.engine import ApiEngine
 
     config = config_of(make_config, "https://api.openai.com/v1")
@@ -108,9 +111,9 @@ def test_openai_itself_is_told_the_limit_in_its_new_word(make_config: Make) -> N
     assert "max_tokens" not in sent
 
 
-def test_what_the_api_has_no_word_for_is_refused_before_any_call(ask: Any, api: Api) -> None:
+def test_what_the_api_cannot_express_is_refused_before_any_call(ask: Any, api: Api) -> None:
     for request, words in (
-        (Request(0, HI, sampling=Sampling(temperature=1.0, top_k=5)), "request.top_k=5: OpenAI's API has no word"),
+        (Request(0, HI, sampling=Sampling(temperature=1.0, top_k=5)), "request.top_k=5: OpenAI's API has no field"),
         (Request(0, HI, ignore_eos=True), "answers of a fixed length"),
         (Request(0, HI, branches=("a", "b")), "branches"),
         (Request(0, HI, continuation="a"), "log-probabilities"),
@@ -128,20 +131,32 @@ def test_cost_is_counted(ask: Any) -> None:
 
 
 def test_no_more_requests_at_once_than_allowed(ask: Any, api: Api) -> None:
-    api.delay_s = 0.02
-    assert len(ask(*(Request(number, HI) for number in range(12)), concurrency=3)) == 12
+    three = threading.Barrier(3, timeout=WAIT_S)
+
+    def answer_three_at_once(body: dict[str, Any]) -> str:
+        three.wait()
+        return "Hi"
+
+    api.answer = answer_three_at_once
+    assert {one.text for one in ask(*(Request(number, HI) for number in range(12)), concurrency=3)} == {"Hi"}
     assert api.most_at_once == 3
 
 
-def test_text_is_told_as_it_comes(make_config: Make, api: Api) -> None:
-    api.delay_s = 0.05
+def test_text_is_returned_as_it_arrives(make_config: Make, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server sends a piece only after the one before was returned."""
+    returned, waits, texts = threading.Semaphore(0), list[bool](), list[str]()
+
+    def on_text(delta: Delta) -> None:
+        texts.append(delta.text)
+        returned.release()
+
+    monkeypatch.setattr(api, "pause", lambda: waits.append(returned.acquire(timeout=WAIT_S)))
     engine = open_engine(config_of(make_config, api.url))
-    heard: list[tuple[float, str]] = []
-    (done,) = told(engine, [Request(0, HI)], lambda delta: heard.append((time.monotonic(), delta.text)))
+    (done,) = complete_with_deltas(engine, [Request(0, HI)], on_text)
     engine.close()
-    assert [text for _, text in heard] == ["I", " heard", " Hi"]
-    assert heard[-1][0] - heard[0][0] > 0.05
-    assert "".join(text for _, text in heard) == done.text
+    assert texts == ["I", " heard", " Hi"]
+    assert "".join(texts) == done.text
+    assert waits == [True] * 3
 
 
 def test_a_cancelled_request_closes_its_connection(make_config: Make, api: Api) -> None:
@@ -162,35 +177,30 @@ def test_a_cancelled_request_closes_its_connection(make_config: Make, api: Api) 
     assert ended[0].text.startswith("word")
     assert ended[1].text == ""
     until(lambda: api.gone == 1)
-    assert len(api.seen) == 1, "the one that waited for its turn was never put"
+    assert len(api.seen) == 1, "the waiting request was never sent"
     engine.close()
 
 
 def test_any_thread_submits_while_others_are_under_way(make_config: Make, api: Api) -> None:
     api.delay_s = 0.02
     with Driver(open_engine(config_of(make_config, api.url))) as driver:
-        driver.loaded(30)
-        ended: list[Completion] = []
-
-        def hear(event: Any) -> None:
-            if isinstance(event, Completion):
-                ended.append(event)
-
+        driver.loaded(WAIT_S)
+        completions: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threads = [
-            threading.Thread(target=driver.submit, args=(Request(f"{number}", f"hello {number}"), hear))
+            threading.Thread(target=driver.submit, args=(Request(f"{number}", f"hello {number}"), completions.put))
             for number in range(6)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert driver.drain(20)
-    assert {one.text for one in ended} == {f"I heard hello {number}" for number in range(6)}
+        texts = {completions.get(timeout=WAIT_S).text for _ in threads}
+    assert texts == {f"I heard hello {number}" for number in range(6)}
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not true():
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -208,9 +218,9 @@ def until(true: Callable[[], bool]) -> None:
     ],
     ids=lambda trouble: f"{trouble.kind}-{trouble.status}-{len(trouble.headers)}",
 )  # fmt: skip
-def test_a_request_without_an_answer_is_put_again(ask: Any, api: Api, trouble: Trouble) -> None:
+def test_a_request_without_an_answer_is_sent_again(ask: Any, api: Api, trouble: Trouble) -> None:
     api.troubles.extend([trouble] * 2)
-    (one,) = ask(Request(0, HI), first_token_s=0.3)
+    (one,) = ask(Request(0, HI), first_token_s=2.0 if trouble.kind == "stall" else WAIT_S)
     assert (one.text, one.finish_reason, one.error) == ("I heard Hi", FinishReason.stop, None)
     assert (len(api.seen), len(api.answered)) == (3, 1)
 
@@ -223,7 +233,7 @@ def test_retry_after_holds_for_all(ask: Any, api: Api) -> None:
     assert len(api.seen) == 8
 
 
-def test_who_is_asked_to_wait_for_an_hour_stops(ask: Any, api: Api) -> None:
+def test_a_server_that_asks_to_wait_for_an_hour_ends_the_job(ask: Any, api: Api) -> None:
     api.always = Trouble("status", 429, {"Retry-After": "3600"})
     with pytest.raises(JobFailed, match="answered 429: boom; it asks to wait 3,600 s, longer than model.answer_s"):
         ask(Request(0, HI))
@@ -233,18 +243,18 @@ def test_what_stays_without_an_answer_is_an_error_of_its_own(ask: Any, api: Api)
     api.troubles.extend([Trouble("status", 500)] * 4)
     first, second = ask(Request(0, HI), Request(1, HI), concurrency=1)
     assert first.finish_reason is FinishReason.error
-    assert str(first.error).endswith("answered 500: boom; it was asked 4 times")
+    assert str(first.error).endswith("answered 500: boom; tried 4 times")
     assert second.text == "I heard Hi"
 
 
 def test_a_server_that_answers_nobody_ends_the_job(ask: Any, api: Api) -> None:
     api.always = Trouble("status", 500)
-    with pytest.raises(JobFailed, match="answered 500: boom; it was asked 2 times. What was answered is kept"):
+    with pytest.raises(JobFailed, match="answered 500: boom; tried 2 times. Completed answers are kept"):
         ask(*(Request(number, HI) for number in range(20)), concurrency=2, retries=1)
     assert len(api.seen) <= 12
 
 
-def test_a_wrong_request_is_not_put_again(ask: Any, api: Api) -> None:
+def test_a_wrong_request_is_not_sent_again(ask: Any, api: Api) -> None:
     api.troubles.append(Trouble("status", 400, message="too long"))
     (one,) = ask(Request(0, HI))
     assert one.finish_reason is FinishReason.error
@@ -252,38 +262,38 @@ def test_a_wrong_request_is_not_put_again(ask: Any, api: Api) -> None:
     assert len(api.seen) == 1
 
 
-def test_text_that_was_told_is_not_told_again(make_config: Make, api: Api) -> None:
+def test_text_that_was_returned_is_not_returned_again(make_config: Make, api: Api) -> None:
     api.troubles.append(Trouble("cut"))
     engine = open_engine(config_of(make_config, api.url))
-    heard: list[str] = []
-    (one,) = told(engine, [Request(0, HI)], lambda delta: heard.append(delta.text))
+    texts: list[str] = []
+    (one,) = complete_with_deltas(engine, [Request(0, HI)], lambda delta: texts.append(delta.text))
     engine.close()
-    assert heard == ["half of an ans"]
+    assert texts == ["half of an ans"]
     assert one.finish_reason is FinishReason.error
     assert "after part of the answer" in str(one.error)
     assert len(api.seen) == 1
 
 
-def test_an_answer_that_takes_too_long_is_given_up(ask: Any, api: Api) -> None:
+def test_an_answer_that_takes_too_long_is_abandoned(ask: Any, api: Api) -> None:
     api.answer, api.delay_s = lambda body: "word " * 20, 0.1
     (one,) = ask(Request(0, HI), answer_s=0.5, retries=0)
     assert "took longer than 0.5 s for an answer" in str(one.error)
 
 
-def test_tokens_that_nobody_counted_are_said(make_config: Make, api: Api) -> None:
+def test_a_missing_token_count_is_noted(make_config: Make, api: Api) -> None:
     api.always = Trouble("no_usage")
     engine = open_engine(config_of(make_config, api.url))
     (one,) = complete(engine, [Request(0, HI)])
     assert (one.text, one.new_tokens) == ("I heard Hi", 0)
-    assert engine.stats.notes == ["the server did not say how many tokens 1 answers have: those count as 0"]
+    assert engine.stats.notes == ["the server did not count the tokens of 1 answers: they count as 0"]
     engine.close()
 
 
 def test_nobody_there_is_one_error(make_config: Make) -> None:
     with unreachable() as url:
         engine = open_engine(config_of(make_config, url, extensions=Extensions.openai))
-        with pytest.raises(JobFailed, match=r"cannot be reached \(.*\). What was answered is kept"):
+        with pytest.raises(JobFailed, match=r"cannot be reached \(.*\). Completed answers are kept"):
             engine.load()
-        with pytest.raises(JobFailed, match="cannot be reached .*it was asked 4 times"):
+        with pytest.raises(JobFailed, match="cannot be reached .*tried 4 times"):
             list(complete(engine, [Request(0, HI)]))
         engine.close()

@@ -1,4 +1,4 @@
-"""Student and teacher: who answers, when, and what is kept of it; over real HTTP, with a real student where it matters."""
+"""Student and teacher: who answers when, and what is recorded; over real HTTP, with a real student if needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import warm_process
 from api_standin import Api, Trouble
-from listening import told
+from listening import complete_with_deltas
 from opening import open_engine
 from serving import serving
 
@@ -22,7 +22,8 @@ from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import FinishReason
-from runner.engines.base import Completion, Message, Request, complete
+from runner.engines.base import Completion, Message, Request
+from runner.engines.contract import complete
 from runner.engines.remote.reviews import read_verdict
 from runner.report import headline
 from runner.run import run
@@ -34,7 +35,7 @@ DRAFT = "[STUB_GENERATION]\nWhat is 2+2?..."
 
 
 class Teacher(Api):
-    """Answers `four`, and reviews by rule: one review after another."""
+    """Answers `four`, and reviews with the given texts, one after another."""
 
     def __init__(self, *reviews: str) -> None:
         super().__init__(self.teach)
@@ -121,24 +122,24 @@ def test_the_threshold_decides(ask: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "review",
     ["", "Well done, 9 of 10!", "{", '{"score": }', '{"score": true}', '{"score": "high"}', '{"score": 85}', "[1, 2]",
      '{"score": NaN}', "{" * 5000, '{"a":' * 100_000, "null"],
-    ids=lambda said: said[:12] or "nothing",
+    ids=lambda review: review[:12] or "nothing",
 )  # fmt: skip
-def test_reviews_that_are_no_json_are_survived(ask: Any, said: str) -> None:
-    assert read_verdict(said).score is None
-    if len(said) > 100:
+def test_reviews_that_are_not_json_count_as_bad(ask: Any, review: str) -> None:
+    assert read_verdict(review).score is None
+    if len(review) > 100:
         return
-    with Teacher(said) as teacher:
+    with Teacher(review) as teacher:
         one, notes = ask(teacher)
     assert (one.text, one.by) == ("four", "teacher")
-    assert notes == ['a review was no JSON {"score", "feedback"} and counted as below the threshold: 2 times']
+    assert notes == ['a review was not JSON {"score", "feedback"} and counted as below the threshold: 2 times']
 
 
-def test_a_verdict_is_found_in_what_stands_around_it() -> None:
-    said = 'Let me see {thinking}.\n```json\n{"score": 0.25, "feedback": "Mind {the} carry."}\n```\nThat is all.'
-    verdict = read_verdict(said)
+def test_a_verdict_is_found_within_other_text() -> None:
+    review = 'Let me see {thinking}.\n```json\n{"score": 0.25, "feedback": "Mind {the} carry."}\n```\nThat is all.'
+    verdict = read_verdict(review)
     assert (verdict.score, verdict.feedback) == (0.25, "Mind {the} carry.")
     assert read_verdict('{"score": 1, "feedback": ["a"]}').feedback == ""
 
@@ -150,7 +151,7 @@ def test_raw_prompts_are_revised_as_text(ask: Any) -> None:
     assert one.text.startswith("[STUB_GENERATION]\nTwo and two is[STUB_GENERATION]")
 
 
-def test_a_student_that_errs_is_answered_for(ask: Any, tiny_llama: Any) -> None:
+def test_the_teacher_answers_if_the_student_fails(ask: Any, tiny_llama: Any) -> None:
     student = StudentConfig(name=str(tiny_llama), device="cpu")
     with Teacher(good()) as teacher:
         one, notes = ask(teacher, Request(0, (Message("user", "long " * 200),)), student=student)
@@ -158,10 +159,10 @@ def test_a_student_that_errs_is_answered_for(ask: Any, tiny_llama: Any) -> None:
     assert calls(one) == [("student", "draft"), ("teacher", "answer")]
     assert one.calls is not None
     assert "the model has room for 512" in str(one.calls[0].error)
-    assert "the student erred or said nothing: 1 times" in notes
+    assert "the student failed or returned no text: 1 times" in notes
 
 
-def test_a_student_that_breaks_down_is_done_without(
+def test_the_teacher_continues_if_the_student_breaks_down(
     make_config: Make, monkeypatch: pytest.MonkeyPatch, tiny_llama: Any
 ) -> None:
     from runner.engines.local.engine import LocalSession
@@ -178,7 +179,7 @@ def test_a_student_that_breaks_down_is_done_without(
         notes = engine.stats.notes
         engine.close()
     assert [(one.text, one.by) for one in done] == [("four", "teacher")] * 3
-    assert "the student broke down (out of everything) and the teacher went on alone: 1 times" in notes
+    assert "the student broke down (out of everything) and the teacher continued alone: 1 times" in notes
 
 
 def test_a_teacher_that_does_not_answer_is_an_error_of_the_question(ask: Any) -> None:
@@ -205,19 +206,19 @@ def test_cancelling_ends_a_question_wherever_it_is(make_config: Make) -> None:
     assert (one.finish_reason, one.by) == (FinishReason.cancelled, None)
 
 
-def test_an_answer_is_told_when_it_is_clear_whose_it_is(make_config: Make) -> None:
+def test_text_is_returned_when_it_is_clear_whose_answer_counts(make_config: Make) -> None:
     with Teacher(bad()) as teacher:
         engine = open_engine(make_config(model=hybrid(teacher.url)))
-        heard: list[str] = []
-        told(engine, [Request(0, ASKED)], lambda delta: heard.append(delta.text))
+        deltas: list[str] = []
+        complete_with_deltas(engine, [Request(0, ASKED)], lambda delta: deltas.append(delta.text))
         engine.close()
-    assert heard == ["four"]
+    assert deltas == ["four"]
 
 
 # ------------------------------------------------------------------------------------------------- whole jobs
 
 
-def test_a_job_tells_who_answered_what(make_config: Make, tmp_path: Any) -> None:
+def test_a_job_records_who_answered(make_config: Make, tmp_path: Any) -> None:
     with Teacher(good(), bad(), bad(), "no json", good(), bad()) as teacher:
         config = make_config(model=hybrid(teacher.url), task=Gsm8kConfig(limit=6))
         record = run(config)
@@ -227,8 +228,8 @@ def test_a_job_tells_who_answered_what(make_config: Make, tmp_path: Any) -> None
     assert metrics["student_answers"] + metrics["teacher_answers"] == metrics["n"] == 6
     assert metrics["teacher_calls"] == len(teacher.seen)
     samples = read_samples(tmp_path / "outputs" / "jobs" / record.job_id / "samples.jsonl").values()
-    told = [call for sample in samples for call in sample.calls or []]
-    assert metrics["student_calls"] == sum(call.who == "student" for call in told)
+    calls = [call for sample in samples for call in sample.calls or []]
+    assert metrics["student_calls"] == sum(call.who == "student" for call in calls)
     assert metrics["new_tokens"] == metrics["student_new_tokens"] + metrics["teacher_new_tokens"]
     assert metrics["prompt_tokens"] == metrics["student_prompt_tokens"] + metrics["teacher_prompt_tokens"]
     assert {sample.by for sample in samples} == {"student", "teacher"}
@@ -260,7 +261,7 @@ def test_the_students_own_answers_are_those_of_the_student_alone(make_config: Ma
     assert both.result.facts["architecture"] == "LlamaForCausalLM"
 
 
-def test_what_the_teacher_cannot_be_told_is_refused(make_config: Make) -> None:
+def test_what_the_teachers_api_cannot_express_is_refused(make_config: Make) -> None:
     warm = GenerationConfig(temperature=1, top_k=5)
     model = hybrid("http://127.0.0.1:1/v1")
     model.teacher.extensions = Extensions.openai
@@ -272,7 +273,7 @@ def test_what_the_teacher_cannot_be_told_is_refused(make_config: Make) -> None:
         hybrid("http://127.0.0.1:1/v1", threshold=2)
 
 
-def test_a_team_of_agents_tells_who_answered_what(make_config: Make, tmp_path: Path) -> None:
+def test_a_team_of_agents_records_who_answered(make_config: Make, tmp_path: Path) -> None:
     with Teacher(good(), bad()) as teacher:
         config = make_config(model=hybrid(teacher.url), task=AgentsConfig(limit=2, agents=2, num_rounds=1))
         record = run(config)
@@ -295,7 +296,7 @@ def test_a_team_of_agents_tells_who_answered_what(make_config: Make, tmp_path: P
     assert again["student_answers"] + again["teacher_answers"] == again["calls"] == metrics["calls"]
 
 
-def test_a_conversation_and_a_server_tell_who_answered_what(tmp_path: Path) -> None:
+def test_a_conversation_and_a_server_record_who_answered(tmp_path: Path) -> None:
     with Teacher(good(), bad()) as teacher:
         model = ["model=hybrid", "model.student.stub=true", "model.teacher.name=tiny", "tracking=none", "print=json"]
         model += [f"model.teacher.base_url={teacher.url}", "model.teacher.price_in=1", "model.teacher.price_out=1"]
@@ -311,6 +312,6 @@ def test_a_conversation_and_a_server_tell_who_answered_what(tmp_path: Path) -> N
                 assert status == 200
             server.stop()
             served = json.loads(server.out.splitlines()[-1])["metrics"]
-    assert (served["student_answers"], served["teacher_answers"]) == (0, 2), "its reviews stay bad"
+    assert (served["student_answers"], served["teacher_answers"]) == (0, 2), "all later reviews are bad"
     assert served["teacher_calls"] == 6
     assert served["cost_usd"] > 0

@@ -1,4 +1,4 @@
-"""Log-probabilities from a server: the same as our own engine's where it is our own; refused where it has none."""
+"""Log-probabilities from a server: from ours the same as from our engine; refused if a server has none."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def test_our_own_server_scores_as_our_own_engine(make_config: Make, served: str,
 
 
 @pytest.mark.parametrize("data", ["embedded", "text.txt"])
-def test_a_server_without_is_refused_in_one_message(make_config: Make, tmp_path: Path, data: str) -> None:
+def test_a_server_without_log_probabilities_is_refused_with_one_message(
+    make_config: Make, tmp_path: Path, data: str
+) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     data = data if data == "embedded" else str(tmp_path / data)
     with Api() as api:
@@ -76,13 +78,13 @@ def test_a_server_without_is_refused_in_one_message(make_config: Make, tmp_path:
         with pytest.raises(ConfigError) as error:
             run(config)
     assert str(error.value).startswith(
-        f"model.base_url={api.url} gives no log-probabilities of a text: that takes /tokenize and, in /v1/completions, "
+        f"model.base_url={api.url} has no log-probabilities of a text: they need /tokenize and, in /v1/completions, "
         "echo with logprobs, as vLLM and task=serve have, and /tokenize answered 404: "
     )
     assert api.seen == []
 
 
-def test_what_takes_a_tokenizer_here_is_refused(make_config: Make, served: str) -> None:
+def test_what_needs_a_tokenizer_here_is_refused(make_config: Make, served: str) -> None:
     api = ApiConfig(name="embedded", base_url=served)
     for keys in ({"keep_top_k": 8}, {"reference": "quantization=none"}):
         with pytest.raises(ConfigError, match=r"needs a tokenizer on this machine, which this engine does not offer"):
@@ -90,5 +92,5 @@ def test_what_takes_a_tokenizer_here_is_refused(make_config: Make, served: str) 
 
 
 def test_a_wrong_name_is_named(make_config: Make, served: str) -> None:
-    with pytest.raises(ConfigError, match=r"no model 'other' here"):
+    with pytest.raises(ConfigError, match=r"this server has no model 'other'"):
         run(make_config(model=ApiConfig(name="other", base_url=served), task=LikelihoodConfig(limit=2)))

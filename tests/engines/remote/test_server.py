@@ -33,7 +33,9 @@ def test_openais_key_goes_to_openai(url: str, monkeypatch: pytest.MonkeyPatch) -
     "url", ["https://other.com/openai.com/v1", "https://notopenai.com/v1", "https://openai.com.cn/v1"]
 )
 def test_openais_key_goes_nowhere_else_by_itself(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"OPENAI_API_KEY goes to openai.com only: model.key_variable=OPENAI_API_KEY"):
+    with pytest.raises(
+        ConfigError, match=r"OPENAI_API_KEY is sent to openai.com only: model.key_variable=OPENAI_API_KEY"
+    ):
         key_of(model(url))
     assert key_of(model(url, key_variable="OPENAI_API_KEY")) == (OPENAIS, "OPENAI_API_KEY")
 
@@ -41,10 +43,11 @@ def test_openais_key_goes_nowhere_else_by_itself(url: str) -> None:
 def test_a_server_here_does_not_get_it_either_and_a_refusal_says_so() -> None:
     with Api(key=OPENAIS) as api:
         with ServerConnection(model(api.url)) as server, pytest.raises(ConfigError) as error:
-            server.listed()
+            server.list_models()
         with ServerConnection(model(api.url, key_variable="OPENAI_API_KEY")) as server:
-            assert server.listed().names == ["tiny"]
-    assert "answered 401: Incorrect API key provided: Bearer none (API_KEY is not set. OPENAI_API_KEY goes to " in str(
-        error.value
+            assert server.list_models().names == ["tiny"]
+    assert (
+        "answered 401: Incorrect API key provided: Bearer none (API_KEY is not set. OPENAI_API_KEY is sent to "
+        in str(error.value)
     )
     assert OPENAIS not in str(error.value)

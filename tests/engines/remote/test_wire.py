@@ -1,4 +1,4 @@
-"""What comes over the wire: bodies without bounds each have their own message, and prompts stay with their host."""
+"""The guard of responses: each kind of unlimited body has its own message, and prompts stay with their host."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from opening import open_engine
 from runner.config.model import ApiConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
-from runner.engines.base import Completion, Message, Request, complete
+from runner.engines.base import Completion, Message, Request
+from runner.engines.contract import complete
 
 HI = (Message("user", "Hi"),)
-MORE_MIB = 100  # that a body without bounds may take; each of these servers sends more
+MORE_MIB = 100  # that an unlimited body may take; each of these servers sends more
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def ask(make_config: Callable[..., RunnerConfig], api: Api) -> Callable[..., Com
     """Return a function that asks once, without a second try."""
 
     def ask(url: str = "", **keys: Any) -> Completion:
-        quick: dict[str, Any] = {"name": "tiny", "base_url": url or api.url, "retries": 0, "first_token_s": 4.0}
+        quick: dict[str, Any] = {"name": "tiny", "base_url": url or api.url, "retries": 0, "first_token_s": 60.0}
         engine = open_engine(make_config(model=ApiConfig(**quick | keys)))
         try:
             (one,) = complete(engine, [Request(0, HI)])
@@ -45,16 +46,16 @@ def ask(make_config: Callable[..., RunnerConfig], api: Api) -> Callable[..., Com
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
-        (Trouble("endless_line"), "sent a line or an event that goes on past 1 MiB"),
-        (Trouble("gzip_bomb", 200), "sent a compressed answer (gzip), which was not asked for"),
+        (Trouble("endless_line"), "sent a line or an event of more than 1 MiB"),
+        (Trouble("gzip_bomb", 200), "sent a compressed answer (gzip), which was not requested"),
         (Trouble("gzip_bomb", 400), "answered 400: Error code: 400"),
         (Trouble("endless_body", 400), "answered 400: Error code: 400"),
     ],
     ids=lambda value: f"{value.kind}-{value.status}" if isinstance(value, Trouble) else "",
 )
-def test_each_body_without_bounds_has_its_own_message(ask: Any, api: Api, trouble: Trouble, words: str) -> None:
+def test_each_unlimited_body_has_its_own_message(ask: Any, api: Api, trouble: Trouble, words: str) -> None:
     api.always = trouble
-    ask()  # what the first one takes is the libraries'
+    ask()  # the first one also takes the libraries' memory
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     error = str(ask().error)
     assert words in error
@@ -62,32 +63,32 @@ def test_each_body_without_bounds_has_its_own_message(ask: Any, api: Api, troubl
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < MORE_MIB * 1024
 
 
-def test_a_wrong_key_is_said_however_much_is_said_of_it(ask: Any, api: Api) -> None:
+def test_a_wrong_key_is_reported_even_with_an_unlimited_body(ask: Any, api: Api) -> None:
     api.always = Trouble("endless_body", 401)
     with pytest.raises(ConfigError, match=r"answered 401: Error code: 401 \(API_KEY is not set\)"):
         ask()
 
 
-def test_signs_of_life_without_a_text_are_no_silence(ask: Any, api: Api) -> None:
+def test_keep_alive_comments_without_text_are_a_fault(ask: Any, api: Api) -> None:
     api.always = Trouble("comments")
-    assert "began an answer and sent no text within 0.5 s" in str(ask(first_token_s=0.5).error)
+    assert "began an answer and sent no text within 3 s" in str(ask(first_token_s=3.0).error)
 
 
 @pytest.mark.parametrize("status", [307, 308, 301])
 def test_prompts_do_not_follow_to_another_host(ask: Any, api: Api, status: int) -> None:
     with Api() as other:
-        there = f"http://localhost:{other.port}/v1"
+        other_url = f"http://localhost:{other.port}/v1"
         for path in ("/chat/completions", "/models?key=12345"):
             api.always = Trouble("status", status, {"Location": f"http://u:pass@localhost:{other.port}/v1{path}"})
             with pytest.raises(ConfigError) as error:
                 ask()
             assert str(error.value) == (
-                f"model.base_url={api.url}: 127.0.0.1:{api.port} sends requests on to another host, "
-                f"http://localhost:{other.port}, which would get the prompts. If that is meant, give its address: "
-                f"model.base_url={there}"
+                f"model.base_url={api.url}: 127.0.0.1:{api.port} redirects to another host, "
+                f"http://localhost:{other.port}, which would get the prompts. If that is intended, use its address: "
+                f"model.base_url={other_url}"
             )
         assert other.seen == []
-        assert ask(there).text == "I heard Hi", "asked for by its own address"
+        assert ask(other_url).text == "I heard Hi", "with its own address"
     assert len(api.seen) == 2, "no second try"
 
 

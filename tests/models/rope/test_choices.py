@@ -1,4 +1,4 @@
-"""The scalings: what transformers computes for these parameters is what the loaded model turns with."""
+"""The scalings: the loaded model uses the frequencies that transformers computes for these parameters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from runner.config.rope import (
     RopeYarnConfig,
 )
 from runner.core.errors import ConfigError
-from runner.engines.base import Request, complete
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.models.load import Loaded
 from runner.models.rope.choices import max_positions, put_on, scale
 
@@ -137,7 +138,7 @@ def test_phi3_keeps_the_original_length_elsewhere() -> None:
 
 @pytest.fixture(scope="module")
 def gpt2(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that learns its positions, with damaged weights: a refusal has to come before they are read."""
+    """A model with learned positions and damaged weights: an error has to come before they are read."""
     folder = tmp_path_factory.mktemp("gpt2")
     GPT2LMHeadModel(GPT2Config(vocab_size=300, n_positions=64, n_embd=64, n_layer=1, n_head=2)).save_pretrained(folder)
     (folder / "model.safetensors").write_bytes(b"no weights")

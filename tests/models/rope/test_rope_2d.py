@@ -1,4 +1,4 @@
-"""2D RoPE against a reference written from its definition, in every way that a model is run."""
+"""2D RoPE against a reference written from its definition, in every way in which a model is run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig, RopeConfig
 from runner.core.errors import ConfigError
-from runner.engines import base
+from runner.engines import contract
 from runner.engines.base import Request
 from runner.engines.kinds import BaseCache
 from runner.models.load import release
@@ -48,7 +48,7 @@ def reference(
     return [math.cos(a) * scaling for a in angles + angles], [math.sin(a) * scaling for a in angles + angles]
 
 
-LARGE_ANGLES = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}  # there are few positions
+LARGE_ANGLES = {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}  # since the tests have few positions
 
 
 def tiny(family: str, head_dim: int = 64, attention: str = "sdpa", **keys: Any) -> Any:
@@ -57,8 +57,8 @@ def tiny(family: str, head_dim: int = 64, attention: str = "sdpa", **keys: Any) 
 
 def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
     with torch.inference_mode():
-        found: torch.Tensor = model(ids).logits
-    return found
+        output: torch.Tensor = model(ids).logits
+    return output
 
 
 # ------------------------------------------------------------------------------------------ cos and sin
@@ -338,7 +338,7 @@ def test_jobs_leave_nothing_behind(
     ):  # fmt: skip
         config = make_config(model=model_config, quantization=quantization, rope=rope, lora=loras[lora])
         engine = local_engine(config, bases)
-        list(base.complete(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
+        list(contract.complete(engine, [Request(0, tuple(IDS[0].tolist()), max_new_tokens=2)]))
         seen.append((rope.name, lora, logits(engine.loaded.model)))
         engine.close()
     for kind in ("native", "rope_2d"):
@@ -378,7 +378,7 @@ def test_jobs_of_another_rope_on_one_base_cache_get_a_clean_base(
         engine = open_engine(make_config(model=model_config, generation=generation, **rope), bases)
         loads.append(engine.load().metrics["base_loads"])
         requests = [Request(i, tuple(IDS[0, : 9 + 7 * i].tolist()), ignore_eos=True) for i in range(3)]
-        answers.append({done.id: done.token_ids for done in base.complete(engine, requests)})
+        answers.append({done.id: done.token_ids for done in contract.complete(engine, requests)})
         engine.close()
     assert loads == [1, 1, 1]
     assert answers[0] == answers[2]
@@ -398,7 +398,7 @@ def test_the_engine_answers_as_generate_does_whatever_the_batch(
     )
     requests = [Request(i, tuple(IDS[0, i : 2 + 5 * i + i].tolist()), ignore_eos=True) for i in range(4)]
     for size in (1, 3, 4):
-        for done in base.complete(open_engine(config), requests, size):
+        for done in contract.complete(open_engine(config), requests, size):
             ids = torch.tensor([requests[int(done.id)].prompt])
             settings = {"max_new_tokens": 10, "min_new_tokens": 10, "do_sample": False}
             plain = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
@@ -429,7 +429,7 @@ def test_coordinates_need_the_patch() -> None:
 
 
 def test_another_layout_of_the_pairs_is_refused() -> None:
-    """Cohere turns neighbours: numbering its pairs as if they lay in two halves would be another model."""
+    """Cohere rotates neighbours: numbering its pairs as if they were in two halves would be another model."""
     from transformers import CohereConfig, CohereForCausalLM
 
     config = CohereConfig(

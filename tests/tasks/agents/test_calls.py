@@ -61,7 +61,7 @@ def test_what_ended_in_an_error_is_asked_again_unless_nothing_could_come_of_it(t
     assert again.find(passing) is None
     assert again.find(hopeless) == answered(hopeless, FinishReason.error, permanent=True)
     assert again.asked_again == 1
-    assert CallFile(tmp_path, insists=True).find(hopeless) is None
+    assert CallFile(tmp_path, retry_permanent=True).find(hopeless) is None
     again.add(answered(passing))
     again.close()
     assert CallFile(tmp_path).find(passing) == answered(passing), "the later line counts"

@@ -170,7 +170,7 @@ def test_samples_that_are_not_what_their_calls_say_are_refused(make_config: Make
     recorder = again()
     work(agents, config, recorder, Team(say))
     (recorder.folder / CALLS).unlink()
-    with pytest.raises(EvidenceError, match="samples.jsonl, line . is not what its calls in calls.jsonl come to"):
+    with pytest.raises(EvidenceError, match="samples.jsonl, line . is inconsistent with its calls in calls.jsonl"):
         work(agents, config, again(), Team(lambda *_: "#### 1"))
     fewer = make_config(task=team(limit=2))
     with pytest.raises(EvidenceError, match="is sample 2, and this job has 2 questions"):
@@ -185,10 +185,11 @@ def test_an_engine_without_chat_is_refused_before_it_loads(make_config: Make, ag
     assert engine.loads == 0
 
 
-def test_a_kill_in_the_middle_of_the_third_agent(tmp_path: Path, runner: Callable[..., Any]) -> None:
+def test_a_kill_in_the_middle_of_a_discussion(tmp_path: Path, runner: Callable[..., Any]) -> None:
     """A real process and a real SIGKILL: the next start asks for the calls that are not on disk, and for no other."""
-    command = ["model=stub", "model.delay_s=0.8", "task=agents", "task.mode=chain", "task.limit=1", "tracking=none"]
-    process = warm_process.popen([sys.executable, "-m", "runner", *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    command = ["model=stub", "task=agents", "task.mode=chain", "task.limit=1", "tracking=none"]
+    slow = [*command, "model.delay_s=1.5"]  # so that it is not done before it is killed
+    process = warm_process.popen([sys.executable, "-m", "runner", *slow], cwd=tmp_path, stderr=subprocess.DEVNULL)
     give_up_at = time.monotonic() + 90
 
     def lines() -> list[dict[str, Any]]:
@@ -199,18 +200,20 @@ def test_a_kill_in_the_middle_of_the_third_agent(tmp_path: Path, runner: Callabl
         assert time.monotonic() < give_up_at
         assert process.poll() is None
         time.sleep(0.02)
-    time.sleep(0.2)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(60)
     before = lines()
-    assert [line["id"] for line in before] == ["test/0/0/0", "test/0/0/1"], "it died while the third agent spoke"
+    calls = [*(f"test/0/0/{agent}" for agent in range(4)), "test/0/decision"]
+    answered = [line["id"] for line in before if "code" not in line]
+    assert 2 <= len(answered) < 5, "it died while a later agent spoke"
+    assert answered == calls[: len(answered)]
     done = runner(*command)
     assert done.code == 0, done.err
-    assert "2 calls were on disk from an earlier, interrupted run" in done.out
+    assert f"{len(answered)} calls were on disk from an earlier, interrupted run" in done.out
     after = lines()
-    assert after[:2] == before
-    asked = [line["id"] for line in after[2:] if "code" not in line]
-    assert asked == ["test/0/0/2", "test/0/0/3", "test/0/decision"]
+    assert after[: len(before)] == before
+    asked = [line["id"] for line in after[len(before) :] if "code" not in line]
+    assert asked == calls[len(answered) :]
     assert re.search(r"team +5 calls · 1 programs failed", done.out)
 
 

@@ -120,14 +120,14 @@ def test_few_training_questions_are_put_again(make_config: Make, again: Starts, 
     config = make_config(task=task)
     result = work(agents, config, again(), Team(right(config)))
     notes = " ".join(result.notes)
-    assert "the training puts 8 questions and there were 3: they were put again" in notes
+    assert "training needed 8 questions and there were 3: they were used repeatedly" in notes
     assert "1 questions of task.train_split=train are among the scored ones and did not train" in notes
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"train_split": "test"}, "task.train_split=test: the questions that are scored are of this split"),
+        ({"train_split": "test"}, "task.train_split=test: the scored questions are of this split"),
         ({"train_split": "tset"}, "task.train_split=tset: no split .* Did you mean test"),
     ],
 )

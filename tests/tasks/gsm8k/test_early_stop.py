@@ -104,8 +104,8 @@ def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerCo
     ):
         run(job(3, limit=30, early_stop_vs=record.job_id))
     for keys, message in (
-        ({"limit": 41}, "has not put question 40 of this job: .* a smaller task.limit"),
-        ({"offset": 1}, "has not put question 0 of this job: .* another task.split, task.offset"),
+        ({"limit": 41}, "has not asked question 40 of this job: .* a smaller task.limit"),
+        ({"offset": 1}, "has not asked question 0 of this job: .* another task.split, task.offset"),
         ({"prompt": PromptStyle.text}, r"differs in task.prompt \(chat, here text\)"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -116,7 +116,7 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[.
     config = job(3, early_stop_vs=WHOLE)
     inputs = gsm8k.prepare(config)
     told = gsm8k.preview(inputs, config, resolve(config))
-    assert told == f"early stop: {WHOLE} ({inputs.after}), to be done before; at most 60 questions"
+    assert told == f"early stop: {WHOLE} ({inputs.after}), must run first; at most 60 questions"
     with pytest.raises(ConfigError, match="is not done in .* the same command with generation=greedy .* without task"):
         run(config)
     with pytest.raises(ConfigError, match="no finished job of that id in"):

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from list_session import ListSession
+from scripted import Answer, Scripted
 from tasking import work
 
 from runner.checkpoints.resolve import resolve
@@ -16,56 +16,11 @@ from runner.config.wording import PromptStyle
 from runner.core.errors import EvidenceError, JobFailed
 from runner.core.result import FinishReason, Verdict
 from runner.datasets.gsm8k import load_questions
-from runner.engines.base import Capability, Completion, EngineReport, Event, Request, request_sha256
-from runner.engines.stats import EngineStats
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
 
 Make = Callable[..., RunnerConfig]
 SAMPLED = GenerationConfig(temperature=0.7)
-
-
-Answer = tuple[str, FinishReason]
-
-
-class Scripted:
-    """An engine that says what it is told to, and counts."""
-
-    capabilities = frozenset(Capability)
-
-    def __init__(self, answers: Mapping[int, Answer | list[Answer]]) -> None:
-        self.answers, self.asked, self.stats = answers, [], EngineStats()  # type: ignore[var-annotated]
-
-    def load(self) -> EngineReport:
-        return EngineReport(metrics={"load_s": 0.5, "weight_mib": 1.0, "lora_modules": 2, "vocab_size": 3})
-
-    def encode(self, request: Request) -> tuple[str, list[int]]:
-        return str(request.prompt), []
-
-    def open(self, batch_size: int | None = None) -> ListSession:
-        return ListSession(self.capabilities, self.answer)
-
-    def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
-        for request in reversed(requests):
-            self.asked.append(request)
-            given = self.answers[int(request.id)]
-            for choice, (text, reason) in enumerate(given if isinstance(given, list) else [given]):
-                yield [
-                    Completion(
-                        request.id,
-                        text,
-                        list(range(3)),
-                        reason,
-                        request_sha256(self.encode(request)[0], request),
-                        10,
-                        0.1,
-                        0.2,
-                        error="boom" if reason == "error" else None,
-                        choice=choice,
-                    )
-                ]
-
-    def close(self) -> None: ...
 
 
 @pytest.fixture
@@ -129,7 +84,7 @@ def test_resume_asks_only_for_what_is_missing(make_config: Make, recorder: Calla
     recorder().job.samples_path.write_text("".join(lines[:2]) + lines[2][:20])  # torn while it was written
     engine = Scripted(answers)
     again = work(gsm8k, config, recorder(), engine)
-    assert sorted(request.id for request in engine.asked) == [0, 1]  # 3 and 2 had been answered first
+    assert sorted(map(int, engine.asked)) == [0, 1]  # 3 and 2 had been answered first
     assert again.metrics["accuracy"] == whole.metrics["accuracy"]
     assert again.notes == ["2 of 4 samples were on disk from an earlier, interrupted run"]
     assert len(recorder().done) == 4
@@ -174,7 +129,7 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
     recorder().job.samples_path.write_text("".join(lines[:2]) + lines[2][:200])
     engine = Scripted(answers)
     again = work(gsm8k, config, recorder(), engine)
-    assert [request.id for request in engine.asked] == [0]  # 2 and 1 had been answered first
+    assert engine.asked == [0]  # 2 and 1 had been answered first
     assert {**again.metrics, "peak_rss_mib": 0} == {**metrics, "peak_rss_mib": 0}
     with pytest.raises(EvidenceError, match="line 1 holds 4 answers, and this job asks for 2"):
         work(gsm8k, make_config(task=Gsm8kConfig(limit=3, samples=2), generation=SAMPLED), recorder(), engine)

@@ -153,7 +153,7 @@ def test_answers_that_change_alone_are_counted_and_asked_once(make_config: Make,
     assert result.metrics["texts_changed_share"] == 0.5
     assert result.metrics["new_tokens"] == 12, "what is asked again is no part of the score"
     [note] = result.notes
-    assert note.startswith("1 of 4 answers came out otherwise when their questions were put alone")
+    assert note.startswith("1 of 4 answers changed when their questions were asked alone")
     file = tmp_path / "job" / AGAIN
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(lines[0] + lines[1][:30])  # killed in the middle of a line

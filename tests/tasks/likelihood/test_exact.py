@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from likely import PAIRS, WORDS, jsonl, named, samples, scores
+from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoTokenizer
 
 from runner.checkpoints.footprint import predict
@@ -47,8 +47,8 @@ def test_the_divergence_is_that_of_plain_float64_and_within_the_bound_of_the_kep
     if places is not None:  # so few may wait that the longest text is read six times
         monkeypatch.setattr(side_by_side, "waiting_places", lambda _: places)
     run(two(1, keep_top_k=16))
-    kept = run(two(0, reference=named(two(1)), keep_top_k=16))
-    record = run(two(0, reference=named(two(1)), keep_top_k=16, exact=True))
+    kept = run(two(0, reference=model_overrides(two(1)), keep_top_k=16))
+    record = run(two(0, reference=model_overrides(two(1)), keep_top_k=16, exact=True))
     kl, agreed = 0.0, 0
     for row, sample, cut_off in zip(PAIRS, samples(record), samples(kept), strict=True):
         expected, same = exact_kl(two, row, len(sample.token_ids))
@@ -64,14 +64,20 @@ def test_the_divergence_is_that_of_plain_float64_and_within_the_bound_of_the_kep
     assert metrics.keys() == kept.result.metrics.keys()
     assert "at most" in headline(kept.result.metrics)["KL"]
     assert "at most" not in headline(metrics)["KL"]
-    assert f"{named(two(1))} · side by side, LlamaForCausalLM" in record.result.facts["reference"]
+    assert f"{model_overrides(two(1))} · side by side, LlamaForCausalLM" in record.result.facts["reference"]
 
 
 def test_windows_of_a_text_that_is_longer_than_what_may_wait(
     two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "text.txt").write_text(WORDS * 2)
-    keys = {"data": str(tmp_path / "text.txt"), "window": 60, "stride": 40, "exact": True, "reference": named(two(1))}
+    keys = {
+        "data": str(tmp_path / "text.txt"),
+        "window": 60,
+        "stride": 40,
+        "exact": True,
+        "reference": model_overrides(two(1)),
+    }
     whole = run(two(0, **keys)).result.metrics
     monkeypatch.setattr(side_by_side, "waiting_places", lambda _: 9)
     again = run(replace(two(0, **keys), rerun=True)).result.metrics
@@ -81,13 +87,15 @@ def test_windows_of_a_text_that_is_longer_than_what_may_wait(
 
 def test_a_model_beside_itself_has_no_divergence_and_one_that_is_its_own_reference_is_the_plain_job(two: Two) -> None:
     plain = likelihood.prepare(two(1))
-    itself = likelihood.prepare(two(1, exact=True, reference=named(two(1))))
+    itself = likelihood.prepare(two(1, exact=True, reference=model_overrides(two(1))))
     assert (itself.hashes, itself.second) == (plain.hashes, None)
-    stored, exact = (likelihood.prepare(two(0, exact=exact, reference=named(two(1)))) for exact in (False, True))
+    stored, exact = (
+        likelihood.prepare(two(0, exact=exact, reference=model_overrides(two(1)))) for exact in (False, True)
+    )
     assert stored.after
     assert (exact.after, exact.hashes["exact"]) == ("", "true")
     assert "exact" not in stored.hashes
-    config = two(1, exact=True, reference=named(two(1)))
+    config = two(1, exact=True, reference=model_overrides(two(1)))
     config.model = LocalModelConfig(
         name=config.model.name, device="cpu", dtype=Dtype.float32, attention=Attention.eager
     )
@@ -97,7 +105,7 @@ def test_a_model_beside_itself_has_no_divergence_and_one_that_is_its_own_referen
 
 
 def test_an_interrupted_job_goes_on(two: Two) -> None:
-    config = two(0, exact=True, reference=named(two(1)))
+    config = two(0, exact=True, reference=model_overrides(two(1)))
     whole = run(config)
     folder = Path(whole.output_dir)
     (folder / "result.json").unlink()
@@ -119,7 +127,7 @@ def test_distributions_of_a_row_that_is_set_back_count_once() -> None:
         course.hear("x", first, rows)
     expected = float((p.double().exp() * (p.double() - q.double()))[2:5].sum())
     assert course.waiting.count == 3
-    assert course.lately.kl_nats == pytest.approx(expected)
+    assert course.latest.kl_nats == pytest.approx(expected)
 
 
 # ------------------------------------------------------------------------------------------- what cannot work
@@ -127,7 +135,7 @@ def test_distributions_of_a_row_that_is_set_back_count_once() -> None:
 
 def test_memory_is_that_of_both(two: Two) -> None:
     alone = two(0)
-    config = two(0, exact=True, reference=named(two(1)))
+    config = two(0, exact=True, reference=model_overrides(two(1)))
     resolved = resolve(config).beside(likelihood.prepare(config).second)
     work = config.task.workload(config.generation)
     one, both = predict(alone, resolve(alone), work), predict(config, resolved, work)
@@ -149,7 +157,7 @@ def test_memory_is_that_of_both(two: Two) -> None:
 @pytest.mark.parametrize(
     ("model", "words", "message"),
     [
-        (None, "likelihood-0123456789ab", "names a job, and task.exact=true loads the reference itself: give the over"),
+        (None, "likelihood-0123456789ab", "names a job, and task.exact=true loads the reference itself: give over"),
         (None, REMOTE, "task.reference=model=api .* with task.exact=true needs whole distributions"),
         (StubConfig(), "quantization=none", "task.exact=true needs whole distributions of a continuation"),
     ],
@@ -182,7 +190,7 @@ def test_other_vocabularies_and_other_tokenizers_are_refused_before_a_weight_is_
     asked = jsonl(tmp_path / "asked.jsonl", [{"question": "How many?", "answer": "Two."}])
     config = two(0, data=asked, exact=True, reference=f"model=auto model.name={other}")
     monkeypatch.setattr("runner.models.load.load_base", None)  # whoever loads fails
-    with pytest.raises(ConfigError, match="the reference reads text 0 as other tokens, or behind another prompt"):
+    with pytest.raises(ConfigError, match="the reference reads text 0 as other tokens, or after another prompt"):
         run(config)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from likely import PAIRS, WORDS, jsonl, named, samples, scores
+from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.checkpoints.resolve import resolve
@@ -112,7 +112,7 @@ def test_windows_longer_than_the_model_reads_are_refused(
 
 def test_the_divergence_from_kept_tokens_is_within_its_bound_of_the_exact_one(two: Callable[..., RunnerConfig]) -> None:
     reference = run(two(1, keep_top_k=64))
-    record = run(two(0, reference=named(two(1))))
+    record = run(two(0, reference=model_overrides(two(1))))
     kl, agreed = 0.0, 0
     kept = read_top_k(Path(reference.output_dir) / TOP_K)
     for row, sample, theirs in zip(PAIRS, samples(record), samples(reference), strict=True):
@@ -139,27 +139,27 @@ def test_the_divergence_from_kept_tokens_is_within_its_bound_of_the_exact_one(tw
 
 def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..., RunnerConfig]) -> None:
     config = two(1, keep_top_k=64)
-    named_itself = two(1, keep_top_k=64, reference=named(config))
+    named_itself = two(1, keep_top_k=64, reference=model_overrides(config))
     assert likelihood.prepare(named_itself).hashes == likelihood.prepare(config).hashes
-    other = likelihood.prepare(two(0, keep_top_k=64, reference=named(config)))
+    other = likelihood.prepare(two(0, keep_top_k=64, reference=model_overrides(config)))
     assert other.after == other.hashes["reference"]
-    config = two(0, keep_top_k=64, reference=named(config))
+    config = two(0, keep_top_k=64, reference=model_overrides(config))
     told = [likelihood.preview(other, config, resolve(config))]
     assert run(named_itself).job_id == other.after
     told.append(likelihood.preview(other, config, resolve(config)))
-    assert [words.rpartition(", ")[2] for words in told] == ["to be done before", "done"]
+    assert [words.rpartition(", ")[2] for words in told] == ["must run first", "done"]
 
 
 def test_a_reference_that_is_not_there_is_refused_with_what_to_run(two: Callable[..., RunnerConfig]) -> None:
     with pytest.raises(ConfigError, match=r"is not done in .*the same command with model=auto .* task.keep_top_k=64"):
-        run(two(0, reference=named(two(1))))
-    with pytest.raises(ConfigError, match="no finished job in .*task.keep_top_k=64: none has been run with it yet"):
+        run(two(0, reference=model_overrides(two(1))))
+    with pytest.raises(ConfigError, match="no finished job in .*task.keep_top_k=64: there is none yet"):
         run(two(0, reference="likelihood-0123456789ab"))
     without = run(two(1))
     with pytest.raises(ConfigError, match=f"task.reference={without.job_id}: {without.job_id} has kept no top_k.jsonl"):
         run(two(0, reference=without.job_id))
     kept = run(two(1, keep_top_k=4))
-    with pytest.raises(ConfigError, match=f"jobs that can be one are {kept.job_id}"):
+    with pytest.raises(ConfigError, match=f"such jobs are {kept.job_id}"):
         run(two(0, reference="likelihood-0123456789ab"))
     assert run(two(0, reference=kept.job_id)).result.metrics["kl_truncation_nats_per_token"] > 0
 
@@ -189,7 +189,7 @@ def test_overrides_of_a_reference_are_checked(two: Callable[..., RunnerConfig], 
 
 def test_an_interrupted_job_goes_on_and_comes_to_the_same(two: Callable[..., RunnerConfig]) -> None:
     run(two(1, keep_top_k=8))
-    config = two(0, keep_top_k=8, reference=named(two(1)))
+    config = two(0, keep_top_k=8, reference=model_overrides(two(1)))
     whole = run(config)
     folder = Path(whole.output_dir)
     before = {name: (folder / name).read_text() for name in ("samples.jsonl", TOP_K)}

@@ -17,7 +17,7 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import Result, read_repeats
-from runner.engines.base import Engine
+from runner.engines.contract import Engine
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.store.jobs import Job, Recorder
 from runner.tasks.memory import figures, probe

@@ -5,7 +5,8 @@
 #define MAX_DIM 512
 #define KEY_BLOCK 512 /* keys at a time: their scores stay in the first-level cache */
 #define MAX_SCORES (KEY_BLOCK + 2 * LANES)
-#define PREFETCH_DISTANCE 8192 /* bytes: the processor's own prefetching stops at the end of a page, too soon for these reads */
+/* Bytes; the processor's own prefetching stops at the end of a page, which is too soon for these reads. */
+#define PREFETCH_DISTANCE 8192
 
 /* How many query heads and dimensions have their sums in registers side by side, and whether two blocks of keys do */
 #ifdef __AVX512F__
@@ -20,8 +21,8 @@
 #define TWO_BLOCKS(group) ((group) <= 2)
 #endif
 
-/* Asks for a cache line of a range of memory that ends at `end` and is followed by one that starts at `next`; where
-   registers are narrow, asking takes longer than it saves. */
+/* Prefetches a cache line of a range of memory that ends at `end`; the range that is read after it starts at `next`.
+   Where registers are narrow, a prefetch costs more than it saves. */
 INLINE void prefetch(const void *at, const void *end, const void *next) {
 #ifdef __AVX512F__
   const char *far = (const char *)at + PREFETCH_DISTANCE;
@@ -35,9 +36,9 @@ typedef struct {
   int64_t keys, values, capacity;
 } kv_arena;
 
-/* How they lie there, head by head. Keys: in blocks of LANES places, within a block dimension by dimension, so that
-   the scores of LANES keys are computed side by side. Values: place by place. In bfloat16 two dimensions of a key, and
-   two places of a value, lie side by side, since products of pairs are quicker than widening. */
+/* The layout of one head. Keys: in blocks of LANES places, within a block dimension by dimension, so that the scores of
+   LANES keys are computed side by side. Values: place by place. In bfloat16 two dimensions of a key, and two places of
+   a value, lie side by side, since products of pairs are faster than widening. */
 
 INLINE void store_place_f32(float *K, float *V, const float *k, const float *v, int64_t dim, int64_t place) {
   float *block = K + place / LANES * LANES * dim + place % LANES;
@@ -51,8 +52,8 @@ INLINE void store_place_bf16(bf16 *K, bf16 *V, const bf16 *k, const bf16 *v, int
   for (int64_t d = 0; d < dim; d++) pair[2 * d] = v[d];
 }
 
-/* The weights of count values as they are multiplied: in bfloat16 with a 0 behind them, the other half of the last pair
-   */
+/* The weights of `count` values in the format in which they are multiplied. In bfloat16 a 0 follows them: it fills up
+   the last pair. */
 INLINE const float *pack_weights_f32(float *s, int count, float *packed) { return s; }
 
 INLINE const bf16 *pack_weights_bf16(float *s, int count, bf16 *packed) {
@@ -61,20 +62,21 @@ INLINE const bf16 *pack_weights_bf16(float *s, int count, bf16 *packed) {
   return packed;
 }
 
-/* What the query heads of one token on one key-value head see: parts that it shares with other tokens, whose outcomes
-   are there already, and its own keys */
+/* What the query heads of one token on one key-value head see: parts that it shares with other tokens, whose results
+   are already computed, and its own keys */
 typedef struct {
-  int64_t first, end; /* own keys from `first` up to before `end`, the last of which it always sees */
-  float scale, cap;   /* cap: 0, or what scores stay below */
+  int64_t first, end; /* own keys from `first` to before `end`; it always sees the last one */
+  float scale, cap;   /* cap: the soft cap of the scores, or 0 for none */
   const float *sinks; /* 0, or a score for each head that takes weight and has no value */
   int64_t parts;
   const int64_t *part_out, *part_top, *part_sum; /* addresses of outputs not yet divided by their sums, maxima, sums */
-  const int64_t *part_row;                       /* the token's first row in each of these; -1: it sees nothing of it */
+  const int64_t *part_row;                       /* the token's first row in each part; -1: it sees nothing of it */
 } attention_view;
 
-/* Count scores become capped, where there is a cap, and the first `hidden` of them are not seen. Only some layers need
-   this, so it is kept out of the code for each shape, which takes long to compile as it is. */
-static __attribute__((noinline)) void cap_and_hide_copy(float *scores, int count, int64_t hidden, float scale, float cap) {
+/* Applies the cap, if there is one, to `count` scores, and hides the first `hidden`. Only some layers need this, so it
+   is a function of its own: the code that is compiled for each shape already takes long. */
+static __attribute__((noinline)) void cap_and_hide_copy(float *scores, int count, int64_t hidden, float scale,
+                                                        float cap) {
   if (cap)
 #pragma omp simd
     for (int j = 0; j < count; j++) scores[j] = soft_cap(scores[j] * scale, cap);
@@ -82,14 +84,14 @@ static __attribute__((noinline)) void cap_and_hide_copy(float *scores, int count
 }
 
 INLINE void cap_and_hide(float *scores, int count, int64_t hidden, float scale, float cap) {
-  float copy[MAX_SCORES]; /* a compiler has to assume that an array whose address is handed on overlaps with keys */
+  float copy[MAX_SCORES]; /* a compiler has to assume that an array whose address is passed on overlaps with keys */
   memcpy(copy, scores, count * sizeof(float));
   cap_and_hide_copy(copy, count, hidden, scale, cap);
   memcpy(scores, copy, count * sizeof(float));
 }
 
-/* One more block of keys for a head: its scores become weights, and its maximum and sum go on with them. What it has
-   summed up so far, acc [D], is scaled down to the new maximum. */
+/* Adds a block of keys to a head: its scores become weights, and its maximum and sum are updated. The sums of values so
+   far, acc [D], are scaled to the new maximum. */
 INLINE void add_scores(const int D, float *s, int count, float scale, float *top, float *sum, float *acc) {
   float m = -INFINITY, l = 0;
 #pragma omp simd reduction(max : m)

@@ -1,6 +1,5 @@
 /* Attention of each token to its own keys, for one number format (T, PACK, NAME: see kernels.c). A token's keys lie in
-   its row's arena, whatever their number; what it shares with other tokens has been computed before and is joined here.
-   */
+   its row's arena. Attention to keys that it shares with other tokens is computed before, and joined here. */
 
 /* The keys, or the values, of one head in an arena; heads are counted on from layer to layer. */
 INLINE T *NAME(keys_of)(const kv_arena *arena, int64_t head, int64_t dim) {
@@ -26,9 +25,10 @@ void NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t layer, 
   }
 }
 
-/* s[g][j] = q[g] . key j, for count keys and the rest of their blocks; v is what will be read next. Two blocks at a
-   time where there are registers for it: one sum need not wait for the other. */
-INLINE void NAME(scores)(const int D, const int G, const T *q, const T *k, int count, float s[][MAX_SCORES], const T *v) {
+/* s[g][j] = q[g] . key j, for `count` keys and the rest of their blocks; v is read next. Two blocks at a time where
+   there are enough registers: one sum does not wait for the other. */
+INLINE void NAME(scores)(const int D, const int G, const T *q, const T *k, int count, float s[][MAX_SCORES],
+                         const T *v) {
   const T *end = k + (count + LANES - 1) / LANES * LANES * D;
   const int blocks = TWO_BLOCKS(G) ? 2 : 1, parts = LANES / VEC_FLOATS;
   for (int j = 0; j < count; j += blocks * LANES) {
@@ -56,7 +56,8 @@ INLINE void NAME(scores)(const int D, const int G, const T *q, const T *k, int c
 }
 
 /* acc[g] += the sum over count places of s[g][j] * value j */
-INLINE void NAME(add_values)(const int D, const int G, float s[][MAX_SCORES], const T *v, int count, float *acc, const T *next) {
+INLINE void NAME(add_values)(const int D, const int G, float s[][MAX_SCORES], const T *v, int count, float *acc,
+                             const T *next) {
   const T *end = v + (count + 1) / 2 * 2 * D, *weights[MAX_GROUP];
   T packed[MAX_GROUP][MAX_SCORES];
   for (int g = 0; g < G; g++) weights[g] = NAME(pack_weights)(s[g], count, packed[g]);
@@ -90,7 +91,7 @@ INLINE void NAME(add_values)(const int D, const int G, float s[][MAX_SCORES], co
   }
 }
 
-/* Joins what a token shares with others into its heads' sums acc [G, D], maxima and sums of weights. */
+/* Adds the parts that a token shares with others to its heads' sums acc [G, D], maxima and sums of weights. */
 INLINE void NAME(join_parts)(const int D, const int G, const attention_view *of, float *acc, float *top, float *sum) {
   for (int64_t p = 0; p < of->parts; p++) {
     if (of->part_row[p] < 0) continue;
@@ -146,14 +147,14 @@ static void NAME(attend_head)(int64_t dim, int64_t group, const T *q, const T *K
 /* q and out: [tokens, kv_heads, group, dim]. Token t sees the first own[t] places of its row, arenas[slot[t]], from
    first[t] on (from 0 where there is no `first`), and of each part the row part_row[p][t] of [kv_heads, part_rows[p],
    group] outputs (not yet divided by their sums), maxima and sums; -1 = none. cap and sinks [kv_heads, group]: as in
-   attention_view. k and v [tokens, kv_heads, dim], unless 0: put into the last place that the token sees. That is
-   quicker than by `store` before, since the lines are read here anyway, but other tokens of the same row may not rely
-   on it. */
+   attention_view. k and v [tokens, kv_heads, dim], unless 0: they are put into the last place that the token sees. That
+   is faster than to call `store` before, since the lines are read here anyway, but other tokens of the same row must
+   not depend on it. */
 void NAME(attend)(const T *q, const kv_arena *arenas, const T *k, const T *v, int64_t layer, int64_t kv_heads,
                   int64_t group, int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *first,
-                  const int32_t *own, float scale, float cap, const float *sinks, int64_t parts, const int64_t *part_out,
-                  const int64_t *part_top, const int64_t *part_sum, const int64_t *part_rows, const int64_t *part_row,
-                  T *out, int threads) {
+                  const int32_t *own, float scale, float cap, const float *sinks, int64_t parts,
+                  const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum, const int64_t *part_rows,
+                  const int64_t *part_row, T *out, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
   for (int64_t i = 0; i < tokens * kv_heads; i++) {
     int64_t t = i / kv_heads, h = i % kv_heads, rows[parts + 1], after = i + 1 < tokens * kv_heads ? i + 1 : i;
@@ -167,7 +168,7 @@ void NAME(attend)(const T *q, const kv_arena *arenas, const T *k, const T *v, in
     if (k) NAME(store_head)(arena, head, k + i * dim, v + i * dim, dim, own[t] - 1);
     const attention_view view = {first ? first[t] : 0, own[t], scale, cap, sinks ? sinks + h * group : 0,
                                  parts, part_out, part_top, part_sum, rows};
-    NAME(attend_head)(dim, group, q + i * group * dim, NAME(keys_of)(arena, head, dim), NAME(values_of)(arena, head, dim),
-                      &view, out + i * group * dim, next);
+    NAME(attend_head)(dim, group, q + i * group * dim, NAME(keys_of)(arena, head, dim),
+                      NAME(values_of)(arena, head, dim), &view, out + i * group * dim, next);
   }
 }

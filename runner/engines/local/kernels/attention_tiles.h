@@ -8,8 +8,8 @@
 #define TILE_KEYS 512
 #define TILE_VECS 4 /* of sums side by side, for each row in the registers */
 
-/* Memory that is read next, range by range. It is asked for from `at` on while something is multiplied, so many
-   sixteenths of a cache line at each step; sixteenths_left: what is left over of a line. */
+/* Memory that is read next, range by range. It is prefetched from `at` on while something is multiplied, some
+   sixteenths of a cache line at each step; sixteenths_left: the remainder that is less than a line. */
 typedef struct {
   const char *at, *end;
 } memory_range;
@@ -77,8 +77,8 @@ INLINE void NAME(add_tile_values)(const int D, T weights[][TILE_KEYS], const T *
     }
 }
 
-/* The scores of one row of a tile become weights, and its maximum and sum go on with them. Returns what its values so
-   far are multiplied by, for the new maximum. */
+/* The scores of one row of a tile become weights, and its maximum and sum are updated. Returns the factor that scales
+   its sums of values so far to the new maximum. */
 INLINE float NAME(tile_weights)(const float *s, int keys, float scale, T *weights, float *top, float *sum) {
   __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
   for (int j = 0; j < keys; j += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(s + j));
@@ -101,7 +101,7 @@ INLINE float NAME(tile_weights)(const float *s, int keys, float scale, T *weight
 }
 
 /* Up to TILE_ROWS rows of one key-value head over the keys of an arena: row r sees those from first[r] to sees[r],
-   which may be none. cap: 0, or what scores stay below. */
+   which may be none. cap: the soft cap of the scores, or 0 for none. */
 INLINE void NAME(attend_tile_shape)(const int D, const T *q, const T *K, const T *V, const int64_t *first,
                                     const int64_t *sees, int rows, float scale, float cap, float *acc, float *top,
                                     float *sum, prefetch_queue *next) {

@@ -1,6 +1,6 @@
-/* Sums with 4-bit weights. They are looked up anew for each tile of rows: that is hidden behind the products, and
-   storing them would not be. 32 bytes hold a pair of inputs of 32 outputs: those of the first 16 in their lower halves.
-   */
+/* Sums with 4-bit weights. The weights are looked up again for each tile of rows: the processor does that beside the
+   products, but it could not hide the time for storing them. 32 bytes hold a pair of inputs of 32 outputs: those of the
+   first 16 in their lower halves. */
 
 /* `table` holds the 16 values of the code twice, so that the upper half of a byte does not matter where the lower one
    is looked up. */
@@ -10,13 +10,13 @@ INLINE void look_up_four_bit(const char *bytes, __m512i table, __m512i *first, _
   *second = _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table);
 }
 
-/* Where a product with 4-bit weights is */
+/* How far a product with 4-bit weights has come */
 typedef struct {
   const bf16 *x;
   const char *panels[2];
   const bf16 *scales[2];
   int64_t inputs, outputs, blocks; /* blocks: how many are left */
-  int64_t steps, lines;            /* of a block: steps, and cache lines that are asked for meanwhile */
+  int64_t steps, lines;            /* of a block: steps, and cache lines that are prefetched meanwhile */
   next_weights next;
 } four_bit_cursor;
 
@@ -44,7 +44,7 @@ INLINE void four_bit_block(const int R, const int P, const four_bit_cursor *at, 
   }
 }
 
-/* Goes on to the next block of inputs, and asks for some of what is multiplied next. */
+/* Moves to the next block of inputs, and prefetches some of what is multiplied next. */
 INLINE void next_four_bit_block(const int P, four_bit_cursor *at) {
 #pragma GCC unroll 2
   for (int i = 0; i < P; i++) at->panels[i] += at->steps * PANEL, at->scales[i] += at->outputs;
@@ -57,8 +57,7 @@ INLINE void next_four_bit_block(const int P, four_bit_cursor *at) {
 }
 
 /* y [R, stride] = sums of R rows and a panel or two of 4-bit weights. The sums of a block are multiplied by its scale
-   and added to those before, which stay in the registers, too: so there are half as many rows or panels as elsewhere.
-   */
+   and added to those before. These stay in the registers, too: a tile has half as many rows or panels as elsewhere. */
 INLINE void four_bit_tile(const int R, const int P, four_bit_cursor at, const void *const *tables, float *y,
                           int64_t stride) {
   __m512i table[2];
@@ -95,10 +94,12 @@ static void four_bit_sums(const product *p, const panel_pair *u, const bf16 *x, 
   const int64_t blocks = p->inputs / u->of[0]->block, per_tile = ceil_div(next.lines, tiles);
   const void *tables[2] = {u->of[0]->constants, u->of[1]->constants};
   four_bit_cursor at = {.x = x, .panels = {u->first, u->second}, .inputs = p->inputs, .outputs = u->of[0]->outputs,
-                        .blocks = blocks, .steps = u->of[0]->block / 2, .lines = ceil_div(per_tile, blocks), .next = next};
+                        .blocks = blocks, .steps = u->of[0]->block / 2, .lines = ceil_div(per_tile, blocks),
+                        .next = next};
   for (int i = 0; i < 2; i++) at.scales[i] = (const bf16 *)u->of[i]->scale + u->output[i];
   for (int64_t s = 0, r = 0; s < tiles; s++) {
-    const int64_t count = ceil_div(rows - r, tiles - s), left = next.lines - s * per_tile; /* about equally many in each */
+    const int64_t count = ceil_div(rows - r, tiles - s); /* about equally many in each */
+    const int64_t left = next.lines - s * per_tile;
     at.next.lines = left < 0 ? 0 : left < per_tile ? left : per_tile;
     four_bit_cursor second = at;
     second.panels[0] = at.panels[1], second.scales[0] = at.scales[1], second.next.first = at.next.second;

@@ -1,11 +1,11 @@
 /* A whole forward pass of a plain Llama in a single call, for one number format (T, PACK, NAME: see kernels.c): one
-   region of threads, which go through its phases together. What lies between two operations of torch is rounded as
-   torch does. */
+   region of threads, which go through its phases together. Between two steps that are two operations in torch, numbers
+   are rounded as torch rounds them. */
 
 #ifndef FUSED_FORWARD
 #define FUSED_FORWARD
 #define LAYER_PHASES (4 * PRODUCT_PHASES + 5) /* beside them: the embedding, and the product of the head */
-#define OWN_CHUNK 4 /* most heads of tokens that are claimed at a time: their keys differ in number */
+#define OWN_CHUNK 4 /* heads of tokens in a chunk, at most: their numbers of keys differ */
 
 typedef struct {
   int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized;
@@ -41,23 +41,25 @@ typedef struct {
   void *workspace, *logits;
 } fused_tokens;
 
-/* A pass on its way */
+/* A pass in progress */
 typedef struct {
   const fused_model *model;
   const fused_layer *layers;
   const fused_tokens *in;
   int64_t q_width, kv_width, qkv_width; /* of all heads of a token */
-  void *x, *normed, *qkv, *inner;       /* [tokens, hidden], the same, [tokens, qkv_width], [tokens, widest of the rest] */
+  void *x, *normed; /* [tokens, hidden] */
+  void *qkv, *inner; /* [tokens, qkv_width], [tokens, widest of the rest] */
   int64_t *part_out, *part_top, *part_sum; /* addresses of each part's outputs, maxima and sums, as in attention_view */
-  int64_t *first_tile;                     /* of each part, heads and rows counted on; and how many there are */
-  int is_interleaved; /* what tokens share, and then what is their own, tile by tile: memory and products work side by side */
+  int64_t *first_tile; /* of each part, counted on over heads and rows; the last entry is the number of all tiles */
+  int is_interleaved;  /* shared keys and then own keys, tile by tile: own keys are prefetched during products */
   quantized_workspace work;
   int threads, is_alone;
 } fused_pass;
 #endif
 
 /* Rotates the heads [count, dim] of one token to its position (RoPE), after their norms where there are any. */
-INLINE void NAME(rotate)(T *heads, int64_t count, int64_t dim, const T *norm, float epsilon, const T *cos, const T *sin) {
+INLINE void NAME(rotate)(T *heads, int64_t count, int64_t dim, const T *norm, float epsilon, const T *cos,
+                         const T *sin) {
   const int64_t half = dim / 2;
   for (int64_t h = 0; h < count; h++, heads += dim) {
     if (norm) NAME(norm_row)(heads, norm, dim, epsilon, heads);
@@ -85,8 +87,7 @@ INLINE void NAME(rotate)(T *heads, int64_t count, int64_t dim, const T *norm, fl
   }
 }
 
-/* ----------------------------------------------------------------------------------------- what is multiplied in a
-   layer */
+/* ------------------------------------------------------------------------------------------ the products of a layer */
 
 INLINE product NAME(fused_product)(const fused_pass *s, const void *x, int64_t rows, int64_t inputs, const matrix *m,
                                    int64_t count, int output_mode, void *out, int64_t stride) {
@@ -103,14 +104,13 @@ static product NAME(logits_product)(const fused_pass *s) {
                              s->model->head.outputs);
 }
 
-/* A product, and the wait until all of it is there */
+/* Computes a product, and waits until all of it is done. */
 INLINE void NAME(product_and_wait)(const fused_pass *s, const product *p, const product *then, phase **now) {
   NAME(run_product)(p, then, now, s->threads);
   barrier((*now)++, p->tasks, s->is_alone);
 }
 
-/* --------------------------------------------------------------------------------------------- phases between products
-   */
+/* ------------------------------------------------------------------------------------------ phases between products */
 
 static void NAME(embed_tokens)(const fused_pass *s, phase *now) {
   const fused_model *m = s->model;
@@ -147,16 +147,17 @@ static void NAME(norm_tokens)(const fused_pass *s, const T *norm, int64_t count,
   const int64_t hidden = s->model->hidden, chunk = chunk_of(count, s->threads), chunks = ceil_div(count, chunk);
   FOR_EACH_CHUNK(i, now, chunks, s->is_alone)
     FOR_EACH_ITEM(t, i, chunk, count)
-      NAME(norm_row)((T *)s->x + (keep ? keep[t] : t) * hidden, norm, hidden, s->model->epsilon, (T *)s->normed + t * hidden);
+      NAME(norm_row)((T *)s->x + (keep ? keep[t] : t) * hidden, norm, hidden, s->model->epsilon,
+                     (T *)s->normed + t * hidden);
   barrier(now, chunks, s->is_alone);
 }
 
-/* -------------------------------------------------------------------------------------------------------------
-   attention */
+/* -------------------------------------------------------------------------------------------------------- attention */
 
 /* One token's query heads of a key-value head over its parts and its own keys. Those of token `then` and its head come
    next. */
-static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int64_t h, int64_t then, int64_t then_head) {
+static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int64_t h, int64_t then,
+                             int64_t then_head) {
   const fused_model *m = s->model;
   const fused_tokens *in = s->in;
   const int64_t dim = m->dim, group = m->group, head = layer * m->kv_heads + h;
@@ -186,10 +187,10 @@ static void NAME(attend_own_keys)(const fused_pass *s, int64_t layer, phase *now
 }
 
 #ifdef HAS_AVX512_BF16
-#define PREFETCH_BYTES (512 * 1024) /* that stay in the second-level cache until they are read */
-#define MAX_SIXTEENTHS 32 /* two lines for each step of a tile: more than memory delivers would hold up the products */
+#define PREFETCH_BYTES (512 * 1024) /* these stay in the second-level cache until they are read */
+#define MAX_SIXTEENTHS 32 /* two lines for each step of a tile: more than memory delivers would delay the products */
 
-/* The own keys and values of some tokens, to be asked for while what they share is multiplied, evenly over that time */
+/* The own keys and values of some tokens, to be prefetched evenly while the keys that they share are multiplied */
 static prefetch_queue NAME(prefetch_own_keys)(const fused_tokens *in, int64_t head, int64_t first, int64_t after,
                                               int64_t dim, memory_range *ranges) {
   int64_t count = 0, bytes = 0, keys = 0;
@@ -225,8 +226,8 @@ static void NAME(attend_parts)(const fused_pass *s, int64_t layer, phase *now) {
   barrier(now, tiles, s->is_alone);
 }
 
-/* What the tokens of a tile share, in all parts, and then what is their own. All parts have the same tokens, so tile i
-   of each is of the same. */
+/* The keys that the tokens of a tile share, in all parts, and then their own keys. All parts have the same tokens, so
+   tile i of each part has the same ones. */
 static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *now) {
   const fused_model *m = s->model;
   const int64_t all = s->first_tile[1], tiles = all / m->kv_heads, tokens = s->in->tokens;
@@ -242,8 +243,7 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
 }
 #endif
 
-/* ----------------------------------------------------------------------------------------------------------------
-   passes */
+/* ----------------------------------------------------------------------------------------------------------- passes */
 
 static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
   const fused_model *m = s->model;
@@ -252,7 +252,8 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
   const int is_last = l + 1 == m->layers;
   const product to_qkv = NAME(qkv_product)(s, l);
   const product to_out = NAME(fused_product)(s, s->inner, tokens, s->q_width, &layer->out, 1, ADD, s->x, hidden);
-  const product to_gated = NAME(fused_product)(s, s->normed, tokens, hidden, layer->gated, 2, GATED, s->inner, m->inner);
+  const product to_gated =
+      NAME(fused_product)(s, s->normed, tokens, hidden, layer->gated, 2, GATED, s->inner, m->inner);
   const product to_down = NAME(fused_product)(s, s->inner, tokens, m->inner, &layer->down, 1, ADD, s->x, hidden);
   const product later = is_last ? NAME(logits_product)(s) : NAME(qkv_product)(s, l + 1);
 
@@ -274,8 +275,7 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
 }
 
 #ifdef HAS_AVX512_BF16
-/* Takes what the outcomes of the parts need out of the workspace, and decides how parts and own keys follow each other.
-   */
+/* Allocates the parts' results in the workspace, and decides whether parts and own keys are interleaved. */
 static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
   const fused_model *m = s->model;
   const fused_tokens *in = s->in;
@@ -292,7 +292,7 @@ static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
 }
 #endif
 
-/* in->logits: [kept, outputs of the head]. in->workspace: of as many bytes as fused_forward.py's `_workspace_bytes` */
+/* in->logits: [kept, outputs of the head]. in->workspace: its size is that of fused_forward.py's `_workspace_bytes`. */
 void NAME(fused_forward)(const fused_model *m, const fused_layer *layers, const fused_tokens *in, int threads) {
   const int64_t tokens = in->tokens, parts = in->parts, phases = m->layers * LAYER_PHASES + PRODUCT_PHASES + 1;
   int64_t part_out[parts + 1], part_top[parts + 1], part_sum[parts + 1], first_tile[parts + 1];

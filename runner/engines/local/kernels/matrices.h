@@ -21,16 +21,19 @@ enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8 }; /* as in matrices.py */
 typedef struct {
   const void *weight, *bias; /* bias: or 0 */
   int64_t outputs, kind;
-  const void *scale; /* FOUR_BIT: bfloat16 [inputs / block, outputs]; ROW_INT8: float32, WEIGHT_INT8: bfloat16 [outputs] */
-  const void *constants; /* FOUR_BIT: its code's 16 values twice, bfloat16; ROW_INT8: int32 [outputs] (see row_int8.h) */
-  int64_t block;         /* FOUR_BIT: inputs that share a scale */
-  float threshold;       /* ROW_INT8: from where a number is an outlier; 0: none is */
+  /* FOUR_BIT: bfloat16 [inputs / block, outputs]; ROW_INT8: float32 [outputs]; WEIGHT_INT8: bfloat16 [outputs] */
+  const void *scale;
+  /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8: int32 [outputs] (see row_int8.h) */
+  const void *constants;
+  int64_t block;   /* FOUR_BIT: inputs that share a scale */
+  float threshold; /* ROW_INT8: a number of at least this size is an outlier; 0: none is */
 } matrix;
 
-/* What becomes of the sums: they are stored, added to what is there, or go through silu(first) * second. */
+/* What is done with the sums: they are stored, added to the numbers that are there, or go through silu(first) * second.
+ */
 enum { STORE, ADD, GATED };
 
-/* What products with quantized weights work in; the rows of ROW_INT8 are quantized for all threads. */
+/* The workspace of products with quantized weights; the rows of ROW_INT8 are quantized for all threads. */
 typedef struct {
   uint8_t *bytes;           /* [rows, padded]: the rows */
   uint8_t *outlier_marks;   /* of each column, 0 between products */
@@ -54,7 +57,7 @@ typedef struct {
   int64_t tasks; /* a task: a chunk of panel pairs by a block of rows */
 } product;
 
-/* What is multiplied at once: a panel, or two of one matrix or of the two that gate each other. */
+/* The panels that are multiplied at once: one, two of one matrix, or one of each of two that gate each other */
 typedef struct {
   const char *first, *second; /* second: or 0 */
   const matrix *of[2];        /* whose these are */
@@ -62,7 +65,7 @@ typedef struct {
   int64_t column, width;      /* where the sums go */
 } panel_pair;
 
-/* What is multiplied next and asked for meanwhile: so many cache lines of each of two panels */
+/* The weights that are multiplied next and prefetched meanwhile: `lines` cache lines of each of two panels */
 typedef struct {
   const char *first, *second;
   int64_t lines;
@@ -73,10 +76,11 @@ INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
   return m->kind == PLAIN ? inputs * size : m->kind == FOUR_BIT ? inputs / 2 : inputs;
 }
 
-/* Into how many blocks rows are divided: each stays in the cache, there is work for all threads until the end, and none
-   is too small to be worth reading the weights for. */
+/* The number of blocks into which rows are divided: each block stays in the cache, all threads have work until the end,
+   and no block is too small to be worth reading the weights for. */
 static int64_t row_blocks(const product *p, int is_quantized, int64_t size, int threads) {
-  const int64_t most = p->rows / (4 * REGISTER_ROWS), tasks = (is_quantized ? 8 : 16) * threads; /* quantized: each unpacks */
+  const int64_t most = p->rows / (4 * REGISTER_ROWS);
+  const int64_t tasks = (is_quantized ? 8 : 16) * threads; /* each task unpacks quantized weights again */
   int64_t blocks = ceil_div(p->rows * p->inputs * (p->row_int8 ? 1 : size), CACHED_ROW_BYTES);
   if (threads > 1 && p->chunks * blocks < tasks) blocks = ceil_div(tasks, p->chunks);
   if (is_quantized && blocks < ceil_div(p->rows, MAX_QUANTIZED_ROWS)) blocks = ceil_div(p->rows, MAX_QUANTIZED_ROWS);
@@ -84,8 +88,8 @@ static int64_t row_blocks(const product *p, int is_quantized, int64_t size, int 
 }
 
 static product product_of(const void *x, int64_t rows, int64_t inputs, const matrix *matrices, int64_t count,
-                          int output_mode, void *out, int64_t stride, const quantized_workspace *workspace, int64_t size,
-                          int threads) {
+                          int output_mode, void *out, int64_t stride, const quantized_workspace *workspace,
+                          int64_t size, int threads) {
   product p = {x, rows, inputs, matrices, count, output_mode, out, stride, workspace};
   const int64_t panels = output_mode == GATED ? 2 : PANELS_AT_ONCE;
   int is_quantized = 0;

@@ -1,6 +1,6 @@
 """The compiled kernels of the engine: `kernels.c` and its headers, built once by the machine's C compiler.
 
-Where there is no compiler, or the build or its check fails, `kernels()` is None and plain torch does the same work.
+Without a compiler, or if the build or its check fails, `kernels()` is None and plain torch does the same work.
 RUNNER_NATIVE=0 turns it off.
 """
 
@@ -16,14 +16,11 @@ import tempfile
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from runner.core import machine
-
-if TYPE_CHECKING:
-    from runner.engines.local.kv_cache import Heads
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +31,7 @@ SOURCE = "kernels.c"  # includes the headers beside it
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} -w -shared -fPIC"
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
-PRODUCTS = ("product", "fused_forward")  # of bfloat16 where the processor has instructions for them
+PRODUCTS = ("product", "fused_forward")  # in bfloat16 only where the processor has instructions for them
 
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
@@ -74,20 +71,20 @@ class Kernels:
                 self._functions[name, dtype] = function
 
     def has(self, name: str, dtype: torch.dtype) -> bool:
-        """Whether this processor has one for a number format."""
+        """Whether this processor has a function for a number format."""
         return (name, dtype) in self._functions
 
     def __call__(self, name: str, dtype: torch.dtype | None, *arguments: Any) -> None:
-        """Call one on as many threads as torch uses; dtype None: it has a single one."""
+        """Call a function on as many threads as torch uses; dtype None: it has only one version."""
         self._functions[name, dtype](*arguments, torch.get_num_threads())
 
 
 @cache
 def kernels() -> Kernels | None:
-    """Return the kernels, built if need be; None where they cannot be had, and the log says why."""
+    """Return the kernels, built if necessary; None if they are unavailable, and the log says why."""
     compiler = machine.c_compiler()
     if compiler is None:
-        log.info("no C compiler is here, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower")
+        log.info("there is no C compiler, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower")
         return None
     try:
         library = _build(compiler)
@@ -103,9 +100,9 @@ def kernels() -> Kernels | None:
 
 
 def argmax(scores: torch.Tensor) -> torch.Tensor:
-    """Return the place of the largest of each row [B, V], -1 where one of them is NaN.
+    """Return the place of the largest number of each row [B, V], -1 for a row with NaN.
 
-    torch widens 16 bits in a copy first, which takes longer.
+    torch would first convert 16-bit numbers in a copy, which takes longer.
     """
     compiled = for_logits(scores)
     if compiled is None:
@@ -121,12 +118,12 @@ class RowSettings(NamedTuple):
     """How each row of a batch is sampled, as C reads it."""
 
     numbers: torch.Tensor  # float64 [B, P]: the parameters in the order of the table in config/sampling.py
-    seen: torch.Tensor  # int64 [B]: where its marks [V] of tokens that it has begin, 0: no penalty
-    counts: torch.Tensor  # int64 [B]: where the counts [V] of its answer's tokens begin, 0: no penalty
+    seen: torch.Tensor  # int64 [B]: address of the marks [V] of tokens in prompt and answer, 0: no penalty
+    counts: torch.Tensor  # int64 [B]: address of the counts [V] of the answer's tokens, 0: no penalty
 
 
 def sample(compiled: Kernels, logits: torch.Tensor, settings: RowSettings, uniform: torch.Tensor) -> torch.Tensor:
-    """Return the next token of each row [B, V] by its settings and its random number, -1 where one of them is NaN."""
+    """Return the next token of each row [B, V] by its settings and its random number, -1 for a row with NaN."""
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
     count, width = logits.shape
     share = 2 * (int(2.05 * width) + 128)  # numbers for each thread; an even number
@@ -141,22 +138,16 @@ def sample(compiled: Kernels, logits: torch.Tensor, settings: RowSettings, unifo
 
 
 def for_logits(logits: torch.Tensor) -> Kernels | None:
-    """Return the kernels where they read such logits, and can be had."""
+    """Return the kernels if they are available and read such logits."""
     return kernels() if logits.device.type == "cpu" and logits.dtype in FORMATS else None
 
 
-def for_heads(heads: Heads) -> Kernels | None:
-    """Return the kernels where they are made for such heads on such a device, and can be had."""
-    made = heads.dtype in FORMATS and heads.group <= MAX_GROUP and heads.dim <= MAX_DIM and heads.dim % LANES == 0
-    return kernels() if made and heads.device.type == "cpu" else None
-
-
 def _build(compiler: str) -> Path:
-    """Compile into the cache, unless this source on this processor is there already."""
-    here = Path(__file__).parent
-    text = "".join(path.read_text() for path in sorted(here.glob("*.[ch]")))
+    """Compile into the cache, unless the cache has this source for this processor."""
+    source = Path(__file__).parent
+    text = "".join(path.read_text() for path in sorted(source.glob("*.[ch]")))
     key = hashlib.sha256(f"{text}{compiler}{FLAGS}{_processor()}".encode()).hexdigest()[:16]
-    # without a home (a container's user that nobody has named), "~" stays as it is, and is no place to write to
+    # without a home (an unnamed user in a container), "~" is not expanded, and nothing can be written there
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(home) / "runner"
     library = folder / f"kernels-{key}.so"
@@ -166,17 +157,17 @@ def _build(compiler: str) -> Path:
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
     if not (folder.is_absolute() and folder.is_dir() and os.access(folder, os.W_OK)):
-        # no cache: built anew by each process, which takes half a minute
+        # no cache: each process builds its own, which takes half a minute
         library = Path(tempfile.mkdtemp(prefix="runner-")) / library.name
     partial = library.with_name(f"{library.name}.{os.getpid()}")
-    command = [compiler, *FLAGS.split(), str(here / SOURCE), "-o", str(partial), "-lm"]
+    command = [compiler, *FLAGS.split(), str(source / SOURCE), "-o", str(partial), "-lm"]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
     partial.replace(library)  # several processes may build at once: the last one wins, all are the same
     return library
 
 
 def _processor() -> str:
-    """Name the instruction set: a cache on a shared disk may serve machines that differ."""
+    """Return the instruction set: different machines may share a cache on a shared disk."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())

@@ -5,7 +5,7 @@
 INLINE float NAME(rounded)(float x) { return NAME(to_float)(NAME(from_float)(x)); }
 
 #ifdef HAS_AVX512_BF16
-/* What write_outputs does, for LANES sums */
+/* write_outputs for LANES sums */
 INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float *second, const T *bias, T *out) {
   __m512 a = _mm512_loadu_ps(y);
   if (output_mode == GATED) {
@@ -22,7 +22,7 @@ INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float 
 }
 #endif
 
-/* The sums y [rows, width] of rows from one on go where they belong. */
+/* Writes the sums y [rows, width] of `rows` rows, from `row` on, to the product's output. */
 INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y, int64_t y_stride, const float *second,
                                 int64_t rows, int64_t row) {
   const matrix *m = u->of[0];
@@ -58,7 +58,7 @@ INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y,
 }
 
 #ifdef HAS_AVX512_VNNI
-/* A pair of panels of quantized weights by rows from one on */
+/* Multiplies a pair of panels of quantized weights by `rows` rows, from `row` on. */
 static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int64_t row, int64_t rows,
                                      next_weights next) {
   char *panels = p->workspace->thread_buffers + omp_get_thread_num() * THREAD_BUFFER_BYTES;
@@ -70,12 +70,13 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
 }
 #endif
 
-/* A pair of panels of plain weights by rows from one on, REGISTER_ROWS or fewer at a time */
+/* Multiplies a pair of panels of plain weights by `rows` rows, from `row` on, at most REGISTER_ROWS at a time. */
 INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t row, int64_t rows, next_weights next) {
   const int64_t tiles = ceil_div(rows, REGISTER_ROWS), steps = p->inputs / PACK, per_tile = ceil_div(next.lines, tiles);
   float y[REGISTER_ROWS * 2 * PANEL];
   register_tile tile = {.stride = p->inputs, .steps = steps, .panel = u->first,
-                        .second = PANELS_AT_ONCE == 2 ? u->second : 0, .y = y, .lines = ceil_div(per_tile, steps / 4 + 1)};
+                        .second = PANELS_AT_ONCE == 2 ? u->second : 0, .y = y,
+                        .lines = ceil_div(per_tile, steps / 4 + 1)};
   for (int64_t s = 0, r = 0; s < tiles; s++) {
     const int some = (int)ceil_div(rows - r, tiles - s); /* about equally many in each */
     const int64_t begin = s * per_tile * CACHE_LINE, lines = next.lines - s * per_tile;
@@ -93,10 +94,11 @@ INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t 
   }
 }
 
-/* Does one task of a product. `after` is what this thread does next, of the product `then` (or 0): its weights are
-   asked for meanwhile. */
+/* Does one task of a product. `after` is the task that this thread does next, of the product `then` (or 0): its weights
+   are prefetched meanwhile. */
 static void NAME(run_product_task)(const product *p, int64_t task, const product *then, int64_t after) {
-  const int64_t row = task / p->chunks * p->row_block, rows = p->rows - row < p->row_block ? p->rows - row : p->row_block;
+  const int64_t row = task / p->chunks * p->row_block;
+  const int64_t rows = p->rows - row < p->row_block ? p->rows - row : p->row_block;
   const int64_t first = task % p->chunks * p->pairs_per_chunk;
   const int64_t last = first + p->pairs_per_chunk < p->pairs ? first + p->pairs_per_chunk : p->pairs;
   for (int64_t at = first; at < last; at++) {
@@ -123,9 +125,9 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
 #endif
 }
 
-/* Does what this thread gets of a product's tasks; the next one is claimed before the last is done, so that its weights
-   are on their way meanwhile. `then`: the product that comes later, or 0. It takes PRODUCT_PHASES phases, and leaves
-   the last one to be waited for. */
+/* Does this thread's share of a product's tasks. The next task is claimed before the current one is done, so that its
+   weights can be prefetched. `then`: the product that comes later, or 0. It goes through PRODUCT_PHASES phases; the
+   caller waits for the end of the last one. */
 #define PRODUCT_PHASES 3
 static void NAME(run_product)(const product *p, const product *then, phase **now, int threads) {
   const int is_alone = threads == 1;
@@ -141,7 +143,7 @@ static void NAME(run_product)(const product *p, const product *then, phase **now
   }
 }
 
-/* out [rows, outputs] = x [rows, inputs] by a matrix; workspace: for quantized ones, of quantized_room_bytes */
+/* out [rows, outputs] = x [rows, inputs] by a matrix; workspace: for quantized ones, of quantized_workspace_bytes */
 void NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m, char *workspace, T *out, int threads) {
   phase phases[PRODUCT_PHASES] __attribute__((aligned(CACHE_LINE))) = {0};
 #ifdef HAS_AVX512_VNNI

@@ -1,7 +1,6 @@
 /* Sums with quantized weights, read as bitsandbytes or torchao holds them. int8 weights are unpacked into the cache,
-   some inputs of a panel at a time, multiplied by all rows of a task, and left behind; few rows are multiplied as the
-   weights are read. 4-bit weights: see four_bit.h. The arithmetic is the library's own, step by step, so that the
-   results are its results. */
+   some inputs of a panel at a time, and multiplied by all rows of a task; few rows are multiplied as the weights are
+   read. 4-bit weights: see four_bit.h. The arithmetic is the library's, step by step, and so are the results. */
 
 #define UNPACKED_INPUTS 1024 /* of a panel that are unpacked at a time as bytes; as pairs half as many */
 #define FEW_ROWS 4           /* are multiplied by bytes that are not unpacked */
@@ -13,7 +12,8 @@ INLINE int64_t padded(int64_t inputs) { return ceil_div(inputs, CACHE_LINE) * CA
 
 INLINE __mmask16 lanes(int64_t left) { return left >= LANES ? 0xffff : left > 0 ? (1u << left) - 1 : 0; }
 
-/* Takes what products of so many rows and inputs at most work in out of a workspace: see quantized_room_bytes. */
+/* Allocates the workspace of products of at most so many rows and inputs; its size: see quantized_workspace_bytes in
+   pass_memory.py. */
 static quantized_workspace allocate_quantized(char **workspace, int64_t rows, int64_t inputs, int threads) {
   const int64_t width = padded(inputs);
   quantized_workspace w;
@@ -28,7 +28,8 @@ static quantized_workspace allocate_quantized(char **workspace, int64_t rows, in
 }
 
 /* out [16 words][16 rows], `step` words apart, of 64 bytes of each of 16 rows; 0 where there is no row or no byte */
-INLINE void transpose_words(const void *rows, int64_t stride, int64_t count, int64_t bytes, uint32_t *out, int64_t step) {
+INLINE void transpose_words(const void *rows, int64_t stride, int64_t count, int64_t bytes, uint32_t *out,
+                            int64_t step) {
   const char *at = rows;
   char part[LANES][64];
   if (count < LANES || bytes < 64) {
@@ -64,7 +65,7 @@ INLINE __m128i sum_of_lanes(__m512i a, __m512i b, __m512i c, __m512i d) {
   return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-/* y [R, stride] = the int32 sums of R quantized rows x with so many outputs of a panel of bytes, as it is held */
+/* y [R, stride] = the int32 sums of R quantized rows x with `count` outputs of a panel, in the library's layout */
 INLINE void few_int8_sums(const int R, const uint8_t *x, int64_t inputs, const char *panel, int64_t count, float *y,
                           int64_t stride, const char *next) {
   for (int64_t o = 0; o < count; o += 4) {
@@ -138,7 +139,7 @@ INLINE void unpack_pairs(const char *from, int64_t stride, int64_t inputs, char 
     }
 }
 
-/* Some inputs of one of a pair of panels, from an input on */
+/* Unpacks some inputs, from `from` on, of one of a pair of panels. */
 static void unpack(const panel_pair *u, int which, int64_t from, int64_t inputs, int64_t stride, char *to) {
   const matrix *m = u->of[which];
   const char *panel = which ? u->second : u->first;
@@ -146,8 +147,8 @@ static void unpack(const panel_pair *u, int which, int64_t from, int64_t inputs,
   else unpack_pairs(panel + from, stride, inputs, to);
 }
 
-/* y [rows, panels * PANEL] of a pair of panels of int8 weights and rows from one on: each part of a panel is unpacked,
-   and multiplied by all rows while it is in the cache. */
+/* y [rows, panels * PANEL] of a pair of panels of int8 weights and `rows` rows, from `row` on: each part of a panel is
+   unpacked, and multiplied by all rows while it is in the cache. */
 static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
                       next_weights next) {
   const int64_t inputs = p->inputs, width = u->second ? 2 * PANEL : PANEL, tiles = ceil_div(rows, REGISTER_ROWS);
@@ -155,7 +156,7 @@ static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_
   const bf16 *x = (const bf16 *)p->x + row * inputs;
   const uint8_t *bytes = p->workspace->bytes + row * padded(inputs);
   const int64_t most = UNPACKED_INPUTS / (is_row_int8 ? 1 : 2);
-  const int64_t ahead = ceil_div(next.lines, tiles * ceil_div(inputs, most)) * CACHE_LINE; /* asked for during each tile */
+  const int64_t ahead = ceil_div(next.lines, tiles * ceil_div(inputs, most)) * CACHE_LINE; /* prefetched in each tile */
   const char *end = next.first + next.lines * CACHE_LINE;
   char *second = panels + PANEL * UNPACKED_INPUTS;
   for (int64_t k = 0; k < inputs; k += most) {
@@ -181,8 +182,8 @@ static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_
   }
 }
 
-/* y [rows, panels * PANEL] of a pair of panels and rows from one on, not yet scaled and without biases: int32 of
-   ROW_INT8 */
+/* y [rows, panels * PANEL] of a pair of panels and `rows` rows, from `row` on, not yet scaled and without biases: int32
+   of ROW_INT8 */
 static void quantized_sums(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
                            next_weights next) {
   if (u->of[0]->kind == FOUR_BIT) four_bit_sums(p, u, (const bf16 *)p->x + row * p->inputs, rows, y, next);

@@ -1,12 +1,12 @@
 /* The innermost loop of products: up to REGISTER_ROWS rows by a panel or two, their sums in the registers, for one kind
    of numbers (T, PACK, NAME: see kernels.c): float32, pairs of bfloat16, or four bytes, those of rows without a sign
-   and those of weights with one, whose sums are int32 in the place of floats. The sums of a row are made in the same
-   order whatever rows go along. */
+   and those of weights with one, whose sums are int32 in the place of floats. The sums of a row are added up in the
+   same order whatever other rows there are. */
 
 #ifndef REGISTER_TILE
 #define REGISTER_TILE
-/* Rows, some inputs of a panel or two, and their sums y [rows, panels * PANEL]. What is read next (`ahead` and `also`,
-   both as long) is asked for meanwhile: so many cache lines every fourth step. */
+/* Rows, some inputs of a panel or two, and their sums y [rows, panels * PANEL]. The memory that is read next (`ahead`
+   and `also`, of equal length) is prefetched meanwhile: `lines` cache lines every fourth step. */
 typedef struct {
   const void *x;
   int64_t stride, steps; /* a step: a number, pair or four of each row */
@@ -66,18 +66,19 @@ INLINE void NAME(register_tile_sums)(const int R, const int P, const register_ti
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-      for (int v = 0; v < P * PANEL_VECS; v++) memcpy(&sum[r][v], y + (r * P * PANEL_VECS + v) * VEC_FLOATS, sizeof(vec));
+      for (int v = 0; v < P * PANEL_VECS; v++)
+        memcpy(&sum[r][v], y + (r * P * PANEL_VECS + v) * VEC_FLOATS, sizeof(vec));
   }
-#define STEP(s)                                                                                     \
-  {                                                                                                 \
-    NAME(vec) w[2 * PANEL_VECS];                                                                         \
-    _Pragma("GCC unroll 4") for (int v = 0; v < P * PANEL_VECS; v++)                                      \
-        w[v] = NAME(load)((v < PANEL_VECS ? panel : second) + ((s) * PANEL + v % PANEL_VECS * VEC_FLOATS) * PACK);     \
-    _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) {                                           \
-      const NAME(vec) number = NAME(broadcast)(x + r * stride + (s) * PACK);                           \
-      _Pragma("GCC unroll 4") for (int v = 0; v < P * PANEL_VECS; v++)                                    \
-          sum[r][v] = NAME(dot)(sum[r][v], number, w[v]);                                           \
-    }                                                                                               \
+#define STEP(s)                                                                                                    \
+  {                                                                                                                \
+    NAME(vec) w[2 * PANEL_VECS];                                                                                   \
+    _Pragma("GCC unroll 4") for (int v = 0; v < P * PANEL_VECS; v++)                                               \
+        w[v] = NAME(load)((v < PANEL_VECS ? panel : second) + ((s) * PANEL + v % PANEL_VECS * VEC_FLOATS) * PACK); \
+    _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) {                                                          \
+      const NAME(vec) number = NAME(broadcast)(x + r * stride + (s) * PACK);                                       \
+      _Pragma("GCC unroll 4") for (int v = 0; v < P * PANEL_VECS; v++)                                             \
+          sum[r][v] = NAME(dot)(sum[r][v], number, w[v]);                                                          \
+    }                                                                                                              \
   }
   int64_t s = 0;
   for (; s + 4 <= steps; s += 4) {

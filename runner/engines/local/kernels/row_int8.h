@@ -1,10 +1,11 @@
-/* LLM.int8() as bitsandbytes has it, for one number format (T, PACK, NAME: see kernels.c): rows are quantized too, but
-   for the columns where one of them has an outlier, which are multiplied apart. */
+/* LLM.int8() as in bitsandbytes, for one number format (T, PACK, NAME: see kernels.c): rows are quantized too, except
+   for the columns where one of them has an outlier: these are multiplied separately. */
 
 #ifndef ROW_INT8_BYTES
 #define ROW_INT8_BYTES
-#define SHIFT 128 /* added to the numbers of rows, since products take bytes without a sign on one side: `constants` of a
-                     matrix has what its sums grow by */
+/* Added to the numbers of rows, since products take bytes without a sign on one side; `constants` of a matrix holds
+   what that adds to its sums. */
+#define SHIFT 128
 
 INLINE __m512 load_16_masked_f32(const float *at, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, at); }
 
@@ -25,10 +26,11 @@ static void list_outliers(const quantized_workspace *work, int64_t width) {
 
 /* rows are first rounded to float16 */
 INLINE __m512 NAME(round_to_float16)(const T *x, int64_t left) {
-  return _mm512_cvtph_ps(_mm512_cvtps_ph(NAME(load_16_masked)(x, lanes(left)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  return _mm512_cvtph_ps(
+      _mm512_cvtps_ph(NAME(load_16_masked)(x, lanes(left)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-/* Returns the largest number of a row that is no outlier, and marks the columns of its outliers. */
+/* Returns the largest number of a row that is not an outlier, and marks the columns of its outliers. */
 static float NAME(find_outliers)(const T *x, int64_t inputs, float threshold, uint8_t *marks) {
   __m512 top = _mm512_setzero_ps();
   __mmask16 bad = 0;
@@ -53,7 +55,7 @@ static void NAME(quantize_row)(const T *x, int64_t inputs, float top, const uint
   }
 }
 
-/* Quantizes the rows of a product, for whatever matrices they are multiplied by: two phases. */
+/* Quantizes the rows of a product, once for all its matrices, in two phases. */
 static void NAME(quantize_rows)(const product *p, phase *now, int threads, int is_alone) {
   const quantized_workspace *work = p->workspace;
   const int64_t width = padded(p->inputs), chunk = chunk_of(p->rows, threads), chunks = ceil_div(p->rows, chunk);
@@ -97,8 +99,9 @@ static void NAME(multiply_outliers)(const product *p, const panel_pair *u, int64
   }
 }
 
-/* y [rows, panels * PANEL]: int32 sums become numbers, with what is multiplied apart and biases */
-static void NAME(scale_int8_sums)(const product *p, const panel_pair *u, int64_t row, int64_t rows, float *y, float *apart) {
+/* y [rows, panels * PANEL]: int32 sums become numbers, and outliers' products and biases are added */
+static void NAME(scale_int8_sums)(const product *p, const panel_pair *u, int64_t row, int64_t rows, float *y,
+                                  float *apart) {
   const int panels = u->second ? 2 : 1;
   const int64_t outliers = *p->workspace->outlier_count;
   if (outliers) NAME(multiply_outliers)(p, u, row, rows, apart);
@@ -115,7 +118,8 @@ static void NAME(scale_int8_sums)(const product *p, const panel_pair *u, int64_t
       const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(p->workspace->row_max[row + r]), scale);
       __m512 x = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(exact), factor), _mm512_set1_ps(6.200124e-05f));
       if (m->bias) x = _mm512_add_ps(x, bias);
-      if (outliers) x = _mm512_add_ps(NAME(round_16)(x), _mm512_loadu_ps(apart + (r * panels * PANEL_VECS + v) * LANES));
+      if (outliers)
+        x = _mm512_add_ps(NAME(round_16)(x), _mm512_loadu_ps(apart + (r * panels * PANEL_VECS + v) * LANES));
       _mm512_storeu_ps(at, x);
     }
   }

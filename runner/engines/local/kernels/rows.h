@@ -1,8 +1,8 @@
 /* Functions of rows, for one number format (T, PACK, NAME: see kernels.c): softmax, RMS norm and argmax. */
 
-/* scores [rows, cols] become exp(scale * score - max), in place, with max and sum of each row; with a cap, of scores
-   that it has been put on. Of a row count the columns from[row] to limit[row] (from 0 where there is no `from`, to the
-   end where there is no limit), which may be none; the others become 0. */
+/* scores [rows, cols] become exp(scale * score - max), in place, with max and sum of each row; a cap is applied to the
+   scaled scores first. Only the columns from[row] to limit[row] of a row count (from 0 where there is no `from`, to the
+   end where there is no limit), possibly none; the others become 0. */
 void NAME(softmax)(T *scores, int64_t rows, int64_t cols, const int32_t *from, const int32_t *limit, float scale,
                    float cap, float *top, float *sum, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -40,7 +40,7 @@ void NAME(softmax)(T *scores, int64_t rows, int64_t cols, const int32_t *from, c
 }
 
 /* One row [width] divided by its root mean square and multiplied by a weight; rounded where torch's steps round. It is
-   compiled once, so that the squares are summed up in the same order wherever it is called. */
+   compiled once, so that the squares are added up in the same order wherever it is called. */
 static __attribute__((noinline)) void NAME(norm_row)(const T *x, const T *weight, int64_t width,
                                                      float epsilon, T *out) {
   float squares = 0;
@@ -73,15 +73,15 @@ void NAME(argmax)(const T *rows, int64_t count, int64_t width, int64_t *best, in
   for (int64_t r = 0; r < count; r++) {
     const T *x = rows + r * width;
     float top = -INFINITY;
-    int bad = 0;
-#pragma omp simd reduction(max : top) reduction(| : bad)
+    int has_nan = 0;
+#pragma omp simd reduction(max : top) reduction(| : has_nan)
     for (int64_t i = 0; i < width; i++) {
       float value = NAME(to_float)(x[i]);
       top = value > top ? value : top;
-      bad |= value != value;
+      has_nan |= value != value;
     }
     int64_t at = 0;
     while (at < width - 1 && NAME(to_float)(x[at]) != top) at++;
-    best[r] = bad ? -1 : at;
+    best[r] = has_nan ? -1 : at;
   }
 }

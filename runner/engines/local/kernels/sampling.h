@@ -1,11 +1,11 @@
-/* The next token of each row in one go and without sorting the vocabulary: its logits with the penalties of what the
-   row has, divided by the temperature, cut to the likeliest, and drawn from. What stays is what transformers' warpers
-   leave, in float32 as theirs; chances are summed in float64, in the order of the tokens. */
+/* Samples the next token of each row without sorting the vocabulary: penalties, temperature, the cut to the likeliest
+   tokens, and the draw. The tokens that are left are those that transformers' warpers leave, in float32 as there;
+   probabilities are summed in float64, in the order of the tokens. */
 
 #define LOGIT_BLOCK 64 /* logits at a time: they stay in the first-level cache */
 #define BUCKETS 1024   /* of how far logits lie below the largest */
-#define PER_UNIT 32.0f /* buckets of a logit; what lies further below than all of them reach is in the last one */
-#define SIDES 4        /* sums side by side: one need not wait for the other where logits are alike */
+#define PER_UNIT 32.0f /* buckets per 1.0 of a logit; the last one also holds all logits that lie further below */
+#define SIDES 4        /* sums side by side: one does not wait for the other where logits are equal */
 
 typedef struct { float x, weight; } weighted_logit;
 
@@ -38,14 +38,14 @@ INLINE double exp_double(double x) {
   return x < -708.0 ? 0.0 : p * scale.f;
 }
 
-/* The chance of a number beside that of the largest; none where it is below `least` */
+/* The probability of a number relative to that of the largest; 0 where it is below `least` */
 INLINE double chance(float x, float top, float least) {
   double below = x == top ? 0.0 : (double)x - (double)top; /* also where the largest is infinite */
   double e = exp_double(below);
   return x >= least ? e : 0.0;
 }
 
-/* at [count] = logits from one on, as float32 */
+/* at [count] = logits from `first` on, as float32 */
 INLINE void read_logits(const void *logits, int is_bf16, int64_t first, int count, float *at) {
   if (is_bf16) {
     const bf16 *from = (const bf16 *)logits + first;
@@ -54,7 +54,7 @@ INLINE void read_logits(const void *logits, int is_bf16, int64_t first, int coun
   } else memcpy(at, (const float *)logits + first, count * sizeof(float));
 }
 
-/* Puts the repetition penalty on tokens that are marked; few are, so eight marks are looked at together. */
+/* Applies the repetition penalty to marked tokens; few are marked, so eight marks are read at once. */
 INLINE void penalize_repetition(const uint8_t *seen, float penalty, int count, float *at) {
   for (int i = 0; i < count; i += 8) {
     const int eight = count - i < 8 ? count - i : 8;
@@ -74,9 +74,9 @@ INLINE void penalize_counts(const int32_t *counts, float frequency, float presen
   }
 }
 
-/* x = the logits [n], after the penalties on tokens that the row has, and divided by the temperature; block_max: the
-   largest of each LOGIT_BLOCK. seen [n] is 1 for tokens of prompt and answer, counts [n] says how often the answer has
-   each; both are 0 where there is no penalty. Returns 0 where one of the logits is NaN. */
+/* x = the logits [n] after penalties, divided by the temperature; block_max: the largest of each LOGIT_BLOCK. seen [n]
+   is 1 for tokens of prompt and answer, counts [n] is how often each is in the answer; both are null where there is no
+   penalty. Returns 0 where one of the logits is NaN. */
 static int prepare_logits(const void *logits, int is_bf16, int64_t n, const double *of, const uint8_t *seen,
                           const int32_t *counts, float temperature, float *x, float *block_max) {
   const float penalty = (float)of[REPETITION_PENALTY];
@@ -125,8 +125,8 @@ static float kth_largest(float *x, int64_t n, int64_t k) {
   return x[k - 1];
 }
 
-/* Top-k: moves what is at least as large as the k-th largest of x [n] to its front, in order, and the places to which.
-   Returns how many these are: more than k where some are equal. */
+/* Top-k: moves the numbers of x [n] that are at least as large as the k-th largest to its front, in order, and writes
+   their places to `which`. Returns how many they are: more than k where some are equal. */
 static int64_t top_k(float *x, int64_t n, const float *block_max, int64_t k, int32_t *which, float *spare) {
   const int64_t blocks = (n + LOGIT_BLOCK - 1) / LOGIT_BLOCK;
   float least = -INFINITY;
@@ -134,17 +134,17 @@ static int64_t top_k(float *x, int64_t n, const float *block_max, int64_t k, int
     memcpy(spare, block_max, blocks * sizeof(float));
     least = kth_largest(spare, blocks, k);
   }
-  int64_t found = 0, kept = 0;
+  int64_t candidates = 0, kept = 0;
   for (int64_t b = 0; b < blocks; b++)
     if (block_max[b] >= least)
       for (int64_t i = b * LOGIT_BLOCK; i < n && i < (b + 1) * LOGIT_BLOCK; i++)
         if (x[i] >= least) {
-          x[found] = x[i];
-          which[found++] = (int32_t)i;
+          x[candidates] = x[i];
+          which[candidates++] = (int32_t)i;
         }
-  memcpy(spare, x, found * sizeof(float));
-  least = kth_largest(spare, found, k);
-  for (int64_t i = 0; i < found; i++)
+  memcpy(spare, x, candidates * sizeof(float));
+  least = kth_largest(spare, candidates, k);
+  for (int64_t i = 0; i < candidates; i++)
     if (x[i] >= least) {
       x[kept] = x[i];
       which[kept++] = which[i];
@@ -157,10 +157,10 @@ INLINE int bucket_of(float x, float top) {
   return (int)(below < BUCKETS - 1 ? below : BUCKETS - 1);
 }
 
-/* Whether a token goes that has so much behind it, itself and all that are less likely: as transformers compares it */
-INLINE int is_out(double behind, double total, float limit) { return (float)(behind / total) <= limit; }
+/* Whether top-p removes a token, by the weight of itself and all that are less likely: compared as in transformers */
+INLINE int is_removed(double behind, double total, float limit) { return (float)(behind / total) <= limit; }
 
-/* mass [BUCKETS] = the weights of x [n] that lie so far below the largest, summed up in each bucket */
+/* mass [BUCKETS] = the sums of the weights of x [n], by how far each lies below the largest */
 INLINE void bucket_masses(const float *x, int64_t n, float top, double mass[SIDES][BUCKETS]) {
   for (int64_t first = 0; first < n; first += LOGIT_BLOCK) {
     const int count = n - first < LOGIT_BLOCK ? (int)(n - first) : LOGIT_BLOCK;
@@ -183,26 +183,26 @@ INLINE void bucket_masses(const float *x, int64_t n, float top, double mass[SIDE
 }
 
 /* Copies the numbers of a bucket with their weights, and returns how many these are. */
-INLINE int64_t numbers_of_bucket(const float *x, int64_t n, float top, int at, weighted_logit *found) {
-  int64_t count_found = 0;
+INLINE int64_t numbers_of_bucket(const float *x, int64_t n, float top, int at, weighted_logit *members) {
+  int64_t member_count = 0;
   for (int64_t first = 0; first < n; first += LOGIT_BLOCK) {
     const int count = n - first < LOGIT_BLOCK ? (int)(n - first) : LOGIT_BLOCK;
-    uint8_t here[LOGIT_BLOCK] = {0};
+    uint8_t is_member[LOGIT_BLOCK] = {0};
 #pragma omp simd
-    for (int i = 0; i < count; i++) here[i] = bucket_of(x[first + i], top) == at;
+    for (int i = 0; i < count; i++) is_member[i] = bucket_of(x[first + i], top) == at;
     for (int i = 0; i < LOGIT_BLOCK; i += 8) {
       uint64_t any;
-      memcpy(&any, here + i, sizeof any);
+      memcpy(&any, is_member + i, sizeof any);
       if (any)
         for (int64_t j = first + i; j < first + i + 8; j++)
-          if (here[j - first]) found[count_found++] = (weighted_logit){x[j], exp_fast(x[j] - top)};
+          if (is_member[j - first]) members[member_count++] = (weighted_logit){x[j], exp_fast(x[j] - top)};
     }
   }
-  return count_found;
+  return member_count;
 }
 
-/* Brings numbers [count] into three groups: smaller than the pivot, equal, larger; with where the second and the third
-   begin, and the weights of the first and the second. */
+/* Numbers [count] in three groups: smaller than the pivot, equal, larger. `smaller` and `larger`: where the second and
+   the third group begin; `lower` and `equal`: the weights of the first and the second. */
 typedef struct {
   int64_t smaller, larger;
   double lower, equal;
@@ -227,26 +227,26 @@ INLINE split_by_pivot partition_numbers(weighted_logit *some, int64_t count, flo
   return at;
 }
 
-/* Top-p: the least of x [n] that stays, where the least likely with a chance of `limit` altogether go. Of equal ones
-   the first go, as in a sort that is stable: they become -INFINITY. At least one stays. Whole buckets go first; of the
-   bucket that holds the last to go and the first to stay, numbers are looked through as for the k-th largest, but by
-   weight. */
+/* Top-p: removes the least likely numbers of x [n], those with a probability of `limit` in total, and returns the
+   smallest number that stays. Among equal ones the first are removed, as by a stable sort: they become -INFINITY. At
+   least one stays. Whole buckets are removed first; within the bucket where the limit is reached, the search is like
+   that for the k-th largest, but by weight. */
 static float top_p(float *x, int64_t n, float top, float limit, weighted_logit *some) {
   double mass[SIDES][BUCKETS] = {0}, total = 0, behind = 0;
   bucket_masses(x, n, top, mass);
   int at = BUCKETS - 1;
   for (int b = at; b >= 0; b--) total += mass[0][b];
-  while (at > 0 && is_out(behind + mass[0][at], total, limit)) behind += mass[0][at--];
+  while (at > 0 && is_removed(behind + mass[0][at], total, limit)) behind += mass[0][at--];
   int64_t count = numbers_of_bucket(x, n, top, at, some);
   for (;;) {
     const float pivot = some[count / 2].x;
     const split_by_pivot split = partition_numbers(some, count, pivot);
-    if (split.smaller > 0 && !is_out(behind + split.lower, total, limit)) {
+    if (split.smaller > 0 && !is_removed(behind + split.lower, total, limit)) {
       count = split.smaller;
       continue;
     }
     behind += split.lower;
-    if (split.larger < count && is_out(behind + split.equal, total, limit)) {
+    if (split.larger < count && is_removed(behind + split.equal, total, limit)) {
       behind += split.equal;
       some += split.larger;
       count -= split.larger;
@@ -254,7 +254,7 @@ static float top_p(float *x, int64_t n, float top, float limit, weighted_logit *
     }
     const double weight = some[split.smaller].weight;
     int64_t out = 0;
-    while (out + 1 < split.larger - split.smaller && is_out(behind + weight, total, limit)) {
+    while (out + 1 < split.larger - split.smaller && is_removed(behind + weight, total, limit)) {
       behind += weight;
       out++;
     }
@@ -284,7 +284,7 @@ static int64_t draw(const float *x, int64_t n, float top, float least, double un
   int64_t block = 0, chosen = 0;
   for (int64_t b = 0; b < blocks; b++) {
     if (sums[b] == 0) continue;
-    block = b; /* the last one, should rounding leave nothing behind the point */
+    block = b; /* the last one, if rounding leaves nothing behind the point */
     if (before + sums[b] > point) break;
     before += sums[b];
   }
@@ -298,7 +298,7 @@ static int64_t draw(const float *x, int64_t n, float top, float least, double un
   return chosen;
 }
 
-/* What a row's token is picked in: room for its numbers and those of a block */
+/* Buffers for picking a row's token: one entry for each number, or for each block of them */
 typedef struct {
   double *sums;
   float *block_max, *x, *spare;
@@ -329,21 +329,21 @@ static int64_t next_token(const void *row, int is_bf16, int64_t width, const dou
 }
 
 /* tokens [count]: the next of each row of logits [count, width], which lie `stride` numbers apart; -1 where these are
-   not numbers. settings [count, parameters]: how each row is drawn; a temperature of 0 takes the largest. seen, counts:
-   of each row the address of a byte and of a number for each token, as above; what is picked is noted there. workspace:
-   for each thread `share` numbers, an even number from 4.1 * width + 256 on. */
+   not numbers. settings [count, parameters]: how each row is sampled; a temperature of 0 takes the largest. seen,
+   counts: of each row the addresses of a byte and of a number for each token, as above; picked tokens are noted there.
+   workspace: for each thread `share` numbers, an even number that is at least 4.1 * width + 256. */
 void sample(const void *logits, int64_t stride, int64_t is_bf16, int64_t count, int64_t width, const double *settings,
             int64_t parameters, const int64_t *seen, const int64_t *counts, const double *uniform, float *workspace,
             int64_t share, int64_t *tokens, int threads) {
   const int64_t blocks = (width + LOGIT_BLOCK - 1) / LOGIT_BLOCK, size = is_bf16 ? sizeof(bf16) : sizeof(float);
-  int64_t here = 0;
+  int64_t threads_begun = 0;
 #pragma omp parallel num_threads(threads)
   {
-    int64_t mine;
+    int64_t thread;
 #pragma omp atomic capture
-    mine = here++;
+    thread = threads_begun++;
     sampling_buffers b;
-    b.sums = (double *)(workspace + mine * share);
+    b.sums = (double *)(workspace + thread * share);
     b.block_max = (float *)(b.sums + blocks), b.x = b.block_max + blocks, b.spare = b.x + width;
     b.which = (int32_t *)(b.spare + 2 * width);
 #pragma omp for schedule(dynamic, 1)

@@ -1,7 +1,7 @@
-/* Threads that go through the same phases together. A phase is a number of chunks of work, and each is claimed by
-   whoever is free. It is over when all of its chunks are done, and not when all threads have come: a thread that the
-   system has set aside between two chunks, since another program runs on its core, keeps nobody waiting, and walks past
-   what is over when it returns. */
+/* Threads that go through the same phases together. A phase consists of chunks of work; a thread that is free claims
+   the next one. A phase is over when all of its chunks are done, not when all threads have arrived: a thread that the
+   system has suspended between two chunks, because another program runs on its core, delays nobody, and skips the
+   phases that are over when it resumes. */
 
 #ifdef __linux__
 #include <limits.h>
@@ -12,11 +12,11 @@
 #include <sched.h>
 #endif
 
-#define SPINS_BEFORE_SLEEP 2000 /* an idle core meanwhile takes over a thread that was set aside in its chunk */
+#define SPINS_BEFORE_SLEEP 2000 /* then the core is free for a thread that was suspended within its chunk */
 
 typedef struct {
   uint32_t claimed, padding[15], done, sleepers, rest[14];
-} phase; /* two cache lines: claims do not disturb those who wait */
+} phase; /* two cache lines: claims do not disturb waiting threads */
 
 INLINE void spin_pause(void) {
 #if defined(__x86_64__) || defined(__i386__)

@@ -1,4 +1,4 @@
-"""What a store holds of our runs, asked once and cheaply: sqlite is read without MLflow, whose import takes seconds."""
+"""The runs that a store has, read with few queries; sqlite is read without MLflow, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.store.mlflow_store import Store, clear_errors, find_store, refuse_de
 
 PARENT = "mlflow.parentRunId"
 GRID = "grid"
-PAGE = 50_000  # runs asked for at once: the most that MLflow allows
+PAGE = 50_000  # runs per query: the most that MLflow allows
 
 RUNS = """
 select runs.run_uuid, runs.status, tags.key, tags.value
@@ -32,38 +32,38 @@ NEWEST = " order by runs.start_time desc, runs.rowid desc"
 class StoredRuns:
     """The runs of an experiment that were not deleted, the newest first."""
 
-    jobs: dict[str, dict[str, str | None]] = field(default_factory=dict)  # FINISHED ones: job -> run -> its parent
-    grids: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # grid's tag -> its runs with their status
-    running: dict[str, dict[str, str]] = field(default_factory=dict)  # runs that are RUNNING, of jobs and grids -> tags
+    jobs: dict[str, dict[str, str | None]] = field(default_factory=dict)  # FINISHED runs: job -> run -> its parent
+    grids: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # grid -> its runs with their status
+    running: dict[str, dict[str, str]] = field(default_factory=dict)  # RUNNING runs of jobs and grids -> their tags
 
     def run_of(self, job_id: str, parent: str | None) -> str | None:
-        """Return the run of a job, below this parent where there is one."""
+        """Return a run of a job below this parent, or any run of it if the parent is None."""
         runs = self.jobs.get(job_id, {})
         return next((run for run, above in runs.items() if parent in (None, above)), None)
 
     def free_run_of(self, job_id: str) -> str | None:
-        """Return a run of a job that stands below nothing."""
+        """Return a run of a job without a parent."""
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above is None), None)
 
     def orphan_of(self, job_id: str) -> str | None:
-        """Return a run of a job that stands below no grid, or below one that was deleted."""
+        """Return a run of a job without a parent, or whose parent was deleted."""
         grids = {run for runs in self.grids.values() for run, _ in runs}
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
 
 
-def look(store: Store, job_id: str | None = None) -> StoredRuns:
-    """Return what the store holds, of all jobs or of one."""
-    held = StoredRuns()
+def read_runs(store: Store, job_id: str | None = None) -> StoredRuns:
+    """Return the runs of all jobs and grids that the store has, or those of one job."""
+    stored = StoredRuns()
     with clear_errors(store.uri):
         read = _from_mlflow if sqlite_path(store.uri) is None else _from_sqlite
         for run_id, status, tags in read(store, job_id):
             if status == "RUNNING":
-                held.running[run_id] = tags
+                stored.running[run_id] = tags
             if "job_id" in tags and status == Status.FINISHED:
-                held.jobs.setdefault(tags["job_id"], {})[run_id] = tags.get(PARENT)
+                stored.jobs.setdefault(tags["job_id"], {})[run_id] = tags.get(PARENT)
             elif GRID in tags:
-                held.grids.setdefault(tags[GRID], []).append((run_id, status))
-    return held
+                stored.grids.setdefault(tags[GRID], []).append((run_id, status))
+    return stored
 
 
 def _from_sqlite(store: Store, job_id: str | None) -> Iterator[tuple[str, str, dict[str, str]]]:
@@ -73,8 +73,8 @@ def _from_sqlite(store: Store, job_id: str | None) -> Iterator[tuple[str, str, d
         return
     runs: dict[str, tuple[str, dict[str, str]]] = {}
     with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=10)) as database:
-        found = "select experiment_id, lifecycle_stage from experiments where name = ?"
-        for experiment_id, stage in database.execute(found, [store.experiment]).fetchall():
+        by_name = "select experiment_id, lifecycle_stage from experiments where name = ?"
+        for experiment_id, stage in database.execute(by_name, [store.experiment]).fetchall():
             refuse_deleted(store, stage, experiment_id)
             query, values = RUNS + (OF_JOB if job_id else "") + NEWEST, [experiment_id, *([job_id] if job_id else [])]
             for run_id, status, key, value in database.execute(query, values):
@@ -83,10 +83,10 @@ def _from_sqlite(store: Store, job_id: str | None) -> Iterator[tuple[str, str, d
 
 
 def _from_mlflow(store: Store, job_id: str | None) -> Iterator[tuple[str, str, dict[str, str]]]:
-    found = find_store(store)
-    if found is None:
+    opened = find_store(store)
+    if opened is None:
         return
-    client, experiment_id = found
+    client, experiment_id = opened
     of_job = f"tags.job_id = '{job_id}'" if job_id else "tags.job_id LIKE '%'"
     queries = [f"{of_job} and attributes.status = '{status}'" for status in (Status.FINISHED.value, "RUNNING")]
     for query in queries if job_id else [*queries, f"tags.{GRID} LIKE '%'"]:

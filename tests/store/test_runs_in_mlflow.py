@@ -1,4 +1,4 @@
-"""What was asked for is in MLflow afterwards, whatever happened to the store since; and nothing there is RUNNING."""
+"""Finished jobs are in MLflow whatever happens to the store, and no run stays RUNNING."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from typing import Any
 
 import pytest
 import warm_process
+from grids import kill, wait_for
 from impatient import impatient
 from servers import free_port, mlflow_server
 from stored import grids, jobs, rows
 
 Run = Callable[..., Any]
 STUB = ("model=stub", "task.limit=2", "print=json")
-# mlflow 3.17 asks sqlalchemy 2.1 for a loader by its old name; it is theirs to mend
+# mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
-SLOW = ("model=stub", "task.limit=40", "model.delay_s=0.25")
+WHOLE = ("model=stub", "task.limit=400")
+SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
 
 
 def client(database: Path) -> Any:
@@ -70,9 +72,9 @@ def test_a_deleted_run_is_logged_again_once(runner: Run, database: Path) -> None
     assert [row.stage for row in jobs(database)] == ["deleted", "active"]
 
 
-def test_a_deleted_database_is_made_again(runner: Run, database: Path, new_database: Callable[[Path], None]) -> None:
+def test_a_deleted_database_is_created_again(runner: Run, database: Path, new_database: Callable[[Path], None]) -> None:
     assert runner(*STUB).code == 0
-    new_database(database)  # which only a new process opens: MLflow keeps a file open
+    new_database(database)  # only a new process opens it: MLflow keeps a file open
     assert runner(*STUB, process=True).code == 0
     assert [row.status for row in jobs(database)] == ["FINISHED"]
     database.unlink()
@@ -108,22 +110,24 @@ from runner.__main__ import entry; entry()
 
 
 def below(database: Path) -> dict[str, list[str]]:
-    """The job ids below each parent run."""
-    found: dict[str, list[str]] = {}
+    """Return the job ids below each parent run."""
+    job_ids: dict[str, list[str]] = {}
     for row in jobs(database):
-        found.setdefault(row.tags.get("mlflow.parentRunId", ""), []).append(row.tags["job_id"])
-    return found
+        job_ids.setdefault(row.tags.get("mlflow.parentRunId", ""), []).append(row.tags["job_id"])
+    return job_ids
 
 
 @pytest.mark.slow
-def test_every_job_of_a_grid_stands_below_its_one_parent(runner: Run, database: Path) -> None:
+def test_every_job_of_a_grid_is_below_its_one_parent(runner: Run, database: Path) -> None:
     assert runner(*STUB, "seed=1").code == 0
     for _ in range(2):
         done = runner("-m", *STUB, "seed=1,2")
         assert done.code == 0, done.err
     (parent,) = grids(database)
     assert parent.status == "FINISHED"
-    assert {run: len(ids) for run, ids in below(database).items()} == {parent.run_id: 2}, "the free run was adopted"
+    assert {run: len(ids) for run, ids in below(database).items()} == {parent.run_id: 2}, (
+        "the run without a parent was moved below it"
+    )
     done = runner("-m", *STUB, "seed=2,3")
     assert done.code == 0, done.err
     assert [row.status for row in grids(database)] == ["FINISHED"] * 2
@@ -156,28 +160,29 @@ def test_a_grid_with_a_job_that_cannot_work_is_failed(runner: Run, database: Pat
         assert runner(*STUB, *arguments, "plan=true").code == 2
 
 
-# ------------------------------------------------------------------------------------- RUNNING for ever
+# ------------------------------------------------------------------------------------- runs left RUNNING
 
 
-def begun(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
+def started(folder: Path, *arguments: str, **popen: Any) -> subprocess.Popen[bytes]:
     """Start a slow job and return when it has written two samples."""
     command = [sys.executable, "-m", "runner", *SLOW, *arguments]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = warm_process.popen(command, cwd=folder, **quiet, **popen)
-    end = time.monotonic() + 90
-    while sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl")) < 2:
-        assert time.monotonic() < end
+
+    def has_two_samples() -> bool:
         assert process.poll() is None
-        time.sleep(0.05)
+        return sum(file.read_bytes().count(b"\n") for file in folder.glob("*/jobs/*/samples.jsonl")) >= 2
+
+    wait_for(has_two_samples)
     return process
 
 
-def ended(process: subprocess.Popen[bytes]) -> int:
-    return process.wait(timeout=60)
+def exit_code(process: subprocess.Popen[bytes]) -> int:
+    return process.wait(timeout=200)
 
 
 @pytest.fixture
-def made(database: Path, new_database: Callable[[Path], None]) -> Path:
+def empty_database(database: Path, new_database: Callable[[Path], None]) -> Path:
     new_database(database)
     return database
 
@@ -185,131 +190,134 @@ def made(database: Path, new_database: Callable[[Path], None]) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
-def test_who_is_asked_to_end_says_so(tmp_path: Path, made: Path, sent: signal.Signals, grid: bool) -> None:
+def test_an_interrupted_run_is_killed_in_mlflow(
+    tmp_path: Path, empty_database: Path, sent: signal.Signals, grid: bool
+) -> None:
     arguments = ["-m", "seed=1,2", "workers=1"] if grid else []
-    process = begun(tmp_path, *arguments, ignored=[signal.SIGINT])  # as a script does: `runner … &`
+    process = started(tmp_path, *arguments, ignored=[signal.SIGINT])  # as a script does with `runner … &`
     process.send_signal(sent)
-    assert ended(process) == 130
-    assert {row.status for row in rows(made)} == {"KILLED"}
-    assert len(grids(made)) == grid
+    assert exit_code(process) == 130
+    assert {row.status for row in rows(empty_database)} == {"KILLED"}
+    assert len(grids(empty_database)) == grid
 
 
-def test_nohup_keeps_its_word(tmp_path: Path, made: Path) -> None:
-    process = begun(tmp_path, ignored=[signal.SIGHUP])
+def test_nohup_is_respected(tmp_path: Path, empty_database: Path) -> None:
+    process = started(tmp_path, ignored=[signal.SIGHUP])
     process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
     assert process.poll() is None
     process.terminate()
-    assert ended(process) == 130
-    assert [row.status for row in rows(made)] == ["KILLED"]
+    assert exit_code(process) == 130
+    assert [row.status for row in rows(empty_database)] == ["KILLED"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
-def test_ctrl_c_twice_leaves_nothing_running(tmp_path: Path, made: Path, grid: bool) -> None:
-    process = begun(tmp_path, *(["-m", "seed=1,2", "workers=1"] if grid else []))
+def test_ctrl_c_twice_leaves_nothing_running(tmp_path: Path, empty_database: Path, grid: bool) -> None:
+    process = started(tmp_path, *(["-m", "seed=1,2", "workers=1"] if grid else []))
     for _ in range(3):
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
-    assert ended(process) in (130, -signal.SIGINT), "the last one may come when it has nothing more to say"
-    assert {row.status for row in rows(made)} == {"KILLED"}
+    assert exit_code(process) in (130, -signal.SIGINT), "the last signal may come after the end is recorded"
+    assert {row.status for row in rows(empty_database)} == {"KILLED"}
 
 
 @pytest.mark.slow
-def test_a_dead_run_is_found_in_the_store_and_folder_where_it_was_begun(
-    runner: Run, tmp_path: Path, made: Path, new_database: Callable[[Path], None]
+def test_a_dead_run_is_found_in_the_store_and_folder_where_it_was_started(
+    runner: Run, tmp_path: Path, empty_database: Path, new_database: Callable[[Path], None]
 ) -> None:
-    process = begun(tmp_path)
-    process.kill()
-    process.wait()
+    process = started(tmp_path)
+    kill(process)
     (tmp_path / "link").symlink_to(tmp_path / "outputs")
     other = tmp_path / "other.db"
     new_database(other)
-    arguments = ["model=stub", "task.limit=40", "print=json"]
+    arguments = [*WHOLE, "print=json"]
     done = runner(*arguments, "output_dir=link", f"tracking.uri=sqlite:///{other}", "tracking.experiment=x")
     assert done.code == 0, done.err
-    assert [row.status for row in jobs(made)] == ["KILLED"]
+    assert [row.status for row in jobs(empty_database)] == ["KILLED"]
     assert [(row.status, row.experiment) for row in jobs(other)] == [("FINISHED", "x")]
 
 
 @pytest.mark.slow
-def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(runner: Run, tmp_path: Path, made: Path) -> None:
-    process = begun(tmp_path, "-m", "seed=1,2", "tracking.experiment=a", "workers=1")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(
+    runner: Run, tmp_path: Path, empty_database: Path
+) -> None:
+    process = started(tmp_path, "-m", "seed=1,2", "tracking.experiment=a", "workers=1")
+    kill(process)
     done = runner("-m", *STUB, "seed=5,6", "tracking.experiment=b")
     assert done.code == 0, done.err
-    assert [(row.experiment, row.status) for row in grids(made)] == [("a", "KILLED"), ("b", "FINISHED")]
-    assert Counter((row.experiment, row.status) for row in jobs(made)) == {("a", "KILLED"): 1, ("b", "FINISHED"): 2}
+    assert [(row.experiment, row.status) for row in grids(empty_database)] == [("a", "KILLED"), ("b", "FINISHED")]
+    assert Counter((row.experiment, row.status) for row in jobs(empty_database)) == {
+        ("a", "KILLED"): 1,
+        ("b", "FINISHED"): 2,
+    }
     assert not [*(tmp_path / "outputs" / ".grids").iterdir()]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
-def test_a_store_that_is_gone_and_back_shows_nothing_as_running(
-    runner: Run, tmp_path: Path, made: Path, new_database: Callable[[Path], None], grid: bool
+def test_a_store_that_was_away_shows_nothing_as_running(
+    runner: Run, tmp_path: Path, empty_database: Path, new_database: Callable[[Path], None], grid: bool
 ) -> None:
     arguments = ["-m", "seed=1,2", "workers=1"] if grid else []
-    process = begun(tmp_path, *arguments)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    away = made.rename(tmp_path / "away.db")
-    new_database(made)
-    again = ("model=stub", "task.limit=40", "print=json", *arguments)
+    process = started(tmp_path, *arguments)
+    kill(process)
+    away = empty_database.rename(tmp_path / "away.db")
+    new_database(empty_database)
+    again = (*WHOLE, "print=json", *arguments)
     assert runner(*again, process=True).code == 0  # MLflow keeps a file open
-    away.replace(made)
-    assert Counter(row.status for row in rows(made)) == {"RUNNING": 1 + grid}
+    away.replace(empty_database)
+    assert Counter(row.status for row in rows(empty_database)) == {"RUNNING": 1 + grid}
     done = runner(*again, process=True)
     assert done.code == 0, done.err
     finished = {"FINISHED": 3, "KILLED": 1} if grid else {"FINISHED": 1, "KILLED": 1}
-    assert Counter(row.status for row in rows(made)) == finished
+    assert Counter(row.status for row in rows(empty_database)) == finished
 
 
 @pytest.mark.slow
-def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(runner: Run, tmp_path: Path, made: Path) -> None:
-    shared = f"tracking.uri=sqlite:///{made}"
-    process = begun(tmp_path, shared, "output_dir=elsewhere")
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    command = [sys.executable, "-m", "runner", *STUB, "seed=3", "model.delay_s=60"]
+def test_a_run_of_a_living_process_or_of_another_folder_is_left_alone(
+    runner: Run, tmp_path: Path, empty_database: Path
+) -> None:
+    shared = f"tracking.uri=sqlite:///{empty_database}"
+    process = started(tmp_path, shared, "output_dir=elsewhere")
+    kill(process)
+    command = [sys.executable, "-m", "runner", *STUB, "seed=3", "model.delay_s=600"]
     living = warm_process.popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 90
-    while len(jobs(made)) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_for(lambda: len(jobs(empty_database)) == 2)
     done = runner("-m", *STUB, shared, "seed=1,2")
     assert done.code == 0, done.err
-    there = {row.tags["output_dir"].split("/")[-3] for row in jobs(made) if row.status == "RUNNING"}
-    assert there == {"elsewhere", "outputs"}, "one whose folder is another's, and one whose process lives"
+    folders = {row.tags["output_dir"].split("/")[-3] for row in jobs(empty_database) if row.status == "RUNNING"}
+    assert folders == {"elsewhere", "outputs"}, "one of another folder, and one whose process lives"
     living.terminate()
-    assert ended(living) == 130
+    assert exit_code(living) == 130
 
 
 @pytest.mark.slow
-def test_a_grid_that_could_not_be_logged_does_not_end_as_if_it_were(tmp_path: Path, made: Path) -> None:
-    grid = ("-m", "seed=1,2", "workers=1", "task.limit=6")  # a second is left when it is locked
-    process = begun(tmp_path, *grid, env=os.environ | impatient(tmp_path))
-    with contextlib.closing(sqlite3.connect(made)) as lock:
+def test_a_grid_that_could_not_be_logged_fails(tmp_path: Path, empty_database: Path) -> None:
+    grid = ("-m", "seed=1,2", "workers=1", "task.limit=20")  # nine seconds are left when it is locked
+    process = started(tmp_path, *grid, env=os.environ | impatient(tmp_path))
+    with contextlib.closing(sqlite3.connect(empty_database)) as lock:
         lock.execute("begin exclusive")
         assert process.wait(timeout=300) == 2
-    assert "RUNNING" in {row.status for row in rows(made)}
-    code, _, said = warm_process.run("runner", [*SLOW, *grid], timeout_s=120, cwd=tmp_path)
-    assert code == 0, said
-    assert "RUNNING" not in {row.status for row in rows(made)}
-    assert [row.status for row in grids(made)] == ["FINISHED"]
-    assert len({row.tags["job_id"] for row in jobs(made) if row.status == "FINISHED"}) == 2
+    assert "RUNNING" in {row.status for row in rows(empty_database)}
+    code, _, errors = warm_process.run("runner", [*SLOW, *grid], timeout_s=120, cwd=tmp_path)
+    assert code == 0, errors
+    assert "RUNNING" not in {row.status for row in rows(empty_database)}
+    assert [row.status for row in grids(empty_database)] == ["FINISHED"]
+    assert len({row.tags["job_id"] for row in jobs(empty_database) if row.status == "FINISHED"}) == 2
 
 
 @pytest.mark.slow
-def test_a_store_that_is_away_keeps_the_mark(runner: Run, tmp_path: Path, new_database: Callable[[Path], None]) -> None:
+def test_a_run_stays_pending_while_its_store_is_away(
+    runner: Run, tmp_path: Path, new_database: Callable[[Path], None]
+) -> None:
     port = free_port()
     new_database(tmp_path / "server" / "server.db")
     uri = f"http://127.0.0.1:{port}"
     with mlflow_server(tmp_path / "server", port):
-        process = begun(tmp_path, f"tracking.uri={uri}")
-        process.kill()
-        process.wait()
-    done = runner("model=stub", "task.limit=40", "print=json", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+        process = started(tmp_path, f"tracking.uri={uri}")
+        kill(process)
+    done = runner(*WHOLE, "print=json", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert done.code == 0, done.err
     assert "may still be RUNNING there" in done.err
     assert Counter(row.status for row in jobs(tmp_path / "server" / "server.db")) == {"RUNNING": 1}

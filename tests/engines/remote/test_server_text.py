@@ -1,4 +1,4 @@
-"""What a server says: its key is in nothing that is kept or shown, and its counts can be true."""
+"""The text of a server: its key is in nothing that is stored or shown, and its counts are plausible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from api_standin import Api, Trouble
-from listening import told
+from listening import complete_with_deltas
 from opening import open_engine
 
 from runner.config.agents import AgentsConfig
@@ -18,8 +18,9 @@ from runner.config.measures import SweepConfig
 from runner.config.model import ApiConfig, Extensions, HybridConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import GenerateConfig, Gsm8kConfig
-from runner.engines.base import Completion, Message, Request, complete
-from runner.engines.remote.heard import AnswerText, Secret
+from runner.engines.base import Completion, Message, Request
+from runner.engines.contract import complete
+from runner.engines.remote.server_text import AnswerText, Secret
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]
@@ -29,7 +30,7 @@ HI = (Message("user", "Hi"),)
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    """A server that has our key and says it wherever it can."""
+    """A server that repeats our key wherever it can."""
     monkeypatch.setenv("API_KEY", KEY)
     with Api(lambda body: f"I got Bearer {KEY} from you", key=KEY) as api:
         api.reports = f"tiny of {KEY}"
@@ -44,31 +45,31 @@ def keys(api: Api, **more: Any) -> dict[str, Any]:
 
 
 def ask(make: Make, api: Api, **more: Any) -> tuple[Completion, list[str], list[str]]:
-    """Ask once; return the completion, its text as it was told, and the engine's notes."""
+    """Ask once; return the completion, its deltas, and the engine's notes."""
     engine = open_engine(make(model=ApiConfig(**keys(api, **more))))
-    heard: list[str] = []
+    deltas: list[str] = []
     try:
-        (one,) = told(engine, [Request(0, HI)], lambda delta: heard.append(delta.text))
-        return one, heard, engine.stats.notes
+        (one,) = complete_with_deltas(engine, [Request(0, HI)], lambda delta: deltas.append(delta.text))
+        return one, deltas, engine.stats.notes
     finally:
         engine.close()
 
 
 @pytest.mark.parametrize("cut", [1, 3, len(KEY) // 2, len(KEY) - 1])
 def test_a_key_that_comes_in_pieces_is_in_no_text(make_config: Make, api: Api, cut: int) -> None:
-    said = f"a {KEY} b sk-very {KEY}{KEY}"
-    pieces = tuple(said[at : at + cut] for at in range(0, len(said), cut))
+    answer = f"a {KEY} b sk-very {KEY}{KEY}"
+    pieces = tuple(answer[at : at + cut] for at in range(0, len(answer), cut))
     api.troubles.append(Trouble("says", pieces=pieces, usage={"prompt_tokens": 1, "completion_tokens": 9}))
-    one, heard, notes = ask(make_config, api)
-    assert one.text == "".join(heard) == "a *** b sk-very ******"
+    one, deltas, notes = ask(make_config, api)
+    assert one.text == "".join(deltas) == "a *** b sk-very ******"
     assert (one.by, one.new_tokens) == ("tiny of ***", 9)
-    assert any(note.startswith("the server sent its own key back: in ") for note in notes)
+    assert any(note.startswith("the server sent its own key back: it was replaced by *** in ") for note in notes)
 
 
-def test_text_that_only_begins_like_the_key_is_whole(make_config: Make, api: Api) -> None:
+def test_text_that_only_begins_like_the_key_is_complete(make_config: Make, api: Api) -> None:
     api.troubles.append(Trouble("says", pieces=("sk-", "very-secr", "et sk-v"), usage=None))
-    one, heard, _ = ask(make_config, api)
-    assert one.text == "".join(heard) == "sk-very-secret sk-v"
+    one, deltas, _ = ask(make_config, api)
+    assert one.text == "".join(deltas) == "sk-very-secret sk-v"
 
 
 def test_a_short_key_is_a_word_that_answers_may_hold(make_config: Make, api: Api, monkeypatch: Any) -> None:
@@ -78,11 +79,11 @@ def test_a_short_key_is_a_word_that_answers_may_hold(make_config: Make, api: Api
     assert one.text == "*** says that it is EMPTY"
 
 
-def test_halves_of_characters_are_joined_or_replaced() -> None:
-    words = AnswerText(Secret(""))
-    told = [words.take(piece) for piece in ("a\ud83d", "\ude00b", "\ude00", "\ud83d")]
-    assert [*told, words.end()] == ["a", "😀b", "\ufffd", "", "\ufffd"]
-    assert words.text == "a😀b\ufffd\ufffd"
+def test_surrogates_are_joined_or_replaced() -> None:
+    answer = AnswerText(Secret(""))
+    pieces = [answer.take(piece) for piece in ("a\ud83d", "\ude00b", "\ude00", "\ud83d")]
+    assert [*pieces, answer.end()] == ["a", "😀b", "\ufffd", "", "\ufffd"]
+    assert answer.text == "a😀b\ufffd\ufffd"
 
 
 def test_a_message_is_cut_behind_the_key_and_not_within() -> None:
@@ -91,7 +92,7 @@ def test_a_message_is_cut_behind_the_key_and_not_within() -> None:
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "generate", "agents", "sweep", "hybrid"])
-def test_the_key_is_in_nothing_that_a_job_keeps(
+def test_the_key_is_in_no_file_of_a_job(
     make_config: Make, api: Api, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tasks = {
@@ -116,32 +117,30 @@ NONSENSE = [-1, -(10**24), "NaN", float("nan"), float("inf"), 1.5, True, 10**30,
 
 @pytest.mark.parametrize("value", NONSENSE, ids=str)
 @pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
-def test_counts_that_cannot_be_true_are_a_fault_of_the_server(
-    make_config: Make, api: Api, name: str, value: Any
-) -> None:
+def test_impossible_counts_are_a_fault_of_the_server(make_config: Make, api: Api, name: str, value: Any) -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2} | {name: value}
     api.always = Trouble("says", pieces=("four",), usage=usage)
     engine = open_engine(make_config(model=ApiConfig(**keys(api, price_in=1.0, price_out=1.0))))
     one, other = complete(engine, [Request(0, HI), Request(1, HI)])
     engine.close()
     assert f"answered with usage.{name}=" in str(one.error)
-    assert "which is no number of tokens; it was asked 2 times" in str(one.error)
+    assert "which is not a number of tokens; tried 2 times" in str(one.error)
     assert KEY not in str(one.error)
     assert (one.prompt_tokens, one.new_tokens, one.cost_usd, other.error) == (0, 0, 0.0, one.error)
-    assert len(api.seen) == 4, "it is put again, as any other nonsense is"
+    assert len(api.seen) == 4, "each is sent again, as after any other malformed answer"
 
 
 @pytest.mark.parametrize("usage", [{}, {"prompt_tokens": None, "completion_tokens": 3}, None, "many"], ids=str)
-def test_counts_that_are_left_out_are_not_known(make_config: Make, api: Api, usage: Any) -> None:
+def test_missing_counts_are_unknown(make_config: Make, api: Api, usage: Any) -> None:
     api.always = Trouble("says", pieces=("four",), usage=usage)
     one, _, notes = ask(make_config, api)
     assert (one.text, one.error) == ("four", None)
-    assert "the server did not say how many tokens 1 answers have: those count as 0" in notes
+    assert "the server did not count the tokens of 1 answers: they count as 0" in notes
 
 
-def test_a_room_that_cannot_be_true_is_not_followed(make_config: Make, api: Api) -> None:
+def test_an_impossible_max_model_len_is_ignored(make_config: Make, api: Api) -> None:
     engine = open_engine(make_config(model=ApiConfig(**keys(api))))
     report = engine.load()
     engine.close()
     assert "max_positions" not in report.metrics
-    assert "max_model_len='Bearer ***', which is no number of tokens" in report.notes[1]
+    assert "max_model_len='Bearer ***', which is not a number of tokens" in report.notes[1]

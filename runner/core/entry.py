@@ -1,0 +1,41 @@
+"""How every command starts and ends: read `.env`, do the work, and exit with its code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from runner.core import environment, signals
+from runner.core.console import keep_streams, say, unwritten
+from runner.core.errors import INTERRUPTED, exit_code_of, message_of
+
+
+def run_entry(
+    name: str,
+    work: Callable[[], int | None],
+    message_of: Callable[[Exception], str | None] = message_of,
+    when_interrupted: str | None = None,
+) -> NoReturn:
+    """Do the work of a command and exit: 0 done, 1 the work failed, 2 the input is wrong, 130 Ctrl-C."""
+
+    def with_environment() -> int | None:
+        environment.read()
+        return work()
+
+    keep_streams()
+    code: Any
+    try:
+        code = exit_code_of(name, with_environment, message_of)
+    except KeyboardInterrupt:
+        signals.restore_defaults()
+        if when_interrupted:
+            say(when_interrupted)
+        code = INTERRUPTED
+    except SystemExit as exit:  # raised by argparse
+        code = exit.code
+    if lost := unwritten():
+        fix = "the results are kept, and the same command prints them again"
+        say(f"{name}: stdout cannot be written ({lost.strerror}): {fix}")
+        code = code or 1
+    sys.exit(code)

@@ -1,0 +1,15 @@
+"""What the local engine can do with a config; known before anything is loaded, so this imports no torch."""
+
+from __future__ import annotations
+
+from runner.config.model import Attention, local_model
+from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
+from runner.engines.base import Capability
+
+
+def capabilities_of(config: RunnerConfig) -> frozenset[Capability]:
+    """Return all capabilities; branches need rope_2d and an attention with a mask."""
+    has_mask = local_model(config.model).attention is not Attention.flash_attention_2
+    has_branches = isinstance(config.rope, Rope2dConfig) and has_mask
+    return frozenset(Capability) - (frozenset() if has_branches else {Capability.branches})

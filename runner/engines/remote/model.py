@@ -1,0 +1,136 @@
+"""A model on a server, without its sessions: it turns a request into the parameters of an HTTP request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from runner.config.model import ApiConfig, Extensions
+from runner.config.root import RunnerConfig
+from runner.config.sampling import PARAMETERS
+from runner.core.errors import ConfigError
+from runner.engines.base import Capability, EngineReport, Message, Request
+from runner.engines.remote.faults import Miscounted
+from runner.engines.remote.server import ServerConnection
+from runner.engines.remote.server_text import token_count
+from runner.engines.stats import EngineStats
+
+MILLION = 1_000_000
+
+
+class RemoteModel:
+    """A model on a server; nothing is loaded here."""
+
+    def __init__(self, config: RunnerConfig, model: ApiConfig, capabilities: frozenset[Capability]) -> None:
+        self.config, self.model, self.capabilities = config, model, capabilities
+        self.stats = EngineStats()
+        self.retries: Counter[str] = Counter()  # requests that were sent again, by cause
+        self.answers_without_usage = 0  # answers whose tokens the server did not count
+        self._server: ServerConnection | None = None
+
+    @property
+    def server(self) -> ServerConnection:
+        """The connection to the server, which all sessions share."""
+        if self._server is None:
+            self._server = ServerConnection(self.model, self.retries)
+        return self._server
+
+    def load(self) -> EngineReport:
+        """Ask the server for its models."""
+        started, model = time.perf_counter(), self.model
+        listed = self.server.list_models()
+        self.stats.load_s = time.perf_counter() - started
+        metrics = {"load_s": self.stats.load_s}
+        notes = []
+        if (room := listed.own.get("max_model_len")) is not None:
+            try:
+                metrics["max_positions"] = float(token_count("max_model_len", room))
+            except Miscounted as fault:
+                notes = [f"ignored from what {model.base_url} says of its model: {self.server.plain(fault)}"]
+        sent = {key: value for key, value in self.parameters(Request(0, "")).items() if key not in ("prompt", "model")}
+        facts = {"server": model.base_url, "reported_model": listed.reported, "sent": json.dumps(sent)}
+        note = (
+            f"a remote model cannot be hashed: if {model.base_url} changes the model behind the name {model.name}, "
+            "this job still counts as done"
+        )
+        return EngineReport(metrics, facts, [note, *notes])
+
+    def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
+        """Return the prompt as it is sent; only the server knows its tokens."""
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            return prompt, []
+        ids = [part for part in prompt if isinstance(part, int)]
+        turns = [asdict(part) for part in prompt if isinstance(part, Message)]
+        return (ids, ids) if ids else (json.dumps(turns, ensure_ascii=False), [])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Refuse, because only the server knows the text of a token."""
+        raise ConfigError(f"model.base_url={self.model.base_url}: only this server knows the text of a token")
+
+    def arithmetic(self) -> None:
+        """Nothing is known of the server's machine."""
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def parameters(self, request: Request) -> dict[str, Any]:
+        """Return the parameters to send for a request; ConfigError if the API has none for it."""
+        sampling = request.sampling.over(self.config.generation, self.config.seed)
+        if (problem := self.model.unsupported_setting("request", sampling)) is not None:
+            raise ConfigError(problem)
+        is_chat = Capability.chat in request.needs
+        limit = self.limit(request)
+        sent: dict[str, Any] = {"model": self.model.name, "temperature": sampling.temperature}
+        # OpenAI's newer models accept only this name in chats; other servers may not know it, or ignore it
+        is_openai = self.model.is_at("openai.com") or self.model.is_at("azure.com")
+        sent["max_completion_tokens" if is_chat and is_openai else "max_tokens"] = limit
+        if sampling.temperature:
+            sent["seed"] = request.sampling.seed
+            if sent["seed"] is None:  # as in other engines, the job's seed and the request's id decide
+                digest = hashlib.sha256(f"{self.config.seed}/{request.id}".encode()).digest()
+                sent["seed"] = int.from_bytes(digest[:4]) >> 1
+        sampled = {
+            name: value
+            for name, one in PARAMETERS.items()
+            if (value := getattr(sampling, name)) is not None and (sampling.temperature or one.for_greedy)
+        }
+        sent |= {name: value for name, value in sampled.items() if PARAMETERS[name].in_openai}
+        extra: dict[str, Any] = {}
+        if self.model.extensions is Extensions.vllm:
+            extra = {name: value for name, value in sampled.items() if not PARAMETERS[name].in_openai}
+            extra |= {"ignore_eos": True} if request.ignore_eos else {}
+        sent |= {"stop": list(request.stop)} if request.stop else {}
+        sent |= {"n": request.n} if request.n > 1 else {}
+        sent |= {"extra_body": extra} if extra else {}
+        prompt, ids = self.encode(request)
+        return sent | ({"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt})
+
+    def update_notes(self) -> None:
+        """Update the notes about the server's faults so far."""
+        times = ", ".join(f"{number} × {kind}" for kind, number in self.retries.most_common())
+        notes = [f"{self.retries.total()} requests were sent again: the server {times}"] if times else []
+        if self._server is not None and (places := self._server.secret.times):
+            notes.append(f"the server sent its own key back: it was replaced by *** in {places} places")
+        if number := self.answers_without_usage:
+            notes.append(f"the server did not count the tokens of {number} answers: they count as 0")
+        self.stats.notes = notes
+
+    def limit(self, request: Request) -> int:
+        """Return the most tokens of an answer."""
+        own = request.max_new_tokens
+        return self.config.generation.max_new_tokens if own is None else own
+
+    def cost(self, prompt_tokens: int, new_tokens: int) -> float | None:
+        """Return the cost of an answer in USD; None if the prices are unknown."""
+        if self.model.price_in is None or self.model.price_out is None:
+            return None
+        return round((prompt_tokens * self.model.price_in + new_tokens * self.model.price_out) / MILLION, 9)

@@ -1,0 +1,23 @@
+"""Old names of choices and keys: the message names the new ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.config.compose import compose
+from runner.config.hydra import config_errors
+from runner.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=pipeline"], "^task=pipeline is now task=generate model=parts model.name=FOLDER, with model.stages"),
+        (["task.until=nf4"], "^task.until is now task.early_stop_vs$"),
+        (["task=memory", "task.context=[64]"], "^task.context is now task.context_lengths$"),
+        (["task=generate", "task.batch=[1]"], "^task.batch: no key 'task.batch'"),  # no key of this task is meant
+    ],
+)
+def test_an_old_name_is_answered_with_the_new_one(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message), config_errors():
+        compose(overrides)

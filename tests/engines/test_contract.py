@@ -1,0 +1,131 @@
+"""The contract: what an engine offers before anything is loaded, and how a listener steers a session."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opening import open_engine
+
+from runner.config.model import Attention, LocalModelConfig, StubConfig
+from runner.config.root import RunnerConfig
+from runner.config.rope import Rope2dConfig
+from runner.core.errors import ConfigError
+from runner.core.result import FinishReason
+from runner.engines import LazyEngine, base, contract
+from runner.engines.base import Capability, Request
+from runner.engines.stats import EngineStats
+
+Make = Callable[..., RunnerConfig]
+
+
+def test_capabilities_are_known_before_anything_is_loaded(make_config: Make, tiny_llama: Path) -> None:
+    """Branches need rope_2d, and an attention that accepts a mask."""
+    model = LocalModelConfig(name=str(tiny_llama), device="cpu")
+    without = open_engine(make_config(model=model))
+    contract.require(without, "task=chat", [Capability.chat, Capability.logprobs])
+    with pytest.raises(ConfigError, match="task=generate needs branches, which this engine does not offer: it has "):
+        contract.require(without, "task=generate", [Capability.branches, Capability.chat])
+    contract.require(open_engine(make_config(model=model, rope=Rope2dConfig())), "x", [Capability.branches])
+    flash = LocalModelConfig(name=str(tiny_llama), device="cpu", attention=Attention.flash_attention_2)
+    assert Capability.branches not in open_engine(make_config(model=flash, rope=Rope2dConfig())).capabilities
+    assert without.stats.load_s == 0
+
+
+def test_capabilities_need_no_torch(tiny_llama: Path) -> None:
+    program = f"""
+import sys
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalModelConfig
+from runner.quantization.base import QuantizationConfig
+from runner.config.root import RunnerConfig, NoTrackingConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.checkpoints.resolve import resolve
+from runner.engines import open_engine
+config = RunnerConfig(model=LocalModelConfig(name={str(tiny_llama)!r}), quantization=QuantizationConfig(),
+    lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=Gsm8kConfig(),
+    tracking=NoTrackingConfig())
+print(len(open_engine(config, resolve(config)).capabilities), [name for name in ("torch", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{len(Capability) - 1} []"
+
+
+def test_an_engine_is_built_once_and_only_when_it_is_used() -> None:
+    calls: list[str] = []
+
+    class Built:
+        stats = EngineStats(prefill_tokens=1)
+
+        def load(self) -> str:
+            calls.append("loaded")
+            return "report"
+
+        def close(self) -> None:
+            calls.append("closed")
+
+    def build() -> Any:
+        calls.append("built")
+        return Built()
+
+    LazyEngine(build, frozenset()).close()
+    engine: Any = LazyEngine(build, frozenset({Capability.chat}))
+    assert (engine.stats.prefill_tokens, engine.capabilities, calls) == (0, {Capability.chat}, [])
+    assert engine.load() == engine.load() == "report"
+    assert engine.stats.prefill_tokens == 1
+    engine.close()
+    engine.close()
+    assert calls == ["built", "loaded", "loaded", "closed"]
+
+
+def test_a_listener_may_end_the_session(make_config: Make) -> None:
+    engine = open_engine(make_config(model=StubConfig()))
+    steps: list[int] = []
+
+    def listen(events: list[base.Event]) -> bool:
+        steps.append(len(events))
+        return False
+
+    assert [
+        one.id for one in contract.complete(engine, [Request(number, "x") for number in range(5)], None, listen)
+    ] == [0]
+    assert steps == [1]
+
+
+def test_a_listener_may_submit_more_and_cancel(make_config: Make) -> None:
+    ended = {}
+    with open_engine(make_config(model=StubConfig())).open() as session:
+
+        def listen(events: list[base.Event]) -> None:
+            for event in events:
+                assert isinstance(event, base.Completion)
+                ended[event.id] = event.finish_reason
+                if event.id == 0:
+                    session.submit(Request("later", "x"))
+                    session.cancel(1)
+
+        contract.gather(session, [Request(number, "x") for number in range(3)], listen)
+        assert session.idle
+    assert set(ended) == {0, 1, 2, "later"}
+    assert [name for name, reason in ended.items() if reason is FinishReason.cancelled] == [1]
+
+
+def test_nothing_to_gather_takes_no_step(make_config: Make) -> None:
+    assert (
+        contract.complete(open_engine(make_config(model=StubConfig())), [], None, lambda _: pytest.fail("a step")) == []
+    )
+
+
+def test_ahead_limits_the_requests_under_way(make_config: Make) -> None:
+    requests = [Request(number, "x") for number in range(10)]
+    left: list[int] = []
+    with open_engine(make_config(model=StubConfig())).open() as session:
+        contract.gather(session, requests, lambda _: left.append(session.under_way), ahead=lambda ended: 2 + ended // 3)
+    assert left == [min(2 + ended // 3, 10 - ended) - 1 for ended in range(10)]  # the stub answers one in each step

@@ -1,0 +1,43 @@
+"""An engine whose answers a test writes down, request by request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from list_session import ListSession
+
+from runner.core.result import FinishReason
+from runner.engines.base import Capability, Completion, EngineReport, Event, Request, RequestId, request_sha256
+from runner.engines.stats import EngineStats
+
+Answer = tuple[str, FinishReason]
+
+
+class Scripted:
+    """Answers by the number of a request, or by a function of it, the last request first; keeps which were asked."""
+
+    capabilities = frozenset(Capability)
+
+    def __init__(self, answers: Mapping[int, Answer | list[Answer]] | Callable[[Request], Answer]) -> None:
+        self.answers, self.stats = answers, EngineStats()
+        self.asked: list[RequestId] = []
+
+    def load(self) -> EngineReport:
+        return EngineReport(metrics={"load_s": 0.5, "weight_mib": 1.0, "lora_modules": 2, "vocab_size": 3})
+
+    def encode(self, request: Request) -> tuple[str, list[int]]:
+        return str(request.prompt), []
+
+    def open(self, batch_size: int | None = None) -> ListSession:
+        return ListSession(self.capabilities, self.answer)
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
+        for request in reversed(requests):
+            self.asked.append(request.id)
+            sha256 = request_sha256(str(request.prompt), request)
+            scripted = self.answers(request) if callable(self.answers) else self.answers[int(request.id)]
+            for choice, (text, reason) in enumerate(scripted if isinstance(scripted, list) else [scripted]):
+                error = "boom" if reason is FinishReason.error else None
+                yield [Completion(request.id, text, [0, 1, 2], reason, sha256, 10, 0.1, 0.2, error, choice=choice)]
+
+    def close(self) -> None: ...
