@@ -3,10 +3,10 @@
 `python bench/compare_null.py [--pairs 2000] [--seed 0]`. Two runs answer the same n questions. Questions differ in how
 hard they are: each run solves a question when a common part (weight rho) and a part of its own, both normal, stay below
 a bar that the accuracy sets. Equal bars are the null: every verdict on it but "no difference shown" is false.
-Then the bars are as far apart as the smallest difference that n questions and this much disagreement should show. In the
-last column the second run loses questions that both solve, on top of that disagreement, whatever their difficulty. The
-verdicts are runner-compare's own, from answers to finding. Rates come with their 95 % intervals (Wilson). The exit code
-is 1 if a false-positive rate is above 5 %, or a true difference is seen in less than 77 %, beyond noise.
+Then the bars are as far apart as the smallest difference that n questions and this much disagreement should show. In
+the last column the second run loses questions that both solve, on top of that disagreement, whatever their difficulty.
+The verdicts are runner-compare's own, from answers to finding. Rates come with their 95 % intervals (Wilson). The exit
+code is 1 if a false-positive rate is above 5 %, or a true difference is seen in less than 77 %, beyond noise.
 """
 
 from __future__ import annotations

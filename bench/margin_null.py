@@ -40,7 +40,7 @@ def is_as_good(wins: int, losses: int, n: int, margin: float, known: dict[tuple[
     if key not in known:
         effect = paired_accuracies(wins, losses, n)
         effect.needs = None  # not of interest here, and it takes long
-        judge([effect], margin)
+        judge([effect], {effect.measure: margin})
         known[key] = effect.verdict in {Verdict.as_good, Verdict.worse_but_within, Verdict.better}
     return known[key]
 
@@ -69,8 +69,9 @@ def drawn(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[
     print("margin  disagree  questions       called as good")
     for margin in MARGINS:
         for rate in DISCORDANT:
-            n = questions_needed(margin, rate)
-            assert n is not None
+            needed = questions_needed(margin, rate)
+            assert needed is not None
+            n = needed
             power = rate_of(generator.multinomial(n, [rate / 2, rate / 2, 1 - rate], size=pairs), n, margin)
             print(f"{100 * margin:6.1f}  {100 * rate:6.1f} %  {n:9,d}  {power}", flush=True)
             powers.append(power)
@@ -101,7 +102,8 @@ def resampled(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], l
     scores = " and ".join(f"{name} {100 * solved.mean():.1f} %" for name, solved in (("none", base), ("fp4", run)))
     print(f"\ntwo real runs, {len(base)} questions of hard5: {scores}, they disagree on {100 * rate:.1f} %")
     print("    n  margin  true difference       called as good")
-    nulls, powers = [], []
+    nulls: list[Rate] = []
+    powers: list[Rate] = []
     for margin in MARGINS:
         for lost, rates in ((margin, nulls), (0.0, powers)):
             n = len(base) if lost else questions_needed(margin, rate)

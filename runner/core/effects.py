@@ -6,7 +6,7 @@ Pure Python, like the statistics that it uses (stats.py, ratios.py, sequential.p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -80,15 +80,15 @@ class Effect:
         return 1.0 if self.is_ratio else 0.0
 
 
-def judge(effects: Iterable[Effect], margin: float | None = None) -> None:
+def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None) -> None:
     """Adjust p over all effects of a table on one measure (by Holm), and decide what each one shows.
 
-    With a margin, also decide which differences lie above minus the margin, adjusted in the same way.
+    `margins`: for a measure, also decide which differences are above minus its margin, adjusted in the same way.
     """
     families: dict[str, list[Effect]] = {}
     for it in effects:
         families.setdefault(it.measure.partition("/")[0], []).append(it)
-    for family in families.values():
+    for measure, family in families.items():
         for it, p_holm in zip(family, stats.holm([one.p for one in family]), strict=True):
             it.p_holm, it.comparisons = p_holm, len(family)
             up, down = (Finding.larger, Finding.smaller) if it.is_ratio else (Finding.better, Finding.worse)
@@ -96,6 +96,7 @@ def judge(effects: Iterable[Effect], margin: float | None = None) -> None:
                 it.finding = up if it.value > it.neutral else down
             # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
             it.detectable = it.detects(ALPHA / len(family)) if it.detects else None
+        margin = (margins or {}).get(measure)
         if margin is not None:
             _judge_margin([it for it in family if it.p_at is not None], margin)
 

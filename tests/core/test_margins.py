@@ -86,7 +86,7 @@ def test_bets_against_a_margin_hold_at_any_look() -> None:
 
 
 def verdict(effect: Effect, margin: float = 0.02) -> Verdict | None:
-    judge([effect], margin)
+    judge([effect], {effect.measure: margin})
     return effect.verdict
 
 
@@ -105,10 +105,10 @@ def test_each_verdict() -> None:
 
 def test_what_is_undecided_says_how_many_questions_would_do() -> None:
     effect = paired_accuracies(5, 5, 100)
-    judge([effect], 0.02)
+    judge([effect], {"accuracy": 0.02})
     assert effect.needed == questions_needed(0.02, 0.1)
     several = [paired_accuracies(5, 5, 100) for _ in range(4)]
-    judge(several, 0.02)
+    judge(several, {"accuracy": 0.02})
     assert {it.needed for it in several} == {questions_needed(0.02, 0.1, 0.05 / 4)}
     without = paired_accuracies(5, 5, 100)
     judge([without])
@@ -117,9 +117,9 @@ def test_what_is_undecided_says_how_many_questions_would_do() -> None:
 
 def test_many_rows_are_adjusted_together() -> None:
     alone = paired_accuracies(40, 50, 1500)
-    judge([alone], 0.02)
+    judge([alone], {"accuracy": 0.02})
     assert alone.verdict is Verdict.as_good
     rows = [paired_accuracies(40, 50, 1500) for _ in range(20)]
-    judge(rows, 0.02)
+    judge(rows, {"accuracy": 0.02})
     assert {it.verdict for it in rows} == {Verdict.undecided}
     assert {it.finding for it in rows} == {Finding.open}
