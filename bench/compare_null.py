@@ -3,8 +3,10 @@
 `python bench/compare_null.py [--pairs 2000] [--seed 0]`. Two runs answer the same n questions. Questions differ in how
 hard they are: each run solves a question when a common part (weight rho) and a part of its own, both normal, stay below
 a bar that the accuracy sets. Equal bars are the null: every verdict on it but "no difference shown" is false.
-Then the bars lie as far apart as the smallest difference that n questions and this much disagreement should show. The
-verdicts are runner-compare's own, from answers to finding. Rates come with their 95 % intervals (Wilson).
+Then the bars are as far apart as the smallest difference that n questions and this much disagreement should show. In
+the last column the second run loses questions that both solve, on top of that disagreement, whatever their difficulty.
+The verdicts are runner-compare's own, from answers to finding. Rates come with their 95 % intervals (Wilson). The exit
+code is 1 if a false-positive rate is above 5 %, or a true difference is seen in less than 77 %, beyond noise.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from runner.compare.runs import SampleReader
 from runner.core.effects import Finding, judge
 from runner.core.stats import (
     ALPHA,
+    POWER,
     bootstrap_ratio_interval,
     detectable_difference,
     rank_sum_exact,
@@ -44,6 +47,7 @@ SETTINGS = [  # questions, accuracy, rho: as a quantization changes a model, as 
 ]
 GROUPS = [(50, 0.7), (200, 0.9), (1319, 0.6)]  # questions a side, accuracy
 REPEATS = [3, 4, 5, 10]
+SLACK = 0.03  # by which a power may miss what is promised
 NOISE = 0.03  # standard deviation of a repeat's logarithm: 3 %
 
 Solved = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
@@ -60,6 +64,11 @@ class Rate:
     def low(self) -> float:
         """The lower end of its interval."""
         return wilson_interval(self.times, self.of)[0]
+
+    @property
+    def high(self) -> float:
+        """The upper end of its interval."""
+        return wilson_interval(self.times, self.of)[1]
 
     def __str__(self) -> str:
         low, high = (100 * end for end in wilson_interval(self.times, self.of))
@@ -88,6 +97,13 @@ def answers(generator: np.random.Generator, n: int, accuracies: Sequence[float],
     own = generator.standard_normal((len(accuracies), n))
     bars = np.array([[NORMAL.inv_cdf(accuracy)] for accuracy in accuracies])
     solved: Solved = math.sqrt(rho) * hard + math.sqrt(1 - rho) * own < bars
+    return solved
+
+
+def lost_on_top(generator: np.random.Generator, solved: Solved, gap: float) -> Solved:
+    """Let the second run lose questions that both solve, so many that its accuracy falls by the gap."""
+    both = solved.all(axis=0)
+    solved[1] &= ~(both & (generator.random(solved.shape[1]) < gap / both.mean()))
     return solved
 
 
@@ -147,20 +163,24 @@ def promised(tables: Iterator[list[TableRow]]) -> tuple[Rate, float]:
     return Rate(sum(claims), len(claims)), statistics.median(1.0 if it is None else it for it in seen)
 
 
-def paired(generator: np.random.Generator, pairs: int) -> list[Rate]:
-    """Print and return the rates of single comparisons and of families, paired."""
-    nulls = []
+def paired(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
+    """Print and return how often single comparisons and families find something, where there is none and where is."""
+    nulls, powers = [], []
     print(f"\none comparison, paired: {pairs:,} pairs a line and side")
-    print("    n  accuracy   rho  disagree       false verdicts  says ≥ points  true points     true verdicts")
+    print("    n  accuracy   rho  disagree       false verdicts  says ≥ points  true points     true verdicts"
+          "         lost on top")  # fmt: skip
     for n, accuracy, rho in SETTINGS:
         reader, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
         null, said = promised(verdicts(answers(generator, n, [accuracy] * 2, rho), reader) for _ in range(pairs))
         gap = detectable_difference(n, rate) or accuracy
         apart = (verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), reader)[0] for _ in range(pairs))
         power = Rate(sum(map(worse, apart)), pairs)
+        drawn = (lost_on_top(generator, answers(generator, n, [accuracy] * 2, rho), gap) for _ in range(pairs))
+        on_top = Rate(sum(worse(verdicts(solved, reader)[0]) for solved in drawn), pairs)
         print(f"{n:5d}  {accuracy:8.2f}  {rho:4.2f}  {100 * rate:6.1f} %  {null}  {100 * said:13.1f}  "
-              f"{100 * gap:11.1f}  {power}", flush=True)  # fmt: skip
+              f"{100 * gap:11.1f}  {power}  {on_top}", flush=True)  # fmt: skip
         nulls.append(null)
+        powers += [power, on_top]
     print(f"\n{FAMILY} runs against one baseline, Holm: {pairs:,} tables a line and side")
     print("    n  accuracy   rho       any false verdict  says ≥ points  true points     true verdicts")
     for n, accuracy, rho in SETTINGS:
@@ -175,7 +195,8 @@ def paired(generator: np.random.Generator, pairs: int) -> list[Rate]:
             f"{n:5d}  {accuracy:8.2f}  {rho:4.2f}  {null}    {100 * said:13.1f}  {100 * gap:11.1f}  {power}", flush=True
         )
         nulls.append(null)
-    return nulls
+        powers.append(power)
+    return nulls, powers
 
 
 def unpaired(generator: np.random.Generator, pairs: int) -> list[Rate]:
@@ -220,12 +241,16 @@ def repeated(generator: np.random.Generator, pairs: int) -> list[Rate]:
     return nulls
 
 
-def conclude(nulls: Sequence[Rate], started: float) -> int:
-    """Print how many lines exceed their level by more than noise; return the exit code, 1 if some do."""
+def conclude(nulls: Sequence[Rate], started: float, powers: Sequence[Rate] = ()) -> int:
+    """Print how many rates break their promise by more than noise; return the exit code, 1 if some do."""
     high = [rate for rate in nulls if rate.low > ALPHA]
+    weak = [rate for rate in powers if rate.high < POWER - SLACK]
     print(f"\nfalse positives beyond {100 * ALPHA:.0f} % and noise: {len(high)} of {len(nulls)} lines; "
           f"{time.perf_counter() - started:.0f} s")  # fmt: skip
-    return 1 if high else 0
+    if powers:
+        print(f"true differences seen in less than {100 * (POWER - SLACK):.0f} %, beyond noise: "
+              f"{len(weak)} of {len(powers)} rates")  # fmt: skip
+    return 1 if high or weak else 0
 
 
 def begin(script: str, about: str | None) -> tuple[int, np.random.Generator, float]:
@@ -241,10 +266,10 @@ def begin(script: str, about: str | None) -> tuple[int, np.random.Generator, flo
 def main() -> int:
     """Simulate and print; 1 when a false-positive rate is above its level by more than noise."""
     pairs, generator, started = begin("compare_null", __doc__)
-    nulls = paired(generator, pairs)
+    nulls, powers = paired(generator, pairs)
     nulls += unpaired(generator, pairs)
     nulls += repeated(generator, pairs)
-    return conclude(nulls, started)
+    return conclude(nulls, started, powers)
 
 
 if __name__ == "__main__":

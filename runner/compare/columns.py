@@ -17,6 +17,7 @@ from runner.compare.effect_words import (
     pairs_of,
     quantity,
     value_of,
+    verdict_words,
 )
 from runner.compare.wording import assignments, front_rule, number
 from runner.core.effects import Effect
@@ -100,7 +101,17 @@ def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
         Column(f"Δ {unit}", list(map(difference_of, rows))),
         Column("p", _cells(rows, lambda it: p_value(it.p)), drop_order=8),
         Column("Holm", _cells(rows, lambda it: p_value(it.p_holm))),
+        *_margin_column(rows),
         Column(f"min. detectable\n{unit}", _cells(rows, detectable), drop_order=6),
+    ]
+
+
+def _margin_column(rows: list[TableRow]) -> list[Column]:
+    """Return the verdicts about the margin, if the user gave one."""
+    if not any(row.effect and row.effect.verdict for row in rows):
+        return []
+    return [
+        Column("margin", _cells(rows, lambda it: verdict_words(it).partition(" (")[0] if it.verdict else ""), False)
     ]
 
 

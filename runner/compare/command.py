@@ -27,7 +27,7 @@ from runner.compare.runs import (
     runs_of,
     store_to_read,
 )
-from runner.compare.selection import newest, parse_keys, parse_pairs, pick, select, where
+from runner.compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.core.console import say
 from runner.core.entry import run_entry
@@ -114,6 +114,14 @@ def parser() -> argparse.ArgumentParser:
         "--count-errors",
         action="store_true",
         help="compare also jobs with questions that ended in an error, and count those as not solved",
+    )
+    add(
+        "--margin",
+        action="append",
+        default=[],
+        metavar="POINTS|NATSnats",
+        help="also decide which rows are as good as the baseline within a margin: 2 means 2 percentage points of "
+        "accuracy, 0.01nats means 0.01 nats a token (or byte) of likelihood; may be given twice",
     )
     add(
         "--tolerance",
@@ -208,6 +216,9 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
     """Return one table for each task."""
     if not 0 <= options.tolerance <= 1000:  # NaN fails, too
         raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
+    margins = parse_margins(options.margin)
+    if margins and not (options.baseline or options.by or options.lm_eval):
+        raise ConfigError(f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE")
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
     candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
     by = parse_keys(options.by, runs, "--by") if options.by else []
@@ -224,7 +235,7 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
         keys = baseline, by
         if options.lm_eval and not options.baseline and not by:
             keys = lm_eval.default_comparison(options.lm_eval, of_task)
-        choice = ComparisonOptions(*keys, options.unpaired, task_base, options.tolerance / 100)
+        choice = ComparisonOptions(*keys, options.unpaired, task_base, margins, options.tolerance / 100)
         tables.append(tabulate(of_task, choice, reader))
     return tables
 

@@ -10,6 +10,7 @@ from typing import Any
 from runner.compare.data import ABSENT, TableRow
 from runner.compare.wording import assignments, versus
 from runner.core.effects import Effect, Finding, Method, repeats_needed
+from runner.core.margins import Verdict
 from runner.core.metrics import points
 from runner.core.ratios import CAUTION, FLIPS
 from runner.core.stats import ALPHA
@@ -47,7 +48,7 @@ class Quantity:
 ACCURACIES = Quantity(
     record_key="comparison",
     keys="baseline_job_id difference difference_low difference_high p method wins losses ties p_holm finding "
-    "detectable_difference baseline_correct baseline_n remark",
+    "detectable_difference baseline_correct baseline_n remark margin verdict questions_needed",
     write=points,
     unit="points",
     write_detectable=rounded_up,
@@ -60,7 +61,7 @@ ACCURACIES = Quantity(
 LIKELIHOODS = Quantity(
     record_key="shift",
     keys="baseline_job_id difference difference_low difference_high error p samples size unit p_holm finding "
-    "detectable_difference remark",
+    "detectable_difference remark margin verdict questions_needed",
     write=nats,
     unit="nats/{unit}",
     write_detectable="{:.2g}".format,
@@ -95,6 +96,7 @@ FIELDS = {
     "samples": "n",
     "repeats": "n",
     "baseline_repeats": "baseline_n",
+    "questions_needed": "needed",
 }
 
 
@@ -173,7 +175,31 @@ def sentence(row: TableRow, keys: list[str]) -> str:
     )
     if it.finding is Finding.open:
         text += f"; {_why_open(it, unit)}"
+    if it.verdict is not None and it.verdict is not Verdict.better:
+        text += f"; {verdict_words(it)}"
     return f"{text}; {it.remark}" if it.remark else text
+
+
+def verdict_words(it: Effect) -> str:
+    """Return what is decided about the margin, e.g. `as good within 2 points`."""
+    assert it.margin is not None
+    of = quantity(it)
+    margin = (
+        f"{100 * it.margin:g} point{'s' * (it.margin != 0.01)}"
+        if of is ACCURACIES
+        else f"{it.margin:g} {fill(of.unit, it)}"
+    )
+    if it.verdict is Verdict.undecided:
+        return f"undecided within {margin}" + (
+            f" (if neither is better, about {it.needed:,} questions would decide)" if it.needed else ""
+        )
+    words = {
+        Verdict.better: "better",
+        Verdict.as_good: f"as good within {margin}",
+        Verdict.worse_but_within: f"worse, but by less than {margin}",
+        Verdict.worse_by_more: f"worse by more than {margin}",
+    }
+    return words[it.verdict] if it.verdict is not None else ""
 
 
 def _why_open(it: Effect, unit: str) -> str:
@@ -206,6 +232,12 @@ def _comparisons(count: int) -> str:
     return f"{count} comparison{'s' * (count != 1)}"
 
 
+MARGIN_LEGEND = (
+    "Margin: a row is as good if a test shows its true difference to be above minus the margin "
+    f"(two-sided, {ALPHA:g}, Holm over the same comparisons)."
+)
+
+
 def legend(effects: Sequence[Effect]) -> str:
     """Return the legend of a table's effects."""
     parts = []
@@ -215,6 +247,8 @@ def legend(effects: Sequence[Effect]) -> str:
             used = [words.legend for method, words in METHODS.items() if any(it.method is method for it in of_quantity)]
             text = " ".join(filter(None, (of.legend[0], *used, of.legend[1])))
             parts.append(text.format(**of_quantity[0].counts, comparisons=_comparisons(len(of_quantity)), alpha=ALPHA))
+            if any(it.verdict for it in of_quantity):
+                parts.append(MARGIN_LEGEND)
     return " ".join(parts)
 
 

@@ -238,3 +238,24 @@ class _Expression:
     @property
     def next(self) -> str:
         return self.tokens[-1] if self.tokens else ""
+
+
+def parse_margins(texts: list[str]) -> dict[str, float]:
+    """Read --margin: `2` is 2 points of accuracy, `0.01nats` is 0.01 nats of likelihood; by measure."""
+    margins: dict[str, float] = {}
+    for text in texts:
+        number, is_nats = text.removesuffix("nats").strip(), text.endswith("nats")
+        measure, unit, most = ("log_likelihood", 1.0, math.inf) if is_nats else ("accuracy", 100.0, 100.0)
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < most:
+            raise ConfigError(
+                f"--margin {text}: must be a number of percentage points between 0 and 100 (2), "
+                "or of nats above 0 with its unit (0.01nats)"
+            )
+        if measure in margins:
+            raise ConfigError(f"--margin {text}: there is another margin for the same measure: give one")
+        margins[measure] = value / unit
+    return margins

@@ -32,6 +32,7 @@ class ComparisonOptions:
     by: list[str] = field(default_factory=list)  # the keys that define a row; empty: all that differ
     unpaired: bool = False
     base: Run | None = None  # the baseline, if the user named one run
+    margins: dict[str, float] = field(default_factory=dict)  # measure → the loss that is acceptable
     tolerance: float = SPEED_TOLERANCE  # by how much speeds of one run each may differ by noise alone
 
 
@@ -82,7 +83,7 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
                 row.effects = effects_of(row.run, base, choice, reader)
             except NotPaired as reason:
                 row.note = str(reason)
-    judge(it for row in table.rows for it in row.effects)
+    judge((it for row in table.rows for it in row.effects), choice.margins)
 
 
 def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleReader) -> list[Effect]:

@@ -6,7 +6,7 @@ Pure Python, like the statistics that it uses (stats.py, ratios.py, sequential.p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -14,7 +14,8 @@ from statistics import median
 from typing import Any
 
 from runner.core import ratios, stats
-from runner.core.sequential import Pairs
+from runner.core.margins import Verdict, questions_needed
+from runner.core.sequential import Pairs, p_at_any_look
 from runner.core.stats import ALPHA
 
 
@@ -56,12 +57,22 @@ class Effect:
     counts: dict[str, Any] = field(default_factory=dict)  # further counts of the method, by their names in JSON
     is_ratio: bool = False
     detects: Callable[[float], float | None] | None = None  # level → smallest detectable true difference
+    p_at: Callable[[float], float] | None = None  # true value → two-sided p against it
+    needs: Callable[[float, float], int | None] | None = None  # margin, level → questions that decide about it
     remark: str | None = None  # what else a reader has to know
     # Filled in by `judge`
     p_holm: float = 1.0
     comparisons: int = 1  # the number of comparisons that p_holm is adjusted for
     finding: Finding = Finding.open
     detectable: float | None = None
+    margin: float | None = None
+    verdict: Verdict | None = None  # about the margin; None where none is asked for
+    needed: int | None = None  # so many questions in all would decide, where the runs are equally good
+
+    def __post_init__(self) -> None:
+        """Widen an interval that leaves out what the test does not: the test is the stricter one, and it decides."""
+        if self.p >= ALPHA:
+            self.low, self.high = min(self.low, self.neutral), max(self.high, self.neutral)
 
     @property
     def neutral(self) -> float:
@@ -69,12 +80,15 @@ class Effect:
         return 1.0 if self.is_ratio else 0.0
 
 
-def judge(effects: Iterable[Effect]) -> None:
-    """Adjust p over all effects of a table on one measure (by Holm), and decide what each one shows."""
+def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None) -> None:
+    """Adjust p over all effects of a table on one measure (by Holm), and decide what each one shows.
+
+    `margins`: for a measure, also decide which differences are above minus its margin, adjusted in the same way.
+    """
     families: dict[str, list[Effect]] = {}
     for it in effects:
         families.setdefault(it.measure.partition("/")[0], []).append(it)
-    for family in families.values():
+    for measure, family in families.items():
         for it, p_holm in zip(family, stats.holm([one.p for one in family]), strict=True):
             it.p_holm, it.comparisons = p_holm, len(family)
             up, down = (Finding.larger, Finding.smaller) if it.is_ratio else (Finding.better, Finding.worse)
@@ -82,6 +96,23 @@ def judge(effects: Iterable[Effect]) -> None:
                 it.finding = up if it.value > it.neutral else down
             # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
             it.detectable = it.detects(ALPHA / len(family)) if it.detects else None
+        margin = (margins or {}).get(measure)
+        if margin is not None:
+            _judge_margin([it for it in family if it.p_at is not None], margin)
+
+
+def _judge_margin(family: list[Effect], margin: float) -> None:
+    ps = [it.p_at(-margin) for it in family if it.p_at is not None]
+    for it, p_holm in zip(family, stats.holm(ps), strict=True):
+        it.margin, it.verdict = margin, Verdict.undecided
+        if it.finding is Finding.better:
+            it.verdict = Verdict.better
+        elif p_holm < ALPHA and it.value < -margin:
+            it.verdict = Verdict.worse_by_more
+        elif p_holm < ALPHA and it.value > -margin:
+            it.verdict = Verdict.as_good if it.finding is not Finding.worse else Verdict.worse_but_within
+        elif it.needs is not None:
+            it.needed = it.needs(margin, ALPHA / len(family))
 
 
 # --------------------------------------------------------------------------------------------------- accuracies
@@ -99,14 +130,21 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
         n,
         _verdicts(wins, losses, n - wins - losses, baseline_correct),
         detects=partial(stats.detectable_difference, n, (wins + losses) / n if n else 0.0),
+        p_at=partial(stats.paired_difference_p, wins, losses, n),
+        needs=partial(_paired_questions, (wins + losses) / n if n else 0.0),
     )
+
+
+def _paired_questions(discordant_rate: float, margin: float, alpha: float) -> int | None:
+    return questions_needed(margin, discordant_rate, alpha)
 
 
 def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
     """Compare pairs of verdicts where one side stopped early: a test for one look would not be valid."""
-    seen, baseline_correct = Pairs(), 0
+    seen, looks, baseline_correct = Pairs(), [], 0
     for ours, theirs in pairs:
         seen.add(ours, theirs)
+        looks.append((seen.wins, seen.losses, seen.ties))
         baseline_correct += theirs
     return Effect(
         Method.sequential,
@@ -118,6 +156,7 @@ def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
         seen.count,
         seen.count,
         _verdicts(seen.wins, seen.losses, seen.ties, baseline_correct),
+        p_at=partial(p_at_any_look, looks),
     )
 
 
@@ -134,6 +173,7 @@ def unpaired_accuracies(correct: int, n: int, baseline_correct: int, baseline_n:
         baseline_n,
         _verdicts(None, None, None, baseline_correct),
         detects=partial(stats.unpaired_detectable_difference, n, baseline_n, pooled),
+        p_at=partial(stats.unpaired_difference_p, correct, n, baseline_correct, baseline_n),
     )
 
 
@@ -157,6 +197,9 @@ def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], uni
         n,
         {"error": error, "size": int(sum(sizes)), "unit": unit},
         detects=partial(ratios.detectable_shift, error, n),
+        p_at=lambda shift: ratios.paired_p(
+            [difference - shift * size for difference, size in zip(differences, sizes, strict=True)]
+        ),
     )
 
 

@@ -18,6 +18,7 @@ stats.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -53,6 +54,15 @@ def log_capital(wins: int, losses: int, ties: int, difference: float = 0.0) -> f
 def p_of(wins: int, losses: int) -> float:
     """Return the p of these discordant pairs against no difference: that of the better gambler, doubled for two."""
     most = max(log_capital(wins, losses, 0), log_capital(losses, wins, 0))
+    return min(1.0, 2 * math.exp(-most))
+
+
+def p_at_any_look(looks: Iterable[tuple[int, int, int]], difference: float) -> float:
+    """Return the p against a true difference by wins, losses and ties at each look so far: it holds at all of them."""
+    most = 0.0
+    for wins, losses, ties in looks:
+        above, below = log_capital(wins, losses, ties, difference), log_capital(losses, wins, ties, -difference)
+        most = max(most, above, below)
     return min(1.0, 2 * math.exp(-most))
 
 

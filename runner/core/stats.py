@@ -3,7 +3,7 @@
 Pure Python, because scipy takes a second to import and a score needs none of it; the tests check every
 function against scipy, statsmodels or its own definition. Proportions and differences are fractions (0.024, not
 2.4 points). Tests are exact and decide. Intervals are approximate and show how large a difference may be: near the
-border an interval can exclude 0 although the test, which is stricter, does not reject.
+border an interval here can exclude 0 although the test, which is stricter, does not reject; effects.py widens it then.
 """
 
 from __future__ import annotations
@@ -107,26 +107,34 @@ def paired_difference_interval(b: int, c: int, n: int) -> tuple[float, float]:
     assert min(b, c, n - b - c) >= 0
     if n == 0:
         return -1.0, 1.0
-    z = _two_sided_z(1 - CONFIDENCE)
-    estimate = (b - c) / n
+    z, estimate = _two_sided_z(1 - CONFIDENCE), (b - c) / n
 
     def score(difference: float) -> float:
-        """Distance of the data from a true difference, in standard errors under that difference."""
-        distance = (b - c) - n * difference
-        linear = (2 * n - b + c) * difference - b - c
-        constant = -c * difference * (1 - difference)
-        only_second = (math.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
-        variance = n * (2 * only_second + difference * (1 - difference))
-        if variance <= 0:  # only at -1, 1 and (without discordant pairs) at 0
-            return math.copysign(math.inf, distance) if distance else 0.0
-        return distance / math.sqrt(variance)
+        return _paired_score(b, c, n, difference)
 
     low = -1.0 if c == n else _root(lambda difference: z - score(difference), -1.0, estimate)
     high = 1.0 if b == n else _root(lambda difference: -z - score(difference), estimate, 1.0)
     return low, high
 
 
-def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int) -> tuple[float, float]:
+def paired_difference_p(b: int, c: int, n: int, difference: float) -> float:
+    """Return the two-sided p of Tango's score test against a true paired difference, to which his interval belongs."""
+    return 2 * NormalDist().cdf(-abs(_paired_score(b, c, n, difference))) if n else 1.0
+
+
+def _paired_score(b: int, c: int, n: int, difference: float) -> float:
+    """Distance of the data from a true paired difference, in standard errors under that difference."""
+    distance = (b - c) - n * difference
+    linear = (2 * n - b + c) * difference - b - c
+    constant = -c * difference * (1 - difference)
+    only_second = (math.sqrt(max(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+    variance = n * (2 * only_second + difference * (1 - difference))
+    if variance <= 0:  # only at -1, 1 and (without discordant pairs) at 0
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / math.sqrt(variance)
+
+
+def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, alpha: float = ALPHA) -> tuple[float, float]:
     """Return Newcombe's hybrid score interval for k1 / n1 - k2 / n2 of two independent samples.
 
     Method 10 of Newcombe (Statistics in Medicine 17, 1998), computed from the two Wilson intervals that the table
@@ -135,11 +143,21 @@ def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int) -> tuple[fl
     """
     if not n1 or not n2:
         return -1.0, 1.0
-    (low1, high1), (low2, high2) = wilson_interval(k1, n1), wilson_interval(k2, n2)
+    (low1, high1), (low2, high2) = wilson_interval(k1, n1, 1 - alpha), wilson_interval(k2, n2, 1 - alpha)
     rate1, rate2 = k1 / n1, k2 / n2
     down = math.hypot(rate1 - low1, high2 - rate2)
     up = math.hypot(high1 - rate1, rate2 - low2)
     return max(-1.0, rate1 - rate2 - down), min(1.0, rate1 - rate2 + up)
+
+
+def unpaired_difference_p(k1: int, n1: int, k2: int, n2: int, difference: float) -> float:
+    """Return the two-sided p against a true difference: the level from which on Newcombe's interval leaves it out."""
+
+    def leaves_out(alpha: float) -> float:
+        low, high = unpaired_difference_interval(k1, n1, k2, n2, alpha)
+        return 1.0 if not low <= difference <= high else -1.0
+
+    return _root(leaves_out, 0.0, 1.0)
 
 
 def bootstrap_ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
@@ -186,14 +204,14 @@ def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) 
 
     Connor's formula (Biometrics 43, 1987), corrected for continuity because the exact test is stricter:
     n·d - 1 = z(alpha/2)·√(n·r) + z(power)·√(n·(r - d²)). With a difference of d, more pairs are discordant than the
-    observed rate r0: r = √(r0² + d²), which is r0 at d = 0, d if d is large, and in between what follows from
-    questions of normally distributed difficulty (bench/compare_null.py).
+    observed rate r0: at worst all of it adds to the discordant pairs that noise makes, r = r0 + d. If the difference
+    replaces some of these, the power is higher (bench/compare_null.py tries both).
     """
     assert 0 <= discordant_rate <= 1
     z_alpha, z_power = _two_sided_z(alpha), NormalDist().inv_cdf(POWER)
 
     def surplus(difference: float) -> float:
-        rate = min(1.0, math.hypot(discordant_rate, difference))
+        rate = min(1.0, discordant_rate + difference)
         spread = z_power * math.sqrt(n * (rate - difference * difference))
         return n * difference - 1 - z_alpha * math.sqrt(n * rate) - spread
 

@@ -56,6 +56,46 @@ def test_table_says_what_the_test_shows_and_never_equal(grid: Store, show: Any) 
     assert "equal" not in out
 
 
+def test_a_margin_is_decided_for_each_row(grid: Store, show: Any, rows: Any) -> None:
+    _, out, _ = show("grid", "--baseline", BASELINE, "--margin", "5")
+    assert "nf4 vs none on task.split=test (n=200): worse (Δ −15.0 points" in out
+    assert "; worse by more than 5 points" in out
+    assert "as good within 5 points" in out
+    assert "Margin: a row is as good if a test shows" in out
+    assert "equal" not in out
+    verdicts = {
+        row["comparison"]["verdict"]: row["comparison"]
+        for row in rows("grid", "--baseline", BASELINE, "--margin", "5").values()
+        if row["comparison"]
+    }
+    assert {"worse by more", "as good"} <= {*verdicts}
+    assert verdicts["as good"]["margin"] == 0.05
+    _, out, _ = show("grid", "--baseline", BASELINE, "--margin", "1")
+    assert "undecided within 1 point (if neither is better, about " in out
+    assert "margin" not in show("grid", "--baseline", BASELINE)[1].lower()
+
+
+@pytest.mark.parametrize(
+    ("margins", "message"),
+    [
+        (["two"], "--margin two: must be a number of percentage points"),
+        (["0"], "--margin 0: must be a number"),
+        (["nan"], "--margin nan: must be a number"),
+        (["100"], "--margin 100: must be a number"),
+        (["-0.1nats"], "--margin -0.1nats: must be a number"),
+        (["2", "3"], "--margin 3: there is another margin for the same measure"),
+    ],
+)
+def test_a_margin_that_is_none_is_refused(grid: Store, show: Any, margins: list[str], message: str) -> None:
+    options = [f"--margin={margin}" for margin in margins]
+    code, _, err = show("grid", "--baseline", BASELINE, *options)
+    assert code == 2
+    assert message in err
+    code, _, err = show("grid", "--margin=2")
+    assert code == 2
+    assert "a margin needs a baseline: add --baseline KEY=VALUE" in err
+
+
 def test_no_delta_without_a_baseline(grid: Store, show: Any) -> None:
     _, out, _ = show("grid")
     assert "Δ" not in out

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+
 import pytest
 from scipy import stats as reference
 
@@ -23,6 +26,29 @@ from runner.core.stats import detectable_difference, unpaired_detectable_differe
 
 def ratio(measure: str, p: float, value: float = 2.0) -> Effect:
     return Effect(Method.rank_sum, measure, value, 1.5, 2.5, p, 5, 5, is_ratio=True)
+
+
+def effects_of_small_samples() -> Iterator[Effect]:
+    yield paired_accuracies(0, 5, 200)  # p 0.0625, and Tango's interval alone ends at -0.6 points
+    yield from (paired_accuracies(wins, losses, 60) for wins in range(30) for losses in range(30))
+    yield from (unpaired_accuracies(a, 12, b, 15) for a in range(13) for b in range(16))
+    generator = random.Random(0)
+    for n in (2, 3, 5, 20):
+        for _ in range(50):
+            yield paired_likelihoods([generator.gauss(0.4, 1) for _ in range(n)], [1.0] * n, "token")
+            yield ratio_of_medians("load_s", *([generator.uniform(1, 1.3) for _ in range(n)] for _ in "ab"))
+
+
+def test_the_interval_leaves_out_no_difference_where_the_test_does_and_only_there() -> None:
+    kinds = set()
+    for it in effects_of_small_samples():
+        excluded = not it.low <= it.neutral <= it.high
+        assert not excluded or it.p < 0.05, it
+        if it.method in {Method.mcnemar, Method.fisher}:
+            assert excluded == (it.p < 0.05), it
+        kinds.add((it.method, excluded))
+    methods = {Method.mcnemar, Method.fisher, Method.sign_flips, Method.rank_sum}
+    assert kinds == {(method, excluded) for method in methods for excluded in (True, False)}
 
 
 def test_a_family_is_all_comparisons_of_one_figure() -> None:

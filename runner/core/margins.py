@@ -1,0 +1,80 @@
+"""As good as, within a margin: what an effect shows of a difference that is small enough to accept.
+
+A run is as good as its baseline within a margin where its true difference is shown to lie above minus the margin. That
+is a claim that a test can make; that two runs are equal is not.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Any
+
+from runner.core.stats import ALPHA, POWER
+
+MOST_QUESTIONS = 10_000_000
+
+
+class Verdict(StrEnum):
+    """What is decided about a difference and a margin."""
+
+    better = "better"
+    as_good = "as good"
+    worse_but_within = "worse, but as good within the margin"
+    worse_by_more = "worse by more"
+    undecided = "undecided"
+
+
+def questions_needed(margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
+    """Return how many paired questions show `as good within the margin` of two runs that are equally good.
+
+    The runs disagree on this share of the questions. Exact: the chance of all tables that the score test accepts. None
+    where no number up to ten million is enough.
+    """
+    assert 0 < margin < 1
+    assert 0 <= discordant_rate <= 1
+    low, high = 1, 2
+    while power_of(high, margin, discordant_rate, alpha) < power:
+        low, high = high, 2 * high
+        if high > MOST_QUESTIONS:
+            return None
+    while high - low > max(1, low // 1000):  # power rises in small steps back and forth: no closer is of use
+        middle = (low + high) // 2
+        if power_of(middle, margin, discordant_rate, alpha) < power:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@lru_cache(maxsize=1024)
+def power_of(n: int, margin: float, discordant_rate: float, alpha: float = ALPHA, difference: float = 0.0) -> float:
+    """Return the chance that n paired questions show `as good within the margin`, by the true difference."""
+    import numpy as np
+    from scipy.stats import binom  # takes a second: only where somebody plans
+
+    assert abs(difference) <= discordant_rate
+    span = binom(n, discordant_rate)
+    discordant = np.arange(int(span.ppf(1e-9)), int(span.ppf(1 - 1e-9)) + 1)
+    # From how many wins on is the claim accepted? It is accepted with all of more wins: halve what is left.
+    low, high = np.full(len(discordant), -1), discordant + 1
+    while (high - low > 1).any():
+        wins = (low + high) // 2
+        accepted = _accepts(wins, discordant - wins, n, margin, alpha)
+        low, high = np.where(accepted, low, wins), np.where(accepted, wins, high)
+    win = (discordant_rate + difference) / (2 * discordant_rate) if discordant_rate else 0.5
+    return float(span.pmf(discordant) @ binom.sf(high - 1, discordant, win))
+
+
+def _accepts(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any:
+    """Whether Tango's score test shows that the difference is above minus the margin; over arrays of tables."""
+    import numpy as np
+
+    distance = wins - losses + n * margin
+    linear = -(2 * n - wins + losses) * margin - wins - losses
+    constant = losses * margin * (1 + margin)
+    only_second = (np.sqrt(np.maximum(0.0, linear * linear - 8 * n * constant)) - linear) / (4 * n)
+    variance = n * (2 * only_second - margin * (1 + margin))
+    z = NormalDist().inv_cdf(1 - alpha / 2)
+    return (distance > 0) & (distance * distance > z * z * np.maximum(variance, 0.0))

@@ -1,0 +1,125 @@
+"""As good within a margin: the level at the margin, the power that is planned, and each verdict."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from runner.core.effects import (
+    Effect,
+    Finding,
+    judge,
+    paired_accuracies,
+    paired_likelihoods,
+    sequential_accuracies,
+    unpaired_accuracies,
+)
+from runner.core.margins import Verdict, power_of, questions_needed
+from runner.core.sequential import Pairs, p_at_any_look
+from runner.core.stats import (
+    paired_difference_interval,
+    paired_difference_p,
+    unpaired_difference_interval,
+    unpaired_difference_p,
+)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.2, 0.4])
+@pytest.mark.parametrize("n", [50, 200, 500, 1319])
+def test_a_difference_at_the_margin_is_called_as_good_in_5_percent_at_most(n: int, rate: float) -> None:
+    for margin in (0.01, 0.02, 0.05):
+        assert power_of(n, margin, rate, difference=-margin) <= 0.035  # exact; one side of a two-sided 5 %
+
+
+def test_the_chance_is_that_of_drawn_tables() -> None:
+    generator = np.random.default_rng(0)
+    n, margin, rate, difference = 150, 0.05, 0.15, -0.01
+    win, loss = (rate + difference) / 2, (rate - difference) / 2
+    tables = generator.multinomial(n, [win, loss, 1 - rate], size=4000)
+    accepted = [
+        (wins - losses) / n > -margin and paired_difference_p(wins, losses, n, -margin) < 0.05
+        for wins, losses, _ in tables.tolist()
+    ]
+    assert power_of(n, margin, rate, difference=difference) == pytest.approx(np.mean(accepted), abs=0.02)
+
+
+@pytest.mark.parametrize(("margin", "rate"), [(0.02, 0.02), (0.02, 0.1), (0.05, 0.05), (0.05, 0.4), (0.01, 0.1)])
+def test_the_planned_questions_reach_the_planned_power(margin: float, rate: float) -> None:
+    n = questions_needed(margin, rate)
+    assert n is not None
+    assert 0.8 <= power_of(n, margin, rate) <= 0.83
+    assert power_of(int(0.9 * n), margin, rate) < 0.8
+
+
+def test_more_questions_are_needed_for_less_margin_more_disagreement_and_more_comparisons() -> None:
+    needed = [questions_needed(*it) for it in [(0.05, 0.1), (0.02, 0.1), (0.02, 0.2), (0.02, 0.2, 0.01)]]
+    assert None not in needed
+    assert all(one < other for one, other in pairwise(needed))  # type: ignore[operator]
+    assert questions_needed(1e-6, 0.5) is None
+
+
+@pytest.mark.parametrize("table", [(12, 3, 200), (3, 12, 200), (7, 7, 50), (0, 5, 60), (30, 1, 60)])
+def test_p_against_the_ends_of_an_interval_is_its_level(table: tuple[int, int, int]) -> None:
+    for end in paired_difference_interval(*table):
+        assert paired_difference_p(*table, end) == pytest.approx(0.05, abs=1e-6)
+    one, other, n = table
+    counts = (one, n, other, n + 7)
+    for end in unpaired_difference_interval(*counts):
+        assert unpaired_difference_p(*counts, end) == pytest.approx(0.05, abs=1e-6)
+
+
+def test_bets_against_a_margin_hold_at_any_look() -> None:
+    generator, margin, called = np.random.default_rng(1), 0.1, 0
+    for _ in range(300):
+        draws = generator.random(200)
+        wins, losses = draws < 0.05, (draws >= 0.05) & (draws < 0.2)  # the truth lies at minus the margin
+        counts = np.cumsum(np.stack([wins, losses, ~(wins | losses)], axis=1), axis=0)
+        called += p_at_any_look(map(tuple, counts.tolist()), -margin) < 0.05
+    assert called <= 0.05 * 300 + 8  # two standard errors of chance
+    pairs, looks = Pairs(), []
+    for ours, theirs in [(True, False), (True, True), (True, False), (False, True), (True, False)]:
+        pairs.add(ours, theirs)
+        looks.append((pairs.wins, pairs.losses, pairs.ties))
+    assert p_at_any_look(looks, 0.0) == pytest.approx(pairs.p)
+
+
+def verdict(effect: Effect, margin: float = 0.02) -> Verdict | None:
+    judge([effect], {effect.measure: margin})
+    return effect.verdict
+
+
+def test_each_verdict() -> None:
+    assert verdict(paired_accuracies(100, 60, 2000)) is Verdict.better
+    assert verdict(paired_accuracies(20, 20, 2000)) is Verdict.as_good
+    assert verdict(paired_accuracies(5, 25, 2000)) is Verdict.worse_but_within
+    assert verdict(paired_accuracies(20, 220, 2000)) is Verdict.worse_by_more
+    assert verdict(paired_accuracies(5, 5, 100)) is Verdict.undecided
+    assert verdict(unpaired_accuracies(9000, 10000, 9000, 10000)) is Verdict.as_good
+    assert verdict(unpaired_accuracies(90, 100, 90, 100)) is Verdict.undecided
+    assert verdict(sequential_accuracies([(True, True)] * 400 + [(False, True)] * 2)) is Verdict.as_good
+    assert verdict(paired_likelihoods([0.001, -0.001] * 30, [10.0] * 60, "token")) is Verdict.as_good
+    assert verdict(paired_likelihoods([-1.0, -1.2] * 30, [10.0] * 60, "token")) is Verdict.worse_by_more
+
+
+def test_what_is_undecided_says_how_many_questions_would_do() -> None:
+    effect = paired_accuracies(5, 5, 100)
+    judge([effect], {"accuracy": 0.02})
+    assert effect.needed == questions_needed(0.02, 0.1)
+    several = [paired_accuracies(5, 5, 100) for _ in range(4)]
+    judge(several, {"accuracy": 0.02})
+    assert {it.needed for it in several} == {questions_needed(0.02, 0.1, 0.05 / 4)}
+    without = paired_accuracies(5, 5, 100)
+    judge([without])
+    assert (without.margin, without.verdict, without.needed) == (None, None, None)
+
+
+def test_many_rows_are_adjusted_together() -> None:
+    alone = paired_accuracies(40, 50, 1500)
+    judge([alone], {"accuracy": 0.02})
+    assert alone.verdict is Verdict.as_good
+    rows = [paired_accuracies(40, 50, 1500) for _ in range(20)]
+    judge(rows, {"accuracy": 0.02})
+    assert {it.verdict for it in rows} == {Verdict.undecided}
+    assert {it.finding for it in rows} == {Finding.open}
