@@ -112,6 +112,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def read_cache(path: Path) -> dict[str, Any]:
     """Return the object that a JSON file holds, or an empty one if it is missing or damaged: a cache is made anew."""
+    if not path.is_file():  # a read of a pipe would wait without end
+        return {}
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

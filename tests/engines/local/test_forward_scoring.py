@@ -293,6 +293,6 @@ def test_further_token_ids_are_scored_in_place_of_the_continuations_tokens(
     assert every_token.min_logprobs == pytest.approx([place[-1][1] for place in every_token.top_logprobs])
     (short,) = contract.complete(engine, [replace(asked, score_token_ids=ids[1:])])
     assert short.error == f"score_token_ids has {len(ids) - 1} entries, but the continuation has {len(ids)} tokens"
-    with pytest.raises(ConfigError, match="259 is no token of"):
+    with pytest.raises(ConfigError, match="259 is not a token of"):
         list(contract.complete(engine, [replace(asked, score_token_ids=[[259]] * len(ids))]))
     engine.close()
