@@ -23,7 +23,7 @@ import numpy as np
 from compare_null import SLACK, Rate
 
 from runner.core.effects import judge, paired_accuracies
-from runner.core.margins import Verdict, questions_needed
+from runner.core.margins import MarginVerdict, questions_needed
 from runner.core.stats import ALPHA, POWER
 
 QUESTIONS = [50, 100, 200, 500, 1319]
@@ -41,7 +41,7 @@ def is_as_good(wins: int, losses: int, n: int, margin: float, known: dict[tuple[
         effect = paired_accuracies(wins, losses, n)
         effect.needs = None  # not of interest here, and it takes long
         judge([effect], {effect.measure: margin})
-        known[key] = effect.verdict in {Verdict.as_good, Verdict.worse_but_within, Verdict.better}
+        known[key] = effect.verdict in {MarginVerdict.as_good, MarginVerdict.worse_but_within, MarginVerdict.better}
     return known[key]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from runner.compare.data import ABSENT, TableRow
 from runner.compare.wording import assignments, versus
 from runner.core.effects import Effect, Finding, Method, repeats_needed
-from runner.core.margins import Verdict
+from runner.core.margins import MarginVerdict
 from runner.core.metrics import points
 from runner.core.ratios import CAUTION, FLIPS
 from runner.core.stats import ALPHA
@@ -175,7 +175,7 @@ def sentence(row: TableRow, keys: list[str]) -> str:
     )
     if it.finding is Finding.open:
         text += f"; {_why_open(it, unit)}"
-    if it.verdict is not None and it.verdict is not Verdict.better:
+    if it.verdict is not None and it.verdict is not MarginVerdict.better:
         text += f"; {verdict_words(it)}"
     return f"{text}; {it.remark}" if it.remark else text
 
@@ -189,15 +189,15 @@ def verdict_words(it: Effect) -> str:
         if of is ACCURACIES
         else f"{it.margin:g} {fill(of.unit, it)}"
     )
-    if it.verdict is Verdict.undecided:
+    if it.verdict is MarginVerdict.undecided:
         return f"undecided within {margin}" + (
             f" (if neither is better, about {it.needed:,} questions would decide)" if it.needed else ""
         )
     words = {
-        Verdict.better: "better",
-        Verdict.as_good: f"as good within {margin}",
-        Verdict.worse_but_within: f"worse, but by less than {margin}",
-        Verdict.worse_by_more: f"worse by more than {margin}",
+        MarginVerdict.better: "better",
+        MarginVerdict.as_good: f"as good within {margin}",
+        MarginVerdict.worse_but_within: f"worse, but by less than {margin}",
+        MarginVerdict.worse_by_more: f"worse by more than {margin}",
     }
     return words[it.verdict] if it.verdict is not None else ""
 

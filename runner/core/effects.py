@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from runner.core import ratios, stats
-from runner.core.margins import Verdict, questions_needed
+from runner.core.margins import MarginVerdict, questions_needed
 from runner.core.sequential import Pairs, p_at_any_look
 from runner.core.stats import ALPHA
 
@@ -66,11 +66,11 @@ class Effect:
     finding: Finding = Finding.open
     detectable: float | None = None
     margin: float | None = None
-    verdict: Verdict | None = None  # about the margin; None where none is asked for
-    needed: int | None = None  # so many questions in all would decide, where the runs are equally good
+    verdict: MarginVerdict | None = None  # about the margin; None without a margin
+    needed: int | None = None  # the total number of questions that would decide if neither run is better
 
     def __post_init__(self) -> None:
-        """Widen an interval that leaves out what the test does not: the test is the stricter one, and it decides."""
+        """Widen an interval that excludes the neutral value although the test, which decides, does not reject it."""
         if self.p >= ALPHA:
             self.low, self.high = min(self.low, self.neutral), max(self.high, self.neutral)
 
@@ -104,13 +104,13 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
 def _judge_margin(family: list[Effect], margin: float) -> None:
     ps = [it.p_at(-margin) for it in family if it.p_at is not None]
     for it, p_holm in zip(family, stats.holm(ps), strict=True):
-        it.margin, it.verdict = margin, Verdict.undecided
+        it.margin, it.verdict = margin, MarginVerdict.undecided
         if it.finding is Finding.better:
-            it.verdict = Verdict.better
+            it.verdict = MarginVerdict.better
         elif p_holm < ALPHA and it.value < -margin:
-            it.verdict = Verdict.worse_by_more
+            it.verdict = MarginVerdict.worse_by_more
         elif p_holm < ALPHA and it.value > -margin:
-            it.verdict = Verdict.as_good if it.finding is not Finding.worse else Verdict.worse_but_within
+            it.verdict = MarginVerdict.as_good if it.finding is not Finding.worse else MarginVerdict.worse_but_within
         elif it.needs is not None:
             it.needed = it.needs(margin, ALPHA / len(family))
 
@@ -120,6 +120,7 @@ def _judge_margin(family: list[Effect], margin: float) -> None:
 
 def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0) -> Effect:
     """Compare verdicts on the same n questions: wins are those that only this run solved, losses the reverse."""
+    discordant_rate = (wins + losses) / n if n else 0.0
     return Effect(
         Method.mcnemar,
         "accuracy",
@@ -129,14 +130,10 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
         n,
         n,
         _verdicts(wins, losses, n - wins - losses, baseline_correct),
-        detects=partial(stats.detectable_difference, n, (wins + losses) / n if n else 0.0),
+        detects=partial(stats.detectable_difference, n, discordant_rate),
         p_at=partial(stats.paired_difference_p, wins, losses, n),
-        needs=partial(_paired_questions, (wins + losses) / n if n else 0.0),
+        needs=lambda margin, alpha: questions_needed(margin, discordant_rate, alpha),
     )
-
-
-def _paired_questions(discordant_rate: float, margin: float, alpha: float) -> int | None:
-    return questions_needed(margin, discordant_rate, alpha)
 
 
 def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:

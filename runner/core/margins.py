@@ -1,7 +1,7 @@
 """As good as, within a margin: what an effect shows of a difference that is small enough to accept.
 
-A run is as good as its baseline within a margin where its true difference is shown to lie above minus the margin. That
-is a claim that a test can make; that two runs are equal is not.
+A run is as good as its baseline within a margin if a test shows that the true difference is above minus the margin. A
+test can show that; no test can show that two runs are equal.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from runner.core.stats import ALPHA, POWER
 MOST_QUESTIONS = 10_000_000
 
 
-class Verdict(StrEnum):
-    """What is decided about a difference and a margin."""
+class MarginVerdict(StrEnum):
+    """The possible decisions about a difference and a margin."""
 
     better = "better"
     as_good = "as good"
@@ -27,10 +27,10 @@ class Verdict(StrEnum):
 
 
 def questions_needed(margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """Return how many paired questions show `as good within the margin` of two runs that are equally good.
+    """Return how many paired questions show with this power that a run is as good, if neither run is better.
 
-    The runs disagree on this share of the questions. Exact: the chance of all tables that the score test accepts. None
-    where no number up to ten million is enough.
+    `discordant_rate` is the share of the questions that only one of the two solves. The power is exact: a sum over all
+    tables. None if ten million questions are not enough.
     """
     assert 0 < margin < 1
     assert 0 <= discordant_rate <= 1
@@ -39,7 +39,7 @@ def questions_needed(margin: float, discordant_rate: float, alpha: float = ALPHA
         low, high = high, 2 * high
         if high > MOST_QUESTIONS:
             return None
-    while high - low > max(1, low // 1000):  # power rises in small steps back and forth: no closer is of use
+    while high - low > max(1, low // 1000):  # the power is not quite monotonic, so a closer search is useless
         middle = (low + high) // 2
         if power_of(middle, margin, discordant_rate, alpha) < power:
             low = middle
@@ -50,14 +50,14 @@ def questions_needed(margin: float, discordant_rate: float, alpha: float = ALPHA
 
 @lru_cache(maxsize=1024)
 def power_of(n: int, margin: float, discordant_rate: float, alpha: float = ALPHA, difference: float = 0.0) -> float:
-    """Return the chance that n paired questions show `as good within the margin`, by the true difference."""
+    """Return the probability that n paired questions show that a run is as good, for a true difference."""
     import numpy as np
-    from scipy.stats import binom  # takes a second: only where somebody plans
+    from scipy.stats import binom  # takes a second to import, and only planning needs it
 
     assert abs(difference) <= discordant_rate
     span = binom(n, discordant_rate)
     discordant = np.arange(int(span.ppf(1e-9)), int(span.ppf(1 - 1e-9)) + 1)
-    # From how many wins on is the claim accepted? It is accepted with all of more wins: halve what is left.
+    # Find the fewest wins that are accepted for each number of discordant pairs: with more wins, all are accepted.
     low, high = np.full(len(discordant), -1), discordant + 1
     while (high - low > 1).any():
         wins = (low + high) // 2
@@ -68,7 +68,10 @@ def power_of(n: int, margin: float, discordant_rate: float, alpha: float = ALPHA
 
 
 def _accepts(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any:
-    """Whether Tango's score test shows that the difference is above minus the margin; over arrays of tables."""
+    """Whether Tango's score test shows that the difference is above minus the margin.
+
+    The formula of `stats.paired_difference_p` on arrays: one table after another would take a hundred times as long.
+    """
     import numpy as np
 
     distance = wins - losses + n * margin

@@ -16,7 +16,7 @@ from runner.core.effects import (
     sequential_accuracies,
     unpaired_accuracies,
 )
-from runner.core.margins import Verdict, power_of, questions_needed
+from runner.core.margins import MarginVerdict, power_of, questions_needed
 from runner.core.sequential import Pairs, p_at_any_look
 from runner.core.stats import (
     paired_difference_interval,
@@ -85,22 +85,22 @@ def test_bets_against_a_margin_hold_at_any_look() -> None:
     assert p_at_any_look(looks, 0.0) == pytest.approx(pairs.p)
 
 
-def verdict(effect: Effect, margin: float = 0.02) -> Verdict | None:
+def verdict(effect: Effect, margin: float = 0.02) -> MarginVerdict | None:
     judge([effect], {effect.measure: margin})
     return effect.verdict
 
 
 def test_each_verdict() -> None:
-    assert verdict(paired_accuracies(100, 60, 2000)) is Verdict.better
-    assert verdict(paired_accuracies(20, 20, 2000)) is Verdict.as_good
-    assert verdict(paired_accuracies(5, 25, 2000)) is Verdict.worse_but_within
-    assert verdict(paired_accuracies(20, 220, 2000)) is Verdict.worse_by_more
-    assert verdict(paired_accuracies(5, 5, 100)) is Verdict.undecided
-    assert verdict(unpaired_accuracies(9000, 10000, 9000, 10000)) is Verdict.as_good
-    assert verdict(unpaired_accuracies(90, 100, 90, 100)) is Verdict.undecided
-    assert verdict(sequential_accuracies([(True, True)] * 400 + [(False, True)] * 2)) is Verdict.as_good
-    assert verdict(paired_likelihoods([0.001, -0.001] * 30, [10.0] * 60, "token")) is Verdict.as_good
-    assert verdict(paired_likelihoods([-1.0, -1.2] * 30, [10.0] * 60, "token")) is Verdict.worse_by_more
+    assert verdict(paired_accuracies(100, 60, 2000)) is MarginVerdict.better
+    assert verdict(paired_accuracies(20, 20, 2000)) is MarginVerdict.as_good
+    assert verdict(paired_accuracies(5, 25, 2000)) is MarginVerdict.worse_but_within
+    assert verdict(paired_accuracies(20, 220, 2000)) is MarginVerdict.worse_by_more
+    assert verdict(paired_accuracies(5, 5, 100)) is MarginVerdict.undecided
+    assert verdict(unpaired_accuracies(9000, 10000, 9000, 10000)) is MarginVerdict.as_good
+    assert verdict(unpaired_accuracies(90, 100, 90, 100)) is MarginVerdict.undecided
+    assert verdict(sequential_accuracies([(True, True)] * 400 + [(False, True)] * 2)) is MarginVerdict.as_good
+    assert verdict(paired_likelihoods([0.001, -0.001] * 30, [10.0] * 60, "token")) is MarginVerdict.as_good
+    assert verdict(paired_likelihoods([-1.0, -1.2] * 30, [10.0] * 60, "token")) is MarginVerdict.worse_by_more
 
 
 def test_what_is_undecided_says_how_many_questions_would_do() -> None:
@@ -118,8 +118,8 @@ def test_what_is_undecided_says_how_many_questions_would_do() -> None:
 def test_many_rows_are_adjusted_together() -> None:
     alone = paired_accuracies(40, 50, 1500)
     judge([alone], {"accuracy": 0.02})
-    assert alone.verdict is Verdict.as_good
+    assert alone.verdict is MarginVerdict.as_good
     rows = [paired_accuracies(40, 50, 1500) for _ in range(20)]
     judge(rows, {"accuracy": 0.02})
-    assert {it.verdict for it in rows} == {Verdict.undecided}
+    assert {it.verdict for it in rows} == {MarginVerdict.undecided}
     assert {it.finding for it in rows} == {Finding.open}
