@@ -269,6 +269,7 @@ def test_a_database_that_is_locked_at_the_end_loses_no_result(runner: Run, tmp_p
     assert sorted(statuses(tmp_path)) == ["FINISHED", "FINISHED", "KILLED"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_interrupt_then_resume(runner: Run, tmp_path: Path, new_database: NewDatabase, sent: signal.Signals) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
@@ -296,6 +297,7 @@ def test_interrupt_then_resume(runner: Run, tmp_path: Path, new_database: NewDat
     assert statuses(tmp_path) == ["FINISHED", "KILLED"]
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_true_status_in_the_end(
     runner: Run, tmp_path: Path, new_database: NewDatabase
 ) -> None:

@@ -21,6 +21,8 @@ from runner import compare
 from runner.config.task import Gsm8kConfig
 from runner.datasets.gsm8k import load_questions
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Any]
 GOLD = {item.question: item.gold for item in load_questions(Gsm8kConfig(limit=40))}
 KEY = "sk-very-secret-0123456789"

@@ -21,6 +21,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from runner.config.groups import key_types
 from runner.config.plain_text import quote_texts
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 STUB = ("task=generate", "model=stub", "tracking=none")
 

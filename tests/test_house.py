@@ -220,6 +220,7 @@ atexit.register(lambda: print("HEAVY", [name for name in heavy if name in sys.mo
     assert "HEAVY []" in done.stdout
 
 
+@pytest.mark.slow
 def test_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes() -> None:
     program = """
 import sys

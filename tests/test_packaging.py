@@ -86,6 +86,7 @@ INDIRECT = {
 OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval", "optuna"}  # each in its own extra
 
 
+@pytest.mark.slow
 def test_all_that_the_core_imports_is_a_core_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     core = {re.split(r"[\[<>=~ ]", line)[0] for line in project["dependencies"]}

@@ -106,6 +106,7 @@ def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -
     assert sandbox.run("answer = 6 * 7").answer == "42"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "limits", "why"),
     [

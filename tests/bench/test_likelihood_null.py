@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", ["normal", "skewed", "lopsided", "heavy", "longer"])
 def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:

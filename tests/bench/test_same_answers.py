@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = """
   job                  seed   status     accuracy [95 %]   n   decode tok/s   weight MiB   peak RSS MiB   seconds

@@ -13,6 +13,8 @@ import torch
 from runner import load
 from runner.engines.local.kernels import native
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 WITH_KERNELS = [
     ("bfloat16", "float32 + lora"),

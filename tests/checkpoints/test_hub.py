@@ -287,6 +287,7 @@ def test_no_network_and_nothing_in_the_cache(tmp_path: Path, hub: Hub) -> None:
     assert f"the server at {hub.url[7:]} is not a hub" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off(tmp_path: Path, hub: Hub) -> None:
     hub.redirects_to = "http://127.0.0.1:9"
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)

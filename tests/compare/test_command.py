@@ -420,6 +420,7 @@ def test_help_imports_no_mlflow() -> None:
     assert "--baseline" in done.stdout
 
 
+@pytest.mark.slow
 def test_comparing_imports_no_torch_and_fills_stdout_only(grid: Store) -> None:
     output_dir = ["--output-dir", str(grid.output_dir)]
     done = python(PROBE, *output_dir, "--experiment", "grid", "--baseline", BASELINE)

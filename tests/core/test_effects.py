@@ -39,6 +39,7 @@ def effects_of_small_samples() -> Iterator[Effect]:
             yield ratio_of_medians("load_s", *([generator.uniform(1, 1.3) for _ in range(n)] for _ in "ab"))
 
 
+@pytest.mark.slow
 def test_the_interval_leaves_out_no_difference_where_the_test_does_and_only_there() -> None:
     kinds = set()
     for it in effects_of_small_samples():

@@ -20,6 +20,8 @@ from tools.embedded_model.evaluate import FINAL_NUMBER, Score, complete, score
 from tools.embedded_model.lora import load_square_lora
 from tools.embedded_model.team import measure
 
+pytestmark = pytest.mark.slow
+
 CARD = json.loads((MODEL_DIR.parent / "card.json").read_text())
 README = (MODEL_DIR.parent / "README.md").read_text()
 SHIPPED = [

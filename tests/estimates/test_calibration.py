@@ -19,6 +19,7 @@ from runner.estimates.speed import EstimateBasis
 from runner.quantization import CHOICES
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_children")
 def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     task = SweepConfig(batch_sizes=[2], prompt_tokens=[8], new_tokens=4, repeats=2, warmup=0)

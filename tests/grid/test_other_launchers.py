@@ -316,6 +316,7 @@ def test_a_signal_keeps_what_was_done(
 # ----------------------------------------------------------------------------------------- what is not supported
 
 
+@pytest.mark.slow
 def test_slurm_composes_and_reports_that_it_is_missing(
     runner: Callable[..., Any], python_for: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -458,6 +459,7 @@ def test_a_failed_trial_ends_the_search_in_one_message(
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_a_search_has_no_plan(runner: Callable[..., Any]) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
     done = runner("-m", *SEARCH, "model=stub", "plan=true")

@@ -110,6 +110,7 @@ def test_zip_and_exclude_on_the_command_line(runner: Run, tmp_path: Path) -> Non
     assert "hydra.sweeper.zip[0]: its keys advance together" in uneven.err
 
 
+@pytest.mark.slow
 def test_rerun_failed_and_rerun_all(grid: Start, runner: Run) -> None:
     arguments = (*STUB, "tracking=none", "seed=0,1,2,2")
     started = grid(*arguments, faults={1: "raise"})
@@ -288,6 +289,7 @@ def test_a_profile_brings_a_choice_that_has_the_key(tmp_path: Path, capsys: pyte
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_key_that_no_choice_of_the_grid_has_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"quantization\.doubel_quant: no key .* Did you mean quantization.double_q"):
         planned(tmp_path, {"quantization": ["nf4", "fp4"]}, "quantization.doubel_quant=false")

@@ -27,6 +27,8 @@ from runner.engines.kinds import api
 from runner.run import run
 from runner.store.jobs import read_samples
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., RunnerConfig]
 FIRST_S, ANSWER_S, RETRIES = 3.0, 6.0, 1
 MOST_MIB = 250

@@ -60,6 +60,7 @@ def test_files_that_are_no_database_of_mlflow(arena: Arena, case: str) -> None:
     assert "mlflow.db" in arena.give("--output-dir", ".", module="compare")
 
 
+@pytest.mark.slow
 def test_hostile_texts_in_runs(arena: Arena, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     odd = {"n": math.nan, "correct": math.inf, "accuracy": -1e308, "decode_tok_per_s": -math.inf}
     tags = {"task": NASTY, "output_dir": NASTY, "fact.machine": NASTY, "task_version": NASTY, "mlflow.runName": NASTY}
@@ -85,6 +86,7 @@ def test_hostile_texts_in_runs(arena: Arena, store: Store, capsys: pytest.Captur
     assert "<script>alert" not in (arena.folder / "saved" / "comparison.html").read_text()
 
 
+@pytest.mark.slow
 def test_damaged_samples_repeats_and_plans(arena: Arena, store: Store) -> None:
     grid = store.grid("x", "g", ["base", "nf4"])
     plan = arena.folder / "artifacts" / grid / "artifacts" / "plan.json"

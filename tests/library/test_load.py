@@ -18,6 +18,8 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.library.load import configure
 
+pytestmark = pytest.mark.slow
+
 GROUPS = ("model", "quantization", "lora", "rope", "generation")
 
 

@@ -278,6 +278,7 @@ def test_close_with_and_garbage_collection_free_the_model() -> None:
     assert becomes_true(lambda: engine_threads() == before)
 
 
+@pytest.mark.slow
 def test_a_program_can_exit_while_requests_are_running(tiny_llama: Path) -> None:
     program = (
         "import sys, threading, time\nfrom runner import load\n"
@@ -290,6 +291,7 @@ def test_a_program_can_exit_while_requests_are_running(tiny_llama: Path) -> None
     assert "terminate" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_load_ends_without_an_error() -> None:
     program = (
         "import os, signal, threading\nfrom runner import load\n"

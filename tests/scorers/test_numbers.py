@@ -218,6 +218,7 @@ def test_gold_answers() -> None:
         plain_number("twelve")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real GSM8K is not at {REAL}")
 def test_every_gold_answer_of_gsm8k_parses() -> None:
     texts = [(REAL / f"{split}.jsonl").read_text() for split in ("train", "test")]

@@ -52,6 +52,7 @@ def test_plain_from_pretrained_refuses_a_parts_folder(split: Path) -> None:
             load()
 
 
+@pytest.mark.slow
 def test_importing_runner_stays_cheap() -> None:
     program = "import sys, runner; assert 'torch' not in sys.modules; print(runner.load_part.__name__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

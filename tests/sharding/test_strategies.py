@@ -18,6 +18,8 @@ from runner.core.errors import ConfigError
 from runner.sharding import strategies
 from runner.sharding.strategies import PlannedPart, balance, plan_parts, proportion
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("self_attn.q_proj.weight", "mlp.up_proj.weight", "input_layernorm.weight", "mixer.state")
 
 

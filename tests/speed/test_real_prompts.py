@@ -40,6 +40,7 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_real_model_reads_each_prompt_once_and_reports_their_lengths(
     make_config: Make, recorder: Recorder, tiny_model: LocalModelConfig, texts: Path
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_real_model_reads_each_prompt_once_and_reports_their_lengths(
     assert not any("were repeated" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_too_few_prompts_are_repeated_and_too_long_ones_are_left_out(
     make_config: Make, recorder: Recorder, tiny_model: LocalModelConfig, tmp_path: Path
 ) -> None:

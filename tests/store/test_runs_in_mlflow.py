@@ -72,6 +72,7 @@ def test_a_deleted_run_is_logged_again_once(runner: Run, database: Path) -> None
     assert [row.stage for row in jobs(database)] == ["deleted", "active"]
 
 
+@pytest.mark.slow
 def test_a_deleted_database_is_created_again(runner: Run, database: Path, new_database: Callable[[Path], None]) -> None:
     assert runner(*STUB).code == 0
     new_database(database)  # only a new process opens it: MLflow keeps a file open

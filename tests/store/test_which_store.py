@@ -26,6 +26,7 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_an_error(runner: Run, silent: str) -> None:
     done = runner(*STUB, f"tracking.uri={silent}", process=True)
     assert done.code == 2
@@ -74,6 +75,7 @@ def test_printed_commands_can_be_pasted(tmp_path: Path, monkeypatch: pytest.Monk
     assert shlex.split(compare_command(server))[1:] == ["--tracking-uri", "http://host:5000"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_a_blank_variable_is_not_set_for_all_three_commands(runner: Run, tmp_path: Path, blank: str) -> None:
     variables = {"MLFLOW_TRACKING_URI": blank, "MLFLOW_EXPERIMENT_NAME": blank}

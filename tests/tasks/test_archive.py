@@ -17,6 +17,8 @@ from runner.core.errors import ConfigError, DataError
 from runner.sharding import archive
 from runner.sharding.manifest import read_manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:

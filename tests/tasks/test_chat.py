@@ -117,6 +117,7 @@ def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[
     assert "\nUser:" not in samples(tmp_path)[0].text
 
 
+@pytest.mark.slow
 def test_a_model_behind_an_api(tmp_path: Path) -> None:
     with Api() as server:
         done = piped(tmp_path, "Hi\n/stats\nHo\n", "model=api", f"model.base_url={server.url}", "model.name=tiny")

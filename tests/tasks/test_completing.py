@@ -143,6 +143,7 @@ DAMAGE: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_samples_that_are_not_as_they_were_written_are_refused_by_line(config: RunnerConfig, damage: str) -> None:
     folder = Path(run(config).output_dir)
@@ -168,6 +169,7 @@ def test_a_result_that_is_lost_is_rebuilt_with_all_that_was_measured(config: Run
     assert "6 of 6 samples were on disk from an earlier, interrupted run" in again.result.notes
 
 
+@pytest.mark.slow
 def test_a_job_that_goes_on_counts_what_was_measured_before(config: RunnerConfig) -> None:
     whole = run(config)
     folder = Path(whole.output_dir)
@@ -197,6 +199,7 @@ def test_rerun_failed_asks_only_what_has_no_answer(config: RunnerConfig) -> None
     assert [path.name for path in Path(again.output_dir).parent.iterdir()] == [again.job_id], "nothing was set aside"
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_said_again_without_a_load(
     runner: Callable[..., Any], tmp_path: Path, tiny_llama: Path
 ) -> None:
@@ -244,6 +247,7 @@ def kept(record: Record) -> list[Sample]:
     return [replace(found[index], reused_from=None, seconds=0.0) for index in sorted(found)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
     config: RunnerConfig, tmp_path: Path, temperature: float

@@ -28,6 +28,8 @@ from runner.report import show
 from runner.run import run
 from runner.tasks import generate
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., RunnerConfig]
 Run = Callable[..., Any]
 Job = Callable[..., Record]

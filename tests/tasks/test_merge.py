@@ -21,6 +21,8 @@ from trips import Trip, contents, flip_last_byte
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, DataError, JobFailed
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 3
 
 

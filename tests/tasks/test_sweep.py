@@ -31,6 +31,8 @@ from runner.speed.limits import MachineRates
 from runner.store.jobs import Job, Recorder
 from runner.tasks import sweep
 
+pytestmark = pytest.mark.slow
+
 MakeConfig = Callable[..., RunnerConfig]
 COLUMNS = [
     "batch_size",

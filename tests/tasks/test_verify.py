@@ -17,6 +17,8 @@ from trips import Trip, flip_last_byte
 from runner.config.task import Checksums, Strategy, VerifyLevel
 from runner.core.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 EMBEDDING = "model.embed_tokens.weight"
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tools import check_docs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _prepared() -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from tools import families
 
+pytestmark = pytest.mark.slow
+
 ROWS = families.rows(families.PAGE.read_text())
 FEW = ("llama", "mixtral", "gemma3n_text", "falcon_h1", "mamba", "rwkv", "llama4_text", "xlnet", "xmod")
 

@@ -43,6 +43,8 @@ from runner.run import check, identify, run
 from runner.tasks.agents.calls import CALLS
 from runner.tasks.base import task_of
 
+pytestmark = pytest.mark.slow
+
 PARTS = "the parts of the model"
 
 

@@ -37,6 +37,8 @@ from runner.engines.local.kernels import native
 from runner.engines.local.windows import Masks, Unknown
 from runner.run import run
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)

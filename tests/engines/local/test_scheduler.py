@@ -84,6 +84,7 @@ def test_every_family_answers_as_generate(
     in_every_way(config, expected, monkeypatch).close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["rope_2d", "peft", "pth", "peft merged", "rope_2d and pth"])
 def test_adapters_and_rope_2d_answer_as_generate(
     make_config: Make, saved_family: Saved, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -108,6 +109,7 @@ def _loaded(config: RunnerConfig) -> tuple[Any, Any]:
     return loaded.model, loaded.tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=lambda config: config.name)
 def test_quantized_models_agree_with_generate_for_most_tokens(
     make_config: Make, saved_family: Saved, quantization: Any
@@ -171,6 +173,7 @@ def _expected(request: Request, free: list[int], eos: int, tokenizer: Any) -> tu
     return free[:limit], tokenizer.decode(free[:limit], skip_special_tokens=True), FinishReason.length
 
 
+@pytest.mark.slow
 def test_repetition_penalty_is_that_of_generate(
     make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -296,6 +296,7 @@ def test_a_team_of_agents_records_who_answered(make_config: Make, tmp_path: Path
     assert again["student_answers"] + again["teacher_answers"] == again["calls"] == metrics["calls"]
 
 
+@pytest.mark.slow
 def test_a_conversation_and_a_server_record_who_answered(tmp_path: Path) -> None:
     with Teacher(good(), bad()) as teacher:
         model = ["model=hybrid", "model.student.stub=true", "model.teacher.name=tiny", "tracking=none", "print=json"]

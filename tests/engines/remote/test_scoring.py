@@ -43,6 +43,7 @@ def scored(make: Make, tmp_path: Path, model: Any, task: LikelihoodConfig) -> tu
     return record.result.metrics, [samples[index] for index in sorted(samples)]
 
 
+@pytest.mark.slow
 def test_our_own_server_scores_as_our_own_engine(make_config: Make, served: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "choices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CHOICES))

@@ -69,6 +69,7 @@ def test_a_wrong_key_is_reported_even_with_an_unlimited_body(ask: Any, api: Api)
         ask()
 
 
+@pytest.mark.slow
 def test_keep_alive_comments_without_text_are_a_fault(ask: Any, api: Api) -> None:
     api.always = Trouble("comments")
     assert "began an answer and sent no text within 3 s" in str(ask(first_token_s=3.0).error)

@@ -185,6 +185,7 @@ def test_an_engine_without_chat_is_refused_before_it_loads(make_config: Make, ag
     assert engine.loads == 0
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_discussion(tmp_path: Path, runner: Callable[..., Any]) -> None:
     """A real process and a real SIGKILL: the next start asks for the calls that are not on disk, and for no other."""
     command = ["model=stub", "task=agents", "task.mode=chain", "task.limit=1", "tracking=none"]

@@ -40,6 +40,7 @@ def exact_kl(two: Two, row: dict[str, str], places: int) -> tuple[float, int]:
     return float((p.exp() * (p - q)).sum()), int((p.argmax(dim=-1) == q.argmax(dim=-1)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", [None, 7])
 def test_the_divergence_is_that_of_plain_float64_and_within_the_bound_of_the_kept_one(
     two: Two, places: int | None, monkeypatch: pytest.MonkeyPatch
@@ -104,6 +105,7 @@ def test_a_model_beside_itself_has_no_divergence_and_one_that_is_its_own_referen
     assert record.result.metrics["top_1_agreement"] == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_goes_on(two: Two) -> None:
     config = two(0, exact=True, reference=model_overrides(two(1)))
     whole = run(config)
@@ -194,6 +196,7 @@ def test_other_vocabularies_and_other_tokenizers_are_refused_before_a_weight_is_
         run(config)
 
 
+@pytest.mark.slow
 def test_a_text_that_is_too_long_for_the_reference_alone_is_an_error_of_its_own(
     two: Two, saved_family: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..
     assert [words.rpartition(", ")[2] for words in told] == ["must run first", "done"]
 
 
+@pytest.mark.slow
 def test_a_reference_that_is_not_there_is_refused_with_what_to_run(two: Callable[..., RunnerConfig]) -> None:
     with pytest.raises(ConfigError, match=r"is not done in .*the same command with model=auto .* task.keep_top_k=64"):
         run(two(0, reference=model_overrides(two(1))))
@@ -187,6 +188,7 @@ def test_overrides_of_a_reference_are_checked(two: Callable[..., RunnerConfig], 
 # -------------------------------------------------------------------------------------------------- going on
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_goes_on_and_comes_to_the_same(two: Callable[..., RunnerConfig]) -> None:
     run(two(1, keep_top_k=8))
     config = two(0, keep_top_k=8, reference=model_overrides(two(1)))

@@ -46,6 +46,7 @@ def small(**keys: Any) -> MemoryConfig:
     return MemoryConfig(**({"batch_size": 2, "prompt_tokens": 8, "new_tokens": 3, "repeats": 1} | keys))
 
 
+@pytest.mark.slow
 def test_the_stub_goes_through_all_stages(make_config: MakeConfig, recorder: Recorder) -> None:
     result = measure(make_config(task=small(repeats=2)), recorder)
     assert [row["stage"] for row in result.rows] == STAGES
