@@ -14,8 +14,8 @@ install: $(STAMP) ## install the runner and its tools, with pinned versions, int
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
-	@# pip would compile on one core, and the tests that packages bring, too; some files are templates and no Python
+	$(BIN)/python -m tools.install
+	@# all cores compile, and no tests that packages bring; some files are templates and no Python
 	@$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true
 	@touch $@
 

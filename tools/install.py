@@ -1,0 +1,72 @@
+"""Installs the runner and its tools into the environment of the Python that runs this file (`python -m tools.install`).
+
+uv installs, because it resolves and unpacks in parallel. pip installs where uv is not available or fails. uv does not
+read pip's settings (another index, a folder with wheels, a certificate), so this passes them on.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+CONSTRAINTS = ["-c", "constraints.txt"]
+PACKAGES = [*CONSTRAINTS, "-e", ".[dev]"]
+SECTIONS = (":env:", "install", "global")  # of pip's settings, the first one that has a key counts
+# A setting of pip, the variable by which uv reads it, and what separates several values there.
+SETTINGS = (
+    ("index-url", "UV_DEFAULT_INDEX", " "),
+    ("extra-index-url", "UV_INDEX", " "),
+    ("find-links", "UV_FIND_LINKS", ","),
+    ("constraint", "UV_CONSTRAINT", " "),
+    ("cert", "SSL_CERT_FILE", " "),
+    ("timeout", "UV_HTTP_TIMEOUT", " "),
+    ("default-timeout", "UV_HTTP_TIMEOUT", " "),
+)
+
+
+def pip_settings(listing: str) -> dict[str, str]:
+    """Read the output of `pip config list`; of a key in several sections, the value that counts."""
+    values: dict[tuple[str, str], str] = {}
+    for line in listing.splitlines():
+        name, equals, value = line.partition("=")
+        section, dot, key = name.rpartition(".")
+        if equals and dot:
+            values[section, key] = str(ast.literal_eval(value))
+    return {key: values[section, key] for section in reversed(SECTIONS) for at, key in values if at == section}
+
+
+def uv_variables(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return pip's settings as the variables that uv reads."""
+    variables = {
+        variable: separator.join(settings[name].split()) for name, variable, separator in SETTINGS if name in settings
+    }
+    if (
+        "UV_INDEX" in variables
+    ):  # like pip, look for a version in all indexes and not only in the first with the package
+        variables["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    return variables
+
+
+def install_with_uv() -> bool:
+    """Install with uv; return False if uv is not available or fails."""
+    if subprocess.run([*PIP, "install", "--quiet", *CONSTRAINTS, "uv"], check=False).returncode:
+        return False
+    listing = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", sys.executable, *PACKAGES]
+    return not subprocess.run(command, env=uv_variables(pip_settings(listing)) | os.environ, check=False).returncode
+
+
+def main() -> int:
+    """Install everything; return pip's exit code if uv did not install it."""
+    if install_with_uv():
+        return 0
+    print("uv could not install the packages; pip installs them now, which takes a few minutes", file=sys.stderr)
+    return subprocess.run([*PIP, "install", "--quiet", "--no-compile", *PACKAGES], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
