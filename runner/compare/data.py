@@ -16,6 +16,7 @@ ABSENT = "–"
 JOB_ID = "job_id"
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 EXTRACTOR = "task.extractor"
+EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
 TEXT_END = 400  # characters of a text that are shown: the answer is at the end
 
 Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
@@ -59,6 +60,17 @@ class Run:
     def stopped_early(self) -> bool:
         """Whether the run, or one of the pooled runs, stopped early because a difference was decided."""
         return any(part.stopped_after is not None for part in self.parts or [self])
+
+    @property
+    def compared_while_running(self) -> bool:
+        """Whether the run, or one of the pooled runs, was compared with another one while it ran (early_stop_vs)."""
+        return self.stopped_early or any(EARLY_STOP in part.facts for part in self.parts or [self])
+
+    def early_stop_comparisons(self, other: Run) -> int | None:
+        """How many comparisons shared 5 % when this run was compared with the other one; None: not recorded."""
+        compared_with = self.facts.get(EARLY_STOP, "").rpartition(" · ")[2]  # after the words of the user
+        recorded = self.metrics.get("early_stop_comparisons")
+        return int(recorded) if recorded and not self.parts and compared_with == other.job_id else None
 
     @property
     def score(self) -> tuple[int, int] | None:
@@ -183,6 +195,7 @@ class Table:
     dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
     without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
     flips: list[Flips] = field(default_factory=list)
+    error_budget: str = ""  # a sentence, if more than 5 % of such tables may have a wrong finding
 
     @property
     def scored(self) -> bool:
@@ -203,7 +216,8 @@ class Table:
     @property
     def sentences(self) -> list[str]:
         """The findings of the comparisons and of the front, in words."""
-        return [row.sentence for row in self.rows if row.sentence] + self.front_sentences
+        budget = [self.error_budget] if self.error_budget else []
+        return [row.sentence for row in self.rows if row.sentence] + budget + self.front_sentences
 
     @property
     def front_sentences(self) -> list[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner.compare.data import ABSENT, TableRow
 from runner.compare.wording import assignments, versus
-from runner.core.effects import Effect, Finding, Method, repeats_needed
-from runner.core.margins import MarginVerdict
+from runner.core import margins
+from runner.core.effects import Effect, Finding, Method, most_wrong, repeats_needed
+from runner.core.margins import MarginVerdict, points_of_margin
 from runner.core.metrics import points
 from runner.core.ratios import CAUTION, FLIPS
+from runner.core.sequential import level_words
 from runner.core.stats import ALPHA
 
 
@@ -48,7 +51,7 @@ class Quantity:
 ACCURACIES = Quantity(
     record_key="comparison",
     keys="baseline_job_id difference difference_low difference_high p method wins losses ties p_holm finding "
-    "detectable_difference baseline_correct baseline_n remark margin verdict questions_needed",
+    "detectable_difference baseline_correct baseline_n remark margin verdict questions_needed early_stop_comparisons",
     write=points,
     unit="points",
     write_detectable=rounded_up,
@@ -122,8 +125,8 @@ METHODS = {
     Method.sequential: MethodWords(
         ACCURACIES,
         pairs="{wins}/{losses}/{ties}",
-        interval="always-valid 95 % interval",
-        legend="where a run stopped early, p and interval come from bets and still hold;",
+        interval="always-valid {confidence:g} % interval",
+        legend="where a run was compared while it ran, p and interval come from bets and hold at every look;",
     ),
     Method.sign_flips: MethodWords(
         LIKELIHOODS,
@@ -167,11 +170,11 @@ def sentence(row: TableRow, keys: list[str]) -> str:
     if it is None:
         return _too_few_repeats(row, keys)
     words, of = METHODS[it.method], quantity(it)
-    ps = f"p={p_value(it.p)}, Holm {p_value(it.p_holm)}".replace("=<", "<")
+    ps = f"p={p_value(it.p)}, {_adjusted(it)}".replace("=<", "<")
     unit = fill(of.unit, it)
     text = (
         f"{versus(row, keys)} (n={fill(words.sample, it)}): {it.finding} "
-        f"(Δ {of.write(it.value)} {unit}, {words.interval} {of.write(it.low)}..{of.write(it.high)}, {ps})"
+        f"(Δ {of.write(it.value)} {unit}, {fill(words.interval, it)} {of.write(it.low)}..{of.write(it.high)}, {ps})"
     )
     if it.finding is Finding.open:
         text += f"; {_why_open(it, unit)}"
@@ -180,26 +183,40 @@ def sentence(row: TableRow, keys: list[str]) -> str:
     return f"{text}; {it.remark}" if it.remark else text
 
 
+def _adjusted(it: Effect) -> str:
+    """Return the p that decides: Holm's of the table, or that of a run's own share of the 5 %."""
+    if it.early_stop_comparisons is None:
+        return f"Holm {p_value(it.p_holm)}"
+    return f"times {_comparisons(it.early_stop_comparisons)} {p_value(it.p_holm)}"
+
+
+def error_budget(effects: Sequence[Effect]) -> str:
+    """Return a sentence if more than 5 % of such tables may have a wrong finding, and empty otherwise."""
+    of_accuracy = [it for it in effects if quantity(it) is ACCURACIES]
+    share = most_wrong(of_accuracy)
+    if share <= ALPHA * (1 + 1e-9):
+        return ""
+    fixed = Counter(it.early_stop_comparisons for it in of_accuracy if it.early_stop_comparisons)
+    parts = [
+        f"{count} run{'s' * (count > 1)} decided at {level_words(comparisons)}{' each' * (count > 1)}"
+        for comparisons, count in sorted(fixed.items())
+    ]
+    text = f"{', '.join(parts)} while running"
+    if adjusted := len(of_accuracy) - fixed.total():
+        text += f", and {'the other comparison has' if adjusted == 1 else 'the other comparisons share'} 5 %"
+    else:
+        text += f". Jobs that answer one question keep to 5 % together with task.early_stop_comparisons={fixed.total()}"
+    return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
+
+
 def verdict_words(it: Effect) -> str:
     """Return what is decided about the margin, e.g. `as good within 2 points`."""
     assert it.margin is not None
+    assert it.verdict is not None
     of = quantity(it)
-    margin = (
-        f"{100 * it.margin:g} point{'s' * (it.margin != 0.01)}"
-        if of is ACCURACIES
-        else f"{it.margin:g} {fill(of.unit, it)}"
-    )
-    if it.verdict is MarginVerdict.undecided:
-        return f"undecided within {margin}" + (
-            f" (if neither is better, about {it.needed:,} questions would decide)" if it.needed else ""
-        )
-    words = {
-        MarginVerdict.better: "better",
-        MarginVerdict.as_good: f"as good within {margin}",
-        MarginVerdict.worse_but_within: f"worse, but by less than {margin}",
-        MarginVerdict.worse_by_more: f"worse by more than {margin}",
-    }
-    return words[it.verdict] if it.verdict is not None else ""
+    margin = points_of_margin(it.margin) if of is ACCURACIES else f"{it.margin:g} {fill(of.unit, it)}"
+    needed = f" (if neither is better, about {it.needed:,} questions would decide)" if it.needed else ""
+    return margins.verdict_words(it.verdict, margin) + needed
 
 
 def _why_open(it: Effect, unit: str) -> str:
@@ -228,10 +245,14 @@ def _too_few_repeats(row: TableRow, keys: list[str]) -> str:
     )
 
 
-def _comparisons(count: int) -> str:
-    return f"{count} comparison{'s' * (count != 1)}"
+def _comparisons(count: int, kind: str = "") -> str:
+    return f"{count} {kind}comparison{'s' * (count != 1)}"
 
 
+SHARE_LEGEND = (
+    "its share of the 5 % was fixed before it ran: there Holm is p times that number of comparisons, the interval has "
+    "the same level, and no other row changes the verdict"
+)
 MARGIN_LEGEND = (
     "Margin: a row is as good if a test shows its true difference to be above minus the margin "
     f"(two-sided, {ALPHA:g}, Holm over the same comparisons)."
@@ -245,8 +266,15 @@ def legend(effects: Sequence[Effect]) -> str:
         of_quantity = [it for it in effects if quantity(it) is of]
         if of_quantity:
             used = [words.legend for method, words in METHODS.items() if any(it.method is method for it in of_quantity)]
-            text = " ".join(filter(None, (of.legend[0], *used, of.legend[1])))
-            parts.append(text.format(**of_quantity[0].counts, comparisons=_comparisons(len(of_quantity)), alpha=ALPHA))
+            adjusted = [it for it in of_quantity if it.early_stop_comparisons is None]
+            legends = [of.legend[0], *used]
+            if len(adjusted) < len(of_quantity):
+                legends.append(SHARE_LEGEND + (";" if adjusted else "."))
+            legends += [of.legend[1]] * bool(adjusted)
+            kind = "other " * (0 < len(adjusted) < len(of_quantity))
+            comparisons = _comparisons(len(adjusted), kind)
+            text = " ".join(filter(None, legends))
+            parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
             if any(it.verdict for it in of_quantity):
                 parts.append(MARGIN_LEGEND)
     return " ".join(parts)

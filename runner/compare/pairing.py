@@ -100,9 +100,13 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Seque
                 f"different prompts: {other_prompts} of {n} questions have another prompt than in the baseline"
             )
         remark = f"different prompts for {other_prompts} of {n} questions"
-    if stopped:
-        words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
-        effect = effects.sequential_accuracies((our.solved, their.solved) for our, their in pairs)
+    watched = [it.job_id for it in (run, base) if it.compared_while_running]
+    if watched:  # by bets, whether or not it stopped early: a choice between two tests would find too many differences
+        comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
+        effect = effects.sequential_accuracies(((our.solved, their.solved) for our, their in pairs), comparisons)
+        words = f"{' and '.join(watched)} {'were' if len(watched) > 1 else 'was'} compared while running"
+        if stopped:
+            words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
         return replace(effect, remark="; ".join(filter(None, (words, remark))))
     wins = sum(our.solved and not their.solved for our, their in pairs)
     losses = sum(their.solved and not our.solved for our, their in pairs)

@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.compare import pairing
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, TableRow, group, label, named_groups
-from runner.compare.effect_words import sentence
+from runner.compare.effect_words import error_budget, sentence
 from runner.compare.front import SPEED_TOLERANCE, mark_front
 from runner.compare.likelihood import compare_likelihoods
 from runner.compare.runs import SampleReader
@@ -83,7 +83,9 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
                 row.effects = effects_of(row.run, base, choice, reader)
             except NotPaired as reason:
                 row.note = str(reason)
-    judge((it for row in table.rows for it in row.effects), choice.margins)
+    all_effects = [it for row in table.rows for it in row.effects]
+    judge(all_effects, choice.margins)
+    table.error_budget = error_budget(all_effects)
 
 
 def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleReader) -> list[Effect]:

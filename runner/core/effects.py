@@ -14,8 +14,8 @@ from statistics import median
 from typing import Any
 
 from runner.core import ratios, stats
-from runner.core.margins import MarginVerdict, questions_needed
-from runner.core.sequential import Pairs, p_at_any_look
+from runner.core.margins import MarginVerdict, margin_verdict, questions_needed
+from runner.core.sequential import Decision, Pairs, confidence_percent, level_of
 from runner.core.stats import ALPHA
 
 
@@ -34,7 +34,7 @@ class Method(StrEnum):
 
     mcnemar = "mcnemar"  # exact, paired on the same questions
     fisher = "fisher"  # exact, for questions that cannot be paired
-    sequential = "sequential"  # bets on the pairs in the order of the questions, where a run stopped early
+    sequential = "sequential"  # bets on the pairs in the order of the questions, where a run was compared while it ran
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
     rank_sum = "rank_sum"  # exact, over the repeats of a measurement
 
@@ -59,6 +59,10 @@ class Effect:
     detects: Callable[[float], float | None] | None = None  # level → smallest detectable true difference
     p_at: Callable[[float], float] | None = None  # true value → two-sided p against it
     needs: Callable[[float, float], int | None] | None = None  # margin, level → questions that decide about it
+    early_stop_comparisons: int | None = (
+        None  # they share 5 %, as was fixed before the run; None: those of the table do
+    )
+    side_of: Callable[[float], Decision] | None = None  # value → on which side of it bets at that share see the truth
     remark: str | None = None  # what else a reader has to know
     # Filled in by `judge`
     p_holm: float = 1.0
@@ -83,11 +87,17 @@ class Effect:
 def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None) -> None:
     """Adjust p over all effects of a table on one measure (by Holm), and decide what each one shows.
 
-    `margins`: for a measure, also decide which differences are above minus its margin, adjusted in the same way.
+    A run that was compared while it ran has decided at its own share of the 5 %: its verdict stands, whatever else the
+    table has. `margins`: for a measure, also decide which differences are above minus its margin, in the same way.
     """
     families: dict[str, list[Effect]] = {}
     for it in effects:
-        families.setdefault(it.measure.partition("/")[0], []).append(it)
+        measure = it.measure.partition("/")[0]
+        margin = (margins or {}).get(measure)
+        if it.early_stop_comparisons is None:
+            families.setdefault(measure, []).append(it)
+        else:
+            _take_over(it, margin)
     for measure, family in families.items():
         for it, p_holm in zip(family, stats.holm([one.p for one in family]), strict=True):
             it.p_holm, it.comparisons = p_holm, len(family)
@@ -99,6 +109,25 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
         margin = (margins or {}).get(measure)
         if margin is not None:
             _judge_margin([it for it in family if it.p_at is not None], margin)
+
+
+def _take_over(it: Effect, margin: float | None) -> None:
+    """Take over what the bets of a run have decided at its share: the very claims that it would stop at."""
+    assert it.side_of is not None
+    assert it.early_stop_comparisons is not None
+    findings = {Decision.better: Finding.better, Decision.worse: Finding.worse, Decision.open: Finding.open}
+    it.comparisons, it.p_holm = it.early_stop_comparisons, min(1.0, it.p * it.early_stop_comparisons)
+    it.finding = findings[it.side_of(0.0)]
+    if margin is not None:
+        it.margin, it.verdict = margin, margin_verdict(it.side_of(0.0), it.side_of(-margin))
+
+
+def most_wrong(effects: Sequence[Effect]) -> float:
+    """Return the share of tables with any wrong finding, at most: 5 % for Holm's family, and each share of a run."""
+    adjusted = [it for it in effects if it.early_stop_comparisons is None]
+    return ALPHA * bool(adjusted) + sum(
+        level_of(it.early_stop_comparisons) for it in effects if it.early_stop_comparisons
+    )
 
 
 def _judge_margin(family: list[Effect], margin: float) -> None:
@@ -136,12 +165,14 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
     )
 
 
-def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
-    """Compare pairs of verdicts where one side stopped early: a test for one look would not be valid."""
-    seen, looks, baseline_correct = Pairs(), [], 0
+def sequential_accuracies(pairs: Iterable[tuple[bool, bool]], early_stop_comparisons: int | None = None) -> Effect:
+    """Compare pairs of verdicts where a side was compared while it ran: a test for one look would not be valid.
+
+    `early_stop_comparisons`: as many share the 5 % as was fixed before that run.
+    """
+    seen, baseline_correct = Pairs(level_of(early_stop_comparisons or 1)), 0
     for ours, theirs in pairs:
         seen.add(ours, theirs)
-        looks.append((seen.wins, seen.losses, seen.ties))
         baseline_correct += theirs
     return Effect(
         Method.sequential,
@@ -152,8 +183,11 @@ def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
         seen.p,
         seen.count,
         seen.count,
-        _verdicts(seen.wins, seen.losses, seen.ties, baseline_correct),
-        p_at=partial(p_at_any_look, looks),
+        _verdicts(seen.wins, seen.losses, seen.ties, baseline_correct)
+        | {"confidence": confidence_percent(early_stop_comparisons or 1)},
+        early_stop_comparisons=early_stop_comparisons,
+        p_at=seen.p_against,
+        side_of=seen.side_of,
     )
 
 
