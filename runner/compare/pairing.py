@@ -104,7 +104,9 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Seque
     if watched:  # by bets, whether or not it stopped early: a choice between two tests would find too many differences
         comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
         effect = effects.sequential_accuracies(((our.solved, their.solved) for our, their in pairs), comparisons)
-        words = f"{' and '.join(watched)} {'were' if len(watched) > 1 else 'was'} compared while running"
+        words = (
+            f"{' and '.join(watched)} {'were compared while they' if len(watched) > 1 else 'was compared while it'} ran"
+        )
         if stopped:
             words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
         return replace(effect, remark="; ".join(filter(None, (words, remark))))

@@ -57,15 +57,16 @@ def confidence_percent(comparisons: int) -> float:
     return round(100 - float(f"{100 * level_of(comparisons):.2g}"), 12)
 
 
+@lru_cache(maxsize=256)
+def _steps(difference: float) -> tuple[tuple[float, float, float], ...]:
+    """Return for each share the logs of what a win, a loss and a tie multiply the capital by."""
+    ratio = 1 / (1 + difference)  # a tie multiplies the bet by this, a win by twice this, a loss by 0
+    return tuple((math.log1p(f * (2 * ratio - 1)), math.log1p(-f), math.log1p(f * (ratio - 1))) for f in SHARES)
+
+
 def log_capital(wins: int, losses: int, ties: int, difference: float = 0.0) -> float:
     """Return the log of the capital, from 1, of bets against a true difference of at most `difference`, above -1."""
-    ratio = 1 / (1 + difference)  # a tie multiplies the bet by this, a win by twice this, a loss by 0
-    logs = [
-        wins * math.log1p(share * (2 * ratio - 1))
-        + losses * math.log1p(-share)
-        + ties * math.log1p(share * (ratio - 1))
-        for share in SHARES
-    ]
+    logs = [wins * win + losses * loss + ties * tie for win, loss, tie in _steps(difference)]
     most = max(logs)
     return most + math.log(math.fsum(math.exp(it - most) for it in logs) / len(logs))
 
@@ -104,16 +105,17 @@ class Pairs:
         if self.decision is Decision.open and self.p <= self.level:
             self.decision = Decision.better if self.wins > self.losses else Decision.worse
         if self.margin is not None and self.from_margin is Decision.open:
-            self.from_margin = self._last_look_against(-self.margin)
+            if theirs and not ours:  # the only pair from which the gambler below the margin wins
+                is_below = log_capital(self.losses, self.wins, self.ties, self.margin) >= self._enough
+                self.from_margin = Decision.worse if is_below else Decision.open
+            else:
+                is_above = log_capital(self.wins, self.losses, self.ties, -self.margin) >= self._enough
+                self.from_margin = Decision.better if is_above else Decision.open
 
-    def _last_look_against(self, difference: float) -> Decision:
-        """Return on which side of a difference the last look alone shows the true one to be."""
-        enough = math.log(2 / self.level)
-        if log_capital(self.wins, self.losses, self.ties, difference) >= enough:
-            return Decision.better
-        if log_capital(self.losses, self.wins, self.ties, -difference) >= enough:
-            return Decision.worse
-        return Decision.open
+    @property
+    def _enough(self) -> float:
+        """The log of a capital that decides."""
+        return math.log(2 / self.level)
 
     @property
     def count(self) -> int:
@@ -140,15 +142,15 @@ class Pairs:
         if self._ended < len(self.looks):
             above, below = _counts(self.looks[self._ended :])
             low, high = self._ends
-            self._ends = max(low, _excluded(above, self.level)), min(high, -_excluded(below, self.level))
+            self._ends = max(low, _excluded(above, self._enough)), min(high, -_excluded(below, self._enough))
             self._ended = len(self.looks)
         return self._ends
 
     def side_of(self, difference: float) -> Decision:
         """Return on which side of a value the true difference was first shown to lie, at any look so far."""
         above, below = _counts(self.looks)
-        enough = math.log(2 / self.level)
-        is_above, is_below = _log_capitals(above, difference) >= enough, _log_capitals(below, -difference) >= enough
+        is_above = _log_capitals(above, difference) >= self._enough
+        is_below = _log_capitals(below, -difference) >= self._enough
         if not (is_above | is_below).any():
             return Decision.open
         return Decision.better if is_above[int((is_above | is_below).argmax())] else Decision.worse
@@ -172,18 +174,20 @@ def _log_capitals(counts: Any, difference: float) -> Any:
     """Return `log_capital` of each look."""
     import numpy as np
 
-    ratio = 1 / (1 + difference)
-    steps = [[math.log1p(f * (2 * ratio - 1)), math.log1p(-f), math.log1p(f * (ratio - 1))] for f in SHARES]
-    logs = counts @ np.transpose(steps)
+    logs = counts @ np.transpose(_steps(difference))
     most = logs.max(axis=1, keepdims=True)
     return most[:, 0] + np.log(np.exp(logs - most).mean(axis=1))
 
 
-def _excluded(counts: Any, level: float) -> float:
+def _excluded(counts: Any, enough: float) -> float:
     """Return the bound below which a look has excluded all differences; -1 if none has."""
+    import numpy as np
+
     low, high = -1.0, 1.0  # always the same halves, 0 first: so it does not matter how many looks come at once
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        is_excluded = bool((_log_capitals(counts, middle) >= math.log(2 / level)).any())
+        is_excluded = bool((_log_capitals(counts, middle) >= enough).any())
         low, high = (middle, high) if is_excluded else (low, middle)
+        if high == 0:  # a tie wins, too, against all that is left: of equally many losses, the last look has won most
+            counts = counts[np.append(counts[1:, 1] > counts[:-1, 1], True)]
     return low

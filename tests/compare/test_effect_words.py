@@ -37,6 +37,7 @@ EFFECTS = [
     paired_accuracies(3, 1, 100, 50),
     unpaired_accuracies(40, 80, 50, 100),
     sequential_accuracies([(True, True), (True, False)]),
+    sequential_accuracies([(True, True), (True, False)], 4),
     paired_likelihoods([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
     ratio_of_medians("load_s", [2.0, 3.0], [1.0, 1.5]),
 ]

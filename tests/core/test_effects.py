@@ -13,6 +13,7 @@ from runner.core.effects import (
     Finding,
     Method,
     judge,
+    most_wrong,
     paired_accuracies,
     paired_likelihoods,
     ratio_of_medians,
@@ -20,6 +21,7 @@ from runner.core.effects import (
     sequential_accuracies,
     unpaired_accuracies,
 )
+from runner.core.margins import MarginVerdict
 from runner.core.ratios import detectable_shift, ratio_error
 from runner.core.stats import detectable_difference, unpaired_detectable_difference
 
@@ -104,3 +106,40 @@ def test_the_repeats_needed_are_the_fewest_that_can(comparisons: int) -> None:
 
     needed = repeats_needed(comparisons)
     assert comparisons * p(needed) < 0.05 <= comparisons * p(needed - 1)
+
+
+def test_a_run_that_was_compared_while_it_ran_keeps_its_verdict_and_others_are_adjusted_without_it() -> None:
+    pairs = [(False, True)] * 10 + [(True, True)] * 20  # p 0.013 by bets
+    own = [sequential_accuracies(pairs, 3) for _ in range(3)]
+    others = [paired_accuracies(0, 7, 100), paired_accuracies(0, 7, 100)]  # p 0.016
+    judge([*own, *others])
+    assert [it.finding for it in (*own, *others)] == [Finding.worse] * 5
+    assert [it.p_holm for it in own] == pytest.approx([3 * own[0].p] * 3)
+    assert [it.comparisons for it in (*own, *others)] == [3, 3, 3, 2, 2]
+    assert [it.p_holm for it in others] == pytest.approx([2 * others[0].p] * 2)
+    without_record = [sequential_accuracies(pairs) for _ in range(4)]  # of an earlier version: Holm's, as any other
+    judge([*without_record, own[0]])
+    assert {it.finding for it in without_record} == {Finding.open}
+    assert own[0].finding is Finding.worse
+    assert own[0].low < without_record[0].low  # at 98.3 % and at 95 %
+
+
+def test_a_margin_is_decided_at_the_share_of_the_run() -> None:
+    nearly_all_alike = [(True, True)] * 400 + [(False, True)] * 2
+    own, strict = (sequential_accuracies(nearly_all_alike, count) for count in (1, 500))
+    judge([own, strict], {"accuracy": 0.02})
+    assert (own.verdict, strict.verdict) == (MarginVerdict.as_good, MarginVerdict.undecided)
+    many = [sequential_accuracies([(False, True)] * 10, 2) for _ in range(2)]
+    judge(many, {"accuracy": 0.02})
+    assert {it.verdict for it in many} == {MarginVerdict.worse_by_more}
+
+
+def test_the_errors_of_a_table_add_up_over_shares_and_one_adjusted_family() -> None:
+    def own(comparisons: int) -> Effect:
+        return sequential_accuracies([(True, True)], comparisons)
+
+    assert most_wrong([]) == 0
+    assert most_wrong([paired_accuracies(1, 1, 9)] * 4) == 0.05
+    assert most_wrong([own(3)] * 3) == pytest.approx(0.05)
+    assert most_wrong([own(1), own(1)]) == pytest.approx(0.1)
+    assert most_wrong([own(2), own(2), paired_accuracies(1, 1, 9)]) == pytest.approx(0.1)
