@@ -129,6 +129,17 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[.
         gsm8k.prepare(job(early_stop_vs="seed=1"))
 
 
+def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
+    job: Callable[..., RunnerConfig],
+) -> None:
+    assert [gsm8k.is_compared(job(early_stop_vs=words)) for words in (None, WHOLE, "gsm8k-0123456789ab")] == [
+        False,
+        False,
+        True,
+    ]
+    assert gsm8k.is_compared(job(3, early_stop_vs=WHOLE))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
