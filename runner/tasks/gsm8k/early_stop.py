@@ -52,8 +52,8 @@ def is_compared(config: RunnerConfig) -> bool:
 
 def hashes_of(task: Gsm8kConfig, baseline: Job) -> dict[str, str]:
     """Return what identifies the comparison: with another share of the 5 % or another margin it may stop elsewhere."""
-    values = baseline.job_id, str(comparisons_of(task)), f"{task.early_stop_margin}"
-    return {name: value for name, value in zip(HASHES, values, strict=True) if value != "None"}
+    margin = [] if task.early_stop_margin is None else [str(float(task.early_stop_margin))]
+    return dict(zip(HASHES, [baseline.job_id, str(comparisons_of(task)), *margin], strict=False))
 
 
 def comparisons_of(task: Gsm8kConfig) -> int:
