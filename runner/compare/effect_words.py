@@ -9,9 +9,10 @@ from typing import Any
 
 from runner.compare.data import ABSENT, TableRow
 from runner.compare.wording import assignments, versus
-from runner.core.effects import Effect, Finding, Method, repeats_needed
+from runner.core.effects import Effect, Finding, Method
 from runner.core.margins import MarginVerdict
 from runner.core.metrics import points
+from runner.core.over_runs import CLEAR_DIFFERENCE, LEAST_RUNS, MOST_RUNS, least_p, runs_needed
 from runner.core.ratios import CAUTION, FLIPS
 from runner.core.stats import ALPHA
 
@@ -75,14 +76,13 @@ LIKELIHOODS = Quantity(
 )
 REPEATS = Quantity(
     record_key="ratios",
-    keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding",
+    keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding method runs "
+    "baseline_runs margin verdict runs_needed",
     write="{:.3g}".format,
-    counted="repeats",
-    legend=(
-        "Ratios are of medians over the repeats, with a bootstrap interval that holds 95 %;",
-        "Holm over the comparisons of one figure, {alpha:g} decides.",
-    ),
+    counted="runs",
+    legend=("Ratios are of this row to the baseline.", "Holm over the comparisons of one figure, {alpha:g} decides."),
 )
+UNTESTED = "within these processes only"
 DIFFERENCES = (ACCURACIES, LIKELIHOODS)  # a row has at most one of them
 # The keys of a record whose field of an effect has another name
 FIELDS = {
@@ -94,9 +94,10 @@ FIELDS = {
     "ratio_low": "low",
     "ratio_high": "high",
     "samples": "n",
-    "repeats": "n",
-    "baseline_repeats": "baseline_n",
+    "runs": "n",
+    "baseline_runs": "baseline_n",
     "questions_needed": "needed",
+    "runs_needed": "needed",
 }
 
 
@@ -132,7 +133,19 @@ METHODS = {
         f"(up to {FLIPS:,} flips, for few samples all of them; p is the share that reaches the sum, times {CAUTION:g}, "
         "as differences may be skewed);",
     ),
-    Method.rank_sum: MethodWords(REPEATS, sample="{n}/{baseline_n}", legend="p: exact rank-sum test,"),
+    Method.student_t: MethodWords(
+        REPEATS,
+        sample="{n}/{baseline_n}",
+        legend=f"With {LEAST_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
+        "runs (a run counts by the median of its repeats), with an interval that holds 95 %; p and interval: Student's "
+        "t over the runs' logarithms.",
+    ),
+    Method.too_few_runs: MethodWords(
+        REPEATS,
+        sample="{n}/{baseline_n}",
+        legend="With fewer runs they are of medians over the repeats of one run each, and the brackets are the range of "
+        "these repeats: they hold within these processes only, and nothing is tested.",
+    ),
 }
 
 
@@ -152,6 +165,8 @@ def records(row: TableRow) -> dict[str, Any]:
     for it in row.effects:
         fields = {**vars(it), **it.counts, "baseline_job_id": row.baseline.run.job_id if row.baseline else None}
         record = {key: fields[FIELDS.get(key, key)] for key in quantity(it).keys.split()}
+        if not it.is_tested:
+            record |= {"p": None, "p_holm": None}
         if it.is_ratio:
             record_by_key[REPEATS.record_key].append(record)
         else:
@@ -165,7 +180,7 @@ def sentence(row: TableRow, keys: list[str]) -> str:
         return f"{assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
     it = row.effect
     if it is None:
-        return _too_few_repeats(row, keys)
+        return _too_few_runs(row, keys)
     words, of = METHODS[it.method], quantity(it)
     ps = f"p={p_value(it.p)}, Holm {p_value(it.p_holm)}".replace("=<", "<")
     unit = fill(of.unit, it)
@@ -187,8 +202,14 @@ def verdict_words(it: Effect) -> str:
     margin = (
         f"{100 * it.margin:g} point{'s' * (it.margin != 0.01)}"
         if of is ACCURACIES
+        else f"{100 * it.margin:g} %"
+        if it.is_ratio
         else f"{it.margin:g} {fill(of.unit, it)}"
     )
+    if it.verdict is MarginVerdict.undecided and it.is_ratio:
+        return f"undecided within {margin}" + (
+            f" (if neither is better, about {it.needed:,} runs of each would decide)" if it.needed else ""
+        )
     if it.verdict is MarginVerdict.undecided:
         return f"undecided within {margin}" + (
             f" (if neither is better, about {it.needed:,} questions would decide)" if it.needed else ""
@@ -212,19 +233,31 @@ def _why_open(it: Effect, unit: str) -> str:
     return f"{of.power} power to detect {of.write_detectable(it.detectable)} {unit}"
 
 
-def _too_few_repeats(row: TableRow, keys: list[str]) -> str:
-    """Say if there are too few repeats for the test to show any difference."""
-    repeated = [it for it in row.ratios if it.method is Method.rank_sum]
-    if not repeated:
+def _too_few_runs(row: TableRow, keys: list[str]) -> str:
+    """Say if there are too few runs to show any difference, and how many more of them help."""
+    measured = [it for it in row.ratios if it.method in {Method.student_t, Method.too_few_runs}]
+    if not measured:
         return ""
-    fewest = min(min(it.n, it.baseline_n) for it in repeated)
-    family = max(it.comparisons for it in repeated)
-    needed = repeats_needed(family)
-    if fewest >= needed:
+    fewest, most = (pick(f(it.n, it.baseline_n) for it in measured) for pick, f in ((min, min), (max, max)))
+    family = max(it.comparisons for it in measured)
+    if fewest >= LEAST_RUNS and least_p(2 * fewest) * family < ALPHA:
         return ""
+    needed = runs_needed(CLEAR_DIFFERENCE, ALPHA / family) or MOST_RUNS
+    count = (
+        "one process each"
+        if most == 1
+        else f"{fewest} run{'s' * (fewest != 1)} of {'each' if fewest == most else 'one'}"
+    )
+    if measured[0].counts["has_fresh_processes"]:
+        fix = f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
+    else:
+        fix = (
+            f"run both jobs {needed - fewest} more time{'s' * (needed - fewest != 1)} with rerun=all to know, alone on the "
+            "machine (in a grid with workers=1 hydra.launcher.fresh=true)"
+        )
     return (
-        f"{versus(row, keys)}: {fewest} repeat{'s' * (fewest != 1)} a side cannot show a "
-        f"difference in {_comparisons(family)}; task.repeats={needed} can"
+        f"{versus(row, keys)}: {count} cannot show a difference in {_comparisons(family)}. {fix[0].upper()}{fix[1:]}. "
+        f"{needed} runs of each show a difference of {CLEAR_DIFFERENCE:g} times the spread of runs"
     )
 
 
@@ -235,6 +268,11 @@ def _comparisons(count: int) -> str:
 MARGIN_LEGEND = (
     "Margin: a row is as good if a test shows its true difference to be above minus the margin "
     f"(two-sided, {ALPHA:g}, Holm over the same comparisons)."
+)
+
+RATIO_MARGIN_LEGEND = (
+    "Margin: a row is as good within 5 % if the same test shows that its speed is above 1/1.05 of the baseline's, or its "
+    f"time or memory below 1.05 of it ({ALPHA:g}, Holm over the same comparisons)."
 )
 
 
@@ -248,7 +286,7 @@ def legend(effects: Sequence[Effect]) -> str:
             text = " ".join(filter(None, (of.legend[0], *used, of.legend[1])))
             parts.append(text.format(**of_quantity[0].counts, comparisons=_comparisons(len(of_quantity)), alpha=ALPHA))
             if any(it.verdict for it in of_quantity):
-                parts.append(MARGIN_LEGEND)
+                parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)
     return " ".join(parts)
 
 
