@@ -1,9 +1,9 @@
 """Is a difference between two processes taken for one between two settings? `python bench/runs_null.py [--pairs 4000]`.
 
 Two jobs are drawn whose speeds differ by nothing but noise: each run, that is each process, has an error of its own
-(3 %, of several shapes), and its five repeats another one (2 %). runner-compare's own functions compare them. Counted is
-how often a difference is named although there is none, and how often the 95 % interval holds the true ratio. The
-control applies the same test to the repeats of one process each: it shows what happens if a repeat counts as a run.
+(3 %, of several shapes), and its five repeats another one (2 %). runner-compare's own functions compare them. Counted
+is how often a difference is named although there is none, and how often the 95 % interval of another pair holds its
+true ratio, 1.1. The control applies the same test to the repeats of one process each: a repeat counts as a run there.
 Then follow tables with many comparisons, speeds that are worse by exactly the margin, and as many runs as the command
 says are needed. Rates have their 95 % intervals (Wilson). The exit code is 1 if a false rate is above 5 %, a coverage
 below 94 % or a power below 77 %, beyond noise.
@@ -21,13 +21,13 @@ from compare_null import SLACK, Rate, begin
 
 from runner.core.effects import RATIOS, Effect, Finding, Measured, judge, ratio_of_measurements
 from runner.core.margins import MarginVerdict
-from runner.core.over_runs import CLEAR_DIFFERENCE, runs_needed
+from runner.core.over_runs import CLEAR_DIFFERENCE, LEAST_RUNS, runs_needed
 from runner.core.stats import ALPHA, POWER
 
 BETWEEN, WITHIN, REPEATS = 0.03, 0.02, 5  # noise of a run's and of a repeat's logarithm; repeats of a run
 SHAPES = ("normal", "skewed", "outliers", "two modes", "unequal")
 RUNS = [(1, 1), (2, 2), (3, 3), (3, 10), (4, 4), (5, 5), (10, 10)]  # of the two sides
-MARGIN = 0.05
+MARGIN, TRUE_RATIO = 0.05, 1.1
 LEAST_COVERAGE = 0.94
 MEASURE = "decode_tok_per_s"
 GOOD = {MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within}
@@ -74,14 +74,17 @@ def compared(ours: Sequence[Measured], theirs: Sequence[Measured]) -> list[Effec
     return effects
 
 
-def named(effects: Sequence[Effect]) -> Rate:
+def named(ours: Sequence[Measured], theirs: Sequence[Measured]) -> Rate:
     """Return how often a difference is named."""
-    return Rate(sum(it.finding is not Finding.open for it in effects), len(effects))
+    return Rate(sum(it.finding is not Finding.open for it in compared(ours, theirs)), len(ours))
 
 
-def covered(effects: Sequence[Effect]) -> Rate:
-    """Return how often an interval holds the true ratio, which is 1."""
-    return Rate(sum(it.low <= 1 <= it.high for it in effects), len(effects))
+def covered(ours: Sequence[Measured], theirs: Sequence[Measured]) -> Rate:
+    """Return how often an interval holds the true ratio, if our side is faster by it."""
+    faster = [
+        Measured([TRUE_RATIO * value for value in it.repeats], [TRUE_RATIO * value for value in it.runs]) for it in ours
+    ]
+    return Rate(sum(it.low <= TRUE_RATIO <= it.high for it in compared(faster, theirs)), len(ours))
 
 
 def single(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
@@ -89,21 +92,22 @@ def single(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list
     falses, coverages = [], []
     print(f"\nequal jobs, {100 * BETWEEN:.0f} % between runs and {100 * WITHIN:.0f} % within: {pairs:,} pairs a line")
     print(
-        "noise of runs   runs  difference named        interval holds 1        control: repeats as runs, named, holds 1"
+        "noise of runs   runs  difference named        interval holds 1.1      "
+        "control, repeats as runs: named, holds 1.1"
     )
     for shape in SHAPES:
         for runs, their_runs in RUNS:
             ours = jobs(generator, shape, runs, pairs)
             theirs = jobs(generator, shape, their_runs, pairs, side=1)
-            effects = compared(ours, theirs)
-            tested = effects[0].is_tested
+            tested = min(runs, their_runs) >= LEAST_RUNS
             as_runs = [[Measured(it.repeats, it.repeats) for it in side] for side in (ours, theirs)]
-            control = compared(*as_runs)
-            words = str(covered(effects)) if tested else "no test, a range      "
-            print(f"{shape:13s}  {runs:2d}/{their_runs:<2d}  {named(effects)}  {words}  {named(control)}  "
-                  f"{covered(control)}", flush=True)  # fmt: skip
-            falses.append(named(effects))
-            coverages += [covered(effects)] * tested
+            null, holds, control, control_holds = (
+                count(*sides) for sides in ((ours, theirs), as_runs) for count in (named, covered)
+            )
+            words = str(holds) if tested else "no test, a range      "
+            print(f"{shape:13s}  {runs:2d}/{their_runs:<2d}  {null}  {words}  {control}  {control_holds}", flush=True)
+            falses.append(null)
+            coverages += [holds] * tested
     return falses, coverages
 
 
@@ -159,9 +163,7 @@ def margins(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], lis
 def advice(generator: np.random.Generator, tables: int) -> list[Rate]:
     """Print and return how often the advised number of runs shows a difference of three spreads."""
     powers = []
-    print(
-        f"\na difference of {CLEAR_DIFFERENCE:g} spreads, with as many runs as the sentence says: {tables:,} tables a line"
-    )
+    print(f"\na difference of {CLEAR_DIFFERENCE:g} spreads, with as many runs as advised: {tables:,} tables a line")
     print("comparisons  runs  difference named")
     for comparisons in (1, 5, 12):
         runs = runs_needed(CLEAR_DIFFERENCE, ALPHA / comparisons)

@@ -233,8 +233,8 @@ class Table:
             sentences.append(
                 f"{count if self.axes else 'no Pareto front'}: speed counts only where a job had a process and the "
                 "machine to itself, on one kind of machine. Left out: "
-                f"{few(left_out, MOST_NAMED if self.axes else 1)}. To count them, run the jobs again on an idle machine with "
-                f"{ALONE_KEYS}"
+                f"{few(left_out, MOST_NAMED if self.axes else 1)}. To count them, run the jobs again on an idle "
+                f"machine with {ALONE_KEYS}"
             )
         return sentences
 

@@ -80,7 +80,7 @@ REPEATS = Quantity(
     "baseline_runs margin verdict runs_needed",
     write="{:.3g}".format,
     counted="runs",
-    legend=("Ratios are of this row to the baseline.", "Holm over the comparisons of one figure, {alpha:g} decides."),
+    legend=("Ratios are of this row to the baseline.", ""),
 )
 UNTESTED = "within these processes only"
 DIFFERENCES = (ACCURACIES, LIKELIHOODS)  # a row has at most one of them
@@ -138,13 +138,13 @@ METHODS = {
         sample="{n}/{baseline_n}",
         legend=f"With {LEAST_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
         "runs (a run counts by the median of its repeats), with an interval that holds 95 %; p and interval: Student's "
-        "t over the runs' logarithms.",
+        "t over the runs' logarithms; Holm over the comparisons of one figure, {alpha:g} decides.",
     ),
     Method.too_few_runs: MethodWords(
         REPEATS,
         sample="{n}/{baseline_n}",
-        legend="With fewer runs they are of medians over the repeats of one run each, and the brackets are the range of "
-        "these repeats: they hold within these processes only, and nothing is tested.",
+        legend=f"With fewer than {LEAST_RUNS} runs a side they are of medians over the repeats of one run each, and the brackets are the range "
+        "of these repeats: they hold within these processes only, and nothing is tested.",
     ),
 }
 
@@ -251,9 +251,10 @@ def _too_few_runs(row: TableRow, keys: list[str]) -> str:
     if measured[0].counts["has_fresh_processes"]:
         fix = f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
     else:
+        more = f"{needed - fewest} more time{'s' * (needed - fewest != 1)}"
         fix = (
-            f"run both jobs {needed - fewest} more time{'s' * (needed - fewest != 1)} with rerun=all to know, alone on the "
-            "machine (in a grid with workers=1 hydra.launcher.fresh=true)"
+            f"run both jobs {more} with rerun=all to know, alone on the machine (in a grid with "
+            "workers=1 hydra.launcher.fresh=true)"
         )
     return (
         f"{versus(row, keys)}: {count} cannot show a difference in {_comparisons(family)}. {fix[0].upper()}{fix[1:]}. "
@@ -271,7 +272,7 @@ MARGIN_LEGEND = (
 )
 
 RATIO_MARGIN_LEGEND = (
-    "Margin: a row is as good within 5 % if the same test shows that its speed is above 1/1.05 of the baseline's, or its "
+    "Margin: a row is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
     f"time or memory below 1.05 of it ({ALPHA:g}, Holm over the same comparisons)."
 )
 

@@ -210,8 +210,8 @@ def _accuracy(row: TableRow) -> float:
 def _leave_out(rows: list[TableRow]) -> None:
     """Note which rows were measured beside other work, or on another machine than the baseline (else than most)."""
     for row in rows:
-        contention = contention(row.run)
-        row.off_front = None if contention == EXCLUSIVE else f"measured {contention}"
+        beside = contention(row.run)
+        row.off_front = None if beside == EXCLUSIVE else f"measured {beside}"
     alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
     machines = [machine_of(row.run) for row in alone]
     usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")

@@ -70,11 +70,12 @@ def front_rule(table: Table) -> str:
     measured = f", is not worse beyond noise in {' and '.join(FRONT[axis] for axis in exact)}" * bool(exact)
     noise = [f"{words} in {FRONT[axis]} ({axis})" for axis, words in table.noise.items()]
     pairs = f"{table.front_pairs} pair{'s' * (table.front_pairs != 1)}"
+    somewhere = " or ".join(FRONT[axis] for axis in table.axes)
     return (
-        f"Pareto: a row is dominated if another one is shown to be {' and '.join(shown)} (--margin), is not shown to be "
-        f"worse{measured}, and is better beyond noise in accuracy or {' or '.join(FRONT[axis] for axis in table.axes)}. "
-        f"Noise: {'; '.join(noise)}; in accuracy, what the exact test does not show. Bonferroni over {pairs}: a row is "
-        f"called dominated wrongly in at most {100 * ALPHA:g} of 100 such tables."
+        f"Pareto: a row is dominated if another one is shown to be {' and '.join(shown)} (--margin), is not shown to "
+        f"be worse{measured}, and is better beyond noise in accuracy or {somewhere}. Noise: {'; '.join(noise)}; in "
+        f"accuracy, what the exact test does not show. Bonferroni over {pairs}: a row is called dominated wrongly in "
+        f"at most {100 * ALPHA:g} of 100 such tables."
     )
 
 
