@@ -183,6 +183,7 @@ class Table:
     noise: dict[str, str] = field(default_factory=dict)  # by axis: the difference up to which it is noise
     front_margins: dict[str, float] = field(default_factory=dict)  # of accuracy and speed: the loss that may not matter
     front_pairs: int = 0  # the number of pairs of rows that the front compares
+    front_runs: int = 0  # how many runs of each job can show a difference of speed
     dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
     without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
     without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
@@ -224,8 +225,9 @@ class Table:
             which = "" if every else f" ({few(self.without_speed, MOST_NAMED)})"
             sentences.append(
                 f"{front} speed: speeds of fewer than {LEAST_RUNS} runs{which} do not show how far runs differ by "
-                f"themselves, so no row is called faster or slower. To count speed, run each job at least {LEAST_RUNS} "
-                f"times in all, on an idle machine with {ALONE_KEYS}, or give the noise yourself: --tolerance PERCENT"
+                "themselves, so no row is called faster or slower. To count speed, run each job "
+                f"{self.front_runs} times or more, on an idle machine with {ALONE_KEYS}, or give the noise yourself: "
+                "--tolerance PERCENT"
             )
         left_out = [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]
         if left_out:

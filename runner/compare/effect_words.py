@@ -12,7 +12,7 @@ from runner.compare.wording import assignments, versus
 from runner.core.effects import Effect, Finding, Method
 from runner.core.margins import MarginVerdict
 from runner.core.metrics import points
-from runner.core.over_runs import CLEAR_DIFFERENCE, LEAST_RUNS, MOST_RUNS, least_p, runs_needed
+from runner.core.over_runs import CLEAR_DIFFERENCE, LEAST_RUNS, MOST_RUNS, fewest_runs, runs_needed
 from runner.core.ratios import CAUTION, FLIPS
 from runner.core.stats import ALPHA
 
@@ -143,8 +143,8 @@ METHODS = {
     Method.too_few_runs: MethodWords(
         REPEATS,
         sample="{n}/{baseline_n}",
-        legend=f"With fewer than {LEAST_RUNS} runs a side they are of medians over the repeats of one run each, and the brackets are the range "
-        "of these repeats: they hold within these processes only, and nothing is tested.",
+        legend=f"With fewer than {LEAST_RUNS} runs a side they are of medians over the repeats of one run each, and "
+        "the brackets are the range of these repeats: they hold within these processes only, and nothing is tested.",
     ),
 }
 
@@ -240,7 +240,7 @@ def _too_few_runs(row: TableRow, keys: list[str]) -> str:
         return ""
     fewest, most = (pick(f(it.n, it.baseline_n) for it in measured) for pick, f in ((min, min), (max, max)))
     family = max(it.comparisons for it in measured)
-    if fewest >= LEAST_RUNS and least_p(2 * fewest) * family < ALPHA:
+    if fewest >= fewest_runs(ALPHA / family):
         return ""
     needed = runs_needed(CLEAR_DIFFERENCE, ALPHA / family) or MOST_RUNS
     count = (

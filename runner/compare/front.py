@@ -26,7 +26,7 @@ from runner.core import stats
 from runner.core.effects import RATIOS, Effect, paired_accuracies, unpaired_accuracies
 from runner.core.machine import EXCLUSIVE
 from runner.core.metrics import ACCURACY, FRONT, METRICS, Better
-from runner.core.over_runs import LEAST_RUNS, RatioOfRuns
+from runner.core.over_runs import LEAST_RUNS, RatioOfRuns, fewest_runs
 from runner.core.stats import ALPHA
 
 MEMORY, SPEED = FRONT
@@ -53,6 +53,9 @@ def mark_front(
     rows = [row for row in scored if not row.off_front]
     if len(rows) < 2:
         return
+    panels = [[row for row in rows if row.panel == panel] for panel in dict.fromkeys(row.panel for row in rows)]
+    table.front_pairs = sum(math.comb(len(members), 2) for members in panels)
+    table.front_runs = fewest_runs(LEVEL / max(1, table.front_pairs))
     measured = [name for name in FRONT if all(name in row.run.metrics for row in rows)]
     if measured and MEMORY not in measured:
         table.without_memory = [row.run.job_id for row in rows if MEMORY not in row.run.metrics]
@@ -63,8 +66,6 @@ def mark_front(
         return
     given = margins or {}
     table.front_margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN), SPEED: given.get(RATIOS, SPEED_MARGIN)}
-    panels = [[row for row in rows if row.panel == panel] for panel in dict.fromkeys(row.panel for row in rows)]
-    table.front_pairs = sum(math.comb(len(members), 2) for members in panels)
     speeds = {row.run.run_id: values_of(row.run, SPEED) for row in rows} if SPEED in table.axes else {}
     set_standings(table, rows, speeds, tolerance)
     for members in panels:

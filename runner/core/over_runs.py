@@ -61,6 +61,14 @@ def least_p(runs: int) -> float:
     return 2.0 ** (1 - runs)
 
 
+def fewest_runs(alpha: float = ALPHA) -> int:
+    """Return how many runs a side can show anything at this level."""
+    runs = LEAST_RUNS
+    while least_p(2 * runs) >= alpha:
+        runs += 1
+    return runs
+
+
 def runs_needed(distance: float, alpha: float = ALPHA) -> int | None:
     """Return how many runs a side show a distance, in standard deviations of a run, with 80 % power.
 
