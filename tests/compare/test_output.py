@@ -125,7 +125,6 @@ def test_csv_and_json_hold_what_stdout_has_and_stay_the_same(
     assert json.loads((saved / "comparison.json").read_text())["tables"][0]["pareto_axes"] == [
         "accuracy",
         "model_mib",
-        "decode_tok_per_s",
     ]
 
 

@@ -201,7 +201,10 @@ def test_one_process_each_names_nothing(store: Store, rows: Any, show: Any) -> N
 
 
 def test_a_run_beside_other_work_or_elsewhere_is_no_repeat(store: Store, rows: Any) -> None:
-    for place, tags in (("busy sweeps", {"fact.measured": "beside other work"}), ("sweeps elsewhere", {"fact.machine": "other"})):
+    for place, tags in (
+        ("busy sweeps", {"fact.measured": "beside other work"}),
+        ("sweeps elsewhere", {"fact.machine": "other"}),
+    ):
         for name, config in (("base", NONE), ("nf4", NF4)):
             for number in range(4):
                 kept = tags if number == 1 else {}
