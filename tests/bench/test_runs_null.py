@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runner.core.effects import Measured
+
 BENCH = Path(__file__).parents[2] / "bench"
 
 
 def test_runs_hold_the_level_and_repeats_of_one_process_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
-    from runs_null import Measured, covered, jobs, named
+    from runs_null import covered, jobs, named
 
     generator = np.random.default_rng(1)
     for shape in ("normal", "two modes", "unequal"):
