@@ -11,9 +11,10 @@ from typing import Any
 from runner.compare.data import ABSENT, TableRow
 from runner.compare.wording import assignments, versus
 from runner.core import margins
-from runner.core.effects import Effect, Finding, Method, most_wrong, repeats_needed
+from runner.core.effects import Effect, Finding, Method, most_wrong
 from runner.core.margins import MarginVerdict, points_of_margin
 from runner.core.metrics import points
+from runner.core.over_runs import CLEAR_DIFFERENCE, LEAST_RUNS, MOST_RUNS, fewest_runs, runs_needed
 from runner.core.ratios import CAUTION, FLIPS
 from runner.core.sequential import level_words
 from runner.core.stats import ALPHA
@@ -78,14 +79,13 @@ LIKELIHOODS = Quantity(
 )
 REPEATS = Quantity(
     record_key="ratios",
-    keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding",
+    keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding method runs "
+    "baseline_runs margin verdict runs_needed",
     write="{:.3g}".format,
-    counted="repeats",
-    legend=(
-        "Ratios are of medians over the repeats, with a bootstrap interval that holds 95 %;",
-        "Holm over the comparisons of one figure, {alpha:g} decides.",
-    ),
+    counted="runs",
+    legend=("Ratios are of this row to the baseline.", ""),
 )
+UNTESTED = "within these processes only"
 DIFFERENCES = (ACCURACIES, LIKELIHOODS)  # a row has at most one of them
 # The keys of a record whose field of an effect has another name
 FIELDS = {
@@ -97,9 +97,10 @@ FIELDS = {
     "ratio_low": "low",
     "ratio_high": "high",
     "samples": "n",
-    "repeats": "n",
-    "baseline_repeats": "baseline_n",
+    "runs": "n",
+    "baseline_runs": "baseline_n",
     "questions_needed": "needed",
+    "runs_needed": "needed",
 }
 
 
@@ -135,7 +136,19 @@ METHODS = {
         f"(up to {FLIPS:,} flips, for few samples all of them; p is the share that reaches the sum, times {CAUTION:g}, "
         "as differences may be skewed);",
     ),
-    Method.rank_sum: MethodWords(REPEATS, sample="{n}/{baseline_n}", legend="p: exact rank-sum test,"),
+    Method.student_t: MethodWords(
+        REPEATS,
+        sample="{n}/{baseline_n}",
+        legend=f"With {LEAST_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
+        "runs (a run counts by the median of its repeats), with an interval that holds 95 %; p and interval: Student's "
+        "t over the runs' logarithms; Holm over the comparisons of one figure, {alpha:g} decides.",
+    ),
+    Method.too_few_runs: MethodWords(
+        REPEATS,
+        sample="{n}/{baseline_n}",
+        legend=f"With fewer than {LEAST_RUNS} runs a side they are of medians over the repeats of one run each, and "
+        "the brackets are the range of these repeats: they hold within these processes only, and nothing is tested.",
+    ),
 }
 
 
@@ -155,6 +168,8 @@ def records(row: TableRow) -> dict[str, Any]:
     for it in row.effects:
         fields = {**vars(it), **it.counts, "baseline_job_id": row.baseline.run.job_id if row.baseline else None}
         record = {key: fields[FIELDS.get(key, key)] for key in quantity(it).keys.split()}
+        if not it.is_tested:
+            record |= {"p": None, "p_holm": None}
         if it.is_ratio:
             record_by_key[REPEATS.record_key].append(record)
         else:
@@ -168,7 +183,7 @@ def sentence(row: TableRow, keys: list[str]) -> str:
         return f"{assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
     it = row.effect
     if it is None:
-        return _too_few_repeats(row, keys)
+        return _too_few_runs(row, keys)
     words, of = METHODS[it.method], quantity(it)
     ps = f"p={p_value(it.p)}, {_adjusted(it)}".replace("=<", "<")
     unit = fill(of.unit, it)
@@ -214,8 +229,15 @@ def verdict_words(it: Effect) -> str:
     assert it.margin is not None
     assert it.verdict is not None
     of = quantity(it)
-    margin = points_of_margin(it.margin) if of is ACCURACIES else f"{it.margin:g} {fill(of.unit, it)}"
-    needed = f" (if neither is better, about {it.needed:,} questions would decide)" if it.needed else ""
+    margin = (
+        points_of_margin(it.margin)
+        if of is ACCURACIES
+        else f"{100 * it.margin:g} %"
+        if it.is_ratio
+        else f"{it.margin:g} {fill(of.unit, it)}"
+    )
+    unit = "runs of each" if it.is_ratio else "questions"
+    needed = f" (if neither is better, about {it.needed:,} {unit} would decide)" if it.needed else ""
     return margins.verdict_words(it.verdict, margin) + needed
 
 
@@ -229,19 +251,32 @@ def _why_open(it: Effect, unit: str) -> str:
     return f"{of.power} power to detect {of.write_detectable(it.detectable)} {unit}"
 
 
-def _too_few_repeats(row: TableRow, keys: list[str]) -> str:
-    """Say if there are too few repeats for the test to show any difference."""
-    repeated = [it for it in row.ratios if it.method is Method.rank_sum]
-    if not repeated:
+def _too_few_runs(row: TableRow, keys: list[str]) -> str:
+    """Say if there are too few runs to show any difference, and how many more of them help."""
+    measured = [it for it in row.ratios if it.method in {Method.student_t, Method.too_few_runs}]
+    if not measured:
         return ""
-    fewest = min(min(it.n, it.baseline_n) for it in repeated)
-    family = max(it.comparisons for it in repeated)
-    needed = repeats_needed(family)
-    if fewest >= needed:
+    fewest, most = (pick(f(it.n, it.baseline_n) for it in measured) for pick, f in ((min, min), (max, max)))
+    family = max(it.comparisons for it in measured)
+    if fewest >= fewest_runs(ALPHA / family):
         return ""
+    needed = runs_needed(CLEAR_DIFFERENCE, ALPHA / family) or MOST_RUNS
+    count = (
+        "one process each"
+        if most == 1
+        else f"{fewest} run{'s' * (fewest != 1)} of {'each' if fewest == most else 'one'}"
+    )
+    if measured[0].counts["has_fresh_processes"]:
+        fix = f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
+    else:
+        more = f"{needed - fewest} more time{'s' * (needed - fewest != 1)}"
+        fix = (
+            f"run both jobs {more} with rerun=all to know, alone on the machine (in a grid with "
+            "workers=1 hydra.launcher.fresh=true)"
+        )
     return (
-        f"{versus(row, keys)}: {fewest} repeat{'s' * (fewest != 1)} a side cannot show a "
-        f"difference in {_comparisons(family)}; task.repeats={needed} can"
+        f"{versus(row, keys)}: {count} cannot show a difference in {_comparisons(family)}. {fix[0].upper()}{fix[1:]}. "
+        f"{needed} runs of each show a difference of {CLEAR_DIFFERENCE:g} times the spread of runs"
     )
 
 
@@ -256,6 +291,11 @@ SHARE_LEGEND = (
 MARGIN_LEGEND = (
     "Margin: a row is as good if a test shows its true difference to be above minus the margin "
     f"(two-sided, {ALPHA:g}, Holm over the same comparisons)."
+)
+
+RATIO_MARGIN_LEGEND = (
+    "Margin: a row is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
+    f"time or memory below 1.05 of it ({ALPHA:g}, Holm over the same comparisons)."
 )
 
 
@@ -276,7 +316,7 @@ def legend(effects: Sequence[Effect]) -> str:
             text = " ".join(filter(None, legends))
             parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
             if any(it.verdict for it in of_quantity):
-                parts.append(MARGIN_LEGEND)
+                parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)
     return " ".join(parts)
 
 

@@ -1,7 +1,7 @@
 """Compares one run with its baseline: finds the baseline, checks that the two can be compared, and tests.
 
-Runs with verdicts are compared by their answers to the same questions, others by their repeats: the cells of a sweep,
-the figures of a memory benchmark.
+Runs with verdicts are compared by their answers to the same questions, others by what was measured over their runs: the
+cells of a sweep, the figures of a memory benchmark.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from runner.compare.data import (
     label,
     named_groups,
 )
+from runner.compare.repeated_runs import measured
 from runner.compare.runs import SampleReader
 from runner.core import effects
 from runner.core.effects import Effect
@@ -125,7 +126,7 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Effect:
 
 
 def compare_repeats(run: Run, base: Run, reader: SampleReader) -> list[Effect]:
-    """Return the ratio to the baseline for every measure that both runs have repeated."""
+    """Return the ratio to the baseline for every measure that both jobs have."""
     if run.task_version != base.task_version:
         versions = f"version {base.task_version}, this run with version {run.task_version}"
         raise NotPaired(f"measured differently: the baseline with {versions}")
@@ -133,7 +134,10 @@ def compare_repeats(run: Run, base: Run, reader: SampleReader) -> list[Effect]:
     shared = [name for name in ours if name in theirs and min(*ours[name], *theirs[name]) > 0]
     if not shared:
         raise NotPaired(f"nothing was measured in both: {', '.join(ours)}; {', '.join(theirs)}")
-    return [effects.ratio_of_medians(name, ours[name], theirs[name]) for name in shared]
+    return [
+        effects.ratio_of_measurements(name, measured(run, name, ours[name]), measured(base, name, theirs[name]))
+        for name in shared
+    ]
 
 
 def repeats_of(run: Run, reader: SampleReader) -> dict[str, list[float]]:

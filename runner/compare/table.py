@@ -8,7 +8,7 @@ from typing import Any
 from runner.compare import pairing
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, TableRow, group, label, named_groups
 from runner.compare.effect_words import error_budget, sentence
-from runner.compare.front import SPEED_TOLERANCE, mark_front
+from runner.compare.front import mark_front
 from runner.compare.likelihood import compare_likelihoods
 from runner.compare.runs import SampleReader
 from runner.compare.selection import listed, matches
@@ -33,7 +33,7 @@ class ComparisonOptions:
     unpaired: bool = False
     base: Run | None = None  # the baseline, if the user named one run
     margins: dict[str, float] = field(default_factory=dict)  # measure → the loss that is acceptable
-    tolerance: float = SPEED_TOLERANCE  # by how much speeds of one run each may differ by noise alone
+    tolerance: float | None = None  # by how much speeds may differ by noise alone, if the user says so
 
 
 def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -> Table:
@@ -61,7 +61,7 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
     if choice.baseline or choice.base:
         table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
         _compare(table, varying, choice, reader)
-    mark_front(table, reader, choice.tolerance)
+    mark_front(table, reader, choice.tolerance, choice.margins)
     arrange(table)
     return table
 
@@ -89,7 +89,7 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
 
 
 def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleReader) -> list[Effect]:
-    """Compare a run with its baseline: by likelihoods or verdicts if it has them, else by repeats."""
+    """Compare a run with its baseline: by likelihoods or verdicts if it has them, else by what its runs measured."""
     compared_keys = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
     other_differences = also_differ(run, base, choice) if choice.by else None
     if run.unit:

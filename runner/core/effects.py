@@ -15,8 +15,12 @@ from typing import Any
 
 from runner.core import ratios, stats
 from runner.core.margins import MarginVerdict, margin_verdict, questions_needed
+from runner.core.metrics import described
+from runner.core.over_runs import LEAST_RUNS, RatioOfRuns, runs_needed
 from runner.core.sequential import Decision, Pairs, confidence_percent, level_of
 from runner.core.stats import ALPHA
+
+RATIOS = "ratios"  # the margin of all ratios, whatever they measure
 
 
 class Finding(StrEnum):
@@ -36,7 +40,8 @@ class Method(StrEnum):
     fisher = "fisher"  # exact, for questions that cannot be paired
     sequential = "sequential"  # bets on the pairs in the order of the questions, where a run was compared while it ran
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
-    rank_sum = "rank_sum"  # exact, over the repeats of a measurement
+    student_t = "student_t"  # over runs of a measurement, each in a process of its own
+    too_few_runs = "too_few_runs"  # no test: repeats within one process say nothing about another one
 
 
 @dataclass
@@ -52,13 +57,13 @@ class Effect:
     low: float  # of the 95 % interval
     high: float
     p: float
-    n: int  # pairs, samples or repeats of this run
+    n: int  # pairs or samples; of a measurement, the runs of this job
     baseline_n: int
     counts: dict[str, Any] = field(default_factory=dict)  # further counts of the method, by their names in JSON
     is_ratio: bool = False
     detects: Callable[[float], float | None] | None = None  # level → smallest detectable true difference
     p_at: Callable[[float], float] | None = None  # true value → two-sided p against it
-    needs: Callable[[float, float], int | None] | None = None  # margin, level → questions that decide about it
+    needs: Callable[[float, float], int | None] | None = None  # margin, level → questions or runs that decide
     early_stop_comparisons: int | None = (
         None  # they share 5 %, as was fixed before the run; None: those of the table do
     )
@@ -71,12 +76,17 @@ class Effect:
     detectable: float | None = None
     margin: float | None = None
     verdict: MarginVerdict | None = None  # about the margin; None without a margin
-    needed: int | None = None  # the total number of questions that would decide if neither run is better
+    needed: int | None = None  # the questions, or the runs a side, that would decide if neither run is better
 
     def __post_init__(self) -> None:
         """Widen an interval that excludes the neutral value although the test, which decides, does not reject it."""
-        if self.p >= ALPHA:
+        if self.p >= ALPHA and self.is_tested:
             self.low, self.high = min(self.low, self.neutral), max(self.high, self.neutral)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether a test decides about it; otherwise low and high are a range, and p means nothing."""
+        return self.method is not Method.too_few_runs
 
     @property
     def neutral(self) -> float:
@@ -106,9 +116,12 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
                 it.finding = up if it.value > it.neutral else down
             # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
             it.detectable = it.detects(ALPHA / len(family)) if it.detects else None
-        margin = (margins or {}).get(measure)
+        margin = (margins or {}).get(RATIOS if family[0].is_ratio else measure)
         if margin is not None:
-            _judge_margin([it for it in family if it.p_at is not None], margin)
+            if family[0].is_ratio:
+                _judge_ratio_margin(family, margin)
+            else:
+                _judge_margin([it for it in family if it.p_at is not None], margin)
 
 
 def _take_over(it: Effect, margin: float | None) -> None:
@@ -142,6 +155,26 @@ def _judge_margin(family: list[Effect], margin: float) -> None:
             it.verdict = MarginVerdict.as_good if it.finding is not Finding.worse else MarginVerdict.worse_but_within
         elif it.needs is not None:
             it.needed = it.needs(margin, ALPHA / len(family))
+
+
+def _judge_ratio_margin(family: list[Effect], margin: float) -> None:
+    """Decide whether a figure is worse than the baseline's by a factor of 1 + margin or more."""
+    for it in family:
+        it.margin, it.verdict = margin, MarginVerdict.undecided
+    tested = [(it, it.p_at) for it in family if it.p_at is not None]
+    signs = [described(it.measure).better.value for it, _ in tested]
+    limits = [(1 + margin) ** -sign for sign in signs]
+    ps = [p_at(limit) for (_, p_at), limit in zip(tested, limits, strict=True)]
+    for (it, _), sign, limit, p_holm in zip(tested, signs, limits, stats.holm(ps), strict=True):
+        is_worse = it.finding is (Finding.smaller if sign > 0 else Finding.larger)
+        if it.finding is not Finding.open and not is_worse:
+            it.verdict = MarginVerdict.better
+        elif p_holm < ALPHA and sign * (it.value - limit) < 0:
+            it.verdict = MarginVerdict.worse_by_more
+        elif p_holm < ALPHA:
+            it.verdict = MarginVerdict.worse_but_within if is_worse else MarginVerdict.as_good
+        elif it.needs is not None:
+            it.needed = it.needs(margin, ALPHA / len(tested))
 
 
 # --------------------------------------------------------------------------------------------------- accuracies
@@ -212,7 +245,7 @@ def _verdicts(wins: int | None, losses: int | None, ties: int | None, baseline_c
     return {"wins": wins, "losses": losses, "ties": ties, "baseline_correct": baseline_correct}
 
 
-# ------------------------------------------------------------------------------------- likelihoods and repeats
+# --------------------------------------------------------------------------------- likelihoods and measurements
 
 
 def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], unit: str) -> Effect:
@@ -234,23 +267,39 @@ def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], uni
     )
 
 
-def ratio_of_medians(measure: str, repeats: Sequence[float], baseline: Sequence[float]) -> Effect:
-    """Compare the repeats of one measurement, all above 0."""
+@dataclass(frozen=True)
+class Measured:
+    """What one side has measured of one figure, all above 0."""
+
+    repeats: Sequence[float]  # of the newest run
+    runs: Sequence[float]  # one figure for each process
+    has_fresh_processes: bool = False  # whether each repeat was a process of its own
+
+
+def ratio_of_measurements(measure: str, ours: Measured, theirs: Measured) -> Effect:
+    """Compare a figure over runs or, with too few of them, say only how far apart its repeats were in two processes."""
+    n, baseline_n = len(ours.runs), len(theirs.runs)
+    counts = {
+        "repeats": len(ours.repeats),
+        "baseline_repeats": len(theirs.repeats),
+        "has_fresh_processes": ours.has_fresh_processes,
+    }
+    if min(n, baseline_n) < LEAST_RUNS:
+        value = median(ours.repeats) / median(theirs.repeats)
+        ends = min(ours.repeats) / max(theirs.repeats), max(ours.repeats) / min(theirs.repeats)
+        return Effect(Method.too_few_runs, measure, value, *ends, 1.0, n, baseline_n, counts, is_ratio=True)
+    over = RatioOfRuns.of(ours.runs, theirs.runs)
+    spread = over.error * math.sqrt(1 / (1 / n + 1 / baseline_n))  # of a run, as if both sides had the same
     return Effect(
-        Method.rank_sum,
+        Method.student_t,
         measure,
-        median(repeats) / median(baseline),
-        *stats.bootstrap_ratio_interval(repeats, baseline),
-        stats.rank_sum_exact(repeats, baseline),
-        len(repeats),
-        len(baseline),
+        over.ratio,
+        *over.interval(),
+        over.p_at(1.0),
+        n,
+        baseline_n,
+        counts,
         is_ratio=True,
+        p_at=over.p_at,
+        needs=lambda margin, alpha: runs_needed(math.log1p(margin) / spread, alpha) if spread else None,
     )
-
-
-def repeats_needed(comparisons: int) -> int:
-    """Return how many repeats per side can show a difference in one of so many comparisons, if no values overlap."""
-    needed = 1
-    while 2 / math.comb(2 * needed, needed) >= ALPHA / comparisons:
-        needed += 1
-    return needed

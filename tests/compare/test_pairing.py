@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats as reference
 from stores import INT8, NF4, NONE, Store, marks
@@ -117,38 +118,78 @@ def cells(*speeds: float, batch: int = 8) -> list[dict[str, Any]]:
     ]
 
 
+def sweep_runs(store: Store, experiment: str, name: str, config: dict[str, str], speeds: tuple[float, ...]) -> None:
+    """Log one run for each speed, with three repeats around it."""
+    for speed in speeds:
+        repeats = cells(speed - 1, speed, speed + 1)
+        metrics = {line["measure"]: line["value"] for line in repeats if line["repeat"] == 2}
+        store.job(experiment, name, {**config, **REPEATED}, repeats=repeats, metrics=metrics, **SWEEP)
+
+
 @pytest.fixture(scope="session")
 def sweeps(store: Store) -> Store:
-    slow, fast = (100.0, 101.0, 102.0, 103.0, 104.0), (120.0, 121.0, 122.0, 123.0, 124.0)
-    store.job("sweeps", "base", {**NONE, **REPEATED}, repeats=cells(*slow), **SWEEP)
-    store.job("sweeps", "nf4", {**NF4, **REPEATED}, repeats=cells(*fast), **SWEEP)
+    sweep_runs(store, "sweeps", "base", NONE, (100.0, 104.0, 101.0, 103.0, 102.0))
+    sweep_runs(store, "sweeps", "nf4", NF4, (120.0, 124.0, 121.0, 122.0, 123.0))
     return store
 
 
-def test_a_sweep_compares_its_cells(sweeps: Store, rows: Any, show: Any) -> None:
+def test_a_sweep_compares_its_cells_over_its_runs(sweeps: Store, rows: Any, show: Any) -> None:
     row = rows("sweeps", "--baseline", BASELINE)["nf4"]
     ratio_by_measure = {ratio["measure"]: ratio for ratio in row["ratios"]}
     assert set(ratio_by_measure) == {"decode_tok_per_s/batch_8_prompt_64", "ttft_s/batch_8_prompt_64"}
     ratio = ratio_by_measure["decode_tok_per_s/batch_8_prompt_64"]
-    assert ratio["ratio"] == pytest.approx(122 / 102)
-    assert 120 / 104 <= ratio["ratio_low"] < ratio["ratio"] < ratio["ratio_high"] <= 124 / 100
-    exact = reference.mannwhitneyu([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], method="exact").pvalue
-    assert ratio["p"] == ratio["p_holm"] == pytest.approx(exact)
-    assert (ratio["finding"], ratio["repeats"], ratio["baseline_repeats"]) == ("larger", 5, 5)
+    ours, theirs = np.log([120, 124, 121, 122, 123]), np.log([100, 104, 101, 103, 102])
+    assert ratio["ratio"] == pytest.approx(np.exp(ours.mean() - theirs.mean()))
+    distance = reference.ttest_ind(ours, theirs, equal_var=False).statistic
+    assert ratio["p"] == ratio["p_holm"] == pytest.approx(max(2 * reference.t.sf(distance, 4), 2**-9))
+    assert (ratio["finding"], ratio["method"]) == ("larger", "student_t")
+    assert (ratio["runs"], ratio["baseline_runs"], ratio["repeats"], ratio["baseline_repeats"]) == (5, 5, 3, 3)
     assert ratio_by_measure["ttft_s/batch_8_prompt_64"]["finding"] == "smaller"
     _, out, _ = show("sweeps", "--baseline", BASELINE)
     assert "×1.2 [" in out
-    assert "exact rank-sum test" in out
+    assert "Student's t over the runs' logarithms" in out
     for style, text in (("markdown", "| ×1.2 ["), ("csv", "ratio/decode_tok_per_s/batch_8_prompt_64")):
         assert text in show("sweeps", "--baseline", BASELINE, "--format", style)[1]
 
 
-def test_too_few_repeats_are_reported_with_the_number_needed(store: Store, rows: Any, show: Any) -> None:
-    store.job("few", "base", {**NONE, **REPEATED}, repeats=cells(100, 101, 102), **SWEEP)
-    store.job("few", "nf4", {**NF4, **REPEATED}, repeats=cells(200, 201, 202), **SWEEP)
-    assert {it["finding"] for it in rows("few", "--baseline", BASELINE)["nf4"]["ratios"]} == {"no difference shown"}
+def test_a_margin_decides_about_speeds(sweeps: Store, rows: Any, show: Any) -> None:
+    ratios = rows("sweeps", "--baseline", "quantization=nf4", "--margin", "5%")["base"]["ratios"]
+    assert {(it["margin"], it["verdict"], it["runs_needed"]) for it in ratios} == {(0.05, "worse by more", None)}
+    assert "worse by more than 5 %" in show("sweeps", "--baseline", "quantization=nf4", "--margin", "5%")[1]
+
+
+def test_one_process_each_names_nothing(store: Store, rows: Any, show: Any) -> None:
+    sweep_runs(store, "few", "base", NONE, (101.0,))
+    sweep_runs(store, "few", "nf4", NF4, (201.0,))
+    ratios = rows("few", "--baseline", BASELINE)["nf4"]["ratios"]
+    assert {(it["finding"], it["method"], it["p"]) for it in ratios} == {("no difference shown", "too_few_runs", None)}
     _, out, _ = show("few", "--baseline", BASELINE)
-    assert "nf4 vs none: 3 repeats a side cannot show a difference in 1 comparison; task.repeats=4 can" in out
+    assert "nf4 vs none: one process each cannot show a difference in 1 comparison. Run both jobs 3 more times" in out
+    assert "within these processes only" in out
+
+
+def test_a_run_beside_other_work_or_elsewhere_is_no_repeat(store: Store, rows: Any) -> None:
+    for place, tags in (
+        ("busy sweeps", {"fact.measured": "beside other work"}),
+        ("sweeps elsewhere", {"fact.machine": "other"}),
+    ):
+        for name, config in (("base", NONE), ("nf4", NF4)):
+            for number in range(4):
+                kept = tags if number == 1 else {}
+                job_tags = {**SWEEP["tags"], **kept}
+                metrics = {"decode_tok_per_s/batch_8_prompt_64": 100.0 + number}
+                store.job(place, name, {**config, **REPEATED}, repeats=cells(100, 101), metrics=metrics, tags=job_tags)
+        speed = rows(place, "--baseline", BASELINE)["nf4"]["ratios"][0]
+        assert (speed["runs"], speed["baseline_runs"]) == (3, 3), place
+
+
+def test_each_repeat_of_a_memory_benchmark_is_a_run(store: Store, rows: Any, show: Any) -> None:
+    for name, config, size in (("base", NONE, 900.0), ("nf4", NF4, 700.0)):
+        peaks = [{"measure": "peak_rss_mib", "repeat": number, "value": size + number} for number in range(1, 4)]
+        store.job("memory", name, {**config, "task.name": "memory", "task.repeats": "3"}, repeats=peaks,
+                  tags={"task": "memory"})  # fmt: skip
+    (ratio,) = rows("memory", "--baseline", BASELINE)["nf4"]["ratios"]
+    assert (ratio["runs"], ratio["repeats"], ratio["finding"]) == (3, 3, "smaller")
 
 
 def test_cells_that_only_one_sweep_measured_are_left_out(store: Store, rows: Any) -> None:
