@@ -163,7 +163,7 @@ class TableRow:
     baseline: TableRow | None = None  # the row that it was compared with
     effects: list[Effect] = field(default_factory=list)  # one, or one for each repeated measure
     note: str | None = None  # why there is no comparison
-    sentence: str = ""  # what the comparison shows, in words
+    sentence: str = ""  # what the comparison shows, in words; of rows that show the same, the first one has it
     panel: tuple[str, ...] = ()  # the keys of its set of questions, if the rows differ in these
     on_front: bool | None = None  # of accuracy, memory and speed; None: it is not considered for the front
     standing: dict[str, Standing] = field(default_factory=dict)  # by axis of the front, without accuracy
@@ -196,6 +196,7 @@ class Table:
     front_margins: dict[str, float] = field(default_factory=dict)  # of accuracy and speed: the loss that may not matter
     front_pairs: int = 0  # the number of pairs of rows that the front compares
     front_runs: int = 0  # how many runs of each job can show a difference of speed
+    conclusion: str = ""  # a line: what may be concluded over all rows
     dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
     without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
     without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed

@@ -15,6 +15,7 @@ from runner.compare.across_tasks import tables_across
 from runner.compare.columns import Column, columns, fit, ratio_columns, summary
 from runner.compare.data import Flips, Table, TableRow
 from runner.compare.effect_words import ACCURACIES, DIFFERENCES, REPEATS, records
+from runner.compare.forest import forest
 from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
 from runner.compare.runs import SampleReader
@@ -41,6 +42,8 @@ def _rich(tables: list[Table], out: TextIO) -> None:
     for table in tables:
         count = f": {len(table.rows)} run{'s' * (len(table.rows) != 1)}"
         terminal.print(Text.assemble((plain(table.task), "bold"), count), soft_wrap=True)
+        if table.conclusion:
+            terminal.print(table.conclusion, style="bold")
         shown_columns, left_out = fit(columns(table), terminal.width)
         terminal.print(_grid(shown_columns))
         if left_out:
@@ -48,6 +51,8 @@ def _rich(tables: list[Table], out: TextIO) -> None:
             terminal.print(words, style="dim", soft_wrap=True)
         if table.has_ratios:
             terminal.print(_grid(ratio_columns(table)))
+        for line, style in forest(table.rows, table.keys, terminal.width, out.encoding):
+            terminal.print(Text(line, style), soft_wrap=True)
         for sentence in table.sentences:
             terminal.print(f"• {sentence}", soft_wrap=True)
         legend = summary(table)
@@ -93,6 +98,8 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
     """Write the tables as Markdown."""
     for table in tables:
         out.write(f"### {_one_line(table.task)}\n\n")
+        if table.conclusion:
+            out.write(f"**{_one_line(table.conclusion)}**\n\n")
         _markdown_grid(columns(table), out)
         if table.has_ratios:
             _markdown_grid(ratio_columns(table), out)
@@ -157,6 +164,7 @@ def _json(tables: list[Table], out: TextIO) -> None:
         {
             "task": table.task,
             "baseline": table.baseline,
+            "conclusion": table.conclusion,
             "differing_keys": table.keys,
             "pareto_axes": [ACCURACY[0], *table.axes] if table.axes else [],
             "pareto_noise": table.noise,

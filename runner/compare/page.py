@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -41,6 +42,8 @@ def write_page(parts: list[Part], options: dict[str, str], out: TextIO, samples:
 def _section(table: Table, figures: Sequence[Picture | JobPicture], flips: list[Flips], out: TextIO) -> None:
     count = len(table.rows)
     out.write(f"<section>\n<h2>{escape(table.task)} <small>{count} run{'s' * (count != 1)}</small></h2>\n")
+    if table.conclusion:
+        out.write(f'<p class="conclusion"><b>{escape(table.conclusion)}</b></p>\n')
     _table(columns(table), [_row_class(row) for row in table.rows], out)
     if table.has_ratios:
         _table(ratio_columns(table), [_finding_class(it.finding) for row in table.rows for it in row.ratios], out)
@@ -50,7 +53,7 @@ def _section(table: Table, figures: Sequence[Picture | JobPicture], flips: list[
             if row.sentence:
                 words, finding = escape(row.sentence), row.effect.finding if row.effect else None
                 if finding:
-                    words = words.replace(f": {finding} (", f": <b>{finding}</b> (", 1)
+                    words = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", words, count=1)
                 out.write(f'<li class="{_finding_class(finding)}">{words}</li>\n')
         out.writelines(f"<li>{escape(words)}</li>\n" for words in table.front_sentences)
         out.write("</ul>\n")
