@@ -154,6 +154,28 @@ class Standing:
 
 
 @dataclass
+class QuestionPlan:
+    """How many questions a comparison needs."""
+
+    asked: int  # so far
+    disagreement: float | None  # the share of questions so far that only one of the two solved
+    needed: int | None = None  # in all
+    further: int | None = None
+    further_s: float | None = None  # how long the further ones take at the row's measured speed
+    reason: str = ""  # why there is no number
+
+
+@dataclass
+class Requirement:
+    """Whether a row satisfies one requirement."""
+
+    requirement: str
+    job_id: str
+    met: bool
+    reason: str
+
+
+@dataclass
 class TableRow:
     """One run of a table: the config keys in which the runs differ, and how it compares."""
 
@@ -169,6 +191,7 @@ class TableRow:
     standing: dict[str, Standing] = field(default_factory=dict)  # by axis of the front, without accuracy
     dominated_by: str | None = None
     dominated_in: list[str] = field(default_factory=list)  # the axes in which the dominating row is better beyond noise
+    plan: QuestionPlan | None = None  # the questions that its comparison needs, if asked for
     off_front: str | None = None  # why its speed and memory are not considered
 
     @property
@@ -202,6 +225,8 @@ class Table:
     without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
     flips: list[Flips] = field(default_factory=list)
     error_budget: str = ""  # a sentence, if more than 5 % of such tables may have a wrong finding
+    plan_title: str = ""  # what the rows' plans are for
+    requirements: list[Requirement] = field(default_factory=list)  # of every row, met or not
 
     @property
     def scored(self) -> bool:

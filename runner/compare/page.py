@@ -10,7 +10,9 @@ from typing import TextIO
 
 from runner.compare.columns import Column, columns, ratio_columns, summary
 from runner.compare.data import Flips, Table, TableRow, label
+from runner.compare.gates import failures
 from runner.compare.pictures import JobPicture
+from runner.compare.planning import plan_columns
 from runner.compare.wording import flips_headline, flips_names, verdict
 from runner.core.console import plain
 from runner.core.drawing import Picture
@@ -47,6 +49,13 @@ def _section(table: Table, figures: Sequence[Picture | JobPicture], flips: list[
     _table(columns(table), [_row_class(row) for row in table.rows], out)
     if table.has_ratios:
         _table(ratio_columns(table), [_finding_class(it.finding) for row in table.rows for it in row.ratios], out)
+    if any(row.plan for row in table.rows):
+        out.write(f"<p>{escape(table.plan_title)}</p>\n")
+        shown = plan_columns(table)
+        _table(shown, [""] * len(shown[0].cells), out)
+    if failed := failures([table]):
+        items = "".join(f'<li class="worse">{escape(words)}</li>\n' for words in failed)
+        out.write(f'<ul class="found">\n{items}</ul>\n')
     if table.sentences:
         out.write('<ul class="found">\n')
         for row in table.rows:
