@@ -39,7 +39,7 @@ def test_the_counts_of_each_finding_and_of_what_is_left() -> None:
     )
     assert conclusion(paired_accuracies(2, 60, 500)) == "One comparison: the row is worse"
     assert conclusion(paired_accuracies(0, 0, 3)) == (
-        "The one comparison is not decided: 3 questions are too few to show any difference; about 266 would do for 5"
+        "The one comparison is not decided: 3 questions are too few to show any difference; about 578 would do for 5"
     )
 
 
