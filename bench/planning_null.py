@@ -15,6 +15,7 @@ import argparse
 import sys
 import time
 from functools import cache
+from statistics import median
 
 import numpy as np
 from compare_null import SLACK, Rate

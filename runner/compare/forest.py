@@ -13,7 +13,7 @@ from runner.core.console import plain
 from runner.core.effects import Effect, Finding
 
 MOST_ROWS, MOST_WIDTH, LEAST_WIDTH = 40, 61, 24  # width: of the plot, in characters
-MOST_NAME = 44
+LEAST_NAME, MIDDLE_WIDTH = 24, 41  # a name is cut where the plot has less room, but not below so many characters
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _plot(
     compared: list[tuple[TableRow, Effect]], keys: list[str], unit: str, width: int, marks: Marks
 ) -> list[tuple[str, str]]:
     shown = compared[:MOST_ROWS]
-    names = [_cut(plain(name_of(row, keys))) for row, _ in shown]
+    names = [_cut(plain(name_of(row, keys)), max(LEAST_NAME, width - 2 - MIDDLE_WIDTH)) for row, _ in shown]
     if marks is ASCII:
         names = [name.encode("ascii", "replace").decode() for name in names]
     indent = max(map(len, names)) + 2
@@ -114,5 +114,5 @@ def _number(value: float, it: Effect) -> str:
     return f"{number}{point}{fraction}".rstrip("0").rstrip(".") if point else text
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= MOST_NAME else f"{name[: MOST_NAME - 3]}..."
+def _cut(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 3]}..."
