@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from compared import rows_of
 
@@ -29,6 +31,14 @@ def test_few_questions_decide_nothing_and_the_line_says_how_many_would_do() -> N
     assert tail.endswith(" would do for 5")
     about = int(tail.split()[1].replace(",", ""))
     assert needed <= about <= 1.01 * needed
+
+
+def test_the_lines_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    few = [(1, 2), (0, 1), (2, 3), (1, 1), (2, 1), (0, 2), (1, 3), (2, 2), (1, 0), (3, 2)]
+    assert f"| {conclusion(*(paired_accuracies(*it, 20) for it in few))} |" in page
+    many = [(70, 30), (9, 10), (6, 5), (26, 29)]
+    assert f"| {conclusion(*(paired_accuracies(*it, 900) for it in many), accuracy=0.02)} |" in page
 
 
 def test_the_counts_of_each_finding_and_of_what_is_left() -> None:
