@@ -11,14 +11,13 @@ from runner.compare.effect_words import (
     LIKELIHOODS,
     METHODS,
     Quantity,
-    about,
     asked_of,
     fill,
     margin_words,
     p_value,
     quantity,
 )
-from runner.compare.wording import sides
+from runner.compare.wording import about, sides
 from runner.core.effects import Effect, Finding
 from runner.core.margins import MarginVerdict
 from runner.core.stats import ALPHA

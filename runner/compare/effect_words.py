@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.compare.data import ABSENT, TableRow
-from runner.compare.wording import assignments, versus
+from runner.compare.wording import about, assignments, versus
 from runner.core import margins
 from runner.core.effects import Effect, Finding, Method, most_wrong
 from runner.core.margins import MarginVerdict, points_of_margin
@@ -227,12 +227,6 @@ def error_budget(effects: Sequence[Effect]) -> str:
     else:
         text += f". Jobs that answer one question keep to 5 % together with task.early_stop_comparisons={fixed.total()}"
     return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
-
-
-def about(count: int) -> str:
-    """Return a number of questions to three digits, rounded up so that the stated power holds."""
-    step = max(1, 10 ** (len(str(count)) - 3))
-    return f"{-(-count // step) * step:,}"
 
 
 def margin_words(it: Effect) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runner.compare.data import Requirement, Run, Table, TableRow
-from runner.compare.effect_words import about, asked_of, margin_words, verdict_words
+from runner.compare.effect_words import asked_of, margin_words, verdict_words
 from runner.compare.planning import measures_and_sizes
-from runner.compare.wording import name_of, number
-from runner.core.effects import Effect, Finding
+from runner.compare.wording import about, name_of, number
+from runner.core.effects import RATIOS, Effect, Finding
 from runner.core.errors import ConfigError, unknown
 from runner.core.margins import MarginVerdict
 
@@ -124,15 +124,16 @@ def _outcome(term: Term, row: TableRow, table: Table) -> Requirement:
 
 
 def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
-    of = [it for it in row.effects if it.measure.partition("/")[0] in term.margins]
+    of = [it for it in row.effects if (RATIOS if it.is_ratio else it.measure) in term.margins]
     if not of:
         return False, f"{term.text}: {_not_compared(row)}"
     worst = min(of, key=lambda it: it.verdict in SHOWN_GOOD)
+    named = f"{worst.measure} " * worst.is_ratio
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
-        return False, f"{worst.finding}, and undecided whether by more than {margin_words(worst)}{_needs(worst)}"
+        return False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}{_needs(worst)}"
     if worst.verdict is MarginVerdict.undecided:
-        return False, f"undecided within {margin_words(worst)}{_needs(worst)}"
-    return worst.verdict in SHOWN_GOOD, verdict_words(worst)
+        return False, f"{named}undecided within {margin_words(worst)}{_needs(worst)}"
+    return worst.verdict in SHOWN_GOOD, f"{named}{verdict_words(worst)}"
 
 
 def _needs(it: Effect) -> str:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from runner.compare.columns import Column
 from runner.compare.data import ABSENT, QuestionPlan, Run, Table, TableRow
-from runner.compare.effect_words import ACCURACIES, LIKELIHOODS, Quantity, about, fill, quantity
+from runner.compare.effect_words import ACCURACIES, LIKELIHOODS, Quantity, fill, quantity
 from runner.compare.selection import parse_margins
-from runner.compare.wording import name_of, number
+from runner.compare.wording import about, name_of, number
 from runner.core.effects import Effect
 from runner.core.errors import ConfigError, unknown
 from runner.core.stats import ALPHA, POWER

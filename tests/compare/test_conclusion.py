@@ -10,9 +10,10 @@ from compared import rows_of
 from runner.compare.conclusion import conclude
 from runner.core.effects import (
     Effect,
+    Measured,
     paired_accuracies,
     paired_likelihoods,
-    ratio_of_medians,
+    ratio_of_measurements,
     sequential_accuracies,
 )
 from runner.core.planning import expected_disagreement, questions_to_detect
@@ -71,8 +72,8 @@ def test_likelihoods_repeats_early_stops_and_rows_without_a_comparison() -> None
     assert text.startswith("The one comparison is not decided (about ")
     assert "samples in all" in text
     assert "could only detect" in conclusion(paired_likelihoods([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"))
-    slower = ratio_of_medians("load_s", [4.0, 4.1, 4.2, 4.3, 4.4], [1.0, 1.1, 1.2, 1.3, 1.4])
-    alike = ratio_of_medians("load_s", [1.0, 1.1, 1.2, 1.3, 1.4], [1.0, 1.1, 1.2, 1.3, 1.4])
+    base, slow = (Measured([1.0], [at, at + 0.1, at + 0.2, at + 0.3]) for at in (1.0, 4.0))
+    slower, alike = ratio_of_measurements("load_s", slow, base), ratio_of_measurements("load_s", base, base)
     assert conclusion(slower, alike) == "Of 2 comparisons 1 is larger and 1 is undecided"
     assert conclusion(sequential_accuracies([(True, True)] * 9)) == "The one comparison is not decided"
     assert conclusion("no baseline", paired_accuracies(2, 60, 500)) == (

@@ -11,7 +11,7 @@ from stores import Store
 
 from runner.compare.data import Requirement, Table
 from runner.compare.gates import check, failures, margins_with, parse_requirements
-from runner.core.effects import Effect, paired_accuracies, ratio_of_medians, sequential_accuracies
+from runner.core.effects import Effect, Measured, paired_accuracies, ratio_of_measurements, sequential_accuracies
 from runner.core.errors import ConfigError
 
 pytestmark = [
@@ -39,7 +39,11 @@ def outcomes(text: str, *effects: Effect | str, metrics: dict[str, float] | None
         (paired_accuracies(5, 5, 100), False, "undecided within 2 points (needs about 2,070 questions)"),
         (paired_accuracies(10, 60, 2000), False, "worse, and undecided whether by more than 2 points (needs about "),
         (sequential_accuracies([(True, True)] * 9), False, "undecided within 2 points"),
-        (ratio_of_medians("load_s", [1.0] * 5, [1.0] * 5), False, "margin=2: not compared, it has no such measure"),
+        (
+            ratio_of_measurements("load_s", *[Measured([1.0], [1.0, 1.1])] * 2),
+            False,
+            "margin=2: not compared, it has no such measure",
+        ),
         ("other questions", False, "margin=2: not compared, other questions"),
     ],
 )
@@ -97,6 +101,15 @@ def test_mistakes_name_what_was_wrong(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         outcomes(text, paired_accuracies(5, 5, 100))
     assert message in str(error.value)
+
+
+def test_a_margin_of_speed_and_memory_is_about_every_ratio() -> None:
+    rows = rows_of(
+        ratio_of_measurements("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2), margins={"ratios": 0.05}
+    )
+    table = Table("memory", KEYS, rows)
+    check([table], parse_requirements(["margin=5%"], []))
+    assert failures([table])[0].startswith("requirement failed: q0: load_s undecided within 5 % (needs about ")
 
 
 def test_a_margin_is_the_one_of_the_table() -> None:
