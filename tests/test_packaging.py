@@ -38,6 +38,7 @@ def test_wheel_holds_config_and_weights(wheel: Path) -> None:
     assert {
         "runner/py.typed",
         "runner/advise/machines.yaml",
+        "runner/compare/comparison.schema.json",
         "runner/compare/page.css",
         "runner/serving/page.html",
     } <= names

@@ -13,8 +13,10 @@ from typing import NoReturn
 
 from runner.compare import lm_eval
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
+from runner.compare.gates import check, failures, margins_with, parse_requirements
 from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
+from runner.compare.planning import parse_aim, plan_questions
 from runner.compare.runs import (
     FOLDER,
     SampleReader,
@@ -34,7 +36,7 @@ from runner.core.errors import ConfigError, JobFailed, exit_code_of, unknown
 
 
 def entry() -> NoReturn:
-    """Console script: print the comparison and exit, 0 done, 2 when the user's input is wrong."""
+    """Console script: print the comparison and exit: 0 done, 1 a requirement failed, 2 the user's input is wrong."""
     gc.disable()  # a search for reference cycles among thousands of runs would take longer than loading them
     atexit.register(gc.freeze)  # and no such search when Python ends
     run_entry("runner-compare", lambda: main(sys.argv[1:]))
@@ -46,10 +48,10 @@ def main(arguments: list[str]) -> int:
     return exit_code_of("runner-compare", lambda: _compare(options))
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _compare(options: argparse.Namespace) -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            compare(options, Path(scratch))
+            return compare(options, Path(scratch))
     except NotPaired as reason:  # a file that was there a moment ago is gone
         raise JobFailed(str(reason)) from reason
 
@@ -63,6 +65,8 @@ def parser() -> argparse.ArgumentParser:
   runner-compare --where "seed = 0 and quantization.name in ('none', 'nf4')" --baseline quantization=none
   runner-compare --by quantization --baseline quantization=none
   runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test
+  runner-compare --baseline quantization=none --plan-questions margin=2
+  runner-compare --baseline quantization=none --require 'margin=2 model_mib<4000'
   runner-compare --lm-eval out_hf out_nf4"""
     it = argparse.ArgumentParser(
         "runner-compare",
@@ -124,6 +128,22 @@ def parser() -> argparse.ArgumentParser:
         "memory; may be given once for each",
     )
     add(
+        "--require",
+        action="append",
+        default=[],
+        metavar="TERMS",
+        help="exit with 1 and the reasons if a row, other than a baseline, fails a term: margin=2 (as good within 2 "
+        "points), finding!=worse, or a metric: 'margin=2 model_mib<4000 decode_tok_per_s>=100'",
+    )
+    add(
+        "--plan-questions",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how many questions each comparison needs: margin=2 to show a row as good within 2 points, or detect=3 to "
+        "detect a difference of 3 points; power=0.8",
+    )
+    add(
         "--tolerance",
         type=float,
         metavar="PERCENT",
@@ -143,8 +163,9 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def compare(options: argparse.Namespace, scratch: Path) -> None:
-    """Load, choose, tabulate; print, save and log."""
+def compare(options: argparse.Namespace, scratch: Path) -> int:
+    """Load, choose, tabulate; print, save and log. Return 1 if a requirement failed, else 0."""
+    aim = parse_aim(options.plan_questions) if options.plan_questions else None
     grid: str | None = None
     reader: SampleReader
     if options.lm_eval:
@@ -163,6 +184,9 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
     tables = [tabulate_flips(options, runs, every_run, reader)] if flips else tabulate_tasks(options, runs, reader)
     if isinstance(reader, lm_eval.LmEvalSampleReader) and not options.unpaired:
         lm_eval.refuse_other_documents(tables, reader)
+    if aim is not None:
+        plan_questions(tables, aim)
+    check(tables, parse_requirements(options.require, runs))
     FORMATS[options.format](tables, sys.stdout)
     sys.stdout.flush()
     if options.save or target:
@@ -173,6 +197,10 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
         if target:
             log(reader.client, target, folder, names, FOLDER)
             say(f"logged to MLflow run {target}: {FOLDER}/")
+    failed = failures(tables)
+    for line in failed:
+        say(line)
+    return 1 if failed else 0
 
 
 def load_lm_eval(options: argparse.Namespace) -> tuple[list[Run], lm_eval.LmEvalSampleReader]:
@@ -217,9 +245,17 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
     tolerance = None if options.tolerance is None else options.tolerance / 100
     if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
         raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
+    terms = parse_requirements(options.require, runs)
     margins = parse_margins(options.margin)
-    if margins and not (options.baseline or options.by or options.lm_eval):
+    has_baseline = options.baseline or options.by or options.lm_eval
+    if margins and not has_baseline:
         raise ConfigError(f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE")
+    if any(term.is_comparison for term in terms) and not has_baseline:
+        raise ConfigError(f"--require {' '.join(options.require)}: needs a baseline: add --baseline KEY=VALUE")
+    if options.plan_questions and not has_baseline:
+        words = " ".join(options.plan_questions)
+        raise ConfigError(f"--plan-questions {words}: a plan needs a baseline: add --baseline KEY=VALUE")
+    margins = margins_with(terms, margins)
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
     candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
     by = parse_keys(options.by, runs, "--by") if options.by else []
@@ -243,9 +279,10 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
 
 def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: SampleReader) -> Table:
     """Return the table of the two runs in --flips, with the questions that only one of them solved."""
-    for name in ("baseline", "by", "unpaired"):
+    for name in ("baseline", "by", "unpaired", "require", "plan_questions"):
         if getattr(options, name):
-            raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out --{name}")
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out {option}")
     first, second = (one_run(text, runs, every_run) for text in options.flips)
     words = " ".join(options.flips)
     if first.run_id == second.run_id:
@@ -274,5 +311,6 @@ def one_run(text: str, runs: list[Run], every_run: list[Run]) -> Run:
 def options_as_given(options: argparse.Namespace) -> dict[str, str]:
     """Return the given options as they were on the command line."""
     given = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline")}
+    given |= {name: getattr(options, name) for name in ("margin", "require", "plan_questions")}
     given |= {"flips": options.flips, "lm_eval": options.lm_eval, "unpaired": "yes" if options.unpaired else ""}
     return {name: value if isinstance(value, str) else " · ".join(value) for name, value in given.items() if value}

@@ -154,6 +154,28 @@ class Standing:
 
 
 @dataclass
+class QuestionPlan:
+    """How many questions a comparison needs."""
+
+    asked: int  # so far
+    disagreement: float | None  # the share of questions so far that only one of the two solved
+    needed: int | None = None  # in all
+    further: int | None = None
+    further_s: float | None = None  # how long the further ones take at the row's measured speed
+    reason: str = ""  # why there is no number
+
+
+@dataclass
+class Requirement:
+    """Whether a row satisfies one requirement."""
+
+    requirement: str
+    job_id: str
+    met: bool
+    reason: str
+
+
+@dataclass
 class TableRow:
     """One run of a table: the config keys in which the runs differ, and how it compares."""
 
@@ -163,12 +185,13 @@ class TableRow:
     baseline: TableRow | None = None  # the row that it was compared with
     effects: list[Effect] = field(default_factory=list)  # one, or one for each repeated measure
     note: str | None = None  # why there is no comparison
-    sentence: str = ""  # what the comparison shows, in words
+    sentence: str = ""  # what the comparison shows, in words; of rows that show the same, the first one has it
     panel: tuple[str, ...] = ()  # the keys of its set of questions, if the rows differ in these
     on_front: bool | None = None  # of accuracy, memory and speed; None: it is not considered for the front
     standing: dict[str, Standing] = field(default_factory=dict)  # by axis of the front, without accuracy
     dominated_by: str | None = None
     dominated_in: list[str] = field(default_factory=list)  # the axes in which the dominating row is better beyond noise
+    plan: QuestionPlan | None = None  # the questions that its comparison needs, if asked for
     off_front: str | None = None  # why its speed and memory are not considered
 
     @property
@@ -196,11 +219,14 @@ class Table:
     front_margins: dict[str, float] = field(default_factory=dict)  # of accuracy and speed: the loss that may not matter
     front_pairs: int = 0  # the number of pairs of rows that the front compares
     front_runs: int = 0  # how many runs of each job can show a difference of speed
+    conclusion: str = ""  # a line: what may be concluded over all rows
     dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
     without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
     without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
     flips: list[Flips] = field(default_factory=list)
     error_budget: str = ""  # a sentence, if more than 5 % of such tables may have a wrong finding
+    plan_title: str = ""  # what the rows' plans are for
+    requirements: list[Requirement] = field(default_factory=list)  # of every row, met or not
 
     @property
     def scored(self) -> bool:

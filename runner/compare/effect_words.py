@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.compare.data import ABSENT, TableRow
-from runner.compare.wording import assignments, versus
+from runner.compare.wording import about, assignments, versus
 from runner.core import margins
 from runner.core.effects import Effect, Finding, Method, most_wrong
 from runner.core.margins import MarginVerdict, points_of_margin
@@ -157,6 +157,11 @@ def fill(template: str, it: Effect) -> str:
     return template.format(**vars(it), **it.counts)
 
 
+def asked_of(it: Effect) -> str:
+    """Return what an effect is over: questions, samples of text, or runs."""
+    return "runs of each" if it.is_ratio else "questions" if quantity(it) is ACCURACIES else "samples"
+
+
 def quantity(it: Effect) -> Quantity:
     """Return an effect's quantity."""
     return METHODS[it.method].quantity
@@ -224,21 +229,20 @@ def error_budget(effects: Sequence[Effect]) -> str:
     return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
 
 
+def margin_words(it: Effect) -> str:
+    """Return the margin with its unit: `2 points`, `0.01 nats/token`."""
+    assert it.margin is not None
+    of = quantity(it)
+    if of is ACCURACIES:
+        return points_of_margin(it.margin)
+    return f"{100 * it.margin:g} %" if it.is_ratio else f"{it.margin:g} {fill(of.unit, it)}"
+
+
 def verdict_words(it: Effect) -> str:
     """Return what is decided about the margin, e.g. `as good within 2 points`."""
-    assert it.margin is not None
     assert it.verdict is not None
-    of = quantity(it)
-    margin = (
-        points_of_margin(it.margin)
-        if of is ACCURACIES
-        else f"{100 * it.margin:g} %"
-        if it.is_ratio
-        else f"{it.margin:g} {fill(of.unit, it)}"
-    )
-    unit = "runs of each" if it.is_ratio else "questions"
-    needed = f" (if neither is better, about {it.needed:,} {unit} would decide)" if it.needed else ""
-    return margins.verdict_words(it.verdict, margin) + needed
+    needed = f" (if neither is better, about {about(it.needed)} {asked_of(it)} would decide)" if it.needed else ""
+    return margins.verdict_words(it.verdict, margin_words(it)) + needed
 
 
 def _why_open(it: Effect, unit: str) -> str:

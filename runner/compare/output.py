@@ -15,8 +15,11 @@ from runner.compare.across_tasks import tables_across
 from runner.compare.columns import Column, columns, fit, ratio_columns, summary
 from runner.compare.data import Flips, Table, TableRow
 from runner.compare.effect_words import ACCURACIES, DIFFERENCES, REPEATS, records
+from runner.compare.forest import forest
+from runner.compare.gates import failures
 from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
+from runner.compare.planning import plan_columns
 from runner.compare.runs import SampleReader
 from runner.compare.samples_page import write_samples_page
 from runner.compare.wording import flips_headline, flips_names, name_of, verdict
@@ -41,6 +44,8 @@ def _rich(tables: list[Table], out: TextIO) -> None:
     for table in tables:
         count = f": {len(table.rows)} run{'s' * (len(table.rows) != 1)}"
         terminal.print(Text.assemble((plain(table.task), "bold"), count), soft_wrap=True)
+        if table.conclusion:
+            terminal.print(table.conclusion, style="bold")
         shown_columns, left_out = fit(columns(table), terminal.width)
         terminal.print(_grid(shown_columns))
         if left_out:
@@ -48,6 +53,11 @@ def _rich(tables: list[Table], out: TextIO) -> None:
             terminal.print(words, style="dim", soft_wrap=True)
         if table.has_ratios:
             terminal.print(_grid(ratio_columns(table)))
+        if any(row.plan for row in table.rows):
+            terminal.print(table.plan_title, soft_wrap=True)
+            terminal.print(_grid(plan_columns(table)))
+        for line, style in forest(table.rows, table.keys, terminal.width, out.encoding):
+            terminal.print(Text(line, style), soft_wrap=True)
         for sentence in table.sentences:
             terminal.print(f"• {sentence}", soft_wrap=True)
         legend = summary(table)
@@ -93,10 +103,16 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
     """Write the tables as Markdown."""
     for table in tables:
         out.write(f"### {_one_line(table.task)}\n\n")
+        if table.conclusion:
+            out.write(f"**{_one_line(table.conclusion)}**\n\n")
         _markdown_grid(columns(table), out)
         if table.has_ratios:
             _markdown_grid(ratio_columns(table), out)
+        if any(row.plan for row in table.rows):
+            out.write(f"{_one_line(table.plan_title)}:\n\n")
+            _markdown_grid(plan_columns(table), out)
         out.writelines(f"- {_one_line(sentence)}\n" for sentence in table.sentences)
+        out.writelines(f"- {_one_line(sentence)}\n" for sentence in failures([table]))
         if legend := summary(table):
             out.write(f"\n{legend}\n\n")
         for flips in table.flips:
@@ -147,6 +163,7 @@ def _record(table: Table, row: TableRow) -> dict[str, Any]:
         "dominated_in": row.dominated_in,
         "standing": {axis: asdict(it) for axis, it in row.standing.items()},
         "off_front": row.off_front,
+        "plan": asdict(row.plan) if row.plan else None,
         "note": row.note,
     }
 
@@ -157,6 +174,7 @@ def _json(tables: list[Table], out: TextIO) -> None:
         {
             "task": table.task,
             "baseline": table.baseline,
+            "conclusion": table.conclusion,
             "differing_keys": table.keys,
             "pareto_axes": [ACCURACY[0], *table.axes] if table.axes else [],
             "pareto_noise": table.noise,
@@ -166,7 +184,8 @@ def _json(tables: list[Table], out: TextIO) -> None:
         }
         for table in tables
     ]
-    text = json.dumps({"tables": content}, indent=2, ensure_ascii=False)
+    requirements = [asdict(it) for table in tables for it in table.requirements]
+    text = json.dumps({"tables": content, "requirements": requirements}, indent=2, ensure_ascii=False)
     out.write(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
@@ -181,6 +200,8 @@ def _csv(tables: list[Table], out: TextIO) -> None:
                 key: value for kind in DIFFERENCES for key, value in (line.pop(kind.record_key, None) or {}).items()
             }
             del line["standing"]
+            plan = line.pop("plan") or {}
+            line |= {f"plan_{key}": value for key, value in plan.items()}
             line["dominated_in"] = " ".join(line["dominated_in"])
             ratios = {
                 f"{name}/{value['measure']}": value.get(name)

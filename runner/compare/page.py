@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from runner.compare.columns import Column, columns, ratio_columns, summary
 from runner.compare.data import Flips, Table, TableRow, label
+from runner.compare.gates import failures
 from runner.compare.pictures import JobPicture
+from runner.compare.planning import plan_columns
 from runner.compare.wording import flips_headline, flips_names, verdict
 from runner.core.console import plain
 from runner.core.drawing import Picture
@@ -41,16 +44,25 @@ def write_page(parts: list[Part], options: dict[str, str], out: TextIO, samples:
 def _section(table: Table, figures: Sequence[Picture | JobPicture], flips: list[Flips], out: TextIO) -> None:
     count = len(table.rows)
     out.write(f"<section>\n<h2>{escape(table.task)} <small>{count} run{'s' * (count != 1)}</small></h2>\n")
+    if table.conclusion:
+        out.write(f'<p class="conclusion"><b>{escape(table.conclusion)}</b></p>\n')
     _table(columns(table), [_row_class(row) for row in table.rows], out)
     if table.has_ratios:
         _table(ratio_columns(table), [_finding_class(it.finding) for row in table.rows for it in row.ratios], out)
+    if any(row.plan for row in table.rows):
+        out.write(f"<p>{escape(table.plan_title)}</p>\n")
+        shown = plan_columns(table)
+        _table(shown, [""] * len(shown[0].cells), out)
+    if failed := failures([table]):
+        items = "".join(f'<li class="worse">{escape(words)}</li>\n' for words in failed)
+        out.write(f'<ul class="found">\n{items}</ul>\n')
     if table.sentences:
         out.write('<ul class="found">\n')
         for row in table.rows:
             if row.sentence:
                 words, finding = escape(row.sentence), row.effect.finding if row.effect else None
                 if finding:
-                    words = words.replace(f": {finding} (", f": <b>{finding}</b> (", 1)
+                    words = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", words, count=1)
                 out.write(f'<li class="{_finding_class(finding)}">{words}</li>\n')
         out.writelines(f"<li>{escape(words)}</li>\n" for words in table.front_sentences)
         out.write("</ul>\n")

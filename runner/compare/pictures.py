@@ -8,10 +8,12 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from runner.compare.data import Table, TableRow
+from runner.compare.effect_words import ACCURACIES, fill, quantity
 from runner.compare.wording import name_of
 from runner.core.console import plain
 from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER, Picture
-from runner.core.effects import Finding
+from runner.core.effects import Effect, Finding
+from runner.core.margins import MarginVerdict
 from runner.core.metrics import METRICS, OF_QUESTION
 
 if TYPE_CHECKING:  # its import takes a second, and only --save and --log need it
@@ -44,8 +46,11 @@ class JobPicture:
 def draw(table: Table) -> list[Picture]:
     """Return the pictures of a table: none without verdicts, no front if memory and speed were not measured."""
     if not table.scored:
-        return []
-    pictures = [Picture("accuracy", "accuracy with 95 % intervals; hollow: the baseline", lambda: accuracy(table))]
+        return [Picture("differences", _forest_title(table), lambda: differences(table))] if _compared(table) else []
+    title = "accuracy with 95 % intervals; hollow: the baseline"
+    if _compared(table):
+        title += f". {_forest_title(table)}"
+    pictures = [Picture("accuracy", title, lambda: accuracy(table))]
     if table.axes:
         title = (
             "filled: on the front, no row there dominates it beyond noise; bars: 95 % intervals of accuracy and of "
@@ -117,21 +122,65 @@ def accuracy(table: Table) -> Figure:
     for place, (row, interval) in enumerate(shown):
         middle, low, high = (100 * value for value in interval)
         _dot(panes[0], place, middle, low, high, INK, hollow=row.is_baseline)
-        effect = row.effect
-        if effect is not None:
-            colour = {Finding.better: GOOD, Finding.worse: BAD}.get(effect.finding, MUTED)
-            middle, low, high = (100 * value for value in (effect.value, effect.low, effect.high))
-            _dot(panes[1], place, middle, low, high, colour)
     panes[0].set_yticks(range(len(rows)), [_words(row, table.keys) for row in rows], color=INK)
     panes[0].set_ylim(len(rows) - 0.4, -0.6)
     if compared:
-        panes[1].set_title("difference to the baseline, points", loc="left")
-        panes[1].axvline(0, color=MUTED, linewidth=1)
+        _forest(panes[1], rows)
     for pane in panes:
         pane.grid(axis="x", color=LINE, linewidth=0.6)
         pane.set_axisbelow(True)
         pane.tick_params(axis="y", length=0)
     return figure
+
+
+def differences(table: Table) -> Figure:
+    """Draw each row's difference to its baseline, for tables without accuracies."""
+    from matplotlib.figure import Figure
+
+    compared = _compared(table)
+    rows = compared[:MOST_ROWS]
+    figure = Figure(figsize=(8.6, 1.1 + 0.27 * len(rows)), layout="constrained")
+    pane = figure.subplots()
+    cut = f"the first {len(rows)} of {len(compared)} rows" * (len(rows) < len(compared))
+    _forest(pane, rows)
+    pane.set_title(cut, loc="right", color=MUTED)
+    pane.set_yticks(range(len(rows)), [_words(row, table.keys) for row in rows], color=INK)
+    pane.set_ylim(len(rows) - 0.4, -0.6)
+    pane.grid(axis="x", color=LINE, linewidth=0.6)
+    pane.set_axisbelow(True)
+    pane.tick_params(axis="y", length=0)
+    return figure
+
+
+def _compared(table: Table) -> list[TableRow]:
+    return [row for row in table.rows if row.effect]
+
+
+def _forest_title(table: Table) -> str:
+    """Explain the lines and colours of the differences."""
+    has_margin = any(row.effect and row.effect.margin is not None for row in table.rows)
+    within = "; dashed: the margin, to the right of it a loss is acceptable; blue: as good within it" * has_margin
+    return f"Difference to the baseline with intervals: green is better, red is worse, grey is undecided{within}"
+
+
+def _forest(pane: Axes, rows: list[TableRow]) -> None:
+    """Draw the differences of rows with their intervals, the line of no difference and the margin."""
+    effects = [(place, it) for place, row in enumerate(rows) if (it := row.effect)]
+    factor = 100 if quantity(effects[0][1]) is ACCURACIES else 1
+    for place, it in effects:
+        middle, low, high = (factor * value for value in (it.value, it.low, it.high))
+        _dot(pane, place, middle, low, high, _colour(it))
+    pane.axvline(0, color=MUTED, linewidth=1)
+    for margin in {it.margin for _, it in effects if it.margin is not None}:
+        pane.axvline(-factor * margin, color=FRONT, linewidth=1, linestyle=(0, (4, 3)))
+    unit = fill(quantity(effects[0][1]).unit, effects[0][1])
+    pane.set_title(f"difference to the baseline, {unit}", loc="left")
+
+
+def _colour(it: Effect) -> str:
+    if it.verdict in (MarginVerdict.as_good, MarginVerdict.worse_but_within):
+        return FRONT
+    return {Finding.better: GOOD, Finding.worse: BAD}.get(it.finding, MUTED)
 
 
 def _words(row: TableRow, keys: list[str]) -> str:

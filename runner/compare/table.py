@@ -6,6 +6,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from runner.compare import pairing
+from runner.compare.conclusion import conclude, merge_sentences
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, TableRow, group, label, named_groups
 from runner.compare.effect_words import error_budget, sentence
 from runner.compare.front import mark_front
@@ -130,6 +131,8 @@ def arrange(table: Table) -> None:
     table.rows.sort(key=sort_key)
     for row in table.rows:
         row.sentence = sentence(row, table.keys)
+    merge_sentences(table.rows, table.keys)
+    table.conclusion = conclude(table.rows)
     table.dominated = dominated(table)
 
 

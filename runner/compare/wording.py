@@ -27,6 +27,12 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
 
 
+def about(count: int) -> str:
+    """Return a number of questions to three digits, rounded up so that the stated power holds."""
+    step = max(1, 10 ** (len(str(count)) - 3))
+    return f"{-(-count // step) * step:,}"
+
+
 def assignments(row: TableRow, keys: list[str]) -> str:
     """Return a row's config: quantization=nf4, seed=1."""
     return ", ".join(f"{label(key)}={row.config[key]}" for key in keys if row.config[key] is not None)

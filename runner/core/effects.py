@@ -17,8 +17,9 @@ from runner.core import ratios, stats
 from runner.core.margins import MarginVerdict, margin_verdict, questions_needed
 from runner.core.metrics import described
 from runner.core.over_runs import LEAST_RUNS, RatioOfRuns, runs_needed
+from runner.core.planning import expected_disagreement, questions_to_detect, samples_to_detect
 from runner.core.sequential import Decision, Pairs, confidence_percent, level_of
-from runner.core.stats import ALPHA
+from runner.core.stats import ALPHA, POWER
 
 RATIOS = "ratios"  # the margin of all ratios, whatever they measure
 
@@ -63,7 +64,8 @@ class Effect:
     is_ratio: bool = False
     detects: Callable[[float], float | None] | None = None  # level → smallest detectable true difference
     p_at: Callable[[float], float] | None = None  # true value → two-sided p against it
-    needs: Callable[[float, float], int | None] | None = None  # margin, level → questions or runs that decide
+    needs: Callable[..., int | None] | None = None  # margin, level[, power] → questions or runs that decide
+    needs_to_detect: Callable[..., int | None] | None = None  # difference, level[, power] → questions that detect it
     early_stop_comparisons: int | None = (
         None  # they share 5 %, as was fixed before the run; None: those of the table do
     )
@@ -183,6 +185,7 @@ def _judge_ratio_margin(family: list[Effect], margin: float) -> None:
 def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0) -> Effect:
     """Compare verdicts on the same n questions: wins are those that only this run solved, losses the reverse."""
     discordant_rate = (wins + losses) / n if n else 0.0
+    expected = expected_disagreement(wins + losses, n)
     return Effect(
         Method.mcnemar,
         "accuracy",
@@ -194,7 +197,8 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
         _verdicts(wins, losses, n - wins - losses, baseline_correct),
         detects=partial(stats.detectable_difference, n, discordant_rate),
         p_at=partial(stats.paired_difference_p, wins, losses, n),
-        needs=lambda margin, alpha: questions_needed(margin, discordant_rate, alpha),
+        needs=lambda margin, alpha, power=POWER: questions_needed(margin, expected, alpha, power),
+        needs_to_detect=partial(questions_to_detect, expected),
     )
 
 
@@ -251,6 +255,7 @@ def _verdicts(wins: int | None, losses: int | None, ties: int | None, baseline_c
 def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], unit: str) -> Effect:
     """Compare log-likelihoods of the same samples: their differences in nats, and how many units each sample has."""
     error, n = ratios.ratio_error(differences, sizes), len(differences)
+    needs = partial(samples_to_detect, error, n)  # a margin is a difference that a test has to exclude
     return Effect(
         Method.sign_flips,
         "log_likelihood",
@@ -264,6 +269,8 @@ def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], uni
         p_at=lambda shift: ratios.paired_p(
             [difference - shift * size for difference, size in zip(differences, sizes, strict=True)]
         ),
+        needs=needs,
+        needs_to_detect=needs,
     )
 
 

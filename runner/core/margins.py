@@ -6,6 +6,7 @@ test can show that; no test can show that two runs are equal.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache
 from statistics import NormalDist
@@ -61,14 +62,19 @@ def questions_needed(margin: float, discordant_rate: float, alpha: float = ALPHA
     """
     assert 0 < margin < 1
     assert 0 <= discordant_rate <= 1
+    return fewest(lambda n: power_of(n, margin, discordant_rate, alpha), power)
+
+
+def fewest(power_at: Callable[[int], float], power: float) -> int | None:
+    """Return the smallest number that reaches a power, to one in a thousand; None if ten million are not enough."""
     low, high = 1, 2
-    while power_of(high, margin, discordant_rate, alpha) < power:
+    while power_at(high) < power:
         low, high = high, 2 * high
         if high > MOST_QUESTIONS:
             return None
     while high - low > max(1, low // 1000):  # the power is not quite monotonic, so a closer search is useless
         middle = (low + high) // 2
-        if power_of(middle, margin, discordant_rate, alpha) < power:
+        if power_at(middle) < power:
             low = middle
         else:
             high = middle

@@ -92,12 +92,12 @@ def _signed_sums(values: Sequence[float]) -> list[float]:
     return sums
 
 
-def detectable_shift(error: float, samples: int, alpha: float = 1 - CONFIDENCE) -> float | None:
-    """Return the smallest true difference of ratios that `paired_p` detects at this level with 80 % power.
+def detectable_shift(error: float, samples: int, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> float | None:
+    """Return the smallest true difference of ratios that `paired_p` detects at this level with this power.
 
     `error` is its standard error, which few samples underestimate: by about 1 / samples in simulations.
     """
     if samples < 2:
         return None
-    quantiles = student_quantile(alpha / CAUTION, samples - 1) + NormalDist().inv_cdf(POWER)
+    quantiles = student_quantile(alpha / CAUTION, samples - 1) + NormalDist().inv_cdf(power)
     return quantiles * error * (1 + 1 / samples)

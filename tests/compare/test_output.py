@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compared import KEYS, rows_of
 from stores import NF4, NONE, Store, marks
+
+from runner.compare.data import Table
+from runner.compare.pictures import draw
+from runner.core.effects import paired_likelihoods
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -89,6 +94,22 @@ def test_the_page_is_whole_and_needs_nothing_else(saved: Path) -> None:
     assert not re.findall(r"#[0-9a-f]{6}", text[text.index("<svg") : text.rindex("</svg>")])  # the page's colours only
 
 
+def test_the_picture_draws_the_margin(grid: Store, show: Any, tmp_path: Path) -> None:
+    assert show("grid", "--baseline", BASELINE, "--margin", "5", "--save", str(tmp_path))[0] == 0
+    text = (tmp_path / "comparison.html").read_text()
+    assert "dashed: the margin, to the right of it a loss is acceptable" in Page(text).text
+    assert "stroke-dasharray" in (tmp_path / "accuracy.svg").read_text()
+
+
+def test_differences_of_likelihoods_are_drawn() -> None:
+    likelihood = paired_likelihoods([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    table = Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))
+    (picture,) = draw(table)
+    assert picture.name == "differences"
+    assert "difference to the baseline, nats/token" in picture.svg()
+    assert draw(Table("likelihood", KEYS, rows_of("not compared"))) == []
+
+
 def squeezed(text: str) -> str:
     """Text without spaces: tags split the text at other places than lines do."""
     return "".join(text.split())
@@ -98,9 +119,10 @@ def test_the_page_says_what_the_terminal_says(saved: Path, grid: Store, show: An
     page = Page((saved / "comparison.html").read_text())
     _, out, _ = show("grid", "--baseline", BASELINE)
     sentences = [line.removeprefix("• ") for line in out.splitlines() if line.startswith("• ")]
-    assert len(sentences) == 6
+    assert len(sentences) == 5
     assert sentences[-2].startswith("dominated beyond noise (speed left out): nf4 task.split=test by ")
     assert sentences[-1].startswith("the Pareto front leaves out speed: ")
+    assert page.text.index(out.splitlines()[1]) < page.text.index("wins/losses"), "what may be concluded comes first"
     for sentence in sentences:
         assert squeezed(sentence) in squeezed(page.text)
     for cell in ("90.0 % [85.1, 93.4]", "−15.0 [−20.6, −10.7]", "0/30/170", "experiment grid", "What all 6 runs share"):

@@ -130,10 +130,10 @@ def test_each_verdict() -> None:
 def test_what_is_undecided_says_how_many_questions_would_do() -> None:
     effect = paired_accuracies(5, 5, 100)
     judge([effect], {"accuracy": 0.02})
-    assert effect.needed == questions_needed(0.02, 0.1)
+    assert effect.needed == questions_needed(0.02, 10.5 / 101)
     several = [paired_accuracies(5, 5, 100) for _ in range(4)]
     judge(several, {"accuracy": 0.02})
-    assert {it.needed for it in several} == {questions_needed(0.02, 0.1, 0.05 / 4)}
+    assert {it.needed for it in several} == {questions_needed(0.02, 10.5 / 101, 0.05 / 4)}
     without = paired_accuracies(5, 5, 100)
     judge([without])
     assert (without.margin, without.verdict, without.needed) == (None, None, None)

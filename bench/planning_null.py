@@ -1,0 +1,163 @@
+"""Do as many questions as runner-compare says detect a difference, or decide about a margin, with the stated power?
+
+`python bench/planning_null.py [--pairs 4000] [--seed 0]`. First a true difference comes on top of the disagreement of
+equal runs, whose rate is known: n questions are drawn, as many as "about n would do" says, alone and as one of five
+comparisons of a table. Then the rate is not known: a first sample of few questions is drawn from equal runs, the plan
+is made from it, and the planned number of new questions is drawn. The control plans from the observed share of the
+first sample alone, as earlier versions did. Last, log-likelihoods. The verdicts are runner-compare's own. Rates have
+their 95 % intervals (Wilson). The exit code is 1 where a power misses 80 % by more than 3 points, beyond noise; where
+fewer than two disagreements are expected in the first sample, only a lower power counts as a miss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from functools import cache
+from statistics import median
+
+import numpy as np
+from compare_null import SLACK, Rate
+
+from runner.core.effects import Finding, judge, paired_accuracies, paired_likelihoods
+from runner.core.margins import MarginVerdict, questions_needed
+from runner.core.planning import questions_to_detect, samples_to_detect
+from runner.core.ratios import ratio_error
+from runner.core.stats import ALPHA, POWER
+
+KNOWN = [(0.0, 0.05), (0.02, 0.05), (0.1, 0.05), (0.1, 0.02), (0.2, 0.05), (0.4, 0.1)]  # disagreement, difference
+FAMILY = 5
+FIRST = [
+    (20, 0.02),
+    (20, 0.05),
+    (20, 0.1),
+    (20, 0.2),
+    (50, 0.05),
+    (50, 0.1),
+    (100, 0.05),
+    (100, 0.2),
+]  # n, disagreement
+SIZE = 0.05  # the margin, and the difference to detect, after a first sample
+TEXTS, FIRST_TEXTS, SHIFT = 600, 200, 0.004  # pairs; samples of a first pair; nats per token
+
+
+@cache
+def shows(wins: int, losses: int, n: int, comparisons: int, margin: float | None) -> bool:
+    """Whether the verdict on a table is `worse`, or with a margin that the row is as good."""
+    effect = paired_accuracies(wins, losses, n)
+    effect.needs = effect.detects = None  # not of interest here, and they take long
+    others = [paired_accuracies(1, 1, n) for _ in range(comparisons - 1)]
+    judge([effect, *others], {} if margin is None else {effect.measure: margin})
+    if margin is None:
+        return effect.finding is Finding.worse
+    return effect.verdict in {MarginVerdict.as_good, MarginVerdict.worse_but_within, MarginVerdict.better}
+
+
+def drawn(generator: np.random.Generator, n: int, rate: float, difference: float = 0.0) -> tuple[int, int]:
+    """Draw the wins and losses of n questions."""
+    wins, losses, _ = generator.multinomial(n, [(rate - difference) / 2, (rate + difference) / 2, 1 - rate]).tolist()
+    return wins, losses
+
+
+def known(generator: np.random.Generator, pairs: int) -> list[Rate]:
+    """Print and return how often a difference is detected if the disagreement is known."""
+    print(f"a true difference on top of known disagreement, planned for {100 * POWER:.0f} %: {pairs:,} pairs a line")
+    print("comparisons  disagree  difference  questions          detected")
+    rates = []
+    for comparisons in (1, FAMILY):
+        for noise, difference in KNOWN:
+            n = questions_to_detect(noise, difference, ALPHA / comparisons)
+            assert n is not None
+            tables = (drawn(generator, n, noise + difference, difference) for _ in range(pairs))
+            found = Rate(sum(shows(*table, n, comparisons, None) for table in tables), pairs)
+            print(f"{comparisons:11d}  {100 * noise:6.1f} %  {100 * difference:10.1f}  {n:9,d}  {found}", flush=True)
+            rates.append(found)
+    return rates
+
+
+@cache
+def plan(discordant: int, n: int, margin: bool, from_share: bool) -> int:
+    """Return the planned questions after a first sample; `from_share`: from its observed disagreement alone."""
+    effect = paired_accuracies(discordant // 2, discordant - discordant // 2, n)
+    assert effect.needs is not None
+    assert effect.needs_to_detect is not None
+    if not from_share:
+        needed = (effect.needs if margin else effect.needs_to_detect)(SIZE, ALPHA)
+    else:
+        needed = questions_needed(SIZE, discordant / n) if margin else questions_to_detect(discordant / n, SIZE)
+    assert needed is not None
+    return int(needed)
+
+
+def after_a_first_sample(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
+    """Print the rates of plans from a first sample; return those from two expected disagreements on, and others."""
+    print(f"\nplanned from a first sample, {100 * SIZE:.0f} points: {pairs:,} plans a line")
+    print("first n  disagree  to be shown        power of the plan   control: from the share")
+    many: list[Rate] = []
+    few: list[Rate] = []
+    for first, rate in FIRST:
+        for margin in (True, False):
+            powers = []
+            for from_share in (False, True):
+                hits = 0
+                for discordant in generator.binomial(first, rate, size=pairs).tolist():
+                    n = plan(discordant, first, margin, from_share)
+                    table = drawn(generator, n, rate) if margin else drawn(generator, n, rate + SIZE, SIZE)
+                    hits += shows(*table, n, 1, SIZE if margin else None)
+                powers.append(Rate(hits, pairs))
+            what = "as good" if margin else "worse"
+            print(f"{first:7d}  {100 * rate:6.1f} %  {what:11s}  {powers[0]}  {powers[1]}", flush=True)
+            (many if first * rate >= 2 else few).append(powers[0])
+    return many, few
+
+
+def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
+    """Print and return the rates of log-likelihoods with as many samples as are said to be needed."""
+    print(f"\nlog-likelihoods, {SHIFT} nats a token, planned from {FIRST_TEXTS} samples: {TEXTS} pairs a line")
+    print("difference  samples  to be shown        power of the plan")
+    rates = []
+
+    def pair(n: int, shift: float) -> tuple[list[float], list[float]]:
+        sizes = generator.integers(20, 80, n).astype(float)
+        differences = generator.normal(0.0, 0.01 * np.sqrt(50 * sizes)) - shift * sizes
+        return differences.tolist(), sizes.tolist()
+
+    for margin in (True, False):
+        hits, planned = 0, []
+        for _ in range(TEXTS):
+            n = samples_to_detect(ratio_error(*pair(FIRST_TEXTS, 0.0)), FIRST_TEXTS, SHIFT)
+            assert n is not None
+            planned.append(n)
+            effect = paired_likelihoods(*pair(n, 0.0 if margin else SHIFT), "token")
+            judge([effect], {effect.measure: SHIFT} if margin else {})
+            as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)
+            hits += as_good if margin else effect.finding is Finding.worse
+        rates.append(Rate(hits, TEXTS))
+        what = "as good" if margin else "worse"
+        print(f"{0 if margin else -SHIFT:10.3f}  {median(planned):7.0f}  {what:11s}  {rates[-1]}", flush=True)
+    return rates
+
+
+def main() -> int:
+    """Simulate and print; 1 where a power is off by more than is allowed and noise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=4_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print(f"python bench/planning_null.py --pairs {options.pairs} --seed {options.seed}\n")
+    generator, started = np.random.default_rng(options.seed), time.perf_counter()
+    both_sides = known(generator, options.pairs)
+    many, few = after_a_first_sample(generator, options.pairs)
+    both_sides += [*many, *of_likelihoods(generator)]
+    low = [rate for rate in (*both_sides, *few) if rate.high < POWER - SLACK]
+    high = [rate for rate in both_sides if rate.low > POWER + SLACK]
+    print(
+        f"\npower below {100 * (POWER - SLACK):.0f} %, beyond noise: {len(low)} of {len(both_sides) + len(few)} rates; "
+        f"above {100 * (POWER + SLACK):.0f} %: {len(high)} of {len(both_sides)}; {time.perf_counter() - started:.0f} s"
+    )
+    return 1 if low or high else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""--require: what each row has to satisfy, for a CI of models; a requirement that is not met makes the exit code 1."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from runner.compare.data import Requirement, Run, Table, TableRow
+from runner.compare.effect_words import asked_of, margin_words, verdict_words
+from runner.compare.planning import measures_and_sizes
+from runner.compare.wording import about, name_of, number
+from runner.core.effects import RATIOS, Effect, Finding
+from runner.core.errors import ConfigError, unknown
+from runner.core.margins import MarginVerdict
+
+OPTION = "--require"
+TERM = re.compile(r"([^<>=!\s]+)(<=|>=|!=|==|=|<|>)([^<>=!\s]+)")
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+EXAMPLE = "e.g. 'margin=2 finding!=worse decode_tok_per_s>=100 model_mib<4000'"
+SHOWN_GOOD = (MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within)
+FINDINGS = {it.name: it for it in Finding}
+
+
+@dataclass(frozen=True)
+class Term:
+    """One requirement: what it is about, and what is wanted of it."""
+
+    text: str
+    key: str
+    sign: str
+    value: str
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether it is about the comparison with a baseline."""
+        return self.key in ("margin", "finding")
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """The margin that rows have to be as good within, by measure; empty for another kind of term."""
+        return measures_and_sizes([self.value], f"{OPTION} margin=") if self.key == "margin" else {}
+
+
+def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
+    """Read --require; ConfigError for what cannot be read, and for names that no run has."""
+    terms = []
+    for text in texts:
+        joined = re.sub(r"\s*(<=|>=|!=|==|=|<|>)\s*", r"\1", text.strip())
+        for part in joined.split():
+            match = TERM.fullmatch(part)
+            if match is None:
+                raise ConfigError(f"{OPTION} {text}: cannot read {part!r}; {EXAMPLE}")
+            terms.append(_checked(Term(part, *match.groups()), runs))
+        if not joined:
+            raise ConfigError(f"{OPTION}: is empty; {EXAMPLE}")
+    return list(dict.fromkeys(terms))
+
+
+def _checked(term: Term, runs: Sequence[Run]) -> Term:
+    where = f"{OPTION} {term.text}"
+    if term.key == "margin":
+        if term.sign != "=":
+            raise ConfigError(f"{where}: give margin=POINTS, {EXAMPLE}")
+        measures_and_sizes([term.value], f"{OPTION} margin=")  # a mistake is said before anything is compared
+        return term
+    if term.key == "finding":
+        if term.sign not in ("=", "==", "!="):
+            raise ConfigError(f"{where}: a finding is compared with = or !=")
+        if term.value not in FINDINGS:
+            raise ConfigError(f"{where}: {unknown('finding', term.value, FINDINGS)}")
+        return term
+    metrics = sorted({name for run in runs for name in run.metrics if "/" not in name})
+    if term.key not in set().union(*(run.metrics for run in runs)):
+        raise ConfigError(f"{where}: {unknown('metric', term.key, ['margin', 'finding', *metrics])}")
+    if term.sign not in COMPARISONS:
+        raise ConfigError(f"{where}: a metric is compared with < <= > or >=")
+    try:
+        if math.isnan(float(term.value)):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"{where}: {term.value!r} is not a number") from None
+    return term
+
+
+def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, float]:
+    """Return the margins of --margin and of the requirements; ConfigError if they differ."""
+    together = dict(margins)
+    for term in terms:
+        for measure, size in term.margins.items():
+            if together.setdefault(measure, size) != size:
+                raise ConfigError(f"{OPTION} {term.text}: there is another margin for the same measure: give one")
+    return together
+
+
+def check(tables: Sequence[Table], terms: Sequence[Term]) -> None:
+    """Check each row that is no baseline; ConfigError if there is none."""
+    for table in tables:
+        table.requirements = [_outcome(term, row, table) for row in table.rows if not row.is_baseline for term in terms]
+    if terms and not any(table.requirements for table in tables):
+        raise ConfigError(f"{OPTION}: there is no row to check: every run that was chosen is a baseline")
+
+
+def failures(tables: Sequence[Table]) -> list[str]:
+    """Return a line for each requirement that is not met."""
+    return [f"requirement failed: {it.reason}" for table in tables for it in table.requirements if not it.met]
+
+
+def _outcome(term: Term, row: TableRow, table: Table) -> Requirement:
+    if term.key == "margin":
+        met, reason = _about_margin(term, row)
+    elif term.key == "finding":
+        met, reason = _about_finding(term, row)
+    else:
+        met, reason = _about_metric(term, row)
+    return Requirement(term.text, row.run.job_id, met, f"{name_of(row, table.keys)}: {reason}")
+
+
+def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
+    of = [it for it in row.effects if (RATIOS if it.is_ratio else it.measure) in term.margins]
+    if not of:
+        return False, f"{term.text}: {_not_compared(row)}"
+    worst = min(of, key=lambda it: it.verdict in SHOWN_GOOD)
+    named = f"{worst.measure} " * worst.is_ratio
+    if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
+        return False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}{_needs(worst)}"
+    if worst.verdict is MarginVerdict.undecided:
+        return False, f"{named}undecided within {margin_words(worst)}{_needs(worst)}"
+    return worst.verdict in SHOWN_GOOD, f"{named}{verdict_words(worst)}"
+
+
+def _needs(it: Effect) -> str:
+    return f" (needs about {about(it.needed)} {asked_of(it)})" if it.needed else ""
+
+
+def _not_compared(row: TableRow) -> str:
+    return f"not compared, {row.note or 'it has no such measure'}"
+
+
+def _about_finding(term: Term, row: TableRow) -> tuple[bool, str]:
+    if not row.effects:
+        return False, f"{term.text}: {_not_compared(row)}"
+    wanted = FINDINGS[term.value]
+    found = [it for it in row.effects if (it.finding is wanted) == (term.sign == "!=")]
+    met = not found
+    what = ", ".join(dict.fromkeys(f"{it.measure} {it.finding}" if it.is_ratio else str(it.finding) for it in found))
+    return met, f"{term.text} holds" if met else f"{what}, required {term.text}"
+
+
+def _about_metric(term: Term, row: TableRow) -> tuple[bool, str]:
+    value = row.run.metrics.get(term.key)
+    if value is None:
+        return False, f"no {term.key} was recorded, required {term.text}"
+    met = COMPARISONS[term.sign](value, float(term.value))
+    return met, f"{term.key} {number(value)}" + ("" if met else f", required {term.text}")

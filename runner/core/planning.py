@@ -1,0 +1,73 @@
+"""How many questions or samples a comparison needs, from what two runs have shown of their disagreement so far."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache, partial
+
+from runner.core.margins import fewest
+from runner.core.ratios import detectable_shift
+from runner.core.stats import ALPHA, POWER
+
+
+def expected_disagreement(discordant: int, n: int) -> float:
+    """Return the share of further questions that only one of two runs will solve, as far as n questions tell.
+
+    It is the mean of Jeffreys' posterior. The observed share itself plans too few questions after a small sample: of 20
+    questions with no disagreement it would follow that there will never be any (bench/margin_null.py).
+    """
+    assert 0 <= discordant <= n
+    return (discordant + 0.5) / (n + 1)
+
+
+def questions_to_detect(noise_rate: float, difference: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
+    """Return how many paired questions detect a true difference with this power; None if ten million are not enough.
+
+    `noise_rate` is the share of questions that only one of two equal runs solves. The difference comes on top of it; if
+    it takes the place of noise, the power is higher.
+    """
+    assert 0 <= noise_rate <= 1
+    assert 0 < difference <= 1
+    return fewest(partial(detection_power, noise_rate=noise_rate, difference=difference, alpha=alpha), power)
+
+
+@lru_cache(maxsize=1024)
+def detection_power(n: int, noise_rate: float, difference: float, alpha: float = ALPHA) -> float:
+    """Return the exact probability that McNemar's exact test finds a true difference, in its direction."""
+    import numpy as np
+    from scipy.special import bdtr, bdtrik, ndtri  # takes half a second to import, and only planning needs it
+
+    rate = min(1.0, noise_rate + difference)
+    half = -ndtri(1e-9) * math.sqrt(n * rate * (1 - rate)) + 10
+    first, last = max(0, math.floor(n * rate - half)), min(n, math.ceil(n * rate + half))
+    discordant = np.arange(first, last + 1)
+    below = bdtr(np.arange(first - 1, last + 1, dtype=float).clip(0), n, rate)
+    if first == 0:
+        below[0] = 0.0
+    chances = np.diff(below)
+    # The most pairs on the losing side with which the test still rejects; -1 if even none is too many.
+    most = np.nan_to_num(np.floor(bdtrik(alpha / 2, discordant, 0.5))).clip(0)
+    most += 2 * bdtr(np.minimum(most + 1, discordant), discordant, 0.5) < alpha
+    most -= 2 * bdtr(most, discordant, 0.5) >= alpha
+    other_way = (rate - difference) / (2 * rate)
+    rejected = np.where(most >= 0, bdtr(most.clip(0), discordant, other_way), 0.0)
+    return float(chances @ rejected)
+
+
+def samples_to_detect(
+    error: float, samples: int, shift: float, alpha: float = ALPHA, power: float = POWER
+) -> int | None:
+    """Return how many samples detect a difference of likelihoods; None if ten million are not enough.
+
+    As many decide about a margin of this size, if neither run is better: the test then has to exclude the margin.
+    `error` is the standard error over the samples so far; it falls with the root of their number.
+    """
+    assert shift > 0
+    if samples < 2 or not math.isfinite(error):
+        return None
+
+    def shows(n: int) -> float:
+        detectable = detectable_shift(error * math.sqrt(samples / n), n, alpha, power)
+        return 1.0 if detectable is not None and detectable <= shift else 0.0
+
+    return fewest(shows, 1.0)

@@ -1,0 +1,108 @@
+"""The JSON output agrees with the schema that the package ships, and every key of it is described there."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compared import KEYS, rows_of
+from stores import NF4, NONE, Store, marks
+
+from runner import compare
+from runner.compare.data import Table
+from runner.compare.output import FORMATS
+from runner.core.effects import paired_likelihoods
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+SCHEMA = json.loads((Path(compare.__file__).parent / "comparison.schema.json").read_text(encoding="utf-8"))
+TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+
+
+def is_a(value: Any, name: str) -> bool:
+    if name in ("number", "integer"):
+        return isinstance(value, int if name == "integer" else int | float) and not isinstance(value, bool)
+    return isinstance(value, TYPES[name])
+
+
+def faults(value: Any, schema: dict[str, Any], where: str = "$") -> Iterator[str]:
+    """Yield what disagrees with the part of JSON Schema that is used; a key that is not described is a fault, too."""
+    unread = schema.keys() - {
+        *["$schema", "title", "description", "type", "enum", "properties", "required", "additionalProperties", "items"]
+    }
+    assert not unread, unread
+    names = schema.get("type", [])
+    if names and not any(is_a(value, name) for name in ([names] if isinstance(names, str) else names)):
+        yield f"{where}: {value!r} is no {names}"
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{where}: {value!r} is none of {schema['enum']}"
+    if isinstance(value, dict):
+        yield from (f"{where}.{key} is missing" for key in schema.get("required", []) if key not in value)
+        for key, part in value.items():
+            below = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
+            yield from [f"{where}.{key} is not described"] if below is None else faults(part, below, f"{where}.{key}")
+    if isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from faults(part, schema["items"], f"{where}[{number}]")
+
+
+def disagreements(show: Any, experiment: str, *arguments: str) -> list[str]:
+    _, out, err = show(experiment, "--format", "json", *arguments)
+    assert out, err
+    return list(faults(json.loads(out), SCHEMA))
+
+
+def test_accuracies_with_all_options(grid: Store, show: Any) -> None:
+    arguments = ["--baseline", "quantization=none", "--margin", "2"]
+    assert disagreements(show, "grid") == []
+    assert disagreements(show, "grid", *arguments, "--plan-questions", "margin=2") == []
+    assert disagreements(show, "grid", *arguments, "--require", "margin=2 model_mib<4000") == []
+    assert disagreements(show, "grid", "--flips", "none-test", "nf4-test") == []
+    assert disagreements(show, "grid", "--runs", "none-test", "nf4-train", "--baseline", "quantization=none") == []
+
+
+def test_repeats_and_rows_that_cannot_be_paired(store: Store, show: Any) -> None:
+    for name, config, load_s in (("m-none", NONE, 1.0), ("m-nf4", NF4, 2.0)):
+        repeats = [{"measure": "load_s", "repeat": it, "value": load_s + it / 100} for it in range(4)]
+        tags = {"task": "memory"}
+        store.job("measured", name, {**config, "task.name": "memory", "task.repeats": "4"}, tags=tags, repeats=repeats)
+    assert disagreements(show, "measured", "--baseline", "quantization=none") == []
+    store.job("apart", "base", NONE, marks(50, 100))
+    store.job("apart", "fewer", NF4, marks(50, 80))
+    assert disagreements(show, "apart", "--baseline", "quantization=none", "--unpaired") == []
+
+
+def test_likelihoods() -> None:
+    likelihood = paired_likelihoods([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    out = io.StringIO()
+    FORMATS["json"]([Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))], out)
+    assert json.loads(out.getvalue())["tables"][0]["rows"][1]["shift"]["samples"] == 21
+    assert list(faults(json.loads(out.getvalue()), SCHEMA)) == []
+
+
+def test_a_disagreement_is_found() -> None:
+    document = {"tables": [{"task": 3, "surprise": 1}], "requirements": []}
+    found = list(faults(document, SCHEMA))
+    assert "$.tables[0].task: 3 is no string" in found
+    assert "$.tables[0].surprise is not described" in found
+    assert "$.tables[0].rows is missing" in found
+    assert list(faults({"finding": "fine"}, {"properties": {"finding": {"enum": ["better"]}}})) != []
+
+
+def test_every_key_is_explained_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "compare_json.md").read_text(encoding="utf-8")
+
+    def keys(schema: dict[str, Any]) -> Iterator[str]:
+        for key, part in schema.get("properties", {}).items():
+            yield key
+            yield from keys(part)
+        for name in ("items", "additionalProperties"):
+            if name in schema:
+                yield from keys(schema[name])
+
+    assert [key for key in keys(SCHEMA) if f"`{key}`" not in page] == []

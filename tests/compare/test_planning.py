@@ -1,0 +1,124 @@
+"""--plan-questions: how many questions each row needs, how long they take here, and what is a mistake."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from compared import KEYS, rows_of
+from stores import INT8, NF4, NONE, Store, marks
+
+from runner.compare.data import Table
+from runner.compare.planning import duration, parse_aim, plan_questions
+from runner.core.effects import (
+    Effect,
+    paired_accuracies,
+    paired_likelihoods,
+    sequential_accuracies,
+    unpaired_accuracies,
+)
+from runner.core.errors import ConfigError
+from runner.core.margins import questions_needed
+from runner.core.planning import expected_disagreement, questions_to_detect, samples_to_detect
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+SPEEDS = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "prompt_tokens": 4000.0, "new_tokens": 600.0}
+
+
+def planned(aim: str, *effects: Effect) -> Table:
+    table = Table("gsm8k", KEYS, rows_of(*effects))
+    for row in table.rows:
+        row.run.metrics = {"n": 200.0, **SPEEDS}
+    plan_questions([table], parse_aim([aim]))
+    return table
+
+
+def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
+    expected = expected_disagreement(20, 200)
+    for aim, needed in (
+        ("margin=2 power=0.9", questions_needed(0.02, expected, 0.05 / 2, 0.9)),
+        ("detect=3", questions_to_detect(expected, 0.03, 0.05 / 2)),
+    ):
+        table = planned(aim, paired_accuracies(10, 10, 200), paired_accuracies(30, 30, 200))
+        few, many = (row.plan for row in table.rows[1:])
+        assert few is not None
+        assert many is not None
+        assert needed is not None
+        assert (few.asked, few.disagreement, few.needed, few.further) == (200, 0.1, needed, needed - 200)
+        assert few.further_s == pytest.approx((needed - 200) * (40 + 60) / 200)
+        assert many.needed is not None
+        assert many.needed > needed
+    assert table.plan_title == (
+        "questions in all to detect a difference of 3 points with 80 % power, if apart from it runs disagree as often "
+        "as so far"
+    )
+
+
+def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None:
+    likelihood = paired_likelihoods([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
+    (_, row) = planned("margin=0.01nats", likelihood).rows
+    assert row.plan is not None
+    assert row.plan.needed == samples_to_detect(likelihood.counts["error"], 21, 0.01)
+    rows = planned("margin=2", sequential_accuracies([(True, True)] * 9), unpaired_accuracies(9, 10, 8, 10)).rows
+    assert [row.plan.reason for row in rows if row.plan] == ["it stopped early", "the comparison is unpaired"]
+    with pytest.raises(ConfigError, match="no row was compared in log_likelihood"):
+        planned("margin=0.01nats", paired_accuracies(10, 10, 200))
+
+
+def test_a_run_without_measured_speeds_has_no_time() -> None:
+    table = Table("gsm8k", KEYS, rows_of(paired_accuracies(10, 10, 200)))
+    plan_questions([table], parse_aim(["margin=2"]))
+    assert [row.plan.further_s for row in table.rows if row.plan] == [None]
+    assert [duration(it) for it in (None, 0, 0.2, 12.4, 200, 9000)] == ["–", "0 s", "<1 s", "12 s", "3.3 min", "2.5 h"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["power=0.8"], "give either margin= (as good within 2 points) or detect="),
+        (["margin=2", "detect=3"], "give either margin="),
+        (["margin=2", "power=80"], "power=80: must be a probability from 0.5 to 0.99"),
+        (["margin=2", "power=x"], "power=x: must be a probability"),
+        (["margin=2", "power=0.8", "power=0.9"], "there is another power"),
+        (["margin=no"], "--plan-questions margin=no: must be a number of percentage points"),
+        (["detect=no"], "--plan-questions detect=no: must be a number of percentage points"),
+        (["margins=2"], "Did you mean margin?"),
+        (["2"], "no key '2'"),
+    ],
+)
+def test_mistakes_name_what_was_wrong(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_aim(words)
+    assert message in str(error.value)
+
+
+def test_the_command_shows_the_plan_in_every_format(store: Store, show: Any) -> None:
+    for name, config, solved in (
+        ("base", NONE, marks(180, 200)),
+        ("int8", INT8, marks(181, 200, 3)),
+        ("nf4", NF4, marks(170, 200)),
+    ):
+        store.job(
+            "planned",
+            name,
+            config,
+            solved,
+            metrics={"prefill_tok_per_s": 10.0, "prompt_tokens": 1800.0, "new_tokens": 400.0},
+        )
+    arguments = ("--baseline", "quantization=none", "--plan-questions", "margin=2", "power=0.9")
+    code, out, err = show("planned", *arguments)
+    assert (code, err) == (0, "")
+    assert "questions in all to be shown as good within 2 points with 90 % power, if neither is better" in out
+    _, out, _ = show("planned", *arguments, "--format", "json")
+    plans = {row["job_id"]: row["plan"] for row in json.loads(out)["tables"][0]["rows"]}
+    assert plans["base"] is None
+    assert plans["nf4"]["further"] == plans["nf4"]["needed"] - 200
+    assert plans["nf4"]["further_s"] == pytest.approx(plans["nf4"]["further"] * (180 + 400 / 321) / 200)
+    _, out, _ = show("planned", *arguments, "--format", "csv")
+    assert {"plan_needed", "plan_further_s"} <= set(out.splitlines()[0].split(","))
+    _, out, _ = show("planned", *arguments, "--format", "markdown")
+    assert "| plan | so far | disagree | needed | further | time here |" in out
+    assert show("planned", "--plan-questions", "margin=2")[0] == 2

@@ -1,0 +1,65 @@
+"""How many questions are needed: exact power, and what a small sample says about further disagreement."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from runner.core.planning import detection_power, expected_disagreement, questions_to_detect, samples_to_detect
+from runner.core.ratios import detectable_shift
+from runner.core.stats import mcnemar_exact
+
+
+@pytest.mark.parametrize(("noise", "difference"), [(0.0, 0.05), (0.02, 0.01), (0.1, 0.05), (0.4, 0.3), (0.9, 0.5)])
+@pytest.mark.parametrize("alpha", [0.05, 0.005])
+def test_the_power_is_the_sum_over_all_tables(noise: float, difference: float, alpha: float) -> None:
+    n, rate = 60, min(1.0, noise + difference)
+    loses = (rate + difference) / (2 * rate)
+    power = 0.0
+    for discordant in range(n + 1):
+        for losses in range(discordant // 2 + 1, discordant + 1):
+            if mcnemar_exact(discordant - losses, losses) < alpha:
+                power += binom.pmf(discordant, n, rate) * binom.pmf(losses, discordant, loses)
+    assert detection_power(n, noise, difference, alpha) == pytest.approx(power, abs=1e-7)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.1, 0.4])
+@pytest.mark.parametrize("difference", [0.02, 0.05, 0.2])
+def test_the_planned_questions_detect_the_difference_with_the_planned_power(noise: float, difference: float) -> None:
+    for power in (0.8, 0.9):
+        n = questions_to_detect(noise, difference, 0.05 / 4, power)
+        assert n is not None
+        assert power <= detection_power(n, noise, difference, 0.05 / 4) < power + 0.03
+    assert questions_to_detect(0.5, 1e-6) is None
+
+
+def test_a_small_sample_without_disagreement_does_not_promise_that_there_will_be_none() -> None:
+    assert expected_disagreement(0, 20) == pytest.approx(0.5 / 21)
+    assert expected_disagreement(100, 1000) == pytest.approx(0.1, abs=0.001)
+    assert expected_disagreement(0, 0) == 0.5
+
+
+def test_the_planned_power_holds_on_average_over_small_samples() -> None:
+    generator = np.random.default_rng(0)
+    for rate in (0.05, 0.2):
+        powers = []
+        for discordant in generator.binomial(50, rate, size=200).tolist():
+            needed = questions_to_detect(expected_disagreement(discordant, 50), 0.05)
+            assert needed is not None
+            powers.append(detection_power(needed, rate, 0.05))
+        assert np.mean(powers) == pytest.approx(0.8, abs=0.03)
+
+
+def test_samples_are_as_many_as_make_the_difference_detectable() -> None:
+    needed = samples_to_detect(0.002, 200, 0.001)
+    assert needed is not None
+    shifts = [detectable_shift(0.002 * (200 / n) ** 0.5, n) for n in (needed, int(0.98 * needed))]
+    assert None not in shifts
+    assert shifts[0] <= 0.001 < shifts[1]  # type: ignore[operator]
+    more = [samples_to_detect(0.002, 200, *it) for it in [(0.002,), (0.001,), (0.001, 0.01), (0.001, 0.01, 0.9)]]
+    assert all(one < other for one, other in pairwise(more))  # type: ignore[operator]
+    assert samples_to_detect(0.002, 1, 0.001) is None
+    assert samples_to_detect(1.0, 200, 1e-9) is None
