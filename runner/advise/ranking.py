@@ -17,6 +17,7 @@ from runner.core.metrics import points
 
 LOSES_MORE = ("nf4", "fp4")  # number formats for which published tests find some loss
 UNKNOWN = "accuracy unknown here"
+MEMORY_TOLERANCE = 0.05  # predictions of memory are no better than that
 
 
 def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -48,6 +49,7 @@ class _Order:
                     self.effects[pair] = effect
         judge(self.effects.values())
         self.are_timed = all(it.each_s is not None for it in candidates)
+        self.memory_ranks = _ranks([it.memory_mib for it in candidates])
 
     def is_better(self, one: int, other: int) -> bool:
         """Whether a test shows that one is more accurate than the other."""
@@ -63,10 +65,10 @@ class _Order:
         formats = ours.quantization not in LOSES_MORE and theirs.quantization in LOSES_MORE
         return ours.model == theirs.model and formats and not is_known
 
-    def cost(self, number: int) -> tuple[bool, float, float, int]:
+    def cost(self, number: int) -> tuple[bool, float, int, int]:
         """Return what decides between candidates whose accuracy does not."""
         it = self.candidates[number]
-        return not it.is_asked, it.each_s or 0.0 if self.are_timed else 0.0, it.memory_mib, number
+        return not it.is_asked, it.each_s or 0.0 if self.are_timed else 0.0, self.memory_ranks[number], number
 
     def reason(self, one: int, after: int, place: int) -> str:
         """Say why a candidate is before the next one."""
@@ -80,7 +82,7 @@ class _Order:
             return f"{place} is the model that you have named; {known}"
         if self.are_timed and ours.each_s != theirs.each_s:
             return f"faster by the estimates, {ours.each_s:,.2f} s a question instead of {theirs.each_s:,.2f}; {known}"
-        if ours.memory_mib != theirs.memory_mib:
+        if self.memory_ranks[one] != self.memory_ranks[after]:
             return f"less memory, {ours.memory_mib:,.0f} MiB instead of {theirs.memory_mib:,.0f}; {known}"
         return f"nothing tells them apart; {known}"
 
@@ -104,3 +106,13 @@ class _Order:
         n = f"the same {effect.n:,} questions" if effect.counts["wins"] is not None else "questions that are not paired"
         p = f"{effect.p_holm:.2g}"
         return f"{points(value)} points [{points(low)}, {points(high)}] on {n} (p = {p})"
+
+
+def _ranks(values: Sequence[float]) -> list[int]:
+    """Return the rank of each value from the smallest on; values within the tolerance of a rank's first share it."""
+    ranks, first, rank_of_last = [0] * len(values), -1.0, -1
+    for number in sorted(range(len(values)), key=values.__getitem__):
+        if rank_of_last < 0 or values[number] > first * (1 + MEMORY_TOLERANCE):
+            first, rank_of_last = values[number], rank_of_last + 1
+        ranks[number] = rank_of_last
+    return ranks

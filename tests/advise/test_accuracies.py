@@ -15,6 +15,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.config.wording import PromptStyle
+from runner.core.dtypes import Dtype
 from runner.core.result import Record
 from runner.estimates.recorded import FinishedJobs
 
@@ -156,7 +157,7 @@ def test_data_of_the_hub_is_not_read_and_the_newest_record_tells_its_questions(
 
 
 def test_accuracies_are_compared_in_pairs_if_the_answers_are_there(config: Any) -> None:
-    other = replace(config, model=LocalModelConfig("embedded", dtype="float32"))
+    other = replace(config, model=LocalModelConfig("embedded", dtype=Dtype.float32))
     record_job(config, "one", RIGHT)
     record_job(other, "other", [True] * 17 + [False] * 3)
     one, two = recorded_accuracies([config, other], FinishedJobs(Path(config.output_dir)))

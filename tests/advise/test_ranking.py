@@ -10,7 +10,7 @@ import pytest
 
 from runner.advise.accuracies import RecordedAccuracy
 from runner.advise.candidates import Candidate
-from runner.advise.ranking import rank
+from runner.advise.ranking import _ranks, rank
 from runner.config.task import Gsm8kConfig
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.quantization import CHOICES
@@ -126,3 +126,9 @@ def test_tests_that_go_round_in_a_circle_end(candidate: Make) -> None:
 
     a, b, c = some("a", 1, {0: 90, 2: 40}), some("b", 2, {0: 40, 1: 90}), some("c", 3, {1: 40, 2: 90})
     assert order(c, b, a) == ["a", "b", "c"]
+
+
+def test_memory_is_a_reason_beyond_the_error_of_its_prediction() -> None:
+    assert _ranks([855, 833, 831]) == [0, 0, 0]
+    assert _ranks([1000, 800, 840, 860]) == [2, 0, 0, 1]
+    assert _ranks([0, 0]) == [0, 0]
