@@ -15,7 +15,7 @@ from runner.config.task import QuestionsConfig
 from runner.core.effects import Effect, paired_accuracies, unpaired_accuracies
 from runner.core.errors import EvidenceError
 from runner.core.metrics import score
-from runner.core.result import Record, Verdict
+from runner.core.result import Record, Sample, Verdict
 from runner.core.stats import wilson_interval
 from runner.datasets.gsm8k import items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs
@@ -24,7 +24,7 @@ from runner.store.tracking import flatten
 from runner.tasks.base import task_of
 
 # Keys in which two jobs may differ and still answer the questions that both ask in the same way.
-COUNT_KEYS = ("task.limit",)  # how many questions are asked
+COUNT_KEYS = ("task.limit", "task.only", "task.without")  # which questions are asked, and which count
 FREE_KEYS = (
     *("generation.batch_size", "generation.speculate", "generation.name"),
     *("task.show_prompt", "task.check_invariance", "task.check_contamination", "task.early_stop_vs"),
@@ -63,7 +63,8 @@ class _Match:
     """A record that put the questions in the candidate's way."""
 
     record: Record
-    answers: Answers | None
+    answers: Answers | None  # also to questions that its job left out of the score
+    left_out: frozenset[Question] = frozenset()
 
 
 def recorded_accuracies(configs: Sequence[RunnerConfig], finished: FinishedJobs) -> list[RecordedAccuracy | None]:
@@ -111,7 +112,7 @@ def _matches(config: RunnerConfig, finished: FinishedJobs) -> list[_Match]:
         and record.task_version == task_of(config).VERSION
     ]
     found.sort(key=lambda record: (record.started_at, record.job_id), reverse=True)
-    return [_Match(record, _read_answers(finished.folder(record), record)) for record in found]
+    return [_read_answers(finished.folder(record), record) for record in found]
 
 
 def _ways(params: Mapping[str, str]) -> dict[str, str]:
@@ -123,18 +124,20 @@ def _ways(params: Mapping[str, str]) -> dict[str, str]:
     return ways
 
 
-def _read_answers(folder: Path, record: Record) -> Answers | None:
-    """Return a job's answers; None if they are not on disk, or are not those that it counted."""
+def _read_answers(folder: Path, record: Record) -> _Match:
+    """Return a job's record with its answers, if these are on disk and are those that it counted."""
     try:
-        samples = read_samples(folder / SAMPLES).values()
+        samples = [it for it in read_samples(folder / SAMPLES).values() if it.verdict is not None]
     except (OSError, EvidenceError):
-        return None
-    answers = {
-        (it.index, it.question or "", it.gold or ""): (it.verdict is Verdict.correct, it.prompt_sha256)
-        for it in samples
-        if it.verdict is not None
-    }
-    return answers if _counts(answers) == score(record.result.metrics) else None
+        return _Match(record, None)
+    answers = {_question_of(it): (it.verdict is Verdict.correct, it.prompt_sha256) for it in samples}
+    left_out = frozenset(_question_of(it) for it in samples if it.left_out)
+    counted = {question: answer for question, answer in answers.items() if question not in left_out}
+    return _Match(record, answers if _counts(counted) == score(record.result.metrics) else None, left_out)
+
+
+def _question_of(sample: Sample) -> Question:
+    return sample.index, sample.question or "", sample.gold or ""
 
 
 def _counts(answers: Answers) -> tuple[int, int]:
@@ -151,15 +154,17 @@ def _asked(config: RunnerConfig, found: Sequence[_Match]) -> tuple[set[Question]
     assert isinstance(task, QuestionsConfig)
     if task.data == "embedded" or Path(task.data).expanduser().exists():
         items = load_questions(task)
-        asked = {(number, item.question, item.gold) for number, item in enumerate(items)}
+        asked = {(item.number, item.question, item.gold) for item in items if not item.left_out}
         return asked, items_sha256(items)[:DIGITS]
     counts = _counts_asked(config)
     newest = sorted(found, key=lambda match: match.record.started_at, reverse=True)
     whole = [match for match in newest if _asks(match.record, counts)]
-    larger = [match for match in newest if task.limit is not None and len(match.answers or ()) >= task.limit]
-    known = next((match.answers for match in [*whole, *larger] if match.answers is not None), {})
     digest = whole[0].record.data.get("digest", "") if whole else ""
-    return set(sorted(known)[: task.limit]), digest
+    if known := next((match for match in whole if match.answers is not None), None):
+        return {*(known.answers or {})} - known.left_out, digest
+    is_plain = task.limit is not None and task.only is None and task.without is None
+    larger = [sorted(match.answers or {})[: task.limit] for match in newest if is_plain and not _chooses(match.record)]
+    return set(next((some for some in larger if len(some) == task.limit), [])), digest
 
 
 def _best(
@@ -187,6 +192,11 @@ def _counts_asked(config: RunnerConfig) -> dict[str, str]:
     return {key: value for key, value in flatten(config) if key in COUNT_KEYS}
 
 
+def _chooses(record: Record) -> bool:
+    """Whether a file chose which questions were asked."""
+    return record.params.get("task.only", "null") != "null"
+
+
 def _asks(record: Record, counts: Mapping[str, str]) -> bool:
     """Whether a job asked as many questions."""
-    return all(record.params.get(key) == value for key, value in counts.items())
+    return all(record.params.get(key, "null") == value for key, value in counts.items())

@@ -79,7 +79,10 @@ def _seconds(record: Record, config: RunnerConfig, read: int | None) -> float | 
         load_s = metrics.get("load_s", 0.0)
         share = _completions(amounts) / _completions(task.amounts(config.generation))
         return load_s + share * max(record.seconds - load_s, 0.0)
-    n, speeds = metrics.get("n"), (metrics.get("prefill_tok_per_s"), metrics.get("decode_tok_per_s"))
+    n, speeds = (
+        metrics.get("n_all", metrics.get("n")),
+        (metrics.get("prefill_tok_per_s"), metrics.get("decode_tok_per_s")),
+    )
     if not n or not all(speeds):  # it may have reused other jobs' answers
         return None
     tokens_and_speeds = zip((metrics["prompt_tokens"], metrics["new_tokens"]), speeds, strict=True)

@@ -17,6 +17,7 @@ from runner.agents.play import Player
 from runner.agents.sandbox import Sandbox, SandboxLimits
 from runner.agents.tally import Tally
 from runner.agents.team import Discussion, Team
+from runner.checkpoints.resolve import Resolved
 from runner.config.agents import AgentsConfig, Domain, Mode
 from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig
@@ -26,11 +27,12 @@ from runner.core.files import write_atomically
 from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
+from runner.datasets.chosen import choice_words, hashes_of_choice
 from runner.datasets.gsm8k import Item, check_made, describe, items_sha256, load_questions
 from runner.engines.base import Capability
 from runner.engines.contract import require
 from runner.engines.session import Session
-from runner.scorers.totals import cost, score
+from runner.scorers.totals import cost, score_without_left_out
 from runner.store.measured import Measured, Measuring
 from runner.tasks.agents.calls import CALLS, CallFile
 from runner.tasks.base import Context, Inputs, Uses, own_config
@@ -62,7 +64,7 @@ def prepare(config: RunnerConfig) -> Assignment:
     task = own_config(config, AgentsConfig)
     items = load_questions(task)
     train, left_out = _train_questions(task, items) if task.is_trained else ([], 0)
-    hashes = {"data": items_sha256(items)}
+    hashes = {"data": items_sha256(items)} | hashes_of_choice(task, items)
     if task.is_trained:
         hashes["train"] = items_sha256(train)
     if task.graph is not None:
@@ -94,7 +96,7 @@ def _train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item],
     scored = {item.question for item in items}
     try:
         whole = replace(task, split=task.train_split, offset=task.train_offset, limit=needed + len(items))
-        questions = load_questions(whole)
+        questions = load_questions(replace(whole, only=None, without=None))  # files choose scored questions only
     except ConfigError as error:  # it names the keys of the scored questions
         message = str(error).replace("task.split=", "task.train_split=").replace("task.offset=", "task.train_offset=")
         raise type(error)(message) from error
@@ -140,6 +142,11 @@ def run(inputs: Assignment, context: Context) -> Result:
         return _Work(inputs, context, calls, bar).result()
 
 
+def preview(inputs: Assignment, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
+    """Say for a plan which questions count, if files choose them."""
+    return "\n".join(choice_words(inputs.task, inputs.items))
+
+
 class _Work:
     """One running job."""
 
@@ -173,7 +180,9 @@ class _Work:
             play_s = time.perf_counter() - started - (self.loading_s - loading_s)
         measured = self.measuring.keep() if self.measuring else Measured.read(folder)
         result = Result(
-            score(samples) | self.tally.metrics(len(samples)) | edges, self.tally.rows(), self.tally.facts()
+            score_without_left_out(samples) | self.tally.metrics(len(samples)) | edges,
+            self.tally.rows(),
+            self.tally.facts(),
         )
         result.metrics |= cost(samples) | sides(self.scored_calls)
         result.problems = problems("agents", samples)
@@ -205,7 +214,7 @@ class _Work:
 
     def notes(self) -> list[str]:
         """Return the notes that a reader of the numbers needs."""
-        notes, failures = [], self.tally.failures()
+        notes, failures = choice_words(self.task, self.inputs.items), self.tally.failures()
         if failures and (advice := self.advice()):
             notes.append(f"{failures}. {advice}")
         elif 2 * self.tally.programs[""] < self.tally.programs.total():
@@ -305,7 +314,7 @@ class _Work:
 
         def ended(discussion: Discussion) -> None:
             index = int(discussion.key.partition("/")[2])
-            sample = sample_of(index, items[index], discussion)
+            sample = replace(sample_of(index, items[index], discussion), left_out=items[index].left_out)
             recorded = recorder.samples.get(index)
             if recorded is not None and not recorded.failed:
                 recorder.verify(index, None if recorded == sample else f"is inconsistent with its calls in {CALLS}")
@@ -314,8 +323,9 @@ class _Work:
             samples[index] = sample
             self.tally.add(discussion)
             self.scored_calls += [answered.call for answered in discussion.answered.values()]
-            self.verdicts[sample.verdict] += 1
-            self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / self.verdicts.total():.1%}"}
+            self.verdicts[sample.verdict] += not sample.left_out
+            if self.verdicts.total():
+                self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / self.verdicts.total():.1%}"}
             self.count(discussion)
 
         player.play([self.discussion(f"test/{index}", item) for index, item in enumerate(items)], ended)

@@ -199,7 +199,7 @@ def sample(index: int, verdict: Verdict, reason: FinishReason = FinishReason.sto
 @pytest.fixture
 def until(tmp_path: Path) -> EarlyStop:
     """What watches a job of 30 questions whose baseline has solved all of them."""
-    return EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [True] * 30)
+    return EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [True] * 30, range(30))
 
 
 def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> None:
