@@ -22,11 +22,12 @@ from runner.compare.data import (
     named_groups,
 )
 from runner.compare.repeated_runs import measured
-from runner.compare.runs import SampleReader
+from runner.compare.runs import SampleReader, question_of
 from runner.core import effects
 from runner.core.effects import Effect
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import REPEATS, read_repeats
+from runner.store.jobs import read_samples
 
 PROMPT_KEYS = (
     "model.",
@@ -129,7 +130,9 @@ def _are_left_out(run: Run, missing: Set[Question], reader: SampleReader) -> boo
     """Whether a run lacks questions only because task.only did not ask them, or task.without does not count them."""
     parts = run.parts or [run]
     is_asked_less = all((part.value("task.only") or "null") != "null" for part in parts)
-    return not missing or is_asked_less or missing <= reader.left_out(run)
+    scored_less = [part for part in parts if part.metrics.get("n_all")]
+    samples = [it for part in scored_less for it in read_samples(reader.sources[part.run_id]).values()]
+    return not missing or is_asked_less or missing <= {question_of(it) for it in samples if it.left_out}
 
 
 def compare_unpaired(run: Run, base: Run, why: str) -> Effect:

@@ -232,12 +232,6 @@ class SampleReader:
         read = partial(read_answers, stopped_after=run.stopped_after)
         return self.first_intact(run, read, lambda found: _counts(found) == run.score, "n and correct")
 
-    def left_out(self, run: Run) -> set[Question]:
-        """Return the questions that a run asked and left out of its score; after `of` has found its answers."""
-        parts = [part for part in run.parts or [run] if part.metrics.get("n_all")]
-        samples = [it for part in parts for it in read_samples(self.sources[part.run_id]).values()]
-        return {question_of(it) for it in samples if it.left_out}
-
     def texts(self, run: Run) -> Texts:
         """Return each text's log-likelihood, from the first intact file that agrees with the logged mean."""
 
@@ -324,8 +318,7 @@ def question_of(sample: Sample) -> Question:
 def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     """Return whether each scored question was solved; EvidenceError with file and line if a sample was changed.
 
-    If a job stopped early, only its first `stopped_after` questions count: later ones may be on disk as well. Questions
-    that task.without has left out of the score do not count either.
+    Only the first `stopped_after` questions count if a job stopped early, and none that task.without leaves out.
     """
     scored = sorted((it for it in _samples_in(path) if it.verdict is not None), key=lambda it: it.index)
     return {

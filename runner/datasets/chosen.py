@@ -34,7 +34,9 @@ def choice_words(task: QuestionsConfig, items: Sequence[Item]) -> list[str]:
         words.append(f"task.only={task.only}: {len(items):,} questions are asked")
     if task.without is not None:
         counted = len(items) - left_out
-        words.append(f"task.without={task.without}: {counted:,} of {len(items):,} questions count; left out: {left_out:,}")
+        words.append(
+            f"task.without={task.without}: {counted:,} of {len(items):,} questions count; left out: {left_out:,}"
+        )
     return words
 
 

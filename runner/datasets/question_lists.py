@@ -8,13 +8,14 @@ digits.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from runner.core.errors import ConfigError, DataError, few
-from runner.core.texts import parse_json, read_text, short
+from runner.core.texts import parse_json, read_text
 
 ID = "id:"  # before an id that is a whole number, because a whole number alone is the number of a question
 DIGITS = 16  # of a hash, at least
@@ -65,7 +66,7 @@ def _listed(text: str, where: str) -> list[str]:
         raise DataError(f"{where}: it begins with [ and is not a JSON list ({error})") from error
     for value in values:
         if not isinstance(value, str | int) or isinstance(value, bool):
-            raise DataError(f"{where}: {short(value)}: an entry is {FORMS}")
+            raise DataError(f"{where}: {json.dumps(value)[:80]}: an entry is {FORMS}")
     return [str(value).strip() for value in values]
 
 

@@ -79,8 +79,8 @@ def prepare(config: RunnerConfig) -> Assignment:
             optimized_spatial=task.optimized_spatial,
             optimized_temporal=task.optimized_temporal,
         )
-    data = describe(task.data, task.split, hashes["data"])
-    return Assignment(hashes, task, items, train, graph, left_out, data=data, count=len(items))
+    source = describe(task.data, task.split, hashes["data"])
+    return Assignment(hashes, task, items, train, graph, left_out, data=source, count=len(items))
 
 
 def _train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:
@@ -268,19 +268,16 @@ class _Work:
 
     def train(self, player: Player) -> list[bool]:
         """Train the graph, one batch of questions after the other; return which were solved."""
-        task, learner = (
-            self.task,
-            Learner(
-                self.graph,
-                lr=self.task.learning_rate,
-                pruning_rate=self.task.pruning_rate,
-                imp_per_iterations=self.task.imp_per_iterations,
-                baseline=self.task.baseline,
-                nuclear_norm=self.task.nuclear_norm,
-            ),
+        task, solved = self.task, list[bool]()
+        learner = Learner(
+            self.graph,
+            lr=task.learning_rate,
+            pruning_rate=task.pruning_rate,
+            imp_per_iterations=task.imp_per_iterations,
+            baseline=task.baseline,
+            nuclear_norm=task.nuclear_norm,
         )
         self.bar.describe("training")
-        solved: list[bool] = []
         for iteration in range(task.num_iterations):
             numbers = range(iteration * task.batch_size, (iteration + 1) * task.batch_size)
             items = [self.inputs.train[number % len(self.inputs.train)] for number in numbers]
@@ -298,8 +295,8 @@ class _Work:
             results = [discussion.answer == item.gold for discussion, item in zip(discussions, items, strict=True)]
             step = learner.step([(discussion.rounds, it) for discussion, it in zip(discussions, results, strict=True)])
             solved += results
-            edges = " + ".join(str(step.live[kind]) for kind in self.graph.kinds)
-            self.news = {"loss": f"{step.loss:.3f}", "edges": edges}
+            live = [str(step.live[kind]) for kind in self.graph.kinds]
+            self.news = {"loss": f"{step.loss:.3f}", "edges": " + ".join(live)}
         self.bar.describe("agents")
         self.news = {}
         return solved
@@ -307,14 +304,13 @@ class _Work:
     def play_all(self, player: Player) -> list[Sample]:
         """Discuss the questions that are scored, and record a sample of each."""
         items, recorder = self.inputs.items, self.context.recorder
-        for index in recorder.samples:
-            if index >= len(items):
-                recorder.verify(index, f"is sample {index}, and this job has {len(items)} questions")
+        for index in [it for it in recorder.samples if it >= len(items)]:
+            recorder.verify(index, f"is sample {index}, and this job has {len(items)} questions")
         samples: dict[int, Sample] = {}
 
         def ended(discussion: Discussion) -> None:
             index = int(discussion.key.partition("/")[2])
-            sample = replace(sample_of(index, items[index], discussion), left_out=items[index].left_out)
+            sample = sample_of(index, items[index], discussion)
             recorded = recorder.samples.get(index)
             if recorded is not None and not recorded.failed:
                 recorder.verify(index, None if recorded == sample else f"is inconsistent with its calls in {CALLS}")
@@ -324,8 +320,7 @@ class _Work:
             self.tally.add(discussion)
             self.scored_calls += [answered.call for answered in discussion.answered.values()]
             self.verdicts[sample.verdict] += not sample.left_out
-            if self.verdicts.total():
-                self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / self.verdicts.total():.1%}"}
+            self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / max(self.verdicts.total(), 1):.1%}"}
             self.count(discussion)
 
         player.play([self.discussion(f"test/{index}", item) for index, item in enumerate(items)], ended)
