@@ -91,6 +91,7 @@ def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any])
     assert runner(*command, "plan=quick").out.count("done") >= 1
 
 
+@pytest.mark.slow
 def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Callable[..., Any]) -> None:
     job = ("model=embedded", "task.limit=8", "generation.max_new_tokens=64")
     runner("-m", *job, "quantization=none,nf4", "tracking=none", "workers=1", "print=none")
@@ -106,6 +107,7 @@ def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Cal
     assert all("unknown here" in line or "no difference in accuracy shown" in line for line in orders), orders
 
 
+@pytest.mark.slow
 def test_records_are_read_without_torch(runner: Callable[..., Any], make_config: Callable[..., Any]) -> None:
     outputs = Path(make_config().output_dir)
     config = make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4))

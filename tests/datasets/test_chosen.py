@@ -142,6 +142,7 @@ def test_a_team_is_scored_in_the_same_way(make_config: Make, listed: Callable[..
     assert any("2 of 3 questions count; left out: 1" in note for note in record.result.notes)
 
 
+@pytest.mark.slow
 def test_a_plan_says_how_many_are_left(runner: Callable[..., Any], listed: Callable[..., str]) -> None:
     for task in ("gsm8k", "agents"):
         words = (f"task={task}", f"task.only={listed(1, 2, 3)}", f"task.without={listed(3, name='bad.txt')}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hub_standin import Hub, environment
 from pyarrow import parquet
 
@@ -75,6 +76,7 @@ def test_a_set_of_the_hub_with_a_subset(tmp_path: Path) -> None:
     assert "subset: hard" in (job / "config.yaml").read_text()  # the record needs no file of the user's
 
 
+@pytest.mark.slow
 def test_gsm8k_platinum_is_read_as_the_hub_has_it(tmp_path: Path) -> None:
     shipped = (CONF / "dataset" / "gsm8k_platinum.yaml").read_text()
     rows = [
