@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runner.advise.accuracies import RecordedAccuracy
 from runner.advise.machines import Machine
 from runner.checkpoints.pass_memory import most_rows, place_bytes
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
@@ -17,7 +18,6 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
 from runner.estimates.jobs import estimate, time_of, without_download
-from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate
 from runner.quantization.base import CheckpointSource as Checkpoint
 
@@ -27,8 +27,7 @@ COSTS = {
     "int8": "int8: no loss in published tests (LLM.int8(), 2022)",
     "nf4": "nf4: little loss in published tests (QLoRA, 2023), more for small models",
 }
-MOST_RECOMMENDED = 5
-OTHER_MODELS = 3  # smaller models that are tried if few settings of the model itself fit
+OTHER_MODELS = 3  # smaller models that are tried if few settings of the model itself fit: those nearest in size
 
 Compose = Callable[[list[str]], RunnerConfig]
 
@@ -52,7 +51,8 @@ class Candidate:
     allowed_mib: float = 0.0
     fit: Fit | None = None
     time: Estimate | None = None
-    accuracy: str = ""
+    accuracy: RecordedAccuracy | None = None
+    before_next: str = ""  # why it is ranked before the next one
     problem: str = ""  # why it is rejected
 
     @property
@@ -70,38 +70,6 @@ class Candidate:
     def quantization(self) -> str:
         """The name of its quantization."""
         return self.config.quantization.name
-
-
-@dataclass
-class Advice:
-    """The recommended candidates, best first, and the rejected ones."""
-
-    chosen: list[Candidate] = field(default_factory=list)
-    rejected: list[Candidate] = field(default_factory=list)
-
-
-def advise(
-    overrides: list[str],
-    compose: Compose,
-    limits: UserLimits,
-    machine: Machine | None,
-    output_dir: Path,
-    calibrate: bool,
-    on_line: Callable[[str], None],
-) -> Advice:
-    """Judge the candidates of a model, and those of smaller models if few meet the limits."""
-    candidates = judge(
-        list(candidate_settings(overrides, compose, True)), limits, machine, output_dir, calibrate, on_line
-    )
-    if sum(not it.problem for it in candidates) < 2 and not any(word.startswith("model.name=") for word in overrides):
-        for smaller in smaller_models(candidates[0]):
-            others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
-            smaller_candidates = list(candidate_settings([f"model={smaller}", *others], compose, False))
-            judged = judge(smaller_candidates, limits, machine, output_dir, calibrate, on_line)
-            candidates += [it for it in judged if not it.problem][:1] or judged[-1:]  # one of each
-    good = [it for it in candidates if not it.problem]
-    good.sort(key=lambda it: (not it.is_asked, candidates.index(it)))  # in the order of trial: the most faithful first
-    return Advice(good[:MOST_RECOMMENDED], [it for it in candidates if it.problem])
 
 
 def candidate_settings(given: list[str], compose: Compose, is_asked: bool) -> Iterator[Candidate]:
@@ -129,7 +97,6 @@ def judge(
     on_line: Callable[[str], None],
 ) -> list[Candidate]:
     """Set each candidate's batch size, memory and time, and the reason if it exceeds a limit."""
-    records = FinishedJobs(output_dir)
     known: dict[int, tuple[RunnerConfig, Resolved]] = {}
     with no_downloads(True):
         for number, candidate in enumerate(candidates):
@@ -148,9 +115,6 @@ def judge(
             allowed_mib = min(room, most_mib or room)
             candidate.allowed_mib = allowed_mib
             _set_batch_size(candidate, sized[1], {device: allowed_mib - PROCESS_MIB})
-            if machine is None and candidate.fit is not None and (scored := records.accuracy(candidate.config)):
-                correct, n, job = scored
-                candidate.accuracy = f"accuracy {correct / n:.1%} of {n:.0f} recorded ({job})"
             if candidate.fit is None or not candidate.fit.fits:
                 needed = candidate.fit.needed_mib + PROCESS_MIB if candidate.fit else 0.0
                 candidate.problem = f"needs {needed:,.0f} MiB, one question at a time; {allowed_mib:,.0f} are allowed"

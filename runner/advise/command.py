@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner.advise.candidates import COSTS, MOST_RECOMMENDED, Advice, Candidate, UserLimits, advise
+from runner.advise.advice import MOST_RECOMMENDED, Advice, advise
+from runner.advise.candidates import COSTS, Candidate, UserLimits
 from runner.advise.machines import Machine, machine_of
+from runner.advise.ranking import UNKNOWN
 from runner.compat.variable_overrides import variables_as_overrides
 from runner.config.compose import compose
 from runner.config.hydra import explain, to_config
@@ -119,6 +121,8 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
         print(plain(f"   memory    {peak}; at most {_parts(candidate)}{tight}"))
         print(plain(f"   speed     {_speed(candidate)}"))
         print(plain(f"   answers   {_answers(candidate)}"))
+        if number < len(advice.chosen):
+            print(plain(f"   order     {candidate.before_next}"))
     if advice.rejected:
         print()
     for candidate in advice.rejected:
@@ -162,8 +166,11 @@ def _speed(candidate: Candidate) -> str:
 
 
 def _answers(candidate: Candidate) -> str:
-    accuracy = candidate.accuracy or COSTS.get(candidate.quantization, "the loss by this number format is unknown")
-    return accuracy if candidate.is_asked else f"another, smaller model: its answers differ; {accuracy}"
+    if (known := candidate.accuracy) is not None:
+        words = f"accuracy {known.words} recorded ({known.job_id})"
+    else:
+        words = f"{UNKNOWN}; {COSTS.get(candidate.quantization, 'the loss by this number format is unknown')}"
+    return words if candidate.is_asked else f"another, smaller model; {words}"
 
 
 def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
@@ -183,7 +190,17 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
             "spread": it.time.spread,
             "source": it.time.source.value,
         }
-        rest = {"why_not": it.problem} if it.problem else {"answers": _answers(it)}
+        known = it.accuracy
+        accuracy = known and {
+            "value": known.correct / known.n,
+            "low": known.interval[0],
+            "high": known.interval[1],
+            "n": known.n,
+            "questions": known.asked,
+            "job_id": known.job_id,
+        }
+        judged = {"answers": _answers(it), "accuracy": accuracy, "before_next": it.before_next or None}
+        rest = {"why_not": it.problem} if it.problem else judged
         return {"overrides": it.overrides, "command": command(it), "memory": memory, "time": time, **rest}
 
     return {

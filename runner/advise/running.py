@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.advise.candidates import Advice
+from runner.advise.advice import Advice
 from runner.grid.rows import sweeper_of
 from runner.grid.sweeper import finish
 

@@ -37,6 +37,7 @@ def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
         verdict=verdict,
         new_tokens=sum(one.call.tokens for one in every),
         cost_usd=sum(costs) if costs else None,
+        left_out=item.left_out,
     )
 
 

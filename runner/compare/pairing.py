@@ -6,7 +6,7 @@ cells of a sweep, the figures of a memory benchmark.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 from runner.compare.data import (
@@ -15,17 +15,19 @@ from runner.compare.data import (
     Flip,
     Flips,
     NotPaired,
+    Question,
     Run,
     group,
     label,
     named_groups,
 )
 from runner.compare.repeated_runs import measured
-from runner.compare.runs import SampleReader
+from runner.compare.runs import SampleReader, question_of
 from runner.core import effects
 from runner.core.effects import Effect
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import REPEATS, read_repeats
+from runner.store.jobs import read_samples
 
 PROMPT_KEYS = (
     "model.",
@@ -89,7 +91,14 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Seque
     shared = sorted(ours.keys() & theirs.keys())  # in the order of the questions
     stopped = [it.job_id for it in (run, base) if it.stopped_early]
     n, remark = len(shared), None
-    if ours.keys() != theirs.keys() and not (stopped and n == min(len(ours), len(theirs))):
+    if (
+        n
+        and ours.keys() != theirs.keys()
+        and _are_left_out(run, theirs.keys() - ours.keys(), reader)
+        and _are_left_out(base, ours.keys() - theirs.keys(), reader)
+    ):
+        remark = f"paired on the {n:,} questions that count in both: of {len(ours):,} here, {len(theirs):,} there"
+    elif ours.keys() != theirs.keys() and not (stopped and n == min(len(ours), len(theirs))):
         same_text = {key[:2] for key in ours} == {key[:2] for key in theirs}
         what = "the gold answers differ" if same_text else f"{n} are the same"
         raise NotPaired(f"different questions: {len(ours)} here, {len(theirs)} in the baseline, {what}")
@@ -100,7 +109,7 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Seque
             raise NotPaired(
                 f"different prompts: {other_prompts} of {n} questions have another prompt than in the baseline"
             )
-        remark = f"different prompts for {other_prompts} of {n} questions"
+        remark = "; ".join(filter(None, (remark, f"different prompts for {other_prompts} of {n} questions")))
     watched = [it.job_id for it in (run, base) if it.compared_while_running]
     if watched:  # by bets, whether or not it stopped early: a choice between two tests would find too many differences
         comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
@@ -115,6 +124,15 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Seque
     losses = sum(their.solved and not our.solved for our, their in pairs)
     effect = effects.paired_accuracies(wins, losses, n, sum(their.solved for _, their in pairs))
     return replace(effect, remark=remark)
+
+
+def _are_left_out(run: Run, missing: Set[Question], reader: SampleReader) -> bool:
+    """Whether a run lacks questions only because task.only did not ask them, or task.without does not count them."""
+    parts = run.parts or [run]
+    is_asked_less = all((part.value("task.only") or "null") != "null" for part in parts)
+    scored_less = [part for part in parts if part.metrics.get("n_all")]
+    samples = [it for part in scored_less for it in read_samples(reader.sources[part.run_id]).values()]
+    return not missing or is_asked_less or missing <= {question_of(it) for it in samples if it.left_out}
 
 
 def compare_unpaired(run: Run, base: Run, why: str) -> Effect:

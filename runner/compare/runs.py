@@ -318,12 +318,14 @@ def question_of(sample: Sample) -> Question:
 def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     """Return whether each scored question was solved; EvidenceError with file and line if a sample was changed.
 
-    If a job stopped early, only its first `stopped_after` questions count: later ones may be on disk as well.
+    Only the first `stopped_after` questions count if a job stopped early, and none that task.without leaves out.
     """
-    scored = [
-        it for it in _samples_in(path) if it.verdict is not None and (stopped_after is None or it.index < stopped_after)
-    ]
-    return {question_of(one): QuestionOutcome(one.verdict is Verdict.correct, one.prompt_sha256) for one in scored}
+    scored = sorted((it for it in _samples_in(path) if it.verdict is not None), key=lambda it: it.index)
+    return {
+        question_of(one): QuestionOutcome(one.verdict is Verdict.correct, one.prompt_sha256)
+        for one in scored[:stopped_after]
+        if not one.left_out
+    }
 
 
 def _samples_in(path: Path) -> Iterable[Sample]:

@@ -22,7 +22,14 @@ from runner.core.errors import ConfigError
 from runner.core.fields import HASHED
 from runner.core.progress import Progress
 
-QUESTION_KEYS = ("task.data", "task.split", "task.limit", "task.extractor")  # they say which questions were asked
+QUESTION_KEYS = (
+    "task.data",
+    "task.split",
+    "task.limit",
+    "task.only",
+    "task.without",
+    "task.extractor",
+)  # they say which questions were asked
 
 
 @dataclass

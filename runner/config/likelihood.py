@@ -29,6 +29,8 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        need = "leaves questions out of an accuracy, and texts have none: task.only chooses which texts are scored"
+        check(self.without is None, "task.without", self.without, need)
         choices = ", ".join(style.value for style in STYLES)
         need = f"an answer is scored after its question alone: choose one of {choices}"
         check(self.prompt in STYLES, "task.prompt", self.prompt.value, need)

@@ -135,12 +135,16 @@ class QuestionsConfig(TaskConfig):
     shuffle_seed: int | None = inert(None, SELECTS)
     offset: int = inert(0, SELECTS)
     limit: int | None = 200
+    only: str | None = inert(None, HASHED)
+    without: str | None = inert(None, HASHED)
 
     def __post_init__(self) -> None:
         check_least(1, "task.limit", self.limit, ", or null for all")
         check_least(0, "task.offset", self.offset)
         check_least(0, "task.shuffle_seed", self.shuffle_seed, ", or null for the order of the data")
         check_not_blank("task.data", self.data, "give embedded, a JSONL file or a dataset id")
+        for key in ("only", "without"):
+            check_not_blank(f"task.{key}", getattr(self, key), "name a file of questions, or null")
         check_not_blank("task.subset", self.subset, "name a configuration of the hub's data set, or null")
         check_not_blank("task.gold_after", self.gold_after, "give the words before the answer, or null for ####")
         for key in ("question_key", "answer_key", "choices_key"):

@@ -129,7 +129,8 @@ _EVERY = (
     _metric("accuracy", form=".1%", better=Better.higher, pooling=Pooling.dropped),  # follows from n and correct
     _metric("accuracy_low", form=".1%", pooling=Pooling.dropped),
     _metric("accuracy_high", form=".1%", pooling=Pooling.dropped),
-    *_counts(Better.higher, "correct"),
+    *(_metric(f"accuracy_all{end}", form=".1%", pooling=Pooling.dropped) for end in ENDS),  # with task.without
+    *_counts(Better.higher, "correct", "correct_all"),
     *_counts(Better.lower, "wrong", "no_answer", "cut_off", "errors", "cancelled"),
     # how far the score can be trusted
     *_counts(Better.lower, "extractors_differ", "stopped_by_length", "cut_off_thinking", "texts_changed"),
@@ -150,7 +151,9 @@ _EVERY = (
     # several answers to each question
     _metric("answers_each", form=".0f"),
     *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
-    *_counts(Better.neither, "n", "stopped", "prompt_tokens", "new_tokens", "shared_prompt_tokens", *OF_GUESSES),
+    *_counts(
+        Better.neither, "n", "n_all", "stopped", "prompt_tokens", "new_tokens", "shared_prompt_tokens", *OF_GUESSES
+    ),
     # a team of agents
     *_counts(Better.lower, "calls", "code_failed"),
     *(
@@ -342,6 +345,7 @@ class Line:
 
 LINES = (
     Line("accuracy", "{accuracy}   95 % interval {accuracy_low} – {accuracy_high}   n = {n}", brief=True),
+    Line("of all asked", "{accuracy_all}   95 % interval {accuracy_all_low} – {accuracy_all_high}   n = {n_all}"),
     Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off"),
     Line("vote", "of {answers_each} answers to each question · {tied_votes} ties"),
     Line(

@@ -154,6 +154,7 @@ class Sample:
     by: str | None = None  # who gave the answer, if several could have
     cost_usd: float | None = None
     reused_from: str | None = None  # the other job that it was generated for
+    left_out: bool = False  # asked, and not counted in the score (task.without)
 
     @property
     def failed(self) -> bool:

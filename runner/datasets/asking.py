@@ -45,8 +45,9 @@ def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], 
         shots = generator.sample(pool, LM_EVAL_SHOTS)
         if place in wanted:
             drawn[place] = shots
-    in_order = places == list(range(places[0], places[0] + len(places)))
-    drawn_for = f"{items_sha256(pool)} {places[0] if in_order else places}"
+    first = places[0] - items[0].number  # the place of question 0, also where task.only leaves it out
+    in_order = all(item.place == first + item.number for item in items)
+    drawn_for = f"{items_sha256(pool)} {first if in_order else places}"
     return [drawn[place] for place in places], hashlib.sha256(drawn_for.encode()).hexdigest()
 
 

@@ -17,8 +17,10 @@ from typing import Any
 from runner.config.likelihood import LikelihoodConfig
 from runner.core.errors import ConfigError, DataError, few
 from runner.core.texts import read_json_lines, read_text
-from runner.datasets.gsm8k import Item, QuestionSelection, load_questions
+from runner.datasets.gsm8k import Item, load_questions
 from runner.datasets.prompts import text_of
+from runner.datasets.question_lists import named_places
+from runner.datasets.question_selection import QuestionSelection
 from runner.scorers.letters import LETTERS
 
 
@@ -60,9 +62,13 @@ def load_given(task: LikelihoodConfig) -> list[Given]:
         return [Given(Form.text, "", (text,))]
     is_lines = path.suffix == ".jsonl" and path.is_file() and not task.has_letters
     if is_lines and (shape := _shape_of(path, task)):
-        choice = QuestionSelection(task.limit, task.offset, task.shuffle_seed)
+        choice = QuestionSelection(None, task.offset, task.shuffle_seed)
         rows = list(_rows(path))
-        given = [_read(where, row, shape) for _, (where, row) in choice.among(rows)]
+        named = None if task.only is None else _named(task.only, task.split, rows)
+        chosen = [row for place, row in choice.among(rows) if named is None or place in named]
+        if named is not None and not chosen:
+            raise ConfigError(f"task.only={task.only}: none of its rows comes after task.offset={task.offset}")
+        given = [_read(where, row, shape) for where, row in chosen[: task.limit]]
         if not given:
             raise ConfigError(f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows")
         return given
@@ -79,6 +85,25 @@ def _given(item: Item) -> Given:
 def given_sha256(given: list[Given]) -> str:
     """Fingerprint of all scored texts, in order."""
     return hashlib.sha256(json.dumps([asdict(one) for one in given], ensure_ascii=False).encode()).hexdigest()
+
+
+def _named(file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
+    """Return the places of the rows that a file names."""
+    values = [row if isinstance(row, dict) else {} for _, row in rows]
+    texts = [next((str(row[key]) for key in ("question", "prompt", "text") if key in row), "") for row in values]
+    every = [
+        _Row(place, str(row.get("id", "")), text) for place, (row, text) in enumerate(zip(values, texts, strict=True))
+    ]
+    return named_places(file, "task.only", split, every)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What a row is known by."""
+
+    place: int
+    id: str
+    text: str
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:

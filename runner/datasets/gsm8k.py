@@ -10,18 +10,18 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from runner.config.task import Gsm8kConfig, QuestionsConfig
 from runner.core.errors import ConfigError, DataError, check, unknown
 from runner.core.texts import parse_json, read_json, read_lines
 from runner.datasets import tables
+from runner.datasets.question_lists import named_places
+from runner.datasets.question_selection import QuestionSelection, Row
 from runner.datasets.shapes import Keys, read_row
 from runner.embedded.problems import DISTINCT, Split, problem
 from runner.scorers.numbers import plain_number
@@ -30,8 +30,6 @@ MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 milli
 FILES = (".jsonl", ".json", ".parquet", ".arrow")
 MOST_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
 log = logging.getLogger(__name__)
-
-Row = tuple[str, Any]  # its place in the file, and its values or its line of JSON
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,14 @@ class Item:
     place: int = 0  # its number in the whole split, however that was shuffled and cut
     choices: tuple[str, ...] = ()  # they are in the question as A, B, C …
     stem: str = ""  # the question without the choices
+    id: str = field(default="", compare=False)  # of the data set; empty if it has none
+    number: int = field(default=0, compare=False)  # in the job; gaps are the questions that task.only leaves out
+    left_out: bool = field(default=False, compare=False)  # it is asked, and does not count in the score
+
+    @property
+    def text(self) -> str:
+        """The question without its choices."""
+        return self.stem or self.question
 
 
 @dataclass(frozen=True)
@@ -57,36 +63,17 @@ class QuestionSource:
     subset: str | None = None
 
 
-@dataclass(frozen=True)
-class QuestionSelection:
-    """Which questions of a split, and in which order: shuffled by the seed, then from `offset` on."""
-
-    limit: int | None = None
-    offset: int = 0
-    shuffle_seed: int | None = None
-
-    def of(self, total: int) -> Sequence[int]:
-        """Return the places of the selected questions in a split of `total`."""
-        places: Sequence[int] = range(total)
-        if self.shuffle_seed is not None:
-            places = Random(self.shuffle_seed).sample(places, total)
-        return places[self.offset :][: self.limit]
-
-    def among(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
-        """Yield the selected rows with their places; without a shuffle, nothing after the last of them is read."""
-        if self.shuffle_seed is None:
-            end = None if self.limit is None else self.offset + self.limit
-            yield from islice(enumerate(rows), self.offset, end)
-        else:
-            every = list(rows)
-            yield from ((place, every[place]) for place in self.of(len(every)))
-
-
 def load_questions(task: QuestionsConfig) -> list[Item]:
-    """Return the questions of task.data: shuffled if requested, from task.offset on, task.limit of them."""
+    """Return the questions of task.data: shuffled if requested, from task.offset on, task.limit of them.
+
+    Of those that task.only names, if it is given; those that task.without names are marked.
+    """
     check_made(task.data, "task.limit", task.limit, task.limit)
     source = QuestionSource(task.data, task.split, "task.data", Keys.of(task), task.subset)
-    items = _read(source, QuestionSelection(task.limit, task.offset, task.shuffle_seed))
+    if task.only is not None:
+        items = _only(task.only, source, task)
+    else:
+        items = _read(source, QuestionSelection(task.limit, task.offset, task.shuffle_seed))
     if not items:
         total = len(_read(source, QuestionSelection(task.offset))) if task.offset else 0
         if total:
@@ -94,7 +81,31 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
                 f"task.offset={task.offset}: split {task.split} of task.data={task.data} has only {total}"
             )
         raise ConfigError(f"task.data={task.data}: split {task.split} holds no questions")
+    return items if task.without is None else _without(task.without, items, source)
+
+
+def _only(file: str, source: QuestionSource, task: QuestionsConfig) -> list[Item]:
+    """Return the questions that a file names; each keeps the number that it has among all of them."""
+    every = _whole_split(source)
+    named = named_places(file, "task.only", source.split, every)
+    numbered = enumerate(QuestionSelection(None, task.offset, task.shuffle_seed).of(len(every)))
+    items = [replace(every[place], number=number) for number, place in numbered if place in named][: task.limit]
+    if not items:
+        raise ConfigError(f"task.only={file}: none of its questions comes after task.offset={task.offset}")
     return items
+
+
+def _without(file: str, items: list[Item], source: QuestionSource) -> list[Item]:
+    """Return questions with those marked that a file names."""
+    named = named_places(file, "task.without", source.split, _whole_split(source))
+    if all(item.place in named for item in items):
+        raise ConfigError(f"task.without={file}: it names all {len(items):,} questions that are asked: none is scored")
+    return [replace(item, left_out=item.place in named) for item in items]
+
+
+def _whole_split(source: QuestionSource) -> list[Item]:
+    """Return all questions of a split; of the endless embedded data, those before the first repetition."""
+    return _read(source, QuestionSelection(DISTINCT if source.data == "embedded" else None))
 
 
 def load_examples(task: Gsm8kConfig) -> list[Item]:
@@ -212,7 +223,10 @@ def _embedded_items(split: str, choice: QuestionSelection) -> tuple[Item, ...]:
     assert choice.limit is not None
     places = choice.of(choice.offset + choice.limit if choice.shuffle_seed is None else DISTINCT)
     problems = ((place, problem(Split(split), place)) for place in places)
-    return tuple(Item(one.question, one.answer, plain_number(one.gold), place) for place, one in problems)
+    return tuple(
+        Item(one.question, one.answer, plain_number(one.gold), place, number=number)
+        for number, (place, one) in enumerate(problems)
+    )
 
 
 def _read_tables(files: Iterable[Path], choice: QuestionSelection, keys: Keys) -> list[Item]:
@@ -245,10 +259,12 @@ def _listed(file: Path) -> Iterator[Row]:
 def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[Item]:
     """Read the selected rows, or lines of JSON, each with its place in the file."""
     items: list[Item] = []
-    for place, (where, row) in choice.among(rows):
+    for number, (place, (where, row)) in enumerate(choice.among(rows)):
         try:
             read = read_row(_mapping(row), keys)
-            items.append(Item(read.question, read.answer, read.gold, place, read.choices, read.stem))
+            items.append(
+                Item(read.question, read.answer, read.gold, place, read.choices, read.stem, read.id, number=number)
+            )
         except ValueError as error:
             raise DataError(
                 f"{where}: {error} (a row needs a question, and {_needed(keys)}; "

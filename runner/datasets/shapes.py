@@ -22,6 +22,7 @@ from runner.scorers.numbers import gold_number
 QUESTIONS = ("question", "Body+Question", "Question", "problem", "sQuestion", "input")
 # … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard
 ANSWERS = ("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target")
+IDS = ("id", "ID", "question_id", "iIndex")  # of ARC and Calc-X, SVAMP and ASDiv, MMLU-Pro, MAWPS as published
 UNIT = re.compile(r"\s*\([^()]*\)\s*$")  # 9 (apples), in ASDiv
 MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")  # N_00 and number0 replace numbers in masked questions
 
@@ -49,7 +50,7 @@ class Keys:
     def columns(self, names: Collection[str]) -> list[str]:
         """Return the columns of a table that are read."""
         parts, answer = self.among(names)
-        return list(dict.fromkeys([*parts, answer, *self.of_choices(names)]))
+        return list(dict.fromkeys([*parts, answer, *self.of_choices(names), *_id_keys(names)]))
 
     def of_choices(self, names: Collection[str]) -> list[str]:
         """Return the key of the list of choices, or the key of each choice; empty without choices."""
@@ -65,6 +66,7 @@ class Read:
     gold: str
     choices: tuple[str, ...] = ()
     stem: str = ""  # the question without the choices
+    id: str = ""
 
 
 def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
@@ -88,7 +90,13 @@ def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
         gold = gold_number(answer, keys.after)
     # as a worked example, an answer without #### would teach the model to leave it out
     worked = answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
-    return Read(question, worked, gold, choices, stem if choices else "")
+    row_id = next((str(row[key]) for key in _id_keys(row) if isinstance(row[key], str | int)), "")
+    return Read(question, worked, gold, choices, stem if choices else "", row_id)
+
+
+def _id_keys(names: Collection[str]) -> list[str]:
+    """Return the key of a row's id; empty if it has none."""
+    return [key for key in IDS if key in names][:1]
 
 
 def _first(given: str | None, known: Collection[str], names: Collection[str], what: str) -> str:

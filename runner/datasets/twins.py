@@ -78,7 +78,7 @@ class WorkedStep:
 
 def twins_of(data: str, split: str, items: list[Item]) -> dict[int, Item]:
     """Return the twins that can be made, by the number of their question."""
-    return {number: made for number, item in enumerate(items) if (made := twin_of(data, split, item))}
+    return {item.number: made for item in items if (made := twin_of(data, split, item))}
 
 
 @lru_cache(maxsize=4096)  # a grid asks for the same ones again and again

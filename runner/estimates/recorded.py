@@ -1,4 +1,4 @@
-"""The times of similar jobs on this machine, from the records in output_dir."""
+"""The finished jobs of output_dir that ran on this machine, and the times of similar ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ class FinishedJobs:
     """The finished jobs of an output folder that ran on this machine."""
 
     def __init__(self, output_dir: Path) -> None:
-        self.records = [record for file in output_dir.glob("jobs/*/result.json") if (record := _read(file))]
+        self._jobs = output_dir / "jobs"
+        self.records = [record for file in self._jobs.glob("*/result.json") if (record := _read(file))]
+
+    def folder(self, record: Record) -> Path:
+        """Return a job's folder, also if the output folder was moved."""
+        return self._jobs / record.job_id
 
     def like(self, config: RunnerConfig) -> list[Record]:
         """Return the records with the same base."""
@@ -42,16 +47,6 @@ class FinishedJobs:
             return None
         seconds = median(times)
         return Estimate(seconds, max(SPREAD, (max(times) - min(times)) / (2 * seconds)), EstimateBasis.recorded)
-
-    def accuracy(self, config: RunnerConfig) -> tuple[float, float, str] | None:
-        """Return correct, n and the job of the record with the same base and the most scored questions."""
-        scored = [
-            (record.result.metrics["correct"], record.result.metrics["n"], record.job_id)
-            for record in self.like(config)
-            if {"correct", "n"} <= record.result.metrics.keys()
-            if not record.result.metrics.get("questions_left")  # an early stop biases the counts
-        ]
-        return max(scored, key=lambda it: it[1], default=None)
 
 
 def _read(file: Path) -> Record | None:
@@ -84,7 +79,10 @@ def _seconds(record: Record, config: RunnerConfig, read: int | None) -> float | 
         load_s = metrics.get("load_s", 0.0)
         share = _completions(amounts) / _completions(task.amounts(config.generation))
         return load_s + share * max(record.seconds - load_s, 0.0)
-    n, speeds = metrics.get("n"), (metrics.get("prefill_tok_per_s"), metrics.get("decode_tok_per_s"))
+    n, speeds = (
+        metrics.get("n_all", metrics.get("n")),
+        (metrics.get("prefill_tok_per_s"), metrics.get("decode_tok_per_s")),
+    )
     if not n or not all(speeds):  # it may have reused other jobs' answers
         return None
     tokens_and_speeds = zip((metrics["prompt_tokens"], metrics["new_tokens"]), speeds, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from runner.core.metrics import ENDS
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.sides import sides
 from runner.core.stats import wilson_interval
@@ -22,6 +23,17 @@ def score(samples: list[Sample]) -> dict[str, float]:
         "errors": sum(sample.failed for sample in samples),
         **token_counts(samples),
     }
+
+
+def score_without_left_out(samples: list[Sample]) -> dict[str, float]:
+    """Return the score of the samples that count; if some are left out, also that of all, named `…_all`."""
+    counted = [sample for sample in samples if not sample.left_out]
+    every = score(samples)
+    if len(counted) == len(samples):
+        return every
+    ends = {f"accuracy_all{end}": every[f"accuracy{end}"] for end in ENDS}
+    of_all = {"errors": every["errors"], "correct_all": every["correct"], "n_all": every["n"], **ends}
+    return score(counted) | token_counts(samples) | of_all
 
 
 def token_counts(samples: list[Sample]) -> dict[str, float]:

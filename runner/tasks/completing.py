@@ -95,7 +95,8 @@ def complete_missing(
         todo = [request for request in todo if request.id not in reused]
     enough = watch.begin(settled | reused) if watch is not None else None
     if enough is not None:
-        todo, reused = [], {index: sample for index, sample in reused.items() if index < enough}
+        first = {int(request.id) for request in requests[:enough]}
+        todo, reused = [], {index: sample for index, sample in reused.items() if index in first}
     again = sum(request.id in recorder.failed for request in todo)
     if todo:
         engine = context.engine

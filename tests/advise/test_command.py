@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from answered import record_job
 
 from runner import advise
 from runner.advise.machines import machine_of
+from runner.config.model import LocalModelConfig
+from runner.config.task import Gsm8kConfig
 from runner.core.errors import ConfigError
 
 SEVEN = "model=qwen25_7b_instruct"
@@ -77,9 +82,41 @@ def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any])
     again = runner(*job, "--quick", module="runner.advise")
     assert "recorded here" in again.out
     assert "of 2 recorded (gsm8k-" in again.out
+    other = runner(*job, "task.split=hard5", "--quick", module="runner.advise")
+    assert "accuracy unknown here" in other.out, "the record is of other questions"
+    fewer = runner(*job[:2], "task.limit=1", *job[3:], "--quick", module="runner.advise")
+    assert "of 1 recorded (gsm8k-" in fewer.out, "one of the two that are recorded"
     shown = next(line for line in again.out.splitlines() if line.startswith("1. "))
     command = shlex.split(shown.removeprefix("1. runner "))
     assert runner(*command, "plan=quick").out.count("done") >= 1
+
+
+@pytest.mark.slow
+def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Callable[..., Any]) -> None:
+    job = ("model=embedded", "task.limit=8", "generation.max_new_tokens=64")
+    runner("-m", *job, "quantization=none,nf4", "tracking=none", "workers=1", "print=none")
+    advice = json.loads(runner(*job, "--quick", "--json", module="runner.advise").out)["recommended"]
+    known = {dict(word.split("=") for word in it["overrides"])["quantization"]: it["accuracy"] for it in advice}
+    assert known["int8"] is None
+    for name in ("none", "nf4"):
+        assert (known[name]["n"], known[name]["questions"]) == (8, 8)
+        assert known[name]["low"] < known[name]["value"] <= known[name]["high"]
+    shown = runner(*job, "--quick", module="runner.advise").out
+    orders = [line for line in shown.splitlines() if line.startswith("   order     ")]
+    assert len(orders) == 2
+    assert all("unknown here" in line or "no difference in accuracy shown" in line for line in orders), orders
+
+
+@pytest.mark.slow
+def test_records_are_read_without_torch(runner: Callable[..., Any], make_config: Callable[..., Any]) -> None:
+    outputs = Path(make_config().output_dir)
+    config = make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4))
+    record_job(config, "job", [True] * 4)
+    words = ["model=embedded", "task.limit=4", "generation.max_new_tokens=24", f"output_dir={outputs}", "--quick"]
+    program = f"import sys; from runner import advise; advise.main({words!r}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "100.0 % [51.0, 100.0] of 4 recorded (job)" in done.stdout
+    assert done.stdout.endswith("False\n")
 
 
 @pytest.mark.parametrize(

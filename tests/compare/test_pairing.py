@@ -36,6 +36,34 @@ def test_prompts_may_differ_if_they_are_compared(store: Store, rows: Any) -> Non
     assert row["comparison"]["remark"] == "different prompts for 100 of 100 questions"
 
 
+def test_questions_that_one_side_leaves_out_are_not_paired(store: Store, rows: Any) -> None:
+    chosen = {"task.without": "bad.txt"}
+    store.job("left out", "base", {**NONE, "task.without": "null"}, marks(50, 100))
+    store.job("left out", "nf4", {**NF4, **chosen}, marks(60, 100), left_out=[55, 56, 99])
+    row = rows("left out", "--baseline", "quantization=none,task.without=null")["nf4"]
+    comparison = row["comparison"]
+    assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (8, 0, 89)
+    assert comparison["remark"] == "paired on the 97 questions that count in both: of 97 here, 100 there"
+    store.job("left out", "clean", {**NONE, **chosen}, marks(50, 100), left_out=[55, 56, 99])
+    comparison = rows("left out", "--baseline", BASELINE)["nf4"]["comparison"]
+    assert (comparison["wins"], comparison["ties"], comparison["remark"]) == (8, 89, None), "both leave out the same"
+
+
+def test_a_run_of_some_questions_is_paired_with_one_of_all(store: Store, rows: Any, show: Any) -> None:
+    store.job("some", "base", {**NONE, "task.only": "null"}, marks(50, 100))
+    some = [3, 51, 52, 53, 54, 55, 56, 99]
+    store.job("some", "nf4", {**NF4, "task.only": "few.txt"}, [True] * 7 + [False], numbers_asked=some)
+    comparison = rows("some", "--baseline", "quantization=none,task.only=null")["nf4"]["comparison"]
+    assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (6, 0, 2)
+    _, out, _ = show("some", "--flips", "base", "nf4", "--format", "json")
+    flips = json.loads(out)
+    assert "question 51" in json.dumps(flips)
+    store.job("some", "other", {**INT8, "task.only": "few.txt"}, [True] * 2, numbers_asked=[3, 200])
+    row = rows("some", "--baseline", "quantization=none,task.only=null")["other"]
+    assert row["comparison"] is None, "question 200 is not among those of the baseline"
+    assert row["note"] == "different questions: 2 here, 100 in the baseline, 1 are the same"
+
+
 def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None:
     store.job("unpaired", "base", NONE, marks(90, 100))
     store.job("unpaired", "fewer", NF4, marks(50, 80))

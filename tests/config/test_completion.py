@@ -30,7 +30,7 @@ def plugin() -> BashCompletion:
         ("-m task.prompt=chat,", ["task.prompt=chat,lm_eval_5shot", "task.prompt=chat,text"]),
         ("-m quantization=none,nf4 lora=embedded_t", ["lora=embedded_team"]),
         ("-m lora=embedded,em", ["lora=embedded,embedded_pth", "lora=embedded,embedded_team"]),
-        ("task.data=g", ["task.data=gsm8k"]),
+        ("task.data=g", ["task.data=gsm8k", "task.data=gsm8k_platinum"]),
         ("-m task.data=embedded,embedded_hard,embedded_", ["task.data=embedded,embedded_hard,embedded_hard5"]),
         ("data", []),
         ("task.limit=", ["task.limit=200"]),

@@ -210,6 +210,8 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "task.shots_split",
         "task.shuffle_seed",
         "task.offset",
+        "task.only",
+        "task.without",
         "task.shots_data",
         "task.show_prompt",
         "task.early_stop_vs",

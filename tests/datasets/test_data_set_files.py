@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hub_standin import Hub, environment
 from pyarrow import parquet
 
+from runner.config.choices import CONF
 from runner.core.result import Verdict
 from runner.store.jobs import read_samples
 
@@ -72,6 +74,30 @@ def test_a_set_of_the_hub_with_a_subset(tmp_path: Path) -> None:
     ]
     assert [(one.gold, one.verdict) for one in samples.values()] == [("B", Verdict.correct), ("A", Verdict.wrong)]
     assert "subset: hard" in (job / "config.yaml").read_text()  # the record needs no file of the user's
+
+
+@pytest.mark.slow
+def test_gsm8k_platinum_is_read_as_the_hub_has_it(tmp_path: Path) -> None:
+    shipped = (CONF / "dataset" / "gsm8k_platinum.yaml").read_text()
+    rows = [
+        {
+            "question": f"{number}? I hear the answer is 7.",
+            "answer": f"<<3+4=7>>\n#### {gold}",
+            "cleaning_status": status,
+        }
+        for number, (gold, status) in enumerate([("7", "consensus"), ("8", "revised"), ("7", "verified")])
+    ]
+    card = "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: test\n    path: main/test-*\n---\n"
+    (tmp_path / "mine" / "dataset").mkdir(parents=True)
+    assert "data: madrylab/gsm8k-platinum\n" in shipped
+    with Hub({"main/test-00000-of-00001.parquet": table(rows), "README.md": card.encode()}) as hub:
+        standin = shipped.replace("madrylab/gsm8k-platinum", "org/open") + "extractor: flexible\n"
+        (tmp_path / "mine" / "dataset" / "quiz.yaml").write_text(standin)
+        job = run(tmp_path, HF_ENDPOINT=hub.url)
+    samples = read_samples(job / "samples.jsonl")
+    assert [sample.question for sample in samples.values()] == [row["question"] for row in rows]
+    assert [sample.gold for sample in samples.values()] == ["7", "8", "7"]
+    assert "shots_data: openai/gsm8k" in (job / "config.yaml").read_text(), "it has no train split"
 
 
 def test_choices_by_letter_in_a_file_beside(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_there_is_no_twin_of_what_is_not_understood(question: str, answer: str, 
 @pytest.mark.skipif(not REAL.is_file(), reason="GSM8K's own file is not here")
 def test_of_the_real_questions_a_third_or_more_have_twins() -> None:
     lines = [json.loads(line) for line in REAL.read_text().splitlines()[:300]]
-    items = [item(line["question"], line["answer"]) for line in lines]
+    items = [replace(item(line["question"], line["answer"]), number=number) for number, line in enumerate(lines)]
     found = twins_of("openai/gsm8k", "test", items)
     assert len(found) > 100
     for number, other in found.items():

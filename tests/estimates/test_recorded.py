@@ -48,13 +48,6 @@ def test_answers_are_scaled_by_their_number(config: Any) -> None:
     estimate = FinishedJobs(Path(config.output_dir)).estimate(everything, read=7)
     assert estimate is not None
     assert estimate.seconds == pytest.approx(3 + 7 * (100 / 100 + 20 / 10)), "the data has been read"
-    assert FinishedJobs(Path(config.output_dir)).accuracy(more) == (3, 4, "job")
-    write(config, {"n": 9, "correct": 0, "questions_left": 91}, "early")
-    assert FinishedJobs(Path(config.output_dir)).accuracy(more) == (
-        3,
-        4,
-        "job",
-    )  # not from the job that stopped early
 
 
 def test_several_records_give_the_spread(config: Any) -> None:

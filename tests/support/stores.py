@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ class Store:
         prompts: str = "prompt",
         grid: str | None = None,
         repeats: list[dict[str, Any]] | None = None,
+        numbers_asked: Sequence[int] | None = None,
+        left_out: Sequence[int] = (),
     ) -> Path:
         """Log one run like the runner; returns its job folder."""
         from mlflow.entities import Metric, Param, RunTag
@@ -95,7 +98,10 @@ class Store:
             **(metrics or {}),
         }
         if solved is not None:
-            right, n = sum(solved), len(solved)
+            asked = list(range(len(solved)) if numbers_asked is None else numbers_asked)
+            counted = [ok for index, ok in zip(asked, solved, strict=True) if index not in left_out]
+            right, n = sum(counted), len(counted)
+            numbers |= {"n_all": len(solved)} if left_out else {}
             numbers |= {
                 "n": n,
                 "correct": right,
@@ -117,8 +123,9 @@ class Store:
                     gold=gold,
                     extracted={"strict": gold if ok else "7", "flexible": "8"},
                     verdict=Verdict.correct if ok else Verdict.wrong,
+                    left_out=index in left_out,
                 )
-                for index, ok in enumerate(solved)
+                for index, ok in zip(asked, solved, strict=True)
             ]
             samples = folder / "samples.jsonl"
             samples.write_text("".join(line.to_json() + "\n" for line in lines))

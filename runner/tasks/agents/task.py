@@ -17,6 +17,7 @@ from runner.agents.play import Player
 from runner.agents.sandbox import Sandbox, SandboxLimits
 from runner.agents.tally import Tally
 from runner.agents.team import Discussion, Team
+from runner.checkpoints.resolve import Resolved
 from runner.config.agents import AgentsConfig, Domain, Mode
 from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig
@@ -26,11 +27,12 @@ from runner.core.files import write_atomically
 from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
+from runner.datasets.chosen import choice_words, hashes_of_choice
 from runner.datasets.gsm8k import Item, check_made, describe, items_sha256, load_questions
 from runner.engines.base import Capability
 from runner.engines.contract import require
 from runner.engines.session import Session
-from runner.scorers.totals import cost, score
+from runner.scorers.totals import cost, score_without_left_out
 from runner.store.measured import Measured, Measuring
 from runner.tasks.agents.calls import CALLS, CallFile
 from runner.tasks.base import Context, Inputs, Uses, own_config
@@ -62,7 +64,7 @@ def prepare(config: RunnerConfig) -> Assignment:
     task = own_config(config, AgentsConfig)
     items = load_questions(task)
     train, left_out = _train_questions(task, items) if task.is_trained else ([], 0)
-    hashes = {"data": items_sha256(items)}
+    hashes = {"data": items_sha256(items)} | hashes_of_choice(task, items)
     if task.is_trained:
         hashes["train"] = items_sha256(train)
     if task.graph is not None:
@@ -77,8 +79,8 @@ def prepare(config: RunnerConfig) -> Assignment:
             optimized_spatial=task.optimized_spatial,
             optimized_temporal=task.optimized_temporal,
         )
-    data = describe(task.data, task.split, hashes["data"])
-    return Assignment(hashes, task, items, train, graph, left_out, data=data, count=len(items))
+    source = describe(task.data, task.split, hashes["data"])
+    return Assignment(hashes, task, items, train, graph, left_out, data=source, count=len(items))
 
 
 def _train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:
@@ -94,7 +96,7 @@ def _train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item],
     scored = {item.question for item in items}
     try:
         whole = replace(task, split=task.train_split, offset=task.train_offset, limit=needed + len(items))
-        questions = load_questions(whole)
+        questions = load_questions(replace(whole, only=None, without=None))  # files choose scored questions only
     except ConfigError as error:  # it names the keys of the scored questions
         message = str(error).replace("task.split=", "task.train_split=").replace("task.offset=", "task.train_offset=")
         raise type(error)(message) from error
@@ -140,6 +142,11 @@ def run(inputs: Assignment, context: Context) -> Result:
         return _Work(inputs, context, calls, bar).result()
 
 
+def preview(inputs: Assignment, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
+    """Say for a plan which questions count, if files choose them."""
+    return "\n".join(choice_words(inputs.task, inputs.items))
+
+
 class _Work:
     """One running job."""
 
@@ -173,7 +180,9 @@ class _Work:
             play_s = time.perf_counter() - started - (self.loading_s - loading_s)
         measured = self.measuring.keep() if self.measuring else Measured.read(folder)
         result = Result(
-            score(samples) | self.tally.metrics(len(samples)) | edges, self.tally.rows(), self.tally.facts()
+            score_without_left_out(samples) | self.tally.metrics(len(samples)) | edges,
+            self.tally.rows(),
+            self.tally.facts(),
         )
         result.metrics |= cost(samples) | sides(self.scored_calls)
         result.problems = problems("agents", samples)
@@ -205,7 +214,7 @@ class _Work:
 
     def notes(self) -> list[str]:
         """Return the notes that a reader of the numbers needs."""
-        notes, failures = [], self.tally.failures()
+        notes, failures = choice_words(self.task, self.inputs.items), self.tally.failures()
         if failures and (advice := self.advice()):
             notes.append(f"{failures}. {advice}")
         elif 2 * self.tally.programs[""] < self.tally.programs.total():
@@ -259,19 +268,16 @@ class _Work:
 
     def train(self, player: Player) -> list[bool]:
         """Train the graph, one batch of questions after the other; return which were solved."""
-        task, learner = (
-            self.task,
-            Learner(
-                self.graph,
-                lr=self.task.learning_rate,
-                pruning_rate=self.task.pruning_rate,
-                imp_per_iterations=self.task.imp_per_iterations,
-                baseline=self.task.baseline,
-                nuclear_norm=self.task.nuclear_norm,
-            ),
+        task, solved = self.task, list[bool]()
+        learner = Learner(
+            self.graph,
+            lr=task.learning_rate,
+            pruning_rate=task.pruning_rate,
+            imp_per_iterations=task.imp_per_iterations,
+            baseline=task.baseline,
+            nuclear_norm=task.nuclear_norm,
         )
         self.bar.describe("training")
-        solved: list[bool] = []
         for iteration in range(task.num_iterations):
             numbers = range(iteration * task.batch_size, (iteration + 1) * task.batch_size)
             items = [self.inputs.train[number % len(self.inputs.train)] for number in numbers]
@@ -289,8 +295,8 @@ class _Work:
             results = [discussion.answer == item.gold for discussion, item in zip(discussions, items, strict=True)]
             step = learner.step([(discussion.rounds, it) for discussion, it in zip(discussions, results, strict=True)])
             solved += results
-            edges = " + ".join(str(step.live[kind]) for kind in self.graph.kinds)
-            self.news = {"loss": f"{step.loss:.3f}", "edges": edges}
+            live = [str(step.live[kind]) for kind in self.graph.kinds]
+            self.news = {"loss": f"{step.loss:.3f}", "edges": " + ".join(live)}
         self.bar.describe("agents")
         self.news = {}
         return solved
@@ -298,9 +304,8 @@ class _Work:
     def play_all(self, player: Player) -> list[Sample]:
         """Discuss the questions that are scored, and record a sample of each."""
         items, recorder = self.inputs.items, self.context.recorder
-        for index in recorder.samples:
-            if index >= len(items):
-                recorder.verify(index, f"is sample {index}, and this job has {len(items)} questions")
+        for index in [it for it in recorder.samples if it >= len(items)]:
+            recorder.verify(index, f"is sample {index}, and this job has {len(items)} questions")
         samples: dict[int, Sample] = {}
 
         def ended(discussion: Discussion) -> None:
@@ -314,8 +319,8 @@ class _Work:
             samples[index] = sample
             self.tally.add(discussion)
             self.scored_calls += [answered.call for answered in discussion.answered.values()]
-            self.verdicts[sample.verdict] += 1
-            self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / self.verdicts.total():.1%}"}
+            self.verdicts[sample.verdict] += not sample.left_out
+            self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / max(self.verdicts.total(), 1):.1%}"}
             self.count(discussion)
 
         player.play([self.discussion(f"test/{index}", item) for index, item in enumerate(items)], ended)

@@ -19,6 +19,7 @@ from runner.core.margins import MarginVerdict, margin_verdict, points_of_margin,
 from runner.core.metrics import points
 from runner.core.result import Sample, Verdict
 from runner.core.sequential import Decision, Pairs, confidence_percent, level_of, level_words
+from runner.datasets.chosen import numbers_of
 from runner.datasets.gsm8k import Item
 from runner.store.jobs import Job, read_samples
 from runner.store.tracking import flatten
@@ -82,7 +83,8 @@ class EarlyStop:
 
     words: str  # how the user has named the baseline
     job: Job
-    solved: list[bool]  # by the number of the question: whether the baseline solved it
+    solved: list[bool]  # of each question of the job, in order: whether the baseline solved it
+    numbers: Sequence[int]  # of these questions; task.only leaves gaps
     least_ahead: int = LEAST_AHEAD
     comparisons: int = 1  # share the 5 %
     margin: float | None = None  # decides about this one, and not about any difference
@@ -112,16 +114,17 @@ class EarlyStop:
         if other:
             raise ConfigError(f"{named} differs in {', '.join(other)}: its verdicts cannot be paired with this job's")
         samples = read_samples(job.samples_path)
-        for number, item in enumerate(items):
-            sample = samples.get(number)
+        for item in items:
+            sample = samples.get(item.number)
             if sample is None or (sample.question, sample.gold) != (item.question, item.gold):
                 raise ConfigError(
-                    f"{named} has not asked question {number} of this job: it was run on other data, or with another "
-                    "task.split, task.offset or task.shuffle_seed, or a smaller task.limit"
+                    f"{named} has not asked question {item.number} of this job: it was run on other data, or with "
+                    "another task.split, task.offset, task.shuffle_seed or task.only, or a smaller task.limit"
                 )
-        solved = [samples[number].verdict is Verdict.correct for number in range(len(items))]
+        numbers = numbers_of(items)
+        solved = [samples[number].verdict is Verdict.correct for number in numbers]
         ahead = max(LEAST_AHEAD, config.generation.batch_size or 0)
-        return cls(words, job, solved, ahead, comparisons_of(task), margin_of(task))
+        return cls(words, job, solved, numbers, ahead, comparisons_of(task), margin_of(task))
 
     def begin(self, settled: Mapping[int, Sample]) -> int | None:
         """Begin with the samples that exist; return how many questions are enough, None to continue."""
@@ -139,9 +142,11 @@ class EarlyStop:
         return max(self.least_ahead, ended)
 
     def _go_on(self) -> int | None:
-        """Take samples up to the first question without one; an error makes no pair."""
-        while not self.is_decided and (sample := self._waiting.pop(self.asked, None)) is not None:
-            if not sample.failed:
+        """Take samples up to the first question without one; errors, and questions left out, make no pairs."""
+        while not self.is_decided and self.asked < len(self.numbers):
+            if (sample := self._waiting.pop(self.numbers[self.asked], None)) is None:
+                break
+            if not sample.failed and not sample.left_out:
                 self.pairs.add(sample.verdict is Verdict.correct, self.solved[self.asked])
             self.asked += 1
         return self.asked if self.is_decided else None

@@ -14,12 +14,13 @@ from runner.config.task import Extractor, Gsm8kConfig
 from runner.core.errors import check
 from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
+from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
 from runner.engines.base import Completion, EngineReport, Request
 from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
-from runner.scorers.totals import score
+from runner.scorers.totals import score_without_left_out
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 from runner.store.jobs import Job
@@ -47,7 +48,8 @@ log = logging.getLogger(__name__)
 
 # Jobs that differ in these only have the same answers to the same questions, and reuse each other's.
 IGNORED_FOR_REUSE = frozenset(
-    {"data", "twins", *OF_EARLY_STOP, "task.limit", "task.check_invariance", "task.check_contamination"}
+    {"data", "only", "without", "twins", *OF_EARLY_STOP}
+    | {"task.limit", "task.check_invariance", "task.check_contamination"}
 )
 NO_QUESTION = Item("QUESTION", "", "")  # placeholder, to show the form of all prompts
 
@@ -58,7 +60,7 @@ class Problems(Inputs):
 
     task: Gsm8kConfig
     items: list[Item]
-    shots: list[list[Item]]
+    shots: dict[int, list[Item]]  # by the number of the question
     twins: dict[int, Item]  # by the number of the question
     baseline: Job | None  # that the job is compared with while it runs
 
@@ -68,7 +70,7 @@ def prepare(config: RunnerConfig) -> Problems:
     task = own_config(config, Gsm8kConfig)
     items = load_questions(task)
     shots, shots_sha256 = load_shots(task, items)
-    hashes = {"data": items_sha256(items), "shots": shots_sha256}
+    hashes = {"data": items_sha256(items), "shots": shots_sha256} | hashes_of_choice(task, items)
     first = items[: task.check_contamination]
     twins = twins_of(task.data, task.split, first)
     if first:
@@ -81,30 +83,31 @@ def prepare(config: RunnerConfig) -> Problems:
     source = describe(task.data, task.split, hashes["data"])
     after = baseline.job_id if baseline is not None else ""
     return Problems(
-        hashes, task, items, shots, twins, baseline,
+        hashes, task, items, dict(zip(numbers_of(items), shots, strict=True)), twins, baseline,
         data=source, ignored_for_reuse=IGNORED_FOR_REUSE, count=len(items), after=after, is_compared=bool(after),
     )  # fmt: skip
 
 
 def run(inputs: Problems, context: Context) -> Result:
     """Generate what is not on disk yet, judge each completion, add up, and report how far the score can be trusted."""
-    task, items = inputs.task, dict(enumerate(inputs.items))
+    task, items = inputs.task, by_number(inputs.items)
     if task.show_prompt:
         log.info("%s", prompts_shown(inputs, context.config, context.resolved))
     early_stop = None
     if inputs.baseline is not None:
         early_stop = EarlyStop.read(inputs.baseline, context.config, VERSION, inputs.items)
     requests = requests_for(inputs, items)
-    tally = Counter(sample.verdict for sample in context.recorder.done.values())
+    tally = Counter(sample.verdict for sample in context.recorder.done.values() if not sample.left_out)
 
     def news(sample: Sample) -> dict[str, str]:
-        tally[sample.verdict] += 1
-        accuracy = {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"}
+        tally[sample.verdict] += not sample.left_out
+        accuracy = {"accuracy": f"{tally[Verdict.correct] / tally.total():.1%}"} if tally.total() else {}
         return accuracy | (early_stop.news if early_stop is not None else {})
 
     def look(engine: Engine, report: EngineReport) -> None:
-        (form,) = requests_for(inputs, {0: NO_QUESTION})
-        look_at_prompts(task.prompt.value, len(inputs.shots[0]), form, requests[0], engine, report)
+        first = inputs.items[0].number
+        (form,) = requests_for(inputs, {first: NO_QUESTION})
+        look_at_prompts(task.prompt.value, len(inputs.shots[first]), form, requests[0], engine, report)
 
     done = complete_missing(
         "gsm8k",
@@ -113,18 +116,20 @@ def run(inputs: Problems, context: Context) -> Result:
         partial(to_sample, task, items),
         news,
         partial(rejection_reason, task, items),
-        lambda sample: sample if rejection_reason(task, items, sample) is None else None,
+        partial(adopted, task, items),
         look,
         early_stop,
     )
-    metrics = score(done.samples) | trust_report(done.samples, done.facts)
+    counted = [sample for sample in done.samples if not sample.left_out]
+    metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
     facts = done.facts
     if early_stop is not None:
         metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
-    by_number, rows = by_number_of_answers(done.samples, task)
-    metrics |= by_number | done.metrics
+    by_answers, rows = by_number_of_answers(counted, task)
+    metrics |= by_answers | done.metrics
     result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
-    result.notes += [*unlike_lm_eval(task, context.config.generation), *warnings(metrics, facts)]
+    result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
+    result.notes += warnings(metrics, facts)
     for outcome in checks(inputs, requests, done.samples, context):
         result.metrics |= outcome.metrics
         result.notes += outcome.notes
@@ -139,16 +144,17 @@ def deliver(inputs: Problems, config: RunnerConfig, job: Job, result: Result) ->
 
 
 def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
-    """Say with which job this one is compared while it runs, and show the first prompts if requested."""
+    """Say which questions count, with which job this one is compared, and show the first prompts if requested."""
     early_stop = "" if inputs.baseline is None else preview_baseline(inputs.task, inputs.baseline, len(inputs.items))
-    return "\n".join(filter(None, (early_stop, prompts_shown(inputs, config, resolved))))
+    chosen = choice_words(inputs.task, inputs.items)
+    return "\n".join(filter(None, (*chosen, early_stop, prompts_shown(inputs, config, resolved))))
 
 
 def prompts_shown(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
     """Return the first task.show_prompt prompts as the model sees them; only the tokenizer is loaded."""
-    requests = requests_for(inputs, dict(enumerate(inputs.items[: inputs.task.show_prompt])))
-    seen = [kind_of(config.model).rendered(config, resolved, request.prompt) for request in requests]
-    return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in enumerate(seen))
+    requests = requests_for(inputs, by_number(inputs.items[: inputs.task.show_prompt]))
+    seen = {request.id: kind_of(config.model).rendered(config, resolved, request.prompt) for request in requests}
+    return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in seen.items())
 
 
 def checks(
@@ -157,7 +163,7 @@ def checks(
     """Yield the outcomes of the checks that are requested."""
     task, twins = inputs.task, inputs.twins
     if task.check_invariance:
-        first, items = requests[: task.check_invariance], dict(enumerate(inputs.items))
+        first, items = requests[: task.check_invariance], by_number(inputs.items)
         yield check_invariance(first, samples, context, partial(to_sample, task, items))
     if task.check_contamination:
         wanted = min(task.check_contamination, len(inputs.items))
@@ -187,12 +193,20 @@ def rejection_reason(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sampl
     return None if judged(task, items, sample) == sample else "was judged differently than its text is today"
 
 
+def adopted(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Sample | None:
+    """Return another job's sample as one of this job; None if it answers another question."""
+    if (item := items.get(sample.index)) is not None:
+        sample = replace(sample, left_out=item.left_out)  # the other job may count other questions
+    return sample if rejection_reason(task, items, sample) is None else None
+
+
 def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Sample:
     """Return a sample with its question and its verdict; several answers vote on one."""
     item = items[sample.index]
     if sample.choices is None:
         extracted, verdict = judge(sample.text, sample.finish_reason, item.gold, task.extractor)
-        return replace(sample, question=item.question, gold=item.gold, extracted=extracted, verdict=verdict)
+        sample = replace(sample, question=item.question, gold=item.gold, left_out=item.left_out)
+        return replace(sample, extracted=extracted, verdict=verdict)
     choices = []
     for choice in sample.choices:
         extracted, verdict = judge(choice.text, choice.finish_reason, item.gold, task.extractor)
@@ -208,4 +222,5 @@ def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Samp
         extracted={each.value: vote.answer for each, vote in votes.items()},
         verdict=elected.verdict,
         choices=choices,
+        left_out=item.left_out,
     )

@@ -75,7 +75,7 @@ def prepare(config: RunnerConfig) -> Texts:
     if task.keep_top_k or task.reference is not None:
         what = f"task.keep_top_k={task.keep_top_k}" if task.reference is None else f"task.reference={task.reference}"
         require_among(capabilities, what, {Capability.tokenizer})
-    hashes = {"data": given_sha256(given)}
+    hashes = {"data": given_sha256(given)}  # with task.only, of the rows that it names
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
     second = second_of(config) if task.exact else None

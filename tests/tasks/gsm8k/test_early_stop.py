@@ -199,7 +199,7 @@ def sample(index: int, verdict: Verdict, reason: FinishReason = FinishReason.sto
 @pytest.fixture
 def until(tmp_path: Path) -> EarlyStop:
     """What watches a job of 30 questions whose baseline has solved all of them."""
-    return EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [True] * 30)
+    return EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [True] * 30, range(30))
 
 
 def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> None:
@@ -215,7 +215,13 @@ def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> 
 
 def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path: Path) -> None:
     def ended(marks: list[tuple[bool, bool]], **settings: Any) -> EarlyStop:
-        job = EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [their for _, their in marks], **settings)
+        job = EarlyStop(
+            "quantization=none",
+            Job("gsm8k-base", tmp_path),
+            [their for _, their in marks],
+            range(len(marks)),
+            **settings,
+        )
         verdicts = {True: Verdict.correct, False: Verdict.wrong}
         job.begin({index: sample(index, verdicts[ours]) for index, (ours, _) in enumerate(marks)})
         return job

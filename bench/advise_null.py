@@ -1,0 +1,191 @@
+"""Does runner-advise prefer a worse candidate? `python bench/advise_null.py [--draws 400] [--seed 0]`.
+
+Sets of records are drawn, written to disk and read by the product's own code. Four candidates (three number formats of
+a named model, and a smaller model) have known true accuracies, and times that are drawn. Half of the candidates have a
+record of 600 other questions (a decoy: another split, and its own accuracy). Three in four have one of the 200
+questions asked; one in four of these is of 100 or of 400 questions, and one in five has lost its answers. On the lines
+with "all recorded" each candidate has one with its answers. Answers to the same questions are drawn as in
+compare_null.py.
+
+A claim is "before, and more accurate": the sentence between a candidate and the next one in the new order; in the old
+one (kept here, as it was) an accuracy quoted above that of a later candidate, because the page said that the order
+follows the accuracy. A claim is wrong if the candidate is truly no more accurate. On each line at most 5 % of the sets
+may hold a wrong claim. The last column says how often the new order puts whatever is worse by 20 points after all the
+others, so that a rule without claims would not pass. Rates come with their 95 % intervals (Wilson).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from compare_null import Rate, answers
+
+from runner.advise.accuracies import recorded_accuracies
+from runner.advise.candidates import Candidate
+from runner.advise.ranking import rank
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import NoTrackingConfig, RunnerConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.core.metrics import score
+from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
+from runner.core.stats import ALPHA
+from runner.datasets.gsm8k import describe, items_sha256, load_questions
+from runner.estimates.recorded import FinishedJobs
+from runner.estimates.speed import Estimate, EstimateBasis
+from runner.quantization import CHOICES
+from runner.store.tracking import flatten
+from runner.tasks.gsm8k.task import VERSION
+
+ASKED, MOST = 200, 400  # questions of the command, and of the largest record
+FAR = 0.19  # a difference of 20 points, with the rounding of floats
+MODELS = (("mine", "none"), ("mine", "int8"), ("mine", "nf4"), ("smaller", "none"))
+LINES = (  # what is true of the four candidates, rho (see compare_null.py), and whether all are recorded
+    ("all equal", (0.5, 0.5, 0.5, 0.5), 0.5, False),
+    ("all equal, all recorded", (0.5, 0.5, 0.5, 0.5), 0.5, True),
+    ("all equal, answers alike, all recorded", (0.6, 0.6, 0.6, 0.6), 0.9, True),
+    ("each 2 points better than the one before", (0.5, 0.52, 0.54, 0.56), 0.5, False),
+    ("each 2 points worse than the one before", (0.56, 0.54, 0.52, 0.5), 0.5, False),
+    ("nf4 20 points worse, all recorded", (0.6, 0.6, 0.4, 0.6), 0.5, True),
+    ("smaller model 20 points better, all rec.", (0.4, 0.4, 0.4, 0.6), 0.5, True),
+)
+
+
+@dataclass
+class Outcome:
+    """What one set of records led to."""
+
+    is_wrong: bool  # a claim is wrong
+    is_wrong_first: bool  # the first candidate is claimed to be more accurate, and is not
+    is_wrong_before: bool  # a claim of the old order is wrong
+    far_are_last: bool  # whatever is worse by 20 points comes after all others
+
+
+class Draws:
+    """Draws sets of records in a folder, and asks for an order."""
+
+    def __init__(self, generator: np.random.Generator, folder: Path) -> None:
+        self.generator, self.folder, self.count = generator, folder, 0
+        self.items = load_questions(Gsm8kConfig(limit=MOST))
+        self.lines = {(number, right): self.line(number, right) for number in range(MOST) for right in (False, True)}
+        self.digests = {n: items_sha256(self.items[:n]) for n in (100, ASKED, MOST)}
+
+    def line(self, number: int, right: bool) -> str:
+        """Return the line of a sample."""
+        item, verdict = self.items[number], Verdict.correct if right else Verdict.wrong
+        sample = Sample(number, "", 9, "", [], FinishReason.stop, 0.1, question=item.question, gold=item.gold,
+                        verdict=verdict)  # fmt: skip
+        return sample.to_json()
+
+    def config(self, place: int, output_dir: Path) -> RunnerConfig:
+        """Return the config of a candidate."""
+        model, quantization = MODELS[place]
+        return RunnerConfig(
+            LocalModelConfig(model), CHOICES[quantization](), LoraConfig(), RopeConfig(), GenerationConfig(),
+            Gsm8kConfig(limit=ASKED), NoTrackingConfig(), output_dir=str(output_dir),
+        )  # fmt: skip
+
+    def write(self, config: RunnerConfig, name: str, solved: Sequence[bool], digest: str, has_answers: bool) -> None:
+        """Write a finished job."""
+        folder = Path(config.output_dir, "jobs", name)
+        folder.mkdir(parents=True)
+        task = config.task
+        assert isinstance(task, Gsm8kConfig)
+        metrics = {"correct": float(sum(solved)), "n": float(len(solved))}
+        record = Record(name, Status.FINISHED, str(folder), Result(metrics), task.name, VERSION,
+                        params=dict(flatten(config)), data=describe(task.data, task.split, digest))  # fmt: skip
+        (folder / "result.json").write_text(record.to_json())
+        if has_answers:
+            lines = [self.lines[number, bool(right)] for number, right in enumerate(solved)]
+            (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
+
+    def outcome(self, truth: Sequence[float], rho: float, all_recorded: bool) -> Outcome:
+        """Draw one set of records, and return what the two orders say about it."""
+        self.count += 1
+        generator, output_dir = self.generator, self.folder / str(self.count)
+        solved = answers(generator, MOST, truth, rho)
+        candidates = []
+        for place, (model, _) in enumerate(MODELS):
+            config = self.config(place, output_dir)
+            if generator.random() < 0.5:
+                decoy = replace(config, task=Gsm8kConfig(limit=600, split="hard5"))
+                right = (generator.random(600) < generator.uniform(0.1, 0.9)).tolist()
+                self.write(decoy, f"decoy{place}", right, "other", False)
+            if all_recorded or generator.random() < 0.75:
+                n = int(generator.choice([100, MOST])) if not all_recorded and generator.random() < 0.25 else ASKED
+                part = replace(config, task=Gsm8kConfig(limit=n))
+                has_answers = all_recorded or generator.random() < 0.8
+                self.write(part, f"job{place}", solved[place][:n].tolist(), self.digests[n], has_answers)
+            it = Candidate([], config, model, model == "mine")
+            it.time = Estimate(float(generator.uniform(100, 1000)), 0.2, EstimateBasis.recorded)
+            candidates.append(it)
+        finished = FinishedJobs(output_dir)
+        for it, accuracy in zip(candidates, recorded_accuracies([it.config for it in candidates], finished),
+                                strict=True):  # fmt: skip
+            it.accuracy = accuracy
+        true = {id(it): value for it, value in zip(candidates, truth, strict=True)}
+        order = rank(candidates)
+        claims = ["more accurate" in it.before_next for it in order]
+        wrong = [claims[at] and true[id(one)] <= true[id(after)] for at, (one, after) in enumerate(pairwise(order))]
+        values = [true[id(it)] for it in order]
+        far = [at for at, value in enumerate(values) if max(values) - value >= FAR]
+        near = [at for at, value in enumerate(values) if max(values) - value < FAR]
+        return Outcome(any(wrong), wrong[0], claim_before(candidates, finished, truth), not far or max(near) < min(far))
+
+
+def claim_before(candidates: Sequence[Candidate], finished: FinishedJobs, truth: Sequence[float]) -> bool:
+    """Whether the rule before held a wrong claim: in the order of trial, the record with the most scored questions."""
+    quoted = []
+    for it in candidates:
+        scored = [counts for record in finished.like(it.config) if (counts := score(record.result.metrics))]
+        correct, n = max(scored, key=lambda counts: counts[1], default=(0, 0))
+        quoted.append(correct / n if n else None)
+    pairs = [(one, other) for other in range(len(quoted)) for one in range(other)]
+    return any(
+        first is not None and second is not None and first > second and truth[one] <= truth[other]
+        for one, other in pairs
+        for first, second in [(quoted[one], quoted[other])]
+    )
+
+
+def rates(draws: Draws, count: int, truth: Sequence[float], rho: float, all_recorded: bool) -> list[Rate]:
+    """Return how often a set held a wrong claim: of the old order, of the new one, about its first; and the order."""
+    outcomes = [draws.outcome(truth, rho, all_recorded) for _ in range(count)]
+    columns = [(it.is_wrong_before, it.is_wrong, it.is_wrong_first, it.far_are_last) for it in outcomes]
+    return [Rate(sum(column), count) for column in zip(*columns, strict=True)]
+
+
+def main() -> int:
+    """Simulate and print; 1 if wrong claims are too frequent."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print(f"python bench/advise_null.py --draws {options.draws} --seed {options.seed}")
+    print("\nsets of records with a wrong claim")
+    print(f"{'':41}{'before':>23}{'now':>23}{'now, about the first':>23}{'the far worse are last':>25}")
+    generator, started, failed = np.random.default_rng(options.seed), time.perf_counter(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        draws = Draws(generator, Path(folder))
+        for words, truth, rho, all_recorded in LINES:
+            before, now, first, last = rates(draws, options.draws, truth, rho, all_recorded)
+            apart = str(last) if max(truth) - min(truth) >= FAR else ""
+            print(f"{words:<41}{before!s:>23}{now!s:>23}{first!s:>23}{apart:>25}", flush=True)
+            failed += now.low > ALPHA
+    print(f"\nlines with more than {100 * ALPHA:.0f} % wrong now: {failed} of {len(LINES)}; "
+          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""The recorded accuracies of candidates: of the questions that their commands would ask, and of no others.
+
+A record counts if its job put the questions in the same way: the same data, order, prompts, extractor, scoring and
+sampling. One that asked more or fewer of the questions counts only on those that both have, from its answers on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.config.root import RunnerConfig
+from runner.config.task import QuestionsConfig
+from runner.core.effects import Effect, paired_accuracies, unpaired_accuracies
+from runner.core.errors import EvidenceError
+from runner.core.metrics import score
+from runner.core.result import Record, Sample, Verdict
+from runner.core.stats import wilson_interval
+from runner.datasets.gsm8k import items_sha256, load_questions
+from runner.estimates.recorded import FinishedJobs
+from runner.store.jobs import SAMPLES, read_samples
+from runner.store.tracking import flatten
+from runner.tasks.base import task_of
+
+# Keys in which two jobs may differ and still answer the questions that both ask in the same way.
+COUNT_KEYS = ("task.limit", "task.only", "task.without")  # which questions are asked, and which count
+FREE_KEYS = (
+    *("generation.batch_size", "generation.speculate", "generation.name"),
+    *("task.show_prompt", "task.check_invariance", "task.check_contamination", "task.early_stop_vs"),
+)
+DIGITS = 16  # of the data's hash, in a record
+
+Question = tuple[int, str, str]  # its number, its text and its gold answer
+Answers = dict[Question, tuple[bool, str]]  # whether it was solved, and the hash of the prompt
+
+
+@dataclass(frozen=True)
+class RecordedAccuracy:
+    """How many of a candidate's questions a recorded job solved."""
+
+    job_id: str
+    correct: int
+    n: int
+    asked: int  # by the candidate's command; more than n if the record has only some of them
+    answers: Answers | None = None  # None: they are not on disk any more
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval."""
+        return wilson_interval(self.correct, self.n)
+
+    @property
+    def words(self) -> str:
+        """The accuracy with its interval: 33.5 % [27.3, 40.3] of 200."""
+        low, high = self.interval
+        part = f" of the {self.asked:,}" if self.n < self.asked else ""
+        return f"{100 * self.correct / self.n:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {self.n:,}{part}"
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A record that put the questions in the candidate's way."""
+
+    record: Record
+    answers: Answers | None  # also to questions that its job left out of the score
+    left_out: frozenset[Question] = frozenset()
+
+
+def recorded_accuracies(configs: Sequence[RunnerConfig], finished: FinishedJobs) -> list[RecordedAccuracy | None]:
+    """Return the recorded accuracy of each config on the questions that it asks; None where nothing is recorded.
+
+    The configs differ only in the model and its settings.
+    """
+    matches = [_matches(config, finished) for config in configs]
+    found = [match for some in matches for match in some]
+    if not found:
+        return [None] * len(configs)
+    asked, digest = _asked(configs[0], found)
+    return [_best(config, some, asked, digest) for config, some in zip(configs, matches, strict=True)]
+
+
+def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) -> Effect | None:
+    """Compare two accuracies, in pairs if the answers are on disk; None if no question can be compared.
+
+    Prompts of one model must be the same; those of two models differ by their chat templates.
+    """
+    if one.answers is None or other.answers is None:
+        whole = one.n == one.asked and other.n == other.asked
+        return unpaired_accuracies(one.correct, one.n, other.correct, other.n) if whole else None
+    pairs = [
+        (solved, other.answers[question][0])
+        for question, (solved, prompt) in one.answers.items()
+        if question in other.answers and (not same_model or prompt == other.answers[question][1])
+    ]
+    if not pairs:
+        return None
+    wins = sum(ours and not theirs for ours, theirs in pairs)
+    losses = sum(theirs and not ours for ours, theirs in pairs)
+    return paired_accuracies(wins, losses, len(pairs), sum(theirs for _, theirs in pairs))
+
+
+def _matches(config: RunnerConfig, finished: FinishedJobs) -> list[_Match]:
+    """Return the records that put their questions in the config's way, the newest first."""
+    mine = _ways(dict(flatten(config)))
+    found = [
+        record
+        for record in finished.like(config)
+        if (score(record.result.metrics) or (0, 0))[1]
+        and not record.result.metrics.get("questions_left")  # an early stop biases the counts
+        and _ways(record.params) == mine
+        and record.task_version == task_of(config).VERSION
+    ]
+    found.sort(key=lambda record: (record.started_at, record.job_id), reverse=True)
+    return [_read_answers(finished.folder(record), record) for record in found]
+
+
+def _ways(params: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys that say how questions are chosen, put, answered and scored."""
+    free = (*FREE_KEYS, *COUNT_KEYS)
+    ways = {key: value for key, value in params.items() if key.startswith(("task.", "generation.")) and key not in free}
+    if float(params.get("generation.temperature", "0") or 0):
+        ways["seed"] = params.get("seed", "")
+    return ways
+
+
+def _read_answers(folder: Path, record: Record) -> _Match:
+    """Return a job's record with its answers, if these are on disk and are those that it counted."""
+    try:
+        samples = [it for it in read_samples(folder / SAMPLES).values() if it.verdict is not None]
+    except (OSError, EvidenceError):
+        return _Match(record, None)
+    answers = {_question_of(it): (it.verdict is Verdict.correct, it.prompt_sha256) for it in samples}
+    left_out = frozenset(_question_of(it) for it in samples if it.left_out)
+    counted = {question: answer for question, answer in answers.items() if question not in left_out}
+    return _Match(record, answers if _counts(counted) == score(record.result.metrics) else None, left_out)
+
+
+def _question_of(sample: Sample) -> Question:
+    return sample.index, sample.question or "", sample.gold or ""
+
+
+def _counts(answers: Answers) -> tuple[int, int]:
+    return sum(solved for solved, _ in answers.values()), len(answers)
+
+
+def _asked(config: RunnerConfig, found: Sequence[_Match]) -> tuple[set[Question], str]:
+    """Return the questions that a config asks, and the hash of these as records keep it.
+
+    Data of the hub are not read, because that takes the network: the newest record of as many questions, or of more,
+    tells which they are.
+    """
+    task = config.task
+    assert isinstance(task, QuestionsConfig)
+    if task.data == "embedded" or Path(task.data).expanduser().exists():
+        items = load_questions(task)
+        asked = {(item.number, item.question, item.gold) for item in items if not item.left_out}
+        return asked, items_sha256(items)[:DIGITS]
+    counts = _counts_asked(config)
+    newest = sorted(found, key=lambda match: match.record.started_at, reverse=True)
+    whole = [match for match in newest if _asks(match.record, counts)]
+    digest = whole[0].record.data.get("digest", "") if whole else ""
+    if known := next((match for match in whole if match.answers is not None), None):
+        return {*(known.answers or {})} - known.left_out, digest
+    is_plain = task.limit is not None and task.only is None and task.without is None
+    larger = [sorted(match.answers or {})[: task.limit] for match in newest if is_plain and not _chooses(match.record)]
+    return set(next((some for some in larger if len(some) == task.limit), [])), digest
+
+
+def _best(
+    config: RunnerConfig, matches: Sequence[_Match], asked: set[Question], digest: str
+) -> RecordedAccuracy | None:
+    """Return the accuracy by the record with the most of the questions; of several, the newest."""
+    counts = _counts_asked(config)
+    best: RecordedAccuracy | None = None
+    for match in matches:
+        record = match.record
+        if match.answers is not None:
+            answers = {question: match.answers[question] for question in asked & match.answers.keys()}
+            found = RecordedAccuracy(record.job_id, *_counts(answers), len(asked), answers)
+        elif digest and record.data.get("digest") == digest and _asks(record, counts):
+            correct, n = score(record.result.metrics) or (0, 0)
+            found = RecordedAccuracy(record.job_id, correct, n, n)
+        else:
+            continue
+        if found.n > (best.n if best else 0):
+            best = found
+    return best
+
+
+def _counts_asked(config: RunnerConfig) -> dict[str, str]:
+    return {key: value for key, value in flatten(config) if key in COUNT_KEYS}
+
+
+def _chooses(record: Record) -> bool:
+    """Whether a file chose which questions were asked."""
+    return record.params.get("task.only", "null") != "null"
+
+
+def _asks(record: Record, counts: Mapping[str, str]) -> bool:
+    """Whether a job asked as many questions."""
+    return all(record.params.get(key, "null") == value for key, value in counts.items())

@@ -1,0 +1,49 @@
+"""The advice: the candidates of a model that meet the limits, those of smaller models if these are few, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner.advise.accuracies import recorded_accuracies
+from runner.advise.candidates import Candidate, Compose, UserLimits, candidate_settings, judge, smaller_models
+from runner.advise.machines import Machine
+from runner.advise.ranking import rank
+from runner.estimates.recorded import FinishedJobs
+
+MOST_RECOMMENDED = 5
+
+
+@dataclass
+class Advice:
+    """The recommended candidates, in the order of recommendation, and the rejected ones."""
+
+    chosen: list[Candidate] = field(default_factory=list)
+    rejected: list[Candidate] = field(default_factory=list)
+
+
+def advise(
+    overrides: list[str],
+    compose: Compose,
+    limits: UserLimits,
+    machine: Machine | None,
+    output_dir: Path,
+    calibrate: bool,
+    on_line: Callable[[str], None],
+) -> Advice:
+    """Judge the candidates of a model, and those of smaller models if few meet the limits, and rank them."""
+    candidates = judge(
+        list(candidate_settings(overrides, compose, True)), limits, machine, output_dir, calibrate, on_line
+    )
+    if sum(not it.problem for it in candidates) < 2 and not any(word.startswith("model.name=") for word in overrides):
+        for smaller in smaller_models(candidates[0]):
+            others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
+            smaller_candidates = list(candidate_settings([f"model={smaller}", *others], compose, False))
+            judged = judge(smaller_candidates, limits, machine, output_dir, calibrate, on_line)
+            candidates += [it for it in judged if not it.problem][:1] or judged[-1:]  # one of each
+    good = [it for it in candidates if not it.problem]
+    known = recorded_accuracies([it.config for it in good], FinishedJobs(output_dir))
+    for candidate, accuracy in zip(good, known, strict=True):
+        candidate.accuracy = accuracy
+    return Advice(rank(good)[:MOST_RECOMMENDED], [it for it in candidates if it.problem])

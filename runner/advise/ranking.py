@@ -1,0 +1,118 @@
+"""The order of the candidates, and the reason for it between each one and the next.
+
+A candidate is more accurate only if a test says so, adjusted for the number of pairs. Where none does, these decide in
+turn: the model that the user has named; the number format for which published tests find less loss, unless both
+accuracies are known here; the estimated time; the memory. The number of parameters says nothing about accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations, pairwise
+
+from runner.advise.accuracies import compare
+from runner.advise.candidates import Candidate
+from runner.core.effects import Effect, Finding, judge
+from runner.core.metrics import points
+
+LOSES_MORE = ("nf4", "fp4")  # number formats for which published tests find some loss
+UNKNOWN = "accuracy unknown here"
+MEMORY_TOLERANCE = 0.05  # predictions of memory are no better than that
+
+
+def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates in the order of recommendation, each with the reason why it is before the next one."""
+    order = _Order(candidates)
+    left, ranked = list(range(len(candidates))), list[int]()
+    while left:
+        # if tests of different questions went round in a circle, none would be free of a better one
+        free = [it for it in left if not any(order.is_better(other, it) for other in left)] or left
+        first = [it for it in free if not any(order.loses_less(other, it) for other in free)] or free
+        ranked.append(min(first, key=order.cost))
+        left.remove(ranked[-1])
+    for place, (number, after) in enumerate(pairwise(ranked), start=1):
+        candidates[number].before_next = f"{place} before {place + 1}: {order.reason(number, after, place)}"
+    return [candidates[number] for number in ranked]
+
+
+class _Order:
+    """Which of two candidates comes first, and why; candidates are known by their numbers."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.candidates = candidates
+        self.effects: dict[tuple[int, int], Effect] = {}
+        for pair in combinations(range(len(candidates)), 2):
+            one, other = (candidates[number] for number in pair)
+            if one.accuracy is not None and other.accuracy is not None:
+                effect = compare(one.accuracy, other.accuracy, one.model == other.model)
+                if effect is not None:
+                    self.effects[pair] = effect
+        judge(self.effects.values())
+        self.are_timed = all(it.each_s is not None for it in candidates)
+        self.memory_ranks = _ranks([it.memory_mib for it in candidates])
+
+    def is_better(self, one: int, other: int) -> bool:
+        """Whether a test shows that one is more accurate than the other."""
+        if (effect := self.effects.get((one, other))) is not None:
+            return effect.finding is Finding.better
+        effect = self.effects.get((other, one))
+        return effect is not None and effect.finding is Finding.worse
+
+    def loses_less(self, one: int, other: int) -> bool:
+        """Whether published tests find less loss for one's number format, and nothing is known here about both."""
+        ours, theirs = self.candidates[one], self.candidates[other]
+        is_known = (min(one, other), max(one, other)) in self.effects
+        formats = ours.quantization not in LOSES_MORE and theirs.quantization in LOSES_MORE
+        return ours.model == theirs.model and formats and not is_known
+
+    def cost(self, number: int) -> tuple[bool, float, int, int]:
+        """Return what decides between candidates whose accuracy does not."""
+        it = self.candidates[number]
+        return not it.is_asked, it.each_s or 0.0 if self.are_timed else 0.0, self.memory_ranks[number], number
+
+    def reason(self, one: int, after: int, place: int) -> str:
+        """Say why a candidate is before the next one."""
+        ours, theirs = self.candidates[one], self.candidates[after]
+        if self.is_better(one, after):
+            return f"more accurate: {self._difference(one, after)}"
+        known = self._known(one, after, place)
+        if self.loses_less(one, after):
+            return f"published tests find less loss for quantization={ours.quantization}; {known}"
+        if ours.is_asked != theirs.is_asked:
+            return f"{place} is the model that you have named; {known}"
+        if self.are_timed and ours.each_s != theirs.each_s:
+            return f"faster by the estimates, {ours.each_s:,.2f} s a question instead of {theirs.each_s:,.2f}; {known}"
+        if self.memory_ranks[one] != self.memory_ranks[after]:
+            return f"less memory, {ours.memory_mib:,.0f} MiB instead of {theirs.memory_mib:,.0f}; {known}"
+        return f"nothing tells them apart; {known}"
+
+    def _known(self, one: int, after: int, place: int) -> str:
+        ours, theirs = self.candidates[one].accuracy, self.candidates[after].accuracy
+        if ours is None or theirs is None:
+            missing = [place + number for number, it in enumerate((ours, theirs)) if it is None]
+            return UNKNOWN if len(missing) == 2 else f"accuracy of {missing[0]} unknown here"
+        if (min(one, after), max(one, after)) not in self.effects:
+            return "their recorded accuracies cannot be compared"
+        return f"no difference in accuracy shown ({ours.words} and {theirs.words})"
+
+    def _difference(self, one: int, after: int) -> str:
+        effect = self.effects.get((one, after))
+        value, low, high = 0.0, 0.0, 0.0
+        if effect is not None:
+            value, low, high = effect.value, effect.low, effect.high
+        else:
+            effect = self.effects[after, one]
+            value, low, high = -effect.value, -effect.high, -effect.low
+        n = f"the same {effect.n:,} questions" if effect.counts["wins"] is not None else "questions that are not paired"
+        p = f"{effect.p_holm:.2g}"
+        return f"{points(value)} points [{points(low)}, {points(high)}] on {n} (p = {p})"
+
+
+def _ranks(values: Sequence[float]) -> list[int]:
+    """Return the rank of each value from the smallest on; values within the tolerance of a rank's first share it."""
+    ranks, first, rank_of_last = [0] * len(values), -1.0, -1
+    for number in sorted(range(len(values)), key=values.__getitem__):
+        if rank_of_last < 0 or values[number] > first * (1 + MEMORY_TOLERANCE):
+            first, rank_of_last = values[number], rank_of_last + 1
+        ranks[number] = rank_of_last
+    return ranks

@@ -1,0 +1,44 @@
+"""What `task.only` and `task.without` have chosen: the numbers of the questions, their hashes, and words for people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+from runner.config.task import QuestionsConfig
+from runner.datasets.gsm8k import Item
+
+
+def numbers_of(items: Iterable[Item]) -> list[int]:
+    """Return the numbers of questions in their job."""
+    return [item.number for item in items]
+
+
+def by_number(items: Iterable[Item]) -> dict[int, Item]:
+    """Return questions by their numbers in the job."""
+    return {item.number: item for item in items}
+
+
+def hashes_of_choice(task: QuestionsConfig, items: Sequence[Item]) -> dict[str, str]:
+    """Return the hashes of the questions that are asked, and of those that are left out, if files choose them."""
+    left_out = [item for item in items if item.left_out]
+    chosen = {"only": (task.only, items), "without": (task.without, left_out)}
+    return {key: _sha256(numbers_of(some)) for key, (file, some) in chosen.items() if file is not None}
+
+
+def choice_words(task: QuestionsConfig, items: Sequence[Item]) -> list[str]:
+    """Say how many questions are asked and how many of them count, if files choose them."""
+    words, left_out = [], sum(item.left_out for item in items)
+    if task.only is not None:
+        words.append(f"task.only={task.only}: {len(items):,} questions are asked")
+    if task.without is not None:
+        counted = len(items) - left_out
+        words.append(
+            f"task.without={task.without}: {counted:,} of {len(items):,} questions count; left out: {left_out:,}"
+        )
+    return words
+
+
+def _sha256(numbers: list[int]) -> str:
+    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()

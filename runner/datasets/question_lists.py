@@ -1,0 +1,97 @@
+"""Files that name some questions of a data set: `task.only` and `task.without`.
+
+One entry a line (a line that begins with # is a comment), or a JSON list of entries. An entry is the number of a
+question in its split, from 0 on; an id of the data set; or the SHA-256 of the question's text, in full or its first 16
+digits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from runner.core.errors import ConfigError, DataError, few
+from runner.core.texts import parse_json, read_text
+
+ID = "id:"  # before an id that is a whole number, because a whole number alone is the number of a question
+DIGITS = 16  # of a hash, at least
+HASH = re.compile(rf"[0-9a-f]{{{DIGITS}}}|[0-9a-f]{{64}}")
+FORMS = (
+    f"the number of a question from 0 on, an id of the data set, or the SHA-256 of a question (64 or {DIGITS} digits)"
+)
+
+
+class Named(Protocol):
+    """A question as its data set has it."""
+
+    @property
+    def place(self) -> int:
+        """Its number in the split."""
+
+    @property
+    def id(self) -> str:
+        """Its id in the data set; empty if it has none."""
+
+    @property
+    def text(self) -> str:
+        """Its text, without choices."""
+
+
+def question_sha256(text: str) -> str:
+    """Return the hash of a question's text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_entries(file: str, key: str) -> list[str]:
+    """Return the entries of a file, each once; `key` names the file in messages."""
+    text = read_text(Path(file).expanduser(), f"{key}={file}").removeprefix("\ufeff")
+    if text.lstrip().startswith("["):
+        entries = _listed(text, f"{key}={file}")
+    else:
+        entries = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
+    entries = list(dict.fromkeys(filter(None, entries)))
+    if not entries:
+        raise ConfigError(f"{key}={file}: it names no question. A line is {FORMS}")
+    return entries
+
+
+def _listed(text: str, where: str) -> list[str]:
+    try:
+        values = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{where}: it begins with [ and is not a JSON list ({error})") from error
+    for value in values:
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise DataError(f"{where}: {json.dumps(value)[:80]}: an entry is {FORMS}")
+    return [str(value).strip() for value in values]
+
+
+def named_places(file: str, key: str, split: str, every: Sequence[Named]) -> frozenset[int]:
+    """Return the places in their split of the questions that a file names; ConfigError if it names others, too."""
+    entries = read_entries(file, key)
+    by_name: dict[str, list[int]] = {}
+    for item in every:
+        digest = question_sha256(item.text)
+        names = {str(item.place), digest, digest[:DIGITS]}
+        if item.id:
+            names |= {f"{ID}{item.id}"} if item.id.isdecimal() else {item.id, f"{ID}{item.id}"}
+        for name in names:
+            by_name.setdefault(name, []).append(item.place)
+    places = {entry: by_name.get(_normal(entry), []) for entry in entries}
+    if missing := [entry for entry, found in places.items() if not found]:
+        raise ConfigError(
+            f"{key}={file}: {len(missing)} of its {len(entries)} entries name no question of split {split}, which has "
+            f"{len(every):,}: {few(missing)}. An entry is {FORMS}"
+        )
+    return frozenset(place for found in places.values() for place in found)
+
+
+def _normal(entry: str) -> str:
+    """Return an entry as questions are known: without leading zeros, and a hash in small letters."""
+    if entry.isdecimal():
+        return str(int(entry))
+    return entry.lower() if HASH.fullmatch(entry.lower()) else entry

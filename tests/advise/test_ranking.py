@@ -1,0 +1,134 @@
+"""The order of the candidates, and the reasons that stand in the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from runner.advise.accuracies import RecordedAccuracy
+from runner.advise.candidates import Candidate
+from runner.advise.ranking import _ranks, rank
+from runner.config.task import Gsm8kConfig
+from runner.estimates.speed import Estimate, EstimateBasis
+from runner.quantization import CHOICES
+
+Make = Callable[..., Candidate]
+
+
+@pytest.fixture
+def candidate(make_config: Callable[..., Any]) -> Make:
+    def make(
+        model: str, seconds: float | None, solved: Sequence[bool] | None = None, quantization: str = "none"
+    ) -> Candidate:
+        config = make_config(task=Gsm8kConfig(limit=100), quantization=CHOICES[quantization]())
+        it = Candidate([f"model={model}"], config, model, is_asked=model == "mine")
+        it.time = None if seconds is None else Estimate(100 * seconds, 0.2, EstimateBasis.recorded)
+        if solved is not None:
+            answers = {(number, "?", "1"): (right, "") for number, right in enumerate(solved)}
+            it.accuracy = RecordedAccuracy("job", sum(solved), len(solved), len(solved), answers)
+        return it
+
+    return make
+
+
+def right(correct: int, n: int = 200) -> list[bool]:
+    return [True] * correct + [False] * (n - correct)
+
+
+def order(*candidates: Candidate) -> list[str]:
+    return [it.model for it in rank(candidates)]
+
+
+def test_an_unknown_accuracy_is_said_and_speed_decides_not_size(candidate: Make) -> None:
+    large_and_old, small = candidate("large", 6.4), candidate("small", 4.1)
+    assert order(large_and_old, small) == ["small", "large"]
+    assert small.before_next == (
+        "1 before 2: faster by the estimates, 4.10 s a question instead of 6.40; accuracy unknown here"
+    )
+    assert large_and_old.before_next == "", "it is the last"
+
+
+def test_a_difference_decides_only_if_a_test_shows_it(candidate: Make) -> None:
+    fast, slow = candidate("fast", 1, right(67)), candidate("slow", 2, right(71))
+    assert order(slow, fast) == ["fast", "slow"]
+    assert fast.before_next == (
+        "1 before 2: faster by the estimates, 1.00 s a question instead of 2.00; no difference in accuracy shown "
+        "(33.5 % [27.3, 40.3] of 200 and 35.5 % [29.2, 42.3] of 200)"
+    )
+    slow = candidate("slow", 2, right(97))
+    assert order(fast, slow) == ["slow", "fast"]
+    assert slow.before_next.startswith("1 before 2: more accurate: +15.0 points [")
+    assert slow.before_next.endswith("] on the same 200 questions (p = 1.9e-09)")
+
+
+def test_counts_alone_need_a_larger_difference(candidate: Make) -> None:
+    fast, slow = candidate("fast", 1, right(67)), candidate("slow", 2, right(80))
+    for it in (fast, slow):
+        assert it.accuracy is not None
+        it.accuracy = replace(it.accuracy, answers=None)
+    assert order(slow, fast) == ["fast", "slow"]
+    assert "no difference in accuracy shown" in fast.before_next
+    slow = candidate("slow", 2, right(100))
+    assert slow.accuracy is not None
+    slow.accuracy = replace(slow.accuracy, answers=None)
+    assert order(slow, fast) == ["slow", "fast"]
+    assert "on questions that are not paired" in slow.before_next
+
+
+def test_the_named_model_is_first_unless_another_is_shown_to_be_better(candidate: Make) -> None:
+    mine, other = candidate("mine", 9), candidate("other", 1)
+    assert order(other, mine) == ["mine", "other"]
+    assert mine.before_next == "1 before 2: 1 is the model that you have named; accuracy unknown here"
+    mine, other = candidate("mine", 9, right(100)), candidate("other", 1, right(140))
+    assert order(mine, other) == ["other", "mine"]
+
+
+def test_published_losses_count_until_both_accuracies_are_known(candidate: Make) -> None:
+    plain, small = candidate("mine", 2, right(100)), candidate("mine", 1, quantization="nf4")
+    assert rank([small, plain]) == [plain, small]
+    assert plain.before_next == (
+        "1 before 2: published tests find less loss for quantization=none; accuracy of 2 unknown here"
+    )
+    small = candidate("mine", 1, right(101), "nf4")
+    assert rank([plain, small]) == [small, plain], "both are known, and nothing is lost here"
+
+
+def test_memory_decides_where_no_time_is_known(candidate: Make) -> None:
+    timed, unknown = candidate("a", 1), candidate("b", None)
+    assert order(timed, unknown) == ["a", "b"]
+    assert timed.before_next == "1 before 2: nothing tells them apart; accuracy unknown here"
+
+
+def test_several_pairs_need_a_stronger_difference_each(candidate: Make) -> None:
+    def discordant(first: int) -> list[bool]:
+        return [number < first for number in range(200)]
+
+    def six_more() -> tuple[Candidate, Candidate]:
+        return candidate("fast", 1, discordant(100)), candidate("slow", 2, discordant(106))
+
+    fast, slow = six_more()
+    assert order(fast, slow) == ["slow", "fast"], "six of six pairs: p = 0.031"
+    fast, slow = six_more()
+    others = [candidate(f"other{number}", 3 + number, discordant(103)) for number in range(3)]
+    assert order(fast, slow, *others)[0] == "fast", "ten pairs of candidates are compared"
+
+
+def test_tests_that_go_round_in_a_circle_end(candidate: Make) -> None:
+    def some(model: str, seconds: float, solved: dict[int, int]) -> Candidate:
+        it = candidate(model, seconds)
+        answers = {(part * 1000 + number, "?", "1"): (number < first, "")
+                   for part, first in solved.items() for number in range(100)}  # fmt: skip
+        it.accuracy = RecordedAccuracy("job", sum(right for right, _ in answers.values()), 200, 300, answers)
+        return it
+
+    a, b, c = some("a", 1, {0: 90, 2: 40}), some("b", 2, {0: 40, 1: 90}), some("c", 3, {1: 40, 2: 90})
+    assert order(c, b, a) == ["a", "b", "c"]
+
+
+def test_memory_is_a_reason_beyond_the_error_of_its_prediction() -> None:
+    assert _ranks([855, 833, 831]) == [0, 0, 0]
+    assert _ranks([1000, 800, 840, 860]) == [2, 0, 0, 1]
+    assert _ranks([0, 0]) == [0, 0]

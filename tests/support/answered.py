@@ -1,0 +1,38 @@
+"""Finished jobs on disk, as a job of word problems leaves them: the record, and a sample for each question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.config.root import RunnerConfig
+from runner.config.task import Gsm8kConfig
+from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
+from runner.datasets.gsm8k import describe, items_sha256, load_questions
+from runner.store.tracking import flatten
+from runner.tasks.gsm8k.task import VERSION
+
+
+def record_job(
+    config: RunnerConfig, job_id: str, solved: Sequence[bool], started_at: str = "2026-11-22", samples: bool = True
+) -> None:
+    """Write a finished job that has solved some of its config's questions."""
+    task = config.task
+    assert isinstance(task, Gsm8kConfig)
+    items = load_questions(task)
+    folder = Path(config.output_dir, "jobs", job_id)
+    folder.mkdir(parents=True)
+    metrics = {"correct": float(sum(solved)), "n": float(len(solved))}
+    data = describe(task.data, task.split, items_sha256(items))
+    params = dict(flatten(config))
+    result = Result(metrics)
+    record = Record(job_id, Status.FINISHED, str(folder), result, task.name, VERSION, params=params, data=data)
+    record.started_at = started_at
+    (folder / "result.json").write_text(record.to_json())
+    if samples:
+        lines = [
+            Sample(number, "prompt", 9, "", [], FinishReason.stop, 0.1, question=item.question, gold=item.gold,
+                   verdict=Verdict.correct if right else Verdict.wrong).to_json()
+            for number, (item, right) in enumerate(zip(items, solved, strict=True))
+        ]  # fmt: skip
+        (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))
