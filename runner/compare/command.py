@@ -15,6 +15,7 @@ from runner.compare import lm_eval
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
 from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
+from runner.compare.pooled import PooledTable, pooled_tables
 from runner.compare.runs import (
     FOLDER,
     SampleReader,
@@ -31,6 +32,7 @@ from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.core.console import say
 from runner.core.entry import run_entry
 from runner.core.errors import ConfigError, JobFailed, exit_code_of, unknown
+from runner.core.pooling import Weights
 
 
 def entry() -> NoReturn:
@@ -62,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
   runner-compare --grid last --baseline quantization=none --save comparison --log
   runner-compare --where "seed = 0 and quantization.name in ('none', 'nf4')" --baseline quantization=none
   runner-compare --by quantization --baseline quantization=none
+  runner-compare --baseline quantization=none --pool tasks --margin 2
   runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test
   runner-compare --lm-eval out_hf out_nf4"""
     it = argparse.ArgumentParser(
@@ -103,6 +106,14 @@ def parser() -> argparse.ArgumentParser:
         default="",
         metavar="KEY[,KEY]",
         help="one row for each combination of these keys; runs that agree in them (other splits) are pooled",
+    )
+    add(
+        "--pool",
+        nargs="?",
+        const=Weights.questions.value,
+        choices=[one.value for one in Weights],
+        help="also give each setting one verdict over all tasks, splits and data sets: the mean of its differences, in "
+        "which all questions count the same (default) or all tasks",
     )
     add(
         "--unpaired",
@@ -163,11 +174,12 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
     tables = [tabulate_flips(options, runs, every_run, reader)] if flips else tabulate_tasks(options, runs, reader)
     if isinstance(reader, lm_eval.LmEvalSampleReader) and not options.unpaired:
         lm_eval.refuse_other_documents(tables, reader)
-    FORMATS[options.format](tables, sys.stdout)
+    pooled = pool_tasks(options, tables, runs, reader) if options.pool else []
+    FORMATS[options.format](tables, sys.stdout, pooled)
     sys.stdout.flush()
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
-        names = save(tables, folder, reader, options_as_given(options))
+        names = save(tables, folder, reader, options_as_given(options), pooled)
         if options.save:
             say(f"saved in {options.save}: {', '.join(names)}")
         if target:
@@ -218,6 +230,8 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
     if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
         raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
     margins = parse_margins(options.margin)
+    if options.pool and not (options.baseline or options.lm_eval):
+        raise ConfigError(f"--pool {options.pool}: a pooled verdict needs a baseline: add --baseline KEY=VALUE")
     if margins and not (options.baseline or options.by or options.lm_eval):
         raise ConfigError(f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE")
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
@@ -241,9 +255,19 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
     return tables
 
 
+def pool_tasks(
+    options: argparse.Namespace, tables: list[Table], runs: list[Run], reader: SampleReader
+) -> list[PooledTable]:
+    """Return the verdicts over several tasks."""
+    by = parse_keys(options.by, runs, "--by") if options.by else []
+    if options.lm_eval and not options.baseline and not by:
+        by = lm_eval.default_comparison(options.lm_eval, runs)[1]
+    return pooled_tables(tables, Weights(options.pool), by, parse_margins(options.margin), reader)
+
+
 def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: SampleReader) -> Table:
     """Return the table of the two runs in --flips, with the questions that only one of them solved."""
-    for name in ("baseline", "by", "unpaired"):
+    for name in ("baseline", "by", "unpaired", "pool"):
         if getattr(options, name):
             raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out --{name}")
     first, second = (one_run(text, runs, every_run) for text in options.flips)
@@ -273,6 +297,6 @@ def one_run(text: str, runs: list[Run], every_run: list[Run]) -> Run:
 
 def options_as_given(options: argparse.Namespace) -> dict[str, str]:
     """Return the given options as they were on the command line."""
-    given = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline")}
+    given = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline", "pool")}
     given |= {"flips": options.flips, "lm_eval": options.lm_eval, "unpaired": "yes" if options.unpaired else ""}
     return {name: value if isinstance(value, str) else " · ".join(value) for name, value in given.items() if value}

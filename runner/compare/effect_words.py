@@ -117,6 +117,11 @@ class MethodWords:
 
 METHODS = {
     Method.mcnemar: MethodWords(ACCURACIES, pairs="{wins}/{losses}/{ties}"),
+    Method.weighted_flips: MethodWords(
+        ACCURACIES,
+        pairs="{wins}/{losses}/{ties}",
+        legend="where sets of questions count the same, wins and losses have weights in McNemar's test (still exact);",
+    ),
     Method.fisher: MethodWords(
         ACCURACIES,
         sample="{n:,} and {baseline_n:,}, Fisher's exact test",
