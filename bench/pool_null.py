@@ -1,12 +1,12 @@
 """Is the verdict over several tasks true, and does it see differences that no single task shows?
 
-`python bench/pool_null.py [--pairs 2000] [--seed 0]`. Two runs answer the questions of several tasks of unequal size, base rate
-and disagreement. Their true differences are: none anywhere; opposite ones, so that the weighted mean is 0; minus the
-margin in the mean, the same in all tasks or all of it in one; and the minimum detectable difference. The verdicts are
-those of runner-compare --pool. `interval` is how often the interval holds the true mean. As a control, the difference
-with equal weights for tasks is also decided by the summed wins and losses, and its interval is Wald's: both are wrong.
-The exit code is 1 if a false rate is above 5 %, an interval holds the truth in less than 94 %, or the minimum
-detectable difference is found in less than 77 %, beyond noise.
+`python bench/pool_null.py [--pairs 1000] [--seed 0]`. Two runs answer the questions of several tasks of unequal size,
+base rate and disagreement. Their true differences are: none anywhere; opposite ones, so that the weighted mean is 0;
+minus the margin in the mean, the same in all tasks or all of it in one; and the minimum detectable difference. The
+verdicts are those of runner-compare --pool. `interval` is how often the interval holds the true mean. As a control,
+the difference with equal weights for tasks is also decided by the summed wins and losses, and its interval is Wald's:
+both are wrong. The exit code is 1 if a false rate is above 5 %, an interval holds the truth in less than 94 %, or the
+minimum detectable difference is found in less than 77 %, beyond noise.
 """
 
 from __future__ import annotations
@@ -147,8 +147,12 @@ def in_one(tasks: Sequence[Task], weights: Weights, mean: float) -> Differences:
 def level(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
     """Print and return the rates of false verdicts, and how often intervals hold the truth."""
     nulls, holds = [], []
-    print(f"\nfalse verdicts and intervals: {pairs:,} pairs of runs a line. Control: summed wins and losses, and Wald's")
-    print("tasks            weights    truth           false verdicts        interval holds        control: false  holds")
+    print(
+        f"\nfalse verdicts and intervals: {pairs:,} pairs of runs a line. Control: summed wins and losses, and Wald's"
+    )
+    print(
+        "tasks            weights    truth           false verdicts        interval holds        control: false  holds"
+    )
     for name, tasks in SETTINGS.items():
         for weights in Weights:
             for truth, differences in (("equal", [0.0] * len(tasks)), ("opposite", opposite(tasks, weights))):
@@ -203,7 +207,9 @@ def power(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often the minimum detectable difference is found, and by how many single tasks."""
     powers = []
     print(f"\ntrue loss = the minimum detectable difference, everywhere or in one task: {pairs:,} pairs of runs a line")
-    print("tasks            weights    points     everywhere: pooled  any single task     in one: pooled  any single task")
+    print(
+        "tasks            weights    points     everywhere: pooled  any single task     in one: pooled  any single task"
+    )
     for name, tasks in SETTINGS.items():
         for weights in Weights:
             typical = [PairedVerdicts(0, round(task.n * task.disagree), task.n) for task in tasks]
@@ -227,7 +233,7 @@ def power(generator: np.random.Generator, pairs: int) -> list[Rate]:
 
 def main() -> int:
     """Simulate and print; 1 when a promise is broken by more than noise."""
-    pairs, generator, started = begin("pool_null", __doc__)
+    pairs, generator, started = begin("pool_null", __doc__, pairs=1000)
     nulls, holds = level(generator, pairs)
     more_nulls, more_holds = at_the_margin(generator, pairs)
     nulls += more_nulls + family(generator, pairs // 2)
@@ -235,7 +241,9 @@ def main() -> int:
     powers = power(generator, pairs)
     code = conclude(nulls, started, powers)
     short = [rate for rate in holds if rate.high < COVERAGE]
-    print(f"intervals that hold the truth in less than {100 * COVERAGE:.0f} %, beyond noise: {len(short)} of {len(holds)}")
+    print(
+        f"intervals that hold the truth in less than {100 * COVERAGE:.0f} %, beyond noise: {len(short)} of {len(holds)}"
+    )
     return 1 if short else code
 
 

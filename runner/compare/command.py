@@ -297,6 +297,9 @@ def one_run(text: str, runs: list[Run], every_run: list[Run]) -> Run:
 
 def options_as_given(options: argparse.Namespace) -> dict[str, str]:
     """Return the given options as they were on the command line."""
-    given = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline", "pool")}
+    given = {
+        name: getattr(options, name)
+        for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline", "pool")
+    }
     given |= {"flips": options.flips, "lm_eval": options.lm_eval, "unpaired": "yes" if options.unpaired else ""}
     return {name: value if isinstance(value, str) else " · ".join(value) for name, value in given.items() if value}

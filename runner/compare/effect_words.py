@@ -120,7 +120,7 @@ METHODS = {
     Method.weighted_flips: MethodWords(
         ACCURACIES,
         pairs="{wins}/{losses}/{ties}",
-        legend="where sets of questions count the same, wins and losses have weights in McNemar's test (still exact);",
+        legend="where sets count the same, p is McNemar's with weights, or the interval's if that is larger;",
     ),
     Method.fisher: MethodWords(
         ACCURACIES,

@@ -6,13 +6,13 @@ accuracies with accuracies, nats per token with nats per token. A setting that l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from runner.compare.across_tasks import MODEL_KEYS
 from runner.compare.columns import Column, effect_columns, naming
-from runner.compare.data import ABSENT, Run, Table, TableRow, label
+from runner.compare.data import ABSENT, Run, Table, TableRow
 from runner.compare.effect_words import legend, quantity, sentence
 from runner.compare.runs import SampleReader
 from runner.compare.table import QUESTION_KEYS, differing_keys, distinguishing_keys
@@ -21,7 +21,7 @@ from runner.core.effects import Effect, Finding, Method, judge
 from runner.core.errors import ConfigError, few
 from runner.core.pooling import PairedTexts, PairedVerdicts, Weights, pooled_accuracies, pooled_likelihoods
 
-# The config keys that say which questions were asked, and how they were scored; task.name and the next two are lm-eval's
+# The config keys that say which questions were asked and how they were scored; metric and filter are lm-eval's
 SET_KEYS = ("task.name", *QUESTION_KEYS, "task.subset", "task.metric", "task.filter")
 SHARED = 0.01  # two sets with a larger share of questions in common are not pooled: these would count twice
 CANNOT_BE_POOLED = {
