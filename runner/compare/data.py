@@ -15,6 +15,7 @@ from runner.core.stats import wilson_interval
 
 ABSENT = "–"
 JOB_ID = "job_id"
+REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 EXTRACTOR = "task.extractor"
 EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
@@ -160,6 +161,7 @@ class TableRow:
     run: Run
     config: dict[str, str | None]
     is_baseline: bool = False
+    is_repeat: bool = False  # the baseline again: its difference is noise
     baseline: TableRow | None = None  # the row that it was compared with
     effects: list[Effect] = field(default_factory=list)  # one, or one for each repeated measure
     note: str | None = None  # why there is no comparison

@@ -75,7 +75,7 @@ def pooled_tables(
     for table in tables:
         unit = "points" if table.scored else f"nats/{table.unit}" if table.unit else None
         if unit is not None and table.baseline:
-            rows_by_unit.setdefault(unit, []).extend((table, row) for row in table.rows)
+            rows_by_unit.setdefault(unit, []).extend((table, row) for row in table.rows if not row.is_repeat)
     pooled = [
         _pooled_table(unit, rows, weights, by, margins, reader)
         for unit, rows in rows_by_unit.items()

@@ -160,7 +160,7 @@ def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = A
     """Return the smallest true difference, the same in all tasks, that the test detects with 80 % power.
 
     Connor's formula, as for a single task (`stats.detectable_difference`), with the tasks' variances added; and the
-    interval has to exclude 0, too.
+    interval has to exclude 0, too. One discordant pair a task is added, as few of them underestimate how many to expect.
     """
     from scipy.optimize import brentq
 
@@ -168,7 +168,7 @@ def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = A
     smallest_step = 1 / (len(tasks) * max(task.n for task in tasks))  # by which the sum of the flips can change
 
     def surplus(difference: float) -> float:
-        rates = [(min(1.0, (task.wins + task.losses) / task.n + difference), task.n) for task in tasks]
+        rates = [(min(1.0, (task.wins + task.losses + 1) / task.n + difference), task.n) for task in tasks]
         of_null = math.sqrt(sum(rate / n for rate, n in rates)) / len(tasks)
         of_truth = math.sqrt(sum(max(0.0, rate - difference**2) / n for rate, n in rates)) / len(tasks)
         expected = [_with_losses(task, difference) for task in tasks]
@@ -180,7 +180,7 @@ def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = A
 
 def _with_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
     """Return a task with as many discordant pairs as it has by noise, and losses on top of them."""
-    discordant = task.wins + task.losses
+    discordant = task.wins + task.losses + 1
     wins = discordant // 2
     return PairedVerdicts(wins, min(task.n - wins, discordant - wins + math.ceil(task.n * difference)), task.n)
 
