@@ -160,7 +160,7 @@ def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = A
     """Return the smallest true difference, the same in all tasks, that the test detects with 80 % power.
 
     Connor's formula, as for a single task (`stats.detectable_difference`), with the tasks' variances added; and the
-    interval has to exclude 0, too. One discordant pair a task is added, as few of them underestimate how many to expect.
+    interval has to exclude 0, too. One discordant pair a task is added: few of them underestimate how many to expect.
     """
     from scipy.optimize import brentq
 
