@@ -216,6 +216,11 @@ class Table:
         return units.pop() if len(units) == 1 else None
 
     @property
+    def only_repeats(self) -> bool:
+        """Whether the baseline is compared with nothing but itself."""
+        return all(row.is_repeat for row in self.rows if row.effects)
+
+    @property
     def has_ratios(self) -> bool:
         """Whether repeats were compared."""
         return any(row.ratios for row in self.rows)

@@ -57,6 +57,7 @@ def test_a_finding_that_is_no_larger_than_the_noise_says_so(repeated: Store, sho
     assert ": worse (" in fp4
     assert "itself" not in fp4
     assert again.endswith("10 of 200 verdicts are not the same")
+    assert "Holm: p adjusted for the 2 comparisons of this table" in out
 
 
 def test_a_repeat_can_be_named_as_the_baseline(repeated: Store, show: Any) -> None:
