@@ -226,10 +226,10 @@ def conclude(nulls: Sequence[Rate], started: float, powers: Sequence[Rate] = ())
     return 1 if high or weak else 0
 
 
-def begin(script: str, about: str | None) -> tuple[int, np.random.Generator, float]:
+def begin(script: str, about: str | None, pairs: int = 2000) -> tuple[int, np.random.Generator, float]:
     """Parse the options of a simulation, print its command, and return the pairs, the generator and the start time."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--pairs", type=int, default=pairs)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print(f"python bench/{script}.py --pairs {options.pairs} --seed {options.seed}")

@@ -185,7 +185,8 @@ def _with_interval(run: Run, name: str, form: str) -> str:
 
 def summary(table: Table) -> str:
     """Return the legend under a table with comparisons."""
-    parts = [legend([it for row in table.rows for it in row.effects])]
+    compared = [row for row in table.rows if not row.is_repeat] if not table.only_repeats else table.rows
+    parts = [legend([it for row in compared for it in row.effects])]
     if table.unit == "token" and any(row.effect for row in table.rows):
         parts.append(
             "KL is the divergence of the row from the reference, over the tokens that the reference kept, or over all "

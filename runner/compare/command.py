@@ -17,6 +17,7 @@ from runner.compare.gates import check, failures, margins_with, parse_requiremen
 from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
 from runner.compare.planning import parse_aim, plan_questions
+from runner.compare.pooled import PooledTable, pooled_tables
 from runner.compare.runs import (
     FOLDER,
     SampleReader,
@@ -33,6 +34,7 @@ from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.core.console import say
 from runner.core.entry import run_entry
 from runner.core.errors import ConfigError, JobFailed, exit_code_of, unknown
+from runner.core.pooling import Weights
 
 
 def entry() -> NoReturn:
@@ -64,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
   runner-compare --grid last --baseline quantization=none --save comparison --log
   runner-compare --where "seed = 0 and quantization.name in ('none', 'nf4')" --baseline quantization=none
   runner-compare --by quantization --baseline quantization=none
+  runner-compare --baseline quantization=none --pool tasks --margin 2
   runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test
   runner-compare --baseline quantization=none --plan-questions margin=2
   runner-compare --baseline quantization=none --require 'margin=2 model_mib<4000'
@@ -107,6 +110,14 @@ def parser() -> argparse.ArgumentParser:
         default="",
         metavar="KEY[,KEY]",
         help="one row for each combination of these keys; runs that agree in them (other splits) are pooled",
+    )
+    add(
+        "--pool",
+        nargs="?",
+        const=Weights.questions.value,
+        choices=[one.value for one in Weights],
+        help="also give each setting one verdict over all tasks, splits and data sets: the mean of its differences, in "
+        "which all questions count the same (default) or all tasks",
     )
     add(
         "--unpaired",
@@ -187,11 +198,12 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     if aim is not None:
         plan_questions(tables, aim)
     check(tables, parse_requirements(options.require, runs))
-    FORMATS[options.format](tables, sys.stdout)
+    pooled = pool_tasks(options, tables, runs, reader) if options.pool else []
+    FORMATS[options.format](tables, sys.stdout, pooled)
     sys.stdout.flush()
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
-        names = save(tables, folder, reader, options_as_given(options))
+        names = save(tables, folder, reader, options_as_given(options), pooled)
         if options.save:
             say(f"saved in {options.save}: {', '.join(names)}")
         if target:
@@ -248,6 +260,8 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
     terms = parse_requirements(options.require, runs)
     margins = parse_margins(options.margin)
     has_baseline = options.baseline or options.by or options.lm_eval
+    if options.pool and not (options.baseline or options.lm_eval):
+        raise ConfigError(f"--pool {options.pool}: a pooled verdict needs a baseline: add --baseline KEY=VALUE")
     if margins and not has_baseline:
         raise ConfigError(f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE")
     if any(term.is_comparison for term in terms) and not has_baseline:
@@ -277,9 +291,19 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
     return tables
 
 
+def pool_tasks(
+    options: argparse.Namespace, tables: list[Table], runs: list[Run], reader: SampleReader
+) -> list[PooledTable]:
+    """Return the verdicts over several tasks."""
+    by = parse_keys(options.by, runs, "--by") if options.by else []
+    if options.lm_eval and not options.baseline and not by:
+        by = lm_eval.default_comparison(options.lm_eval, runs)[1]
+    return pooled_tables(tables, Weights(options.pool), by, parse_margins(options.margin), reader)
+
+
 def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: SampleReader) -> Table:
     """Return the table of the two runs in --flips, with the questions that only one of them solved."""
-    for name in ("baseline", "by", "unpaired", "require", "plan_questions"):
+    for name in ("baseline", "by", "unpaired", "pool", "require", "plan_questions"):
         if getattr(options, name):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out {option}")
@@ -311,6 +335,6 @@ def one_run(text: str, runs: list[Run], every_run: list[Run]) -> Run:
 def options_as_given(options: argparse.Namespace) -> dict[str, str]:
     """Return the given options as they were on the command line."""
     given = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline")}
-    given |= {name: getattr(options, name) for name in ("margin", "require", "plan_questions")}
+    given |= {name: getattr(options, name) for name in ("pool", "margin", "require", "plan_questions")}
     given |= {"flips": options.flips, "lm_eval": options.lm_eval, "unpaired": "yes" if options.unpaired else ""}
     return {name: value if isinstance(value, str) else " · ".join(value) for name, value in given.items() if value}

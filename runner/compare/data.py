@@ -15,6 +15,7 @@ from runner.core.stats import wilson_interval
 
 ABSENT = "–"
 JOB_ID = "job_id"
+REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 EXTRACTOR = "task.extractor"
 EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
@@ -182,6 +183,7 @@ class TableRow:
     run: Run
     config: dict[str, str | None]
     is_baseline: bool = False
+    is_repeat: bool = False  # the baseline again: its difference is noise
     baseline: TableRow | None = None  # the row that it was compared with
     effects: list[Effect] = field(default_factory=list)  # one, or one for each repeated measure
     note: str | None = None  # why there is no comparison
@@ -238,6 +240,16 @@ class Table:
         """The unit that the table's log-likelihoods are divided by; None for another kind of table."""
         units = {row.run.unit for row in self.rows}
         return units.pop() if len(units) == 1 else None
+
+    @property
+    def settings(self) -> list[TableRow]:
+        """The rows about which something is decided: neither a baseline nor a repeat of one."""
+        return [row for row in self.rows if not row.is_baseline and not row.is_repeat]
+
+    @property
+    def only_repeats(self) -> bool:
+        """Whether the baseline is compared with nothing but itself."""
+        return all(row.is_repeat for row in self.rows if row.effects)
 
     @property
     def has_ratios(self) -> bool:

@@ -117,6 +117,11 @@ class MethodWords:
 
 METHODS = {
     Method.mcnemar: MethodWords(ACCURACIES, pairs="{wins}/{losses}/{ties}"),
+    Method.weighted_flips: MethodWords(
+        ACCURACIES,
+        pairs="{wins}/{losses}/{ties}",
+        legend="where sets count the same, p is McNemar's with weights, or the interval's if that is larger;",
+    ),
     Method.fisher: MethodWords(
         ACCURACIES,
         sample="{n:,} and {baseline_n:,}, Fisher's exact test",

@@ -103,7 +103,7 @@ def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, 
 def check(tables: Sequence[Table], terms: Sequence[Term]) -> None:
     """Check each row that is no baseline; ConfigError if there is none."""
     for table in tables:
-        table.requirements = [_outcome(term, row, table) for row in table.rows if not row.is_baseline for term in terms]
+        table.requirements = [_outcome(term, row, table) for row in table.settings for term in terms]
     if terms and not any(table.requirements for table in tables):
         raise ConfigError(f"{OPTION}: there is no row to check: every run that was chosen is a baseline")
 

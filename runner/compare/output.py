@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +21,7 @@ from runner.compare.gates import failures
 from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
 from runner.compare.planning import plan_columns
+from runner.compare.pooled import PooledTable, pooled_columns
 from runner.compare.runs import SampleReader
 from runner.compare.samples_page import write_samples_page
 from runner.compare.wording import flips_headline, flips_names, name_of, verdict
@@ -36,7 +38,7 @@ SAMPLES_PAGE = "samples.html"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
 
 
-def _rich(tables: list[Table], out: TextIO) -> None:
+def _rich(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) -> None:
     from rich.text import Text
 
     # A pipe or a file has no width: give each table all the room it needs, so that no number is cut.
@@ -66,6 +68,17 @@ def _rich(tables: list[Table], out: TextIO) -> None:
             _rich_flips(flips, table, out)
     for shown_columns in tables_across(tables).values():
         terminal.print(_grid(shown_columns))
+    for table_of_pooled in pooled:
+        _rich_pooled(table_of_pooled, out)
+
+
+def _rich_pooled(table: PooledTable, out: TextIO) -> None:
+    terminal = console(out, width_elsewhere=10_000)
+    terminal.print(plain(table.title), style="bold", soft_wrap=True)
+    terminal.print(_grid(pooled_columns(table)))
+    for sentence in table.sentences:
+        terminal.print(f"• {sentence}", soft_wrap=True)
+    terminal.print(f"{table.legend}\n", style="dim", soft_wrap=True)
 
 
 def _grid(columns_shown: list[Column]) -> object:
@@ -99,7 +112,7 @@ def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
     terminal.print()
 
 
-def _markdown(tables: list[Table], out: TextIO) -> None:
+def _markdown(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) -> None:
     """Write the tables as Markdown."""
     for table in tables:
         out.write(f"### {_one_line(table.task)}\n\n")
@@ -127,6 +140,11 @@ def _markdown(tables: list[Table], out: TextIO) -> None:
     for title, columns_across in tables_across(tables).items():
         out.write(f"### {title}\n\n")
         _markdown_grid(columns_across, out)
+    for of_pooled in pooled:
+        out.write(f"### {_one_line(of_pooled.title)}\n\n")
+        _markdown_grid(pooled_columns(of_pooled), out)
+        out.writelines(f"- {_one_line(sentence)}\n" for sentence in of_pooled.sentences)
+        out.write(f"\n{of_pooled.legend}\n\n")
 
 
 def _markdown_grid(columns_shown: list[Column], out: TextIO) -> None:
@@ -168,7 +186,32 @@ def _record(table: Table, row: TableRow) -> dict[str, Any]:
     }
 
 
-def _json(tables: list[Table], out: TextIO) -> None:
+def _pooled_record(table: PooledTable) -> dict[str, Any]:
+    """Return a pooled table as plain data: for each setting the difference on each set, and the pooled one."""
+    return {
+        "unit": table.unit,
+        "weights": table.weights.value,
+        "baseline": table.baseline,
+        "setting_keys": table.keys,
+        "sets": table.sets,
+        "rows": [
+            {
+                "config": row.config,
+                "differences": {
+                    name: {"job_id": it.run.job_id, "difference": it.effect.value, "finding": it.effect.finding}
+                    for name, it in zip(table.sets, table.cells[row.run.job_id], strict=True)
+                    if it is not None and it.effect is not None
+                },
+                **{key: value for key, value in records(row).items() if key != REPEATS.record_key},
+                "note": row.note,
+            }
+            for row in table.rows
+        ],
+        "sentences": table.sentences,
+    }
+
+
+def _json(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) -> None:
     """Write everything as JSON."""
     content = [
         {
@@ -184,12 +227,17 @@ def _json(tables: list[Table], out: TextIO) -> None:
         }
         for table in tables
     ]
-    requirements = [asdict(it) for table in tables for it in table.requirements]
-    text = json.dumps({"tables": content, "requirements": requirements}, indent=2, ensure_ascii=False)
+    whole: dict[str, Any] = {
+        "tables": content,
+        "requirements": [asdict(it) for table in tables for it in table.requirements],
+    }
+    if pooled:
+        whole["pooled"] = [_pooled_record(table) for table in pooled]
+    text = json.dumps(whole, indent=2, ensure_ascii=False)
     out.write(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
-def _csv(tables: list[Table], out: TextIO) -> None:
+def _csv(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) -> None:
     """Write one sheet for all tables: the columns of every task, empty if a run has no such number."""
     lines: list[dict[str, Any]] = []
     for table in tables:
@@ -209,6 +257,11 @@ def _csv(tables: list[Table], out: TextIO) -> None:
                 for name in RATIO
             }
             lines.append({**line, **config, **metrics, **ratios, **effect})
+    for of_pooled in pooled:
+        for row in of_pooled.rows:
+            effects = [value for value in records(row).values() if isinstance(value, dict)]
+            sets = {"pooled_over": "; ".join(of_pooled.sets), "weights": of_pooled.weights.value, "note": row.note}
+            lines.append({"task": "pooled", **row.config, **sets, **(effects[0] if effects else {})})
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]
     of_front = ["on_front", "dominated_by", "dominated_in", "run_id", "output_dir"]
     last = [*ACCURACIES.keys.split(), "is_baseline", "note", *of_front]
@@ -227,7 +280,13 @@ def _csv(tables: list[Table], out: TextIO) -> None:
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
 
 
-def save(tables: list[Table], folder: Path, reader: SampleReader, options: dict[str, str]) -> list[str]:
+def save(
+    tables: list[Table],
+    folder: Path,
+    reader: SampleReader,
+    options: dict[str, str],
+    pooled: Sequence[PooledTable] = (),
+) -> list[str]:
     """Write the files and return their names."""
     with Progress(None, "drawing"):
         parts = [(table, pictures.draw(table), table.flips or flips_of(table, reader)) for table in tables]
@@ -242,13 +301,13 @@ def save(tables: list[Table], folder: Path, reader: SampleReader, options: dict[
         page: list[Part] = [(table, [*figures, *graphs_of(table, reader)], flips) for table, figures, flips in parts]
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
-            write_page(page, options, out, SAMPLES_PAGE if scored else "")
+            write_page(page, options, out, SAMPLES_PAGE if scored else "", pooled)
         if scored:
             with path(SAMPLES_PAGE).open("w", encoding="utf-8") as out:
                 write_samples_page(scored, reader, out)
         for name, write in (("md", _markdown), ("csv", _csv), ("json", _json)):
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
-                write(tables, out)
+                write(tables, out, pooled)
         several = sum(bool(figures) for _, figures, _ in parts) > 1
         for table, figures, _ in parts:
             for figure in figures:

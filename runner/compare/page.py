@@ -13,6 +13,7 @@ from runner.compare.data import Flips, Table, TableRow, label
 from runner.compare.gates import failures
 from runner.compare.pictures import JobPicture
 from runner.compare.planning import plan_columns
+from runner.compare.pooled import PooledTable, pooled_columns
 from runner.compare.wording import flips_headline, flips_names, verdict
 from runner.core.console import plain
 from runner.core.drawing import Picture
@@ -24,7 +25,9 @@ MARKS = {"front": "●", "dominated": "○"}
 Part = tuple[Table, Sequence[Picture | JobPicture], list[Flips]]
 
 
-def write_page(parts: list[Part], options: dict[str, str], out: TextIO, samples: str = "") -> None:
+def write_page(
+    parts: list[Part], options: dict[str, str], out: TextIO, samples: str = "", pooled: Sequence[PooledTable] = ()
+) -> None:
     """Write the whole page, with a link to the page of all samples if there is one."""
     title = f"Comparison: {', '.join(table.task for table, _, _ in parts)}"
     out.write(
@@ -36,6 +39,8 @@ def write_page(parts: list[Part], options: dict[str, str], out: TextIO, samples:
     out.write(f'<p class="asked">{" · ".join(words)}</p>\n')
     if samples:
         out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
+    for of_pooled in pooled:  # the one verdict comes before the tables that it is made of
+        _pooled_section(of_pooled, out)
     for part in parts:
         _section(*part, out)
     out.write("</body>\n</html>\n")
@@ -58,12 +63,7 @@ def _section(table: Table, figures: Sequence[Picture | JobPicture], flips: list[
         out.write(f'<ul class="found">\n{items}</ul>\n')
     if table.sentences:
         out.write('<ul class="found">\n')
-        for row in table.rows:
-            if row.sentence:
-                words, finding = escape(row.sentence), row.effect.finding if row.effect else None
-                if finding:
-                    words = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", words, count=1)
-                out.write(f'<li class="{_finding_class(finding)}">{words}</li>\n')
+        _sentences(table.rows, out)
         out.writelines(f"<li>{escape(words)}</li>\n" for words in table.front_sentences)
         out.write("</ul>\n")
     if legend := summary(table):
@@ -78,6 +78,24 @@ def _section(table: Table, figures: Sequence[Picture | JobPicture], flips: list[
         pairs = "".join(f"<dt>{escape(label(key))}</dt><dd>{escape(value)}</dd>" for key, value in table.common.items())
         out.write(f"<details><summary>What all {count} runs share</summary><dl>{pairs}</dl></details>\n")
     out.write("</section>\n")
+
+
+def _sentences(rows: Sequence[TableRow], out: TextIO) -> None:
+    """Write the findings of rows as items of a list."""
+    for row in rows:
+        if row.sentence:
+            words, finding = escape(row.sentence), row.effect.finding if row.effect else None
+            if finding:
+                words = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", words, count=1)
+            out.write(f'<li class="{_finding_class(finding)}">{words}</li>\n')
+
+
+def _pooled_section(table: PooledTable, out: TextIO) -> None:
+    out.write(f"<section>\n<h2>{escape(table.title)}</h2>\n")
+    _table(pooled_columns(table), [""] * len(table.rows), out)
+    out.write('<ul class="found">\n')
+    _sentences(table.rows, out)
+    out.write(f'</ul>\n<p class="legend">{escape(table.legend)}</p>\n</section>\n')
 
 
 def escape(text: object) -> str:

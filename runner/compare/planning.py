@@ -68,7 +68,7 @@ def plan_questions(tables: Sequence[Table], aim: PlanAim) -> None:
     """Plan the questions of each comparison; ConfigError if there is none of this kind."""
     for table in tables:
         table.plan_title = _title(table, aim)
-        for row in table.rows:
+        for row in table.settings:
             if row.effect is not None and _size(row.effect, aim) is not None:
                 row.plan = _plan(row, row.effect, aim)
     if not any(row.plan for table in tables for row in table.rows):

@@ -7,10 +7,11 @@ from typing import Any
 
 from runner.compare import pairing
 from runner.compare.conclusion import conclude, merge_sentences
-from runner.compare.data import JOB_ID, NotPaired, Run, Table, TableRow, group, label, named_groups
+from runner.compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, group, label, named_groups
 from runner.compare.effect_words import error_budget, sentence
 from runner.compare.front import mark_front
 from runner.compare.likelihood import compare_likelihoods
+from runner.compare.noise_floor import beside_noise, repeats_among
 from runner.compare.runs import SampleReader
 from runner.compare.selection import listed, matches
 from runner.compare.wording import dominated, natural
@@ -78,8 +79,13 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
     rows = {row.run.run_id: row for row in table.rows}
     all_runs = [row.run for row in table.rows]
     candidates = [choice.base] if choice.base else [run for run in all_runs if matches(run, choice.baseline)]
+    repeats = repeats_among(candidates, choice.baseline)
+    candidates = [run for run in candidates if run.run_id not in repeats]
     for run in candidates:
         rows[run.run_id].is_baseline = True
+    for run_id in repeats:
+        rows[run_id].is_repeat = True
+    varying = [key for key in varying if key != REPEAT]
     with Progress(len(rows), "comparing") as bar:
         for row in table.rows:
             bar.advance(1)
@@ -91,9 +97,10 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
                 row.effects = effects_of(row.run, base, choice, reader)
             except NotPaired as reason:
                 row.note = str(reason)
-    all_effects = [it for row in table.rows for it in row.effects]
+    all_effects = [it for row in table.rows if not row.is_repeat for it in row.effects]
     judge(all_effects, choice.margins)
     table.error_budget = error_budget(all_effects)
+    beside_noise(table.rows, reader)
 
 
 def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleReader) -> list[Effect]:
@@ -128,18 +135,26 @@ def arrange(table: Table) -> None:
     inner = named_groups(table.baseline)
     baseline_is_one_run = JOB_ID in table.baseline  # one run that all others are compared with comes first
     outer = [
-        key for key in table.keys if not baseline_is_one_run and key not in table.baseline and group(key) not in inner
+        key
+        for key in table.keys
+        if not baseline_is_one_run and key not in (*table.baseline, REPEAT) and group(key) not in inner
     ]
 
     def sort_key(row: TableRow) -> tuple[object, ...]:
         outer_values = [natural(row.config[key]) for key in outer]
-        return outer_values, not row.is_baseline, [natural(row.config[key]) for key in table.keys], row.run.job_id
+        return (
+            outer_values,
+            not row.is_baseline,
+            not row.is_repeat,
+            [natural(row.config[key]) for key in table.keys],
+            row.run.job_id,
+        )
 
     table.rows.sort(key=sort_key)
     for row in table.rows:
         row.sentence = sentence(row, table.keys)
-    merge_sentences(table.rows, table.keys)
-    table.conclusion = conclude(table.rows)
+    merge_sentences(table.settings, table.keys)
+    table.conclusion = conclude(table.settings)
     table.dominated = dominated(table)
 
 

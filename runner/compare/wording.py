@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from runner.compare.data import ABSENT, Flips, Table, TableRow, label
+from runner.compare.data import ABSENT, REPEAT, Flips, Table, TableRow, label
 from runner.compare.front import SPEED
 from runner.core.metrics import FRONT, points
 from runner.core.stats import ALPHA
@@ -50,6 +50,9 @@ def name_of(row: TableRow, keys: list[str]) -> str:
 
 def versus(row: TableRow, keys: list[str]) -> str:
     """Return the two names, then the keys in which both agree: `nf4 vs none on task.split=test`."""
+    if row.is_repeat:
+        name = assignments(row, [key for key in keys if key != REPEAT]) or "the baseline"
+        return f"{name} again ({REPEAT}={row.run.value(REPEAT)})"
     ours, theirs, shared = sides(row, keys)
     return f"{ours} vs {theirs}{f' on {shared}' if shared else ''}"
 

@@ -120,6 +120,8 @@ def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]
         if "inert" in item.metadata:
             continue
         value = getattr(config, item.name)
+        if "counts_unless" in item.metadata and value == item.metadata["counts_unless"]:
+            continue
         if is_dataclass(value):
             choice = choice_of(value)
             if choice is not None and not isinstance(value, ModelConfig):  # its fingerprint identifies a model

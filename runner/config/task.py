@@ -12,7 +12,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.wording import PromptStyle, WordingConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
-from runner.core.fields import HASHED, MISSING, Text, inert
+from runner.core.fields import HASHED, MISSING, Text, counts_unless, inert
 
 
 class Extractor(StrEnum):
@@ -185,6 +185,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     shots_split: str = inert("train", SELECTS)
     extractor: Extractor = Extractor.strict
     samples: int = 1
+    repeat: int = counts_unless(0)
     check_invariance: int = 0
     check_contamination: int = 0
     early_stop_vs: str | None = inert(None, "names another job; the id of that job counts instead")
@@ -197,6 +198,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         check_least(0, "task.shots", self.shots)
         check_not_blank("task.shots_split", self.shots_split, "name a split of the data")
         check(1 <= self.samples <= MOST_SAMPLES, "task.samples", self.samples, f"must lie in 1..{MOST_SAMPLES:,}")
+        check_least(0, "task.repeat", self.repeat)
         check_least(0, "task.check_invariance", self.check_invariance)
         check_least(0, "task.check_contamination", self.check_contamination)
         check_least(0, "task.show_prompt", self.show_prompt)
@@ -207,6 +209,8 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
             need = "it checks a score, and task.early_stop_vs may end before all are scored: leave one of the two out"
             check(self.early_stop_vs is None or not getattr(self, key), f"task.{key}", getattr(self, key), need)
         self._check_early_stop()
+        need = "it asks in another order, and task.early_stop_vs needs that of its baseline: leave one of the two out"
+        check(self.early_stop_vs is None or not self.repeat, "task.repeat", self.repeat, need)
         if self.prompt is PromptStyle.lm_eval_5shot:
             fixed = f"task.prompt={self.prompt.value} is what lm-evaluation-harness sends"
             check(self.shots == 0, "task.shots", self.shots, f"{fixed}, with five of its own: leave it out")

@@ -38,6 +38,7 @@ class Method(StrEnum):
     """The test that an effect's p comes from."""
 
     mcnemar = "mcnemar"  # exact, paired on the same questions
+    weighted_flips = "weighted_flips"  # exact, paired, over several tasks whose questions have other weights
     fisher = "fisher"  # exact, for questions that cannot be paired
     sequential = "sequential"  # bets on the pairs in the order of the questions, where a run was compared while it ran
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
@@ -70,6 +71,7 @@ class Effect:
         None  # they share 5 %, as was fixed before the run; None: those of the table do
     )
     side_of: Callable[[float], Decision] | None = None  # value → on which side of it bets at that share see the truth
+    texts: tuple[Sequence[float], Sequence[float]] | None = None  # of likelihoods: each text's difference and size
     remark: str | None = None  # what else a reader has to know
     # Filled in by `judge`
     p_holm: float = 1.0
@@ -271,6 +273,7 @@ def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], uni
         ),
         needs=needs,
         needs_to_detect=needs,
+        texts=(differences, sizes),
     )
 
 

@@ -14,6 +14,11 @@ def inert(default: Any, why: str, measured: bool = False) -> Any:
     return field(default=default, metadata={"inert": why, "measured": measured})
 
 
+def counts_unless(default: Any) -> Any:
+    """Return a field that is in the job's identity unless it has its default: older jobs without it keep their ids."""
+    return field(default=default, metadata={"counts_unless": default})
+
+
 def choice_of(config: object) -> str | None:
     """Return the name of the choice that a group's class defines; None if it has none, or if the name is a key."""
     if not is_dataclass(config) or any(item.name == "name" for item in fields(config)):

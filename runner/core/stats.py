@@ -69,7 +69,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired_difference_interval(b: int, c: int, n: int) -> tuple[float, float]:
+def paired_difference_interval(b: int, c: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
     """Return Tango's score interval for the paired difference (b - c) / n; (-1, 1) when n is 0.
 
     b of n pairs succeeded only the first time, c only the second. Tango (Statistics in Medicine 17, 1998)
@@ -78,7 +78,7 @@ def paired_difference_interval(b: int, c: int, n: int) -> tuple[float, float]:
     assert min(b, c, n - b - c) >= 0
     if n == 0:
         return -1.0, 1.0
-    z, estimate = _two_sided_z(1 - CONFIDENCE), (b - c) / n
+    z, estimate = _two_sided_z(alpha), (b - c) / n
 
     def score(difference: float) -> float:
         return _paired_score(b, c, n, difference)

@@ -72,12 +72,14 @@ def complete_missing(
     adopted: Callable[[Sample], Sample | None] = lambda _: None,
     look: Callable[[Engine, EngineReport], None] = lambda *_: None,
     watch: StopRule | None = None,
+    order: Callable[[list[Request]], list[Request]] = lambda it: it,
 ) -> Completed:
     """Complete the requests that have no answer on disk yet, record each at once, and return all of them in order.
 
     `to_sample` turns all completions of a request into a sample. `news` returns what the progress bar shows for a new
     sample besides the speed. `rejection_reason` says why a sample on disk does not belong to this job. `adopted` turns
     another job's sample into one of this job's, or into None. `look` may add to the engine's report once it is loaded.
+    `order` returns the requests in the order in which they are asked.
     When `watch` has enough, requests under way are dropped, and only the samples up to there are returned. A job
     without any answer has failed.
     """
@@ -132,7 +134,7 @@ def complete_missing(
                 show()
                 return enough is None
 
-            each_request(engine, todo, record, on_step=show, ahead=watch.ahead if watch is not None else None)
+            each_request(engine, order(todo), record, on_step=show, ahead=watch.ahead if watch is not None else None)
         done.measured = measuring.keep()
     else:
         take(recorder, reused)

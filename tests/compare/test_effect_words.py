@@ -35,9 +35,11 @@ from runner.core.effects import (
     sequential_accuracies,
     unpaired_accuracies,
 )
+from runner.core.pooling import PairedVerdicts, Weights, pooled_accuracies
 
 EFFECTS = [
     paired_accuracies(3, 1, 100, 50),
+    pooled_accuracies([PairedVerdicts(3, 1, 100, 50), PairedVerdicts(2, 2, 40, 20)], Weights.tasks),
     unpaired_accuracies(40, 80, 50, 100),
     sequential_accuracies([(True, True), (True, False)]),
     sequential_accuracies([(True, True), (True, False)], 4),

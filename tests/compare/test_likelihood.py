@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,3 +160,22 @@ def test_accuracy_and_likelihood_of_the_same_models_are_in_one_table(store: Stor
     assert "worse" in lines[3]
     _, out, _ = show("both", "--baseline", BASELINE, "--task", "likelihood", "--format", "markdown")
     assert "accuracy and likelihood" not in out
+
+
+def test_likelihoods_of_several_splits_are_pooled_among_themselves(store: Store, show: Any) -> None:
+    """Accuracies of the same settings have a table of their own."""
+    for split in ("one", "two"):
+        for config, nats in ((NONE, BASE), (NF4, WORSE)):
+            name = f"{config['quantization.name']}-{split}"
+            job(store, "pooled", f"likelihood-{name}", {**config, "task.split": split}, nats, text=split)
+            right = marks(30, 60, 5 if config is NF4 else 0)
+            store.job("pooled", f"gsm8k-{name}", {**config, "task.split": split}, right, questions=split)
+    for weights in ("questions", "tasks"):
+        _, out, _ = show("pooled", "--baseline", BASELINE, "--pool", weights, "--format", "json")
+        accuracy, likelihood = json.loads(out)["pooled"]
+        assert (accuracy["unit"], likelihood["unit"]) == ("points", "nats/token")
+        (row,) = likelihood["rows"]
+        assert row["shift"]["difference"] == pytest.approx((sum(WORSE) - sum(BASE)) / sum(TOKENS))
+        assert row["shift"]["finding"] == "worse"
+        (row,) = accuracy["rows"]
+        assert (row["comparison"]["losses"], row["comparison"]["finding"]) == (10, "worse")

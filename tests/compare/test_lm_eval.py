@@ -254,3 +254,16 @@ def test_unreadable_folders_are_rejected(
     code, _, err = run(*arguments)
     assert code == 2
     assert message in err
+
+
+def test_tasks_are_pooled_for_each_folder(run: Any, tmp_path: Path) -> None:
+    for folder, solved in (("a", BASE), ("b", marks(36, N, 5))):
+        for task in ("sums", "products"):
+            lm_eval_folder(tmp_path / folder / task, {"none": {"acc": of(solved)}}, task=task, document=task)
+    code, out, err = run(tmp_path / "a", tmp_path / "b", "--format", "json", "--pool", "tasks")
+    assert code == 0, err
+    (table,) = json.loads(out)["pooled"]
+    assert table["sets"] == ["products", "sums"]
+    (row,) = table["rows"]
+    assert row["config"] == {"output_dir": str(tmp_path / "b")}
+    assert (row["comparison"]["losses"], row["comparison"]["finding"]) == (10, "worse")

@@ -185,12 +185,17 @@ def test_merge_into_quantized_weights_is_refused() -> None:
         composed("quantization=nf4", "lora=embedded", "lora.merge=true")
 
 
+def test_a_repeat_counts_only_if_it_is_one(make_config: Any) -> None:
+    """So the jobs that were recorded before the key was there keep their ids."""
+    assert dict(semantic_keys(make_config(task=Gsm8kConfig(repeat=2))))["task.repeat"] == 2
+
+
 def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
     config = make_config(model=LocalModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y"))
     counted = dict(semantic_keys(config))
     everything, reasons = _keys(config, "", {})
     choices = {f"{group}.name" for group in ("quantization", "lora", "rope", "generation", "task")}
-    assert set(counted) == (everything | choices) - set(reasons)
+    assert set(counted) == (everything | choices) - set(reasons) - {"task.repeat"}
     assert all(len(why) > 10 for why in reasons.values())
     inert = {
         "model.name",

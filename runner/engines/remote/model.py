@@ -96,7 +96,7 @@ class RemoteModel:
         if sampling.temperature:
             sent["seed"] = request.sampling.seed
             if sent["seed"] is None:  # as in other engines, the job's seed and the request's id decide
-                digest = hashlib.sha256(f"{self.config.seed}/{request.id}".encode()).digest()
+                digest = hashlib.sha256(f"{self.config.seed}/{request.effective_random_id}".encode()).digest()
                 sent["seed"] = int.from_bytes(digest[:4]) >> 1
         sampled = {
             name: value

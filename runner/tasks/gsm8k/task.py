@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from random import Random
 
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
@@ -17,7 +18,7 @@ from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
-from runner.engines.base import Completion, EngineReport, Request
+from runner.engines.base import Completion, EngineReport, Request, RequestId
 from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
 from runner.scorers.totals import score_without_left_out
@@ -119,6 +120,7 @@ def run(inputs: Problems, context: Context) -> Result:
         partial(adopted, task, items),
         look,
         early_stop,
+        partial(order_of_repeat, task.repeat),
     )
     counted = [sample for sample in done.samples if not sample.left_out]
     metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
@@ -175,7 +177,20 @@ def requests_for(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
     """Return the request for each question, by its number."""
     task = inputs.task
     prompts = {number: build_prompt(task, item, inputs.shots[number]) for number, item in items.items()}
-    return [Request(number, prompt, stop_texts(task), n=task.samples) for number, prompt in prompts.items()]
+    return [
+        Request(number, prompt, stop_texts(task), n=task.samples, random_id=random_id(task, number))
+        for number, prompt in prompts.items()
+    ]
+
+
+def random_id(task: Gsm8kConfig, number: int) -> RequestId | None:
+    """Return what decides a question's random numbers: a repeat has others than the first job."""
+    return f"{number}, repeat {task.repeat}" if task.repeat else None
+
+
+def order_of_repeat(repeat: int, requests: list[Request]) -> list[Request]:
+    """Return the requests in the order of this repeat: any but the first asks in an order of its own."""
+    return Random(repeat).sample(requests, len(requests)) if repeat else requests
 
 
 def to_sample(task: Gsm8kConfig, items: Mapping[int, Item], *choices: Completion) -> Sample:

@@ -148,6 +148,10 @@ def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
             {"early_stop_vs": "lora=none", "check_invariance": 3},
             "task.check_invariance=3: it checks a score, and task.early_stop_vs",
         ),
+        (
+            {"early_stop_vs": "lora=none", "repeat": 1},
+            "task.repeat=1: it asks in another order, and task.early_stop_vs",
+        ),
         ({"early_stop_margin": 2}, "task.early_stop_margin=2: there is nothing to decide .* give task.early_stop_vs"),
         ({"early_stop_comparisons": 2}, "task.early_stop_comparisons=2: there is nothing to decide"),
         (

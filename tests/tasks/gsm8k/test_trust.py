@@ -163,6 +163,30 @@ def test_answers_that_change_alone_are_counted_and_asked_once(make_config: Make,
     assert {**again.metrics, "peak_rss_mib": 0} == {**result.metrics, "peak_rss_mib": 0}
 
 
+def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: Make, tmp_path: Path) -> None:
+    orders, results = [], []
+    for repeat in (0, 1, 2):
+        folder = tmp_path / str(repeat)
+        folder.mkdir()
+        engine = Knowing()
+        config = make_config(task=Gsm8kConfig(limit=12, repeat=repeat))
+        results.append(started(folder, config, engine).metrics["accuracy"])
+        orders.append([number for number, _ in engine.asked])
+        requests = gsm8k.requests_for(gsm8k.prepare(config), {0: gsm8k.NO_QUESTION})
+        assert requests[0].effective_random_id == (f"0, repeat {repeat}" if repeat else 0)
+    assert orders[0] == list(range(12))
+    assert len({tuple(order) for order in orders}) == 3
+    assert sorted(orders[1]) == orders[0]
+    assert results == [1.0, 1.0, 1.0]
+
+
+def test_a_repeat_is_a_job_of_its_own_that_reuses_nothing(make_config: Make) -> None:
+    first = run(make_config(task=Gsm8kConfig(limit=3)))
+    again = run(make_config(task=Gsm8kConfig(limit=3, repeat=1)))
+    assert first.job_id != again.job_id
+    assert not any("were taken from job" in note for note in again.result.notes)
+
+
 def test_twins_that_are_not_solved_are_a_hint(make_config: Make, tmp_path: Path) -> None:
     config = make_config(task=Gsm8kConfig(limit=10, check_contamination=8))
     result = started(tmp_path, config, Knowing())

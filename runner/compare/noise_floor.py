@@ -1,0 +1,81 @@
+"""The noise floor: by how much a baseline differs from itself, beside the findings about other rows.
+
+A baseline differs from itself if it was run again under other conditions: with task.repeat=1 (other rows go along in
+each batch), or as the same job once more (rerun=all), with another batch size or on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from runner.compare.data import REPEAT, NotPaired, Run, TableRow
+from runner.compare.effect_words import fill, quantity
+from runner.compare.pairing import compare_pair
+from runner.compare.runs import SampleReader
+from runner.core.effects import Effect, Finding, judge
+
+MOST_EARLIER = 3  # runs of the same job that are read: each may have to be fetched
+
+
+def repeats_among(candidates: Sequence[Run], baseline: dict[str, str]) -> set[str]:
+    """Return the ids of the candidates for a baseline that are repeats of another one."""
+    repeats = {run.run_id for run in candidates if (run.value(REPEAT) or "0") != "0"}
+    return set() if REPEAT in baseline or len(repeats) == len(candidates) else repeats
+
+
+def beside_noise(rows: Sequence[TableRow], reader: SampleReader) -> None:
+    """Judge the repeats, each by itself, and say which findings are no larger than their baseline's noise."""
+    floors: dict[str, list[Effect]] = {}
+    for row in rows:
+        if row.is_repeat and row.effect is not None and row.baseline is not None:
+            judge(row.effects)
+            row.effect.remark = _joined(row.effect.remark, _changed(row.effect))
+            floors.setdefault(row.baseline.run.run_id, []).append(row.effect)
+    for row in rows:
+        effect, base = row.effect, row.baseline
+        if row.is_repeat or base is None or effect is None or effect.finding is Finding.open:
+            continue
+        effect.remark = _joined(effect.remark, *map(_changed_alone, (base.run, row.run))) or None
+        noise = [it for it in floors.get(base.run.run_id, []) if it.measure == effect.measure]
+        noise += earlier_effects(base.run, reader) if base.run.score and not base.run.parts else []
+        largest = max(noise, key=lambda it: abs(it.value), default=None)
+        if largest is not None and abs(effect.value) <= abs(largest.value):
+            of = quantity(largest)
+            size = f"{of.write(abs(largest.value)).removeprefix('+')} {fill(of.unit, largest)}"
+            effect.remark = _joined(effect.remark, f"no larger than the baseline's difference from itself ({size})")
+
+
+def earlier_effects(base: Run, reader: SampleReader) -> list[Effect]:
+    """Return the differences of the baseline's earlier runs from its newest, where their samples are kept."""
+    effects = []
+    for run in base.earlier[:MOST_EARLIER]:
+        if run.score is None or run.errors:
+            continue
+        # The job's folder has the newest run's files: this run's are only in MLflow.
+        older = replace(run, job_id=f"{run.job_id}@{run.run_id[:8]}", folder="")
+        try:
+            effects.append(compare_pair(older, base, reader))
+        except NotPaired:
+            continue  # an earlier run without its samples says nothing about noise
+    return effects
+
+
+def _changed(effect: Effect) -> str | None:
+    """Say how many verdicts differ between the baseline and its repeat."""
+    wins, losses = effect.counts.get("wins"), effect.counts.get("losses")
+    if wins is None or losses is None:
+        return None
+    return f"{wins + losses:,} of {effect.n:,} verdicts are not the same"
+
+
+def _changed_alone(run: Run) -> str | None:
+    """Say how many of a run's answers changed when task.check_invariance asked them again; None if none did."""
+    changed, asked = run.metrics.get("answers_changed"), run.metrics.get("asked_again")
+    return (
+        f"{changed:.0f} of {asked:.0f} answers of {run.job_id} change when asked alone" if changed and asked else None
+    )
+
+
+def _joined(*remarks: str | None) -> str:
+    return "; ".join(filter(None, remarks))

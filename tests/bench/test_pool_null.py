@@ -1,0 +1,28 @@
+"""A short run of the simulation of pooled verdicts: they keep their level, and see what no single task shows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def test_pooled_verdicts_are_true_and_see_more_than_single_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+    from compare_null import Rate
+    from pool_null import SETTINGS, chances, draw, look, on_top, opposite
+
+    from runner.core.pooling import Weights
+
+    generator = np.random.default_rng(1)
+    tasks = SETTINGS["small and large"]
+    opposed = list(map(chances, tasks, opposite(tasks, Weights.tasks)))
+    seen = look(draw(generator, tasks, opposed, 100), Weights.tasks, 0.0)
+    assert Rate(seen.better + seen.worse, 100).low <= 0.05
+    assert Rate(seen.covered, 100).high >= 0.94
+    assert seen.summed > 50, "the control: summed wins and losses answer another question"
+    ten = SETTINGS["ten"]
+    seen = look(draw(generator, ten, [on_top(task, -0.025) for task in ten], 60), Weights.questions, -0.025)
+    assert seen.worse > 2 * seen.any_single

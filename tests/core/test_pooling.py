@@ -1,0 +1,122 @@
+"""One difference over several tasks: the exact weighted test, the intervals, and what is pooled for likelihoods."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+
+from runner.core import ratios, stats
+from runner.core.effects import Finding, Method, judge, paired_accuracies
+from runner.core.margins import MarginVerdict
+from runner.core.pooling import (
+    PairedTexts,
+    PairedVerdicts,
+    Weights,
+    mean_difference_interval,
+    mean_difference_p,
+    pooled_accuracies,
+    pooled_likelihoods,
+    weighted_flip_p,
+)
+
+UNEQUAL = [PairedVerdicts(3, 9, 50), PairedVerdicts(40, 65, 1319), PairedVerdicts(20, 31, 777)]
+
+
+def counted(tasks: list[PairedVerdicts]) -> float:
+    """Return p from all possible numbers of wins."""
+    observed = abs(sum((task.wins - task.losses) / task.n for task in tasks)) - 1e-12
+    ways = 0
+    for wins in product(*(range(task.wins + task.losses + 1) for task in tasks)):
+        total = sum((2 * won - task.wins - task.losses) / task.n for won, task in zip(wins, tasks, strict=True))
+        if abs(total) >= observed:
+            ways += math.prod(math.comb(it.wins + it.losses, won) for won, it in zip(wins, tasks, strict=True))
+    return ways / 2 ** sum(task.wins + task.losses for task in tasks)
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        [PairedVerdicts(3, 9, 50), PairedVerdicts(2, 5, 30)],
+        [PairedVerdicts(0, 6, 20), PairedVerdicts(0, 0, 300)],
+        [PairedVerdicts(5, 5, 20), PairedVerdicts(1, 9, 200), PairedVerdicts(2, 3, 100)],
+        UNEQUAL,
+    ],
+)
+def test_the_weighted_test_is_exact(tasks: list[PairedVerdicts]) -> None:
+    assert weighted_flip_p(tasks) == pytest.approx(counted(tasks), rel=1e-8)
+    assert weighted_flip_p(tasks, finest=1 << 12) == pytest.approx(counted(tasks), rel=0.1)  # with rounded weights
+
+
+def test_tasks_of_one_size_give_mcnemars_p() -> None:
+    tasks = [PairedVerdicts(3, 9, 50), PairedVerdicts(2, 15, 50)]
+    assert weighted_flip_p(tasks) == pytest.approx(stats.mcnemar_exact(5, 24))
+    assert weighted_flip_p([PairedVerdicts(4, 4, 50), PairedVerdicts(0, 0, 20)]) == 1.0
+
+
+def test_questions_that_count_the_same_are_added() -> None:
+    pooled = pooled_accuracies(UNEQUAL, Weights.questions)
+    added = paired_accuracies(63, 105, 2146)
+    assert (pooled.value, pooled.low, pooled.high, pooled.p) == (added.value, added.low, added.high, added.p)
+    assert (pooled.method, pooled.counts["tasks"]) == (Method.mcnemar, 3)
+
+
+def test_the_interval_of_one_task_is_tangos() -> None:
+    assert mean_difference_interval([PairedVerdicts(3, 9, 50)]) == pytest.approx(
+        stats.paired_difference_interval(3, 9, 50)
+    )
+
+
+def test_p_at_a_difference_belongs_to_the_interval() -> None:
+    for end in mean_difference_interval(UNEQUAL):
+        assert mean_difference_p(UNEQUAL, end) == pytest.approx(0.05, abs=1e-4)
+    assert mean_difference_p(UNEQUAL, -0.9) < 1e-12
+
+
+def test_a_task_without_discordant_pairs_still_widens_the_interval() -> None:
+    low, high = mean_difference_interval([PairedVerdicts(0, 0, 20), PairedVerdicts(0, 0, 20)])
+    assert low < -0.05
+    assert high > 0.05
+
+
+@pytest.mark.parametrize("weights", list(Weights))
+def test_each_finding_is_about_the_weighted_mean(weights: Weights) -> None:
+    tasks = [PairedVerdicts(0, 12, 60), PairedVerdicts(30, 0, 1000)]
+    effect = pooled_accuracies(tasks, weights)
+    judge([effect], {"accuracy": 0.02})
+    assert effect.finding is (Finding.better if weights is Weights.questions else Finding.worse)
+    assert effect.verdict is (MarginVerdict.better if weights is Weights.questions else MarginVerdict.worse_by_more)
+
+
+def texts(seed: int, n: int, shift: float) -> PairedTexts:
+    generator = np.random.default_rng(seed)
+    sizes = generator.integers(5, 50, size=n).astype(float)
+    return PairedTexts((shift * sizes + generator.standard_normal(n)).tolist(), sizes.tolist())
+
+
+def test_likelihoods_by_questions_are_the_ratio_of_all_sums() -> None:
+    tasks = [texts(0, 40, -0.05), texts(1, 200, -0.01)]
+    differences = [one for task in tasks for one in task.differences]
+    sizes = [one for task in tasks for one in task.sizes]
+    pooled = pooled_likelihoods(tasks, "token", Weights.questions)
+    assert pooled.value == pytest.approx(ratios.ratio(differences, sizes))
+    assert pooled.p == pytest.approx(ratios.paired_p(differences))
+    low, high = ratios.ratio_interval(differences, sizes)
+    assert (pooled.low, pooled.high) == pytest.approx((low, high), abs=0.3 * (high - low))
+
+
+def test_likelihoods_by_tasks_are_the_mean_of_the_ratios() -> None:
+    tasks = [texts(0, 40, -0.05), texts(1, 200, -0.01)]
+    pooled = pooled_likelihoods(tasks, "token", Weights.tasks)
+    assert pooled.value == pytest.approx(np.mean([ratios.ratio(it.differences, it.sizes) for it in tasks]))
+    assert pooled.low < pooled.value < pooled.high
+    assert pooled.p_at is not None
+    assert pooled.p_at(pooled.value) == 1.0
+
+
+def test_equal_likelihoods_have_no_difference() -> None:
+    same = PairedTexts([0.0, 0.0, 0.0], [4.0, 5.0, 6.0])
+    pooled = pooled_likelihoods([same, same], "token", Weights.tasks)
+    assert (pooled.value, pooled.p, pooled.low, pooled.high) == (0.0, 1.0, 0.0, 0.0)
