@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,3 +38,22 @@ def changed_log(path: Path, change: Callable[[Members], None], *, source: str = 
         for name, content in members.items():
             archive.writestr(name, json.dumps(content))
     return path
+
+
+LIGHTEVAL = DATA / "lighteval"
+
+
+def lighteval_copy(folder: Path, name: str = "whole") -> tuple[Path, Path]:
+    """Copy real results of lighteval; returns the results file, and the samples of the task `sums`."""
+    shutil.copytree(LIGHTEVAL / name, folder)
+    return next(folder.rglob("results_*.json")), next(folder.rglob("details_sums*.parquet"))
+
+
+def rewrite_rows(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change the rows of a parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = parquet.read_table(path).to_pylist()
+    change(rows)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)

@@ -10,18 +10,19 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runner.core.errors import DataError, one_line, reading
+from runner.core.errors import DataError, few, one_line, reading
 from runner.core.texts import parse_json
 
 MIB = 2**20
 MAX_FILE_BYTES = 1024 * MIB  # of a file that is read whole
 MAX_MEMBER_BYTES = 256 * MIB  # of one file in an archive, unpacked
 MAX_ARCHIVE_BYTES = 16 * 1024 * MIB  # of all files in an archive, unpacked
+MAX_ROWS = 10_000_000  # of a table
 ZSTD = 93  # the method of a zip archive that Python 3.11 cannot unpack
 ENCRYPTED = 1
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
@@ -133,6 +134,38 @@ class Archive:
             struct.error,
         ) as error:
             raise DataError(f"{self.path}: damaged, or not a zip archive ({one_line(error, 120)})") from error
+
+
+def read_parquet(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a parquet file with these columns, each of which has at least these fields.
+
+    DataError for another kind of file, for one with other columns and for one that is too large.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    if not path.is_file():
+        raise DataError(f"{path}: this is not a file")
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            for column, fields in columns.items():
+                kind = schema.field(column).type if column in schema.names else None
+                if not isinstance(kind, pyarrow.StructType) or set(fields) - {field.name for field in kind}:
+                    expected = f"{column} ({', '.join(fields)})" if fields else column
+                    raise DataError(f"{path}: other columns: expected {expected}, found {few(schema.names, 8)}")
+            groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
+            if sum(group.total_byte_size for group in groups) > MAX_FILE_BYTES or file.metadata.num_rows > MAX_ROWS:
+                raise DataError(f"{path}: larger than {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows, unpacked")
+            names = [f"{column}.{name}" for column, fields in columns.items() for name in fields or ("",)]
+            for batch in file.iter_batches(columns=[name.removesuffix(".") for name in names]):
+                for row in batch.to_pylist():
+                    empty = next((column for column in columns if not isinstance(row[column], dict)), None)
+                    if empty is not None:
+                        raise DataError(f"{path}: {empty} is missing in a row")
+                    yield row
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: damaged, or not a parquet file ({one_line(error, 120)})") from error
 
 
 def field_of(content: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from runner.compare import lm_eval, lm_eval_files
 from runner.compare.data import TEXT_END, Answers, Question, QuestionOutcome, Run, Texts
 from runner.compare.lm_eval_keys import FOLDER_KEY
-from runner.compare.other_tools import inspect_log
+from runner.compare.other_tools import inspect_log, lighteval_results
 from runner.compare.other_tools.files import parse, read_bytes
 from runner.compare.other_tools.tool_run import METRIC, ToolRun
 from runner.compare.runs import SampleReader, side_of
@@ -22,9 +22,9 @@ from runner.core.errors import ConfigError, DataError, few
 from runner.core.result import REPEATS, RepeatLog, Verdict
 
 OPTION = "--results"
-TOOLS: tuple[ModuleType, ...] = (inspect_log,)  # the only list of readers
+TOOLS: tuple[ModuleType, ...] = (inspect_log, lighteval_results)  # the only list of readers
 SUFFIXES = (".json", ".eval")
-WRITERS = "inspect_ai, lm-evaluation-harness"
+WRITERS = "inspect_ai, lighteval, lm-evaluation-harness"
 KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the runs of one evaluation
 
 
