@@ -40,6 +40,7 @@ def changed_log(path: Path, change: Callable[[Members], None], *, source: str = 
     return path
 
 
+VLLM = DATA / "vllm"
 LIGHTEVAL = DATA / "lighteval"
 
 
@@ -49,7 +50,7 @@ def lighteval_copy(folder: Path, name: str = "whole") -> tuple[Path, Path]:
     return next(folder.rglob("results_*.json")), next(folder.rglob("details_sums*.parquet"))
 
 
-def rewrite_rows(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+def rewrite_rows(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
     """Change the rows of a parquet file."""
     import pyarrow
     from pyarrow import parquet

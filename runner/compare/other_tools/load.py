@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from types import ModuleType
 from typing import Any
 
 from runner.compare import lm_eval, lm_eval_files
 from runner.compare.data import TEXT_END, Answers, Question, QuestionOutcome, Run, Texts
 from runner.compare.lm_eval_keys import FOLDER_KEY
-from runner.compare.other_tools import inspect_log, lighteval_results
+from runner.compare.other_tools import inspect_log, lighteval_results, llama_bench, vllm_bench
 from runner.compare.other_tools.files import parse, read_bytes
 from runner.compare.other_tools.tool_run import METRIC, ToolRun
 from runner.compare.runs import SampleReader, side_of
@@ -22,9 +23,9 @@ from runner.core.errors import ConfigError, DataError, few
 from runner.core.result import REPEATS, RepeatLog, Verdict
 
 OPTION = "--results"
-TOOLS: tuple[ModuleType, ...] = (inspect_log, lighteval_results)  # the only list of readers
+TOOLS: tuple[ModuleType, ...] = (inspect_log, lighteval_results, llama_bench, vllm_bench)  # the only list of readers
 SUFFIXES = (".json", ".eval")
-WRITERS = "inspect_ai, lighteval, lm-evaluation-harness"
+WRITERS = "inspect_ai, lighteval, lm-evaluation-harness, llama-bench, vLLM"
 KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the runs of one evaluation
 
 
@@ -118,7 +119,8 @@ def load(places: list[str], scratch: Path) -> tuple[list[Run], ResultsReader]:
     if left_out:
         names = sorted(set(left_out))
         say(f"note: left out, neither right or wrong for each sample nor a speed: {few(names, 6)}")
-    runs += [*_evaluations([one for one in found if one.run.samples], reader)]
+    runs += _evaluations([one for one in found if one.run.samples], reader)
+    runs += _measurements([one for one in found if one.run.repeats], reader)
     if not runs:
         raise DataError(f"{OPTION} {' '.join(places)}: nothing in it can be compared")
     return runs, reader
@@ -181,6 +183,46 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
         metrics={"n": float(n), "correct": float(correct), "accuracy": correct / n},
         facts=run.facts,
         errors=sum(one.has_error for one in run.samples),
+    )
+
+
+def _measurements(found: list[Found], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest of the measurements with equal settings, with the others as its earlier runs.
+
+    Files that are named one by one belong together if their settings agree; folders are kept apart.
+    """
+    groups: dict[object, list[Found]] = {}
+    for one in found:
+        folder = one.place if Path(one.place).expanduser().is_dir() else ""
+        groups.setdefault((folder, one.run.task, tuple(sorted(one.run.params.items()))), []).append(one)
+    counts = Counter((members[0].place, members[0].run.task) for members in groups.values())
+    for members in groups.values():
+        first = members[0]
+        has_several = counts[first.place, first.run.task] > 1
+        job_id = plain(f"{first.place.rstrip('/')}:{first.run.task}{f' {len(reader.by_id)}' if has_several else ''}")
+        newest_first = sorted(members, key=lambda it: (it.run.time, str(it.run.path)), reverse=True)
+        runs = [_measurement(one.run, first.place, job_id, reader) for one in newest_first]
+        runs[0].earlier = runs[1:]
+        yield runs[0]
+
+
+def _measurement(run: ToolRun, place: str, job_id: str, reader: ResultsReader) -> Run:
+    run_id = f"{run.path}#{len(reader.by_id)}"
+    reader.add(run_id, run)
+    metrics = {measure: median(values) for measure, values in run.repeats.items()}
+    cells = Counter(measure.partition("/")[0] for measure in metrics)
+    figures = {key: value for measure, value in metrics.items() if cells[key := measure.partition("/")[0]] == 1}
+    repeats = str(max(map(len, run.repeats.values())))
+    params = {plain(key): plain(value) for key, value in run.params.items()}
+    return Run(
+        run_id=run_id,
+        job_id=job_id,
+        task=run.task,
+        task_version=run.task_version,
+        folder=str(run.path.parent),
+        params=params | {FOLDER_KEY: place, "task.repeats": repeats},
+        metrics=figures | metrics,
+        facts={key: plain(value) for key, value in run.facts.items()},
     )
 
 
