@@ -1,4 +1,4 @@
-"""Results of vLLM's benchmarks as runs: those of `serve` are real ones, with a server of ours."""
+"""Real results of vLLM's benchmarks as runs (those of `serve` with a server of ours); damaged ones are rejected."""
 
 from __future__ import annotations
 
@@ -13,15 +13,7 @@ from other_logs import VLLM
 from runner.compare.other_tools import load
 
 AT_ONCE, ONE_AT_A_TIME = VLLM / "at_once", VLLM / "one_at_a_time"
-LATENCY = {"model_id": "m", "avg_latency": 2.0, "latencies": [1.0, 2.0, 3.0], "percentiles": {"50": 2.0}}
-THROUGHPUT = {
-    "model_id": "m",
-    "elapsed_time": 2.0,
-    "num_requests": 4,
-    "total_num_tokens": 100,
-    "requests_per_second": 2.0,
-    "tokens_per_second": 50.0,
-}
+LATENCY, THROUGHPUT = (json.loads((VLLM / name).read_text()) for name in ("latency.json", "throughput.json"))
 
 
 def written(path: Path, content: object) -> Path:
@@ -64,11 +56,11 @@ def test_two_folders_are_never_put_together(tables: Any, tmp_path: Path) -> None
     assert [one["measure"] for one in after["ratios"]] == ["batch_latency_s"]
 
 
-def test_a_latency_and_a_throughput(tables: Any, tmp_path: Path) -> None:
-    files = [written(tmp_path / name, content) for name, content in (("l.json", LATENCY), ("t.json", THROUGHPUT))]
-    table_by_task = {table["task"]: table for table in tables(*files)}
-    assert table_by_task["vllm latency"]["rows"][0]["metrics"]["batch_latency_s"] == 2.0
-    assert table_by_task["vllm throughput"]["rows"][0]["metrics"]["total_tok_per_s"] == 50.0
+def test_a_latency_and_a_throughput(tables: Any) -> None:
+    table_by_task = {table["task"]: table for table in tables(VLLM / "latency.json", VLLM / "throughput.json")}
+    latency, throughput = (table_by_task[f"vllm {name}"]["rows"][0]["metrics"] for name in ("latency", "throughput"))
+    assert latency["batch_latency_s"] == pytest.approx(LATENCY["percentiles"]["50"])
+    assert throughput["total_tok_per_s"] == THROUGHPUT["total_num_tokens"] / THROUGHPUT["elapsed_time"]
 
 
 def test_settings_that_the_user_has_added_count(tables: Any, tmp_path: Path) -> None:
