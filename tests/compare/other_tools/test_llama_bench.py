@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
+from other_logs import DATA
 
 from runner.compare.other_tools import load
 
@@ -41,6 +43,18 @@ BOTH = TEST | {"n_gen": 128, "n_depth": 4096, "samples_ns": [640_000_000_000] * 
 def written(path: Path, content: object) -> Path:
     path.write_text(json.dumps(content))
     return path
+
+
+def test_the_figures_of_a_real_file_are_those_that_it_gives(tables: Any) -> None:
+    path = DATA / "llama_bench" / "bench.json"
+    (table,) = tables(path)
+    metrics = table["rows"][0]["metrics"]
+    for name, test in zip(
+        ("prompt_tok_per_s/pp32", "decode_tok_per_s/tg8", "total_tok_per_s/pp32_tg8"),
+        json.loads(path.read_text()),
+        strict=True,
+    ):
+        assert metrics[name] == pytest.approx(median(test["samples_ts"]), rel=1e-4)
 
 
 def test_the_tests_of_a_file_are_figures_of_a_run(tables: Any, tmp_path: Path) -> None:
