@@ -73,7 +73,7 @@ RECIPES = recipes()
 
 
 def test_each_recipe_has_an_example_in_few_sources() -> None:
-    assert len(RECIPES) == 10
+    assert len(RECIPES) == 11
     for title, edits in RECIPES.items():
         sources = {edit.file for edit in edits if edit.file.startswith(SOURCES)}
         assert edits, title
@@ -210,3 +210,11 @@ def test_a_family(run: Run) -> None:
 
 def test_a_folder(run: Run) -> None:
     assert run("-c", "from runner.counting import words; print(words('one two'))") == "2\n"
+
+
+def test_another_tools_results(run: Run, tmp_path: Path) -> None:
+    for name, wrong in (("a", 0), ("b", 9)):
+        answers = {f"question {at}": at >= wrong for at in range(20)}
+        content = {"quiz_version": 1, "model": name, "time": "2026", "answers": answers}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    assert "b vs a (n=20): worse" in run("-m", "runner.compare", "--results", "a.json", "b.json")

@@ -14,6 +14,7 @@ from typing import NoReturn
 from runner.compare import lm_eval
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
 from runner.compare.gates import check, failures, margins_with, parse_requirements
+from runner.compare.other_tools import load as other_tools
 from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
 from runner.compare.planning import parse_aim, plan_questions
@@ -70,7 +71,8 @@ def parser() -> argparse.ArgumentParser:
   runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test
   runner-compare --baseline quantization=none --plan-questions margin=2
   runner-compare --baseline quantization=none --require 'margin=2 model_mib<4000'
-  runner-compare --lm-eval out_hf out_nf4"""
+  runner-compare --lm-eval out_hf out_nf4
+  runner-compare --results logs/a.eval logs/b.eval"""
     it = argparse.ArgumentParser(
         "runner-compare",
         description=about,
@@ -90,6 +92,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="instead of MLflow: what lm-evaluation-harness wrote with --output_path FOLDER --log_samples, with any "
         "backend; all are compared with the first, unless --baseline or --by says otherwise",
+    )
+    add(
+        "--results",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help=f"instead of MLflow: files or folders of other tools ({other_tools.WRITERS}); all are compared with the "
+        "first, unless --baseline or --by says otherwise",
     )
     add = it.add_argument_group("which runs (default: the newest finished run of each job)").add_argument
     add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
@@ -179,8 +189,8 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     aim = parse_aim(options.plan_questions) if options.plan_questions else None
     grid: str | None = None
     reader: SampleReader
-    if options.lm_eval:
-        every_run, reader = load_lm_eval(options)
+    if options.lm_eval or options.results:
+        every_run, reader = load_files(options, scratch)
     else:
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = store_to_read(output_dir, options.tracking_uri, options.experiment)
@@ -215,13 +225,16 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     return 1 if failed else 0
 
 
-def load_lm_eval(options: argparse.Namespace) -> tuple[list[Run], lm_eval.LmEvalSampleReader]:
-    """Return what lm-eval has written; options that need an MLflow store are rejected."""
+def load_files(options: argparse.Namespace, scratch: Path) -> tuple[list[Run], SampleReader]:
+    """Return what other tools have written; options that need an MLflow store are rejected."""
+    if options.lm_eval and options.results:
+        raise ConfigError("--lm-eval and --results: give all folders to --results, which reads lm-eval's, too")
+    source = "--lm-eval" if options.lm_eval else "--results"
     for name in ("tracking_uri", "experiment", "grid", "log"):
         if getattr(options, name):
             option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option}: --lm-eval reads folders and no MLflow store: leave out one of the two")
-    return lm_eval.load(options.lm_eval)
+            raise ConfigError(f"{option}: {source} reads folders and no MLflow store: leave out one of the two")
+    return lm_eval.load(options.lm_eval) if options.lm_eval else other_tools.load(options.results, scratch)
 
 
 def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:
@@ -259,8 +272,8 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
         raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
     terms = parse_requirements(options.require, runs)
     margins = parse_margins(options.margin)
-    has_baseline = options.baseline or options.by or options.lm_eval
-    if options.pool and not (options.baseline or options.lm_eval):
+    has_baseline = options.baseline or options.by or options.lm_eval or options.results
+    if options.pool and not (options.baseline or options.lm_eval or options.results):
         raise ConfigError(f"--pool {options.pool}: a pooled verdict needs a baseline: add --baseline KEY=VALUE")
     if margins and not has_baseline:
         raise ConfigError(f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE")
@@ -286,6 +299,8 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
         keys = baseline, by
         if options.lm_eval and not options.baseline and not by:
             keys = lm_eval.default_comparison(options.lm_eval, of_task)
+        elif options.results and not options.baseline and not by:
+            keys = other_tools.default_comparison(options.results, of_task)
         choice = ComparisonOptions(*keys, options.unpaired, task_base, margins, tolerance)
         tables.append(tabulate(of_task, choice, reader))
     return tables
@@ -336,5 +351,6 @@ def options_as_given(options: argparse.Namespace) -> dict[str, str]:
     """Return the given options as they were on the command line."""
     given = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline")}
     given |= {name: getattr(options, name) for name in ("pool", "margin", "require", "plan_questions")}
-    given |= {"flips": options.flips, "lm_eval": options.lm_eval, "unpaired": "yes" if options.unpaired else ""}
+    given |= {"flips": options.flips, "lm_eval": options.lm_eval, "results": options.results}
+    given |= {"unpaired": "yes" if options.unpaired else ""}
     return {name: value if isinstance(value, str) else " · ".join(value) for name, value in given.items() if value}

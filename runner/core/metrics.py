@@ -225,6 +225,10 @@ _EVERY = (
     _metric("seconds", form=",.1f", better=Better.lower, pooling=Pooling.sum),
     _metric("repeats"),
     _metric("output_tok_per_s", form=",.0f"),
+    # from other tools: the prompt alone, prompt and answer together, a batch from its start to its end
+    _metric("prompt_tok_per_s", form=",.0f"),
+    _metric("total_tok_per_s", form=",.0f"),
+    _metric("batch_latency_s"),
     _metric("best_output_tok_per_s", form=",.0f"),
     # a server elsewhere, a student and a teacher
     _metric("cost_usd", "cost USD", ".4f", better=Better.lower, pooling=Pooling.sum),
@@ -316,7 +320,8 @@ HEADLINES = ("best_decode_tok_per_s", "best_output_tok_per_s", "best_ttft_s", "b
 FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
 # Runs without verdicts are compared by the repeats of these metrics.
 BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib", "load_s",
-              "decode_tok_per_s", "output_tok_per_s", "ttft_s")  # fmt: skip
+              "decode_tok_per_s", "output_tok_per_s", "ttft_s", "prompt_tok_per_s", "total_tok_per_s",
+              "batch_latency_s")  # fmt: skip
 
 
 @dataclass(frozen=True)

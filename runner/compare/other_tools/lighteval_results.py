@@ -1,0 +1,167 @@
+"""Reads what lighteval writes with `--output-dir FOLDER --save-details`.
+
+A results file (`FOLDER/results/MODEL/results_TIME.json`) names model, settings and tasks. The samples of each task are
+in `FOLDER/details/MODEL/TIME/details_TASK_TIME.parquet`. A metric is compared if it is 0 or 1 for every sample.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runner.compare.other_tools.files import field_of, read_parquet
+from runner.compare.other_tools.tool_run import (
+    LONGEST_TEXT,
+    METRIC,
+    ToolFile,
+    ToolRun,
+    ToolSample,
+    as_verdict,
+    check_samples_differ,
+    params_of,
+)
+from runner.core.errors import DataError
+
+TOOL = "lighteval"
+NAME = re.compile(r"results_(.+)\.json")
+COLUMNS = {
+    "doc": ("id", "query", "choices", "gold_index"),
+    "metric": (),
+    "model_response": ("text", "text_post_processed", "logprobs"),
+}
+NOT_SETTINGS = ("model_name", "generation_parameters", "batch_size", "cache_dir", "dtype")
+TOLERANCE = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
+
+
+def recognises(_path: Path, content: Any) -> bool:
+    """Whether a file is a results file of lighteval."""
+    return isinstance(content, dict) and {"config_general", "config_tasks", "results"} <= content.keys()
+
+
+def read(path: Path, content: Any) -> ToolFile:
+    """Return the evaluations of a results file, one for each task and metric."""
+    name = NAME.fullmatch(path.name)
+    if name is None:
+        raise DataError(f"{path}: lighteval names it results_TIME.json, and its samples are found by that time")
+    field_of(content, "config_general.model_config", dict, str(path))
+    field_of(content, "config_general.model_config.model_name", str, str(path))
+    runs, left_out = [], []
+    for task in field_of(content, "config_tasks", dict, str(path)):
+        details = _details(path, task, name[1])
+        rows = list(read_parquet(details, COLUMNS))
+        metrics = dict.fromkeys(key for row in rows for key in row["metric"])
+        for metric in metrics:
+            verdicts = [_verdict(details, row, metric) for row in rows]
+            if None in verdicts or _is_lower_better(content, task, metric):
+                left_out.append(f"{task} {metric}")
+                continue
+            samples = [_sample(details, row, bool(solved)) for row, solved in zip(rows, verdicts, strict=True)]
+            check_samples_differ(details, samples)
+            _check_mean(path, content, task, metric, sum(one.solved for one in samples) / len(samples))
+            runs.append(_run(path, name[1], content, task, metric, samples))
+    return ToolFile(runs, left_out)
+
+
+def _details(path: Path, task: str, time: str) -> Path:
+    """Return the file of a task's samples."""
+    file_name = f"details_{task}_{time}.parquet"
+    folders = [path.parent]
+    for above in path.parents:
+        if above.name == "results":
+            folders.append(above.parent / "details" / path.parent.relative_to(above) / time)
+    if "/" not in task and "\0" not in task:
+        for folder in folders:
+            if (folder / file_name).exists():
+                return folder / file_name
+    where = " or ".join(map(str, folders))
+    raise DataError(f"{path}: {file_name} is not in {where}: lighteval writes it with --save-details")
+
+
+def _verdict(path: Path, row: dict[str, Any], metric: str) -> bool | None:
+    """Return whether a metric says right; None if it says neither right nor wrong."""
+    value = row["metric"].get(metric)
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        raise DataError(f"{path}: {metric} of sample {row['doc']['id']} has no value ({value})")
+    return as_verdict(value)
+
+
+def _is_lower_better(content: dict[str, Any], task: str, metric: str) -> bool:
+    metrics = content["config_tasks"][task].get("metrics") if isinstance(content["config_tasks"][task], dict) else None
+    return any(
+        one.get("metric_name") == metric and one.get("higher_is_better") is False
+        for one in (metrics if isinstance(metrics, list) else ())
+        if isinstance(one, dict)
+    )
+
+
+def _sample(path: Path, row: dict[str, Any], solved: bool) -> ToolSample:
+    doc, answer = row["doc"], row["model_response"]
+    where = f"{path}, sample {doc['id']}"
+    choices = field_of(doc, "choices", list, where)
+    gold = field_of(doc, "gold_index", (int, list), where)
+    golds = [choices[at] for at in ([gold] if isinstance(gold, int) else gold) if 0 <= at < len(choices)]
+    shown = "\n".join(_answers(answer, choices))
+    return ToolSample(
+        str(field_of(doc, "id", (str, int), where)),
+        field_of(doc, "query", str, where),
+        "\n".join(map(str, golds)),
+        solved,
+        None if answer.get("text") else _best(answer, choices),
+        shown[-LONGEST_TEXT:],
+    )
+
+
+def _answers(answer: dict[str, Any], choices: list[Any]) -> Iterator[str]:
+    """Yield the first text, or each choice with its log-likelihood."""
+    texts = answer.get("text_post_processed") or answer.get("text") or []
+    if texts:
+        yield str(texts[0])
+    else:
+        yield from (f"{nats:9.3f} {choice}" for nats, choice in _scored(answer, choices))
+
+
+def _best(answer: dict[str, Any], choices: list[Any]) -> str | None:
+    """Return the choice with the largest log-likelihood."""
+    return max(_scored(answer, choices), default=(0.0, None))[1]
+
+
+def _scored(answer: dict[str, Any], choices: list[Any]) -> list[tuple[float, str]]:
+    nats = answer.get("logprobs") or []
+    return [(one, str(choice)) for one, choice in zip(nats, choices, strict=False) if isinstance(one, float)]
+
+
+def _check_mean(path: Path, content: dict[str, Any], task: str, metric: str, mean: float) -> None:
+    """Raise DataError if the mean in the results file is not that of the samples."""
+    results = field_of(content, "results", dict, str(path)).get(task)
+    logged = results.get(metric) if isinstance(results, dict) else None
+    if not isinstance(logged, int | float) or not math.isclose(mean, logged, abs_tol=TOLERANCE):
+        figure = f"{metric} of {task} is {mean:.6g} over its samples"
+        raise DataError(f"{path}: {figure}, but this file says {logged}: one of them was changed")
+
+
+def _run(path: Path, time: str, content: dict[str, Any], task: str, metric: str, samples: list[ToolSample]) -> ToolRun:
+    general, task_config = content["config_general"], content["config_tasks"][task]
+    model = general["model_config"]
+    rest = {key: value for key, value in model.items() if key not in NOT_SETTINGS and value != {}}
+    shots = task_config.get("num_fewshots") if isinstance(task_config, dict) else None
+    return ToolRun(
+        tool=TOOL,
+        path=path,
+        task=task,
+        time=time,
+        params={
+            "model.name": model["model_name"],
+            **params_of("model", {"dtype": model.get("dtype")}),
+            **params_of("model_args", rest),
+            **params_of("generation", model.get("generation_parameters")),
+            "task.name": task,
+            **params_of("task", {"shots": shots, "limit": general.get("max_samples")}),
+            METRIC: metric,
+        },
+        task_version=str((content.get("versions") or {}).get(task, "")),
+        samples=samples,
+        facts={"lighteval_version": str(general.get("lighteval_sha"))},
+    )

@@ -1,0 +1,244 @@
+"""Finds other tools' results below files and folders, recognises whose they are, and makes runs of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+from runner.compare import lm_eval, lm_eval_files
+from runner.compare.data import TEXT_END, Answers, Question, QuestionOutcome, Run, Texts
+from runner.compare.lm_eval_keys import FOLDER_KEY
+from runner.compare.other_tools import inspect_log, lighteval_results, llama_bench, vllm_bench
+from runner.compare.other_tools.files import parse, read_bytes
+from runner.compare.other_tools.tool_run import METRIC, ToolRun
+from runner.compare.runs import SampleReader, side_of
+from runner.compare.table import differing_keys
+from runner.core.console import plain, say
+from runner.core.errors import ConfigError, DataError, few
+from runner.core.result import REPEATS, RepeatLog, Verdict
+
+OPTION = "--results"
+TOOLS: tuple[ModuleType, ...] = (inspect_log, lighteval_results, llama_bench, vllm_bench)  # the only list of readers
+SUFFIXES = (".json", ".eval")
+WRITERS = "inspect_ai, lighteval, lm-evaluation-harness, llama-bench, vLLM"
+KEYS_OF_METRICS = (METRIC, "task.filter", "task.name")  # they tell apart the runs of one evaluation
+
+
+@dataclass
+class Found:
+    """A run, and the path on the command line that it was found at."""
+
+    place: str
+    run: ToolRun
+
+
+class ResultsReader(SampleReader):
+    """Gives access to what was read from other tools' files."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._baselines = {}
+        self.scratch = scratch
+        self.by_id: dict[str, ToolRun] = {}
+        self.indices: dict[tuple[str, str, str, str], int] = {}  # of samples, by task, id, question and gold answer
+        self.lm_eval = lm_eval.LmEvalSampleReader()
+
+    def add(self, run_id: str, run: ToolRun) -> None:
+        """Number the samples of a run; equal samples of a task have one number in all runs."""
+        self.by_id[run_id] = run
+        for one in run.samples:
+            self.indices.setdefault((run.task, one.sample_id, one.question, one.gold), len(self.indices))
+
+    def of_one(self, run: Run) -> Answers:
+        """Return which samples were answered correctly."""
+        if run.run_id not in self.by_id:
+            return self.lm_eval.of_one(run)
+        return {question: QuestionOutcome(one.solved, None) for question, one in self._samples(run)}
+
+    def texts(self, run: Run) -> Texts:
+        """Return the log-likelihood of each text, which only lm-eval has."""
+        return self.lm_eval.texts(run)
+
+    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
+        """Return a run's answers to some samples, with the end of each question."""
+        answers: dict[Question, dict[str, str]] = {}
+        for part in run.parts or [run]:
+            if part.run_id not in self.by_id:
+                answers |= self.lm_eval.words(part, wanted, most)
+                continue
+            for question, one in self._samples(part):
+                if question in wanted:
+                    side = side_of(Verdict.correct if one.solved else Verdict.wrong, one.answer, one.text, most)
+                    shown = side_of(Verdict.correct, None, one.question, most)["text"]
+                    answers[question] = side | {"question": shown}
+        return answers
+
+    def files(self, run: Run, name: str) -> Iterator[Path]:
+        """Yield a file in our format with the repeats of a measurement."""
+        tool_run = self.by_id.get(run.run_id)
+        if name == REPEATS and tool_run is not None and tool_run.repeats:
+            folder = self.scratch / f"repeats_{list(self.by_id).index(run.run_id)}"
+            if not (folder / REPEATS).is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                log = RepeatLog(folder)
+                for at in range(max(map(len, tool_run.repeats.values()))):
+                    log.add(at, {key: values[at] for key, values in tool_run.repeats.items() if at < len(values)})
+            yield folder / REPEATS
+
+    def fetch(self, runs: Iterable[Run]) -> None:
+        """Do nothing: all files are local."""
+
+    def _samples(self, run: Run) -> Iterator[tuple[Question, Any]]:
+        tool_run = self.by_id[run.run_id]
+        for one in tool_run.samples:
+            index = self.indices[tool_run.task, one.sample_id, one.question, one.gold]
+            yield (index, f"{one.sample_id}: {one.question}", one.gold), one
+
+
+def load(places: list[str], scratch: Path) -> tuple[list[Run], ResultsReader]:
+    """Return the runs below these paths, and a reader of their samples and repeats."""
+    places = list(dict.fromkeys(places))
+    reader = ResultsReader(scratch)
+    runs: list[Run] = []
+    found: list[Found] = []
+    left_out: list[str] = []
+    for place in places:
+        files, has_lm_eval = files_below(place)
+        if has_lm_eval:
+            lm_eval_runs, lm_eval_reader = lm_eval.load([place])
+            runs += lm_eval_runs
+            reader.lm_eval.series |= lm_eval_reader.series
+        for path, tool, content in files:
+            tool_file = tool.read(path, content)
+            found += [Found(place, one) for one in tool_file.runs]
+            left_out += tool_file.left_out
+    if left_out:
+        names = sorted(set(left_out))
+        say(f"note: left out, neither right or wrong for each sample nor a speed: {few(names, 6)}")
+    runs += _evaluations([one for one in found if one.run.samples], reader)
+    runs += _measurements([one for one in found if one.run.repeats], reader)
+    if not runs:
+        raise DataError(f"{OPTION} {' '.join(places)}: nothing in it can be compared")
+    return runs, reader
+
+
+def files_below(place: str) -> tuple[list[tuple[Path, ModuleType, Any]], bool]:
+    """Return the results at a path with the module that reads each, and whether there are lm-eval's, too."""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        candidates = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+    elif path.exists() and not path.is_file():
+        raise ConfigError(f"{OPTION} {place}: this is neither a file nor a folder")
+    elif not path.exists():
+        raise ConfigError(f"{OPTION} {place}: there is no such file or folder")
+    else:
+        candidates = [path]
+    files, has_lm_eval = [], False
+    for file in candidates:
+        content = parse(read_bytes(file), str(file)) if file.suffix == ".json" else None
+        tool = next((tool for tool in TOOLS if tool.recognises(file, content)), None)
+        if tool is not None:
+            files.append((file, tool, content))
+        elif is_of_lm_eval(file, content):
+            has_lm_eval = True
+    if not files and not has_lm_eval:
+        raise ConfigError(f"{OPTION} {place}: no results of a known tool in it: {WRITERS}")
+    return files, has_lm_eval
+
+
+def is_of_lm_eval(path: Path, content: Any) -> bool:
+    """Whether a file is a results file of lm-evaluation-harness."""
+    keys = lm_eval_files.NEEDED
+    return bool(lm_eval_files.TIME.search(path.name)) and isinstance(content, dict) and content.keys() >= keys.keys()
+
+
+def _evaluations(found: list[Found], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest of equal evaluations at each place, named by its place, or by its file if there are several."""
+    newest: dict[object, Found] = {}
+    for one in sorted(found, key=lambda it: (it.run.time, str(it.run.path)), reverse=True):
+        settings = one.place, one.run.task, tuple(sorted(one.run.params.items()))
+        newest.setdefault(settings, one)
+    counts = Counter((one.place, one.run.task, one.run.metric) for one in newest.values())
+    several = {place for (place, _, _), count in counts.items() if count > 1}
+    for one in newest.values():
+        yield _evaluation(one.run, str(one.run.path) if one.place in several else one.place, reader)
+
+
+def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
+    job_id = plain(f"{name.rstrip('/')}:{run.task}:{run.metric}")
+    run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
+    reader.add(run_id, run)
+    n, correct = len(run.samples), sum(one.solved for one in run.samples)
+    return Run(
+        run_id=run_id,
+        job_id=job_id,
+        task=plain(run.task),  # formats for programs show texts as they are
+        task_version=run.task_version,
+        folder=str(run.path.parent),
+        params={plain(key): plain(value) for key, value in run.params.items()} | {FOLDER_KEY: name},
+        metrics={"n": float(n), "correct": float(correct), "accuracy": correct / n},
+        facts=run.facts,
+        errors=sum(one.has_error for one in run.samples),
+    )
+
+
+def _measurements(found: list[Found], reader: ResultsReader) -> Iterator[Run]:
+    """Yield the newest of the measurements with equal settings, with the others as its earlier runs.
+
+    Files that are named one by one belong together if their settings agree; folders are kept apart.
+    """
+    groups: dict[object, list[Found]] = {}
+    for one in found:
+        folder = one.place if Path(one.place).expanduser().is_dir() else ""
+        groups.setdefault((folder, one.run.task, tuple(sorted(one.run.params.items()))), []).append(one)
+    counts = Counter((members[0].place, members[0].run.task) for members in groups.values())
+    for members in groups.values():
+        first = members[0]
+        has_several = counts[first.place, first.run.task] > 1
+        job_id = plain(f"{first.place.rstrip('/')}:{first.run.task}{f' {len(reader.by_id)}' if has_several else ''}")
+        newest_first = sorted(members, key=lambda it: (it.run.time, str(it.run.path)), reverse=True)
+        runs = [_measurement(one.run, first.place, job_id, reader) for one in newest_first]
+        runs[0].earlier = runs[1:]
+        yield runs[0]
+
+
+def _measurement(run: ToolRun, place: str, job_id: str, reader: ResultsReader) -> Run:
+    run_id = f"{run.path}#{len(reader.by_id)}"
+    reader.add(run_id, run)
+    metrics = {measure: median(values) for measure, values in run.repeats.items()}
+    cells = Counter(measure.partition("/")[0] for measure in metrics)
+    figures = {key: value for measure, value in metrics.items() if cells[key := measure.partition("/")[0]] == 1}
+    repeats = str(max(map(len, run.repeats.values())))
+    params = {plain(key): plain(value) for key, value in run.params.items()}
+    return Run(
+        run_id=run_id,
+        job_id=job_id,
+        task=run.task,
+        task_version=run.task_version,
+        folder=str(run.path.parent),
+        params=params | {FOLDER_KEY: place, "task.repeats": repeats},
+        metrics=figures | metrics,
+        facts={key: plain(value) for key, value in run.facts.items()},
+    )
+
+
+def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, str], list[str]]:
+    """Return the default baseline and rows of a table: the first path against all others.
+
+    The rows are told apart by the settings in which they differ, or by their paths where settings do not suffice.
+    """
+    first = [run for run in runs if run.params[FOLDER_KEY] == places[0]]
+    if not first or len(first) == len(runs):
+        return {}, []
+    differing = differing_keys([run.params for run in runs])
+    row_keys = [key for key in differing if key in KEYS_OF_METRICS]
+    settings = [key for key in differing if key not in KEYS_OF_METRICS]
+    values = {key: {run.params.get(key) for run in first} for key in settings}
+    names = {tuple(run.params.get(key) for key in differing) for run in runs}
+    if settings and len(names) == len(runs) and all(len(it) == 1 and None not in it for it in values.values()):
+        return {key: next(filter(None, it)) for key, it in values.items()}, [*settings, *row_keys]
+    return {FOLDER_KEY: places[0]}, [FOLDER_KEY, *row_keys]

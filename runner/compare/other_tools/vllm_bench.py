@@ -1,0 +1,79 @@
+"""Reads what vLLM's benchmarks write: `vllm bench latency` and `throughput` with `--output-json`, `vllm bench serve`
+with `--save-result`.
+
+The files of `latency` and `throughput` name the model and no other setting.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from runner.compare.other_tools.files import field_of, positive
+from runner.compare.other_tools.tool_run import ToolFile, ToolRun, params_of
+from runner.core.errors import DataError
+
+TOOL = "vllm"
+LATENCY, THROUGHPUT, SERVE = "vllm latency", "vllm throughput", "vllm serve"
+KEYS = {
+    LATENCY: {"avg_latency", "latencies"},
+    THROUGHPUT: {"elapsed_time", "num_requests", "tokens_per_second"},
+    SERVE: {"duration", "completed", "request_throughput", "output_throughput"},
+}
+# Settings that `serve` writes; any other text is one that the user has added with --metadata KEY=VALUE
+OF_SERVE = ("num_prompts", "request_rate", "burstiness", "max_concurrency", "label")
+NOT_SETTINGS = ("date", "endpoint_type", "model_id", "tokenizer_id")
+
+
+def recognises(_path: Path, content: Any) -> bool:
+    """Whether a file is the result of one of vLLM's benchmarks."""
+    return _kind(content) is not None
+
+
+def read(path: Path, content: Any) -> ToolFile:
+    """Return the run in a file."""
+    where, kind = str(path), _kind(content) or LATENCY
+    changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)  # latency and throughput write no time
+    run = ToolRun(TOOL, path, kind, changed.strftime("%Y%m%d-%H%M%S"), {})
+    run.params = {"model.name": field_of(content, "model_id", str, where), "backend.name": TOOL}
+    match kind:
+        case "vllm latency":
+            times = field_of(content, "latencies", list, where)
+            if not times:
+                raise DataError(f"{where}: latencies is empty")
+            run.repeats = {"batch_latency_s": [positive(one, "latencies", where) for one in times]}
+        case "vllm throughput":
+            run.params |= params_of("task", {"num_requests": content["num_requests"]})
+            run.repeats = {"total_tok_per_s": [positive(content["tokens_per_second"], "tokens_per_second", where)]}
+        case _:
+            _read_serve(run, content, where)
+    return ToolFile([run])
+
+
+def _kind(content: Any) -> str | None:
+    keys = content.keys() if isinstance(content, dict) else set[str]()
+    return next((kind for kind, needed in KEYS.items() if needed <= keys), None)
+
+
+def _read_serve(run: ToolRun, content: dict[str, Any], where: str) -> None:
+    completed, asked = (field_of(content, key, int, where) for key in ("completed", "num_prompts"))
+    if completed != asked:
+        raise DataError(f"{where}: {asked - completed} of {asked} requests failed: its speed is not that of all")
+    run.time = field_of(content, "date", str, where)
+    run.params["backend.name"] = field_of(content, "backend", str, where)
+    settings = {key: value for key, value in content.items() if key in OF_SERVE or isinstance(value, str)}
+    settings["max_concurrency"] = "unlimited" if content.get("max_concurrency") is None else content["max_concurrency"]
+    run.params |= params_of("task", {key: settings[key] for key in settings if key not in (*NOT_SETTINGS, "backend")})
+    run.repeats = {
+        "output_tok_per_s": [positive(content["output_throughput"], "output_throughput", where)],
+        "ttft_s": [_first_token_s(content, where)],
+    }
+
+
+def _first_token_s(content: dict[str, Any], where: str) -> float:
+    """Return the median time to the first token: of all requests if they were saved, else as vLLM computed it."""
+    if "median_ttft_ms" in content:
+        return positive(content["median_ttft_ms"], "median_ttft_ms", where) / 1000
+    return median(positive(one, "ttfts", where) for one in field_of(content, "ttfts", list, where) or [None])

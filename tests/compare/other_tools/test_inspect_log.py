@@ -1,0 +1,233 @@
+"""Real logs of inspect_ai, compared like our own runs; damaged ones are rejected by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from other_logs import INSPECT, Members, changed_log, log_of
+
+from runner.core.stats import mcnemar_exact
+
+MODEL = "openai-api/runner/embedded"
+NONE, CUT_OFF, NF4 = INSPECT / "none", INSPECT / "cut_off", INSPECT / "nf4"
+
+
+def samples(members: Members) -> list[dict[str, Any]]:
+    return [content for name, content in members.items() if name.startswith("samples/")]
+
+
+def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) -> None:
+    (table,) = tables(NONE, CUT_OFF, NF4)
+    assert table["task"] == "problems"
+    assert table["baseline"] == {"model.name": MODEL, "generation.max_tokens": "64"}
+    base, cut_off, nf4 = table["rows"]
+    assert base["is_baseline"]
+    assert (base["metrics"]["correct"], base["metrics"]["n"]) == (22, 24)  # as inspect's own log says
+    assert cut_off["config"] == {"model.name": MODEL, "generation.max_tokens": "16"}
+    comparison = cut_off["comparison"]
+    assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (0, 22, 2)
+    assert comparison["p"] == pytest.approx(mcnemar_exact(0, 22))
+    assert comparison["finding"] == "worse"
+    assert nf4["config"]["model.name"] == f"{MODEL}+nf4"
+    assert nf4["comparison"]["ties"] == 24
+
+    code, out, err = run(NONE, CUT_OFF)
+    assert code == 0
+    assert "left out, neither right or wrong for each sample nor a speed: problems digits" in err
+    assert "generation.max_tokens=16 vs generation.max_tokens=64 (n=24): worse" in out
+
+
+def test_other_options_work_as_for_our_own_runs(run: Any, tables: Any, tmp_path: Path) -> None:
+    (table,) = tables(
+        INSPECT / "none", NF4, CUT_OFF, "--baseline", f"model={MODEL}+nf4", "--where", "generation.max_tokens=64"
+    )
+    assert [row["is_baseline"] for row in table["rows"]] == [True, False]
+    (table,) = tables(NONE, NF4, "--margin", "45")
+    assert table["rows"][1]["comparison"]["verdict"] == "as good"
+    code, out, err = run(NONE, CUT_OFF, "--flips", "generation.max_tokens=64", "generation.max_tokens=16")
+    assert code == 0, err
+    assert "22 lost, 0 won, 0 right in both, 2 wrong in both" in " ".join(out.split())
+    assert "How many cards does Ana have?" in out
+    code, out, err = run(NONE, CUT_OFF, "--format", "csv", "--save", tmp_path / "saved")
+    assert code == 0, err
+    assert out.startswith("task,")
+    page = (tmp_path / "saved" / "comparison.html").read_text()
+    assert "<b>worse</b>" in page
+    assert "samples.html" in {path.name for path in (tmp_path / "saved").iterdir()}
+
+
+def test_a_folder_of_several_logs_has_a_row_for_each_kind(tables: Any, tmp_path: Path) -> None:
+    for name in ("none", "nf4", "cut_off"):
+        log = log_of(name)
+        (tmp_path / log.name).write_bytes(log.read_bytes())
+    (table,) = tables(tmp_path)
+    assert len(table["rows"]) == 3
+    (table,) = tables(tmp_path, "--baseline", "model=" + MODEL, "--where", "generation.max_tokens=64")
+    assert table["rows"][1]["comparison"]["ties"] == 24
+
+
+def test_the_newest_of_equal_evaluations_in_a_folder_counts(tables: Any, tmp_path: Path) -> None:
+    def older(members: Members) -> None:
+        members["header.json"]["eval"]["created"] = "2020-01-01T00:00:00+00:00"
+        members["header.json"]["results"]["scores"] = []
+        for one in samples(members):
+            one["scores"]["match"]["value"] = "I"
+
+    changed_log(tmp_path / "zzz.eval", older)
+    (tmp_path / "new.eval").write_bytes(log_of("none").read_bytes())
+    (table,) = tables(tmp_path)
+    assert [row["metrics"]["correct"] for row in table["rows"]] == [22]
+
+
+def test_a_log_as_json_and_one_with_epochs(tables: Any) -> None:
+    epochs, as_json = INSPECT / "epochs", INSPECT / "as_json"
+    (table,) = tables(as_json, epochs)
+    base, row = table["rows"]
+    assert base["metrics"]["n"] == row["metrics"]["n"] == 6  # a sample counts once, not once for each of three epochs
+    assert row["config"]["task.epochs"] == "3"
+    assert (
+        row["comparison"]["ties"] == 6
+    )  # inspect's mean accuracy is 0.83: each sample is right in two epochs at least
+
+
+def test_a_sample_is_right_if_more_than_half_of_its_epochs_are(tables: Any, tmp_path: Path) -> None:
+    def change(members: Members) -> None:
+        for one in samples(members):
+            right = {"problem-0": 1, "problem-1": 2}.get(one["id"], 3)
+            one["scores"]["match"]["value"] = "C" if one["epoch"] <= right else "N"
+
+    (table,) = tables(changed_log(tmp_path / "a.eval", change, source="epochs"))
+    assert table["rows"][0]["metrics"]["correct"] == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "is_compared"),
+    [("C", True), ("N", True), (1, True), (False, True), ("P", False), (0.5, False), ("yes", False)],
+)
+def test_which_scores_are_verdicts(run: Any, tmp_path: Path, value: object, is_compared: bool) -> None:
+    def change(members: Members) -> None:
+        members["header.json"]["results"]["scores"] = []
+        samples(members)[0]["scores"] = {"match": {"value": value}, "digits": {"value": 0.5}}
+
+    code, _, err = run(changed_log(tmp_path / "a.eval", change))
+    assert code == (0 if is_compared else 2)
+    assert ("nothing in it can be compared" in err) != is_compared
+
+
+def test_a_score_of_several_values_is_several_scores(tables: Any, tmp_path: Path) -> None:
+    def change(members: Members) -> None:
+        for at, one in enumerate(samples(members)):
+            one["scores"] = {"rubric": {"value": {"polite": 1, "true": at % 2}}}
+
+    (table,) = tables(changed_log(tmp_path / "a.eval", change))
+    assert {row["config"]["task.metric"]: row["metrics"]["correct"] for row in table["rows"]} == {
+        "rubric.polite": 24,
+        "rubric.true": 12,
+    }
+
+
+def test_samples_with_errors_are_named_and_count_only_if_asked_for(run: Any, tables: Any, tmp_path: Path) -> None:
+    def change(members: Members) -> None:
+        for one in samples(members)[:2]:
+            one |= {"scores": None, "error": {"message": "boom", "traceback": "", "traceback_ansi": ""}}
+
+    path = changed_log(tmp_path / "a.eval", change)
+    code, _, err = run(NONE, path)
+    assert code == 0
+    assert "2 of 24 questions ended in an error" in err
+    (table,) = tables(NONE, path, "--count-errors")
+    assert table["rows"][1]["comparison"]["losses"] == 2
+
+
+def test_other_samples_are_not_paired(tables: Any, tmp_path: Path) -> None:
+    """Ids are often just numbers: the question and the gold answer must agree, too."""
+
+    def change(members: Members) -> None:
+        samples(members)[0]["input"] = "another question"
+
+    (table,) = tables(NONE, changed_log(tmp_path / "a.eval", change))
+    assert table["rows"][1]["note"] == "different questions: 24 here, 24 in the baseline, 23 are the same"
+    (table,) = tables(NONE, tmp_path / "a.eval", "--unpaired")
+    assert table["rows"][1]["comparison"]["method"] == "fisher"
+
+
+def edit_header(**values: Any) -> Callable[[Members], None]:
+    return lambda members: members["header.json"].update(values)
+
+
+def edit_sample(**values: Any) -> Callable[[Members], None]:
+    return lambda members: samples(members)[3].update(values)
+
+
+def copy_sample(members: Members) -> None:
+    name = next(name for name in members if name.startswith("samples/"))
+    members["samples/copy.json"] = members[name]
+    members["header.json"]["results"]["total_samples"] = 25
+
+
+def wrong(members: Members) -> None:
+    next(one for one in samples(members) if one["scores"]["match"]["value"] == "C")["scores"]["match"]["value"] = "I"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit_header(status="started"), "has not finished: its status is started"),
+        (edit_header(status="cancelled"), "has not finished: its status is cancelled"),
+        (edit_header(status="error", error={"message": "\x1b[2Jboom"}), r"its status is error (\x1b[2Jboom)"),
+        (edit_header(invalidated=True), "the evaluation was invalidated"),
+        (edit_header(status=None), "status is missing"),
+        (edit_header(eval={}), "eval.task is missing"),
+        (edit_header(eval=[]), "eval.task is missing"),
+        (edit_header(results=None), "results.total_samples is missing"),
+        (lambda members: members.pop("header.json"), "header.json is not in it"),
+        (lambda members: members.pop(next(iter(members))), "its header counts 24 samples, and it has 23"),
+        (copy_sample, "is duplicated"),
+        (wrong, "is 0.875 over its samples, but its header says 0.91666"),
+        (edit_sample(id=None), "a sample: id is missing"),
+        (edit_sample(epoch="1"), "epoch has another type (str)"),
+        (edit_sample(input=None), "input is missing"),
+        (edit_sample(target=5), "target has another type (int)"),
+        (edit_sample(scores=[]), "scores has another type (list)"),
+        (edit_sample(scores={"match": {"value": float("nan")}}), "the score match has no value (nan)"),
+        (edit_sample(scores={"match": {}}), "the score match has no value (None)"),
+    ],
+)
+def test_a_damaged_log_is_rejected_by_name(
+    rejected: Any, tmp_path: Path, change: Callable[[Members], None], message: str
+) -> None:
+    path = changed_log(tmp_path / "bad.eval", change)
+    error = rejected(path)
+    assert message in error
+    assert str(path) in error
+
+
+def test_a_damaged_log_as_json_is_rejected_by_name(rejected: Any, tmp_path: Path) -> None:
+    content = json.loads(log_of("as_json").read_text())
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps(content | {"samples": None}))
+    assert f"{path}: samples is missing" in rejected(path)
+    path.write_text(json.dumps(content | {"samples": [5] * 6}))
+    assert f"{path}: a sample: id is missing" in rejected(path)
+    path.write_text(json.dumps(content)[:5000])
+    assert f"{path}: not JSON" in rejected(path)
+
+
+def test_control_characters_of_a_log_are_escaped(run: Any, tmp_path: Path) -> None:
+    def change(members: Members) -> None:
+        members["header.json"]["eval"]["model"] = "evil\x1b[2J"
+        for one in samples(members):
+            one["output"]["completion"] = "\x1b]0;title\x07"
+
+    path = changed_log(tmp_path / "a.eval", change)
+    for more in ([], ["--format", "csv"], ["--format", "markdown"]):
+        code, out, err = run(CUT_OFF, path, *more)
+        assert code == 0, err
+        assert "\x1b" not in out + err
+    code, out, err = run(CUT_OFF, path, "--flips", "generation.max_tokens=16", "generation.max_tokens=64")
+    assert code == 0, err
+    assert "\x1b" not in out + err
