@@ -25,6 +25,10 @@ class NotPaired(Exception):
     """Two runs cannot be compared in pairs; the message says why."""
 
 
+class TooFew(NotPaired):
+    """Two runs are paired, but a test of so few pairs would not hold; the message says how many are needed."""
+
+
 @dataclass
 class Run:
     """One finished run in MLflow, or several that --by pools."""

@@ -70,7 +70,7 @@ LIKELIHOODS = Quantity(
         "Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, the texts are less likely in a row "
         "than in the baseline.",
         "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. Intervals hold 95 % each (ratio of "
-        "sums over samples, Student's t).",
+        "sums over samples, Student's t and Hall's).",
     ),
 )
 REPEATS = Quantity(
@@ -129,8 +129,8 @@ METHODS = {
         LIKELIHOODS,
         sample="{n:,}, {size:,} {unit}s",
         legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
-        f"(up to {FLIPS:,} flips, for few samples all of them; p is the share that reaches the sum, times {CAUTION:g}, "
-        "as differences may be skewed);",
+        f"(up to {FLIPS:,} flips; p is {CAUTION:g} times the share that reaches the sum, or {CAUTION:g} times the p of a "
+        "t-test without the differences' skewness, if that is larger);",
     ),
     Method.rank_sum: MethodWords(REPEATS, sample="{n}/{baseline_n}", legend="p: exact rank-sum test,"),
 }

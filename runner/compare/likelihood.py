@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from runner.compare.data import NotPaired, Run, Texts
+from runner.compare.data import NotPaired, Run, Texts, TooFew
 from runner.compare.pairing import PROMPT_KEYS
 from runner.compare.runs import SampleReader
 from runner.core.effects import Effect, paired_likelihoods
+from runner.core.ratios import FEWEST_TEXTS, ratio
 from runner.core.result import Likelihood
 from runner.scorers.likelihoods import units
 
@@ -33,10 +34,11 @@ def compare_likelihoods(run: Run, base: Run, reader: SampleReader, compared_keys
     ours, theirs = reader.texts(run), reader.texts(base)
     remark = check_pairs(ours, theirs, compared_keys)
     pairs = list(zip(*(units([one.likelihood for one in side.values()]) for side in (ours, theirs)), strict=True))
-    if len(pairs) < 2:
-        raise NotPaired("a single sample does not show how much samples differ")
     differences = [mine.nats - other.nats for mine, other in pairs]
     sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
+    if len(pairs) < FEWEST_TEXTS:
+        shift = f"Δ {ratio(differences, sizes):+.5f} nats/{run.unit}".replace("-", "−")
+        raise TooFew(f"too few texts to test: {len(pairs)}, at least {FEWEST_TEXTS} ({shift})")
     return replace(paired_likelihoods(differences, sizes, run.unit), remark=remark)
 
 

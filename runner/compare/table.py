@@ -6,7 +6,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from runner.compare import pairing
-from runner.compare.data import JOB_ID, NotPaired, Run, Table, TableRow, group, label, named_groups
+from runner.compare.data import JOB_ID, NotPaired, Run, Table, TableRow, TooFew, group, label, named_groups
 from runner.compare.effect_words import sentence
 from runner.compare.front import SPEED_TOLERANCE, mark_front
 from runner.compare.likelihood import compare_likelihoods
@@ -98,7 +98,7 @@ def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleRea
         try:
             effect = pairing.compare_pair(run, base, reader, compared_keys)
         except NotPaired as reason:
-            if not choice.unpaired:
+            if not choice.unpaired or isinstance(reason, TooFew):
                 raise
             effect = pairing.compare_unpaired(run, base, str(reason))
     effect.remark = "; ".join(filter(None, (effect.remark, other_differences))) or None

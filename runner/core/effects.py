@@ -188,14 +188,14 @@ def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], uni
         Method.sign_flips,
         "log_likelihood",
         ratios.ratio(differences, sizes),
-        *ratios.ratio_interval(differences, sizes),
-        ratios.paired_p(differences),
+        *ratios.paired_interval(differences, sizes),
+        ratios.paired_p(differences, sizes),
         n,
         n,
         {"error": error, "size": int(sum(sizes)), "unit": unit},
         detects=partial(ratios.detectable_shift, error, n),
         p_at=lambda shift: ratios.paired_p(
-            [difference - shift * size for difference, size in zip(differences, sizes, strict=True)]
+            [difference - shift * size for difference, size in zip(differences, sizes, strict=True)], sizes
         ),
     )
 

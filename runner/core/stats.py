@@ -247,6 +247,12 @@ def student_quantile(alpha: float, freedom: int) -> float:
     return _root(lambda t: _student_inside(t, freedom) - (1 - alpha), 0.0, 1e4 / alpha)
 
 
+def student_p(t: float, freedom: int) -> float:
+    """Return the two-sided p of a value of Student's t with this freedom."""
+    assert freedom >= 1
+    return max(0.0, 1 - _student_inside(abs(t), freedom))
+
+
 RANKS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 

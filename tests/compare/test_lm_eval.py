@@ -14,11 +14,11 @@ from lm_eval_out import TIME, lm_eval_folder
 from stores import marks
 
 from runner import compare
-from runner.core.ratios import ratio_interval
+from runner.core.ratios import paired_interval
 from runner.core.stats import mcnemar_exact
 
-N = 40
-BASE, WORSE = marks(36, N), marks(36, N, 14)  # 14 were lost
+N = 60
+BASE, WORSE = marks(56, N), marks(56, N, 14)  # 14 were lost
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     assert comparison["baseline_job_id"] == f"{a}:sums:exact_match,{strict}"
     assert comparison["remark"] == "they also differ in quantization (none, here nf4), backend (hf, here runner)"
     assert rows[str(b), flexible]["comparison"]["ties"] == N
-    assert rows[str(b), strict]["metrics"]["accuracy"] == 22 / N
+    assert rows[str(b), strict]["metrics"]["accuracy"] == 42 / N
 
     code, out, _ = run(a, b)
     assert code == 0
@@ -94,7 +94,7 @@ def test_log_likelihoods_are_paired_by_bytes_or_by_texts(run: Any, tmp_path: Pat
     pages, words = (table_by_task[f"{task}:likelihood"]["rows"][1]["shift"] for task in ("pages", "words"))
     assert (pages["unit"], pages["size"], pages["samples"], pages["finding"]) == ("byte", sum(sizes), N, "worse")
     assert pages["difference"] == pytest.approx(sum(differences) / sum(sizes))
-    assert (pages["difference_low"], pages["difference_high"]) == pytest.approx(ratio_interval(differences, sizes))
+    assert (pages["difference_low"], pages["difference_high"]) == pytest.approx(paired_interval(differences, sizes))
     assert (words["unit"], words["size"]) == ("text", N)
     assert words["difference"] == pytest.approx(sum(differences) / N)
     assert table_by_task["words"]["rows"][1]["comparison"]["ties"] == N
@@ -120,7 +120,7 @@ def test_every_output_has_them(run: Any, tmp_path: Path) -> None:
     assert {"accuracy.png", "comparison.md"} <= {path.name for path in (tmp_path / "saved").iterdir()}
     code, out, _ = run(a, b, "--flips", f"output_dir={a}", f"output_dir={b}")
     assert code == 0
-    assert "14 lost, 0 won, 22 right in both, 4 wrong in both" in " ".join(out.split())
+    assert "14 lost, 0 won, 42 right in both, 4 wrong in both" in " ".join(out.split())
 
 
 def test_the_tasks_of_a_group_share_one_table_and_can_be_pooled(run: Any, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_newest_of_equal_runs_counts_and_other_runs_have_rows_of_their_own(r
     lm_eval_folder(tmp_path, {"none": {"acc": of(WORSE)}}, time="2026-01-01T00-00-00")
     lm_eval_folder(tmp_path, {"none": {"acc": of(BASE)}}, time="2026-01-02T00-00-00")
     (table,) = tables(run, tmp_path)
-    assert [row["metrics"]["correct"] for row in table["rows"]] == [36]
+    assert [row["metrics"]["correct"] for row in table["rows"]] == [56]
     lm_eval_folder(
         tmp_path,
         {"none": {"acc": of(WORSE)}},

@@ -26,6 +26,7 @@ from runner.core.stats import (
     percentiles,
     rank_sum_exact,
     relative_spread,
+    student_p,
     student_quantile,
     unpaired_detectable_difference,
     unpaired_difference_interval,
@@ -437,6 +438,7 @@ def test_three_repeats_have_nothing_but_their_range() -> None:
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 101])
 def test_student_is_scipys(alpha: float, freedom: int) -> None:
     assert student_quantile(alpha, freedom) == pytest.approx(stats.t.isf(alpha / 2, freedom), rel=1e-6)
+    assert student_p(-student_quantile(alpha, freedom), freedom) == pytest.approx(alpha, rel=1e-6)
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
