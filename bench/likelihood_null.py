@@ -2,8 +2,8 @@
 
 `python bench/likelihood_null.py [--pairs 300] [--seed 0]`. First, few and skewed texts: the differences of two
 quantizations of the embedded model from plain weights on 250 texts, centred and drawn again with repetition, and
-exponential and lognormal parts without any noise around them, each in both directions. How often is an equal pair called
-different, how often does the 95 % interval miss the truth, and how often is there a verdict at all?
+exponential and lognormal parts without any noise around them, each in both directions. How often is an equal pair
+called different, how often does the 95 % interval miss the truth, and how often is there a verdict at all?
 
 Then two runs score the same texts of unequal length. A text's
 difference is its tokens times a part of its own, whose mean is 0 under the null, plus noise of each token. Parts are
@@ -160,7 +160,7 @@ def real_texts() -> dict[str, tuple[Numbers, Numbers]]:
 def drawn_differences(
     generator: np.random.Generator, kind: str, samples: int, real: dict[str, tuple[Numbers, Numbers]]
 ) -> tuple[Numbers, Numbers]:
-    """Return the differences of texts between two equal runs in nats, which are skewed to the left, and their tokens."""
+    """Return the differences of texts between two equal runs in nats, skewed to the left, and their tokens."""
     if kind in real:
         chosen = generator.integers(REAL_TEXTS, size=samples)
         return real[kind][0][chosen], real[kind][1][chosen]
@@ -201,7 +201,8 @@ def main() -> int:
     pairs, generator, started = begin("likelihood_null", __doc__)
     nulls, missed = few_and_skewed(generator, pairs)
     outside = [rate for rate in missed if rate.low > MISSES]
-    print(f"intervals that miss the truth in more than {100 * MISSES:.0f} %, beyond noise: {len(outside)} of {len(missed)} lines")
+    what = f"intervals that miss the truth in more than {100 * MISSES:.0f} %, beyond noise"
+    print(f"{what}: {len(outside)} of {len(missed)} lines")
     for runs, kinds in ((1, list(KINDS)), (FAMILY, ["normal", "skewed"])):
         print(f"\n{runs} run{'s' * (runs > 1)} against one baseline: {pairs:,} tables a line and side")
         print("  n  parts     any false verdict  says ≥ nats/token      true verdicts")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.compare import lm_eval
-from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
+from runner.compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
 from runner.compare.front import SPEED_TOLERANCE
 from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
@@ -31,7 +31,7 @@ from runner.compare.selection import newest, parse_keys, parse_margins, parse_pa
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.core.console import say
 from runner.core.entry import run_entry
-from runner.core.errors import ConfigError, JobFailed, exit_code_of, unknown
+from runner.core.errors import ConfigError, JobFailed, exit_code_of, few, unknown
 
 
 def entry() -> NoReturn:
@@ -116,6 +116,13 @@ def parser() -> argparse.ArgumentParser:
         help="compare also jobs with questions that ended in an error, and count those as not solved",
     )
     add(
+        "--cluster",
+        default="",
+        metavar="FIELD",
+        help="questions with the same value of this field are one family and count as one: a field of lm-eval's "
+        "documents, or the one that task.cluster has recorded in each job",
+    )
+    add(
         "--margin",
         action="append",
         default=[],
@@ -158,6 +165,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
         every_run = runs_of(client, grid, every_run, scratch) if grid else every_run
         reader = SampleReader(client, output_dir, scratch)
     runs, every_run = without_errors(options, choose(options, every_run), every_run)
+    check_clusters(options, runs)
     target = (grid or grid_to_log_to(runs)) if options.log else None
     flips = options.flips
     tables = [tabulate_flips(options, runs, every_run, reader)] if flips else tabulate_tasks(options, runs, reader)
@@ -181,7 +189,15 @@ def load_lm_eval(options: argparse.Namespace) -> tuple[list[Run], lm_eval.LmEval
         if getattr(options, name):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option}: --lm-eval reads folders and no MLflow store: leave out one of the two")
-    return lm_eval.load(options.lm_eval)
+    return lm_eval.load(options.lm_eval, options.cluster or None)
+
+
+def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
+    """Raise ConfigError if a job has not recorded the field that --cluster names."""
+    without = sorted(run.job_id for run in runs if run.value(CLUSTER) != options.cluster)
+    if options.cluster and without:
+        fix = f"run them again with {CLUSTER}={options.cluster}: they reuse their answers"
+        raise ConfigError(f"--cluster {options.cluster}: not recorded by {few(without)}: {fix}")
 
 
 def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:

@@ -16,6 +16,7 @@ ABSENT = "–"
 JOB_ID = "job_id"
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 EXTRACTOR = "task.extractor"
+CLUSTER = "task.cluster"
 TEXT_END = 400  # characters of a text that are shown: the answer is at the end
 
 Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
@@ -84,10 +85,23 @@ class Run:
 
 
 class QuestionOutcome(NamedTuple):
-    """Whether a run solved a question, and the hash of its prompt."""
+    """Whether a run solved a question, the hash of its prompt, and what else a comparison counts."""
 
     solved: bool
     prompt: str | None
+    cluster: str | None = None  # the family of questions that it belongs to
+    right: tuple[int, int] = (0, 0)  # of several answers to the question: how many are right, and how many there are
+    number: float | None = None  # the value of a metric that is compared instead of the verdict
+
+    @property
+    def samples(self) -> int:
+        """How many answers there are."""
+        return self.right[1] or 1
+
+    @property
+    def mean(self) -> float:
+        """The share of right answers: 0 or 1 for a single one."""
+        return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
 Answers = dict[Question, QuestionOutcome]
@@ -100,6 +114,7 @@ class TextScore(NamedTuple):
     prompt: str | None
     tokens: tuple[int, ...]
     likelihood: Likelihood
+    cluster: str | None = None  # the family of texts that it belongs to
 
 
 Texts = dict[int, TextScore]

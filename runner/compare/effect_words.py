@@ -48,7 +48,8 @@ class Quantity:
 ACCURACIES = Quantity(
     record_key="comparison",
     keys="baseline_job_id difference difference_low difference_high p method wins losses ties p_holm finding "
-    "detectable_difference baseline_correct baseline_n remark margin verdict questions_needed",
+    "detectable_difference baseline_correct baseline_n remark margin verdict questions_needed clusters "
+    "samples_a_question",
     write=points,
     unit="points",
     write_detectable=rounded_up,
@@ -94,6 +95,7 @@ FIELDS = {
     "ratio_low": "low",
     "ratio_high": "high",
     "samples": "n",
+    "samples_a_question": "samples",
     "repeats": "n",
     "baseline_repeats": "baseline_n",
     "questions_needed": "needed",
@@ -119,6 +121,13 @@ METHODS = {
         pairs="unpaired",
         legend="rows without wins are unpaired (Newcombe's interval, Fisher's exact test);",
     ),
+    Method.mean_flips: MethodWords(
+        ACCURACIES,
+        sample="{n:,}{grouping}",
+        pairs="{wins}/{losses}/{ties}",
+        legend="of means of samples, and of families of questions, p flips the signs of the differences of whole "
+        "questions or families, and intervals count these (Tango's and Hall's, Student's t);",
+    ),
     Method.sequential: MethodWords(
         ACCURACIES,
         pairs="{wins}/{losses}/{ties}",
@@ -129,8 +138,8 @@ METHODS = {
         LIKELIHOODS,
         sample="{n:,}, {size:,} {unit}s",
         legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
-        f"(up to {FLIPS:,} flips; p is {CAUTION:g} times the share that reaches the sum, or {CAUTION:g} times the p of a "
-        "t-test without the differences' skewness, if that is larger);",
+        f"(up to {FLIPS:,} flips; p is {CAUTION:g} times the share that reaches the sum, or {CAUTION:g} times the p of "
+        "a t-test without the differences' skewness, if that is larger);",
     ),
     Method.rank_sum: MethodWords(REPEATS, sample="{n}/{baseline_n}", legend="p: exact rank-sum test,"),
 }
@@ -191,7 +200,9 @@ def verdict_words(it: Effect) -> str:
     )
     if it.verdict is MarginVerdict.undecided:
         return f"undecided within {margin}" + (
-            f" (if neither is better, about {it.needed:,} questions would decide)" if it.needed else ""
+            f" (if neither is better, about {it.needed:,} questions{_in_families(it)} would decide)"
+            if it.needed
+            else ""
         )
     words = {
         MarginVerdict.better: "better",
@@ -200,6 +211,12 @@ def verdict_words(it: Effect) -> str:
         MarginVerdict.worse_by_more: f"worse by more than {margin}",
     }
     return words[it.verdict] if it.verdict is not None else ""
+
+
+def _in_families(it: Effect) -> str:
+    """Say in how many families of questions so many are needed: in more families, and not in larger ones."""
+    families = it.counts.get("clusters")
+    return f" in {math.ceil((it.needed or 0) * families / it.n):,} such families" if families else ""
 
 
 def _why_open(it: Effect, unit: str) -> str:

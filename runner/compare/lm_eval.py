@@ -14,7 +14,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from runner.compare.data import TEXT_END, Answers, Question, QuestionOutcome, Run, Table, TableRow, Texts, TextScore
+from runner.compare.data import (
+    CLUSTER,
+    TEXT_END,
+    Answers,
+    Question,
+    QuestionOutcome,
+    Run,
+    Table,
+    TableRow,
+    Texts,
+    TextScore,
+)
 from runner.compare.lm_eval_files import Document, Documents, Results, find, lines, question_and_answers, read_documents
 from runner.compare.lm_eval_keys import FOLDER_KEY, params_of
 from runner.compare.runs import SampleReader, side_of
@@ -76,11 +87,14 @@ class Series:
         return Likelihood(document.doc_id, float(value), 0, size, len(document.target), 0)
 
 
-def load(places: list[str]) -> tuple[list[Run], LmEvalSampleReader]:
-    """Return the newest run of each evaluation below these folders, and a reader of their samples."""
+def load(places: list[str], cluster: str | None = None) -> tuple[list[Run], LmEvalSampleReader]:
+    """Return the newest run of each evaluation below these folders, and a reader of their samples.
+
+    `cluster` is the field of a document that names its family.
+    """
     results_by_place = {place: find(place) for place in dict.fromkeys(places)}
     every = [results for results_of_place in results_by_place.values() for results in results_of_place]
-    series = {id(results): list(_series(results)) for results in every}
+    series = {id(results): list(_series(results, cluster)) for results in every}
     left_out = _left_out([one_series for of_results in series.values() for one_series in of_results])
     if left_out:
         what = "neither right or wrong for each document nor a log-likelihood"
@@ -98,6 +112,7 @@ def load(places: list[str]) -> tuple[list[Run], LmEvalSampleReader]:
             place, [pair for pair in series_of_place if pair[0].name not in left_out]
         ):
             run = _run(one_series, params, folder, roots.get(one_series.task, one_series.task))
+            run.params |= {} if cluster is None else {CLUSTER: cluster}
             reader.series[run.run_id] = one_series
             runs.append(run)
     if not runs:
@@ -132,7 +147,7 @@ class LmEvalSampleReader(SampleReader):
         """Return which documents were answered correctly."""
         series = self.series[run.run_id]
         return {
-            _question(one): QuestionOutcome(one.values[series.metric] == 1, one.prompt_hash)
+            _question(one): QuestionOutcome(one.values[series.metric] == 1, one.prompt_hash, one.cluster)
             for one in series.documents.values()
         }
 
@@ -140,7 +155,7 @@ class LmEvalSampleReader(SampleReader):
         """Return the log-likelihood of each text."""
         series = self.series[run.run_id]
         return {
-            one.doc_id: TextScore((one.doc_hash, one.target), one.prompt_hash, (), series.likelihood(one))
+            one.doc_id: TextScore((one.doc_hash, one.target), one.prompt_hash, (), series.likelihood(one), one.cluster)
             for one in series.documents.values()
         }
 
@@ -185,11 +200,11 @@ def _question(document: Document) -> Question:
     return document.doc_id, document.doc_hash, document.target
 
 
-def _series(results: Results) -> Iterator[Series]:
+def _series(results: Results, cluster: str | None) -> Iterator[Series]:
     """Yield the metrics of a results file; a log-likelihood that is written as several metrics comes once."""
     for task in results.tasks:
         metrics = results.metrics(task)
-        documents = read_documents(results, task)
+        documents = read_documents(results, task, cluster)
         for name, of_filter in metrics.items():
             by_bytes = [metric for metric in OF_BYTES if metric in of_filter]
             for metric, value in of_filter.items():

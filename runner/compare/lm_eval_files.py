@@ -32,6 +32,7 @@ class Document(NamedTuple):
     target: str
     prompt_hash: str | None
     values: dict[str, Any]  # by metric
+    cluster: str | None = None  # the family of documents that it belongs to
 
 
 Documents = dict[int, Document]  # by doc_id, in the file's order
@@ -111,8 +112,11 @@ def _read_results(path: Path) -> Results:
     return Results(path, content)
 
 
-def read_documents(results: Results, task: str) -> dict[str, Documents]:
-    """Return a task's documents by filter; DataError with file and line if one is damaged or missing."""
+def read_documents(results: Results, task: str, cluster: str | None = None) -> dict[str, Documents]:
+    """Return a task's documents by filter; DataError with file and line if one is damaged or missing.
+
+    `cluster` is the field of a document that names its family.
+    """
     path, metrics = results.samples(task), results.metrics(task)
     if not path.is_file():
         raise DataError(f"{results.path}: {path.name} is not beside it: lm-eval writes it with --log_samples")
@@ -128,6 +132,7 @@ def read_documents(results: Results, task: str) -> dict[str, Documents]:
             str(values.get("target", "")),
             values.get("prompt_hash"),
             {metric: value for metric, value in values.items() if metric in metric_names},
+            None if cluster is None else _cluster(values, cluster, f"{path}, line {number}"),
         )
         earlier = by_filter.setdefault(name, {}).setdefault(document.doc_id, document)
         if earlier is not document:
@@ -138,6 +143,16 @@ def read_documents(results: Results, task: str) -> dict[str, Documents]:
             counts = f"{results.path.name} counts {expected} documents, and filter {name} has {len(documents)}"
             raise DataError(f"{path}, line {number}: lines are missing before or after it: {counts}")
     return by_filter
+
+
+def _cluster(values: dict[str, Any], field: str, where: str) -> str:
+    """Return the family of a document, as its field says."""
+    document = values.get("doc")
+    value = document.get(field) if isinstance(document, dict) else None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        fields = ", ".join(map(str, document)) if isinstance(document, dict) else "no fields"
+        raise DataError(f"--cluster {field}: {where}: the document has no such text or number ({fields})")
+    return str(value)
 
 
 def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -20,6 +20,7 @@ from runner.compare.data import (
     label,
     named_groups,
 )
+from runner.compare.mean_pairs import cluster_field, compare_means, has_means
 from runner.compare.runs import SampleReader
 from runner.core import effects
 from runner.core.effects import Effect
@@ -104,6 +105,8 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Seque
         words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
         effect = effects.sequential_accuracies((our.solved, their.solved) for our, their in pairs)
         return replace(effect, remark="; ".join(filter(None, (words, remark))))
+    if has_means(pairs):
+        return replace(compare_means(pairs, cluster_field(run, base)), remark=remark)
     wins = sum(our.solved and not their.solved for our, their in pairs)
     losses = sum(their.solved and not our.solved for our, their in pairs)
     effect = effects.paired_accuracies(wins, losses, n, sum(their.solved for _, their in pairs))

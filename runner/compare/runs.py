@@ -323,7 +323,18 @@ def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     scored = [
         it for it in _samples_in(path) if it.verdict is not None and (stopped_after is None or it.index < stopped_after)
     ]
-    return {question_of(one): QuestionOutcome(one.verdict is Verdict.correct, one.prompt_sha256) for one in scored}
+    return {
+        question_of(one): QuestionOutcome(
+            one.verdict is Verdict.correct, one.prompt_sha256, one.cluster, _right_answers(one)
+        )
+        for one in scored
+    }
+
+
+def _right_answers(sample: Sample) -> tuple[int, int]:
+    """Return how many of several answers to one question are right, and how many there are."""
+    verdicts = [choice.verdict for choice in sample.choices or []]
+    return (0, 0) if None in verdicts else (verdicts.count(Verdict.correct), len(verdicts))
 
 
 def _samples_in(path: Path) -> Iterable[Sample]:
@@ -336,7 +347,9 @@ def _samples_in(path: Path) -> Iterable[Sample]:
 def read_texts(path: Path) -> Texts:
     """Return each text's score from a file of samples; EvidenceError with file and line if a sample was changed."""
     return {
-        one.index: TextScore((one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood)
+        one.index: TextScore(
+            (one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood, one.cluster
+        )
         for one in _samples_in(path)
         if one.likelihood is not None
     }

@@ -6,7 +6,7 @@ Pure Python, like the statistics that it uses (stats.py, ratios.py, sequential.p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.core import ratios, stats
 from runner.core.margins import MarginVerdict, questions_needed
+from runner.core.paired_means import MeanDifference
 from runner.core.sequential import Pairs, p_at_any_look
 from runner.core.stats import ALPHA
 
@@ -36,6 +37,7 @@ class Method(StrEnum):
     fisher = "fisher"  # exact, for questions that cannot be paired
     sequential = "sequential"  # bets on the pairs in the order of the questions, where a run stopped early
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
+    mean_flips = "mean_flips"  # signs of paired means' differences: of clusters of questions, or of several samples
     rank_sum = "rank_sum"  # exact, over the repeats of a measurement
 
 
@@ -136,6 +138,37 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
     )
 
 
+def paired_means(
+    differences: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    by: str = "",
+    samples: int = 1,
+    baseline_correct: int = 0,
+) -> Effect:
+    """Compare mean verdicts, of so many samples each, by each question's difference; `by` names the clusters' field."""
+    it, wins, losses = (
+        MeanDifference.of(differences, clusters),
+        sum(d > 0 for d in differences),
+        sum(d < 0 for d in differences),
+    )
+    count = len(it.sums)
+    grouping = f", mean of {samples} samples" * (samples > 1) + f", in {count:,} families by {by}" * bool(by)
+    return Effect(
+        Method.mean_flips,
+        "accuracy",
+        it.difference,
+        *it.interval(),
+        it.p,
+        it.n,
+        it.n,
+        _verdicts(wins, losses, it.n - wins - losses, baseline_correct)
+        | {"clusters": count if by else None, "samples": samples, "grouping": grouping},
+        detects=it.detects,
+        p_at=it.p_at,
+        needs=it.needs,
+    )
+
+
 def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
     """Compare pairs of verdicts where one side stopped early: a test for one look would not be valid."""
     seen, looks, baseline_correct = Pairs(), [], 0
@@ -175,7 +208,8 @@ def unpaired_accuracies(correct: int, n: int, baseline_correct: int, baseline_n:
 
 
 def _verdicts(wins: int | None, losses: int | None, ties: int | None, baseline_correct: int) -> dict[str, Any]:
-    return {"wins": wins, "losses": losses, "ties": ties, "baseline_correct": baseline_correct}
+    counts = {"wins": wins, "losses": losses, "ties": ties, "baseline_correct": baseline_correct}
+    return counts | {"clusters": None, "samples": 1}
 
 
 # ------------------------------------------------------------------------------------- likelihoods and repeats
@@ -184,6 +218,7 @@ def _verdicts(wins: int | None, losses: int | None, ties: int | None, baseline_c
 def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], unit: str) -> Effect:
     """Compare log-likelihoods of the same samples: their differences in nats, and how many units each sample has."""
     error, n = ratios.ratio_error(differences, sizes), len(differences)
+    bend = ratios.skewness(differences, sizes) / math.sqrt(n)
     return Effect(
         Method.sign_flips,
         "log_likelihood",
@@ -193,7 +228,7 @@ def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], uni
         n,
         n,
         {"error": error, "size": int(sum(sizes)), "unit": unit},
-        detects=partial(ratios.detectable_shift, error, n),
+        detects=lambda alpha: ratios.detectable_shift(error, n, alpha, bend),
         p_at=lambda shift: ratios.paired_p(
             [difference - shift * size for difference, size in zip(differences, sizes, strict=True)], sizes
         ),

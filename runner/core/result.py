@@ -144,6 +144,7 @@ class Sample:
     permanent: bool = False  # for an error: asking again cannot help
     question: str | None = None
     gold: str | None = None
+    cluster: str | None = None  # the family of questions that it belongs to, by task.cluster
     extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
     verdict: Verdict | None = None
     likelihood: Likelihood | None = None  # of a given text that was scored: its tokens are `token_ids`

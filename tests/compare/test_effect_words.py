@@ -28,6 +28,7 @@ from runner.core.effects import (
     judge,
     paired_accuracies,
     paired_likelihoods,
+    paired_means,
     ratio_of_medians,
     sequential_accuracies,
     unpaired_accuracies,
@@ -35,6 +36,7 @@ from runner.core.effects import (
 
 EFFECTS = [
     paired_accuracies(3, 1, 100, 50),
+    paired_means([0.5, 0.0, -0.25, 1.0] * 2, [1, 1, 2, 3, 4, 5, 6, 7], "template", 4, 5),
     unpaired_accuracies(40, 80, 50, 100),
     sequential_accuracies([(True, True), (True, False)]),
     paired_likelihoods([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),

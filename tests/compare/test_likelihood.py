@@ -76,9 +76,7 @@ def test_differences_are_paired_weighted_by_tokens_and_adjusted(store: Store, ro
     assert shift["difference"] == pytest.approx(sum(differences) / sum(TOKENS))
     logged = row_by_job["nf4"]["metrics"][LOG_LIKELIHOOD] - row_by_job["base"]["metrics"][LOG_LIKELIHOOD]
     assert shift["difference"] == pytest.approx(logged)
-    assert (shift["difference_low"], shift["difference_high"]) == pytest.approx(
-        paired_interval(differences, TOKENS)
-    )
+    assert (shift["difference_low"], shift["difference_high"]) == pytest.approx(paired_interval(differences, TOKENS))
     assert shift["p"] == paired_p(differences, TOKENS)
     assert (shift["finding"], shift["samples"], shift["size"], shift["unit"]) == ("worse", N, sum(TOKENS), "token")
     assert shift["p_holm"] == pytest.approx(2 * shift["p"])

@@ -20,7 +20,7 @@ from runner.core.effects import (
     sequential_accuracies,
     unpaired_accuracies,
 )
-from runner.core.ratios import detectable_shift, ratio_error
+from runner.core.ratios import detectable_shift, ratio_error, skewness
 from runner.core.stats import detectable_difference, unpaired_detectable_difference
 
 
@@ -91,7 +91,9 @@ def test_the_detectable_difference_is_that_of_the_method_at_the_strictest_level_
     paired, unpaired = (it.detectable for it in of_verdicts)
     assert paired == detectable_difference(500, 30 / 500, alpha=0.05 / 2)
     assert unpaired == unpaired_detectable_difference(400, 500, 620 / 900, alpha=0.05 / 2)
-    assert likelihood.detectable == detectable_shift(ratio_error(differences, sizes), 5, 0.05)
+    bend = skewness(differences, sizes) / 5**0.5
+    assert likelihood.detectable == detectable_shift(ratio_error(differences, sizes), 5, 0.05, bend)
+    assert (likelihood.detectable or 0) > (detectable_shift(ratio_error(differences, sizes), 5, 0.05) or 1)
     without = [sequential_accuracies([(True, False)]), ratio_of_medians("load_s", [2.0, 3.0], [1.0, 1.5])]
     judge(without)
     assert [it.detectable for it in without] == [None, None]

@@ -26,7 +26,7 @@ from runner.core.files import write_atomically
 from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
-from runner.datasets.gsm8k import Item, check_made, describe, items_sha256, load_questions
+from runner.datasets.gsm8k import Item, check_made, cluster_hashes, describe, items_sha256, load_questions
 from runner.engines.base import Capability
 from runner.engines.contract import require
 from runner.engines.session import Session
@@ -62,7 +62,7 @@ def prepare(config: RunnerConfig) -> Assignment:
     task = own_config(config, AgentsConfig)
     items = load_questions(task)
     train, left_out = _train_questions(task, items) if task.is_trained else ([], 0)
-    hashes = {"data": items_sha256(items)}
+    hashes = {"data": items_sha256(items)} | cluster_hashes([item.cluster for item in items])
     if task.is_trained:
         hashes["train"] = items_sha256(train)
     if task.graph is not None:

@@ -14,7 +14,7 @@ from runner.config.task import Extractor, Gsm8kConfig
 from runner.core.errors import check
 from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
-from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
+from runner.datasets.gsm8k import Item, cluster_hashes, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
 from runner.engines.base import Completion, EngineReport, Request
 from runner.engines.contract import Engine
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 # Jobs that differ in these only have the same answers to the same questions, and reuse each other's.
 IGNORED_FOR_REUSE = frozenset(
-    {"data", "twins", EARLY_STOP, "task.limit", "task.check_invariance", "task.check_contamination"}
+    {"data", "twins", "clusters", EARLY_STOP, "task.limit", "task.check_invariance", "task.check_contamination"}
 )
 NO_QUESTION = Item("QUESTION", "", "")  # placeholder, to show the form of all prompts
 
@@ -68,6 +68,7 @@ def prepare(config: RunnerConfig) -> Problems:
     items = load_questions(task)
     shots, shots_sha256 = load_shots(task, items)
     hashes = {"data": items_sha256(items), "shots": shots_sha256}
+    hashes |= cluster_hashes([item.cluster for item in items])
     first = items[: task.check_contamination]
     twins = twins_of(task.data, task.split, first)
     if first:
@@ -112,7 +113,7 @@ def run(inputs: Problems, context: Context) -> Result:
         partial(to_sample, task, items),
         news,
         partial(rejection_reason, task, items),
-        lambda sample: sample if rejection_reason(task, items, sample) is None else None,
+        partial(adopted, task, items),
         look,
         early_stop,
     )
@@ -177,6 +178,13 @@ def to_sample(task: Gsm8kConfig, items: Mapping[int, Item], *choices: Completion
     return judged(task, items, sample_of(*choices))
 
 
+def adopted(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Sample | None:
+    """Return another job's sample as one of this job's, in this job's families of questions; None if it is not one."""
+    item = items.get(sample.index)
+    sample = sample if item is None else replace(sample, cluster=item.cluster)
+    return sample if rejection_reason(task, items, sample) is None else None
+
+
 def rejection_reason(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> str | None:
     """Say why a sample does not belong to this job; None if it does."""
     item = items.get(sample.index)
@@ -192,7 +200,8 @@ def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Samp
     item = items[sample.index]
     if sample.choices is None:
         extracted, verdict = judge(sample.text, sample.finish_reason, item.gold, task.extractor)
-        return replace(sample, question=item.question, gold=item.gold, extracted=extracted, verdict=verdict)
+        sample = replace(sample, question=item.question, gold=item.gold, cluster=item.cluster)
+        return replace(sample, extracted=extracted, verdict=verdict)
     choices = []
     for choice in sample.choices:
         extracted, verdict = judge(choice.text, choice.finish_reason, item.gold, task.extractor)
@@ -203,6 +212,7 @@ def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Samp
         sample,
         question=item.question,
         gold=item.gold,
+        cluster=item.cluster,
         text=choices[elected.winner].text,
         finish_reason=sample.finish_reason if sample.failed else choices[elected.winner].finish_reason,
         extracted={each.value: vote.answer for each, vote in votes.items()},
