@@ -3,9 +3,10 @@
 `python bench/mean_of_samples.py [--pairs 400] [--seed 0]`. Each run answers each question eight times. First runs are
 drawn: a question has a chance of being solved that depends on its difficulty, and the two runs' chances differ, too.
 Equal runs show the false positives, and runs that differ the power: of one answer each, of the majority vote (as
-runner-compare did), and of the mean over the answers (as it does). Then eight real answers of the embedded model to each
-question (hard5, sampled at two temperatures) take the place of drawn ones: questions are drawn again with repetition,
-and a coin decides for each which run's answers belong to which side, for equal runs; without the coin, for the power.
+runner-compare did), and of the mean over the answers (as it does). Then eight real answers of the embedded model to
+each question (hard5, sampled at two temperatures) take the place of drawn ones: questions are drawn again with
+repetition, and a coin decides for each which run's answers belong to which side, for equal runs; without the coin, for
+the power.
 "Needed" is how many questions make the power 80 %, found by trying. The exit code is 1 if equal pairs are called
 different in more than 5 %, or intervals miss the truth in more than 6 %, beyond noise.
 """
@@ -123,7 +124,7 @@ def main() -> int:
     first, second = real_answers()
     real_gap = float((first - second).mean() / ANSWERS)
     print(f"\n{ANSWERS} answers to each question; {pairs:,} pairs a line. Real: hard5, {len(first)} questions, "
-          f"temperature 0.7 {first.mean() / ANSWERS:.1%}, 1.3 {second.mean() / ANSWERS:.1%} of the answers are right")  # fmt: skip
+          f"right: {first.mean() / ANSWERS:.1%} at temperature 0.7, {second.mean() / ANSWERS:.1%} at 1.3")  # fmt: skip
     print(f"{'said to differ':30s}  {'n':>5s}  " + "  ".join(f"{name:>23s}" for name in WAYS)
           + "   mean's interval misses")  # fmt: skip
 

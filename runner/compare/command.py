@@ -14,6 +14,7 @@ from typing import NoReturn
 from runner.compare import lm_eval
 from runner.compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
 from runner.compare.front import SPEED_TOLERANCE
+from runner.compare.numbers import with_number
 from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
 from runner.compare.runs import (
@@ -123,6 +124,13 @@ def parser() -> argparse.ArgumentParser:
         "documents, or the one that task.cluster has recorded in each job",
     )
     add(
+        "--metric",
+        default="",
+        metavar="NAME",
+        help="compare this number of each question instead of verdicts: new_tokens, characters, cost_usd; with "
+        "--lm-eval, only this metric of those in the folders",
+    )
+    add(
         "--margin",
         action="append",
         default=[],
@@ -166,6 +174,8 @@ def compare(options: argparse.Namespace, scratch: Path) -> None:
         reader = SampleReader(client, output_dir, scratch)
     runs, every_run = without_errors(options, choose(options, every_run), every_run)
     check_clusters(options, runs)
+    if options.metric and not options.lm_eval:
+        runs = with_number(runs, options.metric, reader)
     target = (grid or grid_to_log_to(runs)) if options.log else None
     flips = options.flips
     tables = [tabulate_flips(options, runs, every_run, reader)] if flips else tabulate_tasks(options, runs, reader)
@@ -189,7 +199,7 @@ def load_lm_eval(options: argparse.Namespace) -> tuple[list[Run], lm_eval.LmEval
         if getattr(options, name):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option}: --lm-eval reads folders and no MLflow store: leave out one of the two")
-    return lm_eval.load(options.lm_eval, options.cluster or None)
+    return lm_eval.load(options.lm_eval, options.cluster or None, options.metric)
 
 
 def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:

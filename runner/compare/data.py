@@ -9,7 +9,7 @@ from typing import NamedTuple
 from runner.core.effects import Effect
 from runner.core.errors import few
 from runner.core.metrics import LOG_LIKELIHOODS, score
-from runner.core.result import Likelihood
+from runner.core.result import Likelihood, Sample
 from runner.core.stats import wilson_interval
 
 ABSENT = "–"
@@ -44,6 +44,7 @@ class Run:
     grid: str = ""  # the MLflow run of its grid
     artifacts: str = ""  # where MLflow has its files
     facts: dict[str, str] = field(default_factory=dict)  # facts about the run: its machine, other work at the same time
+    number: str | None = None  # the metric, a number for each question, that is compared instead of verdicts
     errors: int = 0  # questions that ended in an error, so that the job has FAILED
     parts: list[Run] = field(default_factory=list)  # the pooled runs
     earlier: list[Run] = field(default_factory=list, repr=False)  # runs of the same job, newest first
@@ -105,6 +106,11 @@ class QuestionOutcome(NamedTuple):
 
 
 Answers = dict[Question, QuestionOutcome]
+
+
+def question_of(sample: Sample) -> Question:
+    """Return a question's identity: index, text and gold answer."""
+    return sample.index, sample.question or "", sample.gold or ""
 
 
 class TextScore(NamedTuple):
@@ -213,6 +219,11 @@ class Table:
         """The unit that the table's log-likelihoods are divided by; None for another kind of table."""
         units = {row.run.unit for row in self.rows}
         return units.pop() if len(units) == 1 else None
+
+    @property
+    def number(self) -> str | None:
+        """The number of each question that the table compares; None for another kind of table."""
+        return self.rows[0].run.number if self.rows else None
 
     @property
     def has_ratios(self) -> bool:

@@ -31,6 +31,11 @@ def rounded_up(difference: float) -> str:
     return f"{math.ceil(1000 * difference) / 10:.1f}"
 
 
+def signed(value: float) -> str:
+    """Return a difference to four digits: −0.0128, +3.5."""
+    return f"{value:+.4g}".replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Quantity:
     """What is compared: how its effects are written, recorded and explained; {unit}: the divisor of likelihoods."""
@@ -74,6 +79,20 @@ LIKELIHOODS = Quantity(
         "sums over samples, Student's t and Hall's).",
     ),
 )
+NUMBERS = Quantity(
+    record_key="number",
+    keys="measure baseline_job_id mean baseline_mean difference difference_low difference_high error p method "
+    "questions p_holm finding detectable_difference remark",
+    write=signed,
+    unit="{unit}",
+    write_detectable="{:.2g}".format,
+    power="about 80 %",
+    legend=(
+        "Δ of the mean {unit} of a question, over the same questions.",
+        "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. Intervals hold 95 % each (Student's t "
+        "and Hall's).",
+    ),
+)
 REPEATS = Quantity(
     record_key="ratios",
     keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding",
@@ -84,7 +103,7 @@ REPEATS = Quantity(
         "Holm over the comparisons of one figure, {alpha:g} decides.",
     ),
 )
-DIFFERENCES = (ACCURACIES, LIKELIHOODS)  # a row has at most one of them
+DIFFERENCES = (ACCURACIES, LIKELIHOODS, NUMBERS)  # a row has at most one of them
 # The keys of a record whose field of an effect has another name
 FIELDS = {
     "difference": "value",
@@ -140,6 +159,13 @@ METHODS = {
         legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
         f"(up to {FLIPS:,} flips; p is {CAUTION:g} times the share that reaches the sum, or {CAUTION:g} times the p of "
         "a t-test without the differences' skewness, if that is larger);",
+    ),
+    Method.number_flips: MethodWords(
+        NUMBERS,
+        sample="{questions:,}{grouping}",
+        legend=f"p: signs of the questions' differences are flipped (up to {FLIPS:,} flips; p is {CAUTION:g} times the "
+        f"share that reaches the sum, or {CAUTION:g} times the p of a t-test without the differences' skewness, if "
+        "that is larger);",
     ),
     Method.rank_sum: MethodWords(REPEATS, sample="{n}/{baseline_n}", legend="p: exact rank-sum test,"),
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.core.errors import ConfigError, DataError
+from runner.core.metrics import Better
 from runner.core.texts import read_json, read_json_lines
 
 TIME = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")  # how the name of a results file ends
@@ -84,6 +85,11 @@ class Results:
     def is_lower_better(self, task: str, metric: str) -> bool:
         """Whether lower values of a metric are better."""
         return (self.of("higher_is_better", task) or {}).get(metric) is False
+
+    def better(self, task: str, metric: str) -> Better:
+        """Return which direction of a metric is better, if lm-eval knows it."""
+        is_higher = (self.of("higher_is_better", task) or {}).get(metric)
+        return Better.neither if is_higher is None else Better.higher if is_higher else Better.lower
 
 
 def find(place: str) -> list[Results]:

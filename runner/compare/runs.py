@@ -23,7 +23,9 @@ from runner.compare.data import (
     Run,
     Texts,
     TextScore,
+    question_of,
 )
+from runner.compare.sample_numbers import read_numbers
 from runner.core.console import say
 from runner.core.errors import ConfigError, EvidenceError, one_line, refuse_password, unknown
 from runner.core.metrics import LOG_LIKELIHOOD
@@ -244,6 +246,10 @@ class SampleReader:
 
         return self.first_intact(run, read_texts, agrees, LOG_LIKELIHOOD)
 
+    def numbers(self, run: Run) -> Answers:
+        """Return the number of each question that is compared instead of its verdict."""
+        return self.first_intact(run, partial(read_numbers, name=run.number or ""), bool, "answers")
+
     def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some questions: verdict, extracted answer, and the end of the text."""
         answers: dict[Question, dict[str, str]] = {}
@@ -310,11 +316,6 @@ def _counts(answers: Answers) -> tuple[int, int]:
     return sum(it.solved for it in answers.values()), len(answers)
 
 
-def question_of(sample: Sample) -> Question:
-    """Return a question's identity: index, text and gold answer."""
-    return sample.index, sample.question or "", sample.gold or ""
-
-
 def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     """Return whether each scored question was solved; EvidenceError with file and line if a sample was changed.
 
@@ -325,16 +326,10 @@ def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     ]
     return {
         question_of(one): QuestionOutcome(
-            one.verdict is Verdict.correct, one.prompt_sha256, one.cluster, _right_answers(one)
+            one.verdict is Verdict.correct, one.prompt_sha256, one.cluster, one.right_answers
         )
         for one in scored
     }
-
-
-def _right_answers(sample: Sample) -> tuple[int, int]:
-    """Return how many of several answers to one question are right, and how many there are."""
-    verdicts = [choice.verdict for choice in sample.choices or []]
-    return (0, 0) if None in verdicts else (verdicts.count(Verdict.correct), len(verdicts))
 
 
 def _samples_in(path: Path) -> Iterable[Sample]:

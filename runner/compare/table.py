@@ -10,6 +10,7 @@ from runner.compare.data import JOB_ID, NotPaired, Run, Table, TableRow, TooFew,
 from runner.compare.effect_words import sentence
 from runner.compare.front import SPEED_TOLERANCE, mark_front
 from runner.compare.likelihood import compare_likelihoods
+from runner.compare.numbers import compare_numbers
 from runner.compare.runs import SampleReader
 from runner.compare.selection import listed, matches
 from runner.compare.wording import dominated, natural
@@ -90,7 +91,9 @@ def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleRea
     """Compare a run with its baseline: by likelihoods or verdicts if it has them, else by repeats."""
     compared_keys = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
     other_differences = also_differ(run, base, choice) if choice.by else None
-    if run.unit:
+    if run.number:
+        effect = compare_numbers(run, base, reader)
+    elif run.unit:
         effect = compare_likelihoods(run, base, reader, compared_keys)
     elif run.score is None:
         return pairing.compare_repeats(run, base, reader)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from statistics import median
@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.core import ratios, stats
 from runner.core.margins import MarginVerdict, questions_needed
+from runner.core.metrics import Better
 from runner.core.paired_means import MeanDifference
 from runner.core.sequential import Pairs, p_at_any_look
 from runner.core.stats import ALPHA
@@ -37,6 +38,7 @@ class Method(StrEnum):
     fisher = "fisher"  # exact, for questions that cannot be paired
     sequential = "sequential"  # bets on the pairs in the order of the questions, where a run stopped early
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
+    number_flips = "number_flips"  # signs of the differences of any number that each question has
     mean_flips = "mean_flips"  # signs of paired means' differences: of clusters of questions, or of several samples
     rank_sum = "rank_sum"  # exact, over the repeats of a measurement
 
@@ -58,6 +60,7 @@ class Effect:
     baseline_n: int
     counts: dict[str, Any] = field(default_factory=dict)  # further counts of the method, by their names in JSON
     is_ratio: bool = False
+    better: Better = Better.higher  # which direction of the measure is better
     detects: Callable[[float], float | None] | None = None  # level → smallest detectable true difference
     p_at: Callable[[float], float] | None = None  # true value → two-sided p against it
     needs: Callable[[float, float], int | None] | None = None  # margin, level → questions that decide about it
@@ -93,7 +96,10 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
     for measure, family in families.items():
         for it, p_holm in zip(family, stats.holm([one.p for one in family]), strict=True):
             it.p_holm, it.comparisons = p_holm, len(family)
-            up, down = (Finding.larger, Finding.smaller) if it.is_ratio else (Finding.better, Finding.worse)
+            is_neutral = it.is_ratio or it.better is Better.neither
+            up, down = (Finding.larger, Finding.smaller) if is_neutral else (Finding.better, Finding.worse)
+            if it.better is Better.lower:
+                up, down = down, up
             if p_holm < ALPHA and it.value != it.neutral:
                 it.finding = up if it.value > it.neutral else down
             # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
@@ -233,6 +239,16 @@ def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], uni
             [difference - shift * size for difference, size in zip(differences, sizes, strict=True)], sizes
         ),
     )
+
+
+def paired_numbers(
+    name: str, differences: Sequence[float], sizes: Sequence[float], better: Better, means: tuple[float, float]
+) -> Effect:
+    """Compare a number that each question has, from sums over so many questions; `means` are those of both sides."""
+    it = paired_likelihoods(differences, sizes, name)
+    counts = {"error": it.counts["error"], "questions": int(sum(sizes)), "unit": name}
+    counts |= {"mean": means[0], "baseline_mean": means[1], "grouping": ""}
+    return replace(it, method=Method.number_flips, measure=f"number:{name}", better=better, counts=counts)
 
 
 def ratio_of_medians(measure: str, repeats: Sequence[float], baseline: Sequence[float]) -> Effect:

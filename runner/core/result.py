@@ -170,6 +170,12 @@ class Sample:
             or [BranchText(self.text, self.token_ids, self.finish_reason, self.new_tokens)]
         )
 
+    @property
+    def right_answers(self) -> tuple[int, int]:
+        """Return how many of several answers are right, and how many there are; zeros without several verdicts."""
+        verdicts = [choice.verdict for choice in self.choices or []]
+        return (0, 0) if None in verdicts else (verdicts.count(Verdict.correct), len(verdicts))
+
     def to_json(self) -> str:
         """Return the sample as one line of JSON without unset keys, and with a checksum over the rest."""
         return sealed(without_unset_keys(asdict(self)))

@@ -29,10 +29,12 @@ from runner.core.effects import (
     paired_accuracies,
     paired_likelihoods,
     paired_means,
+    paired_numbers,
     ratio_of_medians,
     sequential_accuracies,
     unpaired_accuracies,
 )
+from runner.core.metrics import Better
 
 EFFECTS = [
     paired_accuracies(3, 1, 100, 50),
@@ -40,6 +42,7 @@ EFFECTS = [
     unpaired_accuracies(40, 80, 50, 100),
     sequential_accuracies([(True, True), (True, False)]),
     paired_likelihoods([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
+    paired_numbers("f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, (0.5, 0.5)),
     ratio_of_medians("load_s", [2.0, 3.0], [1.0, 1.5]),
 ]
 

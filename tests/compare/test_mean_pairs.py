@@ -113,3 +113,25 @@ def test_the_mean_of_one_side_is_compared_with_the_verdicts_of_the_other(store: 
     comparison = rows("one side", "--baseline", "task.samples=1")["several"]["comparison"]
     assert comparison["difference"] == pytest.approx(-1 / 8)
     assert (comparison["wins"], comparison["losses"], comparison["finding"]) == (0, 60, "worse")
+
+
+def test_the_tokens_of_an_answer_are_compared(store: Store, rows: Any, show: Any) -> None:
+    store.job("tokens", "base", NONE, marks(50, 60))
+    folder = store.job("tokens", "nf4", NF4, marks(50, 60))
+
+    def change(sample: Sample) -> Sample:
+        sample.token_ids = [1] * (2 + sample.index % 3)
+        return sample
+
+    rewrite(folder, change)
+    number = rows("tokens", "--baseline", BASELINE, "--metric", "new_tokens")["nf4"]["number"]
+    assert (number["mean"], number["baseline_mean"], number["finding"]) == (3.0, 2.0, "larger")
+    _, out, _ = show("tokens", "--baseline", BASELINE, "--metric", "new_tokens")
+    assert "nf4 vs none (n=60): larger (Δ +1 new_tokens, 95 % interval" in out
+    code, _, err = show("tokens", "--metric", "new_token")
+    assert code == 2
+    assert "--metric new_token: no number of a question 'new_token'" in err
+    store.job("few tokens", "base", NONE, marks(10, 20))
+    store.job("few tokens", "nf4", NF4, marks(10, 20))
+    row = rows("few tokens", "--baseline", BASELINE, "--metric", "characters")["nf4"]
+    assert row["note"].startswith("too few questions to test: 20, at least 50 (Δ ")
