@@ -164,7 +164,7 @@ def test_a_number_of_each_document_is_compared_and_one_of_all_documents_left_out
     for name, loss in (("a", 0.0), ("b", 0.1)):
         f1 = [0.25 + 0.01 * (at % 7) - loss * (at % 3) for at in range(N)]
         brier = [[1, [0.3 + loss * (at % 2), 0.7 - loss * (at % 2)]] for at in range(N)]
-        metrics = {"acc": of(BASE), "f1": f1, "brier_score": brier, "mcc": [[1, 0]] * N}
+        metrics: dict[str, list[Any]] = {"acc": of(BASE), "f1": f1, "brier_score": brier, "mcc": [[1, 0]] * N}
         lm_eval_folder(tmp_path / name, {"none": metrics}, higher_is_better={"sums": better})
     a, b = tmp_path / "a", tmp_path / "b"
     code, out, err = run(a, b)
