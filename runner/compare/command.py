@@ -206,7 +206,7 @@ def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
     """Raise ConfigError if a job has not recorded the field that --cluster names."""
     without = sorted(run.job_id for run in runs if run.value(CLUSTER) != options.cluster)
     if options.cluster and without:
-        fix = f"run them again with {CLUSTER}={options.cluster}: they reuse their answers"
+        fix = f"run them again with {CLUSTER}={options.cluster}; word problems reuse their answers"
         raise ConfigError(f"--cluster {options.cluster}: not recorded by {few(without)}: {fix}")
 
 

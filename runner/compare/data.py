@@ -9,7 +9,7 @@ from typing import NamedTuple
 from runner.core.effects import Effect
 from runner.core.errors import few
 from runner.core.metrics import LOG_LIKELIHOODS, score
-from runner.core.result import Likelihood, Sample
+from runner.core.result import Likelihood, Sample, Verdict
 from runner.core.stats import wilson_interval
 
 ABSENT = "–"
@@ -111,6 +111,12 @@ Answers = dict[Question, QuestionOutcome]
 def question_of(sample: Sample) -> Question:
     """Return a question's identity: index, text and gold answer."""
     return sample.index, sample.question or "", sample.gold or ""
+
+
+def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:
+    """Return one side of a flip as it is shown: of a long text, the end."""
+    shown = text if len(text) <= most else "…" + text[-most:]
+    return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}
 
 
 class TextScore(NamedTuple):

@@ -26,11 +26,12 @@ from runner.compare.data import (
     TableRow,
     Texts,
     TextScore,
+    side_of,
 )
 from runner.compare.lm_eval_files import Document, Documents, Results, find, lines, question_and_answers, read_documents
 from runner.compare.lm_eval_keys import FOLDER_KEY, params_of
 from runner.compare.numbers import number_of
-from runner.compare.runs import SampleReader, side_of
+from runner.compare.runs import SampleReader
 from runner.core.console import say
 from runner.core.errors import ConfigError, DataError, few, unknown
 from runner.core.metrics import LOG_LIKELIHOODS

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from runner.compare.data import (
-    ABSENT,
     EXTRACTOR,
     JOB_ID,
     TEXT_END,
@@ -24,6 +23,7 @@ from runner.compare.data import (
     Texts,
     TextScore,
     question_of,
+    side_of,
 )
 from runner.compare.sample_numbers import read_numbers
 from runner.core.console import say
@@ -348,9 +348,3 @@ def read_texts(path: Path) -> Texts:
         for one in _samples_in(path)
         if one.likelihood is not None
     }
-
-
-def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:
-    """Return one side of a flip as it is shown: of a long text, the end."""
-    shown = text if len(text) <= most else "…" + text[-most:]
-    return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}

@@ -86,7 +86,7 @@ def test_a_field_that_no_job_has_recorded_is_rejected(store: Store, show: Any) -
     store.job("no families", "base", NONE, marks(90, 100))
     code, out, err = show("no families", "--cluster", "template")
     assert (code, out) == (2, "")
-    fix = "run them again with task.cluster=template: they reuse their answers"
+    fix = "run them again with task.cluster=template; word problems reuse their answers"
     assert f"--cluster template: not recorded by base: {fix}" in err
 
 
