@@ -28,9 +28,7 @@ from runner.core.effects import Finding, judge
 from runner.core.stats import (
     ALPHA,
     POWER,
-    bootstrap_ratio_interval,
     detectable_difference,
-    rank_sum_exact,
     unpaired_detectable_difference,
     wilson_interval,
 )
@@ -46,9 +44,7 @@ SETTINGS = [  # questions, accuracy, rho: as a quantization changes a model, as 
     (1319, 0.6, 0.8),
 ]
 GROUPS = [(50, 0.7), (200, 0.9), (1319, 0.6)]  # questions a side, accuracy
-REPEATS = [3, 4, 5, 10]
 SLACK = 0.03  # by which a power may miss what is promised
-NOISE = 0.03  # standard deviation of a repeat's logarithm: 3 %
 
 Solved = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
@@ -218,29 +214,6 @@ def unpaired(generator: np.random.Generator, pairs: int) -> list[Rate]:
     return nulls
 
 
-def repeated(generator: np.random.Generator, pairs: int) -> list[Rate]:
-    """Print and return the rates for repeats of a measurement, with the noise of a quiet machine."""
-    nulls = []
-    print(f"\nrepeats of a measurement, noise {100 * NOISE:.0f} %: {pairs:,} pairs a line and side")
-    print("repeats  false verdicts (ranks)  interval without 1   true 5 % seen   true 10 % seen")
-    for repeats in REPEATS:
-
-        def draw(factor: float = 1.0, repeats: int = repeats) -> list[float]:
-            return [factor * math.exp(NOISE * generator.standard_normal()) for _ in range(repeats)]
-
-        drawn = [(draw(), draw()) for _ in range(pairs)]
-        null = Rate(sum(rank_sum_exact(a, b) < ALPHA for a, b in drawn), pairs)
-        intervals = (bootstrap_ratio_interval(a, b) for a, b in drawn)
-        outside = Rate(sum(not low <= 1 <= high for low, high in intervals), pairs)
-        seen = [
-            100 * sum(rank_sum_exact(draw(factor), draw()) < ALPHA for _ in range(pairs)) / pairs
-            for factor in (1.05, 1.1)
-        ]
-        print(f"{repeats:7d}  {null}  {outside}  {seen[0]:12.1f} %  {seen[1]:13.1f} %", flush=True)
-        nulls.append(null)
-    return nulls
-
-
 def conclude(nulls: Sequence[Rate], started: float, powers: Sequence[Rate] = ()) -> int:
     """Print how many rates break their promise by more than noise; return the exit code, 1 if some do."""
     high = [rate for rate in nulls if rate.low > ALPHA]
@@ -268,7 +241,6 @@ def main() -> int:
     pairs, generator, started = begin("compare_null", __doc__)
     nulls, powers = paired(generator, pairs)
     nulls += unpaired(generator, pairs)
-    nulls += repeated(generator, pairs)
     return conclude(nulls, started, powers)
 
 

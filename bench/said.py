@@ -56,7 +56,7 @@ SIGNED = re.compile(r"[-+−]?(?:\d[\d,.]*|#)")
 GUESSED = re.compile(r" · \d+ of \d+ guessed tokens right")  # tokens are guessed while that saves time
 BY_SPEED = re.compile(r"(note:\s+)?decoding\s+read\s+more\s+than\s+main\s+memory\s+gives:[^:]*?caches")  # of a sweep
 FRONT = re.compile(
-    r"(• )?(no Pareto front|dominated beyond noise): "
+    r"(• )?(no Pareto front|the Pareto front leaves out|dominated beyond noise)[^:]*: "
 )  # depends on speed, and on other work of the machine
 SEVERAL_JOBS = re.compile(r"[^\s,+\"]*<\w+ \d+>(?:(\+|, )[^\s,+\"]*<\w+ \d+>)+")
 

@@ -26,6 +26,7 @@ FACTS_SHOWN = (
         "sampling",
         "reference",
         "early_stop_vs",
+        "early_stop_level",
         "early_stop_verdict",
         "source",
         "server",

@@ -9,6 +9,7 @@ from functools import partial
 from runner.compare.data import ABSENT, Run, Table, TableRow, label
 from runner.compare.effect_words import (
     METHODS,
+    UNTESTED,
     detectable,
     difference_of,
     fill,
@@ -79,7 +80,8 @@ def _of_accuracies(table: Table) -> list[Column]:
         if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
             columns.append(_number_of(rows, name, METRICS[name].head, drop_order))
     if table.axes:
-        columns.append(Column("Pareto", [_front(row) for row in rows], False, 7))
+        head = "Pareto" + "\nwithout speed" * bool(table.without_speed)
+        columns.append(Column(head, [_front(row) for row in rows], False, 7))
     return columns
 
 
@@ -131,15 +133,18 @@ def ratio_columns(table: Table) -> list[Column]:
     lines = [(row, it) for row in table.rows for it in row.ratios]
     names = [assignments(row, table.keys) or row.run.job_id for row, _ in lines]
     counted = "/".join(dict.fromkeys(quantity(it).counted for _, it in lines))
-    return [
+    columns = [
         Column("compared with the baseline", names, False),
         Column("measure", [it.measure for _, it in lines], False),
         Column("ratio", [f"×{value_of(it)}" for _, it in lines]),
         Column(counted, [fill(METHODS[it.method].sample, it) for _, it in lines]),
-        Column("p", [p_value(it.p) for _, it in lines]),
-        Column("Holm", [p_value(it.p_holm) for _, it in lines]),
-        Column("finding", [str(it.finding) for _, it in lines], False),
+        Column("p", [p_value(it.p) if it.is_tested else ABSENT for _, it in lines]),
+        Column("Holm", [p_value(it.p_holm) if it.is_tested else ABSENT for _, it in lines]),
+        Column("finding", [str(it.finding) if it.is_tested else UNTESTED for _, it in lines], False),
     ]
+    if any(it.verdict for _, it in lines):
+        columns.append(Column("margin", [verdict_words(it) for _, it in lines], False))
+    return columns
 
 
 def accuracy_of(row: TableRow) -> str:

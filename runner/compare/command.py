@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from runner.compare import lm_eval
 from runner.compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
-from runner.compare.front import SPEED_TOLERANCE
 from runner.compare.numbers import with_number
 from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
@@ -134,16 +133,17 @@ def parser() -> argparse.ArgumentParser:
         "--margin",
         action="append",
         default=[],
-        metavar="POINTS|NATSnats",
+        metavar="POINTS|NATSnats|PERCENT%",
         help="also decide which rows are as good as the baseline within a margin: 2 means 2 percentage points of "
-        "accuracy, 0.01nats means 0.01 nats a token (or byte) of likelihood; may be given twice",
+        "accuracy, 0.01nats means 0.01 nats a token (or byte) of likelihood, 5%% means 5 percent of speed, time or "
+        "memory; may be given once for each",
     )
     add(
         "--tolerance",
-        default=100 * SPEED_TOLERANCE,
         type=float,
         metavar="PERCENT",
-        help="Pareto front: how far apart speeds of one run each may lie by noise alone (default: %(default)g)",
+        help="Pareto front: how far apart speeds may lie by noise alone (default: as the runs of each job show; with "
+        "fewer than 3 runs of a job, speed is left out)",
     )
     add(
         "--flips",
@@ -240,7 +240,8 @@ def without_errors(options: argparse.Namespace, runs: list[Run], every_run: list
 
 def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleReader) -> list[Table]:
     """Return one table for each task."""
-    if not 0 <= options.tolerance <= 1000:  # NaN fails, too
+    tolerance = None if options.tolerance is None else options.tolerance / 100
+    if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
         raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
     margins = parse_margins(options.margin)
     if margins and not (options.baseline or options.by or options.lm_eval):
@@ -261,7 +262,7 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
         keys = baseline, by
         if options.lm_eval and not options.baseline and not by:
             keys = lm_eval.default_comparison(options.lm_eval, of_task)
-        choice = ComparisonOptions(*keys, options.unpaired, task_base, margins, options.tolerance / 100)
+        choice = ComparisonOptions(*keys, options.unpaired, task_base, margins, tolerance)
         tables.append(tabulate(of_task, choice, reader))
     return tables
 

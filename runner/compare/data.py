@@ -9,6 +9,7 @@ from typing import NamedTuple
 from runner.core.effects import Effect
 from runner.core.errors import few
 from runner.core.metrics import LOG_LIKELIHOODS, score
+from runner.core.over_runs import LEAST_RUNS
 from runner.core.result import Likelihood, Sample, Verdict
 from runner.core.stats import wilson_interval
 
@@ -17,6 +18,7 @@ JOB_ID = "job_id"
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 EXTRACTOR = "task.extractor"
 CLUSTER = "task.cluster"
+EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
 TEXT_END = 400  # characters of a text that are shown: the answer is at the end
 
 Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
@@ -65,6 +67,17 @@ class Run:
     def stopped_early(self) -> bool:
         """Whether the run, or one of the pooled runs, stopped early because a difference was decided."""
         return any(part.stopped_after is not None for part in self.parts or [self])
+
+    @property
+    def compared_while_running(self) -> bool:
+        """Whether the run, or one of the pooled runs, was compared with another one while it ran (early_stop_vs)."""
+        return self.stopped_early or any(EARLY_STOP in part.facts for part in self.parts or [self])
+
+    def early_stop_comparisons(self, other: Run) -> int | None:
+        """How many comparisons shared 5 % when this run was compared with the other one; None: not recorded."""
+        compared_with = self.facts.get(EARLY_STOP, "").rpartition(" · ")[2]  # after the words of the user
+        recorded = self.metrics.get("early_stop_comparisons")
+        return int(recorded) if recorded and not self.parts and compared_with == other.job_id else None
 
     @property
     def score(self) -> tuple[int, int] | None:
@@ -157,17 +170,18 @@ class Flips:
     questions: list[Flip]  # those of the won and lost ones that are shown
 
 
+MOST_NAMED = 4  # jobs in a sentence
 ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
 
 
 @dataclass
 class Standing:
-    """A row's value on an axis of the front; two rows differ beyond noise if their ranges low to high do not touch."""
+    """A row's value on an axis of the front, with its 95 % interval over runs, or half of the tolerance each way."""
 
     value: float
     low: float
     high: float
-    runs: int = 1  # the number of runs whose mean it is
+    runs: int = 1  # the number of runs whose geometric mean it is
 
 
 @dataclass
@@ -210,10 +224,14 @@ class Table:
     common: dict[str, str] = field(default_factory=dict)  # the config keys in which they agree
     axes: list[str] = field(default_factory=list)  # the metrics of the front besides accuracy
     noise: dict[str, str] = field(default_factory=dict)  # by axis: the difference up to which it is noise
+    front_margins: dict[str, float] = field(default_factory=dict)  # of accuracy and speed: the loss that may not matter
     front_pairs: int = 0  # the number of pairs of rows that the front compares
+    front_runs: int = 0  # how many runs of each job can show a difference of speed
     dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes
     without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
+    without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
     flips: list[Flips] = field(default_factory=list)
+    error_budget: str = ""  # a sentence, if more than 5 % of such tables may have a wrong finding
 
     @property
     def scored(self) -> bool:
@@ -239,16 +257,27 @@ class Table:
     @property
     def sentences(self) -> list[str]:
         """The findings of the comparisons and of the front, in words."""
-        return [row.sentence for row in self.rows if row.sentence] + self.front_sentences
+        budget = [self.error_budget] if self.error_budget else []
+        return [row.sentence for row in self.rows if row.sentence] + budget + self.front_sentences
 
     @property
     def front_sentences(self) -> list[str]:
         """Which rows are dominated in which axes, and what the front leaves out."""
         sentences = [self.dominated] if self.dominated else []
+        front = "the Pareto front leaves out" if self.axes else "no Pareto front: it leaves out"
         if self.without_memory:
             sentences.append(
-                f"the Pareto front leaves out memory: {few(self.without_memory, 4)} do"
+                f"{front} memory: {few(self.without_memory, MOST_NAMED)} do"
                 f"{'es' * (len(self.without_memory) == 1)} not say how much memory the model took (model_mib)"
+            )
+        if self.without_speed:
+            every = len(self.without_speed) == len([row for row in self.rows if not row.off_front])
+            which = "" if every else f" ({few(self.without_speed, MOST_NAMED)})"
+            sentences.append(
+                f"{front} speed: speeds of fewer than {LEAST_RUNS} runs{which} do not show how far runs differ by "
+                "themselves, so no row is called faster or slower. To count speed, run each job "
+                f"{self.front_runs} times or more, on an idle machine with {ALONE_KEYS}, or give the noise yourself: "
+                "--tolerance PERCENT"
             )
         left_out = [f"{row.run.job_id} ({row.off_front})" for row in self.rows if row.off_front]
         if left_out:
@@ -256,8 +285,8 @@ class Table:
             sentences.append(
                 f"{count if self.axes else 'no Pareto front'}: speed counts only where a job had a process and the "
                 "machine to itself, on one kind of machine. Left out: "
-                f"{few(left_out, 4 if self.axes else 1)}. To count them, run the jobs again on an idle machine with "
-                f"{ALONE_KEYS}"
+                f"{few(left_out, MOST_NAMED if self.axes else 1)}. To count them, run the jobs again on an idle "
+                f"machine with {ALONE_KEYS}"
             )
         return sentences
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner.compare.data import ABSENT, TableRow
 from runner.compare.wording import assignments, versus
-from runner.core.effects import Effect, Finding, Method, repeats_needed
-from runner.core.margins import MarginVerdict
+from runner.core import margins
+from runner.core.effects import Effect, Finding, Method, most_wrong
+from runner.core.margins import MarginVerdict, points_of_margin
 from runner.core.metrics import points
+from runner.core.over_runs import CLEAR_DIFFERENCE, LEAST_RUNS, MOST_RUNS, fewest_runs, runs_needed
 from runner.core.ratios import CAUTION, FLIPS
+from runner.core.sequential import level_words
 from runner.core.stats import ALPHA
 
 
@@ -53,8 +57,8 @@ class Quantity:
 ACCURACIES = Quantity(
     record_key="comparison",
     keys="baseline_job_id difference difference_low difference_high p method wins losses ties p_holm finding "
-    "detectable_difference baseline_correct baseline_n remark margin verdict questions_needed clusters "
-    "samples_a_question",
+    "detectable_difference baseline_correct baseline_n remark margin verdict questions_needed early_stop_comparisons "
+    "clusters samples_a_question",
     write=points,
     unit="points",
     write_detectable=rounded_up,
@@ -95,14 +99,13 @@ NUMBERS = Quantity(
 )
 REPEATS = Quantity(
     record_key="ratios",
-    keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding",
+    keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding method runs "
+    "baseline_runs margin verdict runs_needed",
     write="{:.3g}".format,
-    counted="repeats",
-    legend=(
-        "Ratios are of medians over the repeats, with a bootstrap interval that holds 95 %;",
-        "Holm over the comparisons of one figure, {alpha:g} decides.",
-    ),
+    counted="runs",
+    legend=("Ratios are of this row to the baseline.", ""),
 )
+UNTESTED = "within these processes only"
 DIFFERENCES = (ACCURACIES, LIKELIHOODS, NUMBERS)  # a row has at most one of them
 # The keys of a record whose field of an effect has another name
 FIELDS = {
@@ -115,9 +118,10 @@ FIELDS = {
     "ratio_high": "high",
     "samples": "n",
     "samples_a_question": "samples",
-    "repeats": "n",
-    "baseline_repeats": "baseline_n",
+    "runs": "n",
+    "baseline_runs": "baseline_n",
     "questions_needed": "needed",
+    "runs_needed": "needed",
 }
 
 
@@ -150,8 +154,8 @@ METHODS = {
     Method.sequential: MethodWords(
         ACCURACIES,
         pairs="{wins}/{losses}/{ties}",
-        interval="always-valid 95 % interval",
-        legend="where a run stopped early, p and interval come from bets and still hold;",
+        interval="always-valid {confidence:g} % interval",
+        legend="where a run was compared while it ran, p and interval come from bets and hold at every look;",
     ),
     Method.sign_flips: MethodWords(
         LIKELIHOODS,
@@ -167,7 +171,19 @@ METHODS = {
         f"share that reaches the sum, or {CAUTION:g} times the p of a t-test without the differences' skewness, if "
         "that is larger);",
     ),
-    Method.rank_sum: MethodWords(REPEATS, sample="{n}/{baseline_n}", legend="p: exact rank-sum test,"),
+    Method.student_t: MethodWords(
+        REPEATS,
+        sample="{n}/{baseline_n}",
+        legend=f"With {LEAST_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
+        "runs (a run counts by the median of its repeats), with an interval that holds 95 %; p and interval: Student's "
+        "t over the runs' logarithms; Holm over the comparisons of one figure, {alpha:g} decides.",
+    ),
+    Method.too_few_runs: MethodWords(
+        REPEATS,
+        sample="{n}/{baseline_n}",
+        legend=f"With fewer than {LEAST_RUNS} runs a side they are of medians over the repeats of one run each, and "
+        "the brackets are the range of these repeats: they hold within these processes only, and nothing is tested.",
+    ),
 }
 
 
@@ -187,6 +203,8 @@ def records(row: TableRow) -> dict[str, Any]:
     for it in row.effects:
         fields = {**vars(it), **it.counts, "baseline_job_id": row.baseline.run.job_id if row.baseline else None}
         record = {key: fields[FIELDS.get(key, key)] for key in quantity(it).keys.split()}
+        if not it.is_tested:
+            record |= {"p": None, "p_holm": None}
         if it.is_ratio:
             record_by_key[REPEATS.record_key].append(record)
         else:
@@ -200,13 +218,13 @@ def sentence(row: TableRow, keys: list[str]) -> str:
         return f"{assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
     it = row.effect
     if it is None:
-        return _too_few_repeats(row, keys)
+        return _too_few_runs(row, keys)
     words, of = METHODS[it.method], quantity(it)
-    ps = f"p={p_value(it.p)}, Holm {p_value(it.p_holm)}".replace("=<", "<")
+    ps = f"p={p_value(it.p)}, {_adjusted(it)}".replace("=<", "<")
     unit = fill(of.unit, it)
     text = (
         f"{versus(row, keys)} (n={fill(words.sample, it)}): {it.finding} "
-        f"(Δ {of.write(it.value)} {unit}, {words.interval} {of.write(it.low)}..{of.write(it.high)}, {ps})"
+        f"(Δ {of.write(it.value)} {unit}, {fill(words.interval, it)} {of.write(it.low)}..{of.write(it.high)}, {ps})"
     )
     if it.finding is Finding.open:
         text += f"; {_why_open(it, unit)}"
@@ -215,28 +233,47 @@ def sentence(row: TableRow, keys: list[str]) -> str:
     return f"{text}; {it.remark}" if it.remark else text
 
 
+def _adjusted(it: Effect) -> str:
+    """Return the p that decides: Holm's of the table, or that of a run's own share of the 5 %."""
+    if it.early_stop_comparisons is None:
+        return f"Holm {p_value(it.p_holm)}"
+    return f"times {_comparisons(it.early_stop_comparisons)} {p_value(it.p_holm)}"
+
+
+def error_budget(effects: Sequence[Effect]) -> str:
+    """Return a sentence if more than 5 % of such tables may have a wrong finding, and empty otherwise."""
+    of_accuracy = [it for it in effects if quantity(it) is ACCURACIES]
+    share = most_wrong(of_accuracy)
+    if share <= ALPHA * (1 + 1e-9):
+        return ""
+    fixed = Counter(it.early_stop_comparisons for it in of_accuracy if it.early_stop_comparisons)
+    parts = [
+        f"{count} run{'s' * (count > 1)} decided at {level_words(comparisons)}{' each' * (count > 1)}"
+        for comparisons, count in sorted(fixed.items())
+    ]
+    text = f"{', '.join(parts)} while running"
+    if adjusted := len(of_accuracy) - fixed.total():
+        text += f", and {'the other comparison has' if adjusted == 1 else 'the other comparisons share'} 5 %"
+    else:
+        text += f". Jobs that answer one question keep to 5 % together with task.early_stop_comparisons={fixed.total()}"
+    return f"the findings of this table may be wrong in up to {100 * min(1.0, share):.2g} % of such tables: {text}"
+
+
 def verdict_words(it: Effect) -> str:
     """Return what is decided about the margin, e.g. `as good within 2 points`."""
     assert it.margin is not None
+    assert it.verdict is not None
     of = quantity(it)
     margin = (
-        f"{100 * it.margin:g} point{'s' * (it.margin != 0.01)}"
+        points_of_margin(it.margin)
         if of is ACCURACIES
+        else f"{100 * it.margin:g} %"
+        if it.is_ratio
         else f"{it.margin:g} {fill(of.unit, it)}"
     )
-    if it.verdict is MarginVerdict.undecided:
-        return f"undecided within {margin}" + (
-            f" (if neither is better, about {it.needed:,} questions{_in_families(it)} would decide)"
-            if it.needed
-            else ""
-        )
-    words = {
-        MarginVerdict.better: "better",
-        MarginVerdict.as_good: f"as good within {margin}",
-        MarginVerdict.worse_but_within: f"worse, but by less than {margin}",
-        MarginVerdict.worse_by_more: f"worse by more than {margin}",
-    }
-    return words[it.verdict] if it.verdict is not None else ""
+    unit = "runs of each" if it.is_ratio else f"questions{_in_families(it)}"
+    needed = f" (if neither is better, about {it.needed:,} {unit} would decide)" if it.needed else ""
+    return margins.verdict_words(it.verdict, margin) + needed
 
 
 def _in_families(it: Effect) -> str:
@@ -255,29 +292,51 @@ def _why_open(it: Effect, unit: str) -> str:
     return f"{of.power} power to detect {of.write_detectable(it.detectable)} {unit}"
 
 
-def _too_few_repeats(row: TableRow, keys: list[str]) -> str:
-    """Say if there are too few repeats for the test to show any difference."""
-    repeated = [it for it in row.ratios if it.method is Method.rank_sum]
-    if not repeated:
+def _too_few_runs(row: TableRow, keys: list[str]) -> str:
+    """Say if there are too few runs to show any difference, and how many more of them help."""
+    measured = [it for it in row.ratios if it.method in {Method.student_t, Method.too_few_runs}]
+    if not measured:
         return ""
-    fewest = min(min(it.n, it.baseline_n) for it in repeated)
-    family = max(it.comparisons for it in repeated)
-    needed = repeats_needed(family)
-    if fewest >= needed:
+    fewest, most = (pick(f(it.n, it.baseline_n) for it in measured) for pick, f in ((min, min), (max, max)))
+    family = max(it.comparisons for it in measured)
+    if fewest >= fewest_runs(ALPHA / family):
         return ""
+    needed = runs_needed(CLEAR_DIFFERENCE, ALPHA / family) or MOST_RUNS
+    count = (
+        "one process each"
+        if most == 1
+        else f"{fewest} run{'s' * (fewest != 1)} of {'each' if fewest == most else 'one'}"
+    )
+    if measured[0].counts["has_fresh_processes"]:
+        fix = f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
+    else:
+        more = f"{needed - fewest} more time{'s' * (needed - fewest != 1)}"
+        fix = (
+            f"run both jobs {more} with rerun=all to know, alone on the machine (in a grid with "
+            "workers=1 hydra.launcher.fresh=true)"
+        )
     return (
-        f"{versus(row, keys)}: {fewest} repeat{'s' * (fewest != 1)} a side cannot show a "
-        f"difference in {_comparisons(family)}; task.repeats={needed} can"
+        f"{versus(row, keys)}: {count} cannot show a difference in {_comparisons(family)}. {fix[0].upper()}{fix[1:]}. "
+        f"{needed} runs of each show a difference of {CLEAR_DIFFERENCE:g} times the spread of runs"
     )
 
 
-def _comparisons(count: int) -> str:
-    return f"{count} comparison{'s' * (count != 1)}"
+def _comparisons(count: int, kind: str = "") -> str:
+    return f"{count} {kind}comparison{'s' * (count != 1)}"
 
 
+SHARE_LEGEND = (
+    "its share of the 5 % was fixed before it ran: there Holm is p times that number of comparisons, the interval has "
+    "the same level, and no other row changes the verdict"
+)
 MARGIN_LEGEND = (
     "Margin: a row is as good if a test shows its true difference to be above minus the margin "
     f"(two-sided, {ALPHA:g}, Holm over the same comparisons)."
+)
+
+RATIO_MARGIN_LEGEND = (
+    "Margin: a row is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
+    f"time or memory below 1.05 of it ({ALPHA:g}, Holm over the same comparisons)."
 )
 
 
@@ -288,10 +347,17 @@ def legend(effects: Sequence[Effect]) -> str:
         of_quantity = [it for it in effects if quantity(it) is of]
         if of_quantity:
             used = [words.legend for method, words in METHODS.items() if any(it.method is method for it in of_quantity)]
-            text = " ".join(filter(None, (of.legend[0], *used, of.legend[1])))
-            parts.append(text.format(**of_quantity[0].counts, comparisons=_comparisons(len(of_quantity)), alpha=ALPHA))
+            adjusted = [it for it in of_quantity if it.early_stop_comparisons is None]
+            legends = [of.legend[0], *used]
+            if len(adjusted) < len(of_quantity):
+                legends.append(SHARE_LEGEND + (";" if adjusted else "."))
+            legends += [of.legend[1]] * bool(adjusted)
+            kind = "other " * (0 < len(adjusted) < len(of_quantity))
+            comparisons = _comparisons(len(adjusted), kind)
+            text = " ".join(filter(None, legends))
+            parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
             if any(it.verdict for it in of_quantity):
-                parts.append(MARGIN_LEGEND)
+                parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)
     return " ".join(parts)
 
 

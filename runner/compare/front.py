@@ -1,161 +1,162 @@
-"""The Pareto front of accuracy, memory and speed: a row is dominated only if the difference is beyond noise.
+"""The Pareto front of accuracy, memory and speed: a row is dominated only if tests show that nothing is lost by that.
 
-One row dominates another if it is as accurate, is not worse beyond noise in memory and speed, and is better beyond
-noise in one of the three. "No difference shown" does not make it as accurate: with few questions no difference is
-shown between any two rows, and the cheapest row would dominate all. A row counts as as accurate if its measured share
-of right answers is as large, or if the interval of the difference includes 0 and excludes a loss that matters.
+One row dominates another if it is shown to be as good within a margin in accuracy, memory and speed, is not shown to be
+worse in any of them, and is better beyond noise in one of the three. A measured share of right answers that is as large
+does not show that a row is as accurate: of two rows, a truly worse one has as many right answers every few times.
 
-The front consists of the rows that no row of the front dominates. "Within noise" is not transitive (each of three rows
-may be a bit slower than the one before), so a row could otherwise be dominated by one that is itself dominated. If rows
-dominate one another in a circle, all of them stay on the front.
+The front consists of the rows that no row of the front dominates. "As good within a margin" is not transitive (each of
+three rows may be a bit slower than the one before), so a row could otherwise be dominated by one that is itself
+dominated. If rows dominate one another in a circle, all of them stay on the front.
+
+Speed counts if its noise is known: from several runs of each job, or because the user says so.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, variance
 
 from runner.compare.data import NotPaired, Question, Run, Standing, Table, TableRow
+from runner.compare.repeated_runs import contention, machine_of, values_of
 from runner.compare.runs import SampleReader
 from runner.core import stats
+from runner.core.effects import RATIOS, Effect, paired_accuracies, unpaired_accuracies
 from runner.core.machine import EXCLUSIVE
 from runner.core.metrics import ACCURACY, FRONT, METRICS, Better
+from runner.core.over_runs import LEAST_RUNS, RatioOfRuns, fewest_runs
+from runner.core.stats import ALPHA
 
 MEMORY, SPEED = FRONT
-LEVEL = 0.005  # of each of the two tests over all pairs: a reader no longer looks at a dominated row
-SPEED_TOLERANCE = 0.20  # of one run each; bench/front_null.py shows for how much noise that is enough
+LEVEL = ALPHA / 2  # of "better" over all pairs, in each of the two measured axes: accuracy and speed
 MEMORY_TOLERANCE = 0.02  # memory is computed, not measured: only longer or shorter answers change it
-ACCURACY_MARGIN = 0.05  # the smallest loss that matters when a row is cheaper
-LEAST_DEGREES_OF_FREEDOM = 4  # degrees of freedom that the spread of repeats needs as an estimate of noise
-MOST_REPEATS = 20  # the latest ones of a job count
+ACCURACY_MARGIN, SPEED_MARGIN = 0.02, 0.10  # the smallest losses that matter, unless --margin says otherwise
 
 
-def mark_front(table: Table, reader: SampleReader | None = None, tolerance: float = SPEED_TOLERANCE) -> None:
+def mark_front(
+    table: Table,
+    reader: SampleReader | None = None,
+    tolerance: float | None = None,
+    margins: Mapping[str, float] | None = None,
+) -> None:
     """Mark the rows on the Pareto front, and for each other row the one that dominates it and in which axes.
 
     Rows that were measured beside other work, or on another machine, are left out. Without reader, accuracies are
-    compared by their counts alone.
+    compared by their counts alone. `tolerance`: by how much speeds may differ by noise alone, if the user says so.
     """
     scored = [row for row in table.rows if row.run.interval]
     if len(scored) < 2:
         return
     _leave_out(scored)
     rows = [row for row in scored if not row.off_front]
-    table.axes = [name for name in FRONT if all(name in row.run.metrics for row in rows)] if len(rows) > 1 else []
-    if not table.axes:
+    if len(rows) < 2:
         return
-    if MEMORY not in table.axes:
-        table.without_memory = [row.run.job_id for row in rows if MEMORY not in row.run.metrics]
     panels = [[row for row in rows if row.panel == panel] for panel in dict.fromkeys(row.panel for row in rows)]
     table.front_pairs = sum(math.comb(len(members), 2) for members in panels)
-    set_standings(table, rows, tolerance)
+    table.front_runs = fewest_runs(LEVEL / max(1, table.front_pairs))
+    measured = [name for name in FRONT if all(name in row.run.metrics for row in rows)]
+    if measured and MEMORY not in measured:
+        table.without_memory = [row.run.job_id for row in rows if MEMORY not in row.run.metrics]
+    if SPEED in measured and tolerance is None:
+        table.without_speed = [row.run.job_id for row in rows if len(values_of(row.run, SPEED)) < LEAST_RUNS]
+    table.axes = [name for name in measured if name != SPEED or not table.without_speed]
+    if not table.axes:
+        return
+    given = margins or {}
+    table.front_margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN), SPEED: given.get(RATIOS, SPEED_MARGIN)}
+    speeds = {row.run.run_id: values_of(row.run, SPEED) for row in rows} if SPEED in table.axes else {}
+    set_standings(table, rows, speeds, tolerance)
     for members in panels:
-        _mark(members, Dominance(table, reader))
+        _mark(members, Dominance(table, reader, speeds, tolerance))
 
 
-def set_standings(table: Table, rows: list[TableRow], tolerance: float) -> None:
-    """Set each row's value and range of noise on each axis; two rows differ if their ranges do not touch.
-
-    If jobs were run several times, the spread of their speeds estimates the noise: Student's interval for the
-    difference of two means of logarithms, with one standard deviation for all rows and Bonferroni's correction for all
-    pairs. Otherwise the tolerance is used. A range extends half of the smallest significant difference to either side.
-    """
+def set_standings(
+    table: Table, rows: list[TableRow], speeds: Mapping[str, list[float]], tolerance: float | None
+) -> None:
+    """Set each row's value on each axis and its range: an interval over its runs, or half of the tolerance each way."""
     for axis in table.axes:
-        values = [values_of(row.run, axis) if axis == SPEED else [row.run.metrics[axis]] for row in rows]
-        repeated = [repeats for repeats in values if len(repeats) > 1]
-        freedom = sum(len(repeats) - 1 for repeats in repeated)
         percent = MEMORY_TOLERANCE if axis == MEMORY else tolerance
-        words = "" if axis == MEMORY else ", of one run each,"
-        halves = [math.log1p(percent) / 2] * len(rows)
-        if freedom >= LEAST_DEGREES_OF_FREEDOM:
-            logs = [[math.log(value) for value in repeats] for repeats in repeated]
-            spread = math.sqrt(sum(variance(repeats) * (len(repeats) - 1) for repeats in logs) / freedom)
-            reach = stats.student_quantile(LEVEL / table.front_pairs, freedom) * spread
-            halves = [reach / math.sqrt(2 * len(repeats)) for repeats in values]
-            percent = math.expm1(2 * min(halves))
-            words = f", by the spread of {freedom + len(repeated)} runs of {len(repeated)} jobs,"
-        table.noise[axis] = f"{100 * percent:.3g} %{words}"
-        for row, repeats, half in zip(rows, values, halves, strict=True):
-            middle = math.exp(fmean(map(math.log, repeats))) if len(repeats) > 1 else repeats[0]
-            row.standing[axis] = Standing(middle, middle * math.exp(-half), middle * math.exp(half), len(repeats))
+        for row in rows:
+            logs = [math.log(value) for value in speeds[row.run.run_id]] if axis == SPEED else []
+            middle = math.exp(fmean(logs)) if len(logs) > 1 else row.run.metrics[axis]
+            half = (
+                stats.student_quantile(ALPHA, len(logs) - 1) * math.sqrt(variance(logs) / len(logs))
+                if percent is None
+                else math.log1p(percent) / 2
+            )
+            row.standing[axis] = Standing(middle, middle * math.exp(-half), middle * math.exp(half), max(1, len(logs)))
+        if percent is not None:
+            table.noise[axis] = f"{100 * percent:.3g} %" + ", as given by --tolerance," * (axis == SPEED)
+        else:
+            counts = sorted(row.standing[axis].runs for row in rows)
+            spread = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
+            table.noise[axis] = f"what Student's t over {spread} runs of each job does not show"
 
 
-def values_of(run: Run, axis: str) -> list[float]:
-    """Return the run's value, and those of earlier runs of the same job alone on the same machine."""
-    newest = run.metrics[axis]
-    earlier = [
-        one.metrics[axis]
-        for one in run.earlier
-        if one.task_version == run.task_version and _contention(one) == EXCLUSIVE and _machine(one) == _machine(run)
-        if one.metrics.get(axis, 0.0) > 0
-    ]
-    return [newest, *earlier[: MOST_REPEATS - 1]] if newest > 0 else [newest]
+@dataclass(frozen=True)
+class Relation:
+    """What is shown of one row and another on one axis."""
 
-
-@dataclass(eq=False)
-class Place:
-    """A row as it is compared with others: its range on each axis, with the sign changed if lower is better."""
-
-    row: TableRow
-    correct: int
-    n: int
-    bounds: list[tuple[float, float]]
-
-    @classmethod
-    def of(cls, row: TableRow, axes: list[str]) -> Place:
-        """Return a row's ranges."""
-        ranges = [(row.standing[axis], METRICS[axis].better is Better.higher) for axis in axes]
-        bounds = [(it.low, it.high) if higher_is_better else (-it.high, -it.low) for it, higher_is_better in ranges]
-        return cls(row, *(row.run.score or (0, 1)), bounds)
+    is_better: bool
+    is_as_good: bool
 
 
 class Dominance:
-    """Decides in which axes one row is better than another beyond noise."""
+    """Decides in which axes one row is better than another beyond noise, and as good within the margin."""
 
-    def __init__(self, table: Table, reader: SampleReader | None) -> None:
-        self.axes, self.pairs, self.reader = table.axes, table.front_pairs, reader
+    def __init__(
+        self, table: Table, reader: SampleReader | None, speeds: Mapping[str, list[float]], tolerance: float | None
+    ) -> None:
+        self.axes, self.pairs, self.reader, self.margins = table.axes, table.front_pairs, reader, table.front_margins
+        self.speeds, self.tolerance = speeds, tolerance
         self._solved: dict[str, tuple[int, int] | None] = {}
         self._sets: dict[tuple[Question, ...], int] = {}
 
-    def dominates(self, one: Place, other: Place) -> bool:
-        """Whether one row is worse nowhere and better somewhere."""
-        is_better = False
-        for (low, high), (their_low, their_high) in zip(one.bounds, other.bounds, strict=True):
-            if high < their_low:
+    def dominates(self, one: TableRow, other: TableRow) -> bool:
+        """Whether one row is as good everywhere and better somewhere."""
+        relations = []
+        for axis in self.axes:  # accuracies last: they take longest
+            relations.append(self.measured(one, other, axis))
+            if not relations[-1].is_as_good:
                 return False
-            is_better = is_better or low > their_high
-        return self.is_as_accurate(one, other) if is_better else self.solves_more(one, other)
+        accuracy = self.accuracy(one, other)
+        return accuracy.is_as_good and any(it.is_better for it in (*relations, accuracy))
 
-    def better_in(self, one: Place, other: Place) -> list[str]:
+    def better_in(self, one: TableRow, other: TableRow) -> list[str]:
         """Return the axes in which a dominating row is better than the dominated one."""
-        pairs = zip(self.axes, one.bounds, other.bounds, strict=True)
-        cheaper = [axis for axis, (low, _), (_, their_high) in pairs if low > their_high]
-        return [ACCURACY[0]] * self.solves_more(one, other) + cheaper
+        better = [axis for axis in self.axes if self.measured(one, other, axis).is_better]
+        return [ACCURACY[0]] * self.accuracy(one, other).is_better + better
 
-    def is_as_accurate(self, one: Place, other: Place) -> bool:
-        """Whether one row's measured share is as large, or the interval excludes a loss that matters."""
-        loss = other.correct / other.n - one.correct / one.n
-        if loss <= 0 or loss >= ACCURACY_MARGIN:
-            return loss <= 0
-        pair = self._flips(one.row.run, other.row.run)
-        low, high = (
-            _unpaired_interval(one.correct, one.n, other.correct, other.n)
-            if pair is None
-            else _paired_interval(*pair, one.n)
-        )
-        return low > -ACCURACY_MARGIN and high >= 0
+    def measured(self, one: TableRow, other: TableRow, axis: str) -> Relation:
+        """Compare memory or speed."""
+        gain = math.log(one.standing[axis].value / other.standing[axis].value)
+        gain = gain if METRICS[axis].better is Better.higher else -gain
+        noise = MEMORY_TOLERANCE if axis == MEMORY else self.tolerance
+        if noise is not None:
+            return Relation(gain > math.log1p(noise), gain >= -math.log1p(noise))
+        over = RatioOfRuns.of(self.speeds[one.run.run_id], self.speeds[other.run.run_id])
+        p, limit = over.p_at(1.0), 1 / (1 + self.margins[SPEED])
+        is_better = gain > 0 and p * self.pairs < LEVEL
+        is_within = over.ratio > limit and over.p_at(limit) * self.pairs < ALPHA
+        return Relation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
 
-    def solves_more(self, one: Place, other: Place) -> bool:
-        """Whether one row solves more than another, by the exact test and Bonferroni's correction for all pairs."""
-        if one.correct * other.n <= other.correct * one.n:
-            return False
-        if one.n == other.n and 2.0 ** (1 + other.correct - one.correct) * self.pairs >= LEVEL:
-            return False  # not significant even if every differing question was won
-        pair = self._flips(one.row.run, other.row.run)
-        p = _fisher(one.correct, one.n, other.correct, other.n) if pair is None else _mcnemar(*pair)
-        return p * self.pairs < LEVEL
+    def accuracy(self, one: TableRow, other: TableRow) -> Relation:
+        """Compare accuracies: by the pairs if both answered the same questions, else by their counts."""
+        (correct, n), (their_correct, their_n) = one.run.score or (0, 1), other.run.score or (0, 1)
+        if correct / n <= their_correct / their_n - self.margins["accuracy"]:
+            return Relation(False, False)
+        pair = self._flips(one.run, other.run)
+        effect = _unpaired(correct, n, their_correct, their_n) if pair is None else _paired(*pair, n)
+        is_better = effect.value > 0 and effect.p * self.pairs < LEVEL
+        is_worse = effect.value < 0 and effect.p < ALPHA
+        return Relation(is_better, is_better or (not is_worse and self._is_within(effect)))
+
+    def _is_within(self, effect: Effect) -> bool:
+        """Whether a loss of the margin or more is excluded."""
+        assert effect.p_at is not None
+        return effect.p_at(-self.margins["accuracy"]) * self.pairs < ALPHA
 
     def _flips(self, one: Run, other: Run) -> tuple[int, int] | None:
         """Return how many questions only one and only the other solved; None for different questions."""
@@ -181,17 +182,13 @@ class Dominance:
 
 
 # among many rows the same counts occur often
-_paired_interval = cache(stats.paired_difference_interval)
-_unpaired_interval = cache(stats.unpaired_difference_interval)
-_mcnemar, _fisher = cache(stats.mcnemar_exact), cache(stats.fisher_exact)
+_paired, _unpaired = cache(paired_accuracies), cache(unpaired_accuracies)
 
 
 def _mark(rows: list[TableRow], dominance: Dominance) -> None:
     """Mark the rows of one set of questions: the front, then the rows it dominates, then the front of the rest."""
-    places = [Place.of(row, dominance.axes) for row in rows]
     dominators = [
-        [index for index, it in enumerate(places) if it is not place and dominance.dominates(it, place)]
-        for place in places
+        [index for index, it in enumerate(rows) if it is not row and dominance.dominates(it, row)] for row in rows
     ]
     remaining = set(range(len(rows)))
     while remaining:
@@ -201,31 +198,24 @@ def _mark(rows: list[TableRow], dominance: Dominance) -> None:
             rows[index].on_front = True
         for index in sorted(remaining):
             if dominators_on_front := [it for it in dominators[index] if it in front]:
-                strongest = max(dominators_on_front, key=lambda it: places[it].correct / places[it].n)
+                strongest = max(dominators_on_front, key=lambda it: _accuracy(rows[it]))
                 rows[index].on_front, rows[index].dominated_by = False, rows[strongest].run.job_id
-                rows[index].dominated_in = dominance.better_in(places[strongest], places[index])
+                rows[index].dominated_in = dominance.better_in(rows[strongest], rows[index])
         remaining = {index for index in remaining if rows[index].on_front is None}
+
+
+def _accuracy(row: TableRow) -> float:
+    return row.run.interval[0] if row.run.interval else 0.0
 
 
 def _leave_out(rows: list[TableRow]) -> None:
     """Note which rows were measured beside other work, or on another machine than the baseline (else than most)."""
     for row in rows:
-        contention = _contention(row.run)
-        row.off_front = None if contention == EXCLUSIVE else f"measured {contention}"
+        beside = contention(row.run)
+        row.off_front = None if beside == EXCLUSIVE else f"measured {beside}"
     alone = sorted((row for row in rows if not row.off_front), key=lambda row: not row.is_baseline)
-    machines = [_machine(row.run) for row in alone]
+    machines = [machine_of(row.run) for row in alone]
     usual = machines[0] if alone and alone[0].is_baseline else max(machines, key=machines.count, default="")
     for row, machine in zip(alone, machines, strict=True):
         if machine != usual:
             row.off_front = f"measured on another machine: {machine}"
-
-
-def _contention(run: Run) -> str:
-    """Return what a run, or one of the pooled runs, was measured beside."""
-    measured = [part.facts.get("measured", EXCLUSIVE) for part in run.parts or [run]]
-    return next((words for words in measured if words != EXCLUSIVE), EXCLUSIVE)
-
-
-def _machine(run: Run) -> str:
-    """Return the machines of a run or of the pooled runs."""
-    return " and ".join(sorted({part.facts.get("machine", "an unknown one") for part in run.parts or [run]}))

@@ -30,7 +30,7 @@ GRAPHS = 24  # the most that the page shows
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
 SAMPLES_PAGE = "samples.html"
-RATIO = ("ratio", "ratio_low", "ratio_high", "p_holm", "finding")
+RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
 
 
 def _rich(tables: list[Table], out: TextIO) -> None:
@@ -183,7 +183,9 @@ def _csv(tables: list[Table], out: TextIO) -> None:
             del line["standing"]
             line["dominated_in"] = " ".join(line["dominated_in"])
             ratios = {
-                f"{name}/{value['measure']}": value[name] for value in line.pop(REPEATS.record_key) for name in RATIO
+                f"{name}/{value['measure']}": value.get(name)
+                for value in line.pop(REPEATS.record_key)
+                for name in RATIO
             }
             lines.append({**line, **config, **metrics, **ratios, **effect})
     first = ["task", "job_id", *(key for table in tables for key in table.keys)]

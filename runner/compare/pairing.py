@@ -1,7 +1,7 @@
 """Compares one run with its baseline: finds the baseline, checks that the two can be compared, and tests.
 
-Runs with verdicts are compared by their answers to the same questions, others by their repeats: the cells of a sweep,
-the figures of a memory benchmark.
+Runs with verdicts are compared by their answers to the same questions, others by what was measured over their runs: the
+cells of a sweep, the figures of a memory benchmark.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from runner.compare.data import (
     named_groups,
 )
 from runner.compare.mean_pairs import cluster_field, compare_means, has_means
+from runner.compare.repeated_runs import measured
 from runner.compare.runs import SampleReader
 from runner.core import effects
 from runner.core.effects import Effect
@@ -101,9 +102,15 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Seque
                 f"different prompts: {other_prompts} of {n} questions have another prompt than in the baseline"
             )
         remark = f"different prompts for {other_prompts} of {n} questions"
-    if stopped:
-        words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
-        effect = effects.sequential_accuracies((our.solved, their.solved) for our, their in pairs)
+    watched = [it.job_id for it in (run, base) if it.compared_while_running]
+    if watched:  # by bets, whether or not it stopped early: a choice between two tests would find too many differences
+        comparisons = run.early_stop_comparisons(base) or base.early_stop_comparisons(run)
+        effect = effects.sequential_accuracies(((our.solved, their.solved) for our, their in pairs), comparisons)
+        words = (
+            f"{' and '.join(watched)} {'were compared while they' if len(watched) > 1 else 'was compared while it'} ran"
+        )
+        if stopped:
+            words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
         return replace(effect, remark="; ".join(filter(None, (words, remark))))
     if has_means(pairs):
         return replace(compare_means(pairs, cluster_field(run, base)), remark=remark)
@@ -122,7 +129,7 @@ def compare_unpaired(run: Run, base: Run, why: str) -> Effect:
 
 
 def compare_repeats(run: Run, base: Run, reader: SampleReader) -> list[Effect]:
-    """Return the ratio to the baseline for every measure that both runs have repeated."""
+    """Return the ratio to the baseline for every measure that both jobs have."""
     if run.task_version != base.task_version:
         versions = f"version {base.task_version}, this run with version {run.task_version}"
         raise NotPaired(f"measured differently: the baseline with {versions}")
@@ -130,7 +137,10 @@ def compare_repeats(run: Run, base: Run, reader: SampleReader) -> list[Effect]:
     shared = [name for name in ours if name in theirs and min(*ours[name], *theirs[name]) > 0]
     if not shared:
         raise NotPaired(f"nothing was measured in both: {', '.join(ours)}; {', '.join(theirs)}")
-    return [effects.ratio_of_medians(name, ours[name], theirs[name]) for name in shared]
+    return [
+        effects.ratio_of_measurements(name, measured(run, name, ours[name]), measured(base, name, theirs[name]))
+        for name in shared
+    ]
 
 
 def repeats_of(run: Run, reader: SampleReader) -> dict[str, list[float]]:

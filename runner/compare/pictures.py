@@ -48,9 +48,8 @@ def draw(table: Table) -> list[Picture]:
     pictures = [Picture("accuracy", "accuracy with 95 % intervals; hollow: the baseline", lambda: accuracy(table))]
     if table.axes:
         title = (
-            "filled: on the front, no row there dominates it beyond noise; bars: 95 % intervals of accuracy, and along "
-            "the other axes the range of noise (two rows differ if their bars do not touch); line: the front of the "
-            "two axes of a pane, as measured"
+            "filled: on the front, no row there dominates it beyond noise; bars: 95 % intervals of accuracy and of "
+            "speed over runs, and the range of noise of memory; line: the front of the two axes of a pane, as measured"
         )
         pictures.insert(0, Picture("pareto", title, lambda: pareto(table)))
     if len(_over_tokens(table)) > 1:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 
 from runner.compare.data import IDS, JOB_ID, Run, label
+from runner.core.effects import RATIOS
 from runner.core.errors import ConfigError, unknown
 
 # a token, or the unreadable rest
@@ -240,20 +241,24 @@ class _Expression:
         return self.tokens[-1] if self.tokens else ""
 
 
+# measure of a margin → the end of its text, the number that is 1 there, and below which number it must stay
+MARGIN_UNITS = {"log_likelihood": ("nats", 1.0, math.inf), RATIOS: ("%", 100.0, 1000.0), "accuracy": ("", 100.0, 100.0)}
+
+
 def parse_margins(texts: list[str]) -> dict[str, float]:
-    """Read --margin: `2` is 2 points of accuracy, `0.01nats` is 0.01 nats of likelihood; by measure."""
+    """Read --margin: `2` is 2 points of accuracy, `0.01nats` of likelihood, `5%` of speed or memory; by measure."""
     margins: dict[str, float] = {}
     for text in texts:
-        number, is_nats = text.removesuffix("nats").strip(), text.endswith("nats")
-        measure, unit, most = ("log_likelihood", 1.0, math.inf) if is_nats else ("accuracy", 100.0, 100.0)
+        measure = next(name for name, (end, _, _) in MARGIN_UNITS.items() if text.endswith(end))
+        end, unit, most = MARGIN_UNITS[measure]
         try:
-            value = float(number)
+            value = float(text.removesuffix(end))
         except ValueError:
             value = math.nan
         if not 0 < value < most:
             raise ConfigError(
                 f"--margin {text}: must be a number of percentage points between 0 and 100 (2), "
-                "or of nats above 0 with its unit (0.01nats)"
+                "of nats above 0 with its unit (0.01nats), or of percent between 0 and 1000 with its sign (5%)"
             )
         if measure in margins:
             raise ConfigError(f"--margin {text}: there is another margin for the same measure: give one")

@@ -7,8 +7,8 @@ from typing import Any
 
 from runner.compare import pairing
 from runner.compare.data import JOB_ID, NotPaired, Run, Table, TableRow, TooFew, group, label, named_groups
-from runner.compare.effect_words import sentence
-from runner.compare.front import SPEED_TOLERANCE, mark_front
+from runner.compare.effect_words import error_budget, sentence
+from runner.compare.front import mark_front
 from runner.compare.likelihood import compare_likelihoods
 from runner.compare.numbers import compare_numbers
 from runner.compare.runs import SampleReader
@@ -34,7 +34,7 @@ class ComparisonOptions:
     unpaired: bool = False
     base: Run | None = None  # the baseline, if the user named one run
     margins: dict[str, float] = field(default_factory=dict)  # measure → the loss that is acceptable
-    tolerance: float = SPEED_TOLERANCE  # by how much speeds of one run each may differ by noise alone
+    tolerance: float | None = None  # by how much speeds may differ by noise alone, if the user says so
 
 
 def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -> Table:
@@ -62,7 +62,7 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
     if choice.baseline or choice.base:
         table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
         _compare(table, varying, choice, reader)
-    mark_front(table, reader, choice.tolerance)
+    mark_front(table, reader, choice.tolerance, choice.margins)
     arrange(table)
     return table
 
@@ -84,11 +84,13 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
                 row.effects = effects_of(row.run, base, choice, reader)
             except NotPaired as reason:
                 row.note = str(reason)
-    judge((it for row in table.rows for it in row.effects), choice.margins)
+    all_effects = [it for row in table.rows for it in row.effects]
+    judge(all_effects, choice.margins)
+    table.error_budget = error_budget(all_effects)
 
 
 def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleReader) -> list[Effect]:
-    """Compare a run with its baseline: by likelihoods or verdicts if it has them, else by repeats."""
+    """Compare a run with its baseline: by likelihoods or verdicts if it has them, else by what its runs measured."""
     compared_keys = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
     other_differences = also_differ(run, base, choice) if choice.by else None
     if run.number:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from runner.compare.data import ABSENT, Flips, Table, TableRow, label
-from runner.compare.front import ACCURACY_MARGIN, LEVEL
+from runner.compare.front import SPEED
 from runner.core.metrics import FRONT, points
+from runner.core.stats import ALPHA
 
 MOST_DOMINATED = 8  # the most rows that a sentence names
 
@@ -63,14 +64,18 @@ def sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
 
 def front_rule(table: Table) -> str:
     """Return the rule by which a row is dominated."""
-    axes = " and ".join(FRONT[axis] for axis in table.axes)
+    shown = [f"as accurate within {100 * table.front_margins['accuracy']:g} points"]
+    exact = [axis for axis in table.axes if axis not in table.front_margins or "given" in table.noise[axis]]
+    shown += [f"as fast within {100 * table.front_margins[axis]:g} %" for axis in table.axes if axis not in exact]
+    measured = f", is not worse beyond noise in {' and '.join(FRONT[axis] for axis in exact)}" * bool(exact)
     noise = [f"{words} in {FRONT[axis]} ({axis})" for axis, words in table.noise.items()]
     pairs = f"{table.front_pairs} pair{'s' * (table.front_pairs != 1)}"
+    somewhere = " or ".join(FRONT[axis] for axis in table.axes)
     return (
-        "Pareto: a row is dominated if another one is as accurate (as measured, or with an interval of the "
-        f"difference that includes 0 and no loss of {100 * ACCURACY_MARGIN:.0f} points), is not worse beyond noise in "
-        f"{axes}, and is better beyond noise somewhere. Noise: up to {' and '.join(noise)}; in accuracy, what the "
-        f"exact test does not show at {LEVEL:g}, Bonferroni over {pairs}."
+        f"Pareto: a row is dominated if another one is shown to be {' and '.join(shown)} (--margin), is not shown to "
+        f"be worse{measured}, and is better beyond noise in accuracy or {somewhere}. Noise: {'; '.join(noise)}; in "
+        f"accuracy, what the exact test does not show. Bonferroni over {pairs}: a row is called dominated wrongly in "
+        f"at most {100 * ALPHA:g} of 100 such tables."
     )
 
 
@@ -81,7 +86,8 @@ def dominated(table: Table) -> str:
         return ""
     shown = [_dominated(row, table) for row in rows[:MOST_DOMINATED]]
     more = f"; and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
-    return f"dominated beyond noise: {'; '.join(shown)}{more}"
+    left_out = " (speed left out)" * bool(table.without_speed)
+    return f"dominated beyond noise{left_out}: {'; '.join(shown)}{more}"
 
 
 def _dominated(row: TableRow, table: Table) -> str:
@@ -96,6 +102,8 @@ def _dominated(row: TableRow, table: Table) -> str:
             better.append(f"{FRONT[axis]} ×{ratio:.2f}")
         elif row.run.interval and other.run.interval:
             better.append(f"{axis} {points(other.run.interval[0] - row.run.interval[0])} points")
+    if table.without_speed:  # so that nobody takes a slower row for a better one
+        better.append(f"{FRONT[SPEED]} ×{other.run.metrics[SPEED] / row.run.metrics[SPEED]:.2f}, not tested")
     return f"{ours} by {theirs} ({', '.join(better)})"
 
 

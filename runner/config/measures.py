@@ -125,6 +125,7 @@ class MemoryConfig(TaskConfig):
 
     module: ClassVar[str] = "runner.tasks.memory.task"
     name: ClassVar[str] = "memory"
+    has_fresh_processes: ClassVar[bool] = True  # each repeat is a process of its own, so repeats count as runs
     batch_size: int = 8
     prompt_tokens: int = 256
     new_tokens: int = 32

@@ -31,6 +31,7 @@ class Gold(StrEnum):
     letter = "letter"
 
 
+OF_EARLY_STOP = "counts among the hashes of a job that is compared while it runs, and nowhere else"
 SELECTS = "selects questions; the SHA-256 of the selected ones counts instead"
 READS_GOLD = "says how a gold answer is read; the SHA-256 of the answers that were read counts instead"
 MOST_SAMPLES = 10_000  # answers to one question, which decode together
@@ -63,6 +64,9 @@ class TaskConfig:
 
     module: ClassVar[str]  # does the work; a string, so that a job imports its own task only
     name: ClassVar[str]
+    comparisons_key: ClassVar[str] = (
+        ""  # the key that says how many comparisons share 5 %; if it is null, a grid counts
+    )
 
     @property
     def subject(self) -> str:
@@ -173,6 +177,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
 
     module: ClassVar[str] = "runner.tasks.gsm8k.task"
     name: ClassVar[str] = "gsm8k"
+    comparisons_key: ClassVar[str] = "early_stop_comparisons"
     shots: int = 0
     shots_data: str | None = inert(None, HASHED)
     shots_split: str = inert("train", SELECTS)
@@ -181,6 +186,8 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     check_invariance: int = 0
     check_contamination: int = 0
     early_stop_vs: str | None = inert(None, "names another job; the id of that job counts instead")
+    early_stop_margin: float | None = inert(None, OF_EARLY_STOP)
+    early_stop_comparisons: int | None = inert(None, OF_EARLY_STOP)
     show_prompt: int = inert(0, "how many prompts are shown")
 
     def __post_init__(self) -> None:
@@ -197,11 +204,25 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         for key in ("check_invariance", "check_contamination"):
             need = "it checks a score, and task.early_stop_vs may end before all are scored: leave one of the two out"
             check(self.early_stop_vs is None or not getattr(self, key), f"task.{key}", getattr(self, key), need)
+        self._check_early_stop()
         if self.prompt is PromptStyle.lm_eval_5shot:
             fixed = f"task.prompt={self.prompt.value} is what lm-evaluation-harness sends"
             check(self.shots == 0, "task.shots", self.shots, f"{fixed}, with five of its own: leave it out")
             check(self.template is None, "task.template", repr(self.template), f"{fixed}: use task.prompt=text or chat")
         self.check_wording()
+
+    def _check_early_stop(self) -> None:
+        """Reject a margin or a share that cannot be, or that nothing is compared by."""
+        margin = self.early_stop_margin
+        need = "must be a number of percentage points between 0 and 100, such as 2, or null for no margin"
+        check(margin is None or 0 < margin < 100, "task.early_stop_margin", margin, need)
+        check_least(1, "task.early_stop_comparisons", self.early_stop_comparisons, ", or null: the grid counts them")
+        need = (
+            "there is nothing to decide about without a job to compare with: give task.early_stop_vs, or leave it out"
+        )
+        for key in ("early_stop_margin", "early_stop_comparisons"):
+            value = getattr(self, key)
+            check(value is None or self.early_stop_vs is not None, f"task.{key}", value, need)
 
     @property
     def questions(self) -> int:

@@ -14,11 +14,14 @@ from statistics import median
 from typing import Any
 
 from runner.core import ratios, stats
-from runner.core.margins import MarginVerdict, questions_needed
-from runner.core.metrics import Better
+from runner.core.margins import MarginVerdict, margin_verdict, questions_needed
+from runner.core.metrics import Better, described
+from runner.core.over_runs import LEAST_RUNS, RatioOfRuns, runs_needed
 from runner.core.paired_means import MeanDifference
-from runner.core.sequential import Pairs, p_at_any_look
+from runner.core.sequential import Decision, Pairs, confidence_percent, level_of
 from runner.core.stats import ALPHA
+
+RATIOS = "ratios"  # the margin of all ratios, whatever they measure
 
 
 class Finding(StrEnum):
@@ -36,11 +39,12 @@ class Method(StrEnum):
 
     mcnemar = "mcnemar"  # exact, paired on the same questions
     fisher = "fisher"  # exact, for questions that cannot be paired
-    sequential = "sequential"  # bets on the pairs in the order of the questions, where a run stopped early
+    sequential = "sequential"  # bets on the pairs in the order of the questions, where a run was compared while it ran
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
     number_flips = "number_flips"  # signs of the differences of any number that each question has
     mean_flips = "mean_flips"  # signs of paired means' differences: of clusters of questions, or of several samples
-    rank_sum = "rank_sum"  # exact, over the repeats of a measurement
+    student_t = "student_t"  # over runs of a measurement, each in a process of its own
+    too_few_runs = "too_few_runs"  # no test: repeats within one process say nothing about another one
 
 
 @dataclass
@@ -56,14 +60,18 @@ class Effect:
     low: float  # of the 95 % interval
     high: float
     p: float
-    n: int  # pairs, samples or repeats of this run
+    n: int  # pairs or samples; of a measurement, the runs of this job
     baseline_n: int
     counts: dict[str, Any] = field(default_factory=dict)  # further counts of the method, by their names in JSON
     is_ratio: bool = False
     better: Better = Better.higher  # which direction of the measure is better
     detects: Callable[[float], float | None] | None = None  # level → smallest detectable true difference
     p_at: Callable[[float], float] | None = None  # true value → two-sided p against it
-    needs: Callable[[float, float], int | None] | None = None  # margin, level → questions that decide about it
+    needs: Callable[[float, float], int | None] | None = None  # margin, level → questions or runs that decide
+    early_stop_comparisons: int | None = (
+        None  # they share 5 %, as was fixed before the run; None: those of the table do
+    )
+    side_of: Callable[[float], Decision] | None = None  # value → on which side of it bets at that share see the truth
     remark: str | None = None  # what else a reader has to know
     # Filled in by `judge`
     p_holm: float = 1.0
@@ -72,12 +80,17 @@ class Effect:
     detectable: float | None = None
     margin: float | None = None
     verdict: MarginVerdict | None = None  # about the margin; None without a margin
-    needed: int | None = None  # the total number of questions that would decide if neither run is better
+    needed: int | None = None  # the questions, or the runs a side, that would decide if neither run is better
 
     def __post_init__(self) -> None:
         """Widen an interval that excludes the neutral value although the test, which decides, does not reject it."""
-        if self.p >= ALPHA:
+        if self.p >= ALPHA and self.is_tested:
             self.low, self.high = min(self.low, self.neutral), max(self.high, self.neutral)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether a test decides about it; otherwise low and high are a range, and p means nothing."""
+        return self.method is not Method.too_few_runs
 
     @property
     def neutral(self) -> float:
@@ -88,11 +101,17 @@ class Effect:
 def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None) -> None:
     """Adjust p over all effects of a table on one measure (by Holm), and decide what each one shows.
 
-    `margins`: for a measure, also decide which differences are above minus its margin, adjusted in the same way.
+    A run that was compared while it ran has decided at its own share of the 5 %: its verdict stands, whatever else the
+    table has. `margins`: for a measure, also decide which differences are above minus its margin, in the same way.
     """
     families: dict[str, list[Effect]] = {}
     for it in effects:
-        families.setdefault(it.measure.partition("/")[0], []).append(it)
+        measure = it.measure.partition("/")[0]
+        margin = (margins or {}).get(measure)
+        if it.early_stop_comparisons is None:
+            families.setdefault(measure, []).append(it)
+        else:
+            _take_over(it, margin)
     for measure, family in families.items():
         for it, p_holm in zip(family, stats.holm([one.p for one in family]), strict=True):
             it.p_holm, it.comparisons = p_holm, len(family)
@@ -104,9 +123,31 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
                 it.finding = up if it.value > it.neutral else down
             # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
             it.detectable = it.detects(ALPHA / len(family)) if it.detects else None
-        margin = (margins or {}).get(measure)
+        margin = (margins or {}).get(RATIOS if family[0].is_ratio else measure)
         if margin is not None:
-            _judge_margin([it for it in family if it.p_at is not None], margin)
+            if family[0].is_ratio:
+                _judge_ratio_margin(family, margin)
+            else:
+                _judge_margin([it for it in family if it.p_at is not None], margin)
+
+
+def _take_over(it: Effect, margin: float | None) -> None:
+    """Take over what the bets of a run have decided at its share: the very claims that it would stop at."""
+    assert it.side_of is not None
+    assert it.early_stop_comparisons is not None
+    findings = {Decision.better: Finding.better, Decision.worse: Finding.worse, Decision.open: Finding.open}
+    it.comparisons, it.p_holm = it.early_stop_comparisons, min(1.0, it.p * it.early_stop_comparisons)
+    it.finding = findings[it.side_of(0.0)]
+    if margin is not None:
+        it.margin, it.verdict = margin, margin_verdict(it.side_of(0.0), it.side_of(-margin))
+
+
+def most_wrong(effects: Sequence[Effect]) -> float:
+    """Return the share of tables with any wrong finding, at most: 5 % for Holm's family, and each share of a run."""
+    adjusted = [it for it in effects if it.early_stop_comparisons is None]
+    return ALPHA * bool(adjusted) + sum(
+        level_of(it.early_stop_comparisons) for it in effects if it.early_stop_comparisons
+    )
 
 
 def _judge_margin(family: list[Effect], margin: float) -> None:
@@ -121,6 +162,26 @@ def _judge_margin(family: list[Effect], margin: float) -> None:
             it.verdict = MarginVerdict.as_good if it.finding is not Finding.worse else MarginVerdict.worse_but_within
         elif it.needs is not None:
             it.needed = it.needs(margin, ALPHA / len(family))
+
+
+def _judge_ratio_margin(family: list[Effect], margin: float) -> None:
+    """Decide whether a figure is worse than the baseline's by a factor of 1 + margin or more."""
+    for it in family:
+        it.margin, it.verdict = margin, MarginVerdict.undecided
+    tested = [(it, it.p_at) for it in family if it.p_at is not None]
+    signs = [described(it.measure).better.value for it, _ in tested]
+    limits = [(1 + margin) ** -sign for sign in signs]
+    ps = [p_at(limit) for (_, p_at), limit in zip(tested, limits, strict=True)]
+    for (it, _), sign, limit, p_holm in zip(tested, signs, limits, stats.holm(ps), strict=True):
+        is_worse = it.finding is (Finding.smaller if sign > 0 else Finding.larger)
+        if it.finding is not Finding.open and not is_worse:
+            it.verdict = MarginVerdict.better
+        elif p_holm < ALPHA and sign * (it.value - limit) < 0:
+            it.verdict = MarginVerdict.worse_by_more
+        elif p_holm < ALPHA:
+            it.verdict = MarginVerdict.worse_but_within if is_worse else MarginVerdict.as_good
+        elif it.needs is not None:
+            it.needed = it.needs(margin, ALPHA / len(tested))
 
 
 # --------------------------------------------------------------------------------------------------- accuracies
@@ -175,12 +236,14 @@ def paired_means(
     )
 
 
-def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
-    """Compare pairs of verdicts where one side stopped early: a test for one look would not be valid."""
-    seen, looks, baseline_correct = Pairs(), [], 0
+def sequential_accuracies(pairs: Iterable[tuple[bool, bool]], early_stop_comparisons: int | None = None) -> Effect:
+    """Compare pairs of verdicts where a side was compared while it ran: a test for one look would not be valid.
+
+    `early_stop_comparisons`: as many share the 5 % as was fixed before that run.
+    """
+    seen, baseline_correct = Pairs(level_of(early_stop_comparisons or 1)), 0
     for ours, theirs in pairs:
         seen.add(ours, theirs)
-        looks.append((seen.wins, seen.losses, seen.ties))
         baseline_correct += theirs
     return Effect(
         Method.sequential,
@@ -191,8 +254,11 @@ def sequential_accuracies(pairs: Iterable[tuple[bool, bool]]) -> Effect:
         seen.p,
         seen.count,
         seen.count,
-        _verdicts(seen.wins, seen.losses, seen.ties, baseline_correct),
-        p_at=partial(p_at_any_look, looks),
+        _verdicts(seen.wins, seen.losses, seen.ties, baseline_correct)
+        | {"confidence": confidence_percent(early_stop_comparisons or 1)},
+        early_stop_comparisons=early_stop_comparisons,
+        p_at=seen.p_against,
+        side_of=seen.side_of,
     )
 
 
@@ -218,7 +284,7 @@ def _verdicts(wins: int | None, losses: int | None, ties: int | None, baseline_c
     return counts | {"clusters": None, "samples": 1}
 
 
-# ------------------------------------------------------------------------------------- likelihoods and repeats
+# --------------------------------------------------------------------------------- likelihoods and measurements
 
 
 def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], unit: str) -> Effect:
@@ -251,23 +317,39 @@ def paired_numbers(
     return replace(it, method=Method.number_flips, measure=f"number:{name}", better=better, counts=counts)
 
 
-def ratio_of_medians(measure: str, repeats: Sequence[float], baseline: Sequence[float]) -> Effect:
-    """Compare the repeats of one measurement, all above 0."""
+@dataclass(frozen=True)
+class Measured:
+    """What one side has measured of one figure, all above 0."""
+
+    repeats: Sequence[float]  # of the newest run
+    runs: Sequence[float]  # one figure for each process
+    has_fresh_processes: bool = False  # whether each repeat was a process of its own
+
+
+def ratio_of_measurements(measure: str, ours: Measured, theirs: Measured) -> Effect:
+    """Compare a figure over runs or, with too few of them, say only how far apart its repeats were in two processes."""
+    n, baseline_n = len(ours.runs), len(theirs.runs)
+    counts = {
+        "repeats": len(ours.repeats),
+        "baseline_repeats": len(theirs.repeats),
+        "has_fresh_processes": ours.has_fresh_processes,
+    }
+    if min(n, baseline_n) < LEAST_RUNS:
+        value = median(ours.repeats) / median(theirs.repeats)
+        ends = min(ours.repeats) / max(theirs.repeats), max(ours.repeats) / min(theirs.repeats)
+        return Effect(Method.too_few_runs, measure, value, *ends, 1.0, n, baseline_n, counts, is_ratio=True)
+    over = RatioOfRuns.of(ours.runs, theirs.runs)
+    spread = over.error * math.sqrt(1 / (1 / n + 1 / baseline_n))  # of a run, as if both sides had the same
     return Effect(
-        Method.rank_sum,
+        Method.student_t,
         measure,
-        median(repeats) / median(baseline),
-        *stats.bootstrap_ratio_interval(repeats, baseline),
-        stats.rank_sum_exact(repeats, baseline),
-        len(repeats),
-        len(baseline),
+        over.ratio,
+        *over.interval(),
+        over.p_at(1.0),
+        n,
+        baseline_n,
+        counts,
         is_ratio=True,
+        p_at=over.p_at,
+        needs=lambda margin, alpha: runs_needed(math.log1p(margin) / spread, alpha) if spread else None,
     )
-
-
-def repeats_needed(comparisons: int) -> int:
-    """Return how many repeats per side can show a difference in one of so many comparisons, if no values overlap."""
-    needed = 1
-    while 2 / math.comb(2 * needed, needed) >= ALPHA / comparisons:
-        needed += 1
-    return needed

@@ -11,6 +11,7 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
+from runner.core.sequential import Decision
 from runner.core.stats import ALPHA, POWER
 
 MOST_QUESTIONS = 10_000_000
@@ -24,6 +25,32 @@ class MarginVerdict(StrEnum):
     worse_but_within = "worse, but as good within the margin"
     worse_by_more = "worse by more"
     undecided = "undecided"
+
+
+def margin_verdict(difference: Decision, from_margin: Decision) -> MarginVerdict:
+    """Return what bets have decided, about no difference and about minus the margin."""
+    if difference is Decision.better:
+        return MarginVerdict.better
+    if from_margin is Decision.better:
+        return MarginVerdict.as_good if difference is Decision.open else MarginVerdict.worse_but_within
+    return MarginVerdict.undecided if from_margin is Decision.open else MarginVerdict.worse_by_more
+
+
+def verdict_words(verdict: MarginVerdict, margin: str) -> str:
+    """Return a decision about a margin such as `2 points` in words."""
+    words = {
+        MarginVerdict.better: "better",
+        MarginVerdict.as_good: f"as good within {margin}",
+        MarginVerdict.worse_but_within: f"worse, but by less than {margin}",
+        MarginVerdict.worse_by_more: f"worse by more than {margin}",
+        MarginVerdict.undecided: f"undecided within {margin}",
+    }
+    return words[verdict]
+
+
+def points_of_margin(margin: float) -> str:
+    """Return a margin of accuracy as it is shown: `2 points`."""
+    return f"{100 * margin:g} point{'s' * (margin != 0.01)}"
 
 
 def questions_needed(margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER) -> int | None:

@@ -144,6 +144,9 @@ _EVERY = (
     *_counts(Better.neither, "questions_asked", "questions_left", "early_stop_wins", "early_stop_losses"),
     *_with_ends("early_stop_difference_points", "difference to the baseline", "+.1f", Better.higher, unit="points"),
     _metric("early_stop_p", "always-valid p", ".2g", pooling=Pooling.dropped),
+    _metric("early_stop_comparisons", form=".0f", pooling=Pooling.dropped),
+    _metric("early_stop_level", form=".2g", pooling=Pooling.dropped),
+    _metric("early_stop_confidence_percent", "confidence", "g", unit="%", pooling=Pooling.dropped),
     # several answers to each question
     _metric("answers_each", form=".0f"),
     *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
@@ -356,6 +359,13 @@ LINES = (
         "difference",
         "{early_stop_difference_points} points   always-valid 95 % interval {early_stop_difference_points_low} – "
         "{early_stop_difference_points_high}   {early_stop_wins} won · {early_stop_losses} lost of {questions_asked}",
+        brief=True,
+    ),
+    Line(
+        "difference",
+        "{early_stop_difference_points} points   always-valid {early_stop_confidence_percent} % interval "
+        "{early_stop_difference_points_low} – {early_stop_difference_points_high}   {early_stop_wins} won · "
+        "{early_stop_losses} lost of {questions_asked}",
         brief=True,
     ),
     Line("log-likelihood", "{log_likelihood_nats_per_token} nats/token   n = {n}", brief=True),

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
-from itertools import combinations, pairwise
 from statistics import NormalDist, quantiles
 
 CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of every detectable difference
@@ -59,33 +57,6 @@ def fisher_exact(k1: int, n1: int, k2: int, n2: int) -> float:
         weights.append(weight)
     observed = weights[k1 - first]
     return _p(sum(weight for weight in weights if weight <= observed), sum(weights))
-
-
-def rank_sum_exact(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the two-sided exact p that a and b, repeats of two measurements, come from one distribution.
-
-    Counts, over all ways to distribute the values to the two sides, the rank sums that are at least as far from the
-    middle as the observed one. Fewer than 4 repeats per side cannot reach 0.05: 3 and 3 without overlap give 0.1.
-    """
-    if not a or not b:
-        return 1.0
-    values = sorted([*a, *b])
-    twice_rank = {value: 2 * values.index(value) + values.count(value) + 1 for value in values}  # whole, with ties
-    sums = _rank_sums(tuple(twice_rank[value] for value in values), len(a))
-    middle = len(a) * (len(values) + 1)
-    observed = abs(sum(twice_rank[value] for value in a) - middle)
-    return _p(sum(count for total, count in sums.items() if abs(total - middle) >= observed), sum(sums.values()))
-
-
-@lru_cache(maxsize=64)  # without ties, all measurements with the same number of repeats have the same sums
-def _rank_sums(ranks: tuple[int, ...], size: int) -> dict[int, int]:
-    """Return in how many ways `size` of the ranks make each sum."""
-    ways: list[dict[int, int]] = [{0: 1}, *({} for _ in range(size))]  # number of ranks → their sum → ways
-    for rank in ranks:
-        for taken in range(size, 0, -1):
-            for total, count in ways[taken - 1].items():
-                ways[taken][total + rank] = ways[taken].get(total + rank, 0) + count
-    return ways[size]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -160,45 +131,6 @@ def unpaired_difference_p(k1: int, n1: int, k2: int, n2: int, difference: float)
     return _root(leaves_out, 0.0, 1.0)
 
 
-def bootstrap_ratio_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """Return the percentile bootstrap interval for median(a) / median(b), repeats of two measurements above 0.
-
-    The medians of all resamples are counted, not drawn: no seed, no noise, the same result each time. BCa cannot
-    correct here, because a median's jackknife has only two values. A handful of repeats shows little: with 3 or fewer
-    a side the interval is the whole range from min(a) / max(b) to max(a) / min(b), and with 3 and 3 that excludes 1 for
-    one in ten pairs of equal measurements. Nor does it cover how repeats on another day would differ. So
-    rank_sum_exact decides whether there is a difference, and this shows how large it may be.
-    """
-    assert min(len(a), len(b), *a, *b) > 0
-    ratios = sorted((x / y, p * q) for x, p in _medians(a) for y, q in _medians(b))
-    outside = (1 - CONFIDENCE) / 2
-
-    def first_beyond(ordered: Iterable[tuple[float, float]]) -> float:
-        passed = 0.0
-        for ratio, probability in ordered:
-            passed += probability
-            if passed > outside:
-                return ratio
-        raise AssertionError("the probabilities of all resamples add up to 1")
-
-    return first_beyond(ratios), first_beyond(reversed(ratios))
-
-
-def _medians(values: Sequence[float]) -> list[tuple[float, float]]:
-    """Return each median that a resample of the values can have, with its probability."""
-    ordered, n = sorted(values), len(values)
-    middle = (n + 1) // 2
-    # A resample's k-th smallest is at most the i-th value when k or more of its n draws are among the first i.
-    below = [sum(math.comb(n, k) * i**k * (n - i) ** (n - k) for k in range(middle, n + 1)) for i in range(n + 1)]
-    lower = [after - before for before, after in pairwise(below)]  # in n^n-ths: the (lower) middle draw is value i
-    medians = []
-    for (i, x), (j, y) in () if n % 2 else combinations(enumerate(ordered), 2):  # the two middle draws are i < j
-        ways = math.comb(n, middle) * ((i + 1) ** middle - i**middle) * ((n - j) ** middle - (n - j - 1) ** middle)
-        lower[i] -= ways
-        medians.append(((x + y) / 2, ways / n**n))
-    return medians + [(x, ways / n**n) for x, ways in zip(ordered, lower, strict=True)]
-
-
 def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) -> float | None:
     """Return the smallest true paired difference that n pairs detect with 80 % power; None if n detects none.
 
@@ -248,9 +180,8 @@ def student_quantile(alpha: float, freedom: int) -> float:
 
 
 def student_p(t: float, freedom: int) -> float:
-    """Return the two-sided p of a value of Student's t with this freedom."""
-    assert freedom >= 1
-    return max(0.0, 1 - _student_inside(abs(t), freedom))
+    """Return the two-sided p of Student's t with this freedom."""
+    return _p(1 - _student_inside(abs(t), freedom), 1)
 
 
 RANKS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -282,7 +213,7 @@ def _student_inside(t: float, freedom: int) -> float:
     return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
-def _p(ways: int, of: int) -> float:
+def _p(ways: float, of: int) -> float:
     """Return ways / of as a p-value, which is never 0, even where the quotient is too small for a float."""
     return min(1.0, max(ways / of, math.ulp(0.0)))
 

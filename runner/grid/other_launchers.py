@@ -96,7 +96,8 @@ class ForeignLaunch:
                     batches.extendleft(reversed(self._batches_after_break(batch, error)))
 
     def _launch(self, batch: list[int]) -> None:
-        overrides = [[*self.plan[number].overrides, *self._parent_of(number)] for number in batch]
+        jobs = [self.plan[number] for number in batch]
+        overrides = [[*it.overrides, *it.filled_in, *self._parent_of(it)] for it in jobs]
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
         for number, job_return in zip(batch, returns, strict=True):
             try:
@@ -108,9 +109,8 @@ class ForeignLaunch:
             if number in self._relaunched and outcome.record is not None:
                 outcome.record.from_ledger = False  # it ended after its launch had broken, and this grid did it
 
-    def _parent_of(self, number: int) -> list[str]:
-        config = self.plan[number].config
-        parent = config.tracking.parent_run_id if config is not None else None
+    def _parent_of(self, planned: PlannedJob) -> list[str]:
+        parent = planned.config.tracking.parent_run_id if planned.config is not None else None
         return [f"{PARENT_KEY}{parent}"] if parent else []
 
     def _stop(self, batch: list[int]) -> None:

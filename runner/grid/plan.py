@@ -66,6 +66,8 @@ class PlannedJob:
     measures: bool = False  # other jobs at the same time would distort its measurements
     input_count: int | None = None  # questions or prompts, where these have been read
     after: str = ""  # the id of a job that must be done first, if this grid has it
+    is_compared: bool = False  # with another job while it runs, at a share of the grid's 5 %
+    filled_in: list[str] = field(default_factory=list)  # overrides by the grid, in which its jobs need not differ
     cost: float = 1.0  # a rough size of the work, to start long jobs first
     same_as: int | None = None  # the number of an earlier job of the grid that is the same job
 
@@ -99,7 +101,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
         with resolve.no_downloads(bool(config.plan)):
             inputs, planned.job = identify(config, task, resolved)
-            planned.input_count, planned.after = inputs.count, inputs.after
+            planned.input_count, planned.after, planned.is_compared = inputs.count, inputs.after, inputs.is_compared
             planned.resolved = resolved = resolved.beside(inputs.second)
             anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()
@@ -109,6 +111,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
                 planned.notes.append(lines.replace("\n", "\n    "))
     except resolve.ToDownload as absent:  # a job's id depends on the content of files that are not here yet
         planned.state, planned.notes = State.todo, [str(absent)]
+        planned.is_compared = hasattr(task, "is_compared") and task.is_compared(config)
     except RunnerError as error:
         planned.problem, planned.exit_code, planned.base = str(error), error.exit_code, ""  # nothing will be loaded
     else:

@@ -33,6 +33,7 @@ from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.parents import ParentRuns
 from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates, objective, plan_job, worker_count
 from runner.grid.search import Trials
+from runner.grid.shares import share_error
 from runner.grid.show import GridView, labels, show_failures, show_hints, show_plan, summary, table_lines
 from runner.grid.workers import WorkerPool
 from runner.report import show_grid
@@ -187,6 +188,7 @@ class GridSweeper(Sweeper):
                 if not lacking or tuple(used) not in seen:  # a sweep over a key that a job lacks adds the job once
                     grid.plan.append(plan_composed(used, composed, choices))
                 seen.add(tuple(used))
+            share_error(grid.plan)
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
         if not grid.plan:
             raise ConfigError(f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid")

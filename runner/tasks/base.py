@@ -40,6 +40,7 @@ class Inputs:
     ignored_for_reuse: frozenset[str] = field(default=frozenset(), kw_only=True)
     count: int | None = field(default=None, kw_only=True)  # questions or prompts, for an estimate of time
     after: str = field(default="", kw_only=True)  # the id of a job that must run first; empty: none
+    is_compared: bool = field(default=False, kw_only=True)  # with another job while it runs, at a share of the 5 %
     second: RunnerConfig | None = field(default=None, kw_only=True)  # of a model that is loaded beside the job's own
     data: dict[str, str] = field(default_factory=dict, kw_only=True)  # a data set: name, digest, source_type, source
 
@@ -59,6 +60,7 @@ class Task(Protocol):
 
     deliver(inputs, config, job, result): for a recorded job, do what keys outside of its identity ask for now
     preview(inputs, config, resolved): return lines for a plan, without loading weights; may be empty
+    is_compared(config): `Inputs.is_compared` of a job whose inputs are not here yet, as far as its keys tell
     """
 
     VERSION: int  # raise it when the same completions would be scored or measured differently

@@ -21,16 +21,19 @@ from runner.compare.effect_words import (
     records,
     sentence,
     value_of,
+    verdict_words,
 )
 from runner.core.effects import (
+    RATIOS,
     Effect,
+    Measured,
     Method,
     judge,
     paired_accuracies,
     paired_likelihoods,
     paired_means,
     paired_numbers,
-    ratio_of_medians,
+    ratio_of_measurements,
     sequential_accuracies,
     unpaired_accuracies,
 )
@@ -41,9 +44,11 @@ EFFECTS = [
     paired_means([0.5, 0.0, -0.25, 1.0] * 2, [1, 1, 2, 3, 4, 5, 6, 7], "template", 4, 5),
     unpaired_accuracies(40, 80, 50, 100),
     sequential_accuracies([(True, True), (True, False)]),
+    sequential_accuracies([(True, True), (True, False)], 4),
     paired_likelihoods([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
     paired_numbers("f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, (0.5, 0.5)),
-    ratio_of_medians("load_s", [2.0, 3.0], [1.0, 1.5]),
+    ratio_of_measurements("load_s", Measured([2.0], [2.0, 3.0, 2.5]), Measured([1.0], [1.0, 5.5, 1.2])),
+    ratio_of_measurements("load_s", Measured([2.0, 3.0], [2.5]), Measured([1.0, 1.5], [1.25])),
 ]
 
 
@@ -56,9 +61,60 @@ def test_every_method_has_words_and_an_effect_here() -> None:
     assert set(METHODS) == set(Method) == {it.method for it in EFFECTS}
 
 
-def test_only_repeats_are_said_to_be_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = ratio_of_medians("load_s", [2.0, 3.0], [1.0, 1.5])
-    assert "2 repeats a side cannot show a difference" in sentence(row(few), [])
+def processes(ours: int, theirs: int, *, fresh: bool = False) -> Effect:
+    """The same speed in so many runs each."""
+    return ratio_of_measurements(
+        "load_s", Measured([2.0, 3.0], [2.5] * ours, fresh), Measured([1.0, 1.5], [1.25] * theirs, fresh)
+    )
+
+
+def test_too_few_runs_say_how_many_more_are_needed() -> None:
+    def said(*effects: Effect) -> str:
+        judge(effects)
+        one = row(effects[0])
+        one.effects = [*effects]
+        return sentence(one, [])
+
+    assert said(processes(1, 1)) == (
+        "run vs base: one process each cannot show a difference in 1 comparison. Run both jobs 3 more times with "
+        "rerun=all to know, alone on the machine (in a grid with workers=1 hydra.launcher.fresh=true). 4 runs of each "
+        "show a difference of 3 times the spread of runs"
+    )
+    assert said(processes(2, 2)).startswith("run vs base: 2 runs of each cannot show")
+    assert said(processes(1, 9)).startswith("run vs base: 1 run of one cannot show")
+    assert "Run both jobs with task.repeats=4 to know: each repeat is a process" in said(processes(1, 1, fresh=True))
+    assert said(processes(3, 3)) == ""
+    many = [processes(3, 3) for _ in range(12)]
+    assert said(*many).startswith("run vs base: 3 runs of each cannot show a difference in 12 comparisons. Run both")
+    assert said(*[processes(5, 5) for _ in range(12)]) == ""
+
+
+def test_what_is_not_tested_has_no_p_and_no_finding() -> None:
+    effect = processes(1, 1)
+    judge([effect], {RATIOS: 0.05})
+    cells = {column.head: column.cells[0] for column in ratio_columns(Table("any", [], [row(effect)]))}
+    assert (cells["p"], cells["Holm"], cells["finding"]) == ("–", "–", "within these processes only")
+    assert (cells["runs"], cells["ratio"], cells["margin"]) == ("1/1", "×2 [1.33, 3]", "undecided within 5 %")
+    record = records(row(effect))["ratios"][0]
+    assert (record["p"], record["p_holm"], record["method"]) == (None, None, "too_few_runs")
+    assert (record["repeats"], record["runs"], record["verdict"], record["runs_needed"]) == (2, 1, "undecided", None)
+    text = legend([effect])
+    assert "they hold within these processes only, and nothing is tested" in text
+    assert "95 %" not in text, "no interval is promised"
+
+
+def test_a_margin_of_a_ratio_has_words() -> None:
+    noisy = ratio_of_measurements("load_s", *[Measured([1.0], [1.0, 1.2, 0.9, 1.1])] * 2)
+    steady = ratio_of_measurements("load_s", *[Measured([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)
+    judge([noisy], {RATIOS: 0.05})
+    judge([steady], {RATIOS: 0.05})
+    assert verdict_words(noisy) == "undecided within 5 % (if neither is better, about 103 runs of each would decide)"
+    assert verdict_words(steady) == "as good within 5 %"
+    assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in legend([steady])
+
+
+def test_other_ratios_have_their_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = processes(1, 1)
     counted = Quantity(record_key=REPEATS.record_key, keys=REPEATS.keys, write=REPEATS.write, counted="words")
     monkeypatch.setitem(METHODS, Method.fisher, MethodWords(counted, sample="{n}/{baseline_n}"))
     other = replace(few, method=Method.fisher, measure="words")
@@ -66,7 +122,7 @@ def test_only_repeats_are_said_to_be_too_few(monkeypatch: pytest.MonkeyPatch) ->
     heads = {
         len(rows): ratio_columns(Table("any", [], rows))[3].head for rows in ([row(other)], [row(few), row(other)])
     }
-    assert heads == {1: "words", 2: "repeats/words"}
+    assert heads == {1: "words", 2: "runs/words"}
 
 
 @pytest.mark.parametrize("effect", EFFECTS, ids=lambda it: it.method)

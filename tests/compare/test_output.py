@@ -98,8 +98,9 @@ def test_the_page_says_what_the_terminal_says(saved: Path, grid: Store, show: An
     page = Page((saved / "comparison.html").read_text())
     _, out, _ = show("grid", "--baseline", BASELINE)
     sentences = [line.removeprefix("• ") for line in out.splitlines() if line.startswith("• ")]
-    assert len(sentences) == 5
-    assert sentences[-1].startswith("dominated beyond noise: nf4 task.split=test by ")
+    assert len(sentences) == 6
+    assert sentences[-2].startswith("dominated beyond noise (speed left out): nf4 task.split=test by ")
+    assert sentences[-1].startswith("the Pareto front leaves out speed: ")
     for sentence in sentences:
         assert squeezed(sentence) in squeezed(page.text)
     for cell in ("90.0 % [85.1, 93.4]", "−15.0 [−20.6, −10.7]", "0/30/170", "experiment grid", "What all 6 runs share"):
@@ -124,7 +125,6 @@ def test_csv_and_json_hold_what_stdout_has_and_stay_the_same(
     assert json.loads((saved / "comparison.json").read_text())["tables"][0]["pareto_axes"] == [
         "accuracy",
         "model_mib",
-        "decode_tok_per_s",
     ]
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats as reference
 from stores import INT8, NF4, NONE, Store, marks
-
-from runner.core.sequential import p_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -55,36 +54,6 @@ def test_unpaired_takes_fishers_test(store: Store, rows: Any, show: Any) -> None
     _, out, _ = show("unpaired", "--baseline", BASELINE, "--unpaired")
     assert "nf4 vs none (n=80 and 100, Fisher's exact test): worse" in out
     assert "rows without wins are unpaired (Newcombe's interval, Fisher's exact test)" in out
-
-
-def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(store: Store, rows: Any, show: Any) -> None:
-    base = store.job("early", "base", NONE, marks(90, 100))
-    stops = {"questions_asked": 40.0, "questions_left": 60.0}
-    nf4 = store.job("early", "nf4", NF4, [index % 4 > 0 for index in range(40)], metrics=stops)
-    later = (base / "samples.jsonl").read_text().splitlines(keepends=True)[40:45]  # they arrived before the decision
-    with (nf4 / "samples.jsonl").open("a") as file:
-        file.writelines(later)
-    comparison = rows("early", "--baseline", BASELINE)["nf4"]["comparison"]
-    assert (comparison["method"], comparison["wins"], comparison["losses"], comparison["ties"]) == (
-        "sequential",
-        0,
-        10,
-        30,
-    )
-    assert comparison["difference"] == -10 / 40
-    assert comparison["difference_low"] < -10 / 40 < comparison["difference_high"] < 0
-    assert comparison["p"] == p_of(0, 10)
-    assert comparison["finding"] == "worse"
-    assert comparison["remark"] == "nf4 stopped early: paired on the 40 questions that both have"
-    _, out, _ = show("early", "--baseline", BASELINE)
-    assert "nf4 vs none (n=40): worse (Δ −25.0 points, always-valid 95 % interval" in out
-    assert "where a run stopped early, p and interval come from bets" in out
-    _, out, _ = show("early", "--flips", "base", "nf4")
-    assert "10 lost, 0 won, 30 right in both, 0 wrong in both" in out
-    store.job("early", "few", INT8, marks(4, 7), metrics={"questions_asked": 7.0, "questions_left": 93.0})
-    comparison = rows("early", "--baseline", BASELINE)["few"]["comparison"]
-    assert (comparison["finding"], comparison["detectable_difference"]) == ("no difference shown", None)
-    assert "undecided after 7 questions" in show("early", "--baseline", BASELINE)[1]
 
 
 def test_a_job_as_baseline_is_compared_with_all_others(grid: Store, rows: Any) -> None:
@@ -149,38 +118,78 @@ def cells(*speeds: float, batch: int = 8) -> list[dict[str, Any]]:
     ]
 
 
+def sweep_runs(store: Store, experiment: str, name: str, config: dict[str, str], speeds: tuple[float, ...]) -> None:
+    """Log one run for each speed, with three repeats around it."""
+    for speed in speeds:
+        repeats = cells(speed - 1, speed, speed + 1)
+        metrics = {line["measure"]: line["value"] for line in repeats if line["repeat"] == 2}
+        store.job(experiment, name, {**config, **REPEATED}, repeats=repeats, metrics=metrics, **SWEEP)
+
+
 @pytest.fixture(scope="session")
 def sweeps(store: Store) -> Store:
-    slow, fast = (100.0, 101.0, 102.0, 103.0, 104.0), (120.0, 121.0, 122.0, 123.0, 124.0)
-    store.job("sweeps", "base", {**NONE, **REPEATED}, repeats=cells(*slow), **SWEEP)
-    store.job("sweeps", "nf4", {**NF4, **REPEATED}, repeats=cells(*fast), **SWEEP)
+    sweep_runs(store, "sweeps", "base", NONE, (100.0, 104.0, 101.0, 103.0, 102.0))
+    sweep_runs(store, "sweeps", "nf4", NF4, (120.0, 124.0, 121.0, 122.0, 123.0))
     return store
 
 
-def test_a_sweep_compares_its_cells(sweeps: Store, rows: Any, show: Any) -> None:
+def test_a_sweep_compares_its_cells_over_its_runs(sweeps: Store, rows: Any, show: Any) -> None:
     row = rows("sweeps", "--baseline", BASELINE)["nf4"]
     ratio_by_measure = {ratio["measure"]: ratio for ratio in row["ratios"]}
     assert set(ratio_by_measure) == {"decode_tok_per_s/batch_8_prompt_64", "ttft_s/batch_8_prompt_64"}
     ratio = ratio_by_measure["decode_tok_per_s/batch_8_prompt_64"]
-    assert ratio["ratio"] == pytest.approx(122 / 102)
-    assert 120 / 104 <= ratio["ratio_low"] < ratio["ratio"] < ratio["ratio_high"] <= 124 / 100
-    exact = reference.mannwhitneyu([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], method="exact").pvalue
-    assert ratio["p"] == ratio["p_holm"] == pytest.approx(exact)
-    assert (ratio["finding"], ratio["repeats"], ratio["baseline_repeats"]) == ("larger", 5, 5)
+    ours, theirs = np.log([120, 124, 121, 122, 123]), np.log([100, 104, 101, 103, 102])
+    assert ratio["ratio"] == pytest.approx(np.exp(ours.mean() - theirs.mean()))
+    distance = reference.ttest_ind(ours, theirs, equal_var=False).statistic
+    assert ratio["p"] == ratio["p_holm"] == pytest.approx(max(2 * reference.t.sf(distance, 4), 2**-9))
+    assert (ratio["finding"], ratio["method"]) == ("larger", "student_t")
+    assert (ratio["runs"], ratio["baseline_runs"], ratio["repeats"], ratio["baseline_repeats"]) == (5, 5, 3, 3)
     assert ratio_by_measure["ttft_s/batch_8_prompt_64"]["finding"] == "smaller"
     _, out, _ = show("sweeps", "--baseline", BASELINE)
     assert "×1.2 [" in out
-    assert "exact rank-sum test" in out
+    assert "Student's t over the runs' logarithms" in out
     for style, text in (("markdown", "| ×1.2 ["), ("csv", "ratio/decode_tok_per_s/batch_8_prompt_64")):
         assert text in show("sweeps", "--baseline", BASELINE, "--format", style)[1]
 
 
-def test_too_few_repeats_are_reported_with_the_number_needed(store: Store, rows: Any, show: Any) -> None:
-    store.job("few", "base", {**NONE, **REPEATED}, repeats=cells(100, 101, 102), **SWEEP)
-    store.job("few", "nf4", {**NF4, **REPEATED}, repeats=cells(200, 201, 202), **SWEEP)
-    assert {it["finding"] for it in rows("few", "--baseline", BASELINE)["nf4"]["ratios"]} == {"no difference shown"}
+def test_a_margin_decides_about_speeds(sweeps: Store, rows: Any, show: Any) -> None:
+    ratios = rows("sweeps", "--baseline", "quantization=nf4", "--margin", "5%")["base"]["ratios"]
+    assert {(it["margin"], it["verdict"], it["runs_needed"]) for it in ratios} == {(0.05, "worse by more", None)}
+    assert "worse by more than 5 %" in show("sweeps", "--baseline", "quantization=nf4", "--margin", "5%")[1]
+
+
+def test_one_process_each_names_nothing(store: Store, rows: Any, show: Any) -> None:
+    sweep_runs(store, "few", "base", NONE, (101.0,))
+    sweep_runs(store, "few", "nf4", NF4, (201.0,))
+    ratios = rows("few", "--baseline", BASELINE)["nf4"]["ratios"]
+    assert {(it["finding"], it["method"], it["p"]) for it in ratios} == {("no difference shown", "too_few_runs", None)}
     _, out, _ = show("few", "--baseline", BASELINE)
-    assert "nf4 vs none: 3 repeats a side cannot show a difference in 1 comparison; task.repeats=4 can" in out
+    assert "nf4 vs none: one process each cannot show a difference in 1 comparison. Run both jobs 3 more times" in out
+    assert "within these processes only" in out
+
+
+def test_a_run_beside_other_work_or_elsewhere_is_no_repeat(store: Store, rows: Any) -> None:
+    for place, tags in (
+        ("busy sweeps", {"fact.measured": "beside other work"}),
+        ("sweeps elsewhere", {"fact.machine": "other"}),
+    ):
+        for name, config in (("base", NONE), ("nf4", NF4)):
+            for number in range(4):
+                kept = tags if number == 1 else {}
+                job_tags = {**SWEEP["tags"], **kept}
+                metrics = {"decode_tok_per_s/batch_8_prompt_64": 100.0 + number}
+                store.job(place, name, {**config, **REPEATED}, repeats=cells(100, 101), metrics=metrics, tags=job_tags)
+        speed = rows(place, "--baseline", BASELINE)["nf4"]["ratios"][0]
+        assert (speed["runs"], speed["baseline_runs"]) == (3, 3), place
+
+
+def test_each_repeat_of_a_memory_benchmark_is_a_run(store: Store, rows: Any, show: Any) -> None:
+    for name, config, size in (("base", NONE, 900.0), ("nf4", NF4, 700.0)):
+        peaks = [{"measure": "peak_rss_mib", "repeat": number, "value": size + number} for number in range(1, 4)]
+        store.job("memory", name, {**config, "task.name": "memory", "task.repeats": "3"}, repeats=peaks,
+                  tags={"task": "memory"})  # fmt: skip
+    (ratio,) = rows("memory", "--baseline", BASELINE)["nf4"]["ratios"]
+    assert (ratio["runs"], ratio["repeats"], ratio["finding"]) == (3, 3, "smaller")
 
 
 def test_cells_that_only_one_sweep_measured_are_left_out(store: Store, rows: Any) -> None:

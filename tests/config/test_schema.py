@@ -214,6 +214,8 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "task.shots_data",
         "task.show_prompt",
         "task.early_stop_vs",
+        "task.early_stop_margin",
+        "task.early_stop_comparisons",
     }
     inert |= {
         "generation.speculate",

@@ -16,8 +16,15 @@ from runner.core.effects import (
     sequential_accuracies,
     unpaired_accuracies,
 )
-from runner.core.margins import MarginVerdict, power_of, questions_needed
-from runner.core.sequential import Pairs, p_at_any_look
+from runner.core.margins import (
+    MarginVerdict,
+    margin_verdict,
+    points_of_margin,
+    power_of,
+    questions_needed,
+    verdict_words,
+)
+from runner.core.sequential import Decision, Pairs
 from runner.core.stats import (
     paired_difference_interval,
     paired_difference_p,
@@ -73,16 +80,33 @@ def test_p_against_the_ends_of_an_interval_is_its_level(table: tuple[int, int, i
 def test_bets_against_a_margin_hold_at_any_look() -> None:
     generator, margin, called = np.random.default_rng(1), 0.1, 0
     for _ in range(300):
-        draws = generator.random(200)
-        wins, losses = draws < 0.05, (draws >= 0.05) & (draws < 0.2)  # the truth lies at minus the margin
-        counts = np.cumsum(np.stack([wins, losses, ~(wins | losses)], axis=1), axis=0)
-        called += p_at_any_look(map(tuple, counts.tolist()), -margin) < 0.05
+        pairs = Pairs(margin=margin)
+        for draw in generator.random(200):  # the truth lies at minus the margin
+            pairs.add(draw < 0.05, 0.05 <= draw < 0.2)
+        is_excluded = pairs.p_against(-margin) <= 0.05
+        assert is_excluded == (pairs.side_of(-margin) is not Decision.open) == (pairs.from_margin is not Decision.open)
+        called += is_excluded
     assert called <= 0.05 * 300 + 8  # two standard errors of chance
-    pairs, looks = Pairs(), []
+    pairs = Pairs()
     for ours, theirs in [(True, False), (True, True), (True, False), (False, True), (True, False)]:
         pairs.add(ours, theirs)
-        looks.append((pairs.wins, pairs.losses, pairs.ties))
-    assert p_at_any_look(looks, 0.0) == pytest.approx(pairs.p)
+    assert pairs.p_against(0.0) == pytest.approx(pairs.p)
+    assert Pairs().p_against(-0.1) == 1
+
+
+def test_the_verdict_about_a_margin_follows_from_two_decisions() -> None:
+    better, worse, undecided = Decision.better, Decision.worse, Decision.open
+    verdicts = {
+        (undecided, undecided): MarginVerdict.undecided,
+        (worse, undecided): MarginVerdict.undecided,
+        (undecided, better): MarginVerdict.as_good,
+        (worse, better): MarginVerdict.worse_but_within,
+        (better, better): MarginVerdict.better,
+        (worse, worse): MarginVerdict.worse_by_more,
+    }
+    assert {decisions: margin_verdict(*decisions) for decisions in verdicts} == verdicts
+    words = [verdict_words(it, points_of_margin(0.01)) for it in (MarginVerdict.as_good, MarginVerdict.worse_by_more)]
+    assert words == ["as good within 1 point", "worse by more than 1 point"]
 
 
 def verdict(effect: Effect, margin: float = 0.02) -> MarginVerdict | None:

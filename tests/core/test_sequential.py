@@ -8,7 +8,16 @@ from fractions import Fraction
 
 import pytest
 
-from runner.core.sequential import SHARES, Decision, Pairs, log_capital, p_of
+from runner.core.sequential import (
+    SHARES,
+    Decision,
+    Pairs,
+    confidence_percent,
+    level_of,
+    level_words,
+    log_capital,
+    p_of,
+)
 from runner.core.stats import ALPHA, wilson_interval
 
 
@@ -94,3 +103,58 @@ def test_a_large_difference_is_seen_soon() -> None:
         needed.append(pairs.count)
         assert pairs.decision is not Decision.better
     assert sorted(needed)[25] < 120
+
+
+def test_a_level_is_a_share_of_5_percent() -> None:
+    assert [level_of(count) for count in (1, 2, 5)] == [0.05, 0.025, 0.01]
+    assert [level_words(count) for count in (1, 3, 40)] == ["5 %", "5 %/3 = 1.7 %", "5 %/40 = 0.12 %"]
+    assert [confidence_percent(count) for count in (1, 2, 3, 1000)] == [95, 97.5, 98.3, 99.995]
+
+
+def test_a_stricter_level_decides_later_and_has_a_wider_interval() -> None:
+    few, many = Pairs(), Pairs(level_of(5))
+    decided: dict[str, int] = {}
+    for number in range(1, 15):
+        for name, pairs in (("few", few), ("many", many)):
+            pairs.add(True, False)
+            if pairs.decision is not Decision.open:
+                decided.setdefault(name, number)
+    assert decided == {"few": 8, "many": 11}  # 1.9 ** n / 9 and what the other shares add, against 40 and 200
+    assert p_of(11, 0) <= 0.01 < p_of(10, 0)
+    assert many.low < few.low
+
+
+def test_the_interval_does_not_depend_on_how_often_it_is_asked_for() -> None:
+    generator = random.Random(8)
+    for won, lost in ((0.3, 0.05), (0.1, 0.1), (0.0, 0.4)):
+        at_once, each = Pairs(), Pairs()
+        for pair in drawn(generator, won, lost, 150):
+            at_once.add(*pair)
+            each.add(*pair)
+            assert -1 <= each.low <= each.high <= 1
+        assert (at_once.low, at_once.high) == (each.low, each.high)
+        looks = at_once.looks
+        for end, side in ((at_once.low, Decision.better), (at_once.high, Decision.worse)):
+            for step, expected in ((1e-5, Decision.open), (-1e-5, side)):
+                inside = end + step if side is Decision.better else end - step
+                capitals = [
+                    log_capital(wins, losses, ties, inside) if side is Decision.better else
+                    log_capital(losses, wins, ties, -inside)
+                    for wins, losses, ties in looks
+                ]  # fmt: skip
+                assert (max(capitals) >= math.log(40)) == (expected is side)
+                assert at_once.side_of(inside) is expected
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "side"), [(0.02, 0.01, Decision.better), (0.0, 0.4, Decision.worse), (0.1, 0.15, Decision.open)]
+)
+def test_a_margin_is_decided_by_the_same_interval(won: float, lost: float, side: Decision) -> None:
+    generator, pairs = random.Random(2), Pairs(margin=0.05)
+    for pair in drawn(generator, won, lost, 400):
+        pairs.add(*pair)
+        if pairs.from_margin is not Decision.open:
+            break
+    assert pairs.from_margin is side
+    assert pairs.side_of(-0.05) is side
+    assert (pairs.low >= -0.05 - 1e-5, pairs.high <= -0.05 + 1e-5) == (side is Decision.better, side is Decision.worse)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import statistics
 
 import numpy as np
 import pytest
@@ -17,14 +16,12 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from runner.core.stats import (
-    bootstrap_ratio_interval,
     detectable_difference,
     fisher_exact,
     holm,
     mcnemar_exact,
     paired_difference_interval,
     percentiles,
-    rank_sum_exact,
     relative_spread,
     student_p,
     student_quantile,
@@ -363,74 +360,6 @@ def test_the_unpaired_detectable_difference_shrinks_with_n_and_too_few_show_noth
     assert unpaired_detectable_difference(0, 9, 0.5) is None
 
 
-# ----------------------------------------------------------------------------- repeats of a measurement
-
-
-@given(st.lists(st.integers(0, 10**6), min_size=2, max_size=16, unique=True), st.data())
-def test_rank_sum_is_scipys_exact_mann_whitney(values: list[int], data: st.DataObject) -> None:
-    cut = data.draw(st.integers(1, len(values) - 1))
-    expected = stats.mannwhitneyu(values[:cut], values[cut:], method="exact").pvalue
-    assert rank_sum_exact(values[:cut], values[cut:]) == pytest.approx(expected, rel=1e-9)
-
-
-@settings(max_examples=40)
-@given(repeats, repeats)
-def test_rank_sum_with_ties_is_its_definition(a: list[int], b: list[int]) -> None:
-    ranks = stats.rankdata([*a, *b])
-    sums = [sum(chosen) for chosen in itertools.combinations(ranks, len(a))]
-    middle = len(a) * (len(ranks) + 1) / 2
-    far = sum(abs(total - middle) >= abs(sum(ranks[: len(a)]) - middle) for total in sums)  # halves: exact in floats
-    assert rank_sum_exact(a, b) == pytest.approx(far / len(sums), rel=1e-12)
-    assert rank_sum_exact(a, b) == rank_sum_exact(b, a) <= 1
-
-
-def test_rank_sum_says_what_few_repeats_can_show() -> None:
-    assert rank_sum_exact([1, 2, 3], [4, 5, 6]) == 0.1
-    assert rank_sum_exact([1, 2, 3, 4], [5, 6, 7, 8]) == 2 / 70
-    assert rank_sum_exact([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == 2 / 252
-    assert rank_sum_exact([], [1, 2]) == 1.0
-    assert rank_sum_exact([5, 5], [5, 5]) == 1.0
-
-
-@settings(max_examples=40)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.lists(st.integers(1, 9), min_size=1, max_size=4))
-def test_the_bootstrap_is_all_its_resamples(a: list[int], b: list[int]) -> None:
-    """Against the definition: all possible resamples, with equal probabilities."""
-
-    def medians(values: list[int]) -> list[float]:
-        return [statistics.median(drawn) for drawn in itertools.product(values, repeat=len(values))]
-
-    ratios = np.sort(np.divide.outer(medians(a), medians(b)).ravel())
-    cut = int(0.025 * len(ratios) + 1e-9)  # so many may lie outside on a side
-    low, high = bootstrap_ratio_interval(a, b)
-    assert (low, high) == pytest.approx((ratios[cut], ratios[-1 - cut]), rel=1e-12)
-
-
-def test_the_bootstrap_is_scipys() -> None:
-    generator = random.Random(5)
-    a, b = ([generator.gauss(100, 10) for _ in range(n)] for n in (11, 14))
-
-    def ratio(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
-        return np.median(first, axis=axis) / np.median(second, axis=axis)
-
-    drawn = stats.bootstrap((a, b), ratio, n_resamples=40_000, method="percentile", rng=np.random.default_rng(0))
-    expected = drawn.confidence_interval
-    assert bootstrap_ratio_interval(a, b) == pytest.approx((expected.low, expected.high), abs=0.01)
-
-
-@given(repeats, repeats)
-def test_the_bootstrap_holds_the_estimate_and_turns_with_its_sides(a: list[int], b: list[int]) -> None:
-    low, high = bootstrap_ratio_interval(a, b)
-    assert low <= statistics.median(a) / statistics.median(b) <= high
-    assert bootstrap_ratio_interval(b, a) == pytest.approx((1 / high, 1 / low), rel=1e-12)
-    assert bootstrap_ratio_interval([4 * x for x in a], b) == pytest.approx((4 * low, 4 * high), rel=1e-12)
-
-
-def test_three_repeats_have_nothing_but_their_range() -> None:
-    assert bootstrap_ratio_interval([10, 12, 11], [5, 4, 8]) == (10 / 8, 12 / 4)
-    assert bootstrap_ratio_interval([7], [7]) == (1.0, 1.0)
-
-
 # ------------------------------------------------------------------------------------------ Student's t
 
 
@@ -455,3 +384,10 @@ def test_the_relative_spread_is_that_of_the_quartiles() -> None:
     low, middle, high = np.percentile(values, [25, 50, 75])
     assert relative_spread(values) == pytest.approx((high - low) / middle)
     assert relative_spread([1.0, 2.0]) == math.inf
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 10])
+@pytest.mark.parametrize("t", [0.0, -0.7, 2.5, 40.0])
+def test_a_p_of_student_is_scipys_and_never_zero(t: float, freedom: int) -> None:
+    assert student_p(t, freedom) == pytest.approx(2 * stats.t.sf(abs(t), freedom), rel=1e-6, abs=1e-12)
+    assert student_p(1e9, 20) > 0

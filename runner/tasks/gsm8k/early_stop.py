@@ -1,5 +1,8 @@
 """task.early_stop_vs: compares task=gsm8k with a baseline job while it runs, and stops once the difference is decided.
 
+The jobs of a grid that do so share an error of 5 %: each decides at its share, and runner-compare keeps its verdict.
+With task.early_stop_margin a job stops once it is decided whether it is as good as the baseline within that margin.
+
 Pairs are tested in the order of the questions, whichever answers came first: short answers come early, and are right
 more often than long ones. So neither speed nor a kill changes where a job stops.
 """
@@ -12,9 +15,10 @@ from dataclasses import dataclass, field
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import ConfigError
+from runner.core.margins import MarginVerdict, margin_verdict, points_of_margin, verdict_words
 from runner.core.metrics import points
 from runner.core.result import Sample, Verdict
-from runner.core.sequential import Decision, Pairs
+from runner.core.sequential import Decision, Pairs, confidence_percent, level_of, level_words
 from runner.datasets.gsm8k import Item
 from runner.store.jobs import Job, read_samples
 from runner.store.tracking import flatten
@@ -22,7 +26,7 @@ from runner.tasks import named_job
 from runner.tasks.base import own_config
 
 KEY = "task.early_stop_vs"
-HASH = "until"  # its name among the hashes
+HASHES = ("until", "early_stop_comparisons", "early_stop_margin")  # of the baseline, the share of the 5 %, the margin
 FACT = "early_stop_vs"  # a job that has it was compared while it ran
 GROUPS = (*named_job.MODEL_GROUPS, "generation")  # what overrides may change
 # A baseline that is named by its id must have these in common: what is asked, and how answers are scored.
@@ -37,9 +41,39 @@ def find_baseline(config: RunnerConfig, version: int, hashes: dict[str, str]) ->
     return None if words is None else named_job.find(config, KEY, words, version, hashes, groups=GROUPS)
 
 
-def preview_baseline(baseline: Job, words: str, count: int) -> str:
-    """Say for a plan which job this one is compared with, and how many questions that may take."""
-    return f"early stop: {words} ({baseline.job_id}), {named_job.state(baseline)}; at most {count:,} questions"
+def is_compared(config: RunnerConfig) -> bool:
+    """Whether the job names another one by its keys, where the files that identify the two are not here yet."""
+    task = own_config(config, Gsm8kConfig)
+    words = task.early_stop_vs
+    if words is None or named_job.is_id(words, task):
+        return words is not None
+    return named_job.overridden(config, KEY, words, GROUPS) != config
+
+
+def hashes_of(task: Gsm8kConfig, baseline: Job) -> dict[str, str]:
+    """Return what identifies the comparison: with another share of the 5 % or another margin it may stop elsewhere."""
+    margin = [] if task.early_stop_margin is None else [str(float(task.early_stop_margin))]
+    return dict(zip(HASHES, [baseline.job_id, str(comparisons_of(task)), *margin], strict=False))
+
+
+def comparisons_of(task: Gsm8kConfig) -> int:
+    """Return how many comparisons share the 5 %: a grid has counted them; a job that runs alone is the only one."""
+    return task.early_stop_comparisons or 1
+
+
+def margin_of(task: Gsm8kConfig) -> float | None:
+    """Return the margin as a fraction; None if there is none."""
+    return None if task.early_stop_margin is None else task.early_stop_margin / 100
+
+
+def preview_baseline(task: Gsm8kConfig, baseline: Job, count: int) -> str:
+    """Say for a plan which job this one is compared with, at which level, and how many questions that may take."""
+    margin = margin_of(task)
+    about = "" if margin is None else f" whether as good within {points_of_margin(margin)}"
+    return (
+        f"early stop: {task.early_stop_vs} ({baseline.job_id}), {named_job.state(baseline)}; at most {count:,} "
+        f"questions; decided{about} at {level_words(comparisons_of(task))}"
+    )
 
 
 @dataclass
@@ -50,6 +84,8 @@ class EarlyStop:
     job: Job
     solved: list[bool]  # by the number of the question: whether the baseline solved it
     least_ahead: int = LEAST_AHEAD
+    comparisons: int = 1  # share the 5 %
+    margin: float | None = None  # decides about this one, and not about any difference
     pairs: Pairs = field(default_factory=Pairs)
     asked: int = 0  # so many questions, from the first on, were looked at
     _waiting: dict[int, Sample] = field(default_factory=dict)  # answers to later questions
@@ -84,11 +120,13 @@ class EarlyStop:
                     "task.split, task.offset or task.shuffle_seed, or a smaller task.limit"
                 )
         solved = [samples[number].verdict is Verdict.correct for number in range(len(items))]
-        return cls(words, job, solved, max(LEAST_AHEAD, config.generation.batch_size or 0))
+        ahead = max(LEAST_AHEAD, config.generation.batch_size or 0)
+        return cls(words, job, solved, ahead, comparisons_of(task), margin_of(task))
 
     def begin(self, settled: Mapping[int, Sample]) -> int | None:
         """Begin with the samples that exist; return how many questions are enough, None to continue."""
-        self.pairs, self.asked, self._waiting = Pairs(), 0, dict(settled)
+        self.pairs = Pairs(level_of(self.comparisons), self.margin)
+        self.asked, self._waiting = 0, dict(settled)
         return self._go_on()
 
     def hear(self, sample: Sample) -> int | None:
@@ -102,19 +140,35 @@ class EarlyStop:
 
     def _go_on(self) -> int | None:
         """Take samples up to the first question without one; an error makes no pair."""
-        while self.pairs.decision is Decision.open and (sample := self._waiting.pop(self.asked, None)) is not None:
+        while not self.is_decided and (sample := self._waiting.pop(self.asked, None)) is not None:
             if not sample.failed:
                 self.pairs.add(sample.verdict is Verdict.correct, self.solved[self.asked])
             self.asked += 1
-        return None if self.pairs.decision is Decision.open else self.asked
+        return self.asked if self.is_decided else None
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the job may stop: with a margin, a difference alone is not enough."""
+        decision = self.pairs.decision if self.margin is None else self.pairs.from_margin
+        return decision is not Decision.open
 
     # ----------------------------------------------------------------------------------------------------- reports
+
+    @property
+    def verdict(self) -> str:
+        """What is decided so far: `better`, `worse`, `as good within 2 points`, `undecided`."""
+        it = self.pairs
+        if self.margin is None:
+            return it.decision
+        verdict = margin_verdict(it.decision, it.from_margin)
+        is_worse = verdict is MarginVerdict.undecided and it.decision is Decision.worse
+        return "worse, and " * is_worse + verdict_words(verdict, points_of_margin(self.margin))
 
     @property
     def news(self) -> dict[str, str]:
         """What the progress bar shows."""
         it = self.pairs
-        shown = f"{points(it.difference)} points [{points(it.low)}, {points(it.high)}], {it.decision}"
+        shown = f"{points(it.difference)} points [{points(it.low)}, {points(it.high)}], {self.verdict}"
         return {"after": f"{self.asked} questions: {shown}"}
 
     @property
@@ -127,6 +181,9 @@ class EarlyStop:
             "early_stop_wins": it.wins,
             "early_stop_losses": it.losses,
             "early_stop_p": it.p,
+            "early_stop_comparisons": self.comparisons,
+            "early_stop_level": it.level,
+            "early_stop_confidence_percent": confidence_percent(self.comparisons),
             "early_stop_difference_points": 100 * it.difference,
             "early_stop_difference_points_low": 100 * it.low,
             "early_stop_difference_points_high": 100 * it.high,
@@ -134,6 +191,10 @@ class EarlyStop:
 
     @property
     def facts(self) -> dict[str, str]:
-        """The baseline and the decision."""
-        verdict = f"{self.pairs.decision} after {self.asked:,} of {len(self.solved):,} questions"
-        return {FACT: " · ".join(dict.fromkeys((self.words, self.job.job_id))), "early_stop_verdict": verdict}
+        """The baseline, the level and the decision."""
+        verdict = f"{self.verdict} after {self.asked:,} of {len(self.solved):,} questions"
+        return {
+            FACT: " · ".join(dict.fromkeys((self.words, self.job.job_id))),
+            "early_stop_level": level_words(self.comparisons),
+            "early_stop_verdict": verdict,
+        }

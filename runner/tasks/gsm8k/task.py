@@ -25,8 +25,9 @@ from runner.scorers.votes import elect
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
-from runner.tasks.gsm8k.early_stop import HASH as EARLY_STOP
-from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, preview_baseline
+from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
+from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, hashes_of, preview_baseline
+from runner.tasks.gsm8k.early_stop import is_compared as is_compared  # for the plan of a grid
 from runner.tasks.gsm8k.trust import (
     CheckOutcome,
     by_number_of_answers,
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 
 # Jobs that differ in these only have the same answers to the same questions, and reuse each other's.
 IGNORED_FOR_REUSE = frozenset(
-    {"data", "twins", "clusters", EARLY_STOP, "task.limit", "task.check_invariance", "task.check_contamination"}
+    {"data", "twins", "clusters", *OF_EARLY_STOP, "task.limit", "task.check_invariance", "task.check_contamination"}
 )
 NO_QUESTION = Item("QUESTION", "", "")  # placeholder, to show the form of all prompts
 
@@ -77,12 +78,12 @@ def prepare(config: RunnerConfig) -> Problems:
         hashes["twins"] = items_sha256(list(twins.values()))
     baseline = find_baseline(config, VERSION, hashes)
     if baseline is not None:
-        hashes[EARLY_STOP] = baseline.job_id
+        hashes |= hashes_of(task, baseline)
     source = describe(task.data, task.split, hashes["data"])
     after = baseline.job_id if baseline is not None else ""
     return Problems(
         hashes, task, items, shots, twins, baseline,
-        data=source, ignored_for_reuse=IGNORED_FOR_REUSE, count=len(items), after=after,
+        data=source, ignored_for_reuse=IGNORED_FOR_REUSE, count=len(items), after=after, is_compared=bool(after),
     )  # fmt: skip
 
 
@@ -140,8 +141,7 @@ def deliver(inputs: Problems, config: RunnerConfig, job: Job, result: Result) ->
 
 def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
     """Say with which job this one is compared while it runs, and show the first prompts if requested."""
-    words, count = inputs.task.early_stop_vs or "", len(inputs.items)
-    early_stop = "" if inputs.baseline is None else preview_baseline(inputs.baseline, words, count)
+    early_stop = "" if inputs.baseline is None else preview_baseline(inputs.task, inputs.baseline, len(inputs.items))
     return "\n".join(filter(None, (early_stop, prompts_shown(inputs, config, resolved))))
 
 

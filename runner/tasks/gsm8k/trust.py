@@ -103,7 +103,7 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
     if metrics.get("questions_left"):
         warned.append(
             f"stopped early, when the difference to {facts['early_stop_vs']} was decided: the accuracy and the "
-            "plain difference are biased away from the baseline; quote the always-valid interval of the difference"
+            "plain difference are biased towards the verdict; quote the always-valid interval of the difference"
         )
     return warned
 

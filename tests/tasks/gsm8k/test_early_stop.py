@@ -49,6 +49,7 @@ def decided(record: Record) -> dict[str, float]:
         "early_stop_wins",
         "early_stop_losses",
         "early_stop_p",
+        "early_stop_comparisons",
     )
     ends = (f"early_stop_difference_points{end}" for end in ("", "_low", "_high"))
     return {name: record.result.metrics[name] for name in (*names, *ends)}
@@ -66,6 +67,7 @@ def test_a_clear_difference_ends_a_job_early_and_a_kill_changes_nothing(
     assert record.result.facts["early_stop_vs"] == f"{WHOLE} · {base.job_id}"
     assert (found["accuracy"], found["early_stop_wins"]) == (0, 0)
     assert (found["questions_asked"], found["questions_left"]) == (asked, 60 - asked)
+    assert (found["early_stop_comparisons"], record.result.facts["early_stop_level"]) == (1, "5 %")
     assert found["early_stop_losses"] == 8  # the first that decide where all point one way
     assert found["early_stop_difference_points"] == pytest.approx(-100 * 8 / asked)
     assert found["early_stop_difference_points_high"] <= 0
@@ -116,7 +118,7 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[.
     config = job(3, early_stop_vs=WHOLE)
     inputs = gsm8k.prepare(config)
     told = gsm8k.preview(inputs, config, resolve(config))
-    assert told == f"early stop: {WHOLE} ({inputs.after}), must run first; at most 60 questions"
+    assert told == f"early stop: {WHOLE} ({inputs.after}), must run first; at most 60 questions; decided at 5 %"
     with pytest.raises(ConfigError, match="is not done in .* the same command with generation=greedy .* without task"):
         run(config)
     with pytest.raises(ConfigError, match="no finished job of that id in"):
@@ -127,6 +129,17 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[.
         gsm8k.prepare(job(early_stop_vs="seed=1"))
 
 
+def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
+    job: Callable[..., RunnerConfig],
+) -> None:
+    assert [gsm8k.is_compared(job(early_stop_vs=words)) for words in (None, WHOLE, "gsm8k-0123456789ab")] == [
+        False,
+        False,
+        True,
+    ]
+    assert gsm8k.is_compared(job(3, early_stop_vs=WHOLE))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -135,11 +148,45 @@ def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[.
             {"early_stop_vs": "lora=none", "check_invariance": 3},
             "task.check_invariance=3: it checks a score, and task.early_stop_vs",
         ),
+        ({"early_stop_margin": 2}, "task.early_stop_margin=2: there is nothing to decide .* give task.early_stop_vs"),
+        ({"early_stop_comparisons": 2}, "task.early_stop_comparisons=2: there is nothing to decide"),
+        (
+            {"early_stop_vs": "lora=none", "early_stop_comparisons": 0},
+            "task.early_stop_comparisons=0: must be 1 or more, or null: the grid counts them",
+        ),
+        *(
+            (
+                {"early_stop_vs": "lora=none", "early_stop_margin": margin},
+                f"task.early_stop_margin={margin}: must be a number of percentage points between 0 and 100",
+            )
+            for margin in (0, -1.0, 100, float("nan"))
+        ),
     ],
 )
 def test_keys_are_checked(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Gsm8kConfig(**keys)
+
+
+def test_another_share_or_margin_is_another_job_which_reuses_the_answers(job: Callable[..., RunnerConfig]) -> None:
+    base = run(job())
+    whole = run(job(3, early_stop_vs=WHOLE))
+    assert run(job(3, early_stop_vs=WHOLE, early_stop_comparisons=1)).from_ledger
+    strict = run(job(3, early_stop_vs=WHOLE, early_stop_comparisons=5))
+    found, others = decided(strict), decided(whole)
+    assert (found["early_stop_losses"], others["early_stop_losses"]) == (11, 8)
+    assert strict.result.metrics["early_stop_level"] == 0.01
+    assert strict.result.facts["early_stop_level"] == "5 %/5 = 1 %"
+    assert any(f"samples were taken from job {whole.job_id}" in note for note in strict.result.notes)
+    config = job(3, early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
+    told = gsm8k.preview(gsm8k.prepare(config), config, resolve(config))
+    assert told.endswith("at most 60 questions; decided whether as good within 2 points at 5 %/5 = 1 %")
+    margin = run(config)
+    assert margin.result.facts["early_stop_verdict"].startswith("worse by more than 2 points after ")
+    assert margin.result.metrics["early_stop_losses"] >= 11  # to show more than 2 points takes more than to show any
+    assert len({whole.job_id, strict.job_id, margin.job_id}) == 3
+    of_the_baseline = job(early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
+    assert run(of_the_baseline).job_id == base.job_id
 
 
 # ---------------------------------------------------------------------------------------------- the order of pairs
@@ -164,6 +211,31 @@ def test_pairs_are_looked_at_in_the_order_of_the_questions(until: EarlyStop) -> 
     assert until.hear(wrong[0]) == until.asked == until.pairs.losses == 8
     assert until.news["after"].startswith("8 questions: −100.0 points [−100.0, −")
     assert until.begin(dict(enumerate(wrong[:8]))) == 8  # as the next start finds them
+
+
+def test_with_a_margin_a_job_stops_when_that_is_decided_and_not_before(tmp_path: Path) -> None:
+    def ended(marks: list[tuple[bool, bool]], **settings: Any) -> EarlyStop:
+        job = EarlyStop("quantization=none", Job("gsm8k-base", tmp_path), [their for _, their in marks], **settings)
+        verdicts = {True: Verdict.correct, False: Verdict.wrong}
+        job.begin({index: sample(index, verdicts[ours]) for index, (ours, _) in enumerate(marks)})
+        return job
+
+    alike = [(True, True)] * 400
+    assert (ended(alike).asked, ended(alike).verdict) == (400, "undecided")
+    as_good = ended(alike, margin=0.02)
+    assert as_good.verdict == "as good within 2 points"
+    assert as_good.asked < ended(alike, margin=0.02, comparisons=5).asked < 400
+    assert as_good.facts["early_stop_verdict"] == f"as good within 2 points after {as_good.asked} of 400 questions"
+    assert as_good.news["after"].endswith(", as good within 2 points")
+    worse = [(False, True)] * 8 + alike
+    assert (ended(worse).asked, ended(worse).verdict) == (8, "worse")
+    within = ended(worse, margin=0.2)
+    assert within.verdict == "worse, but by less than 20 points"
+    assert within.asked > 8
+    undecided = ended(worse[:20], margin=0.2)
+    assert (undecided.asked, undecided.verdict) == (20, "worse, and undecided within 20 points")
+    assert ended([(False, True)] * 60, margin=0.02).verdict == "worse by more than 2 points"
+    assert ended([(True, False)] * 60, margin=0.02).asked <= 8
 
 
 def test_an_error_is_no_pair_and_does_not_keep_others_waiting(until: EarlyStop) -> None:

@@ -1,0 +1,198 @@
+"""Does the verdict of a job that stops early stand in runner-compare's table, and how often is a table wrong?
+
+`python bench/early_stop_tables.py [--pairs 2000] [--seed 0]`. A grid has k jobs that are compared with one baseline
+while they run (`task.early_stop_vs`), and answers 500 questions, drawn as in compare_null.py. The task's own code runs
+each job, at 5 %/k, and runner-compare's own code judges the k pairs together. "Before" is the rule that this one has
+replaced: each job decides at 5 %; its table adjusts all p by Holm, and tests a job that has not stopped once more, by
+McNemar. First all runs are equally good: how many tables, or jobs by themselves, call any pair different? Then the jobs
+are worse by 20 points: how many of the verdicts that jobs have printed does the table repeat? At last jobs with
+`task.early_stop_margin`: how many call a job as good whose accuracy is lower by just the margin, how many find that if
+the two are equal, and after how many questions, next to what Tango's test of all questions finds. Rates stand with
+their 95 % intervals (Wilson); the exit code is 1 if a rate of errors is above 5 % by more than noise, or if a table
+takes a verdict back.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from compare_null import Rate, Solved, answers, begin, conclude, disagreement
+
+from runner.core.effects import Effect, Finding, judge, paired_accuracies, sequential_accuracies
+from runner.core.margins import MarginVerdict, verdict_words
+from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.sequential import Decision
+from runner.store.jobs import Job
+from runner.tasks.gsm8k.early_stop import EarlyStop
+
+QUESTIONS = 500
+JOBS = (1, 2, 5)  # of a grid, besides the baseline
+SETTINGS = [(0.6, 0.8), (0.5, 0.5)]  # accuracy, rho: as quantization changes a model, as another prompt does
+POINTS = 20  # by which jobs are worse
+OF_MARGINS = [(2, 1319, 0.9, 0.95), (5, 1319, 0.6, 0.8), (5, 1319, 0.5, 0.5)]  # points, questions, accuracy, rho
+FOUND = {Decision.better: Finding.better, Decision.worse: Finding.worse, Decision.open: Finding.open}
+MARKS = {
+    solves: Sample(0, "sha", 1, "", [], FinishReason.stop, 0.0, verdict=Verdict.correct if solves else Verdict.wrong)
+    for solves in (False, True)
+}
+
+
+def job_of(ours: Solved, theirs: Solved, comparisons: int, margin: float | None = None) -> EarlyStop:
+    """Run a job by the task's own rule on answers that were drawn; return it as it ends."""
+    job = EarlyStop("drawn", Job("base", Path()), theirs.tolist(), comparisons=comparisons, margin=margin)
+    job.begin({number: MARKS[solves] for number, solves in enumerate(ours.tolist())})
+    return job
+
+
+def effect_of(job: EarlyStop, ours: Solved, theirs: Solved, comparisons: int | None) -> Effect:
+    """Return the bets on the questions that the job has asked, as the table makes them."""
+    pairs = zip(ours[: job.asked].tolist(), theirs[: job.asked].tolist(), strict=True)
+    return sequential_accuracies(pairs, comparisons)
+
+
+def effect_before(job: EarlyStop, ours: Solved, theirs: Solved) -> Effect:
+    """Return the effect by the rule before: McNemar's test for a job that has not stopped."""
+    if job.is_decided:
+        return effect_of(job, ours, theirs, None)
+    effect = paired_accuracies(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), len(ours))
+    effect.detects = None  # nothing here needs it, and it takes most of the time
+    return effect
+
+
+@dataclass
+class Tables:
+    """The outcomes of a number of tables by one rule."""
+
+    wrong: list[bool] = field(default_factory=list)  # a job or the table has called any pair different
+    decided: int = 0  # jobs that said better or worse
+    kept: int = 0  # of these, those whose table says the same
+
+    def add(self, jobs: list[EarlyStop], effects: list[Effect]) -> None:
+        """Judge a table as runner-compare does."""
+        judge(effects)
+        said = [FOUND[job.pairs.decision] for job in jobs]
+        findings = [effect.finding for effect in effects]
+        self.wrong.append(any(it is not Finding.open for it in (*said, *findings)))
+        self.decided += sum(it is not Finding.open for it in said)
+        self.kept += sum(
+            ours is theirs for ours, theirs in zip(said, findings, strict=True) if ours is not Finding.open
+        )
+
+    @property
+    def shown(self) -> str:
+        """The verdicts that were kept, of all that jobs have printed."""
+        return f"{self.kept:5d} of {self.decided:5d}"
+
+
+def tables(
+    generator: np.random.Generator, count: int, jobs: int, accuracies: tuple[float, float], rho: float
+) -> tuple[Tables, Tables]:
+    """Return the outcomes of grids of so many jobs of the second accuracy: by the rule of today, and before."""
+    now, before = Tables(), Tables()
+    base, others = accuracies
+    for _ in range(count):
+        theirs, *runs = answers(generator, QUESTIONS, [base] + [others] * jobs, rho)
+        stopped = [job_of(ours, theirs, jobs) for ours in runs]
+        effects = [effect_of(job, ours, theirs, jobs) for job, ours in zip(stopped, runs, strict=True)]
+        now.add(stopped, effects)
+        stopped = [job_of(ours, theirs, 1) for ours in runs]
+        before.add(stopped, [effect_before(job, ours, theirs) for job, ours in zip(stopped, runs, strict=True)])
+    return now, before
+
+
+def budgets(generator: np.random.Generator, count: int) -> tuple[list[Rate], int]:
+    """Print how often tables are wrong and repeat what jobs have said; return rates, and verdicts taken back."""
+    rates, taken_back = [], 0
+    print(f"\ngrids of equal runs, {QUESTIONS} questions, looked at after each: {count:,} grids a line")
+    print("jobs  accuracy   rho   any pair different         kept   before: any different          kept")
+    for jobs in JOBS:
+        for accuracy, rho in SETTINGS:
+            now, before = tables(generator, count, jobs, (accuracy, accuracy), rho)
+            wrong, control = Rate(sum(now.wrong), count), Rate(sum(before.wrong), count)
+            print(
+                f"{jobs:4d}  {accuracy:8.2f}  {rho:4.2f}  {wrong}  {now.shown}  {control}  {before.shown}", flush=True
+            )
+            rates.append(wrong)
+            taken_back += now.decided - now.kept
+    count = max(1, count // 10)
+    print(f"\ngrids of jobs that are worse by {POINTS} points: {count:,} grids a line")
+    print("jobs  accuracy   rho   decided of           kept   before: kept")
+    for jobs in JOBS:
+        for accuracy, rho in SETTINGS:
+            now, before = tables(generator, count, jobs, (accuracy, accuracy - POINTS / 100), rho)
+            print(
+                f"{jobs:4d}  {accuracy:8.2f}  {rho:4.2f}  {jobs * count:11d}  {now.shown}  {before.shown}", flush=True
+            )
+            taken_back += now.decided - now.kept
+    return rates, taken_back
+
+
+def about_margin(
+    generator: np.random.Generator,
+    count: int,
+    margin: float,
+    questions: int,
+    accuracies: tuple[float, float],
+    rho: float,
+) -> tuple[Rate, float, Rate, int]:
+    """Run jobs with a margin: how many are called as good, and after how many questions in the middle of all jobs; how
+    many Tango's test of all questions calls so; how many tables say something else than their job.
+    """
+    as_good, by_tango, asked, taken_back = 0, 0, [], 0
+    for _ in range(count):
+        ours, theirs = answers(generator, questions, accuracies, rho)
+        job = job_of(ours, theirs, 1, margin)
+        effect = effect_of(job, ours, theirs, 1)
+        tango = paired_accuracies(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), questions)
+        tango.detects = tango.needs = None
+        for one in (effect, tango):
+            judge([one], {"accuracy": margin})
+        good = (MarginVerdict.as_good, MarginVerdict.worse_but_within, MarginVerdict.better)
+        as_good += effect.verdict in good
+        by_tango += tango.verdict in good
+        asked.append(job.asked)
+        taken_back += effect.verdict is None or not job.verdict.endswith(verdict_words(effect.verdict, shown(margin)))
+    return Rate(as_good, count), statistics.median(asked), Rate(by_tango, count), taken_back
+
+
+def shown(margin: float) -> str:
+    """Return a margin as jobs write it."""
+    return f"{100 * margin:g} points"
+
+
+def margins(generator: np.random.Generator, count: int) -> tuple[list[Rate], int]:
+    """Print how often jobs are called as good within a margin; return the rates of errors, and verdicts taken back."""
+    rates, all_taken_back = [], 0
+    print(f"\njobs with a margin: {count:,} jobs a line; asked: the middle of all jobs, with those that never decide")
+    print("margin  accuracy   rho  disagree  questions  worse by     called as good       asked   Tango on all")
+    for points, questions, accuracy, rho in OF_MARGINS:
+        for worse in (points, 0):
+            accuracies = (accuracy - worse / 100, accuracy)
+            rate, middle, tango, taken_back = about_margin(generator, count, points / 100, questions, accuracies, rho)
+            disagrees = 100 * disagreement(*accuracies, rho)
+            print(
+                f"{points:6d}  {accuracy:8.2f}  {rho:4.2f}  {disagrees:6.1f} %  {questions:9d}  {worse:8d}  {rate}  "
+                f"{middle:5.0f}  {tango}",
+                flush=True,
+            )
+            rates += [rate] if worse else []
+            all_taken_back += taken_back
+    return rates, all_taken_back
+
+
+def main() -> int:
+    """Simulate and print; 1 when a rate of errors is above its level by more than noise, or a verdict is taken back."""
+    count, generator, started = begin("early_stop_tables", __doc__)
+    rates, taken_back = budgets(generator, count)
+    of_margins, other_words = margins(generator, max(1, count // 2))
+    print(f"\nverdicts of jobs that their table takes back: {taken_back + other_words}")
+    code = conclude(rates + of_margins, started)
+    return 1 if taken_back or other_words else code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

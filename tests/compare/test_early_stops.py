@@ -1,0 +1,117 @@
+"""Runs that were compared while they ran: their verdicts stand in a table, by the bets that they were made by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from stores import INT8, NF4, NONE, Store, marks
+
+from runner.core.sequential import p_of
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+BASELINE = "quantization=none"
+
+
+def test_a_run_that_stopped_early_is_compared_by_bets_on_what_both_have(store: Store, rows: Any, show: Any) -> None:
+    base = store.job("early", "base", NONE, marks(90, 100))
+    stops = {"questions_asked": 40.0, "questions_left": 60.0}
+    nf4 = store.job("early", "nf4", NF4, [index % 4 > 0 for index in range(40)], metrics=stops)
+    later = (base / "samples.jsonl").read_text().splitlines(keepends=True)[40:45]  # they arrived before the decision
+    with (nf4 / "samples.jsonl").open("a") as file:
+        file.writelines(later)
+    comparison = rows("early", "--baseline", BASELINE)["nf4"]["comparison"]
+    assert (comparison["method"], comparison["wins"], comparison["losses"], comparison["ties"]) == (
+        "sequential",
+        0,
+        10,
+        30,
+    )
+    assert comparison["difference"] == -10 / 40
+    assert comparison["difference_low"] < -10 / 40 < comparison["difference_high"] < 0
+    assert comparison["p"] == p_of(0, 10)
+    assert comparison["finding"] == "worse"
+    assert comparison["remark"] == "nf4 stopped early: paired on the 40 questions that both have"
+    _, out, _ = show("early", "--baseline", BASELINE)
+    assert "nf4 vs none (n=40): worse (Δ −25.0 points, always-valid 95 % interval" in out
+    assert "where a run was compared while it ran, p and interval come from bets and hold at every look; Holm: p" in out
+    _, out, _ = show("early", "--flips", "base", "nf4")
+    assert "10 lost, 0 won, 30 right in both, 0 wrong in both" in out
+    store.job("early", "few", INT8, marks(4, 7), metrics={"questions_asked": 7.0, "questions_left": 93.0})
+    comparison = rows("early", "--baseline", BASELINE)["few"]["comparison"]
+    assert (comparison["finding"], comparison["detectable_difference"]) == ("no difference shown", None)
+    assert "undecided after 7 questions" in show("early", "--baseline", BASELINE)[1]
+
+
+def compared_while_running(
+    baseline: str, comparisons: int = 0, stopped_after: int = 0, of: int = 100
+) -> dict[str, Any]:
+    """What a job records that was compared with a baseline; 0 comparisons: as earlier versions recorded it."""
+    asked = {"questions_asked": stopped_after or of, "questions_left": of - stopped_after if stopped_after else 0}
+    shared = {"early_stop_comparisons": comparisons} if comparisons else {}
+    facts = {"fact.early_stop_vs": f"quantization=none · {baseline}"}
+    return {"metrics": {key: float(value) for key, value in (asked | shared).items()}, "tags": facts}
+
+
+def test_the_verdict_of_a_job_stands_whatever_else_the_table_has(store: Store, rows: Any, show: Any) -> None:
+    store.job("shares", "base", NONE, marks(90, 100))
+    losing = [index >= 10 for index in range(30)]  # ten losses: p 0.013
+    store.job("shares", "stopped", NF4, losing, **compared_while_running("base", 3, 30))
+    store.job("shares", "ran-on", INT8, marks(84, 100), **compared_while_running("base", 3))
+    row_by_job = rows("shares", "--baseline", BASELINE, "--margin", "2")
+    stopped, ran_on = (row_by_job[name]["comparison"] for name in ("stopped", "ran-on"))
+    assert (stopped["finding"], stopped["p"], stopped["p_holm"]) == ("worse", p_of(0, 10), 3 * p_of(0, 10))
+    assert (stopped["verdict"], stopped["early_stop_comparisons"]) == ("worse by more", 3)
+    # six losses and no win: McNemar would say p 0.03, but the bets have been looked at 100 times
+    assert (ran_on["method"], ran_on["finding"], ran_on["p"]) == ("sequential", "no difference shown", p_of(0, 6))
+    assert ran_on["remark"] == "ran-on was compared while it ran"
+    _, out, _ = show("shares", "--baseline", BASELINE)
+    assert "always-valid 98.3 % interval" in out
+    assert "p=0.013, times 3 comparisons 0.039" in out
+    assert "no other row changes the verdict." in out
+    assert "Holm: p adjusted" not in out
+    assert "may be wrong" not in out
+    for number in range(4):
+        store.job("shares", f"plain-{number}", {**NF4, "seed": str(number)}, marks(90, 100))
+    many = rows("shares", "--baseline", "job_id=base")
+    assert many["stopped"]["comparison"] == {**stopped, "margin": None, "verdict": None}
+    assert many["plain-0"]["comparison"]["method"] == "mcnemar"
+    _, out, _ = show("shares", "--baseline", "job_id=base")
+    assert (
+        "the findings of this table may be wrong in up to 8.3 % of such tables: 2 runs decided at 5 %/3 = 1.7 % each "
+        "while running, and the other comparisons share 5 %"
+    ) in out
+    assert "Holm: p adjusted for the 4 other comparisons of this table" in out
+    reverse = rows("shares", "--baseline", "job_id=stopped")["base"][
+        "comparison"
+    ]  # the same pair, seen from the other side
+    assert (reverse["finding"], reverse["p_holm"]) == ("better", stopped["p_holm"])
+
+
+def test_bets_without_a_share_are_adjusted_with_the_table(store: Store, rows: Any, show: Any) -> None:
+    """Jobs of earlier versions, and pairs with another run than the one that a job was compared with."""
+    store.job("old", "base", NONE, marks(90, 100))
+    losing = [index >= 8 for index in range(30)]  # eight losses: p 0.04
+    for seed in "12":
+        store.job("old", f"old-{seed}", {**NF4, "seed": seed}, losing, **compared_while_running("base", 0, 30))
+    row_by_job = rows("old", "--baseline", "job_id=base")
+    comparisons = [row_by_job[f"old-{seed}"]["comparison"] for seed in "12"]
+    assert [(it["method"], it["early_stop_comparisons"], it["p_holm"]) for it in comparisons] == [
+        ("sequential", None, pytest.approx(2 * p_of(0, 8)))
+    ] * 2
+    store.job("elsewhere", "base", NONE, marks(90, 100))
+    store.job("elsewhere", "nf4", NF4, marks(80, 100), **compared_while_running("another", 1))
+    comparison = rows("elsewhere", "--baseline", BASELINE)["nf4"]["comparison"]
+    assert (comparison["method"], comparison["early_stop_comparisons"]) == ("sequential", None)
+    store.job("twice", "base", NONE, marks(90, 100))
+    for name, keys in (("nf4", NF4), ("int8", INT8)):
+        store.job("twice", name, keys, losing, **compared_while_running("base", 1, 30))
+    _, out, _ = show("twice", "--baseline", BASELINE)
+    assert out.count(": worse (") == 2
+    assert (
+        "may be wrong in up to 10 % of such tables: 2 runs decided at 5 % each while running. Jobs that answer one "
+        "question keep to 5 % together with task.early_stop_comparisons=2"
+    ) in out
