@@ -1,6 +1,11 @@
 """How often is a comparison of likelihoods a false alarm, and does it have the stated power?
 
-`python bench/likelihood_null.py [--pairs 2000] [--seed 0]`. Two runs score the same texts of unequal length. A text's
+`python bench/likelihood_null.py [--pairs 300] [--seed 0]`. First, few and skewed texts: the differences of two
+quantizations of the embedded model from plain weights on 250 texts, centred and drawn again with repetition, and
+exponential and lognormal parts without any noise around them, each in both directions. How often is an equal pair
+called different, how often does the 95 % interval miss the truth, and how often is there a verdict at all?
+
+Then two runs score the same texts of unequal length. A text's
 difference is its tokens times a part of its own, whose mean is 0 under the null, plus noise of each token. Parts are
 normal, skewed (a few texts move a lot, one way: exponential), lopsided (very few move very far: lognormal), heavy
 (Student's t of 3), or larger in longer texts. Then all parts are moved by the difference that so many texts should
@@ -10,21 +15,28 @@ show, in alternating directions. The verdicts are runner-compare's own, from sam
 
 from __future__ import annotations
 
+import json
 import statistics
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from compare_null import Rate, begin, conclude
 
-from runner.compare.data import Run, TableRow, Texts, TextScore
+from runner.compare.data import NotPaired, Run, TableRow, Texts, TextScore
 from runner.compare.likelihood import compare_likelihoods
 from runner.compare.runs import SampleReader
 from runner.core.effects import Finding, judge
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Likelihood
 
-SAMPLES = (20, 50, 200)
+FEW = (10, 20, 50, 100)
+REAL_TEXTS = 250
+MISSES = 0.06  # of intervals that may miss the truth: 94 % coverage
+SAMPLES = (50, 200)
 SPREAD = 0.003  # of a text's own part, in nats a token: as of 4-bit weights of the embedded model
 NOISE = 0.02  # of a single token
 FAMILY = 3  # comparisons of one table with one baseline
@@ -79,12 +91,18 @@ class Drawn(SampleReader):
 def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]) -> list[TableRow]:
     """Draw a baseline and runs with these shifts, and compare each with the baseline like one table."""
     tokens = np.clip(generator.lognormal(4.2, 0.5, samples), 5, 500).round()
-    reader, common = Drawn(), -generator.gamma(2.0, 0.1, samples) * tokens
-    runs = []
+    common, nats_by_run = -generator.gamma(2.0, 0.1, samples) * tokens, []
     for number, shift in enumerate((0.0, *moved)):
         own = SPREAD * KINDS[kind](generator, tokens) + shift if number else np.zeros(samples)
         noise = NOISE * np.sqrt(tokens) * generator.standard_normal(samples) * (number > 0)
-        nats = common + own * tokens + noise
+        nats_by_run.append(common + own * tokens + noise)
+    return verdicts(nats_by_run, tokens)
+
+
+def verdicts(nats_by_run: Sequence[Numbers], tokens: Numbers) -> list[TableRow]:
+    """Compare all runs over texts with so many tokens with the first one, like one table; no rows for too few texts."""
+    reader, runs = Drawn(), []
+    for number, nats in enumerate(nats_by_run):
         name = f"run-{number}"
         runs.append(Run(name, name, "likelihood", "1", "", {}, {LOG_LIKELIHOOD: float(nats.sum() / tokens.sum())}))
         parts = zip(nats.tolist(), tokens.astype(int).tolist(), strict=True)
@@ -92,7 +110,10 @@ def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequen
             unit: TextScore(("question", "gold"), "prompt", (), Likelihood(unit, value, count, count, count, 0))
             for unit, (value, count) in enumerate(parts)
         }
-    rows = [TableRow(run, {}, effects=[compare_likelihoods(run, runs[0], reader)]) for run in runs[1:]]
+    try:
+        rows = [TableRow(run, {}, effects=[compare_likelihoods(run, runs[0], reader)]) for run in runs[1:]]
+    except NotPaired:
+        return []
     judge(it for row in rows for it in row.effects)
     return rows
 
@@ -115,10 +136,73 @@ def rates(generator: np.random.Generator, samples: int, kind: str, pairs: int, r
     return Rate(sum(map(claims, nulls)), pairs), least, Rate(true_verdicts, pairs)
 
 
+def real_texts() -> dict[str, tuple[Numbers, Numbers]]:
+    """Score texts with three quantizations of the embedded model; return centred differences, and tokens, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = f"-m quantization=none,nf4,fp4 task=likelihood task.limit={REAL_TEXTS} tracking=none print=json"
+        done = subprocess.run(
+            [sys.executable, "-m", "runner", *command.split()], cwd=folder, capture_output=True, text=True, check=True
+        )
+        scored = []
+        for line in done.stdout.splitlines():
+            samples = (Path(json.loads(line)["output_dir"]) / "samples.jsonl").read_text().splitlines()
+            texts = sorted(map(json.loads, samples), key=lambda sample: sample["index"])
+            scored.append(
+                np.array([(it["likelihood"]["nats"], it["likelihood"]["tokens"]) for it in texts], dtype=np.float64)
+            )
+    centred = {}
+    for name, run in zip(("nf4", "fp4"), scored[1:], strict=True):
+        differences, tokens = run[:, 0] - scored[0][:, 0], run[:, 1]
+        centred[f"{name} − none"] = differences - differences.sum() / tokens.sum() * tokens, tokens
+    return centred
+
+
+def drawn_differences(
+    generator: np.random.Generator, kind: str, samples: int, real: dict[str, tuple[Numbers, Numbers]]
+) -> tuple[Numbers, Numbers]:
+    """Return the differences of texts between two equal runs in nats, skewed to the left, and their tokens."""
+    if kind in real:
+        chosen = generator.integers(REAL_TEXTS, size=samples)
+        return real[kind][0][chosen], real[kind][1][chosen]
+    tokens = np.clip(generator.lognormal(4.2, 0.5, samples), 5, 500).round()
+    return SPREAD * KINDS[kind](generator, tokens) * tokens, tokens
+
+
+def few_and_skewed(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
+    """Print and return the rates of false verdicts, and of intervals that miss the truth."""
+    real, nulls, missed = real_texts(), list[Rate](), list[Rate]()
+    for name, (differences, _) in real.items():
+        skewness = float(((differences - differences.mean()) ** 3).mean() / differences.std() ** 3)
+        print(f"\n{REAL_TEXTS} real texts, {name}: skewness {skewness:.1f}", end="")
+    print(f"\nfew and skewed texts: {pairs:,} equal pairs a line")
+    print("  n  differences    verdicts       false verdicts   interval misses truth")
+    for samples in FEW:
+        for kind in (*real, "skewed", "lopsided"):
+            for sign in (1,) if kind in real else (1, -1):
+                claims_of, false, outside = 0, 0, 0
+                for _ in range(pairs):
+                    differences, tokens = drawn_differences(generator, kind, samples, real)
+                    rows = verdicts([-tokens, -tokens + sign * differences], tokens)
+                    claims_of += bool(rows)
+                    false += claims(rows)
+                    truth = float(differences.std() / tokens.mean())  # far from 0, where no interval is widened to it
+                    rows = verdicts([-tokens, -tokens + sign * (differences + truth * tokens)], tokens)
+                    outside += any(not it.low <= sign * truth <= it.high for row in rows for it in row.effects)
+                nulls.append(Rate(false, pairs))
+                missed.append(Rate(outside, pairs))
+                name = kind if kind in real else f"{kind} {'+-'[sign > 0]}"
+                share = f"{100 * claims_of / pairs:6.0f} %"
+                print(f"{samples:3d}  {name:11s}  {share}  {nulls[-1]}  {missed[-1]}", flush=True)
+    return nulls, missed
+
+
 def main() -> int:
-    """Simulate and print; 1 if a false-positive rate exceeds its level by more than noise."""
+    """Simulate and print; 1 if false positives, or intervals that miss the truth, are too many by more than noise."""
     pairs, generator, started = begin("likelihood_null", __doc__)
-    nulls = []
+    nulls, missed = few_and_skewed(generator, pairs)
+    outside = [rate for rate in missed if rate.low > MISSES]
+    what = f"intervals that miss the truth in more than {100 * MISSES:.0f} %, beyond noise"
+    print(f"{what}: {len(outside)} of {len(missed)} lines")
     for runs, kinds in ((1, list(KINDS)), (FAMILY, ["normal", "skewed"])):
         print(f"\n{runs} run{'s' * (runs > 1)} against one baseline: {pairs:,} tables a line and side")
         print("  n  parts     any false verdict  says ≥ nats/token      true verdicts")
@@ -127,7 +211,7 @@ def main() -> int:
                 null, least, power = rates(generator, samples, kind, pairs, runs)
                 print(f"{samples:3d}  {kind:8s}  {null}  {least:17.5f}  {power}", flush=True)
                 nulls.append(null)
-    return conclude(nulls, started)
+    return conclude(nulls, started) or bool(outside)
 
 
 if __name__ == "__main__":

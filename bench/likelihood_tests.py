@@ -4,7 +4,7 @@
 ones that are larger in longer texts. Each line has the share of equal pairs that a test calls different at 5 %, and the
 share that it finds of pairs with a difference that flipped signs should detect, in alternating directions. Tests:
 flipped signs; Johnson's t, which is adjusted by the sample's skewness; the bootstrap of t (999 resamples); the larger p
-of flips and of each; flips with p times 1.5 and, like in runner-compare, times 2.
+of flips and of each; flips with p times 1.5 and times 2, the larger part of what runner-compare does.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ from statistics import median
 import numpy as np
 from compare_null import SLACK, Rate
 
-from runner.core.effects import Finding, judge, paired_accuracies, paired_likelihoods
+from runner.core.effects import Finding, judge, paired_accuracies
 from runner.core.margins import MarginVerdict, questions_needed
+from runner.core.number_effects import paired_likelihoods
 from runner.core.planning import questions_to_detect, samples_to_detect
 from runner.core.ratios import ratio_error
 from runner.core.stats import ALPHA, POWER

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 import numpy as np
 from compare_null import SLACK, Rate, begin
 
-from runner.core.effects import RATIOS, Effect, Finding, Measured, judge, ratio_of_measurements
+from runner.core.effects import RATIOS, Effect, Finding, judge
 from runner.core.margins import MarginVerdict
+from runner.core.number_effects import Measured, ratio_of_measurements
 from runner.core.over_runs import CLEAR_DIFFERENCE, LEAST_RUNS, runs_needed
 from runner.core.stats import ALPHA, POWER
 

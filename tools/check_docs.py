@@ -140,7 +140,7 @@ def _check(program: str, arguments: list[str]) -> None:
 
 def _parse(program: str) -> Callable[[list[str]], object]:
     if program == "runner-compare":
-        from runner.compare.command import parser
+        from runner.compare.options import parser
     elif program == "runner-advise":
         from runner.advise.command import parser
 

@@ -33,6 +33,7 @@ def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
         permanent=discussion.failed is not None and discussion.failed.permanent,
         question=item.question,
         gold=item.gold,
+        cluster=item.cluster,
         extracted={"team": answer},
         verdict=verdict,
         new_tokens=sum(one.call.tokens for one in every),

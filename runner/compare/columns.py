@@ -45,6 +45,8 @@ def columns(table: Table) -> list[Column]:
     """Return a table's columns for people."""
     if table.unit is not None:
         return [*naming(table), *_of_likelihoods(table, table.unit)]
+    if table.number is not None:
+        return [*naming(table), *_of_numbers(table, table.number)]
     if table.scored:
         return [*naming(table), *_of_accuracies(table)]
     rows = table.rows
@@ -95,6 +97,11 @@ def _of_likelihoods(table: Table, unit: str) -> list[Column]:
         if any(name in row.run.metrics for row in rows):
             columns.append(measured(name, [row.run for row in rows], drop_order))
     return columns
+
+
+def _of_numbers(table: Table, name: str) -> list[Column]:
+    columns = [_number_of(table.rows, "n", "n"), _number_of(table.rows, name, name)]
+    return columns + (effect_columns(table.rows, name) if table.baseline else [])
 
 
 def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.compare import lm_eval
-from runner.compare.data import JOB_ID, NotPaired, Run, Table, label
+from runner.compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
 from runner.compare.gates import check, failures, margins_with, parse_requirements
+from runner.compare.numbers import with_number
+from runner.compare.options import parser
 from runner.compare.other_tools import load as other_tools
 from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
@@ -34,7 +36,7 @@ from runner.compare.selection import newest, parse_keys, parse_margins, parse_pa
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.core.console import say
 from runner.core.entry import run_entry
-from runner.core.errors import ConfigError, JobFailed, exit_code_of, unknown
+from runner.core.errors import ConfigError, JobFailed, exit_code_of, few, unknown
 from runner.core.pooling import Weights
 
 
@@ -59,131 +61,6 @@ def _compare(options: argparse.Namespace) -> int:
         raise JobFailed(str(reason)) from reason
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
-    about = "Compare the runs in MLflow side by side, and say which differences are real."
-    epilog = """examples:
-  runner-compare --baseline quantization=none
-  runner-compare --grid last --baseline quantization=none --save comparison --log
-  runner-compare --where "seed = 0 and quantization.name in ('none', 'nf4')" --baseline quantization=none
-  runner-compare --by quantization --baseline quantization=none
-  runner-compare --baseline quantization=none --pool tasks --margin 2
-  runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test
-  runner-compare --baseline quantization=none --plan-questions margin=2
-  runner-compare --baseline quantization=none --require 'margin=2 model_mib<4000'
-  runner-compare --lm-eval out_hf out_nf4
-  runner-compare --results logs/a.eval logs/b.eval"""
-    it = argparse.ArgumentParser(
-        "runner-compare",
-        description=about,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    pairs = "KEY=VALUE[,KEY=VALUE]"
-    add = it.add_argument_group("source").add_argument
-    add("--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)")
-    add("--tracking-uri", help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)")
-    add("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
-    add(
-        "--lm-eval",
-        nargs="+",
-        default=[],
-        metavar="FOLDER",
-        help="instead of MLflow: what lm-evaluation-harness wrote with --output_path FOLDER --log_samples, with any "
-        "backend; all are compared with the first, unless --baseline or --by says otherwise",
-    )
-    add(
-        "--results",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help=f"instead of MLflow: files or folders of other tools ({other_tools.WRITERS}); all are compared with the "
-        "first, unless --baseline or --by says otherwise",
-    )
-    add = it.add_argument_group("which runs (default: the newest finished run of each job)").add_argument
-    add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
-    add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
-    add("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")
-    add(
-        "--where",
-        action="append",
-        default=[],
-        metavar="FILTER",
-        help=f"only runs with these values: {pairs}, or an expression with and, or, not, in, = != < <= > >= over "
-        "config keys and metrics: \"quantization.name='nf4' and accuracy > 0.9\"",
-    )
-    add = it.add_argument_group("what is compared").add_argument
-    add("--baseline", default="", metavar=pairs, help="compare all others with the runs that have these values")
-    add(
-        "--by",
-        default="",
-        metavar="KEY[,KEY]",
-        help="one row for each combination of these keys; runs that agree in them (other splits) are pooled",
-    )
-    add(
-        "--pool",
-        nargs="?",
-        const=Weights.questions.value,
-        choices=[one.value for one in Weights],
-        help="also give each setting one verdict over all tasks, splits and data sets: the mean of its differences, in "
-        "which all questions count the same (default) or all tasks",
-    )
-    add(
-        "--unpaired",
-        action="store_true",
-        help="compare also what cannot be paired (other questions, prompts, scoring), with Fisher's exact test",
-    )
-    add(
-        "--count-errors",
-        action="store_true",
-        help="compare also jobs with questions that ended in an error, and count those as not solved",
-    )
-    add(
-        "--margin",
-        action="append",
-        default=[],
-        metavar="POINTS|NATSnats|PERCENT%",
-        help="also decide which rows are as good as the baseline within a margin: 2 means 2 percentage points of "
-        "accuracy, 0.01nats means 0.01 nats a token (or byte) of likelihood, 5%% means 5 percent of speed, time or "
-        "memory; may be given once for each",
-    )
-    add(
-        "--require",
-        action="append",
-        default=[],
-        metavar="TERMS",
-        help="exit with 1 and the reasons if a row, other than a baseline, fails a term: margin=2 (as good within 2 "
-        "points), finding!=worse, or a metric: 'margin=2 model_mib<4000 decode_tok_per_s>=100'",
-    )
-    add(
-        "--plan-questions",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="how many questions each comparison needs: margin=2 to show a row as good within 2 points, or detect=3 to "
-        "detect a difference of 3 points; power=0.8",
-    )
-    add(
-        "--tolerance",
-        type=float,
-        metavar="PERCENT",
-        help="Pareto front: how far apart speeds may lie by noise alone (default: as the runs of each job show; with "
-        "fewer than 3 runs of a job, speed is left out)",
-    )
-    add(
-        "--flips",
-        nargs=2,
-        metavar=("A", "B"),
-        help="the questions that only one of two runs solved, side by side; A and B: an id or a filter, A the baseline",
-    )
-    add = it.add_argument_group("output").add_argument
-    add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
-    add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
-    add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
-    return it
-
-
 def compare(options: argparse.Namespace, scratch: Path) -> int:
     """Load, choose, tabulate; print, save and log. Return 1 if a requirement failed, else 0."""
     aim = parse_aim(options.plan_questions) if options.plan_questions else None
@@ -200,6 +77,9 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         every_run = runs_of(client, grid, every_run, scratch) if grid else every_run
         reader = SampleReader(client, output_dir, scratch)
     runs, every_run = without_errors(options, choose(options, every_run), every_run)
+    check_clusters(options, runs)
+    if options.metric and not options.lm_eval:
+        runs = with_number(runs, options.metric, reader)
     target = (grid or grid_to_log_to(runs)) if options.log else None
     flips = options.flips
     tables = [tabulate_flips(options, runs, every_run, reader)] if flips else tabulate_tasks(options, runs, reader)
@@ -234,7 +114,17 @@ def load_files(options: argparse.Namespace, scratch: Path) -> tuple[list[Run], S
         if getattr(options, name):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option}: {source} reads folders and no MLflow store: leave out one of the two")
-    return lm_eval.load(options.lm_eval) if options.lm_eval else other_tools.load(options.results, scratch)
+    if options.lm_eval:
+        return lm_eval.load(options.lm_eval, options.cluster or None, options.metric)
+    return other_tools.load(options.results, scratch)
+
+
+def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
+    """Raise ConfigError if a job has not recorded the field that --cluster names."""
+    without = sorted(run.job_id for run in runs if run.value(CLUSTER) != options.cluster)
+    if options.cluster and without:
+        fix = f"run them again with {CLUSTER}={options.cluster}; word problems reuse their answers"
+        raise ConfigError(f"--cluster {options.cluster}: not recorded by {few(without)}: {fix}")
 
 
 def choose(options: argparse.Namespace, runs: list[Run]) -> list[Run]:

@@ -7,16 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from runner.compare.data import TableRow
-from runner.compare.effect_words import (
-    LIKELIHOODS,
-    METHODS,
-    Quantity,
-    asked_of,
-    fill,
-    margin_words,
-    p_value,
-    quantity,
-)
+from runner.compare.effect_words import METHODS, asked_of, fill, margin_words, p_value, quantity
+from runner.compare.quantities import LIKELIHOODS, Quantity
 from runner.compare.wording import about, sides
 from runner.core.effects import Effect, Finding
 from runner.core.margins import MarginVerdict

@@ -10,7 +10,7 @@ from runner.core.effects import Effect
 from runner.core.errors import few
 from runner.core.metrics import LOG_LIKELIHOODS, score
 from runner.core.over_runs import LEAST_RUNS
-from runner.core.result import Likelihood
+from runner.core.result import Likelihood, Sample, Verdict
 from runner.core.stats import wilson_interval
 
 ABSENT = "–"
@@ -18,6 +18,7 @@ JOB_ID = "job_id"
 REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 EXTRACTOR = "task.extractor"
+CLUSTER = "task.cluster"
 EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
 TEXT_END = 400  # characters of a text that are shown: the answer is at the end
 
@@ -26,6 +27,10 @@ Question = tuple[int, str, str]  # index, question, gold: two answers form a pai
 
 class NotPaired(Exception):
     """Two runs cannot be compared in pairs; the message says why."""
+
+
+class TooFew(NotPaired):
+    """Two runs are paired, but a test of so few pairs would not hold; the message says how many are needed."""
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Run:
     grid: str = ""  # the MLflow run of its grid
     artifacts: str = ""  # where MLflow has its files
     facts: dict[str, str] = field(default_factory=dict)  # facts about the run: its machine, other work at the same time
+    number: str | None = None  # the metric, a number for each question, that is compared instead of verdicts
     errors: int = 0  # questions that ended in an error, so that the job has FAILED
     parts: list[Run] = field(default_factory=list)  # the pooled runs
     earlier: list[Run] = field(default_factory=list, repr=False)  # runs of the same job, newest first
@@ -94,13 +100,37 @@ class Run:
 
 
 class QuestionOutcome(NamedTuple):
-    """Whether a run solved a question, and the hash of its prompt."""
+    """Whether a run solved a question, the hash of its prompt, and what else a comparison counts."""
 
     solved: bool
     prompt: str | None
+    cluster: str | None = None  # the family of questions that it belongs to
+    right: tuple[int, int] = (0, 0)  # of several answers to the question: how many are right, and how many there are
+    number: float | None = None  # the value of a metric that is compared instead of the verdict
+
+    @property
+    def samples(self) -> int:
+        """How many answers there are."""
+        return self.right[1] or 1
+
+    @property
+    def mean(self) -> float:
+        """The share of right answers: 0 or 1 for a single one."""
+        return self.right[0] / self.right[1] if self.right[1] else float(self.solved)
 
 
 Answers = dict[Question, QuestionOutcome]
+
+
+def question_of(sample: Sample) -> Question:
+    """Return a question's identity: index, text and gold answer."""
+    return sample.index, sample.question or "", sample.gold or ""
+
+
+def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:
+    """Return one side of a flip as it is shown: of a long text, the end."""
+    shown = text if len(text) <= most else "…" + text[-most:]
+    return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}
 
 
 class TextScore(NamedTuple):
@@ -110,6 +140,7 @@ class TextScore(NamedTuple):
     prompt: str | None
     tokens: tuple[int, ...]
     likelihood: Likelihood
+    cluster: str | None = None  # the family of texts that it belongs to
 
 
 Texts = dict[int, TextScore]
@@ -250,6 +281,11 @@ class Table:
     def only_repeats(self) -> bool:
         """Whether the baseline is compared with nothing but itself."""
         return all(row.is_repeat for row in self.rows if row.effects)
+
+    @property
+    def number(self) -> str | None:
+        """The number of each question that the table compares; None for another kind of table."""
+        return self.rows[0].run.number if self.rows else None
 
     @property
     def has_ratios(self) -> bool:

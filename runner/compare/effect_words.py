@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner.compare.data import ABSENT, TableRow
+from runner.compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, NUMBERS, REPEATS, Quantity
 from runner.compare.wording import about, assignments, versus
 from runner.core import margins
 from runner.core.effects import Effect, Finding, Method, most_wrong
 from runner.core.margins import MarginVerdict, points_of_margin
-from runner.core.metrics import points
 from runner.core.over_runs import CLEAR_DIFFERENCE, LEAST_RUNS, MOST_RUNS, fewest_runs, runs_needed
 from runner.core.ratios import CAUTION, FLIPS
 from runner.core.sequential import level_words
@@ -25,83 +25,7 @@ def p_value(p: float) -> str:
     return "<0.0001" if p < 0.0001 else "1.0" if p > 0.995 else f"{p:.2g}"
 
 
-def nats(value: float) -> str:
-    """Return a difference in nats: −0.00128, +0.00004."""
-    return f"{value:+.5f}".replace("-", "−")
-
-
-def rounded_up(difference: float) -> str:
-    """Return a minimum detectable difference in points, rounded up so that the stated power holds."""
-    return f"{math.ceil(1000 * difference) / 10:.1f}"
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """What is compared: how its effects are written, recorded and explained; {unit}: the divisor of likelihoods."""
-
-    record_key: str  # the key of its effects in a row's JSON record
-    keys: str  # the keys of an effect's record
-    write: Callable[[float], str]
-    unit: str = ""
-    write_detectable: Callable[[float], str] = str
-    counted: str = "n"  # what `sample` counts, for the head of a column
-    power: str = ""  # the probability of showing the minimum detectable difference
-    legend: tuple[str, str] = ("", "")  # the words before and after those of the methods
-
-
-ACCURACIES = Quantity(
-    record_key="comparison",
-    keys="baseline_job_id difference difference_low difference_high p method wins losses ties p_holm finding "
-    "detectable_difference baseline_correct baseline_n remark margin verdict questions_needed early_stop_comparisons",
-    write=points,
-    unit="points",
-    write_detectable=rounded_up,
-    power="≥ 80 %",
-    legend=(
-        "Δ in percentage points, wins/losses/ties and p (McNemar, exact) are paired on the same questions;",
-        "Holm: p adjusted for the {comparisons} of this table. Intervals hold 95 % each.",
-    ),
-)
-LIKELIHOODS = Quantity(
-    record_key="shift",
-    keys="baseline_job_id difference difference_low difference_high error p samples size unit p_holm finding "
-    "detectable_difference remark margin verdict questions_needed",
-    write=nats,
-    unit="nats/{unit}",
-    write_detectable="{:.2g}".format,
-    power="about 80 %",
-    legend=(
-        "Δ of the log-likelihood in nats a {unit}, over the same {unit}s: below 0, the texts are less likely in a row "
-        "than in the baseline.",
-        "Holm: adjusted for the {comparisons} of this table, {alpha:g} decides. Intervals hold 95 % each (ratio of "
-        "sums over samples, Student's t).",
-    ),
-)
-REPEATS = Quantity(
-    record_key="ratios",
-    keys="measure ratio ratio_low ratio_high repeats baseline_repeats p p_holm comparisons finding method runs "
-    "baseline_runs margin verdict runs_needed",
-    write="{:.3g}".format,
-    counted="runs",
-    legend=("Ratios are of this row to the baseline.", ""),
-)
 UNTESTED = "within these processes only"
-DIFFERENCES = (ACCURACIES, LIKELIHOODS)  # a row has at most one of them
-# The keys of a record whose field of an effect has another name
-FIELDS = {
-    "difference": "value",
-    "difference_low": "low",
-    "difference_high": "high",
-    "detectable_difference": "detectable",
-    "ratio": "value",
-    "ratio_low": "low",
-    "ratio_high": "high",
-    "samples": "n",
-    "runs": "n",
-    "baseline_runs": "baseline_n",
-    "questions_needed": "needed",
-    "runs_needed": "needed",
-}
 
 
 @dataclass(frozen=True)
@@ -128,6 +52,13 @@ METHODS = {
         pairs="unpaired",
         legend="rows without wins are unpaired (Newcombe's interval, Fisher's exact test);",
     ),
+    Method.mean_flips: MethodWords(
+        ACCURACIES,
+        sample="{n:,}{grouping}",
+        pairs="{wins}/{losses}/{ties}",
+        legend="of means of samples, and of families of questions, p flips the signs of the differences of whole "
+        "questions or families, and intervals count these (Tango's and Hall's, Student's t);",
+    ),
     Method.sequential: MethodWords(
         ACCURACIES,
         pairs="{wins}/{losses}/{ties}",
@@ -138,8 +69,15 @@ METHODS = {
         LIKELIHOODS,
         sample="{n:,}, {size:,} {unit}s",
         legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
-        f"(up to {FLIPS:,} flips, for few samples all of them; p is the share that reaches the sum, times {CAUTION:g}, "
-        "as differences may be skewed);",
+        f"(up to {FLIPS:,} flips; p is {CAUTION:g} times the share that reaches the sum, or {CAUTION:g} times the p of "
+        "a t-test without the differences' skewness, if that is larger);",
+    ),
+    Method.number_flips: MethodWords(
+        NUMBERS,
+        sample="{questions:,}{grouping}",
+        legend=f"p: signs of the questions' differences are flipped (up to {FLIPS:,} flips; p is {CAUTION:g} times the "
+        f"share that reaches the sum, or {CAUTION:g} times the p of a t-test without the differences' skewness, if "
+        "that is larger);",
     ),
     Method.student_t: MethodWords(
         REPEATS,
@@ -164,7 +102,7 @@ def fill(template: str, it: Effect) -> str:
 
 def asked_of(it: Effect) -> str:
     """Return what an effect is over: questions, samples of text, or runs."""
-    return "runs of each" if it.is_ratio else "questions" if quantity(it) is ACCURACIES else "samples"
+    return "runs of each" if it.is_ratio else "samples" if quantity(it) is LIKELIHOODS else "questions"
 
 
 def quantity(it: Effect) -> Quantity:
@@ -246,8 +184,18 @@ def margin_words(it: Effect) -> str:
 def verdict_words(it: Effect) -> str:
     """Return what is decided about the margin, e.g. `as good within 2 points`."""
     assert it.verdict is not None
-    needed = f" (if neither is better, about {about(it.needed)} {asked_of(it)} would decide)" if it.needed else ""
+    needed = (
+        f" (if neither is better, about {about(it.needed)} {asked_of(it)}{_in_families(it)} would decide)"
+        if it.needed
+        else ""
+    )
     return margins.verdict_words(it.verdict, margin_words(it)) + needed
+
+
+def _in_families(it: Effect) -> str:
+    """Say in how many families of questions so many are needed: in more families, and not in larger ones."""
+    families = it.counts.get("clusters")
+    return f" in {math.ceil((it.needed or 0) * families / it.n):,} such families" if families else ""
 
 
 def _why_open(it: Effect, unit: str) -> str:

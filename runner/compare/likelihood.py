@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from runner.compare.data import NotPaired, Run, Texts
+from runner.compare.data import NotPaired, Run, Texts, TooFew
+from runner.compare.mean_pairs import cluster_field, clusters_of
 from runner.compare.pairing import PROMPT_KEYS
 from runner.compare.runs import SampleReader
-from runner.core.effects import Effect, paired_likelihoods
+from runner.core.effects import Effect
+from runner.core.number_effects import paired_likelihoods
+from runner.core.ratios import FEWEST_TEXTS, ratio
 from runner.core.result import Likelihood
 from runner.scorers.likelihoods import units
 
@@ -33,11 +36,31 @@ def compare_likelihoods(run: Run, base: Run, reader: SampleReader, compared_keys
     ours, theirs = reader.texts(run), reader.texts(base)
     remark = check_pairs(ours, theirs, compared_keys)
     pairs = list(zip(*(units([one.likelihood for one in side.values()]) for side in (ours, theirs)), strict=True))
-    if len(pairs) < 2:
-        raise NotPaired("a single sample does not show how much samples differ")
     differences = [mine.nats - other.nats for mine, other in pairs]
     sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
+    what, clusters = "texts", text_clusters(ours, theirs, cluster_field(run, base))
+    if clusters is not None:
+        what = f"families of texts by {cluster_field(run, base)}"
+        differences, sizes = sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters)
+        remark = "; ".join(filter(None, (f"in {len(sizes):,} {what}", remark)))
+    if len(differences) < FEWEST_TEXTS:
+        shift = f"Δ {ratio(differences, sizes):+.5f} nats/{run.unit}".replace("-", "−")
+        raise TooFew(f"too few {what} to test: {len(differences)}, at least {FEWEST_TEXTS} ({shift})")
     return replace(paired_likelihoods(differences, sizes, run.unit), remark=remark)
+
+
+def text_clusters(ours: Texts, theirs: Texts, field: str) -> list[str] | None:
+    """Return the cluster of each text, in the order of `units`; None without clusters."""
+    by_unit = {one.likelihood.unit: (one.cluster, theirs[index].cluster) for index, one in ours.items()}
+    return clusters_of([by_unit[unit] for unit in sorted(by_unit)], field)
+
+
+def sums_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> list[float]:
+    """Return the sum of the values of each cluster."""
+    sums: dict[str, float] = {}
+    for cluster, value in zip(clusters, values, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value
+    return list(sums.values())
 
 
 def check_pairs(ours: Texts, theirs: Texts, compared_keys: Sequence[str]) -> str | None:

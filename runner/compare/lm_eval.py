@@ -1,7 +1,8 @@
 """lm-evaluation-harness' evaluations as runs: one for each task, metric and filter, whichever backend answered.
 
-A metric that is 0 or 1 for each document is compared like a verdict, a log-likelihood like one of ours. Any other
-metric (a share of matching words, a class to be counted over all documents) is left out, with a note.
+A metric that is 0 or 1 for each document is compared like a verdict, a log-likelihood like one of ours, and any other
+number by the mean of its differences. A metric without a number for each document (a class to be counted over all
+documents) is left out, with a note.
 """
 
 from __future__ import annotations
@@ -14,12 +15,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from runner.compare.data import TEXT_END, Answers, Question, QuestionOutcome, Run, Table, TableRow, Texts, TextScore
+from runner.compare.data import (
+    CLUSTER,
+    TEXT_END,
+    Answers,
+    Question,
+    QuestionOutcome,
+    Run,
+    Table,
+    TableRow,
+    Texts,
+    TextScore,
+    side_of,
+)
 from runner.compare.lm_eval_files import Document, Documents, Results, find, lines, question_and_answers, read_documents
 from runner.compare.lm_eval_keys import FOLDER_KEY, params_of
-from runner.compare.runs import SampleReader, side_of
+from runner.compare.numbers import number_of
+from runner.compare.runs import SampleReader
 from runner.core.console import say
-from runner.core.errors import DataError, few
+from runner.core.errors import ConfigError, DataError, few, unknown
 from runner.core.metrics import LOG_LIKELIHOODS
 from runner.core.ratios import ratio, ratio_interval
 from runner.core.result import Likelihood, Verdict
@@ -65,6 +79,16 @@ class Series:
         values = [document.values[self.metric] for document in self.documents.values()]
         return not self.results.is_lower_better(self.task, self.metric) and all(value in (0, 1) for value in values)
 
+    @property
+    def is_of_numbers(self) -> bool:
+        """Whether every document has a number of its own."""
+        return bool(self.documents) and None not in self.numbers.values()
+
+    @property
+    def numbers(self) -> dict[int, float | None]:
+        """The number of each document; None where it has none, as for a class that is counted over all documents."""
+        return {key: number_of(document.values[self.metric]) for key, document in self.documents.items()}
+
     def likelihood(self, document: Document) -> Likelihood:
         """Return the log-likelihood of a document's text."""
         value, size = document.values[self.metric], 1
@@ -76,14 +100,22 @@ class Series:
         return Likelihood(document.doc_id, float(value), 0, size, len(document.target), 0)
 
 
-def load(places: list[str]) -> tuple[list[Run], LmEvalSampleReader]:
-    """Return the newest run of each evaluation below these folders, and a reader of their samples."""
+def load(places: list[str], cluster: str | None = None, metric: str = "") -> tuple[list[Run], LmEvalSampleReader]:
+    """Return the newest run of each evaluation below these folders, and a reader of their samples.
+
+    `cluster` is the field of a document that names its family, `metric` the only metric that is wanted.
+    """
     results_by_place = {place: find(place) for place in dict.fromkeys(places)}
     every = [results for results_of_place in results_by_place.values() for results in results_of_place]
-    series = {id(results): list(_series(results)) for results in every}
+    series = {id(results): list(_series(results, cluster)) for results in every}
+    if metric:
+        names = sorted({it.metric for of_results in series.values() for it in of_results})
+        if metric not in names:
+            raise ConfigError(f"--metric {metric}: {unknown('metric in these folders', metric, names)}")
+        series = {key: [it for it in of_results if it.metric == metric] for key, of_results in series.items()}
     left_out = _left_out([one_series for of_results in series.values() for one_series in of_results])
     if left_out:
-        what = "neither right or wrong for each document nor a log-likelihood"
+        what = "no number for each document"
         say(f"note: left out, {what}: {few(sorted(left_out), 6)}")
     roots = _outermost_groups(every)
     reader = LmEvalSampleReader()
@@ -98,6 +130,7 @@ def load(places: list[str]) -> tuple[list[Run], LmEvalSampleReader]:
             place, [pair for pair in series_of_place if pair[0].name not in left_out]
         ):
             run = _run(one_series, params, folder, roots.get(one_series.task, one_series.task))
+            run.params |= {} if cluster is None else {CLUSTER: cluster}
             reader.series[run.run_id] = one_series
             runs.append(run)
     if not runs:
@@ -132,7 +165,15 @@ class LmEvalSampleReader(SampleReader):
         """Return which documents were answered correctly."""
         series = self.series[run.run_id]
         return {
-            _question(one): QuestionOutcome(one.values[series.metric] == 1, one.prompt_hash)
+            _question(one): QuestionOutcome(one.values[series.metric] == 1, one.prompt_hash, one.cluster)
+            for one in series.documents.values()
+        }
+
+    def numbers(self, run: Run) -> Answers:
+        """Return the metric of each document."""
+        series, numbers = self.series[run.run_id], self.series[run.run_id].numbers
+        return {
+            _question(one): QuestionOutcome(False, one.prompt_hash, one.cluster, number=numbers[one.doc_id])
             for one in series.documents.values()
         }
 
@@ -140,7 +181,7 @@ class LmEvalSampleReader(SampleReader):
         """Return the log-likelihood of each text."""
         series = self.series[run.run_id]
         return {
-            one.doc_id: TextScore((one.doc_hash, one.target), one.prompt_hash, (), series.likelihood(one))
+            one.doc_id: TextScore((one.doc_hash, one.target), one.prompt_hash, (), series.likelihood(one), one.cluster)
             for one in series.documents.values()
         }
 
@@ -185,11 +226,11 @@ def _question(document: Document) -> Question:
     return document.doc_id, document.doc_hash, document.target
 
 
-def _series(results: Results) -> Iterator[Series]:
+def _series(results: Results, cluster: str | None) -> Iterator[Series]:
     """Yield the metrics of a results file; a log-likelihood that is written as several metrics comes once."""
     for task in results.tasks:
         metrics = results.metrics(task)
-        documents = read_documents(results, task)
+        documents = read_documents(results, task, cluster)
         for name, of_filter in metrics.items():
             by_bytes = [metric for metric in OF_BYTES if metric in of_filter]
             for metric, value in of_filter.items():
@@ -213,7 +254,9 @@ def _check_mean(series: Series, logged: Any) -> None:
 
 def _left_out(every: list[Series]) -> set[str]:
     """Return the names of metrics that cannot be compared."""
-    return {it.name for it in every if not it.documents or not (it.is_of_texts or it.is_of_verdicts)}
+    return {
+        it.name for it in every if not it.documents or not (it.is_of_texts or it.is_of_verdicts or it.is_of_numbers)
+    }
 
 
 def _outermost_groups(every: list[Results]) -> dict[str, str]:
@@ -254,16 +297,29 @@ def _run(series: Series, params: dict[str, str], folder: str, table: str) -> Run
     row_params = dict(zip(ROWS, (series.task, series.metric, series.filter), strict=True))
     versions = ["lm_eval_version", "transformers_version"]
     facts = {key: str(content[key]) for key in versions if key in content}
+    better = series.results.better(series.task, series.metric)
+    facts["better"] = str(better.value)
+    of_number = f"{table}:{series.metric}"
     return Run(
         run_id=f"{folder}#{series.results.path}#{series.name}",
         job_id=f"{folder.rstrip('/')}:{series.task}:{series.metric},{series.filter}",
-        task=f"{table}:likelihood" if series.is_of_texts else table,
+        task=f"{table}:likelihood" if series.is_of_texts else table if series.is_of_verdicts else of_number,
         task_version=str(series.results.of("versions", series.task)),
         folder=str(series.results.path.parent),
         params={**params, **row_params, FOLDER_KEY: folder},
-        metrics=_likelihoods(series) if series.is_of_texts else _counts(series),
+        metrics=_figures(series),
         facts=facts,
+        number=None if series.is_of_texts or series.is_of_verdicts else series.metric,
     )
+
+
+def _figures(series: Series) -> dict[str, float]:
+    if series.is_of_texts:
+        return _likelihoods(series)
+    if series.is_of_verdicts:
+        return _counts(series)
+    values = [it for it in series.numbers.values() if it is not None]
+    return {"n": float(len(values)), series.metric: math.fsum(values) / len(values)}
 
 
 def _counts(series: Series) -> dict[str, float]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.core.errors import ConfigError, DataError
+from runner.core.metrics import Better
 from runner.core.texts import read_json, read_json_lines
 
 TIME = re.compile(r"_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")  # how the name of a results file ends
@@ -32,6 +33,7 @@ class Document(NamedTuple):
     target: str
     prompt_hash: str | None
     values: dict[str, Any]  # by metric
+    cluster: str | None = None  # the family of documents that it belongs to
 
 
 Documents = dict[int, Document]  # by doc_id, in the file's order
@@ -84,6 +86,11 @@ class Results:
         """Whether lower values of a metric are better."""
         return (self.of("higher_is_better", task) or {}).get(metric) is False
 
+    def better(self, task: str, metric: str) -> Better:
+        """Return which direction of a metric is better, if lm-eval knows it."""
+        is_higher = (self.of("higher_is_better", task) or {}).get(metric)
+        return Better.neither if is_higher is None else Better.higher if is_higher else Better.lower
+
 
 def find(place: str) -> list[Results]:
     """Return the results below a folder, or those of the named file, newest first."""
@@ -111,8 +118,11 @@ def _read_results(path: Path) -> Results:
     return Results(path, content)
 
 
-def read_documents(results: Results, task: str) -> dict[str, Documents]:
-    """Return a task's documents by filter; DataError with file and line if one is damaged or missing."""
+def read_documents(results: Results, task: str, cluster: str | None = None) -> dict[str, Documents]:
+    """Return a task's documents by filter; DataError with file and line if one is damaged or missing.
+
+    `cluster` is the field of a document that names its family.
+    """
     path, metrics = results.samples(task), results.metrics(task)
     if not path.is_file():
         raise DataError(f"{results.path}: {path.name} is not beside it: lm-eval writes it with --log_samples")
@@ -128,6 +138,7 @@ def read_documents(results: Results, task: str) -> dict[str, Documents]:
             str(values.get("target", "")),
             values.get("prompt_hash"),
             {metric: value for metric, value in values.items() if metric in metric_names},
+            None if cluster is None else _cluster(values, cluster, f"{path}, line {number}"),
         )
         earlier = by_filter.setdefault(name, {}).setdefault(document.doc_id, document)
         if earlier is not document:
@@ -138,6 +149,16 @@ def read_documents(results: Results, task: str) -> dict[str, Documents]:
             counts = f"{results.path.name} counts {expected} documents, and filter {name} has {len(documents)}"
             raise DataError(f"{path}, line {number}: lines are missing before or after it: {counts}")
     return by_filter
+
+
+def _cluster(values: dict[str, Any], field: str, where: str) -> str:
+    """Return the family of a document, as its field says."""
+    document = values.get("doc")
+    value = document.get(field) if isinstance(document, dict) else None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        fields = ", ".join(map(str, document)) if isinstance(document, dict) else "no fields"
+        raise DataError(f"--cluster {field}: {where}: the document has no such text or number ({fields})")
+    return str(value)
 
 
 def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

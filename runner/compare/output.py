@@ -15,13 +15,14 @@ from runner.compare import pictures
 from runner.compare.across_tasks import tables_across
 from runner.compare.columns import Column, columns, fit, ratio_columns, summary
 from runner.compare.data import Flips, Table, TableRow
-from runner.compare.effect_words import ACCURACIES, DIFFERENCES, REPEATS, records
+from runner.compare.effect_words import records
 from runner.compare.forest import forest
 from runner.compare.gates import failures
 from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
 from runner.compare.planning import plan_columns
 from runner.compare.pooled import PooledTable, pooled_columns
+from runner.compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
 from runner.compare.runs import SampleReader
 from runner.compare.samples_page import write_samples_page
 from runner.compare.wording import flips_headline, flips_names, name_of, verdict

@@ -20,10 +20,12 @@ from runner.compare.data import (
     group,
     label,
     named_groups,
+    question_of,
 )
+from runner.compare.mean_pairs import cluster_field, compare_means, has_means
 from runner.compare.repeated_runs import measured
-from runner.compare.runs import SampleReader, question_of
-from runner.core import effects
+from runner.compare.runs import SampleReader
+from runner.core import effects, number_effects
 from runner.core.effects import Effect
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import REPEATS, read_repeats
@@ -120,6 +122,8 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Seque
         if stopped:
             words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
         return replace(effect, remark="; ".join(filter(None, (words, remark))))
+    if has_means(pairs):
+        return replace(compare_means(pairs, cluster_field(run, base)), remark=remark)
     wins = sum(our.solved and not their.solved for our, their in pairs)
     losses = sum(their.solved and not our.solved for our, their in pairs)
     effect = effects.paired_accuracies(wins, losses, n, sum(their.solved for _, their in pairs))
@@ -153,7 +157,7 @@ def compare_repeats(run: Run, base: Run, reader: SampleReader) -> list[Effect]:
     if not shared:
         raise NotPaired(f"nothing was measured in both: {', '.join(ours)}; {', '.join(theirs)}")
     return [
-        effects.ratio_of_measurements(name, measured(run, name, ours[name]), measured(base, name, theirs[name]))
+        number_effects.ratio_of_measurements(name, measured(run, name, ours[name]), measured(base, name, theirs[name]))
         for name in shared
     ]
 

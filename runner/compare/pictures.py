@@ -8,7 +8,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from runner.compare.data import Table, TableRow
-from runner.compare.effect_words import ACCURACIES, fill, quantity
+from runner.compare.effect_words import fill, quantity
+from runner.compare.quantities import ACCURACIES
 from runner.compare.wording import name_of
 from runner.core.console import plain
 from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER, Picture

@@ -8,15 +8,20 @@ from dataclasses import dataclass, field
 
 from runner.compare.columns import Column
 from runner.compare.data import ABSENT, QuestionPlan, Run, Table, TableRow
-from runner.compare.effect_words import ACCURACIES, LIKELIHOODS, Quantity, fill, quantity
+from runner.compare.effect_words import fill, quantity
+from runner.compare.quantities import ACCURACIES, LIKELIHOODS, Quantity
 from runner.compare.selection import parse_margins
 from runner.compare.wording import about, name_of, number
-from runner.core.effects import Effect
+from runner.core.effects import Effect, Method
 from runner.core.errors import ConfigError, unknown
 from runner.core.stats import ALPHA, POWER
 
 OPTION = "--plan-questions"
 KEYS = ("margin", "detect", "power")
+UNPLANNED = {  # why there is no plan for an effect of this method
+    Method.sequential: "it was compared while it ran",
+    Method.mean_flips: "it is unknown for families of questions and for several answers to a question",
+}
 QUANTITIES: dict[str, Quantity] = {"accuracy": ACCURACIES, "log_likelihood": LIKELIHOODS}
 
 
@@ -84,7 +89,7 @@ def _plan(row: TableRow, it: Effect, aim: PlanAim) -> QuestionPlan:
     assert size is not None
     disagreement = _disagreement(it)
     if needs is None:
-        why = "it stopped early" if it.detects is None else "the comparison is unpaired"
+        why = UNPLANNED.get(it.method, "the comparison is unpaired")
         return QuestionPlan(it.n, disagreement, reason=why)
     needed = needs(size, ALPHA / it.comparisons, aim.power)
     if needed is None:

@@ -6,9 +6,9 @@ from statistics import median
 
 from runner.compare.data import Run
 from runner.config.groups import GROUPS
-from runner.core.effects import Measured
 from runner.core.machine import EXCLUSIVE
 from runner.core.metrics import pool
+from runner.core.number_effects import Measured
 
 MOST_RUNS = 20  # the latest ones of a job count
 

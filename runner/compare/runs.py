@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from runner.compare.data import (
-    ABSENT,
     EXTRACTOR,
     JOB_ID,
     TEXT_END,
@@ -23,7 +22,10 @@ from runner.compare.data import (
     Run,
     Texts,
     TextScore,
+    question_of,
+    side_of,
 )
+from runner.compare.sample_numbers import read_numbers
 from runner.core.console import say
 from runner.core.errors import ConfigError, EvidenceError, one_line, refuse_password, unknown
 from runner.core.metrics import LOG_LIKELIHOOD
@@ -244,6 +246,10 @@ class SampleReader:
 
         return self.first_intact(run, read_texts, agrees, LOG_LIKELIHOOD)
 
+    def numbers(self, run: Run) -> Answers:
+        """Return the number of each question that is compared instead of its verdict."""
+        return self.first_intact(run, partial(read_numbers, name=run.number or ""), bool, "answers")
+
     def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
         """Return a run's answers to some questions: verdict, extracted answer, and the end of the text."""
         answers: dict[Question, dict[str, str]] = {}
@@ -310,11 +316,6 @@ def _counts(answers: Answers) -> tuple[int, int]:
     return sum(it.solved for it in answers.values()), len(answers)
 
 
-def question_of(sample: Sample) -> Question:
-    """Return a question's identity: index, text and gold answer."""
-    return sample.index, sample.question or "", sample.gold or ""
-
-
 def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     """Return whether each scored question was solved; EvidenceError with file and line if a sample was changed.
 
@@ -322,7 +323,9 @@ def read_answers(path: Path, stopped_after: int | None = None) -> Answers:
     """
     scored = sorted((it for it in _samples_in(path) if it.verdict is not None), key=lambda it: it.index)
     return {
-        question_of(one): QuestionOutcome(one.verdict is Verdict.correct, one.prompt_sha256)
+        question_of(one): QuestionOutcome(
+            one.verdict is Verdict.correct, one.prompt_sha256, one.cluster, one.right_answers
+        )
         for one in scored[:stopped_after]
         if not one.left_out
     }
@@ -338,13 +341,9 @@ def _samples_in(path: Path) -> Iterable[Sample]:
 def read_texts(path: Path) -> Texts:
     """Return each text's score from a file of samples; EvidenceError with file and line if a sample was changed."""
     return {
-        one.index: TextScore((one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood)
+        one.index: TextScore(
+            (one.question, one.gold), one.prompt_sha256, tuple(one.token_ids), one.likelihood, one.cluster
+        )
         for one in _samples_in(path)
         if one.likelihood is not None
     }
-
-
-def side_of(verdict: Verdict, answer: str | None, text: str, most: int = TEXT_END) -> dict[str, str]:
-    """Return one side of a flip as it is shown: of a long text, the end."""
-    shown = text if len(text) <= most else "…" + text[-most:]
-    return {"verdict": verdict.value, "answer": ABSENT if answer is None else answer, "text": shown}

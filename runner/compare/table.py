@@ -7,11 +7,12 @@ from typing import Any
 
 from runner.compare import pairing
 from runner.compare.conclusion import conclude, merge_sentences
-from runner.compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, group, label, named_groups
+from runner.compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, TooFew, group, label, named_groups
 from runner.compare.effect_words import error_budget, sentence
 from runner.compare.front import mark_front
 from runner.compare.likelihood import compare_likelihoods
 from runner.compare.noise_floor import beside_noise, repeats_among
+from runner.compare.numbers import compare_numbers
 from runner.compare.runs import SampleReader
 from runner.compare.selection import listed, matches
 from runner.compare.wording import dominated, natural
@@ -107,7 +108,9 @@ def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleRea
     """Compare a run with its baseline: by likelihoods or verdicts if it has them, else by what its runs measured."""
     compared_keys = differing_keys([run.params, base.params]) if choice.base else [*choice.baseline, *choice.by]
     other_differences = also_differ(run, base, choice) if choice.by else None
-    if run.unit:
+    if run.number:
+        effect = compare_numbers(run, base, reader)
+    elif run.unit:
         effect = compare_likelihoods(run, base, reader, compared_keys)
     elif run.score is None:
         return pairing.compare_repeats(run, base, reader)
@@ -115,7 +118,7 @@ def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleRea
         try:
             effect = pairing.compare_pair(run, base, reader, compared_keys)
         except NotPaired as reason:
-            if not choice.unpaired:
+            if not choice.unpaired or isinstance(reason, TooFew):
                 raise
             effect = pairing.compare_unpaired(run, base, str(reason))
     effect.remark = "; ".join(filter(None, (effect.remark, other_differences))) or None

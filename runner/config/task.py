@@ -131,6 +131,7 @@ class QuestionsConfig(TaskConfig):
     choices_key: str | None = inert(None, SELECTS)
     gold: Gold = inert(Gold.number, READS_GOLD)
     gold_after: Text | None = inert(None, READS_GOLD)
+    cluster: str | None = inert(None, "names families of questions; the SHA-256 of the families counts instead")
     split: str = "test"
     shuffle_seed: int | None = inert(None, SELECTS)
     offset: int = inert(0, SELECTS)
@@ -147,6 +148,7 @@ class QuestionsConfig(TaskConfig):
             check_not_blank(f"task.{key}", getattr(self, key), "name a file of questions, or null")
         check_not_blank("task.subset", self.subset, "name a configuration of the hub's data set, or null")
         check_not_blank("task.gold_after", self.gold_after, "give the words before the answer, or null for ####")
+        check_not_blank("task.cluster", self.cluster, "name a key of the rows, or null for no families")
         for key in ("question_key", "answer_key", "choices_key"):
             check_not_blank(f"task.{key}", getattr(self, key), "name a key of the rows, or null for a known one")
 

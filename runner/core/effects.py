@@ -5,19 +5,17 @@ Pure Python, like the statistics that it uses (stats.py, ratios.py, sequential.p
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from statistics import median
 from typing import Any
 
-from runner.core import ratios, stats
+from runner.core import stats
 from runner.core.margins import MarginVerdict, margin_verdict, questions_needed
-from runner.core.metrics import described
-from runner.core.over_runs import LEAST_RUNS, RatioOfRuns, runs_needed
-from runner.core.planning import expected_disagreement, questions_to_detect, samples_to_detect
+from runner.core.metrics import Better, described
+from runner.core.paired_means import MeanDifference
+from runner.core.planning import expected_disagreement, questions_to_detect
 from runner.core.sequential import Decision, Pairs, confidence_percent, level_of
 from runner.core.stats import ALPHA, POWER
 
@@ -42,6 +40,8 @@ class Method(StrEnum):
     fisher = "fisher"  # exact, for questions that cannot be paired
     sequential = "sequential"  # bets on the pairs in the order of the questions, where a run was compared while it ran
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
+    number_flips = "number_flips"  # signs of the differences of any number that each question has
+    mean_flips = "mean_flips"  # signs of paired means' differences: of clusters of questions, or of several samples
     student_t = "student_t"  # over runs of a measurement, each in a process of its own
     too_few_runs = "too_few_runs"  # no test: repeats within one process say nothing about another one
 
@@ -63,6 +63,7 @@ class Effect:
     baseline_n: int
     counts: dict[str, Any] = field(default_factory=dict)  # further counts of the method, by their names in JSON
     is_ratio: bool = False
+    better: Better = Better.higher  # which direction of the measure is better
     detects: Callable[[float], float | None] | None = None  # level → smallest detectable true difference
     p_at: Callable[[float], float] | None = None  # true value → two-sided p against it
     needs: Callable[..., int | None] | None = None  # margin, level[, power] → questions or runs that decide
@@ -115,7 +116,10 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
     for measure, family in families.items():
         for it, p_holm in zip(family, stats.holm([one.p for one in family]), strict=True):
             it.p_holm, it.comparisons = p_holm, len(family)
-            up, down = (Finding.larger, Finding.smaller) if it.is_ratio else (Finding.better, Finding.worse)
+            is_neutral = it.is_ratio or it.better is Better.neither
+            up, down = (Finding.larger, Finding.smaller) if is_neutral else (Finding.better, Finding.worse)
+            if it.better is Better.lower:
+                up, down = down, up
             if p_holm < ALPHA and it.value != it.neutral:
                 it.finding = up if it.value > it.neutral else down
             # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
@@ -204,6 +208,37 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
     )
 
 
+def paired_means(
+    differences: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    by: str = "",
+    samples: int = 1,
+    baseline_correct: int = 0,
+) -> Effect:
+    """Compare mean verdicts, of so many samples each, by each question's difference; `by` names the clusters' field."""
+    it, wins, losses = (
+        MeanDifference.of(differences, clusters),
+        sum(d > 0 for d in differences),
+        sum(d < 0 for d in differences),
+    )
+    count = len(it.sums)
+    grouping = f", mean of {samples} samples" * (samples > 1) + f", in {count:,} families by {by}" * bool(by)
+    return Effect(
+        Method.mean_flips,
+        "accuracy",
+        it.difference,
+        *it.interval(),
+        it.p,
+        it.n,
+        it.n,
+        _verdicts(wins, losses, it.n - wins - losses, baseline_correct)
+        | {"clusters": count if by else None, "samples": samples, "grouping": grouping},
+        detects=it.detects,
+        p_at=it.p_at,
+        needs=it.needs,
+    )
+
+
 def sequential_accuracies(pairs: Iterable[tuple[bool, bool]], early_stop_comparisons: int | None = None) -> Effect:
     """Compare pairs of verdicts where a side was compared while it ran: a test for one look would not be valid.
 
@@ -248,68 +283,5 @@ def unpaired_accuracies(correct: int, n: int, baseline_correct: int, baseline_n:
 
 
 def _verdicts(wins: int | None, losses: int | None, ties: int | None, baseline_correct: int) -> dict[str, Any]:
-    return {"wins": wins, "losses": losses, "ties": ties, "baseline_correct": baseline_correct}
-
-
-# --------------------------------------------------------------------------------- likelihoods and measurements
-
-
-def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], unit: str) -> Effect:
-    """Compare log-likelihoods of the same samples: their differences in nats, and how many units each sample has."""
-    error, n = ratios.ratio_error(differences, sizes), len(differences)
-    needs = partial(samples_to_detect, error, n)  # a margin is a difference that a test has to exclude
-    return Effect(
-        Method.sign_flips,
-        "log_likelihood",
-        ratios.ratio(differences, sizes),
-        *ratios.ratio_interval(differences, sizes),
-        ratios.paired_p(differences),
-        n,
-        n,
-        {"error": error, "size": int(sum(sizes)), "unit": unit},
-        detects=partial(ratios.detectable_shift, error, n),
-        p_at=lambda shift: ratios.paired_p(
-            [difference - shift * size for difference, size in zip(differences, sizes, strict=True)]
-        ),
-        needs=needs,
-        needs_to_detect=needs,
-        texts=(differences, sizes),
-    )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one side has measured of one figure, all above 0."""
-
-    repeats: Sequence[float]  # of the newest run
-    runs: Sequence[float]  # one figure for each process
-    has_fresh_processes: bool = False  # whether each repeat was a process of its own
-
-
-def ratio_of_measurements(measure: str, ours: Measured, theirs: Measured) -> Effect:
-    """Compare a figure over runs or, with too few of them, say only how far apart its repeats were in two processes."""
-    n, baseline_n = len(ours.runs), len(theirs.runs)
-    counts = {
-        "repeats": len(ours.repeats),
-        "baseline_repeats": len(theirs.repeats),
-        "has_fresh_processes": ours.has_fresh_processes,
-    }
-    if min(n, baseline_n) < LEAST_RUNS:
-        value = median(ours.repeats) / median(theirs.repeats)
-        ends = min(ours.repeats) / max(theirs.repeats), max(ours.repeats) / min(theirs.repeats)
-        return Effect(Method.too_few_runs, measure, value, *ends, 1.0, n, baseline_n, counts, is_ratio=True)
-    over = RatioOfRuns.of(ours.runs, theirs.runs)
-    spread = over.error * math.sqrt(1 / (1 / n + 1 / baseline_n))  # of a run, as if both sides had the same
-    return Effect(
-        Method.student_t,
-        measure,
-        over.ratio,
-        *over.interval(),
-        over.p_at(1.0),
-        n,
-        baseline_n,
-        counts,
-        is_ratio=True,
-        p_at=over.p_at,
-        needs=lambda margin, alpha: runs_needed(math.log1p(margin) / spread, alpha) if spread else None,
-    )
+    counts = {"wins": wins, "losses": losses, "ties": ties, "baseline_correct": baseline_correct}
+    return counts | {"clusters": None, "samples": 1}

@@ -6,7 +6,7 @@ import math
 from functools import lru_cache, partial
 
 from runner.core.margins import fewest
-from runner.core.ratios import detectable_shift
+from runner.core.ratios import FEWEST_TEXTS, detectable_shift
 from runner.core.stats import ALPHA, POWER
 
 
@@ -55,19 +55,22 @@ def detection_power(n: int, noise_rate: float, difference: float, alpha: float =
 
 
 def samples_to_detect(
-    error: float, samples: int, shift: float, alpha: float = ALPHA, power: float = POWER
+    error: float, samples: int, shift: float, alpha: float = ALPHA, power: float = POWER, bend: float = 0.0
 ) -> int | None:
     """Return how many samples detect a difference of likelihoods; None if ten million are not enough.
 
     As many decide about a margin of this size, if neither run is better: the test then has to exclude the margin.
-    `error` is the standard error over the samples so far; it falls with the root of their number.
+    `error` is the standard error over the samples so far, `bend` their skewness over the root of their number; both
+    fall with the root of that number.
     """
     assert shift > 0
     if samples < 2 or not math.isfinite(error):
         return None
 
     def shows(n: int) -> float:
-        detectable = detectable_shift(error * math.sqrt(samples / n), n, alpha, power)
+        smaller = math.sqrt(samples / n)
+        detectable = detectable_shift(error * smaller, n, alpha, power, bend * smaller)
         return 1.0 if detectable is not None and detectable <= shift else 0.0
 
-    return fewest(shows, 1.0)
+    needed = fewest(shows, 1.0)
+    return None if needed is None else max(FEWEST_TEXTS, needed)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache, partial
-from itertools import chain
 from statistics import NormalDist
 
 from runner.core import ratios, stats
@@ -203,17 +202,12 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
     error = math.hypot(*errors)
     n = sum(len(task.sizes) for task in tasks)
 
+    sizes = [share / whole * size for task, share, whole in by_task for size in task.sizes]
+    differences = [share / whole * difference for task, share, whole in by_task for difference in task.differences]
+
     def p_at(shift: float) -> float:
         return ratios.paired_p(
-            list(
-                chain.from_iterable(
-                    (
-                        share / size_of_task * (difference - shift * size)
-                        for difference, size in zip(task.differences, task.sizes, strict=True)
-                    )
-                    for task, share, size_of_task in by_task
-                )
-            )
+            [difference - shift * size for difference, size in zip(differences, sizes, strict=True)], sizes
         )
 
     fourth = math.fsum(one**4 / (len(task.sizes) - 1) for one, task in zip(errors, tasks, strict=True))

@@ -13,14 +13,15 @@ from operator import getitem
 from random import Random
 from statistics import NormalDist
 
-from runner.core.stats import CONFIDENCE, POWER, student_quantile
+from runner.core.stats import CONFIDENCE, POWER, student_p, student_quantile
 
 FLIPS = 9_999  # random sign flips at most, for samples with too many possible ones
 ENOUGH = 400  # drawing ends after so many sums that reach the observed one: p then has a relative error of 1/20
 EXACT_FLIPS = 14  # up to so many samples all sign flips are counted
 ROUNDING = 1e-12  # as a share of the largest sum: closer sums count as equal
 GROUP = 8  # samples whose signed sums share one table
-CAUTION = 2.0  # factor on p, which by itself rejects up to 7.5 % instead of 5 % of equal pairs with skewed differences
+CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
+FEWEST_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/likelihood_null.py)
 
 
 def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> float:
@@ -74,14 +75,52 @@ def sign_flip_p(differences: Sequence[float], flips: int = FLIPS, seed: int = 0)
     return (1 + beyond) / (1 + flips)
 
 
-def paired_p(differences: Sequence[float]) -> float:
-    """Return a cautious p for the equality of two runs, from sign flips of their paired differences.
+def skewness(tops: Sequence[float], bottoms: Sequence[float]) -> float:
+    """Return the skewness of the distances of the samples from the ratio; 0 if there are none."""
+    n, centre = len(tops), ratio(tops, bottoms)
+    distances = [top - centre * bottom for top, bottom in zip(tops, bottoms, strict=True)]
+    spread = math.fsum(one**2 for one in distances) / n
+    return math.fsum(one**3 for one in distances) / n / spread**1.5 if spread > 0 else 0.0
 
-    Flips are exact if differences are symmetric. If a few samples differ strongly in one direction, up to 7.5 % of
-    equal pairs are called different instead of 5 %. A correction by the observed skewness is not enough: the larger p
-    of flips and of Johnson's t, or of a bootstrap of t, stays above 5 %, too (bench/likelihood_tests.py).
+
+def unskewed(t: float, bend: float) -> float:
+    """Return Hall's transformation of a studentized mean, which removes the skewness that samples give it.
+
+    `bend` is the skewness over the root of the number of samples. The cubic polynomial of Hall (Journal of the Royal
+    Statistical Society B 54, 1992) is t + bend (t² / 3 + 1 / 6) + bend² t³ / 27. It increases with t.
     """
-    return min(1.0, CAUTION * sign_flip_p(differences))
+    return t + bend * (t * t / 3 + 1 / 6) + bend * bend * t**3 / 27
+
+
+def skewed_again(bound: float, bend: float) -> float:
+    """Return the studentized mean with this transformation: the inverse of `unskewed`."""
+    return 3 / bend * (math.cbrt(1 + bend * (bound - bend / 6)) - 1) if abs(bend) > 1e-9 else bound
+
+
+def paired_p(differences: Sequence[float], sizes: Sequence[float]) -> float:
+    """Return a cautious p for the equality of two runs: twice the larger p of sign flips and of Hall's test.
+
+    Flips are exact if differences are symmetric. If a few samples differ strongly in one direction, they call too many
+    equal pairs different. Hall's test removes the observed skewness, which few samples understate. The two are wrong
+    about different pairs: from FEWEST_TEXTS samples on, twice the larger p keeps the level (bench/likelihood_null.py).
+    """
+    error, n = ratio_error(differences, sizes), len(differences)
+    by_flips = CAUTION * sign_flip_p(differences)
+    if by_flips >= 1 or error == 0:
+        return min(1.0, by_flips)
+    t = unskewed(ratio(differences, sizes) / error, skewness(differences, sizes) / math.sqrt(n))
+    return min(1.0, max(by_flips, CAUTION * student_p(t, n - 1)))
+
+
+def paired_interval(differences: Sequence[float], sizes: Sequence[float]) -> tuple[float, float]:
+    """Return a cautious 95 % interval of the ratio: Student's and Hall's together, each at the level of `paired_p`."""
+    centre, error, n = ratio(differences, sizes), ratio_error(differences, sizes), len(differences)
+    if math.isinf(error):
+        return -math.inf, math.inf
+    bound, bend = student_quantile((1 - CONFIDENCE) / CAUTION, n - 1), skewness(differences, sizes) / math.sqrt(n)
+    above = max(bound, skewed_again(bound, bend))  # by which the estimate may exceed the truth, in standard errors
+    below = max(bound, -skewed_again(-bound, bend))
+    return centre - above * error, centre + below * error
 
 
 def _signed_sums(values: Sequence[float]) -> list[float]:
@@ -92,12 +131,16 @@ def _signed_sums(values: Sequence[float]) -> list[float]:
     return sums
 
 
-def detectable_shift(error: float, samples: int, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> float | None:
+def detectable_shift(
+    error: float, samples: int, alpha: float = 1 - CONFIDENCE, power: float = POWER, bend: float = 0.0
+) -> float | None:
     """Return the smallest true difference of ratios that `paired_p` detects at this level with this power.
 
-    `error` is its standard error, which few samples underestimate: by about 1 / samples in simulations.
+    `error` is its standard error, which few samples underestimate: by about 1 / samples in simulations. `bend` is the
+    skewness over the root of the number of samples: Hall's test asks for more in one direction, and here in both.
     """
     if samples < 2:
         return None
-    quantiles = student_quantile(alpha / CAUTION, samples - 1) + NormalDist().inv_cdf(power)
-    return quantiles * error * (1 + 1 / samples)
+    bound = student_quantile(alpha / CAUTION, samples - 1)
+    bound = max(bound, skewed_again(bound, abs(bend)), -skewed_again(-bound, abs(bend)))
+    return (bound + NormalDist().inv_cdf(power)) * error * (1 + 1 / samples)

@@ -144,6 +144,7 @@ class Sample:
     permanent: bool = False  # for an error: asking again cannot help
     question: str | None = None
     gold: str | None = None
+    cluster: str | None = None  # the family of questions that it belongs to, by task.cluster
     extracted: dict[str, str | None] | None = None  # extractor's name -> the answer it found
     verdict: Verdict | None = None
     likelihood: Likelihood | None = None  # of a given text that was scored: its tokens are `token_ids`
@@ -169,6 +170,12 @@ class Sample:
             or self.choices
             or [BranchText(self.text, self.token_ids, self.finish_reason, self.new_tokens)]
         )
+
+    @property
+    def right_answers(self) -> tuple[int, int]:
+        """Return how many of several answers are right, and how many there are; zeros without several verdicts."""
+        verdicts = [choice.verdict for choice in self.choices or []]
+        return (0, 0) if None in verdicts else (verdicts.count(Verdict.correct), len(verdicts))
 
     def to_json(self) -> str:
         """Return the sample as one line of JSON without unset keys, and with a checksum over the rest."""

@@ -81,7 +81,7 @@ def paired_difference_interval(b: int, c: int, n: int, alpha: float = ALPHA) -> 
     z, estimate = _two_sided_z(alpha), (b - c) / n
 
     def score(difference: float) -> float:
-        return _paired_score(b, c, n, difference)
+        return paired_score(b, c, n, difference)
 
     low = -1.0 if c == n else _root(lambda difference: z - score(difference), -1.0, estimate)
     high = 1.0 if b == n else _root(lambda difference: -z - score(difference), estimate, 1.0)
@@ -90,11 +90,11 @@ def paired_difference_interval(b: int, c: int, n: int, alpha: float = ALPHA) -> 
 
 def paired_difference_p(b: int, c: int, n: int, difference: float) -> float:
     """Return the two-sided p of Tango's score test against a true paired difference, to which his interval belongs."""
-    return 2 * NormalDist().cdf(-abs(_paired_score(b, c, n, difference))) if n else 1.0
+    return 2 * NormalDist().cdf(-abs(paired_score(b, c, n, difference))) if n else 1.0
 
 
-def _paired_score(b: int, c: int, n: int, difference: float) -> float:
-    """Distance of the data from a true paired difference, in standard errors under that difference."""
+def paired_score(b: float, c: float, n: float, difference: float) -> float:
+    """Return the distance of the data from a true paired difference, in standard errors under that difference."""
     distance = (b - c) - n * difference
     linear = (2 * n - b + c) * difference - b - c
     constant = -c * difference * (1 - difference)

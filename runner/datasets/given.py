@@ -21,6 +21,7 @@ from runner.datasets.gsm8k import Item, load_questions
 from runner.datasets.prompts import text_of
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection
+from runner.datasets.shapes import Keys, cluster_of
 from runner.scorers.letters import LETTERS
 
 
@@ -40,6 +41,7 @@ class Given:
     question: str  # or the prompt; empty for a text without context
     texts: tuple[str, ...]  # one, or the choices
     gold: int = 0  # the index of the right one
+    cluster: str | None = None  # the family of texts that it belongs to
 
 
 SHAPES = {
@@ -68,7 +70,7 @@ def load_given(task: LikelihoodConfig) -> list[Given]:
         chosen = [row for place, row in choice.among(rows) if named is None or place in named]
         if named is not None and not chosen:
             raise ConfigError(f"task.only={task.only}: none of its rows comes after task.offset={task.offset}")
-        given = [_read(where, row, shape) for where, row in chosen[: task.limit]]
+        given = [_read(where, row, shape, task.cluster) for where, row in chosen[: task.limit]]
         if not given:
             raise ConfigError(f"task.offset={task.offset}: task.data={task.data} has only {len(rows)} rows")
         return given
@@ -78,13 +80,14 @@ def load_given(task: LikelihoodConfig) -> list[Given]:
 def _given(item: Item) -> Given:
     """Return a question with its worked answer, or with all of its choices after the question alone."""
     if not item.choices:
-        return Given(Form.asked, item.question, (item.answer,))
-    return Given(Form.asked, item.stem, item.choices, LETTERS.index(item.gold))
+        return Given(Form.asked, item.question, (item.answer,), cluster=item.cluster)
+    return Given(Form.asked, item.stem, item.choices, LETTERS.index(item.gold), item.cluster)
 
 
 def given_sha256(given: list[Given]) -> str:
     """Fingerprint of all scored texts, in order."""
-    return hashlib.sha256(json.dumps([asdict(one) for one in given], ensure_ascii=False).encode()).hexdigest()
+    texts = [{key: value for key, value in asdict(one).items() if key != "cluster"} for one in given]
+    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
 
 
 def _named(file: str, split: str, rows: list[tuple[str, Any]]) -> frozenset[int]:
@@ -126,21 +129,23 @@ def _shape_of(path: Path, task: LikelihoodConfig) -> str | None:
     return shape
 
 
-def _read(where: str, row: Any, shape: str) -> Given:
+def _read(where: str, row: Any, shape: str, cluster_key: str | None = None) -> Given:
     """Read one row; DataError with its place and the reason."""
     try:
         if not isinstance(row, dict) or not set(shape.split("+")) <= row.keys():
             raise ValueError(f"{SHAPES[shape]} expected, as in the first row")
+        cluster = next((cluster_of(row, key) for key in Keys(cluster=cluster_key).of_cluster(row)), None)
         if shape == "text":
-            return Given(Form.text, "", (text_of(row["text"]),))
+            return Given(Form.text, "", (text_of(row["text"]),), cluster=cluster)
         key = shape.split("+")[0]
         form, question = Form.raw if key == "prompt" else Form.asked, text_of(row[key])
         if shape.endswith("gold"):
             choices = _choices(row["choices"])
-            return Given(form, question, choices, _gold(row, choices))
+            return Given(form, question, choices, _gold(row, choices), cluster)
         answer = row[shape.split("+")[1]]
         is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
-        return Given(form, question, (str(answer) if is_number and form is Form.asked else text_of(answer),))
+        text = str(answer) if is_number and form is Form.asked else text_of(answer)
+        return Given(form, question, (text,), cluster=cluster)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
 

@@ -42,6 +42,7 @@ class Item:
     place: int = 0  # its number in the whole split, however that was shuffled and cut
     choices: tuple[str, ...] = ()  # they are in the question as A, B, C …
     stem: str = ""  # the question without the choices
+    cluster: str | None = None  # the family of questions that it belongs to
     id: str = field(default="", compare=False)  # of the data set; empty if it has none
     number: int = field(default=0, compare=False)  # in the job; gaps are the questions that task.only leaves out
     left_out: bool = field(default=False, compare=False)  # it is asked, and does not count in the score
@@ -133,7 +134,8 @@ def load_train(task: Gsm8kConfig, wanted_by: str, limit: int | None = None) -> l
     data, key = (task.shots_data, "task.shots_data") if task.shots_data else (task.data, "task.data")
     most = DISTINCT if data == "embedded" and limit is None else limit
     subset = task.subset if data == task.data else None
-    examples = _read(QuestionSource(data, task.shots_split, key, Keys.of(task), subset), QuestionSelection(most))
+    row_keys = replace(Keys.of(task), cluster=None)  # examples are not compared
+    examples = _read(QuestionSource(data, task.shots_split, key, row_keys, subset), QuestionSelection(most))
     if data == task.data and task.split == task.shots_split:
         keys = f"task.split={task.split} with {wanted_by}"
         raise ConfigError(f"{keys}: the examples would be questions too; use another split")
@@ -150,6 +152,13 @@ def items_sha256(items: list[Item]) -> str:
     """Fingerprint of questions and answers in order."""
     text = json.dumps([[item.question, item.answer, item.gold] for item in items], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cluster_hashes(clusters: list[str | None]) -> dict[str, str]:
+    """Fingerprint of the families that questions belong to; empty without families."""
+    if not any(it is not None for it in clusters):
+        return {}
+    return {"clusters": hashlib.sha256(json.dumps(clusters, ensure_ascii=False).encode()).hexdigest()}
 
 
 def describe(data: str, split: str, sha256: str) -> dict[str, str]:
@@ -171,6 +180,8 @@ def _read(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
     if source.subset is not None and (data == "embedded" or path.is_file()):
         raise ConfigError(f"task.subset={source.subset}: {source.key}={data} has none: leave it out")
     if data == "embedded":
+        if keys.cluster is not None:
+            raise ConfigError(f"task.cluster={keys.cluster}: the embedded questions have no fields: leave it out")
         return _read_embedded(source.split, choice)
     if path.is_dir():
         return _read_folder(path, source, choice)
@@ -263,7 +274,17 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
         try:
             read = read_row(_mapping(row), keys)
             items.append(
-                Item(read.question, read.answer, read.gold, place, read.choices, read.stem, read.id, number=number)
+                Item(
+                    read.question,
+                    read.answer,
+                    read.gold,
+                    place,
+                    read.choices,
+                    read.stem,
+                    read.cluster,
+                    id=read.id,
+                    number=number,
+                )
             )
         except ValueError as error:
             raise DataError(

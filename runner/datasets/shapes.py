@@ -36,11 +36,14 @@ class Keys:
     choices: str | None = None
     has_letters: bool = False  # the gold answer is the letter of a choice, and not a number
     after: str | None = None  # the words before it; None: ####
+    cluster: str | None = None  # names the family of questions that a row belongs to
 
     @classmethod
     def of(cls, task: QuestionsConfig) -> Keys:
         """Return the keys that a task names."""
-        return cls(task.question_key, task.answer_key, task.choices_key, task.has_letters, task.gold_after)
+        return cls(
+            task.question_key, task.answer_key, task.choices_key, task.has_letters, task.gold_after, task.cluster
+        )
 
     def among(self, names: Collection[str]) -> tuple[tuple[str, ...], str]:
         """Return the keys of the question's parts, and that of the answer; ValueError if one is missing."""
@@ -50,7 +53,11 @@ class Keys:
     def columns(self, names: Collection[str]) -> list[str]:
         """Return the columns of a table that are read."""
         parts, answer = self.among(names)
-        return list(dict.fromkeys([*parts, answer, *self.of_choices(names), *_id_keys(names)]))
+        return list(dict.fromkeys([*parts, answer, *self.of_choices(names), *self.of_cluster(names), *_id_keys(names)]))
+
+    def of_cluster(self, names: Collection[str]) -> list[str]:
+        """Return the key of the family of questions; empty if none is named."""
+        return [] if self.cluster is None else [_first(self.cluster, (), names, "cluster")]
 
     def of_choices(self, names: Collection[str]) -> list[str]:
         """Return the key of the list of choices, or the key of each choice; empty without choices."""
@@ -67,6 +74,7 @@ class Read:
     choices: tuple[str, ...] = ()
     stem: str = ""  # the question without the choices
     id: str = ""
+    cluster: str | None = None
 
 
 def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
@@ -91,12 +99,21 @@ def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
     # as a worked example, an answer without #### would teach the model to leave it out
     worked = answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
     row_id = next((str(row[key]) for key in _id_keys(row) if isinstance(row[key], str | int)), "")
-    return Read(question, worked, gold, choices, stem if choices else "", row_id)
+    cluster = next((cluster_of(row, key) for key in keys.of_cluster(row)), None)
+    return Read(question, worked, gold, choices, stem if choices else "", row_id, cluster)
 
 
 def _id_keys(names: Collection[str]) -> list[str]:
     """Return the key of a row's id; empty if it has none."""
     return [key for key in IDS if key in names][:1]
+
+
+def cluster_of(row: Mapping[str, Any], key: str) -> str:
+    """Return the name of a row's family of questions; ValueError if it has none."""
+    value = row[key]
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise ValueError(f"`{key}` is {_short(value)}, not the name or the number of a family of questions")
+    return str(value)
 
 
 def _first(given: str | None, known: Collection[str], names: Collection[str], what: str) -> str:

@@ -16,7 +16,19 @@ def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str, m
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     from likelihood_null import rates
 
-    null, least, power = rates(np.random.default_rng(1), 20, kind, 100, 1)
+    null, least, power = rates(np.random.default_rng(1), 50, kind, 100, 1)
     assert null.low <= 0.05, null
     assert power.times >= 60, power
     assert 0 < least < 0.01
+
+
+def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+    import likelihood_null
+
+    monkeypatch.setattr(likelihood_null, "FEW", (20, 50))
+    monkeypatch.setattr(likelihood_null, "real_texts", dict)  # the real texts take a model
+    nulls, missed = likelihood_null.few_and_skewed(np.random.default_rng(1), 100)
+    assert [rate.times for rate in nulls[:4] + missed[:4]] == [0] * 8
+    assert all(rate.low <= 0.05 for rate in nulls + missed)
+    assert any(rate.times for rate in nulls)

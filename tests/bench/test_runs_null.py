@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runner.core.effects import Measured
+from runner.core.number_effects import Measured
 
 BENCH = Path(__file__).parents[2] / "bench"
 

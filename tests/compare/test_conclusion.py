@@ -8,14 +8,8 @@ import pytest
 from compared import rows_of
 
 from runner.compare.conclusion import conclude
-from runner.core.effects import (
-    Effect,
-    Measured,
-    paired_accuracies,
-    paired_likelihoods,
-    ratio_of_measurements,
-    sequential_accuracies,
-)
+from runner.core.effects import Effect, paired_accuracies, sequential_accuracies
+from runner.core.number_effects import Measured, paired_likelihoods, ratio_of_measurements
 from runner.core.planning import expected_disagreement, questions_to_detect
 
 

@@ -11,9 +11,7 @@ from runner.compare.columns import ratio_columns
 from runner.compare.data import Run, Table, TableRow
 from runner.compare.effect_words import (
     METHODS,
-    REPEATS,
     MethodWords,
-    Quantity,
     detectable,
     legend,
     pairs_of,
@@ -23,27 +21,30 @@ from runner.compare.effect_words import (
     value_of,
     verdict_words,
 )
+from runner.compare.quantities import REPEATS, Quantity
 from runner.core.effects import (
     RATIOS,
     Effect,
-    Measured,
     Method,
     judge,
     paired_accuracies,
-    paired_likelihoods,
-    ratio_of_measurements,
+    paired_means,
     sequential_accuracies,
     unpaired_accuracies,
 )
+from runner.core.metrics import Better
+from runner.core.number_effects import Measured, paired_likelihoods, paired_numbers, ratio_of_measurements
 from runner.core.pooling import PairedVerdicts, Weights, pooled_accuracies
 
 EFFECTS = [
     paired_accuracies(3, 1, 100, 50),
     pooled_accuracies([PairedVerdicts(3, 1, 100, 50), PairedVerdicts(2, 2, 40, 20)], Weights.tasks),
+    paired_means([0.5, 0.0, -0.25, 1.0] * 2, [1, 1, 2, 3, 4, 5, 6, 7], "template", 4, 5),
     unpaired_accuracies(40, 80, 50, 100),
     sequential_accuracies([(True, True), (True, False)]),
     sequential_accuracies([(True, True), (True, False)], 4),
     paired_likelihoods([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
+    paired_numbers("f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, (0.5, 0.5)),
     ratio_of_measurements("load_s", Measured([2.0], [2.0, 3.0, 2.5]), Measured([1.0], [1.0, 5.5, 1.2])),
     ratio_of_measurements("load_s", Measured([2.0, 3.0], [2.5]), Measured([1.0, 1.5], [1.25])),
 ]

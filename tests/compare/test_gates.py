@@ -11,8 +11,9 @@ from stores import Store
 
 from runner.compare.data import Requirement, Table
 from runner.compare.gates import check, failures, margins_with, parse_requirements
-from runner.core.effects import Effect, Measured, paired_accuracies, ratio_of_measurements, sequential_accuracies
+from runner.core.effects import Effect, paired_accuracies, sequential_accuracies
 from runner.core.errors import ConfigError
+from runner.core.number_effects import Measured, ratio_of_measurements
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

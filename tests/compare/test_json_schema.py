@@ -15,7 +15,7 @@ from stores import NF4, NONE, Store, marks
 from runner import compare
 from runner.compare.data import Table
 from runner.compare.output import FORMATS
-from runner.core.effects import paired_likelihoods
+from runner.core.number_effects import paired_likelihoods
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),

@@ -15,7 +15,7 @@ import pytest
 from stores import INT8, NF4, NONE, Store, marks
 
 from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.ratios import paired_p, ratio_interval
+from runner.core.ratios import paired_interval, paired_p
 from runner.core.result import FinishReason, Likelihood, Sample
 from runner.scorers.likelihoods import figures
 
@@ -77,8 +77,8 @@ def test_differences_are_paired_weighted_by_tokens_and_adjusted(store: Store, ro
     assert shift["difference"] == pytest.approx(sum(differences) / sum(TOKENS))
     logged = row_by_job["nf4"]["metrics"][LOG_LIKELIHOOD] - row_by_job["base"]["metrics"][LOG_LIKELIHOOD]
     assert shift["difference"] == pytest.approx(logged)
-    assert (shift["difference_low"], shift["difference_high"]) == pytest.approx(ratio_interval(differences, TOKENS))
-    assert shift["p"] == paired_p(differences)
+    assert (shift["difference_low"], shift["difference_high"]) == pytest.approx(paired_interval(differences, TOKENS))
+    assert shift["p"] == paired_p(differences, TOKENS)
     assert (shift["finding"], shift["samples"], shift["size"], shift["unit"]) == ("worse", N, sum(TOKENS), "token")
     assert shift["p_holm"] == pytest.approx(2 * shift["p"])
     nearly_same = row_by_job["int8"]["shift"]
@@ -128,17 +128,27 @@ def test_texts_that_cannot_be_paired_are_rejected(store: Store, rows: Any, keys:
     assert row["note"] == note
 
 
-def test_fewer_texts_and_a_single_one_are_rejected(store: Store, rows: Any) -> None:
+def test_fewer_texts_are_rejected(store: Store, rows: Any) -> None:
     job(store, "likely few", "base", NONE, BASE)
     job(store, "likely few", "fewer", NF4, WORSE[:9])
     assert (
         rows("likely few", "--baseline", BASELINE)["fewer"]["note"]
         == f"different texts: 9 here, {N} in the baseline, 9 are the same"
     )
-    job(store, "likely one", "base", NONE, BASE[:1])
-    job(store, "likely one", "one", NF4, WORSE[:1])
-    note = rows("likely one", "--baseline", BASELINE)["one"]["note"]
-    assert note == "a single sample does not show how much samples differ"
+
+
+@pytest.mark.parametrize("count", [1, 49])
+def test_of_too_few_texts_nothing_is_claimed(store: Store, rows: Any, show: Any, count: int) -> None:
+    experiment = f"likely {count}"
+    job(store, experiment, "base", NONE, BASE[:count])
+    job(store, experiment, "nf4", NF4, WORSE[:count])
+    difference = sum(WORSE[:count]) - sum(BASE[:count])
+    words = f"{difference / sum(TOKENS[:count]):+.5f}".replace("-", "−")
+    row = rows(experiment, "--baseline", BASELINE, "--unpaired")["nf4"]
+    assert "shift" not in row
+    assert row["note"] == f"too few texts to test: {count}, at least 50 (Δ {words} nats/token)"
+    _, out, _ = show(experiment, "--baseline", BASELINE)
+    assert f"nf4: not compared, too few texts to test: {count}, at least 50" in " ".join(out.split())
 
 
 def test_accuracy_and_likelihood_of_the_same_models_are_in_one_table(store: Store, show: Any) -> None:

@@ -14,11 +14,11 @@ from lm_eval_out import TIME, lm_eval_folder
 from stores import marks
 
 from runner import compare
-from runner.core.ratios import ratio_interval
+from runner.core.ratios import paired_interval
 from runner.core.stats import mcnemar_exact
 
-N = 40
-BASE, WORSE = marks(36, N), marks(36, N, 14)  # 14 were lost
+N = 60
+BASE, WORSE = marks(56, N), marks(56, N, 14)  # 14 were lost
 
 
 @pytest.fixture
@@ -66,11 +66,11 @@ def test_documents_are_paired_with_those_of_the_first_folder(run: Any, tmp_path:
     assert comparison["baseline_job_id"] == f"{a}:sums:exact_match,{strict}"
     assert comparison["remark"] == "they also differ in quantization (none, here nf4), backend (hf, here runner)"
     assert rows[str(b), flexible]["comparison"]["ties"] == N
-    assert rows[str(b), strict]["metrics"]["accuracy"] == 22 / N
+    assert rows[str(b), strict]["metrics"]["accuracy"] == 42 / N
 
     code, out, _ = run(a, b)
     assert code == 0
-    assert "worse (Δ -35.0 points" in out.replace("−", "-")
+    assert "worse (Δ -23.3 points" in out.replace("−", "-")
     assert "≥ 80 % power to detect" in out
     # and by config keys, like our own runs
     (table,) = tables(run, a, b, "--baseline", "quantization=none,backend=hf", "--where", "task.filter=strict-match")
@@ -94,7 +94,7 @@ def test_log_likelihoods_are_paired_by_bytes_or_by_texts(run: Any, tmp_path: Pat
     pages, words = (table_by_task[f"{task}:likelihood"]["rows"][1]["shift"] for task in ("pages", "words"))
     assert (pages["unit"], pages["size"], pages["samples"], pages["finding"]) == ("byte", sum(sizes), N, "worse")
     assert pages["difference"] == pytest.approx(sum(differences) / sum(sizes))
-    assert (pages["difference_low"], pages["difference_high"]) == pytest.approx(ratio_interval(differences, sizes))
+    assert (pages["difference_low"], pages["difference_high"]) == pytest.approx(paired_interval(differences, sizes))
     assert (words["unit"], words["size"]) == ("text", N)
     assert words["difference"] == pytest.approx(sum(differences) / N)
     assert table_by_task["words"]["rows"][1]["comparison"]["ties"] == N
@@ -120,7 +120,7 @@ def test_every_output_has_them(run: Any, tmp_path: Path) -> None:
     assert {"accuracy.png", "comparison.md"} <= {path.name for path in (tmp_path / "saved").iterdir()}
     code, out, _ = run(a, b, "--flips", f"output_dir={a}", f"output_dir={b}")
     assert code == 0
-    assert "14 lost, 0 won, 22 right in both, 4 wrong in both" in " ".join(out.split())
+    assert "14 lost, 0 won, 42 right in both, 4 wrong in both" in " ".join(out.split())
 
 
 def test_the_tasks_of_a_group_share_one_table_and_can_be_pooled(run: Any, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_newest_of_equal_runs_counts_and_other_runs_have_rows_of_their_own(r
     lm_eval_folder(tmp_path, {"none": {"acc": of(WORSE)}}, time="2026-01-01T00-00-00")
     lm_eval_folder(tmp_path, {"none": {"acc": of(BASE)}}, time="2026-01-02T00-00-00")
     (table,) = tables(run, tmp_path)
-    assert [row["metrics"]["correct"] for row in table["rows"]] == [36]
+    assert [row["metrics"]["correct"] for row in table["rows"]] == [56]
     lm_eval_folder(
         tmp_path,
         {"none": {"acc": of(WORSE)}},
@@ -159,12 +159,51 @@ def test_the_newest_of_equal_runs_counts_and_other_runs_have_rows_of_their_own(r
     assert table["rows"][1]["comparison"]["losses"] == 14
 
 
-def test_a_metric_that_is_neither_verdict_nor_likelihood_is_left_out_with_a_note(run: Any, tmp_path: Path) -> None:
-    lm_eval_folder(tmp_path / "a", {"none": {"acc": of(BASE), "f1": [0.25] * N, "mcc": [[1, 0]] * N}})
-    code, out, err = run(tmp_path / "a", "--format", "json")
+def test_a_number_of_each_document_is_compared_and_one_of_all_documents_left_out(run: Any, tmp_path: Path) -> None:
+    better = {"f1": True, "brier_score": False}
+    for name, loss in (("a", 0.0), ("b", 0.1)):
+        f1 = [0.25 + 0.01 * (at % 7) - loss * (at % 3) for at in range(N)]
+        brier = [[1, [0.3 + loss * (at % 2), 0.7 - loss * (at % 2)]] for at in range(N)]
+        metrics: dict[str, list[Any]] = {"acc": of(BASE), "f1": f1, "brier_score": brier, "mcc": [[1, 0]] * N}
+        lm_eval_folder(tmp_path / name, {"none": metrics}, higher_is_better={"sums": better})
+    a, b = tmp_path / "a", tmp_path / "b"
+    code, out, err = run(a, b)
     assert code == 0
-    assert "left out, neither right or wrong for each document nor a log-likelihood: sums f1,none, sums mcc,none" in err
-    assert [row["job_id"] for row in json.loads(out)["tables"][0]["rows"]] == [f"{tmp_path}/a:sums:acc,none"]
+    assert "left out, no number for each document: sums mcc,none" in err
+    assert "(n=60): worse (Δ −0.1 f1, 95 % interval" in out
+    assert "Δ of the mean f1 of a question, over the same questions." in out
+    table_by_task = {table["task"]: table for table in tables(run, a, b)}
+    assert sorted(table_by_task) == ["sums", "sums:brier_score", "sums:f1"]
+    number = table_by_task["sums:brier_score"]["rows"][1]["number"]
+    assert number["baseline_mean"] == pytest.approx(2 * 0.3**2)
+    assert number["difference"] == pytest.approx((2 * 0.4**2 - 2 * 0.3**2) / 2)
+    assert (number["finding"], number["questions"], number["method"]) == ("worse", N, "number_flips")
+    (table,) = tables(run, a, b, "--metric", "f1")
+    assert table["task"] == "sums:f1"
+    assert table["rows"][1]["number"]["difference"] == pytest.approx(-0.1)
+    code, _, err = run(a, b, "--metric", "f2")
+    assert code == 2
+    assert "--metric f2: no metric in these folders 'f2'" in err
+    code, _, err = run(a, b, "--metric", "f1", "--save", tmp_path / "saved")
+    assert code == 0, err
+    assert "number_flips" in (tmp_path / "saved" / "comparison.csv").read_text()
+
+
+def test_documents_of_one_family_count_as_one(run: Any, tmp_path: Path) -> None:
+    for name, solved in (("a", BASE), ("b", WORSE)):
+        file = lm_eval_folder(tmp_path / name, {"none": {"acc": of(solved)}})
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            line["doc"]["story"] = line["doc_id"] // 5
+        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (table,) = tables(run, tmp_path / "a", tmp_path / "b", "--cluster", "story")
+    comparison = table["rows"][1]["comparison"]
+    assert (comparison["method"], comparison["clusters"], comparison["losses"]) == ("mean_flips", 12, 14)
+    assert comparison["p"] == pytest.approx(2 / 2**3)  # three families differ
+    code, _, err = run(tmp_path / "a", tmp_path / "b", "--cluster", "tale")
+    assert code == 2
+    assert "--cluster tale:" in err
+    assert "line 1: the document has no such text or number (question, story)" in err
 
 
 def damage(path: Path, line: int, text: str | None) -> None:
@@ -200,7 +239,7 @@ def test_an_error_in_a_file_is_reported_by_file_and_line(run: Any, tmp_path: Pat
         f"{{}}, line {N - 1}: lines are missing before or after it: results_{TIME}.json counts {N}",
     )
     assert_reported(edited(doc_id=3), "{}, line 5: document 3 is already in line 4")
-    assert_reported(edited(acc=0.0), "{}: acc of filter none is 0.875 over its lines")
+    assert_reported(edited(acc=0.0), "{}: acc of filter none is 0.916667 over its lines")
     assert_reported(
         edited(doc_hash="other"), "{}, line 5: document 4 has another document than in " + str(tmp_path / "a")
     )

@@ -11,15 +11,10 @@ from stores import INT8, NF4, NONE, Store, marks
 
 from runner.compare.data import Table
 from runner.compare.planning import duration, parse_aim, plan_questions
-from runner.core.effects import (
-    Effect,
-    paired_accuracies,
-    paired_likelihoods,
-    sequential_accuracies,
-    unpaired_accuracies,
-)
+from runner.core.effects import Effect, paired_accuracies, sequential_accuracies, unpaired_accuracies
 from runner.core.errors import ConfigError
 from runner.core.margins import questions_needed
+from runner.core.number_effects import paired_likelihoods
 from runner.core.planning import expected_disagreement, questions_to_detect, samples_to_detect
 
 pytestmark = [

@@ -212,6 +212,7 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
         "task.choices_key",
         "task.gold",
         "task.gold_after",
+        "task.cluster",
         "task.shots_split",
         "task.shuffle_seed",
         "task.offset",

@@ -7,15 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from runner.core.effects import (
-    Effect,
-    Finding,
-    judge,
-    paired_accuracies,
-    paired_likelihoods,
-    sequential_accuracies,
-    unpaired_accuracies,
-)
+from runner.core.effects import Effect, Finding, judge, paired_accuracies, sequential_accuracies, unpaired_accuracies
 from runner.core.margins import (
     MarginVerdict,
     margin_verdict,
@@ -24,6 +16,7 @@ from runner.core.margins import (
     questions_needed,
     verdict_words,
 )
+from runner.core.number_effects import paired_likelihoods
 from runner.core.sequential import Decision, Pairs
 from runner.core.stats import (
     paired_difference_interval,

@@ -102,7 +102,7 @@ def test_likelihoods_by_questions_are_the_ratio_of_all_sums() -> None:
     sizes = [one for task in tasks for one in task.sizes]
     pooled = pooled_likelihoods(tasks, "token", Weights.questions)
     assert pooled.value == pytest.approx(ratios.ratio(differences, sizes))
-    assert pooled.p == pytest.approx(ratios.paired_p(differences))
+    assert pooled.p == pytest.approx(ratios.paired_p(differences, sizes))
     low, high = ratios.ratio_interval(differences, sizes)
     assert (pooled.low, pooled.high) == pytest.approx((low, high), abs=0.3 * (high - low))
 

@@ -8,7 +8,18 @@ from random import Random
 import pytest
 from scipy import stats as reference
 
-from runner.core.ratios import detectable_shift, paired_p, ratio, ratio_error, ratio_interval, sign_flip_p
+from runner.core.ratios import (
+    detectable_shift,
+    paired_interval,
+    paired_p,
+    ratio,
+    ratio_error,
+    ratio_interval,
+    sign_flip_p,
+    skewed_again,
+    skewness,
+    unskewed,
+)
 
 TOKENS = [10.0, 80.0, 35.0, 120.0, 60.0, 5.0]
 NATS = [-3.0, -20.5, -9.0, -28.0, -17.0, -2.0]
@@ -48,12 +59,35 @@ def test_many_flips_are_drawn_alike_each_time_and_come_near_the_exact_p() -> Non
     assert sign_flip_p([3.0, 0.0, 0.0]) == 1.0  # one sample alone may be either way
 
 
-def test_the_verdict_asks_for_twice_what_flips_do() -> None:
+def test_the_verdict_asks_for_twice_the_larger_p_of_flips_and_of_halls_test() -> None:
     draw = Random(2)
-    values = [draw.gauss(0.5, 1) for _ in range(20)]
-    assert paired_p(values) == pytest.approx(2 * sign_flip_p(values))
-    assert paired_p([1.0, -1.0]) == 1.0
-    assert paired_p([1.0] * 7) < 0.05 < paired_p([1.0] * 6)
+    values, ones = [draw.gauss(0.5, 1) for _ in range(20)], [1.0] * 20
+    t, skew = reference.ttest_1samp(values, 0).statistic, reference.skew(values)
+    by_hall = 2 * reference.t.sf(abs(unskewed(t, skew / math.sqrt(20))), 19)
+    assert paired_p(values, ones) == pytest.approx(2 * max(sign_flip_p(values), by_hall))
+    assert paired_p([1.0, -1.0], [1.0, 1.0]) == 1.0
+    assert paired_p([0.0, 0.0], [1.0, 1.0]) == 1.0
+    assert paired_p([1.0] * 7, [1.0] * 7) < 0.05 < paired_p([1.0] * 6, [1.0] * 6)
+
+
+def test_one_side_of_skewed_differences_is_less_certain() -> None:
+    draw = Random(3)
+    skewed, ones = [1 - draw.expovariate(1) for _ in range(60)], [1.0] * 60
+    assert skewness(skewed, ones) == pytest.approx(reference.skew(skewed))
+    low, high = paired_interval(skewed, ones)
+    mean, error = ratio(skewed, ones), ratio_error(skewed, ones)
+    half = reference.t.ppf(1 - 0.025 / 2, 59) * error
+    assert high == pytest.approx(mean + half)
+    assert low < mean - 1.1 * half  # the texts that are far below may be missing
+    assert paired_interval([-it for it in skewed], ones) == pytest.approx((-high, -low))
+    assert paired_interval([1.0], [2.0]) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("bend", [-0.5, -1e-12, 0.0, 0.2, 0.9])
+def test_skewness_is_removed_and_put_back(bend: float) -> None:
+    bounds = [-8.0, -2.0, 0.0, 1.0, 5.0]
+    assert [unskewed(skewed_again(bound, bend), bend) for bound in bounds] == pytest.approx(bounds)
+    assert unskewed(2.0, 0.0) == 2.0
 
 
 def test_what_is_detectable_shrinks_with_the_error_and_grows_with_the_comparisons() -> None:

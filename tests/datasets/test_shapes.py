@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from runner.config.task import Gsm8kConfig
-from runner.core.errors import DataError
+from runner.core.errors import ConfigError, DataError
 from runner.datasets.gsm8k import Item, load_examples, load_questions
 from runner.datasets.shapes import Keys, read_row
 
@@ -146,3 +146,17 @@ def test_words_before_a_number() -> None:
         read_row({"question": "Q?", "answer": "#### 5"}, keys)
     with pytest.raises(ValueError, match='the answer is "seven", not a letter of a choice'):
         read_row({"question": "Q?", "answer": "seven"}, Keys(has_letters=True))
+
+
+def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
+    file = tmp_path / "twins.jsonl"
+    file.write_text('{"question": "a?", "answer": 1, "story": "fox"}\n{"question": "b?", "answer": 2, "story": 7}\n')
+    assert [it.cluster for it in load_questions(Gsm8kConfig(data=str(file), cluster="story"))] == ["fox", "7"]
+    assert [it.cluster for it in load_questions(Gsm8kConfig(data=str(file)))] == [None, None]
+    with pytest.raises(DataError, match="no key 'tale'"):
+        load_questions(Gsm8kConfig(data=str(file), cluster="tale"))
+    with pytest.raises(ConfigError, match="task.cluster=story: the embedded questions have no fields"):
+        load_questions(Gsm8kConfig(cluster="story"))
+    file.write_text('{"question": "a?", "answer": 1, "story": [1]}\n')
+    with pytest.raises(DataError, match="`story` is .* not the name or the number of a family"):
+        load_questions(Gsm8kConfig(data=str(file), cluster="story"))

@@ -12,6 +12,7 @@ import corpus
 
 from runner.__main__ import message_of
 from runner.compare import command
+from runner.compare.options import parser
 from runner.compat import convert_lora
 from runner.store import sync
 
@@ -57,7 +58,7 @@ class Arena:
                 elif module == "convert":
                     convert_lora.convert(convert_lora.parser().parse_args(arguments))
                 elif module == "compare":
-                    command.compare(command.parser().parse_args(arguments), self.scratch)
+                    command.compare(parser().parse_args(arguments), self.scratch)
                 else:
                     sync.sync(sync.parser().parse_args(arguments))
         except SystemExit as error:

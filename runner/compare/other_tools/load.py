@@ -11,12 +11,12 @@ from types import ModuleType
 from typing import Any
 
 from runner.compare import lm_eval, lm_eval_files
-from runner.compare.data import TEXT_END, Answers, Question, QuestionOutcome, Run, Texts
+from runner.compare.data import TEXT_END, Answers, Question, QuestionOutcome, Run, Texts, side_of
 from runner.compare.lm_eval_keys import FOLDER_KEY
 from runner.compare.other_tools import inspect_log, lighteval_results, llama_bench, vllm_bench
 from runner.compare.other_tools.files import parse, read_bytes
 from runner.compare.other_tools.tool_run import METRIC, ToolRun
-from runner.compare.runs import SampleReader, side_of
+from runner.compare.runs import SampleReader
 from runner.compare.table import differing_keys
 from runner.core.console import plain, say
 from runner.core.errors import ConfigError, DataError, few

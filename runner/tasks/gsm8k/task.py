@@ -16,7 +16,7 @@ from runner.core.errors import check
 from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
-from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
+from runner.datasets.gsm8k import Item, cluster_hashes, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
 from runner.engines.base import Completion, EngineReport, Request, RequestId
 from runner.engines.contract import Engine
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 # Jobs that differ in these only have the same answers to the same questions, and reuse each other's.
 IGNORED_FOR_REUSE = frozenset(
-    {"data", "only", "without", "twins", *OF_EARLY_STOP}
+    {"data", "only", "without", "twins", "clusters", *OF_EARLY_STOP}
     | {"task.limit", "task.check_invariance", "task.check_contamination"}
 )
 NO_QUESTION = Item("QUESTION", "", "")  # placeholder, to show the form of all prompts
@@ -72,6 +72,7 @@ def prepare(config: RunnerConfig) -> Problems:
     items = load_questions(task)
     shots, shots_sha256 = load_shots(task, items)
     hashes = {"data": items_sha256(items), "shots": shots_sha256} | hashes_of_choice(task, items)
+    hashes |= cluster_hashes([item.cluster for item in items])
     first = items[: task.check_contamination]
     twins = twins_of(task.data, task.split, first)
     if first:
@@ -210,8 +211,8 @@ def rejection_reason(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sampl
 
 def adopted(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Sample | None:
     """Return another job's sample as one of this job; None if it answers another question."""
-    if (item := items.get(sample.index)) is not None:
-        sample = replace(sample, left_out=item.left_out)  # the other job may count other questions
+    if (item := items.get(sample.index)) is not None:  # the other job may count other questions, in other families
+        sample = replace(sample, cluster=item.cluster, left_out=item.left_out)
     return sample if rejection_reason(task, items, sample) is None else None
 
 
@@ -220,7 +221,7 @@ def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Samp
     item = items[sample.index]
     if sample.choices is None:
         extracted, verdict = judge(sample.text, sample.finish_reason, item.gold, task.extractor)
-        sample = replace(sample, question=item.question, gold=item.gold, left_out=item.left_out)
+        sample = replace(sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out)
         return replace(sample, extracted=extracted, verdict=verdict)
     choices = []
     for choice in sample.choices:
@@ -232,6 +233,7 @@ def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Samp
         sample,
         question=item.question,
         gold=item.gold,
+        cluster=item.cluster,
         text=choices[elected.winner].text,
         finish_reason=sample.finish_reason if sample.failed else choices[elected.winner].finish_reason,
         extracted={each.value: vote.answer for each, vote in votes.items()},

@@ -18,7 +18,7 @@ from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Likelihood, Result, Sample
 from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given, given_sha256, load_given
-from runner.datasets.gsm8k import Item, describe
+from runner.datasets.gsm8k import Item, cluster_hashes, describe
 from runner.engines.base import Capability, Completion, EngineReport, Request
 from runner.engines.contract import Engine, require_among
 from runner.engines.kinds import kind_of
@@ -58,6 +58,7 @@ class Continuation:
     question: str | None = None  # None: a window of a text, which its tokens identify
     gold: str | None = None
     is_other: bool = False
+    cluster: str | None = None
 
     @property
     def index(self) -> int:
@@ -75,7 +76,8 @@ def prepare(config: RunnerConfig) -> Texts:
     if task.keep_top_k or task.reference is not None:
         what = f"task.keep_top_k={task.keep_top_k}" if task.reference is None else f"task.reference={task.reference}"
         require_among(capabilities, what, {Capability.tokenizer})
-    hashes = {"data": given_sha256(given)}  # with task.only, of the rows that it names
+    # With task.only, the data are the rows that it names.
+    hashes = {"data": given_sha256(given)} | cluster_hashes([it.cluster for it in given])
     if task.keep_top_k:
         hashes[TOP_K_HASH] = str(task.keep_top_k)
     second = second_of(config) if task.exact else None
@@ -174,14 +176,15 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
     is_one_text = len(inputs.given) == 1
     for unit, given in enumerate(inputs.given):
         if given.form is Form.text:
-            pieces += windows(inputs.task, given.texts[0], next(encoded), special, unit, len(pieces), is_one_text)
+            cut_text = windows(inputs.task, given.texts[0], next(encoded), special, unit, len(pieces), is_one_text)
+            pieces += [replace(it, cluster=given.cluster) for it in cut_text]
             continue
         prompt = build_prompt(inputs.task, Item(given.question, "", ""), []) if given.form is Form.asked else None
         for number, text in enumerate(given.texts):
             shown = text if prompt is None else behind(prompt, text)
             request = Request(len(pieces), given.question if prompt is None else prompt, continuation=shown)
             size, is_other = len(shown.encode()), number != given.gold
-            pieces.append(Continuation(request, unit, size, len(text), given.question, text, is_other))
+            pieces.append(Continuation(request, unit, size, len(text), given.question, text, is_other, given.cluster))
     return pieces
 
 
@@ -247,7 +250,7 @@ class Scoring:
     def sample(self, completion: Completion) -> Sample:
         """Return the sample of a continuation; the tokens that a reference keeps are written to disk first."""
         piece = self.pieces[int(completion.id)]
-        sample = replace(sample_of(completion), question=piece.question, gold=piece.gold)
+        sample = replace(sample_of(completion), question=piece.question, gold=piece.gold, cluster=piece.cluster)
         if sample.failed:
             return sample
         scored = Likelihood(

@@ -14,7 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.core.errors import EvidenceError, JobFailed
-from runner.core.result import FinishReason, Verdict
+from runner.core.result import FinishReason, Sample, Verdict
 from runner.datasets.gsm8k import load_questions
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
@@ -171,3 +171,26 @@ def test_identity_follows_the_content_of_the_data(make_config: Make, tmp_path: P
         file.write_text(f'{{"question": "Q?", "answer": "#### {gold}"}}\n')
     hashes = [gsm8k.prepare(make_config(task=Gsm8kConfig(data=str(file)))).hashes for file in (first, copy, other)]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_an_answer_joins_the_family_of_questions_that_another_job_names(make_config: Make, tmp_path: Path) -> None:
+    file = tmp_path / "twins.jsonl"
+    file.write_text('{"question": "1 + 1?", "answer": 2, "story": "sums"}\n')
+    plain, named = (Gsm8kConfig(data=str(file), cluster=cluster) for cluster in (None, "story"))
+    before, after = (gsm8k.prepare(make_config(task=task)) for task in (plain, named))
+    assert "clusters" not in before.hashes
+    assert before.hashes == {key: value for key, value in after.hashes.items() if key != "clusters"}
+    assert "clusters" in after.ignored_for_reuse
+    items = dict(enumerate(after.items))
+    sample = gsm8k.judged(plain, dict(enumerate(before.items)), answered("#### 2"))
+    assert sample.cluster is None
+    assert gsm8k.rejection_reason(named, items, sample) is not None
+    reused = gsm8k.adopted(named, items, sample)
+    assert reused is not None
+    assert reused.cluster == "sums"
+    assert gsm8k.adopted(named, {}, sample) is None
+
+
+def answered(text: str) -> Sample:
+    """Return a sample without a verdict."""
+    return Sample(0, "prompt", 9, text, [1], FinishReason.stop, 0.1)

@@ -1,0 +1,115 @@
+"""How often is a comparison of families of questions wrong?
+
+`python bench/cluster_null.py [--pairs 400] [--seed 0]`. Questions come in families (twins, or questions about one text)
+of equal or unequal size. Whether a run solves a question depends on its family, on how well this run does with the
+family, on the question, and on chance. First both runs are equally good: how often are they called different? Then one
+is better by a known number of points: how often does the 95 % interval miss it, and how often is the run called as good
+within exactly that margin? The last columns treat the same questions as independent. The verdicts are runner-compare's
+own, from answers to finding. The exit code is 1 if more than 5 % of equal pairs are called different, or more than 6 %
+of intervals miss, beyond noise.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from compare_null import NORMAL, Drawn, Rate, begin, drawn_run
+
+from runner.compare.data import NotPaired, QuestionOutcome
+from runner.compare.pairing import compare_pair
+from runner.core.effects import Effect, Finding, judge
+from runner.core.margins import MarginVerdict
+from runner.core.stats import ALPHA
+
+MISSES = 0.06
+OF_FAMILY, OF_RUN, OF_QUESTION, CHANCE = 1.0, 0.7, 1.0, 0.7  # standard deviations
+SETTINGS = [  # families, questions a family on average, unequal, accuracy, gap in points
+    (5, 10, False, 0.7, 0.1),
+    (10, 10, False, 0.7, 0.1),
+    (10, 10, True, 0.5, 0.1),
+    (15, 10, True, 0.9, 0.05),
+    (20, 10, False, 0.7, 0.1),
+    (20, 10, True, 0.97, 0.03),
+    (20, 40, True, 0.9, 0.05),
+    (50, 5, True, 0.95, 0.05),
+    (100, 3, True, 0.7, 0.1),
+]
+
+Solved = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+Families = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+
+def answers(
+    generator: np.random.Generator, families: int, mean: int, unequal: bool, accuracies: Sequence[float]
+) -> tuple[list[Solved], Families]:
+    """Draw which questions runs of these accuracies solve, and the family of each question."""
+    sizes = np.full(families, mean)
+    if unequal:
+        sizes = np.maximum(1, generator.lognormal(np.log(mean) - 0.32, 0.8, families).round()).astype(int)
+    family = np.repeat(np.arange(families), sizes)
+    n, spread = len(family), (OF_FAMILY**2 + OF_RUN**2 + OF_QUESTION**2 + CHANCE**2) ** 0.5
+    hard = OF_FAMILY * generator.standard_normal(families)[family] + OF_QUESTION * generator.standard_normal(n)
+    solved = []
+    for accuracy in accuracies:
+        own = OF_RUN * generator.standard_normal(families)[family] + CHANCE * generator.standard_normal(n)
+        solved.append((hard + own) / spread < NORMAL.inv_cdf(accuracy))
+    return solved, family
+
+
+def verdict(solved: Sequence[Solved], family: Families | None, margin: float | None = None) -> Effect | None:
+    """Compare the second run with the first; None if there are too few families."""
+    reader, runs = Drawn(len(solved[0])), [drawn_run(f"run-{number}", line) for number, line in enumerate(solved)]
+    names = [None] * len(solved[0]) if family is None else [f"family {it}" for it in family]
+    for run, line in zip(runs, solved, strict=True):
+        marks = [QuestionOutcome(solves, "prompt", name) for solves, name in zip(line.tolist(), names, strict=True)]
+        reader.answers[run.run_id] = dict(zip(reader.questions, marks, strict=True))
+    try:
+        it = compare_pair(runs[1], runs[0], reader)
+    except NotPaired:
+        return None
+    it.needs = None  # not of interest here, and it takes long
+    judge([it], {} if margin is None else {it.measure: margin})
+    return it
+
+
+def main() -> int:
+    """Simulate and print; 1 if a promise is broken by more than noise."""
+    pairs, generator, started = begin("cluster_null", __doc__)
+    broken = 0
+    print(f"\n{pairs:,} pairs a line and side")
+    print("families  size        accuracy   verdicts       called different     interval misses truth"
+          "   as good at the margin   independent: different, misses")  # fmt: skip
+    for families, mean, unequal, accuracy, gap in SETTINGS:
+        counts = dict.fromkeys(("verdicts", "different", "missed", "as good", "plainly different", "plainly missed"), 0)
+        for _ in range(pairs):
+            solved, family = answers(generator, families, mean, unequal, [accuracy, accuracy])
+            plain, it = verdict(solved, None), verdict(solved, family)
+            counts["verdicts"] += it is not None
+            counts["different"] += it is not None and it.finding is not Finding.open
+            counts["plainly different"] += plain is not None and plain.finding is not Finding.open
+            apart = [accuracy + gap / 2, accuracy - gap / 2]
+            solved, family = answers(generator, families, mean, unequal, apart)
+            truth = NORMAL.cdf(NORMAL.inv_cdf(apart[1])) - NORMAL.cdf(NORMAL.inv_cdf(apart[0]))
+            plain, it = verdict(solved, None), verdict(solved, family, gap)
+            counts["missed"] += it is not None and not it.low <= truth <= it.high
+            counts["plainly missed"] += plain is not None and not plain.low <= truth <= plain.high
+            counts["as good"] += it is not None and it.verdict in {MarginVerdict.as_good, MarginVerdict.better,
+                                                                   MarginVerdict.worse_but_within}  # fmt: skip
+        rate_by_name = {name: Rate(times, pairs) for name, times in counts.items()}
+        size, share = f"{mean}{' unequal' * unequal}", 100 * counts["verdicts"] / pairs
+        plainly = [100 * counts[name] / pairs for name in ("plainly different", "plainly missed")]
+        print(f"{families:8d}  {size:10s}  {accuracy:8.2f}  {share:6.0f} %  {rate_by_name['different']}  "
+              f"{rate_by_name['missed']}  {rate_by_name['as good']}  {plainly[0]:5.1f} %  {plainly[1]:5.1f} %",
+              flush=True)  # fmt: skip
+        broken += sum(rate_by_name[name].low > ALPHA for name in ("different", "as good"))
+        broken += rate_by_name["missed"].low > MISSES
+    print(f"\nrates beyond 5 % (intervals: 6 %) and noise: {broken} of {3 * len(SETTINGS)}; "
+          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

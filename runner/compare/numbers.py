@@ -1,0 +1,79 @@
+"""Compares a number that each question has: F1, BLEU, a Brier score, the length of an answer, the tokens it took."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from runner.compare.data import NotPaired, Run, TooFew
+from runner.compare.likelihood import sums_by_cluster
+from runner.compare.mean_pairs import cluster_field, clusters_of
+from runner.compare.runs import SampleReader
+from runner.compare.sample_numbers import BETTER, OF_SAMPLES
+from runner.core.effects import Effect
+from runner.core.errors import ConfigError, unknown
+from runner.core.metrics import Better
+from runner.core.number_effects import paired_numbers
+from runner.core.ratios import FEWEST_TEXTS
+
+
+def with_number(runs: list[Run], name: str, reader: SampleReader) -> list[Run]:
+    """Return the runs that have verdicts, to be compared by this number of each question."""
+    if name not in OF_SAMPLES:
+        raise ConfigError(f"--metric {name}: {unknown('number of a question', name, OF_SAMPLES)}")
+    scored = [run for run in runs if run.score]
+    if not scored:
+        raise ConfigError(f"--metric {name}: none of these runs has answers to questions")
+    reader.fetch(scored)
+    numbered = []
+    for one in scored:
+        run = replace(one, task=f"{one.task}:{name}", number=name)
+        values = [it.number for it in reader.numbers(run).values() if it.number is not None]
+        means = {name: math.fsum(values) / len(values)} if values else {}
+        numbered.append(replace(run, metrics={"n": float(len(values)), **means}))
+    return numbered
+
+
+def number_of(value: Any) -> float | None:
+    """Return what lm-eval has written for a document as a number; None if it is none.
+
+    A Brier score is written as the gold choice and the probabilities of all: each document has a score of its own.
+    """
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], int) and isinstance(value[1], list):
+        gold, shares = value
+        if 0 <= gold < len(shares) and all(isinstance(it, int | float) for it in shares):
+            return math.fsum((share - (at == gold)) ** 2 for at, share in enumerate(shares))
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def compare_numbers(run: Run, base: Run, reader: SampleReader) -> Effect:
+    """Compare two runs by the number of each question."""
+    ours, theirs = reader.numbers(run), reader.numbers(base)
+    if ours.keys() != theirs.keys():
+        shared = len(ours.keys() & theirs.keys())
+        raise NotPaired(f"different questions: {len(ours)} here, {len(theirs)} in the baseline, {shared} are the same")
+    pairs = [(ours[question], theirs[question]) for question in sorted(ours)]
+    values = [(one.number, other.number) for one, other in pairs]
+    if any(None in it for it in values):
+        raise NotPaired(f"some questions have no {run.number}")
+    differences = [(one or 0.0) - (other or 0.0) for one, other in values]
+    sizes, what, field = [1.0] * len(pairs), "questions", cluster_field(run, base)
+    clusters = clusters_of([(one.cluster, other.cluster) for one, other in pairs], field)
+    if clusters is not None:
+        what = f"families by {field}"
+        differences, sizes = sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters)
+    if len(sizes) < FEWEST_TEXTS:
+        shift = math.fsum(differences) / math.fsum(sizes)
+        signed = f"{shift:+.4g}".replace("-", "−")
+        raise TooFew(f"too few {what} to test: {len(sizes)}, at least {FEWEST_TEXTS} (Δ {signed} {run.number})")
+    one, other = (math.fsum(it[side] or 0.0 for it in values) / len(values) for side in (0, 1))
+    effect = paired_numbers(run.number or "", differences, sizes, better_of(run), (one, other))
+    if clusters is not None:
+        effect.counts["grouping"] = f", in {len(sizes):,} {what}"
+    return effect
+
+
+def better_of(run: Run) -> Better:
+    """Return which direction of a run's number is better."""
+    return Better(int(run.facts["better"])) if "better" in run.facts else BETTER.get(run.number or "", Better.neither)

@@ -1,0 +1,148 @@
+"""The options of `runner-compare`, with their help."""
+
+from __future__ import annotations
+
+import argparse
+
+from runner.compare.other_tools.load import WRITERS
+from runner.compare.output import FORMATS
+from runner.core.pooling import Weights
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    about = "Compare the runs in MLflow side by side, and say which differences are real."
+    epilog = """examples:
+  runner-compare --baseline quantization=none
+  runner-compare --grid last --baseline quantization=none --save comparison --log
+  runner-compare --where "seed = 0 and quantization.name in ('none', 'nf4')" --baseline quantization=none
+  runner-compare --by quantization --baseline quantization=none
+  runner-compare --baseline quantization=none --pool tasks --margin 2
+  runner-compare --flips quantization=none,task.split=test quantization=nf4,task.split=test
+  runner-compare --baseline quantization=none --plan-questions margin=2
+  runner-compare --baseline quantization=none --require 'margin=2 model_mib<4000'
+  runner-compare --lm-eval out_hf out_nf4
+  runner-compare --results logs/a.eval logs/b.eval"""
+    it = argparse.ArgumentParser(
+        "runner-compare",
+        description=about,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    pairs = "KEY=VALUE[,KEY=VALUE]"
+    add = it.add_argument_group("source").add_argument
+    add("--output-dir", default="outputs", help="folder that holds mlflow.db (default: %(default)s)")
+    add("--tracking-uri", help="MLflow store to read (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)")
+    add("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
+    add(
+        "--lm-eval",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="instead of MLflow: what lm-evaluation-harness wrote with --output_path FOLDER --log_samples, with any "
+        "backend; all are compared with the first, unless --baseline or --by says otherwise",
+    )
+    add(
+        "--results",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help=f"instead of MLflow: files or folders of other tools ({WRITERS}); all are compared with the "
+        "first, unless --baseline or --by says otherwise",
+    )
+    add = it.add_argument_group("which runs (default: the newest finished run of each job)").add_argument
+    add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
+    add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
+    add("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")
+    add(
+        "--where",
+        action="append",
+        default=[],
+        metavar="FILTER",
+        help=f"only runs with these values: {pairs}, or an expression with and, or, not, in, = != < <= > >= over "
+        "config keys and metrics: \"quantization.name='nf4' and accuracy > 0.9\"",
+    )
+    add = it.add_argument_group("what is compared").add_argument
+    add("--baseline", default="", metavar=pairs, help="compare all others with the runs that have these values")
+    add(
+        "--by",
+        default="",
+        metavar="KEY[,KEY]",
+        help="one row for each combination of these keys; runs that agree in them (other splits) are pooled",
+    )
+    add(
+        "--pool",
+        nargs="?",
+        const=Weights.questions.value,
+        choices=[one.value for one in Weights],
+        help="also give each setting one verdict over all tasks, splits and data sets: the mean of its differences, in "
+        "which all questions count the same (default) or all tasks",
+    )
+    add(
+        "--unpaired",
+        action="store_true",
+        help="compare also what cannot be paired (other questions, prompts, scoring), with Fisher's exact test",
+    )
+    add(
+        "--count-errors",
+        action="store_true",
+        help="compare also jobs with questions that ended in an error, and count those as not solved",
+    )
+    add(
+        "--cluster",
+        default="",
+        metavar="FIELD",
+        help="questions with the same value of this field are one family and count as one: a field of lm-eval's "
+        "documents, or the one that task.cluster has recorded in each job",
+    )
+    add(
+        "--metric",
+        default="",
+        metavar="NAME",
+        help="compare this number of each question instead of verdicts: new_tokens, characters, cost_usd; with "
+        "--lm-eval, only this metric of those in the folders",
+    )
+    add(
+        "--margin",
+        action="append",
+        default=[],
+        metavar="POINTS|NATSnats|PERCENT%",
+        help="also decide which rows are as good as the baseline within a margin: 2 means 2 percentage points of "
+        "accuracy, 0.01nats means 0.01 nats a token (or byte) of likelihood, 5%% means 5 percent of speed, time or "
+        "memory; may be given once for each",
+    )
+    add(
+        "--require",
+        action="append",
+        default=[],
+        metavar="TERMS",
+        help="exit with 1 and the reasons if a row, other than a baseline, fails a term: margin=2 (as good within 2 "
+        "points), finding!=worse, or a metric: 'margin=2 model_mib<4000 decode_tok_per_s>=100'",
+    )
+    add(
+        "--plan-questions",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how many questions each comparison needs: margin=2 to show a row as good within 2 points, or detect=3 to "
+        "detect a difference of 3 points; power=0.8",
+    )
+    add(
+        "--tolerance",
+        type=float,
+        metavar="PERCENT",
+        help="Pareto front: how far apart speeds may lie by noise alone (default: as the runs of each job show; with "
+        "fewer than 3 runs of a job, speed is left out)",
+    )
+    add(
+        "--flips",
+        nargs=2,
+        metavar=("A", "B"),
+        help="the questions that only one of two runs solved, side by side; A and B: an id or a filter, A the baseline",
+    )
+    add = it.add_argument_group("output").add_argument
+    add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
+    add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
+    add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
+    return it

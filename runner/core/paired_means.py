@@ -1,0 +1,152 @@
+"""The mean difference of two runs that answered the same questions: its test, its interval, and what it could detect.
+
+A question's number is a verdict or a share of right answers, so differences lie in -1..1. Questions may belong to
+clusters (twins, questions about one text): those of one cluster are not independent, so the cluster is the unit of each
+statistic here, and without clusters the question. Pure Python.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from runner.core import ratios, stats
+from runner.core.margins import questions_needed
+from runner.core.stats import ALPHA, POWER
+
+FEWEST_CLUSTERS = 6  # with five, no sign flip can reach a p below 0.05
+HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class MeanDifference:
+    """A mean difference over n questions in clusters.
+
+    The interval joins two, at Student's quantile for as many clusters as differ (unequal ones count as fewer): Tango's
+    score interval for as many independent pairs as the clusters are worth, which stays asymmetric where nearly all
+    answers are right; and Hall's, without the skewness of a few clusters with all the losses. It is never wider than
+    Tango's for clusters whose questions all agree. Both ends agree with the test about 0 (bench/cluster_null.py).
+    """
+
+    n: int
+    wins: float  # the sum of the differences above 0
+    losses: float  # minus the sum of those below 0
+    sums: tuple[float, ...]  # of the differences in each cluster
+    sizes: tuple[float, ...]  # questions in each cluster
+    p: float
+    error: float  # by the jackknife over clusters
+    worth: float  # in independent pairs of verdicts
+    clusters_worth: float  # in clusters of equal size
+    differing: int  # clusters in which the two differ at all
+    bend: float  # the skewness of the clusters' sums over the root of their number
+
+    @classmethod
+    def of(cls, differences: Sequence[float], clusters: Sequence[Hashable] | None = None) -> MeanDifference:
+        """Compute it from the difference of each question, and the cluster of each; None: each is one of its own."""
+        n = len(differences)
+        members: dict[Hashable, list[float]] = {}
+        for cluster, difference in zip(range(n) if clusters is None else clusters, differences, strict=True):
+            members.setdefault(cluster, []).append(difference)
+        sums, sizes = tuple(map(math.fsum, members.values())), tuple(float(len(it)) for it in members.values())
+        wins = math.fsum(it for it in differences if it > 0)
+        losses = -math.fsum(it for it in differences if it < 0)
+        mean, count = (wins - losses) / n, len(sums)
+        left_out = [(n * mean - top) / (n - size) for top, size in zip(sums, sizes, strict=True)] if count > 1 else []
+        middle = math.fsum(left_out) / count
+        variance = (count - 1) / count * math.fsum((it - middle) ** 2 for it in left_out)
+        of_verdicts = ((wins + losses) / n - mean**2) / n  # if they were as many independent pairs of verdicts
+        of_questions = (math.fsum(it * it for it in differences) / n - mean**2) / n
+        largest = max(variance, of_questions)
+        clusters_worth = n**2 / math.fsum(it * it for it in sizes)
+        return cls(
+            n,
+            wins,
+            losses,
+            sums,
+            sizes,
+            ratios.sign_flip_p(sums),
+            math.sqrt(variance),
+            n * of_verdicts / largest if of_verdicts > 0 and largest > 0 else n,
+            clusters_worth,
+            sum(map(any, members.values())),
+            ratios.skewness(sums, sizes) / math.sqrt(count),
+        )
+
+    @property
+    def difference(self) -> float:
+        """The mean."""
+        return (self.wins - self.losses) / self.n
+
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval."""
+        bound, widest = (stats.student_quantile(ALPHA, freedom) for freedom in self._freedoms)
+
+        def is_inside(difference: float) -> bool:
+            estimated, skewed, agreeing = self._distances(difference)
+            return abs(agreeing) <= widest and min(abs(estimated), abs(skewed)) <= bound
+
+        low, high = _edge(is_inside, self.difference, -1.0), _edge(is_inside, self.difference, 1.0)
+        if self.p < ALPHA:  # the test excludes one side, so the interval does, too
+            low, high = (max(low, 0.0), high) if self.difference > 0 else (low, min(high, 0.0))
+        return low, high
+
+    def p_at(self, difference: float) -> float:
+        """Return the two-sided p against a true difference, to which the interval belongs."""
+        if difference == 0:
+            return self.p
+        estimated, skewed, agreeing = self._distances(difference)
+        freedom, widest = self._freedoms
+        nearest = min(abs(estimated), abs(skewed))
+        return min(stats.student_p(nearest, freedom), stats.student_p(agreeing, widest))
+
+    @property
+    def _freedoms(self) -> tuple[int, int]:
+        """Student's degrees of freedom: for as many clusters as differ, and for all."""
+        return (
+            max(1, int(min(self.clusters_worth, self.differing)) - 1),
+            max(1, int(self.clusters_worth) - 1),
+        )
+
+    def detects(self, alpha: float) -> float | None:
+        """Return the smallest true difference that the test detects at this level with 80 % power; None without one."""
+        if alpha < 2.0 ** (1 - len(self.sums)):
+            return None
+        differing_rate = (self.wins + self.losses) / self.n
+        pairs = max(1, int(self.worth))
+        least = stats.detectable_difference(pairs, min(1.0, differing_rate), alpha)
+        if least is None:
+            return None
+        normal = NormalDist()
+        by_normal = -normal.inv_cdf(alpha / 2) + normal.inv_cdf(POWER)
+        by_student = stats.student_quantile(alpha, self._freedoms[1]) + normal.inv_cdf(POWER)
+        return min(1.0, least * by_student / by_normal)
+
+    def needs(self, margin: float, alpha: float, power: float = POWER) -> int | None:
+        """Return how many questions, in more such clusters, show that a run is as good if neither is better."""
+        needed = questions_needed(margin, min(1.0, (self.wins + self.losses) / self.n), alpha, power)
+        return None if needed is None else math.ceil(needed * self.n / self.worth)
+
+    def _distances(self, difference: float) -> tuple[float, float, float]:
+        """Return how far the data are from a true difference, in standard errors: by Tango, by Hall, at worst."""
+
+        def by_tango(pairs: float) -> float:
+            share = pairs / self.n
+            return stats.paired_score(share * self.wins, share * self.losses, pairs, difference)
+
+        gap = self.difference - difference
+        at_worst = by_tango(min(self.worth, self.clusters_worth))
+        if self.error > 0:
+            return by_tango(self.worth), ratios.unskewed(gap / self.error, self.bend), at_worst
+        return by_tango(self.worth), math.copysign(math.inf, gap) if gap else 0.0, at_worst
+
+
+def _edge(is_inside: Callable[[float], bool], inside: float, end: float) -> float:
+    """Return where the interval ends between a value inside it and the end of the range, by bisection."""
+    if is_inside(end):
+        return end
+    for _ in range(HALVINGS):
+        middle = (inside + end) / 2
+        inside, end = (middle, end) if is_inside(middle) else (inside, middle)
+    return inside

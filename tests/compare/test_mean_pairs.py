@@ -1,0 +1,137 @@
+"""Families of questions count as one, several answers to a question by their mean; the sentence says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from stores import NF4, NONE, Store, marks
+
+from runner.core.effects import paired_means
+from runner.core.result import Choice, FinishReason, Sample, Verdict
+from runner.store.jobs import read_samples
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+BASELINE = "quantization=none"
+FAMILIES = {"task.cluster": "template"}
+DRAW = Random(0)
+NUMBER_OF_ANSWERS = 8
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    """Change each sample of a job that a store has logged."""
+    file = folder / "samples.jsonl"
+    samples: list[Sample] = [change(sample) for _, sample in sorted(read_samples(file).items())]
+    file.write_text("".join(sample.to_json() + "\n" for sample in samples))
+
+
+def in_families(
+    store: Store, experiment: str, name: str, config: dict[str, str], solved: list[bool], size: int
+) -> None:
+    """Log a job whose questions belong to families of so many."""
+    folder = store.job(experiment, name, {**config, **FAMILIES}, solved)
+
+    def change(sample: Sample) -> Sample:
+        sample.cluster = f"template {sample.index // size}"
+        return sample
+
+    rewrite(folder, change)
+
+
+def with_samples(store: Store, experiment: str, name: str, config: dict[str, str], right: list[int]) -> None:
+    """Log a job with eight answers to each question, so many of them right."""
+    counts = {"task.samples": str(NUMBER_OF_ANSWERS)}
+    folder = store.job(experiment, name, {**config, **counts}, [it > NUMBER_OF_ANSWERS // 2 for it in right])
+
+    def change(sample: Sample) -> Sample:
+        verdicts = [Verdict.correct] * right[sample.index]
+        verdicts += [Verdict.wrong] * (NUMBER_OF_ANSWERS - len(verdicts))
+        sample.choices = [Choice("", [1], FinishReason.stop, None, {"strict": "1"}, it) for it in verdicts]
+        return sample
+
+    rewrite(folder, change)
+
+
+def test_families_count_as_one(store: Store, rows: Any, show: Any) -> None:
+    lost = [index // 10 >= 4 for index in range(200)]  # four families of twenty are lost as a whole
+    in_families(store, "families", "base", NONE, [True] * 200, 10)
+    in_families(store, "families", "nf4", NF4, lost, 10)
+    comparison = rows("families", "--baseline", BASELINE)["nf4"]["comparison"]
+    assert (comparison["method"], comparison["clusters"], comparison["samples_a_question"]) == ("mean_flips", 20, 1)
+    assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (0, 40, 160)
+    assert comparison["p"] == pytest.approx(2 / 2**4)  # 40 independent losses would be clear
+    assert comparison["difference_low"] < -0.3
+    assert comparison["difference_high"] >= 0
+    _, out, _ = show("families", "--baseline", BASELINE, "--cluster", "template")
+    assert "nf4 vs none (n=200, in 20 families by template): no difference shown (Δ −20.0 points" in out
+    assert "p flips the signs of the differences of whole questions or families" in out
+    _, out, _ = show("families", "--baseline", BASELINE, "--margin", "5")
+    assert " such families would decide)" in out
+
+
+def test_of_too_few_families_nothing_is_claimed(store: Store, rows: Any) -> None:
+    in_families(store, "few families", "base", NONE, marks(90, 100), 20)
+    in_families(store, "few families", "nf4", NF4, marks(20, 100), 20)
+    row = rows("few families", "--baseline", BASELINE, "--unpaired")["nf4"]
+    assert row["comparison"] is None
+    assert row["note"] == "too few families by template to test: 5, at least 6"
+
+
+def test_a_field_that_no_job_has_recorded_is_rejected(store: Store, show: Any) -> None:
+    store.job("no families", "base", NONE, marks(90, 100))
+    code, out, err = show("no families", "--cluster", "template")
+    assert (code, out) == (2, "")
+    fix = "run them again with task.cluster=template; word problems reuse their answers"
+    assert f"--cluster template: not recorded by base: {fix}" in err
+
+
+def test_several_answers_are_compared_by_their_mean(store: Store, rows: Any, show: Any) -> None:
+    base = [DRAW.randrange(5, 9) for _ in range(60)]
+    fewer = [it - DRAW.randrange(0, 2) for it in base]
+    with_samples(store, "several", "base", NONE, base)
+    with_samples(store, "several", "nf4", NF4, fewer)
+    row = rows("several", "--baseline", BASELINE)["nf4"]
+    differences = [(ours - theirs) / NUMBER_OF_ANSWERS for ours, theirs in zip(fewer, base, strict=True)]
+    comparison, expected = row["comparison"], paired_means(differences, samples=NUMBER_OF_ANSWERS)
+    assert comparison["difference"] == pytest.approx(sum(differences) / 60)
+    assert (comparison["p"], comparison["samples_a_question"], comparison["clusters"]) == (expected.p, 8, None)
+    assert comparison["finding"] == "worse"
+    assert row["metrics"]["correct"] == sum(it > 4 for it in fewer)  # the accuracy is still that of the vote
+    _, out, _ = show("several", "--baseline", BASELINE)
+    assert "nf4 vs none (n=60, mean of 8 samples): worse" in out
+
+
+def test_the_mean_of_one_side_is_compared_with_the_verdicts_of_the_other(store: Store, rows: Any) -> None:
+    config = {"task.samples": "1"}
+    store.job("one side", "base", {**NONE, **config}, [True] * 60)
+    with_samples(store, "one side", "several", NONE, [7] * 60)
+    comparison = rows("one side", "--baseline", "task.samples=1")["several"]["comparison"]
+    assert comparison["difference"] == pytest.approx(-1 / 8)
+    assert (comparison["wins"], comparison["losses"], comparison["finding"]) == (0, 60, "worse")
+
+
+def test_the_tokens_of_an_answer_are_compared(store: Store, rows: Any, show: Any) -> None:
+    store.job("tokens", "base", NONE, marks(50, 60))
+    folder = store.job("tokens", "nf4", NF4, marks(50, 60))
+
+    def change(sample: Sample) -> Sample:
+        sample.token_ids = [1] * (2 + sample.index % 3)
+        return sample
+
+    rewrite(folder, change)
+    number = rows("tokens", "--baseline", BASELINE, "--metric", "new_tokens")["nf4"]["number"]
+    assert (number["mean"], number["baseline_mean"], number["finding"]) == (3.0, 2.0, "larger")
+    _, out, _ = show("tokens", "--baseline", BASELINE, "--metric", "new_tokens")
+    assert "nf4 vs none (n=60): larger (Δ +1 new_tokens, 95 % interval" in out
+    code, _, err = show("tokens", "--metric", "new_token")
+    assert code == 2
+    assert "--metric new_token: no number of a question 'new_token'" in err
+    store.job("few tokens", "base", NONE, marks(10, 20))
+    store.job("few tokens", "nf4", NF4, marks(10, 20))
+    row = rows("few tokens", "--baseline", BASELINE, "--metric", "characters")["nf4"]
+    assert row["note"].startswith("too few questions to test: 20, at least 50 (Δ ")
