@@ -29,7 +29,7 @@ def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], uni
         n,
         n,
         {"error": error, "size": int(sum(sizes)), "unit": unit},
-        detects=lambda alpha: ratios.detectable_shift(error, n, alpha, bend),
+        detects=lambda alpha: ratios.detectable_shift(error, n, alpha, bend=bend),
         p_at=lambda shift: ratios.paired_p(
             [difference - shift * size for difference, size in zip(differences, sizes, strict=True)], sizes
         ),

@@ -1,10 +1,11 @@
-"""What `task.only` and `task.without` have chosen: the numbers of the questions, their hashes, and words for people."""
+"""What `task.only`, `task.without` and `task.cluster` have chosen: numbers of questions, hashes, words for people."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from runner.config.task import QuestionsConfig
 from runner.datasets.gsm8k import Item
@@ -21,10 +22,18 @@ def by_number(items: Iterable[Item]) -> dict[int, Item]:
 
 
 def hashes_of_choice(task: QuestionsConfig, items: Sequence[Item]) -> dict[str, str]:
-    """Return the hashes of the questions that are asked, and of those that are left out, if files choose them."""
+    """Return the hashes of the questions that files choose or leave out, and of the families of all questions."""
     left_out = [item for item in items if item.left_out]
     chosen = {"only": (task.only, items), "without": (task.without, left_out)}
-    return {key: _sha256(numbers_of(some)) for key, (file, some) in chosen.items() if file is not None}
+    hashes = {key: _sha256(numbers_of(some)) for key, (file, some) in chosen.items() if file is not None}
+    return hashes | cluster_hashes([item.cluster for item in items])
+
+
+def cluster_hashes(clusters: list[str | None]) -> dict[str, str]:
+    """Fingerprint of the families that questions belong to; empty without families."""
+    if not any(it is not None for it in clusters):
+        return {}
+    return {"clusters": _sha256(clusters)}
 
 
 def choice_words(task: QuestionsConfig, items: Sequence[Item]) -> list[str]:
@@ -40,5 +49,5 @@ def choice_words(task: QuestionsConfig, items: Sequence[Item]) -> list[str]:
     return words
 
 
-def _sha256(numbers: list[int]) -> str:
-    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
+def _sha256(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode()).hexdigest()

@@ -154,13 +154,6 @@ def items_sha256(items: list[Item]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def cluster_hashes(clusters: list[str | None]) -> dict[str, str]:
-    """Fingerprint of the families that questions belong to; empty without families."""
-    if not any(it is not None for it in clusters):
-        return {}
-    return {"clusters": hashlib.sha256(json.dumps(clusters, ensure_ascii=False).encode()).hexdigest()}
-
-
 def describe(data: str, split: str, sha256: str) -> dict[str, str]:
     """Describe a data set as MLflow keeps it: name, digest, and where it comes from."""
     path = Path(data).expanduser()

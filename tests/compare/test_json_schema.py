@@ -63,6 +63,8 @@ def test_accuracies_with_all_options(grid: Store, show: Any) -> None:
     assert disagreements(show, "grid", *arguments, "--plan-questions", "margin=2") == []
     assert disagreements(show, "grid", *arguments, "--require", "margin=2 model_mib<4000") == []
     assert disagreements(show, "grid", "--flips", "none-test", "nf4-test") == []
+    assert disagreements(show, "grid", *arguments, "--pool") == []
+    assert disagreements(show, "grid", *arguments, "--metric", "characters") == []
     assert disagreements(show, "grid", "--runs", "none-test", "nf4-train", "--baseline", "quantization=none") == []
 
 

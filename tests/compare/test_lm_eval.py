@@ -296,7 +296,7 @@ def test_unreadable_folders_are_rejected(
 
 
 def test_tasks_are_pooled_for_each_folder(run: Any, tmp_path: Path) -> None:
-    for folder, solved in (("a", BASE), ("b", marks(36, N, 5))):
+    for folder, solved in (("a", BASE), ("b", marks(56, N, 5))):
         for task in ("sums", "products"):
             lm_eval_folder(tmp_path / folder / task, {"none": {"acc": of(solved)}}, task=task, document=task)
     code, out, err = run(tmp_path / "a", tmp_path / "b", "--format", "json", "--pool", "tasks")

@@ -101,7 +101,7 @@ def test_the_detectable_difference_is_that_of_the_method_at_the_strictest_level_
     assert paired == detectable_difference(500, 30 / 500, alpha=0.05 / 2)
     assert unpaired == unpaired_detectable_difference(400, 500, 620 / 900, alpha=0.05 / 2)
     bend = skewness(differences, sizes) / 5**0.5
-    assert likelihood.detectable == detectable_shift(ratio_error(differences, sizes), 5, 0.05, bend)
+    assert likelihood.detectable == detectable_shift(ratio_error(differences, sizes), 5, 0.05, bend=bend)
     assert (likelihood.detectable or 0) > (detectable_shift(ratio_error(differences, sizes), 5, 0.05) or 1)
     without = [sequential_accuracies([(True, False)]), over_runs("load_s", [2.0, 3.0], [1.0, 1.5])]
     judge(without)

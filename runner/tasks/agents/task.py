@@ -28,7 +28,7 @@ from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
 from runner.datasets.chosen import choice_words, hashes_of_choice
-from runner.datasets.gsm8k import Item, check_made, cluster_hashes, describe, items_sha256, load_questions
+from runner.datasets.gsm8k import Item, check_made, describe, items_sha256, load_questions
 from runner.engines.base import Capability
 from runner.engines.contract import require
 from runner.engines.session import Session
@@ -65,7 +65,6 @@ def prepare(config: RunnerConfig) -> Assignment:
     items = load_questions(task)
     train, left_out = _train_questions(task, items) if task.is_trained else ([], 0)
     hashes = {"data": items_sha256(items)} | hashes_of_choice(task, items)
-    hashes |= cluster_hashes([item.cluster for item in items])
     if task.is_trained:
         hashes["train"] = items_sha256(train)
     if task.graph is not None:

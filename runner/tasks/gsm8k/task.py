@@ -16,7 +16,7 @@ from runner.core.errors import check
 from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
-from runner.datasets.gsm8k import Item, cluster_hashes, describe, items_sha256, load_questions
+from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
 from runner.engines.base import Completion, EngineReport, Request, RequestId
 from runner.engines.contract import Engine
@@ -72,7 +72,6 @@ def prepare(config: RunnerConfig) -> Problems:
     items = load_questions(task)
     shots, shots_sha256 = load_shots(task, items)
     hashes = {"data": items_sha256(items), "shots": shots_sha256} | hashes_of_choice(task, items)
-    hashes |= cluster_hashes([item.cluster for item in items])
     first = items[: task.check_contamination]
     twins = twins_of(task.data, task.split, first)
     if first:

@@ -17,8 +17,9 @@ from runner.core.errors import ConfigError, DataError
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Likelihood, Result, Sample
 from runner.datasets.asking import behind, build_prompt
+from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, given_sha256, load_given
-from runner.datasets.gsm8k import Item, cluster_hashes, describe
+from runner.datasets.gsm8k import Item, describe
 from runner.engines.base import Capability, Completion, EngineReport, Request
 from runner.engines.contract import Engine, require_among
 from runner.engines.kinds import kind_of
