@@ -231,6 +231,8 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         for key in ("early_stop_margin", "early_stop_comparisons"):
             value = getattr(self, key)
             check(value is None or self.early_stop_vs is not None, f"task.{key}", value, need)
+        need = "task.early_stop_vs takes each question as independent of all others: leave one of the two out"
+        check(self.early_stop_vs is None or self.cluster is None, "task.cluster", self.cluster, need)
 
     @property
     def questions(self) -> int:

@@ -1,6 +1,6 @@
 """Effects: by how much one run differs from another. Each statistic is one function here; `judge` decides on all.
 
-Pure Python, like the statistics that it uses (stats.py, ratios.py, sequential.py).
+Pure Python, like the statistics that it uses (stats.py, ratios.py, sequential.py). Only unpaired runs need scipy.
 """
 
 from __future__ import annotations
@@ -267,13 +267,16 @@ def sequential_accuracies(pairs: Iterable[tuple[bool, bool]], early_stop_compari
 
 def unpaired_accuracies(correct: int, n: int, baseline_correct: int, baseline_n: int) -> Effect:
     """Compare verdicts by their counts alone, as if the questions had nothing in common."""
+    from scipy.stats import fisher_exact  # takes a second to import, and only unpaired runs need it
+
     pooled = (correct + baseline_correct) / (n + baseline_n)
+    table = [[correct, n - correct], [baseline_correct, baseline_n - baseline_correct]]
     return Effect(
         Method.fisher,
         "accuracy",
         correct / n - baseline_correct / baseline_n,
         *stats.unpaired_difference_interval(correct, n, baseline_correct, baseline_n),
-        stats.fisher_exact(correct, n, baseline_correct, baseline_n),
+        float(fisher_exact(table).pvalue),
         n,
         baseline_n,
         _verdicts(None, None, None, baseline_correct),

@@ -1,9 +1,10 @@
 """The statistics behind a score and a comparison: intervals, tests, and the differences that a test can detect.
 
-Pure Python, because scipy takes a second to import and a score needs none of it; the tests check every
-function against scipy, statsmodels or its own definition. Proportions and differences are fractions (0.024, not
-2.4 points). Tests are exact and decide. Intervals are approximate and show how large a difference may be: near the
-border an interval here can exclude 0 although the test, which is stricter, does not reject; effects.py widens it then.
+Pure Python, because scipy takes a second to import and a score needs none of it. What only a comparison needs comes
+from scipy if scipy has it. The tests check every function against scipy, statsmodels or its own definition. Proportions
+and differences are fractions (0.024, not 2.4 points). Tests are exact and decide. Intervals are approximate and show
+how large a difference may be: near the border an interval here can exclude 0 although the test, which is stricter, does
+not reject; effects.py widens it then.
 """
 
 from __future__ import annotations
@@ -38,25 +39,6 @@ def mcnemar_exact(b: int, c: int) -> float:
         term = term * (n - i) // (i + 1)
         tail += term
     return _p(2 * tail, 1 << n)
-
-
-def fisher_exact(k1: int, n1: int, k2: int, n2: int) -> float:
-    """Return the two-sided p of Fisher's exact test for k1 of n1 against k2 of n2 other questions.
-
-    Two-sided as usual: it counts all tables with these margins that are no more likely than the observed one. Their
-    weights are whole numbers, so that equally likely tables compare as equal without a tolerance.
-    """
-    assert 0 <= k1 <= n1
-    assert 0 <= k2 <= n2
-    k = k1 + k2
-    first, last = max(0, k - n2), min(n1, k)
-    weight = math.comb(n1, first) * math.comb(n2, k - first)
-    weights = [weight]
-    for x in range(first, last):
-        weight = weight * (n1 - x) * (k - x) // ((x + 1) * (n2 - k + x + 1))
-        weights.append(weight)
-    observed = weights[k1 - first]
-    return _p(sum(weight for weight in weights if weight <= observed), sum(weights))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

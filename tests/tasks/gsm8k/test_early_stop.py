@@ -152,6 +152,10 @@ def test_a_job_whose_files_are_not_here_is_compared_unless_its_keys_name_itself(
             {"early_stop_vs": "lora=none", "repeat": 1},
             "task.repeat=1: it asks in another order, and task.early_stop_vs",
         ),
+        (
+            {"early_stop_vs": "lora=none", "cluster": "template"},
+            "task.cluster=template: task.early_stop_vs takes each question as independent",
+        ),
         ({"early_stop_margin": 2}, "task.early_stop_margin=2: there is nothing to decide .* give task.early_stop_vs"),
         ({"early_stop_comparisons": 2}, "task.early_stop_comparisons=2: there is nothing to decide"),
         (
