@@ -57,7 +57,7 @@ class ResultsReader(SampleReader):
         """Return which samples were answered correctly."""
         if run.run_id not in self.by_id:
             return self.lm_eval.of_one(run)
-        return {question: QuestionOutcome(one.solved, None) for question, one in self._samples(run)}
+        return {question: QuestionOutcome(one.solved, None, right=one.right) for question, one in self._samples(run)}
 
     def texts(self, run: Run) -> Texts:
         """Return the log-likelihood of each text, which only lm-eval has."""

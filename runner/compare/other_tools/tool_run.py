@@ -25,6 +25,7 @@ class ToolSample:
     answer: str | None = None  # what was extracted from the text
     text: str = ""
     has_error: bool = False
+    right: tuple[int, int] = (0, 0)  # of several answers to it: how many are right, and how many there are
 
 
 @dataclass

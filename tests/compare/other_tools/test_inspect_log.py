@@ -89,9 +89,11 @@ def test_a_log_as_json_and_one_with_epochs(tables: Any) -> None:
     base, row = table["rows"]
     assert base["metrics"]["n"] == row["metrics"]["n"] == 6  # a sample counts once, not once for each of three epochs
     assert row["config"]["task.epochs"] == "3"
-    assert (
-        row["comparison"]["ties"] == 6
-    )  # inspect's mean accuracy is 0.83: each sample is right in two epochs at least
+    # inspect's mean accuracy is 0.83: three samples are right in two of three epochs, and count as right
+    comparison = row["comparison"]
+    assert (comparison["ties"], comparison["losses"], comparison["samples_a_question"]) == (3, 3, 3)
+    assert row["metrics"]["correct"] == 6
+    assert comparison["difference"] == pytest.approx(-3 / 3 / 6)
 
 
 def test_a_sample_is_right_if_more_than_half_of_its_epochs_are(tables: Any, tmp_path: Path) -> None:
