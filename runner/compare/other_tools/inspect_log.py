@@ -1,8 +1,8 @@
 """Reads the logs of inspect_ai: `.eval` archives, and the same content as one `.json`.
 
 Each score of a log is an evaluation. A score is compared if it says right or wrong for every sample: `C` and `I`, `N`
-(no answer, which is wrong), or 1 and 0. With several epochs, a sample counts as right if more than half of them are, and
-runs are compared by the share of right epochs.
+(no answer, which is wrong), or 1 and 0. With several epochs, a sample counts as right if more than half of them are,
+and runs are compared by the share of right epochs.
 """
 
 from __future__ import annotations
