@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)    ## evaluate four quantizations of the embedded model on two sets of problems, and compare them
 	$(BIN)/runner -cd experiments -cn quantization_grid output_dir=outputs/demo
-	$(BIN)/runner-compare --output-dir outputs/demo --baseline quantization=none
+	$(BIN)/runner-compare --output-dir outputs/demo --baseline quantization=none --margin 2
 
 pages: $(STAMP)   ## renew the pages from runs; ARGS=docs/jobs.md renews one, ARGS=--times the speeds and times, too
 	$(BIN)/python -m tools.run_docs $(ARGS)

@@ -23,12 +23,7 @@ def accuracy_and_likelihood(tables: list[Table]) -> list[Column]:
     """Return the columns of a table with a line for each pair of rows of one model; none without two pairs."""
     scored = [row for table in tables if table.scored for row in table.rows]
     likely = [row for table in tables if table.unit == "token" for row in table.rows]
-    pairs = [
-        (accurate, likelihood)
-        for accurate in scored
-        for likelihood in likely
-        if model_of(accurate) == model_of(likelihood)
-    ]
+    pairs = [(accurate, likelihood) for accurate in scored for likelihood in likelihoods_beside(accurate, likely)]
     if len(pairs) < 2:
         return []
     keys = [key for table in tables if table.scored for key in table.keys]
@@ -42,6 +37,17 @@ def accuracy_and_likelihood(tables: list[Table]) -> list[Column]:
         Column("finding", [_finding(likelihood) for _, likelihood in pairs], False),
         *measured_columns(pairs),
     ]
+
+
+def likelihoods_beside(accurate: TableRow, likely: list[TableRow]) -> list[TableRow]:
+    """Return the likelihoods of a row's model: those of the same data, or all of them if none is of these data."""
+    of_model = [row for row in likely if model_of(row) == model_of(accurate)]
+    return [row for row in of_model if data_of(row) == data_of(accurate)] or of_model
+
+
+def data_of(row: TableRow) -> tuple[str | None, str | None]:
+    """Return the data set and the split of a run."""
+    return row.run.params.get("task.data"), row.run.params.get("task.split")
 
 
 def measured_columns(pairs: list[tuple[TableRow, TableRow]]) -> list[Column]:
