@@ -15,7 +15,7 @@ from torch.utils import collect_env
 from runner import compare, harness
 from runner.embedded import MODEL_DIR
 
-N = 6
+N = 50  # with fewer, no likelihoods are compared
 COMMON = """
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {file}}}}}
