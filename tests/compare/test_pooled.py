@@ -130,8 +130,8 @@ def test_the_same_questions_twice_are_not_pooled(store: Store, show: Any) -> Non
     for extractor in ("strict", "flexible"):
         for quantization in (NONE, NF4):
             config = {**quantization, "task.extractor": extractor}
-            store.job("twice", f"{quantization['quantization.name']}-{extractor}", config, marks(80, 100))
-    _, out, _ = show("twice", *BASELINE, "--pool")
+            store.job("overlapping", f"{quantization['quantization.name']}-{extractor}", config, marks(80, 100))
+    _, out, _ = show("overlapping", *BASELINE, "--pool")
     assert "not pooled, flexible and strict have 80 questions in common" in out.replace("100 questions", "80 questions")
 
 
