@@ -206,9 +206,7 @@ def pareto(table: Table) -> Figure:
     rows = [row for row in table.rows if row.on_front is not None]
     all_panels = list(dict.fromkeys(row.panel for row in rows))
     panels = all_panels[:MOST_PANELS]
-    figure = Figure(
-        figsize=(4.4 * len(table.axes), 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08)
-    )
+    figure = Figure(figsize=(8.8, 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08))
     panes = figure.subplots(len(panels), len(table.axes), squeeze=False, sharey="row")
     labels: list[list[Annotation]] = []
     for line, panel in zip(panes, panels, strict=True):
