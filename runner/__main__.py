@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 import hydra
@@ -50,7 +49,7 @@ def arrange(arguments: list[str]) -> list[str]:
     """Return the command line as Hydra accepts it: all overrides together, with their texts quoted."""
     parser = get_args_parser()
     for action in parser._actions:
-        if action.dest == "version":
+        if action.dest == "version" and any(word.startswith("--v") for word in arguments):  # also abbreviated
             action.version = _versions()  # type: ignore[attr-defined]
     known, unknown = parser.parse_known_args(arguments)
     overrides = known.overrides + [word for word in unknown if not word.startswith("-")]
@@ -65,6 +64,8 @@ def arrange(arguments: list[str]) -> list[str]:
 
 def _versions() -> str:
     """Return the versions as --version prints them; a program that runs from a checkout may not be installed."""
+    from importlib.metadata import PackageNotFoundError, version  # takes a tenth of the time of a quick command
+
     try:
         own = version("runner")
     except PackageNotFoundError:
