@@ -68,9 +68,7 @@ class Effect:
     p_at: Callable[[float], float] | None = None  # true value → two-sided p against it
     needs: Callable[..., int | None] | None = None  # margin, level[, power] → questions or runs that decide
     needs_to_detect: Callable[..., int | None] | None = None  # difference, level[, power] → questions that detect it
-    early_stop_comparisons: int | None = (
-        None  # they share 5 %, as was fixed before the run; None: those of the table do
-    )
+    early_stop_comparisons: int | None = None  # these share 5 %, as fixed before the run; None: those of the table do
     side_of: Callable[[float], Decision] | None = None  # value → on which side of it bets at that share see the truth
     texts: tuple[Sequence[float], Sequence[float]] | None = None  # of likelihoods: each text's difference and size
     remark: str | None = None  # what else a reader has to know
@@ -216,11 +214,8 @@ def paired_means(
     baseline_correct: int = 0,
 ) -> Effect:
     """Compare mean verdicts, of so many samples each, by each question's difference; `by` names the clusters' field."""
-    it, wins, losses = (
-        MeanDifference.of(differences, clusters),
-        sum(d > 0 for d in differences),
-        sum(d < 0 for d in differences),
-    )
+    it = MeanDifference.of(differences, clusters)
+    wins, losses = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
     count = len(it.sums)
     grouping = f", mean of {samples} samples" * (samples > 1) + f", in {count:,} families by {by}" * bool(by)
     return Effect(
