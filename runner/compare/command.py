@@ -186,14 +186,17 @@ def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleR
     for task in sorted({run.task for run in runs}):
         of_task = [run for run in runs if run.task == task]
         task_base = base if base is not None and base.task == task else None
-        keys = baseline, by
-        if options.lm_eval and not options.baseline and not by:
-            keys = lm_eval.default_comparison(options.lm_eval, of_task)
-        elif options.results and not options.baseline and not by:
-            keys = other_tools.default_comparison(options.results, of_task)
+        keys = (baseline, by) if baseline or base or by else default_comparison(options, of_task)
         choice = ComparisonOptions(*keys, options.unpaired, task_base, margins, tolerance)
         tables.append(tabulate(of_task, choice, reader))
     return tables
+
+
+def default_comparison(options: argparse.Namespace, runs: list[Run]) -> tuple[dict[str, str], list[str]]:
+    """Return the baseline and the rows of a table if the user names none: none, or the first path of other tools."""
+    if options.lm_eval:
+        return lm_eval.default_comparison(options.lm_eval, runs)
+    return other_tools.default_comparison(options.results, runs) if options.results else ({}, [])
 
 
 def pool_tasks(
@@ -201,8 +204,8 @@ def pool_tasks(
 ) -> list[PooledTable]:
     """Return the verdicts over several tasks."""
     by = parse_keys(options.by, runs, "--by") if options.by else []
-    if options.lm_eval and not options.baseline and not by:
-        by = lm_eval.default_comparison(options.lm_eval, runs)[1]
+    if not options.baseline and not by:
+        by = default_comparison(options, runs)[1]
     return pooled_tables(tables, Weights(options.pool), by, parse_margins(options.margin), reader)
 
 
