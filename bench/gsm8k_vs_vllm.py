@@ -24,8 +24,8 @@ from gsm8k_vs_lmeval import ROOT, add_options, harness_python, load_prompts
 
 LLAMACPP = "llama-cpp-python==0.3.36"
 SIDES = ("runner", "vllm", "llamacpp", "lmeval", "generate")
-MOST_SEQUENCES = (128, 256)  # of vLLM
-MOST_TOKENS = (2048, 8192)
+MAX_SEQUENCES = (128, 256)  # of vLLM
+MAX_TOKENS = (2048, 8192)
 DEFAULT_SETTINGS: dict[str, object] = {"max_num_seqs": 128, "max_num_batched_tokens": 8192, "eager": False}
 
 
@@ -53,7 +53,7 @@ def vllm_python() -> str:
 def best_vllm(job: Job, python: str) -> tuple[dict[str, object], str]:
     """Return vLLM's best settings for a job, of several and compiled or not, and a table of all."""
     rows, best = [], (float("inf"), dict[str, object]())
-    for sequences, tokens, eager in product(MOST_SEQUENCES, MOST_TOKENS, (False, True)):
+    for sequences, tokens, eager in product(MAX_SEQUENCES, MAX_TOKENS, (False, True)):
         settings: dict[str, object] = {
             "max_num_seqs": sequences,
             "max_num_batched_tokens": tokens,

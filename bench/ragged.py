@@ -33,7 +33,7 @@ from engines import (
 
 BATCH_SIZES = (1, 4, 8, 16, 32)
 ORDERS = {"given": "as given", "prompt": "by prompt", "answer": "by answer"}
-LEAST_PROMPT, LEAST_ANSWER = 16, 16
+MIN_PROMPT, MIN_ANSWER = 16, 16
 
 
 def draw(
@@ -46,9 +46,9 @@ def draw(
     def length(least: int, most: int) -> int:
         return round(math.exp(chance.uniform(math.log(min(least, most)), math.log(most))))
 
-    prompts = [[chance.randrange(*ordinary) for _ in range(length(LEAST_PROMPT, longest_prompt))]
+    prompts = [[chance.randrange(*ordinary) for _ in range(length(MIN_PROMPT, longest_prompt))]
                for _ in range(count)]  # fmt: skip
-    return prompts, [length(LEAST_ANSWER, longest_answer) for _ in range(count)]
+    return prompts, [length(MIN_ANSWER, longest_answer) for _ in range(count)]
 
 
 def search(job: Job) -> tuple[Job, Job]:

@@ -22,14 +22,14 @@ from compare_null import SLACK, Rate, begin
 from runner.core.effects import RATIOS, Effect, Finding, judge
 from runner.core.margins import MarginVerdict
 from runner.core.number_effects import Measured, ratio_of_measurements
-from runner.core.over_runs import CLEAR_DIFFERENCE, LEAST_RUNS, runs_needed
+from runner.core.over_runs import CLEAR_DIFFERENCE, MIN_RUNS, runs_needed
 from runner.core.stats import ALPHA, POWER
 
 BETWEEN, WITHIN, REPEATS = 0.03, 0.02, 5  # noise of a run's and of a repeat's logarithm; repeats of a run
 SHAPES = ("normal", "skewed", "outliers", "two modes", "unequal")
 RUNS = [(1, 1), (2, 2), (3, 3), (3, 10), (4, 4), (5, 5), (10, 10)]  # of the two sides
 MARGIN, TRUE_RATIO = 0.05, 1.1
-LEAST_COVERAGE = 0.94
+MIN_COVERAGE = 0.94
 MEASURE = "decode_tok_per_s"
 GOOD = {MarginVerdict.better, MarginVerdict.as_good, MarginVerdict.worse_but_within}
 
@@ -100,7 +100,7 @@ def single(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list
         for runs, their_runs in RUNS:
             ours = jobs(generator, shape, runs, pairs)
             theirs = jobs(generator, shape, their_runs, pairs, side=1)
-            tested = min(runs, their_runs) >= LEAST_RUNS
+            tested = min(runs, their_runs) >= MIN_RUNS
             as_runs = [[Measured(it.repeats, it.repeats) for it in side] for side in (ours, theirs)]
             null, holds, control, control_holds = (
                 count(*sides) for sides in ((ours, theirs), as_runs) for count in (named, covered)
@@ -191,10 +191,10 @@ def main() -> int:
     falses += at_margin
     powers += advice(generator, pairs // 4)
     high = [rate for rate in falses if rate.low > ALPHA]
-    low = [rate for rate in coverages if rate.high < LEAST_COVERAGE]
+    low = [rate for rate in coverages if rate.high < MIN_COVERAGE]
     weak = [rate for rate in powers if rate.high < POWER - SLACK]
     print(f"\nfalse rates beyond {100 * ALPHA:.0f} % and noise: {len(high)} of {len(falses)}; coverages below "
-          f"{100 * LEAST_COVERAGE:.0f} % beyond noise: {len(low)} of {len(coverages)}; powers below "
+          f"{100 * MIN_COVERAGE:.0f} % beyond noise: {len(low)} of {len(coverages)}; powers below "
           f"{100 * (POWER - SLACK):.0f} % beyond noise: {len(weak)} of {len(powers)}; "
           f"{time.perf_counter() - started:.0f} s")  # fmt: skip
     return 1 if high or low or weak else 0

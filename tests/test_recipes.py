@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "CONTRIBUTING.md"
 COPIED = ("runner", "conf", "hydra_plugins", "tools", "tests", "ARCHITECTURE.md", "pyproject.toml")
 SOURCES = ("runner/", "tools/")
-MOST_SOURCES = 4
+MAX_SOURCES = 4
 BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLACE = re.compile(r"(?:New file `([^`]+)`|`([^`]+)`, (?:(after|before|instead of) `([^\n]+)`|at the end)):\n\n$")
 
@@ -77,7 +77,7 @@ def test_each_recipe_has_an_example_in_few_sources() -> None:
     for title, edits in RECIPES.items():
         sources = {edit.file for edit in edits if edit.file.startswith(SOURCES)}
         assert edits, title
-        assert len(sources) <= MOST_SOURCES, f"{title}: {sources}"
+        assert len(sources) <= MAX_SOURCES, f"{title}: {sources}"
 
 
 @pytest.fixture(scope="module")

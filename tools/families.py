@@ -76,7 +76,7 @@ SIZES: dict[str, Any] = {  # by the names in configs; keys that a config lacks a
     "initializer_range": 0.3, "init_std": 0.3, "encoder_hash_byte_group_vocab": 64,
 }  # fmt: skip
 ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "is_decoder": True, "use_cache": True}
-MOST_PARAMETERS = 5_000_000  # of a tiny model
+MAX_PARAMETERS = 5_000_000  # of a tiny model
 HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 # families without a known small config: their generate fails on one
 NOT_TINY = {"blt", "qwen4_exp", "qwen4_exp_text", "xlstm"}
@@ -161,7 +161,7 @@ def build(family: str, folder: Path) -> str:
     torch.manual_seed(0)
     with torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(tiny_config(family)).num_parameters()
-    if parameters > MOST_PARAMETERS:
+    if parameters > MAX_PARAMETERS:
         raise ValueError(f"{parameters:,} parameters are not tiny")
     model = AutoModelForCausalLM.from_config(tiny_config(family)).float().eval()
     model.save_pretrained(folder)

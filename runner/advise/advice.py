@@ -12,7 +12,7 @@ from runner.advise.machines import Machine
 from runner.advise.ranking import rank
 from runner.estimates.recorded import FinishedJobs
 
-MOST_RECOMMENDED = 5
+MAX_RECOMMENDED = 5
 
 
 @dataclass
@@ -46,4 +46,4 @@ def advise(
     known = recorded_accuracies([it.config for it in good], FinishedJobs(output_dir))
     for candidate, accuracy in zip(good, known, strict=True):
         candidate.accuracy = accuracy
-    return Advice(rank(good)[:MOST_RECOMMENDED], [it for it in candidates if it.problem])
+    return Advice(rank(good)[:MAX_RECOMMENDED], [it for it in candidates if it.problem])

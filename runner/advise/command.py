@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runner.advise.advice import MOST_RECOMMENDED, Advice, advise
+from runner.advise.advice import MAX_RECOMMENDED, Advice, advise
 from runner.advise.candidates import COSTS, Candidate, UserLimits
 from runner.advise.machines import Machine, machine_of
 from runner.advise.ranking import UNKNOWN
@@ -207,5 +207,5 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
         "machine": described.name if described else machine.name(),
         "recommended": [data(it) for it in advice.chosen],
         "out": [data(it) for it in advice.rejected],
-        "most": MOST_RECOMMENDED,
+        "most": MAX_RECOMMENDED,
     }

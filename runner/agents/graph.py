@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.config.agents import MOST_AGENTS, Mode
+from runner.config.agents import MAX_AGENTS, Mode
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -98,7 +98,7 @@ class Graph:
         """Return the untrained graph of a topology; direct_answer has one agent, whatever `agents` says."""
         assert 0 < initial_probability < 1
         size = 1 if mode is Mode.direct_answer else agents
-        assert 1 <= size <= MOST_AGENTS
+        assert 1 <= size <= MAX_AGENTS
         spatial, temporal = masks(mode, size, seed)
         logit = math.log(initial_probability / (1 - initial_probability))
         return cls(mode, _edges(spatial, logit, optimized_spatial), _edges(temporal, logit, optimized_temporal))

@@ -28,7 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from runner.agents import sandbox_child, syscalls
-from runner.agents.sandbox_child import LONGEST_TEXT, MOST_DIGITS
+from runner.agents.sandbox_child import LONGEST_TEXT, MAX_DIGITS
 from runner.config.task import Extractor
 from runner.core.child import describe_exit
 from runner.core.errors import JobFailed
@@ -40,9 +40,9 @@ LONGEST_CODE = 20_000  # characters
 SHOWN = 500  # characters of the printed text that an outcome keeps
 # The parts of a result, and how many characters of each are kept; the child sends no more unless the code interferes.
 _FIELDS = {"held": 200, "answer": LONGEST_TEXT, "why": 400, "printed": SHOWN}
-_MOST_ANSWERED = 16 * KIB  # bytes of a result; only code that writes to the pipe itself exceeds it
+_MAX_ANSWERED = 16 * KIB  # bytes of a result; only code that writes to the pipe itself exceeds it
 _LOOK_S = 0.1  # while a program runs, its folder is checked at this interval
-_MOST_FILES = 100
+_MAX_FILES = 100
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 # the first line of a program that has prose around it, and no fence
 _CODE_BEGINS = re.compile(
@@ -179,9 +179,9 @@ class Sandbox:
                 if _has_ended(process):
                     return data, ""
             elif poll.poll(1000 * wait_s):
-                chunk = os.read(descriptor, _MOST_ANSWERED)
+                chunk = os.read(descriptor, _MAX_ANSWERED)
                 data += chunk
-                if len(data) > _MOST_ANSWERED:
+                if len(data) > _MAX_ANSWERED:
                     return b"", "it wrote into the pipe for its answer"
                 if is_open := bool(chunk):
                     continue
@@ -205,8 +205,8 @@ class Sandbox:
             return _failed(why or f"it {describe_exit(exit_code)} before it had an answer"), frozenset()
         held, answer, why, printed = (field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True))
         number = extract(answer, Extractor.flexible) if answer else None
-        if number is not None and len(number) > MOST_DIGITS:
-            number, why = None, f"`answer` has more than {MOST_DIGITS} digits"
+        if number is not None and len(number) > MAX_DIGITS:
+            number, why = None, f"`answer` has more than {MAX_DIGITS} digits"
         if number is None:
             why = why or f"`answer` is {answer.strip()[:100]!r} and no number"
             return CodeOutcome(None, CodeStatus.code_failed, why, printed), frozenset(held.split())
@@ -280,7 +280,7 @@ def _is_full(folder: str, most_bytes: int) -> bool:
     with suppress(OSError), os.scandir(folder) as entries:
         for count, entry in enumerate(entries, start=1):
             total += entry.stat(follow_symlinks=False).st_blocks * 512
-            if total > most_bytes or count > _MOST_FILES:
+            if total > most_bytes or count > _MAX_FILES:
                 return True
     return False
 

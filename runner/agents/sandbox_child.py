@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` would double the imports
     from typing import Any
 
-LONGEST_TEXT, MOST_DIGITS = 1000, 100  # of `answer`: characters of a text, characters of a number
+LONGEST_TEXT, MAX_DIGITS = 1000, 100  # of `answer`: characters of a text, characters of a number
 NOBODY = 65534
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38  # of prctl
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
@@ -175,15 +175,15 @@ def as_text(value: Any) -> tuple[str, str]:
         return "", f"`answer` is of type {type(value).__name__[:100]} and no number"
     if value != value or value in (float("inf"), float("-inf")):
         return "", f"`answer` is {float(value)} and no number"
-    if not -(10**MOST_DIGITS) < value < 10**MOST_DIGITS:
-        return "", f"`answer` has more than {MOST_DIGITS} digits"
+    if not -(10**MAX_DIGITS) < value < 10**MAX_DIGITS:
+        return "", f"`answer` has more than {MAX_DIGITS} digits"
     number = value if isinstance(value, int) else float(value)
     if number == int(number):
         return str(int(number)), ""
     text = format(number, ".12g")
     if "e" in text:  # as small as 1e-07: the same digits written out
         text = format(number, f".{11 - int(text.split('e')[1])}f").rstrip("0")
-    return (text, "") if len(text) <= MOST_DIGITS else ("", f"`answer` has more than {MOST_DIGITS} digits")
+    return (text, "") if len(text) <= MAX_DIGITS else ("", f"`answer` has more than {MAX_DIGITS} digits")
 
 
 def describe(error: BaseException) -> str:

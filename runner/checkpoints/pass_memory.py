@@ -11,10 +11,10 @@ from typing import Any
 from runner.core.dtypes import BYTES
 
 PREFILL_TOKENS = {"cpu": 1024, "cuda": 8192}  # prompt tokens in one pass
-MOST_ROWS = {"cpu": 128, "cuda": 512}  # at once, in 16 bits: with more rows, matrix products get no more efficient
+MAX_ROWS = {"cpu": 128, "cuda": 512}  # at once, in 16 bits: with more rows, matrix products get no more efficient
 THREAD_BUFFER_BYTES = 163_840  # in which a thread unpacks and sums: as in kernels/quantized.h
-WAITING_NUMBERS = 2**24  # of waiting distributions: 64 MiB, or more for the distributions of LEAST_WAITING positions
-LEAST_WAITING = 256
+WAITING_NUMBERS = 2**24  # of waiting distributions: 64 MiB, or more for the distributions of MIN_WAITING positions
+MIN_WAITING = 256
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def streamed(device: str, rows: int, prompt_tokens: int) -> PassShape:
 
 def most_rows(device: str, dtype_bytes: int) -> int:
     """Return how many rows may decode at once: fewer with wider numbers, so that the KV cache takes the same memory."""
-    return MOST_ROWS.get(device, MOST_ROWS["cpu"]) * BYTES["bfloat16"] // max(dtype_bytes, BYTES["bfloat16"])
+    return MAX_ROWS.get(device, MAX_ROWS["cpu"]) * BYTES["bfloat16"] // max(dtype_bytes, BYTES["bfloat16"])
 
 
 def place_bytes(settings: dict[str, Any], dtype_bytes: int) -> int:
@@ -96,4 +96,4 @@ def quantized_workspace_bytes(rows: int, inputs: int, threads: int) -> int:
 
 def waiting_places(vocab_size: int) -> int:
     """Return how many float32 distributions of one model may wait at a time for those of another."""
-    return max(WAITING_NUMBERS // max(vocab_size, 1), LEAST_WAITING)
+    return max(WAITING_NUMBERS // max(vocab_size, 1), MIN_WAITING)

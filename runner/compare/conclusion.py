@@ -15,7 +15,7 @@ from runner.core.margins import MarginVerdict
 from runner.core.stats import ALPHA
 
 TARGETS = (0.05, 0.02, 0.01, 0.005)  # differences of accuracies for which a number of questions is given
-MOST_NAMES = 8  # that a sentence for several rows lists
+MAX_NAMES = 8  # that a sentence for several rows lists
 
 
 def conclude(rows: Sequence[TableRow]) -> str:
@@ -176,10 +176,10 @@ def _of_rows(rows: Sequence[TableRow], keys: list[str]) -> str:
     words, of = METHODS[largest.method], quantity(largest)
     unit = fill(of.unit, largest)
     _, theirs, shared = sides(rows[0], keys)
-    more = [f"{len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+    more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
     ps = f"p={p_value(largest.p)}, Holm {p_value(largest.p_holm)}".replace("=<", "<")
     text = (
-        f"{_joined([*names[:MOST_NAMES], *more])} vs {theirs}{f' on {shared}' * bool(shared)} "
+        f"{_joined([*names[:MAX_NAMES], *more])} vs {theirs}{f' on {shared}' * bool(shared)} "
         f"(n={fill(words.sample, largest)} each): {largest.finding}; the largest Δ is {of.write(largest.value)} {unit} "
         f"({names[effects.index(largest)]}, {words.interval} {of.write(largest.low)}..{of.write(largest.high)}, {ps})"
     )

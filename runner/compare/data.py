@@ -9,7 +9,7 @@ from typing import NamedTuple
 from runner.core.effects import Effect
 from runner.core.errors import few
 from runner.core.metrics import LOG_LIKELIHOODS, score
-from runner.core.over_runs import LEAST_RUNS
+from runner.core.over_runs import MIN_RUNS
 from runner.core.result import Likelihood, Sample, Verdict
 from runner.core.stats import wilson_interval
 
@@ -171,7 +171,7 @@ class Flips:
     questions: list[Flip]  # those of the won and lost ones that are shown
 
 
-MOST_NAMED = 4  # jobs in a sentence
+MAX_NAMED = 4  # jobs in a sentence
 ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
 
 
@@ -305,14 +305,14 @@ class Table:
         front = "the Pareto front leaves out" if self.axes else "no Pareto front: it leaves out"
         if self.without_memory:
             sentences.append(
-                f"{front} memory: {few(self.without_memory, MOST_NAMED)} do"
+                f"{front} memory: {few(self.without_memory, MAX_NAMED)} do"
                 f"{'es' * (len(self.without_memory) == 1)} not say how much memory the model took (model_mib)"
             )
         if self.without_speed:
             every = len(self.without_speed) == len([row for row in self.rows if not row.off_front])
-            which = "" if every else f" ({few(self.without_speed, MOST_NAMED)})"
+            which = "" if every else f" ({few(self.without_speed, MAX_NAMED)})"
             sentences.append(
-                f"{front} speed: speeds of fewer than {LEAST_RUNS} runs{which} do not show how far runs differ by "
+                f"{front} speed: speeds of fewer than {MIN_RUNS} runs{which} do not show how far runs differ by "
                 "themselves, so no row is called faster or slower. To count speed, run each job "
                 f"{self.front_runs} times or more, on an idle machine with {ALONE_KEYS}, or give the noise yourself: "
                 "--tolerance PERCENT"
@@ -323,7 +323,7 @@ class Table:
             sentences.append(
                 f"{count if self.axes else 'no Pareto front'}: speed counts only where a job had a process and the "
                 "machine to itself, on one kind of machine. Left out: "
-                f"{few(left_out, MOST_NAMED if self.axes else 1)}. To count them, run the jobs again on an idle "
+                f"{few(left_out, MAX_NAMED if self.axes else 1)}. To count them, run the jobs again on an idle "
                 f"machine with {ALONE_KEYS}"
             )
         return sentences

@@ -14,7 +14,7 @@ from runner.compare.wording import about, assignments, versus
 from runner.core import margins
 from runner.core.effects import Effect, Finding, Method, most_wrong
 from runner.core.margins import MarginVerdict, points_of_margin
-from runner.core.over_runs import CLEAR_DIFFERENCE, LEAST_RUNS, MOST_RUNS, fewest_runs, runs_needed
+from runner.core.over_runs import CLEAR_DIFFERENCE, MAX_RUNS, MIN_RUNS, fewest_runs, runs_needed
 from runner.core.ratios import CAUTION, FLIPS
 from runner.core.sequential import level_words
 from runner.core.stats import ALPHA
@@ -82,14 +82,14 @@ METHODS = {
     Method.student_t: MethodWords(
         REPEATS,
         sample="{n}/{baseline_n}",
-        legend=f"With {LEAST_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
+        legend=f"With {MIN_RUNS} runs a side or more, each in a process of its own, they are of geometric means over "
         "runs (a run counts by the median of its repeats), with an interval that holds 95 %; p and interval: Student's "
         "t over the runs' logarithms; Holm over the comparisons of one figure, {alpha:g} decides.",
     ),
     Method.too_few_runs: MethodWords(
         REPEATS,
         sample="{n}/{baseline_n}",
-        legend=f"With fewer than {LEAST_RUNS} runs a side they are of medians over the repeats of one run each, and "
+        legend=f"With fewer than {MIN_RUNS} runs a side they are of medians over the repeats of one run each, and "
         "the brackets are the range of these repeats: they hold within these processes only, and nothing is tested.",
     ),
 }
@@ -217,7 +217,7 @@ def _too_few_runs(row: TableRow, keys: list[str]) -> str:
     family = max(it.comparisons for it in measured)
     if fewest >= fewest_runs(ALPHA / family):
         return ""
-    needed = runs_needed(CLEAR_DIFFERENCE, ALPHA / family) or MOST_RUNS
+    needed = runs_needed(CLEAR_DIFFERENCE, ALPHA / family) or MAX_RUNS
     count = (
         "one process each"
         if most == 1

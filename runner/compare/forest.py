@@ -12,8 +12,8 @@ from runner.compare.wording import name_of
 from runner.core.console import plain
 from runner.core.effects import Effect, Finding
 
-MOST_ROWS, MOST_WIDTH, LEAST_WIDTH = 40, 61, 24  # width: of the plot, in characters
-LEAST_NAME, MIDDLE_WIDTH = 24, 41  # a name is cut where the plot has less room, but not below so many characters
+MAX_ROWS, MAX_WIDTH, MIN_WIDTH = 40, 61, 24  # width: of the plot, in characters
+MIN_NAME, MIDDLE_WIDTH = 24, 41  # a name is cut where the plot has less room, but not below so many characters
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ def _unit(it: Effect) -> str:
 def _plot(
     compared: list[tuple[TableRow, Effect]], keys: list[str], unit: str, width: int, marks: Marks
 ) -> list[tuple[str, str]]:
-    shown = compared[:MOST_ROWS]
-    names = [_cut(plain(name_of(row, keys)), max(LEAST_NAME, width - 2 - MIDDLE_WIDTH)) for row, _ in shown]
+    shown = compared[:MAX_ROWS]
+    names = [_cut(plain(name_of(row, keys)), max(MIN_NAME, width - 2 - MIDDLE_WIDTH)) for row, _ in shown]
     if marks is ASCII:
         names = [name.encode("ascii", "replace").decode() for name in names]
     indent = max(map(len, names)) + 2
-    plot_width = min(MOST_WIDTH, width - indent)
-    if plot_width < LEAST_WIDTH:
+    plot_width = min(MAX_WIDTH, width - indent)
+    if plot_width < MIN_WIDTH:
         return []
     effects = [it for _, it in shown]
     margins = sorted({-it.margin for it in effects if it.margin is not None})

@@ -26,7 +26,7 @@ from runner.core import stats
 from runner.core.effects import RATIOS, Effect, paired_accuracies, unpaired_accuracies
 from runner.core.machine import EXCLUSIVE
 from runner.core.metrics import ACCURACY, FRONT, METRICS, Better
-from runner.core.over_runs import LEAST_RUNS, RatioOfRuns, fewest_runs
+from runner.core.over_runs import MIN_RUNS, RatioOfRuns, fewest_runs
 from runner.core.stats import ALPHA
 
 MEMORY, SPEED = FRONT
@@ -60,7 +60,7 @@ def mark_front(
     if measured and MEMORY not in measured:
         table.without_memory = [row.run.job_id for row in rows if MEMORY not in row.run.metrics]
     if SPEED in measured and tolerance is None:
-        table.without_speed = [row.run.job_id for row in rows if len(values_of(row.run, SPEED)) < LEAST_RUNS]
+        table.without_speed = [row.run.job_id for row in rows if len(values_of(row.run, SPEED)) < MIN_RUNS]
     table.axes = [name for name in measured if name != SPEED or not table.without_speed]
     if not table.axes:
         return

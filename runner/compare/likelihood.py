@@ -11,7 +11,7 @@ from runner.compare.pairing import PROMPT_KEYS
 from runner.compare.runs import SampleReader
 from runner.core.effects import Effect
 from runner.core.number_effects import paired_likelihoods
-from runner.core.ratios import FEWEST_TEXTS, ratio
+from runner.core.ratios import MIN_TEXTS, ratio
 from runner.core.result import Likelihood
 from runner.scorers.likelihoods import units
 
@@ -43,9 +43,9 @@ def compare_likelihoods(run: Run, base: Run, reader: SampleReader, compared_keys
         what = f"families of texts by {cluster_field(run, base)}"
         differences, sizes = sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters)
         remark = "; ".join(filter(None, (f"in {len(sizes):,} {what}", remark)))
-    if len(differences) < FEWEST_TEXTS:
+    if len(differences) < MIN_TEXTS:
         shift = f"Δ {ratio(differences, sizes):+.5f} nats/{run.unit}".replace("-", "−")
-        raise TooFew(f"too few {what} to test: {len(differences)}, at least {FEWEST_TEXTS} ({shift})")
+        raise TooFew(f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift})")
     return replace(paired_likelihoods(differences, sizes, run.unit), remark=remark)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from runner.compare.data import CLUSTER, NotPaired, QuestionOutcome, Run, TooFew
 from runner.core.effects import Effect, paired_means
-from runner.core.paired_means import FEWEST_CLUSTERS
+from runner.core.paired_means import MIN_CLUSTERS
 
 Pairs = Sequence[tuple[QuestionOutcome, QuestionOutcome]]
 
@@ -20,9 +20,9 @@ def compare_means(pairs: Pairs, field: str) -> Effect:
     """Compare the shares of right answers to each question; `field` names what the families of questions share."""
     clusters = clusters_of([(ours.cluster, theirs.cluster) for ours, theirs in pairs], field)
     count = len(pairs) if clusters is None else len(set(clusters))
-    if count < FEWEST_CLUSTERS:
+    if count < MIN_CLUSTERS:
         what = "questions" if clusters is None else f"families by {field}"
-        raise TooFew(f"too few {what} to test: {count}, at least {FEWEST_CLUSTERS}")
+        raise TooFew(f"too few {what} to test: {count}, at least {MIN_CLUSTERS}")
     return paired_means(
         [ours.mean - theirs.mean for ours, theirs in pairs],
         clusters,

@@ -15,7 +15,7 @@ from runner.compare.pairing import compare_pair
 from runner.compare.runs import SampleReader
 from runner.core.effects import Effect, Finding, judge
 
-MOST_EARLIER = 3  # runs of the same job that are read: each may have to be fetched
+MAX_EARLIER_RUNS = 3  # runs of the same job that are read: each may have to be fetched
 
 
 def repeats_among(candidates: Sequence[Run], baseline: dict[str, str]) -> set[str]:
@@ -49,7 +49,7 @@ def beside_noise(rows: Sequence[TableRow], reader: SampleReader) -> None:
 def earlier_effects(base: Run, reader: SampleReader) -> list[Effect]:
     """Return the differences of the baseline's earlier runs from its newest, where their samples are kept."""
     effects = []
-    for run in base.earlier[:MOST_EARLIER]:
+    for run in base.earlier[:MAX_EARLIER_RUNS]:
         if run.score is None or run.errors:
             continue
         # The job's folder has the newest run's files: this run's are only in MLflow.

@@ -15,7 +15,7 @@ from runner.core.effects import Effect
 from runner.core.errors import ConfigError, unknown
 from runner.core.metrics import Better
 from runner.core.number_effects import paired_numbers
-from runner.core.ratios import FEWEST_TEXTS
+from runner.core.ratios import MIN_TEXTS
 
 
 def with_number(runs: list[Run], name: str, reader: SampleReader) -> list[Run]:
@@ -63,10 +63,10 @@ def compare_numbers(run: Run, base: Run, reader: SampleReader) -> Effect:
     if clusters is not None:
         what = f"families by {field}"
         differences, sizes = sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters)
-    if len(sizes) < FEWEST_TEXTS:
+    if len(sizes) < MIN_TEXTS:
         shift = math.fsum(differences) / math.fsum(sizes)
         signed = f"{shift:+.4g}".replace("-", "−")
-        raise TooFew(f"too few {what} to test: {len(sizes)}, at least {FEWEST_TEXTS} (Δ {signed} {run.number})")
+        raise TooFew(f"too few {what} to test: {len(sizes)}, at least {MIN_TEXTS} (Δ {signed} {run.number})")
     one, other = (math.fsum(it[side] or 0.0 for it in values) / len(values) for side in (0, 1))
     effect = paired_numbers(run.number or "", differences, sizes, better_of(run), (one, other))
     if clusters is not None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # its import takes a second, and only --save and --log need i
     from matplotlib.text import Annotation
 
 LABEL_OFFSETS = (6, -14, 17, -25, 28, -36)  # in points above the middle of a dot; the first free one is used
-MOST_ROWS, MOST_PANELS, MOST_LABELS = 60, 4, 14
+MAX_ROWS, MAX_PANELS, MAX_LABELS = 60, 4, 14
 
 
 @dataclass
@@ -81,7 +81,7 @@ def tokens(table: Table) -> Figure:
     from matplotlib.figure import Figure
 
     all_points = _over_tokens(table)
-    panels = list(dict.fromkeys(row.panel for *_, row in all_points))[:MOST_PANELS]
+    panels = list(dict.fromkeys(row.panel for *_, row in all_points))[:MAX_PANELS]
     figure = Figure(figsize=(8.6, 0.4 + 3.6 * len(panels)), layout="constrained")
     labels = []
     for pane, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
@@ -96,7 +96,7 @@ def tokens(table: Table) -> Figure:
             pane.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
             face = PAPER if row.is_baseline else colour
             pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
-        shown = [point for point in points if len(points) <= MOST_LABELS or point[:2] in front or point[2].is_baseline]
+        shown = [point for point in points if len(points) <= MAX_LABELS or point[:2] in front or point[2].is_baseline]
         labels.append(_annotated(pane, shown, [key for key in table.keys if key not in panel_keys], front))
         _finish_pane(pane, front)
         pane.set_title(_literal(", ".join(panel)), loc="left")
@@ -113,7 +113,7 @@ def accuracy(table: Table) -> Figure:
     from matplotlib.figure import Figure
 
     scored = [(row, interval) for row in table.rows if (interval := row.run.interval)]
-    shown = scored[:MOST_ROWS]
+    shown = scored[:MAX_ROWS]
     rows = [row for row, _ in shown]
     compared = any(row.effect for row in rows)
     figure = Figure(figsize=(8.6 if compared else 5.6, 1.1 + 0.27 * len(rows)), layout="constrained")
@@ -139,7 +139,7 @@ def differences(table: Table) -> Figure:
     from matplotlib.figure import Figure
 
     compared = _compared(table)
-    rows = compared[:MOST_ROWS]
+    rows = compared[:MAX_ROWS]
     figure = Figure(figsize=(8.6, 1.1 + 0.27 * len(rows)), layout="constrained")
     pane = figure.subplots()
     cut = f"the first {len(rows)} of {len(compared)} rows" * (len(rows) < len(compared))
@@ -205,7 +205,7 @@ def pareto(table: Table) -> Figure:
 
     rows = [row for row in table.rows if row.on_front is not None]
     all_panels = list(dict.fromkeys(row.panel for row in rows))
-    panels = all_panels[:MOST_PANELS]
+    panels = all_panels[:MAX_PANELS]
     figure = Figure(figsize=(8.8, 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08))
     panes = figure.subplots(len(panels), len(table.axes), squeeze=False, sharey="row")
     labels: list[list[Annotation]] = []
@@ -256,7 +256,7 @@ def _front_pane(pane: Axes, rows: list[TableRow], axis: str, keys: list[str]) ->
         colour = FRONT if row.on_front else MUTED
         _bars(pane, x, y, row, axis, colour)
         pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)
-    shown = [it for it in points if len(rows) <= MOST_LABELS or it[2].on_front or it[2].is_baseline]
+    shown = [it for it in points if len(rows) <= MAX_LABELS or it[2].on_front or it[2].is_baseline]
     labels = _annotated(pane, shown, keys, [(x, y) for x, y, row in points if row.on_front])
     _finish_pane(pane, _front_of([(x, y) for x, y, _ in points], sign))
     return labels

@@ -10,7 +10,7 @@ from runner.core.machine import EXCLUSIVE
 from runner.core.metrics import pool
 from runner.core.number_effects import Measured
 
-MOST_RUNS = 20  # the latest ones of a job count
+MAX_RUNS = 20  # the latest ones of a job count
 
 
 def counted_runs(run: Run) -> list[Run]:
@@ -20,7 +20,7 @@ def counted_runs(run: Run) -> list[Run]:
         for one in (run, *run.earlier)
         if one.task_version == run.task_version and contention(one) == EXCLUSIVE and machine_of(one) == machine_of(run)
     ]
-    return alone[:MOST_RUNS] or [run]
+    return alone[:MAX_RUNS] or [run]
 
 
 def values_of(run: Run, metric: str) -> list[float]:

@@ -11,8 +11,8 @@ from runner.core.result import Sample
 from runner.store.jobs import read_samples
 
 OF_SAMPLES: dict[str, Callable[[Sample], float | None]] = {  # of several answers to a question: the mean
-    "new_tokens": lambda it: sum(one.tokens for one in it.said) / len(it.said),
-    "characters": lambda it: sum(len(one.text) for one in it.said) / len(it.said),
+    "new_tokens": lambda it: sum(one.tokens for one in it.answers) / len(it.answers),
+    "characters": lambda it: sum(len(one.text) for one in it.answers) / len(it.answers),
     "cost_usd": lambda it: it.cost_usd,
 }
 BETTER = {"cost_usd": Better.lower}  # of tokens and characters, neither more nor fewer is better

@@ -15,12 +15,12 @@ from runner.core.console import plain
 PAGE = Path(__file__).with_name("samples_page.html")
 DATA = "@DATA@"
 TEXT_END = 4000  # characters of a text that the page keeps: the answer is at the end
-MOST_CHARACTERS = 40_000_000  # of all tables together: a browser still opens a page of that size in a few seconds
+MAX_CHARACTERS = 40_000_000  # of all tables together: a browser still opens a page of that size in a few seconds
 
 
 def write_samples_page(tables: Sequence[Table], reader: SampleReader, out: TextIO) -> None:
     """Write the page: for each table of accuracies, every question and each run's answer."""
-    room = MOST_CHARACTERS
+    room = MAX_CHARACTERS
     contents = []
     for table in tables:
         content = table_content(table, reader, room)

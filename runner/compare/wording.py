@@ -9,7 +9,7 @@ from runner.compare.front import SPEED
 from runner.core.metrics import FRONT, points
 from runner.core.stats import ALPHA
 
-MOST_DOMINATED = 8  # the most rows that a sentence names
+MAX_DOMINATED_ROWS = 8  # the most rows that a sentence names
 
 
 def natural(value: str | None) -> tuple[int, float, str]:
@@ -93,7 +93,7 @@ def dominated(table: Table) -> str:
     rows = [row for row in table.rows if row.dominated_by]
     if not rows:
         return ""
-    shown = [_dominated(row, table) for row in rows[:MOST_DOMINATED]]
+    shown = [_dominated(row, table) for row in rows[:MAX_DOMINATED_ROWS]]
     more = f"; and {len(rows) - len(shown)} more" if len(shown) < len(rows) else ""
     left_out = " (speed left out)" * bool(table.without_speed)
     return f"dominated beyond noise{left_out}: {'; '.join(shown)}{more}"

@@ -54,8 +54,8 @@ class Domain(StrEnum):
     brief = "brief"
 
 
-MOST_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
-MOST_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
+MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
+MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
 
 
 @dataclass
@@ -90,8 +90,8 @@ class AgentsConfig(QuestionsConfig):
         key = "task.choices_key" if self.choices_key else "task.gold"
         need = "a team's answer is a number: use task=gsm8k for letters of choices"
         check(not self.has_letters, key, self.choices_key or self.gold.value, need)
-        check(1 <= self.agents <= MOST_AGENTS, "task.agents", self.agents, f"must lie in 1..{MOST_AGENTS}")
-        check(1 <= self.num_rounds <= MOST_ROUNDS, "task.num_rounds", self.num_rounds, f"must lie in 1..{MOST_ROUNDS}")
+        check(1 <= self.agents <= MAX_AGENTS, "task.agents", self.agents, f"must lie in 1..{MAX_AGENTS}")
+        check(1 <= self.num_rounds <= MAX_ROUNDS, "task.num_rounds", self.num_rounds, f"must lie in 1..{MAX_ROUNDS}")
         for key in ("batch_size", "num_iterations", "imp_per_iterations"):
             check_least(1, f"task.{key}", getattr(self, key))
         for key in ("train_offset", "nuclear_norm"):

@@ -30,7 +30,7 @@ from runner.config.messages import unknown_choice
 from runner.config.missing_keys import overrides_of_missing_keys
 from runner.core.errors import ConfigError
 
-MOST_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dropped
+MAX_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dropped
 
 
 def compose(
@@ -164,7 +164,7 @@ class Composer:
         lines = [override.input_line or "" for override in shaping]
         key = (os.getcwd(), *lines)  # the working directory ends up in hydra.runtime.cwd
         if key not in self._kept:
-            if len(self._kept) >= MOST_KEPT:
+            if len(self._kept) >= MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = None
             config = self._compose_in_full(lines)

@@ -14,9 +14,9 @@ from runner.core.errors import ConfigError, check, check_least, check_not_blank
 from runner.core.fields import HASHED, inert
 
 PROMPT_TOKENS = (64, 256)
-MOST_TOKENS = 2**25  # in the prompts of one batch, which are generated together: 1,024 rows of 32,768
-MOST_REPEATS = 10_000  # of a measurement; a median and its spread settle long before
-MOST_REQUESTS = 100_000  # at one arrival rate; their prompts are generated beforehand, too
+MAX_TOKENS = 2**25  # in the prompts of one batch, which are generated together: 1,024 rows of 32,768
+MAX_REPEATS = 10_000  # of a measurement; a median and its spread settle long before
+MAX_REQUESTS = 100_000  # at one arrival rate; their prompts are generated beforehand, too
 
 
 @dataclass
@@ -66,11 +66,11 @@ class SweepConfig(TaskConfig):
         check(0 < self.arrival_s < math.inf, "task.arrival_s", self.arrival_s, "must be above 0")
         check_least(2, "task.arrival_requests", self.arrival_requests, ", or null for those of task.arrival_s seconds")
         most = self.arrival_requests or max([0.0, *rates]) * self.arrival_s
-        need = f"{most:,.0f} requests would arrive at one rate, the limit is {MOST_REQUESTS:,}"
+        need = f"{most:,.0f} requests would arrive at one rate, the limit is {MAX_REQUESTS:,}"
         rates_in_s = f"{rates} in task.arrival_s={self.arrival_s:g} seconds"
         is_counted = self.arrival_requests is not None
         key, value = ("arrival_requests", self.arrival_requests) if is_counted else ("arrival_rates", rates_in_s)
-        check(most <= MOST_REQUESTS, f"task.{key}", value, need)
+        check(most <= MAX_REQUESTS, f"task.{key}", value, need)
         rows, tokens = self.batch_sizes, self.prompt_tokens or [1]
         _check_batch(f"task.batch_sizes={rows} with task.prompt_tokens={tokens}", max(rows) * max(tokens))
 
@@ -111,12 +111,12 @@ def _check_axis(key: str, values: Sequence[float], example: str) -> None:
 
 
 def _check_repeats(key: str, least: int, value: int) -> None:
-    check(least <= value <= MOST_REPEATS, f"task.{key}", value, f"must lie in {least}..{MOST_REPEATS:,}")
+    check(least <= value <= MAX_REPEATS, f"task.{key}", value, f"must lie in {least}..{MAX_REPEATS:,}")
 
 
 def _check_batch(keys: str, tokens: int) -> None:
-    if tokens > MOST_TOKENS:
-        raise ConfigError(f"{keys}: the largest batch has {tokens:,} prompt tokens, the limit is {MOST_TOKENS:,}")
+    if tokens > MAX_TOKENS:
+        raise ConfigError(f"{keys}: the largest batch has {tokens:,} prompt tokens, the limit is {MAX_TOKENS:,}")
 
 
 @dataclass

@@ -18,7 +18,7 @@ from runner.core.errors import ConfigError, check, check_base_url, check_least, 
 from runner.core.fields import HASHED, MISSING, inert
 from runner.quantization.base import QuantizationConfig
 
-MOST_THREADS = 4096  # more than a machine has cores
+MAX_THREADS = 4096  # more than a machine has cores
 # arguments of a chat template that the runner itself sets
 TEMPLATE_ARGUMENTS_OF_RUNNER = ("messages", "conversation", "tokenize", "add_generation_prompt")
 
@@ -74,8 +74,8 @@ class LocalModelConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         prefix = self.key
-        need = f"must lie in 1..{MOST_THREADS:,}, or be null"
-        check(self.threads is None or 1 <= self.threads <= MOST_THREADS, f"{prefix}.threads", self.threads, need)
+        need = f"must lie in 1..{MAX_THREADS:,}, or be null"
+        check(self.threads is None or 1 <= self.threads <= MAX_THREADS, f"{prefix}.threads", self.threads, need)
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
         check(known, f"{prefix}.device", self.device, "use auto, cpu, cuda or cuda:N")

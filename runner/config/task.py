@@ -34,7 +34,7 @@ class Gold(StrEnum):
 OF_EARLY_STOP = "counts among the hashes of a job that is compared while it runs, and nowhere else"
 SELECTS = "selects questions; the SHA-256 of the selected ones counts instead"
 READS_GOLD = "says how a gold answer is read; the SHA-256 of the answers that were read counts instead"
-MOST_SAMPLES = 10_000  # answers to one question, which decode together
+MAX_SAMPLES = 10_000  # answers to one question, which decode together
 TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet
 QUESTION_TOKENS = 128  # of a word problem in a chat template; worked examples before it are prefilled once
 
@@ -199,7 +199,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         super().__post_init__()
         check_least(0, "task.shots", self.shots)
         check_not_blank("task.shots_split", self.shots_split, "name a split of the data")
-        check(1 <= self.samples <= MOST_SAMPLES, "task.samples", self.samples, f"must lie in 1..{MOST_SAMPLES:,}")
+        check(1 <= self.samples <= MAX_SAMPLES, "task.samples", self.samples, f"must lie in 1..{MAX_SAMPLES:,}")
         check_least(0, "task.repeat", self.repeat)
         check_least(0, "task.check_invariance", self.check_invariance)
         check_least(0, "task.check_contamination", self.check_contamination)

@@ -11,8 +11,8 @@ from typing import Any
 
 from runner.core.errors import ConfigError, one_line
 
-MOST_VALUES = 100_000
-MOST_DEPTH = 32  # of lists and mappings within each other; a config has five
+MAX_VALUES = 100_000
+MAX_DEPTH = 32  # of lists and mappings within each other; a config has five
 
 
 def load_checked(file: Any, load: Callable[[Any], Any]) -> Any:
@@ -48,16 +48,16 @@ def _position(mark: Any) -> str:
 
 def check_depth(text: str, where: str) -> None:
     """Raise ConfigError where lists and mappings are nested too deeply."""
-    if _max_levels(text) <= MOST_DEPTH:
+    if _max_levels(text) <= MAX_DEPTH:
         return
     import yaml
 
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):  # without recursion
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MOST_DEPTH:
+        if depth > MAX_DEPTH:
             raise ConfigError(
-                f"{where}, {_position(event.start_mark)}: lists and mappings are nested more than {MOST_DEPTH} deep"
+                f"{where}, {_position(event.start_mark)}: lists and mappings are nested more than {MAX_DEPTH} deep"
             )
 
 
@@ -77,16 +77,16 @@ def check_aliases(text: str, where: str) -> None:
         most = _values(yaml.compose(text, Loader=yaml.SafeLoader), {})
     except (yaml.YAMLError, RecursionError):
         return  # loading it reports what is wrong
-    if most > MOST_VALUES:
+    if most > MAX_VALUES:
         raise ConfigError(
-            f"{where}: its aliases (*name) unpack to more than {MOST_VALUES:,} values, or contain themselves"
+            f"{where}: its aliases (*name) unpack to more than {MAX_VALUES:,} values, or contain themselves"
         )
 
 
 def _values(node: Any, known: dict[int, int]) -> int:
     """Return how many values a node unpacks to; one that contains itself counts as too many."""
     if id(node) not in known:
-        known[id(node)] = MOST_VALUES + 1  # until it has been counted
+        known[id(node)] = MAX_VALUES + 1  # until it has been counted
         inner = getattr(node, "value", None)
         parts = (
             [part for it in inner for part in (it if isinstance(it, tuple) else (it,))]

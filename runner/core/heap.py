@@ -16,7 +16,7 @@ from runner.core import machine
 STEP_MIB = 32.0  # only a larger growth is worth a walk through the heap
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt
 MAPPED_MIB = 1  # while a model is loaded, blocks of this size and more are mapped separately
-MOST_MAPPED_MIB = 32  # the same threshold afterwards: the highest that glibc chooses by itself
+MAX_MAPPED_MIB = 32  # the same threshold afterwards: the highest that glibc chooses by itself
 
 
 class Heap:
@@ -45,8 +45,8 @@ def large_blocks_mapped() -> Iterator[None]:
     try:
         yield
     finally:
-        _set(M_MMAP_THRESHOLD, MOST_MAPPED_MIB)
-        _set(M_TRIM_THRESHOLD, 2 * MOST_MAPPED_MIB)
+        _set(M_MMAP_THRESHOLD, MAX_MAPPED_MIB)
+        _set(M_TRIM_THRESHOLD, 2 * MAX_MAPPED_MIB)
         machine.trim()
 
 

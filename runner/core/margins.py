@@ -15,7 +15,7 @@ from typing import Any
 from runner.core.sequential import Decision
 from runner.core.stats import ALPHA, POWER
 
-MOST_QUESTIONS = 10_000_000
+MAX_QUESTIONS = 10_000_000
 
 
 class MarginVerdict(StrEnum):
@@ -70,7 +70,7 @@ def fewest(power_at: Callable[[int], float], power: float) -> int | None:
     low, high = 1, 2
     while power_at(high) < power:
         low, high = high, 2 * high
-        if high > MOST_QUESTIONS:
+        if high > MAX_QUESTIONS:
             return None
     while high - low > max(1, low // 1000):  # the power is not quite monotonic, so a closer search is useless
         middle = (low + high) // 2

@@ -306,7 +306,7 @@ OF_GRID = (
     "cost_usd",
 )
 OF_ANY_TASK = ("weight_mib", "peak_rss_mib", "seconds")
-MOST_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
+MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
 # The columns of a comparison of accuracies. On a narrow terminal those with the highest numbers go first; 0 stays.
 OF_SCORED = {"no_answer": 5, "cut_off": 5, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
              "model_mib": 0, "peak_rss_mib": 4, "play_s": 0, "decode_tok_per_s": 0, "load_s": 3,
@@ -497,9 +497,7 @@ def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
             continue
         lines = [line.text for line in LINES if line.fits(job) and not line.common]
         named = [name for text in lines for _, name, _, _ in Formatter().parse(text) if name]
-        shown += list(dict.fromkeys(name for name in named if name in METRICS and name not in OF_ANY_TASK))[
-            :MOST_OF_ONE
-        ]
+        shown += list(dict.fromkeys(name for name in named if name in METRICS and name not in OF_ANY_TASK))[:MAX_OF_ONE]
     shown += [key for key in OF_ANY_TASK if key not in shown and any(key in job for job in jobs)]
     return [described(key) for key in shown]
 

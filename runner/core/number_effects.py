@@ -11,7 +11,7 @@ from statistics import median
 from runner.core import ratios
 from runner.core.effects import Effect, Method
 from runner.core.metrics import Better
-from runner.core.over_runs import LEAST_RUNS, RatioOfRuns, runs_needed
+from runner.core.over_runs import MIN_RUNS, RatioOfRuns, runs_needed
 from runner.core.planning import samples_to_detect
 
 
@@ -66,7 +66,7 @@ def ratio_of_measurements(measure: str, ours: Measured, theirs: Measured) -> Eff
         "baseline_repeats": len(theirs.repeats),
         "has_fresh_processes": ours.has_fresh_processes,
     }
-    if min(n, baseline_n) < LEAST_RUNS:
+    if min(n, baseline_n) < MIN_RUNS:
         value = median(ours.repeats) / median(theirs.repeats)
         ends = min(ours.repeats) / max(theirs.repeats), max(ours.repeats) / min(theirs.repeats)
         return Effect(Method.too_few_runs, measure, value, *ends, 1.0, n, baseline_n, counts, is_ratio=True)

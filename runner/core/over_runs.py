@@ -20,10 +20,10 @@ from statistics import fmean, variance
 
 from runner.core.stats import ALPHA, POWER, student_p, student_quantile
 
-LEAST_RUNS = 3  # a side, for any test: two do not show a spread
+MIN_RUNS = 3  # a side, for any test: two do not show a spread
 CLEAR_DIFFERENCE = 3.0  # in standard deviations of a run: what the advice about the number of runs is for
-MOST_RUNS = 10_000
-MOST_DISTANCE = 30.0  # in standard errors; scipy's noncentral t is exact up to there, and the power is 1 anyway
+MAX_RUNS = 10_000
+MAX_DISTANCE = 30.0  # in standard errors; scipy's noncentral t is exact up to there, and the power is 1 anyway
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def least_p(runs: int) -> float:
 
 def fewest_runs(alpha: float = ALPHA) -> int:
     """Return how many runs a side can show anything at this level."""
-    runs = LEAST_RUNS
+    runs = MIN_RUNS
     while least_p(2 * runs) >= alpha:
         runs += 1
     return runs
@@ -74,10 +74,10 @@ def runs_needed(distance: float, alpha: float = ALPHA) -> int | None:
 
     None if ten thousand are not enough.
     """
-    low, high = LEAST_RUNS - 1, LEAST_RUNS
+    low, high = MIN_RUNS - 1, MIN_RUNS
     while power_of(high, distance, alpha) < POWER:
         low, high = high, 2 * high
-        if low > MOST_RUNS:
+        if low > MAX_RUNS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
@@ -92,5 +92,5 @@ def power_of(runs: int, distance: float, alpha: float) -> float:
 
     if least_p(2 * runs) >= alpha:
         return 0.0
-    errors = min(distance * math.sqrt(runs / 2), MOST_DISTANCE)
+    errors = min(distance * math.sqrt(runs / 2), MAX_DISTANCE)
     return 1 - float(nctdtr(2 * runs - 2, errors, student_quantile(alpha, runs - 1)))

@@ -16,7 +16,7 @@ from runner.core import ratios, stats
 from runner.core.margins import questions_needed
 from runner.core.stats import ALPHA, POWER
 
-FEWEST_CLUSTERS = 6  # with five, no sign flip can reach a p below 0.05
+MIN_CLUSTERS = 6  # with five, no sign flip can reach a p below 0.05
 HALVINGS = 40
 
 

@@ -6,7 +6,7 @@ import math
 from functools import lru_cache, partial
 
 from runner.core.margins import fewest
-from runner.core.ratios import FEWEST_TEXTS, detectable_shift
+from runner.core.ratios import MIN_TEXTS, detectable_shift
 from runner.core.stats import ALPHA, POWER
 
 
@@ -73,4 +73,4 @@ def samples_to_detect(
         return 1.0 if detectable is not None and detectable <= shift else 0.0
 
     needed = fewest(shows, 1.0)
-    return None if needed is None else max(FEWEST_TEXTS, needed)
+    return None if needed is None else max(MIN_TEXTS, needed)

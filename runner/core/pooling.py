@@ -19,7 +19,7 @@ from runner.core import ratios, stats
 from runner.core.effects import Effect, Method, paired_accuracies
 from runner.core.stats import ALPHA, POWER
 
-MOST_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
+MAX_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
 FINEST = 1 << 16  # the largest weighted sum in whole units; with more, weights are rounded
 
 
@@ -113,7 +113,7 @@ def mean_difference_p(tasks: Sequence[PairedVerdicts], difference: float) -> flo
 
     if difference == centre:
         return 1.0
-    z = MOST_ERRORS if beyond(MOST_ERRORS) < 0 else float(brentq(beyond, 0.0, MOST_ERRORS, xtol=1e-6))
+    z = MAX_ERRORS if beyond(MAX_ERRORS) < 0 else float(brentq(beyond, 0.0, MAX_ERRORS, xtol=1e-6))
     return 2 * normal.cdf(-z)
 
 

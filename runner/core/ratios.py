@@ -21,7 +21,7 @@ EXACT_FLIPS = 14  # up to so many samples all sign flips are counted
 ROUNDING = 1e-12  # as a share of the largest sum: closer sums count as equal
 GROUP = 8  # samples whose signed sums share one table
 CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
-FEWEST_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/likelihood_null.py)
+MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/likelihood_null.py)
 
 
 def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> float:
@@ -102,7 +102,7 @@ def paired_p(differences: Sequence[float], sizes: Sequence[float]) -> float:
 
     Flips are exact if differences are symmetric. If a few samples differ strongly in one direction, they call too many
     equal pairs different. Hall's test removes the observed skewness, which few samples understate. The two are wrong
-    about different pairs: from FEWEST_TEXTS samples on, twice the larger p keeps the level (bench/likelihood_null.py).
+    about different pairs: from MIN_TEXTS samples on, twice the larger p keeps the level (bench/likelihood_null.py).
     """
     error, n = ratio_error(differences, sizes), len(differences)
     by_flips = CAUTION * sign_flip_p(differences)

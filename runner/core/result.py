@@ -163,7 +163,7 @@ class Sample:
         return self.finish_reason is FinishReason.error
 
     @property
-    def said(self) -> Sequence[BranchText]:
+    def answers(self) -> Sequence[BranchText]:
         """Return every answer in it: one per branch or choice, or its only one."""
         return (
             self.branches

@@ -20,7 +20,7 @@ from runner.engines.base import Message, Prompt
 TEXT = "Question: {question}\nAnswer:"
 CHAT = "{question}\n\n{instruction}"
 LM_EVAL_SHOTS, LM_EVAL_SEED = 5, 1234
-MOST_DRAWN = 1_000_000  # questions: takes seconds, and no test split has as many
+MAX_DRAWN = 1_000_000  # questions: takes seconds, and no test split has as many
 LM_EVAL_STOPS = ("Question:", "</s>", "<|im_end|>")
 LM_EVAL_GENERATION = {"temperature": 0.0, "max_new_tokens": 256}
 
@@ -39,8 +39,8 @@ def load_shots(task: Gsm8kConfig, items: list[Item]) -> tuple[list[list[Item]], 
     generator, drawn = Random(LM_EVAL_SEED), {}
     places = [item.place for item in items]
     wanted = set(places)
-    need = f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MOST_DRAWN:,}"
-    check(max(wanted) < MOST_DRAWN, "task.offset", task.offset, f"task.prompt={task.prompt.value}: {need}")
+    need = f"{LM_EVAL_SHOTS} examples are drawn for each question from the first on, for at most {MAX_DRAWN:,}"
+    check(max(wanted) < MAX_DRAWN, "task.offset", task.offset, f"task.prompt={task.prompt.value}: {need}")
     for place in range(max(wanted) + 1):  # a question gets the same examples wherever the job begins
         shots = generator.sample(pool, LM_EVAL_SHOTS)
         if place in wanted:

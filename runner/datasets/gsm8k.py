@@ -28,7 +28,7 @@ from runner.scorers.numbers import plain_number
 
 MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes
 FILES = (".jsonl", ".json", ".parquet", ".arrow")
-MOST_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
+MAX_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
 log = logging.getLogger(__name__)
 
 
@@ -144,8 +144,8 @@ def load_train(task: Gsm8kConfig, wanted_by: str, limit: int | None = None) -> l
 
 def check_made(data: str, key: str, value: object, count: int | None) -> None:
     """Reject a count that is too large for the embedded generator: it is endless, and all questions stay in memory."""
-    need = f"at most {MOST_MADE:,} questions of the embedded data are made"
-    check(data != "embedded" or count is None or count <= MOST_MADE, key, value, need)
+    need = f"at most {MAX_MADE:,} questions of the embedded data are made"
+    check(data != "embedded" or count is None or count <= MAX_MADE, key, value, need)
 
 
 def items_sha256(items: list[Item]) -> str:

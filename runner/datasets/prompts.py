@@ -126,7 +126,7 @@ def answer(given: Given, sample: Sample) -> dict[str, object]:
             "text": sample.text,
             "finish_reason": sample.finish_reason.value,
             "prompt_tokens": sample.prompt_tokens,
-            "new_tokens": sample.said[0].tokens,
+            "new_tokens": sample.answers[0].tokens,
             **({} if sample.by is None else {"by": sample.by}),
             **error,
         }

@@ -32,7 +32,7 @@ from runner.engines.base import NoChatTemplate
 from runner.engines.template_child import DEPTH, LENGTH, MEMORY, REFUSED, SIZE, TEXT
 
 TEMPLATE_FILE = "chat_template.jinja"
-MOST_AT_ONCE = 4  # processes, so that one slow template does not delay the others
+MAX_AT_ONCE = 4  # processes, so that one slow template does not delay the others
 ALTERNATIVES = "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) or /v1/completions (serve)"
 MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # appended to a message that is to be continued, while it is rendered
 
@@ -178,7 +178,7 @@ class _Renderers:
 
     def __init__(self) -> None:
         self._idle: list[tuple[RenderLimits, _Renderer]] = []
-        self._room = threading.BoundedSemaphore(MOST_AT_ONCE)
+        self._room = threading.BoundedSemaphore(MAX_AT_ONCE)
 
     def render(self, template: str, values: Any, limits: RenderLimits) -> tuple[bytes, str]:
         """Render a conversation in one of the processes; return the outcome, and the text or the reason."""

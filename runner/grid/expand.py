@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from runner.config.plain_text import flat, sweep_of
 from runner.core.errors import ConfigError, unknown
 
-MOST_JOBS = 1_000_000  # a larger grid is a typing error, and listing it would fill the memory
+MAX_JOBS = 1_000_000  # a larger grid is a typing error, and listing it would fill the memory
 PARAMS = "hydra.sweeper.params"
 ZIP = "hydra.sweeper.zip"
 EXCLUDE = "hydra.sweeper.exclude"
@@ -52,9 +52,9 @@ def expand(
     axes = [_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
     axes += [_axis(place, overrides) for place, overrides in zipped.items() if overrides]
     axes += [_axis("", [override]) for override in given.values()]
-    if math.prod(map(len, axes)) > MOST_JOBS:
+    if math.prod(map(len, axes)) > MAX_JOBS:
         sizes = " x ".join(f"{len(axis)} ({_keys(axis)})" for axis in axes if len(axis) > 1)
-        raise ConfigError(f"this grid has more than {MOST_JOBS:,} jobs: {sizes}; give fewer values")
+        raise ConfigError(f"this grid has more than {MAX_JOBS:,} jobs: {sizes}; give fewer values")
     return [list(chain.from_iterable(job)) for job in product(*axes)]
 
 
@@ -151,8 +151,8 @@ def _reject_endless(override: Override) -> None:
         start, stop, step = (Decimal(number or 0) for number in numbers)
         if step == 0:
             raise ConfigError(f"{override.input_line}: the step of a range must not be 0")
-        if (stop - start) / step > MOST_JOBS:
-            raise ConfigError(f"{override.input_line}: this range has more than {MOST_JOBS:,} values")
+        if (stop - start) / step > MAX_JOBS:
+            raise ConfigError(f"{override.input_line}: this range has more than {MAX_JOBS:,} values")
 
 
 def _empty_reason(override: Override) -> str:

@@ -37,7 +37,7 @@ from runner.quantization.base import QuantizationConfig
 
 log = logging.getLogger(__name__)
 
-MOST_KERNELS = 1024  # the default size of the cache
+MAX_KERNELS = 1024  # the default size of the cache
 
 
 @dataclass
@@ -148,7 +148,7 @@ def release(loaded: Loaded, config: RunnerConfig) -> bool:
 
 def limit_kernels() -> None:
     """Limit oneDNN's cache if memory is short: it makes a kernel of up to 0.5 MiB for each new shape."""
-    machine.keep_kernels(int(min(max(machine.available_mib() / 8, 16), MOST_KERNELS)))
+    machine.keep_kernels(int(min(max(machine.available_mib() / 8, 16), MAX_KERNELS)))
 
 
 def pick_device(wanted: str) -> torch.device:

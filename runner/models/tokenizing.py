@@ -16,7 +16,7 @@ from typing import Any
 
 from runner.core.errors import ConfigError, one_line
 
-MOST_GROWTH = 1000  # characters that one character may become before it is tokenized, or when tokens are decoded
+MAX_GROWTH = 1000  # characters that one character may become before it is tokenized, or when tokens are decoded
 SHOWN = 200  # characters of a text in a message
 STEPS = re.compile(r'"(normalizer|decoder)"\s*:\s*(?=\{)')
 WITHOUT_WIDTH = re.compile(r"\(\?[=!<]|\\[bBAGzZ]|\^|\$")  # parts of a pattern that match between two characters
@@ -63,10 +63,10 @@ def check_growth(file: Path) -> None:
             most = growth(_replacements(step))
         except (ValueError, RecursionError, TypeError, AttributeError):
             continue
-        if most > MOST_GROWTH:
+        if most > MAX_GROWTH:
             raise ConfigError(
                 f"{file}: its {match[1]} turns one character into up to {most:.3g}, by replacements whose "
-                f"content later ones replace again; the limit is {MOST_GROWTH:,}"
+                f"content later ones replace again; the limit is {MAX_GROWTH:,}"
             )
 
 

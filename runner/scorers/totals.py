@@ -40,7 +40,7 @@ def token_counts(samples: list[Sample]) -> dict[str, float]:
     """Return the numbers of prompt tokens and new tokens."""
     return {
         "prompt_tokens": sum(sample.prompt_tokens for sample in samples),
-        "new_tokens": sum(branch.tokens for sample in samples for branch in sample.said),
+        "new_tokens": sum(branch.tokens for sample in samples for branch in sample.answers),
     }
 
 
@@ -57,7 +57,7 @@ def cost(samples: list[Sample]) -> dict[str, float]:
 
 def count_completions(samples: list[Sample]) -> dict[str, float]:
     """Count completions, tokens and finish reasons; every branch is a completion."""
-    completions = [one for sample in samples for one in sample.said]
+    completions = [one for sample in samples for one in sample.answers]
     ended = {reason: sum(one.finish_reason is reason for one in completions) for reason in FinishReason}
     return {
         "n": len(completions),

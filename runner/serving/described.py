@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 from runner.config.sampling import PARAMETERS, Parameter
 from runner.config.task import ServeConfig
 from runner.serving.bodies import ChatBody, GenerateBody, TextBody
-from runner.serving.parsing import LABELS, MOST_MESSAGES, MOST_STOP_CHARACTERS, MOST_STOPS, MOST_TOP, NEUTRAL, ROLES
+from runner.serving.parsing import LABELS, MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP, NEUTRAL, ROLES
 from runner.serving.tokens import NEUTRAL as NEUTRAL_TO_TOKENS
 from runner.serving.tokens import TokenizeBody
 
@@ -130,12 +130,12 @@ def _range(one: Parameter) -> Schema:
 def _ranges(task: ServeConfig) -> dict[str, Schema]:
     """Return the limits of the parameters, which their types do not contain."""
     return {
-        "messages": {"minItems": 1, "maxItems": MOST_MESSAGES},
+        "messages": {"minItems": 1, "maxItems": MAX_MESSAGES},
         **{name: _range(one) for name, one in PARAMETERS.items()},
         "top_k": {"minimum": -1},  # vLLM's word for all tokens
-        "stop": {"maxItems": MOST_STOPS},
+        "stop": {"maxItems": MAX_STOPS},
         "n": {"minimum": 1, "maximum": task.max_open},
-        "top_logprobs": {"minimum": 0, "maximum": MOST_TOP},
+        "top_logprobs": {"minimum": 0, "maximum": MAX_TOP},
         **{name: {"minimum": 1, "maximum": task.max_new_tokens} for name in NEW_TOKENS},
     }
 
@@ -152,8 +152,8 @@ def _complete(schema: Schema, task: ServeConfig, neutral: Mapping[str, tuple[Any
             if kind.get("type") in ("number", "integer", "array"):
                 kind |= ranges.get(name, {})
         if name == "stop":
-            kinds[0] |= TEXT | {"maxLength": MOST_STOP_CHARACTERS}
-            kinds[1]["items"] |= TEXT | {"maxLength": MOST_STOP_CHARACTERS}
+            kinds[0] |= TEXT | {"maxLength": MAX_STOP_CHARACTERS}
+            kinds[1]["items"] |= TEXT | {"maxLength": MAX_STOP_CHARACTERS}
         if name == "prompt" and len(kinds) < 3:
             parameter["description"] = "a text"
         if name == "prompt" and name in schema.get("required", ()):
@@ -163,7 +163,7 @@ def _complete(schema: Schema, task: ServeConfig, neutral: Mapping[str, tuple[Any
                     kind["maxItems"] = task.max_open
     if "echo" in properties:
         properties["max_tokens"]["anyOf"][0] |= {"minimum": 0}  # with echo
-        properties["logprobs"]["anyOf"][0] |= {"minimum": 0, "maximum": MOST_TOP}
+        properties["logprobs"]["anyOf"][0] |= {"minimum": 0, "maximum": MAX_TOP}
     if neutral:
         for name, values in neutral.items():
             note = "accepted only if it has no effect"

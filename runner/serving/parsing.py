@@ -27,7 +27,7 @@ from runner.serving.bodies import (
 )
 from runner.serving.gateway import Gateway, Refusal
 
-MOST_STOPS, MOST_STOP_CHARACTERS, MOST_TOP, MOST_MESSAGES = 16, 1000, 20, 10_000
+MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP, MAX_MESSAGES = 16, 1000, 20, 10_000
 # OpenAI's parameters that this server lacks, and the values at which they have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},), "min_tokens": (0,),
@@ -111,8 +111,8 @@ def json_of(data: bytes, content_type: str) -> dict[str, Any]:
 
 def check_messages(messages: Any) -> None:
     """Refuse conversations that are too long."""
-    if isinstance(messages, list) and len(messages) > MOST_MESSAGES:
-        raise Refusal(400, f"messages: {len(messages)} are too many, this server takes {MOST_MESSAGES}", "messages")
+    if isinstance(messages, list) and len(messages) > MAX_MESSAGES:
+        raise Refusal(400, f"messages: {len(messages)} are too many, this server takes {MAX_MESSAGES}", "messages")
 
 
 def _check_sizes(value: dict[str, Any], gateway: Gateway) -> None:
@@ -126,14 +126,14 @@ def _check_sizes(value: dict[str, Any], gateway: Gateway) -> None:
             gateway.check_room(len(one))
     check_messages(messages)
     stops = stop if isinstance(stop, list) else [stop]
-    if len(stops) > MOST_STOPS:
+    if len(stops) > MAX_STOPS:
         raise _stops_refused()
-    if any(isinstance(one, str) and len(one) > MOST_STOP_CHARACTERS for one in stops):
-        raise Refusal(400, f"stop: a text has more than {MOST_STOP_CHARACTERS} characters", "stop")
+    if any(isinstance(one, str) and len(one) > MAX_STOP_CHARACTERS for one in stops):
+        raise Refusal(400, f"stop: a text has more than {MAX_STOP_CHARACTERS} characters", "stop")
 
 
 def _stops_refused() -> Refusal:
-    return Refusal(400, f"stop: give up to {MOST_STOPS} texts, none of them empty", "stop")
+    return Refusal(400, f"stop: give up to {MAX_STOPS} texts, none of them empty", "stop")
 
 
 def malformed(error: ValidationError) -> Refusal:
@@ -214,7 +214,7 @@ def _request(
     if not prompt:
         raise Refusal(400, f"{name} is empty", name)
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    if not all(stops) or len(stops) > MOST_STOPS:
+    if not all(stops) or len(stops) > MAX_STOPS:
         raise _stops_refused()
     drawn = {name: getattr(body, name) for name in PARAMETERS}
     drawn["top_k"] = 0 if drawn["top_k"] == -1 else drawn["top_k"]  # vLLM's value for all tokens
@@ -238,8 +238,8 @@ def _request(
 
 def _with_scores(parsed: ParsedBody, gateway: Gateway, name: str) -> ParsedBody:
     """Check whether the requested log-probabilities can be computed."""
-    if parsed.top is not None and not 0 <= parsed.top <= MOST_TOP:
-        raise Refusal(400, f"{name}={parsed.top}: must lie in 0..{MOST_TOP}", name)
+    if parsed.top is not None and not 0 <= parsed.top <= MAX_TOP:
+        raise Refusal(400, f"{name}={parsed.top}: must lie in 0..{MAX_TOP}", name)
     if parsed.needs_ids:
         gateway.check_scores()
     return parsed

@@ -12,7 +12,7 @@ from runner.sharding.check import CheckedPart, check_files, check_part, source_h
 from runner.sharding.manifest import MANIFEST, Manifest, Totals
 from runner.sharding.write import Meter, OpenProgress
 
-MOST_LISTED = 20  # problems that an error lists; task=verify lists all
+MAX_LISTED = 20  # problems that an error lists; task=verify lists all
 
 
 def require_complete(manifest: Manifest, progress: OpenProgress) -> list[CheckedPart]:
@@ -24,9 +24,9 @@ def require_complete(manifest: Manifest, progress: OpenProgress) -> list[Checked
     problems += [problem for part in checked for problem in part.problems]
     problems += coverage_problems(manifest, checked)
     if problems:
-        lines = problems[:MOST_LISTED]
-        if len(problems) > MOST_LISTED:
-            lines.append(f"and {len(problems) - MOST_LISTED} more: task=verify lists all")
+        lines = problems[:MAX_LISTED]
+        if len(problems) > MAX_LISTED:
+            lines.append(f"and {len(problems) - MAX_LISTED} more: task=verify lists all")
         listed = "".join(f"\n  {line}" for line in lines)
         raise DataError(f"task.parts={manifest.folder}: damaged, nothing was written:{listed}")
     return checked

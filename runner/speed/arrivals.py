@@ -23,8 +23,8 @@ from runner.engines.session import Session
 from runner.engines.synthetic import synthetic_requests
 from runner.speed.real_prompts import RealPrompts
 
-PATIENCE = 3  # after the last request, wait this many times the time of arrivals, and at least LEAST_PATIENCE_S
-LEAST_PATIENCE_S = 10.0
+PATIENCE = 3  # after the last request, wait this many times the time of arrivals, and at least MIN_PATIENCE_S
+MIN_PATIENCE_S = 10.0
 LATENCY_FACTOR = 2.0  # at the knee, p95 of whole answers is at most this many times that of the lowest rate
 KEEPS_UP = 0.9  # at the knee, answers come at this share of the requests' rate or more
 DRAWS_PER_RATE = 1_000_000  # so that no two rates have the same prompts
@@ -135,7 +135,7 @@ def run_load(engine: Engine, load: Load, on_answer: Callable[[], None]) -> None:
 
 
 def _run(session: Session, load: Load, on_answer: Callable[[], None]) -> None:
-    patience_s = load.requests[-1].due_s + max(PATIENCE * load.requests[-1].due_s, LEAST_PATIENCE_S)
+    patience_s = load.requests[-1].due_s + max(PATIENCE * load.requests[-1].due_s, MIN_PATIENCE_S)
     started, enough = time.perf_counter(), threading.Event()
     problems: list[BaseException] = []
 

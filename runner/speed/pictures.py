@@ -18,8 +18,8 @@ POINTS = "points.json"  # in the job's folder: the data of the pictures
 COLOURS = (FRONT, "#bc4c00", GOOD, "#8250df", BAD, "#1b7c83", MUTED, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SIZE = (7.2, 4.4)  # inches
-MOST_LINES = 8  # in one picture, so that they can be distinguished
-MOST_LABELS = 24  # beside points
+MAX_LINES = 8  # in one picture, so that they can be distinguished
+MAX_LABELS = 24  # beside points
 DECODE, OUTPUT = "decode_tok_per_s", "output_tok_per_s"
 SPEED_WORDS = {DECODE: "decode speed, tokens/s", OUTPUT: "speed of whole answers, tokens/s"}
 
@@ -96,8 +96,8 @@ def _curves(pane: Axes, lines: Sequence[tuple[str, list[Cell]]], x_of: Callable[
 
 def _finish(pane: Axes, lines: int, note: str = "bars: lowest and highest repeat") -> None:
     """Explain the lines and other marks: in the legend, or below a single line."""
-    if lines > MOST_LINES:
-        note += f"; {MOST_LINES} of {lines} lines"
+    if lines > MAX_LINES:
+        note += f"; {MAX_LINES} of {lines} lines"
     if pane.get_legend_handles_labels()[0]:
         _legend(pane, note)
     else:
@@ -147,7 +147,7 @@ def _throughput(points: dict[str, Any], speed: str, latency: str, title: str) ->
         ordered = sorted(some, key=lambda cell: cell["batch_size"])
         x, y = [1000 * cell[latency][0] for cell in ordered], [cell[speed][0] for cell in ordered]
         pane.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.4, label=words or None)
-        if len(cells) <= MOST_LABELS:
+        if len(cells) <= MAX_LABELS:
             for cell, place in zip(ordered, zip(x, y, strict=True), strict=True):
                 beside = ((6, -8), (-6, 4), (6, 4), (-6, -8))[number % 4]  # so that labels of near lines do not overlap
                 pane.annotate(

@@ -23,7 +23,7 @@ from runner.datasets.prompts import describe as describe_file
 from runner.engines.base import Completion, Prompt, Request
 from runner.engines.contract import Engine
 
-MOST_PROMPTS = 1000  # of a data set: a sweep of the default size needs 126
+MAX_PROMPTS = 1000  # of a data set: a sweep of the default size needs 126
 
 
 @dataclass
@@ -100,7 +100,7 @@ def read(task: SweepConfig) -> RealPrompts | None:
     prompts_config = PromptsConfig(prompts=task.prompts, format=task.format)
     path = Path(task.prompts).expanduser()
     if path.suffix == ".txt" or (path.suffix == ".jsonl" and path.is_file() and holds_prompts(path)):
-        raw_prompts = load_prompts(prompts_config)[:MOST_PROMPTS]
+        raw_prompts = load_prompts(prompts_config)[:MAX_PROMPTS]
         if any(isinstance(one, Branched) for one in raw_prompts):
             raise ConfigError(
                 f"task.prompts={task.prompts}: branches: task=sweep has none, leave them out of its lines"
@@ -120,7 +120,7 @@ def read(task: SweepConfig) -> RealPrompts | None:
 
 def _questions(task: SweepConfig) -> list[str]:
     """Return the first questions of a data set, unchanged."""
-    questions = QuestionsConfig(data=str(task.prompts), split=task.split, limit=MOST_PROMPTS)
+    questions = QuestionsConfig(data=str(task.prompts), split=task.split, limit=MAX_PROMPTS)
     try:
         return [item.question for item in load_questions(questions)]
     except ConfigError as error:  # the message names the key of tasks that score

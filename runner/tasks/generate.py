@@ -134,7 +134,7 @@ def log_prompt(config: RunnerConfig, resolved: Resolved, request: Request) -> No
 
 def log_completion(sample: Sample) -> None:
     """Log the completions of a prompt, with their tokens."""
-    for choice in sample.said:
+    for choice in sample.answers:
         log.info("completion %s, token ids: %s", sample.index, choice.token_ids)
         log.info("completion %s, text: %r (%s)", sample.index, choice.text, choice.finish_reason.value)
 
@@ -189,7 +189,7 @@ def whole(given: Given, sample: Sample) -> str:
     """Return a whole completion; branches one below the other, each from its beginning."""
     if not isinstance(given, Branched):
         return sample.text
-    pairs = zip(given.branches, sample.said, strict=True)
+    pairs = zip(given.branches, sample.answers, strict=True)
     texts = (f"{beginning}{choice.text}" for beginning, choice in pairs)
     return "\n\n".join(f"[branch {number}] {text}" for number, text in enumerate(texts, start=1))
 
@@ -206,7 +206,7 @@ def rows(index: int, given: Given, sample: Sample) -> list[dict[str, object]]:
             "tokens": choice.tokens,
             **({} if sample.by is None else {"by": sample.by}),
         }
-        for number, choice in enumerate(sample.said, start=1)
+        for number, choice in enumerate(sample.answers, start=1)
     ]
 
 

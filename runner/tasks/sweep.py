@@ -39,7 +39,7 @@ USES = frozenset({Uses.weights, Uses.engine, Uses.machine})
 FROM_LEDGER = True
 
 
-MOST_NOISY = 0.25  # of the cells: if more are too noisy, so is the job
+MAX_NOISY_SHARE = 0.25  # of the cells: if more are too noisy, so is the job
 
 NOT_SEEN = "prefill and decode cannot be told apart at a server: output tok/s counts whole answers, with the network"
 IN_PIECES = "this engine delivers text in pieces: the gaps between tokens are those between pieces"
@@ -189,7 +189,7 @@ def describe_noise(cells: list[Cell], limits: MachineRates, beside: str) -> str:
         return f"unknown: it takes {ENOUGH_TO_TELL} repeats or more to tell"
     noisy = sum(cell.is_noisy for cell in known)
     reasons = []
-    if noisy > MOST_NOISY * len(known):
+    if noisy > MAX_NOISY_SHARE * len(known):
         reasons.append(f"{noisy} of {len(known)} cells vary by more than {NOISY:.0%}")
     if limits.noise > NOISY:
         reasons.append(f"the machine's own rates vary by {limits.noise:.0%}")

@@ -72,7 +72,7 @@ def test_runs_beyond_the_room_are_named_and_the_baseline_stays(
 ) -> None:
     for name, quantization in (("r-nf4", NF4), ("r-none", NONE)):
         store.job("room", name, quantization, marks(3, 4))
-    monkeypatch.setattr(samples_page, "MOST_CHARACTERS", 200)  # one run's answers, not two runs'
+    monkeypatch.setattr(samples_page, "MAX_CHARACTERS", 200)  # one run's answers, not two runs'
     (table,) = data_of(saved_by(store, "room", tmp_path, "--baseline", "quantization=none"))
     assert [run["name"] for run in table["runs"]] == ["none"]
     assert table["left_out"] == ["nf4: no room for its answers on one page; --runs or --where choose fewer runs"]

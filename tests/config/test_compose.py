@@ -252,7 +252,7 @@ def test_a_combination_is_composed_once(loader: ConfigLoader, monkeypatch: pytes
 
 
 def test_only_so_many_combinations_are_kept(loader: ConfigLoader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compose_module, "MOST_KEPT", 2)
+    monkeypatch.setattr(compose_module, "MAX_KEPT", 2)
     pair = start(loader, [])
     for line in ("quantization=nf4", "quantization=fp4", "quantization=int8", "quantization=nf4"):
         assert_equal(loader, pair, [line])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from runner.config.yaml_files import MOST_DEPTH, check_aliases, load_checked
+from runner.config.yaml_files import MAX_DEPTH, check_aliases, load_checked
 from runner.core.errors import ConfigError
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(
@@ -72,7 +72,7 @@ def test_bytes_that_are_no_text_are_one_message(tmp_path: Path) -> None:
 
 
 def test_a_file_as_deep_as_is_read_is_loaded(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text(f"seed: {'[' * (MOST_DEPTH - 1)}1{']' * (MOST_DEPTH - 1)}\n")
+    (tmp_path / "x.yaml").write_text(f"seed: {'[' * (MAX_DEPTH - 1)}1{']' * (MAX_DEPTH - 1)}\n")
     with (tmp_path / "x.yaml").open() as file:
         assert "seed" in load_checked(file, OmegaConf.load)
 

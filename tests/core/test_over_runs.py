@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from runner.core.over_runs import LEAST_RUNS, RatioOfRuns, fewest_runs, least_p, power_of, runs_needed
+from runner.core.over_runs import MIN_RUNS, RatioOfRuns, fewest_runs, least_p, power_of, runs_needed
 
 values = st.lists(st.integers(900, 1100).map(float), min_size=3, max_size=8)
 
@@ -52,7 +52,7 @@ def test_runs_of_two_modes_bound_p() -> None:
 
 
 def test_the_fewest_runs_are_those_that_can_show_anything() -> None:
-    assert fewest_runs(0.05) == LEAST_RUNS == 3
+    assert fewest_runs(0.05) == MIN_RUNS == 3
     for alpha in (0.025, 0.05 / 12, 0.05 / 100):
         runs = fewest_runs(alpha)
         assert least_p(2 * runs) < alpha <= least_p(2 * runs - 2)
@@ -72,4 +72,4 @@ def test_the_runs_needed_have_their_power(distance: float, alpha: float) -> None
 
 def test_no_number_of_runs_shows_a_distance_of_nothing() -> None:
     assert runs_needed(1e-4) is None
-    assert runs_needed(1e6) == LEAST_RUNS
+    assert runs_needed(1e6) == MIN_RUNS

@@ -21,7 +21,7 @@ def test_one_completion_stands_in_the_line_itself() -> None:
     assert "calls" not in json.loads(line)
     assert "branches" not in json.loads(line)
     assert Sample.from_json(line) == ONE
-    assert ONE.said == [BranchText("so 4", [1, 2], FinishReason.stop)]
+    assert ONE.answers == [BranchText("so 4", [1, 2], FinishReason.stop)]
 
 
 def test_a_question_may_take_several_calls() -> None:
@@ -35,13 +35,13 @@ def test_a_question_may_take_several_calls() -> None:
     assert again.calls is not None
     assert [call.who for call in again.calls] == ["solver", "checker"]
     assert [call.tokens for call in again.calls] == [3, 1]
-    assert [said.text for said in again.said] == ["4"], "the answer is one"
+    assert [answer.text for answer in again.answers] == ["4"], "the answer is one"
 
 
 def test_tokens_may_be_counted_and_not_known() -> None:
     sample = replace(ONE, token_ids=[], new_tokens=7, by="gpt", cost_usd=0.25)
     assert Sample.from_json(sample.to_json()) == sample
-    assert sample.said[0].tokens == 7
+    assert sample.answers[0].tokens == 7
     assert '"by": "gpt"' in sample.to_json()
     assert "null" not in ONE.to_json()
 

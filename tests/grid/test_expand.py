@@ -19,7 +19,7 @@ from runner.config.choices import CONF
 from runner.config.hydra import register
 from runner.config.plain_text import quote_texts
 from runner.core.errors import ConfigError
-from runner.grid.expand import MOST_JOBS, check_exclude, excluded, expand
+from runner.grid.expand import MAX_JOBS, check_exclude, excluded, expand
 from runner.quantization import CHOICES
 
 register()
@@ -232,7 +232,7 @@ def test_a_glob_that_matches_nothing_names_the_choices(loader: ConfigLoader) -> 
 
 def test_the_error_about_a_huge_grid_names_its_sizes() -> None:
     message = error_of(["a=range(1000)", "b=range(2000)", "c=1"])
-    assert f"{MOST_JOBS:,}" in message
+    assert f"{MAX_JOBS:,}" in message
     assert "1000 (a) x 2000 (b)" in message
 
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 Make = Callable[..., RunnerConfig]
 FIRST_S, ANSWER_S, RETRIES = 3.0, 6.0, 1
-MOST_MIB = 250
+MAX_MIB = 250
 END = (chunk(None, "stop"), usage())
 SOUND = b"".join(stream(chunk(TEXT), *END))
 EVENTS = SOUND.split(b"\r\n\r\n", 1)[1]
@@ -240,7 +240,7 @@ def test_each_attack_is_an_error_of_its_question_or_a_right_answer(make_config: 
     with Hostile(attack) as server:
         record = run(job(make_config, server, tmp_path, concurrency=len(attacks) + 1))
     assert time.monotonic() - began < (RETRIES + 1) * ANSWER_S + 20
-    assert peak_mib() - memory < MOST_MIB
+    assert peak_mib() - memory < MAX_MIB
     by_attack = {str(sample.question)[1:-1]: sample for sample in samples_of(tmp_path)}
     assert by_attack.keys() == attacks.keys()
     odd = {name: by_attack[name].text for name, (_, text) in ANSWERED.items() if by_attack[name].text != text}
@@ -281,7 +281,7 @@ def test_floods_end_in_time(make_config: Make, tmp_path: Path, name: str) -> Non
     with Hostile(floods[name]) as server, pytest.raises(JobFailed, match="nothing could be completed"):
         run(job(make_config, server, tmp_path, first_token_s=1.0))
     assert time.monotonic() - began < 30
-    assert peak_mib() - memory < MOST_MIB
+    assert peak_mib() - memory < MAX_MIB
 
 
 def listing(own: dict[str, Any], *others: object) -> bytes:

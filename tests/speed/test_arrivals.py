@@ -101,7 +101,7 @@ def test_requests_without_an_answer_count_when_patience_ends(
 ) -> None:
     stopped_clock = StoppedClock()
     monkeypatch.setattr("runner.speed.arrivals.time", stopped_clock)
-    monkeypatch.setattr("runner.speed.arrivals.LEAST_PATIENCE_S", 100.0)
+    monkeypatch.setattr("runner.speed.arrivals.MIN_PATIENCE_S", 100.0)
     load = load_of([0.0, 0.0, 0.0, 0.001])
     run_load(OneByOne(make_config(), stopped_clock.pause), load, lambda: None)
     assert len(load.answered) == 2

@@ -235,10 +235,10 @@ def test_a_sample_with_branches_survives_the_disk() -> None:
     sample = Sample(4, "sha", 3, "", [], FinishReason.length, 0.5, branches=branches)
     back = Sample.from_json(sample.to_json())
     assert back == sample
-    assert isinstance(back.said[0].finish_reason, FinishReason)
+    assert isinstance(back.answers[0].finish_reason, FinishReason)
     plain = Sample(4, "sha", 3, "t", [1], FinishReason.stop, 0.5)
     assert "branches" not in json.loads(plain.to_json())
-    assert plain.said == [BranchText("t", [1], FinishReason.stop)]
+    assert plain.answers == [BranchText("t", [1], FinishReason.stop)]
 
 
 # ---------------------------------------------------------------------------------------- on the command line

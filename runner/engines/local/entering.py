@@ -19,7 +19,7 @@ from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
 from runner.models.load import Loaded
 
-LEAST_PIECE = 64  # tokens of a prompt that one pass reads, even if memory is short
+MIN_PIECE = 64  # tokens of a prompt that one pass reads, even if memory is short
 SHARE_OF_PIECES = 2  # one in so many tokens of a pass is for long prompts, while other rows could enter
 
 
@@ -57,7 +57,7 @@ class Entering(Room):
     def _most_tokens(self, decoding: int) -> int:
         """Return how many tokens of prompts the next pass may read besides one token of each decoding row."""
         most = self.memory.most_tokens(PREFILL_TOKENS.get(self.heads.device.type, PREFILL_TOKENS["cpu"]))
-        return max(most - decoding, most // 4, LEAST_PIECE)
+        return max(most - decoding, most // 4, MIN_PIECE)
 
     def _choose(self, entering: list[Row], free: int, most: int) -> list[Row]:
         """Move rows that enter now from `waiting` to `entering`; return those that are too long for one pass."""

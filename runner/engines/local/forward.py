@@ -20,7 +20,7 @@ from runner.engines.local.shared_kv import SharedKv
 from runner.engines.rows import NO_NUMBERS, Row
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
-MOST_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may return for scoring
+MAX_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may return for scoring
 AT_ONCE = 2**22  # of these, converted to float32 log-probabilities at once
 
 
@@ -204,7 +204,7 @@ def scored(row: Row, seconds: float) -> Completion:
 
 def most_positions(device: torch.device, vocab_size: int) -> int:
     """Return how many rows of logits one pass may return for scoring."""
-    return max(MOST_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
+    return max(MAX_LOGITS.get(device.type, 2**26) // max(vocab_size, 1), 1)
 
 
 def next_piece(row: Row, slot: int, tokens: int, logits: int) -> TokenSpan:

@@ -18,10 +18,10 @@ from runner.engines.local.shared_kv import SharedKv
 from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
 
-LEAST_TOKENS = 32  # separate attention to a shorter prefix costs more than it saves
-LEAST_SAVED = 128  # tokens that a prefix must save
+MIN_TOKENS = 32  # separate attention to a shorter prefix costs more than it saves
+MIN_SAVED = 128  # tokens that a prefix must save
 DEEPEST = 6
-MOST_CONVERSATIONS = 8  # the oldest one is dropped for a new one
+MAX_CONVERSATIONS = 8  # the oldest one is dropped for a new one
 SHARE_OF_BUDGET = 0.25  # of the scheduler's tokens is for conversations
 
 
@@ -39,7 +39,7 @@ def share(prompts: Sequence[Sequence[int]], parent: Prefix | None = None) -> lis
         # rows are sorted: all have in common what the first and the last have; a prompt's last token is its own
         end = min(common(prompts[rows[0]], prompts[rows[-1]], start), min(len(prompts[row]) for row in rows) - 1)
         own = end - start
-        if own >= LEAST_TOKENS and own * (len(rows) - 1) >= LEAST_SAVED:
+        if own >= MIN_TOKENS and own * (len(rows) - 1) >= MIN_SAVED:
             parent = Prefix(list(prompts[rows[0]][start:end]), parent)
             for row in rows:
                 deepest[row] = parent
@@ -80,7 +80,7 @@ class ConversationCache:
         room = int(budget_tokens * SHARE_OF_BUDGET) - len(tokens)
         if room < 0:
             return
-        while others and (len(others) >= MOST_CONVERSATIONS or sum(len(one.tokens) for one in others) > room):
+        while others and (len(others) >= MAX_CONVERSATIONS or sum(len(one.tokens) for one in others) > room):
             others.pop(0)
         self._conversations = [*others, Prefix(tokens, kv=kv)]
 
@@ -92,7 +92,7 @@ class ConversationCache:
         """Return the longest prefix that a prompt has in common with a conversation, with its keys and values."""
         shared = [common(one.tokens, prompt, 0) for one in self._conversations]
         length = min(max(shared, default=0), len(prompt) - 1)  # the last token is always computed
-        if length < LEAST_TOKENS:
+        if length < MIN_TOKENS:
             return None
         best = next(one for one, most in zip(self._conversations, shared, strict=True) if most >= length)
         return Prefix(best.tokens[:length], kv=best.kv.beginning(length))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runner.engines.rows import Row
 
 SHARE_OF_BUDGET = 0.125  # of the scheduler's tokens
-MOST_MIB = 256  # even with much memory: a server's memory should not grow for long
+MAX_MIB = 256  # even with much memory: a server's memory should not grow for long
 
 Parent = int | bytes  # the number of the block before, or the digest of the row's prefix
 Key = tuple[Parent, tuple[int, ...]]
@@ -96,7 +96,7 @@ class PromptCache:
             return
         tokens = (row.prompt + row.tokens)[row.shared : row.shared + row.places]
         if self._store is None:
-            slots = int(min(budget_tokens * SHARE_OF_BUDGET, MOST_MIB * MIB / own.heads.bytes_per_token)) // LANES
+            slots = int(min(budget_tokens * SHARE_OF_BUDGET, MAX_MIB * MIB / own.heads.bytes_per_token)) // LANES
             if not slots:
                 return
             self._store = Slots(own.heads, slots, LANES)

@@ -21,7 +21,7 @@ from runner.models.load import Loaded
 
 ROWS = 512
 LARGE = 2048  # of a square matrix: so large that the overhead of a call does not count
-MOST_FLOP = 1e10  # of the products of one round
+MAX_FLOP = 1e10  # of the products of one round
 READ_MIB = {"cpu": 256, "cuda": 2048}  # many times the size of the caches
 TRIES = 2  # the fastest counts
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # each token uses a few of them
@@ -64,7 +64,7 @@ def machine_rates(shapes: Iterable[tuple[int, int]], dtype: torch.dtype, device:
     """Measure products of these shapes and of a large square, in the fastest layout, and reading from main memory."""
     once = Counter(set(shapes))
     parameters = sum(out * into for out, into in once)
-    rows = int(min(ROWS, max(MOST_FLOP / (2 * max(parameters, 1)), ROWS // 4)))
+    rows = int(min(ROWS, max(MAX_FLOP / (2 * max(parameters, 1)), ROWS // 4)))
     large = product_rates(Counter([(LARGE, LARGE)]), dtype, ROWS, TRIES, device)
     own = product_rates(once, dtype, rows, TRIES, device) if once else {}
     return Rates(max([*large.values(), *own.values()]), read_rate(device))

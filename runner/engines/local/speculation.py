@@ -25,11 +25,11 @@ from runner.engines.stats import EngineStats
 
 log = logging.getLogger(__name__)
 
-MOST_ROWS = 4  # with more rows, the products take the time, not the reading of weights
-FIRST_TOKENS, MOST_TOKENS = 3, 8  # of a row's first guess, and of any guess
+MAX_ROWS = 4  # with more rows, the products take the time, not the reading of weights
+FIRST_TOKENS, MAX_TOKENS = 3, 8  # of a row's first guess, and of any guess
 RUNS = (3, 2)  # lengths of the runs of tokens that are looked up; longer ones are tried first
-MOST_PROMPT_TOKENS = 8192  # at the end of a prompt, that are searched
-LEAST_PLAIN_PASSES = 3  # that must be timed before guesses are tried
+MAX_PROMPT_TOKENS = 8192  # at the end of a prompt, that are searched
+MIN_PLAIN_PASSES = 3  # that must be timed before guesses are tried
 TRIALS = 4  # passes with guesses, before it is decided whether they are worth it
 PAUSE, LONGEST_PAUSE = 32, 1024  # passes without guesses before the next trial; doubled after each trial in vain
 SMOOTHING = 0.1  # the share of the latest measurement in what counts
@@ -42,7 +42,7 @@ class Lookup:
 
     def __init__(self, prompt: Sequence[int]) -> None:
         self.most = FIRST_TOKENS  # of the next guess
-        self._text = list(prompt[-MOST_PROMPT_TOKENS:])
+        self._text = list(prompt[-MAX_PROMPT_TOKENS:])
         self._of_prompt = len(self._text)
         self._behind: dict[tuple[int, ...], int] = {}  # the place after a run
         self._known = 0  # places up to which runs are noted
@@ -67,7 +67,7 @@ class Lookup:
 
     def learn(self, guessed: int, right: int) -> None:
         """Guess more tokens if all were right, else one more than were right."""
-        self.most = min(2 * self.most, MOST_TOKENS) if right == guessed else max(right + 1, 2)
+        self.most = min(2 * self.most, MAX_TOKENS) if right == guessed else max(right + 1, 2)
 
 
 @dataclass
@@ -101,11 +101,11 @@ class _Tally:
         """Count one more pass of a pause; return whether the pause is so long that the pass need not be timed."""
         if self.pause:
             self.pause -= 1
-        return self.pause >= LEAST_PLAIN_PASSES
+        return self.pause >= MIN_PLAIN_PASSES
 
     def may_guess(self) -> bool:
         """Whether the next pass may have guesses."""
-        return not self.pause and self.plain_s.count >= LEAST_PLAIN_PASSES
+        return not self.pause and self.plain_s.count >= MIN_PLAIN_PASSES
 
     def pays(self) -> bool:
         """Whether passes with guesses give more tokens a second."""
@@ -142,7 +142,7 @@ class Speculation:
         self._timed: _Tally | None = None  # the tally of the current pass, if it is timed
         self._started = 0.0
         self._lookups: WeakKeyDictionary[Row, Lookup] = WeakKeyDictionary()
-        self._tallies = {rows: _Tally(rows) for rows in range(1, MOST_ROWS + 1)}
+        self._tallies = {rows: _Tally(rows) for rows in range(1, MAX_ROWS + 1)}
 
     def drafts(self, rows: Sequence[Row], forward: Forward, sampler: Sampler) -> list[list[int]]:
         """Return a guess for each row, which may be empty, or an empty list; the clock of the pass starts here."""

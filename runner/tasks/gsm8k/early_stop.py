@@ -32,7 +32,7 @@ FACT = "early_stop_vs"  # a job that has it was compared while it ran
 GROUPS = (*named_job.MODEL_GROUPS, "generation")  # what overrides may change
 # A baseline that is named by its id must have these in common: what is asked, and how answers are scored.
 ALIKE = tuple(f"task.{key}" for key in ("prompt", "template", "shots", "system", "instruction", "extractor"))
-LEAST_AHEAD = 32  # at least so many questions are under way, so that an engine has rows to decode together
+MIN_AHEAD = 32  # at least so many questions are under way, so that an engine has rows to decode together
 
 
 def find_baseline(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | None:
@@ -85,7 +85,7 @@ class EarlyStop:
     job: Job
     solved: list[bool]  # of each question of the job, in order: whether the baseline solved it
     numbers: Sequence[int]  # of these questions; task.only leaves gaps
-    least_ahead: int = LEAST_AHEAD
+    min_ahead: int = MIN_AHEAD
     comparisons: int = 1  # share the 5 %
     margin: float | None = None  # decides about this one, and not about any difference
     pairs: Pairs = field(default_factory=Pairs)
@@ -123,7 +123,7 @@ class EarlyStop:
                 )
         numbers = numbers_of(items)
         solved = [samples[number].verdict is Verdict.correct for number in numbers]
-        ahead = max(LEAST_AHEAD, config.generation.batch_size or 0)
+        ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
         return cls(words, job, solved, numbers, ahead, comparisons_of(task), margin_of(task))
 
     def begin(self, settled: Mapping[int, Sample]) -> int | None:
@@ -139,7 +139,7 @@ class EarlyStop:
 
     def ahead(self, ended: int) -> int:
         """Return as many as have ended: no more answers are discarded at the end than were needed."""
-        return max(self.least_ahead, ended)
+        return max(self.min_ahead, ended)
 
     def _go_on(self) -> int | None:
         """Take samples up to the first question without one; errors, and questions left out, make no pairs."""

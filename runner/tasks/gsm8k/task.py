@@ -203,8 +203,8 @@ def rejection_reason(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sampl
     item = items.get(sample.index)
     if item is None or (sample.question, sample.gold) != (item.question, item.gold):
         return f"holds another question or gold answer than question {sample.index} of this job"
-    if len(sample.said) != task.samples:
-        return f"holds {len(sample.said)} answers, and this job asks for {task.samples}"
+    if len(sample.answers) != task.samples:
+        return f"holds {len(sample.answers)} answers, and this job asks for {task.samples}"
     return None if judged(task, items, sample) == sample else "was judged differently than its text is today"
 
 

@@ -58,14 +58,14 @@ def look_at_prompts(
 
 def votes_by(samples: Sequence[Sample], extractor: Extractor) -> list[Vote]:
     """Return the vote among the answers to each question, by an extractor."""
-    return [elect(sample.said, str(sample.gold), extractor) for sample in samples]
+    return [elect(sample.answers, str(sample.gold), extractor) for sample in samples]
 
 
 def trust_report(samples: Sequence[Sample], facts: Mapping[str, str]) -> dict[str, float]:
     """Return the accuracy by each extractor, how often they disagree, and counts of hidden problems."""
     verdicts = {each: [vote.verdict for vote in votes_by(samples, each)] for each in Extractor}
     pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
-    answers = [one for sample in samples for one in sample.said]
+    answers = [one for sample in samples for one in sample.answers]
     report: dict[str, float] = {
         **{f"accuracy/{each.value}": values.count(Verdict.correct) / len(samples) for each, values in verdicts.items()},
         "extractors_differ": sum(strict is not flexible for strict, flexible in pairs),
@@ -78,7 +78,7 @@ def trust_report(samples: Sequence[Sample], facts: Mapping[str, str]) -> dict[st
 def cut_off_thinking(samples: Sequence[Sample], facts: Mapping[str, str]) -> int:
     """Count the answers that were cut off while the model was still thinking."""
     is_begun = "thinking" in facts
-    cut_off = [one for sample in samples for one in sample.said if one.finish_reason is FinishReason.length]
+    cut_off = [one for sample in samples for one in sample.answers if one.finish_reason is FinishReason.length]
     return sum((is_begun or THINKING in one.text) and THOUGHT not in one.text for one in cut_off)
 
 
@@ -146,7 +146,7 @@ def check_invariance(
     pairs = [(before[sample.index], sample) for sample in again if not sample.failed]
     if not pairs:
         return CheckOutcome(problems=problems)
-    texts = sum([one.text for one in old.said] != [one.text for one in new.said] for old, new in pairs)
+    texts = sum([one.text for one in old.answers] != [one.text for one in new.answers] for old, new in pairs)
     verdicts = sum((old.verdict, old.extracted) != (new.verdict, new.extracted) for old, new in pairs)
     metrics = {
         "asked_again": len(pairs),

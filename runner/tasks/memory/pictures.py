@@ -18,8 +18,8 @@ PARTS = (("weights", FRONT), ("kv", "#bc4c00"), ("activation", GOOD), ("runtime"
 WORDS = {"kv": "KV cache", "activation": "activations", "runtime": "runtime: libraries, kernels, the rest"}
 COLOURS = (FRONT, "#bc4c00", GOOD, "#8250df", BAD, "#1b7c83", MUTED, INK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-MOST_POINTS = 10  # that bars are drawn of
-MOST_LINES = 8
+MAX_POINTS = 10  # that bars are drawn of
+MAX_LINES = 8
 
 
 def draw(drawn: dict[str, Any]) -> list[Picture]:
@@ -45,7 +45,7 @@ def _stages(drawn: dict[str, Any]) -> Figure:
     """Draw a bar for each stage: the parts of its peak, and a mark at the predicted peak."""
     rows = [row for row in drawn["rows"] if row.get("peak_mib") is not None and row["stage"] != "import"]
     points = list(dict.fromkeys((row["batch"], row["context"]) for row in rows if row["batch"]))
-    shown = set(points[:: -(-len(points) // MOST_POINTS)]) | set(points[-1:])
+    shown = set(points[:: -(-len(points) // MAX_POINTS)]) | set(points[-1:])
     rows = [row for row in rows if not row["batch"] or (row["batch"], row["context"]) in shown]
     figure, pane = _figure(f"Peak memory by stage: {drawn['title']}", 1.5 + 0.34 * len(rows))
     for part, colour in PARTS:
@@ -85,7 +85,7 @@ def _contexts(drawn: dict[str, Any]) -> Figure:
     pane.set_ylabel("KV cache of all rows, MiB")
     pane.set_xlim(left=0)
     pane.set_ylim(bottom=0)
-    more = f"; {MOST_LINES} of {len(batches)} batch sizes" * (len(batches) > MOST_LINES)
+    more = f"; {MAX_LINES} of {len(batches)} batch sizes" * (len(batches) > MAX_LINES)
     pane.legend(title=f"lines: the formula{more}", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False,
                 fontsize=8, title_fontsize=8, alignment="left")  # fmt: skip
     return figure

@@ -134,7 +134,7 @@ def test_a_continuation_too_long_for_one_pass_goes_in_pieces(
     text = (SYSTEM + "".join(QUESTIONS)) * 4
     asked = [Request(cut, text[:cut], continuation=text[cut : cut + 300]) for cut in (1, 40, 240, 241)]
     short = Request("short", "Short", continuation="er")
-    monkeypatch.setattr(forward, "MOST_LOGITS", {"cpu": 50 * 259})
+    monkeypatch.setattr(forward, "MAX_LOGITS", {"cpu": 50 * 259})
     monkeypatch.setattr(forward, "AT_ONCE", 7 * 259)
     engine = local_engine(configure(make_config, folder, attention))
     done = {one.id: one for one in contract.complete(engine, [*asked, short])}

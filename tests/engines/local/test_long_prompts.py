@@ -131,7 +131,7 @@ def test_a_long_beginning_is_read_in_pieces(
     beginning = ids(400)
     sharing = [Request(f"sharing {number}", beginning + ids(9), ignore_eos=True) for number in range(4)]
     with monkeypatch.context() as patch:
-        patch.setattr(prefix_tree, "LEAST_TOKENS", 10**9)
+        patch.setattr(prefix_tree, "MIN_TOKENS", 10**9)
         expected = tokens_of(alone(engine, [*SHORT[:2], *sharing]).values())
     monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", MOST)
     for is_cancelled in (True, False):

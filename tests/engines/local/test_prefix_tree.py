@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.engines.local.prefix import Prefix
-from runner.engines.local.prefix_tree import DEEPEST, LEAST_SAVED, LEAST_TOKENS, share
+from runner.engines.local.prefix_tree import DEEPEST, MIN_SAVED, MIN_TOKENS, share
 
 Prompts = list[list[int]]
 pieces = st.lists(st.integers(0, 2), max_size=6)  # few different tokens: beginnings in common are likely
@@ -43,12 +43,12 @@ def test_every_prompt_begins_with_the_prefix_that_it_shares(prompts: Prompts) ->
         assert prefix.length == len(tokens)
         assert len(prefix.path) <= DEEPEST
         for one in prefix.path:
-            assert len(one.tokens) >= LEAST_TOKENS
+            assert len(one.tokens) >= MIN_TOKENS
             users[id(one)] = users.get(id(one), 0) + 1
     for prefix in prefixes:
         for one in prefix.path if prefix else []:
             assert users[id(one)] >= 2, "a prefix of one prompt alone saves nothing"
-            assert len(one.tokens) * (users[id(one)] - 1) >= LEAST_SAVED
+            assert len(one.tokens) * (users[id(one)] - 1) >= MIN_SAVED
 
 
 @settings(max_examples=100)
@@ -72,7 +72,7 @@ def test_equal_beginnings_are_one_object(prompts: Prompts) -> None:
 
 
 @settings(max_examples=100)
-@given(st.lists(st.integers(0, 5), min_size=LEAST_SAVED, max_size=300), st.integers(2, 12))
+@given(st.lists(st.integers(0, 5), min_size=MIN_SAVED, max_size=300), st.integers(2, 12))
 def test_a_long_beginning_of_all_is_found_whole(beginning: list[int], count: int) -> None:
     prefixes = share([[*beginning, 10 + number, 7] for number in range(count)])
     assert all(prefix is prefixes[0] for prefix in prefixes)
@@ -115,15 +115,15 @@ def test_too_short_or_too_little_is_not_shared() -> None:
         prefixes = share([[1] * length + [10 + number] for number in range(count)])
         return any(prefix is not None for prefix in prefixes)
 
-    assert not shared(LEAST_TOKENS - 1, 50), "too short, however many share it"
-    assert shared(LEAST_TOKENS, LEAST_SAVED // LEAST_TOKENS + 1)
-    assert not shared(LEAST_TOKENS, LEAST_SAVED // LEAST_TOKENS), "too few prompts: it saves too little"
-    assert shared(LEAST_SAVED, 2)
-    assert not shared(LEAST_SAVED - 1, 2)
+    assert not shared(MIN_TOKENS - 1, 50), "too short, however many share it"
+    assert shared(MIN_TOKENS, MIN_SAVED // MIN_TOKENS + 1)
+    assert not shared(MIN_TOKENS, MIN_SAVED // MIN_TOKENS), "too few prompts: it saves too little"
+    assert shared(MIN_SAVED, 2)
+    assert not shared(MIN_SAVED - 1, 2)
 
 
 def test_a_beginning_too_short_for_all_does_not_hide_longer_ones_of_some() -> None:
-    short = [1] * (LEAST_TOKENS // 2)
+    short = [1] * (MIN_TOKENS // 2)
     groups = [[*short, 2, *[4] * 200], [*short, 3, *[5] * 200]]
     prefixes = share([[*group, 10 + number] for group in groups for number in range(3)])
     assert [tokens_of(prefix) for prefix in prefixes] == [groups[0]] * 3 + [groups[1]] * 3

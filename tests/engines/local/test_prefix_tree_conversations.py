@@ -21,7 +21,7 @@ from runner.engines import contract
 from runner.engines.base import Completion, Delta, Event, Message, Request
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.prefix_tree import MOST_CONVERSATIONS, ConversationCache
+from runner.engines.local.prefix_tree import MAX_CONVERSATIONS, ConversationCache
 from runner.engines.local.shared_kv import SharedKv
 from runner.engines.rows import Row, Stopping
 
@@ -150,9 +150,9 @@ def tokens_of(cache: ConversationCache) -> int:
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     cache = ConversationCache()
-    for number in range(MOST_CONVERSATIONS + 3):
+    for number in range(MAX_CONVERSATIONS + 3):
         cache.add([number] * 100, nothing_computed(), budget_tokens=4000)
-    assert tokens_of(cache) == 100 * MOST_CONVERSATIONS
+    assert tokens_of(cache) == 100 * MAX_CONVERSATIONS
     assert cache.find([0] * 100) is None  # it made room
     cache.add([99] * 700, nothing_computed(), budget_tokens=4000)
     assert tokens_of(cache) == 1000

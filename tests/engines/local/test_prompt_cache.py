@@ -56,7 +56,7 @@ def test_what_comes_again_is_not_computed_again(
     expected = generated(model, AutoTokenizer.from_pretrained(folder))
     asked = requests(recurring=True)
     with monkeypatch.context() as patch:
-        patch.setattr(prefix_tree, "LEAST_TOKENS", 10**9)  # nothing is read for several rows at once
+        patch.setattr(prefix_tree, "MIN_TOKENS", 10**9)  # nothing is read for several rows at once
         first, all_of_it = computed(engine, asked, 1)
         again, little = computed(engine, asked, 1)
         mixed, _ = computed(engine, asked, 3)
@@ -85,14 +85,14 @@ def test_nothing_is_kept_of_what_nobody_said_would_come_again(engine: LocalEngin
 
 
 def test_a_full_cache_forgets_what_was_longest_ago(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefix_tree, "LEAST_TOKENS", 10**9)
+    monkeypatch.setattr(prefix_tree, "MIN_TOKENS", 10**9)
     asked = requests(recurring=True)
     expected, _ = computed(engine, asked, 1)
     engine.prompts.forget()
     heads = engine.heads(engine.loaded)
     assert heads is not None
     blocks = 12
-    monkeypatch.setattr(prompt_cache, "MOST_MIB", blocks * native.LANES * heads.bytes_per_token / MIB)
+    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * native.LANES * heads.bytes_per_token / MIB)
     for _ in range(2):
         assert computed(engine, asked, 1)[0] == expected
         assert engine.prompts.tokens == blocks * native.LANES
@@ -110,7 +110,7 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     heads = engine.heads(engine.loaded)
     assert heads is not None
     blocks = 24
-    monkeypatch.setattr(prompt_cache, "MOST_MIB", blocks * native.LANES * heads.bytes_per_token / MIB)
+    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * native.LANES * heads.bytes_per_token / MIB)
     common = "Each of these begins with the same long text, which is read once for all of them. " * 3
     stopping = [0]
     accept = rows.Stopping.accept

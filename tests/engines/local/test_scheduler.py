@@ -66,7 +66,7 @@ def in_every_way(config: RunnerConfig, expected: dict[int, list[int]], monkeypat
 
     shared = engine.stats.shared_tokens
     with monkeypatch.context() as patch:
-        patch.setattr(prefix_tree, "LEAST_TOKENS", 10**9)
+        patch.setattr(prefix_tree, "MIN_TOKENS", 10**9)
         assert complete(engine, requests()) == expected
         assert engine.stats.shared_tokens == shared, "nothing was shared this time"
     return engine
@@ -207,7 +207,7 @@ def test_many_groups_of_prefixes_in_one_batch(
     make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty beginnings in one batch, rows of all of them alive at once."""
-    monkeypatch.setattr(prefix_tree, "LEAST_SAVED", 32)
+    monkeypatch.setattr(prefix_tree, "MIN_SAVED", 32)
     config = of_family(make_config, saved_family, generation=replace(GREEDY, max_new_tokens=6))
     prompts = [f"{number} {AGENTS[number % 2]}{end}" for number in range(20) for end in "ab"]
     expected = generated(*_loaded(config), prompts, 6)

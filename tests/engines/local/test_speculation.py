@@ -20,7 +20,7 @@ from runner.engines.base import Completion, Delta, Request
 from runner.engines.local import speculation
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
-from runner.engines.local.speculation import LEAST_PLAIN_PASSES, MOST_ROWS, PAUSE, TRIALS, Lookup, Speculation
+from runner.engines.local.speculation import MAX_ROWS, MIN_PLAIN_PASSES, PAUSE, TRIALS, Lookup, Speculation
 from runner.engines.rows import Row
 from runner.engines.stats import EngineStats
 from runner.quantization.base import QuantizationConfig
@@ -168,7 +168,7 @@ def test_nothing_is_guessed_where_it_could_change_an_answer_or_a_measurement(
     guessing = engine_of()
     for request in (*MORE["sampled"], *MORE["penalty"], Request(0, prompt, ignore_eos=True)):
         list(contract.complete(guessing, [request]))
-    list(contract.complete(guessing, [Request(at, prompt) for at in range(MOST_ROWS + 1)]))
+    list(contract.complete(guessing, [Request(at, prompt) for at in range(MAX_ROWS + 1)]))
     assert guessing.stats.draft_tokens == 0
     other = engine_of(folder=saved_family("llama", max_position_embeddings=512, hidden_act="gelu"))
     list(contract.complete(other, [Request(0, prompt)]))
@@ -224,7 +224,7 @@ def test_guesses_that_do_not_pay_pause_for_longer_each_time(
     def until(wanted: bool, drafted_s: float, tokens: int) -> int:
         return next(count for count in range(9999) if passes(drafted_s, tokens) is wanted)
 
-    assert until(True, 1.5, 3) == LEAST_PLAIN_PASSES, "first it has to be known what a pass takes"
+    assert until(True, 1.5, 3) == MIN_PLAIN_PASSES, "first it has to be known what a pass takes"
     assert all(passes(1.5, 3) for _ in range(50)), "three tokens in the time of one and a half"
     assert until(False, 4.0, 1) < 40
     assert until(True, 1.2, 1) == PAUSE - 2

@@ -21,7 +21,7 @@ from runner.core.sequential import Decision
 from runner.run import run
 from runner.store.jobs import Job, read_samples
 from runner.tasks.gsm8k import task as gsm8k
-from runner.tasks.gsm8k.early_stop import LEAST_AHEAD, EarlyStop
+from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
 
 Make = Callable[..., RunnerConfig]
 WHOLE = "generation=greedy generation.max_new_tokens=96"
@@ -75,7 +75,7 @@ def test_a_clear_difference_ends_a_job_early_and_a_kill_changes_nothing(
     folder = Path(record.output_dir)
     samples = read_samples(folder / "samples.jsonl")
     assert set(range(asked)) <= samples.keys()
-    assert len(samples) <= asked + LEAST_AHEAD
+    assert len(samples) <= asked + MIN_AHEAD
     # killed after a few answers: goes on, and decides at the same question
     lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     (folder / "result.json").unlink()
@@ -264,4 +264,4 @@ def test_an_error_is_no_pair_and_does_not_keep_others_waiting(until: EarlyStop) 
 
 def test_never_more_are_under_way_than_were_needed_already(until: EarlyStop) -> None:
     assert [until.ahead(ended) for ended in (0, 31, 32, 200)] == [32, 32, 32, 200]
-    assert replace(until, least_ahead=64).ahead(10) == 64
+    assert replace(until, min_ahead=64).ahead(10) == 64
