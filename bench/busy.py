@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from engines import Job, head_line, markdown, model_folder, run_fresh, spread
 from gsm8k_vs_lmeval import ROOT, add_options, harness_python, load_prompts
-from gsm8k_vs_vllm import DEFAULT_SETTINGS, vllm_python
+from peers import VLLM_DEFAULTS, vllm_python
 
 SIDES = ("runner", "spinning", "lmeval", "vllm")
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
@@ -45,7 +45,7 @@ def main() -> None:
         "runner": (job, sys.executable),
         "spinning": (job, sys.executable),
         "lmeval": (replace(job, kind="lmeval", prompts=prompts, rows=16), ""),
-        "vllm": (replace(job, kind="vllm", settings=DEFAULT_SETTINGS), ""),
+        "vllm": (replace(job, kind="vllm", settings=VLLM_DEFAULTS), ""),
     }
     if "lmeval" in options.sides:
         jobs["lmeval"] = jobs["lmeval"][0], harness_python(ROOT / "outputs" / ".lmeval")

@@ -48,6 +48,7 @@ SIDES = {
     "generate_batch": "engine_side.py",
     "lmeval": "lmeval_side.py",
     "vllm": "vllm_side.py",
+    "openvino": "openvino_side.py",
     "llamacpp": "llamacpp_side.py",
 }
 
@@ -68,7 +69,7 @@ class Job:
     order: str = "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
     off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed, fused
     limit_s: float | None = None  # lm-eval starts no further batch after this, llama.cpp no further step
-    settings: dict[str, Any] = field(default_factory=dict)  # of vLLM, or the file of llama.cpp
+    settings: dict[str, Any] = field(default_factory=dict)  # of vLLM and OpenVINO, or the file of llama.cpp
 
 
 @dataclass

@@ -1,9 +1,11 @@
-"""GSM8K compared with vLLM, llama.cpp and others on one CPU: `python bench/gsm8k_vs_vllm.py [--rows 1 8 32 128]`.
+"""GSM8K compared with vLLM, OpenVINO, llama.cpp and others on one CPU: `python bench/gsm8k_vs_vllm.py [--rows 1 8]`.
 
 So many concurrent questions, with the same token ids, the same number of new tokens, greedily, each run in a fresh
 process and by turns; loading counts separately. vLLM's CPU build is in an environment of its own (`make vllm`); its
 settings are the best of several, tried first. llama.cpp is built from llama-cpp-python's source into an environment
-below outputs/, and reads the same weights from a .gguf file that is written here. `lmeval` is lm-evaluation-harness' HF
+below outputs/, and reads the same weights from a .gguf file that is written here. OpenVINO GenAI (continuous batching
+with a prefix cache, settings searched, too) is installed below outputs/ and reads what optimum-intel converts there:
+weights as they are stored, or in 8 bits (`openvino-int8`). `lmeval` is lm-evaluation-harness' HF
 backend and `generate` transformers' own, each with --batch concurrent rows.
 """
 
@@ -11,60 +13,23 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
-import venv
 from dataclasses import replace
-from itertools import product
-from pathlib import Path
 
 from engines import Job, Outcome, head_line, markdown, model_folder, run_fresh, same_tokens, spread
 from gguf_of import gguf_of
 from gsm8k_vs_lmeval import ROOT, add_options, harness_python, load_prompts
+from peers import (
+    VLLM_DEFAULTS,
+    best_openvino,
+    best_vllm,
+    llamacpp_python,
+    openvino_python,
+    openvino_settings,
+    vllm_python,
+)
 
-LLAMACPP = "llama-cpp-python==0.3.36"
-SIDES = ("runner", "vllm", "llamacpp", "lmeval", "generate")
-MAX_SEQUENCES = (128, 256)  # of vLLM
-MAX_TOKENS = (2048, 8192)
-DEFAULT_SETTINGS: dict[str, object] = {"max_num_seqs": 128, "max_num_batched_tokens": 8192, "eager": False}
-
-
-def llamacpp_python(folder: Path) -> str:
-    """Return the interpreter of llama.cpp's environment, built from its source if necessary."""
-    python = folder / "bin" / "python"
-    ready = folder / ".ready"
-    if not ready.is_file() or ready.read_text() != LLAMACPP:
-        print(f"building {LLAMACPP} into {folder}", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-binary"]
-        subprocess.run([*pip, "llama-cpp-python", LLAMACPP], check=True)
-        ready.write_text(LLAMACPP)
-    return str(python)
-
-
-def vllm_python() -> str:
-    """Return the interpreter of vLLM's environment."""
-    python = ROOT / ".vllm" / "bin" / "python"
-    if not python.is_file():
-        subprocess.run(["make", "vllm"], cwd=ROOT, check=True)
-    return str(python)
-
-
-def best_vllm(job: Job, python: str) -> tuple[dict[str, object], str]:
-    """Return vLLM's best settings for a job, of several and compiled or not, and a table of all."""
-    rows, best = [], (float("inf"), dict[str, object]())
-    for sequences, tokens, eager in product(MAX_SEQUENCES, MAX_TOKENS, (False, True)):
-        settings: dict[str, object] = {
-            "max_num_seqs": sequences,
-            "max_num_batched_tokens": tokens,
-            "eager": eager,
-        }
-        took = run_fresh(replace(job, kind="vllm", settings=settings), python)
-        kind = "eager" if eager else "compiled"
-        rows.append([f"{sequences} sequences, {tokens} tokens, {kind}", f"{took.total_s:.1f}", f"{took.load_s:.0f}"])
-        if took.total_s < best[0]:
-            best = took.total_s, settings
-    return best[1], markdown([f"vLLM, {len(job.prompts)} questions", "s", "load and warm up, s"], rows)
+SIDES = ("runner", "vllm", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
 
 
 def line(side: str, runs: list[Outcome], ours: list[Outcome]) -> list[str]:
@@ -93,7 +58,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=["runner", "vllm", "llamacpp"])
     parser.add_argument("--batch", type=int, default=32, help="rows at once of lmeval and generate")
     parser.add_argument("--limit-s", type=float, default=300.0, help="llama.cpp and lm-eval begin nothing after this")
-    parser.add_argument("--no-search", action="store_true", help="take vLLM's first settings")
+    parser.add_argument("--no-search", action="store_true", help="take the first settings of vLLM and OpenVINO")
     options = parser.parse_args()
     if "runner" not in options.sides:
         raise SystemExit("--sides: the others are compared with runner, so it has to be among them")
@@ -115,12 +80,20 @@ def main() -> None:
 
     pythons, jobs = dict.fromkeys(options.sides, sys.executable), dict[str, Job]()
     for side in options.sides:
-        jobs[side] = replace(job, kind="stream" if side == "runner" else side)
+        jobs[side] = replace(job, kind="stream" if side == "runner" else side.removesuffix("-int8"))
         if side == "vllm":
             pythons[side] = vllm_python()
-            settings = DEFAULT_SETTINGS
+            settings = VLLM_DEFAULTS
             if not options.no_search:
                 settings, tried = best_vllm(first(max(options.rows)), pythons[side])
+                print(f"{tried}\n", flush=True)
+            jobs[side] = replace(jobs[side], settings=settings)
+        elif side.startswith("openvino"):
+            pythons[side] = openvino_python(ROOT / "outputs" / ".openvino")
+            weights = "int8" if side.endswith("int8") else "as-stored"
+            settings = openvino_settings(folder, pythons[side], options.dtype, weights)
+            if not options.no_search:
+                settings, tried = best_openvino(first(max(options.rows)), pythons[side], settings)
                 print(f"{tried}\n", flush=True)
             jobs[side] = replace(jobs[side], settings=settings)
         elif side == "llamacpp":

@@ -1,0 +1,110 @@
+"""The other engines of gsm8k_vs_vllm.py: their environments, their models' files, and their best settings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from engines import Job, markdown, run_fresh
+from gsm8k_vs_lmeval import ROOT
+
+LLAMACPP = "llama-cpp-python==0.3.36"
+# OpenVINO's own three have to be of one release; torch converts models, and torchvision does not match this torch
+OPENVINO = [
+    *("openvino==2026.4.0", "openvino-genai==2026.4.0.0", "openvino-tokenizers==2026.4.0.0"),
+    *("optimum-intel==2.2.0", "nncf==3.4.0", "torch==2.13.0"),
+]
+VLLM_SEQUENCES = (128, 256)
+VLLM_TOKENS = (2048, 8192)
+VLLM_DEFAULTS: dict[str, object] = {"max_num_seqs": 128, "max_num_batched_tokens": 8192, "eager": False}
+OPENVINO_TOKENS = (512, 2048, 8192)  # of one pass
+
+
+def llamacpp_python(folder: Path) -> str:
+    """Return the interpreter of llama.cpp's environment, built from its source if necessary."""
+    return _python_with(folder, [LLAMACPP], "--no-binary", "llama-cpp-python")
+
+
+def openvino_python(folder: Path) -> str:
+    """Return the interpreter of OpenVINO's environment, which is installed if necessary."""
+    return _python_with(folder, OPENVINO, without="torchvision")
+
+
+def _python_with(folder: Path, packages: list[str], *options: str, without: str | None = None) -> str:
+    python, ready = folder / "bin" / "python", folder / ".ready"
+    wanted = " ".join(packages)
+    if not ready.is_file() or ready.read_text() != wanted:
+        print(f"installing {wanted} into {folder}", file=sys.stderr)
+        venv.create(folder, with_pip=True, clear=True)
+        pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", *options, *packages], check=True)
+        if without is not None:
+            subprocess.run([*pip, "uninstall", "--yes", without], check=True)
+        ready.write_text(wanted)
+    return str(python)
+
+
+def vllm_python() -> str:
+    """Return the interpreter of vLLM's environment."""
+    python = ROOT / ".vllm" / "bin" / "python"
+    if not python.is_file():
+        subprocess.run(["make", "vllm"], cwd=ROOT, check=True)
+    return str(python)
+
+
+def openvino_model(folder: Path, python: str, weights: str) -> Path:
+    """Return the folder with a model in OpenVINO's form, converted if necessary; `weights` is int8 or as-stored."""
+    converted = ROOT / "outputs" / f".openvino-{folder.name}-{weights}"
+    if not (converted / "openvino_model.bin").is_file():
+        command = [str(Path(python).parent / "optimum-cli"), "export", "openvino", "--model", str(folder)]
+        form = [] if weights == "as-stored" else ["--weight-format", weights]
+        subprocess.run(
+            [*command, "--task", "text-generation-with-past", *form, str(converted)], stdout=sys.stderr, check=True
+        )
+    return converted
+
+
+def best_vllm(job: Job, python: str) -> tuple[dict[str, object], str]:
+    """Return vLLM's best settings for a job, of several and compiled or not, and a table of all."""
+    choices: dict[str, dict[str, object]] = {}
+    for sequences, tokens, eager in product(VLLM_SEQUENCES, VLLM_TOKENS, (False, True)):
+        words = f"{sequences} sequences, {tokens} tokens, {'eager' if eager else 'compiled'}"
+        choices[words] = {"max_num_seqs": sequences, "max_num_batched_tokens": tokens, "eager": eager}
+    return _best("vllm", job, python, choices)
+
+
+def openvino_settings(folder: Path, python: str, dtype: str, weights: str) -> dict[str, object]:
+    """Return OpenVINO's settings: computing in the job's number format, and keys and values in it, too."""
+    precision = {"bfloat16": "bf16", "float32": "f32"}[dtype]
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    model = str(openvino_model(folder, python, weights))
+    return {
+        "folder": model, "precision": precision, "kv_cache": precision, "vocabulary": vocabulary,
+        "cache_gib": 4, "max_num_seqs": 256, "max_tokens": 2048,
+    }  # fmt: skip
+
+
+def best_openvino(job: Job, python: str, settings: Mapping[str, object]) -> tuple[dict[str, object], str]:
+    """Return OpenVINO's best settings for a job, of several sizes of a pass and formats of the KV cache, and all."""
+    choices: dict[str, dict[str, object]] = {}
+    for tokens, kv_cache in product(OPENVINO_TOKENS, dict.fromkeys((str(settings["precision"]), "u8"))):
+        words = f"{tokens} tokens, KV cache in {kv_cache}"
+        choices[words] = {**settings, "max_tokens": tokens, "kv_cache": kv_cache}
+    return _best("openvino", job, python, choices)
+
+
+def _best(kind: str, job: Job, python: str, choices: Mapping[str, dict[str, object]]) -> tuple[dict[str, object], str]:
+    rows: list[Sequence[str]] = []
+    best: tuple[float, dict[str, object]] = (float("inf"), {})
+    for words, settings in choices.items():
+        took = run_fresh(replace(job, kind=kind, settings=settings), python)
+        rows.append([words, f"{took.total_s:.1f}", f"{took.load_s:.0f}"])
+        if took.total_s < best[0]:
+            best = took.total_s, settings
+    return best[1], markdown([f"{kind}, {len(job.prompts)} questions", "s", "load and warm up, s"], rows)
