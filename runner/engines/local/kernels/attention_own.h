@@ -15,14 +15,19 @@ INLINE void NAME(store_head)(const kv_arena *arena, int64_t head, const T *k, co
   NAME(store_place)(NAME(keys_of)(arena, head, dim), NAME(values_of)(arena, head, dim), k, v, dim, place);
 }
 
-/* Puts k and v [tokens, kv_heads, dim] of a layer into the arenas: token t goes to arenas[slot[t]], place[t]. */
-void NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t layer, int64_t kv_heads, int64_t dim,
-                 int64_t tokens, const int32_t *slot, const int32_t *place, int threads) {
+/* Puts k and v [tokens, kv_heads, dim] of a layer into the arenas [slots]: token t goes to arenas[slot[t]], place[t].
+   Returns what is wrong with the call (checks.h). */
+int64_t NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t slots, int64_t layer, int64_t kv_heads,
+                    int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *place, int threads) {
+  int64_t wrong = check_heads(kv_heads, 1, dim);
+  if (!wrong) wrong = check_places(arenas, slots, tokens, slot, place, 0, 0);
+  if (wrong) return wrong;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t i = 0; i < tokens * kv_heads; i++) {
     const int64_t t = i / kv_heads, head = layer * kv_heads + i % kv_heads;
     NAME(store_head)(arenas + slot[t], head, k + i * dim, v + i * dim, dim, place[t]);
   }
+  return FINE;
 }
 
 /* s[g][j] = q[g] . key j, for `count` keys and the rest of their blocks; v is read next. Two blocks at a time where
@@ -149,12 +154,18 @@ static void NAME(attend_head)(int64_t dim, int64_t group, const T *q, const T *K
    group] outputs (not yet divided by their sums), maxima and sums; -1 = none. cap and sinks [kv_heads, group]: as in
    attention_view. k and v [tokens, kv_heads, dim], unless 0: they are put into the last place that the token sees. That
    is faster than to call `store` before, since the lines are read here anyway, but other tokens of the same row must
-   not depend on it. */
-void NAME(attend)(const T *q, const kv_arena *arenas, const T *k, const T *v, int64_t layer, int64_t kv_heads,
-                  int64_t group, int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *first,
-                  const int32_t *own, float scale, float cap, const float *sinks, int64_t parts,
-                  const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum, const int64_t *part_rows,
-                  const int64_t *part_row, T *out, int threads) {
+   not depend on it. Returns what is wrong with the call (checks.h). */
+int64_t NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const T *k, const T *v, int64_t layer,
+                     int64_t kv_heads, int64_t group, int64_t dim, int64_t tokens, const int32_t *slot,
+                     const int32_t *first, const int32_t *own, float scale, float cap, const float *sinks,
+                     int64_t parts, const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum,
+                     const int64_t *part_rows, const int64_t *part_row, T *out, int threads) {
+  int64_t wrong = check_heads(kv_heads, group, dim);
+  if (!wrong) wrong = check_places(arenas, slots, tokens, slot, 0, own, k ? 1 : 0);
+  if (!wrong) wrong = check_range(first, tokens, 0, INT32_MAX, WRONG_FIRST);
+  for (int64_t p = 0; !wrong && p < parts; p++)
+    wrong = check_range((const int32_t *)part_row[p], tokens, -1, part_rows[p] - 1, WRONG_PART_ROW);
+  if (wrong) return wrong;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
   for (int64_t i = 0; i < tokens * kv_heads; i++) {
     int64_t t = i / kv_heads, h = i % kv_heads, rows[parts + 1], after = i + 1 < tokens * kv_heads ? i + 1 : i;
@@ -171,4 +182,5 @@ void NAME(attend)(const T *q, const kv_arena *arenas, const T *k, const T *v, in
     NAME(attend_head)(dim, group, q + i * group * dim, NAME(keys_of)(arena, head, dim),
                       NAME(values_of)(arena, head, dim), &view, out + i * group * dim, next);
   }
+  return FINE;
 }
