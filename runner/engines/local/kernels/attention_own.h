@@ -70,23 +70,17 @@ INLINE void NAME(add_values)(const int D, const int G, float s[][MAX_SCORES], co
     const int some = G - g0 < HEADS_AT_ONCE(D) ? G - g0 : HEADS_AT_ONCE(D);
     for (int d0 = 0; d0 < D; d0 += DIMS_AT_ONCE(D)) {
       vec o[HEADS_AT_ONCE(0)][MAX_DIMS_AT_ONCE / VEC_FLOATS];
-#pragma GCC unroll 4
       for (int g = 0; g < HEADS_AT_ONCE(D); g++)
-#pragma GCC unroll 32
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS; d++) o[g][d] = (vec){0};
       for (int j = 0; j < count; j += PACK)
-#pragma GCC unroll 32
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS; d++) {
           const T *at = v + j * D + PACK * (d0 + d * VEC_FLOATS);
           if (!g0 && d % (LANES / VEC_FLOATS) == 0) prefetch(at, end, next);
           NAME(vec) x = NAME(load)(at);
-#pragma GCC unroll 4
           for (int g = 0; g < HEADS_AT_ONCE(D); g++)
             if (g < some) o[g][d] = NAME(multiply_add)(o[g][d], NAME(load_one)(weights[g0 + g] + j), x);
         }
-#pragma GCC unroll 4
       for (int g = 0; g < HEADS_AT_ONCE(D); g++)
-#pragma GCC unroll 32
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS && g < some; d++) {
           float *to = acc + (g0 + g) * D + d0 + d * VEC_FLOATS;
           vec sum = load_f32(to) + o[g][d];

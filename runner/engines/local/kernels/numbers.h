@@ -11,10 +11,6 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Registers may be narrower than vectors. Then it depends on the compiler's flags how a function would get a vector, but
-   all functions that get one are inlined. */
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16      /* keys in a block of the KV layout, whose scores are computed side by side */
 #define CACHE_LINE 64 /* bytes */
