@@ -11,14 +11,20 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from runner.core.errors import ConfigError
+from runner.engines.base import Request
 from runner.engines.local.attention import PassLayout, PrefixUse, Span
+from runner.engines.local.forward import Forward, TokenSpan
 from runner.engines.local.fused_forward import FusedForward
+from runner.engines.local.interface import register
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.matrices import multiply
 from runner.engines.local.panels import Panels
+from runner.engines.local.quantized_layers import QuantizedWeights
 from runner.engines.local.shared_kv import SharedKv, own_kv
+from runner.engines.rows import Row
 
 KERNELS = native.kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
@@ -109,6 +115,26 @@ def test_tokens_that_do_not_exist(
         fused(layout(), ids, positions, keep)
 
 
+def test_an_answer_that_its_own_embedding_lacks() -> None:
+    """A head that is larger than the embedding can answer with such a token; prompts are checked when they arrive."""
+    settings = LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, head_dim=16,
+    )  # fmt: skip
+    model = LlamaForCausalLM(settings).eval()
+    register()
+    for is_fused in (True, False):
+        forward, own = Forward(model, HEADS), own_kv(HEADS, KERNELS, [PLACES])
+        if is_fused:
+            assert KERNELS is not None
+            forward.fused = FusedForward(model, HEADS, POSITIONS, KERNELS, {})
+        row = Row(Request(0, ()), [1, 2], "", 4)
+        forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
+        row.places, row.tokens = 2, [VOCABULARY]
+        with pytest.raises(ConfigError, match="answered with token 50, and its embedding ends at 49"):
+            forward.step(own, [row], [])
+
+
 def test_tensors_of_another_length_format_or_order(fused: FusedForward) -> None:
     long, wide, every_second = torch.tensor([0, 0, 0]), ints(0, 0), ints(0, 1, 0, 1, 0, 1)[::2]
     for wrong in (long, wide, every_second):
@@ -147,8 +173,6 @@ def test_products_with_rows_of_another_width_or_format() -> None:
 def test_quantized_products_with_wrong_sizes() -> None:
     assert KERNELS is not None
     weight, scale, table = torch.zeros(32 * 64 // 2, dtype=torch.uint8), torch.ones(1, 32), torch.ones(32)
-    from runner.engines.local.quantized_layers import QuantizedWeights
-
     it = QuantizedWeights(WeightFormat.four_bit, 64, 32, (torch.bfloat16,))
     it.matrix.block = 64
     right = weight, None, scale.bfloat16(), table.bfloat16()
