@@ -26,6 +26,7 @@ from runner.engines.local.parts import (
     by_token,
     most_scores,
     or_zero,
+    padded_heads,
     scores_of,
     wide_bmm,
 )
@@ -148,7 +149,7 @@ class PassLayout:
     ) -> torch.Tensor:  # fmt: skip
         """Return [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one layer."""
         width = value.shape[-1]
-        query, key, value = _padded_heads(self.heads, query, key, value)
+        query, key, value = padded_heads(self.heads, query, key, value)
         attention = LayerAttention(layer, scale, softmax, self._view(layer))
         result = self._attend(attention, query, key, value)
         return result if width == self.heads.dim else result[..., :width]
@@ -177,16 +178,6 @@ class PassLayout:
         if self.spans:
             parts.append(_attend_within_spans(self, attention, grouped, key, value))
         return _join(self, attention, query, new, parts)
-
-
-def _padded_heads(heads: Heads, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> list[torch.Tensor]:
-    """Return heads of the store's number and width: narrower ones are padded with zeros, which change no product."""
-    if repeat := heads.kv_heads // key.shape[0] - 1:  # other layers have more of them
-        key, value = (some.repeat_interleave(repeat + 1, dim=0) for some in (key, value))
-    return [
-        some if some.shape[-1] == heads.dim else torch.nn.functional.pad(some, (0, heads.dim - some.shape[-1]))
-        for some in (query, key, value)
-    ]
 
 
 def _attend_within_spans(

@@ -113,3 +113,13 @@ def wide_bmm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     if left.is_cuda and left.dtype in (torch.float16, torch.bfloat16):
         return torch.bmm(left, right, out_dtype=torch.float32)
     return torch.bmm(left.float(), right.float())
+
+
+def padded_heads(heads: Heads, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> list[torch.Tensor]:
+    """Return heads of the store's number and width: narrower ones are padded with zeros, which change no product."""
+    if repeat := heads.kv_heads // key.shape[0] - 1:  # other layers have more of them
+        key, value = (some.repeat_interleave(repeat + 1, dim=0) for some in (key, value))
+    return [
+        some if some.shape[-1] == heads.dim else torch.nn.functional.pad(some, (0, heads.dim - some.shape[-1]))
+        for some in (query, key, value)
+    ]
