@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo pages test test-all test-fast test-avx2 format lint types check vllm bench clean
+.PHONY: help install demo pages test test-all test-fast test-avx2 sanitize sanitize-short format lint types check vllm bench
+.PHONY: clean
 .DEFAULT_GOAL := help
 
 help:             ## list these targets
@@ -17,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m tools.install
 	@# all cores compile, and no tests that packages bring; some files are templates and no Python
 	@$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true
+	@$(BIN)/python -m runner.engines.local.kernels.building || true
 	@touch $@
 
 demo: $(STAMP)    ## evaluate four quantizations of the embedded model on two sets of problems, and compare them
@@ -45,6 +47,12 @@ AVX2_ALL := attention attention_windows forward_scoring own_memory static_probe 
 test-avx2: $(STAMP) ## run engine tests in bfloat16 and four bits once more, as on a desktop processor without bfloat16 products
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -m "not slow" -k "not f32 and not float32 and not int8" $(AVX2:%=tests/engines/local/test_%.py)
 
+sanitize: $(STAMP) ## run the engine's tests with kernels that AddressSanitizer and UndefinedBehaviorSanitizer watch
+	$(BIN)/python -m tools.sanitize $(ARGS)
+
+sanitize-short: $(STAMP)
+	$(BIN)/python -m tools.sanitize --short
+
 format: $(STAMP)  ## rewrite every Python file in the house format
 	$(BIN)/ruff format .
 
@@ -56,7 +64,7 @@ types: $(STAMP)   ## check the types
 	$(BIN)/mypy
 
 check: $(STAMP)   ## run what CI runs: format, lint, types, tests; what takes one core runs beside something else that does
-	$(MAKE) --jobs 2 --output-sync lint types test-avx2
+	$(MAKE) --jobs 2 --output-sync lint types test-avx2 sanitize-short
 	$(MAKE) test
 
 vllm:             ## install vLLM's CPU build into .vllm, for the tests and benchmarks that compare with it

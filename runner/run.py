@@ -68,6 +68,8 @@ def execute(
 ) -> Record:
     """Run the task, and record how it ended in any case."""
     record = ledger.new_record(config, job, task.VERSION, inputs.data)
+    needs_kernels = {Uses.engine, Uses.machine, Uses.fresh_process} & task.USES
+    built_s = kind_of(config.model).build_kernels(config) if needs_kernels else 0.0  # before the job's time counts
     recorder = jobs.Recorder(job)  # reads the samples of an interrupted run, and rejects damaged ones
     with signals.deferred():  # a signal takes effect when the end of the job is recorded
         tracker = ledger.start_tracking(config, job, record)
@@ -89,7 +91,7 @@ def execute(
             recorder.close()
             context.engine.close()
             record.seconds = time.perf_counter() - started
-            record.result.metrics["seconds"] = record.seconds
+            record.result.metrics |= {"seconds": record.seconds} | ({"kernels_build_s": built_s} if built_s else {})
             ledger.close(tracker, job, record)
     return record
 

@@ -222,6 +222,7 @@ _EVERY = (
     _metric("knee_requests_per_s", "knee", ".3g"),
     _metric("load_s", form=".2f"),
     _metric("import_s"),
+    _metric("kernels_build_s"),
     _metric("seconds", form=",.1f", better=Better.lower, pooling=Pooling.sum),
     _metric("repeats"),
     _metric("output_tok_per_s", form=",.0f"),

@@ -105,6 +105,10 @@ class ModelKind(ABC):
         """Work for the process that runs the job, and return the exit code; None if this process runs it."""
         return None
 
+    def build_kernels(self, config: RunnerConfig) -> float:
+        """Build what a job needs of this machine's C compiler, unless that is done; return the seconds."""
+        return 0.0
+
     def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:  # noqa: B027
         """Import what a job will use, so that later measurements do not include the libraries."""
 

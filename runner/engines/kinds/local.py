@@ -11,6 +11,7 @@ from runner.checkpoints import footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.memory_check import check_memory, limited
 from runner.checkpoints.resolve import Resolved
+from runner.config.model import local_model
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig, base_key
 from runner.config.task import Workload
@@ -19,6 +20,7 @@ from runner.engines.base import Capability, Prompt, Request
 from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
 from runner.engines.local.capabilities import capabilities_of
+from runner.engines.local.kernels import building
 from runner.quantization import quiet_imports
 
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
@@ -65,6 +67,10 @@ class Local(ModelKind):
         small = predicted.weight_mib < SMALL_WEIGHT_MIB
         threads = resolved.model.threads or (1 if small else machine.cores())
         return Need(predicted.total_mib, threads)
+
+    def build_kernels(self, config: RunnerConfig) -> float:
+        """Build the kernels, unless the model is on a GPU."""
+        return building.prepare() if machine.device_class(local_model(config.model).device) == "cpu" else 0.0
 
     def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:
         """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""

@@ -19,6 +19,7 @@ from runner.core.machine import MIB
 from runner.engines.base import Capability, Prompt, Request
 from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
+from runner.engines.local.kernels import building
 from runner.engines.pipeline import CAPABILITIES
 from runner.engines.pipeline.ranks import first_rank, manifest_of, torchrun_rank
 from runner.sharding.check import require_sound
@@ -86,6 +87,10 @@ class PartsKind(ModelKind):
         from runner.engines.pipeline.engine import PipelineEngine  # imports torch
 
         return PipelineEngine(config, folder)
+
+    def build_kernels(self, config: RunnerConfig) -> float:
+        """Build the kernels, unless the model is on a GPU."""
+        return building.prepare() if machine.device_class(parts_model(config.model).device) == "cpu" else 0.0
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
         """Run this process's parts if torchrun has started it, unless it is the first one, which runs the job."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from runner.engines.local.interface import PLAIN, Softmax
-from runner.engines.local.kernels.native import Kernels
+from runner.engines.local.kernels.native import Kernels, pointer, pointer_or_none
 from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.parts import (
     PartialAttention,
@@ -26,6 +26,7 @@ from runner.engines.local.parts import (
     by_token,
     most_scores,
     or_zero,
+    padded_heads,
     scores_of,
     wide_bmm,
 )
@@ -148,7 +149,7 @@ class PassLayout:
     ) -> torch.Tensor:  # fmt: skip
         """Return [T, H, D] for query [H, T, D], key and value [KVH, T, D] of one layer."""
         width = value.shape[-1]
-        query, key, value = _padded_heads(self.heads, query, key, value)
+        query, key, value = padded_heads(self.heads, query, key, value)
         attention = LayerAttention(layer, scale, softmax, self._view(layer))
         result = self._attend(attention, query, key, value)
         return result if width == self.heads.dim else result[..., :width]
@@ -158,6 +159,7 @@ class PassLayout:
     ) -> torch.Tensor:
         """As `attend`, for heads of the store's number and width."""
         layer = attention.layer
+        self.heads.check_layer(layer)
         query = query if query.stride(2) == 1 else query.contiguous()
         new = (key.transpose(0, 1).contiguous(), value.transpose(0, 1).contiguous())
         if self.kernels is None or not self.is_step:  # else the attention kernel stores them
@@ -176,16 +178,6 @@ class PassLayout:
         if self.spans:
             parts.append(_attend_within_spans(self, attention, grouped, key, value))
         return _join(self, attention, query, new, parts)
-
-
-def _padded_heads(heads: Heads, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> list[torch.Tensor]:
-    """Return heads of the store's number and width: narrower ones are padded with zeros, which change no product."""
-    if repeat := heads.kv_heads // key.shape[0] - 1:  # other layers have more of them
-        key, value = (some.repeat_interleave(repeat + 1, dim=0) for some in (key, value))
-    return [
-        some if some.shape[-1] == heads.dim else torch.nn.functional.pad(some, (0, heads.dim - some.shape[-1]))
-        for some in (query, key, value)
-    ]
 
 
 def _attend_within_spans(
@@ -257,13 +249,15 @@ def _shared_part(
     """
     assert layout.kernels is not None
     heads, rows = layout.heads, count * layout.heads.group
+    if query.dtype != heads.dtype or query.shape[::2] != (heads.kv_heads * heads.group, heads.dim):
+        raise ValueError(f"queries {list(query.shape)} of {query.dtype} for {heads}")
     out = torch.empty(heads.kv_heads, rows, heads.dim, dtype=heads.dtype)
     top, total = (torch.empty(heads.kv_heads, rows, dtype=torch.float32) for _ in range(2))
     layout.kernels(
-        "attend_shared", heads.dtype, query.data_ptr(), query.stride(0), query.stride(1),
-        None if chosen is None else chosen.data_ptr(), count,
+        "attend_shared", heads.dtype, query.data_ptr(), query.stride(0), query.stride(1), query.shape[1],
+        pointer_or_none(chosen, torch.int64, count), count,
         store.table[slot].data_ptr(), attention.layer, heads.kv_heads, heads.group, heads.dim, sees, int(causal),
-        None if first is None else first.data_ptr(),
+        pointer_or_none(first, torch.int32, count),
         ctypes.c_float(attention.scale), ctypes.c_float(attention.softmax.cap),
         out.data_ptr(), top.data_ptr(), total.data_ptr(),
     )  # fmt: skip
@@ -284,19 +278,21 @@ def _join(
     tokens = query.shape[0]
     if layout.kernels is not None:
         result = torch.empty_like(query)
-        put = [tensor.data_ptr() for tensor in new] if layout.is_step else [None, None]
+        shape = tokens, heads.kv_heads, heads.dim
+        put = [pointer(tensor, heads.dtype, *shape) for tensor in new] if layout.is_step else [None, None]
         layout.kernels(
-            "attend", heads.dtype, query.data_ptr(), own.table.data_ptr(), *put, layer,
-            heads.kv_heads, heads.group, heads.dim, tokens, layout.slot.data_ptr(),
-            None if first is None else first.data_ptr(), layout.seen.data_ptr(),
+            "attend", heads.dtype, pointer(query, heads.dtype, tokens, heads.kv_heads * heads.group, heads.dim),
+            own.table.data_ptr(), len(own.table), *put, layer,
+            heads.kv_heads, heads.group, heads.dim, tokens, pointer(layout.slot, torch.int32, tokens),
+            pointer_or_none(first, torch.int32, tokens), pointer(layout.seen, torch.int32, tokens),
             ctypes.c_float(attention.scale), ctypes.c_float(attention.softmax.cap),
-            None if sinks is None else sinks.data_ptr(),
+            pointer_or_none(sinks, torch.float32, heads.kv_heads * heads.group),
             len(parts),
-            _int64_array([part.out.data_ptr() for part in parts]),
-            _int64_array([part.top.data_ptr() for part in parts]),
-            _int64_array([part.sum.data_ptr() for part in parts]),
+            _int64_array([pointer(part.out, heads.dtype, *part.shape(heads), heads.dim) for part in parts]),
+            _int64_array([pointer(part.top, torch.float32, *part.shape(heads)) for part in parts]),
+            _int64_array([pointer(part.sum, torch.float32, *part.shape(heads)) for part in parts]),
             _int64_array([part.count for part in parts]),
-            _int64_array([part.row_of.data_ptr() for part in parts]),
+            _int64_array([pointer(part.row_of, torch.int32, tokens) for part in parts]),
             result.data_ptr(),
         )  # fmt: skip
         return result

@@ -19,7 +19,7 @@ from runner.engines.base import Request
 from runner.engines.local.forward import Forward, TokenSpan
 from runner.engines.local.fused_forward import FusedForward, NotFusable
 from runner.engines.local.interface import Softmax, register, running
-from runner.engines.local.kernels import native
+from runner.engines.local.kernels.shared_numbers import LANES
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.matrices import LayerWeights
 from runner.engines.local.prefix import Prefix
@@ -148,7 +148,7 @@ def _inspect_attention(model: Any, ids: torch.Tensor, kept_tokens: list[int | No
         raise Incompatible(f"its {layers} layers attend in {len(set(all_shapes))} shapes that cannot be combined")
     [(query_heads, dtype, device)] = alike
     if device.type == "cpu":  # the kernels need whole vectors
-        width = -(-width // native.LANES) * native.LANES
+        width = -(-width // LANES) * LANES
     known = tuple(windows[layer] for layer in range(layers)) if len(windows) == layers else ()
     pairs = (
         zip(kept_tokens, known, strict=True) if len(kept_tokens) == len(known) else [(one, None) for one in kept_tokens]

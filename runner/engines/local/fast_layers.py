@@ -113,6 +113,8 @@ class FastLayers:
                 other: torch.Tensor = own(rows)
                 return other
             rows = rows.contiguous()
+            if rows.shape[-1] != width or rows.device.type != "cpu":
+                raise ValueError(f"rows {list(rows.shape)} on {rows.device} for a norm of {width} numbers")
             result = torch.empty_like(rows)
             kernels(
                 "norm", dtype, rows.data_ptr(), weight.data_ptr(), rows.numel() // width, width,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines.base import Completion
 from runner.engines.local.attention import PassLayout, PrefixUse, Span
@@ -18,6 +19,7 @@ from runner.engines.local.kv_cache import Heads, OwnKv, kernels_for
 from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import SharedKv
 from runner.engines.rows import NO_NUMBERS, Row
+from runner.models.vocabulary import rows_of
 
 SHORT_SPAN = 192  # tokens; with kernels, a shorter prompt is attended to token by token, as in decoding
 MAX_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # numbers that one pass may return for scoring
@@ -63,6 +65,7 @@ class Forward:
         self.model, self.heads, self.kernels = model, heads, kernels_for(heads)
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
+        self.rows = rows_of(model)
         self.fused: FusedForward | None = None  # runs a pass in a single call where possible
         self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
 
@@ -146,6 +149,11 @@ class Forward:
         self, layout: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None
     ) -> torch.Tensor:
         """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
+        if (largest := max(ids)) >= self.rows:  # prompts were checked, so it is of an answer
+            raise ConfigError(
+                f"the model answered with token {largest}, and its embedding ends at {self.rows - 1}: its head is "
+                "larger than its embedding, so head and embedding are of different checkpoints or tokenizers"
+            )
         self.most_tokens = max(self.most_tokens, len(ids))
         self.most_logits = max(self.most_logits, len(ids if keep is None else keep))
         if self.fused is not None and self.fused.fits(layout, positions):

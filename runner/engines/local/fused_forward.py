@@ -19,8 +19,20 @@ from runner.core import machine
 from runner.engines.local.attention import PassLayout
 from runner.engines.local.fast_layers import is_plain
 from runner.engines.local.kernels import native
+from runner.engines.local.kernels.shared_numbers import (
+    CACHE_LINE,
+    LAYER_PHASES,
+    PHASE_BYTES,
+    PRODUCT_PHASES,
+    FusedLayer,
+    FusedModel,
+    FusedTokens,
+    Matrix,
+    SharedPart,
+    WeightFormat,
+)
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.matrices import LayerWeights, Matrix, WeightFormat
+from runner.engines.local.matrices import LayerWeights
 from runner.engines.local.panels import Panels, fits_panels
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -30,63 +42,11 @@ PARTS = {
     "layer": ({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},),
 }
 ACTIVATIONS = ("silu", "swish")
-PRODUCT_PHASES = 3  # as in products.h
-LAYER_PHASES, PHASE_BYTES = 4 * PRODUCT_PHASES + 5, 128  # as in fused_forward.h and thread_team.h
-CACHE_LINE = 64  # pieces of the workspace begin at multiples of it
 FIRST_POSITIONS = 1024  # of RoPE's table at first; it grows with the rows
 
 
 class NotFusable(Exception):
     """The model has other parts than a plain Llama."""
-
-
-class _Model(ctypes.Structure):
-    """As fused_model in fused_forward.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized")),
-        *((name, ctypes.c_float) for name in ("epsilon", "scale")),
-        *((name, ctypes.c_void_p) for name in ("embedding", "norm", "cos", "sin")),
-        ("head", Matrix),
-    )
-
-
-class _Layer(ctypes.Structure):
-    """As fused_layer in fused_forward.h."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("norm_in", "norm_mid", "norm_q", "norm_k")),
-        ("qkv", Matrix * 3),
-        ("out", Matrix),
-        ("gated", Matrix * 2),
-        ("down", Matrix),
-    )
-
-
-class _SharedPart(ctypes.Structure):
-    """As shared_part in fused_forward.h."""
-
-    _fields_ = (
-        ("arena", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("sees", "causal")),
-        ("chosen", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("first", "tokens")),
-        ("row_of", ctypes.c_void_p),
-    )
-
-
-class _Tokens(ctypes.Structure):
-    """As fused_tokens in fused_forward.h."""
-
-    _fields_ = (
-        ("arenas", ctypes.c_void_p),
-        ("tokens", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("ids", "positions", "slot", "place", "seen")),
-        *((name, ctypes.c_int64) for name in ("is_step", "kept")),
-        ("keep", ctypes.c_void_p),
-        ("parts", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("part", "workspace", "logits")),
-    )
 
 
 class FusedForward:
@@ -128,12 +88,12 @@ class FusedForward:
                 raise NotFusable("its head or its number of layers differs")
             self.vocabulary, self.rows = head.out_features, len(body.embed_tokens.weight)
             of_head = self._matrix(head, self.hidden, self.vocabulary)
-            self._layers = (_Layer * len(layers))(*layers)
-            self._model = _Model(
+            self._layers = (FusedLayer * len(layers))(*layers)
+            self._model = FusedModel(
                 len(layers), self.hidden, self.inner, heads.kv_heads, heads.group, heads.dim, self.is_quantized,
-                self.epsilon, self.scale,
-                self._hold(body.embed_tokens.weight), self._norm(body.norm, self.hidden), None, None,
-                of_head,
+                self.rows, 0, self.epsilon, self.scale,
+                self._hold(body.embed_tokens.weight, self.rows, self.hidden), self._norm(body.norm, self.hidden),
+                None, None, of_head,
             )  # fmt: skip
             self._rope_table: tuple[torch.Tensor, torch.Tensor] | None = None
             self._extend_rope_table(min(FIRST_POSITIONS, positions))
@@ -148,21 +108,21 @@ class FusedForward:
         self, layout: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None
     ) -> torch.Tensor:
         """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
-        if not 0 <= min(ids) <= max(ids) < self.rows:  # C would read beyond the embedding
-            raise IndexError(f"token ids from {min(ids)} to {max(ids)}: the embedding has {self.rows} rows")
         self._extend_rope_table(max(positions) + 1)
         count = len(ids)
+        pointer, int32 = native.pointer, torch.int32
         kept = torch.arange(count, dtype=torch.int32) if keep is None else torch.tensor(keep, dtype=torch.int32)
         numbers = torch.tensor([ids, positions], dtype=torch.int32)
-        parts = _parts(layout)
+        parts = _parts(layout, count)
         workspace = torch.empty(self._workspace_bytes(count, [part.tokens for part in parts]), dtype=torch.uint8)
         logits = torch.empty(kept.numel(), self.vocabulary, dtype=self.heads.dtype)
-        part_list = (_SharedPart * len(parts))(*parts)
-        tokens = _Tokens(
-            layout.own.table.data_ptr(), count,
-            numbers[0].data_ptr(), numbers[1].data_ptr(), layout.slot.data_ptr(), layout.place.data_ptr(),
-            layout.seen.data_ptr(), int(layout.is_step), kept.numel(), kept.data_ptr(),
-            len(parts), ctypes.addressof(part_list), workspace.data_ptr(), logits.data_ptr(),
+        part_list = (SharedPart * len(parts))(*parts)
+        tokens = FusedTokens(
+            layout.own.table.data_ptr(), len(layout.own.table), count,
+            pointer(numbers[0], int32, count), pointer(numbers[1], int32, count),
+            *(pointer(one, int32, count) for one in (layout.slot, layout.place, layout.seen)),
+            int(layout.is_step), kept.numel(), kept.data_ptr(),
+            len(parts), ctypes.addressof(part_list), workspace.data_ptr(), logits.data_ptr(), workspace.nbytes,
         )  # fmt: skip
         self.kernels(
             "fused_forward", self.heads.dtype,
@@ -196,11 +156,13 @@ class FusedForward:
         if cos.shape != (1, count, self.heads.dim) or cos.dtype != self.heads.dtype:
             raise NotFusable("it rotates a part of each head, or otherwise")
         self._rope_table = cos[0].contiguous(), sin[0].contiguous()
-        self._model.cos, self._model.sin = (one.data_ptr() for one in self._rope_table)
+        shape = count, self.heads.dim
+        self._model.cos, self._model.sin = (native.pointer(one, self.heads.dtype, *shape) for one in self._rope_table)
+        self._model.positions = count
 
     # ------------------------------------------------------------------------------------- reading the model
 
-    def _layer(self, layer: Any) -> _Layer:
+    def _layer(self, layer: Any) -> FusedLayer:
         attention, mlp, heads = layer.self_attn, layer.mlp, self.heads
         for module, kind in ((attention, "attention"), (mlp, "mlp"), (layer, "layer")):
             if {name for name, _ in module.named_children()} not in PARTS[kind]:
@@ -222,7 +184,7 @@ class FusedForward:
             raise NotFusable("its queries, keys and values have outliers of different sizes")
         if len({(one.kind, one.block, one.threshold) for one in gated}) > 1:
             raise NotFusable("the two matrices that gate its MLP are quantized differently")
-        return _Layer(
+        return FusedLayer(
             self._norm(layer.input_layernorm, hidden), self._norm(layer.post_attention_layernorm, hidden),
             self._norm(attention.q_norm, heads.dim) if has_norms else None,
             self._norm(attention.k_norm, heads.dim) if has_norms else None,
@@ -252,25 +214,25 @@ class FusedForward:
     def _norm(self, layer: Any, width: int) -> int:
         if layer.variance_epsilon != self.epsilon or layer.weight.shape != (width,):
             raise NotFusable("its norms differ")
-        return self._hold(layer.weight)
+        return self._hold(layer.weight, width)
 
-    def _hold(self, tensor: torch.Tensor) -> int:
+    def _hold(self, tensor: torch.Tensor, *shape: int) -> int:
         """Keep a tensor alive, and return its address."""
         tensor = tensor.detach()
-        if tensor.dtype != self.heads.dtype or tensor.device.type != "cpu":
+        if tensor.dtype != self.heads.dtype or tensor.device.type != "cpu" or tensor.shape != shape:
             raise NotFusable("it has weights of another kind")
         self._kept.append(tensor.contiguous())
-        return int(self._kept[-1].data_ptr())
+        return native.pointer(self._kept[-1], self.heads.dtype, *shape)
 
 
-def _parts(layout: PassLayout) -> list[_SharedPart]:
+def _parts(layout: PassLayout, count: int) -> list[SharedPart]:
     """Return what several tokens share: prefixes and spans."""
     parts = []
     for use in layout.uses:
-        chosen = None if use.rows is None else use.rows.data_ptr()
-        arena = use.kv.store.table.data_ptr()
-        parts.append(_SharedPart(arena, use.kv.length, 0, chosen, 0, use.count, use.row_of.data_ptr()))
-    for span, row_of in zip(layout.spans, layout.span_rows, strict=True):
-        arena, count = layout.own.table[span.slot].data_ptr(), span.last - span.first
-        parts.append(_SharedPart(arena, span.before + 1, 1, None, span.first, count, row_of.data_ptr()))
+        chosen = native.pointer_or_none(use.rows, torch.int64, use.count)
+        row_of = native.pointer(use.row_of, torch.int32, count)
+        parts.append(SharedPart(use.kv.store.table[0].data_ptr(), use.kv.length, 0, chosen, 0, use.count, row_of))
+    for span, rows in zip(layout.spans, layout.span_rows, strict=True):
+        arena, row_of = layout.own.table[span.slot].data_ptr(), native.pointer(rows, torch.int32, count)
+        parts.append(SharedPart(arena, span.before + 1, 1, None, span.first, span.last - span.first, row_of))
     return parts

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from runner.engines.local.kernels import native
+from runner.engines.local.kernels.shared_numbers import LANES
 from runner.engines.local.kv_cache import Heads, OwnKv, rounded
 
 
@@ -81,19 +82,22 @@ class KvArenas(OwnKv):
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
     ) -> None:
         """Put keys and values [T, KVH, D] of a layer into their arenas and places."""
-        keys, values, heads = keys.contiguous(), values.contiguous(), self.heads
+        keys, values, heads, tokens = keys.contiguous(), values.contiguous(), self.heads, len(slot)
+        heads.check_layer(layer)
+        shape = tokens, heads.kv_heads, heads.dim
         self.kernels(
-            "store", heads.dtype, keys.data_ptr(), values.data_ptr(), self.table.data_ptr(),
-            layer, heads.kv_heads, heads.dim, slot.shape[0], slot.data_ptr(), place.data_ptr(),
+            "store", heads.dtype, *(native.pointer(one, heads.dtype, *shape) for one in (keys, values)),
+            self.table.data_ptr(), len(self.table), layer, heads.kv_heads, heads.dim, tokens,
+            native.pointer(slot, torch.int32, tokens), native.pointer(place, torch.int32, tokens),
         )  # fmt: skip
 
     def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, places, D] of a row, as copies in the usual layout."""
         arena = self.arenas[slot]
         kv_heads, dim, pair = self.heads.kv_heads, self.heads.dim, 2 if self.heads.dtype == torch.bfloat16 else 1
-        keys = arena.keys[layer].view(kv_heads, -1, dim // pair, native.LANES, pair).permute(0, 1, 3, 2, 4)
+        keys = arena.keys[layer].view(kv_heads, -1, dim // pair, LANES, pair).permute(0, 1, 3, 2, 4)
         values = arena.values[layer].view(kv_heads, arena.capacity // pair, dim, pair).transpose(2, 3)
-        keys, values = keys[:, : -(-places // native.LANES)], values[:, : -(-places // pair)]
+        keys, values = keys[:, : -(-places // LANES)], values[:, : -(-places // pair)]
         return keys.reshape(kv_heads, -1, dim)[:, :places], values.reshape(kv_heads, -1, dim)[:, :places]
 
     def tensors(self, slot: int) -> list[torch.Tensor]:

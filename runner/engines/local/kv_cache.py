@@ -13,6 +13,7 @@ import torch
 
 from runner.core.machine import MIB
 from runner.engines.local.kernels import native
+from runner.engines.local.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP
 from runner.engines.local.memory import free_mib
 from runner.engines.local.windows import Window
 
@@ -39,6 +40,11 @@ class Heads:
         """Keys and values of one token in all layers."""
         return 2 * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
 
+    def check_layer(self, layer: int) -> None:
+        """Reject the number of a layer for which nothing is stored: C would go beyond the memory."""
+        if not 0 <= layer < self.layers:
+            raise IndexError(f"layer {layer}: keys and values are stored for {self.layers} layers")
+
     def empty(self, *rows: int) -> torch.Tensor:
         """Return zeros [*rows, D]: a masked key must still be a number."""
         shape = (*rows, self.dim)
@@ -53,7 +59,7 @@ class Heads:
 def kernels_for(heads: Heads) -> native.Kernels | None:
     """Return the kernels if they are available and support such heads on such a device."""
     has_format = heads.dtype in native.FORMATS
-    has_shape = heads.group <= native.MAX_GROUP and heads.dim <= native.MAX_DIM and heads.dim % native.LANES == 0
+    has_shape = heads.group <= MAX_GROUP and heads.dim <= MAX_DIM and heads.dim % LANES == 0
     return native.kernels() if has_format and has_shape and heads.device.type == "cpu" else None
 
 
@@ -124,4 +130,4 @@ class OwnKv(ABC):
 
 def rounded(places: int) -> int:
     """Return a number of places rounded up to whole blocks."""
-    return -(-places // native.LANES) * native.LANES
+    return -(-places // LANES) * LANES

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from runner.engines.local.kernels.native import Kernels
-from runner.engines.local.matrices import Matrix, address, multiply
+from runner.engines.local.kernels.native import Kernels, pointer_or_none
+from runner.engines.local.kernels.shared_numbers import Matrix
+from runner.engines.local.matrices import multiply
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Panels:
         if missing:
             panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
         bias = None if bias is None else bias.detach().contiguous()
-        matrix = Matrix(weight=panels.data_ptr(), bias=address(bias), outputs=outputs)
+        matrix = Matrix(weight=panels.data_ptr(), bias=pointer_or_none(bias, weight.dtype, outputs), outputs=outputs)
         return cls(kernels, matrix, inputs, panels.view(weight.dtype), bias)
 
     @property
@@ -49,6 +50,8 @@ class Panels:
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [..., outputs] for rows [..., inputs]."""
+        if rows.dtype is not self.weight.dtype:
+            raise ValueError(f"rows of {rows.dtype} for weights of {self.weight.dtype}")
         return multiply(self.kernels, rows, self)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from runner.engines.local.kernels.native import Kernels
+from runner.engines.local.kernels.native import Kernels, pointer_or_none
+from runner.engines.local.kv_cache import Heads
 
 SCORES = {
     "cpu": 2**22,
@@ -32,7 +33,11 @@ class PartialAttention:
     top: torch.Tensor
     sum: torch.Tensor
     row_of: torch.Tensor
-    count: int
+    count: int  # n
+
+    def shape(self, heads: Heads) -> tuple[int, int]:
+        """The shape that maxima and sums must have."""
+        return heads.kv_heads, self.count * heads.group
 
 
 def by_token(grouped: torch.Tensor) -> torch.Tensor:
@@ -69,13 +74,14 @@ def _attend_rows(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Attend for rows whose scores fit into memory at once."""
     if kernels is not None:
-        scores = torch.bmm(query, keys.transpose(1, 2))  # [KVH, N, L]
+        scores = torch.bmm(query, keys.transpose(1, 2)).contiguous()  # [KVH, N, L]
         top = torch.empty(scores.shape[:2], dtype=torch.float32)
         total = torch.empty(scores.shape[:2], dtype=torch.float32)
         ends = [None if some is None else some.repeat(scores.shape[0]) for some in (first, limit)]
+        rows = scores.shape[0] * scores.shape[1]
         kernels(
-            "softmax", scores.dtype, scores.data_ptr(), scores.shape[0] * scores.shape[1], scores.shape[2],
-            *(None if some is None else some.data_ptr() for some in ends),
+            "softmax", scores.dtype, scores.data_ptr(), rows, scores.shape[2],
+            *(pointer_or_none(some, torch.int32, rows) for some in ends),
             ctypes.c_float(scaling.scale), ctypes.c_float(scaling.cap), top.data_ptr(), total.data_ptr(),
         )  # fmt: skip
         return torch.bmm(scores, values), top, total
@@ -107,3 +113,13 @@ def wide_bmm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     if left.is_cuda and left.dtype in (torch.float16, torch.bfloat16):
         return torch.bmm(left, right, out_dtype=torch.float32)
     return torch.bmm(left.float(), right.float())
+
+
+def padded_heads(heads: Heads, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> list[torch.Tensor]:
+    """Return heads of the store's number and width: narrower ones are padded with zeros, which change no product."""
+    if repeat := heads.kv_heads // key.shape[0] - 1:  # other layers have more of them
+        key, value = (some.repeat_interleave(repeat + 1, dim=0) for some in (key, value))
+    return [
+        some if some.shape[-1] == heads.dim else torch.nn.functional.pad(some, (0, heads.dim - some.shape[-1]))
+        for some in (query, key, value)
+    ]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from runner.core.machine import MIB
-from runner.engines.local.kernels.native import LANES
+from runner.engines.local.kernels.shared_numbers import LANES
 from runner.engines.local.kv_cache import OwnKv
 from runner.engines.local.slots import Slots
 

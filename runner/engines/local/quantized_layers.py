@@ -17,12 +17,12 @@ from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core.heap import Heap
 from runner.core.machine import MIB
 from runner.engines.local.kernels import native
-from runner.engines.local.matrices import Matrix, WeightFormat, address, multiply
+from runner.engines.local.kernels.shared_numbers import SHIFT, Matrix, WeightFormat
+from runner.engines.local.matrices import multiply
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
 PANEL = 32  # outputs; 4-bit weights must be whole panels
-SHIFT = 128  # is added to quantized rows, so that they have no sign: as in row_int8.h
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Maker = Callable[[Any, native.Kernels], tuple["QuantizedWeights", Forward]]
@@ -46,12 +46,19 @@ class QuantizedWeights:
         scale: torch.Tensor,
         constants: torch.Tensor | None = None,
     ) -> None:
-        """Use these tensors for the next product, and keep them alive."""
+        """Use these tensors for the next product, and keep them alive; ValueError unless they are as C reads them."""
+        matrix, outputs, inputs = self.matrix, self.matrix.outputs, self.inputs
+        if matrix.kind == WeightFormat.four_bit:
+            matrix.weight = native.pointer(weight.view(-1), torch.uint8, outputs * inputs // 2)
+            matrix.scale = native.pointer(scale, torch.bfloat16, inputs // matrix.block, outputs)
+            matrix.constants = native.pointer_or_none(constants, torch.bfloat16, 32)
+        else:
+            of_scale = torch.float32 if matrix.kind == WeightFormat.row_int8 else torch.bfloat16
+            matrix.weight = native.pointer(weight, torch.int8, outputs, inputs)
+            matrix.scale = native.pointer(scale, of_scale, outputs)
+            matrix.constants = native.pointer_or_none(constants, torch.int32, outputs)
+        matrix.bias = None if bias is None else native.pointer(bias, bias.dtype, outputs)
         self.tensors = tuple(one for one in (weight, bias, scale, constants) if one is not None)
-        matrix = self.matrix
-        matrix.weight, matrix.bias, matrix.scale, matrix.constants = (
-            address(one) for one in (weight, bias, scale, constants)
-        )
 
 
 class QuantizedLayers:
@@ -141,7 +148,7 @@ class QuantizedLayers:
                 cast.dtype is torch.bfloat16
             )  # in other formats, the bias is added without rounding it to bfloat16
             it.point_at(weight.data, bias if is_whole else None, state.absmax, table)
-            result = multiply(kernels, cast.to(torch.bfloat16), it, self._workspace_at(rows)).to(cast.dtype)
+            result = multiply(kernels, cast.to(torch.bfloat16), it, self._workspace_for(rows)).to(cast.dtype)
             if bias is not None and not is_whole:
                 result += bias
             return result.to(rows.dtype)
@@ -167,7 +174,7 @@ class QuantizedLayers:
             if state.CB is not weight or not is_ours or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
             it.point_at(weight, layer.bias, scale, sums)
-            return multiply(kernels, rows, it, self._workspace_at(rows))
+            return multiply(kernels, rows, it, self._workspace_for(rows))
 
         it.point_at(weight, layer.bias, scale, sums)
         return it, forward
@@ -189,18 +196,18 @@ class QuantizedLayers:
             if layer.weight is not stored or rows.dtype is not torch.bfloat16 or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
             it.point_at(weight, layer.bias, scale)
-            return multiply(kernels, rows, it, self._workspace_at(rows))
+            return multiply(kernels, rows, it, self._workspace_for(rows))
 
         it.point_at(weight, layer.bias, scale)
         return it, forward
 
-    def _workspace_at(self, rows: torch.Tensor) -> int:
-        """Return the address of the kernels' workspace; it grows with the largest layer."""
+    def _workspace_for(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the kernels' workspace; it grows with the largest layer."""
         inputs = rows.shape[-1]
         needed = quantized_workspace_bytes(rows.numel() // inputs, inputs, torch.get_num_threads())
         if needed > self._workspace.numel():
             self._workspace = torch.empty(needed, dtype=torch.uint8)
-        return self._workspace.data_ptr()
+        return self._workspace
 
     @staticmethod
     def _difference(own: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> str:

@@ -11,7 +11,7 @@ from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv,
 
 from runner.engines.local import parts
 from runner.engines.local.attention import PassLayout, Span
-from runner.engines.local.kernels import native
+from runner.engines.local.kernels import native, shared_numbers
 from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.shared_kv import own_kv
 
@@ -269,11 +269,11 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
     ("dtype", "group", "dim", "made"),
     [
         (torch.float32, 1, 16, True),
-        (torch.bfloat16, native.MAX_GROUP, native.MAX_DIM, True),
+        (torch.bfloat16, shared_numbers.MAX_GROUP, shared_numbers.MAX_DIM, True),
         (torch.float16, 1, 64, False),
-        (torch.float32, native.MAX_GROUP + 1, 64, False),
+        (torch.float32, shared_numbers.MAX_GROUP + 1, 64, False),
         (torch.float32, 1, 72, False),  # no multiple of the lanes
-        (torch.float32, 1, native.MAX_DIM + 16, False),
+        (torch.float32, 1, shared_numbers.MAX_DIM + 16, False),
     ],
 )
 def test_what_the_kernels_are_made_for(dtype: torch.dtype, group: int, dim: int, made: bool) -> None:

@@ -33,7 +33,7 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig
 from runner.core.dtypes import Dtype
-from runner.engines.local.kernels import native
+from runner.engines.local.kernels import building, native
 from runner.engines.local.windows import Masks, Unknown
 from runner.run import run
 
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
-QUICKLY_BUILT = native.FLAGS.replace("-O3", "-O0")  # the same functions, built in a second
+QUICKLY_BUILT = building.FLAGS.replace("-O3", "-O0")  # the same functions, built in a second
 PLAIN = "decoding uses static batching (slower)"
 NO_BEAMS: dict[str, Any] = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2}
 NO_INTERFACE = "(slower): its attention does not go through transformers' interface"
@@ -235,14 +235,14 @@ def test_without_a_compiler_answers_are_the_same(
 def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if native.kernels() is None:
         pytest.skip("no C compiler is here")
-    whole, compiler = native._build(str(shutil.which(os.environ.get("CC", "cc")))), tmp_path / "cc"
+    whole, compiler = building.library(str(shutil.which(os.environ.get("CC", "cc")))), tmp_path / "cc"
     compiler.write_text(
         f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp "{whole}" "$2"\n'
     )  # builds in no time: it copies
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    broken = native._build(str(compiler))
+    broken = building.library(str(compiler))
     broken.write_bytes(whole.read_bytes()[:100])
     native.kernels.cache_clear()
     kernels = native.kernels()
@@ -250,22 +250,23 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch
     scores, top, total = torch.tensor([[0.0, 1.0, -1.0]]), torch.empty(1), torch.empty(1)
     kernels("softmax", scores.dtype, scores.data_ptr(), 1, 3, None, None, 1.0, 0.0, top.data_ptr(), total.data_ptr())
     assert torch.allclose(scores / total, torch.tensor([[0.0, 1.0, -1.0]]).softmax(dim=-1))
-    assert [path.name for path in (tmp_path / "runner").iterdir()] == [broken.name]
+    assert {path.name for path in (tmp_path / "runner").iterdir()} == {broken.name, building.LOCK}
     assert broken.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.slow
 def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
     script = (
-        "import sys; from runner.engines.local.kernels import native\n"
-        "native.FLAGS = sys.argv[1]; sys.exit(native.kernels() is None)"
+        "import sys; from runner.engines.local.kernels import building, native\n"
+        "building.FLAGS = sys.argv[1]; sys.exit(native.kernels() is None)"
     )
     if native.kernels() is None:
         pytest.skip("no C compiler is here")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     several = [warm_process.popen([sys.executable, "-c", script, QUICKLY_BUILT], env=environment) for _ in range(2)]
     assert [process.wait(timeout=300) for process in several] == [0, 0]
-    assert [path.suffix for path in (tmp_path / "runner").iterdir()] == [".so"], "one library, and nothing half done"
+    names = {path.name for path in (tmp_path / "runner").iterdir()} - {building.LOCK}
+    assert [Path(name).suffix for name in names] == [".so"], "one library, and nothing half done"
 
 
 # -------------------------------------------------------------------------------------------- bare machines

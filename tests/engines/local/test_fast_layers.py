@@ -38,8 +38,8 @@ def test_without_a_home_the_kernels_are_still_built(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "try: Path.home()\n"
         "except RuntimeError: print('no home')\n"
-        "from runner.engines.local.kernels import native\n"
-        "native.FLAGS = native.FLAGS.replace('-O3', '-O0')  # the same functions, built in a second\n"
+        "from runner.engines.local.kernels import building, native\n"
+        "building.FLAGS = building.FLAGS.replace('-O3', '-O0')  # the same functions, built in a second\n"
         "print(native.kernels() is not None)"
     )
     environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME")}

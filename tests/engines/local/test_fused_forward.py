@@ -19,8 +19,8 @@ from runner.engines.local.fast_layers import FastLayers
 from runner.engines.local.forward import Forward, TokenSpan
 from runner.engines.local.fused_forward import FusedForward, NotFusable
 from runner.engines.local.kernels import native
+from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.matrices import WeightFormat
 from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.rows import Row

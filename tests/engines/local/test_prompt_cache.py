@@ -21,7 +21,7 @@ from runner.engines import rows
 from runner.engines.base import Request
 from runner.engines.local import prefix_tree, prompt_cache
 from runner.engines.local.engine import LocalEngine
-from runner.engines.local.kernels import native
+from runner.engines.local.kernels import native, shared_numbers
 
 Make = Callable[..., RunnerConfig]
 GREEDY = GenerationConfig(max_new_tokens=20)
@@ -72,7 +72,7 @@ def test_a_prompt_that_continues_an_answer_uses_its_keys_and_values(engine: Loca
     prompt = (*engine.encode(Request(0, PROMPTS[0]))[1], *ids)
     longer = [Request(1, (*prompt, 7, 8, 9), recurring=True)]
     kept, little = computed(engine, longer)
-    assert little <= native.LANES + 3
+    assert little <= shared_numbers.LANES + 3
     engine.prompts.forget()
     assert computed(engine, longer) == (kept, len(prompt) + 3)
 
@@ -92,10 +92,10 @@ def test_a_full_cache_forgets_what_was_longest_ago(engine: LocalEngine, monkeypa
     heads = engine.heads(engine.loaded)
     assert heads is not None
     blocks = 12
-    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * native.LANES * heads.bytes_per_token / MIB)
+    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB)
     for _ in range(2):
         assert computed(engine, asked, 1)[0] == expected
-        assert engine.prompts.tokens == blocks * native.LANES
+        assert engine.prompts.tokens == blocks * shared_numbers.LANES
         assert len(engine.prompts._known) <= 2 * blocks, "what is forgotten is known by no key"
     last = asked[-1:]
     assert computed(engine, last) == ({last[0].id: expected[int(last[0].id)]}, 1)
@@ -110,7 +110,7 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
     heads = engine.heads(engine.loaded)
     assert heads is not None
     blocks = 24
-    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * native.LANES * heads.bytes_per_token / MIB)
+    monkeypatch.setattr(prompt_cache, "MAX_MIB", blocks * shared_numbers.LANES * heads.bytes_per_token / MIB)
     common = "Each of these begins with the same long text, which is read once for all of them. " * 3
     stopping = [0]
     accept = rows.Stopping.accept
@@ -128,9 +128,9 @@ def test_what_is_kept_of_ever_new_prompts_and_stop_texts_stops_growing(
             for n in range(12)
         ]
         complete(engine, asked, 6)
-        assert engine.prompts.tokens <= blocks * native.LANES
+        assert engine.prompts.tokens <= blocks * shared_numbers.LANES
         sizes.append(len(pickle.dumps([*engine.prompts._known])))
-    assert engine.prompts.tokens == blocks * native.LANES == engine.stats.kept_tokens
+    assert engine.prompts.tokens == blocks * shared_numbers.LANES == engine.stats.kept_tokens
     assert engine.stats.shared_tokens > len(common), "some of them stood on the common text"
     assert max(sizes) < 200 * blocks, "a block's keys: its own tokens, and a word on what is before it"
     assert 0 < max(stopping) <= 100

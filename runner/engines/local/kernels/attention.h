@@ -27,6 +27,8 @@ INLINE void prefetch(const void *at, const void *end, const void *next) {
 #ifdef __AVX512F__
   const char *far = (const char *)at + PREFETCH_DISTANCE;
   __builtin_prefetch(far < (const char *)end ? far : (const char *)next + (far - (const char *)end));
+#else
+  (void)at, (void)end, (void)next;
 #endif
 }
 
@@ -54,7 +56,10 @@ INLINE void store_place_bf16(bf16 *K, bf16 *V, const bf16 *k, const bf16 *v, int
 
 /* The weights of `count` values in the format in which they are multiplied. In bfloat16 a 0 follows them: it fills up
    the last pair. */
-INLINE const float *pack_weights_f32(float *s, int count, float *packed) { return s; }
+INLINE const float *pack_weights_f32(float *s, int count, float *packed) {
+  (void)count, (void)packed;
+  return s;
+}
 
 INLINE const bf16 *pack_weights_bf16(float *s, int count, bf16 *packed) {
   s[count] = 0;

@@ -15,14 +15,19 @@ INLINE void NAME(store_head)(const kv_arena *arena, int64_t head, const T *k, co
   NAME(store_place)(NAME(keys_of)(arena, head, dim), NAME(values_of)(arena, head, dim), k, v, dim, place);
 }
 
-/* Puts k and v [tokens, kv_heads, dim] of a layer into the arenas: token t goes to arenas[slot[t]], place[t]. */
-void NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t layer, int64_t kv_heads, int64_t dim,
-                 int64_t tokens, const int32_t *slot, const int32_t *place, int threads) {
+/* Puts k and v [tokens, kv_heads, dim] of a layer into the arenas [slots]: token t goes to arenas[slot[t]], place[t].
+   Returns what is wrong with the call (checks.h). */
+int64_t NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t slots, int64_t layer, int64_t kv_heads,
+                    int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *place, int threads) {
+  int64_t wrong = check_heads(kv_heads, 1, dim);
+  if (!wrong) wrong = check_places(arenas, slots, tokens, slot, place, 0, 0);
+  if (wrong) return wrong;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t i = 0; i < tokens * kv_heads; i++) {
     const int64_t t = i / kv_heads, head = layer * kv_heads + i % kv_heads;
     NAME(store_head)(arenas + slot[t], head, k + i * dim, v + i * dim, dim, place[t]);
   }
+  return FINE;
 }
 
 /* s[g][j] = q[g] . key j, for `count` keys and the rest of their blocks; v is read next. Two blocks at a time where
@@ -65,23 +70,17 @@ INLINE void NAME(add_values)(const int D, const int G, float s[][MAX_SCORES], co
     const int some = G - g0 < HEADS_AT_ONCE(D) ? G - g0 : HEADS_AT_ONCE(D);
     for (int d0 = 0; d0 < D; d0 += DIMS_AT_ONCE(D)) {
       vec o[HEADS_AT_ONCE(0)][MAX_DIMS_AT_ONCE / VEC_FLOATS];
-#pragma GCC unroll 4
       for (int g = 0; g < HEADS_AT_ONCE(D); g++)
-#pragma GCC unroll 32
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS; d++) o[g][d] = (vec){0};
       for (int j = 0; j < count; j += PACK)
-#pragma GCC unroll 32
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS; d++) {
           const T *at = v + j * D + PACK * (d0 + d * VEC_FLOATS);
           if (!g0 && d % (LANES / VEC_FLOATS) == 0) prefetch(at, end, next);
           NAME(vec) x = NAME(load)(at);
-#pragma GCC unroll 4
           for (int g = 0; g < HEADS_AT_ONCE(D); g++)
             if (g < some) o[g][d] = NAME(multiply_add)(o[g][d], NAME(load_one)(weights[g0 + g] + j), x);
         }
-#pragma GCC unroll 4
       for (int g = 0; g < HEADS_AT_ONCE(D); g++)
-#pragma GCC unroll 32
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS && g < some; d++) {
           float *to = acc + (g0 + g) * D + d0 + d * VEC_FLOATS;
           vec sum = load_f32(to) + o[g][d];
@@ -149,12 +148,18 @@ static void NAME(attend_head)(int64_t dim, int64_t group, const T *q, const T *K
    group] outputs (not yet divided by their sums), maxima and sums; -1 = none. cap and sinks [kv_heads, group]: as in
    attention_view. k and v [tokens, kv_heads, dim], unless 0: they are put into the last place that the token sees. That
    is faster than to call `store` before, since the lines are read here anyway, but other tokens of the same row must
-   not depend on it. */
-void NAME(attend)(const T *q, const kv_arena *arenas, const T *k, const T *v, int64_t layer, int64_t kv_heads,
-                  int64_t group, int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *first,
-                  const int32_t *own, float scale, float cap, const float *sinks, int64_t parts,
-                  const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum, const int64_t *part_rows,
-                  const int64_t *part_row, T *out, int threads) {
+   not depend on it. Returns what is wrong with the call (checks.h). */
+int64_t NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const T *k, const T *v, int64_t layer,
+                     int64_t kv_heads, int64_t group, int64_t dim, int64_t tokens, const int32_t *slot,
+                     const int32_t *first, const int32_t *own, float scale, float cap, const float *sinks,
+                     int64_t parts, const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum,
+                     const int64_t *part_rows, const int64_t *part_row, T *out, int threads) {
+  int64_t wrong = check_heads(kv_heads, group, dim);
+  if (!wrong) wrong = check_places(arenas, slots, tokens, slot, 0, own, k ? 1 : 0);
+  if (!wrong) wrong = check_range(first, tokens, 0, INT32_MAX, WRONG_FIRST);
+  for (int64_t p = 0; !wrong && p < parts; p++)
+    wrong = check_range((const int32_t *)part_row[p], tokens, -1, part_rows[p] - 1, WRONG_PART_ROW);
+  if (wrong) return wrong;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
   for (int64_t i = 0; i < tokens * kv_heads; i++) {
     int64_t t = i / kv_heads, h = i % kv_heads, rows[parts + 1], after = i + 1 < tokens * kv_heads ? i + 1 : i;
@@ -171,4 +176,5 @@ void NAME(attend)(const T *q, const kv_arena *arenas, const T *k, const T *v, in
     NAME(attend_head)(dim, group, q + i * group * dim, NAME(keys_of)(arena, head, dim),
                       NAME(values_of)(arena, head, dim), &view, out + i * group * dim, next);
   }
+  return FINE;
 }

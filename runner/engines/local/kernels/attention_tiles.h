@@ -164,13 +164,18 @@ static void NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_t
 /* Attention of `tokens` (those at `chosen`, or all in order) over the keys of one row: out [kv_heads, tokens, group,
    dim], not divided by the sums, and top and sum [kv_heads, tokens, group]. q: [heads, token, dim] with these strides.
    Causal: the first token sees `keys`, each later one sees one more. Token t sees them from from[t] on (from 0 where
-   there is no `from`), which may be none. */
-void NAME(attend_shared)(const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen, int64_t tokens,
-                         const kv_arena *arena, int64_t layer, int64_t kv_heads, int64_t group, int64_t dim,
-                         int64_t keys, int64_t causal, const int32_t *from, float scale, float cap, T *out, float *top,
-                         float *sum, int threads) {
+   there is no `from`), which may be none. all: the tokens of q. Returns what is wrong with the call (checks.h). */
+int64_t NAME(attend_shared)(const T *q, int64_t q_head, int64_t q_token, int64_t all, const int64_t *chosen,
+                            int64_t tokens, const kv_arena *arena, int64_t layer, int64_t kv_heads, int64_t group,
+                            int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale, float cap,
+                            T *out, float *top, float *sum, int threads) {
+  int64_t wrong = check_heads(kv_heads, group, dim);
+  if (!wrong) wrong = check_part(arena, keys, causal, chosen, 0, tokens, all);
+  if (!wrong) wrong = check_range(from, tokens, 0, INT32_MAX, WRONG_FIRST);
+  if (wrong) return wrong;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t i = 0; i < kv_heads * ((tokens * group + TILE_ROWS - 1) / TILE_ROWS); i++)
     NAME(attend_tile)(i, q, q_head, q_token, chosen, tokens, arena, layer, kv_heads, group, dim, keys, causal, from,
                       scale, cap, out, top, sum, &(prefetch_queue){0});
+  return FINE;
 }

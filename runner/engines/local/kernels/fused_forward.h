@@ -4,42 +4,7 @@
 
 #ifndef FUSED_FORWARD
 #define FUSED_FORWARD
-#define LAYER_PHASES (4 * PRODUCT_PHASES + 5) /* beside them: the embedding, and the product of the head */
 #define OWN_CHUNK 4 /* heads of tokens in a chunk, at most: their numbers of keys differ */
-
-typedef struct {
-  int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized;
-  float epsilon, scale;
-  const void *embedding, *norm, *cos, *sin; /* cos, sin: RoPE's table [positions, dim] */
-  matrix head;
-} fused_model;
-
-typedef struct {
-  const void *norm_in, *norm_mid, *norm_q, *norm_k; /* of each query's and key's head, or 0 */
-  matrix qkv[3], out, gated[2], down;
-} fused_layer;
-
-/* What many tokens read of one row: a prefix, or within a span, where each sees one place more than the one before */
-typedef struct {
-  const kv_arena *arena;
-  int64_t sees, causal;
-  const int64_t *chosen; /* the tokens, or 0: the first of them and those behind it */
-  int64_t first, tokens;
-  const int32_t *row_of; /* of each token of the pass: its place among these, or -1 */
-} shared_part;
-
-/* A flat list of tokens: each with its id, its position in its text, the slot and place where its keys and values go,
-   and how many places of the slot it sees. In a step each is the only one of its slot. */
-typedef struct {
-  const kv_arena *arenas;
-  int64_t tokens;
-  const int32_t *ids, *positions, *slot, *place, *seen;
-  int64_t is_step, kept;
-  const int32_t *keep; /* the tokens whose logits are wanted */
-  int64_t parts;
-  const shared_part *part;
-  void *workspace, *logits;
-} fused_tokens;
 
 /* A pass in progress */
 typedef struct {
@@ -292,8 +257,11 @@ static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
 }
 #endif
 
-/* in->logits: [kept, outputs of the head]. in->workspace: its size is that of fused_forward.py's `_workspace_bytes`. */
-void NAME(fused_forward)(const fused_model *m, const fused_layer *layers, const fused_tokens *in, int threads) {
+/* in->logits: [kept, outputs of the head]. in->workspace: its size is that of fused_forward.py's `_workspace_bytes`.
+   Returns what is wrong with the call (checks.h). */
+int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, const fused_tokens *in, int threads) {
+  const int64_t wrong = check_fused(m, layers, in, PACK);
+  if (wrong) return wrong;
   const int64_t tokens = in->tokens, parts = in->parts, phases = m->layers * LAYER_PHASES + PRODUCT_PHASES + 1;
   int64_t part_out[parts + 1], part_top[parts + 1], part_sum[parts + 1], first_tile[parts + 1];
   char *workspace = in->workspace;
@@ -314,6 +282,8 @@ void NAME(fused_forward)(const fused_model *m, const fused_layer *layers, const 
   const int64_t wide = s.q_width > m->hidden ? s.q_width : m->hidden;
   if (m->is_quantized) s.work = allocate_quantized(&workspace, tokens, wide > m->inner ? wide : m->inner, threads);
 #endif
+  if (workspace - (char *)in->workspace > in->workspace_bytes) REFUSE(SMALL_WORKSPACE, 0);
+  if (m->is_quantized) prepare_quantized(&s.work);
   memset(first, 0, phases * sizeof(phase));
 #pragma omp parallel num_threads(threads)
   {
@@ -323,4 +293,5 @@ void NAME(fused_forward)(const fused_model *m, const fused_layer *layers, const 
     const product to_logits = NAME(logits_product)(&s);
     NAME(run_product)(&to_logits, 0, &now, threads);
   }
+  return FINE;
 }

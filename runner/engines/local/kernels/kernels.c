@@ -8,6 +8,8 @@
 #include "thread_team.h"
 #include "attention.h"
 #include "matrices.h"
+#include "checks.h"
+#include "fused_structs.h"
 
 #ifdef HAS_AVX512_VNNI
 #define T uint8_t
@@ -54,3 +56,4 @@
 #include "products.h"
 #include "fused_forward.h"
 #include "sampling.h"
+#include "shared_numbers.h"

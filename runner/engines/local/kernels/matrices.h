@@ -41,7 +41,13 @@ typedef struct {
   int32_t *outlier_columns; /* those that are marked */
   int64_t *outlier_count;   /* how many these are */
   char *thread_buffers;     /* THREAD_BUFFER_BYTES of each thread */
+  int64_t width;            /* how many columns have a mark; 0: there is no such workspace */
 } quantized_workspace;
+
+/* Before the first product; not when it is allocated, since its size is only checked then */
+INLINE void prepare_quantized(const quantized_workspace *work) {
+  if (work->width) memset(work->outlier_marks, 0, work->width);
+}
 
 typedef struct {
   const void *x; /* [rows, inputs] */
@@ -90,7 +96,8 @@ static int64_t row_blocks(const product *p, int is_quantized, int64_t size, int 
 static product product_of(const void *x, int64_t rows, int64_t inputs, const matrix *matrices, int64_t count,
                           int output_mode, void *out, int64_t stride, const quantized_workspace *workspace,
                           int64_t size, int threads) {
-  product p = {x, rows, inputs, matrices, count, output_mode, out, stride, workspace};
+  product p = {.x = x, .rows = rows, .inputs = inputs, .matrices = matrices, .count = count,
+               .output_mode = output_mode, .out = out, .stride = stride, .workspace = workspace};
   const int64_t panels = output_mode == GATED ? 2 : PANELS_AT_ONCE;
   int is_quantized = 0;
   for (int64_t m = 0; m < count; m++) {

@@ -128,7 +128,6 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
 /* Does this thread's share of a product's tasks. The next task is claimed before the current one is done, so that its
    weights can be prefetched. `then`: the product that comes later, or 0. It goes through PRODUCT_PHASES phases; the
    caller waits for the end of the last one. */
-#define PRODUCT_PHASES 3
 static void NAME(run_product)(const product *p, const product *then, phase **now, int threads) {
   const int is_alone = threads == 1;
 #ifdef HAS_AVX512_VNNI
@@ -143,14 +142,23 @@ static void NAME(run_product)(const product *p, const product *then, phase **now
   }
 }
 
-/* out [rows, outputs] = x [rows, inputs] by a matrix; workspace: for quantized ones, of quantized_workspace_bytes */
-void NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m, char *workspace, T *out, int threads) {
+/* out [rows, outputs] = x [rows, inputs] by a matrix; workspace: for quantized ones, of quantized_workspace_bytes.
+   Returns what is wrong with the call (checks.h). */
+int64_t NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m, char *workspace,
+                      int64_t workspace_bytes, T *out, int threads) {
+  if (!is_readable(m, inputs, PACK)) REFUSE(WRONG_MATRIX, 0);
+  if (rows < 1) return FINE;
   phase phases[PRODUCT_PHASES] __attribute__((aligned(CACHE_LINE))) = {0};
+  quantized_workspace work = {0};
 #ifdef HAS_AVX512_VNNI
-  const quantized_workspace work =
-      m->kind == PLAIN ? (quantized_workspace){0} : allocate_quantized(&workspace, rows, inputs, threads);
+  if (m->kind != PLAIN) {
+    const char *end = workspace + workspace_bytes;
+    work = allocate_quantized(&workspace, rows, inputs, threads);
+    if (workspace > end) REFUSE(SMALL_WORKSPACE, 0);
+    prepare_quantized(&work);
+  }
 #else
-  const quantized_workspace work = {0};
+  (void)workspace, (void)workspace_bytes;
 #endif
   const product p = product_of(x, rows, inputs, m, 1, STORE, out, m->outputs, &work, sizeof(T), threads);
   if (p.tasks < 2 && !p.row_int8) threads = 1;
@@ -159,4 +167,5 @@ void NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m, ch
     phase *now = phases;
     NAME(run_product)(&p, 0, &now, threads);
   }
+  return FINE;
 }

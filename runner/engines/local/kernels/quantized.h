@@ -23,7 +23,7 @@ static quantized_workspace allocate_quantized(char **workspace, int64_t rows, in
   w.outlier_columns = allocate(workspace, width * sizeof(int32_t));
   w.outlier_count = allocate(workspace, CACHE_LINE);
   w.thread_buffers = allocate(workspace, threads * THREAD_BUFFER_BYTES);
-  memset(w.outlier_marks, 0, width);
+  w.width = width;
   return w;
 }
 

@@ -2,9 +2,12 @@
 
 /* scores [rows, cols] become exp(scale * score - max), in place, with max and sum of each row; a cap is applied to the
    scaled scores first. Only the columns from[row] to limit[row] of a row count (from 0 where there is no `from`, to the
-   end where there is no limit), possibly none; the others become 0. */
-void NAME(softmax)(T *scores, int64_t rows, int64_t cols, const int32_t *from, const int32_t *limit, float scale,
-                   float cap, float *top, float *sum, int threads) {
+   end where there is no limit), possibly none; the others become 0. Returns what is wrong with the call (checks.h). */
+int64_t NAME(softmax)(T *scores, int64_t rows, int64_t cols, const int32_t *from, const int32_t *limit, float scale,
+                      float cap, float *top, float *sum, int threads) {
+  int64_t wrong = check_range(limit, rows, 0, cols, WRONG_COLUMNS);
+  if (!wrong) wrong = check_range(from, rows, 0, INT32_MAX, WRONG_COLUMNS);
+  if (wrong) return wrong;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     T *s = scores + r * cols;
@@ -37,6 +40,7 @@ void NAME(softmax)(T *scores, int64_t rows, int64_t cols, const int32_t *from, c
     top[r] = m;
     sum[r] = l;
   }
+  return FINE;
 }
 
 /* One row [width] divided by its root mean square and multiplied by a weight; rounded where torch's steps round. It is

@@ -1,0 +1,135 @@
+"""Builds the kernels once for each source, compiler and processor, in a cache that all clones of a user share.
+
+This imports no torch. A command that will need the kernels builds them before its job begins: a build within a job
+would be counted as its time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from functools import cache
+from pathlib import Path
+
+from runner.core import machine
+from runner.core.files import hold
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).parent
+SOURCE = "kernels.c"  # includes the headers beside it
+MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
+# No -Werror: a compiler that is newer than ours may have warnings that ours lacks. In tests warnings are errors.
+# -Wno-psabi: how a function would get a vector that is wider than a register depends on the flags; ours are inlined.
+# -Wno-maybe-uninitialized: of arrays whose first entries are set and read by loops to the same end, gcc finds all of
+# them at fault where that end is not a constant.
+WARNINGS = "-Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized"
+FLAGS = f"-O3 -march=native -fopenmp {MATH} {WARNINGS} -shared -fPIC"
+LOCK = "kernels.lock"
+FAILURES = (OSError, subprocess.SubprocessError)
+
+
+def prepare() -> float:
+    """Build the kernels unless the cache has them; return the seconds, 0 where nothing was to be built.
+
+    A failure is not reported here: torch does the work then, and the engine says why when it loads.
+    """
+    compiler, started = machine.c_compiler(), time.perf_counter()
+    if compiler is None:
+        return 0.0
+    with suppress(*FAILURES):
+        if not _place(compiler).exists():
+            library(compiler)
+            return time.perf_counter() - started
+    return 0.0
+
+
+def library(compiler: str) -> Path:
+    """Return the compiled library, built if the cache does not have it; one of FAILURES where that is impossible."""
+    path = _place(compiler)
+    if path.exists():
+        return path
+    with ExitStack() as locked:
+        with suppress(OSError):  # some network disks have no locks: then several processes may build the same
+            locked.enter_context(hold(path.with_name(LOCK)))
+        if not path.exists():  # nobody has built it while this process waited
+            log.info("building the kernels for this processor, once: this takes 10 to 30 s")
+            _compile(compiler, path)
+    return path
+
+
+def command(compiler: str, output: Path) -> list[str]:
+    """Return the compiler's command; RUNNER_CFLAGS adds flags, for `make sanitize`."""
+    return [compiler, *_flags(), str(FOLDER / SOURCE), "-o", str(output), "-lm"]
+
+
+def _flags() -> list[str]:
+    return [*FLAGS.split(), *os.environ.get("RUNNER_CFLAGS", "").split()]
+
+
+def _compile(compiler: str, path: Path) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        subprocess.run(command(compiler, partial), check=True, capture_output=True, text=True, timeout=900)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _place(compiler: str) -> Path:
+    """Return where the cache has, or would have, the library that this compiler builds for this processor."""
+    text = "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
+    parts = (text, compiler, *_flags(), _version(compiler), _processor())  # not the path of the source
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return _cache() / f"kernels-{key}.so"
+
+
+def _cache() -> Path:
+    """Return the user's cache; where nothing can be written there, a folder for this process."""
+    # without a home (an unnamed user in a container), "~" is not expanded, and nothing can be written there
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(home) / "runner"
+    if folder.is_absolute():
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+    is_usable = folder.is_absolute() and folder.is_dir() and os.access(folder, os.W_OK)
+    return folder if is_usable else _own_folder()
+
+
+@cache
+def _own_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="runner-"))
+
+
+@cache
+def _version(compiler: str) -> str:
+    """Return what the compiler says about its version: an updated compiler has the same path, and builds again."""
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout
+
+
+def _processor() -> str:
+    """Return the instruction set: different machines may share a cache on a shared disk."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    except OSError:
+        return platform.machine() + platform.processor()
+
+
+def main() -> None:
+    """Build the kernels for `make install`, which goes on without them."""
+    if machine.c_compiler() is None:
+        print("no C compiler is here, or RUNNER_NATIVE=0: torch does the kernels' work, more slowly")
+    elif seconds := prepare():
+        print(f"built the kernels for this processor in {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

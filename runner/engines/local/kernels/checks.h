@@ -1,0 +1,76 @@
+/* Numbers that come from outside and select memory are checked before a call reads or writes anything. A check goes once
+   over the tokens of a call, which takes no time beside the call's work. */
+
+/* What is wrong with a call; shared_numbers.py has the words. */
+enum {
+  FINE,
+  NO_TOKENS,
+  WRONG_HEADS,
+  WRONG_TOKEN_ID,
+  WRONG_POSITION,
+  WRONG_SLOT,
+  WRONG_PLACE,
+  WRONG_SEEN,
+  WRONG_FIRST,
+  WRONG_KEPT,
+  WRONG_PART,
+  WRONG_PART_TOKEN,
+  WRONG_PART_ROW,
+  WRONG_COLUMNS,
+  WRONG_MATRIX,
+  SMALL_WORKSPACE
+};
+
+/* What a function returns to Python: 0, or what is wrong and with which token, row or part */
+#define REFUSE(what, at) return ((int64_t)(what) << 32 | (int64_t)(at))
+
+static int64_t check_heads(int64_t kv_heads, int64_t group, int64_t dim) {
+  if (kv_heads < 1 || group < 1 || group > MAX_GROUP || dim < LANES || dim > MAX_DIM || dim % LANES)
+    REFUSE(WRONG_HEADS, 0);
+  return FINE;
+}
+
+/* Every number of `of` [count], where there is one, lies between `least` and `most`. */
+static int64_t check_range(const int32_t *of, int64_t count, int64_t least, int64_t most, int what) {
+  for (int64_t i = 0; of && i < count; i++)
+    if (of[i] < least || of[i] > most) REFUSE(what, i);
+  return FINE;
+}
+
+/* Each token has a slot, a place in it, and sees at least `least` places of it. place, seen: or 0 */
+static int64_t check_places(const kv_arena *arenas, int64_t slots, int64_t tokens, const int32_t *slot,
+                            const int32_t *place, const int32_t *seen, int64_t least) {
+  for (int64_t t = 0; t < tokens; t++) {
+    if (slot[t] < 0 || slot[t] >= slots) REFUSE(WRONG_SLOT, t);
+    const int64_t capacity = arenas[slot[t]].capacity;
+    if (capacity % LANES) REFUSE(WRONG_SLOT, t);
+    if (place && (place[t] < 0 || place[t] >= capacity)) REFUSE(WRONG_PLACE, t);
+    if (seen && (seen[t] < least || seen[t] > capacity)) REFUSE(WRONG_SEEN, t);
+  }
+  return FINE;
+}
+
+/* `tokens` of a pass of `all`, those at `chosen` or those from `first` on, see so many keys of an arena. */
+static int64_t check_part(const kv_arena *arena, int64_t keys, int64_t causal, const int64_t *chosen, int64_t first,
+                          int64_t tokens, int64_t all) {
+  if (tokens < 1 || !arena || arena->capacity % LANES) REFUSE(WRONG_PART, 0);
+  if (keys < 0 || keys + (causal ? tokens - 1 : 0) > arena->capacity) REFUSE(WRONG_PART, 0);
+  if (first < 0 || (!chosen && first + tokens > all)) REFUSE(WRONG_PART_TOKEN, 0);
+  for (int64_t t = 0; chosen && t < tokens; t++)
+    if (chosen[t] < 0 || first + chosen[t] >= all) REFUSE(WRONG_PART_TOKEN, t);
+  return FINE;
+}
+
+/* Whether rows of so many inputs can be multiplied by a matrix; pack: how many numbers of a row are in 32 bits */
+static int is_readable(const matrix *m, int64_t inputs, int64_t pack) {
+  if (m->outputs < 1 || inputs < 1 || !m->weight) return 0;
+  if (m->kind == PLAIN) return inputs % pack == 0;
+#ifdef HAS_AVX512_VNNI
+  if (!m->scale) return 0;
+  if (m->kind == ROW_INT8) return m->constants != 0;
+  if (pack != 2 || m->outputs % PANEL) return 0;
+  if (m->kind == WEIGHT_INT8) return inputs % 4 == 0;
+  if (m->kind == FOUR_BIT) return m->constants && m->block > 0 && m->block % 2 == 0 && inputs % m->block == 0;
+#endif
+  return 0;
+}

@@ -1,0 +1,134 @@
+"""The kernels are built once for each source, compiler, flags and processor, before a job's time counts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import warm_process
+
+from runner.core import machine
+from runner.engines.local.kernels import building
+from runner.engines.local.kernels.building import prepare
+
+COMPILER = machine.c_compiler()
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler is here")
+FAKE = """#!/bin/sh
+if [ "$1" = --version ]; then echo "cc {version}"; exit; fi
+while [ "$1" != -o ]; do shift; done
+echo built >> "{log}"
+sleep 0.2
+echo library > "$2"
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler that notes each build, and a cache of its own."""
+    compiler = tmp_path / "cc"
+    compiler.write_text(FAKE.format(version="12.2.0", log=tmp_path / "log"))
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("RUNNER_NATIVE", raising=False)
+    monkeypatch.delenv("RUNNER_CFLAGS", raising=False)
+    building._version.cache_clear()
+    return compiler
+
+
+def builds(compiler: Path) -> int:
+    log = compiler.with_name("log")
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def test_it_is_built_once_and_says_so(fake: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="runner.engines.local.kernels.building"):
+        assert prepare() > 0
+        assert prepare() == 0.0
+    assert caplog.messages == ["building the kernels for this processor, once: this takes 10 to 30 s"]
+    assert builds(fake) == 1
+
+
+def test_another_version_of_the_compiler_builds_again(fake: Path) -> None:
+    prepare()
+    fake.write_text(FAKE.format(version="13.1.0", log=fake.with_name("log")))
+    building._version.cache_clear()  # in another process
+    prepare()
+    assert builds(fake) == 2
+    assert len(list((fake.with_name("cache") / "runner").glob("*.so"))) == 2
+
+
+def test_other_flags_or_another_processor_build_again(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare()
+    monkeypatch.setenv("RUNNER_CFLAGS", "-g1")
+    prepare()
+    monkeypatch.setattr(building, "_processor", lambda: "flags: fpu")
+    prepare()
+    monkeypatch.setattr(building, "FLAGS", building.FLAGS.replace("-O3", "-O2"))
+    prepare()
+    assert builds(fake) == 4
+
+
+def test_a_clone_elsewhere_uses_the_same_library(fake: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prepare()
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for path in building.FOLDER.glob("*.[ch]"):
+        (clone / path.name).write_text(path.read_text())
+    monkeypatch.setattr(building, "FOLDER", clone)
+    prepare()
+    assert builds(fake) == 1
+    (clone / "numbers.h").write_text("/* another source */")
+    prepare()
+    assert builds(fake) == 2
+
+
+def test_processes_that_start_together_build_once(fake: Path) -> None:
+    program = "from runner.engines.local.kernels.building import prepare; print(prepare() > 0)"
+    several = [
+        warm_process.popen([sys.executable, "-c", program], env=dict(os.environ), stdout=subprocess.DEVNULL)
+        for _ in range(4)
+    ]
+    assert [process.wait(timeout=300) for process in several] == [0] * 4
+    assert builds(fake) == 1
+
+
+def test_without_a_compiler_nothing_is_built(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_NATIVE", "0")
+    assert prepare() == 0.0
+    monkeypatch.delenv("RUNNER_NATIVE")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert prepare() == 0.0
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    monkeypatch.setenv("CC", str(fake))
+    building._version.cache_clear()
+    assert prepare() == 0.0, "the engine says why when it loads"
+    assert builds(fake) == 0
+
+
+def test_building_imports_no_torch() -> None:
+    program = "import sys, runner.engines.local.kernels.building; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+TARGETS = ("native", "x86-64", "x86-64-v3", "x86-64-v4")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_no_compiler_warns(compiler: str, target: str, tmp_path: Path) -> None:
+    """Warnings are errors here, and not where a user's newer compiler may have others."""
+    command = building.command(compiler, tmp_path / "library.so")
+    command = [word.replace("-march=native", f"-march={target}").replace("-O3", "-O1") for word in command]
+    try:
+        done = subprocess.run([*command, "-Werror"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip(f"there is no {compiler} here")
+    if "x86" in target and os.uname().machine != "x86_64":
+        pytest.skip("another kind of processor")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,224 @@
+"""A call that would read or write beyond its memory is refused before anything is done."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from runner.core.errors import ConfigError
+from runner.engines.base import Request
+from runner.engines.local.attention import PassLayout, PrefixUse, Span
+from runner.engines.local.forward import Forward, TokenSpan
+from runner.engines.local.fused_forward import FusedForward
+from runner.engines.local.interface import register
+from runner.engines.local.kernels import native
+from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
+from runner.engines.local.kv_cache import Heads
+from runner.engines.local.matrices import multiply
+from runner.engines.local.panels import Panels
+from runner.engines.local.quantized_layers import QuantizedWeights
+from runner.engines.local.shared_kv import SharedKv, own_kv
+from runner.engines.rows import Row
+
+KERNELS = native.kernels()
+pytestmark = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
+HEADS = Heads(1, 2, 2, 16, torch.float32, torch.device("cpu"))
+VOCABULARY, POSITIONS, PLACES = 50, 64, 20
+
+
+def ints(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int32)
+
+
+def layout(**other: Any) -> PassLayout:
+    """Three tokens of one row, in order, in a store with two rows of 32 places; `other` makes the call wrong."""
+    given: dict[str, Any] = {"slot": ints(0, 0, 0), "place": ints(0, 1, 2), "seen": ints(1, 2, 3)}
+    return PassLayout(HEADS, KERNELS, own_kv(HEADS, KERNELS, [PLACES, PLACES]), **(given | other))
+
+
+def shared(rows: list[int] | None, row_of: list[int], length: int = 5, first: torch.Tensor | None = None) -> PrefixUse:
+    """A prefix of 5 places, or a wrong number, that some tokens see."""
+    kv = SharedKv(SharedKv.empty(HEADS, 5, KERNELS).store, length)
+    chosen = None if rows is None else torch.tensor(rows)
+    return PrefixUse(kv, chosen, ints(*row_of), 3 if rows is None else len(rows), first=first)
+
+
+WRONG_LAYOUTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
+    "slot": (lambda: layout(slot=ints(0, 2, 0)), "there is no such slot as that of token 1"),
+    "negative slot": (lambda: layout(slot=ints(-1, 0, 0)), "there is no such slot as that of token 0"),
+    "place": (lambda: layout(place=ints(0, 1, 32)), "the slot of token 2 has no such place"),
+    "negative place": (lambda: layout(place=ints(0, -1, 2)), "the slot of token 1 has no such place"),
+    "seen": (lambda: layout(seen=ints(1, 33, 3)), "token 1 sees more places than its slot has"),
+    "step without a place": (lambda: layout(seen=ints(1, 2, 0), is_step=True), "token 2 sees more .* or too few"),
+}
+WRONG_PARTS: dict[str, tuple[Callable[[], PassLayout], str]] = {
+    "row of a part": (lambda: layout(uses=[shared([0, 1], [0, 1, 2])]), "token 2 has no such row in a shared part"),
+    "chosen token": (lambda: layout(uses=[shared([0, 3], [0, -1, 1])]), "entry 1 of those that see shared keys"),
+    "length of a prefix": (lambda: layout(uses=[shared(None, [0, 1, 2], 17)]), "are not all in their arena"),
+    "length of a span": (lambda: layout(seen=ints(0, 0, 0), spans=[Span(0, 3, 0, 30)]), "are not all in their arena"),
+}
+
+
+@pytest.fixture(scope="module")
+def fused() -> FusedForward:
+    settings = LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, head_dim=16,
+    )  # fmt: skip
+    assert KERNELS is not None
+    return FusedForward(LlamaForCausalLM(settings).eval(), HEADS, POSITIONS, KERNELS, {})
+
+
+def attend(of: PassLayout) -> torch.Tensor:
+    torch.manual_seed(0)
+    return of.attend(0, torch.randn(4, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25)
+
+
+def test_right_calls_are_not_refused(fused: FusedForward) -> None:
+    assert attend(layout()).isfinite().all()
+    assert fused(layout(), [0, 1, VOCABULARY - 1], [0, 1, POSITIONS - 1], [2]).shape == (1, VOCABULARY)
+
+
+@pytest.mark.parametrize("name", [*WRONG_LAYOUTS, *WRONG_PARTS])
+def test_places_that_do_not_exist(name: str, fused: FusedForward) -> None:
+    make, message = (WRONG_LAYOUTS | WRONG_PARTS)[name]
+    if name in WRONG_PARTS and not fused.kernels.has_shared:
+        pytest.skip("this processor has no kernel for shared keys: torch indexes them")
+    with pytest.raises(IndexError, match=message):
+        attend(make())
+    with pytest.raises(IndexError, match=f"^fused_forward: .*{message}"):
+        fused(make(), [0, 1, 2], [0, 1, 2], None)
+
+
+@pytest.mark.parametrize(
+    ("ids", "positions", "keep", "message"),
+    [
+        ([0, VOCABULARY, 1], [0, 1, 2], None, "the embedding has no row for the id of token 1"),
+        ([0, 1, -1], [0, 1, 2], None, "the embedding has no row for the id of token 2"),
+        ([0, 1, 2], [0, 1, POSITIONS], None, "no row for the position of token 2"),
+        ([0, 1, 2], [-1, 1, 2], None, "no row for the position of token 0"),
+        ([0, 1, 2], [0, 1, 2], [2, 3], "entry 1 of the tokens to keep"),
+        ([0, 1, 2], [0, 1, 2], [-1], "entry 0 of the tokens to keep"),
+        ([0, 1, 2], [0, 1, 2], [], "no logits are wanted"),
+    ],
+)
+def test_tokens_that_do_not_exist(
+    fused: FusedForward, ids: list[int], positions: list[int], keep: list[int] | None, message: str
+) -> None:
+    with pytest.raises(IndexError, match=message):
+        fused(layout(), ids, positions, keep)
+
+
+def test_an_answer_that_its_own_embedding_lacks() -> None:
+    """A head that is larger than the embedding can answer with such a token; prompts are checked when they arrive."""
+    settings = LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=VOCABULARY, max_position_embeddings=POSITIONS, head_dim=16,
+    )  # fmt: skip
+    model = LlamaForCausalLM(settings).eval()
+    register()
+    for is_fused in (True, False):
+        forward, own = Forward(model, HEADS), own_kv(HEADS, KERNELS, [PLACES])
+        if is_fused:
+            assert KERNELS is not None
+            forward.fused = FusedForward(model, HEADS, POSITIONS, KERNELS, {})
+        row = Row(Request(0, ()), [1, 2], "", 4)
+        forward.read_prompts(own, [TokenSpan(row, 0, row.pending)])
+        row.places, row.tokens = 2, [VOCABULARY]
+        with pytest.raises(ConfigError, match="answered with token 50, and its embedding ends at 49"):
+            forward.step(own, [row], [])
+
+
+def test_tensors_of_another_length_format_or_order(fused: FusedForward) -> None:
+    long, wide, every_second = torch.tensor([0, 0, 0]), ints(0, 0), ints(0, 1, 0, 1, 0, 1)[::2]
+    for wrong in (long, wide, every_second):
+        with pytest.raises(ValueError, match="C expects torch.int32"):
+            fused(layout(slot=wrong), [0, 1, 2], [0, 1, 2], None)
+    with pytest.raises(IndexError, match="layer 1: keys and values are stored for 1 layers"):
+        layout().attend(1, torch.randn(4, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25)
+    with pytest.raises(ValueError, match="C expects torch.float32"):
+        layout().attend(0, torch.randn(4, 3, 16), torch.randn(2, 2, 16), torch.randn(2, 2, 16), 0.25)
+    with pytest.raises(ValueError, match="C expects torch.float32"):
+        layout().attend(0, torch.randn(2, 3, 16), torch.randn(2, 3, 16), torch.randn(2, 3, 16), 0.25)
+
+
+def test_a_workspace_that_is_too_small(fused: FusedForward, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = fused._workspace_bytes(3, [])
+    monkeypatch.setattr(fused, "_workspace_bytes", lambda *_: needed // 2)
+    with pytest.raises(IndexError, match="the workspace is too small"):
+        fused(layout(), [0, 1, 2], [0, 1, 2], None)
+
+
+def test_products_with_rows_of_another_width_or_format() -> None:
+    assert KERNELS is not None
+    panels = Panels.of(torch.randn(40, 24), None, KERNELS)
+    assert panels.product(torch.ones(0, 24)).shape == (0, 40)
+    with pytest.raises(ValueError, match="a matrix of 24 inputs"):
+        panels.product(torch.ones(2, 25))
+    with pytest.raises(ValueError, match="for weights of torch.float32"):
+        panels.product(torch.ones(2, 24, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="C expects torch.float32"):
+        Panels.of(torch.randn(40, 24), torch.ones(39), KERNELS)
+    panels.matrix = Matrix(outputs=40)
+    with pytest.raises(IndexError, match="this processor cannot multiply"):
+        panels.product(torch.ones(2, 24))
+
+
+def test_quantized_products_with_wrong_sizes() -> None:
+    assert KERNELS is not None
+    weight, scale, table = torch.zeros(32 * 64 // 2, dtype=torch.uint8), torch.ones(1, 32), torch.ones(32)
+    it = QuantizedWeights(WeightFormat.four_bit, 64, 32, (torch.bfloat16,))
+    it.matrix.block = 64
+    right = weight, None, scale.bfloat16(), table.bfloat16()
+    for place, wrong in ((0, weight[1:]), (1, torch.ones(31)), (2, torch.ones(2, 32).bfloat16()), (3, table)):
+        with pytest.raises(ValueError, match="C expects"):
+            it.point_at(*(wrong if at == place else one for at, one in enumerate(right)))  # type: ignore[arg-type]
+    it.point_at(*right)
+    rows = torch.ones(2, 64, dtype=torch.bfloat16)
+    if KERNELS.has_quantized:
+        with pytest.raises(IndexError, match="the workspace is too small"):
+            multiply(KERNELS, rows, it, torch.empty(100, dtype=torch.uint8))
+        with pytest.raises(IndexError, match="this processor cannot multiply"):  # its rows would be read as pairs
+            multiply(KERNELS, rows.float(), it, torch.empty(10**7, dtype=torch.uint8))
+        it.matrix.block = 48
+    if KERNELS.has("product", torch.bfloat16):
+        with pytest.raises(IndexError, match="this processor cannot multiply"):
+            multiply(KERNELS, rows, it, torch.empty(10**7, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("first", "limit"), [(None, [3, 5]), (None, [-1, 3]), ([0, -2], None)])
+def test_a_softmax_over_columns_that_do_not_exist(first: list[int] | None, limit: list[int] | None) -> None:
+    assert KERNELS is not None
+    scores, ends = torch.zeros(2, 4), [None if some is None else ints(*some) for some in (first, limit)]
+    top, total = torch.empty(2), torch.empty(2)
+    with pytest.raises(IndexError, match="row [01] sees columns that it does not have"):
+        KERNELS(
+            "softmax", scores.dtype, scores.data_ptr(), 2, 4, *(native.pointer_or_none(one, torch.int32, 2) for one in ends),
+            ctypes.c_float(1.0), ctypes.c_float(0.0), top.data_ptr(), total.data_ptr(),
+        )  # fmt: skip
+    assert scores.count_nonzero() == 0
+
+
+def test_heads_of_another_shape() -> None:
+    for changed in ({"dim": 24}, {"dim": 1024}, {"group": 17}):
+        heads = Heads(**{**vars(HEADS), **changed})
+        of = PassLayout(heads, KERNELS, own_kv(heads, KERNELS, [PLACES]), ints(0), ints(0), ints(1))
+        queries, keys = torch.randn(2 * heads.group, 1, heads.dim), torch.randn(2, 1, heads.dim)
+        with pytest.raises(IndexError, match="heads need"):
+            of.attend(0, queries, keys, keys, 1 / math.sqrt(heads.dim))
+
+
+def test_settings_of_another_number_of_rows() -> None:
+    assert KERNELS is not None
+    logits, addresses = torch.randn(3, 10), torch.zeros(3, dtype=torch.int64)
+    settings = native.RowSettings(torch.zeros(2, 7, dtype=torch.float64), addresses, addresses)
+    with pytest.raises(ValueError, match="C expects torch.float64"):
+        native.sample(KERNELS, logits, settings, torch.zeros(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="not enough values"):
+        native.argmax(logits[0])

@@ -1,0 +1,75 @@
+"""C and Python agree on every structure and number that both rely on, or the library is not used."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+
+import pytest
+
+from runner.core import machine
+from runner.engines.local.kernels import building, native, shared_numbers
+from runner.engines.local.kernels.shared_numbers import SharedPart
+
+pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
+
+
+def loaded() -> ctypes.CDLL:
+    compiler = machine.c_compiler()
+    assert compiler is not None
+    return ctypes.CDLL(str(building.library(compiler)))
+
+
+def test_they_agree() -> None:
+    assert shared_numbers.differences(loaded()) == []
+    assert shared_numbers.of_c(loaded())["sizeof fused_tokens"] == ctypes.sizeof(shared_numbers.FusedTokens)
+
+
+class Swapped(ctypes.Structure):
+    """A shared part with two of its fields in the other order: its size is the same."""
+
+    _fields_ = tuple(SharedPart._fields_[place] for place in (0, 2, 1, 3, 4, 5, 6))
+
+
+class Short(ctypes.Structure):
+    """A shared part without its last field."""
+
+    _fields_ = SharedPart._fields_[:-1]
+
+
+@pytest.mark.parametrize(
+    ("structure", "expected"),
+    [
+        (Swapped, ["shared_part.causal is 16 in C and 8 in Python", "shared_part.sees is 8 in C and 16 in Python"]),
+        (
+            Short,
+            ["shared_part.row_of is 48 in C and unknown in Python", "sizeof shared_part is 56 in C and 48 in Python"],
+        ),
+    ],
+)
+def test_a_library_with_other_structures_is_not_used(
+    structure: type[ctypes.Structure],
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(shared_numbers.STRUCTURES, "shared_part", structure)
+    assert shared_numbers.differences(loaded()) == expected
+    native.kernels.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING, logger="runner.engines.local.kernels.native"):
+            assert native.kernels() is None, "torch does the work"
+    finally:
+        native.kernels.cache_clear()
+    [message] = caplog.messages
+    assert message == f"the kernels are not used, torch does their work more slowly: {'; '.join(expected)}"
+
+
+def test_every_refusal_has_words() -> None:
+    for refusal in shared_numbers.Refusal:
+        assert shared_numbers.words_of(int(refusal) << 32 | 7).replace("token 7", "") != ""
+
+
+def test_a_library_that_exports_no_numbers_is_damaged() -> None:
+    with pytest.raises(AttributeError):
+        shared_numbers.of_c(ctypes.CDLL("libc.so.6"))
