@@ -1,8 +1,8 @@
 """Runs tests of the kernels, built with AddressSanitizer and UndefinedBehaviorSanitizer (`python -m tools.sanitize`).
 
-`--short` runs tests of plain products, of the fused pass and of checked arguments; arguments go to pytest. Where there is no gcc, or
-its sanitizers are not installed, nothing runs, and the exit code is 0: a machine without a compiler has no kernels, and
-CI has both.
+`--short` runs tests of plain products, of the fused pass and of checked arguments; other arguments go to pytest. Where
+there is no gcc, or its sanitizers are not installed, nothing runs, and the exit code is 0: a machine without a compiler
+has no kernels, and CI has both.
 """
 
 from __future__ import annotations
