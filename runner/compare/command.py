@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from runner.compare import lm_eval
 from runner.compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
-from runner.compare.gates import check, failures, margins_with, parse_requirements
+from runner.compare.gates import Term, check, failures, margins_with, parse_requirements
 from runner.compare.numbers import with_number
 from runner.compare.options import parser
 from runner.compare.other_tools import load as other_tools
@@ -81,14 +81,18 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     if options.metric and not options.lm_eval:
         runs = with_number(runs, options.metric, reader)
     target = (grid or grid_to_log_to(runs)) if options.log else None
-    flips = options.flips
-    tables = [tabulate_flips(options, runs, every_run, reader)] if flips else tabulate_tasks(options, runs, reader)
+    terms = parse_requirements(options.require, runs)
+    margins = margins_with(terms, parse_margins(options.margin))
+    if options.flips:
+        tables = [tabulate_flips(options, runs, every_run, reader)]
+    else:
+        tables = tabulate_tasks(options, runs, reader, terms, margins)
     if isinstance(reader, lm_eval.LmEvalSampleReader) and not options.unpaired:
         lm_eval.refuse_other_documents(tables, reader)
     if aim is not None:
         plan_questions(tables, aim)
-    check(tables, parse_requirements(options.require, runs))
-    pooled = pool_tasks(options, tables, runs, reader) if options.pool else []
+    check(tables, terms)
+    pooled = pool_tasks(options, tables, runs, reader, margins) if options.pool else []
     FORMATS[options.format](tables, sys.stdout, pooled)
     sys.stdout.flush()
     if options.save or target:
@@ -155,24 +159,23 @@ def without_errors(options: argparse.Namespace, runs: list[Run], every_run: list
     return [run for run in runs if not run.errors], [run for run in every_run if not run.errors]
 
 
-def tabulate_tasks(options: argparse.Namespace, runs: list[Run], reader: SampleReader) -> list[Table]:
+def tabulate_tasks(
+    options: argparse.Namespace, runs: list[Run], reader: SampleReader, terms: list[Term], margins: dict[str, float]
+) -> list[Table]:
     """Return one table for each task."""
     tolerance = None if options.tolerance is None else options.tolerance / 100
     if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
         raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
-    terms = parse_requirements(options.require, runs)
-    margins = parse_margins(options.margin)
     has_baseline = options.baseline or options.by or options.lm_eval or options.results
     if options.pool and not (options.baseline or options.lm_eval or options.results):
         raise ConfigError(f"--pool {options.pool}: a pooled verdict needs a baseline: add --baseline KEY=VALUE")
-    if margins and not has_baseline:
+    if options.margin and not has_baseline:
         raise ConfigError(f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE")
     if any(term.is_comparison for term in terms) and not has_baseline:
         raise ConfigError(f"--require {' '.join(options.require)}: needs a baseline: add --baseline KEY=VALUE")
     if options.plan_questions and not has_baseline:
         words = " ".join(options.plan_questions)
         raise ConfigError(f"--plan-questions {words}: a plan needs a baseline: add --baseline KEY=VALUE")
-    margins = margins_with(terms, margins)
     baseline = parse_pairs(options.baseline, runs, "--baseline") if options.baseline else {}
     candidates = select(runs, baseline, f"--baseline {options.baseline}") if baseline else []
     by = parse_keys(options.by, runs, "--by") if options.by else []
@@ -200,13 +203,13 @@ def default_comparison(options: argparse.Namespace, runs: list[Run]) -> tuple[di
 
 
 def pool_tasks(
-    options: argparse.Namespace, tables: list[Table], runs: list[Run], reader: SampleReader
+    options: argparse.Namespace, tables: list[Table], runs: list[Run], reader: SampleReader, margins: dict[str, float]
 ) -> list[PooledTable]:
     """Return the verdicts over several tasks."""
     by = parse_keys(options.by, runs, "--by") if options.by else []
     if not options.baseline and not by:
         by = default_comparison(options, runs)[1]
-    return pooled_tables(tables, Weights(options.pool), by, parse_margins(options.margin), reader)
+    return pooled_tables(tables, Weights(options.pool), by, margins, reader)
 
 
 def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: SampleReader) -> Table:

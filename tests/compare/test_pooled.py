@@ -89,6 +89,13 @@ def test_the_margin_is_decided_on_the_pooled_difference(pooled: Any) -> None:
     assert row_of(table, "nf4")["comparison"]["verdict"] == "worse by more"
 
 
+def test_a_required_margin_is_decided_on_the_pooled_difference_too(three_sets: Store, show: Any) -> None:
+    code, out, _ = show("pool", *BASELINE, "--pool", "--require", "margin=2", "--format", "json")
+    assert code == 1
+    (table,) = json.loads(out)["pooled"]
+    assert row_of(table, "int8")["comparison"]["verdict"] == "as good"
+
+
 def test_the_table_has_a_line_for_each_setting_and_a_column_for_each_set(three_sets: Store, show: Any) -> None:
     code, out, _ = show("pool", "--format", "markdown", *BASELINE, "--pool")
     assert code == 0
