@@ -78,7 +78,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         reader = SampleReader(client, output_dir, scratch)
     runs, every_run = without_errors(options, choose(options, every_run), every_run)
     check_clusters(options, runs)
-    if options.metric and not options.lm_eval:
+    if options.metric and not (options.lm_eval or options.results):
         runs = with_number(runs, options.metric, reader)
     target = (grid or grid_to_log_to(runs)) if options.log else None
     terms = parse_requirements(options.require, runs)
@@ -120,7 +120,7 @@ def load_files(options: argparse.Namespace, scratch: Path) -> tuple[list[Run], S
             raise ConfigError(f"{option}: {source} reads folders and no MLflow store: leave out one of the two")
     if options.lm_eval:
         return lm_eval.load(options.lm_eval, options.cluster or None, options.metric)
-    return other_tools.load(options.results, scratch)
+    return other_tools.load(options.results, scratch, options.cluster or None, options.metric)
 
 
 def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
@@ -218,7 +218,8 @@ def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list
         if getattr(options, name):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out {option}")
-    first, second = (one_run(text, runs, every_run) for text in options.flips)
+    with_verdicts = [run for run in runs if run.score] or runs
+    first, second = (one_run(text, with_verdicts, every_run) for text in options.flips)
     words = " ".join(options.flips)
     if first.run_id == second.run_id:
         raise ConfigError(f"--flips {words}: both are {first.job_id}")

@@ -48,6 +48,7 @@ class Run:
     artifacts: str = ""  # where MLflow has its files
     facts: dict[str, str] = field(default_factory=dict)  # facts about the run: its machine, other work at the same time
     number: str | None = None  # the metric, a number for each question, that is compared instead of verdicts
+    tool: str = ""  # the other tool that has written it; empty: this one has
     errors: int = 0  # questions that ended in an error, so that the job has FAILED
     parts: list[Run] = field(default_factory=list)  # the pooled runs
     earlier: list[Run] = field(default_factory=list, repr=False)  # runs of the same job, newest first

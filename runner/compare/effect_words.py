@@ -223,10 +223,14 @@ def _too_few_runs(row: TableRow, keys: list[str]) -> str:
         if most == 1
         else f"{fewest} run{'s' * (fewest != 1)} of {'each' if fewest == most else 'one'}"
     )
-    if measured[0].counts["has_fresh_processes"]:
+    more = f"{needed - fewest} more time{'s' * (needed - fewest != 1)}"
+    if row.run.tool:
+        fix = (
+            f"measure each setting {more} to know, in turns, each time into a new file, and give all files to --results"
+        )
+    elif measured[0].counts["has_fresh_processes"]:
         fix = f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
     else:
-        more = f"{needed - fewest} more time{'s' * (needed - fewest != 1)}"
         fix = (
             f"run both jobs {more} with rerun=all to know, alone on the machine (in a grid with "
             "workers=1 hydra.launcher.fresh=true)"

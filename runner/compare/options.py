@@ -94,14 +94,15 @@ def parser() -> argparse.ArgumentParser:
         default="",
         metavar="FIELD",
         help="questions with the same value of this field are one family and count as one: a field of lm-eval's "
-        "documents, or the one that task.cluster has recorded in each job",
+        "documents, a key of the metadata of inspect_ai's samples, or the one that task.cluster has recorded in each "
+        "job",
     )
     add(
         "--metric",
         default="",
         metavar="NAME",
         help="compare this number of each question instead of verdicts: new_tokens, characters, cost_usd; with "
-        "--lm-eval, only this metric of those in the folders",
+        "--lm-eval or --results, only this metric of those in the files",
     )
     add(
         "--margin",

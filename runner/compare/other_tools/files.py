@@ -136,8 +136,12 @@ class Archive:
             raise DataError(f"{self.path}: damaged, or not a zip archive ({one_line(error, 120)})") from error
 
 
-def read_parquet(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
+def read_parquet(
+    path: Path, columns: Mapping[str, Sequence[str]], optional: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of a parquet file with these columns, each of which has at least these fields.
+
+    `optional`: further fields of these columns, where the file has them.
 
     DataError for another kind of file, for one with other columns and for one that is too large.
     """
@@ -158,6 +162,8 @@ def read_parquet(path: Path, columns: Mapping[str, Sequence[str]]) -> Iterator[d
             if sum(group.total_byte_size for group in groups) > MAX_FILE_BYTES or file.metadata.num_rows > MAX_ROWS:
                 raise DataError(f"{path}: larger than {MAX_FILE_BYTES // MIB} MiB or {MAX_ROWS:,} rows, unpacked")
             names = [f"{column}.{name}" for column, fields in columns.items() for name in fields or ("",)]
+            for column, fields in (optional or {}).items():
+                names += [f"{column}.{field.name}" for field in schema.field(column).type if field.name in fields]
             for batch in file.iter_batches(columns=[name.removesuffix(".") for name in names]):
                 for row in batch.to_pylist():
                     empty = next((column for column in columns if not isinstance(row[column], dict)), None)

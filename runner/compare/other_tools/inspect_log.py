@@ -1,15 +1,16 @@
 """Reads the logs of inspect_ai: `.eval` archives, and the same content as one `.json`.
 
-Each score of a log is an evaluation. A score is compared if it says right or wrong for every sample: `C` and `I`, `N`
-(no answer, which is wrong), or 1 and 0. With several epochs, a sample counts as right if more than half of them are,
-and runs are compared by the share of right epochs.
+Each score of a log is an evaluation. It has verdicts if it says right or wrong for every sample: `C` and `I`, `N` (no
+answer, which is wrong), or 1 and 0. With several epochs, a sample counts as right if more than half of them are, and
+runs are compared by the share of right epochs. Any other score is a number: `P` (partly right) is one half, as in
+inspect_ai, and of several epochs the mean counts.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +21,16 @@ from runner.compare.other_tools.tool_run import (
     ToolFile,
     ToolRun,
     ToolSample,
-    as_verdict,
+    as_number,
     params_of,
+    texts_of,
 )
 from runner.core.errors import DataError
+from runner.core.metrics import Better
 
 TOOL = "inspect_ai"
 SUFFIX = ".eval"
-VERDICTS = {"C": True, "I": False, "N": False}
+GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 TOLERANCE = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
 
 
@@ -46,6 +49,7 @@ class _Epoch(NamedTuple):
     text: str
     scores: dict[str, _Score]
     has_error: bool
+    fields: dict[str, str]
 
 
 def recognises(path: Path, content: Any) -> bool:
@@ -67,7 +71,7 @@ def read(path: Path, content: Any) -> ToolFile:
     _check_complete(path, header, epochs)
     runs, left_out = [], []
     for name in dict.fromkeys(name for one in epochs for name in one.scores):
-        if all(_verdict(one, name) is not None for one in epochs):
+        if all(_number(one, name) is not None for one in epochs):
             runs.append(_run(path, header, name, epochs))
         else:
             left_out.append(f"{header['eval']['task']} {name}")
@@ -113,6 +117,7 @@ def _epoch(path: Path, sample: Any) -> _Epoch:
         text[-LONGEST_TEXT:] if isinstance(text, str) else "",
         dict(pair for name, score in values.items() for pair in _scores(name, score, where)),
         bool(sample.get("error")),
+        texts_of(sample.get("metadata")),
     )
 
 
@@ -135,12 +140,24 @@ def _text(field: Any) -> str:
     return "\n".join(_text(part) if isinstance(part, str | list) else json.dumps(part) for part in parts)
 
 
-def _verdict(epoch: _Epoch, name: str) -> bool | None:
-    """Return whether a score says right; None if it says neither right nor wrong. A sample without it is not right."""
+def _number(epoch: _Epoch, name: str) -> float | None:
+    """Return a score as a number; None if it is none. A sample without the score has nothing right."""
     if name not in epoch.scores:
-        return False
+        return 0.0
     value = epoch.scores[name].value
-    return VERDICTS.get(value) if isinstance(value, str) else as_verdict(value)
+    return GRADES.get(value) if isinstance(value, str) else as_number(value)
+
+
+def _better(header: dict[str, Any], name: str, epochs: list[_Epoch]) -> Better | None:
+    """Return the direction of a score's numbers; None if it says right or wrong for each sample.
+
+    More is better for grades, and where the log sums the score up as an accuracy; of other numbers it does not say.
+    """
+    if all(_number(one, name) in (0, 1) for one in epochs):
+        return None
+    values = [one.scores[name].value for one in epochs if name in one.scores]
+    has_accuracy = any("accuracy" in metrics for metrics in _metrics(header, name))
+    return Better.higher if has_accuracy or all(isinstance(it, str) for it in values) else Better.neither
 
 
 def _run(path: Path, header: dict[str, Any], name: str, epochs: list[_Epoch]) -> ToolRun:
@@ -149,8 +166,12 @@ def _run(path: Path, header: dict[str, Any], name: str, epochs: list[_Epoch]) ->
         by_sample.setdefault(one.sample_id, []).append(one)
     order = {str(sample_id): at for at, sample_id in enumerate(_sample_ids(header))}
     in_order = sorted(by_sample, key=lambda sample_id: order.get(sample_id, len(order)))
+    better = _better(header, name, epochs)
     samples = [_sample(name, by_sample[sample_id]) for sample_id in in_order]
-    if len(samples) == len(epochs) and not any(one.has_error for one in samples):
+    for sample in samples:
+        if sample.has_error and better is Better.neither:
+            sample.number = None  # 0 is not the worst of such numbers
+    if better is None and len(samples) == len(epochs) and not any(one.has_error for one in samples):
         _check_mean(path, header, name, sum(one.solved for one in samples) / len(samples))
     eval_spec = header["eval"]
     return ToolRun(
@@ -162,6 +183,7 @@ def _run(path: Path, header: dict[str, Any], name: str, epochs: list[_Epoch]) ->
         task_version=str(eval_spec.get("task_version", "")),
         samples=samples,
         facts={f"{key}_version": str(value) for key, value in (eval_spec.get("packages") or {}).items()},
+        better=better,
     )
 
 
@@ -173,7 +195,8 @@ def _sample_ids(header: dict[str, Any]) -> list[Any]:
 
 
 def _sample(name: str, epochs: list[_Epoch]) -> ToolSample:
-    first, solved = epochs[0], sum(bool(_verdict(one, name)) for one in epochs)
+    first, numbers = epochs[0], [_number(one, name) or 0.0 for one in epochs]
+    solved = numbers.count(1.0)
     return ToolSample(
         first.sample_id,
         first.question,
@@ -183,15 +206,24 @@ def _sample(name: str, epochs: list[_Epoch]) -> ToolSample:
         first.text,
         any(one.has_error or name not in one.scores for one in epochs),
         (solved, len(epochs)) if len(epochs) > 1 else (0, 0),
+        math.fsum(numbers) / len(numbers),
+        first.fields,
     )
+
+
+def _metrics(header: dict[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    """Yield the figures that a log's header has of a score."""
+    scores = header["results"].get("scores")
+    for score in scores if isinstance(scores, list) else ():
+        metrics = score.get("metrics") if isinstance(score, dict) and score.get("name") == name else None
+        if isinstance(metrics, dict):
+            yield metrics
 
 
 def _check_mean(path: Path, header: dict[str, Any], name: str, mean: float) -> None:
     """Raise DataError if the accuracy in the header is not that of the samples."""
-    scores = header["results"].get("scores")
-    for score in scores if isinstance(scores, list) else ():
-        metrics = score.get("metrics") if isinstance(score, dict) and score.get("name") == name else None
-        accuracy = metrics.get("accuracy") if isinstance(metrics, dict) else None
+    for metrics in _metrics(header, name):
+        accuracy = metrics.get("accuracy")
         logged = accuracy.get("value") if isinstance(accuracy, dict) and not accuracy.get("params") else None
         if isinstance(logged, int | float) and not math.isclose(mean, logged, abs_tol=TOLERANCE):
             figure = f"the accuracy by {name} is {mean:.6g} over its samples"

@@ -1,7 +1,8 @@
 """Reads what lighteval writes with `--output-dir FOLDER --save-details`.
 
 A results file (`FOLDER/results/MODEL/results_TIME.json`) names model, settings and tasks. The samples of each task are
-in `FOLDER/details/MODEL/TIME/details_TASK_TIME.parquet`. A metric is compared if it is 0 or 1 for every sample.
+in `FOLDER/details/MODEL/TIME/details_TASK_TIME.parquet`. A metric that is 0 or 1 for every sample is a verdict, unless
+0 is better. Any other metric that has a number for every sample is compared as that number.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from runner.compare.other_tools.tool_run import (
     ToolFile,
     ToolRun,
     ToolSample,
-    as_verdict,
+    as_number,
     check_samples_differ,
     params_of,
+    texts_of,
 )
 from runner.core.errors import DataError
+from runner.core.metrics import Better
 
 TOOL = "lighteval"
 NAME = re.compile(r"results_(.+)\.json")
@@ -32,6 +35,7 @@ COLUMNS = {
     "metric": (),
     "model_response": ("text", "text_post_processed", "logprobs"),
 }
+OPTIONAL = {"doc": ("specific",)}  # what a task keeps with its documents
 NOT_SETTINGS = ("model_name", "generation_parameters", "batch_size", "cache_dir", "dtype")
 TOLERANCE = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
 
@@ -51,17 +55,22 @@ def read(path: Path, content: Any) -> ToolFile:
     runs, left_out = [], []
     for task in field_of(content, "config_tasks", dict, str(path)):
         details = _details(path, task, name[1])
-        rows = list(read_parquet(details, COLUMNS))
+        rows = list(read_parquet(details, COLUMNS, OPTIONAL))
         metrics = dict.fromkeys(key for row in rows for key in row["metric"])
         for metric in metrics:
-            verdicts = [_verdict(details, row, metric) for row in rows]
-            if None in verdicts or _is_lower_better(content, task, metric):
+            numbers = [it for row in rows if (it := _number(details, row, metric)) is not None]
+            if len(numbers) < len(rows):
                 left_out.append(f"{task} {metric}")
                 continue
-            samples = [_sample(details, row, bool(solved)) for row, solved in zip(rows, verdicts, strict=True)]
+            samples = [_sample(details, row, number) for row, number in zip(rows, numbers, strict=True)]
             check_samples_differ(details, samples)
-            _check_mean(path, content, task, metric, sum(one.solved for one in samples) / len(samples))
-            runs.append(_run(path, name[1], content, task, metric, samples))
+            run = _run(path, name[1], content, task, metric, samples)
+            better = _better(content, task, metric)
+            if better is not Better.lower and all(it in (0, 1) for it in numbers):
+                _check_mean(path, content, task, metric, sum(one.solved for one in samples) / len(samples))
+            else:
+                run.better = better
+            runs.append(run)
     return ToolFile(runs, left_out)
 
 
@@ -80,24 +89,25 @@ def _details(path: Path, task: str, time: str) -> Path:
     raise DataError(f"{path}: {file_name} is not in {where}: lighteval writes it with --save-details")
 
 
-def _verdict(path: Path, row: dict[str, Any], metric: str) -> bool | None:
-    """Return whether a metric says right; None if it says neither right nor wrong."""
+def _number(path: Path, row: dict[str, Any], metric: str) -> float | None:
+    """Return a sample's metric; None if it is no number of this sample alone."""
     value = row["metric"].get(metric)
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         raise DataError(f"{path}: {metric} of sample {row['doc']['id']} has no value ({value})")
-    return as_verdict(value)
+    return as_number(value)
 
 
-def _is_lower_better(content: dict[str, Any], task: str, metric: str) -> bool:
+def _better(content: dict[str, Any], task: str, metric: str) -> Better:
+    """Return the direction of a metric, if the task's settings say which it is."""
     metrics = content["config_tasks"][task].get("metrics") if isinstance(content["config_tasks"][task], dict) else None
-    return any(
-        one.get("metric_name") == metric and one.get("higher_is_better") is False
-        for one in (metrics if isinstance(metrics, list) else ())
-        if isinstance(one, dict)
-    )
+    for one in metrics if isinstance(metrics, list) else ():
+        if isinstance(one, dict) and one.get("metric_name") == metric:
+            is_higher = one.get("higher_is_better")
+            return Better.neither if not isinstance(is_higher, bool) else Better.higher if is_higher else Better.lower
+    return Better.neither
 
 
-def _sample(path: Path, row: dict[str, Any], solved: bool) -> ToolSample:
+def _sample(path: Path, row: dict[str, Any], number: float) -> ToolSample:
     doc, answer = row["doc"], row["model_response"]
     where = f"{path}, sample {doc['id']}"
     choices = field_of(doc, "choices", list, where)
@@ -108,9 +118,11 @@ def _sample(path: Path, row: dict[str, Any], solved: bool) -> ToolSample:
         str(field_of(doc, "id", (str, int), where)),
         field_of(doc, "query", str, where),
         "\n".join(map(str, golds)),
-        solved,
+        number == 1,
         None if answer.get("text") else _best(answer, choices),
         shown[-LONGEST_TEXT:],
+        number=number,
+        fields=texts_of(doc.get("specific")),
     )
 
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from types import ModuleType
 from typing import Any
 
 from runner.compare import lm_eval, lm_eval_files
-from runner.compare.data import TEXT_END, Answers, Question, QuestionOutcome, Run, Texts, side_of
+from runner.compare.data import CLUSTER, TEXT_END, Answers, Question, QuestionOutcome, Run, Texts, side_of
 from runner.compare.lm_eval_keys import FOLDER_KEY
 from runner.compare.other_tools import inspect_log, lighteval_results, llama_bench, vllm_bench
 from runner.compare.other_tools.files import parse, read_bytes
-from runner.compare.other_tools.tool_run import METRIC, ToolRun
+from runner.compare.other_tools.tool_run import METRIC, ToolRun, ToolSample
 from runner.compare.runs import SampleReader
 from runner.compare.table import differing_keys
 from runner.core.console import plain, say
-from runner.core.errors import ConfigError, DataError, few
+from runner.core.errors import ConfigError, DataError, few, unknown
+from runner.core.metrics import Better
 from runner.core.result import REPEATS, RepeatLog, Verdict
 
 OPTION = "--results"
@@ -40,9 +42,9 @@ class Found:
 class ResultsReader(SampleReader):
     """Gives access to what was read from other tools' files."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, cluster: str | None = None) -> None:
         self._baselines = {}
-        self.scratch = scratch
+        self.scratch, self.cluster = scratch, cluster
         self.by_id: dict[str, ToolRun] = {}
         self.indices: dict[tuple[str, str, str, str], int] = {}  # of samples, by task, id, question and gold answer
         self.lm_eval = lm_eval.LmEvalSampleReader()
@@ -57,7 +59,19 @@ class ResultsReader(SampleReader):
         """Return which samples were answered correctly."""
         if run.run_id not in self.by_id:
             return self.lm_eval.of_one(run)
-        return {question: QuestionOutcome(one.solved, None, right=one.right) for question, one in self._samples(run)}
+        return {
+            question: QuestionOutcome(one.solved, None, self._family(one), one.right)
+            for question, one in self._samples(run)
+        }
+
+    def numbers(self, run: Run) -> Answers:
+        """Return the number of each sample."""
+        if run.run_id not in self.by_id:
+            return self.lm_eval.numbers(run)
+        return {
+            question: QuestionOutcome(False, None, self._family(one), number=one.number)
+            for question, one in self._samples(run)
+        }
 
     def texts(self, run: Run) -> Texts:
         """Return the log-likelihood of each text, which only lm-eval has."""
@@ -92,24 +106,33 @@ class ResultsReader(SampleReader):
     def fetch(self, runs: Iterable[Run]) -> None:
         """Do nothing: all files are local."""
 
-    def _samples(self, run: Run) -> Iterator[tuple[Question, Any]]:
+    def _family(self, sample: ToolSample) -> str | None:
+        """Return the family that a sample belongs to; None without --cluster."""
+        return None if self.cluster is None else sample.fields[self.cluster]
+
+    def _samples(self, run: Run) -> Iterator[tuple[Question, ToolSample]]:
         tool_run = self.by_id[run.run_id]
         for one in tool_run.samples:
             index = self.indices[tool_run.task, one.sample_id, one.question, one.gold]
             yield (index, f"{one.sample_id}: {one.question}", one.gold), one
 
 
-def load(places: list[str], scratch: Path) -> tuple[list[Run], ResultsReader]:
-    """Return the runs below these paths, and a reader of their samples and repeats."""
+def load(
+    places: list[str], scratch: Path, cluster: str | None = None, metric: str = ""
+) -> tuple[list[Run], ResultsReader]:
+    """Return the runs below these paths, and a reader of their samples and repeats.
+
+    `cluster` is the field of a sample that names its family, `metric` the only metric that is wanted.
+    """
     places = list(dict.fromkeys(places))
-    reader = ResultsReader(scratch)
+    reader = ResultsReader(scratch, cluster)
     runs: list[Run] = []
     found: list[Found] = []
     left_out: list[str] = []
     for place in places:
         files, has_lm_eval = files_below(place)
         if has_lm_eval:
-            lm_eval_runs, lm_eval_reader = lm_eval.load([place])
+            lm_eval_runs, lm_eval_reader = lm_eval.load([place], cluster)
             runs += lm_eval_runs
             reader.lm_eval.series |= lm_eval_reader.series
         for path, tool, content in files:
@@ -117,13 +140,35 @@ def load(places: list[str], scratch: Path) -> tuple[list[Run], ResultsReader]:
             found += [Found(place, one) for one in tool_file.runs]
             left_out += tool_file.left_out
     if left_out:
-        names = sorted(set(left_out))
-        say(f"note: left out, neither right or wrong for each sample nor a speed: {few(names, 6)}")
+        say(f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}")
+    if cluster is not None:
+        check_families(found, cluster)
     runs += _evaluations([one for one in found if one.run.samples], reader)
     runs += _measurements([one for one in found if one.run.repeats], reader)
     if not runs:
         raise DataError(f"{OPTION} {' '.join(places)}: nothing in it can be compared")
+    if metric:
+        metrics = sorted({run.params[METRIC] for run in runs if METRIC in run.params})
+        if metric not in metrics:
+            raise ConfigError(f"--metric {metric}: {unknown('metric in these files', metric, metrics)}")
+        runs = [run for run in runs if run.params.get(METRIC) == metric]
     return runs, reader
+
+
+def check_families(found: Iterable[Found], cluster: str) -> None:
+    """Raise an error that names the file if one of its samples lacks the field that names families."""
+    for run in (one.run for one in found):
+        where = f"--cluster {cluster}: {run.path}"
+        if run.repeats:
+            raise ConfigError(f"{where}: speeds have no questions that belong to families: leave out this file")
+        without = next((one for one in run.samples if cluster not in one.fields), None)
+        if without is not None:
+            fields = ", ".join(without.fields) or "no fields"
+            raise DataError(
+                f"{where}, sample {without.sample_id}: it has no such text or whole number ({fields}). A field is a "
+                "key of a sample's metadata (inspect_ai), of a document's `specific` (lighteval) or of `doc` "
+                "(lm-evaluation-harness), which the task that made the file has to write"
+            )
 
 
 def files_below(place: str) -> tuple[list[tuple[Path, ModuleType, Any]], bool]:
@@ -157,15 +202,27 @@ def is_of_lm_eval(path: Path, content: Any) -> bool:
 
 
 def _evaluations(found: list[Found], reader: ResultsReader) -> Iterator[Run]:
-    """Yield the newest of equal evaluations at each place, named by its place, or by its file if there are several."""
+    """Yield the newest of equal evaluations at each place, named by its place, or by its file if there are several.
+
+    If one file has numbers for a metric of a task, all files' scores are compared as numbers there.
+    """
     newest: dict[object, Found] = {}
+    directions: dict[tuple[str, str], set[Better]] = {}
     for one in sorted(found, key=lambda it: (it.run.time, str(it.run.path)), reverse=True):
         settings = one.place, one.run.task, tuple(sorted(one.run.params.items()))
         newest.setdefault(settings, one)
+        if one.run.better is not None:
+            directions.setdefault((one.run.task, one.run.metric), set()).add(one.run.better)
     counts = Counter((one.place, one.run.task, one.run.metric) for one in newest.values())
     several = {place for (place, _, _), count in counts.items() if count > 1}
     for one in newest.values():
-        yield _evaluation(one.run, str(one.run.path) if one.place in several else one.place, reader)
+        better = directions.get((one.run.task, one.run.metric))
+        run = _evaluation(one.run, str(one.run.path) if one.place in several else one.place, reader)
+        run.params |= {} if reader.cluster is None else {CLUSTER: reader.cluster}
+        if better is None:
+            yield run
+        else:
+            yield _of_numbers(run, one.run, next(iter(better)) if len(better) == 1 else Better.neither)
 
 
 def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
@@ -183,6 +240,20 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
         metrics={"n": float(n), "correct": float(correct), "accuracy": correct / n},
         facts=run.facts,
         errors=sum(one.has_error for one in run.samples),
+        tool=run.tool,
+    )
+
+
+def _of_numbers(run: Run, tool_run: ToolRun, better: Better) -> Run:
+    """Return an evaluation that is compared by the number of each sample, in a table of its own."""
+    metric, numbers = tool_run.metric, [one.number for one in tool_run.samples if one.number is not None]
+    mean = {metric: math.fsum(numbers) / len(numbers)} if numbers else {}
+    return replace(
+        run,
+        task=plain(f"{tool_run.task}:{metric}"),
+        number=metric,
+        metrics={"n": float(len(numbers)), **mean},
+        facts=run.facts | {"better": str(better.value)},
     )
 
 
@@ -223,6 +294,7 @@ def _measurement(run: ToolRun, place: str, job_id: str, reader: ResultsReader) -
         params=params | {FOLDER_KEY: place, "task.repeats": repeats},
         metrics=figures | metrics,
         facts={key: plain(value) for key, value in run.facts.items()},
+        tool=run.tool,
     )
 
 

@@ -1,7 +1,8 @@
-"""What a reader of another tool's results returns: evaluations with verdicts, and measurements of speed."""
+"""What a reader of another tool's results returns: evaluations with verdicts or numbers, and measurements of speed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from runner.compare.lm_eval_keys import text_of
 from runner.core.errors import DataError
+from runner.core.metrics import Better
 
 LONGEST_TEXT = 4000  # characters of an answer that are kept: its end, as the page of samples shows
 METRIC = "task.metric"
@@ -26,6 +28,8 @@ class ToolSample:
     text: str = ""
     has_error: bool = False
     right: tuple[int, int] = (0, 0)  # of several answers to it: how many are right, and how many there are
+    number: float | None = None  # its score; None: the tool has written none
+    fields: dict[str, str] = field(default_factory=dict)  # what the tool keeps with it, and --cluster may name
 
 
 @dataclass
@@ -41,10 +45,11 @@ class ToolRun:
     samples: list[ToolSample] = field(default_factory=list)
     repeats: dict[str, list[float]] = field(default_factory=dict)  # by measure; empty for an evaluation
     facts: dict[str, str] = field(default_factory=dict)
+    better: Better | None = None  # the direction of its numbers; None: it says right or wrong for each sample
 
     @property
     def metric(self) -> str:
-        """What the verdicts were made by."""
+        """What the samples were scored by."""
         return self.params.get(METRIC, "")
 
 
@@ -54,6 +59,12 @@ class ToolFile:
 
     runs: list[ToolRun]
     left_out: list[str] = field(default_factory=list)  # metrics that cannot be compared
+
+
+def texts_of(fields: Any) -> dict[str, str]:
+    """Return the fields of an object that are a text or a whole number: those that can name a family."""
+    pairs = fields.items() if isinstance(fields, dict) else ()
+    return {key: str(value) for key, value in pairs if isinstance(value, str | int) and not isinstance(value, bool)}
 
 
 def params_of(group: str, values: Any) -> dict[str, str]:
@@ -73,6 +84,6 @@ def check_samples_differ(path: Path, samples: Iterable[ToolSample]) -> None:
         raise DataError(f"{path}: there is no sample in it")
 
 
-def as_verdict(value: object) -> bool | None:
-    """Return whether a value of 0 or 1 means right; None for any other value."""
-    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
+def as_number(value: object) -> float | None:
+    """Return a value as a number; None if it is none."""
+    return float(value) if isinstance(value, bool | int | float) and math.isfinite(value) else None

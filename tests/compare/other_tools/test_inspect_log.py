@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from other_logs import INSPECT, Members, changed_log, log_of
 from runner.core.stats import mcnemar_exact
 
 MODEL = "openai-api/runner/embedded"
+VERDICTS = ("--task", "problems")  # and not the numbers of another score of these logs
 NONE, CUT_OFF, NF4 = INSPECT / "none", INSPECT / "cut_off", INSPECT / "nf4"
 
 
@@ -21,7 +23,9 @@ def samples(members: Members) -> list[dict[str, Any]]:
 
 
 def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) -> None:
-    (table,) = tables(NONE, CUT_OFF, NF4)
+    numbers, table = sorted(tables(NONE, CUT_OFF, NF4), key=lambda it: str(it["task"]), reverse=True)
+    assert numbers["task"] == "problems:digits"
+    assert numbers["rows"][1]["note"].startswith("too few questions to test: 24, at least 50 (Δ ")
     assert table["task"] == "problems"
     assert table["baseline"] == {"model.name": MODEL, "generation.max_tokens": "64"}
     base, cut_off, nf4 = table["rows"]
@@ -37,16 +41,23 @@ def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) 
 
     code, out, err = run(NONE, CUT_OFF)
     assert code == 0
-    assert "left out, neither right or wrong for each sample nor a speed: problems digits" in err
+    assert "left out" not in err
     assert "generation.max_tokens=16 vs generation.max_tokens=64 (n=24): worse" in out
 
 
 def test_other_options_work_as_for_our_own_runs(run: Any, tables: Any, tmp_path: Path) -> None:
     (table,) = tables(
-        INSPECT / "none", NF4, CUT_OFF, "--baseline", f"model={MODEL}+nf4", "--where", "generation.max_tokens=64"
+        INSPECT / "none",
+        NF4,
+        CUT_OFF,
+        "--baseline",
+        f"model={MODEL}+nf4",
+        "--where",
+        "generation.max_tokens=64",
+        *VERDICTS,
     )
     assert [row["is_baseline"] for row in table["rows"]] == [True, False]
-    (table,) = tables(NONE, NF4, "--margin", "45")
+    (table,) = tables(NONE, NF4, "--margin", "45", *VERDICTS)
     assert table["rows"][1]["comparison"]["verdict"] == "as good"
     code, out, err = run(NONE, CUT_OFF, "--flips", "generation.max_tokens=64", "generation.max_tokens=16")
     assert code == 0, err
@@ -64,9 +75,9 @@ def test_a_folder_of_several_logs_has_a_row_for_each_kind(tables: Any, tmp_path:
     for name in ("none", "nf4", "cut_off"):
         log = log_of(name)
         (tmp_path / log.name).write_bytes(log.read_bytes())
-    (table,) = tables(tmp_path)
+    (table,) = tables(tmp_path, *VERDICTS)
     assert len(table["rows"]) == 3
-    (table,) = tables(tmp_path, "--baseline", "model=" + MODEL, "--where", "generation.max_tokens=64")
+    (table,) = tables(tmp_path, "--baseline", "model=" + MODEL, "--where", "generation.max_tokens=64", *VERDICTS)
     assert table["rows"][1]["comparison"]["ties"] == 24
 
 
@@ -79,13 +90,13 @@ def test_the_newest_of_equal_evaluations_in_a_folder_counts(tables: Any, tmp_pat
 
     changed_log(tmp_path / "zzz.eval", older)
     (tmp_path / "new.eval").write_bytes(log_of("none").read_bytes())
-    (table,) = tables(tmp_path)
+    (table,) = tables(tmp_path, *VERDICTS)
     assert [row["metrics"]["correct"] for row in table["rows"]] == [22]
 
 
 def test_a_log_as_json_and_one_with_epochs(tables: Any) -> None:
     epochs, as_json = INSPECT / "epochs", INSPECT / "as_json"
-    (table,) = tables(as_json, epochs)
+    (table,) = tables(as_json, epochs, *VERDICTS)
     base, row = table["rows"]
     assert base["metrics"]["n"] == row["metrics"]["n"] == 6  # a sample counts once, not once for each of three epochs
     assert row["config"]["task.epochs"] == "3"
@@ -102,22 +113,82 @@ def test_a_sample_is_right_if_more_than_half_of_its_epochs_are(tables: Any, tmp_
             right = {"problem-0": 1, "problem-1": 2}.get(one["id"], 3)
             one["scores"]["match"]["value"] = "C" if one["epoch"] <= right else "N"
 
-    (table,) = tables(changed_log(tmp_path / "a.eval", change, source="epochs"))
+    (table,) = tables(changed_log(tmp_path / "a.eval", change, source="epochs"), *VERDICTS)
     assert table["rows"][0]["metrics"]["correct"] == 5
 
 
 @pytest.mark.parametrize(
     ("value", "is_compared"),
-    [("C", True), ("N", True), (1, True), (False, True), ("P", False), (0.5, False), ("yes", False)],
+    [("C", True), ("N", True), (1, True), (False, True), ("P", True), (0.5, True), ("yes", False)],
 )
-def test_which_scores_are_verdicts(run: Any, tmp_path: Path, value: object, is_compared: bool) -> None:
+def test_which_scores_are_compared(run: Any, tmp_path: Path, value: object, is_compared: bool) -> None:
     def change(members: Members) -> None:
         members["header.json"]["results"]["scores"] = []
-        samples(members)[0]["scores"] = {"match": {"value": value}, "digits": {"value": 0.5}}
+        for one in samples(members):
+            del one["scores"]["digits"]
+        samples(members)[0]["scores"] = {"match": {"value": value}}
 
     code, _, err = run(changed_log(tmp_path / "a.eval", change))
     assert code == (0 if is_compared else 2)
     assert ("nothing in it can be compared" in err) != is_compared
+
+
+def more_samples(members: Members, times: int = 3) -> None:
+    """Let a log have more samples, without what its header says of their mean."""
+    for name, one in [item for item in members.items() if item[0].startswith("samples/")]:
+        for at in range(1, times):
+            members[f"samples/{at}{name.removeprefix('samples/')}"] = {**one, "id": f"{one['id']}-{at}"}
+    header = members["header.json"]
+    header["results"] |= {"total_samples": times * 24, "scores": []}
+
+
+def partly_right(name: str, members: Members) -> None:
+    """Let every third sample be partly right, and more of them than in another log."""
+    more_samples(members)
+    for at, one in enumerate(samples(members)):
+        value = {"a": "P" if at % 3 == 0 else "C", "b": "I" if at % 3 == 0 else "C"}[name]
+        one["scores"] = {"match": {"value": value}}
+
+
+def test_partly_right_samples_are_compared_as_numbers(tables: Any, run: Any, tmp_path: Path) -> None:
+    paths = [changed_log(tmp_path / f"{name}.eval", partial(partly_right, name)) for name in "ab"]
+    (table,) = tables(*paths)  # b says right or wrong for each sample, a does not
+    assert table["task"] == "problems:match"
+    number = table["rows"][1]["number"]
+    assert (number["baseline_mean"], number["mean"], number["finding"]) == (pytest.approx(5 / 6), 2 / 3, "worse")
+    code, out, err = run(*paths, "--metric", "match")
+    assert code == 0, err
+    assert "(n=72): worse (Δ −0.1667 match, 95 % interval" in out
+    code, out, err = run(*paths, "--metric", "mach")
+    assert code == 2
+    assert "--metric mach: no metric in these files 'mach'. Did you mean match?" in err
+
+
+def test_of_a_number_that_is_no_grade_neither_direction_is_better(tables: Any, tmp_path: Path) -> None:
+    def change(value: float, members: Members) -> None:
+        more_samples(members)
+        for one in samples(members):
+            one["scores"] = {"length": {"value": value}}
+
+    paths = [changed_log(tmp_path / f"{value}.eval", partial(change, value)) for value in (3, 4.5)]
+    (table,) = tables(*paths)
+    assert table["rows"][1]["number"]["finding"] == "larger"
+
+
+def in_families(members: Members) -> None:
+    for at, one in enumerate(sorted(samples(members), key=lambda one: str(one["id"]))):
+        one["metadata"] = {"story": at // 3, "depth": 0.5}
+
+
+def test_a_field_of_the_metadata_names_families(tables: Any, rejected: Any, tmp_path: Path) -> None:
+    paths = [changed_log(tmp_path / f"{name}.eval", in_families, source=name) for name in ("none", "nf4")]
+    (table,) = (it for it in tables(*paths, "--cluster", "story") if it["task"] == "problems")
+    comparison = table["rows"][1]["comparison"]
+    assert (comparison["method"], comparison["clusters"]) == ("mean_flips", 8)
+    error = rejected(*paths, "--cluster", "tale")
+    assert f"--cluster tale: {paths[0]}, sample problem-" in error
+    assert "it has no such text or whole number (story). A field is a key of a sample's metadata (inspect_ai)" in error
+    assert "metadata (inspect_ai)" in rejected(NONE, NF4, "--cluster", "story")
 
 
 def test_a_score_of_several_values_is_several_scores(tables: Any, tmp_path: Path) -> None:
@@ -141,7 +212,7 @@ def test_samples_with_errors_are_named_and_count_only_if_asked_for(run: Any, tab
     code, _, err = run(NONE, path)
     assert code == 0
     assert "2 of 24 questions ended in an error" in err
-    (table,) = tables(NONE, path, "--count-errors")
+    (table,) = tables(NONE, path, "--count-errors", *VERDICTS)
     assert table["rows"][1]["comparison"]["losses"] == 2
 
 
@@ -151,9 +222,9 @@ def test_other_samples_are_not_paired(tables: Any, tmp_path: Path) -> None:
     def change(members: Members) -> None:
         samples(members)[0]["input"] = "another question"
 
-    (table,) = tables(NONE, changed_log(tmp_path / "a.eval", change))
+    (table,) = tables(NONE, changed_log(tmp_path / "a.eval", change), *VERDICTS)
     assert table["rows"][1]["note"] == "different questions: 24 here, 24 in the baseline, 23 are the same"
-    (table,) = tables(NONE, tmp_path / "a.eval", "--unpaired")
+    (table,) = tables(NONE, tmp_path / "a.eval", "--unpaired", *VERDICTS)
     assert table["rows"][1]["comparison"]["method"] == "fisher"
 
 

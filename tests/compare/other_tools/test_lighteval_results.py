@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ Rows = list[dict[str, Any]]
 
 def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) -> None:
     table_by_task = {table["task"]: table for table in tables(WHOLE, CUT_OFF)}
-    assert sorted(table_by_task) == ["choices|0", "sums|0"]
+    assert sorted(table_by_task) == ["choices|0", "sums|0", "sums|0:f1"]
+    assert table_by_task["sums|0:f1"]["rows"][1]["note"].startswith("too few questions to test: 24, at least 50")
     base, cut_off = table_by_task["sums|0"]["rows"]
     assert (base["metrics"]["correct"], base["metrics"]["n"]) == (22, 24)  # as lighteval's own table says
     assert (cut_off["comparison"]["losses"], cut_off["comparison"]["wins"]) == (22, 0)
@@ -27,7 +29,7 @@ def test_samples_are_paired_with_those_of_the_first_path(tables: Any, run: Any) 
     assert table_by_task["choices|0"]["rows"][1]["comparison"]["ties"] == 24
     code, out, err = run(WHOLE, CUT_OFF, "--task", "sums|0")
     assert code == 0
-    assert "left out, neither right or wrong for each sample nor a speed: sums|0 f1" in err
+    assert "left out" not in err
     assert "worse (Δ −91.7 points" in out
 
 
@@ -58,15 +60,47 @@ def test_the_details_may_lie_beside_the_results(tables: Any, tmp_path: Path) -> 
     results, sums = lighteval_copy(tmp_path / "copy")
     for file in [results, *sums.parent.iterdir()]:
         file.rename(tmp_path / file.name)
-    assert len(tables(tmp_path / results.name)) == 2
+    assert len(tables(tmp_path / results.name)) == 3
 
 
-def test_a_lower_is_better_metric_is_left_out(run: Any, tmp_path: Path) -> None:
+def many(rows: Rows, value: float) -> None:
+    """Let there be three times as many samples, with this f1."""
+    for row in list(rows):
+        for at in (1, 2):
+            rows.append({**row, "doc": {**row["doc"], "id": f"{row['doc']['id']}-{at}"}})
+    for row in rows:
+        row["metric"] = {"f1": value}
+
+
+@pytest.mark.parametrize(("direction", "finding"), [(True, "better"), (False, "worse"), (None, "larger")])
+def test_a_number_is_compared_in_its_own_direction(
+    tables: Any, tmp_path: Path, direction: bool | None, finding: str
+) -> None:
+    for name, value in (("a", 0.25), ("b", 0.5)):
+        results, sums = lighteval_copy(tmp_path / name)
+        rewrite_rows(sums, partial(many, value=value))
+        edit(
+            results, lambda content: content["config_tasks"]["sums|0"]["metrics"][1].update(higher_is_better=direction)
+        )
+    (table,) = tables(tmp_path / "a", tmp_path / "b", "--task", "sums|0:f1")
+    assert table["rows"][1]["number"]["finding"] == finding
+
+
+def test_a_verdict_of_which_0_is_better_is_a_number(tables: Any, tmp_path: Path) -> None:
     results, _ = lighteval_copy(tmp_path / "copy")
     edit(results, lambda content: content["config_tasks"]["sums|0"]["metrics"][0].update(higher_is_better=False))
-    code, _, err = run(tmp_path / "copy")
-    assert code == 0
-    assert "sums|0 em, sums|0 f1" in err
+    assert "sums|0:em" in {table["task"] for table in tables(tmp_path / "copy")}
+
+
+def test_a_field_of_the_documents_names_families(tables: Any, rejected: Any, tmp_path: Path) -> None:
+    _, sums = lighteval_copy(tmp_path / "copy")
+    rewrite_rows(sums, lambda rows: [row["doc"].update(specific={"story": at // 3}) for at, row in enumerate(rows)])
+    (tmp_path / "again").symlink_to(tmp_path / "copy")
+    assert "it has no such text or whole number (no fields)" in rejected(tmp_path / "copy", "--cluster", "story")
+    choices = next(sums.parent.glob("details_choices*"))
+    rewrite_rows(choices, lambda rows: [row["doc"].update(specific={"story": at // 3}) for at, row in enumerate(rows)])
+    found = tables(tmp_path / "copy", tmp_path / "again", "--cluster", "story", "--task", "sums|0")
+    assert found[0]["rows"][1]["comparison"]["clusters"] == 8
 
 
 @pytest.mark.parametrize(

@@ -110,3 +110,13 @@ def test_duplicated_tests_and_other_lists_are_rejected(rejected: Any, tmp_path: 
     others: list[Any] = [[], [1], [{}], 5]
     for content in others:
         assert "no results of a known tool in it" in rejected(written(path, content))
+
+
+def test_more_files_are_asked_for_where_runs_are_too_few(run: Any, rejected: Any, tmp_path: Path) -> None:
+    slower = TEST | {"n_threads": 1, "samples_ns": [600_000_000_000] * 3}
+    paths = [written(tmp_path / f"{name}.json", [test]) for name, test in (("two", TEST), ("one", slower))]
+    code, out, err = run(*paths)
+    assert code == 0, err
+    assert "rerun=all" not in out
+    assert "Measure each setting 3 more times to know, in turns, each time into a new file, and give all files" in out
+    assert f"--cluster story: {paths[0]}: speeds have no questions" in rejected(*paths, "--cluster", "story")
