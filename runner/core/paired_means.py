@@ -14,6 +14,7 @@ from statistics import NormalDist
 
 from runner.core import ratios, stats
 from runner.core.margins import questions_needed
+from runner.core.planning import expected_disagreement
 from runner.core.stats import ALPHA, POWER
 
 MIN_CLUSTERS = 6  # with five, no sign flip can reach a p below 0.05
@@ -125,8 +126,11 @@ class MeanDifference:
 
     def needs(self, margin: float, alpha: float, power: float = POWER) -> int | None:
         """Return how many questions, in more such clusters, show that a run is as good if neither is better."""
-        needed = questions_needed(margin, min(1.0, (self.wins + self.losses) / self.n), alpha, power)
-        return None if needed is None else math.ceil(needed * self.n / self.worth)
+        # Where nothing differs, nothing shows how alike the questions of a cluster are: at worst, a cluster is a pair.
+        pairs = self.worth if self.differing else self.clusters_worth
+        differing_rate = min(1.0, (self.wins + self.losses) / self.n)
+        needed = questions_needed(margin, expected_disagreement(differing_rate * pairs, pairs), alpha, power)
+        return None if needed is None else math.ceil(needed * self.n / pairs)
 
     def _distances(self, difference: float) -> tuple[float, float, float]:
         """Return how far the data are from a true difference, in standard errors: by Tango, by Hall, at worst."""

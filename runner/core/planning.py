@@ -10,8 +10,10 @@ from runner.core.ratios import MIN_TEXTS, detectable_shift
 from runner.core.stats import ALPHA, POWER
 
 
-def expected_disagreement(discordant: int, n: int) -> float:
+def expected_disagreement(discordant: float, n: float) -> float:
     """Return the share of further questions that only one of two runs will solve, as far as n questions tell.
+
+    Of questions in families, or with several answers each, both counts are in the independent pairs they are worth.
 
     It is the mean of Jeffreys' posterior. The observed share itself plans too few questions after a small sample: of 20
     questions with no disagreement it would follow that there will never be any (bench/margin_null.py).

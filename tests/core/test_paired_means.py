@@ -6,8 +6,10 @@ from random import Random
 
 import pytest
 
+from runner.core.effects import paired_accuracies
 from runner.core.margins import questions_needed
 from runner.core.paired_means import MeanDifference
+from runner.core.planning import expected_disagreement
 from runner.core.ratios import sign_flip_p
 from runner.core.stats import detectable_difference, paired_difference_interval
 
@@ -58,3 +60,15 @@ def test_no_difference_anywhere_still_leaves_room() -> None:
     assert high == pytest.approx(-low)
     assert MeanDifference.of([1.0] * 40).interval()[1] == 1.0
     assert MeanDifference.of([0.0] * 50, [at // 10 for at in range(50)]).detects(0.05) is None  # five families
+
+
+def test_questions_are_planned_as_for_verdicts_also_where_nothing_differed_so_far() -> None:
+    for discordant in (0, 1, 12):
+        alone = MeanDifference.of([-1.0] * discordant + [0.0] * (60 - discordant)).needs(0.05, 0.05)
+        expected = paired_accuracies(0, discordant, 60).needs
+        assert expected is not None
+        assert alone == pytest.approx(expected(0.05, 0.05), rel=0.05)
+    families = MeanDifference.of([0.0] * 200, [at // 10 for at in range(200)])
+    singles = questions_needed(0.05, expected_disagreement(0, 20))  # twenty families, of which none differs
+    assert singles is not None
+    assert families.needs(0.05, 0.05) == 10 * singles
