@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from runner.core import ratios, stats
-from runner.core.margins import questions_needed
+from runner.core.margins import fewest, questions_needed
 from runner.core.planning import expected_disagreement
 from runner.core.stats import ALPHA, POWER
 
@@ -130,7 +130,17 @@ class MeanDifference:
         pairs = self.worth if self.differing else self.clusters_worth
         differing_rate = min(1.0, (self.wins + self.losses) / self.n)
         needed = questions_needed(margin, expected_disagreement(differing_rate * pairs, pairs), alpha, power)
-        return None if needed is None else math.ceil(needed * self.n / pairs)
+        if needed is None:
+            return None
+        count = len(self.sums)
+        differing = expected_disagreement(self.differing, count) * count
+        counts = [  # either test decides: that by the clusters that differ, or at worst that by all
+            _with_student(needed * self.n / pairs, differing / self.n, alpha, power),
+            _with_student(
+                needed * self.n / min(pairs, self.clusters_worth), self.clusters_worth / self.n, alpha, power
+            ),
+        ]
+        return min((it for it in counts if it is not None), default=None)
 
     def _distances(self, difference: float) -> tuple[float, float, float]:
         """Return how far the data are from a true difference, in standard errors: by Tango, by Hall, at worst."""
@@ -154,3 +164,16 @@ def _edge(is_inside: Callable[[float], bool], inside: float, end: float) -> floa
         middle = (inside + end) / 2
         inside, end = (middle, end) if is_inside(middle) else (inside, middle)
     return inside
+
+
+def _with_student(questions: float, clusters_a_question: float, alpha: float, power: float) -> int | None:
+    """Return how many questions Student's test needs where a normal one needs so many; None if ten million."""
+    normal = NormalDist()
+    by_normal, by_power = -normal.inv_cdf(alpha / 2), normal.inv_cdf(power)
+
+    def is_enough(count: int) -> float:
+        freedom = max(1, int(count * clusters_a_question) - 1)
+        wider = (stats.student_quantile(alpha, freedom) + by_power) / (by_normal + by_power)
+        return float(count >= questions * wider * wider)
+
+    return fewest(is_enough, 1.0)

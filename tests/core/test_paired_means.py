@@ -71,4 +71,4 @@ def test_questions_are_planned_as_for_verdicts_also_where_nothing_differed_so_fa
     families = MeanDifference.of([0.0] * 200, [at // 10 for at in range(200)])
     singles = questions_needed(0.05, expected_disagreement(0, 20))  # twenty families, of which none differs
     assert singles is not None
-    assert families.needs(0.05, 0.05) == 10 * singles
+    assert families.needs(0.05, 0.05) == pytest.approx(10 * singles, rel=0.1)
