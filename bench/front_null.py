@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cluster_null
 import numpy as np
 from compare_null import Drawn, Rate, answers, drawn_run
 
@@ -33,7 +34,14 @@ from runner.core.machine import EXCLUSIVE
 from runner.core.stats import ALPHA
 
 ROWS = 5  # of one setting
-SETTINGS = [(200, 0.9, 0.95), (200, 0.6, 0.5), (1319, 0.6, 0.8)]  # questions, accuracy, rho: see compare_null.py
+IN_FAMILIES, TWINS = -1.0, 10  # instead of a rho: families of ten questions each, as in cluster_null.py
+SETTINGS = [  # questions, accuracy, rho: see compare_null.py
+    (200, 0.9, 0.95),
+    (200, 0.6, 0.5),
+    (1319, 0.6, 0.8),
+    (200, 0.7, IN_FAMILIES),
+    (1000, 0.7, IN_FAMILIES),
+]
 WITHIN = 0.01  # noise of a speed's logarithm within a run
 NOISES = [(0.08, 1), (0.06, 3), (0.03, 5), (0.15, 5)]  # of a speed's logarithm between runs; runs of each job
 RUNS = (3, 5)  # of each job, so that speed counts
@@ -54,15 +62,20 @@ class Setting:
 def table_of(
     generator: np.random.Generator, settings: Sequence[Setting], n: int, rho: float, noise: float, runs: int
 ) -> list[TableRow]:
-    """Draw the measurements of a grid, and mark the front."""
-    reader = Drawn(n)
-    solved = answers(generator, n, [it.accuracy for it in settings], rho)
+    """Draw the measurements of a grid, and mark the front; without rho, questions come in families."""
+    reader, accuracies = Drawn(n), [it.accuracy for it in settings]
+    family: list[str | None] = [None] * n
+    if rho == IN_FAMILIES:
+        solved, numbers = cluster_null.answers(generator, n // TWINS, TWINS, False, accuracies)
+        family = [f"family {number}" for number in numbers]
+    else:
+        solved = list(answers(generator, n, accuracies, rho))
     rows: list[TableRow] = []
     for number, (it, line) in enumerate(zip(settings, solved, strict=True)):
         run = drawn_run(f"{number} {it.name}", line)
         reader.answers[run.run_id] = {
-            question: QuestionOutcome(solves, "")
-            for question, solves in zip(reader.questions, line.tolist(), strict=True)
+            question: QuestionOutcome(solves, "", name)
+            for question, solves, name in zip(reader.questions, line.tolist(), family, strict=True)
         }
         run.metrics["model_mib"] = it.memory * math.exp(MEMORY_NOISE * generator.standard_normal())
         speeds = it.speed * np.exp(math.hypot(noise, WITHIN) * generator.standard_normal(runs))
@@ -77,7 +90,7 @@ def table_of(
 def nulls(generator: np.random.Generator, draws: int) -> list[Rate]:
     """Print and return how often one of five rows of the same setting is called dominated."""
     print(f"\nthe same setting {ROWS} times: {draws:,} tables a line")
-    print("    n  accuracy   rho  noise between runs  runs       a row is dominated")
+    print("    n  accuracy       rho  noise between runs  runs       a row is dominated")
     rates = []
     for n, accuracy, rho in SETTINGS:
         for noise, runs in NOISES:
@@ -86,16 +99,30 @@ def nulls(generator: np.random.Generator, draws: int) -> list[Rate]:
                 rows = table_of(generator, [Setting("same", accuracy)] * ROWS, n, rho, noise, runs)
                 wrong += any(row.dominated_by for row in rows)
             rates.append(Rate(wrong, draws))
-            print(f"{n:5d}  {accuracy:8.2f}  {rho:4.2f}  {100 * noise:16.0f} %  {runs:4d}  {rates[-1]}", flush=True)
+            print(
+                f"{n:5d}  {accuracy:8.2f}  {words_of(rho):>8s}  {100 * noise:16.0f} %  {runs:4d}  {rates[-1]}",
+                flush=True,
+            )
     return rates
 
 
+def words_of(rho: float) -> str:
+    """Return how questions are alike, in words."""
+    return "families" if rho == IN_FAMILIES else f"{rho:.2f}"
+
+
 def fallen(
-    generator: np.random.Generator, draws: int, case: tuple[str, Setting, Setting], n: int, noise: float, runs: int
+    generator: np.random.Generator,
+    draws: int,
+    case: tuple[str, Setting, Setting],
+    n: int,
+    noise: float,
+    runs: int,
+    rho: float = 0.95,
 ) -> tuple[Rate, str]:
     """Return how often the second setting makes the first one fall, and the line about it."""
     words, falls, cheap = case
-    tables = (table_of(generator, [falls, cheap], n, 0.95, noise, runs) for _ in range(draws))
+    tables = (table_of(generator, [falls, cheap], n, rho, noise, runs) for _ in range(draws))
     rate = Rate(sum(rows[0].on_front is False for rows in tables), draws)
     return rate, f"{n:5d}  {100 * noise:3.0f} %  {runs:4d}  {words:>45}  {rate}"
 
@@ -119,6 +146,10 @@ def worse(generator: np.random.Generator, draws: int) -> list[Rate]:
             rates.append(show(fallen(generator, draws, case, n, 0.05, 1)))
         for case in speeds:
             rates += [show(fallen(generator, draws, case, n, 0.05, runs)) for runs in (3, 5)]
+    for points in (2, 5):
+        nf4 = Setting("nf4", 0.9 - points / 100, memory=33.0)
+        case = f"{points} points less accurate, in families", none, nf4
+        rates += [show(fallen(generator, draws, case, n, 0.05, 1, IN_FAMILIES)) for n in (200, 1000)]
     return rates
 
 

@@ -5,8 +5,11 @@ base rate and disagreement. Their true differences are: none anywhere; opposite 
 minus the margin in the mean, the same in all tasks or all of it in one; and the minimum detectable difference. The
 verdicts are those of runner-compare --pool. `interval` is how often the interval holds the true mean. As a control,
 the difference with equal weights for tasks is also decided by the summed wins and losses, and its interval is Wald's:
-both are wrong. The exit code is 1 if a false rate is above 5 %, an interval holds the truth in less than 94 %, or the
-minimum detectable difference is found in less than 77 %, beyond noise.
+both are wrong. Then equal runs answer as many questions as the verdict says would decide about the margin, each task
+in proportion: planned from disagreement that is known, and from a first sample of each pair. The control plans from the
+summed disagreement, as if all questions counted the same. The exit code is 1 if a false rate is above 5 %, an interval
+holds the truth in less than 94 %, the minimum detectable difference is found in less than 77 %, or a planned power
+misses 80 % by more than 3 points, beyond noise.
 """
 
 from __future__ import annotations
@@ -15,18 +18,19 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from compare_null import Rate, begin, conclude
+from compare_null import SLACK, Rate, begin, conclude
 
 from runner.core.effects import Effect, Finding, judge
-from runner.core.margins import MarginVerdict
-from runner.core.pooling import PairedVerdicts, Weights, pooled_accuracies
-from runner.core.stats import ALPHA, holm, mcnemar_exact
+from runner.core.margins import MarginVerdict, questions_needed
+from runner.core.pooling import PairedVerdicts, Weights, mean_difference_interval, pooled_accuracies
+from runner.core.stats import ALPHA, POWER, holm, mcnemar_exact
 
 MARGIN, COVERAGE, FAMILY = 0.02, 0.94, 4
+KNOWN = 40  # times as many questions as a task has: their disagreement is as good as known
 FINEST = 1 << 12  # whole units of the weighted sums: coarser than in the product, and quicker
 
 
@@ -231,6 +235,50 @@ def power(generator: np.random.Generator, pairs: int) -> list[Rate]:
     return powers
 
 
+def grown(tasks: Sequence[Task], count: int) -> list[Task]:
+    """Return the tasks with so many questions in all, in proportion."""
+    total = sum(task.n for task in tasks)
+    return [task._replace(n=max(1, round(count * task.n / total))) for task in tasks]
+
+
+def decides(generator: np.random.Generator, tasks: Sequence[Task], margin: float, pairs: int) -> int:
+    """Return how many of the pairs of equal runs are shown to be as good in the mean over these tasks."""
+    drawn = draw(generator, tasks, [chances(task, 0.0) for task in tasks], pairs)
+    return sum(mean_difference_interval(one)[0] > -margin for one in drawn)
+
+
+@cache
+def planned(discordant: tuple[int, ...], ns: tuple[int, ...], margin: float) -> int:
+    """Return the planned number of questions over all tasks."""
+    tasks = [PairedVerdicts(0, count, n) for count, n in zip(discordant, ns, strict=True)]
+    needed = pooled_accuracies(tasks, Weights.tasks, FINEST).needs
+    count = needed(margin, ALPHA) if needed is not None else None
+    assert count is not None
+    return int(count)
+
+
+def plans(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
+    """Print and return the power of plans for tasks that count the same, from known disagreement and from a sample."""
+    known, sampled = [], []
+    print(f"\nas good within a margin, planned for {100 * POWER:.0f} %, tasks count the same: {pairs:,} pairs a line")
+    print("tasks            margin  questions   known disagreement    from a first sample        control: from the sum")
+    for name, tasks in SETTINGS.items():
+        ns = tuple(task.n for task in tasks)
+        for margin in (0.02, 0.05):
+            exact = tuple(round(KNOWN * task.n * task.disagree) for task in tasks)
+            count = planned(exact, tuple(KNOWN * n for n in ns), margin)
+            known.append(Rate(decides(generator, grown(tasks, count), margin, pairs), pairs))
+            first = [tuple(int(generator.binomial(task.n, task.disagree)) for task in tasks) for _ in range(pairs)]
+            hits = sum(decides(generator, grown(tasks, planned(one, ns, margin)), margin, 1) for one in first)
+            sampled.append(Rate(hits, pairs))
+            by_sum = questions_needed(margin, sum(exact) / (KNOWN * sum(ns)))
+            assert by_sum is not None
+            control = Rate(decides(generator, grown(tasks, by_sum), margin, pairs), pairs)
+            print(f"{name:15s}  {100 * margin:4.0f}  {count:9,d}  {known[-1]}  {sampled[-1]}  {control}",
+                  flush=True)  # fmt: skip
+    return known, sampled
+
+
 def main() -> int:
     """Simulate and print; 1 when a promise is broken by more than noise."""
     pairs, generator, started = begin("pool_null", __doc__, pairs=1000)
@@ -239,12 +287,17 @@ def main() -> int:
     nulls += more_nulls + family(generator, pairs // 2)
     holds += more_holds
     powers = power(generator, pairs)
+    known, sampled = plans(generator, pairs)
     code = conclude(nulls, started, powers)
+    off = [rate for rate in (*known, *sampled) if rate.high < POWER - SLACK]
+    off += [rate for rate in known if rate.low > POWER + SLACK]
+    print(f"planned powers that miss {100 * POWER:.0f} % by more than 3 points (from a sample: below), beyond noise: "
+          f"{len(off)} of {len(known) + len(sampled)}")  # fmt: skip
     short = [rate for rate in holds if rate.high < COVERAGE]
     print(
         f"intervals that hold the truth in less than {100 * COVERAGE:.0f} %, beyond noise: {len(short)} of {len(holds)}"
     )
-    return 1 if short else code
+    return 1 if short or off else code
 
 
 if __name__ == "__main__":

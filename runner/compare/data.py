@@ -225,6 +225,7 @@ class TableRow:
     standing: dict[str, Standing] = field(default_factory=dict)  # by axis of the front, without accuracy
     dominated_by: str | None = None
     dominated_in: list[str] = field(default_factory=list)  # the axes in which the dominating row is better beyond noise
+    accuracy_behind: float = 0.0  # by how much the dominating row is more accurate, as a comparison of the two says
     plan: QuestionPlan | None = None  # the questions that its comparison needs, if asked for
     off_front: str | None = None  # why its speed and memory are not considered
 
@@ -252,6 +253,7 @@ class Table:
     noise: dict[str, str] = field(default_factory=dict)  # by axis: the difference up to which it is noise
     front_margins: dict[str, float] = field(default_factory=dict)  # of accuracy and speed: the loss that may not matter
     front_pairs: int = 0  # the number of pairs of rows that the front compares
+    front_shares: list[int] = field(default_factory=list)  # of its pairs compared while one ran: how many shared 5 %
     front_runs: int = 0  # how many runs of each job can show a difference of speed
     conclusion: str = ""  # a line: what may be concluded over all rows
     dominated: str = ""  # a sentence: which rows are dominated, by which, in which axes

@@ -184,12 +184,17 @@ def margin_words(it: Effect) -> str:
 def verdict_words(it: Effect) -> str:
     """Return what is decided about the margin, e.g. `as good within 2 points`."""
     assert it.verdict is not None
-    needed = (
-        f" (if neither is better, about {about(it.needed)} {asked_of(it)}{_in_families(it)} would decide)"
-        if it.needed
-        else ""
-    )
+    needed = f" (if neither is better, about {_would_decide(it)})" if it.needed else ""
     return margins.verdict_words(it.verdict, margin_words(it)) + needed
+
+
+def _would_decide(it: Effect) -> str:
+    """Say how many questions would decide; of several tasks, how many more and how they are spread."""
+    needed, asked = it.needed or 0, asked_of(it)
+    if "tasks" not in it.counts:
+        return f"{about(needed)} {asked}{_in_families(it)} would decide"
+    more = f"{about(needed - it.n)} more {asked} would decide, " if needed > it.n else ""
+    return f"{more}{about(needed)} in all{'' if more else ' would decide'}, each set in proportion"
 
 
 def _in_families(it: Effect) -> str:

@@ -16,17 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from statistics import fmean, variance
 
-from runner.compare.data import NotPaired, Question, Run, Standing, Table, TableRow
+from runner.compare.data import Run, Standing, Table, TableRow
+from runner.compare.front_accuracy import PairsOfRuns
 from runner.compare.repeated_runs import contention, machine_of, values_of
 from runner.compare.runs import SampleReader
 from runner.core import stats
-from runner.core.effects import RATIOS, Effect, paired_accuracies, unpaired_accuracies
+from runner.core.effects import RATIOS
 from runner.core.machine import EXCLUSIVE
 from runner.core.metrics import ACCURACY, FRONT, METRICS, Better
 from runner.core.over_runs import MIN_RUNS, RatioOfRuns, fewest_runs
+from runner.core.sequential import Decision
 from runner.core.stats import ALPHA
 
 MEMORY, SPEED = FRONT
@@ -68,8 +69,10 @@ def mark_front(
     table.front_margins = {"accuracy": given.get("accuracy", ACCURACY_MARGIN), SPEED: given.get(RATIOS, SPEED_MARGIN)}
     speeds = {row.run.run_id: values_of(row.run, SPEED) for row in rows} if SPEED in table.axes else {}
     set_standings(table, rows, speeds, tolerance)
+    dominance = Dominance(table, reader, speeds, tolerance)
     for members in panels:
-        _mark(members, Dominance(table, reader, speeds, tolerance))
+        _mark(members, dominance)
+    table.front_shares = sorted(dominance.shares.values())
 
 
 def set_standings(
@@ -101,6 +104,7 @@ class Relation:
 
     is_better: bool
     is_as_good: bool
+    difference: float = 0.0  # of two accuracies
 
 
 class Dominance:
@@ -109,10 +113,11 @@ class Dominance:
     def __init__(
         self, table: Table, reader: SampleReader | None, speeds: Mapping[str, list[float]], tolerance: float | None
     ) -> None:
-        self.axes, self.pairs, self.reader, self.margins = table.axes, table.front_pairs, reader, table.front_margins
+        self.axes, self.pairs, self.margins = table.axes, table.front_pairs, table.front_margins
         self.speeds, self.tolerance = speeds, tolerance
-        self._solved: dict[str, tuple[int, int] | None] = {}
-        self._sets: dict[tuple[Question, ...], int] = {}
+        self.accuracies = PairsOfRuns(reader, table.keys)
+        self.shares: dict[frozenset[str], int] = {}  # of pairs compared while one ran: how many shared the 5 %
+        self._accuracies: dict[tuple[str, str], Relation] = {}
 
     def dominates(self, one: TableRow, other: TableRow) -> bool:
         """Whether one row is as good everywhere and better somewhere."""
@@ -143,46 +148,32 @@ class Dominance:
         return Relation(is_better, is_better or (is_within and not (gain < 0 and p < ALPHA)))
 
     def accuracy(self, one: TableRow, other: TableRow) -> Relation:
-        """Compare accuracies: by the pairs if both answered the same questions, else by their counts."""
-        (correct, n), (their_correct, their_n) = one.run.score or (0, 1), other.run.score or (0, 1)
-        if correct / n <= their_correct / their_n - self.margins["accuracy"]:
+        """Compare accuracies by the effect that a comparison of the two rows would have."""
+        pair = one.run.run_id, other.run.run_id
+        if pair not in self._accuracies:
+            self._accuracies[pair] = self._accuracy(one.run, other.run)
+        return self._accuracies[pair]
+
+    def _accuracy(self, one: Run, other: Run) -> Relation:
+        margin = self.margins["accuracy"]
+        (correct, n), (their_correct, their_n) = one.score or (0, 1), other.score or (0, 1)
+        is_plain = self.accuracies.is_plain(one) and self.accuracies.is_plain(other)
+        if is_plain and correct / n <= their_correct / their_n - margin:
             return Relation(False, False)
-        pair = self._flips(one.run, other.run)
-        effect = _unpaired(correct, n, their_correct, their_n) if pair is None else _paired(*pair, n)
-        is_better = effect.value > 0 and effect.p * self.pairs < LEVEL
-        is_worse = effect.value < 0 and effect.p < ALPHA
-        return Relation(is_better, is_better or (not is_worse and self._is_within(effect)))
-
-    def _is_within(self, effect: Effect) -> bool:
-        """Whether a loss of the margin or more is excluded."""
-        assert effect.p_at is not None
-        return effect.p_at(-self.margins["accuracy"]) * self.pairs < ALPHA
-
-    def _flips(self, one: Run, other: Run) -> tuple[int, int] | None:
-        """Return how many questions only one and only the other solved; None for different questions."""
-        ours, theirs = self._answers(one), self._answers(other)
-        if ours is None or theirs is None or ours[0] != theirs[0]:
-            return None
-        return (ours[1] & ~theirs[1]).bit_count(), (theirs[1] & ~ours[1]).bit_count()
-
-    def _answers(self, run: Run) -> tuple[int, int] | None:
-        """Return the number of a run's set of questions and, as bits, which it solved; None if samples are missing."""
-        if self.reader is None:
-            return None
-        if run.run_id not in self._solved:
-            try:
-                answers = self.reader.of(run)
-            except NotPaired:
-                self._solved[run.run_id] = None
-            else:
-                questions = sorted(answers)
-                bits = "".join("01"[answers[question].solved] for question in questions)
-                self._solved[run.run_id] = self._sets.setdefault(tuple(questions), len(self._sets)), int(bits or "0", 2)
-        return self._solved[run.run_id]
-
-
-# among many rows the same counts occur often
-_paired, _unpaired = cache(paired_accuracies), cache(unpaired_accuracies)
+        effect = self.accuracies.effect(one, other)
+        if effect is None or effect.p_at is None:
+            return Relation(False, False)
+        if effect.early_stop_comparisons is not None and effect.side_of is not None:
+            # Its share was fixed before it ran: what its bets have decided stands, whatever else the table has.
+            self.shares[frozenset((one.run_id, other.run_id))] = effect.early_stop_comparisons
+            is_better = effect.side_of(0.0) is Decision.better
+            is_worse = effect.side_of(0.0) is Decision.worse
+            is_within = effect.side_of(-margin) is Decision.better
+        else:
+            is_better = effect.value > 0 and effect.p * self.pairs < LEVEL
+            is_worse = effect.value < 0 and effect.p < ALPHA
+            is_within = effect.value > -margin and not is_worse and effect.p_at(-margin) * self.pairs < ALPHA
+        return Relation(is_better, is_better or (is_within and not is_worse), effect.value)
 
 
 def _mark(rows: list[TableRow], dominance: Dominance) -> None:
@@ -201,6 +192,7 @@ def _mark(rows: list[TableRow], dominance: Dominance) -> None:
                 strongest = max(dominators_on_front, key=lambda it: _accuracy(rows[it]))
                 rows[index].on_front, rows[index].dominated_by = False, rows[strongest].run.job_id
                 rows[index].dominated_in = dominance.better_in(rows[strongest], rows[index])
+                rows[index].accuracy_behind = dominance.accuracy(rows[strongest], rows[index]).difference
         remaining = {index for index in remaining if rows[index].on_front is None}
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from runner.compare.data import (
     EXTRACTOR,
     JOB_ID,
+    Answers,
     Flip,
     Flips,
     NotPaired,
@@ -87,9 +88,16 @@ def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Seque
 
     `compared_keys` are the keys that are compared: prompts may differ if one of these keys changes prompts.
     """
+    return compare_answers(run, base, (reader.of(run), reader.of_baseline(base)), reader, compared_keys)
+
+
+def compare_answers(
+    run: Run, base: Run, answers: tuple[Answers, Answers], reader: SampleReader, compared_keys: Sequence[str] = ()
+) -> Effect:
+    """Compare two runs of which these are the answers."""
     if scoring(run) != scoring(base):
         raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}")
-    ours, theirs = reader.of(run), reader.of_baseline(base)
+    ours, theirs = answers
     shared = sorted(ours.keys() & theirs.keys())  # in the order of the questions
     stopped = [it.job_id for it in (run, base) if it.stopped_early]
     n, remark = len(shared), None

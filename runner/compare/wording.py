@@ -7,6 +7,7 @@ import math
 from runner.compare.data import ABSENT, REPEAT, Flips, Table, TableRow, label
 from runner.compare.front import SPEED
 from runner.core.metrics import FRONT, points
+from runner.core.sequential import level_of
 from runner.core.stats import ALPHA
 
 MAX_DOMINATED_ROWS = 8  # the most rows that a sentence names
@@ -80,11 +81,15 @@ def front_rule(table: Table) -> str:
     noise = [f"{words} in {FRONT[axis]} ({axis})" for axis, words in table.noise.items()]
     pairs = f"{table.front_pairs} pair{'s' * (table.front_pairs != 1)}"
     somewhere = " or ".join(FRONT[axis] for axis in table.axes)
+    wrong = min(1.0, ALPHA + sum(map(level_of, table.front_shares)))
+    bets = "; where one ran beside the other, what its bets decided at their own share of 5 %" * bool(
+        table.front_shares
+    )
     return (
         f"Pareto: a row is dominated if another one is shown to be {' and '.join(shown)} (--margin), is not shown to "
         f"be worse{measured}, and is better beyond noise in accuracy or {somewhere}. Noise: {'; '.join(noise)}; in "
-        f"accuracy, what the exact test does not show. Bonferroni over {pairs}: a row is called dominated wrongly in "
-        f"at most {100 * ALPHA:g} of 100 such tables."
+        f"accuracy, what the test of the two rows does not show{bets}. Bonferroni over {pairs}: a row is called "
+        f"dominated wrongly in at most {100 * wrong:.2g} of 100 such tables."
     )
 
 
@@ -109,8 +114,8 @@ def _dominated(row: TableRow, table: Table) -> str:
         if axis in row.standing:
             ratio = other.standing[axis].value / row.standing[axis].value
             better.append(f"{FRONT[axis]} ×{ratio:.2f}")
-        elif row.run.interval and other.run.interval:
-            better.append(f"{axis} {points(other.run.interval[0] - row.run.interval[0])} points")
+        else:
+            better.append(f"{axis} {points(row.accuracy_behind)} points")
     if table.without_speed:  # so that nobody takes a slower row for a better one
         better.append(f"{FRONT[SPEED]} ×{other.run.metrics[SPEED] / row.run.metrics[SPEED]:.2f}, not tested")
     return f"{ours} by {theirs} ({', '.join(better)})"

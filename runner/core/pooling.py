@@ -17,6 +17,8 @@ from statistics import NormalDist
 
 from runner.core import ratios, stats
 from runner.core.effects import Effect, Method, paired_accuracies
+from runner.core.margins import fewest
+from runner.core.planning import expected_disagreement, samples_to_detect
 from runner.core.stats import ALPHA, POWER
 
 MAX_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
@@ -71,6 +73,7 @@ def pooled_accuracies(tasks: Sequence[PairedVerdicts], weights: Weights, finest:
         by_questions.counts,
         detects=partial(detectable_mean_difference, tasks),
         p_at=partial(mean_difference_p, tasks),
+        needs=partial(questions_for_mean, tasks),
     )
 
 
@@ -177,6 +180,28 @@ def detectable_mean_difference(tasks: Sequence[PairedVerdicts], alpha: float = A
     return None if surplus(1.0) < 0 else float(brentq(surplus, 0.0, 1.0))
 
 
+def questions_for_mean(
+    tasks: Sequence[PairedVerdicts], margin: float, alpha: float = ALPHA, power: float = POWER
+) -> int | None:
+    """Return how many questions, over all tasks, show that the mean is above minus the margin if neither run is better.
+
+    Each task grows in proportion, and its runs disagree as often as so far. The interval that has to exclude the margin
+    is that of the expected disagreement, and the tasks' variances are added. None if ten million are not enough.
+    """
+    n, normal = sum(task.n for task in tasks), NormalDist()
+    rates = [(task.n / n, expected_disagreement(task.wins + task.losses, task.n)) for task in tasks]
+
+    def power_at(count: int) -> float:
+        down = spread = 0.0
+        for share, rate in rates:
+            half = count * share * rate / 2
+            low, _ = stats.paired_difference_interval(half, half, count * share, alpha)
+            down, spread = math.hypot(down, low), math.hypot(spread, math.sqrt(rate / (count * share)))
+        return normal.cdf((margin * len(tasks) - down) / spread)
+
+    return fewest(power_at, power)
+
+
 def _with_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
     """Return a task with as many discordant pairs as it has by noise, and losses on top of them."""
     discordant = task.wins + task.losses + 1
@@ -225,4 +250,5 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
         {"error": error, "size": int(total), "unit": unit, "tasks": len(tasks)},
         detects=partial(ratios.detectable_shift, error, n),
         p_at=p_at,
+        needs=partial(samples_to_detect, error, n, bend=ratios.skewness(differences, sizes) / math.sqrt(n)),
     )

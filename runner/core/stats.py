@@ -15,6 +15,7 @@ from statistics import NormalDist, quantiles
 
 CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of every detectable difference
 ALPHA = 0.05  # the level of every decision
+LEAST_P = 1e-12  # of a test that is inverted from intervals: at smaller levels, 1 minus the level is rounded to 1
 MUCH_FREEDOM = 1000  # from here on an expansion of Student's quantile is exact to 8 digits
 
 
@@ -52,13 +53,13 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired_difference_interval(b: int, c: int, n: int, alpha: float = ALPHA) -> tuple[float, float]:
+def paired_difference_interval(b: float, c: float, n: float, alpha: float = ALPHA) -> tuple[float, float]:
     """Return Tango's score interval for the paired difference (b - c) / n; (-1, 1) when n is 0.
 
     b of n pairs succeeded only the first time, c only the second. Tango (Statistics in Medicine 17, 1998)
     keeps its coverage for small n and few discordant pairs, where Wald's interval shrinks to nothing.
     """
-    assert min(b, c, n - b - c) >= 0
+    assert min(b, c, n - b - c) >= 0  # whole numbers, or those that a plan expects
     if n == 0:
         return -1.0, 1.0
     z, estimate = _two_sided_z(alpha), (b - c) / n
@@ -105,13 +106,16 @@ def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, alpha: floa
 
 
 def unpaired_difference_p(k1: int, n1: int, k2: int, n2: int, difference: float) -> float:
-    """Return the two-sided p against a true difference: the level from which on Newcombe's interval leaves it out."""
+    """Return the two-sided p against a true difference: the level from which on Newcombe's interval leaves it out.
+
+    It is never below LEAST_P.
+    """
 
     def leaves_out(alpha: float) -> float:
         low, high = unpaired_difference_interval(k1, n1, k2, n2, alpha)
         return 1.0 if not low <= difference <= high else -1.0
 
-    return _root(leaves_out, 0.0, 1.0)
+    return _root(leaves_out, LEAST_P, 1.0)
 
 
 def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) -> float | None:

@@ -26,3 +26,16 @@ def test_pooled_verdicts_are_true_and_see_more_than_single_tasks(monkeypatch: py
     ten = SETTINGS["ten"]
     seen = look(draw(generator, ten, [on_top(task, -0.025) for task in ten], 60), Weights.questions, -0.025)
     assert seen.worse > 2 * seen.any_single
+
+
+def test_as_many_questions_as_planned_decide_about_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+    from compare_null import Rate
+    from pool_null import SETTINGS, decides, grown, planned
+
+    generator, tasks = np.random.default_rng(1), SETTINGS["four unequal"]
+    ns = tuple(40 * task.n for task in tasks)
+    count = planned(tuple(round(n * task.disagree) for n, task in zip(ns, tasks, strict=True)), ns, 0.05)
+    rate = Rate(decides(generator, grown(tasks, count), 0.05, 200), 200)
+    assert rate.low < 0.83
+    assert rate.high > 0.77

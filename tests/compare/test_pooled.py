@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import Any
 
 import pytest
+from families import in_families
 from stores import INT8, NF4, NONE, Store, marks
 
 pytestmark = [
@@ -96,6 +98,16 @@ def test_a_required_margin_is_decided_on_the_pooled_difference_too(three_sets: S
     assert row_of(table, "int8")["comparison"]["verdict"] == "as good"
 
 
+def test_an_undecided_margin_says_how_many_more_questions_decide(pooled: Any, show: Any) -> None:
+    table = pooled("--pool", "tasks", "--margin", "1")
+    comparison = row_of(table, "int8")["comparison"]
+    assert comparison["verdict"] == "undecided"
+    assert comparison["questions_needed"] > 400
+    _, out, _ = show("pool", *BASELINE, "--pool", "tasks", "--margin", "1")
+    (line,) = (line for line in out.splitlines() if line.startswith("• int8") and "over 3 sets" in line)
+    assert re.search(r"more questions would decide, [\d,]+ in all, each set in proportion\)", line)
+
+
 def test_the_table_has_a_line_for_each_setting_and_a_column_for_each_set(three_sets: Store, show: Any) -> None:
     code, out, _ = show("pool", "--format", "markdown", *BASELINE, "--pool")
     assert code == 0
@@ -164,3 +176,14 @@ def test_another_model_is_another_setting(store: Store, show: Any) -> None:
     _, out, _ = show("models", *BASELINE, "--pool")
     assert "it has no run on train" in out
     assert "it has no run on test" in out
+
+
+def test_families_are_not_pooled_as_if_their_questions_were_independent(store: Store, show: Any) -> None:
+    for split in ("test", "train"):
+        for name, config in (("none", NONE), ("nf4", NF4)):
+            lost = [index // 10 < (4 if name == "nf4" else 0) for index in range(200)]
+            solved = [not it for it in lost]
+            split_config = {**config, "task.split": split}
+            in_families(store, "pooled families", f"{name}-{split}", split_config, solved, 10, questions=split)
+    _, out, _ = show("pooled families", *BASELINE, "--pool")
+    assert "not pooled, on test it is compared by families of questions or by several answers each" in out

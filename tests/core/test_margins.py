@@ -70,6 +70,11 @@ def test_p_against_the_ends_of_an_interval_is_its_level(table: tuple[int, int, i
         assert unpaired_difference_p(*counts, end) == pytest.approx(0.05, abs=1e-6)
 
 
+def test_p_of_unpaired_accuracies_that_are_far_from_a_margin_is_tiny() -> None:
+    assert 0 < unpaired_difference_p(180, 200, 150, 200, -0.2) < 1e-11
+    assert 0 < unpaired_difference_p(200, 200, 0, 200, -0.9) < 1e-11
+
+
 def test_bets_against_a_margin_hold_at_any_look() -> None:
     generator, margin, called = np.random.default_rng(1), 0.1, 0
     for _ in range(300):

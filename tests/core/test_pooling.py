@@ -19,8 +19,10 @@ from runner.core.pooling import (
     mean_difference_p,
     pooled_accuracies,
     pooled_likelihoods,
+    questions_for_mean,
     weighted_flip_p,
 )
+from runner.core.stats import ALPHA
 
 UNEQUAL = [PairedVerdicts(3, 9, 50), PairedVerdicts(40, 65, 1319), PairedVerdicts(20, 31, 777)]
 
@@ -120,3 +122,19 @@ def test_equal_likelihoods_have_no_difference() -> None:
     same = PairedTexts([0.0, 0.0, 0.0], [4.0, 5.0, 6.0])
     pooled = pooled_likelihoods([same, same], "token", Weights.tasks)
     assert (pooled.value, pooled.p, pooled.low, pooled.high) == (0.0, 1.0, 0.0, 0.0)
+
+
+def test_the_questions_that_decide_about_a_mean_grow_with_the_tasks() -> None:
+    task = PairedVerdicts(10, 10, 200)
+    one = paired_accuracies(10, 10, 200).needs
+    assert one is not None
+    assert questions_for_mean([task], 0.02) == pytest.approx(one(0.02, ALPHA), rel=0.05)
+    assert questions_for_mean([task] * 4, 0.02) == pytest.approx(questions_for_mean([task], 0.02) or 0, rel=0.05)
+    small, large = PairedVerdicts(5, 5, 50), PairedVerdicts(5, 5, 1000)
+    needed = pooled_accuracies([small, large], Weights.tasks).needs
+    assert needed is not None
+    count, by_questions = needed(0.05, ALPHA), paired_accuracies(10, 10, 1050).needs
+    assert by_questions is not None
+    assert count > 5 * (by_questions(0.05, ALPHA) or 0), "half of the weight is on a twentieth of the questions"
+    assert needed(0.05, ALPHA, 0.9) > count
+    assert questions_for_mean([small, large], 1e-4) is None

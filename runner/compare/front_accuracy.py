@@ -1,0 +1,74 @@
+"""Accuracies of pairs of rows on the front: the very effect that a comparison of the two rows would have.
+
+Most rows have one verdict for each question. Of these, only the numbers of questions that one of the two solved count,
+which are found quickly for thousands of pairs. Families of questions, several answers to a question, and runs that were
+compared while they ran are paired as in any comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from runner.compare.data import Answers, NotPaired, Question, Run
+from runner.compare.mean_pairs import has_means
+from runner.compare.pairing import compare_answers
+from runner.compare.runs import SampleReader
+from runner.core.effects import Effect, paired_accuracies, unpaired_accuracies
+
+Bits = tuple[int, int]  # the number of a set of questions, and which of them a run solved
+
+
+class PairsOfRuns:
+    """Compares the accuracies of any two runs; without a reader by their counts alone."""
+
+    def __init__(self, reader: SampleReader | None, compared_keys: Sequence[str]) -> None:
+        self.reader, self.compared_keys = reader, compared_keys
+        self._bits: dict[str, Bits | None] = {}  # None: its samples are missing
+        self._answers: dict[str, Answers] = {}  # of runs that are more than one verdict for each question
+        self._sets: dict[tuple[Question, ...], int] = {}
+
+    def effect(self, one: Run, other: Run) -> Effect | None:
+        """Return the difference of the first run from the second; None if the two cannot be compared."""
+        if not (self.is_plain(one) and self.is_plain(other)):
+            return self._as_compared(one, other)
+        (correct, n), (their_correct, their_n) = one.score or (0, 1), other.score or (0, 1)
+        ours, theirs = self._read(one), self._read(other)
+        if ours is None or theirs is None or ours[0] != theirs[0]:
+            return _unpaired(correct, n, their_correct, their_n)
+        return _paired((ours[1] & ~theirs[1]).bit_count(), (theirs[1] & ~ours[1]).bit_count(), n)
+
+    def is_plain(self, run: Run) -> bool:
+        """Whether a run has one verdict for each question, and the questions belong to no families."""
+        if run.compared_while_running:
+            return False
+        self._read(run)
+        return run.run_id not in self._answers
+
+    def _as_compared(self, one: Run, other: Run) -> Effect | None:
+        if self.reader is None:
+            return None
+        try:
+            sides = [self._answers.get(run.run_id) or self.reader.of_baseline(run) for run in (one, other)]
+            return compare_answers(one, other, (sides[0], sides[1]), self.reader, self.compared_keys)
+        except NotPaired:
+            return None
+
+    def _read(self, run: Run) -> Bits | None:
+        """Read a run once, and keep no more of it than its pairs need."""
+        if self.reader is not None and run.run_id not in self._bits:
+            try:
+                answers = self.reader.of(run)
+            except NotPaired:
+                self._bits[run.run_id] = None
+            else:
+                questions = sorted(answers)
+                bits = "".join("01"[answers[question].solved] for question in questions)
+                self._bits[run.run_id] = self._sets.setdefault(tuple(questions), len(self._sets)), int(bits or "0", 2)
+                if has_means([(it, it) for it in answers.values()]):
+                    self._answers[run.run_id] = answers
+        return self._bits.get(run.run_id)
+
+
+# among many rows the same counts occur often
+_paired, _unpaired = cache(paired_accuracies), cache(unpaired_accuracies)
