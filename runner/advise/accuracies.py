@@ -18,7 +18,7 @@ from runner.core.metrics import score
 from runner.core.result import Record, Sample, Verdict
 from runner.core.stats import wilson_interval
 from runner.datasets.gsm8k import items_sha256, load_questions
-from runner.estimates.recorded import FinishedJobs
+from runner.estimates.recorded import FinishedJobs, with_defaults
 from runner.store.jobs import SAMPLES, read_samples
 from runner.store.tracking import flatten
 from runner.tasks.base import task_of
@@ -108,7 +108,7 @@ def _matches(config: RunnerConfig, finished: FinishedJobs) -> list[_Match]:
         for record in finished.like(config)
         if (score(record.result.metrics) or (0, 0))[1]
         and not record.result.metrics.get("questions_left")  # an early stop biases the counts
-        and _ways(record.params) == mine
+        and _ways(with_defaults(record.params, config)) == mine
         and record.task_version == task_of(config).VERSION
     ]
     found.sort(key=lambda record: (record.started_at, record.job_id), reverse=True)

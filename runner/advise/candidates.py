@@ -18,6 +18,7 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
 from runner.estimates.jobs import estimate, time_of, without_download
+from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate
 from runner.quantization.base import CheckpointSource as Checkpoint
 
@@ -120,7 +121,14 @@ def judge(
                 candidate.problem = f"needs {needed:,.0f} MiB, one question at a time; {allowed_mib:,.0f} are allowed"
     fitting = {number: candidate for number, candidate in known.items() if not candidates[number].problem}
     if machine is None:
-        timed = {number: (candidates[number].config, resolved) for number, (_, resolved) in fitting.items()}
+        finished = FinishedJobs(output_dir)
+        for number, (asked, resolved) in fitting.items():
+            candidates[number].time = _recorded_time(candidates[number], asked, resolved, finished)
+        timed = {
+            number: (candidates[number].config, resolved)
+            for number, (_, resolved) in fitting.items()
+            if candidates[number].time is None
+        }
         for number, taken in estimate(timed, output_dir, calibrate, on_line).items():
             candidates[number].time = taken.time
     else:
@@ -157,6 +165,19 @@ def _set_batch_size(candidate: Candidate, resolved: Resolved, free_mib: dict[str
                 candidate.overrides = [*candidate.overrides, f"generation.batch_size={size}"]
             candidate.config = changed
             return
+
+
+def _recorded_time(
+    candidate: Candidate, asked: RunnerConfig, resolved: Resolved, finished: FinishedJobs
+) -> Estimate | None:
+    """Return the time of similar jobs: of the same batch size, or of as many rows as fit where these are no more."""
+    recorded = finished.estimate(candidate.config)
+    size = candidate.config.generation.batch_size
+    if recorded is not None or size is None or asked.generation.batch_size is not None:
+        return recorded
+    rows = fit(asked, resolved, free_mib_by_device(resolved.model.device), fixes=False)
+    completions = max((amount.completions for amount in asked.task.amounts(asked.generation)), default=size)
+    return finished.estimate(asked) if rows is not None and size >= min(rows.rows, completions) else None
 
 
 def _guess(candidate: Candidate, resolved: Resolved, machine: Machine) -> Estimate | None:

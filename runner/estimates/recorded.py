@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +13,7 @@ from runner.config.task import Amount
 from runner.core import machine
 from runner.core.result import Record, Status
 from runner.estimates.speed import Estimate, EstimateBasis
-from runner.store.tracking import flatten
+from runner.store.tracking import flatten, text_of
 
 BASE = ("model.", "quantization.", "lora.", "rope.")  # keys that must agree
 INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape")
@@ -36,7 +36,7 @@ class FinishedJobs:
     def like(self, config: RunnerConfig) -> list[Record]:
         """Return the records with the same base."""
         wanted = _base(dict(flatten(config)))
-        return [record for record in self.records if _base(record.params) == wanted]
+        return [record for record in self.records if _base(with_defaults(record.params, config)) == wanted]
 
     def estimate(self, config: RunnerConfig, read: int | None = None) -> Estimate | None:
         """Return a job's time from similar jobs; None if there is none."""
@@ -59,6 +59,24 @@ def _read(file: Path) -> Record | None:
     return record if record.status is Status.FINISHED and record.result.facts.get("machine", here) == here else None
 
 
+def with_defaults(params: Mapping[str, str], config: RunnerConfig) -> dict[str, str]:
+    """Return a record's keys and values with the default of each key that its version did not have yet."""
+    return {**dict(_defaults(config)), **params}
+
+
+def _defaults(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each key that has a default of its own in the classes of a config, with this default."""
+    assert is_dataclass(config)
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            yield from _defaults(value, f"{prefix}{item.name}.")
+        elif item.default is not MISSING:
+            yield f"{prefix}{item.name}", text_of(item.default)
+        elif item.default_factory is not MISSING:
+            yield f"{prefix}{item.name}", text_of(item.default_factory())
+
+
 def _base(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
 
@@ -74,7 +92,8 @@ def _seconds(record: Record, config: RunnerConfig, read: int | None) -> float | 
             return None
         round_counts: dict[str, Any] = {key: int(str(value)) for key, value in rounds.items()}
         task = replace(config.task, **round_counts)
-        if any(record.params.get(key) != value for key, value in flatten(task, "task.")):
+        recorded = with_defaults(record.params, config)
+        if any(recorded.get(key) != value for key, value in flatten(task, "task.")):
             return None
         load_s = metrics.get("load_s", 0.0)
         share = _completions(amounts) / _completions(task.amounts(config.generation))

@@ -164,11 +164,12 @@ def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
         if is_dataclass(value):
             yield from flatten(value, f"{prefix}{item.name}.")
         else:
-            text = _text(value)
+            text = text_of(value)
             yield f"{prefix}{item.name}", without_secrets(text) if prefix == "tracking." else text
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
+    """Return a value of a config as a record has it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

@@ -18,6 +18,7 @@ from runner.advise.machines import machine_of
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import ConfigError
+from runner.core.result import Record
 
 SEVEN = "model=qwen25_7b_instruct"
 
@@ -70,6 +71,26 @@ def test_limits_reject_with_a_reason_and_the_users_overrides_stay(data: Any) -> 
     code, advice = data(SEVEN, "--machine", "laptop_8gb", "--seconds-per-question", "0.001")
     assert (code, advice["recommended"]) == (1, [])
     assert any("0.001 are allowed" in it["why_not"] for it in advice["out"])
+
+
+def test_a_job_with_as_many_rows_as_fit_tells_the_time_of_the_largest_batch_that_fits(
+    data: Any, make_config: Callable[..., Any]
+) -> None:
+    config = make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4))
+    record_job(config, "job", [True] * 4)
+    file = Path(config.output_dir, "jobs", "job", "result.json")
+    record = Record.from_json(file.read_text())
+    assert record.params["generation.batch_size"] == "null"
+    speeds = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "prompt_tokens": 400.0, "new_tokens": 80.0}
+    record.result.metrics |= speeds
+    file.write_text(record.to_json())
+    words = ("model=embedded", "quantization=none", "task.limit=4", "generation.max_new_tokens=24")
+    job = (*words, f"output_dir={config.output_dir}", "--quick")
+    ((none,), others) = (data(*job)[1]["recommended"], data(*job, "generation.batch_size=2")[1]["recommended"])
+    assert any(word.startswith("generation.batch_size=") for word in none["overrides"]), none
+    assert none["time"]["source"] == "recorded"
+    assert none["time"]["seconds_per_question"] == pytest.approx(100 / 100 + 20 / 10)
+    assert others[0]["time"] is None, "the user's own batch size was not measured"
 
 
 @pytest.mark.slow

@@ -66,6 +66,18 @@ def test_another_base_another_machine_and_reused_answers_do_not_count(config: An
     assert FinishedJobs(Path(config.output_dir)).estimate(config) is None
 
 
+def test_a_record_of_a_version_without_a_key_has_its_default(config: Any) -> None:
+    write(config, ANSWERS)
+    file = Path(config.output_dir) / "jobs" / "job" / "result.json"
+    record = json.loads(file.read_text())
+    for key in ("model.attention", "model.chat_template_kwargs", "task.without"):
+        del record["params"][key]
+    file.write_text(json.dumps(record))
+    assert FinishedJobs(Path(config.output_dir)).estimate(config) is not None
+    other = replace(config, model=replace(config.model, chat_template_kwargs={"enable_thinking": False}))
+    assert FinishedJobs(Path(config.output_dir)).estimate(other) is None
+
+
 def test_a_measurement_with_other_repeats_is_scaled(config: Any) -> None:
     task = SweepConfig(batch_sizes=[2], prompt_tokens=[8], repeats=3, warmup=1)
     write(replace(config, task=task), SPEEDS, seconds=11.0)
