@@ -129,6 +129,8 @@ def compare_answers(
         )
         if stopped:
             words = f"{' and '.join(stopped)} stopped early: paired on the {n} questions that both have"
+        if run.errors or base.errors:  # which --count-errors has let in
+            words += "; questions that ended in an error count as not solved here, and not at all in what the job says"
         return replace(effect, remark="; ".join(filter(None, (words, remark))))
     if has_means(pairs):
         return replace(compare_means(pairs, cluster_field(run, base)), remark=remark)

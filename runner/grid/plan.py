@@ -114,6 +114,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         planned.is_compared = hasattr(task, "is_compared") and task.is_compared(config)
     except RunnerError as error:
         planned.problem, planned.exit_code, planned.base = str(error), error.exit_code, ""  # nothing will be loaded
+        planned.is_compared = would_be_compared(config)
     else:
         if planned.record is not None:
             planned.state = State.done
@@ -122,6 +123,15 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             started = planned.job.samples_path.exists() and not anew
             planned.state = State.resume if started else State.todo
     return planned
+
+
+def would_be_compared(config: RunnerConfig) -> bool:
+    """Whether a job that cannot work now compares itself with another one: once mended, it takes its share."""
+    try:
+        task = task_of(config)
+        return hasattr(task, "is_compared") and task.is_compared(config)
+    except RunnerError:  # the words for the other job are the mistake
+        return False
 
 
 def mark_duplicates(plan: list[PlannedJob]) -> None:

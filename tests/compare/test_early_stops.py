@@ -115,3 +115,13 @@ def test_bets_without_a_share_are_adjusted_with_the_table(store: Store, rows: An
         "may be wrong in up to 10 % of such tables: 2 runs decided at 5 % each while running. Jobs that answer one "
         "question keep to 5 % together with task.early_stop_comparisons=2"
     ) in out
+
+
+def test_errors_that_the_table_counts_and_the_job_does_not_are_said(store: Store, show: Any) -> None:
+    store.job("erring", "base", NONE, marks(90, 100))
+    asked = compared_while_running("base", 1)
+    asked["metrics"] |= {"errors": 2.0}
+    store.job("erring", "nf4", NF4, marks(88, 100), status="FAILED", **asked)
+    _, out, _ = show("erring", "--baseline", BASELINE, "--count-errors")
+    remark = "questions that ended in an error count as not solved here, and not at all in what the job says"
+    assert f"nf4 was compared while it ran; {remark}" in out

@@ -6,6 +6,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, NoReturn, cast, get_args, get_origin, get_type_hints
@@ -152,3 +153,15 @@ def test_a_count_that_would_fill_the_memory_is_rejected_by_name(
 
 def test_a_large_offset_is_allowed(make_config: Make) -> None:
     assert planned_state(make_config, "gsm8k", offset=ABSURD, limit=3) == State.todo
+
+
+def test_a_job_that_cannot_work_yet_takes_its_share_of_the_error(make_config: Make) -> None:
+    task = Gsm8kConfig(
+        limit=4, data="/nowhere/questions.jsonl", early_stop_vs="generation=greedy generation.max_new_tokens=12"
+    )
+    absent = plan_job([], make_config(task=task))
+    assert absent.problem
+    assert absent.is_compared, "once the file is there, the other jobs of the grid keep their shares and ids"
+    assert not plan_job([], make_config(task=replace(task, early_stop_vs=None))).is_compared
+    unreadable = replace(task, early_stop_vs="generation=greedy generation.max_new_token=12")
+    assert not plan_job([], make_config(task=unreadable)).is_compared
