@@ -14,11 +14,11 @@ from runner.compare.effect_words import (
     difference_of,
     fill,
     legend,
+    margin_decision,
     p_value,
     pairs_of,
     quantity,
     value_of,
-    verdict_words,
 )
 from runner.compare.wording import assignments, front_rule, number
 from runner.core.effects import Effect
@@ -120,7 +120,7 @@ def _margin_column(rows: list[TableRow]) -> list[Column]:
     if not any(row.effect and row.effect.verdict for row in rows):
         return []
     return [
-        Column("margin", _cells(rows, lambda it: verdict_words(it).partition(" (")[0] if it.verdict else ""), False)
+        Column("margin", _cells(rows, lambda it: margin_decision(it).partition(" (")[0] if it.verdict else ""), False)
     ]
 
 
@@ -143,7 +143,7 @@ def ratio_columns(table: Table) -> list[Column]:
         Column("finding", [str(it.finding) if it.is_tested else UNTESTED for _, it in lines], False),
     ]
     if any(it.verdict for _, it in lines):
-        columns.append(Column("margin", [verdict_words(it) for _, it in lines], False))
+        columns.append(Column("margin", [margin_decision(it) for _, it in lines], False))
     return columns
 
 

@@ -20,6 +20,8 @@ IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 EXTRACTOR = "task.extractor"
 CLUSTER = "task.cluster"
 EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
+MAX_NAMED = 4  # jobs in a sentence
+ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
 TEXT_END = 400  # characters of a text that are shown: the answer is at the end
 
 Question = tuple[int, str, str]  # index, question, gold: two answers form a pair if all three agree
@@ -172,10 +174,6 @@ class Flips:
     questions: list[Flip]  # those of the won and lost ones that are shown
 
 
-MAX_NAMED = 4  # jobs in a sentence
-ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
-
-
 @dataclass
 class Standing:
     """A row's value on an axis of the front, with its 95 % interval over runs, or half of the tolerance each way."""
@@ -298,13 +296,13 @@ class Table:
     @property
     def sentences(self) -> list[str]:
         """The findings of the comparisons and of the front, in words."""
-        budget = [self.error_budget] if self.error_budget else []
-        return [row.sentence for row in self.rows if row.sentence] + budget + self.front_sentences
+        of_rows = (row.sentence for row in self.rows)
+        return [it for it in (*of_rows, self.error_budget, *self.front_sentences) if it]
 
     @property
     def front_sentences(self) -> list[str]:
         """Which rows are dominated in which axes, and what the front leaves out."""
-        sentences = [self.dominated] if self.dominated else []
+        sentences = [self.dominated] * bool(self.dominated)
         front = "the Pareto front leaves out" if self.axes else "no Pareto front: it leaves out"
         if self.without_memory:
             sentences.append(

@@ -11,9 +11,8 @@ from typing import Any
 from runner.compare.data import ABSENT, TableRow
 from runner.compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, NUMBERS, REPEATS, Quantity
 from runner.compare.wording import about, assignments, versus
-from runner.core import margins
 from runner.core.effects import Effect, Finding, Method, most_wrong
-from runner.core.margins import MarginVerdict, points_of_margin
+from runner.core.margins import MarginVerdict, points_of_margin, verdict_words
 from runner.core.over_runs import CLEAR_DIFFERENCE, MAX_RUNS, MIN_RUNS, fewest_runs, runs_needed
 from runner.core.ratios import CAUTION, FLIPS
 from runner.core.sequential import level_words
@@ -142,7 +141,7 @@ def sentence(row: TableRow, keys: list[str]) -> str:
     if it.finding is Finding.open:
         text += f"; {_why_open(it, unit)}"
     if it.verdict is not None and it.verdict is not MarginVerdict.better:
-        text += f"; {verdict_words(it)}"
+        text += f"; {margin_decision(it)}"
     return f"{text}; {it.remark}" if it.remark else text
 
 
@@ -181,11 +180,11 @@ def margin_words(it: Effect) -> str:
     return f"{100 * it.margin:g} %" if it.is_ratio else f"{it.margin:g} {fill(of.unit, it)}"
 
 
-def verdict_words(it: Effect) -> str:
+def margin_decision(it: Effect) -> str:
     """Return what is decided about the margin, e.g. `as good within 2 points`."""
     assert it.verdict is not None
     needed = f" (if neither is better, about {_would_decide(it)})" if it.needed else ""
-    return margins.verdict_words(it.verdict, margin_words(it)) + needed
+    return verdict_words(it.verdict, margin_words(it)) + needed
 
 
 def _would_decide(it: Effect) -> str:

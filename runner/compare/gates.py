@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runner.compare.data import Requirement, Run, Table, TableRow
-from runner.compare.effect_words import asked_of, margin_words, verdict_words
+from runner.compare.effect_words import asked_of, margin_decision, margin_words
 from runner.compare.planning import measures_and_sizes
 from runner.compare.wording import about, name_of, number
 from runner.core.effects import RATIOS, Effect, Finding
@@ -133,7 +133,7 @@ def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
         return False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}{_needs(worst)}"
     if worst.verdict is MarginVerdict.undecided:
         return False, f"{named}undecided within {margin_words(worst)}{_needs(worst)}"
-    return worst.verdict in SHOWN_GOOD, f"{named}{verdict_words(worst)}"
+    return worst.verdict in SHOWN_GOOD, f"{named}{margin_decision(worst)}"
 
 
 def _needs(it: Effect) -> str:

@@ -124,10 +124,7 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
             it.detectable = it.detects(ALPHA / len(family)) if it.detects else None
         margin = (margins or {}).get(RATIOS if family[0].is_ratio else measure)
         if margin is not None:
-            if family[0].is_ratio:
-                _judge_ratio_margin(family, margin)
-            else:
-                _judge_margin([it for it in family if it.p_at is not None], margin)
+            _judge_margin(family, margin)
 
 
 def _take_over(it: Effect, margin: float | None) -> None:
@@ -150,37 +147,32 @@ def most_wrong(effects: Sequence[Effect]) -> float:
 
 
 def _judge_margin(family: list[Effect], margin: float) -> None:
-    ps = [it.p_at(-margin) for it in family if it.p_at is not None]
-    for it, p_holm in zip(family, stats.holm(ps), strict=True):
+    """Decide which effects are within the margin; a ratio that no test decides about is undecided."""
+    tested = [it for it in family if it.p_at is not None]
+    for it in family if family[0].is_ratio else tested:
         it.margin, it.verdict = margin, MarginVerdict.undecided
-        if it.finding is Finding.better:
+    ps = [it.p_at(_limit(it, margin)) for it in tested if it.p_at is not None]
+    for it, p_holm in zip(tested, stats.holm(ps), strict=True):
+        sign = _better_sign(it)
+        worse = Finding.worse if not it.is_ratio else Finding.smaller if sign > 0 else Finding.larger
+        if it.finding not in (Finding.open, worse):
             it.verdict = MarginVerdict.better
-        elif p_holm < ALPHA and it.value < -margin:
-            it.verdict = MarginVerdict.worse_by_more
-        elif p_holm < ALPHA and it.value > -margin:
-            it.verdict = MarginVerdict.as_good if it.finding is not Finding.worse else MarginVerdict.worse_but_within
-        elif it.needs is not None:
-            it.needed = it.needs(margin, ALPHA / len(family))
-
-
-def _judge_ratio_margin(family: list[Effect], margin: float) -> None:
-    """Decide whether a figure is worse than the baseline's by a factor of 1 + margin or more."""
-    for it in family:
-        it.margin, it.verdict = margin, MarginVerdict.undecided
-    tested = [(it, it.p_at) for it in family if it.p_at is not None]
-    signs = [described(it.measure).better.value for it, _ in tested]
-    limits = [(1 + margin) ** -sign for sign in signs]
-    ps = [p_at(limit) for (_, p_at), limit in zip(tested, limits, strict=True)]
-    for (it, _), sign, limit, p_holm in zip(tested, signs, limits, stats.holm(ps), strict=True):
-        is_worse = it.finding is (Finding.smaller if sign > 0 else Finding.larger)
-        if it.finding is not Finding.open and not is_worse:
-            it.verdict = MarginVerdict.better
-        elif p_holm < ALPHA and sign * (it.value - limit) < 0:
+        elif p_holm < ALPHA and sign * (it.value - _limit(it, margin)) < 0:
             it.verdict = MarginVerdict.worse_by_more
         elif p_holm < ALPHA:
-            it.verdict = MarginVerdict.worse_but_within if is_worse else MarginVerdict.as_good
+            it.verdict = MarginVerdict.worse_but_within if it.finding is worse else MarginVerdict.as_good
         elif it.needs is not None:
             it.needed = it.needs(margin, ALPHA / len(tested))
+
+
+def _better_sign(it: Effect) -> int:
+    """Return the sign of an improvement: of a difference 1, of a ratio that of its measure."""
+    return described(it.measure).better.value if it.is_ratio else 1
+
+
+def _limit(it: Effect, margin: float) -> float:
+    """Return the value at the margin: minus it, or where the baseline is better by a factor of 1 + margin."""
+    return float((1 + margin) ** -_better_sign(it)) if it.is_ratio else -margin
 
 
 # --------------------------------------------------------------------------------------------------- accuracies

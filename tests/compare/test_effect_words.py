@@ -14,12 +14,12 @@ from runner.compare.effect_words import (
     MethodWords,
     detectable,
     legend,
+    margin_decision,
     pairs_of,
     quantity,
     records,
     sentence,
     value_of,
-    verdict_words,
 )
 from runner.compare.quantities import REPEATS, Quantity
 from runner.core.effects import (
@@ -106,8 +106,8 @@ def test_a_margin_of_a_ratio_has_words() -> None:
     steady = ratio_of_measurements("load_s", *[Measured([1.0], [1.0, 1.001, 0.999, 1.0])] * 2)
     judge([noisy], {RATIOS: 0.05})
     judge([steady], {RATIOS: 0.05})
-    assert verdict_words(noisy) == "undecided within 5 % (if neither is better, about 103 runs of each would decide)"
-    assert verdict_words(steady) == "as good within 5 %"
+    assert margin_decision(noisy) == "undecided within 5 % (if neither is better, about 103 runs of each would decide)"
+    assert margin_decision(steady) == "as good within 5 %"
     assert "above 1/1.05 of the baseline's, or its time or memory below 1.05 of it" in legend([steady])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from families import in_families, with_samples
+from question_families import in_families, with_samples
 from stores import NF4, NONE, Store, marks
 
 pytestmark = [

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from families import NUMBER_OF_ANSWERS, in_families, rewrite, with_samples
+from question_families import NUMBER_OF_ANSWERS, in_families, rewrite, with_samples
 from stores import NF4, NONE, Store, marks
 
 from runner.core.effects import paired_means

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import pytest
-from families import in_families
+from question_families import in_families
 from stores import INT8, NF4, NONE, Store, marks
 
 pytestmark = [
