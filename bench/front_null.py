@@ -3,9 +3,10 @@
 The same setting five times under five names: answers of equal accuracy to the same questions (drawn as in
 compare_null.py), speeds with noise from run to run, memory that differs a little. In at most 5 % of the tables of a
 line may a row be called dominated. Then a cheap setting that is truly worse by the margin or more: in at most 5 % may
-it hide the better one. Last, settings that are truly dominated, and how often the front says so. With --real, five
-seeds of the embedded model, which change nothing in kind, are run there one by one and compared. Rates come with their
-95 % intervals (Wilson). The exit code is 1 if a wrong rate is above 5 %, beyond noise.
+it hide the better one. Both also with questions in families, drawn as in cluster_null.py. Last, settings that are truly
+dominated, and how often the front says so. With --real, five seeds of the embedded model, which change nothing in kind,
+are run there one by one and compared. Rates come with their 95 % intervals (Wilson). The exit code is 1 if a wrong rate
+is above 5 %, beyond noise.
 """
 
 from __future__ import annotations
