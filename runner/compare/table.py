@@ -182,6 +182,17 @@ def inert_keys(config: dict[str, str]) -> set[str]:
     return keys
 
 
+def written_alike() -> dict[tuple[str, str], str]:
+    """Return for a key and its default the value that means the same to a job's identity, all as text."""
+    return {
+        (f"{group_name}.{item.name}", str(item.default)): str(item.metadata["counts_as"])
+        for group_name, schemas in GROUPS.items()
+        for schema in schemas.values()
+        for item in fields(schema)
+        if "counts_as" in item.metadata
+    }
+
+
 def shared_values(configs: list[dict[str, str]]) -> dict[str, str]:
     """Return the keys and values that all configs share."""
     return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
@@ -189,7 +200,13 @@ def shared_values(configs: list[dict[str, str]]) -> dict[str, str]:
 
 def differing_keys(configs: list[dict[str, str]]) -> list[str]:
     """Return the meaningful config keys in which the runs differ, in the config's order."""
-    return [key for key in meaningful_keys(configs) if len({config.get(key) for config in configs}) > 1]
+    alike = written_alike()
+
+    def value(config: dict[str, str], key: str) -> str | None:
+        it = config.get(key)
+        return it if it is None else alike.get((key, it), it)
+
+    return [key for key in meaningful_keys(configs) if len({value(config, key) for config in configs}) > 1]
 
 
 def meaningful_keys(configs: list[dict[str, str]]) -> list[str]:

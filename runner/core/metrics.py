@@ -361,8 +361,7 @@ LINES = (
     ),
     Line(
         "asked again",
-        "{asked_again}, alone and in another order: {texts_changed} texts changed ({texts_changed_share}) · "
-        "{answers_changed} answers",
+        "{asked_again} questions: {texts_changed} texts changed ({texts_changed_share}) · {answers_changed} answers",
     ),
     Line("twins", "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}"),
     Line(
