@@ -69,6 +69,7 @@ class TaskConfig:
 
     module: ClassVar[str]  # does the work; a string, so that a job imports its own task only
     name: ClassVar[str]
+    gives_verdicts: ClassVar[bool] = False  # right or wrong, on each question
     comparisons_key: ClassVar[str] = (
         ""  # the key that says how many comparisons share 5 %; if it is null, a grid counts
     )
@@ -186,6 +187,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
 
     module: ClassVar[str] = "runner.tasks.gsm8k.task"
     name: ClassVar[str] = "gsm8k"
+    gives_verdicts: ClassVar[bool] = True
     comparisons_key: ClassVar[str] = "early_stop_comparisons"
     shots: int = 0
     shots_data: str | None = inert(None, HASHED)
