@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from random import Random
 from typing import Any, Protocol
 
 from runner.core.errors import JobFailed
@@ -22,7 +23,7 @@ from runner.scorers.totals import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring
-from runner.tasks.base import Context
+from runner.tasks.base import Context, RequestsBeside
 
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 
@@ -60,16 +61,6 @@ class StopRule(Protocol):
 
     def ahead(self, ended: int) -> int:
         """Return how many questions may be under way when this many have ended."""
-
-
-class RequestsBeside(Protocol):
-    """Further requests in the session of a job's questions, submitted while some of these wait for a place."""
-
-    def due(self) -> list[Request]:
-        """Return the requests whose turn has come; their ids differ from those of the questions."""
-
-    def record(self, *choices: Completion) -> None:
-        """Take all completions of such a request."""
 
 
 def complete_missing(
@@ -242,6 +233,11 @@ def each_request(
 
     with engine.open(batch_size) as session:
         gather(session, requests, listen, ahead)
+
+
+def order_of_repeat(repeat: int, requests: list[Request]) -> list[Request]:
+    """Return the requests in the order of a repeat: any but the first run asks in an order of its own."""
+    return Random(repeat).sample(requests, len(requests)) if repeat else requests
 
 
 def take(recorder: Recorder, samples: dict[int, Sample]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from random import Random
 
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
@@ -27,7 +26,7 @@ from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.completing import Completed, complete_missing, sample_of
+from runner.tasks.completing import Completed, complete_missing, order_of_repeat, sample_of
 from runner.tasks.gsm8k.asking_again import AskingAgain
 from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
 from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, hashes_of, preview_baseline
@@ -216,11 +215,6 @@ def requests_for(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
 def random_id(task: Gsm8kConfig, number: int) -> RequestId | None:
     """Return what decides a question's random numbers: a repeat has others than the first job."""
     return f"{number}, repeat {task.repeat}" if task.repeat else None
-
-
-def order_of_repeat(repeat: int, requests: list[Request]) -> list[Request]:
-    """Return the requests in the order of this repeat: any but the first asks in an order of its own."""
-    return Random(repeat).sample(requests, len(requests)) if repeat else requests
 
 
 def to_sample(task: Gsm8kConfig, items: Mapping[int, Item], *choices: Completion) -> Sample:
