@@ -23,6 +23,7 @@ from runner.store.jobs import Job, read_samples
 UNQUANTIZED = "none"
 MARGIN = 0.02  # the loss that is planned for, unless task.early_stop_margin names another one
 USUAL_DISAGREEMENT = 0.1  # 4 bits on the embedded model's questions: 14 %, 8 bits: 2 % (docs/compare.md)
+MAX_PAIRS = 8  # of jobs whose samples are read: more would take long and tell little
 
 
 @dataclass
@@ -128,7 +129,7 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
     """Return the share of questions on which two runs are expected to differ, and where it is from."""
     differing = n = pairs = 0
     for job_id, base_id in compared.baselines.items():
-        if compared.is_done.get(job_id) and compared.is_done.get(base_id):
+        if pairs < MAX_PAIRS and compared.is_done.get(job_id) and compared.is_done.get(base_id):
             try:
                 ours, theirs = (_solved(compared.jobs[it]) for it in (job_id, base_id))
             except EvidenceError:  # damaged samples are reported where they are used
