@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runner.core.effects import Effect
 from runner.core.errors import few
-from runner.core.metrics import LOG_LIKELIHOODS, score
+from runner.core.metrics import ACCURACY, LOG_LIKELIHOODS, score
 from runner.core.over_runs import MIN_RUNS
 from runner.core.result import Likelihood, Sample, Verdict
 from runner.core.stats import wilson_interval
@@ -95,10 +94,12 @@ class Run:
 
     @property
     def interval(self) -> tuple[float, float, float] | None:
-        """The accuracy and its 95 % interval, from the counts; None if no question was answered."""
+        """The accuracy and its 95 % interval, from the counts or from families; None if no question was answered."""
         if self.score is None or not self.score[1]:
             return None
         correct, n = self.score
+        if not self.parts and all(key in self.metrics for key in ("families", *ACCURACY)):
+            return correct / n, self.metrics["accuracy_low"], self.metrics["accuracy_high"]
         return correct / n, *wilson_interval(correct, n)
 
 
@@ -342,8 +343,3 @@ def label(key: str) -> str:
 def group(key: str) -> str:
     """Return a key's config group."""
     return key.partition(".")[0]
-
-
-def named_groups(keys: Iterable[str]) -> set[str]:
-    """Return the config groups whose choice is among these keys."""
-    return {group(key) for key in keys if key.endswith(".name")}

@@ -36,7 +36,7 @@ def beside_noise(rows: Sequence[TableRow], reader: SampleReader) -> None:
         effect, base = row.effect, row.baseline
         if row.is_repeat or base is None or effect is None or effect.finding is Finding.open:
             continue
-        effect.remark = _joined(effect.remark, *map(_changed_alone, (base.run, row.run))) or None
+        effect.remark = _joined(effect.remark, *map(_changed_when_asked_again, (base.run, row.run))) or None
         noise = [it for it in floors.get(base.run.run_id, []) if it.measure == effect.measure]
         noise += earlier_effects(base.run, reader) if base.run.score and not base.run.parts else []
         largest = max(noise, key=lambda it: abs(it.value), default=None)
@@ -69,11 +69,11 @@ def _changed(effect: Effect) -> str | None:
     return f"{wins + losses:,} of {effect.n:,} verdicts are not the same"
 
 
-def _changed_alone(run: Run) -> str | None:
-    """Say how many of a run's answers changed when task.check_invariance asked them again; None if none did."""
+def _changed_when_asked_again(run: Run) -> str | None:
+    """Say how many of a run's answers changed when their questions were asked again; None if none did."""
     changed, asked = run.metrics.get("answers_changed"), run.metrics.get("asked_again")
     return (
-        f"{changed:.0f} of {asked:.0f} answers of {run.job_id} change when asked alone" if changed and asked else None
+        f"{changed:.0f} of {asked:.0f} answers of {run.job_id} change when asked again" if changed and asked else None
     )
 
 

@@ -6,7 +6,7 @@ cells of a sweep, the figures of a memory benchmark.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 
 from runner.compare.data import (
@@ -20,7 +20,6 @@ from runner.compare.data import (
     Run,
     group,
     label,
-    named_groups,
     question_of,
 )
 from runner.compare.mean_pairs import cluster_field, compare_means, has_means
@@ -204,3 +203,8 @@ def find_flips(run: Run, base: Run, reader: SampleReader, most: int | None = Non
     both_right = sum(answer.solved and theirs[question].solved for question, answer in ours.items())
     both_wrong = len(ours) - both_right - len(won) - len(lost)
     return Flips(run.job_id, base.job_id, len(won), len(lost), both_right, both_wrong, questions)
+
+
+def named_groups(keys: Iterable[str]) -> set[str]:
+    """Return the config groups whose choice is among these keys."""
+    return {group(key) for key in keys if key.endswith(".name")}

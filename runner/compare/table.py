@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.compare import pairing
 from runner.compare.conclusion import conclude, merge_sentences
-from runner.compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, TooFew, group, label, named_groups
+from runner.compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, TooFew, group, label
 from runner.compare.effect_words import error_budget, sentence
 from runner.compare.front import mark_front
 from runner.compare.likelihood import compare_likelihoods
@@ -128,14 +128,14 @@ def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleRea
 def also_differ(run: Run, base: Run, choice: ComparisonOptions) -> str | None:
     """Say in which keys two configurations differ besides the keys of --by."""
     named = {*choice.by, *choice.baseline}
-    chosen = named_groups(named)
+    chosen = pairing.named_groups(named)
     keys = [key for key in differing_keys([run.params, base.params]) if key not in named and group(key) not in chosen]
     return f"they also differ in {pairing.both_values(run, base, keys)}" if keys else None
 
 
 def arrange(table: Table) -> None:
     """Put each baseline right above the rows that are compared with it, and write the findings."""
-    inner = named_groups(table.baseline)
+    inner = pairing.named_groups(table.baseline)
     baseline_is_one_run = JOB_ID in table.baseline  # one run that all others are compared with comes first
     outer = [
         key
@@ -182,6 +182,17 @@ def inert_keys(config: dict[str, str]) -> set[str]:
     return keys
 
 
+def written_alike() -> dict[tuple[str, str], str]:
+    """Return for a key and its default the value that means the same to a job's identity, all as text."""
+    return {
+        (f"{group_name}.{item.name}", str(item.default)): str(item.metadata["counts_as"])
+        for group_name, schemas in GROUPS.items()
+        for schema in schemas.values()
+        for item in fields(schema)
+        if "counts_as" in item.metadata
+    }
+
+
 def shared_values(configs: list[dict[str, str]]) -> dict[str, str]:
     """Return the keys and values that all configs share."""
     return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
@@ -189,7 +200,13 @@ def shared_values(configs: list[dict[str, str]]) -> dict[str, str]:
 
 def differing_keys(configs: list[dict[str, str]]) -> list[str]:
     """Return the meaningful config keys in which the runs differ, in the config's order."""
-    return [key for key in meaningful_keys(configs) if len({config.get(key) for config in configs}) > 1]
+    alike = written_alike()
+
+    def value(config: dict[str, str], key: str) -> str | None:
+        it = config.get(key)
+        return it if it is None else alike.get((key, it), it)
+
+    return [key for key in meaningful_keys(configs) if len({value(config, key) for config in configs}) > 1]
 
 
 def meaningful_keys(configs: list[dict[str, str]]) -> list[str]:

@@ -64,6 +64,7 @@ class AgentsConfig(QuestionsConfig):
 
     module: ClassVar[str] = "runner.tasks.agents.task"
     name: ClassVar[str] = "agents"
+    gives_verdicts: ClassVar[bool] = True
     mode: Mode = Mode.full_connected
     agents: int = 4
     roles: list[AgentRole] | None = None

@@ -9,7 +9,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.task import QUESTION_TOKENS, Amount, QuestionsConfig, Workload
 from runner.config.wording import PromptStyle, WordingConfig
 from runner.core.errors import check, check_least, check_not_blank
-from runner.core.fields import inert
+from runner.core.fields import counts_unless, inert
 
 KEPT = 64  # most probable tokens that a reference keeps at each position by default
 STYLES = (PromptStyle.chat, PromptStyle.text)
@@ -25,6 +25,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     stride: int | None = None
     keep_top_k: int = inert(0, "adds evidence and changes no number; it counts among the hashes")
     reference: str | None = inert(None, "names another job; the id of that job counts instead")
+    repeat: int = counts_unless(0)
     exact: bool = inert(False, "says how the reference is read; with a reference it counts among the hashes")
 
     def __post_init__(self) -> None:
@@ -35,6 +36,11 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         need = f"an answer is scored after its question alone: choose one of {choices}"
         check(self.prompt in STYLES, "task.prompt", self.prompt.value, need)
         self.check_wording()
+        check_least(0, "task.repeat", self.repeat)
+        need = (
+            "it shows the noise of likelihoods, and task.reference compares with another job: leave one of the two out"
+        )
+        check(self.reference is None or not self.repeat, "task.repeat", self.repeat, need)
         check_least(2, "task.window", self.window, ": each token is scored after another one")
         check_least(1, "task.stride", self.stride, ", or null for half of task.window")
         need = f"must be below task.window={self.window}, or tokens between two windows would not be scored"

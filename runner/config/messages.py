@@ -24,6 +24,9 @@ RENAMED = {
 }
 
 
+REPEAT = "task.repeat"
+
+
 def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
     """Name a group's choice and the nearest valid one, or what has replaced it."""
     if (now := RENAMED.get(f"{group}={choice}")) is not None:
@@ -60,6 +63,8 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
         return f"{key}: a data set is named by its task: use task.data={value or 'NAME'}"
     if (now := RENAMED.get(key.lstrip("+~"))) is not None and now.rpartition(".")[2] in schema_keys(owner):
         return f"{key} is now {now}"
+    if key.lstrip("+~") == REPEAT and schema_keys(owner):
+        return f"{key}: {_instead_of_repeat(schema_keys(owner))}"
     names = schema_keys(owner) or set().union(*map(schema_keys, GROUPS.get(head, {}).values()))
     if head in {*GROUPS, "profile"} and last not in names and get_close_matches(last, {*names, "name"}, 1) == ["name"]:
         return _no_name(key, head, value)
@@ -71,6 +76,14 @@ def unknown_key(key: str, owner: object = None, value: object = None) -> str:
         f"{key}: {unknown('key' if dot else 'group or key', key, choices, _of_other_groups(key, choices))}"
         f"{other if tasks else ''}"
     )
+
+
+def _instead_of_repeat(keys: set[str]) -> str:
+    """Say how a task without this key is run once more."""
+    if "repeats" in keys:
+        return "this task has task.repeats, which repeats measurements within a job; rerun=all runs the whole job again"
+    tasks = " and ".join(f"task={task}" for task in _tasks_with(REPEAT))
+    return f"only {tasks} have it: with another seed (seed=1) this task is a job of its own, with other random numbers"
 
 
 def _tasks_with(key: str) -> list[str]:

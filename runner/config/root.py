@@ -122,6 +122,8 @@ def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]
         value = getattr(config, item.name)
         if "counts_unless" in item.metadata and value == item.metadata["counts_unless"]:
             continue
+        if "counts_as" in item.metadata and value == item.default:
+            value = item.metadata["counts_as"]
         if is_dataclass(value):
             choice = choice_of(value)
             if choice is not None and not isinstance(value, ModelConfig):  # its fingerprint identifies a model

@@ -12,7 +12,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.wording import PromptStyle, WordingConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
-from runner.core.fields import HASHED, MISSING, Text, counts_unless, inert
+from runner.core.fields import HASHED, MISSING, Text, counts_as, counts_unless, inert
 
 
 class Extractor(StrEnum):
@@ -34,6 +34,11 @@ class Gold(StrEnum):
 OF_EARLY_STOP = "counts among the hashes of a job that is compared while it runs, and nowhere else"
 SELECTS = "selects questions; the SHA-256 of the selected ones counts instead"
 READS_GOLD = "says how a gold answer is read; the SHA-256 of the answers that were read counts instead"
+AUTO = "auto"
+# task.check_invariance=auto asks one question of so many again, in jobs with at least MIN_QUESTIONS_CHECKED: fewer than
+# five answers would show next to nothing, and a short job has no others to ask them beside
+QUESTIONS_A_CHECK = 100
+MIN_QUESTIONS_CHECKED = 500
 MAX_SAMPLES = 10_000  # answers to one question, which decode together
 TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet
 QUESTION_TOKENS = 128  # of a word problem in a chat template; worked examples before it are prefilled once
@@ -64,6 +69,7 @@ class TaskConfig:
 
     module: ClassVar[str]  # does the work; a string, so that a job imports its own task only
     name: ClassVar[str]
+    gives_verdicts: ClassVar[bool] = False  # right or wrong, on each question
     comparisons_key: ClassVar[str] = (
         ""  # the key that says how many comparisons share 5 %; if it is null, a grid counts
     )
@@ -181,6 +187,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
 
     module: ClassVar[str] = "runner.tasks.gsm8k.task"
     name: ClassVar[str] = "gsm8k"
+    gives_verdicts: ClassVar[bool] = True
     comparisons_key: ClassVar[str] = "early_stop_comparisons"
     shots: int = 0
     shots_data: str | None = inert(None, HASHED)
@@ -188,7 +195,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     extractor: Extractor = Extractor.strict
     samples: int = 1
     repeat: int = counts_unless(0)
-    check_invariance: int = 0
+    check_invariance: int | str = counts_as(AUTO, 0)  # the check adds metrics and changes no answer
     check_contamination: int = 0
     early_stop_vs: str | None = inert(None, "names another job; the id of that job counts instead")
     early_stop_margin: float | None = inert(None, OF_EARLY_STOP)
@@ -201,7 +208,10 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         check_not_blank("task.shots_split", self.shots_split, "name a split of the data")
         check(1 <= self.samples <= MAX_SAMPLES, "task.samples", self.samples, f"must lie in 1..{MAX_SAMPLES:,}")
         check_least(0, "task.repeat", self.repeat)
-        check_least(0, "task.check_invariance", self.check_invariance)
+        again = self.check_invariance
+        is_count = isinstance(again, int) and not isinstance(again, bool) and again >= 0
+        need = "give auto (one question of a hundred is asked again), 0 for none, or how many"
+        check(again == AUTO or is_count, "task.check_invariance", again, need)
         check_least(0, "task.check_contamination", self.check_contamination)
         check_least(0, "task.show_prompt", self.show_prompt)
         check_not_blank(
@@ -209,7 +219,8 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         )
         for key in ("check_invariance", "check_contamination"):
             need = "it checks a score, and task.early_stop_vs may end before all are scored: leave one of the two out"
-            check(self.early_stop_vs is None or not getattr(self, key), f"task.{key}", getattr(self, key), need)
+            is_asked = getattr(self, key) not in (0, AUTO)
+            check(self.early_stop_vs is None or not is_asked, f"task.{key}", getattr(self, key), need)
         self._check_early_stop()
         need = "it asks in another order, and task.early_stop_vs needs that of its baseline: leave one of the two out"
         check(self.early_stop_vs is None or not self.repeat, "task.repeat", self.repeat, need)
@@ -237,7 +248,15 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     @property
     def questions(self) -> int:
         """Return the number of answers, with those of the checks."""
-        return (super().questions + self.check_invariance + self.check_contamination) * self.samples
+        questions = super().questions
+        return (questions + self.asked_again(questions) + self.check_contamination) * self.samples
+
+    def asked_again(self, questions: int) -> int:
+        """Return how many of so many questions are asked a second time; auto: none if the job may stop early."""
+        if isinstance(self.check_invariance, int):
+            return self.check_invariance
+        is_checked = self.early_stop_vs is None and questions >= MIN_QUESTIONS_CHECKED
+        return questions // QUESTIONS_A_CHECK if is_checked else 0
 
     def check_beside(self, generation: GenerationConfig) -> None:
         """Raise ConfigError where several answers would all be the same."""

@@ -19,6 +19,11 @@ def counts_unless(default: Any) -> Any:
     return field(default=default, metadata={"counts_unless": default})
 
 
+def counts_as(default: Any, value: Any) -> Any:
+    """Return a field whose default is in the job's identity as another value: older jobs with that keep their ids."""
+    return field(default=default, metadata={"counts_as": value})
+
+
 def choice_of(config: object) -> str | None:
     """Return the name of the choice that a group's class defines; None if it has none, or if the name is a key."""
     if not is_dataclass(config) or any(item.name == "name" for item in fields(config)):

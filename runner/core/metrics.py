@@ -136,6 +136,7 @@ _EVERY = (
     *_counts(Better.lower, "extractors_differ", "stopped_by_length", "cut_off_thinking", "texts_changed"),
     *_counts(Better.lower, "answers_changed"),
     _metric("double_bos", form=".0f", better=Better.lower, pooling=Pooling.max),
+    *_counts(Better.neither, "families"),  # of questions, by task.cluster
     *_counts(Better.neither, "asked_again", "twins", "tied_votes"),
     *(_metric(f"{what}_changed_share", form=".1%", better=Better.lower) for what in ("texts", "answers")),
     *_counts(Better.higher, "originals_correct", "twins_correct"),
@@ -351,6 +352,11 @@ class Line:
 
 LINES = (
     Line("accuracy", "{accuracy}   95 % interval {accuracy_low} – {accuracy_high}   n = {n}", brief=True),
+    Line(
+        "accuracy",
+        "{accuracy}   95 % interval {accuracy_low} – {accuracy_high}   n = {n} in {families} families",
+        brief=True,
+    ),
     Line("of all asked", "{accuracy_all}   95 % interval {accuracy_all_low} – {accuracy_all_high}   n = {n_all}"),
     Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off"),
     Line("vote", "of {answers_each} answers to each question · {tied_votes} ties"),
@@ -361,8 +367,7 @@ LINES = (
     ),
     Line(
         "asked again",
-        "{asked_again}, alone and in another order: {texts_changed} texts changed ({texts_changed_share}) · "
-        "{answers_changed} answers",
+        "{asked_again} questions: {texts_changed} texts changed ({texts_changed_share}) · {answers_changed} answers",
     ),
     Line("twins", "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}"),
     Line(

@@ -88,7 +88,7 @@ class MeanDifference:
             estimated, skewed, agreeing = self._distances(difference)
             return abs(agreeing) <= widest and min(abs(estimated), abs(skewed)) <= bound
 
-        low, high = _edge(is_inside, self.difference, -1.0), _edge(is_inside, self.difference, 1.0)
+        low, high = edge(is_inside, self.difference, -1.0), edge(is_inside, self.difference, 1.0)
         if self.p < ALPHA:  # the test excludes one side, so the interval does, too
             low, high = (max(low, 0.0), high) if self.difference > 0 else (low, min(high, 0.0))
         return low, high
@@ -156,7 +156,7 @@ class MeanDifference:
         return by_tango(self.worth), math.copysign(math.inf, gap) if gap else 0.0, at_worst
 
 
-def _edge(is_inside: Callable[[float], bool], inside: float, end: float) -> float:
+def edge(is_inside: Callable[[float], bool], inside: float, end: float) -> float:
     """Return where the interval ends between a value inside it and the end of the range, by bisection."""
     if is_inside(end):
         return end

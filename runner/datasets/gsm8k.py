@@ -23,13 +23,14 @@ from runner.datasets import tables
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection, Row
 from runner.datasets.shapes import Keys, read_row
-from runner.embedded.problems import DISTINCT, Split, problem
+from runner.embedded.problems import DISTINCT, Split, problem, template_name
 from runner.scorers.numbers import plain_number
 
 MAX_LIST_BYTES = 256 * 2**20  # a JSON list is parsed whole: SVAMP has 0.4 million bytes
 FILES = (".jsonl", ".json", ".parquet", ".arrow")
 MAX_MADE = 100_000  # questions of the embedded generator in one job: seconds, and 100 MiB
 log = logging.getLogger(__name__)
+TEMPLATE = "template"  # the only field of the embedded questions that names families
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,10 @@ def _read(source: QuestionSource, choice: QuestionSelection) -> list[Item]:
     if source.subset is not None and (data == "embedded" or path.is_file()):
         raise ConfigError(f"task.subset={source.subset}: {source.key}={data} has none: leave it out")
     if data == "embedded":
-        if keys.cluster is not None:
-            raise ConfigError(f"task.cluster={keys.cluster}: the embedded questions have no fields: leave it out")
-        return _read_embedded(source.split, choice)
+        if keys.cluster not in (None, TEMPLATE):
+            need = f"the embedded questions have families by {TEMPLATE} only: use that, or leave it out"
+            raise ConfigError(f"task.cluster={keys.cluster}: {need}")
+        return _read_embedded(source.split, choice, keys.cluster is not None)
     if path.is_dir():
         return _read_folder(path, source, choice)
     if path.is_file():
@@ -206,7 +208,7 @@ def _read_folder(folder: Path, source: QuestionSource, choice: QuestionSelection
     raise ConfigError(f"task.split={split}: {unknown('file for split', split, splits)} in {folder}{other}")
 
 
-def _read_embedded(split: str, choice: QuestionSelection) -> list[Item]:
+def _read_embedded(split: str, choice: QuestionSelection, in_families: bool) -> list[Item]:
     """Make only the selected questions; a shuffle mixes all questions before the first repetition."""
     names = [name.value for name in Split]
     if split not in names:
@@ -219,7 +221,10 @@ def _read_embedded(split: str, choice: QuestionSelection) -> list[Item]:
             f"task.shuffle_seed={choice.shuffle_seed}: {DISTINCT:,} questions of the embedded data are shuffled, and "
             f"task.offset + task.limit is {end:,}: ask for fewer, or leave task.shuffle_seed out"
         )
-    return list(_embedded_items(split, choice))
+    items = _embedded_items(split, choice)
+    if not in_families:
+        return list(items)
+    return [replace(item, cluster=template_name(Split(split), item.place)) for item in items]
 
 
 @lru_cache(maxsize=8)  # a grid of a thousand jobs asks for the same few sets again and again

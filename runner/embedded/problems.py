@@ -88,6 +88,11 @@ def twin(split: Split, index: int, seed: int = 0) -> Problem:
     raise AssertionError("there is always another draw")
 
 
+def template_name(split: Split, index: int, seed: int = 0) -> str:
+    """Return the name of the template that tells the base story of a problem: problems of one template are a family."""
+    return _TEMPLATES[_slot(index, f"{seed}/{split}") // _PAIRS].name.strip("_")
+
+
 def _plan(split: Split, index: int, seed: int) -> tuple[Random, int, frozenset[int], int]:
     """Return the parts of a problem: random generator, story slot, allowed buckets of numbers, steps."""
     rng = Random(f"{seed}/{split}/{index}")

@@ -65,6 +65,7 @@ class PlannedJob:
     base: str = ""  # jobs with the same base share one load; empty: nothing to load
     measures: bool = False  # other jobs at the same time would distort its measurements
     input_count: int | None = None  # questions or prompts, where these have been read
+    data_digest: str = ""  # of the questions, where these have been read
     after: str = ""  # the id of a job that must be done first, if this grid has it
     is_compared: bool = False  # with another job while it runs, at a share of the grid's 5 %
     filled_in: list[str] = field(default_factory=list)  # overrides by the grid, in which its jobs need not differ
@@ -102,6 +103,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         with resolve.no_downloads(bool(config.plan)):
             inputs, planned.job = identify(config, task, resolved)
             planned.input_count, planned.after, planned.is_compared = inputs.count, inputs.after, inputs.is_compared
+            planned.data_digest = inputs.data.get("digest", "")
             planned.resolved = resolved = resolved.beside(inputs.second)
             anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()

@@ -22,6 +22,7 @@ from runner.core.result import Status
 from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
 from runner.estimates.jobs import JobEstimate, clock, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
+from runner.grid.question_plan import question_lines
 from runner.report import GridLine, brief
 from runner.store import mlflow_store
 
@@ -83,6 +84,8 @@ def show_plan(plan: list[PlannedJob]) -> None:
             "memory as predicted; peak: weights, KV cache and activations together, without the "
             f"{PROCESS_MIB:.0f} MiB of the worker process. Free: {_free_memory()}"
         )
+    for line in question_lines(plan, estimates, is_quick=any(it.config and it.config.plan == "quick" for it in plan)):
+        print(line)
     for number, (planned, label) in enumerate(zip(plan, labels(plan), strict=True)):
         if planned.problem:
             print(plain(f"impossible: {label}\n    {planned.problem}"))

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
 from runner.core.result import Result
+from runner.engines.base import Completion, Request
 from runner.engines.contract import Engine
 from runner.store.jobs import Recorder
 
@@ -53,6 +54,16 @@ class Context:
     recorder: Recorder
     resolved: Resolved
     engine: Engine  # built at its first use: a job that never uses it never imports torch
+
+
+class RequestsBeside(Protocol):
+    """Further requests in the session of a job's questions, submitted while some of these wait for a place."""
+
+    def due(self) -> list[Request]:
+        """Return the requests whose turn has come; their ids differ from those of the questions."""
+
+    def record(self, *choices: Completion) -> None:
+        """Take all completions of such a request."""
 
 
 class Task(Protocol):

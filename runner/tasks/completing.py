@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from random import Random
 from typing import Any, Protocol
 
 from runner.core.errors import JobFailed
@@ -22,7 +23,7 @@ from runner.scorers.totals import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring
-from runner.tasks.base import Context
+from runner.tasks.base import Context, RequestsBeside
 
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 
@@ -73,13 +74,14 @@ def complete_missing(
     look: Callable[[Engine, EngineReport], None] = lambda *_: None,
     watch: StopRule | None = None,
     order: Callable[[list[Request]], list[Request]] = lambda it: it,
+    beside: RequestsBeside | None = None,
 ) -> Completed:
     """Complete the requests that have no answer on disk yet, record each at once, and return all of them in order.
 
     `to_sample` turns all completions of a request into a sample. `news` returns what the progress bar shows for a new
     sample besides the speed. `rejection_reason` says why a sample on disk does not belong to this job. `adopted` turns
     another job's sample into one of this job's, or into None. `look` may add to the engine's report once it is loaded.
-    `order` returns the requests in the order in which they are asked.
+    `order` returns the requests in the order in which they are asked. `beside` asks further ones among them.
     When `watch` has enough, requests under way are dropped, and only the samples up to there are returned. A job
     without any answer has failed.
     """
@@ -134,7 +136,8 @@ def complete_missing(
                 show()
                 return enough is None
 
-            each_request(engine, order(todo), record, on_step=show, ahead=watch.ahead if watch is not None else None)
+            ahead = watch.ahead if watch is not None else None
+            each_request(engine, order(todo), record, on_step=show, ahead=ahead, beside=beside)
         done.measured = measuring.keep()
     else:
         take(recorder, reused)
@@ -199,10 +202,19 @@ def each_request(
     batch_size: int | None = None,
     on_step: Callable[[], None] = lambda: None,
     ahead: Callable[[int], int] | None = None,
+    beside: RequestsBeside | None = None,
 ) -> None:
     """Give the listener all completions of each request in order, once the last one has come; False ends the rest."""
     expected = {request.id: request.n for request in requests}
     arrived: dict[RequestId, list[Completion]] = {}
+    of_beside: set[RequestId] = set()
+
+    def submit_beside() -> None:
+        if beside is not None and engine.stats.rows_waiting:
+            for request in beside.due():
+                of_beside.add(request.id)
+                expected[request.id] = request.n
+                session.submit(request)
 
     def listen(events: list[Event]) -> bool:
         on_step()
@@ -212,12 +224,20 @@ def each_request(
                 choices.append(event)
                 if len(choices) == expected[event.id]:
                     choices = sorted(arrived.pop(event.id), key=lambda one: one.choice)
-                    if listener(*choices) is False:
+                    if event.id in of_beside and beside is not None:
+                        beside.record(*choices)
+                    elif listener(*choices) is False:
                         return False
+        submit_beside()
         return True
 
     with engine.open(batch_size) as session:
         gather(session, requests, listen, ahead)
+
+
+def order_of_repeat(repeat: int, requests: list[Request]) -> list[Request]:
+    """Return the requests in the order of a repeat: any but the first run asks in an order of its own."""
+    return Random(repeat).sample(requests, len(requests)) if repeat else requests
 
 
 def take(recorder: Recorder, samples: dict[int, Sample]) -> None:

@@ -9,8 +9,10 @@ import pytest
 from question_families import NUMBER_OF_ANSWERS, in_families, rewrite, with_samples
 from stores import NF4, NONE, Store, marks
 
+from runner.compare.data import Run
 from runner.core.effects import paired_means
 from runner.core.result import Sample
+from runner.core.stats import wilson_interval
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -98,3 +100,10 @@ def test_the_tokens_of_an_answer_are_compared(store: Store, rows: Any, show: Any
     store.job("few tokens", "nf4", NF4, marks(10, 20))
     row = rows("few tokens", "--baseline", BASELINE, "--metric", "characters")["nf4"]
     assert row["note"].startswith("too few questions to test: 20, at least 50 (Δ ")
+
+
+def test_the_interval_of_a_run_over_families_is_the_one_that_its_job_has_recorded() -> None:
+    metrics = {"n": 200.0, "correct": 150.0, "accuracy": 0.75, "accuracy_low": 0.6, "accuracy_high": 0.86}
+    plain, families = (Run("id", "job", "gsm8k", "2", "", {}, it) for it in (metrics, metrics | {"families": 18.0}))
+    assert plain.interval == (0.75, *wilson_interval(150, 200))
+    assert families.interval == (0.75, 0.6, 0.86)

@@ -80,4 +80,4 @@ def test_answers_that_change_when_asked_alone_are_said(store: Store, show: Any) 
     store.job("alone", "none", NONE, marks(180, N), metrics=counts)
     store.job("alone", "nf4", NF4, marks(180, N, 8))
     note = rows_of(show, "alone")["nf4"]["comparison"]["remark"]
-    assert note == "3 of 20 answers of none change when asked alone"
+    assert note == "3 of 20 answers of none change when asked again"

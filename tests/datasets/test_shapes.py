@@ -155,8 +155,11 @@ def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
     assert [it.cluster for it in load_questions(Gsm8kConfig(data=str(file)))] == [None, None]
     with pytest.raises(DataError, match="no key 'tale'"):
         load_questions(Gsm8kConfig(data=str(file), cluster="tale"))
-    with pytest.raises(ConfigError, match="task.cluster=story: the embedded questions have no fields"):
+    with pytest.raises(ConfigError, match="task.cluster=story: the embedded questions have families by template only"):
         load_questions(Gsm8kConfig(cluster="story"))
+    families = [it.cluster for it in load_questions(Gsm8kConfig(cluster="template", shuffle_seed=3))]
+    assert len(set(families)) == 18
+    assert {"buy", "give", "two_kinds"} < set(families)
     file.write_text('{"question": "a?", "answer": 1, "story": [1]}\n')
     with pytest.raises(DataError, match="`story` is .* not the name or the number of a family"):
         load_questions(Gsm8kConfig(data=str(file), cluster="story"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from random import Random
 
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
-from runner.config.task import Extractor, Gsm8kConfig
+from runner.config.task import AUTO, Extractor, Gsm8kConfig
 from runner.core.errors import check
 from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
@@ -26,13 +26,15 @@ from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.completing import complete_missing, sample_of
+from runner.tasks.completing import Completed, complete_missing, order_of_repeat, sample_of
+from runner.tasks.gsm8k.asking_again import AskingAgain
 from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
 from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, hashes_of, preview_baseline
 from runner.tasks.gsm8k.early_stop import is_compared as is_compared  # for the plan of a grid
 from runner.tasks.gsm8k.trust import (
     CheckOutcome,
     by_number_of_answers,
+    changed_answers,
     check_contamination,
     check_invariance,
     look_at_prompts,
@@ -98,6 +100,35 @@ def run(inputs: Problems, context: Context) -> Result:
     if inputs.baseline is not None:
         early_stop = EarlyStop.read(inputs.baseline, context.config, VERSION, inputs.items)
     requests = requests_for(inputs, items)
+    again = asking_again(inputs, requests, context)
+    with closing(again) if again is not None else nullcontext():
+        done = complete_questions(inputs, requests, context, early_stop, again)
+    counted = [sample for sample in done.samples if not sample.left_out]
+    metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
+    facts = done.facts
+    if early_stop is not None:
+        metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
+    by_answers, rows = by_number_of_answers(counted, task)
+    metrics |= by_answers | done.metrics
+    result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
+    result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
+    result.notes += warnings(metrics, facts)
+    for outcome in checks(inputs, requests, done.samples, context, again):
+        result.metrics |= outcome.metrics
+        result.notes += outcome.notes
+        result.problems += outcome.problems
+    return result
+
+
+def complete_questions(
+    inputs: Problems,
+    requests: list[Request],
+    context: Context,
+    early_stop: EarlyStop | None,
+    again: AskingAgain | None,
+) -> Completed:
+    """Generate what is not on disk yet, and judge each completion."""
+    task, items = inputs.task, by_number(inputs.items)
     tally = Counter(sample.verdict for sample in context.recorder.done.values() if not sample.left_out)
 
     def news(sample: Sample) -> dict[str, str]:
@@ -109,8 +140,10 @@ def run(inputs: Problems, context: Context) -> Result:
         first = inputs.items[0].number
         (form,) = requests_for(inputs, {first: NO_QUESTION})
         look_at_prompts(task.prompt.value, len(inputs.shots[first]), form, requests[0], engine, report)
+        if again is not None:
+            again.begin(engine)
 
-    done = complete_missing(
+    return complete_missing(
         "gsm8k",
         requests,
         context,
@@ -121,22 +154,16 @@ def run(inputs: Problems, context: Context) -> Result:
         look,
         early_stop,
         partial(order_of_repeat, task.repeat),
+        again,
     )
-    counted = [sample for sample in done.samples if not sample.left_out]
-    metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
-    facts = done.facts
-    if early_stop is not None:
-        metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
-    by_answers, rows = by_number_of_answers(counted, task)
-    metrics |= by_answers | done.metrics
-    result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
-    result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
-    result.notes += warnings(metrics, facts)
-    for outcome in checks(inputs, requests, done.samples, context):
-        result.metrics |= outcome.metrics
-        result.notes += outcome.notes
-        result.problems += outcome.problems
-    return result
+
+
+def asking_again(inputs: Problems, requests: list[Request], context: Context) -> AskingAgain | None:
+    """Return what asks some questions a second time beside the others; None if none is asked in this way."""
+    task = inputs.task
+    count = task.asked_again(len(requests)) if task.check_invariance == AUTO else 0
+    judging = partial(to_sample, task, by_number(inputs.items))
+    return AskingAgain(requests[:count], context, judging) if count else None
 
 
 def deliver(inputs: Problems, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
@@ -160,11 +187,13 @@ def prompts_shown(inputs: Problems, config: RunnerConfig, resolved: Resolved) ->
 
 
 def checks(
-    inputs: Problems, requests: list[Request], samples: list[Sample], context: Context
+    inputs: Problems, requests: list[Request], samples: list[Sample], context: Context, again: AskingAgain | None
 ) -> Iterator[CheckOutcome]:
     """Yield the outcomes of the checks that are requested."""
     task, twins = inputs.task, inputs.twins
-    if task.check_invariance:
+    if again is not None:
+        yield changed_answers(samples, again.answers(), "beside other ones")
+    elif isinstance(task.check_invariance, int) and task.check_invariance:
         first, items = requests[: task.check_invariance], by_number(inputs.items)
         yield check_invariance(first, samples, context, partial(to_sample, task, items))
     if task.check_contamination:
@@ -186,11 +215,6 @@ def requests_for(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
 def random_id(task: Gsm8kConfig, number: int) -> RequestId | None:
     """Return what decides a question's random numbers: a repeat has others than the first job."""
     return f"{number}, repeat {task.repeat}" if task.repeat else None
-
-
-def order_of_repeat(repeat: int, requests: list[Request]) -> list[Request]:
-    """Return the requests in the order of this repeat: any but the first asks in an order of its own."""
-    return Random(repeat).sample(requests, len(requests)) if repeat else requests
 
 
 def to_sample(task: Gsm8kConfig, items: Mapping[int, Item], *choices: Completion) -> Sample:

@@ -1,14 +1,16 @@
 """How far a score can be trusted: metrics and warnings beside the accuracy of `task=gsm8k`, and two checks.
 
 Not a task. The report costs nothing and comes with every score. The checks ask the model more questions:
-`task.check_invariance` asks the first ones again, alone and in another order, and `task.check_contamination` asks their
-twins, the same stories with other numbers. Both are recorded in files of their own beside the samples.
+`task.check_invariance` asks the first ones again: a few beside the others (asking_again.py), or as many as are wanted,
+alone and in another order. `task.check_contamination` asks their twins, the same stories with other numbers. Both are
+recorded in files of their own beside the samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.core.effects import Finding, judge, paired_accuracies
@@ -18,8 +20,9 @@ from runner.engines.contract import Engine
 from runner.scorers.votes import Vote, elect, sizes
 from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside
+from runner.tasks.gsm8k.asking_again import AGAIN, rejection_of_second
 
-AGAIN, TWINS = "again.jsonl", "twins.jsonl"
+TWINS = "twins.jsonl"
 THINKING, THOUGHT = "<think>", "</think>"
 HASH_CHARACTERS = 12
 
@@ -136,16 +139,18 @@ def check_invariance(
     asked = [request for request in reversed(requests) if request.id in before]
     if not asked:
         return CheckOutcome()
+    reason = partial(rejection_of_second, before)
+    again, problems = complete_beside("asking again", asked, context, AGAIN, to_sample, reason, batch_size=1)
+    outcome = changed_answers(samples, again, "alone and in another order")
+    return replace(outcome, problems=problems)
 
-    def rejection_reason(sample: Sample) -> str | None:
-        mine = before[sample.index]
-        is_same = (sample.question, sample.gold, sample.prompt_sha256) == (mine.question, mine.gold, mine.prompt_sha256)
-        return None if is_same else f"is not question {sample.index} of this job"
 
-    again, problems = complete_beside("asking again", asked, context, AGAIN, to_sample, rejection_reason, batch_size=1)
-    pairs = [(before[sample.index], sample) for sample in again if not sample.failed]
+def changed_answers(samples: Sequence[Sample], again: Sequence[Sample], how: str) -> CheckOutcome:
+    """Count the answers that changed when their questions were asked again."""
+    before = {sample.index: sample for sample in samples if not sample.failed}
+    pairs = [(before[sample.index], sample) for sample in again if not sample.failed and sample.index in before]
     if not pairs:
-        return CheckOutcome(problems=problems)
+        return CheckOutcome()
     texts = sum([one.text for one in old.answers] != [one.text for one in new.answers] for old, new in pairs)
     verdicts = sum((old.verdict, old.extracted) != (new.verdict, new.extracted) for old, new in pairs)
     metrics = {
@@ -158,10 +163,10 @@ def check_invariance(
     notes = []
     if verdicts:
         notes.append(
-            f"{verdicts} of {len(pairs)} answers changed when their questions were asked alone and in another "
-            "order: differences of that size between two runs say nothing about the models (float32 changes fewer)"
+            f"{verdicts} of {len(pairs)} answers changed when their questions were asked again {how}: differences of "
+            "that size between two runs say nothing about the models (float32 changes fewer)"
         )
-    return CheckOutcome(metrics, notes, problems)
+    return CheckOutcome(metrics, notes)
 
 
 def check_contamination(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from runner.checkpoints.resolve import Resolved
 from runner.config.likelihood import LikelihoodConfig
@@ -28,7 +29,7 @@ from runner.scorers.likelihoods import figures
 from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.completing import complete_missing, sample_of
+from runner.tasks.completing import complete_missing, order_of_repeat, sample_of
 from runner.tasks.likelihood.exact import EXACT_HASH, SideBySide, second_of, token_counts
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob, find
 from runner.tasks.named_job import state
@@ -124,6 +125,7 @@ def run(inputs: Texts, context: Context) -> Result:
             scoring.news,
             scoring.rejection_reason,
             look=look,
+            order=partial(order_of_repeat, task.repeat),
         )
     finally:
         if kept is not None:

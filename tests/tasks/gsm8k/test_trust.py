@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,21 @@ import pytest
 from list_session import ListSession
 from tasking import work
 
+from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, semantic_keys
 from runner.config.task import Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason, Result, Sample, Verdict
 from runner.datasets.gsm8k import load_questions
-from runner.engines.base import Capability, Completion, EngineReport, Message, Request, request_sha256
+from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request, request_sha256
 from runner.engines.stats import EngineStats
 from runner.run import run
 from runner.store.jobs import Job, Recorder, read_samples
 from runner.tasks.gsm8k import task as gsm8k
-from runner.tasks.gsm8k.trust import AGAIN, TWINS, look_at_prompts, trust_report, warnings
+from runner.tasks.gsm8k.asking_again import AGAIN
+from runner.tasks.gsm8k.trust import TWINS, look_at_prompts, trust_report, warnings
 
 Make = Callable[..., RunnerConfig]
 BOS = 1
@@ -153,7 +155,7 @@ def test_answers_that_change_alone_are_counted_and_asked_once(make_config: Make,
     assert result.metrics["texts_changed_share"] == 0.5
     assert result.metrics["new_tokens"] == 12, "what is asked again is no part of the score"
     [note] = result.notes
-    assert note.startswith("1 of 4 answers changed when their questions were asked alone")
+    assert note.startswith("1 of 4 answers changed when their questions were asked again alone")
     file = tmp_path / "job" / AGAIN
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(lines[0] + lines[1][:30])  # killed in the middle of a line
@@ -161,6 +163,78 @@ def test_answers_that_change_alone_are_counted_and_asked_once(make_config: Make,
     again = started(tmp_path, config, engine)
     assert engine.asked == [(2, 1), (1, 1), (0, 1)]
     assert {**again.metrics, "peak_rss_mib": 0} == {**result.metrics, "peak_rss_mib": 0}
+
+
+class Busy(Knowing):
+    """Decodes four rows at once, so that questions wait; some answers change when they are asked a second time."""
+
+    def open(self, batch_size: int | None = None) -> ListSession:
+        self.left = 0
+
+        def answered(requests: list[Request]) -> Iterator[list[Event]]:
+            self.left += len(requests)
+            for request in requests:
+                self.left -= 1
+                self.stats.rows_waiting = max(0, self.left - 3)
+                yield [self.said(request, batch_size)]
+
+        return ListSession(self.capabilities, answered)
+
+    def said(self, request: Request, batch_size: int | None) -> Completion:
+        completion = super().said(request, batch_size)
+        if request.id == f"again {self.changing[0]}":
+            completion.text = "well, 5"
+        return completion
+
+
+def test_a_few_are_asked_again_beside_the_others(make_config: Make, tmp_path: Path) -> None:
+    config = make_config(task=Gsm8kConfig(limit=500))
+    engine = Busy(changing=[2])
+    result = started(tmp_path, config, engine)
+    asked = [number for number, _ in engine.asked]
+    assert asked[:500] == list(range(500))
+    assert asked[500:] == [f"again {number}" for number in range(5)], "after their first answers, in one session"
+    assert {size for _, size in engine.asked} == {None}
+    assert [result.metrics[key] for key in ("asked_again", "texts_changed", "answers_changed")] == [5, 1, 1]
+    assert result.metrics["n"] == 500
+    assert result.metrics["new_tokens"] == 1000, "what is asked again is no part of the score"
+    [note] = result.notes
+    assert note.startswith("1 of 5 answers changed when their questions were asked again beside other ones")
+    samples, again = tmp_path / "job" / "samples.jsonl", tmp_path / "job" / AGAIN
+    for file, kept in ((samples, 200), (again, 2)):  # as after a kill
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:kept]))
+    engine.asked.clear()
+    resumed = started(tmp_path, config, engine)
+    asked = [number for number, _ in engine.asked]
+    assert asked == [*range(200, 500), "again 2", "again 3", "again 4"]
+    assert {**resumed.metrics, "peak_rss_mib": 0} == {**result.metrics, "peak_rss_mib": 0}
+
+
+@pytest.mark.parametrize(
+    ("task", "generation", "waits"),
+    [
+        ({"limit": 499}, {}, True),
+        ({"limit": 500, "check_invariance": 0}, {}, True),
+        ({"limit": 500}, {"batch_size": 1}, True),
+        ({"limit": 500}, {}, False),
+    ],
+    ids=["few questions", "switched off", "one row at a time", "nothing waits for a place"],
+)
+def test_nothing_is_asked_again_where_it_shows_nothing_or_takes_long(
+    make_config: Make, tmp_path: Path, task: dict[str, Any], generation: dict[str, Any], waits: bool
+) -> None:
+    config = make_config(task=Gsm8kConfig(**task), generation=GenerationConfig(**generation))
+    engine = Busy(changing=[2]) if waits else Knowing()
+    result = started(tmp_path, config, engine)
+    assert len(engine.asked) == task["limit"]
+    assert "asked_again" not in result.metrics
+    assert not (tmp_path / "job" / AGAIN).exists()
+
+
+def test_auto_is_the_same_job_as_without_the_check() -> None:
+    counting = [dict(semantic_keys(Gsm8kConfig(check_invariance=it))) for it in ("auto", 0, 5)]
+    assert counting[0] == counting[1] != counting[2]
+    assert counting[0]["check_invariance"] == 0
 
 
 def test_a_repeat_asks_in_another_order_with_other_random_numbers(make_config: Make, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +235,8 @@ def test_samples_that_are_not_this_jobs_are_refused(two: Callable[..., RunnerCon
         ({"stride": 0}, "task.stride=0: must be 1 or more"),
         ({"keep_top_k": -1}, "task.keep_top_k=-1: must be 0 or more"),
         ({"reference": " "}, "task.reference=' ': give overrides such as quantization=none"),
+        ({"repeat": -1}, "task.repeat=-1: must be 0 or more"),
+        ({"repeat": 1, "reference": "lora=none"}, "task.repeat=1: .*task.reference compares with another job"),
         ({"prompt": PromptStyle.text, "system": "x"}, "task.system needs task.prompt=chat"),
     ],
 )
@@ -272,3 +275,15 @@ def test_gold_answers_follow_their_questions_as_gsm8k_puts_them(make_config: Mak
     assert (first.question, first.gold.splitlines()[-1][:5]) == (first.question, "#### ")
     assert first.likelihood.bytes == len(first.gold) + 1  # apart from the prompt by a space
     assert record.result.metrics[LOG_LIKELIHOOD] == -1
+
+
+def test_a_repeat_scores_in_another_order_as_a_job_of_its_own(make_config: Make) -> None:
+    first, again = (run(make_config(task=LikelihoodConfig(limit=6, repeat=repeat))) for repeat in (0, 1))
+    assert first.job_id != again.job_id
+    files = [Path(it.output_dir) / "samples.jsonl" for it in (first, again)]
+    orders = [[json.loads(line)["index"] for line in file.read_text().splitlines()] for file in files]
+    assert orders[0] == sorted(orders[1]) == list(range(6))
+    assert orders[1] != orders[0]
+    key = "log_likelihood_nats_per_token"
+    assert again.result.metrics[key] == pytest.approx(first.result.metrics[key], rel=0.01)
+    assert not any("were taken from job" in note for note in again.result.notes)

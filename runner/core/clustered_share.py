@@ -1,0 +1,58 @@
+"""The interval of a share of right answers whose questions come in clusters (twins, questions about one text).
+
+Pure Python, like the other statistics of a score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+from runner.core import ratios
+from runner.core.paired_means import edge
+from runner.core.stats import ALPHA, student_quantile
+
+
+def clustered_share_interval(solved: Sequence[bool], clusters: Sequence[Hashable]) -> tuple[float, float]:
+    """Return a 95 % interval of the share of questions that are solved, in more such clusters; (0, 1) for fewer than 2.
+
+    It joins two, at Student's quantile for as many clusters as have both kinds of answers: Wilson's for as many
+    independent questions as the clusters are worth, and Hall's, without the skewness of a few clusters with all the
+    wrong answers. It is never wider than Wilson's for clusters whose questions all agree (bench/cluster_null.py).
+    """
+    members: dict[Hashable, list[bool]] = {}
+    for cluster, is_solved in zip(clusters, solved, strict=True):
+        members.setdefault(cluster, []).append(is_solved)
+    n, count = len(solved), len(members)
+    if count < 2:
+        return 0.0, 1.0
+    sums, sizes = [float(sum(it)) for it in members.values()], [float(len(it)) for it in members.values()]
+    right = math.fsum(sums)
+    share = right / n
+    left_out = [(right - own) / (n - size) for own, size in zip(sums, sizes, strict=True)]
+    middle = math.fsum(left_out) / count
+    variance = (count - 1) / count * math.fsum((it - middle) ** 2 for it in left_out)  # the jackknife's
+    of_questions = share * (1 - share) / n
+    clusters_worth = n**2 / math.fsum(it * it for it in sizes)
+    worth = n * of_questions / max(variance, of_questions) if of_questions > 0 else clusters_worth
+    mixed = min(sum(map(any, members.values())), sum(not all(it) for it in members.values()))
+    # Satterthwaite's degrees of freedom of the jackknife: its terms grow with the square of the sizes.
+    freedom = math.fsum(it**2 for it in sizes) ** 2 / math.fsum(it**4 for it in sizes) - 1
+    bound = student_quantile(ALPHA, max(1, int(min(freedom, mixed - 1))))
+    widest = student_quantile(ALPHA, max(1, int(freedom)))
+    bend = ratios.skewness(tuple(sums), tuple(sizes)) / math.sqrt(count)
+
+    def is_inside(true: float) -> bool:
+        gap = share - true
+        estimated, at_worst = _score(gap, true, worth), _score(gap, true, min(worth, clusters_worth))
+        skewed = ratios.unskewed(gap / math.sqrt(variance), bend) if variance > 0 else math.copysign(math.inf, gap)
+        return abs(at_worst) <= widest and min(abs(estimated), abs(skewed)) <= bound
+
+    return edge(is_inside, share, 0.0), edge(is_inside, share, 1.0)
+
+
+def _score(gap: float, true: float, worth: float) -> float:
+    """Return the distance of an observed share from a true one, in standard errors under the true one."""
+    if not 0 < true < 1:
+        return math.copysign(math.inf, gap) if gap else 0.0
+    return gap / math.sqrt(true * (1 - true) / worth)

@@ -1,0 +1,165 @@
+"""What the questions of a grid can show: under the plan of jobs that are to be compared with a baseline.
+
+The baseline is the job that `task.early_stop_vs` names or, without it, the unquantized one among quantized ones: a grid
+over models or prompts names none, and gets no such lines. The numbers are those of `runner-compare --plan-questions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from runner.config.root import RunnerConfig
+from runner.config.task import QuestionsConfig
+from runner.core.errors import EvidenceError
+from runner.core.margins import points_of_margin, questions_needed
+from runner.core.planning import expected_disagreement
+from runner.core.result import Verdict
+from runner.core.stats import ALPHA, POWER, detectable_difference
+from runner.estimates.jobs import JobEstimate, clock
+from runner.grid.plan import PlannedJob, State
+from runner.store.jobs import Job, read_samples
+
+UNQUANTIZED = "none"
+MARGIN = 0.02  # the loss that is planned for, unless task.early_stop_margin names another one
+USUAL_DISAGREEMENT = 0.1  # 4 bits on the embedded model's questions: 14 %, 8 bits: 2 % (docs/compare.md)
+MAX_PAIRS = 8  # of jobs whose samples are read: more would take long and tell little
+
+
+@dataclass
+class ComparedJobs:
+    """Jobs of a grid that answer the same questions as their baselines."""
+
+    questions: int
+    baselines: dict[str, str]  # job -> its baseline, by their ids
+    names: list[str]  # of the baselines
+    jobs: dict[str, Job]
+    numbers: list[int]  # of all of them in the plan
+    is_done: dict[str, bool]
+    margin: float
+
+
+def question_lines(plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstimate], is_quick: bool) -> list[str]:
+    """Return what each set of questions can show; without the number of questions for a margin if `is_quick`."""
+    lines = []
+    for compared in _compared(plan):
+        disagreement, basis = _disagreement(compared)
+        comparisons = len(compared.baselines)
+        alpha = ALPHA / comparisons
+        least = detectable_difference(compared.questions, disagreement, alpha)
+        could = (
+            "could detect no difference" if least is None else f"could detect a difference of {100 * least:.1f} points"
+        )
+        others = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
+        lines.append(
+            f"{compared.questions:,} questions a job {could} from {' or '.join(compared.names)} with {POWER:.0%} power "
+            f"({others}, {basis})"
+        )
+        if not is_quick:  # an exact sum over all tables, with scipy
+            needed = questions_needed(compared.margin, disagreement, alpha)
+            margin = points_of_margin(compared.margin)
+            about = "more than ten million" if needed is None else f"about {_rounded(needed):,}"
+            takes = "" if needed is None else _time(compared, estimates, needed)
+            lines.append(
+                f"    {about} questions a job would show 'as good within {margin}' if neither is better{takes}"
+            )
+    return lines
+
+
+def _compared(plan: Sequence[PlannedJob]) -> list[ComparedJobs]:
+    """Return the jobs with verdicts on the same questions that have a baseline in this plan or by name."""
+    groups: dict[str, list[int]] = {}
+    for number, planned in enumerate(plan):
+        if planned.job is not None and planned.same_as is None and _has_verdicts(planned.config):
+            groups.setdefault(planned.data_digest, []).append(number)
+    found = []
+    for numbers in groups.values():
+        baselines, names = {}, dict[str, None]()
+        for number in numbers:
+            for base, name in _baseline(plan, number, numbers):
+                baselines[plan[number].job_id] = base
+                names[name] = None
+        if baselines:
+            of = [number for number in numbers if plan[number].job_id in baselines.keys() | baselines.values()]
+            tasks = [config.task for number in of if (config := plan[number].config) is not None]
+            margins = [points for task in tasks if (points := getattr(task, "early_stop_margin", None)) is not None]
+            found.append(
+                ComparedJobs(
+                    plan[of[0]].input_count or 0,
+                    baselines,
+                    list(names),
+                    {plan[number].job_id: job for number in of if (job := plan[number].job) is not None},
+                    of,
+                    {plan[number].job_id: plan[number].state is State.done for number in of},
+                    margins[0] / 100 if margins else MARGIN,
+                )
+            )
+    return found
+
+
+def _baseline(plan: Sequence[PlannedJob], number: int, among: Iterable[int]) -> Iterable[tuple[str, str]]:
+    """Yield the id of a job's baseline, and the words for it, if it has one."""
+    planned = plan[number]
+    config = planned.config
+    if config is None:
+        return
+    if planned.after:
+        yield planned.after, str(getattr(config.task, "early_stop_vs", None) or planned.after)
+    elif config.quantization.name != UNQUANTIZED and not planned.is_compared:
+        for other in among:
+            base = plan[other].config
+            if base is not None and base.quantization.name == UNQUANTIZED and _differ_in_quantization(config, base):
+                yield plan[other].job_id, f"quantization={UNQUANTIZED}"
+                return
+
+
+def _differ_in_quantization(config: RunnerConfig, base: RunnerConfig) -> bool:
+    """Whether two jobs differ in nothing but the quantization."""
+    return replace(base, quantization=config.quantization) == config
+
+
+def _has_verdicts(config: RunnerConfig | None) -> bool:
+    """Whether a job gives one verdict on each of independent questions: only for these the numbers are known."""
+    task = config.task if config is not None else None
+    is_plain = isinstance(task, QuestionsConfig) and task.cluster is None and getattr(task, "samples", 1) == 1
+    return is_plain and task is not None and task.gives_verdicts
+
+
+def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
+    """Return the share of questions on which two runs are expected to differ, and where it is from."""
+    differing = n = pairs = 0
+    for job_id, base_id in compared.baselines.items():
+        if pairs < MAX_PAIRS and compared.is_done.get(job_id) and compared.is_done.get(base_id):
+            try:
+                ours, theirs = (_solved(compared.jobs[it]) for it in (job_id, base_id))
+            except EvidenceError:  # damaged samples are reported where they are used
+                continue
+            both = ours.keys() & theirs.keys()
+            differing += sum(ours[index] != theirs[index] for index in both)
+            n, pairs = n + len(both), pairs + bool(both)
+    if not pairs:
+        return USUAL_DISAGREEMENT, f"if {USUAL_DISAGREEMENT:.0%} of the verdicts differ, as is usual"
+    rate = expected_disagreement(differing, n)
+    jobs = "1 job that is done" if pairs == 1 else f"{pairs} jobs that are done"
+    return rate, f"if {rate:.1%} of the verdicts differ, as in {jobs}"
+
+
+def _solved(job: Job) -> dict[int, bool]:
+    """Return which questions a job has solved."""
+    samples = read_samples(job.samples_path).values()
+    return {it.index: it.verdict is Verdict.correct for it in samples if not it.failed and not it.left_out}
+
+
+def _time(compared: ComparedJobs, estimates: Mapping[int, JobEstimate], questions: int) -> str:
+    """Return how long all jobs would take with so many questions, in proportion to what they take with theirs."""
+    times = [estimates[number].time for number in compared.numbers if number in estimates]
+    known = [time.seconds for time in times if time is not None]
+    if len(known) < len(compared.numbers) or not compared.questions:
+        return ""
+    return f", and take {clock(sum(known) * questions / compared.questions)} for these {len(known)} jobs here"
+
+
+def _rounded(number: int) -> int:
+    """Round up to three digits: a plan is no more exact."""
+    step = int(10 ** max(0, len(str(number)) - 3))
+    return -(-number // step) * step

@@ -1,0 +1,66 @@
+"""task.check_invariance=auto: a few questions are asked a second time, in the same session as the others.
+
+In bfloat16 a greedy answer can change with the rows that are decoded along. A question's second row enters after its
+first answer is there, beside the questions that are then decoded, so that it takes as long as any other question. By
+itself, or in a batch of their own, a few rows take much longer than their share: a step of few rows hardly takes less
+time than one of many. So a question is asked again only while others wait for a place. Nothing is asked again if all
+rows decode at the same time, if only one does, or by a server, which batches rows as it likes and may cost money.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from runner.core.result import Sample
+from runner.engines.base import Completion, Request
+from runner.engines.contract import Engine
+from runner.store.jobs import Recorder
+from runner.tasks.base import Context
+from runner.tasks.completing import refuse_foreign, refuse_other_prompts, to_ask
+
+AGAIN = "again.jsonl"
+PREFIX = "again "
+
+
+class AskingAgain:
+    """The second rows of some questions, and the file that keeps their answers."""
+
+    def __init__(self, requests: list[Request], context: Context, to_sample: Callable[..., Sample]) -> None:
+        self.requests, self.first, self.to_sample = requests, context.recorder, to_sample
+        self.recorder = Recorder(context.recorder.job, AGAIN)
+        refuse_foreign(self.recorder, requests, partial(rejection_of_second, self.first.done))
+        is_alone = context.config.generation.batch_size == 1
+        self.waiting = [] if is_alone else to_ask(requests, context, self.recorder)
+
+    def begin(self, engine: Engine) -> None:
+        """Reject answers of an earlier start to other prompts, once the engine can encode them."""
+        refuse_other_prompts(self.recorder, self.requests, engine)
+
+    def due(self) -> list[Request]:
+        """Return the second rows of the questions that have been answered meanwhile."""
+        ready = [request for request in self.waiting if request.id in self.first.done]
+        self.waiting = [request for request in self.waiting if request.id not in self.first.done]
+        return [replace(it, id=f"{PREFIX}{it.id}", random_id=it.effective_random_id) for it in ready]
+
+    def record(self, *choices: Completion) -> None:
+        """Record the answers of a second row."""
+        self.recorder.sample(self.to_sample(*(replace(it, id=int(str(it.id).removeprefix(PREFIX))) for it in choices)))
+
+    def answers(self) -> list[Sample]:
+        """Return the answers that there are, those of earlier starts too."""
+        return [self.recorder.done[number] for it in self.requests if (number := int(it.id)) in self.recorder.done]
+
+    def close(self) -> None:
+        """Close the file."""
+        self.recorder.close()
+
+
+def rejection_of_second(first: Mapping[int, Sample], sample: Sample) -> str | None:
+    """Say why a second answer does not belong to its question's first one; None if it does, or if there is none."""
+    mine = first.get(sample.index)
+    if mine is None:
+        return None
+    is_same = (sample.question, sample.gold, sample.prompt_sha256) == (mine.question, mine.gold, mine.prompt_sha256)
+    return None if is_same else f"is not question {sample.index} of this job"

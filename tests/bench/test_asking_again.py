@@ -1,0 +1,31 @@
+"""Asking a few questions again beside the others takes fewer passes than asking them afterwards."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.checkpoints.resolve import resolve
+from runner.config.compose import compose
+from runner.config.hydra import to_config
+from runner.engines.kinds import kind_of
+
+
+@pytest.mark.slow
+def test_beside_the_others_few_further_passes_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+    from asking_again import ALONE, BESIDE, Work
+
+    config = to_config(*compose(["task.limit=500", "generation.max_new_tokens=3"]))
+    engine = kind_of(config.model).open_engine(config, resolve(config))
+    try:
+        engine.load()
+        work = Work(config, engine)
+        (none, _, plain), (few, _, beside), (also, _, alone) = map(work.count, ("not at all", BESIDE, ALONE))
+    finally:
+        engine.close()
+    assert (none, few, also) == (0, 5, 5)
+    assert beside - plain <= 3
+    assert alone - plain >= 10

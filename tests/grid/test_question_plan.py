@@ -1,0 +1,100 @@
+"""What a plan says about the number of questions: for which grids, and that its numbers are those of the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runner.config.generation import GenerationConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Gsm8kConfig
+from runner.core.margins import questions_needed
+from runner.core.planning import expected_disagreement
+from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.stats import detectable_difference
+from runner.estimates.jobs import JobEstimate
+from runner.estimates.speed import Estimate, EstimateBasis
+from runner.grid.plan import PlannedJob, State
+from runner.grid.question_plan import question_lines
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config, Nf4Config
+from runner.store.jobs import Job
+
+Make = Callable[..., RunnerConfig]
+USUAL = 0.1
+
+
+def planned(
+    make_config: Make, folder: Path, quantization: QuantizationConfig | None = None, **task: object
+) -> PlannedJob:
+    generation = GenerationConfig(temperature=0.7)
+    config = make_config(task=Gsm8kConfig(**{"limit": 500} | task), generation=generation)  # type: ignore[arg-type]
+    if quantization is not None:
+        config = replace(config, quantization=quantization)
+    name = config.quantization.name + "".join(f" {value}" for value in task.values())
+    job = Job(name, folder / name)
+    return PlannedJob([], config, job=job, state=State.todo, input_count=500, data_digest="digest")
+
+
+def record(job: Job, solved: set[int]) -> None:
+    job.folder.mkdir()
+    samples = [
+        Sample(index, "sha", 9, "text", [1], FinishReason.stop, 0.1, question=f"q {index}", gold="7",
+               verdict=Verdict.correct if index in solved else Verdict.wrong)
+        for index in range(500)
+    ]  # fmt: skip
+    job.samples_path.write_text("".join(f"{one.to_json()}\n" for one in samples))
+
+
+def test_quantized_jobs_are_planned_against_the_unquantized_one(make_config: Make, tmp_path: Path) -> None:
+    plan = [planned(make_config, tmp_path, it) for it in (None, Nf4Config(), Int8Config())]
+    time = Estimate(10.0, 0.2, EstimateBasis.recorded)
+    lines = question_lines(plan, {number: JobEstimate(time=time) for number in range(3)}, is_quick=False)
+    least, needed = detectable_difference(500, USUAL, 0.025), questions_needed(0.02, USUAL, 0.025)
+    assert least is not None
+    assert needed is not None
+    assert lines[0] == (
+        f"500 questions a job could detect a difference of {100 * least:.1f} points from quantization=none with 80% "
+        "power (2 comparisons, if 10% of the verdicts differ, as is usual)"
+    )
+    assert lines[1].startswith("    about 2,")
+    assert "questions a job would show 'as good within 2 points' if neither is better, and take" in lines[1]
+    assert lines[1].endswith("for these 3 jobs here")
+    assert question_lines(plan, {}, is_quick=True) == lines[:1]
+
+
+def test_the_disagreement_is_that_of_jobs_that_are_done(make_config: Make, tmp_path: Path) -> None:
+    plan = [planned(make_config, tmp_path, it) for it in (None, Nf4Config(), Int8Config())]
+    for number, solved in ((0, range(200)), (1, range(20, 220))):
+        plan[number].state = State.done
+        record(plan[number].job, set(solved))  # type: ignore[arg-type]
+    rate = expected_disagreement(40, 500)
+    (line,) = question_lines(plan, {}, is_quick=True)
+    assert f"if {rate:.1%} of the verdicts differ, as in 1 job that is done" in line
+
+
+def test_the_baseline_may_be_that_of_an_early_stop(make_config: Make, tmp_path: Path) -> None:
+    plan = [planned(make_config, tmp_path, early_stop_vs=it, early_stop_margin=it and 3) for it in (None, "lora=none")]
+    plan[1].after, plan[1].is_compared = plan[0].job_id, True
+    first, second = question_lines(plan, {}, is_quick=False)
+    assert "from lora=none with 80% power (1 comparison, " in first
+    assert "'as good within 3 points'" in second
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [[{}, {"instruction": "Go."}], [{"samples": 8}, {"samples": 8}], [{"cluster": "story"}, {"cluster": "story"}]],
+    ids=["no quantization", "several answers", "families"],
+)
+def test_other_grids_have_no_such_lines(make_config: Make, tmp_path: Path, tasks: list[dict[str, object]]) -> None:
+    of = [None, Nf4Config()] if tasks[0] == tasks[1] else [None, None]
+    plan = [planned(make_config, tmp_path, it, **task) for it, task in zip(of, tasks, strict=True)]
+    assert question_lines(plan, {}, is_quick=False) == []
+
+
+def test_another_prompt_is_not_a_baseline(make_config: Make, tmp_path: Path) -> None:
+    plan = [planned(make_config, tmp_path), planned(make_config, tmp_path, Nf4Config(), instruction="Go.")]
+    assert question_lines(plan, {}, is_quick=False) == []

@@ -1,0 +1,33 @@
+"""The score of a job: its accuracy has an interval over families, if its questions come in families."""
+
+from __future__ import annotations
+
+from runner.core.clustered_share import clustered_share_interval
+from runner.core.metrics import LINES
+from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.stats import wilson_interval
+from runner.scorers.totals import score
+
+
+def samples(families: list[str | None]) -> list[Sample]:
+    verdicts = [Verdict.correct if index % 3 else Verdict.wrong for index in range(len(families))]
+    return [
+        Sample(index, "sha", 3, "text", [1], FinishReason.stop, 0.1, cluster=family, verdict=verdict)
+        for index, (family, verdict) in enumerate(zip(families, verdicts, strict=True))
+    ]
+
+
+def test_questions_without_families_have_wilsons_interval() -> None:
+    metrics = score(samples([None] * 30))
+    assert (metrics["accuracy_low"], metrics["accuracy_high"]) == wilson_interval(20, 30)
+    assert "families" not in metrics
+
+
+def test_questions_in_families_have_the_interval_over_families() -> None:
+    families = [f"template {index // 5}" for index in range(30)]
+    metrics = score(samples([*families]))
+    expected = clustered_share_interval([bool(index % 3) for index in range(30)], families)
+    assert (metrics["accuracy_low"], metrics["accuracy_high"]) == expected
+    assert metrics["families"] == 6
+    shown = {line.label: line.write(metrics) for line in LINES if line.fits(metrics)}
+    assert shown["accuracy"].endswith("n = 30 in 6 families")
