@@ -10,6 +10,7 @@ import numpy as np
 
 from runner.core import ratios
 from runner.core.ratios import ENOUGH, EXACT_FLIPS, FLIPS, GROUP, ROUNDING
+from runner.core.stats import student_quantile
 
 FIRST = 1_000  # flips that are enough for a large p
 
@@ -22,7 +23,7 @@ def signs_of(tables: int) -> Signs:
     """Return the signs that the product draws for so many tables of eight differences [flips, differences]."""
     draw = Random(0).randbytes
     drawn = np.frombuffer(b"".join(draw(tables) for _ in range(FLIPS)), np.uint8).reshape(FLIPS, tables)
-    signs: Signs = np.unpackbits(drawn, axis=1, bitorder="little") * 2.0 - 1.0
+    signs: Signs = np.unpackbits(drawn, axis=1, bitorder="little").astype(np.float64) * 2 - 1
     return signs
 
 
@@ -42,4 +43,4 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 def use() -> None:
     """Let the tests of this process draw their flips in this way, and keep Student's quantiles."""
-    vars(ratios).update(sign_flip_p=sign_flip_p, student_quantile=lru_cache(maxsize=None)(ratios.student_quantile))
+    vars(ratios).update(sign_flip_p=sign_flip_p, student_quantile=lru_cache(maxsize=None)(student_quantile))

@@ -79,14 +79,15 @@ def opposite(texts: Texts, weights: Weights) -> list[float]:
 
 def verdict(texts: Texts, weights: Weights) -> Effect:
     """Return what runner-compare --pool says."""
-    it = pooled_likelihoods([PairedTexts(*map(np.ndarray.tolist, pair)) for pair in texts], "token", weights)
+    tasks = [PairedTexts(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
+    it = pooled_likelihoods(tasks, "token", weights)
     judge([it])
     return it
 
 
 def singles(texts: Texts, finding: Finding) -> bool:
     """Whether any single task shows this finding, Holm over the tasks."""
-    effects = [paired_likelihoods(*map(np.ndarray.tolist, pair), "token") for pair in texts]
+    effects = [paired_likelihoods(differences.tolist(), tokens.tolist(), "token") for differences, tokens in texts]
     for it in effects:
         it.needs = it.detects = None  # not of interest here, and they take long
     judge(effects)
@@ -95,7 +96,7 @@ def singles(texts: Texts, finding: Finding) -> bool:
 
 def by_student(texts: Texts, weights: Weights, truth: float) -> bool:
     """Whether Student's interval with Welch and Satterthwaite's degrees of freedom misses the truth."""
-    lists = [tuple(map(np.ndarray.tolist, pair)) for pair in texts]
+    lists = [(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
     share = shares(texts, weights)
     value = sum(part * ratios.ratio(*pair) for part, pair in zip(share, lists, strict=True))
     errors = [part * ratios.ratio_error(*pair) for part, pair in zip(share, lists, strict=True)]
