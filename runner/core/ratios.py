@@ -179,7 +179,7 @@ def detectable_shift(
     of_error = bound**2 * max(0.0, tails - 1 - bend**2 * samples) / (4 * samples)
     unknown = max(0.0, tails - 1) / (4 * seen) if seen else 0.0  # the variance of the logarithm of the error
     errors = bound + z * math.sqrt(slope**2 + of_error + unknown * (bound + z) ** 2)
-    return errors * error * (1 + 1 / samples + unknown)
+    return errors * error * (1 + 1 / samples + 2 * unknown)
 
 
 def detectable_loss(error: float, samples: int, loss: float, alpha: float, power: float = POWER) -> float:
