@@ -247,7 +247,7 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
         {"error": error, "size": int(total), "unit": unit, "tasks": len(tasks)},
         detects=lambda alpha: ratios.detectable_shift(error, freedom + 1, alpha, bend=bend),
         p_at=p_at,
-        needs=partial(samples_to_detect, error, n, bend=ratios.skewness(differences, sizes) / math.sqrt(n)),
+        needs=partial(samples_to_detect, error, n, bend=bend, upward=True),
     )
 
 
