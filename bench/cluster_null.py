@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import fast_flips
 import numpy as np
 from compare_null import NORMAL, Drawn, Rate, begin, drawn_run
 
@@ -78,6 +79,7 @@ def verdict(solved: Sequence[Solved], family: Families | None, margin: float | N
 def main() -> int:
     """Simulate and print; 1 if a promise is broken by more than noise."""
     pairs, generator, started = begin("cluster_null", __doc__)
+    fast_flips.use()
     broken = 0
     print(f"\n{pairs:,} pairs a line and side")
     print("families  size        accuracy   verdicts       called different     interval misses truth"

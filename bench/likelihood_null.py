@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import fast_flips
 import numpy as np
 from compare_null import Rate, begin, conclude
 
@@ -199,6 +200,7 @@ def few_and_skewed(generator: np.random.Generator, pairs: int) -> tuple[list[Rat
 def main() -> int:
     """Simulate and print; 1 if false positives, or intervals that miss the truth, are too many by more than noise."""
     pairs, generator, started = begin("likelihood_null", __doc__)
+    fast_flips.use()
     nulls, missed = few_and_skewed(generator, pairs)
     outside = [rate for rate in missed if rate.low > MISSES]
     what = f"intervals that miss the truth in more than {100 * MISSES:.0f} %, beyond noise"

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fast_flips
 import numpy as np
 from compare_null import Rate, begin
 
@@ -120,6 +121,7 @@ def real_answers() -> tuple[Counts, Counts]:
 def main() -> int:
     """Simulate and print; 1 if a promise is broken by more than noise."""
     pairs, generator, started = begin("mean_of_samples", __doc__)
+    fast_flips.use()
     broken = 0
     first, second = real_answers()
     real_gap = float((first - second).mean() / ANSWERS)

@@ -4,8 +4,9 @@
 equal runs, whose rate is known: n questions are drawn, as many as "about n would do" says, alone and as one of five
 comparisons of a table. Then the rate is not known: a first sample of few questions is drawn from equal runs, the plan
 is made from it, and the planned number of new questions is drawn. The control plans from the observed share of the
-first sample alone, as earlier versions did. Last, log-likelihoods. The verdicts are runner-compare's own. Rates have
-their 95 % intervals (Wilson). The exit code is 1 where a power misses 80 % by more than 3 points, beyond noise; where
+first sample alone, as earlier versions did. Last, log-likelihoods: normal ones, and the skewed differences of two
+quantizations of the embedded model, centred and drawn again. The verdicts are runner-compare's own. Rates have their
+95 % intervals (Wilson). The exit code is 1 where a power misses 80 % by more than 3 points, beyond noise; where
 fewer than two disagreements are expected in the first sample, only a lower power counts as a miss.
 """
 
@@ -17,10 +18,12 @@ import time
 from functools import cache
 from statistics import median
 
+import fast_flips
 import numpy as np
 from compare_null import SLACK, Rate
+from likelihood_null import REAL_TEXTS, Numbers, real_texts
 
-from runner.core.effects import Finding, judge, paired_accuracies
+from runner.core.effects import Effect, Finding, judge, paired_accuracies
 from runner.core.margins import MarginVerdict, questions_needed
 from runner.core.number_effects import paired_likelihoods
 from runner.core.planning import questions_to_detect, samples_to_detect
@@ -41,6 +44,8 @@ FIRST = [
 ]  # n, disagreement
 SIZE = 0.05  # the margin, and the difference to detect, after a first sample
 TEXTS, FIRST_TEXTS, SHIFT = 600, 200, 0.004  # pairs; samples of a first pair; nats per token
+SKEWED, FIRST_SKEWED = 500, (50, 200)  # pairs; samples of a first pair
+ERRORS = 3.2  # the difference of skewed texts, in standard errors of 200 of them
 
 
 @cache
@@ -140,6 +145,45 @@ def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
     return rates
 
 
+def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
+    """Print the rates of real, skewed differences with as many samples as are said to be needed.
+
+    Return those that need most of them, and those of losses, which such a plan finds more often: texts that are far off
+    are worse.
+    """
+    print(f"\nskewed log-likelihoods, planned from a first sample: {pairs:,} plans a line")
+    print("texts       first n  samples  to be shown        power of the plan")
+    harder: list[Rate] = []
+    easier: list[Rate] = []
+    for name, (differences, tokens) in real_texts().items():
+        shift = ERRORS * ratio_error(differences.tolist(), tokens.tolist()) * (REAL_TEXTS / 200) ** 0.5
+
+        def pair(n: int, moved: float, all_texts: tuple[Numbers, Numbers] = (differences, tokens)) -> Effect:
+            chosen = generator.integers(REAL_TEXTS, size=n)
+            sizes = all_texts[1][chosen]
+            return paired_likelihoods((all_texts[0][chosen] + moved * sizes).tolist(), sizes.tolist(), "token")
+
+        for first in FIRST_SKEWED:
+            for what, moved in (("as good", 0.0), ("worse", -shift), ("better", shift)):
+                hits, planned = 0, []
+                for _ in range(pairs):
+                    seen = pair(first, 0.0)
+                    needs = seen.needs if what == "as good" else seen.needs_to_detect
+                    assert needs is not None
+                    n = needs(shift, ALPHA)
+                    assert n is not None
+                    planned.append(n)
+                    effect = pair(n, moved)
+                    effect.needs = effect.detects = None  # not of interest here, and they take long
+                    judge([effect], {effect.measure: shift} if what == "as good" else {})
+                    as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)
+                    hits += as_good if what == "as good" else str(effect.finding) == what
+                rate = Rate(hits, pairs)
+                print(f"{name:10s}  {first:7d}  {median(planned):7.0f}  {what:11s}  {rate}", flush=True)
+                (easier if what == "worse" else harder).append(rate)
+    return harder, easier
+
+
 def main() -> int:
     """Simulate and print; 1 where a power is off by more than is allowed and noise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,9 +192,13 @@ def main() -> int:
     options = parser.parse_args()
     print(f"python bench/planning_null.py --pairs {options.pairs} --seed {options.seed}\n")
     generator, started = np.random.default_rng(options.seed), time.perf_counter()
+    fast_flips.use()
     both_sides = known(generator, options.pairs)
     many, few = after_a_first_sample(generator, options.pairs)
-    both_sides += [*many, *of_likelihoods(generator)]
+    normal = of_likelihoods(generator)
+    harder, easier = of_skewed_likelihoods(generator, SKEWED)
+    both_sides += [*many, *normal, *harder]
+    few += easier
     low = [rate for rate in (*both_sides, *few) if rate.high < POWER - SLACK]
     high = [rate for rate in both_sides if rate.low > POWER + SLACK]
     print(

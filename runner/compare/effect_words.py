@@ -68,15 +68,15 @@ METHODS = {
         LIKELIHOODS,
         sample="{n:,}, {size:,} {unit}s",
         legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
-        f"(up to {FLIPS:,} flips; p is {CAUTION:g} times the share that reaches the sum, or {CAUTION:g} times the p of "
-        "a t-test without the differences' skewness, if that is larger);",
+        f"(up to {FLIPS:,} flips; p is {CAUTION:g} times the share that reaches the sum, or {CAUTION:g} times the "
+        "larger p of t-tests with and without the differences' skewness, if that is larger);",
     ),
     Method.number_flips: MethodWords(
         NUMBERS,
         sample="{questions:,}{grouping}",
         legend=f"p: signs of the questions' differences are flipped (up to {FLIPS:,} flips; p is {CAUTION:g} times the "
-        f"share that reaches the sum, or {CAUTION:g} times the p of a t-test without the differences' skewness, if "
-        "that is larger);",
+        f"share that reaches the sum, or {CAUTION:g} times the larger p of t-tests with and without the differences' "
+        "skewness, if that is larger);",
     ),
     Method.student_t: MethodWords(
         REPEATS,

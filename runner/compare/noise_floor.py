@@ -14,6 +14,7 @@ from runner.compare.effect_words import fill, quantity
 from runner.compare.pairing import compare_pair
 from runner.compare.runs import SampleReader
 from runner.core.effects import Effect, Finding, judge
+from runner.core.stats import ALPHA
 
 MAX_EARLIER_RUNS = 3  # runs of the same job that are read: each may have to be fetched
 
@@ -25,7 +26,7 @@ def repeats_among(candidates: Sequence[Run], baseline: dict[str, str]) -> set[st
 
 
 def beside_noise(rows: Sequence[TableRow], reader: SampleReader) -> None:
-    """Judge the repeats, each by itself, and say which findings are no larger than their baseline's noise."""
+    """Judge the repeats, each by itself, and say beside each finding what the baseline's noise is, if it matters."""
     floors: dict[str, list[Effect]] = {}
     for row in rows:
         if row.is_repeat and row.effect is not None and row.baseline is not None:
@@ -40,10 +41,14 @@ def beside_noise(rows: Sequence[TableRow], reader: SampleReader) -> None:
         noise = [it for it in floors.get(base.run.run_id, []) if it.measure == effect.measure]
         noise += earlier_effects(base.run, reader) if base.run.score and not base.run.parts else []
         largest = max(noise, key=lambda it: abs(it.value), default=None)
-        if largest is not None and abs(effect.value) <= abs(largest.value):
-            of = quantity(largest)
-            size = f"{of.write(abs(largest.value)).removeprefix('+')} {fill(of.unit, largest)}"
+        if largest is None:
+            continue
+        of = quantity(largest)
+        size = f"{of.write(abs(largest.value)).removeprefix('+')} {fill(of.unit, largest)}"
+        if abs(effect.value) <= abs(largest.value):
             effect.remark = _joined(effect.remark, f"no larger than the baseline's difference from itself ({size})")
+        elif min(it.p for it in noise) * len(noise) < ALPHA:
+            effect.remark = _joined(effect.remark, f"the baseline differs from itself, too, beyond chance ({size})")
 
 
 def earlier_effects(base: Run, reader: SampleReader) -> list[Effect]:

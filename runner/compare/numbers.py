@@ -67,8 +67,8 @@ def compare_numbers(run: Run, base: Run, reader: SampleReader) -> Effect:
         shift = math.fsum(differences) / math.fsum(sizes)
         signed = f"{shift:+.4g}".replace("-", "−")
         raise TooFew(f"too few {what} to test: {len(sizes)}, at least {MIN_TEXTS} (Δ {signed} {run.number})")
-    one, other = (math.fsum(it[side] or 0.0 for it in values) / len(values) for side in (0, 1))
-    effect = paired_numbers(run.number or "", differences, sizes, better_of(run), (one, other))
+    sides = ([it[side] or 0.0 for it in values] for side in (0, 1))
+    effect = paired_numbers(run.number or "", differences, sizes, better_of(run), *sides)
     if clusters is not None:
         effect.counts["grouping"] = f", in {len(sizes):,} {what}"
     return effect

@@ -8,18 +8,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 
-from runner.core import ratios
+from runner.core import ratios, stats
 from runner.core.effects import Effect, Method
 from runner.core.metrics import Better
 from runner.core.over_runs import MIN_RUNS, RatioOfRuns, runs_needed
 from runner.core.planning import samples_to_detect
+
+MIN_DIFFERING = 20  # questions: of fewer, the sizes of the observed differences say too little (bench/numbers_null.py)
 
 
 def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], unit: str) -> Effect:
     """Compare log-likelihoods of the same samples: their differences in nats, and how many units each sample has."""
     error, n = ratios.ratio_error(differences, sizes), len(differences)
     bend = ratios.skewness(differences, sizes) / math.sqrt(n)
-    needs = partial(samples_to_detect, error, n, bend=bend)  # a margin is a difference that a test has to exclude
+    tails = ratios.kurtosis(differences, sizes)
+    needs = partial(samples_to_detect, error, n, bend=bend, tails=tails)
     return Effect(
         Method.sign_flips,
         "log_likelihood",
@@ -29,24 +32,71 @@ def paired_likelihoods(differences: Sequence[float], sizes: Sequence[float], uni
         n,
         n,
         {"error": error, "size": int(sum(sizes)), "unit": unit},
-        detects=lambda alpha: ratios.detectable_shift(error, n, alpha, bend=bend),
+        detects=lambda alpha: ratios.detectable_shift(error, n, alpha, bend=bend, tails=tails),
         p_at=lambda shift: ratios.paired_p(
             [difference - shift * size for difference, size in zip(differences, sizes, strict=True)], sizes
         ),
-        needs=needs,
+        needs=partial(needs, upward=True),  # a margin is a difference that a test has to exclude
         needs_to_detect=needs,
         texts=(differences, sizes),
     )
 
 
 def paired_numbers(
-    name: str, differences: Sequence[float], sizes: Sequence[float], better: Better, means: tuple[float, float]
+    name: str,
+    differences: Sequence[float],
+    sizes: Sequence[float],
+    better: Better,
+    ours: Sequence[float],
+    theirs: Sequence[float],
 ) -> Effect:
-    """Compare a number that each question has, from sums over so many questions; `means` are those of both sides."""
+    """Compare a number that each question has, from sums of differences over so many questions.
+
+    Where few questions differ, the next one may differ by the whole range of the numbers, and the observed differences
+    do not show that: then the differences also count by their signs alone, each as large as that range, and the
+    interval joins both. The detectable difference may be in a few questions that lose everything.
+    """
     it = paired_likelihoods(differences, sizes, name)
+    least, most, n = min(*ours, *theirs), max(*ours, *theirs), len(sizes)
+    means = [math.fsum(side) / len(side) for side in (ours, theirs)]
     counts = {"error": it.counts["error"], "questions": int(sum(sizes)), "unit": name}
     counts |= {"mean": means[0], "baseline_mean": means[1], "grouping": ""}
-    return replace(it, method=Method.number_flips, measure=f"number:{name}", better=better, counts=counts)
+    wins, losses = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
+    widest = (most - least) * max(sizes) * n / math.fsum(sizes)
+    low, high, by_flips = it.low, it.high, it.p_at
+    assert by_flips is not None
+
+    def p_at(shift: float) -> float:
+        p = by_flips(shift)
+        if wins + losses >= MIN_DIFFERING or not widest:
+            return p
+        return max(p, stats.paired_difference_p(wins, losses, n, max(-1.0, min(1.0, shift / widest))))
+
+    if wins + losses < MIN_DIFFERING and widest:
+        by_signs = stats.paired_difference_interval(wins, losses, n)
+        low, high = min(low, widest * by_signs[0]), max(high, widest * by_signs[1])
+    lost = [most - value if better is Better.lower else value - least for value in theirs]
+    loss = math.fsum(value**2 for value in lost) / math.fsum(lost) if any(lost) else 0.0
+    loss *= n / math.fsum(sizes)
+
+    def detects(alpha: float) -> float | None:
+        moved = it.detects(alpha) if it.detects else None
+        return None if moved is None else max(moved, ratios.detectable_loss(counts["error"], n, loss, alpha))
+
+    return replace(
+        it,
+        method=Method.number_flips,
+        measure=f"number:{name}",
+        better=better,
+        counts=counts,
+        low=low,
+        high=high,
+        p=p_at(0.0),
+        p_at=p_at,
+        detects=detects,
+        needs=None,
+        needs_to_detect=None,
+    )
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,20 @@ def detection_power(n: int, noise_rate: float, difference: float, alpha: float =
 
 
 def samples_to_detect(
-    error: float, samples: int, shift: float, alpha: float = ALPHA, power: float = POWER, bend: float = 0.0
+    error: float,
+    samples: int,
+    shift: float,
+    alpha: float = ALPHA,
+    power: float = POWER,
+    bend: float = 0.0,
+    tails: float = 3.0,
+    upward: bool | None = None,
 ) -> int | None:
     """Return how many samples detect a difference of likelihoods; None if ten million are not enough.
 
-    As many decide about a margin of this size, if neither run is better: the test then has to exclude the margin.
-    `error` is the standard error over the samples so far, `bend` their skewness over the root of their number; both
-    fall with the root of that number.
+    As many decide about a margin of this size, if neither run is better: the test then has to exclude the margin, which
+    is below (`upward`). `error` is the standard error over the samples so far, `bend` their skewness over the root of
+    their number; both fall with the root of that number. `tails` is their kurtosis.
     """
     assert shift > 0
     if samples < 2 or not math.isfinite(error):
@@ -71,7 +78,7 @@ def samples_to_detect(
 
     def shows(n: int) -> float:
         smaller = math.sqrt(samples / n)
-        detectable = detectable_shift(error * smaller, n, alpha, power, bend * smaller)
+        detectable = detectable_shift(error * smaller, n, alpha, power, bend * smaller, tails, samples, upward)
         return 1.0 if detectable is not None and detectable <= shift else 0.0
 
     needed = fewest(shows, 1.0)

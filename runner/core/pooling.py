@@ -215,40 +215,50 @@ def _with_losses(task: PairedVerdicts, difference: float) -> PairedVerdicts:
 def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights) -> Effect:
     """Pool the paired log-likelihoods of several tasks, in nats per unit; by questions, all units count the same.
 
-    Each task has at least two texts. The interval is Student's, with Welch and Satterthwaite's degrees of freedom.
+    Each task has at least two texts. Test and interval are those of a single task; error, skewness and degrees of
+    freedom are those of the weighted mean, within tasks.
     """
     totals = [math.fsum(task.sizes) for task in tasks]
     total = math.fsum(totals)
     shares = [one / total if weights is Weights.questions else 1 / len(tasks) for one in totals]
-    by_task = list(zip(tasks, shares, totals, strict=True))
-    own = [(ratios.ratio(task.differences, task.sizes), task) for task in tasks]
-    value = math.fsum(share * one for share, (one, _) in zip(shares, own, strict=True))
-    errors = [share * ratios.ratio_error(task.differences, task.sizes) for task, share, _ in by_task]
-    error = math.hypot(*errors)
+    by_unit = [share / whole for share, whole in zip(shares, totals, strict=True)]
+    value = math.fsum(
+        share * ratios.ratio(task.differences, task.sizes) for share, task in zip(shares, tasks, strict=True)
+    )
+    error, bend, freedom = _uncertainty(tasks, shares)
     n = sum(len(task.sizes) for task in tasks)
 
-    sizes = [share / whole * size for task, share, whole in by_task for size in task.sizes]
-    differences = [share / whole * difference for task, share, whole in by_task for difference in task.differences]
-
     def p_at(shift: float) -> float:
-        return ratios.paired_p(
-            [difference - shift * size for difference, size in zip(differences, sizes, strict=True)], sizes
-        )
+        differences = [
+            weight * (difference - shift * size)
+            for task, weight in zip(tasks, by_unit, strict=True)
+            for difference, size in zip(task.differences, task.sizes, strict=True)
+        ]
+        return ratios.cautious_p(differences, value - shift, error, bend, freedom)
 
-    fourth = math.fsum(one**4 / (len(task.sizes) - 1) for one, task in zip(errors, tasks, strict=True))
-    freedom = max(1, math.floor(error**4 / fourth)) if fourth else n - len(tasks)
-    half = stats.student_quantile(ALPHA, freedom) * error
     return Effect(
         Method.sign_flips,
         "log_likelihood",
         value,
-        value - half,
-        value + half,
+        *ratios.cautious_interval(value, error, bend, freedom),
         p_at(0.0),
         n,
         n,
         {"error": error, "size": int(total), "unit": unit, "tasks": len(tasks)},
-        detects=partial(ratios.detectable_shift, error, n),
+        detects=lambda alpha: ratios.detectable_shift(error, freedom + 1, alpha, bend=bend),
         p_at=p_at,
-        needs=partial(samples_to_detect, error, n, bend=ratios.skewness(differences, sizes) / math.sqrt(n)),
+        needs=partial(samples_to_detect, error, n, bend=bend, upward=True),
     )
+
+
+def _uncertainty(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> tuple[float, float, int]:
+    """Return the standard error of the weighted mean, its skewness, and Welch and Satterthwaite's freedom."""
+    square = cube = fourth = 0.0
+    for task, share in zip(tasks, shares, strict=True):
+        n, error = len(task.sizes), share * ratios.ratio_error(task.differences, task.sizes)
+        square += error**2
+        cube += error**3 * ratios.skewness(task.differences, task.sizes) / math.sqrt(n)
+        fourth += error**4 / (n - 1)
+    if not fourth:
+        return 0.0, 0.0, sum(len(task.sizes) - 1 for task in tasks)
+    return math.sqrt(square), cube / square**1.5, max(1, math.floor(square**2 / fourth))

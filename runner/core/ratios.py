@@ -77,10 +77,19 @@ def sign_flip_p(differences: Sequence[float], flips: int = FLIPS, seed: int = 0)
 
 def skewness(tops: Sequence[float], bottoms: Sequence[float]) -> float:
     """Return the skewness of the distances of the samples from the ratio; 0 if there are none."""
+    return _standardized_moment(tops, bottoms, 3)
+
+
+def kurtosis(tops: Sequence[float], bottoms: Sequence[float]) -> float:
+    """Return the kurtosis of the distances of the samples from the ratio: 3 if they are normal."""
+    return _standardized_moment(tops, bottoms, 4)
+
+
+def _standardized_moment(tops: Sequence[float], bottoms: Sequence[float], power: int) -> float:
     n, centre = len(tops), ratio(tops, bottoms)
     distances = [top - centre * bottom for top, bottom in zip(tops, bottoms, strict=True)]
     spread = math.fsum(one**2 for one in distances) / n
-    return math.fsum(one**3 for one in distances) / n / spread**1.5 if spread > 0 else 0.0
+    return math.fsum(one**power for one in distances) / n / spread ** (power / 2) if spread > 0 else 0.0
 
 
 def unskewed(t: float, bend: float) -> float:
@@ -98,26 +107,37 @@ def skewed_again(bound: float, bend: float) -> float:
 
 
 def paired_p(differences: Sequence[float], sizes: Sequence[float]) -> float:
-    """Return a cautious p for the equality of two runs: twice the larger p of sign flips and of Hall's test.
+    """Return a cautious p for the equality of two runs over the same samples."""
+    n, bend = len(differences), skewness(differences, sizes) / math.sqrt(len(differences))
+    return cautious_p(differences, ratio(differences, sizes), ratio_error(differences, sizes), bend, n - 1)
+
+
+def cautious_p(differences: Sequence[float], centre: float, error: float, bend: float, freedom: int) -> float:
+    """Return twice the largest p of sign flips, of Hall's test, and of Student's for a centre with this error.
 
     Flips are exact if differences are symmetric. If a few samples differ strongly in one direction, they call too many
     equal pairs different. Hall's test removes the observed skewness, which few samples understate. The two are wrong
     about different pairs: from MIN_TEXTS samples on, twice the larger p keeps the level (bench/likelihood_null.py).
+    Student's test is that of the interval, which would otherwise include 0 beside some findings.
     """
-    error, n = ratio_error(differences, sizes), len(differences)
     by_flips = CAUTION * sign_flip_p(differences)
     if by_flips >= 1 or error == 0:
         return min(1.0, by_flips)
-    t = unskewed(ratio(differences, sizes) / error, skewness(differences, sizes) / math.sqrt(n))
-    return min(1.0, max(by_flips, CAUTION * student_p(t, n - 1)))
+    t = centre / error
+    return min(1.0, max(by_flips, CAUTION * student_p(min(abs(t), abs(unskewed(t, bend))), freedom)))
 
 
 def paired_interval(differences: Sequence[float], sizes: Sequence[float]) -> tuple[float, float]:
-    """Return a cautious 95 % interval of the ratio: Student's and Hall's together, each at the level of `paired_p`."""
-    centre, error, n = ratio(differences, sizes), ratio_error(differences, sizes), len(differences)
+    """Return a cautious 95 % interval of the ratio."""
+    n, error = len(differences), ratio_error(differences, sizes)
     if math.isinf(error):
         return -math.inf, math.inf
-    bound, bend = student_quantile((1 - CONFIDENCE) / CAUTION, n - 1), skewness(differences, sizes) / math.sqrt(n)
+    return cautious_interval(ratio(differences, sizes), error, skewness(differences, sizes) / math.sqrt(n), n - 1)
+
+
+def cautious_interval(centre: float, error: float, bend: float, freedom: int) -> tuple[float, float]:
+    """Return a cautious 95 % interval: Student's and Hall's together, each at the level of `cautious_p`."""
+    bound = student_quantile((1 - CONFIDENCE) / CAUTION, freedom)
     above = max(bound, skewed_again(bound, bend))  # by which the estimate may exceed the truth, in standard errors
     below = max(bound, -skewed_again(-bound, bend))
     return centre - above * error, centre + below * error
@@ -132,15 +152,43 @@ def _signed_sums(values: Sequence[float]) -> list[float]:
 
 
 def detectable_shift(
-    error: float, samples: int, alpha: float = 1 - CONFIDENCE, power: float = POWER, bend: float = 0.0
+    error: float,
+    samples: int,
+    alpha: float = 1 - CONFIDENCE,
+    power: float = POWER,
+    bend: float = 0.0,
+    tails: float = 3.0,
+    seen: int | None = None,
+    upward: bool | None = None,
 ) -> float | None:
     """Return the smallest true difference of ratios that `paired_p` detects at this level with this power.
 
     `error` is its standard error, which few samples underestimate: by about 1 / samples in simulations. `bend` is the
-    skewness over the root of the number of samples: Hall's test asks for more in one direction, and here in both.
+    skewness over the root of the number of samples, `tails` the kurtosis. If the error was estimated from so many
+    `seen` samples, and others are tested, its own error costs power, too. `upward`: only a difference above 0 is of
+    interest; None: the direction that is harder to detect, which is the one opposite to the skewness.
     """
     if samples < 2:
         return None
+    bend = -abs(bend) if upward is None else bend if upward else -bend
     bound = student_quantile(alpha / CAUTION, samples - 1)
-    bound = max(bound, skewed_again(bound, abs(bend)), -skewed_again(-bound, abs(bend)))
-    return (bound + NormalDist().inv_cdf(power)) * error * (1 + 1 / samples)
+    bound = max(bound, skewed_again(bound, bend))
+    # With skewed samples the estimated error depends on the estimate: if one is too small, the other is too large.
+    slope = max(0.5, 1 - bound * bend / 2)
+    z = NormalDist().inv_cdf(power)
+    of_error = bound**2 * max(0.0, tails - 1 - bend**2 * samples) / (4 * samples)
+    unknown = max(0.0, tails - 1) / (4 * seen) if seen else 0.0  # the variance of the logarithm of the error
+    errors = bound + z * math.sqrt(slope**2 + of_error + unknown * (bound + z) ** 2)
+    return errors * error * (1 + 1 / samples + 2 * unknown)
+
+
+def detectable_loss(error: float, samples: int, loss: float, alpha: float, power: float = POWER) -> float:
+    """Return the smallest true difference that is detected if a few samples have all of it, each about so large.
+
+    Such samples add to the spread: with a difference of d, the variance of the mean grows by (loss · d - d²) / samples.
+    They also make the differences skewed in the direction in which Hall's test asks for no more than Student's.
+    """
+    errors = student_quantile(alpha / CAUTION, samples - 1) + NormalDist().inv_cdf(power)
+    own, square = errors * error * (1 + 1 / samples), errors * errors / samples
+    half = square * loss / 2  # of d² = own² + square (loss · d - d²)
+    return (half + math.sqrt(half * half + (1 + square) * own * own)) / (1 + square)

@@ -44,7 +44,7 @@ EFFECTS = [
     sequential_accuracies([(True, True), (True, False)]),
     sequential_accuracies([(True, True), (True, False)], 4),
     paired_likelihoods([0.1, -0.3, 0.2], [3.0, 5.0, 2.0], "token"),
-    paired_numbers("f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, (0.5, 0.5)),
+    paired_numbers("f1", [0.1, -0.3, 0.2], [1.0, 1.0, 1.0], Better.higher, [0.6, 0.4, 0.5], [0.5, 0.7, 0.3]),
     ratio_of_measurements("load_s", Measured([2.0], [2.0, 3.0, 2.5]), Measured([1.0], [1.0, 5.5, 1.2])),
     ratio_of_measurements("load_s", Measured([2.0, 3.0], [2.5]), Measured([1.0, 1.5], [1.25])),
 ]

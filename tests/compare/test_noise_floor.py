@@ -55,9 +55,16 @@ def test_a_finding_that_is_no_larger_than_the_noise_says_so(repeated: Store, sho
     assert ": worse (" in nf4
     assert nf4.endswith("no larger than the baseline's difference from itself (5.0 points)")
     assert ": worse (" in fp4
-    assert "itself" not in fp4
+    assert fp4.endswith("; the baseline differs from itself, too, beyond chance (5.0 points)")
     assert again.endswith("10 of 200 verdicts are not the same")
     assert "Holm: p adjusted for the 2 comparisons of this table" in out
+
+
+def test_noise_that_may_be_chance_is_not_said_beside_a_larger_finding(store: Store, show: Any) -> None:
+    store.job("quiet", "none", {**NONE, "task.repeat": "0"}, marks(180, N))
+    store.job("quiet", "none-again", {**NONE, "task.repeat": "1"}, marks(180, N, 2))
+    store.job("quiet", "fp4", {"quantization.name": "fp4", "task.repeat": "0"}, marks(180, N, 40))
+    assert rows_of(show, "quiet")["fp4"]["comparison"]["remark"] is None
 
 
 def test_a_repeat_can_be_named_as_the_baseline(repeated: Store, show: Any) -> None:

@@ -16,7 +16,7 @@ from runner.core.errors import ConfigError
 from runner.core.margins import questions_needed
 from runner.core.number_effects import paired_likelihoods
 from runner.core.planning import expected_disagreement, questions_to_detect, samples_to_detect
-from runner.core.ratios import skewness
+from runner.core.ratios import kurtosis, skewness
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -57,8 +57,10 @@ def test_likelihoods_count_samples_and_what_cannot_be_planned_says_why() -> None
     likelihood = paired_likelihoods([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     (_, row) = planned("margin=0.01nats", likelihood).rows
     assert row.plan is not None
-    bend = skewness([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7) / 21**0.5
-    assert row.plan.needed == samples_to_detect(likelihood.counts["error"], 21, 0.01, bend=bend)
+    texts = [0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7
+    bend, tails = skewness(*texts) / 21**0.5, kurtosis(*texts)
+    error = likelihood.counts["error"]
+    assert row.plan.needed == samples_to_detect(error, 21, 0.01, bend=bend, tails=tails, upward=True)
     rows = planned("margin=2", sequential_accuracies([(True, True)] * 9), unpaired_accuracies(9, 10, 8, 10)).rows
     assert [row.plan.reason for row in rows if row.plan] == [
         "it was compared while it ran",

@@ -23,7 +23,7 @@ from runner.core.effects import (
 from runner.core.margins import MarginVerdict
 from runner.core.number_effects import Measured, paired_likelihoods, ratio_of_measurements
 from runner.core.over_runs import runs_needed
-from runner.core.ratios import detectable_shift, ratio_error, skewness
+from runner.core.ratios import detectable_shift, kurtosis, ratio_error, skewness
 from runner.core.stats import detectable_difference, unpaired_detectable_difference
 
 
@@ -101,8 +101,9 @@ def test_the_detectable_difference_is_that_of_the_method_at_the_strictest_level_
     assert paired == detectable_difference(500, 30 / 500, alpha=0.05 / 2)
     assert unpaired == unpaired_detectable_difference(400, 500, 620 / 900, alpha=0.05 / 2)
     bend = skewness(differences, sizes) / 5**0.5
-    assert likelihood.detectable == detectable_shift(ratio_error(differences, sizes), 5, 0.05, bend=bend)
-    assert (likelihood.detectable or 0) > (detectable_shift(ratio_error(differences, sizes), 5, 0.05) or 1)
+    error, tails = ratio_error(differences, sizes), kurtosis(differences, sizes)
+    assert likelihood.detectable == detectable_shift(error, 5, 0.05, bend=bend, tails=tails)
+    assert (likelihood.detectable or 0) > (detectable_shift(error, 5, 0.05, tails=tails) or 1)
     without = [sequential_accuracies([(True, False)]), over_runs("load_s", [2.0, 3.0], [1.0, 1.5])]
     judge(without)
     assert [it.detectable for it in without] == [None, None]

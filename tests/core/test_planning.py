@@ -59,7 +59,8 @@ def test_samples_are_as_many_as_make_the_difference_detectable() -> None:
     shifts = [detectable_shift(0.002 * (200 / n) ** 0.5, n) for n in (needed, int(0.98 * needed))]
     assert None not in shifts
     assert shifts[0] <= 0.001 < shifts[1]  # type: ignore[operator]
-    more = [samples_to_detect(0.002, 200, *it) for it in [(0.002,), (0.001,), (0.001, 0.01), (0.001, 0.01, 0.9)]]
+    asked = [(0.002, 0.05, 0.8), (0.001, 0.05, 0.8), (0.001, 0.01, 0.8), (0.001, 0.01, 0.9)]
+    more = [samples_to_detect(0.002, 200, *it) for it in asked]
     assert all(one < other for one, other in pairwise(more))  # type: ignore[operator]
     assert samples_to_detect(0.002, 1, 0.001) is None
     assert samples_to_detect(1.0, 200, 1e-9) is None

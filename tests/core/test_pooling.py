@@ -118,6 +118,18 @@ def test_likelihoods_by_tasks_are_the_mean_of_the_ratios() -> None:
     assert pooled.p_at(pooled.value) == 1.0
 
 
+def test_likelihoods_of_one_small_skewed_task_are_as_uncertain_as_it_is() -> None:
+    draw = np.random.default_rng(3)
+    skewed = PairedTexts((1 - draw.exponential(size=60)).tolist(), [1.0] * 60)
+    quiet = PairedTexts((0.01 * draw.standard_normal(1000)).tolist(), [1.0] * 1000)
+    pooled = pooled_likelihoods([skewed, quiet], "token", Weights.tasks)
+    low, high = ratios.paired_interval(skewed.differences, skewed.sizes)
+    value = ratios.ratio(skewed.differences, skewed.sizes)
+    assert pooled.value - pooled.low == pytest.approx((value - low) / 2, rel=0.01)
+    assert pooled.high - pooled.value == pytest.approx((high - value) / 2, rel=0.01)
+    assert pooled.value - pooled.low > 1.1 * (pooled.high - pooled.value)
+
+
 def test_equal_likelihoods_have_no_difference() -> None:
     same = PairedTexts([0.0, 0.0, 0.0], [4.0, 5.0, 6.0])
     pooled = pooled_likelihoods([same, same], "token", Weights.tasks)

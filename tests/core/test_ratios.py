@@ -9,7 +9,9 @@ import pytest
 from scipy import stats as reference
 
 from runner.core.ratios import (
+    detectable_loss,
     detectable_shift,
+    kurtosis,
     paired_interval,
     paired_p,
     ratio,
@@ -74,6 +76,7 @@ def test_one_side_of_skewed_differences_is_less_certain() -> None:
     draw = Random(3)
     skewed, ones = [1 - draw.expovariate(1) for _ in range(60)], [1.0] * 60
     assert skewness(skewed, ones) == pytest.approx(reference.skew(skewed))
+    assert kurtosis(skewed, ones) == pytest.approx(reference.kurtosis(skewed, fisher=False))
     low, high = paired_interval(skewed, ones)
     mean, error = ratio(skewed, ones), ratio_error(skewed, ones)
     half = reference.t.ppf(1 - 0.025 / 2, 59) * error
@@ -92,6 +95,32 @@ def test_skewness_is_removed_and_put_back(bend: float) -> None:
 
 def test_what_is_detectable_shrinks_with_the_error_and_grows_with_the_comparisons() -> None:
     t, z = reference.t.ppf(1 - 0.05 / 2 / 2, 199), reference.norm.ppf(0.8)
-    assert detectable_shift(0.001, 200) == pytest.approx(0.001 * (t + z) * (1 + 1 / 200))
+    of_error = t**2 * (3 - 1) / (4 * 200)  # the variance of the estimated error, of normal samples
+    assert detectable_shift(0.001, 200) == pytest.approx(0.001 * (t + z * math.sqrt(1 + of_error)) * (1 + 1 / 200))
     assert (detectable_shift(0.001, 200, 0.05 / 3) or 0) > 0.001 * (t + z)
     assert detectable_shift(math.inf, 1) is None
+
+
+def test_what_lies_against_the_skewness_is_harder_to_detect_and_an_uncertain_error_costs_more() -> None:
+    down, up, either = (detectable_shift(0.001, 200, bend=-0.2, tails=12, upward=it) or 0 for it in (False, True, None))
+    assert 0 < down < up == either
+    assert detectable_shift(0.001, 200, bend=0.2, tails=12, upward=False) == up
+    planned = [detectable_shift(0.001, 200, bend=-0.2, tails=12, seen=it) or 0 for it in (None, 200, 50)]
+    assert planned == sorted(planned)
+    assert planned[0] == up
+
+
+def test_a_difference_that_few_samples_have_is_harder_to_detect() -> None:
+    moved = detectable_shift(0.02, 200, tails=1) or 0
+    assert detectable_loss(0.02, 200, 0.0, 0.05) < moved < detectable_loss(0.02, 200, 1.0, 0.05)
+    assert detectable_loss(0.02, 200, 1.0, 0.05) < detectable_loss(0.02, 200, 1.0, 0.01)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_p_decides_what_the_interval_shows(seed: int) -> None:
+    """A finding has an interval without 0, also where Hall's test alone would have one."""
+    draw, ones = Random(seed), [1.0] * 50
+    for shift in (-0.5, -0.4, -0.3, 0.3, 0.4, 0.5):
+        values = [1 - draw.expovariate(1) + shift for _ in range(50)]
+        low, high = paired_interval(values, ones)
+        assert paired_p(values, ones) >= 0.05 or not low <= 0 <= high

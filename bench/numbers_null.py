@@ -1,0 +1,216 @@
+"""How often is a comparison of numbers wrong, such as F1, BLEU, a Brier score or the length of an answer?
+
+`python bench/numbers_null.py [--pairs 200] [--seed 0] [--questions 50 200 1000]`. Each question has a number on each
+side. F1 is 0 or 1 for most questions, and differs in 5 or 40 % of them; BLEU is 0 for most; Brier scores all differ;
+lengths have a heavy tail (lognormal), and differ in 5 % of the questions or in all. The real ones are the lengths of
+the embedded model's answers with plain and 4-bit weights (hard5); a coin decides which run's answer belongs to which
+side, so that both sides are equal. First both sides are equal: how often are they called different? Then one side is
+moved by the same for all questions, or gets the worst number in 3 % of them: how often does the 95 % interval miss the
+true difference? Last, both happen with the minimum detectable difference: how often is it found? The verdicts are
+runner-compare's own, from the questions' numbers to the finding. The exit code is 1 if a false rate is above 5 %, an
+interval misses in more than 6 %, or a power is below 77 %, beyond noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import fast_flips
+import numpy as np
+from compare_null import SLACK, Rate
+from likelihood_null import MISSES
+
+from runner.compare.data import Answers, QuestionOutcome, Run
+from runner.compare.numbers import compare_numbers
+from runner.compare.runs import SampleReader
+from runner.compare.sample_numbers import OF_SAMPLES
+from runner.core.effects import Effect, Finding, judge
+from runner.core.stats import ALPHA, POWER
+from runner.store.jobs import read_samples
+
+QUESTIONS = [50, 200, 1000]
+LOST = 0.03  # of the questions, where one side loses everything
+REAL_QUESTIONS = 600
+MANY = 200_000  # questions that show the mean of a kind
+
+Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+Draw = Callable[[np.random.Generator, int], tuple[Numbers, Numbers]]
+
+
+class Drawn(SampleReader):
+    """Numbers that were drawn and lie in no file."""
+
+    def __init__(self) -> None:
+        self.drawn: dict[str, Answers] = {}
+
+    def numbers(self, run: Run) -> Answers:
+        """Return what was drawn for the run."""
+        return self.drawn[run.run_id]
+
+
+def verdict(ours: Numbers, theirs: Numbers, better: int = 1) -> Effect:
+    """Compare two runs by the number of each question."""
+    reader, runs = Drawn(), []
+    for name, values in (("ours", ours), ("theirs", theirs)):
+        runs.append(Run(name, name, "task", "1", "", {}, {}, facts={"better": str(better)}, number="number"))
+        reader.drawn[name] = {
+            (index, f"question {index}", ""): QuestionOutcome(False, "", number=value)
+            for index, value in enumerate(values.tolist())
+        }
+    it = compare_numbers(runs[0], runs[1], reader)
+    judge([it])
+    return it
+
+
+def redrawn(generator: np.random.Generator, values: Numbers, others: Numbers, share: float) -> tuple[Numbers, Numbers]:
+    """Return the values, and the same with others in the place of some of them."""
+    return np.where(generator.random(len(values)) < share, others, values), values
+
+
+def f1(generator: np.random.Generator, n: int) -> Numbers:
+    """Draw scores of which most are 0 or 1."""
+    kind = generator.random(n)
+    scores: Numbers = np.where(kind < 0.35, 0.0, np.where(kind < 0.7, 1.0, generator.beta(2, 2, n)))
+    return scores
+
+
+def bleu(generator: np.random.Generator, n: int) -> Numbers:
+    """Draw scores of which most are 0 and few are large."""
+    scores: Numbers = np.minimum(100.0, generator.lognormal(2.5, 0.8, n)) * (generator.random(n) < 0.4)
+    return scores
+
+
+def brier(generator: np.random.Generator, n: int) -> tuple[Numbers, Numbers]:
+    """Draw squared errors of probabilities; all questions differ a little."""
+    hard = 1.5 * generator.standard_normal(n) + 0.5
+    ours, theirs = (2 / (1 + np.exp(hard + 0.4 * generator.standard_normal(n))) ** 2 for _ in range(2))
+    return ours, theirs
+
+
+def lengths(generator: np.random.Generator, n: int) -> Numbers:
+    """Draw lengths with a heavy tail."""
+    return generator.lognormal(4.5, 1.0, n).round()
+
+
+def other_lengths(generator: np.random.Generator, n: int) -> tuple[Numbers, Numbers]:
+    """Draw lengths that differ for all questions."""
+    usual = generator.lognormal(4.5, 0.8, n)
+    ours, theirs = ((usual * generator.lognormal(0.0, 0.5, n)).round() for _ in range(2))
+    return ours, theirs
+
+
+KINDS: dict[str, Draw] = {
+    "F1, 5 % differ": lambda generator, n: redrawn(generator, f1(generator, n), f1(generator, n), 0.05),
+    "F1, 40 % differ": lambda generator, n: redrawn(generator, f1(generator, n), f1(generator, n), 0.4),
+    "BLEU, 40 % differ": lambda generator, n: redrawn(generator, bleu(generator, n), bleu(generator, n), 0.4),
+    "Brier": brier,
+    "length, 5 % differ": lambda generator, n: redrawn(generator, lengths(generator, n), lengths(generator, n), 0.05),
+    "length, all differ": other_lengths,
+}
+LOWER = {"Brier"}  # the lower, the better
+
+
+def real_lengths() -> tuple[Numbers, Numbers]:
+    """Let the embedded model answer with 4-bit and with plain weights; return the characters of each answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = f"-m quantization=fp4,none task.split=hard5 task.limit={REAL_QUESTIONS} tracking=none print=json"
+        done = subprocess.run(
+            [sys.executable, "-m", "runner", *command.split()], cwd=folder, capture_output=True, text=True, check=True
+        )
+        sides = []
+        for line in done.stdout.splitlines():
+            samples = read_samples(Path(json.loads(line)["output_dir"]) / "samples.jsonl")
+            sides.append(np.array([OF_SAMPLES["characters"](samples[index]) for index in sorted(samples)], float))
+        return sides[0], sides[1]
+
+
+def drawn_again(real: tuple[Numbers, Numbers]) -> Draw:
+    """Return equal sides from two real runs: a coin decides whose number belongs to which side."""
+
+    def draw(generator: np.random.Generator, n: int) -> tuple[Numbers, Numbers]:
+        chosen, swapped = generator.integers(len(real[0]), size=n), generator.random(n) < 0.5
+        ours, theirs = real[0][chosen], real[1][chosen]
+        return np.where(swapped, theirs, ours), np.where(swapped, ours, theirs)
+
+    return draw
+
+
+def lost(generator: np.random.Generator, values: Numbers, share: float, worst: float) -> Numbers:
+    """Let so many questions get the worst number."""
+    return np.where(generator.random(len(values)) < share, worst, values)
+
+
+def rates(
+    generator: np.random.Generator, draw: Draw, n: int, pairs: int, better: int = 1
+) -> tuple[list[Rate], float, list[Rate]]:
+    """Return the rates of false verdicts and missed intervals, the median detectable difference, and the powers.
+
+    Intervals and powers: the same for all questions, and everything in a few.
+    """
+    many, _ = draw(generator, MANY)
+    worst = float(many.min() if better > 0 else many.max())
+    gap = float(many.mean()) - worst
+    false, missed, missed_lost, detectable = 0, 0, 0, []
+    for _ in range(pairs):
+        ours, theirs = draw(generator, n)
+        it = verdict(ours, theirs, better)
+        false += it.finding is not Finding.open
+        detectable.append(np.inf if it.detectable is None else it.detectable)
+        it = verdict(ours - gap, theirs, better)
+        missed += not it.low - 1e-9 <= -gap <= it.high + 1e-9
+        it = verdict(lost(generator, ours, LOST, worst), theirs, better)
+        missed_lost += not it.low <= -LOST * gap <= it.high
+    shift = float(statistics.median(detectable))
+    found, found_lost = 0, 0
+    for _ in range(pairs):
+        ours, theirs = draw(generator, n)
+        found += verdict(ours - better * shift, theirs, better).finding is Finding.worse
+        found_lost += verdict(lost(generator, ours, shift / abs(gap), worst), theirs, better).finding is Finding.worse
+    wrong = [Rate(it, pairs) for it in (false, missed, missed_lost)]
+    return wrong, shift, [Rate(found, pairs)] + [Rate(found_lost, pairs)] * (shift < abs(gap))
+
+
+def main() -> int:
+    """Simulate and print; 1 when a promise is broken by more than noise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--questions", type=int, nargs="+", default=QUESTIONS)
+    options = parser.parse_args()
+    generator, started = np.random.default_rng(options.seed), time.perf_counter()
+    fast_flips.use()
+    kinds = KINDS | {"length, real": drawn_again(real_lengths())}
+    print(f"python bench/numbers_null.py --pairs {options.pairs} --seed {options.seed} --questions "
+          f"{' '.join(map(str, options.questions))}")  # fmt: skip
+    print(f"{options.pairs:,} pairs a line and side")
+    print("   n  number                    false verdicts      misses, all moved   misses, 3 % fall       detects"
+          "       found, all moved         found, few fall")  # fmt: skip
+    nulls, missed, powers = list[Rate](), list[Rate](), list[Rate]()
+    for n in options.questions:
+        for name, draw in kinds.items():
+            wrong, shift, found = rates(generator, draw, n, options.pairs, -1 if name in LOWER else 1)
+            cells = "  ".join(map(str, wrong))
+            print(f"{n:4d}  {name:18s}  {cells}  {shift:12.4g}  {'  '.join(map(str, found))}", flush=True)
+            nulls.append(wrong[0])
+            missed += wrong[1:]
+            powers += found
+    high = [rate for rate in nulls if rate.low > ALPHA]
+    outside = [rate for rate in missed if rate.low > MISSES]
+    weak = [rate for rate in powers if rate.high < POWER - SLACK]
+    print(f"\nfalse verdicts beyond {100 * ALPHA:.0f} % and noise: {len(high)} of {len(nulls)}; intervals that miss in "
+          f"more than {100 * MISSES:.0f} %: {len(outside)} of {len(missed)}; powers below "
+          f"{100 * (POWER - SLACK):.0f} %: {len(weak)} of {len(powers)}; "
+          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
+    return 1 if high or outside or weak else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

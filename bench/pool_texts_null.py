@@ -1,0 +1,175 @@
+"""Is the verdict over several tasks of likelihoods true, and does it see differences that no single task shows?
+
+`python bench/pool_texts_null.py [--pairs 200] [--seed 0]`. Two runs score the texts of several tasks of unequal size,
+spread and skewness: those of likelihood_null.py, and real differences of two quantizations, centred and drawn again.
+Their true differences are: none anywhere; opposite ones, so that the weighted mean is 0; one that is the same in all
+tasks, far from 0, where no interval is widened to it; and the minimum detectable difference. The verdicts are those of
+runner-compare --pool. The controls are Student's interval, as it stood before, and the single tasks, Holm over them.
+The exit code is 1 if a false rate is above 5 %, an interval misses the truth in more than 6 %, the minimum detectable
+difference is found in less than 77 %, or a finding has an interval that includes 0, beyond noise.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import fast_flips
+import numpy as np
+from compare_null import Rate, begin, conclude
+from likelihood_null import MISSES, Numbers, drawn_differences, real_texts
+
+from runner.core import ratios
+from runner.core.effects import Effect, Finding, judge
+from runner.core.number_effects import paired_likelihoods
+from runner.core.pooling import PairedTexts, Weights, pooled_likelihoods
+from runner.core.stats import ALPHA, student_quantile
+
+NF4, FP4 = "nf4 − none", "fp4 − none"  # real texts
+
+
+class Task(NamedTuple):
+    """How many texts, where their differences come from, and how many times as large they are."""
+
+    n: int
+    kind: str
+    times: float = 1.0
+
+
+SETTINGS = {
+    "three alike": [Task(100, "skewed")] * 3,
+    "two small, real": [Task(50, NF4)] * 2,
+    "unequal, real": [Task(50, FP4), Task(200, NF4)],
+    "unequal": [Task(50, "lopsided", 3.0), Task(200, "skewed"), Task(800, "normal")],
+    "small and large": [Task(50, "lopsided", 5.0), Task(800, "normal")],
+}
+Real = dict[str, tuple[Numbers, Numbers]]
+Texts = list[tuple[Numbers, Numbers]]  # differences in nats, and tokens, of each task
+
+
+def draw(generator: np.random.Generator, tasks: Sequence[Task], real: Real) -> Texts:
+    """Draw the texts of two equal runs."""
+    texts = []
+    for task in tasks:
+        differences, tokens = drawn_differences(generator, task.kind, task.n, real)
+        texts.append((task.times * differences, tokens))
+    return texts
+
+
+def shares(texts: Texts, weights: Weights) -> list[float]:
+    """Return the weight of each task."""
+    tokens = [float(it.sum()) for _, it in texts]
+    return [it / sum(tokens) if weights is Weights.questions else 1 / len(tokens) for it in tokens]
+
+
+def moved(texts: Texts, shifts: Sequence[float]) -> Texts:
+    """Move the differences of each task by so many nats a token."""
+    return [(it + shift * tokens, tokens) for (it, tokens), shift in zip(texts, shifts, strict=True)]
+
+
+def opposite(texts: Texts, weights: Weights) -> list[float]:
+    """Return shifts of the first and the last task whose weighted mean is 0."""
+    share = shares(texts, weights)
+    size = float(texts[0][0].std() / texts[0][1].mean())
+    return [size, *[0.0] * (len(texts) - 2), -size * share[0] / share[-1]]
+
+
+def verdict(texts: Texts, weights: Weights) -> Effect:
+    """Return what runner-compare --pool says."""
+    tasks = [PairedTexts(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
+    it = pooled_likelihoods(tasks, "token", weights)
+    judge([it])
+    return it
+
+
+def singles(texts: Texts, finding: Finding) -> bool:
+    """Whether any single task shows this finding, Holm over the tasks."""
+    effects = [paired_likelihoods(differences.tolist(), tokens.tolist(), "token") for differences, tokens in texts]
+    for it in effects:
+        it.needs = it.detects = None  # not of interest here, and they take long
+    judge(effects)
+    return any(it.finding is finding for it in effects)
+
+
+def by_student(texts: Texts, weights: Weights, truth: float) -> bool:
+    """Whether Student's interval with Welch and Satterthwaite's degrees of freedom misses the truth."""
+    lists = [(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
+    share = shares(texts, weights)
+    value = sum(part * ratios.ratio(*pair) for part, pair in zip(share, lists, strict=True))
+    errors = [part * ratios.ratio_error(*pair) for part, pair in zip(share, lists, strict=True)]
+    fourth = sum(error**4 / (len(pair[0]) - 1) for error, pair in zip(errors, lists, strict=True))
+    error = math.hypot(*errors)
+    return abs(value - truth) > student_quantile(ALPHA, max(1, int(error**4 / fourth))) * error
+
+
+def level(
+    generator: np.random.Generator, tasks: Sequence[Task], weights: Weights, real: Real, pairs: int
+) -> tuple[list[Rate], list[Rate], Rate, Rate, float]:
+    """Return false rates and missed intervals, Student's misses, odd intervals, and the median detectable difference.
+
+    An interval is odd if it includes 0 although there is a finding.
+    """
+    false, missed, student, odd, detectable = [0, 0], [0, 0], 0, 0, []
+    for _ in range(pairs):
+        texts = draw(generator, tasks, real)
+        equal, opposed = verdict(texts, weights), verdict(moved(texts, opposite(texts, weights)), weights)
+        for number, it in enumerate((equal, opposed)):
+            false[number] += it.finding is not Finding.open
+            odd += it.finding is not Finding.open and it.low <= 0 <= it.high
+        detectable.append(math.inf if equal.detectable is None else equal.detectable)
+        far = 10 * (equal.high - equal.low)
+        at = verdict(moved(texts, [far] * len(texts)), weights)
+        missed[0] += not at.low <= far <= at.high
+        there = [far + shift for shift in opposite(texts, weights)]
+        at = verdict(moved(texts, there), weights)
+        missed[1] += not at.low <= far <= at.high
+        student += by_student(texts, weights, 0.0)
+    rates = [Rate(it, pairs) for it in false], [Rate(it, pairs) for it in missed]
+    return *rates, Rate(student, pairs), Rate(odd, 2 * pairs), statistics.median(detectable)
+
+
+def power(
+    generator: np.random.Generator, tasks: Sequence[Task], weights: Weights, real: Real, pairs: int, shift: float
+) -> tuple[Rate, Rate]:
+    """Return how often the pooled verdict and any single task find a difference, in alternating directions."""
+    pooled, single = 0, 0
+    for number in range(pairs):
+        sign, finding = ((1, Finding.better), (-1, Finding.worse))[number % 2]
+        texts = moved(draw(generator, tasks, real), [sign * shift] * len(tasks))
+        pooled += verdict(texts, weights).finding is finding
+        single += singles(texts, finding)
+    return Rate(pooled, pairs), Rate(single, pairs)
+
+
+def main() -> int:
+    """Simulate and print; 1 when a promise is broken by more than noise."""
+    pairs, generator, started = begin("pool_texts_null", __doc__, pairs=200)
+    fast_flips.use()
+    real = real_texts()
+    nulls, missed, powers, odd = list[Rate](), list[Rate](), list[Rate](), list[Rate]()
+    print(f"{pairs:,} pairs of runs a line; missed: the truth far from 0, the same in all tasks or opposite around it")
+    print("tasks            weights          equal: false      opposite: false         interval misses"
+          "   misses, opposite        Student's misses  nats/token                   found  any single")  # fmt: skip
+    for name, tasks in SETTINGS.items():
+        for weights in Weights:
+            false, misses, student, unlike, least = level(generator, tasks, weights, real, pairs)
+            found, single = power(generator, tasks, weights, real, pairs, least)
+            cells = "  ".join(map(str, (*false, *misses, student)))
+            print(f"{name:15s}  {weights:9s}  {cells}  {least:10.5f}  {found}  {100 * single.times / pairs:13.1f} %",
+                  flush=True)  # fmt: skip
+            nulls += false
+            missed += misses
+            powers.append(found)
+            odd.append(unlike)
+    code = conclude(nulls, started, powers)
+    outside = [rate for rate in missed if rate.low > MISSES]
+    print(f"intervals that miss the truth in more than {100 * MISSES:.0f} %, beyond noise: {len(outside)} of "
+          f"{len(missed)}; findings with an interval that includes 0: {sum(rate.times for rate in odd)}")  # fmt: skip
+    return 1 if outside or any(rate.times for rate in odd) else code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
