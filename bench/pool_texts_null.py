@@ -5,8 +5,10 @@ spread and skewness: those of likelihood_null.py, and real differences of two qu
 Their true differences are: none anywhere; opposite ones, so that the weighted mean is 0; one that is the same in all
 tasks, far from 0, where no interval is widened to it; and the minimum detectable difference. The verdicts are those of
 runner-compare --pool. The controls are Student's interval, as it stood before, and the single tasks, Holm over them.
-The exit code is 1 if a false rate is above 5 %, an interval misses the truth in more than 6 %, the minimum detectable
-difference is found in less than 77 %, or a finding has an interval that includes 0, beyond noise.
+Last, a first pair of equal runs says how many texts would show "as good" within a margin, and so many are drawn. The
+exit code is 1 if a false rate is above 5 %, an interval misses the truth in more than 6 %, the minimum detectable
+difference is found in less than 77 %, a planned power is below 77 %, or a finding has an interval that includes 0,
+beyond noise.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from likelihood_null import MISSES, Numbers, drawn_differences, real_texts
 
 from runner.core import ratios
 from runner.core.effects import Effect, Finding, judge
+from runner.core.margins import MarginVerdict
 from runner.core.number_effects import paired_likelihoods
 from runner.core.pooling import PairedTexts, Weights, pooled_likelihoods
 from runner.core.stats import ALPHA, student_quantile
@@ -46,6 +49,7 @@ SETTINGS = {
     "unequal": [Task(50, "lopsided", 3.0), Task(200, "skewed"), Task(800, "normal")],
     "small and large": [Task(50, "lopsided", 5.0), Task(800, "normal")],
 }
+MARGIN = 0.8  # of the minimum detectable difference, so that more texts are needed than there are
 Real = dict[str, tuple[Numbers, Numbers]]
 Texts = list[tuple[Numbers, Numbers]]  # differences in nats, and tokens, of each task
 
@@ -77,11 +81,11 @@ def opposite(texts: Texts, weights: Weights) -> list[float]:
     return [size, *[0.0] * (len(texts) - 2), -size * share[0] / share[-1]]
 
 
-def verdict(texts: Texts, weights: Weights) -> Effect:
-    """Return what runner-compare --pool says."""
+def verdict(texts: Texts, weights: Weights, margin: float | None = None) -> Effect:
+    """Return what runner-compare --pool says, with --margin if there is one."""
     tasks = [PairedTexts(differences.tolist(), tokens.tolist()) for differences, tokens in texts]
     it = pooled_likelihoods(tasks, "token", weights)
-    judge([it])
+    judge([it], {} if margin is None else {it.measure: margin})
     return it
 
 
@@ -144,6 +148,23 @@ def power(
     return Rate(pooled, pairs), Rate(single, pairs)
 
 
+def planned(
+    generator: np.random.Generator, tasks: Sequence[Task], weights: Weights, real: Real, pairs: int, margin: float
+) -> tuple[float, Rate]:
+    """Return how many times as many texts equal runs plan for (the median), and how often these decide."""
+    had, growth, decided = sum(task.n for task in tasks), [], 0
+    for _ in range(pairs):
+        first = verdict(draw(generator, tasks, real), weights)
+        assert first.needs is not None
+        needed = first.needs(margin, ALPHA)
+        assert needed is not None
+        growth.append(needed / had)
+        larger = [task._replace(n=max(2, math.ceil(task.n * needed / had))) for task in tasks]
+        it = verdict(draw(generator, larger, real), weights, margin)
+        decided += it.verdict in (MarginVerdict.as_good, MarginVerdict.better)
+    return statistics.median(growth), Rate(decided, pairs)
+
+
 def main() -> int:
     """Simulate and print; 1 when a promise is broken by more than noise."""
     pairs, generator, started = begin("pool_texts_null", __doc__, pairs=200)
@@ -152,17 +173,20 @@ def main() -> int:
     nulls, missed, powers, odd = list[Rate](), list[Rate](), list[Rate](), list[Rate]()
     print(f"{pairs:,} pairs of runs a line; missed: the truth far from 0, the same in all tasks or opposite around it")
     print("tasks            weights          equal: false      opposite: false         interval misses"
-          "   misses, opposite        Student's misses  nats/token                   found  any single")  # fmt: skip
+          "   misses, opposite        Student's misses  nats/token                   found  any single"
+          "  times as many                as good")  # fmt: skip
     for name, tasks in SETTINGS.items():
         for weights in Weights:
             false, misses, student, unlike, least = level(generator, tasks, weights, real, pairs)
             found, single = power(generator, tasks, weights, real, pairs, least)
+            growth, shown = planned(generator, tasks, weights, real, pairs, MARGIN * least)
             cells = "  ".join(map(str, (*false, *misses, student)))
-            print(f"{name:15s}  {weights:9s}  {cells}  {least:10.5f}  {found}  {100 * single.times / pairs:13.1f} %",
+            print(f"{name:15s}  {weights:9s}  {cells}  {least:10.5f}  {found}  {100 * single.times / pairs:8.1f} %"
+                  f"  {growth:13.1f}  {shown}",
                   flush=True)  # fmt: skip
             nulls += false
             missed += misses
-            powers.append(found)
+            powers += [found, shown]
             odd.append(unlike)
     code = conclude(nulls, started, powers)
     outside = [rate for rate in missed if rate.low > MISSES]

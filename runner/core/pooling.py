@@ -225,8 +225,12 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
     value = math.fsum(
         share * ratios.ratio(task.differences, task.sizes) for share, task in zip(shares, tasks, strict=True)
     )
-    error, bend, freedom = _uncertainty(tasks, shares)
+    error, bend, tails, freedom = _uncertainty(tasks, shares)
     n = sum(len(task.sizes) for task in tasks)
+
+    def needs(margin: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
+        alike = samples_to_detect(error, freedom + 1, margin, alpha, power, bend, tails, upward=True)
+        return None if alike is None else math.ceil(alike * n / (freedom + 1))
 
     def p_at(shift: float) -> float:
         differences = [
@@ -245,20 +249,25 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
         n,
         n,
         {"error": error, "size": int(total), "unit": unit, "tasks": len(tasks)},
-        detects=lambda alpha: ratios.detectable_shift(error, freedom + 1, alpha, bend=bend),
+        detects=lambda alpha: ratios.detectable_shift(error, freedom + 1, alpha, bend=bend, tails=tails),
         p_at=p_at,
-        needs=partial(samples_to_detect, error, n, bend=bend, upward=True),
+        needs=needs,
     )
 
 
-def _uncertainty(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> tuple[float, float, int]:
-    """Return the standard error of the weighted mean, its skewness, and Welch and Satterthwaite's freedom."""
-    square = cube = fourth = 0.0
+def _uncertainty(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> tuple[float, float, float, int]:
+    """Return the weighted mean's standard error, its skewness, kurtosis, and Welch and Satterthwaite's freedom.
+
+    The kurtosis is that of so many alike texts (the freedom and one) whose standard error would be known as precisely.
+    """
+    square = cube = fourth = unknown = 0.0
     for task, share in zip(tasks, shares, strict=True):
         n, error = len(task.sizes), share * ratios.ratio_error(task.differences, task.sizes)
         square += error**2
         cube += error**3 * ratios.skewness(task.differences, task.sizes) / math.sqrt(n)
         fourth += error**4 / (n - 1)
+        unknown += error**4 * (ratios.kurtosis(task.differences, task.sizes) - 1) / n
     if not fourth:
-        return 0.0, 0.0, sum(len(task.sizes) - 1 for task in tasks)
-    return math.sqrt(square), cube / square**1.5, max(1, math.floor(square**2 / fourth))
+        return 0.0, 0.0, 3.0, sum(len(task.sizes) - 1 for task in tasks)
+    freedom = max(1, math.floor(square**2 / fourth))
+    return math.sqrt(square), cube / square**1.5, 1 + (freedom + 1) * unknown / square**2, freedom

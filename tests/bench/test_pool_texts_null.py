@@ -12,7 +12,7 @@ import pytest
 def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     import fast_flips
-    from pool_texts_null import Task, level, power
+    from pool_texts_null import Task, level, planned, power
 
     from runner.core import ratios
     from runner.core.pooling import Weights
@@ -26,3 +26,6 @@ def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks(monkeypatch:
     assert student.times >= missed[0].times, "the control: Student's interval misses more often"
     found, single = power(generator, [Task(60, "skewed")] * 3, Weights.questions, {}, 60, 0.8 * least)
     assert found.times > single.times
+    growth, shown = planned(generator, [Task(60, "skewed")] * 3, Weights.questions, {}, 40, 0.6 * least)
+    assert growth > 0
+    assert shown.high >= 0.8
