@@ -27,6 +27,8 @@ typedef struct {
   const void *constants;
   int64_t block;   /* FOUR_BIT: inputs that share a scale */
   float threshold; /* ROW_INT8: a number of at least this size is an outlier; 0: none is */
+  /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h) */
+  int64_t tile_rows;
 } matrix;
 
 /* What is done with the sums: they are stored, added to the numbers that are there, or go through silu(first) * second.
@@ -109,7 +111,8 @@ static product product_of(const void *x, int64_t rows, int64_t inputs, const mat
   const int64_t bytes = weight_bytes(matrices, inputs, size) * PANEL * panels;
   p.pairs_per_chunk = MIN_CHUNK_BYTES / bytes > 1 ? MIN_CHUNK_BYTES / bytes : 1;
   p.chunks = ceil_div(p.pairs, p.pairs_per_chunk);
-  p.row_block = ceil_div(ceil_div(rows, row_blocks(&p, is_quantized, size, threads)), REGISTER_ROWS) * REGISTER_ROWS;
+  const int64_t unit = matrices->tile_rows && rows >= 32 ? 32 : REGISTER_ROWS;
+  p.row_block = ceil_div(ceil_div(rows, row_blocks(&p, is_quantized, size, threads)), unit) * unit;
   p.tasks = p.chunks * ceil_div(rows, p.row_block);
   return p;
 }

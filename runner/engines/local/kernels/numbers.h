@@ -7,6 +7,8 @@
 #endif
 #include <math.h>
 #include <omp.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -15,12 +17,35 @@
 #define LANES 16      /* keys in a block of the KV layout, whose scores are computed side by side */
 #define CACHE_LINE 64 /* bytes */
 
-#if defined(__AVX512F__) && defined(__AVX512BF16__)
-#define HAS_AVX512_BF16 1 /* registers are wide and multiply bfloat16: kernels in tiles are worth writing only here */
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#define HAS_AVX512 1 /* registers are wide: kernels in register tiles are worth writing only here */
 #endif
-#if defined(HAS_AVX512_BF16) && defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if defined(HAS_AVX512) && defined(__AVX512BF16__)
+#define HAS_AVX512_BF16 1 /* and they multiply bfloat16 */
+#endif
+/* Every processor with AMX has these, too; whether it has tiles is tried out at run time (tile_products.h). */
+#if defined(HAS_AVX512_BF16) && defined(__linux__) && defined(__x86_64__) && !defined(NO_TILES)
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define HAS_TILES 1
+#endif
+#endif
+#if defined(HAS_AVX512_BF16) && defined(__AVX512VNNI__)
 #define HAS_AVX512_VNNI 1 /* and they multiply bytes */
 const int64_t has_quantized = 1;
+#endif
+
+/* What products are computed with, for the facts of a job */
+const char *vector_instructions =
+#if defined(HAS_AVX512_BF16)
+    "AVX-512 with bfloat16";
+#elif defined(HAS_AVX512)
+    "AVX-512";
+#elif defined(__AVX2__)
+    "AVX2";
+#elif defined(__aarch64__)
+    "NEON";
+#else
+    "narrow vectors";
 #endif
 
 /* Floats of a register: wider vectors would be slow, since the compiler splits them badly. */
