@@ -18,6 +18,7 @@ from runner.config.generation import Speculate
 from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
+from runner.core.processor import left_out
 from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
@@ -63,7 +64,7 @@ class LocalEngine:
         packed_share: float = PACKED_SHARE,
     ) -> None:
         self.config, self.capabilities, self._resolved = config, capabilities_of(config), resolved
-        requested()  # a mistake is said before the model is loaded
+        requested(), left_out()  # a mistake is said before the model is loaded
         self._packed_share = packed_share
         self._products: dict[torch.dtype, Choice] | None = None
         self.stats = EngineStats()

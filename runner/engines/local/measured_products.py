@@ -62,7 +62,7 @@ def kept_seconds(
             except OSError as error:
                 log.info("the measurement of products cannot be kept: %s", error)
                 return None
-    whole = {shape: shape[0] / _sample(shape)[0] for shape in shapes}
+    whole = {shape: shape[0] / sample_of(shape)[0] for shape in shapes}
     return {
         shape: {way: {count: took * whole[shape] for count, took in known[key][way].items()} for way in ways}
         for shape, key in keys.items()
@@ -70,10 +70,12 @@ def kept_seconds(
 
 
 @torch.inference_mode()
-def measure(ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, deadline: float) -> Seconds:
+def measure(
+    ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, deadline: float, slow: float = SLOW
+) -> Seconds:
     """Return the seconds of a sample of a layer by each way; the ways take turns."""
     random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
-    weight = torch.randn(*_sample(shape), generator=random).to(dtype)
+    weight = torch.randn(*sample_of(shape), generator=random).to(dtype)
     products = {name: make(weight) for name, make in ways.items()}
     took: Seconds = {name: {} for name in ways}
     for count in sorted(rows):
@@ -92,11 +94,11 @@ def measure(ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, d
                 min(times[name][1:] or times[name]) if name in times else before[max(before)] * count / max(before)
             )
         fastest = min(took[name][count] for name in products)
-        products = {name: product for name, product in products.items() if took[name][count] <= SLOW * fastest}
+        products = {name: product for name, product in products.items() if took[name][count] <= slow * fastest}
     return took
 
 
-def _sample(shape: Shape) -> Shape:
+def sample_of(shape: Shape) -> Shape:
     """Return the part of a layer that is multiplied: all inputs, and whole panels of outputs."""
     outputs, inputs = shape
     return min(outputs, max(64, SAMPLE_WEIGHTS // inputs // 64 * 64)), inputs
@@ -105,7 +107,7 @@ def _sample(shape: Shape) -> Shape:
 def _keys(shapes: Sequence[Shape], dtype: torch.dtype) -> dict[Shape, str]:
     """Name what is measured for each layer: a sample, by so many threads."""
     name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
-    return {shape: "{} x {}, {}, {} threads".format(*_sample(shape), name, threads) for shape in shapes}
+    return {shape: "{} x {}, {}, {} threads".format(*sample_of(shape), name, threads) for shape in shapes}
 
 
 def _is_missing(known: Mapping[str, Seconds], key: str, ways: Ways, rows: Sequence[int]) -> bool:

@@ -91,7 +91,7 @@ def choose(layers: Iterable[nn.Linear], dtype: torch.dtype, kernels: Kernels | N
     """
     shapes = Counter((layer.out_features, layer.in_features) for layer in layers if layer.weight.dtype == dtype)
     inputs = tuple(sorted({inputs for _, inputs in shapes}))
-    problems = {way: _problem(way, inputs, dtype, kernels) for way in Way}
+    problems = {way: problem_of(way, inputs, dtype, kernels) for way in Way}
     usable = [way for way in Way if not problems[way]]
     wrong = "; ".join(f"{way} left out: {problem}" for way, problem in problems.items() if "off by" in problem)
     if (wanted := requested()) is not None:
@@ -115,7 +115,7 @@ def _fastest(
     """Return the fastest way by measurements; without a place to keep them the first, so that answers repeat."""
     ways: Ways = {}
     for way in candidates:
-        ways |= _measured_as(way, kernels)
+        ways |= measured_as(way, kernels)
     rows = sorted({*PASSES, FEWEST_TILE_ROWS}) if Way.tiles in candidates else sorted(PASSES)
     measured = kept_seconds(ways, list(shapes), rows, dtype, kernels)
     if measured is None:
@@ -156,7 +156,7 @@ def _fact(way: Way, tile_rows: int, kernels: Kernels | None, remark: str) -> str
     return f"{words} ({remarks})" if remarks else words
 
 
-def _measured_as(way: Way, kernels: Kernels) -> Ways:
+def measured_as(way: Way, kernels: Kernels) -> Ways:
     """Return what is measured of a way: how a weight becomes a product."""
     if way is Way.tiles:
         return {
@@ -170,7 +170,7 @@ def _measured_as(way: Way, kernels: Kernels) -> Ways:
     return {way: lambda weight: lambda rows: nn.functional.linear(rows, weight)}
 
 
-def _problem(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None) -> str:
+def problem_of(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None) -> str:
     """Return why a way is not used here; empty if it is one of those to choose from."""
     if way is Way.plain:
         return ""

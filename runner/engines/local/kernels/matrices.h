@@ -2,9 +2,13 @@
    filled up with zeros; in a panel all outputs of one input lie side by side, in bfloat16 those of two inputs in pairs.
    A quantized one lies as its library holds it, and is unpacked panel by panel (see quantized.h). */
 
+#ifdef __aarch64__
+#define PANEL_VECS 4 /* of 32 narrow registers */
+#else
 #define PANEL_VECS 2
+#endif
 #define PANEL (PANEL_VECS * VEC_FLOATS)
-#define REGISTER_ROWS 6 /* whose sums stay in the registers: with 4 vectors each these are 24 of AVX512's 32 */
+#define REGISTER_ROWS 6 /* whose sums stay in the registers: with 4 vectors each these are 24 of 32 */
 #ifdef __AVX512F__
 #define PANELS_AT_ONCE 2 /* their loads are shared by fewer rows, but each row's number by more outputs */
 #else
