@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 
 import torch
@@ -43,11 +44,11 @@ def main() -> None:
     for way in Way:
         if not problems[way]:
             ways |= products.measured_as(way, kernels)
-    print(head_line(chosen.threads))
+    print(head_line(["bench/product_ways.py", *sys.argv[1:]], chosen.threads))
     print("\n".join(f"{way}: {problem}" for way, problem in problems.items() if problem))
     best: dict[tuple[str, int], float] = {}
     lines = []
-    for shape in shapes:
+    for shape in {sample_of(shape): shape for shape in shapes}.values():
         outputs, width = sample_of(shape)
         for _ in range(chosen.rounds):
             took = measure(ways, shape, ROWS, dtype, time.perf_counter() + 60, slow=math.inf)

@@ -156,18 +156,19 @@ def _fact(way: Way, tile_rows: int, kernels: Kernels | None, remark: str) -> str
     return f"{words} ({remarks})" if remarks else words
 
 
-def measured_as(way: Way, kernels: Kernels) -> Ways:
+def measured_as(way: Way, kernels: Kernels | None) -> Ways:
     """Return what is measured of a way: how a weight becomes a product."""
+    if way is Way.onednn:
+        return {way: lambda weight: by_onednn(weight, None)}
+    if way is Way.plain:
+        return {way: lambda weight: lambda rows: nn.functional.linear(rows, weight)}
+    assert kernels is not None
     if way is Way.tiles:
         return {
             Way.tiles: lambda weight: Panels.of(weight, None, kernels, 1).product,
             VECTORS: lambda weight: Panels.of(weight, None, kernels, NO_TILES).product,
         }
-    if way is Way.panels:
-        return {way: lambda weight: Panels.of(weight, None, kernels).product}
-    if way is Way.onednn:
-        return {way: lambda weight: by_onednn(weight, None)}
-    return {way: lambda weight: lambda rows: nn.functional.linear(rows, weight)}
+    return {way: lambda weight: Panels.of(weight, None, kernels).product}
 
 
 def problem_of(way: Way, inputs: tuple[int, ...], dtype: torch.dtype, kernels: Kernels | None) -> str:
