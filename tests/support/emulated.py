@@ -11,12 +11,23 @@ from typing import Any
 
 import torch
 
-from runner.engines.local.kernels import native
+from runner.engines.local.kernels import building, native
 from runner.engines.local.kernels.native import Kernels
 
 HERE, KERNELS = Path(__file__).parent, Path(native.__file__).parent
 # Those of the library, but for what takes long to compile; bytes are multiplied by files that are not included.
-FLAGS = ["-O2", "-march=native", "-mno-avx512vnni", "-fopenmp", *native.MATH.split(), "-shared", "-fPIC"]
+FLAGS = [
+    "-O2",
+    "-march=native",
+    "-mno-avx512vnni",
+    "-fopenmp",
+    *building.MATH.split(),
+    *building.WARNINGS.split(),
+    "-Werror",
+    "-Wno-unused-function",
+    "-shared",
+    "-fPIC",
+]
 
 
 def build(folder: Path, *flags: str, source: str = "products_only.c", compiler: str | None = None) -> Path:
@@ -37,7 +48,7 @@ class OnlyProducts(Kernels):
         self.vectors, self.tiles_problem = "emulation", problem
         self.panel_width = ctypes.c_int64.in_dll(loaded, "panel_width").value
         function = loaded.product_bf16
-        function.argtypes = native._SIGNATURES["product"]
+        function.argtypes, function.restype = native._SIGNATURES["product"], ctypes.c_int64
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {("product", torch.bfloat16): function}
 
 

@@ -4,7 +4,10 @@
 #include "avx512.h"
 #endif
 #include "thread_team.h"
+#include "attention.h"
 #include "matrices.h"
+#include "checks.h"
+#include "fused_structs.h"
 
 #define T bf16
 #define PACK 2

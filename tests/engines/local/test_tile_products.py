@@ -87,7 +87,15 @@ def test_nothing_is_written_behind_the_results_and_no_input_behind_the_rows_coun
         result = torch.full((count * 33 + 40,), 7.0, dtype=torch.bfloat16)
         out = result[: count * 33].view(count, 33)
         kernels(
-            "product", torch.bfloat16, rows.data_ptr(), count, 64, ctypes.addressof(panels.matrix), None, out.data_ptr()
+            "product",
+            torch.bfloat16,
+            rows.data_ptr(),
+            count,
+            64,
+            ctypes.addressof(panels.matrix),
+            None,
+            0,
+            out.data_ptr(),
         )
         assert (result[count * 33 :] == 7).all()
         assert out.isfinite().all()

@@ -105,7 +105,7 @@ def _cache() -> Path:
 
 def is_kept(file: Path) -> bool:
     """Whether later processes will find a file: it is in the user's cache."""
-    return file.parent != _own_folder()
+    return not _own_folder.cache_info().currsize or file.parent != _own_folder()
 
 
 @cache
