@@ -98,13 +98,13 @@ def choose(layers: Iterable[nn.Linear], dtype: torch.dtype, kernels: Kernels | N
         way = next(way for way in list(Way)[list(Way).index(wanted) :] if way in usable)
         note = "" if way is wanted else f"{FORCED}={wanted}: {problems[wanted]}"
         tile_rows = FEWEST_TILE_ROWS if way is Way.tiles else 0
-        return Choice(way, _fact(way, tile_rows, kernels, note or f"by {FORCED}"), note or wrong, tile_rows, False)
+        return Choice(way, _fact(way, tile_rows, dtype, kernels, note or f"by {FORCED}"), note or wrong, tile_rows, False)
     own = [way for way in usable if way in OWN]
     candidates = own if own and is_small else usable
     if kernels is None or candidates[:1] == [Way.onednn]:  # nothing keeps a measurement, or nothing of ours is here
         candidates = candidates[:1]
     if len(candidates) == 1:
-        return Choice(candidates[0], _fact(candidates[0], 0, kernels, wrong), wrong)
+        return Choice(candidates[0], _fact(candidates[0], 0, dtype, kernels, wrong), wrong)
     assert kernels is not None
     return _fastest(candidates, shapes, dtype, kernels, wrong)
 
@@ -121,7 +121,7 @@ def _fastest(
     if measured is None:
         tile_rows = FEWEST_TILE_ROWS if candidates[0] is Way.tiles else 0
         unkept = "not measured, since no folder keeps it"
-        return Choice(candidates[0], _fact(candidates[0], tile_rows, kernels, unkept), wrong, tile_rows)
+        return Choice(candidates[0], _fact(candidates[0], tile_rows, dtype, kernels, unkept), wrong, tile_rows)
     took = {
         name: {count: sum(measured[shape][name][count] * layers for shape, layers in shapes.items()) for count in rows}
         for name in ways
@@ -137,12 +137,12 @@ def _fastest(
         if expected[best] > expected[way] * (SINGLE_CALL if best in OWN and way not in OWN else TIE):
             best = way
     tile_rows = tile_rows if best is Way.tiles else 0
-    return Choice(best, _fact(best, tile_rows, kernels, wrong), wrong, tile_rows)
+    return Choice(best, _fact(best, tile_rows, dtype, kernels, wrong), wrong, tile_rows)
 
 
-def _fact(way: Way, tile_rows: int, kernels: Kernels | None, remark: str) -> str:
+def _fact(way: Way, tile_rows: int, dtype: torch.dtype, kernels: Kernels | None, remark: str) -> str:
     """Say how products are computed."""
-    vectors = "" if kernels is None else kernels.vectors
+    vectors = "" if kernels is None else kernels.vectors_for(dtype)
     if way is Way.tiles:
         words = (
             f"in the order of tiles, by {vectors}"

@@ -87,6 +87,10 @@ class Kernels:
             return f"{processor.LEFT_OUT} names amx"
         return TILE_PROBLEMS[1 if self._tiles_state is None else self._tiles_state()]
 
+    def vectors_for(self, dtype: torch.dtype) -> str:
+        """Name what numbers of this format are multiplied with."""
+        return self.vectors if dtype == torch.bfloat16 else self.vectors.removesuffix(" with bfloat16")
+
     def has(self, name: str, dtype: torch.dtype) -> bool:
         """Whether this processor has a function for a number format."""
         return (name, dtype) in self._functions
