@@ -98,7 +98,8 @@ def choose(layers: Iterable[nn.Linear], dtype: torch.dtype, kernels: Kernels | N
         way = next(way for way in list(Way)[list(Way).index(wanted) :] if way in usable)
         note = "" if way is wanted else f"{FORCED}={wanted}: {problems[wanted]}"
         tile_rows = FEWEST_TILE_ROWS if way is Way.tiles else 0
-        return Choice(way, _fact(way, tile_rows, dtype, kernels, note or f"by {FORCED}"), note or wrong, tile_rows, False)
+        fact = _fact(way, tile_rows, dtype, kernels, note or f"by {FORCED}")
+        return Choice(way, fact, note or wrong, tile_rows, is_free=False)
     own = [way for way in usable if way in OWN]
     candidates = own if own and is_small else usable
     if kernels is None or candidates[:1] == [Way.onednn]:  # nothing keeps a measurement, or nothing of ours is here
