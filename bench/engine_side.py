@@ -15,21 +15,17 @@ from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.contract import complete
 from runner.engines.local import engine as local_engine
-from runner.engines.local import fast_layers, prefix_tree
+from runner.engines.local import prefix_tree
 from runner.engines.local.forward import Forward
 
 
 def switch_off(parts: Sequence[str]) -> None:
-    """Switch parts of our engine off in this process; `kernels` is an environment variable."""
+    """Switch parts of our engine off in this process; `kernels` and `packed` are variables of the environment."""
     left_out: dict[str, list[tuple[Any, str, Any]]] = {
         "share": [(prefix_tree, "share", lambda prompts, parent=None: [parent] * len(prompts))],
-        "packed": [
-            (fast_layers, "packing_problem", lambda _: "switched off"),
-            (fast_layers, "is_faster_in_panels", lambda *_: False),
-        ],
         "fused": [(local_engine, "probe_fused_forward", lambda *_: None)],
     }
-    for part in set(parts) - {"kernels"}:
+    for part in set(parts) - {"kernels", "packed"}:
         for module, name, instead in left_out[part]:
             if not hasattr(module, name):
                 raise SystemExit(f"{module.__name__} has no {name} any more: {part} cannot be switched off here")

@@ -111,6 +111,8 @@ def run_fresh(job: Job, python: str = sys.executable, more: Mapping[str, str] | 
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= more or {}
     environment["RUNNER_NATIVE"] = "0" if "kernels" in job.off else "1"
+    if "packed" in job.off:
+        environment["RUNNER_PRODUCTS"] = "plain"
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch) / "job.json", Path(scratch) / "outcome.json"
         asked.write_text(json.dumps(asdict(job)))

@@ -16,6 +16,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from runner.core import processor
+
 MIB = 1024 * 1024
 MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "torchao", "peft")
 
@@ -179,7 +181,7 @@ def c_compiler() -> str | None:
 
 def has_quantized_kernels() -> bool:
     """Whether kernels/quantized.h can be built and run here: it multiplies bfloat16 and bytes with AVX512."""
-    flags = set((_value_of("/proc/cpuinfo", "flags") or "").split())
+    flags = processor.without_left_out(set((_value_of("/proc/cpuinfo", "flags") or "").split()))
     return c_compiler() is not None and flags >= QUANTIZED_FLAGS
 
 

@@ -18,6 +18,7 @@ from runner.config.generation import Speculate
 from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
+from runner.core.processor import left_out
 from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
@@ -31,11 +32,12 @@ from runner.engines.local.compat_probe import (
     rope_stable_length,
     sliding_window,
 )
-from runner.engines.local.fast_layers import FastLayers
+from runner.engines.local.fast_layers import FastLayers, choices_for
 from runner.engines.local.fused_forward import FusedForward
 from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.own_memory import note_cuda, restart_cuda
 from runner.engines.local.prefix_tree import ConversationCache
+from runner.engines.local.products import Choice, requested
 from runner.engines.local.prompt_cache import PromptCache
 from runner.engines.local.rates import arithmetic_of
 from runner.engines.local.scheduler import Scheduler
@@ -62,7 +64,9 @@ class LocalEngine:
         packed_share: float = PACKED_SHARE,
     ) -> None:
         self.config, self.capabilities, self._resolved = config, capabilities_of(config), resolved
+        requested(), left_out()  # a mistake is said before the model is loaded
         self._packed_share = packed_share
+        self._products: dict[torch.dtype, Choice] | None = None
         self.stats = EngineStats()
         self.conversations, self.prompts = ConversationCache(), PromptCache()
         self.speculation = self._speculation()
@@ -86,6 +90,8 @@ class LocalEngine:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
+        if heads is not None and (choice := self.products(loaded, heads).get(heads.dtype)):
+            facts["products"] = choice.fact
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         notes += profile_notes(self.config.profile, loaded.device.type)
         return EngineReport(
@@ -131,7 +137,7 @@ class LocalEngine:
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
             self._bases.clear()
         self._loaded = self._heads = self._rejection = self._batching = None
-        self._fast_layers = self.fused = None
+        self._fast_layers = self.fused = self._products = None
         vars(self).pop("admission", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -169,10 +175,17 @@ class LocalEngine:
             self._batching = probe_batching(loaded, f"model.name={self.config.model.name}")
         return self._batching
 
+    def products(self, loaded: Loaded, heads: Heads) -> dict[torch.dtype, Choice]:
+        """Return the way of products with weights of each dtype; nothing on a GPU."""
+        if self._products is None:
+            is_here = heads.device.type == "cpu"
+            self._products = choices_for(loaded.model, kernels_for(heads), self._packed_share) if is_here else {}
+        return self._products
+
     def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
         """Replace layers' functions by faster ones, once and only on a CPU."""
         if self._fast_layers is None and heads.device.type == "cpu":
-            self._fast_layers = FastLayers(loaded.model, kernels_for(heads), self._packed_share)
+            self._fast_layers = FastLayers(loaded.model, kernels_for(heads), self.products(loaded, heads))
             self.stats.notes += self._fast_layers.notes
             self.stats.packed_mib = self._fast_layers.packed_mib
             quantized = self._fast_layers.quantized

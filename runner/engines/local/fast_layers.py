@@ -1,16 +1,15 @@
 """Faster functions for some layers on a CPU: linear layers with packed weights, RMS norms in one pass.
 
-torch rearranges a plain weight matrix at each product. Here it is packed once: in panels for our own products where the
-processor supports them (panels.py), else in oneDNN's order. A norm of seven torch operations reads its rows seven
-times. The layers stay the model's own: only the `forward` of an instance is replaced, after a trial, and restored when
-the job ends.
+torch rearranges a plain weight matrix at each product. Here it is packed once, in the way that is fastest on this
+processor (products.py): in panels for our own products, or in oneDNN's order. A norm of seven torch operations reads
+its rows seven times. The layers stay the model's own: only the `forward` of an instance is replaced, after a trial, and
+restored when the job ends.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,45 +21,44 @@ from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
 from runner.engines.local.kernels import native
 from runner.engines.local.matrices import LayerWeights
-from runner.engines.local.panels import Panels, is_faster_in_panels
+from runner.engines.local.onednn import Product, packing_problem
+from runner.engines.local.panels import Panels
+from runner.engines.local.products import Choice, Way, choose
 from runner.engines.local.quantized_layers import QuantizedLayers
 
-ROWS = 128  # for which oneDNN chooses the layout; it works for any other number, but is not always the fastest
 MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
-Product = Callable[[torch.Tensor], torch.Tensor]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class FastLayers:
-    """Layers of a model whose `forward` is replaced, until `restore`.
+    """Layers of a model whose `forward` is replaced, until `restore`."""
 
-    packed_share: plain weights are packed, which takes a second copy, if they need at most this share of free memory.
-    """
-
-    def __init__(self, model: nn.Module, kernels: native.Kernels | None, packed_share: float = PACKED_SHARE) -> None:
+    def __init__(
+        self, model: nn.Module, kernels: native.Kernels | None, choices: Mapping[torch.dtype, Choice] | None = None
+    ) -> None:
+        """Replace what can be faster; choices: the way of products with weights of each dtype, as `choices_for`."""
         self.layers: list[nn.Module] = []
         self.notes: list[str] = []
         self.heap, self.packed_mib = Heap(), 0.0
         self.panels: dict[nn.Module, Panels] = {}
-        plain = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
-        size = sum(layer.weight.nbytes for layer in plain)
-        if size <= packed_share * machine.available_mib() * machine.MIB:
-            ours = {layer for layer in plain if is_faster_in_panels(layer.weight, kernels)}
-            problems = {
-                dtype: packing_problem(dtype) for dtype in {one.weight.dtype for one in plain if one not in ours}
-            }
-            mapped = MappedFiles()
-            for layer in plain:
-                if kernels is not None and layer in ours:
-                    self.panels[layer] = Panels.of(layer.weight, layer.bias, kernels)
-                    self._replace_forward(layer, self.panels[layer].product, mapped)
-                elif not problems[layer.weight.dtype]:
-                    self._replace_forward(layer, by_onednn(layer.weight, layer.bias), mapped)
-            self.notes += [
-                f"{str(dtype).removeprefix('torch.')} weights are not packed, which makes products slower: {problem}"
-                for dtype, problem in problems.items()
-                if problem
-            ]
+        choices = choices_for(model, kernels) if choices is None else choices
+        mapped, unpacked = MappedFiles(), set[torch.dtype]()
+        for layer in plain_layers(model):
+            choice = choices[layer.weight.dtype]
+            packed = choice.product(layer.weight, layer.bias, kernels)
+            if isinstance(packed, Panels):
+                self.panels[layer] = packed
+                packed = packed.product
+            if packed is not None:
+                self._replace_forward(layer, packed, mapped)
+            elif choice.is_free:
+                unpacked.add(layer.weight.dtype)
+        self.notes += [choice.note for choice in choices.values() if choice.note]
+        self.notes += [
+            f"{str(dtype).removeprefix('torch.')} weights are not packed, which makes products slower: {problem}"
+            for dtype in unpacked
+            if (problem := packing_problem(dtype))
+        ]
         self.quantized = QuantizedLayers(model, self.heap)
         self.layers += self.quantized.exchanged
         self.notes += self.quantized.notes
@@ -131,18 +129,6 @@ class FastLayers:
             self.layers.append(layer)
 
 
-def by_onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """Return the product with weights in oneDNN's order."""
-    with torch.no_grad():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
-
-    def product(rows: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
-        return result
-
-    return product
-
-
 def is_plain(layer: nn.Linear) -> bool:
     """Whether it is torch's own layer with a plain matrix: quantized layers are subclasses or hold other tensors."""
     weight = layer.weight
@@ -150,18 +136,21 @@ def is_plain(layer: nn.Linear) -> bool:
     return ours and weight.device.type == "cpu" and weight.dtype in native.FORMATS
 
 
-@cache
-def packing_problem(dtype: torch.dtype) -> str:
-    """Return why weights of a dtype cannot be packed here, empty if they can.
+def plain_layers(model: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers of a model whose weights are plain matrices."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear) and is_plain(layer)]
 
-    The functions are not public in torch and depend on the processor, so each dtype is tried.
+
+def choices_for(
+    model: Any, kernels: native.Kernels | None, packed_share: float = PACKED_SHARE
+) -> dict[torch.dtype, Choice]:
+    """Return the way of products with a model's weights, by their dtype.
+
+    packed_share: plain weights are packed, which takes a second copy, if they need at most this share of free memory.
     """
-    try:
-        probe, weight = torch.ones(2, 32, dtype=dtype), torch.eye(32, dtype=dtype)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
-        same = (torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe).all()
-        return "" if same else "this processor's packed product is wrong"
-    except (RuntimeError, AttributeError, NotImplementedError) as error:
-        if "memory" in str(error):  # memory may be free later, but the result is cached for the whole process
-            raise
-        return " ".join(str(error).split())[:160]
+    plain = plain_layers(model)
+    dtypes = dict.fromkeys(layer.weight.dtype for layer in plain)
+    if sum(layer.weight.nbytes for layer in plain) > packed_share * machine.available_mib() * machine.MIB:
+        return dict.fromkeys(dtypes, Choice(Way.plain, "torch, not packed (there is too little memory)", is_free=False))
+    is_small = sum(one.numel() for one in model.parameters()) < machine.ONE_THREAD_BELOW_PARAMETERS
+    return {dtype: choose(plain, dtype, kernels, is_small) for dtype in dtypes}

@@ -34,6 +34,7 @@ from runner.engines.local.kernels.shared_numbers import (
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.matrices import LayerWeights
 from runner.engines.local.panels import Panels, fits_panels
+from runner.engines.local.products import OWN, requested
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 PARTS = {
@@ -199,7 +200,8 @@ class FusedForward:
         if weights is None:
             if not is_plain(layer):
                 raise NotFusable("its linear layers are not plain ones")
-            if not self.is_small or not fits_panels(layer.weight, self.kernels):
+            is_ours = requested() in (None, *OWN)
+            if not self.is_small or not is_ours or not fits_panels(layer.weight, self.kernels):
                 raise NotFusable("its linear layers cannot be packed in panels")
             weights = Panels.of(layer.weight, layer.bias, self.kernels)
         if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (outputs, inputs):

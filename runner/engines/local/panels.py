@@ -11,6 +11,8 @@ from runner.engines.local.kernels.native import Kernels, pointer_or_none
 from runner.engines.local.kernels.shared_numbers import Matrix
 from runner.engines.local.matrices import multiply
 
+NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
+
 
 @dataclass
 class Panels:
@@ -23,8 +25,11 @@ class Panels:
     bias: torch.Tensor | None
 
     @classmethod
-    def of(cls, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels) -> Panels:
-        """Put weights [outputs, inputs] into panels; the last one is padded with zeros."""
+    def of(cls, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels, tile_rows: int = 0) -> Panels:
+        """Put weights [outputs, inputs] into panels; the last one is padded with zeros.
+
+        tile_rows: 0, or sums are in the order of tiles, by tiles from so many rows on.
+        """
         weight, width = weight.detach(), kernels.panel_width
         outputs, inputs = weight.shape
         steps = weight.contiguous().view(torch.int32)  # single numbers, or pairs in 16 bits
@@ -35,7 +40,8 @@ class Panels:
         if missing:
             panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
         bias = None if bias is None else bias.detach().contiguous()
-        matrix = Matrix(weight=panels.data_ptr(), bias=pointer_or_none(bias, weight.dtype, outputs), outputs=outputs)
+        bias_at = pointer_or_none(bias, weight.dtype, outputs)
+        matrix = Matrix(weight=panels.data_ptr(), bias=bias_at, outputs=outputs, tile_rows=tile_rows)
         return cls(kernels, matrix, inputs, panels.view(weight.dtype), bias)
 
     @property
@@ -59,8 +65,3 @@ def fits_panels(weight: torch.Tensor, kernels: Kernels | None) -> bool:
     """Whether there are products for weights [outputs, inputs]; in 16 bits, the number of inputs must be even."""
     has_product = kernels is not None and kernels.has("product", weight.dtype)
     return has_product and weight.shape[1] * weight.element_size() % 4 == 0
-
-
-def is_faster_in_panels(weight: torch.Tensor, kernels: Kernels | None) -> bool:
-    """Whether products with such weights are faster in panels than in oneDNN's order: where registers are wide."""
-    return kernels is not None and kernels.has_shared and fits_panels(weight, kernels)

@@ -14,9 +14,9 @@ from torch import nn
 
 from runner.core.machine import MIB
 from runner.engines.arithmetic import Arithmetic, Rates
-from runner.engines.local.fast_layers import by_onednn, packing_problem
 from runner.engines.local.kernels import native
-from runner.engines.local.panels import Panels, is_faster_in_panels
+from runner.engines.local.onednn import by_onednn, packing_problem
+from runner.engines.local.panels import Panels, fits_panels
 from runner.models.load import Loaded
 
 ROWS = 512
@@ -81,10 +81,10 @@ def product_rates(
     """GFLOP/s of products of these shapes: plain and, on a CPU, with weights in panels and in oneDNN's order."""
     flop, seconds = 0.0, {"plain": 0.0}
     kernels = native.kernels() if device.type == "cpu" else None
-    if kernels is not None and all(
-        is_faster_in_panels(torch.empty(0, into, dtype=dtype), kernels) for _, into in shapes
-    ):
+    if kernels is not None and all(fits_panels(torch.empty(0, into, dtype=dtype), kernels) for _, into in shapes):
         seconds["panels"] = 0.0
+        if dtype == torch.bfloat16 and not kernels.tiles_problem:
+            seconds["tiles"] = 0.0
     if device.type == "cpu" and not packing_problem(dtype):
         seconds["packed"] = 0.0
     for (out, into), count in shapes.items():
@@ -93,8 +93,8 @@ def product_rates(
         flop += 2.0 * row_count * out * into * count
         for name in seconds:
             product: Callable[[], Any] = partial(nn.functional.linear, rows, weight)
-            if name == "panels" and kernels is not None:
-                product = partial(Panels.of(weight, None, kernels).product, rows)
+            if name in ("panels", "tiles") and kernels is not None:
+                product = partial(Panels.of(weight, None, kernels, int(name == "tiles")).product, rows)
             elif name == "packed":
                 product = partial(by_onednn(weight, None), rows)
             seconds[name] += _fastest(product, tries, device) * count

@@ -28,7 +28,9 @@ from runner.quantization.bitsandbytes import Int8Config
 
 kernels = native.kernels()
 pytestmark = pytest.mark.skipif(kernels is None, reason="no C compiler is here, so no pass is checked")
-WIDE = pytest.mark.skipif(not (kernels and kernels.has_shared), reason="this processor has no products of bfloat16")
+WIDE = pytest.mark.skipif(
+    not (kernels and kernels.has_shared), reason="this processor attends to shared keys with torch"
+)
 NEW_TOKENS = 90
 MANY = 100 if kernels and kernels.has_shared else 0  # elsewhere rows that share a beginning go operation by operation
 MORE = {

@@ -18,7 +18,7 @@
 #define HEADS_AT_ONCE(dim) 2
 #define DIMS_AT_ONCE(dim) ((dim) % 32 ? 16 : 32)
 #define MAX_DIMS_AT_ONCE 32
-#define TWO_BLOCKS(group) ((group) <= 2)
+#define TWO_BLOCKS(group) ((group) <= 2 && LANES / VEC_FLOATS == 2)
 #endif
 
 /* Prefetches a cache line of a range of memory that ends at `end`; the range that is read after it starts at `next`.

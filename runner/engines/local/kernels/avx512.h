@@ -28,7 +28,18 @@ INLINE __m512 softmax_weight_16_bf16(__m512 x) {
   return _mm512_scalef_ps(_mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f)), n);
 }
 
-INLINE void store_16_bf16(bf16 *at, __m512 x) { _mm256_storeu_si256((__m256i *)at, (__m256i)_mm512_cvtneps_pbh(x)); }
+/* As from_float_bf16 */
+INLINE __m256i to_16_bf16(__m512 x) {
+#ifdef HAS_AVX512_BF16
+  return (__m256i)_mm512_cvtneps_pbh(x);
+#else
+  const __m512i bits = (__m512i)x, last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+#endif
+}
+
+INLINE void store_16_bf16(bf16 *at, __m512 x) { _mm256_storeu_si256((__m256i *)at, to_16_bf16(x)); }
 INLINE void store_16_f32(float *at, __m512 x) { _mm512_storeu_ps(at, x); }
 
 INLINE __m512 load_16_bf16(const bf16 *at) {
@@ -38,6 +49,6 @@ INLINE __m512 load_16_f32(const float *at) { return _mm512_loadu_ps(at); }
 
 /* As DOWN and UP, in one instruction instead of five: torch's steps round that often */
 INLINE __m512 round_16_bf16(__m512 x) {
-  return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)), 16);
+  return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(to_16_bf16(x)), 16);
 }
 INLINE __m512 round_16_f32(__m512 x) { return x; }

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
-from runner.core import machine
+from runner.core import machine, processor
 from runner.core.files import hold
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ def command(compiler: str, output: Path) -> list[str]:
 
 
 def _flags() -> list[str]:
-    return [*FLAGS.split(), *os.environ.get("RUNNER_CFLAGS", "").split()]
+    more = os.environ.get("RUNNER_CFLAGS", "").split()
+    return [*FLAGS.split(), *processor.compiler_flags(), *more]
 
 
 def _compile(compiler: str, path: Path) -> None:
@@ -100,6 +101,11 @@ def _cache() -> Path:
             folder.mkdir(parents=True, exist_ok=True)
     is_usable = folder.is_absolute() and folder.is_dir() and os.access(folder, os.W_OK)
     return folder if is_usable else _own_folder()
+
+
+def is_kept(file: Path) -> bool:
+    """Whether later processes will find a file: it is in the user's cache."""
+    return not _own_folder.cache_info().currsize or file.parent != _own_folder()
 
 
 @cache

@@ -29,7 +29,7 @@ INLINE void NAME(rotate)(T *heads, int64_t count, int64_t dim, const T *norm, fl
   for (int64_t h = 0; h < count; h++, heads += dim) {
     if (norm) NAME(norm_row)(heads, norm, dim, epsilon, heads);
     int64_t first = 0;
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
     for (; first + LANES <= half; first += LANES) {
       T *low = heads + first, *high = low + half;
       const __m512 a = NAME(load_16)(low), b = NAME(load_16)(high);
@@ -151,7 +151,7 @@ static void NAME(attend_own_keys)(const fused_pass *s, int64_t layer, phase *now
   barrier(now, chunks, s->is_alone);
 }
 
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
 #define PREFETCH_BYTES (512 * 1024) /* these stay in the second-level cache until they are read */
 #define MAX_SIXTEENTHS 32 /* two lines for each step of a tile: more than memory delivers would delay the products */
 
@@ -224,7 +224,7 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
 
   NAME(product_and_wait)(s, &to_qkv, &to_out, now);
   NAME(rotate_and_store)(s, l, (*now)++);
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
   if (s->is_interleaved) NAME(attend_interleaved)(s, l, *now);
   else NAME(attend_parts)(s, l, *now);
 #endif
@@ -239,7 +239,7 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
   else NAME(norm_tokens)(s, s->layers[l + 1].norm_in, tokens, 0, (*now)++);
 }
 
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
 /* Allocates the parts' results in the workspace, and decides whether parts and own keys are interleaved. */
 static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
   const fused_model *m = s->model;
@@ -275,7 +275,7 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   s.qkv = allocate(&workspace, tokens * s.qkv_width * sizeof(T));
   s.inner = allocate(&workspace, tokens * (s.q_width > m->inner ? s.q_width : m->inner) * sizeof(T));
   first_tile[0] = 0;
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
   NAME(lay_out_parts)(&s, &workspace);
 #endif
 #ifdef HAS_AVX512_VNNI

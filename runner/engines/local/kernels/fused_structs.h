@@ -57,7 +57,7 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
   if (!wrong)
     wrong = check_places(in->arenas, in->slots, in->tokens, in->slot, in->place, in->seen, in->is_step ? 1 : 0);
   if (wrong) return wrong;
-#ifndef HAS_AVX512_BF16
+#ifndef HAS_AVX512
   if (in->parts) REFUSE(WRONG_PART, 0); /* only kernels in tiles read them */
 #endif
   for (int64_t p = 0; p < in->parts; p++) {

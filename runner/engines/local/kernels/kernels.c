@@ -2,7 +2,7 @@
    README.md lists the kernels. Files without a number format come first; the others are compiled once for each: numbers
    are of type T, PACK of them are packed in 32 bits, and NAME ends the name of a function in the format. */
 #include "numbers.h"
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
 #include "avx512.h"
 #endif
 #include "thread_team.h"
@@ -26,8 +26,9 @@
 #define NAME(x) x##_bf16
 #include "rows.h"
 #include "attention_own.h"
-#ifdef HAS_AVX512_BF16 /* elsewhere products of bfloat16 are torch's */
+#ifdef HAS_AVX512
 #include "attention_tiles.h"
+#endif
 #include "register_tile.h"
 #ifdef HAS_AVX512_VNNI
 #include "four_bit.h"
@@ -36,7 +37,6 @@
 #endif
 #include "products.h"
 #include "fused_forward.h"
-#endif
 #undef T
 #undef PACK
 #undef NAME
@@ -46,7 +46,7 @@
 #define NAME(x) x##_f32
 #include "rows.h"
 #include "attention_own.h"
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
 #include "attention_tiles.h"
 #endif
 #include "register_tile.h"

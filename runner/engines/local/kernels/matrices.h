@@ -2,9 +2,13 @@
    filled up with zeros; in a panel all outputs of one input lie side by side, in bfloat16 those of two inputs in pairs.
    A quantized one lies as its library holds it, and is unpacked panel by panel (see quantized.h). */
 
+#ifdef __aarch64__
+#define PANEL_VECS 4 /* of 32 narrow registers */
+#else
 #define PANEL_VECS 2
+#endif
 #define PANEL (PANEL_VECS * VEC_FLOATS)
-#define REGISTER_ROWS 6 /* whose sums stay in the registers: with 4 vectors each these are 24 of AVX512's 32 */
+#define REGISTER_ROWS 6 /* whose sums stay in the registers: with 4 vectors each these are 24 of 32 */
 #ifdef __AVX512F__
 #define PANELS_AT_ONCE 2 /* their loads are shared by fewer rows, but each row's number by more outputs */
 #else
@@ -27,6 +31,8 @@ typedef struct {
   const void *constants;
   int64_t block;   /* FOUR_BIT: inputs that share a scale */
   float threshold; /* ROW_INT8: a number of at least this size is an outlier; 0: none is */
+  /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h) */
+  int64_t tile_rows;
 } matrix;
 
 /* What is done with the sums: they are stored, added to the numbers that are there, or go through silu(first) * second.
@@ -109,7 +115,8 @@ static product product_of(const void *x, int64_t rows, int64_t inputs, const mat
   const int64_t bytes = weight_bytes(matrices, inputs, size) * PANEL * panels;
   p.pairs_per_chunk = MIN_CHUNK_BYTES / bytes > 1 ? MIN_CHUNK_BYTES / bytes : 1;
   p.chunks = ceil_div(p.pairs, p.pairs_per_chunk);
-  p.row_block = ceil_div(ceil_div(rows, row_blocks(&p, is_quantized, size, threads)), REGISTER_ROWS) * REGISTER_ROWS;
+  const int64_t unit = matrices->tile_rows && rows >= 32 ? 32 : REGISTER_ROWS;
+  p.row_block = ceil_div(ceil_div(rows, row_blocks(&p, is_quantized, size, threads)), unit) * unit;
   p.tasks = p.chunks * ceil_div(rows, p.row_block);
   return p;
 }

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from functools import cache
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from runner.config.sampling import PARAMETERS
-from runner.core import machine
+from runner.core import machine, processor
 from runner.engines.local.kernels import building, shared_numbers
 
 log = logging.getLogger(__name__)
 
 FORMATS = {torch.bfloat16: "bf16", torch.float32: "f32"}
-PRODUCTS = ("product", "fused_forward")  # in bfloat16 only where the processor has instructions for them
+TILE_PROBLEMS = (  # by tiles_state in tile_products.h
+    "",
+    "the compiler does not know tiles, or the processor has no AVX-512 with bfloat16",
+    "this system does not let a process use tiles, or the processor has none",
+    "the instructions of tiles fail on this processor",
+    "tiles are off by some bits on this processor",
+)
 
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
@@ -60,16 +67,29 @@ class Kernels:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.has_shared = hasattr(library, "attend_shared_f32")  # only for processors with wide registers
         self.has_quantized = hasattr(library, "has_quantized")  # and for those with products of bfloat16 and of bytes
+        self.file = Path(library._name)
+        self.is_kept = building.is_kept(self.file)
+        self.vectors = (ctypes.c_char_p.in_dll(library, "vector_instructions").value or b"").decode()
+        self._tiles_state = library.tiles_state if hasattr(library, "tiles_state") else None
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
             if name == "attend_shared" and not self.has_shared:
                 continue
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
-                if name in PRODUCTS and dtype == torch.bfloat16 and not self.has_shared:
-                    continue
                 function = getattr(library, f"{name}_{suffix}" if suffix else name)
                 function.argtypes, function.restype = signature, None if name in _UNCHECKED else _INT
                 self._functions[name, dtype] = function
+
+    @cached_property
+    def tiles_problem(self) -> str:
+        """Why products by tiles (AMX) cannot be used here, empty if they can: found out by using them."""
+        if "amx" in processor.left_out():
+            return f"{processor.LEFT_OUT} names amx"
+        return TILE_PROBLEMS[1 if self._tiles_state is None else self._tiles_state()]
+
+    def vectors_for(self, dtype: torch.dtype) -> str:
+        """Name what numbers of this format are multiplied with."""
+        return self.vectors if dtype == torch.bfloat16 else self.vectors.removesuffix(" with bfloat16")
 
     def has(self, name: str, dtype: torch.dtype) -> bool:
         """Whether this processor has a function for a number format."""

@@ -5,8 +5,14 @@
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
+#if defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include <arm_neon.h>
+#define HAS_NEON_BF16 1
+#endif
 #include <math.h>
 #include <omp.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -15,17 +21,44 @@
 #define LANES 16      /* keys in a block of the KV layout, whose scores are computed side by side */
 #define CACHE_LINE 64 /* bytes */
 
-#if defined(__AVX512F__) && defined(__AVX512BF16__)
-#define HAS_AVX512_BF16 1 /* registers are wide and multiply bfloat16: kernels in tiles are worth writing only here */
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#define HAS_AVX512 1 /* registers are wide: kernels in register tiles are worth writing only here */
 #endif
-#if defined(HAS_AVX512_BF16) && defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#if defined(HAS_AVX512) && defined(__AVX512BF16__)
+#define HAS_AVX512_BF16 1 /* and they multiply bfloat16 */
+#endif
+/* Every processor with AMX has these, too; whether it has tiles is tried out at run time (tile_products.h). */
+#if defined(HAS_AVX512_BF16) && defined(__linux__) && defined(__x86_64__) && !defined(NO_TILES)
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define HAS_TILES 1
+#endif
+#endif
+#if defined(HAS_AVX512_BF16) && defined(__AVX512VNNI__)
 #define HAS_AVX512_VNNI 1 /* and they multiply bytes */
 const int64_t has_quantized = 1;
+#endif
+
+/* What products are computed with, for the facts of a job */
+const char *vector_instructions =
+#if defined(HAS_AVX512_BF16)
+    "AVX-512 with bfloat16";
+#elif defined(HAS_AVX512)
+    "AVX-512";
+#elif defined(__AVX2__)
+    "AVX2";
+#elif defined(HAS_NEON_BF16)
+    "NEON with bfloat16";
+#elif defined(__aarch64__)
+    "NEON";
+#else
+    "narrow vectors";
 #endif
 
 /* Floats of a register: wider vectors would be slow, since the compiler splits them badly. */
 #ifdef __AVX512F__
 #define VEC_FLOATS 16
+#elif defined(__aarch64__)
+#define VEC_FLOATS 4
 #else
 #define VEC_FLOATS 8
 #endif
@@ -73,10 +106,21 @@ INLINE uint32_t load_one_bf16(const bf16 *at) {
 
 INLINE vec multiply_add_f32(vec sum, float x, vec y) { return sum + x * y; }
 
-/* sum + x.low * y.low + x.high * y.high for pairs of bfloat16, the same pair x for all lanes */
+/* sum + x.low * y.low + x.high * y.high for pairs of bfloat16 */
+INLINE vec dot_bf16(vec sum, words x, words y) {
+#if defined(HAS_AVX512_BF16)
+  return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
+#elif defined(HAS_NEON_BF16)
+  return (vec)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)x, (bfloat16x8_t)y);
+#else
+  return sum + (vec)(x << 16) * (vec)(y << 16) + (vec)(x & 0xffff0000u) * (vec)(y & 0xffff0000u);
+#endif
+}
+
+/* The same with one pair x for all lanes */
 INLINE vec multiply_add_bf16(vec sum, uint32_t x, words y) {
-#ifdef __AVX512BF16__
-  return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(x), (__m512bh)y);
+#if defined(HAS_AVX512_BF16) || defined(HAS_NEON_BF16)
+  return dot_bf16(sum, x + (words){0}, y);
 #else
   return sum + to_float_bf16(x & 0xffff) * (vec)(y << 16) + to_float_bf16(x >> 16) * (vec)(y & 0xffff0000u);
 #endif

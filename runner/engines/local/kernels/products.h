@@ -4,7 +4,7 @@
 /* A float as T would hold it */
 INLINE float NAME(rounded)(float x) { return NAME(to_float)(NAME(from_float)(x)); }
 
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
 /* write_outputs for LANES sums */
 INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float *second, const T *bias, T *out) {
   __m512 a = _mm512_loadu_ps(y);
@@ -31,7 +31,7 @@ INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y,
     T *out = (T *)p->out + (row + r) * p->stride + u->column;
     const float *b = second + r * y_stride;
     int64_t first = 0;
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
     for (; first + LANES <= u->width; first += LANES)
       NAME(write_16_outputs)(p->output_mode, y + first, b + first, bias ? bias + first : 0, out + first);
 #endif
@@ -68,6 +68,10 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
   else scale_and_add_bias(u, rows, y);
   NAME(write_outputs)(p, u, y, u->second ? 2 * PANEL : PANEL, y + PANEL, rows, row);
 }
+#endif
+
+#if defined(HAS_TILES) && PACK == 2
+#include "tile_products.h"
 #endif
 
 /* Multiplies a pair of panels of plain weights by `rows` rows, from `row` on, at most REGISTER_ROWS at a time. */
@@ -118,6 +122,12 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
       continue;
     }
 #endif
+#if defined(HAS_TILES) && PACK == 2
+    if (u.of[0]->tile_rows) {
+      multiply_pair_in_tile_order(p, &u, row, rows, next);
+      continue;
+    }
+#endif
     NAME(multiply_plain)(p, &u, row, rows, next);
   }
 #ifdef HAS_AVX512_VNNI
@@ -140,6 +150,9 @@ static void NAME(run_product)(const product *p, const product *then, phase **now
     NAME(run_product_task)(p, task, is_last ? then : p, is_last ? omp_get_thread_num() : after);
     finish(at, p->tasks, is_alone);
   }
+#if defined(HAS_TILES) && PACK == 2
+  if (configured_rows) release_tiles();
+#endif
 }
 
 /* out [rows, outputs] = x [rows, inputs] by a matrix; workspace: for quantized ones, of quantized_workspace_bytes.

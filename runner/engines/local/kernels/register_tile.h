@@ -22,14 +22,6 @@ INLINE vec broadcast_f32(const float *at) { return *at + (vec){0}; }
 INLINE words broadcast_bf16(const bf16 *at) { return load_one_bf16(at) + (words){0}; }
 INLINE vec dot_f32(vec sum, vec x, vec y) { return sum + x * y; }
 
-INLINE vec dot_bf16(vec sum, words x, words y) {
-#ifdef __AVX512BF16__
-  return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
-#else
-  return sum + (vec)(x << 16) * (vec)(y << 16) + (vec)(x & 0xffff0000u) * (vec)(y & 0xffff0000u);
-#endif
-}
-
 #ifdef HAS_AVX512_VNNI
 typedef words vec_u8;
 

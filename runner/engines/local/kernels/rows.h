@@ -52,7 +52,7 @@ static __attribute__((noinline)) void NAME(norm_row)(const T *x, const T *weight
   for (int64_t i = 0; i < width; i++) squares += NAME(to_float)(x[i]) * NAME(to_float)(x[i]);
   const float factor = 1.0f / sqrtf(squares / width + epsilon);
   int64_t first = 0;
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
   for (; first + LANES <= width; first += LANES) {
     const __m512 part = NAME(round_16)(_mm512_mul_ps(NAME(load_16)(x + first), _mm512_set1_ps(factor)));
     NAME(store_16)(out + first, _mm512_mul_ps(NAME(load_16)(weight + first), part));

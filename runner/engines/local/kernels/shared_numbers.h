@@ -25,7 +25,7 @@ const shared_number shared_numbers[] = {
     CONSTANT(FREQUENCY_PENALTY), CONSTANT(PRESENCE_PENALTY),
     SIZE(kv_arena), AT(kv_arena, keys), AT(kv_arena, values), AT(kv_arena, capacity),
     SIZE(matrix), AT(matrix, weight), AT(matrix, bias), AT(matrix, outputs), AT(matrix, kind), AT(matrix, scale),
-    AT(matrix, constants), AT(matrix, block), AT(matrix, threshold),
+    AT(matrix, constants), AT(matrix, block), AT(matrix, threshold), AT(matrix, tile_rows),
     SIZE(fused_model), AT(fused_model, layers), AT(fused_model, hidden), AT(fused_model, inner),
     AT(fused_model, kv_heads), AT(fused_model, group), AT(fused_model, dim), AT(fused_model, is_quantized),
     AT(fused_model, embedding_rows), AT(fused_model, positions), AT(fused_model, epsilon), AT(fused_model, scale),

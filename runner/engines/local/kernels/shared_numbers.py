@@ -93,6 +93,7 @@ class Matrix(ctypes.Structure):
         *_fields(ctypes.c_void_p, "scale", "constants"),
         ("block", ctypes.c_int64),
         ("threshold", ctypes.c_float),
+        ("tile_rows", ctypes.c_int64),
     )
 
 

@@ -1,0 +1,67 @@
+"""Which way of products is the fastest on this processor? `python bench/product_ways.py [--shapes 576x576]`.
+
+The products that each way computes are multiplied by turns, with as many rows as a step and a prompt have, in GFLOP/s:
+of a larger layer a part, which stays in the caches. The last line is what a job would use. RUNNER_WITHOUT=avx512_bf16
+and ONEDNN_MAX_CPU_ISA=AVX512_CORE let this processor be one without products of bfloat16; RUNNER_WITHOUT=avx512 and
+ONEDNN_MAX_CPU_ISA=AVX2 one with narrow registers: our kernels and torch then leave the same instructions out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+
+import torch
+from engines import head_line, markdown
+from torch import nn
+
+from runner.engines.local import products
+from runner.engines.local.kernels import native
+from runner.engines.local.measured_products import Ways, measure, sample_of
+from runner.engines.local.products import Way
+
+ROWS = (1, 4, 8, 16, 32, 128)
+SMOLLM2 = ("576x576", "192x576", "1536x576", "576x1536", "49152x576")  # the layers of a model with 135M parameters
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--shapes", nargs="+", default=list(SMOLLM2), help="outputs x inputs of layers")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    dtype: torch.dtype = getattr(torch, chosen.dtype)
+    shapes = [(int(outputs), int(inputs)) for outputs, _, inputs in (shape.partition("x") for shape in chosen.shapes)]
+    kernels = native.kernels()
+    inputs = tuple(sorted({width for _, width in shapes}))
+    problems = {way: products.problem_of(way, inputs, dtype, kernels) for way in Way}
+    ways: Ways = {}
+    for way in Way:
+        if not problems[way]:
+            ways |= products.measured_as(way, kernels)
+    print(head_line(["bench/product_ways.py", *sys.argv[1:]], chosen.threads))
+    print("\n".join(f"{way}: {problem}" for way, problem in problems.items() if problem))
+    best: dict[tuple[str, int], float] = {}
+    lines = []
+    for shape in {sample_of(shape): shape for shape in shapes}.values():
+        outputs, width = sample_of(shape)
+        for _ in range(chosen.rounds):
+            took = measure(ways, shape, ROWS, dtype, time.perf_counter() + 60, slow=math.inf)
+            for name in ways:
+                for count in ROWS:
+                    rate = 2 * count * outputs * width / took[name][count] / 1e9
+                    best[name, count] = max(best.get((name, count), 0.0), rate)
+        lines += [[f"{outputs} x {width}", name, *(f"{best[name, count]:.0f}" for count in ROWS)] for name in ways]
+        best.clear()
+    print(markdown(["outputs x inputs", "GFLOP/s by", *(f"{count} rows" for count in ROWS)], lines))
+    layers = [nn.Linear(width, outputs, bias=False, device="meta", dtype=dtype) for outputs, width in shapes]
+    print(f"products: {products.choose(layers, dtype, kernels).fact}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+/* Products of bfloat16 by the tiles of AMX, and by vectors in the same order of sums, bit for bit: so few rows may go by
+   vectors and many by tiles, and no row's result depends on how many go along. Weights lie in panels as for all other
+   products: each half of a panel, 16 outputs, is a tile as it lies.
+
+   A tile has 16 rows of 64 bytes. TDPBF16PS adds to sums [rows, 16] the product of rows [rows, 32 inputs] and weights
+   [16 pairs of inputs, 16 outputs, 2]: the even inputs and the odd ones are summed apart, in order, from 0, and then
+   both sums together are added to what is there. Numbers too small to be normal count as 0. */
+
+#define TILE_INPUTS 32 /* that one instruction multiplies */
+#define TILE_BLOCK 32  /* rows that are multiplied together: two tiles */
+
+#ifndef TILE_CODE /* else a test emulates the instructions */
+#define TILE_CODE __attribute__((target("amx-tile,amx-bf16"), noinline))
+#define TILE_CONFIGURE(shapes) _tile_loadconfig(shapes)
+#define TILE_RELEASE() _tile_release()
+#define TILE_ZERO(tile) _tile_zero(tile)
+#define TILE_LOAD(tile, from, bytes_per_row) _tile_loadd(tile, from, bytes_per_row)
+#define TILE_STORE(tile, to, bytes_per_row) _tile_stored(tile, to, bytes_per_row)
+#define TILE_MULTIPLY_ADD(sums, rows, weights) _tile_dpbf16ps(sums, rows, weights)
+#define TILE_PERMISSION() (syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0)
+#endif
+
+/* gcc does not know that loads of tiles read memory: what is to be written before has to be kept before */
+#define MEMORY_IS_WRITTEN() __asm__ volatile("" ::: "memory")
+
+/* For how many rows of a block this thread's tiles are configured; 0: they are released. The system saves and restores
+   8 KiB at each switch between threads until they are. */
+static _Thread_local int configured_rows;
+
+/* Sums in tiles 0 to 3 (the first 16 rows by the two halves of a panel, then the other rows), rows in 4 and 5, weights
+   in 6 and 7 */
+TILE_CODE static void configure_tiles(int rows) {
+  struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } shapes = {.palette = 1};
+  const uint8_t upper = (uint8_t)(rows < 16 ? rows : 16), lower = (uint8_t)(rows > 16 ? rows - 16 : 16);
+  const uint8_t of[8] = {upper, upper, lower, lower, upper, lower, 16, 16};
+  for (int t = 0; t < 8; t++) shapes.bytes[t] = 64, shapes.rows[t] = of[t];
+  MEMORY_IS_WRITTEN();
+  TILE_CONFIGURE(&shapes);
+  configured_rows = rows;
+}
+
+TILE_CODE static void release_tiles(void) {
+  TILE_RELEASE();
+  configured_rows = 0;
+}
+
+/* Rows of x by one panel, and their sums y. `lines` cache lines from `ahead` on are read next. */
+typedef struct {
+  const bf16 *x, *panel;
+  int64_t inputs; /* also from row to row of x */
+  int rows;       /* up to TILE_BLOCK */
+  float *y;
+  int64_t y_stride;
+  const char *ahead;
+  int64_t lines;
+} panel_task;
+
+INLINE void prefetch_lines(const panel_task *of, int64_t step, int64_t per_step) {
+  const int64_t first = step * per_step, last = first + per_step < of->lines ? first + per_step : of->lines;
+  for (int64_t line = first; line < last; line++) __builtin_prefetch(of->ahead + line * CACHE_LINE, 0, 2);
+}
+
+/* Inputs are whole tiles. */
+TILE_CODE static void multiply_by_tiles(const panel_task *of) {
+  const bf16 *panel = of->panel, *upper = of->x, *lower = of->x + 16 * of->inputs;
+  const int64_t inputs = of->inputs, bytes = inputs * (int64_t)sizeof(bf16), y_bytes = of->y_stride * (int64_t)sizeof(float);
+  const int64_t per_step = ceil_div(of->lines, inputs / TILE_INPUTS);
+  if (configured_rows != of->rows) configure_tiles(of->rows);
+  MEMORY_IS_WRITTEN();
+  TILE_ZERO(0);
+  TILE_ZERO(1);
+  if (of->rows > 16) {
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+    for (int64_t i = 0; i < inputs; i += TILE_INPUTS, panel += TILE_INPUTS * PANEL) {
+      prefetch_lines(of, i / TILE_INPUTS, per_step);
+      TILE_LOAD(6, panel, 2 * PANEL * sizeof(bf16));
+      TILE_LOAD(4, upper + i, bytes);
+      TILE_LOAD(7, panel + PANEL, 2 * PANEL * sizeof(bf16));
+      TILE_LOAD(5, lower + i, bytes);
+      TILE_MULTIPLY_ADD(0, 4, 6);
+      TILE_MULTIPLY_ADD(1, 4, 7);
+      TILE_MULTIPLY_ADD(2, 5, 6);
+      TILE_MULTIPLY_ADD(3, 5, 7);
+    }
+    TILE_STORE(2, of->y + 16 * of->y_stride, y_bytes);
+    TILE_STORE(3, of->y + 16 * of->y_stride + 16, y_bytes);
+  } else {
+    for (int64_t i = 0; i < inputs; i += TILE_INPUTS, panel += TILE_INPUTS * PANEL) {
+      prefetch_lines(of, i / TILE_INPUTS, per_step);
+      TILE_LOAD(4, upper + i, bytes);
+      TILE_LOAD(6, panel, 2 * PANEL * sizeof(bf16));
+      TILE_LOAD(7, panel + PANEL, 2 * PANEL * sizeof(bf16));
+      TILE_MULTIPLY_ADD(0, 4, 6);
+      TILE_MULTIPLY_ADD(1, 4, 7);
+    }
+  }
+  TILE_STORE(0, of->y, y_bytes);
+  TILE_STORE(1, of->y + 16, y_bytes);
+  MEMORY_IS_WRITTEN();
+}
+
+/* The same sums of R rows by vectors. Rows are widened, even and odd inputs apart, for 32 inputs at a time. */
+INLINE void multiply_in_tile_order(const int R, const panel_task *of) {
+  const bf16 *panel = of->panel;
+  const int64_t per_step = ceil_div(of->lines, ceil_div(of->inputs, TILE_INPUTS));
+  const __m512i upper_half = _mm512_set1_epi32((int)0xffff0000u);
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < PANEL_VECS; v++) _mm512_storeu_ps(of->y + r * of->y_stride + v * LANES, _mm512_setzero_ps());
+  for (int64_t i = 0; i < of->inputs; i += TILE_INPUTS) {
+    float even[REGISTER_ROWS][LANES], odd[REGISTER_ROWS][LANES];
+    const int64_t pairs = of->inputs - i < TILE_INPUTS ? (of->inputs - i) / 2 : TILE_INPUTS / 2;
+    const __mmask16 mask = (__mmask16)(0xffffu >> (LANES - pairs));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const __m512i x = _mm512_maskz_loadu_epi32(mask, of->x + r * of->inputs + i);
+      _mm512_storeu_si512(even[r], _mm512_slli_epi32(x, 16));
+      _mm512_storeu_si512(odd[r], _mm512_and_si512(x, upper_half));
+    }
+    prefetch_lines(of, i / TILE_INPUTS, per_step);
+    __m512 low[REGISTER_ROWS][PANEL_VECS], high[REGISTER_ROWS][PANEL_VECS];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int v = 0; v < PANEL_VECS; v++) low[r][v] = high[r][v] = _mm512_setzero_ps();
+#pragma GCC unroll 2
+    for (int64_t s = 0; s < pairs; s++, panel += 2 * PANEL)
+#pragma GCC unroll 2
+      for (int v = 0; v < PANEL_VECS; v++) {
+        const __m512i w = _mm512_loadu_si512(panel + 2 * LANES * v);
+        const __m512 first = (__m512)_mm512_slli_epi32(w, 16), second = (__m512)_mm512_and_si512(w, upper_half);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+          low[r][v] = _mm512_fmadd_ps(_mm512_set1_ps(even[r][s]), first, low[r][v]);
+          high[r][v] = _mm512_fmadd_ps(_mm512_set1_ps(odd[r][s]), second, high[r][v]);
+        }
+      }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int v = 0; v < PANEL_VECS; v++) {
+        float *at = of->y + r * of->y_stride + v * LANES;
+        _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), _mm512_add_ps(low[r][v], high[r][v])));
+      }
+  }
+}
+
+#define ZERO_FOR_DENORMAL 0x8040u /* both bits of MXCSR: of inputs and of results */
+
+static __attribute__((noinline)) void multiply_by_vectors(const panel_task *of) {
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | ZERO_FOR_DENORMAL);
+  MEMORY_IS_WRITTEN();
+  switch (of->rows) {
+  case 1: multiply_in_tile_order(1, of); break;
+  case 2: multiply_in_tile_order(2, of); break;
+  case 3: multiply_in_tile_order(3, of); break;
+  case 4: multiply_in_tile_order(4, of); break;
+  case 5: multiply_in_tile_order(5, of); break;
+  default: multiply_in_tile_order(REGISTER_ROWS, of);
+  }
+  MEMORY_IS_WRITTEN();
+  _mm_setcsr(before);
+}
+
+/* How many of the rows that are left are multiplied together: by tiles where these are so many */
+INLINE int64_t rows_at_once(const matrix *m, int64_t inputs, int64_t rows) {
+  if (rows >= m->tile_rows && inputs % TILE_INPUTS == 0) return rows < TILE_BLOCK ? rows : TILE_BLOCK;
+  const int64_t tiles = ceil_div(rows, REGISTER_ROWS);
+  return ceil_div(rows, tiles); /* about equally many in each */
+}
+
+/* Multiplies a pair of panels by `rows` rows, from `row` on. */
+static void multiply_pair_in_tile_order(const product *p, const panel_pair *u, int64_t row, int64_t rows,
+                                        next_weights next) {
+  float y[TILE_BLOCK * 2 * PANEL] __attribute__((aligned(CACHE_LINE)));
+  int64_t parts = 0, lines = next.lines;
+  for (int64_t r = 0; r < rows; parts++) r += rows_at_once(u->of[0], p->inputs, rows - r);
+  const int64_t per_part = ceil_div(lines, parts);
+  for (int64_t r = 0, some; r < rows; r += some, lines -= per_part) {
+    some = rows_at_once(u->of[0], p->inputs, rows - r);
+    const int is_by_tiles = rows - r >= u->of[0]->tile_rows && p->inputs % TILE_INPUTS == 0;
+    for (int i = 0; i < (u->second ? 2 : 1); i++) {
+      const int64_t begin = next.lines - lines;
+      const panel_task one = {
+          .x = (const bf16 *)p->x + (row + r) * p->inputs, .panel = (const bf16 *)(i ? u->second : u->first),
+          .inputs = p->inputs, .rows = (int)some, .y = y + i * PANEL, .y_stride = 2 * PANEL,
+          .ahead = (i ? next.second : next.first) + begin * CACHE_LINE,
+          .lines = lines < 0 ? 0 : lines < per_part ? lines : per_part};
+      if (is_by_tiles) multiply_by_tiles(&one);
+      else multiply_by_vectors(&one);
+    }
+    write_outputs_bf16(p, u, y, 2 * PANEL, y + PANEL, some, row + r);
+  }
+}
+
+/* ------------------------------------------------------------------------------- whether the tiles may be used here */
+
+enum { TILES_WORK, NO_TILE_CODE, NO_TILE_PERMISSION, NO_TILE_INSTRUCTIONS, WRONG_TILE_SUMS }; /* as in native.py */
+
+static sigjmp_buf after_bad_instruction;
+static void on_bad_instruction(int signal) { siglongjmp(after_bad_instruction, signal); }
+
+/* Multiplies once by tiles. */
+static int try_tiles(void) {
+  bf16 x[16 * TILE_INPUTS], panel[TILE_INPUTS * PANEL];
+  float y[16 * PANEL], expected[16 * PANEL];
+  for (int i = 0; i < 16 * TILE_INPUTS; i++) x[i] = from_float_bf16((float)(i * 7 % 31 - 15));
+  for (int i = 0; i < TILE_INPUTS * PANEL; i++) panel[i] = from_float_bf16((float)(i * 5 % 29 - 14));
+  panel_task of = {.x = x, .panel = panel, .inputs = TILE_INPUTS, .rows = 16, .y = y, .y_stride = PANEL};
+  multiply_by_tiles(&of);
+  release_tiles();
+  for (int r = 0; r < 16; r += 4) {
+    panel_task some = of;
+    some.x = x + r * TILE_INPUTS, some.y = expected + r * PANEL, some.rows = 4;
+    multiply_by_vectors(&some);
+  }
+  return memcmp(y, expected, sizeof y) ? WRONG_TILE_SUMS : TILES_WORK;
+}
+
+/* Whether the system and the processor let this process use tiles, found out by doing it: a flag of the processor is
+   no permission. To be called once, before other threads are started or with no other user of SIGILL. */
+int64_t tiles_state(void) {
+  struct sigaction ours = {0}, before;
+  if (!TILE_PERMISSION()) return NO_TILE_PERMISSION;
+  ours.sa_handler = on_bad_instruction;
+  if (sigaction(SIGILL, &ours, &before)) return NO_TILE_PERMISSION;
+  const int64_t state = sigsetjmp(after_bad_instruction, 1) ? NO_TILE_INSTRUCTIONS : try_tiles();
+  sigaction(SIGILL, &before, 0);
+  configured_rows = 0;
+  return state;
+}

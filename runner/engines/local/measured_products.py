@@ -1,0 +1,143 @@
+"""Seconds of products on this machine, measured once and kept beside the compiled kernels.
+
+The file is one for each kind of machine, processor, version of torch and source of the kernels. Of processes that begin
+together one measures, and the others wait for it and read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import torch
+
+from runner.core import machine
+from runner.core.files import hold, replace_with
+from runner.core.processor import left_out
+from runner.engines.local.kernels.native import Kernels
+from runner.engines.local.onednn import Product
+
+log = logging.getLogger(__name__)
+
+SAMPLE_WEIGHTS = 2**19  # of a larger layer some outputs are multiplied, and the time counts for all
+TURNS = 3  # the fastest counts; the first only if there is no other
+SLOW = 4.0  # a way that takes so many times as long as the fastest is not measured with more rows
+MAX_SECONDS = 0.2  # then each way has one turn, so that all of it takes about 0.3 s on a busy machine, too
+LOCK = "products.lock"
+
+Shape = tuple[int, int]  # outputs and inputs of a layer
+Ways = dict[str, Callable[[torch.Tensor], Product]]
+Seconds = dict[str, dict[int, float]]  # way → number of rows → seconds
+
+
+def kept_seconds(
+    ways: Ways, shapes: Sequence[Shape], rows: Sequence[int], dtype: torch.dtype, kernels: Kernels
+) -> dict[Shape, Seconds] | None:
+    """Return the seconds of each way for layers of these shapes, measured where they are not known.
+
+    None where nothing can be kept: a measurement that is made anew for each job would make answers differ.
+    """
+    file, keys = _file(kernels), _keys(shapes, dtype)
+    if file is None:
+        return None
+    known = _read(file)
+    if any(_is_missing(known, key, ways, rows) for key in keys.values()):
+        with ExitStack() as locked:
+            with suppress(OSError):  # some network disks have no locks: then the last one's measurement stays
+                locked.enter_context(hold(file.with_name(LOCK)))
+            known = _read(file)  # perhaps somebody has measured while this process waited
+            missing = {key: shape for shape, key in keys.items() if _is_missing(known, key, ways, rows)}
+            started = time.perf_counter()
+            for key, shape in missing.items():
+                known[key] = known.get(key, {}) | measure(ways, shape, rows, dtype, started + MAX_SECONDS)
+            log.info("measured %d kinds of products in %.2f s", len(missing), time.perf_counter() - started)
+            try:
+                replace_with(file, lambda fresh: fresh.write_text(json.dumps(known, indent=1)))
+            except OSError as error:
+                log.info("the measurement of products cannot be kept: %s", error)
+                return None
+    whole = {shape: shape[0] / sample_of(shape)[0] for shape in shapes}
+    return {
+        shape: {way: {count: took * whole[shape] for count, took in known[key][way].items()} for way in ways}
+        for shape, key in keys.items()
+    }
+
+
+@torch.inference_mode()
+def measure(
+    ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, deadline: float, slow: float = SLOW
+) -> Seconds:
+    """Return the seconds of a sample of a layer by each way; the ways take turns."""
+    random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
+    weight = torch.randn(*sample_of(shape), generator=random).to(dtype)
+    products = {name: make(weight) for name, make in ways.items()}
+    took: Seconds = {name: {} for name in ways}
+    for count in sorted(rows):
+        x = torch.randn(count, shape[1], generator=random).to(dtype)
+        times: dict[str, list[float]] = {name: [] for name in products}
+        for turn in range(TURNS):
+            if turn and time.perf_counter() > deadline:
+                break
+            for name, product in products.items():
+                started = time.perf_counter()
+                product(x)
+                times[name].append(time.perf_counter() - started)
+        for name in ways:
+            before = took[name]
+            took[name][count] = (
+                min(times[name][1:] or times[name]) if name in times else before[max(before)] * count / max(before)
+            )
+        fastest = min(took[name][count] for name in products)
+        products = {name: product for name, product in products.items() if took[name][count] <= slow * fastest}
+    return took
+
+
+def sample_of(shape: Shape) -> Shape:
+    """Return the part of a layer that is multiplied: all inputs, and whole panels of outputs."""
+    outputs, inputs = shape
+    return min(outputs, max(64, SAMPLE_WEIGHTS // inputs // 64 * 64)), inputs
+
+
+def _keys(shapes: Sequence[Shape], dtype: torch.dtype) -> dict[Shape, str]:
+    """Name what is measured for each layer: a sample, by so many threads."""
+    name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
+    return {shape: "{} x {}, {}, {} threads".format(*sample_of(shape), name, threads) for shape in shapes}
+
+
+def _is_missing(known: Mapping[str, Seconds], key: str, ways: Ways, rows: Sequence[int]) -> bool:
+    return any(count not in known.get(key, {}).get(way, {}) for way in ways for count in rows)
+
+
+def _read(file: Path) -> dict[str, Seconds]:
+    """Return what the file holds; nothing where there is none or it is damaged, so that it is measured again."""
+    try:
+        return {
+            key: {way: {int(count): _positive(took) for count, took in times.items()} for way, times in seconds.items()}
+            for key, seconds in json.loads(file.read_text()).items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        log.info("%s is damaged, so products are measured again: %s", file, error)
+        return {}
+
+
+def _positive(took: float) -> float:
+    if not 0 < float(took) < math.inf:
+        raise ValueError(f"{took} is no time")
+    return float(took)
+
+
+def _file(kernels: Kernels) -> Path | None:
+    """Return where measurements of this library on this kind of machine are kept; None if they cannot be."""
+    folder = kernels.file.parent
+    if not kernels.is_kept:
+        return None
+    parts = (kernels.file.name, machine.name(), machine.versions()["torch"], *left_out())
+    return folder / f"products-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"

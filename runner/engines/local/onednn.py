@@ -1,0 +1,40 @@
+"""Products by oneDNN with weights in its own order: packed once, where torch would rearrange them at each product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+ROWS = 128  # for which oneDNN chooses the layout; it works for any other number, but is not always the fastest
+Product = Callable[[torch.Tensor], torch.Tensor]
+
+
+def by_onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """Return the product with weights in oneDNN's order."""
+    with torch.no_grad():
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+
+    def product(rows: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
+        return result
+
+    return product
+
+
+@cache
+def packing_problem(dtype: torch.dtype) -> str:
+    """Return why weights of a dtype cannot be packed here, empty if they can.
+
+    The functions are not public in torch and depend on the processor, so each dtype is tried.
+    """
+    try:
+        probe, weight = torch.ones(2, 32, dtype=dtype), torch.eye(32, dtype=dtype)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
+        same = (torch.ops.mkldnn._linear_pointwise(probe, packed, None, "none", [], "") == probe).all()
+        return "" if same else "this processor's packed product is wrong"
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        if "memory" in str(error):  # memory may be free later, but the result is cached for the whole process
+            raise
+        return " ".join(str(error).split())[:160]

@@ -1,0 +1,112 @@
+"""The kernels as other processors would run them: with fewer instructions, under emulators, and with features left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.core import processor
+from runner.core.errors import ConfigError
+from runner.engines.local.kernels import building
+
+CPUINFO = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+SUPPORT = Path(__file__).parents[2] / "support"
+IS_X86 = "avx2" in CPUINFO
+HAS_AVX512_BF16 = "avx512_bf16" in CPUINFO
+X86 = {"x86-64-v2": "narrow vectors", "x86-64-v3": "AVX2", "x86-64-v4": "AVX-512"}
+ARM = {"armv8-a": "NEON", "armv8.6-a+bf16+i8mm": "NEON with bfloat16"}
+
+
+def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...] = ()) -> str:
+    """Build the program that compares the kernels with double precision, run it, and return what it says it uses."""
+    command = [compiler, "-O1", "-fopenmp", *building.MATH.split(), *building.WARNINGS.split(), "-Werror", *flags]
+    command += [f"-I{building.FOLDER}", str(SUPPORT / "check_kernels.c"), "-o", str(program), "-lm"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([*emulator, str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == 9
+    return done.stdout.splitlines()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None or not IS_X86, reason="no C compiler, or no x86 with AVX2")
+@pytest.mark.parametrize("level", list(X86))
+def test_a_processor_with_fewer_instructions_multiplies_and_attends(level: str, tmp_path: Path) -> None:
+    if level == "x86-64-v4" and "avx512vl" not in CPUINFO:
+        pytest.skip("this processor has no AVX-512")
+    assert checked(tmp_path / "check", "cc", f"-march={level}") == X86[level]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("level", list(ARM))
+def test_arm_multiplies_and_attends_under_an_emulator(level: str, tmp_path: Path) -> None:
+    compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        pytest.skip("needs Debian's packages gcc-aarch64-linux-gnu and qemu-user")
+    flags, most = (f"-march={level}", "-static"), (emulator, "-cpu", "max")
+    assert checked(tmp_path / "check", compiler, *flags, emulator=most) == ARM[level]
+
+
+def answered(cache: Path, **environment: str) -> dict[str, Any]:
+    """Answer questions with the embedded model in a process of its own, one by one and together."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RUNNER_")}
+    inherited |= {"XDG_CACHE_HOME": str(cache), "RUNNER_CFLAGS": "-O1"}
+    command = [sys.executable, str(SUPPORT / "answering_alone_and_together.py")]
+    done = subprocess.run(command, cwd=cache, capture_output=True, text=True, check=False, env=inherited | environment)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert found["alone"] == found["together"], "a row's answer does not depend on the rows beside it"
+    assert found["fused"]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("cc") is None or not HAS_AVX512_BF16, reason="no compiler, or no AVX-512 with bfloat16"
+)
+@pytest.mark.parametrize(("left_out", "expected"), [("avx512_bf16", "AVX-512"), ("avx512", "AVX2")])
+def test_a_feature_that_is_left_out_leads_to_the_next_way_with_a_fact(
+    left_out: str, expected: str, tmp_path: Path
+) -> None:
+    found = answered(tmp_path, RUNNER_WITHOUT=left_out)
+    assert found["fact"] == f"panels, by {expected} (RUNNER_WITHOUT={left_out})"
+    assert found["notes"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("cc") is None or not HAS_AVX512_BF16, reason="no compiler, or no AVX-512 with bfloat16"
+)
+def test_a_job_by_tiles_decodes_few_rows_by_vectors_and_many_by_tiles_and_answers_alike(tmp_path: Path) -> None:
+    """The instructions of tiles are emulated, all else is the engine as it is."""
+    emulated = f"-O1 -include {SUPPORT / 'emulated_tiles.h'}"
+    found = answered(tmp_path, RUNNER_PRODUCTS="tiles", RUNNER_CFLAGS=emulated)
+    assert found["fact"] == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_PRODUCTS)"
+    without = answered(tmp_path, RUNNER_PRODUCTS="tiles", RUNNER_CFLAGS=emulated, RUNNER_WITHOUT="amx")
+    note = "RUNNER_PRODUCTS=tiles: RUNNER_WITHOUT names amx"
+    assert without["fact"] == f"panels, by AVX-512 with bfloat16 ({note}; RUNNER_WITHOUT=amx)"
+    assert note in without["notes"]
+
+
+def test_features_are_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {"avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16"}
+    monkeypatch.delenv("RUNNER_WITHOUT", raising=False)
+    assert processor.without_left_out(flags) == flags
+    monkeypatch.setenv("RUNNER_WITHOUT", "amx, avx512_bf16")
+    assert processor.left_out() == ("amx", "avx512_bf16")
+    assert processor.without_left_out(flags) == {"avx2", "fma", "avx512f", "avx512_vnni"}
+    if IS_X86:
+        assert processor.compiler_flags() == ["-mno-avx512bf16"]
+    monkeypatch.setenv("RUNNER_WITHOUT", "avx2")
+    assert processor.without_left_out(flags) == {"fma", "amx_tile", "amx_bf16"}
+    monkeypatch.setenv("RUNNER_WITHOUT", "sse")
+    with pytest.raises(ConfigError, match="RUNNER_WITHOUT=sse: sse is none of avx2, avx512, avx512_bf16"):
+        processor.left_out()

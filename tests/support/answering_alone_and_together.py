@@ -1,0 +1,62 @@
+"""A program: the embedded model in bfloat16 answers questions one by one and together; prints tokens and facts as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from opening import local_engine
+
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import NoTrackingConfig, RunnerConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.core.dtypes import Dtype
+from runner.engines.base import Request
+from runner.engines.contract import complete
+from runner.quantization.base import QuantizationConfig
+
+TEXTS = [f"Tom has {number} apples." for number in range(24)]
+ALONE = 3
+
+
+def main() -> None:
+    """Answer and print."""
+    groups: dict[str, Any] = {
+        "model": LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.bfloat16),
+        "quantization": QuantizationConfig(),
+        "lora": LoraConfig(),
+        "rope": RopeConfig(),
+        "generation": GenerationConfig(max_new_tokens=12),
+        "task": Gsm8kConfig(limit=4),
+        "tracking": NoTrackingConfig(),
+        "output_dir": str(Path("outputs")),
+    }
+    engine = local_engine(RunnerConfig(**groups))
+    fact = engine.load().facts["products"]
+
+    def answers(texts: list[str]) -> list[list[int]]:
+        requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(texts)]
+        found = {one.id: list(one.token_ids) for one in complete(engine, requests)}
+        return [found[at] for at in range(len(texts))]
+
+    alone = [answers([text])[0] for text in TEXTS[:ALONE]]
+    together = answers(TEXTS)[:ALONE]
+    print(
+        json.dumps(
+            {
+                "fact": fact,
+                "notes": engine.stats.notes,
+                "fused": engine.fused is not None,
+                "alone": alone,
+                "together": together,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

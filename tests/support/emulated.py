@@ -1,0 +1,57 @@
+"""Products of bfloat16 built alone, and with the tile instructions emulated in plain C."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runner.engines.local.kernels import building, native
+from runner.engines.local.kernels.native import Kernels
+
+HERE, KERNELS = Path(__file__).parent, Path(native.__file__).parent
+# Those of the library, but for what takes long to compile; bytes are multiplied by files that are not included.
+FLAGS = [
+    "-O2",
+    "-march=native",
+    "-mno-avx512vnni",
+    "-fopenmp",
+    *building.MATH.split(),
+    *building.WARNINGS.split(),
+    "-Werror",
+    "-Wno-unused-function",
+    "-shared",
+    "-fPIC",
+]
+
+
+def build(folder: Path, *flags: str, source: str = "products_only.c", compiler: str | None = None) -> Path:
+    """Compile a file of tests/support beside the kernels."""
+    library = folder / "products.so"
+    command = [compiler or shutil.which("cc") or "cc", *FLAGS, *flags, f"-I{KERNELS}", str(HERE / source)]
+    subprocess.run([*command, "-o", str(library), "-lm"], check=True, capture_output=True, text=True)
+    return library
+
+
+class OnlyProducts(Kernels):
+    """Kernels that have products of bfloat16 and nothing else."""
+
+    def __init__(self, library: Path, problem: str = "") -> None:
+        loaded = ctypes.CDLL(str(library))
+        self.loaded, self.file, self.is_kept = loaded, library, False
+        self.has_shared = self.has_quantized = False
+        self.vectors, self.tiles_problem = "emulation", problem
+        self.panel_width = ctypes.c_int64.in_dll(loaded, "panel_width").value
+        function = loaded.product_bf16
+        function.argtypes, function.restype = native._SIGNATURES["product"], ctypes.c_int64
+        self._functions: dict[tuple[str, torch.dtype | None], Any] = {("product", torch.bfloat16): function}
+
+
+def emulated(folder: Path, flags: Sequence[str] = ()) -> OnlyProducts:
+    """Build products whose tile instructions are emulated."""
+    return OnlyProducts(build(folder, "-include", str(HERE / "emulated_tiles.h"), *flags))

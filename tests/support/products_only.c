@@ -1,0 +1,16 @@
+/* The products of bfloat16 and nothing else, so that a test builds them in seconds. */
+#include "numbers.h"
+#ifdef HAS_AVX512
+#include "avx512.h"
+#endif
+#include "thread_team.h"
+#include "attention.h"
+#include "matrices.h"
+#include "checks.h"
+#include "fused_structs.h"
+
+#define T bf16
+#define PACK 2
+#define NAME(x) x##_bf16
+#include "register_tile.h"
+#include "products.h"
