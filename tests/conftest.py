@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+# A database waits for the disk at every commit, longer than most tests compute: test folders lie in memory where there is
+# room. PYTEST_DEBUG_TEMPROOT, a variable of pytest's, puts them elsewhere.
+MEMORY, NEEDED_BYTES = Path("/dev/shm"), 4 * 2**30
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= NEEDED_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 # Nothing depends on the speed of a machine. With CI=true hypothesis has such settings of its own.
 if "CI" not in os.environ:
     settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

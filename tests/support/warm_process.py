@@ -43,6 +43,8 @@ LIBRARIES = (
     "sqlalchemy.dialects.sqlite",
     *("hydra._internal.core_plugins.bash_completion", "hydra._internal.core_plugins.structured_config_source"),
     *("rich.console", "rich.table", "rich.live"),
+    *("alembic.config", "email.policy", "importlib_metadata", "pydantic.v1", "antlr4", "xxhash"),
+    *("uvicorn.main", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on"),
 )
 MODULES = (
     "runner.run",
@@ -51,6 +53,13 @@ MODULES = (
     "runner.grid.workers",
     "runner.grid.worker",
     "runner.compare.command",
+    "runner.compat.variables",
+    "runner.compat.variable_overrides",
+    "runner.engines.pipeline.stage_worker",
+    "runner.sharding.load_part",
+    "runner.sharding.check",
+    "runner.serving.app",
+    "hydra_plugins.runner",
     "runner.store.sync",
     "runner.tasks.gsm8k.task",
     "runner.engines.kinds.stub",
