@@ -10,7 +10,6 @@ import importlib
 import io
 import logging
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -20,16 +19,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import warm_process
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from omegaconf import OmegaConf
 
-from runner.config.choices import CONF
-from runner.config.hydra import adapt_plugins, register
+from runner.config.hydra import adapt_plugins
 from runner.core.console import ForPeople
 from runner.core.signals import ENDING
 
@@ -39,7 +35,6 @@ LATE = ("RUNNER_", "COLUMNS", "API_KEY", "MLFLOW_TRACKING_", "MLFLOW_EXPERIMENT_
 REMEMBER = (
     "runner.checkpoints", "runner.config.data_sets", "runner.core.machine", "runner.datasets", "runner.engines.kinds", "runner.store",
 )  # fmt: skip
-_parsed: dict[str, bytes] = {}  # the files of conf/, which no test changes: reading them is a sixth of a small job
 # Warnings that Python ignores by default.
 IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
@@ -88,22 +83,10 @@ def _as_at_the_start() -> Iterator[None]:
     GlobalHydra.instance().clear()
     Plugins.instance()
     adapt_plugins()  # because Hydra may have found other packages' plugins after ours
-    register()
-    load = OmegaConf.load
-
-    def load_once(file: Any) -> Any:
-        name = str(getattr(file, "name", file))
-        if not name.startswith(f"{CONF}{os.sep}"):
-            return load(file)
-        if name not in _parsed:
-            _parsed[name] = pickle.dumps(load(file))
-        return pickle.loads(_parsed[name])
-
     _forget()
     with (
         mock.patch.dict(os.environ),
         mock.patch.object(ForPeople, "table_follows", False),
-        mock.patch.object(OmegaConf, "load", staticmethod(load_once)),
         mock.patch.object(subprocess, "Popen", warm_process.popen),  # for the workers of grids
         warnings.catch_warnings(),
     ):
