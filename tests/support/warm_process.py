@@ -43,8 +43,6 @@ LIBRARIES = (
     "sqlalchemy.dialects.sqlite",
     *("hydra._internal.core_plugins.bash_completion", "hydra._internal.core_plugins.structured_config_source"),
     *("rich.console", "rich.table", "rich.live"),
-    *("alembic.config", "email.policy", "importlib_metadata", "pydantic.v1", "antlr4", "xxhash"),
-    *("uvicorn.main", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on"),
 )
 MODULES = (
     "runner.run",
@@ -53,13 +51,6 @@ MODULES = (
     "runner.grid.workers",
     "runner.grid.worker",
     "runner.compare.command",
-    "runner.compat.variables",
-    "runner.compat.variable_overrides",
-    "runner.engines.pipeline.stage_worker",
-    "runner.sharding.load_part",
-    "runner.sharding.check",
-    "runner.serving.app",
-    "hydra_plugins.runner",
     "runner.store.sync",
     "runner.tasks.gsm8k.task",
     "runner.engines.kinds.stub",
@@ -169,7 +160,7 @@ def warm() -> type[WarmPopen]:
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
         # explicit, because C code of libraries sets variables that os.environ does not show
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": dict(os.environ)}
-        server = COLD(command, pass_fds=[theirs.fileno()], **streams)
+        server = COLD(command, pass_fds=[theirs.fileno()], cwd="/", **streams)  # a test's folder is deleted with it
         atexit.register(server.wait)
         atexit.register(ours.close)  # runs first, because it is registered last
         theirs.close()
