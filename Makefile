@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# Where this is set, every process of a test compiles all that it imports once more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo pages test test-all test-fast test-avx2 sanitize sanitize-short format lint types check vllm bench
 .PHONY: clean
 .DEFAULT_GOAL := help

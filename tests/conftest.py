@@ -6,10 +6,11 @@ import gc
 import itertools
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from runner.config.choices import CONF
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig, StubConfig
@@ -31,6 +33,12 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the real hub
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+# A database waits for the disk at every commit, longer than most tests compute: test folders lie in memory where there is
+# room. PYTEST_DEBUG_TEMPROOT, a variable of pytest's, puts them elsewhere.
+MEMORY, NEEDED_BYTES = Path("/dev/shm"), 4 * 2**30
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= NEEDED_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 # Nothing depends on the speed of a machine. With CI=true hypothesis has such settings of its own.
 if "CI" not in os.environ:
@@ -77,6 +85,30 @@ def pytest_runtest_logstart() -> None:
         EXCLUDED["modules"] = len(sys.modules)
         gc.collect()
         gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def conf_is_parsed_once() -> Iterator[None]:
+    """Parse each file of conf/ once, since no test changes it: it is a third of composing, which most commands do."""
+    from omegaconf import OmegaConf
+
+    from runner.config.hydra import register
+
+    register()
+    load: Callable[[Any], Any] = OmegaConf.load
+    parsed: dict[str, bytes] = {}
+
+    def load_once(file: Any) -> Any:
+        name = str(getattr(file, "name", file))
+        if not name.startswith(f"{CONF}{os.sep}"):
+            return load(file)
+        if name not in parsed:
+            parsed[name] = pickle.dumps(load(file))
+        return pickle.loads(parsed[name])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(OmegaConf, "load", staticmethod(load_once))
+        yield
 
 
 @pytest.fixture

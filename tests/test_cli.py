@@ -197,6 +197,7 @@ def test_read_only_output_folder(runner: Run, read_only: Path) -> None:
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_what_was_written(runner: Run, small_disk: Path) -> None:
     many = ("model=stub", "task.limit=2000", "tracking=none", f"output_dir={small_disk}")
     done = runner(*many)

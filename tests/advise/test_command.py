@@ -39,6 +39,7 @@ def settings(advice: dict[str, Any], which: str = "recommended") -> list[dict[st
     return [dict(word.split("=", 1) for word in it["overrides"]) for it in advice[which]]
 
 
+@pytest.mark.slow
 def test_a_laptop_holds_seven_billion_in_four_bits_with_few_rows_or_a_smaller_model(data: Any) -> None:
     code, advice = data(SEVEN, "--machine", "laptop_8gb")
     first, *others = settings(advice)

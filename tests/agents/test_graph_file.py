@@ -204,6 +204,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(data=st.data())
 def test_whatever_stands_in_a_place_is_read_or_refused(

@@ -127,6 +127,7 @@ def test_csv_has_a_line_for_each_pooled_setting(three_sets: Store, show: Any) ->
     assert lines[0]["pooled_over"] == "hard 100; test 100; train 200"
 
 
+@pytest.mark.slow
 def test_the_page_begins_with_the_pooled_verdicts(three_sets: Store, show: Any, tmp_path: Any) -> None:
     code, _, _ = show("pool", *BASELINE, "--pool", "--save", str(tmp_path))
     assert code == 0

@@ -75,6 +75,7 @@ def test_p_of_unpaired_accuracies_that_are_far_from_a_margin_is_tiny() -> None:
     assert 0 < unpaired_difference_p(200, 200, 0, 200, -0.9) < 1e-11
 
 
+@pytest.mark.slow
 def test_bets_against_a_margin_hold_at_any_look() -> None:
     generator, margin, called = np.random.default_rng(1), 0.1, 0
     for _ in range(300):

@@ -317,10 +317,10 @@ def fishers_power(n1: int, rate1: float, n2: int, rate2: float) -> float:
     ("n1", "n2", "rate", "most"),
     [
         (20, 20, 0.5, 0.9),
-        (50, 50, 0.5, 0.9),
+        pytest.param(50, 50, 0.5, 0.9, marks=pytest.mark.slow),
         (60, 40, 0.8, 0.9),
         (30, 90, 0.3, 0.9),
-        (80, 80, 0.95, 1.0),
+        pytest.param(80, 80, 0.95, 1.0, marks=pytest.mark.slow),
         (30, 90, 0.0, 1.0),
     ],
 )

@@ -60,6 +60,7 @@ def run(folder: Path, *arguments: str, **settings: str) -> Path:
     return job.parent
 
 
+@pytest.mark.slow
 def test_a_set_of_the_hub_with_a_subset(tmp_path: Path) -> None:
     files = {
         f"{name}/validation-00000-of-00001.parquet": table(ROWS[:count]) for name, count in (("easy", 1), ("hard", 2))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import in_process
 import pytest
 import warm_process
 from serving import Serving, serving
@@ -54,6 +55,17 @@ def answers(model: Model) -> dict[str, str]:
     return texts
 
 
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The model in two parts."""
+    folder = tmp_path_factory.mktemp("split")
+    code, _, errors = in_process.run(
+        "runner", ["task=split", "task.num_parts=2", "task.output_dir=parts", "tracking=none"], folder, {}
+    )
+    assert code == 0, errors
+    return str(folder / "parts")
+
+
 def generated(runner: Callable[..., Any], sampling: dict[str, Any], *arguments: str) -> str:
     """Return the completion of one job."""
     keys = [f"generation.{name}={value}" for name, value in sampling.items()]
@@ -68,13 +80,11 @@ def generated(runner: Callable[..., Any], sampling: dict[str, Any], *arguments: 
 
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_jobs_parts_and_servers(
-    name: str, answers: dict[str, str], runner: Callable[..., Any], server: Serving, tmp_path: Path
+    name: str, answers: dict[str, str], runner: Callable[..., Any], server: Serving, parts: str
 ) -> None:
     sampling, server_model = SAMPLINGS[name], server.ask("/v1/models")[1]["data"][0]["id"]
     assert generated(runner, sampling, *EXACT) == answers[name]
-    split = runner("task=split", "task.num_parts=2", "task.output_dir=parts", "tracking=none", "print=none")
-    assert split.code == 0, split.err
-    assert generated(runner, sampling, "model=parts", "model.name=parts", "model.stages=1", *EXACT) == answers[name]
+    assert generated(runner, sampling, "model=parts", f"model.name={parts}", "model.stages=1", *EXACT) == answers[name]
     api = ("model=api", f"model.base_url={server.url}/v1", f"model.name={server_model}")
     assert generated(runner, sampling, *api) == answers[name]
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": TOKENS, **sampling}

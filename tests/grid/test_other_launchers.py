@@ -217,7 +217,7 @@ def test_the_same_grid_gives_the_same_results(
 
 
 @SLOW
-@pytest.mark.parametrize("launcher", ["basic", "joblib", *THOROUGH_ONES])
+@pytest.mark.parametrize("launcher", [pytest.param("basic", marks=THOROUGH), "joblib", *THOROUGH_ONES])
 def test_a_job_that_fails_fails_alone(
     launcher: str,
     start: Start,
@@ -254,7 +254,7 @@ def test_a_job_that_fails_fails_alone(
     assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
 
 
-@SLOW
+@THOROUGH
 def test_a_process_that_dies_between_disk_and_mlflow(
     start: Start, python_for: Callable[[str], str], faults: Callable[..., dict[str, str]], tmp_path: Path
 ) -> None:

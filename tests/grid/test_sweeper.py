@@ -46,6 +46,7 @@ def row(text: str, cells: str) -> bool:
     return [cells in " ".join(line.split()) for line in text.splitlines()].count(True) == 1
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_would_happen_and_does_nothing(grid: Start) -> None:
     first = grid(*STUB, "tracking=none", "seed=0,1", "print=none")
     assert first.wait().code == 0

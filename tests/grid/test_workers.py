@@ -195,7 +195,7 @@ def test_a_fresh_process_for_every_job(grid: Start) -> None:
 
 @pytest.mark.slow
 def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callable[..., Any], tmp_path: Path) -> None:
-    settings = ("model.device=cpu", "model.dtype=float32", "task.split=hard5", "task.limit=12", "tracking=none")
+    settings = ("model.device=cpu", "model.dtype=float32", "task.split=hard5", "task.limit=4", "tracking=none")
     together = 'hydra.sweeper.zip=[{lora:"none,embedded,none",seed:"0,0,1"}]'
     started = grid(*settings, together, "print=json")
     ended = started.wait()
@@ -206,7 +206,7 @@ def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callab
     def alone(**groups: Any) -> tuple[str, list[Any]]:
         config = make_config(
             model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32),
-            task=Gsm8kConfig(limit=12, split="hard5"),
+            task=Gsm8kConfig(limit=4, split="hard5"),
             generation=GenerationConfig(),
             output_dir=str(tmp_path / "alone" / "outputs"),
             **groups,

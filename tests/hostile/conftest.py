@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 from arena import GSM8K, Arena, Run, Start
 
-from runner.config.compose import compose
-from runner.config.hydra import to_config
+from runner.config.choices import CONF
+from runner.config.compose import composer_of
+from runner.config.hydra import to_config, without_hydra
 from runner.run import run
 
 
@@ -18,7 +20,9 @@ def run_job(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a function that composes and runs one job; it runs one here, so that all libraries are imported."""
 
     def call(arguments: list[str]) -> None:
-        record = run(to_config(*compose([*arguments, "tracking=none"])))
+        with chdir(CONF):  # the combinations of choices are kept for each working folder
+            composed = composer_of().compose([*arguments, "tracking=none"])
+        record = run(to_config(*without_hydra(composed)))
         if record.error:
             raise SystemExit(record.error)
 

@@ -38,6 +38,7 @@ def bounded() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 def test_all_files_of_a_job_are_in_the_named_folder(
     make_config: Make, tmp_path: Path, new_database: Callable[[Path], None]
 ) -> None:

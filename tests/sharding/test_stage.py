@@ -131,7 +131,7 @@ def test_families_that_cannot_run_in_parts(tmp_path: Path, keys: dict[str, Any],
 
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("processes", [*(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 2, 4)), 3])
 def test_logits_over_processes(parts_of: Any, processes: int) -> None:
     """Real processes, started by torchrun: hidden states over gloo, a key-value cache in each."""
     pairs = [str(path) for family in IN_PROCESSES for path in parts_of(family, processes)]

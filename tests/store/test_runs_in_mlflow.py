@@ -57,6 +57,7 @@ def test_two_stores_in_turn_have_one_run_each(
     assert [[row.status for row in jobs(store)] for store in stores] == [["FINISHED"], ["FINISHED"]]
 
 
+@pytest.mark.slow
 def test_another_experiment_gets_a_run_of_its_own(runner: Run, database: Path) -> None:
     for name in ("runner", "second", "second"):
         done = runner(*STUB, f"tracking.experiment={name}")
@@ -202,6 +203,7 @@ def test_an_interrupted_run_is_killed_in_mlflow(
     assert len(grids(empty_database)) == grid
 
 
+@pytest.mark.slow
 def test_nohup_is_respected(tmp_path: Path, empty_database: Path) -> None:
     process = started(tmp_path, ignored=[signal.SIGHUP])
     process.send_signal(signal.SIGHUP)

@@ -160,7 +160,7 @@ def warm() -> type[WarmPopen]:
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
         # explicit, because C code of libraries sets variables that os.environ does not show
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": dict(os.environ)}
-        server = COLD(command, pass_fds=[theirs.fileno()], **streams)
+        server = COLD(command, pass_fds=[theirs.fileno()], cwd="/", **streams)  # a test's folder is deleted with it
         atexit.register(server.wait)
         atexit.register(ours.close)  # runs first, because it is registered last
         theirs.close()

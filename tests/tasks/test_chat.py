@@ -46,6 +46,7 @@ def samples(folder: Path) -> Any:
     return read_samples(path)
 
 
+@pytest.mark.slow
 def test_a_conversation_through_a_pipe(tmp_path: Path) -> None:
     said = f"{FIRST}\n/stats\nand then?\n/stats\n/save c.json\n/reset\nagain\n/load c.json\n/set generation.max_new_tokens=3\nmore\nquit\nnot heard\n"
     done = piped(tmp_path, said, "generation.max_new_tokens=12", "task.system=Be brief.")
@@ -102,6 +103,7 @@ def test_lines_that_are_no_text_and_a_grid(tmp_path: Path, runner: Callable[...,
     assert "task=chat would read stdin, which the jobs of a grid do not have: run it without -m" in refused.err
 
 
+@pytest.mark.slow
 def test_a_model_without_a_chat_template(tmp_path: Path, saved_family: Callable[..., Path]) -> None:
     folder = tmp_path / "plain"
     folder.mkdir()
@@ -173,6 +175,7 @@ def terminal(folder: Path, *arguments: str) -> Iterator[Terminal]:
         os.close(shown.master)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path, chatty: Path) -> None:
     model = ("model=local", f"model.name={chatty}", "model.dtype=float32", f"generation.max_new_tokens={LONG // 2}")
     with terminal(tmp_path, *model) as screen:

@@ -13,7 +13,7 @@ import pytest
 from runner.engines.local.kernels import native
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_processor_without_bfloat16_products_answers_and_says_so(tmp_path: Path) -> None:
     grid = ["-m", "quantization=none,nf4", "hydra/launcher=basic"]  # in one process
     arguments = [*grid, "task=generate", "task.prompt=Hi", "print=json", "tracking=none"]

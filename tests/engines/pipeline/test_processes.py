@@ -25,6 +25,7 @@ from runner.engines.pipeline.transport import Packet, PacketType, Transport
 from runner.store.jobs import read_samples
 
 WAIT_S = 200
+THOROUGH = pytest.mark.thorough
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def command(parts: Path, *more: str) -> list[str]:
 
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3, 4])
+@pytest.mark.parametrize("processes", [*(pytest.param(n, marks=THOROUGH) for n in (2, 4)), 3])
 def test_several_processes_give_the_same_answers(
     make_config: Make, model: Path, parts: Path, prompts: str, processes: int
 ) -> None:
@@ -105,7 +106,7 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1, 2])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=THOROUGH), 1, pytest.param(2, marks=THOROUGH)])
 def test_a_killed_process_ends_the_pipeline(decoding: Any, victim: int) -> None:
     process, pids, out = decoding
     assert len(pids) == 3
@@ -198,7 +199,7 @@ def test_torchrun(make_config: Make, model: Path, parts: Path, prompts: str, tmp
     assert "each process runs at least one part, and" in done.stderr
 
 
-@pytest.mark.slow
+@THOROUGH
 def test_a_killed_process_of_torchrun_ends_the_pipeline(parts: Path, prompts: str, tmp_path: Path) -> None:
     out = tmp_path / "outputs"
     arguments = ["generation.max_new_tokens=200", f"task.prompts={prompts}", "model.micro_batch=1", f"output_dir={out}"]
