@@ -150,19 +150,24 @@ def power(
 
 def planned(
     generator: np.random.Generator, tasks: Sequence[Task], weights: Weights, real: Real, pairs: int, margin: float
-) -> tuple[float, Rate]:
-    """Return how many times as many texts equal runs plan for (the median), and how often these decide."""
-    had, growth, decided = sum(task.n for task in tasks), [], 0
+) -> tuple[float, Rate | None]:
+    """Return how many times as many texts equal runs plan for (the median), and how often these decide.
+
+    Pairs of runs whose texts say too little to plan from are left out; None if they are most of them.
+    """
+    had, growth, decided = sum(task.n for task in tasks), list[float](), 0
     for _ in range(pairs):
         first = verdict(draw(generator, tasks, real), weights)
         assert first.needs is not None
-        needed = first.needs(margin, ALPHA)
-        assert needed is not None
+        if (needed := first.needs(margin, ALPHA)) is None:
+            continue
         growth.append(needed / had)
         larger = [task._replace(n=max(2, math.ceil(task.n * needed / had))) for task in tasks]
         it = verdict(draw(generator, larger, real), weights, margin)
         decided += it.verdict in (MarginVerdict.as_good, MarginVerdict.better)
-    return statistics.median(growth), Rate(decided, pairs)
+    if 2 * len(growth) < pairs:
+        return 0.0, None
+    return statistics.median(growth), Rate(decided, len(growth))
 
 
 def main() -> int:
@@ -182,11 +187,11 @@ def main() -> int:
             growth, shown = planned(generator, tasks, weights, real, pairs, MARGIN * least)
             cells = "  ".join(map(str, (*false, *misses, student)))
             print(f"{name:15s}  {weights:9s}  {cells}  {least:10.5f}  {found}  {100 * single.times / pairs:8.1f} %"
-                  f"  {growth:13.1f}  {shown}",
+                  f"  {growth:13.1f}  {shown or 'no plan'}",
                   flush=True)  # fmt: skip
             nulls += false
             missed += misses
-            powers += [found, shown]
+            powers += [found, shown] if shown else [found]
             odd.append(unlike)
     code = conclude(nulls, started, powers)
     outside = [rate for rate in missed if rate.low > MISSES]

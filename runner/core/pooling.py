@@ -22,6 +22,7 @@ from runner.core.planning import expected_disagreement, samples_to_detect
 from runner.core.stats import ALPHA, POWER
 
 MAX_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
+MIN_FREEDOM = 80  # fewer texts say too little about their spread to plan from it (bench/pool_texts_null.py)
 FINEST = 1 << 16  # the largest weighted sum in whole units; with more, weights are rounded
 
 
@@ -229,6 +230,8 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
     n = sum(len(task.sizes) for task in tasks)
 
     def needs(margin: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
+        if freedom < MIN_FREEDOM:
+            return None
         alike = samples_to_detect(error, freedom + 1, margin, alpha, power, bend, tails, upward=True)
         return None if alike is None else math.ceil(alike * n / (freedom + 1))
 

@@ -30,6 +30,7 @@ MAX_PAIRS = 8  # of jobs whose samples are read: more would take long and tell l
 class ComparedJobs:
     """Jobs of a grid that answer the same questions as their baselines."""
 
+    where: str  # data and split
     questions: int
     baselines: dict[str, str]  # job -> its baseline, by their ids
     names: list[str]  # of the baselines
@@ -41,8 +42,9 @@ class ComparedJobs:
 
 def question_lines(plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstimate], is_quick: bool) -> list[str]:
     """Return what each set of questions can show; without the number of questions for a margin if `is_quick`."""
-    lines = []
-    for compared in _compared(plan):
+    lines, sets = [], _compared(plan)
+    for compared in sets:
+        on = f"{compared.where}: " if len(sets) > 1 else ""
         disagreement, basis = _disagreement(compared)
         comparisons = len(compared.baselines)
         alpha = ALPHA / comparisons
@@ -52,8 +54,8 @@ def question_lines(plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstima
         )
         others = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
         lines.append(
-            f"{compared.questions:,} questions a job {could} from {' or '.join(compared.names)} with {POWER:.0%} power "
-            f"({others}, {basis})"
+            f"{on}{compared.questions:,} questions a job {could} from {' or '.join(compared.names)} "
+            f"with {POWER:.0%} power ({others}, {basis})"
         )
         if not is_quick:  # an exact sum over all tables, with scipy
             needed = questions_needed(compared.margin, disagreement, alpha)
@@ -85,6 +87,7 @@ def _compared(plan: Sequence[PlannedJob]) -> list[ComparedJobs]:
             margins = [points for task in tasks if (points := getattr(task, "early_stop_margin", None)) is not None]
             found.append(
                 ComparedJobs(
+                    " ".join(str(getattr(tasks[0], key)) for key in ("data", "split") if hasattr(tasks[0], key)),
                     plan[of[0]].input_count or 0,
                     baselines,
                     list(names),

@@ -28,4 +28,6 @@ def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks(monkeypatch:
     assert found.times > single.times
     growth, shown = planned(generator, [Task(60, "skewed")] * 3, Weights.questions, {}, 40, 0.6 * least)
     assert growth > 0
+    assert shown is not None
     assert shown.high >= 0.8
+    assert planned(generator, tasks[:1], Weights.tasks, {}, 4, least) == (0.0, None), "60 texts say too little"

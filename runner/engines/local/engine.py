@@ -192,6 +192,7 @@ class LocalEngine:
             if quantized.exchanged and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
             self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices)
+            self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
 
     def _load(self) -> Loaded:
         base, reused = self._bases.get(self.config, partial(load_base, resolved=self._resolved))

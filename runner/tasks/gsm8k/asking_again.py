@@ -5,6 +5,9 @@ first answer is there, beside the questions that are then decoded, so that it ta
 itself, or in a batch of their own, a few rows take much longer than their share: a step of few rows hardly takes less
 time than one of many. So a question is asked again only while others wait for a place. Nothing is asked again if all
 rows decode at the same time, if only one does, or by a server, which batches rows as it likes and may cost money.
+
+The job's own answers are the same as without the check. So it needs an engine that is known to compute each row by
+itself: elsewhere, as with the outliers of int8, the second rows would change the answers beside them.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ from runner.tasks.completing import refuse_foreign, refuse_other_prompts, to_ask
 
 AGAIN = "again.jsonl"
 PREFIX = "again "
+DEPENDENT = (
+    "task.check_invariance=auto asked nothing again: the rows of this engine may depend on each other, so the check "
+    "would change the answers. task.check_invariance=20 asks 20 questions again after the others, one at a time"
+)
 
 
 class AskingAgain:
@@ -33,6 +40,8 @@ class AskingAgain:
         refuse_foreign(self.recorder, requests, partial(rejection_of_second, self.first.done))
         is_alone = context.config.generation.batch_size == 1
         self.waiting = [] if is_alone else to_ask(requests, context, self.recorder)
+        self.context = context
+        self.note = ""  # why nothing was asked again
 
     def begin(self, engine: Engine) -> None:
         """Reject answers of an earlier start to other prompts, once the engine can encode them."""
@@ -41,6 +50,9 @@ class AskingAgain:
     def due(self) -> list[Request]:
         """Return the second rows of the questions that have been answered meanwhile."""
         ready = [request for request in self.waiting if request.id in self.first.done]
+        if ready and not self.context.engine.stats.rows_are_independent:
+            self.waiting, self.note = [], DEPENDENT
+            return []
         self.waiting = [request for request in self.waiting if request.id not in self.first.done]
         return [replace(it, id=f"{PREFIX}{it.id}", random_id=it.effective_random_id) for it in ready]
 

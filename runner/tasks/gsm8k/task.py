@@ -193,6 +193,7 @@ def checks(
     task, twins = inputs.task, inputs.twins
     if again is not None:
         yield changed_answers(samples, again.answers(), "beside other ones")
+        yield CheckOutcome(notes=[again.note] * bool(again.note))
     elif isinstance(task.check_invariance, int) and task.check_invariance:
         first, items = requests[: task.check_invariance], by_number(inputs.items)
         yield check_invariance(first, samples, context, partial(to_sample, task, items))

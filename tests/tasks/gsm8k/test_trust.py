@@ -168,8 +168,11 @@ def test_answers_that_change_alone_are_counted_and_asked_once(make_config: Make,
 class Busy(Knowing):
     """Decodes four rows at once, so that questions wait; some answers change when they are asked a second time."""
 
+    rows_are_independent = True
+
     def open(self, batch_size: int | None = None) -> ListSession:
         self.left = 0
+        self.stats.rows_are_independent = self.rows_are_independent
 
         def answered(requests: list[Request]) -> Iterator[list[Event]]:
             self.left += len(requests)
@@ -229,6 +232,16 @@ def test_nothing_is_asked_again_where_it_shows_nothing_or_takes_long(
     assert len(engine.asked) == task["limit"]
     assert "asked_again" not in result.metrics
     assert not (tmp_path / "job" / AGAIN).exists()
+
+
+def test_nothing_is_asked_again_where_it_would_change_the_answers_beside_it(make_config: Make, tmp_path: Path) -> None:
+    engine = Busy(changing=[2])
+    engine.rows_are_independent = False
+    result = started(tmp_path, make_config(task=Gsm8kConfig(limit=500)), engine)
+    assert [number for number, _ in engine.asked] == list(range(500))
+    assert "asked_again" not in result.metrics
+    [note] = result.notes
+    assert note.startswith("task.check_invariance=auto asked nothing again")
 
 
 def test_auto_is_the_same_job_as_without_the_check() -> None:
