@@ -59,14 +59,13 @@ def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (rows * (1.0 / scale)).round().clamp(-128, 127), scale
 
 
-def product(
-    rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
+def product(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Return [..., outputs] for rows [..., inputs] by weights int8 [outputs, inputs] with their scales [outputs]."""
     numbers, of_row = quantize_rows(rows.reshape(-1, rows.shape[-1]))
     sums = torch.zeros(len(numbers), len(weight), dtype=torch.int32)
-    for some, of_weight in zip(numbers.split(EXACT_INPUTS, 1), weight.split(EXACT_INPUTS, 1), strict=True):
-        sums += (some @ of_weight.float().T).int()
+    for first in range(0, numbers.shape[1], EXACT_INPUTS):
+        part = slice(first, first + EXACT_INPUTS)
+        sums += (numbers[:, part] @ weight[:, part].float().T).int()
     result = (sums * of_row).to(rows.dtype) * scale
     if bias is not None:
         result += bias

@@ -38,7 +38,7 @@ def multiply(
     workspace: torch.Tensor | None = None,
     function: str = "product",
 ) -> torch.Tensor:
-    """Return [..., outputs] for rows [..., inputs]; workspace: bytes, for quantized weights; function: of the kernels."""
+    """Return [..., outputs] for rows [..., inputs] by a function of the kernels; workspace: for quantized weights."""
     rows = rows.contiguous()
     if rows.shape[-1] != weights.inputs or rows.device.type != "cpu":
         raise ValueError(f"rows {list(rows.shape)} on {rows.device} for a matrix of {weights.inputs} inputs")

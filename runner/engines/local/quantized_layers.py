@@ -96,7 +96,8 @@ class QuantizedLayers:
                 self.left.append(layer)
                 by = "its library's own function"
                 if int8_dynamic.is_dynamic(layer) and not int8_dynamic.rejection_reason(layer):
-                    by, layer.forward = "torch", int8_dynamic.forward_of(layer)
+                    by = "torch"
+                    layer.forward = int8_dynamic.forward_of(layer)  # type: ignore[method-assign,assignment]
                 note = f"{type(layer).__name__} is multiplied by {by}, which is slower: {reason}"
                 self.notes += [note] if note not in self.notes else []
             else:
@@ -257,7 +258,7 @@ class QuantizedLayers:
 def _shifted_sums(weight: torch.Tensor) -> torch.Tensor:
     """Return what SHIFT, which is added to the numbers of rows, adds to the sums of each output."""
     # some outputs at a time: torch copies them as int32 for the sums
-    return torch.cat([some.sum(1, dtype=torch.int32) for some in weight.split(256)]) * SHIFT
+    return torch.cat([some.sum(1, dtype=torch.int32) for some in torch.split(weight, 256)]) * SHIFT
 
 
 def _is_of(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:

@@ -204,9 +204,7 @@ def test_other_ways_of_torchao_keep_their_own_function(keys: dict[str, Any]) -> 
 
 def answers(make_config: Make, folder: Path) -> tuple[dict[Any, list[int]], list[str], str]:
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
-    config = make_config(
-        model=model, quantization=Int8DynamicConfig(), generation=GenerationConfig(max_new_tokens=6)
-    )
+    config = make_config(model=model, quantization=Int8DynamicConfig(), generation=GenerationConfig(max_new_tokens=6))
     engine = local_engine(config)
     done = complete(engine, requests())
     notes, quantized = engine.stats.notes, str(engine.loaded.facts["quantized"])
