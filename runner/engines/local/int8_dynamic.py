@@ -1,8 +1,8 @@
 """Layers of `quantization=int8_dynamic`, as torch can compute them exactly on any CPU.
 
 torchao quantizes weights with a scale for each output, and rows as they come with a scale for each row. Its own product
-is slow on a CPU, and where the processor has no products of bytes (VNNI) its sums saturate without a word: outputs are
-off by a quarter. So on a CPU it is never asked: the kernels do its arithmetic, or these functions do.
+is slow on a CPU, and where the processor has no products of bytes (VNNI) its sums may saturate without a word. So on a
+CPU it is never asked: the kernels do its arithmetic, or these functions do.
 """
 
 from __future__ import annotations
