@@ -26,7 +26,7 @@ def main() -> None:
     head = ("weights_mib", "load_peak_mib", "after_load_mib", "peak/weights", "load_s")
     print(f"{'quantization':13} {head[0]:>11} {head[1]:>14} {head[2]:>15} {head[3]:>13} {head[4]:>7}")
     with tempfile.TemporaryDirectory() as scratch:
-        for quantization in ("none", "int8", "nf4", "fp4", "torchao_int8"):
+        for quantization in ("none", "int8", "nf4", "fp4", "int8_dynamic", "torchao_int8"):
             command = [sys.executable, "-m", "runner", f"model={options.model}", "model.random_weights=true"]
             command += [f"quantization={quantization}", "task=memory", f"task.repeats={options.repeats}"]
             command += [

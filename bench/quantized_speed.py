@@ -27,7 +27,7 @@ from runner.engines.local.engine import LocalEngine
 from runner.engines.local.quantized_layers import QuantizedLayers
 from runner.quantization import CHOICES
 
-QUANTIZED = ("int8", "nf4", "fp4", "torchao_int8")
+QUANTIZED = ("int8", "int8_dynamic", "nf4", "fp4", "torchao_int8")
 OWN = " own"  # after the name of a choice: by its library's own functions
 WARM_TOKENS = 4
 

@@ -142,6 +142,7 @@ docs/old tools: debug
     run task=generate task.debug=true task.prompt="What is 2+2?" model=local model.name={model} model.device=cpu
 gsm8k/quantization x adapter
     run -m quantization=none,int8,nf4,fp4,torchao_int8 lora=none,embedded,embedded_pth task.limit=6 workers=1
+    run -m quantization=int8_dynamic lora=none,embedded,embedded_pth task.limit=6 workers=1
 gsm8k/merged adapters
     run -m lora=embedded,embedded_pth lora.merge=true,false task.split=hard5 task.limit=6 workers=1
 gsm8k/rope

@@ -47,6 +47,7 @@ ROUTES: dict[str, dict[str, Any]] = {
     "nf4": {"quantization": "nf4"},
     "nf4 + lora": {"quantization": "nf4", "lora": "embedded"},
     "fp4": {"quantization": "fp4"},
+    "int8_dynamic": {"quantization": "int8_dynamic"},
     "torchao_int8": {"quantization": "torchao_int8"},
     "gguf": {"quantization": "gguf"},
     "two threads": {"dtype": "float32", "threads": 2},

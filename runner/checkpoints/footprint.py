@@ -182,7 +182,12 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     held = resolved.held(config.quantization)
     context = prompt_tokens + new_tokens
     # the engine's kernels multiply packed layers and unpack only a panel at a time
-    by_panels = is_stream and device == "cpu" and held.has_kernels(dtype_bytes) and machine.has_quantized_kernels()
+    by_panels = (
+        is_stream
+        and device == "cpu"
+        and held.has_kernels(dtype_bytes)
+        and (machine.c_compiler() is not None if held.has_portable_kernels else machine.has_quantized_kernels())
+    )
     width = max(shape["intermediate"], shape["hidden"])
 
     def activations(pass_shape: PassShape) -> int:

@@ -8,7 +8,7 @@ from runner.quantization.base import Format, QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.gguf import GgufConfig
 from runner.quantization.gptqmodel import AwqConfig, GptqConfig
-from runner.quantization.torchao import TorchaoInt8Config
+from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 
 CHOICES: dict[str, type[QuantizationConfig]] = {
     "none": QuantizationConfig,
@@ -17,6 +17,7 @@ CHOICES: dict[str, type[QuantizationConfig]] = {
     "fp4": Fp4Config,
     "gptq": GptqConfig,
     "awq": AwqConfig,
+    "int8_dynamic": Int8DynamicConfig,
     "torchao_int8": TorchaoInt8Config,
     "gguf": GgufConfig,
 }

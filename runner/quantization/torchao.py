@@ -1,4 +1,4 @@
-"""torchao: weight-only int8, quantized while loading or stored that way."""
+"""torchao: int8 of weights, or of weights and rows; quantized while loading or stored that way."""
 
 from __future__ import annotations
 
@@ -19,20 +19,51 @@ SILENCED = {
 
 
 @dataclass
-class TorchaoInt8Config(Quantized):
-    """Weight-only int8: int8 weights with one scale for each row, products in model.dtype."""
-
-    name: ClassVar[str] = "torchao_int8"
+class TorchaoConfig(Quantized):
+    """What the choices by torchao have in common: int8 weights with one scale for each output."""
 
     packages: ClassVar[tuple[str, ...]] = ("torchao",)
     install: ClassVar[str] = "pip install 'runner[torchao]'"
     method: ClassVar[str] = "torchao"
     holders: ClassVar[tuple[str, ...]] = ("torchao.",)  # the layers remain torch's, only their weights are replaced
     packed_names: ClassVar[tuple[str, ...]] = ("_qdata",)
+    config_type: ClassVar[str] = ""  # the class of torchao that a checkpoint of the choice names
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
         """One byte for each number; one float32 scale and one int8 zero point for each row."""
         return numbers, 5 * rows
+
+    @classmethod
+    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
+        """Read which of torchao's many types it is, and whether this choice makes just that."""
+        if stored.get("quant_method") != cls.method:
+            return None
+        kind = (stored.get("quant_type") or {}).get("default") or {}
+        is_own = kind.get("_type") == cls.config_type and cls._is_plain(kind.get("_data") or {})
+        name = cls.name if is_own else str(kind.get("_type"))
+        return Format(cls.method, cls(), 4 if "4" in name else 8, name, matched=is_own)
+
+    @classmethod
+    def _is_plain(cls, keys: dict[str, Any]) -> bool:
+        """Whether the keys of a stored config of torchao are those that the choice sets."""
+        row = {"_type": "PerRow"}
+        each = keys.get("granularity") or row
+        return all((one or row).get("_type") == "PerRow" for one in (each if isinstance(each, list) else [each]))
+
+    @staticmethod
+    def quiet_import() -> None:
+        """Silence its import by transformers, for any model; a logger keeps the same filter only once."""
+        for name in SILENCED:
+            logging.getLogger(name).addFilter(_is_wanted)
+
+
+@dataclass
+class TorchaoInt8Config(TorchaoConfig):
+    """Weight-only int8: int8 weights with one scale for each row, products in model.dtype."""
+
+    name: ClassVar[str] = "torchao_int8"
+
+    config_type: ClassVar[str] = "Int8WeightOnlyConfig"
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
         """The copy is in the dtype of the activations."""
@@ -50,22 +81,39 @@ class TorchaoInt8Config(Quantized):
         return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
 
     @classmethod
-    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
-        """Read which of torchao's many types it is; only weight-only int8 by rows is this choice."""
-        if stored.get("quant_method") != cls.method:
-            return None
-        kind = (stored.get("quant_type") or {}).get("default") or {}
-        data = kind.get("_data") or {}
-        plain = kind.get("_type") == "Int8WeightOnlyConfig" and data.get("group_size") is None
-        row = (data.get("granularity") or {"_type": "PerRow"}).get("_type") == "PerRow"
-        name = "torchao_int8" if plain and row else str(kind.get("_type"))
-        return Format(cls.method, cls(), 4 if "4" in name else 8, name, matched=plain and row)
+    def _is_plain(cls, keys: dict[str, Any]) -> bool:
+        return keys.get("group_size") is None and super()._is_plain(keys)
 
-    @staticmethod
-    def quiet_import() -> None:
-        """Silence its import by transformers, for any model; a logger keeps the same filter only once."""
-        for name in SILENCED:
-            logging.getLogger(name).addFilter(_is_wanted)
+
+@dataclass
+class Int8DynamicConfig(TorchaoConfig):
+    """int8 weights with one scale for each output, and int8 rows with one scale for each, quantized as they come."""
+
+    name: ClassVar[str] = "int8_dynamic"
+
+    config_type: ClassVar[str] = "Int8DynamicActivationInt8WeightConfig"
+    has_portable_kernels: ClassVar[bool] = True
+
+    def unpacked_bytes(self, dtype_bytes: int) -> int:
+        """Count the copy of the bytes in another order that the library makes on a GPU; torch copies less on a CPU."""
+        return 1
+
+    def has_kernels(self, dtype_bytes: int) -> bool:
+        """Return True, for all its layers."""
+        return True
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return transformers' config around torchao's own, which must not change settings of torch's compiler."""
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+        from transformers import TorchAoConfig
+
+        return {"quantization_config": TorchAoConfig(Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))}
+
+    @classmethod
+    def _is_plain(cls, keys: dict[str, Any]) -> bool:
+        mapping = keys.get("act_mapping_type") or "SYMMETRIC"
+        mapping = mapping.get("_data") if isinstance(mapping, dict) else mapping
+        return mapping == "SYMMETRIC" and not keys.get("reduce_range") and super()._is_plain(keys)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

@@ -21,6 +21,7 @@ WITH_KERNELS = [
     ("float32 + lora", "float32 + lora"),
     ("int8", "int8"),
     ("nf4", "rope_2d"),
+    ("int8_dynamic", "batch by batch"),
     ("torchao_int8", "batch by batch"),
 ]
 BY_TORCH = [("bfloat16", "bfloat16"), ("yarn", "linear"), ("rope_2d", "nf4")]

@@ -45,7 +45,7 @@ from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.gguf import GgufConfig
 from runner.quantization.gptqmodel import AwqConfig, GptqConfig
-from runner.quantization.torchao import TorchaoInt8Config
+from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]
@@ -54,6 +54,7 @@ QUANTIZATIONS: dict[str, QuantizationConfig] = {
     "int8": Int8Config(),
     "nf4": Nf4Config(),
     "fp4": Fp4Config(),
+    "int8_dynamic": Int8DynamicConfig(),
     "torchao_int8": TorchaoInt8Config(),
 }
 ROPES: dict[str, RopeConfig] = {  # native first: the others are compared with it
@@ -141,7 +142,7 @@ def linear_bytes(name: str, config: Any) -> tuple[int, int]:
             return 4 * numbers, 4 * numbers
         case "int8":
             return numbers + 4 * rows, numbers + 4 * rows
-        case "torchao_int8":
+        case "int8_dynamic" | "torchao_int8":
             return numbers + 4 * rows, numbers + 8 * rows  # perhaps a zero point per row
     blocks = numbers // 64
     nested = 4 * sum(math.ceil(i * o / 64 / 256) for i, o in sizes)
@@ -246,7 +247,7 @@ def test_ropes_and_adapters(
     head_dim: int,
     scaled: list[str],
 ) -> None:
-    if quantization == "torchao_int8" and find_spec("torchao") is None:
+    if "torchao" in QUANTIZATIONS[quantization].packages and find_spec("torchao") is None:
         pytest.skip("the optional torchao is not installed")
     shape = shape_of(family, tied, head_dim)
     attention = Attention.eager if (tied, head_dim) in SHAPES[:2] else Attention.sdpa
@@ -364,7 +365,7 @@ def test_adapters_that_do_not_fit(
     quantization: str,
     rope: str,
 ) -> None:
-    if quantization == "torchao_int8" and find_spec("torchao") is None:
+    if "torchao" in QUANTIZATIONS[quantization].packages and find_spec("torchao") is None:
         pytest.skip("the optional torchao is not installed")
     other, file = shape_of("llama", False, 128), str(tmp_path / "lora.pth")
     a, b = torch.ones(RANK, 128), torch.ones(128, RANK)

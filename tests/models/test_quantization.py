@@ -1,4 +1,4 @@
-"""torchao's real int8, checkpoints that are quantized already (real ones by bitsandbytes and torchao), and errors."""
+"""torchao's real int8 of weights, and of weights and rows, checkpoints that are quantized already (real ones by bitsandbytes and torchao), and errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.gguf import GgufConfig
 from runner.quantization.gptqmodel import AwqConfig, GptqConfig
-from runner.quantization.torchao import TorchaoInt8Config
+from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
@@ -69,11 +69,22 @@ def predicted_bytes(config: RunnerConfig) -> int:
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-def test_torchao_int8_is_really_on(make_config: Make, saved_family: Saved, tied: bool, dtype: Dtype) -> None:
+@pytest.mark.parametrize(
+    ("quantization", "of_layer", "of_logits"), [(TorchaoInt8Config(), 0.01, 0.04), (Int8DynamicConfig(), 0.02, 0.08)]
+)
+def test_torchaos_int8_is_really_on(
+    make_config: Make,
+    saved_family: Saved,
+    tied: bool,
+    dtype: Dtype,
+    quantization: QuantizationConfig,
+    of_layer: float,
+    of_logits: float,
+) -> None:
     folder = saved_family(tied=tied)
     exact = logits(load(make_config, folder, dtype=Dtype.float32))
     plain = load(make_config, folder, dtype=dtype)
-    rough = load(make_config, folder, TorchaoInt8Config(), dtype=dtype)
+    rough = load(make_config, folder, quantization, dtype=dtype)
     linears = [m for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
     assert rough.metrics["quantized_modules"] == len(linears) == 14
     assert "14 Int8Tensor" in rough.facts["quantized"]
@@ -82,14 +93,14 @@ def test_torchao_int8_is_really_on(make_config: Make, saved_family: Saved, tied:
     less = sum(m.weight.numel() * (size - 1) - m.weight.shape[0] * 5 for m in linears)
     buffers = sum(b.numel() * b.element_size() for b in plain.model.buffers())
     assert loaded_bytes(plain) - loaded_bytes(rough) == less
-    config = configure(make_config, folder, TorchaoInt8Config(), dtype=dtype)
+    config = configure(make_config, folder, quantization, dtype=dtype)
     assert predicted_bytes(config) == loaded_bytes(rough) - buffers
-    # one layer within 1 %, and the logits within 4 % of float32: a random model multiplies errors from layer to layer
+    # one layer within 1 or 2 %, and the logits within 4 or 8 % of float32: a random model multiplies errors from layer to layer
     x = torch.randn(8, 128, generator=torch.Generator().manual_seed(0)).to(linears[0].weight.dtype)
     with torch.inference_mode():
         before, after = (m.model.model.layers[0].mlp.gate_proj(x).float() for m in (plain, rough))
-    assert 0 < (after - before).norm() / before.norm() < 0.01
-    assert 0 < (logits(rough) - exact).norm() / exact.norm() < 0.04
+    assert 0 < (after - before).norm() / before.norm() < of_layer
+    assert 0 < (logits(rough) - exact).norm() / exact.norm() < of_logits
 
 
 def test_a_torchao_weight_that_two_layers_share_counts_once() -> None:
@@ -104,17 +115,20 @@ def test_a_torchao_weight_that_two_layers_share_counts_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["peft", "pth"])
-def test_adapters_over_torchao_int8(make_config: Make, saved_family: Saved, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("quantization", "times"), [(TorchaoInt8Config(), 10), (Int8DynamicConfig(), 5)])
+def test_adapters_over_torchaos_int8(
+    make_config: Make, saved_family: Saved, tmp_path: Path, kind: str, quantization: QuantizationConfig, times: int
+) -> None:
     folder = saved_family()
     if kind == "peft":
         lora: Any = PeftConfig(path=str(save_peft(tmp_path / "adapter", folder)))
     else:
         lora = PthConfig(path=str(save_pth(tmp_path / "adapter.pth", family_settings("llama"))))
-    base = load(make_config, folder, TorchaoInt8Config(), dtype=Dtype.float32)
+    base = load(make_config, folder, quantization, dtype=Dtype.float32)
     plain = load(make_config, folder, dtype=Dtype.float32, lora=lora)
-    loaded = load(make_config, folder, TorchaoInt8Config(), dtype=Dtype.float32, lora=lora)
+    loaded = load(make_config, folder, quantization, dtype=Dtype.float32, lora=lora)
     assert (loaded.metrics["quantized_modules"], loaded.metrics["lora_modules"]) == (14, 4)
-    assert (logits(loaded) - logits(base)).norm() > 10 * (logits(loaded) - logits(plain)).norm()
+    assert (logits(loaded) - logits(base)).norm() > times * (logits(loaded) - logits(plain)).norm()
 
 
 @pytest.mark.slow
@@ -149,6 +163,7 @@ REAL = {
     "nf4-single": Nf4Config(double_quant=False),
     "int8": Int8Config(),
     "torchao_int8": TorchaoInt8Config(),
+    "int8_dynamic": Int8DynamicConfig(),
 }
 
 
@@ -184,7 +199,7 @@ def test_a_quantized_checkpoint_loads_as_it_is(
     insisted = load(make_config, quantized(kind), REAL[kind])
     assert as_it_is.metrics["quantized_modules"] == insisted.metrics["quantized_modules"] == 14
     assert loaded_bytes(as_it_is) == loaded_bytes(insisted) == loaded_bytes(at_load)
-    method = "torchao" if "torchao" in kind else "bitsandbytes"
+    method = REAL[kind].method
     assert as_it_is.facts["checkpoint"].startswith(f"quantized already: {REAL[kind].name} by {method}")
     assert any("the checkpoint itself is quantized" in note for note in as_it_is.notes)
     assert "checkpoint" not in at_load.facts
@@ -212,6 +227,8 @@ def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callab
         ("nf4", Nf4Config(double_quant=False), r"other settings: quantization.double_quant=False \(the checkpoint has True\), quantization.compute_dtype=bfloat16 \(the checkpoint has float32\)"),
         ("int8", Int8Config(threshold=5.0), r"quantization.threshold=5.0 \(the checkpoint has 6.0\)"),
         ("int8", TorchaoInt8Config(), "quantization=torchao_int8: .* quantized already, int8 by bitsandbytes"),
+        ("torchao_int8", Int8DynamicConfig(), "quantization=int8_dynamic: .* already, torchao_int8 by torchao: use quantization=none or quantization=torchao_int8"),
+        ("int8_dynamic", Int8Config(), "quantization=int8: .* already, int8_dynamic by torchao: use quantization=none or quantization=int8_dynamic"),
         ("torchao_int8", Nf4Config(), "quantization=nf4: .* already, torchao_int8 by torchao: use quantization=none or quantization=torchao_int8"),
         ("int8", GptqConfig(), "quantization=gptq: .* quantized already, int8 by bitsandbytes"),
         ("nf4", GgufConfig(), "quantization=gguf reads a .gguf file, and model.name=.* is not one"),
@@ -316,6 +333,7 @@ def test_the_size_of_packed_layers_is_their_bytes(make_config: Make, tmp_path: P
     ("package", "quantization", "fix"),
     [
         ("bitsandbytes", Nf4Config(), "pip install bitsandbytes, or use quantization=none"),
+        ("torchao", Int8DynamicConfig(), r"pip install 'runner\[torchao\]', or use quantization=none"),
         ("torchao", TorchaoInt8Config(), r"pip install 'runner\[torchao\]', or use quantization=none"),
     ],
 )

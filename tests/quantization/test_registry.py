@@ -26,6 +26,10 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
     "fp4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
     "gptq": {"quant_method": "gptq", "bits": 4},
     "awq": {"quant_method": "awq", "bits": 4},
+    "int8_dynamic": {
+        "quant_method": "torchao",
+        "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}},
+    },
     "torchao_int8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}},
 }
 
@@ -86,6 +90,24 @@ def test_of_two_choices_of_a_library_the_one_that_fits_reads_a_checkpoint(monkey
     other = read_format({"quantization_config": {"quant_method": "torchao", "quant_type": {"default": {"_type": "X"}}}})
     assert other is not None
     assert (other.name, other.matched) == ("X", False)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"act_mapping_type": {"_type": "MappingType", "_data": "ASYMMETRIC"}},
+        {"reduce_range": True},
+        {"granularity": {"_type": "PerTensor"}},
+        {"granularity": [{"_type": "PerTensor"}, {"_type": "PerRow"}]},
+    ],
+)
+def test_other_ways_of_torchao_to_quantize_rows_are_not_int8_dynamic(keys: dict[str, Any]) -> None:
+    kind = "Int8DynamicActivationInt8WeightConfig"
+    for extra, matched in (({}, True), (keys, False)):
+        default = {"_type": kind, "_data": {"granularity": None, **extra}}
+        found = read_format({"quantization_config": {"quant_method": "torchao", "quant_type": {"default": default}}})
+        assert found is not None
+        assert (found.name, found.matched) == (("int8_dynamic", True) if matched else (kind, False))
 
 
 def test_a_method_of_nobody_is_known_to_nobody() -> None:

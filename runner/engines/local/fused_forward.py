@@ -42,6 +42,7 @@ PARTS = {
     "mlp": ({"gate_proj", "up_proj", "down_proj", "act_fn"},),
     "layer": ({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},),
 }
+BYTE_ROWS = (WeightFormat.row_int8, WeightFormat.int8_dynamic)  # quantized once for all matrices of a product
 ACTIVATIONS = ("silu", "swish")
 FIRST_POSITIONS = 1024  # of RoPE's table at first; it grows with the rows
 
@@ -181,8 +182,8 @@ class FusedForward:
             self._matrix(attention.v_proj, hidden, pairs),
         )
         gated = self._matrix(mlp.gate_proj, hidden, inner), self._matrix(mlp.up_proj, hidden, inner)
-        if len({one.threshold for one in qkv if one.kind == WeightFormat.row_int8}) > 1:
-            raise NotFusable("its queries, keys and values have outliers of different sizes")
+        if len({(one.kind, one.threshold) for one in qkv if one.kind in BYTE_ROWS}) > 1:
+            raise NotFusable("the rows of its queries, keys and values are quantized in different ways")
         if len({(one.kind, one.block, one.threshold) for one in gated}) > 1:
             raise NotFusable("the two matrices that gate its MLP are quantized differently")
         return FusedLayer(

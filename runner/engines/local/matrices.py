@@ -32,15 +32,19 @@ class LayerWeights(Protocol):
 
 
 def multiply(
-    kernels: Kernels, rows: torch.Tensor, weights: LayerWeights, workspace: torch.Tensor | None = None
+    kernels: Kernels,
+    rows: torch.Tensor,
+    weights: LayerWeights,
+    workspace: torch.Tensor | None = None,
+    function: str = "product",
 ) -> torch.Tensor:
-    """Return [..., outputs] for rows [..., inputs]; workspace: bytes, for quantized weights."""
+    """Return [..., outputs] for rows [..., inputs] by a function of the kernels; workspace: for quantized weights."""
     rows = rows.contiguous()
     if rows.shape[-1] != weights.inputs or rows.device.type != "cpu":
         raise ValueError(f"rows {list(rows.shape)} on {rows.device} for a matrix of {weights.inputs} inputs")
     result = rows.new_empty(*rows.shape[:-1], weights.matrix.outputs)
     kernels(
-        "product", rows.dtype, rows.data_ptr(), rows.numel() // weights.inputs, weights.inputs,
+        function, rows.dtype, rows.data_ptr(), rows.numel() // weights.inputs, weights.inputs,
         ctypes.addressof(weights.matrix),
         *((None, 0) if workspace is None else (workspace.data_ptr(), workspace.nbytes)), result.data_ptr(),
     )  # fmt: skip

@@ -2,7 +2,8 @@
 
 On a CPU the libraries unpack a weight again for each row, copy all of it in another format, or pass several times over
 matrices of int32 and float32. kernels/quantized.h does the same arithmetic while a panel of the weight is in the cache,
-on processors that have the instructions for it. The weights are not changed, so other code can still read them.
+on processors that have the instructions for it; kernels/int8_portable.h does that of int8_dynamic on any other. The
+weights are not changed, so other code can still read them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import nn
 from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core.heap import Heap
 from runner.core.machine import MIB
+from runner.engines.local import int8_dynamic
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import SHIFT, Matrix, WeightFormat
 from runner.engines.local.matrices import multiply
@@ -53,7 +55,7 @@ class QuantizedWeights:
             matrix.scale = native.pointer(scale, torch.bfloat16, inputs // matrix.block, outputs)
             matrix.constants = native.pointer_or_none(constants, torch.bfloat16, 32)
         else:
-            of_scale = torch.float32 if matrix.kind == WeightFormat.row_int8 else torch.bfloat16
+            of_scale = torch.bfloat16 if matrix.kind == WeightFormat.weight_int8 else torch.float32
             matrix.weight = native.pointer(weight, torch.int8, outputs, inputs)
             matrix.scale = native.pointer(scale, of_scale, outputs)
             matrix.constants = native.pointer_or_none(constants, torch.int32, outputs)
@@ -62,7 +64,10 @@ class QuantizedWeights:
 
 
 class QuantizedLayers:
-    """The quantized layers of a model: those whose `forward` is replaced, and those that keep their own."""
+    """The quantized layers of a model: those that the kernels multiply, and those that are left to their library.
+
+    Layers of int8_dynamic that are left on a CPU are multiplied by torch: its sums are exact on any processor.
+    """
 
     def __init__(self, model: nn.Module, heap: Heap) -> None:
         self.left: list[nn.Linear] = []
@@ -81,14 +86,19 @@ class QuantizedLayers:
             try:
                 heap.trim_if_grown()
                 it, forward = self._quantized(layer, make, dtype)
+                expected = int8_dynamic.forward_of(layer) if int8_dynamic.is_dynamic(layer) else own
                 key = (type(layer), layer.in_features, layer.out_features, layer.bias is None)
                 if key not in problems:
-                    problems[key] = self._difference(own, forward, layer.in_features, dtype)
+                    problems[key] = self._difference(expected, forward, layer.in_features, dtype)
                 if problems[key]:
                     raise UnsupportedLayer(problems[key])
             except UnsupportedLayer as reason:
                 self.left.append(layer)
-                note = f"{type(layer).__name__} is multiplied by its library's own function, which is slower: {reason}"
+                by = "its library's own function"
+                if int8_dynamic.is_dynamic(layer) and not int8_dynamic.rejection_reason(layer):
+                    by = "torch"
+                    layer.forward = int8_dynamic.forward_of(layer)  # type: ignore[method-assign,assignment]
+                note = f"{type(layer).__name__} is multiplied by {by}, which is slower: {reason}"
                 self.notes += [note] if note not in self.notes else []
             else:
                 self.matrices[layer] = it
@@ -107,19 +117,24 @@ class QuantizedLayers:
     def _maker(self, layer: nn.Linear) -> Maker | None:
         """Return what makes the faster function of such layers; None where there is none."""
         made: dict[str, Maker] = {
-            "Linear4bit": self._four_bit, "Linear8bitLt": self._int8, "Int8Tensor": self._torchao_int8
+            "Linear4bit": self._four_bit, "Linear8bitLt": self._int8,
+            "Int8Tensor": self._int8_dynamic if int8_dynamic.is_dynamic(layer) else self._torchao_int8,
         }  # fmt: skip
         holders = (*type(layer).__mro__, type(layer.weight))
         return next((made[one.__name__] for one in holders if one.__name__ in made), None)
 
     def _quantized(self, layer: nn.Linear, make: Maker, dtype: torch.dtype) -> tuple[QuantizedWeights, Forward]:
         """Return a layer's weights with the faster function; UnsupportedLayer where there is none."""
-        if self._kernels is None or not self._kernels.has_quantized:
+        is_dynamic = int8_dynamic.is_dynamic(layer)
+        if self._kernels is None or not (self._kernels.has_quantized or is_dynamic):
             raise UnsupportedLayer(
-                "its kernels need a C compiler, and a processor that multiplies bfloat16 and bytes (AVX512)"
+                "its kernels need a C compiler"
+                + ("" if is_dynamic else ", and a processor that multiplies bfloat16 and bytes (AVX512)")
             )
         if layer.training or layer.weight.device.type != "cpu" or dtype not in native.FORMATS:
             raise UnsupportedLayer("it is being trained, not on the CPU, or in another number format")
+        if is_dynamic:
+            return make(layer, self._kernels)
         with torch.no_grad():
             layer(torch.ones(1, layer.in_features, dtype=dtype))  # the library rearranges its weights in the first pass
         return make(layer, self._kernels)
@@ -162,9 +177,7 @@ class QuantizedLayers:
         stored = state.CB
         if state.has_fp16_weights or stored is None or stored.dtype is not torch.int8 or not stored.is_contiguous():
             raise UnsupportedLayer("its weights are not stored as int8")
-        # some rows at a time: torch copies them as int32 for the sums
-        sums = torch.cat([some.sum(1, dtype=torch.int32) for some in state.CB.split(256)]) * SHIFT
-        scale, weight = state.SCB.float().contiguous(), state.CB
+        scale, weight, sums = state.SCB.float().contiguous(), state.CB, _shifted_sums(state.CB)
         formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
         it = QuantizedWeights(WeightFormat.row_int8, inputs, outputs, formats)
         it.matrix.threshold = state.threshold
@@ -175,6 +188,25 @@ class QuantizedLayers:
                 return own(rows)  # type: ignore[no-any-return]
             it.point_at(weight, layer.bias, scale, sums)
             return multiply(kernels, rows, it, self._workspace_for(rows))
+
+        it.point_at(weight, layer.bias, scale, sums)
+        return it, forward
+
+    def _int8_dynamic(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
+        """Return weights and function for torchao's int8 of weights and rows, on any processor."""
+        if reason := int8_dynamic.rejection_reason(layer):
+            raise UnsupportedLayer(reason)
+        own, inputs, outputs, stored = layer.forward, layer.in_features, layer.out_features, layer.weight
+        weight, scale, sums = stored.qdata, stored.scale.flatten().contiguous(), _shifted_sums(stored.qdata)
+        formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
+        function = "product" if kernels.has_quantized else "int8_product"
+        it = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, formats if kernels.has_quantized else ())
+
+        def forward(rows: torch.Tensor) -> torch.Tensor:
+            if layer.weight is not stored or rows.dtype not in formats or not rows.numel():
+                return own(rows)  # type: ignore[no-any-return]
+            it.point_at(weight, layer.bias, scale, sums)
+            return multiply(kernels, rows, it, self._workspace_for(rows), function)
 
         it.point_at(weight, layer.bias, scale, sums)
         return it, forward
@@ -221,6 +253,12 @@ class QuantizedLayers:
             if not off <= TOLERANCE:
                 return f"the outputs would be off by {off:.2g} of the largest"
         return ""
+
+
+def _shifted_sums(weight: torch.Tensor) -> torch.Tensor:
+    """Return what SHIFT, which is added to the numbers of rows, adds to the sums of each output."""
+    # some outputs at a time: torch copies them as int32 for the sums
+    return torch.cat([some.sum(1, dtype=torch.int32) for some in torch.split(weight, 256)]) * SHIFT
 
 
 def _is_of(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:

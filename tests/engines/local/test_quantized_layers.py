@@ -24,6 +24,7 @@ from runner.engines.local.kernels import native
 from runner.engines.local.quantized_layers import QuantizedLayers
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner.quantization.torchao import Int8DynamicConfig
 
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
@@ -141,7 +142,9 @@ def test_weights_stay_and_functions_are_put_back(
 
 
 @has_kernels
-@pytest.mark.parametrize("quantization", [Fp4Config(), Int8Config()], ids=["fp4", "int8"])
+@pytest.mark.parametrize(
+    "quantization", [Fp4Config(), Int8Config(), Int8DynamicConfig()], ids=["fp4", "int8", "int8_dynamic"]
+)
 def test_an_adapter_over_quantized_layers_counts(
     make_config: Make, saved_family: Saved, quantization: QuantizationConfig, tmp_path: Path
 ) -> None:

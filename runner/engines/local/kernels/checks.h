@@ -67,7 +67,7 @@ static int is_readable(const matrix *m, int64_t inputs, int64_t pack) {
   if (m->kind == PLAIN) return inputs % pack == 0;
 #ifdef HAS_AVX512_VNNI
   if (!m->scale) return 0;
-  if (m->kind == ROW_INT8) return m->constants != 0;
+  if (has_byte_rows(m)) return m->constants != 0;
   if (pack != 2 || m->outputs % PANEL) return 0;
   if (m->kind == WEIGHT_INT8) return inputs % 4 == 0;
   if (m->kind == FOUR_BIT) return m->constants && m->block > 0 && m->block % 2 == 0 && inputs % m->block == 0;

@@ -26,6 +26,7 @@
 #define NAME(x) x##_bf16
 #include "rows.h"
 #include "attention_own.h"
+#include "int8_portable.h"
 #ifdef HAS_AVX512
 #include "attention_tiles.h"
 #endif
@@ -34,6 +35,7 @@
 #include "four_bit.h"
 #include "quantized.h"
 #include "row_int8.h"
+#include "int8_dynamic.h"
 #endif
 #include "products.h"
 #include "fused_forward.h"
@@ -46,12 +48,14 @@
 #define NAME(x) x##_f32
 #include "rows.h"
 #include "attention_own.h"
+#include "int8_portable.h"
 #ifdef HAS_AVX512
 #include "attention_tiles.h"
 #endif
 #include "register_tile.h"
 #ifdef HAS_AVX512_VNNI
 #include "row_int8.h"
+#include "int8_dynamic.h"
 #endif
 #include "products.h"
 #include "fused_forward.h"

@@ -20,14 +20,15 @@
 
 const int64_t panel_width = PANEL;
 
-enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8 }; /* as in matrices.py */
+enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC }; /* as in shared_numbers.py */
 
 typedef struct {
   const void *weight, *bias; /* bias: or 0 */
   int64_t outputs, kind;
-  /* FOUR_BIT: bfloat16 [inputs / block, outputs]; ROW_INT8: float32 [outputs]; WEIGHT_INT8: bfloat16 [outputs] */
+  /* FOUR_BIT: bfloat16 [inputs / block, outputs]; ROW_INT8, INT8_DYNAMIC: float32 [outputs]; WEIGHT_INT8: bfloat16
+     [outputs] */
   const void *scale;
-  /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8: int32 [outputs] (see row_int8.h) */
+  /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8, INT8_DYNAMIC: int32 [outputs] (see row_int8.h) */
   const void *constants;
   int64_t block;   /* FOUR_BIT: inputs that share a scale */
   float threshold; /* ROW_INT8: a number of at least this size is an outlier; 0: none is */
@@ -39,11 +40,14 @@ typedef struct {
  */
 enum { STORE, ADD, GATED };
 
-/* The workspace of products with quantized weights; the rows of ROW_INT8 are quantized for all threads. */
+/* Whether rows are quantized, too, before they are multiplied by a matrix */
+INLINE int has_byte_rows(const matrix *m) { return m->kind == ROW_INT8 || m->kind == INT8_DYNAMIC; }
+
+/* The workspace of products with quantized weights; rows that become bytes are quantized once for all threads. */
 typedef struct {
   uint8_t *bytes;           /* [rows, padded]: the rows */
   uint8_t *outlier_marks;   /* of each column, 0 between products */
-  float *row_max;           /* of each row, outliers left out */
+  float *row_scale;         /* of each row: ROW_INT8: its largest number, outliers left out; INT8_DYNAMIC: its scale */
   int32_t *outlier_columns; /* those that are marked */
   int64_t *outlier_count;   /* how many these are */
   char *thread_buffers;     /* THREAD_BUFFER_BYTES of each thread */
@@ -64,7 +68,7 @@ typedef struct {
   void *out; /* [rows, stride] */
   int64_t stride;
   const quantized_workspace *workspace;
-  const matrix *row_int8; /* one of ROW_INT8 among them, or 0 */
+  const matrix *of_bytes; /* one among them whose rows are quantized, or 0 */
   int64_t pairs, pairs_per_chunk, chunks, row_block;
   int64_t tasks; /* a task: a chunk of panel pairs by a block of rows */
 } product;
@@ -93,7 +97,7 @@ INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
 static int64_t row_blocks(const product *p, int is_quantized, int64_t size, int threads) {
   const int64_t most = p->rows / (4 * REGISTER_ROWS);
   const int64_t tasks = (is_quantized ? 8 : 16) * threads; /* each task unpacks quantized weights again */
-  int64_t blocks = ceil_div(p->rows * p->inputs * (p->row_int8 ? 1 : size), CACHED_ROW_BYTES);
+  int64_t blocks = ceil_div(p->rows * p->inputs * (p->of_bytes ? 1 : size), CACHED_ROW_BYTES);
   if (threads > 1 && p->chunks * blocks < tasks) blocks = ceil_div(tasks, p->chunks);
   if (is_quantized && blocks < ceil_div(p->rows, MAX_QUANTIZED_ROWS)) blocks = ceil_div(p->rows, MAX_QUANTIZED_ROWS);
   return blocks <= most ? blocks : most > 1 ? most : 1;
@@ -108,7 +112,7 @@ static product product_of(const void *x, int64_t rows, int64_t inputs, const mat
   int is_quantized = 0;
   for (int64_t m = 0; m < count; m++) {
     is_quantized |= matrices[m].kind != PLAIN;
-    if (matrices[m].kind == ROW_INT8) p.row_int8 = matrices + m;
+    if (has_byte_rows(matrices + m)) p.of_bytes = matrices + m;
     if (m && output_mode == GATED) continue;
     p.pairs += ceil_div(matrices[m].outputs, output_mode == GATED ? PANEL : PANELS_AT_ONCE * PANEL);
   }

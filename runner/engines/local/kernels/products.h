@@ -65,6 +65,7 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
   float *y = (float *)(panels + PANELS_AT_ONCE * PANEL * UNPACKED_INPUTS);
   quantized_sums(p, u, row, rows, panels, y, next);
   if (u->of[0]->kind == ROW_INT8) NAME(scale_int8_sums)(p, u, row, rows, y, y + MAX_SUMS);
+  else if (u->of[0]->kind == INT8_DYNAMIC) NAME(scale_dynamic_sums)(p, u, row, rows, y);
   else scale_and_add_bias(u, rows, y);
   NAME(write_outputs)(p, u, y, u->second ? 2 * PANEL : PANEL, y + PANEL, rows, row);
 }
@@ -131,7 +132,7 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
     NAME(multiply_plain)(p, &u, row, rows, next);
   }
 #ifdef HAS_AVX512_VNNI
-  if (p->row_int8 && !task) memset(p->workspace->outlier_marks, 0, padded(p->inputs)); /* nobody reads them any more */
+  if (p->of_bytes && !task) memset(p->workspace->outlier_marks, 0, padded(p->inputs)); /* nobody reads them any more */
 #endif
 }
 
@@ -141,7 +142,8 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
 static void NAME(run_product)(const product *p, const product *then, phase **now, int threads) {
   const int is_alone = threads == 1;
 #ifdef HAS_AVX512_VNNI
-  if (p->row_int8) NAME(quantize_rows)(p, *now, threads, is_alone);
+  if (p->of_bytes && p->of_bytes->kind == ROW_INT8) NAME(quantize_rows_beside_outliers)(p, *now, threads, is_alone);
+  else if (p->of_bytes) NAME(quantize_rows)(p, *now, threads, is_alone);
 #endif
   phase *at = *now += PRODUCT_PHASES - 1;
   for (int64_t task = claim(at, is_alone), after; task < p->tasks; task = after) {
@@ -174,7 +176,7 @@ int64_t NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m,
   (void)workspace, (void)workspace_bytes;
 #endif
   const product p = product_of(x, rows, inputs, m, 1, STORE, out, m->outputs, &work, sizeof(T), threads);
-  if (p.tasks < 2 && !p.row_int8) threads = 1;
+  if (p.tasks < 2 && !p.of_bytes) threads = 1;
 #pragma omp parallel num_threads(threads)
   {
     phase *now = phases;

@@ -19,7 +19,7 @@ static quantized_workspace allocate_quantized(char **workspace, int64_t rows, in
   quantized_workspace w;
   w.bytes = allocate(workspace, rows * width);
   w.outlier_marks = allocate(workspace, width);
-  w.row_max = allocate(workspace, rows * sizeof(float));
+  w.row_scale = allocate(workspace, rows * sizeof(float));
   w.outlier_columns = allocate(workspace, width * sizeof(int32_t));
   w.outlier_count = allocate(workspace, CACHE_LINE);
   w.thread_buffers = allocate(workspace, threads * THREAD_BUFFER_BYTES);
@@ -143,7 +143,7 @@ INLINE void unpack_pairs(const char *from, int64_t stride, int64_t inputs, char 
 static void unpack(const panel_pair *u, int which, int64_t from, int64_t inputs, int64_t stride, char *to) {
   const matrix *m = u->of[which];
   const char *panel = which ? u->second : u->first;
-  if (m->kind == ROW_INT8) unpack_fours(panel + from, stride, m->outputs - u->output[which], inputs, to);
+  if (has_byte_rows(m)) unpack_fours(panel + from, stride, m->outputs - u->output[which], inputs, to);
   else unpack_pairs(panel + from, stride, inputs, to);
 }
 
@@ -152,16 +152,16 @@ static void unpack(const panel_pair *u, int which, int64_t from, int64_t inputs,
 static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
                       next_weights next) {
   const int64_t inputs = p->inputs, width = u->second ? 2 * PANEL : PANEL, tiles = ceil_div(rows, REGISTER_ROWS);
-  const int is_row_int8 = u->of[0]->kind == ROW_INT8;
+  const int has_bytes = has_byte_rows(u->of[0]);
   const bf16 *x = (const bf16 *)p->x + row * inputs;
   const uint8_t *bytes = p->workspace->bytes + row * padded(inputs);
-  const int64_t most = UNPACKED_INPUTS / (is_row_int8 ? 1 : 2);
+  const int64_t most = UNPACKED_INPUTS / (has_bytes ? 1 : 2);
   const int64_t ahead = ceil_div(next.lines, tiles * ceil_div(inputs, most)) * CACHE_LINE; /* prefetched in each tile */
   const char *end = next.first + next.lines * CACHE_LINE;
   char *second = panels + PANEL * UNPACKED_INPUTS;
   for (int64_t k = 0; k < inputs; k += most) {
-    const int64_t some = inputs - k < most ? inputs - k : most, steps = ceil_div(some, is_row_int8 ? 4 : 2);
-    register_tile tile = {.stride = is_row_int8 ? padded(inputs) : inputs, .steps = steps, .panel = panels,
+    const int64_t some = inputs - k < most ? inputs - k : most, steps = ceil_div(some, has_bytes ? 4 : 2);
+    register_tile tile = {.stride = has_bytes ? padded(inputs) : inputs, .steps = steps, .panel = panels,
                           .second = u->second ? second : 0, .lines = ceil_div(ahead / CACHE_LINE, steps / 4 + 1),
                           .adds_up = k > 0};
     for (int i = 0; i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
@@ -170,7 +170,7 @@ static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_
       tile.y = y + r * width;
       tile.ahead = next.first, tile.also = next.second;
       tile.end = next.first + ahead < end ? next.first + ahead : end;
-      if (is_row_int8) {
+      if (has_bytes) {
         tile.x = bytes + r * padded(inputs) + k;
         multiply_register_tile_u8((int)count, &tile);
       } else {
@@ -183,11 +183,11 @@ static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_
 }
 
 /* y [rows, panels * PANEL] of a pair of panels and `rows` rows, from `row` on, not yet scaled and without biases: int32
-   of ROW_INT8 */
+   where rows are bytes */
 static void quantized_sums(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
                            next_weights next) {
   if (u->of[0]->kind == FOUR_BIT) four_bit_sums(p, u, (const bf16 *)p->x + row * p->inputs, rows, y, next);
-  else if (u->of[0]->kind == ROW_INT8 && rows <= FEW_ROWS)
+  else if (has_byte_rows(u->of[0]) && rows <= FEW_ROWS)
     few_row_sums(p, u, (int)rows, p->workspace->bytes + row * padded(p->inputs), y, next);
   else int8_sums(p, u, row, rows, panels, y, next);
 }

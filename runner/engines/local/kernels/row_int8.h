@@ -56,17 +56,17 @@ static void NAME(quantize_row)(const T *x, int64_t inputs, float top, const uint
 }
 
 /* Quantizes the rows of a product, once for all its matrices, in two phases. */
-static void NAME(quantize_rows)(const product *p, phase *now, int threads, int is_alone) {
+static void NAME(quantize_rows_beside_outliers)(const product *p, phase *now, int threads, int is_alone) {
   const quantized_workspace *work = p->workspace;
   const int64_t width = padded(p->inputs), chunk = chunk_of(p->rows, threads), chunks = ceil_div(p->rows, chunk);
   const T *x = p->x;
   FOR_EACH_CHUNK(i, now, chunks, is_alone)
     FOR_EACH_ITEM(r, i, chunk, p->rows)
-      work->row_max[r] = NAME(find_outliers)(x + r * p->inputs, p->inputs, p->row_int8->threshold, work->outlier_marks);
+      work->row_scale[r] = NAME(find_outliers)(x + r * p->inputs, p->inputs, p->of_bytes->threshold, work->outlier_marks);
   barrier(now++, chunks, is_alone);
   FOR_EACH_CHUNK(i, now, chunks, is_alone) {
     FOR_EACH_ITEM(r, i, chunk, p->rows)
-      NAME(quantize_row)(x + r * p->inputs, p->inputs, work->row_max[r], work->outlier_marks, work->bytes + r * width);
+      NAME(quantize_row)(x + r * p->inputs, p->inputs, work->row_scale[r], work->outlier_marks, work->bytes + r * width);
     if (!i) list_outliers(work, width);
   }
   barrier(now, chunks, is_alone);
@@ -115,7 +115,7 @@ static void NAME(scale_int8_sums)(const product *p, const panel_pair *u, int64_t
     for (int64_t r = 0; r < rows; r++) {
       float *at = y + (r * panels * PANEL_VECS + v) * LANES;
       const __m512i exact = _mm512_sub_epi32(_mm512_loadu_si512(at), moved);
-      const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(p->workspace->row_max[row + r]), scale);
+      const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(p->workspace->row_scale[row + r]), scale);
       __m512 x = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(exact), factor), _mm512_set1_ps(6.200124e-05f));
       if (m->bias) x = _mm512_add_ps(x, bias);
       if (outliers)

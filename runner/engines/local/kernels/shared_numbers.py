@@ -28,6 +28,7 @@ class WeightFormat(IntEnum):
     four_bit = 1
     row_int8 = 2
     weight_int8 = 3
+    int8_dynamic = 4
 
 
 class Refusal(IntEnum):

@@ -1,0 +1,62 @@
+/* int8 for weights and rows, as in torchao, for one number format (T, PACK, NAME: see kernels.c): each row gets a scale
+   of its own, so its outputs do not depend on other rows. Sums of bytes are those of quantized.h. */
+
+#ifndef INT8_DYNAMIC_PRODUCTS
+#define INT8_DYNAMIC_PRODUCTS
+/* In these forms the compiler does not join a product and a sum into one operation, which would round less often than
+   torch does. */
+INLINE __m512 product_rounded(__m512 x, __m512 y) {
+  return _mm512_mul_round_ps(x, y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#endif
+
+/* Quantizes a row, and returns its scale. */
+static float NAME(quantize_row_dynamic)(const T *x, int64_t inputs, uint8_t *out) {
+  __m512 top = _mm512_setzero_ps();
+  __mmask16 bad = 0;
+  for (int64_t k = 0; k < inputs; k += LANES) {
+    const __m512 size = _mm512_abs_ps(NAME(load_16_masked)(x + k, lanes(inputs - k)));
+    bad |= _mm512_cmp_ps_mask(size, size, _CMP_UNORD_Q);
+    top = _mm512_max_ps(top, size);
+  }
+  const float scale = bad ? NAN : NAME(row_scale_of)(_mm512_reduce_max_ps(top));
+  const __m512 factor = _mm512_set1_ps(1.0f / scale);
+  const __m128i shift = _mm_set1_epi8((char)SHIFT);
+  for (int64_t k = 0; k < inputs; k += LANES) {
+    const __m512 number = _mm512_mul_ps(NAME(load_16_masked)(x + k, lanes(inputs - k)), factor);
+    const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(number)); /* from -128 to 127 */
+    _mm_storeu_si128((__m128i *)(out + k), _mm_xor_si128(bytes, shift));
+  }
+  return scale;
+}
+
+/* Quantizes the rows of a product, once for all its matrices, in one phase. */
+static void NAME(quantize_rows)(const product *p, phase *now, int threads, int is_alone) {
+  const quantized_workspace *work = p->workspace;
+  const int64_t width = padded(p->inputs), chunk = chunk_of(p->rows, threads), chunks = ceil_div(p->rows, chunk);
+  FOR_EACH_CHUNK(i, now, chunks, is_alone)
+    FOR_EACH_ITEM(r, i, chunk, p->rows)
+      work->row_scale[r] =
+          NAME(quantize_row_dynamic)((const T *)p->x + r * p->inputs, p->inputs, work->bytes + r * width);
+  barrier(now, chunks, is_alone);
+}
+
+/* y [rows, panels * PANEL]: int32 sums become numbers, rounded each time as the library does, and biases are added */
+static void NAME(scale_dynamic_sums)(const product *p, const panel_pair *u, int64_t row, int64_t rows, float *y) {
+  const int panels = u->second ? 2 : 1;
+  for (int v = 0; v < panels * PANEL_VECS; v++) {
+    const matrix *m = u->of[v / PANEL_VECS];
+    const int64_t n = u->output[v / PANEL_VECS] + v % PANEL_VECS * LANES;
+    const __mmask16 mask = lanes(m->outputs - n);
+    const __m512i moved = _mm512_maskz_loadu_epi32(mask, (const int32_t *)m->constants + n);
+    const __m512 scale = _mm512_maskz_loadu_ps(mask, (const float *)m->scale + n);
+    const __m512 bias = m->bias ? NAME(load_16_masked)((const T *)m->bias + n, mask) : _mm512_setzero_ps();
+    for (int64_t r = 0; r < rows; r++) {
+      float *at = y + (r * panels * PANEL_VECS + v) * LANES;
+      const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(at), moved));
+      const __m512 of_row = NAME(round_16)(_mm512_mul_ps(exact, _mm512_set1_ps(p->workspace->row_scale[row + r])));
+      const __m512 x = product_rounded(of_row, scale);
+      _mm512_storeu_ps(at, m->bias ? _mm512_add_ps(x, bias) : x);
+    }
+  }
+}
