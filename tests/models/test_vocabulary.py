@@ -18,7 +18,6 @@ from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError
 from runner.embedded import MODEL_DIR
 from runner.engines.base import Request
-from runner.engines.contract import complete
 from runner.engines.kinds.local import KIND
 
 EXTRA, FAR = "<extra>", "<far>"
@@ -86,12 +85,6 @@ def test_prompts_are_refused_by_the_tokenizer_alone_and_before_any_pass(
         KIND.encoded(config, engine._resolved, [f"Tom {EXTRA}"])
     with pytest.raises(ConfigError, match=REFUSED):
         engine.encode(Request(0, EXTRA))
-    list(complete(engine, [Request(0, "Tom has", max_new_tokens=2)]))
-    fused = engine.fused
-    assert fused is not None
-    for ids in ([3, 896], [-1], [500_000_000]):
-        with pytest.raises(IndexError, match="the embedding has 896 rows"):
-            fused(None, ids, [0] * len(ids), None)  # type: ignore[arg-type]
     engine.close()
 
 
