@@ -158,9 +158,10 @@ def planned(
     had, growth, decided = sum(task.n for task in tasks), list[float](), 0
     for _ in range(pairs):
         first = verdict(draw(generator, tasks, real), weights)
-        assert first.needs is not None
-        if (needed := first.needs(margin, ALPHA)) is None:
+        if first.needs is None:
             continue
+        needed = first.needs(margin, ALPHA)
+        assert needed is not None
         growth.append(needed / had)
         larger = [task._replace(n=max(2, math.ceil(task.n * needed / had))) for task in tasks]
         it = verdict(draw(generator, larger, real), weights, margin)

@@ -230,8 +230,6 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
     n = sum(len(task.sizes) for task in tasks)
 
     def needs(margin: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
-        if freedom < MIN_FREEDOM:
-            return None
         alike = samples_to_detect(error, freedom + 1, margin, alpha, power, bend, tails, upward=True)
         return None if alike is None else math.ceil(alike * n / (freedom + 1))
 
@@ -254,7 +252,7 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
         {"error": error, "size": int(total), "unit": unit, "tasks": len(tasks)},
         detects=lambda alpha: ratios.detectable_shift(error, freedom + 1, alpha, bend=bend, tails=tails),
         p_at=p_at,
-        needs=needs,
+        needs=needs if freedom >= MIN_FREEDOM else None,
     )
 
 

@@ -36,6 +36,13 @@ def test_families_count_as_one(store: Store, rows: Any, show: Any) -> None:
     assert "nf4 vs none (n=200, in 20 families by template): no difference shown (Δ −20.0 points" in out
     assert "p flips the signs of the differences of whole questions or families" in out
     _, out, _ = show("families", "--baseline", BASELINE, "--margin", "5")
+    assert "undecided within 5 points" in out
+    assert "would decide" not in out, "20 families say too little to plan from"
+    _, out, _ = show("families", "--baseline", BASELINE, "--plan-questions", "margin=5")
+    assert "fewer than 80 families say too little" in out
+    in_families(store, "many families", "base", NONE, [True] * 200, 2)
+    in_families(store, "many families", "nf4", NF4, [index >= 2 for index in range(200)], 2)
+    _, out, _ = show("many families", "--baseline", BASELINE, "--margin", "2")
     assert " such families would decide)" in out
 
 
