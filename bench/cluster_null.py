@@ -5,8 +5,9 @@ of equal or unequal size. Whether a run solves a question depends on its family,
 family, on the question, and on chance. First both runs are equally good: how often are they called different? Then one
 is better by a known number of points: how often does the 95 % interval miss it, and how often is the run called as good
 within exactly that margin? The last columns treat the same questions as independent. The verdicts are runner-compare's
-own, from answers to finding. The exit code is 1 if more than 5 % of equal pairs are called different, or more than 6 %
-of intervals miss, beyond noise.
+own, from answers to finding. Last, a pair of equal runs says how many questions would show "as good", and so many are
+drawn, in more families. The exit code is 1 if more than 5 % of equal pairs are called different, more than 6 % of
+intervals miss, or less than 77 % of the plans decide, beyond noise.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from statistics import median
 
 import fast_flips
 import numpy as np
-from compare_null import NORMAL, Drawn, Rate, begin, drawn_run
+from compare_null import NORMAL, SLACK, Drawn, Rate, begin, drawn_run
 
 from runner.compare.data import NotPaired, QuestionOutcome
 from runner.compare.pairing import compare_pair
 from runner.core.effects import Effect, Finding, judge
 from runner.core.margins import MarginVerdict
-from runner.core.stats import ALPHA
+from runner.core.stats import ALPHA, POWER
 
 MISSES = 0.06
 OF_FAMILY, OF_RUN, OF_QUESTION, CHANCE = 1.0, 0.7, 1.0, 0.7  # standard deviations
@@ -38,6 +40,8 @@ SETTINGS = [  # families, questions a family on average, unequal, accuracy, gap 
     (50, 5, True, 0.95, 0.05),
     (100, 3, True, 0.7, 0.1),
 ]
+PLANNED = [(80, 10, False, 0.7), (100, 3, False, 0.9), (250, 3, True, 0.7), (300, 5, True, 0.95)]  # no gap
+PLANNED_MARGIN = 0.03
 
 Solved = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 Families = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -71,9 +75,25 @@ def verdict(solved: Sequence[Solved], family: Families | None, margin: float | N
         it = compare_pair(runs[1], runs[0], reader)
     except NotPaired:
         return None
-    it.needs = None  # not of interest here, and it takes long
+    plan, it.needs = it.needs, None  # judging does not plan, which takes long
     judge([it], {} if margin is None else {it.measure: margin})
+    it.needs = plan
     return it
+
+
+def planned(
+    generator: np.random.Generator, families: int, mean: int, unequal: bool, accuracy: float, margin: float
+) -> tuple[float, bool]:
+    """Return how many times as many families a pair of equal runs plans for, and whether so many decide."""
+    solved, family = answers(generator, families, mean, unequal, [accuracy, accuracy])
+    first = verdict(solved, family)
+    assert first is not None
+    assert first.needs is not None
+    needed = first.needs(margin, ALPHA)
+    assert needed is not None
+    times = needed / len(family)
+    it = verdict(*answers(generator, max(6, round(families * times)), mean, unequal, [accuracy, accuracy]), margin)
+    return times, it is not None and it.verdict in {MarginVerdict.as_good, MarginVerdict.better}
 
 
 def main() -> int:
@@ -108,9 +128,20 @@ def main() -> int:
               flush=True)  # fmt: skip
         broken += sum(rate_by_name[name].low > ALPHA for name in ("different", "as good"))
         broken += rate_by_name["missed"].low > MISSES
-    print(f"\nrates beyond 5 % (intervals: 6 %) and noise: {broken} of {3 * len(SETTINGS)}; "
+    print(f"\nplanned from a first pair of equal runs, {100 * PLANNED_MARGIN:g} points: {pairs:,} plans a line")
+    print("families  size        accuracy  times as many                as good")
+    unlike = 0
+    for families, mean, unequal, accuracy in PLANNED:
+        plans = [planned(generator, families, mean, unequal, accuracy, PLANNED_MARGIN) for _ in range(pairs)]
+        decided = Rate(sum(is_decided for _, is_decided in plans), pairs)
+        size = f"{mean}{' unequal' * unequal}"
+        print(f"{families:8d}  {size:10s}  {accuracy:8.2f}  {median(times for times, _ in plans):13.1f}  {decided}",
+              flush=True)  # fmt: skip
+        unlike += decided.high < POWER - SLACK
+    print(f"\nplanned powers below {100 * (POWER - SLACK):.0f} %, beyond noise: {unlike} of {len(PLANNED)}")
+    print(f"rates beyond 5 % (intervals: 6 %) and noise: {broken} of {3 * len(SETTINGS)}; "
           f"{time.perf_counter() - started:.0f} s")  # fmt: skip
-    return 1 if broken else 0
+    return 1 if broken or unlike else 0
 
 
 if __name__ == "__main__":
