@@ -45,18 +45,13 @@ static void NAME(quantize_rows)(const product *p, phase *now, int threads, int i
 static void NAME(scale_dynamic_sums)(const product *p, const panel_pair *u, int64_t row, int64_t rows, float *y) {
   const int panels = u->second ? 2 : 1;
   for (int v = 0; v < panels * PANEL_VECS; v++) {
-    const matrix *m = u->of[v / PANEL_VECS];
-    const int64_t n = u->output[v / PANEL_VECS] + v % PANEL_VECS * LANES;
-    const __mmask16 mask = lanes(m->outputs - n);
-    const __m512i moved = _mm512_maskz_loadu_epi32(mask, (const int32_t *)m->constants + n);
-    const __m512 scale = _mm512_maskz_loadu_ps(mask, (const float *)m->scale + n);
-    const __m512 bias = m->bias ? NAME(load_16_masked)((const T *)m->bias + n, mask) : _mm512_setzero_ps();
+    const output_numbers of = NAME(numbers_of_outputs)(u, v);
     for (int64_t r = 0; r < rows; r++) {
       float *at = y + (r * panels * PANEL_VECS + v) * LANES;
-      const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(at), moved));
+      const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(at), of.moved));
       const __m512 of_row = NAME(round_16)(_mm512_mul_ps(exact, _mm512_set1_ps(p->workspace->row_scale[row + r])));
-      const __m512 x = product_rounded(of_row, scale);
-      _mm512_storeu_ps(at, m->bias ? _mm512_add_ps(x, bias) : x);
+      const __m512 x = product_rounded(of_row, of.scale);
+      _mm512_storeu_ps(at, of.has_bias ? _mm512_add_ps(x, of.bias) : x);
     }
   }
 }

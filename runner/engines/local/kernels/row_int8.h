@@ -13,6 +13,13 @@ INLINE __m512 load_16_masked_bf16(const bf16 *at, __mmask16 mask) {
   return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at)), 16);
 }
 
+/* What turns the int32 sums of 16 outputs into numbers. */
+typedef struct {
+  __m512i moved; /* what SHIFT has added to the sums */
+  __m512 scale, bias;
+  int has_bias;
+} output_numbers;
+
 /* Lists the columns that are marked. */
 static void list_outliers(const quantized_workspace *work, int64_t width) {
   int64_t count = 0;
@@ -99,6 +106,20 @@ static void NAME(multiply_outliers)(const product *p, const panel_pair *u, int64
   }
 }
 
+/* Reads them for vector v of a pair of panels. */
+INLINE output_numbers NAME(numbers_of_outputs)(const panel_pair *u, int v) {
+  const matrix *m = u->of[v / PANEL_VECS];
+  const int64_t n = u->output[v / PANEL_VECS] + v % PANEL_VECS * LANES;
+  const __mmask16 mask = lanes(m->outputs - n);
+  const output_numbers of = {
+      _mm512_maskz_loadu_epi32(mask, (const int32_t *)m->constants + n),
+      _mm512_maskz_loadu_ps(mask, (const float *)m->scale + n),
+      m->bias ? NAME(load_16_masked)((const T *)m->bias + n, mask) : _mm512_setzero_ps(),
+      m->bias != NULL,
+  };
+  return of;
+}
+
 /* y [rows, panels * PANEL]: int32 sums become numbers, and outliers' products and biases are added */
 static void NAME(scale_int8_sums)(const product *p, const panel_pair *u, int64_t row, int64_t rows, float *y,
                                   float *apart) {
@@ -106,18 +127,13 @@ static void NAME(scale_int8_sums)(const product *p, const panel_pair *u, int64_t
   const int64_t outliers = *p->workspace->outlier_count;
   if (outliers) NAME(multiply_outliers)(p, u, row, rows, apart);
   for (int v = 0; v < panels * PANEL_VECS; v++) {
-    const matrix *m = u->of[v / PANEL_VECS];
-    const int64_t n = u->output[v / PANEL_VECS] + v % PANEL_VECS * LANES;
-    const __mmask16 mask = lanes(m->outputs - n);
-    const __m512i moved = _mm512_maskz_loadu_epi32(mask, (const int32_t *)m->constants + n);
-    const __m512 scale = _mm512_maskz_loadu_ps(mask, (const float *)m->scale + n);
-    const __m512 bias = m->bias ? NAME(load_16_masked)((const T *)m->bias + n, mask) : _mm512_setzero_ps();
+    const output_numbers of = NAME(numbers_of_outputs)(u, v);
     for (int64_t r = 0; r < rows; r++) {
       float *at = y + (r * panels * PANEL_VECS + v) * LANES;
-      const __m512i exact = _mm512_sub_epi32(_mm512_loadu_si512(at), moved);
-      const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(p->workspace->row_scale[row + r]), scale);
+      const __m512i exact = _mm512_sub_epi32(_mm512_loadu_si512(at), of.moved);
+      const __m512 factor = _mm512_mul_ps(_mm512_set1_ps(p->workspace->row_scale[row + r]), of.scale);
       __m512 x = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(exact), factor), _mm512_set1_ps(6.200124e-05f));
-      if (m->bias) x = _mm512_add_ps(x, bias);
+      if (of.has_bias) x = _mm512_add_ps(x, of.bias);
       if (outliers)
         x = _mm512_add_ps(NAME(round_16)(x), _mm512_loadu_ps(apart + (r * panels * PANEL_VECS + v) * LANES));
       _mm512_storeu_ps(at, x);
