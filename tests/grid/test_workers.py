@@ -203,7 +203,11 @@ def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callab
     shared = [json.loads(line) for line in ended.out.splitlines()]
     assert sum(job["metrics"]["base_loads"] for job in shared) == 1
 
-    def alone(**groups: Any) -> tuple[str, list[Any]]:
+    def tokens_of(folder: Path, job_id: str) -> dict[int, list[int]]:
+        # by question: they stand in the file in the order in which rows ended
+        return {sample["index"]: sample["token_ids"] for sample in samples(folder)[job_id]}
+
+    def alone(**groups: Any) -> tuple[str, dict[int, list[int]]]:
         config = make_config(
             model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32),
             task=Gsm8kConfig(limit=4, split="hard5"),
@@ -212,13 +216,12 @@ def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callab
             **groups,
         )
         record = run(config)
-        return record.job_id, [sample["token_ids"] for sample in samples(tmp_path / "alone")[record.job_id]]
+        return record.job_id, tokens_of(tmp_path / "alone", record.job_id)
 
     plain, adapted, other = alone(), alone(lora=PeftConfig(path="embedded")), alone(seed=1)
-    by_job = samples(started.folder)
     for (job_id, tokens), job in zip((plain, adapted, other), shared, strict=True):
         assert job["job_id"] == job_id
-        assert [sample["token_ids"] for sample in by_job[job_id]] == tokens
+        assert tokens_of(started.folder, job_id) == tokens
     assert plain[1] == other[1] != adapted[1]
 
 
