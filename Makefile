@@ -31,7 +31,9 @@ demo: $(STAMP)    ## evaluate four quantizations of the embedded model on two se
 pages: $(STAMP)   ## renew the pages from runs; ARGS=docs/jobs.md renews one, ARGS=--times the speeds and times, too
 	$(BIN)/python -m tools.run_docs $(ARGS)
 
-PYTEST := $(BIN)/pytest -n 2 --dist worksteal --durations 30
+# One more than two cores: tests wait for processes, servers and disks, and another worker computes meanwhile.
+WORKERS ?= 3
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 30
 
 test-fast: $(STAMP) ## run the tests that take no more than a few seconds each
 	$(PYTEST) -m "not slow and not thorough"
