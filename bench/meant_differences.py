@@ -95,12 +95,19 @@ SENTENCES = {  # before -> after, wherever a line is folded
     "is no .pth file that torch can read: empty, cut short": "is not a .pth file that torch can read: empty, truncated",
     "truncated or no safetensors file": "truncated or not a safetensors file",
 }
+QUESTIONS = "only|without|cluster|repeat|early_stop_margin|early_stop_comparisons"
+KEYS_OF_QUESTIONS = "keys that were added: which questions, their families, a repeated run, a margin"
+ASKED_AGAIN = "of 500 questions and more 1 % are asked again, to see whether rows change each other's answers"
+PRODUCTS = "a job says how its products are computed, and whether its rows are independent"
+VERDICTS = "columns of verdicts within a margin: comparison.json and .csv have them whether one is given or not"
+CONCLUSION = "a comparison begins with what may be concluded over all rows, and draws the intervals"
+PLANNED = "a plan says which differences its questions can detect"
+POWER = "what could be detected is planned with the worse of two pictures of disagreement"
+ORDER_OF_SUMS = "an interval is summed in another order: the 16th digit"
+LEVEL = "bets share one budget of error, and a job records its level"
+INT8_DYNAMIC = "quantization=int8_dynamic is new"
 FOLDED = "a paragraph in plain English is folded elsewhere"
 VLLM = "'VLLM_PP_LAYER_PARTITION=2,2 vllm serve .*"
-COMPARE_HELP = (
-    r"became '(Compare the runs in|source:|which runs \(default: the newest|compare all others|.* are pooled'|output:)"
-    "|^'values' is new$"
-)
 ALLOWED = [
     Allowed("docs/vllm", "<split 1>/result.json result text$", f"^{VLLM} became {VLLM}$", FOLDED),
     Allowed("docs/convert", ", stdout ", r"^'(note: rope=native: .* use)' became '\1 rope=rope_2d'$", FOLDED),
@@ -124,7 +131,9 @@ ALLOWED = [
     Allowed("sweep", r" params task\.(prompts|split|format)$", "^is new$", ADDED),
     Allowed("cli/help", "--cfg job`, stdout", rf"^'({SAMPLING}|{DATA_SETS}): \w+' is new$", ADDED),
     Allowed("cli/help", "`runner --help`, stdout", ".", "the help explains each key"),
-    Allowed("cli/help", "`runner-compare --help`, stdout", COMPARE_HELP, "its help is in plain English"),
+    Allowed(
+        "cli/help", "`runner-compare --help`, stdout", ".", "its help is in plain English, with options of verdicts"
+    ),
     Allowed("cli/help", "--cfg job`, stdout", r"^'# model=embedded quantization=none .*' is new$", CHOICES),
     Allowed(
         "cli/help",
@@ -182,6 +191,60 @@ ALLOWED = [
         "a damaged part", "<generate 1>/result.json$", "^is gone$", "damaged parts are refused before the job begins"
     ),
     Allowed("errors/tasks", "model=parts .* stderr ", r"^'(error: )task.parts=(.*)' became '\1model.name=\2'$", PARTS),
+    Allowed("", rf" params task\.({QUESTIONS})$", "^is new$", KEYS_OF_QUESTIONS),
+    Allowed("", r" params task\.check_invariance$", "^'0' became 'auto'$", ASKED_AGAIN),
+    Allowed(
+        "cli/help",
+        "--cfg job`, stdout",
+        rf"^'({QUESTIONS}): (null|0)' is new$|^'check_invariance: 0'",
+        KEYS_OF_QUESTIONS,
+    ),
+    Allowed("cli/help", "--cfg job`, stdout", "^'check_invariance: auto' is new$", ASKED_AGAIN),
+    Allowed(
+        "hard5 in 4 bits", r"again\.jsonl$|metrics (asked_again|(texts|answers)_changed(_share)?)$", "", ASKED_AGAIN
+    ),
+    Allowed("hard5 in 4 bits", " stats (prefill|decode)_tokens$| metrics model_mib$", " became ", ASKED_AGAIN),
+    Allowed("hard5 in 4 bits", ", stdout ", "^'(asked again|model_mib) ", ASKED_AGAIN),
+    Allowed("early stop, trust", ", stdout ", "^'asked again .* became 'asked again  3 questions: ", ASKED_AGAIN),
+    Allowed("", r" facts products$| tags fact\.products$| stats rows_are_independent$", "^is new$", PRODUCTS),
+    Allowed(
+        "",
+        r" (plan|verdict|margin|samples_a_question|questions_needed|early_stop_comparisons|clusters)$",
+        "^is new$",
+        VERDICTS,
+    ),
+    Allowed("", r" (conclusion|requirements)$", "^is new$", CONCLUSION),
+    Allowed(
+        "",
+        "`runner-compare .*, stdout",
+        r"^'(Of 2 comparisons none|The one comparison|Δ to the baseline in points)",
+        CONCLUSION,
+    ),
+    Allowed("", "`runner-compare .*, stdout", r"^'(−#  #  \+\d.*|nf4[\w=. ]*  [├─┼│●┤]+|)' is new$", CONCLUSION),
+    Allowed(
+        "",
+        ", stdout ",
+        r"^[\"'](embedded \w+: 20 questions a job could detect|about [\d,]+ questions a job would)",
+        PLANNED,
+    ),
+    Allowed("grid, resumed", " detectable_difference$", " became ", POWER),
+    Allowed(
+        "grid, resumed",
+        ", stdout | sentences ",
+        r"to detect 51\.6 points' became |^'• nf4 .* 60\.3 points' is new$",
+        POWER,
+    ),
+    Allowed("grid, resumed", ", stdout ", r"≥51\.6 .* became .*  ≥60\.3 ", POWER),
+    Allowed("grid, resumed", r" difference_(low|high)$", r"^'(-?0\.\d{13})\d*' became '\1\d*'$", ORDER_OF_SUMS),
+    Allowed("early stop", r" early_stop_(level|confidence_percent)$", "^is new$", LEVEL),
+    Allowed(
+        "early stop",
+        r" early_stop_difference_points_(low|high)$",
+        r"^'-?11\.0016\d*' became '-?11\.0015869140625'$",
+        LEVEL,
+    ),
+    Allowed("", "quantization=int8_dynamic lora|jobs/<gsm8k 1[678]>/", "", INT8_DYNAMIC),
+    Allowed("errors/", ", stderr ", "became .*int8, int8_dynamic, nf4", INT8_DYNAMIC),
 ]
 REWORDED = [
     Reworded(
