@@ -19,9 +19,10 @@ install: $(STAMP) ## install the runner and its tools, with pinned versions, int
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m tools.install
-	@# all cores compile, and no tests that packages bring; some files are templates and no Python
-	@$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true
-	@$(BIN)/python -m runner.engines.local.kernels.building || true
+	@# Python's files on all cores, without the tests that packages bring (some files are templates and no Python), and
+	@# beside them the kernels, which the C compiler translates on one core
+	@$(BIN)/python -m runner.engines.local.kernels.building & \
+		$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib; wait
 	@touch $@
 
 demo: $(STAMP)    ## evaluate four quantizations of the embedded model on two sets of problems, and compare them
