@@ -205,6 +205,12 @@ def measure(name: str, options: argparse.Namespace, python: str) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of questions and runs."""
+    add_questions(parser)
+    parser.add_argument("--repeats", type=int, default=3)
+
+
+def add_questions(parser: argparse.ArgumentParser) -> None:
+    """Add the options of questions."""
     given = ROOT.parent / "shared" / "data" / "gsm8k"
     data = str(given) if given.is_dir() else ""
     parser.add_argument("--gsm8k", default=data, help="folder with GSM8K's JSONL files; '': the embedded generator")
@@ -212,7 +218,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=int, default=128)
     parser.add_argument("--shots", type=int, default=5, help="worked examples where prompts are plain text")
     parser.add_argument("--new-tokens", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="default: as our engine decides, for all")
 
 

@@ -1,9 +1,10 @@
 """Which way of products is the fastest on this processor? `python bench/product_ways.py [--shapes 576x576]`.
 
-The products that each way computes are multiplied by turns, with as many rows as a step and a prompt have, in GFLOP/s:
-of a larger layer a part, which stays in the caches. The last line is what a job would use. RUNNER_WITHOUT=avx512_bf16
-and ONEDNN_MAX_CPU_ISA=AVX512_CORE let this processor be one without products of bfloat16; RUNNER_WITHOUT=avx512 and
-ONEDNN_MAX_CPU_ISA=AVX2 one with narrow registers: our kernels and torch then leave the same instructions out.
+The products that each way computes on one thread are multiplied by turns, with as many rows as a step and a prompt
+have, in GFLOP/s: of a larger layer a part, which stays in the caches. The last line is what a job would use.
+RUNNER_WITHOUT=avx512_bf16 and ONEDNN_MAX_CPU_ISA=AVX512_CORE let this processor be one without products of bfloat16;
+RUNNER_WITHOUT=avx512 and ONEDNN_MAX_CPU_ISA=AVX2 one with narrow registers: our kernels and torch then leave the same
+instructions out.
 """
 
 from __future__ import annotations
@@ -31,10 +32,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--shapes", nargs="+", default=list(SMOLLM2), help="outputs x inputs of layers")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
+    torch.set_num_threads(1)
     dtype: torch.dtype = getattr(torch, chosen.dtype)
     shapes = [(int(outputs), int(inputs)) for outputs, _, inputs in (shape.partition("x") for shape in chosen.shapes)]
     kernels = native.kernels()
@@ -44,14 +44,14 @@ def main() -> None:
     for way in Way:
         if not problems[way]:
             ways |= products.measured_as(way, kernels)
-    print(head_line(["bench/product_ways.py", *sys.argv[1:]], chosen.threads))
+    print(head_line(["bench/product_ways.py", *sys.argv[1:]], 1))
     print("\n".join(f"{way}: {problem}" for way, problem in problems.items() if problem))
     best: dict[tuple[str, int], float] = {}
     lines = []
     for shape in {sample_of(shape): shape for shape in shapes}.values():
         outputs, width = sample_of(shape)
         for _ in range(chosen.rounds):
-            took = measure(ways, shape, ROWS, dtype, time.perf_counter() + 60, slow=math.inf)
+            took = measure(ways, shape, ROWS, dtype, time.thread_time() + 60, slow=math.inf)
             for name in ways:
                 for count in ROWS:
                     rate = 2 * count * outputs * width / took[name][count] / 1e9

@@ -2,6 +2,9 @@
 
 The file is one for each kind of machine, processor, version of torch and source of the kernels. Of processes that begin
 together one measures, and the others wait for it and read.
+
+Counted is the processor time of one thread and not the time that passes: what is measured is kept, and on a busy
+machine, two threads that wait for each other can make the fastest way look a hundred times as slow.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -28,7 +31,7 @@ log = logging.getLogger(__name__)
 SAMPLE_WEIGHTS = 2**19  # of a larger layer some outputs are multiplied, and the time counts for all
 TURNS = 3  # the fastest counts; the first only if there is no other
 SLOW = 4.0  # a way that takes so many times as long as the fastest is not measured with more rows
-MAX_SECONDS = 0.2  # then each way has one turn, so that all of it takes about 0.3 s on a busy machine, too
+MAX_SECONDS = 0.2  # then each way has one turn, so that all of it takes about 0.3 s
 LOCK = "products.lock"
 
 Shape = tuple[int, int]  # outputs and inputs of a layer
@@ -53,10 +56,10 @@ def kept_seconds(
                 locked.enter_context(hold(file.with_name(LOCK)))
             known = _read(file)  # perhaps somebody has measured while this process waited
             missing = {key: shape for shape, key in keys.items() if _is_missing(known, key, ways, rows)}
-            started = time.perf_counter()
+            started = time.thread_time()
             for key, shape in missing.items():
                 known[key] = known.get(key, {}) | measure(ways, shape, rows, dtype, started + MAX_SECONDS)
-            log.info("measured %d kinds of products in %.2f s", len(missing), time.perf_counter() - started)
+            log.info("measured %d kinds of products in %.2f s", len(missing), time.thread_time() - started)
             try:
                 replace_with(file, lambda fresh: fresh.write_text(json.dumps(known, indent=1)))
             except OSError as error:
@@ -73,7 +76,14 @@ def kept_seconds(
 def measure(
     ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, deadline: float, slow: float = SLOW
 ) -> Seconds:
-    """Return the seconds of a sample of a layer by each way; the ways take turns."""
+    """Return the seconds of a sample of a layer by each way, on one thread; the ways take turns."""
+    with _one_thread():
+        return _measure(ways, shape, rows, dtype, deadline, slow)
+
+
+def _measure(
+    ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, deadline: float, slow: float
+) -> Seconds:
     random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
     weight = torch.randn(*sample_of(shape), generator=random).to(dtype)
     products = {name: make(weight) for name, make in ways.items()}
@@ -82,12 +92,12 @@ def measure(
         x = torch.randn(count, shape[1], generator=random).to(dtype)
         times: dict[str, list[float]] = {name: [] for name in products}
         for turn in range(TURNS):
-            if turn and time.perf_counter() > deadline:
+            if turn and time.thread_time() > deadline:
                 break
             for name, product in products.items():
-                started = time.perf_counter()
+                started = time.thread_time()
                 product(x)
-                times[name].append(time.perf_counter() - started)
+                times[name].append(time.thread_time() - started)
         for name in ways:
             before = took[name]
             took[name][count] = (
@@ -98,6 +108,17 @@ def measure(
     return took
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let products use one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def sample_of(shape: Shape) -> Shape:
     """Return the part of a layer that is multiplied: all inputs, and whole panels of outputs."""
     outputs, inputs = shape
@@ -105,9 +126,9 @@ def sample_of(shape: Shape) -> Shape:
 
 
 def _keys(shapes: Sequence[Shape], dtype: torch.dtype) -> dict[Shape, str]:
-    """Name what is measured for each layer: a sample, by so many threads."""
-    name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
-    return {shape: "{} x {}, {}, {} threads".format(*sample_of(shape), name, threads) for shape in shapes}
+    """Name what is measured for each layer: a sample of it."""
+    name = str(dtype).removeprefix("torch.")
+    return {shape: "{} x {}, {}".format(*sample_of(shape), name) for shape in shapes}
 
 
 def _is_missing(known: Mapping[str, Seconds], key: str, ways: Ways, rows: Sequence[int]) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -238,7 +240,7 @@ def test_a_way_that_is_far_slower_is_not_measured_with_more_rows(monkeypatch: py
         return lambda _: multiply
 
     class Clock:
-        perf_counter = staticmethod(lambda: now[0])
+        thread_time = staticmethod(lambda: now[0])
 
     monkeypatch.setattr(measured_products, "time", Clock)
     took = measure({"quick": way("quick", 1), "slow": way("slow", 5)}, (8, 8), (4, 16), torch.float32, 1e9)
@@ -248,3 +250,22 @@ def test_a_way_that_is_far_slower_is_not_measured_with_more_rows(monkeypatch: py
     calls.clear()
     measure({"quick": way("quick", 1)}, (8, 8), (4,), torch.float32, now[0] - 1)
     assert calls == [("quick", 4)], "after the time that this may take, each has one turn"
+
+
+def test_what_passes_while_others_have_the_processor_does_not_count() -> None:
+    threads: list[int] = []
+
+    def waits(rows: torch.Tensor) -> torch.Tensor:
+        threads.append(torch.get_num_threads())
+        time.sleep(0.1)
+        return rows
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        took = measure({"waits": lambda _: waits}, (8, 8), (4,), torch.float32, math.inf)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert took["waits"][4] < 0.1
+    assert set(threads) == {1}

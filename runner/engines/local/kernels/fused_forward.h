@@ -223,7 +223,9 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
   const product later = is_last ? NAME(logits_product)(s) : NAME(qkv_product)(s, l + 1);
 
   NAME(product_and_wait)(s, &to_qkv, &to_out, now);
+  end_part(PRODUCTS_OF_LAYERS);
   NAME(rotate_and_store)(s, l, (*now)++);
+  end_part(NORMS_AND_ROPE);
 #ifdef HAS_AVX512
   if (s->is_interleaved) NAME(attend_interleaved)(s, l, *now);
   else NAME(attend_parts)(s, l, *now);
@@ -231,12 +233,17 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
   (*now)++;
   if (!s->is_interleaved) NAME(attend_own_keys)(s, l, *now);
   (*now)++;
+  end_part(ATTENTION);
   NAME(product_and_wait)(s, &to_out, &to_gated, now);
+  end_part(PRODUCTS_OF_LAYERS);
   NAME(norm_tokens)(s, layer->norm_mid, tokens, 0, (*now)++);
+  end_part(NORMS_AND_ROPE);
   NAME(product_and_wait)(s, &to_gated, &to_down, now);
   NAME(product_and_wait)(s, &to_down, &later, now);
+  end_part(PRODUCTS_OF_LAYERS);
   if (is_last) NAME(norm_tokens)(s, m->norm, s->in->kept, s->in->keep, (*now)++);
   else NAME(norm_tokens)(s, s->layers[l + 1].norm_in, tokens, 0, (*now)++);
+  end_part(NORMS_AND_ROPE);
 }
 
 #ifdef HAS_AVX512
@@ -285,13 +292,16 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   if (workspace - (char *)in->workspace > in->workspace_bytes) REFUSE(SMALL_WORKSPACE, 0);
   if (m->is_quantized) prepare_quantized(&s.work);
   memset(first, 0, phases * sizeof(phase));
+  start_clock();
 #pragma omp parallel num_threads(threads)
   {
     phase *now = first;
     NAME(embed_tokens)(&s, now++);
+    end_part(NORMS_AND_ROPE);
     for (int64_t l = 0; l < m->layers; l++) NAME(forward_layer)(&s, l, &now);
     const product to_logits = NAME(logits_product)(&s);
     NAME(run_product)(&to_logits, 0, &now, threads);
+    end_part(PRODUCT_OF_HEAD);
   }
   return FINE;
 }

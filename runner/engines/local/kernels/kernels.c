@@ -10,6 +10,7 @@
 #include "matrices.h"
 #include "checks.h"
 #include "fused_structs.h"
+#include "pass_clock.h"
 
 #ifdef HAS_AVX512_VNNI
 #define T uint8_t

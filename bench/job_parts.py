@@ -1,0 +1,153 @@
+"""Where does a job's time go? `python bench/job_parts.py [--questions 128] [--new-tokens 256]`.
+
+The questions are answered by our engine in this process. Seconds are of this part alone: what it calls counts for the
+parts below it. Those within a forward pass are read by a clock in C (kernels/pass_clock.h), which only this script
+compiles. A pass that reads prompts and gives other rows their next token counts as one of prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+os.environ["RUNNER_CFLAGS"] = f"{os.environ.get('RUNNER_CFLAGS', '')} -DPASS_CLOCK".strip()  # before kernels are loaded
+
+import torch
+from engines import greedy_engine, head_line, markdown, model_folder
+from gsm8k_vs_lmeval import add_questions, load_prompts
+
+from runner.config.model import LocalModelConfig
+from runner.core.dtypes import Dtype
+from runner.engines.base import Request
+from runner.engines.contract import complete
+from runner.engines.local.forward import Forward
+from runner.engines.local.fused_forward import FusedForward
+from runner.engines.local.kernels import native
+from runner.engines.local.scheduler import Scheduler
+from runner.engines.rows import Stopping
+from runner.engines.sampling import Sampler
+
+IN_C = ("products of the layers", "attention", "norms and RoPE", "product of the head")  # as in pass_clock.h
+CALL = "call of C: checks, sizes, the start of its threads"
+PARTS: list[tuple[str, type, str]] = [
+    (CALL, FusedForward, "__call__"),
+    ("passes in Python: places, prefixes, layers one by one where a pass is no single call", Forward, "_forward"),
+    ("sampling", Sampler, "pick"),
+    ("answers: text of tokens, stops", Stopping, "accept"),
+    ("rows enter: shared prefixes, memory, order", Scheduler, "_enter"),
+    ("the rest of the scheduler", Scheduler, "step"),
+]
+REST = "the rest: tokenizing, requests, completions"
+
+
+class Stopwatch:
+    """Counts the seconds of functions that call each other: each has those that it spends itself."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._running: list[str] = []
+        self._since = 0.0
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, and count its seconds under this name."""
+
+        def call(*arguments: Any, **keys: Any) -> Any:
+            self._switch()
+            self._running.append(name)
+            try:
+                return function(*arguments, **keys)
+            finally:
+                self._switch()
+                self._running.pop()
+
+        return call
+
+
+class PassParts:
+    """The seconds within passes, of those with prompts and of steps."""
+
+    def __init__(self, library: Any) -> None:
+        self.clock = (ctypes.c_double * len(IN_C)).in_dll(library, "pass_seconds")
+        self.seconds = {is_step: [0.0] * len(IN_C) for is_step in (False, True)}
+
+    def counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function of a pass, and read the clock after each."""
+
+        def call(fused: Any, layout: Any, *arguments: Any) -> Any:
+            self.clock[:] = [0.0] * len(IN_C)
+            result = function(fused, layout, *arguments)
+            self.seconds[layout.is_step] = [
+                before + now for before, now in zip(self.seconds[layout.is_step], self.clock, strict=True)
+            ]
+            return result
+
+        return call
+
+
+def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, float, str]:
+    """Return the seconds of each part, those within passes, the whole job's, and the number of tokens in words."""
+    folder = model_folder(options.model)
+    prompts: Sequence[Any] = load_prompts(
+        folder, options.gsm8k or "embedded", options.questions, options.shots, chat=False
+    )
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype(options.dtype), threads=options.threads)
+    engine = greedy_engine(model, max_new_tokens=options.new_tokens)
+    engine.load()
+    kernels = native.kernels()
+    if kernels is None:
+        raise SystemExit("there are no compiled kernels here, so no clock in C")
+    requests = [
+        Request(at, prompt if isinstance(prompt, str) else tuple(prompt), (), options.new_tokens, ignore_eos=True)
+        for at, prompt in enumerate(prompts)
+    ]
+    watch, passes = Stopwatch(), PassParts(ctypes.CDLL(str(kernels.file)))
+    FusedForward.__call__ = passes.counted(FusedForward.__call__)  # type: ignore[method-assign]
+    for name, owner, method in PARTS:
+        setattr(owner, method, watch.timed(name, getattr(owner, method)))
+    run = watch.timed(REST, lambda: sum(1 for _ in complete(engine, requests, options.rows)))
+    started = time.perf_counter()
+    run()
+    total = time.perf_counter() - started
+    stats = engine.stats
+    return (
+        watch.seconds,
+        passes,
+        total,
+        f"{stats.prefill_tokens:,} tokens of prompts and {stats.decode_tokens:,} new ones",
+    )
+
+
+def main() -> None:
+    """Print a table of parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER")
+    parser.add_argument("--rows", type=int, default=None, help="concurrent ones (default: the engine decides)")
+    add_questions(parser)
+    options = parser.parse_args()
+    seconds, passes, total, tokens = measure(options)
+    print(head_line(["bench/job_parts.py", *sys.argv[1:]], torch.get_num_threads()))
+    print(f"{options.questions} questions, {tokens}: {total:.1f} s\n")
+    inside = {is_step: sum(of) for is_step, of in passes.seconds.items()}
+    seconds[CALL] -= sum(inside.values())
+    print(markdown(["part", "passes with prompts, s", "steps, s", "share of the job"], [
+        *([name, f"{prompts:.2f}", f"{steps:.2f}", f"{(prompts + steps) / total:.1%}"]
+          for name, prompts, steps in zip(IN_C, passes.seconds[False], passes.seconds[True], strict=True)),
+        *([name, f"{seconds[name]:.2f}", "", f"{seconds[name] / total:.1%}"]
+          for name in (*(name for name, *_ in PARTS), REST)),
+    ]))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
