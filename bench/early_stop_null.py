@@ -17,12 +17,11 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 from compare_null import Rate, Solved, answers, begin, conclude, disagreement
 
-from runner.core.sequential import log_capital, p_of
+from runner.core.sequential import Decision, Pairs, p_of
 from runner.core.stats import ALPHA, mcnemar_exact
 
 QUESTIONS = 1319  # of GSM8K's test split
@@ -35,20 +34,37 @@ APART = [
 ]  # of the better job: as quantization changes a model, as another prompt does
 COVERED = [(0.6, 0.8, 0.0), (0.9, 0.95, 0.05), (0.5, 0.5, 0.1)]  # accuracy, rho, difference
 
-Decides = Callable[[int, int], bool]
+
+class Rule:
+    """A rule of stopping at wins and losses. It is asked once for each pair of numbers, so that many jobs are quick."""
+
+    def __init__(self, decides: Callable[[int, int], bool]) -> None:
+        self.decides = decides
+        self.known = np.full((QUESTIONS + 1, QUESTIONS + 1), -1, dtype=np.int8)  # by wins and losses; -1: not asked yet
+
+    def stop(self, ours: Solved, theirs: Solved) -> tuple[int, Decision]:
+        """Return after how many questions a job stops, and its decision; ties change nothing."""
+        differing = np.flatnonzero(ours != theirs)
+        wins = np.cumsum(ours[differing])
+        losses = np.arange(1, len(differing) + 1) - wins
+        for look in np.flatnonzero(self.known[wins, losses] < 0).tolist():
+            self.known[wins[look], losses[look]] = self.decides(int(wins[look]), int(losses[look]))
+        stops = self.known[wins, losses] > 0
+        if not stops.any():
+            return len(ours), Decision.open
+        first = int(stops.argmax())
+        return int(differing[first]) + 1, Decision.better if wins[first] > losses[first] else Decision.worse
 
 
-def decides(wins: int, losses: int) -> bool:
-    """Whether task.early_stop_vs stops at these discordant pairs."""
-    return p_of(wins, losses) <= ALPHA
-
-
-@lru_cache(maxsize=1 << 16)
 def jeffreys_decides(wins: int, losses: int) -> bool:
     """Whether the mixture by Beta(1/2, 1/2) stops."""
     total = wins + losses
     beta = math.lgamma(wins + 0.5) + math.lgamma(losses + 0.5) - math.lgamma(total + 1) - math.log(math.pi)
     return beta + total * math.log(2) >= math.log(1 / ALPHA)
+
+
+BETS = Rule(lambda wins, losses: p_of(wins, losses) <= ALPHA)  # as task.early_stop_vs stops
+JEFFREYS = Rule(jeffreys_decides)
 
 
 @dataclass
@@ -59,17 +75,12 @@ class Stopped:
     worse: int = 0
     asked: list[int] = field(default_factory=list)  # questions per job; all of them if it has not decided
 
-    def job(self, ours: Solved, theirs: Solved, rule: Decides) -> None:
-        """Apply the rule to one job after every question; ties change nothing, so only the others are visited."""
-        wins = losses = 0
-        for number in np.flatnonzero(ours != theirs).tolist():
-            wins, losses = (wins + 1, losses) if ours[number] else (wins, losses + 1)
-            if rule(wins, losses):
-                self.better += wins > losses
-                self.worse += losses > wins
-                self.asked.append(number + 1)
-                return
-        self.asked.append(len(ours))
+    def job(self, ours: Solved, theirs: Solved, rule: Rule) -> None:
+        """Apply the rule to one job after every question."""
+        asked, decision = rule.stop(ours, theirs)
+        self.better += decision is Decision.better
+        self.worse += decision is Decision.worse
+        self.asked.append(asked)
 
 
 def simulate(
@@ -81,8 +92,8 @@ def simulate(
     bets, jeffreys, mcnemar_better = Stopped(), Stopped(), 0
     for _ in range(pairs):
         ours, theirs = answers(generator, QUESTIONS, accuracies, rho)
-        bets.job(ours, theirs, decides)
-        jeffreys.job(ours, theirs, jeffreys_decides)
+        bets.job(ours, theirs, BETS)
+        jeffreys.job(ours, theirs, JEFFREYS)
         wins, losses = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
         mcnemar_better += wins > losses and mcnemar_exact(wins, losses) < ALPHA
     return bets, jeffreys, mcnemar_better
@@ -123,17 +134,18 @@ def covered(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often an interval at any look excludes the truth."""
     print(f"\nintervals, after each of {QUESTIONS:,} questions: {pairs:,} pairs a line")
     print("accuracy   rho  points  leave out the truth at any look")
-    rates, most = [], math.log(2 / ALPHA)
+    rates = []
     for accuracy, rho, difference in COVERED:
         missed = 0
         for _ in range(pairs):
             ours, theirs = answers(generator, QUESTIONS, (accuracy, accuracy - difference), rho)
-            wins, losses = np.cumsum(ours & ~theirs).tolist(), np.cumsum(theirs & ~ours).tolist()
-            missed += any(
-                log_capital(won, lost, ties, difference) >= most or log_capital(lost, won, ties, -difference) >= most
-                for number, (won, lost) in enumerate(zip(wins, losses, strict=True), start=1)
-                for ties in (number - won - lost,)
+            looks = zip(
+                np.cumsum(ours & ~theirs).tolist(),
+                np.cumsum(theirs & ~ours).tolist(),
+                np.cumsum(ours == theirs).tolist(),
+                strict=True,
             )
+            missed += Pairs(looks=list(looks)).side_of(difference) is not Decision.open
         rates.append(Rate(missed, pairs))
         print(f"{accuracy:8.2f}  {rho:4.2f}  {100 * difference:6.0f}  {rates[-1]}", flush=True)
     return rates

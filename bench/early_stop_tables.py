@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import statistics
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from compare_null import Rate, Solved, answers, begin, conclude, disagreement
+from early_stop_null import BETS
 
 from runner.core.effects import Effect, Finding, judge, paired_accuracies, sequential_accuracies
 from runner.core.margins import MarginVerdict, verdict_words
@@ -50,19 +52,22 @@ def job_of(ours: Solved, theirs: Solved, comparisons: int, margin: float | None 
     return job
 
 
-def effect_of(job: EarlyStop, ours: Solved, theirs: Solved, comparisons: int | None) -> Effect:
-    """Return the bets on the questions that the job has asked, as the table makes them."""
-    pairs = zip(ours[: job.asked].tolist(), theirs[: job.asked].tolist(), strict=True)
+def effect_of(asked: int, ours: Solved, theirs: Solved, comparisons: int | None) -> Effect:
+    """Return the bets on the questions that a job has asked, as the table makes them."""
+    pairs = zip(ours[:asked].tolist(), theirs[:asked].tolist(), strict=True)
     return sequential_accuracies(pairs, comparisons)
 
 
-def effect_before(job: EarlyStop, ours: Solved, theirs: Solved) -> Effect:
-    """Return the effect by the rule before: McNemar's test for a job that has not stopped."""
-    if job.is_decided:
-        return effect_of(job, ours, theirs, None)
-    effect = paired_accuracies(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), len(ours))
-    effect.detects = None  # nothing here needs it, and it takes most of the time
+@lru_cache(maxsize=1 << 16)
+def _one_look(wins: int, losses: int, questions: int) -> Effect:
+    effect = paired_accuracies(wins, losses, questions)
+    effect.detects = effect.needs = None  # nothing here asks for them, and they take most of the time
     return effect
+
+
+def effect_of_all(ours: Solved, theirs: Solved) -> Effect:
+    """Return the effect on all questions by McNemar's and Tango's tests: an own one, since judging writes into it."""
+    return replace(_one_look(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), len(ours)))
 
 
 @dataclass
@@ -73,10 +78,10 @@ class Tables:
     decided: int = 0  # jobs that said better or worse
     kept: int = 0  # of these, those whose table says the same
 
-    def add(self, jobs: list[EarlyStop], effects: list[Effect]) -> None:
-        """Judge a table as runner-compare does."""
+    def add(self, decisions: list[Decision], effects: list[Effect]) -> None:
+        """Judge a table as runner-compare does, with what its jobs have decided."""
         judge(effects)
-        said = [FOUND[job.pairs.decision] for job in jobs]
+        said = [FOUND[decision] for decision in decisions]
         findings = [effect.finding for effect in effects]
         self.wrong.append(any(it is not Finding.open for it in (*said, *findings)))
         self.decided += sum(it is not Finding.open for it in said)
@@ -90,6 +95,17 @@ class Tables:
         return f"{self.kept:5d} of {self.decided:5d}"
 
 
+def table_before(runs: list[Solved], theirs: Solved) -> tuple[list[Decision], list[Effect]]:
+    """Return decisions and effects by the rule before: 5 % for each job, McNemar's test if it has not stopped."""
+    decisions, effects = [], []
+    for ours in runs:
+        asked, decision = BETS.stop(ours, theirs)
+        is_open = decision is Decision.open
+        effects.append(effect_of_all(ours, theirs) if is_open else effect_of(asked, ours, theirs, None))
+        decisions.append(decision)
+    return decisions, effects
+
+
 def tables(
     generator: np.random.Generator, count: int, jobs: int, accuracies: tuple[float, float], rho: float
 ) -> tuple[Tables, Tables]:
@@ -99,10 +115,9 @@ def tables(
     for _ in range(count):
         theirs, *runs = answers(generator, QUESTIONS, [base] + [others] * jobs, rho)
         stopped = [job_of(ours, theirs, jobs) for ours in runs]
-        effects = [effect_of(job, ours, theirs, jobs) for job, ours in zip(stopped, runs, strict=True)]
-        now.add(stopped, effects)
-        stopped = [job_of(ours, theirs, 1) for ours in runs]
-        before.add(stopped, [effect_before(job, ours, theirs) for job, ours in zip(stopped, runs, strict=True)])
+        effects = [effect_of(job.asked, ours, theirs, jobs) for job, ours in zip(stopped, runs, strict=True)]
+        now.add([job.pairs.decision for job in stopped], effects)
+        before.add(*table_before(runs, theirs))
     return now, before
 
 
@@ -148,9 +163,8 @@ def about_margin(
     for _ in range(count):
         ours, theirs = answers(generator, questions, accuracies, rho)
         job = job_of(ours, theirs, 1, margin)
-        effect = effect_of(job, ours, theirs, 1)
-        tango = paired_accuracies(int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), questions)
-        tango.detects = tango.needs = None
+        effect = effect_of(job.asked, ours, theirs, 1)
+        tango = effect_of_all(ours, theirs)
         for one in (effect, tango):
             judge([one], {"accuracy": margin})
         good = (MarginVerdict.as_good, MarginVerdict.worse_but_within, MarginVerdict.better)

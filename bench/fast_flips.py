@@ -8,7 +8,7 @@ from random import Random
 
 import numpy as np
 
-from runner.core import ratios
+from runner.core import ratios, stats
 from runner.core.ratios import ENOUGH, EXACT_FLIPS, FLIPS, GROUP, ROUNDING
 from runner.core.stats import student_quantile
 
@@ -43,4 +43,6 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 def use() -> None:
     """Let the tests of this process draw their flips in this way, and keep Student's quantiles."""
-    vars(ratios).update(sign_flip_p=sign_flip_p, student_quantile=lru_cache(maxsize=None)(student_quantile))
+    remembered = lru_cache(maxsize=None)(student_quantile)
+    vars(ratios).update(sign_flip_p=sign_flip_p, student_quantile=remembered)
+    vars(stats).update(student_quantile=remembered)

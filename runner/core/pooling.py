@@ -23,6 +23,7 @@ from runner.core.stats import ALPHA, POWER
 
 MAX_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
 MIN_FREEDOM = 80  # fewer texts say too little about their spread to plan from it (bench/pool_texts_null.py)
+MAX_UNKNOWN = 0.1  # of the variance of the mean may come from tasks with fewer texts than that in a plan
 FINEST = 1 << 16  # the largest weighted sum in whole units; with more, weights are rounded
 
 
@@ -227,6 +228,7 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
         share * ratios.ratio(task.differences, task.sizes) for share, task in zip(shares, tasks, strict=True)
     )
     error, bend, tails, freedom = _uncertainty(tasks, shares)
+    is_known = freedom >= MIN_FREEDOM and _of_few_texts(tasks, shares) <= MAX_UNKNOWN * error**2
     n = sum(len(task.sizes) for task in tasks)
 
     def needs(margin: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
@@ -250,9 +252,21 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
         n,
         n,
         {"error": error, "size": int(total), "unit": unit, "tasks": len(tasks)},
-        detects=lambda alpha: ratios.detectable_shift(error, freedom + 1, alpha, bend=bend, tails=tails),
+        # With its own error: where one task of few texts has most of the spread, these texts seldom show all of it.
+        detects=lambda alpha: ratios.detectable_shift(
+            error, freedom + 1, alpha, bend=bend, tails=tails, seen=freedom + 1
+        ),
         p_at=p_at,
-        needs=needs if freedom >= MIN_FREEDOM else None,
+        needs=needs if is_known else None,
+    )
+
+
+def _of_few_texts(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> float:
+    """Return the part of the weighted mean's variance that comes from tasks with too few texts to plan from."""
+    return math.fsum(
+        (share * ratios.ratio_error(task.differences, task.sizes)) ** 2
+        for task, share in zip(tasks, shares, strict=True)
+        if len(task.sizes) < MIN_FREEDOM
     )
 
 

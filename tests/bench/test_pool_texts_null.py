@@ -26,8 +26,10 @@ def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks(monkeypatch:
     assert student.times >= missed[0].times, "the control: Student's interval misses more often"
     found, single = power(generator, [Task(60, "skewed")] * 3, Weights.questions, {}, 60, 0.8 * least)
     assert found.times > single.times
-    growth, shown = planned(generator, [Task(60, "skewed")] * 3, Weights.questions, {}, 40, 0.6 * least)
+    growth, shown = planned(generator, [Task(100, "skewed")] * 3, Weights.questions, {}, 40, 0.5 * least)
     assert growth > 0
     assert shown is not None
     assert shown.high >= 0.8
     assert planned(generator, tasks[:1], Weights.tasks, {}, 4, least) == (0.0, None), "60 texts say too little"
+    one_is_small = [Task(50, "lopsided", 5.0), Task(800, "normal")]
+    assert planned(generator, one_is_small, Weights.questions, {}, 8, least) == (0.0, None), "so do 50 of 850"

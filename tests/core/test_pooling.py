@@ -130,6 +130,19 @@ def test_likelihoods_of_one_small_skewed_task_are_as_uncertain_as_it_is() -> Non
     assert pooled.value - pooled.low > 1.1 * (pooled.high - pooled.value)
 
 
+def test_a_plan_needs_80_texts_in_each_task_that_matters() -> None:
+    def texts(n: int, spread: float) -> PairedTexts:
+        return PairedTexts([spread * (-1) ** number * (1 + number % 7) for number in range(n)], [10.0] * n)
+
+    def plans(*tasks: PairedTexts) -> bool:
+        return pooled_likelihoods(tasks, "token", Weights.questions).needs is not None
+
+    assert plans(texts(80, 1.0), texts(80, 1.0))
+    assert plans(texts(50, 1.0), texts(800, 1.0)), "50 of 850 texts hardly matter"
+    assert not plans(texts(50, 5.0), texts(800, 1.0)), "unless most of the spread is theirs"
+    assert not plans(texts(79, 1.0), texts(79, 1.0))
+
+
 def test_equal_likelihoods_have_no_difference() -> None:
     same = PairedTexts([0.0, 0.0, 0.0], [4.0, 5.0, 6.0])
     pooled = pooled_likelihoods([same, same], "token", Weights.tasks)
