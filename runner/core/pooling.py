@@ -18,11 +18,10 @@ from statistics import NormalDist
 from runner.core import ratios, stats
 from runner.core.effects import Effect, Method, paired_accuracies
 from runner.core.margins import fewest
-from runner.core.planning import expected_disagreement, samples_to_detect
+from runner.core.planning import can_plan_from, expected_disagreement, samples_to_detect
 from runner.core.stats import ALPHA, POWER
 
 MAX_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
-MIN_FREEDOM = 80  # fewer texts say too little about their spread to plan from it (bench/pool_texts_null.py)
 FINEST = 1 << 16  # the largest weighted sum in whole units; with more, weights are rounded
 
 
@@ -252,7 +251,7 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
         {"error": error, "size": int(total), "unit": unit, "tasks": len(tasks)},
         detects=lambda alpha: ratios.detectable_shift(error, freedom + 1, alpha, bend=bend, tails=tails),
         p_at=p_at,
-        needs=needs if freedom >= MIN_FREEDOM else None,
+        needs=needs if can_plan_from(freedom) else None,
     )
 
 
