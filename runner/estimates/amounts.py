@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from runner.config.model import Attention, LocalModelConfig
+from runner.config.model import Attention, local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import AUTO, Amount, Gsm8kConfig
 from runner.core import machine
@@ -23,9 +23,9 @@ def may_have_independent_rows(config: RunnerConfig) -> bool:
 
     Of a local model on a CPU, by our own kernels, they do not; elsewhere task.check_invariance=auto asks nothing again.
     """
-    model = config.model
+    model = local_model(config.model)
     return (
-        isinstance(model, LocalModelConfig)
+        model is config.model
         and machine.device_class(model.device) == "cpu"
         and model.device_map is None
         and model.attention is Attention.auto
