@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from runner.config.root import RunnerConfig
 from runner.config.task import QuestionsConfig
-from runner.core.effects import Effect, paired_accuracies, unpaired_accuracies
+from runner.core.clustered_share import share_interval
+from runner.core.effects import Effect, paired_accuracies, paired_means, unpaired_accuracies
 from runner.core.errors import EvidenceError
-from runner.core.metrics import score
+from runner.core.metrics import ACCURACY, score
+from runner.core.paired_means import MIN_CLUSTERS
 from runner.core.result import Record, Sample, Verdict
 from runner.core.stats import wilson_interval
 from runner.datasets.gsm8k import items_sha256, load_questions
@@ -32,7 +35,17 @@ FREE_KEYS = (
 DIGITS = 16  # of the data's hash, in a record
 
 Question = tuple[int, str, str]  # its number, its text and its gold answer
-Answers = dict[Question, tuple[bool, str]]  # whether it was solved, and the hash of the prompt
+
+
+class Answer(NamedTuple):
+    """Whether a question was solved, the hash of its prompt, and the family of questions that it belongs to."""
+
+    solved: bool
+    prompt: str
+    family: str | None = None
+
+
+Answers = dict[Question, Answer]
 
 
 @dataclass(frozen=True)
@@ -44,11 +57,14 @@ class RecordedAccuracy:
     n: int
     asked: int  # by the candidate's command; more than n if the record has only some of them
     answers: Answers | None = None  # None: they are not on disk any more
+    recorded_interval: tuple[float, float] | None = None  # over families, in the record of such a job
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval."""
-        return wilson_interval(self.correct, self.n)
+        """The 95 % interval, over families of questions if these are known."""
+        if self.answers:
+            return share_interval(*zip(*((it.solved, it.family) for it in self.answers.values()), strict=True))
+        return self.recorded_interval or wilson_interval(self.correct, self.n)
 
     @property
     def words(self) -> str:
@@ -87,17 +103,24 @@ def compare(one: RecordedAccuracy, other: RecordedAccuracy, same_model: bool) ->
     """
     if one.answers is None or other.answers is None:
         whole = one.n == one.asked and other.n == other.asked
-        return unpaired_accuracies(one.correct, one.n, other.correct, other.n) if whole else None
+        in_families = any(it.recorded_interval for it in (one, other))  # Fisher's test takes each question by itself
+        return unpaired_accuracies(one.correct, one.n, other.correct, other.n) if whole and not in_families else None
     pairs = [
-        (solved, other.answers[question][0])
-        for question, (solved, prompt) in one.answers.items()
-        if question in other.answers and (not same_model or prompt == other.answers[question][1])
+        (ours, other.answers[question])
+        for question, ours in one.answers.items()
+        if question in other.answers and (not same_model or ours.prompt == other.answers[question].prompt)
     ]
     if not pairs:
         return None
-    wins = sum(ours and not theirs for ours, theirs in pairs)
-    losses = sum(theirs and not ours for ours, theirs in pairs)
-    return paired_accuracies(wins, losses, len(pairs), sum(theirs for _, theirs in pairs))
+    baseline_correct, families = sum(theirs.solved for _, theirs in pairs), [ours.family for ours, _ in pairs]
+    if None not in families:
+        if len(set(families)) < MIN_CLUSTERS:
+            return None
+        differences = [float(ours.solved) - theirs.solved for ours, theirs in pairs]
+        return paired_means(differences, families, "task.cluster", 1, baseline_correct)
+    wins = sum(ours.solved and not theirs.solved for ours, theirs in pairs)
+    losses = sum(theirs.solved and not ours.solved for ours, theirs in pairs)
+    return paired_accuracies(wins, losses, len(pairs), baseline_correct)
 
 
 def _matches(config: RunnerConfig, finished: FinishedJobs) -> list[_Match]:
@@ -130,7 +153,7 @@ def _read_answers(folder: Path, record: Record) -> _Match:
         samples = [it for it in read_samples(folder / SAMPLES).values() if it.verdict is not None]
     except (OSError, EvidenceError):
         return _Match(record, None)
-    answers = {_question_of(it): (it.verdict is Verdict.correct, it.prompt_sha256) for it in samples}
+    answers = {_question_of(it): Answer(it.verdict is Verdict.correct, it.prompt_sha256, it.cluster) for it in samples}
     left_out = frozenset(_question_of(it) for it in samples if it.left_out)
     counted = {question: answer for question, answer in answers.items() if question not in left_out}
     return _Match(record, answers if _counts(counted) == score(record.result.metrics) else None, left_out)
@@ -141,7 +164,7 @@ def _question_of(sample: Sample) -> Question:
 
 
 def _counts(answers: Answers) -> tuple[int, int]:
-    return sum(solved for solved, _ in answers.values()), len(answers)
+    return sum(it.solved for it in answers.values()), len(answers)
 
 
 def _asked(config: RunnerConfig, found: Sequence[_Match]) -> tuple[set[Question], str]:
@@ -179,8 +202,10 @@ def _best(
             answers = {question: match.answers[question] for question in asked & match.answers.keys()}
             found = RecordedAccuracy(record.job_id, *_counts(answers), len(asked), answers)
         elif digest and record.data.get("digest") == digest and _asks(record, counts):
-            correct, n = score(record.result.metrics) or (0, 0)
-            found = RecordedAccuracy(record.job_id, correct, n, n)
+            figures = record.result.metrics
+            correct, n = score(figures) or (0, 0)
+            ends = (figures[ACCURACY[1]], figures[ACCURACY[2]]) if "families" in figures else None
+            found = RecordedAccuracy(record.job_id, correct, n, n, recorded_interval=ends)
         else:
             continue
         if found.n > (best.n if best else 0):

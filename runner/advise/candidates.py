@@ -16,6 +16,7 @@ from runner.checkpoints.resolve import Resolved, no_downloads, resolve
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
+from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
 from runner.estimates.jobs import estimate, time_of, without_download
 from runner.estimates.recorded import FinishedJobs
@@ -59,7 +60,7 @@ class Candidate:
     @property
     def each_s(self) -> float | None:
         """Seconds per question, averaged over the whole job."""
-        completions = sum(amount.completions for amount in self.config.task.amounts(self.config.generation))
+        completions = sum(amount.completions for amount in amounts_of(self.config))
         return None if self.time is None or not completions else self.time.seconds / completions
 
     @property
@@ -149,7 +150,7 @@ def _on_device(config: RunnerConfig, device: str) -> RunnerConfig:
 def _set_batch_size(candidate: Candidate, resolved: Resolved, free_mib: dict[str, float]) -> None:
     """Set the largest batch size that fits, unless the user has set one."""
     sizes = [candidate.config.generation.batch_size]
-    amounts = candidate.config.task.amounts(candidate.config.generation)
+    amounts = amounts_of(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
         most = most_rows("cuda" if "cuda" in free_mib else "cpu", resolved.dtype_bytes)
         completions = max((amount.completions for amount in amounts), default=most)
@@ -176,7 +177,7 @@ def _recorded_time(
     if recorded is not None or size is None or asked.generation.batch_size is not None:
         return recorded
     rows = fit(asked, resolved, free_mib_by_device(resolved.model.device), fixes=False)
-    completions = max((amount.completions for amount in asked.task.amounts(asked.generation)), default=size)
+    completions = max((amount.completions for amount in amounts_of(asked)), default=size)
     return finished.estimate(asked) if rows is not None and size >= min(rows.rows, completions) else None
 
 

@@ -94,11 +94,11 @@ class Run:
 
     @property
     def interval(self) -> tuple[float, float, float] | None:
-        """The accuracy and its 95 % interval, from the counts or from families; None if no question was answered."""
+        """The accuracy and its 95 % interval, over families if these are known; None if no question was answered."""
         if self.score is None or not self.score[1]:
             return None
         correct, n = self.score
-        if not self.parts and all(key in self.metrics for key in ("families", *ACCURACY)):
+        if all(key in self.metrics for key in ("families", *ACCURACY)):
             return correct / n, self.metrics["accuracy_low"], self.metrics["accuracy_high"]
         return correct / n, *wilson_interval(correct, n)
 

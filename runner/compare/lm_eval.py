@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,76 +27,19 @@ from runner.compare.data import (
     TextScore,
     side_of,
 )
-from runner.compare.lm_eval_files import Document, Documents, Results, find, lines, question_and_answers, read_documents
+from runner.compare.lm_eval_files import Document, Results, find, lines, question_and_answers, read_documents
 from runner.compare.lm_eval_keys import FOLDER_KEY, params_of
-from runner.compare.numbers import number_of
+from runner.compare.lm_eval_series import OF_BYTES, Series, figures_of
 from runner.compare.runs import SampleReader
 from runner.core.console import say
 from runner.core.errors import ConfigError, DataError, few, unknown
-from runner.core.metrics import LOG_LIKELIHOODS
-from runner.core.ratios import ratio, ratio_interval
-from runner.core.result import Likelihood, Verdict
+from runner.core.result import Verdict
 
 METRIC = "task.metric"
 ROWS = ("task.name", METRIC, "task.filter")  # what tells the runs of one evaluation apart
-OF_TEXTS = ("perplexity",)  # metrics that hold a document's log-likelihood
-OF_BYTES = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # metrics that hold it with the size to divide by
 TOLERANCE = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
 # Settings that make it another run, although no config key of ours holds them
 SETTINGS = ("limit", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
-
-
-@dataclass
-class Series:
-    """One metric of one task and filter, document by document."""
-
-    results: Results
-    task: str
-    metric: str
-    filter: str
-    documents: Documents
-
-    @property
-    def name(self) -> str:
-        """The name in lm-eval's tables."""
-        return f"{self.task} {self.metric},{self.filter}"
-
-    @property
-    def path(self) -> Path:
-        """The file of its samples."""
-        return self.results.samples(self.task)
-
-    @property
-    def is_of_texts(self) -> bool:
-        """Whether the metric is the log-likelihood of texts."""
-        kind = (self.results.of("configs", self.task) or {}).get("output_type")
-        return self.metric in OF_BYTES or (self.metric in OF_TEXTS and kind == "loglikelihood")
-
-    @property
-    def is_of_verdicts(self) -> bool:
-        """Whether the metric says right or wrong for every document, and right is better."""
-        values = [document.values[self.metric] for document in self.documents.values()]
-        return not self.results.is_lower_better(self.task, self.metric) and all(value in (0, 1) for value in values)
-
-    @property
-    def is_of_numbers(self) -> bool:
-        """Whether every document has a number of its own."""
-        return bool(self.documents) and None not in self.numbers.values()
-
-    @property
-    def numbers(self) -> dict[int, float | None]:
-        """The number of each document; None where it has none, as for a class that is counted over all documents."""
-        return {key: number_of(document.values[self.metric]) for key, document in self.documents.items()}
-
-    def likelihood(self, document: Document) -> Likelihood:
-        """Return the log-likelihood of a document's text."""
-        value, size = document.values[self.metric], 1
-        if self.metric in OF_BYTES and isinstance(value, list) and len(value) == 2:
-            value, counted = value
-            size = len(document.target.encode()) if self.metric == "word_perplexity" else counted
-        if not isinstance(value, int | float) or not math.isfinite(value) or not isinstance(size, int) or size < 1:
-            raise DataError(f"{self.path}, line {document.line}: {self.metric} is not a log-likelihood: {value}")
-        return Likelihood(document.doc_id, float(value), 0, size, len(document.target), 0)
 
 
 def load(places: list[str], cluster: str | None = None, metric: str = "") -> tuple[list[Run], LmEvalSampleReader]:
@@ -113,10 +55,12 @@ def load(places: list[str], cluster: str | None = None, metric: str = "") -> tup
         if metric not in names:
             raise ConfigError(f"--metric {metric}: {unknown('metric in these folders', metric, names)}")
         series = {key: [it for it in of_results if it.metric == metric] for key, of_results in series.items()}
-    left_out = _left_out([one_series for of_results in series.values() for one_series in of_results])
+    every_series = [one_series for of_results in series.values() for one_series in of_results]
+    left_out = _left_out(every_series)
     if left_out:
         what = "no number for each document"
         say(f"note: left out, {what}: {few(sorted(left_out), 6)}")
+    _compare_as_numbers([one_series for one_series in every_series if one_series.name not in left_out])
     roots = _outermost_groups(every)
     reader = LmEvalSampleReader()
     runs = []
@@ -259,6 +203,13 @@ def _left_out(every: list[Series]) -> set[str]:
     }
 
 
+def _compare_as_numbers(every: list[Series]) -> None:
+    """Compare a metric of a task as a number in all runs if one of them has fractions."""
+    numbers = {(it.task, it.metric) for it in every if not it.is_of_texts and not it.is_of_verdicts}
+    for it in every:
+        it.is_beside_numbers = (it.task, it.metric) in numbers
+
+
 def _outermost_groups(every: list[Results]) -> dict[str, str]:
     """Return each task's outermost group, whose tasks share one table."""
     parents: dict[str, str] = {}
@@ -307,37 +258,7 @@ def _run(series: Series, params: dict[str, str], folder: str, table: str) -> Run
         task_version=str(series.results.of("versions", series.task)),
         folder=str(series.results.path.parent),
         params={**params, **row_params, FOLDER_KEY: folder},
-        metrics=_figures(series),
+        metrics=figures_of(series),
         facts=facts,
         number=None if series.is_of_texts or series.is_of_verdicts else series.metric,
     )
-
-
-def _figures(series: Series) -> dict[str, float]:
-    if series.is_of_texts:
-        return _likelihoods(series)
-    if series.is_of_verdicts:
-        return _counts(series)
-    values = [it for it in series.numbers.values() if it is not None]
-    return {"n": float(len(values)), series.metric: math.fsum(values) / len(values)}
-
-
-def _counts(series: Series) -> dict[str, float]:
-    n = len(series.documents)
-    correct = sum(document.values[series.metric] == 1 for document in series.documents.values())
-    return {"n": float(n), "correct": float(correct), "accuracy": correct / n}
-
-
-def _likelihoods(series: Series) -> dict[str, float]:
-    """Return the log-likelihood per byte or text, with its interval, and lm-eval's own figure."""
-    unit = "byte" if series.metric in OF_BYTES else "text"
-    likelihoods = [series.likelihood(document) for document in series.documents.values()]
-    nats, sizes = (
-        [one.nats for one in likelihoods],
-        [float(one.bytes) if unit == "byte" else 1.0 for one in likelihoods],
-    )
-    key, mean = LOG_LIKELIHOODS[unit], ratio(nats, sizes)
-    figures = {"n": float(len(likelihoods)), key: mean}
-    if len(likelihoods) > 1:
-        figures |= dict(zip((f"{key}_low", f"{key}_high"), ratio_interval(nats, sizes), strict=True))
-    return figures | ({"bits_per_byte": -mean / math.log(2)} if unit == "byte" else {"perplexity": math.exp(-mean)})

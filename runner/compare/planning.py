@@ -14,7 +14,7 @@ from runner.compare.selection import parse_margins
 from runner.compare.wording import about, name_of, number
 from runner.core.effects import Effect, Method
 from runner.core.errors import ConfigError, unknown
-from runner.core.paired_means import MIN_PLANNED
+from runner.core.planning import MIN_UNITS_PLANNED
 from runner.core.stats import ALPHA, POWER
 
 OPTION = "--plan-questions"
@@ -92,7 +92,7 @@ def _plan(row: TableRow, it: Effect, aim: PlanAim) -> QuestionPlan:
     if needs is None:
         why = UNPLANNED.get(it.method, "the comparison is unpaired")
         if aim.margins and it.counts.get("clusters"):
-            why = f"fewer than {MIN_PLANNED} families say too little"
+            why = f"fewer than {MIN_UNITS_PLANNED} families say too little"
         return QuestionPlan(it.n, disagreement, reason=why)
     needed = needs(size, ALPHA / it.comparisons, aim.power)
     if needed is None:

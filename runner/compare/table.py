@@ -19,6 +19,7 @@ from runner.compare.wording import dominated, natural
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.core import metrics
+from runner.core.clustered_share import accuracy_figures
 from runner.core.effects import Effect, judge
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED
@@ -273,4 +274,7 @@ def _pooled(members: list[Run], by: list[str], reader: SampleReader) -> Run:
             f"{where} answered the same questions more than once ({differences or 'nothing differs'}): name those keys "
             "in --by, too, or choose one value with --where"
         )
+    if answers:
+        solved, families = zip(*((it.solved, it.cluster) for it in answers.values()), strict=True)
+        whole.metrics |= accuracy_figures(solved, families)
     return whole

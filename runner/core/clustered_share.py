@@ -1,4 +1,4 @@
-"""The interval of a share of right answers whose questions come in clusters (twins, questions about one text).
+"""The interval of an accuracy, also where the questions come in clusters (twins, questions about one text).
 
 Pure Python, like the other statistics of a score.
 """
@@ -10,7 +10,21 @@ from collections.abc import Hashable, Sequence
 
 from runner.core import ratios
 from runner.core.paired_means import edge
-from runner.core.stats import ALPHA, student_quantile
+from runner.core.stats import ALPHA, student_quantile, wilson_interval
+
+
+def share_interval(solved: Sequence[bool], families: Sequence[str | None]) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy: over families if each question's is known, else Wilson's."""
+    if solved and None not in families:
+        return clustered_share_interval(solved, families)
+    return wilson_interval(sum(solved), len(solved))
+
+
+def accuracy_figures(solved: Sequence[bool], families: Sequence[str | None]) -> dict[str, float]:
+    """Return an accuracy with its interval, as the metrics of a run, and the number of families if it counts them."""
+    low, high = share_interval(solved, families)
+    figures = {"accuracy": sum(solved) / len(solved), "accuracy_low": low, "accuracy_high": high, "n": len(solved)}
+    return figures | ({} if None in families else {"families": len(set(families))})
 
 
 def clustered_share_interval(solved: Sequence[bool], clusters: Sequence[Hashable]) -> tuple[float, float]:

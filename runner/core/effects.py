@@ -14,8 +14,8 @@ from typing import Any
 from runner.core import stats
 from runner.core.margins import MarginVerdict, margin_verdict, questions_needed
 from runner.core.metrics import Better, described
-from runner.core.paired_means import MIN_PLANNED, MeanDifference
-from runner.core.planning import expected_disagreement, questions_to_detect
+from runner.core.paired_means import MeanDifference
+from runner.core.planning import can_plan_from, expected_disagreement, questions_to_detect
 from runner.core.sequential import Decision, Pairs, confidence_percent, level_of
 from runner.core.stats import ALPHA, POWER
 
@@ -222,7 +222,7 @@ def paired_means(
         | {"clusters": count if by else None, "samples": samples, "grouping": grouping},
         detects=it.detects,
         p_at=it.p_at,
-        needs=it.needs if not by or it.clusters_worth >= MIN_PLANNED else None,
+        needs=it.needs if not by or can_plan_from(it.clusters_worth) else None,
     )
 
 

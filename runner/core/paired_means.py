@@ -18,7 +18,6 @@ from runner.core.planning import expected_disagreement
 from runner.core.stats import ALPHA, POWER
 
 MIN_CLUSTERS = 6  # with five, no sign flip can reach a p below 0.05
-MIN_PLANNED = 80  # clusters: fewer say too little about how they differ to plan from them (bench/cluster_null.py)
 HALVINGS = 40
 
 

@@ -9,6 +9,18 @@ from runner.core.margins import fewest
 from runner.core.ratios import MIN_TEXTS, detectable_shift
 from runner.core.stats import ALPHA, POWER
 
+MIN_UNITS_PLANNED = 80
+
+
+def can_plan_from(units: float) -> bool:
+    """Whether so many families of questions, or texts, say enough about how they differ to plan a number from them.
+
+    Unequal families count as fewer, and texts of several tasks by the degrees of freedom of their mean. With fewer, a
+    plan takes the differences that it has not seen for small, and too often decides nothing (bench/cluster_null.py,
+    bench/pool_texts_null.py).
+    """
+    return units >= MIN_UNITS_PLANNED
+
 
 def expected_disagreement(discordant: float, n: float) -> float:
     """Return the share of further questions that only one of two runs will solve, as far as n questions tell.

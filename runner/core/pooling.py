@@ -18,12 +18,11 @@ from statistics import NormalDist
 from runner.core import ratios, stats
 from runner.core.effects import Effect, Method, paired_accuracies
 from runner.core.margins import fewest
-from runner.core.planning import expected_disagreement, samples_to_detect
+from runner.core.planning import can_plan_from, expected_disagreement, samples_to_detect
 from runner.core.stats import ALPHA, POWER
 
 MAX_ERRORS = 8.0  # standard errors from an estimate: p is never below 1e-15
-MIN_FREEDOM = 80  # fewer texts say too little about their spread to plan from it (bench/pool_texts_null.py)
-MAX_UNKNOWN = 0.1  # of the variance of the mean may come from tasks with fewer texts than that in a plan
+MAX_UNKNOWN = 0.1  # of the variance of the mean may come from tasks with too few texts to plan from
 FINEST = 1 << 16  # the largest weighted sum in whole units; with more, weights are rounded
 
 
@@ -228,7 +227,7 @@ def pooled_likelihoods(tasks: Sequence[PairedTexts], unit: str, weights: Weights
         share * ratios.ratio(task.differences, task.sizes) for share, task in zip(shares, tasks, strict=True)
     )
     error, bend, tails, freedom = _uncertainty(tasks, shares)
-    is_known = freedom >= MIN_FREEDOM and _of_few_texts(tasks, shares) <= MAX_UNKNOWN * error**2
+    is_known = can_plan_from(freedom) and _of_few_texts(tasks, shares) <= MAX_UNKNOWN * error**2
     n = sum(len(task.sizes) for task in tasks)
 
     def needs(margin: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
@@ -266,7 +265,7 @@ def _of_few_texts(tasks: Sequence[PairedTexts], shares: Sequence[float]) -> floa
     return math.fsum(
         (share * ratios.ratio_error(task.differences, task.sizes)) ** 2
         for task, share in zip(tasks, shares, strict=True)
-        if len(task.sizes) < MIN_FREEDOM
+        if not can_plan_from(len(task.sizes))
     )
 
 

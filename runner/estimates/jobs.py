@@ -12,6 +12,7 @@ from runner.config.root import RunnerConfig
 from runner.core.console import say
 from runner.core.errors import RunnerError
 from runner.estimates import calibration
+from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import Fit, fit, free_mib_by_device
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import CalibrationModel, calibration_model_of
@@ -62,7 +63,7 @@ def estimate(
             if not has_weights(config.model) or (known := without_download(config, resolved)) is None:
                 continue
             entry.fit = _fit(*known)
-            amounts = config.task.amounts(config.generation, read.get(number))
+            amounts = amounts_of(config, read.get(number))
             can_calibrate = bool(amounts) and local_model(config.model) is config.model
             if (
                 can_calibrate
@@ -82,7 +83,7 @@ def estimate(
 
 def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = None) -> Estimate:
     """Return a job's time at a speed; answers that may end early count with their maximum length."""
-    amounts = config.task.amounts(config.generation, read)
+    amounts = amounts_of(config, read)
     is_exact = all(amount.is_exact for amount in amounts)
     seconds = sum(speed.seconds(amount, amount.rows or rows) for amount in amounts)
     seconds += config.task.limit_measurements * speed.limits_s

@@ -12,6 +12,7 @@ from runner.config.root import RunnerConfig
 from runner.config.task import Amount
 from runner.core import machine
 from runner.core.result import Record, Status
+from runner.estimates.amounts import amounts_of
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.store.tracking import flatten, text_of
 
@@ -83,7 +84,7 @@ def _base(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _seconds(record: Record, config: RunnerConfig, read: int | None) -> float | None:
     """Return the job's time at the record's speed; None if the two are not similar enough."""
-    metrics, amounts = record.result.metrics, config.task.amounts(config.generation, read)
+    metrics, amounts = record.result.metrics, amounts_of(config, read)
     if not amounts:
         return None
     if all(amount.is_exact for amount in amounts):

@@ -57,6 +57,11 @@ class QuantizationConfig:
         """Whether the local engine has its own kernels for such layers, which make no copy of a weight."""
         return False
 
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether a row's result depends on the rows that are computed with it."""
+        return False
+
     def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
         """Return the memory that a product of so many positions with a layer of this width takes besides its result."""
         return 0

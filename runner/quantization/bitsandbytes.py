@@ -109,6 +109,11 @@ class Int8Config(BitsAndBytesConfig):
         """The copy is in the dtype of the activations."""
         return dtype_bytes
 
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether there are outliers: a column with one in any row is kept apart for all rows."""
+        return self.threshold > 0
+
     def pass_bytes(self, device: str, positions: int, width: int, dtype_bytes: int) -> int:
         """Return, for a CPU, int32 sums and float32 scales; their freed blocks stay in memory for a while."""
         return positions * width * 20 if device == "cpu" else 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from runner.core.clustered_share import share_interval
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.ratios import ratio, ratio_interval
 from runner.core.result import Likelihood
-from runner.core.stats import wilson_interval
 
 SUMS = [it.name for it in fields(Likelihood) if it.name not in ("unit", "is_other")]
 # the divisor of a choice's log-likelihood before the largest wins; lm-evaluation-harness counts characters
@@ -37,15 +37,32 @@ def units(parts: Sequence[Likelihood]) -> list[Likelihood]:
     return [sum_by_unit[unit] for unit in sorted(sum_by_unit)]
 
 
-def figures(parts: Sequence[Likelihood]) -> dict[str, float]:
-    """Return the figures of a job's texts: ratios of sums, with intervals over samples if there are several."""
-    texts = units(parts)
+def by_family(texts: Sequence[Likelihood], families: Sequence[str | None]) -> list[Likelihood]:
+    """Add up the texts of each family, which are one sample of the statistics; the texts if a family is unknown."""
+    if None in families:
+        return list(texts)
+    numbers = {family: number for number, family in enumerate(dict.fromkeys(families))}
+    return units([replace(it, unit=numbers[family]) for it, family in zip(texts, families, strict=True)])
+
+
+def figures(parts: Sequence[Likelihood], family_by_unit: Mapping[int, str | None] | None = None) -> dict[str, float]:
+    """Return the figures of a job's texts: ratios of sums, with intervals over texts or families if there are several.
+
+    `family_by_unit` names the family that each text or question belongs to.
+    """
+    of_texts = units(parts)
+    families = [(family_by_unit or {}).get(it.unit) for it in of_texts]
+    texts = by_family(of_texts, families)
     tokens = [float(it.tokens) for it in texts]
     bytes_of_texts = [float(it.bytes) for it in texts]
     nats = [it.nats for it in texts]
     bits = [-it.nats / math.log(2) for it in texts]
     by_token = _ratio(LOG_LIKELIHOOD, nats, tokens, most=0)
-    job_figures = {"n": float(len(texts)), "scored_tokens": sum(tokens), "scored_bytes": sum(bytes_of_texts)} | by_token
+    job_figures = {
+        "n": float(len(of_texts)),
+        "scored_tokens": sum(tokens),
+        "scored_bytes": sum(bytes_of_texts),
+    } | by_token
     job_figures |= _ratio("log_likelihood_nats_per_byte", nats, bytes_of_texts, most=0)
     job_figures |= _ratio("bits_per_token", bits, tokens, least=0) | _ratio(
         "bits_per_byte", bits, bytes_of_texts, least=0
@@ -55,7 +72,9 @@ def figures(parts: Sequence[Likelihood]) -> dict[str, float]:
         f"perplexity{flipped_end[key.removeprefix(LOG_LIKELIHOOD)]}": _exp(-value) for key, value in by_token.items()
     }
     job_figures |= _share("rank_1_share", [float(it.rank_1) for it in texts], tokens)
-    return job_figures | _of_reference(texts) | _of_choices(parts)
+    if None not in families:
+        job_figures["families"] = float(len(texts))
+    return job_figures | _of_reference(texts) | _of_choices(parts, families)
 
 
 def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
@@ -70,7 +89,7 @@ def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
     return divergence_figures | {"kl_truncation_nats_per_token": ratio(truncation, tokens)}
 
 
-def _of_choices(parts: Sequence[Likelihood]) -> dict[str, float]:
+def _of_choices(parts: Sequence[Likelihood], families: Sequence[str | None]) -> dict[str, float]:
     """Return how often the right choice is the likeliest, with four normalizations by length."""
     if not any(it.is_other for it in parts):
         return {}
@@ -79,9 +98,11 @@ def _of_choices(parts: Sequence[Likelihood]) -> dict[str, float]:
         questions.setdefault(it.unit, []).append(it)
     accuracies: dict[str, float] = {}
     for name, length in NORMS.items():
-        right = sum(not max(it, key=lambda one: one.nats / length(one)).is_other for it in questions.values())
-        low, high = wilson_interval(right, len(questions))
-        accuracies |= {name: right / len(questions), f"{name}_low": low, f"{name}_high": high}
+        solved = [
+            not max(questions[unit], key=lambda one: one.nats / length(one)).is_other for unit in sorted(questions)
+        ]
+        low, high = share_interval(solved, families)
+        accuracies |= {name: sum(solved) / len(solved), f"{name}_low": low, f"{name}_high": high}
     return accuracies
 
 

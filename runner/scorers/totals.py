@@ -4,29 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
-from runner.core.clustered_share import clustered_share_interval
+from runner.core.clustered_share import accuracy_figures
 from runner.core.metrics import ENDS
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.sides import sides
-from runner.core.stats import wilson_interval
 
 
 def score(samples: list[Sample]) -> dict[str, float]:
-    """Return verdicts and tokens; accuracy is correct ÷ n with its 95 % interval, and n includes errors.
-
-    The interval is Wilson's or, for questions in families, that of as many families.
-    """
-    counts, n = Counter(sample.verdict for sample in samples), len(samples)
-    families = [sample.cluster for sample in samples if sample.cluster is not None]
-    low, high = wilson_interval(counts[Verdict.correct], n)
-    if families and len(families) == n:
-        low, high = clustered_share_interval([sample.verdict is Verdict.correct for sample in samples], families)
+    """Return verdicts and tokens; accuracy is correct ÷ n with its 95 % interval, and n includes errors."""
+    counts = Counter(sample.verdict for sample in samples)
+    solved = [sample.verdict is Verdict.correct for sample in samples]
     return {
-        "accuracy": counts[Verdict.correct] / n,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "n": n,
-        **({"families": len(set(families))} if families else {}),
+        **accuracy_figures(solved, [sample.cluster for sample in samples]),
         **{verdict.value: counts[verdict] for verdict in Verdict},
         "errors": sum(sample.failed for sample in samples),
         **token_counts(samples),

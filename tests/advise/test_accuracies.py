@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,11 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.config.wording import PromptStyle
+from runner.core.clustered_share import share_interval
 from runner.core.dtypes import Dtype
 from runner.core.result import Record
+from runner.core.stats import wilson_interval
+from runner.datasets.gsm8k import load_questions
 from runner.estimates.recorded import FinishedJobs
 
 TASK = Gsm8kConfig(limit=20)
@@ -182,7 +186,33 @@ def test_accuracies_are_compared_in_pairs_if_the_answers_are_there(config: Any) 
     assert alone.counts["wins"] is None
     assert alone.p > paired.p
     assert one.answers is not None
-    other_prompts = replace(one, answers={question: (solved, "x") for question, (solved, _) in one.answers.items()})
+    other_prompts = replace(one, answers={question: it._replace(prompt="x") for question, it in one.answers.items()})
     assert compare(two, other_prompts, same_model=True) is None
     assert compare(two, other_prompts, same_model=False) is not None, "two models have two chat templates"
     assert compare(replace(two, answers=None, asked=40), one, same_model=True) is None, "a part, and not known which"
+
+
+def test_questions_in_families_count_by_families(config: Any) -> None:
+    task = replace(TASK, limit=100, cluster="template")
+    base, other = (
+        replace(config, task=task, model=LocalModelConfig("embedded", dtype=dtype))
+        for dtype in (Dtype.bfloat16, Dtype.float32)
+    )
+    families = [item.cluster for item in load_questions(task)]
+    wrong = {it for it, _ in Counter(families).most_common(4)}  # four families are lost as a whole
+    solved = [family not in wrong for family in families]
+    record_job(base, "base", [True] * 100)
+    record_job(other, "other", solved)
+    one, two = recorded_accuracies([base, other], FinishedJobs(Path(config.output_dir)))
+    assert one is not None
+    assert two is not None
+    assert two.interval == share_interval(solved, families)
+    assert two.interval[0] < wilson_interval(sum(solved), 100)[0]
+    effect = compare(two, one, same_model=True)
+    assert effect is not None
+    assert effect.p == 2 / 2**4, "as many independent losses would be clear"
+    known_by_record = replace(two, answers=None, recorded_interval=two.interval)
+    assert known_by_record.interval == two.interval
+    assert compare(known_by_record, one, same_model=True) is None
+    few = {question: it for question, it in (one.answers or {}).items() if it.family in wrong}
+    assert compare(replace(one, answers=few), two, same_model=True) is None, "a test needs six families"

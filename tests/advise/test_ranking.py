@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.advise.accuracies import RecordedAccuracy
+from runner.advise.accuracies import Answer, RecordedAccuracy
 from runner.advise.candidates import Candidate
 from runner.advise.ranking import _ranks, rank
 from runner.config.task import Gsm8kConfig
@@ -27,7 +27,7 @@ def candidate(make_config: Callable[..., Any]) -> Make:
         it = Candidate([f"model={model}"], config, model, is_asked=model == "mine")
         it.time = None if seconds is None else Estimate(100 * seconds, 0.2, EstimateBasis.recorded)
         if solved is not None:
-            answers = {(number, "?", "1"): (right, "") for number, right in enumerate(solved)}
+            answers = {(number, "?", "1"): Answer(right, "") for number, right in enumerate(solved)}
             it.accuracy = RecordedAccuracy("job", sum(solved), len(solved), len(solved), answers)
         return it
 
@@ -119,9 +119,9 @@ def test_several_pairs_need_a_stronger_difference_each(candidate: Make) -> None:
 def test_tests_that_go_round_in_a_circle_end(candidate: Make) -> None:
     def some(model: str, seconds: float, solved: dict[int, int]) -> Candidate:
         it = candidate(model, seconds)
-        answers = {(part * 1000 + number, "?", "1"): (number < first, "")
+        answers = {(part * 1000 + number, "?", "1"): Answer(number < first, "")
                    for part, first in solved.items() for number in range(100)}  # fmt: skip
-        it.accuracy = RecordedAccuracy("job", sum(right for right, _ in answers.values()), 200, 300, answers)
+        it.accuracy = RecordedAccuracy("job", sum(it.solved for it in answers.values()), 200, 300, answers)
         return it
 
     a, b, c = some("a", 1, {0: 90, 2: 40}), some("b", 2, {0: 40, 1: 90}), some("c", 3, {1: 40, 2: 90})

@@ -14,8 +14,9 @@ from lm_eval_out import TIME, lm_eval_folder
 from stores import marks
 
 from runner import compare
+from runner.core.clustered_share import share_interval
 from runner.core.ratios import paired_interval
-from runner.core.stats import mcnemar_exact
+from runner.core.stats import mcnemar_exact, wilson_interval
 
 N = 60
 BASE, WORSE = marks(56, N), marks(56, N, 14)  # 14 were lost
@@ -23,16 +24,16 @@ BASE, WORSE = marks(56, N), marks(56, N, 14)  # 14 were lost
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def show(*arguments: object) -> tuple[int, str, str]:
-        code = compare.main(["--lm-eval", *map(str, arguments)])
+    def show(*arguments: object, option: str = "--lm-eval") -> tuple[int, str, str]:
+        code = compare.main([option, *map(str, arguments)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
     return show
 
 
-def tables(run: Any, *arguments: object) -> list[dict[str, Any]]:
-    code, out, err = run(*arguments, "--format", "json")
+def tables(run: Any, *arguments: object, **option: str) -> list[dict[str, Any]]:
+    code, out, err = run(*arguments, "--format", "json", **option)
     assert code == 0, err
     tables_found: list[dict[str, Any]] = json.loads(out)["tables"]
     return tables_found
@@ -200,10 +201,30 @@ def test_documents_of_one_family_count_as_one(run: Any, tmp_path: Path) -> None:
     comparison = table["rows"][1]["comparison"]
     assert (comparison["method"], comparison["clusters"], comparison["losses"]) == ("mean_flips", 12, 14)
     assert comparison["p"] == pytest.approx(2 / 2**3)  # three families differ
+    families = [str(number // 5) for number in range(N)]
+    for row, solved in zip(table["rows"], (BASE, WORSE), strict=True):
+        ends = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
+        assert ends == share_interval(solved, families) != wilson_interval(sum(solved), N)
+        assert row["metrics"]["families"] == 12
     code, _, err = run(tmp_path / "a", tmp_path / "b", "--cluster", "tale")
     assert code == 2
     assert "--cluster tale:" in err
     assert "line 1: the document has no such text or number (question, story)" in err
+
+
+def test_zeros_and_ones_beside_fractions_are_compared_as_numbers(run: Any, tmp_path: Path) -> None:
+    """On one side every document is right or wrong by chance: the metric is a number on both sides."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    for place, f1, acc in ((a, of(BASE), BASE), (b, [0.8 * it for it in of(BASE)], WORSE)):
+        lm_eval_folder(place, {"none": {"f1": f1, "acc": of(acc)}}, higher_is_better={"sums": {"f1": True}})
+    for option in ("--lm-eval", "--results"):
+        for places, sign in (((a, b), -1), ((b, a), 1)):
+            table_by_task = {it["task"]: it for it in tables(run, *places, option=option)}
+            assert sorted(table_by_task) == ["sums", "sums:f1"]
+            (row,) = (it for it in table_by_task["sums:f1"]["rows"] if not it["is_baseline"])
+            number = row["number"]
+            assert number["difference"] == pytest.approx(sign * 0.2 * sum(BASE) / N)
+            assert (number["questions"], number["finding"]) == (N, "worse" if sign < 0 else "better")
 
 
 def damage(path: Path, line: int, text: str | None) -> None:

@@ -10,6 +10,7 @@ from question_families import NUMBER_OF_ANSWERS, in_families, rewrite, with_samp
 from stores import NF4, NONE, Store, marks
 
 from runner.compare.data import Run
+from runner.core.clustered_share import share_interval
 from runner.core.effects import paired_means
 from runner.core.result import Sample
 from runner.core.stats import wilson_interval
@@ -114,3 +115,17 @@ def test_the_interval_of_a_run_over_families_is_the_one_that_its_job_has_recorde
     plain, families = (Run("id", "job", "gsm8k", "2", "", {}, it) for it in (metrics, metrics | {"families": 18.0}))
     assert plain.interval == (0.75, *wilson_interval(150, 200))
     assert families.interval == (0.75, 0.6, 0.86)
+
+
+def test_runs_that_are_pooled_have_an_interval_over_their_families(store: Store, rows: Any) -> None:
+    solved = [index // 10 < 12 for index in range(200)]  # whole families are right or wrong
+    for split in ("test", "hard"):
+        for name, config in (("base", NONE), ("nf4", NF4)):
+            config = config | {"task.split": split}
+            in_families(store, "families by split", f"{name}-{split}", config, solved, 10, questions=split)
+    for row in rows("families by split", "--by", "quantization", "--baseline", BASELINE).values():
+        families = [str(index // 10) for index in range(200)] * 2  # a template has questions in both splits
+        ends = row["metrics"]["accuracy_low"], row["metrics"]["accuracy_high"]
+        assert ends == pytest.approx(share_interval(solved * 2, families))
+        assert ends[1] - ends[0] > 3 * (wilson_interval(240, 400)[1] - wilson_interval(240, 400)[0])
+        assert row["metrics"]["families"] == 20

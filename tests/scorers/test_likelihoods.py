@@ -6,8 +6,10 @@ import math
 
 import pytest
 
+from runner.core.clustered_share import share_interval
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Likelihood
+from runner.core.stats import wilson_interval
 from runner.scorers.likelihoods import figures, units
 
 
@@ -66,3 +68,23 @@ def test_choices_are_normalized_by_length_as_in_lm_eval() -> None:
         1.0,
     )
     assert job_figures["acc_low"] < 0.5 < job_figures["acc_high"]
+
+
+def test_texts_and_questions_in_families_count_by_families() -> None:
+    """Half of the families are easy: their questions are right, and their texts likely."""
+    parts = []
+    for unit in range(60):
+        is_easy = unit // 5 % 2 == 0
+        right, other = (-1.0, -2.0) if is_easy else (-3.0, -2.0)
+        parts += [Likelihood(unit, right, 2, 6, 5, 1), Likelihood(unit, other, 2, 6, 5, 1, is_other=True)]
+    families = {unit: f"story {unit // 5}" for unit in range(60)}
+    alone, in_families = figures(parts), figures(parts, families)
+    assert "families" not in alone
+    assert (in_families["n"], in_families["families"]) == (60, 12)
+    solved = [unit // 5 % 2 == 0 for unit in range(60)]
+    assert (in_families["acc_low"], in_families["acc_high"]) == share_interval(solved, [*families.values()])
+    assert (alone["acc_low"], alone["acc_high"]) == wilson_interval(30, 60)
+    for name in (LOG_LIKELIHOOD, "bits_per_byte", "perplexity"):
+        assert in_families[name] == pytest.approx(alone[name])
+        widths = [it[f"{name}_high"] - it[f"{name}_low"] for it in (in_families, alone)]
+        assert widths[0] > 2 * widths[1], "twelve families of alike texts are worth about twelve texts"

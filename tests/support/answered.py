@@ -32,7 +32,7 @@ def record_job(
     if samples:
         lines = [
             Sample(number, "prompt", 9, "", [], FinishReason.stop, 0.1, question=item.question, gold=item.gold,
-                   verdict=Verdict.correct if right else Verdict.wrong).to_json()
+                   cluster=item.cluster, verdict=Verdict.correct if right else Verdict.wrong).to_json()
             for number, (item, right) in enumerate(zip(items, solved, strict=True))
         ]  # fmt: skip
         (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines))

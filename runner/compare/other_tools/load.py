@@ -19,6 +19,7 @@ from runner.compare.other_tools.files import parse, read_bytes
 from runner.compare.other_tools.tool_run import METRIC, ToolRun, ToolSample
 from runner.compare.runs import SampleReader
 from runner.compare.table import differing_keys
+from runner.core.clustered_share import accuracy_figures
 from runner.core.console import plain, say
 from runner.core.errors import ConfigError, DataError, few, unknown
 from runner.core.metrics import Better
@@ -129,16 +130,16 @@ def load(
     runs: list[Run] = []
     found: list[Found] = []
     left_out: list[str] = []
+    of_lm_eval: list[str] = []
     for place in places:
         files, has_lm_eval = files_below(place)
-        if has_lm_eval:
-            lm_eval_runs, lm_eval_reader = lm_eval.load([place], cluster)
-            runs += lm_eval_runs
-            reader.lm_eval.series |= lm_eval_reader.series
+        of_lm_eval += [place] * has_lm_eval
         for path, tool, content in files:
             tool_file = tool.read(path, content)
             found += [Found(place, one) for one in tool_file.runs]
             left_out += tool_file.left_out
+    if of_lm_eval:
+        runs, reader.lm_eval = lm_eval.load(of_lm_eval, cluster)
     if left_out:
         say(f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}")
     if cluster is not None:
@@ -229,7 +230,8 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
     job_id = plain(f"{name.rstrip('/')}:{run.task}:{run.metric}")
     run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
     reader.add(run_id, run)
-    n, correct = len(run.samples), sum(one.solved for one in run.samples)
+    solved, cluster = [one.solved for one in run.samples], reader.cluster
+    families = [None if cluster is None else one.fields[cluster] for one in run.samples]
     return Run(
         run_id=run_id,
         job_id=job_id,
@@ -237,7 +239,7 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
         task_version=run.task_version,
         folder=str(run.path.parent),
         params={plain(key): plain(value) for key, value in run.params.items()} | {FOLDER_KEY: name},
-        metrics={"n": float(n), "correct": float(correct), "accuracy": correct / n},
+        metrics={"correct": float(sum(solved)), **accuracy_figures(solved, families)},
         facts=run.facts,
         errors=sum(one.has_error for one in run.samples),
         tool=run.tool,

@@ -135,10 +135,11 @@ def run(inputs: Texts, context: Context) -> Result:
     failed = {pieces[sample.index].unit for sample in done.samples if sample.failed}
     parts = [sample.likelihood for sample in done.samples if sample.likelihood is not None]
     whole = [part for part in parts if part.unit not in failed]
+    families = {pieces[sample.index].unit: sample.cluster for sample in done.samples}
     errors = {"errors": float(sum(sample.failed for sample in done.samples))}
     facts = done.facts | ({} if reference is None else {"reference": f"{reference.words} · {reference.job.job_id}"})
     spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}  # nothing is decoded
-    result = Result((figures(whole) if whole else {}) | errors | spent, facts=facts, notes=done.notes)
+    result = Result((figures(whole, families) if whole else {}) | errors | spent, facts=facts, notes=done.notes)
     result.problems = done.problems
     result.notes += notes(inputs)
     return result

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from other_logs import INSPECT, Members, changed_log, log_of
 
-from runner.core.stats import mcnemar_exact
+from runner.core.stats import mcnemar_exact, wilson_interval
 
 MODEL = "openai-api/runner/embedded"
 VERDICTS = ("--task", "problems")  # and not the numbers of another score of these logs
@@ -185,6 +185,9 @@ def test_a_field_of_the_metadata_names_families(tables: Any, rejected: Any, tmp_
     (table,) = (it for it in tables(*paths, "--cluster", "story") if it["task"] == "problems")
     comparison = table["rows"][1]["comparison"]
     assert (comparison["method"], comparison["clusters"]) == ("mean_flips", 8)
+    metrics = table["rows"][0]["metrics"]
+    assert metrics["families"] == 8
+    assert metrics["accuracy_low"] < wilson_interval(int(metrics["correct"]), metrics["n"])[0]
     error = rejected(*paths, "--cluster", "tale")
     assert f"--cluster tale: {paths[0]}, sample problem-" in error
     assert "it has no such text or whole number (story). A field is a key of a sample's metadata (inspect_ai)" in error

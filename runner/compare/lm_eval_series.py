@@ -1,0 +1,109 @@
+"""One metric of one task of lm-evaluation-harness, document by document, and the figures of a run of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.compare.likelihood import sums_by_cluster
+from runner.compare.lm_eval_files import Document, Documents, Results
+from runner.compare.numbers import number_of
+from runner.core.clustered_share import accuracy_figures
+from runner.core.errors import DataError
+from runner.core.metrics import LOG_LIKELIHOODS
+from runner.core.ratios import ratio, ratio_interval
+from runner.core.result import Likelihood
+
+OF_TEXTS = ("perplexity",)  # metrics that hold a document's log-likelihood
+OF_BYTES = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # metrics that hold it with the size to divide by
+
+
+@dataclass
+class Series:
+    """One metric of one task and filter, document by document."""
+
+    results: Results
+    task: str
+    metric: str
+    filter: str
+    documents: Documents
+    is_beside_numbers: bool = False  # another run has a fraction for some document in this task and metric
+
+    @property
+    def name(self) -> str:
+        """The name in lm-eval's tables."""
+        return f"{self.task} {self.metric},{self.filter}"
+
+    @property
+    def path(self) -> Path:
+        """The file of its samples."""
+        return self.results.samples(self.task)
+
+    @property
+    def is_of_texts(self) -> bool:
+        """Whether the metric is the log-likelihood of texts."""
+        kind = (self.results.of("configs", self.task) or {}).get("output_type")
+        return self.metric in OF_BYTES or (self.metric in OF_TEXTS and kind == "loglikelihood")
+
+    @property
+    def is_of_verdicts(self) -> bool:
+        """Whether the metric says right or wrong for every document, and right is better."""
+        if self.is_beside_numbers:
+            return False
+        values = [document.values[self.metric] for document in self.documents.values()]
+        return not self.results.is_lower_better(self.task, self.metric) and all(value in (0, 1) for value in values)
+
+    @property
+    def is_of_numbers(self) -> bool:
+        """Whether every document has a number of its own."""
+        return bool(self.documents) and None not in self.numbers.values()
+
+    @property
+    def numbers(self) -> dict[int, float | None]:
+        """The number of each document; None where it has none, as for a class that is counted over all documents."""
+        return {key: number_of(document.values[self.metric]) for key, document in self.documents.items()}
+
+    def likelihood(self, document: Document) -> Likelihood:
+        """Return the log-likelihood of a document's text."""
+        value, size = document.values[self.metric], 1
+        if self.metric in OF_BYTES and isinstance(value, list) and len(value) == 2:
+            value, counted = value
+            size = len(document.target.encode()) if self.metric == "word_perplexity" else counted
+        if not isinstance(value, int | float) or not math.isfinite(value) or not isinstance(size, int) or size < 1:
+            raise DataError(f"{self.path}, line {document.line}: {self.metric} is not a log-likelihood: {value}")
+        return Likelihood(document.doc_id, float(value), 0, size, len(document.target), 0)
+
+
+def figures_of(series: Series) -> dict[str, float]:
+    """Return what a run of this series has as metrics: an accuracy, a log-likelihood or a mean, with its interval."""
+    if series.is_of_texts:
+        return _likelihoods(series)
+    if series.is_of_verdicts:
+        return _counts(series)
+    values = [it for it in series.numbers.values() if it is not None]
+    return {"n": float(len(values)), series.metric: math.fsum(values) / len(values)}
+
+
+def _counts(series: Series) -> dict[str, float]:
+    solved = [document.values[series.metric] == 1 for document in series.documents.values()]
+    families = [document.cluster for document in series.documents.values()]
+    return {"correct": float(sum(solved)), **accuracy_figures(solved, families)}
+
+
+def _likelihoods(series: Series) -> dict[str, float]:
+    """Return the log-likelihood per byte or text, with its interval, and lm-eval's own figure."""
+    unit = "byte" if series.metric in OF_BYTES else "text"
+    likelihoods = [series.likelihood(document) for document in series.documents.values()]
+    nats, sizes = (
+        [one.nats for one in likelihoods],
+        [float(one.bytes) if unit == "byte" else 1.0 for one in likelihoods],
+    )
+    families = [document.cluster or "" for document in series.documents.values()]
+    if all(families):
+        nats, sizes = sums_by_cluster(nats, families), sums_by_cluster(sizes, families)
+    key, mean = LOG_LIKELIHOODS[unit], ratio(nats, sizes)
+    figures = {"n": float(len(likelihoods)), key: mean}
+    if len(nats) > 1:
+        figures |= dict(zip((f"{key}_low", f"{key}_high"), ratio_interval(nats, sizes), strict=True))
+    return figures | ({"bits_per_byte": -mean / math.log(2)} if unit == "byte" else {"perplexity": math.exp(-mean)})

@@ -1,0 +1,34 @@
+"""What a job requests, as far as its config tells whether its engine asks questions again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runner.config.model import Attention, local_model
+from runner.config.root import RunnerConfig
+from runner.config.task import AUTO, Amount, Gsm8kConfig
+from runner.core import machine
+
+
+def amounts_of(config: RunnerConfig, read: int | None = None) -> list[Amount]:
+    """Return a job's completions; those of task.check_invariance=auto only where its rows may be independent."""
+    task = config.task
+    if isinstance(task, Gsm8kConfig) and task.check_invariance == AUTO and not may_have_independent_rows(config):
+        task = replace(task, check_invariance=0)
+    return task.amounts(config.generation, read)
+
+
+def may_have_independent_rows(config: RunnerConfig) -> bool:
+    """Whether several rows decode together without changing each other's answers, as far as the config tells.
+
+    Of a local model on a CPU, by our own kernels, they do not; elsewhere task.check_invariance=auto asks nothing again.
+    """
+    model = local_model(config.model)
+    return (
+        model is config.model
+        and machine.device_class(model.device) == "cpu"
+        and model.device_map is None
+        and model.attention is Attention.auto
+        and not config.quantization.mixes_rows
+        and config.generation.batch_size != 1
+    )
