@@ -77,7 +77,8 @@ LATE = (
     *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "OMP_NUM_THREADS"),
     *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
     *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE", "XDG_CACHE_HOME"),
-    *("KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"),  # sklearn and peft set these at import
+    # sklearn, peft and the library of data sets set these at import: in the caller, between one process and the next
+    *("KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK"),
     # joblib sets these for its workers: numbers of threads, which OMP_NUM_THREADS decides
     *("OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMBA_NUM", "NUMEXPR_NUM", "ENABLE_IPC"),
 )
