@@ -107,17 +107,26 @@ class WarmPopen(subprocess.Popen[Any]):
     def _order(self, args: Any, env: Mapping[str, str] | None) -> dict[str, Any] | None:
         """Return the order for the nursery; None if the process must start cold."""
         variables = dict(os.environ if env is None else env)
-        differ = {key for key in {*variables, *self.known} if variables.get(key) != self.known.get(key)}
+        differ = self._differing(variables)
         if self.nursery is None or isinstance(args, (str, bytes)) or args[0] != sys.executable:
             return None
         flags = [word for word in args[1:3] if word in ("-P", "-u")]
         rest: list[str] = [*args[1 + len(flags) :], ""]
         kind, *words = ("file", *rest) if rest[0].endswith(".py") else rest
-        if kind not in ("-m", "-c", "file") or not all(key.startswith(LATE) for key in differ):
+        if kind not in ("-m", "-c", "file") or early(differ):
             return None
         if "PYTHONPATH" in differ and _hides_modules(variables.get("PYTHONPATH", "")):
             return None
         return {"kind": kind, "what": words[0], "arguments": words[1:-1], "safe": "-P" in flags, "variables": variables}
+
+    @classmethod
+    def _differing(cls, variables: Mapping[str, str]) -> set[str]:
+        return {key for key in {*variables, *cls.known} if variables.get(key) != cls.known.get(key)}
+
+    @classmethod
+    def left_behind(cls) -> set[str]:
+        """Return the variables of this process that would make each further start cold."""
+        return early(cls._differing(os.environ))
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
@@ -142,6 +151,11 @@ class WarmPopen(subprocess.Popen[Any]):
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
 
+def early(names: set[str]) -> set[str]:
+    """Return those of these variables that libraries may read when they are imported."""
+    return {name for name in names if not name.startswith(LATE)}
+
+
 def _hides_modules(python_path: str) -> bool:
     """Whether new folders hold more than sitecustomize.py: modules that the nursery may have imported from elsewhere."""
     known = {os.path.abspath(folder) for folder in sys.path}
@@ -160,12 +174,13 @@ def warm() -> type[WarmPopen]:
         ours, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
         # explicit, because C code of libraries sets variables that os.environ does not show
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": dict(os.environ)}
+        variables = dict(WarmPopen.known or os.environ)
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": variables}
         server = COLD(command, pass_fds=[theirs.fileno()], cwd="/", **streams)  # a test's folder is deleted with it
         atexit.register(server.wait)
         atexit.register(ours.close)  # runs first, because it is registered last
         theirs.close()
-        _adopt(ours, dict(os.environ))
+        _adopt(ours, variables)
     return WarmPopen
 
 
