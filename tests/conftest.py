@@ -89,7 +89,7 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_teardown() -> Iterator[None]:
     """Report a variable that a test or a library leaves behind: all processes of later tests would start cold."""
     yield
-    assert not (left := warm_process.WarmPopen.left_behind()), f"warm_process.LATE lacks {sorted(left)}"
+    assert not (left := warm_process.WarmPopen.early(os.environ)), f"warm_process.LATE lacks {left}"
 
 
 def pytest_runtest_logstart() -> None:
