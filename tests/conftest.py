@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import warm_process
 from hypothesis import HealthCheck, settings
 
 from runner.config.choices import CONF
@@ -74,6 +75,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ordered += [*quick[:taken], *share]
         quick = quick[taken:]
     items[:] = ordered + quick
+
+
+def pytest_collection_finish() -> None:
+    """Start the nursery of warm processes, whenever it starts, with the variables from before all tests.
+
+    Libraries that test files import have set theirs.
+    """
+    warm_process.WarmPopen.known = dict(os.environ)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Report a variable that a test or a library leaves behind: all processes of later tests would start cold."""
+    yield
+    assert not (left := warm_process.WarmPopen.early(os.environ)), f"warm_process.LATE lacks {left}"
 
 
 def pytest_runtest_logstart() -> None:
@@ -249,8 +265,6 @@ def new_database(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Ca
     """Return a function that copies an empty MLflow database to a path; only the first one is created, in seconds."""
 
     def make(folder: Path) -> None:
-        import warm_process
-
         program = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
         command = [sys.executable, "-c", program, f"sqlite:///{folder}/mlflow.db"]
         done = warm_process.complete(command, cwd=folder)
@@ -266,8 +280,6 @@ def new_database(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Ca
 @pytest.fixture
 def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all Python processes that this one starts start warm, also those that the product starts."""
-    import warm_process
-
     monkeypatch.setattr(subprocess, "Popen", warm_process.warm())
 
 
@@ -280,7 +292,6 @@ def runner(tmp_path: Path, new_database: Callable[[Path], None]) -> Callable[...
     """
 
     import in_process
-    import warm_process
 
     def call(
         *arguments: str,

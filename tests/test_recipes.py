@@ -81,9 +81,12 @@ def test_each_recipe_has_an_example_in_few_sources() -> None:
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the project with all examples in it."""
-    folder = tmp_path_factory.mktemp("tree")
+def tree(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """Return a copy of the project with all examples in it; its kernels and bytecode are built once, too."""
+    return made_once("project_with_examples", copy_with_examples)
+
+
+def copy_with_examples(folder: Path) -> None:
     for name in COPIED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -95,7 +98,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     native = folder / "runner/engines/local/kernels/native.py"  # builds faster, with the same answers
     native.write_text(native.read_text().replace("-O3", "-O0"))
     output_of([sys.executable, "-m", "ruff", "format", *SOURCES], folder)  # for the empty lines between blocks
-    return folder
 
 
 def output_of(command: list[str], cwd: Path, **variables: str) -> str:

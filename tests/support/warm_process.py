@@ -62,22 +62,12 @@ MODULES = (
 )
 # Variables that are not read before the program runs; if another variable differs, the process starts cold.
 LATE = (
-    *(
-        "HYDRA_",
-        "MLFLOW_",
-        "_MLFLOW_",
-        "PGCONNECT_TIMEOUT",
-        "CUDA_VISIBLE_DEVICES",
-        "SUBMITIT_",
-        "PYTHONPATH",
-        "PYTEST_",
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
-        "LRU_CACHE_CAPACITY",
-    ),
+    *("HYDRA_", "MLFLOW_", "_MLFLOW_", "PGCONNECT_TIMEOUT", "CUDA_VISIBLE_DEVICES", "SUBMITIT_", "PYTHONPATH"),
+    *("PYTEST_", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"),
     *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "OMP_NUM_THREADS"),
     *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
     *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE", "XDG_CACHE_HOME"),
-    *("KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"),  # sklearn and peft set these at import
+    *("KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR"),  # libraries set these at import
     # joblib sets these for its workers: numbers of threads, which OMP_NUM_THREADS decides
     *("OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "VECLIB_MAXIMUM", "NUMBA_NUM", "NUMEXPR_NUM", "ENABLE_IPC"),
 )
@@ -106,17 +96,23 @@ class WarmPopen(subprocess.Popen[Any]):
     def _order(self, args: Any, env: Mapping[str, str] | None) -> dict[str, Any] | None:
         """Return the order for the nursery; None if the process must start cold."""
         variables = dict(os.environ if env is None else env)
-        differ = {key for key in {*variables, *self.known} if variables.get(key) != self.known.get(key)}
         if self.nursery is None or isinstance(args, (str, bytes)) or args[0] != sys.executable:
             return None
         flags = [word for word in args[1:3] if word in ("-P", "-u")]
         rest: list[str] = [*args[1 + len(flags) :], ""]
         kind, *words = ("file", *rest) if rest[0].endswith(".py") else rest
-        if kind not in ("-m", "-c", "file") or not all(key.startswith(LATE) for key in differ):
+        if kind not in ("-m", "-c", "file") or self.early(variables):
             return None
-        if "PYTHONPATH" in differ and _hides_modules(variables.get("PYTHONPATH", "")):
+        python_path = variables.get("PYTHONPATH", "")
+        if python_path != self.known.get("PYTHONPATH", "") and _hides_modules(python_path):
             return None
         return {"kind": kind, "what": words[0], "arguments": words[1:-1], "safe": "-P" in flags, "variables": variables}
+
+    @classmethod
+    def early(cls, variables: Mapping[str, str]) -> list[str]:
+        """Return the variables that make a start cold: they differ from the nursery's, and libraries may read them."""
+        names = {*variables, *cls.known}
+        return [key for key in names if variables.get(key) != cls.known.get(key) and not key.startswith(LATE)]
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any,
                        env: Any, startupinfo: Any, creationflags: Any, shell: Any, p2cread: int, p2cwrite: int,
@@ -158,13 +154,13 @@ def warm() -> type[WarmPopen]:
     if WarmPopen.nursery is None and sys.platform == "linux":
         ours, theirs = socket.socketpair()
         command = [sys.executable, __file__, str(theirs.fileno()), " " * ROOM]
-        # explicit, because C code of libraries sets variables that os.environ does not show
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": dict(os.environ)}
+        variables = dict(WarmPopen.known or os.environ)  # explicit: C code sets variables that os.environ does not show
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "env": variables}
         server = COLD(command, pass_fds=[theirs.fileno()], cwd="/", **streams)  # a test's folder is deleted with it
         atexit.register(server.wait)
         atexit.register(ours.close)  # runs first, because it is registered last
         theirs.close()
-        _adopt(ours, dict(os.environ))
+        _adopt(ours, variables)
     return WarmPopen
 
 

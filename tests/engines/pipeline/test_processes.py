@@ -84,7 +84,7 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 def decoding(parts: Path, prompts: str, tmp_path: Path, warm_children: None) -> Any:
     """Start a long pipeline as its own process; yield it with the stages' pids once it is decoding."""
     out = tmp_path / "outputs"
-    arguments = ["generation.max_new_tokens=200", f"task.prompts={prompts}", "model.micro_batch=1", f"output_dir={out}"]
+    arguments = ["generation.max_new_tokens=100", f"task.prompts={prompts}", "model.micro_batch=1", f"output_dir={out}"]
     arguments += ["model.stages=4", "print=json"]
     process = subprocess.Popen(
         [sys.executable, *command(parts, *arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
