@@ -49,7 +49,7 @@ test-all: $(STAMP) ## run every test there is, before a release
 # oneDNN and our kernels leave AVX512 out, other parts of torch do not: products in float32 go by these, and its sums of
 # bytes saturate. One process: mypy runs beside it in CI.
 AVX2 := own_memory static_probe rates fused_forward
-AVX2_ALL := attention attention_windows forward_scoring own_memory static_probe rates scheduler fused_forward
+AVX2_ALL := attention attention_windows forward_scoring own_memory static_probe rates scheduler fused_forward speculation
 test-avx2: $(STAMP) ## run engine tests in bfloat16 and four bits once more, as on a desktop processor without bfloat16 products
 	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "not slow" -k "not f32 and not float32 and not int8" $(AVX2:%=tests/engines/local/test_%.py)
 

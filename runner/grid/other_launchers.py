@@ -32,6 +32,9 @@ from runner.store.jobs import Job, claim
 log = logging.getLogger(__name__)
 
 GRACE_S = 2.0  # for jobs to end by themselves after Ctrl-C
+# what Ray says when its own processes took more than 30 s, as on a busy machine; no setting changes that limit
+RAY_STARTED_SLOWLY = "The current node timed out during startup"
+MAX_RAY_STARTS = 3
 PARENT_KEY = "tracking.parent_run_id="  # the override that is added to each job
 
 
@@ -71,6 +74,7 @@ class ForeignLaunch:
     _jobs: dict[int, Job] = field(default_factory=dict)
     _before: dict[int, tuple[Record | None, int]] = field(default_factory=dict)
     _relaunched: set[int] = field(default_factory=set)
+    _starts: int = 1
 
     def run(self, numbers: list[int]) -> None:
         """Launch the jobs; after a broken launch, launch the running ones again one by one, so that only one fails."""
@@ -144,6 +148,15 @@ class ForeignLaunch:
             self.outcomes[started[0]] = self.plan[started[0]].record_death(Status.FAILED, message)
             return []
         if not started and not progressed:
+            if RAY_STARTED_SLOWLY in cause and self._starts < MAX_RAY_STARTS:
+                self._starts += 1
+                log.warning(
+                    "Ray did not start within its 30 s, as on a busy machine: start %d of %d",
+                    self._starts,
+                    MAX_RAY_STARTS,
+                )
+                _shut_down_ray()
+                return [batch]
             if not self.outcomes:
                 raise ConfigError(f"hydra/launcher={self.name} could not start the jobs: {cause}") from error
             for number in waiting:

@@ -49,6 +49,21 @@ tracking.finish = die_once
 """
 # for slow shared disks, submitit waits 15 s for the result of a dead job
 IMPATIENT = "\nimport submitit.core.core\nsubmitit.core.core.Job._results_timeout_s = 1\n"
+# Ray's first start fails as on a busy machine, after its processes were started
+SLOW_RAY = """
+import ray._private.node
+from pathlib import Path
+
+start, once = ray._private.node.Node.__init__, Path(os.environ["FAILED_ONCE"])
+
+def start_slowly(node, *args, head=False, **keys):
+    start(node, *args, head=head, **keys)
+    if head and not once.exists():
+        once.touch()
+        raise Exception("The current node timed out during startup. This could happen because the GCS is overloaded.")
+
+ray._private.node.Node.__init__ = start_slowly
+"""
 
 
 class Done:
@@ -252,6 +267,20 @@ def test_a_job_that_fails_fails_alone(
     assert "4 jobs: 2 to resume, 2 done" in again.err
     assert [line["metrics"]["n"] for line in again.lines] == [3] * 4
     assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
+
+
+@THOROUGH
+def test_ray_that_starts_slowly_is_started_again(
+    start: Start, python_for: Callable[[str], str], faults: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    python, folder, once = python_for("ray"), tmp_path / "work", tmp_path / "once"
+    environment = faults("", SLOW_RAY) | {"FAULTS": "none=raise", "FAILED_ONCE": str(once)}
+    grid = ("hydra/launcher=ray", "model=stub", "seed=1,2", "task.limit=3", "print=json")
+    done = start(folder, *grid, python=python, **environment)
+    assert once.exists(), done.err
+    assert done.code == 0, done.err
+    assert "Ray did not start within its 30 s, as on a busy machine: start 2 of 3" in done.err
+    assert [line["status"] for line in done.lines] == ["FINISHED"] * 2
 
 
 @THOROUGH

@@ -140,12 +140,15 @@ def test_later_turns_stand_on_what_was_guessed_right(engine_of: Callable[..., Lo
 
 @pytest.mark.usefixtures("eager")
 def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> None:
-    [(_, whole, *_)] = ended(engine_of(Speculate.off), [Request(0, PROMPTS[2])], 1).values()
+    """With nothing in common: on some processors rows that share a beginning are not guessed for."""
+    prompts = (PROMPTS[2], PROMPTS[-2])
+    plain = ended(engine_of(Speculate.off), [Request(number, prompt) for number, prompt in enumerate(prompts)], 1)
+    whole, of_cancelled = (plain[number, 0][1] for number in range(2))
     guessing = engine_of()
     texts, ends = {0: "", 1: ""}, dict[Any, Completion]()
     with guessing.open() as session:
         for number in texts:
-            session.submit(Request(number, PROMPTS[2], deltas=True))
+            session.submit(Request(number, prompts[number], deltas=True))
         while len(ends) < 2:
             for event in session.step():
                 if isinstance(event, Delta):
@@ -156,8 +159,8 @@ def test_deltas_and_a_cancelled_row(engine_of: Callable[..., LocalEngine]) -> No
                 session.cancel(1)
     assert texts[0] == ends[0].text == whole
     assert texts[1] == ends[1].text
-    assert whole.startswith(texts[1])
-    assert len(texts[1]) < len(whole)
+    assert of_cancelled.startswith(texts[1])
+    assert len(texts[1]) < len(of_cancelled)
     assert guessing.stats.accepted_tokens > 0
 
 

@@ -37,11 +37,8 @@ INLINE void NAME(scores)(const int D, const int G, const T *q, const T *k, int c
   const T *end = k + (count + LANES - 1) / LANES * LANES * D;
   const int blocks = TWO_BLOCKS(G) ? 2 : 1, parts = LANES / VEC_FLOATS;
   for (int j = 0; j < count; j += blocks * LANES) {
-    vec a[MAX_GROUP][2 * LANES / VEC_FLOATS]; /* not [G]: an array whose size is not a constant stays in memory */
-#pragma GCC unroll 16
-    for (int g = 0; g < G; g++)
-#pragma GCC unroll 4
-      for (int p = 0; p < blocks * parts; p++) a[g][p] = (vec){0};
+    /* not [G]: an array whose size is not a constant stays in memory; what is not used of it is never set either */
+    vec a[MAX_GROUP][2 * LANES / VEC_FLOATS] = {{{0}}};
     const T *k0 = k + j * D, *k1 = blocks == 2 && j + LANES < count ? k0 + LANES * D : k0;
     for (int d = 0; d < D; d += PACK) {
       prefetch(k0 + d * LANES, end, v);

@@ -26,10 +26,7 @@ FOLDER = Path(__file__).parent
 SOURCE = "kernels.c"  # includes the headers beside it
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 # No -Werror: a compiler that is newer than ours may have warnings that ours lacks. In tests warnings are errors.
-# -Wno-psabi: how a function would get a vector that is wider than a register depends on the flags; ours are inlined.
-# -Wno-maybe-uninitialized: of arrays whose first entries are set and read by loops to the same end, gcc finds all of
-# them at fault where that end is not a constant.
-WARNINGS = "-Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized"
+WARNINGS = "-Wall -Wextra"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} {WARNINGS} -shared -fPIC"
 LOCK = "kernels.lock"
 FAILURES = (OSError, subprocess.SubprocessError)

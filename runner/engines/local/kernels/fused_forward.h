@@ -258,7 +258,7 @@ static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
     s->part_sum[p] = (int64_t)allocate(workspace, m->kv_heads * rows * sizeof(float));
     s->first_tile[p + 1] = s->first_tile[p] + m->kv_heads * ceil_div(rows, TILE_ROWS);
   }
-  s->is_interleaved = in->is_step && in->parts && TILE_ROWS % m->group == 0 && s->first_tile[1] >= 8 * s->threads;
+  s->is_interleaved = in->is_step && in->parts > 0 && TILE_ROWS % m->group == 0 && s->first_tile[1] >= 8 * s->threads;
   for (int64_t p = 0; p < in->parts; p++)
     s->is_interleaved = s->is_interleaved && !in->part[p].chosen && in->part[p].tokens == in->tokens;
 }

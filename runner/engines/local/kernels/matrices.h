@@ -56,7 +56,7 @@ typedef struct {
 
 /* Before the first product; not when it is allocated, since its size is only checked then */
 INLINE void prepare_quantized(const quantized_workspace *work) {
-  if (work->width) memset(work->outlier_marks, 0, work->width);
+  if (work->outlier_marks) memset(work->outlier_marks, 0, work->width);
 }
 
 typedef struct {

@@ -57,10 +57,10 @@ const char *vector_instructions =
 /* Floats of a register: wider vectors would be slow, since the compiler splits them badly. */
 #ifdef __AVX512F__
 #define VEC_FLOATS 16
-#elif defined(__aarch64__)
-#define VEC_FLOATS 4
-#else
+#elif defined(__AVX__)
 #define VEC_FLOATS 8
+#else
+#define VEC_FLOATS 4
 #endif
 typedef uint16_t bf16;
 typedef float vec __attribute__((vector_size(4 * VEC_FLOATS)));
