@@ -114,8 +114,8 @@ def test_decoding_over_own_keys_and_prefixes(
     )
     for row in range(count):
         some = LENGTHS[row] - 1
-        given = (one[row][:, :some].transpose(0, 1) for one in (keys, values))
-        own.write(layer, *given, ints([slots[row]] * some), ints(list(range(some))))
+        given = [one[row][:, :some].transpose(0, 1) for one in (keys, values)]
+        own.write(layer, given[0], given[1], ints([slots[row]] * some), ints(list(range(some))))
     seen_by = [list(range(count)), [0, 3, 4, 9], [1, 3]]
     of_prefix = [
         [random(generator, heads.kv_heads, length, heads.dim, dtype=dtype) for _ in range(4)] for length in (300, 7, 1)
@@ -146,8 +146,8 @@ def test_reading_prompts_in_spans(window: int | None, dtype: torch.dtype, way: s
     generator, before, new = torch.Generator().manual_seed(1), 100, 230
     own = own_kv(heads, kernels, [400, 400])
     keys, values = (random(generator, 2, before + new, 64, dtype=dtype) for _ in range(2))
-    given = (one[:, :before].transpose(0, 1) for one in (keys, values))
-    own.write(0, *given, ints([1] * before), ints(list(range(before))))
+    given = [one[:, :before].transpose(0, 1) for one in (keys, values)]
+    own.write(0, given[0], given[1], ints([1] * before), ints(list(range(before))))
     query = random(generator, 6, new, 64, dtype=dtype)
     positions = list(range(before, before + new))
     layout = PassLayout(
@@ -171,7 +171,8 @@ def test_capped_scores_are_scaled_first(dtype: torch.dtype, way: str) -> None:
     generator = torch.Generator().manual_seed(1)
     own = own_kv(heads, kernels, [40])
     keys, values = (random(generator, 2, 40, 16, dtype=dtype) * 4 for _ in range(2))
-    own.write(0, *(one[:, :39].transpose(0, 1) for one in (keys, values)), ints([0] * 39), ints(list(range(39))))
+    given = [one[:, :39].transpose(0, 1) for one in (keys, values)]
+    own.write(0, given[0], given[1], ints([0] * 39), ints(list(range(39))))
     query = random(generator, 4, 1, 16, dtype=dtype)
     layout = PassLayout(heads, kernels, own, ints([0]), ints([39]), ints([40]), is_step=True)
     result = layout.attend(0, query, keys[:, 39:], values[:, 39:], 0.5, Softmax(cap=5.0))
@@ -202,7 +203,8 @@ def test_a_conversation_keeps_the_bits_of_its_row(dtype: torch.dtype, way: str) 
     keys, values = (random(generator, 2, 61, 16, dtype=dtype) for _ in range(2))
     prefix = Prefix(list(range(21)), kv=shared_kv(heads, kernels, [keys[:, :21]], [values[:, :21]]))
     own = own_kv(heads, kernels, [40])
-    own.write(0, *(one[:, 21:].transpose(0, 1) for one in (keys, values)), ints([0] * 40), ints(list(range(40))))
+    given = [one[:, 21:].transpose(0, 1) for one in (keys, values)]
+    own.write(0, given[0], given[1], ints([0] * 40), ints(list(range(40))))
     row = Row(Request(0, ()), list(range(61)), "", 1, prefix=prefix, places=40, tokens=[7])
     conversations = ConversationCache()
     conversations.keep(row, own, 0, 10_000)

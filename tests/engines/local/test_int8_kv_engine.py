@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ DTYPES = pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 def engine_of(opened: Make, saved_family: Callable[..., Path]) -> Make:
     def make(family: str = "llama", dtype: Dtype = Dtype.float32, **keys: Any) -> LocalEngine:
         folder = saved_family(family, max_position_embeddings=512)
-        generation = GenerationConfig(**({"max_new_tokens": 20, "kv_cache": KvCache.int8} | keys))
+        generation = replace(GenerationConfig(max_new_tokens=20, kv_cache=KvCache.int8), **keys)
         return opened(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype), generation=generation)
 
     return make
@@ -122,10 +123,10 @@ def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
 def test_copied_and_guessed_tokens_change_no_answer(engine_of: Make, speculate: Speculate) -> None:
     engine = engine_of(speculate=speculate)
     expected = alone(engine)
-    for keys in ({"recurring": True}, {"keep": True}):
+    for asked in (requests(recurring=True), requests(keep=True)):
         for _ in range(2):
             for rows in (1, 3):
-                assert complete(engine, requests(**keys), rows) == expected
+                assert complete(engine, asked, rows) == expected
     assert engine.prompts.tokens > 0
 
 
