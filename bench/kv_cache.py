@@ -3,8 +3,9 @@
 Two engines of one model, with `generation.kv_cache=as_model` and `int8`, are loaded into one process. They decode by
 turns, round by round and batch by batch, so that other work on the machine affects both; the second table counts
 processor time, which other work changes least. Then both score the same worked answers of the embedded questions: each
-after its own question, and after other worked questions that fill a long context. What 8 bits cost is the mean difference of the
-log-likelihoods over the texts, with its 95 % interval, and the divergence KL(as_model ‖ int8), both for each token.
+after its own question, and after other worked questions that fill a long context. What 8 bits cost is the mean
+difference of the log-likelihoods over the texts, with its 95 % interval, and the divergence KL(as_model ‖ int8), both
+for each token.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def interval(values: list[float]) -> str:
     """Return the mean and its 95 % interval."""
     mean, error = float(np.mean(values)), float(stats.sem(values))
     reach = error * float(stats.t.ppf(0.975, len(values) - 1))
-    return f"{mean:+.6f} [{mean - reach:+.6f}, {mean + reach:+.6f}]"
+    return f"{mean:+.3g} [{mean - reach:+.3g}, {mean + reach:+.3g}]"
 
 
 if __name__ == "__main__":
