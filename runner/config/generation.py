@@ -33,12 +33,13 @@ class KvCache(StrEnum):
     int8 = "int8"
 
 
-def kv_cache_problem(generation: GenerationConfig, why: str) -> str:
-    """Return the message that the KV cache cannot be stored as requested, and why."""
-    return (
-        f"generation.kv_cache={generation.kv_cache}: only the scheduler of the local engine (decoding: in a stream) "
-        f"stores keys and values in 8 bits, and {why}: use generation.kv_cache=as_model"
-    )
+def require_plain_kv(generation: GenerationConfig, why: str) -> None:
+    """Raise ConfigError if keys and values are to be stored in 8 bits; why: they cannot be."""
+    if generation.kv_cache is not KvCache.as_model:
+        raise ConfigError(
+            f"generation.kv_cache={generation.kv_cache}: only the scheduler of the local engine (decoding: in a "
+            f"stream) stores keys and values in 8 bits, and {why}: use generation.kv_cache=as_model"
+        )
 
 
 @dataclass(kw_only=True)

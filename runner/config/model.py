@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from runner.config.generation import GenerationConfig, KvCache, kv_cache_problem
+from runner.config.generation import GenerationConfig, require_plain_kv
 from runner.config.lora import LoraConfig
 from runner.config.rope import RopeConfig
 from runner.config.sampling import SamplingKeys, active_parameters
@@ -77,7 +77,7 @@ class LocalModelConfig(ModelConfig):
     ) -> None:
         """Reject a KV cache in 8 bits beside an attention that reads transformers' own cache."""
         if self.attention is not Attention.auto:
-            _require_plain_kv(generation, f"{self.key}.attention={self.attention.value} was requested")
+            require_plain_kv(generation, f"{self.key}.attention={self.attention.value} was requested")
 
     def __post_init__(self) -> None:
         prefix = self.key
@@ -235,13 +235,7 @@ class ApiConfig(ModelConfig):
         check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need)
         if (problem := self.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
-        _require_plain_kv(generation, "model=api decodes on a server")
-
-
-def _require_plain_kv(generation: GenerationConfig, why: str) -> None:
-    """Reject a KV cache in 8 bits."""
-    if generation.kv_cache is not KvCache.as_model:
-        raise ConfigError(kv_cache_problem(generation, why))
+        require_plain_kv(generation, "model=api decodes on a server")
 
 
 def _require_plain(quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, why: str) -> None:
@@ -332,7 +326,7 @@ class PartsModelConfig(ModelConfig):
     ) -> None:
         """Reject settings that would change the weights: they run as they were split."""
         _require_plain(quantization, lora, rope, "model=parts runs the parts as they were split")
-        _require_plain_kv(generation, "model=parts keeps them in transformers' own cache")
+        require_plain_kv(generation, "model=parts keeps them in transformers' own cache")
 
 
 def has_weights(model: ModelConfig) -> bool:

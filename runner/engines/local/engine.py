@@ -15,11 +15,10 @@ import torch
 
 from runner.checkpoints.footprint import PACKED_SHARE
 from runner.checkpoints.resolve import Resolved
-from runner.config.generation import KvCache, Speculate, kv_cache_problem
+from runner.config.generation import Speculate, require_plain_kv
 from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
-from runner.core.errors import ConfigError
 from runner.core.processor import left_out
 from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
@@ -213,8 +212,7 @@ class LocalEngine:
 
     def require_plain_kv(self, why: str) -> None:
         """Raise ConfigError if rows cannot be decoded by the scheduler, whose keys and values were to be in 8 bits."""
-        if self.config.generation.kv_cache is not KvCache.as_model:
-            raise ConfigError(kv_cache_problem(self.config.generation, why))
+        require_plain_kv(self.config.generation, why)
 
     def _speculation(self) -> Speculation:
         return Speculation(self.stats, self.config.generation.speculate == Speculate.auto)
