@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.advise.accuracies import RecordedAccuracy
 from runner.advise.machines import Machine
-from runner.checkpoints.pass_memory import most_rows, place_bytes
+from runner.checkpoints.pass_memory import kv_number_bytes, most_rows, place_bytes
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
 from runner.checkpoints.resolve import Resolved, no_downloads, resolve
 from runner.config.model import has_weights, local_model
@@ -152,7 +152,8 @@ def _set_batch_size(candidate: Candidate, resolved: Resolved, free_mib: dict[str
     sizes = [candidate.config.generation.batch_size]
     amounts = amounts_of(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
-        most = most_rows("cuda" if "cuda" in free_mib else "cpu", resolved.dtype_bytes)
+        number_bytes = kv_number_bytes(resolved.dtype_bytes, candidate.config.generation.kv_cache)
+        most = most_rows("cuda" if "cuda" in free_mib else "cpu", number_bytes)
         completions = max((amount.completions for amount in amounts), default=most)
         most = min(most, 1 << (completions - 1).bit_length())
         sizes = [size for size in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1) if size <= most]
@@ -184,7 +185,8 @@ def _recorded_time(
 def _guess(candidate: Candidate, resolved: Resolved, machine: Machine) -> Estimate | None:
     assert candidate.fit is not None
     parameters = float(sum(tensor.params for tensor in resolved.tensors))
-    token_bytes = place_bytes(resolved.settings, resolved.dtype_bytes)
+    kv_cache = candidate.config.generation.kv_cache
+    token_bytes = place_bytes(resolved.settings, resolved.dtype_bytes, kv_cache)
     speed = machine.guess(candidate.config, candidate.fit.predicted, parameters, token_bytes)
     return time_of(candidate.config, speed, candidate.config.generation.batch_size or candidate.fit.rows)
 

@@ -175,7 +175,7 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     if not config.lora.merges and resolved.adapter is not None:
         weights["lora"] = resolved.adapter_numbers * BYTES["float32"]  # also for a 16-bit model
     shape = shape_of(settings)
-    cache = place_bytes(settings, dtype_bytes) * rows  # for each position
+    cache = place_bytes(settings, dtype_bytes, config.generation.kv_cache) * rows  # for each position
     is_stream = model.attention is Attention.auto
     eager = model.attention is Attention.eager
     largest = max(elements(tensor, resolved.stored) for tensor in tensors)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from runner.config.sampling import NEUTRAL, PARAMETERS, SamplingKeys, active_parameters, check_sampling
 from runner.core.errors import ConfigError, check_least
-from runner.core.fields import inert
+from runner.core.fields import counts_unless, inert
 
 # Settings of a generation_config.json that are ignored here, each with the value that means off.
 IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0,
@@ -26,6 +26,22 @@ class Speculate(StrEnum):
     off = "off"
 
 
+class KvCache(StrEnum):
+    """The number format of stored keys and values."""
+
+    as_model = "as_model"
+    int8 = "int8"
+
+
+def require_plain_kv(generation: GenerationConfig, why: str) -> None:
+    """Raise ConfigError if keys and values are to be stored in 8 bits; why: they cannot be."""
+    if generation.kv_cache is not KvCache.as_model:
+        raise ConfigError(
+            f"generation.kv_cache={generation.kv_cache}: only the scheduler of the local engine (decoding: in a "
+            f"stream) stores keys and values in 8 bits, and {why}: use generation.kv_cache=as_model"
+        )
+
+
 @dataclass(kw_only=True)
 class GenerationConfig(SamplingKeys):
     """How completions are drawn; temperature 0 means greedy. None: the value of the model's generation_config.json."""
@@ -37,6 +53,8 @@ class GenerationConfig(SamplingKeys):
     speculate: Speculate = inert(
         Speculate.auto, "a guessed token counts only if the model gives the same", measured=True
     )
+
+    kv_cache: KvCache = counts_unless(KvCache.as_model)
 
     def __post_init__(self) -> None:
         check_least(1, "generation.max_new_tokens", self.max_new_tokens)

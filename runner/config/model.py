@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from runner.config.generation import GenerationConfig
+from runner.config.generation import GenerationConfig, require_plain_kv
 from runner.config.lora import LoraConfig
 from runner.config.rope import RopeConfig
 from runner.config.sampling import SamplingKeys, active_parameters
@@ -71,6 +71,13 @@ class LocalModelConfig(ModelConfig):
     check_memory: bool = inert(True, "rejects a model that would not fit, and changes nothing in one that does")
 
     asks_hub: ClassVar[bool] = True
+
+    def check_beside(
+        self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
+    ) -> None:
+        """Reject a KV cache in 8 bits beside an attention that reads transformers' own cache."""
+        if self.attention is not Attention.auto:
+            require_plain_kv(generation, f"{self.key}.attention={self.attention.value} was requested")
 
     def __post_init__(self) -> None:
         prefix = self.key
@@ -228,6 +235,7 @@ class ApiConfig(ModelConfig):
         check(rows is None or rows <= self.concurrency, "generation.batch_size", rows, need)
         if (problem := self.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
+        require_plain_kv(generation, "model=api decodes on a server")
 
 
 def _require_plain(quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, why: str) -> None:
@@ -275,7 +283,8 @@ class HybridConfig(ModelConfig):
     def check_beside(
         self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
     ) -> None:
-        """Reject sampling parameters that the teacher's API has no field for."""
+        """Reject sampling parameters that the teacher's API has no field for, and what the student cannot do."""
+        self.student.check_beside(quantization, lora, rope, generation)
         if (problem := self.teacher.unsupported_setting("generation", generation)) is not None:
             raise ConfigError(problem)
 
@@ -317,6 +326,7 @@ class PartsModelConfig(ModelConfig):
     ) -> None:
         """Reject settings that would change the weights: they run as they were split."""
         _require_plain(quantization, lora, rope, "model=parts runs the parts as they were split")
+        require_plain_kv(generation, "model=parts keeps them in transformers' own cache")
 
 
 def has_weights(model: ModelConfig) -> bool:

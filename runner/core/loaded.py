@@ -8,7 +8,7 @@ from runner.core.metrics import described
 
 # The metrics and facts on these lines, which the table then does not show again.
 SHOWN = {"architecture", "dtype", "quantized", "left_alone", "lora", "rope", "attention", "device", "threads",
-         "decoding", "load_s", "weight_mib"}  # fmt: skip
+         "decoding", "kv_cache", "load_s", "weight_mib"}  # fmt: skip
 
 
 def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, str]:
@@ -21,6 +21,7 @@ def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, s
     alone = "" if metrics["quantized_modules"] == 0 else f" · left alone: {facts['left_alone']}"
     checkpoint = f" · checkpoint {facts['checkpoint']}" if "checkpoint" in facts else ""
     decoding = f" · decoding {facts['decoding']}" if "decoding" in facts else ""
+    kv_cache = f" · KV cache {facts['kv_cache']}" if "kv_cache" in facts else ""
     load, peak = f"{written['load_s']} s", f"peak {written['load_peak_rss_mib']} MiB"
     load += f" · {peak}, then {written['load_rss_mib']} MiB resident"
     if "gpu_mib" in written:
@@ -31,7 +32,7 @@ def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, s
         "quantized": f"{facts['quantized']}{alone}{checkpoint}",
         "lora": facts["lora"],
         "rope": f"{facts['rope']}{patched}",
-        "runs on": f"{facts['device']} · {threads} · attention {facts['attention']}{decoding}",
+        "runs on": f"{facts['device']} · {threads} · attention {facts['attention']}{decoding}{kv_cache}",
         "load": load,
     }
 

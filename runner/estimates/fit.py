@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.memory_check import limited
-from runner.checkpoints.pass_memory import most_rows
+from runner.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
 from runner.core import machine
@@ -70,7 +70,10 @@ def rows_of(config: RunnerConfig, resolved: Resolved) -> int:
     """Return the number of concurrent rows if memory suffices."""
     amounts = config.task.amounts(config.generation)
     rows = max((amount.rows or 0 for amount in amounts), default=0)
-    device_rows = most_rows(machine.device_class(resolved.model.device), resolved.dtype_bytes)
+    device_rows = most_rows(
+        machine.device_class(resolved.model.device),
+        kv_number_bytes(resolved.dtype_bytes, config.generation.kv_cache),
+    )
     return rows or min(device_rows, max((amount.completions for amount in amounts), default=TYPICAL_ROWS))
 
 

@@ -12,6 +12,7 @@ from runner.checkpoints import random_weights
 from runner.checkpoints.footprint import PACKED_SHARE
 from runner.checkpoints.pass_memory import place_bytes
 from runner.checkpoints.resolve import Resolved
+from runner.config.generation import KvCache
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.core import machine
@@ -75,6 +76,7 @@ def calibration_model_of(config: RunnerConfig, resolved: Resolved, weight_mib: f
     is_packed = plain_mib <= PACKED_SHARE * machine.available_mib()
     shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
     name = digest([shape])
+    kv_cache = config.generation.kv_cache
     timed: list[Any] = [
         VERSION,
         shape,
@@ -84,9 +86,10 @@ def calibration_model_of(config: RunnerConfig, resolved: Resolved, weight_mib: f
         resolved.model.device,
     ]
     timed += [resolved.model.attention, threads, is_packed, machine.name(), machine.versions()]
+    timed += [kv_cache] * (kv_cache is not KvCache.as_model)  # earlier timings stay valid
     return CalibrationModel(
         digest(timed), name, with_local_model(config), shape, depths, threads, is_packed,
-        place_bytes(settings, resolved.dtype_bytes),
+        place_bytes(settings, resolved.dtype_bytes, kv_cache),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.pass_memory import shape_of
 from runner.checkpoints.resolve import read_tensors, resolve
 from runner.checkpoints.weight_files import Tensor
+from runner.config.generation import GenerationConfig, KvCache
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
@@ -88,6 +89,9 @@ def test_kv_cache_is_what_the_cache_holds(make_config: Any, saved_family: Saved)
     predicted = predict(make_config, folder)  # 4 rows of 16 + 8 tokens
     assert predicted.decode_kv_bytes == actual
     assert predicted.prefill_kv_bytes == actual * 16 // 24
+    in_bytes = predict(make_config, folder, generation=GenerationConfig(max_new_tokens=8, kv_cache=KvCache.int8))
+    dim = model.config.head_dim
+    assert in_bytes.decode_kv_bytes == actual * (dim + 4) // (dim * cache.layers[0].keys.element_size())
 
 
 def test_total_is_the_largest_stage() -> None:

@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 
 from runner.config.choices import CONF
 from runner.config.compose import compose, composer_of
-from runner.config.generation import GenerationConfig
+from runner.config.generation import GenerationConfig, KvCache
 from runner.config.groups import GROUPS
 from runner.config.hydra import to_config
 from runner.config.lora import LoraConfig, PeftConfig, PthConfig
 from runner.config.measures import MemoryConfig, SweepConfig
-from runner.config.model import LocalModelConfig, StubConfig
+from runner.config.model import ApiConfig, Attention, LocalModelConfig, PartsModelConfig, StubConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig, SplitConfig
@@ -191,12 +191,35 @@ def test_a_repeat_counts_only_if_it_is_one(make_config: Any) -> None:
     assert dict(semantic_keys(make_config(task=Gsm8kConfig(repeat=2))))["task.repeat"] == 2
 
 
+def test_a_kv_cache_counts_only_in_another_format(make_config: Any) -> None:
+    """So the jobs that were recorded before the key was there keep their ids."""
+    plain, eight = (make_config(generation=GenerationConfig(kv_cache=one)) for one in KvCache)
+    assert set(semantic_keys(eight)) - set(semantic_keys(plain)) == {("generation.kv_cache", "int8")}
+    assert set(semantic_keys(plain)) <= set(semantic_keys(eight))
+
+
+INT8_KV = GenerationConfig(kv_cache=KvCache.int8)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (LocalModelConfig(name="x", attention=Attention.sdpa), "model.attention=sdpa was requested"),
+        (ApiConfig(name="x", base_url="http://127.0.0.1:1/v1"), "model=api decodes on a server"),
+        (PartsModelConfig(name="x"), "model=parts keeps them in transformers' own cache"),
+    ],
+)
+def test_a_kv_cache_in_8_bits_needs_the_scheduler(make_config: Any, model: Any, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"generation.kv_cache=int8: only the scheduler .*{why}: use .*as_model"):
+        make_config(model=model, generation=INT8_KV)
+
+
 def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
     config = make_config(model=LocalModelConfig(name="x"), task=Gsm8kConfig(), lora=PeftConfig(path="y"))
     counted = dict(semantic_keys(config))
     everything, reasons = _keys(config, "", {})
     choices = {f"{group}.name" for group in ("quantization", "lora", "rope", "generation", "task")}
-    assert set(counted) == (everything | choices) - set(reasons) - {"task.repeat"}
+    assert set(counted) == (everything | choices) - set(reasons) - {"task.repeat", "generation.kv_cache"}
     assert all(len(why) > 10 for why in reasons.values())
     inert = {
         "model.name",

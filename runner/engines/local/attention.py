@@ -176,6 +176,8 @@ class PassLayout:
             part = attend_to_keys(self.kernels, attention.scaling, by_token(chosen), keys, values, first, None)
             parts.append(PartialAttention(*part, use.row_of, use.count))
         if self.spans:
+            if heads.is_int8:  # a span's tokens see each other's keys as later tokens will
+                key, value = (heads.to_numbers(heads.to_stored(some)) for some in (key, value))
             parts.append(_attend_within_spans(self, attention, grouped, key, value))
         return _join(self, attention, query, new, parts)
 
@@ -254,7 +256,7 @@ def _shared_part(
     out = torch.empty(heads.kv_heads, rows, heads.dim, dtype=heads.dtype)
     top, total = (torch.empty(heads.kv_heads, rows, dtype=torch.float32) for _ in range(2))
     layout.kernels(
-        "attend_shared", heads.dtype, query.data_ptr(), query.stride(0), query.stride(1), query.shape[1],
+        heads.kernel("attend_shared"), heads.dtype, query.data_ptr(), query.stride(0), query.stride(1), query.shape[1],
         pointer_or_none(chosen, torch.int64, count), count,
         store.table[slot].data_ptr(), attention.layer, heads.kv_heads, heads.group, heads.dim, sees, int(causal),
         pointer_or_none(first, torch.int32, count),
@@ -281,7 +283,8 @@ def _join(
         shape = tokens, heads.kv_heads, heads.dim
         put = [pointer(tensor, heads.dtype, *shape) for tensor in new] if layout.is_step else [None, None]
         layout.kernels(
-            "attend", heads.dtype, pointer(query, heads.dtype, tokens, heads.kv_heads * heads.group, heads.dim),
+            heads.kernel("attend"), heads.dtype,
+            pointer(query, heads.dtype, tokens, heads.kv_heads * heads.group, heads.dim),
             own.table.data_ptr(), len(own.table), *put, layer,
             heads.kv_heads, heads.group, heads.dim, tokens, pointer(layout.slot, torch.int32, tokens),
             pointer_or_none(first, torch.int32, tokens), pointer(layout.seen, torch.int32, tokens),
@@ -310,7 +313,7 @@ def _join(
     if longest := layout.longest:
         slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
         keys, values = own.keys[layer][slots, :, :longest], own.values[layer][slots, :, :longest]
-        keys, values = keys.flatten(0, 1), values.flatten(0, 1)
+        keys, values = (heads.to_numbers(some.flatten(0, 1)) for some in (keys, values))
         scores = scores_of(attention.scaling, query.flatten(0, 1), keys).view(*shape, longest)
         places = torch.arange(longest, device=query.device)[None, :]
         hidden = places >= layout.seen[:, None]

@@ -208,7 +208,7 @@ def probe_fused_forward(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module,
             forward.fused = fused
             off = float(((_trial_logits(forward, ids) - expected).abs().max() / expected.std().clamp(min=1e-6)).item())
         # a number that is rounded to int8 may be rounded to the other side
-        if not off <= (COARSE if fused.is_quantized else SAME.get(heads.dtype, 0.0)):
+        if not off <= (COARSE if fused.is_quantized or heads.is_int8 else SAME.get(heads.dtype, 0.0)):
             raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
     except NotFusable as reason:
         log.debug("passes run operation by operation: %s", reason)

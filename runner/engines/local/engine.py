@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
 
 from runner.checkpoints.footprint import PACKED_SHARE
 from runner.checkpoints.resolve import Resolved
-from runner.config.generation import Speculate
+from runner.config.generation import Speculate, require_plain_kv
 from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
@@ -50,6 +51,7 @@ from runner.engines.stats import EngineStats
 from runner.models.load import Loaded, adapt, load_base, release
 from runner.models.vocabulary import rows_of
 
+KV_IN_INT8 = "int8, a float32 scale for each head and place"
 STATIC_ROWS = 16  # of a static batch, where the number is ours to choose
 
 
@@ -90,6 +92,8 @@ class LocalEngine:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
+        if heads is not None and heads.is_int8:
+            facts["kv_cache"] = KV_IN_INT8
         if heads is not None and (choice := self.products(loaded, heads).get(heads.dtype)):
             facts["products"] = choice.fact
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
@@ -125,7 +129,7 @@ class LocalEngine:
 
     def arithmetic(self) -> Arithmetic | None:
         """Return the loaded model in numbers."""
-        return arithmetic_of(self.loaded)
+        return arithmetic_of(self.loaded, self.config.generation.kv_cache)
 
     def close(self) -> None:
         """Remove the adapter; free the base model, unless the next job reuses it."""
@@ -162,10 +166,11 @@ class LocalEngine:
             try:
                 if wanted is not Attention.auto:
                     raise Incompatible(f"model.attention={wanted.value} was requested")
-                self._heads = probe_heads(loaded)
+                self._heads = replace(probe_heads(loaded), kv_cache=self.config.generation.kv_cache)
             except Incompatible as reason:
                 self._rejection = str(reason)
         if self._rejection is not None:
+            self.require_plain_kv(self._rejection)
             self.note_batching(self.batching(loaded), self._rejection)
         return self._heads
 
@@ -204,6 +209,10 @@ class LocalEngine:
         loaded.metrics["base_loads"] = 0 if reused else 1
         self.stats.load_s += loaded.metrics["load_s"]
         return loaded
+
+    def require_plain_kv(self, why: str) -> None:
+        """Raise ConfigError if rows cannot be decoded by the scheduler, whose keys and values were to be in 8 bits."""
+        require_plain_kv(self.config.generation, why)
 
     def _speculation(self) -> Speculation:
         return Speculation(self.stats, self.config.generation.speculate == Speculate.auto)
@@ -274,6 +283,7 @@ class LocalSession(Session):
         window = math.inf if heads is not None and heads.windows else sliding_window(loaded)
         if longest > stable_length:
             why = f"its rotary embedding changes after {stable_length} tokens, and {longest} were requested"
+            engine.require_plain_kv(why)
             engine.note_batching(BY_GENERATE, why)
             self._batches(BY_GENERATE).add([row for row in rows if row.need > stable_length])
             rows = [row for row in rows if row.need <= stable_length]
@@ -284,6 +294,7 @@ class LocalSession(Session):
         if too_long := [row for row in rows if row.need > window]:
             longest = max(row.need for row in too_long)
             why = f"its attention slides over {window} tokens, and {longest} were requested"
+            engine.require_plain_kv(why)
             engine.note_batching(engine.batching(loaded), why)
             self._batches(engine.batching(loaded)).add(too_long)
         if fitting := [row for row in rows if row.need <= window]:

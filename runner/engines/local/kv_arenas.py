@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from runner.engines.local import int8_kv
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import LANES
 from runner.engines.local.kv_cache import Heads, OwnKv, rounded
@@ -86,19 +87,37 @@ class KvArenas(OwnKv):
         heads.check_layer(layer)
         shape = tokens, heads.kv_heads, heads.dim
         self.kernels(
-            "store", heads.dtype, *(native.pointer(one, heads.dtype, *shape) for one in (keys, values)),
+            heads.kernel("store"), heads.dtype, *(native.pointer(one, heads.dtype, *shape) for one in (keys, values)),
             self.table.data_ptr(), len(self.table), layer, heads.kv_heads, heads.dim, tokens,
             native.pointer(slot, torch.int32, tokens), native.pointer(place, torch.int32, tokens),
         )  # fmt: skip
 
-    def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [KVH, places, D] of a row, as copies in the usual layout."""
-        arena = self.arenas[slot]
-        kv_heads, dim, pair = self.heads.kv_heads, self.heads.dim, 2 if self.heads.dtype == torch.bfloat16 else 1
+    def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, places, W] of a row, as copies in the usual layout."""
+        arena, pair = self.arenas[slot], self._pair
+        kv_heads, dim = self.heads.kv_heads, self.heads.dim
+        if self.heads.is_int8:
+            keys = int8_kv.rows_of_blocks(arena.keys[layer][:, : rounded(places)], pair, is_keys=True)
+            values = int8_kv.rows_of_blocks(arena.values[layer][:, : rounded(places)], pair, is_keys=False)
+            return keys[:, :places], values[:, :places]
         keys = arena.keys[layer].view(kv_heads, -1, dim // pair, LANES, pair).permute(0, 1, 3, 2, 4)
         values = arena.values[layer].view(kv_heads, arena.capacity // pair, dim, pair).transpose(2, 3)
         keys, values = keys[:, : -(-places // LANES)], values[:, : -(-places // pair)]
         return keys.reshape(kv_heads, -1, dim)[:, :places], values.reshape(kv_heads, -1, dim)[:, :places]
+
+    def put_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put keys and values [KVH, places, W] into the first places of the first arena."""
+        if self.heads.is_int8:
+            int8_kv.put_rows(self.arenas[0].keys[layer], keys, self._pair, is_keys=True)
+            int8_kv.put_rows(self.arenas[0].values[layer], values, self._pair, is_keys=False)
+        else:
+            place = torch.arange(keys.shape[1], dtype=torch.int32)
+            self.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
+
+    @property
+    def _pair(self) -> int:
+        """How many dimensions of a key, and places of a value, lie side by side."""
+        return 2 if self.heads.dtype == torch.bfloat16 else 1
 
     def tensors(self, slot: int) -> list[torch.Tensor]:
         """Return keys of all layers, then values, in blocks of places."""

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from runner.checkpoints.pass_memory import SCALE_BYTES, head_bytes
+from runner.config.generation import KvCache
 from runner.core.machine import MIB
+from runner.engines.local import int8_kv
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import LANES, MAX_DIM, MAX_GROUP
 from runner.engines.local.memory import free_mib
@@ -34,11 +37,39 @@ class Heads:
     device: torch.device
     windows: tuple[Window | None, ...] = ()  # of each layer, None = it sees everything; empty if they are unknown
     plain_softmax: bool = True  # no layer has a cap or sinks
+    kv_cache: KvCache = KvCache.as_model
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether keys and values are stored in 8 bits."""
+        return self.kv_cache is KvCache.int8
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The number format of stored keys and values."""
+        return torch.int8 if self.is_int8 else self.dtype
+
+    @property
+    def stored_width(self) -> int:
+        """How many numbers of this format a key or a value takes, with its scale if it has one."""
+        return self.dim + SCALE_BYTES if self.is_int8 else self.dim
 
     @property
     def bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
-        return 2 * self.layers * self.kv_heads * self.dim * self.dtype.itemsize
+        return 2 * self.layers * self.kv_heads * head_bytes(self.dim, self.dtype.itemsize, self.kv_cache)
+
+    def kernel(self, name: str) -> str:
+        """Return the name of a kernel that reads or writes keys and values as they are stored."""
+        return f"{name}_int8" if self.is_int8 else name
+
+    def to_stored(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return keys or values [..., D] as they are stored [..., W]."""
+        return int8_kv.to_rows(numbers) if self.is_int8 else numbers
+
+    def to_numbers(self, stored: torch.Tensor) -> torch.Tensor:
+        """Return stored keys or values [..., W] as numbers [..., D] of the model."""
+        return int8_kv.to_numbers(stored, self.dtype) if self.is_int8 else stored
 
     def check_layer(self, layer: int) -> None:
         """Reject the number of a layer for which nothing is stored: C would go beyond the memory."""
@@ -46,14 +77,14 @@ class Heads:
             raise IndexError(f"layer {layer}: keys and values are stored for {self.layers} layers")
 
     def empty(self, *rows: int) -> torch.Tensor:
-        """Return zeros [*rows, D]: a masked key must still be a number."""
-        shape = (*rows, self.dim)
-        size = math.prod(shape) * self.dtype.itemsize
+        """Return zeros [*rows, W]: a masked key must still be a number."""
+        shape = (*rows, self.stored_width)
+        size = math.prod(shape) * self.stored_dtype.itemsize
         if self.device.type != "cpu" or not size:
-            return torch.zeros(shape, dtype=self.dtype, device=self.device)
+            return torch.zeros(shape, dtype=self.stored_dtype, device=self.device)
         # its own pages: they take no memory until they are written, and are freed with the tensor
         pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
-        return torch.frombuffer(pages, dtype=self.dtype).view(shape)
+        return torch.frombuffer(pages, dtype=self.stored_dtype).view(shape)
 
 
 def kernels_for(heads: Heads) -> native.Kernels | None:
@@ -120,12 +151,21 @@ class OwnKv(ABC):
         """Put keys and values [T, KVH, D] of a layer into their slots and places (both int32 [T])."""
 
     @abstractmethod
+    def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, places, W] of a row as they are stored, place by place."""
+
+    @abstractmethod
+    def put_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put keys and values [KVH, places, W] that `stored` returned into the first places of the first slot."""
+
     def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, places, D] of a row."""
+        keys, values = self.stored(layer, slot, places)
+        return self.heads.to_numbers(keys), self.heads.to_numbers(values)
 
     @abstractmethod
     def tensors(self, slot: int) -> list[torch.Tensor]:
-        """Return keys of all layers, then values, each [KVH, capacity, D] in the store's layout."""
+        """Return keys of all layers, then values, each [KVH, capacity, W] in the store's layout."""
 
 
 def rounded(places: int) -> int:

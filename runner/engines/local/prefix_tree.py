@@ -69,9 +69,9 @@ class ConversationCache:
         """Keep the keys and values of a row: of all its tokens but the last, which the model has not read."""
         kv = SharedKv.empty(own.heads, row.shared + row.places, own.kernels)
         for layer in range(own.heads.layers):
-            parts = [*(prefix.kv.read(layer) for prefix in row.path), own.read(layer, slot, row.places)]
+            parts = [*(prefix.kv.stored(layer) for prefix in row.path), own.stored(layer, slot, row.places)]
             keys, values = (torch.cat(some, dim=1) for some in zip(*parts, strict=True))
-            kv.write(layer, keys, values)
+            kv.store.put_stored(layer, keys, values)
         self.add((row.prompt + row.tokens)[: kv.length], kv, budget_tokens)
 
     def add(self, tokens: list[int], kv: SharedKv, budget_tokens: int) -> None:

@@ -128,10 +128,10 @@ class PromptCache:
                 mine[stored] = theirs[:, ours].transpose(0, 1)
 
     def _pairs(self, own: OwnKv, slot: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Go through all keys and values: the store's [block, KVH, LANES, D], and a slot's [KVH, block, LANES, D]."""
+        """Go through all keys and values: the store's [block, KVH, LANES, W], and a slot's [KVH, block, LANES, W]."""
         assert self._store is not None
         for mine, theirs in zip((*self._store.keys, *self._store.values), own.tensors(slot), strict=True):
-            yield mine, theirs.view(own.heads.kv_heads, -1, LANES, own.heads.dim)
+            yield mine, theirs.view(own.heads.kv_heads, -1, LANES, own.heads.stored_width)
 
     def _new_block(self) -> _Block:
         """Return a free block; if there is none, the one that was used longest ago is replaced."""

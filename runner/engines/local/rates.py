@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from runner.checkpoints.pass_memory import head_bytes
+from runner.config.generation import KvCache
 from runner.core.machine import MIB
 from runner.engines.arithmetic import Arithmetic, Rates
 from runner.engines.local.kernels import native
@@ -27,7 +29,7 @@ TRIES = 2  # the fastest counts
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # each token uses a few of them
 
 
-def arithmetic_of(loaded: Loaded) -> Arithmetic | None:
+def arithmetic_of(loaded: Loaded, kv_cache: KvCache) -> Arithmetic | None:
     """Return the model's arithmetic; None for a mixture of experts, or if the model's shape is unknown.
 
     Weights are counted once, even if the engine has a copy in its own layout.
@@ -54,7 +56,7 @@ def arithmetic_of(loaded: Loaded) -> Arithmetic | None:
         head_parameters=head_parameters,
         attention_flop=4 * layers * heads * dim,  # a query with a key, and a weight with a value
         weight_bytes=int(loaded.metrics["weight_mib"] * MIB) - (0 if is_tied else embedding.weight.nbytes),
-        kv_bytes=2 * layers * kv_heads * dim * dtype.itemsize,
+        kv_bytes=2 * layers * kv_heads * head_bytes(dim, dtype.itemsize, kv_cache),
         dtype=str(dtype).removeprefix("torch."),
         measure=partial(machine_rates, list(shapes), dtype, loaded.device),
     )

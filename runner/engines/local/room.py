@@ -37,7 +37,7 @@ class Room:
     def _empty(self) -> None:
         """Forget the store, its size, and shortages of memory."""
         self.own: OwnKv | None = None
-        self.most_rows = self.asked_rows or most_rows(self.heads.device.type, self.heads.dtype.itemsize)
+        self.most_rows = self.asked_rows or most_rows(self.heads.device.type, self.heads.stored_dtype.itemsize)
         self.full_at = 0  # number of rows when the next one did not fit; 0: all have fitted
         self.has_noted_shortage = False
 

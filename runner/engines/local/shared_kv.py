@@ -36,6 +36,10 @@ class SharedKv:
         place = torch.arange(self.length, dtype=torch.int32, device=keys.device)
         self.store.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
 
+    def stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, L, W] of a layer as they are stored."""
+        return self.store.stored(layer, 0, self.length)
+
     def read(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, L, D] of a layer."""
         return self.store.read(layer, 0, self.length)

@@ -12,7 +12,7 @@ ROOM_TO_GROW = 256  # places beyond the longest own prompt, before slots have to
 
 
 class Slots(OwnKv):
-    """A slot for each row in one tensor for each layer [slot, KVH, place, D], all of one capacity."""
+    """A slot for each row in one tensor for each layer [slot, KVH, place, W], all of one capacity."""
 
     def __init__(self, heads: Heads, slots: int = 0, capacity: int = 0) -> None:
         self.heads, self.slots, self.capacity, self.used = heads, slots, rounded(capacity), 0
@@ -78,11 +78,16 @@ class Slots(OwnKv):
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, slot: torch.Tensor, place: torch.Tensor
     ) -> None:
         """Store keys and values [T, KVH, D] of a layer in their slots and places."""
-        self.keys[layer][slot.long(), :, place.long()] = keys
-        self.values[layer][slot.long(), :, place.long()] = values
+        self.keys[layer][slot.long(), :, place.long()] = self.heads.to_stored(keys)
+        self.values[layer][slot.long(), :, place.long()] = self.heads.to_stored(values)
 
-    def read(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values [KVH, places, D] of a row."""
+    def put_stored(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put keys and values [KVH, places, W] into the first places of the first slot."""
+        self.keys[layer][0, :, : keys.shape[1]] = keys
+        self.values[layer][0, :, : values.shape[1]] = values
+
+    def stored(self, layer: int, slot: int, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values [KVH, places, W] of a row."""
         return self.keys[layer][slot, :, :places], self.values[layer][slot, :, :places]
 
     def tensors(self, slot: int) -> list[torch.Tensor]:

@@ -3,6 +3,7 @@
 
 #define MAX_GROUP 16 /* query heads on a key-value head; both limits are in native.py, too */
 #define MAX_DIM 512
+#define SCALE_BYTES 4 /* of a place and head, where keys and values are stored in bytes */
 #define KEY_BLOCK 512 /* keys at a time: their scores stay in the first-level cache */
 #define MAX_SCORES (KEY_BLOCK + 2 * LANES)
 /* Bytes; the processor's own prefetching stops at the end of a page, which is too soon for these reads. */
@@ -65,6 +66,15 @@ INLINE const bf16 *pack_weights_bf16(float *s, int count, bf16 *packed) {
   s[count] = 0;
   for (int j = 0; j <= count; j++) packed[j] = from_float_bf16(s[j]);
   return packed;
+}
+
+/* Multiplies the weights of `count` values by the values' scales: those of a block of LANES, and `step` bytes on, those of
+   the next block. */
+INLINE void scale_weights(float *weights, int count, const char *scales, int64_t step) {
+  for (int first = 0; first < count; first += LANES, scales += step) {
+    const int some = count - first < LANES ? count - first : LANES;
+    for (int j = 0; j < some; j++) weights[first + j] *= ((const float *)scales)[j];
+  }
 }
 
 /* What the query heads of one token on one key-value head see: parts that it shares with other tokens, whose results

@@ -1,23 +1,24 @@
-/* Attention of each token to its own keys, for one number format (T, PACK, NAME: see kernels.c). A token's keys lie in
-   its row's arena. Attention to keys that it shares with other tokens is computed before, and joined here. */
+/* Attention of each token to its own keys, for one number format (T, PACK, NAME) and one format of stored keys and values
+   (KV, SCALE_SIZE, KV_NAME: see kernels.c). A token's keys lie in its row's arena. Attention to keys that it shares with
+   other tokens is computed before, and joined here. */
 
 /* The keys, or the values, of one head in an arena; heads are counted on from layer to layer. */
-INLINE T *NAME(keys_of)(const kv_arena *arena, int64_t head, int64_t dim) {
-  return (T *)arena->keys + head * arena->capacity * dim;
+INLINE KV *KV_NAME(keys_of)(const kv_arena *arena, int64_t head, int64_t dim) {
+  return (KV *)arena->keys + head * arena->capacity * (dim + SCALE_SIZE);
 }
 
-INLINE T *NAME(values_of)(const kv_arena *arena, int64_t head, int64_t dim) {
-  return (T *)arena->values + head * arena->capacity * dim;
+INLINE KV *KV_NAME(values_of)(const kv_arena *arena, int64_t head, int64_t dim) {
+  return (KV *)arena->values + head * arena->capacity * (dim + SCALE_SIZE);
 }
 
 /* Puts k and v [dim] of a token and a head into a place of its arena. */
-INLINE void NAME(store_head)(const kv_arena *arena, int64_t head, const T *k, const T *v, int64_t dim, int64_t place) {
-  NAME(store_place)(NAME(keys_of)(arena, head, dim), NAME(values_of)(arena, head, dim), k, v, dim, place);
+INLINE void KV_NAME(store_head)(const kv_arena *arena, int64_t head, const T *k, const T *v, int64_t dim, int64_t place) {
+  KV_NAME(store_place)(KV_NAME(keys_of)(arena, head, dim), KV_NAME(values_of)(arena, head, dim), k, v, dim, place);
 }
 
 /* Puts k and v [tokens, kv_heads, dim] of a layer into the arenas [slots]: token t goes to arenas[slot[t]], place[t].
    Returns what is wrong with the call (checks.h). */
-int64_t NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t slots, int64_t layer, int64_t kv_heads,
+int64_t KV_NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t slots, int64_t layer, int64_t kv_heads,
                     int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *place, int threads) {
   int64_t wrong = check_heads(kv_heads, 1, dim);
   if (!wrong) wrong = check_places(arenas, slots, tokens, slot, place, 0, 0);
@@ -25,27 +26,29 @@ int64_t NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t slot
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t i = 0; i < tokens * kv_heads; i++) {
     const int64_t t = i / kv_heads, head = layer * kv_heads + i % kv_heads;
-    NAME(store_head)(arenas + slot[t], head, k + i * dim, v + i * dim, dim, place[t]);
+    KV_NAME(store_head)(arenas + slot[t], head, k + i * dim, v + i * dim, dim, place[t]);
   }
   return FINE;
 }
 
 /* s[g][j] = q[g] . key j, for `count` keys and the rest of their blocks; v is read next. Two blocks at a time where
    there are enough registers: one sum does not wait for the other. */
-INLINE void NAME(scores)(const int D, const int G, const T *q, const T *k, int count, float s[][MAX_SCORES],
-                         const T *v) {
-  const T *end = k + (count + LANES - 1) / LANES * LANES * D;
+INLINE void KV_NAME(scores)(const int D, const int G, const T *q, const KV *k, int count, float s[][MAX_SCORES],
+                            const KV *v) {
+  const KV *end = k + (count + LANES - 1) / LANES * LANES * (D + SCALE_SIZE);
   const int blocks = TWO_BLOCKS(G) ? 2 : 1, parts = LANES / VEC_FLOATS;
   for (int j = 0; j < count; j += blocks * LANES) {
     /* not [G]: an array whose size is not a constant stays in memory; what is not used of it is never set either */
     vec a[MAX_GROUP][2 * LANES / VEC_FLOATS] = {{{0}}};
-    const T *k0 = k + j * D, *k1 = blocks == 2 && j + LANES < count ? k0 + LANES * D : k0;
+    const KV *k0 = k + j * (D + SCALE_SIZE), *k1 = blocks == 2 && j + LANES < count ? k0 + LANES * (D + SCALE_SIZE) : k0;
     for (int d = 0; d < D; d += PACK) {
-      prefetch(k0 + d * LANES, end, v);
-      if (blocks == 2) prefetch(k1 + d * LANES, end, v);
+      if (d * LANES * (int)sizeof(KV) % CACHE_LINE == 0) {
+        prefetch(k0 + d * LANES, end, v);
+        if (blocks == 2) prefetch(k1 + d * LANES, end, v);
+      }
 #pragma GCC unroll 4
       for (int p = 0; p < blocks * parts; p++) {
-        NAME(vec) x = NAME(load)((p < parts ? k0 : k1) + d * LANES + p % parts * PACK * VEC_FLOATS);
+        NAME(vec) x = KV_NAME(load)((p < parts ? k0 : k1) + d * LANES + p % parts * PACK * VEC_FLOATS);
 #pragma GCC unroll 16
         for (int g = 0; g < G; g++) a[g][p] = NAME(multiply_add)(a[g][p], NAME(load_one)(q + g * D + d), x);
       }
@@ -53,16 +56,24 @@ INLINE void NAME(scores)(const int D, const int G, const T *q, const T *k, int c
 #pragma GCC unroll 16
     for (int g = 0; g < G; g++)
 #pragma GCC unroll 4
-      for (int p = 0; p < blocks * parts; p++) memcpy(&s[g][j + p * VEC_FLOATS], &a[g][p], sizeof(vec));
+      for (int p = 0; p < blocks * parts; p++) {
+        if (SCALE_SIZE) a[g][p] *= load_f32((const float *)((p < parts ? k0 : k1) + LANES * D) + p % parts * VEC_FLOATS);
+        memcpy(&s[g][j + p * VEC_FLOATS], &a[g][p], sizeof(vec));
+      }
   }
 }
 
 /* acc[g] += the sum over count places of s[g][j] * value j */
-INLINE void NAME(add_values)(const int D, const int G, float s[][MAX_SCORES], const T *v, int count, float *acc,
-                             const T *next) {
-  const T *end = v + (count + 1) / 2 * 2 * D, *weights[MAX_GROUP];
+INLINE void KV_NAME(add_values)(const int D, const int G, float s[][MAX_SCORES], const KV *v, int count, float *acc,
+                                const KV *next) {
+  const KV *end = v + (count + 1) / 2 * 2 * D + count / LANES * LANES * SCALE_SIZE;
+  const int loads_per_line = CACHE_LINE / (VEC_FLOATS * PACK * (int)sizeof(KV));
+  const T *weights[MAX_GROUP];
   T packed[MAX_GROUP][MAX_SCORES];
-  for (int g = 0; g < G; g++) weights[g] = NAME(pack_weights)(s[g], count, packed[g]);
+  for (int g = 0; g < G; g++) {
+    if (SCALE_SIZE) scale_weights(s[g], count, (const char *)(v + LANES * D), LANES * (D + SCALE_SIZE) * sizeof(KV));
+    weights[g] = NAME(pack_weights)(s[g], count, packed[g]);
+  }
   for (int g0 = 0; g0 < G; g0 += HEADS_AT_ONCE(D)) {
     const int some = G - g0 < HEADS_AT_ONCE(D) ? G - g0 : HEADS_AT_ONCE(D);
     for (int d0 = 0; d0 < D; d0 += DIMS_AT_ONCE(D)) {
@@ -71,9 +82,9 @@ INLINE void NAME(add_values)(const int D, const int G, float s[][MAX_SCORES], co
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS; d++) o[g][d] = (vec){0};
       for (int j = 0; j < count; j += PACK)
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS; d++) {
-          const T *at = v + j * D + PACK * (d0 + d * VEC_FLOATS);
-          if (!g0 && d % (LANES / VEC_FLOATS) == 0) prefetch(at, end, next);
-          NAME(vec) x = NAME(load)(at);
+          const KV *at = v + j * D + j / LANES * LANES * SCALE_SIZE + PACK * (d0 + d * VEC_FLOATS);
+          if (!g0 && d % loads_per_line == 0) prefetch(at, end, next);
+          NAME(vec) x = KV_NAME(load)(at);
           for (int g = 0; g < HEADS_AT_ONCE(D); g++)
             if (g < some) o[g][d] = NAME(multiply_add)(o[g][d], NAME(load_one)(weights[g0 + g] + j), x);
         }
@@ -88,7 +99,7 @@ INLINE void NAME(add_values)(const int D, const int G, float s[][MAX_SCORES], co
 }
 
 /* Adds the parts that a token shares with others to its heads' sums acc [G, D], maxima and sums of weights. */
-INLINE void NAME(join_parts)(const int D, const int G, const attention_view *of, float *acc, float *top, float *sum) {
+INLINE void KV_NAME(join_parts)(const int D, const int G, const attention_view *of, float *acc, float *top, float *sum) {
   for (int64_t p = 0; p < of->parts; p++) {
     if (of->part_row[p] < 0) continue;
     const T *o = (const T *)of->part_out[p] + of->part_row[p] * D;
@@ -107,32 +118,34 @@ INLINE void NAME(join_parts)(const int D, const int G, const attention_view *of,
 
 /* The G query heads q [G, D] of one token over what they see: out [G, D]. K and V are those of their key-value head;
    the keys that are read after these start at `next`. */
-INLINE void NAME(attend_shape)(const int D, const int G, const T *q, const T *K, const T *V, const attention_view *of,
-                               T *out, const T *next) {
+INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *q, const KV *K, const KV *V,
+                                  const attention_view *of, T *out, const KV *next) {
   float acc[MAX_GROUP * MAX_DIM], s[MAX_GROUP][MAX_SCORES], top[MAX_GROUP], sum[MAX_GROUP];
   const float *sinks = of->sinks, cap = of->cap, scale = cap ? 1 : of->scale; /* with a cap it is in the scores */
   const int64_t first = of->first, end = of->end;
   for (int i = 0; i < G * D; i++) acc[i] = 0;
   for (int g = 0; g < G; g++) top[g] = sinks ? sinks[g] : -INFINITY, sum[g] = sinks ? 1 : 0;
-  NAME(join_parts)(D, G, of, acc, top, sum);
+  KV_NAME(join_parts)(D, G, of, acc, top, sum);
   for (int64_t start = first / LANES * LANES; start < end; start += KEY_BLOCK) {
     int count = end - start < KEY_BLOCK ? (int)(end - start) : KEY_BLOCK;
-    NAME(scores)(D, G, q, K + start * D, count, s, V + start * D);
+    const KV *v = V + start * (D + SCALE_SIZE);
+    KV_NAME(scores)(D, G, q, K + start * (D + SCALE_SIZE), count, s, v);
     for (int g = 0; g < G; g++) {
       if (cap || start < first) cap_and_hide(s[g], count, first - start, of->scale, cap);
       add_scores(D, s[g], count, scale, top + g, sum + g, acc + g * D);
     }
-    NAME(add_values)(D, G, s, V + start * D, count, acc, start + KEY_BLOCK < end ? K + (start + KEY_BLOCK) * D : next);
+    KV_NAME(add_values)(D, G, s, v, count, acc,
+                        start + KEY_BLOCK < end ? K + (start + KEY_BLOCK) * (D + SCALE_SIZE) : next);
   }
   for (int g = 0; g < G; g++)
     for (int d = 0; d < D; d++) out[g * D + d] = NAME(from_float)(acc[g * D + d] / sum[g]);
 }
 
 /* As attend_shape, compiled for the shapes that are common */
-static void NAME(attend_head)(int64_t dim, int64_t group, const T *q, const T *K, const T *V, const attention_view *of,
-                              T *out, const T *next) {
+static void KV_NAME(attend_head)(int64_t dim, int64_t group, const T *q, const KV *K, const KV *V,
+                                 const attention_view *of, T *out, const KV *next) {
 #define CASE(D, G) \
-  if (dim == D && group == G) NAME(attend_shape)(D, G, q, K, V, of, out, next);
+  if (dim == D && group == G) KV_NAME(attend_shape)(D, G, q, K, V, of, out, next);
   CASE(64, 1)
   else CASE(64, 2) else CASE(64, 3) else CASE(64, 4) else CASE(64, 7) else CASE(64, 8)
   else CASE(128, 1) else CASE(128, 2) else CASE(128, 4) else CASE(128, 6) else CASE(128, 7) else CASE(128, 8)
@@ -146,7 +159,7 @@ static void NAME(attend_head)(int64_t dim, int64_t group, const T *q, const T *K
    attention_view. k and v [tokens, kv_heads, dim], unless 0: they are put into the last place that the token sees. That
    is faster than to call `store` before, since the lines are read here anyway, but other tokens of the same row must
    not depend on it. Returns what is wrong with the call (checks.h). */
-int64_t NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const T *k, const T *v, int64_t layer,
+int64_t KV_NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const T *k, const T *v, int64_t layer,
                      int64_t kv_heads, int64_t group, int64_t dim, int64_t tokens, const int32_t *slot,
                      const int32_t *first, const int32_t *own, float scale, float cap, const float *sinks,
                      int64_t parts, const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum,
@@ -162,16 +175,16 @@ int64_t NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const T 
     int64_t t = i / kv_heads, h = i % kv_heads, rows[parts + 1], after = i + 1 < tokens * kv_heads ? i + 1 : i;
     const int64_t head = layer * kv_heads + h;
     const kv_arena *arena = arenas + slot[t];
-    const T *next = NAME(keys_of)(arenas + slot[after / kv_heads], layer * kv_heads + after % kv_heads, dim);
+    const KV *next = KV_NAME(keys_of)(arenas + slot[after / kv_heads], layer * kv_heads + after % kv_heads, dim);
     for (int64_t p = 0; p < parts; p++) {
       int64_t of_part = ((const int32_t *)part_row[p])[t];
       rows[p] = of_part < 0 ? -1 : (h * part_rows[p] + of_part) * group;
     }
-    if (k) NAME(store_head)(arena, head, k + i * dim, v + i * dim, dim, own[t] - 1);
+    if (k) KV_NAME(store_head)(arena, head, k + i * dim, v + i * dim, dim, own[t] - 1);
     const attention_view view = {first ? first[t] : 0, own[t], scale, cap, sinks ? sinks + h * group : 0,
                                  parts, part_out, part_top, part_sum, rows};
-    NAME(attend_head)(dim, group, q + i * group * dim, NAME(keys_of)(arena, head, dim),
-                      NAME(values_of)(arena, head, dim), &view, out + i * group * dim, next);
+    KV_NAME(attend_head)(dim, group, q + i * group * dim, KV_NAME(keys_of)(arena, head, dim),
+                      KV_NAME(values_of)(arena, head, dim), &view, out + i * group * dim, next);
   }
   return FINE;
 }

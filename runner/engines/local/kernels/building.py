@@ -56,7 +56,7 @@ def library(compiler: str) -> Path:
         with suppress(OSError):  # some network disks have no locks: then several processes may build the same
             locked.enter_context(hold(path.with_name(LOCK)))
         if not path.exists():  # nobody has built it while this process waited
-            log.info("building the kernels for this processor, once: this takes 10 to 30 s")
+            log.info("building the kernels for this processor, once: this takes 20 to 60 s")
             _compile(compiler, path)
     return path
 

@@ -89,6 +89,13 @@ static void NAME(embed_tokens)(const fused_pass *s, phase *now) {
   barrier(now, chunks, s->is_alone);
 }
 
+/* Puts k and v of a token and a head into a place of its arena, in the format of the cache. */
+INLINE void NAME(put)(const fused_model *m, const kv_arena *arena, int64_t head, const T *k, const T *v,
+                      int64_t place) {
+  if (m->has_int8_kv) INT8_NAME(store_head)(arena, head, k, v, m->dim, place);
+  else NAME(store_head)(arena, head, k, v, m->dim, place);
+}
+
 /* RoPE of queries and keys. Where other tokens of a slot see a key, it has to be stored before anyone reads. */
 static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
   const fused_model *m = s->model;
@@ -102,7 +109,7 @@ static void NAME(rotate_and_store)(const fused_pass *s, int64_t l, phase *now) {
       NAME(rotate)(q, m->kv_heads * m->group, dim, layer->norm_q, m->epsilon, cos, sin);
       NAME(rotate)(k, m->kv_heads, dim, layer->norm_k, m->epsilon, cos, sin);
       for (int64_t h = 0; h < m->kv_heads && !in->is_step; h++)
-        NAME(store_head)(in->arenas + in->slot[t], l * m->kv_heads + h, k + h * dim, v + h * dim, dim, in->place[t]);
+        NAME(put)(m, in->arenas + in->slot[t], l * m->kv_heads + h, k + h * dim, v + h * dim, in->place[t]);
     }
   barrier(now, chunks, s->is_alone);
 }
@@ -133,11 +140,17 @@ static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int6
     const int64_t of_part = in->part[p].row_of[t];
     rows[p] = of_part < 0 ? -1 : (h * in->part[p].tokens + of_part) * group;
   }
-  if (in->is_step) NAME(store_head)(arena, head, k, k + s->kv_width, dim, in->seen[t] - 1);
+  if (in->is_step) NAME(put)(m, arena, head, k, k + s->kv_width, in->seen[t] - 1);
   const attention_view view = {0, in->seen[t], m->scale, 0, 0, in->parts, s->part_out, s->part_top, s->part_sum, rows};
-  NAME(attend_head)(dim, group, q + h * group * dim, NAME(keys_of)(arena, head, dim), NAME(values_of)(arena, head, dim),
-                    &view, (T *)s->inner + t * s->q_width + h * group * dim,
-                    NAME(keys_of)(in->arenas + in->slot[then], layer * m->kv_heads + then_head, dim));
+  const kv_arena *next = in->arenas + in->slot[then];
+  const int64_t next_head = layer * m->kv_heads + then_head;
+  T *out = (T *)s->inner + t * s->q_width + h * group * dim;
+#define ATTEND(NAME)                                                                                              \
+  NAME(attend_head)(dim, group, q + h * group * dim, NAME(keys_of)(arena, head, dim), NAME(values_of)(arena, head, dim), \
+                    &view, out, NAME(keys_of)(next, next_head, dim))
+  if (m->has_int8_kv) ATTEND(INT8_NAME);
+  else ATTEND(NAME);
+#undef ATTEND
 }
 
 static void NAME(attend_own_keys)(const fused_pass *s, int64_t layer, phase *now) {
@@ -156,13 +169,14 @@ static void NAME(attend_own_keys)(const fused_pass *s, int64_t layer, phase *now
 #define MAX_SIXTEENTHS 32 /* two lines for each step of a tile: more than memory delivers would delay the products */
 
 /* The own keys and values of some tokens, to be prefetched evenly while the keys that they share are multiplied */
-static prefetch_queue NAME(prefetch_own_keys)(const fused_tokens *in, int64_t head, int64_t first, int64_t after,
-                                              int64_t dim, memory_range *ranges) {
+static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_tokens *in, int64_t head,
+                                              int64_t first, int64_t after, memory_range *ranges) {
+  const int64_t dim = m->dim, place_bytes = m->has_int8_kv ? dim + SCALE_BYTES : dim * (int64_t)sizeof(T);
   int64_t count = 0, bytes = 0, keys = 0;
   for (int64_t t = first; t < after && bytes < PREFETCH_BYTES; t++) {
     const kv_arena *arena = in->arenas + in->slot[t];
-    const int64_t size = ceil_div(in->seen[t], LANES) * LANES * dim * sizeof(T);
-    const char *of[2] = {(char *)NAME(keys_of)(arena, head, dim), (char *)NAME(values_of)(arena, head, dim)};
+    const int64_t size = ceil_div(in->seen[t], LANES) * LANES * place_bytes, from = head * arena->capacity * place_bytes;
+    const char *of[2] = {(char *)arena->keys + from, (char *)arena->values + from};
     for (int i = 0; i < 2; i++) ranges[count++] = (memory_range){of[i], of[i] + size};
     bytes += 2 * size;
   }
@@ -176,9 +190,14 @@ static prefetch_queue NAME(prefetch_own_keys)(const fused_tokens *in, int64_t he
 static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int64_t i, prefetch_queue *next) {
   const fused_model *m = s->model;
   const shared_part *part = s->in->part + p;
-  NAME(attend_tile)(i, (const T *)s->qkv + part->first * s->qkv_width, m->dim, s->qkv_width, part->chosen, part->tokens,
-                    part->arena, layer, m->kv_heads, m->group, m->dim, part->sees, part->causal, 0, m->scale, 0,
-                    (T *)s->part_out[p], (float *)s->part_top[p], (float *)s->part_sum[p], next);
+#define ATTEND(NAME)                                                                                               \
+  NAME(attend_tile)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, layer, m->kv_heads, m->group, \
+                    m->dim, part->sees, part->causal, 0, m->scale, 0, (T *)s->part_out[p], (float *)s->part_top[p],    \
+                    (float *)s->part_sum[p], next)
+  const T *q = (const T *)s->qkv + part->first * s->qkv_width;
+  if (m->has_int8_kv) ATTEND(INT8_NAME);
+  else ATTEND(NAME);
+#undef ATTEND
 }
 
 static void NAME(attend_parts)(const fused_pass *s, int64_t layer, phase *now) {
@@ -200,7 +219,7 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
     const int64_t first = (tiles - 1 - i % tiles) * TILE_ROWS / m->group, h = i / tiles; /* as in attend_tile */
     const int64_t after = first + TILE_ROWS / m->group < tokens ? first + TILE_ROWS / m->group : tokens;
     memory_range ranges[2 * TILE_ROWS];
-    prefetch_queue next = NAME(prefetch_own_keys)(s->in, layer * m->kv_heads + h, first, after, m->dim, ranges);
+    prefetch_queue next = NAME(prefetch_own_keys)(m, s->in, layer * m->kv_heads + h, first, after, ranges);
     for (int64_t p = 0; p < s->in->parts; p++) NAME(attend_part)(s, layer, p, i, &next);
     for (int64_t t = first; t < after; t++) NAME(attend_own)(s, layer, t, h, t + 1 < after ? t + 1 : t, h);
   }

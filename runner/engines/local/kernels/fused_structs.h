@@ -4,7 +4,7 @@
 #define LAYER_PHASES (4 * PRODUCT_PHASES + 5) /* beside them: the embedding, and the product of the head */
 
 typedef struct {
-  int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized, embedding_rows, positions;
+  int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized, has_int8_kv, embedding_rows, positions;
   float epsilon, scale;
   const void *embedding, *norm, *cos, *sin; /* embedding [embedding_rows, hidden]; RoPE's cos, sin [positions, dim] */
   matrix head;

@@ -1,6 +1,8 @@
 /* Every kernel of the local engine, in one library: compiled on first use by the C compiler of the machine (native.py).
    README.md lists the kernels. Files without a number format come first; the others are compiled once for each: numbers
-   are of type T, PACK of them are packed in 32 bits, and NAME ends the name of a function in the format. */
+   are of type T, PACK of them are packed in 32 bits, and NAME ends the name of a function in the format. Attention is
+   compiled twice for each, since keys and values may be stored otherwise: as KV, with SCALE_SIZE numbers of a scale for
+   each place, or none; KV_NAME ends the names of these functions. */
 #include "numbers.h"
 #ifdef HAS_AVX512
 #include "avx512.h"
@@ -25,12 +27,21 @@
 #define T bf16
 #define PACK 2
 #define NAME(x) x##_bf16
+#define INT8_NAME(x) x##_int8_bf16
 #include "rows.h"
-#include "attention_own.h"
 #include "int8_portable.h"
 #ifdef HAS_AVX512
 #include "attention_tiles.h"
 #endif
+#define KV bf16
+#define SCALE_SIZE 0
+#define KV_NAME NAME
+#include "attention_of_format.h"
+#define KV int8_t
+#define SCALE_SIZE SCALE_BYTES
+#define KV_NAME INT8_NAME
+#include "kv_int8.h"
+#include "attention_of_format.h"
 #include "register_tile.h"
 #ifdef HAS_AVX512_VNNI
 #include "four_bit.h"
@@ -43,16 +54,26 @@
 #undef T
 #undef PACK
 #undef NAME
+#undef INT8_NAME
 
 #define T float
 #define PACK 1
 #define NAME(x) x##_f32
+#define INT8_NAME(x) x##_int8_f32
 #include "rows.h"
-#include "attention_own.h"
 #include "int8_portable.h"
 #ifdef HAS_AVX512
 #include "attention_tiles.h"
 #endif
+#define KV float
+#define SCALE_SIZE 0
+#define KV_NAME NAME
+#include "attention_of_format.h"
+#define KV int8_t
+#define SCALE_SIZE SCALE_BYTES
+#define KV_NAME INT8_NAME
+#include "kv_int8.h"
+#include "attention_of_format.h"
 #include "register_tile.h"
 #ifdef HAS_AVX512_VNNI
 #include "row_int8.h"

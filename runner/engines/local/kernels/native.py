@@ -51,6 +51,8 @@ _SIGNATURES: dict[str, list[Any]] = {
     + [_PTR] * 3
     + [_THREADS],
 }
+for _name in ("store", "attend", "attend_shared"):  # the same over keys and values in 8 bits
+    _SIGNATURES[f"{_name}_int8"] = _SIGNATURES[_name]
 _FOR_ALL_FORMATS = ("sample",)
 _UNCHECKED = ("argmax", "norm", "sample")  # no number of a call selects memory; the others return what is wrong
 
@@ -74,7 +76,7 @@ class Kernels:
         self._tiles_state = library.tiles_state if hasattr(library, "tiles_state") else None
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
-            if name == "attend_shared" and not self.has_shared:
+            if name.startswith("attend_shared") and not self.has_shared:
                 continue
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
                 function = getattr(library, f"{name}_{suffix}" if suffix else name)

@@ -11,7 +11,7 @@ typedef struct {
 #define CONSTANT(name) {#name, name}
 
 const shared_number shared_numbers[] = {
-    CONSTANT(LANES), CONSTANT(CACHE_LINE), CONSTANT(MAX_GROUP), CONSTANT(MAX_DIM),
+    CONSTANT(LANES), CONSTANT(CACHE_LINE), CONSTANT(MAX_GROUP), CONSTANT(MAX_DIM), CONSTANT(SCALE_BYTES),
     CONSTANT(PRODUCT_PHASES), CONSTANT(LAYER_PHASES), SIZE(phase),
     CONSTANT(PLAIN), CONSTANT(FOUR_BIT), CONSTANT(ROW_INT8), CONSTANT(WEIGHT_INT8),
     CONSTANT(INT8_DYNAMIC),
@@ -29,6 +29,7 @@ const shared_number shared_numbers[] = {
     AT(matrix, constants), AT(matrix, block), AT(matrix, threshold), AT(matrix, tile_rows),
     SIZE(fused_model), AT(fused_model, layers), AT(fused_model, hidden), AT(fused_model, inner),
     AT(fused_model, kv_heads), AT(fused_model, group), AT(fused_model, dim), AT(fused_model, is_quantized),
+    AT(fused_model, has_int8_kv),
     AT(fused_model, embedding_rows), AT(fused_model, positions), AT(fused_model, epsilon), AT(fused_model, scale),
     AT(fused_model, embedding), AT(fused_model, norm), AT(fused_model, cos), AT(fused_model, sin),
     AT(fused_model, head),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 
-from runner.checkpoints.pass_memory import THREAD_BUFFER_BYTES
+from runner.checkpoints.pass_memory import SCALE_BYTES, THREAD_BUFFER_BYTES
 from runner.config.sampling import PARAMETERS
 
 LANES = 16  # keys lie in blocks of this many places
@@ -102,7 +102,9 @@ class FusedModel(ctypes.Structure):
     """fused_model in fused_structs.h."""
 
     _fields_ = (
-        *_fields(ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized"),
+        *_fields(
+            ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized", "has_int8_kv"
+        ),
         *_fields(ctypes.c_int64, "embedding_rows", "positions"),
         *_fields(ctypes.c_float, "epsilon", "scale"),
         *_fields(ctypes.c_void_p, "embedding", "norm", "cos", "sin"),
@@ -171,7 +173,13 @@ class _Number(ctypes.Structure):
 
 def of_python() -> dict[str, int]:
     """Return the numbers by their names in C."""
-    sizes = {"LANES": LANES, "CACHE_LINE": CACHE_LINE, "MAX_GROUP": MAX_GROUP, "MAX_DIM": MAX_DIM}
+    sizes = {
+        "LANES": LANES,
+        "CACHE_LINE": CACHE_LINE,
+        "MAX_GROUP": MAX_GROUP,
+        "MAX_DIM": MAX_DIM,
+        "SCALE_BYTES": SCALE_BYTES,
+    }
     phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
     enums = {one.name.upper(): int(one) for enum in (WeightFormat, Refusal) for one in enum}
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}

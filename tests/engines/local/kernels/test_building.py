@@ -49,7 +49,7 @@ def test_it_is_built_once_and_says_so(fake: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, logger="runner.engines.local.kernels.building"):
         assert prepare() > 0
         assert prepare() == 0.0
-    assert caplog.messages == ["building the kernels for this processor, once: this takes 10 to 30 s"]
+    assert caplog.messages == ["building the kernels for this processor, once: this takes 20 to 60 s"]
     assert builds(fake) == 1
 
 

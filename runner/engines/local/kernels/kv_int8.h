@@ -1,0 +1,75 @@
+/* Keys and values in bytes, for one number format (T, PACK, NAME: see kernels.c). Each place of a head has a scale of its
+   own, and a number is a byte from -127 to 127 times it. A block of LANES places is laid out as that of other formats,
+   byte by byte, and its LANES scales in float32 follow. bfloat16 holds each of these bytes exactly, so only the scores,
+   and the weights of values, are multiplied by scales. torch does the same with the same bits in int8_kv.py. */
+
+#ifndef KV_INT8
+#define KV_INT8
+#define SMALLEST_KV 1e-30f /* of a row's largest number; below it, 127 divided by it could be infinite */
+typedef int8_t bytes_vec __attribute__((vector_size(VEC_FLOATS)));
+typedef uint16_t pairs_vec __attribute__((vector_size(2 * VEC_FLOATS)));
+typedef int32_t ints_vec __attribute__((vector_size(4 * VEC_FLOATS)));
+
+/* Bytes as what they are multiplied as: floats, or pairs of bfloat16 */
+INLINE vec load_int8_f32(const int8_t *at) {
+  bytes_vec x;
+  memcpy(&x, at, sizeof x);
+  return __builtin_convertvector(x, vec);
+}
+
+INLINE words load_int8_bf16(const int8_t *at) {
+#ifdef HAS_AVX512_BF16
+  const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
+  const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(at + 16))));
+  return (words)_mm512_cvtne2ps_pbh(high, low);
+#else
+  pairs_vec x;
+  memcpy(&x, at, sizeof x);
+  const ints_vec pair = __builtin_convertvector(x, ints_vec);
+  const words first = (words)__builtin_convertvector(pair << 24 >> 24, vec);
+  const words second = (words)__builtin_convertvector(pair << 16 >> 24, vec);
+  return first >> 16 | second; /* a byte has few bits, so the lower half of its float is 0 */
+#endif
+}
+#endif
+
+/* A row [dim] in bytes, of which there is room for MAX_DIM; returns its scale, NaN where one of its numbers is none or infinite */
+INLINE float NAME(to_bytes)(const T *x, int64_t dim, int8_t *bytes) {
+  float most = 0;
+  int is_broken = 0;
+  for (int64_t d = 0; d < dim; d++) {
+    const float size = fabsf(NAME(to_float)(x[d]));
+    most = size > most ? size : most;
+    is_broken |= !(size < INFINITY);
+  }
+  if (is_broken || most < SMALLEST_KV) {
+    memset(bytes, 0, MAX_DIM);
+    return is_broken ? NAN : 0;
+  }
+  const float factor = 127.0f / most;
+  for (int64_t d = 0; d < dim; d++) bytes[d] = (int8_t)(int)rintf(NAME(to_float)(x[d]) * factor);
+  return most / 127.0f;
+}
+
+/* Puts k and v [dim] of a head into a place of its keys K and values V. */
+INLINE void KV_NAME(store_place)(int8_t *K, int8_t *V, const T *k, const T *v, int64_t dim, int64_t place) {
+  int8_t bytes[MAX_DIM];
+  const int64_t block = place / LANES * LANES * (dim + SCALE_SIZE), at = place % LANES;
+  ((float *)(K + block + LANES * dim))[at] = NAME(to_bytes)(k, dim, bytes);
+  for (int64_t d = 0; d < dim; d++) K[block + d / PACK * PACK * LANES + at * PACK + d % PACK] = bytes[d];
+  ((float *)(V + block + LANES * dim))[at] = NAME(to_bytes)(v, dim, bytes);
+  for (int64_t d = 0; d < dim; d++) V[block + at / PACK * PACK * dim + d * PACK + at % PACK] = bytes[d];
+}
+
+#ifdef HAS_AVX512
+/* Whole blocks of keys or values of up to `places` in the format in which they are multiplied, and their scales */
+INLINE void KV_NAME(unpack_places)(const int D, const int8_t *from, int places, T *to, float *scales) {
+  for (int first = 0; first < places; first += LANES, from += LANES * (D + SCALE_SIZE)) {
+    for (int i = 0; i < LANES * D; i += LANES * PACK) {
+      const NAME(vec) x = KV_NAME(load)(from + i);
+      memcpy(to + first * D + i, &x, sizeof x);
+    }
+    memcpy(scales + first, from + LANES * D, LANES * sizeof(float));
+  }
+}
+#endif
