@@ -68,11 +68,13 @@ static void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t 
     sees[r] = keys + (causal ? t : 0);
     begins[r] = from ? from[t] : 0;
   }
+#define IS_RARE (SCALE_SIZE && PACK == 1) /* no shape of it is worth the compiler's time */
 #define SHAPE(D) KV_NAME(attend_tile_shape)(D, query, K, V, begins, sees, some, scale, cap, acc, m, l, next)
-  if (dim == 64) SHAPE(64);
-  else if (dim == 128) SHAPE(128);
+  if (!IS_RARE && dim == 64) SHAPE(64);
+  else if (!IS_RARE && dim == 128) SHAPE(128);
   else SHAPE(dim);
 #undef SHAPE
+#undef IS_RARE
   for (int r = 0; r < some; r++) {
     const int64_t at = h * rows + first + r;
     for (int64_t d = 0; d < dim; d += LANES) NAME(store_16)(out + at * dim + d, _mm512_loadu_ps(acc + r * dim + d));
