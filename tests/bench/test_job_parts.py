@@ -13,7 +13,7 @@ from runner.engines.local.kernels import native
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough  # it compiles kernels of its own
 def test_the_parts_are_the_whole_job() -> None:
     if native.kernels() is None:
         pytest.skip("there is no C compiler here")

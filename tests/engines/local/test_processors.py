@@ -72,7 +72,10 @@ def answered(cache: Path, **environment: str) -> dict[str, Any]:
 @pytest.mark.skipif(
     shutil.which("cc") is None or not HAS_AVX512_BF16, reason="no compiler, or no AVX-512 with bfloat16"
 )
-@pytest.mark.parametrize(("left_out", "expected"), [("avx512_bf16", "AVX-512"), ("avx512", "AVX2")])
+@pytest.mark.parametrize(
+    ("left_out", "expected"),
+    [pytest.param("avx512_bf16", "AVX-512", marks=pytest.mark.thorough), ("avx512", "AVX2")],
+)
 def test_a_feature_that_is_left_out_leads_to_the_next_way_with_a_fact(
     left_out: str, expected: str, tmp_path: Path
 ) -> None:
