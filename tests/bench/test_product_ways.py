@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 BENCH = Path(__file__).parents[2] / "bench"
 
 

@@ -18,6 +18,8 @@ import runner as package
 from runner.core.errors import ConfigError
 from runner.core.result import Record
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 Start = Callable[..., Grid]  # the fixture `grid`: takes arguments, returns a started grid
 Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a finished command
 STUB = ("model=stub", "task.limit=2")
@@ -46,7 +48,6 @@ def row(text: str, cells: str) -> bool:
     return [cells in " ".join(line.split()) for line in text.splitlines()].count(True) == 1
 
 
-@pytest.mark.slow
 def test_the_plan_says_what_would_happen_and_does_nothing(grid: Start) -> None:
     first = grid(*STUB, "tracking=none", "seed=0,1", "print=none")
     assert first.wait().code == 0
@@ -111,7 +112,6 @@ def test_zip_and_exclude_on_the_command_line(runner: Run, tmp_path: Path) -> Non
     assert "hydra.sweeper.zip[0]: its keys advance together" in uneven.err
 
 
-@pytest.mark.slow
 def test_rerun_failed_and_rerun_all(grid: Start, runner: Run) -> None:
     arguments = (*STUB, "tracking=none", "seed=0,1,2,2")
     started = grid(*arguments, faults={1: "raise"})
@@ -153,7 +153,6 @@ def test_a_job_with_errors_is_shown_as_failed_and_not_by_its_numbers(grid: Start
     assert "failed" in ended.out
 
 
-@pytest.mark.slow
 def test_the_parent_run_of_the_jobs(grid: Start) -> None:
     arguments = (*STUB, "workers=1", "seed=0,1,1")
     started = grid(*arguments, faults={1: "raise"})
@@ -188,7 +187,6 @@ def test_the_parent_run_of_the_jobs(grid: Start) -> None:
     assert len(mlflow_runs(started.folder)) == len(runs)
 
 
-@pytest.mark.slow
 def test_a_death_between_two_writes_is_mended(grid: Start) -> None:
     """MLflow has a job as FINISHED and its record does not say so; all jobs of a grid are done, and its run is RUNNING."""
     started = grid(*STUB, "workers=1", "seed=0,1")
@@ -290,7 +288,6 @@ def test_a_profile_brings_a_choice_that_has_the_key(tmp_path: Path, capsys: pyte
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_key_that_no_choice_of_the_grid_has_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"quantization\.doubel_quant: no key .* Did you mean quantization.double_q"):
         planned(tmp_path, {"quantization": ["nf4", "fp4"]}, "quantization.doubel_quant=false")

@@ -15,6 +15,8 @@ from torch.utils import collect_env
 from runner import compare, harness
 from runner.embedded import MODEL_DIR
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 N = 50  # with fewer, no likelihoods are compared
 COMMON = """
 dataset_path: json
@@ -82,7 +84,6 @@ def rows(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, li
     return {table["task"]: table["rows"] for table in json.loads(captured.out)["tables"]}
 
 
-@pytest.mark.slow
 def test_other_backends_are_paired_with_ours(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tables = rows(capsys, outputs / "hf", outputs / "runner")
     assert sorted(tables) == ["answers", "choices", "pages:likelihood", "words", "words:likelihood"]

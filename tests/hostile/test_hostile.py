@@ -20,6 +20,8 @@ from arena import GSM8K, MODEL, Arena, Run
 
 from runner.datasets import tables
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 
 def many(corpus_of: dict[str, Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", corpus_of)

@@ -15,6 +15,8 @@ from stages import FAMILIES, LAYERS, chained, save_family, split_into, whole
 import runner
 from runner.core.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 EQUAL = 1e-5
 IN_PROCESSES = ("llama", "llama tied", "qwen2", "qwen3", "mistral", "gemma", "gpt2", "gpt2 untied")
 
@@ -130,7 +132,6 @@ def test_families_that_cannot_run_in_parts(tmp_path: Path, keys: dict[str, Any],
 
 
 @pytest.mark.usefixtures("warm_children")
-@pytest.mark.slow
 @pytest.mark.parametrize("processes", [*(pytest.param(n, marks=pytest.mark.thorough) for n in (1, 2, 4)), 3])
 def test_logits_over_processes(parts_of: Any, processes: int) -> None:
     """Real processes, started by torchrun: hidden states over gloo, a key-value cache in each."""

@@ -29,6 +29,8 @@ from runner.engines.local import forward
 from runner.engines.local.engine import LocalEngine
 from runner.quantization.bitsandbytes import Nf4Config
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 WAYS = pytest.mark.parametrize("attention", [Attention.auto, Attention.sdpa], ids=["scheduler", "plain"])

@@ -31,6 +31,8 @@ from runner.engines.local.scheduler import Scheduler
 from runner.engines.sampling import Sampler
 from runner.run import run
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 Run = Callable[[Forward, PassLayout, list[int], list[int], Any], torch.Tensor]
 CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
 GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
@@ -239,7 +241,6 @@ def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, mon
     assert note.startswith(FEWER_ROWS), "a sweep takes no figures from such a batch"
 
 
-@pytest.mark.slow
 def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
 ) -> None:

@@ -25,6 +25,8 @@ from runner.engines.contract import Engine
 from runner.engines.local import memory, static_batches
 from runner.engines.local.static_batches import BY_GENERATE, Batching
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 Make = Callable[..., RunnerConfig]
 PADDED = Batching()
 SAMPLING = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)

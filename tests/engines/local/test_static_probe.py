@@ -18,6 +18,8 @@ from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from tools import families
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 Make = Callable[..., RunnerConfig]
 
 
@@ -67,7 +69,6 @@ def test_a_model_that_generate_cannot_drive_is_refused_by_name(make_config: Make
         complete(engine, requests(["x"]))
 
 
-@pytest.mark.slow
 def test_the_refusal_is_one_message_and_exit_code_2(runner: Callable[..., Any], tmp_path: Path) -> None:
     families.build("xmod", tmp_path / "model")
     done = runner(

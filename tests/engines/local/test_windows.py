@@ -23,6 +23,8 @@ from runner.engines.local.engine import LocalEngine
 from runner.engines.local.windows import Window, build, probing_masks
 from tools import families
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 masking_utils: Any = typed
 Make = Callable[..., RunnerConfig]
 NEW_TOKENS = 24

@@ -29,6 +29,8 @@ from runner.models.rope import rope_2d
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 Make = Callable[..., RunnerConfig]
 SHAPES = [(family, 64) for family in FAMILIES] + [("llama", 128), ("qwen3", 128)]
 IDS = torch.arange(3, 40)[None]
