@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from runner.compare.data import Requirement, Run, Table, TableRow
@@ -102,10 +102,23 @@ def margins_with(terms: Sequence[Term], margins: dict[str, float]) -> dict[str, 
 
 def check(tables: Sequence[Table], terms: Sequence[Term]) -> None:
     """Check each row that is no baseline; ConfigError if there is none."""
+    of_tables = {it.measure for table in tables for row in table.settings for it in row.effects}
     for table in tables:
-        table.requirements = [_outcome(term, row, table) for row in table.settings for term in terms]
+        table.requirements = [
+            _outcome(term, row, table)
+            for row in table.settings
+            for term in terms
+            if not _is_of_other_tables(term, row, of_tables)
+        ]
     if terms and not any(table.requirements for table in tables):
         raise ConfigError(f"{OPTION}: there is no row to check: every run that was chosen is a baseline")
+
+
+def _is_of_other_tables(term: Term, row: TableRow, of_tables: Collection[str]) -> bool:
+    """Whether a margin is about another measure, which other tables have, than the one by which a row was compared."""
+    own = {it.measure for it in row.effects if not it.is_ratio}
+    wanted = set(term.margins) - {RATIOS}
+    return bool(own and wanted and not own & wanted and wanted & set(of_tables))
 
 
 def failures(tables: Sequence[Table]) -> list[str]:

@@ -13,7 +13,7 @@ from runner.compare.data import Requirement, Table
 from runner.compare.gates import check, failures, margins_with, parse_requirements
 from runner.core.effects import Effect, paired_accuracies, sequential_accuracies
 from runner.core.errors import ConfigError
-from runner.core.number_effects import Measured, ratio_of_measurements
+from runner.core.number_effects import Measured, paired_likelihoods, ratio_of_measurements
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -52,6 +52,23 @@ def test_a_margin_is_met_only_if_it_is_shown(effect: Effect | str, met: bool, re
     (outcome,) = outcomes("margin=2", effect)
     assert (outcome.requirement, outcome.job_id, outcome.met) == ("margin=2", "job-0", met)
     assert outcome.reason.startswith(f"q0: {reason}")
+
+
+def test_a_margin_of_points_is_about_tables_of_accuracies_where_there_are_some() -> None:
+    texts = paired_likelihoods([0.01, -0.02, 0.015] * 30, [10.0] * 90, "token")
+    tables = [
+        Table("gsm8k", KEYS, rows_of(paired_accuracies(20, 20, 2000), margins={"accuracy": 0.02})),
+        Table("likelihood", KEYS, rows_of(texts, margins={"accuracy": 0.02})),
+    ]
+    terms = parse_requirements(["margin=2"], [row.run for table in tables for row in table.rows])
+    check(tables, terms)
+    assert [len(table.requirements) for table in tables] == [1, 0], "likelihoods have no points"
+    assert failures(tables) == []
+    check(tables[1:], terms)
+    assert [it.met for it in tables[1].requirements] == [False], "without accuracies nothing shows the margin"
+    tables[0] = Table("gsm8k", KEYS, rows_of("other questions", margins={"accuracy": 0.02}))
+    check(tables, terms)
+    assert len(failures(tables)) == 2, "a row that could not be compared is no reason to leave a margin out"
 
 
 def test_findings_and_metrics() -> None:
