@@ -19,6 +19,7 @@ from runner.compare.pictures import draw
 from runner.core.number_effects import paired_likelihoods
 
 pytestmark = [
+    pytest.mark.slow,  # as a group: `make test-fast` leaves them out
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 

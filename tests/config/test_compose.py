@@ -31,6 +31,8 @@ from runner.config.hydra import register
 from runner.config.models import MODELS
 from runner.grid.expand import expand
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 register()
 
 CHOICES = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name in GROUPS]
@@ -149,7 +151,6 @@ def test_every_kind_of_override(line: str, loader: ConfigLoader, started: dict[s
 
 @settings(max_examples=15, derandomize=True)
 @given(data=st.data())
-@pytest.mark.slow
 def test_any_mixture(data: st.DataObject, loader: ConfigLoader, started: dict[str, Any]) -> None:
     usual = st.sampled_from([*CHOICES, *GOOD])
     lines = data.draw(st.lists(usual | usual | usual | st.sampled_from([*HYDRA, *BAD]), max_size=6))

@@ -22,6 +22,8 @@ from runner.config.hydra import explain, to_config, without_hydra
 from runner.core.errors import ConfigError, RunnerError
 from runner.library.load import configure
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 JOB = ("model=stub", "task.limit=1", "tracking=none", "print=none")
 NAMED = [group for group in GROUPS if group != "model"]  # the key model.name says which model it is
 OPEN: dict[str, Any] = dict.fromkeys(("quantization", "lora", "rope", "generation"))
