@@ -17,6 +17,8 @@ from runner.agents import sandbox_child, syscalls
 from runner.agents.sandbox import CodeStatus, Sandbox, SandboxLimits, in_words, programs_in
 from runner.core.errors import JobFailed
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 LIMITS = SandboxLimits(seconds=20, cpu_s=1, file_kib=64)
 SHORT = SandboxLimits(seconds=1, cpu_s=20)
 PATIENT = SandboxLimits(seconds=600, cpu_s=1)  # on a busy machine a second of CPU time can take long
@@ -106,7 +108,6 @@ def test_attacks_fail_and_harm_nothing(without: frozenset[str], outside: Path) -
     assert sandbox.run("answer = 6 * 7").answer == "42"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "limits", "why"),
     [

@@ -16,6 +16,8 @@ from hub_standin import Hub, checksum, environment, locate, locating
 from runner.checkpoints import hub_cache
 from runner.embedded import MODEL_DIR
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 CONFIG = b'{"model_type": "llama"}'
 BIG = random.Random(0).randbytes(25 * 2**20)
 STALL = 22 * 2**20  # between the first and the last pieces that huggingface_hub writes
@@ -126,7 +128,6 @@ def test_a_commit_that_is_there_is_not_asked_for(tmp_path: Path, hub: Hub) -> No
 # ---------------------------------------------------------------------------------- going on, checking
 
 
-@pytest.mark.slow
 def test_killed_amid_a_file_and_resumed_from_its_byte(tmp_path: Path, big_hub: Hub) -> None:
     kept = killed_amid(big_hub, tmp_path)
     said = locate(tmp_path, "org/open", HF_ENDPOINT=big_hub.url)
@@ -138,7 +139,6 @@ def test_killed_amid_a_file_and_resumed_from_its_byte(tmp_path: Path, big_hub: H
     assert len(big_hub.gets("config.json")) == 1
 
 
-@pytest.mark.slow
 def test_a_server_that_ignores_ranges(tmp_path: Path, big_hub: Hub) -> None:
     kept = killed_amid(big_hub, tmp_path)
     big_hub.ignores_ranges = True
@@ -149,7 +149,6 @@ def test_a_server_that_ignores_ranges(tmp_path: Path, big_hub: Hub) -> None:
     assert sum(again.sent) == len(BIG)
 
 
-@pytest.mark.slow
 def test_a_file_that_changed_between_two_attempts(tmp_path: Path, big_hub: Hub) -> None:
     killed_amid(big_hub, tmp_path)
     with Hub({"config.json": CONFIG, "model.safetensors": BIG[::-1]}) as changed:
@@ -159,7 +158,6 @@ def test_a_file_that_changed_between_two_attempts(tmp_path: Path, big_hub: Hub) 
     assert said.endswith(changed.commit)
 
 
-@pytest.mark.slow
 def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> None:
     hub.sends = {"model.safetensors": b"x" * 5000}
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
@@ -175,7 +173,6 @@ def test_damaged_content_never_gets_into_the_cache(tmp_path: Path, hub: Hub) -> 
     assert (Path(said.removeprefix("at ")) / "model.safetensors").read_bytes() == b"w" * 5000
 
 
-@pytest.mark.slow
 def test_a_beginning_that_was_damaged_on_the_disk(tmp_path: Path, big_hub: Hub) -> None:
     kept = killed_amid(big_hub, tmp_path)
     (part,) = parts(tmp_path)
@@ -195,7 +192,6 @@ def test_a_beginning_longer_than_the_file(tmp_path: Path, hub: Hub) -> None:
     assert [seen.range for seen in hub.gets("model.safetensors")] == [None]
 
 
-@pytest.mark.slow
 def test_two_processes_fetch_each_byte_once(tmp_path: Path, big_hub: Hub) -> None:
     big_hub.stall_after = STALL
     processes = [locating(tmp_path, "org/open", HF_ENDPOINT=big_hub.url) for _ in range(2)]
@@ -215,7 +211,6 @@ def test_two_processes_fetch_each_byte_once(tmp_path: Path, big_hub: Hub) -> Non
 # ------------------------------------------------------------------------------------------------ errors
 
 
-@pytest.mark.slow
 def test_offline_with_a_full_cache(tmp_path: Path, hub: Hub) -> None:
     first = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
     assert locate(tmp_path, "org/open", HF_HUB_OFFLINE="1") == first
@@ -227,7 +222,6 @@ def test_offline_with_a_full_cache(tmp_path: Path, hub: Hub) -> None:
     assert "answers with status 503: the files in the cache are used" in err
 
 
-@pytest.mark.slow
 def test_offline_with_half_a_cache(tmp_path: Path, big_hub: Hub) -> None:
     killed_amid(big_hub, tmp_path)
     said = locate(tmp_path, "org/open", HF_HUB_OFFLINE="1")
@@ -254,7 +248,6 @@ def test_offline_with_half_a_cache_that_another_tool_left(tmp_path: Path) -> Non
     assert f"lacks {lacks} and 2 more, and the hub cannot be reached" in said
 
 
-@pytest.mark.slow
 def test_an_interrupted_update_leaves_the_old_snapshot_usable(tmp_path: Path, big_hub: Hub) -> None:
     with Hub({"config.json": CONFIG, "model.safetensors": b"old"}) as old:
         first = locate(tmp_path, "org/open", HF_ENDPOINT=old.url)
@@ -287,7 +280,6 @@ def test_no_network_and_nothing_in_the_cache(tmp_path: Path, hub: Hub) -> None:
     assert f"the server at {hub.url[7:]} is not a hub" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
 
 
-@pytest.mark.slow
 def test_a_download_that_breaks_off(tmp_path: Path, hub: Hub) -> None:
     hub.redirects_to = "http://127.0.0.1:9"
     said = locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
@@ -302,7 +294,6 @@ def fill(file: Path) -> None:
             stream.write(bytes(2**20))
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
     mount_tmpfs(tmp_path / "hf", "size=40m")
     try:
@@ -329,7 +320,6 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, big_hub: Hub) -> None:
 # ------------------------------------------------------------------------------------------- the token
 
 
-@pytest.mark.slow
 def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub) -> None:
     hub.token = "hf_stored"
     assert "it is private and HF_TOKEN is not set" in locate(tmp_path, "org/open", HF_ENDPOINT=hub.url)
@@ -348,7 +338,6 @@ def test_the_token_is_not_sent_elsewhere_and_is_checked(tmp_path: Path, hub: Hub
         assert bad not in out + err
 
 
-@pytest.mark.slow
 def test_the_token_is_sent_and_written_nowhere(runner: Callable[..., Any], tmp_path: Path) -> None:
     token = "hf_SecretThatNobodyMayRead"
     with Hub({path.name: path.read_bytes() for path in MODEL_DIR.iterdir()}) as hub:
@@ -379,7 +368,6 @@ print(type(model).__name__, len(AutoTokenizer.from_pretrained("org/open", local_
     assert other_tool(tmp_path, program)[0].startswith("LlamaForCausalLM ")
 
 
-@pytest.mark.slow
 def test_a_plan_of_a_grid_downloads_nothing(runner: Callable[..., Any], tmp_path: Path, big_hub: Hub) -> None:
     settings = environment(tmp_path, HF_ENDPOINT=big_hub.url)
     done = runner("-m", "model=auto", "model.name=org/open", "seed=1,2", "plan=true", **settings)

@@ -31,6 +31,8 @@ from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from tools.embedded_model.lora import load_square_lora
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 Make = Callable[..., RunnerConfig]
 State = dict[str, torch.Tensor]
 IDS = torch.arange(3, 40)[None]
@@ -379,13 +381,11 @@ def test_memory_is_predicted(
     assert predicted.weights["lora"] == load(config).metrics["lora_parameters"] * 4
 
 
-@pytest.mark.slow
 def test_the_table_shows_what_was_matched(runner: Callable[..., Any]) -> None:
     table = runner("lora=embedded_pth", "task.split=hard5", "task.limit=2", "tracking=none").out
     assert "8 modules · rank 16 · norm of the delta 6.15" in " ".join(table.split())
 
 
-@pytest.mark.slow
 def test_the_shipped_file_teaches_five_steps(runner: Callable[..., Any]) -> None:
     keys = ("task.split=hard5", "task.limit=100", "tracking=none", "print=json")
     bare, adapted = (runner(f"lora={lora}", *keys).json()["metrics"]["accuracy"] for lora in ("none", "embedded_pth"))

@@ -14,6 +14,8 @@ from runner.compat.variables import Chosen, translate
 from runner.config.compose import composer_of
 from runner.core.errors import ConfigError
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 OF_HYBRID = frozenset({"name", "student.name", "student.device", "student.stub", "teacher.base_url"})
 KINDS = {"hybrid": Chosen("hybrid", OF_HYBRID), "api": Chosen("api", frozenset({"name", "base_url"}), False)}
 
@@ -126,7 +128,6 @@ def test_command_line_beats_environment_beats_file_beats_yaml(tmp_path: Path, ru
     assert tokens("generation.max_new_tokens=16", **of_both) == (16, said)
 
 
-@pytest.mark.slow
 def test_grids_and_studies_follow_the_variables(tmp_path: Path, runner: Callable[..., Any]) -> None:
     (tmp_path / "own.yaml").write_text(
         "defaults: [config, override model: stub, override tracking: none, _self_]\n"

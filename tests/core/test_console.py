@@ -17,6 +17,8 @@ import warm_process
 
 from runner.core.console import IN_TABLE, LOG_ONLY, ForPeople, plain
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 STUB = ("model=stub", "tracking=none")
 HOSTILE = "\x1b]0;owned\x07 [/INST] [red]no[/red] :smile: \x9b31m"
 SHOWN = r"\x1b]0;owned\x07 [/INST] [red]no[/red] :smile: \x9b31m"
@@ -76,7 +78,6 @@ def test_a_pipe_gets_the_completion_as_it_is(tmp_path: Path) -> None:
 JOB = f"{sys.executable} -m runner model=stub tracking=none task.limit=2"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "code"),
     [

@@ -33,6 +33,8 @@ from runner.quantization.gguf import GgufConfig
 from runner.quantization.gptqmodel import AwqConfig, GptqConfig
 from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 IDS = torch.arange(3, 40)[None]
@@ -131,7 +133,6 @@ def test_adapters_over_torchaos_int8(
     assert (logits(loaded) - logits(base)).norm() > times * (logits(loaded) - logits(plain)).norm()
 
 
-@pytest.mark.slow
 def test_a_run_is_quiet_although_torchao_is_installed(saved_family: Saved) -> None:
     program = f"""
 import logging

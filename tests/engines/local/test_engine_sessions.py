@@ -25,6 +25,8 @@ from runner.engines.local.engine import LocalEngine, LocalSession
 from runner.engines.local.windows import Masks, Unknown
 from runner.engines.session import Session
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 NEW_TOKENS = 24
 WARM = Sampling(temperature=0.8)
 

@@ -23,6 +23,8 @@ from runner.store.jobs import Job, read_samples
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.early_stop import MIN_AHEAD, EarlyStop
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 Make = Callable[..., RunnerConfig]
 WHOLE = "generation=greedy generation.max_new_tokens=96"
 

@@ -27,6 +27,8 @@ from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AGAIN
 from runner.tasks.gsm8k.trust import TWINS, look_at_prompts, trust_report, warnings
 
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
 Make = Callable[..., RunnerConfig]
 BOS = 1
 GOLD = {item.question: item.gold for item in load_questions(Gsm8kConfig(limit=40))}
