@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shlex
 import shutil
 import statistics
@@ -29,6 +30,8 @@ from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.core import machine
 from runner.embedded import MODEL_DIR
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:
@@ -181,6 +184,18 @@ def greedy_engine(
 
     config = greedy(model, quantization, max_new_tokens)
     return LocalEngine(config, resolve(config))
+
+
+def complete_random(
+    engine: LocalEngine, count: int, prompt_tokens: int, new_tokens: int, chance: random.Random
+) -> None:
+    """Complete so many concurrent prompts of random tokens."""
+    vocabulary = engine.loaded.model.config.vocab_size
+    prompts = [tuple(chance.randrange(vocabulary) for _ in range(prompt_tokens)) for _ in range(count)]
+    requests = [Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)]
+    failed = [done.error for done in complete(engine, requests, count) if done.error]
+    if failed:
+        raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
 
 
 def head_line(command: Sequence[str], threads: int) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from engines import greedy, head_line, markdown, model_folder, spread
+from engines import complete_random, greedy, head_line, markdown, model_folder, spread
 from scipy import stats
 
 from runner.checkpoints.resolve import resolve
@@ -78,7 +78,7 @@ def speeds(engines: Engines, rows: list[int], contexts: list[int], new_tokens: i
     """Decode by turns, and print tokens a second and the memory of keys and values."""
     chance = random.Random(0)
     for engine in engines.values():
-        decode(engine, 2, WARM_TOKENS, WARM_TOKENS, chance)
+        complete_random(engine, 2, WARM_TOKENS, WARM_TOKENS, chance)
     measured: dict[tuple[str, KvCache, int, int], list[float]] = defaultdict(list)
     for _ in range(rounds):
         for context in contexts:
@@ -86,7 +86,7 @@ def speeds(engines: Engines, rows: list[int], contexts: list[int], new_tokens: i
                 for kv_cache, engine in engines.items():
                     engine.stats.peak_kv_bytes = 0
                     before, spent = replace(engine.stats), time.process_time()
-                    decode(engine, count, context, new_tokens, chance)
+                    complete_random(engine, count, context, new_tokens, chance)
                     passed, spent = engine.stats - before, time.process_time() - spent
                     measured["decode", kv_cache, context, count].append(passed.decode_tok_per_s)
                     tokens = passed.prefill_tokens + passed.decode_tokens
@@ -105,16 +105,6 @@ def speeds(engines: Engines, rows: list[int], contexts: list[int], new_tokens: i
             for kv_cache in engines
         ]
         print(markdown([unit, "context", *(f"{count} rows" for count in rows)], table), flush=True)
-
-
-def decode(engine: LocalEngine, count: int, context: int, new_tokens: int, chance: random.Random) -> None:
-    """Complete so many concurrent prompts of random tokens."""
-    vocabulary = engine.loaded.model.config.vocab_size
-    prompts = [tuple(chance.randrange(vocabulary) for _ in range(context)) for _ in range(count)]
-    requests = [Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)]
-    failed = [done.error for done in complete(engine, requests, count) if done.error]
-    if failed:
-        raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
 
 
 def cost(engines: Engines, texts: int, long: int) -> None:

@@ -16,13 +16,11 @@ from collections import defaultdict
 from dataclasses import replace
 
 import torch
-from engines import greedy_engine, head_line, markdown, model_folder, spread
+from engines import complete_random, greedy_engine, head_line, markdown, model_folder, spread
 
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
-from runner.engines.base import Request
-from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.quantized_layers import QuantizedLayers
 from runner.quantization import CHOICES
@@ -55,7 +53,7 @@ def main() -> None:
         for count in rows:
             for line, engine in engines.items():
                 before, spent = replace(engine.stats), time.process_time()
-                run(engine, count, options.prompt, options.new, chance)
+                complete_random(engine, count, options.prompt, options.new, chance)
                 passed, spent = engine.stats - before, time.process_time() - spent
                 speeds["decode", line, count].append(passed.decode_tok_per_s)
                 speeds["prefill", line, count].append(passed.prefill_tok_per_s)
@@ -98,18 +96,8 @@ def warm_up(engine: LocalEngine, line: str) -> None:
     maker = QuantizedLayers._maker
     if line.endswith(OWN):
         QuantizedLayers._maker = lambda self, layer: None  # type: ignore[method-assign]  # noqa: ARG005
-    run(engine, 2, WARM_TOKENS, WARM_TOKENS, random.Random(0))
+    complete_random(engine, 2, WARM_TOKENS, WARM_TOKENS, random.Random(0))
     QuantizedLayers._maker = maker  # type: ignore[method-assign]
-
-
-def run(engine: LocalEngine, count: int, prompt: int, new_tokens: int, chance: random.Random) -> None:
-    """Complete so many concurrent prompts of random tokens."""
-    vocabulary = engine.loaded.model.config.vocab_size
-    prompts = [tuple(chance.randrange(vocabulary) for _ in range(prompt)) for _ in range(count)]
-    requests = [Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)]
-    failed = [done.error for done in complete(engine, requests, count) if done.error]
-    if failed:
-        raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
 
 
 if __name__ == "__main__":
