@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runner.compare.data import Requirement, Run, Table, TableRow
@@ -114,11 +114,11 @@ def check(tables: Sequence[Table], terms: Sequence[Term]) -> None:
         raise ConfigError(f"{OPTION}: there is no row to check: every run that was chosen is a baseline")
 
 
-def _is_of_other_tables(term: Term, row: TableRow, of_tables: Collection[str]) -> bool:
+def _is_of_other_tables(term: Term, row: TableRow, of_tables: set[str]) -> bool:
     """Whether a margin is about another measure, which other tables have, than the one by which a row was compared."""
     own = {it.measure for it in row.effects if not it.is_ratio}
     wanted = set(term.margins) - {RATIOS}
-    return bool(own and wanted and not own & wanted and wanted & set(of_tables))
+    return bool(own and wanted and not own & wanted and wanted & of_tables)
 
 
 def failures(tables: Sequence[Table]) -> list[str]:

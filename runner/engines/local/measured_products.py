@@ -72,18 +72,23 @@ def kept_seconds(
     }
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let products use one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 @torch.inference_mode()
 def measure(
     ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, deadline: float, slow: float = SLOW
 ) -> Seconds:
     """Return the seconds of a sample of a layer by each way, on one thread; the ways take turns."""
-    with _one_thread():
-        return _measure(ways, shape, rows, dtype, deadline, slow)
-
-
-def _measure(
-    ways: Ways, shape: Shape, rows: Sequence[int], dtype: torch.dtype, deadline: float, slow: float
-) -> Seconds:
     random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
     weight = torch.randn(*sample_of(shape), generator=random).to(dtype)
     products = {name: make(weight) for name, make in ways.items()}
@@ -106,17 +111,6 @@ def _measure(
         fastest = min(took[name][count] for name in products)
         products = {name: product for name, product in products.items() if took[name][count] <= slow * fastest}
     return took
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let products use one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def sample_of(shape: Shape) -> Shape:

@@ -31,11 +31,6 @@ class SharedKv:
         """Make room for a prefix, in the layout in which it will be read."""
         return cls(own_kv(heads, kernels if kernels and kernels.has_shared else None, [length]), length)
 
-    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store all keys and values [KVH, L, D] of a layer."""
-        place = torch.arange(self.length, dtype=torch.int32, device=keys.device)
-        self.store.write(layer, keys.transpose(0, 1), values.transpose(0, 1), torch.zeros_like(place), place)
-
     def stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, L, W] of a layer as they are stored."""
         return self.store.stored(layer, 0, self.length)

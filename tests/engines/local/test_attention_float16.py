@@ -28,7 +28,7 @@ def test_neither_scores_nor_sums_of_values_overflow(is_span: bool) -> None:
     keys, values, query = around(40, 2, LENGTH), around(500, 2, LENGTH), around(40, 4, TOKENS)
     new_keys, new_values = around(40, 2, TOKENS), around(500, 2, TOKENS)
     prefix = SharedKv.empty(HEADS, LENGTH, None)
-    prefix.write(0, keys, values)
+    prefix.store.put_stored(0, keys, values)
     uses = [PrefixUse(prefix, None, ints([0, 1, 2]), TOKENS)]
     if is_span:  # one row, whose tokens see those before them
         what = PassLayout(HEADS, None, own_kv(HEADS, None, [16]), ints([0] * 3), ints([0, 1, 2]), ints([0] * 3), uses)
