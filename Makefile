@@ -37,7 +37,7 @@ WORKERS ?= 3
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 30
 
 test-fast: $(STAMP) ## run the tests that take no more than a few seconds each
-	$(PYTEST) -n 2 -m "not slow and not thorough"   # these hardly wait
+	$(PYTEST) -m "not slow and not thorough"
 
 test: $(STAMP)    ## run all tests but the thorough ones
 	$(PYTEST) -m "not thorough"
