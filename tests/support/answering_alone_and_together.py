@@ -36,7 +36,7 @@ def main() -> None:
         "output_dir": str(Path("outputs")),
     }
     engine = local_engine(RunnerConfig(**groups))
-    fact = engine.load().facts["products"]
+    facts = engine.load().facts
 
     def answers(texts: list[str]) -> list[list[int]]:
         requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(texts)]
@@ -48,7 +48,8 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "fact": fact,
+                "fact": facts["products"],
+                "attention": facts.get("shared_attention"),
                 "notes": engine.stats.notes,
                 "fused": engine.fused is not None,
                 "alone": alone,

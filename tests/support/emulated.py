@@ -1,4 +1,4 @@
-"""Products of bfloat16 built alone, and with the tile instructions emulated in plain C."""
+"""Products, and attention to shared keys, built alone, and with the tile instructions emulated in plain C."""
 
 from __future__ import annotations
 
@@ -47,11 +47,37 @@ class OnlyProducts(Kernels):
         self.has_shared = self.has_quantized = False
         self.vectors, self.tiles_problem = "emulation", problem
         self.panel_width = ctypes.c_int64.in_dll(loaded, "panel_width").value
-        function = loaded.product_bf16
-        function.argtypes, function.restype = native._SIGNATURES["product"], ctypes.c_int64
-        self._functions: dict[tuple[str, torch.dtype | None], Any] = {("product", torch.bfloat16): function}
+        self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
+        self._bind("product")
+
+    def _bind(self, *names: str) -> None:
+        for name in names:
+            function = getattr(self.loaded, f"{name}_bf16")
+            function.argtypes, function.restype = native._SIGNATURES[name], ctypes.c_int64
+            self._functions[name, torch.bfloat16] = function
+
+    def count(self, name: str) -> int:
+        """Return how often something was emulated."""
+        return ctypes.c_long.in_dll(self.loaded, f"emulated_{name}").value
+
+
+class OnlyTiles(OnlyProducts):
+    """Kernels that have what tiles compute: attention to shared keys, and products of bfloat16 and of bytes."""
+
+    def __init__(self, library: Path, problem: str = "") -> None:
+        super().__init__(library, problem)
+        self.has_shared = True
+        self.has_quantized = hasattr(self.loaded, "has_quantized")
+        for kernel in ("store", "attend", "attend_shared"):
+            self._bind(kernel, f"{kernel}_int8")
 
 
 def emulated(folder: Path, flags: Sequence[str] = ()) -> OnlyProducts:
     """Build products whose tile instructions are emulated."""
     return OnlyProducts(build(folder, "-include", str(HERE / "emulated_tiles.h"), *flags))
+
+
+def emulated_attention(folder: Path, flags: Sequence[str] = ()) -> OnlyTiles:
+    """Build attention and products, of bytes too, whose tile instructions are emulated."""
+    more = ("-O1", "-mavx512vnni", "-include", str(HERE / "emulated_tiles.h"))
+    return OnlyTiles(build(folder, *more, *flags, source="tiles_only.c"))

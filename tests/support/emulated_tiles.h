@@ -1,7 +1,8 @@
 /* The tiles of AMX in plain C, for processors without them: included before the kernels, whose tile instructions then
    are these functions. Semantics as in Intel's manual: a tile has `rows` rows of `bytes` bytes, loads and stores go row
    by row, and TDPBF16PS sums even and odd inputs apart by fused multiply-adds that take numbers too small to be normal
-   as 0, in what they read and in what they return. */
+   as 0, in what they read and in what they return. TDPBUSD adds products of bytes, those of rows without a sign and those
+   of weights with one, exactly. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -12,7 +13,7 @@ static _Thread_local struct {
   unsigned char data[16][64];
 } emulated[8];
 static _Thread_local int emulated_configured;
-long emulated_loads = 0, emulated_products = 0;
+long emulated_loads = 0, emulated_products = 0, emulated_byte_products = 0;
 
 static void emulate_configure(const void *shapes) {
   const unsigned char *at = shapes;
@@ -61,12 +62,17 @@ static float emulate_widen(const unsigned char *at) {
   return emulate_flush(x);
 }
 
-static void emulate_multiply_add(int sums, int rows, int weights) {
+/* Whether a product of these tiles is one: rows [M, K], weights [K, N] and sums [M, N], in 32 bits */
+static void emulate_check_product(int sums, int rows, int weights) {
   emulate_check(sums), emulate_check(rows), emulate_check(weights);
-  const int columns = emulated[sums].bytes / 4, pairs = emulated[rows].bytes / 4;
-  if (emulated[rows].rows != emulated[sums].rows || emulated[weights].rows < pairs ||
-      emulated[weights].bytes != emulated[sums].bytes)
+  if (emulated[rows].rows != emulated[sums].rows || emulated[weights].rows < emulated[rows].bytes / 4 ||
+      emulated[weights].bytes != emulated[sums].bytes || sums == rows || sums == weights || rows == weights)
     abort(); /* #UD */
+}
+
+static void emulate_multiply_add(int sums, int rows, int weights) {
+  emulate_check_product(sums, rows, weights);
+  const int columns = emulated[sums].bytes / 4, pairs = emulated[rows].bytes / 4;
   for (int m = 0; m < emulated[sums].rows; m++)
     for (int n = 0; n < columns; n++) {
       float even = 0, odd = 0, sum;
@@ -82,6 +88,22 @@ static void emulate_multiply_add(int sums, int rows, int weights) {
   emulated_products++;
 }
 
+static void emulate_multiply_add_bytes(int sums, int rows, int weights) {
+  emulate_check_product(sums, rows, weights);
+  for (int m = 0; m < emulated[sums].rows; m++)
+    for (int n = 0; n < emulated[sums].bytes / 4; n++) {
+      uint32_t sum; /* wraps around */
+      memcpy(&sum, emulated[sums].data[m] + 4 * n, 4);
+      for (int k = 0; k < emulated[rows].bytes / 4; k++)
+        for (int i = 0; i < 4; i++) {
+          const int x = emulated[rows].data[m][4 * k + i], w = (signed char)emulated[weights].data[k][4 * n + i];
+          sum += (uint32_t)(x * w);
+        }
+      memcpy(emulated[sums].data[m] + 4 * n, &sum, 4);
+    }
+  emulated_byte_products++;
+}
+
 #define TILE_CODE __attribute__((noinline))
 #define TILE_CONFIGURE(shapes) emulate_configure(shapes)
 #define TILE_RELEASE() (void)(emulated_configured = 0)
@@ -89,4 +111,5 @@ static void emulate_multiply_add(int sums, int rows, int weights) {
 #define TILE_LOAD(tile, from, bytes_per_row) emulate_load(tile, from, bytes_per_row)
 #define TILE_STORE(tile, to, bytes_per_row) emulate_store(tile, to, bytes_per_row)
 #define TILE_MULTIPLY_ADD(sums, rows, weights) emulate_multiply_add(sums, rows, weights)
+#define TILE_MULTIPLY_ADD_BYTES(sums, rows, weights) emulate_multiply_add_bytes(sums, rows, weights)
 #define TILE_PERMISSION() 1

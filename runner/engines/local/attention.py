@@ -30,6 +30,7 @@ from runner.engines.local.parts import (
     scores_of,
     wide_bmm,
 )
+from runner.engines.local.shared_attention import SharedPlaces, attend_shared
 from runner.engines.local.shared_kv import SharedKv
 from runner.engines.local.slots import Slots
 from runner.engines.local.windows import Window
@@ -250,20 +251,11 @@ def _shared_part(
     causal: each token sees one place more than the one before.
     """
     assert layout.kernels is not None
-    heads, rows = layout.heads, count * layout.heads.group
-    if query.dtype != heads.dtype or query.shape[::2] != (heads.kv_heads * heads.group, heads.dim):
-        raise ValueError(f"queries {list(query.shape)} of {query.dtype} for {heads}")
-    out = torch.empty(heads.kv_heads, rows, heads.dim, dtype=heads.dtype)
-    top, total = (torch.empty(heads.kv_heads, rows, dtype=torch.float32) for _ in range(2))
-    layout.kernels(
-        heads.kernel("attend_shared"), heads.dtype, query.data_ptr(), query.stride(0), query.stride(1), query.shape[1],
-        pointer_or_none(chosen, torch.int64, count), count,
-        store.table[slot].data_ptr(), attention.layer, heads.kv_heads, heads.group, heads.dim, sees, int(causal),
-        pointer_or_none(first, torch.int32, count),
-        ctypes.c_float(attention.scale), ctypes.c_float(attention.softmax.cap),
-        out.data_ptr(), top.data_ptr(), total.data_ptr(),
-    )  # fmt: skip
-    return PartialAttention(out, top, total, row_of, count)
+    places = SharedPlaces(store, slot, sees, causal)
+    result = attend_shared(
+        layout.kernels, layout.heads, attention.scaling, attention.layer, query, chosen, count, places, first
+    )
+    return PartialAttention(*result, row_of, count)
 
 
 def _join(

@@ -24,7 +24,7 @@ from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
-from runner.engines.local import branches
+from runner.engines.local import branches, shared_attention
 from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.compat_probe import (
     Incompatible,
@@ -42,6 +42,7 @@ from runner.engines.local.products import Choice, requested
 from runner.engines.local.prompt_cache import PromptCache
 from runner.engines.local.rates import arithmetic_of
 from runner.engines.local.scheduler import Scheduler
+from runner.engines.local.shared_attention import AttentionChoice
 from runner.engines.local.speculation import Speculation
 from runner.engines.local.static_batches import BY_GENERATE, Batching, StaticBatches
 from runner.engines.local.static_probe import probe_batching
@@ -66,9 +67,10 @@ class LocalEngine:
         packed_share: float = PACKED_SHARE,
     ) -> None:
         self.config, self.capabilities, self._resolved = config, capabilities_of(config), resolved
-        requested(), left_out()  # a mistake is said before the model is loaded
+        requested(), shared_attention.requested(), left_out()  # a mistake is said before the model is loaded
         self._packed_share = packed_share
         self._products: dict[torch.dtype, Choice] | None = None
+        self._shared_attention: AttentionChoice | None = None
         self.stats = EngineStats()
         self.conversations, self.prompts = ConversationCache(), PromptCache()
         self.speculation = self._speculation()
@@ -96,6 +98,8 @@ class LocalEngine:
             facts["kv_cache"] = KV_IN_INT8
         if heads is not None and (choice := self.products(loaded, heads).get(heads.dtype)):
             facts["products"] = choice.fact
+        if self._shared_attention is not None:
+            facts["shared_attention"] = self._shared_attention.fact
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         notes += profile_notes(self.config.profile, loaded.device.type)
         return EngineReport(
@@ -141,7 +145,7 @@ class LocalEngine:
         if self._loaded is not None and not (release(self._loaded, self.config) and not self._owns_bases):
             self._bases.clear()
         self._loaded = self._heads = self._rejection = self._batching = None
-        self._fast_layers = self.fused = self._products = None
+        self._fast_layers = self.fused = self._products = self._shared_attention = None
         vars(self).pop("admission", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -166,7 +170,10 @@ class LocalEngine:
             try:
                 if wanted is not Attention.auto:
                     raise Incompatible(f"model.attention={wanted.value} was requested")
-                self._heads = replace(probe_heads(loaded), kv_cache=self.config.generation.kv_cache)
+                heads = replace(probe_heads(loaded), kv_cache=self.config.generation.kv_cache)
+                self._shared_attention = shared_attention.choose(heads, kernels_for(heads))
+                tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
+                self._heads = replace(heads, attention_tile_rows=tile_rows)
             except Incompatible as reason:
                 self._rejection = str(reason)
         if self._rejection is not None:
@@ -192,6 +199,8 @@ class LocalEngine:
         if self._fast_layers is None and heads.device.type == "cpu":
             self._fast_layers = FastLayers(loaded.model, kernels_for(heads), self.products(loaded, heads))
             self.stats.notes += self._fast_layers.notes
+            if self._shared_attention is not None and self._shared_attention.note:
+                self.stats.notes.append(self._shared_attention.note)
             self.stats.packed_mib = self._fast_layers.packed_mib
             quantized = self._fast_layers.quantized
             if quantized.exchanged and not quantized.left:

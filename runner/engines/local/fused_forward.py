@@ -93,7 +93,7 @@ class FusedForward:
             self._layers = (FusedLayer * len(layers))(*layers)
             self._model = FusedModel(
                 len(layers), self.hidden, self.inner, heads.kv_heads, heads.group, heads.dim, self.is_quantized,
-                heads.is_int8, self.rows, 0, self.epsilon, self.scale,
+                heads.is_int8, self.rows, 0, heads.attention_tile_rows, self.epsilon, self.scale,
                 self._hold(body.embed_tokens.weight, self.rows, self.hidden), self._norm(body.norm, self.hidden),
                 None, None, of_head,
             )  # fmt: skip

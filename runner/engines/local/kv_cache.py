@@ -38,6 +38,7 @@ class Heads:
     windows: tuple[Window | None, ...] = ()  # of each layer, None = it sees everything; empty if they are unknown
     plain_softmax: bool = True  # no layer has a cap or sinks
     kv_cache: KvCache = KvCache.as_model
+    attention_tile_rows: int = 0  # of attention to shared keys: 0 = vectors (shared_attention.py)
 
     @property
     def is_int8(self) -> bool:

@@ -1,4 +1,4 @@
-"""Seconds of products on this machine, measured once and kept beside the compiled kernels.
+"""Seconds of products, and of attention to shared keys, on this machine: measured once and kept beside the kernels.
 
 The file is one for each kind of machine, processor, version of torch and source of the kernels. Of processes that begin
 together one measures, and the others wait for it and read.
@@ -14,9 +14,10 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,30 +47,54 @@ def kept_seconds(
 
     None where nothing can be kept: a measurement that is made anew for each job would make answers differ.
     """
-    file, keys = _file(kernels), _keys(shapes, dtype)
-    if file is None:
+    keys = _keys(shapes, dtype)
+    samples = {key: shape for shape, key in keys.items()}
+
+    def measured(key: str, deadline: float) -> Seconds:
+        return measure(ways, samples[key], rows, dtype, deadline)
+
+    known = kept(list(samples), list(ways), rows, kernels, measured)
+    if known is None:
         return None
-    known = _read(file)
-    if any(_is_missing(known, key, ways, rows) for key in keys.values()):
-        with ExitStack() as locked:
-            with suppress(OSError):  # some network disks have no locks: then the last one's measurement stays
-                locked.enter_context(hold(file.with_name(LOCK)))
-            known = _read(file)  # perhaps somebody has measured while this process waited
-            missing = {key: shape for shape, key in keys.items() if _is_missing(known, key, ways, rows)}
-            started = time.thread_time()
-            for key, shape in missing.items():
-                known[key] = known.get(key, {}) | measure(ways, shape, rows, dtype, started + MAX_SECONDS)
-            log.info("measured %d kinds of products in %.2f s", len(missing), time.thread_time() - started)
-            try:
-                replace_with(file, lambda fresh: fresh.write_text(json.dumps(known, indent=1)))
-            except OSError as error:
-                log.info("the measurement of products cannot be kept: %s", error)
-                return None
     whole = {shape: shape[0] / sample_of(shape)[0] for shape in shapes}
     return {
         shape: {way: {count: took * whole[shape] for count, took in known[key][way].items()} for way in ways}
         for shape, key in keys.items()
     }
+
+
+def kept(
+    keys: Sequence[str],
+    ways: Sequence[str],
+    rows: Sequence[int],
+    kernels: Kernels,
+    measured: Callable[[str, float], Seconds],
+    seconds: float = MAX_SECONDS,
+) -> dict[str, Seconds] | None:
+    """Return the seconds of each way for each key; what is not known is `measured` for its key, until a deadline.
+
+    None where nothing can be kept.
+    """
+    file = _file(kernels)
+    if file is None:
+        return None
+    known = _read(file)
+    if any(_is_missing(known, key, ways, rows) for key in keys):
+        with ExitStack() as locked:
+            with suppress(OSError):  # some network disks have no locks: then the last one's measurement stays
+                locked.enter_context(hold(file.with_name(LOCK)))
+            known = _read(file)  # perhaps somebody has measured while this process waited
+            missing = [key for key in keys if _is_missing(known, key, ways, rows)]
+            started = time.thread_time()
+            for key in missing:
+                known[key] = known.get(key, {}) | measured(key, started + seconds)
+            log.info("measured %s in %.2f s", "; ".join(missing), time.thread_time() - started)
+            try:
+                replace_with(file, lambda fresh: fresh.write_text(json.dumps(known, indent=1)))
+            except OSError as error:
+                log.info("the measurement of products cannot be kept: %s", error)
+                return None
+    return known
 
 
 @contextmanager
@@ -91,10 +116,22 @@ def measure(
     """Return the seconds of a sample of a layer by each way, on one thread; the ways take turns."""
     random = torch.Generator().manual_seed(0)  # the job's own random numbers stay as they are
     weight = torch.randn(*sample_of(shape), generator=random).to(dtype)
-    products = {name: make(weight) for name, make in ways.items()}
+    inputs = {count: torch.randn(count, shape[1], generator=random).to(dtype) for count in sorted(rows)}
+    return by_turns({name: make(weight) for name, make in ways.items()}, inputs, deadline, slow)
+
+
+@_one_thread()
+@torch.inference_mode()
+def by_turns(
+    ways: Mapping[str, Callable[[torch.Tensor], Any]],
+    inputs: Mapping[int, torch.Tensor],
+    deadline: float,
+    slow: float = SLOW,
+) -> Seconds:
+    """Return the seconds of each way with each input, by its number of rows, on one thread; the ways take turns."""
+    products = dict(ways)
     took: Seconds = {name: {} for name in ways}
-    for count in sorted(rows):
-        x = torch.randn(count, shape[1], generator=random).to(dtype)
+    for count, x in inputs.items():
         times: dict[str, list[float]] = {name: [] for name in products}
         for turn in range(TURNS):
             if turn and time.thread_time() > deadline:
@@ -125,7 +162,7 @@ def _keys(shapes: Sequence[Shape], dtype: torch.dtype) -> dict[Shape, str]:
     return {shape: "{} x {}, {}".format(*sample_of(shape), name) for shape in shapes}
 
 
-def _is_missing(known: Mapping[str, Seconds], key: str, ways: Ways, rows: Sequence[int]) -> bool:
+def _is_missing(known: Mapping[str, Seconds], key: str, ways: Iterable[str], rows: Sequence[int]) -> bool:
     return any(count not in known.get(key, {}).get(way, {}) for way in ways for count in rows)
 
 

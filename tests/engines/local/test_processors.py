@@ -91,11 +91,16 @@ def test_a_feature_that_is_left_out_leads_to_the_next_way_with_a_fact(
 def test_a_job_by_tiles_decodes_few_rows_by_vectors_and_many_by_tiles_and_answers_alike(tmp_path: Path) -> None:
     """The instructions of tiles are emulated, all else is the engine as it is."""
     emulated = f"-O1 -include {SUPPORT / 'emulated_tiles.h'}"
-    found = answered(tmp_path, RUNNER_PRODUCTS="tiles", RUNNER_CFLAGS=emulated)
+    tiles = {"RUNNER_PRODUCTS": "tiles", "RUNNER_SHARED_ATTENTION": "tiles", "RUNNER_CFLAGS": emulated}
+    found = answered(tmp_path, **tiles)
     assert found["fact"] == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_PRODUCTS)"
-    without = answered(tmp_path, RUNNER_PRODUCTS="tiles", RUNNER_CFLAGS=emulated, RUNNER_WITHOUT="amx")
+    assert found["attention"] == "tiles from 8 rows, AVX-512 with bfloat16 below (by RUNNER_SHARED_ATTENTION)"
+    without = answered(tmp_path, **tiles, RUNNER_WITHOUT="amx")
     note = "RUNNER_PRODUCTS=tiles: RUNNER_WITHOUT names amx"
     assert without["fact"] == f"panels, by AVX-512 with bfloat16 ({note}; RUNNER_WITHOUT=amx)"
+    assert note in without["notes"]
+    note = "RUNNER_SHARED_ATTENTION=tiles: RUNNER_WITHOUT names amx"
+    assert without["attention"] == f"vectors, AVX-512 with bfloat16 ({note})"
     assert note in without["notes"]
 
 

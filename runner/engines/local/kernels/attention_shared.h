@@ -85,15 +85,31 @@ static void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t 
 /* Attention of `tokens` (those at `chosen`, or all in order) over the keys of one row: out [kv_heads, tokens, group,
    dim], not divided by the sums, and top and sum [kv_heads, tokens, group]. q: [heads, token, dim] with these strides.
    Causal: the first token sees `keys`, each later one sees one more. Token t sees them from from[t] on (from 0 where
-   there is no `from`), which may be none. all: the tokens of q. Returns what is wrong with the call (checks.h). */
+   there is no `from`), which may be none. all: the tokens of q. tile_rows: 0, or sums are in the order of tiles, made by
+   tiles where a block has at least so many rows, if this processor and the heads allow it (tile_attention.h). Returns what
+   is wrong with the call (checks.h). */
 int64_t KV_NAME(attend_shared)(const T *q, int64_t q_head, int64_t q_token, int64_t all, const int64_t *chosen,
                             int64_t tokens, const kv_arena *arena, int64_t layer, int64_t kv_heads, int64_t group,
                             int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale, float cap,
-                            T *out, float *top, float *sum, int threads) {
+                            T *out, float *top, float *sum, int64_t tile_rows, int threads) {
   int64_t wrong = check_heads(kv_heads, group, dim);
   if (!wrong) wrong = check_part(arena, keys, causal, chosen, 0, tokens, all);
   if (!wrong) wrong = check_range(from, tokens, 0, INT32_MAX, WRONG_FIRST);
   if (wrong) return wrong;
+#if defined(HAS_TILES) && PACK == 2
+  if (is_in_tile_order(tile_rows, dim)) {
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < kv_heads * ceil_div(tokens * group, TILE_TASK_ROWS); i++)
+        KV_NAME(attend_task)(i, q, q_head, q_token, chosen, tokens, arena, layer, kv_heads, group, dim, keys, causal, from,
+                             scale, cap, out, top, sum, tile_rows, &(prefetch_queue){0});
+      if (configured_rows) release_tiles();
+    }
+    return FINE;
+  }
+#endif
+  (void)tile_rows;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
   for (int64_t i = 0; i < kv_heads * ((tokens * group + TILE_ROWS - 1) / TILE_ROWS); i++)
     KV_NAME(attend_tile)(i, q, q_head, q_token, chosen, tokens, arena, layer, kv_heads, group, dim, keys, causal, from,

@@ -5,6 +5,11 @@
 #ifndef FUSED_FORWARD
 #define FUSED_FORWARD
 #define OWN_CHUNK 4 /* heads of tokens in a chunk, at most: their numbers of keys differ */
+#ifdef HAS_TILES
+#define MOST_TILE_ROWS TILE_TASK_ROWS
+#else
+#define MOST_TILE_ROWS TILE_ROWS
+#endif
 
 /* A pass in progress */
 typedef struct {
@@ -16,6 +21,7 @@ typedef struct {
   void *qkv, *inner; /* [tokens, qkv_width], [tokens, widest of the rest] */
   int64_t *part_out, *part_top, *part_sum; /* addresses of each part's outputs, maxima and sums, as in attention_view */
   int64_t *first_tile; /* of each part, counted on over heads and rows; the last entry is the number of all tiles */
+  int64_t tile_rows;   /* of a tile of shared keys: rows that are multiplied together */
   int is_interleaved;  /* shared keys and then own keys, tile by tile: own keys are prefetched during products */
   quantized_workspace work;
   int threads, is_alone;
@@ -168,6 +174,16 @@ static void NAME(attend_own_keys)(const fused_pass *s, int64_t layer, phase *now
 #define PREFETCH_BYTES (512 * 1024) /* these stay in the second-level cache until they are read */
 #define MAX_SIXTEENTHS 32 /* two lines for each step of a tile: more than memory delivers would delay the products */
 
+/* Whether shared keys are multiplied in the order of the processor's tiles (tile_attention.h) */
+INLINE int NAME(attends_in_tile_order)(const fused_model *m) {
+#if defined(HAS_TILES) && PACK == 2
+  return is_in_tile_order(m->attention_tile_rows, m->dim);
+#else
+  (void)m;
+  return 0;
+#endif
+}
+
 /* The own keys and values of some tokens, to be prefetched evenly while the keys that they share are multiplied */
 static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_tokens *in, int64_t head,
                                               int64_t first, int64_t after, memory_range *ranges) {
@@ -182,6 +198,13 @@ static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_
   }
   for (int64_t p = 0; p < in->parts; p++) keys += in->part[p].sees;
   const int64_t steps = 2 * keys * dim / (PACK * LANES * TILE_VECS) * (TILE_ROWS / REGISTER_ROWS) + 1;
+#if defined(HAS_TILES) && PACK == 2
+  if (is_in_tile_order(m->attention_tile_rows, dim)) {
+    const int64_t of_tiles = 2 * keys * dim / (TILE_INPUTS * TILE_INPUTS) * ceil_div(TILE_TASK_ROWS, TILE_BLOCK) + 1;
+    const int64_t some = bytes / CACHE_LINE * 16 / of_tiles + 1;
+    return (prefetch_queue){ranges->at, some < MAX_TILE_SIXTEENTHS ? some : MAX_TILE_SIXTEENTHS, 0, count, ranges};
+  }
+#endif
   const int64_t per_step = bytes / CACHE_LINE * 16 / steps + 1;
   return (prefetch_queue){ranges->at, per_step < MAX_SIXTEENTHS ? per_step : MAX_SIXTEENTHS, 0, count, ranges};
 }
@@ -190,14 +213,35 @@ static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_
 static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int64_t i, prefetch_queue *next) {
   const fused_model *m = s->model;
   const shared_part *part = s->in->part + p;
+  const T *q = (const T *)s->qkv + part->first * s->qkv_width;
+#if defined(HAS_TILES) && PACK == 2
+#define ATTEND(NAME)                                                                                               \
+  NAME(attend_task)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, layer, m->kv_heads, m->group, \
+                    m->dim, part->sees, part->causal, 0, m->scale, 0, (T *)s->part_out[p], (float *)s->part_top[p],    \
+                    (float *)s->part_sum[p], m->attention_tile_rows, next)
+  if (is_in_tile_order(m->attention_tile_rows, m->dim)) {
+    if (m->has_int8_kv) ATTEND(INT8_NAME);
+    else ATTEND(NAME);
+    return;
+  }
+#undef ATTEND
+#endif
 #define ATTEND(NAME)                                                                                               \
   NAME(attend_tile)(i, q, m->dim, s->qkv_width, part->chosen, part->tokens, part->arena, layer, m->kv_heads, m->group, \
                     m->dim, part->sees, part->causal, 0, m->scale, 0, (T *)s->part_out[p], (float *)s->part_top[p],    \
                     (float *)s->part_sum[p], next)
-  const T *q = (const T *)s->qkv + part->first * s->qkv_width;
   if (m->has_int8_kv) ATTEND(INT8_NAME);
   else ATTEND(NAME);
 #undef ATTEND
+}
+
+/* What each thread does after its part of attention: oneDNN has other shapes of tiles. */
+INLINE void NAME(end_attention)(const fused_model *m) {
+#if defined(HAS_TILES) && PACK == 2
+  if (NAME(attends_in_tile_order)(m) && configured_rows) release_tiles();
+#else
+  (void)m;
+#endif
 }
 
 static void NAME(attend_parts)(const fused_pass *s, int64_t layer, phase *now) {
@@ -207,6 +251,7 @@ static void NAME(attend_parts)(const fused_pass *s, int64_t layer, phase *now) {
     while (i >= s->first_tile[p + 1]) p++;
     NAME(attend_part)(s, layer, p, i - s->first_tile[p], &(prefetch_queue){0});
   }
+  NAME(end_attention)(s->model);
   barrier(now, tiles, s->is_alone);
 }
 
@@ -216,13 +261,14 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
   const fused_model *m = s->model;
   const int64_t all = s->first_tile[1], tiles = all / m->kv_heads, tokens = s->in->tokens;
   FOR_EACH_CHUNK(i, now, all, s->is_alone) {
-    const int64_t first = (tiles - 1 - i % tiles) * TILE_ROWS / m->group, h = i / tiles; /* as in attend_tile */
-    const int64_t after = first + TILE_ROWS / m->group < tokens ? first + TILE_ROWS / m->group : tokens;
-    memory_range ranges[2 * TILE_ROWS];
+    const int64_t first = (tiles - 1 - i % tiles) * s->tile_rows / m->group, h = i / tiles; /* as in attend_tile */
+    const int64_t after = first + s->tile_rows / m->group < tokens ? first + s->tile_rows / m->group : tokens;
+    memory_range ranges[2 * MOST_TILE_ROWS];
     prefetch_queue next = NAME(prefetch_own_keys)(m, s->in, layer * m->kv_heads + h, first, after, ranges);
     for (int64_t p = 0; p < s->in->parts; p++) NAME(attend_part)(s, layer, p, i, &next);
     for (int64_t t = first; t < after; t++) NAME(attend_own)(s, layer, t, h, t + 1 < after ? t + 1 : t, h);
   }
+  NAME(end_attention)(m);
   barrier(now, all, s->is_alone);
 }
 #endif
@@ -270,14 +316,16 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
 static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
   const fused_model *m = s->model;
   const fused_tokens *in = s->in;
+  s->tile_rows = NAME(attends_in_tile_order)(m) ? MOST_TILE_ROWS : TILE_ROWS;
   for (int64_t p = 0; p < in->parts; p++) {
     const int64_t rows = in->part[p].tokens * m->group;
     s->part_out[p] = (int64_t)allocate(workspace, m->kv_heads * rows * m->dim * sizeof(T));
     s->part_top[p] = (int64_t)allocate(workspace, m->kv_heads * rows * sizeof(float));
     s->part_sum[p] = (int64_t)allocate(workspace, m->kv_heads * rows * sizeof(float));
-    s->first_tile[p + 1] = s->first_tile[p] + m->kv_heads * ceil_div(rows, TILE_ROWS);
+    s->first_tile[p + 1] = s->first_tile[p] + m->kv_heads * ceil_div(rows, s->tile_rows);
   }
-  s->is_interleaved = in->is_step && in->parts > 0 && TILE_ROWS % m->group == 0 && s->first_tile[1] >= 8 * s->threads;
+  s->is_interleaved = in->is_step && in->parts > 0 && s->tile_rows % m->group == 0 &&
+                      s->first_tile[1] >= 8 * s->threads;
   for (int64_t p = 0; p < in->parts; p++)
     s->is_interleaved = s->is_interleaved && !in->part[p].chosen && in->part[p].tokens == in->tokens;
 }

@@ -5,6 +5,7 @@
 
 typedef struct {
   int64_t layers, hidden, inner, kv_heads, group, dim, is_quantized, has_int8_kv, embedding_rows, positions;
+  int64_t attention_tile_rows; /* as tile_rows of attend_shared */
   float epsilon, scale;
   const void *embedding, *norm, *cos, *sin; /* embedding [embedding_rows, hidden]; RoPE's cos, sin [positions, dim] */
   matrix head;

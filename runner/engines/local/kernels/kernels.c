@@ -13,6 +13,7 @@
 #include "checks.h"
 #include "fused_structs.h"
 #include "pass_clock.h"
+#include "tiles.h"
 
 #ifdef HAS_AVX512_VNNI
 #define T uint8_t

@@ -32,7 +32,8 @@ typedef struct {
   const void *constants;
   int64_t block;   /* FOUR_BIT: inputs that share a scale */
   float threshold; /* ROW_INT8: a number of at least this size is an outlier; 0: none is */
-  /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h) */
+  /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h);
+     ROW_INT8, INT8_DYNAMIC: 0, or sums, which are exact, are made by tiles from so many rows on */
   int64_t tile_rows;
 } matrix;
 

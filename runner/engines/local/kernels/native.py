@@ -49,7 +49,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     + [_INT] * 6
     + [_PTR, _FLOAT, _FLOAT]
     + [_PTR] * 3
-    + [_THREADS],
+    + [_INT, _THREADS],
 }
 for _name in ("store", "attend", "attend_shared"):  # the same over keys and values in 8 bits
     _SIGNATURES[f"{_name}_int8"] = _SIGNATURES[_name]

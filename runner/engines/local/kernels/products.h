@@ -152,7 +152,7 @@ static void NAME(run_product)(const product *p, const product *then, phase **now
     NAME(run_product_task)(p, task, is_last ? then : p, is_last ? omp_get_thread_num() : after);
     finish(at, p->tasks, is_alone);
   }
-#if defined(HAS_TILES) && PACK == 2
+#ifdef HAS_TILES
   if (configured_rows) release_tiles();
 #endif
 }

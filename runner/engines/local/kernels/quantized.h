@@ -147,6 +147,68 @@ static void unpack(const panel_pair *u, int which, int64_t from, int64_t inputs,
   else unpack_pairs(panel + from, stride, inputs, to);
 }
 
+#ifdef HAS_TILES
+/* y [rows, stride] (+)= the int32 sums of up to TILE_BLOCK rows of bytes with a part of a panel that is unpacked, and whole
+   tiles. `lines` cache lines from `ahead` on are read next. */
+TILE_CODE static void multiply_bytes_by_tiles(const uint8_t *x, int64_t width, int rows, const char *panel, int64_t inputs,
+                                              float *y, int64_t stride, int adds_up, const char *ahead, int64_t lines) {
+  const int64_t y_bytes = stride * (int64_t)sizeof(int32_t), per_step = ceil_div(lines, inputs / TILE_BYTES);
+  if (configured_rows != rows) configure_tiles(rows);
+  MEMORY_IS_WRITTEN();
+#define BEGIN(tile, at)                       \
+  if (adds_up) TILE_LOAD(tile, (at), y_bytes); \
+  else TILE_ZERO(tile);
+  BEGIN(0, y)
+  BEGIN(1, y + LANES)
+  if (rows > 16) {
+    BEGIN(2, y + 16 * stride)
+    BEGIN(3, y + 16 * stride + LANES)
+  }
+#undef BEGIN
+  for (int64_t i = 0; i < inputs; i += TILE_BYTES, panel += TILE_BYTES * PANEL) {
+    for (int64_t l = 0; l < per_step && lines > 0; l++, lines--, ahead += CACHE_LINE) __builtin_prefetch(ahead, 0, 2);
+    TILE_LOAD(6, panel, 4 * PANEL);
+    TILE_LOAD(4, x + i, width);
+    TILE_LOAD(7, panel + 4 * LANES, 4 * PANEL);
+    TILE_MULTIPLY_ADD_BYTES(0, 4, 6);
+    TILE_MULTIPLY_ADD_BYTES(1, 4, 7);
+    if (rows <= 16) continue;
+    TILE_LOAD(5, x + 16 * width + i, width);
+    TILE_MULTIPLY_ADD_BYTES(2, 5, 6);
+    TILE_MULTIPLY_ADD_BYTES(3, 5, 7);
+  }
+  TILE_STORE(0, y, y_bytes);
+  TILE_STORE(1, y + LANES, y_bytes);
+  if (rows > 16) {
+    TILE_STORE(2, y + 16 * stride, y_bytes);
+    TILE_STORE(3, y + 16 * stride + LANES, y_bytes);
+  }
+  MEMORY_IS_WRITTEN();
+}
+
+/* As int8_sums, of rows in bytes by tiles */
+static void byte_sums_by_tiles(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
+                               next_weights next) {
+  const int64_t inputs = p->inputs, width = u->second ? 2 * PANEL : PANEL, blocks = ceil_div(rows, TILE_BLOCK);
+  const int64_t ahead = ceil_div(next.lines, blocks * ceil_div(inputs, UNPACKED_INPUTS)); /* prefetched in each block */
+  const uint8_t *bytes = p->workspace->bytes + row * padded(inputs);
+  char *second = panels + PANEL * UNPACKED_INPUTS;
+  int64_t left = next.lines;
+  for (int64_t k = 0; k < inputs; k += UNPACKED_INPUTS) {
+    const int64_t some = inputs - k < UNPACKED_INPUTS ? inputs - k : UNPACKED_INPUTS;
+    for (int i = 0; i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
+    for (int64_t r = 0; r < rows; r += TILE_BLOCK, left -= ahead, next.first += ahead * CACHE_LINE,
+                 next.second += ahead * CACHE_LINE) {
+      const int count = rows - r < TILE_BLOCK ? (int)(rows - r) : TILE_BLOCK;
+      const int64_t lines = left < 0 ? 0 : left < ahead ? left : ahead;
+      for (int i = 0; i <= !!u->second; i++)
+        multiply_bytes_by_tiles(bytes + r * padded(inputs) + k, padded(inputs), count, i ? second : panels, padded(some),
+                                y + r * width + i * PANEL, width, k > 0, i ? next.second : next.first, lines);
+    }
+  }
+}
+#endif
+
 /* y [rows, panels * PANEL] of a pair of panels of int8 weights and `rows` rows, from `row` on: each part of a panel is
    unpacked, and multiplied by all rows while it is in the cache. */
 static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
@@ -189,6 +251,10 @@ static void quantized_sums(const product *p, const panel_pair *u, int64_t row, i
   if (u->of[0]->kind == FOUR_BIT) four_bit_sums(p, u, (const bf16 *)p->x + row * p->inputs, rows, y, next);
   else if (has_byte_rows(u->of[0]) && rows <= FEW_ROWS)
     few_row_sums(p, u, (int)rows, p->workspace->bytes + row * padded(p->inputs), y, next);
+#ifdef HAS_TILES
+  else if (has_byte_rows(u->of[0]) && u->of[0]->tile_rows && rows >= u->of[0]->tile_rows)
+    byte_sums_by_tiles(p, u, row, rows, panels, y, next);
+#endif
   else int8_sums(p, u, row, rows, panels, y, next);
 }
 

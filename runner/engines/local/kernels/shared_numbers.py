@@ -105,7 +105,7 @@ class FusedModel(ctypes.Structure):
         *_fields(
             ctypes.c_int64, "layers", "hidden", "inner", "kv_heads", "group", "dim", "is_quantized", "has_int8_kv"
         ),
-        *_fields(ctypes.c_int64, "embedding_rows", "positions"),
+        *_fields(ctypes.c_int64, "embedding_rows", "positions", "attention_tile_rows"),
         *_fields(ctypes.c_float, "epsilon", "scale"),
         *_fields(ctypes.c_void_p, "embedding", "norm", "cos", "sin"),
         ("head", Matrix),

@@ -1,48 +1,8 @@
-/* Products of bfloat16 by the tiles of AMX, and by vectors in the same order of sums, bit for bit: so few rows may go by
-   vectors and many by tiles, and no row's result depends on how many go along. Weights lie in panels as for all other
-   products: each half of a panel, 16 outputs, is a tile as it lies.
+/* Products of bfloat16 by the tiles of AMX (tiles.h), and by vectors in the same order of sums, bit for bit: so few rows may
+   go by vectors and many by tiles, and no row's result depends on how many go along. Weights lie in panels as for all other
+   products: each half of a panel, 16 outputs, is a tile as it lies. */
 
-   A tile has 16 rows of 64 bytes. TDPBF16PS adds to sums [rows, 16] the product of rows [rows, 32 inputs] and weights
-   [16 pairs of inputs, 16 outputs, 2]: the even inputs and the odd ones are summed apart, in order, from 0, and then
-   both sums together are added to what is there. Numbers too small to be normal count as 0. */
-
-#define TILE_INPUTS 32 /* that one instruction multiplies */
-#define TILE_BLOCK 32  /* rows that are multiplied together: two tiles */
-
-#ifndef TILE_CODE /* else a test emulates the instructions */
-#define TILE_CODE __attribute__((target("amx-tile,amx-bf16"), noinline))
-#define TILE_CONFIGURE(shapes) _tile_loadconfig(shapes)
-#define TILE_RELEASE() _tile_release()
-#define TILE_ZERO(tile) _tile_zero(tile)
-#define TILE_LOAD(tile, from, bytes_per_row) _tile_loadd(tile, from, bytes_per_row)
-#define TILE_STORE(tile, to, bytes_per_row) _tile_stored(tile, to, bytes_per_row)
-#define TILE_MULTIPLY_ADD(sums, rows, weights) _tile_dpbf16ps(sums, rows, weights)
-#define TILE_PERMISSION() (syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0)
-#endif
-
-/* gcc does not know that loads of tiles read memory: what is to be written before has to be kept before */
-#define MEMORY_IS_WRITTEN() __asm__ volatile("" ::: "memory")
-
-/* For how many rows of a block this thread's tiles are configured; 0: they are released. The system saves and restores
-   8 KiB at each switch between threads until they are. */
-static _Thread_local int configured_rows;
-
-/* Sums in tiles 0 to 3 (the first 16 rows by the two halves of a panel, then the other rows), rows in 4 and 5, weights
-   in 6 and 7 */
-TILE_CODE static void configure_tiles(int rows) {
-  struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } shapes = {.palette = 1};
-  const uint8_t upper = (uint8_t)(rows < 16 ? rows : 16), lower = (uint8_t)(rows > 16 ? rows - 16 : 16);
-  const uint8_t of[8] = {upper, upper, lower, lower, upper, lower, 16, 16};
-  for (int t = 0; t < 8; t++) shapes.bytes[t] = 64, shapes.rows[t] = of[t];
-  MEMORY_IS_WRITTEN();
-  TILE_CONFIGURE(&shapes);
-  configured_rows = rows;
-}
-
-TILE_CODE static void release_tiles(void) {
-  TILE_RELEASE();
-  configured_rows = 0;
-}
+#include "tiles.h"
 
 /* Rows of x by one panel, and their sums y. `lines` cache lines from `ahead` on are read next. */
 typedef struct {
@@ -145,8 +105,6 @@ INLINE void multiply_in_tile_order(const int R, const panel_task *of) {
   }
 }
 
-#define ZERO_FOR_DENORMAL 0x8040u /* both bits of MXCSR: of inputs and of results */
-
 static __attribute__((noinline)) void multiply_by_vectors(const panel_task *of) {
   const unsigned before = _mm_getcsr();
   _mm_setcsr(before | ZERO_FOR_DENORMAL);
@@ -215,7 +173,7 @@ static int try_tiles(void) {
     some.x = x + r * TILE_INPUTS, some.y = expected + r * PANEL, some.rows = 4;
     multiply_by_vectors(&some);
   }
-  return memcmp(y, expected, sizeof y) ? WRONG_TILE_SUMS : TILES_WORK;
+  return memcmp(y, expected, sizeof y) || !are_byte_sums_right() ? WRONG_TILE_SUMS : TILES_WORK;
 }
 
 /* Whether the system and the processor let this process use tiles, found out by doing it: a flag of the processor is

@@ -1,0 +1,320 @@
+/* Attention of many rows to shared keys by the tiles of AMX (tiles.h), and by vectors in the same order of sums, bit for bit:
+   so few rows may go by vectors and many by tiles. A row is a query of one head. Keys and values are read as they lie in an
+   arena: a block of keys, [dim / 2][16][2], and 32 places of values, [16][dim][2], consist of tiles. The width of a head
+   is whole tiles.
+
+   A row has the same bits whatever other rows are in its block: keys are gone through from the same places on, and what a
+   row does not see has the weight 0. */
+
+#ifndef TILE_ATTENTION
+#define TILE_ATTENTION
+#define TILE_TASK_ROWS 48 /* of a task, as blocks of 32 and 16: most groups of query heads divide it */
+#define TILE_PLACES 256   /* at a time: their scores stay in the first-level cache */
+#define SCORE_STRIDE (TILE_PLACES + 16) /* floats from row to row: were it a power of two, all rows would share some lines */
+#define MAX_TILE_SIXTEENTHS 128 /* as MAX_SIXTEENTHS, for each step of two tiles of keys or values */
+
+/* Whether attention to shared keys is computed so; tile_rows: of the call, 0 for vectors in their own order */
+INLINE int is_in_tile_order(int64_t tile_rows, int64_t dim) { return tile_rows > 0 && dim % TILE_INPUTS == 0; }
+
+/* Up to TILE_BLOCK rows, and what they are multiplied by */
+typedef struct {
+  const bf16 *query; /* [rows, dim] */
+  int64_t dim;
+  int rows, by_tiles;
+  float *scores; /* [rows, SCORE_STRIDE]; then weights in bfloat16 in the same memory */
+  float *acc;    /* [rows, dim] */
+  prefetch_queue *next;
+} attention_block;
+
+/* Prefetches some of what is read next. */
+INLINE void prefetch_some(prefetch_queue *next) {
+  const char *end = next->ranges ? next->range->end : next->at;
+  int64_t left = next->sixteenths_left + next->sixteenths_per_step;
+  for (; left >= 16 && next->at < end; left -= 16, next->at += CACHE_LINE) __builtin_prefetch(next->at, 0, 2);
+  next->sixteenths_left = left % 16;
+  if (next->at >= end && next->ranges && --next->ranges) next->at = (++next->range)->at;
+}
+
+/* The scores of so many blocks of keys; an odd one at the end is multiplied twice, and its second scores are not read. */
+TILE_CODE static void score_by_tiles(const attention_block *of, const bf16 *K, int64_t blocks) {
+  const int64_t dim = of->dim, bytes = dim * (int64_t)sizeof(bf16), score_bytes = SCORE_STRIDE * sizeof(float);
+  const bf16 *upper = of->query, *lower = upper + 16 * dim;
+  MEMORY_IS_WRITTEN();
+  for (int64_t b = 0; b < blocks; b += 2) {
+    const bf16 *first = K + b * LANES * dim, *second = b + 1 < blocks ? first + LANES * dim : first;
+    float *at = of->scores + b * LANES;
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    if (of->rows > 16) {
+      TILE_ZERO(2);
+      TILE_ZERO(3);
+      for (int64_t d = 0; d < dim; d += TILE_INPUTS) {
+        prefetch_some(of->next);
+        TILE_LOAD(6, first + d * LANES, 2 * LANES * sizeof(bf16));
+        TILE_LOAD(4, upper + d, bytes);
+        TILE_LOAD(7, second + d * LANES, 2 * LANES * sizeof(bf16));
+        TILE_LOAD(5, lower + d, bytes);
+        TILE_MULTIPLY_ADD(0, 4, 6);
+        TILE_MULTIPLY_ADD(1, 4, 7);
+        TILE_MULTIPLY_ADD(2, 5, 6);
+        TILE_MULTIPLY_ADD(3, 5, 7);
+      }
+      TILE_STORE(2, at + 16 * SCORE_STRIDE, score_bytes);
+      TILE_STORE(3, at + 16 * SCORE_STRIDE + LANES, score_bytes);
+    } else {
+      for (int64_t d = 0; d < dim; d += TILE_INPUTS) {
+        prefetch_some(of->next);
+        TILE_LOAD(4, upper + d, bytes);
+        TILE_LOAD(6, first + d * LANES, 2 * LANES * sizeof(bf16));
+        TILE_LOAD(7, second + d * LANES, 2 * LANES * sizeof(bf16));
+        TILE_MULTIPLY_ADD(0, 4, 6);
+        TILE_MULTIPLY_ADD(1, 4, 7);
+      }
+    }
+    TILE_STORE(0, at, score_bytes);
+    TILE_STORE(1, at + LANES, score_bytes);
+  }
+  MEMORY_IS_WRITTEN();
+}
+
+/* acc += weights . values of so many places, whole blocks; `last` [16][dim][2] stands for the last 16 of them and 16
+   zeros, where they are an odd block. */
+TILE_CODE static void add_values_by_tiles(const attention_block *of, const bf16 *V, const bf16 *last, int64_t places) {
+  const int64_t dim = of->dim, bytes = dim * (int64_t)sizeof(float), stride = SCORE_STRIDE * sizeof(float);
+  const bf16 *upper = (const bf16 *)of->scores, *lower = (const bf16 *)(of->scores + 16 * SCORE_STRIDE);
+  MEMORY_IS_WRITTEN();
+  for (int64_t d = 0; d < dim; d += 2 * LANES) {
+    float *to = of->acc + d;
+    TILE_LOAD(0, to, bytes);
+    TILE_LOAD(1, to + LANES, bytes);
+    if (of->rows > 16) {
+      TILE_LOAD(2, to + 16 * dim, bytes);
+      TILE_LOAD(3, to + 16 * dim + LANES, bytes);
+      for (int64_t j = 0; j < places; j += TILE_INPUTS) {
+        const bf16 *at = (j + TILE_INPUTS <= places ? V + j * dim : last) + 2 * d;
+        prefetch_some(of->next);
+        TILE_LOAD(6, at, bytes);
+        TILE_LOAD(4, upper + j, stride);
+        TILE_LOAD(7, at + 2 * LANES, bytes);
+        TILE_LOAD(5, lower + j, stride);
+        TILE_MULTIPLY_ADD(0, 4, 6);
+        TILE_MULTIPLY_ADD(1, 4, 7);
+        TILE_MULTIPLY_ADD(2, 5, 6);
+        TILE_MULTIPLY_ADD(3, 5, 7);
+      }
+      TILE_STORE(2, to + 16 * dim, bytes);
+      TILE_STORE(3, to + 16 * dim + LANES, bytes);
+    } else {
+      for (int64_t j = 0; j < places; j += TILE_INPUTS) {
+        const bf16 *at = (j + TILE_INPUTS <= places ? V + j * dim : last) + 2 * d;
+        prefetch_some(of->next);
+        TILE_LOAD(4, upper + j, stride);
+        TILE_LOAD(6, at, bytes);
+        TILE_LOAD(7, at + 2 * LANES, bytes);
+        TILE_MULTIPLY_ADD(0, 4, 6);
+        TILE_MULTIPLY_ADD(1, 4, 7);
+      }
+    }
+    TILE_STORE(0, to, bytes);
+    TILE_STORE(1, to + LANES, bytes);
+  }
+  MEMORY_IS_WRITTEN();
+}
+
+/* c[r] [2 * LANES] += what one instruction for each of two tiles would: R rows a of TILE_INPUTS numbers by two tiles whose
+   pairs of inputs lie `step` numbers apart. */
+INLINE void add_in_tile_order(const int R, const bf16 *a, int64_t a_row, const bf16 *first, const bf16 *second,
+                              int64_t step, float *c, int64_t c_row) {
+  const __m512i upper_half = _mm512_set1_epi32((int)0xffff0000u);
+  float even[REGISTER_ROWS][LANES], odd[REGISTER_ROWS][LANES];
+  __m512 low[REGISTER_ROWS][2], high[REGISTER_ROWS][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) {
+    const __m512i x = _mm512_loadu_si512(a + r * a_row);
+    _mm512_storeu_si512(even[r], _mm512_slli_epi32(x, 16));
+    _mm512_storeu_si512(odd[r], _mm512_and_si512(x, upper_half));
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; v++) low[r][v] = high[r][v] = _mm512_setzero_ps();
+  }
+#pragma GCC unroll 2
+  for (int s = 0; s < LANES; s++)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; v++) {
+      const __m512i w = _mm512_loadu_si512((v ? second : first) + s * step);
+      const __m512 of_even = (__m512)_mm512_slli_epi32(w, 16), of_odd = (__m512)_mm512_and_si512(w, upper_half);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        low[r][v] = _mm512_fmadd_ps(_mm512_set1_ps(even[r][s]), of_even, low[r][v]);
+        high[r][v] = _mm512_fmadd_ps(_mm512_set1_ps(odd[r][s]), of_odd, high[r][v]);
+      }
+    }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; v++) {
+      float *at = c + r * c_row + v * LANES;
+      _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), _mm512_add_ps(low[r][v], high[r][v])));
+    }
+}
+
+/* The same for any number of rows */
+static void add_rows_in_tile_order(int rows, const bf16 *a, int64_t a_row, const bf16 *first, const bf16 *second,
+                                   int64_t step, float *c, int64_t c_row) {
+#define ADD(R) add_in_tile_order(R, a, a_row, first, second, step, c, c_row)
+  for (; rows >= REGISTER_ROWS; rows -= REGISTER_ROWS, a += REGISTER_ROWS * a_row, c += REGISTER_ROWS * c_row)
+    ADD(REGISTER_ROWS);
+  switch (rows) {
+  case 1: ADD(1); break;
+  case 2: ADD(2); break;
+  case 3: ADD(3); break;
+  case 4: ADD(4); break;
+  case 5: ADD(5); break;
+  }
+#undef ADD
+}
+
+/* As score_by_tiles */
+static __attribute__((noinline)) void score_by_vectors(const attention_block *of, const bf16 *K, int64_t blocks) {
+  const int64_t dim = of->dim;
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | ZERO_FOR_DENORMAL);
+  MEMORY_IS_WRITTEN();
+  for (int64_t b = 0; b < blocks; b += 2) {
+    const bf16 *first = K + b * LANES * dim, *second = b + 1 < blocks ? first + LANES * dim : first;
+    float *at = of->scores + b * LANES;
+    for (int r = 0; r < of->rows; r++) memset(at + r * SCORE_STRIDE, 0, 2 * LANES * sizeof(float));
+    for (int64_t d = 0; d < dim; d += TILE_INPUTS) {
+      prefetch_some(of->next);
+      add_rows_in_tile_order(of->rows, of->query + d, dim, first + d * LANES, second + d * LANES, 2 * LANES, at,
+                             SCORE_STRIDE);
+    }
+  }
+  MEMORY_IS_WRITTEN();
+  _mm_setcsr(before);
+}
+
+/* As add_values_by_tiles */
+static __attribute__((noinline)) void add_values_by_vectors(const attention_block *of, const bf16 *V, const bf16 *last,
+                                                            int64_t places) {
+  const int64_t dim = of->dim;
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | ZERO_FOR_DENORMAL);
+  MEMORY_IS_WRITTEN();
+  for (int64_t d = 0; d < dim; d += 2 * LANES)
+    for (int64_t j = 0; j < places; j += TILE_INPUTS) {
+      const bf16 *at = (j + TILE_INPUTS <= places ? V + j * dim : last) + 2 * d;
+      prefetch_some(of->next);
+      add_rows_in_tile_order(of->rows, (const bf16 *)of->scores + j, 2 * SCORE_STRIDE, at, at + 2 * LANES, 2 * dim,
+                             of->acc + d, dim);
+    }
+  MEMORY_IS_WRITTEN();
+  _mm_setcsr(before);
+}
+
+/* As tile_weights, in place: the weights are in bfloat16 in the first half of the scores' memory. A key that is not seen
+   has the weight 0. */
+INLINE float weights_in_place(float *s, int keys, float scale, const float *scales, float *top, float *sum) {
+  const __m512 hidden = _mm512_set1_ps(-INFINITY);
+  __m512 most = hidden, total = _mm512_setzero_ps();
+  for (int j = 0; j < keys; j += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(s + j));
+  const float here = _mm512_reduce_max_ps(most) * scale, m = here > *top ? here : *top;
+  if (here == -INFINITY || m == -INFINITY) { /* nothing is seen here; or numbers that are none, and the sum stays 0 */
+    memset(s, 0, keys * sizeof(bf16));
+    return 1.0f;
+  }
+  const float keep = *top == -INFINITY ? 0.0f : exp_fast(*top - m);
+  for (int j = 0; j < keys; j += LANES) {
+    const __m512 score = _mm512_loadu_ps(s + j);
+    const __m512 below = _mm512_fmsub_ps(score, _mm512_set1_ps(scale), _mm512_set1_ps(m));
+    const __mmask16 seen = _mm512_cmp_ps_mask(score, hidden, _CMP_NEQ_UQ);
+    const __m512 e = _mm512_maskz_mov_ps(seen, softmax_weight_16_bf16(below));
+    total = _mm512_add_ps(total, e);
+    store_16_bf16((bf16 *)s + j, scales ? _mm512_mul_ps(e, _mm512_loadu_ps(scales + j)) : e);
+  }
+  *sum = *sum * keep + _mm512_reduce_add_ps(total);
+  *top = m;
+  return keep;
+}
+#endif
+
+/* As attend_tile_shape, for a block of rows in the order of tiles; scores of a block with a soft cap have the scale. */
+static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const KV *V, const int64_t *first,
+                                  const int64_t *sees, float scale, float cap, float *top, float *sum) {
+  const int at_once = SCALE_SIZE ? UNPACKED_KEYS : TILE_PLACES, rows = of->rows;
+  const int64_t dim = of->dim;
+  bf16 last[TILE_INPUTS * MAX_DIM] __attribute__((aligned(CACHE_LINE)));
+#if SCALE_SIZE
+  bf16 unpacked[UNPACKED_KEYS * MAX_DIM] __attribute__((aligned(CACHE_LINE)));
+  float key_scales[UNPACKED_KEYS], value_scales[UNPACKED_KEYS];
+#endif
+  int64_t keys = 0, begin = first[0];
+  for (int r = 0; r < rows; r++) keys = sees[r] > keys ? sees[r] : keys, begin = first[r] < begin ? first[r] : begin;
+  for (int r = 0; r < rows; r++) top[r] = -INFINITY, sum[r] = 0;
+  memset(of->acc, 0, rows * dim * sizeof(float));
+  if (of->by_tiles && configured_rows != rows) configure_tiles(rows);
+  for (int64_t start = begin / at_once * at_once; start < keys; start += at_once) {
+    const int count = keys - start < at_once ? (int)(keys - start) : at_once;
+    const int places = (count + LANES - 1) / LANES * LANES, whole = (places + TILE_INPUTS - 1) / TILE_INPUTS * TILE_INPUTS;
+#if SCALE_SIZE
+    KV_NAME(unpack_places)((int)dim, K + start * (dim + SCALE_SIZE), places, unpacked, key_scales);
+    const bf16 *block_keys = unpacked;
+#else
+    const bf16 *block_keys = K + start * dim;
+#endif
+    if (of->by_tiles) score_by_tiles(of, block_keys, places / LANES);
+    else score_by_vectors(of, block_keys, places / LANES);
+#if SCALE_SIZE
+    for (int r = 0; r < rows; r++)
+      for (int j = 0; j < places; j++) of->scores[r * SCORE_STRIDE + j] *= key_scales[j];
+    KV_NAME(unpack_places)((int)dim, V + start * (dim + SCALE_SIZE), places, unpacked, value_scales);
+    for (int j = places; j < whole; j++) value_scales[j] = 0;
+    const bf16 *values = unpacked;
+    const float *scales = value_scales;
+#else
+    const bf16 *values = V + start * dim;
+    const float *scales = 0;
+#endif
+    for (int r = 0; r < rows; r++) {
+      float *s = of->scores + r * SCORE_STRIDE;
+      if (cap || start < first[r]) cap_and_hide(s, whole, first[r] - start, scale, cap);
+      for (int64_t j = sees[r] > start ? sees[r] - start : 0; j < whole; j++) s[j] = -INFINITY;
+      const float keep = weights_in_place(s, whole, cap ? 1 : scale, scales, top + r, sum + r);
+      if (keep != 1.0f)
+        for (int64_t d = 0; d < dim; d++) of->acc[r * dim + d] *= keep;
+    }
+    if (whole > places) { /* there may be nothing behind the arena, and 0 times what was never written may be no number */
+      memcpy(last, values + (whole - TILE_INPUTS) * dim, LANES * dim * sizeof(bf16));
+      memset(last + LANES * dim, 0, LANES * dim * sizeof(bf16));
+    }
+    if (of->by_tiles) add_values_by_tiles(of, values, last, places);
+    else add_values_by_vectors(of, values, last, places);
+  }
+}
+
+/* As attend_tile, in the order of tiles: by tiles where a block has at least `tile_rows` rows */
+static void KV_NAME(attend_task)(int64_t i, const bf16 *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
+                                 int64_t tokens, const kv_arena *arena, int64_t layer, int64_t kv_heads, int64_t group,
+                                 int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale,
+                                 float cap, bf16 *out, float *top, float *sum, int64_t tile_rows, prefetch_queue *next) {
+  const int64_t rows = tokens * group, tasks = ceil_div(rows, TILE_TASK_ROWS), h = i / tasks;
+  const int64_t first = (tasks - 1 - i % tasks) * TILE_TASK_ROWS, head = layer * kv_heads + h;
+  const int64_t end = rows - first < TILE_TASK_ROWS ? rows : first + TILE_TASK_ROWS;
+  const KV *K = KV_NAME(keys_of)(arena, head, dim), *V = KV_NAME(values_of)(arena, head, dim);
+  bf16 query[TILE_BLOCK * MAX_DIM] __attribute__((aligned(CACHE_LINE)));
+  float acc[TILE_BLOCK * MAX_DIM] __attribute__((aligned(CACHE_LINE)));
+  float scores[TILE_BLOCK * SCORE_STRIDE] __attribute__((aligned(CACHE_LINE)));
+  for (int64_t row = first; row < end; row += TILE_BLOCK) {
+    const int some = end - row < TILE_BLOCK ? (int)(end - row) : TILE_BLOCK;
+    const attention_block of = {query, dim, some, some >= tile_rows, scores, acc, next};
+    int64_t sees[TILE_BLOCK], begins[TILE_BLOCK] = {0};
+    for (int r = 0; r < some; r++) {
+      const int64_t t = (row + r) / group, of_head = h * group + (row + r) % group;
+      memcpy(query + r * dim, q + of_head * q_head + (chosen ? chosen[t] : t) * q_token, dim * sizeof(bf16));
+      sees[r] = keys + (causal ? t : 0);
+      begins[r] = from ? from[t] : 0;
+    }
+    const int64_t at = h * rows + row;
+    KV_NAME(attend_block)(&of, K, V, begins, sees, scale, cap, top + at, sum + at);
+    for (int64_t d = 0; d < some * dim; d += LANES) store_16_bf16(out + at * dim + d, _mm512_loadu_ps(acc + d));
+  }
+}

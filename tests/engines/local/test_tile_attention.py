@@ -1,0 +1,281 @@
+"""Attention to shared keys by tiles (AMX), which are emulated: its sums, its bits whatever goes along, and its choice."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from emulated import KERNELS, OnlyTiles, emulated_attention
+
+from runner.config.generation import KvCache
+from runner.config.model import LocalModelConfig
+from runner.core.dtypes import Dtype
+from runner.core.errors import ConfigError
+from runner.engines.local import int8_kv, shared_attention
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import Heads
+from runner.engines.local.panels import NO_TILES
+from runner.engines.local.parts import Scaling
+from runner.engines.local.shared_attention import FORCED, ROWS, Part, SharedPlaces, attend_shared, choose, problem_of
+from runner.engines.local.shared_kv import SharedKv
+
+FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+needs_compiler = pytest.mark.skipif(
+    shutil.which("cc") is None or "avx512_bf16" not in FLAGS, reason="tiles lie beside AVX-512 with bfloat16"
+)
+CPU = torch.device("cpu")
+HEADS = Heads(2, 2, 3, 64, torch.bfloat16, CPU)
+SHAPES = [(1, 1, 32), (2, 3, 64), (1, 16, 96), (2, 4, 128), (1, 2, 512)]  # key-value heads, group, dim
+KEYS = (1, 15, 16, 17, 33, 255, 256, 257, 300)  # remainders of blocks, of tiles, and of what is multiplied at a time
+KV = pytest.mark.parametrize("kv_cache", list(KvCache))
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> OnlyTiles:
+    return emulated_attention(tmp_path_factory.mktemp("emulated"))
+
+
+def places_of(heads: Heads, kernels: native.Kernels, count: int, scale: float = 1.0) -> SharedPlaces:
+    """Random keys and values in the first layer; those of the second, which lie behind, are no numbers."""
+    kv = SharedKv.empty(heads, count, kernels)
+    keys, values = (torch.randn(heads.kv_heads, count, heads.dim).to(heads.dtype) * scale for _ in range(2))
+    kv.store.put_stored(0, heads.to_stored(keys), heads.to_stored(values))
+    if not heads.is_int8:
+        for tensor in kv.store.tensors(0)[1::2]:
+            tensor.fill_(float("nan"))
+    return SharedPlaces(kv.store, 0, count)
+
+
+def expected(heads: Heads, query: torch.Tensor, places: SharedPlaces, first: torch.Tensor | None, cap: float) -> Part:
+    """Outputs, maxima and sums in float64."""
+    tokens, reach = query.shape[1], places.sees + (query.shape[1] - 1 if places.causal else 0)
+    stored = places.store.stored(0, 0, reach)
+    exact = [int8_kv.to_numbers(some, torch.float32) for some in stored] if heads.is_int8 else stored
+    keys, values = (some.double() for some in exact)
+    grouped = query.double().view(heads.kv_heads, heads.group, tokens, heads.dim).transpose(1, 2)
+    scores = grouped.reshape(heads.kv_heads, -1, heads.dim) @ keys.mT * 0.2
+    if cap:
+        scores = cap * (scores / cap).tanh()
+    token = torch.arange(tokens).repeat_interleave(heads.group)[:, None]
+    at = torch.arange(reach)[None]
+    hidden = at >= places.sees + (token if places.causal else 0)
+    if first is not None:
+        hidden |= at < first.long().repeat_interleave(heads.group)[:, None]
+    scores = scores.masked_fill(hidden, -torch.inf)
+    top = scores.amax(-1)
+    weights = (scores - top.where(top > -torch.inf, 0.0)[..., None]).exp()
+    return weights @ values, top, weights.sum(-1)
+
+
+def same_bits(first: Part, second: Part) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@needs_compiler
+@KV
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize(
+    ("cap", "is_causal", "has_windows"), [(0.0, False, False), (0.0, True, False), (3.0, True, True)]
+)
+def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
+    kernels: OnlyTiles, shape: tuple[int, int, int], kv_cache: KvCache, cap: float, is_causal: bool, has_windows: bool
+) -> None:
+    torch.manual_seed(sum(shape))
+    heads = Heads(2, *shape, torch.bfloat16, CPU, kv_cache=kv_cache)
+    tokens = {1: 50, 2: 20, 3: 37, 4: 13, 16: 4}[heads.group]  # tasks of 48 rows, and remainders
+    for count in KEYS if shape == SHAPES[1] else KEYS[-2:]:
+        places = places_of(heads, kernels, count + tokens - 1)
+        places = replace(places, sees=count, causal=is_causal)
+        first = torch.arange(tokens, dtype=torch.int32) * 7 % (count + 9) if has_windows else None
+        query = torch.randn(shape[0] * shape[1], tokens, heads.dim).bfloat16()
+        found = {}
+        before = kernels.count("products")
+        for tile_rows in (1, 8, 17, NO_TILES):
+            way = replace(heads, attention_tile_rows=tile_rows)
+            found[tile_rows] = attend_shared(kernels, way, Scaling(0.2, cap), 0, query, None, tokens, places, first)
+        assert kernels.count("products") > before
+        assert all(same_bits(found[1], other) for other in found.values()), count
+        out, top, total = expected(heads, query, places, first, cap)
+        assert torch.equal(found[1][1] == -torch.inf, top == -torch.inf)
+        assert torch.equal(found[1][2] == 0, total == 0), "what is not seen has no weight"
+        sees = total > 0
+        assert torch.allclose(found[1][1].double()[sees], top[sees], atol=1e-4)
+        assert torch.allclose(found[1][2].double()[sees], total[sees], rtol=1e-4)
+        means = [
+            (some.double() / sums.double()[..., None])[sees]
+            for some, sums in ((found[1][0], found[1][2]), (out, total))
+        ]
+        assert float((means[0] - means[1]).abs().max()) < 2e-2 * float(means[1].abs().max())
+        assert bool((found[1][0][~sees] == 0).all())
+
+
+@needs_compiler
+@KV
+def test_a_token_has_the_same_bits_whatever_goes_along(kernels: OnlyTiles, kv_cache: KvCache) -> None:
+    """Alone by vectors or by tiles, among those that see less and more, on two threads; also of tiny numbers."""
+    torch.manual_seed(1)
+    for scale in (1.0, 1e-19, 1e-37):
+        heads = replace(HEADS, kv_cache=kv_cache, attention_tile_rows=4)
+        places = replace(places_of(heads, kernels, 600, scale), sees=500, causal=True)
+        query = torch.randn(6, 90, 64).bfloat16()
+        first = torch.randint(0, 580, (90,), dtype=torch.int32)
+        together = attend_shared(kernels, heads, Scaling(0.2, 0.0), 0, query, None, 90, places, first)
+        for at in (0, 1, 47, 88, 89):
+            alone = replace(places, sees=500 + at, causal=False)
+            for tile_rows in (1, 4):
+                way = replace(heads, attention_tile_rows=tile_rows)
+                part = attend_shared(
+                    kernels, way, Scaling(0.2, 0.0), 0, query, torch.tensor([at]), 1, alone, first[at : at + 1]
+                )
+                rows = slice(3 * at, 3 * at + 3)
+                assert same_bits(part, (together[0][:, rows], together[1][:, rows], together[2][:, rows])), (scale, at)
+
+
+@needs_compiler
+def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(kernels: OnlyTiles) -> None:
+    heads = replace(HEADS, dim=80, attention_tile_rows=1)
+    torch.manual_seed(0)
+    places, query = places_of(heads, kernels, 70), torch.randn(6, 30, 80).bfloat16()
+    before = kernels.count("loads")
+    parts = [
+        attend_shared(kernels, way, Scaling(0.1, 0.0), 0, query, None, 30, places, None)
+        for way in (heads, replace(heads, attention_tile_rows=0))
+    ]
+    assert same_bits(*parts)
+    assert kernels.count("loads") == before
+    assert problem_of(heads, kernels) == "heads of 80 numbers are not whole tiles of 32"
+    floats = replace(HEADS, dtype=torch.float32)
+    assert problem_of(floats, kernels) == "tiles multiply bfloat16, and these keys are float32"
+    assert problem_of(HEADS, kernels) == ""
+
+
+@needs_compiler
+def test_places_that_do_not_exist_are_refused_by_tiles_too(kernels: OnlyTiles) -> None:
+    heads = replace(HEADS, attention_tile_rows=1)
+    places, query = places_of(heads, kernels, 40), torch.randn(6, 9, 64).bfloat16()
+    ask = [
+        (replace(places, sees=49), None, 9, None, "shared keys are not all in their arena"),
+        (replace(places, sees=41, causal=True), None, 9, None, "shared keys are not all in their arena"),
+        (places, torch.tensor([0, 9]), 2, None, "entry 1 of those that see shared keys"),
+        (places, None, 9, torch.full((9,), -1, dtype=torch.int32), "the window of token 0 begins before"),
+    ]
+    for where, chosen, count, first, message in ask:
+        with pytest.raises(IndexError, match=message):
+            attend_shared(kernels, heads, Scaling(0.2, 0.0), 0, query, chosen, count, where, first)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("TILE_MULTIPLY_ADD(3, 5, 7);\n      }\n      TILE_STORE(2, at", "TILE_MULTIPLY_ADD(3, 5, 6);\n      }\n      TILE_STORE(2, at", r"\d"),
+        pytest.param("memset(last + LANES * dim, 0,", "memset(last + LANES * dim, 0xff,", "(nan|inf)", marks=pytest.mark.slow),
+        pytest.param("begin / at_once * at_once", "begin / LANES * LANES", "some bits from that of each token alone", marks=pytest.mark.slow),
+    ],
+    ids=["the wrong keys", "weights of what was never written", "blocks that depend on others"],
+)  # fmt: skip
+def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
+    right: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FORCED, raising=False)
+    text = (KERNELS / "tile_attention.h").read_text()
+    assert right in text
+    headers = tmp_path / "headers"
+    shutil.copytree(KERNELS, headers, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    (headers / "tile_attention.h").write_text(text.replace(right, wrong))
+    choice = choose(HEADS, emulated_attention(tmp_path, [f"-I{headers}"]))
+    assert choice is not None
+    assert choice.tile_rows == 0
+    pattern = rf"tiles left out of attention: attention of 37 tokens to 300 keys is off by {said}"
+    assert re.search(pattern, choice.note), choice.note
+    assert choice.note in choice.fact
+
+
+def times(*milliseconds: float) -> dict[int, float]:
+    return dict(zip(ROWS, milliseconds, strict=True))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("tiles", "in_order", "own", "expected_rows", "words"),
+    [
+        # of rows 1, 4, 8, 16, 32 and 128
+        (times(2, 2, 2, 3, 4, 16), times(1, 1, 3, 6, 12, 50), times(1, 1, 3, 6, 12, 50), 8, "tiles from 8 rows, "),
+        (times(1, 1, 2, 3, 4, 16), times(2, 2, 3, 6, 12, 50), times(1, 1, 3, 6, 12, 50), 1, "tiles from 1 rows, "),
+        (times(9, 9, 9, 9, 90, 90), times(1, 1, 2, 3, 8, 30), times(2, 2, 4, 6, 9, 50), NO_TILES, "in the order of"),
+        (times(1, 1, 2, 3, 4, 49), times(2, 2, 3, 6, 12, 50), times(1, 1, 3, 3, 4, 50), 0, "vectors, "),
+    ],
+)
+def test_the_fastest_is_chosen(
+    kernels: OnlyTiles, tiles: Any, in_order: Any, own: Any, expected_rows: int, words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv(FORCED, raising=False)
+    took = {"tiles": tiles, "tile order": in_order, "vectors": own}
+    monkeypatch.setattr(shared_attention, "_kept_seconds", lambda *_: took)
+    choice = choose(HEADS, kernels)
+    assert choice is not None
+    assert (choice.tile_rows, choice.note) == (expected_rows, "")
+    assert choice.fact.startswith(words)
+
+
+@needs_compiler
+def test_it_is_measured_once_and_kept_beside_products(
+    kernels: OnlyTiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FORCED, raising=False)
+    monkeypatch.setattr(kernels, "file", tmp_path / "kernels-1.so")
+    assert choose(HEADS, kernels) == shared_attention.AttentionChoice(
+        "tiles from 8 rows, emulation below (not measured, since no folder keeps it)", 8
+    )
+    monkeypatch.setattr(kernels, "is_kept", True)
+    before = kernels.count("loads")
+    first = choose(HEADS, kernels)
+    assert kernels.count("loads") > before
+    [file] = tmp_path.glob("products-*.json")
+    assert "attention of 3 x 64 to 512 keys, bfloat16" in file.read_text()
+    before = kernels.count("loads")
+    assert choose(HEADS, kernels) == first
+    assert kernels.count("loads") == before
+
+
+@needs_compiler
+def test_a_way_is_forced(kernels: OnlyTiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FORCED, "tiles")
+    assert choose(HEADS, kernels) == shared_attention.AttentionChoice(
+        f"tiles from 8 rows, emulation below (by {FORCED})", 8
+    )
+    narrow = choose(replace(HEADS, dim=80), kernels)
+    assert narrow is not None
+    assert narrow.note == f"{FORCED}=tiles: heads of 80 numbers are not whole tiles of 32"
+    assert (narrow.tile_rows, narrow.fact) == (0, f"vectors, emulation ({narrow.note})")
+    monkeypatch.setenv(FORCED, "vectors")
+    assert choose(HEADS, kernels) == shared_attention.AttentionChoice(f"vectors, emulation (by {FORCED})")
+    assert choose(HEADS, None) is None, "torch computes it"
+
+
+def test_a_word_that_is_no_way_is_rejected_before_the_model_is_loaded(
+    opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FORCED, "fast")
+    with pytest.raises(ConfigError, match=f"{FORCED}=fast: choose one of tiles, vectors"):
+        opened(model=LocalModelConfig(name="embedded", device="cpu"))
+
+
+def test_what_was_chosen_is_in_the_facts(opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = native.kernels()
+    if compiled is None or not compiled.has_shared:
+        pytest.skip("torch computes attention to shared keys here")
+    monkeypatch.setenv(FORCED, "tiles")
+    engine = opened(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32))
+    reason = f"{FORCED}=tiles: tiles multiply bfloat16, and these keys are float32"
+    assert engine.load().facts["shared_attention"] == f"vectors, {compiled.vectors_for(torch.float32)} ({reason})"
+    engine.install_fast_kernels(engine.loaded, engine.heads(engine.loaded))
+    assert reason in engine.stats.notes

@@ -1,0 +1,46 @@
+/* What tiles (AMX) compute in bfloat16 and in bytes, and nothing else, so that a test builds it in seconds: attention to
+   shared keys, and products. */
+#include "numbers.h"
+#ifdef HAS_AVX512
+#include "avx512.h"
+#endif
+#include "thread_team.h"
+#include "attention.h"
+#include "matrices.h"
+#include "checks.h"
+#include "fused_structs.h"
+#include "tiles.h"
+
+#ifdef HAS_AVX512_VNNI
+#define T uint8_t
+#define PACK 4
+#define NAME(x) x##_u8
+#include "register_tile.h"
+#undef T
+#undef PACK
+#undef NAME
+#endif
+
+#define T bf16
+#define PACK 2
+#define NAME(x) x##_bf16
+#define INT8_NAME(x) x##_int8_bf16
+#include "int8_portable.h"
+#include "attention_tiles.h"
+#define KV bf16
+#define SCALE_SIZE 0
+#define KV_NAME NAME
+#include "attention_of_format.h"
+#define KV int8_t
+#define SCALE_SIZE SCALE_BYTES
+#define KV_NAME INT8_NAME
+#include "kv_int8.h"
+#include "attention_of_format.h"
+#include "register_tile.h"
+#ifdef HAS_AVX512_VNNI
+#include "four_bit.h"
+#include "quantized.h"
+#include "row_int8.h"
+#include "int8_dynamic.h"
+#endif
+#include "products.h"
