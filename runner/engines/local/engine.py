@@ -24,7 +24,7 @@ from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
-from runner.engines.local import branches, shared_attention
+from runner.engines.local import branches, byte_products, shared_attention
 from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.compat_probe import (
     Incompatible,
@@ -98,6 +98,9 @@ class LocalEngine:
             facts["kv_cache"] = KV_IN_INT8
         if heads is not None and (choice := self.products(loaded, heads).get(heads.dtype)):
             facts["products"] = choice.fact
+        if heads is not None and heads.device.type == "cpu":
+            of_bytes = byte_products.choice_for(loaded.model, kernels_for(heads))
+            facts |= {} if of_bytes is None else {"int8_products": of_bytes.fact}
         if self._shared_attention is not None:
             facts["shared_attention"] = self._shared_attention.fact
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer

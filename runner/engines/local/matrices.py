@@ -7,8 +7,8 @@ from typing import Protocol
 
 import torch
 
-from runner.engines.local.kernels.native import Kernels
-from runner.engines.local.kernels.shared_numbers import Matrix
+from runner.engines.local.kernels.native import Kernels, pointer, pointer_or_none
+from runner.engines.local.kernels.shared_numbers import SHIFT, Matrix, WeightFormat
 
 
 class LayerWeights(Protocol):
@@ -31,6 +31,35 @@ class LayerWeights(Protocol):
         """The tensors whose addresses are in the matrix."""
 
 
+class QuantizedWeights:
+    """A layer's weights as C reads them, in the library's memory."""
+
+    def __init__(self, kind: WeightFormat, inputs: int, outputs: int, formats: tuple[torch.dtype, ...]) -> None:
+        self.matrix, self.inputs, self.formats = Matrix(outputs=outputs, kind=kind), inputs, formats
+        self.tensors: tuple[torch.Tensor, ...] = ()
+
+    def point_at(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        scale: torch.Tensor,
+        constants: torch.Tensor | None = None,
+    ) -> None:
+        """Use these tensors for the next product, and keep them alive; ValueError unless they are as C reads them."""
+        matrix, outputs, inputs = self.matrix, self.matrix.outputs, self.inputs
+        if matrix.kind == WeightFormat.four_bit:
+            matrix.weight = pointer(weight.view(-1), torch.uint8, outputs * inputs // 2)
+            matrix.scale = pointer(scale, torch.bfloat16, inputs // matrix.block, outputs)
+            matrix.constants = pointer_or_none(constants, torch.bfloat16, 32)
+        else:
+            of_scale = torch.bfloat16 if matrix.kind == WeightFormat.weight_int8 else torch.float32
+            matrix.weight = pointer(weight, torch.int8, outputs, inputs)
+            matrix.scale = pointer(scale, of_scale, outputs)
+            matrix.constants = pointer_or_none(constants, torch.int32, outputs)
+        matrix.bias = None if bias is None else pointer(bias, bias.dtype, outputs)
+        self.tensors = tuple(one for one in (weight, bias, scale, constants) if one is not None)
+
+
 def multiply(
     kernels: Kernels,
     rows: torch.Tensor,
@@ -49,3 +78,9 @@ def multiply(
         *((None, 0) if workspace is None else (workspace.data_ptr(), workspace.nbytes)), result.data_ptr(),
     )  # fmt: skip
     return result
+
+
+def shifted_sums(weight: torch.Tensor) -> torch.Tensor:
+    """Return what SHIFT, which is added to the numbers of rows, adds to the sums of each output."""
+    # some outputs at a time: torch copies them as int32 for the sums
+    return torch.cat([some.sum(1, dtype=torch.int32) for some in torch.split(weight, 256)]) * SHIFT

@@ -17,10 +17,10 @@ from torch import nn
 from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core.heap import Heap
 from runner.core.machine import MIB
-from runner.engines.local import int8_dynamic
+from runner.engines.local import byte_products, int8_dynamic
 from runner.engines.local.kernels import native
-from runner.engines.local.kernels.shared_numbers import SHIFT, Matrix, WeightFormat
-from runner.engines.local.matrices import multiply
+from runner.engines.local.kernels.shared_numbers import WeightFormat
+from runner.engines.local.matrices import QuantizedWeights, multiply, shifted_sums
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
@@ -32,35 +32,6 @@ Maker = Callable[[Any, native.Kernels], tuple["QuantizedWeights", Forward]]
 
 class UnsupportedLayer(Exception):
     """The kernels do not support a layer."""
-
-
-class QuantizedWeights:
-    """A layer's weights as C reads them, in the library's memory."""
-
-    def __init__(self, kind: WeightFormat, inputs: int, outputs: int, formats: tuple[torch.dtype, ...]) -> None:
-        self.matrix, self.inputs, self.formats = Matrix(outputs=outputs, kind=kind), inputs, formats
-        self.tensors: tuple[torch.Tensor, ...] = ()
-
-    def point_at(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        scale: torch.Tensor,
-        constants: torch.Tensor | None = None,
-    ) -> None:
-        """Use these tensors for the next product, and keep them alive; ValueError unless they are as C reads them."""
-        matrix, outputs, inputs = self.matrix, self.matrix.outputs, self.inputs
-        if matrix.kind == WeightFormat.four_bit:
-            matrix.weight = native.pointer(weight.view(-1), torch.uint8, outputs * inputs // 2)
-            matrix.scale = native.pointer(scale, torch.bfloat16, inputs // matrix.block, outputs)
-            matrix.constants = native.pointer_or_none(constants, torch.bfloat16, 32)
-        else:
-            of_scale = torch.bfloat16 if matrix.kind == WeightFormat.weight_int8 else torch.float32
-            matrix.weight = native.pointer(weight, torch.int8, outputs, inputs)
-            matrix.scale = native.pointer(scale, of_scale, outputs)
-            matrix.constants = native.pointer_or_none(constants, torch.int32, outputs)
-        matrix.bias = None if bias is None else native.pointer(bias, bias.dtype, outputs)
-        self.tensors = tuple(one for one in (weight, bias, scale, constants) if one is not None)
 
 
 class QuantizedLayers:
@@ -76,6 +47,9 @@ class QuantizedLayers:
         self._kernels, self._workspace = native.kernels(), torch.empty(0, dtype=torch.uint8)
         dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
         problems: dict[tuple[Any, ...], str] = {}
+        by_tiles = byte_products.choice_for(model, self._kernels)
+        self._tile_rows = 0 if by_tiles is None else by_tiles.tile_rows
+        self.notes += [by_tiles.note] if by_tiles is not None and by_tiles.note else []
         for layer in model.modules():
             if not isinstance(layer, nn.Linear):
                 continue
@@ -177,10 +151,10 @@ class QuantizedLayers:
         stored = state.CB
         if state.has_fp16_weights or stored is None or stored.dtype is not torch.int8 or not stored.is_contiguous():
             raise UnsupportedLayer("its weights are not stored as int8")
-        scale, weight, sums = state.SCB.float().contiguous(), state.CB, _shifted_sums(state.CB)
+        scale, weight, sums = state.SCB.float().contiguous(), state.CB, shifted_sums(state.CB)
         formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
         it = QuantizedWeights(WeightFormat.row_int8, inputs, outputs, formats)
-        it.matrix.threshold = state.threshold
+        it.matrix.threshold, it.matrix.tile_rows = state.threshold, self._tile_rows
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             is_ours = rows.dtype in native.FORMATS and _is_of(layer.bias, rows.dtype)
@@ -197,10 +171,11 @@ class QuantizedLayers:
         if reason := int8_dynamic.rejection_reason(layer):
             raise UnsupportedLayer(reason)
         own, inputs, outputs, stored = layer.forward, layer.in_features, layer.out_features, layer.weight
-        weight, scale, sums = stored.qdata, stored.scale.flatten().contiguous(), _shifted_sums(stored.qdata)
+        weight, scale, sums = stored.qdata, stored.scale.flatten().contiguous(), shifted_sums(stored.qdata)
         formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
         function = "product" if kernels.has_quantized else "int8_product"
         it = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, formats if kernels.has_quantized else ())
+        it.matrix.tile_rows = self._tile_rows
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if layer.weight is not stored or rows.dtype not in formats or not rows.numel():
@@ -253,12 +228,6 @@ class QuantizedLayers:
             if not off <= TOLERANCE:
                 return f"the outputs would be off by {off:.2g} of the largest"
         return ""
-
-
-def _shifted_sums(weight: torch.Tensor) -> torch.Tensor:
-    """Return what SHIFT, which is added to the numbers of rows, adds to the sums of each output."""
-    # some outputs at a time: torch copies them as int32 for the sums
-    return torch.cat([some.sum(1, dtype=torch.int32) for some in torch.split(weight, 256)]) * SHIFT
 
 
 def _is_of(bias: torch.Tensor | None, dtype: torch.dtype) -> bool:

@@ -1,4 +1,4 @@
-"""The fixture `opened`: engines that are closed when a test ends."""
+"""Engines that are closed when a test ends, and kernels whose tiles are emulated."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from emulated import OnlyTiles, emulated_attention
 from opening import local_engine
 
 from runner.config.root import RunnerConfig
@@ -24,3 +25,9 @@ def opened(make_config: Callable[..., RunnerConfig]) -> Iterator[Callable[..., L
     yield make
     for engine in engines:
         engine.close()
+
+
+@pytest.fixture(scope="session")
+def emulated_tiles(tmp_path_factory: pytest.TempPathFactory) -> OnlyTiles:
+    """Attention to shared keys and products by tiles (AMX) that are emulated; they are built once."""
+    return emulated_attention(tmp_path_factory.mktemp("emulated"))

@@ -26,8 +26,8 @@ from runner.core.heap import Heap
 from runner.engines.local import int8_dynamic
 from runner.engines.local.kernels import building, native
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
-from runner.engines.local.matrices import multiply
-from runner.engines.local.quantized_layers import QuantizedLayers, QuantizedWeights
+from runner.engines.local.matrices import QuantizedWeights, multiply
+from runner.engines.local.quantized_layers import QuantizedLayers
 from runner.quantization.torchao import Int8DynamicConfig
 
 pytest.importorskip("torchao", reason="the optional torchao is not installed")

@@ -37,11 +37,6 @@ KEYS = (1, 15, 16, 17, 33, 255, 256, 257, 300)  # remainders of blocks, of tiles
 KV = pytest.mark.parametrize("kv_cache", list(KvCache))
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> OnlyTiles:
-    return emulated_attention(tmp_path_factory.mktemp("emulated"))
-
-
 def places_of(heads: Heads, kernels: native.Kernels, count: int, scale: float = 1.0) -> SharedPlaces:
     """Random keys and values in the first layer; those of the second, which lie behind, are no numbers."""
     kv = SharedKv.empty(heads, count, kernels)
@@ -85,22 +80,29 @@ def same_bits(first: Part, second: Part) -> bool:
     ("cap", "is_causal", "has_windows"), [(0.0, False, False), (0.0, True, False), (3.0, True, True)]
 )
 def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
-    kernels: OnlyTiles, shape: tuple[int, int, int], kv_cache: KvCache, cap: float, is_causal: bool, has_windows: bool
+    emulated_tiles: OnlyTiles,
+    shape: tuple[int, int, int],
+    kv_cache: KvCache,
+    cap: float,
+    is_causal: bool,
+    has_windows: bool,
 ) -> None:
     torch.manual_seed(sum(shape))
     heads = Heads(2, *shape, torch.bfloat16, CPU, kv_cache=kv_cache)
     tokens = {1: 50, 2: 20, 3: 37, 4: 13, 16: 4}[heads.group]  # tasks of 48 rows, and remainders
     for count in KEYS if shape == SHAPES[1] else KEYS[-2:]:
-        places = places_of(heads, kernels, count + tokens - 1)
+        places = places_of(heads, emulated_tiles, count + tokens - 1)
         places = replace(places, sees=count, causal=is_causal)
         first = torch.arange(tokens, dtype=torch.int32) * 7 % (count + 9) if has_windows else None
         query = torch.randn(shape[0] * shape[1], tokens, heads.dim).bfloat16()
         found = {}
-        before = kernels.count("products")
+        before = emulated_tiles.count("products")
         for tile_rows in (1, 8, 17, NO_TILES):
             way = replace(heads, attention_tile_rows=tile_rows)
-            found[tile_rows] = attend_shared(kernels, way, Scaling(0.2, cap), 0, query, None, tokens, places, first)
-        assert kernels.count("products") > before
+            found[tile_rows] = attend_shared(
+                emulated_tiles, way, Scaling(0.2, cap), 0, query, None, tokens, places, first
+            )
+        assert emulated_tiles.count("products") > before
         assert all(same_bits(found[1], other) for other in found.values()), count
         out, top, total = expected(heads, query, places, first, cap)
         assert torch.equal(found[1][1] == -torch.inf, top == -torch.inf)
@@ -118,48 +120,48 @@ def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
 
 @needs_compiler
 @KV
-def test_a_token_has_the_same_bits_whatever_goes_along(kernels: OnlyTiles, kv_cache: KvCache) -> None:
+def test_a_token_has_the_same_bits_whatever_goes_along(emulated_tiles: OnlyTiles, kv_cache: KvCache) -> None:
     """Alone by vectors or by tiles, among those that see less and more, on two threads; also of tiny numbers."""
     torch.manual_seed(1)
     for scale in (1.0, 1e-19, 1e-37):
         heads = replace(HEADS, kv_cache=kv_cache, attention_tile_rows=4)
-        places = replace(places_of(heads, kernels, 600, scale), sees=500, causal=True)
+        places = replace(places_of(heads, emulated_tiles, 600, scale), sees=500, causal=True)
         query = torch.randn(6, 90, 64).bfloat16()
         first = torch.randint(0, 580, (90,), dtype=torch.int32)
-        together = attend_shared(kernels, heads, Scaling(0.2, 0.0), 0, query, None, 90, places, first)
+        together = attend_shared(emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, None, 90, places, first)
         for at in (0, 1, 47, 88, 89):
             alone = replace(places, sees=500 + at, causal=False)
             for tile_rows in (1, 4):
                 way = replace(heads, attention_tile_rows=tile_rows)
                 part = attend_shared(
-                    kernels, way, Scaling(0.2, 0.0), 0, query, torch.tensor([at]), 1, alone, first[at : at + 1]
+                    emulated_tiles, way, Scaling(0.2, 0.0), 0, query, torch.tensor([at]), 1, alone, first[at : at + 1]
                 )
                 rows = slice(3 * at, 3 * at + 3)
                 assert same_bits(part, (together[0][:, rows], together[1][:, rows], together[2][:, rows])), (scale, at)
 
 
 @needs_compiler
-def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(kernels: OnlyTiles) -> None:
+def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emulated_tiles: OnlyTiles) -> None:
     heads = replace(HEADS, dim=80, attention_tile_rows=1)
     torch.manual_seed(0)
-    places, query = places_of(heads, kernels, 70), torch.randn(6, 30, 80).bfloat16()
-    before = kernels.count("loads")
+    places, query = places_of(heads, emulated_tiles, 70), torch.randn(6, 30, 80).bfloat16()
+    before = emulated_tiles.count("loads")
     parts = [
-        attend_shared(kernels, way, Scaling(0.1, 0.0), 0, query, None, 30, places, None)
+        attend_shared(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, None, 30, places, None)
         for way in (heads, replace(heads, attention_tile_rows=0))
     ]
     assert same_bits(*parts)
-    assert kernels.count("loads") == before
-    assert problem_of(heads, kernels) == "heads of 80 numbers are not whole tiles of 32"
+    assert emulated_tiles.count("loads") == before
+    assert problem_of(heads, emulated_tiles) == "heads of 80 numbers are not whole tiles of 32"
     floats = replace(HEADS, dtype=torch.float32)
-    assert problem_of(floats, kernels) == "tiles multiply bfloat16, and these keys are float32"
-    assert problem_of(HEADS, kernels) == ""
+    assert problem_of(floats, emulated_tiles) == "tiles multiply bfloat16, and these keys are float32"
+    assert problem_of(HEADS, emulated_tiles) == ""
 
 
 @needs_compiler
-def test_places_that_do_not_exist_are_refused_by_tiles_too(kernels: OnlyTiles) -> None:
+def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyTiles) -> None:
     heads = replace(HEADS, attention_tile_rows=1)
-    places, query = places_of(heads, kernels, 40), torch.randn(6, 9, 64).bfloat16()
+    places, query = places_of(heads, emulated_tiles, 40), torch.randn(6, 9, 64).bfloat16()
     ask = [
         (replace(places, sees=49), None, 9, None, "shared keys are not all in their arena"),
         (replace(places, sees=41, causal=True), None, 9, None, "shared keys are not all in their arena"),
@@ -168,7 +170,7 @@ def test_places_that_do_not_exist_are_refused_by_tiles_too(kernels: OnlyTiles) -
     ]
     for where, chosen, count, first, message in ask:
         with pytest.raises(IndexError, match=message):
-            attend_shared(kernels, heads, Scaling(0.2, 0.0), 0, query, chosen, count, where, first)
+            attend_shared(emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, chosen, count, where, first)
 
 
 @needs_compiler
@@ -214,13 +216,13 @@ def times(*milliseconds: float) -> dict[int, float]:
     ],
 )
 def test_the_fastest_is_chosen(
-    kernels: OnlyTiles, tiles: Any, in_order: Any, own: Any, expected_rows: int, words: str,
+    emulated_tiles: OnlyTiles, tiles: Any, in_order: Any, own: Any, expected_rows: int, words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.delenv(FORCED, raising=False)
     took = {"tiles": tiles, "tile order": in_order, "vectors": own}
     monkeypatch.setattr(shared_attention, "_kept_seconds", lambda *_: took)
-    choice = choose(HEADS, kernels)
+    choice = choose(HEADS, emulated_tiles)
     assert choice is not None
     assert (choice.tile_rows, choice.note) == (expected_rows, "")
     assert choice.fact.startswith(words)
@@ -228,36 +230,36 @@ def test_the_fastest_is_chosen(
 
 @needs_compiler
 def test_it_is_measured_once_and_kept_beside_products(
-    kernels: OnlyTiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emulated_tiles: OnlyTiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
-    monkeypatch.setattr(kernels, "file", tmp_path / "kernels-1.so")
-    assert choose(HEADS, kernels) == shared_attention.AttentionChoice(
+    monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
+    assert choose(HEADS, emulated_tiles) == shared_attention.AttentionChoice(
         "tiles from 8 rows, emulation below (not measured, since no folder keeps it)", 8
     )
-    monkeypatch.setattr(kernels, "is_kept", True)
-    before = kernels.count("loads")
-    first = choose(HEADS, kernels)
-    assert kernels.count("loads") > before
+    monkeypatch.setattr(emulated_tiles, "is_kept", True)
+    before = emulated_tiles.count("loads")
+    first = choose(HEADS, emulated_tiles)
+    assert emulated_tiles.count("loads") > before
     [file] = tmp_path.glob("products-*.json")
     assert "attention of 3 x 64 to 512 keys, bfloat16" in file.read_text()
-    before = kernels.count("loads")
-    assert choose(HEADS, kernels) == first
-    assert kernels.count("loads") == before
+    before = emulated_tiles.count("loads")
+    assert choose(HEADS, emulated_tiles) == first
+    assert emulated_tiles.count("loads") == before
 
 
 @needs_compiler
-def test_a_way_is_forced(kernels: OnlyTiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_way_is_forced(emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FORCED, "tiles")
-    assert choose(HEADS, kernels) == shared_attention.AttentionChoice(
+    assert choose(HEADS, emulated_tiles) == shared_attention.AttentionChoice(
         f"tiles from 8 rows, emulation below (by {FORCED})", 8
     )
-    narrow = choose(replace(HEADS, dim=80), kernels)
+    narrow = choose(replace(HEADS, dim=80), emulated_tiles)
     assert narrow is not None
     assert narrow.note == f"{FORCED}=tiles: heads of 80 numbers are not whole tiles of 32"
     assert (narrow.tile_rows, narrow.fact) == (0, f"vectors, emulation ({narrow.note})")
     monkeypatch.setenv(FORCED, "vectors")
-    assert choose(HEADS, kernels) == shared_attention.AttentionChoice(f"vectors, emulation (by {FORCED})")
+    assert choose(HEADS, emulated_tiles) == shared_attention.AttentionChoice(f"vectors, emulation (by {FORCED})")
     assert choose(HEADS, None) is None, "torch computes it"
 
 
@@ -277,5 +279,7 @@ def test_what_was_chosen_is_in_the_facts(opened: Callable[..., LocalEngine], mon
     engine = opened(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32))
     reason = f"{FORCED}=tiles: tiles multiply bfloat16, and these keys are float32"
     assert engine.load().facts["shared_attention"] == f"vectors, {compiled.vectors_for(torch.float32)} ({reason})"
-    engine.install_fast_kernels(engine.loaded, engine.heads(engine.loaded))
+    heads = engine.heads(engine.loaded)
+    assert heads is not None
+    engine.install_fast_kernels(engine.loaded, heads)
     assert reason in engine.stats.notes

@@ -121,14 +121,17 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
     """They are compiled here although this processor may lack them; nothing else contains them."""
     if shutil.which("objdump") is None:
         pytest.skip("there is no objdump to read the machine code")
-    library = build(tmp_path)
+    library = build(tmp_path, "-O1", "-mavx512vnni", source="tiles_only.c")
     code = subprocess.run(["objdump", "-d", str(library)], check=True, capture_output=True, text=True).stdout
     holders = {
         block.split(">:")[0].split("<")[-1]
         for block in code.split("\n\n")
-        if re.search(r"\b(tdpbf16ps|tileloadd|ldtilecfg|tilerelease)\b", block)
+        if re.search(r"\b(tdpbf16ps|tdpbusd|tileloadd|ldtilecfg|tilerelease)\b", block)
     }
-    assert {name.partition(".")[0] for name in holders} == {"multiply_by_tiles", "configure_tiles", "release_tiles"}
+    assert {name.partition(".")[0] for name in holders} == {
+        "multiply_by_tiles", "configure_tiles", "release_tiles", "are_byte_sums_right",
+        "score_by_tiles", "add_values_by_tiles", "multiply_bytes_by_tiles",
+    }  # fmt: skip
 
 
 @pytest.mark.skipif("amx_tile" not in FLAGS, reason="this processor has no tiles")

@@ -20,9 +20,8 @@ from runner.engines.local.interface import register
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.matrices import multiply
+from runner.engines.local.matrices import QuantizedWeights, multiply
 from runner.engines.local.panels import Panels
-from runner.engines.local.quantized_layers import QuantizedWeights
 from runner.engines.local.shared_kv import SharedKv, own_kv
 from runner.engines.rows import Row
 
