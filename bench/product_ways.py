@@ -1,7 +1,7 @@
 """Which way of products is the fastest on this processor? `python bench/product_ways.py [--shapes 576x576]`.
 
 The products that each way computes on one thread are multiplied by turns, with as many rows as a step and a prompt
-have, in GFLOP/s: of a larger layer a part, which stays in the caches. The last line is what a job would use.
+have, in GFLOP/s: of a larger layer a part, which stays in the caches. The last lines are what a job would use.
 RUNNER_WITHOUT=avx512_bf16 and ONEDNN_MAX_CPU_ISA=AVX512_CORE let this processor be one without products of bfloat16;
 RUNNER_WITHOUT=avx512 and ONEDNN_MAX_CPU_ISA=AVX2 one with narrow registers: our kernels and torch then leave the same
 instructions out.
@@ -18,8 +18,9 @@ import torch
 from engines import head_line, markdown
 from torch import nn
 
-from runner.engines.local import products
+from runner.engines.local import products, shared_attention
 from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import Heads
 from runner.engines.local.measured_products import Ways, measure, sample_of
 from runner.engines.local.products import Way
 
@@ -61,6 +62,9 @@ def main() -> None:
     print(markdown(["outputs x inputs", "GFLOP/s by", *(f"{count} rows" for count in ROWS)], lines))
     layers = [nn.Linear(width, outputs, bias=False, device="meta", dtype=dtype) for outputs, width in shapes]
     print(f"products: {products.choose(layers, dtype, kernels).fact}")
+    heads = Heads(1, 3, 3, 64, dtype, torch.device("cpu"))  # those of the same model
+    if (attention := shared_attention.choose(heads, kernels)) is not None:
+        print(f"shared attention: {attention.fact}")
 
 
 if __name__ == "__main__":
