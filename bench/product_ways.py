@@ -61,10 +61,10 @@ def main() -> None:
         best.clear()
     print(markdown(["outputs x inputs", "GFLOP/s by", *(f"{count} rows" for count in ROWS)], lines))
     layers = [nn.Linear(width, outputs, bias=False, device="meta", dtype=dtype) for outputs, width in shapes]
-    print(f"products: {products.choose(layers, dtype, kernels).fact}")
     heads = Heads(1, 3, 3, 64, dtype, torch.device("cpu"))  # those of the same model
     if (attention := shared_attention.choose(heads, kernels)) is not None:
         print(f"shared attention: {attention.fact}")
+    print(f"products: {products.choose(layers, dtype, kernels).fact}")
 
 
 if __name__ == "__main__":

@@ -159,3 +159,13 @@ def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
     assert emulated_tiles.count("byte_products") > before
     found.matrices[layer].matrix.tile_rows = 0
     assert torch.equal(layer(rows), by_tiles)
+
+
+@pytest.mark.skipif("amx_tile" not in FLAGS, reason="this processor has no tiles")
+def test_real_tiles_pass_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = native.kernels()
+    assert compiled is not None
+    if compiled.tiles_problem:
+        pytest.skip(compiled.tiles_problem)
+    monkeypatch.setenv(FORCED, "tiles")
+    assert choose(LAYERS, compiled) == ByteChoice(f"tiles from 16 rows, VNNI below (by {FORCED})", 16)

@@ -283,3 +283,14 @@ def test_what_was_chosen_is_in_the_facts(opened: Callable[..., LocalEngine], mon
     assert heads is not None
     engine.install_fast_kernels(engine.loaded, heads)
     assert reason in engine.stats.notes
+
+
+@pytest.mark.skipif("amx_tile" not in FLAGS, reason="this processor has no tiles")
+@KV
+def test_real_tiles_pass_the_trial(kv_cache: KvCache) -> None:
+    compiled = native.kernels()
+    assert compiled is not None
+    if compiled.tiles_problem:
+        pytest.skip(compiled.tiles_problem)
+    for group, dim in ((1, 32), (3, 64), (8, 128)):
+        assert problem_of(replace(HEADS, group=group, dim=dim, kv_cache=kv_cache), compiled) == ""
