@@ -13,6 +13,7 @@ from runner.engines.local.attention import PrefixUse
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.shared_kv import SharedKv
+from runner.engines.local.windows import Window
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}  # for outputs of about 1; bfloat16 has 8 bits
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
@@ -23,10 +24,18 @@ WAYS = pytest.mark.parametrize(
 )
 
 
-def heads_for(way: str, *shape: Any) -> Heads:
-    """Return heads on the way's device, computed by SDPA if that is the way; shape: their fields but the device."""
+def heads_for(
+    way: str,
+    layers: int,
+    kv_heads: int,
+    group: int,
+    dim: int,
+    dtype: torch.dtype,
+    windows: tuple[Window | None, ...] = (),
+) -> Heads:
+    """Return heads on the way's device, computed by SDPA if that is the way."""
     device = torch.device("cuda" if way.endswith(ON_GPU) else "cpu")
-    return Heads(*shape[:5], device, *shape[5:], by_sdpa=way.startswith("sdpa"))
+    return Heads(layers, kv_heads, group, dim, dtype, device, windows, by_sdpa=way.startswith("sdpa"))
 
 
 @pytest.fixture(autouse=True)

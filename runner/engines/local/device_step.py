@@ -162,6 +162,15 @@ class StepAttention:
         return self._hidden[window, OWN]
 
 
+@dataclass
+class StepRows:
+    """The rows of a step in the slots 0 … n-1, and behind them those whose prompts are not complete."""
+
+    own: Slots
+    rows: Sequence[Row]
+    reading: Sequence[Row]
+
+
 class DeviceStep:
     """Computes the logits of one more token of every row, on the device alone."""
 
@@ -178,11 +187,9 @@ class DeviceStep:
         """Whether these rows see few enough prefixes."""
         return len(_prefixes(rows)[0]) <= MOST_PREFIXES
 
-    def __call__(self, own: Slots, rows: Sequence[Row], reading: Sequence[Row] = ()) -> torch.Tensor:
-        """Send the last token of each row, in the slots 0 … n-1; return the logits [n, V], valid until the next step.
-
-        reading: the rows in the slots behind them, whose prompts are not complete.
-        """
+    def __call__(self, step: StepRows, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """Send the last token of each row; return the logits [n, V], valid until the next step."""
+        own, rows = step.own, step.rows
         prefixes, seen_by = _prefixes(rows)
         count = min(_rounded_rows(len(rows)), own.slots)
         places = _rounded_places(max(row.places for row in rows) + 1, own.capacity)
@@ -190,9 +197,10 @@ class DeviceStep:
             self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
         self._forget_others([own.keys[0], *(prefix.kv for prefix in prefixes)])
         lines = [
-            [row.tokens[-1], len(row.prompt) + len(row.tokens) - 1, row.places, *seen_by[row.prefix]] for row in rows
+            [token, position, row.places, *seen_by[row.prefix]]
+            for token, position, row in zip(ids, positions, rows, strict=True)
         ]
-        filling = [row.places for row in reading[: count - len(rows)]]
+        filling = [row.places for row in step.reading[: count - len(rows)]]
         filling += [0] * (count - len(rows) - len(filling))
         lines += [[0, place, place, *[0] * MOST_PREFIXES] for place in filling]
         on_gpu = self.heads.device.type == "cuda"

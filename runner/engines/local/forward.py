@@ -13,7 +13,7 @@ from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines.base import Completion
 from runner.engines.local.attention import PassLayout, PrefixUse, Span
-from runner.engines.local.device_step import DeviceStep
+from runner.engines.local.device_step import DeviceStep, StepRows
 from runner.engines.local.fused_forward import FusedForward
 from runner.engines.local.interface import running
 from runner.engines.local.kv_cache import Heads, OwnKv, kernels_for
@@ -129,14 +129,13 @@ class Forward:
 
         reading: the rows in the slots behind them, whose prompts are not complete.
         """
-        if self.device_step is not None and self.device_step.fits(rows):
-            assert isinstance(own, Slots)
-            self._note([row.tokens[-1] for row in rows], len(rows))
-            return self.device_step(own, rows, reading)
-        places = [row.places for row in rows]
-        kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
         ids = [row.tokens[-1] for row in rows]
         positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
+        if self.device_step is not None and self.device_step.fits(rows):
+            assert isinstance(own, Slots)
+            return self._forward(StepRows(own, rows, reading), ids, positions, None)
+        places = [row.places for row in rows]
+        kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
         return self._forward(
             PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None
         )
@@ -157,21 +156,20 @@ class Forward:
     def _ints(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
 
-    def _note(self, ids: list[int], logits: int) -> None:
-        """Note the size of a pass; ConfigError if a token has no embedding."""
+    def _forward(
+        self, layout: PassLayout | StepRows, ids: list[int], positions: list[int], keep: list[int] | None
+    ) -> torch.Tensor:
+        """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
         if (largest := max(ids)) >= self.rows:  # prompts were checked, so it is of an answer
             raise ConfigError(
                 f"the model answered with token {largest}, and its embedding ends at {self.rows - 1}: its head is "
                 "larger than its embedding, so head and embedding are of different checkpoints or tokenizers"
             )
         self.most_tokens = max(self.most_tokens, len(ids))
-        self.most_logits = max(self.most_logits, logits)
-
-    def _forward(
-        self, layout: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None
-    ) -> torch.Tensor:
-        """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
-        self._note(ids, len(ids if keep is None else keep))
+        self.most_logits = max(self.most_logits, len(ids if keep is None else keep))
+        if isinstance(layout, StepRows):
+            assert self.device_step is not None
+            return self.device_step(layout, ids, positions)
         if self.fused is not None and self.fused.fits(layout, positions):
             return self.fused(layout, ids, positions, keep)
         device, layout.positions = self.heads.device, positions

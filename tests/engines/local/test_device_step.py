@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from attending import GPU
-from opening import load_base
+from opening import load_base, local_engine, open_engine
+from streams import NEW_TOKENS, complete, requests
 from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoModelForCausalLM,
@@ -21,12 +22,14 @@ from transformers import (
     MistralConfig,
 )
 
-from runner.config.generation import KvCache
+from runner.config.generation import GenerationConfig, KvCache
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.config.sampling import Sampling
 from runner.core.dtypes import Dtype
+from runner.core.errors import ConfigError
 from runner.engines.base import Request
-from runner.engines.local import device_step
+from runner.engines.local import device_attention, device_step
 from runner.engines.local.compat_probe import probe_heads
 from runner.engines.local.device_step import RECORD_AT, DeviceStep
 from runner.engines.local.forward import Forward, TokenSpan
@@ -180,7 +183,7 @@ def test_a_step_never_waits_for_the_device(
 
     def watched(self: DeviceStep, attention: Any) -> torch.Tensor:
         ran.append(len(attention.table))
-        with NoHostReads():  # type: ignore[no-untyped-call]
+        with NoHostReads():
             if family == "gemma2":  # its own code makes a number of its settings into a tensor of the host
                 return step(self, attention)
             with NothingFromLists():
@@ -203,10 +206,10 @@ def test_what_waits_is_found() -> None:
             with (
                 torch.inference_mode(is_inference),
                 pytest.raises(HostRead, match="waits for the device"),
-                NoHostReads(),  # type: ignore[no-untyped-call]
+                NoHostReads(),
             ):
                 wait()
-    with NoHostReads():  # type: ignore[no-untyped-call]
+    with NoHostReads():
         numbers[numbers.argmax()[None]] = (numbers.to(torch.float32) * 2.0).long().repeat_interleave(2)[:1]
 
 
@@ -279,6 +282,61 @@ def test_a_model_that_waits_is_not_recorded(
     assert step.record is None
     assert "decoding steps are not recorded" in caplog.text
     assert "_local_scalar_dense" in caplog.text
+
+
+@DEVICES
+@pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.int8])
+def test_an_engine_answers_as_by_single_operations(
+    make_config: Make,
+    saved_family: Callable[..., Path],
+    device: str,
+    kv_cache: KvCache,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows enter, leave and share prefixes; one of them is sampled with a penalty."""
+    model = LocalModelConfig(name=str(saved_family("llama")), device=device, dtype=Dtype.float32)
+    config = make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, kv_cache=kv_cache))
+    sampled = Sampling(temperature=0.8, top_p=0.9, repetition_penalty=1.2, seed=3)
+    asked = [replace(one, sampling=sampled) if one.id == 3 else one for one in requests()]
+    answers = {}
+    for by in ("plain", "sdpa"):
+        monkeypatch.setenv("RUNNER_ATTENTION", by)
+        monkeypatch.setattr("runner.engines.local.kv_cache.native.kernels", lambda: None)
+        engine = open_engine(config)
+        report = engine.load()
+        assert ("attention by SDPA" in report.facts["decoding"]) is (by == "sdpa")
+        answers[by] = [complete(engine, asked, most) for most in (None, 3)]
+        engine.close()
+    assert answers["sdpa"] == answers["plain"]
+
+
+def test_what_is_forced_must_exist(make_config: Make, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_ATTENTION", "fast")
+    config = make_config(model=LocalModelConfig(name=str(tiny_llama)))
+    with pytest.raises(ConfigError, match="RUNNER_ATTENTION=fast: choose one of sdpa, plain"):
+        local_engine(config)
+
+
+def test_functions_that_are_missing_or_wrong_are_not_used(
+    make_config: Make, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a GPU for which this torch has no kernel."""
+    caplog.set_level("INFO")
+    monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
+    loaded = loaded_of(make_config, tiny_llama, "cpu")
+    assert probe_heads(loaded).by_sdpa
+
+    def missing(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("No available kernel.")
+
+    def wrong(scaling: Any, query: torch.Tensor, *_: Any, **__: Any) -> Any:
+        return torch.zeros_like(query), query.new_zeros(query.shape[:3])
+
+    for function, why in ((missing, "No available kernel"), (wrong, "by SDPA its logits would be off by")):
+        for module in (device_attention, device_step):
+            monkeypatch.setattr(module, "attend", function)
+        assert not probe_heads(loaded).by_sdpa
+        assert why in caplog.text
 
 
 def test_rounded_shapes() -> None:
