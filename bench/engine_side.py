@@ -51,7 +51,7 @@ def with_engine(job: Job) -> Outcome:
     switch_off(job.off)
     attention = Attention.sdpa if job.kind == "plain" else Attention.auto
     dtype = Dtype(job.dtype)
-    model = LocalModelConfig(name=job.folder, device="cpu", dtype=dtype, threads=job.threads, attention=attention)
+    model = LocalModelConfig(name=job.folder, device=job.device, dtype=dtype, threads=job.threads, attention=attention)
     engine = greedy_engine(model, max_new_tokens=max(job.new_tokens))
     started = time.perf_counter()
     engine.load()
@@ -93,6 +93,7 @@ def plain_model(job: Job) -> tuple[Any, Any, float]:
     dtype = getattr(torch, job.dtype)
     started = time.perf_counter()
     model: Any = AutoModelForCausalLM.from_pretrained(job.folder, dtype=dtype, attn_implementation="sdpa").eval()
+    model.to(job.device)
     tokenizer: Any = AutoTokenizer.from_pretrained(job.folder)
     return model, tokenizer, time.perf_counter() - started
 
@@ -116,8 +117,10 @@ def with_generate(job: Job) -> Outcome:
         batch = order[first : first + size]
         width = max(len(fed[at]) for at in batch)
         sequences = run.generate(
-            input_ids=torch.tensor([[pad] * (width - len(fed[at])) + fed[at] for at in batch]),
-            attention_mask=torch.tensor([[0] * (width - len(fed[at])) + [1] * len(fed[at]) for at in batch]),
+            input_ids=torch.tensor([[pad] * (width - len(fed[at])) + fed[at] for at in batch], device=job.device),
+            attention_mask=torch.tensor(
+                [[0] * (width - len(fed[at])) + [1] * len(fed[at]) for at in batch], device=job.device
+            ),
             max_new_tokens=max(job.new_tokens[at] for at in batch),
             do_sample=False,
             pad_token_id=pad,

@@ -73,6 +73,7 @@ class Job:
     off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed, fused
     limit_s: float | None = None  # lm-eval starts no further batch after this, llama.cpp no further step
     settings: dict[str, Any] = field(default_factory=dict)  # of vLLM and OpenVINO, or the file of llama.cpp
+    device: str = "cpu"  # of our engine and of generate: cpu or cuda
 
 
 @dataclass

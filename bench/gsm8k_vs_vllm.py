@@ -6,7 +6,8 @@ settings are the best of several, tried first. llama.cpp is built from llama-cpp
 below outputs/, and reads the same weights from a .gguf file that is written here. OpenVINO GenAI (continuous batching
 with a prefix cache, settings searched, too) is installed below outputs/ and reads what optimum-intel converts there:
 weights as they are stored, or in 8 bits (`openvino-int8`). `lmeval` is lm-evaluation-harness' HF
-backend and `generate` transformers' own, each with --batch concurrent rows.
+backend and `generate` transformers' own, each with --batch concurrent rows. `--device cuda --sides runner generate`
+compares these two on a GPU.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="rows at once of lmeval and generate")
     parser.add_argument("--limit-s", type=float, default=300.0, help="llama.cpp and lm-eval begin nothing after this")
     parser.add_argument("--no-search", action="store_true", help="take the first settings of vLLM and OpenVINO")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of runner and generate")
     options = parser.parse_args()
+    if options.device != "cpu" and (elsewhere := set(options.sides) - {"runner", "generate"}):
+        raise SystemExit(f"--device {options.device}: only runner and generate can use it, not {', '.join(elsewhere)}")
     if "runner" not in options.sides:
         raise SystemExit("--sides: the others are compared with runner, so it has to be among them")
     folder = model_folder(options.model)
@@ -68,7 +72,9 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts = [tokenizer(text)["input_ids"] for text in texts]
-    job = Job("stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None)
+    job = Job(
+        "stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None, device=options.device
+    )
     trial = run_fresh(replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads))  # builds kernels
     job = replace(job, threads=trial.threads, limit_s=options.limit_s)
     how = f"{options.shots} worked examples, exactly {options.new_tokens} new tokens"

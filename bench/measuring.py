@@ -29,7 +29,8 @@ class Run:
     def __init__(self, model: Any, dtype: str, load_s: float, hooks: bool = True) -> None:
         self.load_s, self.dtype = load_s, getattr(torch, dtype)
         self.shapes, self.layer_parameters, self.head_parameters = sizes(model)
-        self.rates = product_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES)
+        self.device = next(model.parameters()).device
+        self.rates = product_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES, self.device)
         self.positions = self.logit_rows = 0
         self.prefill_s = self.decode_s = self.started = self.total_s = self.peak_mib = 0.0
         self.first_s = 0.0  # when the first pass of this call of `generate` was done
@@ -62,7 +63,7 @@ class Run:
 
     def outcome(self, **what: Any) -> Outcome:
         """Return the measurements and outputs; products are timed again, and the better time counts."""
-        after = product_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES)
+        after = product_rates(self.shapes, self.dtype, PROBE_ROWS, PROBE_TRIES, self.device)
         measured: dict[str, Any] = {"prefill_s": self.prefill_s, "decode_s": self.decode_s, "notes": []}
         return Outcome(
             threads=torch.get_num_threads(),

@@ -108,12 +108,11 @@ class Sampler:
         self.generators = self.generators + other.generators
         self._invalidate()
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Keep only these rows, in this order."""
-        order = rows.tolist()
-        self.samplings = [self.samplings[row] for row in order]
-        self.generators = [self.generators[row] for row in order]
-        self.lines = [self.lines[row] for row in order] if self.history is not None and order else []
+        self.samplings = [self.samplings[row] for row in rows]
+        self.generators = [self.generators[row] for row in rows]
+        self.lines = [self.lines[row] for row in rows] if self.history is not None and rows else []
         if not self.lines:
             self.history = None
         self._invalidate()
@@ -144,7 +143,7 @@ class Sampler:
                     address.copy_(offsets + table.data_ptr())
                 addresses[:, [not _has_penalty(sampling) for sampling in self.samplings]] = 0
             self._settings = native.RowSettings(numbers, *addresses)
-        return native.sample(compiled, logits, self._settings, _uniform(self.generators))
+        return native.sample(compiled, logits, self._settings, _uniform(self.generators, logits.device))
 
     def _pick_alike(self, group: _Group, logits: torch.Tensor) -> torch.Tensor:
         """Return the next tokens of rows with equal settings."""
@@ -250,18 +249,19 @@ def _nucleus(top_p: float, scores: torch.Tensor) -> torch.Tensor:
     return scores.masked_fill(is_removed.scatter(1, tokens, is_removed), -math.inf)
 
 
-def _uniform(generators: Sequence[torch.Generator | None]) -> torch.Tensor:
+def _uniform(generators: Sequence[torch.Generator | None], device: torch.device) -> torch.Tensor:
     """Return the next random number of each row [B], in float64 to keep the tails; 0 for a greedy row."""
-    numbers = torch.zeros(len(generators), dtype=torch.float64)
+    is_for_gpu = device.type == "cuda"  # then the copy from pinned memory lets the host go on
+    numbers = torch.zeros(len(generators), dtype=torch.float64, pin_memory=is_for_gpu)
     for row, generator in enumerate(generators):
         if generator is not None:
             numbers[row : row + 1].uniform_(generator=generator)
-    return numbers
+    return numbers.to(device, non_blocking=is_for_gpu)
 
 
 def _draw(sampling: Sampling, scores: torch.Tensor, generators: Sequence[torch.Generator | None]) -> torch.Tensor:
     # inverse of the cumulative distribution, at one uniform number per row
     cumulative = _warp(sampling, scores).double().softmax(dim=-1).cumsum(dim=-1)
-    points = _uniform(generators).to(scores.device)[:, None] * cumulative[:, -1:]
+    points = _uniform(generators, scores.device)[:, None] * cumulative[:, -1:]
     tokens: torch.Tensor = torch.searchsorted(cumulative, points, right=True)
     return tokens.clamp_(max=scores.shape[-1] - 1).squeeze(-1)

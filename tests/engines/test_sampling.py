@@ -144,9 +144,9 @@ def test_each_row_of_a_mixed_batch_is_as_alone() -> None:
         for row, token in zip(rows, sampler.pick(logits_at(step)[rows]).tolist(), strict=True):
             got[row].append(token)
         if step == 2:
-            kept = torch.tensor([6, 10, 1, 8, 4, 3, 7])
+            kept = [6, 10, 1, 8, 4, 3, 7]
             sampler.keep(kept)
-            rows = [rows[at] for at in kept.tolist()]
+            rows = [rows[at] for at in kept]
         if step == 3:
             sampler.take(sampler_of([]))
     for row, tokens in enumerate(got):

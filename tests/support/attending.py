@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import copy
 from typing import Any
 
@@ -12,14 +13,42 @@ from runner.engines.local.attention import PrefixUse
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.shared_kv import SharedKv
+from runner.engines.local.windows import Window
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2}  # for outputs of about 1; bfloat16 has 8 bits
-WAYS = pytest.mark.parametrize("way", ["tiles", "compiled", "torch"])
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA GPU")
+ON_GPU = " on a GPU"
+WAYS = pytest.mark.parametrize(
+    "way",
+    ["tiles", "compiled", "torch", "sdpa", *(pytest.param(one + ON_GPU, marks=GPU) for one in ("torch", "sdpa"))],
+)
+
+
+def heads_for(
+    way: str,
+    layers: int,
+    kv_heads: int,
+    group: int,
+    dim: int,
+    dtype: torch.dtype,
+    windows: tuple[Window | None, ...] = (),
+) -> Heads:
+    """Return heads on the way's device, computed by SDPA if that is the way."""
+    device = torch.device("cuda" if way.endswith(ON_GPU) else "cpu")
+    return Heads(layers, kv_heads, group, dim, dtype, device, windows, by_sdpa=way.startswith("sdpa"))
+
+
+@pytest.fixture(autouse=True)
+def on_the_device_of_the_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Make the tensors of a test where its way computes; a module that imports this has it for all its tests."""
+    way = getattr(request.node, "callspec", None) and request.node.callspec.params.get("way", "")
+    with torch.device("cuda" if str(way).endswith(ON_GPU) else "cpu"):
+        yield
 
 
 def kernels_or_none(way: str) -> native.Kernels | None:
-    """`tiles`: all kernels of this processor; `compiled`: only those that every processor has."""
-    if way == "torch":
+    """`tiles`: all kernels of this processor; `compiled`: only those that every processor has; else none."""
+    if way not in ("tiles", "compiled"):
         return None
     kernels = native.kernels()
     if kernels is None:
@@ -37,7 +66,7 @@ def ints(numbers: list[int]) -> torch.Tensor:
 
 
 def random(generator: torch.Generator, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator).to(dtype)
+    return torch.randn(*shape, generator=generator, device="cpu").to(torch.get_default_device(), dtype)
 
 
 def shared_kv(heads: Heads, kernels: Any, keys: list[torch.Tensor], values: list[torch.Tensor]) -> SharedKv:

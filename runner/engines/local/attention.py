@@ -16,6 +16,12 @@ from typing import Any
 
 import torch
 
+from runner.engines.local.device_attention import (
+    SpanBatches,
+    attend_to_earlier,
+    attend_to_prefix,
+    attend_within_spans,
+)
 from runner.engines.local.interface import PLAIN, Softmax
 from runner.engines.local.kernels.native import Kernels, pointer, pointer_or_none
 from runner.engines.local.kv_cache import Heads, OwnKv
@@ -24,11 +30,11 @@ from runner.engines.local.parts import (
     Scaling,
     attend_to_keys,
     by_token,
+    joined,
     most_scores,
-    or_zero,
+    own_term,
     padded_heads,
-    scores_of,
-    wide_bmm,
+    sinks_term,
 )
 from runner.engines.local.shared_attention import SharedPlaces, attend_shared
 from runner.engines.local.shared_kv import SharedKv
@@ -104,8 +110,12 @@ class PassLayout:
         """For each span: a token's place in it, -1 = it is outside."""
         rows = [torch.full_like(self.slot, -1) for _ in self.spans]
         for span, row_of in zip(self.spans, rows, strict=True):
-            row_of[span.first : span.last] = torch.arange(span.last - span.first, dtype=torch.int32)
+            row_of[span.first : span.last] = torch.arange(span.last - span.first, device=row_of.device)
         return rows
+
+    @cached_property
+    def _span_batches(self) -> SpanBatches:
+        return SpanBatches.of([(span.first, span.last) for span in self.spans], len(self.slot), self.slot.device)
 
     # Reading a number from a GPU waits for the GPU, so this is computed once a pass and not in each layer.
     @cached_property
@@ -169,18 +179,39 @@ class PassLayout:
             return _join(self, attention, query, new, _shared_parts(self, attention, query))
         heads = self.heads
         grouped = query.view(heads.kv_heads, heads.group, -1, heads.dim)  # head h reads key-value head h // G
+        by_sdpa = heads.by_sdpa and not attention.softmax.cap and attention.view.first is None
         parts = []
         for use in attention.view.uses:
             chosen = grouped if use.rows is None else grouped[:, :, use.rows]
             keys, values = (some[:, use.least :] for some in use.kv.read(layer))
             first = None if use.first is None else (use.first - use.least).repeat_interleave(heads.group)
-            part = attend_to_keys(self.kernels, attention.scaling, by_token(chosen), keys, values, first, None)
+            chosen = by_token(chosen)
+            if by_sdpa:
+                part = attend_to_prefix(attention.scaling, chosen, keys, values)
+            else:
+                part = attend_to_keys(self.kernels, attention.scaling, chosen, keys, values, first, None)
             parts.append(PartialAttention(*part, use.row_of, use.count))
         if self.spans:
             if heads.is_int8:  # a span's tokens see each other's keys as later tokens will
                 key, value = (heads.to_numbers(heads.to_stored(some)) for some in (key, value))
-            parts.append(_attend_within_spans(self, attention, grouped, key, value))
+            if by_sdpa:
+                parts += self._span_parts(attention, query, key, value)
+            else:
+                parts.append(_attend_within_spans(self, attention, grouped, key, value))
         return _join(self, attention, query, new, parts)
+
+    def _span_parts(
+        self, attention: LayerAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> list[PartialAttention]:
+        """Attend within all spans at once, and for each span to its row's keys of earlier passes."""
+        scaling = attention.scaling
+        parts = [attend_within_spans(self.heads, scaling, self._span_batches, query, key, value)]
+        for span, row_of in zip(self.spans, self.span_rows, strict=True):
+            if span.before:
+                earlier = self.own.read(attention.layer, span.slot, span.before)
+                of_span = query[:, span.first : span.last]
+                parts.append(attend_to_earlier(self.heads, scaling, of_span, *earlier, row_of))
+        return parts
 
 
 def _attend_within_spans(
@@ -294,45 +325,14 @@ def _join(
     assert isinstance(own, Slots)
     query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
-    terms = []
-    for part in parts:
-        rows = part.row_of.clamp(min=0).long()
-        sees_part = (part.row_of >= 0)[:, None, None]
-        out = part.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float()
-        top = part.top.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(sees_part, -math.inf)
-        total = part.sum.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows].where(sees_part, 0.0)
-        terms.append((out, top, total))
+    terms = [part.term(heads) for part in parts]
     if longest := layout.longest:
         slots: slice | torch.Tensor = slice(tokens) if layout.is_in_slot_order else layout.slot.long()
         keys, values = own.keys[layer][slots, :, :longest], own.values[layer][slots, :, :longest]
-        keys, values = (heads.to_numbers(some.flatten(0, 1)) for some in (keys, values))
-        scores = scores_of(attention.scaling, query.flatten(0, 1), keys).view(*shape, longest)
-        places = torch.arange(longest, device=query.device)[None, :]
-        hidden = places >= layout.seen[:, None]
-        if first is not None:
-            hidden |= places < first[:, None]
-        scores.masked_fill_(hidden[:, None, None, :], -math.inf)
-        top = scores.amax(dim=-1)
-        scores.sub_(or_zero(top)[..., None]).exp_()
-        weighted = wide_bmm(scores.to(values.dtype).flatten(0, 1), values)
-        terms.append((weighted.view(*shape, heads.dim), top, scores.sum(dim=-1)))
+        terms.append(own_term(heads, attention.scaling, query, keys, values, layout.seen, first))
     if sinks is not None:
-        top = sinks.view(1, *shape[1:]).expand(shape)
-        terms.append(
-            (
-                torch.zeros((), dtype=torch.float32, device=query.device).expand(*shape, heads.dim),
-                top,
-                torch.ones_like(top),
-            )
-        )
-    best = torch.stack([top for _, top, _ in terms]).amax(dim=0)
-    result = torch.zeros(*shape, heads.dim, dtype=torch.float32, device=query.device)
-    total = torch.zeros(shape, dtype=torch.float32, device=query.device)
-    for out, top, count in terms:
-        weight = (top - best).exp()
-        result += out.where((weight > 0)[..., None], 0.0) * weight[..., None]
-        total += count * weight
-    return (result / total[..., None]).to(query.dtype).view(tokens, -1, heads.dim)
+        terms.append(sinks_term(sinks, shape, heads.dim))
+    return joined(terms, query.dtype)
 
 
 def _int64_array(numbers: list[int]) -> Any:

@@ -147,7 +147,7 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
         if not going:
             break
         if len(going) < len(live):
-            sampler.keep(torch.tensor(going, device=logits.device))
+            sampler.keep(going)
             live = [live[place] for place in going]
         logits = decoder.step({row.choice: row.tokens[-1] for row in live})
     answer.seconds = time.perf_counter() - started

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWin
 
 from runner.core.errors import is_memory_error, one_line
 from runner.engines.base import Request
+from runner.engines.local.device_attention import is_wanted
 from runner.engines.local.forward import Forward, TokenSpan
 from runner.engines.local.fused_forward import FusedForward, NotFusable
 from runner.engines.local.interface import Softmax, register, running
@@ -101,7 +102,26 @@ def probe_heads(loaded: Loaded) -> Heads:
     if not off <= allowed_off(loaded):
         raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
-    return heads
+    return _by_sdpa_if_right(loaded, heads, ids.tolist(), expected) if is_wanted(heads.device) else heads
+
+
+def _by_sdpa_if_right(loaded: Loaded, heads: Heads, ids: list[int], expected: torch.Tensor) -> Heads:
+    """Return heads whose attention is computed by SDPA, if that gives the model's logits here; else the same heads."""
+    by_sdpa = replace(heads, by_sdpa=True)
+    try:
+        with torch.inference_mode():
+            ours = _scheduled_logits(loaded.model, by_sdpa, ids)
+    except (RuntimeError, NotImplementedError) as error:  # this GPU or this torch has no such function
+        if is_memory_error(error):
+            raise
+        log.info("attention is computed operation by operation, which is slower: %s", one_line(error, limit=160))
+        return heads
+    off = float(((ours - expected).abs().mean() / expected.std().clamp(min=1e-6)).item())
+    if not off <= allowed_off(loaded):
+        why = f"by SDPA its logits would be off by {off:.2g} of their spread"
+        log.info("attention is computed operation by operation, which is slower: %s", why)
+        return heads
+    return by_sdpa
 
 
 @dataclass(frozen=True)

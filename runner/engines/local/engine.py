@@ -24,7 +24,7 @@ from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
-from runner.engines.local import branches, byte_products, shared_attention
+from runner.engines.local import branches, byte_products, device_attention, shared_attention
 from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.compat_probe import (
     Incompatible,
@@ -67,7 +67,8 @@ class LocalEngine:
         packed_share: float = PACKED_SHARE,
     ) -> None:
         self.config, self.capabilities, self._resolved = config, capabilities_of(config), resolved
-        requested(), shared_attention.requested(), left_out()  # a mistake is said before the model is loaded
+        # a mistake is said before the model is loaded
+        requested(), shared_attention.requested(), device_attention.requested(), left_out()
         self._packed_share = packed_share
         self._products: dict[torch.dtype, Choice] | None = None
         self._shared_attention: AttentionChoice | None = None
@@ -90,7 +91,9 @@ class LocalEngine:
         loaded = self._loaded
         heads = self.heads(loaded)
         decoding = str(self.batching(loaded)) if heads is None else "in a stream"
-        if heads is not None and heads.device.type == "cpu" and kernels_for(heads) is None:
+        if heads is not None and heads.by_sdpa:
+            decoding += ", attention by SDPA"
+        elif heads is not None and heads.device.type == "cpu" and kernels_for(heads) is None:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}

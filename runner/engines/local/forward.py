@@ -13,11 +13,13 @@ from runner.core.errors import ConfigError
 from runner.core.result import FinishReason
 from runner.engines.base import Completion
 from runner.engines.local.attention import PassLayout, PrefixUse, Span
+from runner.engines.local.device_step import DeviceStep, StepRows
 from runner.engines.local.fused_forward import FusedForward
 from runner.engines.local.interface import running
 from runner.engines.local.kv_cache import Heads, OwnKv, kernels_for
 from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import SharedKv
+from runner.engines.local.slots import Slots
 from runner.engines.rows import NO_NUMBERS, Row
 from runner.models.vocabulary import rows_of
 
@@ -66,6 +68,7 @@ class Forward:
         self.short_span = SHORT_SPAN if self.kernels else 1
         self.counts_before = bool(getattr(model.config.get_text_config(), "attn_temperature_tuning", None))
         self.rows = rows_of(model)
+        self.device_step = DeviceStep(model, heads) if heads.by_sdpa and not self.counts_before else None
         self.fused: FusedForward | None = None  # runs a pass in a single call where possible
         self.most_tokens = self.most_logits = 0  # the largest pass so far: its tokens, and its rows of logits
 
@@ -117,14 +120,22 @@ class Forward:
 
     def uses_of(self, rows: Sequence[Row]) -> list[PrefixUse]:
         """Return the prefixes of rows for passes with one token each; valid until the rows change."""
+        if self.device_step is not None and self.device_step.fits(rows):
+            return []  # it finds them itself
         return self._uses([row.path for row in rows], range(len(rows)))
 
-    def step(self, own: OwnKv, rows: Sequence[Row], uses: list[PrefixUse]) -> torch.Tensor:
-        """Send the last token of each row, in the slots 0 … n-1; return the logits [n, V]."""
-        places = [row.places for row in rows]
-        kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
+    def step(self, own: OwnKv, rows: Sequence[Row], uses: list[PrefixUse], reading: Sequence[Row] = ()) -> torch.Tensor:
+        """Send the last token of each row, in the slots 0 … n-1; return the logits [n, V].
+
+        reading: the rows in the slots behind them, whose prompts are not complete.
+        """
         ids = [row.tokens[-1] for row in rows]
         positions = [len(row.prompt) + len(row.tokens) - 1 for row in rows]
+        if self.device_step is not None and self.device_step.fits(rows):
+            assert isinstance(own, Slots)
+            return self._forward(StepRows(own, rows, reading), ids, positions, None)
+        places = [row.places for row in rows]
+        kinds = (self._ints(range(len(rows))), self._ints(places), self._ints([place + 1 for place in places]))
         return self._forward(
             PassLayout(self.heads, self.kernels, own, *kinds, uses, is_step=True), ids, positions, None
         )
@@ -146,7 +157,7 @@ class Forward:
         return torch.tensor(numbers, dtype=torch.int32, device=self.heads.device)
 
     def _forward(
-        self, layout: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None
+        self, layout: PassLayout | StepRows, ids: list[int], positions: list[int], keep: list[int] | None
     ) -> torch.Tensor:
         """Return the logits [n, V] after the tokens in `keep`, or after all tokens."""
         if (largest := max(ids)) >= self.rows:  # prompts were checked, so it is of an answer
@@ -156,6 +167,9 @@ class Forward:
             )
         self.most_tokens = max(self.most_tokens, len(ids))
         self.most_logits = max(self.most_logits, len(ids if keep is None else keep))
+        if isinstance(layout, StepRows):
+            assert self.device_step is not None
+            return self.device_step(layout, ids, positions)
         if self.fused is not None and self.fused.fits(layout, positions):
             return self.fused(layout, ids, positions, keep)
         device, layout.positions = self.heads.device, positions

@@ -39,6 +39,7 @@ class Heads:
     plain_softmax: bool = True  # no layer has a cap or sinks
     kv_cache: KvCache = KvCache.as_model
     attention_tile_rows: int = 0  # of attention to shared keys: 0 = vectors (shared_attention.py)
+    by_sdpa: bool = False  # attention by torch's SDPA (device_attention.py) and not by kernels or single operations
 
     @property
     def is_int8(self) -> bool:
@@ -92,7 +93,8 @@ def kernels_for(heads: Heads) -> native.Kernels | None:
     """Return the kernels if they are available and support such heads on such a device."""
     has_format = heads.dtype in native.FORMATS
     has_shape = heads.group <= MAX_GROUP and heads.dim <= MAX_DIM and heads.dim % LANES == 0
-    return native.kernels() if has_format and has_shape and heads.device.type == "cpu" else None
+    is_here = heads.device.type == "cpu" and not heads.by_sdpa
+    return native.kernels() if has_format and has_shape and is_here else None
 
 
 def room_tokens(heads: Heads, held: int = 0) -> int:

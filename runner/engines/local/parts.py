@@ -17,6 +17,9 @@ SCORES = {
 }  # in memory at once: more would not fit a CPU's caches; on a GPU, few large products are faster
 
 
+Term = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # outputs [T, KVH, G, D]; maxima and sums [T, KVH, G]
+
+
 @dataclass(frozen=True)
 class Scaling:
     """How the product of a query and a key is scaled and capped before the softmax."""
@@ -38,6 +41,13 @@ class PartialAttention:
     def shape(self, heads: Heads) -> tuple[int, int]:
         """The shape that maxima and sums must have."""
         return heads.kv_heads, self.count * heads.group
+
+    def term(self, heads: Heads) -> Term:
+        """Return outputs, maxima and sums of every token of the pass; of one that has no row, nothing."""
+        rows, has_row = self.row_of.clamp(min=0).long(), (self.row_of >= 0)[:, None, None]
+        out = self.out.view(heads.kv_heads, -1, heads.group, heads.dim).transpose(0, 1)[rows].float()
+        top, total = (some.view(heads.kv_heads, -1, heads.group).transpose(0, 1)[rows] for some in (self.top, self.sum))
+        return out, top.where(has_row, -math.inf), total.where(has_row, 0.0)
 
 
 def by_token(grouped: torch.Tensor) -> torch.Tensor:
@@ -61,6 +71,42 @@ def attend_to_keys(
         ends = (None if some is None else some[at] for some in (first, limit))
         out[:, at], top[:, at], total[:, at] = _attend_rows(kernels, scaling, query[:, at], keys, values, *ends)
     return out, top, total
+
+
+def own_term(
+    heads: Heads, scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    seen: torch.Tensor, first: torch.Tensor | None,
+) -> Term:  # fmt: skip
+    """Attend [T, KVH, G, D] to stored keys and values [T, KVH, L, W] of its row each, from first [T] to seen [T]."""
+    shape = query.shape[:3]
+    keys, values = (heads.to_numbers(some.flatten(0, 1)) for some in (keys, values))
+    scores = scores_of(scaling, query.flatten(0, 1), keys).view(*shape, -1)
+    places = torch.arange(scores.shape[-1], device=query.device)[None, :]
+    hidden = places >= seen[:, None]
+    if first is not None:
+        hidden |= places < first[:, None]
+    scores.masked_fill_(hidden[:, None, None, :], -math.inf)
+    top = scores.amax(dim=-1)
+    scores.sub_(or_zero(top)[..., None]).exp_()
+    weighted = wide_bmm(scores.to(values.dtype).flatten(0, 1), values)
+    return weighted.view(*shape, heads.dim), top, scores.sum(dim=-1)
+
+
+def sinks_term(sinks: torch.Tensor, shape: tuple[int, int, int], dim: int) -> Term:
+    """Return scores that take weight and have no value, for tokens [T, KVH, G]."""
+    top = sinks.view(1, *shape[1:]).expand(shape)
+    return torch.zeros((), dtype=torch.float32, device=sinks.device).expand(*shape, dim), top, torch.ones_like(top)
+
+
+def joined(terms: list[Term], dtype: torch.dtype) -> torch.Tensor:
+    """Join terms by their maxima and sums, and divide by the sums: [T, H, D]."""
+    best = torch.stack([top for _, top, _ in terms]).amax(dim=0)
+    out, total = terms[0][0].new_zeros(terms[0][0].shape, dtype=torch.float32), torch.zeros_like(best)
+    for some, top, count in terms:
+        weight = (top - best).exp()
+        out += some.where((weight > 0)[..., None], 0.0) * weight[..., None]
+        total += count * weight
+    return (out / total[..., None]).to(dtype).flatten(1, 2)
 
 
 def most_scores(tensor: torch.Tensor) -> int:

@@ -13,8 +13,6 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 
-import torch
-
 from runner.core import machine
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
@@ -208,7 +206,8 @@ class Scheduler(Entering):
         else:
             if self.uses is None:
                 self.uses = self.forward.uses_of(self.active)
-            tokens: list[int] = self.sampler.pick(self.forward.step(self.own, self.active, self.uses)).tolist()
+            logits = self.forward.step(self.own, self.active, self.uses, self.reading)
+            tokens: list[int] = self.sampler.pick(logits).tolist()
             self._note_places(self.active)
             new = list(zip(self.active, tokens, strict=True))
         self.speculation.note(len(new) if drafts else None)
@@ -271,7 +270,7 @@ class Scheduler(Entering):
             self.active[at] = self.active[last]
             order[at] = last
         self.active.pop()
-        self.sampler.keep(torch.tensor(order, dtype=torch.long, device=self.heads.device))
+        self.sampler.keep(order)
         self.uses = None
 
     def _tell_progress(self, events: list[Event]) -> None:
@@ -293,7 +292,7 @@ class Scheduler(Entering):
         """Move all rows back to `waiting`; they continue later from the tokens that they have."""
         self.waiting.extendleft(reversed([*self.active, *self.reading]))
         self.active, self.reading, self.own, self.uses = [], [], None, None
-        self.sampler.keep(torch.tensor([], dtype=torch.long, device=self.heads.device))
+        self.sampler.keep([])
         for row in self.waiting:
             row.places = row.copied = 0
             row.blocks = []
@@ -319,6 +318,8 @@ class Scheduler(Entering):
         self.prefixes.forget()
         self.conversations.forget()
         self.prompts.forget()
+        if self.forward.device_step is not None:
+            self.forward.device_step.forget()
         release_failed_pass(error, self.heads.device)
         self.memory.forget()
         if alone:

@@ -223,7 +223,7 @@ class Batch:
         if len(self.alive) <= len(self.mask) // 2:
             alive = torch.tensor(list(self.alive), device=self.loaded.device)
             self.cache.reorder_cache(alive)  # as for beams: this handles every kind of state, on its own device
-            self.sampler.keep(alive)
+            self.sampler.keep(list(self.alive))
             self.mask, self.positions, self.tokens = self.mask[alive], self.positions[alive], self.tokens[alive]
             self.alive = dict(enumerate(self.alive.values()))
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)  # [B, P + steps]

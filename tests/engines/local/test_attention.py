@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv, use_of
+from attending import (
+    TOLERANCE,
+    WAYS,
+    heads_for,
+    ints,
+    kernels_or_none,
+    on_the_device_of_the_way,
+    random,
+    shared_kv,
+    use_of,
+)
 
 from runner.engines.local import parts
 from runner.engines.local.attention import PassLayout, Span
@@ -15,6 +25,7 @@ from runner.engines.local.kernels import native, shared_numbers
 from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.shared_kv import own_kv
 
+__all__ = ["on_the_device_of_the_way"]
 CPU = torch.device("cpu")
 SHAPES = [  # key-value heads, group, dim: those with code of their own in kernels/attention_own.h, and others
     (3, 1, 64), (2, 2, 64), (3, 3, 64), (2, 4, 64), (2, 7, 64), (1, 8, 64), (2, 1, 128), (2, 4, 128), (1, 6, 128),
@@ -65,12 +76,14 @@ def test_decoding_over_own_keys_and_prefixes(
     is_step: bool, shape: tuple[int, int, int], dtype: torch.dtype, way: str
 ) -> None:
     """Rows of very different lengths; two prefixes that not all of them see, one that all see."""
-    heads = Heads(2, *shape, dtype, CPU)
+    heads = heads_for(way, 2, *shape, dtype)
     kernels = kernels_or_none(way)
     random_numbers = torch.Generator().manual_seed(sum(shape))
     count, layer = len(LENGTHS), 1
     own = own_kv(heads, kernels, [max(LENGTHS)] * (count + 2))
-    slots = torch.randperm(count + 2, generator=random_numbers)[:count].tolist()  # in no order, two left free
+    slots = torch.randperm(count + 2, generator=random_numbers, device="cpu")[
+        :count
+    ].tolist()  # in no order, two left free
     keys = [random(random_numbers, heads.kv_heads, length, heads.dim, dtype=dtype) for length in LENGTHS]
     values = [random(random_numbers, heads.kv_heads, length, heads.dim, dtype=dtype) for length in LENGTHS]
     for row in range(count):  # all but the newest place, which the pass itself writes
@@ -113,7 +126,7 @@ def test_reading_prompts_with_and_without_earlier_places(
     shape: tuple[int, int, int], dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Spans, one of them behind places that an earlier pass filled, and a row whose tokens come one by one."""
-    heads = Heads(1, *shape, dtype, CPU)
+    heads = heads_for(way, 1, *shape, dtype)
     kernels = kernels_or_none(way)
     monkeypatch.setitem(parts.SCORES, "cpu", 40 * shape[0] * shape[1] * 60)  # long prompts are read in pieces
     random_numbers = torch.Generator().manual_seed(7)
@@ -163,7 +176,7 @@ def test_reading_prompts_with_and_without_earlier_places(
 def test_many_prefixes_in_one_pass(dtype: torch.dtype, way: str) -> None:
     """Each row has a prefix of its own group; the number of groups is not limited."""
     torch.set_num_threads(2)  # this once: nobody steps on another's row
-    heads, groups = Heads(1, 2, 2, 32, dtype, CPU), 40
+    heads, groups = heads_for(way, 1, 2, 2, 32, dtype), 40
     kernels = kernels_or_none(way)
     random_numbers = torch.Generator().manual_seed(3)
     own = own_kv(heads, kernels, [16] * groups)
@@ -191,9 +204,9 @@ def test_many_prefixes_in_one_pass(dtype: torch.dtype, way: str) -> None:
 @WAYS
 def test_scores_that_leave_no_room_for_exp(way: str) -> None:
     """One key far above all others, scores in the hundreds: no infinity, no nan, and that key alone counts."""
-    heads = Heads(1, 1, 3, 16, torch.float32, CPU)
+    heads = heads_for(way, 1, 1, 3, 16, torch.float32)
     own = own_kv(heads, kernels_or_none(way), [600])
-    keys, values = torch.zeros(600, 1, 16), torch.randn(600, 1, 16, generator=torch.Generator().manual_seed(0))
+    keys, values = torch.zeros(600, 1, 16), random(torch.Generator().manual_seed(0), 600, 1, 16, dtype=torch.float32)
     keys[:, 0, 0] = torch.linspace(-40, 40, 600)
     keys[300, 0, 0] = 100.0
     own.write(0, keys[:-1], values[:-1], ints([0] * 599), ints(list(range(599))))
@@ -209,8 +222,8 @@ def test_scores_that_leave_no_room_for_exp(way: str) -> None:
 @WAYS
 def test_scores_of_a_prefix_that_leave_no_room_for_exp(way: str) -> None:
     """The same where the prefix has that key, in its second block of 512, and the row's own key counts for nothing."""
-    heads, kernels = Heads(1, 1, 3, 16, torch.float32, CPU), kernels_or_none(way)
-    keys, values = torch.zeros(1, 600, 16), torch.randn(1, 600, 16, generator=torch.Generator().manual_seed(0))
+    heads, kernels = heads_for(way, 1, 1, 3, 16, torch.float32), kernels_or_none(way)
+    keys, values = torch.zeros(1, 600, 16), random(torch.Generator().manual_seed(0), 1, 600, 16, dtype=torch.float32)
     keys[0, :, 0] = torch.linspace(-40, 40, 600)
     keys[0, 550, 0] = 100.0
     prefix = shared_kv(heads, kernels, [keys], [values])
@@ -230,7 +243,7 @@ def test_scores_of_a_prefix_that_leave_no_room_for_exp(way: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
     """Write, read, leave, enter, grow: bit for bit, and no neighbour is touched."""
-    heads = Heads(2, 3, 2, 48, dtype, CPU)
+    heads = heads_for(way, 2, 3, 2, 48, dtype)
     lengths, needs = [29, 1, 32], [40, 70, 32]
     own = own_kv(heads, kernels_or_none(way), needs)
     random_numbers = torch.Generator().manual_seed(1)
@@ -238,7 +251,9 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
              for _ in range(heads.layers)]  # fmt: skip
     for layer in range(heads.layers):
         for slot, length in enumerate(lengths):
-            order = torch.randperm(length, generator=random_numbers)  # places may come in any order
+            order = torch.randperm(length, generator=random_numbers, device="cpu").to(
+                heads.device
+            )  # places may come in any order
             keys, values = (one[order] for one in given[layer][slot])
             own.write(layer, keys, values, ints([slot] * length), order.int())
             own.fill(slot, length)

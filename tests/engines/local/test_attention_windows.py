@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv, use_of
+from attending import (
+    TOLERANCE,
+    WAYS,
+    heads_for,
+    ints,
+    kernels_or_none,
+    on_the_device_of_the_way,
+    random,
+    shared_kv,
+    use_of,
+)
 
 from runner.engines.local import parts
 from runner.engines.local.attention import PassLayout, Span
@@ -15,6 +25,7 @@ from runner.engines.local.kv_cache import Heads
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.windows import Window
 
+__all__ = ["on_the_device_of_the_way"]
 CPU = torch.device("cpu")
 TRUNK, BRANCH = 600, 37  # two prefixes, the second behind the first; over more than a block of 512 keys
 ROWS = [  # of a row: its prefixes, own places of earlier passes, new tokens, whether these go as a span
@@ -44,7 +55,7 @@ def expected(
     if softmax.cap:
         scores = softmax.cap * (scores / softmax.cap).tanh()
     if softmax.sinks is not None:
-        scores = torch.cat((scores, softmax.sinks.double()[:, None]), dim=1)
+        scores = torch.cat((scores, softmax.sinks.to(scores)[:, None]), dim=1)
     weights = scores.softmax(dim=-1)[:, : keys.shape[1]]
     return (weights[..., None] * values).sum(dim=1)
 
@@ -62,7 +73,7 @@ def test_windows_caps_and_sinks(
     way: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    heads, kernels = Heads(1, 2, 3, 48, dtype, CPU, (window,)), kernels_or_none(way)
+    heads, kernels = heads_for(way, 1, 2, 3, 48, dtype, (window,)), kernels_or_none(way)
     monkeypatch.setitem(parts.SCORES, "cpu", 6 * 64 * 90)  # long prompts are read in pieces
     numbers = torch.Generator().manual_seed(5)
     trunk, branch = (
@@ -104,6 +115,8 @@ def test_windows_caps_and_sinks(
     query = random(numbers, 6, len(slots), 48, dtype=dtype)
     what = PassLayout(heads, kernels, own, ints(slots), ints(places), ints(seen), uses, spans, is_step, positions)
     keys, values = (torch.cat([one[kind] for one in new], dim=1) for kind in range(2))
+    if softmax.sinks is not None:
+        softmax = replace(softmax, sinks=softmax.sinks.to(heads.device))
     result = what.attend(0, query, keys, values, 0.3, softmax)
     for at, (slot, position) in enumerate(zip(slots, positions, strict=True)):
         wanted = expected(query[:, at], texts[slot], position, window, heads, softmax)
@@ -114,7 +127,7 @@ def test_windows_caps_and_sinks(
 @WAYS
 def test_layers_with_fewer_and_narrower_heads_are_filled_up(way: str) -> None:
     """Keys of 24, values of 16 and a key-value head for all four queries, in a store of two heads of 32."""
-    heads, kernels = Heads(1, 2, 2, 32, torch.float32, CPU), kernels_or_none(way)
+    heads, kernels = heads_for(way, 1, 2, 2, 32, torch.float32), kernels_or_none(way)
     numbers = torch.Generator().manual_seed(2)
     own = own_kv(heads, kernels, [40])
     query, keys, values = (

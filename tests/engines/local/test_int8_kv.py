@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from attending import TOLERANCE, WAYS, ints, kernels_or_none, random, shared_kv, use_of
+from attending import (
+    TOLERANCE,
+    WAYS,
+    heads_for,
+    ints,
+    kernels_or_none,
+    on_the_device_of_the_way,
+    random,
+    shared_kv,
+    use_of,
+)
 
 from runner.config.generation import KvCache
 from runner.engines.base import Request
@@ -20,6 +32,7 @@ from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.windows import Window
 from runner.engines.rows import Row
 
+__all__ = ["on_the_device_of_the_way"]
 CPU = torch.device("cpu")
 FORMATS = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 SHAPES = [
@@ -36,9 +49,11 @@ SHAPES = [
 LENGTHS = [1, 2, 15, 16, 17, 33, 127, 129, 511, 513, 700]
 
 
-def heads_of(shape: tuple[int, int, int], dtype: torch.dtype, layers: int = 1, window: int | None = None) -> Heads:
+def heads_of(
+    shape: tuple[int, int, int], dtype: torch.dtype, layers: int = 1, window: int | None = None, way: str = "torch"
+) -> Heads:
     windows = () if window is None else (Window(window),) * layers
-    return Heads(layers, *shape, dtype, CPU, windows=windows, kv_cache=KvCache.int8)
+    return replace(heads_for(way, layers, *shape, dtype, windows), kv_cache=KvCache.int8)
 
 
 def rounded(numbers: torch.Tensor) -> torch.Tensor:
@@ -105,10 +120,10 @@ def test_the_cache_takes_a_byte_for_each_number_and_four_for_each_scale(dtype: t
 def test_decoding_over_own_keys_and_prefixes(
     is_step: bool, shape: tuple[int, int, int], dtype: torch.dtype, way: str
 ) -> None:
-    heads, kernels = heads_of(shape, dtype, layers=2), kernels_or_none(way)
+    heads, kernels = heads_of(shape, dtype, layers=2, way=way), kernels_or_none(way)
     generator, count, layer = torch.Generator().manual_seed(sum(shape)), len(LENGTHS), 1
     own = own_kv(heads, kernels, [max(LENGTHS)] * (count + 2))
-    slots = torch.randperm(count + 2, generator=generator)[:count].tolist()
+    slots = torch.randperm(count + 2, generator=generator, device="cpu")[:count].tolist()
     keys, values = (
         [random(generator, heads.kv_heads, length, heads.dim, dtype=dtype) for length in LENGTHS] for _ in range(2)
     )
@@ -142,7 +157,7 @@ def test_decoding_over_own_keys_and_prefixes(
 @pytest.mark.parametrize("window", [None, 50])
 def test_reading_prompts_in_spans(window: int | None, dtype: torch.dtype, way: str) -> None:
     """A span behind 100 earlier places: its tokens see each other's keys as they are stored, within their window."""
-    heads, kernels = heads_of((2, 3, 64), dtype, window=window), kernels_or_none(way)
+    heads, kernels = heads_of((2, 3, 64), dtype, window=window, way=way), kernels_or_none(way)
     generator, before, new = torch.Generator().manual_seed(1), 100, 230
     own = own_kv(heads, kernels, [400, 400])
     keys, values = (random(generator, 2, before + new, 64, dtype=dtype) for _ in range(2))
@@ -167,7 +182,7 @@ def test_reading_prompts_in_spans(window: int | None, dtype: torch.dtype, way: s
 @WAYS
 @FORMATS
 def test_capped_scores_are_scaled_first(dtype: torch.dtype, way: str) -> None:
-    heads, kernels = heads_of((2, 2, 16), dtype), kernels_or_none(way)
+    heads, kernels = heads_of((2, 2, 16), dtype, way=way), kernels_or_none(way)
     generator = torch.Generator().manual_seed(1)
     own = own_kv(heads, kernels, [40])
     keys, values = (random(generator, 2, 40, 16, dtype=dtype) * 4 for _ in range(2))
@@ -184,7 +199,7 @@ def test_capped_scores_are_scaled_first(dtype: torch.dtype, way: str) -> None:
 @WAYS
 @FORMATS
 def test_a_key_without_numbers_reaches_only_its_own_row(dtype: torch.dtype, way: str) -> None:
-    heads, kernels = heads_of((1, 2, 16), dtype), kernels_or_none(way)
+    heads, kernels = heads_of((1, 2, 16), dtype, way=way), kernels_or_none(way)
     own = own_kv(heads, kernels, [20, 20])
     query, keys, values = (torch.ones(rows, 2, 16, dtype=dtype) for rows in (2, 1, 1))
     keys[0, 1, 3] = torch.nan
@@ -198,7 +213,7 @@ def test_a_key_without_numbers_reaches_only_its_own_row(dtype: torch.dtype, way:
 @FORMATS
 def test_a_conversation_keeps_the_bits_of_its_row(dtype: torch.dtype, way: str) -> None:
     """Its prefix and its own places are joined without a second rounding."""
-    heads, kernels = heads_of((2, 1, 16), dtype), kernels_or_none(way)
+    heads, kernels = heads_of((2, 1, 16), dtype, way=way), kernels_or_none(way)
     generator = torch.Generator().manual_seed(2)
     keys, values = (random(generator, 2, 61, 16, dtype=dtype) for _ in range(2))
     prefix = Prefix(list(range(21)), kv=shared_kv(heads, kernels, [keys[:, :21]], [values[:, :21]]))
@@ -212,4 +227,4 @@ def test_a_conversation_keeps_the_bits_of_its_row(dtype: torch.dtype, way: str) 
     assert kept is not None
     assert kept.length == 61
     assert all(map(torch.equal, kept.kv.stored(0), (int8_kv.to_rows(one) for one in (keys, values))))
-    assert isinstance(own, KvArenas) == (way != "torch")
+    assert isinstance(own, KvArenas) == (kernels is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -162,7 +162,7 @@ def test_memory_may_run_out_between_the_passes(engine: Engine, failing: int, mon
     expected = complete(engine, requests())
     real, calls = Sampler.keep, []
 
-    def keep(self: Sampler, rows: torch.Tensor) -> None:
+    def keep(self: Sampler, rows: Sequence[int]) -> None:
         calls.append(len(rows))
         if len(calls) == failing:
             raise torch.OutOfMemoryError(CUDA_SAYS)

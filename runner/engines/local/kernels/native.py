@@ -147,11 +147,12 @@ def kernels() -> Kernels | None:
 def argmax(scores: torch.Tensor) -> torch.Tensor:
     """Return the place of the largest number of each row [B, V], -1 for a row with NaN.
 
-    torch would first convert 16-bit numbers in a copy, which takes longer.
+    On a CPU, torch would first convert 16-bit numbers in a copy, which takes longer.
     """
     compiled = for_logits(scores)
     if compiled is None:
-        best = scores.float().argmax(dim=-1)  # the first NaN, where there is one
+        wide = scores.float() if scores.device.type == "cpu" else scores
+        best = wide.argmax(dim=-1)  # the first NaN, where there is one
         return best.masked_fill_(scores.gather(-1, best[:, None])[:, 0].isnan(), -1)
     scores = scores.contiguous()
     count, width = scores.shape
