@@ -62,7 +62,7 @@ def choose(
 
 
 def changed(config: RunnerConfig, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's groups of which keys are changed: full keys with Python values, checked as on a command line."""
+    """Return the groups of which keys change: full keys with Python values, checked as on the command line."""
     with config_errors():
         names = {where.partition(".")[0] for where in values}
         groups = {group: OmegaConf.structured(getattr(config, group)) for group in names}
