@@ -28,6 +28,7 @@ from runner.config.choices import choices_for
 from runner.config.hydra import config_errors, hydra_of, without_hydra
 from runner.config.messages import unknown_choice
 from runner.config.missing_keys import overrides_of_missing_keys
+from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 
 MAX_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dropped
@@ -58,6 +59,20 @@ def choose(
             except OmegaConfBaseException as error:
                 raise ConfigCompositionException(f"Error merging override {key}={value}") from error
         return {group: OmegaConf.to_object(composed[group]) for group in groups}
+
+
+def changed(config: RunnerConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the groups of which keys change: full keys with Python values, checked as on the command line."""
+    with config_errors():
+        names = {where.partition(".")[0] for where in values}
+        groups = {group: OmegaConf.structured(getattr(config, group)) for group in names}
+        for where, value in values.items():
+            group, _, name = where.partition(".")
+            try:
+                OmegaConf.update(groups[group], name, value)
+            except OmegaConfBaseException as error:
+                raise ConfigCompositionException(f"Error merging override {where}={value}") from error
+        return {group: OmegaConf.to_object(one) for group, one in groups.items()}
 
 
 def composer_of(name: str = "config", folder: str | None = None) -> Composer:

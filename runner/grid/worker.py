@@ -18,12 +18,13 @@ from runner.core.errors import INTERRUPTED
 from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.engines.kinds import BaseCache
+from runner.grid.forking import FORKS, run_in_copy
 from runner.grid.plan import Outcome, run_job
 
 
 def main() -> None:
     """Run the jobs that the parent sends, until it sends None or closes the connection."""
-    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    descriptor, parent, forks = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == FORKS
     child.end_with_parent(parent)
     keep_streams()
     # the terminal's Ctrl-C reaches the parent only, which sends SIGTERM when a job is to stop
@@ -36,7 +37,10 @@ def main() -> None:
     with Connection(descriptor) as connection:
         try:
             while (assignment := connection.recv()) is not None:
-                do_job(connection, bases, *assignment)
+                if not forks:
+                    do_job(connection, bases, *assignment)
+                elif run_in_copy(assignment[0], lambda: do_job(connection, BaseCache(), *assignment)):
+                    return  # this is the copy, and its job has ended
         except (EOFError, OSError, KeyboardInterrupt):
             return  # the parent is gone, or wants this worker to stop
 

@@ -22,6 +22,7 @@ from runner.config.hydra import as_yaml
 from runner.core import child, signals
 from runner.core.progress import ProgressState
 from runner.core.result import Status
+from runner.grid import forking
 from runner.grid.plan import Outcome, PlannedJob, group
 from runner.grid.show import GridView
 
@@ -29,6 +30,7 @@ START = "from runner.grid.worker import main; main()"
 POLL_S = 0.2
 LAST_LINES = 5
 GRACE_S = 30.0  # how long a job may take to end after Ctrl-C, before it is killed
+DIE_S = 2.0  # how long the copy of a killed worker may take to die
 LEAVE_S = 10.0  # how long a released worker may take to exit, before it is killed
 
 
@@ -62,7 +64,7 @@ class WorkerPool:
     log_folder: Path
     view: GridView
     job_timeout_s: float | None = None
-    fresh: bool = False  # a new process for every job, so that no earlier job affects its memory figures
+    fresh: bool = False  # a process for every job, so that no earlier job affects its memory figures
     gpus: int = 0
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     _workers: list[Worker] = field(default_factory=list)
@@ -154,7 +156,7 @@ class WorkerPool:
 
     def _assign_next_job(self, worker: Worker) -> None:
         """Give the worker its next job, from its group or another one; release it if there is none."""
-        if self._stop_requests or (self.fresh and worker.jobs_given):
+        if self._stop_requests or (self.fresh and worker.jobs_given and not self._forks):
             self._release(worker)
             return
         if not worker.todo:
@@ -186,7 +188,7 @@ class WorkerPool:
         self._started += 1
         with worker_end, log.open("ab") as stream:
             process = child.start(
-                *("-c", START, str(worker_end.fileno()), str(os.getpid())),
+                *("-c", START, str(worker_end.fileno()), str(os.getpid()), forking.FORKS if self._forks else "stays"),
                 environment={"CUDA_VISIBLE_DEVICES": _gpu(gpu)} if self.gpus else None,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -197,6 +199,11 @@ class WorkerPool:
         worker = Worker(process, Connection(parent_end.detach()), log, numbers, gpu)
         self._workers.append(worker)
         self._assign_next_job(worker)
+
+    @property
+    def _forks(self) -> bool:
+        """Whether each job runs in a copy of its worker; without copies a fresh job needs a new worker."""
+        return self.fresh and forking.is_possible(self.gpus)
 
     def _least_used_gpu(self) -> int:
         """Return the GPU with the fewest workers, so that a new worker gets the GPU of a dead one."""
@@ -233,7 +240,7 @@ class WorkerPool:
         worker.kill()
         code = worker.process.wait()
         with suppress(EOFError, OSError):  # it may have sent its job's outcome before it died
-            while worker.connection.poll():
+            while worker.connection.poll(DIE_S):  # it ends when the last process of the worker is dead
                 message = worker.connection.recv()
                 if worker.current is not None and isinstance(message, Outcome):
                     self._job_ended(worker, worker.current, message)

@@ -5,6 +5,7 @@ MLflow is imported inside the functions: it costs more than a second.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shlex
@@ -125,6 +126,14 @@ def set_mlflow_variables() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(ANSWER_S))
+
+
+def import_mlflow(store: Store) -> None:
+    """Import what a job needs of MLflow, and open nothing."""
+    set_mlflow_variables()
+    importlib.import_module("mlflow")
+    if not store.uri.startswith("http"):
+        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
 _opened: dict[Store, tuple[Any, str]] = {}  # a worker runs many jobs with one store

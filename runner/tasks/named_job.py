@@ -1,8 +1,8 @@
 """A key that names another job of the same task, by overrides or by its id: finds that job and waits for it.
 
 `task.reference` of likelihoods and `task.early_stop_vs` of word problems share it. Overrides are set on top of the
-job's own config, so `quantization=none` is the same job without its quantization. If a job names itself, the result is
-None.
+job's own config, so `quantization=none` is the same job without its quantization, and `model.dtype=float32` the same
+model in another number format. If a job names itself, the result is None.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from runner.engines.kinds import kind_of
 from runner.store.jobs import LOCK, Job, claim, identify
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
+SCORING = (*MODEL_GROUPS, "generation.kv_cache")  # what else changes log-probabilities of given texts
 
 
 def find(
@@ -54,26 +55,28 @@ def is_id(words: str, task: TaskConfig) -> bool:
 
 
 def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]) -> RunnerConfig:
-    """Return the config with these overrides: GROUP=CHOICE, and GROUP.KEY=VALUE for its keys."""
+    """Return the config with these overrides: GROUP=CHOICE, and GROUP.KEY=VALUE for the keys of a choice.
+
+    Keys of a group without GROUP=CHOICE change the job's own choice. `groups` are groups, or single keys of others.
+    """
     chosen: dict[str, str] = {}
     values: dict[str, Any] = {}
     for word in words.split():
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
-        if not value or group not in groups:
-            what = "GROUP=CHOICE, such as quantization=none, and GROUP.KEY=VALUE after it; or the id of a job"
+        if not value or not {group, where} & set(groups):
+            what = "GROUP=CHOICE, such as quantization=none, or GROUP.KEY=VALUE; or the id of a job"
             raise ConfigError(f"{key}={words}: {unknown('override', word, groups)}. Give {what}")
         if name:
             values[where] = None if value == "null" else value
         else:
             chosen[group] = value
-    for where in values:
-        if (group := where.partition(".")[0]) not in chosen:
-            raise ConfigError(f"{key}={words}: {where} needs {group}=CHOICE before it")
-    from runner.config.compose import choose  # imports Hydra, which most jobs' processes do not need
+    own = {where: value for where, value in values.items() if where.partition(".")[0] not in chosen}
+    others = {where: value for where, value in values.items() if where not in own}
+    from runner.config.compose import changed, choose  # imports Hydra, which most jobs' processes do not need
 
     try:
-        return replace(config, **choose(chosen, chosen, values))
+        return replace(config, **choose(chosen, chosen, others), **changed(config, own))
     except ConfigError as error:
         raise ConfigError(f"{key}={words}: {error}") from error
 

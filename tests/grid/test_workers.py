@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import command, end_at, kill, mlflow_runs, results, samples, wait_for
+from grids import children, command, end_at, kill, mlflow_runs, results, samples, wait_for
 
 from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
+from runner.grid import forking
 from runner.grid.workers import Worker, WorkerPool
 from runner.run import run
 
@@ -40,10 +41,14 @@ def is_complete(folder: Path, jobs: int, each: int) -> bool:
     return indices == [list(range(each))] * jobs
 
 
+FRESH = pytest.mark.parametrize("fresh", ["false", "true"], ids=["shared", "fresh"])
+
+
+@FRESH
 @pytest.mark.slow
-def test_every_way_to_fail_costs_one_job(grid: Start) -> None:
+def test_every_way_to_fail_costs_one_job(grid: Start, fresh: str) -> None:
     faults = {0: "hang", 1: "raise", 2: "sys.exit", 3: "kill", 4: "exit", 5: "segfault", 6: "interrupt"}
-    arguments = (*STUB, "tracking=none", "job_timeout_s=30", "seed=range(0,10)")
+    arguments = (*STUB, "tracking=none", "job_timeout_s=30", "seed=range(0,10)", f"hydra.launcher.fresh={fresh}")
     ended = (started := grid(*arguments, faults=faults)).wait()
     assert ended.code == 1, ended.err
     expected = {
@@ -146,10 +151,12 @@ def test_one_interrupt_keeps_what_is_done(grid: Start, sent: signal.Signals) -> 
     assert len(finished(started.folder)) == 3
 
 
+@FRESH
 @pytest.mark.slow
-def test_a_second_interrupt_ends_at_once_what_does_not_listen(grid: Start) -> None:
+def test_a_second_interrupt_ends_at_once_what_does_not_listen(grid: Start, fresh: str) -> None:
     faults = {0: "deaf", 1: "hang"}
-    started = grid(*STUB, "seed=0,1", "tracking=none", faults=faults, FAULTS_GRACE_S="3600")
+    keys = ("tracking=none", f"hydra.launcher.fresh={fresh}")
+    started = grid(*STUB, "seed=0,1", *keys, faults=faults, FAULTS_GRACE_S="3600")
     wait_for(lambda: times_printed(started.folder, "last words") == 2)
     workers = started.workers()
     started.process.send_signal(signal.SIGINT)
@@ -190,7 +197,10 @@ def test_a_fresh_process_for_every_job(grid: Start) -> None:
     ended = started.wait()
     assert ended.code == 0, ended.err
     assert [json.loads(line)["metrics"]["base_loads"] for line in ended.out.splitlines()] == [1, 1, 1]
-    assert len(list(started.folder.glob("outputs/workers/*/worker_*.log"))) == 3
+    workers = len(list(started.folder.glob("outputs/workers/*/worker_*.log")))
+    assert workers == 1, "each job is a copy of the one worker"
+    peaks = [json.loads(line)["metrics"]["load_peak_rss_mib"] for line in ended.out.splitlines()]
+    assert max(peaks) < 1.05 * min(peaks), "no job finds what an earlier one has left in memory"
 
 
 @pytest.mark.slow
@@ -223,6 +233,32 @@ def test_an_adapter_leaves_no_trace_on_the_base(grid: Start, make_config: Callab
         assert job["job_id"] == job_id
         assert tokens_of(started.folder, job_id) == tokens
     assert plain[1] == other[1] != adapted[1]
+
+
+@pytest.mark.slow
+def test_a_killed_copy_costs_one_job_and_an_interrupt_reaches_the_copy(grid: Start) -> None:
+    arguments = ("model=stub", "task.limit=3", "workers=1", "seed=0,1,2", "hydra.launcher.fresh=true", "tracking=none")
+    started = grid(*arguments, faults={0: "hang", 2: "hang"})
+    wait_for(lambda: times_printed(started.folder, "last words") == 1)
+    (worker,) = started.workers()
+    copy = next(pid for pid in children(worker) if b"runner.grid.worker" in command(pid))
+    end_at(copy, signal.SIGKILL)
+    wait_for(lambda: "FAILED seed=0: the worker was killed by SIGKILL" in started.err.read_text())
+    wait_for(lambda: times_printed(started.folder, "last words") == 2)
+    started.process.send_signal(signal.SIGINT)
+    ended = started.wait()
+    assert ended.code == 130
+    assert "KILLED: seed=2: interrupted" in ended.err
+    recorded = {int(seed): result["status"] for seed, result in by_seed(started.folder).items()}
+    assert recorded == {0: "FAILED", 1: "FINISHED", 2: "KILLED"}
+
+
+def test_only_linux_without_gpus_copies_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    assert forking.is_possible(gpus=0)
+    assert not forking.is_possible(gpus=1), "CUDA does not work in a copy"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert not forking.is_possible(gpus=0)
 
 
 def test_a_new_worker_gets_the_gpu_of_a_dead_one() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.checkpoints.resolve import Resolved
+from runner.config.generation import KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.result import BranchText, FinishReason
@@ -40,13 +41,17 @@ class StubEngine:
     def __init__(self, config: RunnerConfig, delay_s: float) -> None:
         self.delay_s = delay_s
         self.max_new_tokens = config.generation.max_new_tokens
+        self.kv_cache = config.generation.kv_cache
         self.stats = EngineStats()
 
     def load(self) -> EngineReport:
         """Report that there is nothing to load."""
+        facts = {"architecture": "stub", "device": "none", "dtype": "none"}
+        if self.kv_cache is not KvCache.as_model:
+            facts["kv_cache"] = f"none, and generation.kv_cache={self.kv_cache} has no effect: the stub keeps no keys"
         return EngineReport(
             metrics={"load_s": 0.0, "weight_mib": 0.0, "vocab_size": 1000.0, "max_positions": 1e9},
-            facts={"architecture": "stub", "device": "none", "dtype": "none"},
+            facts=facts,
             notes=["model=stub: the answers are made up, the times mean nothing"],
         )
 

@@ -32,7 +32,7 @@ def find(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job | No
     if task.reference is None:
         return None
     top_k = {} if task.exact else {TOP_K_HASH: hashes.get(TOP_K_HASH, str(KEPT))}
-    return named_job.find(config, KEY, task.reference, version, hashes, hashes | top_k)
+    return named_job.find(config, KEY, task.reference, version, hashes, hashes | top_k, named_job.SCORING)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from opening import open_engine
 
+from runner.config.generation import GenerationConfig, KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
@@ -19,6 +20,16 @@ def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerCon
     assert first.text == "[STUB_GENERATION]\n" + "p" * 120 + "..."
     assert second.text == "[STUB_GENERATION]\nHow many?..."
     assert engine.stats.prefill_tokens == 3
+
+
+def test_stub_says_that_it_has_no_kv_cache(make_config: Callable[..., RunnerConfig]) -> None:
+    """A grid over formats of the KV cache can be tried out with the stub, as one over quantizations can."""
+    plain, eight = (
+        open_engine(make_config(model=StubConfig(), generation=GenerationConfig(kv_cache=one))).load().facts
+        for one in (KvCache.as_model, KvCache.int8)
+    )
+    assert "kv_cache" not in plain
+    assert "generation.kv_cache=int8 has no effect" in eight["kv_cache"]
 
 
 def test_stub_keeps_to_the_limit(make_config: Callable[..., RunnerConfig]) -> None:

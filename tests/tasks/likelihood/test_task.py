@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.checkpoints.resolve import resolve
+from runner.config.generation import KvCache
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import HybridConfig, LocalModelConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
 from runner.config.wording import PromptStyle
+from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, EvidenceError
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Status
 from runner.run import run
 from runner.store.top_k import TOP_K, read_top_k
 from runner.tasks.likelihood import task as likelihood
+from runner.tasks.named_job import MODEL_GROUPS, overridden
 
 Make = Callable[..., RunnerConfig]
 
@@ -176,14 +180,40 @@ def test_a_reference_on_other_texts_is_refused(two: Callable[..., RunnerConfig])
     ("words", "message"),
     [
         ("quantization=nf5", "task.reference=quantization=nf5: .*Did you mean nf4"),
-        ("quantisation=none", "no override 'quantisation=none'.* Choices: lora, model, quantization, rope"),
-        ("model.dtype=float32", "model.dtype needs model=CHOICE before it"),
+        (
+            "quantisation=none",
+            "no override 'quantisation=none'.* Choices: generation.kv_cache, lora, model, quantization, rope",
+        ),
+        ("model.dtype=float33", "model.dtype=float33.*"),
+        ("generation.temperature=1", "no override 'generation.temperature=1'"),
         ("quantization=nf4 quantization.double=1", "quantization.double: .*double_quant"),
     ],
 )
 def test_overrides_of_a_reference_are_checked(two: Callable[..., RunnerConfig], words: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         likelihood.prepare(two(0, reference=words))
+
+
+def test_a_key_alone_changes_the_jobs_own_choice(two: Callable[..., RunnerConfig]) -> None:
+    plain = two(0)
+    assert isinstance(plain.model, LocalModelConfig)
+    config = replace(plain, model=replace(plain.model, threads=1))
+    other = overridden(config, "task.reference", "model.dtype=bfloat16", MODEL_GROUPS)
+    assert other.model == replace(plain.model, threads=1, dtype=Dtype.bfloat16), "also its name and its threads stay"
+    assert replace(other, model=config.model) == config
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_kv_cache_in_8_bits_is_compared_with_that_of_the_model(two: Callable[..., RunnerConfig], exact: bool) -> None:
+    plain = "generation.kv_cache=as_model"
+    eight = replace(two(0), generation=replace(two(0).generation, kv_cache=KvCache.int8))
+    if not exact:
+        assert run(two(0, keep_top_k=16)).status is Status.FINISHED
+    keys = {"reference": plain, "keep_top_k": 16, "exact": exact}
+    compared = run(replace(eight, task=two(0, **keys).task))
+    assert plain in compared.result.facts["reference"]
+    assert 0 < compared.result.metrics["kl_nats_per_token"] < 0.01, "8 bits change little, and something"
+    assert "kl_nats_per_token" not in run(two(0, **keys)).result.metrics, "it is its own reference"
 
 
 # -------------------------------------------------------------------------------------------------- going on
