@@ -8,7 +8,6 @@ None.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from runner.core.result import Record
 from runner.engines.kinds import kind_of
 from runner.store.jobs import LOCK, Job, claim, identify
 
-MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
+GROUPS = ("model", "quantization", "lora", "rope", "generation")  # what overrides may change
 
 
 def find(
@@ -32,17 +31,16 @@ def find(
     version: int,
     hashes: dict[str, str],
     other_hashes: dict[str, str] | None = None,
-    groups: Sequence[str] = MODEL_GROUPS,
 ) -> Job | None:
     """Return the job that a key names, finished or not; None if that is the job itself.
 
-    `hashes` are the job's own, `other_hashes` the other job's where they differ. Overrides may change `groups` only.
+    `hashes` are the job's own, `other_hashes` the other job's where they differ.
     """
     mine = identify(config, version, _fingerprint(config) | hashes, measures=False)
     if is_id(words, config.task):
         named = Job(words, mine.folder.with_name(words))
     else:
-        other = overridden(config, key, words, groups)
+        other = overridden(config, key, words)
         theirs = hashes if other_hashes is None else other_hashes
         named = identify(other, version, _fingerprint(other) | theirs, measures=False)
     return None if named.job_id == mine.job_id else named
@@ -53,16 +51,16 @@ def is_id(words: str, task: TaskConfig) -> bool:
     return re.fullmatch(rf"{task.name}-[0-9a-f]{{12}}", words) is not None
 
 
-def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]) -> RunnerConfig:
+def overridden(config: RunnerConfig, key: str, words: str) -> RunnerConfig:
     """Return the config with these overrides: GROUP=CHOICE, and GROUP.KEY=VALUE for its keys."""
     chosen: dict[str, str] = {}
     values: dict[str, Any] = {}
     for word in words.split():
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
-        if not value or group not in groups:
+        if not value or group not in GROUPS:
             what = "GROUP=CHOICE, such as quantization=none, and GROUP.KEY=VALUE after it; or the id of a job"
-            raise ConfigError(f"{key}={words}: {unknown('override', word, groups)}. Give {what}")
+            raise ConfigError(f"{key}={words}: {unknown('override', word, GROUPS)}. Give {what}")
         if name:
             values[where] = None if value == "null" else value
         else:

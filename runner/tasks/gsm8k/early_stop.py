@@ -29,7 +29,6 @@ from runner.tasks.base import own_config
 KEY = "task.early_stop_vs"
 HASHES = ("until", "early_stop_comparisons", "early_stop_margin")  # of the baseline, the share of the 5 %, the margin
 FACT = "early_stop_vs"  # a job that has it was compared while it ran
-GROUPS = (*named_job.MODEL_GROUPS, "generation")  # what overrides may change
 # A baseline that is named by its id must have these in common: what is asked, and how answers are scored.
 ALIKE = tuple(f"task.{key}" for key in ("prompt", "template", "shots", "system", "instruction", "extractor"))
 MIN_AHEAD = 32  # at least so many questions are under way, so that an engine has rows to decode together
@@ -39,7 +38,7 @@ def find_baseline(config: RunnerConfig, version: int, hashes: dict[str, str]) ->
     """Return the baseline, finished or not; None if there is none, or if the job is its own."""
     task = own_config(config, Gsm8kConfig)
     words = task.early_stop_vs
-    return None if words is None else named_job.find(config, KEY, words, version, hashes, groups=GROUPS)
+    return None if words is None else named_job.find(config, KEY, words, version, hashes)
 
 
 def is_compared(config: RunnerConfig) -> bool:
@@ -48,7 +47,7 @@ def is_compared(config: RunnerConfig) -> bool:
     words = task.early_stop_vs
     if words is None or named_job.is_id(words, task):
         return words is not None
-    return named_job.overridden(config, KEY, words, GROUPS) != config
+    return named_job.overridden(config, KEY, words) != config
 
 
 def hashes_of(task: Gsm8kConfig, baseline: Job) -> dict[str, str]:

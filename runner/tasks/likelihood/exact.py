@@ -29,7 +29,7 @@ from runner.engines.stats import EngineStats
 from runner.scorers.divergence import Divergence, diverge_whole
 from runner.tasks.base import Context, own_config
 from runner.tasks.likelihood.reference import KEY
-from runner.tasks.named_job import MODEL_GROUPS, is_id, overridden
+from runner.tasks.named_job import is_id, overridden
 
 EXACT = "task.exact=true"
 EXACT_HASH = "exact"  # its name among the hashes
@@ -46,7 +46,7 @@ def second_of(config: RunnerConfig) -> RunnerConfig:
             f"{KEY}={words} names a job, and {EXACT} loads the reference itself: give overrides, such "
             "as quantization=none, or leave task.exact out"
         )
-    other = overridden(config, KEY, words, MODEL_GROUPS)
+    other = overridden(config, KEY, words)
     for what, each in ((EXACT, config), (f"{KEY}={words} with {EXACT}", other)):
         require_among(kind_of(each.model).capabilities(each), what, {Capability.distributions})
     ours, theirs = (shape_of(resolve(each).text_settings)["vocab"] for each in (config, other))

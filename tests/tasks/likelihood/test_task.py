@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from likely import PAIRS, WORDS, jsonl, model_overrides, samples, scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runner.checkpoints.resolve import resolve
+from runner.config.generation import KvCache
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import HybridConfig, LocalModelConfig, StudentConfig, TeacherConfig
 from runner.config.root import RunnerConfig
@@ -166,6 +168,15 @@ def test_a_reference_that_is_not_there_is_refused_with_what_to_run(two: Callable
     assert run(two(0, reference=kept.job_id)).result.metrics["kl_truncation_nats_per_token"] > 0
 
 
+@pytest.mark.parametrize("kv_cache", list(KvCache))
+def test_a_reference_may_have_other_keys_of_generation(two: Callable[..., RunnerConfig], kv_cache: KvCache) -> None:
+    config = two(0, reference="generation=greedy", exact=True)
+    config = replace(config, generation=replace(config.generation, kv_cache=kv_cache))
+    metrics = run(config).result.metrics
+    assert (metrics["kl_nats_per_token"] > 0) == (kv_cache is KvCache.int8)
+    assert (metrics["top_1_agreement"] == 1) or kv_cache is KvCache.int8
+
+
 def test_a_reference_on_other_texts_is_refused(two: Callable[..., RunnerConfig]) -> None:
     kept = run(two(1, keep_top_k=4, limit=2))
     with pytest.raises(ConfigError, match=f"{kept.job_id} has not scored text 2 of this job"):
@@ -176,7 +187,7 @@ def test_a_reference_on_other_texts_is_refused(two: Callable[..., RunnerConfig])
     ("words", "message"),
     [
         ("quantization=nf5", "task.reference=quantization=nf5: .*Did you mean nf4"),
-        ("quantisation=none", "no override 'quantisation=none'.* Choices: lora, model, quantization, rope"),
+        ("quantisation=none", "no override 'quantisation=none'.* Choices: generation, lora, model, quantization, rope"),
         ("model.dtype=float32", "model.dtype needs model=CHOICE before it"),
         ("quantization=nf4 quantization.double=1", "quantization.double: .*double_quant"),
     ],
