@@ -165,7 +165,7 @@ def quality_rows(lines: dict[str, Line], scored: dict[str, dict[str, Any]]) -> l
     """Return the rows of the table about likelihoods."""
     delta, kl, agreed = ["Δ log-likelihood, nats"], ["KL, nats"], ["the same first choice"]
     for name in lines:
-        metrics, shift = scored[name]["metrics"], scored[name].get("shift")
+        metrics, shift = scored[name]["metrics"], scored[name].get("shift", {})
         if name == BASELINE:
             delta.append(f"baseline: {metrics['log_likelihood_nats_per_token']:.5f}")
             kl.append("–")
