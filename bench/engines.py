@@ -14,6 +14,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoints import random_weights
 from runner.checkpoints.resolve import resolve
-from runner.config.generation import GenerationConfig
+from runner.config.generation import GenerationConfig, KvCache
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import NoTrackingConfig, RunnerConfig
@@ -51,6 +53,7 @@ SIDES = {
     "generate_batch": "engine_side.py",
     "lmeval": "lmeval_side.py",
     "vllm": "vllm_side.py",
+    "zentorch": "vllm_side.py",
     "openvino": "openvino_side.py",
     "llamacpp": "llamacpp_side.py",
 }
@@ -162,10 +165,13 @@ def _mixture() -> Path:
 
 
 def greedy(
-    model: LocalModelConfig, quantization: QuantizationConfig | None = None, max_new_tokens: int | None = None
+    model: LocalModelConfig,
+    quantization: QuantizationConfig | None = None,
+    max_new_tokens: int | None = None,
+    kv_cache: KvCache = KvCache.as_model,
 ) -> RunnerConfig:
     """Return the config of an engine that decodes greedily and is used without a job."""
-    generation = GenerationConfig()
+    generation = GenerationConfig(kv_cache=kv_cache)
     return RunnerConfig(
         model=model,
         quantization=quantization or QuantizationConfig(),
@@ -178,12 +184,15 @@ def greedy(
 
 
 def greedy_engine(
-    model: LocalModelConfig, quantization: QuantizationConfig | None = None, max_new_tokens: int | None = None
+    model: LocalModelConfig,
+    quantization: QuantizationConfig | None = None,
+    max_new_tokens: int | None = None,
+    kv_cache: KvCache = KvCache.as_model,
 ) -> LocalEngine:
     """Return an engine of such a config in this process, not yet loaded."""
     from runner.engines.local.engine import LocalEngine  # imports torch
 
-    config = greedy(model, quantization, max_new_tokens)
+    config = greedy(model, quantization, max_new_tokens, kv_cache)
     return LocalEngine(config, resolve(config))
 
 
@@ -197,6 +206,36 @@ def complete_random(
     failed = [done.error for done in complete(engine, requests, count) if done.error]
     if failed:
         raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """How fast some concurrent prompts were completed, and what their keys and values took."""
+
+    prefill_tok_per_s: float
+    decode_tok_per_s: float
+    tok_per_processor_s: float  # of both; other work on the machine changes it least
+    kv_mib: float
+
+
+def speeds_by_turns(
+    engines: Mapping[str, LocalEngine], rows: Sequence[int], prompt_tokens: int, new_tokens: int, rounds: int
+) -> dict[tuple[str, int], list[Speeds]]:
+    """Return what each engine reaches with each number of rows, round by round and batch by batch in turns."""
+    chance = random.Random(0)
+    measured: dict[tuple[str, int], list[Speeds]] = defaultdict(list)
+    for _ in range(rounds):
+        for count in rows:
+            for name, engine in engines.items():
+                engine.stats.peak_kv_bytes = 0
+                before, spent = replace(engine.stats), time.process_time()
+                complete_random(engine, count, prompt_tokens, new_tokens, chance)
+                passed, spent = engine.stats - before, time.process_time() - spent
+                tokens = passed.prefill_tokens + passed.decode_tokens
+                kv_mib = engine.stats.peak_kv_bytes / machine.MIB
+                figures = Speeds(passed.prefill_tok_per_s, passed.decode_tok_per_s, tokens / spent, kv_mib)
+                measured[name, count].append(figures)
+    return measured
 
 
 def head_line(command: Sequence[str], threads: int) -> str:

@@ -2,7 +2,8 @@
 
 So many concurrent questions, with the same token ids, the same number of new tokens, greedily, each run in a fresh
 process and by turns; loading counts separately. vLLM's CPU build is in an environment of its own (`make vllm`); its
-settings are the best of several, tried first. llama.cpp is built from llama-cpp-python's source into an environment
+settings are the best of several, tried first. `zentorch` is vLLM with AMD's plugin of that name, in an environment
+below outputs/, where the processor is AMD's. llama.cpp is built from llama-cpp-python's source into an environment
 below outputs/, and reads the same weights from a .gguf file that is written here. OpenVINO GenAI (continuous batching
 with a prefix cache, settings searched, too) is installed below outputs/ and reads what optimum-intel converts there:
 weights as they are stored, or in 8 bits (`openvino-int8`). `lmeval` is lm-evaluation-harness' HF
@@ -28,9 +29,10 @@ from peers import (
     openvino_python,
     openvino_settings,
     vllm_python,
+    zentorch_python,
 )
 
-SIDES = ("runner", "vllm", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
+SIDES = ("runner", "vllm", "zentorch", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
 
 
 def line(side: str, runs: list[Outcome], ours: list[Outcome]) -> list[str]:
@@ -87,11 +89,11 @@ def main() -> None:
     pythons, jobs = dict.fromkeys(options.sides, sys.executable), dict[str, Job]()
     for side in options.sides:
         jobs[side] = replace(job, kind="stream" if side == "runner" else side.removesuffix("-int8"))
-        if side == "vllm":
-            pythons[side] = vllm_python()
+        if side in ("vllm", "zentorch"):
+            pythons[side] = vllm_python() if side == "vllm" else zentorch_python(ROOT / "outputs" / ".zentorch")
             settings = VLLM_DEFAULTS
             if not options.no_search:
-                settings, tried = best_vllm(first(max(options.rows)), pythons[side])
+                settings, tried = best_vllm(first(max(options.rows)), pythons[side], side)
                 print(f"{tried}\n", flush=True)
             jobs[side] = replace(jobs[side], settings=settings)
         elif side.startswith("openvino"):

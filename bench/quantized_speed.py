@@ -11,12 +11,9 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import time
-from collections import defaultdict
-from dataclasses import replace
 
 import torch
-from engines import complete_random, greedy_engine, head_line, markdown, model_folder, spread
+from engines import complete_random, greedy_engine, head_line, markdown, model_folder, speeds_by_turns, spread
 
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
@@ -41,29 +38,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     lines, rows = options.lines.split(","), [int(count) for count in options.rows.split(",")]
-    folder, chance = str(model_folder(options.model)), random.Random(0)
+    folder = str(model_folder(options.model))
     engines, distances = {}, []
     for line in lines:
         engines[line] = engine_of(folder, line, options.new)
         if line != "none" and not line.endswith(OWN):
             distances.append(compare(line, engines[line], options.prompt))
         warm_up(engines[line], line)
-    speeds: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    for _ in range(options.rounds):
-        for count in rows:
-            for line, engine in engines.items():
-                before, spent = replace(engine.stats), time.process_time()
-                complete_random(engine, count, options.prompt, options.new, chance)
-                passed, spent = engine.stats - before, time.process_time() - spent
-                speeds["decode", line, count].append(passed.decode_tok_per_s)
-                speeds["prefill", line, count].append(passed.prefill_tok_per_s)
-                tokens = passed.prefill_tokens + passed.decode_tokens
-                speeds["both", line, count].append(tokens / spent)
+    speeds = speeds_by_turns(engines, rows, options.prompt, options.new, options.rounds)
     print(head_line(["bench/quantized_speed.py", *sys.argv[1:]], torch.get_num_threads()))
-    for what, unit in (("decode", "second"), ("prefill", "second"), ("both", "second of a processor")):
+    units = {
+        "decode, tokens a second": "decode_tok_per_s",
+        "prefill, tokens a second": "prefill_tok_per_s",
+        "both, tokens a second of a processor": "tok_per_processor_s",
+    }
+    for unit, name in units.items():
         print(f"\n{options.rounds} rounds by turns: median (least..most)\n")
-        table = [[line, *(spread(speeds[what, line, count], 0) for count in rows)] for line in lines]
-        print(markdown([f"{what}, tokens a {unit}", *(f"{count} rows" for count in rows)], table), flush=True)
+        table = [
+            [line, *(spread([getattr(one, name) for one in speeds[line, count]], 0) for count in rows)]
+            for line in lines
+        ]
+        print(markdown([unit, *(f"{count} rows" for count in rows)], table), flush=True)
     print("\n" + "\n".join(distances))
 
 

@@ -1,4 +1,7 @@
-"""One run of vLLM on a CPU in a process of its own: see engines.py. It runs in vLLM's environment."""
+"""One run of vLLM on a CPU in a process of its own: see engines.py. It runs in vLLM's environment.
+
+As side `zentorch` it runs in one that has AMD's plugin, too, and ends with an error if vLLM does not use the plugin.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,11 @@ def main() -> None:
     """Run the job and write the outcome."""
     import torch
     from vllm import LLM, SamplingParams, TokensPrompt  # type: ignore[import-not-found]
+    from vllm.platforms import current_platform  # type: ignore[import-not-found]
 
     job = read_job()
+    if job["kind"] == "zentorch" and not current_platform.is_zen_cpu():
+        raise SystemExit(f"vLLM does not use zentorch here: its platform is {type(current_platform).__name__}")
     settings = job["settings"]
     longest = max(map(len, job["prompts"])) + max(job["new_tokens"])
     started = time.perf_counter()
