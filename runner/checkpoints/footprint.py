@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
 
+from runner.checkpoints.gguf_file import kept_tensors, read_header
 from runner.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -33,6 +34,7 @@ from runner.core.dtypes import BYTES, Dtype, stored_dtype
 from runner.core.machine import MIB
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
+from runner.quantization.gguf import GgufBlocksConfig
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
@@ -165,7 +167,9 @@ def predict(
 
 def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None) -> Footprint | None:
     rows, prompt_tokens, new_tokens = work
-    model, tensors = resolved.model, resolved.tensors
+    model, held = resolved.model, resolved.held(config.quantization)
+    keeps_blocks = isinstance(held, GgufBlocksConfig)
+    tensors = kept_tensors(read_header(resolved.path)) if keeps_blocks else resolved.tensors
     settings = resolved.text_settings
     if not tensors:
         return None
@@ -179,7 +183,6 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     is_stream = model.attention is Attention.auto
     eager = model.attention is Attention.eager
     largest = max(elements(tensor, resolved.stored) for tensor in tensors)
-    held = resolved.held(config.quantization)
     context = prompt_tokens + new_tokens
     # the engine's kernels multiply packed layers and unpack only a panel at a time
     by_panels = (
@@ -229,6 +232,8 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
 
 def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int]) -> int:
     """Count the weights that the load leaves in the mapped checkpoint, because it does not convert them."""
+    if isinstance(resolved.held(config.quantization), GgufBlocksConfig):
+        return sum(weights.values()) - weights["other"]
     is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # it is unpacked
     if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
         return 0
@@ -245,9 +250,11 @@ def _resident(
     The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a copy.
     """
     mapped = _mapped_bytes(config, resolved, weights)
-    linear = 0 if resolved.held(config.quantization).packed else weights["linear"]
+    held = resolved.held(config.quantization)
+    keeps_blocks = isinstance(held, GgufBlocksConfig)  # they are packed anew, and their pages released
+    linear = 0 if held.packed and not keeps_blocks else weights["linear"]
     head = weights["head"] or weights["embedding"]
-    is_packed = is_stream and linear + head <= PACKED_SHARE * free_mib * MIB
+    is_packed = is_stream and (keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
     in_memory = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
     copied = (in_memory + head * (weights["head"] == 0)) * is_packed
     unread = 0

@@ -32,6 +32,7 @@ from runner.core.texts import load_json, read_cache, short
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
+from runner.quantization.gguf import GgufBlocksConfig, GgufConfig
 
 OBJECTS = ("text_config", "quantization_config", "rope_scaling", "rope_parameters")  # in config.json
 SIZES = {  # limits for config.json, higher than in the largest models
@@ -107,7 +108,17 @@ class Resolved:
 
     def held(self, wanted: QuantizationConfig) -> QuantizationConfig:
         """Return the quantization of the loaded weights: that of a quantized checkpoint, else the wanted one."""
-        return wanted if self.stored is None else self.stored.config
+        if self.stored is not None:
+            return self.stored.config
+        keeps = isinstance(wanted, GgufConfig) and not wanted.unpacked and self.has_blocks
+        return GgufBlocksConfig() if keeps else wanted
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the loaded model can keep the blocks of a .gguf file: on a CPU, and without an adapter."""
+        is_file = not self.model.random_weights and self.path.is_file()
+        can_keep = is_file and machine.device_class(self.model.device) == "cpu" and self._lora is None
+        return can_keep and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
 
     @cached_property
     def tensors(self) -> list[Tensor]:

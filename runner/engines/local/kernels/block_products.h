@@ -37,6 +37,7 @@ INLINE void NAME(unpack_group)(const block_format f, const uint8_t *group, T *to
     for (int k = part * f.part; k < (part + 1) * f.part; k += 8) {
       int8_t weights[8][PANEL];
       bits_of_inputs(f, low + k * f.low / 8 * PANEL, high + k * f.high / 8 * PANEL, weights);
+#pragma GCC unroll 8
       for (int i = 0; i < 8; i += PACK) NAME(store_weights)(f, &s, weights + i, to + (k + i) * PANEL);
     }
   }
@@ -88,23 +89,4 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
     }
   }
   NAME(write_outputs)(p, u, y, PANELS_AT_ONCE == 2 ? width : PANEL, second, rows, row);
-}
-
-/* out [count, inputs]: rows of a matrix in blocks, as an embedding looks them up. Returns what is wrong with the call. */
-int64_t NAME(block_rows)(const matrix *m, int64_t inputs, const int64_t *ids, int64_t count, T *out, int threads) {
-  if (m->kind != BLOCKS || !is_readable(m, inputs, PACK)) REFUSE(WRONG_MATRIX, 0);
-  for (int64_t i = 0; i < count; i++)
-    if (ids[i] < 0 || ids[i] >= m->outputs) REFUSE(WRONG_TOKEN_ID, i);
-#pragma omp parallel for num_threads(threads) if (count > 8)
-  for (int64_t i = 0; i < count; i++) {
-    T strip[STRIP * PANEL] __attribute__((aligned(CACHE_LINE)));
-    const char *panel = (const char *)m->weight + ids[i] / PANEL * PANEL * weight_bytes(m, inputs, sizeof(T));
-    for (int64_t k = 0; k < inputs; k += STRIP) {
-      const int64_t some = inputs - k < STRIP ? inputs - k : STRIP;
-      NAME(unpack_blocks)(m->block, panel, k, some, strip);
-      for (int64_t j = 0; j < some; j++)
-        out[i * inputs + k + j] = strip[j / PACK * PANEL * PACK + ids[i] % PANEL * PACK + j % PACK];
-    }
-  }
-  return FINE;
 }

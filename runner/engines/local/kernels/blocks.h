@@ -73,6 +73,7 @@ INLINE part_scales scales_of_part(const block_format f, const uint8_t *group, in
 
 /* weights [8, PANEL] of eight inputs, without scales */
 INLINE void bits_of_inputs(const block_format f, const uint8_t *low, const uint8_t *high, int8_t weights[8][PANEL]) {
+#pragma GCC unroll 8
   for (int i = 0; i < 8; i++) {
     const uint8_t *lower = low + i * f.low / 8 * PANEL, *upper = high + i * f.high / 8 * PANEL;
 #pragma omp simd
