@@ -195,7 +195,9 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
 
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
-        if by_panels:
+        if keeps_blocks:
+            most = 0  # what is unpacked at a time is on the threads' stacks
+        elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())
         else:
             most = held.pass_bytes(device, positions, width, dtype_bytes)

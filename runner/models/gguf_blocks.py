@@ -74,7 +74,8 @@ def load(path: Path, config: Any, dtype: torch.dtype, attention: str | None) -> 
     arguments = {} if attention is None else {"attn_implementation": attention}
     with no_init_weights():  # memory that nobody writes is not taken
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, **arguments)
-    processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=config.to_dict())
+    processor_class: Any = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)
+    processor = processor_class(config=config.to_dict())
     names = get_gguf_hf_weights_map(model, processor)
     unfilled, unused = set(model.state_dict()), []
     for tensor in header.tensors:
@@ -90,7 +91,7 @@ def load(path: Path, config: Any, dtype: torch.dtype, attention: str | None) -> 
 
 
 def stored_bytes(tensor: Tensor) -> torch.Tensor:
-    """Return the blocks of a matrix in the mapped file: uint8 [outputs, bytes]; DataError where a scale is no number."""
+    """Return a matrix's blocks in the mapped file, uint8 [outputs, bytes]; DataError where a scale is no number."""
     data = np.memmap(tensor.file, mode="c", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,))
     stored: torch.Tensor = torch.from_numpy(data).view(*tensor.shape[:-1], -1)
     if not scales_of(stored, tensor.dtype).isfinite().all():

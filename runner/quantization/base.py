@@ -39,6 +39,7 @@ class QuantizationConfig:
     install: ClassVar[str] = ""  # the command that installs them
     source: ClassVar[CheckpointSource] = CheckpointSource.plain
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
+    is_unpacked_for_adapters: ClassVar[bool] = False  # whether a base with an adapter is another one than without
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     holders: ClassVar[tuple[str, ...]] = ()  # the modules that define the classes of its layers, or of their weights
     has_portable_kernels: ClassVar[bool] = False  # whether the kernels for its layers need no special processor

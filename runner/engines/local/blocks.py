@@ -8,7 +8,6 @@ types, get a byte each: that is 2 to 4 % of a matrix. No weight changes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import nn
@@ -95,10 +94,7 @@ def _bytes_of(bits: torch.Tensor, each: int) -> torch.Tensor:
     return result
 
 
-@cache
-def _tried(kind: str, inputs: int) -> list[str]:
-    """Return a list for what is wrong with products of a type of blocks: empty until it is tried."""
-    return []
+_tried: dict[tuple[str, int], str] = {}  # what is wrong with products of a type of blocks, by type and inputs
 
 
 def problem(layer: GgufLinear, kernels: Kernels | None) -> str:
@@ -107,10 +103,10 @@ def problem(layer: GgufLinear, kernels: Kernels | None) -> str:
         return "there are no kernels: they need a C compiler"
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
         return "its bias has another number format"
-    found = _tried(layer.kind, layer.in_features)
-    if not found:
-        found.append(next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), ""))
-    return found[0]
+    key = layer.kind, layer.in_features
+    if key not in _tried:
+        _tried[key] = next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), "")
+    return _tried[key]
 
 
 def _difference(layer: GgufLinear, dtype: torch.dtype, kernels: Kernels) -> str:

@@ -29,7 +29,8 @@ def layer_of(
     name: str, outputs: int, inputs: int, bias: torch.Tensor | None = None, ordered: bool = True
 ) -> GgufLinear:
     like = nn.Linear(inputs, outputs, bias=False)
-    like.bias = None if bias is None else nn.Parameter(bias)
+    if bias is not None:
+        like.bias = nn.Parameter(bias)
     order = None if ordered else torch.randperm(outputs, generator=torch.Generator().manual_seed(1))
     return GgufLinear(like, random_blocks(name, outputs, inputs), name, order)
 
@@ -66,7 +67,9 @@ def test_a_last_strip_that_is_short_and_a_bias() -> None:
 def test_a_model_with_blocks_gets_the_kernels_products_and_its_own_back() -> None:
     model = nn.Sequential(layer_of("Q4_K", 64, 256), layer_of("Q6_K", 32, 64 * 4))
     layers = QuantizedLayers(model[:1], Heap())
-    assert list(layers.matrices) == [model[0]] and not layers.left and not layers.notes
+    assert list(layers.matrices) == [model[0]]
+    assert not layers.left
+    assert not layers.notes
     rows = rows_of(3, 256, torch.float32)
     fast = model[0](rows)
     del model[0].forward
@@ -87,9 +90,8 @@ def test_without_kernels_torch_multiplies_and_a_note_says_so(monkeypatch: pytest
 def test_a_wrong_kernel_is_noticed_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     right = blocks.packed
     monkeypatch.setattr(blocks, "packed", lambda *arguments: right(*arguments).roll(1, dims=1))
-    blocks._tried.cache_clear()
+    monkeypatch.setattr(blocks, "_tried", {})
     problem = blocks.problem(layer_of("Q4_0", 64, 256), KERNELS)
-    blocks._tried.cache_clear()
     assert "off by" in problem
 
 
