@@ -34,7 +34,6 @@ from runner.core.dtypes import BYTES, Dtype, stored_dtype
 from runner.core.machine import MIB
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
-from runner.quantization.gguf import GgufBlocksConfig
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
@@ -168,8 +167,7 @@ def predict(
 def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None) -> Footprint | None:
     rows, prompt_tokens, new_tokens = work
     model, held = resolved.model, resolved.held(config.quantization)
-    keeps_blocks = isinstance(held, GgufBlocksConfig)
-    tensors = kept_tensors(read_header(resolved.path)) if keeps_blocks else resolved.tensors
+    tensors = kept_tensors(read_header(resolved.path)) if held.keeps_blocks else resolved.tensors
     settings = resolved.text_settings
     if not tensors:
         return None
@@ -195,7 +193,7 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
 
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
-        if keeps_blocks:
+        if held.keeps_blocks:
             most = 0  # what is unpacked at a time is on the threads' stacks
         elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())
@@ -234,7 +232,7 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
 
 def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int]) -> int:
     """Count the weights that the load leaves in the mapped checkpoint, because it does not convert them."""
-    if isinstance(resolved.held(config.quantization), GgufBlocksConfig):
+    if resolved.held(config.quantization).keeps_blocks:
         return sum(weights.values()) - weights["other"]
     is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # it is unpacked
     if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
@@ -253,10 +251,9 @@ def _resident(
     """
     mapped = _mapped_bytes(config, resolved, weights)
     held = resolved.held(config.quantization)
-    keeps_blocks = isinstance(held, GgufBlocksConfig)  # they are packed anew, and their pages released
-    linear = 0 if held.packed and not keeps_blocks else weights["linear"]
+    linear = 0 if held.packed and not held.keeps_blocks else weights["linear"]
     head = weights["head"] or weights["embedding"]
-    is_packed = is_stream and (keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
+    is_packed = is_stream and (held.keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
     in_memory = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
     copied = (in_memory + head * (weights["head"] == 0)) * is_packed
     unread = 0

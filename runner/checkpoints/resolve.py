@@ -32,7 +32,6 @@ from runner.core.texts import load_json, read_cache, short
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
-from runner.quantization.gguf import GgufBlocksConfig, GgufConfig
 
 OBJECTS = ("text_config", "quantization_config", "rope_scaling", "rope_parameters")  # in config.json
 SIZES = {  # limits for config.json, higher than in the largest models
@@ -110,15 +109,15 @@ class Resolved:
         """Return the quantization of the loaded weights: that of a quantized checkpoint, else the wanted one."""
         if self.stored is not None:
             return self.stored.config
-        keeps = isinstance(wanted, GgufConfig) and not wanted.unpacked and self.has_blocks
-        return GgufBlocksConfig() if keeps else wanted
+        in_blocks = wanted.in_blocks()
+        return in_blocks if in_blocks is not None and self.has_blocks else wanted
 
     @property
     def has_blocks(self) -> bool:
         """Whether the loaded model can keep the blocks of a .gguf file: on a CPU, and without an adapter."""
-        is_file = not self.model.random_weights and self.path.is_file()
-        can_keep = is_file and machine.device_class(self.model.device) == "cpu" and self._lora is None
-        return can_keep and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
+        is_plain = machine.device_class(self.model.device) == "cpu" and self._lora is None
+        is_file = is_plain and not self.model.random_weights and self.path.is_file()
+        return is_file and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
 
     @cached_property
     def tensors(self) -> list[Tensor]:

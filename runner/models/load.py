@@ -34,7 +34,6 @@ from runner.models.tokenizing import check_growth, panics
 from runner.models.vocabulary import check_tokenizer
 from runner.quantization import quiet_imports
 from runner.quantization.base import QuantizationConfig
-from runner.quantization.gguf import GgufBlocksConfig
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +88,7 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
     if rows := resolved.text_settings.get("vocab_size"):
         notes += check_tokenizer(tokenizer, rows, model_config.name)
-    keeps_blocks = isinstance(quantization, GgufBlocksConfig)
-    if keeps_blocks:
+    if quantization.keeps_blocks:
         model, unused = _keep_blocks(config, resolved, arguments)
     else:
         model, unused = _from_pretrained(config, resolved, device, arguments)
@@ -109,7 +107,7 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
         base.facts["checkpoint"] = f"quantized already: {stored}"
     elif folder.is_file():
         base.facts["checkpoint"] = f"gguf: {read_header(folder).types}"
-        if not keeps_blocks:
+        if not quantization.keeps_blocks:
             base.facts["quantized"] = f"none, unpacked from {read_header(folder).types}"
     return base
 
@@ -260,7 +258,7 @@ def _release_files(resolved: Resolved, quantization: QuantizationConfig) -> None
 
     A single weight in the file keeps the whole file mapped, as large as the original model.
     """
-    if isinstance(quantization, GgufBlocksConfig):
+    if quantization.keeps_blocks:
         return  # the weights are in the file
     if quantization.packed or stored_dtype(resolved.settings) != resolved.dtype:
         folder = resolved.path

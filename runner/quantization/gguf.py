@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner.quantization.base import CheckpointSource, Quantized
+from runner.quantization.base import CheckpointSource, QuantizationConfig, Quantized
 
 
 @dataclass
@@ -30,6 +30,10 @@ class GgufConfig(Quantized):
         """Return 0: a product unpacks no whole weight."""
         return 0
 
+    def in_blocks(self) -> QuantizationConfig | None:
+        """Return the choice with blocks that stay, unless they are to be unpacked."""
+        return None if self.unpacked else GgufBlocksConfig()
+
     def load_arguments(self) -> dict[str, Any]:
         """Ask for unpacked weights; packed ones need kernels from a hub."""
         import transformers
@@ -42,6 +46,7 @@ class GgufConfig(Quantized):
 class GgufBlocksConfig(GgufConfig):
     """A .gguf file whose blocks stay as they are (Resolved.held)."""
 
+    keeps_blocks: ClassVar[bool] = True
     packed: ClassVar[bool] = True
     has_portable_kernels: ClassVar[bool] = True
 
