@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
 
+from runner.checkpoints.gguf_file import kept_tensors, read_header
 from runner.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -165,7 +166,8 @@ def predict(
 
 def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None) -> Footprint | None:
     rows, prompt_tokens, new_tokens = work
-    model, tensors = resolved.model, resolved.tensors
+    model, held = resolved.model, resolved.held(config.quantization)
+    tensors = kept_tensors(read_header(resolved.path)) if held.keeps_blocks else resolved.tensors
     settings = resolved.text_settings
     if not tensors:
         return None
@@ -179,7 +181,6 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     is_stream = model.attention is Attention.auto
     eager = model.attention is Attention.eager
     largest = max(elements(tensor, resolved.stored) for tensor in tensors)
-    held = resolved.held(config.quantization)
     context = prompt_tokens + new_tokens
     # the engine's kernels multiply packed layers and unpack only a panel at a time
     by_panels = (
@@ -192,7 +193,9 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
 
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
-        if by_panels:
+        if held.keeps_blocks:
+            most = 0  # what is unpacked at a time is on the threads' stacks
+        elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())
         else:
             most = held.pass_bytes(device, positions, width, dtype_bytes)
@@ -229,6 +232,8 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
 
 def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int]) -> int:
     """Count the weights that the load leaves in the mapped checkpoint, because it does not convert them."""
+    if resolved.held(config.quantization).keeps_blocks:
+        return sum(weights.values()) - weights["other"]
     is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # it is unpacked
     if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
         return 0
@@ -245,9 +250,10 @@ def _resident(
     The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a copy.
     """
     mapped = _mapped_bytes(config, resolved, weights)
-    linear = 0 if resolved.held(config.quantization).packed else weights["linear"]
+    held = resolved.held(config.quantization)
+    linear = 0 if held.packed and not held.keeps_blocks else weights["linear"]
     head = weights["head"] or weights["embedding"]
-    is_packed = is_stream and linear + head <= PACKED_SHARE * free_mib * MIB
+    is_packed = is_stream and (held.keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
     in_memory = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
     copied = (in_memory + head * (weights["head"] == 0)) * is_packed
     unread = 0

@@ -48,11 +48,11 @@ def check(config: RunnerConfig, resolved: Resolved) -> None:
     stored.config.require_packages(f"{where} is {stored}, which")
 
 
-def notes(path: Path, stored: Format | None, dtype: str) -> list[str]:
+def notes(path: Path, stored: Format | None, held: QuantizationConfig, dtype: str) -> list[str]:
     """Return notes on a checkpoint that is stored quantized, or that is unpacked while loading."""
     if stored is not None:
         return [f"the checkpoint itself is quantized, {stored}, and loaded as it is"]
-    if path.is_dir():
+    if path.is_dir() or held.packed:
         return []
     types = gguf_file.read_header(path).types
     return [f"{path.name} ({types}) is unpacked while loading: in memory its weights are {dtype}, as large as that is"]

@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ BLOCKS = {
     29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
+# types whose blocks stay blocks in memory: models/gguf_types.py takes them apart
+KEPT_TYPES = (
+    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
+)  # fmt: skip
+# architectures of which transformers reads each tensor of the file into one of the model
+KEPT_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "starcoder2", "stablelm", "gemma2", "gemma3")
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -96,6 +103,18 @@ def read_settings(header: Header) -> dict[str, Any]:
         "dtype": half_precision[0] if half_precision and kinds <= set(FLOATS) else "float32",
     }
     return {key: value for key, value in settings.items() if value is not None}
+
+
+def can_keep_blocks(header: Header) -> bool:
+    """Whether a model's matrices can stay in the blocks of the file."""
+    is_known = header.architecture in KEPT_ARCHITECTURES
+    return is_known and any(tensor.dtype in KEPT_TYPES for tensor in header.tensors)
+
+
+def kept_tensors(header: Header) -> list[Tensor]:
+    """List the tensors as they are in memory if blocks are kept; those of other types are unpacked."""
+    kept = {tensor.name: tensor for tensor in header.tensors if tensor.dtype in KEPT_TYPES}
+    return [kept.get(tensor.name, tensor) for tensor in unpacked_tensors(header)]
 
 
 def unpacked_tensors(header: Header) -> list[Tensor]:
@@ -182,6 +201,8 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
         if kind not in BLOCKS:
             raise DataError(f"{path}: tensor {name} is stored in the type {kind}, which is unknown here")
         type_name, numbers, block_bytes = BLOCKS[kind]
+        if fastest_first and fastest_first[0] % numbers:
+            raise DataError(f"{path}: tensor {name} has rows of {fastest_first[0]} numbers, no multiple of {numbers}")
         nbytes = math.prod(fastest_first) // numbers * block_bytes
         unaligned.append(Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes))
     alignment = metadata.get("general.alignment", ALIGNMENT)
@@ -193,4 +214,8 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
                 f"{path}: truncated: tensor {tensor.name} should end at byte {tensor.offset + tensor.nbytes}, "
                 f"the file at {size}"
             )
+    in_order = sorted((tensor for tensor in tensors if tensor.nbytes), key=lambda tensor: tensor.offset)
+    for one, after in pairwise(in_order):
+        if after.offset < one.offset + one.nbytes:
+            raise DataError(f"{path}: tensors {one.name} and {after.name} overlap")
     return Header(metadata, tensors)

@@ -107,7 +107,17 @@ class Resolved:
 
     def held(self, wanted: QuantizationConfig) -> QuantizationConfig:
         """Return the quantization of the loaded weights: that of a quantized checkpoint, else the wanted one."""
-        return wanted if self.stored is None else self.stored.config
+        if self.stored is not None:
+            return self.stored.config
+        in_blocks = wanted.in_blocks()
+        return in_blocks if in_blocks is not None and self.has_blocks else wanted
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the loaded model can keep the blocks of a .gguf file: on a CPU, and without an adapter."""
+        is_plain = machine.device_class(self.model.device) == "cpu" and self._lora is None
+        is_file = is_plain and not self.model.random_weights and self.path.is_file()
+        return is_file and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
 
     @cached_property
     def tensors(self) -> list[Tensor]:

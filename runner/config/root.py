@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from runner.config.generation import GenerationConfig
-from runner.config.lora import LoraConfig
+from runner.config.lora import LoraConfig, adapter_of
 from runner.config.model import ModelConfig
 from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
@@ -110,6 +110,8 @@ def base_key(config: RunnerConfig) -> str:
     parts = [config.model, config.quantization, config.rope]
     if config.lora.merges:
         parts.append(config.lora)  # merging changes the base permanently
+    elif config.quantization.is_unpacked_for_adapters and adapter_of(config.lora) is not None:
+        parts.append("unpacked")
     return repr(parts)
 
 

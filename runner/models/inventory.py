@@ -108,6 +108,8 @@ def describe_quantization(model: Any, quantization: QuantizationConfig) -> Descr
     kinds: Counter[str] = Counter()
     unquantized = []
     for path, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding):
+            continue
         if kind := _quantized_kind(module):
             kinds[kind] += 1
         elif isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":  # GPT-2's linear layer

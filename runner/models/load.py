@@ -26,7 +26,7 @@ from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, DataError, check, few, is_memory_error, one_line
 from runner.core.loaded import text
 from runner.core.mapped_files import MappedFiles
-from runner.models import bin_file, capability, inventory
+from runner.models import bin_file, capability, gguf_blocks, inventory
 from runner.models.building import one_at_a_time
 from runner.models.lora import module_of
 from runner.models.rope import choices as rope_room
@@ -78,7 +78,7 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     places, absent = capability.places_for(model_config)
     attention, fallback = capability.pick_attention(model_config.attention, device.type, model_class)
     notes += absent + memory_notes + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
-    notes += formats.notes(folder, stored, str(dtype).removeprefix("torch."))
+    notes += formats.notes(folder, stored, quantization, str(dtype).removeprefix("torch."))
 
     arguments: dict[str, Any] = {"dtype": dtype} | (quantization.load_arguments() if stored is None else {})
     if places:
@@ -88,7 +88,10 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
     if rows := resolved.text_settings.get("vocab_size"):
         notes += check_tokenizer(tokenizer, rows, model_config.name)
-    model, unused = _from_pretrained(config, resolved, device, arguments)
+    if quantization.keeps_blocks:
+        model, unused = _keep_blocks(config, resolved, arguments)
+    else:
+        model, unused = _from_pretrained(config, resolved, device, arguments)
     notes += unused
     quantization.check_loaded(model)
     _release_files(resolved, quantization)
@@ -104,7 +107,8 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
         base.facts["checkpoint"] = f"quantized already: {stored}"
     elif folder.is_file():
         base.facts["checkpoint"] = f"gguf: {read_header(folder).types}"
-        base.facts["quantized"] = f"none, unpacked from {read_header(folder).types}"
+        if not quantization.keeps_blocks:
+            base.facts["quantized"] = f"none, unpacked from {read_header(folder).types}"
     return base
 
 
@@ -224,6 +228,23 @@ def _from_pretrained(
     return filled.eval(), _check_complete(filled, report, f"model.name={model.name}: the checkpoint in {folder}")
 
 
+def _keep_blocks(config: RunnerConfig, resolved: Resolved, arguments: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Load a .gguf file whose blocks stay as they are."""
+    path, named = resolved.path, f"model.name={resolved.model.name}"
+    try:
+        settings = rope_room.prepare(config.rope, path, False) or capability.settings_of(path)
+        attention = arguments.get("attn_implementation")
+        model, report = gguf_blocks.load(path, settings, arguments["dtype"], attention)
+    except ConfigError:
+        raise
+    except Exception as error:  # a library may raise anything over a user's files
+        if is_memory_error(error):
+            raise
+        reason = f"{type(error).__name__}: {one_line(error, limit=400)}{_gguf_fix(path)}"
+        raise ConfigError(f"{named} cannot be loaded from {path}: {reason}") from error
+    return model.eval(), _check_complete(model, report, f"{named}: the checkpoint in {path}")
+
+
 def _gguf_fix(path: Path) -> str:
     """Say what else to try if a library cannot read a .gguf file."""
     if not path.is_file():
@@ -237,6 +258,8 @@ def _release_files(resolved: Resolved, quantization: QuantizationConfig) -> None
 
     A single weight in the file keeps the whole file mapped, as large as the original model.
     """
+    if quantization.keeps_blocks:
+        return  # the weights are in the file
     if quantization.packed or stored_dtype(resolved.settings) != resolved.dtype:
         folder = resolved.path
         MappedFiles().release_files(loaded_files(folder)[1] if folder.is_dir() else [folder])
@@ -282,7 +305,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     base.bytes_by_dtype = inventory.weight_bytes(model)
     base.metrics["mapped_weight_mib"] = inventory.mapped_mib(model)
     rope_metrics, rope_facts = rope_room.describe(model)
-    base.metrics |= {"parameters": model.num_parameters(), "vocab_size": settings.vocab_size}
+    base.metrics |= {"parameters": gguf_blocks.parameters(model), "vocab_size": settings.vocab_size}
     base.metrics |= (
         rope_metrics | inventory.peaks() | {"unpacked_mib": inventory.unpacked_mib(model, base.quantization)}
     )

@@ -38,7 +38,9 @@ class QuantizationConfig:
     packages: ClassVar[tuple[str, ...]] = ()  # needed besides the core install
     install: ClassVar[str] = ""  # the command that installs them
     source: ClassVar[CheckpointSource] = CheckpointSource.plain
+    keeps_blocks: ClassVar[bool] = False  # whether the weights are blocks of a .gguf file
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
+    is_unpacked_for_adapters: ClassVar[bool] = False  # whether a base with an adapter is another one than without
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     holders: ClassVar[tuple[str, ...]] = ()  # the modules that define the classes of its layers, or of their weights
     has_portable_kernels: ClassVar[bool] = False  # whether the kernels for its layers need no special processor
@@ -78,6 +80,10 @@ class QuantizationConfig:
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:  # noqa: ARG003
         """Return the format from `quantization_config` in a config.json; None if another library made it."""
+        return None
+
+    def in_blocks(self) -> QuantizationConfig | None:
+        """Return what describes a loaded file whose blocks stay as they are; None if none does."""
         return None
 
     @staticmethod

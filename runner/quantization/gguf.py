@@ -1,31 +1,38 @@
-"""gguf: a .gguf file, whose blocks are unpacked while loading."""
+"""gguf: a .gguf file, whose blocks stay as they are, or are unpacked while loading."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner.quantization.base import CheckpointSource, Quantized
+from runner.quantization.base import CheckpointSource, QuantizationConfig, Quantized
 
 
 @dataclass
 class GgufConfig(Quantized):
-    """A .gguf file: its blocks are unpacked while loading, into model.dtype."""
+    """A .gguf file. unpacked: its blocks are unpacked while loading, into model.dtype."""
 
     name: ClassVar[str] = "gguf"
+    unpacked: bool = False
 
     packages: ClassVar[tuple[str, ...]] = ("gguf",)
     install: ClassVar[str] = "pip install 'runner[gguf]'"
     source: ClassVar[CheckpointSource] = CheckpointSource.gguf
     packed: ClassVar[bool] = False
+    is_unpacked_for_adapters: ClassVar[bool] = True
+    holders: ClassVar[tuple[str, ...]] = ("runner.models.gguf_blocks",)
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
-        """Return the size of an ordinary weight, since it is unpacked."""
+        """Return the size of an ordinary weight: those in blocks have their own size in the file."""
         return numbers * dtype_bytes, 0
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
-        """Return 0: the weights are already unpacked."""
+        """Return 0: a product unpacks no whole weight."""
         return 0
+
+    def in_blocks(self) -> QuantizationConfig | None:
+        """Return the choice with blocks that stay, unless they are to be unpacked."""
+        return None if self.unpacked else GgufBlocksConfig()
 
     def load_arguments(self) -> dict[str, Any]:
         """Ask for unpacked weights; packed ones need kernels from a hub."""
@@ -33,3 +40,16 @@ class GgufConfig(Quantized):
 
         kind = getattr(transformers, "GgufConfig", None)  # releases without it always unpack
         return {} if kind is None else {"quantization_config": kind(dequantize=True)}
+
+
+@dataclass
+class GgufBlocksConfig(GgufConfig):
+    """A .gguf file whose blocks stay as they are (Resolved.held)."""
+
+    keeps_blocks: ClassVar[bool] = True
+    packed: ClassVar[bool] = True
+    has_portable_kernels: ClassVar[bool] = True
+
+    def has_kernels(self, dtype_bytes: int) -> bool:
+        """The engine multiplies blocks on every processor."""
+        return dtype_bytes in (2, 4)

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from runner.checkpoints import gguf_file, resolve
 from runner.config.lora import PthConfig
 from runner.config.model import LocalConfig, LocalModelConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import RunnerConfig, base_key
 from runner.config.rope import Rope2dConfig, RopeLinearConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
@@ -120,14 +120,16 @@ def files(original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {kind: write(folder / f"{kind}.gguf", model, kind) for kind in ("F32", "Q8_0")}
 
 
-def configure(make_config: Make, path: Path, dtype: Dtype = Dtype.auto, **groups: Any) -> RunnerConfig:
-    quantization = GgufConfig() if path.suffix == ".gguf" else QuantizationConfig()
+def configure(
+    make_config: Make, path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any
+) -> RunnerConfig:
+    quantization = GgufConfig(unpacked) if path.suffix == ".gguf" else QuantizationConfig()
     model = LocalConfig(name=str(path), device="cpu", dtype=dtype)
     return make_config(**{"model": model, "quantization": quantization} | groups)
 
 
-def load(make_config: Make, path: Path, dtype: Dtype = Dtype.auto, **groups: Any) -> Loaded:
-    config = configure(make_config, path, dtype, **groups)
+def load(make_config: Make, path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any) -> Loaded:
+    config = configure(make_config, path, dtype, unpacked, **groups)
     return adapt(load_base(config), config)
 
 
@@ -145,8 +147,8 @@ def test_whole_numbers_are_the_original_bit_for_bit(make_config: Make, original:
     assert "F32.gguf (F32 ×21) is unpacked while loading: in memory its weights are float32" in loaded.notes[0]
 
 
-def test_blocks_are_close_to_it_and_unpacked(make_config: Make, original: Path, files: dict[str, Path]) -> None:
-    plain, loaded = load(make_config, original), load(make_config, files["Q8_0"])
+def test_unpacked_blocks_are_close_to_it(make_config: Make, original: Path, files: dict[str, Path]) -> None:
+    plain, loaded = load(make_config, original), load(make_config, files["Q8_0"], unpacked=True)
     for name, weight in plain.model.state_dict().items():
         blocks = weight.reshape(-1, 32)
         step = blocks.abs().amax(dim=1, keepdim=True) / 127 * (weight.ndim == 2)  # norms are not packed
@@ -158,18 +160,49 @@ def test_blocks_are_close_to_it_and_unpacked(make_config: Make, original: Path, 
     assert loaded.bytes_by_dtype.keys() == {"float32"}, "nothing stays in blocks"
     assert loaded.facts["checkpoint"] == "gguf: Q8_0 ×16, F32 ×5"
     assert loaded.facts["quantized"] == "none, unpacked from Q8_0 ×16, F32 ×5"
-    half = load(make_config, files["Q8_0"], Dtype.bfloat16)
+    half = load(make_config, files["Q8_0"], Dtype.bfloat16, unpacked=True)
     assert half.metrics["weight_mib"] == pytest.approx(loaded.metrics["weight_mib"] / 2, rel=0.001)
     assert "in memory its weights are bfloat16" in half.notes[0]
 
 
+def test_kept_blocks_give_the_logits_of_unpacked_ones(make_config: Make, files: dict[str, Path]) -> None:
+    kept, loaded = load(make_config, files["Q8_0"]), load(make_config, files["Q8_0"], unpacked=True)
+    assert torch.equal(logits(kept), logits(loaded))
+    assert kept.metrics["parameters"] == loaded.metrics["parameters"]
+    assert kept.metrics["quantized_modules"] == 15
+    assert kept.facts["quantized"] == "gguf: 15 of 15 linear layers (15 GgufLinear)"
+    assert kept.metrics["weight_mib"] < loaded.metrics["weight_mib"] * 0.28
+    assert kept.metrics["weight_mib"] <= files["Q8_0"].stat().st_size / 2**20
+    assert not any("unpacked" in note for note in kept.notes)
+
+
+def test_an_adapter_or_a_gpu_gets_unpacked_weights(make_config: Make, files: dict[str, Path], tmp_path: Path) -> None:
+    config = configure(make_config, files["Q8_0"])
+    assert resolve.resolve(config).held(config.quantization).packed
+    adapted = configure(make_config, files["Q8_0"], lora=PthConfig(path=str(tmp_path / "lora.pth")))
+    assert not resolve.resolve(adapted).held(config.quantization).packed
+    whole = configure(make_config, files["F32"])
+    assert not resolve.resolve(whole).held(whole.quantization).packed
+    assert base_key(config) != base_key(adapted)
+
+
+def test_a_scale_that_is_no_number_is_refused(make_config: Make, files: dict[str, Path], tmp_path: Path) -> None:
+    content = bytearray(files["Q8_0"].read_bytes())
+    tensor = next(one for one in gguf_file.read_header(files["Q8_0"]).tensors if one.name == "blk.1.ffn_up.weight")
+    content[tensor.offset + 34 : tensor.offset + 36] = struct.pack("<H", 0x7E00)
+    (tmp_path / "nan.gguf").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"blk\.1\.ffn_up\.weight: a scale of its blocks is not a finite number"):
+        load(make_config, tmp_path / "nan.gguf")
+
+
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])
 @pytest.mark.parametrize("dtype", [Dtype.auto, Dtype.bfloat16])
+@pytest.mark.parametrize("unpacked", [True, False])
 def test_its_size_is_known_from_its_header(
-    make_config: Make, files: dict[str, Path], original: Path, kind: str, dtype: Dtype
+    make_config: Make, files: dict[str, Path], original: Path, kind: str, dtype: Dtype, unpacked: bool
 ) -> None:
-    loaded = load(make_config, files[kind], dtype)
-    predicted = predict(configure(make_config, files[kind], dtype), 2, 8, 8)
+    loaded = load(make_config, files[kind], dtype, unpacked)
+    predicted = predict(configure(make_config, files[kind], dtype, unpacked), 2, 8, 8)
     assert predicted is not None
     buffers = sum(b.numel() * b.element_size() for b in loaded.model.buffers())
     assert sum(predicted.weights.values()) == sum(loaded.bytes_by_dtype.values()) - buffers
@@ -202,14 +235,30 @@ def test_rope_and_lora_work_on_it(
 
 def test_a_user_completes_with_it(runner: Callable[..., Any], files: dict[str, Path]) -> None:
     name = f"model.name={files['Q8_0']}"
-    common = ("quantization=gguf", "task=generate", "task.prompt=hello", "generation.max_new_tokens=4")
+    common = (
+        "quantization=gguf",
+        "quantization.unpacked=true",
+        "task=generate",
+        "task.prompt=hello",
+        "generation.max_new_tokens=4",
+    )
     done = runner("model=local", name, *common, "tracking=none", "print=json")
     assert done.code == 0, done.err
     assert "is unpacked while loading" in done.err
     assert done.json()["metrics"]["quantized_modules"] == 0
+    kept = runner("model=local", name, "quantization=gguf", *common[2:], "tracking=none", "print=json")
+    assert kept.code == 0, kept.err
+    assert kept.json()["metrics"]["quantized_modules"] == 15
+    assert kept.json()["completions"] == done.json()["completions"]
 
 
 # -------------------------------------------------------------------------------------------------- refusals
+
+
+def _overlapping(whole: bytes) -> bytes:
+    """The second tensor begins where the first one does."""
+    at = whole.index(b"blk.1.ffn_up.weight") + len(b"blk.1.ffn_up.weight") + 4 + 2 * 8 + 4
+    return whole[:at] + struct.pack("<Q", 0) + whole[at + 8 :]
 
 
 def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_path: Path) -> None:
@@ -221,6 +270,7 @@ def test_what_is_no_gguf_file(make_config: Make, files: dict[str, Path], tmp_pat
         "empty.gguf": (b"", "not a GGUF file: it begins with b''"),
         "version.gguf": (whole[:4] + struct.pack("<I", 1) + whole[8:], "GGUF version 1; only versions 2 and 3"),
         "count.gguf": (whole[:8] + struct.pack("<Q", 2**60) + whole[16:], "damaged header|truncated|type"),
+        "overlap.gguf": (_overlapping(whole), r"tensors \S+ and \S+ overlap"),
         "end.gguf": (whole[:-300], r"truncated: tensor \S+ should end at byte \d+, the file at \d+"),
     }
     for name, (content, message) in broken.items():

@@ -50,7 +50,9 @@ def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None
     assert choice.packages
     assert choice.install.startswith("pip install ")
     assert all(package in choice.install for package in choice.packages)
-    assert bool(choice.holders) == choice.packed, "loaded layers are recognised by where their classes are defined"
+    assert bool(choice.holders) == (choice.packed or choice().in_blocks() is not None), (
+        "loaded layers are recognised by where their classes are defined"
+    )
     linear, constants = choice().price(64, 64 * 128, BYTES["float32"])
     assert 0 < linear <= 64 * 128 * BYTES["float32"]
     quantizes = choice.packed and choice.source is CheckpointSource.plain

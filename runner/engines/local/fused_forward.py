@@ -35,6 +35,7 @@ from runner.engines.local.kv_cache import Heads
 from runner.engines.local.matrices import LayerWeights
 from runner.engines.local.panels import Panels, fits_panels
 from runner.engines.local.products import OWN, requested
+from runner.models.gguf_blocks import GgufEmbedding
 
 PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 PARTS = {
@@ -68,6 +69,7 @@ class FusedForward:
         are packed here if the model is small.
         """
         self.heads, self.kernels, self.positions, self.packed = heads, kernels, positions, packed
+        self._unpack_rows: GgufEmbedding | None = None
         self._kept: list[Any] = []  # tensors of which C has only the addresses
         self.is_quantized = False  # some of its layers
         self.is_by_row = True  # a row's sums do not depend on other rows
@@ -94,7 +96,7 @@ class FusedForward:
             self._model = FusedModel(
                 len(layers), self.hidden, self.inner, heads.kv_heads, heads.group, heads.dim, self.is_quantized,
                 heads.is_int8, self.rows, 0, heads.attention_tile_rows, self.epsilon, self.scale,
-                self._hold(body.embed_tokens.weight, self.rows, self.hidden), self._norm(body.norm, self.hidden),
+                self._embedding(body.embed_tokens), self._norm(body.norm, self.hidden),
                 None, None, of_head,
             )  # fmt: skip
             self._rope_table: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -114,6 +116,10 @@ class FusedForward:
         count = len(ids)
         pointer, int32 = native.pointer, torch.int32
         kept = torch.arange(count, dtype=torch.int32) if keep is None else torch.tensor(keep, dtype=torch.int32)
+        if self._unpack_rows is not None:
+            with torch.inference_mode():
+                rows = self._unpack_rows(torch.tensor(ids))
+            self._model.embedding, self._model.embedding_rows, ids = rows.data_ptr(), count, list(range(count))
         numbers = torch.tensor([ids, positions], dtype=torch.int32)
         parts = _parts(layout, count)
         workspace = torch.empty(self._workspace_bytes(count, [part.tokens for part in parts]), dtype=torch.uint8)
@@ -208,11 +214,20 @@ class FusedForward:
         if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (outputs, inputs):
             raise NotFusable("its linear layers have another number format, or other sizes")
         self._kept.append(weights.tensors)
-        self.is_quantized |= weights.matrix.kind != WeightFormat.plain
+        self.is_quantized |= weights.matrix.kind not in (WeightFormat.plain, WeightFormat.blocks)
         self.is_by_row &= (
             weights.matrix.kind != WeightFormat.row_int8 or not weights.matrix.threshold
         )  # the outliers of one row count for all rows
         return weights.matrix
+
+    def _embedding(self, layer: Any) -> int | None:
+        """Return the address of the table; None if it is in blocks: then a pass gets the rows of its tokens."""
+        if not isinstance(layer, GgufEmbedding):
+            return self._hold(layer.weight, self.rows, self.hidden)
+        if layer.factor is not None or layer.dtype != self.heads.dtype:
+            raise NotFusable("its embedding is scaled")
+        self._unpack_rows = layer
+        return None
 
     def _norm(self, layer: Any, width: int) -> int:
         if layer.variance_epsilon != self.epsilon or layer.weight.shape != (width,):

@@ -17,10 +17,12 @@ from torch import nn
 from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core.heap import Heap
 from runner.core.machine import MIB
-from runner.engines.local import byte_products, int8_dynamic
+from runner.core.mapped_files import MappedFiles
+from runner.engines.local import blocks, byte_products, int8_dynamic
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.matrices import QuantizedWeights, multiply, shifted_sums
+from runner.engines.local.matrices import LayerWeights, QuantizedWeights, multiply, shifted_sums
+from runner.models.gguf_blocks import GgufLinear
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
@@ -43,8 +45,9 @@ class QuantizedLayers:
     def __init__(self, model: nn.Module, heap: Heap) -> None:
         self.left: list[nn.Linear] = []
         self.notes: list[str] = []
-        self.matrices: dict[nn.Module, QuantizedWeights] = {}
+        self.matrices: dict[nn.Module, LayerWeights] = {}
         self._kernels, self._workspace = native.kernels(), torch.empty(0, dtype=torch.uint8)
+        self._heap, self._mapped = heap, MappedFiles()
         dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
         problems: dict[tuple[Any, ...], str] = {}
         by_tiles = byte_products.choice_for(model, self._kernels)
@@ -52,6 +55,9 @@ class QuantizedLayers:
         self.notes += [by_tiles.note] if by_tiles is not None and by_tiles.note else []
         for layer in model.modules():
             if not isinstance(layer, nn.Linear):
+                continue
+            if isinstance(layer, GgufLinear):
+                self._multiply_blocks(layer)
                 continue
             own, make = layer.forward, self._maker(layer)
             if make is None:
@@ -77,6 +83,25 @@ class QuantizedLayers:
             else:
                 self.matrices[layer] = it
                 layer.forward = forward  # type: ignore[method-assign,assignment]
+
+    def _multiply_blocks(self, layer: GgufLinear) -> None:
+        """Let the kernels multiply the blocks of a .gguf file, or leave the layer to torch."""
+        problem = blocks.problem(layer, self._kernels)
+        if problem:
+            note = f"{layer.kind} blocks are multiplied by torch, which is slower: {problem}"
+            self.notes += [note] if note not in self.notes else []
+            self.left.append(layer)
+            return
+        assert self._kernels is not None
+        self._heap.trim_if_grown()
+        self.matrices[layer] = it = blocks.Blocks.of(layer, self._kernels)
+        own, formats = layer.forward, it.formats
+
+        def forward(rows: torch.Tensor) -> torch.Tensor:
+            return it.product(rows) if rows.dtype in formats and rows.numel() else own(rows)
+
+        layer.forward = forward  # type: ignore[method-assign,assignment]
+        self._mapped.release(layer.weight.data_ptr(), layer.weight.nbytes)
 
     @property
     def exchanged(self) -> list[nn.Module]:

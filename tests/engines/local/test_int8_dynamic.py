@@ -184,6 +184,7 @@ def test_what_the_portable_kernel_refuses() -> None:
     weights = exchange(layer).matrices[layer]
     with pytest.raises(IndexError, match="workspace is too small"):
         multiply(KERNELS, rows, weights, torch.empty(64, dtype=torch.uint8), "int8_product")
+    assert isinstance(weights, QuantizedWeights)
     weights.matrix = Matrix(outputs=32, kind=WeightFormat.row_int8)
     with pytest.raises(IndexError, match="cannot multiply"):
         multiply(KERNELS, rows, weights, torch.empty(10**6, dtype=torch.uint8), "int8_product")

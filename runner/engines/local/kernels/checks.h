@@ -65,6 +65,10 @@ static int64_t check_part(const kv_arena *arena, int64_t keys, int64_t causal, c
 static int is_readable(const matrix *m, int64_t inputs, int64_t pack) {
   if (m->outputs < 1 || inputs < 1 || !m->weight) return 0;
   if (m->kind == PLAIN) return inputs % pack == 0;
+  if (m->kind == BLOCKS) {
+    const block_format *f = block_format_of(m->block);
+    return f && inputs % f->group == 0;
+  }
 #ifdef HAS_AVX512_VNNI
   if (!m->scale) return 0;
   if (has_byte_rows(m)) return m->constants != 0;

@@ -20,7 +20,9 @@
 
 const int64_t panel_width = PANEL;
 
-enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC }; /* as in shared_numbers.py */
+#include "blocks.h"
+
+enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS }; /* as in shared_numbers.py */
 
 typedef struct {
   const void *weight, *bias; /* bias: or 0 */
@@ -30,7 +32,7 @@ typedef struct {
   const void *scale;
   /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8, INT8_DYNAMIC: int32 [outputs] (see row_int8.h) */
   const void *constants;
-  int64_t block;   /* FOUR_BIT: inputs that share a scale */
+  int64_t block;   /* FOUR_BIT: inputs that share a scale; BLOCKS: the type of its blocks (see blocks.h) */
   float threshold; /* ROW_INT8: a number of at least this size is an outlier; 0: none is */
   /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h);
      ROW_INT8, INT8_DYNAMIC: 0, or sums, which are exact, are made by tiles from so many rows on */
@@ -90,6 +92,10 @@ typedef struct {
 
 /* Bytes of the weights of one output; size: of a plain number */
 INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
+  if (m->kind == BLOCKS) {
+    const block_format *f = block_format_of(m->block);
+    return inputs / f->group * group_bytes(f);
+  }
   return m->kind == PLAIN ? inputs * size : m->kind == FOUR_BIT ? inputs / 2 : inputs;
 }
 

@@ -14,7 +14,7 @@ typedef struct {
   float *y;
   const char *ahead, *end, *also;
   int64_t lines;
-  int adds_up; /* to the sums that are there; not of float32 */
+  int adds_up; /* to the sums that are there */
 } register_tile;
 
 /* One number, pair or four of a row in all lanes, and sum + x * y */
@@ -54,7 +54,7 @@ INLINE void NAME(register_tile_sums)(const int R, const int P, const register_ti
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
     for (int v = 0; v < P * PANEL_VECS; v++) sum[r][v] = (vec){0};
-  if (PACK > 1 && of->adds_up) {
+  if (of->adds_up) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4

@@ -29,6 +29,7 @@ class WeightFormat(IntEnum):
     row_int8 = 2
     weight_int8 = 3
     int8_dynamic = 4
+    blocks = 5
 
 
 class Refusal(IntEnum):

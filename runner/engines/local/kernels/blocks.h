@@ -1,0 +1,97 @@
+/* Matrices of a .gguf file, whose weights stay in 2 to 8 bits. The bytes of PANEL outputs lie together, group by group of
+   inputs (blocks.py puts them so): first the scale of each output's group, in float16, and what is subtracted, where
+   there is one; then the scales of the parts of a group; then the bits of the weights, of which a byte holds as many
+   neighbouring inputs of one output as fit: the lower bits of all, then the upper ones. A weight is
+   scale * part's scale * (bits - offset) - minimum * part's minimum; without parts the minimum is added. */
+
+enum { Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14,
+       IQ4_NL = 20, IQ4_XS = 23 }; /* as in a file */
+enum { NO_PARTS, ONE_BYTE, TWO_BYTES, NIBBLES }; /* the scales of a part: none; its scale; with its minimum; in a byte */
+
+typedef struct {
+  int type, group, low, high, part; /* inputs of a group; lower and upper bits of a weight; inputs of a part */
+  int parts_are, has_minimum, is_listed, offset; /* is_listed: bits are places in listed_weights */
+} block_format;
+
+static const block_format block_formats[] = {
+    {Q4_0, 32, 4, 0, 32, NO_PARTS, 0, 0, 8},     {Q4_1, 32, 4, 0, 32, NO_PARTS, 1, 0, 0},
+    {Q5_0, 32, 4, 1, 32, NO_PARTS, 0, 0, 16},    {Q5_1, 32, 4, 1, 32, NO_PARTS, 1, 0, 0},
+    {Q8_0, 32, 8, 0, 32, NO_PARTS, 0, 0, 0},     {Q2_K, 256, 2, 0, 16, NIBBLES, 1, 0, 0},
+    {Q3_K, 256, 2, 1, 16, ONE_BYTE, 0, 0, 4},    {Q4_K, 256, 4, 0, 32, TWO_BYTES, 1, 0, 0},
+    {Q5_K, 256, 4, 1, 32, TWO_BYTES, 1, 0, 0},   {Q6_K, 256, 4, 2, 16, ONE_BYTE, 0, 0, 32},
+    {IQ4_NL, 32, 4, 0, 32, NO_PARTS, 0, 1, 0},   {IQ4_XS, 256, 4, 0, 32, ONE_BYTE, 0, 1, 0},
+};
+#define BLOCK_FORMATS ((int)(sizeof block_formats / sizeof *block_formats))
+
+static const int8_t listed_weights[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+#define STRIP 256 /* inputs that are unpacked at a time, a multiple of every group */
+
+INLINE const block_format *block_format_of(int64_t type) {
+  for (int i = 0; i < BLOCK_FORMATS; i++)
+    if (block_formats[i].type == type) return block_formats + i;
+  return 0;
+}
+
+/* Bytes of a group of one output */
+INLINE int64_t group_bytes(const block_format *f) {
+  const int of_part = f->parts_are == TWO_BYTES ? 2 : f->parts_are == NO_PARTS ? 0 : 1;
+  return 2 + 2 * f->has_minimum + f->group / f->part * of_part + f->group * (f->low + f->high) / 8;
+}
+
+/* Finite numbers only: blocks.py refuses others. */
+INLINE float from_half(uint16_t x) {
+  union { uint32_t i; float f; } u = {(uint32_t)(x & 0x7fff) << 13}, scale = {0x77800000}; /* 2 to the 112th */
+  u.f *= scale.f;
+  u.i |= (uint32_t)(x & 0x8000) << 16;
+  return u.f;
+}
+
+/* What the weights of a part have in common, for the outputs of a panel */
+typedef struct {
+  float scale[PANEL], minimum[PANEL];
+} part_scales;
+
+/* A minimum is added: its sign is turned where a file subtracts it. Products of scales, and of scales with weights of
+   formats with a minimum, are exact in float32, so it does not matter whether a multiplication and an addition are fused. */
+INLINE part_scales scales_of_part(const block_format f, const uint8_t *group, int part) {
+  const uint16_t *scale = (const uint16_t *)group, *minimum = scale + PANEL;
+  const uint8_t *at = group + (2 + 2 * f.has_minimum) * PANEL + part * PANEL * (f.parts_are == TWO_BYTES ? 2 : 1);
+  part_scales s;
+#pragma omp simd
+  for (int o = 0; o < PANEL; o++) {
+    s.scale[o] = from_half(scale[o]);
+    if (f.parts_are == ONE_BYTE) s.scale[o] *= (float)(int8_t)at[o];
+    if (f.parts_are == TWO_BYTES) s.scale[o] *= (float)at[o];
+    if (f.parts_are == NIBBLES) s.scale[o] *= (float)(at[o] & 15);
+    s.minimum[o] = f.has_minimum ? from_half(minimum[o]) : 0;
+    if (f.parts_are == TWO_BYTES) s.minimum[o] *= -(float)at[o + PANEL];
+    if (f.parts_are == NIBBLES) s.minimum[o] *= -(float)(at[o] >> 4);
+  }
+  return s;
+}
+
+/* weights [8, PANEL] of eight inputs, without scales */
+INLINE void bits_of_inputs(const block_format f, const uint8_t *low, const uint8_t *high, int8_t weights[8][PANEL]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    const uint8_t *lower = low + i * f.low / 8 * PANEL, *upper = high + i * f.high / 8 * PANEL;
+#pragma omp simd
+    for (int o = 0; o < PANEL; o++) {
+      int x = lower[o] >> i * f.low % 8 & ((1 << f.low) - 1);
+      if (f.high) x |= (upper[o] >> i * f.high % 8 & ((1 << f.high) - 1)) << f.low;
+      weights[i][o] = (int8_t)(x - f.offset);
+    }
+    if (f.is_listed) {
+#if defined(__AVX2__) && PANEL == 32
+      const __m256i list = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)listed_weights));
+      __m256i x;
+      memcpy(&x, weights[i], sizeof x);
+      x = _mm256_shuffle_epi8(list, x);
+      memcpy(weights[i], &x, sizeof x);
+#else
+      for (int o = 0; o < PANEL; o++) weights[i][o] = listed_weights[(uint8_t)weights[i][o]];
+#endif
+    }
+  }
+}

@@ -1,0 +1,159 @@
+"""Loads a .gguf file without unpacking it: linear layers and the embedding keep their blocks.
+
+transformers builds the model and knows how a file's tensors are named and reordered. Weights stay in the mapped file,
+as a safetensors checkpoint's do; on a CPU the local engine multiplies the blocks (engines/local/blocks.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from runner.checkpoints.gguf_file import NOT_WEIGHTS, read_header
+from runner.checkpoints.weight_files import Tensor
+from runner.core.errors import DataError
+from runner.models.gguf_types import TYPES, scales_of, unpacked
+
+UNPACKED_AT_ONCE = 2**24  # weights of a layer that is multiplied by torch
+
+
+class GgufLinear(nn.Linear):
+    """A linear layer whose weight, uint8 [outputs, bytes], is a file's blocks."""
+
+    def __init__(self, like: nn.Linear, stored: torch.Tensor, kind: str, order: torch.Tensor | None) -> None:
+        """like: the layer in whose place it is. order: the rows of the file in the model's order; None: they are."""
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = like.in_features, like.out_features
+        self.weight = nn.Parameter(stored, requires_grad=False)
+        self.bias, self.kind, self.order = like.bias, kind, order
+
+    def rows(self, first: int, last: int) -> torch.Tensor:
+        """Return the blocks of these outputs."""
+        return self.weight[first:last] if self.order is None else self.weight[self.order[first:last]]
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Unpack some outputs at a time: slow, for places where there are no kernels."""
+        step = max(1, UNPACKED_AT_ONCE // self.in_features)
+        parts = []
+        for first in range(0, self.out_features, step):
+            last = min(first + step, self.out_features)
+            weight = unpacked(self.rows(first, last), self.kind, self.in_features).to(input.dtype)
+            bias = None if self.bias is None else self.bias[first:last]
+            parts.append(nn.functional.linear(input, weight, bias))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+class GgufEmbedding(nn.Embedding):
+    """An embedding whose table, uint8 [tokens, bytes], is a file's blocks; a pass unpacks the rows of its tokens."""
+
+    def __init__(self, like: nn.Embedding, stored: torch.Tensor, kind: str, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.num_embeddings, self.embedding_dim, self.padding_idx = like.num_embeddings, like.embedding_dim, None
+        self.weight = nn.Parameter(stored, requires_grad=False)
+        self.kind, self.dtype = kind, dtype
+        self.factor = getattr(like, "embed_scale", None)  # Gemma's
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the rows of these tokens."""
+        rows = self.weight[input.reshape(-1)]
+        table = unpacked(rows, self.kind, self.embedding_dim).to(self.dtype).view(*input.shape, self.embedding_dim)
+        return table if self.factor is None else table * self.factor.to(self.dtype)
+
+
+def load(path: Path, config: Any, dtype: torch.dtype, attention: str | None) -> tuple[Any, dict[str, list[str]]]:
+    """Build the model of a .gguf file and return it with the names of tensors that are missing, or of no use."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    header = read_header(path)
+    arguments = {} if attention is None else {"attn_implementation": attention}
+    with no_init_weights():  # memory that nobody writes is not taken
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, **arguments)
+    processor_class: Any = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)
+    processor = processor_class(config=config.to_dict())
+    names = get_gguf_hf_weights_map(model, processor)
+    unfilled, unused = set(model.state_dict()), []
+    for tensor in header.tensors:
+        name = names.get(tensor.name)
+        if name is None or name not in unfilled:
+            unused += [] if tensor.name in NOT_WEIGHTS else [tensor.name]
+            continue
+        _fill(model, name, tensor, processor, dtype)
+        unfilled.discard(name)
+    if config.get_text_config().tie_word_embeddings:
+        unfilled -= _tie(model)
+    return model, {"missing_keys": sorted(unfilled), "unexpected_keys": unused}
+
+
+def stored_bytes(tensor: Tensor) -> torch.Tensor:
+    """Return a matrix's blocks in the mapped file, uint8 [outputs, bytes]; DataError where a scale is no number."""
+    data = np.memmap(tensor.file, mode="c", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,))
+    stored: torch.Tensor = torch.from_numpy(data).view(*tensor.shape[:-1], -1)
+    if not scales_of(stored, tensor.dtype).isfinite().all():
+        raise DataError(f"{tensor.file}: tensor {tensor.name}: a scale of its blocks is not a finite number")
+    return stored
+
+
+def _fill(model: Any, name: str, tensor: Tensor, processor: Any, dtype: torch.dtype) -> None:
+    """Give the model a tensor of the file: as blocks where a layer can keep them, else unpacked."""
+    path, _, part = name.rpartition(".")
+    module = model.get_submodule(path)
+    if tensor.dtype in TYPES and part == "weight" and type(module) is nn.Linear:
+        order = _row_order(processor, tensor)
+        if order is not None and tensor.shape == (module.out_features, module.in_features):
+            is_same = bool((order == torch.arange(len(order))).all())
+            layer = GgufLinear(module, stored_bytes(tensor), tensor.dtype, None if is_same else order)
+            model.set_submodule(path, layer)
+            return
+    is_table = tensor.dtype in TYPES and part == "weight" and isinstance(module, nn.Embedding)
+    if is_table and tensor.shape == (module.num_embeddings, module.embedding_dim):
+        model.set_submodule(path, GgufEmbedding(module, stored_bytes(tensor), tensor.dtype, dtype))
+        return
+    values = processor.process(weights=_numbers(tensor), name=tensor.name).weights
+    own = getattr(module, part)
+    if tuple(values.shape) != tuple(own.shape):
+        raise DataError(f"tensor {tensor.name} is {list(values.shape)}, and the model's {name} {list(own.shape)}")
+    with torch.no_grad():
+        own.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+
+def _row_order(processor: Any, tensor: Tensor) -> torch.Tensor | None:
+    """Return the rows of a file's matrix in the model's order; None if the model's has others."""
+    rows = np.arange(tensor.shape[0])[:, None]
+    order = processor.process(weights=rows, name=tensor.name).weights
+    if order.shape != rows.shape or not (np.sort(order, axis=0) == rows).all():
+        return None
+    return torch.from_numpy(np.ascontiguousarray(order[:, 0]))
+
+
+def _numbers(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """Return a tensor's numbers in float32, by the gguf package."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    data = np.memmap(tensor.file, mode="r", dtype=np.uint8, offset=tensor.offset, shape=(tensor.nbytes,))
+    kind = GGMLQuantizationType[tensor.dtype]
+    return np.array(dequantize(data.reshape(*tensor.shape[:-1], -1), kind), dtype=np.float32).reshape(tensor.shape)
+
+
+def _tie(model: Any) -> set[str]:
+    """Let the head share the embedding's weights; return the names that are filled by that."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(embedding, GgufEmbedding):
+        model.set_output_embeddings(GgufLinear(head, embedding.weight.data, embedding.kind, None))
+    else:
+        model.tie_weights()
+    path = next(path for path, module in model.named_modules() if module is model.get_output_embeddings())
+    return {f"{path}.weight"}
+
+
+def parameters(model: Any) -> int:
+    """Count a model's parameters: those in blocks as the numbers that they stand for."""
+    stored = {one.weight.data_ptr(): one for one in model.modules() if isinstance(one, GgufLinear | GgufEmbedding)}
+    numbers = (TYPES[one.kind].inputs * one.weight.numel() // TYPES[one.kind].stored_bytes for one in stored.values())
+    return int(model.num_parameters() - sum(one.weight.numel() for one in stored.values()) + sum(numbers))

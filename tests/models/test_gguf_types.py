@@ -1,0 +1,38 @@
+"""Blocks of a .gguf file, unpacked here, equal the gguf package's own unpacking bit for bit."""
+
+from __future__ import annotations
+
+import gguf
+import pytest
+import torch
+from gguf_blocks import random_blocks
+
+from runner.checkpoints import gguf_file
+from runner.models.gguf_types import TYPES, scales_of, unpacked
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_every_weight_is_that_of_the_package(name: str) -> None:
+    blocks = random_blocks(name, 75, 768)
+    kind = gguf.GGMLQuantizationType[name]
+    expected = torch.from_numpy(gguf.quants.dequantize(blocks.numpy(), kind))
+    assert torch.equal(unpacked(blocks, name, 768), expected)
+    assert expected.std() > 0
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_scales_of_a_block_are_where_they_are_looked_for(name: str) -> None:
+    blocks = random_blocks(name, 2, 256)
+    assert scales_of(blocks, name).isfinite().all()
+    at = TYPES[name].scales_at
+    blocks[1, at : at + 2] = torch.tensor([0, 0x7C], dtype=torch.uint8)  # infinity
+    assert not scales_of(blocks, name).isfinite().all()
+    assert not unpacked(blocks, name, 256).isfinite().all()
+
+
+def test_the_header_knows_the_same_types_with_the_same_sizes() -> None:
+    sizes = {name: (number, inputs, nbytes) for number, (name, inputs, nbytes) in gguf_file.BLOCKS.items()}
+    assert tuple(TYPES) == gguf_file.KEPT_TYPES
+    for name, kind in TYPES.items():
+        assert (kind.number, kind.inputs, kind.stored_bytes) == sizes[name]
+        assert kind.packed_bytes <= 1.04 * kind.stored_bytes
