@@ -40,7 +40,7 @@ from runner.engines.local.engine import LocalEngine
 from runner.quantization import CHOICES
 
 BASELINE, CONTROL = "none", "none again"
-REFERENCE = "quantization=none generation.kv_cache=as_model"
+REFERENCE = "quantization=none generation.kv_cache=as_model model.dtype=auto"
 WARM_TOKENS = 4
 
 
@@ -50,7 +50,7 @@ class Line:
 
     quantization: str
     kv_cache: KvCache = KvCache.as_model
-    max_new_tokens: int = 256  # of a job that generates nothing: another value makes another job of the same model
+    dtype: str = "auto"  # the embedded model is in bfloat16: to say so makes another job of the same model
 
     @property
     def recorded(self) -> dict[str, str]:
@@ -58,13 +58,13 @@ class Line:
         return {
             "quantization.name": self.quantization,
             "generation.kv_cache": self.kv_cache.value,
-            "generation.max_new_tokens": str(self.max_new_tokens),
+            "model.dtype": self.dtype,
         }
 
 
 LINES = {
     BASELINE: Line("none"),
-    CONTROL: Line("none", max_new_tokens=255),
+    CONTROL: Line("none", dtype="bfloat16"),
     "KV cache int8": Line("none", KvCache.int8),
     **{name: Line(name) for name in ("int8", "int8_dynamic", "torchao_int8", "nf4", "fp4")},
 }
