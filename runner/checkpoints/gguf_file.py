@@ -40,7 +40,7 @@ KEPT_TYPES = (
     "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
 )  # fmt: skip
 # architectures of which transformers reads each tensor of the file into one of the model
-KEPT_ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "phi3", "starcoder2", "stablelm", "gemma2", "gemma3")
+KEPT_ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "starcoder2", "stablelm", "gemma2", "gemma3")
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 

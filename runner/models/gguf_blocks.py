@@ -28,7 +28,8 @@ class GgufLinear(nn.Linear):
         """like: the layer in whose place it is. order: the rows of the file in the model's order; None: they are."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = like.in_features, like.out_features
-        self.weight = nn.Parameter(stored, requires_grad=False)
+        # a head that is tied to the embedding has the same parameter
+        self.weight = stored if isinstance(stored, nn.Parameter) else nn.Parameter(stored, requires_grad=False)
         self.bias, self.kind, self.order = like.bias, kind, order
 
     def rows(self, first: int, last: int) -> torch.Tensor:
@@ -56,6 +57,10 @@ class GgufEmbedding(nn.Embedding):
         self.weight = nn.Parameter(stored, requires_grad=False)
         self.kind, self.dtype = kind, dtype
         self.factor = getattr(like, "embed_scale", None)  # Gemma's
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows of it."""
+        return f"{self.num_embeddings}, {self.embedding_dim}, {self.kind}"
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the rows of these tokens."""
@@ -145,7 +150,7 @@ def _tie(model: Any) -> set[str]:
     """Let the head share the embedding's weights; return the names that are filled by that."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(embedding, GgufEmbedding):
-        model.set_output_embeddings(GgufLinear(head, embedding.weight.data, embedding.kind, None))
+        model.set_output_embeddings(GgufLinear(head, embedding.weight, embedding.kind, None))
     else:
         model.tie_weights()
     path = next(path for path, module in model.named_modules() if module is model.get_output_embeddings())
