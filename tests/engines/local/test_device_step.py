@@ -151,8 +151,12 @@ def pair(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., l
     return decodings
 
 
-def assert_close(ours: torch.Tensor, expected: torch.Tensor) -> None:
-    assert float((ours - expected).abs().max() / expected.std()) < 1e-4
+# In 8 bits, a key that is off by float32's rounding may get the next byte: a hundredth of that key.
+CLOSE = {KvCache.as_model: 1e-4, KvCache.int8: 5e-3}
+
+
+def assert_close(ours: torch.Tensor, expected: torch.Tensor, kv_cache: KvCache = KvCache.as_model) -> None:
+    assert float((ours - expected).abs().max() / expected.std()) < CLOSE[kv_cache]
 
 
 @DEVICES
@@ -165,12 +169,12 @@ def test_logits_are_those_of_the_usual_step(
     usual, ours = pair(family, device, kv_cache=kv_cache)
     assert ours.forward.device_step is not None
     for _ in range(6):
-        assert_close(ours.step(), usual.step())
-    assert_close(ours.finish(), usual.finish())
+        assert_close(ours.step(), usual.step(), kv_cache)
+    assert_close(ours.finish(), usual.finish(), kv_cache)
     usual.leave(1)
     ours.leave(1)
     for _ in range(3):
-        assert_close(ours.step(), usual.step())
+        assert_close(ours.step(), usual.step(), kv_cache)
 
 
 @DEVICES
