@@ -88,10 +88,7 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
     if rows := resolved.text_settings.get("vocab_size"):
         notes += check_tokenizer(tokenizer, rows, model_config.name)
-    if quantization.keeps_blocks:
-        model, unused = _keep_blocks(config, resolved, arguments)
-    else:
-        model, unused = _from_pretrained(config, resolved, device, arguments)
+    model, unused = _load_weights(config, resolved, device, arguments)
     notes += unused
     quantization.check_loaded(model)
     _release_files(resolved, quantization)
@@ -190,7 +187,7 @@ def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) ->
     return dtype, notes
 
 
-def _from_pretrained(
+def _load_weights(
     config: RunnerConfig, resolved: Resolved, device: torch.device, arguments: dict[str, Any]
 ) -> tuple[Any, list[str]]:
     from transformers import AutoModelForCausalLM
@@ -210,7 +207,11 @@ def _from_pretrained(
         for file in files if kind == "safetensors" else []:
             read_weight_file(file)  # its error names a damaged file and the damage
         with heap.large_blocks_mapped():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
+            if resolved.held(config.quantization).keeps_blocks:
+                own = scaled or capability.settings_of(folder)
+                loaded: Any = gguf_blocks.load(folder, own, arguments["dtype"], arguments.get("attn_implementation"))
+            else:
+                loaded = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in loaded_files(folder)[1]:
             bin_file.refuse_code(file, str(error))
@@ -226,23 +227,6 @@ def _from_pretrained(
         raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {reason}") from error
     filled, report = loaded
     return filled.eval(), _check_complete(filled, report, f"model.name={model.name}: the checkpoint in {folder}")
-
-
-def _keep_blocks(config: RunnerConfig, resolved: Resolved, arguments: dict[str, Any]) -> tuple[Any, list[str]]:
-    """Load a .gguf file whose blocks stay as they are."""
-    path, named = resolved.path, f"model.name={resolved.model.name}"
-    try:
-        settings = rope_room.prepare(config.rope, path, False) or capability.settings_of(path)
-        attention = arguments.get("attn_implementation")
-        model, report = gguf_blocks.load(path, settings, arguments["dtype"], attention)
-    except ConfigError:
-        raise
-    except Exception as error:  # a library may raise anything over a user's files
-        if is_memory_error(error):
-            raise
-        reason = f"{type(error).__name__}: {one_line(error, limit=400)}{_gguf_fix(path)}"
-        raise ConfigError(f"{named} cannot be loaded from {path}: {reason}") from error
-    return model.eval(), _check_complete(model, report, f"{named}: the checkpoint in {path}")
 
 
 def _gguf_fix(path: Path) -> str:

@@ -264,7 +264,7 @@ def test_what_does_not_fit_is_said_before_the_weights_are_read(
     base = load_base(make_config(model=tiny_model))
     with pytest.raises(ConfigError, match=message):
         adapt(base, config)  # on a base that is there already
-    monkeypatch.setattr(load_room, "_from_pretrained", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(load_room, "_load_weights", lambda *_: pytest.fail("the weights were read"))
     with pytest.raises(ConfigError, match=message):
         load_base(config)
     assert not any(module._forward_hooks for module in base.model.modules())
