@@ -114,9 +114,9 @@ class Resolved:
 
     @property
     def has_blocks(self) -> bool:
-        """Whether the loaded model can keep the blocks of a .gguf file: on a CPU, and without an adapter."""
-        is_plain = machine.device_class(self.model.device) == "cpu" and self._lora is None
-        is_file = is_plain and not self.model.random_weights and self.path.is_file()
+        """Whether a .gguf file can keep its blocks: on a CPU, without a device map or an adapter."""
+        is_on_cpu = machine.device_class(self.model.device) == "cpu" and self.model.device_map is None
+        is_file = is_on_cpu and self._lora is None and not self.model.random_weights and self.path.is_file()
         return is_file and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
 
     @cached_property

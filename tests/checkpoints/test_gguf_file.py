@@ -181,6 +181,8 @@ def test_an_adapter_or_a_gpu_gets_unpacked_weights(make_config: Make, files: dic
     assert resolve.resolve(config).held(config.quantization).packed
     adapted = configure(make_config, files["Q8_0"], lora=PthConfig(path=str(tmp_path / "lora.pth")))
     assert not resolve.resolve(adapted).held(config.quantization).packed
+    mapped = make_config(model=LocalConfig(name=str(files["Q8_0"]), device_map="auto"), quantization=GgufConfig())
+    assert not resolve.resolve(mapped).held(config.quantization).packed
     whole = configure(make_config, files["F32"])
     assert not resolve.resolve(whole).held(whole.quantization).packed
     assert base_key(config) != base_key(adapted)
