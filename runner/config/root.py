@@ -110,7 +110,7 @@ def base_key(config: RunnerConfig) -> str:
     parts = [config.model, config.quantization, config.rope]
     if config.lora.merges:
         parts.append(config.lora)  # merging changes the base permanently
-    elif config.quantization.is_unpacked_for_adapters and adapter_of(config.lora) is not None:
+    elif config.quantization.in_blocks() is not None and adapter_of(config.lora) is not None:
         parts.append("unpacked")
     return repr(parts)
 

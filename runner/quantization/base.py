@@ -40,7 +40,6 @@ class QuantizationConfig:
     source: ClassVar[CheckpointSource] = CheckpointSource.plain
     keeps_blocks: ClassVar[bool] = False  # whether the weights are blocks of a .gguf file
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
-    is_unpacked_for_adapters: ClassVar[bool] = False  # whether a base with an adapter is another one than without
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     holders: ClassVar[tuple[str, ...]] = ()  # the modules that define the classes of its layers, or of their weights
     has_portable_kernels: ClassVar[bool] = False  # whether the kernels for its layers need no special processor

@@ -19,7 +19,6 @@ class GgufConfig(Quantized):
     install: ClassVar[str] = "pip install 'runner[gguf]'"
     source: ClassVar[CheckpointSource] = CheckpointSource.gguf
     packed: ClassVar[bool] = False
-    is_unpacked_for_adapters: ClassVar[bool] = True
     holders: ClassVar[tuple[str, ...]] = ("runner.models.gguf_blocks",)
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:

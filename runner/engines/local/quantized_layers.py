@@ -9,6 +9,7 @@ weights are not changed, so other code can still read them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class QuantizedLayers:
         self.notes: list[str] = []
         self.matrices: dict[nn.Module, LayerWeights] = {}
         self._kernels, self._workspace = native.kernels(), torch.empty(0, dtype=torch.uint8)
-        self._heap, self._mapped = heap, MappedFiles()
+        self._heap = heap
         dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
         problems: dict[tuple[Any, ...], str] = {}
         by_tiles = byte_products.choice_for(model, self._kernels)
@@ -102,6 +103,11 @@ class QuantizedLayers:
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
         self._mapped.release(layer.weight.data_ptr(), layer.weight.nbytes)
+
+    @cached_property
+    def _mapped(self) -> MappedFiles:
+        """The mapped files; only a model in blocks needs them."""
+        return MappedFiles()
 
     @property
     def exchanged(self) -> list[nn.Module]:
