@@ -17,12 +17,12 @@ from runner.compat.variable_overrides import variables_as_overrides
 from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.config.hydra import as_yaml, explain, register, to_config
-from runner.config.plain_text import quote_texts
+from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.root import Print, RunnerConfig
 from runner.core import signals
 from runner.core.console import ForPeople, say
 from runner.core.entry import run_entry
-from runner.core.errors import exit_code_of
+from runner.core.errors import ConfigError, exit_code_of
 
 WANTS_TRACEBACK = "HYDRA_FULL_ERROR" in os.environ  # for debugging the runner itself
 
@@ -56,7 +56,7 @@ def arrange(arguments: list[str]) -> list[str]:
     options = list(arguments)
     for override in overrides:
         options.remove(override)
-    quoted = quote_texts(overrides)
+    quoted = quote_texts(as_sweeper_keys(overrides))
     is_run = not (known.help or known.hydra_help or known.info or known.shell_completion)
     from_variables = variables_as_overrides(quoted, known.config_name or "config", known.config_dir) if is_run else []
     return [*from_variables, *quoted, *options]
@@ -99,6 +99,8 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
     from runner.store.mlflow_store import store_of
 
     config = to_config(composed, hydra_config.runtime.choices)
+    if files := hydra_config.sweeper.get("files"):
+        raise ConfigError(f"files={files} makes a grid of the models in it: add -m, or run the study which_file")
     if config.plan:
         return _print_plan(config, hydra_config)
     if (code := run_as_torchrun_worker(config)) is not None:  # another process has the job, and this one works for it

@@ -92,6 +92,7 @@ def execute(
             context.engine.close()
             record.seconds = time.perf_counter() - started
             record.result.metrics |= {"seconds": record.seconds} | ({"kernels_build_s": built_s} if built_s else {})
+            record.result.facts |= {"model_sha256": job.model_sha256} if job.model_sha256 else {}
             ledger.close(tracker, job, record)
     return record
 

@@ -271,6 +271,12 @@ def read_tensors(path: Path) -> list[Tensor]:
     return [tensor for file in files for tensor in weight_files.read_weight_file(file).tensors]
 
 
+def file_bytes(path: Path) -> int:
+    """Return the bytes of a model's weight files: a .gguf file's, or of those that a load of the folder reads."""
+    files = weight_files.loaded_files(path)[1] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
 def files_sha256(path: Path, cache: Path) -> str:
     """Hash the files that a model's answers depend on: a folder's, or a .gguf file and those read beside it."""
     return _sha256(model_files.of_folder(path) if path.is_dir() else model_files.of_gguf(path), cache)

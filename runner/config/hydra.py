@@ -98,8 +98,9 @@ def register() -> None:
     ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     store = ConfigStore.instance().store
     store(group="hydra/schema", name="runner", node=RunnerConfig, provider="runner")
-    # of a study's grid: sweeps by key, keys that advance together, combinations to leave out
-    grid = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "exclude": []}
+    # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
+    grid: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "exclude": []}
+    grid |= {"files": None, "reference": None}
     workers = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
     store(group="hydra/sweeper", name="grid", node=_open(OmegaConf.create(grid), "params"), provider="runner")
     store(group="hydra/launcher", name="workers", node=workers, provider="runner")

@@ -21,9 +21,29 @@ from hydra.errors import HydraException
 
 from runner.config.groups import GROUPS, KeyType, key_types
 
+FILES, REFERENCE = "files", "reference"  # what the command line calls two keys of the sweeper: a grid over model files
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 WORD = r"[A-Za-z0-9_./~-]+"  # "How many, and why?" is one text, but yes,no are two
 SEVERAL_TEXTS = rf"(?:{QUOTED})(?:\s*,\s*(?:{QUOTED}))+|(?:{QUOTED}|{WORD})(?:,(?:{QUOTED}|{WORD}))+"
+
+
+def as_sweeper_keys(arguments: list[str]) -> list[str]:
+    """Return a command line with files= and reference= as the keys of the sweeper that they stand for."""
+    lines = []
+    for word in arguments:
+        key, _, value = word.partition("=")
+        lines.append(f"hydra.sweeper.{key}={literal(value)}" if key in (FILES, REFERENCE) and value else word)
+    return lines
+
+
+def quoted_name(text: str) -> str:
+    """Return a name or path so that Hydra reads exactly this text, in quotes only where it needs them."""
+    return _quoted(text, is_free_text=False)
+
+
+def literal(text: str) -> str:
+    """Return a text in quotes, unless it has its own."""
+    return text if re.fullmatch(QUOTED, text, re.DOTALL) else QuotedString(text, Quote.single).with_quotes()
 
 
 def quote_texts(arguments: list[str]) -> list[str]:

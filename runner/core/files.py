@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -75,3 +75,12 @@ def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:
         replace_with(path, lambda fresh: fresh.write_text(text, encoding="utf-8"), with_folders=False)
     except OSError as error:
         raise cannot_write(path, error, key) from error
+
+
+def shared_folder(paths: Iterable[str]) -> str:
+    """Return the folder, with its last slash, below which all of several absolute paths are; empty if there is none."""
+    distinct = {Path(path) for path in paths}
+    if len(distinct) < 2 or not all(path.is_absolute() for path in distinct):
+        return ""
+    common = Path(os.path.commonpath([path.parent for path in distinct]))
+    return f"{common}{os.sep}" if common != Path(common.anchor) else ""

@@ -242,6 +242,7 @@ _EVERY = (
     _metric("served_s", form=",.1f", better=Better.neither, pooling=Pooling.sum),
     *(_metric(f"answer_{rank}_s", f"answer {rank}", ".3g") for rank in RANKS),
     # the model
+    _metric("file_mib", "file", ",.2f"),
     _metric("parameters", form=",.0f"),
     _metric("weight_mib", form=",.2f", head_words="weights\nMiB"),
     *(_metric(key, form=".0f") for key in ("lora_modules", "lora_rank", "rope_pairs")),

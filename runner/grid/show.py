@@ -17,6 +17,7 @@ from typing import Any
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.console import console, plain, say
+from runner.core.files import shared_folder
 from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
@@ -27,6 +28,7 @@ from runner.report import GridLine, brief
 from runner.store import mlflow_store
 
 REDRAW_EVERY_S = 0.25
+MODEL_NAME = "model.name"
 ESTIMATE_COLUMNS = ("weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
 
 
@@ -37,8 +39,11 @@ def job_names(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[dict[s
     """Return for each job the overrides in which the jobs differ, and those of the keys `always`: key -> value."""
     rows = [dict(text.partition("=")[::2] for text in planned.overrides) for planned in plan]
     keys = dict.fromkeys(key for row in rows for key in row)
-    differing = [key for key in keys if key in always or len({row.get(key) for row in rows}) > 1]
-    return [{key: row[key] for key in differing if key in row} for row in rows]
+    values = {key: [row[key] for row in rows if key in row] for key in keys}  # a job lacks a key if its choices do
+    differing = [key for key in keys if key in always or len(set(values[key])) > 1]
+    folder = shared_folder(values.get(MODEL_NAME, []))
+    names = [{key: row[key] for key in differing if key in row} for row in rows]
+    return [it | ({MODEL_NAME: it[MODEL_NAME].removeprefix(folder)} if MODEL_NAME in it else {}) for it in names]
 
 
 def labels(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[str]:

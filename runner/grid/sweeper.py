@@ -28,6 +28,7 @@ from runner.core.console import say
 from runner.core.errors import ConfigError, JobFailed, RunnerError, TrackingError, check_output_folder
 from runner.core.progress import Progress
 from runner.core.result import Status
+from runner.grid import model_list
 from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.parents import ParentRuns
@@ -131,12 +132,17 @@ class GridSweeper(Sweeper):
         params: dict[str, str] | None = None,
         zip: list[dict[str, str]] | None = None,
         exclude: list[dict[str, str]] | None = None,
+        files: str | None = None,
+        reference: str | None = None,
     ) -> None:
         self.params, self.zip, self.exclude = params or {}, zip or [], exclude or []
+        self.files, self.reference = files, reference
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands over."""
         self.master, self.context = config, hydra_context
+        if OmegaConf.is_missing(config.hydra.sweeper, "files"):
+            raise ConfigError("this study compares the models in a folder: give files=FOLDER")
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -167,7 +173,7 @@ class GridSweeper(Sweeper):
     def plan(self, arguments: list[str]) -> Grid:
         """Compose and identify every job; jobs that cannot work are known before anything runs."""
         loader = self.context.config_loader
-        lists = expand(arguments, self.params, self.zip, loader)
+        lists = self.over_files(expand(arguments, self.params, self.zip, loader))
         composer = Composer(loader, self.master.hydra.job.config_name, self.master)
         grid = Grid([], arguments)
         values: list[Values] = []
@@ -182,6 +188,8 @@ class GridSweeper(Sweeper):
                 if excluded(self.exclude, values[-1]):
                     continue
                 for line in lacking:
+                    if self.files is not None and model_list.is_filled_in(line):
+                        continue  # only likelihoods have a reference
                     group = line.partition(".")[0]
                     left_out.setdefault(line, []).append(f"{group}={choices.get(group)}")
                 used = [line for line in overrides if line not in lacking]
@@ -195,6 +203,20 @@ class GridSweeper(Sweeper):
         _report_left_out(left_out, grid.plan, composer)
         mark_duplicates(grid.plan)
         return grid
+
+    def over_files(self, lists: list[list[str]]) -> list[list[str]]:
+        """Return the jobs of each model that `files=` names, and say what was found."""
+        if self.files is None:
+            if self.reference is not None:
+                raise ConfigError(f"reference={self.reference} is one of the models of files=FOLDER: give that, too")
+            return lists
+        models, left_out = model_list.listed(self.files)
+        reference = model_list.reference_among(models, self.reference)
+        given = {line.partition("=")[0].lstrip("+~") for overrides in lists for line in overrides}
+        of_models = model_list.jobs_of(models, reference, given)
+        for line in model_list.first_word(self.files, models, left_out, reference):
+            say(line)
+        return [[*of_model, *overrides] for of_model in of_models for overrides in lists]
 
     def run(self, grid: Grid, parents: ParentRuns) -> bool:
         """Launch the jobs below their parent runs in MLflow; return whether the user stopped the grid."""
@@ -273,10 +295,14 @@ def _report_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], com
     choices_without: dict[str, list[str]] = {}
     for line, choices in left_out.items():
         choices_without.setdefault(line.partition("=")[0], []).extend(choices)
+    keys_without: dict[str, list[str]] = {}
     for key, choices in choices_without.items():
         if key not in used_keys:
             raise next(errors[key] for errors in composer.missing_keys.values() if key in errors)
-        say(f"note: {key} is passed to the jobs that have it, and left out with {', '.join(dict.fromkeys(choices))}")
+        keys_without.setdefault(", ".join(dict.fromkeys(choices)), []).append(key)
+    for without, keys in keys_without.items():
+        are, it = ("is", "it") if len(keys) == 1 else ("are", "them")
+        say(f"note: {', '.join(keys)} {are} passed to the jobs that have {it}, and left out with {without}")
 
 
 _ABSENT = object()

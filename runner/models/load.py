@@ -15,7 +15,7 @@ import torch
 from runner.checkpoints import formats
 from runner.checkpoints.gguf_file import read_header
 from runner.checkpoints.memory_check import check_memory
-from runner.checkpoints.resolve import Resolved, for_transformers
+from runner.checkpoints.resolve import Resolved, file_bytes, for_transformers
 from runner.checkpoints.weight_files import loaded_files, read_weight_file
 from runner.config.lora import adapter_of
 from runner.config.model import Attention
@@ -96,7 +96,7 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     if model_config.device_map is not None:
         device = entry_device(model)
     base = Loaded(model, tokenizer, device, notes=notes, quantization=quantization)
-    base.metrics["load_s"] = time.perf_counter() - started
+    base.metrics |= {"load_s": time.perf_counter() - started, "file_mib": file_bytes(resolved.path) / machine.MIB}
     _describe_base(base, config)
     if stored is not None:
         if not base.metrics["quantized_modules"]:

@@ -44,6 +44,7 @@ class Job:
     job_id: str
     folder: Path
     sibling_key: str = ""  # the hash of what sibling jobs have in common; empty: it has no siblings
+    model_sha256: str = ""  # of the model's files, wherever they are
 
     @property
     def samples_path(self) -> Path:
@@ -136,7 +137,8 @@ def identify(
     for part in ("config", "evidence"):
         identity[part] = {key: value for key, value in identity[part].items() if key not in ignored_for_reuse}
     sibling_key = _short_hash(identity) if ignored_for_reuse else ""
-    return Job(job_id, Path(config.output_dir).expanduser().absolute() / "jobs" / job_id, sibling_key)
+    folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
+    return Job(job_id, folder, sibling_key, input_hashes.get("model", ""))
 
 
 def _short_hash(identity: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ model in another number format. If a job names itself, the result is None.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,11 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
     """
     chosen: dict[str, str] = {}
     values: dict[str, Any] = {}
-    for word in words.split():
+    try:
+        of_words = shlex.split(words)  # a path with a space has quotes of its own
+    except ValueError as error:
+        raise ConfigError(f"{key}={words}: {error}: close the quotes") from error
+    for word in of_words:
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
         if not value or not {group, where} & set(groups):

@@ -1,0 +1,202 @@
+"""The models of a grid over files: what `files=FOLDER` finds, which of them is the reference, and what each job gets.
+
+Only headers are read: a file that cannot be read becomes jobs that name the damage, and the others go on.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.checkpoints import gguf_file, resolve
+from runner.config.likelihood import KEPT
+from runner.config.plain_text import FILES, REFERENCE, literal, quoted_name
+from runner.core.errors import ConfigError, RunnerError, few
+from runner.core.machine import MIB
+from runner.quantization import read_format
+
+ITS_KEYS = ("model", "model.name", "quantization")  # a grid over files sets them for each of its jobs
+PART = re.compile(r"-\d{5}-of-\d{5}$")  # how llama.cpp names the files of a model in parts
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TASK_REFERENCE, KEEP = "task.reference", "task.keep_top_k"
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A model file, a folder of a model, or a hub id."""
+
+    name: str  # as model.name has it
+    is_file: bool = False
+    file_mib: float | None = None  # of the weights; None: not on this machine, or not readable
+    stored_as: str = ""  # in words: the types of its tensors, or its quantization
+    is_quantized: bool = True  # also if that is not known
+    problem: str = ""  # why it cannot be read
+
+    @property
+    def quantization(self) -> str:
+        """The choice that loads it as it is."""
+        return "gguf" if self.is_file else "none"
+
+    @property
+    def overrides(self) -> list[str]:
+        """The overrides of each of its jobs."""
+        return ["model=auto", f"model.name={quoted_name(self.name)}", f"quantization={self.quantization}"]
+
+    @property
+    def words(self) -> str:
+        """Its name, what it holds and its size."""
+        size = "" if self.file_mib is None else f"{self.file_mib:,.1f} MiB"
+        return f"{self.name} ({', '.join(filter(None, (self.stored_as, size))) or 'not on this machine'})"
+
+
+def listed(text: str) -> tuple[list[ListedModel], list[str]]:
+    """Return the models that `files=` names, and in words what was found and is no model by itself."""
+    names, left_out = dict[str, bool](), list[str]()
+    for place in _places(text):
+        if (found := _models_at(place, left_out)) is None:
+            raise ConfigError(
+                f"{FILES}={text}: there is neither a .gguf file nor a folder with a config.json in {place}"
+                if Path(place).expanduser().exists()
+                else f"{FILES}={text}: there is no {place}: give a folder, a pattern such as 'models/*.gguf', files and "
+                "folders separated by commas, or hub ids"
+            )
+        names |= found
+    if not names:
+        raise ConfigError(f"{FILES}={text}: {'; '.join(left_out) or 'nothing is there'}")
+    return [_read(name, is_file) for name, is_file in names.items()], left_out
+
+
+def reference_among(models: Sequence[ListedModel], wanted: str | None) -> ListedModel:
+    """Return the model that the others are compared with: the named one, else the largest unquantized, else the largest.
+
+    A model whose size is unknown is not chosen.
+    """
+    if wanted is not None:
+        place = Path(wanted).expanduser()
+        same = [it for it in models if it.name == wanted or Path(it.name).absolute() == place.absolute()]
+        same = same or [it for it in models if Path(it.name).name == wanted]
+        if len(same) != 1:
+            names = few([it.name for it in (same or models)], 12)
+            what = f"{len(same)} of the files have this name" if same else "it is not among the files"
+            raise ConfigError(f"{REFERENCE}={wanted}: {what}: {names}")
+        return same[0]
+    readable = [it for it in models if it.file_mib is not None]
+    if not readable:
+        problems = "; ".join(it.problem for it in models if it.problem)
+        raise ConfigError(
+            f"{FILES}: no file can be the reference: {problems or 'none is on this machine yet'}: give {REFERENCE}=FILE"
+        )
+    return max(readable, key=lambda it: (not it.is_quantized, it.file_mib or 0.0))
+
+
+def jobs_of(models: Sequence[ListedModel], reference: ListedModel, given: Iterable[str]) -> list[list[str]]:
+    """Return for each model the overrides of its jobs, the reference first; jobs without such a key do without it.
+
+    `given` are the keys that the study or the command line sets.
+    """
+    known = set(given)
+    if taken := [key for key in ITS_KEYS if key in known]:
+        raise ConfigError(f"{FILES} sets {', '.join(ITS_KEYS)} of each job: leave out {', '.join(taken)}")
+    compared = f"model.name={shlex.quote(reference.name)} quantization={reference.quantization}"
+    lists = []
+    for model in [reference, *(it for it in models if it is not reference)]:
+        lines = model.overrides
+        if TASK_REFERENCE not in known:
+            lines = [*lines, f"{TASK_REFERENCE}={literal(compared)}"]
+        if KEEP not in known and model is reference:
+            lines = [*lines, f"{KEEP}={KEPT}"]
+        lists.append(lines)
+    return lists
+
+
+def first_word(text: str, models: Sequence[ListedModel], left_out: Sequence[str], reference: ListedModel) -> list[str]:
+    """Return what is known before anything is loaded: how many files, how large, the reference, and what is refused."""
+    sizes = [it.file_mib for it in models if it.file_mib is not None]
+    unknown = len(models) - len(sizes)
+    total = f"{sum(sizes):,.1f} MiB" + f" and {unknown} of unknown size" * bool(unknown)
+    lines = [f"{FILES}={text}: {len(models)} model{'s' * (len(models) != 1)}, {total}; reference: {reference.words}"]
+    if reference.is_quantized:
+        lines.append(
+            f"note: no unquantized model is among them: all are compared with {reference.name}, whose own loss is not "
+            f"seen. {REFERENCE}=FILE names another one"
+        )
+    lines += [f"cannot be read: {it.name}: {it.problem}" for it in models if it.problem]
+    return [*lines, *(f"left out: {line}" for line in left_out)]
+
+
+def is_filled_in(line: str) -> bool:
+    """Whether an override is one that a grid over files adds for the jobs that have such a key."""
+    return line.startswith((f"{TASK_REFERENCE}=", f"{KEEP}="))
+
+
+# ------------------------------------------------------------------------------------------------ finding
+
+
+def _places(text: str) -> list[str]:
+    """Split at commas, unless the whole text is a path that exists."""
+    return [text] if Path(text).expanduser().exists() else [it.strip() for it in text.split(",") if it.strip()]
+
+
+def _models_at(place: str, left_out: list[str]) -> dict[str, bool] | None:
+    """Return the models at a place, each with whether it is a file; None if there is nothing."""
+    path = Path(place).expanduser()
+    if path.is_file():
+        return {str(path): True}
+    if path.is_dir():
+        return {str(path): False} if (path / "config.json").is_file() else _models_in([path], left_out) or None
+    if any(sign in place for sign in "*?["):
+        return _models_in([Path(one) for one in sorted(glob.glob(str(path), recursive=True))], left_out) or None
+    is_hub_id = HUB_ID.fullmatch(place) is not None and not place.endswith(".gguf") and not place.startswith(".")
+    return {place: False} if is_hub_id else None
+
+
+def _models_in(paths: Iterable[Path], left_out: list[str]) -> dict[str, bool]:
+    """Return the models among these paths and, in folders without a model, below them; hidden ones are not searched."""
+    found: dict[str, bool] = {}
+    for path in paths:
+        if path.is_dir() and (path / "config.json").is_file():
+            found[str(path)] = False
+        elif path.is_dir():
+            found |= _models_in(sorted(it for it in path.iterdir() if not it.name.startswith(".")), left_out)
+        elif path.suffix.lower() != ".gguf":
+            continue
+        elif PART.search(path.stem):
+            left_out.append(f"{path} is a part of a model: llama-gguf-split --merge makes one file of them")
+        elif (other := _no_language_model(path)) is not None:
+            left_out.append(f"{path} is no language model ({other})")
+        else:
+            found[str(path)] = True
+    return found
+
+
+def _no_language_model(path: Path) -> str | None:
+    """Return what a .gguf file holds instead of a language model: the projector of images, or an adapter."""
+    try:
+        metadata = gguf_file.read_header(path).metadata
+    except RunnerError:
+        return None  # its jobs name the damage
+    kind = str(metadata.get("general.type") or "model")
+    other = kind if kind != "model" else str(metadata.get("general.architecture"))
+    return other if kind != "model" or other == "clip" else None
+
+
+def _read(name: str, is_file: bool) -> ListedModel:
+    """Read the header of a file, or the config.json of a folder."""
+    path = Path(name).expanduser()
+    try:
+        if is_file:
+            header = gguf_file.read_header(path)
+            is_quantized = any(tensor.dtype not in gguf_file.FLOATS for tensor in header.tensors)
+            return ListedModel(name, True, path.stat().st_size / MIB, header.types, is_quantized)
+        if not path.is_dir():
+            return ListedModel(name)
+        settings = resolve.read_settings(path)
+        stored = read_format(settings)
+        words = str(stored) if stored is not None else str(settings.get("dtype") or settings.get("torch_dtype") or "")
+        return ListedModel(name, False, resolve.file_bytes(path) / MIB, words, stored is not None)
+    except RunnerError as error:
+        return ListedModel(name, is_file, problem=str(error).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: "))
