@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from runner.compare import lm_eval
 from runner.compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
+from runner.compare.files import file_table
 from runner.compare.gates import Term, check, failures, margins_with, parse_requirements
 from runner.compare.numbers import with_number
 from runner.compare.options import parser
@@ -64,6 +65,7 @@ def _compare(options: argparse.Namespace) -> int:
 def compare(options: argparse.Namespace, scratch: Path) -> int:
     """Load, choose, tabulate; print, save and log. Return 1 if a requirement failed, else 0."""
     aim = parse_aim(options.plan_questions) if options.plan_questions else None
+    check_files_option(options)
     grid: str | None = None
     reader: SampleReader
     if options.lm_eval or options.results:
@@ -92,12 +94,13 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     if aim is not None:
         plan_questions(tables, aim)
     check(tables, terms)
+    files = file_table(runs, reader, options.baseline, margins, _tolerance(options)) if options.files else None
     pooled = pool_tasks(options, tables, runs, reader, margins) if options.pool else []
-    FORMATS[options.format](tables, sys.stdout, pooled)
+    FORMATS[options.format](tables, sys.stdout, pooled, files)
     sys.stdout.flush()
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
-        names = save(tables, folder, reader, options_as_given(options), pooled)
+        names = save(tables, folder, reader, options_as_given(options), pooled, files)
         if options.save:
             say(f"saved in {options.save}: {', '.join(names)}")
         if target:
@@ -121,6 +124,13 @@ def load_files(options: argparse.Namespace, scratch: Path) -> tuple[list[Run], S
     if options.lm_eval:
         return lm_eval.load(options.lm_eval, options.cluster or None, options.metric)
     return other_tools.load(options.results, scratch, options.cluster or None, options.metric)
+
+
+def check_files_option(options: argparse.Namespace) -> None:
+    """Raise ConfigError for an option that a table of model files has no place for."""
+    for name in ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric"):
+        if options.files and getattr(options, name):
+            raise ConfigError(f"--files has a line for each model file: leave out --{name.replace('_', '-')}")
 
 
 def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
@@ -163,13 +173,11 @@ def tabulate_tasks(
     options: argparse.Namespace, runs: list[Run], reader: SampleReader, terms: list[Term], margins: dict[str, float]
 ) -> list[Table]:
     """Return one table for each task."""
-    tolerance = None if options.tolerance is None else options.tolerance / 100
-    if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
-        raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
+    tolerance = _tolerance(options)
     has_baseline = options.baseline or options.by or options.lm_eval or options.results
     if options.pool and not (options.baseline or options.lm_eval or options.results):
         raise ConfigError(f"--pool {options.pool}: a pooled verdict needs a baseline: add --baseline KEY=VALUE")
-    if options.margin and not has_baseline:
+    if options.margin and not (has_baseline or options.files):
         raise ConfigError(f"--margin {' '.join(options.margin)}: a margin needs a baseline: add --baseline KEY=VALUE")
     if any(term.is_comparison for term in terms) and not has_baseline:
         raise ConfigError(f"--require {' '.join(options.require)}: needs a baseline: add --baseline KEY=VALUE")
@@ -193,6 +201,14 @@ def tabulate_tasks(
         choice = ComparisonOptions(*keys, options.unpaired, task_base, margins, tolerance)
         tables.append(tabulate(of_task, choice, reader))
     return tables
+
+
+def _tolerance(options: argparse.Namespace) -> float | None:
+    """Return by how much speeds may differ by noise alone, as a share, if the user says so."""
+    tolerance = None if options.tolerance is None else float(options.tolerance) / 100
+    if tolerance is not None and not 0 <= tolerance <= 10:  # NaN fails, too
+        raise ConfigError(f"--tolerance {options.tolerance:g}: must be a percentage from 0 to 1000")
+    return tolerance
 
 
 def default_comparison(options: argparse.Namespace, runs: list[Run]) -> tuple[dict[str, str], list[str]]:

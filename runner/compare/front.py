@@ -177,23 +177,34 @@ class Dominance:
 
 
 def _mark(rows: list[TableRow], dominance: Dominance) -> None:
-    """Mark the rows of one set of questions: the front, then the rows it dominates, then the front of the rest."""
+    """Mark the rows of one set of questions."""
     dominators = [
         [index for index, it in enumerate(rows) if it is not row and dominance.dominates(it, row)] for row in rows
     ]
-    remaining = set(range(len(rows)))
+    for index, dominators_on_front in enumerate(dominators_among_front(dominators)):
+        rows[index].on_front = not dominators_on_front
+        if dominators_on_front:
+            strongest = max(dominators_on_front, key=lambda it: _accuracy(rows[it]))
+            rows[index].dominated_by = rows[strongest].run.job_id
+            rows[index].dominated_in = dominance.better_in(rows[strongest], rows[index])
+            rows[index].accuracy_behind = dominance.accuracy(rows[strongest], rows[index]).difference
+
+
+def dominators_among_front(dominators: list[list[int]]) -> list[list[int]]:
+    """Return for each row those of its dominators that are on the front; none if it is on the front itself.
+
+    The front consists of the rows that no row of the front dominates, and of those that dominate one another in a
+    circle.
+    """
+    found: list[list[int]] = [[] for _ in dominators]
+    remaining = set(range(len(dominators)))
     while remaining:
         front = {index for index in remaining if remaining.isdisjoint(dominators[index])} or remaining
         remaining = remaining - front
-        for index in front:
-            rows[index].on_front = True
-        for index in sorted(remaining):
-            if dominators_on_front := [it for it in dominators[index] if it in front]:
-                strongest = max(dominators_on_front, key=lambda it: _accuracy(rows[it]))
-                rows[index].on_front, rows[index].dominated_by = False, rows[strongest].run.job_id
-                rows[index].dominated_in = dominance.better_in(rows[strongest], rows[index])
-                rows[index].accuracy_behind = dominance.accuracy(rows[strongest], rows[index]).difference
-        remaining = {index for index in remaining if rows[index].on_front is None}
+        for index in remaining:
+            found[index] = [it for it in dominators[index] if it in front]
+        remaining = {index for index in remaining if not found[index]}
+    return found
 
 
 def _accuracy(row: TableRow) -> float:

@@ -142,6 +142,13 @@ def parser() -> argparse.ArgumentParser:
         metavar=("A", "B"),
         help="the questions that only one of two runs solved, side by side; A and B: an id or a filter, A the baseline",
     )
+    add(
+        "--files",
+        action="store_true",
+        help="one table with a line for each model file instead of one for each task: bytes, memory, speed, KL and "
+        "log-likelihood and accuracy against the reference, which files KL tells apart, the front; see "
+        "experiments/which_file.yaml",
+    )
     add = it.add_argument_group("output").add_argument
     add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
     add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")

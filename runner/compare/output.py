@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,8 +13,11 @@ from typing import Any, TextIO
 from runner.compare import pictures
 from runner.compare.across_tasks import tables_across
 from runner.compare.columns import Column, columns, fit, ratio_columns, summary
-from runner.compare.data import Flips, Table, TableRow
+from runner.compare.data import Flips, Table
 from runner.compare.effect_words import records
+from runner.compare.files import FileTable
+from runner.compare.files_picture import draw_files
+from runner.compare.files_table import file_columns, file_legend, file_records, file_sentences
 from runner.compare.forest import forest
 from runner.compare.gates import failures
 from runner.compare.page import Part, write_page
@@ -23,6 +25,7 @@ from runner.compare.pairing import find_flips
 from runner.compare.planning import plan_columns
 from runner.compare.pooled import PooledTable, pooled_columns
 from runner.compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
+from runner.compare.row_records import pooled_record, row_record
 from runner.compare.runs import SampleReader
 from runner.compare.samples_page import write_samples_page
 from runner.compare.wording import flips_headline, flips_names, name_of, verdict
@@ -36,14 +39,18 @@ GRAPHS = 24  # the most that the page shows
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
 SAMPLES_PAGE = "samples.html"
+NO_ROOM = "no room for: {} (--format markdown, --save)"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
 
 
-def _rich(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) -> None:
+def _rich(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), files: FileTable | None = None) -> None:
     from rich.text import Text
 
     # A pipe or a file has no width: give each table all the room it needs, so that no number is cut.
     terminal = console(out, width_elsewhere=10_000)
+    if files is not None:
+        _rich_files(files, out)
+        return
     for table in tables:
         count = f": {len(table.rows)} run{'s' * (len(table.rows) != 1)}"
         terminal.print(Text.assemble((plain(table.task), "bold"), count), soft_wrap=True)
@@ -52,8 +59,7 @@ def _rich(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) 
         shown_columns, left_out = fit(columns(table), terminal.width)
         terminal.print(_grid(shown_columns))
         if left_out:
-            words = f"no room for: {', '.join(left_out)} (--format markdown, --save)"
-            terminal.print(words, style="dim", soft_wrap=True)
+            terminal.print(NO_ROOM.format(", ".join(left_out)), style="dim", soft_wrap=True)
         if table.has_ratios:
             terminal.print(_grid(ratio_columns(table)))
         if any(row.plan for row in table.rows):
@@ -71,6 +77,17 @@ def _rich(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) 
         terminal.print(_grid(shown_columns))
     for table_of_pooled in pooled:
         _rich_pooled(table_of_pooled, out)
+
+
+def _rich_files(table: FileTable, out: TextIO) -> None:
+    terminal = console(out, width_elsewhere=10_000)
+    shown_columns, left_out = fit(file_columns(table), terminal.width)
+    terminal.print(_grid(shown_columns))
+    if left_out:
+        terminal.print(NO_ROOM.format(", ".join(left_out)), style="dim", soft_wrap=True)
+    for sentence in file_sentences(table):
+        terminal.print(f"• {sentence}", soft_wrap=True)
+    terminal.print(f"{file_legend(table)}\n", style="dim", soft_wrap=True)
 
 
 def _rich_pooled(table: PooledTable, out: TextIO) -> None:
@@ -113,8 +130,16 @@ def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
     terminal.print()
 
 
-def _markdown(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) -> None:
+def _markdown(
+    tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), files: FileTable | None = None
+) -> None:
     """Write the tables as Markdown."""
+    if files is not None:
+        out.write("### model files\n\n")
+        _markdown_grid(file_columns(files), out)
+        out.writelines(f"- {_one_line(sentence)}\n" for sentence in file_sentences(files))
+        out.write(f"\n{file_legend(files)}\n\n")
+        return
     for table in tables:
         out.write(f"### {_one_line(table.task)}\n\n")
         if table.conclusion:
@@ -162,57 +187,7 @@ def _one_line(text: str) -> str:
     return plain(" ".join(text.split()))
 
 
-def _record(table: Table, row: TableRow) -> dict[str, Any]:
-    """Return a row as plain data: its ids, config, metrics and comparisons."""
-    run = row.run
-    metrics = dict(sorted(run.metrics.items()))
-    if run.interval:  # from the counts, so that every table has the same interval
-        metrics |= dict(zip(ACCURACY[1:], run.interval[1:], strict=True))
-    return {
-        "task": table.task,
-        "job_id": run.job_id,
-        "run_id": run.run_id,
-        "output_dir": run.folder,
-        "config": row.config,
-        "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
-        "is_baseline": row.is_baseline,
-        **records(row),
-        "on_front": row.on_front,
-        "dominated_by": row.dominated_by,
-        "dominated_in": row.dominated_in,
-        "standing": {axis: asdict(it) for axis, it in row.standing.items()},
-        "off_front": row.off_front,
-        "plan": asdict(row.plan) if row.plan else None,
-        "note": row.note,
-    }
-
-
-def _pooled_record(table: PooledTable) -> dict[str, Any]:
-    """Return a pooled table as plain data: for each setting the difference on each set, and the pooled one."""
-    return {
-        "unit": table.unit,
-        "weights": table.weights.value,
-        "baseline": table.baseline,
-        "setting_keys": table.keys,
-        "sets": table.sets,
-        "rows": [
-            {
-                "config": row.config,
-                "differences": {
-                    name: {"job_id": it.run.job_id, "difference": it.effect.value, "finding": it.effect.finding}
-                    for name, it in zip(table.sets, table.cells[row.run.job_id], strict=True)
-                    if it is not None and it.effect is not None
-                },
-                **{key: value for key, value in records(row).items() if key != REPEATS.record_key},
-                "note": row.note,
-            }
-            for row in table.rows
-        ],
-        "sentences": table.sentences,
-    }
-
-
-def _json(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) -> None:
+def _json(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), files: FileTable | None = None) -> None:
     """Write everything as JSON."""
     content = [
         {
@@ -222,7 +197,7 @@ def _json(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) 
             "differing_keys": table.keys,
             "pareto_axes": [ACCURACY[0], *table.axes] if table.axes else [],
             "pareto_noise": table.noise,
-            "rows": [_record(table, row) for row in table.rows],
+            "rows": [row_record(table, row) for row in table.rows],
             "sentences": table.sentences,
             **({"flips": [asdict(it) for it in table.flips]} if table.flips else {}),
         }
@@ -232,18 +207,26 @@ def _json(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) 
         "tables": content,
         "requirements": [asdict(it) for table in tables for it in table.requirements],
     }
+    if files is not None:
+        whole["files"] = file_records(files)
     if pooled:
-        whole["pooled"] = [_pooled_record(table) for table in pooled]
+        whole["pooled"] = [pooled_record(table) for table in pooled]
     text = json.dumps(whole, indent=2, ensure_ascii=False)
     out.write(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
-def _csv(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = ()) -> None:
+def _csv(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), files: FileTable | None = None) -> None:
     """Write one sheet for all tables: the columns of every task, empty if a run has no such number."""
+    if files is not None:
+        columns_of_files = file_columns(files)
+        writer_of_files = csv.writer(out, lineterminator="\n")
+        writer_of_files.writerow([_one_line(it.head) for it in columns_of_files])
+        writer_of_files.writerows(zip(*(it.cells for it in columns_of_files), strict=True))
+        return
     lines: list[dict[str, Any]] = []
     for table in tables:
         for row in table.rows:
-            line = _record(table, row)
+            line = row_record(table, row)
             config, metrics = line.pop("config"), line.pop("metrics")
             effect = {
                 key: value for kind in DIFFERENCES for key, value in (line.pop(kind.record_key, None) or {}).items()
@@ -287,6 +270,7 @@ def save(
     reader: SampleReader,
     options: dict[str, str],
     pooled: Sequence[PooledTable] = (),
+    files: FileTable | None = None,
 ) -> list[str]:
     """Write the files and return their names."""
     with Progress(None, "drawing"):
@@ -302,14 +286,17 @@ def save(
         page: list[Part] = [(table, [*figures, *graphs_of(table, reader)], flips) for table, figures, flips in parts]
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
-            write_page(page, options, out, SAMPLES_PAGE if scored else "", pooled)
+            write_page(page, options, out, SAMPLES_PAGE if scored else "", pooled, files)
         if scored:
             with path(SAMPLES_PAGE).open("w", encoding="utf-8") as out:
                 write_samples_page(scored, reader, out)
         for name, write in (("md", _markdown), ("csv", _csv), ("json", _json)):
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
-                write(tables, out, pooled)
+                write(tables, out, pooled, files)
         several = sum(bool(figures) for _, figures, _ in parts) > 1
+        for figure in draw_files(files) if files is not None else []:
+            path(f"{figure.name}.png").write_bytes(figure.png())
+            path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
         for table, figures, _ in parts:
             for figure in figures:
                 stem = f"{figure.name}_{table.task}" if several else figure.name

@@ -10,6 +10,9 @@ from typing import TextIO
 
 from runner.compare.columns import Column, columns, ratio_columns, summary
 from runner.compare.data import Flips, Table, TableRow, label
+from runner.compare.files import FileTable
+from runner.compare.files_picture import draw_files
+from runner.compare.files_table import file_columns, file_legend, file_sentences
 from runner.compare.gates import failures
 from runner.compare.pictures import JobPicture
 from runner.compare.planning import plan_columns
@@ -26,7 +29,12 @@ Part = tuple[Table, Sequence[Picture | JobPicture], list[Flips]]
 
 
 def write_page(
-    parts: list[Part], options: dict[str, str], out: TextIO, samples: str = "", pooled: Sequence[PooledTable] = ()
+    parts: list[Part],
+    options: dict[str, str],
+    out: TextIO,
+    samples: str = "",
+    pooled: Sequence[PooledTable] = (),
+    files: FileTable | None = None,
 ) -> None:
     """Write the whole page, with a link to the page of all samples if there is one."""
     title = f"Comparison: {', '.join(table.task for table, _, _ in parts)}"
@@ -39,6 +47,8 @@ def write_page(
     out.write(f'<p class="asked">{" · ".join(words)}</p>\n')
     if samples:
         out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
+    if files is not None:
+        _files_section(files, out)
     for of_pooled in pooled:  # the one verdict comes before the tables that it is made of
         _pooled_section(of_pooled, out)
     for part in parts:
@@ -88,6 +98,17 @@ def _sentences(rows: Sequence[TableRow], out: TextIO) -> None:
             if finding:
                 words = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", words, count=1)
             out.write(f'<li class="{_finding_class(finding)}">{words}</li>\n')
+
+
+def _files_section(table: FileTable, out: TextIO) -> None:
+    out.write("<section>\n<h2>model files</h2>\n")
+    classes = ["baseline" if it.is_reference else "dominated" if it.on_front is False else "" for it in table.files]
+    _table(file_columns(table), classes, out)
+    items = "".join(f"<li>{escape(words)}</li>\n" for words in file_sentences(table))
+    out.write(f'<ul class="found">\n{items}</ul>\n<p class="legend">{escape(file_legend(table))}</p>\n')
+    for figure in draw_files(table):
+        out.write(f"<figure>\n{figure.inline()}\n<figcaption>{escape(figure.title)}</figcaption>\n</figure>\n")
+    out.write("</section>\n")
 
 
 def _pooled_section(table: PooledTable, out: TextIO) -> None:

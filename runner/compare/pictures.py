@@ -99,12 +99,12 @@ def tokens(table: Table) -> Figure:
         shown = [point for point in points if len(points) <= MAX_LABELS or point[:2] in front or point[2].is_baseline]
         labels.append(_annotated(pane, shown, [key for key in table.keys if key not in panel_keys], front))
         _finish_pane(pane, front)
-        pane.set_title(_literal(", ".join(panel)), loc="left")
+        pane.set_title(literal(", ".join(panel)), loc="left")
         pane.set_xlabel("prompt and new tokens a question")
         pane.set_ylabel("accuracy, %")
     figure.draw_without_rendering()  # only now are the positions of texts known
     for of_pane in labels:
-        _separate(of_pane)
+        separate(of_pane)
     return figure
 
 
@@ -185,10 +185,10 @@ def _colour(it: Effect) -> str:
 
 
 def _words(row: TableRow, keys: list[str]) -> str:
-    return _literal(name_of(row, keys))
+    return literal(name_of(row, keys))
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Escape a text for matplotlib, which would draw a formula between two $."""
     return plain(text).replace("$", r"\$")
 
@@ -216,16 +216,16 @@ def pareto(table: Table) -> Figure:
             labels.append(_front_pane(pane, members, axis, [key for key in table.keys if key not in panel_keys]))
             pane.set_xlabel(METRICS[axis].axis)
         line[0].set_ylabel("accuracy, %")
-        line[0].set_title(_literal(", ".join(panel)), loc="left")
+        line[0].set_title(literal(", ".join(panel)), loc="left")
     if len(panels) < len(all_panels):
         figure.suptitle(f"the first {len(panels)} of {len(all_panels)} sets of questions", color=MUTED, fontsize=9)
     figure.draw_without_rendering()  # only now are the positions of texts known
     for of_pane in labels:
-        _separate(of_pane)
+        separate(of_pane)
     return figure
 
 
-def _separate(labels: list[Annotation]) -> None:
+def separate(labels: list[Annotation]) -> None:
     """Move labels up or down until none overlaps another, as far as there is room."""
     placed: list[Any] = []
     for label in sorted(labels, key=lambda it: it.xy):

@@ -61,7 +61,7 @@ def listed(text: str) -> tuple[list[ListedModel], list[str]]:
             raise ConfigError(
                 f"{FILES}={text}: there is neither a .gguf file nor a folder with a config.json in {place}"
                 if Path(place).expanduser().exists()
-                else f"{FILES}={text}: there is no {place}: give a folder, a pattern such as 'models/*.gguf', files and "
+                else f"{FILES}={text}: there is no {place}: give a folder, a pattern such as 'models/*.gguf', files or "
                 "folders separated by commas, or hub ids"
             )
         names |= found
@@ -71,7 +71,7 @@ def listed(text: str) -> tuple[list[ListedModel], list[str]]:
 
 
 def reference_among(models: Sequence[ListedModel], wanted: str | None) -> ListedModel:
-    """Return the model that the others are compared with: the named one, else the largest unquantized, else the largest.
+    """Return the model to compare with: the named one, else the largest unquantized one, else the largest.
 
     A model whose size is unknown is not chosen.
     """
@@ -199,4 +199,6 @@ def _read(name: str, is_file: bool) -> ListedModel:
         words = str(stored) if stored is not None else str(settings.get("dtype") or settings.get("torch_dtype") or "")
         return ListedModel(name, False, resolve.file_bytes(path) / MIB, words, stored is not None)
     except RunnerError as error:
-        return ListedModel(name, is_file, problem=str(error).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: "))
+        return ListedModel(
+            name, is_file, problem=str(error).removeprefix(f"{path.absolute()}: ").removeprefix(f"{path}: ")
+        )

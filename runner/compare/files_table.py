@@ -1,0 +1,193 @@
+"""The one table of model files: its columns, the sentences under it, its legend, and the same as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from runner.compare.columns import Column, accuracy_of, measured
+from runner.compare.data import ABSENT, MAX_NAMED, Run, TableRow
+from runner.compare.effect_words import difference_of, margin_decision, records
+from runner.compare.files import KL, FileRow, FileTable, Kind
+from runner.compare.repeated_runs import contention
+from runner.compare.wording import number
+from runner.core.errors import few
+from runner.core.machine import EXCLUSIVE
+from runner.core.metrics import METRICS
+
+# after the name: what a file costs, from the first kind of job that has it, each with its order of leaving a terminal
+COSTS = {"file_mib": 0, "model_mib": 0, "peak_rss_mib": 2, "load_s": 3}
+MARKS = {None: ABSENT, True: "front", False: "dominated"}
+AGREES = "top_1_agreement"
+LEGEND = (
+    "A line is a model file: its jobs are joined by the SHA-256 of its content. KL and Δ are to the reference, on "
+    "the same texts, with 95 % intervals. KL rank: the places that a file may have among the others; where ranks "
+    "overlap, no test tells the files apart (two-sided, paired on the texts, Holm over all pairs of files). front: no "
+    "other file with no more bytes and memory is shown to have a lower KL"
+)
+NO_SPEED = (
+    "The front does not count speed: one job of each file does not show how far speeds differ by themselves. To count "
+    "it, give that noise: --tolerance PERCENT"
+)
+
+
+def file_columns(table: FileTable) -> list[Column]:
+    """Return the columns of the table."""
+    files = table.files
+    names = [f"{it.name} (reference)" if it.is_reference else it.name for it in files]
+    columns = [Column("file", names, False)]
+    for metric, drop_order in COSTS.items():
+        if (kind := table.kind_of(metric)) is not None:
+            columns.append(Column(METRICS[metric].head, _of_runs(files, kind, _one(metric)), drop_order=drop_order))
+    for rows, metric in table.speeds().items():
+        head = f"decode tok/s\n{rows} row{'s' * (rows != 1)}"
+        columns.append(Column(head, _of_runs(files, Kind.speed, _one(metric))))
+    if Kind.likelihood in table.tables:
+        columns.append(Column("Δ log-likelihood\nnats/token", _of_rows(files, Kind.likelihood, _difference)))
+        columns += _margin(files, Kind.likelihood)
+    if any(it.metric(KL, Kind.likelihood) is not None for it in files):
+        columns.append(_measured(KL, files))
+        columns.append(Column("KL\nrank", [_rank(it) for it in files]))
+        columns.append(_measured(AGREES, files, 4))
+    if any(Kind.accuracy in it.rows for it in files):
+        columns.append(Column("accuracy", _of_rows(files, Kind.accuracy, accuracy_of)))
+    if Kind.accuracy in table.tables:
+        columns.append(Column("Δ points", _of_rows(files, Kind.accuracy, _difference)))
+        columns += _margin(files, Kind.accuracy)
+    if any(it.on_front is not None for it in files):
+        columns.append(Column("bytes, memory\nand KL", [MARKS[it.on_front] for it in files], False))
+    return columns
+
+
+def file_sentences(table: FileTable) -> list[str]:
+    """Return what the table shows, in words."""
+    lines = [f"{kind}: {of.conclusion}" for kind, of in table.tables.items() if of.conclusion]
+    if table.why_no_ranks:
+        lines.append(f"KL is not ranked, and there is no front: {table.why_no_ranks}")
+    lines += _front_sentences(table)
+    if ties := _ties(table):
+        lines.append(f"KL does not tell apart: {'; '.join(ties)}")
+    notes = [
+        f"{it.name}: {kind} not compared, {row.note}" for it in table.files for kind, row in it.rows.items() if row.note
+    ]
+    missing = [
+        f"{it.name} has no {' and no '.join(absent)}"
+        for it in table.files
+        if (absent := [str(kind) for kind in Kind if table_has(table, kind) and kind not in it.rows])
+    ]
+    busy = [it.name for it in table.files if Kind.speed in it.rows and contention(it.rows[Kind.speed].run) != EXCLUSIVE]
+    if busy:
+        lines.append(f"speeds measured beside other work, and so too low: {few(busy, MAX_NAMED)}")
+    return [*lines, *notes, *missing]
+
+
+def file_legend(table: FileTable) -> str:
+    """Return the legend under the table."""
+    margin = table.margin
+    less = "" if margin is None else f", or to be smaller with a KL that is higher by less than {margin:g} nats a token"
+    speed = "" if table.tolerance is not None or not table.speeds() else f" {NO_SPEED}."
+    counted = "" if table.tolerance is None else f" Speeds count if they differ by more than {table.tolerance:.3g}."
+    return f"{LEGEND}{less}.{counted}{speed}"
+
+
+def file_records(table: FileTable) -> list[dict[str, Any]]:
+    """Return each file as plain data."""
+    kinds = {name: table.kind_of(name) for name in COSTS}
+    return [
+        {
+            "file": it.name,
+            "model": next(iter(it.rows.values())).run.params.get("model.name", ""),
+            "is_reference": it.is_reference,
+            "jobs": {str(kind): row.run.job_id for kind, row in it.rows.items()},
+            "costs": {name: None if kind is None else it.metric(name, kind) for name, kind in kinds.items()},
+            "decode_tok_per_s": {str(rows): it.metric(name, Kind.speed) for rows, name in table.speeds().items()},
+            "accuracy": it.metric("accuracy", Kind.accuracy),
+            **{f"{name}{end}": it.metric(f"{name}{end}", Kind.likelihood) for name in (KL,) for end in ("", *_ENDS)},
+            "comparison": _record(it, Kind.accuracy, "comparison"),
+            "shift": _record(it, Kind.likelihood, "shift"),
+            "kl_rank": None if it.kl_rank is None else [*it.kl_rank],
+            "on_front": it.on_front,
+            "dominated_by": it.dominated_by,
+        }
+        for it in table.files
+    ]
+
+
+_ENDS = ("_low", "_high")
+
+
+def table_has(table: FileTable, kind: Kind) -> bool:
+    """Whether any file has a job of this kind."""
+    return any(kind in it.rows for it in table.files)
+
+
+def _front_sentences(table: FileTable) -> list[str]:
+    front = [it.name for it in table.files if it.on_front]
+    if not front:
+        return []
+    lines = [f"on the front of bytes, memory and KL: {few(front, 12)}"]
+    beaten = [f"{it.name} by {few(it.dominated_by, 3)}" for it in table.files if it.dominated_by]
+    return lines + ([f"dominated: {'; '.join(beaten)}"] if beaten else [])
+
+
+def _ties(table: FileTable) -> list[str]:
+    """Return the groups of neighbours whose ranks overlap, each from its first to its last file."""
+    ranked = sorted(
+        (it for it in table.files if it.kl_rank), key=lambda it: (it.kl_rank or (0, 0), it.metric(KL, Kind.likelihood))
+    )
+    groups: list[list[FileRow]] = []
+    last = 0
+    for it in ranked:
+        low, high = it.kl_rank or (0, 0)
+        groups[-1].append(it) if groups and low <= last else groups.append([it])
+        last = max(last, high)
+    return [f"{few([it.name for it in group], 12)}" for group in groups if len(group) > 1]
+
+
+def _rank(it: FileRow) -> str:
+    if it.kl_rank is None:
+        return "" if it.is_reference else ABSENT
+    low, high = it.kl_rank
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _record(it: FileRow, kind: Kind, key: str) -> Any:
+    return records(it.rows[kind]).get(key) if kind in it.rows else None
+
+
+def _of_rows(files: list[FileRow], kind: Kind, write: Callable[[TableRow], str]) -> list[str]:
+    return [write(it.rows[kind]) if kind in it.rows else ABSENT for it in files]
+
+
+def _of_runs(files: list[FileRow], kind: Kind, write: Callable[[Run], str]) -> list[str]:
+    return _of_rows(files, kind, lambda row: write(row.run))
+
+
+def _one(metric: str) -> Callable[[Run], str]:
+    return lambda run: number(run.metrics.get(metric)) if metric in run.metrics else ABSENT
+
+
+def _difference(row: TableRow) -> str:
+    if row.effect is None:
+        return "baseline" if row.is_baseline else ABSENT
+    return f"{difference_of(row)} {row.effect.finding}"
+
+
+def _margin(files: list[FileRow], kind: Kind) -> list[Column]:
+    """Return the verdicts about the margin, if the user gave one."""
+    rows = [it.rows.get(kind) for it in files]
+    if not any(row and row.effect and row.effect.verdict for row in rows):
+        return []
+    words = [
+        margin_decision(row.effect).partition(" (")[0] if row and row.effect and row.effect.verdict else ""
+        for row in rows
+    ]
+    return [Column("margin", words, False)]
+
+
+def _measured(metric: str, files: list[FileRow], drop_order: int = 0) -> Column:
+    shown = [it.rows[Kind.likelihood].run if Kind.likelihood in it.rows else None for it in files]
+    column = measured(metric, [run for run in shown if run is not None], drop_order)
+    cells = iter(column.cells)
+    column.cells = [ABSENT if run is None else next(cells) for run in shown]
+    return column

@@ -1,0 +1,63 @@
+"""The rows of a comparison as plain data, for JSON and CSV."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from runner.compare.data import Table, TableRow
+from runner.compare.effect_words import records
+from runner.compare.pooled import PooledTable
+from runner.compare.quantities import REPEATS
+from runner.core.metrics import ACCURACY
+
+
+def row_record(table: Table, row: TableRow) -> dict[str, Any]:
+    """Return a row as plain data: its ids, config, metrics and comparisons."""
+    run = row.run
+    metrics = dict(sorted(run.metrics.items()))
+    if run.interval:  # from the counts, so that every table has the same interval
+        metrics |= dict(zip(ACCURACY[1:], run.interval[1:], strict=True))
+    return {
+        "task": table.task,
+        "job_id": run.job_id,
+        "run_id": run.run_id,
+        "output_dir": run.folder,
+        "config": row.config,
+        "metrics": {name: value if math.isfinite(value) else None for name, value in metrics.items()},
+        "is_baseline": row.is_baseline,
+        **records(row),
+        "on_front": row.on_front,
+        "dominated_by": row.dominated_by,
+        "dominated_in": row.dominated_in,
+        "standing": {axis: asdict(it) for axis, it in row.standing.items()},
+        "off_front": row.off_front,
+        "plan": asdict(row.plan) if row.plan else None,
+        "note": row.note,
+    }
+
+
+def pooled_record(table: PooledTable) -> dict[str, Any]:
+    """Return a pooled table as plain data: for each setting the difference on each set, and the pooled one."""
+    return {
+        "unit": table.unit,
+        "weights": table.weights.value,
+        "baseline": table.baseline,
+        "setting_keys": table.keys,
+        "sets": table.sets,
+        "rows": [
+            {
+                "config": row.config,
+                "differences": {
+                    name: {"job_id": it.run.job_id, "difference": it.effect.value, "finding": it.effect.finding}
+                    for name, it in zip(table.sets, table.cells[row.run.job_id], strict=True)
+                    if it is not None and it.effect is not None
+                },
+                **{key: value for key, value in records(row).items() if key != REPEATS.record_key},
+                "note": row.note,
+            }
+            for row in table.rows
+        ],
+        "sentences": table.sentences,
+    }
