@@ -55,7 +55,7 @@ def file_columns(table: FileTable) -> list[Column]:
         columns.append(Column("Δ points", _of_rows(files, Kind.accuracy, _difference)))
         columns += _margin(files, Kind.accuracy)
     if any(it.on_front is not None for it in files):
-        columns.append(Column("bytes, memory\nand KL", [MARKS[it.on_front] for it in files], False))
+        columns.append(Column(f"{axes_words(table)}\nand KL", [MARKS[it.on_front] for it in files], False))
     return columns
 
 
@@ -116,6 +116,11 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
 _ENDS = ("_low", "_high")
 
 
+def axes_words(table: FileTable) -> str:
+    """Name the axes of the front besides KL."""
+    return "bytes, memory" if table.tolerance is None else "bytes, memory, speed"
+
+
 def table_has(table: FileTable, kind: Kind) -> bool:
     """Whether any file has a job of this kind."""
     return any(kind in it.rows for it in table.files)
@@ -125,7 +130,7 @@ def _front_sentences(table: FileTable) -> list[str]:
     front = [it.name for it in table.files if it.on_front]
     if not front:
         return []
-    lines = [f"on the front of bytes, memory and KL: {few(front, 12)}"]
+    lines = [f"on the front of {axes_words(table)} and KL: {few(front, 12)}"]
     beaten = [f"{it.name} by {few(it.dominated_by, 3)}" for it in table.files if it.dominated_by]
     return lines + ([f"dominated: {'; '.join(beaten)}"] if beaten else [])
 

@@ -141,7 +141,7 @@ class GridSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands over."""
         self.master, self.context = config, hydra_context
-        if OmegaConf.is_missing(config.hydra.sweeper, "files"):
+        if self.files == "":
             raise ConfigError("this study compares the models in a folder: give files=FOLDER")
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config

@@ -1,0 +1,169 @@
+"""The table of model files: how jobs are joined, which ranks of KL a test backs, and which files are on the front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from runner.compare.data import Run, Texts, TextScore
+from runner.compare.files import FileTable, Kind, closer_pairs, file_table
+from runner.compare.files_table import file_columns, file_legend, file_records, file_sentences
+from runner.core.errors import ConfigError
+from runner.core.result import Likelihood
+from runner.scorers.likelihoods import figures
+
+TEXTS = 120
+DRAW = Random(0)
+TOKENS = [DRAW.randint(5, 40) for _ in range(TEXTS)]
+
+
+def kl_of(mean: float, seed: int) -> list[float]:
+    """Return the KL over each text: the mean a token, with noise between texts."""
+    draw = Random(seed)
+    return [tokens * mean * draw.uniform(0.5, 1.5) for tokens in TOKENS]
+
+
+class Reader:
+    """What the table reads of the runs: likelihoods with a KL."""
+
+    def __init__(self) -> None:
+        self.kls: dict[str, Sequence[float] | None] = {}
+
+    def fetch(self, runs: Sequence[Run]) -> None:
+        """Everything is here."""
+
+    def texts(self, run: Run) -> Texts:
+        kls = self.kls[run.run_id]
+        return {
+            at: TextScore((f"q{at}", "a"), "p", (1,) * tokens, self.likelihood(at, tokens, kls[at] if kls else None))
+            for at, tokens in enumerate(TOKENS)
+        }
+
+    @staticmethod
+    def likelihood(at: int, tokens: int, kl: float | None) -> Likelihood:
+        return Likelihood(at, -0.1 * tokens - (kl or 0.0), tokens, tokens, tokens, tokens, kl_nats=kl,
+                          truncation_nats=None if kl is None else 0.0, top_1_agreed=None if kl is None else tokens)  # fmt: skip
+
+
+class Files:
+    """Runs of some model files."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.reader: Any = Reader()
+
+    def add(
+        self, name: str, sha: str, kl: Sequence[float] | None, mib: float, *, speed: float = 10.0, **params: str
+    ) -> None:
+        """Add a likelihood and a sweep of a file."""
+        own = {"model.name": name, "quantization.name": "gguf", "task.limit": "120"} | params
+        facts = {"model_sha256": sha} | ({} if kl is None else {"reference": "x · likelihood-000000000000"})
+        parts = [Reader.likelihood(at, tokens, kl[at] if kl else None) for at, tokens in enumerate(TOKENS)]
+        number = len(self.runs)
+        job_id = "likelihood-000000000000" if kl is None else f"likelihood-{number}"
+        metrics = figures(parts) | {"file_mib": mib, "model_mib": mib + 1}
+        self.runs.append(Run(f"l{number}", job_id, "likelihood", "1", "", own, metrics, facts=facts))
+        self.reader.kls[f"l{number}"] = kl
+        cells = {"decode_tok_per_s/batch_1_prompt_64": speed, "decode_tok_per_s/batch_32_prompt_64": 10 * speed}
+        measured = cells | {"file_mib": mib, "model_mib": mib + 2, "load_s": 1.5}
+        self.runs.append(Run(f"s{number}", f"sweep-{number}", "sweep", "1", "", own, measured, facts=facts))
+
+    def table(self, **options: Any) -> FileTable:
+        return file_table(self.runs, self.reader, **options)
+
+
+@pytest.fixture
+def files() -> Files:
+    """Return a reference, two files that differ in KL, one of the same KL, and a larger one with a higher KL."""
+    made = Files()
+    made.add("/m/full.gguf", "00", None, 100)
+    made.add("/m/q8.gguf", "11", kl_of(0.001, 1), 50)
+    made.add("/m/q4.gguf", "22", kl_of(0.01, 2), 25)
+    made.add("/m/q4_other.gguf", "33", kl_of(0.01, 3), 26, speed=20.0)
+    made.add("/m/bad.gguf", "44", kl_of(0.05, 4), 60)
+    return made
+
+
+def test_ranks_overlap_where_no_test_tells_files_apart(files: Files) -> None:
+    table = files.table()
+    assert [it.name for it in table.files][:2] == ["full.gguf", "q8.gguf"]
+    ranks = {it.name: it.kl_rank for it in table.files}
+    assert ranks == {
+        "full.gguf": None, "q8.gguf": (1, 1), "q4.gguf": (2, 3), "q4_other.gguf": (2, 3), "bad.gguf": (4, 4),
+    }  # fmt: skip
+    said = file_sentences(table)
+    tied = next(line for line in said if line.startswith("KL does not tell apart"))
+    assert tied.count("q4") == 2
+    assert "bad" not in tied
+    assert "dominated: bad.gguf by q8.gguf, q4.gguf, q4_other.gguf" in said
+    assert "on the front of bytes, memory and KL: full.gguf, q8.gguf, q4.gguf, q4_other.gguf" in said
+
+
+def test_a_margin_lets_a_smaller_file_dominate_and_a_tolerance_counts_speed(files: Files) -> None:
+    by_name = {it.name: it for it in files.table(margins={"log_likelihood": 0.02}).files}
+    assert by_name["full.gguf"].on_front is False, "a quarter of the size is worth 0.01 nats"
+    assert by_name["q4.gguf"].on_front
+    assert by_name["q4_other.gguf"].dominated_by == ["q4.gguf"]
+    timed = files.table(margins={"log_likelihood": 0.02}, tolerance=0.2)
+    assert {it.name: it for it in timed.files}["q4_other.gguf"].on_front, "it is twice as fast"
+    assert "Speeds count if they differ by more than 0.2" in file_legend(timed)
+    assert "--tolerance" in file_legend(files.table())
+
+
+def test_files_of_one_name_in_two_folders_and_one_file_under_two_names(files: Files) -> None:
+    files.add("/m/sub/q8.gguf", "55", kl_of(0.03, 5), 45)
+    moved = files.runs[3]  # the sweep of q8, recorded before the file was moved
+    moved.params = moved.params | {"model.name": "/elsewhere/q8.gguf"}
+    by_name = {it.name: it for it in files.table().files}
+    assert by_name["q8.gguf"].rows[Kind.speed].run is moved
+    assert len(by_name["sub/q8.gguf"].rows) == 2
+    columns = {column.head: column.cells for column in file_columns(files.table())}
+    assert columns["file"][0] == "full.gguf (reference)"
+    assert "decode tok/s\n32 rows" in columns
+    records = {it["file"]: it for it in file_records(files.table())}
+    assert records["sub/q8.gguf"]["model"] == "/m/sub/q8.gguf"
+    assert records["q4_other.gguf"]["decode_tok_per_s"] == {"1": 20.0, "32": 200.0}
+    assert records["q4.gguf"]["shift"]["finding"] == "worse"
+
+
+def test_one_file_that_is_loaded_in_two_ways_has_two_lines(files: Files) -> None:
+    files.add("/m/q4.gguf", "22", kl_of(0.011, 6), 25, **{"quantization.unpacked": "true"})
+    names = [it.name for it in files.table().files]
+    assert "q4.gguf quantization.unpacked=true" in names
+
+
+def test_what_cannot_be_joined_is_said(files: Files) -> None:
+    files.add("/m/q8.gguf", "11", kl_of(0.001, 1), 50, **{"task.limit": "100"})
+    with pytest.raises(ConfigError, match=r"--files: /m/q8.gguf has two jobs of .*choose one with --grid"):
+        files.table()
+    del files.runs[-2:]
+    files.runs[2].facts["reference"] = "y · likelihood-111111111111"
+    with pytest.raises(ConfigError, match="KL was measured to other references, too: likelihood-111111111111"):
+        files.table()
+    del files.runs[:2]
+    with pytest.raises(ConfigError, match="0 of 4 likelihood jobs have no reference: say which file is the reference"):
+        files.table()
+    assert files.table(baseline="model.name=/m/q8.gguf").files[0].name == "q8.gguf"
+    with pytest.raises(ConfigError, match="fewer than two model files"):
+        file_table(files.runs[:2], files.reader)
+
+
+def test_a_file_without_a_job_has_gaps_and_a_sentence(files: Files) -> None:
+    del files.runs[-1]
+    table = files.table()
+    assert "bad.gguf has no speed" in file_sentences(table)
+    assert {it.name: it.on_front for it in table.files}["bad.gguf"] is None
+    assert all(len(column.cells) == 5 for column in file_columns(table))
+
+
+def test_equal_files_are_never_told_apart_and_order_does_not_matter() -> None:
+    one, other = kl_of(0.01, 1), kl_of(0.002, 2)
+    sizes = [float(it) for it in TOKENS]
+    assert closer_pairs([one, one], sizes) == set()
+    assert closer_pairs([one, other], sizes) == {(1, 0)}
+    assert closer_pairs([other, one], sizes) == {(0, 1)}
+    assert closer_pairs([one, other], sizes, margin=0.02) == {(0, 1), (1, 0)}
+    assert closer_pairs([one, other], sizes, margin=0.001) == {(1, 0)}
