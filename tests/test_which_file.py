@@ -33,7 +33,7 @@ def test_a_folder_of_files_in_one_table_out(runner: Callable[..., Any], tmp_path
     (folder / "broken.gguf").write_bytes((folder / "Q8_0.gguf").read_bytes()[:5000])
 
     ended = runner(*STUDY, f"files={folder}", *SMALL)
-    assert ended.code == 1, ended.err
+    assert ended.code == 2, ended.err  # as for any file that is damaged
     assert f"reference: {folder}/F16.gguf" in ended.err
     assert f"cannot be read: {folder}/broken.gguf: " in ended.err
     assert "3 of 18 jobs are not finished" in ended.err

@@ -25,7 +25,7 @@ def draw_files(table: FileTable) -> list[Picture]:
 
 
 def kl_over_size(table: FileTable) -> Figure:
-    """Draw the KL of each file over its size, both on logarithmic axes."""
+    """Draw the KL of each file, on a logarithmic axis, over its size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.8, 4.4), layout="constrained")
@@ -51,7 +51,6 @@ def kl_over_size(table: FileTable) -> Figure:
                 color=colour,
             )
         )
-    pane.set_xscale("log")
     pane.set_yscale("log")
     pane.set_xlabel("file, MiB")
     pane.set_ylabel("KL to the reference, nats a token")

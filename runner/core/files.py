@@ -77,10 +77,14 @@ def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:
         raise cannot_write(path, error, key) from error
 
 
-def shared_folder(paths: Iterable[str]) -> str:
-    """Return the folder, with its last slash, below which all of several absolute paths are; empty if there is none."""
-    distinct = {Path(path) for path in paths}
-    if len(distinct) < 2 or not all(path.is_absolute() for path in distinct):
+def shared_folder(names: Iterable[str]) -> str:
+    """Return the folder, with its last slash, below which several paths are; empty if there is none.
+
+    Names that may be hub ids, such as OWNER/NAME, are not shortened.
+    """
+    distinct = {Path(name) for name in names}
+    are_paths = all(path.is_absolute() for path in distinct) or all(path.suffix == ".gguf" for path in distinct)
+    if len(distinct) < 2 or not are_paths or len({path.is_absolute() for path in distinct}) > 1:
         return ""
-    common = Path(os.path.commonpath([path.parent for path in distinct]))
-    return f"{common}{os.sep}" if common != Path(common.anchor) else ""
+    common = os.path.commonpath([path.parent for path in distinct])
+    return f"{common}{os.sep}" if common not in ("", ".", os.sep) else ""
