@@ -50,6 +50,7 @@ class Line:
 
     quantization: str
     kv_cache: KvCache = KvCache.as_model
+    file: str = ""  # a .gguf file of the model, instead of the model itself
     dtype: str = "auto"  # the embedded model is in bfloat16: to say so makes another job of the same model
 
     @property
@@ -128,15 +129,18 @@ def speed_rows(names: list[str], rows: list[int], speeds: dict[tuple[str, int], 
 
 def likelihoods(lines: dict[str, Line], model: str, texts: int) -> dict[str, dict[str, Any]]:
     """Score worked answers with each line, and return the rows of runner-compare."""
-    which = ["model=embedded"] if model == "embedded" else ["model=local", f"model.name={model}", "model.device=cpu"]
+    whole = ["model=embedded"] if model == "embedded" else ["model=local", f"model.name={model}", "model.device=cpu"]
     with tempfile.TemporaryDirectory() as scratch:
-        task = ["task=likelihood", f"task.limit={texts}", "task.exact=true", f"task.reference='{REFERENCE}'"]
+        task = ["task=likelihood", f"task.limit={texts}", "task.exact=true"]
         grids: dict[Line, list[str]] = defaultdict(list)  # of quantizations, which one process runs one by one
         for line in lines.values():
             grids[replace(line, quantization="")].append(line.quantization)
         for others, quantizations in grids.items():
             chosen = replace(others, quantization=",".join(quantizations))
-            command("runner", "-m", *which, *task, *keys_of(chosen), f"output_dir={scratch}", "workers=1")
+            which = ["model=local", f"model.name={others.file}", "model.device=cpu"] if others.file else whole
+            reference = " ".join([*(whole if others.file else []), REFERENCE])
+            task_of = [*task, f"task.reference='{reference}'"]
+            command("runner", "-m", *which, *task_of, *keys_of(chosen), f"output_dir={scratch}", "workers=1")
         baseline = ",".join(keys_of(lines[BASELINE]))
         compared = command("runner.compare", "--output-dir", scratch, "--baseline", baseline, "--format", "json")
     rows = json.loads(compared)["tables"][0]["rows"]
@@ -150,6 +154,8 @@ def keys_of(line: Line) -> list[str]:
 
 def is_of(config: dict[str, Any], line: Line) -> bool:
     """Whether a row of runner-compare is a line's; it has the keys in which rows differ."""
+    if line.file and config.get("model.name") != line.file:
+        return False
     return all(str(config[key]) == value for key, value in line.recorded.items() if key in config)
 
 

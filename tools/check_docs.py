@@ -25,7 +25,7 @@ from runner.config.choices import CONF
 from runner.config.compose import Composer
 from runner.config.groups import GROUPS
 from runner.config.hydra import EXTRAS, adapt_plugins, explain, hydra_of, register, to_config, without_hydra
-from runner.config.plain_text import quote_texts
+from runner.config.plain_text import as_sweeper_keys, quote_texts
 from tools.figures import sourceless
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,7 +153,7 @@ def _parse(program: str) -> Callable[[list[str]], object]:
 
 
 def _check_runner(arguments: list[str]) -> None:
-    options = get_args_parser().parse_args(quote_texts(arguments))
+    options = get_args_parser().parse_args(quote_texts(as_sweeper_keys(arguments)))
     if options.shell_completion:
         return
     if options.config_dir and not (ROOT / options.config_dir).is_dir():

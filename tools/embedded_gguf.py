@@ -41,12 +41,12 @@ def main(arguments: Sequence[str]) -> None:
         print(write(folder / f"embedded-{name}.gguf", name))
 
 
-def write(file: Path, type_name: str) -> Path:
-    """Write the embedded model with matrices of one type, and Q8_0 where rows do not divide into its blocks."""
+def write(file: Path, type_name: str, folder: Path = MODEL_DIR) -> Path:
+    """Write a Llama with matrices of one type, and of Q8_0 where rows do not divide into its blocks."""
     import gguf
     from safetensors.torch import load_file
 
-    settings = json.loads((MODEL_DIR / "config.json").read_text())
+    settings = json.loads((folder / "config.json").read_text())
     heads, kv_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_context_length(settings["max_position_embeddings"])
@@ -56,12 +56,13 @@ def write(file: Path, type_name: str) -> Path:
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(settings["rms_norm_eps"])
-    writer.add_rope_dimension_count(settings["hidden_size"] // heads)
+    writer.add_rope_dimension_count(settings.get("head_dim") or settings["hidden_size"] // heads)
     writer.add_rope_freq_base((settings.get("rope_parameters") or settings).get("rope_theta", 10000.0))
     writer.add_vocab_size(settings["vocab_size"])
-    _add_tokenizer(writer, settings["vocab_size"])
+    _add_tokenizer(writer, settings["vocab_size"], folder)
     wanted = gguf.GGMLQuantizationType[type_name]
-    for name, tensor in load_file(MODEL_DIR / "model.safetensors").items():
+    shards = (load_file(shard) for shard in sorted(folder.glob("*.safetensors")))
+    for name, tensor in (item for shard in shards for item in shard.items()):
         stem, _, end = name.rpartition(".")
         inner = stem.removeprefix("model.layers.")
         prefix, part = (f"blk.{inner.partition('.')[0]}.", inner.partition(".")[2]) if inner != stem else ("", stem)
@@ -82,9 +83,9 @@ def write(file: Path, type_name: str) -> Path:
     return file
 
 
-def _add_tokenizer(writer: Any, size: int) -> None:
-    tokenizer = json.loads((MODEL_DIR / "tokenizer.json").read_text(encoding="utf-8"))
-    config = json.loads((MODEL_DIR / "tokenizer_config.json").read_text(encoding="utf-8"))
+def _add_tokenizer(writer: Any, size: int, folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     tokens = [f"<unused{number}>" for number in range(size)]
     for token, number in tokenizer["model"]["vocab"].items():
         tokens[number] = token
@@ -99,7 +100,7 @@ def _add_tokenizer(writer: Any, size: int) -> None:
     for key, add in (("eos_token", writer.add_eos_token_id), ("pad_token", writer.add_pad_token_id)):
         if (token := config.get(key)) is not None:
             add(ids[token])
-    template = MODEL_DIR / "chat_template.jinja"
+    template = folder / "chat_template.jinja"
     writer.add_chat_template(config.get("chat_template") or template.read_text(encoding="utf-8"))
 
 
