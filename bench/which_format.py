@@ -28,6 +28,7 @@ from runner.checkpoints import random_weights
 from runner.config.model import LocalModelConfig
 from runner.core import machine
 from runner.core.errors import ConfigError
+from runner.embedded import MODEL_DIR
 from runner.quantization import CHOICES
 from runner.quantization.base import CheckpointSource
 
@@ -69,7 +70,7 @@ def main() -> None:
         lines = dict(lines_of([name for name in wanted if name not in left_out], folder))
         timed(model, folder, lines, rows, options)
     if options.texts:
-        lines = dict(lines_of([name for name in wanted if name not in left_out], embedded_gguf.MODEL_DIR))
+        lines = dict(lines_of([name for name in wanted if name not in left_out], MODEL_DIR))
         scored = likelihoods(lines, "embedded", options.texts)
         print(f"\n### KL and log-likelihood of the embedded model, {options.texts} worked answers\n")
         print(markdown(["", "Δ log-likelihood, nats a token", "KL, nats a token", "the same first choice"],

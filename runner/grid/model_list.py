@@ -128,6 +128,14 @@ def first_word(text: str, models: Sequence[ListedModel], left_out: Sequence[str]
     return [*lines, *(f"left out: {line}" for line in left_out)]
 
 
+def keys_of_one_value(lists: Sequence[Sequence[str]]) -> frozenset[str]:
+    """Return the keys with one value: whether a job has such a key follows from its task."""
+    values: dict[str, set[str]] = {}
+    for key, _, value in (line.partition("=") for overrides in lists for line in overrides):
+        values.setdefault(key, set()).add(value)
+    return frozenset(key for key, found in values.items() if len(found) == 1)
+
+
 def is_filled_in(line: str) -> bool:
     """Whether an override is one that a grid over files adds for the jobs that have such a key."""
     return line.startswith((f"{TASK_REFERENCE}=", f"{KEEP}="))

@@ -69,6 +69,7 @@ class PlannedJob:
     after: str = ""  # the id of a job that must be done first, if this grid has it
     is_compared: bool = False  # with another job while it runs, at a share of the grid's 5 %
     filled_in: list[str] = field(default_factory=list)  # overrides by the grid, in which its jobs need not differ
+    unnamed: frozenset[str] = frozenset()  # keys of the grid that tell none of its jobs from another
     cost: float = 1.0  # a rough size of the work, to start long jobs first
     same_as: int | None = None  # the number of an earlier job of the grid that is the same job
 

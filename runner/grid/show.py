@@ -39,9 +39,11 @@ def job_names(plan: list[PlannedJob], always: Sequence[str] = ()) -> list[dict[s
     """Return for each job the overrides in which the jobs differ, and those of the keys `always`: key -> value."""
     rows = [dict(text.partition("=")[::2] for text in planned.overrides) for planned in plan]
     keys = dict.fromkeys(key for row in rows for key in row)
-    values = {key: [row[key] for row in rows if key in row] for key in keys}  # a job lacks a key if its choices do
-    differing = [key for key in keys if key in always or len(set(values[key])) > 1]
-    folder = shared_folder(values.get(MODEL_NAME, []))
+    unnamed = {key for planned in plan for key in planned.unnamed}
+    differing = [
+        key for key in keys if key in always or (key not in unnamed and len({row.get(key) for row in rows}) > 1)
+    ]
+    folder = shared_folder(row[MODEL_NAME] for row in rows if MODEL_NAME in row)
     names = [{key: row[key] for key in differing if key in row} for row in rows]
     return [it | ({MODEL_NAME: it[MODEL_NAME].removeprefix(folder)} if MODEL_NAME in it else {}) for it in names]
 

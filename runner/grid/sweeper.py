@@ -197,6 +197,8 @@ class GridSweeper(Sweeper):
                     grid.plan.append(plan_composed(used, composed, choices))
                 seen.add(tuple(used))
             share_error(grid.plan)
+        for planned in grid.plan if self.files is not None else ():
+            planned.unnamed = model_list.keys_of_one_value(lists)
         check_exclude(self.exclude, values, sorted(_known_keys(self.master)))
         if not grid.plan:
             raise ConfigError(f"hydra.sweeper.exclude leaves none of the {len(lists)} jobs of this grid")

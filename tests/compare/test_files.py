@@ -56,10 +56,17 @@ class Files:
         self.reader: Any = Reader()
 
     def add(
-        self, name: str, sha: str, kl: Sequence[float] | None, mib: float, *, speed: float = 10.0, **params: str
+        self,
+        name: str,
+        sha: str,
+        kl: Sequence[float] | None,
+        mib: float,
+        *,
+        speed: float = 10.0,
+        params: dict[str, str] | None = None,
     ) -> None:
         """Add a likelihood and a sweep of a file."""
-        own = {"model.name": name, "quantization.name": "gguf", "task.limit": "120"} | params
+        own = {"model.name": name, "quantization.name": "gguf", "task.limit": "120"} | (params or {})
         facts = {"model_sha256": sha} | ({} if kl is None else {"reference": "x · likelihood-000000000000"})
         parts = [Reader.likelihood(at, tokens, kl[at] if kl else None) for at, tokens in enumerate(TOKENS)]
         number = len(self.runs)
@@ -130,13 +137,13 @@ def test_files_of_one_name_in_two_folders_and_one_file_under_two_names(files: Fi
 
 
 def test_one_file_that_is_loaded_in_two_ways_has_two_lines(files: Files) -> None:
-    files.add("/m/q4.gguf", "22", kl_of(0.011, 6), 25, **{"quantization.unpacked": "true"})
+    files.add("/m/q4.gguf", "22", kl_of(0.011, 6), 25, params={"quantization.unpacked": "true"})
     names = [it.name for it in files.table().files]
     assert "q4.gguf quantization.unpacked=true" in names
 
 
 def test_what_cannot_be_joined_is_said(files: Files) -> None:
-    files.add("/m/q8.gguf", "11", kl_of(0.001, 1), 50, **{"task.limit": "100"})
+    files.add("/m/q8.gguf", "11", kl_of(0.001, 1), 50, params={"task.limit": "100"})
     with pytest.raises(ConfigError, match=r"--files: /m/q8.gguf has two jobs of .*choose one with --grid"):
         files.table()
     del files.runs[-2:]
