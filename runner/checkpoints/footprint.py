@@ -9,7 +9,7 @@ linear layers and releases their pages, and reads only those rows of a mapped em
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
@@ -34,6 +34,7 @@ from runner.core.dtypes import BYTES, Dtype, stored_dtype
 from runner.core.machine import MIB
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
+from runner.quantization.mixed import Mix
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
@@ -180,14 +181,18 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     cache = place_bytes(settings, dtype_bytes, config.generation.kv_cache) * rows  # for each position
     is_stream = model.attention is Attention.auto
     eager = model.attention is Attention.eager
-    largest = max(elements(tensor, resolved.stored) for tensor in tensors)
+    mix = Mix.of(held)
+    largest = max(elements(tensor, resolved.stored, mix) for tensor in tensors)
     context = prompt_tokens + new_tokens
     # the engine's kernels multiply packed layers and unpack only a panel at a time
     by_panels = (
         is_stream
         and device == "cpu"
-        and held.has_kernels(dtype_bytes)
-        and (machine.c_compiler() is not None if held.has_portable_kernels else machine.has_quantized_kernels())
+        and all(
+            choice.has_kernels(dtype_bytes)
+            and (machine.c_compiler() is not None if choice.has_portable_kernels else machine.has_quantized_kernels())
+            for choice in mix.choices
+        )
     )
     width = max(shape["intermediate"], shape["hidden"])
 
@@ -198,7 +203,7 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
         elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())
         else:
-            most = held.pass_bytes(device, positions, width, dtype_bytes)
+            most = max(choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices)
         return most + activation_bytes(shape, dtype_bytes, pass_shape)
 
     reading = (
@@ -206,7 +211,7 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     )
     prefill = activations(reading)
     decode = activations(PassShape(rows, 1, context * eager))
-    unpacked = 0 if by_panels else largest * held.unpacked_bytes(dtype_bytes)
+    unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
     plain = Footprint(weights, cache * prompt_tokens, cache * context, prefill + unpacked, decode + unpacked)
     if device != "cpu":
         return plain
@@ -225,7 +230,8 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
         unread_bytes=unread,
         copied_bytes=copied,
         runtime_bytes=library + int(KERNEL_MIB * MIB) * is_packed,
-        load_bytes=sum(weights.values()) - mapped + int(LOAD_MIB * MIB) + largest * held.load_bytes_per_number,
+        load_bytes=sum(weights.values()) - mapped + int(LOAD_MIB * MIB)
+        + largest * max(choice.load_bytes_per_number for choice in mix.choices),
         first_pass_bytes=first,
     )
 
@@ -237,9 +243,18 @@ def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str
     is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # it is unpacked
     if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
         return 0
-    is_converted = config.lora.merges or (config.quantization.packed and resolved.stored is None)
+    is_converted = config.lora.merges or (Mix.of(config.quantization).quantizes and resolved.stored is None)
     in_memory = ("linear", "scales", "lora") if is_converted else ("lora",)
-    return sum(size for part, size in weights.items() if part not in in_memory)
+    left_alone = _plain_linear(resolved, config.quantization) if config.quantization.is_mixed else 0
+    return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
+
+
+def _plain_linear(resolved: Resolved, quantization: QuantizationConfig) -> int:
+    """Count the bytes of the linear layers in blocks that a mix leaves in model.dtype."""
+    layers, _ = linear_layers(resolved.tensors, resolved.text_settings)
+    mix = Mix.of(quantization)
+    plain = (tensor.params for path, tensor in layers.items() if not mix.choice_for(path).packed)
+    return sum(plain) * resolved.dtype_bytes
 
 
 def _resident(
@@ -251,13 +266,19 @@ def _resident(
     """
     mapped = _mapped_bytes(config, resolved, weights)
     held = resolved.held(config.quantization)
-    linear = 0 if held.packed and not held.keeps_blocks else weights["linear"]
-    head = weights["head"] or weights["embedding"]
+    mix, is_own_head = Mix.of(held), weights["head"] > 0
+    if held.is_mixed:
+        linear = _plain_linear(resolved, held)
+        _, heads = linear_layers(resolved.tensors, resolved.text_settings)
+        is_own_head |= any(mix.choice_for(path, is_head=True).packed for path in heads)  # its bytes are not plain ones
+    else:
+        linear = 0 if held.packed and not held.keeps_blocks else weights["linear"]
+    head = weights["head"] if is_own_head else weights["embedding"]
     is_packed = is_stream and (held.keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
     in_memory = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
-    copied = (in_memory + head * (weights["head"] == 0)) * is_packed
+    copied = (in_memory + head * (not is_own_head)) * is_packed
     unread = 0
-    if mapped and (is_packed or weights["head"]):  # else the tied head reads all of the embedding
+    if mapped and (is_packed or is_own_head):  # else the tied head reads all of the embedding
         used = VOCABULARY_SHARE * weights["embedding"]
         unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
     return unread, copied, bool(is_packed and linear)
@@ -274,7 +295,7 @@ def weight_bytes(
 ) -> dict[str, int]:
     """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
     parts = dict.fromkeys(("linear", "scales", "embedding", "head", "other"), 0)
-    stored = read_format(settings)
+    stored, mix = read_format(settings), Mix.of(quantization)
     has_embedding = any(_part(tensor) == "embedding" for tensor in tensors)
     for tensor in tensors:
         part = _part(tensor)
@@ -286,21 +307,39 @@ def weight_bytes(
             parts[part] += 0 if is_note else tensor.nbytes
         elif tensor.dtype not in STORED_BYTES:
             parts[part] += tensor.nbytes  # stored quantized: loaded as it is
-        elif part != "linear" or stored is not None:
+        elif part not in ("linear", "head") or stored is not None:
             parts[part] += tensor.params * dtype_bytes
         else:
-            linear, scales = quantization.price(tensor.shape[0], tensor.params, dtype_bytes)
-            parts["linear"] += linear
+            choice = mix.choice_for(_layer(tensor), is_head=part == "head")
+            linear, scales = choice.price(tensor.shape[0], tensor.params, dtype_bytes)
+            parts["linear" if choice.packed else part] += linear
             parts["scales"] += scales
     return parts
 
 
-def elements(tensor: Tensor, stored: Format | None) -> int:
+def linear_layers(
+    tensors: Iterable[Tensor], settings: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the linear weights in blocks by the path of their layer, and the head unless it is tied."""
+    all_tensors = list(tensors)
+    layers = {_layer(tensor): tensor for tensor in all_tensors if _part(tensor) == "linear"}
+    heads = {_layer(tensor): tensor for tensor in all_tensors if _part(tensor) == "head"}
+    is_tied = settings.get("tie_word_embeddings") and any(_part(tensor) == "embedding" for tensor in all_tensors)
+    return layers, {} if is_tied else heads
+
+
+def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> int:
     """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
     packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
     if stored is not None and (packed or (_part(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
         return tensor.nbytes * 8 // stored.bits
-    return tensor.params if _part(tensor) == "linear" else 0
+    part = _part(tensor)
+    is_quantized_head = mix is not None and part == "head" and mix.choice_for(_layer(tensor), is_head=True).packed
+    return tensor.params if part == "linear" or is_quantized_head else 0
+
+
+def _layer(tensor: Tensor) -> str:
+    return tensor.name.removesuffix(".weight")
 
 
 def _part(tensor: Tensor) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.quantization.base import Format, Quantized
+
+if TYPE_CHECKING:
+    import torch
 
 # What it logs on import, by logger, though no user can act on it: that its kernels for other GPUs did not load, and
 # that it uses a deprecated name of torch.
@@ -42,6 +45,15 @@ class TorchaoConfig(Quantized):
         is_own = kind.get("_type") == cls.config_type and cls._is_plain(kind.get("_data") or {})
         name = cls.name if is_own else str(kind.get("_type"))
         return Format(cls.method, cls(), 4 if "4" in name else 8, name, matched=is_own)
+
+    def quantize_layer(self, model: Any, layer: torch.nn.Module) -> torch.nn.Module:  # noqa: ARG002
+        """Replace the layer's weight by the library's, which it knows for torch's own linear layers only."""
+        import torch
+        from torchao.quantization import quantize_
+
+        if type(layer) is torch.nn.Linear:
+            quantize_(layer, self.load_arguments()["quantization_config"].quant_type)
+        return layer
 
     @classmethod
     def _is_plain(cls, keys: dict[str, Any]) -> bool:

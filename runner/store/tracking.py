@@ -149,8 +149,9 @@ def run_name(config: RunnerConfig) -> str:
     """Return a run's name, made of the choices that are not the plain ones: `gsm8k embedded nf4 hard5`."""
     plain = ("none", "native", "greedy")
     names = [config.task.name, Path(config.model.name).name]
-    groups = (config.quantization, config.lora, config.rope, config.generation)
-    names += [group.name for group in groups if group.name not in plain]
+    choices = [config.quantization.label]
+    choices += [group.name for group in (config.lora, config.rope, config.generation)]
+    names += [choice for choice in choices if choice not in plain]
     return " ".join([*names, config.task.subject]).strip()
 
 
