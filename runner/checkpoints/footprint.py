@@ -230,7 +230,9 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
         unread_bytes=unread,
         copied_bytes=copied,
         runtime_bytes=library + int(KERNEL_MIB * MIB) * is_packed,
-        load_bytes=sum(weights.values()) - mapped + int(LOAD_MIB * MIB)
+        load_bytes=sum(weights.values())
+        - mapped
+        + int(LOAD_MIB * MIB)
         + largest * max(choice.load_bytes_per_number for choice in mix.choices),
         first_pass_bytes=first,
     )

@@ -89,8 +89,8 @@ def _check_mix(wanted: QuantizationConfig, resolved: Resolved) -> None:
         return
     if resolved.model.device_map is not None:
         raise ConfigError(
-            f"quantization={wanted.label}: its layers are quantized one by one after loading, which is not possible with "
-            f"model.device_map={resolved.model.device_map}: leave model.device_map out"
+            f"quantization={wanted.label}: its layers are quantized one by one after loading, which is not possible "
+            f"with model.device_map={resolved.model.device_map}: leave model.device_map out"
         )
     if tensors := resolved.tensors:  # other files are only checked when they are loaded
         layers, heads = footprint.linear_layers(tensors, resolved.text_settings)

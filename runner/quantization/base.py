@@ -83,7 +83,7 @@ class QuantizationConfig:
         """Return the arguments with which `from_pretrained` quantizes a plain checkpoint."""
         return {}
 
-    def quantize_layer(self, model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:  # noqa: ARG002
+    def quantize_layer(self, model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
         """Return a plain linear layer of a loaded model in this format, perhaps as the same object, for a mix.
 
         A choice that does not define it quantizes whole models only. A layer that it cannot quantize is returned as is.

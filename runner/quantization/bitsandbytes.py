@@ -90,7 +90,9 @@ class BitsAndBytesConfig(Quantized):
         device = weight.device
         quantized.weight = type(quantized.weight)(self._source(weight), **self._weight_arguments(quantized)).to(device)
         quantized.bias = layer.bias
-        return quantized.train(layer.training)
+        quantized.train(layer.training)
+        made: torch.nn.Module = quantized
+        return made
 
     @abstractmethod
     def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
@@ -163,7 +165,7 @@ class Int8Config(BitsAndBytesConfig):
         return {"quantization_config": config}
 
     def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
-        from bitsandbytes.nn import Linear8bitLt
+        from bitsandbytes.nn.modules import Linear8bitLt
 
         return Linear8bitLt(inputs, outputs, has_bias, has_fp16_weights=False, threshold=self.threshold)
 
@@ -214,7 +216,7 @@ class FourBitConfig(BitsAndBytesConfig):
 
     def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
         import torch
-        from bitsandbytes.nn import Linear4bit
+        from bitsandbytes.nn.modules import Linear4bit
 
         dtype = getattr(torch, self.compute_dtype.value)
         return Linear4bit(inputs, outputs, has_bias, dtype, self.double_quant, quant_type=self.name)

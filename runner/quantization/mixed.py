@@ -90,8 +90,8 @@ class Mix:
     def _no_layer(key: str, pattern: str, paths: list[str]) -> str:
         kinds = dict.fromkeys(re.sub(r"\.\d+\.", ".0.", path) for path in paths)
         return (
-            f"{key}: {pattern} matches no linear layer of this model; there are {few([*kinds], EXAMPLES)}. A pattern is "
-            "the end of such a path, or a module on it; * stands for any letters"
+            f"{key}: {pattern} matches no linear layer of this model; there are {few([*kinds], EXAMPLES)}. A pattern "
+            "is the end of such a path, or a module on it; * stands for any letters"
         )
 
 
@@ -129,12 +129,10 @@ def _choice(pattern: str, value: Any) -> QuantizationConfig:
     keys = dict(value) if isinstance(value, dict) else {"name": value}
     name = keys.pop("name", None)
     usable = [name for name, kind in CHOICES.items() if kind.source is CheckpointSource.plain]
+    if name is None:
+        raise ConfigError(f"{key}={value}: give a choice, such as int8, or {{name: nf4, double_quant: false}}")
     if name not in usable:
-        raise ConfigError(
-            unknown(f"{key}: choice of quantization", str(name), usable)
-            if name is not None
-            else f"{key}={value}: give a choice, such as int8, or {{name: nf4, double_quant: false}}"
-        )
+        raise ConfigError(f"{key}={name}: {unknown('choice for single layers', str(name), usable)}")
     kind = CHOICES[name]
     own = [item.name for item in fields(kind) if item.name not in MIX_KEYS]
     if strange := [str(key) for key in keys if key not in own]:
