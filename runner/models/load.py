@@ -97,7 +97,8 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     at_first = torch.device("cpu") if quantization.is_mixed else device  # plain, it may be too large for the device
     model, unused = _load_weights(config, resolved, at_first, arguments)
     if quantization.is_mixed:
-        model = mixing.apply(model, mix, device)
+        with heap.large_blocks_mapped():
+            model = mixing.apply(model, mix, device)
     notes += unused
     for choice in mix.choices:
         choice.check_loaded(model)
