@@ -8,13 +8,13 @@ linear layers and releases their pages, and reads only those rows of a mapped em
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
 
 from runner.checkpoints.gguf_file import kept_tensors, read_header
+from runner.checkpoints.linear_layers import layer_of, part_of, plain_layers
 from runner.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -37,8 +37,6 @@ from runner.quantization.base import Format, QuantizationConfig
 from runner.quantization.mixed import Mix
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
-IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
-HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
@@ -216,10 +214,10 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     if device != "cpu":
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib
-    unread, copied, is_packed = _resident(config, resolved, weights, rows * context, is_stream, free_mib)
+    unread, copied, packed_share = _resident(config, resolved, weights, rows * context, is_stream, free_mib)
     mapped, library = _mapped_bytes(config, resolved, weights), int(LIBRARY_MIB * MIB)
     first = 0
-    if copied or is_packed:  # the head is packed last, when all other layers are packed already
+    if copied or packed_share:  # the head is packed last, when all other layers are packed already
         is_kept = weights["head"] == 0 or not mapped
         first = sum(weights.values()) + library + (copied if is_kept else weights["head"] - weights["embedding"])
     return replace(
@@ -229,7 +227,7 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
         decode_activation_bytes=decode,
         unread_bytes=unread,
         copied_bytes=copied,
-        runtime_bytes=library + int(KERNEL_MIB * MIB) * is_packed,
+        runtime_bytes=library + int(KERNEL_MIB * MIB * packed_share),
         load_bytes=sum(weights.values())
         - mapped
         + int(LOAD_MIB * MIB)
@@ -247,34 +245,26 @@ def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str
         return 0
     is_converted = config.lora.merges or (Mix.of(config.quantization).quantizes and resolved.stored is None)
     in_memory = ("linear", "scales", "lora") if is_converted else ("lora",)
-    left_alone = _plain_linear(resolved, config.quantization) if config.quantization.is_mixed else 0
+    left_alone = plain_layers(resolved, config.quantization).nbytes if config.quantization.is_mixed else 0
     return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
-
-
-def _plain_linear(resolved: Resolved, quantization: QuantizationConfig) -> int:
-    """Count the bytes of the linear layers in blocks that a mix leaves in model.dtype."""
-    layers, _ = linear_layers(resolved.tensors, resolved.text_settings)
-    mix = Mix.of(quantization)
-    plain = (tensor.params for path, tensor in layers.items() if not mix.choice_for(path).packed)
-    return sum(plain) * resolved.dtype_bytes
 
 
 def _resident(
     config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int], tokens: int, is_stream: bool, free_mib: float
-) -> tuple[int, int, bool]:
-    """Return, for a CPU, bytes of weights that stay unread in the file, of those copied, and if blocks are packed.
+) -> tuple[int, int, float]:
+    """Return, for a CPU, bytes of weights left unread in the file, of those copied, and the share of packed shapes.
 
     The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a copy.
     """
     mapped = _mapped_bytes(config, resolved, weights)
     held = resolved.held(config.quantization)
-    mix, is_own_head = Mix.of(held), weights["head"] > 0
+    linear, share, is_own_head = weights["linear"], 1.0, weights["head"] > 0
     if held.is_mixed:
-        linear = _plain_linear(resolved, held)
-        _, heads = linear_layers(resolved.tensors, resolved.text_settings)
-        is_own_head |= any(mix.choice_for(path, is_head=True).packed for path in heads)  # its bytes are not plain ones
-    else:
-        linear = 0 if held.packed and not held.keeps_blocks else weights["linear"]
+        plain = plain_layers(resolved, held)
+        linear, share = plain.nbytes, plain.share_of_shapes
+        is_own_head |= plain.has_quantized_head  # whose bytes are not under the head
+    elif held.packed and not held.keeps_blocks:
+        linear = 0
     head = weights["head"] if is_own_head else weights["embedding"]
     is_packed = is_stream and (held.keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
     in_memory = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
@@ -283,7 +273,7 @@ def _resident(
     if mapped and (is_packed or is_own_head):  # else the tied head reads all of the embedding
         used = VOCABULARY_SHARE * weights["embedding"]
         unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
-    return unread, copied, bool(is_packed and linear)
+    return unread, copied, share if is_packed and linear else 0.0
 
 
 def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
@@ -298,9 +288,9 @@ def weight_bytes(
     """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
     parts = dict.fromkeys(("linear", "scales", "embedding", "head", "other"), 0)
     stored, mix = read_format(settings), Mix.of(quantization)
-    has_embedding = any(_part(tensor) == "embedding" for tensor in tensors)
+    has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
     for tensor in tensors:
-        part = _part(tensor)
+        part = part_of(tensor)
         if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
         if stored is not None and not tensor.name.endswith((".weight", ".bias")):
@@ -312,41 +302,18 @@ def weight_bytes(
         elif part not in ("linear", "head") or stored is not None:
             parts[part] += tensor.params * dtype_bytes
         else:
-            choice = mix.choice_for(_layer(tensor), is_head=part == "head")
+            choice = mix.choice_for(layer_of(tensor), is_head=part == "head")
             linear, scales = choice.price(tensor.shape[0], tensor.params, dtype_bytes)
             parts["linear" if choice.packed else part] += linear
             parts["scales"] += scales
     return parts
 
 
-def linear_layers(
-    tensors: Iterable[Tensor], settings: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the linear weights in blocks by the path of their layer, and the head unless it is tied."""
-    all_tensors = list(tensors)
-    layers = {_layer(tensor): tensor for tensor in all_tensors if _part(tensor) == "linear"}
-    heads = {_layer(tensor): tensor for tensor in all_tensors if _part(tensor) == "head"}
-    is_tied = settings.get("tie_word_embeddings") and any(_part(tensor) == "embedding" for tensor in all_tensors)
-    return layers, {} if is_tied else heads
-
-
 def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> int:
     """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
     packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
-    if stored is not None and (packed or (_part(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
+    if stored is not None and (packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
         return tensor.nbytes * 8 // stored.bits
-    part = _part(tensor)
-    is_quantized_head = mix is not None and part == "head" and mix.choice_for(_layer(tensor), is_head=True).packed
+    part = part_of(tensor)
+    is_quantized_head = mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed
     return tensor.params if part == "linear" or is_quantized_head else 0
-
-
-def _layer(tensor: Tensor) -> str:
-    return tensor.name.removesuffix(".weight")
-
-
-def _part(tensor: Tensor) -> str:
-    if tensor.name.endswith(HEADS) and not IN_A_BLOCK.search(tensor.name):
-        return "head"
-    if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
-        return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
-    return "other"

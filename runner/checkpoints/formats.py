@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.checkpoints import footprint, gguf_file
+from runner.checkpoints import gguf_file
+from runner.checkpoints.linear_layers import linear_layers
 from runner.checkpoints.resolve import Resolved
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -93,7 +94,7 @@ def _check_mix(wanted: QuantizationConfig, resolved: Resolved) -> None:
             f"with model.device_map={resolved.model.device_map}: leave model.device_map out"
         )
     if tensors := resolved.tensors:  # other files are only checked when they are loaded
-        layers, heads = footprint.linear_layers(tensors, resolved.text_settings)
+        layers, heads = linear_layers(tensors, resolved.text_settings)
         Mix.of(wanted).check_layers(layers, heads or [HEAD], tied=not heads)
 
 
