@@ -26,7 +26,8 @@ def main() -> None:
     """Measure and print; exit code 1 where a prediction is off by more than it may be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="presets of conf/model, the smallest first")
-    parser.add_argument("--quantizations", nargs="+", default=QUANTIZATIONS)
+    mixes = "each a choice, perhaps with its keys: 'nf4 quantization.skip=[down_proj]'"
+    parser.add_argument("--quantizations", nargs="+", default=QUANTIZATIONS, help=mixes)
     parser.add_argument("--repeats", type=int, default=5, help="fresh processes of the smallest shape")
     parser.add_argument("--others", type=int, default=1, help="of each of the others")
     parser.add_argument("--batch", type=int, default=4)
@@ -57,7 +58,7 @@ def measure(
 ) -> dict[str, float]:
     """Return the metrics of one job."""
     command = [sys.executable, "-m", "runner", f"model={shape}", "model.random_weights=true", "model.device=cpu"]
-    command += [f"model.cache_dir={scratch / 'weights'}", f"quantization={quantization}", "task=memory"]
+    command += [f"model.cache_dir={scratch / 'weights'}", *f"quantization={quantization}".split(), "task=memory"]
     command += [f"task.repeats={repeats}", f"task.batch_size={options.batch}", f"task.prompt_tokens={options.prompt}"]
     command += [f"task.new_tokens={options.new}", "task.pictures=false", "tracking=none", "print=json"]
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)

@@ -8,13 +8,13 @@ linear layers and releases their pages, and reads only those rows of a mapped em
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
 
 from runner.checkpoints.gguf_file import kept_tensors, read_header
+from runner.checkpoints.linear_layers import layer_of, part_of, plain_layers
 from runner.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -34,10 +34,9 @@ from runner.core.dtypes import BYTES, Dtype, stored_dtype
 from runner.core.machine import MIB
 from runner.quantization import read_format
 from runner.quantization.base import Format, QuantizationConfig
+from runner.quantization.mixed import Mix
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
-IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
-HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
 
 PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to the checkpoint, if they need no more
@@ -180,14 +179,18 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     cache = place_bytes(settings, dtype_bytes, config.generation.kv_cache) * rows  # for each position
     is_stream = model.attention is Attention.auto
     eager = model.attention is Attention.eager
-    largest = max(elements(tensor, resolved.stored) for tensor in tensors)
+    mix = Mix.of(held)
+    largest = max(elements(tensor, resolved.stored, mix) for tensor in tensors)
     context = prompt_tokens + new_tokens
     # the engine's kernels multiply packed layers and unpack only a panel at a time
     by_panels = (
         is_stream
         and device == "cpu"
-        and held.has_kernels(dtype_bytes)
-        and (machine.c_compiler() is not None if held.has_portable_kernels else machine.has_quantized_kernels())
+        and all(
+            choice.has_kernels(dtype_bytes)
+            and (machine.c_compiler() is not None if choice.has_portable_kernels else machine.has_quantized_kernels())
+            for choice in mix.choices
+        )
     )
     width = max(shape["intermediate"], shape["hidden"])
 
@@ -198,7 +201,7 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
         elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())
         else:
-            most = held.pass_bytes(device, positions, width, dtype_bytes)
+            most = max(choice.pass_bytes(device, positions, width, dtype_bytes) for choice in mix.choices)
         return most + activation_bytes(shape, dtype_bytes, pass_shape)
 
     reading = (
@@ -206,15 +209,15 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     )
     prefill = activations(reading)
     decode = activations(PassShape(rows, 1, context * eager))
-    unpacked = 0 if by_panels else largest * held.unpacked_bytes(dtype_bytes)
+    unpacked = 0 if by_panels else largest * max(choice.unpacked_bytes(dtype_bytes) for choice in mix.choices)
     plain = Footprint(weights, cache * prompt_tokens, cache * context, prefill + unpacked, decode + unpacked)
     if device != "cpu":
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib
-    unread, copied, is_packed = _resident(config, resolved, weights, rows * context, is_stream, free_mib)
+    unread, copied, packed_share = _resident(config, resolved, weights, rows * context, is_stream, free_mib)
     mapped, library = _mapped_bytes(config, resolved, weights), int(LIBRARY_MIB * MIB)
     first = 0
-    if copied or is_packed:  # the head is packed last, when all other layers are packed already
+    if copied or packed_share:  # the head is packed last, when all other layers are packed already
         is_kept = weights["head"] == 0 or not mapped
         first = sum(weights.values()) + library + (copied if is_kept else weights["head"] - weights["embedding"])
     return replace(
@@ -224,8 +227,11 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
         decode_activation_bytes=decode,
         unread_bytes=unread,
         copied_bytes=copied,
-        runtime_bytes=library + int(KERNEL_MIB * MIB) * is_packed,
-        load_bytes=sum(weights.values()) - mapped + int(LOAD_MIB * MIB) + largest * held.load_bytes_per_number,
+        runtime_bytes=library + int(KERNEL_MIB * MIB * packed_share),
+        load_bytes=sum(weights.values())
+        - mapped
+        + int(LOAD_MIB * MIB)
+        + largest * max(choice.load_bytes_per_number for choice in mix.choices),
         first_pass_bytes=first,
     )
 
@@ -237,30 +243,37 @@ def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str
     is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # it is unpacked
     if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
         return 0
-    is_converted = config.lora.merges or (config.quantization.packed and resolved.stored is None)
+    is_converted = config.lora.merges or (Mix.of(config.quantization).quantizes and resolved.stored is None)
     in_memory = ("linear", "scales", "lora") if is_converted else ("lora",)
-    return sum(size for part, size in weights.items() if part not in in_memory)
+    left_alone = plain_layers(resolved, config.quantization).nbytes if config.quantization.is_mixed else 0
+    return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
 
 
 def _resident(
     config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int], tokens: int, is_stream: bool, free_mib: float
-) -> tuple[int, int, bool]:
-    """Return, for a CPU, bytes of weights that stay unread in the file, of those copied, and if blocks are packed.
+) -> tuple[int, int, float]:
+    """Return, for a CPU, bytes of weights left unread in the file, of those copied, and the share of packed shapes.
 
     The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a copy.
     """
     mapped = _mapped_bytes(config, resolved, weights)
     held = resolved.held(config.quantization)
-    linear = 0 if held.packed and not held.keeps_blocks else weights["linear"]
-    head = weights["head"] or weights["embedding"]
+    linear, share, is_own_head = weights["linear"], 1.0, weights["head"] > 0
+    if held.is_mixed:
+        plain = plain_layers(resolved, held)
+        linear, share = plain.nbytes, plain.share_of_shapes
+        is_own_head |= plain.has_quantized_head  # whose bytes are not under the head
+    elif held.packed and not held.keeps_blocks:
+        linear = 0
+    head = weights["head"] if is_own_head else weights["embedding"]
     is_packed = is_stream and (held.keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
     in_memory = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
-    copied = (in_memory + head * (weights["head"] == 0)) * is_packed
+    copied = (in_memory + head * (not is_own_head)) * is_packed
     unread = 0
-    if mapped and (is_packed or weights["head"]):  # else the tied head reads all of the embedding
+    if mapped and (is_packed or is_own_head):  # else the tied head reads all of the embedding
         used = VOCABULARY_SHARE * weights["embedding"]
         unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
-    return unread, copied, bool(is_packed and linear)
+    return unread, copied, share if is_packed and linear else 0.0
 
 
 def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
@@ -274,10 +287,10 @@ def weight_bytes(
 ) -> dict[str, int]:
     """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
     parts = dict.fromkeys(("linear", "scales", "embedding", "head", "other"), 0)
-    stored = read_format(settings)
-    has_embedding = any(_part(tensor) == "embedding" for tensor in tensors)
+    stored, mix = read_format(settings), Mix.of(quantization)
+    has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
     for tensor in tensors:
-        part = _part(tensor)
+        part = part_of(tensor)
         if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
         if stored is not None and not tensor.name.endswith((".weight", ".bias")):
@@ -286,26 +299,21 @@ def weight_bytes(
             parts[part] += 0 if is_note else tensor.nbytes
         elif tensor.dtype not in STORED_BYTES:
             parts[part] += tensor.nbytes  # stored quantized: loaded as it is
-        elif part != "linear" or stored is not None:
+        elif part not in ("linear", "head") or stored is not None:
             parts[part] += tensor.params * dtype_bytes
         else:
-            linear, scales = quantization.price(tensor.shape[0], tensor.params, dtype_bytes)
-            parts["linear"] += linear
+            choice = mix.choice_for(layer_of(tensor), is_head=part == "head")
+            linear, scales = choice.price(tensor.shape[0], tensor.params, dtype_bytes)
+            parts["linear" if choice.packed else part] += linear
             parts["scales"] += scales
     return parts
 
 
-def elements(tensor: Tensor, stored: Format | None) -> int:
+def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> int:
     """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
     packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
-    if stored is not None and (packed or (_part(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
+    if stored is not None and (packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
         return tensor.nbytes * 8 // stored.bits
-    return tensor.params if _part(tensor) == "linear" else 0
-
-
-def _part(tensor: Tensor) -> str:
-    if tensor.name.endswith(HEADS) and not IN_A_BLOCK.search(tensor.name):
-        return "head"
-    if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
-        return "linear" if IN_A_BLOCK.search(tensor.name) else "embedding"
-    return "other"
+    part = part_of(tensor)
+    is_quantized_head = mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed
+    return tensor.params if part == "linear" or is_quantized_head else 0

@@ -8,12 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.checkpoints import gguf_file
+from runner.checkpoints.linear_layers import linear_layers
 from runner.checkpoints.resolve import Resolved
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.quantization import METHODS
 from runner.quantization.base import CheckpointSource, Format, QuantizationConfig
+from runner.quantization.mixed import HEAD, Mix
 
 
 def check(config: RunnerConfig, resolved: Resolved) -> None:
@@ -31,8 +33,15 @@ def check(config: RunnerConfig, resolved: Resolved) -> None:
                 "not quantized (its config.json has no quantization_config): use quantization=nf4 or int8, which "
                 f"quantize while loading, or a checkpoint that is already quantized with {wanted.name}"
             )
-        wanted.require_packages()
+        for choice in Mix.of(wanted).choices:
+            choice.require_packages()
+        _check_mix(wanted, resolved)
         return
+    if wanted.is_mixed:
+        raise ConfigError(
+            f"quantization={wanted.label}: {where} is quantized already, {stored}, and what is stored is stored: leave "
+            "quantization.skip and quantization.overrides out, or use the original checkpoint"
+        )
     if not stored.known:
         raise ConfigError(
             f"{where} is quantized already, with quant_method={stored.method or '(none named)'}, which the runner "
@@ -73,6 +82,20 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
         )
     wanted.require_packages()
     gguf_file.read_header(path)
+
+
+def _check_mix(wanted: QuantizationConfig, resolved: Resolved) -> None:
+    """Reject patterns for layers that the checkpoint does not have, and what cannot be quantized layer by layer."""
+    if not wanted.is_mixed:
+        return
+    if resolved.model.device_map is not None:
+        raise ConfigError(
+            f"quantization={wanted.label}: its layers are quantized one by one after loading, which is not possible "
+            f"with model.device_map={resolved.model.device_map}: leave model.device_map out"
+        )
+    if tensors := resolved.tensors:  # other files are only checked when they are loaded
+        layers, heads = linear_layers(tensors, resolved.text_settings)
+        Mix.of(wanted).check_layers(layers, heads or [HEAD], tied=not heads)
 
 
 def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:

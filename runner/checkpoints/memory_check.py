@@ -28,7 +28,7 @@ def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[st
         return []
     free_mib = sum(rooms_mib.values())
     where = " and ".join(f"{room_mib:,.0f} MiB of {place}" for place, room_mib in rooms_mib.items())
-    model, quantization = resolved.model, config.quantization.name
+    model, quantization = resolved.model, config.quantization.label
     weights = "the weights" if resolved.second is None else "the weights of this model and of its reference"
     if predicted.weight_mib > free_mib:
         fixes = [*_smaller(config, resolved, free_mib), "a smaller model"]

@@ -194,6 +194,17 @@ def written_alike() -> dict[tuple[str, str], str]:
     }
 
 
+def in_every_choice() -> dict[str, str]:
+    """Return the defaults, as text, of keys that each choice of a group has: records from before such a key lack it."""
+    return {
+        f"{group_name}.{item.name}": str(item.metadata["counts_unless"])
+        for group_name, schemas in GROUPS.items()
+        for item in fields(next(iter(schemas.values())))
+        if "counts_unless" in item.metadata
+        and all(item.name in {other.name for other in fields(schema)} for schema in schemas.values())
+    }
+
+
 def shared_values(configs: list[dict[str, str]]) -> dict[str, str]:
     """Return the keys and values that all configs share."""
     return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
@@ -201,10 +212,10 @@ def shared_values(configs: list[dict[str, str]]) -> dict[str, str]:
 
 def differing_keys(configs: list[dict[str, str]]) -> list[str]:
     """Return the meaningful config keys in which the runs differ, in the config's order."""
-    alike = written_alike()
+    alike, since = written_alike(), in_every_choice()
 
     def value(config: dict[str, str], key: str) -> str | None:
-        it = config.get(key)
+        it = config.get(key, since.get(key))
         return it if it is None else alike.get((key, it), it)
 
     return [key for key in meaningful_keys(configs) if len({value(config, key) for config in configs}) > 1]

@@ -241,11 +241,11 @@ class ApiConfig(ModelConfig):
 def _require_plain(quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, why: str) -> None:
     """Reject settings that would change the weights."""
     for group, choice, plain in (
-        ("quantization", quantization, "none"),
-        ("lora", lora, "none"),
-        ("rope", rope, "native"),
+        ("quantization", quantization.label, "none"),
+        ("lora", lora.name, "none"),
+        ("rope", rope.name, "native"),
     ):
-        check(choice.name == plain, group, choice.name, f"{why}: use {group}={plain}")
+        check(choice == plain, group, choice, f"{why}: use {group}={plain}")
 
 
 @dataclass

@@ -17,6 +17,7 @@ from runner.config.task import TaskConfig
 from runner.core.errors import ConfigError, check, check_not_blank
 from runner.core.fields import MISSING, choice_of, inert
 from runner.core.texts import is_text
+from runner.quantization import mixed
 from runner.quantization.base import QuantizationConfig
 
 
@@ -79,12 +80,13 @@ class RunnerConfig:
         for key, text in _texts(self, ""):
             need = "contains what no UTF-8 text and no file name can contain: half a character, or a NUL"
             check(is_text(text) and "\0" not in text, key, repr(text), need)
-        check_profile(self.profile, self.model, self.quantization.name)
+        mixed.check(self.quantization)
+        check_profile(self.profile, self.model, self.quantization.label)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)
-        if self.lora.merges and self.quantization.packed:
+        if self.lora.merges and mixed.Mix.of(self.quantization).quantizes:
             raise ConfigError(
-                f"lora.merge=true with quantization={self.quantization.name}: merging into quantized weights "
+                f"lora.merge=true with quantization={self.quantization.label}: merging into quantized weights "
                 "loses precision; use lora.merge=false, or quantization=none"
             )
 
@@ -107,7 +109,7 @@ def _texts(value: object, key: str) -> Iterator[tuple[str, str]]:
 
 def base_key(config: RunnerConfig) -> str:
     """Return a key of the base that a job loads, without its adapters: jobs with the same key share one loaded base."""
-    parts = [config.model, config.quantization, config.rope]
+    parts = [config.model, config.quantization, *config.quantization.mix_keys, config.rope]
     if config.lora.merges:
         parts.append(config.lora)  # merging changes the base permanently
     elif config.quantization.in_blocks() is not None and adapter_of(config.lora) is not None:

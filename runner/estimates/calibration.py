@@ -30,7 +30,7 @@ def speeds(models: list[CalibrationModel], output_dir: Path, on_line: Callable[[
     known = read_cache(output_dir / FILE)
     missing = list({model.key: model for model in models if model.key not in known}.values())
     if missing:
-        names = ", ".join(f"{model.config.model.name} {model.config.quantization.name}" for model in missing)
+        names = ", ".join(f"{model.config.model.name} {model.config.quantization.label}" for model in missing)
         on_line(f"calibrating: {names} (once for this machine; plan=quick leaves it out)")
         measured = _measure(missing, on_line)
         known |= measured

@@ -20,7 +20,7 @@ from typing import Any
 
 from runner.checkpoints import random_weights
 from runner.checkpoints.footprint import PACKED_SHARE
-from runner.checkpoints.resolve import resolve
+from runner.checkpoints.resolve import read_tensors, resolve
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -29,6 +29,7 @@ from runner.engines.contract import Engine, complete
 from runner.engines.kinds.local import KIND
 from runner.engines.synthetic import synthetic_requests
 from runner.estimates.sample import CalibrationModel
+from runner.quantization.mixed import only_matching
 
 ROWS = (1, 2, 8, 32)  # batch sizes; some kernels treat a single row differently
 SHORT_PROMPT, LONG_PROMPT = 8, 256  # tokens
@@ -154,7 +155,9 @@ def sample_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerCon
     model = LocalModelConfig(name=str(folder), device="auto", threads=threads, check_memory=False)
     for key in ("device", "dtype", "attention"):
         setattr(model, key, getattr(config.model, key))
-    return replace(config, model=model, lora=LoraConfig(), profile="none")
+    paths = [tensor.name.removesuffix(".weight") for tensor in read_tensors(folder)]
+    quantization = only_matching(config.quantization, paths)  # patterns may name layers that the sample does not have
+    return replace(config, model=model, quantization=quantization, lora=LoraConfig(), profile="none")
 
 
 def time_batch(

@@ -17,6 +17,7 @@ from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.machine import MIB
+from runner.quantization.mixed import Mix
 
 LAYER_MIB = 192.0  # at least for layers: more than a cache holds, also in 4 bits, so that weights come from memory
 HEAD_MIB = 64.0  # at most for the token embeddings
@@ -70,9 +71,8 @@ def calibration_model_of(config: RunnerConfig, resolved: Resolved, weight_mib: f
         return None
     parameters = sum(tensor.params for tensor in tensors)
     threads = resolved.model.threads or machine.threads_for(parameters)
-    plain_mib = (
-        kept * row_bytes / MIB if config.quantization.packed else weight_mib
-    )  # quantized layers stay as they are
+    is_quantized = Mix.of(config.quantization).quantizes  # such layers stay as they are
+    plain_mib = kept * row_bytes / MIB if is_quantized else weight_mib
     is_packed = plain_mib <= PACKED_SHARE * machine.available_mib()
     shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
     name = digest([shape])
@@ -86,6 +86,7 @@ def calibration_model_of(config: RunnerConfig, resolved: Resolved, weight_mib: f
         resolved.model.device,
     ]
     timed += [resolved.model.attention, threads, is_packed, machine.name(), machine.versions()]
+    timed += config.quantization.mix_keys
     timed += [kv_cache] * (kv_cache is not KvCache.as_model)  # earlier timings stay valid
     return CalibrationModel(
         digest(timed), name, with_local_model(config), shape, depths, threads, is_packed,

@@ -108,10 +108,10 @@ def _baseline(plan: Sequence[PlannedJob], number: int, among: Iterable[int]) -> 
         return
     if planned.after:
         yield planned.after, str(getattr(config.task, "early_stop_vs", None) or planned.after)
-    elif config.quantization.name != UNQUANTIZED and not planned.is_compared:
+    elif config.quantization.label != UNQUANTIZED and not planned.is_compared:
         for other in among:
             base = plan[other].config
-            if base is not None and base.quantization.name == UNQUANTIZED and _differ_in_quantization(config, base):
+            if base is not None and base.quantization.label == UNQUANTIZED and _differ_in_quantization(config, base):
                 yield plan[other].job_id, f"quantization={UNQUANTIZED}"
                 return
 

@@ -18,6 +18,7 @@ from runner.core.mapped_files import MappedFiles
 from runner.models.lora.peft import AdapterReport
 from runner.quantization import CHOICES, HOLDERS
 from runner.quantization.base import QuantizationConfig
+from runner.quantization.mixed import Mix
 
 NAMES_SHOWN = 4
 
@@ -116,7 +117,7 @@ def describe_quantization(model: Any, quantization: QuantizationConfig) -> Descr
             unquantized.append(path)
     quantized, total = kinds.total(), kinds.total() + len(unquantized)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    how = quantization.name if quantization.packed else "as the checkpoint is"
+    how = quantization.label if Mix.of(quantization).quantizes else "as the checkpoint is"
     words = f"{how}: {quantized} of {total} linear layers ({counts})"
     rest = summarized(unquantized) if quantized else f"all {total} linear layers"
     metrics = {"quantized_modules": float(quantized), "unquantized_linears": float(len(unquantized))}
@@ -127,7 +128,8 @@ def unpacked_mib(model: Any, quantization: QuantizationConfig) -> float:
     """Return the memory of the unpacked copy that a product makes of the largest quantized weight."""
     packed = (module for module in model.modules() if _quantized_kind(module))
     sizes = (getattr(one, "in_features", 0) * getattr(one, "out_features", 0) for one in packed)
-    return max(sizes, default=0) * quantization.unpacked_bytes(model.dtype.itemsize) / machine.MIB
+    most = max(choice.unpacked_bytes(model.dtype.itemsize) for choice in Mix.of(quantization).choices)
+    return max(sizes, default=0) * most / machine.MIB
 
 
 def _quantized_kind(module: torch.nn.Module) -> str:

@@ -6,6 +6,7 @@ import logging
 import pickle
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, DataError, check, few, is_memory_error, one_line
 from runner.core.loaded import text
 from runner.core.mapped_files import MappedFiles
-from runner.models import bin_file, capability, gguf_blocks, inventory
+from runner.models import bin_file, capability, gguf_blocks, inventory, mixing
 from runner.models.building import one_at_a_time
 from runner.models.lora import module_of
 from runner.models.rope import choices as rope_room
@@ -34,6 +35,7 @@ from runner.models.tokenizing import check_growth, panics
 from runner.models.vocabulary import check_tokenizer
 from runner.quantization import quiet_imports
 from runner.quantization.base import QuantizationConfig
+from runner.quantization.mixed import Mix
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,9 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     memory_notes = inventory.start_memory()
     limit_kernels()
     device = pick_device(model_config.device)
-    quantization.prepare(device.type)
+    mix = Mix.of(quantization)
+    for choice in mix.choices:
+        choice.prepare(device.type)
     capability.check_adapter(config.lora, resolved)
     dtype, notes = pick_dtype(model_config.dtype, resolved.settings, device)
     if dtype != (expected := getattr(torch, resolved.dtype)):  # torch cannot use a GPU that the system has
@@ -80,7 +84,9 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     notes += absent + memory_notes + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
     notes += formats.notes(folder, stored, quantization, str(dtype).removeprefix("torch."))
 
-    arguments: dict[str, Any] = {"dtype": dtype} | (quantization.load_arguments() if stored is None else {})
+    arguments: dict[str, Any] = {"dtype": dtype}
+    if stored is None and not quantization.is_mixed:  # a mix is quantized layer by layer
+        arguments |= quantization.load_arguments()
     if places:
         arguments["max_memory"] = places
     if attention is not Attention.auto:
@@ -88,9 +94,14 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
     if rows := resolved.text_settings.get("vocab_size"):
         notes += check_tokenizer(tokenizer, rows, model_config.name)
-    model, unused = _load_weights(config, resolved, device, arguments)
+    at_first = torch.device("cpu") if quantization.is_mixed else device  # plain, it may be too large for the device
+    model, unused = _load_weights(config, resolved, at_first, arguments)
+    if quantization.is_mixed:
+        with heap.large_blocks_mapped():
+            model = mixing.apply(model, mix, device)
     notes += unused
-    quantization.check_loaded(model)
+    for choice in mix.choices:
+        choice.check_loaded(model)
     _release_files(resolved, quantization)
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
@@ -117,7 +128,9 @@ def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved) -> Loaded:
     lora, report = adapter_of(config.lora), None
     if lora is not None:
         assert resolved.adapter is not None
-        with base.quantization.adapting(base.model):
+        with ExitStack() as protecting:
+            for choice in Mix.of(base.quantization).choices:
+                protecting.enter_context(choice.adapting(base.model))
             loaded.model, report = module_of(lora).apply(base.model, lora, resolved.adapter, config.model.name)
         loaded.notes += report.notes
         if lora.usual_rope not in (None, config.rope.name) and lora.path != "embedded":
@@ -244,7 +257,7 @@ def _release_files(resolved: Resolved, quantization: QuantizationConfig) -> None
     """
     if quantization.keeps_blocks:
         return  # the weights are in the file
-    if quantization.packed or stored_dtype(resolved.settings) != resolved.dtype:
+    if Mix.of(quantization).quantizes or stored_dtype(resolved.settings) != resolved.dtype:
         folder = resolved.path
         MappedFiles().release_files(loaded_files(folder)[1] if folder.is_dir() else [folder])
 
@@ -283,8 +296,9 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     model = base.model
     settings = model.config.get_text_config()
     _note(base, inventory.describe_quantization(model, base.quantization))
-    if config.quantization.packed and not base.metrics["quantized_modules"]:
-        raise ConfigError(f"quantization={config.quantization.name} found no linear layer to quantize in this model")
+    is_all_skipped = config.quantization.skip and not config.quantization.overrides
+    if Mix.of(config.quantization).quantizes and not base.metrics["quantized_modules"] and not is_all_skipped:
+        raise ConfigError(f"quantization={config.quantization.label} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = inventory.weight_bytes(model)
     base.metrics["mapped_weight_mib"] = inventory.mapped_mib(model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +19,9 @@ from runner.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+
+MIX_KEYS = ("skip", "overrides")  # of every choice: which layers it leaves to others (runner/quantization/mixed.py)
 
 
 class CheckpointSource(StrEnum):
@@ -45,6 +48,10 @@ class QuantizationConfig:
     has_portable_kernels: ClassVar[bool] = False  # whether the kernels for its layers need no special processor
     packed_names: ClassVar[tuple[str, ...]] = ()  # how names of stored packed weights end, if not in .weight
     note_names: ClassVar[tuple[str, ...]] = ()  # in names of stored tensors that describe others and are not loaded
+
+    # not in the text of a choice, which names timings that were taken without these keys: see mix_keys
+    skip: list[str] = field(default_factory=list, kw_only=True, repr=False, metadata={"counts_unless": []})
+    overrides: dict[str, Any] = field(default_factory=dict, kw_only=True, repr=False, metadata={"counts_unless": {}})
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
         """Return the bytes of one linear weight in memory, and of its constants."""
@@ -75,6 +82,13 @@ class QuantizationConfig:
     def load_arguments(self) -> dict[str, Any]:
         """Return the arguments with which `from_pretrained` quantizes a plain checkpoint."""
         return {}
+
+    def quantize_layer(self, model: torch.nn.Module, layer: torch.nn.Module) -> torch.nn.Module:
+        """Return a plain linear layer of a loaded model in this format, perhaps as the same object, for a mix.
+
+        A choice that does not define it quantizes whole models only. A layer that it cannot quantize is returned as is.
+        """
+        return layer
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:  # noqa: ARG003
@@ -117,7 +131,25 @@ class QuantizationConfig:
     @property
     def keys(self) -> dict[str, Any]:
         """The choice's own keys."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in MIX_KEYS}
+
+    @property
+    def mix_keys(self) -> list[Any]:
+        """What sets a mix apart from its base; nothing without one."""
+        return [self.skip, self.overrides] if self.is_mixed else []
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some layers are named that get something else."""
+        return bool(self.skip or self.overrides)
+
+    @property
+    def label(self) -> str:
+        """The name, with what the named layers get instead: `nf4 (layers.0: none; down_proj: int8)`."""
+        parts = [f"{', '.join(self.skip)}: none"] if self.skip else []
+        for pattern, value in self.overrides.items():
+            parts.append(f"{pattern}: {value.get('name') if isinstance(value, dict) else value}")
+        return f"{self.name} ({'; '.join(parts)})" if parts else self.name
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class BitsAndBytesConfig(Quantized):
     method: ClassVar[str] = "bitsandbytes"
     holders: ClassVar[tuple[str, ...]] = ("bitsandbytes.",)
     note_names: ClassVar[tuple[str, ...]] = (".quant_state.", ".weight_format")  # loaded as Python numbers
+    loaded_mark: ClassVar[str]  # the attribute of transformers' models with such layers
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
@@ -74,6 +76,37 @@ class BitsAndBytesConfig(Quantized):
         """Return True, for all its layers."""
         return True
 
+    def quantize_layer(self, model: Any, layer: Any) -> torch.nn.Module:
+        """Return the library's layer with the same weights, made as transformers makes it while loading."""
+        import torch
+
+        weight = layer.weight.data
+        if type(layer).__name__ == "Conv1D":  # GPT-2's linear layer has its weight the other way round
+            weight = weight.T
+        with torch.device("meta"):
+            quantized = self._empty_layer(weight.shape[1], weight.shape[0], layer.bias is not None)
+        quantized.requires_grad_(False)
+        setattr(model, self.loaded_mark, True)  # PEFT and the count of parameters read it
+        device = weight.device
+        quantized.weight = type(quantized.weight)(self._source(weight), **self._weight_arguments(quantized)).to(device)
+        quantized.bias = layer.bias
+        quantized.train(layer.training)
+        made: torch.nn.Module = quantized
+        return made
+
+    @abstractmethod
+    def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
+        """Return the library's layer without its weights."""
+
+    @abstractmethod
+    def _weight_arguments(self, layer: Any) -> dict[str, Any]:
+        """Return the arguments of its class of weights."""
+
+    @staticmethod
+    def _source(weight: torch.Tensor) -> torch.Tensor:
+        """Return the weight where the library quantizes it."""
+        return weight
+
     def _unusable(self, reason: object) -> ConfigError:
         return ConfigError(
             f"quantization={self.name}: bitsandbytes is installed but does not run on this platform "
@@ -96,6 +129,7 @@ class Int8Config(BitsAndBytesConfig):
     """LLM.int8(): int8 weights, outlier columns kept apart."""
 
     name: ClassVar[str] = "int8"
+    loaded_mark: ClassVar[str] = "is_loaded_in_8bit"
     threshold: float = 6.0
 
     def __post_init__(self) -> None:
@@ -130,11 +164,24 @@ class Int8Config(BitsAndBytesConfig):
         config = transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=self.threshold)
         return {"quantization_config": config}
 
+    def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
+        from bitsandbytes.nn.modules import Linear8bitLt
+
+        return Linear8bitLt(inputs, outputs, has_bias, has_fp16_weights=False, threshold=self.threshold)
+
+    def _weight_arguments(self, layer: Any) -> dict[str, Any]:
+        return {"requires_grad": False, "has_fp16_weights": False}
+
+    @staticmethod
+    def _source(weight: torch.Tensor) -> torch.Tensor:
+        return weight.cpu()  # it is quantized on its way to the device
+
 
 @dataclass
 class FourBitConfig(BitsAndBytesConfig):
     """Shared keys of the two 4-bit formats."""
 
+    loaded_mark: ClassVar[str] = "is_loaded_in_4bit"
     double_quant: bool = True
     compute_dtype: Dtype = Dtype.bfloat16
 
@@ -166,6 +213,17 @@ class FourBitConfig(BitsAndBytesConfig):
             bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype.value),
         )
         return {"quantization_config": config}
+
+    def _empty_layer(self, inputs: int, outputs: int, has_bias: bool) -> Any:
+        import torch
+        from bitsandbytes.nn.modules import Linear4bit
+
+        dtype = getattr(torch, self.compute_dtype.value)
+        return Linear4bit(inputs, outputs, has_bias, dtype, self.double_quant, quant_type=self.name)
+
+    def _weight_arguments(self, layer: Any) -> dict[str, Any]:
+        kind = {"compress_statistics": self.double_quant, "quant_type": self.name, "module": layer}
+        return {"requires_grad": False, **kind}
 
     def check_loaded(self, model: torch.nn.Module) -> None:
         """Reject layer sizes that would crash the packed 4-bit CPU kernels at the first forward pass."""

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.quantization.base import Format, Quantized
+
+if TYPE_CHECKING:
+    import torch
 
 # What it logs on import, by logger, though no user can act on it: that its kernels for other GPUs did not load, and
 # that it uses a deprecated name of torch.
@@ -42,6 +48,22 @@ class TorchaoConfig(Quantized):
         is_own = kind.get("_type") == cls.config_type and cls._is_plain(kind.get("_data") or {})
         name = cls.name if is_own else str(kind.get("_type"))
         return Format(cls.method, cls(), 4 if "4" in name else 8, name, matched=is_own)
+
+    def quantize_layer(self, model: Any, layer: torch.nn.Module) -> torch.nn.Module:
+        """Replace the layer's weight by the library's, which it knows for torch's own linear layers only."""
+        import torch
+        from torchao.quantization import quantize_
+
+        if type(layer) is torch.nn.Linear:
+            quantize_(layer, self.load_arguments()["quantization_config"].quant_type)
+        return layer
+
+    @contextmanager
+    def adapting(self, model: torch.nn.Module) -> Iterator[None]:
+        """Silence PEFT's word on merging, which needs a model that transformers has quantized: nothing merges here."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*instantiated without `get_apply_tensor_subclass`")
+            yield
 
     @classmethod
     def _is_plain(cls, keys: dict[str, Any]) -> bool:

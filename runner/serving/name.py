@@ -20,8 +20,9 @@ def served_name(config: RunnerConfig, task: ServeConfig) -> str:
     if task.model_name:
         return task.model_name
     adapter = adapter_of(config.lora)
+    weights = f"{config.quantization.name}-mixed" if config.quantization.is_mixed else config.quantization.name
     additions = [
-        *([config.quantization.name] if config.quantization.name != "none" else []),
+        *([weights] if weights != "none" else []),
         *([f"lora-{Path(adapter.path).stem}"] if adapter else []),
         *([config.rope.name] if config.rope.name != "native" else []),
     ]

@@ -149,8 +149,9 @@ def run_name(config: RunnerConfig) -> str:
     """Return a run's name, made of the choices that are not the plain ones: `gsm8k embedded nf4 hard5`."""
     plain = ("none", "native", "greedy")
     names = [config.task.name, Path(config.model.name).name]
-    groups = (config.quantization, config.lora, config.rope, config.generation)
-    names += [group.name for group in groups if group.name not in plain]
+    choices = [config.quantization.label]
+    choices += [group.name for group in (config.lora, config.rope, config.generation)]
+    names += [choice for choice in choices if choice not in plain]
     return " ".join([*names, config.task.subject]).strip()
 
 
@@ -164,8 +165,15 @@ def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
         if is_dataclass(value):
             yield from flatten(value, f"{prefix}{item.name}.")
         else:
-            text = text_of(value)
+            text = as_typed(value) if prefix == "quantization." else text_of(value)
             yield f"{prefix}{item.name}", without_secrets(text) if prefix == "tracking." else text
+
+
+def as_typed(value: object) -> str:
+    """Return a value as on the command line, without the quotes of Python: {down_proj: int8}, [lm_head]."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {as_typed(item)}" for key, item in value.items()) + "}"
+    return f"[{', '.join(map(as_typed, value))}]" if isinstance(value, list) else text_of(value)
 
 
 def text_of(value: object) -> str:

@@ -154,8 +154,8 @@ def _plan(config: RunnerConfig, may_write: bool = True) -> Plan:
     if not kind_of(config.model).HAS_WEIGHTS:
         fix = "use model=embedded or model=auto"
         raise ConfigError(f"task=split needs weights and model={config.model.name} has none: {fix}")
-    for key in ("quantization", "lora"):
-        if (choice := getattr(config, key).name) != "none":
+    for key, choice in (("quantization", config.quantization.label), ("lora", config.lora.name)):
+        if choice != "none":
             raise ConfigError(f"{key}={choice}: task=split copies the checkpoint unchanged, use {key}=none")
     model = local_model(config.model)
     checkpoint = _random_checkpoint(model) if model.random_weights and not may_write else _read(model)

@@ -136,7 +136,7 @@ def run(inputs: Prompted, context: Context) -> Result:
     ]  # the notes of cells say those
     if len(measured) < len(cells) and report.facts.get("device") == "cpu":
         result.ran_short_mib = free_mib
-    title = f"{Path(config.model.name).name}, {config.quantization.name}, {report.facts.get('device', 'elsewhere')}"
+    title = f"{Path(config.model.name).name}, {config.quantization.label}, {report.facts.get('device', 'elsewhere')}"
     points = tables.points_of(title, cells, loads, knee.rate if knee else None)
     write_atomically(recorder.folder / POINTS, json.dumps(points, indent=1) + "\n")
     if task.pictures:

@@ -242,6 +242,12 @@ def test_columns_follow_the_config_and_distinguish_rows() -> None:
     assert distinguishing_keys(keys, configs) == keys
 
 
+def test_records_from_before_a_key_of_every_choice_have_its_default() -> None:
+    new = {**NF4, "quantization.skip": "[]", "quantization.overrides": "{}"}
+    assert differing_keys([NF4, new]) == []
+    assert differing_keys([NF4, {**new, "quantization.skip": "[mlp]"}]) == ["quantization.skip"]
+
+
 def test_a_key_counts_by_the_task_that_has_it() -> None:
     def differ(task: str, key: str) -> list[str]:
         return differing_keys([{"task.name": task, key: value} for value in ("a", "b")])

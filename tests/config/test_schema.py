@@ -219,7 +219,12 @@ def test_inert_keys_have_a_reason_and_the_rest_counts(make_config: Any) -> None:
     counted = dict(semantic_keys(config))
     everything, reasons = _keys(config, "", {})
     choices = {f"{group}.name" for group in ("quantization", "lora", "rope", "generation", "task")}
-    assert set(counted) == (everything | choices) - set(reasons) - {"task.repeat", "generation.kv_cache"}
+    assert set(counted) == (everything | choices) - set(reasons) - {
+        "task.repeat",
+        "generation.kv_cache",
+        "quantization.skip",
+        "quantization.overrides",
+    }
     assert all(len(why) > 10 for why in reasons.values())
     inert = {
         "model.name",

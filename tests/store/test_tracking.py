@@ -11,6 +11,7 @@ import pytest
 
 from runner.checkpoints.resolve import resolve
 from runner.config.measures import SweepConfig
+from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig, TrackingConfig, semantic_keys
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import ConfigError, TrackingError
@@ -50,6 +51,17 @@ def mlflow_run(record: Record) -> Any:
 
     assert record.mlflow_run_id is not None
     return MlflowClient(record.mlflow_uri).get_run(record.mlflow_run_id)
+
+
+def test_a_mix_is_recorded_as_it_is_typed(make_config: Make) -> None:
+    mix = Nf4Config(skip=["lm_head", "layers.0"], overrides={"down_proj": {"name": "nf4", "double_quant": False}})
+    config = make_config(model=LocalConfig(name="models/tiny"), quantization=mix)
+    params = dict(tracking.flatten(config))
+    assert params["quantization.skip"] == "[lm_head, layers.0]"
+    assert params["quantization.overrides"] == "{down_proj: {name: nf4, double_quant: false}}"
+    assert tracking.run_name(config) == "gsm8k tiny nf4 (lm_head, layers.0: none; down_proj: nf4) test"
+    plain = dict(tracking.flatten(make_config(quantization=Nf4Config())))
+    assert (plain["quantization.skip"], plain["quantization.overrides"]) == ("[]", "{}")
 
 
 def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) -> None:

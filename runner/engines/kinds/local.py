@@ -22,6 +22,7 @@ from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
 from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.kernels import building
 from runner.quantization import quiet_imports
+from runner.quantization.mixed import Mix
 
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
 TYPICAL_ROWS = 64  # at once, if the engine chooses
@@ -80,7 +81,8 @@ class Local(ModelKind):
         own = resolved.settings.get("architectures") or ()
         for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
             getattr(transformers, name, None)  # transformers imports a class at its first access
-        for library in (*resolved.held(config.quantization).packages, *config.lora.packages):
+        choices = Mix.of(resolved.held(config.quantization)).choices
+        for library in (*(name for choice in choices for name in choice.packages), *config.lora.packages):
             importlib.import_module(library)
         importlib.import_module("runner.engines.local.engine")
 

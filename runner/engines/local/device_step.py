@@ -31,6 +31,7 @@ from runner.engines.local.prefix import Prefix
 from runner.engines.local.slots import Slots
 from runner.engines.local.windows import Window
 from runner.engines.rows import Row
+from runner.models.mixing import IS_MIXED
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +177,8 @@ class DeviceStep:
 
     def __init__(self, model: Any, heads: Heads, record: Record | None = None) -> None:
         self.model, self.heads = model, heads
-        is_plain = getattr(model, "hf_quantizer", None) is None  # libraries may wait within their operations
+        marks = (getattr(model, name, None) for name in ("hf_quantizer", IS_MIXED))
+        is_plain = not any(marks)  # libraries may wait within their operations
         self.record = CudaGraphs() if record is None and heads.device.type == "cuda" and is_plain else record
         self.recordings: dict[tuple[int, int], Recording] = {}  # by rows and own places
         self._occurred: Counter[tuple[int, int]] = Counter()

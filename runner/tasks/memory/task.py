@@ -74,7 +74,7 @@ def deliver(inputs: Inputs, config: RunnerConfig, job: Job, result: Result) -> N
 
 def _title(config: RunnerConfig) -> str:
     name = Path(config.model.name).name or config.model.name
-    return f"{name}, quantization={config.quantization.name}"
+    return f"{name}, quantization={config.quantization.label}"
 
 
 @dataclass

@@ -1,0 +1,43 @@
+"""Quantizes the linear layers of a loaded plain model one by one, each as its mix says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from runner.core.errors import ConfigError
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.mixed import Mix
+
+IS_MIXED = "has_mixed_quantization"  # the mark of such a model, which transformers' own quantizer does not know
+
+
+def apply(model: Any, mix: Mix, device: torch.device) -> Any:
+    """Quantize a model that is in main memory, layer by layer on the device, and move the rest there."""
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    linear = {path: module for path, module in model.named_modules() if _is_linear(module)}
+    left_alone = set(get_keys_to_not_convert(model))  # the head, and what is tied to an embedding
+    heads = [path for path in linear if path in left_alone]
+    layers = [path for path in linear if path not in left_alone]
+    embedding = model.get_input_embeddings()
+    tied = any(linear[path].weight is getattr(embedding, "weight", None) for path in heads)
+    mix.check_layers(layers, heads, tied)
+    for path, layer in linear.items():
+        choice = mix.choice_for(path, is_head=path in left_alone)
+        if choice.packed and not (path in left_alone and tied):
+            model.set_submodule(path, _quantized(choice, model, layer.to(device), path))
+    setattr(model, IS_MIXED, True)
+    return model.to(device)
+
+
+def _quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str) -> torch.nn.Module:
+    try:
+        return choice.quantize_layer(model, layer)
+    except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:  # a library's own conditions
+        raise ConfigError(f"quantization={choice.name} cannot quantize {path}: {error}") from error
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return type(module) is torch.nn.Linear or type(module).__name__ == "Conv1D"
