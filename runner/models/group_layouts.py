@@ -1,4 +1,4 @@
-"""How formats lay out integers with a scale for each group of inputs: where a layer's codes, scales and zero points are.
+"""How formats lay out integers with a scale for each group of inputs: the places of codes, scales and zero points.
 
 All are dense streams of bits in int32, lowest bits first. A weight is (code - zero point) * scale of its group.
 """
@@ -116,7 +116,7 @@ class AwqLayout(Layout):
 
 @dataclass(frozen=True)
 class PackedLayout(Layout):
-    """compressed-tensors' pack-quantized: codes along inputs, zero points along outputs; both with half the range added."""
+    """compressed-tensors' pack-quantized: codes along inputs, zero points along outputs, both without a sign."""
 
     names: ClassVar[tuple[str, ...]] = (
         "weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape",
@@ -155,7 +155,8 @@ def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     if bits == 8:
         return stream[..., :count]
     # eight numbers are in `bits` bytes
-    stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % bits)).unflatten(-1, (-1, bits))
+    stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % bits))
+    stream = stream.reshape(*stream.shape[:-1], -1, bits)
     numbers = torch.empty(*stream.shape[:-1], 8, dtype=torch.uint8, device=words.device)
     for place in range(8):
         byte, shift = divmod(place * bits, 8)
@@ -169,4 +170,4 @@ def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
 def _in_order(words: torch.Tensor) -> torch.Tensor:
     """Return AWQ's numbers, uint8 [..., outputs], in the order of outputs."""
     numbers = unpack_stream(words.contiguous(), 4, words.shape[-1] * 8)
-    return numbers.unflatten(-1, (-1, 8))[..., AWQ_PLACES].flatten(-2)
+    return numbers.reshape(*numbers.shape[:-1], -1, 8)[..., AWQ_PLACES].flatten(-2)

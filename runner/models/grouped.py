@@ -38,7 +38,7 @@ class GroupedLinear(nn.Linear):
         return {name: self._parameters[name] for name in self._names}  # type: ignore[misc]
 
     @property
-    def weight(self) -> Any:
+    def weight(self) -> Any:  # type: ignore[override]
         """The codes as stored, for code that asks where a layer's weight is."""
         return self._parameters[self._names[0]]
 

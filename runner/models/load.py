@@ -213,7 +213,7 @@ def _load_weights(
                 loaded: Any = gguf_blocks.load(folder, own, arguments["dtype"], arguments.get("attn_implementation"))
             else:
                 if held.keeps_groups:
-                    own = scaled or capability.settings_of(folder)
+                    own = scaled or capability.settings_of(folder, model.trust_remote_code)
                     settings |= stored_groups.arguments(folder, own, stored_settings(resolved.settings))
                 loaded = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before

@@ -41,7 +41,7 @@ def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) 
     used: set[str] = set()
     for stored_path in sorted(named):
         path = _path_in(model, stored_path)
-        module = None if path is None else model.get_submodule(path)
+        module: Any = None if path is None else model.get_submodule(path)
         found = {name: tensors[full] for name in kind.names if (full := f"{stored_path}.{name}") in tensors}
         codes = found[kind.names[0]]
         if path is None or type(module) is not nn.Linear:
@@ -50,8 +50,9 @@ def put_layers(model: Any, tensors: dict[str, Tensor], settings: GroupSettings) 
             raise _error(codes, "config.json ties the head to the embedding (tie_word_embeddings)")
         layout = _layout_of(kind, settings, found, module)
         layer = GroupedLinear(module, layout, {name: _empty(name, one, layout) for name, one in found.items()})
-        if module.bias is None and f"{stored_path}.bias" in tensors:  # some programs add one to every layer
-            layer.bias = _empty_bias(tensors[f"{stored_path}.bias"], module)
+        added = tensors.get(f"{stored_path}.bias")  # some programs add one to every layer
+        if layer._parameters.get("bias") is None and added is not None:
+            layer.bias = _empty_bias(added, module)
         model.set_submodule(path, layer)
         used |= {one.name for one in found.values()}
     if left := sorted(packed - used):
@@ -174,12 +175,14 @@ def _config_class() -> Any:
 
     @auto.register_quantizer(METHOD)
     class GroupsQuantizer(HfQuantizer):
-        def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        quantization_config: GroupsConfig
+
+        def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
             put_layers(model, self.quantization_config.tensors, self.quantization_config.settings)
 
-        def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
             check_numbers(model, self.quantization_config.tensors)
-            self.remove_quantization_config(model)  # the layers are the model's own
+            self.remove_quantization_config(model)  # type: ignore[no-untyped-call]  # the layers are the model's own
 
         def is_serializable(self) -> bool:
             return False

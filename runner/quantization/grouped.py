@@ -1,4 +1,4 @@
-"""Checkpoints whose integers have a scale for each group of inputs: GPTQ, AWQ, AutoRound, and packed compressed-tensors.
+"""Checkpoints of integers with a scale for each group of inputs: GPTQ, AWQ, AutoRound, packed compressed-tensors.
 
 The runner reads them itself (models/grouped.py). `none` also loads them as they are.
 """
@@ -156,8 +156,8 @@ def settings_of(stored: dict[str, Any]) -> GroupSettings:
     method = stored.get("quant_method")
     if method == PackQuantizedConfig.method:
         weights = _weights(stored)
-        bits = tuple(dict.fromkeys(_bits(one.get("num_bits"), "num_bits") for one in weights))
-        return GroupSettings("packed", bits, _group(weights[0].get("group_size")))
+        several = tuple(dict.fromkeys(_bits(one.get("num_bits"), "num_bits") for one in weights))
+        return GroupSettings("packed", several, _group(weights[0].get("group_size")))
     bits = _bits(stored.get("bits", stored.get("w_bit", 4)), "bits")
     group = _group(stored.get("group_size", stored.get("q_group_size", 128)))
     if method == AutoRoundConfig.method:

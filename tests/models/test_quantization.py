@@ -30,7 +30,7 @@ from runner.quantization import read_format
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.gguf import GgufConfig
-from runner.quantization.gptqmodel import AwqConfig, GptqConfig
+from runner.quantization.grouped import AwqConfig, GptqConfig
 from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
