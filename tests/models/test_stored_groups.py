@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +11,11 @@ import pytest
 import torch
 from grouped_checkpoints import CHOICE_OF, STORED
 from opening import adapt, load_base
-from resolving import predict
 from transformers import AutoTokenizer
 
 from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
 from runner.models.group_layouts import unpack_stream
 from runner.models.grouped import GroupedLinear
 from runner.models.load import Loaded

@@ -1,8 +1,8 @@
 """A checkpoint's integers with a scale for each group of inputs, in the layout that kernels/groups.h multiplies.
 
-The codes of the outputs of a panel lie together, byte by byte, so that the processor unpacks one input of all of them at
-a time. A zero point that all groups share is kept once, any other takes a byte. No weight changes. Where inputs are not
-ordered by their groups, each finds its group in a list, so that rows stay as they are.
+The codes of the outputs of a panel lie together, byte by byte, so that the processor unpacks one input of all of them
+at a time. A zero point that all groups share is kept once, any other takes a byte. No weight changes. Where inputs are
+not ordered by their groups, each finds its group in a list, so that rows stay as they are.
 """
 
 from __future__ import annotations
