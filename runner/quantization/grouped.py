@@ -135,8 +135,11 @@ class PackQuantizedConfig(GroupedConfig):
         if stored.get("quant_method") != cls.method or not isinstance(groups, dict) or not groups:
             return False
         listed = [one for one in groups.values() if isinstance(one, dict)]
-        formats = {one.get("format") or stored.get("format") for one in listed}
-        are_plain = not any(one.get("input_activations") or one.get("output_activations") for one in listed)
+        formats = {str(one.get("format") or stored.get("format")) for one in listed}
+        is_more = stored.get("kv_cache_scheme") or (stored.get("sparsity_config") or {}) != {}
+        are_plain = not is_more and not any(
+            one.get("input_activations") or one.get("output_activations") for one in listed
+        )
         return formats == {"pack-quantized"} and are_plain and len(listed) == len(groups)
 
     @classmethod
