@@ -173,7 +173,14 @@ def test_compressed_tensors_itself_gives_the_same_logits(
             folder, dtype=getattr(torch, dtype.value), quantization_config=settings
         )
     loaded = load(make_config, folder, PackQuantizedConfig(), dtype)
-    assert torch.equal(logits(loaded.model), logits(theirs.eval()))
+    for path, layer in loaded.model.named_modules():
+        if isinstance(layer, GroupedLinear):  # it rounds to the number format of its scales first
+            as_scales = layer.unpacked(0, layer.out_features, torch.bfloat16)
+            assert torch.equal(theirs.get_submodule(path).weight, as_scales.to(theirs.dtype))
+    if dtype is Dtype.bfloat16:
+        assert torch.equal(logits(loaded.model), logits(theirs.eval()))
+    else:
+        assert (logits(loaded.model) - logits(theirs.eval())).std() < 0.01 * logits(theirs).std()
 
 
 # ------------------------------------------------------------------------------------------- what is refused

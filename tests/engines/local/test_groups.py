@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
-from grouped_checkpoints import Integers, awq, gptq, pack_quantized, random_integers
+from families import save_peft
+from grouped_checkpoints import Integers, awq, gptq, pack_quantized, random_integers, save
 from torch import nn
+from transformers import AutoTokenizer
 
+from runner.config.lora import PeftConfig
+from runner.config.model import LocalConfig
+from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
+from runner.engines.base import Request
+from runner.engines.contract import complete
 from runner.engines.local import groups
+from runner.engines.local.engine import LocalEngine
 from runner.engines.local.groups import Groups
 from runner.engines.local.kernels import native
 from runner.engines.local.matrices import multiply
@@ -162,3 +173,45 @@ def test_the_kernel_refuses_rows_that_are_not_whole_eights() -> None:
     ours.inputs = 100
     with pytest.raises(IndexError, match="cannot multiply"):
         multiply(KERNELS, torch.ones(1, 100), ours)
+
+
+PROMPTS = ["a", "What is three times four?", "b c d e f " * 9, "x" * 33]
+
+
+def answers(engine: LocalEngine, prompts: list[str]) -> list[tuple[int, ...]]:
+    requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(prompts)]
+    found = {completion.id: tuple(completion.token_ids) for completion in complete(engine, requests)}
+    return [found[at] for at in range(len(prompts))]
+
+
+@has_kernels
+@pytest.mark.parametrize("name", ["gptq", "gptq_order", "awq", "auto_round_gptqmodel", "pack_quantized_zeros"])
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+def test_a_pass_in_a_single_call_answers_alike_whatever_rows_go_along(
+    name: str, dtype: Dtype, opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path
+) -> None:
+    save(tmp_path, name)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+    engine = opened(model=LocalConfig(name=str(tmp_path), device="cpu", dtype=dtype))
+    report = engine.load()
+    assert report.facts["quantized"].endswith("14 of 15 linear layers (14 GroupedLinear)")
+    together = answers(engine, PROMPTS)
+    assert together == [answers(engine, [prompt])[0] for prompt in PROMPTS]
+    assert engine.fused is not None
+    assert not any("slower" in note for note in engine.stats.notes)
+
+
+@has_kernels
+def test_an_adapter_on_top_changes_the_answers(
+    saved_family: Callable[..., Path], opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path
+) -> None:
+    save(tmp_path, "gptq_order")
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+    adapter = save_peft(tmp_path / "lora", saved_family())
+    model = LocalConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
+    plain, adapted = opened(model=model), opened(model=model, lora=PeftConfig(path=str(adapter)))
+    plain.load()
+    report = adapted.load()
+    assert report.facts["quantized"].endswith("14 of 15 linear layers (14 GroupedLinear)")
+    assert report.metrics["lora_modules"] > 0
+    assert answers(adapted, PROMPTS) != answers(plain, PROMPTS)
