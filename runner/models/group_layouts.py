@@ -79,7 +79,7 @@ class GptqLayout(Layout):
 
     def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """The one is added within the bits of a zero point, as AutoGPTQ does."""
-        zeros = unpack_stream(stored["qzeros"], self.bits, self.outputs)[:, first:last].T
+        zeros = _some(stored["qzeros"], self.bits, first, last).T
         return zeros + 1 & 2**self.bits - 1 if self.is_minus_one else zeros
 
 
@@ -111,7 +111,8 @@ class AwqLayout(Layout):
 
     def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """In the order of the codes."""
-        return _in_order(stored["qzeros"])[:, first:last].T
+        begin = first // 8
+        return _in_order(stored["qzeros"][:, begin : -(-last // 8)]).T[first - begin * 8 : last - begin * 8]
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class PackedLayout(Layout):
         """Symmetric weights have none: then the code of zero is half the range."""
         if "weight_zero_point" not in stored:
             return stored["weight_scale"].new_full((1, 1), 2 ** (self.bits - 1), dtype=torch.uint8)
-        return unpack_stream(stored["weight_zero_point"].T.contiguous(), self.bits, self.outputs).T[first:last]
+        return _some(stored["weight_zero_point"].T, self.bits, first, last).T
 
 
 def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
@@ -154,6 +155,8 @@ def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     stream = words.contiguous().view(torch.uint8)
     if bits == 8:
         return stream[..., :count]
+    if bits == 4:
+        return torch.stack((stream & 15, stream >> 4), dim=-1).flatten(-2)[..., :count]
     # eight numbers are in `bits` bytes
     stream = torch.nn.functional.pad(stream, (0, -stream.shape[-1] % bits))
     stream = stream.reshape(*stream.shape[:-1], -1, bits)
@@ -165,6 +168,13 @@ def unpack_stream(words: torch.Tensor, bits: int, count: int) -> torch.Tensor:
             number |= stream[..., byte + 1] << 8 - shift
         numbers[..., place] = number & 2**bits - 1
     return numbers.flatten(-2)[..., :count]
+
+
+def _some(words: torch.Tensor, bits: int, first: int, last: int) -> torch.Tensor:
+    """Return the numbers from `first` to `last` of a stream; 32 of them are in whole words."""
+    begin = first // 32
+    piece = words[..., begin * bits : -(-last // 32) * bits]
+    return unpack_stream(piece, bits, last - begin * 32)[..., first - begin * 32 :]
 
 
 def _in_order(words: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,8 @@ from torch import nn
 
 from runner.models.group_layouts import Layout
 
-UNPACKED_AT_ONCE = 2**24  # weights of a layer that is multiplied by torch
+UNPACKED_AT_ONCE = {"cpu": 2**20}  # weights of a layer that is multiplied by torch
+ELSEWHERE = 2**24  # on a GPU, where each call takes time
 
 
 class GroupedLinear(nn.Linear):
@@ -64,16 +65,22 @@ class GroupedLinear(nn.Linear):
         libraries compute where `dtype` is their scales' own.
         """
         layout, stored, order = self.layout, self.stored, self.group_of
-        codes = layout.codes(stored, first, last).to(torch.int16)
+        weights = layout.codes(stored, first, last).float()
         scales = layout.scales(stored, first, last).float()
-        zeros = layout.zeros(stored, first, last).to(torch.int16).expand_as(scales)
+        zeros = layout.zeros(stored, first, last).float().expand_as(scales)
+        if order is None and self.in_features % layout.group:  # the last group is a short one
+            order = torch.arange(self.in_features, device=weights.device) // layout.group
         if order is None:
-            order = torch.arange(self.in_features, device=codes.device) // layout.group
-        return ((codes - zeros[:, order]).float() * scales[:, order]).to(dtype)
+            of_groups = weights.view(*scales.shape, layout.group)
+            of_groups.sub_(zeros.unsqueeze(2)).mul_(scales.unsqueeze(2))
+        else:
+            weights.sub_(zeros[:, order]).mul_(scales[:, order])
+        return weights.to(dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""
-        step = max(8, UNPACKED_AT_ONCE // self.in_features // 8 * 8)
+        most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)
+        step = max(32, most // self.in_features // 32 * 32)
         parts = []
         for first in range(0, self.out_features, step):
             last = min(first + step, self.out_features)

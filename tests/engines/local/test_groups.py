@@ -125,7 +125,7 @@ def test_torch_unpacks_some_outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     layer, of = layer_of("awq", 80, 256)
     rows = rows_of(3, 256, torch.float32)
     expected = nn.functional.linear(rows, of.plain.float())
-    monkeypatch.setattr("runner.models.grouped.UNPACKED_AT_ONCE", 24 * 256)
+    monkeypatch.setattr("runner.models.grouped.UNPACKED_AT_ONCE", {"cpu": 32 * 256})
     assert torch.allclose(layer(rows), expected, atol=1e-6)
 
 
