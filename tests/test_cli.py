@@ -58,7 +58,7 @@ SLOW = (*WHOLE, "model.delay_s=0.25")  # the same job, which takes 100 s
         (["seed=;"], """seed=;: the value cannot be read: text with special characters needs quotes inside the shell's: "seed=';'\""""),
         (["task.data=a,b.jsonl"], """To sweep over it, add --multirun (-m). If it is one text, put it in quotes inside the shell's: "task.data='a,b.jsonl'\""""),
         (["task=split", "num_parts=2"], "num_parts: no group or key 'num_parts'. Did you mean task.num_parts? Choices: "),
-        (["quantization.name=nf4", *STUB], "quantization.name=nf4: the name of a choice is not a key: use quantization=nf4. Choices for quantization: awq, "),
+        (["quantization.name=nf4", *STUB], "quantization.name=nf4: the name of a choice is not a key: use quantization=nf4. Choices for quantization: auto_round, "),
         (["batch_size=2"], "Did you mean generation.batch_size or task.batch_size?"),
         (["model.num_parts=2"], "model.num_parts: no key 'model.num_parts'. Did you mean task.num_parts?"),
         (["task=likelihood", "task.stride=2000"], "task.stride=2000: must be below task.window=1024"),

@@ -47,6 +47,8 @@ def check(config: RunnerConfig, resolved: Resolved) -> None:
             f"{where} is quantized already, with quant_method={stored.method or '(none named)'}, which the runner "
             f"cannot check (it can {', '.join(METHODS)}): use the original checkpoint, with quantization=nf4 or int8"
         )
+    if stored.refusal:
+        raise ConfigError(f"{where} is {stored}, which cannot be loaded: {stored.refusal}")
     if wanted.packed:
         _check_same(wanted, stored, where)
     if config.lora.merges:

@@ -27,13 +27,14 @@ from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, DataError, check, few, is_memory_error, one_line
 from runner.core.loaded import text
 from runner.core.mapped_files import MappedFiles
-from runner.models import bin_file, capability, gguf_blocks, inventory, mixing
+from runner.models import bin_file, capability, gguf_blocks, inventory, mixing, stored_groups
 from runner.models.building import one_at_a_time
+from runner.models.grouped import hidden_parameters
 from runner.models.lora import module_of
 from runner.models.rope import choices as rope_room
 from runner.models.tokenizing import check_growth, panics
 from runner.models.vocabulary import check_tokenizer
-from runner.quantization import quiet_imports
+from runner.quantization import quiet_imports, stored_settings
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.mixed import Mix
 
@@ -207,7 +208,7 @@ def _load_weights(
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    model, folder = resolved.model, resolved.path
+    model, folder, held = resolved.model, resolved.path, resolved.held(config.quantization)
     location, settings = for_transformers(folder, model.trust_remote_code)
     settings |= {**arguments, "device_map": model.device_map or {"": device}}
     if folder.is_dir():
@@ -220,10 +221,13 @@ def _load_weights(
         for file in files if kind == "safetensors" else []:
             read_weight_file(file)  # its error names a damaged file and the damage
         with heap.large_blocks_mapped():
-            if resolved.held(config.quantization).keeps_blocks:
+            if held.keeps_blocks:
                 own = scaled or capability.settings_of(folder)
                 loaded: Any = gguf_blocks.load(folder, own, arguments["dtype"], arguments.get("attn_implementation"))
             else:
+                if held.keeps_groups:
+                    own = scaled or capability.settings_of(folder, model.trust_remote_code)
+                    settings |= stored_groups.arguments(folder, own, stored_settings(resolved.settings))
                 loaded = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in loaded_files(folder)[1]:
@@ -303,7 +307,10 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
     base.bytes_by_dtype = inventory.weight_bytes(model)
     base.metrics["mapped_weight_mib"] = inventory.mapped_mib(model)
     rope_metrics, rope_facts = rope_room.describe(model)
-    base.metrics |= {"parameters": gguf_blocks.parameters(model), "vocab_size": settings.vocab_size}
+    base.metrics |= {
+        "parameters": gguf_blocks.parameters(model) + hidden_parameters(model),
+        "vocab_size": settings.vocab_size,
+    }
     base.metrics |= (
         rope_metrics | inventory.peaks() | {"unpacked_mib": inventory.unpacked_mib(model, base.quantization)}
     )

@@ -7,7 +7,7 @@ from typing import Any
 from runner.quantization.base import Format, QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.gguf import GgufConfig
-from runner.quantization.gptqmodel import AwqConfig, GptqConfig
+from runner.quantization.grouped import AutoRoundConfig, AwqConfig, GptqConfig, PackQuantizedConfig
 from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 
 CHOICES: dict[str, type[QuantizationConfig]] = {
@@ -17,6 +17,8 @@ CHOICES: dict[str, type[QuantizationConfig]] = {
     "fp4": Fp4Config,
     "gptq": GptqConfig,
     "awq": AwqConfig,
+    "auto_round": AutoRoundConfig,
+    "pack_quantized": PackQuantizedConfig,
     "int8_dynamic": Int8DynamicConfig,
     "torchao_int8": TorchaoInt8Config,
     "gguf": GgufConfig,
@@ -28,14 +30,18 @@ HOLDERS = tuple({holder for choice in CHOICES.values() for holder in choice.hold
 
 def read_format(settings: dict[str, Any]) -> Format | None:
     """Return how the weights are quantized, from a config.json; None if they are not."""
-    stored = settings.get("quantization_config") or settings.get("text_config", {}).get("quantization_config")
-    if not stored:
+    if not (stored := stored_settings(settings)):
         return None
     formats = [found for choice in CHOICES.values() if (found := choice.read_stored(stored)) is not None]
     if formats:  # of several choices of one library, the one that makes just this
         return next((found for found in formats if found.matched), formats[0])
     method = str(stored.get("quant_method") or "")
     return Format(method, QuantizationConfig(), 8, method or "an unnamed quant_method", matched=False, known=False)
+
+
+def stored_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the quantization_config in a config.json; empty if there is none."""
+    return settings.get("quantization_config") or settings.get("text_config", {}).get("quantization_config") or {}
 
 
 def quiet_imports() -> None:

@@ -42,6 +42,9 @@ class QuantizationConfig:
     install: ClassVar[str] = ""  # the command that installs them
     source: ClassVar[CheckpointSource] = CheckpointSource.plain
     keeps_blocks: ClassVar[bool] = False  # whether the weights are blocks of a .gguf file
+    keeps_groups: ClassVar[bool] = (
+        False  # whether the weights are a checkpoint's groups of integers (models/grouped.py)
+    )
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     holders: ClassVar[tuple[str, ...]] = ()  # the modules that define the classes of its layers, or of their weights
@@ -181,6 +184,7 @@ class Format:
     name: str  # the choice's, or the checkpoint's name of a variant that no choice makes
     matched: bool = True  # False: a variant of the method that no choice makes
     known: bool = True  # False: a method without a choice
+    refusal: str = ""  # why the runner cannot read this variant
 
     def __str__(self) -> str:
         keys = ", ".join(f"{key}={value}" for key, value in self.config.keys.items())

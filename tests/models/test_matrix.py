@@ -44,7 +44,7 @@ from runner.models.load import Loaded
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.gguf import GgufConfig
-from runner.quantization.gptqmodel import AwqConfig, GptqConfig
+from runner.quantization.grouped import AwqConfig, GptqConfig
 from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 
 Make = Callable[..., RunnerConfig]

@@ -30,7 +30,7 @@ from runner.quantization import read_format
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.gguf import GgufConfig
-from runner.quantization.gptqmodel import AwqConfig, GptqConfig
+from runner.quantization.grouped import AwqConfig, GptqConfig
 from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -277,34 +277,13 @@ def save_packed(folder: Path, stored: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("stored", "wanted", "needs"),
-    [
-        (GPTQ, GptqConfig(), "gptqmodel and optimum, which are not installed: pip install gptqmodel optimum"),
-        (GPTQ, NONE, "gptqmodel and optimum, which are not installed: pip install gptqmodel optimum"),
-        (AWQ, AwqConfig(), "gptqmodel, which is not installed: pip install gptqmodel"),
-        (AWQ, NONE, "gptqmodel, which is not installed: pip install gptqmodel"),
-    ],
-    ids=["gptq", "gptq as it is", "awq", "awq as it is"],
-)
-def test_a_missing_backend_is_named_before_weights(
-    make_config: Make, tmp_path: Path, stored: dict[str, Any], wanted: QuantizationConfig, needs: str
-) -> None:
-    folder = save_packed(tmp_path / "packed", stored)
-    (folder / "model.safetensors").write_bytes(b"not a weight: reading it would be another error")
-    with pytest.raises(
-        ConfigError, match=f"is {stored['quant_method']} by {stored['quant_method']}, which needs {needs}"
-    ):
-        load(make_config, folder, wanted)
-
-
-@pytest.mark.parametrize(
     ("stored", "wanted", "message"),
     [
         (None, GptqConfig(), r"quantization=gptq loads checkpoints that are already quantized with it, and model.name=\S+ is not quantized .* use quantization=nf4 or int8"),
         (None, AwqConfig(), "quantization=awq loads checkpoints that are already quantized with it"),
         (AWQ, GptqConfig(), "quantization=gptq: .* quantized already, awq by awq: use quantization=none or quantization=awq"),
         (GPTQ, Nf4Config(), "quantization=nf4: .* quantized already, gptq by gptq"),
-        ({"quant_method": "fp8"}, NONE, r"quant_method=fp8, which the runner cannot check \(it can bitsandbytes, gptq, awq, torchao\)"),
+        ({"quant_method": "fp8"}, NONE, r"quant_method=fp8, which the runner cannot check \(it can bitsandbytes, .*gptq, awq, .*torchao\)"),
         ({"bits": 4}, NONE, r"quant_method=\(none named\)"),
     ],
 )  # fmt: skip

@@ -26,6 +26,12 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
     "fp4": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
     "gptq": {"quant_method": "gptq", "bits": 4},
     "awq": {"quant_method": "awq", "bits": 4},
+    "auto_round": {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_gptq"},
+    "pack_quantized": {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
+    },
     "int8_dynamic": {
         "quant_method": "torchao",
         "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}},
@@ -54,8 +60,7 @@ def quantizes_layers(choice: type[QuantizationConfig]) -> bool:
 @pytest.mark.parametrize("choice", OTHERS)
 def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None:
     assert issubclass(choice, Quantized), "price, unpacked copy and load arguments must not be those of `none`"
-    assert choice.packages
-    assert choice.install.startswith("pip install ")
+    assert choice.install.startswith("pip install ") == bool(choice.packages)
     assert all(package in choice.install for package in choice.packages)
     assert bool(choice.holders) == (choice.packed or choice().in_blocks() is not None), (
         "loaded layers are recognised by where their classes are defined"

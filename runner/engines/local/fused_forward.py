@@ -214,7 +214,7 @@ class FusedForward:
         if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (outputs, inputs):
             raise NotFusable("its linear layers have another number format, or other sizes")
         self._kept.append(weights.tensors)
-        self.is_quantized |= weights.matrix.kind not in (WeightFormat.plain, WeightFormat.blocks)
+        self.is_quantized |= weights.matrix.kind not in (WeightFormat.plain, WeightFormat.blocks, WeightFormat.groups)
         self.is_by_row &= (
             weights.matrix.kind != WeightFormat.row_int8 or not weights.matrix.threshold
         )  # the outliers of one row count for all rows

@@ -19,11 +19,12 @@ from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core.heap import Heap
 from runner.core.machine import MIB
 from runner.core.mapped_files import MappedFiles
-from runner.engines.local import blocks, byte_products, int8_dynamic
+from runner.engines.local import blocks, byte_products, groups, int8_dynamic
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.matrices import LayerWeights, QuantizedWeights, multiply, shifted_sums
 from runner.models.gguf_blocks import GgufLinear
+from runner.models.grouped import GroupedLinear
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
@@ -57,8 +58,8 @@ class QuantizedLayers:
         for layer in model.modules():
             if not isinstance(layer, nn.Linear):
                 continue
-            if isinstance(layer, GgufLinear):
-                self._multiply_blocks(layer)
+            if isinstance(layer, GgufLinear | GroupedLinear):
+                self._multiply_strips(layer)
                 continue
             own, make = layer.forward, self._maker(layer)
             if make is None:
@@ -85,28 +86,38 @@ class QuantizedLayers:
                 self.matrices[layer] = it
                 layer.forward = forward  # type: ignore[method-assign,assignment]
 
-    def _multiply_blocks(self, layer: GgufLinear) -> None:
-        """Let the kernels multiply the blocks of a .gguf file, or leave the layer to torch."""
-        problem = blocks.problem(layer, self._kernels)
+    def _multiply_strips(self, layer: GgufLinear | GroupedLinear) -> None:
+        """Let the kernels multiply weights that they unpack some inputs at a time, or leave the layer to torch."""
+        if isinstance(layer, GgufLinear):
+            problem, kind, stored = blocks.problem(layer, self._kernels), f"{layer.kind} blocks are", [layer.weight]
+        else:
+            problem, kind = groups.problem(layer, self._kernels), "GroupedLinear is"
+            stored = list(layer.stored.values())
         if problem:
-            note = f"{layer.kind} blocks are multiplied by torch, which is slower: {problem}"
+            note = f"{kind} multiplied by torch, which is slower: {problem}"
             self.notes += [note] if note not in self.notes else []
             self.left.append(layer)
             return
         assert self._kernels is not None
         self._heap.trim_if_grown()
-        self.matrices[layer] = it = blocks.Blocks.of(layer, self._kernels)
+        it: blocks.Blocks | groups.Groups
+        if isinstance(layer, GgufLinear):
+            it = blocks.Blocks.of(layer, self._kernels)
+        else:
+            it = groups.Groups.of(layer, self._kernels)
+        self.matrices[layer] = it
         own, formats = layer.forward, it.formats
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             return it.product(rows) if rows.dtype in formats and rows.numel() else own(rows)
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
-        self._mapped.release(layer.weight.data_ptr(), layer.weight.nbytes)
+        for tensor in stored:
+            self._mapped.release(tensor.data_ptr(), tensor.nbytes)
 
     @cached_property
     def _mapped(self) -> MappedFiles:
-        """The mapped files; only a model in blocks needs them."""
+        """The mapped files; only a model in blocks or groups needs them."""
         return MappedFiles()
 
     @property

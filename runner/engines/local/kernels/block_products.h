@@ -59,7 +59,7 @@ static void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, i
   }
 }
 
-/* Multiplies a pair of panels in blocks by `rows` rows, from `row` on. */
+/* Multiplies a pair of panels in blocks, or in groups, by `rows` rows, from `row` on. */
 static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t row, int64_t rows, next_weights next) {
   const int64_t width = u->second ? 2 * PANEL : PANEL, tiles = ceil_div(rows, REGISTER_ROWS);
   const int64_t strips = ceil_div(p->inputs, STRIP), ahead = ceil_div(next.lines, tiles * strips) * CACHE_LINE;
@@ -68,8 +68,11 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
   float y[MAX_QUANTIZED_ROWS * 2 * PANEL], *second = y + (PANELS_AT_ONCE == 2 ? PANEL : rows * PANEL);
   for (int64_t k = 0; k < p->inputs; k += STRIP) {
     const int64_t some = p->inputs - k < STRIP ? p->inputs - k : STRIP;
-    for (int i = 0; i <= !!u->second; i++)
-      NAME(unpack_blocks)(u->of[i]->block, i ? u->second : u->first, k, some, strip[i]);
+    for (int i = 0; i <= !!u->second; i++) {
+      const char *panel = i ? u->second : u->first;
+      if (u->of[i]->kind == GROUPS) NAME(unpack_groups)(u->of[i], panel, p->inputs, k, some, strip[i]);
+      else NAME(unpack_blocks)(u->of[i]->block, panel, k, some, strip[i]);
+    }
     register_tile tile = {.stride = p->inputs, .steps = some / PACK, .panel = strip[0],
                           .second = PANELS_AT_ONCE == 2 && u->second ? strip[1] : 0,
                           .lines = ceil_div(ahead / CACHE_LINE, some / PACK / 4 + 1), .adds_up = k > 0};

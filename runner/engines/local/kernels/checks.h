@@ -69,6 +69,7 @@ static int is_readable(const matrix *m, int64_t inputs, int64_t pack) {
     const block_format *f = block_format_of(m->block);
     return f && inputs % f->group == 0;
   }
+  if (m->kind == GROUPS) return has_readable_groups(m, inputs);
 #ifdef HAS_AVX512_VNNI
   if (!m->scale) return 0;
   if (has_byte_rows(m)) return m->constants != 0;

@@ -22,7 +22,7 @@ const int64_t panel_width = PANEL;
 
 #include "blocks.h"
 
-enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS }; /* as in shared_numbers.py */
+enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS, GROUPS }; /* as in shared_numbers.py */
 
 typedef struct {
   const void *weight, *bias; /* bias: or 0 */
@@ -30,18 +30,26 @@ typedef struct {
   /* FOUR_BIT: bfloat16 [inputs / block, outputs]; ROW_INT8, INT8_DYNAMIC: float32 [outputs]; WEIGHT_INT8: bfloat16
      [outputs] */
   const void *scale;
-  /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8, INT8_DYNAMIC: int32 [outputs] (see row_int8.h) */
+  /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8, INT8_DYNAMIC: int32 [outputs] (see row_int8.h);
+     GROUPS: int32 [inputs], the group of each, or 0 where they lie in order */
   const void *constants;
-  int64_t block;   /* FOUR_BIT: inputs that share a scale; BLOCKS: the type of its blocks (see blocks.h) */
+  int64_t block;   /* FOUR_BIT, GROUPS: inputs that share a scale; BLOCKS: the type of its blocks (see blocks.h) */
   float threshold; /* ROW_INT8: a number of at least this size is an outlier; 0: none is */
   /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h);
      ROW_INT8, INT8_DYNAMIC: 0, or sums, which are exact, are made by tiles from so many rows on */
   int64_t tile_rows;
+  /* GROUPS: bits of a code; the format of scales (see groups.h); the zero point of all, or -1: each group has its own */
+  int64_t bits, scale_type, zero_point;
 } matrix;
+
+#include "groups.h"
 
 /* What is done with the sums: they are stored, added to the numbers that are there, or go through silu(first) * second.
  */
 enum { STORE, ADD, GATED };
+
+/* Whether its weights are unpacked to plain ones, some inputs at a time */
+INLINE int is_unpacked(const matrix *m) { return m->kind == BLOCKS || m->kind == GROUPS; }
 
 /* Whether rows are quantized, too, before they are multiplied by a matrix */
 INLINE int has_byte_rows(const matrix *m) { return m->kind == ROW_INT8 || m->kind == INT8_DYNAMIC; }
@@ -96,6 +104,7 @@ INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
     const block_format *f = block_format_of(m->block);
     return inputs / f->group * group_bytes(f);
   }
+  if (m->kind == GROUPS) return grouped_bytes(m, inputs);
   return m->kind == PLAIN ? inputs * size : m->kind == FOUR_BIT ? inputs / 2 : inputs;
 }
 

@@ -26,7 +26,7 @@ INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float 
 INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y, int64_t y_stride, const float *second,
                                 int64_t rows, int64_t row) {
   const matrix *m = u->of[0];
-  const T *bias = m->bias && (m->kind == PLAIN || m->kind == BLOCKS) ? (const T *)m->bias + u->output[0] : 0;
+  const T *bias = m->bias && (m->kind == PLAIN || is_unpacked(m)) ? (const T *)m->bias + u->output[0] : 0;
   for (int64_t r = 0; r < rows; r++, y += y_stride) {
     T *out = (T *)p->out + (row + r) * p->stride + u->column;
     const float *b = second + r * y_stride;
@@ -71,6 +71,7 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
 }
 #endif
 
+#include "group_products.h"
 #include "block_products.h"
 #if defined(HAS_TILES) && PACK == 2
 #include "tile_products.h"
@@ -118,7 +119,7 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
       lines = weight_bytes(ahead.of[0], of->inputs, sizeof(T)) * PANEL / CACHE_LINE;
     }
     const next_weights next = {ahead.first, ahead.second ? ahead.second : ahead.first, lines};
-    if (u.of[0]->kind == BLOCKS) {
+    if (is_unpacked(u.of[0])) {
       NAME(multiply_blocks)(p, &u, row, rows, next);
       continue;
     }
@@ -171,7 +172,7 @@ int64_t NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m,
   phase phases[PRODUCT_PHASES] __attribute__((aligned(CACHE_LINE))) = {0};
   quantized_workspace work = {0};
 #ifdef HAS_AVX512_VNNI
-  if (m->kind != PLAIN && m->kind != BLOCKS) {
+  if (m->kind != PLAIN && !is_unpacked(m)) {
     const char *end = workspace + workspace_bytes;
     work = allocate_quantized(&workspace, rows, inputs, threads);
     if (workspace > end) REFUSE(SMALL_WORKSPACE, 0);

@@ -14,7 +14,7 @@ const shared_number shared_numbers[] = {
     CONSTANT(LANES), CONSTANT(CACHE_LINE), CONSTANT(MAX_GROUP), CONSTANT(MAX_DIM), CONSTANT(SCALE_BYTES),
     CONSTANT(PRODUCT_PHASES), CONSTANT(LAYER_PHASES), SIZE(phase),
     CONSTANT(PLAIN), CONSTANT(FOUR_BIT), CONSTANT(ROW_INT8), CONSTANT(WEIGHT_INT8),
-    CONSTANT(INT8_DYNAMIC), CONSTANT(BLOCKS),
+    CONSTANT(INT8_DYNAMIC), CONSTANT(BLOCKS), CONSTANT(GROUPS),
 #ifdef HAS_AVX512_VNNI
     CONSTANT(THREAD_BUFFER_BYTES), CONSTANT(SHIFT),
 #endif
@@ -27,6 +27,7 @@ const shared_number shared_numbers[] = {
     SIZE(kv_arena), AT(kv_arena, keys), AT(kv_arena, values), AT(kv_arena, capacity),
     SIZE(matrix), AT(matrix, weight), AT(matrix, bias), AT(matrix, outputs), AT(matrix, kind), AT(matrix, scale),
     AT(matrix, constants), AT(matrix, block), AT(matrix, threshold), AT(matrix, tile_rows),
+    AT(matrix, bits), AT(matrix, scale_type), AT(matrix, zero_point),
     SIZE(fused_model), AT(fused_model, layers), AT(fused_model, hidden), AT(fused_model, inner),
     AT(fused_model, kv_heads), AT(fused_model, group), AT(fused_model, dim), AT(fused_model, is_quantized),
     AT(fused_model, has_int8_kv),

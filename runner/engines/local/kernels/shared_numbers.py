@@ -30,6 +30,7 @@ class WeightFormat(IntEnum):
     weight_int8 = 3
     int8_dynamic = 4
     blocks = 5
+    groups = 6
 
 
 class Refusal(IntEnum):
@@ -96,6 +97,7 @@ class Matrix(ctypes.Structure):
         ("block", ctypes.c_int64),
         ("threshold", ctypes.c_float),
         ("tile_rows", ctypes.c_int64),
+        *_fields(ctypes.c_int64, "bits", "scale_type", "zero_point"),
     )
 
 

@@ -1,0 +1,147 @@
+"""A checkpoint's integers with a scale for each group of inputs, in the layout that kernels/groups.h multiplies.
+
+The codes of the outputs of a panel lie together, byte by byte, so that the processor unpacks one input of all of them
+at a time. A zero point that all groups share is kept once, any other takes a byte. No weight changes. Where inputs are
+not ordered by their groups, each finds its group in a list, so that rows stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
+from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
+from runner.engines.local.matrices import multiply
+from runner.models.grouped import GroupedLinear
+
+TRIAL_OUTPUTS = 70  # whole panels with a remainder
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
+PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
+PLANES = {2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 7: (8, 0), 8: (8, 0)}  # lower and upper bits kept
+SCALE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+@dataclass
+class Groups:
+    """A matrix [outputs, inputs] in groups, as C reads it."""
+
+    kernels: Kernels
+    matrix: Matrix
+    inputs: int
+    weight: torch.Tensor  # uint8 [panels, bytes]
+    bias: torch.Tensor | None
+    group_of: torch.Tensor | None  # int32 [inputs]
+
+    @classmethod
+    def of(cls, layer: GroupedLinear, kernels: Kernels, outputs: int | None = None) -> Groups:
+        """Put a layer's outputs, or the first of them, into panels; the last one is padded with zeros."""
+        layout, stored, outputs = layer.layout, layer.stored, outputs or layer.out_features
+        zeros = layout.zeros(stored, 0, outputs)
+        is_shared = bool((zeros == zeros[0, 0]).all())
+        weight = packed(layer, None if is_shared else zeros, outputs, kernels.panel_width)
+        order, bias = layer.group_of, None if layer.bias is None else layer.bias.detach()[:outputs].contiguous()
+        if order is None and layout.group % 8 and layout.groups > 1:  # C reads the group of eight inputs at a time
+            order = torch.arange(layer.in_features) // layout.group
+        group_of = None if order is None else order.to(torch.int32)
+        matrix = Matrix(
+            weight=weight.data_ptr(),
+            bias=None if bias is None else pointer(bias, bias.dtype, outputs),
+            constants=None if group_of is None else pointer(group_of, torch.int32, layer.in_features),
+            outputs=outputs,
+            kind=WeightFormat.groups,
+            block=layout.group,
+            bits=sum(PLANES[layout.bits]),
+            scale_type=SCALE_TYPES[stored[layout.scale_name].dtype],
+            zero_point=int(zeros[0, 0]) if is_shared else -1,
+        )
+        return cls(kernels, matrix, layer.in_features, weight, bias, group_of)
+
+    @property
+    def formats(self) -> tuple[torch.dtype, ...]:
+        """Rows may have any number format; a bias has the rows' own."""
+        return tuple(FORMATS) if self.bias is None else (self.bias.dtype,)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The tensors whose addresses are in the matrix."""
+        return tuple(one for one in (self.weight, self.bias, self.group_of) if one is not None)
+
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return [..., outputs] for rows [..., inputs]."""
+        return multiply(self.kernels, rows, self)
+
+
+def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width: int) -> torch.Tensor:
+    """Return a layer's first outputs in panels of `width` outputs: uint8 [panels, bytes]."""
+    layout, stored, inputs = layer.layout, layer.stored, layer.in_features
+    low, high = PLANES[layout.bits]
+    panels = -(-outputs // width)
+    each = layout.groups * (stored[layout.scale_name].element_size() + (zeros is not None))
+    result = torch.empty(panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8)
+    some = max(1, PACKED_AT_ONCE // (inputs * width))
+    for begin in range(0, panels, some):
+        end = min(begin + some, panels)
+        first, last = begin * width, min(end * width, outputs)
+        sides = [layout.scales(stored, first, last).unsqueeze(2)]
+        if zeros is not None:
+            sides.append(zeros[first:last].unsqueeze(2))
+        eights = layout.codes(stored, first, last).reshape(last - first, inputs // 8, 8)
+        planes = [_bytes_of(eights & (1 << low) - 1, low)]
+        if high:
+            planes.append(_bytes_of(eights >> low, high))
+        sides.append(torch.cat(planes, dim=2))
+        missing = (end - begin) * width - (last - first)
+        result[begin:end] = torch.cat([_side_by_side(one, missing, width) for one in sides], dim=1)
+    return result
+
+
+def _side_by_side(numbers: torch.Tensor, missing: int, width: int) -> torch.Tensor:
+    """Return [outputs, n, m] as the bytes of panels, in which the outputs lie side by side: uint8 [panels, bytes]."""
+    filled = nn.functional.pad(numbers, (0, 0, 0, 0, 0, missing))
+    panels = filled.reshape(-1, width, *filled.shape[1:]).permute(0, 2, 3, 1).contiguous()
+    return panels.flatten(1).view(torch.uint8)
+
+
+def _bytes_of(bits: torch.Tensor, each: int) -> torch.Tensor:
+    """Put neighbouring numbers of `each` bits into bytes: [..., n * each / 8] of [..., n]."""
+    count = 8 // each
+    parts = bits.reshape(*bits.shape[:-1], -1, count)
+    result: torch.Tensor = parts[..., 0].clone()
+    for place in range(1, count):
+        result |= parts[..., place] << place * each
+    return result
+
+
+_tried: dict[tuple[object, ...], str] = {}  # what is wrong with products of a kind of groups
+
+
+def problem(layer: GroupedLinear, kernels: Kernels | None) -> str:
+    """Say why the kernels cannot multiply a layer; empty if they can. One layer of each kind is tried beside torch."""
+    if kernels is None:
+        return "there are no kernels: they need a C compiler"
+    if layer.weight.device.type != "cpu":
+        return "it is not on the CPU"
+    if layer.in_features % 8:
+        return "its inputs are not a multiple of 8"
+    if layer.bias is not None and layer.bias.dtype not in FORMATS:
+        return "its bias has another number format"
+    scales, is_ordered = layer.stored[layer.layout.scale_name].dtype, layer.group_of is None
+    key = type(layer.layout), layer.layout.bits, layer.layout.group, layer.in_features, scales, is_ordered
+    if key not in _tried:
+        _tried[key] = next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), "")
+    return _tried[key]
+
+
+def _difference(layer: GroupedLinear, dtype: torch.dtype, kernels: Kernels) -> str:
+    outputs = min(TRIAL_OUTPUTS, layer.out_features)
+    trial = Groups.of(layer, kernels, outputs)
+    trial.matrix.bias = None  # it is added in the same way to every product
+    x = torch.randn(7, layer.in_features, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        expected = nn.functional.linear(x, layer.unpacked(0, outputs, dtype)).float()
+        found = trial.product(x).float()
+    off = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
+    return "" if off <= TOLERANCE[dtype] else f"the outputs would be off by {off:.2g} of the largest"

@@ -1,0 +1,68 @@
+/* Matrices whose weights are integers of 2 to 8 bits with a scale for each group of inputs (groups.py puts them so). A
+   panel has the scales of its PANEL outputs, group by group; their zero points, a byte each, unless all are the same; then
+   the codes: of eight inputs first the lower bits, of which a byte holds as many neighbouring inputs of one output as
+   fit, then the upper ones. A weight is (code - zero point) * scale. */
+
+enum { SCALE_F32, SCALE_F16, SCALE_BF16 }; /* as in groups.py */
+
+/* What the weights of a group have in common, for the outputs of a panel */
+typedef struct {
+  float scale[PANEL];
+  int32_t zero_point[PANEL];
+} group_numbers;
+
+INLINE int64_t scale_size(const matrix *m) { return m->scale_type == SCALE_F32 ? 4 : 2; }
+
+/* Bytes of scales and zero points of one output, and of all that belongs to it */
+INLINE int64_t group_number_bytes(const matrix *m, int64_t inputs) {
+  return ceil_div(inputs, m->block) * (scale_size(m) + (m->zero_point < 0));
+}
+
+INLINE int64_t grouped_bytes(const matrix *m, int64_t inputs) {
+  return group_number_bytes(m, inputs) + inputs / 8 * m->bits;
+}
+
+/* Whether a matrix in groups can be multiplied; groups that are not whole eights need the group of each input */
+INLINE int has_readable_groups(const matrix *m, int64_t inputs) {
+  const int are_bits = m->bits == 2 || m->bits == 3 || m->bits == 4 || m->bits == 5 || m->bits == 6 || m->bits == 8;
+  return are_bits && m->scale_type >= SCALE_F32 && m->scale_type <= SCALE_BF16 && m->zero_point >= -1 &&
+         m->zero_point < 256 && m->block > 0 && inputs % 8 == 0 && (m->constants || m->block % 8 == 0);
+}
+
+INLINE group_numbers numbers_of_group(const matrix *m, const uint8_t *panel, int64_t groups, int64_t group) {
+  const uint8_t *scales = panel + group * PANEL * scale_size(m);
+  const uint8_t *zero_points = panel + groups * PANEL * scale_size(m) + group * PANEL;
+  group_numbers g;
+  uint16_t halves[PANEL];
+  if (m->scale_type == SCALE_F32) memcpy(g.scale, scales, sizeof g.scale);
+  else memcpy(halves, scales, sizeof halves);
+  if (m->scale_type == SCALE_F16)
+#pragma omp simd
+    for (int o = 0; o < PANEL; o++) g.scale[o] = from_half(halves[o]);
+  if (m->scale_type == SCALE_BF16)
+#pragma omp simd
+    for (int o = 0; o < PANEL; o++) {
+      union { uint32_t i; float f; } u = {(uint32_t)halves[o] << 16};
+      g.scale[o] = u.f;
+    }
+  if (m->zero_point < 0)
+#pragma omp simd
+    for (int o = 0; o < PANEL; o++) g.zero_point[o] = zero_points[o];
+  else
+    for (int o = 0; o < PANEL; o++) g.zero_point[o] = (int32_t)m->zero_point;
+  return g;
+}
+
+/* codes [8, PANEL] of eight inputs */
+INLINE void codes_of_inputs(const int low, const int high, const uint8_t *at, uint8_t codes[8][PANEL]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    const uint8_t *lower = at + i * low / 8 * PANEL, *upper = at + (low + i * high / 8) * PANEL;
+#pragma omp simd
+    for (int o = 0; o < PANEL; o++) {
+      int x = lower[o] >> i * low % 8 & ((1 << low) - 1);
+      if (high) x |= (upper[o] >> i * high % 8 & ((1 << high) - 1)) << low;
+      codes[i][o] = (uint8_t)x;
+    }
+  }
+}

@@ -1,0 +1,95 @@
+"""A linear layer whose weights are integers with a scale for each group of inputs, as GPTQ, AWQ and others store them.
+
+Its tensors stay as in the checkpoint, and in its mapped file. On a CPU the local engine multiplies them
+(engines/local/groups.py); elsewhere torch unpacks some outputs at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner.models.group_layouts import Layout
+
+UNPACKED_AT_ONCE = {"cpu": 2**20}  # weights of a layer that is multiplied by torch
+ELSEWHERE = 2**24  # on a GPU, where each call takes time
+
+
+class GroupedLinear(nn.Linear):
+    """A linear layer with the tensors of a format, under its names."""
+
+    def __init__(self, like: nn.Linear, layout: Layout, stored: dict[str, torch.Tensor]) -> None:
+        """like: the layer in whose place it is. stored: the tensors, which may be filled later."""
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = like.in_features, like.out_features
+        self.bias, self.layout = like.bias, layout
+        self._names = tuple(stored)
+        for name, tensor in stored.items():
+            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows of it."""
+        return f"{self.in_features}, {self.out_features}, bits={self.layout.bits}, group={self.layout.group}"
+
+    @property
+    def stored(self) -> dict[str, torch.Tensor]:
+        """The tensors of the format, by its names."""
+        return {name: self._parameters[name] for name in self._names}  # type: ignore[misc]
+
+    @property
+    def weight(self) -> Any:  # type: ignore[override]
+        """The codes as stored, for code that asks where a layer's weight is."""
+        return self._parameters[self._names[0]]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the tensors stand for."""
+        return self.in_features * self.out_features
+
+    @property
+    def group_of(self) -> torch.Tensor | None:
+        """The group of each input, int64; None if they lie in order."""
+        order = self._parameters.get(self.layout.order_name)
+        if order is None or bool((order == -1).all()):  # -1: the format's word for none
+            return None
+        groups = order.to(torch.int64)
+        in_order = torch.arange(self.in_features, device=order.device) // self.layout.group
+        return None if torch.equal(groups, in_order) else groups
+
+    def unpacked(self, first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return the weights of some outputs, [outputs, inputs].
+
+        (code - zero point) * scale: exact in float32 with a scale of 16 bits, and rounded once. That is what the
+        libraries compute where `dtype` is their scales' own.
+        """
+        layout, stored, order = self.layout, self.stored, self.group_of
+        weights = layout.codes(stored, first, last).float()
+        scales = layout.scales(stored, first, last).float()
+        zeros = layout.zeros(stored, first, last).float().expand_as(scales)
+        if order is None and self.in_features % layout.group:  # the last group is a short one
+            order = torch.arange(self.in_features, device=weights.device) // layout.group
+        if order is None:
+            of_groups = weights.view(*scales.shape, layout.group)
+            of_groups.sub_(zeros.unsqueeze(2)).mul_(scales.unsqueeze(2))
+        else:
+            weights.sub_(zeros[:, order]).mul_(scales[:, order])
+        return weights.to(dtype)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Unpack some outputs at a time: slow, for places where there are no kernels."""
+        most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)
+        step = max(32, most // self.in_features // 32 * 32)
+        parts = []
+        for first in range(0, self.out_features, step):
+            last = min(first + step, self.out_features)
+            bias = None if self.bias is None else self.bias[first:last]
+            parts.append(nn.functional.linear(input, self.unpacked(first, last, input.dtype), bias))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def hidden_parameters(model: nn.Module) -> int:
+    """Return by how much the numbers in groups are more than the parameters that hold them."""
+    layers = {id(one.weight): one for one in model.modules() if isinstance(one, GroupedLinear)}
+    return sum(one.numbers - sum(tensor.numel() for tensor in one.stored.values()) for one in layers.values())
