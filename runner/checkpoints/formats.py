@@ -14,6 +14,7 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.quantization import METHODS
 from runner.quantization.base import CheckpointSource, Format, QuantizationConfig
+from runner.quantization.refused import REASONS
 
 
 def check(config: RunnerConfig, resolved: Resolved) -> None:
@@ -33,6 +34,11 @@ def check(config: RunnerConfig, resolved: Resolved) -> None:
             )
         wanted.require_packages()
         return
+    if not stored.known and stored.method in REASONS:
+        raise ConfigError(
+            f"{where} is quantized already, with quant_method={stored.method}, which cannot be loaded: "
+            f"{REASONS[stored.method]}. Use the original checkpoint, with quantization=nf4 or int8"
+        )
     if not stored.known:
         raise ConfigError(
             f"{where} is quantized already, with quant_method={stored.method or '(none named)'}, which the runner "
