@@ -16,6 +16,7 @@ from runner.core.errors import ConfigError
 from runner.quantization import METHODS
 from runner.quantization.base import CheckpointSource, Format, QuantizationConfig
 from runner.quantization.mixed import HEAD, Mix
+from runner.quantization.refused import REASONS
 
 
 def check(config: RunnerConfig, resolved: Resolved) -> None:
@@ -41,6 +42,10 @@ def check(config: RunnerConfig, resolved: Resolved) -> None:
         raise ConfigError(
             f"quantization={wanted.label}: {where} is quantized already, {stored}, and what is stored is stored: leave "
             "quantization.skip and quantization.overrides out, or use the original checkpoint"
+    if not stored.known and stored.method in REASONS:
+        raise ConfigError(
+            f"{where} is quantized already, with quant_method={stored.method}, which cannot be loaded: "
+            f"{REASONS[stored.method]}. Use the original checkpoint, with quantization=nf4 or int8"
         )
     if not stored.known:
         raise ConfigError(

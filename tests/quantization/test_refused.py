@@ -1,0 +1,37 @@
+"""Checkpoints of methods that cannot be loaded are refused with the reason, before any weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from families import settings as family_settings
+from opening import load_base
+
+from runner.config.model import LocalConfig
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError
+from runner.quantization import METHODS
+from runner.quantization.refused import REASONS
+
+
+@pytest.mark.parametrize("method", REASONS)
+def test_a_refused_method_is_named_with_its_reason(
+    make_config: Callable[..., RunnerConfig], tmp_path: Path, method: str
+) -> None:
+    settings = family_settings("llama").to_dict() | {"quantization_config": {"quant_method": method}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "model.safetensors").write_bytes(b"not a weight: reading it would be another error")
+    config = make_config(model=LocalConfig(name=str(tmp_path), device="cpu"))
+    with pytest.raises(ConfigError) as caught:
+        load_base(config)
+    assert f"quant_method={method}, which cannot be loaded: {REASONS[method]}." in str(caught.value)
+
+
+def test_no_method_is_both_refused_and_loaded_and_transformers_knows_each() -> None:
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    assert not REASONS.keys() & set(METHODS)
+    assert REASONS.keys() <= AUTO_QUANTIZATION_CONFIG_MAPPING.keys()
