@@ -42,6 +42,7 @@ def check(config: RunnerConfig, resolved: Resolved) -> None:
         raise ConfigError(
             f"quantization={wanted.label}: {where} is quantized already, {stored}, and what is stored is stored: leave "
             "quantization.skip and quantization.overrides out, or use the original checkpoint"
+        )
     if not stored.known and stored.method in REASONS:
         raise ConfigError(
             f"{where} is quantized already, with quant_method={stored.method}, which cannot be loaded: "
