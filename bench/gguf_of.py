@@ -27,7 +27,7 @@ OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_
 def gguf_of(folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer: bool = False) -> Path:
     """Write the model into a folder, unless it is there already; return the file.
 
-    whole: the hidden numbers of a feed-forward layer are padded with zeros to a multiple of it, which changes no answer.
+    whole: feed-forward layers are padded with zeros to a multiple of so many numbers, which changes no answer.
     """
     import gguf
 

@@ -2,8 +2,8 @@
 
 `llama-quantize` makes files of a Llama shape with random weights, all of whose widths are multiples of 256. Each run is
 a fresh process, runner and llama.cpp by turns: so many random prompts at once, exactly so many new tokens each.
-llama.cpp decodes all rows in one batch. Then each file is loaded once more after a small one, which leaves the libraries
-in memory: what the process takes beyond that, without keys and values, is the file's.
+llama.cpp decodes all rows in one batch. Then each file is loaded once more after a small one, which leaves the
+libraries in memory: what the process takes beyond that, without keys and values, is the file's.
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ def jobs_of(file: Path, dtype: str, prompts: list[list[int]], new_tokens: int) -
     """Return the job of each side."""
     limits = [new_tokens] * len(prompts)
     ours = Job("stream", str(file), dtype, prompts, limits, None, settings={"quantization": "gguf"})
-    return {"runner": ours, "llama.cpp": Job("llamacpp", "", dtype, prompts, limits, None, settings={"gguf": str(file)})}
+    return {
+        "runner": ours,
+        "llama.cpp": Job("llamacpp", "", dtype, prompts, limits, None, settings={"gguf": str(file)}),
+    }
 
 
 def tokens_per_s(outcome: Outcome) -> float:
@@ -166,7 +169,9 @@ def main() -> None:
         memory = [memory_of(file, options.dtype, smalls["Q8_0"]) for _ in range(3)]
         resident, peak, kv = (statistics.median(one[key] for one in memory) for key in ("resident", "peak", "kv"))
         size = file.stat().st_size / MIB
-        rows.append([name, f"{size:,.1f}", f"{resident - kv:,.1f}", f"{(resident - kv) / size:.2f}", f"{peak - kv:,.1f}"])
+        rows.append(
+            [name, f"{size:,.1f}", f"{resident - kv:,.1f}", f"{(resident - kv) / size:.2f}", f"{peak - kv:,.1f}"]
+        )
     print("\nWhat the process takes beyond its libraries, without keys and values, after 4 prompts, of 3 runs:\n")
     print(markdown(["file", "MiB", "resident, MiB", "x the file", "peak, MiB"], rows))
 

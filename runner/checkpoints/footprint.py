@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
 
-from runner.checkpoints.gguf_file import kept_tensors, read_header
+from runner.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
 from runner.checkpoints.pass_memory import (
     PassShape,
     activation_bytes,
@@ -212,6 +212,10 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib
     unread, copied, is_packed = _resident(config, resolved, weights, rows * context, is_stream, free_mib)
+    if held.keeps_blocks and is_packed:
+        is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
+        packed = (tensor for tensor in tensors if is_tied or _part(tensor) != "embedding")
+        copied += sum(bytes_beyond_file(tensor) for tensor in packed)
     mapped, library = _mapped_bytes(config, resolved, weights), int(LIBRARY_MIB * MIB)
     first = 0
     if copied or is_packed:  # the head is packed last, when all other layers are packed already
