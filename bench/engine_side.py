@@ -17,6 +17,7 @@ from runner.engines.contract import complete
 from runner.engines.local import engine as local_engine
 from runner.engines.local import prefix_tree
 from runner.engines.local.forward import Forward
+from runner.quantization import CHOICES
 
 
 def switch_off(parts: Sequence[str]) -> None:
@@ -52,7 +53,8 @@ def with_engine(job: Job) -> Outcome:
     attention = Attention.sdpa if job.kind == "plain" else Attention.auto
     dtype = Dtype(job.dtype)
     model = LocalModelConfig(name=job.folder, device=job.device, dtype=dtype, threads=job.threads, attention=attention)
-    engine = greedy_engine(model, max_new_tokens=max(job.new_tokens))
+    quantization = CHOICES[job.settings.get("quantization", "none")]()
+    engine = greedy_engine(model, quantization, max_new_tokens=max(job.new_tokens))
     started = time.perf_counter()
     engine.load()
     run = Run(engine.loaded.model, job.dtype, time.perf_counter() - started, hooks=job.kind == "plain")

@@ -75,7 +75,7 @@ class Job:
     order: str = "prompt"  # of generate's batches: given, prompt (longest first), answer (longest first)
     off: list[str] = field(default_factory=list)  # parts of our engine: share, kernels, packed, fused
     limit_s: float | None = None  # lm-eval starts no further batch after this, llama.cpp no further step
-    settings: dict[str, Any] = field(default_factory=dict)  # of vLLM and OpenVINO, or the file of llama.cpp
+    settings: dict[str, Any] = field(default_factory=dict)  # of vLLM and OpenVINO, llama.cpp's file, our quantization
     device: str = "cpu"  # of our engine and of generate: cpu or cuda
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +19,7 @@ from gsm8k_vs_lmeval import ROOT
 from runner.core import machine
 
 LLAMACPP = "llama-cpp-python==0.3.36"
+PROGRAMS = ("llama", "llama-quantize", "llama-perplexity")
 # OpenVINO's own three have to be of one release; torch converts models, and torchvision does not match this torch
 OPENVINO = [
     *("openvino==2026.4.0", "openvino-genai==2026.4.0.0", "openvino-tokenizers==2026.4.0.0"),
@@ -31,8 +34,36 @@ OPENVINO_TOKENS = (512, 2048, 8192)  # of one pass
 
 
 def llamacpp_python(folder: Path) -> str:
-    """Return the interpreter of llama.cpp's environment, built from its source if necessary."""
-    return _python_with(folder, [LLAMACPP], "--no-binary", "llama-cpp-python")
+    """Return the interpreter of llama.cpp's environment; llama.cpp is built from its source if necessary."""
+    programs = llamacpp_programs(folder.with_name(f"{folder.name}-build"))
+    no_build = ("--no-binary", "llama-cpp-python", "--config-settings", "cmake.define.LLAMA_BUILD=OFF")
+    python = _python_with(folder, [LLAMACPP], *no_build)
+    (package,) = folder.glob("lib/python*/site-packages/llama_cpp")
+    if not (package / "lib").exists():
+        (package / "lib").symlink_to(programs)
+    return python
+
+
+def llamacpp_programs(folder: Path) -> Path:
+    """Return the folder with llama.cpp's programs and libraries, built from llama-cpp-python's source if necessary."""
+    ready, built = folder / ".ready", folder / "build"
+    if not ready.is_file() or ready.read_text() != LLAMACPP:
+        print(f"building llama.cpp of {LLAMACPP} in {folder}", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"]
+        subprocess.run([*pip, "--no-binary", "llama-cpp-python", "--dest", str(folder), LLAMACPP], check=True)
+        (archive,) = folder.glob("*.tar.gz")
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter="data")
+        archive.unlink()
+        (source,) = folder.glob("*/vendor/llama.cpp")
+        off = [f"-DLLAMA_BUILD_{part}=OFF" for part in ("TESTS", "EXAMPLES", "SERVER", "APP")]
+        kind = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TOOLS=ON"]
+        subprocess.run(["cmake", "-S", str(source), "-B", str(built), *kind, *off], check=True, stdout=sys.stderr)
+        targets = ["--target", *PROGRAMS, "--parallel", str(machine.cores())]
+        subprocess.run(["cmake", "--build", str(built), *targets], check=True, stdout=sys.stderr)
+        ready.write_text(LLAMACPP)
+    return built / "bin"
 
 
 def openvino_python(folder: Path) -> str:

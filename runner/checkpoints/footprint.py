@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
 
-from runner.checkpoints.gguf_file import kept_tensors, read_header
+from runner.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
 from runner.checkpoints.linear_layers import layer_of, part_of, plain_layers
 from runner.checkpoints.pass_memory import (
     PassShape,
@@ -215,6 +215,10 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib
     unread, copied, packed_share = _resident(config, resolved, weights, rows * context, is_stream, free_mib)
+    if held.keeps_blocks and packed_share:
+        is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
+        packed = (tensor for tensor in tensors if is_tied or part_of(tensor) != "embedding")
+        copied += sum(bytes_beyond_file(tensor) for tensor in packed)
     mapped, library = _mapped_bytes(config, resolved, weights), int(LIBRARY_MIB * MIB)
     first = 0
     if copied or packed_share:  # the head is packed last, when all other layers are packed already

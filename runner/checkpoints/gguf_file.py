@@ -39,6 +39,9 @@ BLOCKS = {
 KEPT_TYPES = (
     "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
 )  # fmt: skip
+# bytes of a block in the kernels' panels, where they are more than in a file: a scale of a part has a whole byte
+PANEL_BYTES = {"Q3_K": 114, "Q4_K": 148, "Q5_K": 180, "IQ4_XS": 138}
+PANEL_OUTPUTS = 32  # a last panel is padded
 # architectures of which transformers reads each tensor of the file into one of the model
 KEPT_ARCHITECTURES = ("llama", "qwen2", "qwen3", "phi3", "starcoder2", "stablelm", "gemma2", "gemma3")
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -115,6 +118,16 @@ def kept_tensors(header: Header) -> list[Tensor]:
     """List the tensors as they are in memory if blocks are kept; those of other types are unpacked."""
     kept = {tensor.name: tensor for tensor in header.tensors if tensor.dtype in KEPT_TYPES}
     return [kept.get(tensor.name, tensor) for tensor in unpacked_tensors(header)]
+
+
+def bytes_beyond_file(tensor: Tensor) -> int:
+    """Count the bytes that a matrix takes in the kernels' panels, beyond those in the file."""
+    if tensor.dtype not in KEPT_TYPES or len(tensor.shape) != 2:
+        return 0
+    outputs, inputs = tensor.shape
+    _, numbers, stored = next(one for one in BLOCKS.values() if one[0] == tensor.dtype)
+    of_panel = inputs // numbers * PANEL_BYTES.get(tensor.dtype, stored) * PANEL_OUTPUTS
+    return math.ceil(outputs / PANEL_OUTPUTS) * of_panel - tensor.nbytes
 
 
 def unpacked_tensors(header: Header) -> list[Tensor]:

@@ -18,7 +18,7 @@ from runner.checkpoints.weight_files import Tensor
 from runner.core.errors import DataError
 from runner.models.gguf_types import TYPES, scales_of, unpacked
 
-UNPACKED_AT_ONCE = 2**24  # weights of a layer that is multiplied by torch
+UNPACKED_AT_ONCE = 2**20  # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
 
 
 class GgufLinear(nn.Linear):

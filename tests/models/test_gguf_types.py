@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gguf
 import pytest
 import torch
 from gguf_blocks import random_blocks
 
 from runner.checkpoints import gguf_file
+from runner.checkpoints.weight_files import Tensor
+from runner.engines.local.blocks import packed
 from runner.models.gguf_types import TYPES, scales_of, unpacked
 
 
@@ -36,3 +40,6 @@ def test_the_header_knows_the_same_types_with_the_same_sizes() -> None:
     for name, kind in TYPES.items():
         assert (kind.number, kind.inputs, kind.stored_bytes) == sizes[name]
         assert kind.packed_bytes <= 1.04 * kind.stored_bytes
+        one = Tensor("a", name, (33, 768), Path("a"), 0, 33 * 768 // kind.inputs * kind.stored_bytes)
+        panels = packed(torch.zeros(33, one.nbytes // 33, dtype=torch.uint8), kind, 768, gguf_file.PANEL_OUTPUTS)
+        assert gguf_file.bytes_beyond_file(one) == panels.nbytes - one.nbytes
