@@ -117,6 +117,8 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 yield Table("grid", names[names.index("status") :])
             elif "state" in names:
                 yield Table("plan", names[names.index("state") :])
+            elif names[0] == "file" and "accuracy" in names:
+                yield Table("model files", names)
             elif "accuracy" in names:
                 kind = "comparison" if "Holm" in names else "runs"
                 yield Table(kind, [name for name in names[names.index("n") :] if name != "Pareto"])

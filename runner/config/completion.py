@@ -25,7 +25,8 @@ def query(self: CompletionPlugin, config_name: str | None, line: str) -> list[st
     *before, word = line.split(" ") or [""]
     key, equals, value = word.partition("=")
     if not equals or set("[]{}()'\"") & set(value):
-        return [it for it in _hydras_query(self, config_name, line) if not it.startswith(data_sets.GROUP)]
+        found = [it for it in _hydras_query(self, config_name, line) if not it.startswith(data_sets.GROUP)]
+        return _with_equals(self, config_name, before, found)
     earlier, comma, prefix = value.rpartition(",")
     values = [it.partition("=")[2] for it in _hydras_query(self, config_name, " ".join([*before, f"{key}={prefix}"]))]
     values += _values(self, config_name, before, key)
@@ -33,13 +34,30 @@ def query(self: CompletionPlugin, config_name: str | None, line: str) -> list[st
     return sorted(f"{key}={earlier}{comma}{it}" for it in {*values} if it.startswith(prefix) and it not in chosen)
 
 
+def _with_equals(plugin: CompletionPlugin, config_name: str | None, before: list[str], found: list[str]) -> list[str]:
+    """Let a key that takes a list or a mapping end in =, as other keys do; Hydra lets it end in a dot."""
+    if not any(it.endswith(".") for it in found):
+        return found
+    node = _composed(plugin, config_name, before)
+    held = {it: OmegaConf.select(node, it.strip("+~.")) for it in found if node is not None and it.endswith(".")}
+    is_value = {it for it, value in held.items() if value is not None and OmegaConf.get_type(value) in (list, dict)}
+    return [f"{it[:-1]}=" if it in is_value else it for it in found]
+
+
+def _composed(plugin: CompletionPlugin, config_name: str | None, before: list[str]) -> DictConfig | None:
+    """Return the config that the words before compose; None if they compose none."""
+    words = get_args([word for word in before if word]).overrides
+    with suppress(HydraException, OmegaConfBaseException):
+        return plugin.config_loader.load_configuration(config_name, words, RunMode.MULTIRUN)
+    return None
+
+
 def _values(plugin: CompletionPlugin, config_name: str | None, before: list[str], key: str) -> list[str]:
     """Return the values that a key takes, or none if it takes more than a few."""
     owner, dot, name = key.lstrip("+").rpartition(".")
-    words = get_args([word for word in before if word]).overrides
-    with suppress(HydraException, OmegaConfBaseException):  # the words before do not compose: no values are known
-        composed = plugin.config_loader.load_configuration(config_name, words, RunMode.MULTIRUN)
-        node = OmegaConf.select(composed, owner) if dot else composed
+    composed = _composed(plugin, config_name, before)
+    with suppress(OmegaConfBaseException):  # no such key
+        node = OmegaConf.select(composed, owner) if dot and composed is not None else composed
         schema: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
         if name == "data" and isinstance(schema, type) and issubclass(schema, QuestionsConfig):
             return data_sets.names(composed)

@@ -38,7 +38,7 @@ def plugin() -> BashCompletion:
         ("task.strategy=", []),  # another task's
         ("quantization=no_such_one task.prompt=", []),
         ("task.nam", []),
-        ("quantization.", []),
+        ("quantization.", ["quantization.overrides=", "quantization.skip="]),
         ("task.prompt=[ch", []),
     ],
 )
