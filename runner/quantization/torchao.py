@@ -1,4 +1,4 @@
-"""torchao: int8 of weights, or of weights and rows; quantized while loading or stored that way."""
+"""torchao: int8 of weights, or of weights and rows, and float8 of weights; made while loading or stored that way."""
 
 from __future__ import annotations
 
@@ -105,6 +105,35 @@ class TorchaoInt8Config(TorchaoConfig):
     @classmethod
     def _is_plain(cls, keys: dict[str, Any]) -> bool:
         return keys.get("group_size") is None and super()._is_plain(keys)
+
+
+@dataclass
+class TorchaoFloat8Config(TorchaoConfig):
+    """Weight-only float8 (e4m3): one float32 scale for each row, products in model.dtype."""
+
+    name: ClassVar[str] = "torchao_float8"
+
+    config_type: ClassVar[str] = "Float8WeightOnlyConfig"
+
+    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
+        """One byte for each number; one float32 scale for each row."""
+        return numbers, 4 * rows
+
+    def unpacked_bytes(self, dtype_bytes: int) -> int:
+        """The copy is in the dtype of the activations."""
+        return dtype_bytes
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return transformers' config around torchao's own, which must not change settings of torch's compiler."""
+        from torchao.quantization import Float8WeightOnlyConfig
+        from transformers import TorchAoConfig
+
+        return {"quantization_config": TorchAoConfig(Float8WeightOnlyConfig(set_inductor_config=False))}
+
+    @classmethod
+    def _is_plain(cls, keys: dict[str, Any]) -> bool:
+        kind = keys.get("weight_dtype") or {}
+        return kind.get("_data", "float8_e4m3fn") == "float8_e4m3fn" and super()._is_plain(keys)
 
 
 @dataclass

@@ -156,7 +156,11 @@ def test_adapters_over_a_mix(make_config: Make, saved_family: Saved, tmp_path: P
     loaded = load(make_config, folder, mixed, dtype=Dtype.float32, lora=lora)
     assert loaded.metrics["lora_modules"] == 4
     assert loaded.metrics["quantized_modules"] == before.metrics["quantized_modules"]
-    if base not in ("nf4", "fp4"):  # which change this model as much as its adapter does: the test below is exact
+    if base not in (
+        "nf4",
+        "fp4",
+        "torchao_float8",
+    ):  # which change this model as much as its adapter does: the test below is exact
         assert (logits(loaded) - logits(before)).norm() > 4 * (logits(loaded) - logits(plain)).norm()
 
 

@@ -31,7 +31,7 @@ from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.gguf import GgufConfig
 from runner.quantization.grouped import AwqConfig, GptqConfig
-from runner.quantization.torchao import Int8DynamicConfig, TorchaoInt8Config
+from runner.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
@@ -72,14 +72,20 @@ def predicted_bytes(config: RunnerConfig) -> int:
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize(
-    ("quantization", "of_layer", "of_logits"), [(TorchaoInt8Config(), 0.01, 0.04), (Int8DynamicConfig(), 0.02, 0.08)]
+    ("quantization", "weight_class", "of_layer", "of_logits"),
+    [
+        (TorchaoInt8Config(), "Int8Tensor", 0.01, 0.04),
+        (Int8DynamicConfig(), "Int8Tensor", 0.02, 0.08),
+        (TorchaoFloat8Config(), "Float8Tensor", 0.05, 0.15),
+    ],
 )
-def test_torchaos_int8_is_really_on(
+def test_torchaos_8_bits_are_really_on(
     make_config: Make,
     saved_family: Saved,
     tied: bool,
     dtype: Dtype,
     quantization: QuantizationConfig,
+    weight_class: str,
     of_layer: float,
     of_logits: float,
 ) -> None:
@@ -89,10 +95,11 @@ def test_torchaos_int8_is_really_on(
     rough = load(make_config, folder, quantization, dtype=dtype)
     linears = [m for n, m in plain.model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
     assert rough.metrics["quantized_modules"] == len(linears) == 14
-    assert "14 Int8Tensor" in rough.facts["quantized"]
+    assert f"14 {weight_class}" in rough.facts["quantized"]
     size = linears[0].weight.element_size()
-    # an int8 a number instead of the dtype; a float32 scale and an int8 zero point a row come on top
-    less = sum(m.weight.numel() * (size - 1) - m.weight.shape[0] * 5 for m in linears)
+    # a byte a number instead of the dtype; a float32 scale a row comes on top, and for int8 a zero point
+    of_row = 4 if weight_class == "Float8Tensor" else 5
+    less = sum(m.weight.numel() * (size - 1) - m.weight.shape[0] * of_row for m in linears)
     buffers = sum(b.numel() * b.element_size() for b in plain.model.buffers())
     assert loaded_bytes(plain) - loaded_bytes(rough) == less
     config = configure(make_config, folder, quantization, dtype=dtype)
@@ -117,7 +124,9 @@ def test_a_torchao_weight_that_two_layers_share_counts_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["peft", "pth"])
-@pytest.mark.parametrize(("quantization", "times"), [(TorchaoInt8Config(), 10), (Int8DynamicConfig(), 5)])
+@pytest.mark.parametrize(
+    ("quantization", "times"), [(TorchaoInt8Config(), 10), (Int8DynamicConfig(), 5), (TorchaoFloat8Config(), 2)]
+)
 def test_adapters_over_torchaos_int8(
     make_config: Make, saved_family: Saved, tmp_path: Path, kind: str, quantization: QuantizationConfig, times: int
 ) -> None:
@@ -164,6 +173,7 @@ REAL = {
     "nf4-single": Nf4Config(double_quant=False),
     "int8": Int8Config(),
     "torchao_int8": TorchaoInt8Config(),
+    "torchao_float8": TorchaoFloat8Config(),
     "int8_dynamic": Int8DynamicConfig(),
 }
 

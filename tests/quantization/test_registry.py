@@ -37,6 +37,7 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
         "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}},
     },
     "torchao_int8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}},
+    "torchao_float8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}}},
 }
 
 

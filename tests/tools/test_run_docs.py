@@ -68,7 +68,7 @@ runner task=likelihood task.limit=2 task.keep_top_k=64
 runner task=likelihood task.limit=2 quantization=nf4 task.reference=quantization=none
 runner -cd {experiments} -cn split_parts task.num_parts=1,2
 runner -cd {experiments} -cn inference_sweep quantization=none,nf4 task.batch_sizes=[1] task.prompt_tokens=[16] task.new_tokens=4 task.repeats=1
-runner -cd {experiments} -cn which_file files=models task.limit=20 task.repeats=1 task.new_tokens=4 print=none
+runner -cd {experiments} -cn which_file files=models task.limit=60 task.repeats=1 task.new_tokens=4 print=none
 runner-compare --grid last --files
 runner task=archive task.parts=parts task.output_dir=packed
 runner task=merge task.parts=packed task.output_dir=whole
@@ -132,7 +132,7 @@ def test_all_tables_on_the_pages_have_the_rows_and_columns_of_today(
     (tmp_path / "prompts.txt").write_text("2+2?\n3+3?\n")
     (tmp_path / "server").mkdir()
     (tmp_path / "models").mkdir()
-    for name in ("F16", "Q8_0"):
+    for name in ("F16", "Q8_0", "Q4_0"):
         embedded_gguf.write(tmp_path / "models" / f"{name}.gguf", name)
     process = partial(runner, process=True)
     with serving(tmp_path / "server", "tracking=none") as server:
