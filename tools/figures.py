@@ -31,6 +31,7 @@ GIVEN = {
     "docs/lm_eval.md": "0.4",
     "docs/measure.md": "10 % 100 % 90 % 256 MiB 10 seconds 1.2 2 × 3 times",
     "docs/mlflow.md": "15 seconds",
+    "docs/models.md": "5.23",
     "docs/parts.md": "37 MiB 78 %",
     "docs/remote.md": "80 MiB 32 MiB",
     "docs/quantization.md": "2.6 3.4 4.1 4.25 4.5 5.5 6.6 8.5 10 %",
