@@ -24,10 +24,11 @@ ROUND_FORMATS = {  # AutoRound's names of packings: the layout, and whether zero
 class GroupSettings:
     """What a config.json says about its layers; a layer's tensors may have other bits and groups."""
 
-    layout: str  # gptq, awq or packed
+    layout: str  # gptq, awq, packed or int8
     bits: tuple[int, ...]
     group: int  # inputs that share a scale; -1: all
     is_minus_one: bool = False  # zero points are stored minus one
+    rows: str = ""  # how rows are quantized (models/int8_linear.py)
 
 
 @dataclass
