@@ -28,6 +28,7 @@ class Layout(ABC):
     names: ClassVar[tuple[str, ...]]  # the first is the codes'
     scale_name: ClassVar[str]
     order_name: ClassVar[str]
+    named_by: ClassVar[str] = ""  # the tensor that only such a layer has, if not that of the codes
 
     @property
     def groups(self) -> int:

@@ -27,7 +27,7 @@ class GroupedLinear(nn.Linear):
         self.bias, self.layout = like.bias, layout
         self._names = tuple(stored)
         for name, tensor in stored.items():
-            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+            self._parameters[name] = nn.Parameter(tensor, requires_grad=False)  # also `weight`, a property here
 
     def extra_repr(self) -> str:
         """Return what `print(model)` shows of it."""
@@ -76,6 +76,10 @@ class GroupedLinear(nn.Linear):
         else:
             weights.sub_(zeros[:, order]).mul_(scales[:, order])
         return weights.to(dtype)
+
+    def prepared(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows as they are multiplied: as they come."""
+        return rows
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""

@@ -24,10 +24,11 @@ ROUND_FORMATS = {  # AutoRound's names of packings: the layout, and whether zero
 class GroupSettings:
     """What a config.json says about its layers; a layer's tensors may have other bits and groups."""
 
-    layout: str  # gptq, awq or packed
+    layout: str  # gptq, awq, packed or int8
     bits: tuple[int, ...]
     group: int  # inputs that share a scale; -1: all
     is_minus_one: bool = False  # zero points are stored minus one
+    rows: str = ""  # how rows are quantized (models/int8_linear.py)
 
 
 @dataclass
@@ -136,15 +137,14 @@ class PackQuantizedConfig(GroupedConfig):
             return False
         listed = [one for one in groups.values() if isinstance(one, dict)]
         formats = {str(one.get("format") or stored.get("format")) for one in listed}
-        is_more = stored.get("kv_cache_scheme") or (stored.get("sparsity_config") or {}) != {}
-        are_plain = not is_more and not any(
-            one.get("input_activations") or one.get("output_activations") for one in listed
-        )
+        are_plain = not any(one.get("input_activations") or one.get("output_activations") for one in listed)
         return formats == {"pack-quantized"} and are_plain and len(listed) == len(groups)
 
     @classmethod
     def refusal_of(cls, stored: dict[str, Any]) -> str:
         """Weights are integers with a scale for each group or each output."""
+        if problem := beyond_weights(stored):
+            return problem
         for weights in _weights(stored):
             kinds = weights.get("type", "int"), weights.get("strategy", "group")
             if kinds[0] != "int" or kinds[1] not in ("group", "channel"):
@@ -172,6 +172,16 @@ def settings_of(stored: dict[str, Any]) -> GroupSettings:
     if layout == "awq" and bits != 4:
         raise ConfigError(f"config.json: quantization_config.bits={bits}: AWQ's layout has 4")
     return GroupSettings(layout, (bits,), group, is_minus_one)
+
+
+def beyond_weights(stored: dict[str, Any]) -> str:
+    """Say what compressed-tensors would do besides reading quantized layers; empty if nothing."""
+    for key in ("kv_cache_scheme", "transform_config"):
+        if stored.get(key):
+            return f"it has a {key}, which the runner does not read"
+    sparsity = stored.get("sparsity_config")
+    is_dense = not sparsity or (isinstance(sparsity, dict) and sparsity.get("format") == "dense")
+    return "" if is_dense else "it has a sparsity_config, which the runner does not read"
 
 
 def _weights(stored: dict[str, Any]) -> list[dict[str, Any]]:

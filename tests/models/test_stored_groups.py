@@ -323,7 +323,17 @@ def test_other_weights_of_compressed_tensors_are_refused(weights: dict[str, str]
 
 @pytest.mark.parametrize(
     "extra",
-    [{"format": "int-quantized"}, {"kv_cache_scheme": {"num_bits": 8}}, {"config_groups": {}}, {"config_groups": [1]}],
+    [{"format": "int-quantized"}, {"config_groups": {}}, {"config_groups": [1]}],
 )
 def test_other_formats_of_compressed_tensors_are_another_choices(extra: dict[str, Any]) -> None:
     assert PackQuantizedConfig.read_stored(made.scheme(**extra)) is None
+
+
+def test_what_compressed_tensors_would_do_besides_is_refused() -> None:
+    for key in ("kv_cache_scheme", "transform_config", "sparsity_config"):
+        found = PackQuantizedConfig.read_stored(made.scheme() | {key: {"format": "sparse-24-bitmask"}})
+        assert found is not None
+        assert f"it has a {key}, which the runner does not read" in found.refusal
+    dense = PackQuantizedConfig.read_stored(made.scheme(sparsity_config={"format": "dense"}, transform_config={}))
+    assert dense is not None
+    assert not dense.refusal, "that is what some versions write where nothing is sparse"

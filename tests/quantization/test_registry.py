@@ -32,6 +32,11 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
         "format": "pack-quantized",
         "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}},
     },
+    "int_quantized": {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "int", "strategy": "channel"}}},
+    },
     "int8_dynamic": {
         "quant_method": "torchao",
         "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}},

@@ -25,6 +25,7 @@ from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.matrices import LayerWeights, QuantizedWeights, multiply, shifted_sums
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.grouped import GroupedLinear
+from runner.models.int8_linear import Int8Linear
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
@@ -47,6 +48,7 @@ class QuantizedLayers:
     def __init__(self, model: nn.Module, heap: Heap) -> None:
         self.left: list[nn.Linear] = []
         self.notes: list[str] = []
+        self._rounding: list[nn.Module] = []
         self.matrices: dict[nn.Module, LayerWeights] = {}
         self._kernels, self._workspace = native.kernels(), torch.empty(0, dtype=torch.uint8)
         self._heap = heap
@@ -105,11 +107,15 @@ class QuantizedLayers:
             it = blocks.Blocks.of(layer, self._kernels)
         else:
             it = groups.Groups.of(layer, self._kernels)
-        self.matrices[layer] = it
+        if isinstance(layer, Int8Linear):
+            self._rounding.append(layer)  # not a matrix alone: a pass in a single call would not round its rows
+        else:
+            self.matrices[layer] = it
         own, formats = layer.forward, it.formats
+        prepared = layer.prepared if isinstance(layer, GroupedLinear) else lambda rows: rows
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
-            return it.product(rows) if rows.dtype in formats and rows.numel() else own(rows)
+            return it.product(prepared(rows)) if rows.dtype in formats and rows.numel() else own(rows)
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
         for tensor in stored:
@@ -123,7 +129,7 @@ class QuantizedLayers:
     @property
     def exchanged(self) -> list[nn.Module]:
         """The layers whose `forward` is replaced."""
-        return list(self.matrices)
+        return [*self.matrices, *self._rounding]
 
     @property
     def workspace_mib(self) -> float:

@@ -1,0 +1,75 @@
+"""Linear layers of int8 weights with one scale for each output, whose rows may be quantized to int8, too.
+
+compressed-tensors stores them in its format int-quantized (W8A8, W8A16). Rows get the scale of each as it comes, or one
+that the checkpoint holds for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from runner.models.group_layouts import Layout, Tensors
+from runner.models.grouped import GroupedLinear
+
+LARGEST = 127.5  # a row's scale is its largest number, divided by this: half of the range of a byte
+
+
+@dataclass(frozen=True)
+class Int8Layout(Layout):
+    """compressed-tensors' int-quantized: signed bytes, with one scale for each output or for all of them."""
+
+    rows: str = ""  # how rows are quantized: by the largest number of each (dynamic), by the checkpoint (static)
+    names: ClassVar[tuple[str, ...]] = (
+        "weight", "weight_scale", "weight_zero_point", "input_scale", "input_zero_point",
+    )  # fmt: skip
+    named_by: ClassVar[str] = "weight_scale"
+    scale_name: ClassVar[str] = "weight_scale"
+    order_name: ClassVar[str] = ""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Scales may be of any shape with one number, or one for each output."""
+        return {"weight": (self.outputs, self.inputs)}
+
+    def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
+        """A signed byte, counted from -128."""
+        return stored["weight"][first:last].view(torch.uint8) ^ 128
+
+    def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
+        """One output after another."""
+        return stored["weight_scale"].reshape(-1, 1).expand(self.outputs, 1)[first:last]
+
+    def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
+        """The code of zero is half the range."""
+        return stored["weight"].new_full((1, 1), 128, dtype=torch.uint8)
+
+
+class Int8Linear(GroupedLinear):
+    """A layer whose rows are rounded to int8 before they are multiplied."""
+
+    layout: Int8Layout
+
+    def prepared(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows as the numbers that their int8 stand for, in their own number format, as the library does."""
+        zero: torch.Tensor | float = 0.0
+        if self.layout.rows == "static":
+            scale = self.stored["input_scale"].to(rows.dtype)
+            if "input_zero_point" in self.stored:
+                zero = self.stored["input_zero_point"].to(rows.dtype)
+        else:
+            scale = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)) / LARGEST
+            scale = torch.where(scale == 0, torch.finfo(rows.dtype).eps, scale)
+        return (rows / scale).add_(zero).clamp_(-128, 127).round_().sub_(zero).mul_(scale)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Round the rows, and multiply them by weights that are unpacked some outputs at a time."""
+        return super().forward(self.prepared(input))
+
+
+def layer_of(like: nn.Linear, layout: Layout, stored: dict[str, torch.Tensor]) -> GroupedLinear:
+    """Return the layer for a layout, without its numbers."""
+    has_rows = isinstance(layout, Int8Layout) and layout.rows
+    return Int8Linear(like, layout, stored) if has_rows else GroupedLinear(like, layout, stored)
