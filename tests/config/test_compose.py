@@ -163,7 +163,8 @@ def test_every_study(file: Path, loader: ConfigLoader) -> None:
     pair = start(own, [f"hydra.searchpath=[file://{CONF}]"], file.stem)  # the groups stand in this folder alone
     jobs = expand(["seed=1,2"], pair[0].hydra.sweeper.params, None, own)
     for job in random.Random(0).sample(jobs, k=2):
-        assert assert_equal(own, pair, job) == "config"
+        lacking = pair[1].compose_without_missing_keys(job)[1]  # a key goes to the tasks that have it
+        assert assert_equal(own, pair, [line for line in job if line not in lacking]) == "config"
     assert any(pair[1]._kept.values())
 
 
