@@ -77,6 +77,7 @@ class Job:
     limit_s: float | None = None  # lm-eval starts no further batch after this, llama.cpp no further step
     settings: dict[str, Any] = field(default_factory=dict)  # of vLLM and OpenVINO, llama.cpp's file, our quantization
     device: str = "cpu"  # of our engine and of generate: cpu or cuda
+    counts: list[int] = field(default_factory=list)  # the first so many prompts, one job each; of vLLM alone
 
 
 @dataclass
@@ -114,6 +115,16 @@ class Outcome:
 
 def run_fresh(job: Job, python: str = sys.executable, more: Mapping[str, str] | None = None) -> Outcome:
     """Run a job in a process of its own, with more environment variables."""
+    return Outcome(**_answer_of(job, python, more))
+
+
+def run_counts(job: Job, counts: Sequence[int], python: str = sys.executable) -> dict[int, Outcome]:
+    """Run a job with its first so many prompts, for each count one after another in one process of vLLM."""
+    answers = _answer_of(replace(job, counts=list(counts)), python, None)
+    return {count: Outcome(**one) for count, one in zip(counts, answers, strict=True)}
+
+
+def _answer_of(job: Job, python: str, more: Mapping[str, str] | None) -> Any:
     # importing the runner has set GOMP_SPINCOUNT here (see runner/__init__.py): all sides get it, or none
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= more or {}
@@ -127,7 +138,7 @@ def run_fresh(job: Job, python: str = sys.executable, more: Mapping[str, str] | 
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
             raise SystemExit(f"{job.kind}, {job.rows} rows at once, failed:\n{done.stderr[-2000:]}")
-        return Outcome(**json.loads(answered.read_text()))
+        return json.loads(answered.read_text())
 
 
 def model_folder(name: str) -> Path:

@@ -2,23 +2,28 @@
 
 So many concurrent questions, with the same token ids, the same number of new tokens, greedily, each run in a fresh
 process and by turns; loading counts separately. vLLM's CPU build is in an environment of its own (`make vllm`); its
-settings are the best of several, tried first. `zentorch` is vLLM with AMD's plugin of that name, in an environment
-below outputs/, where the processor is AMD's. llama.cpp is built from llama-cpp-python's source into an environment
-below outputs/, and reads the same weights from a .gguf file that is written here. OpenVINO GenAI (continuous batching
-with a prefix cache, settings searched, too) is installed below outputs/ and reads what optimum-intel converts there:
-weights as they are stored, or in 8 bits (`openvino-int8`). `lmeval` is lm-evaluation-harness' HF
-backend and `generate` transformers' own, each with --batch concurrent rows. `--device cuda --sides runner generate`
-compares these two on a GPU.
+settings are the best of several, tried first. It loads for a minute or two, so one process answers all numbers of
+questions of a round, with an empty prefix cache each time. `zentorch` is vLLM with AMD's plugin of that name, in an
+environment below outputs/, where the processor is AMD's. llama.cpp is built from llama-cpp-python's source into an
+environment below outputs/, and reads the same weights from a .gguf file that is written here; it takes part with few
+questions (`--llamacpp-rows`). OpenVINO GenAI (continuous batching with a prefix cache, settings searched, too) is
+installed below outputs/ and reads what optimum-intel converts there: weights as they are stored, or in 8 bits
+(`openvino-int8`). `lmeval` is lm-evaluation-harness' HF backend and `generate` transformers' own, each with --batch
+concurrent rows. A side that cannot be installed or fails has the reason in its line, and the others go on.
+`--device cuda --sides runner generate` compares these two on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from engines import Job, Outcome, head_line, markdown, model_folder, run_fresh, same_tokens, spread
+from engines import Job, Outcome, head_line, markdown, model_folder, run_counts, run_fresh, same_tokens, spread
 from gguf_of import gguf_of
 from gsm8k_vs_lmeval import ROOT, add_options, harness_python, load_prompts
 from peers import (
@@ -33,6 +38,32 @@ from peers import (
 )
 
 SIDES = ("runner", "vllm", "zentorch", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
+LOAD_ONCE = ("vllm", "zentorch")  # a round; they load for longer than most runs take
+FAILURES = (SystemExit, OSError, subprocess.CalledProcessError)
+
+
+@dataclass
+class Side:
+    """An engine that takes part: how it is started, and what it reached."""
+
+    name: str
+    python: str
+    job: Job
+    rows: Sequence[int]  # how many questions at once, each number once
+    outcomes: dict[int, list[Outcome]] = field(default_factory=dict)  # by rows, one for each round
+    failure: str = ""
+
+    def run(self, texts: Sequence[str], batch: int) -> None:
+        """Run each number of questions once."""
+        if self.name in LOAD_ONCE:
+            for count, outcome in run_counts(self.job, self.rows, self.python).items():
+                self.outcomes.setdefault(count, []).append(outcome)
+            return
+        for count in self.rows:
+            fed = list(texts[:count]) if self.name == "lmeval" else self.job.prompts[:count]
+            rows = min(batch, count) if self.name in ("lmeval", "generate") else None
+            some = replace(self.job, prompts=fed, new_tokens=self.job.new_tokens[:count], rows=rows)
+            self.outcomes.setdefault(count, []).append(run_fresh(some, self.python))
 
 
 def line(side: str, runs: list[Outcome], ours: list[Outcome]) -> list[str]:
@@ -51,6 +82,68 @@ def line(side: str, runs: list[Outcome], ours: list[Outcome]) -> list[str]:
     ]
 
 
+def line_of(side: Side, count: int, runner: Side) -> list[str]:
+    """Return a side's figures, or why it has none."""
+    runs, ours = side.outcomes.get(count, []), runner.outcomes[count]
+    if runs:
+        return line(side.name, runs, ours[: len(runs)])
+    few = "left out by --llamacpp-rows"
+    return [side.name, f"failed: {side.failure}" if side.failure else few, *[""] * 5]
+
+
+def reason(error: BaseException) -> str:
+    """Return the last line of what an error says."""
+    return str(error).strip().splitlines()[-1].replace("|", "/")
+
+
+def started(name: str, options: argparse.Namespace, folder: Path, job: Job) -> Side:
+    """Return a side, its environment installed and its best settings found."""
+    python, settings, tried = sys.executable, dict[str, object](), ""
+    kind = "stream" if name == "runner" else name.removesuffix("-int8")
+    most = max(options.rows)
+    largest = replace(job, prompts=job.prompts[:most], new_tokens=job.new_tokens[:most])
+    if name in ("vllm", "zentorch"):
+        python = vllm_python() if name == "vllm" else zentorch_python(ROOT / "outputs" / ".zentorch")
+        settings = VLLM_DEFAULTS
+        if not options.no_search:
+            settings, tried = best_vllm(largest, python, name)
+    elif kind == "openvino":
+        python = openvino_python(ROOT / "outputs" / ".openvino")
+        weights = "int8" if name.endswith("int8") else "as-stored"
+        settings = openvino_settings(folder, python, options.dtype, weights)
+        if not options.no_search:
+            settings, tried = best_openvino(largest, python, settings)
+    elif name == "llamacpp":
+        python = llamacpp_python(ROOT / "outputs" / ".llamacpp")
+        settings = {"gguf": str(gguf_of(folder, options.dtype, ROOT / "outputs"))}
+    elif name == "lmeval":
+        python = harness_python(ROOT / "outputs" / ".lmeval")
+    if tried:
+        print(f"{tried}\n", flush=True)
+    rows = [count for count in options.rows if name != "llamacpp" or count in options.llamacpp_rows]
+    return Side(name, python, replace(job, kind=kind, settings=settings), rows)
+
+
+def take_turns(sides: Sequence[Side], texts: Sequence[str], options: argparse.Namespace) -> None:
+    """Run every side by turns, so many rounds; one that fails takes no part any more."""
+    for turn in range(options.repeats):
+        for side in sides:
+            if side.failure:
+                continue
+            print(f"round {turn + 1} of {options.repeats}: {side.name}", file=sys.stderr, flush=True)
+            try:
+                side.run(texts, options.batch)
+            except FAILURES as error:
+                if side.name == "runner":
+                    raise
+                side.failure = reason(error)
+                print(f"{side.name} failed:\n{error}", file=sys.stderr, flush=True)
+    fed = {count: [some[-1] for side in sides if (some := side.outcomes.get(count))] for count in options.rows}
+    for some in fed.values():
+        if len({tuple(one.ids_sha256) for one in some}) > 1:
+            raise SystemExit("the sides were fed different token ids: nothing can be compared")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,6 +153,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 128], help="how many questions at once")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=["runner", "vllm", "llamacpp"])
     parser.add_argument("--batch", type=int, default=32, help="rows at once of lmeval and generate")
+    parser.add_argument("--llamacpp-rows", type=int, nargs="+", default=[1, 8], help="where llama.cpp takes part")
     parser.add_argument("--limit-s", type=float, default=300.0, help="llama.cpp and lm-eval begin nothing after this")
     parser.add_argument("--no-search", action="store_true", help="take the first settings of vLLM and OpenVINO")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of runner and generate")
@@ -83,49 +177,19 @@ def main() -> None:
     print(f"### {options.model}, {options.dtype}: {how}")
     print(f"\n{head_line(sys.argv, trial.threads)}\n", flush=True)
 
-    def first(count: int) -> Job:
-        return replace(job, prompts=prompts[:count], new_tokens=job.new_tokens[:count])
-
-    pythons, jobs = dict.fromkeys(options.sides, sys.executable), dict[str, Job]()
-    for side in options.sides:
-        jobs[side] = replace(job, kind="stream" if side == "runner" else side.removesuffix("-int8"))
-        if side in ("vllm", "zentorch"):
-            pythons[side] = vllm_python() if side == "vllm" else zentorch_python(ROOT / "outputs" / ".zentorch")
-            settings = VLLM_DEFAULTS
-            if not options.no_search:
-                settings, tried = best_vllm(first(max(options.rows)), pythons[side], side)
-                print(f"{tried}\n", flush=True)
-            jobs[side] = replace(jobs[side], settings=settings)
-        elif side.startswith("openvino"):
-            pythons[side] = openvino_python(ROOT / "outputs" / ".openvino")
-            weights = "int8" if side.endswith("int8") else "as-stored"
-            settings = openvino_settings(folder, pythons[side], options.dtype, weights)
-            if not options.no_search:
-                settings, tried = best_openvino(first(max(options.rows)), pythons[side], settings)
-                print(f"{tried}\n", flush=True)
-            jobs[side] = replace(jobs[side], settings=settings)
-        elif side == "llamacpp":
-            pythons[side] = llamacpp_python(ROOT / "outputs" / ".llamacpp")
-            jobs[side] = replace(jobs[side], settings={"gguf": str(gguf_of(folder, options.dtype, ROOT / "outputs"))})
-        elif side == "lmeval":
-            pythons[side] = harness_python(ROOT / "outputs" / ".lmeval")
+    sides: list[Side] = []
+    for name in options.sides:
+        try:
+            sides.append(started(name, options, folder, job))
+        except FAILURES as error:
+            sides.append(Side(name, "", job, [], failure=reason(error)))
+    take_turns(sides, texts, options)
+    runner = next(side for side in sides if side.name == "runner")
     for count in options.rows:
-        outcomes: dict[str, list[Outcome]] = {side: [] for side in options.sides}
-        fed_before: list[str] | None = None
-        for _ in range(options.repeats):
-            for side, asked in jobs.items():
-                fed = texts[:count] if side == "lmeval" else prompts[:count]
-                rows = min(options.batch, count) if side in ("lmeval", "generate") else None
-                some = replace(asked, prompts=fed, new_tokens=asked.new_tokens[:count], rows=rows)
-                outcome = run_fresh(some, pythons[side])
-                if fed_before not in (None, outcome.ids_sha256):
-                    raise SystemExit(f"{side} was fed other token ids: nothing can be compared")
-                fed_before = outcome.ids_sha256
-                outcomes[side].append(outcome)
         head = [f"{count} question(s), {options.repeats} runs", "s, load left out", "x the runner", "tokens/s"]
-        lines = [line(side, runs, outcomes["runner"]) for side, runs in outcomes.items()]
+        lines = [line_of(side, count, runner) for side in sides]
         print(markdown([*head, "load, s", "peak MiB", "outputs as the runner's"], lines), end="\n\n", flush=True)
-        share = statistics.median(run.matmul_fraction for run in outcomes["runner"])
+        share = statistics.median(run.matmul_fraction for run in runner.outcomes[count])
         print(
             f"The runner reached {share:.0%} of the machine's matrix rate, attention not counted as work.\n", flush=True
         )

@@ -74,7 +74,7 @@ def openvino_python(folder: Path) -> str:
 def zentorch_python(folder: Path) -> str:
     """Return the interpreter of the environment of vLLM with zentorch, which is installed if necessary."""
     if machine.describe()["cpu"].split()[0] != "AMD":
-        raise SystemExit("--sides zentorch: it is for processors of AMD, and this is another one; leave the side out")
+        raise SystemExit("zentorch is for processors of AMD, and this is another one")
     return _python_with(folder, [ZENTORCH], without=("torchvision", "torchaudio", "torchcodec"))
 
 

@@ -17,7 +17,17 @@ def read_job() -> dict[str, Any]:
 
 
 def answer(job: dict[str, Any], tokens: Sequence[Sequence[int]], **measured: Any) -> None:
-    """Write the outcome to the file that the second argument names; unknown figures are 0."""
+    """Write the outcome to the file that the second argument names."""
+    write(outcome_of(job, tokens, **measured))
+
+
+def write(outcome: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Write an outcome, or those of several counts, to the file that the second argument names."""
+    Path(sys.argv[2]).write_text(json.dumps(outcome))
+
+
+def outcome_of(job: dict[str, Any], tokens: Sequence[Sequence[int]], **measured: Any) -> dict[str, Any]:
+    """Return the outcome of a job; unknown figures are 0."""
     fed = job["prompts"]
     unknown = dict.fromkeys(
         ("prefill_s", "decode_s", "positions", "logit_rows", "layer_parameters", "head_parameters"), 0
@@ -32,7 +42,7 @@ def answer(job: dict[str, Any], tokens: Sequence[Sequence[int]], **measured: Any
         "gflop_per_s": {},
         "notes": [],
     }
-    Path(sys.argv[2]).write_text(json.dumps(unknown | outcome | measured))
+    return unknown | outcome | measured
 
 
 def resident_mib() -> float:

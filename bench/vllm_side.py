@@ -1,6 +1,8 @@
 """One run of vLLM on a CPU in a process of its own: see engines.py. It runs in vLLM's environment.
 
-As side `zentorch` it runs in one that has AMD's plugin, too, and ends with an error if vLLM does not use the plugin.
+Loading takes longer than most runs, so a process may do several: with the first 1, 8 and 32 prompts, say. Its prefix
+cache is emptied before each, and the run ends with an error if the first prompt finds anything there. As side
+`zentorch` it runs in an environment that has AMD's plugin, too, and ends with an error if vLLM does not use the plugin.
 """
 
 from __future__ import annotations
@@ -8,11 +10,12 @@ from __future__ import annotations
 import os
 import random
 import time
+from typing import Any
 
 os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB
 
-from standing_alone import answer, peak_mib, read_job, reset_peak, resident_mib
+from standing_alone import outcome_of, peak_mib, read_job, reset_peak, resident_mib, write
 
 
 def main() -> None:
@@ -22,7 +25,8 @@ def main() -> None:
     from vllm.platforms import current_platform  # type: ignore[import-not-found]
 
     job = read_job()
-    if job["kind"] == "zentorch" and not current_platform.is_zen_cpu():
+    uses_plugin = current_platform.is_zen_cpu() and hasattr(torch.ops.zentorch, "zentorch_linear_unary")
+    if job["kind"] == "zentorch" and not uses_plugin:
         raise SystemExit(f"vLLM does not use zentorch here: its platform is {type(current_platform).__name__}")
     settings = job["settings"]
     longest = max(map(len, job["prompts"])) + max(job["new_tokens"])
@@ -37,15 +41,28 @@ def main() -> None:
     warm = [TokensPrompt(prompt_token_ids=draw.choices(range(3, vocabulary), k=64)) for _ in range(4)]
     llm.generate(warm, SamplingParams(temperature=0, max_tokens=4, ignore_eos=True), use_tqdm=False)
     load_s, loaded_mib = time.perf_counter() - started, resident_mib()
-    prompts = [TokensPrompt(prompt_token_ids=ids) for ids in job["prompts"]]
-    each = [SamplingParams(temperature=0, max_tokens=most, ignore_eos=job["fixed"]) for most in job["new_tokens"]]
-    reset_peak()
-    started = time.perf_counter()
-    outputs = llm.generate(prompts, each, use_tqdm=False)
-    total_s = time.perf_counter() - started
-    tokens = [list(output.outputs[0].token_ids) for output in outputs]
-    measured = {"load_s": load_s, "total_s": total_s, "loaded_mib": loaded_mib, "peak_mib": peak_mib()}
-    answer(job, tokens, threads=torch.get_num_threads(), **measured)
+
+    def run(job: dict[str, Any]) -> dict[str, Any]:
+        """Answer a job's prompts with an empty prefix cache; return the outcome."""
+        if not llm.reset_prefix_cache():
+            raise SystemExit("vLLM's prefix cache could not be emptied")
+        prompts = [TokensPrompt(prompt_token_ids=ids) for ids in job["prompts"]]
+        each = [SamplingParams(temperature=0, max_tokens=most, ignore_eos=job["fixed"]) for most in job["new_tokens"]]
+        reset_peak()
+        started = time.perf_counter()
+        outputs = llm.generate(prompts, each, use_tqdm=False)
+        total_s = time.perf_counter() - started
+        if outputs[0].num_cached_tokens:
+            raise SystemExit(f"{outputs[0].num_cached_tokens} tokens of the first prompt were in vLLM's prefix cache")
+        tokens = [list(output.outputs[0].token_ids) for output in outputs]
+        measured = {"load_s": load_s, "total_s": total_s, "loaded_mib": loaded_mib, "peak_mib": peak_mib()}
+        return outcome_of(job, tokens, threads=torch.get_num_threads(), **measured)
+
+    if not job["counts"]:
+        write(run(job))
+    else:
+        parts = ("prompts", "new_tokens")
+        write([run(job | {part: job[part][:count] for part in parts}) for count in job["counts"]])
 
 
 if __name__ == "__main__":
