@@ -45,11 +45,16 @@ class Layout(ABC):
 
     @abstractmethod
     def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return their scales as stored, [outputs, groups]."""
+        """Return their scales, [outputs, groups], in float32 or in 16 bits."""
 
     @abstractmethod
     def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """Return their zero points, uint8 [outputs, groups], or [1, 1] where all are the same."""
+
+    @property
+    def values(self) -> torch.Tensor | None:
+        """What each code stands for, float32; None: the number that it is, less its zero point."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -61,20 +61,25 @@ class GroupedLinear(nn.Linear):
     def unpacked(self, first: int, last: int, dtype: torch.dtype) -> torch.Tensor:
         """Return the weights of some outputs, [outputs, inputs].
 
-        (code - zero point) * scale: exact in float32 with a scale of 16 bits, and rounded once. That is what the
-        libraries compute where `dtype` is their scales' own.
+        (code - zero point) * scale, or the value of the code * scale: exact in float32 with a scale of 16 bits, and
+        rounded once. That is what the libraries compute where `dtype` is their scales' own.
         """
         layout, stored, order = self.layout, self.stored, self.group_of
-        weights = layout.codes(stored, first, last).float()
+        codes, values = layout.codes(stored, first, last), layout.values
+        weights = codes.float() if values is None else values.to(codes.device)[codes.int()]
         scales = layout.scales(stored, first, last).float()
-        zeros = layout.zeros(stored, first, last).float().expand_as(scales)
+        zeros = None if values is not None else layout.zeros(stored, first, last).float().expand_as(scales)
         if order is None and self.in_features % layout.group:  # the last group is a short one
             order = torch.arange(self.in_features, device=weights.device) // layout.group
         if order is None:
             of_groups = weights.view(*scales.shape, layout.group)
-            of_groups.sub_(zeros.unsqueeze(2)).mul_(scales.unsqueeze(2))
+            if zeros is not None:
+                of_groups.sub_(zeros.unsqueeze(2))
+            of_groups.mul_(scales.unsqueeze(2))
         else:
-            weights.sub_(zeros[:, order]).mul_(scales[:, order])
+            if zeros is not None:
+                weights.sub_(zeros[:, order])
+            weights.mul_(scales[:, order])
         return weights.to(dtype)
 
     def prepared(self, rows: torch.Tensor) -> torch.Tensor:

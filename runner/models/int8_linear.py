@@ -12,8 +12,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from runner.checkpoints.weight_files import Tensor
 from runner.models.group_layouts import Layout, Tensors
 from runner.models.grouped import GroupedLinear
+from runner.models.layout_reader import SCALES, LayoutReader, check_present, check_shape
+from runner.quantization.grouped import GroupSettings
 
 LARGEST = 127.5  # a row's scale is its largest number, divided by this: half of the range of a byte
 
@@ -69,7 +72,38 @@ class Int8Linear(GroupedLinear):
         return super().forward(self.prepared(input))
 
 
-def layer_of(like: nn.Linear, layout: Layout, stored: dict[str, torch.Tensor]) -> GroupedLinear:
-    """Return the layer for a layout, without its numbers."""
-    has_rows = isinstance(layout, Int8Layout) and layout.rows
-    return Int8Linear(like, layout, stored) if has_rows else GroupedLinear(like, layout, stored)
+class Int8Reader(LayoutReader):
+    """Reads int8 weights, whose scales are one for each output or one for all."""
+
+    kind = Int8Layout
+
+    def layout_of(self, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Layout:
+        """Scales have one number, or one for each output."""
+        check_present(found, ["weight", "weight_scale"] + ["input_scale"] * (settings.rows == "static"))
+        inputs, outputs = module.in_features, module.out_features
+        ones: list[tuple[int, ...]] = [(), (1,), (1, 1)]
+        for name, one in found.items():
+            of_outputs: list[tuple[int, ...]] = [(outputs,), (outputs, 1), *ones]
+            weights: list[tuple[int, ...]] = [(outputs, inputs)]
+            fitting = weights if name == "weight" else ones if name.startswith("input") else of_outputs
+            check_shape(one, fitting, module)
+        return Int8Layout(8, inputs, inputs, outputs, rows=settings.rows)
+
+    def types(self, name: str) -> dict[str, torch.dtype]:
+        """Weights and zero points are bytes."""
+        return SCALES if name in ("weight_scale", "input_scale") else {"I8": torch.int8}
+
+    def is_needed(self, tensor: Tensor) -> bool:
+        """Bytes without a scale would be loaded as if they were weights."""
+        return super().is_needed(tensor) or (tensor.name.endswith(".weight") and tensor.dtype == "I8")
+
+    def layer(self, like: nn.Linear, layout: Layout, stored: dict[str, torch.Tensor]) -> GroupedLinear:
+        """Rows may be rounded, too."""
+        has_rows = isinstance(layout, Int8Layout) and layout.rows
+        return Int8Linear(like, layout, stored) if has_rows else super().layer(like, layout, stored)
+
+    def problem(self, layer: GroupedLinear, name: str, tensor: torch.Tensor) -> str:
+        """Weights are symmetric."""
+        if name == "weight_zero_point" and tensor.any():
+            return "symmetric weights have zero points of 0"
+        return super().problem(layer, name, tensor)

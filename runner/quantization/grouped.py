@@ -24,7 +24,7 @@ ROUND_FORMATS = {  # AutoRound's names of packings: the layout, and whether zero
 class GroupSettings:
     """What a config.json says about its layers; a layer's tensors may have other bits and groups."""
 
-    layout: str  # gptq, awq, packed or int8
+    layout: str  # the name of a reader in models/stored_groups.py
     bits: tuple[int, ...]
     group: int  # inputs that share a scale; -1: all
     is_minus_one: bool = False  # zero points are stored minus one
@@ -63,8 +63,23 @@ class GroupedConfig(Quantized):
         if not cls.is_own(stored):
             return None
         refusal = cls.refusal_of(stored)
-        bits = 8 if refusal else settings_of(stored).bits[0]
+        bits = 8 if refusal else cls.settings_of(stored).bits[0]
         return Format(cls.method, cls(), bits, cls.name, refusal=refusal)
+
+    @classmethod
+    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
+        """Return what a quantization_config says about its layers; ConfigError where a number makes no sense."""
+        bits = _bits(stored.get("bits", stored.get("w_bit", 4)), "bits")
+        group = _group(stored.get("group_size", stored.get("q_group_size", 128)))
+        layout, is_minus_one = cls.packing_of(stored)
+        if layout == "awq" and bits != 4:
+            raise ConfigError(f"config.json: quantization_config.bits={bits}: AWQ's layout has 4")
+        return GroupSettings(layout, (bits,), group, is_minus_one)
+
+    @classmethod
+    def packing_of(cls, stored: dict[str, Any]) -> tuple[str, bool]:  # noqa: ARG003
+        """Return the layout of the tensors, and whether zero points are stored minus one."""
+        return cls.method, False
 
     @classmethod
     def is_own(cls, stored: dict[str, Any]) -> bool:
@@ -83,6 +98,11 @@ class GptqConfig(GroupedConfig):
 
     name: ClassVar[str] = "gptq"
     method: ClassVar[str] = "gptq"
+
+    @classmethod
+    def packing_of(cls, stored: dict[str, Any]) -> tuple[str, bool]:
+        """Only the second version stores zero points as they are."""
+        return cls.method, (stored.get("checkpoint_format") or stored.get("format")) != "gptq_v2"
 
     @classmethod
     def refusal_of(cls, stored: dict[str, Any]) -> str:
@@ -113,6 +133,11 @@ class AutoRoundConfig(GroupedConfig):
     method: ClassVar[str] = "auto-round"
 
     @classmethod
+    def packing_of(cls, stored: dict[str, Any]) -> tuple[str, bool]:
+        """It has a name for the packing."""
+        return ROUND_FORMATS[stored.get("packing_format") or "auto_round:gptq"]
+
+    @classmethod
     def refusal_of(cls, stored: dict[str, Any]) -> str:
         """Only weights are quantized, to integers."""
         if type(rows := stored.get("act_bits", 16)) is not int or rows < 16:
@@ -128,6 +153,13 @@ class PackQuantizedConfig(GroupedConfig):
     name: ClassVar[str] = "pack_quantized"
     method: ClassVar[str] = "compressed-tensors"
     packed_names: ClassVar[tuple[str, ...]] = (".weight_packed",)
+
+    @classmethod
+    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
+        """Groups of layers may have different bits."""
+        weights = _weights(stored)
+        several = tuple(dict.fromkeys(_bits(one.get("num_bits"), "num_bits") for one in weights))
+        return GroupSettings("packed", several, _group(weights[0].get("group_size")))
 
     @classmethod
     def is_own(cls, stored: dict[str, Any]) -> bool:
@@ -152,26 +184,6 @@ class PackQuantizedConfig(GroupedConfig):
                     f"its weights are type={kinds[0]} strategy={kinds[1]}, and the runner reads int by group or channel"
                 )
         return ""
-
-
-def settings_of(stored: dict[str, Any]) -> GroupSettings:
-    """Return what a quantization_config says about its layers; ConfigError where a number makes no sense."""
-    method = stored.get("quant_method")
-    if method == PackQuantizedConfig.method:
-        weights = _weights(stored)
-        several = tuple(dict.fromkeys(_bits(one.get("num_bits"), "num_bits") for one in weights))
-        return GroupSettings("packed", several, _group(weights[0].get("group_size")))
-    bits = _bits(stored.get("bits", stored.get("w_bit", 4)), "bits")
-    group = _group(stored.get("group_size", stored.get("q_group_size", 128)))
-    if method == AutoRoundConfig.method:
-        layout, is_minus_one = ROUND_FORMATS[stored.get("packing_format") or "auto_round:gptq"]
-    else:
-        layout = str(method)
-        written = stored.get("checkpoint_format") or stored.get("format")
-        is_minus_one = layout == "gptq" and written != "gptq_v2"
-    if layout == "awq" and bits != 4:
-        raise ConfigError(f"config.json: quantization_config.bits={bits}: AWQ's layout has 4")
-    return GroupSettings(layout, (bits,), group, is_minus_one)
 
 
 def beyond_weights(stored: dict[str, Any]) -> str:

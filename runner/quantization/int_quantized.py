@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner.core.errors import ConfigError
 from runner.quantization.grouped import GroupedConfig, GroupSettings, beyond_weights
 
 FORMAT = "int-quantized"
@@ -22,6 +21,11 @@ class IntQuantizedConfig(GroupedConfig):
     method: ClassVar[str] = "compressed-tensors"
     holders: ClassVar[tuple[str, ...]] = ("runner.models.grouped", "runner.models.int8_linear")
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
+
+    @classmethod
+    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
+        """All groups of layers quantize rows in the same way."""
+        return GroupSettings("int8", (8,), -1, rows=rows_of(next(iter(stored["config_groups"].values()))))
 
     @classmethod
     def is_own(cls, stored: dict[str, Any]) -> bool:
@@ -47,13 +51,6 @@ class IntQuantizedConfig(GroupedConfig):
         if len({rows_of(one) for one in groups}) > 1:
             return "its groups of layers quantize rows in different ways, and the runner reads one for all"
         return ""
-
-
-def settings_of(stored: dict[str, Any]) -> GroupSettings:
-    """Return what a quantization_config of this format says about its layers."""
-    if problem := IntQuantizedConfig.refusal_of(stored):
-        raise ConfigError(f"config.json: quantization_config: {problem}")
-    return GroupSettings("int8", (8,), -1, rows=rows_of(next(iter(stored["config_groups"].values()))))
 
 
 def rows_of(group: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ class Groups:
             kind=WeightFormat.groups,
             block=layout.group,
             bits=sum(PLANES[layout.bits]),
-            scale_type=SCALE_TYPES[stored[layout.scale_name].dtype],
+            scale_type=SCALE_TYPES[layout.scales(stored, 0, 1).dtype],
             zero_point=int(zeros[0, 0]) if is_shared else -1,
         )
         return cls(kernels, matrix, layer.in_features, weight, bias, group_of)
@@ -79,7 +79,7 @@ def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width
     layout, stored, inputs = layer.layout, layer.stored, layer.in_features
     low, high = PLANES[layout.bits]
     panels = -(-outputs // width)
-    each = layout.groups * (stored[layout.scale_name].element_size() + (zeros is not None))
+    each = layout.groups * (layout.scales(stored, 0, 1).element_size() + (zeros is not None))
     result = torch.empty(panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8)
     some = max(1, PACKED_AT_ONCE // (inputs * width))
     for begin in range(0, panels, some):
@@ -124,11 +124,13 @@ def problem(layer: GroupedLinear, kernels: Kernels | None) -> str:
         return "there are no kernels: they need a C compiler"
     if layer.weight.device.type != "cpu":
         return "it is not on the CPU"
+    if layer.layout.values is not None:
+        return "its codes stand for values of a table"
     if layer.in_features % 8:
         return "its inputs are not a multiple of 8"
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
         return "its bias has another number format"
-    scales, is_ordered = layer.stored[layer.layout.scale_name].dtype, layer.group_of is None
+    scales, is_ordered = layer.layout.scales(layer.stored, 0, 1).dtype, layer.group_of is None
     key = type(layer.layout), layer.layout.bits, layer.layout.group, layer.in_features, scales, is_ordered
     if key not in _tried:
         _tried[key] = next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), "")
