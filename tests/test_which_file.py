@@ -17,6 +17,7 @@ from tools import embedded_gguf
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.filterwarnings("error:constrained_layout not applied:UserWarning"),  # the names leave no room
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 STUDY = ("-cd", str(Path(__file__).parents[1] / "experiments"), "-cn", "which_file")

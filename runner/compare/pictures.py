@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # its import takes a second, and only --save and --log need i
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
+MAX_LETTERS = 36  # of a value
 LABEL_OFFSETS = (6, -14, 17, -25, 28, -36)  # in points above the middle of a dot; the first free one is used
 MAX_ROWS, MAX_PANELS, MAX_LABELS = 60, 4, 14
 
@@ -185,7 +186,12 @@ def _colour(it: Effect) -> str:
 
 
 def _words(row: TableRow, keys: list[str]) -> str:
-    return literal(name_of(row, keys))
+    """Return a row's name with the ends of long values, since paths differ there and a picture has little room."""
+    name = name_of(row, keys)
+    for key in keys:
+        if len(value := f"{row.config[key]}") > MAX_LETTERS:
+            name = name.replace(value, "…" + value[-MAX_LETTERS:])
+    return literal(name)
 
 
 def literal(text: str) -> str:
