@@ -181,8 +181,12 @@ def c_compiler() -> str | None:
 
 def has_quantized_kernels() -> bool:
     """Whether kernels/quantized.h can be built and run here: it multiplies bfloat16 and bytes with AVX512."""
-    flags = processor.without_left_out(set((_value_of("/proc/cpuinfo", "flags") or "").split()))
-    return c_compiler() is not None and flags >= QUANTIZED_FLAGS
+    return c_compiler() is not None and processor_flags() >= QUANTIZED_FLAGS
+
+
+def processor_flags() -> set[str]:
+    """Return the features that the processor names, without those that are left out."""
+    return processor.without_left_out(set((_value_of("/proc/cpuinfo", "flags") or "").split()))
 
 
 def threads_for(parameters: int) -> int:

@@ -14,6 +14,7 @@ FEATURES = {
     "avx512": "-mno-avx512f",
     "avx512_bf16": "-mno-avx512bf16",
     "avx512_vnni": "-mno-avx512vnni",
+    "avx_vnni": "-mno-avxvnni",
     "amx": "",
 }
 

@@ -21,6 +21,7 @@ from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
 from runner.engines.local import int8_dynamic
@@ -149,18 +150,35 @@ SOURCE = """
 """
 
 
-@pytest.mark.skipif(KERNELS is None or os.uname().machine != "x86_64", reason="the flags are those of x86")
-@pytest.mark.parametrize("target", ["x86-64", "x86-64-v3"])
-def test_processors_without_products_of_bytes_have_the_same_bits(target: str, tmp_path: Path) -> None:
-    from runner.core import machine
+is_x86 = pytest.mark.skipif(KERNELS is None or os.uname().machine != "x86_64", reason="the flags are those of x86")
 
-    (tmp_path / "portable.c").write_text(SOURCE)
+
+def built_for(target: str, folder: Path) -> Path:
+    """Return the portable kernel, compiled for other processors."""
+    (folder / "portable.c").write_text(SOURCE)
     flags = building.FLAGS.replace("-march=native", f"-march={target}").split()
-    compiler = machine.c_compiler()
+    compiler, library = machine.c_compiler(), folder / "portable.so"
     assert compiler is not None
-    library = tmp_path / "portable.so"
-    command = [compiler, *flags, "-I", str(building.FOLDER), str(tmp_path / "portable.c"), "-o", str(library), "-lm"]
+    command = [compiler, *flags, "-I", str(building.FOLDER), str(folder / "portable.c"), "-o", str(library), "-lm"]
     subprocess.run(command, check=True, capture_output=True)
+    return library
+
+
+@is_x86
+def test_products_of_bytes_without_avx512_are_compiled(tmp_path: Path) -> None:
+    """AVX-VNNI is the instruction of AVX-512 in another encoding, which this processor may lack."""
+    library = built_for("x86-64-v3 -mavxvnni", tmp_path)
+    code = subprocess.run(["objdump", "-d", str(library)], check=True, capture_output=True, text=True).stdout
+    assert "{vex} vpdpbusd" in code
+    assert "zmm" not in code
+
+
+@is_x86
+@pytest.mark.parametrize("target", ["x86-64", "x86-64-v3", "x86-64-v3 -mavx512vnni -mavx512vl"])
+def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(target: str, tmp_path: Path) -> None:
+    if "vnni" in target and not {"avx512_vnni", "avx512vl"} <= machine.processor_flags():
+        pytest.skip("this processor has no AVX-512 VNNI")
+    library = built_for(target, tmp_path)
     multiply_rows = ctypes.CDLL(str(library)).int8_product_bf16
     multiply_rows.argtypes, multiply_rows.restype = native._SIGNATURES["int8_product"], ctypes.c_int64
     for (inputs, outputs), bias in product(SHAPES, (False, True)):

@@ -1,12 +1,88 @@
-/* Products of INT8_DYNAMIC for any processor, for one number format (T, PACK, NAME: see kernels.c), in plain C that the
-   compiler turns into the processor's products of 16 bits. The outputs are those of int8_dynamic.h to the bit, which
-   multiplies bytes: sums of bytes are exact in any order. */
+/* Products of INT8_DYNAMIC for any processor, for one number format (T, PACK, NAME: see kernels.c). Where registers of 256
+   bits multiply bytes (AVX-VNNI, or AVX-512's VNNI where bfloat16 is missing) these instructions do it; elsewhere it is
+   plain C, which the compiler turns into the processor's products of 16 bits. The outputs are those of int8_dynamic.h to
+   the bit: sums of bytes are exact in any order. */
 
 #ifndef INT8_PORTABLE
 #define INT8_PORTABLE
 #define PORTABLE_ROWS 32 /* of a task */
 #define PORTABLE_OUTPUTS 16
 #define PORTABLE_INPUTS 512 /* that are widened at a time: they stay in the first-level cache */
+
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#include <immintrin.h>
+#define ADD_PRODUCTS_OF_BYTES _mm256_dpbusd_epi32
+#elif defined(__AVXVNNI__)
+#include <immintrin.h>
+#define ADD_PRODUCTS_OF_BYTES _mm256_dpbusd_avx_epi32
+#endif
+
+#ifdef ADD_PRODUCTS_OF_BYTES
+#define ROW_SHIFT 128 /* the instruction takes the bytes of a row without a sign */
+
+INLINE int32_t sum_of_eight(__m256i x) {
+  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+
+/* sum += the products of 32 inputs of 4 rows with 2 outputs; moved += those of a row that is 0, if it is wanted */
+INLINE void add_products(const uint8_t *const x[4], const int8_t *const w[2], int64_t k, __m256i sum[4][2],
+                         const int has_moved, __m256i moved[2]) {
+  const __m256i w0 = _mm256_loadu_si256((const __m256i *)(w[0] + k)), w1 = _mm256_loadu_si256((const __m256i *)(w[1] + k));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const __m256i numbers = _mm256_loadu_si256((const __m256i *)(x[i] + k));
+    sum[i][0] = ADD_PRODUCTS_OF_BYTES(sum[i][0], numbers, w0);
+    sum[i][1] = ADD_PRODUCTS_OF_BYTES(sum[i][1], numbers, w1);
+  }
+  if (has_moved) {
+    const __m256i zeros = _mm256_set1_epi8((char)ROW_SHIFT);
+    moved[0] = ADD_PRODUCTS_OF_BYTES(moved[0], zeros, w0), moved[1] = ADD_PRODUCTS_OF_BYTES(moved[1], zeros, w1);
+  }
+}
+
+/* total [4, 2] of 4 rows with 2 outputs, and what ROW_SHIFT adds to them */
+INLINE void sums_of_four(const uint8_t *const x[4], const int8_t *const w[2], int64_t inputs, const int has_moved,
+                         uint32_t total[4][2], uint32_t shifts[2]) {
+  __m256i sum[4][2], moved[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  for (int i = 0; i < 4; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+  const int64_t whole = inputs / 32 * 32;
+  for (int64_t k = 0; k < whole; k += 32) add_products(x, w, k, sum, has_moved, moved);
+  if (whole < inputs) { /* weights of 0 stand beside what follows in a row */
+    uint8_t last_x[4][32] = {{0}};
+    int8_t last_w[2][32] = {{0}};
+    for (int i = 0; i < 4; i++) memcpy(last_x[i], x[i] + whole, inputs - whole);
+    for (int j = 0; j < 2; j++) memcpy(last_w[j], w[j] + whole, inputs - whole);
+    const uint8_t *const rest_x[4] = {last_x[0], last_x[1], last_x[2], last_x[3]};
+    const int8_t *const rest_w[2] = {last_w[0], last_w[1]};
+    add_products(rest_x, rest_w, 0, sum, has_moved, moved);
+  }
+  for (int i = 0; i < 4; i++)
+    for (int j = 0; j < 2; j++) total[i][j] = (uint32_t)sum_of_eight(sum[i][j]);
+  if (has_moved) shifts[0] = (uint32_t)sum_of_eight(moved[0]), shifts[1] = (uint32_t)sum_of_eight(moved[1]);
+}
+
+/* sums [rows, PORTABLE_OUTPUTS] of bytes [rows, inputs], which are ROW_SHIFT too large, with the weights of some outputs.
+   Four rows by two outputs fit into 16 registers; missing ones repeat others, and are not written. */
+static void portable_sums(const int8_t *bytes, int64_t rows, int64_t inputs, const int8_t *weights, int64_t outputs,
+                          int32_t *sums) {
+  for (int64_t o = 0; o < outputs; o += 2) {
+    const int8_t *const w[2] = {weights + o * inputs, weights + (o + 1 < outputs ? o + 1 : o) * inputs};
+    uint32_t shifts[2], total[4][2];
+    for (int64_t r = 0; r < rows; r += 4) {
+      const uint8_t *x[4];
+      for (int64_t i = 0; i < 4; i++) x[i] = (const uint8_t *)bytes + (r + i < rows ? r + i : r) * inputs;
+      if (r == 0) sums_of_four(x, w, inputs, 1, total, shifts);
+      else sums_of_four(x, w, inputs, 0, total, shifts);
+      for (int64_t i = 0; i < 4 && r + i < rows; i++)
+        for (int64_t j = 0; j < 2 && o + j < outputs; j++)
+          sums[(r + i) * PORTABLE_OUTPUTS + o + j] = (int32_t)(total[i][j] - shifts[j]);
+    }
+  }
+}
+#else
+#define ROW_SHIFT 0
 
 /* Bytes as numbers of 16 bits, which every processor multiplies and adds up in pairs */
 INLINE void widen(const int8_t *from, int64_t count, int16_t *to) {
@@ -37,6 +113,7 @@ static void portable_sums(const int8_t *bytes, int64_t rows, int64_t inputs, con
   }
 }
 #endif
+#endif
 
 /* The scale of a row whose largest number is `top`, as torchao computes it; NaN stays NaN */
 INLINE float NAME(row_scale_of)(float top) {
@@ -44,7 +121,7 @@ INLINE float NAME(row_scale_of)(float top) {
   return scale < least ? least : scale;
 }
 
-/* Quantizes a row, and returns its scale. */
+/* Quantizes a row, and returns its scale; bytes are ROW_SHIFT too large. */
 static float NAME(quantize_row_portable)(const T *x, int64_t inputs, int8_t *out) {
   float top = 0;
   int bad = 0;
@@ -58,7 +135,8 @@ static float NAME(quantize_row_portable)(const T *x, int64_t inputs, int8_t *out
 #pragma omp simd
   for (int64_t k = 0; k < inputs; k++) {
     const float number = rintf(NAME(to_float)(x[k]) * factor);
-    out[k] = (int8_t)(number < 127 ? number > -128 ? (int32_t)number : -128 : 127); /* NaN: 127; its scale tells */
+    const int32_t byte = number < 127 ? number > -128 ? (int32_t)number : -128 : 127; /* NaN: 127; its scale tells */
+    out[k] = (int8_t)(byte + ROW_SHIFT);
   }
   return scale;
 }
