@@ -13,14 +13,16 @@ import torch
 from torch import nn
 
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
-from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
+from runner.engines.local.kernels.shared_numbers import CodeType, Matrix, WeightFormat
 from runner.engines.local.matrices import multiply
+from runner.models.group_layouts import Layout
 from runner.models.grouped import GroupedLinear
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 PLANES = {2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 7: (8, 0), 8: (8, 0)}  # lower and upper bits kept
+E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
 SCALE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
@@ -34,18 +36,22 @@ class Groups:
     weight: torch.Tensor  # uint8 [panels, bytes]
     bias: torch.Tensor | None
     group_of: torch.Tensor | None  # int32 [inputs]
+    table: torch.Tensor | None  # float32 [16]
 
     @classmethod
     def of(cls, layer: GroupedLinear, kernels: Kernels, outputs: int | None = None) -> Groups:
         """Put a layer's outputs, or the first of them, into panels; the last one is padded with zeros."""
         layout, stored, outputs = layer.layout, layer.stored, outputs or layer.out_features
-        zeros = layout.zeros(stored, 0, outputs)
+        kind = code_type(layout)
+        assert kind is not None
+        zeros = layout.zeros(stored, 0, outputs) if kind is CodeType.integers else torch.zeros(1, 1, dtype=torch.uint8)
         is_shared = bool((zeros == zeros[0, 0]).all())
         weight = packed(layer, None if is_shared else zeros, outputs, kernels.panel_width)
         order, bias = layer.group_of, None if layer.bias is None else layer.bias.detach()[:outputs].contiguous()
         if order is None and layout.group % 8 and layout.groups > 1:  # C reads the group of eight inputs at a time
             order = torch.arange(layer.in_features) // layout.group
         group_of = None if order is None else order.to(torch.int32)
+        table = layout.values if kind is CodeType.table else None
         matrix = Matrix(
             weight=weight.data_ptr(),
             bias=None if bias is None else pointer(bias, bias.dtype, outputs),
@@ -56,8 +62,10 @@ class Groups:
             bits=sum(PLANES[layout.bits]),
             scale_type=SCALE_TYPES[layout.scales(stored, 0, 1).dtype],
             zero_point=int(zeros[0, 0]) if is_shared else -1,
+            code_type=kind,
+            scale=None if table is None else pointer(table, torch.float32, 16),
         )
-        return cls(kernels, matrix, layer.in_features, weight, bias, group_of)
+        return cls(kernels, matrix, layer.in_features, weight, bias, group_of, table)
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
@@ -67,11 +75,20 @@ class Groups:
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """The tensors whose addresses are in the matrix."""
-        return tuple(one for one in (self.weight, self.bias, self.group_of) if one is not None)
+        return tuple(one for one in (self.weight, self.bias, self.group_of, self.table) if one is not None)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [..., outputs] for rows [..., inputs]."""
         return multiply(self.kernels, rows, self)
+
+
+def code_type(layout: Layout) -> CodeType | None:
+    """Return what a layout's codes are; None if the kernels do not know it."""
+    if (values := layout.values) is None:
+        return CodeType.integers
+    if layout.bits == 4:
+        return CodeType.table
+    return CodeType.e4m3 if layout.bits == 8 and values.view(torch.int32).equal(E4M3.view(torch.int32)) else None
 
 
 def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width: int) -> torch.Tensor:
@@ -124,14 +141,14 @@ def problem(layer: GroupedLinear, kernels: Kernels | None) -> str:
         return "there are no kernels: they need a C compiler"
     if layer.weight.device.type != "cpu":
         return "it is not on the CPU"
-    if layer.layout.values is not None:
-        return "its codes stand for values of a table"
+    if (kind := code_type(layer.layout)) is None:
+        return "its codes stand for values that the kernels do not know"
     if layer.in_features % 8:
         return "its inputs are not a multiple of 8"
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
         return "its bias has another number format"
     scales, is_ordered = layer.layout.scales(layer.stored, 0, 1).dtype, layer.group_of is None
-    key = type(layer.layout), layer.layout.bits, layer.layout.group, layer.in_features, scales, is_ordered
+    key = type(layer.layout), kind, layer.layout.bits, layer.layout.group, layer.in_features, scales, is_ordered
     if key not in _tried:
         _tried[key] = next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), "")
     return _tried[key]

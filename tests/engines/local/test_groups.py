@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,70 @@ def test_an_adapter_on_top_changes_the_answers(
     assert report.facts["quantized"].endswith("14 of 15 linear layers (14 GroupedLinear)")
     assert report.metrics["lora_modules"] > 0
     assert answers(adapted, PROMPTS) != answers(plain, PROMPTS)
+
+
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+@dataclass(frozen=True)
+class ValuesLayout(PackedLayout):
+    """Codes that stand for values: of a table, or float8."""
+
+    @property
+    def values(self) -> torch.Tensor:
+        """Return what each code stands for."""
+        return E2M1 if self.bits == 4 else groups.E4M3
+
+
+def values_layer(outputs: int, inputs: int, bits: int, group: int, scales: torch.dtype) -> GroupedLinear:
+    seeded = torch.Generator().manual_seed(2)
+    codes = torch.randint(0, 2**bits, (outputs, inputs * bits // 8), dtype=torch.uint8, generator=seeded)
+    codes[(codes & 127) == 127] = 5  # float8's NaN, which a layer never has
+    stored = {
+        "weight_packed": codes.view(torch.int32),
+        "weight_scale": torch.rand(outputs, -(-inputs // group), generator=seeded).to(scales),
+    }
+    return GroupedLinear(nn.Linear(inputs, outputs, bias=False), ValuesLayout(bits, group, inputs, outputs), stored)
+
+
+@has_kernels
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [16, 32, 128, 640, 20])
+@pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16, torch.float16])
+def test_codes_of_values(bits: int, group: int, scales: torch.dtype) -> None:
+    layer = values_layer(75, 640, bits, group, scales)
+    assert groups.problem(layer, KERNELS) == ""
+    for dtype in DTYPES:
+        check_products(layer, dtype)
+
+
+@has_kernels
+def test_each_float8_is_exact() -> None:
+    assert KERNELS is not None
+    layer = values_layer(256, 64, 8, 64, torch.float32)
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes[(codes & 127) == 127] = 0
+    layer.stored["weight_packed"].copy_(codes[:, None].expand(256, 64).contiguous().view(torch.int32))
+    layer.stored["weight_scale"].fill_(1)
+    one = torch.zeros(1, 64)
+    one[0, 9] = 1
+    assert torch.equal(Groups.of(layer, KERNELS).product(one)[0], groups.E4M3[codes.int()])
+
+
+@has_kernels
+def test_values_that_the_kernels_do_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    e5m2 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e5m2).float()
+    layer = values_layer(64, 64, 8, 64, torch.float32)
+    monkeypatch.setattr(ValuesLayout, "values", property(lambda _: e5m2))
+    assert groups.problem(layer, KERNELS) == "its codes stand for values that the kernels do not know"
+
+
+@has_kernels
+@pytest.mark.parametrize("wrong", [{"scale": None}, {"bits": 8}, {"code_type": 3}, {"code_type": 2}])
+def test_what_the_kernel_refuses_of_tables(wrong: dict[str, int]) -> None:
+    assert KERNELS is not None
+    ours = Groups.of(values_layer(64, 64, 4, 32, torch.bfloat16), KERNELS)
+    for name, value in wrong.items():
+        setattr(ours.matrix, name, value)
+    with pytest.raises(IndexError, match="cannot multiply"):
+        ours.product(torch.ones(1, 64))

@@ -1,9 +1,11 @@
 /* Matrices whose weights are integers of 2 to 8 bits with a scale for each group of inputs (groups.py puts them so). A
    panel has the scales of its PANEL outputs, group by group; their zero points, a byte each, unless all are the same; then
    the codes: of eight inputs first the lower bits, of which a byte holds as many neighbouring inputs of one output as
-   fit, then the upper ones. A weight is (code - zero point) * scale. */
+   fit, then the upper ones. A weight is (code - zero point) * scale; where codes are not integers, it is the number that
+   the code stands for, times the scale. */
 
 enum { SCALE_F32, SCALE_F16, SCALE_BF16 }; /* as in groups.py */
+enum { INTEGERS, TABLE, E4M3 };            /* as in shared_numbers.py; TABLE: 16 values; E4M3: float8, without NaN */
 
 /* What the weights of a group have in common, for the outputs of a panel */
 typedef struct {
@@ -26,7 +28,9 @@ INLINE int64_t grouped_bytes(const matrix *m, int64_t inputs) {
 INLINE int has_readable_groups(const matrix *m, int64_t inputs) {
   const int are_bits = m->bits == 2 || m->bits == 3 || m->bits == 4 || m->bits == 5 || m->bits == 6 || m->bits == 8;
   return are_bits && m->scale_type >= SCALE_F32 && m->scale_type <= SCALE_BF16 && m->zero_point >= -1 &&
-         m->zero_point < 256 && m->block > 0 && inputs % 8 == 0 && (m->constants || m->block % 8 == 0);
+         m->zero_point < 256 && m->code_type >= INTEGERS && m->code_type <= E4M3 &&
+         (m->code_type != TABLE || (m->bits == 4 && m->scale)) && (m->code_type != E4M3 || m->bits == 8) &&
+         m->block > 0 && inputs % 8 == 0 && (m->constants || m->block % 8 == 0);
 }
 
 INLINE group_numbers numbers_of_group(const matrix *m, const uint8_t *panel, int64_t groups, int64_t group) {
@@ -66,3 +70,6 @@ INLINE void codes_of_inputs(const int low, const int high, const uint8_t *at, ui
     }
   }
 }
+
+/* The half-precision number that is 1 / 256 of the one a code of E4M3 stands for: the same digits, another exponent */
+INLINE uint16_t half_of_e4m3(int code) { return (uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7); }

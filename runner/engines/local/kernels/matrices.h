@@ -28,7 +28,7 @@ typedef struct {
   const void *weight, *bias; /* bias: or 0 */
   int64_t outputs, kind;
   /* FOUR_BIT: bfloat16 [inputs / block, outputs]; ROW_INT8, INT8_DYNAMIC: float32 [outputs]; WEIGHT_INT8: bfloat16
-     [outputs] */
+     [outputs]; GROUPS: float32 [16], what codes of a table stand for */
   const void *scale;
   /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8, INT8_DYNAMIC: int32 [outputs] (see row_int8.h);
      GROUPS: int32 [inputs], the group of each, or 0 where they lie in order */
@@ -38,8 +38,9 @@ typedef struct {
   /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h);
      ROW_INT8, INT8_DYNAMIC: 0, or sums, which are exact, are made by tiles from so many rows on */
   int64_t tile_rows;
-  /* GROUPS: bits of a code; the format of scales (see groups.h); the zero point of all, or -1: each group has its own */
-  int64_t bits, scale_type, zero_point;
+  /* GROUPS: bits of a code; the format of scales, and what codes are (see groups.h); the zero point of all, or -1: each
+     group has its own */
+  int64_t bits, scale_type, zero_point, code_type;
 } matrix;
 
 #include "groups.h"

@@ -33,6 +33,14 @@ class WeightFormat(IntEnum):
     groups = 6
 
 
+class CodeType(IntEnum):
+    """What the codes of a matrix in groups are."""
+
+    integers = 0
+    table = 1  # of 16 values
+    e4m3 = 2  # float8
+
+
 class Refusal(IntEnum):
     """Why C refuses a call, before it reads or writes anything (checks.h)."""
 
@@ -97,7 +105,7 @@ class Matrix(ctypes.Structure):
         ("block", ctypes.c_int64),
         ("threshold", ctypes.c_float),
         ("tile_rows", ctypes.c_int64),
-        *_fields(ctypes.c_int64, "bits", "scale_type", "zero_point"),
+        *_fields(ctypes.c_int64, "bits", "scale_type", "zero_point", "code_type"),
     )
 
 
@@ -184,7 +192,7 @@ def of_python() -> dict[str, int]:
         "SCALE_BYTES": SCALE_BYTES,
     }
     phases = {"PRODUCT_PHASES": PRODUCT_PHASES, "LAYER_PHASES": LAYER_PHASES, "sizeof phase": PHASE_BYTES}
-    enums = {one.name.upper(): int(one) for enum in (WeightFormat, Refusal) for one in enum}
+    enums = {one.name.upper(): int(one) for enum in (WeightFormat, CodeType, Refusal) for one in enum}
     parameters = {name.upper(): place for place, name in enumerate(PARAMETERS)}
     numbers = sizes | phases | enums | parameters | FOR_QUANTIZED
     for name, structure in STRUCTURES.items():
