@@ -316,7 +316,7 @@ def weight_bytes(
 def elements(tensor: Tensor, stored: Format | None, mix: Mix | None = None) -> int:
     """Count the numbers of a linear weight, packed or not; 0 for any other tensor."""
     packed = stored is not None and tensor.name.endswith(stored.config.packed_names)
-    if stored is not None and (packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8"))):
+    if stored is not None and (packed or (part_of(tensor) == "linear" and tensor.dtype in ("U8", "I8", "F8_E4M3"))):
         return tensor.nbytes * 8 // stored.bits
     part = part_of(tensor)
     is_quantized_head = mix is not None and part == "head" and mix.choice_for(layer_of(tensor), is_head=True).packed

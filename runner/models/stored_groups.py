@@ -13,10 +13,13 @@ from torch import nn
 
 from runner.checkpoints.weight_files import Tensor, read_checkpoint
 from runner.core.errors import ConfigError, DataError, few
+from runner.models.float4_linear import Mxfp4Reader, Nvfp4Reader
+from runner.models.float8_linear import BlockFloat8Reader, Float8Reader
 from runner.models.group_readers import AwqReader, GptqReader, PackedReader
 from runner.models.grouped import GroupedLinear
 from runner.models.int8_linear import Int8Reader
 from runner.models.layout_reader import LayoutReader, wrong
+from runner.models.ternary_linear import TernaryReader
 from runner.quantization import read_format
 from runner.quantization.grouped import GroupedConfig, GroupSettings
 
@@ -26,6 +29,11 @@ READERS: dict[str, LayoutReader] = {
     "awq": AwqReader(),
     "packed": PackedReader(),
     "int8": Int8Reader(),
+    "float8": Float8Reader(),
+    "float8_blocks": BlockFloat8Reader(),
+    "nvfp4_pack_quantized": Nvfp4Reader(),
+    "mxfp4_pack_quantized": Mxfp4Reader(),
+    "ternary": TernaryReader(),
 }
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from runner.quantization.base import Format, QuantizationConfig
+from runner.quantization.bitnet import BitnetConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner.quantization.float4 import Mxfp4Config, Nvfp4Config
+from runner.quantization.float8 import FbgemmFp8Config, Float8Config, FloatQuantizedConfig
 from runner.quantization.gguf import GgufConfig
 from runner.quantization.grouped import AutoRoundConfig, AwqConfig, GptqConfig, PackQuantizedConfig
 from runner.quantization.int_quantized import IntQuantizedConfig
@@ -21,6 +24,12 @@ CHOICES: dict[str, type[QuantizationConfig]] = {
     "auto_round": AutoRoundConfig,
     "pack_quantized": PackQuantizedConfig,
     "int_quantized": IntQuantizedConfig,
+    "float_quantized": FloatQuantizedConfig,
+    "fp8": Float8Config,
+    "fbgemm_fp8": FbgemmFp8Config,
+    "nvfp4_pack_quantized": Nvfp4Config,
+    "mxfp4_pack_quantized": Mxfp4Config,
+    "bitnet": BitnetConfig,
     "int8_dynamic": Int8DynamicConfig,
     "torchao_int8": TorchaoInt8Config,
     "torchao_float8": TorchaoFloat8Config,

@@ -28,7 +28,9 @@ class GroupSettings:
     bits: tuple[int, ...]
     group: int  # inputs that share a scale; -1: all
     is_minus_one: bool = False  # zero points are stored minus one
-    rows: str = ""  # how rows are quantized (models/int8_linear.py)
+    rows: str = ""  # how rows are quantized (models/int8_linear.py, models/float8_linear.py)
+    row_group: int = -1  # numbers of a row that share a scale; -1: all
+    outputs: int = 1  # that share a scale; -1: all
 
 
 @dataclass

@@ -8,7 +8,6 @@ from __future__ import annotations
 REASONS = {
     "aqlm": "transformers 5.23 needs the package aqlm for it, which the runner does not use",
     "eetq": "transformers 5.23 needs the package kernels for it, which the runner does not use",
-    "fbgemm_fp8": "transformers 5.23 loads it on a GPU only",
     "fouroversix": "transformers 5.23 needs the package fouroversix for it, which the runner does not use",
     "fp_quant": "transformers 5.23 loads it on a GPU only",
     "higgs": "transformers 5.23 loads it on a GPU only",

@@ -11,6 +11,7 @@ from typing import Any
 import int8_checkpoints as made
 import pytest
 import torch
+from changed_checkpoints import Change, changed, with_one, without
 from int8_checkpoints import STORED
 from opening import adapt, load_base
 from resolving import predict
@@ -159,26 +160,6 @@ def test_a_bias_that_only_the_checkpoint_has_is_added(make_config: Make, saved: 
 
 
 # ------------------------------------------------------------------------------------------- what is refused
-
-Change = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
-
-
-def changed(folder: Path, to: Path, change: Change) -> Path:
-    """Copy a checkpoint and change its tensors."""
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(folder, to)
-    tensors = change(load_file(to / "model.safetensors"))
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, to / "model.safetensors", {"format": "pt"})
-    return to
-
-
-def without(*names: str) -> Change:
-    return lambda tensors: {key: tensor for key, tensor in tensors.items() if key not in names}
-
-
-def with_one(name: str, make: Callable[[Any], torch.Tensor]) -> Change:
-    return lambda tensors: tensors | {name: make(tensors.get(name))}
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,24 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
         "format": "int-quantized",
         "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "int", "strategy": "channel"}}},
     },
+    "float_quantized": {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
+    },
+    "fp8": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    "fbgemm_fp8": {"quant_method": "fbgemm_fp8"},
+    "nvfp4_pack_quantized": {
+        "quant_method": "compressed-tensors",
+        "format": "nvfp4-pack-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}}},
+    },
+    "mxfp4_pack_quantized": {
+        "quant_method": "compressed-tensors",
+        "format": "mxfp4-pack-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 32}}},
+    },
+    "bitnet": {"quant_method": "bitnet"},
     "int8_dynamic": {
         "quant_method": "torchao",
         "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}},
@@ -131,7 +149,7 @@ def test_other_ways_of_torchao_to_quantize_rows_are_not_int8_dynamic(keys: dict[
 
 
 def test_a_method_of_nobody_is_known_to_nobody() -> None:
-    stored = read_format({"quantization_config": {"quant_method": "fp8"}})
+    stored = read_format({"quantization_config": {"quant_method": "fp9"}})
     assert stored is not None
     assert not stored.known
     assert read_format({}) is None

@@ -15,6 +15,7 @@ from torch import nn
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import CodeType, Matrix, WeightFormat
 from runner.engines.local.matrices import multiply
+from runner.models.float8_linear import E4M3
 from runner.models.group_layouts import Layout
 from runner.models.grouped import GroupedLinear
 
@@ -22,7 +23,6 @@ TRIAL_OUTPUTS = 70  # whole panels with a remainder
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 PLANES = {2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 7: (8, 0), 8: (8, 0)}  # lower and upper bits kept
-E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
 SCALE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 

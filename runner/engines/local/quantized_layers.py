@@ -25,7 +25,6 @@ from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.matrices import LayerWeights, QuantizedWeights, multiply, shifted_sums
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.grouped import GroupedLinear
-from runner.models.int8_linear import Int8Linear
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
@@ -107,7 +106,7 @@ class QuantizedLayers:
             it = blocks.Blocks.of(layer, self._kernels)
         else:
             it = groups.Groups.of(layer, self._kernels)
-        if isinstance(layer, Int8Linear):
+        if isinstance(layer, GroupedLinear) and layer.rounds_rows:
             self._rounding.append(layer)  # not a matrix alone: a pass in a single call would not round its rows
         else:
             self.matrices[layer] = it

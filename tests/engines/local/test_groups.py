@@ -26,6 +26,7 @@ from runner.engines.local.kernels import native
 from runner.engines.local.matrices import multiply
 from runner.engines.local.panels import Panels
 from runner.engines.local.quantized_layers import QuantizedLayers
+from runner.models.float8_linear import E4M3
 from runner.models.group_layouts import AwqLayout, GptqLayout, PackedLayout
 from runner.models.grouped import GroupedLinear
 
@@ -228,7 +229,7 @@ class ValuesLayout(PackedLayout):
     @property
     def values(self) -> torch.Tensor:
         """Return what each code stands for."""
-        return E2M1 if self.bits == 4 else groups.E4M3
+        return E2M1 if self.bits == 4 else E4M3
 
 
 def values_layer(outputs: int, inputs: int, bits: int, group: int, scales: torch.dtype) -> GroupedLinear:
@@ -263,7 +264,7 @@ def test_each_float8_is_exact() -> None:
     layer.stored["weight_scale"].fill_(1)
     one = torch.zeros(1, 64)
     one[0, 9] = 1
-    assert torch.equal(Groups.of(layer, KERNELS).product(one)[0], groups.E4M3[codes.int()])
+    assert torch.equal(Groups.of(layer, KERNELS).product(one)[0], E4M3[codes.int()])
 
 
 @has_kernels
