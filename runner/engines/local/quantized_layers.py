@@ -19,7 +19,7 @@ from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core.heap import Heap
 from runner.core.machine import MIB
 from runner.core.mapped_files import MappedFiles
-from runner.engines.local import blocks, byte_products, groups, int8_dynamic
+from runner.engines.local import blocks, byte_products, groups, int8_dynamic, int8_stored
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.matrices import LayerWeights, QuantizedWeights, multiply, shifted_sums
@@ -48,7 +48,6 @@ class QuantizedLayers:
     def __init__(self, model: nn.Module, heap: Heap) -> None:
         self.left: list[nn.Linear] = []
         self.notes: list[str] = []
-        self._rounding: list[nn.Module] = []
         self.matrices: dict[nn.Module, LayerWeights] = {}
         self._kernels, self._workspace = native.kernels(), torch.empty(0, dtype=torch.uint8)
         self._heap = heap
@@ -59,6 +58,9 @@ class QuantizedLayers:
         self.notes += [by_tiles.note] if by_tiles is not None and by_tiles.note else []
         for layer in model.modules():
             if not isinstance(layer, nn.Linear):
+                continue
+            if isinstance(layer, Int8Linear):
+                self._multiply_bytes(layer)
                 continue
             if isinstance(layer, GgufLinear | GroupedLinear):
                 self._multiply_strips(layer)
@@ -96,9 +98,7 @@ class QuantizedLayers:
             problem, kind = groups.problem(layer, self._kernels), "GroupedLinear is"
             stored = list(layer.stored.values())
         if problem:
-            note = f"{kind} multiplied by torch, which is slower: {problem}"
-            self.notes += [note] if note not in self.notes else []
-            self.left.append(layer)
+            self._leave(layer, kind, problem)
             return
         assert self._kernels is not None
         self._heap.trim_if_grown()
@@ -107,19 +107,41 @@ class QuantizedLayers:
             it = blocks.Blocks.of(layer, self._kernels)
         else:
             it = groups.Groups.of(layer, self._kernels)
-        if isinstance(layer, Int8Linear):
-            self._rounding.append(layer)  # not a matrix alone: a pass in a single call would not round its rows
-        else:
-            self.matrices[layer] = it
+        self.matrices[layer] = it
         own, formats = layer.forward, it.formats
-        prepared = layer.prepared if isinstance(layer, GroupedLinear) else lambda rows: rows
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
-            return it.product(prepared(rows)) if rows.dtype in formats and rows.numel() else own(rows)
+            return it.product(rows) if rows.dtype in formats and rows.numel() else own(rows)
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
         for tensor in stored:
             self._mapped.release(tensor.data_ptr(), tensor.nbytes)
+
+    def _multiply_bytes(self, layer: Int8Linear) -> None:
+        """Let the kernels multiply rows and weights as bytes, which stay in their file, or leave the layer to torch."""
+        if problem := int8_stored.problem(layer, self._kernels, self._tile_rows):
+            self._leave(layer, "Int8Linear is", problem)
+            return
+        assert self._kernels is not None
+        own, kernels, function = layer.forward, self._kernels, int8_stored.function(self._kernels)
+        it = int8_stored.weights_of(layer, kernels, self._tile_rows)
+        formats = it.formats
+        if not kernels.has_quantized:
+            it.formats = ()  # not in a single call
+
+        def forward(rows: torch.Tensor) -> torch.Tensor:
+            if rows.dtype not in formats or not rows.numel():
+                return own(rows)
+            return multiply(kernels, rows, it, self._workspace_for(rows), function)
+
+        self.matrices[layer] = it
+        layer.forward = forward  # type: ignore[method-assign,assignment]
+
+    def _leave(self, layer: nn.Linear, kind: str, problem: str) -> None:
+        """Leave a layer to torch, and say why."""
+        note = f"{kind} multiplied by torch, which is slower: {problem}"
+        self.notes += [note] if note not in self.notes else []
+        self.left.append(layer)
 
     @cached_property
     def _mapped(self) -> MappedFiles:
@@ -129,7 +151,7 @@ class QuantizedLayers:
     @property
     def exchanged(self) -> list[nn.Module]:
         """The layers whose `forward` is replaced."""
-        return [*self.matrices, *self._rounding]
+        return list(self.matrices)
 
     @property
     def workspace_mib(self) -> float:

@@ -9,6 +9,7 @@
 #include <arm_neon.h>
 #define HAS_NEON_BF16 1
 #endif
+#include <float.h>
 #include <math.h>
 #include <omp.h>
 #include <setjmp.h>
