@@ -58,13 +58,13 @@ class Int8Linear(GroupedLinear):
     @property
     def row_scale(self) -> float:
         """The scale of all rows, 0 where each has its own."""
-        return float(self.stored["input_scale"]) if self.layout.rows == "static" else 0.0
+        return float(self.stored["input_scale"].detach()) if self.layout.rows == "static" else 0.0
 
     @property
     def row_zero_point(self) -> int:
         """The byte that stands for 0 in all rows."""
         is_given = self.layout.rows == "static" and "input_zero_point" in self.stored
-        return int(self.stored["input_zero_point"]) if is_given else 0
+        return int(self.stored["input_zero_point"].detach()) if is_given else 0
 
     def whole_numbers(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the int8 of rows, in the rows' number format, and the scale of each, as the library computes them."""
