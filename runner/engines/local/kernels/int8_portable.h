@@ -115,9 +115,6 @@ static void portable_sums(const int8_t *bytes, int64_t rows, int64_t inputs, con
 #endif
 #endif
 
-/* A float as T would hold it */
-INLINE float NAME(rounded)(float x) { return NAME(to_float)(NAME(from_float)(x)); }
-
 /* The scale of a row whose largest number is `top`, as torchao computes it; NaN stays NaN */
 INLINE float NAME(row_scale_of)(float top) {
   const float scale = NAME(to_float)(NAME(from_float)(top / 127.5f)), least = 1.1920929e-7f;
