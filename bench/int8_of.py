@@ -17,9 +17,9 @@ WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel
 ROWS = {"W8A8": {**WEIGHTS, "strategy": "token", "dynamic": True}, "W8A16": None}
 
 
-def checkpoint_of(folder: Path, name: str) -> Path:
+def checkpoint_of(folder: Path, name: str, place: Path | None = None) -> Path:
     """Return the folder of a model's checkpoint with W8A8 or W8A16, written at first use."""
-    into = Path("~/.cache/runner/int8_of").expanduser() / f"{folder.name}-{name}"
+    into = (place or Path("~/.cache/runner/int8_of").expanduser()) / f"{folder.name}-{name}"
     if not into.is_dir():
         partial = into.with_name(f".{into.name}")
         shutil.copytree(folder, partial, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
@@ -40,7 +40,7 @@ def checkpoint_of(folder: Path, name: str) -> Path:
 
 
 def stored(path: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    """Return what a checkpoint holds of one of a model's tensors: linear layers' weights as bytes, with their scales."""
+    """Return what a checkpoint holds of one of a model's tensors: weights of linear layers as bytes with scales."""
     if not path.endswith("proj.weight"):
         return [(path, tensor)]
     scale = (tensor.abs().amax(1, keepdim=True).float() / 127).bfloat16()

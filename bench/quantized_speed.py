@@ -2,9 +2,9 @@
 
 A 135M Llama shape with random weights prefills and decodes in our engine, unquantized and quantized, by our kernels and
 by the library's own functions (`own`). `W8A8` and `W8A16` are checkpoints of int8 (int8_of.py). All are loaded into one
-process and alternate, round by round and batch by batch, so that other work on the machine affects all of them; the last
-table counts processor time, which other work changes least. At the end: the distance of our kernels' logits from the
-library's.
+process and alternate, round by round and batch by batch, so that other work on the machine affects all of them; the
+last table counts processor time, which other work changes least. At the end: the distance of our kernels' logits from
+the library's, or from torch's way where the runner reads a checkpoint itself.
 """
 
 from __future__ import annotations

@@ -82,10 +82,6 @@ class GroupedLinear(nn.Linear):
             weights.mul_(scales[:, order])
         return weights.to(dtype)
 
-    def prepared(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows as they are multiplied: as they come."""
-        return rows
-
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""
         most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)

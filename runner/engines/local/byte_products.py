@@ -49,7 +49,11 @@ def choice_for(model: nn.Module, kernels: Kernels | None) -> ByteChoice | None:
 
 def has_byte_rows(layer: nn.Linear) -> bool:
     """Whether a layer is quantized so that its rows become bytes: LLM.int8(), int8_dynamic and W8A8 of a checkpoint."""
-    return isinstance(layer, Int8Linear) or is_dynamic(layer) or any(one.__name__ == "Linear8bitLt" for one in type(layer).__mro__)
+    return (
+        isinstance(layer, Int8Linear)
+        or is_dynamic(layer)
+        or any(one.__name__ == "Linear8bitLt" for one in type(layer).__mro__)
+    )
 
 
 def choose(shapes: Collection[Shape], kernels: Kernels) -> ByteChoice:

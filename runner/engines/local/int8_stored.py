@@ -46,10 +46,8 @@ def function(kernels: Kernels) -> str:
 _tried: dict[tuple[object, ...], str] = {}  # what is wrong with products of a kind of layers
 
 
-def problem(layer: Int8Linear, kernels: Kernels | None, tile_rows: int) -> str:
+def problem(layer: Int8Linear, kernels: Kernels, tile_rows: int) -> str:
     """Say why the kernels cannot multiply a layer; empty if they can. One layer of each kind is tried beside torch."""
-    if kernels is None:
-        return "there are no kernels: they need a C compiler"
     if layer.weight.device.type != "cpu":
         return "it is not on the CPU"
     if layer.in_features > MOST_INPUTS:
@@ -65,7 +63,9 @@ def problem(layer: Int8Linear, kernels: Kernels | None, tile_rows: int) -> str:
 
 def _difference(layer: Int8Linear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> float:
     outputs, inputs, off = min(TRIAL_OUTPUTS, layer.out_features), layer.in_features, 0.0
-    trial = weights_of(layer, kernels, tile_rows, outputs, has_bias=False)  # it is added in the same way to every product
+    trial = weights_of(
+        layer, kernels, tile_rows, outputs, has_bias=False
+    )  # it is added in the same way to every product
     size = quantized_workspace_bytes(max(TRIAL_ROWS), inputs, torch.get_num_threads())
     workspace = torch.empty(size, dtype=torch.uint8)
     for count in TRIAL_ROWS:

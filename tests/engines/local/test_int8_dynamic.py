@@ -155,7 +155,12 @@ def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(ta
         weights.point_at(layer.weight.qdata, layer.bias, layer.weight.scale.flatten())
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
-            assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (inputs, outputs, bias, count)
+            assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (
+                inputs,
+                outputs,
+                bias,
+                count,
+            )
 
 
 @has_kernels

@@ -161,14 +161,18 @@ def test_sums_are_exact_at_the_ends_of_the_range(zero_point: int | None) -> None
 
 @has_kernels
 def test_what_is_left_to_torch() -> None:
-    wide = layer_of(int8_stored.MOST_INPUTS + 1, 2, Kind())
+    wide = layer_of(int8_stored.MOST_INPUTS + 8, 2, Kind())
     odd = layer_of(64, 32, Kind(), torch.float16)
+    rows = torch.randn(3, wide.in_features, generator=torch.Generator().manual_seed(0))
+    expected = wide(rows)
     found = QuantizedLayers(nn.ModuleList([wide, odd]), Heap())
-    assert (found.exchanged, found.left) == ([], [wide, odd])
+    assert (found.exchanged, list(found.matrices), found.left) == ([wide], [], [odd])
     assert found.notes == [
-        "Int8Linear is multiplied by torch, which is slower: it has more than 65,536 inputs",
-        "Int8Linear is multiplied by torch, which is slower: its bias has another number format",
+        "rows of Int8Linear are rounded by torch, which is slower: it has more than 65,536 inputs",
+        "rows of Int8Linear are rounded by torch, which is slower: its bias has another number format",
+        "GroupedLinear is multiplied by torch, which is slower: its bias has another number format",
     ]
+    assert (wide(rows) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 @has_kernels
