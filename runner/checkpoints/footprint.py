@@ -196,7 +196,7 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
 
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
-        if held.keeps_blocks or (held.keeps_groups and by_panels):
+        if held.keeps_blocks or (held.keeps_groups and by_panels and not held.may_round_rows):
             most = 0  # what is unpacked at a time is on the threads' stacks
         elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())

@@ -82,15 +82,6 @@ class GroupedLinear(nn.Linear):
             weights.mul_(scales[:, order])
         return weights.to(dtype)
 
-    @property
-    def rounds_rows(self) -> bool:
-        """Whether rows are changed before they are multiplied."""
-        return type(self).prepared is not GroupedLinear.prepared
-
-    def prepared(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows as they are multiplied: as they come."""
-        return rows
-
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""
         most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)

@@ -55,17 +55,30 @@ class Int8Linear(GroupedLinear):
 
     layout: Int8Layout
 
-    def prepared(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows as the numbers that their int8 stand for, in their own number format, as the library does."""
-        zero: torch.Tensor | float = 0.0
+    @property
+    def row_scale(self) -> float:
+        """The scale of all rows, 0 where each has its own."""
+        return float(self.stored["input_scale"].detach()) if self.layout.rows == "static" else 0.0
+
+    @property
+    def row_zero_point(self) -> int:
+        """The byte that stands for 0 in all rows."""
+        is_given = self.layout.rows == "static" and "input_zero_point" in self.stored
+        return int(self.stored["input_zero_point"].detach()) if is_given else 0
+
+    def whole_numbers(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the int8 of rows, in the rows' number format, and the scale of each, as the library computes them."""
         if self.layout.rows == "static":
             scale = self.stored["input_scale"].to(rows.dtype)
-            if "input_zero_point" in self.stored:
-                zero = self.stored["input_zero_point"].to(rows.dtype)
         else:
             scale = torch.maximum(rows.amax(-1, keepdim=True), -rows.amin(-1, keepdim=True)) / LARGEST
             scale = torch.where(scale == 0, torch.finfo(rows.dtype).eps, scale)
-        return (rows / scale).add_(zero).clamp_(-128, 127).round_().sub_(zero).mul_(scale)
+        return (rows / scale).add_(self.row_zero_point).clamp_(-128, 127).round_(), scale
+
+    def prepared(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows as the numbers that their int8 stand for, in their own number format, as the library does."""
+        numbers, scale = self.whole_numbers(rows)
+        return numbers.sub_(self.row_zero_point).mul_(scale)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Round the rows, and multiply them by weights that are unpacked some outputs at a time."""

@@ -45,6 +45,7 @@ class QuantizationConfig:
     keeps_groups: ClassVar[bool] = (
         False  # whether the weights are a checkpoint's groups of integers (models/grouped.py)
     )
+    may_round_rows: ClassVar[bool] = False  # whether rows of its layers may be quantized, too, which needs memory
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     holders: ClassVar[tuple[str, ...]] = ()  # the modules that define the classes of its layers, or of their weights

@@ -21,6 +21,7 @@ class IntQuantizedConfig(GroupedConfig):
     method: ClassVar[str] = "compressed-tensors"
     holders: ClassVar[tuple[str, ...]] = ("runner.models.grouped", "runner.models.int8_linear")
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
+    may_round_rows: ClassVar[bool] = True
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:

@@ -41,6 +41,7 @@
 #include "four_bit.h"
 #include "quantized.h"
 #include "row_int8.h"
+#include "int8_stored.h"
 #include "int8_dynamic.h"
 #endif
 #include "products.h"

@@ -21,6 +21,7 @@ from runner.engines.local.matrices import QuantizedWeights, multiply, shifted_su
 from runner.engines.local.measured_products import Seconds, Shape, by_turns, kept, sample_of
 from runner.engines.local.onednn import Product
 from runner.engines.local.products import FORCED, Way, requested
+from runner.models.int8_linear import Int8Linear
 
 ROWS = (8, 16, 32, 128)  # up to 4 rows, weights are not even unpacked
 FEWEST_TILE_ROWS = 16  # where nothing is measured
@@ -47,8 +48,12 @@ def choice_for(model: nn.Module, kernels: Kernels | None) -> ByteChoice | None:
 
 
 def has_byte_rows(layer: nn.Linear) -> bool:
-    """Whether a library has quantized a layer so that its rows become bytes: LLM.int8() and int8_dynamic."""
-    return is_dynamic(layer) or any(one.__name__ == "Linear8bitLt" for one in type(layer).__mro__)
+    """Whether a layer is quantized so that its rows become bytes: LLM.int8(), int8_dynamic and W8A8 of a checkpoint."""
+    return (
+        isinstance(layer, Int8Linear)
+        or is_dynamic(layer)
+        or any(one.__name__ == "Linear8bitLt" for one in type(layer).__mro__)
+    )
 
 
 def choose(shapes: Collection[Shape], kernels: Kernels) -> ByteChoice:

@@ -43,7 +43,8 @@ PARTS = {
     "mlp": ({"gate_proj", "up_proj", "down_proj", "act_fn"},),
     "layer": ({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},),
 }
-BYTE_ROWS = (WeightFormat.row_int8, WeightFormat.int8_dynamic)  # quantized once for all matrices of a product
+# quantized once for all matrices of a product
+BYTE_ROWS = (WeightFormat.row_int8, WeightFormat.int8_dynamic, WeightFormat.int8_stored)
 ACTIVATIONS = ("silu", "swish")
 FIRST_POSITIONS = 1024  # of RoPE's table at first; it grows with the rows
 
@@ -188,9 +189,9 @@ class FusedForward:
             self._matrix(attention.v_proj, hidden, pairs),
         )
         gated = self._matrix(mlp.gate_proj, hidden, inner), self._matrix(mlp.up_proj, hidden, inner)
-        if len({(one.kind, one.threshold) for one in qkv if one.kind in BYTE_ROWS}) > 1:
+        if len({_rows_of(one) for one in qkv if one.kind in BYTE_ROWS}) > 1:
             raise NotFusable("the rows of its queries, keys and values are quantized in different ways")
-        if len({(one.kind, one.block, one.threshold) for one in gated}) > 1:
+        if len({(*_rows_of(one), one.block) for one in gated}) > 1:
             raise NotFusable("the two matrices that gate its MLP are quantized differently")
         return FusedLayer(
             self._norm(layer.input_layernorm, hidden), self._norm(layer.post_attention_layernorm, hidden),
@@ -241,6 +242,12 @@ class FusedForward:
             raise NotFusable("it has weights of another kind")
         self._kept.append(tensor.contiguous())
         return native.pointer(self._kept[-1], self.heads.dtype, *shape)
+
+
+def _rows_of(matrix: Matrix) -> tuple[float, ...]:
+    """Return how a matrix's rows are quantized before they are multiplied."""
+    zero_point = matrix.zero_point if matrix.kind == WeightFormat.int8_stored else 0
+    return matrix.kind, matrix.threshold, matrix.row_scale, zero_point
 
 
 def _parts(layout: PassLayout, count: int) -> list[SharedPart]:

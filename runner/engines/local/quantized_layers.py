@@ -1,9 +1,9 @@
-"""Layers that bitsandbytes or torchao has quantized, multiplied directly from the library's weights.
+"""Layers that a library has quantized, or a checkpoint holds so, multiplied directly from the stored weights.
 
 On a CPU the libraries unpack a weight again for each row, copy all of it in another format, or pass several times over
 matrices of int32 and float32. kernels/quantized.h does the same arithmetic while a panel of the weight is in the cache,
-on processors that have the instructions for it; kernels/int8_portable.h does that of int8_dynamic on any other. The
-weights are not changed, so other code can still read them.
+on processors that have the instructions for it; kernels/int8_portable.h does that of int8_dynamic and W8A8 on any
+other. The weights are not changed, so other code can still read them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core.heap import Heap
 from runner.core.machine import MIB
 from runner.core.mapped_files import MappedFiles
-from runner.engines.local import blocks, byte_products, groups, int8_dynamic
+from runner.engines.local import blocks, byte_products, groups, int8_dynamic, int8_stored
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.matrices import LayerWeights, QuantizedWeights, multiply, shifted_sums
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.grouped import GroupedLinear
+from runner.models.int8_linear import Int8Linear
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
@@ -47,8 +48,8 @@ class QuantizedLayers:
     def __init__(self, model: nn.Module, heap: Heap) -> None:
         self.left: list[nn.Linear] = []
         self.notes: list[str] = []
-        self._rounding: list[nn.Module] = []
         self.matrices: dict[nn.Module, LayerWeights] = {}
+        self._rounding: list[nn.Module] = []
         self._kernels, self._workspace = native.kernels(), torch.empty(0, dtype=torch.uint8)
         self._heap = heap
         dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
@@ -58,6 +59,8 @@ class QuantizedLayers:
         self.notes += [by_tiles.note] if by_tiles is not None and by_tiles.note else []
         for layer in model.modules():
             if not isinstance(layer, nn.Linear):
+                continue
+            if isinstance(layer, Int8Linear) and self._multiplies_bytes(layer):
                 continue
             if isinstance(layer, GgufLinear | GroupedLinear):
                 self._multiply_strips(layer)
@@ -81,8 +84,7 @@ class QuantizedLayers:
                 if int8_dynamic.is_dynamic(layer) and not int8_dynamic.rejection_reason(layer):
                     by = "torch"
                     layer.forward = int8_dynamic.forward_of(layer)  # type: ignore[method-assign,assignment]
-                note = f"{type(layer).__name__} is multiplied by {by}, which is slower: {reason}"
-                self.notes += [note] if note not in self.notes else []
+                self._note(f"{type(layer).__name__} is multiplied by {by}, which is slower: {reason}")
             else:
                 self.matrices[layer] = it
                 layer.forward = forward  # type: ignore[method-assign,assignment]
@@ -95,8 +97,7 @@ class QuantizedLayers:
             problem, kind = groups.problem(layer, self._kernels), "GroupedLinear is"
             stored = list(layer.stored.values())
         if problem:
-            note = f"{kind} multiplied by torch, which is slower: {problem}"
-            self.notes += [note] if note not in self.notes else []
+            self._note(f"{kind} multiplied by torch, which is slower: {problem}")
             self.left.append(layer)
             return
         assert self._kernels is not None
@@ -106,19 +107,46 @@ class QuantizedLayers:
             it = blocks.Blocks.of(layer, self._kernels)
         else:
             it = groups.Groups.of(layer, self._kernels)
-        if isinstance(layer, GroupedLinear) and layer.rounds_rows:
-            self._rounding.append(layer)  # not a matrix alone: a pass in a single call would not round its rows
-        else:
+        own, formats, prepared = layer.forward, it.formats, getattr(layer, "prepared", None)
+        if prepared is None:
             self.matrices[layer] = it
-        own, formats = layer.forward, it.formats
-        prepared = layer.prepared if isinstance(layer, GroupedLinear) else lambda rows: rows
+        else:
+            self._rounding.append(layer)  # not a matrix alone: a pass in a single call would not round its rows
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
-            return it.product(prepared(rows)) if rows.dtype in formats and rows.numel() else own(rows)
+            if rows.dtype not in formats or not rows.numel():
+                return own(rows)
+            return it.product(rows if prepared is None else prepared(rows))
 
         layer.forward = forward  # type: ignore[method-assign,assignment]
         for tensor in stored:
             self._mapped.release(tensor.data_ptr(), tensor.nbytes)
+
+    def _multiplies_bytes(self, layer: Int8Linear) -> bool:
+        """Let the kernels multiply rows and weights as bytes, which stay in their file; return whether they can."""
+        if self._kernels is None:
+            return False
+        if problem := int8_stored.problem(layer, self._kernels, self._tile_rows):
+            self._note(f"rows of {type(layer).__name__} are rounded by torch, which is slower: {problem}")
+            return False
+        own, kernels, function = layer.forward, self._kernels, int8_stored.function(self._kernels)
+        it = int8_stored.weights_of(layer, kernels, self._tile_rows)
+        formats = it.formats
+        if not kernels.has_quantized:
+            it.formats = ()  # not in a single call
+
+        def forward(rows: torch.Tensor) -> torch.Tensor:
+            if rows.dtype not in formats or not rows.numel():
+                return own(rows)
+            return multiply(kernels, rows, it, self._workspace_for(rows), function)
+
+        self.matrices[layer] = it
+        layer.forward = forward  # type: ignore[method-assign,assignment]
+        return True
+
+    def _note(self, note: str) -> None:
+        """Note something once."""
+        self.notes += [note] if note not in self.notes else []
 
     @cached_property
     def _mapped(self) -> MappedFiles:

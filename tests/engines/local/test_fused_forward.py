@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import int8_checkpoints
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
@@ -179,6 +182,44 @@ def test_quantized_layers_go_in_the_same_call(
         logits = all_logits(forward, with_prefix=True)
         torch.set_num_threads(before)
         assert (logits - expected).abs().max() <= times * OFF[Dtype.bfloat16] * expected.std()
+
+
+@pytest.mark.parametrize("name", ["dynamic", "dynamic_tensor", "static", "static_zeros"])
+@pytest.mark.parametrize("dtype", list(OFF))
+def test_int8_rows_of_a_checkpoint_go_in_the_same_call(
+    opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path, name: str, dtype: Dtype
+) -> None:
+    kernels = native.kernels()
+    assert kernels is not None
+    if not kernels.has_quantized:
+        pytest.skip("this processor has no products of bfloat16 and of bytes")
+    int8_checkpoints.save(tmp_path, name, max_position_embeddings=512)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+    model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=dtype)
+    loaded, heads, fused = with_fast_kernels(opened(model=model))
+    assert fused is not None
+    assert fused.is_by_row
+    of_layer = fused._layers[1]
+    assert {of_layer.qkv[0].kind, of_layer.out.kind, of_layer.gated[1].kind} == {WeightFormat.int8_stored}
+    layer = loaded.model.model.layers[1].mlp.down_proj
+    assert of_layer.down.weight == layer.weight.data_ptr(), "the weights are read where they lie in the file"
+    expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
+    forward = Forward(loaded.model, heads)
+    forward.fused = fused
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= 2 * OFF[Dtype.bfloat16] * expected.std()
+    assert gives_same_logits_together(forward, 60)
+
+
+def test_rows_of_other_scales_keep_their_own_pass(
+    opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path
+) -> None:
+    int8_checkpoints.save(tmp_path, "static", max_position_embeddings=512)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"model.layers.0.self_attn.k_proj.input_scale": torch.tensor([0.5])}, file, {"format": "pt"})
+    model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.bfloat16)
+    assert with_fast_kernels(opened(model=model))[2] is None
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import subprocess
 from collections.abc import Callable
 from itertools import product
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from opening import local_engine
+from portable_kernels import TARGETS, built_for, function_for, is_x86, product_by
 from streams import complete, requests
 from torch import nn
 
@@ -21,11 +20,10 @@ from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
-from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
 from runner.engines.local import int8_dynamic
-from runner.engines.local.kernels import building, native
+from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
 from runner.engines.local.matrices import QuantizedWeights, multiply
 from runner.engines.local.quantized_layers import QuantizedLayers
@@ -138,32 +136,6 @@ def test_large_sums_do_not_saturate() -> None:
         assert outputs.allclose((127 * 127 * 2048 / 127.5) * scale.expand(5, -1)), "a sum of pairs has 17 bits"
 
 
-SOURCE = """
-#include "numbers.h"
-#include "thread_team.h"
-#include "attention.h"
-#include "matrices.h"
-#include "checks.h"
-#define T bf16
-#define NAME(x) x##_bf16
-#include "int8_portable.h"
-"""
-
-
-is_x86 = pytest.mark.skipif(KERNELS is None or os.uname().machine != "x86_64", reason="the flags are those of x86")
-
-
-def built_for(target: str, folder: Path) -> Path:
-    """Return the portable kernel, compiled for other processors."""
-    (folder / "portable.c").write_text(SOURCE)
-    flags = building.FLAGS.replace("-march=native", f"-march={target}").split()
-    compiler, library = machine.c_compiler(), folder / "portable.so"
-    assert compiler is not None
-    command = [compiler, *flags, "-I", str(building.FOLDER), str(folder / "portable.c"), "-o", str(library), "-lm"]
-    subprocess.run(command, check=True, capture_output=True)
-    return library
-
-
 @is_x86
 def test_products_of_bytes_without_avx512_are_compiled(tmp_path: Path) -> None:
     """AVX-VNNI is the instruction of AVX-512 in another encoding, which this processor may lack."""
@@ -174,25 +146,21 @@ def test_products_of_bytes_without_avx512_are_compiled(tmp_path: Path) -> None:
 
 
 @is_x86
-@pytest.mark.parametrize("target", ["x86-64", "x86-64-v3", "x86-64-v3 -mavx512vnni -mavx512vl"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(target: str, tmp_path: Path) -> None:
-    if "vnni" in target and not {"avx512_vnni", "avx512vl"} <= machine.processor_flags():
-        pytest.skip("this processor has no AVX-512 VNNI")
-    library = built_for(target, tmp_path)
-    multiply_rows = ctypes.CDLL(str(library)).int8_product_bf16
-    multiply_rows.argtypes, multiply_rows.restype = native._SIGNATURES["int8_product"], ctypes.c_int64
+    function = function_for(target, tmp_path)
     for (inputs, outputs), bias in product(SHAPES, (False, True)):
         layer = layer_of(inputs, outputs, torch.bfloat16, bias)
         weights = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, ())
         weights.point_at(layer.weight.qdata, layer.bias, layer.weight.scale.flatten())
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
-            workspace = torch.empty(quantized_workspace_bytes(count, inputs, 1), dtype=torch.uint8)
-            found = torch.empty(count, outputs, dtype=torch.bfloat16)
-            address = ctypes.addressof(weights.matrix)
-            called = (count, inputs, address, workspace.data_ptr(), workspace.nbytes, found.data_ptr(), 1)
-            assert multiply_rows(rows.data_ptr(), *called) == 0
-            assert torch.equal(found, by_formula(layer, rows)), (inputs, outputs, bias, count)
+            assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (
+                inputs,
+                outputs,
+                bias,
+                count,
+            )
 
 
 @has_kernels

@@ -61,6 +61,12 @@ static int64_t check_part(const kv_arena *arena, int64_t keys, int64_t causal, c
   return FINE;
 }
 
+/* Whether all sums with such rows fit into 32 bits, also before a zero point is subtracted */
+INLINE int has_readable_rows(const matrix *m, int64_t inputs) {
+  const int has_own_scales = m->row_scale == 0 && m->zero_point == 0;
+  return inputs <= MAX_STORED_INPUTS && (has_own_scales || m->row_scale > 0) && m->zero_point >= -128 && m->zero_point < 128;
+}
+
 /* Whether rows of so many inputs can be multiplied by a matrix; pack: how many numbers of a row are in 32 bits */
 static int is_readable(const matrix *m, int64_t inputs, int64_t pack) {
   if (m->outputs < 1 || inputs < 1 || !m->weight) return 0;
@@ -72,6 +78,7 @@ static int is_readable(const matrix *m, int64_t inputs, int64_t pack) {
   if (m->kind == GROUPS) return has_readable_groups(m, inputs);
 #ifdef HAS_AVX512_VNNI
   if (!m->scale) return 0;
+  if (m->kind == INT8_STORED && !has_readable_rows(m, inputs)) return 0;
   if (has_byte_rows(m)) return m->constants != 0;
   if (pack != 2 || m->outputs % PANEL) return 0;
   if (m->kind == WEIGHT_INT8) return inputs % 4 == 0;

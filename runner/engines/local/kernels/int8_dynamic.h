@@ -1,15 +1,6 @@
 /* int8 for weights and rows, as in torchao, for one number format (T, PACK, NAME: see kernels.c): each row gets a scale
    of its own, so its outputs do not depend on other rows. Sums of bytes are those of quantized.h. */
 
-#ifndef INT8_DYNAMIC_PRODUCTS
-#define INT8_DYNAMIC_PRODUCTS
-/* In these forms the compiler does not join a product and a sum into one operation, which would round less often than
-   torch does. */
-INLINE __m512 product_rounded(__m512 x, __m512 y) {
-  return _mm512_mul_round_ps(x, y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-#endif
-
 /* Quantizes a row, and returns its scale. */
 static float NAME(quantize_row_dynamic)(const T *x, int64_t inputs, uint8_t *out) {
   __m512 top = _mm512_setzero_ps();
@@ -35,9 +26,12 @@ static void NAME(quantize_rows)(const product *p, phase *now, int threads, int i
   const quantized_workspace *work = p->workspace;
   const int64_t width = padded(p->inputs), chunk = chunk_of(p->rows, threads), chunks = ceil_div(p->rows, chunk);
   FOR_EACH_CHUNK(i, now, chunks, is_alone)
-    FOR_EACH_ITEM(r, i, chunk, p->rows)
-      work->row_scale[r] =
-          NAME(quantize_row_dynamic)((const T *)p->x + r * p->inputs, p->inputs, work->bytes + r * width);
+    FOR_EACH_ITEM(r, i, chunk, p->rows) {
+      const T *x = (const T *)p->x + r * p->inputs;
+      uint8_t *out = work->bytes + r * width;
+      work->row_scale[r] = p->of_bytes->kind == INT8_STORED ? NAME(quantize_row_stored)(p->of_bytes, x, p->inputs, out)
+                                                            : NAME(quantize_row_dynamic)(x, p->inputs, out);
+    }
   barrier(now, chunks, is_alone);
 }
 

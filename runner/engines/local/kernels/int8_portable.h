@@ -1,7 +1,7 @@
-/* Products of INT8_DYNAMIC for any processor, for one number format (T, PACK, NAME: see kernels.c). Where registers of 256
+/* Products of INT8_DYNAMIC and INT8_STORED for any processor, for one number format (T, PACK, NAME: see kernels.c). Where registers of 256
    bits multiply bytes (AVX-VNNI, or AVX-512's VNNI where bfloat16 is missing) these instructions do it; elsewhere it is
-   plain C, which the compiler turns into the processor's products of 16 bits. The outputs are those of int8_dynamic.h to
-   the bit: sums of bytes are exact in any order. */
+   plain C, which the compiler turns into the processor's products of 16 bits. The outputs are those of int8_dynamic.h
+   and int8_stored.h to the bit: sums of bytes are exact in any order. */
 
 #ifndef INT8_PORTABLE
 #define INT8_PORTABLE
@@ -121,6 +121,34 @@ INLINE float NAME(row_scale_of)(float top) {
   return scale < least ? least : scale;
 }
 
+/* The same as compressed-tensors computes it, whose scale of a row of zeros is a step of the rows' format at 1 */
+INLINE float NAME(stored_row_scale_of)(float top) {
+  const float scale = NAME(rounded)(top / 127.5f);
+  return scale == 0 ? (sizeof(T) == 2 ? 0x1p-7f : 0x1p-23f) : scale <= FLT_MAX ? scale : NAN;
+}
+
+/* Quantizes a row for INT8_STORED, and returns its scale; bytes are ROW_SHIFT too large. A number is divided in the format
+   of the rows, and so rounded before it is rounded to a byte. */
+static float NAME(quantize_row_stored_portable)(const matrix *m, const T *x, int64_t inputs, int8_t *out) {
+  float top = 0;
+  int bad = 0;
+#pragma omp simd reduction(max : top) reduction(| : bad)
+  for (int64_t k = 0; k < inputs; k++) {
+    const float size = fabsf(NAME(to_float)(x[k]));
+    bad |= size != size;
+    top = size > top ? size : top;
+  }
+  const float scale = m->row_scale > 0 ? NAME(rounded)(m->row_scale) : NAME(stored_row_scale_of)(top);
+  const float zero_point = (float)m->zero_point;
+#pragma omp simd
+  for (int64_t k = 0; k < inputs; k++) {
+    const float number = NAME(rounded)(NAME(rounded)(NAME(to_float)(x[k]) / scale) + zero_point);
+    const int32_t byte = number < 127 ? number > -128 ? (int32_t)rintf(number) : -128 : 127; /* NaN: 127 */
+    out[k] = (int8_t)(byte + ROW_SHIFT);
+  }
+  return bad ? NAN : scale;
+}
+
 /* Quantizes a row, and returns its scale; bytes are ROW_SHIFT too large. */
 static float NAME(quantize_row_portable)(const T *x, int64_t inputs, int8_t *out) {
   float top = 0;
@@ -141,25 +169,29 @@ static float NAME(quantize_row_portable)(const T *x, int64_t inputs, int8_t *out
   return scale;
 }
 
-/* The outputs of a row from their sums, rounded each time as the library does: the biases are added in a loop of their
-   own, so that the compiler does not join a product and a sum. */
-static void NAME(write_dynamic_outputs)(const int32_t *sums, float row_scale, const float *scale, const T *bias,
-                                        int64_t outputs, T *out) {
+/* Some outputs of a row, from the n-th on, from their sums. INT8_DYNAMIC rounds each time as the library does. The biases
+   are added in a loop of their own, so that the compiler does not join a product and a sum. */
+static void NAME(write_byte_outputs)(const matrix *m, int64_t n, const int32_t *sums, float row_scale, int64_t outputs,
+                                     T *out) {
+  const float *scale = (const float *)m->scale + n;
+  const int32_t *moved = (const int32_t *)m->constants, zero_point = (int32_t)m->zero_point;
+  const T *bias = (const T *)m->bias;
   float y[PORTABLE_OUTPUTS];
-  for (int64_t o = 0; o < outputs; o++) {
-    const float of_row = NAME(to_float)(NAME(from_float)((float)sums[o] * row_scale));
-    y[o] = of_row * scale[o];
-  }
+  for (int64_t o = 0; o < outputs; o++)
+    if (m->kind == INT8_DYNAMIC) y[o] = NAME(rounded)((float)sums[o] * row_scale) * scale[o];
+    else y[o] = (float)(sums[o] - (zero_point ? moved[n + o] / SHIFT * zero_point : 0)) * (row_scale * scale[o]);
   if (bias)
-    for (int64_t o = 0; o < outputs; o++) y[o] += NAME(to_float)(bias[o]);
+    for (int64_t o = 0; o < outputs; o++) y[o] += NAME(to_float)(bias[n + o]);
   for (int64_t o = 0; o < outputs; o++) out[o] = NAME(from_float)(y[o]);
 }
 
-/* out [rows, outputs] = x [rows, inputs] by a matrix of INT8_DYNAMIC; the workspace is that of `product`. Returns what is
+/* out [rows, outputs] = x [rows, inputs] by a matrix of INT8_DYNAMIC or INT8_STORED; the workspace is that of `product`. Returns what is
    wrong with the call (checks.h). */
 int64_t NAME(int8_product)(const T *x, int64_t rows, int64_t inputs, const matrix *m, char *workspace,
                            int64_t workspace_bytes, T *out, int threads) {
-  if (m->kind != INT8_DYNAMIC || m->outputs < 1 || inputs < 1 || !m->weight || !m->scale) REFUSE(WRONG_MATRIX, 0);
+  const int is_stored = m->kind == INT8_STORED && m->constants && has_readable_rows(m, inputs);
+  if (m->kind != INT8_DYNAMIC && !is_stored) REFUSE(WRONG_MATRIX, 0);
+  if (m->outputs < 1 || inputs < 1 || !m->weight || !m->scale) REFUSE(WRONG_MATRIX, 0);
   if (rows < 1) return FINE;
   const char *end = workspace + workspace_bytes;
   int8_t *bytes = allocate(&workspace, rows * inputs);
@@ -170,7 +202,8 @@ int64_t NAME(int8_product)(const T *x, int64_t rows, int64_t inputs, const matri
   {
 #pragma omp for
     for (int64_t r = 0; r < rows; r++)
-      row_scale[r] = NAME(quantize_row_portable)(x + r * inputs, inputs, bytes + r * inputs);
+      row_scale[r] = is_stored ? NAME(quantize_row_stored_portable)(m, x + r * inputs, inputs, bytes + r * inputs)
+                               : NAME(quantize_row_portable)(x + r * inputs, inputs, bytes + r * inputs);
 #pragma omp for schedule(dynamic, 4)
     for (int64_t task = 0; task < blocks * chunks; task++) {
       const int64_t row = task / chunks * PORTABLE_ROWS, n = task % chunks * PORTABLE_OUTPUTS;
@@ -179,8 +212,8 @@ int64_t NAME(int8_product)(const T *x, int64_t rows, int64_t inputs, const matri
       int32_t sums[(PORTABLE_ROWS + 3) * PORTABLE_OUTPUTS];
       portable_sums(bytes + row * inputs, some, inputs, (const int8_t *)m->weight + n * inputs, outputs, sums);
       for (int64_t r = 0; r < some; r++)
-        NAME(write_dynamic_outputs)(sums + r * PORTABLE_OUTPUTS, row_scale[row + r], (const float *)m->scale + n,
-                                    m->bias ? (const T *)m->bias + n : 0, outputs, out + (row + r) * m->outputs + n);
+        NAME(write_byte_outputs)(m, n, sums + r * PORTABLE_OUTPUTS, row_scale[row + r], outputs,
+                                 out + (row + r) * m->outputs + n);
     }
   }
   return FINE;

@@ -48,6 +48,7 @@
 #include "four_bit.h"
 #include "quantized.h"
 #include "row_int8.h"
+#include "int8_stored.h"
 #include "int8_dynamic.h"
 #endif
 #include "products.h"
@@ -78,6 +79,7 @@
 #include "register_tile.h"
 #ifdef HAS_AVX512_VNNI
 #include "row_int8.h"
+#include "int8_stored.h"
 #include "int8_dynamic.h"
 #endif
 #include "products.h"

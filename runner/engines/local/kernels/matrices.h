@@ -22,24 +22,25 @@ const int64_t panel_width = PANEL;
 
 #include "blocks.h"
 
-enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS, GROUPS }; /* as in shared_numbers.py */
+enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS, GROUPS, INT8_STORED }; /* as in shared_numbers.py */
 
 typedef struct {
   const void *weight, *bias; /* bias: or 0 */
   int64_t outputs, kind;
-  /* FOUR_BIT: bfloat16 [inputs / block, outputs]; ROW_INT8, INT8_DYNAMIC: float32 [outputs]; WEIGHT_INT8: bfloat16
-     [outputs]; GROUPS: float32 [16], what codes of a table stand for */
+  /* FOUR_BIT: bfloat16 [inputs / block, outputs]; ROW_INT8, INT8_DYNAMIC, INT8_STORED: float32 [outputs]; WEIGHT_INT8:
+     bfloat16 [outputs]; GROUPS: float32 [16], what codes of a table stand for */
   const void *scale;
-  /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8, INT8_DYNAMIC: int32 [outputs] (see row_int8.h);
+  /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8, INT8_DYNAMIC, INT8_STORED: int32 [outputs] (see SHIFT);
      GROUPS: int32 [inputs], the group of each, or 0 where they lie in order */
   const void *constants;
   int64_t block;   /* FOUR_BIT, GROUPS: inputs that share a scale; BLOCKS: the type of its blocks (see blocks.h) */
   float threshold; /* ROW_INT8: a number of at least this size is an outlier; 0: none is */
+  float row_scale; /* INT8_STORED: the scale of all rows; 0: each has its own */
   /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h);
-     ROW_INT8, INT8_DYNAMIC: 0, or sums, which are exact, are made by tiles from so many rows on */
+     ROW_INT8, INT8_DYNAMIC, INT8_STORED: 0, or sums, which are exact, are made by tiles from so many rows on */
   int64_t tile_rows;
   /* GROUPS: bits of a code; the format of scales, and what codes are (see groups.h); the zero point of all, or -1: each
-     group has its own */
+     group has its own. INT8_STORED: the byte of a row that stands for 0, where all rows have one scale */
   int64_t bits, scale_type, zero_point, code_type;
 } matrix;
 
@@ -53,13 +54,20 @@ enum { STORE, ADD, GATED };
 INLINE int is_unpacked(const matrix *m) { return m->kind == BLOCKS || m->kind == GROUPS; }
 
 /* Whether rows are quantized, too, before they are multiplied by a matrix */
-INLINE int has_byte_rows(const matrix *m) { return m->kind == ROW_INT8 || m->kind == INT8_DYNAMIC; }
+INLINE int has_byte_rows(const matrix *m) {
+  return m->kind == ROW_INT8 || m->kind == INT8_DYNAMIC || m->kind == INT8_STORED;
+}
+
+/* Added to the numbers of rows, since products take bytes without a sign on one side; `constants` of a matrix holds
+   what that adds to its sums. */
+#define SHIFT 128
+#define MAX_STORED_INPUTS 65536 /* of INT8_STORED: sums of 255 * 128 fit into 32 bits */
 
 /* The workspace of products with quantized weights; rows that become bytes are quantized once for all threads. */
 typedef struct {
   uint8_t *bytes;           /* [rows, padded]: the rows */
   uint8_t *outlier_marks;   /* of each column, 0 between products */
-  float *row_scale;         /* of each row: ROW_INT8: its largest number, outliers left out; INT8_DYNAMIC: its scale */
+  float *row_scale;         /* of each row: ROW_INT8: its largest number, outliers left out; else: its scale */
   int32_t *outlier_columns; /* those that are marked */
   int64_t *outlier_count;   /* how many these are */
   char *thread_buffers;     /* THREAD_BUFFER_BYTES of each thread */

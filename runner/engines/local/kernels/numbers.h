@@ -9,6 +9,7 @@
 #include <arm_neon.h>
 #define HAS_NEON_BF16 1
 #endif
+#include <float.h>
 #include <math.h>
 #include <omp.h>
 #include <setjmp.h>
@@ -78,6 +79,10 @@ INLINE bf16 from_float_bf16(float x) { /* to nearest, ties to even */
 
 INLINE float to_float_f32(float x) { return x; }
 INLINE float from_float_f32(float x) { return x; }
+
+/* A float as the format would hold it */
+INLINE float rounded_bf16(float x) { return to_float_bf16(from_float_bf16(x)); }
+INLINE float rounded_f32(float x) { return x; }
 
 /* A vector in memory: floats, pairs of bfloat16 or fours of bytes, 32 bits in each lane */
 typedef vec vec_f32;

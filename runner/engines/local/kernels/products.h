@@ -1,9 +1,6 @@
 /* Products of rows with a model's matrices (matrices.h), for one number format (T, PACK, NAME: see kernels.c). Sums are
    made in float32, or exactly of bytes, and rounded where torch's operations round. */
 
-/* A float as T would hold it */
-INLINE float NAME(rounded)(float x) { return NAME(to_float)(NAME(from_float)(x)); }
-
 #ifdef HAS_AVX512
 /* write_outputs for LANES sums */
 INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float *second, const T *bias, T *out) {
@@ -66,6 +63,7 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
   quantized_sums(p, u, row, rows, panels, y, next);
   if (u->of[0]->kind == ROW_INT8) NAME(scale_int8_sums)(p, u, row, rows, y, y + MAX_SUMS);
   else if (u->of[0]->kind == INT8_DYNAMIC) NAME(scale_dynamic_sums)(p, u, row, rows, y);
+  else if (u->of[0]->kind == INT8_STORED) NAME(scale_stored_sums)(p, u, row, rows, y);
   else scale_and_add_bias(u, rows, y);
   NAME(write_outputs)(p, u, y, u->second ? 2 * PANEL : PANEL, y + PANEL, rows, row);
 }

@@ -3,10 +3,6 @@
 
 #ifndef ROW_INT8_BYTES
 #define ROW_INT8_BYTES
-/* Added to the numbers of rows, since products take bytes without a sign on one side; `constants` of a matrix holds
-   what that adds to its sums. */
-#define SHIFT 128
-
 INLINE __m512 load_16_masked_f32(const float *at, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, at); }
 
 INLINE __m512 load_16_masked_bf16(const bf16 *at, __mmask16 mask) {

@@ -14,7 +14,7 @@ const shared_number shared_numbers[] = {
     CONSTANT(LANES), CONSTANT(CACHE_LINE), CONSTANT(MAX_GROUP), CONSTANT(MAX_DIM), CONSTANT(SCALE_BYTES),
     CONSTANT(PRODUCT_PHASES), CONSTANT(LAYER_PHASES), SIZE(phase),
     CONSTANT(PLAIN), CONSTANT(FOUR_BIT), CONSTANT(ROW_INT8), CONSTANT(WEIGHT_INT8),
-    CONSTANT(INT8_DYNAMIC), CONSTANT(BLOCKS), CONSTANT(GROUPS),
+    CONSTANT(INT8_DYNAMIC), CONSTANT(BLOCKS), CONSTANT(GROUPS), CONSTANT(INT8_STORED),
 #ifdef HAS_AVX512_VNNI
     CONSTANT(THREAD_BUFFER_BYTES), CONSTANT(SHIFT),
 #endif
@@ -26,7 +26,7 @@ const shared_number shared_numbers[] = {
     CONSTANT(FREQUENCY_PENALTY), CONSTANT(PRESENCE_PENALTY),
     SIZE(kv_arena), AT(kv_arena, keys), AT(kv_arena, values), AT(kv_arena, capacity),
     SIZE(matrix), AT(matrix, weight), AT(matrix, bias), AT(matrix, outputs), AT(matrix, kind), AT(matrix, scale),
-    AT(matrix, constants), AT(matrix, block), AT(matrix, threshold), AT(matrix, tile_rows),
+    AT(matrix, constants), AT(matrix, block), AT(matrix, threshold), AT(matrix, row_scale), AT(matrix, tile_rows),
     AT(matrix, bits), AT(matrix, scale_type), AT(matrix, zero_point), AT(matrix, code_type),
     CONSTANT(INTEGERS), CONSTANT(TABLE), CONSTANT(E4M3),
     SIZE(fused_model), AT(fused_model, layers), AT(fused_model, hidden), AT(fused_model, inner),

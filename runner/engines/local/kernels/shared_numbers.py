@@ -31,6 +31,7 @@ class WeightFormat(IntEnum):
     int8_dynamic = 4
     blocks = 5
     groups = 6
+    int8_stored = 7
 
 
 class CodeType(IntEnum):
@@ -103,7 +104,7 @@ class Matrix(ctypes.Structure):
         *_fields(ctypes.c_int64, "outputs", "kind"),
         *_fields(ctypes.c_void_p, "scale", "constants"),
         ("block", ctypes.c_int64),
-        ("threshold", ctypes.c_float),
+        *_fields(ctypes.c_float, "threshold", "row_scale"),
         ("tile_rows", ctypes.c_int64),
         *_fields(ctypes.c_int64, "bits", "scale_type", "zero_point", "code_type"),
     )
