@@ -8,6 +8,7 @@ from runner.quantization.base import Format, QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.gguf import GgufConfig
 from runner.quantization.grouped import AutoRoundConfig, AwqConfig, GptqConfig, PackQuantizedConfig
+from runner.quantization.hqq import HqqConfig
 from runner.quantization.int_quantized import IntQuantizedConfig
 from runner.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
 
@@ -24,6 +25,7 @@ CHOICES: dict[str, type[QuantizationConfig]] = {
     "int8_dynamic": Int8DynamicConfig,
     "torchao_int8": TorchaoInt8Config,
     "torchao_float8": TorchaoFloat8Config,
+    "hqq": HqqConfig,
     "gguf": GgufConfig,
 }
 SMALLEST = Nf4Config  # of those that quantize a plain checkpoint: what to use when memory is short

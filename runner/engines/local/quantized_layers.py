@@ -107,6 +107,7 @@ class QuantizedLayers:
             it = blocks.Blocks.of(layer, self._kernels)
         else:
             it = groups.Groups.of(layer, self._kernels)
+            groups.hold_panels(layer, it)
         if isinstance(layer, Int8Linear):
             self._rounding.append(layer)  # not a matrix alone: a pass in a single call would not round its rows
         else:
