@@ -196,7 +196,8 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
 
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
-        if held.keeps_blocks or (held.keeps_groups and by_panels):
+        are_groups = held.keeps_groups or all(choice.makes_groups for choice in mix.choices)
+        if held.keeps_blocks or (are_groups and by_panels):
             most = 0  # what is unpacked at a time is on the threads' stacks
         elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())

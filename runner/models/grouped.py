@@ -20,6 +20,8 @@ ELSEWHERE = 2**24  # on a GPU, where each call takes time
 class GroupedLinear(nn.Linear):
     """A linear layer with the tensors of a format, under its names."""
 
+    _names: tuple[str, ...] = ()
+
     def __init__(self, like: nn.Linear, layout: Layout, stored: dict[str, torch.Tensor]) -> None:
         """like: the layer in whose place it is. stored: the tensors, which may be filled later."""
         nn.Module.__init__(self)
@@ -29,7 +31,7 @@ class GroupedLinear(nn.Linear):
 
     def hold(self, layout: Layout, stored: dict[str, torch.Tensor]) -> None:
         """Hold the same numbers in another layout."""
-        for name in self.__dict__.get("_names", ()):
+        for name in self._names:
             del self._parameters[name]
         self.layout, self._names = layout, tuple(stored)
         for name, tensor in stored.items():

@@ -56,7 +56,8 @@ class PanelsLayout(Layout):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape in words, as the kernels read them."""
-        return {"panels": (-(-self.outputs // self.width), self._zeros_end + self.inputs // 8 * sum(self.planes))}
+        each = self._zeros_end + self.inputs // 8 * sum(self.planes)
+        return {"panels": (-(-self.outputs // self.width), each * self.width // 4)}
 
     def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
         """Lower and upper bits of eight inputs at a time."""

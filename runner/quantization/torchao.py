@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.quantization.base import Format, Quantized
+from runner.quantization.made_groups import CodedGroups, MadeGroupsConfig
 
 if TYPE_CHECKING:
     import torch
@@ -165,6 +166,40 @@ class Int8DynamicConfig(TorchaoConfig):
         mapping = keys.get("act_mapping_type") or "SYMMETRIC"
         mapping = mapping.get("_data") if isinstance(mapping, dict) else mapping
         return mapping == "SYMMETRIC" and not keys.get("reduce_range") and super()._is_plain(keys)
+
+
+@dataclass
+class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
+    """Weight-only integers of 2 to 8 bits, rounded to the nearest, with a scale for each group of inputs."""
+
+    name: ClassVar[str] = "torchao_intx"
+
+    holders: ClassVar[tuple[str, ...]] = MadeGroupsConfig.holders
+    method: ClassVar[str] = ""
+    zero_point_bytes: ClassVar[int | None] = 1
+    group_size: int = 32
+    symmetric: bool = True
+
+    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
+        """A symmetric weight has one zero point."""
+        codes, constants = MadeGroupsConfig.price(self, rows, numbers, dtype_bytes)
+        return codes, constants - (numbers // self.group_size - 1) * self.symmetric
+
+    @property
+    def load_bytes_per_number(self) -> int:
+        """Return the bytes of the library's matrices in int8 and in float32."""
+        return 16
+
+    def groups_of(self, weight: torch.Tensor) -> CodedGroups:
+        """Let the library quantize, which counts codes from the middle of their range."""
+        import torch
+        from torchao.quantization import IntxUnpackedToInt8Tensor, MappingType
+
+        kind, middle = getattr(torch, f"int{self.bits}"), 2 ** (self.bits - 1)
+        mapping = MappingType.SYMMETRIC if self.symmetric else MappingType.ASYMMETRIC
+        made = IntxUnpackedToInt8Tensor.from_hp(weight, (1, self.group_size), kind, mapping_type=mapping)
+        codes, zeros = ((one.to(torch.int16) + middle).to(torch.uint8) for one in (made.qdata, made.zero_point))
+        return CodedGroups(codes, made.scale, zeros[:1, :1].clone() if self.symmetric else zeros)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
