@@ -232,6 +232,8 @@ def _load_weights(
                     own = scaled or capability.settings_of(folder, model.trust_remote_code)
                     settings |= stored_groups.arguments(folder, own, stored_settings(resolved.settings))
                 loaded = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
+                if isinstance(held, MadeGroupsConfig) and resolved.stored is not None:
+                    made_groups.adopt(held, loaded[0], str(folder))
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in loaded_files(folder)[1]:
             bin_file.refuse_code(file, str(error))

@@ -31,6 +31,19 @@ def layer_of(choice: MadeGroupsConfig, layer: nn.Module, path: str) -> nn.Module
     return grouped(layer, choice.groups_of(weight), choice.bits, choice.group_size)
 
 
+def adopt(choice: MadeGroupsConfig, model: nn.Module, where: str) -> None:
+    """Put layers of ours in place of those that the choice's library has loaded from a checkpoint."""
+    for path, layer in list(model.named_modules()):
+        if type(layer) is not nn.Linear:
+            continue
+        try:
+            made = choice.stored_groups_of(layer.weight)
+        except ValueError as error:
+            raise DataError(f"{where}: tensor {path}.weight: {error}") from error
+        if made is not None:
+            model.set_submodule(path, grouped(layer, made, choice.bits, choice.group_size))
+
+
 def grouped(like: nn.Linear, made: CodedGroups, bits: int, group: int) -> GroupedLinear:
     """Return a layer that holds the codes in as many bits as they have."""
     layout = RowsLayout(bits, group, like.in_features, like.out_features)
@@ -60,9 +73,9 @@ def _config_class() -> Any:
             self.choice = choice
 
         def convert(
-            self, input_dict: dict[str, Any], model: Any = None, full_layer_name: str = "",
-            missing_keys: set[str] | None = None, **kwargs: Any,
-        ) -> dict[str, torch.Tensor]:  # fmt: skip
+            self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str],
+            full_layer_name: str = "", model: Any = None, missing_keys: set[str] | None = None, **kwargs: Any,
+        ) -> dict[str, list[torch.Tensor]]:  # fmt: skip
             value = next(iter(input_dict.values()))
             path = full_layer_name.removesuffix(".weight")
             layer = model.get_submodule(path)
@@ -81,7 +94,7 @@ def _config_class() -> Any:
         quantization_config: MadeGroups
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
-            self.left_alone = self.get_modules_to_not_convert(model, [], model._keep_in_fp32_modules)
+            self.left_alone = self.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
             layers = {path: one for path, one in model.named_modules() if self._is_made(path, one)}
             self.quantization_config.choice.check_inputs({path: one.in_features for path, one in layers.items()})
 

@@ -1,4 +1,4 @@
-"""What choices have in common that make integers in groups of an ordinary weight, which the runner's own layers hold."""
+"""What choices have in common that make integers in groups of an ordinary weight, for layers of the runner's own."""
 
 from __future__ import annotations
 
@@ -71,6 +71,10 @@ class MadeGroupsConfig(Quantized):
                     f"quantization={self.name}: {path} has {count} inputs, which are not whole groups of "
                     f"quantization.group_size={self.group_size}: use {fix}, or quantization.skip for such layers"
                 )
+
+    def stored_groups_of(self, weight: Any) -> CodedGroups | None:
+        """Return what a weight holds that the library has loaded; None if it is another kind of weight."""
+        return None
 
     @abstractmethod
     def groups_of(self, weight: torch.Tensor) -> CodedGroups:

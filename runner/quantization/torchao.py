@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.quantization.base import Format, Quantized
-from runner.quantization.made_groups import CodedGroups, MadeGroupsConfig
+from runner.quantization.made_groups import BITS, CodedGroups, MadeGroupsConfig
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +175,8 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
     name: ClassVar[str] = "torchao_intx"
 
     holders: ClassVar[tuple[str, ...]] = MadeGroupsConfig.holders
-    method: ClassVar[str] = ""
+    packed_names: ClassVar[tuple[str, ...]] = ("_weight_qdata",)
+    config_type: ClassVar[str] = "IntxWeightOnlyConfig"
     zero_point_bytes: ClassVar[int | None] = 1
     group_size: int = 32
     symmetric: bool = True
@@ -190,16 +191,78 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
         """Return the bytes of the library's matrices in int8 and in float32."""
         return 16
 
+    @classmethod
+    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
+        """Read bits and groups; what torchao has besides is left to the library."""
+        found = super().read_stored(stored)
+        if found is None or not found.matched:
+            return found
+        keys = stored["quant_type"]["default"]["_data"]
+        bits, group, mapping = (_named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type"))
+        own = cls(bits=int(bits.removeprefix("int")), group_size=group["group_size"], symmetric=mapping == "SYMMETRIC")
+        return Format(cls.method, own, own.bits, cls.name)
+
     def groups_of(self, weight: torch.Tensor) -> CodedGroups:
-        """Let the library quantize, which counts codes from the middle of their range."""
+        """Let the library quantize."""
         import torch
         from torchao.quantization import IntxUnpackedToInt8Tensor, MappingType
 
-        kind, middle = getattr(torch, f"int{self.bits}"), 2 ** (self.bits - 1)
         mapping = MappingType.SYMMETRIC if self.symmetric else MappingType.ASYMMETRIC
+        kind = getattr(torch, f"int{self.bits}")
         made = IntxUnpackedToInt8Tensor.from_hp(weight, (1, self.group_size), kind, mapping_type=mapping)
-        codes, zeros = ((one.to(torch.int16) + middle).to(torch.uint8) for one in (made.qdata, made.zero_point))
-        return CodedGroups(codes, made.scale, zeros[:1, :1].clone() if self.symmetric else zeros)
+        return self._without_sign(made)
+
+    def stored_groups_of(self, weight: Any) -> CodedGroups | None:
+        """Return what a loaded weight of the library holds, a byte for each code; ValueError if it is not as it says.
+
+        None: another kind of weight.
+        """
+        import torch
+        from torchao.quantization import IntxUnpackedToInt8Tensor
+
+        if not isinstance(weight, IntxUnpackedToInt8Tensor):
+            return None
+        is_own = weight.target_dtype is getattr(torch, f"int{self.bits}") and weight.activation_quantization is None
+        if not is_own or list(weight.block_size) != [1, self.group_size]:
+            raise ValueError(
+                f"{weight.target_dtype} in blocks of {list(weight.block_size)}, and config.json says int{self.bits} in "
+                f"groups of {self.group_size}, with rows as they are"
+            )
+        most = 2 ** (self.bits - 1)
+        for name, numbers in (("code", weight.qdata), ("zero point", weight.zero_point)):
+            if numbers.dtype is not torch.int8 or not bool(((numbers >= -most) & (numbers < most)).all()):
+                raise ValueError(f"a {name} is not an integer of {self.bits} bits")
+        if self.symmetric and weight.zero_point.any():
+            raise ValueError("symmetric weights have zero points of 0")
+        if not weight.scale.isfinite().all():
+            raise ValueError("a scale is not a finite number")
+        return self._without_sign(weight)
+
+    def _without_sign(self, weight: Any) -> CodedGroups:
+        """Count codes and zero points from the lowest one."""
+        import torch
+
+        middle = 2 ** (self.bits - 1)
+        codes, zeros = ((one.to(torch.int16) + middle).to(torch.uint8) for one in (weight.qdata, weight.zero_point))
+        return CodedGroups(codes, weight.scale, zeros[:1, :1].clone() if self.symmetric else zeros)
+
+    @classmethod
+    def _is_plain(cls, keys: dict[str, Any]) -> bool:
+        kind, group, mapping = (_named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type"))
+        others = [_named(keys.get(key)) for key in ("intx_choose_qparams_algorithm", "intx_packing_format")]
+        size = group.get("group_size") if isinstance(group, dict) else None
+        return (
+            kind in [f"int{bits}" for bits in BITS]
+            and mapping in ("SYMMETRIC", "ASYMMETRIC")
+            and type(size) is int and size > 0 and not size % 8
+            and others in ([None, None], ["AFFINE", "UNPACKED_TO_INT8"])
+            and keys.get("scale_dtype") is None
+        )  # fmt: skip
+
+
+def _named(value: Any) -> Any:
+    """Return what torchao's JSON wraps with a type."""
+    return value.get("_data") if isinstance(value, dict) else value
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

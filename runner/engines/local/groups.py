@@ -167,7 +167,9 @@ def problem(layer: GroupedLinear, kernels: Kernels | None) -> str:
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
         return "its bias has another number format"
     scales, is_ordered = layer.layout.scales(layer.stored, 0, 1).dtype, layer.group_of is None
-    key = type(layer.layout), kind, layer.layout.bits, layer.layout.group, layer.in_features, scales, is_ordered
+    zeros = layer.layout.zeros(layer.stored, 0, 1).dtype if kind is CodeType.integers else None
+    sizes = layer.layout.bits, layer.layout.group, layer.in_features
+    key = type(layer.layout), kind, *sizes, scales, zeros, is_ordered
     if key not in _tried:
         _tried[key] = next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), "")
     return _tried[key]
