@@ -10,6 +10,7 @@ from torch import nn
 from runner.core.errors import DataError
 from runner.models.grouped import GroupedLinear
 from runner.models.made_layouts import RowsLayout, pack_stream
+from runner.models.rounded_rows import RoundedRowsLinear
 from runner.quantization.made_groups import CodedGroups, MadeGroupsConfig
 
 METHOD = "runner_made_groups"
@@ -28,7 +29,7 @@ def layer_of(choice: MadeGroupsConfig, layer: nn.Module, path: str) -> nn.Module
     weight = layer.weight.detach()
     if not weight.isfinite().all():
         raise DataError(f"{path}.weight: a number is not finite, and quantization={choice.name} cannot quantize it")
-    return grouped(layer, choice.groups_of(weight), choice.bits, choice.group_size)
+    return grouped(choice, layer, choice.groups_of(weight))
 
 
 def adopt(choice: MadeGroupsConfig, model: nn.Module, where: str) -> None:
@@ -41,14 +42,15 @@ def adopt(choice: MadeGroupsConfig, model: nn.Module, where: str) -> None:
         except ValueError as error:
             raise DataError(f"{where}: tensor {path}.weight: {error}") from error
         if made is not None:
-            model.set_submodule(path, grouped(layer, made, choice.bits, choice.group_size))
+            model.set_submodule(path, grouped(choice, layer, made))
 
 
-def grouped(like: nn.Linear, made: CodedGroups, bits: int, group: int) -> GroupedLinear:
+def grouped(choice: MadeGroupsConfig, like: nn.Linear, made: CodedGroups) -> GroupedLinear:
     """Return a layer that holds the codes in as many bits as they have."""
-    layout = RowsLayout(bits, group, like.in_features, like.out_features)
-    stored = {"codes": pack_stream(made.codes, bits), "scales": made.scales, "zero_points": made.zeros}
-    return GroupedLinear(like, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
+    layout = RowsLayout(choice.bits, choice.group_size, like.in_features, like.out_features)
+    stored = {"codes": pack_stream(made.codes, choice.bits), "scales": made.scales, "zero_points": made.zeros}
+    kind = RoundedRowsLinear if choice.rounds_rows else GroupedLinear
+    return kind(like, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
 
 
 def _config_class() -> Any:

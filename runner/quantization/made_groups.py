@@ -44,6 +44,11 @@ class MadeGroupsConfig(Quantized):
         if self.group_size % 8:
             raise ConfigError(f"quantization.group_size={self.group_size}: a multiple of 8 expected")
 
+    @property
+    def rounds_rows(self) -> bool:
+        """Whether the rows that the weights are multiplied by are rounded to int8, too."""
+        return False
+
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
         """Return the bytes of the codes, and of a scale and perhaps a zero point for each group."""
         zero_point = dtype_bytes if self.zero_point_bytes is None else self.zero_point_bytes

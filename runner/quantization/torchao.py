@@ -23,6 +23,7 @@ SILENCED = {
     "torchao.kernel.intmm": "Warning: Detected no triton",  # weight-only products do not need it
     "torch.utils._pytree": r"(?s).*register_constant\(\) on Enum subclasses",
 }
+INTX_WITH_ROWS = "Int8DynamicActivationIntxWeightConfig"
 
 
 @dataclass
@@ -174,12 +175,18 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
 
     name: ClassVar[str] = "torchao_intx"
 
-    holders: ClassVar[tuple[str, ...]] = MadeGroupsConfig.holders
+    holders: ClassVar[tuple[str, ...]] = (*MadeGroupsConfig.holders, "runner.models.rounded_rows")
     packed_names: ClassVar[tuple[str, ...]] = ("_weight_qdata",)
     config_type: ClassVar[str] = "IntxWeightOnlyConfig"
     zero_point_bytes: ClassVar[int | None] = 1
     group_size: int = 32
     symmetric: bool = True
+    int8_rows: bool = False
+
+    @property
+    def rounds_rows(self) -> bool:
+        """Whether rows are rounded to int8, each with a scale and a zero point of its own."""
+        return self.int8_rows
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
         """A symmetric weight has one zero point."""
@@ -194,12 +201,22 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:
         """Read bits and groups; what torchao has besides is left to the library."""
+        kind = (stored.get("quant_type") or {}).get("default") or {}
+        keys, has_rows = kind.get("_data") or {}, kind.get("_type") == INTX_WITH_ROWS
+        if stored.get("quant_method") == cls.method and has_rows:
+            others = {name.removeprefix("weight_"): value for name, value in keys.items() if name != "weight_dtype"}
+            keys = {"weight_dtype": keys.get("weight_dtype"), **others}
+        is_own = has_rows and _named(keys.get("act_mapping_type")) == "ASYMMETRIC" and cls._is_plain(keys)
         found = super().read_stored(stored)
-        if found is None or not found.matched:
+        if found is None or not (found.matched or is_own):
             return found
-        keys = stored["quant_type"]["default"]["_data"]
         bits, group, mapping = (_named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type"))
-        own = cls(bits=int(bits.removeprefix("int")), group_size=group["group_size"], symmetric=mapping == "SYMMETRIC")
+        own = cls(
+            bits=int(bits.removeprefix("int")),
+            group_size=group["group_size"],
+            symmetric=mapping == "SYMMETRIC",
+            int8_rows=has_rows,
+        )
         return Format(cls.method, own, own.bits, cls.name)
 
     def groups_of(self, weight: torch.Tensor) -> CodedGroups:
@@ -222,11 +239,12 @@ class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
 
         if not isinstance(weight, IntxUnpackedToInt8Tensor):
             return None
-        is_own = weight.target_dtype is getattr(torch, f"int{self.bits}") and weight.activation_quantization is None
+        rows = weight.activation_quantization
+        is_own = weight.target_dtype is getattr(torch, f"int{self.bits}") and (rows is not None) == self.int8_rows
         if not is_own or list(weight.block_size) != [1, self.group_size]:
             raise ValueError(
-                f"{weight.target_dtype} in blocks of {list(weight.block_size)}, and config.json says int{self.bits} in "
-                f"groups of {self.group_size}, with rows as they are"
+                f"{weight.target_dtype} in blocks of {list(weight.block_size)}, with rows {rows or 'as they are'}, and "
+                f"config.json says int{self.bits} in groups of {self.group_size}, int8_rows={self.int8_rows}"
             )
         most = 2 ** (self.bits - 1)
         for name, numbers in (("code", weight.qdata), ("zero point", weight.zero_point)):

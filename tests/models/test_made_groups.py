@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 from families import save_peft
+from intx_configs import INTX, class_of, intx_config
 from opening import adapt, load_base
 from resolving import check_format, predict
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
+from transformers import AutoModelForCausalLM, TorchAoConfig
 
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalConfig
@@ -36,7 +34,6 @@ Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 IDS = torch.arange(3, 40)[None]
 NONE = QuantizationConfig()
-INTX = [TorchaoIntxConfig(), TorchaoIntxConfig(bits=3, group_size=64, symmetric=False)]
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -83,15 +80,6 @@ def published(weight: torch.Tensor, bits: int, group: int) -> tuple[torch.Tensor
             break
     codes = torch.round(plain * scale + zero).clamp(0, most)
     return codes.reshape(weight.shape), (1.0 / scale).reshape(len(weight), -1), zero.reshape(len(weight), -1)
-
-
-def intx_config(choice: TorchaoIntxConfig) -> Any:
-    """Return torchao's own config for a choice."""
-    from torchao.quantization import IntxWeightOnlyConfig, MappingType, PerGroup
-
-    mapping = MappingType.SYMMETRIC if choice.symmetric else MappingType.ASYMMETRIC
-    kind = getattr(torch, f"int{choice.bits}")
-    return IntxWeightOnlyConfig(weight_dtype=kind, granularity=PerGroup(choice.group_size), mapping_type=mapping)
 
 
 # ---------------------------------------------------------------------------------- as the libraries make them
@@ -149,6 +137,21 @@ def test_torchaos_model_has_the_same_weights_and_logits(
     assert off(logits(ours.model), logits(theirs)) < (1e-5 if dtype is torch.float32 else 1e-2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_are_rounded_as_torchao_does_it(dtype: torch.dtype) -> None:
+    from torchao.quantization import quantize_
+
+    choice, layer = TorchaoIntxConfig(int8_rows=True), nn.Linear(64, 32, bias=False).to(dtype)
+    rows = torch.randn(5, 7, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows[0] += 3  # no number is below 0
+    rows[1, 2] = 0
+    ours: Any = made_groups.layer_of(choice, layer, "layer")
+    quantize_(layer, intx_config(choice))
+    with torch.no_grad():
+        assert torch.equal(ours(rows), layer(rows))
+        assert not torch.equal(ours.prepared(rows), rows)
+
+
 # --------------------------------------------------------------------------------------- loaded as a whole model
 
 
@@ -161,7 +164,7 @@ def test_the_layers_are_counted_and_take_the_bytes_that_were_predicted(
     folder = saved_family(tied=tied)
     plain, made = load(make_config, folder, dtype=dtype), load(make_config, folder, choice, dtype=dtype)
     assert made.metrics["quantized_modules"] == 14
-    assert made.facts["quantized"] == f"{choice.name}: 14 of 15 linear layers (14 GroupedLinear)"
+    assert made.facts["quantized"] == f"{choice.name}: 14 of 15 linear layers (14 {class_of(choice)})"
     assert made.facts["left_alone"] == "lm_head"
     assert made.metrics["parameters"] == plain.metrics["parameters"]
     predicted = predict(configure(make_config, folder, choice, dtype=dtype), 1, 8, 8)
@@ -222,101 +225,3 @@ def test_a_weight_that_is_not_finite_is_named() -> None:
     layer.weight.data[3, 5] = float("nan")
     with pytest.raises(DataError, match=r"up_proj.weight: a number is not finite, and quantization=hqq"):
         made_groups.layer_of(HqqConfig(), layer, "up_proj")
-
-
-# --------------------------------------------------------------------------------- stored by torchao
-
-
-@pytest.fixture(scope="module")
-def stored(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a function that saves a model as torchao does, quantized, perhaps with some tensors changed."""
-
-    def folder(config: Any, change: Callable[[dict[str, torch.Tensor]], None] | None = None) -> Path:
-        made = tmp_path_factory.mktemp("torchao")
-        model = AutoModelForCausalLM.from_pretrained(
-            saved_family(), dtype=torch.bfloat16, quantization_config=TorchAoConfig(config)
-        )
-        model.save_pretrained(made)
-        AutoTokenizer.from_pretrained(saved_family()).save_pretrained(made)
-        if change is not None:
-            file = made / "model.safetensors"
-            with safe_open(file, "pt") as opened:
-                notes = opened.metadata()
-            tensors = load_file(file)
-            change(tensors)
-            save_file(tensors, file, notes)
-        return made
-
-    return folder
-
-
-@pytest.mark.parametrize("choice", INTX)
-def test_torchaos_own_checkpoint_is_recognised_and_held_in_as_many_bits(
-    make_config: Make, saved_family: Saved, stored: Callable[..., Path], choice: TorchaoIntxConfig
-) -> None:
-    folder = stored(intx_config(choice))
-    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    made = load(make_config, saved_family(), choice)
-    for wanted in (NONE, choice):
-        loaded = load(make_config, folder, wanted)
-        assert "14 of 15 linear layers (14 GroupedLinear)" in loaded.facts["quantized"]
-        assert loaded.facts["checkpoint"].startswith("quantized already: torchao_intx by torchao (bits=")
-        assert torch.equal(logits(loaded.model), logits(made.model))
-        assert off(logits(loaded.model), logits(theirs)) < 1e-2
-        assert loaded.bytes_by_dtype == made.bytes_by_dtype
-        predicted = predict(configure(make_config, folder, wanted), 1, 8, 8)
-        assert predicted is not None
-        buffers = sum(one.nbytes for one in loaded.model.buffers())
-        assert sum(predicted.weights.values()) == sum(loaded.bytes_by_dtype.values()) - buffers
-
-
-def test_other_integers_of_torchao_are_left_to_it(make_config: Make, stored: Callable[..., Path]) -> None:
-    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerGroup
-
-    folder = stored(
-        Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32))  # type: ignore[attr-defined]
-    )
-    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    loaded = load(make_config, folder)
-    assert "(14 IntxUnpackedToInt8Tensor)" in loaded.facts["quantized"]
-    assert torch.equal(logits(loaded.model), logits(theirs))
-
-
-def damage(end: str, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        name = next(name for name in sorted(tensors) if name.endswith(end))
-        tensors[name].view(-1)[5] = value
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("end", "value", "words"),
-    [
-        ("down_proj._weight_qdata", 8, "a code is not an integer of 4 bits"),
-        ("down_proj._weight_qdata", -128, "a code is not an integer of 4 bits"),
-        ("down_proj._weight_scale", float("nan"), "a scale is not a finite number"),
-        ("down_proj._weight_scale", float("inf"), "a scale is not a finite number"),
-        ("down_proj._weight_zero_point", 100, "a zero point is not an integer of 4 bits"),
-        ("down_proj._weight_zero_point", 1, "symmetric weights have zero points of 0"),
-    ],
-)
-def test_damaged_numbers_are_named(
-    make_config: Make, stored: Callable[..., Path], end: str, value: float, words: str
-) -> None:
-    folder = stored(intx_config(TorchaoIntxConfig()), damage(end, value))
-    with pytest.raises(ConfigError, match=rf"model.layers.0.mlp.down_proj.weight: {words}"):
-        load(make_config, folder)
-
-
-def test_a_config_that_says_other_bits_or_groups_than_the_tensors_is_refused(
-    make_config: Make, stored: Callable[..., Path]
-) -> None:
-    folder = stored(intx_config(TorchaoIntxConfig()))
-    file = folder / "config.json"
-    settings = json.loads(file.read_text())
-    keys = settings["quantization_config"]["quant_type"]["default"]["_data"]
-    keys["granularity"]["_data"]["group_size"] = 64
-    file.write_text(json.dumps(settings))
-    with pytest.raises(ConfigError, match=r"blocks of \[1, 32\], and config.json says int4 in groups of 64"):
-        load(make_config, folder)

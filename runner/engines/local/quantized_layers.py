@@ -26,6 +26,7 @@ from runner.engines.local.matrices import LayerWeights, QuantizedWeights, multip
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.grouped import GroupedLinear
 from runner.models.int8_linear import Int8Linear
+from runner.models.rounded_rows import RoundedRowsLinear
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
@@ -108,7 +109,7 @@ class QuantizedLayers:
         else:
             it = groups.Groups.of(layer, self._kernels)
             groups.hold_panels(layer, it)
-        if isinstance(layer, Int8Linear):
+        if isinstance(layer, Int8Linear | RoundedRowsLinear):
             self._rounding.append(layer)  # not a matrix alone: a pass in a single call would not round its rows
         else:
             self.matrices[layer] = it

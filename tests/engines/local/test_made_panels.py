@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +91,19 @@ def answers(engine: LocalEngine, prompts: list[str]) -> list[tuple[int, ...]]:
     requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(prompts)]
     found = {completion.id: tuple(completion.token_ids) for completion in complete(engine, requests)}
     return [found[at] for at in range(len(prompts))]
+
+
+@has_kernels
+def test_rows_that_are_rounded_are_rounded_before_the_kernels_product() -> None:
+    assert KERNELS is not None
+    layer: Any = made(TorchaoIntxConfig(int8_rows=True), 64, 128, torch.bfloat16)
+    rows = torch.randn(9, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
+    weight = Panels.of(layer.unpacked(0, 64, torch.bfloat16), None, KERNELS)
+    layers = QuantizedLayers(nn.Sequential(layer), Heap())
+    assert layers.exchanged == [layer]
+    assert layers.matrices == {}, "a pass in a single call would not round the rows"
+    assert torch.equal(layer(rows), weight.product(layer.prepared(rows)))
+    assert not torch.equal(layer(rows), weight.product(rows))
 
 
 @has_kernels
