@@ -196,7 +196,8 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
 
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
-        if held.keeps_blocks or (held.keeps_groups and by_panels and not held.may_round_rows):
+        are_groups = held.keeps_groups or all(choice.makes_groups for choice in mix.choices)
+        if held.keeps_blocks or (are_groups and by_panels and not held.may_round_rows):
             most = 0  # what is unpacked at a time is on the threads' stacks
         elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())
@@ -247,7 +248,8 @@ def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str
     is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # it is unpacked
     if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
         return 0
-    is_converted = config.lora.merges or (Mix.of(config.quantization).quantizes and resolved.stored is None)
+    makes_codes = Mix.of(config.quantization).quantizes and resolved.stored is None
+    is_converted = config.lora.merges or makes_codes or resolved.held(config.quantization).makes_groups
     in_memory = ("linear", "scales", "lora") if is_converted else ("lora",)
     left_alone = plain_layers(resolved, config.quantization).nbytes if config.quantization.is_mixed else 0
     return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
@@ -297,7 +299,11 @@ def weight_bytes(
         part = part_of(tensor)
         if part == "head" and settings.get("tie_word_embeddings") and has_embedding:
             continue  # the same memory as the embedding
-        if stored is not None and not tensor.name.endswith((".weight", ".bias")):
+        if stored is not None and stored.config.makes_groups and "_weight_" in tensor.name:
+            if tensor.name.endswith(stored.config.packed_names):  # a byte for each code in the file
+                linear, scales = stored.config.price(tensor.shape[0], tensor.params, dtype_bytes)
+                parts["linear"], parts["scales"] = parts["linear"] + linear, parts["scales"] + scales
+        elif stored is not None and not tensor.name.endswith((".weight", ".bias")):
             part = "linear" if tensor.name.endswith(stored.config.packed_names) else "scales"
             is_note = any(name in tensor.name for name in stored.config.note_names)
             parts[part] += 0 if is_note else tensor.nbytes

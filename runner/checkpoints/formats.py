@@ -15,6 +15,7 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.quantization import METHODS
 from runner.quantization.base import CheckpointSource, Format, QuantizationConfig
+from runner.quantization.made_groups import MadeGroupsConfig
 from runner.quantization.mixed import HEAD, Mix
 from runner.quantization.refused import REASONS
 
@@ -37,6 +38,7 @@ def check(config: RunnerConfig, resolved: Resolved) -> None:
         for choice in Mix.of(wanted).choices:
             choice.require_packages()
         _check_mix(wanted, resolved)
+        _check_groups(wanted, resolved)
         return
     if wanted.is_mixed:
         raise ConfigError(
@@ -104,6 +106,18 @@ def _check_mix(wanted: QuantizationConfig, resolved: Resolved) -> None:
     if tensors := resolved.tensors:  # other files are only checked when they are loaded
         layers, heads = linear_layers(tensors, resolved.text_settings)
         Mix.of(wanted).check_layers(layers, heads or [HEAD], tied=not heads)
+
+
+def _check_groups(wanted: QuantizationConfig, resolved: Resolved) -> None:
+    """Reject layers whose inputs are not whole groups of the choice that makes groups of them."""
+    mix = Mix.of(wanted)
+    if not any(choice.makes_groups for choice in mix.choices) or not (tensors := resolved.tensors):
+        return
+    for is_head, layers in zip((False, True), linear_layers(tensors, resolved.text_settings), strict=True):
+        for path, tensor in layers.items():
+            choice = mix.choice_for(path, is_head)
+            if isinstance(choice, MadeGroupsConfig):
+                choice.check_inputs({path: tensor.shape[1]})
 
 
 def _check_same(wanted: QuantizationConfig, stored: Format, where: str) -> None:

@@ -49,7 +49,7 @@ class Layout(ABC):
 
     @abstractmethod
     def zeros(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Return their zero points, uint8 [outputs, groups], or [1, 1] where all are the same."""
+        """Return their zero points, uint8 or as the scales [outputs, groups], or [1, 1] where all are the same."""
 
     @property
     def values(self) -> torch.Tensor | None:

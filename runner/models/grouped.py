@@ -20,12 +20,20 @@ ELSEWHERE = 2**24  # on a GPU, where each call takes time
 class GroupedLinear(nn.Linear):
     """A linear layer with the tensors of a format, under its names."""
 
+    _names: tuple[str, ...] = ()
+
     def __init__(self, like: nn.Linear, layout: Layout, stored: dict[str, torch.Tensor]) -> None:
         """like: the layer in whose place it is. stored: the tensors, which may be filled later."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = like.in_features, like.out_features
-        self.bias, self.layout = like.bias, layout
-        self._names = tuple(stored)
+        self.bias = like.bias
+        self.hold(layout, stored)
+
+    def hold(self, layout: Layout, stored: dict[str, torch.Tensor]) -> None:
+        """Hold the same numbers in another layout."""
+        for name in self._names:
+            del self._parameters[name]
+        self.layout, self._names = layout, tuple(stored)
         for name, tensor in stored.items():
             self._parameters[name] = nn.Parameter(tensor, requires_grad=False)  # also `weight`, a property here
 

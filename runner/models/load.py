@@ -27,7 +27,7 @@ from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, DataError, check, few, is_memory_error, one_line
 from runner.core.loaded import text
 from runner.core.mapped_files import MappedFiles
-from runner.models import bin_file, capability, gguf_blocks, inventory, mixing, stored_groups
+from runner.models import bin_file, capability, gguf_blocks, inventory, made_groups, mixing, stored_groups
 from runner.models.building import one_at_a_time
 from runner.models.grouped import hidden_parameters
 from runner.models.lora import module_of
@@ -36,6 +36,7 @@ from runner.models.tokenizing import check_growth, panics
 from runner.models.vocabulary import check_tokenizer
 from runner.quantization import quiet_imports, stored_settings
 from runner.quantization.base import QuantizationConfig
+from runner.quantization.made_groups import MadeGroupsConfig
 from runner.quantization.mixed import Mix
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,8 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     arguments: dict[str, Any] = {"dtype": dtype}
     if stored is None and not quantization.is_mixed:  # a mix is quantized layer by layer
         arguments |= quantization.load_arguments()
+        if isinstance(quantization, MadeGroupsConfig):
+            arguments |= made_groups.arguments(quantization)
     if places:
         arguments["max_memory"] = places
     if attention is not Attention.auto:
@@ -229,6 +232,8 @@ def _load_weights(
                     own = scaled or capability.settings_of(folder, model.trust_remote_code)
                     settings |= stored_groups.arguments(folder, own, stored_settings(resolved.settings))
                 loaded = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
+                if isinstance(held, MadeGroupsConfig) and resolved.stored is not None:
+                    made_groups.adopt(held, loaded[0], str(folder))
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
         for file in loaded_files(folder)[1]:
             bin_file.refuse_code(file, str(error))

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from runner.core.errors import ConfigError
+from runner.models import made_groups
 from runner.quantization.base import QuantizationConfig
+from runner.quantization.made_groups import MadeGroupsConfig
 from runner.quantization.mixed import Mix
 
 IS_MIXED = "has_mixed_quantization"  # the mark of such a model, which transformers' own quantizer does not know
@@ -34,6 +36,8 @@ def apply(model: Any, mix: Mix, device: torch.device) -> Any:
 
 def _quantized(choice: QuantizationConfig, model: Any, layer: torch.nn.Module, path: str) -> torch.nn.Module:
     try:
+        if isinstance(choice, MadeGroupsConfig):
+            return made_groups.layer_of(choice, layer, path)
         return choice.quantize_layer(model, layer)
     except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:  # a library's own conditions
         raise ConfigError(f"quantization={choice.name} cannot quantize {path}: {error}") from error

@@ -11,8 +11,9 @@ from runner.quantization.float4 import Mxfp4Config, Nvfp4Config
 from runner.quantization.float8 import FbgemmFp8Config, Float8Config, FloatQuantizedConfig
 from runner.quantization.gguf import GgufConfig
 from runner.quantization.grouped import AutoRoundConfig, AwqConfig, GptqConfig, PackQuantizedConfig
+from runner.quantization.hqq import HqqConfig
 from runner.quantization.int_quantized import IntQuantizedConfig
-from runner.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config
+from runner.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config, TorchaoIntxConfig
 
 CHOICES: dict[str, type[QuantizationConfig]] = {
     "none": QuantizationConfig,
@@ -33,6 +34,8 @@ CHOICES: dict[str, type[QuantizationConfig]] = {
     "int8_dynamic": Int8DynamicConfig,
     "torchao_int8": TorchaoInt8Config,
     "torchao_float8": TorchaoFloat8Config,
+    "torchao_intx": TorchaoIntxConfig,
+    "hqq": HqqConfig,
     "gguf": GgufConfig,
 }
 SMALLEST = Nf4Config  # of those that quantize a plain checkpoint: what to use when memory is short

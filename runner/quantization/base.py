@@ -46,6 +46,7 @@ class QuantizationConfig:
         False  # whether the weights are a checkpoint's groups of integers (models/grouped.py)
     )
     may_round_rows: ClassVar[bool] = False  # whether rows of its layers may be quantized, too, which needs memory
+    makes_groups: ClassVar[bool] = False  # whether the runner's own layers hold what is made (models/made_groups.py)
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     holders: ClassVar[tuple[str, ...]] = ()  # the modules that define the classes of its layers, or of their weights
@@ -93,6 +94,11 @@ class QuantizationConfig:
         A choice that does not define it quantizes whole models only. A layer that it cannot quantize is returned as is.
         """
         return layer
+
+    @classmethod
+    def quantizes_layers(cls) -> bool:
+        """Whether it can quantize single layers of a loaded model."""
+        return cls.makes_groups or cls.quantize_layer is not QuantizationConfig.quantize_layer
 
     @classmethod
     def read_stored(cls, stored: dict[str, Any]) -> Format | None:  # noqa: ARG003

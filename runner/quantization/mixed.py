@@ -117,7 +117,7 @@ def check(wanted: QuantizationConfig) -> None:
         raise ConfigError(f"{given}: an empty pattern: give a part of a layer's path, such as down_proj, or *")
     mix = Mix.of(wanted)
     for choice in (wanted, *mix.overrides.values()):
-        if choice.packed and type(choice).quantize_layer is QuantizationConfig.quantize_layer:
+        if choice.packed and not choice.quantizes_layers():
             raise ConfigError(f"{given}: quantization={choice.name} quantizes whole models only, not single layers")
     if wanted.skip and not mix.quantizes:
         raise ConfigError("quantization.skip with quantization=none: nothing is quantized that could be skipped")

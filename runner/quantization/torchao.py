@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.quantization.base import Format, Quantized
+from runner.quantization.made_groups import BITS, CodedGroups, MadeGroupsConfig
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ SILENCED = {
     "torchao.kernel.intmm": "Warning: Detected no triton",  # weight-only products do not need it
     "torch.utils._pytree": r"(?s).*register_constant\(\) on Enum subclasses",
 }
+INTX_WITH_ROWS = "Int8DynamicActivationIntxWeightConfig"
 
 
 @dataclass
@@ -165,6 +167,120 @@ class Int8DynamicConfig(TorchaoConfig):
         mapping = keys.get("act_mapping_type") or "SYMMETRIC"
         mapping = mapping.get("_data") if isinstance(mapping, dict) else mapping
         return mapping == "SYMMETRIC" and not keys.get("reduce_range") and super()._is_plain(keys)
+
+
+@dataclass
+class TorchaoIntxConfig(TorchaoConfig, MadeGroupsConfig):
+    """Weight-only integers of 2 to 8 bits, rounded to the nearest, with a scale for each group of inputs."""
+
+    name: ClassVar[str] = "torchao_intx"
+
+    holders: ClassVar[tuple[str, ...]] = (*MadeGroupsConfig.holders, "runner.models.rounded_rows")
+    packed_names: ClassVar[tuple[str, ...]] = ("_weight_qdata",)
+    config_type: ClassVar[str] = "IntxWeightOnlyConfig"
+    zero_point_bytes: ClassVar[int | None] = 1
+    group_size: int = 32
+    symmetric: bool = True
+    int8_rows: bool = False
+
+    @property
+    def rounds_rows(self) -> bool:
+        """Whether rows are rounded to int8, each with a scale and a zero point of its own."""
+        return self.int8_rows
+
+    def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
+        """A symmetric weight has one zero point."""
+        codes, constants = MadeGroupsConfig.price(self, rows, numbers, dtype_bytes)
+        return codes, constants - (numbers // self.group_size - 1) * self.symmetric
+
+    @property
+    def load_bytes_per_number(self) -> int:
+        """Return the bytes of the library's matrices in int8 and in float32."""
+        return 16
+
+    @classmethod
+    def read_stored(cls, stored: dict[str, Any]) -> Format | None:
+        """Read bits and groups; what torchao has besides is left to the library."""
+        kind = (stored.get("quant_type") or {}).get("default") or {}
+        keys, has_rows = kind.get("_data") or {}, kind.get("_type") == INTX_WITH_ROWS
+        if stored.get("quant_method") == cls.method and has_rows:
+            others = {name.removeprefix("weight_"): value for name, value in keys.items() if name != "weight_dtype"}
+            keys = {"weight_dtype": keys.get("weight_dtype"), **others}
+        is_own = has_rows and _named(keys.get("act_mapping_type")) == "ASYMMETRIC" and cls._is_plain(keys)
+        found = super().read_stored(stored)
+        if found is None or not (found.matched or is_own):
+            return found
+        bits, group, mapping = (_named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type"))
+        own = cls(
+            bits=int(bits.removeprefix("int")),
+            group_size=group["group_size"],
+            symmetric=mapping == "SYMMETRIC",
+            int8_rows=has_rows,
+        )
+        return Format(cls.method, own, own.bits, cls.name)
+
+    def groups_of(self, weight: torch.Tensor) -> CodedGroups:
+        """Let the library quantize."""
+        import torch
+        from torchao.quantization import IntxUnpackedToInt8Tensor, MappingType
+
+        mapping = MappingType.SYMMETRIC if self.symmetric else MappingType.ASYMMETRIC
+        kind = getattr(torch, f"int{self.bits}")
+        made = IntxUnpackedToInt8Tensor.from_hp(weight, (1, self.group_size), kind, mapping_type=mapping)
+        return self._without_sign(made)
+
+    def stored_groups_of(self, weight: Any) -> CodedGroups | None:
+        """Return what a loaded weight of the library holds, a byte for each code; ValueError if it is not as it says.
+
+        None: another kind of weight.
+        """
+        import torch
+        from torchao.quantization import IntxUnpackedToInt8Tensor
+
+        if not isinstance(weight, IntxUnpackedToInt8Tensor):
+            return None
+        rows = weight.activation_quantization
+        is_own = weight.target_dtype is getattr(torch, f"int{self.bits}") and (rows is not None) == self.int8_rows
+        if not is_own or list(weight.block_size) != [1, self.group_size]:
+            raise ValueError(
+                f"{weight.target_dtype} in blocks of {list(weight.block_size)}, with rows {rows or 'as they are'}, and "
+                f"config.json says int{self.bits} in groups of {self.group_size}, int8_rows={self.int8_rows}"
+            )
+        most = 2 ** (self.bits - 1)
+        for name, numbers in (("code", weight.qdata), ("zero point", weight.zero_point)):
+            if numbers.dtype is not torch.int8 or not bool(((numbers >= -most) & (numbers < most)).all()):
+                raise ValueError(f"a {name} is not an integer of {self.bits} bits")
+        if self.symmetric and weight.zero_point.any():
+            raise ValueError("symmetric weights have zero points of 0")
+        if not weight.scale.isfinite().all():
+            raise ValueError("a scale is not a finite number")
+        return self._without_sign(weight)
+
+    def _without_sign(self, weight: Any) -> CodedGroups:
+        """Count codes and zero points from the lowest one."""
+        import torch
+
+        middle = 2 ** (self.bits - 1)
+        codes, zeros = ((one.to(torch.int16) + middle).to(torch.uint8) for one in (weight.qdata, weight.zero_point))
+        return CodedGroups(codes, weight.scale, zeros[:1, :1].clone() if self.symmetric else zeros)
+
+    @classmethod
+    def _is_plain(cls, keys: dict[str, Any]) -> bool:
+        kind, group, mapping = (_named(keys.get(key)) for key in ("weight_dtype", "granularity", "mapping_type"))
+        others = [_named(keys.get(key)) for key in ("intx_choose_qparams_algorithm", "intx_packing_format")]
+        size = group.get("group_size") if isinstance(group, dict) else None
+        return (
+            kind in [f"int{bits}" for bits in BITS]
+            and mapping in ("SYMMETRIC", "ASYMMETRIC")
+            and type(size) is int and size > 0 and not size % 8
+            and others in ([None, None], ["AFFINE", "UNPACKED_TO_INT8"])
+            and keys.get("scale_dtype") is None
+        )  # fmt: skip
+
+
+def _named(value: Any) -> Any:
+    """Return what torchao's JSON wraps with a type."""
+    return value.get("_data") if isinstance(value, dict) else value
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

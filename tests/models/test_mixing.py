@@ -30,9 +30,7 @@ Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 IDS = torch.arange(3, 40)[None]
 QUANTIZING = sorted(
-    name
-    for name, kind in CHOICES.items()
-    if kind.source is CheckpointSource.plain and kind.quantize_layer is not QuantizationConfig.quantize_layer
+    name for name, kind in CHOICES.items() if kind.source is CheckpointSource.plain and kind.quantizes_layers()
 )
 LAYERS = 14  # of the tiny model: two blocks of seven
 
@@ -160,6 +158,8 @@ def test_adapters_over_a_mix(make_config: Make, saved_family: Saved, tmp_path: P
         "nf4",
         "fp4",
         "torchao_float8",
+        "torchao_intx",
+        "hqq",
     ):  # which change this model as much as its adapter does: the test below is exact
         assert (logits(loaded) - logits(before)).norm() > 4 * (logits(loaded) - logits(plain)).norm()
 

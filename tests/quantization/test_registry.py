@@ -60,6 +60,19 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
         "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}},
     },
     "torchao_int8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}},
+    "torchao_intx": {
+        "quant_method": "torchao",
+        "quant_type": {
+            "default": {
+                "_type": "IntxWeightOnlyConfig",
+                "_data": {
+                    "weight_dtype": {"_type": "torch.dtype", "_data": "int4"},
+                    "granularity": {"_type": "PerGroup", "_data": {"group_size": 32}},
+                    "mapping_type": {"_type": "MappingType", "_data": "SYMMETRIC"},
+                },
+            }
+        },
+    },
     "torchao_float8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}}},
 }
 
@@ -78,7 +91,7 @@ def test_every_choice_is_in_the_menu_and_no_other() -> None:
 
 
 def quantizes_layers(choice: type[QuantizationConfig]) -> bool:
-    return choice.quantize_layer is not QuantizationConfig.quantize_layer
+    return choice.quantizes_layers()
 
 
 @pytest.mark.parametrize("choice", OTHERS)
@@ -95,7 +108,9 @@ def test_every_choice_describes_itself(choice: type[QuantizationConfig]) -> None
     assert (linear < 64 * 128 * BYTES["bfloat16"]) == (constants > 0) == quantizes
     assert (choice().unpacked_bytes(BYTES["float32"]) > 0) == choice.packed
     if all(find_spec(package) for package in choice.packages):
-        assert bool(choice().load_arguments()) == (quantizes or choice.source is CheckpointSource.gguf)
+        assert bool(choice().load_arguments()) == (
+            (quantizes and not choice.makes_groups) or choice.source is CheckpointSource.gguf
+        )
 
 
 @pytest.mark.parametrize("choice", [choice for choice in OTHERS if choice.method])
@@ -173,5 +188,5 @@ def test_a_choice_that_forgets_its_price_cannot_be_made() -> None:
 
 
 def test_the_smallest_is_the_smallest() -> None:
-    prices = {choice: sum(choice().price(64, 64 * 128, 2)) for choice in CHOICES.values()}
+    prices = {choice: sum(choice().price(1024, 1024 * 1024, 2)) for choice in CHOICES.values()}
     assert prices[SMALLEST] == min(prices.values())

@@ -18,11 +18,13 @@ from runner.engines.local.matrices import multiply
 from runner.models.float8_linear import E4M3
 from runner.models.group_layouts import Layout
 from runner.models.grouped import GroupedLinear
+from runner.models.made_layouts import PanelsLayout, RowsLayout
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 PLANES = {2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 7: (8, 0), 8: (8, 0)}  # lower and upper bits kept
+OWN_ZEROS = (-1, -2)  # of each group: in bytes, in the format of the scales; as in groups.h
 SCALE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
@@ -45,8 +47,11 @@ class Groups:
         kind = code_type(layout)
         assert kind is not None
         zeros = layout.zeros(stored, 0, outputs) if kind is CodeType.integers else torch.zeros(1, 1, dtype=torch.uint8)
-        is_shared = bool((zeros == zeros[0, 0]).all())
-        weight = packed(layer, None if is_shared else zeros, outputs, kernels.panel_width)
+        is_shared = not zeros.is_floating_point() and bool((zeros == zeros[0, 0]).all())
+        if isinstance(layout, PanelsLayout):
+            weight = stored["panels"].detach()
+        else:
+            weight = packed(layer, None if is_shared else zeros, outputs, kernels.panel_width)
         order, bias = layer.group_of, None if layer.bias is None else layer.bias.detach()[:outputs].contiguous()
         if order is None and layout.group % 8 and layout.groups > 1:  # C reads the group of eight inputs at a time
             order = torch.arange(layer.in_features) // layout.group
@@ -61,7 +66,7 @@ class Groups:
             block=layout.group,
             bits=sum(PLANES[layout.bits]),
             scale_type=SCALE_TYPES[layout.scales(stored, 0, 1).dtype],
-            zero_point=int(zeros[0, 0]) if is_shared else -1,
+            zero_point=int(zeros[0, 0]) if is_shared else OWN_ZEROS[zeros.is_floating_point()],
             code_type=kind,
             scale=None if table is None else pointer(table, torch.float32, 16),
         )
@@ -96,7 +101,7 @@ def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width
     layout, stored, inputs = layer.layout, layer.stored, layer.in_features
     low, high = PLANES[layout.bits]
     panels = -(-outputs // width)
-    each = layout.groups * (layout.scales(stored, 0, 1).element_size() + (zeros is not None))
+    each = layout.groups * (layout.scales(stored, 0, 1).element_size() + (0 if zeros is None else zeros.element_size()))
     result = torch.empty(panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8)
     some = max(1, PACKED_AT_ONCE // (inputs * width))
     for begin in range(0, panels, some):
@@ -113,6 +118,20 @@ def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width
         missing = (end - begin) * width - (last - first)
         result[begin:end] = torch.cat([_side_by_side(one, missing, width) for one in sides], dim=1)
     return result
+
+
+def hold_panels(layer: GroupedLinear, it: Groups) -> None:
+    """Let a layer that was made here hold the panels in place of its rows, so that it is in memory once."""
+    layout, matrix = layer.layout, it.matrix
+    if not isinstance(layout, RowsLayout):
+        return
+    scales, zeros = (one(layer.stored, 0, 1) for one in (layout.scales, layout.zeros))
+    panels = PanelsLayout(
+        layout.bits, layout.group, layout.inputs, layout.outputs,
+        width=it.kernels.panel_width, planes=PLANES[layout.bits], scale_type=scales.dtype,
+        zero_type=None if matrix.zero_point >= 0 else zeros.dtype, zero_point=max(matrix.zero_point, 0),
+    )  # fmt: skip
+    layer.hold(panels, {"panels": it.weight.view(torch.int32)})
 
 
 def _side_by_side(numbers: torch.Tensor, missing: int, width: int) -> torch.Tensor:
@@ -148,7 +167,9 @@ def problem(layer: GroupedLinear, kernels: Kernels | None) -> str:
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
         return "its bias has another number format"
     scales, is_ordered = layer.layout.scales(layer.stored, 0, 1).dtype, layer.group_of is None
-    key = type(layer.layout), kind, layer.layout.bits, layer.layout.group, layer.in_features, scales, is_ordered
+    zeros = layer.layout.zeros(layer.stored, 0, 1).dtype if kind is CodeType.integers else None
+    sizes = layer.layout.bits, layer.layout.group, layer.in_features
+    key = type(layer.layout), kind, *sizes, scales, zeros, is_ordered
     if key not in _tried:
         _tried[key] = next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), "")
     return _tried[key]

@@ -107,6 +107,7 @@ class QuantizedLayers:
             it = blocks.Blocks.of(layer, self._kernels)
         else:
             it = groups.Groups.of(layer, self._kernels)
+            groups.hold_panels(layer, it)
         own, formats, prepared = layer.forward, it.formats, getattr(layer, "prepared", None)
         if prepared is None:
             self.matrices[layer] = it

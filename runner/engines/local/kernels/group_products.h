@@ -2,10 +2,10 @@
    unpacked. block_products.h multiplies them. */
 
 #ifdef HAS_AVX512_BF16
-INLINE __m512 NAME(numbers_of_codes)(const int type, const uint8_t *codes, const int32_t *zero_point, __m512 table) {
+INLINE __m512 NAME(numbers_of_codes)(const int type, const uint8_t *codes, const float *zero_point, __m512 table) {
   const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
   if (type == TABLE) return _mm512_permutexvar_ps(code, table);
-  if (type == INTEGERS) return _mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_loadu_si512(zero_point)));
+  if (type == INTEGERS) return _mm512_sub_ps(_mm512_cvtepi32_ps(code), _mm512_loadu_ps(zero_point));
   const __m256i wide = _mm512_cvtepi32_epi16(code); /* as half_of_e4m3 */
   const __m256i half = _mm256_or_si256(_mm256_and_si256(_mm256_slli_epi16(wide, 8), _mm256_set1_epi16((short)0x8000)),
                                        _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(0x3f80)));
@@ -38,7 +38,7 @@ INLINE void NAME(store_codes)(const int type, const group_numbers *const of[8], 
         const int code = codes[i + j][o];
         const float number = type == TABLE  ? table[code]
                              : type == E4M3 ? from_half(half_of_e4m3(code)) * 256
-                                            : (float)(code - of[i + j]->zero_point[o]);
+                                            : (float)code - of[i + j]->zero_point[o];
         to[o * PACK + j] = NAME(from_float)(number * of[i + j]->scale[o]);
       }
 #endif

@@ -1,23 +1,27 @@
 /* Matrices whose weights are integers of 2 to 8 bits with a scale for each group of inputs (groups.py puts them so). A
-   panel has the scales of its PANEL outputs, group by group; their zero points, a byte each, unless all are the same; then
-   the codes: of eight inputs first the lower bits, of which a byte holds as many neighbouring inputs of one output as
-   fit, then the upper ones. A weight is (code - zero point) * scale; where codes are not integers, it is the number that
+   panel has the scales of its PANEL outputs, group by group; their zero points, a byte each or numbers like the scales,
+   unless all are the same; then the codes: of eight inputs first the lower bits, of which a byte holds as many
+   neighbouring inputs of one output as fit, then the upper ones. A weight is (code - zero point) * scale; where codes are not integers, it is the number that
    the code stands for, times the scale. */
 
 enum { SCALE_F32, SCALE_F16, SCALE_BF16 }; /* as in groups.py */
 enum { INTEGERS, TABLE, E4M3 };            /* as in shared_numbers.py; TABLE: 16 values; E4M3: float8, without NaN */
+enum { ZEROS_IN_BYTES = -1, ZEROS_LIKE_SCALES = -2 }; /* in place of a zero point that all groups share */
 
 /* What the weights of a group have in common, for the outputs of a panel */
 typedef struct {
-  float scale[PANEL];
-  int32_t zero_point[PANEL];
+  float scale[PANEL], zero_point[PANEL];
 } group_numbers;
 
 INLINE int64_t scale_size(const matrix *m) { return m->scale_type == SCALE_F32 ? 4 : 2; }
 
+INLINE int64_t zero_point_size(const matrix *m) {
+  return m->zero_point >= 0 ? 0 : m->zero_point == ZEROS_IN_BYTES ? 1 : scale_size(m);
+}
+
 /* Bytes of scales and zero points of one output, and of all that belongs to it */
 INLINE int64_t group_number_bytes(const matrix *m, int64_t inputs) {
-  return ceil_div(inputs, m->block) * (scale_size(m) + (m->zero_point < 0));
+  return ceil_div(inputs, m->block) * (scale_size(m) + zero_point_size(m));
 }
 
 INLINE int64_t grouped_bytes(const matrix *m, int64_t inputs) {
@@ -27,33 +31,37 @@ INLINE int64_t grouped_bytes(const matrix *m, int64_t inputs) {
 /* Whether a matrix in groups can be multiplied; groups that are not whole eights need the group of each input */
 INLINE int has_readable_groups(const matrix *m, int64_t inputs) {
   const int are_bits = m->bits == 2 || m->bits == 3 || m->bits == 4 || m->bits == 5 || m->bits == 6 || m->bits == 8;
-  return are_bits && m->scale_type >= SCALE_F32 && m->scale_type <= SCALE_BF16 && m->zero_point >= -1 &&
+  return are_bits && m->scale_type >= SCALE_F32 && m->scale_type <= SCALE_BF16 && m->zero_point >= ZEROS_LIKE_SCALES &&
          m->zero_point < 256 && m->code_type >= INTEGERS && m->code_type <= E4M3 &&
          (m->code_type != TABLE || (m->bits == 4 && m->scale)) && (m->code_type != E4M3 || m->bits == 8) &&
          m->block > 0 && inputs % 8 == 0 && (m->constants || m->block % 8 == 0);
 }
 
-INLINE group_numbers numbers_of_group(const matrix *m, const uint8_t *panel, int64_t groups, int64_t group) {
-  const uint8_t *scales = panel + group * PANEL * scale_size(m);
-  const uint8_t *zero_points = panel + groups * PANEL * scale_size(m) + group * PANEL;
-  group_numbers g;
+INLINE void read_scales(const matrix *m, const uint8_t *at, float to[PANEL]) {
   uint16_t halves[PANEL];
-  if (m->scale_type == SCALE_F32) memcpy(g.scale, scales, sizeof g.scale);
-  else memcpy(halves, scales, sizeof halves);
+  if (m->scale_type == SCALE_F32) memcpy(to, at, PANEL * sizeof *to);
+  else memcpy(halves, at, sizeof halves);
   if (m->scale_type == SCALE_F16)
 #pragma omp simd
-    for (int o = 0; o < PANEL; o++) g.scale[o] = from_half(halves[o]);
+    for (int o = 0; o < PANEL; o++) to[o] = from_half(halves[o]);
   if (m->scale_type == SCALE_BF16)
 #pragma omp simd
     for (int o = 0; o < PANEL; o++) {
       union { uint32_t i; float f; } u = {(uint32_t)halves[o] << 16};
-      g.scale[o] = u.f;
+      to[o] = u.f;
     }
-  if (m->zero_point < 0)
+}
+
+INLINE group_numbers numbers_of_group(const matrix *m, const uint8_t *panel, int64_t groups, int64_t group) {
+  const uint8_t *zero_points = panel + (groups * scale_size(m) + group * zero_point_size(m)) * PANEL;
+  group_numbers g;
+  read_scales(m, panel + group * PANEL * scale_size(m), g.scale);
+  if (m->zero_point == ZEROS_LIKE_SCALES) read_scales(m, zero_points, g.zero_point);
+  else if (m->zero_point == ZEROS_IN_BYTES)
 #pragma omp simd
     for (int o = 0; o < PANEL; o++) g.zero_point[o] = zero_points[o];
   else
-    for (int o = 0; o < PANEL; o++) g.zero_point[o] = (int32_t)m->zero_point;
+    for (int o = 0; o < PANEL; o++) g.zero_point[o] = (float)m->zero_point;
   return g;
 }
 

@@ -39,8 +39,8 @@ typedef struct {
   /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h);
      ROW_INT8, INT8_DYNAMIC, INT8_STORED: 0, or sums, which are exact, are made by tiles from so many rows on */
   int64_t tile_rows;
-  /* GROUPS: bits of a code; the format of scales, and what codes are (see groups.h); the zero point of all, or -1: each
-     group has its own. INT8_STORED: the byte of a row that stands for 0, where all rows have one scale */
+  /* GROUPS: bits of a code; the format of scales, and what codes are (see groups.h); the zero point of all, or below 0:
+     each group has its own. INT8_STORED: the byte of a row that stands for 0, where all rows have one scale */
   int64_t bits, scale_type, zero_point, code_type;
 } matrix;
 
