@@ -51,6 +51,7 @@ class FileRow:
     rows: dict[Kind, TableRow]
     is_reference: bool = False
     kl_rank: tuple[int, int] | None = None  # the best and the worst place that its KL may have among the others
+    closer_than: list[str] = field(default_factory=list)  # the ranked files whose KL is shown to be higher
     on_front: bool | None = None
     dominated_by: list[str] = field(default_factory=list)
 
@@ -123,7 +124,7 @@ def file_table(
     kls = {it.name: it.metric(KL, Kind.likelihood) for it in files}
     files.sort(key=lambda it: (not it.is_reference, kls[it.name] is None, kls[it.name] or 0.0, it.name))
     table = FileTable(files, tables, tolerance=tolerance, margin=(margins or {}).get("log_likelihood"))
-    _rank(table, reader)
+    rank_files(table, reader)
     return table
 
 
@@ -192,7 +193,7 @@ def _two_jobs(run: Run, other: Run, kind: Kind) -> str:
 # ---------------------------------------------------------------------------------------------- ranks and front
 
 
-def _rank(table: FileTable, reader: SampleReader) -> None:
+def rank_files(table: FileTable, reader: SampleReader) -> None:
     """Set the ranks of KL and the front; say why there is none."""
     files = [it for it in table.files if Kind.likelihood in it.rows and (it.is_reference or _kl(it) is not None)]
     if len(files) < 3:
@@ -212,6 +213,7 @@ def _rank(table: FileTable, reader: SampleReader) -> None:
         better = sum((other, place) in closer for other in ranked)
         worse = sum((place, other) in closer for other in ranked)
         files[place].kl_rank = 1 + better, len(ranked) - worse
+        files[place].closer_than = [files[other].name for other in ranked if (place, other) in closer]
     as_close = closer_pairs(kls, sizes, table.margin) if table.margin is not None else set()
     _mark_front(table, files, closer, as_close)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 from runner.compare.columns import Column, accuracy_of, measured
@@ -21,9 +22,9 @@ MARKS = {None: ABSENT, True: "front", False: "dominated"}
 AGREES = "top_1_agreement"
 LEGEND = (
     "A line is a model file: its jobs are joined by the SHA-256 of its content. KL and Δ are to the reference, on "
-    "the same texts, with 95 % intervals. KL rank: the places that a file may have among the others; where ranks "
-    "overlap, no test tells the files apart (two-sided, paired on the texts, Holm over all pairs of files). front: no "
-    "other file with no more bytes and memory is shown to have a lower KL"
+    "the same texts, with 95 % intervals. KL rank: the places that a file may have among the others, after those that "
+    "a test shows to be closer and before those shown to be farther (two-sided, paired on the texts, Holm over all pairs "
+    "of files). front: no other file with no more bytes and memory is shown to have a lower KL"
 )
 NO_SPEED = (
     "The front does not count speed: one job of each file does not show how far speeds differ by themselves. To count "
@@ -65,8 +66,8 @@ def file_sentences(table: FileTable) -> list[str]:
     if table.why_no_ranks:
         lines.append(f"KL is not ranked, and there is no front: {table.why_no_ranks}")
     lines += _front_sentences(table)
-    if ties := _ties(table):
-        lines.append(f"KL does not tell apart: {'; '.join(ties)}")
+    if ties := tied_groups(table):
+        lines.append(f"KL does not tell apart: {'; '.join(few(group, 12) for group in ties)}")
     notes = [
         f"{it.name}: {kind} not compared, {row.note}" for it in table.files for kind, row in it.rows.items() if row.note
     ]
@@ -106,6 +107,7 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
             "comparison": _record(it, Kind.accuracy, "comparison"),
             "shift": _record(it, Kind.likelihood, "shift"),
             "kl_rank": None if it.kl_rank is None else [*it.kl_rank],
+            "closer_than": it.closer_than,
             "on_front": it.on_front,
             "dominated_by": it.dominated_by,
         }
@@ -135,18 +137,20 @@ def _front_sentences(table: FileTable) -> list[str]:
     return lines + ([f"dominated: {'; '.join(beaten)}"] if beaten else [])
 
 
-def _ties(table: FileTable) -> list[str]:
-    """Return the groups of neighbours whose ranks overlap, each from its first to its last file."""
-    ranked = sorted(
-        (it for it in table.files if it.kl_rank), key=lambda it: (it.kl_rank or (0, 0), it.metric(KL, Kind.likelihood))
-    )
-    groups: list[list[FileRow]] = []
-    last = 0
-    for it in ranked:
-        low, high = it.kl_rank or (0, 0)
-        groups[-1].append(it) if groups and low <= last else groups.append([it])
-        last = max(last, high)
-    return [f"{few([it.name for it in group], 12)}" for group in groups if len(group) > 1]
+def tied_groups(table: FileTable) -> list[list[str]]:
+    """Return groups of ranked files of which no test tells any two apart; each pair of such files is in one of them."""
+    ranked = sorted((it for it in table.files if it.kl_rank), key=lambda it: it.metric(KL, Kind.likelihood) or 0.0)
+    told_apart = {frozenset((it.name, other)) for it in ranked for other in it.closer_than}
+    names, groups = [it.name for it in ranked], list[list[str]]()
+    for pair in combinations(names, 2):
+        if frozenset(pair) in told_apart or any({*pair} <= {*group} for group in groups):
+            continue
+        group = [*pair]
+        for name in names:
+            if name not in group and not any(frozenset((name, other)) in told_apart for other in group):
+                group.append(name)
+        groups.append(sorted(group, key=names.index))
+    return groups
 
 
 def _rank(it: FileRow) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from runner.compare.data import Run, Texts, TextScore
 from runner.compare.files import FileTable, Kind, closer_pairs, file_table
-from runner.compare.files_table import file_columns, file_legend, file_records, file_sentences
+from runner.compare.files_table import file_columns, file_legend, file_records, file_sentences, tied_groups
 from runner.core.errors import ConfigError
 from runner.core.result import Likelihood
 from runner.scorers.likelihoods import figures
@@ -105,8 +105,30 @@ def test_ranks_overlap_where_no_test_tells_files_apart(files: Files) -> None:
     tied = next(line for line in said if line.startswith("KL does not tell apart"))
     assert tied.count("q4") == 2
     assert "bad" not in tied
+    assert {*table.files[1].closer_than} == {"q4.gguf", "q4_other.gguf", "bad.gguf"}
     assert "dominated: bad.gguf by q8.gguf, q4.gguf, q4_other.gguf" in said
     assert "on the front of bytes, memory and KL: full.gguf, q8.gguf, q4.gguf, q4_other.gguf" in said
+
+
+def test_files_that_a_test_has_told_apart_are_in_no_group_together() -> None:
+    made = Files()
+    made.add("/m/full.gguf", "00", None, 100)
+    low, high = kl_of(0.01, 1), kl_of(0.0112, 2)
+    made.add("/m/low.gguf", "11", low, 50)
+    made.add(
+        "/m/between.gguf",
+        "22",
+        [sum(pair) / 2 + (-1) ** at * 0.3 for at, pair in enumerate(zip(low, high, strict=True))],
+        50,
+    )
+    made.add("/m/high.gguf", "33", high, 50)
+    table = made.table()
+    ranks = {it.name: it.kl_rank for it in table.files if it.kl_rank}
+    assert ranks == {"low.gguf": (1, 2), "between.gguf": (1, 3), "high.gguf": (2, 3)}, "ranges of all overlap"
+    assert tied_groups(table) == [["low.gguf", "between.gguf"], ["between.gguf", "high.gguf"]]
+    said = next(line for line in file_sentences(table) if line.startswith("KL does not tell apart"))
+    assert said == "KL does not tell apart: low.gguf, between.gguf; between.gguf, high.gguf"
+    assert {it["file"]: it["closer_than"] for it in file_records(table)}["low.gguf"] == ["high.gguf"]
 
 
 def test_a_margin_lets_a_smaller_file_dominate_and_a_tolerance_counts_speed(files: Files) -> None:

@@ -1,0 +1,248 @@
+"""Are the ranks of KL that `runner-compare --files` prints true? `python bench/files_null.py [--draws 400] [--seed 0]`.
+
+Model files score the same texts of unequal length. The KL of a file over a text is its tokens times the file's true KL a
+token, times a part that all files share (texts that are hard for each of them) and a part of its own, both of mean 1. The
+own part is *even* (lognormal, sigma 0.5), *peaked* (sigma 1.5: a few texts hold most of the KL), *mixed* (even for half
+of the files, peaked for the others, so that differences are skewed), or shared by four texts that are a *family*. The
+table is the product's own, from the KL of each text to the ranks, the front and the sentences.
+
+First, files of equal KL and size: a rank that is not that of all, or a file that is dominated, is wrong. Then files with
+known differences: a line of the table is wrong if its range of ranks lacks a true place of the file, a front if it calls
+a file dominated that is not, and a sentence if it says that KL does not tell two files apart that a test has told apart.
+With --margin a file may be dominated by a smaller one whose KL is higher by less than the margin; here it is higher by
+exactly the margin, so that each such claim is wrong. The control is the order of the estimates, without any test. Rates
+are of tables, with their 95 % intervals (Wilson). The exit code is 1 if a wrong rate is above 5 %, beyond noise, or a
+sentence contradicts its tests, or the control is not wrong often.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import fast_flips
+import numpy as np
+from compare_null import Rate
+
+from runner.compare.data import Run, TableRow, Texts, TextScore
+from runner.compare.files import KL, FileRow, FileTable, Kind, rank_files
+from runner.compare.files_table import tied_groups
+from runner.compare.runs import SampleReader
+from runner.core.result import Likelihood
+from runner.core.stats import ALPHA
+
+EVEN, PEAKED = 0.5, 1.5  # sigma of a lognormal part
+SHARED = 0.5  # sigma of the part that all files share
+FAMILY = 4  # texts
+LEAST = 0.001  # nats a token
+SIZE_MIB = 50.0
+CONTROL = 0.5  # of the tables in which an order without a test must be wrong
+
+Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is true of the files of a table."""
+
+    words: str
+    kls: tuple[float, ...]  # nats a token
+    texts: int
+    kind: str
+    margin: float | None = None
+    sizes: tuple[float, ...] = ()  # MiB; empty: all equal
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """The first and the last place that each file may have by the truth: equal files share theirs."""
+        return [
+            (1 + sum(other < kl for other in self.kls), len(self.kls) - sum(other > kl for other in self.kls))
+            for kl in self.kls
+        ]
+
+
+FIVE = (2.5e-5, 4.8e-4, 4.8e-4, 1.4e-3, 5e-3)  # as five files of the embedded model
+
+
+def steps(count: int, factor: float, equal: int = 1) -> tuple[float, ...]:
+    """Return KLs of which each is larger by a factor than the one before, several times each."""
+    return tuple(LEAST * factor ** (number // equal) for number in range(count))
+
+
+EQUAL = [
+    Line("5 equal files", (LEAST,) * 5, 50, "even"),
+    Line("5 equal files", (LEAST,) * 5, 50, "mixed"),
+    Line("5 equal files", (LEAST,) * 5, 200, "even"),
+    Line("5 equal files", (LEAST,) * 5, 200, "peaked"),
+    Line("5 equal files", (LEAST,) * 5, 200, "mixed"),
+    Line("5 equal files", (LEAST,) * 5, 200, "families"),
+    Line("10 equal files", (LEAST,) * 10, 200, "mixed"),
+]
+DIFFERENT = [
+    Line("2.5e-5, 2 × 4.8e-4, 1.4e-3, 5e-3", FIVE, 200, "even"),
+    Line("2.5e-5, 2 × 4.8e-4, 1.4e-3, 5e-3", FIVE, 200, "mixed"),
+    Line("7 files, each 10 % more", steps(7, 1.1), 200, "even"),
+    Line("7 files, each 10 % more", steps(7, 1.1), 200, "mixed"),
+    Line("7 files, each 30 % more", steps(7, 1.3), 200, "mixed"),
+    Line("12 files, two of each, 25 % more", steps(12, 1.25, 2), 200, "even"),
+]
+MARGIN = [
+    Line("3 files, --margin 0.001nats", (0.001, 0.002, 0.003), 200, kind, 0.001, (50.0, 40.0, 30.0))
+    for kind in ("even", "mixed")
+]
+
+
+@dataclass
+class Outcome:
+    """What one table said."""
+
+    is_wrong_rank: bool  # a range of ranks lacks a true place
+    is_wrong_front: bool  # a file is called dominated and is not
+    is_wrong_tie: bool  # a sentence does not tell apart what a test has told apart
+    is_untested: bool  # ranges do not overlap though no test has told the files apart
+    is_wrong_order: bool  # the control: an order of the estimates that is not the true one
+    told_apart: int  # pairs of truly different files that ranges or tests tell apart
+    width: float  # places in a range, on average
+
+
+class Drawn(SampleReader):
+    """Texts that were drawn and lie in no file."""
+
+    def __init__(self) -> None:
+        self.drawn: dict[str, Texts] = {}
+
+    def texts(self, run: Run) -> Texts:
+        """Return a file's likelihoods of the texts."""
+        return self.drawn[run.run_id]
+
+
+def draw(generator: np.random.Generator, line: Line) -> tuple[Numbers, Numbers, list[str | None]]:
+    """Return the KL of each file over each text [files, texts], the tokens, and the family of each text."""
+    count, texts = len(line.kls), line.texts
+    tokens = np.clip(generator.lognormal(4.2, 0.5, texts), 5, 500).round()
+    in_families = line.kind == "families"
+    drawn = texts // FAMILY if in_families else texts
+    sigmas = np.array({"peaked": [PEAKED], "mixed": [EVEN, PEAKED]}.get(line.kind, [EVEN]) * count)[:count, None]
+    own = np.exp(sigmas * generator.standard_normal((count, drawn)) - sigmas**2 / 2)
+    shared = np.exp(SHARED * generator.standard_normal(drawn) - SHARED**2 / 2)
+    parts = np.repeat(own * shared, FAMILY, axis=1) if in_families else own * shared
+    families = [f"family {at // FAMILY}" if in_families else None for at in range(texts)]
+    return np.array(line.kls)[:, None] * parts * tokens, tokens, families
+
+
+def table_of(
+    kls: Numbers, tokens: Numbers, families: Sequence[str | None], sizes: Sequence[float], margin: float | None
+) -> FileTable:
+    """Return the product's table of files with these KLs, after a reference."""
+    reader, rows, counts = Drawn(), [], tokens.astype(int).tolist()
+    for place, nats in enumerate([np.zeros(len(tokens)), *kls]):
+        name, is_reference = f"file-{place - 1}", place == 0
+        size = 4 * SIZE_MIB if is_reference else sizes[place - 1]
+        metrics = {"file_mib": size, "model_mib": size} | (
+            {} if is_reference else {KL: float(nats.sum() / sum(counts))}
+        )
+        run = Run(name, name, "likelihood", "1", "", {}, metrics)
+        rows.append(FileRow(name, {Kind.likelihood: TableRow(run, {})}, is_reference))
+        reader.drawn[name] = {
+            at: TextScore(("question", "gold"), "prompt", (), likelihood_of(at, count, kl, is_reference), family)
+            for at, (count, kl, family) in enumerate(zip(counts, nats.tolist(), families, strict=True))
+        }
+    table = FileTable(rows, {}, margin=margin)
+    rank_files(table, reader)
+    return table
+
+
+def likelihood_of(at: int, tokens: int, kl: float, is_reference: bool) -> Likelihood:
+    """Return the likelihood of a text with such a KL."""
+    return Likelihood(at, -0.1 * tokens, tokens, tokens, tokens, tokens, kl_nats=None if is_reference else kl)
+
+
+def outcome_of(generator: np.random.Generator, line: Line) -> Outcome:
+    """Draw a table, and judge what it says by what is true."""
+    kls, tokens, families = draw(generator, line)
+    sizes = line.sizes or (SIZE_MIB,) * len(line.kls)
+    table = table_of(kls, tokens, families, sizes, line.margin)
+    files = sorted((it for it in table.files if not it.is_reference), key=lambda it: int(it.name.removeprefix("file-")))
+    ranks = [it.kl_rank or (0, 0) for it in files]
+    truth, margin = line.kls, line.margin or 0.0
+    wrong_front = [
+        truth[int(by.removeprefix("file-"))] - margin * (sizes[int(by.removeprefix("file-"))] < sizes[place]) >= kl
+        for place, kl in enumerate(truth)
+        for by in files[place].dominated_by
+        if by != "file--1"
+    ]
+    told = {
+        (one, other)
+        for one, other in combinations(range(len(files)), 2)
+        if files[other].name in files[one].closer_than or files[one].name in files[other].closer_than
+    }
+    tied = {
+        tuple(sorted(int(it.removeprefix("file-")) for it in pair))
+        for group in tied_groups(table)
+        for pair in combinations(group, 2)
+    }
+    separate = {
+        (one, other)
+        for one, other in combinations(range(len(files)), 2)
+        if ranks[one][1] < ranks[other][0] or ranks[other][1] < ranks[one][0]
+    }
+    pairs = {*combinations(range(len(files)), 2)}
+    estimates = kls.sum(axis=1)
+    return Outcome(
+        any(low > true_low or high < true_high
+            for (low, high), (true_low, true_high) in zip(ranks, line.places, strict=True)),
+        any(wrong_front),
+        bool(tied & told) or (tied | told) != pairs,
+        not separate <= told,
+        len({*truth}) < len(truth) or bool((np.argsort(estimates) != np.argsort(truth)).any()),
+        sum(truth[one] != truth[other] for one, other in told),
+        sum(high - low + 1 for low, high in ranks) / len(ranks),
+    )  # fmt: skip
+
+
+def rates(generator: np.random.Generator, line: Line, draws: int) -> tuple[dict[str, Rate], float, float]:
+    """Return how often a table is wrong in each way, the share of different pairs told apart, and the width of a range."""
+    outcomes = [outcome_of(generator, line) for _ in range(draws)]
+    counted = {
+        "rank": [it.is_wrong_rank for it in outcomes],
+        "front": [it.is_wrong_front for it in outcomes],
+        "sentence": [it.is_wrong_tie or it.is_untested for it in outcomes],
+        "control": [it.is_wrong_order for it in outcomes],
+    }
+    different = sum(one != other for one, other in combinations(line.kls, 2))
+    power = sum(it.told_apart for it in outcomes) / (draws * different) if different else 0.0
+    width = sum(it.width for it in outcomes) / draws
+    return {name: Rate(sum(column), draws) for name, column in counted.items()}, power, width
+
+
+def main() -> int:
+    """Simulate and print; 1 if wrong ranks or fronts are too frequent, or the control is not wrong often."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    fast_flips.use()
+    generator, started, failed = np.random.default_rng(options.seed), time.perf_counter(), 0
+    print(f"python bench/files_null.py --draws {options.draws} --seed {options.seed}")
+    print("\nof the tables")
+    head = f"{'true KL':34} {'texts':>5}  {'own part':8} {'a rank is wrong':>22} {'the front is wrong':>22}"
+    print(f"{head} {'a sentence contradicts':>22} {'by estimates, wrong':>22} {'told apart':>10} {'places':>6}")
+    for line in (*EQUAL, *DIFFERENT, *MARGIN):
+        draws = options.draws if line in EQUAL else -(-options.draws // 4)
+        found, power, width = rates(generator, line, draws)
+        columns = " ".join(f"{found[name]!s:>22}" for name in ("rank", "front", "sentence", "control"))
+        shown = f"{power:10.0%}" if len({*line.kls}) > 1 else f"{'':10}"
+        print(f"{line.words:34} {line.texts:5}  {line.kind:8} {columns} {shown} {width:6.1f}", flush=True)
+        failed += any(found[name].low > ALPHA for name in ("rank", "front")) or found["sentence"].times > 0
+        failed += len({*line.kls}) < len(line.kls) and found["control"].low < CONTROL
+    print(f"\nlines that are wrong: {failed} of {len((*EQUAL, *DIFFERENT, *MARGIN))}; "
+          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
