@@ -1,10 +1,10 @@
 """Are quantized layers as fast as bfloat16? `python bench/quantized_speed.py [--rounds 5]`.
 
 A 135M Llama shape with random weights prefills and decodes in our engine, unquantized and quantized, by our kernels and
-by the library's own functions (`own`). `W8A8` and `W8A16` are checkpoints of int8 (int8_of.py). All are loaded into one
-process and alternate, round by round and batch by batch, so that other work on the machine affects all of them; the
-last table counts processor time, which other work changes least. At the end: the distance of our kernels' logits from
-the library's, or from torch's way where the runner reads a checkpoint itself.
+by the library's own functions (`own`). `W8A8`, `gptq`, `fp8` and others are checkpoints (stored_of.py). All are loaded
+into one process and alternate, round by round and batch by batch, so that other work on the machine affects all of
+them; the last table counts processor time, which other work changes least. At the end: the distance of our kernels'
+logits from the library's, or from torch's way where the runner reads a checkpoint itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 from engines import complete_random, greedy_engine, head_line, markdown, model_folder, speeds_by_turns, spread
-from int8_of import ROWS as STORED
-from int8_of import checkpoint_of
+from stored_of import FORMATS, checkpoint_of
 
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
@@ -69,9 +68,9 @@ def main() -> None:
 def engine_of(folder: str, line: str, new_tokens: int) -> LocalEngine:
     """Return the engine of a line, loaded."""
     choice = line.removesuffix(OWN)
-    name = str(checkpoint_of(Path(folder), choice)) if choice in STORED else folder
+    name = str(checkpoint_of(Path(folder), choice)) if choice in FORMATS else folder
     model = LocalModelConfig(name=name, device="cpu", dtype=Dtype.bfloat16)
-    engine = greedy_engine(model, CHOICES["int_quantized" if choice in STORED else choice](), new_tokens)
+    engine = greedy_engine(model, CHOICES[FORMATS[choice].choice if choice in FORMATS else choice](), new_tokens)
     engine.load()
     return engine
 

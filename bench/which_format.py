@@ -1,12 +1,12 @@
 """Which format for what? `python bench/which_format.py [--models random,random1b] [--choices int8,nf4]`.
 
 Every choice of `quantization` that this installation has, one line each: those that quantize a plain checkpoint, and
-`gguf` with files that this script writes. Choices for stored checkpoints are listed with the reason why they are left
-out. Memory and seconds to load are those of a process of its own for each line; a line that cannot load says why.
-Speeds are by turns with `none`: all lines of a group are in one process, round by round and batch by batch, on random
-weights in the shapes of models with 135 million (`random`) and a billion parameters (`random1b`). Random weights say
-nothing about quality, so KL and Δ log-likelihood are the embedded model's, by the product's own commands
-(bench/quantization_table.py). The lines `none` and `none again` are the control.
+those for files and checkpoints that are quantized already, which this script writes once (stored_of.py). Memory and
+seconds to load are those of a process of its own for each line; a line that cannot load says why. Speeds are by turns
+with `none`: all lines of a group are in one process, round by round and batch by batch, on random weights in the shapes
+of models with 135 million (`random`) and a billion parameters (`random1b`). Random weights say nothing about quality,
+so KL and Δ log-likelihood are the embedded model's, by the product's own commands (bench/quantization_table.py). The
+lines `none` and `none again` are the control.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from engines import Speeds, complete_random, head_line, markdown, model_folder, speeds_by_turns, spread
 from quantization_table import BASELINE, CONTROL, Line, control, engine_of, likelihoods, with_interval
+from stored_of import FORMATS, checkpoint_of
 
 from runner.checkpoints import random_weights
 from runner.config.model import LocalModelConfig
@@ -37,7 +38,7 @@ from tools import embedded_gguf
 
 BILLION = LocalModelConfig(name="meta-llama/Llama-3.2-1B", shape="llama32_1b", random_weights=True)
 BLOCKS = ("Q8_0", "Q4_0")  # types of the files, of those that the gguf package can write
-STORED = "loads checkpoints that its library has stored; experiments/which_file measures yours"
+NO_TERNARY = "bitnet: a model that was trained otherwise is none after its weights are rounded to -1, 0 and 1"
 WARM_TOKENS = 4
 
 
@@ -70,30 +71,28 @@ def main() -> None:
         lines = dict(lines_of([name for name in wanted if name not in left_out], folder))
         timed(model, folder, lines, rows, options)
     if options.texts:
-        lines = dict(lines_of([name for name in wanted if name not in left_out], MODEL_DIR))
+        lines = dict(lines_of([name for name in wanted if name not in {*left_out, "bitnet"}], MODEL_DIR))
         scored = likelihoods(lines, "embedded", options.texts)
         print(f"\n### KL and log-likelihood of the embedded model, {options.texts} worked answers\n")
         print(markdown(["", "Δ log-likelihood, nats a token", "KL, nats a token", "the same first choice"],
                        [[name, *quality(name, scored[name])] for name in lines]))  # fmt: skip
         print(f"\n{control(scored)}")
+        print(f"Without {NO_TERNARY}" if "bitnet" in wanted else "")
     for name, why in left_out.items():
         print(f"- left out: {name}: {why}")
 
 
 def why_not(name: str) -> str:
     """Say why a choice is left out; empty if it is measured."""
-    choice = CHOICES[name]
-    if choice.source is CheckpointSource.quantized:
-        return STORED
     try:
-        choice().require_packages()
+        CHOICES[name]().require_packages()
     except ConfigError as error:
         return str(error)
     return ""
 
 
 def lines_of(names: Sequence[str], folder: Path) -> Iterator[tuple[str, Line]]:
-    """Yield the lines of a model's table; the files of `gguf` are written beside its weights, once."""
+    """Yield the lines of a model's table; files and stored checkpoints are written at first use."""
     yield BASELINE, Line("none")
     yield CONTROL, Line("none", dtype="bfloat16")
     for name in names:
@@ -105,6 +104,9 @@ def lines_of(names: Sequence[str], folder: Path) -> Iterator[tuple[str, Line]]:
                 if not file.is_file():
                     embedded_gguf.write(file.with_suffix(".partial"), kind, folder).rename(file)
                 yield f"{name} {kind}", Line(name, file=str(file), dtype="bfloat16")
+        elif CHOICES[name].source is CheckpointSource.quantized:
+            for kind in [kind for kind, one in FORMATS.items() if one.choice == name]:
+                yield kind, Line(name, file=str(checkpoint_of(folder, kind)), dtype="bfloat16")
         elif name != BASELINE:
             yield name, Line(name)
 

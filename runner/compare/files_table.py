@@ -23,8 +23,8 @@ AGREES = "top_1_agreement"
 LEGEND = (
     "A line is a model file: its jobs are joined by the SHA-256 of its content. KL and Δ are to the reference, on "
     "the same texts, with 95 % intervals. KL rank: the places that a file may have among the others, after those that "
-    "a test shows to be closer and before those shown to be farther (two-sided, paired on the texts, Holm over all pairs "
-    "of files). front: no other file with no more bytes and memory is shown to have a lower KL"
+    "a test shows to be closer and before those shown to be farther (two-sided, paired on the texts, Holm over all "
+    "pairs of files). front: no other file with no more bytes and memory is shown to have a lower KL"
 )
 NO_SPEED = (
     "The front does not count speed: one job of each file does not show how far speeds differ by themselves. To count "

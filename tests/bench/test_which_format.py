@@ -16,9 +16,8 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-def test_each_choice_is_measured_or_left_out_with_a_reason() -> None:
-    stored = [name for name, choice in CHOICES.items() if choice.source is CheckpointSource.quantized]
-    command = [sys.executable, str(BENCH / "which_format.py"), "--choices", ",".join(["nf4", *stored])]
+def test_each_choice_has_a_line() -> None:
+    command = [sys.executable, str(BENCH / "which_format.py"), "--choices", "nf4,gptq,bitnet,fp8"]
     command += [
         "--models",
         "embedded",
@@ -38,12 +37,23 @@ def test_each_choice_is_measured_or_left_out_with_a_reason() -> None:
     lines = done.stdout.splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     costs = {row[0]: row[1:] for row in rows if len(row) > 6}
-    assert list(costs)[2:] == ["none", "none again", "nf4"], costs
+    assert list(costs)[2:] == ["none", "none again", "nf4", "gptq", "bitnet", "fp8"], costs
     assert costs["nf4"][0] == costs["none"][0], "the same file"
-    assert float(costs["nf4"][1]) < float(costs["none"][1])
-    assert len(costs["nf4"]) == 8
-    for name in stored:
-        assert any(line.startswith(f"- left out: {name}: ") for line in lines)
+    assert float(costs["gptq"][0]) < float(costs["none"][0])
+    for name in ("nf4", "gptq", "bitnet", "fp8"):
+        assert float(costs[name][1]) < float(costs["none"][1])
+        assert len(costs[name]) == 8
     kls = {row[0]: row[2] for row in rows if len(row) == 4}
     assert kls["none again"] == "0 [0, 0]"
-    assert float(kls["nf4"].split()[0]) > 0
+    for name in ("nf4", "gptq", "fp8"):
+        assert float(kls[name].split()[0]) > 0
+    assert "bitnet" not in kls
+    assert any(line.startswith("Without bitnet: ") for line in lines)
+
+
+def test_every_choice_for_stored_checkpoints_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
+    from stored_of import FORMATS
+
+    stored = {name for name, choice in CHOICES.items() if choice.source is CheckpointSource.quantized}
+    assert {one.choice for one in FORMATS.values()} == stored
