@@ -23,6 +23,7 @@ from runner.engines.local.compat_probe import Incompatible, gives_same_logits_to
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.forward import Forward
 from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import kernels_for
 
 Make = Callable[..., LocalEngine]
 DIM = 64  # of the test models' heads
@@ -53,20 +54,25 @@ def scores(engine: LocalEngine, asked: list[Request], rows: int | None = None) -
 def test_an_answer_does_not_depend_on_the_rows_beside_it(
     engine_of: Make, family: str, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In bfloat16 without shared prefixes: they change the order of sums, whatever the format of the cache."""
+    """In bfloat16 without shared prefixes: they change the order of sums, whatever the format of the cache.
+
+    SDPA (RUNNER_ATTENTION=sdpa) has an order that depends on the longest row, too, so there an answer may tip over.
+    """
     if dtype is Dtype.bfloat16:
         monkeypatch.setattr(prefix_tree, "MIN_TOKENS", 10**9)
     engine = engine_of(family, dtype)
     expected = alone(engine)
     assert len({tuple(tokens) for tokens in expected.values()}) >= len(PROMPTS) - 2, "answers differ with the prompt"
+    heads = engine.heads(engine.loaded)
+    assert heads is not None
+    most = 2 if heads.by_sdpa and dtype is Dtype.bfloat16 else 0
     for rows in (None, 5, 2):
-        assert complete(engine, requests(), rows) == expected
+        found = complete(engine, requests(), rows)
+        assert sum(found[number] != tokens for number, tokens in expected.items()) <= most
     assert (engine.stats.shared_tokens > 100) == (dtype is Dtype.float32), "rows shared prefixes"
     assert engine.stats.notes == []
-    if native.kernels() is not None:
+    if kernels_for(heads) is not None:
         assert engine.fused is not None, "a pass in a single call"
-        heads = engine.heads(engine.loaded)
-        assert heads is not None
         forward = Forward(engine.loaded.model, heads)
         forward.fused = engine.fused
         assert gives_same_logits_together(forward, 259), "so guessed tokens can be checked"
@@ -80,11 +86,17 @@ def test_log_probabilities_are_the_same_bits_beside_other_rows(
     engine = engine_of(dtype=dtype)
     asked = [Request(number, prompt, continuation=" " + PROMPTS[-number - 1]) for number, prompt in enumerate(PROMPTS)]
     together = scores(engine, asked)
-    assert together == {number: some for one in asked for number, some in scores(engine, [one]).items()}
+    single = {number: some for one in asked for number, some in scores(engine, [one]).items()}
+    heads = engine.heads(engine.loaded)
+    assert heads is not None
+    off = (
+        0.0 if not heads.by_sdpa else 0.01 if dtype is Dtype.float32 else 0.1
+    )  # a sum in another order may round to the next byte
+    assert single == {number: pytest.approx(some, rel=0, abs=off) for number, some in together.items()}
     plain = scores(engine_of(dtype=dtype, kv_cache=KvCache.as_model), asked)
     pairs = [pair for number in plain for pair in zip(together[number], plain[number], strict=True)]
-    off = [abs(one - other) for one, other in pairs]
-    assert 0 < sum(off) / len(off) < 0.1, "8 bits cost something, and little"
+    apart = [abs(one - other) for one, other in pairs]
+    assert 0 < sum(apart) / len(apart) < 0.1, "8 bits cost something, and little"
 
 
 @DTYPES

@@ -23,6 +23,7 @@ from runner.engines.local.attention import PassLayout
 from runner.engines.local.engine import LocalEngine, LocalSession
 from runner.engines.local.forward import Forward
 from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import kernels_for
 
 MOST = 64  # tokens of prompts in one pass
 NEW = 12
@@ -80,12 +81,13 @@ def alone(engine: LocalEngine, asked: list[Request]) -> dict[Any, Completion]:
 
 
 def test_one_long_request_leaves_the_rows_to_short_ones(
-    engine: LocalEngine, by_torch: bool, passes: list[int], monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The budget counts what each row needs: with all rows as long as the longest, only two would fit."""
     expected = alone(engine, [*SHORT, LONG, GIVEN])
     monkeypatch.setitem(pass_memory.PREFILL_TOKENS, "cpu", MOST)
-    monkeypatch.setattr(room, "room_tokens", lambda *_: 40_000 if by_torch else 1700)
+    # without kernels, as where RUNNER_ATTENTION=sdpa is set, every slot is as long as the longest
+    monkeypatch.setattr(room, "room_tokens", lambda heads, *_: 40_000 if kernels_for(heads) is None else 1700)
     engine.stats.peak_rows = 0
     passes.clear()
     done = {one.id: one for one in contract.complete(engine, [*SHORT, LONG, GIVEN])}

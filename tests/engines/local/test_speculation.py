@@ -18,6 +18,7 @@ from runner.core.dtypes import Dtype
 from runner.engines import contract
 from runner.engines.base import Completion, Delta, Request
 from runner.engines.local import speculation
+from runner.engines.local.device_attention import FORCED
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
 from runner.engines.local.speculation import MAX_ROWS, MIN_PLAIN_PASSES, PAUSE, TRIALS, Lookup, Speculation
@@ -38,6 +39,12 @@ MORE = {
     "penalty": [Request("penalty", PROMPTS[2], sampling=Sampling(repetition_penalty=1.3))],
     "sampled": [Request("sampled", PROMPTS[2], sampling=Sampling(temperature=0.8), n=2)],
 }
+
+
+@pytest.fixture(autouse=True)
+def by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernels attend, whatever is forced outside: only a pass of theirs checks what was guessed."""
+    monkeypatch.delenv(FORCED, raising=False)
 
 
 @pytest.fixture
