@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.advise.accuracies import recorded_accuracies
 from runner.advise.candidates import Candidate, Compose, UserLimits, candidate_settings, judge, smaller_models
+from runner.advise.closeness import recorded_closeness
 from runner.advise.machines import Machine
 from runner.advise.ranking import rank
 from runner.estimates.recorded import FinishedJobs
@@ -24,7 +25,7 @@ class Advice:
 
 
 def advise(
-    overrides: list[str],
+    wanted: list[list[str]],
     compose: Compose,
     limits: UserLimits,
     machine: Machine | None,
@@ -32,10 +33,12 @@ def advise(
     calibrate: bool,
     on_line: Callable[[str], None],
 ) -> Advice:
-    """Judge the candidates of a model, and those of smaller models if few meet the limits, and rank them."""
-    candidates = judge(
-        list(candidate_settings(overrides, compose, True)), limits, machine, output_dir, calibrate, on_line
-    )
+    """Judge the candidates of a model, and those of smaller models if few meet the limits, and rank them.
+
+    wanted: the overrides of the model, or those of each of several files.
+    """
+    asked = [it for overrides in wanted for it in candidate_settings(overrides, compose, True)]
+    candidates, overrides = judge(asked, limits, machine, output_dir, calibrate, on_line), wanted[0]
     if sum(not it.problem for it in candidates) < 2 and not any(word.startswith("model.name=") for word in overrides):
         for smaller in smaller_models(candidates[0]):
             others = [word for word in overrides if not word.startswith(("model=", "model.shape="))]
@@ -43,7 +46,8 @@ def advise(
             judged = judge(smaller_candidates, limits, machine, output_dir, calibrate, on_line)
             candidates += [it for it in judged if not it.problem][:1] or judged[-1:]  # one of each
     good = [it for it in candidates if not it.problem]
-    known = recorded_accuracies([it.config for it in good], FinishedJobs(output_dir))
+    finished = FinishedJobs(output_dir)
+    known = recorded_accuracies([it.config for it in good], finished)
     for candidate, accuracy in zip(good, known, strict=True):
-        candidate.accuracy = accuracy
+        candidate.accuracy, candidate.closeness = accuracy, recorded_closeness(candidate.config, finished)
     return Advice(rank(good)[:MAX_RECOMMENDED], [it for it in candidates if it.problem])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.advise.accuracies import RecordedAccuracy
+from runner.advise.closeness import RecordedCloseness
 from runner.advise.machines import Machine
 from runner.checkpoints.pass_memory import kv_number_bytes, most_rows, place_bytes
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
@@ -53,7 +54,9 @@ class Candidate:
     allowed_mib: float = 0.0
     fit: Fit | None = None
     time: Estimate | None = None
+    measured_mib: float | None = None  # the peak of a finished job
     accuracy: RecordedAccuracy | None = None
+    closeness: RecordedCloseness | None = None
     before_next: str = ""  # why it is ranked before the next one
     problem: str = ""  # why it is rejected
 
@@ -67,6 +70,11 @@ class Candidate:
     def memory_mib(self) -> float:
         """The peak memory of the process."""
         return self.fit.predicted.total_mib + PROCESS_MIB if self.fit else 0.0
+
+    @property
+    def name(self) -> str:
+        """The choice of the group `model`, or the name of a file or folder."""
+        return self.config.model.name if self.model == "auto" else self.model
 
     @property
     def quantization(self) -> str:
@@ -124,7 +132,9 @@ def judge(
     if machine is None:
         finished = FinishedJobs(output_dir)
         for number, (asked, resolved) in fitting.items():
-            candidates[number].time = _recorded_time(candidates[number], asked, resolved, finished)
+            for config in _as_recorded(candidates[number], asked, resolved):
+                candidates[number].time = candidates[number].time or finished.estimate(config)
+                candidates[number].measured_mib = candidates[number].measured_mib or finished.peak_mib(config)
         timed = {
             number: (candidates[number].config, resolved)
             for number, (_, resolved) in fitting.items()
@@ -169,17 +179,15 @@ def _set_batch_size(candidate: Candidate, resolved: Resolved, free_mib: dict[str
             return
 
 
-def _recorded_time(
-    candidate: Candidate, asked: RunnerConfig, resolved: Resolved, finished: FinishedJobs
-) -> Estimate | None:
-    """Return the time of similar jobs: of the same batch size, or of as many rows as fit where these are no more."""
-    recorded = finished.estimate(candidate.config)
+def _as_recorded(candidate: Candidate, asked: RunnerConfig, resolved: Resolved) -> list[RunnerConfig]:
+    """Return the configs whose jobs tell a candidate's figures: its own; that of as many rows as fit, if no more."""
     size = candidate.config.generation.batch_size
-    if recorded is not None or size is None or asked.generation.batch_size is not None:
-        return recorded
+    if size is None or asked.generation.batch_size is not None:
+        return [candidate.config]
     rows = fit(asked, resolved, free_mib_by_device(resolved.model.device), fixes=False)
     completions = max((amount.completions for amount in amounts_of(asked)), default=size)
-    return finished.estimate(asked) if rows is not None and size >= min(rows.rows, completions) else None
+    is_alike = rows is not None and size >= min(rows.rows, completions)
+    return [candidate.config, asked] if is_alike else [candidate.config]
 
 
 def _guess(candidate: Candidate, resolved: Resolved, machine: Machine) -> Estimate | None:

@@ -16,7 +16,7 @@ from runner.advise.ranking import UNKNOWN
 from runner.compat.variable_overrides import variables_as_overrides
 from runner.config.compose import compose
 from runner.config.hydra import explain, to_config
-from runner.config.plain_text import quote_texts
+from runner.config.plain_text import FILES, quote_texts
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.console import plain, say
@@ -25,6 +25,7 @@ from runner.core.errors import ConfigError, JobFailed, exit_code_of
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import clock
 from runner.estimates.speed import EstimateBasis
+from runner.grid.model_list import ITS_KEYS, listed
 
 NAME = "runner-advise"
 TIGHT = 0.9  # of the allowed memory
@@ -52,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
     epilog = """examples:
   runner-advise model=qwen25_15b_instruct --memory-gib 8 --seconds-per-question 20
   runner-advise model=qwen25_7b_instruct --machine laptop_8gb
-  runner-advise model=auto model.name=FOLDER task.limit=50 --run"""
+  runner-advise model=auto model.name=FOLDER task.limit=50 --run
+  runner-advise files=FOLDER --memory-gib 8"""
     it = argparse.ArgumentParser(
         NAME, description=about, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -86,14 +88,15 @@ def _advise(options: argparse.Namespace) -> int:
             raise ConfigError(f"{word}: not a valid override: write KEY=VALUE or GROUP=CHOICE")
     overrides = quote_texts(options.overrides)
     overrides = [*variables_as_overrides(overrides), *overrides]
+    wanted = _wanted(overrides)
 
     def checked(overrides: list[str]) -> RunnerConfig:
         return to_config(*compose(overrides))
 
     memory_mib = None if options.memory_gib is None else 1024 * options.memory_gib
     limits = UserLimits(memory_mib, options.seconds_per_question)
-    output_dir = Path(checked(overrides).output_dir).expanduser().absolute()
-    advice = advise(overrides, checked, limits, described, output_dir, not options.quick, say)
+    output_dir = Path(checked(wanted[0]).output_dir).expanduser().absolute()
+    advice = advise(wanted, checked, limits, described, output_dir, not options.quick, say)
     if options.json:
         print(json.dumps(_as_data(advice, described), ensure_ascii=False))
     else:
@@ -107,6 +110,26 @@ def _advise(options: argparse.Namespace) -> int:
     return 0
 
 
+def _wanted(overrides: list[str]) -> list[list[str]]:
+    """Return the overrides of the model, or those of each file that `files=` names."""
+    places = [word.partition("=")[2] for word in overrides if word.startswith(f"{FILES}=")]
+    others = [word for word in overrides if not word.startswith(f"{FILES}=")]
+    if not places:
+        return [others]
+    if own := [word for word in others if word.partition("=")[0] in ITS_KEYS]:
+        raise ConfigError(f"{own[0]}: each of {FILES}={places[-1]} sets that itself: leave it out")
+    models, left_out = listed(places[-1])
+    for words in left_out:
+        say(words)
+    for model in models:
+        if model.problem:
+            say(f"cannot be read: {model.name}: {model.problem}")
+    readable = [[*model.overrides, *others] for model in models if not model.problem]
+    if not readable:
+        raise ConfigError(f"{FILES}={places[-1]}: none of its models can be read")
+    return readable
+
+
 def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
     """Print the recommendations, and one line for each rejected candidate."""
     machine_name = machine.name() if described is None else f"{described.name}, as described"
@@ -118,6 +141,10 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
         is_tight = candidate.memory_mib > TIGHT * candidate.allowed_mib
         tight = f"; tight: {candidate.allowed_mib:,.0f} are allowed" * is_tight
         peak = f"{candidate.memory_mib:,.0f} MiB at the peak, predicted"
+        if candidate.measured_mib is not None:
+            peak = (
+                f"{candidate.measured_mib:,.0f} MiB at the peak, recorded here ({candidate.memory_mib:,.0f} predicted)"
+            )
         print(plain(f"   memory    {peak}; at most {_parts(candidate)}{tight}"))
         print(plain(f"   speed     {_speed(candidate)}"))
         print(plain(f"   answers   {_answers(candidate)}"))
@@ -126,7 +153,7 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
     if advice.rejected:
         print()
     for candidate in advice.rejected:
-        print(plain(f"not {candidate.model} quantization={candidate.quantization}: {candidate.problem}"))
+        print(plain(f"not {candidate.name} quantization={candidate.quantization}: {candidate.problem}"))
 
 
 def command(candidate: Candidate) -> str:
@@ -169,7 +196,11 @@ def _answers(candidate: Candidate) -> str:
     if (known := candidate.accuracy) is not None:
         words = f"accuracy {known.words} recorded ({known.job_id})"
     else:
-        words = f"{UNKNOWN}; {COSTS.get(candidate.quantization, 'the loss by this number format is unknown')}"
+        words = UNKNOWN
+    if (close := candidate.closeness) is not None:
+        words += f"; {close.words} recorded ({close.job_id})"
+    elif known is None:
+        words += f"; {COSTS.get(candidate.quantization, 'the loss by this number format is unknown')}"
     return words if candidate.is_asked else f"another, smaller model; {words}"
 
 
@@ -180,6 +211,7 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
         parts = it.fit.predicted if it.fit else None
         memory = parts and {
             "peak_mib": it.memory_mib,
+            "recorded_peak_mib": it.measured_mib,
             "weight_mib": parts.weight_mib,
             "kv_cache_mib": parts.kv_cache_mib,
             "activation_mib": parts.activation_mib,
@@ -199,7 +231,17 @@ def _as_data(advice: Advice, described: Machine | None) -> dict[str, Any]:
             "questions": known.asked,
             "job_id": known.job_id,
         }
-        judged = {"answers": _answers(it), "accuracy": accuracy, "before_next": it.before_next or None}
+        close = it.closeness
+        divergence = close and {
+            "kl_nats_per_token": close.kl,
+            "low": close.low,
+            "high": close.high,
+            "n": close.texts,
+            "reference": close.reference,
+            "job_id": close.job_id,
+        }
+        answers = {"answers": _answers(it), "accuracy": accuracy, "divergence": divergence}
+        judged = {**answers, "before_next": it.before_next or None}
         rest = {"why_not": it.problem} if it.problem else judged
         return {"overrides": it.overrides, "command": command(it), "memory": memory, "time": time, **rest}
 

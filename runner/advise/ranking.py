@@ -1,8 +1,9 @@
 """The order of the candidates, and the reason for it between each one and the next.
 
 A candidate is more accurate only if a test says so, adjusted for the number of pairs. Where none does, these decide in
-turn: the model that the user has named; the number format for which published tests find less loss, unless both
-accuracies are known here; the estimated time; the memory. The number of parameters says nothing about accuracy.
+turn: the model that the user has named; the KL to the same reference, where recorded intervals do not overlap; the
+number format for which published tests find less loss, unless accuracies or KLs of both are known here; the estimated
+time; the memory. The number of parameters says nothing about accuracy.
 """
 
 from __future__ import annotations
@@ -59,8 +60,11 @@ class _Order:
         return effect is not None and effect.finding is Finding.worse
 
     def loses_less(self, one: int, other: int) -> bool:
-        """Whether published tests find less loss for one's number format, and nothing is known here about both."""
+        """Whether one's KL is shown to be lower, or else published tests find less loss for its number format."""
         ours, theirs = self.candidates[one], self.candidates[other]
+        mine, its = ours.closeness, theirs.closeness
+        if mine is not None and its is not None and mine.is_comparable(its):
+            return mine.is_closer(its)
         is_known = (min(one, other), max(one, other)) in self.effects
         formats = ours.quantization not in LOSES_MORE and theirs.quantization in LOSES_MORE
         return ours.model == theirs.model and formats and not is_known
@@ -76,6 +80,8 @@ class _Order:
         if self.is_better(one, after):
             return f"more accurate: {self._difference(one, after)}"
         known = self._known(one, after, place)
+        if self.loses_less(one, after) and ours.closeness is not None and theirs.closeness is not None:
+            return f"closer to {ours.closeness.reference}: {_kl(ours)} instead of {_kl(theirs)}; {known}"
         if self.loses_less(one, after):
             return f"published tests find less loss for quantization={ours.quantization}; {known}"
         if ours.is_asked != theirs.is_asked:
@@ -106,6 +112,11 @@ class _Order:
         n = f"the same {effect.n:,} questions" if effect.counts["wins"] is not None else "questions that are not paired"
         p = f"{effect.p_holm:.2g}"
         return f"{points(value)} points [{points(low)}, {points(high)}] on {n} (p = {p})"
+
+
+def _kl(it: Candidate) -> str:
+    assert it.closeness is not None
+    return it.closeness.words.partition(" to ")[0]
 
 
 def _ranks(values: Sequence[float]) -> list[int]:

@@ -39,11 +39,19 @@ class FinishedJobs:
         wanted = _base(dict(flatten(config)))
         return [record for record in self.records if _base(with_defaults(record.params, config)) == wanted]
 
+    def similar(self, config: RunnerConfig) -> list[Record]:
+        """Return the records with the same base that did the same work in batches of the same size."""
+        params = dict(flatten(config))
+        return [it for it in self.like(config) if all(it.params.get(key) == params.get(key) for key in ALIKE)]
+
+    def peak_mib(self, config: RunnerConfig) -> float | None:
+        """Return the largest peak of the process in similar jobs; None if there is none."""
+        found = [it.result.metrics for it in self.similar(config)]
+        return max((metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics), default=None)
+
     def estimate(self, config: RunnerConfig, read: int | None = None) -> Estimate | None:
         """Return a job's time from similar jobs; None if there is none."""
-        params = dict(flatten(config))
-        similar = [it for it in self.like(config) if all(it.params.get(key) == params.get(key) for key in ALIKE)]
-        times = [seconds for record in similar if (seconds := _seconds(record, config, read))]
+        times = [seconds for record in self.similar(config) if (seconds := _seconds(record, config, read))]
         if not times:
             return None
         seconds = median(times)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import ConfigError
 from runner.core.result import Record
+from tools import embedded_gguf
 
 SEVEN = "model=qwen25_7b_instruct"
 
@@ -127,6 +129,33 @@ def test_two_recorded_number_formats_are_compared_on_their_questions(runner: Cal
     orders = [line for line in shown.splitlines() if line.startswith("   order     ")]
     assert len(orders) == 2
     assert all("unknown here" in line or "no difference in accuracy shown" in line for line in orders), orders
+
+
+@pytest.mark.slow
+def test_files_are_candidates_with_their_recorded_kl_and_memory(runner: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for name in ("F16", "Q8_0", "Q4_1"):
+        embedded_gguf.write(tmp_path / "models" / f"{name}.gguf", name)
+    (tmp_path / "models" / "broken.gguf").write_bytes(b"GGUF")
+    files = f"files={tmp_path / 'models'}"
+    before = runner(files, "--quick", module="runner.advise")
+    assert before.code == 0, before.err
+    assert "broken.gguf" in before.err
+    assert before.out.count("quantization=gguf") == 3
+    assert "KL" not in before.out
+    runner("-m", files, "task=likelihood", "task.limit=50", "tracking=none", "workers=1", "print=none")
+    shown = runner(files, "--quick", module="runner.advise").out
+    assert shown.count("nats/token to ") >= 2
+    assert re.search(r"order .* closer to .*F16.gguf: KL .* instead of KL ", shown), shown
+    advised = json.loads(
+        runner(files, "task=likelihood", "task.limit=50", "--quick", "--json", module="runner.advise").out
+    )
+    measured = {Path(it["overrides"][1]).stem: it for it in advised["recommended"]}
+    assert measured["Q8_0"]["divergence"]["high"] < measured["Q4_1"]["divergence"]["low"]
+    assert measured["Q8_0"]["memory"]["recorded_peak_mib"] > 100
+    mistake = runner(files, "quantization=nf4", module="runner.advise")
+    assert mistake.code == 2
+    assert "quantization=nf4: each of files=" in mistake.err
 
 
 @pytest.mark.slow

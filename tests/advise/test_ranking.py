@@ -10,6 +10,7 @@ import pytest
 
 from runner.advise.accuracies import Answer, RecordedAccuracy
 from runner.advise.candidates import Candidate
+from runner.advise.closeness import RecordedCloseness
 from runner.advise.ranking import _ranks, rank
 from runner.config.task import Gsm8kConfig
 from runner.estimates.speed import Estimate, EstimateBasis
@@ -94,6 +95,32 @@ def test_published_losses_count_until_both_accuracies_are_known(candidate: Make)
     )
     small = candidate("mine", 1, right(101), "nf4")
     assert rank([plain, small]) == [small, plain], "both are known, and nothing is lost here"
+
+
+def closeness(kl: float, job: str = "likelihood-1", texts: int = 200, to: str = "plain") -> RecordedCloseness:
+    return RecordedCloseness(job, kl, 0.8 * kl, 1.2 * kl, to, texts, (("task.split", "test"),))
+
+
+def test_a_measured_kl_counts_before_published_tests(candidate: Make) -> None:
+    other, small = candidate("mine", 2, quantization="int8"), candidate("mine", 1, quantization="nf4")
+    other.closeness, small.closeness = closeness(0.02), closeness(0.001)
+    assert rank([other, small]) == [small, other], "here nf4 is closer, whatever was published"
+    assert small.before_next == (
+        "1 before 2: closer to plain: KL 0.001 [0.0008, 0.0012] nats/token instead of KL 0.02 [0.016, 0.024] nats/token; "
+        "accuracy unknown here"
+    )
+    small.closeness = closeness(0.018)
+    assert rank([other, small]) == [small, other], "the intervals overlap, and nf4 is faster"
+    assert "faster by the estimates" in small.before_next
+    for comparable_to_nothing in (closeness(0.001, texts=100), closeness(0.001, to="another")):
+        small.closeness = comparable_to_nothing
+        assert rank([other, small]) == [other, small], "published tests decide where KLs cannot be compared"
+
+
+def test_files_are_ranked_by_their_kl_to_the_same_reference(candidate: Make) -> None:
+    large, close, far = candidate("large", 3), candidate("close", 2), candidate("far", 1)
+    close.closeness, far.closeness = closeness(0.001), closeness(0.1)
+    assert order(far, close, large) == ["close", "far", "large"]
 
 
 def test_memory_decides_where_no_time_is_known(candidate: Make) -> None:
