@@ -17,6 +17,7 @@ from runner.models.float4_linear import Mxfp4Reader, Nvfp4Reader
 from runner.models.float8_linear import BlockFloat8Reader, Float8Reader
 from runner.models.group_readers import AwqReader, GptqReader, PackedReader
 from runner.models.grouped import GroupedLinear
+from runner.models.hqq_layers import HqqReader
 from runner.models.int8_linear import Int8Reader
 from runner.models.layout_reader import LayoutReader, wrong
 from runner.models.ternary_linear import TernaryReader
@@ -34,6 +35,7 @@ READERS: dict[str, LayoutReader] = {
     "nvfp4_pack_quantized": Nvfp4Reader(),
     "mxfp4_pack_quantized": Mxfp4Reader(),
     "ternary": TernaryReader(),
+    "hqq": HqqReader(),
 }
 
 

@@ -11,7 +11,6 @@ REASONS = {
     "fouroversix": "transformers 5.23 needs the package fouroversix for it, which the runner does not use",
     "fp_quant": "transformers 5.23 loads it on a GPU only",
     "higgs": "transformers 5.23 loads it on a GPU only",
-    "hqq": "transformers 5.23 does not load it yet; quantization=hqq makes it of the original checkpoint",
     "metal": "transformers 5.23 needs a torch with MPS for it, Apple's GPUs",
     "nvfp4": "transformers 5.23 loads no checkpoint that is quantized with it already",
     "quanto": "transformers 5.23 needs the package optimum-quanto for it, whose last release is of March 2025",

@@ -67,6 +67,8 @@ def published(weight: torch.Tensor, bits: int, group: int) -> tuple[torch.Tensor
     scale = most / denominator
     scale = torch.where(denominator.abs() <= 1e-4, torch.full_like(scale, 1.0), scale).clamp(max=2e4)
     zero, best = -low * scale, torch.tensor(torch.inf)
+    if bits == 4:  # BaseQuantizeConfig has round_zero for 4 bits alone
+        zero = torch.round(zero)
     for _ in range(20):
         codes = torch.round(plain * scale + zero).clamp(0, most)
         unpacked = (codes - zero) / scale

@@ -60,6 +60,11 @@ STORED: dict[str, dict[str, Any]] = {  # quantization_config of a checkpoint of 
         "quant_type": {"default": {"_type": "Int8DynamicActivationInt8WeightConfig"}},
     },
     "torchao_int8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}},
+    "hqq": {
+        "quant_method": "hqq",
+        "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64, "axis": 1}},
+        "skip_modules": ["lm_head"],
+    },
     "torchao_intx": {
         "quant_method": "torchao",
         "quant_type": {

@@ -1,0 +1,182 @@
+"""Checkpoints that HQQ has stored: read as they are, and refused by name where they are not what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hqq_checkpoints
+import pytest
+import torch
+from hqq_checkpoints import Tensors
+from opening import adapt, load_base
+from resolving import check_format, predict
+from torch import nn
+from transformers import AutoTokenizer
+
+from runner.config.model import LocalConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.core.errors import ConfigError
+from runner.core.heap import Heap
+from runner.engines.local.groups import problem
+from runner.engines.local.kernels import native
+from runner.engines.local.quantized_layers import QuantizedLayers
+from runner.models.grouped import GroupedLinear
+from runner.models.hqq_layers import HqqLayout
+from runner.models.load import Loaded
+from runner.quantization import read_format
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.hqq import HqqConfig
+
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
+Make = Callable[..., RunnerConfig]
+Saved = Callable[..., Path]
+IDS = torch.arange(3, 40)[None]
+DOWN = "model.layers.0.mlp.down_proj"
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_llama: Path) -> Callable[..., Path]:
+    """Return a function that saves a tiny model as HQQ does."""
+
+    def folder(**settings: Any) -> Path:
+        hqq_checkpoints.save(tmp_path, **settings)
+        AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+        return tmp_path
+
+    return folder
+
+
+def configure(make_config: Make, folder: Path, choice: QuantizationConfig | None = None) -> RunnerConfig:
+    model = LocalConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
+    return make_config(model=model, quantization=choice or QuantizationConfig())
+
+
+def load(make_config: Make, folder: Path, choice: QuantizationConfig | None = None) -> Loaded:
+    config = configure(make_config, folder, choice)
+    return adapt(load_base(config), config)
+
+
+def logits(loaded: Loaded) -> torch.Tensor:
+    with torch.inference_mode():
+        return loaded.model(IDS).logits.float()
+
+
+@pytest.mark.parametrize(("bits", "group"), [(8, 64), (6, 32), (4, 64), (3, 64), (2, 16)])
+def test_it_is_what_the_same_numbers_made_here_are(
+    make_config: Make, saved: Saved, saved_family: Saved, bits: int, group: int
+) -> None:
+    choice = HqqConfig(bits=bits, group_size=group)
+    made = load(make_config, saved_family(), choice)
+    folder = saved(bits=bits, group=group)
+    for wanted in (None, choice):
+        loaded = load(make_config, folder, wanted)
+        assert loaded.metrics["quantized_modules"] == 14
+        assert "14 of 15 linear layers (14 GroupedLinear)" in loaded.facts["quantized"]
+        assert loaded.facts["checkpoint"] == f"quantized already: hqq by hqq (bits={bits}, group_size={group})"
+        assert torch.equal(logits(loaded), logits(made))
+        assert loaded.metrics["parameters"] == made.metrics["parameters"]
+        predicted = predict(configure(make_config, folder, wanted), 1, 8, 8)
+        assert predicted is not None
+        buffers = sum(one.nbytes for one in loaded.model.buffers())
+        assert sum(predicted.weights.values()) == sum(loaded.bytes_by_dtype.values()) - buffers
+
+
+@pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+def test_the_kernels_multiply_it(bits: int) -> None:
+    torch.manual_seed(0)
+    like = nn.Linear(128, 75, bias=False).bfloat16()
+    tensors = hqq_checkpoints.layer(like.weight.detach(), bits, 16)
+    layer = GroupedLinear(like, HqqLayout(bits, 16, 128, 75), tensors)
+    assert problem(layer, native.kernels()) == ""
+    rows = torch.randn(5, 128).bfloat16()
+    expected = nn.functional.linear(rows, layer.unpacked(0, 75, torch.bfloat16))
+    QuantizedLayers(nn.Sequential(layer), Heap())
+    with torch.no_grad():
+        assert torch.allclose(layer(rows), expected, atol=1e-2)
+
+
+def test_each_kind_of_layer_may_have_settings_of_its_own() -> None:
+    three = {"weight_quant_params": {"nbits": 3, "group_size": 32, "axis": 1}}
+    stored = hqq_checkpoints.stored()
+    stored["quant_config"] = {"self_attn.q_proj": three, "mlp.up_proj": stored["quant_config"], "mlp.down_proj": None}
+    found = read_format({"quantization_config": stored})
+    assert found is not None
+    assert (found.name, found.bits, found.refusal) == ("hqq", 3, "")
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"axis": 0}, "axis=0: the runner reads groups along inputs"),
+        ({"nbits": 1}, "nbits=1: the runner reads 2, 3, 4, 5, 6, 8"),
+        ({"nbits": 10**30}, "nbits=10+: the runner reads"),
+        ({"nbits": "4"}, "nbits='4': the runner reads"),
+        ({"group_size": -64}, "group_size=-64: a whole number from 1"),
+        ({"view_as_float": True}, "view_as_float or channel_wise=false"),
+    ],
+)
+def test_a_variant_that_is_not_read_is_refused_before_the_load(
+    make_config: Make, saved: Saved, params: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_format(configure(make_config, saved(**params)))
+
+
+@pytest.mark.parametrize("config", [None, {}, {"weight_quant_params": 4}, {"mlp.up_proj": {}}, [4]])
+def test_a_config_without_settings_is_named(config: object) -> None:
+    with pytest.raises(ConfigError, match="quant_config needs `weight_quant_params`"):
+        read_format({"quantization_config": hqq_checkpoints.stored() | {"quant_config": config}})
+
+
+def replaced(end: str, make: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[Tensors], None]:
+    def change(tensors: Tensors) -> None:
+        made = make(tensors.pop(f"{DOWN}.{end}"))
+        tensors.update({} if made is None else {f"{DOWN}.{end}": made})
+
+    return change
+
+
+def with_number(number: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        tensor.view(-1)[-1] = number
+        return tensor
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("end", "make", "words"),
+    [
+        ("W_q", lambda one: one[:-1], r"W_q: \[191, 64\], and a layer of 192 inputs, 128 outputs has"),
+        ("W_q", lambda one: one.reshape(-1), r"W_q: \[12288\]: rows that are groups of 192 inputs expected"),
+        ("W_q", lambda one: one.reshape(-1, 128), r"W_q: \[96, 128\]: rows that are groups of 192 inputs expected"),
+        ("W_q", lambda one: one.to(torch.int64), "W_q: I64, and U8 or I32 expected"),
+        ("scale", lambda one: one[1:], r"scale: \[383, 1\], and a layer"),
+        ("zero", lambda one: one.T, r"zero: \[1, 384\], and a layer"),
+        ("zero", lambda one: one.float(), "zero: F32, and the scales are BF16"),
+        ("scale", lambda one: one.to(torch.int8), "zero: BF16, and the scales are I8"),
+        ("scale", with_number(float("nan")), "scale: a scale is not a finite number"),
+        ("zero", with_number(float("inf")), "zero: a zero point is not a finite number"),
+        ("shape", with_number(64), r"shape: \[128, 64\], and \[128, 192\] expected"),
+        ("axis", lambda one: one * 0, "axis: 0, and 1 expected"),
+        ("nbits", lambda one: one + 4, "nbits: 8, and 4 expected"),
+        ("packing", lambda one: one.expand(99, -1), r"packing: \[99, 7\]: a number or a word expected"),
+        ("zero", lambda _: None, "the checkpoint lacks its zero"),
+        ("W_q", lambda _: None, "belong to no layer"),
+    ],
+)
+def test_damaged_tensors_are_named(
+    make_config: Make, saved: Saved, end: str, make: Callable[[torch.Tensor], torch.Tensor | None], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(make_config, saved(change=replaced(end, make)))
+
+
+def test_other_bits_than_the_checkpoints_are_refused(make_config: Make, saved: Saved) -> None:
+    with pytest.raises(ConfigError, match=r"quantization.bits=3 \(the checkpoint has 4\)"):
+        load(make_config, saved(), HqqConfig(bits=3))
