@@ -276,7 +276,9 @@ def _resident(
     in_memory = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
     copied = (in_memory + head * (not is_own_head)) * is_packed
     unread = 0
-    if mapped and (is_packed or is_own_head):  # else the tied head reads all of the embedding
+    if held.keeps_blocks and is_packed and not is_own_head:
+        unread = weights["embedding"]  # its rows are taken from the head's panels
+    elif mapped and (is_packed or is_own_head):  # else the tied head reads all of the embedding
         used = VOCABULARY_SHARE * weights["embedding"]
         unread = weights["embedding"] - int(used * (1 - exp(-tokens * FAULT_KIB * 1024 / max(used, 1))))
     return unread, copied, share if is_packed and linear else 0.0

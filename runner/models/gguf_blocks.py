@@ -66,6 +66,10 @@ class GgufEmbedding(nn.Embedding):
         """Return the rows of these tokens."""
         rows = self.weight[input.reshape(-1)]
         table = unpacked(rows, self.kind, self.embedding_dim).to(self.dtype).view(*input.shape, self.embedding_dim)
+        return self.scaled(table)
+
+    def scaled(self, table: torch.Tensor) -> torch.Tensor:
+        """Return rows as the model gets them."""
         return table if self.factor is None else table * self.factor.to(self.dtype)
 
 

@@ -7,6 +7,7 @@ types, get a byte each: that is 2 to 4 % of a matrix. No weight changes.
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
 from runner.engines.local.matrices import multiply
-from runner.models.gguf_blocks import GgufLinear
+from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.gguf_types import TYPES, BlockType, split
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
@@ -58,6 +59,24 @@ class Blocks:
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [..., outputs] for rows [..., inputs]."""
         return multiply(self.kernels, rows, self)
+
+    def rows(self, outputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there is no such output."""
+        outputs = outputs.to(torch.int32).contiguous()
+        result = torch.empty(*outputs.shape, self.inputs, dtype=dtype)
+        self.kernels(
+            "rows_of_blocks", dtype, outputs.data_ptr(), outputs.numel(), self.inputs,
+            ctypes.addressof(self.matrix), result.data_ptr(),
+        )  # fmt: skip
+        return result
+
+    def exchange(self, embedding: GgufEmbedding) -> None:
+        """Let an embedding with the same weights take its rows from here: it reads nothing of the file any more."""
+
+        def forward(input: torch.Tensor) -> torch.Tensor:
+            return embedding.scaled(self.rows(input, embedding.dtype))
+
+        embedding.forward = forward  # type: ignore[method-assign]
 
 
 def packed(stored: torch.Tensor, kind: BlockType, inputs: int, width: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from runner.engines.local import blocks, byte_products, groups, int8_dynamic, in
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.matrices import LayerWeights, QuantizedWeights, multiply, shifted_sums
-from runner.models.gguf_blocks import GgufLinear
+from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.grouped import GroupedLinear
 from runner.models.int8_linear import Int8Linear
 
@@ -48,6 +48,8 @@ class QuantizedLayers:
     def __init__(self, model: nn.Module, heap: Heap) -> None:
         self.left: list[nn.Linear] = []
         self.notes: list[str] = []
+        self._embeddings: list[nn.Module] = []  # that take their rows from the head's panels
+        self._tied = {one.weight.data_ptr(): one for one in model.modules() if isinstance(one, GgufEmbedding)}
         self.matrices: dict[nn.Module, LayerWeights] = {}
         self._rounding: list[nn.Module] = []
         self._kernels, self._workspace = native.kernels(), torch.empty(0, dtype=torch.uint8)
@@ -105,6 +107,10 @@ class QuantizedLayers:
         it: blocks.Blocks | groups.Groups
         if isinstance(layer, GgufLinear):
             it = blocks.Blocks.of(layer, self._kernels)
+            embedding = self._tied.get(layer.weight.data_ptr())
+            if embedding is not None and embedding.dtype in native.FORMATS and layer.order is None:
+                it.exchange(embedding)
+                self._embeddings.append(embedding)
         else:
             it = groups.Groups.of(layer, self._kernels)
             groups.hold_panels(layer, it)
@@ -157,7 +163,7 @@ class QuantizedLayers:
     @property
     def exchanged(self) -> list[nn.Module]:
         """The layers whose `forward` is replaced."""
-        return [*self.matrices, *self._rounding]
+        return [*self.matrices, *self._rounding, *self._embeddings]
 
     @property
     def workspace_mib(self) -> float:

@@ -17,7 +17,7 @@ from runner.engines.local.kernels.shared_numbers import Matrix
 from runner.engines.local.matrices import multiply
 from runner.engines.local.panels import Panels
 from runner.engines.local.quantized_layers import QuantizedLayers
-from runner.models.gguf_blocks import GgufLinear
+from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.gguf_types import TYPES, unpacked
 
 KERNELS = native.kernels()
@@ -106,3 +106,39 @@ def test_what_the_kernel_refuses() -> None:
     with pytest.raises(IndexError, match="cannot multiply"):
         multiply(KERNELS, torch.ones(1, 128), ours)
     assert ctypes.sizeof(Matrix) == ctypes.sizeof(ours.matrix)
+
+
+@has_kernels
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_an_embedding_are_those_of_the_unpacked_weights(name: str, dtype: torch.dtype) -> None:
+    assert KERNELS is not None
+    layer = layer_of(name, outputs := 75, 768)
+    weight = unpacked(layer.rows(0, outputs), name, 768).to(dtype)
+    chosen = torch.tensor([[0, 74, 31], [32, 5, 5]])
+    assert torch.equal(Blocks.of(layer, KERNELS).rows(chosen, dtype), weight[chosen])
+
+
+@has_kernels
+@pytest.mark.parametrize("token", [-1, 75])
+def test_a_token_that_an_embedding_does_not_have_is_refused(token: int) -> None:
+    assert KERNELS is not None
+    with pytest.raises(IndexError, match="rows_of_blocks"):
+        Blocks.of(layer_of("Q4_K", 75, 256), KERNELS).rows(torch.tensor([3, token]), torch.float32)
+
+
+@has_kernels
+def test_a_tied_embedding_takes_its_rows_from_the_heads_panels() -> None:
+    head = layer_of("Q6_K", 75, 256)
+    embedding = GgufEmbedding(nn.Embedding(75, 256), head.weight.detach(), "Q6_K", torch.float32)
+    head.weight = embedding.weight
+    embedding.factor = torch.tensor(3.0)
+    model = nn.ModuleList([embedding, head])
+    ids = torch.tensor([[1, 70]])
+    expected = embedding(ids)
+    layers = QuantizedLayers(model, Heap())
+    assert embedding in layers.exchanged
+    embedding.weight.data.zero_()  # it is not read any more
+    assert torch.equal(embedding(ids), expected)
+    del embedding.forward
+    assert not embedding(ids).any()

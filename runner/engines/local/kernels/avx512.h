@@ -55,12 +55,15 @@ INLINE __m512 round_16_f32(__m512 x) { return x; }
 
 #ifdef HAS_AVX512_BF16
 /* One input, or a pair of inputs, of 16 outputs as a panel holds them */
-INLINE void store_step_f32(const __m512 x[1], float *at) { _mm512_storeu_ps(at, x[0]); }
+INLINE vec step_f32(const __m512 x[1]) { return (vec)x[0]; }
 
-INLINE void store_step_bf16(const __m512 x[2], bf16 *at) {
+INLINE words step_bf16(const __m512 x[2]) {
   static const uint16_t in_turns[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(x[1], x[0]);
-  _mm512_storeu_si512(at, _mm512_permutexvar_epi16(_mm512_loadu_si512(in_turns), both));
+  return (words)_mm512_permutexvar_epi16(_mm512_loadu_si512(in_turns), both);
 }
+
+INLINE void store_step_f32(const __m512 x[1], float *at) { _mm512_storeu_ps(at, x[0]); }
+INLINE void store_step_bf16(const __m512 x[2], bf16 *at) { _mm512_storeu_si512(at, (__m512i)step_bf16(x)); }
 #endif

@@ -2,62 +2,115 @@
    first-level cache, each weight rounded to T as if the file had been unpacked, and multiplied by all rows of a task:
    the sums of a row are those of plain weights. */
 
-/* to [PANEL, PACK]: the weights [PACK, PANEL] of one input or of a pair, scaled */
-INLINE void NAME(store_weights)(const block_format f, const part_scales *s, const int8_t weights[][PANEL], T *to) {
 #ifdef HAS_AVX512_BF16
+/* The weights of eight inputs and LANES outputs, from the bits that begin at `low` and `high` */
+INLINE void NAME(weights_of_eight)(const block_format f, const part_vectors *s, const uint8_t *low, const uint8_t *high,
+                                   __m512 weights[8]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    const __m512 number = number_of_bits(f, low, high, i);
+    weights[i] = has_addend(f) ? _mm512_fmadd_ps(number, s->scale, s->minimum) : _mm512_mul_ps(number, s->scale);
+  }
+}
+
+/* to [inputs / PACK, PANEL, PACK]: a part of a group */
+INLINE void NAME(unpack_part)(const block_format f, const uint8_t *group, int part, T *to) {
+  const block_bits bits = bits_of_part(f, group, part);
 #pragma GCC unroll 2
   for (int o = 0; o < PANEL; o += LANES) {
-    const __m512 scale = _mm512_loadu_ps(s->scale + o), minimum = _mm512_loadu_ps(s->minimum + o);
-    __m512 x[PACK];
-#pragma GCC unroll 2
-    for (int j = 0; j < PACK; j++) {
-      const __m128i bytes = _mm_loadu_si128((const __m128i *)(weights[j] + o));
-      x[j] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-      x[j] = f.has_minimum ? _mm512_fmadd_ps(x[j], scale, minimum) : _mm512_mul_ps(x[j], scale);
+    const part_vectors s = vectors_of_part(f, group, part, o);
+    for (int k = 0; k < f.part; k += 8) {
+      __m512 weights[8];
+      NAME(weights_of_eight)(f, &s, bits.low + k * f.low / 8 * PANEL + o, bits.high + k * f.high / 8 * PANEL + o, weights);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; i += PACK) NAME(store_step)(weights + i, to + (k + i) * PANEL + o * PACK);
     }
-    NAME(store_step)(x, to + o * PACK);
   }
+}
+
+/* The sums y [PANEL] of a single row, in the order of register tiles: no weight goes through memory. */
+INLINE void NAME(sums_of_row)(const block_format f, const uint8_t *panel, const T *x, int64_t inputs, float *y) {
+  __m512 sum[PANEL / LANES] = {0};
+  const int64_t bytes = group_bytes(&f) * PANEL;
+  for (int64_t k = 0; k < inputs; k += f.group, panel += bytes) {
+    for (int part = 0; part < f.group / f.part; part++, x += f.part) {
+      const block_bits bits = bits_of_part(f, panel, part);
+      part_vectors s[PANEL / LANES];
+#pragma GCC unroll 2
+      for (int v = 0; v < PANEL / LANES; v++) s[v] = vectors_of_part(f, panel, part, v * LANES);
+#pragma GCC unroll 4
+      for (int i = 0; i < f.part; i += 8) {
+        const uint8_t *low = bits.low + i * f.low / 8 * PANEL, *high = bits.high + i * f.high / 8 * PANEL;
+        for (int line = 0; line < f.low / 2; line++) __builtin_prefetch(low + AHEAD + line * CACHE_LINE);
+#pragma GCC unroll 2
+        for (int v = 0; v < PANEL / LANES; v++) {
+          __m512 weights[8];
+          NAME(weights_of_eight)(f, s + v, low + v * LANES, high + v * LANES, weights);
+#pragma GCC unroll 8
+          for (int j = 0; j < 8; j += PACK)
+            sum[v] = (__m512)NAME(dot)((vec)sum[v], NAME(broadcast)(x + i + j), NAME(step)(weights + j));
+        }
+      }
+    }
+  }
+  memcpy(y, sum, sizeof sum);
+}
 #else
+/* to [PANEL, PACK]: the weights [PACK, PANEL] of one input or of a pair, scaled */
+INLINE void NAME(store_weights)(const block_format f, const part_scales *s, const int8_t weights[][PANEL], T *to) {
 #pragma omp simd
   for (int o = 0; o < PANEL; o++)
     for (int j = 0; j < PACK; j++) {
       const float x = s->scale[o] * (float)weights[j][o];
       to[o * PACK + j] = NAME(from_float)(f.has_minimum ? x + s->minimum[o] : x);
     }
-#endif
 }
 
-/* to [inputs / PACK, PANEL, PACK]: a group of inputs */
-INLINE void NAME(unpack_group)(const block_format f, const uint8_t *group, T *to) {
-  const int of_part = f.parts_are == TWO_BYTES ? 2 : f.parts_are == NO_PARTS ? 0 : 1;
-  const uint8_t *low = group + (2 + 2 * f.has_minimum + f.group / f.part * of_part) * PANEL;
-  const uint8_t *high = low + f.group * f.low / 8 * PANEL;
-  for (int part = 0; part < f.group / f.part; part++) {
-    const part_scales s = scales_of_part(f, group, part);
-    for (int k = part * f.part; k < (part + 1) * f.part; k += 8) {
-      int8_t weights[8][PANEL];
-      bits_of_inputs(f, low + k * f.low / 8 * PANEL, high + k * f.high / 8 * PANEL, weights);
+/* to [inputs / PACK, PANEL, PACK]: a part of a group */
+INLINE void NAME(unpack_part)(const block_format f, const uint8_t *group, int part, T *to) {
+  const block_bits bits = bits_of_part(f, group, part);
+  const part_scales s = scales_of_part(f, group, part);
+  for (int k = 0; k < f.part; k += 8) {
+    int8_t weights[8][PANEL];
+    bits_of_inputs(f, bits.low + k * f.low / 8 * PANEL, bits.high + k * f.high / 8 * PANEL, weights);
 #pragma GCC unroll 8
-      for (int i = 0; i < 8; i += PACK) NAME(store_weights)(f, &s, weights + i, to + (k + i) * PANEL);
-    }
+    for (int i = 0; i < 8; i += PACK) NAME(store_weights)(f, &s, weights + i, to + (k + i) * PANEL);
   }
+}
+#endif
+
+/* Goes on with a format that the compiler knows, so that every choice by its numbers is made once. */
+#define FOR_FORMAT(TYPE, DO)                                                                             \
+  for (int i = 0; i < BLOCK_FORMATS; i++) {                                                              \
+    FORMAT_CASE(0, TYPE, DO) FORMAT_CASE(1, TYPE, DO) FORMAT_CASE(2, TYPE, DO) FORMAT_CASE(3, TYPE, DO)  \
+    FORMAT_CASE(4, TYPE, DO) FORMAT_CASE(5, TYPE, DO) FORMAT_CASE(6, TYPE, DO) FORMAT_CASE(7, TYPE, DO)  \
+    FORMAT_CASE(8, TYPE, DO) FORMAT_CASE(9, TYPE, DO) FORMAT_CASE(10, TYPE, DO) FORMAT_CASE(11, TYPE, DO) \
+  }
+#define FORMAT_CASE(N, TYPE, DO)                       \
+  if (i == N && block_formats[N].type == TYPE) {       \
+    const block_format f = block_formats[N];           \
+    DO;                                                \
+    return;                                            \
+  }
+
+INLINE void NAME(unpack_parts)(const block_format f, const uint8_t *panel, int64_t from, int64_t inputs, T *to) {
+  const int64_t bytes = group_bytes(&f) * PANEL;
+  for (int64_t k = from; k < from + inputs; k += f.part, to += f.part * PANEL)
+    NAME(unpack_part)(f, panel + k / f.group * bytes, (int)(k % f.group / f.part), to);
 }
 
 /* to [inputs / PACK, PANEL, PACK]: the inputs from `from` on, a multiple of STRIP, of a panel */
 static void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, int64_t inputs, T *to) {
-  for (int i = 0; i < BLOCK_FORMATS; i++) {
-#define CASE(N)                                                                                   \
-  if (i == N && block_formats[N].type == type) {                                                  \
-    const block_format f = block_formats[N];                                                      \
-    const uint8_t *at = (const uint8_t *)panel + from / f.group * group_bytes(&f) * PANEL;        \
-    for (int64_t k = 0; k < inputs; k += f.group, at += group_bytes(&f) * PANEL)                  \
-      NAME(unpack_group)(f, at, to + k * PANEL);                                                  \
-    return;                                                                                       \
-  }
-    CASE(0) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
-#undef CASE
-  }
+  FOR_FORMAT(type, NAME(unpack_parts)(f, (const uint8_t *)panel, from, inputs, to))
 }
+
+#ifdef HAS_AVX512_BF16
+static void NAME(multiply_row)(int64_t type, const char *panel, const T *x, int64_t inputs, float *y) {
+  FOR_FORMAT(type, NAME(sums_of_row)(f, (const uint8_t *)panel, x, inputs, y))
+}
+#endif
+#undef FORMAT_CASE
+#undef FOR_FORMAT
 
 /* Multiplies a pair of panels in blocks, or in groups, by `rows` rows, from `row` on. */
 static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t row, int64_t rows, next_weights next) {
@@ -66,6 +119,14 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
   const char *end = next.first + next.lines * CACHE_LINE;
   T strip[2][STRIP * PANEL] __attribute__((aligned(CACHE_LINE)));
   float y[MAX_QUANTIZED_ROWS * 2 * PANEL], *second = y + (PANELS_AT_ONCE == 2 ? PANEL : rows * PANEL);
+#ifdef HAS_AVX512_BF16
+  if (rows == 1 && u->of[0]->kind == BLOCKS) {
+    NAME(multiply_row)(u->of[0]->block, u->first, (const T *)p->x + row * p->inputs, p->inputs, y);
+    if (u->second) NAME(multiply_row)(u->of[1]->block, u->second, (const T *)p->x + row * p->inputs, p->inputs, second);
+    NAME(write_outputs)(p, u, y, width, second, rows, row);
+    return;
+  }
+#endif
   for (int64_t k = 0; k < p->inputs; k += STRIP) {
     const int64_t some = p->inputs - k < STRIP ? p->inputs - k : STRIP;
     for (int i = 0; i <= !!u->second; i++) {
@@ -92,4 +153,27 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
     }
   }
   NAME(write_outputs)(p, u, y, PANELS_AT_ONCE == 2 ? width : PANEL, second, rows, row);
+}
+
+/* out [count, inputs]: rows of a matrix in blocks, such as an embedding that is the head, too. A panel is unpacked for
+   each, and one output of it is taken. Returns what is wrong with the call (checks.h). */
+int64_t NAME(rows_of_blocks)(const int32_t *ids, int64_t count, int64_t inputs, const matrix *m, T *out,
+                             int threads) {
+  if (m->kind != BLOCKS || !is_readable(m, inputs, PACK)) REFUSE(WRONG_MATRIX, 0);
+  const int64_t wrong = check_range(ids, count, 0, m->outputs - 1, WRONG_TOKEN_ID);
+  if (wrong) return wrong;
+  const int64_t bytes = weight_bytes(m, inputs, sizeof(T)) * PANEL;
+#pragma omp parallel for num_threads(count < 2 * threads ? 1 : threads)
+  for (int64_t r = 0; r < count; r++) {
+    const int64_t panel = ids[r] / PANEL, output = ids[r] % PANEL;
+    T strip[STRIP * PANEL] __attribute__((aligned(CACHE_LINE)));
+    for (int64_t k = 0; k < inputs; k += STRIP) {
+      const int64_t some = inputs - k < STRIP ? inputs - k : STRIP;
+      NAME(unpack_blocks)(m->block, (const char *)m->weight + panel * bytes, k, some, strip);
+      T *to = out + r * inputs + k;
+      for (int64_t i = 0; i < some; i += PACK)
+        memcpy(to + i, strip + i * PANEL + output * PACK, PACK * sizeof(T));
+    }
+  }
+  return FINE;
 }

@@ -25,7 +25,7 @@ static const block_format block_formats[] = {
 
 static const int8_t listed_weights[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-#define STRIP 256 /* inputs that are unpacked at a time, a multiple of every group */
+#define STRIP 128 /* inputs that are unpacked at a time, a multiple of every part; they stay near, in the caches */
 
 INLINE const block_format *block_format_of(int64_t type) {
   for (int i = 0; i < BLOCK_FORMATS; i++)
@@ -47,6 +47,81 @@ INLINE float from_half(uint16_t x) {
   return u.f;
 }
 
+/* Where the bits of a part begin */
+typedef struct {
+  const uint8_t *low, *high;
+} block_bits;
+
+INLINE block_bits bits_of_part(const block_format f, const uint8_t *group, int part) {
+  const uint8_t *low = group + (group_bytes(&f) - f.group * (f.low + f.high) / 8) * PANEL;
+  return (block_bits){low + part * f.part * f.low / 8 * PANEL,
+                      low + (f.group * f.low + part * f.part * f.high) / 8 * PANEL};
+}
+
+#ifdef HAS_AVX512_BF16
+#define AHEAD 1024 /* bytes that are prefetched before they are read */
+
+/* What the weights of a part have in common, for LANES outputs */
+typedef struct {
+  __m512 scale, minimum;
+} part_vectors;
+
+/* Whether something is added to scaled bits: a minimum, or the offset that 6 bits are too many to have in a table.
+   scale * bits - scale * 32 with a single rounding is scale * (bits - 32), rounded. */
+INLINE int has_addend(const block_format f) { return f.has_minimum || f.low + f.high == 6; }
+
+INLINE __m512i bytes_16(const uint8_t *at) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at)); }
+INLINE __m512 halves_16(const uint8_t *at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at)); }
+
+/* As scales_of_part, for the outputs from `o` on */
+INLINE part_vectors vectors_of_part(const block_format f, const uint8_t *group, int part, int o) {
+  const uint8_t *at = group + (2 + 2 * f.has_minimum) * PANEL + part * PANEL * (f.parts_are == TWO_BYTES ? 2 : 1) + o;
+  part_vectors s = {halves_16(group + 2 * o), f.has_minimum ? halves_16(group + 2 * (PANEL + o)) : _mm512_setzero_ps()};
+  const __m512 zero = _mm512_setzero_ps();
+  if (f.parts_are == ONE_BYTE)
+    s.scale = _mm512_mul_ps(s.scale, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at))));
+  if (f.parts_are == TWO_BYTES) {
+    s.scale = _mm512_mul_ps(s.scale, _mm512_cvtepi32_ps(bytes_16(at)));
+    s.minimum = _mm512_fnmadd_ps(s.minimum, _mm512_cvtepi32_ps(bytes_16(at + PANEL)), zero);
+  }
+  if (f.parts_are == NIBBLES) {
+    const __m512i both = bytes_16(at);
+    s.scale = _mm512_mul_ps(s.scale, _mm512_cvtepi32_ps(_mm512_and_si512(both, _mm512_set1_epi32(15))));
+    s.minimum = _mm512_fnmadd_ps(s.minimum, _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4)), zero);
+  }
+  if (!f.has_minimum && has_addend(f)) s.minimum = _mm512_mul_ps(s.scale, _mm512_set1_ps((float)-f.offset));
+  return s;
+}
+
+/* What the bits stand for, from `first` on: bits above those of a weight need not be cleared for it. */
+INLINE __m512 table_of_bits(const block_format f, int first) {
+  const int mask = (1 << (f.low + f.high)) - 1;
+  float table[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++)
+    table[i] = f.is_listed ? (float)listed_weights[i] : (float)(((first + i) & mask) - f.offset);
+  return _mm512_loadu_ps(table);
+}
+
+INLINE __m512i shifted(__m512i x, int right) {
+  return right > 0 ? _mm512_srli_epi32(x, right) : right < 0 ? _mm512_slli_epi32(x, -right) : x;
+}
+
+/* The number of input `i` of eight, without its scale, of LANES outputs */
+INLINE __m512 number_of_bits(const block_format f, const uint8_t *low, const uint8_t *high, int i) {
+  const int bits = f.low + f.high;
+  if (f.low == 8)
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(low + i * PANEL))));
+  __m512i x = shifted(bytes_16(low + i * f.low / 8 * PANEL), i * f.low % 8);
+  if (f.high) {
+    const __m512i upper = shifted(bytes_16(high + i * f.high / 8 * PANEL), i * f.high % 8 - f.low);
+    x = _mm512_ternarylogic_epi32(_mm512_set1_epi32((1 << f.low) - 1), x, upper, 0xca); /* lower bits of x */
+  }
+  if (bits <= 4) return _mm512_permutexvar_ps(x, table_of_bits(f, 0));
+  if (bits == 5) return _mm512_permutex2var_ps(table_of_bits(f, 0), x, table_of_bits(f, 16));
+  return _mm512_cvtepi32_ps(_mm512_and_si512(x, _mm512_set1_epi32(63)));
+}
+#else
 /* What the weights of a part have in common, for the outputs of a panel */
 typedef struct {
   float scale[PANEL], minimum[PANEL];
@@ -95,3 +170,4 @@ INLINE void bits_of_inputs(const block_format f, const uint8_t *low, const uint8
     }
   }
 }
+#endif
