@@ -61,7 +61,7 @@ class Blocks:
         return multiply(self.kernels, rows, self)
 
     def rows(self, outputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there is no such output."""
+        """Return the weights [..., inputs] of some outputs, as of tokens; IndexError where there is no such output."""
         outputs = outputs.to(torch.int32).contiguous()
         result = torch.empty(*outputs.shape, self.inputs, dtype=dtype)
         self.kernels(

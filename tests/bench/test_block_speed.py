@@ -1,0 +1,26 @@
+"""The benchmark of blocks prints a line for each type, beside plain panels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.engines.local.kernels import native
+
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
+def test_each_type_has_a_line_beside_plain_panels() -> None:
+    chosen = ["--shape", "64x256", "--types", "Q4_K,Q8_0", "--rows", "1", "3", "--rounds", "1", "--dtype", "float32"]
+    command = [sys.executable, str(BENCH / "block_speed.py"), *chosen]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    names = [line[0] for line in table if len(line) == 4 and line[0] not in ("GFLOP/s", "---")]
+    assert names == ["float32", "Q4_K", "Q8_0"]
