@@ -97,6 +97,7 @@ class Mxfp4Reader(LayoutReader):
 
     kind = Mxfp4Layout
     types_of_scales: ClassVar[dict[str, torch.dtype]] = EXPONENTS
+    last_scale: ClassVar[str] = "weight_scale"
 
     def layout_of(self, settings: GroupSettings, found: dict[str, Tensor], module: nn.Linear) -> Layout:
         """Inputs are whole groups."""
@@ -120,11 +121,15 @@ class Mxfp4Reader(LayoutReader):
         return own.get(name, SCALES)
 
     def problem(self, layer: GroupedLinear, name: str, tensor: torch.Tensor) -> str:
-        """Scales are numbers, and those of whole layers above 0."""
+        """Scales are numbers, also together, and those of whole layers above 0."""
         if name == "weight_scale" and not as_numbers(tensor).float().isfinite().all():
             return "a scale is not a finite number"
         if name.endswith("global_scale") and not (tensor.isfinite().all() and (tensor > 0).all()):
             return "the scale of the layer is not a finite number above 0"
+        if name == self.last_scale:
+            largest = layer.layout.scales(layer.stored, 0, layer.out_features).abs().max() * E2M1.max()
+            if not largest.isfinite():
+                return "a weight would not be a finite number"
         return ""
 
 
@@ -133,6 +138,7 @@ class Nvfp4Reader(Mxfp4Reader):
 
     kind = Nvfp4Layout
     types_of_scales: ClassVar[dict[str, torch.dtype]] = {"F8_E4M3": torch.float8_e4m3fn}
+    last_scale: ClassVar[str] = "weight_global_scale"
 
     def needed(self, settings: GroupSettings) -> list[str]:
         """Rows that are rounded have a scale for all, too."""

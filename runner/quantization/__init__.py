@@ -10,9 +10,10 @@ from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.float4 import Mxfp4Config, Nvfp4Config
 from runner.quantization.float8 import FbgemmFp8Config, Float8Config, FloatQuantizedConfig
 from runner.quantization.gguf import GgufConfig
-from runner.quantization.grouped import AutoRoundConfig, AwqConfig, GptqConfig, PackQuantizedConfig
+from runner.quantization.grouped import AutoRoundConfig, AwqConfig, GptqConfig
 from runner.quantization.hqq import HqqConfig
 from runner.quantization.int_quantized import IntQuantizedConfig
+from runner.quantization.pack_quantized import PackQuantizedConfig
 from runner.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config, TorchaoIntxConfig
 
 CHOICES: dict[str, type[QuantizationConfig]] = {

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from runner.quantization.grouped import GroupedConfig, GroupSettings, beyond_weights
-from runner.quantization.int_quantized import rows_of
+from runner.quantization.compressed import CompressedConfig, rows_of
+from runner.quantization.grouped import GroupedConfig, GroupSettings
 
-FORMATS = ("float-quantized", "naive-quantized")
 MAX_BLOCK = 2**20
 
 
@@ -63,25 +62,13 @@ class FbgemmFp8Config(GroupedConfig):
 
 
 @dataclass
-class FloatQuantizedConfig(GroupedConfig):
+class FloatQuantizedConfig(CompressedConfig):
     """A checkpoint of compressed-tensors whose weights are float8, and perhaps its rows (FP8 of llm-compressor)."""
 
     name: ClassVar[str] = "float_quantized"
-    method: ClassVar[str] = "compressed-tensors"
+    form: ClassVar[str] = "float-quantized"
     holders: ClassVar[tuple[str, ...]] = Float8Config.holders
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
-
-    @classmethod
-    def is_own(cls, stored: dict[str, Any]) -> bool:
-        """Whether each group of layers is in the format float-quantized, or so without saying it."""
-        groups = stored.get("config_groups")
-        if stored.get("quant_method") != cls.method or not isinstance(groups, dict) or not groups:
-            return False
-        listed = [one for one in groups.values() if isinstance(one, dict)]
-        formats = {str(one.get("format") or stored.get("format")) for one in listed}
-        types = [weights.get("type") for one in listed if isinstance(weights := one.get("weights"), dict)]
-        is_float = formats == {FORMATS[0]} or (formats <= set(FORMATS) and set(types) == {"float"})
-        return is_float and len(listed) == len(groups)
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
@@ -94,14 +81,35 @@ class FloatQuantizedConfig(GroupedConfig):
         return GroupSettings("float8", (8,), inputs, rows=rows, row_group=row_group, outputs=outputs)
 
     @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
-        """Weights are e4m3; rows are e4m3 by row or group as they come, or as a whole."""
-        if problem := beyond_weights(stored):
-            return problem
-        groups = list(stored["config_groups"].values())
-        for one in groups:
-            if problem := _problem(one):
-                return problem
+    def problem_of(cls, weights: dict[str, Any]) -> str:
+        """Weights are e4m3."""
+        kinds = weights.get("num_bits"), weights.get("type"), weights.get("symmetric", True), weights.get("strategy")
+        group, block = weights.get("group_size"), weights.get("block_structure")
+        sizes = {"channel": [], "tensor": [], "group": [group], "block": block}
+        if kinds[:3] != (8, "float", True) or not isinstance(kinds[3], str) or kinds[3] not in sizes:
+            return (
+                "its weights are num_bits={} type={} symmetric={} strategy={}, and the runner reads symmetric float of "
+                "8 bits by channel, tensor, group or block"
+            ).format(*kinds)
+        is_read = _are_sizes(sizes[kinds[3]], 2 if kinds[3] == "block" else 1)
+        return "" if is_read else f"its weights have group_size={group} block_structure={block}"
+
+    @classmethod
+    def problem_of_rows(cls, rows: dict[str, Any]) -> str:
+        """Rows are e4m3 by row or group as they come, or as a whole."""
+        kinds = rows.get("num_bits"), rows.get("type"), rows.get("dynamic"), rows.get("strategy")
+        known = [(8, "float", True, "token"), (8, "float", True, "group"), (8, "float", False, "tensor")]
+        is_read = kinds in known and rows.get("symmetric", True) is True and not rows.get("scale_dtype")
+        if is_read and (kinds[3] != "group" or _are_sizes([rows.get("group_size")], 1)):
+            return ""
+        return (
+            "its rows are num_bits={} type={} dynamic={} strategy={} group_size={}, and the runner reads symmetric "
+            "float of 8 bits, dynamic by token or group, or static by tensor"
+        ).format(*kinds, rows.get("group_size"))
+
+    @classmethod
+    def problem_of_several(cls, groups: list[dict[str, Any]]) -> str:
+        """Scales belong to outputs, groups or blocks of the same size in all layers."""
         if any({**one, "targets": 0} != {**groups[0], "targets": 0} for one in groups):
             return "its groups of layers have different settings, and the runner reads one for all"
         return ""
@@ -120,38 +128,6 @@ def _shared(weights: dict[str, Any]) -> tuple[int, int]:
     if strategy == "group":
         return 1, weights["group_size"]
     return (1 if strategy == "channel" else -1), -1
-
-
-def _problem(group: dict[str, Any]) -> str:
-    weights, rows = group.get("weights"), group.get("input_activations")
-    if not isinstance(weights, dict):
-        return "each of its config_groups needs `weights`"
-    kinds = weights.get("num_bits"), weights.get("type"), weights.get("symmetric", True), weights.get("strategy")
-    sizes = {"channel": [], "tensor": [], "group": [weights.get("group_size")], "block": weights.get("block_structure")}
-    if kinds[:3] != (8, "float", True) or not isinstance(kinds[3], str) or kinds[3] not in sizes:
-        return (
-            "its weights are num_bits={} type={} symmetric={} strategy={}, and the runner reads symmetric float of 8 "
-            "bits by channel, tensor, group or block"
-        ).format(*kinds)
-    if not _are_sizes(sizes[kinds[3]], 2 if kinds[3] == "block" else 1):
-        return (
-            f"its weights have group_size={weights.get('group_size')} block_structure={weights.get('block_structure')}"
-        )
-    if group.get("output_activations"):
-        return "its outputs are quantized, too, which the runner does not read"
-    if not rows:
-        return ""
-    if not isinstance(rows, dict):
-        return f"input_activations={rows!r}: a JSON object expected"
-    kinds = rows.get("num_bits"), rows.get("type"), rows.get("dynamic"), rows.get("strategy")
-    known = [(8, "float", True, "token"), (8, "float", True, "group"), (8, "float", False, "tensor")]
-    is_read = kinds in known and rows.get("symmetric", True) is True and not rows.get("scale_dtype")
-    if not is_read or (kinds[3] == "group" and not _are_sizes([rows.get("group_size")], 1)):
-        return (
-            "its rows are num_bits={} type={} dynamic={} strategy={} group_size={}, and the runner reads symmetric "
-            "float of 8 bits, dynamic by token or group, or static by tensor"
-        ).format(*kinds, rows.get("group_size"))
-    return ""
 
 
 def _are_sizes(values: Any, count: int) -> bool:

@@ -1,4 +1,4 @@
-"""Checkpoints of integers with a scale for each group of inputs: GPTQ, AWQ, AutoRound, packed compressed-tensors.
+"""Checkpoints of integers with a scale for each group of inputs: GPTQ, AWQ, AutoRound.
 
 The runner reads them itself (models/grouped.py). `none` also loads them as they are.
 """
@@ -71,8 +71,8 @@ class GroupedConfig(Quantized):
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
         """Return what a quantization_config says about its layers; ConfigError where a number makes no sense."""
-        bits = _bits(stored.get("bits", stored.get("w_bit", 4)), "bits")
-        group = _group(stored.get("group_size", stored.get("q_group_size", 128)))
+        bits = bits_of(stored.get("bits", stored.get("w_bit", 4)), "bits")
+        group = group_of(stored.get("group_size", stored.get("q_group_size", 128)))
         layout, is_minus_one = cls.packing_of(stored)
         if layout == "awq" and bits != 4:
             raise ConfigError(f"config.json: quantization_config.bits={bits}: AWQ's layout has 4")
@@ -148,76 +148,20 @@ class AutoRoundConfig(GroupedConfig):
         return named or super().refusal_of(stored)
 
 
-@dataclass
-class PackQuantizedConfig(GroupedConfig):
-    """A checkpoint of compressed-tensors whose weights alone are quantized, to packed integers (W4A16, W8A16)."""
-
-    name: ClassVar[str] = "pack_quantized"
-    method: ClassVar[str] = "compressed-tensors"
-    packed_names: ClassVar[tuple[str, ...]] = (".weight_packed",)
-
-    @classmethod
-    def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:
-        """Groups of layers may have different bits."""
-        weights = _weights(stored)
-        several = tuple(dict.fromkeys(_bits(one.get("num_bits"), "num_bits") for one in weights))
-        return GroupSettings("packed", several, _group(weights[0].get("group_size")))
-
-    @classmethod
-    def is_own(cls, stored: dict[str, Any]) -> bool:
-        """Whether each group of layers is in the format pack-quantized, with rows as they are."""
-        groups = stored.get("config_groups")
-        if stored.get("quant_method") != cls.method or not isinstance(groups, dict) or not groups:
-            return False
-        listed = [one for one in groups.values() if isinstance(one, dict)]
-        formats = {str(one.get("format") or stored.get("format")) for one in listed}
-        are_plain = not any(one.get("input_activations") or one.get("output_activations") for one in listed)
-        return formats == {"pack-quantized"} and are_plain and len(listed) == len(groups)
-
-    @classmethod
-    def refusal_of(cls, stored: dict[str, Any]) -> str:
-        """Weights are integers with a scale for each group or each output."""
-        if problem := beyond_weights(stored):
-            return problem
-        for weights in _weights(stored):
-            kinds = weights.get("type", "int"), weights.get("strategy", "group")
-            if kinds[0] != "int" or kinds[1] not in ("group", "channel"):
-                return (
-                    f"its weights are type={kinds[0]} strategy={kinds[1]}, and the runner reads int by group or channel"
-                )
-        return ""
-
-
-def beyond_weights(stored: dict[str, Any]) -> str:
-    """Say what compressed-tensors would do besides reading quantized layers; empty if nothing."""
-    for key in ("kv_cache_scheme", "transform_config"):
-        if stored.get(key):
-            return f"it has a {key}, which the runner does not read"
-    sparsity = stored.get("sparsity_config")
-    is_dense = not sparsity or (isinstance(sparsity, dict) and sparsity.get("format") == "dense")
-    return "" if is_dense else "it has a sparsity_config, which the runner does not read"
-
-
-def _weights(stored: dict[str, Any]) -> list[dict[str, Any]]:
-    groups = stored.get("config_groups")
-    weights = [one.get("weights") for one in groups.values()] if isinstance(groups, dict) else []
-    if not weights or not all(isinstance(one, dict) for one in weights):
-        raise ConfigError("config.json: each of quantization_config.config_groups needs `weights`")
-    return weights
-
-
 def _one_of(stored: dict[str, Any], key: str, known: tuple[str, ...]) -> str:
     value = stored.get(key)
     return "" if value in known else f"{key}={value!r}: the runner reads {', '.join(known)}"
 
 
-def _bits(value: object, key: str) -> int:
+def bits_of(value: object, key: str) -> int:
+    """Return a number of bits that the kernels multiply; ConfigError for any other."""
     if type(value) is not int or value not in BITS:
         raise ConfigError(f"config.json: quantization_config.{key}={value!r}: a whole number from 2 to 8 expected")
     return value
 
 
-def _group(value: object) -> int:
+def group_of(value: object) -> int:
+    """Return how many inputs share a scale, -1 for all; ConfigError for what is no such number."""
     if value is None:
         return -1
     if type(value) is not int or (value != -1 and value < 1):

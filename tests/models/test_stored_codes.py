@@ -236,6 +236,8 @@ def with_nan(one: torch.Tensor) -> torch.Tensor:
         ("mxfp4_pack_quantized", with_one(f"{UP}.weight_packed", lambda one: one.int()), r"up_proj\.weight_packed: I32, and U8 expected"),
         ("mxfp4_pack_quantized", with_one(f"{UP}.weight_scale", lambda one: one | 255), r"up_proj\.weight_scale: a scale is not a finite number"),
         ("mxfp4_pack_quantized", with_one(f"{UP}.weight_scale", lambda one: one[:, :1]), r"up_proj\.weight_scale: \[192, 1\], .* has \[192, 4\]"),
+        ("mxfp4_pack_quantized", with_one(f"{UP}.weight_scale", lambda one: one * 0 + 254), r"up_proj\.weight_scale: a weight would not be a finite number"),
+        ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one * 0 + 1e-40), r"weight_global_scale: a weight would not be a finite number"),
         ("nvfp4_pack_quantized", with_one(f"{UP}.weight_scale", lambda one: (one.view(torch.uint8) | 127).view(torch.float8_e4m3fn)), r"weight_scale: a scale is not a finite"),
         ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one * 0), r"weight_global_scale: the scale of the layer is not a finite number above 0"),
         ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one * float("nan")), r"weight_global_scale: the scale of the layer is not a finite"),

@@ -28,7 +28,8 @@ from runner.models.grouped import GroupedLinear
 from runner.models.load import Loaded
 from runner.quantization import CHOICES
 from runner.quantization.base import QuantizationConfig
-from runner.quantization.grouped import AutoRoundConfig, AwqConfig, GptqConfig, PackQuantizedConfig
+from runner.quantization.grouped import AutoRoundConfig, AwqConfig, GptqConfig
+from runner.quantization.pack_quantized import PackQuantizedConfig
 
 Make = Callable[..., RunnerConfig]
 IDS = torch.arange(3, 40)[None]
