@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,8 @@ def test_transformers_unpacks_experts_in_mxfp4_on_a_cpu(tmp_path: Path) -> None:
         num_hidden_layers=2, hidden_size=64, intermediate_size=64, vocab_size=512, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, num_local_experts=4, num_experts_per_tok=2, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
-    GptOssForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    plain: Any = GptOssForCausalLM(config)
+    plain.to(torch.bfloat16).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     random = torch.Generator().manual_seed(0)
     packed_bytes = 0
@@ -60,8 +62,8 @@ def test_transformers_unpacks_experts_in_mxfp4_on_a_cpu(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "config.json").read_text()) | {"quantization_config": {"quant_method": "mxfp4"}}
     (tmp_path / "config.json").write_text(json.dumps(written))
 
-    model = GptOssForCausalLM.from_pretrained(tmp_path, dtype="auto", device_map="cpu")
-    experts = {name: one for name, one in model.named_parameters() if name.endswith("_proj") and ".experts." in name}
-    assert len(experts) == 4
-    assert {one.dtype for one in experts.values()} == {torch.bfloat16}
-    assert sum(one.nbytes for one in experts.values()) / packed_bytes == pytest.approx(3.8, abs=0.05)
+    model: Any = GptOssForCausalLM.from_pretrained(tmp_path, dtype="auto", device_map="cpu")
+    unpacked = {name: one for name, one in model.named_parameters() if name.endswith("_proj") and ".experts." in name}
+    assert len(unpacked) == 4
+    assert {one.dtype for one in unpacked.values()} == {torch.bfloat16}
+    assert sum(one.nbytes for one in unpacked.values()) / packed_bytes == pytest.approx(3.8, abs=0.05)
