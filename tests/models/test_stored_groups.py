@@ -294,7 +294,7 @@ def test_a_quantized_head_that_is_tied_is_refused(make_config: Make, saved: Any,
         (STORED["auto_round"] | {"packing_format": ["x"]}, r"packing_format=\['x'\]: the runner reads auto_round, "),
         (STORED["auto_round"] | {"data_type": "mx_fp"}, r"data_type='mx_fp': the runner reads int"),
         (made.scheme(bits=99), r"quantization_config\.num_bits=99"),
-        (made.scheme(config_groups={"a": {"format": "pack-quantized"}}), r"each of quantization_config\.config_groups needs `weights`"),
+        (made.scheme(config_groups={"a": {"format": "pack-quantized"}}), r"each of its config_groups needs `weights`"),
         ("text", "quantization_config: a JSON object expected, found 'text'"),
     ],
 )  # fmt: skip
