@@ -171,7 +171,7 @@ def cores() -> int:
 # Below this, handing work to a second thread costs more than it saves; while other processes are busy, it costs a
 # hundred times more, because one thread waits for the other at every layer.
 ONE_THREAD_BELOW_PARAMETERS = 50_000_000
-QUANTIZED_FLAGS = {"avx512_bf16", "avx512_vnni", "avx512bw", "avx512vl"}
+QUANTIZED_FLAGS = {"avx512_vnni", "avx512bw", "avx512dq", "avx512vl"}
 
 
 def c_compiler() -> str | None:
@@ -180,8 +180,13 @@ def c_compiler() -> str | None:
 
 
 def has_quantized_kernels() -> bool:
-    """Whether kernels/quantized.h can be built and run here: it multiplies bfloat16 and bytes with AVX512."""
+    """Whether kernels/quantized.h can be built and run here: it multiplies bytes with AVX512."""
     return c_compiler() is not None and processor_flags() >= QUANTIZED_FLAGS
+
+
+def has_bfloat16_products() -> bool:
+    """Whether the processor multiplies bfloat16 by AVX512; elsewhere bitsandbytes leaves 4-bit weights unpacked."""
+    return "avx512_bf16" in processor_flags()
 
 
 def processor_flags() -> set[str]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from runner.core import machine
 from runner.core.dtypes import BYTES, Dtype
 from runner.core.errors import ConfigError, check, one_line
 from runner.quantization.base import Format, Quantized
@@ -196,6 +197,10 @@ class FourBitConfig(BitsAndBytesConfig):
             return math.ceil(numbers / 2), 4 * blocks + table
         nested = 4 * math.ceil(blocks / NESTED_BLOCK) + 256 * 4 + 4  # scales of scales, their table, offset
         return math.ceil(numbers / 2), blocks + table + nested
+
+    def has_kernels(self, dtype_bytes: int) -> bool:
+        """Return whether the library packs its weights here: the kernels read them packed."""
+        return machine.has_bfloat16_products()
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
         """The copy is in compute_dtype."""

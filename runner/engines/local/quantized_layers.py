@@ -185,7 +185,7 @@ class QuantizedLayers:
         if self._kernels is None or not (self._kernels.has_quantized or is_dynamic):
             raise UnsupportedLayer(
                 "its kernels need a C compiler"
-                + ("" if is_dynamic else ", and a processor that multiplies bfloat16 and bytes (AVX512)")
+                + ("" if is_dynamic else ", and a processor that multiplies bytes (AVX512 with VNNI)")
             )
         if layer.training or layer.weight.device.type != "cpu" or dtype not in native.FORMATS:
             raise UnsupportedLayer("it is being trained, not on the CPU, or in another number format")

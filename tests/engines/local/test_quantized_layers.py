@@ -17,6 +17,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
+from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
 from runner.engines.local.engine import LocalEngine
@@ -30,8 +31,9 @@ Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
 BUILT = native.kernels()
 has_kernels = pytest.mark.skipif(
-    BUILT is None or not BUILT.has_quantized, reason="this processor has no products of bfloat16 and of bytes"
+    BUILT is None or not BUILT.has_quantized, reason="this processor has no products of bytes by AVX512"
 )
+packed = pytest.mark.skipif(not machine.has_bfloat16_products(), reason="bitsandbytes packs no 4-bit weights here")
 
 
 def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:
@@ -63,11 +65,11 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
 @pytest.mark.parametrize(
     ("kind", "inputs", "outputs", "keys"),
     [
-        ("nf4", 192, 96, {}),
-        ("nf4", 64, 32, {"double_quant": False}),
-        ("nf4", 192, 96, {"compute_dtype": torch.float32}),
-        ("nf4", 1088, 96, {}),  # stretches of a panel
-        ("fp4", 128, 160, {}),
+        pytest.param("nf4", 192, 96, {}, marks=packed),
+        pytest.param("nf4", 64, 32, {"double_quant": False}, marks=packed),
+        pytest.param("nf4", 192, 96, {"compute_dtype": torch.float32}, marks=packed),
+        pytest.param("nf4", 1088, 96, {}, marks=packed),  # stretches of a panel
+        pytest.param("fp4", 128, 160, {}, marks=packed),
         ("int8", 192, 96, {}),
         ("int8", 72, 50, {}),  # parts of everything
         ("int8", 72, 50, {"threshold": 0.0}),
@@ -99,7 +101,7 @@ def test_outputs_are_the_librarys_own(kind: str, inputs: int, outputs: int, keys
 
 
 @has_kernels
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", [pytest.param("nf4", marks=packed), "int8"])
 @pytest.mark.parametrize("count", [2, 9])
 def test_nan_stays_nan(kind: str, count: int) -> None:
     layer = layer_of(kind, 64, 32, bias=False)
@@ -122,7 +124,7 @@ def quantized(model: Any) -> list[Any]:
 
 
 @has_kernels
-@pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=["nf4", "int8"])
+@pytest.mark.parametrize("quantization", [pytest.param(Nf4Config(), marks=packed), Int8Config()], ids=["nf4", "int8"])
 def test_weights_stay_and_functions_are_put_back(
     make_config: Make, saved_family: Saved, quantization: QuantizationConfig
 ) -> None:
@@ -143,7 +145,9 @@ def test_weights_stay_and_functions_are_put_back(
 
 @has_kernels
 @pytest.mark.parametrize(
-    "quantization", [Fp4Config(), Int8Config(), Int8DynamicConfig()], ids=["fp4", "int8", "int8_dynamic"]
+    "quantization",
+    [pytest.param(Fp4Config(), marks=packed), Int8Config(), Int8DynamicConfig()],
+    ids=["fp4", "int8", "int8_dynamic"],
 )
 def test_an_adapter_over_quantized_layers_counts(
     make_config: Make, saved_family: Saved, quantization: QuantizationConfig, tmp_path: Path

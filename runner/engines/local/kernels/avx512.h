@@ -28,14 +28,18 @@ INLINE __m512 softmax_weight_16_bf16(__m512 x) {
   return _mm512_scalef_ps(_mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f)), n);
 }
 
+/* Floats whose upper halves are rounded as from_float_bf16 does it; the lower halves mean nothing */
+INLINE __m512i rounded_bits_bf16(__m512 x) {
+  const __m512i bits = (__m512i)x, last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  return _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+}
+
 /* As from_float_bf16 */
 INLINE __m256i to_16_bf16(__m512 x) {
 #ifdef HAS_AVX512_BF16
   return (__m256i)_mm512_cvtneps_pbh(x);
 #else
-  const __m512i bits = (__m512i)x, last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded_bits_bf16(x), 16));
 #endif
 }
 
@@ -53,17 +57,19 @@ INLINE __m512 round_16_bf16(__m512 x) {
 }
 INLINE __m512 round_16_f32(__m512 x) { return x; }
 
-#ifdef HAS_AVX512_BF16
 /* One input, or a pair of inputs, of 16 outputs as a panel holds them */
 INLINE vec step_f32(const __m512 x[1]) { return (vec)x[0]; }
 
 INLINE words step_bf16(const __m512 x[2]) {
+#ifdef HAS_AVX512_BF16
   static const uint16_t in_turns[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(x[1], x[0]);
   return (words)_mm512_permutexvar_epi16(_mm512_loadu_si512(in_turns), both);
+#else
+  return (words)rounded_bits_bf16(x[0]) >> 16 | ((words)rounded_bits_bf16(x[1]) & 0xffff0000u);
+#endif
 }
 
 INLINE void store_step_f32(const __m512 x[1], float *at) { _mm512_storeu_ps(at, x[0]); }
 INLINE void store_step_bf16(const __m512 x[2], bf16 *at) { _mm512_storeu_si512(at, (__m512i)step_bf16(x)); }
-#endif

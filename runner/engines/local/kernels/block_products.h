@@ -2,7 +2,7 @@
    first-level cache, each weight rounded to T as if the file had been unpacked, and multiplied by all rows of a task:
    the sums of a row are those of plain weights. */
 
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
 /* The weights of eight inputs and LANES outputs, from the bits that begin at `low` and `high` */
 INLINE void NAME(weights_of_eight)(const block_format f, const part_vectors *s, const uint8_t *low, const uint8_t *high,
                                    __m512 weights[8]) {
@@ -104,7 +104,7 @@ static void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, i
   FOR_FORMAT(type, NAME(unpack_parts)(f, (const uint8_t *)panel, from, inputs, to))
 }
 
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
 static void NAME(multiply_row)(int64_t type, const char *panel, const T *x, int64_t inputs, float *y) {
   FOR_FORMAT(type, NAME(sums_of_row)(f, (const uint8_t *)panel, x, inputs, y))
 }
@@ -119,7 +119,7 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
   const char *end = next.first + next.lines * CACHE_LINE;
   T strip[2][STRIP * PANEL] __attribute__((aligned(CACHE_LINE)));
   float y[MAX_QUANTIZED_ROWS * 2 * PANEL], *second = y + (PANELS_AT_ONCE == 2 ? PANEL : rows * PANEL);
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
   if (rows == 1 && u->of[0]->kind == BLOCKS) {
     NAME(multiply_row)(u->of[0]->block, u->first, (const T *)p->x + row * p->inputs, p->inputs, y);
     if (u->second) NAME(multiply_row)(u->of[1]->block, u->second, (const T *)p->x + row * p->inputs, p->inputs, second);

@@ -58,7 +58,7 @@ INLINE block_bits bits_of_part(const block_format f, const uint8_t *group, int p
                       low + (f.group * f.low + part * f.part * f.high) / 8 * PANEL};
 }
 
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
 #define AHEAD 1024 /* bytes that are prefetched before they are read */
 
 /* What the weights of a part have in common, for LANES outputs */

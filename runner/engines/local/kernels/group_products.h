@@ -1,7 +1,7 @@
 /* Weights of matrices in groups (groups.h), for one number format: each is rounded to T, as if the checkpoint had been
    unpacked. block_products.h multiplies them. */
 
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
 INLINE __m512 NAME(numbers_of_codes)(const int type, const uint8_t *codes, const float *zero_point, __m512 table) {
   const __m512i code = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
   if (type == TABLE) return _mm512_permutexvar_ps(code, table);
@@ -16,12 +16,12 @@ INLINE __m512 NAME(numbers_of_codes)(const int type, const uint8_t *codes, const
 /* to [8 / PACK, PANEL, PACK]: the weights of eight inputs */
 INLINE void NAME(store_codes)(const int type, const group_numbers *const of[8], const float *table,
                               const uint8_t codes[8][PANEL], T *to) {
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
   const __m512 values = type == TABLE ? _mm512_loadu_ps(table) : _mm512_setzero_ps();
 #endif
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i += PACK, to += PANEL * PACK) {
-#ifdef HAS_AVX512_BF16
+#ifdef HAS_AVX512
 #pragma GCC unroll 2
     for (int o = 0; o < PANEL; o += LANES) {
       __m512 x[PACK];

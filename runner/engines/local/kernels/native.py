@@ -70,7 +70,7 @@ class Kernels:
             raise DifferentStructures("; ".join(wrong))
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.has_shared = hasattr(library, "attend_shared_f32")  # only for processors with wide registers
-        self.has_quantized = hasattr(library, "has_quantized")  # and for those with products of bfloat16 and of bytes
+        self.has_quantized = hasattr(library, "has_quantized")  # and for those that multiply bytes, too
         self.file = Path(library._name)
         self.is_kept = building.is_kept(self.file)
         self.vectors = (ctypes.c_char_p.in_dll(library, "vector_instructions").value or b"").decode()

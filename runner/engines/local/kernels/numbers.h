@@ -34,8 +34,8 @@
 #define HAS_TILES 1
 #endif
 #endif
-#if defined(HAS_AVX512_BF16) && defined(__AVX512VNNI__)
-#define HAS_AVX512_VNNI 1 /* and they multiply bytes */
+#if defined(HAS_AVX512) && defined(__AVX512VNNI__)
+#define HAS_AVX512_VNNI 1 /* they multiply bytes, some of them no bfloat16 */
 const int64_t has_quantized = 1;
 #endif
 
