@@ -21,6 +21,7 @@ from torch import nn
 
 from runner.engines.local.blocks import Blocks
 from runner.engines.local.kernels.native import Kernels, kernels
+from runner.engines.local.matrices import Workspace
 from runner.engines.local.panels import Panels
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.gguf_types import TYPES
@@ -31,13 +32,15 @@ MIN_S = 0.01  # of processor time, for which a product is repeated
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
-def random_layer(kind: str, outputs: int, inputs: int) -> GgufLinear:
+def random_layer(kind: str, outputs: int, inputs: int, has_byte_rows: bool = False) -> GgufLinear:
     """Return a layer with random bits and small scales."""
     of, random = TYPES[kind], torch.Generator().manual_seed(0)
     blocks = torch.randint(256, (outputs, inputs // of.inputs, of.stored_bytes), generator=random).to(torch.uint8)
     scales = torch.randn(outputs, inputs // of.inputs, of.scales, generator=random) * 0.02
     blocks[..., of.scales_at : of.scales_at + 2 * of.scales] = scales.half().view(torch.uint8)
-    return GgufLinear(nn.Linear(inputs, outputs, bias=False, device="meta"), blocks.flatten(1), kind, None)
+    return GgufLinear(
+        nn.Linear(inputs, outputs, bias=False, device="meta"), blocks.flatten(1), kind, None, has_byte_rows
+    )
 
 
 def seconds(product: Product, rows: torch.Tensor) -> float:
@@ -71,10 +74,11 @@ def main() -> None:
     plain = Panels.of(torch.randn(outputs, inputs).to(dtype), None, here)
     ways, nbytes = {chosen.dtype: plain.product}, {chosen.dtype: plain.weight.nbytes}
     for kind in chosen.types.split(","):
-        layer = random_layer(kind, outputs, inputs)
-        for build, its in builds.items():
-            packed = Blocks.of(layer, its)
-            ways[build + kind], nbytes[build + kind] = packed.product, packed.weight.nbytes
+        for has_byte_rows in (False, True):
+            layer = random_layer(kind, outputs, inputs, has_byte_rows)
+            for build, its in builds.items():
+                packed, name = Blocks.of(layer, its, Workspace()), f"{build}{kind}{' x int8' * has_byte_rows}"
+                ways[name], nbytes[name] = packed.product, packed.weight.nbytes
     took = {(name, count): list[float]() for name in ways for count in chosen.rows}
     for _ in range(chosen.rounds):
         for count in chosen.rows:
@@ -98,13 +102,14 @@ def main() -> None:
     if chosen.against:
         lines = [
             [
-                kind,
+                name,
                 *(
-                    f"{median(a / b for a, b in zip(took[f'before {kind}', n], took[kind, n], strict=True)):.2f}"
+                    f"{median(a / b for a, b in zip(took[f'before {name}', n], took[name, n], strict=True)):.2f}"
                     for n in chosen.rows
                 ),
             ]
-            for kind in chosen.types.split(",")
+            for name in ways
+            if f"before {name}" in ways
         ]
         print("\nTimes as fast as the other build:\n")
         print(markdown(["", *(f"{n} rows" for n in chosen.rows)], lines))

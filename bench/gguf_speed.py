@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
            "num_key_value_heads": 8, "vocab_size": 32768},
 }  # fmt: skip
+SIDES = ("runner", "runner, int8 rows", "llama.cpp")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 
 
@@ -111,11 +113,12 @@ def measure_memory(file: Path, dtype: str, small: Path) -> dict[str, float]:
 
 
 def jobs_of(file: Path, dtype: str, prompts: list[list[int]], new_tokens: int) -> dict[str, Job]:
-    """Return the job of each side."""
+    """Return the job of each side: runner with rows in bytes as llama.cpp has them, and with exact ones."""
     limits = [new_tokens] * len(prompts)
     ours = Job("stream", str(file), dtype, prompts, limits, None, settings={"quantization": "gguf"})
     return {
         "runner": ours,
+        "runner, int8 rows": replace(ours, settings={"quantization": "gguf", "int8_rows": True}),
         "llama.cpp": Job("llamacpp", "", dtype, prompts, limits, None, settings={"gguf": str(file)}),
     }
 
@@ -151,18 +154,21 @@ def main() -> None:
     lines, threads = [], 0
     for name, file in files.items():
         for count in options.rows:
-            found: dict[str, list[float]] = {"runner": [], "llama.cpp": []}
+            found: dict[str, list[float]] = {side: [] for side in SIDES}
             for _ in range(options.rounds):
                 for side, job in jobs_of(file, options.dtype, prompts[:count], options.new).items():
                     outcome = run_fresh(job, python if side == "llama.cpp" else sys.executable)
                     found[side].append(tokens_per_s(outcome))
                     threads = outcome.threads
-            times = [mine / its for mine, its in zip(found["runner"], found["llama.cpp"], strict=True)]
-            lines.append([name, str(count), *(spread(each) for each in found.values()), spread(times, 2)])
+            times = (
+                [mine / its for mine, its in zip(found[ours], found["llama.cpp"], strict=True)] for ours in SIDES[:2]
+            )
+            rates, ratios = (spread(each) for each in found.values()), (spread(each, 2) for each in times)
+            lines.append([name, str(count), *rates, *ratios])
     print(f"### {options.shape} with random weights: .gguf files by runner and by llama.cpp\n")
     print(head_line(["bench/gguf_speed.py", *sys.argv[1:]], threads))
     print(f"\n{options.rounds} rounds by turns, {options.prompt} + {options.new} tokens a row: median (least..most)\n")
-    head = ["file", "rows", "runner, tokens/s", "llama.cpp, tokens/s", "x llama.cpp"]
+    head = ["file", "rows", *(f"{side}: tokens/s" for side in SIDES), *(f"{side}: x llama.cpp" for side in SIDES[:2])]
     print(markdown(head, lines), flush=True)
     rows = []
     for name, file in files.items():

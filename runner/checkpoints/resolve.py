@@ -110,7 +110,10 @@ class Resolved:
         if self.stored is not None:
             return self.stored.config
         in_blocks = wanted.in_blocks()
-        return in_blocks if in_blocks is not None and self.has_blocks else wanted
+        if in_blocks is not None and self.has_blocks:
+            return in_blocks
+        wanted.check_unpacked()
+        return wanted
 
     @property
     def has_blocks(self) -> bool:

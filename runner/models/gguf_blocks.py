@@ -16,21 +16,27 @@ from torch import nn
 from runner.checkpoints.gguf_file import NOT_WEIGHTS, read_header
 from runner.checkpoints.weight_files import Tensor
 from runner.core.errors import DataError
-from runner.models.gguf_types import TYPES, scales_of, unpacked
+from runner.models.gguf_types import TYPES, scales_of, split, unpacked
 
+ROW_PART = 32  # inputs of a row in bytes that share a scale: as BYTE_PART in kernels/matrices.h
 UNPACKED_AT_ONCE = 2**20  # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
 
 
 class GgufLinear(nn.Linear):
     """A linear layer whose weight, uint8 [outputs, bytes], is a file's blocks."""
 
-    def __init__(self, like: nn.Linear, stored: torch.Tensor, kind: str, order: torch.Tensor | None) -> None:
-        """like: the layer in whose place it is. order: the rows of the file in the model's order; None: they are."""
+    def __init__(
+        self, like: nn.Linear, stored: torch.Tensor, kind: str, order: torch.Tensor | None, has_byte_rows: bool = False
+    ) -> None:
+        """like: the layer in whose place it is. order: the rows of the file in the model's order; None: they are.
+
+        has_byte_rows: inputs are rounded to 8 bits before they are multiplied.
+        """
         nn.Module.__init__(self)
         self.in_features, self.out_features = like.in_features, like.out_features
         # a head that is tied to the embedding has the same parameter
         self.weight = stored if isinstance(stored, nn.Parameter) else nn.Parameter(stored, requires_grad=False)
-        self.bias, self.kind, self.order = like.bias, kind, order
+        self.bias, self.kind, self.order, self.has_byte_rows = like.bias, kind, order, has_byte_rows
 
     def rows(self, first: int, last: int) -> torch.Tensor:
         """Return the blocks of these outputs."""
@@ -38,6 +44,8 @@ class GgufLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""
+        if self.has_byte_rows:
+            input = rounded_by_parts(input)
         step = max(1, UNPACKED_AT_ONCE // self.in_features)
         parts = []
         for first in range(0, self.out_features, step):
@@ -73,7 +81,17 @@ class GgufEmbedding(nn.Embedding):
         return table if self.factor is None else table * self.factor.to(self.dtype)
 
 
-def load(path: Path, config: Any, dtype: torch.dtype, attention: str | None) -> tuple[Any, dict[str, list[str]]]:
+def rounded_by_parts(rows: torch.Tensor) -> torch.Tensor:
+    """Return rows as the numbers that their bytes stand for: of each 32 neighbours the largest has 127."""
+    parts = split(rows.float(), -1, ROW_PART)
+    most = parts.abs().amax(-1, keepdim=True)
+    factor = torch.where(most > 0, torch.tensor(127.0) / most, 0)  # one rounding; `127 / most` would have two
+    return ((parts * factor).round() * (most / 127)).flatten(-2).to(rows.dtype)
+
+
+def load(
+    path: Path, config: Any, dtype: torch.dtype, attention: str | None, has_byte_rows: bool = False
+) -> tuple[Any, dict[str, list[str]]]:
     """Build the model of a .gguf file and return it with the names of tensors that are missing, or of no use."""
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
@@ -92,10 +110,10 @@ def load(path: Path, config: Any, dtype: torch.dtype, attention: str | None) -> 
         if name is None or name not in unfilled:
             unused += [] if tensor.name in NOT_WEIGHTS else [tensor.name]
             continue
-        _fill(model, name, tensor, processor, dtype)
+        _fill(model, name, tensor, processor, dtype, has_byte_rows)
         unfilled.discard(name)
     if config.get_text_config().tie_word_embeddings:
-        unfilled -= _tie(model)
+        unfilled -= _tie(model, has_byte_rows)
     return model, {"missing_keys": sorted(unfilled), "unexpected_keys": unused}
 
 
@@ -108,7 +126,7 @@ def stored_bytes(tensor: Tensor) -> torch.Tensor:
     return stored
 
 
-def _fill(model: Any, name: str, tensor: Tensor, processor: Any, dtype: torch.dtype) -> None:
+def _fill(model: Any, name: str, tensor: Tensor, processor: Any, dtype: torch.dtype, has_byte_rows: bool) -> None:
     """Give the model a tensor of the file: as blocks where a layer can keep them, else unpacked."""
     path, _, part = name.rpartition(".")
     module = model.get_submodule(path)
@@ -116,7 +134,8 @@ def _fill(model: Any, name: str, tensor: Tensor, processor: Any, dtype: torch.dt
         order = _row_order(processor, tensor)
         if order is not None and tensor.shape == (module.out_features, module.in_features):
             is_same = bool((order == torch.arange(len(order))).all())
-            layer = GgufLinear(module, stored_bytes(tensor), tensor.dtype, None if is_same else order)
+            order = None if is_same else order
+            layer = GgufLinear(module, stored_bytes(tensor), tensor.dtype, order, has_byte_rows)
             model.set_submodule(path, layer)
             return
     is_table = tensor.dtype in TYPES and part == "weight" and isinstance(module, nn.Embedding)
@@ -150,11 +169,11 @@ def _numbers(tensor: Tensor) -> np.ndarray[Any, Any]:
     return np.array(dequantize(data.reshape(*tensor.shape[:-1], -1), kind), dtype=np.float32).reshape(tensor.shape)
 
 
-def _tie(model: Any) -> set[str]:
+def _tie(model: Any, has_byte_rows: bool) -> set[str]:
     """Let the head share the embedding's weights; return the names that are filled by that."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(embedding, GgufEmbedding):
-        model.set_output_embeddings(GgufLinear(head, embedding.weight, embedding.kind, None))
+        model.set_output_embeddings(GgufLinear(head, embedding.weight, embedding.kind, None, has_byte_rows))
     else:
         model.tie_weights()
     path = next(path for path, module in model.named_modules() if module is model.get_output_embeddings())

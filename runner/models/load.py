@@ -36,6 +36,7 @@ from runner.models.tokenizing import check_growth, panics
 from runner.models.vocabulary import check_tokenizer
 from runner.quantization import quiet_imports, stored_settings
 from runner.quantization.base import QuantizationConfig
+from runner.quantization.gguf import GgufBlocksConfig
 from runner.quantization.made_groups import MadeGroupsConfig
 from runner.quantization.mixed import Mix
 
@@ -226,7 +227,9 @@ def _load_weights(
         with heap.large_blocks_mapped():
             if held.keeps_blocks:
                 own = scaled or capability.settings_of(folder)
-                loaded: Any = gguf_blocks.load(folder, own, arguments["dtype"], arguments.get("attn_implementation"))
+                attention = arguments.get("attn_implementation")
+                has_byte_rows = isinstance(held, GgufBlocksConfig) and held.int8_rows
+                loaded: Any = gguf_blocks.load(folder, own, arguments["dtype"], attention, has_byte_rows)
             else:
                 if held.keeps_groups:
                     own = scaled or capability.settings_of(folder, model.trust_remote_code)

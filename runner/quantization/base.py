@@ -45,7 +45,6 @@ class QuantizationConfig:
     keeps_groups: ClassVar[bool] = (
         False  # whether the weights are a checkpoint's groups of integers (models/grouped.py)
     )
-    may_round_rows: ClassVar[bool] = False  # whether rows of its layers may be quantized, too, which needs memory
     makes_groups: ClassVar[bool] = False  # whether the runner's own layers hold what is made (models/made_groups.py)
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
@@ -68,6 +67,11 @@ class QuantizationConfig:
 
     def has_kernels(self, dtype_bytes: int) -> bool:
         """Whether the local engine has its own kernels for such layers, which make no copy of a weight."""
+        return False
+
+    @property
+    def may_round_rows(self) -> bool:
+        """Whether rows of its layers may be quantized, too, which needs memory."""
         return False
 
     @property
@@ -108,6 +112,9 @@ class QuantizationConfig:
     def in_blocks(self) -> QuantizationConfig | None:
         """Return what describes a loaded file whose blocks stay as they are; None if none does."""
         return None
+
+    def check_unpacked(self) -> None:
+        """Reject keys that have a meaning only for blocks that stay as they are, where none does."""
 
     @staticmethod
     def quiet_import() -> None:

@@ -5,15 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from runner.core.errors import check
+from runner.core.fields import counts_unless
 from runner.quantization.base import CheckpointSource, QuantizationConfig, Quantized
 
 
 @dataclass
 class GgufConfig(Quantized):
-    """A .gguf file. unpacked: its blocks are unpacked while loading, into model.dtype."""
+    """A .gguf file. unpacked: its blocks are unpacked while loading, into model.dtype.
+
+    int8_rows: what weights in blocks are multiplied by is rounded to 8 bits.
+    """
 
     name: ClassVar[str] = "gguf"
     unpacked: bool = False
+    int8_rows: bool = counts_unless(False)
+
+    def __post_init__(self) -> None:
+        need = "with quantization.unpacked=true there are no blocks: leave one of the two out"
+        check(not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need)
 
     packages: ClassVar[tuple[str, ...]] = ("gguf",)
     install: ClassVar[str] = "pip install 'runner[gguf]'"
@@ -31,7 +41,20 @@ class GgufConfig(Quantized):
 
     def in_blocks(self) -> QuantizationConfig | None:
         """Return the choice with blocks that stay, unless they are to be unpacked."""
-        return None if self.unpacked else GgufBlocksConfig()
+        return None if self.unpacked else GgufBlocksConfig(int8_rows=self.int8_rows)
+
+    @property
+    def label(self) -> str:
+        """The choice, with rows in 8 bits if it has them."""
+        return f"{super().label}, rows in 8 bits" if self.int8_rows else super().label
+
+    def check_unpacked(self) -> None:
+        """Reject rows in 8 bits: unpacked weights are multiplied in model.dtype."""
+        need = (
+            "these weights do not stay in their blocks: they do on a CPU, without an adapter and model.device_map, if "
+            "docs/models.md names the file's architecture"
+        )
+        check(not self.int8_rows, "quantization.int8_rows", self.int8_rows, need)
 
     def load_arguments(self) -> dict[str, Any]:
         """Ask for unpacked weights; packed ones need kernels from a hub."""
@@ -46,6 +69,12 @@ class GgufBlocksConfig(GgufConfig):
     """A .gguf file whose blocks stay as they are (Resolved.held)."""
 
     keeps_blocks: ClassVar[bool] = True
+
+    @property
+    def may_round_rows(self) -> bool:
+        """Whether all are."""
+        return self.int8_rows
+
     packed: ClassVar[bool] = True
     has_portable_kernels: ClassVar[bool] = True
 

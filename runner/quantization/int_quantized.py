@@ -20,7 +20,11 @@ class IntQuantizedConfig(CompressedConfig):
     form: ClassVar[str] = "int-quantized"
     holders: ClassVar[tuple[str, ...]] = ("runner.models.grouped", "runner.models.int8_linear")
     packed_names: ClassVar[tuple[str, ...]] = (".weight",)
-    may_round_rows: ClassVar[bool] = True
+
+    @property
+    def may_round_rows(self) -> bool:
+        """Those of W8A8."""
+        return True
 
     @classmethod
     def settings_of(cls, stored: dict[str, Any]) -> GroupSettings:

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from runner.checkpoints import gguf_file, resolve
 from runner.config.lora import PthConfig
 from runner.config.model import LocalConfig, LocalModelConfig
-from runner.config.root import RunnerConfig, base_key
+from runner.config.root import RunnerConfig, base_key, semantic_keys
 from runner.config.rope import Rope2dConfig, RopeLinearConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
@@ -186,6 +186,33 @@ def test_an_adapter_or_a_gpu_gets_unpacked_weights(make_config: Make, files: dic
     whole = configure(make_config, files["F32"])
     assert not resolve.resolve(whole).held(whole.quantization).packed
     assert base_key(config) != base_key(adapted)
+
+
+def test_rows_in_8_bits_need_blocks_and_count_in_the_jobs_identity(
+    make_config: Make, files: dict[str, Path], tmp_path: Path
+) -> None:
+    in_bytes = GgufConfig(int8_rows=True)
+    config = configure(make_config, files["Q8_0"], quantization=in_bytes)
+    assert resolve.resolve(config).held(in_bytes).may_round_rows
+    plain = configure(make_config, files["Q8_0"])
+    assert not resolve.resolve(plain).held(plain.quantization).may_round_rows
+    keys = dict(semantic_keys(plain)), dict(semantic_keys(config))
+    assert {key for key in keys[1] if keys[0].get(key) != keys[1][key]} == {"quantization.int8_rows"}
+    with pytest.raises(
+        ConfigError, match=r"quantization\.int8_rows=True: with quantization\.unpacked=true there are no blocks"
+    ):
+        GgufConfig(unpacked=True, int8_rows=True)
+    adapted = configure(
+        make_config, files["Q8_0"], quantization=in_bytes, lora=PthConfig(path=str(tmp_path / "lora.pth"))
+    )
+    with pytest.raises(ConfigError, match=r"int8_rows=True: these weights do not stay in their blocks"):
+        resolve.resolve(adapted).held(in_bytes)
+    found, expected = (
+        logits(load(make_config, files["Q8_0"], quantization=in_bytes)),
+        logits(load(make_config, files["Q8_0"])),
+    )
+    assert not torch.equal(found, expected)
+    assert (found - expected).abs().mean() < 0.05 * expected.std()
 
 
 def test_a_scale_that_is_no_number_is_refused(make_config: Make, files: dict[str, Path], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
-from runner.engines.local.matrices import multiply
+from runner.engines.local.matrices import Workspace, multiply
 from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.gguf_types import TYPES, BlockType, split
 
@@ -33,18 +33,18 @@ class Blocks:
     inputs: int
     weight: torch.Tensor  # uint8 [panels, bytes]
     bias: torch.Tensor | None
+    workspace: Workspace
 
     @classmethod
-    def of(cls, layer: GgufLinear, kernels: Kernels) -> Blocks:
-        """Put a layer's blocks into panels; the last one is padded with zeros."""
+    def of(cls, layer: GgufLinear, kernels: Kernels, workspace: Workspace) -> Blocks:
+        """Put a layer's blocks into panels; the last one is padded with zeros. workspace: for rows in bytes."""
         kind, outputs = TYPES[layer.kind], layer.out_features
         weight = packed(layer.rows(0, outputs), kind, layer.in_features, kernels.panel_width)
         bias = None if layer.bias is None else layer.bias.detach().contiguous()
         bias_at = None if bias is None else pointer(bias, bias.dtype, outputs)
-        matrix = Matrix(
-            weight=weight.data_ptr(), bias=bias_at, outputs=outputs, kind=WeightFormat.blocks, block=kind.number
-        )
-        return cls(kernels, matrix, layer.in_features, weight, bias)
+        form = WeightFormat.byte_blocks if layer.has_byte_rows else WeightFormat.blocks
+        matrix = Matrix(weight=weight.data_ptr(), bias=bias_at, outputs=outputs, kind=form, block=kind.number)
+        return cls(kernels, matrix, layer.in_features, weight, bias, workspace)
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
@@ -58,7 +58,8 @@ class Blocks:
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [..., outputs] for rows [..., inputs]."""
-        return multiply(self.kernels, rows, self)
+        workspace = self.workspace.of(rows) if self.matrix.kind == WeightFormat.byte_blocks else None
+        return multiply(self.kernels, rows, self, workspace)
 
     def rows(self, outputs: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there is no such one."""
@@ -92,9 +93,9 @@ def packed(stored: torch.Tensor, kind: BlockType, inputs: int, width: int) -> to
             rows = torch.cat((rows, rows.new_zeros((last - first) * width - rows.shape[0], rows.shape[1])))
         parts = kind.take_apart(rows.view(rows.shape[0], blocks, kind.stored_bytes))
         planes = [split(parts.scales, -1, 2), parts.of_parts[..., None]]
-        planes.append(_bytes_of(parts.bits & ((1 << kind.low) - 1), kind.low)[..., None])
+        planes.append(_fours_of(parts.bits & ((1 << kind.low) - 1), kind.low))
         if kind.high:
-            planes.append(_bytes_of(parts.bits >> kind.low, kind.high)[..., None])
+            planes.append(_fours_of(parts.bits >> kind.low, kind.high))
         # each [outputs, blocks, numbers, bytes of a number]: the outputs of a panel side by side for each number
         sides = [
             one.reshape(-1, width, *one.shape[1:]).permute(0, 2, 3, 1, 4).flatten(2) for one in planes if one.shape[2]
@@ -103,17 +104,20 @@ def packed(stored: torch.Tensor, kind: BlockType, inputs: int, width: int) -> to
     return result
 
 
-def _bytes_of(bits: torch.Tensor, each: int) -> torch.Tensor:
-    """Put neighbouring weights of `each` bits into bytes: [..., n * each / 8] of [..., n]."""
+def _fours_of(bits: torch.Tensor, each: int) -> torch.Tensor:
+    """Put weights of `each` bits into fours of bytes, [..., n * each / 32, 4] of [..., n].
+
+    A four has the lowest bits of its bytes for four neighbouring weights, the next ones for the four after these, ...
+    """
     count = 8 // each
-    parts = split(bits, -1, count)
-    result: torch.Tensor = parts[..., 0].clone()
+    parts = split(bits, -1, count, 4)
+    result: torch.Tensor = parts[..., 0, :].clone()
     for place in range(1, count):
-        result |= parts[..., place] << place * each
+        result |= parts[..., place, :] << place * each
     return result
 
 
-_tried: dict[tuple[str, int], str] = {}  # what is wrong with products of a type of blocks, by type and inputs
+_tried: dict[tuple[str, int, bool], str] = {}  # what is wrong with products, by type of blocks, inputs and byte rows
 
 
 def problem(layer: GgufLinear, kernels: Kernels | None) -> str:
@@ -122,7 +126,7 @@ def problem(layer: GgufLinear, kernels: Kernels | None) -> str:
         return "there are no kernels: they need a C compiler"
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
         return "its bias has another number format"
-    key = layer.kind, layer.in_features
+    key = layer.kind, layer.in_features, layer.has_byte_rows
     if key not in _tried:
         _tried[key] = next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), "")
     return _tried[key]
@@ -130,9 +134,9 @@ def problem(layer: GgufLinear, kernels: Kernels | None) -> str:
 
 def _difference(layer: GgufLinear, dtype: torch.dtype, kernels: Kernels) -> str:
     few = nn.Linear(layer.in_features, min(TRIAL_OUTPUTS, layer.out_features), bias=False, device="meta")
-    trial = GgufLinear(few, layer.rows(0, few.out_features), layer.kind, None)
+    trial = GgufLinear(few, layer.rows(0, few.out_features), layer.kind, None, layer.has_byte_rows)
     x = torch.randn(7, layer.in_features, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad():
-        expected, found = trial(x).float(), Blocks.of(trial, kernels).product(x).float()
+        expected, found = trial(x).float(), Blocks.of(trial, kernels, Workspace()).product(x).float()
     off = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
     return "" if off <= TOLERANCE[dtype] else f"the outputs would be off by {off:.2g} of the largest"

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from runner.checkpoints.pass_memory import quantized_workspace_bytes
+from runner.core.machine import MIB
 from runner.engines.local.kernels.native import Kernels, pointer, pointer_or_none
 from runner.engines.local.kernels.shared_numbers import SHIFT, Matrix, WeightFormat
 
@@ -58,6 +60,26 @@ class QuantizedWeights:
             matrix.constants = pointer_or_none(constants, torch.int32, outputs)
         matrix.bias = None if bias is None else pointer(bias, bias.dtype, outputs)
         self.tensors = tuple(one for one in (weight, bias, scale, constants) if one is not None)
+
+
+class Workspace:
+    """Memory in which products quantize rows, and unpack weights; it grows with the largest layer."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def of(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return enough for a product of these rows."""
+        inputs = rows.shape[-1]
+        needed = quantized_workspace_bytes(rows.numel() // inputs, inputs, torch.get_num_threads())
+        if needed > self._bytes.numel():
+            self._bytes = torch.empty(needed, dtype=torch.uint8)
+        return self._bytes
+
+    @property
+    def mib(self) -> float:
+        """Its size so far."""
+        return self._bytes.nbytes / MIB
 
 
 def multiply(

@@ -15,14 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core.heap import Heap
-from runner.core.machine import MIB
 from runner.core.mapped_files import MappedFiles
 from runner.engines.local import blocks, byte_products, groups, int8_dynamic, int8_stored
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.matrices import LayerWeights, QuantizedWeights, multiply, shifted_sums
+from runner.engines.local.matrices import LayerWeights, QuantizedWeights, Workspace, multiply, shifted_sums
 from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.grouped import GroupedLinear
 from runner.models.int8_linear import Int8Linear
@@ -30,6 +28,8 @@ from runner.models.int8_linear import Int8Linear
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
 PANEL = 32  # outputs; 4-bit weights must be whole panels
+
+NOT_PACKED = "bitsandbytes packs 4-bit weights only where the processor multiplies bfloat16"
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Maker = Callable[[Any, native.Kernels], tuple["QuantizedWeights", Forward]]
@@ -52,7 +52,7 @@ class QuantizedLayers:
         self._embeddings: list[nn.Module] = []  # that take their rows from the head's panels
         self._tied = {one.weight.data_ptr(): one for one in model.modules() if isinstance(one, GgufEmbedding)}
         self.matrices: dict[nn.Module, LayerWeights] = {}
-        self._kernels, self._workspace = native.kernels(), torch.empty(0, dtype=torch.uint8)
+        self._kernels, self._workspace = native.kernels(), Workspace()
         self._heap = heap
         dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
         problems: dict[tuple[Any, ...], str] = {}
@@ -106,7 +106,7 @@ class QuantizedLayers:
         self._heap.trim_if_grown()
         it: blocks.Blocks | groups.Groups
         if isinstance(layer, GgufLinear):
-            it = blocks.Blocks.of(layer, self._kernels)
+            it = blocks.Blocks.of(layer, self._kernels, self._workspace)
             embedding = self._tied.get(layer.weight.data_ptr())
             if embedding is not None and embedding.dtype in native.FORMATS and layer.order is None:
                 it.exchange(embedding)
@@ -145,7 +145,7 @@ class QuantizedLayers:
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if rows.dtype not in formats or not rows.numel():
                 return own(rows)
-            return multiply(kernels, rows, it, self._workspace_for(rows), function)
+            return multiply(kernels, rows, it, self._workspace.of(rows), function)
 
         self.matrices[layer] = it
         layer.forward = forward  # type: ignore[method-assign,assignment]
@@ -168,7 +168,7 @@ class QuantizedLayers:
     @property
     def workspace_mib(self) -> float:
         """The kernels' workspace."""
-        return self._workspace.nbytes / MIB
+        return self._workspace.mib
 
     def _maker(self, layer: nn.Linear) -> Maker | None:
         """Return what makes the faster function of such layers; None where there is none."""
@@ -203,7 +203,7 @@ class QuantizedLayers:
         as_packed = getattr(state, "packing_format_for_cpu", False) and state.absmax.dtype is torch.bfloat16
         fits = not inputs % block and not block % 2 and not outputs % PANEL
         if not as_packed or not fits or table.numel() != 32:
-            raise UnsupportedLayer("its weights are packed in another way")
+            raise UnsupportedLayer("its weights are packed in another way" if as_packed else NOT_PACKED)
         are_pairs = layer.compute_dtype in (None, torch.bfloat16) and _is_of(layer.bias, torch.bfloat16)
         it = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ())
         it.matrix.block = block
@@ -219,7 +219,7 @@ class QuantizedLayers:
                 cast.dtype is torch.bfloat16
             )  # in other formats, the bias is added without rounding it to bfloat16
             it.point_at(weight.data, bias if is_whole else None, state.absmax, table)
-            result = multiply(kernels, cast.to(torch.bfloat16), it, self._workspace_for(rows)).to(cast.dtype)
+            result = multiply(kernels, cast.to(torch.bfloat16), it, self._workspace.of(rows)).to(cast.dtype)
             if bias is not None and not is_whole:
                 result += bias
             return result.to(rows.dtype)
@@ -243,7 +243,7 @@ class QuantizedLayers:
             if state.CB is not weight or not is_ours or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
             it.point_at(weight, layer.bias, scale, sums)
-            return multiply(kernels, rows, it, self._workspace_for(rows))
+            return multiply(kernels, rows, it, self._workspace.of(rows))
 
         it.point_at(weight, layer.bias, scale, sums)
         return it, forward
@@ -263,7 +263,7 @@ class QuantizedLayers:
             if layer.weight is not stored or rows.dtype not in formats or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
             it.point_at(weight, layer.bias, scale, sums)
-            return multiply(kernels, rows, it, self._workspace_for(rows), function)
+            return multiply(kernels, rows, it, self._workspace.of(rows), function)
 
         it.point_at(weight, layer.bias, scale, sums)
         return it, forward
@@ -285,18 +285,10 @@ class QuantizedLayers:
             if layer.weight is not stored or rows.dtype is not torch.bfloat16 or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
             it.point_at(weight, layer.bias, scale)
-            return multiply(kernels, rows, it, self._workspace_for(rows))
+            return multiply(kernels, rows, it, self._workspace.of(rows))
 
         it.point_at(weight, layer.bias, scale)
         return it, forward
-
-    def _workspace_for(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the kernels' workspace; it grows with the largest layer."""
-        inputs = rows.shape[-1]
-        needed = quantized_workspace_bytes(rows.numel() // inputs, inputs, torch.get_num_threads())
-        if needed > self._workspace.numel():
-            self._workspace = torch.empty(needed, dtype=torch.uint8)
-        return self._workspace
 
     @staticmethod
     def _difference(own: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> str:

@@ -3,12 +3,12 @@
    the sums of a row are those of plain weights. */
 
 #ifdef HAS_AVX512
-/* The weights of eight inputs and LANES outputs, from the bits that begin at `low` and `high` */
-INLINE void NAME(weights_of_eight)(const block_format f, const part_vectors *s, const uint8_t *low, const uint8_t *high,
+/* The weights of eight inputs of a part, from `k` on, and of LANES outputs, from `o` on */
+INLINE void NAME(weights_of_eight)(const block_format f, const part_vectors *s, const block_bits *at, int k, int o,
                                    __m512 weights[8]) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) {
-    const __m512 number = number_of_bits(f, low, high, i);
+    const __m512 number = number_of_bits(f, at, k + i, o);
     weights[i] = has_addend(f) ? _mm512_fmadd_ps(number, s->scale, s->minimum) : _mm512_mul_ps(number, s->scale);
   }
 }
@@ -19,9 +19,10 @@ INLINE void NAME(unpack_part)(const block_format f, const uint8_t *group, int pa
 #pragma GCC unroll 2
   for (int o = 0; o < PANEL; o += LANES) {
     const part_vectors s = vectors_of_part(f, group, part, o);
+#pragma GCC unroll 4
     for (int k = 0; k < f.part; k += 8) {
       __m512 weights[8];
-      NAME(weights_of_eight)(f, &s, bits.low + k * f.low / 8 * PANEL + o, bits.high + k * f.high / 8 * PANEL + o, weights);
+      NAME(weights_of_eight)(f, &s, &bits, k, o, weights);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; i += PACK) NAME(store_step)(weights + i, to + (k + i) * PANEL + o * PACK);
     }
@@ -40,12 +41,12 @@ INLINE void NAME(sums_of_row)(const block_format f, const uint8_t *panel, const 
       for (int v = 0; v < PANEL / LANES; v++) s[v] = vectors_of_part(f, panel, part, v * LANES);
 #pragma GCC unroll 4
       for (int i = 0; i < f.part; i += 8) {
-        const uint8_t *low = bits.low + i * f.low / 8 * PANEL, *high = bits.high + i * f.high / 8 * PANEL;
+        const uint8_t *low = bits.low + i * f.low / 8 * PANEL;
         for (int line = 0; line < f.low / 2; line++) __builtin_prefetch(low + AHEAD + line * CACHE_LINE);
 #pragma GCC unroll 2
         for (int v = 0; v < PANEL / LANES; v++) {
           __m512 weights[8];
-          NAME(weights_of_eight)(f, s + v, low + v * LANES, high + v * LANES, weights);
+          NAME(weights_of_eight)(f, s + v, &bits, i, v * LANES, weights);
 #pragma GCC unroll 8
           for (int j = 0; j < 8; j += PACK)
             sum[v] = (__m512)NAME(dot)((vec)sum[v], NAME(broadcast)(x + i + j), NAME(step)(weights + j));
@@ -70,9 +71,10 @@ INLINE void NAME(store_weights)(const block_format f, const part_scales *s, cons
 INLINE void NAME(unpack_part)(const block_format f, const uint8_t *group, int part, T *to) {
   const block_bits bits = bits_of_part(f, group, part);
   const part_scales s = scales_of_part(f, group, part);
+#pragma GCC unroll 4
   for (int k = 0; k < f.part; k += 8) {
     int8_t weights[8][PANEL];
-    bits_of_inputs(f, bits.low + k * f.low / 8 * PANEL, bits.high + k * f.high / 8 * PANEL, weights);
+    bits_of_inputs(f, &bits, k, weights);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i += PACK) NAME(store_weights)(f, &s, weights + i, to + (k + i) * PANEL);
   }
@@ -109,8 +111,6 @@ static void NAME(multiply_row)(int64_t type, const char *panel, const T *x, int6
   FOR_FORMAT(type, NAME(sums_of_row)(f, (const uint8_t *)panel, x, inputs, y))
 }
 #endif
-#undef FORMAT_CASE
-#undef FOR_FORMAT
 
 /* Multiplies a pair of panels in blocks, or in groups, by `rows` rows, from `row` on. */
 static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t row, int64_t rows, next_weights next) {
@@ -159,7 +159,7 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
    each, and one output of it is taken. Returns what is wrong with the call (checks.h). */
 int64_t NAME(rows_of_blocks)(const int32_t *ids, int64_t count, int64_t inputs, const matrix *m, T *out,
                              int threads) {
-  if (m->kind != BLOCKS || !is_readable(m, inputs, PACK)) REFUSE(WRONG_MATRIX, 0);
+  if (!has_blocks(m) || !is_readable(m, inputs, PACK)) REFUSE(WRONG_MATRIX, 0);
   const int64_t wrong = check_range(ids, count, 0, m->outputs - 1, WRONG_TOKEN_ID);
   if (wrong) return wrong;
   const int64_t bytes = weight_bytes(m, inputs, sizeof(T)) * PANEL;

@@ -1,7 +1,8 @@
 /* Matrices of a .gguf file, whose weights stay in 2 to 8 bits. The bytes of PANEL outputs lie together, group by group of
    inputs (blocks.py puts them so): first the scale of each output's group, in float16, and what is subtracted, where
-   there is one; then the scales of the parts of a group; then the bits of the weights, of which a byte holds as many
-   neighbouring inputs of one output as fit: the lower bits of all, then the upper ones. A weight is
+   there is one; then the scales of the parts of a group; then the bits of the weights: the lower ones of all, then the
+   upper ones. Of each output four bytes lie together. Their lowest bits are those of four neighbouring inputs, the next
+   ones those of the four after these, and so on, as many fours as fit. A weight is
    scale * part's scale * (bits - offset) - minimum * part's minimum; without parts the minimum is added. */
 
 enum { Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14,
@@ -47,16 +48,22 @@ INLINE float from_half(uint16_t x) {
   return u.f;
 }
 
-/* Where the bits of a part begin */
+/* Where the bits of a part begin; inputs that share their bytes with others before them are `shared` */
 typedef struct {
   const uint8_t *low, *high;
+  int shared; /* of the upper bits */
 } block_bits;
 
 INLINE block_bits bits_of_part(const block_format f, const uint8_t *group, int part) {
   const uint8_t *low = group + (group_bytes(&f) - f.group * (f.low + f.high) / 8) * PANEL;
+  const int shared = f.high ? part * f.part % (32 / f.high) : 0;
   return (block_bits){low + part * f.part * f.low / 8 * PANEL,
-                      low + (f.group * f.low + part * f.part * f.high) / 8 * PANEL};
+                      low + (f.group * f.low + (part * f.part - shared) * f.high) / 8 * PANEL, shared};
 }
+
+/* Where the bits of input `k` of a part are: the place of its four, and the lowest bit in the four's 32 */
+INLINE int64_t four_of(int bits, int k) { return k / (32 / bits) * 4 * PANEL; }
+INLINE int bit_of(int bits, int k) { return k % (32 / bits) / 4 * bits + k % 4 * 8; }
 
 #ifdef HAS_AVX512
 #define AHEAD 1024 /* bytes that are prefetched before they are read */
@@ -107,21 +114,25 @@ INLINE __m512i shifted(__m512i x, int right) {
   return right > 0 ? _mm512_srli_epi32(x, right) : right < 0 ? _mm512_slli_epi32(x, -right) : x;
 }
 
-/* The number of input `i` of eight, without its scale, of LANES outputs */
-INLINE __m512 number_of_bits(const block_format f, const uint8_t *low, const uint8_t *high, int i) {
+INLINE __m512i words_16(const uint8_t *at) { return _mm512_loadu_si512(at); }
+
+/* The number of input `k` of a part, without its scale, of the outputs from `o` on */
+INLINE __m512 number_of_bits(const block_format f, const block_bits *at, int k, int o) {
   const int bits = f.low + f.high;
-  if (f.low == 8)
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(low + i * PANEL))));
-  __m512i x = shifted(bytes_16(low + i * f.low / 8 * PANEL), i * f.low % 8);
+  const __m512i low = words_16(at->low + four_of(f.low, k) + 4 * o);
+  if (f.low == 8) return _mm512_cvtepi32_ps(_mm512_srai_epi32(shifted(low, bit_of(8, k) - 24), 24));
+  __m512i x = shifted(low, bit_of(f.low, k));
   if (f.high) {
-    const __m512i upper = shifted(bytes_16(high + i * f.high / 8 * PANEL), i * f.high % 8 - f.low);
+    const int i = k + at->shared;
+    const __m512i upper = shifted(words_16(at->high + four_of(f.high, i) + 4 * o), bit_of(f.high, i) - f.low);
     x = _mm512_ternarylogic_epi32(_mm512_set1_epi32((1 << f.low) - 1), x, upper, 0xca); /* lower bits of x */
   }
   if (bits <= 4) return _mm512_permutexvar_ps(x, table_of_bits(f, 0));
   if (bits == 5) return _mm512_permutex2var_ps(table_of_bits(f, 0), x, table_of_bits(f, 16));
   return _mm512_cvtepi32_ps(_mm512_and_si512(x, _mm512_set1_epi32(63)));
 }
-#else
+#endif
+#ifndef HAS_AVX512_VNNI
 /* What the weights of a part have in common, for the outputs of a panel */
 typedef struct {
   float scale[PANEL], minimum[PANEL];
@@ -146,16 +157,19 @@ INLINE part_scales scales_of_part(const block_format f, const uint8_t *group, in
   return s;
 }
 
-/* weights [8, PANEL] of eight inputs, without scales */
-INLINE void bits_of_inputs(const block_format f, const uint8_t *low, const uint8_t *high, int8_t weights[8][PANEL]) {
+/* weights [8, PANEL] of eight inputs of a part, from `k` on, without scales */
+INLINE void bits_of_inputs(const block_format f, const block_bits *at, int k, int8_t weights[8][PANEL]) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) {
-    const uint8_t *lower = low + i * f.low / 8 * PANEL, *upper = high + i * f.high / 8 * PANEL;
+    uint32_t low[PANEL], high[PANEL];
+    const int upper = k + i + at->shared;
+    memcpy(low, at->low + four_of(f.low, k + i), sizeof low);
+    if (f.high) memcpy(high, at->high + four_of(f.high, upper), sizeof high);
 #pragma omp simd
     for (int o = 0; o < PANEL; o++) {
-      int x = lower[o] >> i * f.low % 8 & ((1 << f.low) - 1);
-      if (f.high) x |= (upper[o] >> i * f.high % 8 & ((1 << f.high) - 1)) << f.low;
-      weights[i][o] = (int8_t)(x - f.offset);
+      uint32_t x = low[o] >> bit_of(f.low, k + i) & ((1 << f.low) - 1);
+      if (f.high) x |= (high[o] >> bit_of(f.high, upper) & ((1 << f.high) - 1)) << f.low;
+      weights[i][o] = (int8_t)((int)x - f.offset);
     }
     if (f.is_listed) {
 #if defined(__AVX2__) && PANEL == 32

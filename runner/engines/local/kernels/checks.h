@@ -71,7 +71,7 @@ INLINE int has_readable_rows(const matrix *m, int64_t inputs) {
 static int is_readable(const matrix *m, int64_t inputs, int64_t pack) {
   if (m->outputs < 1 || inputs < 1 || !m->weight) return 0;
   if (m->kind == PLAIN) return inputs % pack == 0;
-  if (m->kind == BLOCKS) {
+  if (has_blocks(m)) {
     const block_format *f = block_format_of(m->block);
     return f && inputs % f->group == 0;
   }

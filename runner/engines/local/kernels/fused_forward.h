@@ -352,10 +352,8 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
 #ifdef HAS_AVX512
   NAME(lay_out_parts)(&s, &workspace);
 #endif
-#ifdef HAS_AVX512_VNNI
   const int64_t wide = s.q_width > m->hidden ? s.q_width : m->hidden;
   if (m->is_quantized) s.work = allocate_quantized(&workspace, tokens, wide > m->inner ? wide : m->inner, threads);
-#endif
   if (workspace - (char *)in->workspace > in->workspace_bytes) REFUSE(SMALL_WORKSPACE, 0);
   if (m->is_quantized) prepare_quantized(&s.work);
   memset(first, 0, phases * sizeof(phase));

@@ -22,7 +22,8 @@ const int64_t panel_width = PANEL;
 
 #include "blocks.h"
 
-enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS, GROUPS, INT8_STORED }; /* as in shared_numbers.py */
+/* as in shared_numbers.py; BYTE_BLOCKS: BLOCKS that are multiplied by rows in bytes */
+enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS, GROUPS, INT8_STORED, BYTE_BLOCKS };
 
 typedef struct {
   const void *weight, *bias; /* bias: or 0 */
@@ -53,9 +54,11 @@ enum { STORE, ADD, GATED };
 /* Whether its weights are unpacked to plain ones, some inputs at a time */
 INLINE int is_unpacked(const matrix *m) { return m->kind == BLOCKS || m->kind == GROUPS; }
 
+INLINE int has_blocks(const matrix *m) { return m->kind == BLOCKS || m->kind == BYTE_BLOCKS; }
+
 /* Whether rows are quantized, too, before they are multiplied by a matrix */
 INLINE int has_byte_rows(const matrix *m) {
-  return m->kind == ROW_INT8 || m->kind == INT8_DYNAMIC || m->kind == INT8_STORED;
+  return m->kind == ROW_INT8 || m->kind == INT8_DYNAMIC || m->kind == INT8_STORED || m->kind == BYTE_BLOCKS;
 }
 
 /* Added to the numbers of rows, since products take bytes without a sign on one side; `constants` of a matrix holds
@@ -68,11 +71,41 @@ typedef struct {
   uint8_t *bytes;           /* [rows, padded]: the rows */
   uint8_t *outlier_marks;   /* of each column, 0 between products */
   float *row_scale;         /* of each row: ROW_INT8: its largest number, outliers left out; else: its scale */
+  float *part_scale;        /* BYTE_BLOCKS: of each BYTE_PART numbers of a row */
+  int32_t *part_sum;        /* and the sum of each HALF_PART bytes */
   int32_t *outlier_columns; /* those that are marked */
   int64_t *outlier_count;   /* how many these are */
   char *thread_buffers;     /* THREAD_BUFFER_BYTES of each thread */
   int64_t width;            /* how many columns have a mark; 0: there is no such workspace */
 } quantized_workspace;
+
+#define BYTE_PART 32 /* inputs of a row that share a scale */
+#define HALF_PART 16
+
+/* Bytes of a row that is quantized, filled up to whole registers */
+INLINE int64_t padded(int64_t inputs) { return ceil_div(inputs, CACHE_LINE) * CACHE_LINE; }
+
+/* In which a thread unpacks and sums: as in pass_memory.py */
+#define UNPACKED_INPUTS 1024 /* of a panel that are unpacked at a time as bytes; as pairs half as many */
+#define MAX_SUMS (MAX_QUANTIZED_ROWS * PANELS_AT_ONCE * PANEL)
+#define THREAD_BUFFER_BYTES (PANELS_AT_ONCE * PANEL * UNPACKED_INPUTS + 2 * MAX_SUMS * 4)
+
+/* Allocates the workspace of products of at most so many rows and inputs; its size: see quantized_workspace_bytes in
+   pass_memory.py. */
+static quantized_workspace allocate_quantized(char **workspace, int64_t rows, int64_t inputs, int threads) {
+  const int64_t width = padded(inputs);
+  quantized_workspace w;
+  w.bytes = allocate(workspace, rows * width);
+  w.outlier_marks = allocate(workspace, width);
+  w.row_scale = allocate(workspace, rows * sizeof(float));
+  w.part_scale = allocate(workspace, rows * width / BYTE_PART * sizeof(float));
+  w.part_sum = allocate(workspace, rows * width / HALF_PART * sizeof(int32_t));
+  w.outlier_columns = allocate(workspace, width * sizeof(int32_t));
+  w.outlier_count = allocate(workspace, CACHE_LINE);
+  w.thread_buffers = allocate(workspace, threads * THREAD_BUFFER_BYTES);
+  w.width = width;
+  return w;
+}
 
 /* Before the first product; not when it is allocated, since its size is only checked then */
 INLINE void prepare_quantized(const quantized_workspace *work) {
@@ -109,7 +142,7 @@ typedef struct {
 
 /* Bytes of the weights of one output; size: of a plain number */
 INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
-  if (m->kind == BLOCKS) {
+  if (has_blocks(m)) {
     const block_format *f = block_format_of(m->block);
     return inputs / f->group * group_bytes(f);
   }

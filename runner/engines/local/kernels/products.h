@@ -23,7 +23,7 @@ INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float 
 INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y, int64_t y_stride, const float *second,
                                 int64_t rows, int64_t row) {
   const matrix *m = u->of[0];
-  const T *bias = m->bias && (m->kind == PLAIN || is_unpacked(m)) ? (const T *)m->bias + u->output[0] : 0;
+  const T *bias = m->bias && (m->kind == PLAIN || is_unpacked(m) || m->kind == BYTE_BLOCKS) ? (const T *)m->bias + u->output[0] : 0;
   for (int64_t r = 0; r < rows; r++, y += y_stride) {
     T *out = (T *)p->out + (row + r) * p->stride + u->column;
     const float *b = second + r * y_stride;
@@ -71,6 +71,7 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
 
 #include "group_products.h"
 #include "block_products.h"
+#include "block_bytes.h"
 #if defined(HAS_TILES) && PACK == 2
 #include "tile_products.h"
 #endif
@@ -121,6 +122,10 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
       NAME(multiply_blocks)(p, &u, row, rows, next);
       continue;
     }
+    if (u.of[0]->kind == BYTE_BLOCKS) {
+      NAME(multiply_byte_blocks)(p, &u, row, rows, next);
+      continue;
+    }
 #ifdef HAS_AVX512_VNNI
     if (u.of[0]->kind != PLAIN) {
       NAME(multiply_quantized)(p, &u, row, rows, next);
@@ -145,8 +150,9 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
    caller waits for the end of the last one. */
 static void NAME(run_product)(const product *p, const product *then, phase **now, int threads) {
   const int is_alone = threads == 1;
+  if (p->of_bytes && p->of_bytes->kind == BYTE_BLOCKS) NAME(quantize_rows_by_parts)(p, *now, threads, is_alone);
 #ifdef HAS_AVX512_VNNI
-  if (p->of_bytes && p->of_bytes->kind == ROW_INT8) NAME(quantize_rows_beside_outliers)(p, *now, threads, is_alone);
+  else if (p->of_bytes && p->of_bytes->kind == ROW_INT8) NAME(quantize_rows_beside_outliers)(p, *now, threads, is_alone);
   else if (p->of_bytes) NAME(quantize_rows)(p, *now, threads, is_alone);
 #endif
   phase *at = *now += PRODUCT_PHASES - 1;
@@ -169,16 +175,12 @@ int64_t NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m,
   if (rows < 1) return FINE;
   phase phases[PRODUCT_PHASES] __attribute__((aligned(CACHE_LINE))) = {0};
   quantized_workspace work = {0};
-#ifdef HAS_AVX512_VNNI
   if (m->kind != PLAIN && !is_unpacked(m)) {
     const char *end = workspace + workspace_bytes;
     work = allocate_quantized(&workspace, rows, inputs, threads);
     if (workspace > end) REFUSE(SMALL_WORKSPACE, 0);
     prepare_quantized(&work);
   }
-#else
-  (void)workspace, (void)workspace_bytes;
-#endif
   const product p = product_of(x, rows, inputs, m, 1, STORE, out, m->outputs, &work, sizeof(T), threads);
   if (p.tasks < 2 && !p.of_bytes) threads = 1;
 #pragma omp parallel num_threads(threads)

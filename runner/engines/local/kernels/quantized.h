@@ -2,30 +2,9 @@
    some inputs of a panel at a time, and multiplied by all rows of a task; few rows are multiplied as the weights are
    read. 4-bit weights: see four_bit.h. The arithmetic is the library's, step by step, and so are the results. */
 
-#define UNPACKED_INPUTS 1024 /* of a panel that are unpacked at a time as bytes; as pairs half as many */
-#define FEW_ROWS 4           /* are multiplied by bytes that are not unpacked */
-#define MAX_SUMS (MAX_QUANTIZED_ROWS * PANELS_AT_ONCE * PANEL)
-#define THREAD_BUFFER_BYTES (PANELS_AT_ONCE * PANEL * UNPACKED_INPUTS + 2 * MAX_SUMS * 4) /* as in pass_memory.py */
-
-/* Bytes of a row that is quantized, filled up to whole registers */
-INLINE int64_t padded(int64_t inputs) { return ceil_div(inputs, CACHE_LINE) * CACHE_LINE; }
+#define FEW_ROWS 4 /* are multiplied by bytes that are not unpacked */
 
 INLINE __mmask16 lanes(int64_t left) { return left >= LANES ? 0xffff : left > 0 ? (1u << left) - 1 : 0; }
-
-/* Allocates the workspace of products of at most so many rows and inputs; its size: see quantized_workspace_bytes in
-   pass_memory.py. */
-static quantized_workspace allocate_quantized(char **workspace, int64_t rows, int64_t inputs, int threads) {
-  const int64_t width = padded(inputs);
-  quantized_workspace w;
-  w.bytes = allocate(workspace, rows * width);
-  w.outlier_marks = allocate(workspace, width);
-  w.row_scale = allocate(workspace, rows * sizeof(float));
-  w.outlier_columns = allocate(workspace, width * sizeof(int32_t));
-  w.outlier_count = allocate(workspace, CACHE_LINE);
-  w.thread_buffers = allocate(workspace, threads * THREAD_BUFFER_BYTES);
-  w.width = width;
-  return w;
-}
 
 /* out [16 words][16 rows], `step` words apart, of 64 bytes of each of 16 rows; 0 where there is no row or no byte */
 INLINE void transpose_words(const void *rows, int64_t stride, int64_t count, int64_t bytes, uint32_t *out,

@@ -32,6 +32,7 @@ class WeightFormat(IntEnum):
     blocks = 5
     groups = 6
     int8_stored = 7
+    byte_blocks = 8  # blocks that are multiplied by rows in bytes
 
 
 class CodeType(IntEnum):
