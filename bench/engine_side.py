@@ -53,7 +53,7 @@ def with_engine(job: Job) -> Outcome:
     attention = Attention.sdpa if job.kind == "plain" else Attention.auto
     dtype = Dtype(job.dtype)
     model = LocalModelConfig(name=job.folder, device=job.device, dtype=dtype, threads=job.threads, attention=attention)
-    keys = {"int8_rows": True} if job.settings.get("int8_rows") else {}
+    keys: dict[str, Any] = {"int8_rows": True} if job.settings.get("int8_rows") else {}
     quantization = CHOICES[job.settings.get("quantization", "none")](**keys)
     engine = greedy_engine(model, quantization, max_new_tokens=max(job.new_tokens))
     started = time.perf_counter()

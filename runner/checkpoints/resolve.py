@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from runner.core.machine import MIB
 from runner.core.texts import load_json, read_cache, short
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
 from runner.quantization import read_format
-from runner.quantization.base import Format, QuantizationConfig
+from runner.quantization.base import Format, QuantizationConfig, WithByteRows
 
 OBJECTS = ("text_config", "quantization_config", "rope_scaling", "rope_parameters")  # in config.json
 SIZES = {  # limits for config.json, higher than in the largest models
@@ -108,7 +109,8 @@ class Resolved:
     def held(self, wanted: QuantizationConfig) -> QuantizationConfig:
         """Return the quantization of the loaded weights: that of a quantized checkpoint, else the wanted one."""
         if self.stored is not None:
-            return self.stored.config
+            held = self.stored.config
+            return replace(held, int8_rows=True) if wanted.has_byte_rows and isinstance(held, WithByteRows) else held
         in_blocks = wanted.in_blocks()
         if in_blocks is not None and self.has_blocks:
             return in_blocks

@@ -16,9 +16,9 @@ from torch import nn
 from runner.checkpoints.gguf_file import NOT_WEIGHTS, read_header
 from runner.checkpoints.weight_files import Tensor
 from runner.core.errors import DataError
-from runner.models.gguf_types import TYPES, scales_of, split, unpacked
+from runner.models.gguf_types import TYPES, scales_of, unpacked
+from runner.models.grouped import rounded_by_parts
 
-ROW_PART = 32  # inputs of a row in bytes that share a scale: as BYTE_PART in kernels/matrices.h
 UNPACKED_AT_ONCE = 2**20  # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
 
 
@@ -81,17 +81,7 @@ class GgufEmbedding(nn.Embedding):
         return table if self.factor is None else table * self.factor.to(self.dtype)
 
 
-def rounded_by_parts(rows: torch.Tensor) -> torch.Tensor:
-    """Return rows as the numbers that their bytes stand for: of each 32 neighbours the largest has 127."""
-    parts = split(rows.float(), -1, ROW_PART)
-    most = parts.abs().amax(-1, keepdim=True)
-    factor = torch.where(most > 0, torch.tensor(127.0) / most, 0)  # one rounding; `127 / most` would have two
-    return ((parts * factor).round() * (most / 127)).flatten(-2).to(rows.dtype)
-
-
-def load(
-    path: Path, config: Any, dtype: torch.dtype, attention: str | None, has_byte_rows: bool = False
-) -> tuple[Any, dict[str, list[str]]]:
+def load(path: Path, config: Any, dtype: torch.dtype, attention: str | None) -> tuple[Any, dict[str, list[str]]]:
     """Build the model of a .gguf file and return it with the names of tensors that are missing, or of no use."""
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
@@ -110,10 +100,10 @@ def load(
         if name is None or name not in unfilled:
             unused += [] if tensor.name in NOT_WEIGHTS else [tensor.name]
             continue
-        _fill(model, name, tensor, processor, dtype, has_byte_rows)
+        _fill(model, name, tensor, processor, dtype)
         unfilled.discard(name)
     if config.get_text_config().tie_word_embeddings:
-        unfilled -= _tie(model, has_byte_rows)
+        unfilled -= _tie(model)
     return model, {"missing_keys": sorted(unfilled), "unexpected_keys": unused}
 
 
@@ -126,7 +116,7 @@ def stored_bytes(tensor: Tensor) -> torch.Tensor:
     return stored
 
 
-def _fill(model: Any, name: str, tensor: Tensor, processor: Any, dtype: torch.dtype, has_byte_rows: bool) -> None:
+def _fill(model: Any, name: str, tensor: Tensor, processor: Any, dtype: torch.dtype) -> None:
     """Give the model a tensor of the file: as blocks where a layer can keep them, else unpacked."""
     path, _, part = name.rpartition(".")
     module = model.get_submodule(path)
@@ -134,8 +124,7 @@ def _fill(model: Any, name: str, tensor: Tensor, processor: Any, dtype: torch.dt
         order = _row_order(processor, tensor)
         if order is not None and tensor.shape == (module.out_features, module.in_features):
             is_same = bool((order == torch.arange(len(order))).all())
-            order = None if is_same else order
-            layer = GgufLinear(module, stored_bytes(tensor), tensor.dtype, order, has_byte_rows)
+            layer = GgufLinear(module, stored_bytes(tensor), tensor.dtype, None if is_same else order)
             model.set_submodule(path, layer)
             return
     is_table = tensor.dtype in TYPES and part == "weight" and isinstance(module, nn.Embedding)
@@ -169,11 +158,11 @@ def _numbers(tensor: Tensor) -> np.ndarray[Any, Any]:
     return np.array(dequantize(data.reshape(*tensor.shape[:-1], -1), kind), dtype=np.float32).reshape(tensor.shape)
 
 
-def _tie(model: Any, has_byte_rows: bool) -> set[str]:
+def _tie(model: Any) -> set[str]:
     """Let the head share the embedding's weights; return the names that are filled by that."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(embedding, GgufEmbedding):
-        model.set_output_embeddings(GgufLinear(head, embedding.weight, embedding.kind, None, has_byte_rows))
+        model.set_output_embeddings(GgufLinear(head, embedding.weight, embedding.kind, None))
     else:
         model.tie_weights()
     path = next(path for path, module in model.named_modules() if module is model.get_output_embeddings())

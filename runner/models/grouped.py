@@ -13,6 +13,7 @@ from torch import nn
 
 from runner.models.group_layouts import Layout
 
+ROW_PART = 32  # inputs of a row in bytes that share a scale: as BYTE_PART in kernels/matrices.h
 UNPACKED_AT_ONCE = {"cpu": 2**20}  # weights of a layer that is multiplied by torch
 ELSEWHERE = 2**24  # on a GPU, where each call takes time
 
@@ -21,6 +22,7 @@ class GroupedLinear(nn.Linear):
     """A linear layer with the tensors of a format, under its names."""
 
     _names: tuple[str, ...] = ()
+    has_byte_rows = False  # rows are rounded to 8 bits before they are multiplied
 
     def __init__(self, like: nn.Linear, layout: Layout, stored: dict[str, torch.Tensor]) -> None:
         """like: the layer in whose place it is. stored: the tensors, which may be filled later."""
@@ -92,6 +94,8 @@ class GroupedLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""
+        if self.has_byte_rows:
+            input = rounded_by_parts(input)
         most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)
         step = max(32, most // self.in_features // 32 * 32)
         parts = []
@@ -100,6 +104,14 @@ class GroupedLinear(nn.Linear):
             bias = None if self.bias is None else self.bias[first:last]
             parts.append(nn.functional.linear(input, self.unpacked(first, last, input.dtype), bias))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def rounded_by_parts(rows: torch.Tensor) -> torch.Tensor:
+    """Return rows as the numbers that their bytes stand for: of each ROW_PART neighbours the largest has 127."""
+    parts = rows.float().reshape(*rows.shape[:-1], -1, ROW_PART)
+    most = parts.abs().amax(-1, keepdim=True)
+    factor = torch.where(most > 0, torch.tensor(127.0) / most, 0)  # one rounding; `127 / most` would have two
+    return ((parts * factor).round() * (most / 127)).flatten(-2).to(rows.dtype)
 
 
 def hidden_parameters(model: nn.Module) -> int:

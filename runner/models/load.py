@@ -29,14 +29,14 @@ from runner.core.loaded import text
 from runner.core.mapped_files import MappedFiles
 from runner.models import bin_file, capability, gguf_blocks, inventory, made_groups, mixing, stored_groups
 from runner.models.building import one_at_a_time
-from runner.models.grouped import hidden_parameters
+from runner.models.gguf_blocks import GgufLinear
+from runner.models.grouped import GroupedLinear, hidden_parameters
 from runner.models.lora import module_of
 from runner.models.rope import choices as rope_room
 from runner.models.tokenizing import check_growth, panics
 from runner.models.vocabulary import check_tokenizer
 from runner.quantization import quiet_imports, stored_settings
 from runner.quantization.base import QuantizationConfig
-from runner.quantization.gguf import GgufBlocksConfig
 from runner.quantization.made_groups import MadeGroupsConfig
 from runner.quantization.mixed import Mix
 
@@ -107,6 +107,10 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     notes += unused
     for choice in mix.choices:
         choice.check_loaded(model)
+    if quantization.has_byte_rows and not quantization.is_mixed:  # layers of a mix have it from their own choice
+        for module in model.modules():
+            if isinstance(module, GgufLinear | GroupedLinear):
+                module.has_byte_rows = True
     _release_files(resolved, quantization)
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
@@ -227,9 +231,7 @@ def _load_weights(
         with heap.large_blocks_mapped():
             if held.keeps_blocks:
                 own = scaled or capability.settings_of(folder)
-                attention = arguments.get("attn_implementation")
-                has_byte_rows = isinstance(held, GgufBlocksConfig) and held.int8_rows
-                loaded: Any = gguf_blocks.load(folder, own, arguments["dtype"], attention, has_byte_rows)
+                loaded: Any = gguf_blocks.load(folder, own, arguments["dtype"], arguments.get("attn_implementation"))
             else:
                 if held.keeps_groups:
                     own = scaled or capability.settings_of(folder, model.trust_remote_code)

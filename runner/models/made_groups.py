@@ -50,7 +50,9 @@ def grouped(choice: MadeGroupsConfig, like: nn.Linear, made: CodedGroups) -> Gro
     layout = RowsLayout(choice.bits, choice.group_size, like.in_features, like.out_features)
     stored = {"codes": pack_stream(made.codes, choice.bits), "scales": made.scales, "zero_points": made.zeros}
     kind = RoundedRowsLinear if choice.rounds_rows else GroupedLinear
-    return kind(like, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
+    layer = kind(like, layout, {name: tensor.contiguous() for name, tensor in stored.items()})
+    layer.has_byte_rows = choice.has_byte_rows
+    return layer
 
 
 def _config_class() -> Any:

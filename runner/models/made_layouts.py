@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from runner.models.fours import of_fours
 from runner.models.group_layouts import Layout, Tensors, unpack_stream
 
 
@@ -50,6 +51,7 @@ class PanelsLayout(Layout):
     scale_type: torch.dtype
     zero_type: torch.dtype | None  # None: all zero points are the same
     zero_point: int
+    in_fours: bool = False  # codes are in fours of bytes, 32 inputs after another
     names: ClassVar[tuple[str, ...]] = ("panels",)
     scale_name: ClassVar[str] = ""
     order_name: ClassVar[str] = ""
@@ -60,13 +62,24 @@ class PanelsLayout(Layout):
         return {"panels": (-(-self.outputs // self.width), each * self.width // 4)}
 
     def codes(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
-        """Lower and upper bits of eight inputs at a time."""
+        """Lower and upper bits of eight inputs at a time, or of 32."""
         low, high = self.planes
+        if self.in_fours:
+            return self._codes_of_fours(stored, first, last)
         eights = self._numbers(stored, first, last, self._zeros_end, None, torch.uint8)
         eights = eights.reshape(last - first, self.inputs // 8, low + high)
         codes = _unpacked(eights[..., :low], low)
         if high:
             codes |= _unpacked(eights[..., low:], high) << low
+        return codes.flatten(1)
+
+    def _codes_of_fours(self, stored: Tensors, first: int, last: int) -> torch.Tensor:
+        low, high = self.planes
+        words = self._numbers(stored, first, last, self._zeros_end, None, torch.int32).contiguous()
+        fours = words.view(torch.uint8).reshape(last - first, self.inputs // 32, low + high, 4)
+        codes = of_fours(fours[:, :, :low], low)
+        if high:
+            codes |= of_fours(fours[:, :, low:], high) << low
         return codes.flatten(1)
 
     def scales(self, stored: Tensors, first: int, last: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.core.errors import ConfigError
+from runner.core.fields import counts_unless
 
 if TYPE_CHECKING:
     import torch
@@ -70,9 +71,14 @@ class QuantizationConfig:
         return False
 
     @property
+    def has_byte_rows(self) -> bool:
+        """Whether our layers round rows to 8 bits, a part of a row at a time."""
+        return False
+
+    @property
     def may_round_rows(self) -> bool:
         """Whether rows of its layers may be quantized, too, which needs memory."""
-        return False
+        return self.has_byte_rows
 
     @property
     def mixes_rows(self) -> bool:
@@ -186,6 +192,23 @@ class Quantized(QuantizationConfig, ABC):
     @abstractmethod
     def load_arguments(self) -> dict[str, Any]:
         """Return the arguments for `from_pretrained`."""
+
+
+@dataclass
+class WithByteRows(QuantizationConfig):
+    """int8_rows: rows are rounded to 8 bits before they are multiplied by the codes of our layers."""
+
+    int8_rows: bool = counts_unless(False)
+
+    @property
+    def has_byte_rows(self) -> bool:
+        """Whether that is asked for."""
+        return self.int8_rows
+
+    @property
+    def label(self) -> str:
+        """The choice, with rows in 8 bits if it has them."""
+        return f"{super().label}, rows in 8 bits" if self.int8_rows else super().label
 
 
 @dataclass(frozen=True)

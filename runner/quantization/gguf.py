@@ -6,20 +6,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner.core.errors import check
-from runner.core.fields import counts_unless
-from runner.quantization.base import CheckpointSource, QuantizationConfig, Quantized
+from runner.quantization.base import CheckpointSource, QuantizationConfig, Quantized, WithByteRows
 
 
 @dataclass
-class GgufConfig(Quantized):
-    """A .gguf file. unpacked: its blocks are unpacked while loading, into model.dtype.
-
-    int8_rows: what weights in blocks are multiplied by is rounded to 8 bits.
-    """
+class GgufConfig(WithByteRows, Quantized):
+    """A .gguf file. unpacked: its blocks are unpacked while loading, into model.dtype."""
 
     name: ClassVar[str] = "gguf"
     unpacked: bool = False
-    int8_rows: bool = counts_unless(False)
 
     def __post_init__(self) -> None:
         need = "with quantization.unpacked=true there are no blocks: leave one of the two out"
@@ -43,11 +38,6 @@ class GgufConfig(Quantized):
         """Return the choice with blocks that stay, unless they are to be unpacked."""
         return None if self.unpacked else GgufBlocksConfig(int8_rows=self.int8_rows)
 
-    @property
-    def label(self) -> str:
-        """The choice, with rows in 8 bits if it has them."""
-        return f"{super().label}, rows in 8 bits" if self.int8_rows else super().label
-
     def check_unpacked(self) -> None:
         """Reject rows in 8 bits: unpacked weights are multiplied in model.dtype."""
         need = (
@@ -69,11 +59,6 @@ class GgufBlocksConfig(GgufConfig):
     """A .gguf file whose blocks stay as they are (Resolved.held)."""
 
     keeps_blocks: ClassVar[bool] = True
-
-    @property
-    def may_round_rows(self) -> bool:
-        """Whether all are."""
-        return self.int8_rows
 
     packed: ClassVar[bool] = True
     has_portable_kernels: ClassVar[bool] = True

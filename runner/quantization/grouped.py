@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from runner.core.errors import ConfigError
-from runner.quantization.base import CheckpointSource, Format, Quantized
+from runner.quantization.base import CheckpointSource, Format, Quantized, WithByteRows
 
 BITS = range(2, 9)
 GPTQ_FORMATS = ("gptq", "gptq_v2")
@@ -95,7 +95,7 @@ class GroupedConfig(Quantized):
 
 
 @dataclass
-class GptqConfig(GroupedConfig):
+class GptqConfig(WithByteRows, GroupedConfig):
     """A checkpoint that GPTQ has quantized already."""
 
     name: ClassVar[str] = "gptq"
@@ -114,7 +114,7 @@ class GptqConfig(GroupedConfig):
 
 
 @dataclass
-class AwqConfig(GroupedConfig):
+class AwqConfig(WithByteRows, GroupedConfig):
     """A checkpoint that AWQ has quantized already."""
 
     name: ClassVar[str] = "awq"
@@ -128,7 +128,7 @@ class AwqConfig(GroupedConfig):
 
 
 @dataclass
-class AutoRoundConfig(GroupedConfig):
+class AutoRoundConfig(WithByteRows, GroupedConfig):
     """A checkpoint that AutoRound has quantized already, packed as GPTQ or AWQ."""
 
     name: ClassVar[str] = "auto_round"

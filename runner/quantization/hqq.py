@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.core.errors import ConfigError
-from runner.quantization.base import Format
+from runner.quantization.base import Format, WithByteRows
 from runner.quantization.grouped import GroupedConfig, GroupSettings
 from runner.quantization.made_groups import CodedGroups, MadeGroupsConfig
 
@@ -28,7 +28,7 @@ SMALLEST_RANGE, LARGEST_INVERSE = 1e-4, 2e4  # of a group: keeps its scale withi
 
 
 @dataclass
-class HqqConfig(MadeGroupsConfig):
+class HqqConfig(WithByteRows, MadeGroupsConfig):
     """HQQ's groups along inputs, with scales and zero points in model.dtype."""
 
     name: ClassVar[str] = "hqq"
@@ -73,7 +73,7 @@ class HqqConfig(MadeGroupsConfig):
 
 
 @dataclass
-class StoredHqqConfig(GroupedConfig):
+class StoredHqqConfig(WithByteRows, GroupedConfig):
     """A checkpoint that HQQ has quantized already, with groups along inputs."""
 
     name: ClassVar[str] = "hqq"

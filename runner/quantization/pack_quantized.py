@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from runner.quantization.base import WithByteRows
 from runner.quantization.compressed import CompressedConfig
 from runner.quantization.grouped import GroupSettings, bits_of, group_of
 
 
 @dataclass
-class PackQuantizedConfig(CompressedConfig):
+class PackQuantizedConfig(WithByteRows, CompressedConfig):
     """A checkpoint of compressed-tensors whose weights alone are quantized, to packed integers (W4A16, W8A16)."""
 
     name: ClassVar[str] = "pack_quantized"

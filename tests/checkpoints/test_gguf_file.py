@@ -123,7 +123,7 @@ def files(original: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def configure(
     make_config: Make, path: Path, dtype: Dtype = Dtype.auto, unpacked: bool = False, **groups: Any
 ) -> RunnerConfig:
-    quantization = GgufConfig(unpacked) if path.suffix == ".gguf" else QuantizationConfig()
+    quantization = GgufConfig(unpacked=unpacked) if path.suffix == ".gguf" else QuantizationConfig()
     model = LocalConfig(name=str(path), device="cpu", dtype=dtype)
     return make_config(**{"model": model, "quantization": quantization} | groups)
 

@@ -16,6 +16,7 @@ from torch import nn
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
 from runner.engines.local.matrices import Workspace, multiply
+from runner.models.fours import fours_of
 from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.gguf_types import TYPES, BlockType, split
 
@@ -93,27 +94,14 @@ def packed(stored: torch.Tensor, kind: BlockType, inputs: int, width: int) -> to
             rows = torch.cat((rows, rows.new_zeros((last - first) * width - rows.shape[0], rows.shape[1])))
         parts = kind.take_apart(rows.view(rows.shape[0], blocks, kind.stored_bytes))
         planes = [split(parts.scales, -1, 2), parts.of_parts[..., None]]
-        planes.append(_fours_of(parts.bits & ((1 << kind.low) - 1), kind.low))
+        planes.append(fours_of(parts.bits & ((1 << kind.low) - 1), kind.low))
         if kind.high:
-            planes.append(_fours_of(parts.bits >> kind.low, kind.high))
+            planes.append(fours_of(parts.bits >> kind.low, kind.high))
         # each [outputs, blocks, numbers, bytes of a number]: the outputs of a panel side by side for each number
         sides = [
             one.reshape(-1, width, *one.shape[1:]).permute(0, 2, 3, 1, 4).flatten(2) for one in planes if one.shape[2]
         ]
         result[first:last] = torch.cat(sides, dim=2).flatten(1)
-    return result
-
-
-def _fours_of(bits: torch.Tensor, each: int) -> torch.Tensor:
-    """Put weights of `each` bits into fours of bytes, [..., n * each / 32, 4] of [..., n].
-
-    A four has the lowest bits of its bytes for four neighbouring weights, the next ones for the four after these, ...
-    """
-    count = 8 // each
-    parts = split(bits, -1, count, 4)
-    result: torch.Tensor = parts[..., 0, :].clone()
-    for place in range(1, count):
-        result |= parts[..., place, :] << place * each
     return result
 
 

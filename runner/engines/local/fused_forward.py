@@ -44,7 +44,13 @@ PARTS = {
     "layer": ({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},),
 }
 # quantized once for all matrices of a product
-BYTE_ROWS = (WeightFormat.row_int8, WeightFormat.int8_dynamic, WeightFormat.int8_stored, WeightFormat.byte_blocks)
+BYTE_ROWS = (
+    WeightFormat.row_int8,
+    WeightFormat.int8_dynamic,
+    WeightFormat.int8_stored,
+    WeightFormat.byte_blocks,
+    WeightFormat.byte_groups,
+)
 ACTIVATIONS = ("silu", "swish")
 FIRST_POSITIONS = 1024  # of RoPE's table at first; it grows with the rows
 

@@ -14,10 +14,11 @@ from torch import nn
 
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import CodeType, Matrix, WeightFormat
-from runner.engines.local.matrices import multiply
+from runner.engines.local.matrices import Workspace, multiply
 from runner.models.float8_linear import E4M3
+from runner.models.fours import fours_of
 from runner.models.group_layouts import Layout
-from runner.models.grouped import GroupedLinear
+from runner.models.grouped import GroupedLinear, rounded_by_parts
 from runner.models.made_layouts import PanelsLayout, RowsLayout
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
@@ -38,11 +39,15 @@ class Groups:
     weight: torch.Tensor  # uint8 [panels, bytes]
     bias: torch.Tensor | None
     group_of: torch.Tensor | None  # int32 [inputs]
-    table: torch.Tensor | None  # float32 [16]
+    table: torch.Tensor | None  # float32 [16], or bytes for rows in bytes
+    workspace: Workspace
 
     @classmethod
-    def of(cls, layer: GroupedLinear, kernels: Kernels, outputs: int | None = None) -> Groups:
-        """Put a layer's outputs, or the first of them, into panels; the last one is padded with zeros."""
+    def of(cls, layer: GroupedLinear, kernels: Kernels, workspace: Workspace, outputs: int | None = None) -> Groups:
+        """Put a layer's outputs, or the first of them, into panels; the last one is padded with zeros.
+
+        workspace: for rows in bytes.
+        """
         layout, stored, outputs = layer.layout, layer.stored, outputs or layer.out_features
         kind = code_type(layout)
         assert kind is not None
@@ -52,25 +57,32 @@ class Groups:
             weight = stored["panels"].detach()
         else:
             weight = packed(layer, None if is_shared else zeros, outputs, kernels.panel_width)
+        by_bytes = multiplies_bytes(layer)
         order, bias = layer.group_of, None if layer.bias is None else layer.bias.detach()[:outputs].contiguous()
         if order is None and layout.group % 8 and layout.groups > 1:  # C reads the group of eight inputs at a time
             order = torch.arange(layer.in_features) // layout.group
         group_of = None if order is None else order.to(torch.int32)
-        table = layout.values if kind is CodeType.table else None
+        table, factor = (layout.values, 0.0) if kind is CodeType.table else (None, 0.0)
+        if by_bytes and table is not None:
+            table, factor = byte_table(table) or (table, 0.0)
         matrix = Matrix(
             weight=weight.data_ptr(),
             bias=None if bias is None else pointer(bias, bias.dtype, outputs),
             constants=None if group_of is None else pointer(group_of, torch.int32, layer.in_features),
+            row_scale=factor,
             outputs=outputs,
-            kind=WeightFormat.groups,
+            kind=WeightFormat.byte_groups if by_bytes else WeightFormat.groups,
             block=layout.group,
             bits=sum(PLANES[layout.bits]),
             scale_type=SCALE_TYPES[layout.scales(stored, 0, 1).dtype],
             zero_point=int(zeros[0, 0]) if is_shared else OWN_ZEROS[zeros.is_floating_point()],
             code_type=kind,
-            scale=None if table is None else pointer(table, torch.float32, 16),
         )
-        return cls(kernels, matrix, layer.in_features, weight, bias, group_of, table)
+        if table is not None and by_bytes:
+            matrix.constants = pointer(table, torch.uint8, 16)
+        elif table is not None:
+            matrix.scale = pointer(table, torch.float32, 16)
+        return cls(kernels, matrix, layer.in_features, weight, bias, group_of, table, workspace)
 
     @property
     def formats(self) -> tuple[torch.dtype, ...]:
@@ -84,7 +96,32 @@ class Groups:
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         """Return [..., outputs] for rows [..., inputs]."""
-        return multiply(self.kernels, rows, self)
+        workspace = self.workspace.of(rows) if self.matrix.kind == WeightFormat.byte_groups else None
+        return multiply(self.kernels, rows, self, workspace)
+
+
+def multiplies_bytes(layer: GroupedLinear) -> bool:
+    """Whether a layer's rows are rounded to bytes, and the kernels multiply them as bytes.
+
+    Groups must be whole parts of a row, in order, and codes integers or a table of numbers that bytes represent.
+    """
+    layout = layer.layout
+    fits = layer.in_features % 32 == 0 and layout.group % 16 == 0 and layer.group_of is None
+    if not layer.has_byte_rows or not fits:
+        return False
+    kind = code_type(layout)
+    return kind is CodeType.integers or (
+        kind is CodeType.table and layout.values is not None and byte_table(layout.values) is not None
+    )
+
+
+def byte_table(values: torch.Tensor) -> tuple[torch.Tensor, float] | None:
+    """Return 16 values as bytes that are 128 too large, and what a byte stands for; None if bytes cannot have them."""
+    for times in (1, 2, 4):
+        whole = values * times
+        if torch.equal(whole, whole.round()) and whole.abs().max() < 128:
+            return (whole + 128).to(torch.uint8), 1 / times
+    return None
 
 
 def code_type(layout: Layout) -> CodeType | None:
@@ -100,6 +137,7 @@ def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width
     """Return a layer's first outputs in panels of `width` outputs: uint8 [panels, bytes]."""
     layout, stored, inputs = layer.layout, layer.stored, layer.in_features
     low, high = PLANES[layout.bits]
+    in_fours = multiplies_bytes(layer)
     panels = -(-outputs // width)
     each = layout.groups * (layout.scales(stored, 0, 1).element_size() + (0 if zeros is None else zeros.element_size()))
     result = torch.empty(panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8)
@@ -110,10 +148,11 @@ def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width
         sides = [layout.scales(stored, first, last).unsqueeze(2)]
         if zeros is not None:
             sides.append(zeros[first:last].unsqueeze(2))
-        eights = layout.codes(stored, first, last).reshape(last - first, inputs // 8, 8)
-        planes = [_bytes_of(eights & (1 << low) - 1, low)]
+        at_once, pack = (32, _words_of) if in_fours else (8, _bytes_of)
+        some_codes = layout.codes(stored, first, last).reshape(last - first, inputs // at_once, at_once)
+        planes = [pack(some_codes & (1 << low) - 1, low)]
         if high:
-            planes.append(_bytes_of(eights >> low, high))
+            planes.append(pack(some_codes >> low, high))
         sides.append(torch.cat(planes, dim=2))
         missing = (end - begin) * width - (last - first)
         result[begin:end] = torch.cat([_side_by_side(one, missing, width) for one in sides], dim=1)
@@ -130,6 +169,7 @@ def hold_panels(layer: GroupedLinear, it: Groups) -> None:
         layout.bits, layout.group, layout.inputs, layout.outputs,
         width=it.kernels.panel_width, planes=PLANES[layout.bits], scale_type=scales.dtype,
         zero_type=None if matrix.zero_point >= 0 else zeros.dtype, zero_point=max(matrix.zero_point, 0),
+        in_fours=matrix.kind == WeightFormat.byte_groups,
     )  # fmt: skip
     layer.hold(panels, {"panels": it.weight.view(torch.int32)})
 
@@ -139,6 +179,11 @@ def _side_by_side(numbers: torch.Tensor, missing: int, width: int) -> torch.Tens
     filled = nn.functional.pad(numbers, (0, 0, 0, 0, 0, missing))
     panels = filled.reshape(-1, width, *filled.shape[1:]).permute(0, 2, 3, 1).contiguous()
     return panels.flatten(1).view(torch.uint8)
+
+
+def _words_of(codes: torch.Tensor, each: int) -> torch.Tensor:
+    """Put codes of `each` bits into fours of bytes, each a number: int32 [..., n * each / 32] of [..., n]."""
+    return fours_of(codes.to(torch.uint8), each).contiguous().view(torch.int32).squeeze(-1)
 
 
 def _bytes_of(bits: torch.Tensor, each: int) -> torch.Tensor:
@@ -169,7 +214,7 @@ def problem(layer: GroupedLinear, kernels: Kernels | None) -> str:
     scales, is_ordered = layer.layout.scales(layer.stored, 0, 1).dtype, layer.group_of is None
     zeros = layer.layout.zeros(layer.stored, 0, 1).dtype if kind is CodeType.integers else None
     sizes = layer.layout.bits, layer.layout.group, layer.in_features
-    key = type(layer.layout), kind, *sizes, scales, zeros, is_ordered
+    key = type(layer.layout), kind, *sizes, scales, zeros, is_ordered, multiplies_bytes(layer)
     if key not in _tried:
         _tried[key] = next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), "")
     return _tried[key]
@@ -177,11 +222,13 @@ def problem(layer: GroupedLinear, kernels: Kernels | None) -> str:
 
 def _difference(layer: GroupedLinear, dtype: torch.dtype, kernels: Kernels) -> str:
     outputs = min(TRIAL_OUTPUTS, layer.out_features)
-    trial = Groups.of(layer, kernels, outputs)
+    trial = Groups.of(layer, kernels, Workspace(), outputs)
     trial.matrix.bias = None  # it is added in the same way to every product
     x = torch.randn(7, layer.in_features, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad():
-        expected = nn.functional.linear(x, layer.unpacked(0, outputs, dtype)).float()
+        # rows in bytes are multiplied by the weights that are stored, others by these in the rows' format
+        rows, of_weights = (rounded_by_parts(x.float()), torch.float32) if multiplies_bytes(layer) else (x, dtype)
+        expected = nn.functional.linear(rows, layer.unpacked(0, outputs, of_weights)).float()
         found = trial.product(x).float()
     off = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
     return "" if off <= TOLERANCE[dtype] else f"the outputs would be off by {off:.2g} of the largest"

@@ -22,7 +22,7 @@ from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.matrices import LayerWeights, QuantizedWeights, Workspace, multiply, shifted_sums
 from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
-from runner.models.grouped import GroupedLinear
+from runner.models.grouped import GroupedLinear, rounded_by_parts
 from runner.models.int8_linear import Int8Linear
 
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
@@ -112,9 +112,11 @@ class QuantizedLayers:
                 it.exchange(embedding)
                 self._embeddings.append(embedding)
         else:
-            it = groups.Groups.of(layer, self._kernels)
+            it = groups.Groups.of(layer, self._kernels, self._workspace)
             groups.hold_panels(layer, it)
         own, formats, prepared = layer.forward, it.formats, getattr(layer, "prepared", None)
+        if isinstance(layer, GroupedLinear) and layer.has_byte_rows and not groups.multiplies_bytes(layer):
+            prepared = rounded_by_parts  # its products do not round rows
         if prepared is None:
             self.matrices[layer] = it
         else:

@@ -17,8 +17,9 @@ from runner.engines.local.kernels.shared_numbers import Matrix
 from runner.engines.local.matrices import Workspace, multiply
 from runner.engines.local.panels import Panels
 from runner.engines.local.quantized_layers import QuantizedLayers
-from runner.models.gguf_blocks import GgufEmbedding, GgufLinear, rounded_by_parts
+from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.gguf_types import TYPES, unpacked
+from runner.models.grouped import rounded_by_parts
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from families import save_peft
-from grouped_checkpoints import Integers, awq, gptq, pack_quantized, random_integers, save
+from group_layers import KINDS, ValuesLayout, layer_of, rows_of, values_layer
+from grouped_checkpoints import save
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -23,45 +23,21 @@ from runner.engines.local import groups
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.groups import Groups
 from runner.engines.local.kernels import native
-from runner.engines.local.matrices import multiply
+from runner.engines.local.matrices import Workspace, multiply
 from runner.engines.local.panels import Panels
 from runner.engines.local.quantized_layers import QuantizedLayers
 from runner.models.float8_linear import E4M3
-from runner.models.group_layouts import AwqLayout, GptqLayout, PackedLayout
 from runner.models.grouped import GroupedLinear
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
 DTYPES = (torch.float32, torch.bfloat16)
-KINDS = ("gptq", "gptq_order", "awq", "packed", "packed_float32")
-
-
-def layer_of(
-    kind: str, outputs: int, inputs: int, bits: int = 4, group: int = 64, bias: torch.Tensor | None = None
-) -> tuple[GroupedLinear, Integers]:
-    like = nn.Linear(inputs, outputs, bias=False)
-    if bias is not None:
-        like.bias = nn.Parameter(bias)
-    of = random_integers(outputs, inputs, bits, group, 1, kind.startswith("packed"), not kind.endswith("_order"))
-    sizes = bits, inputs if group == -1 else group, inputs, outputs
-    if kind == "awq":
-        return GroupedLinear(like, AwqLayout(*sizes), awq(of)), of
-    if kind.startswith("packed"):
-        of.scales = of.scales.to(torch.bfloat16 if kind == "packed" else torch.float32)
-        if kind != "packed":
-            of.scales *= 1.001  # of more bits than 16
-        return GroupedLinear(like, PackedLayout(*sizes), pack_quantized(of, bits, symmetric=True)), of
-    return GroupedLinear(like, GptqLayout(*sizes, is_minus_one=False), gptq(of, bits, minus_one=False)), of
-
-
-def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(count, inputs, generator=torch.Generator().manual_seed(count)).to(dtype)
 
 
 def check_products(layer: GroupedLinear, dtype: torch.dtype) -> None:
     assert KERNELS is not None
     weight = layer.unpacked(0, layer.out_features, dtype)
-    ours, plain = Groups.of(layer, KERNELS), Panels.of(weight, None, KERNELS)
+    ours, plain = Groups.of(layer, KERNELS, Workspace()), Panels.of(weight, None, KERNELS)
     whole = ours.product(rows := rows_of(250, layer.in_features, dtype))
     assert torch.equal(whole, plain.product(rows))
     for count in (1, 4, 7, 50):
@@ -97,7 +73,7 @@ def test_a_bias_is_added() -> None:
     assert KERNELS is not None
     layer, _ = layer_of("awq", 40, 320, bias=torch.randn(40))
     expected = layer(rows := rows_of(9, 320, torch.float32))
-    assert torch.allclose(Groups.of(layer, KERNELS).product(rows), expected, atol=1e-5)
+    assert torch.allclose(Groups.of(layer, KERNELS, Workspace()).product(rows), expected, atol=1e-5)
     assert not torch.allclose(expected, expected - layer.bias, atol=1e-5)  # the bias counts
 
 
@@ -135,9 +111,9 @@ def test_torch_unpacks_some_outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -
 def test_many_outputs_are_packed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert KERNELS is not None
     layer, _ = layer_of("gptq", 160, 256, bits=8)
-    whole = Groups.of(layer, KERNELS).weight
+    whole = Groups.of(layer, KERNELS, Workspace()).weight
     monkeypatch.setattr(groups, "PACKED_AT_ONCE", 1)
-    assert torch.equal(Groups.of(layer, KERNELS).weight, whole)
+    assert torch.equal(Groups.of(layer, KERNELS, Workspace()).weight, whole)
 
 
 @has_kernels
@@ -161,7 +137,7 @@ def test_inputs_that_are_not_whole_eights_are_left_to_torch() -> None:
 )
 def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
     assert KERNELS is not None
-    ours = Groups.of(layer_of("gptq", 32, 256)[0], KERNELS)
+    ours = Groups.of(layer_of("gptq", 32, 256)[0], KERNELS, Workspace())
     for name, value in wrong.items():
         setattr(ours.matrix, name, value)
     with pytest.raises(IndexError, match="cannot multiply"):
@@ -171,7 +147,7 @@ def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
 @has_kernels
 def test_the_kernel_refuses_rows_that_are_not_whole_eights() -> None:
     assert KERNELS is not None
-    ours = Groups.of(layer_of("gptq", 32, 256)[0], KERNELS)
+    ours = Groups.of(layer_of("gptq", 32, 256)[0], KERNELS, Workspace())
     ours.inputs = 100
     with pytest.raises(IndexError, match="cannot multiply"):
         multiply(KERNELS, torch.ones(1, 100), ours)
@@ -219,30 +195,6 @@ def test_an_adapter_on_top_changes_the_answers(
     assert answers(adapted, PROMPTS) != answers(plain, PROMPTS)
 
 
-E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
-
-
-@dataclass(frozen=True)
-class ValuesLayout(PackedLayout):
-    """Codes that stand for values: of a table, or float8."""
-
-    @property
-    def values(self) -> torch.Tensor:
-        """Return what each code stands for."""
-        return E2M1 if self.bits == 4 else E4M3
-
-
-def values_layer(outputs: int, inputs: int, bits: int, group: int, scales: torch.dtype) -> GroupedLinear:
-    seeded = torch.Generator().manual_seed(2)
-    codes = torch.randint(0, 2**bits, (outputs, inputs * bits // 8), dtype=torch.uint8, generator=seeded)
-    codes[(codes & 127) == 127] = 5  # float8's NaN, which a layer never has
-    stored = {
-        "weight_packed": codes.view(torch.int32),
-        "weight_scale": torch.rand(outputs, -(-inputs // group), generator=seeded).to(scales),
-    }
-    return GroupedLinear(nn.Linear(inputs, outputs, bias=False), ValuesLayout(bits, group, inputs, outputs), stored)
-
-
 @has_kernels
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group", [16, 32, 128, 640, 20])
@@ -264,7 +216,7 @@ def test_each_float8_is_exact() -> None:
     layer.stored["weight_scale"].fill_(1)
     one = torch.zeros(1, 64)
     one[0, 9] = 1
-    assert torch.equal(Groups.of(layer, KERNELS).product(one)[0], E4M3[codes.int()])
+    assert torch.equal(Groups.of(layer, KERNELS, Workspace()).product(one)[0], E4M3[codes.int()])
 
 
 @has_kernels
@@ -279,7 +231,7 @@ def test_values_that_the_kernels_do_not_know(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("wrong", [{"scale": None}, {"bits": 8}, {"code_type": 3}, {"code_type": 2}])
 def test_what_the_kernel_refuses_of_tables(wrong: dict[str, int]) -> None:
     assert KERNELS is not None
-    ours = Groups.of(values_layer(64, 64, 4, 32, torch.bfloat16), KERNELS)
+    ours = Groups.of(values_layer(64, 64, 4, 32, torch.bfloat16), KERNELS, Workspace())
     for name, value in wrong.items():
         setattr(ours.matrix, name, value)
     with pytest.raises(IndexError, match="cannot multiply"):

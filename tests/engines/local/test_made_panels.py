@@ -20,6 +20,7 @@ from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.groups import Groups, problem
 from runner.engines.local.kernels import native
+from runner.engines.local.matrices import Workspace
 from runner.engines.local.panels import Panels
 from runner.engines.local.quantized_layers import QuantizedLayers
 from runner.models.grouped import GroupedLinear
@@ -59,7 +60,7 @@ def test_products_are_those_of_the_unpacked_weights_before_and_after_panels_take
     weight = layer.unpacked(0, outputs, dtype)
     rows = torch.randn(50, inputs, generator=torch.Generator().manual_seed(1)).to(dtype)
     plain = Panels.of(weight, None, KERNELS).product(rows)
-    assert torch.equal(Groups.of(layer, KERNELS).product(rows), plain)
+    assert torch.equal(Groups.of(layer, KERNELS, Workspace()).product(rows), plain)
     assert not problem(layer, KERNELS)
     layers = QuantizedLayers(nn.Sequential(layer), Heap())
     assert not layers.notes
@@ -69,7 +70,7 @@ def test_products_are_those_of_the_unpacked_weights_before_and_after_panels_take
     assert torch.equal(layer.unpacked(0, outputs, dtype), weight)
     assert torch.equal(layer.unpacked(5, 32, dtype), weight[5:32])
     assert torch.equal(layer.unpacked(31, 33, dtype), weight[31:33])
-    again = Groups.of(layer, KERNELS)
+    again = Groups.of(layer, KERNELS, Workspace())
     assert again.weight.data_ptr() == layer.weight.data_ptr()
     assert torch.equal(again.product(rows), plain)
 

@@ -1,4 +1,4 @@
-/* Products of rows in bytes with matrices in blocks (blocks.h), for one number format (T, PACK, NAME: see kernels.c).
+/* Products of rows in bytes with matrices in blocks (blocks.h) or groups (group_bytes.h), for one number format (T, PACK, NAME: see kernels.c).
    BYTE_PART neighbouring inputs of a row share a scale, as in llama.cpp. The bits of weights are multiplied by bytes as
    they are: sums of a part of a group are exact, and become numbers by one product of both scales. Where bits have an
    offset or a minimum, the sum of the row's bytes brings it in. A row's sums have the same order among any others. */
@@ -38,20 +38,26 @@ INLINE __m512i shifted_16(__m512i x, int right) {
   return right > 0 ? _mm512_srli_epi16(x, right) : right < 0 ? _mm512_slli_epi16(x, -right) : x;
 }
 
-/* The bits of four inputs of a part, from `k` on, of the outputs from `o` on: each in a byte, with byte_offset added */
-INLINE __m512i fours_of_bits(const block_format f, const block_bits *at, int k, int o) {
-  const __m512i low = words_16(at->low + four_of(f.low, k) + 4 * o);
-  if (f.low == 8) return _mm512_xor_si512(low, _mm512_set1_epi8((char)0x80));
-  const __m512i x = _mm512_and_si512(shifted_16(low, bit_of(f.low, k)), _mm512_set1_epi8((char)((1 << f.low) - 1)));
-  if (f.is_listed) {
-    const __m128i list = _mm_xor_si128(_mm_loadu_si128((const __m128i *)listed_weights), _mm_set1_epi8((char)0x80));
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(list), x);
-  }
-  if (!f.high) return x;
+/* Bits without a sign of four inputs of a part, from `k` on, of the outputs from `o` on: each in a byte */
+INLINE __m512i fours_of_codes(const int low_bits, const int high_bits, const block_bits *at, int k, int o) {
+  const __m512i low = words_16(at->low + four_of(low_bits, k) + 4 * o);
+  if (low_bits == 8) return low;
+  const __m512i x = _mm512_and_si512(shifted_16(low, bit_of(low_bits, k)), _mm512_set1_epi8((char)((1 << low_bits) - 1)));
+  if (!high_bits) return x;
   const int i = k + at->shared;
-  const __m512i upper = shifted_16(words_16(at->high + four_of(f.high, i) + 4 * o), bit_of(f.high, i) - f.low);
-  const __m512i mask = _mm512_set1_epi8((char)(((1 << f.high) - 1) << f.low));
+  const __m512i upper = shifted_16(words_16(at->high + four_of(high_bits, i) + 4 * o), bit_of(high_bits, i) - low_bits);
+  const __m512i mask = _mm512_set1_epi8((char)(((1 << high_bits) - 1) << low_bits));
   return _mm512_ternarylogic_epi32(x, upper, mask, 0xf8); /* x | upper & mask */
+}
+
+/* The same of a part of a block, with byte_offset added */
+INLINE __m512i fours_of_bits(const block_format f, const block_bits *at, int k, int o) {
+  const __m512i x = fours_of_codes(f.low, f.high, at, k, o), sign = _mm512_set1_epi8((char)0x80);
+  if (f.is_code) return x;
+  if (f.low == 8) return _mm512_xor_si512(x, sign);
+  if (!f.is_listed) return x;
+  const __m512i list = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)listed_weights));
+  return _mm512_shuffle_epi8(_mm512_xor_si512(list, sign), x);
 }
 
 /* Adds the products of R rows with a part of `part` inputs to `total`. fours: its bits as fours_of_bits; or 0, and they are
@@ -149,10 +155,9 @@ INLINE void add_strip(const int part, const int has_minimum, int offset, const i
   for (int r = 0; r < R; r++) memcpy(y + r * stride, total[r], sizeof total[r]);
 }
 
-/* Compiled for each number of rows, and each kind of parts; formats of one kind share it */
-static void add_strip_of(const block_format *f, int rows, const byte_rows *x, int64_t inputs, const byte_strip *strip,
-                         int adds_up, float *y, int64_t stride) {
-  const int offset = byte_offset(*f);
+/* Compiled for each number of rows, and each kind of parts */
+static void add_strip_of(int part, int has_minimum, int offset, int rows, const byte_rows *x, int64_t inputs,
+                         const byte_strip *strip, int adds_up, float *y, int64_t stride) {
 #define ROWS(N, PART, HAS_MINIMUM) \
   case N: add_strip(PART, HAS_MINIMUM, offset, N, x, inputs, strip, adds_up, y, stride); break;
 #define PARTS(PART, HAS_MINIMUM)                                                                                  \
@@ -160,12 +165,26 @@ static void add_strip_of(const block_format *f, int rows, const byte_rows *x, in
     ROWS(1, PART, HAS_MINIMUM) ROWS(2, PART, HAS_MINIMUM) ROWS(3, PART, HAS_MINIMUM) ROWS(4, PART, HAS_MINIMUM)   \
     ROWS(5, PART, HAS_MINIMUM) ROWS(6, PART, HAS_MINIMUM)                                                         \
   }
-  if (f->part == HALF_PART && f->has_minimum) PARTS(HALF_PART, 1)
-  else if (f->part == HALF_PART) PARTS(HALF_PART, 0)
-  else if (f->has_minimum) PARTS(BYTE_PART, 1)
+  if (part == HALF_PART && has_minimum) PARTS(HALF_PART, 1)
+  else if (part == HALF_PART) PARTS(HALF_PART, 0)
+  else if (has_minimum) PARTS(BYTE_PART, 1)
   else PARTS(BYTE_PART, 0)
 #undef PARTS
 #undef ROWS
+}
+
+/* y [rows, stride] (+)= the sums with a strip of the inputs from `k` on. `lines` cache lines are prefetched meanwhile. */
+static void add_tiles(int part, int has_minimum, int offset, const product *p, int64_t row, int64_t rows, int64_t k,
+                      const byte_strip *strip, float *y, int64_t stride, const char *next, int64_t lines) {
+  const int64_t tiles = ceil_div(rows, REGISTER_ROWS), ahead = ceil_div(lines, tiles);
+  const int64_t some = p->inputs - k < BYTE_STRIP ? p->inputs - k : BYTE_STRIP;
+  for (int64_t s = 0, r = 0; s < tiles; s++) {
+    const int64_t count = ceil_div(rows - r, tiles - s); /* about equally many in each */
+    const byte_rows x = byte_rows_at(p, row + r, k);
+    for (int64_t i = 0; i < ahead && lines > 0; i++, lines--, next += CACHE_LINE) __builtin_prefetch(next, 0, 2);
+    add_strip_of(part, has_minimum, offset, (int)count, &x, some, strip, k > 0, y + r * stride, stride);
+    r += count;
+  }
 }
 
 /* y [rows, stride]: the sums of a panel */
@@ -176,18 +195,11 @@ INLINE void byte_sums(const block_format f, const product *p, const uint8_t *pan
     byte_sums_of_row(f, &x, panel, y);
     return;
   }
-  const int64_t tiles = ceil_div(rows, REGISTER_ROWS), ahead = ceil_div(lines, ceil_div(p->inputs, BYTE_STRIP) * tiles);
+  const int64_t each = ceil_div(lines, ceil_div(p->inputs, BYTE_STRIP));
   byte_strip strip;
-  for (int64_t k = 0; k < p->inputs; k += BYTE_STRIP) {
-    const int64_t some = p->inputs - k < BYTE_STRIP ? p->inputs - k : BYTE_STRIP;
-    unpack_bytes(f, panel, k, some, &strip);
-    for (int64_t s = 0, r = 0; s < tiles; s++) {
-      const int64_t count = ceil_div(rows - r, tiles - s); /* about equally many in each */
-      const byte_rows x = byte_rows_at(p, row + r, k);
-      for (int64_t i = 0; i < ahead && lines > 0; i++, lines--, next += CACHE_LINE) __builtin_prefetch(next, 0, 2);
-      add_strip_of(&f, (int)count, &x, some, &strip, k > 0, y + r * stride, stride);
-      r += count;
-    }
+  for (int64_t k = 0; k < p->inputs; k += BYTE_STRIP, next += each * CACHE_LINE, lines -= each) {
+    unpack_bytes(f, panel, k, p->inputs - k < BYTE_STRIP ? p->inputs - k : BYTE_STRIP, &strip);
+    add_tiles(f.part, f.has_minimum, byte_offset(f), p, row, rows, k, &strip, y, stride, next, lines < each ? lines : each);
   }
 }
 #else
@@ -221,10 +233,12 @@ INLINE void byte_sums(const block_format f, const product *p, const uint8_t *pan
 }
 #endif
 
+/* Goes on with a format that the compiler knows */
 static void sums_of_type(int64_t type, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
                          int64_t stride, const char *next, int64_t lines) {
   FOR_FORMAT(type, byte_sums(f, p, (const uint8_t *)panel, row, rows, y, stride, next, lines))
 }
+#include "group_bytes.h"
 #endif
 
 /* Makes bytes of a row, BYTE_PART numbers by their largest one; a number that is none makes its part NaN. */
@@ -261,13 +275,16 @@ static void NAME(quantize_rows_by_parts)(const product *p, phase *now, int threa
   barrier(now, chunks, is_alone);
 }
 
-/* Multiplies a pair of panels in blocks by `rows` rows in bytes, from `row` on. */
-static void NAME(multiply_byte_blocks)(const product *p, const panel_pair *u, int64_t row, int64_t rows,
+/* Multiplies a pair of panels in blocks or groups by `rows` rows in bytes, from `row` on. */
+static void NAME(multiply_by_byte_rows)(const product *p, const panel_pair *u, int64_t row, int64_t rows,
                                        next_weights next) {
   const int64_t stride = u->second ? 2 * PANEL : PANEL;
   float y[MAX_QUANTIZED_ROWS * 2 * PANEL] __attribute__((aligned(CACHE_LINE)));
-  sums_of_type(u->of[0]->block, p, u->first, row, rows, y, stride, next.first, next.lines);
-  if (u->second)
-    sums_of_type(u->of[1]->block, p, u->second, row, rows, y + PANEL, stride, next.second, next.lines);
+  for (int i = 0; i <= !!u->second; i++) {
+    const matrix *m = u->of[i];
+    const char *panel = i ? u->second : u->first, *ahead = i ? next.second : next.first;
+    if (m->kind == BYTE_BLOCKS) sums_of_type(m->block, p, panel, row, rows, y + i * PANEL, stride, ahead, next.lines);
+    else sums_of_groups(m, p, panel, row, rows, y + i * PANEL, stride, ahead, next.lines);
+  }
   NAME(write_outputs)(p, u, y, stride, y + PANEL, rows, row);
 }

@@ -12,15 +12,16 @@ enum { NO_PARTS, ONE_BYTE, TWO_BYTES, NIBBLES }; /* the scales of a part: none; 
 typedef struct {
   int type, group, low, high, part; /* inputs of a group; lower and upper bits of a weight; inputs of a part */
   int parts_are, has_minimum, is_listed, offset; /* is_listed: bits are places in listed_weights */
+  int is_code; /* of a matrix in groups (group_bytes.h) */
 } block_format;
 
 static const block_format block_formats[] = {
-    {Q4_0, 32, 4, 0, 32, NO_PARTS, 0, 0, 8},     {Q4_1, 32, 4, 0, 32, NO_PARTS, 1, 0, 0},
-    {Q5_0, 32, 4, 1, 32, NO_PARTS, 0, 0, 16},    {Q5_1, 32, 4, 1, 32, NO_PARTS, 1, 0, 0},
-    {Q8_0, 32, 8, 0, 32, NO_PARTS, 0, 0, 0},     {Q2_K, 256, 2, 0, 16, NIBBLES, 1, 0, 0},
-    {Q3_K, 256, 2, 1, 16, ONE_BYTE, 0, 0, 4},    {Q4_K, 256, 4, 0, 32, TWO_BYTES, 1, 0, 0},
-    {Q5_K, 256, 4, 1, 32, TWO_BYTES, 1, 0, 0},   {Q6_K, 256, 4, 2, 16, ONE_BYTE, 0, 0, 32},
-    {IQ4_NL, 32, 4, 0, 32, NO_PARTS, 0, 1, 0},   {IQ4_XS, 256, 4, 0, 32, ONE_BYTE, 0, 1, 0},
+    {Q4_0, 32, 4, 0, 32, NO_PARTS, 0, 0, 8, 0},     {Q4_1, 32, 4, 0, 32, NO_PARTS, 1, 0, 0, 0},
+    {Q5_0, 32, 4, 1, 32, NO_PARTS, 0, 0, 16, 0},    {Q5_1, 32, 4, 1, 32, NO_PARTS, 1, 0, 0, 0},
+    {Q8_0, 32, 8, 0, 32, NO_PARTS, 0, 0, 0, 0},     {Q2_K, 256, 2, 0, 16, NIBBLES, 1, 0, 0, 0},
+    {Q3_K, 256, 2, 1, 16, ONE_BYTE, 0, 0, 4, 0},    {Q4_K, 256, 4, 0, 32, TWO_BYTES, 1, 0, 0, 0},
+    {Q5_K, 256, 4, 1, 32, TWO_BYTES, 1, 0, 0, 0},   {Q6_K, 256, 4, 2, 16, ONE_BYTE, 0, 0, 32, 0},
+    {IQ4_NL, 32, 4, 0, 32, NO_PARTS, 0, 1, 0, 0},   {IQ4_XS, 256, 4, 0, 32, ONE_BYTE, 0, 1, 0, 0},
 };
 #define BLOCK_FORMATS ((int)(sizeof block_formats / sizeof *block_formats))
 

@@ -76,6 +76,7 @@ static int is_readable(const matrix *m, int64_t inputs, int64_t pack) {
     return f && inputs % f->group == 0;
   }
   if (m->kind == GROUPS) return has_readable_groups(m, inputs);
+  if (m->kind == BYTE_GROUPS) return has_readable_byte_groups(m, inputs);
 #ifdef HAS_AVX512_VNNI
   if (!m->scale) return 0;
   if (m->kind == INT8_STORED && !has_readable_rows(m, inputs)) return 0;

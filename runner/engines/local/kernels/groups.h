@@ -37,6 +37,15 @@ INLINE int has_readable_groups(const matrix *m, int64_t inputs) {
          m->block > 0 && inputs % 8 == 0 && (m->constants || m->block % 8 == 0);
 }
 
+/* The same by rows in bytes: groups are whole parts of a row, and in order; a table has its bytes */
+INLINE int has_readable_byte_groups(const matrix *m, int64_t inputs) {
+  const int are_codes = m->code_type == TABLE ? m->bits == 4 && m->constants && m->row_scale > 0
+                                              : m->code_type == INTEGERS && !m->constants;
+  const int are_bits = m->bits == 2 || m->bits == 3 || m->bits == 4 || m->bits == 5 || m->bits == 6 || m->bits == 8;
+  return are_codes && are_bits && m->scale_type >= SCALE_F32 && m->scale_type <= SCALE_BF16 && m->block > 0 &&
+         m->block % 16 == 0 && inputs % 32 == 0 && m->zero_point >= ZEROS_LIKE_SCALES && m->zero_point < 256;
+}
+
 INLINE void read_scales(const matrix *m, const uint8_t *at, float to[PANEL]) {
   uint16_t halves[PANEL];
   if (m->scale_type == SCALE_F32) memcpy(to, at, PANEL * sizeof *to);

@@ -22,8 +22,10 @@ const int64_t panel_width = PANEL;
 
 #include "blocks.h"
 
-/* as in shared_numbers.py; BYTE_BLOCKS: BLOCKS that are multiplied by rows in bytes */
-enum { PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS, GROUPS, INT8_STORED, BYTE_BLOCKS };
+/* as in shared_numbers.py; BYTE_BLOCKS, BYTE_GROUPS: blocks and groups that are multiplied by rows in bytes */
+enum {
+  PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS, GROUPS, INT8_STORED, BYTE_BLOCKS, BYTE_GROUPS
+};
 
 typedef struct {
   const void *weight, *bias; /* bias: or 0 */
@@ -57,8 +59,10 @@ INLINE int is_unpacked(const matrix *m) { return m->kind == BLOCKS || m->kind ==
 INLINE int has_blocks(const matrix *m) { return m->kind == BLOCKS || m->kind == BYTE_BLOCKS; }
 
 /* Whether rows are quantized, too, before they are multiplied by a matrix */
+INLINE int has_parted_rows(const matrix *m) { return m->kind == BYTE_BLOCKS || m->kind == BYTE_GROUPS; }
+
 INLINE int has_byte_rows(const matrix *m) {
-  return m->kind == ROW_INT8 || m->kind == INT8_DYNAMIC || m->kind == INT8_STORED || m->kind == BYTE_BLOCKS;
+  return m->kind == ROW_INT8 || m->kind == INT8_DYNAMIC || m->kind == INT8_STORED || has_parted_rows(m);
 }
 
 /* Added to the numbers of rows, since products take bytes without a sign on one side; `constants` of a matrix holds
@@ -146,7 +150,7 @@ INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
     const block_format *f = block_format_of(m->block);
     return inputs / f->group * group_bytes(f);
   }
-  if (m->kind == GROUPS) return grouped_bytes(m, inputs);
+  if (m->kind == GROUPS || m->kind == BYTE_GROUPS) return grouped_bytes(m, inputs);
   return m->kind == PLAIN ? inputs * size : m->kind == FOUR_BIT ? inputs / 2 : inputs;
 }
 

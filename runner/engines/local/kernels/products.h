@@ -23,7 +23,7 @@ INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float 
 INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y, int64_t y_stride, const float *second,
                                 int64_t rows, int64_t row) {
   const matrix *m = u->of[0];
-  const T *bias = m->bias && (m->kind == PLAIN || is_unpacked(m) || m->kind == BYTE_BLOCKS) ? (const T *)m->bias + u->output[0] : 0;
+  const T *bias = m->bias && (m->kind == PLAIN || is_unpacked(m) || has_parted_rows(m)) ? (const T *)m->bias + u->output[0] : 0;
   for (int64_t r = 0; r < rows; r++, y += y_stride) {
     T *out = (T *)p->out + (row + r) * p->stride + u->column;
     const float *b = second + r * y_stride;
@@ -122,8 +122,8 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
       NAME(multiply_blocks)(p, &u, row, rows, next);
       continue;
     }
-    if (u.of[0]->kind == BYTE_BLOCKS) {
-      NAME(multiply_byte_blocks)(p, &u, row, rows, next);
+    if (has_parted_rows(u.of[0])) {
+      NAME(multiply_by_byte_rows)(p, &u, row, rows, next);
       continue;
     }
 #ifdef HAS_AVX512_VNNI
@@ -150,7 +150,7 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
    caller waits for the end of the last one. */
 static void NAME(run_product)(const product *p, const product *then, phase **now, int threads) {
   const int is_alone = threads == 1;
-  if (p->of_bytes && p->of_bytes->kind == BYTE_BLOCKS) NAME(quantize_rows_by_parts)(p, *now, threads, is_alone);
+  if (p->of_bytes && has_parted_rows(p->of_bytes)) NAME(quantize_rows_by_parts)(p, *now, threads, is_alone);
 #ifdef HAS_AVX512_VNNI
   else if (p->of_bytes && p->of_bytes->kind == ROW_INT8) NAME(quantize_rows_beside_outliers)(p, *now, threads, is_alone);
   else if (p->of_bytes) NAME(quantize_rows)(p, *now, threads, is_alone);

@@ -33,6 +33,7 @@ class WeightFormat(IntEnum):
     groups = 6
     int8_stored = 7
     byte_blocks = 8  # blocks that are multiplied by rows in bytes
+    byte_groups = 9
 
 
 class CodeType(IntEnum):
