@@ -29,7 +29,10 @@ from runner.core.errors import ConfigError
         ({"train_split": " "}, "task.train_split=' '"),
         ({"graph": ""}, "task.graph='': give a graph.json that an earlier job has saved, or null"),
         ({"limit": 0}, "task.limit=0"),
-        ({"attack_agent": 2}, r"task.attack_agent=2: nobody is attacked: give task.attack=liar\|false_answer\|cut_link"),
+        (
+            {"attack_agent": 2},
+            r"task.attack_agent=2: nobody is attacked: give task.attack=liar\|false_answer\|cut_link",
+        ),
         ({"attack": Attack.liar, "attack_agent": 5}, r"task.attack_agent=5: must lie in 1..4, the agents of the team"),
         ({"attack": Attack.liar, "attack_agent": 0}, r"task.attack_agent=0: must lie in 1..4"),
         ({"attack": Attack.liar, "agents": 1}, "task.attack=liar: there must be an honest agent beside the attacked"),
