@@ -165,7 +165,8 @@ class _Work:
         result.metrics |= cost(samples) | sides(self.scored_calls)
         if self.attack is not None:
             result.metrics |= self.attack.metrics()
-            result.facts["attack"] = f"{task.attack} · agent {task.attack_agent}, {self.team.titles[self.attacked]}"
+            who = f"agent {task.attack_agent}, {self.team.titles[self.attacked]}"
+            result.facts["attacked"] = f"{who}: {task.attack}"
         result.problems = problems("agents", samples)
         if not self.calls.reused:  # else it would be the time of some of the questions only
             result.metrics["play_s"] = play_s
