@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -179,13 +180,13 @@ SEEDS, ITERATIONS = 12, 30
 BY_CHANCE = 3 * 7 / 12  # of an agent's three edges to others, since 7 of the 12 edges stay
 
 
-def kept(attack: Attack, attacked: int, decision: DecisionMethod, say: Callable[[AgentCall, bool], str]) -> float:
+def kept(attack: Attack, attacked: int, decision: DecisionMethod, say: Callable[[bool, AgentCall], str]) -> float:
     """Train teams of four on a script; return how many edges to others the agent has kept in the mean."""
     return sum(_kept(attack, attacked, decision, say, seed) for seed in range(SEEDS)) / SEEDS
 
 
 def _kept(
-    attack: Attack, attacked: int, decision: DecisionMethod, say: Callable[[AgentCall, bool], str], seed: int
+    attack: Attack, attacked: int, decision: DecisionMethod, say: Callable[[bool, AgentCall], str], seed: int
 ) -> int:
     graph, rng = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True), random.Random(seed)
     learner = Learner(graph, baseline=Baseline.mean, imp_per_iterations=ITERATIONS // 2)
@@ -194,19 +195,19 @@ def _kept(
         for number in range(4):
             name, is_lucky = f"{seed}/{iteration}/{number}", rng.random() < 0.5
             one = discussion(attack, attacked, graph=graph, decision=decision, seed=name, roles=[AgentRole.inspector])
-            played(one, lambda turn, lucky=is_lucky: say(turn, lucky))
+            played(one, partial(say, is_lucky))
             plays.append((one.rounds, one.answer == "7"))
         learner.step(plays)
     return attacked_edges(graph, attacked, rounds=1)
 
 
-def credulous(turn: AgentCall, _: bool) -> str:
+def credulous(_: bool, turn: AgentCall) -> str:
     """Who is told to lie says 8. Who hears something else than 7, or noise, repeats it. Everybody else is right."""
     wrong = sorted({message.answer or "0" for message in turn.spatial} - {"7"})
     return f"The answer is {8 if turn.lies else wrong[0] if wrong else 7}"
 
 
-def indifferent(_: AgentCall, is_lucky: bool) -> str:
+def indifferent(is_lucky: bool, _: AgentCall) -> str:
     """Half of the questions are solved, whoever hears whom."""
     return f"The answer is {7 if is_lucky else 5}"
 

@@ -20,7 +20,7 @@ from runner.tasks.agents import task as agents
 from runner.tasks.agents.calls import CALLS
 
 Make = Callable[..., RunnerConfig]
-QUESTIONS = [
+QUESTIONS: list[dict[str, Any]] = [
     {"question": "Which colour has the sky?", "options": ["green", "blue"], "answer": "B"},
     {"question": "Which is a prime?", "options": ["9", "15", "7"], "answer": 2},
     {"question": "What do cows drink?", "options": ["water", "milk"], "answer": "water"},
@@ -49,7 +49,7 @@ def test_a_vote_over_letters(make_config: Make, again: Starts, quiz: str) -> Non
     config = make_config(task=team(data=quiz, choices_key="options", decision_method=DecisionMethod.majority_vote))
     recorder = again()
     result = work(agents, config, recorder, Team(say))
-    assert [recorder.done[at].extracted["team"] for at in range(3)] == ["B", "C", "B"]
+    assert [recorder.done[at].extracted for at in range(3)] == [{"team": letter} for letter in "BCB"]
     assert [recorder.done[at].verdict for at in range(3)] == [Verdict.correct, Verdict.correct, Verdict.wrong]
     assert [recorder.done[at].gold for at in range(3)] == ["B", "C", "A"]
     assert result.metrics["accuracy"] == 2 / 3
