@@ -40,9 +40,9 @@ class AttackTally:
         self.questions += 1
         if discussion.failed:
             return
-        votes = discussion.votes
-        said = votes.pop(self.agent)
-        self.honest_correct += majority(votes) == item.gold
+        said = next((one.answer for one in discussion.last_round if one.agent == self.agent), None)
+        others = [one.answer for one in discussion.last_round if one.agent != self.agent]
+        self.honest_correct += majority(others) == item.gold
         if said is not None and said != item.gold:
             self.lies += 1
             self.followed += discussion.answer == said

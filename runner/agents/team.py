@@ -185,7 +185,7 @@ class Discussion:
                 role, inputs = self.team.roles[agent], (self._heard(spatial, agent), self._heard(temporal, agent))
                 key, how = f"{self.key}/{at_round}/{agent}", (self.team.letters, self.tampering.lies(agent))
                 calls.append(AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs, *how))
-        last = self._last_round()
+        last = self.last_round
         if not self._decision_is_out and len(last) == len(self.team.roles):
             self._decision_is_out = True
             key = f"{self.key}/{DECISION}"
@@ -237,9 +237,17 @@ class Discussion:
     @property
     def votes(self) -> list[str | None]:
         """The number or letter of each agent in the last round."""
-        return [one.answer for one in self._last_round()]
+        return [one.answer for one in self.last_round]
 
-    def _last_round(self) -> tuple[AgentMessage, ...]:
+    @property
+    def text(self) -> str:
+        """The reply that counts as the team's: the decision's, or what the last agent is taken to have said."""
+        is_agents = not self.failed and self.team.decision is DecisionMethod.direct
+        return self.last_round[-1].text if is_agents else self.speaker.call.text
+
+    @property
+    def last_round(self) -> tuple[AgentMessage, ...]:
+        """What the agents are taken to have said in the last round."""
         last = len(self.rounds) - 1
         agents = range(len(self.team.roles))
         return self._of([(last, agent) for agent in agents if (last, agent) in self._said])

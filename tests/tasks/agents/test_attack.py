@@ -54,8 +54,12 @@ def test_a_decision_that_believes_the_liar_follows_it(make_config: Make, again: 
 
 def test_an_attacked_agent_that_decides_alone(make_config: Make, again: Starts) -> None:
     config = make_config(task=team(attack=Attack.false_answer, attack_agent=4, decision_method=DecisionMethod.direct))
-    metrics = work(agents, config, again(), Team(right(config))).metrics
+    recorder = again()
+    metrics = work(agents, config, recorder, Team(right(config))).metrics
     assert (metrics["accuracy"], metrics["followed_attack"]) == (0, 3)
+    for sample in recorder.done.values():
+        assert sample.extracted is not None
+        assert sample.text == f"#### {sample.extracted['team']}", "text and answer agree"
 
 
 def test_a_liar_that_is_right_has_told_no_lie(make_config: Make, again: Starts) -> None:
