@@ -32,6 +32,7 @@ FACTS_SHOWN = (
         "server",
         "reported_model",
         "answered_by",
+        "attacked",
         "output_dir",
         "noise",
     ),

@@ -25,7 +25,7 @@ def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
         index=index,
         prompt_sha256=prompt_sha256(item.question),
         prompt_tokens=sum(one.call.prompt_tokens for one in every),
-        text=f"The agents' answers: {votes}." if has_voted else discussion.speaker.call.text,
+        text=f"The agents' answers: {votes}." if has_voted else discussion.text,
         token_ids=[],
         finish_reason=reason,
         seconds=round(math.fsum(one.call.seconds for one in every), 6),

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.wording import WORDINGS, Role, Wording
+from runner.agents.wording_letters import LETTER_WORDINGS
 from runner.config.agents import Domain
 from runner.config.task import Extractor
 from runner.engines.base import Message
+from runner.scorers.letters import extract_letters
 from runner.scorers.numbers import extract
 
 ROLES = tuple(Role)
@@ -27,7 +29,7 @@ _LONGEST_WHY = 200
 
 @dataclass(frozen=True)
 class AgentMessage:
-    """What an agent said in a round: its text, the number in it, and the outcome of its program if it wrote one."""
+    """What an agent said in a round: its text, the answer in it, and the outcome of its program if it wrote one."""
 
     agent: int  # from 0 on
     role: Role
@@ -36,25 +38,40 @@ class AgentMessage:
     code: CodeOutcome | None = None
 
 
-def number(role: Role | None, text: str, code: CodeOutcome | None = None, is_whole: bool = True) -> str | None:
-    """Return a program's answer, or the number in a text: anywhere if the text is whole, else only after ####."""
+def answer_of(
+    role: Role | None, text: str, code: CodeOutcome | None = None, is_whole: bool = True, letters: bool = False
+) -> str | None:
+    """Return a program's answer, or the number or letter in a text: if that was cut off, only one after ####.
+
+    A number may stand anywhere. Letters stand in many sentences, so one that is marked as the answer goes first.
+    """
     if role is not None and role.writes_code:
         return code.answer if code else None
-    return extract(text, Extractor.flexible if is_whole else Extractor.strict)
+    if not letters:
+        return extract(text, Extractor.flexible if is_whole else Extractor.strict)
+    found = extract_letters(text)
+    rules = (Extractor.the_answer_is, Extractor.strict, Extractor.boxed, Extractor.flexible)
+    return next((found[rule] for rule in rules if found[rule]), None) if is_whole else found[Extractor.strict]
 
 
 def agent_message(
-    agent: int, role: Role, text: str, code: CodeOutcome | None = None, is_whole: bool = True
+    agent: int, role: Role, text: str, code: CodeOutcome | None = None, is_whole: bool = True, letters: bool = False
 ) -> AgentMessage:
-    """Return what an agent said, with its number in plain form."""
-    return AgentMessage(agent, role, text, number(role, text, code, is_whole), code)
+    """Return what an agent said, with its number in plain form, or its letter."""
+    return AgentMessage(agent, role, text, answer_of(role, text, code, is_whole, letters), code)
 
 
 def messages(
-    role: Role, domain: Domain, question: str, spatial: Sequence[AgentMessage], temporal: Sequence[AgentMessage]
+    role: Role,
+    domain: Domain,
+    question: str,
+    spatial: Sequence[AgentMessage],
+    temporal: Sequence[AgentMessage],
+    letters: bool = False,
+    lies: bool = False,
 ) -> tuple[Message, ...]:
     """Return an agent's call; spatial neighbours spoke in this round, temporal ones in the round before."""
-    wording = WORDINGS[domain]
+    wording = _wording(domain, letters)
     parts = [wording.question.format(question=question)]
     if role.hears_numbers:
         for hint, neighbours in ((wording.numbers_now, spatial), (wording.numbers_before, temporal)):
@@ -67,20 +84,24 @@ def messages(
             (wording.texts_before, wording.said_before, temporal),
         ):
             parts += _texts(domain, title, template, neighbours)
-    return Message("system", head(role, domain)), Message("user", _joined(wording, parts))
+    return Message("system", head(role, domain, letters, lies)), Message("user", _joined(wording, parts))
 
 
-def decision_messages(domain: Domain, question: str, heard: Sequence[AgentMessage]) -> tuple[Message, ...]:
+def decision_messages(
+    domain: Domain, question: str, heard: Sequence[AgentMessage], letters: bool = False
+) -> tuple[Message, ...]:
     """Return the call of the deciding agent, which sees what each agent said in the last round."""
-    wording = WORDINGS[domain]
+    wording = _wording(domain, letters)
     parts = [wording.question.format(question=question)]
     parts += _texts(domain, wording.texts_last, wording.said_now, heard)
     return Message("system", wording.decision), Message("user", _joined(wording, parts))
 
 
-def head(role: Role, domain: Domain) -> str:
-    """Return a role's system message: its head, and its worked examples where the domain has some."""
-    wording = WORDINGS[domain]
+def head(role: Role, domain: Domain, letters: bool = False, lies: bool = False) -> str:
+    """Return a role's system message: its head, and its worked examples where the domain has some; a liar has none."""
+    wording = _wording(domain, letters)
+    if lies:
+        return wording.liar_code if role.writes_code else wording.liar
     examples = [f"Question: {asked}\n\nReply:\n{reply}" for asked, reply in wording.examples.get(role, ())]
     return "\n\n".join([wording.heads[role], *(["Examples:", *examples] if examples else [])])
 
@@ -112,6 +133,10 @@ def unmarked(text: str) -> str:
     turn. A neighbour's text is data, so it must not be able to end a turn or to begin one.
     """
     return _SPECIAL.sub(r"\g<0> ", text)
+
+
+def _wording(domain: Domain, letters: bool) -> Wording:
+    return (LETTER_WORDINGS if letters else WORDINGS)[domain]
 
 
 def _texts(domain: Domain, title: str, template: str, heard: Sequence[AgentMessage]) -> list[str]:

@@ -33,9 +33,11 @@ from runner.config.task import Extractor
 from runner.core.child import describe_exit
 from runner.core.errors import JobFailed
 from runner.core.machine import MIB
+from runner.scorers.letters import plain_letter
 from runner.scorers.numbers import extract
 
 KIB = 1024
+NUMBER, LETTER = "number", "letter of a choice"  # what a program's answer has to be
 LONGEST_CODE = 20_000  # characters
 SHOWN = 500  # characters of the printed text that an outcome keeps
 # The parts of a result, and how many characters of each are kept; the child sends no more unless the code interferes.
@@ -54,7 +56,7 @@ _PROBE_S = 30.0  # at least, whatever the limit of programs: a busy machine may 
 
 
 class CodeStatus(StrEnum):
-    """Whether a program assigned a number to `answer`."""
+    """Whether a program assigned a number, or the letter of a choice, to `answer`."""
 
     ok = "ok"
     code_failed = "code_failed"
@@ -73,7 +75,7 @@ class SandboxLimits:
 
 @dataclass(frozen=True)
 class CodeOutcome:
-    """The outcome of a program: the number in plain form, or why there is none."""
+    """The outcome of a program: the number in plain form or the letter, or why there is none."""
 
     answer: str | None
     status: CodeStatus
@@ -92,11 +94,14 @@ class Protections:
 class Sandbox:
     """Runs programs, each in a process of its own; several threads may call it at once.
 
-    `without` names protections to leave out (landlock, seccomp), as on a machine that lacks them.
+    `without` names protections to leave out (landlock, seccomp), as on a machine that lacks them. With `letters` a
+    program's answer is the letter of a choice.
     """
 
-    def __init__(self, limits: SandboxLimits | None = None, without: frozenset[str] = frozenset()) -> None:
-        self.limits, self.without = limits or SandboxLimits(), without
+    def __init__(
+        self, limits: SandboxLimits | None = None, without: frozenset[str] = frozenset(), letters: bool = False
+    ) -> None:
+        self.limits, self.without, self.letters = limits or SandboxLimits(), without, letters
         self._filters = () if "seccomp" in without else syscalls.programs()
         self._held: frozenset[str] | None = None  # names from the child, once it has been tried
         self._lock = threading.Lock()
@@ -106,7 +111,7 @@ class Sandbox:
         if len(text) > LONGEST_CODE:
             return _failed(f"the code has more than {LONGEST_CODE} characters")
         self._try()
-        return self._run(programs_in(text), self.limits)[0]
+        return self._run(programs_in(text), self.limits, self.letters)[0]
 
     def protections(self) -> Protections:
         """Return the protections of this machine; runs a small program to find out."""
@@ -126,7 +131,9 @@ class Sandbox:
                 self._held = held
             return self._held
 
-    def _run(self, texts: Sequence[str], limits: SandboxLimits) -> tuple[CodeOutcome, frozenset[str]]:
+    def _run(
+        self, texts: Sequence[str], limits: SandboxLimits, letters: bool = False
+    ) -> tuple[CodeOutcome, frozenset[str]]:
         folder = tempfile.mkdtemp(prefix="runner-code-")
         try:
             # no preexec_fn: this process has threads, and torch
@@ -140,17 +147,19 @@ class Sandbox:
                 start_new_session=True,
             ) as process:
                 try:
-                    self._send(process, texts, limits)
+                    self._send(process, texts, limits, letters)
                     data, why = self._listen(process, folder, limits)
                 finally:
                     with suppress(ProcessLookupError, PermissionError):
                         os.killpg(process.pid, signal.SIGKILL)
                     cpu_s = _reap(process)
-            return self._outcome(data, why, process.returncode, cpu_s)
+            return self._outcome(data, why, process.returncode, cpu_s, letters)
         finally:
             _remove(folder)
 
-    def _send(self, process: subprocess.Popen[bytes], texts: Sequence[str], limits: SandboxLimits) -> None:
+    def _send(
+        self, process: subprocess.Popen[bytes], texts: Sequence[str], limits: SandboxLimits, letters: bool
+    ) -> None:
         job = {
             "parent": os.getpid(),
             "cpu_s": limits.cpu_s,
@@ -160,6 +169,7 @@ class Sandbox:
             "shown": SHOWN,
             "filters": self._filters,
             "without": tuple(self.without),
+            "wanted": LETTER if letters else NUMBER,
         }
         assert process.stdin is not None
         with suppress(BrokenPipeError), process.stdin as stdin:
@@ -193,7 +203,9 @@ class Sandbox:
         closed = "" if is_open else "it closed the pipe for its answer, and "
         return b"", f"{closed}{'' if closed else 'it '}was stopped after {limits.seconds:g} s"
 
-    def _outcome(self, data: bytes, why: str, exit_code: int, cpu_s: float) -> tuple[CodeOutcome, frozenset[str]]:
+    def _outcome(
+        self, data: bytes, why: str, exit_code: int, cpu_s: float, letters: bool
+    ) -> tuple[CodeOutcome, frozenset[str]]:
         fields = data.decode(errors="replace").split("\0")
         if why or len(fields) != len(_FIELDS):
             # a program that ignores SIGXCPU gets SIGKILL a second later
@@ -204,13 +216,13 @@ class Sandbox:
                 why = why or "it wrote into the pipe for its answer"
             return _failed(why or f"it {describe_exit(exit_code)} before it had an answer"), frozenset()
         held, answer, why, printed = (field[:most] for field, most in zip(fields, _FIELDS.values(), strict=True))
-        number = extract(answer, Extractor.flexible) if answer else None
-        if number is not None and len(number) > MAX_DIGITS:
-            number, why = None, f"`answer` has more than {MAX_DIGITS} digits"
-        if number is None:
-            why = why or f"`answer` is {answer.strip()[:100]!r} and no number"
+        found = (plain_letter(answer) if letters else extract(answer, Extractor.flexible)) if answer else None
+        if found is not None and len(found) > MAX_DIGITS:
+            found, why = None, f"`answer` has more than {MAX_DIGITS} digits"
+        if found is None:
+            why = why or f"`answer` is {answer.strip()[:100]!r} and no {LETTER if letters else NUMBER}"
             return CodeOutcome(None, CodeStatus.code_failed, why, printed), frozenset(held.split())
-        return CodeOutcome(number, CodeStatus.ok, "", printed), frozenset(held.split())
+        return CodeOutcome(found, CodeStatus.ok, "", printed), frozenset(held.split())
 
 
 def programs_in(text: str) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def main() -> None:
     if code is not None:
         if "seccomp" in held and refuse_paths(tree, libc, job["filters"][1]):
             held.append("paths")
-        answer, why = run(code)
+        answer, why = run(code, job["wanted"])
     if printed.is_flooded:
         answer, why = "", f"printed more than {job['printed']} characters"
     shown = printed.getvalue()[: job["shown"]]
@@ -142,7 +142,7 @@ def import_all(modules: dict[str, list[str]]) -> None:
                 continue
 
 
-def run(code: Any) -> tuple[str, str]:
+def run(code: Any, wanted: str = "number") -> tuple[str, str]:
     """Run code; return `answer` as text, or an empty one and the reason."""
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
@@ -150,31 +150,31 @@ def run(code: Any) -> tuple[str, str]:
         exec(code, module.__dict__)
         if "answer" not in module.__dict__:
             return "", "it assigns nothing to `answer`"
-        return as_text(module.__dict__["answer"])
+        return as_text(module.__dict__["answer"], wanted)
     except BaseException as error:  # noqa: BLE001 - written code may raise anything, SystemExit too
         return "", describe(error)
 
 
-def as_text(value: Any) -> tuple[str, str]:
+def as_text(value: Any, wanted: str = "number") -> tuple[str, str]:
     """Return a number as text, without the noise of binary fractions, or the reason why it is not a number.
 
     A text counts by the number in it, like the replies of agents. Other types do not count, even if float() takes them.
     """
     if isinstance(value, bool) or value is None:
-        return "", f"`answer` is {value} and no number"
+        return "", f"`answer` is {value} and no {wanted}"
     if isinstance(value, str):
         text = str.__str__(value).strip()
         if len(text) > LONGEST_TEXT:
-            return "", f"`answer` is a text of {len(text)} characters and no number"
+            return "", f"`answer` is a text of {len(text)} characters and no {wanted}"
         if not "".join(text.split()).isprintable():
-            return "", "`answer` is a text with characters that cannot be printed, and no number"
+            return "", f"`answer` is a text with characters that cannot be printed, and no {wanted}"
         return text or " ", ""
     of_modules = (("decimal", "Decimal"), ("fractions", "Fraction"))
     kinds = (int, float, *(getattr(sys.modules.get(name), kind, int) for name, kind in of_modules))
     if not isinstance(value, kinds):
-        return "", f"`answer` is of type {type(value).__name__[:100]} and no number"
+        return "", f"`answer` is of type {type(value).__name__[:100]} and no {wanted}"
     if value != value or value in (float("inf"), float("-inf")):
-        return "", f"`answer` is {float(value)} and no number"
+        return "", f"`answer` is {float(value)} and no {wanted}"
     if not -(10**MAX_DIGITS) < value < 10**MAX_DIGITS:
         return "", f"`answer` has more than {MAX_DIGITS} digits"
     number = value if isinstance(value, int) else float(value)

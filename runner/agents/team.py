@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
+from runner.agents.attack import Tampering
 from runner.agents.graph import Round
-from runner.agents.roles import AgentMessage, agent_message, decision_messages, messages, number
+from runner.agents.roles import AgentMessage, agent_message, answer_of, decision_messages, messages
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.wording import Role
 from runner.config.agents import AgentRole, DecisionMethod, Domain
@@ -32,12 +33,20 @@ class Team:
     roles: tuple[Role, ...]  # of each agent
     domain: Domain
     decision: DecisionMethod
+    letters: bool = False  # answers are letters of choices, and not numbers
 
     @classmethod
-    def of(cls, agents: int, roles: Sequence[AgentRole] | None, domain: Domain, decision: DecisionMethod) -> Team:
+    def of(
+        cls,
+        agents: int,
+        roles: Sequence[AgentRole] | None,
+        domain: Domain,
+        decision: DecisionMethod,
+        letters: bool = False,
+    ) -> Team:
         """Give each agent a role; the roles repeat."""
         cycle = [Role[role.name] for role in roles] if roles else list(Role)
-        return cls(tuple(cycle[agent % len(cycle)] for agent in range(agents)), domain, decision)
+        return cls(tuple(cycle[agent % len(cycle)] for agent in range(agents)), domain, decision, letters)
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -75,6 +84,8 @@ class AgentCall:
     question: str
     spatial: tuple[AgentMessage, ...]
     temporal: tuple[AgentMessage, ...]
+    letters: bool = False
+    lies: bool = False
 
     @property
     def who(self) -> str:
@@ -111,8 +122,8 @@ class AgentCall:
 
     def _messages(self, spatial: tuple[AgentMessage, ...], temporal: tuple[AgentMessage, ...]) -> tuple[Message, ...]:
         if self.role is None:
-            return decision_messages(self.domain, self.question, spatial)
-        return messages(self.role, self.domain, self.question, spatial, temporal)
+            return decision_messages(self.domain, self.question, spatial, self.letters)
+        return messages(self.role, self.domain, self.question, spatial, temporal, self.letters, self.lies)
 
 
 @dataclass(frozen=True)
@@ -132,8 +143,8 @@ class Answered:
 
     @property
     def answer(self) -> str | None:
-        """The number in the answer."""
-        return number(self.turn.role, self.call.text, self.code, self.is_whole)
+        """The number or the letter in the answer."""
+        return answer_of(self.turn.role, self.call.text, self.code, self.is_whole, self.turn.letters)
 
     @property
     def is_whole(self) -> bool:
@@ -144,8 +155,11 @@ class Answered:
 class Discussion:
     """One question under discussion: `ready` returns the calls whose inputs exist, `take` gets their answers."""
 
-    def __init__(self, team: Team, key: str, question: str, rounds: Sequence[Round]) -> None:
+    def __init__(
+        self, team: Team, key: str, question: str, rounds: Sequence[Round], tampering: Tampering | None = None
+    ) -> None:
         self.team, self.key, self.question, self.rounds = team, key, question, tuple(rounds)
+        self.tampering = tampering or Tampering()
         self.answered: dict[str, Answered] = {}  # by id, in order of arrival
         self.failed: Answered | None = None  # the call whose error is the question's
         self._pending: dict[tuple[int, int], tuple[Sources, Sources]] = {  # of each call to come: whom it hears
@@ -168,14 +182,15 @@ class Discussion:
         for (at_round, agent), (spatial, temporal) in list(self._pending.items()):
             if all(source in self._said for source in (*spatial, *temporal)):
                 del self._pending[at_round, agent]
-                role, inputs = self.team.roles[agent], (self._of(spatial), self._of(temporal))
-                key = f"{self.key}/{at_round}/{agent}"
-                calls.append(AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs))
-        last = self._last_round()
+                role, inputs = self.team.roles[agent], (self._heard(spatial, agent), self._heard(temporal, agent))
+                key, how = f"{self.key}/{at_round}/{agent}", (self.team.letters, self.tampering.lies(agent))
+                calls.append(AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs, *how))
+        last = self.last_round
         if not self._decision_is_out and len(last) == len(self.team.roles):
             self._decision_is_out = True
             key = f"{self.key}/{DECISION}"
-            calls.append(AgentCall(key, None, len(self.rounds), None, self.team.domain, self.question, last, ()))
+            domain, letters = self.team.domain, self.team.letters
+            calls.append(AgentCall(key, None, len(self.rounds), None, domain, self.question, last, (), letters))
         return calls
 
     def take(self, answered: Answered) -> None:
@@ -187,8 +202,9 @@ class Discussion:
         elif turn.agent is None or turn.role is None:
             self._decided = answered
         else:
-            message = agent_message(turn.agent, turn.role, answered.call.text, answered.code, answered.is_whole)
-            self._said[turn.round, turn.agent] = message
+            text, letters = answered.call.text, self.team.letters
+            message = agent_message(turn.agent, turn.role, text, answered.code, answered.is_whole, letters)
+            self._said[turn.round, turn.agent] = self.tampering.said(message)
 
     @property
     def has_ended(self) -> bool:
@@ -207,29 +223,44 @@ class Discussion:
 
     @property
     def answer(self) -> str | None:
-        """The number that the team has agreed on."""
+        """The number or letter that the team has agreed on."""
         if self.failed:
             return None
-        if self.team.decision is DecisionMethod.majority_vote:
-            return majority(self.votes)
-        return self.speaker.answer
+        match self.team.decision:
+            case DecisionMethod.majority_vote:
+                return majority(self.votes)
+            case DecisionMethod.direct:
+                return self.votes[-1]
+            case DecisionMethod.final_refer:
+                return self.speaker.answer
 
     @property
     def votes(self) -> list[str | None]:
-        """The number of each agent in the last round."""
-        return [one.answer for one in self._last_round()]
+        """The number or letter of each agent in the last round."""
+        return [one.answer for one in self.last_round]
 
-    def _last_round(self) -> tuple[AgentMessage, ...]:
+    @property
+    def text(self) -> str:
+        """The reply that counts as the team's: the decision's, or what the last agent is taken to have said."""
+        is_agents = not self.failed and self.team.decision is DecisionMethod.direct
+        return self.last_round[-1].text if is_agents else self.speaker.call.text
+
+    @property
+    def last_round(self) -> tuple[AgentMessage, ...]:
+        """What the agents are taken to have said in the last round."""
         last = len(self.rounds) - 1
         agents = range(len(self.team.roles))
         return self._of([(last, agent) for agent in agents if (last, agent) in self._said])
+
+    def _heard(self, sources: Sources, listener: int) -> tuple[AgentMessage, ...]:
+        return tuple(self.tampering.heard(message, listener) for message in self._of(sources))
 
     def _of(self, sources: Iterable[tuple[int, int]]) -> tuple[AgentMessage, ...]:
         return tuple(self._said[source] for source in sources)
 
 
 def majority(votes: Sequence[str | None]) -> str | None:
-    """Return the number that most agents have; ties go to the earliest agent."""
+    """Return the number or letter that most agents have; ties go to the earliest agent."""
     counts = Counter(vote for vote in votes if vote is not None)
     return counts.most_common(1)[0][0] if counts else None
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from runner.config.task import QuestionsConfig
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
-from runner.core.fields import HASHED, inert
+from runner.core.fields import HASHED, counts_unless, inert
 
 
 class Mode(StrEnum):
@@ -36,6 +36,15 @@ class Baseline(StrEnum):
 
     none = "none"
     mean = "mean"
+
+
+class Attack(StrEnum):
+    """What is wrong with one agent of a team: it is told to lie, its answer is falsified, or its links are cut."""
+
+    none = "none"
+    liar = "liar"
+    false_answer = "false_answer"
+    cut_link = "cut_link"
 
 
 class AgentRole(StrEnum):
@@ -85,12 +94,11 @@ class AgentsConfig(QuestionsConfig):
     baseline: Baseline = Baseline.none
     nuclear_norm: float = 0.0
     code_timeout_s: float = 10.0
+    attack: Attack = counts_unless(Attack.none)
+    attack_agent: int = counts_unless(1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        key = "task.choices_key" if self.choices_key else "task.gold"
-        need = "a team's answer is a number: use task=gsm8k for letters of choices"
-        check(not self.has_letters, key, self.choices_key or self.gold.value, need)
         check(1 <= self.agents <= MAX_AGENTS, "task.agents", self.agents, f"must lie in 1..{MAX_AGENTS}")
         check(1 <= self.num_rounds <= MAX_ROUNDS, "task.num_rounds", self.num_rounds, f"must lie in 1..{MAX_ROUNDS}")
         for key in ("batch_size", "num_iterations", "imp_per_iterations"):
@@ -106,6 +114,7 @@ class AgentsConfig(QuestionsConfig):
         check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
         check_not_blank("task.train_split", self.train_split, "name a split of the data")
         check_not_blank("task.graph", self.graph, "give a graph.json that an earlier job has saved, or null")
+        self._check_attack()
         for key in ("optimized_spatial", "optimized_temporal"):
             is_optimized = getattr(self, key)
             need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
@@ -128,6 +137,18 @@ class AgentsConfig(QuestionsConfig):
                 "use task.num_rounds=2 or more, or leave it out"
             )
 
+    def _check_attack(self) -> None:
+        """Reject an attack on nobody, or on the only agent."""
+        if self.attack is Attack.none:
+            need = f"nobody is attacked: give task.attack={'|'.join(list(Attack)[1:])} too, or leave it out"
+            check(self.attack_agent == 1, "task.attack_agent", self.attack_agent, need)
+            return
+        need = "there must be an honest agent beside the attacked one: use another task.mode and task.agents=2 or more"
+        is_alone = self.mode is Mode.direct_answer or self.agents == 1
+        check(not is_alone, "task.attack", self.attack.value, need)
+        need = f"must lie in 1..{self.agents}, the agents of the team"
+        check(1 <= self.attack_agent <= self.agents, "task.attack_agent", self.attack_agent, need)
+
     @property
     def is_trained(self) -> bool:
         """Whether the graph is learned before it is used."""
@@ -140,8 +161,9 @@ class AgentsConfig(QuestionsConfig):
 
     @property
     def subject(self) -> str:
-        """Return topology and split."""
-        return f"{self.mode}{' pruned' * self.is_trained} {self.split}"
+        """Return topology, attack and split."""
+        attack = "" if self.attack is Attack.none else f" {self.attack}"
+        return f"{self.mode}{' pruned' * self.is_trained}{attack} {self.split}"
 
     @property
     def questions(self) -> int:

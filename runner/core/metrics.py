@@ -170,6 +170,12 @@ _EVERY = (
     _metric("play_s", "playing", ",.1f", pooling=Pooling.sum),
     *_counts(Better.neither, *(f"train_{what}" for what in ("questions", "solved", "calls", *OF_CALLS))),
     *_counts(Better.neither, *(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in TRAINING)),
+    # an attack on one agent of a team
+    *_counts(Better.neither, "told_lies", *(f"attacked_{what}" for what in OF_CALLS)),
+    *_counts(Better.neither, *(f"attacked_edges_{when}" for when in TRAINING)),
+    *_counts(Better.lower, "followed_attack"),
+    *_counts(Better.higher, "honest_correct"),
+    _metric("honest_accuracy", "the others' vote", ".1%", better=Better.higher, pooling=Pooling.dropped),
     # how likely given texts are
     *_counts(Better.neither, "scored_tokens", "scored_bytes"),
     *_with_ends(
@@ -442,6 +448,17 @@ LINES = (
         "edges",
         "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
         "{temporal_edges_after}",
+    ),
+    Line(
+        "attack",
+        "{attacked_prompt_tokens} prompt · {attacked_new_tokens} new tokens of the attacked agent · its edges "
+        "{attacked_edges_before} → {attacked_edges_after} · the others' vote {honest_accuracy}",
+    ),
+    Line(
+        "attack",
+        "followed {followed_attack} of {told_lies} lies · {attacked_prompt_tokens} prompt · {attacked_new_tokens} new "
+        "tokens of the attacked agent · its edges {attacked_edges_before} → {attacked_edges_after} · the others' vote "
+        "{honest_accuracy}",
     ),
     Line("speed", "prefill {prefill_tok_per_s} tok/s", brief=True),
     Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),

@@ -22,6 +22,8 @@ from runner.scorers.numbers import gold_number
 QUESTIONS = ("question", "Body+Question", "Question", "problem", "sQuestion", "input")
 # … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard
 ANSWERS = ("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target")
+# HumanEval · MBPP · APPS: each answer is a program
+PROGRAMMING = (("test", "entry_point"), ("code", "test_list"), ("solutions", "input_output"))
 IDS = ("id", "ID", "question_id", "iIndex")  # of ARC and Calc-X, SVAMP and ASDiv, MMLU-Pro, MAWPS as published
 UNIT = re.compile(r"\s*\([^()]*\)\s*$")  # 9 (apples), in ASDiv
 MASKED = re.compile(r"\bN_\d\d\b|\bnumber\d\b")  # N_00 and number0 replace numbers in masked questions
@@ -47,6 +49,11 @@ class Keys:
 
     def among(self, names: Collection[str]) -> tuple[tuple[str, ...], str]:
         """Return the keys of the question's parts, and that of the answer; ValueError if one is missing."""
+        if of_code := next((keys for keys in PROGRAMMING if all(key in names for key in keys)), None):
+            raise ValueError(
+                f"with {', '.join(of_code)} these are programming tasks, as in HumanEval and MBPP, whose answers are "
+                "judged by running tests: no scorer here does that, only answers that are numbers or letters are judged"
+            )
         question = _first(self.question, QUESTIONS, names, "question")
         return tuple(question.split("+")), _first(self.answer, ANSWERS, names, "answer")
 

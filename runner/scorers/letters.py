@@ -14,6 +14,7 @@ _STRICT = re.compile(rf"\#\#\#\#{_GLUE}{_LETTER}")
 _THE_ANSWER_IS = re.compile(rf"\b(?i:answer\s+is){_GLUE}{_LETTER}")
 # In "A pen" and "I have", A and I are words, not letters of choices.
 _WITHIN = re.compile(rf"(?<![A-Za-z0-9_']){_LETTER}(?!(?<=[AI])\s+[a-z])")
+_FIRST = re.compile(r"\(?(?P<letter>[A-Z])[).:]\s")
 _ALONE = re.compile(r"\(?(?P<letter>[A-Za-z])[).:]?")
 
 
@@ -25,6 +26,17 @@ def gold_letter(answer: str, after: str | None = None) -> str | None:
     else:
         match = _ALONE.fullmatch(answer.strip()) if after is None else None
     return match["letter"].upper() if match else None
+
+
+def plain_letter(text: str) -> str | None:
+    """Return the letter of a text that is only a letter, such as `b` or `(B)`, or that begins with one: `B. blue`."""
+    match = _ALONE.fullmatch(text.strip()) or _FIRST.match(text.strip())
+    return match["letter"].upper() if match else None
+
+
+def replaced_letter(text: str, letter: str, by: str) -> str:
+    """Return a text with another letter wherever this one stands as a choice."""
+    return _WITHIN.sub(lambda match: by if match["letter"] == letter else match[0], text)
 
 
 def extract_letters(text: str) -> dict[Extractor, str | None]:

@@ -103,6 +103,11 @@ def extract_all(text: str) -> dict[Extractor, str | None]:
     return {extractor: _plain(match) if match else None for extractor, match in matches.items()}
 
 
+def replaced_number(text: str, number: str, by: str) -> str:
+    """Return a text with another number wherever this one stands, in whatever notation."""
+    return _WITHIN.sub(lambda match: by if _plain(match) == number else match[0], _readable(text))
+
+
 def plain_number(text: str) -> str:
     """Return a number without separators, currency and redundant zeros: `$70,000.0` is `70000`, `2/6` is `1/3`."""
     match = _ALONE.fullmatch(_readable(text).strip())

@@ -287,3 +287,18 @@ def test_a_machine_where_it_does_not_work_is_told(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(JobFailed, match="does not work on this machine: it ended with exit code 1"):
         Sandbox().run("answer = 42")
+
+
+def test_where_answers_are_letters_a_program_names_a_choice(sandbox: Sandbox) -> None:
+    letters = Sandbox(letters=True)
+    found = {code: letters.run(f"answer = {code}") for code in ("'B'", "'b'", "'B. blue'", "'AB'[1]")}
+    assert {outcome.answer for outcome in found.values()} == {"B"}
+    for code, why in (
+        ("4", "`answer` is '4' and no letter of a choice"),
+        ("'blue'", "`answer` is 'blue' and no letter of a choice"),
+        ("None", "`answer` is None and no letter of a choice"),
+        ("['B']", "`answer` is of type list and no letter of a choice"),
+    ):
+        outcome = letters.run(f"answer = {code}")
+        assert (outcome.answer, outcome.why) == (None, why)
+    assert sandbox.run("answer = 'B'").why == "`answer` is 'B' and no number"

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from runner.config.agents import AgentsConfig, Baseline, DecisionMethod, Mode
+from runner.config.agents import AgentsConfig, Attack, Baseline, DecisionMethod, Mode
+from runner.config.root import semantic_keys
+from runner.config.task import Gold
 from runner.core.errors import ConfigError
 
 
@@ -27,6 +29,14 @@ from runner.core.errors import ConfigError
         ({"train_split": " "}, "task.train_split=' '"),
         ({"graph": ""}, "task.graph='': give a graph.json that an earlier job has saved, or null"),
         ({"limit": 0}, "task.limit=0"),
+        (
+            {"attack_agent": 2},
+            r"task.attack_agent=2: nobody is attacked: give task.attack=liar\|false_answer\|cut_link",
+        ),
+        ({"attack": Attack.liar, "attack_agent": 5}, r"task.attack_agent=5: must lie in 1..4, the agents of the team"),
+        ({"attack": Attack.liar, "attack_agent": 0}, r"task.attack_agent=0: must lie in 1..4"),
+        ({"attack": Attack.liar, "agents": 1}, "task.attack=liar: there must be an honest agent beside the attacked"),
+        ({"attack": Attack.cut_link, "mode": Mode.direct_answer}, "task.attack=cut_link: there must be an honest"),
         (
             {"mode": Mode.direct_answer, "optimized_spatial": True},
             "task.optimized_spatial=True: task.mode=direct_answer has no edges to optimize: use another task.mode",
@@ -62,3 +72,25 @@ def test_how_much_a_team_asks() -> None:
     assert AgentsConfig(limit=10, mode=Mode.direct_answer).questions == 20
     assert AgentsConfig(mode=Mode.star, optimized_spatial=True).subject == "star pruned test"
     assert plain.baseline is Baseline.none
+
+
+def test_an_attack_counts_only_if_there_is_one(make_config: Any) -> None:
+    """So the jobs that were recorded before the key was there keep their ids."""
+    plain, first, second = (
+        set(semantic_keys(make_config(task=AgentsConfig(**keys))))
+        for keys in ({}, {"attack": Attack.liar}, {"attack": Attack.liar, "attack_agent": 2})
+    )
+    assert not [key for key, _ in plain if "attack" in key]
+    assert first - plain == {("task.attack", "liar")}
+    assert second - first == {("task.attack_agent", 2)}
+    assert plain < first < second
+
+
+def test_an_attack_is_named() -> None:
+    assert AgentsConfig(mode=Mode.star, attack=Attack.cut_link).subject == "star cut_link test"
+
+
+def test_letters_are_answers_too() -> None:
+    assert AgentsConfig(choices_key="options").has_letters
+    assert AgentsConfig(gold=Gold.letter).has_letters
+    assert not AgentsConfig().has_letters

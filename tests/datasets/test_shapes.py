@@ -163,3 +163,27 @@ def test_a_row_names_its_family_of_questions(tmp_path: Path) -> None:
     file.write_text('{"question": "a?", "answer": 1, "story": [1]}\n')
     with pytest.raises(DataError, match="`story` is .* not the name or the number of a family"):
         load_questions(Gsm8kConfig(data=str(file), cluster="story"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "task_id": "HumanEval/0",
+            "prompt": "def f",
+            "canonical_solution": "1",
+            "test": "def check",
+            "entry_point": "f",
+        },
+        {"task_id": 601, "text": "Write a function", "code": "def f", "test_list": ["assert f()"]},
+        {"question": "Solve it", "solutions": "[]", "input_output": "{}", "answer": "1"},
+    ],
+)
+def test_programming_tasks_are_refused_with_the_reason(row: dict[str, Any]) -> None:
+    why = "these are programming tasks, .* judged by running tests: no scorer here does that"
+    for keys in (Keys(), Keys(question="prompt", answer="canonical_solution")):
+        with pytest.raises(ValueError, match=why):
+            read_row(row, keys)
+        with pytest.raises(ValueError, match=why):
+            keys.columns(list(row))
+    read_row({"question": "Which test is code?", "answer": "7", "test": "a", "code": "b"}, Keys())  # no such set

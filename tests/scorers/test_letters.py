@@ -6,7 +6,7 @@ import pytest
 
 from runner.config.task import Extractor
 from runner.core.result import FinishReason, Verdict
-from runner.scorers.letters import extract_letters, gold_letter
+from runner.scorers.letters import extract_letters, gold_letter, plain_letter, replaced_letter
 from runner.scorers.verdicts import judge
 
 
@@ -63,3 +63,18 @@ def test_letters_and_numbers_are_judged_by_their_own_rules() -> None:
 def test_a_long_text_of_anything_ends(piece: str) -> None:
     """A pattern whose time grew with the square of the length would take many minutes here."""
     assert set(extract_letters("####" + piece * (600_000 // len(piece)))) == set(Extractor)
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [("B", "B"), (" b ", "B"), ("(C)", "C"), ("B. blue", "B"), ("B) blue", "B"), ("(B) blue", "B"), ("blue", None),
+     ("A pen", None), ("4", None), ("AB", None), ("", None)],
+)  # fmt: skip
+def test_a_value_that_names_a_choice(text: str, letter: str | None) -> None:
+    assert plain_letter(text) == letter
+
+
+def test_another_letter_takes_its_place_where_it_is_a_choice() -> None:
+    text = "B is larger than A. A Bus, CO2 and I. The answer is (B)"
+    assert replaced_letter(text, "B", "C") == "C is larger than A. A Bus, CO2 and I. The answer is (C)"
+    assert replaced_letter("A pen costs A", "A", "B") == "A pen costs B"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runner.config.task import Extractor
 from runner.core.result import FinishReason, Verdict
-from runner.scorers.numbers import extract, extract_all, gold_number, plain_number
+from runner.scorers.numbers import extract, extract_all, gold_number, plain_number, replaced_number
 from runner.scorers.verdicts import judge
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
@@ -229,3 +229,10 @@ def test_every_gold_answer_of_gsm8k_parses() -> None:
         assert (
             gold_number(answer) == expected == extract(answer, Extractor.strict) == extract(answer, Extractor.flexible)
         )
+
+
+def test_another_number_takes_its_place_in_whatever_notation() -> None:
+    text = "18 * 2 = 36, so $18.00 or 1,800 cents; x18 and 18.5 are others. #### 18"
+    assert replaced_number(text, "18", "20") == "20 * 2 = 36, so 20 or 1,800 cents; x18 and 18.5 are others. #### 20"
+    assert extract(replaced_number(text, "18", "20"), Extractor.flexible) == "20"
+    assert replaced_number(text, "7", "20") == text

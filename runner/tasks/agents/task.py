@@ -7,9 +7,11 @@ import random
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from runner.agents import graph_file, picture
+from runner.agents.attack import Tampering
+from runner.agents.attack_tally import AttackTally, attacked_edges
 from runner.agents.graph import Graph
 from runner.agents.learning import Learner
 from runner.agents.outcome import sample_of, why
@@ -18,7 +20,7 @@ from runner.agents.sandbox import Sandbox, SandboxLimits
 from runner.agents.tally import Tally
 from runner.agents.team import Discussion, Team
 from runner.checkpoints.resolve import Resolved
-from runner.config.agents import AgentsConfig, Domain, Mode
+from runner.config.agents import AgentsConfig, Attack, Domain, Mode
 from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig
 from runner.core import machine
@@ -28,13 +30,14 @@ from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
 from runner.datasets.chosen import choice_words, hashes_of_choice
-from runner.datasets.gsm8k import Item, check_made, describe, items_sha256, load_questions
+from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.engines.base import Capability
 from runner.engines.contract import require
 from runner.engines.session import Session
 from runner.scorers.totals import cost, score_without_left_out
 from runner.store.measured import Measured, Measuring
 from runner.tasks.agents.calls import CALLS, CallFile
+from runner.tasks.agents.train_questions import train_questions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import problems
 
@@ -63,7 +66,7 @@ def prepare(config: RunnerConfig) -> Assignment:
     """Read and hash questions and graph; no question both trains and is scored."""
     task = own_config(config, AgentsConfig)
     items = load_questions(task)
-    train, left_out = _train_questions(task, items) if task.is_trained else ([], 0)
+    train, left_out = train_questions(task, items) if task.is_trained else ([], 0)
     hashes = {"data": items_sha256(items)} | hashes_of_choice(task, items)
     if task.is_trained:
         hashes["train"] = items_sha256(train)
@@ -81,33 +84,6 @@ def prepare(config: RunnerConfig) -> Assignment:
         )
     source = describe(task.data, task.split, hashes["data"])
     return Assignment(hashes, task, items, train, graph, left_out, data=source, count=len(items))
-
-
-def _train_questions(task: AgentsConfig, items: list[Item]) -> tuple[list[Item], int]:
-    """Return the training questions, none of them scored, and how many were left out because they are."""
-    if (task.train_split, task.train_offset) == (task.split, task.offset):
-        raise ConfigError(
-            f"task.train_split={task.train_split}: the scored questions are of this split, and none of them may train "
-            "the graph. Give another task.train_split, or skip the first N questions with task.train_offset=N"
-        )
-    needed = task.train_questions
-    both = f"{task.num_iterations} with task.batch_size={task.batch_size}"
-    check_made(task.data, "task.num_iterations", both, needed)
-    scored = {item.question for item in items}
-    try:
-        whole = replace(task, split=task.train_split, offset=task.train_offset, limit=needed + len(items))
-        questions = load_questions(replace(whole, only=None, without=None))  # files choose scored questions only
-    except ConfigError as error:  # it names the keys of the scored questions
-        message = str(error).replace("task.split=", "task.train_split=").replace("task.offset=", "task.train_offset=")
-        raise type(error)(message) from error
-    train = [item for item in questions if item.question not in scored]
-    if not train:
-        raise ConfigError(
-            f"task.train_split={task.train_split}, task.train_offset={task.train_offset}: all questions "
-            f"are among the {len(items)} scored ones, and none is left for training. Score fewer (task.limit), or give "
-            "data with another split"
-        )
-    return train[:needed], len(questions) - len(train)
 
 
 def _saved_graph(task: AgentsConfig, path: str) -> Graph:
@@ -132,7 +108,7 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
 
 
 def _team(task: AgentsConfig, graph: Graph) -> Team:
-    return Team.of(graph.agents, task.roles, task.domain, task.decision_method)
+    return Team.of(graph.agents, task.roles, task.domain, task.decision_method, task.has_letters)
 
 
 def run(inputs: Assignment, context: Context) -> Result:
@@ -153,13 +129,15 @@ class _Work:
     def __init__(self, inputs: Assignment, context: Context, calls: CallFile, bar: Progress) -> None:
         self.inputs, self.task, self.graph = inputs, inputs.task, inputs.graph
         self.context, self.calls, self.bar = context, calls, bar
-        self.sandbox = Sandbox(SandboxLimits(self.task.code_timeout_s, math.ceil(self.task.code_timeout_s)))
+        limits = SandboxLimits(self.task.code_timeout_s, math.ceil(self.task.code_timeout_s))
+        self.sandbox = Sandbox(limits, letters=self.task.has_letters)
         self.team = _team(self.task, self.graph)
         self.measuring: Measuring | None = None
         self.loading_s = 0.0
         self.ended, self.news = 0, dict[str, str]()
         self.verdicts: Counter[Verdict | None] = Counter()
         self.tally, self.training = Tally(), Tally()
+        self.attack = None if self.task.attack is Attack.none else AttackTally(self.task.attack, self.attacked)
         self.scored_calls: list[Call] = []  # of the questions that are scored
 
     def result(self) -> Result:
@@ -185,6 +163,10 @@ class _Work:
             self.tally.facts(),
         )
         result.metrics |= cost(samples) | sides(self.scored_calls)
+        if self.attack is not None:
+            result.metrics |= self.attack.metrics()
+            who = f"agent {task.attack_agent}, {self.team.titles[self.attacked]}"
+            result.facts["attacked"] = f"{who}: {task.attack}"
         result.problems = problems("agents", samples)
         if not self.calls.reused:  # else it would be the time of some of the questions only
             result.metrics["play_s"] = play_s
@@ -210,7 +192,15 @@ class _Work:
     def edges(self, when: str) -> dict[str, float]:
         """Count the edges that a round can take; with a single round, there are no temporal ones."""
         kinds = self.graph.kinds if self.task.num_rounds > 1 else {"spatial": self.graph.spatial}
-        return {f"{kind}_edges_{when}": edges.count for kind, edges in kinds.items()}
+        counts: dict[str, float] = {f"{kind}_edges_{when}": edges.count for kind, edges in kinds.items()}
+        if self.attack is not None:
+            counts[f"attacked_edges_{when}"] = attacked_edges(self.graph, self.attacked, self.task.num_rounds)
+        return counts
+
+    @property
+    def attacked(self) -> int:
+        """Return the attacked agent, from 0 on."""
+        return self.task.attack_agent - 1
 
     def notes(self) -> list[str]:
         """Return the notes that a reader of the numbers needs."""
@@ -318,6 +308,8 @@ class _Work:
                 recorder.sample(sample)
             samples[index] = sample
             self.tally.add(discussion)
+            if self.attack is not None:
+                self.attack.add(discussion, items[index])
             self.scored_calls += [answered.call for answered in discussion.answered.values()]
             self.verdicts[sample.verdict] += not sample.left_out
             self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / max(self.verdicts.total(), 1):.1%}"}
@@ -332,6 +324,8 @@ class _Work:
             return None
         settings = {name: getattr(self.task, name) for name in TRAINING}
         settings |= {"baseline": self.task.baseline.value, "train_split": self.task.train_split}
+        if self.attack is not None:
+            settings |= {"attack": self.task.attack.value, "attack_agent": self.task.attack_agent}
         return graph_file.Learned(self.task.num_iterations, len(solved), self.context.config.seed, settings)
 
     def drawn(self) -> str:
@@ -342,7 +336,9 @@ class _Work:
         """Draw a question's rounds by the seed and its key, so that other questions and restarts change nothing."""
         rng = random.Random(f"{self.context.config.seed}/{key}")
         rounds = [self.graph.draw(rng, number) for number in range(self.task.num_rounds)]
-        return Discussion(self.team, key, item.question, rounds)
+        seed = f"{self.context.config.seed}/{key}/attack"
+        attack = Tampering.of(self.task.attack, self.attacked, seed, item.gold, len(item.choices))
+        return Discussion(self.team, key, item.question, rounds, attack)
 
     def count(self, _: Discussion) -> None:
         """Count a question that has ended."""
