@@ -28,6 +28,7 @@ from runner.compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
 from runner.compare.row_records import pooled_record, row_record
 from runner.compare.runs import SampleReader
 from runner.compare.samples_page import write_samples_page
+from runner.compare.survival import seed_tables
 from runner.compare.wording import flips_headline, flips_names, name_of, verdict
 from runner.core.console import console, plain, rich_table
 from runner.core.errors import cannot_write
@@ -65,6 +66,9 @@ def _rich(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), 
         if any(row.plan for row in table.rows):
             terminal.print(table.plan_title, soft_wrap=True)
             terminal.print(_grid(plan_columns(table)))
+        for title, of_seeds in seed_tables(table).items():
+            terminal.print(title, soft_wrap=True)
+            terminal.print(_grid(of_seeds))
         for line, style in forest(table.rows, table.keys, terminal.width, out.encoding):
             terminal.print(Text(line, style), soft_wrap=True)
         for sentence in table.sentences:
@@ -150,6 +154,9 @@ def _markdown(
         if any(row.plan for row in table.rows):
             out.write(f"{_one_line(table.plan_title)}:\n\n")
             _markdown_grid(plan_columns(table), out)
+        for title, of_seeds in seed_tables(table).items():
+            out.write(f"{title}:\n\n")
+            _markdown_grid(of_seeds, out)
         out.writelines(f"- {_one_line(sentence)}\n" for sentence in table.sentences)
         out.writelines(f"- {_one_line(sentence)}\n" for sentence in failures([table]))
         if legend := summary(table):
@@ -310,7 +317,8 @@ def save(
 def flips_of(table: Table, reader: SampleReader) -> list[Flips]:
     """Return the flips that a page shows under a table: those of the first paired comparisons."""
     effects = [(row, row.effect.counts) for row in table.rows if row.effect]
-    flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")][:PAIRS]
+    flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
+    flipped = [row for row in flipped if not row.run.over_seeds][:PAIRS]  # whose answers are those of several jobs
     return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
 
 
