@@ -28,7 +28,7 @@ from runner.compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
 from runner.compare.row_records import pooled_record, row_record
 from runner.compare.runs import SampleReader
 from runner.compare.samples_page import write_samples_page
-from runner.compare.survival import seed_tables
+from runner.compare.survival import seed_tables, survival_pictures, survival_record
 from runner.compare.wording import flips_headline, flips_names, name_of, verdict
 from runner.core.console import console, plain, rich_table
 from runner.core.errors import cannot_write
@@ -207,6 +207,7 @@ def _json(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), 
             "rows": [row_record(table, row) for row in table.rows],
             "sentences": table.sentences,
             **({"flips": [asdict(it) for it in table.flips]} if table.flips else {}),
+            **({"survival": [survival_record(it) for it in table.survival]} if table.survival else {}),
         }
         for table in tables
     ]
@@ -239,6 +240,8 @@ def _csv(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), f
                 key: value for kind in DIFFERENCES for key, value in (line.pop(kind.record_key, None) or {}).items()
             }
             del line["standing"]
+            line.pop("seeds", None)
+            costs = {f"{name}_{key}": it for name in ("tokens", "saved") for key, it in line.pop(name, {}).items()}
             plan = line.pop("plan") or {}
             line |= {f"plan_{key}": value for key, value in plan.items()}
             line["dominated_in"] = " ".join(line["dominated_in"])
@@ -247,7 +250,7 @@ def _csv(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), f
                 for value in line.pop(REPEATS.record_key)
                 for name in RATIO
             }
-            lines.append({**line, **config, **metrics, **ratios, **effect})
+            lines.append({**line, **config, **metrics, **costs, **ratios, **effect})
     for of_pooled in pooled:
         for row in of_pooled.rows:
             effects = [value for value in records(row).values() if isinstance(value, dict)]
@@ -290,7 +293,10 @@ def save(
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        page: list[Part] = [(table, [*figures, *graphs_of(table, reader)], flips) for table, figures, flips in parts]
+        drawn = {id(table): survival_pictures(table) for table in tables}
+        page: list[Part] = [
+            (table, [*figures, *drawn[id(table)], *graphs_of(table, reader)], flips) for table, figures, flips in parts
+        ]
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
             write_page(page, options, out, SAMPLES_PAGE if scored else "", pooled, files)
@@ -304,6 +310,8 @@ def save(
         for figure in draw_files(files) if files is not None else []:
             path(f"{figure.name}.png").write_bytes(figure.png())
             path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
+        for number, picture in enumerate(it for of_table in drawn.values() for it in of_table):
+            path(f"survival_{number + 1}.svg").write_bytes(picture.file)
         for table, figures, _ in parts:
             for figure in figures:
                 stem = f"{figure.name}_{table.task}" if several else figure.name

@@ -24,7 +24,8 @@ from runner.core.over_seeds import over_seeds, share_over_seeds
 
 SEED = "seed"
 OPTION = "--seeds"
-EDGES = ("spatial_edges_after", "temporal_edges_after")
+EDGES_COUNTED = tuple(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in ("before", "after"))
+EDGES = EDGES_COUNTED[1::2]
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ def _over_seeds(members: Sequence[Run], reader: SampleReader) -> Run:
     named = few([run.job_id for run in members], 3)
     seeds = [run.value(SEED) for run in members]
     if len(set(seeds)) < len(seeds):
-        raise ConfigError(
-            f"{OPTION}: several runs of one configuration have the same seed ({named}): choose with --runs"
-        )
+        raise ConfigError(f"{OPTION}: runs of one configuration have the same seed ({named}): choose with --runs")
     if any(run.compared_while_running for run in members):
         raise ConfigError(f"{OPTION}: some of {named} were compared while they ran, which holds for one seed only")
     try:
@@ -78,9 +77,9 @@ def _over_seeds(members: Sequence[Run], reader: SampleReader) -> Run:
     interval = share_over_seeds(solved, None if None in clusters else clusters)
     pooled = metrics.pool(run.metrics for run in members)
     pooled |= dict(zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True))
-    common = {
-        key: value for key, value in members[0].params.items() if all(it.params.get(key) == value for it in members)
-    }
+    pooled |= {key: fmean(run.metrics[key] for run in members) for key in EDGES_COUNTED if key in pooled}
+    first = members[0].params.items()
+    common = {key: value for key, value in first if all(it.params.get(key) == value for it in members)}
     return replace(
         members[0],
         run_id="+".join(run.run_id for run in members),
@@ -130,7 +129,7 @@ def seed_columns(table: Table) -> list[Column]:
     heads = {"accuracy": "accuracy of a seed, %", "tokens_a_question": "tokens a question"}
     heads |= {key: f"{key.partition('_')[0]} edges left" for key in EDGES}
     columns = [
-        Column("over seeds", [assignments(row, table.keys) or row.run.job_id for row in rows], False),
+        Column("over seeds", [assignments(row, table.keys) or ABSENT for row in rows], False),
         Column("seeds", [", ".join(str(part.value(SEED)) for part in row.run.parts) for row in rows], False),
     ]
     for key, head in heads.items():
@@ -145,10 +144,8 @@ def seed_columns(table: Table) -> list[Column]:
 def _written(it: Spread | None, factor: float, form: str) -> str:
     if it is None:
         return ABSENT
-    mean, deviation, least, most = (
-        format(factor * value, form) for value in (it.mean, it.deviation, it.least, it.most)
-    )
-    return f"{mean} ± {deviation} ({least}–{most})"
+    values = it.mean, it.deviation, it.least, it.most
+    return "{} ± {} ({}–{})".format(*(format(factor * value, form) for value in values))
 
 
 def seed_records(run: Run) -> list[dict[str, Any]]:
@@ -179,6 +176,4 @@ def check_seeds_option(options: argparse.Namespace) -> None:
 def check_seeds(tables: Sequence[Table]) -> None:
     """Raise ConfigError if no row of any table stands for several seeds."""
     if not any(map(rows_with_seeds, tables)):
-        raise ConfigError(
-            f"{OPTION}: no two of these runs differ only in their seed. Run a grid with seed=0,1,2,3,4 -m"
-        )
+        raise ConfigError(f"{OPTION}: no two of these runs differ only in their seed: run a grid with seed=0,1,2 -m")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from runner.compare.columns import Column
 from runner.compare.data import Run, Table
 from runner.compare.effect_words import p_value
+from runner.compare.pictures import JobPicture
 from runner.compare.runs import SampleReader
 from runner.compare.seeds import rows_with_seeds, seed_columns
+from runner.compare.token_savings import graph_words
 from runner.compare.wording import name_of
 from runner.core.console import say
 from runner.core.errors import DataError
@@ -31,7 +34,7 @@ def add_survival(table: Table, reader: SampleReader) -> None:
 
 
 def survival_in(run: Run, reader: SampleReader) -> SurvivalTable | None:
-    """Return how often each edge survived in the seeds of a run; None if a graph is missing or damaged, which is said."""
+    """Return how often each edge survived in the seeds of a run; None, and a note, if a graph cannot be read."""
     from runner.agents import graph_file  # imports numpy, which most comparisons do not need
 
     roles: tuple[str, ...] = ()
@@ -84,11 +87,37 @@ def survival_columns(found: SurvivalTable) -> list[Column]:
     ]
 
 
+def survival_pictures(table: Table) -> list[JobPicture]:
+    """Return a picture for each table of edges."""
+    from runner.agents import survival_picture
+
+    return [
+        JobPicture([f"how often each edge survived: {name}"], survival_picture.svg(it, name).encode())
+        for it in table.survival
+        for name in [_name(table, it)]
+    ]
+
+
+def _name(table: Table, found: SurvivalTable) -> str:
+    row = table.row(found.job_id)
+    return name_of(row, table.keys) if table.keys else graph_words(row.run)
+
+
 def seed_tables(table: Table) -> dict[str, list[Column]]:
     """Return the tables about seeds by their titles: how far seeds are apart, and how often each edge survived."""
     found = {}
     if rows_with_seeds(table):
         found["how far seeds are apart"] = seed_columns(table)
     for it in table.survival:
-        found[f"how often each edge survived: {name_of(table.row(it.job_id), table.keys)}"] = survival_columns(it)
+        few = f" ({it.seeds} seeds are too few to show more than chance)" * (not it.can_show)
+        found[f"how often each edge survived: {_name(table, it)}{few}"] = survival_columns(it)
     return found
+
+
+def survival_record(found: SurvivalTable) -> dict[str, Any]:
+    """Return a table of edges as plain data; agents are numbered from 1."""
+    edges = [
+        {**asdict(it), "source": it.source + 1, "target": it.target + 1, "finding": it.finding or "as by chance"}
+        for it in found.edges
+    ]
+    return {"job_id": found.job_id, "roles": list(found.roles), "seeds": found.seeds, "edges": edges}

@@ -62,6 +62,12 @@ class SurvivalTable:
     seeds: int
     edges: list[EdgeSurvival]
 
+    @property
+    def can_show(self) -> bool:
+        """Whether an edge that all seeds kept, or none, would be more than chance."""
+        ends = [count_p(end, [it.by_chance] * it.seeds) for it in self.edges for end in (0, it.seeds)]
+        return bool(ends) and min(ends) * len(self.edges) < ALPHA
+
 
 def survival_of(kinds: Mapping[str, Sequence[EdgesOfSeed]]) -> list[EdgeSurvival]:
     """Return how often each edge survived, from the edges of each kind in each seed."""
