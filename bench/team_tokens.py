@@ -15,6 +15,7 @@ import math
 import sys
 import time
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from compare_null import Rate, begin
@@ -45,12 +46,12 @@ PAIRS = [(1, 20, 0.0), (1, 200, 0.0), (5, 40, 0.1), (5, 200, 0.3), (3, 200, 0.4)
 LINKS = {"more": 0.4, "fewer": -0.4, "as many": 0.0}
 HARD, TOKENS, SPREAD = 0.8, 400.0, 0.3  # how much of an answer the question decides; tokens; their own spread
 
-Cells = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+Numbers = np.ndarray[Any, np.dtype[Any]]
 
 
 def answers(
-    generator: np.random.Generator, seeds: int, hard: np.ndarray, accuracy: float, apart: float, link: float
-) -> tuple[Cells, Cells]:
+    generator: np.random.Generator, seeds: int, hard: Numbers, accuracy: float, apart: float, link: float
+) -> tuple[Numbers, Numbers]:
     """Draw which questions each seed solves, and the tokens of each."""
     questions, of_seed = len(hard), apart * generator.normal(size=(seeds, 1))
     own = math.sqrt(1 - HARD**2) * generator.normal(size=(seeds, questions))
@@ -97,9 +98,9 @@ def main() -> int:
             sides = [answers(generator, seeds, hard, 0.7, apart, 0.4) for _ in range(2)]
             cells = [TokenCells(taken.tolist(), np.zeros_like(taken).tolist(), it.tolist()) for it, taken in sides]
             gaps = (sides[0][0].mean(axis=0) - sides[1][0].mean(axis=0)).tolist()
-            alone = paired_means(gaps, samples=seeds)
-            effect = over_seeds(alone, *(it.mean(axis=1).tolist() for it, _ in sides))
-            for place, p in enumerate((TokenSaving.of(*cells).p, effect.p, alone.p)):
+            by_questions = paired_means(gaps, samples=seeds)
+            effect = over_seeds(by_questions, *(it.mean(axis=1).tolist() for it, _ in sides))
+            for place, p in enumerate((TokenSaving.of(cells[0], cells[1]).p, effect.p, by_questions.p)):
                 claims[place] += p < ALPHA
         rates = [Rate(count, jobs) for count in claims]
         print(f"{seeds:5d}  {questions:9d}  {apart:5.1f}   {rates[0]}   {rates[1]}   {rates[2]}", flush=True)

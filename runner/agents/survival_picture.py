@@ -7,7 +7,7 @@ chance is dark, one that survives less often or as often is pale.
 
 from __future__ import annotations
 
-from runner.agents.picture import ACROSS, GREY, LABEL, NODE, SPATIAL, TEMPORAL, THINNEST, WIDEST, agent, arrow
+from runner.agents.picture import ACROSS, GREY, LABEL, NODE, SPATIAL, TEMPORAL, THINNEST, WIDEST, Point, agent, arrow
 from runner.core.survival import EdgeSurvival, SurvivalTable
 from runner.core.svg import document, text
 
@@ -29,19 +29,15 @@ def svg(found: SurvivalTable, title: str) -> str:
     for place, kind in enumerate(kinds):
         pieces += _panel(found, kind, place * PANEL)
     height = TOP + STEP * (len(found.roles) - 1) + NODE + FOOT
-    legend = (
-        "width: the share of seeds in which an edge survived; dashed: it survived in none",
-        "dark: more often than chance",
-    )
-    for line, words in enumerate(legend):
+    for line, words in enumerate(LEGEND):
         pieces.append(text(24, height - 40 + 20 * line, words, colour=GREY))
     return document(max(PANEL * len(kinds), NARROWEST), height, pieces)
 
 
 def _panel(found: SurvivalTable, kind: str, left: float) -> list[str]:
     edges = sorted((it for it in found.edges if it.kind == kind), key=lambda it: it.share)
-    columns = [left + NODE + LABEL, left + NODE + LABEL + ACROSS]
-    places = [[(x, TOP + STEP * number) for number in range(len(found.roles))] for x in columns]
+    columns: list[float] = [left + NODE + LABEL, left + NODE + LABEL + ACROSS]
+    places: list[list[Point]] = [[(x, TOP + STEP * number) for number in range(len(found.roles))] for x in columns]
     kept = sum(it.survived for it in edges) / found.seeds
     middle = sum(columns) / 2
     pieces = [
@@ -58,7 +54,7 @@ def _panel(found: SurvivalTable, kind: str, left: float) -> list[str]:
     return pieces
 
 
-def _edge(it: EdgeSurvival, places: list[list[tuple[float, float]]], roles: tuple[str, ...]) -> str:
+def _edge(it: EdgeSurvival, places: list[list[Point]], roles: tuple[str, ...]) -> str:
     look = LOOKS[it.kind]
     names = f"{it.source + 1} {roles[it.source]} → {it.target + 1} {roles[it.target]}"
     words = f"{names}: survived in {it.survived} of {it.seeds} seeds, by chance {it.by_chance * it.seeds:.1f}"

@@ -56,6 +56,11 @@ def rows_over_seeds(runs: Sequence[Run], keys: Sequence[str], reader: SampleRead
     return [_over_seeds(members, reader) if len(members) > 1 else members[0] for members in groups.values()]
 
 
+def row_of(job: Run | None, runs: Sequence[Run]) -> Run | None:
+    """Return the run that stands for a named job and its other seeds; None if none was named."""
+    return None if job is None else next((run for run in runs if job in run.parts), job)
+
+
 def _over_seeds(members: Sequence[Run], reader: SampleReader) -> Run:
     members = sorted(members, key=lambda run: (float(run.value(SEED) or 0), run.job_id))
     named = few([run.job_id for run in members], 3)

@@ -14,7 +14,7 @@ from runner.compare.likelihood import compare_likelihoods
 from runner.compare.noise_floor import beside_noise, repeats_among
 from runner.compare.numbers import compare_numbers
 from runner.compare.runs import SampleReader
-from runner.compare.seeds import rows_over_seeds, rows_with_seeds, with_seeds, without_seed
+from runner.compare.seeds import row_of, rows_over_seeds, rows_with_seeds, with_seeds, without_seed
 from runner.compare.selection import listed, matches
 from runner.compare.survival import add_survival
 from runner.compare.token_costs import add_token_costs
@@ -60,6 +60,7 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
         runs = pool(runs, choice.by, reader)
     if choice.seeds and all(run.score for run in runs):
         runs = rows_over_seeds(runs, without_seed(differing_keys([run.params for run in runs])), reader)
+        choice = replace(choice, base=row_of(choice.base, runs))
     configs = [run.params for run in runs]
     varying = choice.by or differing_keys(configs)
     varying = without_seed(varying) if choice.seeds else varying

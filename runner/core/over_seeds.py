@@ -116,9 +116,7 @@ def of_seeds(means: Sequence[float]) -> list[ErrorPart]:
     return [ErrorPart(variance(means) / len(means), len(means) - 1)] if len(means) > 1 else []
 
 
-def share_over_seeds(
-    solved: Sequence[Sequence[bool]], clusters: Sequence[Hashable] | None = None
-) -> tuple[float, float]:
+def share_over_seeds(solved: Cells, clusters: Sequence[Hashable] | None = None) -> tuple[float, float]:
     """Return the 95 % interval of an accuracy over seeds: the score interval with the error of questions and seeds."""
     mean = CrossedMean.of(solved, clusters)
     units = len(solved[0]) if clusters is None else len(set(clusters))

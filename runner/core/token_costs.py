@@ -41,7 +41,7 @@ class TokenCells:
 
     prompt: Cells
     new: Cells
-    solved: Sequence[Sequence[bool]]
+    solved: Cells  # 1 where the question was solved, else 0
     clusters: Sequence[Hashable] | None = None  # the family of each question
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from json_schema import SCHEMA, faults
 from stores import NF4, NONE, Store, marks
-from teams import team
+from team_jobs import team
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
@@ -89,6 +89,15 @@ def test_one_seed_of_a_baseline_is_compared_with_several(store: Store, show: Any
     (star,) = (row for row in table["rows"] if not row["is_baseline"])
     assert star["comparison"]["finding"] == "worse"
     assert star["saved"]["finding"] == "costs more"
+
+
+def test_a_named_job_stands_for_all_its_seeds(grids: Store, show: Any) -> None:
+    by_key, by_job = (
+        table_of(show, "seeds", "--seeds", "--baseline", baseline) for baseline in (BASELINE[1], "job_id=full-3")
+    )
+    rows = [next(row for row in table["rows"] if not row["is_baseline"]) for table in (by_key, by_job)]
+    assert rows[0]["comparison"] == rows[1]["comparison"]
+    assert rows[0]["saved"] == rows[1]["saved"]
 
 
 def test_word_problems_have_seeds_too(store: Store, show: Any) -> None:

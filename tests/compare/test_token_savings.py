@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from json_schema import SCHEMA, faults
 from stores import Store, marks
-from teams import team
+from team_jobs import team
 
 from runner.compare.data import Run
 from runner.compare.token_savings import graph_words

@@ -1,67 +1,80 @@
-"""Jobs of teams of agents in a store, with tokens and graphs whose truth is known."""
+"""A team of agents whose engine answers what a test wants, call by call, and the job's folder for several starts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from stores import Store
+from list_session import ListSession
 
-from runner.agents import graph_file
-from runner.agents.graph import Edge, Graph
-from runner.config.agents import Mode
-from runner.store.jobs import read_samples
+from runner.config.agents import AgentRole, AgentsConfig, Domain, Mode
+from runner.config.root import RunnerConfig
+from runner.core.result import FinishReason
+from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request
+from runner.engines.stats import EngineStats
+from runner.store.jobs import Job, Recorder
+from runner.tasks.agents import task as agents
+from runner.tasks.agents.calls import CALLS
 
-ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
-
-
-def team(
-    store: Store,
-    experiment: str,
-    name: str,
-    solved: Sequence[bool],
-    prompt: Sequence[int],
-    new: Sequence[int],
-    *,
-    mode: str = "full_connected",
-    seed: int = 0,
-    training_tokens: int = 0,
-    kept: Sequence[Edge] | None = None,
-    failed: Sequence[int] = (),
-) -> Path:
-    """Log a job whose questions took these tokens; `kept`: the spatial edges that its learned graph has left."""
-    edges = Graph.of(Mode(mode), 4, seed=0).spatial.count
-    metrics = {
-        "prompt_tokens_per_question": float(np.mean(prompt)),
-        "new_tokens_per_question": float(np.mean(new)),
-        "spatial_edges_before": float(edges),
-        "spatial_edges_after": float(edges if kept is None else len(kept)),
-    }
-    if kept is not None:
-        metrics |= {"train_questions": 40.0, "train_prompt_tokens": training_tokens - 100.0, "train_new_tokens": 100.0}
-    config = {"task.name": "agents", "task.mode": mode, "task.agents": "4", "task.num_rounds": "1", "seed": f"{seed}"}
-    config |= {"task.optimized_spatial": str(kept is not None), "task.graph": "None"}
-    folder = store.job(experiment, name, config, list(solved), metrics=metrics, tags={"task": "agents"})
-    samples = folder / "samples.jsonl"
-    lines = [
-        replace(it, prompt_tokens=prompt[at], token_ids=[], new_tokens=new[at], error="gone" if at in failed else None)
-        for at, it in enumerate(read_samples(samples).values())
-    ]
-    lines = [replace(it, finish_reason=type(it.finish_reason)("error")) if it.error else it for it in lines]
-    samples.write_text("".join(it.to_json() + "\n" for it in lines))
-    graph = Graph.of(Mode(mode), 4, seed=0, optimized_spatial=kept is not None)
-    if kept is not None:
-        graph.spatial.live[:] = False
-        for source, target in kept:
-            graph.spatial.live[source, target] = True
-    (folder / "graph.json").write_text(graph_file.to_json(graph, ROLES))
-    return folder
+TALKERS = [AgentRole.inspector]  # a team that writes no code
 
 
-def one_table(out: str) -> dict[str, object]:
-    """Return the only table of a JSON output."""
-    (table,) = json.loads(out)["tables"]
-    return dict(table)
+class Team:
+    """An engine that answers each call by a function of its id and its prompt."""
+
+    capabilities = frozenset({Capability.chat})
+
+    def __init__(self, say: Callable[[str, str], str]) -> None:
+        self.say, self.stats = say, EngineStats()
+        self.asked: list[str] = []
+        self.loads = 0
+
+    def load(self) -> EngineReport:
+        self.loads += 1
+        return EngineReport(metrics={"load_s": 0.5, "weight_mib": 1.0})
+
+    def open(self, batch_size: int | None = None) -> ListSession:
+        return ListSession(self.capabilities, self.answer)
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
+        for request in reversed(requests):
+            self.asked.append(str(request.id))
+            assert isinstance(request.prompt, tuple)
+            prompt = "\n".join(part.content for part in request.prompt if isinstance(part, Message))
+            text = self.say(str(request.id), prompt)
+            reason = FinishReason.error if text.startswith("error") else FinishReason.stop
+            end = Completion(request.id, text, [1, 2, 3], reason, "sha", 100, 0.1, 0.2)
+            end.error = text if reason is FinishReason.error else None
+            end.permanent = text == "error for good"
+            yield [end]
+
+    def close(self) -> None: ...
+
+
+def team(**keys: Any) -> AgentsConfig:
+    plain: dict[str, Any] = {"limit": 3, "roles": TALKERS, "domain": Domain.brief, "mode": Mode.debate}
+    return AgentsConfig(**(plain | keys))
+
+
+def right(config: RunnerConfig) -> Callable[[str, str], str]:
+    """Return a function that answers every call with the gold number."""
+    golds = {item.question: item.gold for item in agents.prepare(config).items + agents.prepare(config).train}
+    return lambda _, prompt: f"#### {next(gold for question, gold in golds.items() if question in prompt)}"
+
+
+def calls_in(recorder: Recorder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (recorder.folder / CALLS).read_text().splitlines()]
+
+
+class Starts:
+    """The folder of a job: each call opens it like the next start of the job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.recorder = folder, Recorder(Job("agents-test", folder))
+
+    def __call__(self) -> Recorder:
+        self.recorder.close()
+        self.recorder = Recorder(Job("agents-test", self.folder))
+        return self.recorder
