@@ -28,9 +28,9 @@ def grids(store: Store) -> Store:
     draw = np.random.default_rng(5)
     for seed in range(SEEDS):
         fixed = [int(it) for it in draw.integers(900, 1100, size=N)]
-        team(store, "seeds", f"full-{seed}", marks(40 + seed, N), fixed, [100] * N, seed=seed)
+        team(store, "team-seeds", f"full-{seed}", marks(40 + seed, N), fixed, [100] * N, seed=seed)
         fewer = [it - 100 - 5 * seed for it in fixed]
-        team(store, "seeds", f"star-{seed}", marks(20 + 10 * seed, N), fewer, [100] * N, mode="star", seed=seed)
+        team(store, "team-seeds", f"star-{seed}", marks(20 + 10 * seed, N), fewer, [100] * N, mode="star", seed=seed)
     return store
 
 
@@ -43,7 +43,7 @@ def table_of(show: Any, experiment: str, *arguments: str) -> dict[str, Any]:
 
 
 def test_a_row_is_the_mean_over_its_seeds(grids: Store, show: Any) -> None:
-    table = table_of(show, "seeds", *BASELINE)
+    table = table_of(show, "team-seeds", *BASELINE)
     rows = {row["config"]["task.mode"]: row for row in table["rows"]}
     assert rows["full_connected"]["metrics"]["accuracy"] == pytest.approx(np.mean([40, 41, 42, 43, 44]) / N)
     seeds = rows["star"]["seeds"]
@@ -57,7 +57,7 @@ def test_a_row_is_the_mean_over_its_seeds(grids: Store, show: Any) -> None:
 
 
 def test_seeds_that_are_far_apart_widen_the_interval(grids: Store, show: Any) -> None:
-    table = table_of(show, "seeds", *BASELINE)
+    table = table_of(show, "team-seeds", *BASELINE)
     star, full = (row for row in sorted(table["rows"], key=lambda row: row["is_baseline"]))
     widths = [row["metrics"]["accuracy_high"] - row["metrics"]["accuracy_low"] for row in (full, star)]
     assert widths[1] > 1.5 * widths[0]
@@ -67,13 +67,13 @@ def test_seeds_that_are_far_apart_widen_the_interval(grids: Store, show: Any) ->
 
 
 def test_the_output_says_how_far_seeds_are_apart(grids: Store, show: Any, tmp_path: Path) -> None:
-    _, out, _ = show("seeds", *BASELINE)
+    _, out, _ = show("team-seeds", *BASELINE)
     assert "60 × 5 seeds" in out
     assert "how far seeds are apart" in out
     assert "0, 1, 2, 3, 4 70.0 ± 2.6 (66.7–73.3)" in " ".join(out.split())
     assert "(n=60, mean of 5 seeds): no difference shown" in out
     assert "count the questions, and the seeds by Student's t" in out
-    assert show("seeds", *BASELINE, "--save", str(tmp_path))[0] == 0
+    assert show("team-seeds", *BASELINE, "--save", str(tmp_path))[0] == 0
     page = (tmp_path / "comparison.html").read_text()
     assert "how far seeds are apart" in page
     answers = (tmp_path / "samples.html").read_text()
@@ -82,10 +82,10 @@ def test_the_output_says_how_far_seeds_are_apart(grids: Store, show: Any, tmp_pa
 
 
 def test_one_seed_of_a_baseline_is_compared_with_several(store: Store, show: Any) -> None:
-    team(store, "one", "full", marks(50, N), [500] * N, [50] * N)
+    team(store, "team-one", "full", marks(50, N), [500] * N, [50] * N)
     for seed in range(3):
-        team(store, "one", f"star-{seed}", marks(20 + seed, N), [600] * N, [50] * N, mode="star", seed=seed)
-    table = table_of(show, "one", *BASELINE)
+        team(store, "team-one", f"star-{seed}", marks(20 + seed, N), [600] * N, [50] * N, mode="star", seed=seed)
+    table = table_of(show, "team-one", *BASELINE)
     (star,) = (row for row in table["rows"] if not row["is_baseline"])
     assert star["comparison"]["finding"] == "worse"
     assert star["saved"]["finding"] == "costs more"
@@ -93,7 +93,7 @@ def test_one_seed_of_a_baseline_is_compared_with_several(store: Store, show: Any
 
 def test_a_named_job_stands_for_all_its_seeds(grids: Store, show: Any) -> None:
     by_key, by_job = (
-        table_of(show, "seeds", "--seeds", "--baseline", baseline) for baseline in (BASELINE[1], "job_id=full-3")
+        table_of(show, "team-seeds", "--seeds", "--baseline", baseline) for baseline in (BASELINE[1], "job_id=full-3")
     )
     rows = [next(row for row in table["rows"] if not row["is_baseline"]) for table in (by_key, by_job)]
     assert rows[0]["comparison"] == rows[1]["comparison"]
@@ -102,9 +102,9 @@ def test_a_named_job_stands_for_all_its_seeds(grids: Store, show: Any) -> None:
 
 def test_word_problems_have_seeds_too(store: Store, show: Any) -> None:
     for seed in range(3):
-        store.job("problems", f"none-{seed}", {**NONE, "seed": f"{seed}"}, marks(50, N))
-        store.job("problems", f"nf4-{seed}", {**NF4, "seed": f"{seed}"}, marks(20, N))
-    table = table_of(show, "problems", "--baseline", "quantization=none", "--seeds")
+        store.job("team-problems", f"none-{seed}", {**NONE, "seed": f"{seed}"}, marks(50, N))
+        store.job("team-problems", f"nf4-{seed}", {**NF4, "seed": f"{seed}"}, marks(20, N))
+    table = table_of(show, "team-problems", "--baseline", "quantization=none", "--seeds")
     (row,) = (row for row in table["rows"] if not row["is_baseline"])
     assert (row["comparison"]["finding"], row["config"]) == ("worse", {"quantization.name": "nf4"})
     assert "pareto" not in " ".join(table["sentences"]).lower(), "the front counts questions only"
@@ -118,8 +118,8 @@ def learned(store: Store, experiment: str, kept: Sequence[Sequence[tuple[int, in
 
 
 def test_survival_of_edges_is_counted_and_drawn(store: Store, show: Any, tmp_path: Path) -> None:
-    learned(store, "survive", KEPT)
-    table = table_of(show, "survive", "--seeds")
+    learned(store, "team-survive", KEPT)
+    table = table_of(show, "team-survive", "--seeds")
     (found,) = table["survival"]
     edges = {(it["source"], it["target"]): it for it in found["edges"]}
     assert len(edges) == 12
@@ -127,7 +127,7 @@ def test_survival_of_edges_is_counted_and_drawn(store: Store, show: Any, tmp_pat
     assert edges[2, 3]["survived"] == 1
     assert edges[4, 3]["survived"] == 0
     assert edges[1, 2]["by_chance"] == pytest.approx(2 / 12)
-    _, out, _ = show("survive", "--seeds", "--save", str(tmp_path))
+    _, out, _ = show("team-survive", "--seeds", "--save", str(tmp_path))
     assert "1 Math Solver → 2 Mathematical Analyst spatial 5 of 5 seeds" in " ".join(out.split())
     picture = (tmp_path / "survival_1.svg").read_text()
     assert "survived in 5 of 5 seeds, by chance 0.8" in picture
@@ -138,11 +138,11 @@ def test_survival_of_edges_is_counted_and_drawn(store: Store, show: Any, tmp_pat
 
 
 def test_too_few_seeds_say_so_and_a_damaged_graph_is_named(store: Store, show: Any) -> None:
-    learned(store, "fewer", KEPT[:2])
-    _, out, _ = show("fewer", "--seeds")
+    learned(store, "team-fewer", KEPT[:2])
+    _, out, _ = show("team-fewer", "--seeds")
     assert "(2 seeds are too few to show more than chance)" in out
-    (store.output_dir / "fewer" / "jobs" / "learned-1" / "graph.json").write_text("{}")
-    code, out, err = show("fewer", "--seeds")
+    (store.output_dir / "team-fewer" / "jobs" / "learned-1" / "graph.json").write_text("{}")
+    code, out, err = show("team-fewer", "--seeds")
     assert code == 0
     assert "how often each edge" not in out
     assert "note: no survival of edges: " in err
@@ -158,17 +158,17 @@ def test_too_few_seeds_say_so_and_a_damaged_graph_is_named(store: Store, show: A
     ],
 )
 def test_options_that_do_not_go_with_seeds(grids: Store, show: Any, arguments: list[str], words: str) -> None:
-    code, _, err = show("seeds", "--seeds", *arguments)
+    code, _, err = show("team-seeds", "--seeds", *arguments)
     assert code == 2
     assert words in err
 
 
 def test_seeds_with_other_questions_are_rejected_by_name(store: Store, show: Any) -> None:
-    team(store, "unequal", "a", marks(40, N), [9] * N, [1] * N, seed=0)
-    team(store, "unequal", "b", marks(40, N - 1), [9] * (N - 1), [1] * (N - 1), seed=1)
-    code, _, err = show("unequal", "--seeds")
+    team(store, "team-unequal", "a", marks(40, N), [9] * N, [1] * N, seed=0)
+    team(store, "team-unequal", "b", marks(40, N - 1), [9] * (N - 1), [1] * (N - 1), seed=1)
+    code, _, err = show("team-unequal", "--seeds")
     assert (code, "a, b answered different questions (60, 59)" in err) == (2, True)
-    team(store, "twice", "a", marks(40, N), [9] * N, [1] * N, seed=0)
-    team(store, "twice", "b", marks(40, N), [9] * N, [1] * N, seed=0)
-    code, _, err = show("twice", "--seeds")
+    team(store, "team-twice", "a", marks(40, N), [9] * N, [1] * N, seed=0)
+    team(store, "team-twice", "b", marks(40, N), [9] * N, [1] * N, seed=0)
+    code, _, err = show("team-twice", "--seeds")
     assert (code, "runs of one configuration have the same seed (a, b)" in err) == (2, True)

@@ -32,10 +32,10 @@ def around(mean: float, seed: int = 0) -> list[int]:
 
 
 def test_the_words_name_the_graph_and_say_saved_only_where_it_is(store: Store, rows: Any, show: Any) -> None:
-    team(store, "saved", "full", marks(45, N), around(1000), [100] * N)
-    team(store, "saved", "chain", marks(44, N), around(880, 1), [100] * N, mode="chain")
-    team(store, "saved", "star", marks(45, N), around(1050, 2), [110] * N, mode="star")
-    found = {name: row.get("saved") for name, row in rows("saved", "--baseline", BASELINE).items()}
+    team(store, "team-saved", "full", marks(45, N), around(1000), [100] * N)
+    team(store, "team-saved", "chain", marks(44, N), around(880, 1), [100] * N, mode="chain")
+    team(store, "team-saved", "star", marks(45, N), around(1050, 2), [110] * N, mode="star")
+    found = {name: row.get("saved") for name, row in rows("team-saved", "--baseline", BASELINE).items()}
     assert found["full"] is None
     chain, star = found["chain"], found["star"]
     assert (chain["finding"], star["finding"]) == ("saves", "costs more")
@@ -44,7 +44,7 @@ def test_the_words_name_the_graph_and_say_saved_only_where_it_is(store: Store, r
     assert star["new_a_question"] == -10
     assert chain["baseline_graph"] == "the fixed full_connected graph with 12 spatial edges"
     assert chain["share"] == pytest.approx(120 / 1100, rel=0.02)
-    _, out, _ = show("saved", "--baseline", BASELINE)
+    _, out, _ = show("team-saved", "--baseline", BASELINE)
     lines = [line for line in out.splitlines() if line.startswith("• tokens of")]
     assert lines[0].startswith(
         "• tokens of the fixed chain graph with 3 spatial edges against the fixed full_connected graph with 12 spatial "
@@ -59,36 +59,38 @@ def test_the_words_name_the_graph_and_say_saved_only_where_it_is(store: Store, r
 
 def test_training_is_paid_back_only_where_something_is_saved(store: Store, rows: Any, show: Any) -> None:
     kept = [(0, 1), (1, 2), (2, 3)]
-    team(store, "paid", "full", marks(45, N), around(1000), [100] * N)
-    team(store, "paid", "less", marks(45, N), around(900, 1), [100] * N, training_tokens=20_000, kept=kept)
-    team(store, "paid", "more", marks(45, N), around(1100, 2), [100] * N, training_tokens=20_000, kept=kept, seed=1)
+    team(store, "team-paid", "full", marks(45, N), around(1000), [100] * N)
+    team(store, "team-paid", "less", marks(45, N), around(900, 1), [100] * N, training_tokens=20_000, kept=kept)
+    team(
+        store, "team-paid", "more", marks(45, N), around(1100, 2), [100] * N, training_tokens=20_000, kept=kept, seed=1
+    )
     baseline = ["--baseline", "job_id=full"]
-    saved = {name: row.get("saved") for name, row in rows("paid", *baseline).items()}
+    saved = {name: row.get("saved") for name, row in rows("team-paid", *baseline).items()}
     less, more = saved["less"], saved["more"]
     assert less["training_tokens"] == 20_000
     assert less["paid_back_after_low"] <= 200 <= less["paid_back_after_high"]
     assert (more["paid_back_after"], more["finding"]) == (None, "costs more")
-    _, out, _ = show("paid", *baseline)
+    _, out, _ = show("team-paid", *baseline)
     assert "the learned full_connected graph with 3 of 12 spatial edges" in out
     assert "; training cost 20,000 tokens: paid back after " in out
     assert "; training cost 20,000 tokens: not paid back, as nothing is saved" in out
 
 
 def test_equal_tokens_save_nothing(store: Store, rows: Any, show: Any) -> None:
-    team(store, "same", "full", marks(45, N), around(1000), [100] * N)
+    team(store, "team-same", "full", marks(45, N), around(1000), [100] * N)
     other = around(1000)
     other = [it + (5 if at % 2 else -5) for at, it in enumerate(other)]
-    team(store, "same", "star", marks(45, N), other, [100] * N, mode="star")
-    assert rows("same", "--baseline", BASELINE)["star"]["saved"]["finding"] == "no difference shown"
-    assert ": no saving is shown: " in show("same", "--baseline", BASELINE)[1]
+    team(store, "team-same", "star", marks(45, N), other, [100] * N, mode="star")
+    assert rows("team-same", "--baseline", BASELINE)["star"]["saved"]["finding"] == "no difference shown"
+    assert ": no saving is shown: " in show("team-same", "--baseline", BASELINE)[1]
 
 
 def test_only_questions_that_both_answered_count(store: Store, rows: Any) -> None:
     """The questions that ended in an error have few tokens: with them, the team would seem to save."""
     fewer = [1 if at < 10 else it for at, it in enumerate(around(1000))]
-    team(store, "errors", "full", marks(N, N), around(1000), [100] * N)
-    team(store, "errors", "star", marks(N, N, 10), fewer, [100] * N, mode="star", failed=range(10))
-    saved = rows("errors", "--baseline", BASELINE)["star"]["saved"]
+    team(store, "team-errors", "full", marks(N, N), around(1000), [100] * N)
+    team(store, "team-errors", "star", marks(N, N, 10), fewer, [100] * N, mode="star", failed=range(10))
+    saved = rows("team-errors", "--baseline", BASELINE)["star"]["saved"]
     assert (saved["questions"], saved["tokens_a_question"]) == (N - 10, 0)
 
 
@@ -96,11 +98,11 @@ def test_json_agrees_with_its_schema_and_csv_has_the_figures(store: Store, show:
     import csv
     import json
 
-    team(store, "plain", "full", marks(45, N), around(1000), [100] * N)
-    team(store, "plain", "chain", marks(44, N), around(880, 1), [100] * N, mode="chain")
-    _, out, _ = show("plain", "--baseline", BASELINE, "--format", "json")
+    team(store, "team-plain", "full", marks(45, N), around(1000), [100] * N)
+    team(store, "team-plain", "chain", marks(44, N), around(880, 1), [100] * N, mode="chain")
+    _, out, _ = show("team-plain", "--baseline", BASELINE, "--format", "json")
     assert list(faults(json.loads(out), SCHEMA)) == []
-    assert show("plain", "--baseline", BASELINE, "--save", str(tmp_path))[0] == 0
+    assert show("team-plain", "--baseline", BASELINE, "--save", str(tmp_path))[0] == 0
     with (tmp_path / "comparison.csv").open() as file:
         lines = {line["job_id"]: line for line in csv.DictReader(file)}
     assert lines["chain"]["saved_finding"] == "saves"
