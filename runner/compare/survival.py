@@ -83,7 +83,7 @@ def survival_columns(found: SurvivalTable) -> list[Column]:
         Column("by chance", [f"{it.by_chance * it.seeds:.1f}" for it in edges]),
         Column("mean probability\npruned: 0", [f"{it.probability:.2f}" for it in edges]),
         Column("Holm", [p_value(it.p_holm) for it in edges]),
-        Column("finding", [it.finding or "as by chance" for it in edges], False),
+        Column("finding", [it.finding or "no difference shown" for it in edges], False),
     ]
 
 
@@ -117,7 +117,7 @@ def seed_tables(table: Table) -> dict[str, list[Column]]:
 def survival_record(found: SurvivalTable) -> dict[str, Any]:
     """Return a table of edges as plain data; agents are numbered from 1."""
     edges = [
-        {**asdict(it), "source": it.source + 1, "target": it.target + 1, "finding": it.finding or "as by chance"}
+        {**asdict(it), "source": it.source + 1, "target": it.target + 1, "finding": it.finding or "no difference shown"}
         for it in found.edges
     ]
     return {"job_id": found.job_id, "roles": list(found.roles), "seeds": found.seeds, "edges": edges}
