@@ -28,7 +28,7 @@ GREY = "#666666"
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """Colours of one kind of edges, and a part of their tooltip."""
 
     live: str
@@ -36,8 +36,8 @@ class _Look:
     when: str = ""
 
 
-SPATIAL, TEMPORAL = _Look("#4e79a7", "#b5c8dd"), _Look("#d9772b", "#f3cdaa", " (round before)")
-LEGEND_LOOK = _Look("#777777", "#c4c4c4")
+SPATIAL, TEMPORAL = Look("#4e79a7", "#b5c8dd"), Look("#d9772b", "#f3cdaa", " (round before)")
+LEGEND_LOOK = Look("#777777", "#c4c4c4")
 
 
 def svg(graph: Graph, title: str, roles: Sequence[str], rounds: int) -> str:
@@ -80,7 +80,7 @@ def _spatial(edges: Edges, roles: Sequence[str], middle: Point, ring: float, tak
         label = (x + (NODE + 8) * aside, y + 4 + (NODE + 12) * below)
         if abs(aside) > 0.5:
             label = (x + math.copysign(NODE + 7, aside), y + 4)
-        pieces += _agent((x, y), number, roles[number], label, anchor)
+        pieces += agent((x, y), number, roles[number], label, anchor)
     return pieces
 
 
@@ -98,7 +98,7 @@ def _temporal(edges: Edges, roles: Sequence[str], middle: Point, step: float) ->
     for column, side, words in ((left, -1, "round before"), (right, 1, "this round")):
         pieces.append(text(column[0][0], first - NODE - 10, words, colour=GREY, anchor="middle"))
         for number, (x, y) in enumerate(column):
-            pieces += _agent(
+            pieces += agent(
                 (x, y), number, roles[number], (x + side * (NODE + 7), y + 4), "end" if side < 0 else "start"
             )
     return pieces
@@ -117,7 +117,8 @@ def _head(x: float, words: str, edges: Edges, all_of_it: str) -> list[str]:
     ]
 
 
-def _agent(place: Point, number: int, role: str, label: Point, anchor: str) -> list[str]:
+def agent(place: Point, number: int, role: str, label: Point, anchor: str) -> list[str]:
+    """Return a circle with an agent's number, and its role beside it."""
     x, y = place
     shown = role if len(role) <= LONGEST else role[: LONGEST - 1] + "…"
     return [
@@ -132,7 +133,7 @@ def _arrows(
     edges: Edges,
     sources: Sequence[Point],
     targets: Sequence[Point],
-    look: _Look,
+    look: Look,
     roles: Sequence[str],
     bend: float,
     never: set[Edge],
@@ -151,12 +152,12 @@ def _arrows(
             tooltip += ": never taken, it would close a circle"
         width = max(THINNEST, WIDEST * weight) if edges.optimized else FIXED
         colour = look.pale if is_pale else look.live
-        piece = _arrow(sources[source], targets[target], width, colour, tooltip, bend, is_dashed=not is_live)
+        piece = arrow(sources[source], targets[target], width, colour, tooltip, bend, is_dashed=not is_live)
         drawn.append((not is_pale, width, source, target, piece))
     return [piece for *_, piece in sorted(drawn)]
 
 
-def _arrow(source: Point, target: Point, width: float, colour: str, title: str, bend: float, is_dashed: bool) -> str:
+def arrow(source: Point, target: Point, width: float, colour: str, title: str, bend: float, is_dashed: bool) -> str:
     """An arrow from circle to circle; two of opposite directions bend away from each other."""
     across, down = target[0] - source[0], target[1] - source[1]
     pull = ((source[0] + target[0]) / 2 + bend * down, (source[1] + target[1]) / 2 - bend * across)
@@ -190,7 +191,7 @@ def _legend() -> list[str]:
     for label, width in [*samples, ("pruned", WIDEST / 2)]:
         is_dashed = label == "pruned"
         colour = LEGEND_LOOK.pale if is_dashed else LEGEND_LOOK.live
-        pieces.append(_arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed))
+        pieces.append(arrow((x - NODE, 0), (x + 44 + NODE, 0), width, colour, label, 0.0, is_dashed))
         pieces.append(text(x + 52, 4, label, colour=GREY))
         x += 104
     return pieces

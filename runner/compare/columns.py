@@ -69,12 +69,14 @@ def _word(value: str | None) -> str:
 def _of_accuracies(table: Table) -> list[Column]:
     rows = table.rows
     columns = [
-        Column("n", [number(row.run.score[1]) if row.run.score else ABSENT for row in rows]),
+        Column("n", [_asked(row.run) for row in rows]),
         Column("accuracy", list(map(accuracy_of, rows))),
     ]
     if table.baseline:
         *test, smallest = effect_columns(rows, "points")
         columns += [*test, Column("wins/losses\n/ties", _cells(rows, pairs_of)), smallest]
+    if any(row.tokens for row in rows):
+        columns.append(Column("correct per\n1,000 tokens", [_per_1000(row) for row in rows]))
     for name, drop_order in OF_SCORED.items():
         values = [row.run.metrics.get(name) for row in rows]
         if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
@@ -153,6 +155,21 @@ def accuracy_of(row: TableRow) -> str:
         return ABSENT
     accuracy, low, high = row.run.interval
     return f"{100 * accuracy:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _asked(run: Run) -> str:
+    """Return how many questions were asked; of several seeds, of how many the same ones."""
+    if run.score is None:
+        return ABSENT
+    seeds = len(run.parts) if run.over_seeds else 1
+    return number(run.score[1] / seeds) + f" × {seeds} seeds" * (seeds > 1)
+
+
+def _per_1000(row: TableRow) -> str:
+    if row.tokens is None:
+        return ABSENT
+    value, low, high = row.tokens.correct_per_1000
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("inf", "∞")
 
 
 def _front(row: TableRow) -> str:

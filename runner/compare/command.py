@@ -33,6 +33,7 @@ from runner.compare.runs import (
     runs_of,
     store_to_read,
 )
+from runner.compare.seeds import check_seeds, check_seeds_option
 from runner.compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.core.console import say
@@ -66,6 +67,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     """Load, choose, tabulate; print, save and log. Return 1 if a requirement failed, else 0."""
     aim = parse_aim(options.plan_questions) if options.plan_questions else None
     check_files_option(options)
+    check_seeds_option(options)
     grid: str | None = None
     reader: SampleReader
     if options.lm_eval or options.results:
@@ -198,8 +200,10 @@ def tabulate_tasks(
         of_task = [run for run in runs if run.task == task]
         task_base = base if base is not None and base.task == task else None
         keys = (baseline, by) if baseline or base or by else default_comparison(options, of_task)
-        choice = ComparisonOptions(*keys, options.unpaired, task_base, margins, tolerance)
+        choice = ComparisonOptions(*keys, options.seeds, options.unpaired, task_base, margins, tolerance)
         tables.append(tabulate(of_task, choice, reader))
+    if options.seeds:
+        check_seeds(tables)
     return tables
 
 

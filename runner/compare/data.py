@@ -11,13 +11,14 @@ from runner.core.metrics import ACCURACY, LOG_LIKELIHOODS, score
 from runner.core.over_runs import MIN_RUNS
 from runner.core.result import Likelihood, Sample, Verdict
 from runner.core.stats import wilson_interval
+from runner.core.survival import SurvivalTable
+from runner.core.token_costs import TokenCost, TokenSaving
 
 ABSENT = "–"
 JOB_ID = "job_id"
 REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
-EXTRACTOR = "task.extractor"
-CLUSTER = "task.cluster"
+EXTRACTOR, CLUSTER = "task.extractor", "task.cluster"
 EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
 MAX_NAMED = 4  # jobs in a sentence
 ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself
@@ -52,6 +53,7 @@ class Run:
     tool: str = ""  # the other tool that has written it; empty: this one has
     errors: int = 0  # questions that ended in an error, so that the job has FAILED
     parts: list[Run] = field(default_factory=list)  # the pooled runs
+    over_seeds: bool = False  # whether these answered the same questions, each with its own seed
     earlier: list[Run] = field(default_factory=list, repr=False)  # runs of the same job, newest first
 
     def value(self, key: str) -> str | None:
@@ -98,7 +100,7 @@ class Run:
         if self.score is None or not self.score[1]:
             return None
         correct, n = self.score
-        if all(key in self.metrics for key in ("families", *ACCURACY)):
+        if all(key in self.metrics for key in ACCURACY) and ("families" in self.metrics or self.over_seeds):
             return correct / n, self.metrics["accuracy_low"], self.metrics["accuracy_high"]
         return correct / n, *wilson_interval(correct, n)
 
@@ -227,6 +229,8 @@ class TableRow:
     accuracy_behind: float = 0.0  # by how much the dominating row is more accurate, as a comparison of the two says
     plan: QuestionPlan | None = None  # the questions that its comparison needs, if asked for
     off_front: str | None = None  # why its speed and memory are not considered
+    tokens: TokenCost | None = None  # what its questions cost
+    saving: TokenSaving | None = None  # of its baseline's tokens
 
     @property
     def effect(self) -> Effect | None:
@@ -259,6 +263,7 @@ class Table:
     without_memory: list[str] = field(default_factory=list)  # jobs without the memory metric: memory is not an axis
     without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
     flips: list[Flips] = field(default_factory=list)
+    survival: list[SurvivalTable] = field(default_factory=list)  # of the edges of graphs that several seeds learned
     error_budget: str = ""  # a sentence, if more than 5 % of such tables may have a wrong finding
     plan_title: str = ""  # what the rows' plans are for
     requirements: list[Requirement] = field(default_factory=list)  # of every row, met or not
@@ -297,7 +302,7 @@ class Table:
     @property
     def sentences(self) -> list[str]:
         """The findings of the comparisons and of the front, in words."""
-        of_rows = (row.sentence for row in self.rows)
+        of_rows = (text for row in self.rows for text in (row.sentence, row.saving.words if row.saving else ""))
         return [it for it in (*of_rows, self.error_budget, *self.front_sentences) if it]
 
     @property

@@ -58,6 +58,12 @@ METHODS = {
         legend="of means of samples, and of families of questions, p flips the signs of the differences of whole "
         "questions or families, and intervals count these (Tango's and Hall's, Student's t);",
     ),
+    Method.over_seeds: MethodWords(
+        ACCURACIES,
+        sample="{n:,}{grouping}",
+        pairs="{wins}/{losses}/{ties}",
+        legend="of means over seeds, p and interval count the questions, and the seeds by Student's t;",
+    ),
     Method.sequential: MethodWords(
         ACCURACIES,
         pairs="{wins}/{losses}/{ties}",

@@ -80,6 +80,12 @@ def parser() -> argparse.ArgumentParser:
         "which all questions count the same (default) or all tasks",
     )
     add(
+        "--seeds",
+        action="store_true",
+        help="runs that differ only in their seed are one row: the mean over seeds, with intervals that count "
+        "questions and seeds, the spread over seeds, and of teams that learn how often each edge survives",
+    )
+    add(
         "--unpaired",
         action="store_true",
         help="compare also what cannot be paired (other questions, prompts, scoring), with Fisher's exact test",

@@ -28,6 +28,7 @@ from runner.compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
 from runner.compare.row_records import pooled_record, row_record
 from runner.compare.runs import SampleReader
 from runner.compare.samples_page import write_samples_page
+from runner.compare.survival import seed_tables, survival_pictures, survival_record
 from runner.compare.wording import flips_headline, flips_names, name_of, verdict
 from runner.core.console import console, plain, rich_table
 from runner.core.errors import cannot_write
@@ -65,6 +66,9 @@ def _rich(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), 
         if any(row.plan for row in table.rows):
             terminal.print(table.plan_title, soft_wrap=True)
             terminal.print(_grid(plan_columns(table)))
+        for title, of_seeds in seed_tables(table).items():
+            terminal.print(title, soft_wrap=True)
+            terminal.print(_grid(of_seeds))
         for line, style in forest(table.rows, table.keys, terminal.width, out.encoding):
             terminal.print(Text(line, style), soft_wrap=True)
         for sentence in table.sentences:
@@ -150,6 +154,9 @@ def _markdown(
         if any(row.plan for row in table.rows):
             out.write(f"{_one_line(table.plan_title)}:\n\n")
             _markdown_grid(plan_columns(table), out)
+        for title, of_seeds in seed_tables(table).items():
+            out.write(f"{title}:\n\n")
+            _markdown_grid(of_seeds, out)
         out.writelines(f"- {_one_line(sentence)}\n" for sentence in table.sentences)
         out.writelines(f"- {_one_line(sentence)}\n" for sentence in failures([table]))
         if legend := summary(table):
@@ -200,6 +207,7 @@ def _json(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), 
             "rows": [row_record(table, row) for row in table.rows],
             "sentences": table.sentences,
             **({"flips": [asdict(it) for it in table.flips]} if table.flips else {}),
+            **({"survival": [survival_record(it) for it in table.survival]} if table.survival else {}),
         }
         for table in tables
     ]
@@ -232,6 +240,8 @@ def _csv(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), f
                 key: value for kind in DIFFERENCES for key, value in (line.pop(kind.record_key, None) or {}).items()
             }
             del line["standing"]
+            line.pop("seeds", None)
+            costs = {f"{name}_{key}": it for name in ("tokens", "saved") for key, it in line.pop(name, {}).items()}
             plan = line.pop("plan") or {}
             line |= {f"plan_{key}": value for key, value in plan.items()}
             line["dominated_in"] = " ".join(line["dominated_in"])
@@ -240,7 +250,7 @@ def _csv(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), f
                 for value in line.pop(REPEATS.record_key)
                 for name in RATIO
             }
-            lines.append({**line, **config, **metrics, **ratios, **effect})
+            lines.append({**line, **config, **metrics, **costs, **ratios, **effect})
     for of_pooled in pooled:
         for row in of_pooled.rows:
             effects = [value for value in records(row).values() if isinstance(value, dict)]
@@ -283,7 +293,10 @@ def save(
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        page: list[Part] = [(table, [*figures, *graphs_of(table, reader)], flips) for table, figures, flips in parts]
+        drawn = {id(table): survival_pictures(table) for table in tables}
+        page: list[Part] = [
+            (table, [*figures, *drawn[id(table)], *graphs_of(table, reader)], flips) for table, figures, flips in parts
+        ]
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
             write_page(page, options, out, SAMPLES_PAGE if scored else "", pooled, files)
@@ -297,6 +310,8 @@ def save(
         for figure in draw_files(files) if files is not None else []:
             path(f"{figure.name}.png").write_bytes(figure.png())
             path(f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
+        for number, picture in enumerate(it for of_table in drawn.values() for it in of_table):
+            path(f"survival_{number + 1}.svg").write_bytes(picture.file)
         for table, figures, _ in parts:
             for figure in figures:
                 stem = f"{figure.name}_{table.task}" if several else figure.name
@@ -310,7 +325,8 @@ def save(
 def flips_of(table: Table, reader: SampleReader) -> list[Flips]:
     """Return the flips that a page shows under a table: those of the first paired comparisons."""
     effects = [(row, row.effect.counts) for row in table.rows if row.effect]
-    flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")][:PAIRS]
+    flipped = [row for row, counts in effects if counts.get("wins") or counts.get("losses")]
+    flipped = [row for row in flipped if not row.run.over_seeds][:PAIRS]  # whose answers are those of several jobs
     return [find_flips(row.run, row.baseline.run, reader, FLIPS_A_PAIR) for row in flipped if row.baseline]
 
 

@@ -17,6 +17,7 @@ from runner.compare.gates import failures
 from runner.compare.pictures import JobPicture
 from runner.compare.planning import plan_columns
 from runner.compare.pooled import PooledTable, pooled_columns
+from runner.compare.survival import seed_tables
 from runner.compare.wording import flips_headline, flips_names, verdict
 from runner.core.console import plain
 from runner.core.drawing import Picture
@@ -64,6 +65,9 @@ def _section(table: Table, figures: Sequence[Picture | JobPicture], flips: list[
     _table(columns(table), [_row_class(row) for row in table.rows], out)
     if table.has_ratios:
         _table(ratio_columns(table), [_finding_class(it.finding) for row in table.rows for it in row.ratios], out)
+    for title, of_seeds in seed_tables(table).items():
+        out.write(f"<p>{escape(title)}</p>\n")
+        _table(of_seeds, [""] * len(of_seeds[0].cells), out)
     if any(row.plan for row in table.rows):
         out.write(f"<p>{escape(table.plan_title)}</p>\n")
         shown = plan_columns(table)
@@ -98,6 +102,8 @@ def _sentences(rows: Sequence[TableRow], out: TextIO) -> None:
             if finding:
                 words = re.sub(rf": {finding}(?=[;( ])", f": <b>{finding}</b>", words, count=1)
             out.write(f'<li class="{_finding_class(finding)}">{words}</li>\n')
+        if row.saving:
+            out.write(f"<li>{escape(row.saving.words)}</li>\n")
 
 
 def _files_section(table: FileTable, out: TextIO) -> None:

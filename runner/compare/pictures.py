@@ -61,8 +61,8 @@ def draw(table: Table) -> list[Picture]:
         pictures.insert(0, Picture("pareto", title, lambda: pareto(table)))
     if len(_over_tokens(table)) > 1:
         title = (
-            "accuracy over the tokens of a question, prompt and new ones of all calls; bars: 95 % intervals; hollow: "
-            "the baseline; line: the rows that no other row beats in both, as measured"
+            "accuracy over the tokens of a question, prompt and new ones of all calls; bars: 95 % intervals of both; "
+            "hollow: the baseline; line: the rows that no other row beats in both, as measured"
         )
         pictures.append(Picture("tokens", title, lambda: tokens(table)))
     return pictures
@@ -94,7 +94,11 @@ def tokens(table: Table) -> Figure:
             assert row.run.interval is not None
             colour = FRONT if (x, y) in front else MUTED
             low, high = (100 * end for end in row.run.interval[1:])
-            pane.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
+            bars = [([x, x], [low, high])]
+            if row.tokens:
+                bars.append(([row.tokens.tokens_a_question.low, row.tokens.tokens_a_question.high], [y, y]))
+            for xs, ys in bars:
+                pane.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
             face = PAPER if row.is_baseline else colour
             pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
         shown = [point for point in points if len(points) <= MAX_LABELS or point[:2] in front or point[2].is_baseline]

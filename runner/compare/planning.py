@@ -21,6 +21,7 @@ OPTION = "--plan-questions"
 KEYS = ("margin", "detect", "power")
 UNPLANNED = {  # why there is no plan for an effect of this method
     Method.sequential: "it was compared while it ran",
+    Method.over_seeds: "seeds count, too, and more questions do not show more of them",
     Method.mean_flips: "it is unknown for families of questions and for several answers to a question",
 }
 QUANTITIES: dict[str, Quantity] = {"accuracy": ACCURACIES, "log_likelihood": LIKELIHOODS}

@@ -27,6 +27,7 @@ SHARED = 0.01  # two sets with a larger share of questions in common are not poo
 CANNOT_BE_POOLED = {
     Method.fisher: "is not paired",
     Method.sequential: "stopped early, and a test for a single look does not hold there",
+    Method.over_seeds: "is a mean over seeds, and these are not pooled",
     Method.mean_flips: "is compared by families of questions or by several answers each, which are not pooled",
 }
 

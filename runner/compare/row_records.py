@@ -10,6 +10,9 @@ from runner.compare.data import Table, TableRow
 from runner.compare.effect_words import records
 from runner.compare.pooled import PooledTable
 from runner.compare.quantities import REPEATS
+from runner.compare.seeds import seed_records
+from runner.compare.token_costs import cost_record
+from runner.compare.token_savings import saving_record
 from runner.core.metrics import ACCURACY
 
 
@@ -35,6 +38,9 @@ def row_record(table: Table, row: TableRow) -> dict[str, Any]:
         "off_front": row.off_front,
         "plan": asdict(row.plan) if row.plan else None,
         "note": row.note,
+        **({"seeds": seed_records(run)} if run.over_seeds else {}),
+        **({"tokens": cost_record(row.tokens)} if row.tokens else {}),
+        **({"saved": saving_record(row, row.saving)} if row.saving else {}),
     }
 
 

@@ -26,6 +26,7 @@ from runner.compare.data import (
     side_of,
 )
 from runner.compare.sample_numbers import read_numbers
+from runner.compare.seed_answers import mean_answers
 from runner.core.console import say
 from runner.core.errors import ConfigError, EvidenceError, one_line, refuse_password, unknown
 from runner.core.metrics import LOG_LIKELIHOOD
@@ -118,8 +119,7 @@ def search(client: Client, experiment: str, query: str) -> list[Any]:
         if the_experiment is None:
             names = [item.name for item in client.search_experiments()]
             raise ConfigError(f"--experiment {experiment}: {unknown('experiment', experiment, names)}")
-        runs: list[Any] = []
-        token = None
+        runs, token = list[Any](), None
         while True:
             newest = ["attributes.start_time DESC"]
             page = client.search_runs(
@@ -227,7 +227,8 @@ class SampleReader:
 
     def of(self, run: Run) -> Answers:
         """Return which questions a run, or the pooled runs, solved."""
-        return {question: answer for part in run.parts or [run] for question, answer in self.of_one(part).items()}
+        parts = [self.of_one(part) for part in run.parts or [run]]
+        return mean_answers(parts) if run.over_seeds else {key: it for part in parts for key, it in part.items()}
 
     def of_one(self, run: Run) -> Answers:
         """Return which questions one run solved, from the first intact file that agrees with the logged counts."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from runner.compare.data import ABSENT, NotPaired, Question, Table, TableRow
 from runner.compare.runs import SampleReader
+from runner.compare.seeds import SEED
 from runner.compare.wording import name_of
 from runner.core.console import plain
 
@@ -34,14 +36,26 @@ def write_samples_page(tables: Sequence[Table], reader: SampleReader, out: TextI
     )
 
 
+def single_jobs(table: Table) -> Iterator[TableRow]:
+    """Yield the rows with verdicts; one for each job where a row stands for several seeds."""
+    for row in table.rows:
+        if row.run.over_seeds:
+            yield from (
+                replace(row, run=part, config={**row.config, SEED: part.value(SEED)}, effects=[])
+                for part in row.run.parts
+            )
+        elif row.run.score:
+            yield row
+
+
 def table_content(table: Table, reader: SampleReader, room: int) -> dict[str, Any]:
     """Return a table's questions and answers as plain data, and the runs that are left out, with the reasons."""
     runs: list[dict[str, Any]] = []
     sides: list[dict[Question, dict[str, str]]] = []
     left_out: list[str] = []
     baseline = None
-    for row in sorted((row for row in table.rows if row.run.score), key=lambda row: not row.is_baseline):
-        name = plain(name_of(row, table.keys))
+    for row in sorted(single_jobs(table), key=lambda row: not row.is_baseline):
+        name = plain(name_of(row, [*table.keys, *row.config.keys() - set(table.keys)]))
         try:
             side = reader.words(row.run, set(reader.of(row.run)), TEXT_END)
         except NotPaired as reason:

@@ -14,7 +14,11 @@ from runner.compare.likelihood import compare_likelihoods
 from runner.compare.noise_floor import beside_noise, repeats_among
 from runner.compare.numbers import compare_numbers
 from runner.compare.runs import SampleReader
+from runner.compare.seeds import row_of, rows_over_seeds, rows_with_seeds, with_seeds, without_seed
 from runner.compare.selection import listed, matches
+from runner.compare.survival import add_survival
+from runner.compare.token_costs import add_token_costs
+from runner.compare.token_savings import add_savings
 from runner.compare.wording import dominated, natural
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
@@ -41,6 +45,7 @@ class ComparisonOptions:
 
     baseline: dict[str, str] = field(default_factory=dict)
     by: list[str] = field(default_factory=list)  # the keys that define a row; empty: all that differ
+    seeds: bool = False  # whether runs that differ only in their seed are one row
     unpaired: bool = False
     base: Run | None = None  # the baseline, if the user named one run
     margins: dict[str, float] = field(default_factory=dict)  # measure → the loss that is acceptable
@@ -53,8 +58,12 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
         reader.fetch(runs)
     if choice.by and any(run.score for run in runs):
         runs = pool(runs, choice.by, reader)
+    if choice.seeds and all(run.score for run in runs):
+        runs = rows_over_seeds(runs, without_seed(differing_keys([run.params for run in runs])), reader)
+        choice = replace(choice, base=row_of(choice.base, runs))
     configs = [run.params for run in runs]
     varying = choice.by or differing_keys(configs)
+    varying = without_seed(varying) if choice.seeds else varying
     keys = choice.by or distinguishing_keys(varying, configs)
     question_keys = [key for key in QUESTION_KEYS if key in keys]
     rows = [
@@ -72,8 +81,12 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
     if choice.baseline or choice.base:
         table.baseline = choice.baseline or {JOB_ID: choice.base.job_id if choice.base else ""}
         _compare(table, varying, choice, reader)
-    mark_front(table, reader, choice.tolerance, choice.margins)
+    if not rows_with_seeds(table):  # the front counts questions only
+        mark_front(table, reader, choice.tolerance, choice.margins)
+    costs_of = add_token_costs(table, reader)
     arrange(table)
+    add_savings(table, costs_of)
+    add_survival(table, reader)
     return table
 
 
@@ -117,9 +130,9 @@ def effects_of(run: Run, base: Run, choice: ComparisonOptions, reader: SampleRea
         return pairing.compare_repeats(run, base, reader)
     else:
         try:
-            effect = pairing.compare_pair(run, base, reader, compared_keys)
+            effect = with_seeds(pairing.compare_pair(run, base, reader, compared_keys), run, base)
         except NotPaired as reason:
-            if not choice.unpaired or isinstance(reason, TooFew):
+            if not choice.unpaired or isinstance(reason, TooFew) or run.over_seeds or base.over_seeds:
                 raise
             effect = pairing.compare_unpaired(run, base, str(reason))
     effect.remark = "; ".join(filter(None, (effect.remark, other_differences))) or None

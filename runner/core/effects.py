@@ -42,6 +42,7 @@ class Method(StrEnum):
     sign_flips = "sign_flips"  # signs of paired log-likelihoods' differences
     number_flips = "number_flips"  # signs of the differences of any number that each question has
     mean_flips = "mean_flips"  # signs of paired means' differences: of clusters of questions, or of several samples
+    over_seeds = "over_seeds"  # the same over jobs that differ in their seed, which count as well as questions
     student_t = "student_t"  # over runs of a measurement, each in a process of its own
     too_few_runs = "too_few_runs"  # no test: repeats within one process say nothing about another one
 

@@ -22,6 +22,7 @@ from runner.core.texts import checked, parse_json, signed
 
 REPEATS = "repeats.jsonl"
 CHECKSUM = ', "checksum": "'
+GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
 COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
 

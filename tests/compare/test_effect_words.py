@@ -34,12 +34,14 @@ from runner.core.effects import (
 )
 from runner.core.metrics import Better
 from runner.core.number_effects import Measured, paired_likelihoods, paired_numbers, ratio_of_measurements
+from runner.core.over_seeds import over_seeds
 from runner.core.pooling import PairedVerdicts, Weights, pooled_accuracies
 
 EFFECTS = [
     paired_accuracies(3, 1, 100, 50),
     pooled_accuracies([PairedVerdicts(3, 1, 100, 50), PairedVerdicts(2, 2, 40, 20)], Weights.tasks),
     paired_means([0.5, 0.0, -0.25, 1.0] * 2, [1, 1, 2, 3, 4, 5, 6, 7], "template", 4, 5),
+    over_seeds(paired_means([0.5, 0.0, -0.25, 1.0] * 2, samples=3), [0.5, 0.6, 0.7], [0.4, 0.3]),
     unpaired_accuracies(40, 80, 50, 100),
     sequential_accuracies([(True, True), (True, False)]),
     sequential_accuracies([(True, True), (True, False)], 4),

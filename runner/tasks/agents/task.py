@@ -27,7 +27,7 @@ from runner.core import machine
 from runner.core.errors import ConfigError, DataError, JobFailed
 from runner.core.files import write_atomically
 from runner.core.progress import Progress
-from runner.core.result import GRAPH_PICTURE, Call, Result, Sample, Verdict
+from runner.core.result import GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
 from runner.datasets.chosen import choice_words, hashes_of_choice
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
@@ -45,7 +45,6 @@ VERSION = 2  # 2: a program's `answer` that is not a number, or is too long, cou
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
-GRAPH = "graph.json"
 TRAINING = ("batch_size", "imp_per_iterations", "pruning_rate", "learning_rate", "initial_probability", "nuclear_norm")
 TEAM_ADAPTER = "embedded_team"  # shipped: teaches the embedded model the roles, in their brief wording
 PROGRAMS_AT_ONCE = 4  # at most; the engine needs cores, too

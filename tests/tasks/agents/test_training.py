@@ -14,7 +14,7 @@ from teams import Starts, Team, calls_in, right, team
 from runner.config.agents import Mode
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
-from runner.core.result import GRAPH_PICTURE
+from runner.core.result import GRAPH, GRAPH_PICTURE
 from runner.report import headline
 from runner.tasks.agents import task as agents
 from runner.tasks.agents.calls import CALLS
@@ -38,10 +38,10 @@ def test_training_prunes_and_never_sees_the_scored_questions(make_config: Make, 
     assert "Temporal" not in (recorder.folder / GRAPH_PICTURE).read_text()
     assert (metrics["train_questions"], metrics["train_solved"], metrics["train_calls"]) == (40, 40, 200)
     assert (metrics["calls"], metrics["train_prompt_tokens"], metrics["prompt_tokens"]) == (15, 20000, 1500)
-    kept = {name: (recorder.folder / name).read_text() for name in (agents.GRAPH, GRAPH_PICTURE)}
+    kept = {name: (recorder.folder / name).read_text() for name in (GRAPH, GRAPH_PICTURE)}
     lines = (recorder.folder / CALLS).read_text().splitlines(keepends=True)
     (recorder.folder / CALLS).write_text("".join(lines[:100]))  # as if it had been killed amid the training
-    for name in (agents.GRAPH, GRAPH_PICTURE, "samples.jsonl"):
+    for name in (GRAPH, GRAPH_PICTURE, "samples.jsonl"):
         (recorder.folder / name).unlink()
     second = Team(right(config))
     recorder = again()
@@ -84,7 +84,7 @@ def test_a_learned_graph_is_given_back(make_config: Make, again: Starts, tmp_pat
     trained = work(agents, config, recorder, Team(right(config)))
     asked = {line["id"]: line["asked_sha256"] for line in calls_in(recorder)}
     saved = tmp_path / "elsewhere.json"
-    saved.write_text((recorder.folder / agents.GRAPH).read_text())
+    saved.write_text((recorder.folder / GRAPH).read_text())
     assert "learned" in saved.read_text()
     for name in (CALLS, "samples.jsonl"):
         (recorder.folder / name).unlink()

@@ -1,0 +1,183 @@
+"""Means over questions and seeds: jobs that differ only in their seed answer the same questions.
+
+Another seed gives other answers and, in a team that learns, another graph. So a mean over jobs has two errors: other
+questions would give another mean, and so would other seeds. Each has its own bound, by Student's t with its own degrees
+of freedom, and the squares of both are added. Satterthwaite's rule, with one bound for both, was tried: of two or three
+seeds with a few points between them it covers the truth too seldom (bench/team_tokens.py). What single answers vary by
+is in both, so the error is rather too large than too small. One seed shows nothing about others: then only questions
+count. Pure Python.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist, fmean, variance
+
+from runner.core import ratios
+from runner.core.effects import Effect, Method
+from runner.core.paired_means import HALVINGS, edge
+from runner.core.stats import ALPHA, POWER, student_quantile
+
+MANY = 10**6  # degrees of freedom that are as good as any number
+LEAST_P = 1e-300  # of which the normal quantile is finite
+
+Cells = Sequence[Sequence[float]]  # a row for each seed, and in each row a value for each question
+
+
+@dataclass(frozen=True)
+class ErrorPart:
+    """What one cause adds to the error of a mean."""
+
+    variance: float
+    freedom: int  # the degrees of freedom of that variance
+    bend: float = 0.0  # the skewness of what was averaged, over the root of its number
+
+    def bound(self, alpha: float, is_above: bool) -> float:
+        """Return by how much the mean may be above (or below) the truth: Student's bound and Hall's together."""
+        if not self.variance:
+            return 0.0
+        student = student_quantile(alpha, self.freedom)
+        hall = ratios.skewed_again(student if is_above else -student, self.bend)
+        return max(student, hall if is_above else -hall) * math.sqrt(self.variance)
+
+
+@dataclass(frozen=True)
+class CrossedMean:
+    """A mean over questions and seeds, and the parts of its error."""
+
+    mean: float
+    parts: tuple[ErrorPart, ...]  # the first is that of the questions; a single seed adds none
+
+    @classmethod
+    def of(cls, values: Cells, clusters: Sequence[Hashable] | None = None) -> CrossedMean:
+        """Compute it from the values of each seed; questions of one cluster count as one."""
+        by_question = [fmean(of_question) for of_question in zip(*values, strict=True)]
+        parts = of_questions(by_question, clusters), *of_seeds([fmean(of_seed) for of_seed in values])
+        return cls(fmean(by_question), parts)
+
+    @classmethod
+    def difference(cls, ours: Cells, theirs: Cells, clusters: Sequence[Hashable] | None = None) -> CrossedMean:
+        """Compute that of ours minus theirs on the same questions; the seeds of the two sides are independent."""
+        by_question = [
+            fmean(mine) - fmean(other)
+            for mine, other in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True)
+        ]
+        of_sides = [part for side in (ours, theirs) for part in of_seeds([fmean(of_seed) for of_seed in side])]
+        return cls(fmean(by_question), (of_questions(by_question, clusters), *of_sides))
+
+    @property
+    def error(self) -> float:
+        """Its standard error."""
+        return math.sqrt(math.fsum(part.variance for part in self.parts))
+
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval; infinite for a single question."""
+        if math.isinf(self.error):
+            return -math.inf, math.inf
+        return self.mean - bound(self.parts, ALPHA, True), self.mean + bound(self.parts, ALPHA, False)
+
+    def p(self) -> float:
+        """Return the two-sided p of a true mean of 0, to which the interval belongs."""
+        return 1.0 if math.isinf(self.error) else p_of_gap(self.parts, self.mean)
+
+
+def bound(parts: Sequence[ErrorPart], alpha: float, is_above: bool) -> float:
+    """Return by how much a mean with these parts of its error may be above (or below) the truth."""
+    return math.hypot(*(part.bound(alpha, is_above) for part in parts))
+
+
+def p_of_gap(parts: Sequence[ErrorPart], gap: float) -> float:
+    """Return the two-sided p of a gap between mean and truth: the level at which the bound reaches it."""
+    low, high = math.log(LEAST_P), 0.0
+    if not gap:
+        return 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if bound(parts, math.exp(middle), gap > 0) < abs(gap) else (middle, high)
+    return math.exp(high)
+
+
+def of_questions(by_question: Sequence[float], clusters: Sequence[Hashable] | None = None) -> ErrorPart:
+    """Return what questions add to the error of their mean; of families, what families add."""
+    sums: dict[Hashable, float] = {}
+    sizes: dict[Hashable, float] = {}
+    for cluster, value in zip(range(len(by_question)) if clusters is None else clusters, by_question, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value
+        sizes[cluster] = sizes.get(cluster, 0.0) + 1
+    pair = [*sums.values()], [*sizes.values()]
+    bend = ratios.skewness(*pair) / math.sqrt(len(sums))
+    return ErrorPart(ratios.ratio_error(*pair) ** 2, max(1, len(sums) - 1), bend)
+
+
+def of_seeds(means: Sequence[float]) -> list[ErrorPart]:
+    """Return what seeds add to the error of the mean of their means; nothing for a single one."""
+    return [ErrorPart(variance(means) / len(means), len(means) - 1)] if len(means) > 1 else []
+
+
+def share_over_seeds(solved: Cells, clusters: Sequence[Hashable] | None = None) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy over seeds: the score interval with the error of questions and seeds."""
+    mean = CrossedMean.of(solved, clusters)
+    units = len(solved[0]) if clusters is None else len(set(clusters))
+    if units < 2:
+        return 0.0, 1.0
+    spread, of_units = mean.mean * (1 - mean.mean), student_quantile(ALPHA, units - 1)
+    # relative to the error of a single answer: never less than all answers are worth; without errors, as units are
+    straight = [replace(part, bend=0.0) for part in mean.parts]
+    least = of_units / math.sqrt(sum(map(len, solved)))
+    relative = max(least, bound(straight, ALPHA, True) / math.sqrt(spread)) if spread else of_units / math.sqrt(units)
+
+    def is_inside(true: float) -> bool:
+        return abs(mean.mean - true) <= relative * math.sqrt(true * (1 - true))
+
+    return edge(is_inside, mean.mean, 0.0), edge(is_inside, mean.mean, 1.0)
+
+
+def with_seeds(p: float, gap: float, seeds: Sequence[ErrorPart]) -> tuple[ErrorPart, ...] | None:
+    """Return the parts of the error of a gap that questions alone give p; None where they say nothing against it."""
+    quantile = -NormalDist().inv_cdf(max(p, LEAST_P) / 2)
+    return (ErrorPart((gap / quantile) ** 2, MANY), *seeds) if quantile > 0 and gap else None
+
+
+def over_seeds(effect: Effect, ours: Sequence[float], theirs: Sequence[float]) -> Effect:
+    """Return the effect of the mean over seeds: its test counts questions, and then seeds by their accuracies.
+
+    `effect` compares the means over seeds question by question. No number of questions is planned from it, because
+    more questions do not show more about seeds.
+    """
+    seeds = [*of_seeds(ours), *of_seeds(theirs)]
+    by_questions, value = effect.p_at, effect.value
+    assert by_questions is not None
+
+    def p_at(true: float) -> float:
+        p = by_questions(true)
+        parts = with_seeds(p, value - true, seeds)
+        return p if parts is None else max(p, p_of_gap(parts, value - true))
+
+    def is_inside(true: float) -> bool:
+        parts = with_seeds(by_questions(true), value - true, seeds)
+        return parts is None or abs(value - true) <= bound(parts, ALPHA, value > true)
+
+    def detects(alpha: float) -> float | None:
+        least = effect.detects(alpha) if effect.detects else None
+        if least is None or not seeds:
+            return least
+        by_power = NormalDist().inv_cdf(POWER) * math.sqrt(math.fsum(part.variance for part in seeds))
+        whole = math.hypot(least, bound(seeds, alpha, True) + by_power)
+        return whole if whole <= 1 else None
+
+    each = " and ".join(dict.fromkeys(f"{len(side)}" for side in (ours, theirs)))
+    families = effect.counts["grouping"].partition(", in ")
+    return replace(
+        effect,
+        method=Method.over_seeds,
+        low=edge(is_inside, value, -1.0),
+        high=edge(is_inside, value, 1.0),
+        p=p_at(0.0),
+        counts=effect.counts | {"grouping": f", mean of {each} seeds{''.join(families[1:])}"},
+        detects=detects,
+        p_at=p_at,
+        needs=None,
+        needs_to_detect=None,
+    )

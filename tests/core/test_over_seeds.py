@@ -1,0 +1,125 @@
+"""Means over questions and seeds: their intervals hold the truth where it is known, and those of questions alone do not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as reference
+
+from runner.core import stats
+from runner.core.effects import Method, paired_means
+from runner.core.over_seeds import (
+    CrossedMean,
+    ErrorPart,
+    bound,
+    of_questions,
+    of_seeds,
+    over_seeds,
+    p_of_gap,
+    share_over_seeds,
+)
+from runner.core.stats import ALPHA
+
+
+def drawn(draw: np.random.Generator, seeds: int, questions: int, apart: float) -> list[list[bool]]:
+    """Answers of several seeds with an accuracy of 70 % in the mean: `apart` is the standard deviation of seeds."""
+    hard, of_seed = draw.normal(size=questions), apart * draw.normal(size=(seeds, 1))
+    scale = math.sqrt(1 + apart**2 + 0.25)
+    bar = scale * reference.norm.ppf(0.7)
+    solved: list[list[bool]] = (of_seed + hard + 0.5 * draw.normal(size=(seeds, questions)) < bar).tolist()
+    return solved
+
+
+def test_the_parts_of_the_error_are_those_of_questions_and_of_seeds() -> None:
+    values = [[1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 1.0]]
+    mean = CrossedMean.of(values)
+    by_question, by_seed = np.mean(values, axis=0), np.mean(values, axis=1)
+    assert mean.mean == pytest.approx(np.mean(values))
+    assert [part.variance for part in mean.parts] == pytest.approx(
+        [np.var(by_question, ddof=1) / 4, np.var(by_seed, ddof=1) / 3]
+    )
+    assert [part.freedom for part in mean.parts] == [3, 2]
+    assert len(CrossedMean.of(values[:1]).parts) == 1, "one seed shows nothing about others"
+    apart = CrossedMean.difference(values, [[0.0] * 4])
+    assert apart.mean == pytest.approx(mean.mean)
+    assert len(apart.parts) == 2, "the baseline has one seed"
+    assert CrossedMean.of([[1.0]]).interval() == (-math.inf, math.inf)
+
+
+def test_questions_of_a_family_count_as_one() -> None:
+    alone, twins = of_questions([0.0, 1.0, 1.0]), of_questions([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], list("aabbcc"))
+    assert twins.variance == pytest.approx(alone.variance)
+    assert twins.freedom == 2
+
+
+def test_p_and_interval_agree_with_students_t() -> None:
+    part = ErrorPart(4.0, 7)
+    assert p_of_gap([part], 3.0) == pytest.approx(2 * reference.t.sf(1.5, 7), rel=1e-4)
+    both = [part, ErrorPart(1.0, 2)]
+    assert p_of_gap(both, bound(both, ALPHA, True)) == pytest.approx(ALPHA, rel=1e-4)
+    assert p_of_gap(both, -bound(both, 0.001, False)) == pytest.approx(0.001, rel=1e-3)
+    assert p_of_gap(both, 0.0) == 1.0
+
+
+@pytest.mark.parametrize(("seeds", "apart"), [(2, 0.2), (3, 0.4), (5, 0.0), (5, 0.4)])
+def test_the_interval_of_an_accuracy_counts_seeds(seeds: int, apart: float) -> None:
+    """The control counts questions only: it misses the accuracy over all seeds where these are apart."""
+    draw, jobs = np.random.default_rng(seeds), 200
+    inside, alone = 0, 0
+    for _ in range(jobs):
+        solved = drawn(draw, seeds, 150, apart)
+        low, high = share_over_seeds(solved)
+        inside += low <= 0.7 <= high
+        part = of_questions(np.mean(solved, axis=0).tolist())
+        alone += bool(abs(np.mean(solved) - 0.7) <= part.bound(ALPHA, True))
+    assert stats.wilson_interval(inside, jobs)[1] >= 0.94
+    if apart == 0.4:
+        assert stats.wilson_interval(alone, jobs)[1] < 0.90
+
+
+def test_the_interval_at_the_ends_is_not_empty() -> None:
+    low, high = share_over_seeds([[True] * 40] * 5)
+    assert high == 1.0
+    assert 0.8 < low < 0.95, "as 40 questions show, and not as 200 answers"
+    assert share_over_seeds([[False] * 40] * 5) == pytest.approx((0.0, 1 - low))
+    assert share_over_seeds([[True], [True]]) == (0.0, 1.0), "one question"
+    few = share_over_seeds([[True] * 40] * 5, [index // 10 for index in range(40)])
+    assert few[0] < low, "four families say less"
+
+
+def test_equal_teams_whose_seeds_are_apart_are_seldom_called_different() -> None:
+    """The same pairs by questions alone: far more than 5 % are called different."""
+    draw, pairs = np.random.default_rng(1), 150
+    wrong, alone, missed = 0, 0, 0
+    for _ in range(pairs):
+        sides = [drawn(draw, 5, 200, 0.4) for _ in range(2)]
+        ours, theirs = (np.mean(side, axis=0) for side in sides)
+        by_questions = paired_means((ours - theirs).tolist(), samples=5)
+        effect = over_seeds(by_questions, *([float(np.mean(of_seed)) for of_seed in side] for side in sides))
+        wrong += effect.p < ALPHA
+        alone += by_questions.p < ALPHA
+        missed += not effect.low <= 0 <= effect.high
+        assert effect.low <= by_questions.value <= effect.high
+    assert stats.wilson_interval(wrong, pairs)[0] <= 0.05
+    assert missed <= wrong
+    assert alone > 0.3 * pairs
+
+
+def test_a_true_difference_is_shown_and_its_words_name_the_seeds() -> None:
+    draw = np.random.default_rng(2)
+    base, worse = drawn(draw, 5, 200, 0.1), []
+    for of_seed in drawn(draw, 5, 200, 0.1):
+        worse.append([it and draw.random() < 0.6 for it in of_seed])
+    gaps = (np.mean(worse, axis=0) - np.mean(base, axis=0)).tolist()
+    means = ([float(np.mean(of_seed)) for of_seed in side] for side in (worse, base))
+    effect = over_seeds(paired_means(gaps, samples=5), *means)
+    assert (effect.method, effect.counts["grouping"]) == (Method.over_seeds, ", mean of 5 seeds")
+    assert effect.p < 0.01
+    assert effect.high < 0
+    assert effect.detects is not None
+    assert 0 < (effect.detects(ALPHA) or 0) < 0.3
+    families = over_seeds(paired_means(gaps, [index // 4 for index in range(200)], "story", 5), [0.5, 0.6], [0.5, 0.6])
+    assert families.counts["grouping"] == ", mean of 2 seeds, in 50 families by story"
+    assert of_seeds([0.5]) == []

@@ -1,0 +1,67 @@
+"""Jobs of teams of agents in a store, with tokens and graphs whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from stores import Store
+
+from runner.agents import graph_file
+from runner.agents.graph import Edge, Graph
+from runner.config.agents import Mode
+from runner.store.jobs import read_samples
+
+ROLES = ("Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector")
+
+
+def team(
+    store: Store,
+    experiment: str,
+    name: str,
+    solved: Sequence[bool],
+    prompt: Sequence[int],
+    new: Sequence[int],
+    *,
+    mode: str = "full_connected",
+    seed: int = 0,
+    training_tokens: int = 0,
+    kept: Sequence[Edge] | None = None,
+    failed: Sequence[int] = (),
+) -> Path:
+    """Log a job whose questions took these tokens; `kept`: the spatial edges that its learned graph has left."""
+    edges = Graph.of(Mode(mode), 4, seed=0).spatial.count
+    metrics = {
+        "prompt_tokens_per_question": float(np.mean(prompt)),
+        "new_tokens_per_question": float(np.mean(new)),
+        "spatial_edges_before": float(edges),
+        "spatial_edges_after": float(edges if kept is None else len(kept)),
+    }
+    if kept is not None:
+        metrics |= {"train_questions": 40.0, "train_prompt_tokens": training_tokens - 100.0, "train_new_tokens": 100.0}
+    config = {"task.name": "agents", "task.mode": mode, "task.agents": "4", "task.num_rounds": "1", "seed": f"{seed}"}
+    config |= {"task.optimized_spatial": str(kept is not None), "task.graph": "None"}
+    folder = store.job(experiment, name, config, list(solved), metrics=metrics, tags={"task": "agents"})
+    samples = folder / "samples.jsonl"
+    lines = [
+        replace(it, prompt_tokens=prompt[at], token_ids=[], new_tokens=new[at], error="gone" if at in failed else None)
+        for at, it in enumerate(read_samples(samples).values())
+    ]
+    lines = [replace(it, finish_reason=type(it.finish_reason)("error")) if it.error else it for it in lines]
+    samples.write_text("".join(it.to_json() + "\n" for it in lines))
+    graph = Graph.of(Mode(mode), 4, seed=0, optimized_spatial=kept is not None)
+    if kept is not None:
+        graph.spatial.live[:] = False
+        for source, target in kept:
+            graph.spatial.live[source, target] = True
+    (folder / "graph.json").write_text(graph_file.to_json(graph, ROLES))
+    return folder
+
+
+def one_table(out: str) -> dict[str, object]:
+    """Return the only table of a JSON output."""
+    (table,) = json.loads(out)["tables"]
+    return dict(table)
