@@ -13,6 +13,7 @@ from teams import Starts, Team, calls_in, right, team
 
 from runner.config.agents import Attack, DecisionMethod, Mode
 from runner.config.root import RunnerConfig
+from runner.core.result import GRAPH
 from runner.report import headline
 from runner.tasks.agents import task as agents
 from runner.tasks.agents.calls import CALLS
@@ -31,7 +32,7 @@ def test_a_job_counts_what_came_of_a_false_answer(make_config: Make, again: Star
     assert (metrics["told_lies"], metrics["followed_attack"], metrics["honest_accuracy"]) == (3, 0, 1)
     assert (metrics["attacked_prompt_tokens"], metrics["attacked_new_tokens"]) == (300, 9)
     assert metrics["attacked_edges_before"] == 3
-    graph = json.loads((again().folder / agents.GRAPH).read_text())
+    graph = json.loads((again().folder / GRAPH).read_text())
     assert metrics["attacked_edges_after"] == sum(graph["spatial"]["live"][1])
     assert (graph["learned"]["settings"]["attack"], graph["learned"]["settings"]["attack_agent"]) == ("false_answer", 2)
     assert result.facts["attacked"] == "agent 2, Inspector: false_answer"

@@ -15,7 +15,7 @@ from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
 from runner.config.root import RunnerConfig
 from runner.config.task import Gold
 from runner.core.errors import DataError
-from runner.core.result import Verdict
+from runner.core.result import GRAPH, Verdict
 from runner.tasks.agents import task as agents
 from runner.tasks.agents.calls import CALLS
 
@@ -95,7 +95,7 @@ def test_a_graph_learns_from_letters_and_a_restart_asks_nothing_again(
     recorder = again()
     lines = (recorder.folder / CALLS).read_text().splitlines(keepends=True)
     (recorder.folder / CALLS).write_text("".join(lines[:30]))
-    for name in ("samples.jsonl", agents.GRAPH):
+    for name in ("samples.jsonl", GRAPH):
         (recorder.folder / name).unlink()
     engine = Team(say)
     resumed = work(agents, config, again(), engine)
