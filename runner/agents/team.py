@@ -155,7 +155,9 @@ class Discussion:
             )
             for number, taken in enumerate(self.rounds)
             for agent in range(len(team.roles))
+            if agent not in taken.silent
         }
+        self._speaking = tuple(self._pending)  # round and agent of every call but the decision
         self._decision_is_out = team.decision is not DecisionMethod.final_refer  # returned, or none is needed
         self._said: dict[tuple[int, int], AgentMessage] = {}  # by round and agent
         self._decided: Answered | None = None
@@ -172,7 +174,7 @@ class Discussion:
                 key = f"{self.key}/{at_round}/{agent}"
                 calls.append(AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs))
         last = self._last_round()
-        if not self._decision_is_out and len(last) == len(self.team.roles):
+        if not self._decision_is_out and len(last) == sum(at == len(self.rounds) - 1 for at, _ in self._speaking):
             self._decision_is_out = True
             key = f"{self.key}/{DECISION}"
             calls.append(AgentCall(key, None, len(self.rounds), None, self.team.domain, self.question, last, ()))
@@ -195,14 +197,14 @@ class Discussion:
         """Whether there is an answer, or a call has failed."""
         if self.failed or self._decided:
             return True
-        calls = len(self.rounds) * len(self.team.roles)
-        return self.team.decision is not DecisionMethod.final_refer and len(self.answered) == calls
+        return self.team.decision is not DecisionMethod.final_refer and len(self.answered) == len(self._speaking)
 
     @property
     def speaker(self) -> Answered:
         """The call whose text is the team's: the decision, or the last agent's."""
         assert self.has_ended
-        last = f"{self.key}/{len(self.rounds) - 1}/{len(self.team.roles) - 1}"
+        at_round, agent = self._speaking[-1]
+        last = f"{self.key}/{at_round}/{agent}"
         return self.failed or self._decided or self.answered[last]
 
     @property
@@ -216,13 +218,12 @@ class Discussion:
 
     @property
     def votes(self) -> list[str | None]:
-        """The number of each agent in the last round."""
+        """The number of each agent that spoke in the last round."""
         return [one.answer for one in self._last_round()]
 
     def _last_round(self) -> tuple[AgentMessage, ...]:
         last = len(self.rounds) - 1
-        agents = range(len(self.team.roles))
-        return self._of([(last, agent) for agent in agents if (last, agent) in self._said])
+        return self._of([place for place in self._speaking if place[0] == last and place in self._said])
 
     def _of(self, sources: Iterable[tuple[int, int]]) -> tuple[AgentMessage, ...]:
         return tuple(self._said[source] for source in sources)

@@ -11,7 +11,7 @@ import pytest
 from tasking import work
 from teams import Starts, Team, calls_in, right, team
 
-from runner.config.agents import Mode
+from runner.config.agents import Method, Mode
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import GRAPH_PICTURE
@@ -146,10 +146,10 @@ def test_one_split_may_serve_both_with_an_offset(make_config: Make) -> None:
 
 
 def test_draws_belong_to_the_question_and_the_seed(make_config: Make, again: Starts) -> None:
-    """An optimized graph is drawn for each question anew; another seed draws other rounds."""
+    """On request an untrained graph is drawn for each question anew; another seed draws other rounds."""
     seen: list[dict[str, int]] = []
     for seed in (0, 0, 1):
-        task = team(limit=6, mode=Mode.full_connected, optimized_spatial=True, num_iterations=1, imp_per_iterations=9)
+        task = team(limit=6, mode=Mode.full_connected, method=Method.none, optimized_spatial=True, draw=True)
         config = make_config(task=task, seed=seed)
         recorder = again()
         work(agents, config, recorder, Team(right(config)))
