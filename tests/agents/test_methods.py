@@ -241,9 +241,7 @@ def test_how_many_edges_each_method_leaves() -> None:
     assert counts(LearningMethod(), 10) == [(12, 16)] * 10
 
 
-@pytest.mark.parametrize(
-    ("agents", "rate", "gone"), [(2, 0.2, 1), (4, 0.2, 1), (5, 0.2, 1), (6, 0.3, 2), (3, 0.9, 2), (4, 0.0, 0)]
-)
+@pytest.mark.parametrize(("agents", "rate", "gone"), [(4, 0.2, 1), (5, 0.2, 1), (6, 0.3, 2), (3, 0.9, 2), (4, 0.0, 0)])
 def test_how_many_agents_leave_each_round(agents: int, rate: float, gone: int) -> None:
     graph = Graph.of(Mode.full_connected, agents, seed=0, optimized_spatial=True, rounds=2)
     for number in range(agents):
@@ -254,24 +252,21 @@ def test_how_many_agents_leave_each_round(agents: int, rate: float, gone: int) -
     assert [agent for round, agent in found if round == 0] == list(range(agents))[::-1][:gone], "of equal ones the last"
 
 
-def test_a_useless_agent_is_dropped_and_a_useful_one_stays() -> None:
-    """A simulated truth: what agent 2 says helps, what agent 4 says harms; a coin would drop each in a quarter."""
-    dropped = {2: 0, 4: 0}
+@pytest.mark.parametrize("harmful", [0, 3])
+def test_an_agent_whose_words_harm_is_dropped(harmful: int) -> None:
+    """A simulated truth, and as a control the same with another agent: a coin would drop each in a quarter."""
+    dropped = [0, 0, 0, 0]
     for seed in range(40):
         graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True, rounds=1)
         learner, rng = Learner(graph, AgentDropout(iterations=40)), random.Random(seed)
         for _ in range(40):
-            plays: list[Play] = []
-            for _ in range(4):
-                one = graph.draw(rng, 0)
-                helped = sum((source == 1) - (source == 3) for source, _ in one.spatial)
-                plays.append(([one], rng.random() < 0.5 + 0.15 * helped))
-            learner.step(plays)
-        assert len(graph.silent) == 1
-        for agent in dropped:
-            dropped[agent] += (0, agent - 1) in graph.silent
-    assert dropped[4] >= 20
-    assert dropped[2] <= 2
+            rounds = [graph.draw(rng, 0) for _ in range(4)]
+            is_harmed = [any(source == harmful for source, _ in one.spatial) for one in rounds]
+            chances = [0.1 if harmed else 0.9 for harmed in is_harmed]
+            learner.step([([one], rng.random() < chance) for one, chance in zip(rounds, chances, strict=True)])
+        ((_, agent),) = graph.silent
+        dropped[agent] += 1
+    assert dropped[harmful] >= 25, dropped
 
 
 def test_without_chance_the_learned_preference_wins() -> None:
@@ -279,14 +274,14 @@ def test_without_chance_the_learned_preference_wins() -> None:
     settled = ordered = 0
     for seed in range(20):
         graph = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True)
-        learner, rng = Learner(graph, Ours(imp_per_iterations=20, baseline=Baseline.mean)), random.Random(seed)
+        learner, rng = Learner(graph, Ours(pruning_rate=0.0, baseline=Baseline.mean)), random.Random(seed)
         for _ in range(40):
             rounds = [graph.draw(rng, 0) for _ in range(4)]
             learner.step([([one], rng.random() < (0.9 if (3, 0) in one.spatial else 0.3)) for one in rounds])
         settled += (3, 0) in graph.settled(0).spatial
         ordered += (3, 0) in acyclic(4, graph.spatial.scan())
     assert settled >= 19
-    assert ordered <= 12
+    assert ordered == 0
 
 
 @settings(max_examples=60, deadline=None)

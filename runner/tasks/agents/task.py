@@ -339,7 +339,7 @@ class _Work:
         return picture.svg(self.graph, task.subject, self.team.titles, task.num_rounds, is_drawn=task.draws)
 
     def discussion(self, key: str, item: Item, draws: bool) -> Discussion:
-        """Draw a question's rounds by the seed and its key, so that restarts draw the same, or take the learned ones."""
+        """Draw a question's rounds by seed and key, so that restarts draw the same, or take the learned ones."""
         rng, numbers = random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds)
         rounds = [self.graph.draw(rng, number) if draws else self.graph.settled(number) for number in numbers]
         return Discussion(self.team, key, item.question, rounds)
