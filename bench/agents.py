@@ -21,6 +21,7 @@ from engines import greedy_engine, head_line, markdown, model_folder, spread
 
 from runner.agents.graph import Graph
 from runner.agents.learning import Learner
+from runner.agents.methods import Ours
 from runner.agents.play import Player
 from runner.agents.sandbox import Sandbox
 from runner.agents.tally import Tally
@@ -106,7 +107,7 @@ def cpu_s() -> float:
 def learned(options: argparse.Namespace, team: Team, open_session: Callable[[], Session]) -> Graph:
     """Return a graph that is trained and pruned like in task=agents, on questions that are not scored."""
     graph = Graph.of(options.mode, options.agents, seed=0, optimized_spatial=True)
-    learner, size = Learner(graph, baseline=Baseline.mean), 4
+    learner, size = Learner(graph, Ours(baseline=Baseline.mean)), 4
     items = load_questions(AgentsConfig(split="train", limit=size * options.iterations))
     with Player(Nothing(), Sandbox(), open_session) as player:
         for first in range(0, len(items), size):

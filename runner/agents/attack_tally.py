@@ -13,7 +13,8 @@ from runner.datasets.gsm8k import Item
 def attacked_edges(graph: Graph, agent: int, rounds: int) -> int:
     """Count the edges that lead from an agent to others; temporal ones only if there are several rounds."""
     kinds = graph.kinds.values() if rounds > 1 else (graph.spatial,)
-    return sum(source == agent != target for edges in kinds for source, target in edges.scan())
+    squares = (square for edges in kinds for square in edges.squares)
+    return sum(source == agent != target for square in squares for source, target in square.scan())
 
 
 @dataclass

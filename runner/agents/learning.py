@@ -7,15 +7,18 @@ is simple (d log p / d logit = taken - probability), so numpy is enough.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from runner.agents.graph import Edge, Edges, Graph, Kind, Matrix, Round
+from runner.agents.graph import Edges, Graph, Kind, Mask, Matrix, Place, Round
 from runner.config.agents import Baseline
 
 Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether it was solved
+Pruned = dict[Kind, tuple[Place, ...]]
+Terms = Mapping[Kind, tuple[float, Matrix]]  # what is added to the loss for each kind, and its gradient by the logits
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,11 @@ class TrainingStep:
     loss: float
     solved: float  # share of the questions
     live: dict[Kind, int]
-    pruned: dict[Kind, tuple[Edge, ...]]
+    pruned: Pruned
 
 
 class Adam:
-    """The optimizer Adam for one matrix of logits, as in torch."""
+    """The optimizer Adam for one array of logits, as in torch."""
 
     def __init__(self, shape: tuple[int, ...], lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
         self.lr, self.betas, self.eps = lr, betas, 1e-8
@@ -48,25 +51,40 @@ class Adam:
         return -self.lr * mean / (spread + self.eps)
 
 
+class LearningMethod:
+    """What a method adds to the policy gradient: terms of the loss, and pruning. This one adds nothing."""
+
+    baseline: Baseline = Baseline.none
+    moves_all_logits: ClassVar[bool] = False  # else an edge that was pruned, or is none, keeps its logit
+
+    def begin(self, graph: Graph) -> None:
+        """Prepare the untrained graph."""
+
+    def terms(self, graph: Graph) -> Terms:
+        """Return what is added to the loss."""
+        return {}
+
+    def after(self, graph: Graph, iteration: int) -> Pruned:
+        """Prune if that is due after an iteration, counted from 1."""
+        return {}
+
+    def starts_anew(self, iteration: int) -> bool:
+        """Whether `after` has begun a new training after this iteration: the optimizer forgets the old one."""
+        return False
+
+
 class Learner:
     """Trains the optimized kinds of a graph's edges, in place, one iteration of questions at a time."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        *,
-        lr: float = 0.1,
-        pruning_rate: float = 0.25,
-        imp_per_iterations: int = 5,
-        baseline: Baseline = Baseline.none,
-        nuclear_norm: float = 0.0,
-    ) -> None:
-        self.graph = graph
-        self.pruning_rate, self.imp_per_iterations = pruning_rate, imp_per_iterations
-        self.baseline, self.nuclear_norm = baseline, nuclear_norm
+    def __init__(self, graph: Graph, method: LearningMethod, lr: float = 0.1) -> None:
+        self.graph, self.method, self.lr = graph, method, lr
         self.iterations = 0
-        shape = graph.spatial.logits.shape
-        self.adams = {kind: Adam(shape, lr) for kind, edges in graph.kinds.items() if edges.optimized}
+        method.begin(graph)
+        self.adams = self._adams()
+
+    def _adams(self) -> dict[Kind, Adam]:
+        kinds = self.graph.kinds.items()
+        return {kind: Adam(edges.logits.shape, self.lr) for kind, edges in kinds if edges.optimized}
 
     def step(self, plays: Sequence[Play]) -> TrainingStep:
         """Learn from the questions of one iteration, then prune if that is due."""
@@ -75,10 +93,11 @@ class Learner:
         loss, gradients = self.gradients(plays)
         for kind, adam in self.adams.items():
             edges = self.graph.kinds[kind]
-            change = adam.change(gradients[kind])
-            edges.logits = np.where(edges.live, edges.logits + change, edges.logits)  # a pruned edge keeps its weight
-        is_due = self.iterations % self.imp_per_iterations == 0
-        pruned = {kind: tuple(prune(self.graph.kinds[kind], self.pruning_rate)) for kind in self.adams if is_due}
+            moved = edges.logits + adam.change(gradients[kind])
+            edges.logits = moved if self.method.moves_all_logits else np.where(edges.live, moved, edges.logits)
+        pruned = self.method.after(self.graph, self.iterations)
+        if self.method.starts_anew(self.iterations):
+            self.adams = self._adams()
         solved = sum(was_solved for _, was_solved in plays) / len(plays)
         live = {kind: edges.count for kind, edges in self.graph.kinds.items()}
         return TrainingStep(self.iterations, loss, solved, live, pruned)
@@ -88,38 +107,60 @@ class Learner:
         mean = sum(solved for _, solved in plays) / len(plays)
         loss, gradients = 0.0, {kind: np.zeros_like(self.graph.kinds[kind].logits) for kind in self.adams}
         for rounds, solved in plays:
-            reward = (solved - (mean if self.baseline is Baseline.mean else 0.0)) / len(plays)
+            reward = (solved - (mean if self.method.baseline is Baseline.mean else 0.0)) / len(plays)
             loss -= reward * math.fsum(one.log_prob for one in rounds)
             for choice in (choice for one in rounds for choice in one.choices):
-                gradients[choice.kind][choice.source, choice.target] -= reward * (choice.taken - choice.probability)
-        if self.nuclear_norm and "spatial" in self.adams:
-            norm, slope = low_rank(self.graph.spatial)
-            loss += self.nuclear_norm * norm
-            gradients["spatial"] += self.nuclear_norm * slope
+                gradients[choice.kind][choice.place] -= reward * (choice.taken - choice.probability)
+        for kind, (value, slope) in self.method.terms(self.graph).items():
+            loss += value
+            gradients[kind] += slope
         return loss, gradients
 
 
 def low_rank(edges: Edges) -> tuple[float, Matrix]:
-    """Return the nuclear norm of the live edges' weights, and its gradient by their logits.
+    """Return the nuclear norm of the live edges' weights, and its gradient by their logits; of a stack, the sum.
 
-    Low-rank graphs have small norms: few patterns of who hears whom, which the paper uses against noise. Where a
-    singular value is 0 the norm has no unique gradient, and the shortest one is taken.
+    Low-rank graphs have small norms: few patterns of who hears whom, which the papers use against noise.
     """
-    weights = np.where(edges.live, edges.weights, 0.0)
-    left, values, right = np.linalg.svd(weights)
-    rank = int((values > values.max() * len(values) * np.finfo(np.float64).eps).sum())
-    slope = left[:, :rank] @ right[:rank]
-    return float(values.sum()), slope * weights * (1 - weights)
+    weights = live_weights(edges)
+    norm, slope = nuclear_norm(weights)
+    return norm, slope * weights * (1 - weights)
 
 
-def prune(edges: Edges, rate: float) -> list[Edge]:
+def nuclear_norm(matrix: Matrix) -> tuple[float, Matrix]:
+    """Return the sum of a matrix' singular values and its gradient; of a stack, the sum of all.
+
+    Where a singular value is 0 the norm has no unique gradient, and the shortest one is taken.
+    """
+    left, values, right = np.linalg.svd(matrix)
+    least = values.max(axis=-1, keepdims=True) * matrix.shape[-1] * np.finfo(np.float64).eps
+    return float(values.sum()), (left * (values > least)[..., None, :]) @ right
+
+
+def closeness(given: Mask, matrix: Matrix, delta: float) -> tuple[float, Matrix]:
+    """Return by how much the Frobenius norm of `given - matrix` exceeds delta, and its gradient by the matrix."""
+    apart = matrix - given
+    distance = float(np.sqrt((apart**2).sum()))
+    return (distance - delta, apart / distance) if distance > delta else (0.0, np.zeros_like(matrix))
+
+
+def live_weights(edges: Edges) -> Matrix:
+    """Return the probability of each live edge, and 0 for all others: the mask that papers call S."""
+    return np.where(edges.live, edges.weights, 0.0)
+
+
+def prune(edges: Edges, rate: float) -> list[Place]:
     """Prune the edges with the lowest logits: round(live * rate) of them, at least one; none at rate 0.
 
-    Ties go to the last one in the scan: rounds skip it most often, to avoid cycles.
+    Ties go to the last one in the scan: rounds skip it most often, to avoid cycles. Of a stack, each matrix is pruned
+    for itself.
     """
+    if edges.live.ndim == 3:
+        squares = enumerate(edges.squares)
+        return [(number, *place) for number, square in squares for place in prune(square, rate)]
     live = edges.scan()
     wanted = max(1, round(len(live) * rate)) if rate else 0
     pruned = sorted(live, key=lambda edge: (float(edges.logits[edge]), -edge[0], -edge[1]))[:wanted]
     for edge in pruned:
         edges.live[edge] = False
-    return pruned
+    return list[Place](pruned)

@@ -55,7 +55,7 @@ def _panel(found: SurvivalTable, kind: str, left: float) -> list[str]:
 
 
 def _edge(it: EdgeSurvival, places: list[list[Point]], roles: tuple[str, ...]) -> str:
-    look = LOOKS[it.kind]
+    look = LOOKS[it.kind.split(",")[0]]
     names = f"{it.source + 1} {roles[it.source]} → {it.target + 1} {roles[it.target]}"
     words = f"{names}: survived in {it.survived} of {it.seeds} seeds, by chance {it.by_chance * it.seeds:.1f}"
     colour = look.live if it.finding == "more often than chance" else look.pale

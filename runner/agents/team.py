@@ -169,7 +169,9 @@ class Discussion:
             )
             for number, taken in enumerate(self.rounds)
             for agent in range(len(team.roles))
+            if agent not in taken.silent
         }
+        self._speaking = tuple(self._pending)  # round and agent of every call but the decision
         self._decision_is_out = team.decision is not DecisionMethod.final_refer  # returned, or none is needed
         self._said: dict[tuple[int, int], AgentMessage] = {}  # by round and agent
         self._decided: Answered | None = None
@@ -186,7 +188,7 @@ class Discussion:
                 key, how = f"{self.key}/{at_round}/{agent}", (self.team.letters, self.tampering.lies(agent))
                 calls.append(AgentCall(key, agent, at_round, role, self.team.domain, self.question, *inputs, *how))
         last = self.last_round
-        if not self._decision_is_out and len(last) == len(self.team.roles):
+        if not self._decision_is_out and len(last) == sum(at == len(self.rounds) - 1 for at, _ in self._speaking):
             self._decision_is_out = True
             key = f"{self.key}/{DECISION}"
             domain, letters = self.team.domain, self.team.letters
@@ -211,14 +213,14 @@ class Discussion:
         """Whether there is an answer, or a call has failed."""
         if self.failed or self._decided:
             return True
-        calls = len(self.rounds) * len(self.team.roles)
-        return self.team.decision is not DecisionMethod.final_refer and len(self.answered) == calls
+        return self.team.decision is not DecisionMethod.final_refer and len(self.answered) == len(self._speaking)
 
     @property
     def speaker(self) -> Answered:
         """The call whose text is the team's: the decision, or the last agent's."""
         assert self.has_ended
-        last = f"{self.key}/{len(self.rounds) - 1}/{len(self.team.roles) - 1}"
+        at_round, agent = self._speaking[-1]
+        last = f"{self.key}/{at_round}/{agent}"
         return self.failed or self._decided or self.answered[last]
 
     @property
@@ -236,7 +238,7 @@ class Discussion:
 
     @property
     def votes(self) -> list[str | None]:
-        """The number or letter of each agent in the last round."""
+        """The number or letter of each agent that spoke in the last round."""
         return [one.answer for one in self.last_round]
 
     @property
@@ -249,8 +251,7 @@ class Discussion:
     def last_round(self) -> tuple[AgentMessage, ...]:
         """What the agents are taken to have said in the last round."""
         last = len(self.rounds) - 1
-        agents = range(len(self.team.roles))
-        return self._of([(last, agent) for agent in agents if (last, agent) in self._said])
+        return self._of([place for place in self._speaking if place[0] == last and place in self._said])
 
     def _heard(self, sources: Sources, listener: int) -> tuple[AgentMessage, ...]:
         return tuple(self.tampering.heard(message, listener) for message in self._of(sources))

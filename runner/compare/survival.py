@@ -57,18 +57,23 @@ def survival_in(run: Run, reader: SampleReader) -> SurvivalTable | None:
 
 
 def edges_of(graph: Graph, rounds: int) -> Mapping[str, EdgesOfSeed]:
-    """Return the edges that a graph allows, of each kind that so many rounds use and that was learned."""
+    """Return the edges that a graph allows, of each kind that so many rounds use and that was learned.
+
+    Where each round has its own edges, they are a kind for each round.
+    """
     found: dict[str, EdgesOfSeed] = {}
     for kind, edges in graph.kinds.items():
         if not edges.optimized or (kind == "temporal" and rounds < 2):
             continue
-        weights, agents = edges.weights, range(graph.agents)
-        found[kind] = {
-            (source, target): EdgeOfSeed(bool(edges.live[source, target]), float(weights[source, target]))
-            for source in agents
-            for target in agents
-            if edges.allowed[source, target]
-        }
+        first, agents = (2 if kind == "temporal" else 1), range(graph.agents)
+        for number, square in enumerate(edges.squares):
+            weights = square.weights
+            found[kind if graph.rounds is None else f"{kind}, round {number + first}"] = {
+                (source, target): EdgeOfSeed(bool(square.live[source, target]), float(weights[source, target]))
+                for source in agents
+                for target in agents
+                if square.allowed[source, target]
+            }
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import ClassVar
 
@@ -47,6 +47,16 @@ class Attack(StrEnum):
     cut_link = "cut_link"
 
 
+class Method(StrEnum):
+    """How a team's graph is learned: not at all, in the runner's own way, or as a publication does it."""
+
+    none = "none"
+    runner = "runner"
+    agent_prune = "agent_prune"
+    agent_prune_code = "agent_prune_code"
+    agent_dropout = "agent_dropout"
+
+
 class AgentRole(StrEnum):
     """The role of an agent in a team."""
 
@@ -63,6 +73,26 @@ class Domain(StrEnum):
     brief = "brief"
 
 
+METHOD_KEYS = ("baseline", "nuclear_norm", "imp_per_iterations", "delta", "node_pruning_rate")
+_NO_CLOSENESS, _ALL_STAY = "its loss has no such term", "all agents stay in it"
+_NO_BASELINE, _OWN_NORM = "its loss has no baseline", "its nuclear norms have weight 1"
+REFUSED: dict[Method, dict[str, str]] = {  # the keys of some methods only, and why another method refuses each
+    Method.none: {"delta": _NO_CLOSENESS, "node_pruning_rate": _ALL_STAY},
+    Method.runner: {"delta": _NO_CLOSENESS, "node_pruning_rate": _ALL_STAY},
+    Method.agent_prune: {
+        "baseline": _NO_BASELINE,
+        "nuclear_norm": _OWN_NORM,
+        "imp_per_iterations": "it prunes once, after the last iteration",
+        "node_pruning_rate": _ALL_STAY,
+    },
+    Method.agent_prune_code: {"baseline": _NO_BASELINE, "nuclear_norm": _OWN_NORM, "node_pruning_rate": _ALL_STAY},
+    Method.agent_dropout: {
+        "baseline": _NO_BASELINE,
+        "nuclear_norm": _OWN_NORM,
+        "imp_per_iterations": "it prunes once, after the last iteration",
+        "delta": _NO_CLOSENESS,
+    },
+}
 MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
 
@@ -93,6 +123,10 @@ class AgentsConfig(QuestionsConfig):
     initial_probability: float = 0.5
     baseline: Baseline = Baseline.none
     nuclear_norm: float = 0.0
+    method: Method = counts_unless(Method.runner)
+    draw: bool | None = counts_unless(None)
+    delta: float = counts_unless(0.1)
+    node_pruning_rate: float = counts_unless(0.2)
     code_timeout_s: float = 10.0
     attack: Attack = counts_unless(Attack.none)
     attack_agent: int = counts_unless(1)
@@ -103,11 +137,13 @@ class AgentsConfig(QuestionsConfig):
         check(1 <= self.num_rounds <= MAX_ROUNDS, "task.num_rounds", self.num_rounds, f"must lie in 1..{MAX_ROUNDS}")
         for key in ("batch_size", "num_iterations", "imp_per_iterations"):
             check_least(1, f"task.{key}", getattr(self, key))
-        for key in ("train_offset", "nuclear_norm"):
+        for key in ("train_offset", "nuclear_norm", "delta"):
             check_least(0, f"task.{key}", getattr(self, key))
         for key in ("learning_rate", "code_timeout_s"):
             check(getattr(self, key) > 0, f"task.{key}", getattr(self, key), "must be more than 0")
         check(0 <= self.pruning_rate < 1, "task.pruning_rate", self.pruning_rate, "must lie in [0, 1); 0: no pruning")
+        rate = self.node_pruning_rate
+        check(0 <= rate < 1, "task.node_pruning_rate", rate, "must lie in [0, 1); 0: all agents stay")
         need = "must lie between 0 and 1: at either end nothing could be learned"
         check(0 < self.initial_probability < 1, "task.initial_probability", self.initial_probability, need)
         need = f"give one role or more of {', '.join(AgentRole)}, or null for all of them in this order"
@@ -136,6 +172,30 @@ class AgentsConfig(QuestionsConfig):
                 "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: "
                 "use task.num_rounds=2 or more, or leave it out"
             )
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """Reject keys that the method does not have, and a method without edges to learn."""
+        defaults, has_random = (
+            {item.name: item.default for item in fields(self)},
+            self.optimized_spatial or self.optimized_temporal,
+        )
+        for key, why in REFUSED[self.method].items():
+            value, default = getattr(self, key), defaults[key]
+            need = f"with task.method={self.method} {why}: leave it out (the default is {default})"
+            check(value == default, f"task.{key}", value, need)
+        if self.method not in (Method.none, Method.runner):
+            need = f"task.graph={self.graph} is used as it is: leave one of the two out; task.draw says how"
+            check(self.graph is None, "task.method", self.method, need)
+            need = "it learns edges, and none is to be learned: give task.optimized_spatial=true"
+            check(has_random, "task.method", self.method, f"{need}, task.optimized_temporal=true or both")
+        if self.method is Method.agent_dropout:
+            need = "agents are dropped by their learned spatial edges: give task.optimized_spatial=true too"
+            check(self.optimized_spatial, "task.method", self.method, need)
+            need = "in several rounds it learns both kinds of edges: give task.optimized_temporal=true too"
+            check(self.optimized_temporal or self.num_rounds == 1, "task.method", self.method, need)
+        need = "no edge has a probability: give task.optimized_spatial=true, or a task.graph, or leave it out"
+        check(not self.draw or has_random or self.graph is not None, "task.draw", self.draw, need)
 
     def _check_attack(self) -> None:
         """Reject an attack on nobody, or on the only agent."""
@@ -152,22 +212,46 @@ class AgentsConfig(QuestionsConfig):
     @property
     def is_trained(self) -> bool:
         """Whether the graph is learned before it is used."""
-        return self.optimized_spatial or self.optimized_temporal
+        return self.method is not Method.none and (self.optimized_spatial or self.optimized_temporal)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the edges of each scored question are drawn, where they have probabilities."""
+        return self.method is Method.agent_prune_code if self.draw is None else self.draw
+
+    @property
+    def silent_agents(self) -> int:
+        """How many agents are not called in a round once the graph is learned."""
+        drops = self.method is Method.agent_dropout and self.is_trained
+        return dropped_agents(self.agents, self.node_pruning_rate) if drops else 0
+
+    @property
+    def iterations(self) -> int:
+        """How many iterations the training has: a method that drops agents and then edges trains twice."""
+        return self.num_iterations * (1 + bool(self.silent_agents)) if self.is_trained else 0
 
     @property
     def train_questions(self) -> int:
         """How many questions the training asks."""
-        return self.batch_size * self.num_iterations if self.is_trained else 0
+        return self.batch_size * self.iterations
 
     @property
     def subject(self) -> str:
         """Return topology, attack and split."""
+        how = " pruned" if self.is_trained else " drawn" if self.draws and self.graph is None else ""
         attack = "" if self.attack is Attack.none else f" {self.attack}"
-        return f"{self.mode}{' pruned' * self.is_trained}{attack} {self.split}"
+        return f"{self.mode}{how}{attack} {self.split}"
 
     @property
     def questions(self) -> int:
         """Return how many calls all questions take."""
         team = 1 if self.mode is Mode.direct_answer else self.agents
         calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
-        return (super().questions + self.train_questions) * calls
+        fewer = self.silent_agents * self.num_rounds  # in scored questions and in the second half of the training
+        asked, train = super().questions, self.train_questions
+        return (asked + train) * calls - (asked + train // 2) * fewer
+
+
+def dropped_agents(agents: int, rate: float) -> int:
+    """Return how many agents leave each round: the share `rate`, at least one unless it is 0; one always stays."""
+    return min(agents - 1, max(1, round(agents * rate))) if rate else 0

@@ -15,6 +15,7 @@ from runner.agents.attack import LARGEST_ERROR, Tampering, false_answer, falsifi
 from runner.agents.attack_tally import attacked_edges
 from runner.agents.graph import Graph
 from runner.agents.learning import Learner, Play
+from runner.agents.methods import Ours
 from runner.agents.roles import AgentMessage, agent_message, head
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered, Discussion, Team
@@ -189,7 +190,7 @@ def _kept(
     attack: Attack, attacked: int, decision: DecisionMethod, say: Callable[[bool, AgentCall], str], seed: int
 ) -> int:
     graph, rng = Graph.of(Mode.full_connected, 4, seed=0, optimized_spatial=True), random.Random(seed)
-    learner = Learner(graph, baseline=Baseline.mean, imp_per_iterations=ITERATIONS // 2)
+    learner = Learner(graph, Ours(0.25, ITERATIONS // 2, Baseline.mean, 0.0))
     for iteration in range(ITERATIONS):
         plays: list[Play] = []
         for number in range(4):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from runner.agents.graph import Edge, Edges, Graph, Kind, Matrix, Round
 from runner.agents.learning import Adam, Learner, Play, low_rank, prune
+from runner.agents.methods import Ours
 from runner.config.agents import Baseline, Mode
 
 
@@ -65,7 +66,7 @@ def test_the_loss_and_its_gradient_are_what_torch_makes_of_the_formula(baseline:
     graph.spatial.live[0, 2] = False
     plays = played(graph, 6, random.Random(3))
     assert {solved for _, solved in plays} == {True, False}
-    loss, gradients = Learner(graph, baseline=baseline, nuclear_norm=0.3).gradients(plays)
+    loss, gradients = Learner(graph, Ours(baseline=baseline, nuclear_norm=0.3)).gradients(plays)
 
     logits = {kind: torch.tensor(edges.logits, requires_grad=True) for kind, edges in graph.kinds.items()}
     subtracted = sum(solved for _, solved in plays) / 6 if baseline is Baseline.mean else 0.0
@@ -121,7 +122,7 @@ def test_where_a_singular_value_is_zero_the_gradient_still_leads_down(mode: Mode
 def test_the_nuclear_norm_alone_makes_a_graph_of_lower_rank() -> None:
     plain, pressed = uneven(team()), uneven(team())
     for weight, graph in ((0.0, plain), (1.0, pressed)):
-        learner, rng = Learner(graph, nuclear_norm=weight, pruning_rate=0.0), random.Random(0)
+        learner, rng = Learner(graph, Ours(nuclear_norm=weight, pruning_rate=0.0)), random.Random(0)
         for _ in range(40):
             learner.step([(rounds, False) for rounds, _ in played(graph, 4, rng)])
     assert low_rank(pressed.spatial)[0] < 0.5 * low_rank(plain.spatial)[0]
@@ -132,11 +133,11 @@ def test_the_loss_is_the_mean_of_minus_log_p_over_solved_questions() -> None:
     graph = team(agents=2)
     rounds = [graph.draw(random.Random(seed), 0) for seed in range(4)]
     plays: list[Play] = [([one], number == 0) for number, one in enumerate(rounds)]
-    assert Learner(graph).gradients(plays)[0] == pytest.approx(-rounds[0].log_prob / 4)
+    assert Learner(graph, Ours()).gradients(plays)[0] == pytest.approx(-rounds[0].log_prob / 4)
     others = sum(one.log_prob for one in rounds[1:])
-    subtracted = Learner(graph, baseline=Baseline.mean).gradients(plays)[0]
+    subtracted = Learner(graph, Ours(baseline=Baseline.mean)).gradients(plays)[0]
     assert subtracted == pytest.approx((-rounds[0].log_prob * 0.75 + others * 0.25) / 4)
-    learner = Learner(graph, baseline=Baseline.mean)
+    learner = Learner(graph, Ours(baseline=Baseline.mean))
     step = learner.step([(one, True) for one, _ in plays])
     assert (step.iteration, step.solved, step.loss) == (1, 1.0, 0.0)
     assert (graph.spatial.logits == 0).all(), "equal rewards tell a baseline-subtracted loss nothing"
@@ -144,7 +145,7 @@ def test_the_loss_is_the_mean_of_minus_log_p_over_solved_questions() -> None:
 
 def test_pruning_leaves_9_and_then_7_of_12_edges_and_each_kind_counts_for_itself() -> None:
     graph, rng = team(spatial=True, temporal=True), random.Random(1)
-    learner = Learner(graph)
+    learner = Learner(graph, Ours())
     steps = [learner.step(played(graph, 4, rng)) for _ in range(10)]
     assert [step.live["spatial"] for step in steps] == [12] * 4 + [9] * 5 + [7]
     assert [step.live["temporal"] for step in steps] == [16] * 4 + [12] * 5 + [9]
@@ -168,7 +169,7 @@ def test_what_goes_are_the_lowest_logits_and_of_equal_ones_the_last() -> None:
 @pytest.mark.parametrize("rate", [0.01, 0.25, 1.0])
 def test_pruning_ends_at_no_edges_and_the_team_goes_on_without(rate: float) -> None:
     graph, rng = team(spatial=True, temporal=True, agents=2), random.Random(0)
-    learner = Learner(graph, pruning_rate=rate, imp_per_iterations=1, nuclear_norm=0.1)
+    learner = Learner(graph, Ours(pruning_rate=rate, imp_per_iterations=1, nuclear_norm=0.1))
     for number in range(6):
         step = learner.step(played(graph, 4, rng))
         assert step.live == {kind: edges.count for kind, edges in graph.kinds.items()}
@@ -181,7 +182,7 @@ def test_pruning_ends_at_no_edges_and_the_team_goes_on_without(rate: float) -> N
 def test_only_what_is_optimized_changes_and_a_pruned_edge_keeps_its_weight() -> None:
     graph, rng = uneven(team(spatial=False, temporal=True)), random.Random(0)
     before = graph.spatial.logits.tolist()
-    learner = Learner(graph, imp_per_iterations=2)
+    learner = Learner(graph, Ours(imp_per_iterations=2))
     first = learner.step(played(graph, 4, rng))
     assert first.pruned == {}
     pruned = learner.step(played(graph, 4, rng)).pruned
@@ -198,7 +199,7 @@ def trained(
 ) -> Edges:
     """The edges of a kind after training on a stub: 0.9 of the questions are solved with one edge, 0.3 without it."""
     graph, rng = team(kind == "spatial", kind == "temporal"), random.Random(seed)
-    learner = Learner(graph, baseline=baseline, imp_per_iterations=iterations // 2)
+    learner = Learner(graph, Ours(baseline=baseline, imp_per_iterations=iterations // 2))
     for _ in range(iterations):
         plays: list[Play] = []
         for _ in range(4):

@@ -118,3 +118,50 @@ def test_names_are_escaped_and_shortened() -> None:
     assert not re.search("<script|<b>|\x1b", drawn)
     assert {"<b>title</b>", "<script>alert(1)</scr…", "a & b\ufffd[31m"} <= set(labels(drawn))
     assert any(arrow.title.startswith("1 <script>alert(1)</script> → 2 a & b") for arrow in arrows(drawn))
+
+
+def test_each_round_has_a_row_if_it_has_its_own_edges_and_silent_agents_are_pale() -> None:
+    graph = Graph.of(Mode.full_connected, 3, seed=0, optimized_spatial=True, optimized_temporal=True, rounds=3)
+    graph.silence([(1, 2)])
+    drawn = svg(graph, "dropout", ROLES[:3], rounds=3)
+    circles = list(ElementTree.fromstring(drawn).iter(f"{SVG}circle"))
+    assert len(circles) == 3 * 3 + 2 * 6
+    silent = [one for one in circles if "stroke-dasharray" in one.attrib]
+    assert len(silent) == 1 + 2, "in its round, after the round before it, and before the round after it"
+    titles = [one.findtext(f"{SVG}title") for one in silent]
+    assert titles == ["agent 3: Programming Expert, silent in this round"] * 3
+    heads = [words for words in labels(drawn) if words.startswith("Round")]
+    assert heads == [
+        "Round 1: who hears whom",
+        "Round 2: who hears whom",
+        "Round 2: who hears whom of the round before",
+        "Round 3: who hears whom",
+        "Round 3: who hears whom of the round before",
+    ]
+    assert len(arrows(drawn)) == 3 * 6 + 2 * 9
+    tall, row = (
+        float(ElementTree.fromstring(one).attrib["height"]) for one in (drawn, svg(plain_team(), "", ROLES[:3], 3))
+    )
+    assert tall > 2.5 * row
+
+
+def plain_team() -> Graph:
+    return Graph.of(Mode.full_connected, 3, seed=0, optimized_spatial=True)
+
+
+def test_a_learned_graph_as_it_is_shows_what_is_never_taken() -> None:
+    graph = plain_team()
+    graph.spatial.logits[:] = [[0, -1.0, 1.0], [2.0, 0, 1.0], [-1.0, -1.0, 0]]
+    drawn = svg(graph, "learned", ROLES[:3], rounds=1, is_drawn=False)
+    never = {arrow.title for arrow in arrows(drawn) if arrow.colour == SPATIAL.pale}
+    assert len(arrows(drawn)) == 6
+    assert never == {
+        f"{names}: probability 0.27, never taken"
+        for names in (
+            "1 Math Solver → 2 Mathematical Analyst",
+            "3 Programming Expert → 1 Math Solver",
+            "3 Programming Expert → 2 Mathematical Analyst",
+        )
+    }
+    assert "6 edges: 3 are taken" in labels(drawn)
+    assert "6 edges: each taken by chance" in labels(svg(graph, "learned", ROLES[:3], rounds=1))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runner.config.agents import AgentsConfig, Attack, Baseline, DecisionMethod, Mode
+from runner.config.agents import AgentsConfig, Attack, Baseline, DecisionMethod, Method, Mode, dropped_agents
 from runner.config.root import semantic_keys
 from runner.config.task import Gold
 from runner.core.errors import ConfigError
@@ -54,6 +54,39 @@ from runner.core.errors import ConfigError
             "task.nuclear_norm=0.1 is a penalty on learned spatial edges",
         ),
         (
+            {"optimized_spatial": True, "method": Method.agent_prune, "baseline": Baseline.mean},
+            "task.baseline=mean: with task.method=agent_prune its loss has no baseline: leave it out",
+        ),
+        (
+            {"optimized_spatial": True, "method": Method.agent_prune, "imp_per_iterations": 2},
+            "task.imp_per_iterations=2: with task.method=agent_prune it prunes once, after the last iteration",
+        ),
+        (
+            {"optimized_spatial": True, "method": Method.agent_dropout, "nuclear_norm": 0.5},
+            "task.nuclear_norm=0.5: with task.method=agent_dropout its nuclear norms have weight 1",
+        ),
+        ({"delta": 0.2}, r"task.delta=0.2: with task.method=runner its loss has no such term.*the default is 0.1"),
+        ({"node_pruning_rate": 0.5}, "task.node_pruning_rate=0.5: with task.method=runner all agents stay in it"),
+        ({"node_pruning_rate": 1.0}, r"task.node_pruning_rate=1.0: must lie in \[0, 1\); 0: all agents stay"),
+        ({"delta": -0.1}, "task.delta=-0.1: must be 0 or more"),
+        (
+            {"method": Method.agent_prune},
+            "task.method=agent_prune: it learns edges, and none is to be learned: give task",
+        ),
+        ({"method": Method.agent_prune, "graph": "g.json"}, "task.method=agent_prune: task.graph=g.json is used as it"),
+        (
+            {"method": Method.agent_dropout, "mode": Mode.debate, "num_rounds": 2, "optimized_temporal": True},
+            "task.method=agent_dropout: agents are dropped by their learned spatial edges: give task.optimized_spatial",
+        ),
+        (
+            {"method": Method.agent_dropout, "num_rounds": 2, "optimized_spatial": True},
+            "task.method=agent_dropout: in several rounds it learns both kinds of edges: give task.optimized_temporal",
+        ),
+        (
+            {"draw": True},
+            "task.draw=True: no edge has a probability: give task.optimized_spatial=true, or a task.graph",
+        ),
+        (
             {"optimized_temporal": True},
             "task.optimized_temporal=true: temporal edges lead from one round to the next, and task.num_rounds=1: use",
         ),
@@ -94,3 +127,23 @@ def test_letters_are_answers_too() -> None:
     assert AgentsConfig(choices_key="options").has_letters
     assert AgentsConfig(gold=Gold.letter).has_letters
     assert not AgentsConfig().has_letters
+
+
+def test_what_a_method_asks_and_how_it_is_scored() -> None:
+    keys: dict[str, Any] = {"limit": 10, "num_rounds": 2, "optimized_spatial": True, "optimized_temporal": True}
+    coin = AgentsConfig(method=Method.none, draw=True, **keys)
+    assert (coin.is_trained, coin.train_questions, coin.draws, coin.subject) == (
+        False,
+        0,
+        True,
+        "full_connected drawn test",
+    )
+    scored = {method: AgentsConfig(method=method, **keys).draws for method in Method}
+    assert [method for method, draws in scored.items() if draws] == [Method.agent_prune_code]
+    assert not AgentsConfig(method=Method.agent_prune_code, draw=False, **keys).draws
+    dropout = AgentsConfig(method=Method.agent_dropout, **keys)
+    assert (dropout.iterations, dropout.train_questions, dropout.silent_agents) == (20, 80, 1)
+    assert dropout.questions == 40 * 9 + (40 + 10) * 7, "an agent of each round is not called after the first half"
+    stays = AgentsConfig(method=Method.agent_dropout, node_pruning_rate=0.0, **keys)
+    assert (stays.train_questions, stays.questions) == (40, 50 * 9)
+    assert [dropped_agents(2, 0.9), dropped_agents(1, 0.2), dropped_agents(8, 0.25)] == [1, 0, 2]

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from runner.agents import graph_file, picture
 from runner.agents.attack import Tampering
 from runner.agents.attack_tally import AttackTally, attacked_edges
-from runner.agents.graph import Graph
-from runner.agents.learning import Learner
+from runner.agents.graph import Edges, Graph, Kind
+from runner.agents.methods import learner_of, settings_of
 from runner.agents.outcome import sample_of, why
 from runner.agents.play import Player
 from runner.agents.sandbox import Sandbox, SandboxLimits
 from runner.agents.tally import Tally
 from runner.agents.team import Discussion, Team
 from runner.checkpoints.resolve import Resolved
-from runner.config.agents import AgentsConfig, Attack, Domain, Mode
+from runner.config.agents import AgentsConfig, Attack, Domain, Method, Mode
 from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig
 from runner.core import machine
@@ -41,11 +41,10 @@ from runner.tasks.agents.train_questions import train_questions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import problems
 
-VERSION = 2  # 2: a program's `answer` that is not a number, or is too long, counts as no answer
+VERSION = 3  # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not drawn
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
-TRAINING = ("batch_size", "imp_per_iterations", "pruning_rate", "learning_rate", "initial_probability", "nuclear_norm")
 TEAM_ADAPTER = "embedded_team"  # shipped: teaches the embedded model the roles, in their brief wording
 PROGRAMS_AT_ONCE = 4  # at most; the engine needs cores, too
 
@@ -80,6 +79,7 @@ def prepare(config: RunnerConfig) -> Assignment:
             initial_probability=task.initial_probability,
             optimized_spatial=task.optimized_spatial,
             optimized_temporal=task.optimized_temporal,
+            rounds=task.num_rounds if task.method is Method.agent_dropout else None,
         )
     source = describe(task.data, task.split, hashes["data"])
     return Assignment(hashes, task, items, train, graph, left_out, data=source, count=len(items))
@@ -97,6 +97,9 @@ def _saved_graph(task: AgentsConfig, path: str) -> Graph:
             f"task.graph={path}: it is a {graph.mode} graph of {graph.agents} agents, and task.mode={task.mode}, "
             f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.agents}"
         )
+    if graph.rounds not in (None, task.num_rounds):
+        need = f"it was learned for {graph.rounds} rounds, each with its own edges: give task.num_rounds={graph.rounds}"
+        raise ConfigError(f"task.graph={path}, task.num_rounds={task.num_rounds}: {need}")
     roles = _team(task, graph).titles
     if saved.roles != roles:
         raise ConfigError(
@@ -190,8 +193,7 @@ class _Work:
 
     def edges(self, when: str) -> dict[str, float]:
         """Count the edges that a round can take; with a single round, there are no temporal ones."""
-        kinds = self.graph.kinds if self.task.num_rounds > 1 else {"spatial": self.graph.spatial}
-        counts: dict[str, float] = {f"{kind}_edges_{when}": edges.count for kind, edges in kinds.items()}
+        counts: dict[str, float] = {f"{kind}_edges_{when}": edges.count for kind, edges in self.used_kinds.items()}
         if self.attack is not None:
             counts[f"attacked_edges_{when}"] = attacked_edges(self.graph, self.attacked, self.task.num_rounds)
         return counts
@@ -200,6 +202,11 @@ class _Work:
     def attacked(self) -> int:
         """Return the attacked agent, from 0 on."""
         return self.task.attack_agent - 1
+
+    @property
+    def used_kinds(self) -> dict[Kind, Edges]:
+        """The kinds of edges that this many rounds have."""
+        return self.graph.kinds if self.task.num_rounds > 1 else {"spatial": self.graph.spatial}
 
     def notes(self) -> list[str]:
         """Return the notes that a reader of the numbers needs."""
@@ -258,21 +265,13 @@ class _Work:
     def train(self, player: Player) -> list[bool]:
         """Train the graph, one batch of questions after the other; return which were solved."""
         task, solved = self.task, list[bool]()
-        learner = Learner(
-            self.graph,
-            lr=task.learning_rate,
-            pruning_rate=task.pruning_rate,
-            imp_per_iterations=task.imp_per_iterations,
-            baseline=task.baseline,
-            nuclear_norm=task.nuclear_norm,
-        )
+        learner = learner_of(task, self.graph)
         self.bar.describe("training")
-        for iteration in range(task.num_iterations):
+        for iteration in range(task.iterations):
             numbers = range(iteration * task.batch_size, (iteration + 1) * task.batch_size)
             items = [self.inputs.train[number % len(self.inputs.train)] for number in numbers]
-            discussions = [
-                self.discussion(f"train/{number}", item) for number, item in zip(numbers, items, strict=True)
-            ]
+            named = zip(numbers, items, strict=True)
+            discussions = [self.discussion(f"train/{number}", item, draws=True) for number, item in named]
             player.play(discussions, self.count)
             for discussion in discussions:
                 if discussion.failed and not discussion.failed.permanent:
@@ -284,7 +283,7 @@ class _Work:
             results = [discussion.answer == item.gold for discussion, item in zip(discussions, items, strict=True)]
             step = learner.step([(discussion.rounds, it) for discussion, it in zip(discussions, results, strict=True)])
             solved += results
-            live = [str(step.live[kind]) for kind in self.graph.kinds]
+            live = [str(step.live[kind]) for kind in self.used_kinds]
             self.news = {"loss": f"{step.loss:.3f}", "edges": " + ".join(live)}
         self.bar.describe("agents")
         self.news = {}
@@ -314,27 +313,28 @@ class _Work:
             self.news = {"accuracy": f"{self.verdicts[Verdict.correct] / max(self.verdicts.total(), 1):.1%}"}
             self.count(discussion)
 
-        player.play([self.discussion(f"test/{index}", item) for index, item in enumerate(items)], ended)
+        draws = self.task.draws
+        player.play([self.discussion(f"test/{index}", item, draws) for index, item in enumerate(items)], ended)
         return [samples[index] for index in range(len(items))]
 
     def learned(self, solved: list[bool]) -> graph_file.Learned | None:
         """Describe how the graph was learned, for its file."""
         if not self.task.is_trained:
             return None
-        settings = {name: getattr(self.task, name) for name in TRAINING}
-        settings |= {"baseline": self.task.baseline.value, "train_split": self.task.train_split}
+        seed, settings = self.context.config.seed, settings_of(self.task)
         if self.attack is not None:
             settings |= {"attack": self.task.attack.value, "attack_agent": self.task.attack_agent}
-        return graph_file.Learned(self.task.num_iterations, len(solved), self.context.config.seed, settings)
+        return graph_file.Learned(self.task.iterations, len(solved), seed, settings)
 
     def drawn(self) -> str:
         """Draw the graph as it is used."""
-        return picture.svg(self.graph, self.task.subject, self.team.titles, self.task.num_rounds)
+        task = self.task
+        return picture.svg(self.graph, task.subject, self.team.titles, task.num_rounds, is_drawn=task.draws)
 
-    def discussion(self, key: str, item: Item) -> Discussion:
-        """Draw a question's rounds by the seed and its key, so that other questions and restarts change nothing."""
-        rng = random.Random(f"{self.context.config.seed}/{key}")
-        rounds = [self.graph.draw(rng, number) for number in range(self.task.num_rounds)]
+    def discussion(self, key: str, item: Item, draws: bool) -> Discussion:
+        """Draw a question's rounds by seed and key, so that restarts draw the same, or take the learned ones."""
+        rng, numbers = random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds)
+        rounds = [self.graph.draw(rng, number) if draws else self.graph.settled(number) for number in numbers]
         seed = f"{self.context.config.seed}/{key}/attack"
         attack = Tampering.of(self.task.attack, self.attacked, seed, item.gold, len(item.choices))
         return Discussion(self.team, key, item.question, rounds, attack)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_process
 from tasking import work
 from teams import Starts, Team, calls_in, right, team
 
-from runner.config.agents import Mode
+from runner.config.agents import Method, Mode
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import GRAPH, GRAPH_PICTURE
@@ -146,10 +153,10 @@ def test_one_split_may_serve_both_with_an_offset(make_config: Make) -> None:
 
 
 def test_draws_belong_to_the_question_and_the_seed(make_config: Make, again: Starts) -> None:
-    """An optimized graph is drawn for each question anew; another seed draws other rounds."""
+    """On request an untrained graph is drawn for each question anew; another seed draws other rounds."""
     seen: list[dict[str, int]] = []
     for seed in (0, 0, 1):
-        task = team(limit=6, mode=Mode.full_connected, optimized_spatial=True, num_iterations=1, imp_per_iterations=9)
+        task = team(limit=6, mode=Mode.full_connected, method=Method.none, optimized_spatial=True, draw=True)
         config = make_config(task=task, seed=seed)
         recorder = again()
         work(agents, config, recorder, Team(right(config)))
@@ -158,3 +165,107 @@ def test_draws_belong_to_the_question_and_the_seed(make_config: Make, again: Sta
         for name in (CALLS, "samples.jsonl"):
             (recorder.folder / name).unlink()
     assert seen[0] == seen[1] != seen[2]
+
+
+EACH_METHOD = {
+    "runner": ["task.nuclear_norm=0.3"],
+    "agent_prune": ["task.method=agent_prune"],
+    "agent_prune_code": ["task.method=agent_prune_code"],
+    "agent_dropout": ["task.method=agent_dropout"],
+    "none": ["task.method=none", "task.draw=true"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", EACH_METHOD)
+def test_a_kill_in_training_or_scoring_changes_neither_calls_nor_graph(
+    method: str, tmp_path: Path, runner: Callable[..., Any]
+) -> None:
+    """Real processes and real SIGKILLs: what comes of it is what an uninterrupted job has."""
+    command = ["model=stub", "task=agents", "task.limit=3", "task.agents=3", "task.num_rounds=2", "tracking=none",
+               "task.roles=[inspector]", "task.optimized_spatial=true", "task.optimized_temporal=true",
+               "task.batch_size=2", "task.num_iterations=2", *EACH_METHOD[method]]  # fmt: skip
+    command += ["task.imp_per_iterations=1"] * (method in ("runner", "agent_prune_code"))
+    slow = [sys.executable, "-m", "runner", *command, "model.delay_s=0.15"]
+    place = tmp_path / "outputs"
+
+    def evidence() -> dict[str, str]:
+        return {
+            path.name: path.read_text() for path in place.glob("jobs/*/*") if path.suffix in (".jsonl", ".json", ".svg")
+        }
+
+    killed_after = []
+    for until in ("train/1/", "test/1/")[method == "none" :]:
+        process = warm_process.popen(slow, cwd=tmp_path, stderr=subprocess.DEVNULL)
+        give_up_at = time.monotonic() + 90
+        while f'"{until}' not in evidence().get(CALLS, ""):
+            assert time.monotonic() < give_up_at
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(60)
+        killed_after.append(len(evidence()[CALLS].splitlines()))
+    done = runner(*command)
+    assert done.code == 0, done.err
+    resumed = evidence()
+    shutil.rmtree(place)
+    assert runner(*command).code == 0
+    whole = evidence()
+
+    def calls(text: str) -> dict[str, tuple[str, str]]:
+        lines = [json.loads(line) for line in text.splitlines()]
+        return {line["id"]: (line["asked_sha256"], line["text"]) for line in lines}
+
+    assert killed_after[-1] < len(whole[CALLS].splitlines()), "it died before the end"
+    assert calls(resumed[CALLS]) == calls(whole[CALLS])
+    assert len(resumed[CALLS].splitlines()) == len(whole[CALLS].splitlines()), "no call was made twice"
+    for name in (GRAPH, GRAPH_PICTURE):
+        assert resumed[name] == whole[name]
+
+
+def test_agents_are_dropped_and_the_graph_of_each_round_is_given_back(
+    make_config: Make, again: Starts, tmp_path: Path
+) -> None:
+    keys = {"mode": Mode.full_connected, "num_rounds": 2}
+    task = team(**keys, method=Method.agent_dropout, optimized_spatial=True, optimized_temporal=True, num_iterations=2)
+    config = make_config(task=task)
+    recorder = again()
+    metrics = work(agents, config, recorder, Team(right(config))).metrics
+    assert metrics["train_calls"] == 8 * 9 + 8 * 7, "the second half of the training is without an agent in each round"
+    assert metrics["calls"] == 3 * 7
+    assert (metrics["spatial_edges_before"], metrics["spatial_edges_after"]) == (24, 12 - 2 * 2)
+    asked = {line["id"]: line["asked_sha256"] for line in calls_in(recorder)}
+    saved = tmp_path / "elsewhere.json"
+    saved.write_text((recorder.folder / GRAPH).read_text())
+    for name in (CALLS, "samples.jsonl"):
+        (recorder.folder / name).unlink()
+    result = work(agents, make_config(task=team(**keys, graph=str(saved))), again(), Team(right(config)))
+    assert result.metrics["calls"] == 3 * 7
+    assert {line["id"]: line["asked_sha256"] for line in calls_in(recorder)}.items() < asked.items()
+    with pytest.raises(
+        ConfigError, match="it was learned for 2 rounds, each with its own edges: give task.num_rounds=2"
+    ):
+        agents.prepare(make_config(task=team(**keys | {"num_rounds": 3}, graph=str(saved))))
+
+
+def test_a_learned_graph_asks_every_question_in_the_same_way_unless_it_is_drawn(
+    make_config: Make, again: Starts
+) -> None:
+    """Every scored question takes the same edges; the published code draws them for each question, and so on request."""
+    ways = {}
+    chosen: dict[str, dict[str, Any]] = {
+        "as it is": {"method": Method.agent_prune},
+        "drawn": {"method": Method.agent_prune, "draw": True},
+        "code": {"method": Method.agent_prune_code},
+    }
+    for name, keys in chosen.items():
+        task = team(mode=Mode.full_connected, limit=12, num_iterations=2, optimized_spatial=True, **keys)
+        config = make_config(task=task)
+        result = work(agents, config, again(), Team(right(config)))
+        ways[name] = {
+            row["calls"] for row in result.rows if "→" in row["tokens of"] and "decision" not in row["tokens of"]
+        }
+        for file in (CALLS, "samples.jsonl"):
+            (again().folder / file).unlink()
+    assert ways["as it is"] == {12}
+    assert all(min(ways[name]) < 12 for name in ("drawn", "code"))
