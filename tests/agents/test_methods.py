@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ class Reference:
         before = {kind: [one.detach().clone() for one in self.logits[kind]] for kind in KINDS}
         self.optimizer.zero_grad()
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         self.optimizer.step()
         for kind in KINDS:
             for logits, live, old in zip(self.logits[kind], self.live[kind], before[kind], strict=True):
@@ -317,7 +318,7 @@ def test_a_silent_agent_has_no_edges_in_its_round() -> None:
 
 
 def test_the_task_chooses_its_method() -> None:
-    keys = {"optimized_spatial": True, "num_iterations": 7, "pruning_rate": 0.5}
+    keys: dict[str, Any] = {"optimized_spatial": True, "num_iterations": 7, "pruning_rate": 0.5}
     prune = method_of(AgentsConfig(method=Method.agent_prune, delta=0.3, **keys))
     assert isinstance(prune, AgentPrune)
     assert (prune.iterations, prune.pruning_rate, prune.delta) == (7, 0.5, 0.3)

@@ -253,11 +253,12 @@ def test_a_learned_graph_asks_every_question_in_the_same_way_unless_it_is_drawn(
 ) -> None:
     """Every scored question takes the same edges; the published code draws them for each question, and so on request."""
     ways = {}
-    for name, keys in {
+    choices: dict[str, dict[str, Any]] = {
         "as it is": {"method": Method.agent_prune},
         "drawn": {"method": Method.agent_prune, "draw": True},
         "code": {"method": Method.agent_prune_code},
-    }.items():
+    }
+    for name, keys in choices.items():
         task = team(mode=Mode.full_connected, limit=12, num_iterations=2, optimized_spatial=True, **keys)
         config = make_config(task=task)
         result = work(agents, config, again(), Team(right(config)))
