@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from runner.agents import graph_file, picture
 from runner.agents.graph import Edges, Graph, Kind
-from runner.agents.methods import learner_of, settings_of
+from runner.agents.methods import learner_of, settings_of, silence_words
 from runner.agents.outcome import sample_of, why
 from runner.agents.play import Player
 from runner.agents.sandbox import Sandbox, SandboxLimits
@@ -222,6 +222,7 @@ class _Work:
     def notes(self) -> list[str]:
         """Return the notes that a reader of the numbers needs."""
         notes, failures = choice_words(self.task, self.inputs.items), self.tally.failures()
+        notes += silence_words(self.graph, self.team.titles)
         if failures and (advice := self.advice()):
             notes.append(f"{failures}. {advice}")
         elif 2 * self.tally.programs[""] < self.tally.programs.total():
@@ -330,13 +331,12 @@ class _Work:
         """Describe how the graph was learned, for its file."""
         if not self.task.is_trained:
             return None
-        seed, settings = self.context.config.seed, settings_of(self.task)
-        return graph_file.Learned(self.task.iterations, len(solved), seed, settings)
+        return graph_file.Learned(self.task.iterations, len(solved), self.context.config.seed, settings_of(self.task))
 
     def drawn(self) -> str:
         """Draw the graph as it is used."""
-        task = self.task
-        return picture.svg(self.graph, task.subject, self.team.titles, task.num_rounds, is_drawn=task.draws)
+        shown = self.task.subject, self.team.titles, self.task.num_rounds
+        return picture.svg(self.graph, *shown, is_drawn=self.task.draws)
 
     def discussion(self, key: str, item: Item, draws: bool) -> Discussion:
         """Draw a question's rounds by seed and key, so that restarts draw the same, or take the learned ones."""
