@@ -10,6 +10,7 @@ docs/agents.md compares them. The mask S of the formulas holds the probabilities
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -163,6 +164,17 @@ def weakest_agents(graph: Graph, rate: float) -> list[tuple[int, int]]:
 def pruned_kinds(graph: Graph, rate: float) -> Pruned:
     """Prune each optimized kind for itself."""
     return {kind: tuple(prune(edges, rate)) for kind, edges in graph.kinds.items() if edges.optimized}
+
+
+def silence_words(graph: Graph, titles: Sequence[str]) -> list[str]:
+    """Say of each agent that training has silenced in which rounds, counted from 1."""
+    rounds: dict[int, list[str]] = {}
+    for round, agent in sorted(graph.silent):
+        rounds.setdefault(agent, []).append(str(round + 1))
+    return [
+        f"agent {agent + 1} ({titles[agent]}) is not called in round {', '.join(numbers)}"
+        for agent, numbers in sorted(rounds.items())
+    ]
 
 
 def learner_of(task: AgentsConfig, graph: Graph) -> Learner:

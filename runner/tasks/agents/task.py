@@ -13,7 +13,7 @@ from runner.agents import graph_file, picture
 from runner.agents.attack import Tampering
 from runner.agents.attack_tally import AttackTally, attacked_edges
 from runner.agents.graph import Edges, Graph, Kind
-from runner.agents.methods import learner_of, settings_of
+from runner.agents.methods import learner_of, settings_of, silence_words
 from runner.agents.outcome import sample_of, why
 from runner.agents.play import Player
 from runner.agents.sandbox import Sandbox, SandboxLimits
@@ -211,6 +211,7 @@ class _Work:
     def notes(self) -> list[str]:
         """Return the notes that a reader of the numbers needs."""
         notes, failures = choice_words(self.task, self.inputs.items), self.tally.failures()
+        notes += silence_words(self.graph, self.team.titles)
         if failures and (advice := self.advice()):
             notes.append(f"{failures}. {advice}")
         elif 2 * self.tally.programs[""] < self.tally.programs.total():
@@ -328,8 +329,8 @@ class _Work:
 
     def drawn(self) -> str:
         """Draw the graph as it is used."""
-        task = self.task
-        return picture.svg(self.graph, task.subject, self.team.titles, task.num_rounds, is_drawn=task.draws)
+        shown = self.task.subject, self.team.titles, self.task.num_rounds
+        return picture.svg(self.graph, *shown, is_drawn=self.task.draws)
 
     def discussion(self, key: str, item: Item, draws: bool) -> Discussion:
         """Draw a question's rounds by seed and key, so that restarts draw the same, or take the learned ones."""

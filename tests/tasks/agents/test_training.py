@@ -230,7 +230,10 @@ def test_agents_are_dropped_and_the_graph_of_each_round_is_given_back(
     task = team(**keys, method=Method.agent_dropout, optimized_spatial=True, optimized_temporal=True, num_iterations=2)
     config = make_config(task=task)
     recorder = again()
-    metrics = work(agents, config, recorder, Team(right(config))).metrics
+    trained = work(agents, config, recorder, Team(right(config)))
+    metrics = trained.metrics
+    silent = [note for note in trained.notes if "is not called in round" in note]
+    assert [len(note.split(" round ")[1].split(", ")) for note in silent] in ([2], [1, 1]), silent
     assert metrics["train_calls"] == 8 * 9 + 8 * 7, "the second half of the training is without an agent in each round"
     assert metrics["calls"] == 3 * 7
     assert (metrics["spatial_edges_before"], metrics["spatial_edges_after"]) == (24, 12 - 2 * 2)
@@ -253,12 +256,12 @@ def test_a_learned_graph_asks_every_question_in_the_same_way_unless_it_is_drawn(
 ) -> None:
     """Every scored question takes the same edges; the published code draws them for each question, and so on request."""
     ways = {}
-    chosen: dict[str, dict[str, Any]] = {
+    choices: dict[str, dict[str, Any]] = {
         "as it is": {"method": Method.agent_prune},
         "drawn": {"method": Method.agent_prune, "draw": True},
         "code": {"method": Method.agent_prune_code},
     }
-    for name, keys in chosen.items():
+    for name, keys in choices.items():
         task = team(mode=Mode.full_connected, limit=12, num_iterations=2, optimized_spatial=True, **keys)
         config = make_config(task=task)
         result = work(agents, config, again(), Team(right(config)))
