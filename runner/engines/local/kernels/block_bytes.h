@@ -12,6 +12,7 @@ typedef struct {
   const int8_t *bytes;
   const float *scale;
   const int32_t *sum; /* of each HALF_PART bytes */
+  const float *moved; /* sums times scales: of each BYTE_PART bytes, and behind them of each half */
   int64_t inputs;
 } byte_rows;
 
@@ -19,13 +20,20 @@ INLINE byte_rows byte_rows_at(const product *p, int64_t row, int64_t k) {
   const quantized_workspace *work = p->workspace;
   return (byte_rows){(const int8_t *)work->bytes + row * p->inputs + k,
                      work->part_scale + (row * p->inputs + k) / BYTE_PART,
-                     work->part_sum + (row * p->inputs + k) / HALF_PART, p->inputs};
+                     work->part_sum + (row * p->inputs + k) / HALF_PART,
+                     work->part_moved + (row * p->inputs + k) / BYTE_PART * MOVED, p->inputs};
 }
 
 /* The sum of a row's bytes over a part of a group */
 INLINE int32_t sum_of_part(const int part, const byte_rows *x, int r, int64_t k) {
   const int32_t *sum = x->sum + (r * x->inputs + k) / HALF_PART;
   return part == HALF_PART ? sum[0] : sum[0] + sum[1];
+}
+
+/* The same times the scale of the row there */
+INLINE float moved_of_part(const int part, const byte_rows *x, int r, int64_t k) {
+  const float *moved = x->moved + (r * x->inputs + k) / BYTE_PART * MOVED;
+  return part == HALF_PART ? moved[1 + k % BYTE_PART / HALF_PART] : moved[0];
 }
 
 #ifdef HAS_AVX512_VNNI
@@ -90,13 +98,12 @@ INLINE void add_part(const int part, const int has_minimum, int offset, const in
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
-    const float scale = x->scale[(r * x->inputs + k) / BYTE_PART];
-    const __m512 of_row = _mm512_set1_ps(scale);
+    const __m512 of_row = _mm512_set1_ps(x->scale[(r * x->inputs + k) / BYTE_PART]);
 #pragma GCC unroll 2
     for (int v = 0; v < VECTORS; v++)
       total[r][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), _mm512_mul_ps(s[v].scale, of_row), total[r][v]);
     if (!has_minimum) continue;
-    const __m512 moved = _mm512_set1_ps(scale * (float)sum_of_part(part, x, r, k));
+    const __m512 moved = _mm512_set1_ps(moved_of_part(part, x, r, k));
 #pragma GCC unroll 2
     for (int v = 0; v < VECTORS; v++) total[r][v] = _mm512_fmadd_ps(s[v].minimum, moved, total[r][v]);
   }
@@ -218,7 +225,7 @@ INLINE void byte_sums(const block_format f, const product *p, const uint8_t *pan
     for (int i = 0; i < f.part; i += 8) bits_of_inputs(f, &bits, i, weights + i);
     for (int64_t r = 0; r < rows; r++) {
       const byte_rows x = byte_rows_at(p, row + r, k);
-      const float scale = *x.scale, moved = f.has_minimum ? scale * (float)sum_of_part(f.part, &x, 0, 0) : 0;
+      const float scale = *x.scale, moved = f.has_minimum ? *x.scale * (float)sum_of_part(f.part, &x, 0, 0) : 0;
       int32_t sum[PANEL] = {0};
       for (int i = 0; i < f.part; i++)
 #pragma omp simd
@@ -241,28 +248,44 @@ static void sums_of_type(int64_t type, const product *p, const char *panel, int6
 #include "group_bytes.h"
 #endif
 
-/* Makes bytes of a row, BYTE_PART numbers by their largest one; a number that is none makes its part NaN. */
-static void NAME(quantize_row_by_parts)(const T *x, int64_t inputs, int8_t *bytes, float *scale, int32_t *sum) {
-  for (int64_t k = 0; k < inputs; k += BYTE_PART, x += BYTE_PART, bytes += BYTE_PART, sum += BYTE_PART / HALF_PART) {
-    float most = 0;
-    int is_broken = 0;
-    for (int i = 0; i < BYTE_PART; i++) {
-      const float size = fabsf(NAME(to_float)(x[i]));
-      most = size > most ? size : most;
-      is_broken |= !(size <= FLT_MAX);
-    }
-    const float factor = most > 0 && !is_broken ? 127.0f / most : 0;
-    *scale++ = is_broken ? NAN : most / 127.0f;
-    for (int h = 0; h < BYTE_PART; h += HALF_PART) {
-      int32_t total = 0;
-      for (int i = h; i < h + HALF_PART; i++) {
-        const int32_t number = is_broken ? 0 : (int32_t)rintf(NAME(to_float)(x[i]) * factor);
-        bytes[i] = (int8_t)number, total += number;
-      }
-      sum[h / HALF_PART] = total;
-    }
+#ifdef HAS_AVX512
+/* Makes bytes of BYTE_PART numbers by their largest one, and their sums; returns the scale, NaN if a number is none. */
+INLINE float NAME(quantize_part)(const T *x, int8_t *bytes, int32_t *sum) {
+  const __m512 numbers[2] = {NAME(load_16)(x), NAME(load_16)(x + LANES)};
+  const __m512 sizes = _mm512_max_ps(_mm512_abs_ps(numbers[0]), _mm512_abs_ps(numbers[1])), top = _mm512_set1_ps(FLT_MAX);
+  const int is_broken = _mm512_cmp_ps_mask(_mm512_abs_ps(numbers[0]), top, _CMP_NLE_UQ) |
+                        _mm512_cmp_ps_mask(_mm512_abs_ps(numbers[1]), top, _CMP_NLE_UQ);
+  const float most = is_broken ? 0 : _mm512_reduce_max_ps(sizes);
+  const __m512 factor = _mm512_set1_ps(most > 0 ? 127.0f / most : 0);
+  for (int h = 0; h < 2; h++) {
+    __m512i whole = _mm512_setzero_si512();
+    if (most > 0) whole = _mm512_cvtps_epi32(_mm512_mul_ps(numbers[h], factor));
+    _mm_storeu_si128((__m128i *)(bytes + h * LANES), _mm512_cvtepi32_epi8(whole));
+    sum[h] = _mm512_reduce_add_epi32(whole);
   }
+  return is_broken ? NAN : most / 127.0f;
 }
+#else
+INLINE float NAME(quantize_part)(const T *x, int8_t *bytes, int32_t *sum) {
+  float most = 0;
+  int is_broken = 0;
+  for (int i = 0; i < BYTE_PART; i++) {
+    const float size = fabsf(NAME(to_float)(x[i]));
+    most = size > most ? size : most;
+    is_broken |= !(size <= FLT_MAX);
+  }
+  const float factor = most > 0 && !is_broken ? 127.0f / most : 0;
+  for (int h = 0; h < 2; h++, x += HALF_PART, bytes += HALF_PART) {
+    int32_t total = 0;
+    for (int i = 0; i < HALF_PART; i++) {
+      const int32_t number = is_broken ? 0 : (int32_t)rintf(NAME(to_float)(x[i]) * factor);
+      bytes[i] = (int8_t)number, total += number;
+    }
+    sum[h] = total;
+  }
+  return is_broken ? NAN : most / 127.0f;
+}
+#endif
 
 /* Quantizes the rows of a product, once for all its matrices, in one phase. */
 static void NAME(quantize_rows_by_parts)(const product *p, phase *now, int threads, int is_alone) {
@@ -270,8 +293,14 @@ static void NAME(quantize_rows_by_parts)(const product *p, phase *now, int threa
   const int64_t inputs = p->inputs, chunk = chunk_of(p->rows, threads), chunks = ceil_div(p->rows, chunk);
   FOR_EACH_CHUNK(i, now, chunks, is_alone)
     FOR_EACH_ITEM(r, i, chunk, p->rows)
-      NAME(quantize_row_by_parts)((const T *)p->x + r * inputs, inputs, (int8_t *)work->bytes + r * inputs,
-                                  work->part_scale + r * inputs / BYTE_PART, work->part_sum + r * inputs / HALF_PART);
+      for (int64_t k = 0; k < inputs; k += BYTE_PART) {
+        const int64_t at = r * inputs + k, part = at / BYTE_PART;
+        int32_t *sum = work->part_sum + at / HALF_PART;
+        float *moved = work->part_moved + part * MOVED;
+        const float scale = NAME(quantize_part)((const T *)p->x + at, (int8_t *)work->bytes + at, sum);
+        work->part_scale[part] = scale;
+        moved[0] = scale * (float)(sum[0] + sum[1]), moved[1] = scale * (float)sum[0], moved[2] = scale * (float)sum[1];
+      }
   barrier(now, chunks, is_alone);
 }
 
