@@ -206,6 +206,11 @@ class WithByteRows(QuantizationConfig):
         return self.int8_rows
 
     @property
+    def keys(self) -> dict[str, Any]:
+        """The keys of the weights: a checkpoint says nothing about the rows."""
+        return {key: value for key, value in super().keys.items() if key != "int8_rows"}
+
+    @property
     def label(self) -> str:
         """The choice, with rows in 8 bits if it has them."""
         return f"{super().label}, rows in 8 bits" if self.int8_rows else super().label

@@ -72,6 +72,8 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
 #include "group_products.h"
 #include "block_products.h"
 #include "block_bytes.h"
+#undef FORMAT_CASE
+#undef FOR_FORMAT
 #if defined(HAS_TILES) && PACK == 2
 #include "tile_products.h"
 #endif
