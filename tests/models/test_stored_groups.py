@@ -338,29 +338,3 @@ def test_what_compressed_tensors_would_do_besides_is_refused() -> None:
     dense = PackQuantizedConfig.read_stored(made.scheme(sparsity_config={"format": "dense"}, transform_config={}))
     assert dense is not None
     assert not dense.refusal, "that is what some versions write where nothing is sparse"
-
-
-def test_a_user_has_rows_in_8_bits_for_a_stored_checkpoint(
-    runner: Callable[..., Any], tmp_path: Path, tiny_llama: Path
-) -> None:
-    """The checkpoint says nothing about rows, so the key is no contradiction to it."""
-    made.save(tmp_path / "model", "gptq")
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "model")
-    common = (
-        f"model.name={tmp_path / 'model'}",
-        "quantization=gptq",
-        "task=generate",
-        "task.format=raw",
-        "task.prompt=ab",
-    )
-    done = runner(
-        "model=local",
-        *common,
-        "quantization.int8_rows=true",
-        "generation.max_new_tokens=2",
-        "tracking=none",
-        "print=json",
-    )
-    assert done.code == 0, done.err
-    assert done.json()["metrics"]["quantized_modules"] == 14
-    assert "gptq, rows in 8 bits: 14 of 15" in done.err

@@ -145,3 +145,29 @@ def test_a_model_with_rows_in_bytes(
     with torch.inference_mode():
         found, expected = (one.loaded.model(ids).logits for one in (by_bytes, exact))
     assert 0 < (found - expected).abs().mean() < 0.1 * expected.std()
+
+
+def test_a_user_has_rows_in_8_bits_for_a_stored_checkpoint(
+    runner: Callable[..., Any], tmp_path: Path, tiny_llama: Path
+) -> None:
+    """The checkpoint says nothing about rows, so the key is no contradiction to it."""
+    save(tmp_path / "model", "gptq")
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "model")
+    common = (
+        f"model.name={tmp_path / 'model'}",
+        "quantization=gptq",
+        "task=generate",
+        "task.format=raw",
+        "task.prompt=ab",
+    )
+    done = runner(
+        "model=local",
+        *common,
+        "quantization.int8_rows=true",
+        "generation.max_new_tokens=2",
+        "tracking=none",
+        "print=json",
+    )
+    assert done.code == 0, done.err
+    assert done.json()["metrics"]["quantized_modules"] == 14
+    assert "gptq, rows in 8 bits: 14 of 15" in done.err
