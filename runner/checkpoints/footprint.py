@@ -197,7 +197,7 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     def activations(pass_shape: PassShape) -> int:
         positions = pass_shape.rows * pass_shape.tokens
         are_groups = held.keeps_groups or all(choice.makes_groups for choice in mix.choices)
-        if (held.keeps_blocks and not held.may_round_rows) or (are_groups and by_panels and not held.may_round_rows):
+        if not held.may_round_rows and (held.keeps_blocks or (are_groups and by_panels)):
             most = 0  # what is unpacked at a time is on the threads' stacks
         elif by_panels:
             most = quantized_workspace_bytes(positions, width, machine.cores())

@@ -108,10 +108,11 @@ class GroupedLinear(nn.Linear):
 
 def rounded_by_parts(rows: torch.Tensor) -> torch.Tensor:
     """Return rows as the numbers that their bytes stand for: of each ROW_PART neighbours the largest has 127."""
-    parts = rows.float().reshape(*rows.shape[:-1], -1, ROW_PART)
+    filled = nn.functional.pad(rows.float(), (0, -rows.shape[-1] % ROW_PART))  # the last part may be a short one
+    parts = filled.reshape(*rows.shape[:-1], -1, ROW_PART)
     most = parts.abs().amax(-1, keepdim=True)
     factor = torch.where(most > 0, torch.tensor(127.0) / most, 0)  # one rounding; `127 / most` would have two
-    return ((parts * factor).round() * (most / 127)).flatten(-2).to(rows.dtype)
+    return ((parts * factor).round() * (most / 127)).flatten(-2)[..., : rows.shape[-1]].to(rows.dtype)
 
 
 def hidden_parameters(model: nn.Module) -> int:

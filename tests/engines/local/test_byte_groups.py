@@ -91,12 +91,15 @@ def test_a_table_that_bytes_cannot_have() -> None:
 
 
 @has_kernels
-@pytest.mark.parametrize("kind", ["gptq_order", "float8"])
-def test_rows_are_rounded_where_the_kernels_do_not_do_it(kind: str) -> None:
-    """Groups that are not in order, and codes that no bytes stand for."""
-    layer = layer_of(kind, 96, 640)[0] if kind != "float8" else values_layer(96, 640, 8, 32, torch.float32)
+@pytest.mark.parametrize(("kind", "inputs"), [("gptq_order", 640), ("float8", 640), ("packed", 72)])
+def test_rows_are_rounded_where_the_kernels_do_not_do_it(kind: str, inputs: int) -> None:
+    """Groups that are not in order, codes that no bytes stand for, and a row whose last part is a short one."""
+    if kind == "float8":
+        layer = values_layer(96, inputs, 8, 32, torch.float32)
+    else:
+        layer = layer_of(kind, 96, inputs, group=64 if inputs == 640 else 24)[0]
     layer.has_byte_rows = True
-    rows = rows_of(9, 640, torch.float32)
+    rows = rows_of(9, inputs, torch.float32)
     own = layer(rows)
     layers = QuantizedLayers(torch.nn.Sequential(layer), Heap())
     assert not layers.notes

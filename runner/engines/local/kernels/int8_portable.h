@@ -1,5 +1,5 @@
 /* Products of INT8_DYNAMIC and INT8_STORED for any processor, for one number format (T, PACK, NAME: see kernels.c). Where registers of 256
-   bits multiply bytes (AVX-VNNI, or AVX-512's VNNI where bfloat16 is missing) these instructions do it; elsewhere it is
+   bits multiply bytes (AVX-VNNI, or the VNNI of AVX-512 beside registers of 256 bits) these instructions do it; elsewhere it is
    plain C, which the compiler turns into the processor's products of 16 bits. The outputs are those of int8_dynamic.h
    and int8_stored.h to the bit: sums of bytes are exact in any order. */
 
