@@ -99,7 +99,13 @@ def register() -> None:
     store = ConfigStore.instance().store
     store(group="hydra/schema", name="runner", node=RunnerConfig, provider="runner")
     # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
-    grid: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "exclude": []}
+    grid: dict[str, Any] = {
+        "_target_": "hydra_plugins.runner.GridSweeper",
+        "params": {},
+        "zip": [],
+        "cases": [],
+        "exclude": [],
+    }
     grid |= {"files": None, "reference": None}
     workers = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
     store(group="hydra/sweeper", name="grid", node=_open(OmegaConf.create(grid), "params"), provider="runner")

@@ -29,6 +29,9 @@ class Print(StrEnum):
     none = "none"
 
 
+AUTO = "auto"  # as many workers as cores, memory and GPUs allow
+
+
 @dataclass
 class TrackingConfig:
     """The store that results are logged to; uri null: sqlite in output_dir."""
@@ -66,15 +69,15 @@ class RunnerConfig:
     print: Print = inert(Print.table, "changes the display, not the computation")
     plan: bool | str = inert(False, "shows the plan and does nothing")
     rerun: bool | str = inert(False, "asks for the same job again")
-    workers: str = inert("auto", "how many processes share a grid's jobs")
+    workers: str = inert(AUTO, "how many processes share a grid's jobs")
     job_timeout_s: float | None = inert(None, "ends a job of a grid that hangs")
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
         check(self.rerun in (True, False, "failed", "all"), "rerun", self.rerun, "use false, failed or all (= true)")
         check(self.plan in (True, False, "quick"), "plan", self.plan, "use true, false, or quick (calibrates nothing)")
-        workers_ok = self.workers == "auto" or (self.workers.isdigit() and int(self.workers) >= 1)
-        check(workers_ok, "workers", self.workers, "use auto, or a number from 1")
+        workers_ok = self.workers == AUTO or (self.workers.isdigit() and int(self.workers) >= 1)
+        check(workers_ok, "workers", self.workers, f"use {AUTO}, or a number from 1")
         timeout_ok = self.job_timeout_s is None or self.job_timeout_s > 0
         check(timeout_ok, "job_timeout_s", self.job_timeout_s, "must be more than 0 seconds, or null")
         for key, text in _texts(self, ""):

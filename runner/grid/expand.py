@@ -1,7 +1,8 @@
 """Expands a grid into jobs, each as the list of Hydra overrides that composes it, and says which jobs are excluded.
 
-`params` and the command line multiply, as in Hydra's basic sweeper; the keys of one zip advance together. Hydra's own
-parser reads the overrides, so a value means the same here as everywhere else.
+`params` and the command line multiply, as in Hydra's basic sweeper; the keys of one zip advance together; each of the
+cases is a small grid of its own. Hydra's own parser reads the overrides, so a value means the same here as everywhere
+else.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from runner.core.errors import ConfigError, unknown
 MAX_JOBS = 1_000_000  # a larger grid is a typing error, and listing it would fill the memory
 PARAMS = "hydra.sweeper.params"
 ZIP = "hydra.sweeper.zip"
+CASES = "hydra.sweeper.cases"
 EXCLUDE = "hydra.sweeper.exclude"
 
 Values = Callable[[str], str | None]  # a job's value for a key as text (null as "null"); None: it has no such key
@@ -34,8 +36,9 @@ def expand(
     params: Mapping[str, Any] | None,
     zips: Sequence[Mapping[str, Any]] | None,
     config_loader: ConfigLoader | None,
+    cases: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[list[str]]:
-    """Return every job's overrides: params, then zips, then the command line; the last one varies fastest."""
+    """Return every job's overrides: params, zips, cases, then the command line; the last one varies fastest."""
     parser = OverridesParser.create(config_loader=config_loader)
     given = {override.get_key_element(): override for override in parser.parse_overrides(list(arguments))}
     from_params: dict[str, Override] = {}
@@ -46,11 +49,17 @@ def expand(
     for number, together in enumerate(zips or ()):
         place = f"{ZIP}[{number}]"
         zipped[place] = [_parse(parser, place, key, value) for key, value in flat(together)]
-    _reject_duplicate_keys(given, from_params, zipped)
+    of_cases = [
+        [_parse(parser, f"{CASES}[{number}]", key, value) for key, value in flat(case)]
+        for number, case in enumerate(cases or ())
+    ]
+    by_name = {_name(override): override for case in of_cases for override in case}
+    _reject_duplicate_keys(given, from_params, zipped | ({CASES: list(by_name.values())} if by_name else {}))
 
     # the command line replaces an entry of params in its place; keys that only the command line has come last
     axes = [_axis("", [given.pop(key, override)]) for key, override in from_params.items()]
     axes += [_axis(place, overrides) for place, overrides in zipped.items() if overrides]
+    axes += [_cases_axis(of_cases)] if of_cases else []
     axes += [_axis("", [override]) for override in given.values()]
     if math.prod(map(len, axes)) > MAX_JOBS:
         sizes = " x ".join(f"{len(axis)} ({_keys(axis)})" for axis in axes if len(axis) > 1)
@@ -123,6 +132,14 @@ def _axis(place: str, overrides: list[Override]) -> list[tuple[str, ...]]:
         lengths = ", ".join(f"{_name(one)} has {len(column)}" for one, column in zip(overrides, columns, strict=True))
         raise ConfigError(f"{place}: its keys advance together, so each needs the same number of values: {lengths}")
     return list(zip(*columns, strict=True))
+
+
+def _cases_axis(cases: Sequence[Sequence[Override]]) -> list[tuple[str, ...]]:
+    """Return the jobs of all cases, one case after the other."""
+    grids = [[_values_of(override) for override in case] for case in cases]
+    if sum(math.prod(map(len, grid)) for grid in grids) > MAX_JOBS:
+        raise ConfigError(f"{CASES}: more than {MAX_JOBS:,} jobs; give fewer values")
+    return [job for grid in grids for job in product(*grid)]
 
 
 def _values_of(override: Override) -> list[str]:

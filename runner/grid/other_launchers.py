@@ -19,7 +19,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from runner.config.hydra import as_yaml, to_config
-from runner.config.root import RunnerConfig
+from runner.config.root import AUTO, RunnerConfig
 from runner.core import progress
 from runner.core.console import keep_streams, say
 from runner.core.errors import ConfigError, EvidenceError, JobHeld
@@ -56,7 +56,7 @@ def check_settings(name: str, settings: RunnerConfig) -> None:
     if settings.job_timeout_s is not None:
         own = "hydra.launcher.timeout_min=..." if name.startswith("submitit") else "hydra/launcher=workers"
         raise ConfigError(f"job_timeout_s={settings.job_timeout_s:g}: hydra/launcher={name} cannot keep it, use {own}")
-    if settings.workers != "auto":
+    if settings.workers != AUTO:
         keys = {"joblib": "n_jobs", "submitit_local": "array_parallelism", "submitit_slurm": "array_parallelism"}
         own = f"hydra.launcher.{keys[name]}={settings.workers}" if name in keys else "hydra/launcher=workers"
         raise ConfigError(f"workers={settings.workers}: hydra/launcher={name} decides that itself, use {own}")

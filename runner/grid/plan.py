@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from runner.checkpoints import resolve
-from runner.config.root import RunnerConfig
+from runner.config.root import AUTO, RunnerConfig
 from runner.core import machine
 from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError
 from runner.core.metrics import LOG_LIKELIHOOD
@@ -158,11 +158,11 @@ def group(plan: list[PlannedJob], numbers: list[int]) -> deque[deque[int]]:
 
 
 def worker_count(plan: list[PlannedJob], numbers: list[int], wanted: str) -> int:
-    """Return the number of workers: as configured, or as many as GPUs, cores and memory allow."""
+    """Return the number of workers: as configured, or as many as GPUs, cores and memory allow, one for each base."""
+    if wanted != AUTO:
+        return min(int(wanted), len(numbers))
     grouped = group(plan, numbers)  # jobs that share a base need the same memory and threads
     groups = len(grouped)
-    if wanted != "auto":
-        return min(int(wanted), groups)
     if any(plan[number].measures for number in numbers):
         return 1  # another job at the same time would distort the measurement
     if gpus := len(machine.gpu_models()):

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from runner.checkpoints.resolve import sharing
 from runner.config.compose import Composer
 from runner.config.hydra import to_config, without_hydra
-from runner.config.root import RunnerConfig
+from runner.config.root import AUTO, RunnerConfig
 from runner.core import machine, signals
 from runner.core.console import say
 from runner.core.errors import ConfigError, JobFailed, RunnerError, TrackingError, check_output_folder
@@ -63,6 +63,7 @@ class WorkerLauncher(Launcher):
                 plan=plan,
                 numbers=numbers,
                 workers_wanted=worker_count(plan, numbers, settings.workers),
+                shares_groups=settings.workers != AUTO,
                 log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
                 view=view,
                 job_timeout_s=settings.job_timeout_s,
@@ -131,11 +132,12 @@ class GridSweeper(Sweeper):
         self,
         params: dict[str, str] | None = None,
         zip: list[dict[str, str]] | None = None,
+        cases: list[dict[str, str]] | None = None,
         exclude: list[dict[str, str]] | None = None,
         files: str | None = None,
         reference: str | None = None,
     ) -> None:
-        self.params, self.zip, self.exclude = params or {}, zip or [], exclude or []
+        self.params, self.zip, self.cases, self.exclude = params or {}, zip or [], cases or [], exclude or []
         self.files, self.reference = files, reference
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -173,7 +175,7 @@ class GridSweeper(Sweeper):
     def plan(self, arguments: list[str]) -> Grid:
         """Compose and identify every job; jobs that cannot work are known before anything runs."""
         loader = self.context.config_loader
-        lists = self.over_files(expand(arguments, self.params, self.zip, loader))
+        lists = self.over_files(expand(arguments, self.params, self.zip, loader, self.cases))
         composer = Composer(loader, self.master.hydra.job.config_name, self.master)
         grid = Grid([], arguments)
         values: list[Values] = []

@@ -1,7 +1,8 @@
 """Runs the jobs of a grid in worker processes: one event loop, no threads.
 
 Jobs that share a base go to one worker, one after another, so that it is loaded once; the longest such group
-starts first. When a worker dies or hangs, only its current job fails, and a new worker replaces it.
+starts first. If the user has asked for more workers than there are groups, idle ones take jobs of another's group and
+load its base, too. When a worker dies or hangs, only its current job fails, and a new worker replaces it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -64,6 +65,7 @@ class WorkerPool:
     log_folder: Path
     view: GridView
     job_timeout_s: float | None = None
+    shares_groups: bool = False  # whether an idle worker takes jobs of another one's group
     fresh: bool = False  # a process for every job, so that no earlier job affects its memory figures
     gpus: int = 0
     outcomes: dict[int, Outcome] = field(default_factory=dict)
@@ -97,13 +99,31 @@ class WorkerPool:
         When no worker has a job, the jobs that they wait for have failed: then the first group is taken, and each of
         its jobs reports that itself.
         """
-        unfinished = {self.plan[number].job_id for number in self.numbers if number not in self.outcomes}
-        ready = next((it for it in self._groups if self.plan[it[0]].after not in unfinished), None)
-        if ready is None and self._groups and all(worker.current is None for worker in self._workers):
+        ready = next((it for it in self._groups if self._ready_of(it)), None)
+        if ready is None and self._groups and self._all_idle:
             ready = self._groups[0]
         if ready is not None:
             self._groups.remove(ready)
         return ready
+
+    def _ready_of(self, numbers: Iterable[int]) -> list[int]:
+        """Return the jobs that need not wait for an unfinished job."""
+        unfinished = {self.plan[number].job_id for number in self.numbers if number not in self.outcomes}
+        return [number for number in numbers if self.plan[number].after not in unfinished]
+
+    @property
+    def _all_idle(self) -> bool:
+        return all(worker.current is None for worker in self._workers)
+
+    def _take_share(self) -> deque[int]:
+        """Take every second ready job of the worker that has most to do; empty if no worker has two."""
+        giver = max(self._workers, key=lambda worker: len(worker.todo), default=None)
+        if giver is None or not self.shares_groups:
+            return deque()
+        share = self._ready_of(giver.todo)[1::2]
+        for number in share:
+            giver.todo.remove(number)
+        return deque(share)
 
     # ------------------------------------------------------------------------------- one step
 
@@ -114,7 +134,7 @@ class WorkerPool:
             self._groups, self._held_elsewhere = group(self.plan, self._held_elsewhere), []
         # a released worker may still have its base in memory: it counts until its process has exited
         while not self._stop_requests and len(self._workers + self._leaving) < self.workers_wanted:
-            if (members := self._take_ready_group()) is None:
+            if not (members := self._take_ready_group() or self._take_share()):
                 break
             self._start(members)
         if not self._workers and not self._leaving:
@@ -122,6 +142,8 @@ class WorkerPool:
         by_connection: dict[object, Worker] = {worker.connection: worker for worker in self._workers}
         for ready in wait(list(by_connection), timeout=POLL_S / 10 if self._leaving else POLL_S):  # type: ignore[arg-type]
             self._receive(by_connection[ready])
+        for worker in [it for it in self._workers if it.current is None]:
+            self._assign_next_job(worker)
         self._enforce_limits()
         self._remove_ended_workers()
         return True
@@ -155,16 +177,23 @@ class WorkerPool:
         self._record_outcome(number, outcome)
 
     def _assign_next_job(self, worker: Worker) -> None:
-        """Give the worker its next job, from its group or another one; release it if there is none."""
+        """Give the worker its next job, from its group or another one; release it if there is none.
+
+        While all of its jobs wait for those of other workers, it waits, too, and keeps its base.
+        """
         if self._stop_requests or (self.fresh and worker.jobs_given and not self._forks):
             self._release(worker)
             return
         if not worker.todo:
-            worker.todo = self._take_ready_group() or deque()
+            worker.todo = self._take_ready_group() or self._take_share()
         if not worker.todo:
             self._release(worker)
             return
-        number = worker.current = worker.todo.popleft()
+        ready = self._ready_of(worker.todo)
+        if not ready and not self._all_idle:
+            return
+        number = worker.current = ready[0] if ready else worker.todo[0]
+        worker.todo.remove(number)
         worker.jobs_given += 1
         worker.since, worker.log_from = time.monotonic(), worker.log.stat().st_size
         self.view.started(number)

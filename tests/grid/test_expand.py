@@ -313,3 +313,21 @@ def test_an_exclude_key_that_no_job_knows_is_named_with_the_nearest() -> None:
 def test_an_exclude_value_that_cannot_be_listed_is_refused(value: str) -> None:
     with pytest.raises(ConfigError, match="seed="):
         check_exclude([{"seed": value}], [JOB.get], JOB)
+
+
+def test_each_case_is_a_grid_of_its_own_and_multiplies_with_the_rest() -> None:
+    cases = [{"task.mode": "chain,star"}, {}, {"task.mode": "debate", "seed": "1,2", "task": {"system": "a, b"}}]
+    found = expand(["task.limit=3,4"], {"quantization": "none"}, None, None, cases)
+    shown = [[line for line in job if not line.startswith("quantization=none")] for job in found]
+    assert all(job[0] == "quantization=none" for job in found)
+    in_cases = [["task.mode=chain"], ["task.mode=star"], []]
+    in_cases += [["task.mode=debate", f"seed={seed}", "task.system='a, b'"] for seed in (1, 2)]
+    assert shown == [[*case, f"task.limit={limit}"] for case in in_cases for limit in (3, 4)]
+
+
+def test_a_key_of_a_case_is_given_nowhere_else() -> None:
+    for arguments, params in ((["seed=3"], None), ([], {"seed": "1"})):
+        with pytest.raises(ConfigError, match=r"seed .*hydra\.sweeper\.cases"):
+            expand(arguments, params, None, None, [{"seed": "1,2"}, {"task.mode": "chain"}])
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.cases\[1\]: seed='x cannot be read"):
+        expand([], None, None, None, [{}, {"seed": "'x"}])

@@ -69,6 +69,21 @@ def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp
     ]
 
 
+def test_an_idle_worker_takes_half_of_another_ones_jobs_but_none_that_waits(make_config: Make, tmp_path: Path) -> None:
+    plan = [planned(make_config, Gsm8kConfig()) for _ in range(6)]
+    for number, one in enumerate(plan):
+        one.job = Job(f"job-{number}", tmp_path / str(number))
+    plan[4].after, plan[5].after = "job-1", "elsewhere"
+    pool = WorkerPool(plan, list(range(6)), 2, tmp_path, GridView([], 0))
+    busy = cast(Worker, SimpleNamespace(current=0, todo=deque([1, 2, 3, 4, 5])))
+    pool._workers = [busy]
+    assert pool._take_share() == deque(), "unless the user has asked for so many workers"
+    pool.shares_groups = True
+    assert (pool._take_share(), busy.todo) == (deque([2, 5]), deque([1, 3, 4]))
+    assert pool._take_share() == deque([3])
+    assert (pool._take_share(), busy.todo) == (deque(), deque([1, 4])), "one is its own, one waits for it"
+
+
 def test_of_jobs_that_share_a_base_the_reference_goes_first(make_config: Make) -> None:
     plan = [planned(make_config, Gsm8kConfig()) for _ in range(3)]
     for one in plan:

@@ -183,12 +183,13 @@ def test_two_grids_at_once_do_each_job_once(grid: Start) -> None:
 
 @pytest.mark.slow
 def test_jobs_that_share_a_base_load_it_once(grid: Start) -> None:
-    started = grid(*EMBEDDED, "seed=range(0,8)", "workers=2", "print=json")
-    ended = started.wait()
-    assert ended.code == 0, ended.err
-    metrics = [json.loads(line)["metrics"] for line in ended.out.splitlines()]
-    assert len(metrics) == 8
-    assert sum(m["base_loads"] for m in metrics) == 1
+    for workers, loads in (("workers=auto", 1), ("workers=2", 2)):
+        started = grid(*EMBEDDED, "seed=range(0,8)", workers, "print=json", "rerun=all")
+        ended = started.wait()
+        assert ended.code == 0, ended.err
+        metrics = [json.loads(line)["metrics"] for line in ended.out.splitlines()]
+        assert len(metrics) == 8
+        assert sum(m["base_loads"] for m in metrics) == loads, "two workers, if they are asked for, each load it"
 
 
 @pytest.mark.slow
