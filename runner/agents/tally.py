@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ class Tally:
 
     roles: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     links: defaultdict[Link, Cost] = field(default_factory=lambda: defaultdict(Cost))
+    costs_usd: list[float] = field(default_factory=list)  # of calls whose cost is known
     programs: Counter[str] = field(default_factory=Counter)  # by why they failed; empty: without failure
 
     def add(self, discussion: Discussion) -> None:
@@ -37,6 +39,7 @@ class Tally:
             role.calls += 1
             role.prompt_tokens += call.prompt_tokens
             role.new_tokens += call.tokens
+            self.costs_usd += [] if answered.cost_usd is None else [answered.cost_usd]
             if answered.code is not None:
                 has_failed = answered.code.status is CodeStatus.code_failed
                 role.code_failed += has_failed
@@ -49,7 +52,8 @@ class Tally:
         """Return the sums, and the averages for a question."""
         every = self.roles.values()
         prompt_tokens, new_tokens = sum(one.prompt_tokens for one in every), sum(one.new_tokens for one in every)
-        return {
+        cost = {"cost_usd": math.fsum(self.costs_usd)} if self.costs_usd else {}
+        return cost | {
             "calls": sum(one.calls for one in every),
             "code_failed": sum(one.code_failed for one in every),
             "prompt_tokens": prompt_tokens,
@@ -57,6 +61,15 @@ class Tally:
             "prompt_tokens_per_question": prompt_tokens / questions,
             "new_tokens_per_question": new_tokens / questions,
         }
+
+    @property
+    def tokens(self) -> float:
+        """Return the prompt and new tokens of all calls."""
+        return sum(one.prompt_tokens + one.new_tokens for one in self.roles.values())
+
+    def calls_of(self, who: str) -> int:
+        """Return how many calls a role has got."""
+        return self.roles[who].calls
 
     def failures(self) -> str:
         """Say how many programs have failed, and the most frequent reason; empty if none has."""
@@ -84,6 +97,23 @@ class Tally:
             for link, cost in self._by_link()
         ]
         return lines
+
+    def sums(self, name: str) -> list[dict[str, Any]]:
+        """Return one row for all calls."""
+        every = self.roles.values()
+        calls, failed, prompt_tokens, new_tokens = (
+            sum(getattr(one, key) for one in every) for key in ("calls", "code_failed", "prompt_tokens", "new_tokens")
+        )
+        failures = failed if self.programs else None
+        return [
+            {
+                "tokens of": name,
+                "calls": calls,
+                "programs failed": failures,
+                "prompt tokens": round(prompt_tokens),
+                "new tokens": new_tokens,
+            }
+        ]
 
     def facts(self) -> dict[str, str]:
         """Return the same as text."""

@@ -171,7 +171,7 @@ class Discussion:
             for agent in range(len(team.roles))
             if agent not in taken.silent
         }
-        self._speaking = tuple(self._pending)  # round and agent of every call but the decision
+        self._speaking = list(self._pending)  # round and agent of every call but the decision
         self._decision_is_out = team.decision is not DecisionMethod.final_refer  # returned, or none is needed
         self._said: dict[tuple[int, int], AgentMessage] = {}  # by round and agent
         self._decided: Answered | None = None
@@ -252,6 +252,11 @@ class Discussion:
         """What the agents are taken to have said in the last round."""
         last = len(self.rounds) - 1
         return self._of([place for place in self._speaking if place[0] == last and place in self._said])
+
+    def _ask(self, at_round: int, agent: int) -> None:
+        """Add a call of an agent that hears nobody."""
+        self._pending[at_round, agent] = ((), ())
+        self._speaking.append((at_round, agent))
 
     def _heard(self, sources: Sources, listener: int) -> tuple[AgentMessage, ...]:
         return tuple(self.tampering.heard(message, listener) for message in self._of(sources))

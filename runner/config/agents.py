@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import ClassVar
 
-from runner.config.task import QuestionsConfig
+from runner.config.generation import GenerationConfig
+from runner.config.task import MAX_SAMPLES, QuestionsConfig, check_answers_differ
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
 from runner.core.fields import HASHED, counts_unless, inert
 
@@ -93,6 +94,7 @@ REFUSED: dict[Method, dict[str, str]] = {  # the keys of some methods only, and 
         "delta": _NO_CLOSENESS,
     },
 }
+TYPICAL_SAMPLES = 8  # that another job's tokens buy; an estimate of time needs a number
 MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
 
@@ -130,6 +132,8 @@ class AgentsConfig(QuestionsConfig):
     code_timeout_s: float = 10.0
     attack: Attack = counts_unless(Attack.none)
     attack_agent: int = counts_unless(1)
+    samples: int = counts_unless(1)
+    match: str | None = inert(None, "names another job; the id of that job counts instead")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,6 +155,7 @@ class AgentsConfig(QuestionsConfig):
         check_not_blank("task.train_split", self.train_split, "name a split of the data")
         check_not_blank("task.graph", self.graph, "give a graph.json that an earlier job has saved, or null")
         self._check_attack()
+        self._check_samples()
         for key in ("optimized_spatial", "optimized_temporal"):
             is_optimized = getattr(self, key)
             need = "task.mode=direct_answer has no edges to optimize: use another task.mode, or leave it out"
@@ -209,6 +214,46 @@ class AgentsConfig(QuestionsConfig):
         need = f"must lie in 1..{self.agents}, the agents of the team"
         check(1 <= self.attack_agent <= self.agents, "task.attack_agent", self.attack_agent, need)
 
+    def _check_samples(self) -> None:
+        """Reject several samples of a team, and two answers to how many there are."""
+        check(1 <= self.samples <= MAX_SAMPLES, "task.samples", self.samples, f"must lie in 1..{MAX_SAMPLES:,}")
+        check_not_blank("task.match", self.match, "give the id of a job of a team, its overrides, or null")
+        if not self.is_sampled:
+            return
+        key, value = ("task.samples", self.samples) if self.match is None else ("task.match", self.match)
+        need = "the tokens of that job say how many samples there are: leave one of the two out"
+        check(
+            self.match is None or self.samples == 1,
+            "task.samples",
+            self.samples,
+            f"with task.match={self.match} {need}",
+        )
+        check(
+            self.mode is Mode.direct_answer,
+            key,
+            value,
+            "one agent is asked several times: give task.mode=direct_answer",
+        )
+        check(
+            self.num_rounds == 1,
+            "task.num_rounds",
+            self.num_rounds,
+            f"samples are of one round: leave it out, or {key}",
+        )
+        need = "of several samples the last one is no better than the first: use majority_vote or final_refer"
+        check(self.decision_method is not DecisionMethod.direct, "task.decision_method", self.decision_method, need)
+
+    def check_beside(self, generation: GenerationConfig) -> None:
+        """Raise ConfigError where several samples would all be the same."""
+        if self.is_sampled:
+            key = f"task.samples={self.samples}" if self.match is None else f"task.match={self.match}"
+            check_answers_differ(key, generation)
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether one agent answers each question several times."""
+        return self.samples > 1 or self.match is not None
+
     @property
     def is_trained(self) -> bool:
         """Whether the graph is learned before it is used."""
@@ -240,12 +285,14 @@ class AgentsConfig(QuestionsConfig):
         """Return topology, attack and split."""
         how = " pruned" if self.is_trained else " drawn" if self.draws and self.graph is None else ""
         attack = "" if self.attack is Attack.none else f" {self.attack}"
-        return f"{self.mode}{how}{attack} {self.split}"
+        samples = " matched" if self.match is not None else f" x{self.samples}" if self.is_sampled else ""
+        return f"{self.mode}{samples}{how}{attack} {self.split}"
 
     @property
     def questions(self) -> int:
         """Return how many calls all questions take."""
-        team = 1 if self.mode is Mode.direct_answer else self.agents
+        samples = self.samples if self.match is None else TYPICAL_SAMPLES
+        team = samples if self.mode is Mode.direct_answer else self.agents
         calls = team * self.num_rounds + (self.decision_method is DecisionMethod.final_refer)
         fewer = self.silent_agents * self.num_rounds  # in scored questions and in the second half of the training
         asked, train = super().questions, self.train_questions

@@ -260,11 +260,17 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
 
     def check_beside(self, generation: GenerationConfig) -> None:
         """Raise ConfigError where several answers would all be the same."""
-        if self.samples > 1 and generation.temperature == 0:
-            raise ConfigError(
-                f"task.samples={self.samples} needs answers that differ, and generation.temperature=0 is greedy: "
-                "all of them would be the same. Use generation=sampling, generation.temperature=0.7 or task.samples=1"
-            )
+        if self.samples > 1:
+            check_answers_differ(f"task.samples={self.samples}", generation)
+
+
+def check_answers_differ(words: str, generation: GenerationConfig) -> None:
+    """Raise ConfigError if several answers to one question would all be the same; `words` ask for them."""
+    if generation.temperature == 0:
+        raise ConfigError(
+            f"{words} needs answers that differ, and generation.temperature=0 is greedy: all would be the same. "
+            f"Use generation=sampling, generation.temperature=0.7, or leave out {words.partition('=')[0]}"
+        )
 
 
 class Framing(StrEnum):

@@ -167,8 +167,12 @@ _EVERY = (
         )
         for which in ("prompt", "new")
     ),
+    _metric("samples_per_question", "samples a question", ".1f", better=Better.neither),
     _metric("play_s", "playing", ",.1f", pooling=Pooling.sum),
-    *_counts(Better.neither, *(f"train_{what}" for what in ("questions", "solved", "calls", *OF_CALLS))),
+    *_counts(
+        Better.neither, *(f"train_{what}" for what in ("questions", "solved", "calls", *OF_CALLS)), "match_tokens"
+    ),
+    _metric("train_cost_usd", "training cost USD", ".4f", better=Better.lower, pooling=Pooling.sum),
     *_counts(Better.neither, *(f"{kind}_edges_{when}" for kind in ("spatial", "temporal") for when in TRAINING)),
     # an attack on one agent of a team
     *_counts(Better.neither, "told_lies", *(f"attacked_{what}" for what in OF_CALLS)),
@@ -437,6 +441,8 @@ LINES = (
     Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
     Line("team", "{calls} calls · {code_failed} programs failed"),
     Line("team", "{calls} calls · {code_failed} programs failed · {shared_prompt_tokens} prompt tokens shared"),
+    Line("samples", "{samples_per_question} a question"),
+    Line("samples", "{samples_per_question} a question, for the {match_tokens} tokens of the job that is matched"),
     Line("a question", "{prompt_tokens_per_question} prompt · {new_tokens_per_question} new tokens"),
     Line(
         "training",

@@ -1,8 +1,8 @@
 """A key that names another job of the same task, by overrides or by its id: finds that job and waits for it.
 
-`task.reference` of likelihoods and `task.early_stop_vs` of word problems share it. Overrides are set on top of the
-job's own config, so `quantization=none` is the same job without its quantization, and `model.dtype=float32` the same
-model in another number format. If a job names itself, the result is None.
+`task.reference` of likelihoods, `task.early_stop_vs` of word problems and `task.match` of agents share it. Overrides
+are set on top of the job's own config, so `quantization=none` is the same job without its quantization, and
+`model.dtype=float32` the same model in another number format. If a job names itself, the result is None.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from runner.engines.kinds import kind_of
 from runner.store.jobs import LOCK, Job, claim, identify
 
 MODEL_GROUPS = ("model", "quantization", "lora", "rope")  # overrides of these choose another model
+SEED = "seed"
 SCORING = (*MODEL_GROUPS, "generation.kv_cache")  # what else changes log-probabilities of given texts
 
 
@@ -40,14 +41,23 @@ def find(
 
     `hashes` are the job's own, `other_hashes` the other job's where they differ. Overrides may change `groups` only.
     """
-    mine = identify(config, version, _fingerprint(config) | hashes, measures=False)
+    mine = job_of(config, version, hashes)
     if is_id(words, config.task):
-        named = Job(words, mine.folder.with_name(words))
+        named = by_id(config, words)
     else:
-        other = overridden(config, key, words, groups)
         theirs = hashes if other_hashes is None else other_hashes
-        named = identify(other, version, _fingerprint(other) | theirs, measures=False)
+        named = job_of(overridden(config, key, words, groups), version, theirs)
     return None if named.job_id == mine.job_id else named
+
+
+def job_of(config: RunnerConfig, version: int, hashes: dict[str, str]) -> Job:
+    """Return the job of a config whose task reads what these hashes say."""
+    return identify(config, version, _fingerprint(config) | hashes, measures=False)
+
+
+def by_id(config: RunnerConfig, job_id: str) -> Job:
+    """Return the job of this id in the output folder of a config."""
+    return Job(job_id, Path(config.output_dir).expanduser().absolute() / "jobs" / job_id)
 
 
 def is_id(words: str, task: TaskConfig) -> bool:
@@ -58,7 +68,8 @@ def is_id(words: str, task: TaskConfig) -> bool:
 def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]) -> RunnerConfig:
     """Return the config with these overrides: GROUP=CHOICE, and GROUP.KEY=VALUE for the keys of a choice.
 
-    Keys of a group without GROUP=CHOICE change the job's own choice. `groups` are groups, or single keys of others.
+    Keys of a group without GROUP=CHOICE change the job's own choice. `groups` are groups, or single keys of others;
+    with `seed` among them, seed=N is an override, too.
     """
     chosen: dict[str, str] = {}
     values: dict[str, Any] = {}
@@ -69,6 +80,9 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
     for word in of_words:
         where, _, value = word.partition("=")
         group, _, name = where.partition(".")
+        if where == SEED in groups and value.isdigit():
+            config = replace(config, seed=int(value))
+            continue
         if not value or not {group, where} & set(groups):
             what = "GROUP=CHOICE, such as quantization=none, or GROUP.KEY=VALUE; or the id of a job"
             raise ConfigError(f"{key}={words}: {unknown('override', word, groups)}. Give {what}")

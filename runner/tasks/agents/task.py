@@ -7,110 +7,53 @@ import random
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass
 
 from runner.agents import graph_file, picture
 from runner.agents.attack import Tampering
 from runner.agents.attack_tally import AttackTally, attacked_edges
-from runner.agents.graph import Edges, Graph, Kind
+from runner.agents.graph import Edges, Kind
 from runner.agents.methods import learner_of, settings_of, silence_words
 from runner.agents.outcome import sample_of, why
 from runner.agents.play import Player
+from runner.agents.samples import SampledDiscussion
 from runner.agents.sandbox import Sandbox, SandboxLimits
 from runner.agents.tally import Tally
-from runner.agents.team import Discussion, Team
+from runner.agents.team import Discussion
 from runner.checkpoints.resolve import Resolved
-from runner.config.agents import AgentsConfig, Attack, Domain, Method, Mode
+from runner.config.agents import Attack, Domain
 from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig
 from runner.core import machine
-from runner.core.errors import ConfigError, DataError, JobFailed
+from runner.core.errors import JobFailed
 from runner.core.files import write_atomically
 from runner.core.progress import Progress
 from runner.core.result import GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
-from runner.datasets.chosen import choice_words, hashes_of_choice
-from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
+from runner.datasets.chosen import choice_words
+from runner.datasets.gsm8k import Item
 from runner.engines.base import Capability
 from runner.engines.contract import require
 from runner.engines.session import Session
 from runner.scorers.totals import cost, score_without_left_out
 from runner.store.measured import Measured, Measuring
+from runner.tasks.agents import assignment, match
+from runner.tasks.agents.assignment import Assignment, team_of
 from runner.tasks.agents.calls import CALLS, CallFile
-from runner.tasks.agents.train_questions import train_questions
-from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.tasks.base import Context, Uses
 from runner.tasks.completing import problems
 
 VERSION = 3  # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not drawn
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
+OF_TRAINING = {"calls", "prompt_tokens", "new_tokens", "cost_usd"}
 TEAM_ADAPTER = "embedded_team"  # shipped: teaches the embedded model the roles, in their brief wording
 PROGRAMS_AT_ONCE = 4  # at most; the engine needs cores, too
 
 
-@dataclass
-class Assignment(Inputs):
-    """The questions that are scored, those that train the graph, and the untrained graph."""
-
-    task: AgentsConfig
-    items: list[Item]
-    train: list[Item]
-    graph: Graph
-    left_out: int  # training questions that are among the scored ones
-
-
 def prepare(config: RunnerConfig) -> Assignment:
-    """Read and hash questions and graph; no question both trains and is scored."""
-    task = own_config(config, AgentsConfig)
-    items = load_questions(task)
-    train, left_out = train_questions(task, items) if task.is_trained else ([], 0)
-    hashes = {"data": items_sha256(items)} | hashes_of_choice(task, items)
-    if task.is_trained:
-        hashes["train"] = items_sha256(train)
-    if task.graph is not None:
-        graph = _saved_graph(task, task.graph)
-        hashes["graph"] = graph_file.sha256(graph)
-    else:
-        graph = Graph.of(
-            task.mode,
-            task.agents,
-            seed=config.seed,
-            initial_probability=task.initial_probability,
-            optimized_spatial=task.optimized_spatial,
-            optimized_temporal=task.optimized_temporal,
-            rounds=task.num_rounds if task.method is Method.agent_dropout else None,
-        )
-    source = describe(task.data, task.split, hashes["data"])
-    return Assignment(hashes, task, items, train, graph, left_out, data=source, count=len(items))
-
-
-def _saved_graph(task: AgentsConfig, path: str) -> Graph:
-    """Read the graph that an earlier job has learned; reject one of another team."""
-    try:
-        saved = graph_file.load(path)
-    except DataError as error:
-        raise DataError(f"task.graph={path}: {error}") from error
-    graph, agents = saved.graph, 1 if task.mode is Mode.direct_answer else task.agents
-    if graph.agents != agents or graph.mode is not task.mode:
-        raise ConfigError(
-            f"task.graph={path}: it is a {graph.mode} graph of {graph.agents} agents, and task.mode={task.mode}, "
-            f"task.agents={agents}: give task.mode={graph.mode} task.agents={graph.agents}"
-        )
-    if graph.rounds not in (None, task.num_rounds):
-        need = f"it was learned for {graph.rounds} rounds, each with its own edges: give task.num_rounds={graph.rounds}"
-        raise ConfigError(f"task.graph={path}, task.num_rounds={task.num_rounds}: {need}")
-    roles = _team(task, graph).titles
-    if saved.roles != roles:
-        raise ConfigError(
-            f"task.graph={path}: its agents are {', '.join(saved.roles)}, and this team's {', '.join(roles)}: "
-            "give the same task.roles"
-        )
-    return graph
-
-
-def _team(task: AgentsConfig, graph: Graph) -> Team:
-    return Team.of(graph.agents, task.roles, task.domain, task.decision_method, task.has_letters)
+    """Read and hash questions and graph, and find the job that is matched."""
+    return assignment.prepare(config, VERSION)
 
 
 def run(inputs: Assignment, context: Context) -> Result:
@@ -122,7 +65,10 @@ def run(inputs: Assignment, context: Context) -> Result:
 
 def preview(inputs: Assignment, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
     """Say for a plan which questions count, if files choose them."""
-    return "\n".join(choice_words(inputs.task, inputs.items))
+    lines = choice_words(inputs.task, inputs.items)
+    if inputs.task.match is not None and inputs.matched is not None:
+        lines.append(match.preview_match(inputs.task.match, inputs.matched))
+    return "\n".join(lines)
 
 
 class _Work:
@@ -133,7 +79,8 @@ class _Work:
         self.context, self.calls, self.bar = context, calls, bar
         limits = SandboxLimits(self.task.code_timeout_s, math.ceil(self.task.code_timeout_s))
         self.sandbox = Sandbox(limits, letters=self.task.has_letters)
-        self.team = _team(self.task, self.graph)
+        self.team = team_of(self.task, self.graph)
+        self.budgets: match.Budgets | None = None
         self.measuring: Measuring | None = None
         self.loading_s = 0.0
         self.ended, self.news = 0, dict[str, str]()
@@ -146,6 +93,8 @@ class _Work:
         """Do all of the work and return the result."""
         task, folder = self.task, self.context.recorder.folder
         edges = self.edges("before")
+        if task.match is not None and self.inputs.matched is not None:
+            self.budgets = match.Budgets.read(self.inputs.matched, task.match, self.inputs.items)
         # checked before the model is loaded: without a sandbox, no program is run
         writes_code = any(role.writes_code for role in self.team.roles)
         protections = self.sandbox.protections() if writes_code else None
@@ -161,10 +110,15 @@ class _Work:
         measured = self.measuring.keep() if self.measuring else Measured.read(folder)
         result = Result(
             score_without_left_out(samples) | self.tally.metrics(len(samples)) | edges,
-            self.tally.rows(),
+            self.tally.rows() + (self.training.sums("training") if task.is_trained else []),
             self.tally.facts(),
         )
         result.metrics |= cost(samples) | sides(self.scored_calls)
+        if task.is_sampled:
+            result.metrics["samples_per_question"] = self.tally.calls_of(self.team.titles[0]) / len(samples)
+        if self.budgets is not None:
+            result.metrics["match_tokens"] = self.budgets.whole(self.inputs.items)
+            result.facts["match"] = self.budgets.words_of(self.inputs.items, self.tally.tokens)
         if self.attack is not None:
             result.metrics |= self.attack.metrics()
             who = f"agent {task.attack_agent}, {self.team.titles[self.attacked]}"
@@ -174,7 +128,7 @@ class _Work:
             result.metrics["play_s"] = play_s
         if task.is_trained:
             costs = self.training.metrics(len(solved))
-            result.metrics |= {f"train_{key}": costs[key] for key in ("calls", "prompt_tokens", "new_tokens")}
+            result.metrics |= {f"train_{key}": costs[key] for key in costs.keys() & OF_TRAINING}
             result.metrics |= {"train_questions": len(solved), "train_solved": sum(solved)}
             result.facts["trained_on"] = f"{len(solved)} questions of {task.train_split}"
         if protections is not None:
@@ -334,6 +288,9 @@ class _Work:
 
     def discussion(self, key: str, item: Item, draws: bool) -> Discussion:
         """Draw a question's rounds by seed and key, so that restarts draw the same, or take the learned ones."""
+        if self.task.is_sampled:
+            budget = None if self.budgets is None else self.budgets.of(item)
+            return SampledDiscussion(self.team, key, item.question, self.task.samples, budget)
         rng, numbers = random.Random(f"{self.context.config.seed}/{key}"), range(self.task.num_rounds)
         rounds = [self.graph.draw(rng, number) if draws else self.graph.settled(number) for number in numbers]
         seed = f"{self.context.config.seed}/{key}/attack"

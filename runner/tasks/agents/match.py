@@ -1,0 +1,81 @@
+"""task.match: one agent gets as many samples of each question as the tokens of another job buy, training included.
+
+It is the fair opponent of a team: what does a single agent make of the same tokens, on the same questions?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from runner.config.agents import AgentsConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import QuestionsConfig
+from runner.core.errors import ConfigError
+from runner.core.metrics import OF_CALLS
+from runner.datasets.gsm8k import Item
+from runner.store.jobs import Job, read_samples
+from runner.tasks import named_job
+from runner.tasks.base import own_config
+
+KEY = "task.match"
+OF_TEAM = [item.name for item in fields(AgentsConfig) if item.name not in {it.name for it in fields(QuestionsConfig)}]
+GROUPS = (*named_job.MODEL_GROUPS, "generation", named_job.SEED, *(f"task.{name}" for name in OF_TEAM if name != "match"))
+
+
+def team_config(config: RunnerConfig, words: str) -> RunnerConfig:
+    """Return the config of the team that overrides name: the job's own, but for the keys of the one agent."""
+    task = own_config(config, AgentsConfig)
+    plain = AgentsConfig()
+    team = replace(task, match=None, roles=None, mode=plain.mode, decision_method=plain.decision_method)
+    return named_job.overridden(replace(config, task=team), KEY, words, GROUPS)
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """The tokens that each question may take: what the other job took for it, and its share of that job's training."""
+
+    job: Job
+    words: str
+    by_question: dict[str, int]
+    training: float  # tokens a question
+
+    @classmethod
+    def read(cls, job: Job, words: str, items: Sequence[Item]) -> Budgets:
+        """Read the finished job, after waiting for the process that runs it; ConfigError says what to run."""
+        record = named_job.wait_for(job)
+        if record is None:
+            by_id = words == job.job_id
+            what = "no finished job of that id" if by_id else f"that job ({job.job_id}) is not done"
+            to_run = "Run it first" + ("" if by_id else f": the same command with {words} and without {KEY}")
+            raise ConfigError(f"{KEY}={words}: {what} in {job.folder.parent}. {to_run}")
+        samples = read_samples(job.samples_path).values()
+        known = {it.question: it.prompt_tokens + sum(answer.tokens for answer in it.answers) for it in samples}
+        lacking = next((item for item in items if item.question not in known), None)
+        if lacking is not None:
+            raise ConfigError(
+                f"{KEY}={words}: {job.job_id} has not asked question {lacking.number} of this job: it was run on other "
+                "data, or with another task.split, task.offset, task.shuffle_seed or task.only, or a smaller task.limit"
+            )
+        trained = sum(record.result.metrics.get(f"train_{key}", 0.0) for key in OF_CALLS)
+        return cls(job, words, {str(question): tokens for question, tokens in known.items()}, trained / len(known))
+
+    def of(self, item: Item) -> float:
+        """Return the tokens that a question may take."""
+        return self.by_question[item.question] + self.training
+
+    def whole(self, items: Sequence[Item]) -> float:
+        """Return the tokens that all questions may take."""
+        return sum(map(self.of, items))
+
+    def words_of(self, items: Sequence[Item], used: float) -> str:
+        """Say which job was matched, and how nearly."""
+        budget = self.whole(items)
+        named = " · ".join(dict.fromkeys((self.words, self.job.job_id)))
+        training = f", {self.training * len(items):,.0f} of them for training" if self.training else ""
+        return f"{named}: {budget:,.0f} tokens{training}; used {used:,.0f}, {used / budget:.1%}"
+
+
+def preview_match(words: str, job: Job) -> str:
+    """Say for a plan whose tokens the samples will use."""
+    return f"match: as many samples as the tokens of {words} ({job.job_id}) buy; that job: {named_job.state(job)}"
