@@ -20,14 +20,19 @@ from runner.tasks.base import own_config
 
 KEY = "task.match"
 OF_TEAM = [item.name for item in fields(AgentsConfig) if item.name not in {it.name for it in fields(QuestionsConfig)}]
-GROUPS = (*named_job.MODEL_GROUPS, "generation", named_job.SEED, *(f"task.{name}" for name in OF_TEAM if name != "match"))
+GROUPS = (
+    *named_job.MODEL_GROUPS,
+    "generation",
+    named_job.SEED,
+    *(f"task.{name}" for name in OF_TEAM if name != "match"),
+)
 
 
 def team_config(config: RunnerConfig, words: str) -> RunnerConfig:
     """Return the config of the team that overrides name: the job's own, but for the keys of the one agent."""
     task = own_config(config, AgentsConfig)
     plain = AgentsConfig()
-    team = replace(task, match=None, roles=None, mode=plain.mode, decision_method=plain.decision_method)
+    team = replace(task, match=None, mode=plain.mode, decision_method=plain.decision_method)
     return named_job.overridden(replace(config, task=team), KEY, words, GROUPS)
 
 
