@@ -36,6 +36,8 @@ from runner.compare.runs import (
 from runner.compare.seeds import check_seeds, check_seeds_option
 from runner.compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate
+from runner.compare.teams import name_teams
+from runner.config.agents import AgentsConfig
 from runner.core.console import say
 from runner.core.entry import run_entry
 from runner.core.errors import ConfigError, JobFailed, exit_code_of, few, unknown
@@ -84,6 +86,8 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     check_clusters(options, runs)
     if options.metric and not (options.lm_eval or options.results):
         runs = with_number(runs, options.metric, reader)
+    if options.teams:
+        runs = name_teams(runs, differing_keys([run.params for run in runs if run.task == AgentsConfig.name]))
     target = (grid or grid_to_log_to(runs)) if options.log else None
     terms = parse_requirements(options.require, runs)
     margins = margins_with(terms, parse_margins(options.margin))

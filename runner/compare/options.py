@@ -72,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         help="one row for each combination of these keys; runs that agree in them (other splits) are pooled",
     )
     add(
+        "--teams",
+        action="store_true",
+        help="name jobs of task=agents by what their teams are, so that all have one baseline: "
+        '--teams --baseline "team=one agent"',
+    )
+    add(
         "--pool",
         nargs="?",
         const=Weights.questions.value,

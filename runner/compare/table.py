@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.compare import pairing
 from runner.compare.conclusion import conclude, merge_sentences
-from runner.compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, TooFew, group, label
+from runner.compare.data import JOB_ID, REPEAT, TEAM, NotPaired, Run, Table, TableRow, TooFew, group, label
 from runner.compare.effect_words import error_budget, sentence
 from runner.compare.front import mark_front
 from runner.compare.likelihood import compare_likelihoods
@@ -17,6 +17,7 @@ from runner.compare.runs import SampleReader
 from runner.compare.seeds import row_of, rows_over_seeds, rows_with_seeds, with_seeds, without_seed
 from runner.compare.selection import listed, matches
 from runner.compare.survival import add_survival
+from runner.compare.teams import stands_for
 from runner.compare.token_costs import add_token_costs
 from runner.compare.token_savings import add_savings
 from runner.compare.wording import dominated, natural
@@ -64,6 +65,8 @@ def tabulate(runs: list[Run], choice: ComparisonOptions, reader: SampleReader) -
     configs = [run.params for run in runs]
     varying = choice.by or differing_keys(configs)
     varying = without_seed(varying) if choice.seeds else varying
+    if any(TEAM in run.params for run in runs):
+        varying = [key for key in varying if not stands_for(key)]
     keys = choice.by or distinguishing_keys(varying, configs)
     question_keys = [key for key in QUESTION_KEYS if key in keys]
     rows = [

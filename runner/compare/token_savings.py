@@ -54,15 +54,20 @@ def graph_words(run: Run) -> str:
     mode = run.value("task.mode") or "unknown"
     if mode == "direct_answer":
         return "one agent, without a graph"
-    kind = "fixed"
-    if "true" in {(run.value(f"task.optimized_{it}") or "").lower() for it in KINDS}:
-        kind = "learned" if run.metrics.get("train_questions") else "drawn"
-    if run.value("task.graph") not in NULL:
-        kind = "given"
+    kind = graph_kind(run)
     method = run.value("task.method") if kind == "learned" else None
     by_method = f" by {method}" if method else ""
     edges = ", ".join(filter(None, (_edges(run, it) for it in KINDS)))
     return f"the {kind} {mode} graph{by_method}{f' with {edges} edges' if edges else ''}"
+
+
+def graph_kind(run: Run) -> str:
+    """Say where a run's graph comes from: fixed, drawn, learned, given."""
+    if run.value("task.graph") not in NULL:
+        return "given"
+    if "true" in {(run.value(f"task.optimized_{it}") or "").lower() for it in KINDS}:
+        return "learned" if run.metrics.get("train_questions") else "drawn"
+    return "fixed"
 
 
 def _edges(run: Run, kind: str) -> str:
@@ -100,6 +105,8 @@ def sentence(row: TableRow, saving: TokenSaving, keys: list[str]) -> str:
 def _named(words: str, run: Run) -> str:
     """Return a run's graph, and before it what else names the run."""
     mode = run.value("task.mode")
+    if mode == "direct_answer" and words != run.job_id:
+        return words
     return graph_words(run) if words in (f"task.mode={mode}", run.job_id) else f"{words}, {graph_words(run)}"
 
 

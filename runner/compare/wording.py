@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from runner.compare.data import ABSENT, REPEAT, Flips, Table, TableRow, label
+from runner.compare.data import ABSENT, REPEAT, TEAM, Flips, Table, TableRow, label
 from runner.compare.front import SPEED
 from runner.core.metrics import FRONT, points
 from runner.core.sequential import level_of
@@ -34,6 +34,11 @@ def about(count: int) -> str:
     return f"{-(-count // step) * step:,}"
 
 
+def is_its_own_name(key: str) -> bool:
+    """Whether the values of a key are known by themselves: nf4 needs no `quantization=` before it."""
+    return key.endswith(".name") or key == TEAM
+
+
 def assignments(row: TableRow, keys: list[str]) -> str:
     """Return a row's config: quantization=nf4, seed=1."""
     return ", ".join(f"{label(key)}={row.config[key]}" for key in keys if row.config[key] is not None)
@@ -42,7 +47,7 @@ def assignments(row: TableRow, keys: list[str]) -> str:
 def name_of(row: TableRow, keys: list[str]) -> str:
     """Return the shortest name that distinguishes a row from the others: its values, or its job id."""
     values = [
-        f"{row.config[key]}" if key.endswith(".name") else f"{label(key)}={row.config[key]}"
+        f"{row.config[key]}" if is_its_own_name(key) else f"{label(key)}={row.config[key]}"
         for key in keys
         if row.config[key] is not None
     ]
@@ -66,7 +71,7 @@ def sides(row: TableRow, keys: list[str]) -> tuple[str, str, str]:
     shared = assignments(row, [key for key in keys if key not in own])
     ours, theirs = (assignments(side, own) or side.run.job_id for side in (row, base))
     both = [key for key in own if row.config[key] is not None and base.config[key] is not None]
-    if len(both) == 1 and both[0].endswith(".name"):  # `nf4 vs none`, with keys that only one has in brackets
+    if len(both) == 1 and is_its_own_name(both[0]):  # `nf4 vs none`, with keys that only one has in brackets
         more = [key for key in own if key not in both]
         ours, theirs = (f"{it.config[both[0]]} ({assignments(it, more)})".removesuffix(" ()") for it in (row, base))
     return ours, theirs, shared

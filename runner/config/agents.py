@@ -133,7 +133,7 @@ class AgentsConfig(QuestionsConfig):
     attack: Attack = counts_unless(Attack.none)
     attack_agent: int = counts_unless(1)
     samples: int = counts_unless(1)
-    match: str | None = inert(None, "names another job; the id of that job counts instead")
+    match: str | None = inert(None, HASHED)  # the id of the job that it names counts
 
     def __post_init__(self) -> None:
         super().__post_init__()

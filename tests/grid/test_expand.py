@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hydra import initialize_config_dir
@@ -316,7 +317,11 @@ def test_an_exclude_value_that_cannot_be_listed_is_refused(value: str) -> None:
 
 
 def test_each_case_is_a_grid_of_its_own_and_multiplies_with_the_rest() -> None:
-    cases = [{"task.mode": "chain,star"}, {}, {"task.mode": "debate", "seed": "1,2", "task": {"system": "a, b"}}]
+    cases: list[dict[str, Any]] = [
+        {"task.mode": "chain,star"},
+        {},
+        {"task.mode": "debate", "seed": "1,2", "task": {"system": "a, b"}},
+    ]
     found = expand(["task.limit=3,4"], {"quantization": "none"}, None, None, cases)
     shown = [[line for line in job if not line.startswith("quantization=none")] for job in found]
     assert all(job[0] == "quantization=none" for job in found)

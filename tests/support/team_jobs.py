@@ -31,6 +31,7 @@ def team(
     training_tokens: int = 0,
     kept: Sequence[Edge] | None = None,
     failed: Sequence[int] = (),
+    **keys: str,
 ) -> Path:
     """Log a job whose questions took these tokens; `kept`: the spatial edges that its learned graph has left."""
     edges = Graph.of(Mode(mode), 4, seed=0).spatial.count
@@ -44,6 +45,7 @@ def team(
         metrics |= {"train_questions": 40.0, "train_prompt_tokens": training_tokens - 100.0, "train_new_tokens": 100.0}
     config = {"task.name": "agents", "task.mode": mode, "task.agents": "4", "task.num_rounds": "1", "seed": f"{seed}"}
     config |= {"task.optimized_spatial": str(kept is not None), "task.graph": "None"}
+    config |= {f"task.{key}": value for key, value in keys.items()}
     folder = store.job(experiment, name, config, list(solved), metrics=metrics, tags={"task": "agents"})
     samples = folder / "samples.jsonl"
     lines = [
@@ -57,7 +59,7 @@ def team(
         graph.spatial.live[:] = False
         for source, target in kept:
             graph.spatial.live[source, target] = True
-    (folder / "graph.json").write_text(graph_file.to_json(graph, ROLES))
+    (folder / "graph.json").write_text(graph_file.to_json(graph, ROLES[: graph.agents]))
     return folder
 
 

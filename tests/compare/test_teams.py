@@ -1,0 +1,76 @@
+"""--teams: rows of teams by name, all with one baseline; two different teams never share a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from stores import Store, marks
+from team_jobs import team
+
+from runner.compare.data import TEAM, Run
+from runner.compare.teams import name_teams, team_words
+from runner.core.errors import ConfigError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+N = 40
+
+
+def run_of(job_id: str = "agents-1", trained: bool = False, task: str = "agents", **keys: str) -> Run:
+    params = {
+        f"task.{key}": value for key, value in {"mode": "chain", "decision_method": "final_refer", **keys}.items()
+    }
+    metrics = {"train_questions": 40.0} if trained else {}
+    return Run(job_id, job_id, task, "3", job_id, params, metrics)
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (run_of(), "chain"),
+        (run_of(decision_method="majority_vote"), "chain · vote"),
+        (run_of(optimized_spatial="True", trained=True), "chain · learned"),
+        (run_of(optimized_spatial="True", method="agent_prune", trained=True), "chain · learned by agent_prune"),
+        (run_of(optimized_temporal="True", method="none", draw="True"), "chain · drawn"),
+        (run_of(graph="graph.json", attack="liar"), "chain · given · liar"),
+        (run_of(mode="direct_answer", decision_method="direct"), "one agent"),
+        (run_of(mode="direct_answer"), "one agent · decision"),
+        (run_of(mode="direct_answer", samples="8", decision_method="majority_vote"), "one agent × 8 · vote"),
+        (
+            run_of(mode="direct_answer", match="task.mode=star task.optimized_spatial=true seed=0"),
+            "one agent with the tokens of star learned · decision",
+        ),
+        (run_of(mode="direct_answer", match="agents-0"), "one agent with the tokens of agents-0 · decision"),
+    ],
+)
+def test_a_team_is_named_by_what_it_is(run: Run, words: str) -> None:
+    assert team_words(run) == words
+
+
+def test_teams_that_differ_in_a_key_never_share_a_name() -> None:
+    rates = [
+        run_of(f"agents-{rate}", trained=True, optimized_spatial="True", pruning_rate=rate) for rate in ("0.1", "0.2")
+    ]
+    other = run_of("agents-x", mode="star")
+    named = [run.params[TEAM] for run in name_teams([*rates, other], ["task.mode", "task.pruning_rate", "seed"])]
+    assert named == ["chain · learned · task.pruning_rate=0.1", "chain · learned · task.pruning_rate=0.2", "star"]
+    with pytest.raises(ConfigError, match="--teams names teams of task=agents"):
+        name_teams([run_of(task="gsm8k")], [])
+
+
+def test_teams_without_a_key_in_common_have_one_baseline(store: Store, rows: Any, show: Any) -> None:
+    """Without --teams the drawn one has no baseline, since it differs from the single agent in other keys, too."""
+    team(store, "teams", "alone", marks(30, N), [100] * N, [100] * N, mode="direct_answer", decision_method="direct")
+    team(store, "teams", "drawn", marks(20, N), [900] * N, [100] * N, optimized_spatial="True", method="none")
+    words = "task.mode=direct_answer,task.decision_method=direct"
+    assert "no baseline" in rows("teams", "--baseline", words)["drawn"]["note"]
+    found = rows("teams", "--teams", "--baseline", "team=one agent")
+    assert found["alone"]["is_baseline"]
+    assert found["drawn"]["note"] is None
+    assert found["drawn"]["config"] == {TEAM: "full_connected · drawn"}
+    _, out, _ = show("teams", "--teams", "--baseline", "team=one agent")
+    assert "• full_connected · drawn vs one agent (n=40): worse" in out
+    assert "against one agent, on the 40 questions that both answered: saves nothing" in out
