@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -101,8 +102,14 @@ def tokens(table: Table) -> Figure:
                 pane.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
             face = PAPER if row.is_baseline else colour
             pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
-        shown = [point for point in points if len(points) <= MAX_LABELS or point[:2] in front or point[2].is_baseline]
-        labels.append(_annotated(pane, shown, [key for key in table.keys if key not in panel_keys], front))
+        keys = [key for key in table.keys if key not in panel_keys]
+        names = {row.run.run_id: _words(row, keys) for *_, row in all_points if row.panel == panel}
+        if len(points) > MAX_LABELS:  # names would cover each other: numbers, and a list of them beside the pane
+            lines = [f"{number}  {name}" for number, name in enumerate(names.values(), 1)]
+            beside = {"transform": pane.transAxes, "va": "top", "fontsize": 8, "color": INK}
+            pane.text(1.02, 1, "\n".join(lines), **beside)
+            names = {run_id: str(number) for number, run_id in enumerate(names, 1)}
+        labels.append(_annotated(pane, points, names, front))
         _finish_pane(pane, front)
         pane.set_title(literal(", ".join(panel)), loc="left")
         pane.set_xlabel("prompt and new tokens a question")
@@ -267,18 +274,22 @@ def _front_pane(pane: Axes, rows: list[TableRow], axis: str, keys: list[str]) ->
         _bars(pane, x, y, row, axis, colour)
         pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)
     shown = [it for it in points if len(rows) <= MAX_LABELS or it[2].on_front or it[2].is_baseline]
-    labels = _annotated(pane, shown, keys, [(x, y) for x, y, row in points if row.on_front])
+    names = {row.run.run_id: _words(row, keys) for *_, row in shown}
+    labels = _annotated(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
     _finish_pane(pane, _front_of([(x, y) for x, y, _ in points], sign))
     return labels
 
 
 def _annotated(
-    pane: Axes, points: list[tuple[float, float, TableRow]], keys: list[str], front: list[tuple[float, float]]
+    pane: Axes,
+    points: list[tuple[float, float, TableRow]],
+    names: Mapping[str, str],
+    front: list[tuple[float, float]],
 ) -> list[Annotation]:
-    """Write the names of points; rows at the same point share a label."""
-    names: dict[tuple[float, float], list[str]] = {}
+    """Write the names of points, by the ids of their runs; rows at the same point share a label."""
+    at: dict[tuple[float, float], list[str]] = {}
     for x, y, row in points:
-        names.setdefault((x, y), []).append(_words(row, keys))
+        at.setdefault((x, y), []).append(names[row.run.run_id])
     return [
         pane.annotate(
             ", ".join(words),
@@ -288,8 +299,9 @@ def _annotated(
             ha="center",
             fontsize=8,
             color=FRONT if place in front else MUTED,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8},  # above bars
         )
-        for place, words in names.items()
+        for place, words in at.items()
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from stores import Store, marks
 from team_jobs import team
 
 from runner.compare.data import TEAM, Run
+from runner.compare.pictures import MAX_LABELS
 from runner.compare.teams import name_teams, team_words
 from runner.core.errors import ConfigError
 
@@ -74,3 +76,15 @@ def test_teams_without_a_key_in_common_have_one_baseline(store: Store, rows: Any
     _, out, _ = show("teams", "--teams", "--baseline", "team=one agent")
     assert "• full_connected · drawn vs one agent (n=40): worse" in out
     assert "against one agent, on the 40 questions that both answered: saves nothing" in out
+
+
+def test_a_picture_of_many_teams_numbers_them_and_lists_their_names(store: Store, show: Any, tmp_path: Path) -> None:
+    for number in range(MAX_LABELS + 1):
+        rate, tokens = f"0.{number + 10}", [500 + 10 * number] * N
+        team(store, "many", f"team-{number}", marks(N - number, N), tokens, [100] * N, learning_rate=rate)
+    code, _, err = show("many", "--teams", "--save", str(tmp_path))
+    assert code == 0, err
+    picture = (tmp_path / "tokens.svg").read_text()
+    names = [f"…_connected · task.learning_rate=0.{number + 10}" for number in range(MAX_LABELS + 1)]
+    assert all(picture.count(f">{number}  {name}<") == 1 for number, name in enumerate(names, 1)), picture[:2000]
+    assert all(f">{number}<" in picture for number in range(1, MAX_LABELS + 2))
