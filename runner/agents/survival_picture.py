@@ -46,7 +46,7 @@ def _panel(found: SurvivalTable, kind: str, left: float) -> list[str]:
     ]
     for it in edges:
         pieces.append(_edge(it, places, found.roles))
-    for column, (side, anchor, head) in enumerate(zip((-1, 1), ("end", "start"), HEADS[kind], strict=True)):
+    for column, (side, anchor, head) in enumerate(zip((-1, 1), ("end", "start"), HEADS[_plain(kind)], strict=True)):
         pieces.append(text(columns[column], TOP - NODE - 10, head, colour=GREY, anchor="middle"))
         for number, role in enumerate(found.roles):
             x, y = places[column][number]
@@ -54,8 +54,13 @@ def _panel(found: SurvivalTable, kind: str, left: float) -> list[str]:
     return pieces
 
 
+def _plain(kind: str) -> str:
+    """Return the kind of edges of `spatial, round 1`, where each round has its own."""
+    return kind.partition(",")[0]
+
+
 def _edge(it: EdgeSurvival, places: list[list[Point]], roles: tuple[str, ...]) -> str:
-    look = LOOKS[it.kind.split(",")[0]]
+    look = LOOKS[_plain(it.kind)]
     names = f"{it.source + 1} {roles[it.source]} → {it.target + 1} {roles[it.target]}"
     words = f"{names}: survived in {it.survived} of {it.seeds} seeds, by chance {it.by_chance * it.seeds:.1f}"
     colour = look.live if it.finding == "more often than chance" else look.pale

@@ -20,6 +20,7 @@ def test_widths_colours_and_words() -> None:
         edge("spatial", 1, 0, 10),
         edge("spatial", 0, 2, 0, 0.001),
         edge("temporal", 2, 2, 15),
+        edge("temporal, round 3", 1, 2, 15),  # each round has its own
     ]
     text = svg(SurvivalTable("job", ("One <b>", "Two", "Three"), 20, edges), "a team & more")
     ET.fromstring(text)
@@ -39,3 +40,5 @@ def test_widths_colours_and_words() -> None:
     assert "survived in 15 of 20 seeds, by chance 10.0" in text
     assert "1.5 of 3 survive in the mean" in text
     assert "temporal edges over 20 seeds" in text
+    assert "temporal, round 3 edges over 20 seeds" in text
+    assert (text.count(">who speaks<"), text.count(">round before<")) == (1, 2)
