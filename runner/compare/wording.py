@@ -41,7 +41,11 @@ def is_its_own_name(key: str) -> bool:
 
 def assignments(row: TableRow, keys: list[str]) -> str:
     """Return a row's config: quantization=nf4, seed=1."""
-    return ", ".join(f"{label(key)}={row.config[key]}" for key in keys if row.config[key] is not None)
+    return ", ".join(
+        f"{row.config[key]}" if key == TEAM else f"{label(key)}={row.config[key]}"
+        for key in keys
+        if row.config[key] is not None
+    )
 
 
 def name_of(row: TableRow, keys: list[str]) -> str:
