@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from runner.core.metrics import ACCURACY, LINES, grid_columns, number
 from runner.core.result import COMPLETIONS, Record, Status
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 
+MAX_KEY_COLUMNS = 6  # more of them leave no room for a value
 FACTS_SHOWN = (
     *("architecture", "device", "threads", "processes", "dtype"),
     *(
@@ -63,7 +65,7 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
     if how is not Print.table:
         return
     out = console()
-    keys = list(dict.fromkeys(key for line in lines for key in line.names))
+    keys, names = naming_columns([line.names for line in lines])
     metrics = grid_columns([line.record.result.metrics for line in lines if line.record is not None])
     table = rich_table()
     table.add_column("job", no_wrap=True)
@@ -74,12 +76,20 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
         table.add_column("accuracy [95 %]", justify="right", no_wrap=True)
     for metric in metrics:
         table.add_column(metric.title, justify="right", overflow="fold")
-    for line in lines:
-        cells = [line.job_id, *(line.names.get(key, "") for key in keys), line.status]
+    for line, named in zip(lines, names, strict=True):
+        cells = [line.job_id, *named, line.status]
         cells += [line.accuracy()] if scored else []
         cells += ["" if (value := line.metric(it.key)) is None else it.write(value) for it in metrics]
         table.add_row(*cells)
     out.print(table)
+
+
+def naming_columns(names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and cells by which jobs are told apart: a column for each key, one for all if these are many."""
+    keys = list(dict.fromkeys(key for row in names for key in row))
+    if len(keys) <= MAX_KEY_COLUMNS:
+        return keys, [[row.get(key, "") for key in keys] for row in names]
+    return ["overrides"], [[" ".join(f"{key}={value}" for key, value in row.items())] for row in names]
 
 
 @dataclass

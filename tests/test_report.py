@@ -12,7 +12,7 @@ from runner.config.root import Print, RunnerConfig
 from runner.config.task import SplitConfig
 from runner.core.loaded import lines
 from runner.core.result import Record, Result, Status
-from runner.report import GridLine, brief, headline, show, show_grid
+from runner.report import MAX_KEY_COLUMNS, GridLine, brief, headline, naming_columns, show, show_grid
 from runner.run import run
 
 METRICS = {
@@ -179,3 +179,12 @@ def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_gpu_has_its_own_memory() -> None:
     on_gpu = lines(LOADED_METRICS | {"gpu_mib": 1000, "load_peak_gpu_mib": 1234}, LOADED_FACTS)
     assert on_gpu["load"].endswith("then 465 MiB resident · GPU peak 1,234 MiB, then 1,000 MiB")
+
+
+def test_many_keys_share_a_column_in_the_table_of_a_grid() -> None:
+    few = [{"a": "1", "b": "2"}, {"a": "3"}]
+    assert naming_columns(few) == (["a", "b"], [["1", "2"], ["3", ""]])
+    many = [{f"key{number}": "v" for number in range(MAX_KEY_COLUMNS + 1)}, {"key0": "w"}]
+    heads, cells = naming_columns(many)
+    assert (heads, cells[1]) == (["overrides"], ["key0=w"])
+    assert cells[0] == [" ".join(f"key{number}=v" for number in range(MAX_KEY_COLUMNS + 1))]

@@ -14,7 +14,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from runner.config.root import RunnerConfig
+from runner.config.root import AUTO, RunnerConfig
 from runner.core import machine
 from runner.core.console import console, plain, say
 from runner.core.files import shared_folder
@@ -24,7 +24,7 @@ from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
 from runner.estimates.jobs import JobEstimate, clock, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
-from runner.report import GridLine, brief
+from runner.report import GridLine, brief, naming_columns
 from runner.store import mlflow_store
 
 REDRAW_EVERY_S = 0.25
@@ -71,8 +71,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
 
     estimates = estimate_plan(plan)
     bases = {base: number for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)}
-    names = job_names(plan)
-    keys = list(dict.fromkeys(key for row in names for key in row))
+    keys, names = naming_columns(job_names(plan))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("job", no_wrap=True)
     rows = [_estimate_cells(estimates.get(number)) for number in range(len(plan))]
@@ -82,9 +81,8 @@ def show_plan(plan: list[PlannedJob]) -> None:
     for number, (planned, row) in enumerate(zip(plan, names, strict=True)):
         duplicate = " (the same job as one above)" if planned.same_as is not None else ""
         base = f"{bases[planned.base]}" if planned.base else ""
-        cells = [row.get(key, "") for key in keys]
         estimated = [rows[number][column] for column in filled]
-        table.add_row(planned.job_id, *cells, f"{planned.state}{duplicate}", base, *estimated)
+        table.add_row(planned.job_id, *row, f"{planned.state}{duplicate}", base, *estimated)
     console().print(table)
     if filled:
         print(
@@ -100,7 +98,8 @@ def show_plan(plan: list[PlannedJob]) -> None:
         notes = planned.notes + ([fit.would_fit] if fit is not None and fit.would_fit else [])
         for note in notes:
             print(plain(f"note: {label}\n    {note}"))
-    print(f"{summary(plan)}; {len(bases)} bases to load at most once each{_total_time(plan, estimates)}")
+    each = "each" if all(it.config is None or it.config.workers in (AUTO, "1") for it in plan) else "for each worker"
+    print(f"{summary(plan)}; {len(bases)} bases to load at most once {each}{_total_time(plan, estimates)}")
 
 
 def _estimate_cells(taken: JobEstimate | None) -> list[str]:
