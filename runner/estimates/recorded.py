@@ -108,7 +108,7 @@ def _seconds(record: Record, config: RunnerConfig, read: int | None) -> float | 
         share = _completions(amounts) / _completions(task.amounts(config.generation))
         return load_s + share * max(record.seconds - load_s, 0.0)
     n, speeds = (
-        metrics.get("n_all", metrics.get("n")),
+        metrics.get("calls", metrics.get("n_all", metrics.get("n"))),  # a team's question takes several completions
         (metrics.get("prefill_tok_per_s"), metrics.get("decode_tok_per_s")),
     )
     if not n or not all(speeds):  # it may have reused other jobs' answers

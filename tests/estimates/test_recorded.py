@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runner.config.agents import AgentsConfig, Mode
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
@@ -48,6 +49,20 @@ def test_answers_are_scaled_by_their_number(config: Any) -> None:
     estimate = FinishedJobs(Path(config.output_dir)).estimate(everything, read=7)
     assert estimate is not None
     assert estimate.seconds == pytest.approx(3 + 7 * (100 / 100 + 20 / 10)), "the data has been read"
+
+
+def test_a_teams_question_takes_several_calls(config: Any) -> None:
+    chain = replace(config, task=AgentsConfig(limit=4, mode=Mode.chain))
+    write(chain, ANSWERS | {"calls": 20})  # of 4 agents and the decision, for each of 4 questions
+    found = FinishedJobs(Path(config.output_dir))
+    same, alone = (
+        found.estimate(chain),
+        found.estimate(replace(chain, task=AgentsConfig(limit=4, mode=Mode.direct_answer))),
+    )
+    assert same is not None
+    assert alone is not None
+    assert same.seconds == pytest.approx(3 + 400 / 100 + 80 / 10), "as long as it took"
+    assert alone.seconds == pytest.approx(3 + (400 / 100 + 80 / 10) * 8 / 20), "two calls a question"
 
 
 def test_several_records_give_the_spread(config: Any) -> None:
