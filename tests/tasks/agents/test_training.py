@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from runner.config.agents import Method, Mode
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import GRAPH, GRAPH_PICTURE
+from runner.engines.base import Completion, Event, Request
 from runner.report import headline
 from runner.tasks.agents import task as agents
 from runner.tasks.agents.calls import CALLS
@@ -45,6 +46,7 @@ def test_training_prunes_and_never_sees_the_scored_questions(make_config: Make, 
     assert "Temporal" not in (recorder.folder / GRAPH_PICTURE).read_text()
     assert (metrics["train_questions"], metrics["train_solved"], metrics["train_calls"]) == (40, 40, 200)
     assert (metrics["calls"], metrics["train_prompt_tokens"], metrics["prompt_tokens"]) == (15, 20000, 1500)
+    assert not {"cost_usd", "train_cost_usd"} & metrics.keys(), "no call has a price"
     kept = {name: (recorder.folder / name).read_text() for name in (GRAPH, GRAPH_PICTURE)}
     lines = (recorder.folder / CALLS).read_text().splitlines(keepends=True)
     (recorder.folder / CALLS).write_text("".join(lines[:100]))  # as if it had been killed amid the training
@@ -165,6 +167,26 @@ def test_draws_belong_to_the_question_and_the_seed(make_config: Make, again: Sta
         for name in (CALLS, "samples.jsonl"):
             (recorder.folder / name).unlink()
     assert seen[0] == seen[1] != seen[2]
+
+
+class Priced(Team):
+    """An engine each of whose calls costs a cent."""
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[Event]]:
+        for events in super().answer(requests):
+            for event in events:
+                assert isinstance(event, Completion)
+                event.cost_usd = 0.01
+            yield events
+
+
+def test_the_price_and_the_tokens_of_training_are_counted_apart(make_config: Make, again: Starts) -> None:
+    config = make_config(task=team(mode=Mode.full_connected, optimized_spatial=True, num_iterations=2))
+    result = work(agents, config, again(), Priced(right(config)))
+    counted = {"calls": 15, "cost_usd": 0.15, "train_calls": 40, "train_cost_usd": 0.40}
+    assert {key: result.metrics[key] for key in counted} == pytest.approx(counted)
+    row = next(row for row in result.rows if row["tokens of"] == "training")
+    assert (row["calls"], row["prompt tokens"], row["new tokens"]) == (40, 4000, 120)
 
 
 EACH_METHOD = {
