@@ -113,6 +113,25 @@ def wait_for(job: Job) -> Record | None:
     return job.recorded()
 
 
+def finished(job: Job, key: str, words: str) -> Record:
+    """Return the record of a finished job, after waiting for the process that runs it; ConfigError says what to run."""
+    record = wait_for(job)
+    if record is None:
+        by_id = words == job.job_id
+        what = "no finished job of that id" if by_id else f"that job ({job.job_id}) is not done"
+        to_run = "Run it first" + ("" if by_id else f": the same command with {words} and without {key}")
+        raise ConfigError(f"{key}={words}: {what} in {job.folder.parent}. {to_run}")
+    return record
+
+
+def not_asked(key: str, words: str, job: Job, number: int) -> ConfigError:
+    """Return the error that a named job has not asked a question."""
+    return ConfigError(
+        f"{key}={words}: {job.job_id} has not asked question {number} of this job: it was run on other data, or with "
+        "another task.split, task.offset, task.shuffle_seed or task.only, or a smaller task.limit"
+    )
+
+
 def state(job: Job) -> str:
     """Say for a plan whether a job is done."""
     return "done" if job.recorded() is not None else "must run first"

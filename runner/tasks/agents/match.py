@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields, replace
 from runner.config.agents import AgentsConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import QuestionsConfig
-from runner.core.errors import ConfigError
 from runner.core.metrics import OF_CALLS
 from runner.datasets.gsm8k import Item
 from runner.store.jobs import Job, read_samples
@@ -48,20 +47,12 @@ class Budgets:
     @classmethod
     def read(cls, job: Job, words: str, items: Sequence[Item]) -> Budgets:
         """Read the finished job, after waiting for the process that runs it; ConfigError says what to run."""
-        record = named_job.wait_for(job)
-        if record is None:
-            by_id = words == job.job_id
-            what = "no finished job of that id" if by_id else f"that job ({job.job_id}) is not done"
-            to_run = "Run it first" + ("" if by_id else f": the same command with {words} and without {KEY}")
-            raise ConfigError(f"{KEY}={words}: {what} in {job.folder.parent}. {to_run}")
+        record = named_job.finished(job, KEY, words)
         samples = read_samples(job.samples_path).values()
         known = {it.question: it.prompt_tokens + sum(answer.tokens for answer in it.answers) for it in samples}
         lacking = next((item for item in items if item.question not in known), None)
         if lacking is not None:
-            raise ConfigError(
-                f"{KEY}={words}: {job.job_id} has not asked question {lacking.number} of this job: it was run on other "
-                "data, or with another task.split, task.offset, task.shuffle_seed or task.only, or a smaller task.limit"
-            )
+            raise named_job.not_asked(KEY, words, job, lacking.number)
         trained = sum(record.result.metrics.get(f"train_{key}", 0.0) for key in OF_CALLS)
         return cls(job, words, {str(question): tokens for question, tokens in known.items()}, trained / len(known))
 

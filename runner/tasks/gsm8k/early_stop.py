@@ -97,12 +97,7 @@ class EarlyStop:
         """Read the finished baseline; ConfigError if it is not finished, or did not ask the same questions."""
         task = own_config(config, Gsm8kConfig)
         words = task.early_stop_vs or ""
-        record = named_job.wait_for(job)
-        if record is None:
-            by_id = words == job.job_id
-            what = "no finished job of that id" if by_id else f"that job ({job.job_id}) is not done"
-            to_run = "Run it first" + ("" if by_id else f": the same command with {words} and without {KEY}")
-            raise ConfigError(f"{KEY}={words}: {what} in {job.folder.parent}. {to_run}")
+        record = named_job.finished(job, KEY, words)
         named = f"{KEY}={words}: {job.job_id}"
         if FACT in record.result.facts:
             raise ConfigError(f"{named} has {KEY} itself: name a job that asks all of its questions")
@@ -117,10 +112,7 @@ class EarlyStop:
         for item in items:
             sample = samples.get(item.number)
             if sample is None or (sample.question, sample.gold) != (item.question, item.gold):
-                raise ConfigError(
-                    f"{named} has not asked question {item.number} of this job: it was run on other data, or with "
-                    "another task.split, task.offset, task.shuffle_seed or task.only, or a smaller task.limit"
-                )
+                raise named_job.not_asked(KEY, words, job, item.number)
         numbers = numbers_of(items)
         solved = [samples[number].verdict is Verdict.correct for number in numbers]
         ahead = max(MIN_AHEAD, config.generation.batch_size or 0)
