@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import random
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 os.environ["RUNNER_CFLAGS"] = f"{os.environ.get('RUNNER_CFLAGS', '')} -DPASS_CLOCK".strip()  # before kernels are loaded
@@ -32,6 +34,7 @@ from runner.engines.local.kernels import native
 from runner.engines.local.scheduler import Scheduler
 from runner.engines.rows import Stopping
 from runner.engines.sampling import Sampler
+from runner.quantization.gguf import GgufConfig
 
 IN_C = ("products of the layers", "attention", "norms and RoPE", "product of the head")  # as in pass_clock.h
 CALL = "call of C: checks, sizes, the start of its threads"
@@ -98,13 +101,20 @@ class PassParts:
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, float, str]:
     """Return the seconds of each part, those within passes, the whole job's, and the number of tokens in words."""
-    folder = model_folder(options.model)
-    prompts: Sequence[Any] = load_prompts(
-        folder, options.gsm8k or "embedded", options.questions, options.shots, chat=False
-    )
-    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype(options.dtype), threads=options.threads)
-    engine = greedy_engine(model, max_new_tokens=options.new_tokens)
+    is_gguf = options.model.endswith(".gguf")
+    place = Path(options.model) if is_gguf else model_folder(options.model)
+    model = LocalModelConfig(name=str(place), device="cpu", dtype=Dtype(options.dtype), threads=options.threads)
+    quantization = GgufConfig(int8_rows=options.int8_rows) if is_gguf else None
+    engine = greedy_engine(model, quantization, options.new_tokens)
     engine.load()
+    prompts: Sequence[Any]
+    if options.random_prompt:
+        chance, vocabulary = random.Random(0), engine.loaded.model.config.vocab_size
+        prompts = [
+            [chance.randrange(vocabulary) for _ in range(options.random_prompt)] for _ in range(options.questions)
+        ]
+    else:
+        prompts = load_prompts(place, options.gsm8k or "embedded", options.questions, options.shots, chat=False)
     kernels = native.kernels()
     if kernels is None:
         raise SystemExit("there are no compiled kernels here, so no clock in C")
@@ -132,7 +142,11 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, f
 def main() -> None:
     """Print a table of parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="random", help="random (a 135M Llama shape), embedded or a FOLDER")
+    parser.add_argument(
+        "--model", default="random", help="random (a 135M Llama shape), embedded, a FOLDER or a FILE.gguf"
+    )
+    parser.add_argument("--int8-rows", action="store_true", help="of a FILE.gguf: rows are rounded to 8 bits")
+    parser.add_argument("--random-prompt", type=int, help="prompts of so many random tokens instead of questions")
     parser.add_argument("--rows", type=int, default=None, help="concurrent ones (default: the engine decides)")
     add_questions(parser)
     options = parser.parse_args()
