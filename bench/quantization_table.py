@@ -38,6 +38,7 @@ from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.engines.local.engine import LocalEngine
 from runner.quantization import CHOICES
+from runner.quantization.base import QuantizationConfig, WithByteRows
 
 BASELINE, CONTROL = "none", "none again"
 REFERENCE = "quantization=none generation.kv_cache=as_model model.dtype=auto"
@@ -51,16 +52,23 @@ class Line:
     quantization: str
     kv_cache: KvCache = KvCache.as_model
     file: str = ""  # a .gguf file of the model, instead of the model itself
+    int8_rows: bool = False  # of a file or a stored checkpoint
     dtype: str = "auto"  # the embedded model is in bfloat16: to say so makes another job of the same model
 
     @property
     def recorded(self) -> dict[str, str]:
         """The keys that a job records of it."""
-        return {
+        rows = {"quantization.int8_rows": str(self.int8_rows).lower()} if self.file and self.has_byte_rows else {}
+        return rows | {
             "quantization.name": self.quantization,
             "generation.kv_cache": self.kv_cache.value,
             "model.dtype": self.dtype,
         }
+
+    @property
+    def has_byte_rows(self) -> bool:
+        """Whether its rows may be rounded to 8 bits."""
+        return issubclass(CHOICES.get(self.quantization, QuantizationConfig), WithByteRows)
 
 
 LINES = {
@@ -113,7 +121,10 @@ def main() -> None:
 def engine_of(folder: Path, line: Line, new_tokens: int) -> LocalEngine:
     """Return the engine of a line, not yet loaded."""
     model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
-    return greedy_engine(model, CHOICES[line.quantization](), new_tokens, line.kv_cache)
+    quantization = CHOICES[line.quantization]()
+    if isinstance(quantization, WithByteRows):
+        quantization = replace(quantization, int8_rows=line.int8_rows)
+    return greedy_engine(model, quantization, new_tokens, line.kv_cache)
 
 
 def speed_rows(names: list[str], rows: list[int], speeds: dict[tuple[str, int], list[Speeds]]) -> list[list[str]]:

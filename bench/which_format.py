@@ -17,6 +17,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,19 @@ def lines_of(names: Sequence[str], folder: Path) -> Iterator[tuple[str, Line]]:
                 file = into / f"{kind}.gguf"
                 if not file.is_file():
                     embedded_gguf.write(file.with_suffix(".partial"), kind, folder).rename(file)
-                yield f"{name} {kind}", Line(name, file=str(file), dtype="bfloat16")
+                yield from with_byte_rows(f"{name} {kind}", Line(name, file=str(file), dtype="bfloat16"))
         elif CHOICES[name].source is CheckpointSource.quantized:
             for kind in [kind for kind, one in FORMATS.items() if one.choice == name]:
-                yield kind, Line(name, file=str(checkpoint_of(folder, kind)), dtype="bfloat16")
+                yield from with_byte_rows(kind, Line(name, file=str(checkpoint_of(folder, kind)), dtype="bfloat16"))
         elif name != BASELINE:
             yield name, Line(name)
+
+
+def with_byte_rows(name: str, line: Line) -> Iterator[tuple[str, Line]]:
+    """Yield a line, and the same with rows in 8 bits where the choice has them."""
+    yield name, line
+    if line.has_byte_rows:
+        yield f"{name}, int8 rows", replace(line, int8_rows=True)
 
 
 def load_one(folder: Path, line: Line) -> dict[str, float]:

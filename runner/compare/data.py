@@ -17,7 +17,6 @@ from runner.core.token_costs import TokenCost, TokenSaving
 ABSENT = "–"
 JOB_ID = "job_id"
 REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
-TEAM = "team"  # what a team of agents is, in words: with --teams
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 EXTRACTOR, CLUSTER = "task.extractor", "task.cluster"
 EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran

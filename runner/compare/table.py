@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.compare import pairing
 from runner.compare.conclusion import conclude, merge_sentences
-from runner.compare.data import JOB_ID, REPEAT, TEAM, NotPaired, Run, Table, TableRow, TooFew, group, label
+from runner.compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, TooFew, group, label
 from runner.compare.effect_words import error_budget, sentence
 from runner.compare.front import mark_front
 from runner.compare.likelihood import compare_likelihoods
@@ -20,7 +20,7 @@ from runner.compare.survival import add_survival
 from runner.compare.teams import stands_for
 from runner.compare.token_costs import add_token_costs
 from runner.compare.token_savings import add_savings
-from runner.compare.wording import dominated, natural
+from runner.compare.wording import TEAM, dominated, natural
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.core import metrics

@@ -9,8 +9,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
-from runner.compare.data import TEAM, Run, label
+from runner.compare.data import Run, label
 from runner.compare.token_savings import graph_kind
+from runner.compare.wording import TEAM
 from runner.config.agents import AgentsConfig
 from runner.config.task import QuestionsConfig
 from runner.core.errors import ConfigError

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from runner.compare.data import ABSENT, REPEAT, TEAM, Flips, Table, TableRow, label
+from runner.compare.data import ABSENT, REPEAT, Flips, Table, TableRow, label
 from runner.compare.front import SPEED
 from runner.core.metrics import FRONT, points
 from runner.core.sequential import level_of
 from runner.core.stats import ALPHA
 
+TEAM = "team"  # what a team of agents is, in words: with --teams
 MAX_DOMINATED_ROWS = 8  # the most rows that a sentence names
 
 

@@ -9,9 +9,10 @@ import pytest
 from stores import Store, marks
 from team_jobs import team
 
-from runner.compare.data import TEAM, Run
+from runner.compare.data import Run
 from runner.compare.pictures import MAX_LABELS
 from runner.compare.teams import name_teams, team_words
+from runner.compare.wording import TEAM
 from runner.core.errors import ConfigError
 
 pytestmark = [
