@@ -13,9 +13,10 @@ import socket
 import subprocess
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -99,17 +100,24 @@ class WorkerPool:
         When no worker has a job, the jobs that they wait for have failed: then the first group is taken, and each of
         its jobs reports that itself.
         """
-        ready = next((it for it in self._groups if self._ready_of(it)), None)
+        ready = next((it for it in self._groups if not all(map(self._waits, it))), None)
         if ready is None and self._groups and self._all_idle:
             ready = self._groups[0]
         if ready is not None:
             self._groups.remove(ready)
         return ready
 
-    def _ready_of(self, numbers: Iterable[int]) -> list[int]:
-        """Return the jobs that need not wait for an unfinished job."""
-        unfinished = {self.plan[number].job_id for number in self.numbers if number not in self.outcomes}
-        return [number for number in numbers if self.plan[number].after not in unfinished]
+    @cached_property
+    def _numbers_of(self) -> dict[str, list[int]]:
+        """Return the jobs to do by their ids."""
+        found: dict[str, list[int]] = {}
+        for number in self.numbers:
+            found.setdefault(self.plan[number].job_id, []).append(number)
+        return found
+
+    def _waits(self, number: int) -> bool:
+        """Whether a job needs another one that has not ended."""
+        return any(it not in self.outcomes for it in self._numbers_of.get(self.plan[number].after, ()))
 
     @property
     def _all_idle(self) -> bool:
@@ -120,7 +128,7 @@ class WorkerPool:
         giver = max(self._workers, key=lambda worker: len(worker.todo), default=None)
         if giver is None or not self.shares_groups:
             return deque()
-        share = self._ready_of(giver.todo)[1::2]
+        share = [number for number in giver.todo if not self._waits(number)][1::2]
         for number in share:
             giver.todo.remove(number)
         return deque(share)
@@ -189,10 +197,10 @@ class WorkerPool:
         if not worker.todo:
             self._release(worker)
             return
-        ready = self._ready_of(worker.todo)
-        if not ready and not self._all_idle:
+        number = next((it for it in worker.todo if not self._waits(it)), None)
+        if number is None and not self._all_idle:
             return
-        number = worker.current = ready[0] if ready else worker.todo[0]
+        number = worker.current = worker.todo[0] if number is None else number
         worker.todo.remove(number)
         worker.jobs_given += 1
         worker.since, worker.log_from = time.monotonic(), worker.log.stat().st_size
