@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ class Cost:
     prompt_tokens: float = 0.0  # of an edge: its share of the prompts by characters, so not a whole number
     new_tokens: int = 0
     code_failed: int = 0
+    usd: float | None = None  # of the calls whose price is known
 
 
 @dataclass
@@ -28,7 +28,6 @@ class Tally:
 
     roles: defaultdict[str, Cost] = field(default_factory=lambda: defaultdict(Cost))
     links: defaultdict[Link, Cost] = field(default_factory=lambda: defaultdict(Cost))
-    costs_usd: list[float] = field(default_factory=list)  # of calls whose cost is known
     programs: Counter[str] = field(default_factory=Counter)  # by why they failed; empty: without failure
 
     def add(self, discussion: Discussion) -> None:
@@ -39,7 +38,8 @@ class Tally:
             role.calls += 1
             role.prompt_tokens += call.prompt_tokens
             role.new_tokens += call.tokens
-            self.costs_usd += [] if answered.cost_usd is None else [answered.cost_usd]
+            if answered.cost_usd is not None:
+                role.usd = (role.usd or 0.0) + answered.cost_usd
             if answered.code is not None:
                 has_failed = answered.code.status is CodeStatus.code_failed
                 role.code_failed += has_failed
@@ -50,22 +50,28 @@ class Tally:
 
     def metrics(self, questions: int) -> dict[str, float]:
         """Return the sums, and the averages for a question."""
-        every = self.roles.values()
-        prompt_tokens, new_tokens = sum(one.prompt_tokens for one in every), sum(one.new_tokens for one in every)
-        cost = {"cost_usd": math.fsum(self.costs_usd)} if self.costs_usd else {}
-        return cost | {
-            "calls": sum(one.calls for one in every),
-            "code_failed": sum(one.code_failed for one in every),
-            "prompt_tokens": prompt_tokens,
-            "new_tokens": new_tokens,
-            "prompt_tokens_per_question": prompt_tokens / questions,
-            "new_tokens_per_question": new_tokens / questions,
+        total = self.total
+        return ({} if total.usd is None else {"cost_usd": total.usd}) | {
+            "calls": total.calls,
+            "code_failed": total.code_failed,
+            "prompt_tokens": total.prompt_tokens,
+            "new_tokens": total.new_tokens,
+            "prompt_tokens_per_question": total.prompt_tokens / questions,
+            "new_tokens_per_question": total.new_tokens / questions,
         }
 
     @property
-    def tokens(self) -> float:
-        """Return the prompt and new tokens of all calls."""
-        return sum(one.prompt_tokens + one.new_tokens for one in self.roles.values())
+    def total(self) -> Cost:
+        """Return the cost of all calls."""
+        every = self.roles.values()
+        prices = [one.usd for one in every if one.usd is not None]
+        return Cost(
+            sum(one.calls for one in every),
+            sum(one.prompt_tokens for one in every),
+            sum(one.new_tokens for one in every),
+            sum(one.code_failed for one in every),
+            sum(prices) if prices else None,
+        )
 
     def calls_of(self, who: str) -> int:
         """Return how many calls a role has got."""
@@ -82,38 +88,16 @@ class Tally:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each role, then for each edge, in the order of the agents."""
-        lines: list[dict[str, Any]] = [
-            {
-                "tokens of": who,
-                "calls": cost.calls,
-                "programs failed": cost.code_failed if who == Role.programming_expert else None,
-                "prompt tokens": round(cost.prompt_tokens),
-                "new tokens": cost.new_tokens,
-            }
-            for who, cost in self._by_role()
-        ]
+        lines = [_row(who, cost, writes_code=who == Role.programming_expert) for who, cost in self._by_role()]
         lines += [
             {"tokens of": f"edge {link}", "calls": cost.calls, "prompt tokens": round(cost.prompt_tokens)}
             for link, cost in self._by_link()
         ]
         return lines
 
-    def sums(self, name: str) -> list[dict[str, Any]]:
+    def row(self, name: str) -> dict[str, Any]:
         """Return one row for all calls."""
-        every = self.roles.values()
-        calls, failed, prompt_tokens, new_tokens = (
-            sum(getattr(one, key) for one in every) for key in ("calls", "code_failed", "prompt_tokens", "new_tokens")
-        )
-        failures = failed if self.programs else None
-        return [
-            {
-                "tokens of": name,
-                "calls": calls,
-                "programs failed": failures,
-                "prompt tokens": round(prompt_tokens),
-                "new tokens": new_tokens,
-            }
-        ]
+        return _row(name, self.total, writes_code=bool(self.programs))
 
     def facts(self) -> dict[str, str]:
         """Return the same as text."""
@@ -126,3 +110,13 @@ class Tally:
 
     def _by_link(self) -> list[tuple[Link, Cost]]:
         return sorted(self.links.items(), key=lambda item: (item[0].target is None, item[0].kind, item[0].ends))
+
+
+def _row(name: str, cost: Cost, *, writes_code: bool) -> dict[str, Any]:
+    return {
+        "tokens of": name,
+        "calls": cost.calls,
+        "programs failed": cost.code_failed if writes_code else None,
+        "prompt tokens": round(cost.prompt_tokens),
+        "new tokens": cost.new_tokens,
+    }

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from runner.compare.data import Run, label
-from runner.compare.token_savings import graph_kind
+from runner.compare.token_savings import NULL, graph_kind
 from runner.compare.wording import TEAM
-from runner.config.agents import AgentsConfig
-from runner.config.task import QuestionsConfig
+from runner.config.agents import OF_TEAM, AgentsConfig
 from runner.core.errors import ConfigError
 
 OPTION = "--teams"
-OF_QUESTIONS = {item.name for item in fields(QuestionsConfig)}
-OF_TEAM = {f"task.{item.name}" for item in fields(AgentsConfig) if item.name not in OF_QUESTIONS}
+KEYS = {f"task.{name}" for name in OF_TEAM}
 DECISIONS = {"final_refer": "decision", "majority_vote": "vote", "direct": "last agent"}
 SEPARATOR = " · "
 
 
 def stands_for(key: str) -> bool:
     """Whether a team's name takes the place of this key."""
-    return key in OF_TEAM or key.startswith("generation.")
+    return key in KEYS or key.startswith("generation.")
 
 
 def name_teams(runs: Sequence[Run], differing: Sequence[str]) -> list[Run]:
@@ -55,9 +53,10 @@ def team_words(run: Run) -> str:
     decision = DECISIONS.get(run.value("task.decision_method") or "", "")
     mode = run.value("task.mode") or "unknown"
     if mode == "direct_answer":
-        samples, matched = int(float(run.value("task.samples") or 1)), run.value("task.match") or "null"
-        is_sampled = samples > 1 or matched != "null"
-        many = f" with the tokens of {_matched(matched)}" if matched != "null" else f" × {samples}" * is_sampled
+        samples, matched = int(float(run.value("task.samples") or 1)), run.value("task.match")
+        is_matched = matched not in NULL
+        is_sampled = samples > 1 or is_matched
+        many = f" with the tokens of {_matched(f'{matched}')}" if is_matched else f" × {samples}" * is_sampled
         return SEPARATOR.join([f"one agent{many}", *([decision] if is_sampled or decision == "decision" else [])])
     kind, attack = graph_kind(run), run.value("task.attack") or "none"
     method = run.value("task.method") if kind == "learned" else None
@@ -74,6 +73,6 @@ def _matched(words: str) -> str:
     except ValueError:
         return words
     of_key = dict(pairs)
-    learns = any(of_key.get(f"task.optimized_{kind}") == "true" for kind in ("spatial", "temporal"))
+    learns = any(of_key.get(f"task.optimized_{kind}", "").lower() == "true" for kind in ("spatial", "temporal"))
     named = [of_key.get("task.mode", ""), "learned" * learns]
     return " ".join(filter(None, named)) or words

@@ -220,34 +220,26 @@ class AgentsConfig(QuestionsConfig):
         check_not_blank("task.match", self.match, "give the id of a job of a team, its overrides, or null")
         if not self.is_sampled:
             return
-        key, value = ("task.samples", self.samples) if self.match is None else ("task.match", self.match)
-        need = "the tokens of that job say how many samples there are: leave one of the two out"
-        check(
-            self.match is None or self.samples == 1,
-            "task.samples",
-            self.samples,
-            f"with task.match={self.match} {need}",
-        )
-        check(
-            self.mode is Mode.direct_answer,
-            key,
-            value,
-            "one agent is asked several times: give task.mode=direct_answer",
-        )
-        check(
-            self.num_rounds == 1,
-            "task.num_rounds",
-            self.num_rounds,
-            f"samples are of one round: leave it out, or {key}",
-        )
+        key, value = self.sampled_by
+        need = f"with task.match={self.match} the tokens of that job say how many there are: leave one of the two out"
+        check(self.match is None or self.samples == 1, "task.samples", self.samples, need)
+        need = "one agent is asked several times: give task.mode=direct_answer"
+        check(self.mode is Mode.direct_answer, key, value, need)
+        need = f"samples are of one round: leave it out, or leave out {key}"
+        check(self.num_rounds == 1, "task.num_rounds", self.num_rounds, need)
         need = "of several samples the last one is no better than the first: use majority_vote or final_refer"
         check(self.decision_method is not DecisionMethod.direct, "task.decision_method", self.decision_method, need)
 
     def check_beside(self, generation: GenerationConfig) -> None:
         """Raise ConfigError where several samples would all be the same."""
         if self.is_sampled:
-            key = f"task.samples={self.samples}" if self.match is None else f"task.match={self.match}"
-            check_answers_differ(key, generation)
+            key, value = self.sampled_by
+            check_answers_differ(f"{key}={value}", generation)
+
+    @property
+    def sampled_by(self) -> tuple[str, int | str]:
+        """Return the key that says how often one agent answers, and its value."""
+        return ("task.samples", self.samples) if self.match is None else ("task.match", self.match)
 
     @property
     def is_sampled(self) -> bool:
@@ -297,6 +289,10 @@ class AgentsConfig(QuestionsConfig):
         fewer = self.silent_agents * self.num_rounds  # in scored questions and in the second half of the training
         asked, train = super().questions, self.train_questions
         return (asked + train) * calls - (asked + train // 2) * fewer
+
+
+OF_QUESTIONS = {item.name for item in fields(QuestionsConfig)}
+OF_TEAM = [item.name for item in fields(AgentsConfig) if item.name not in OF_QUESTIONS]  # say what a team is
 
 
 def dropped_agents(agents: int, rate: float) -> int:

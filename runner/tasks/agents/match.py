@@ -6,11 +6,11 @@ It is the fair opponent of a team: what does a single agent make of the same tok
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
-from runner.config.agents import AgentsConfig
+from runner.agents.tally import Cost
+from runner.config.agents import OF_TEAM, AgentsConfig
 from runner.config.root import RunnerConfig
-from runner.config.task import QuestionsConfig
 from runner.core.metrics import OF_CALLS
 from runner.datasets.gsm8k import Item
 from runner.store.jobs import Job, read_samples
@@ -18,7 +18,6 @@ from runner.tasks import named_job
 from runner.tasks.base import own_config
 
 KEY = "task.match"
-OF_TEAM = [item.name for item in fields(AgentsConfig) if item.name not in {it.name for it in fields(QuestionsConfig)}]
 GROUPS = (
     *named_job.MODEL_GROUPS,
     "generation",
@@ -64,9 +63,9 @@ class Budgets:
         """Return the tokens that all questions may take."""
         return sum(map(self.of, items))
 
-    def words_of(self, items: Sequence[Item], used: float) -> str:
+    def words_of(self, items: Sequence[Item], total: Cost) -> str:
         """Say which job was matched, and how nearly."""
-        budget = self.whole(items)
+        budget, used = self.whole(items), total.prompt_tokens + total.new_tokens
         named = " · ".join(dict.fromkeys((self.words, self.job.job_id)))
         training = f", {self.training * len(items):,.0f} of them for training" if self.training else ""
         return f"{named}: {budget:,.0f} tokens{training}; used {used:,.0f}, {used / budget:.1%}"

@@ -34,7 +34,7 @@ from runner.datasets.gsm8k import Item
 from runner.engines.base import Capability
 from runner.engines.contract import require
 from runner.engines.session import Session
-from runner.scorers.totals import cost, score_without_left_out
+from runner.scorers.totals import score_without_left_out
 from runner.store.measured import Measured, Measuring
 from runner.tasks.agents import assignment, match
 from runner.tasks.agents.assignment import Assignment, team_of
@@ -110,15 +110,15 @@ class _Work:
         measured = self.measuring.keep() if self.measuring else Measured.read(folder)
         result = Result(
             score_without_left_out(samples) | self.tally.metrics(len(samples)) | edges,
-            self.tally.rows() + (self.training.sums("training") if task.is_trained else []),
+            self.tally.rows() + ([self.training.row("training")] if task.is_trained else []),
             self.tally.facts(),
         )
-        result.metrics |= cost(samples) | sides(self.scored_calls)
+        result.metrics |= sides(self.scored_calls)
         if task.is_sampled:
             result.metrics["samples_per_question"] = self.tally.calls_of(self.team.titles[0]) / len(samples)
         if self.budgets is not None:
             result.metrics["match_tokens"] = self.budgets.whole(self.inputs.items)
-            result.facts["match"] = self.budgets.words_of(self.inputs.items, self.tally.tokens)
+            result.facts["match"] = self.budgets.words_of(self.inputs.items, self.tally.total)
         if self.attack is not None:
             result.metrics |= self.attack.metrics()
             who = f"agent {task.attack_agent}, {self.team.titles[self.attacked]}"
