@@ -207,12 +207,17 @@ def greedy_engine(
     return LocalEngine(config, resolve(config))
 
 
+def random_prompts(engine: LocalEngine, count: int, tokens: int, chance: random.Random) -> list[tuple[int, ...]]:
+    """Return prompts of random tokens of a loaded engine's model."""
+    vocabulary = engine.loaded.model.config.vocab_size
+    return [tuple(chance.randrange(vocabulary) for _ in range(tokens)) for _ in range(count)]
+
+
 def complete_random(
     engine: LocalEngine, count: int, prompt_tokens: int, new_tokens: int, chance: random.Random
 ) -> None:
     """Complete so many concurrent prompts of random tokens."""
-    vocabulary = engine.loaded.model.config.vocab_size
-    prompts = [tuple(chance.randrange(vocabulary) for _ in range(prompt_tokens)) for _ in range(count)]
+    prompts = random_prompts(engine, count, prompt_tokens, chance)
     requests = [Request(number, one, max_new_tokens=new_tokens, ignore_eos=True) for number, one in enumerate(prompts)]
     failed = [done.error for done in complete(engine, requests, count) if done.error]
     if failed:

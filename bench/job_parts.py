@@ -21,7 +21,7 @@ from typing import Any
 os.environ["RUNNER_CFLAGS"] = f"{os.environ.get('RUNNER_CFLAGS', '')} -DPASS_CLOCK".strip()  # before kernels are loaded
 
 import torch
-from engines import greedy_engine, head_line, markdown, model_folder
+from engines import greedy_engine, head_line, markdown, model_folder, random_prompts
 from gsm8k_vs_lmeval import add_questions, load_prompts
 
 from runner.config.model import LocalModelConfig
@@ -102,19 +102,18 @@ class PassParts:
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, float, str]:
     """Return the seconds of each part, those within passes, the whole job's, and the number of tokens in words."""
     is_gguf = options.model.endswith(".gguf")
+    if options.int8_rows and not is_gguf:
+        raise SystemExit(f"--int8-rows: give a --model FILE.gguf, and not {options.model}")
     place = Path(options.model) if is_gguf else model_folder(options.model)
     model = LocalModelConfig(name=str(place), device="cpu", dtype=Dtype(options.dtype), threads=options.threads)
     quantization = GgufConfig(int8_rows=options.int8_rows) if is_gguf else None
     engine = greedy_engine(model, quantization, options.new_tokens)
     engine.load()
-    prompts: Sequence[Any]
-    if options.random_prompt:
-        chance, vocabulary = random.Random(0), engine.loaded.model.config.vocab_size
-        prompts = [
-            [chance.randrange(vocabulary) for _ in range(options.random_prompt)] for _ in range(options.questions)
-        ]
-    else:
-        prompts = load_prompts(place, options.gsm8k or "embedded", options.questions, options.shots, chat=False)
+    prompts: Sequence[Any] = (
+        random_prompts(engine, options.questions, options.random_prompt, random.Random(0))
+        if options.random_prompt
+        else load_prompts(place, options.gsm8k or "embedded", options.questions, options.shots, chat=False)
+    )
     kernels = native.kernels()
     if kernels is None:
         raise SystemExit("there are no compiled kernels here, so no clock in C")
