@@ -103,8 +103,8 @@ def shape_of(settings: dict[str, Any]) -> dict[str, int]:
 def quantized_workspace_bytes(rows: int, inputs: int, threads: int) -> int:
     """Return the workspace of kernels/quantized.h: rows as bytes, data on rows and columns, and thread buffers."""
     padded = -(-inputs // 64) * 64
-    of_parts = rows * padded // 32 * (1 + 2 + 3) * 4  # scales, sums of halves, and products of both
-    return padded * (rows + 5) + 4 * rows + of_parts + 64 + threads * THREAD_BUFFER_BYTES + 64 * 9
+    of_parts = rows * padded // 32 * (1 + 3 + 3) * 4  # scales; sums, and those of halves, as integers and as numbers
+    return padded * (rows + 5) + 4 * rows + of_parts + 64 + threads * THREAD_BUFFER_BYTES + 64 * 10
 
 
 def waiting_places(vocab_size: int) -> int:

@@ -14,6 +14,7 @@ from torch import nn
 from runner.models.group_layouts import Layout
 
 ROW_PART = 32  # inputs of a row in bytes that share a scale: as BYTE_PART in kernels/matrices.h
+ROW_BLOCK = 256  # the same for weights that share one in blocks of so many: as BYTE_BLOCK there
 UNPACKED_AT_ONCE = {"cpu": 2**20}  # weights of a layer that is multiplied by torch
 ELSEWHERE = 2**24  # on a GPU, where each call takes time
 
@@ -106,10 +107,10 @@ class GroupedLinear(nn.Linear):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-def rounded_by_parts(rows: torch.Tensor) -> torch.Tensor:
-    """Return rows as the numbers that their bytes stand for: of each ROW_PART neighbours the largest has 127."""
-    filled = nn.functional.pad(rows.float(), (0, -rows.shape[-1] % ROW_PART))  # the last part may be a short one
-    parts = filled.reshape(*rows.shape[:-1], -1, ROW_PART)
+def rounded_by_parts(rows: torch.Tensor, each: int = ROW_PART) -> torch.Tensor:
+    """Return rows as the numbers that their bytes stand for: of `each` neighbours the largest has 127."""
+    filled = nn.functional.pad(rows.float(), (0, -rows.shape[-1] % each))  # the last part may be a short one
+    parts = filled.reshape(*rows.shape[:-1], -1, each)
     most = parts.abs().amax(-1, keepdim=True)
     factor = torch.where(most > 0, torch.tensor(127.0) / most, 0)  # one rounding; `127 / most` would have two
     return ((parts * factor).round() * (most / 127)).flatten(-2)[..., : rows.shape[-1]].to(rows.dtype)

@@ -16,6 +16,7 @@ from torch import nn
 
 from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core import machine
+from runner.engines.local import blocks
 from runner.engines.local.attention import PassLayout
 from runner.engines.local.fast_layers import is_plain
 from runner.engines.local.kernels import native
@@ -253,7 +254,8 @@ class FusedForward:
 def _rows_of(matrix: Matrix) -> tuple[float, ...]:
     """Return how a matrix's rows are quantized before they are multiplied."""
     zero_point = matrix.zero_point if matrix.kind == WeightFormat.int8_stored else 0
-    return matrix.kind, matrix.threshold, matrix.row_scale, zero_point
+    has_wide_scales = matrix.kind == WeightFormat.byte_blocks and matrix.block in blocks.WITH_WIDE_SCALES
+    return matrix.kind, matrix.threshold, matrix.row_scale, zero_point, has_wide_scales
 
 
 def _parts(layout: PassLayout, count: int) -> list[SharedPart]:

@@ -9,7 +9,10 @@ from typing import Any
 import int8_checkpoints
 import pytest
 import torch
+from forward_pass import all_logits, with_fast_kernels
+from gguf_blocks import random_blocks
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoTokenizer
 
 from runner.config.model import LocalModelConfig
@@ -24,17 +27,15 @@ from runner.engines.local.forward import Forward, TokenSpan
 from runner.engines.local.fused_forward import FusedForward, NotFusable
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.kv_cache import Heads
 from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.rows import Row
-from runner.models.load import Loaded
+from runner.models.gguf_blocks import GgufLinear
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
 from runner.quantization.torchao import Int8DynamicConfig
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C compiler is here, so nothing is called in C")
-LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of tiles, blocks and panels
 OFF = {Dtype.float32: 1e-5, Dtype.bfloat16: 0.05}  # of the logits' spread
 PLAIN = QuantizationConfig()
 MANY = 101  # rows whose own keys are read between the tiles of what all of them share
@@ -61,44 +62,6 @@ def skip_unless_multiplied(quantization: QuantizationConfig, kernels: native.Ker
         pytest.skip("this processor has no products of bytes by AVX512")
     if quantization.name in ("nf4", "fp4") and not machine.has_bfloat16_products():
         pytest.skip("bitsandbytes packs no 4-bit weights here")
-
-
-def with_fast_kernels(engine: LocalEngine) -> tuple[Loaded, Heads, FusedForward | None]:
-    """Return a model whose layers are replaced, as before its first rows."""
-    engine.load()
-    loaded = engine.loaded
-    heads = engine.heads(loaded)
-    assert heads is not None
-    engine.install_fast_kernels(loaded, heads)
-    return loaded, heads, engine.fused
-
-
-def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
-    """Return the logits of rows of all lengths, some of which decode while others are read; half have a prefix."""
-    torch.manual_seed(0)
-    prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
-    if with_prefix:
-        forward.read_prefix(prefix, 20)
-        forward.read_prefix(prefix, 20)
-        forward.short_span = 20  # longer prompts are attended to by tiles
-    prompts = [torch.randint(0, 60, (length,)).tolist() for length in LENGTHS]
-    own = own_kv(forward.heads, forward.kernels, [64] * len(prompts))
-    rows = [
-        Row(Request(number, ()), prefix.tokens + ids, "", 9, prefix=prefix)
-        if with_prefix and number % 2
-        else Row(Request(number, ()), ids, "", 9)
-        for number, ids in enumerate(prompts)
-    ]
-    going, entering = rows[:4], rows[4:]
-    read = forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(going)])
-    for row in going:
-        row.places, row.tokens = len(row.pending), [3]
-    pieces = [TokenSpan(row, slot, [3], row.places) for slot, row in enumerate(going)]
-    pieces += [TokenSpan(row, slot, row.pending) for slot, row in enumerate(entering, start=4)]
-    mixed = forward.read_prompts(own, pieces)
-    for row in rows:
-        row.places, row.tokens = row.places + 1 if row.tokens else len(row.pending), [*row.tokens, 5]
-    return torch.cat((read, mixed, forward.step(own, rows, forward.uses_of(rows)))).float()
 
 
 @pytest.mark.parametrize("dtype", list(OFF))
@@ -228,6 +191,31 @@ def test_rows_of_other_scales_keep_their_own_pass(
     save_file(tensors | {"model.layers.0.self_attn.k_proj.input_scale": torch.tensor([0.5])}, file, {"format": "pt"})
     model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=Dtype.bfloat16)
     assert with_fast_kernels(opened(model=model))[2] is None
+
+
+@pytest.mark.parametrize(("of_values", "goes"), [("Q6_K", True), ("Q8_0", False)])
+def test_rows_in_bytes_go_in_the_same_call_where_as_many_inputs_share_their_scale(
+    engine_of: Callable[..., LocalEngine], of_values: str, goes: bool
+) -> None:
+    engine = engine_of(
+        "llama", hidden_size=256, intermediate_size=512, num_attention_heads=8, num_key_value_heads=2, head_dim=32
+    )
+    engine.load()
+    for module in list(engine.loaded.model.model.layers.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, nn.Linear):
+                kind = of_values if name == "v_proj" else "Q4_K"
+                stored = random_blocks(kind, layer.out_features, layer.in_features)
+                setattr(module, name, GgufLinear(layer, stored, kind, None, has_byte_rows=True))
+    loaded, heads, fused = with_fast_kernels(engine)
+    assert (fused is not None) == goes
+    if fused is None:
+        return
+    expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
+    forward = Forward(loaded.model, heads)
+    forward.fused = fused
+    assert (all_logits(forward, with_prefix=True) - expected).abs().max() <= OFF[Dtype.bfloat16] * expected.std()
+    assert gives_same_logits_together(forward, 60)
 
 
 @pytest.mark.parametrize(

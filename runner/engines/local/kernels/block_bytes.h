@@ -7,34 +7,26 @@
 #define BLOCK_BYTES
 #define BYTE_STRIP 256 /* inputs of a panel that are unpacked at a time for several tiles of rows: a multiple of every group */
 
-/* Rows in bytes, from some row and input on: `inputs` apart, and their scales and sums in proportion */
+/* Rows in bytes, from some row and input on, for a matrix whose parts have HALF_PART or BYTE_PART inputs */
 typedef struct {
   const int8_t *bytes;
   const float *scale;
-  const int32_t *sum; /* of each HALF_PART bytes */
-  const float *moved; /* sums times scales: of each BYTE_PART bytes, and behind them of each half */
-  int64_t inputs;
+  const int32_t *sum; /* of a part's bytes */
+  const float *moved; /* the same as a number, times the scale where that is of BYTE_PART */
+  int64_t inputs, parts, scales; /* of a row */
 } byte_rows;
 
-INLINE byte_rows byte_rows_at(const product *p, int64_t row, int64_t k) {
+INLINE byte_rows byte_rows_at(const int part, const product *p, int64_t row, int64_t k) {
   const quantized_workspace *work = p->workspace;
+  const int64_t parts = p->inputs / part, scales = p->inputs / BYTE_PART, at = row * parts + k / part;
   return (byte_rows){(const int8_t *)work->bytes + row * p->inputs + k,
-                     work->part_scale + (row * p->inputs + k) / BYTE_PART,
-                     work->part_sum + (row * p->inputs + k) / HALF_PART,
-                     work->part_moved + (row * p->inputs + k) / BYTE_PART * MOVED, p->inputs};
+                     work->part_scale + row * scales + k / BYTE_PART,
+                     (part == HALF_PART ? work->half_sum : work->part_sum) + at,
+                     (part == HALF_PART ? work->half_moved : work->part_moved) + at, p->inputs, parts, scales};
 }
 
-/* The sum of a row's bytes over a part of a group */
-INLINE int32_t sum_of_part(const int part, const byte_rows *x, int r, int64_t k) {
-  const int32_t *sum = x->sum + (r * x->inputs + k) / HALF_PART;
-  return part == HALF_PART ? sum[0] : sum[0] + sum[1];
-}
-
-/* The same times the scale of the row there */
-INLINE float moved_of_part(const int part, const byte_rows *x, int r, int64_t k) {
-  const float *moved = x->moved + (r * x->inputs + k) / BYTE_PART * MOVED;
-  return part == HALF_PART ? moved[1 + k % BYTE_PART / HALF_PART] : moved[0];
-}
+/* Whether inputs of a format share a row's scale in BYTE_BLOCK and not in BYTE_PART: such as share a weight's scale do. */
+INLINE int has_wide_scales(const block_format *f) { return f->group == BYTE_BLOCK; }
 
 #ifdef HAS_AVX512_VNNI
 #define VECTORS (PANEL / LANES)
@@ -68,19 +60,18 @@ INLINE __m512i fours_of_bits(const block_format f, const block_bits *at, int k, 
   return _mm512_shuffle_epi8(_mm512_xor_si512(list, sign), x);
 }
 
-/* Adds the products of R rows with a part of `part` inputs to `total`. fours: its bits as fours_of_bits; or 0, and they are
-   at `at`, in a format that the compiler knows. */
-INLINE void add_part(const int part, const int has_minimum, int offset, const int R, const byte_rows *x, int64_t k,
-                     const uint8_t *fours, const block_format *f, const block_bits *at, const part_vectors *s,
-                     __m512 total[][VECTORS]) {
+/* Adds the products of R rows with their part `n` to `total`; with wide scales, without those of the rows. start: what
+   the sums of each row begin with, `apart`, or 0 where there is a minimum. fours: the part's bits as fours_of_bits; or 0,
+   and they are at `at`, in a format that the compiler knows. */
+INLINE void add_part(const int part, const int has_minimum, const int is_wide, const int R, const byte_rows *x, int64_t n,
+                     const int32_t *start, int apart, const uint8_t *fours, const block_format *f, const block_bits *at,
+                     const part_vectors *s, __m512 total[][VECTORS]) {
   __m512i sum[REGISTER_ROWS][VECTORS];
+  const int8_t *bytes = x->bytes + n * part;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    const __m512i start = has_minimum ? _mm512_setzero_si512() /* such bits have no offset */
-                                      : _mm512_set1_epi32(-offset * sum_of_part(part, x, r, k));
+  for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) sum[r][v] = start;
-  }
+    for (int v = 0; v < VECTORS; v++) sum[r][v] = has_minimum ? _mm512_setzero_si512() : _mm512_set1_epi32(start[r * apart]);
 #pragma GCC unroll 8
   for (int i = 0; i < part; i += 4) {
     __m512i w[VECTORS];
@@ -90,7 +81,7 @@ INLINE void add_part(const int part, const int has_minimum, int offset, const in
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       int32_t four;
-      memcpy(&four, x->bytes + r * x->inputs + k + i, sizeof four);
+      memcpy(&four, bytes + r * x->inputs + i, sizeof four);
       const __m512i numbers = _mm512_set1_epi32(four);
 #pragma GCC unroll 2
       for (int v = 0; v < VECTORS; v++) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], w[v], numbers);
@@ -98,12 +89,14 @@ INLINE void add_part(const int part, const int has_minimum, int offset, const in
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
-    const __m512 of_row = _mm512_set1_ps(x->scale[(r * x->inputs + k) / BYTE_PART]);
+    const __m512 of_row = _mm512_set1_ps(is_wide ? 1 : x->scale[r * x->scales + n / (BYTE_PART / part)]);
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++)
-      total[r][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), _mm512_mul_ps(s[v].scale, of_row), total[r][v]);
+    for (int v = 0; v < VECTORS; v++) {
+      const __m512 scale = is_wide ? s[v].scale : _mm512_mul_ps(s[v].scale, of_row);
+      total[r][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), scale, total[r][v]);
+    }
     if (!has_minimum) continue;
-    const __m512 moved = _mm512_set1_ps(moved_of_part(part, x, r, k));
+    const __m512 moved = _mm512_set1_ps(x->moved[r * x->parts + n]);
 #pragma GCC unroll 2
     for (int v = 0; v < VECTORS; v++) total[r][v] = _mm512_fmadd_ps(s[v].minimum, moved, total[r][v]);
   }
@@ -111,19 +104,27 @@ INLINE void add_part(const int part, const int has_minimum, int offset, const in
 
 /* y [PANEL]: the sums of a single row, whose weights do not go through memory */
 INLINE void byte_sums_of_row(const block_format f, const byte_rows *x, const uint8_t *panel, float *y) {
-  __m512 total[1][VECTORS] = {{{0}}};
+  const int is_wide = has_wide_scales(&f);
+  __m512 total[1][VECTORS] = {{{0}}}, sum[1][VECTORS];
   const int64_t bytes = group_bytes(&f) * PANEL;
-  for (int64_t k = 0; k < x->inputs; k += f.group, panel += bytes)
+  for (int64_t k = 0; k < x->inputs; k += f.group, panel += bytes) {
+    memcpy(sum, total, sizeof sum);
+    if (is_wide) memset(sum, 0, sizeof sum);
     for (int part = 0; part < f.group / f.part; part++) {
       const block_bits bits = bits_of_part(f, panel, part);
+      const int64_t n = k / f.part + part;
+      const int32_t start = -byte_offset(f) * x->sum[n];
       part_vectors s[VECTORS];
 #pragma GCC unroll 2
       for (int v = 0; v < VECTORS; v++) s[v] = vectors_of_part(f, panel, part, v * LANES);
 #pragma GCC unroll 8
       for (int line = 0; line < f.part * f.low / 16; line++)
         __builtin_prefetch(bits.low + 2 * AHEAD + line * CACHE_LINE);
-      add_part(f.part, f.has_minimum, byte_offset(f), 1, x, k + part * f.part, 0, &f, &bits, s, total);
+      add_part(f.part, f.has_minimum, is_wide, 1, x, n, &start, 0, 0, &f, &bits, s, sum);
     }
+    for (int v = 0; v < VECTORS; v++)
+      total[0][v] = is_wide ? _mm512_fmadd_ps(sum[0][v], _mm512_set1_ps(x->scale[k / BYTE_PART]), total[0][v]) : sum[0][v];
+  }
   memcpy(y, total, sizeof total);
 }
 
@@ -150,46 +151,64 @@ INLINE void unpack_bytes(const block_format f, const uint8_t *panel, int64_t fro
 }
 
 /* y [R, stride] (+)= the sums of R rows with a strip */
-INLINE void add_strip(const int part, const int has_minimum, int offset, const int R, const byte_rows *x, int64_t inputs,
-                      const byte_strip *strip, int adds_up, float *y, int64_t stride) {
+INLINE void add_strip(const int part, const int has_minimum, const int is_wide, int offset, const int R, const byte_rows *x,
+                      int64_t inputs, const byte_strip *strip, int adds_up, float *y, int64_t stride) {
+  int32_t start[REGISTER_ROWS][BYTE_STRIP / HALF_PART];
   __m512 total[REGISTER_ROWS][VECTORS] = {{{0}}};
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
-    if (adds_up) memcpy(total[r], y + r * stride, sizeof total[r]);
-  for (int64_t k = 0, n = 0; k < inputs; k += part, n++)
-    add_part(part, has_minimum, offset, R, x, k, strip->fours + k * PANEL, 0, 0, strip->scales[n], total);
+  for (int r = 0; r < R; r++) {
+    if (adds_up && !is_wide) memcpy(total[r], y + r * stride, sizeof total[r]);
+    if (has_minimum) continue;
+    const __m512i sums = _mm512_maskz_loadu_epi32((1u << inputs / part) - 1, x->sum + r * x->parts);
+    _mm512_storeu_si512(start[r], _mm512_mullo_epi32(sums, _mm512_set1_epi32(-offset)));
+  }
+  for (int64_t n = 0; n < inputs / part; n++)
+    add_part(part, has_minimum, is_wide, R, x, n, start[0] + n, BYTE_STRIP / HALF_PART, strip->fours + n * part * PANEL, 0,
+             0, strip->scales[n], total);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) memcpy(y + r * stride, total[r], sizeof total[r]);
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < VECTORS; v++) {
+      float *at = y + r * stride + v * LANES;
+      if (is_wide)
+        total[r][v] = _mm512_fmadd_ps(total[r][v], _mm512_set1_ps(x->scale[r * x->scales]),
+                                      adds_up ? _mm512_loadu_ps(at) : _mm512_setzero_ps());
+      _mm512_storeu_ps(at, total[r][v]);
+    }
 }
 
 /* Compiled for each number of rows, and each kind of parts */
-static void add_strip_of(int part, int has_minimum, int offset, int rows, const byte_rows *x, int64_t inputs,
+static void add_strip_of(int part, int has_minimum, int is_wide, int offset, int rows, const byte_rows *x, int64_t inputs,
                          const byte_strip *strip, int adds_up, float *y, int64_t stride) {
-#define ROWS(N, PART, HAS_MINIMUM) \
-  case N: add_strip(PART, HAS_MINIMUM, offset, N, x, inputs, strip, adds_up, y, stride); break;
-#define PARTS(PART, HAS_MINIMUM)                                                                                  \
-  switch (rows) {                                                                                                 \
-    ROWS(1, PART, HAS_MINIMUM) ROWS(2, PART, HAS_MINIMUM) ROWS(3, PART, HAS_MINIMUM) ROWS(4, PART, HAS_MINIMUM)   \
-    ROWS(5, PART, HAS_MINIMUM) ROWS(6, PART, HAS_MINIMUM)                                                         \
-  }
-  if (part == HALF_PART && has_minimum) PARTS(HALF_PART, 1)
-  else if (part == HALF_PART) PARTS(HALF_PART, 0)
-  else if (has_minimum) PARTS(BYTE_PART, 1)
-  else PARTS(BYTE_PART, 0)
+#define ROWS(N, PART, HAS_MINIMUM, IS_WIDE) \
+  case N: add_strip(PART, HAS_MINIMUM, IS_WIDE, offset, N, x, inputs, strip, adds_up, y, stride); break;
+#define PARTS(PART, HAS_MINIMUM, IS_WIDE)                                                                             \
+  if (part == PART && has_minimum == HAS_MINIMUM && is_wide == IS_WIDE) switch (rows) {                               \
+      ROWS(1, PART, HAS_MINIMUM, IS_WIDE) ROWS(2, PART, HAS_MINIMUM, IS_WIDE) ROWS(3, PART, HAS_MINIMUM, IS_WIDE)     \
+      ROWS(4, PART, HAS_MINIMUM, IS_WIDE) ROWS(5, PART, HAS_MINIMUM, IS_WIDE) ROWS(6, PART, HAS_MINIMUM, IS_WIDE)     \
+    }
+  PARTS(HALF_PART, 0, 0)
+  PARTS(HALF_PART, 0, 1)
+  PARTS(HALF_PART, 1, 0)
+  PARTS(HALF_PART, 1, 1)
+  PARTS(BYTE_PART, 0, 0)
+  PARTS(BYTE_PART, 0, 1)
+  PARTS(BYTE_PART, 1, 0)
+  PARTS(BYTE_PART, 1, 1)
 #undef PARTS
 #undef ROWS
 }
 
 /* y [rows, stride] (+)= the sums with a strip of the inputs from `k` on. `lines` cache lines are prefetched meanwhile. */
-static void add_tiles(int part, int has_minimum, int offset, const product *p, int64_t row, int64_t rows, int64_t k,
+static void add_tiles(int part, int has_minimum, int is_wide, int offset, const product *p, int64_t row, int64_t rows, int64_t k,
                       const byte_strip *strip, float *y, int64_t stride, const char *next, int64_t lines) {
   const int64_t tiles = ceil_div(rows, REGISTER_ROWS), ahead = ceil_div(lines, tiles);
   const int64_t some = p->inputs - k < BYTE_STRIP ? p->inputs - k : BYTE_STRIP;
   for (int64_t s = 0, r = 0; s < tiles; s++) {
     const int64_t count = ceil_div(rows - r, tiles - s); /* about equally many in each */
-    const byte_rows x = byte_rows_at(p, row + r, k);
+    const byte_rows x = byte_rows_at(part, p, row + r, k);
     for (int64_t i = 0; i < ahead && lines > 0; i++, lines--, next += CACHE_LINE) __builtin_prefetch(next, 0, 2);
-    add_strip_of(part, has_minimum, offset, (int)count, &x, some, strip, k > 0, y + r * stride, stride);
+    add_strip_of(part, has_minimum, is_wide, offset, (int)count, &x, some, strip, k > 0, y + r * stride, stride);
     r += count;
   }
 }
@@ -198,7 +217,7 @@ static void add_tiles(int part, int has_minimum, int offset, const product *p, i
 INLINE void byte_sums(const block_format f, const product *p, const uint8_t *panel, int64_t row, int64_t rows, float *y,
                       int64_t stride, const char *next, int64_t lines) {
   if (rows == 1) {
-    const byte_rows x = byte_rows_at(p, row, 0);
+    const byte_rows x = byte_rows_at(f.part, p, row, 0);
     byte_sums_of_row(f, &x, panel, y);
     return;
   }
@@ -206,7 +225,8 @@ INLINE void byte_sums(const block_format f, const product *p, const uint8_t *pan
   byte_strip strip;
   for (int64_t k = 0; k < p->inputs; k += BYTE_STRIP, next += each * CACHE_LINE, lines -= each) {
     unpack_bytes(f, panel, k, p->inputs - k < BYTE_STRIP ? p->inputs - k : BYTE_STRIP, &strip);
-    add_tiles(f.part, f.has_minimum, byte_offset(f), p, row, rows, k, &strip, y, stride, next, lines < each ? lines : each);
+    add_tiles(f.part, f.has_minimum, has_wide_scales(&f), byte_offset(f), p, row, rows, k, &strip, y, stride, next,
+              lines < each ? lines : each);
   }
 }
 #else
@@ -214,27 +234,35 @@ INLINE void byte_sums(const block_format f, const product *p, const uint8_t *pan
 INLINE void byte_sums(const block_format f, const product *p, const uint8_t *panel, int64_t row, int64_t rows, float *y,
                       int64_t stride, const char *next, int64_t lines) {
   const int64_t bytes = group_bytes(&f) * PANEL;
+  const int is_wide = has_wide_scales(&f);
   (void)next, (void)lines;
   for (int64_t r = 0; r < rows; r++) memset(y + r * stride, 0, PANEL * sizeof *y);
-  for (int64_t k = 0; k < p->inputs; k += f.part) {
-    const uint8_t *group = panel + k / f.group * bytes;
-    const int part = (int)(k % f.group / f.part);
-    const block_bits bits = bits_of_part(f, group, part);
-    const part_scales s = scales_of_part(f, group, part);
-    int8_t weights[32][PANEL];
-    for (int i = 0; i < f.part; i += 8) bits_of_inputs(f, &bits, i, weights + i);
+  for (int64_t k = 0; k < p->inputs; k += f.group, panel += bytes) {
+    int8_t weights[BYTE_BLOCK][PANEL];
+    part_scales s[BYTE_BLOCK / HALF_PART];
+    for (int part = 0; part < f.group / f.part; part++) {
+      const block_bits bits = bits_of_part(f, panel, part);
+      s[part] = scales_of_part(f, panel, part);
+      for (int i = 0; i < f.part; i += 8) bits_of_inputs(f, &bits, i, weights + part * f.part + i);
+    }
     for (int64_t r = 0; r < rows; r++) {
-      const byte_rows x = byte_rows_at(p, row + r, k);
-      const float scale = *x.scale, moved = f.has_minimum ? *x.scale * (float)sum_of_part(f.part, &x, 0, 0) : 0;
-      int32_t sum[PANEL] = {0};
-      for (int i = 0; i < f.part; i++)
+      const byte_rows x = byte_rows_at(f.part, p, row + r, k);
+      float total[PANEL] = {0};
+      if (!is_wide) memcpy(total, y + r * stride, sizeof total);
+      for (int part = 0; part < f.group / f.part; part++) {
+        const float scale = is_wide ? 1 : *x.scale;
+        int32_t sum[PANEL] = {0};
+        for (int i = part * f.part; i < (part + 1) * f.part; i++)
 #pragma omp simd
-        for (int o = 0; o < PANEL; o++) sum[o] += x.bytes[i] * weights[i][o];
+          for (int o = 0; o < PANEL; o++) sum[o] += x.bytes[i] * weights[i][o];
 #pragma omp simd
-      for (int o = 0; o < PANEL; o++) {
-        float total = fmaf((float)sum[o], s.scale[o] * scale, y[r * stride + o]);
-        y[r * stride + o] = f.has_minimum ? fmaf(s.minimum[o], moved, total) : total;
+        for (int o = 0; o < PANEL; o++) {
+          total[o] = fmaf((float)sum[o], s[part].scale[o] * scale, total[o]);
+          if (f.has_minimum) total[o] = fmaf(s[part].minimum[o], x.moved[part], total[o]);
+        }
       }
+#pragma omp simd
+      for (int o = 0; o < PANEL; o++) y[r * stride + o] = is_wide ? fmaf(total[o], *x.scale, y[r * stride + o]) : total[o];
     }
   }
 }
@@ -249,41 +277,43 @@ static void sums_of_type(int64_t type, const product *p, const char *panel, int6
 #endif
 
 #ifdef HAS_AVX512
-/* Makes bytes of BYTE_PART numbers by their largest one, and their sums; returns the scale, NaN if a number is none. */
-INLINE float NAME(quantize_part)(const T *x, int8_t *bytes, int32_t *sum) {
-  const __m512 numbers[2] = {NAME(load_16)(x), NAME(load_16)(x + LANES)};
-  const __m512 sizes = _mm512_max_ps(_mm512_abs_ps(numbers[0]), _mm512_abs_ps(numbers[1])), top = _mm512_set1_ps(FLT_MAX);
-  const int is_broken = _mm512_cmp_ps_mask(_mm512_abs_ps(numbers[0]), top, _CMP_NLE_UQ) |
-                        _mm512_cmp_ps_mask(_mm512_abs_ps(numbers[1]), top, _CMP_NLE_UQ);
-  const float most = is_broken ? 0 : _mm512_reduce_max_ps(sizes);
-  const __m512 factor = _mm512_set1_ps(most > 0 ? 127.0f / most : 0);
-  for (int h = 0; h < 2; h++) {
-    __m512i whole = _mm512_setzero_si512();
-    if (most > 0) whole = _mm512_cvtps_epi32(_mm512_mul_ps(numbers[h], factor));
-    _mm_storeu_si128((__m128i *)(bytes + h * LANES), _mm512_cvtepi32_epi8(whole));
-    sum[h] = _mm512_reduce_add_epi32(whole);
+/* The largest of some numbers without their signs, which share a scale; NaN if one of them is no number */
+INLINE float NAME(largest)(const T *x, int64_t inputs) {
+  __m512 most = _mm512_setzero_ps();
+  int is_broken = 0;
+  for (int64_t i = 0; i < inputs; i += LANES) {
+    const __m512 size = _mm512_abs_ps(NAME(load_16)(x + i));
+    is_broken |= _mm512_cmp_ps_mask(size, _mm512_set1_ps(FLT_MAX), _CMP_NLE_UQ);
+    most = _mm512_max_ps(most, size);
   }
-  return is_broken ? NAN : most / 127.0f;
+  return is_broken ? NAN : _mm512_reduce_max_ps(most);
+}
+
+/* Makes bytes of HALF_PART numbers; returns their sum. */
+INLINE int32_t NAME(quantize_half)(const T *x, float factor, int8_t *bytes) {
+  const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(NAME(load_16)(x), _mm512_set1_ps(factor)));
+  _mm_storeu_si128((__m128i *)bytes, _mm512_cvtepi32_epi8(whole));
+  return _mm512_reduce_add_epi32(whole);
 }
 #else
-INLINE float NAME(quantize_part)(const T *x, int8_t *bytes, int32_t *sum) {
+INLINE float NAME(largest)(const T *x, int64_t inputs) {
   float most = 0;
   int is_broken = 0;
-  for (int i = 0; i < BYTE_PART; i++) {
+  for (int64_t i = 0; i < inputs; i++) {
     const float size = fabsf(NAME(to_float)(x[i]));
     most = size > most ? size : most;
     is_broken |= !(size <= FLT_MAX);
   }
-  const float factor = most > 0 && !is_broken ? 127.0f / most : 0;
-  for (int h = 0; h < 2; h++, x += HALF_PART, bytes += HALF_PART) {
-    int32_t total = 0;
-    for (int i = 0; i < HALF_PART; i++) {
-      const int32_t number = is_broken ? 0 : (int32_t)rintf(NAME(to_float)(x[i]) * factor);
-      bytes[i] = (int8_t)number, total += number;
-    }
-    sum[h] = total;
+  return is_broken ? NAN : most;
+}
+
+INLINE int32_t NAME(quantize_half)(const T *x, float factor, int8_t *bytes) {
+  int32_t sum = 0;
+  for (int i = 0; i < HALF_PART; i++) {
+    const int32_t number = (int32_t)rintf(NAME(to_float)(x[i]) * factor);
+    bytes[i] = (int8_t)number, sum += number;
   }
-  return is_broken ? NAN : most / 127.0f;
+  return sum;
 }
 #endif
 
@@ -291,15 +321,26 @@ INLINE float NAME(quantize_part)(const T *x, int8_t *bytes, int32_t *sum) {
 static void NAME(quantize_rows_by_parts)(const product *p, phase *now, int threads, int is_alone) {
   const quantized_workspace *work = p->workspace;
   const int64_t inputs = p->inputs, chunk = chunk_of(p->rows, threads), chunks = ceil_div(p->rows, chunk);
+  const int is_wide = has_blocks(p->of_bytes) && has_wide_scales(block_format_of(p->of_bytes->block));
+  const int64_t together = is_wide ? BYTE_BLOCK : BYTE_PART;
   FOR_EACH_CHUNK(i, now, chunks, is_alone)
     FOR_EACH_ITEM(r, i, chunk, p->rows)
-      for (int64_t k = 0; k < inputs; k += BYTE_PART) {
-        const int64_t at = r * inputs + k, part = at / BYTE_PART;
-        int32_t *sum = work->part_sum + at / HALF_PART;
-        float *moved = work->part_moved + part * MOVED;
-        const float scale = NAME(quantize_part)((const T *)p->x + at, (int8_t *)work->bytes + at, sum);
-        work->part_scale[part] = scale;
-        moved[0] = scale * (float)(sum[0] + sum[1]), moved[1] = scale * (float)sum[0], moved[2] = scale * (float)sum[1];
+      for (int64_t k = 0; k < inputs; k += together) {
+        const int64_t at = r * inputs + k;
+        const T *x = (const T *)p->x + at;
+        const float most = NAME(largest)(x, together), scale = most / 127.0f, factor = most > 0 ? 127.0f / most : 0;
+        int8_t *bytes = (int8_t *)work->bytes + at;
+        memset(bytes, 0, together);
+        for (int64_t i = 0; i < together; i += BYTE_PART) {
+          const int64_t part = (at + i) / BYTE_PART;
+          int32_t *half = work->half_sum + 2 * part;
+          for (int h = 0; h < 2; h++) {
+            half[h] = most > 0 ? NAME(quantize_half)(x + i + h * HALF_PART, factor, bytes + i + h * HALF_PART) : 0;
+            work->half_moved[2 * part + h] = (float)half[h] * (is_wide ? 1 : scale);
+          }
+          work->part_scale[part] = scale, work->part_sum[part] = half[0] + half[1];
+          work->part_moved[part] = (float)(half[0] + half[1]) * (is_wide ? 1 : scale);
+        }
       }
   barrier(now, chunks, is_alone);
 }

@@ -46,8 +46,9 @@ INLINE void byte_sums_of_group_row(const int low, const int high, const int part
       bits.low += four_of(low, first), bits.shared = first; /* 16 inputs are whole fours of the lower bits */
 #pragma GCC unroll 8
       for (int line = 0; line < part * low / 16; line++) __builtin_prefetch(bits.low + 2 * AHEAD + line * CACHE_LINE);
-      if (has_own_zeros(m)) add_part(part, 1, 0, 1, x, k, 0, &f, &bits, s, total);
-      else add_part(part, 0, shared_offset(m), 1, x, k, 0, &f, &bits, s, total);
+      const int32_t start = -shared_offset(m) * x->sum[k / part];
+      if (has_own_zeros(m)) add_part(part, 1, 0, 1, x, k / part, &start, 0, 0, &f, &bits, s, total);
+      else add_part(part, 0, 0, 1, x, k / part, &start, 0, 0, &f, &bits, s, total);
     }
   }
   memcpy(y, total, sizeof total);
@@ -86,7 +87,7 @@ static void sums_of_groups(const matrix *m, const product *p, const char *panel,
   const int64_t each = ceil_div(lines, ceil_div(p->inputs, BYTE_STRIP));
   const int part = part_of_groups(m), is_single = rows == 1 && m->code_type == INTEGERS;
   const uint8_t *at = (const uint8_t *)panel;
-  const byte_rows x = byte_rows_at(p, row, 0);
+  const byte_rows x = byte_rows_at(part, p, row, 0);
   byte_strip strip;
   for (int64_t k = 0; k < p->inputs; k += BYTE_STRIP, next += each * CACHE_LINE, lines -= each) {
     const int64_t some = p->inputs - k < BYTE_STRIP ? p->inputs - k : BYTE_STRIP;
@@ -100,7 +101,7 @@ static void sums_of_groups(const matrix *m, const product *p, const char *panel,
     switch (m->bits) { CASE(2, 0) CASE(2, 1) CASE(4, 0) CASE(4, 1) CASE(4, 2) CASE(8, 0) }
 #undef CASE
     if (is_single) return;
-    add_tiles(part, has_own_zeros(m), shared_offset(m), p, row, rows, k, &strip, y, stride, next,
+    add_tiles(part, has_own_zeros(m), 0, shared_offset(m), p, row, rows, k, &strip, y, stride, next,
               lines < each ? lines : each);
   }
 }
@@ -123,8 +124,8 @@ static void sums_of_groups(const matrix *m, const product *p, const char *panel,
       for (int o = 0; o < PANEL; o++)
         weights[i][o] = (int8_t)(((const uint8_t *)m->constants)[(uint8_t)weights[i][o]] - 128);
     for (int64_t r = 0; r < rows; r++) {
-      const byte_rows x = byte_rows_at(p, row + r, k);
-      const int32_t of_row = sum_of_part(part, &x, 0, 0), moved = has_zeros ? f.offset * of_row : -offset * of_row;
+      const byte_rows x = byte_rows_at(part, p, row + r, k);
+      const int32_t of_row = *x.sum, moved = has_zeros ? f.offset * of_row : -offset * of_row;
       int32_t sum[PANEL] = {0};
       for (int i = 0; i < part; i++)
 #pragma omp simd
@@ -133,7 +134,7 @@ static void sums_of_groups(const matrix *m, const product *p, const char *panel,
       for (int o = 0; o < PANEL; o++) {
         const float scale = g.scale[o] * (is_table ? m->row_scale : 1);
         const float total = fmaf((float)(sum[o] + moved), scale * *x.scale, y[r * stride + o]);
-        y[r * stride + o] = has_zeros ? fmaf(-g.zero_point[o] * scale, *x.scale * (float)of_row, total) : total;
+        y[r * stride + o] = has_zeros ? fmaf(-g.zero_point[o] * scale, *x.moved, total) : total;
       }
     }
   }

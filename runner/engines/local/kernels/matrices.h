@@ -76,8 +76,8 @@ typedef struct {
   uint8_t *outlier_marks;   /* of each column, 0 between products */
   float *row_scale;         /* of each row: ROW_INT8: its largest number, outliers left out; else: its scale */
   float *part_scale;        /* BYTE_BLOCKS: of each BYTE_PART numbers of a row */
-  int32_t *part_sum;        /* and the sum of each HALF_PART bytes */
-  float *part_moved;        /* for each part: the sums of its bytes, of the first half and of the second, times its scale */
+  int32_t *part_sum, *half_sum; /* of its bytes; of each HALF_PART */
+  float *part_moved, *half_moved; /* the same as numbers, times the scale where that is not of BYTE_BLOCK */
   int32_t *outlier_columns; /* those that are marked */
   int64_t *outlier_count;   /* how many these are */
   char *thread_buffers;     /* THREAD_BUFFER_BYTES of each thread */
@@ -86,7 +86,7 @@ typedef struct {
 
 #define BYTE_PART 32 /* inputs of a row that share a scale */
 #define HALF_PART 16
-#define MOVED 3 /* numbers of part_moved */
+#define BYTE_BLOCK 256 /* and in products with formats whose groups are so large */
 
 /* Bytes of a row that is quantized, filled up to whole registers */
 INLINE int64_t padded(int64_t inputs) { return ceil_div(inputs, CACHE_LINE) * CACHE_LINE; }
@@ -105,8 +105,10 @@ static quantized_workspace allocate_quantized(char **workspace, int64_t rows, in
   w.outlier_marks = allocate(workspace, width);
   w.row_scale = allocate(workspace, rows * sizeof(float));
   w.part_scale = allocate(workspace, rows * width / BYTE_PART * sizeof(float));
-  w.part_sum = allocate(workspace, rows * width / HALF_PART * sizeof(int32_t));
-  w.part_moved = allocate(workspace, rows * width / BYTE_PART * MOVED * sizeof(float));
+  w.part_sum = allocate(workspace, rows * width / BYTE_PART * sizeof(int32_t));
+  w.half_sum = allocate(workspace, rows * width / HALF_PART * sizeof(int32_t));
+  w.part_moved = allocate(workspace, rows * width / BYTE_PART * sizeof(float));
+  w.half_moved = allocate(workspace, rows * width / HALF_PART * sizeof(float));
   w.outlier_columns = allocate(workspace, width * sizeof(int32_t));
   w.outlier_count = allocate(workspace, CACHE_LINE);
   w.thread_buffers = allocate(workspace, threads * THREAD_BUFFER_BYTES);

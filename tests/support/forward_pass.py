@@ -1,0 +1,55 @@
+"""A local model's forward pass with its fast kernels, and the logits of a pass that has every kind of row."""
+
+from __future__ import annotations
+
+import torch
+
+from runner.engines.base import Request
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.forward import Forward, TokenSpan
+from runner.engines.local.fused_forward import FusedForward
+from runner.engines.local.kv_cache import Heads
+from runner.engines.local.prefix import Prefix
+from runner.engines.local.shared_kv import own_kv
+from runner.engines.rows import Row
+from runner.models.load import Loaded
+
+LENGTHS = (1, 2, 5, 16, 17, 33, 40)  # of prompts: remainders of tiles, blocks and panels
+
+
+def with_fast_kernels(engine: LocalEngine) -> tuple[Loaded, Heads, FusedForward | None]:
+    """Return a model whose layers are replaced, as before its first rows."""
+    engine.load()
+    loaded = engine.loaded
+    heads = engine.heads(loaded)
+    assert heads is not None
+    engine.install_fast_kernels(loaded, heads)
+    return loaded, heads, engine.fused
+
+
+def all_logits(forward: Forward, with_prefix: bool) -> torch.Tensor:
+    """Return the logits of rows of all lengths, some of which decode while others are read; half have a prefix."""
+    torch.manual_seed(0)
+    prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
+    if with_prefix:
+        forward.read_prefix(prefix, 20)
+        forward.read_prefix(prefix, 20)
+        forward.short_span = 20  # longer prompts are attended to by tiles
+    prompts = [torch.randint(0, 60, (length,)).tolist() for length in LENGTHS]
+    own = own_kv(forward.heads, forward.kernels, [64] * len(prompts))
+    rows = [
+        Row(Request(number, ()), prefix.tokens + ids, "", 9, prefix=prefix)
+        if with_prefix and number % 2
+        else Row(Request(number, ()), ids, "", 9)
+        for number, ids in enumerate(prompts)
+    ]
+    going, entering = rows[:4], rows[4:]
+    read = forward.read_prompts(own, [TokenSpan(row, slot, row.pending) for slot, row in enumerate(going)])
+    for row in going:
+        row.places, row.tokens = len(row.pending), [3]
+    pieces = [TokenSpan(row, slot, [3], row.places) for slot, row in enumerate(going)]
+    pieces += [TokenSpan(row, slot, row.pending) for slot, row in enumerate(entering, start=4)]
+    mixed = forward.read_prompts(own, pieces)
+    for row in rows:
+        row.places, row.tokens = row.places + 1 if row.tokens else len(row.pending), [*row.tokens, 5]
+    return torch.cat((read, mixed, forward.step(own, rows, forward.uses_of(rows)))).float()
