@@ -237,6 +237,11 @@ class AgentsConfig(QuestionsConfig):
             check_answers_differ(f"{key}={value}", generation)
 
     @property
+    def asks_in_chat(self) -> bool:
+        """Agents have roles, which are turns of a chat."""
+        return True
+
+    @property
     def sampled_by(self) -> tuple[str, int | str]:
         """Return the key that says how often one agent answers, and its value."""
         return ("task.samples", self.samples) if self.match is None else ("task.match", self.match)

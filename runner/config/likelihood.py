@@ -58,6 +58,11 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         return self.stride or self.window // 2
 
     @property
+    def asks_in_chat(self) -> bool:
+        """Whether an answer is scored behind a question in a chat; a file of texts may have no questions."""
+        return self.prompt is PromptStyle.chat and not self.data.endswith((".txt", ".jsonl"))
+
+    @property
     def loads(self) -> int:
         """Return 1, or 2 with a reference model that is loaded beside this one."""
         return 1 + self.exact

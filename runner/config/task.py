@@ -80,6 +80,11 @@ class TaskConfig:
         return ""
 
     @property
+    def asks_in_chat(self) -> bool:
+        """Whether it surely needs the model's chat template."""
+        return False
+
+    @property
     def reads_stdin(self) -> bool:
         """Whether the input comes from stdin, which the workers of a grid do not have."""
         return False
@@ -246,6 +251,11 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         check(self.early_stop_vs is None or self.cluster is None, "task.cluster", self.cluster, need)
 
     @property
+    def asks_in_chat(self) -> bool:
+        """Whether questions are turns of a chat."""
+        return self.prompt is PromptStyle.chat
+
+    @property
     def questions(self) -> int:
         """Return the number of answers, with those of the checks."""
         questions = super().questions
@@ -304,6 +314,11 @@ class PromptsConfig(TaskConfig):
         check_least(0, "task.show", self.show)
         if self.format is Framing.raw and self.system:
             raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
+
+    @property
+    def asks_in_chat(self) -> bool:
+        """Whether prompts are turns of a chat."""
+        return self.format is Framing.chat
 
     @property
     def reads_stdin(self) -> bool:

@@ -24,6 +24,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from runner.checkpoints.chat_templates import ALTERNATIVES, missing
 from runner.core import child
 from runner.core.errors import ConfigError, check
 from runner.core.machine import MIB
@@ -33,7 +34,6 @@ from runner.engines.template_child import DEPTH, LENGTH, MEMORY, REFUSED, SIZE, 
 
 TEMPLATE_FILE = "chat_template.jinja"
 MAX_AT_ONCE = 4  # processes, so that one slow template does not delay the others
-ALTERNATIVES = "use task.prompt=text (gsm8k), task.format=raw (generate, sweep) or /v1/completions (serve)"
 MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # appended to a message that is to be continued, while it is rendered
 
 
@@ -64,9 +64,7 @@ class ChatTemplate:
         Raises ConfigError if the template refuses the conversation or reaches a limit.
         """
         if not self.tokenizer.chat_template:
-            raise NoChatTemplate(
-                f"model.name={self.model_name} has no chat template, so it cannot be asked as a chat: {ALTERNATIVES}"
-            )
+            raise NoChatTemplate(missing(self.model_name))
         if not turns:
             raise ConfigError("a conversation needs at least one message")
         if type(self.tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:

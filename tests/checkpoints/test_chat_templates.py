@@ -1,0 +1,84 @@
+"""A model without a chat template is refused before its weights are read, and only where its files say so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf import GGUFWriter
+
+from runner.checkpoints import chat_templates
+from runner.checkpoints.resolve import resolve
+from runner.config.agents import AgentsConfig
+from runner.config.likelihood import LikelihoodConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Framing, GenerateConfig, Gsm8kConfig, TaskConfig
+from runner.config.wording import PromptStyle
+from runner.core.errors import ConfigError
+
+CHATS: list[TaskConfig] = [Gsm8kConfig(), LikelihoodConfig(), AgentsConfig(), GenerateConfig(prompt="hi")]
+OTHERS: list[TaskConfig] = [
+    Gsm8kConfig(prompt=PromptStyle.text),
+    LikelihoodConfig(prompt=PromptStyle.text),
+    LikelihoodConfig(data="texts.txt"),
+    GenerateConfig(prompt="hi", format=Framing.raw),
+]
+
+
+@pytest.fixture
+def plain(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A checkpoint without a template."""
+    shutil.copytree(tiny_llama, tmp_path / "plain")
+    (tmp_path / "plain" / "chat_template.jinja").unlink()
+    return tmp_path / "plain"
+
+
+@pytest.mark.parametrize("task", [*CHATS, *OTHERS], ids=lambda task: task.name)
+def test_only_chats_need_one(make_config: Callable[..., RunnerConfig], plain: Path, task: TaskConfig) -> None:
+    config = make_config(model=LocalModelConfig(name=str(plain), device="cpu"), task=task)
+    if task in OTHERS:
+        chat_templates.check(config, resolve(config))
+        return
+    with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
+        chat_templates.check(config, resolve(config))
+
+
+def test_what_may_bring_one_is_not_refused(plain: Path) -> None:
+    settings = json.loads((plain / "tokenizer_config.json").read_text())
+    assert chat_templates.surely_lacks_one(plain)
+    for found in ({"chat_template": "{{ messages }}"}, {"auto_map": {"AutoTokenizer": ["own.Own", None]}}):
+        (plain / "tokenizer_config.json").write_text(json.dumps(settings | found))
+        assert not chat_templates.surely_lacks_one(plain)
+    (plain / "tokenizer_config.json").unlink()
+    assert not chat_templates.surely_lacks_one(plain)
+    (plain / "tokenizer_config.json").write_text(json.dumps(settings))
+    for name in chat_templates.MAY_HOLD_ONE:
+        (plain / name).touch()
+        assert not chat_templates.surely_lacks_one(plain)
+        (plain / name).unlink()
+    assert chat_templates.surely_lacks_one(plain)
+
+
+@pytest.mark.parametrize("has_one", [True, False])
+def test_a_gguf_file_has_its_own(tmp_path: Path, has_one: bool) -> None:
+    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_block_count(1)
+    if has_one:
+        writer.add_chat_template("{{ messages }}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert chat_templates.surely_lacks_one(tmp_path / "model.gguf") != has_one
+
+
+def test_a_plan_says_it(runner: Callable[..., Any], plain: Path) -> None:
+    done = runner("model=local", f"model.name={plain}", "plan=true")
+    assert done.code == 2
+    assert "has no chat template" in done.out
+    assert "1 impossible" in done.out
