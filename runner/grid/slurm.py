@@ -129,41 +129,45 @@ class SlurmLauncher(SubmititLauncher):  # type: ignore[misc]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run the jobs in arrays as large as Slurm takes them, and return how each ended."""
+        executor = self.executor()
         returns: list[JobReturn] = []
         total, largest = len(job_overrides), largest_array()
         for before in range(0, total, largest):
             part = [list(one) for one in job_overrides[before : before + largest]]
-            returns += self.run_array(part, initial_job_idx + before, before, total)
+            returns += self.run_array(executor, part, initial_job_idx + before, before, total)
         return returns
 
-    def run_array(self, overrides: list[list[str]], first: int, before: int, total: int) -> list[JobReturn]:
-        """Submit jobs and wait for each; a signal to the grid cancels them."""
-        jobs: list[submitit.Job[JobReturn]] = []
-        try:
-            with signals.deferred():  # no job is submitted without being known here
-                jobs = self.submit(overrides, first)
-            return wait_for(jobs, overrides, before, total)
-        except KeyboardInterrupt:
-            cancel(jobs)
-            raise
-
-    def submit(self, overrides: list[list[str]], first: int) -> list[submitit.Job[JobReturn]]:
-        """Submit jobs as one array."""
-        assert self.config is not None
+    def executor(self) -> submitit.AutoExecutor:
+        """Return what submits jobs with these settings; where there is no Slurm, it says so."""
         settings = dict(self.params)
         executor = submitit.AutoExecutor(
-            folder=settings.pop("submitit_folder"), cluster="slurm",
+            folder=settings.pop("submitit_folder"),
+            cluster="slurm",
             slurm_max_num_timeout=settings.pop("max_num_timeout"),
-        )  # fmt: skip
+        )
         common = {*BaseQueueConf.__dataclass_fields__}
         executor.update_parameters(
             **{key if key in common else f"slurm_{key}": value for key, value in settings.items()}
         )
+        return executor
+
+    def run_array(
+        self, executor: submitit.AutoExecutor, overrides: list[list[str]], first: int, before: int, total: int
+    ) -> list[JobReturn]:
+        """Submit jobs as one array and wait for each; a signal to the grid cancels them."""
+        assert self.config is not None
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         numbers = range(first, first + len(overrides))
         names = [f"job_id_for_{number}" for number in numbers]
         rest = ["hydra.sweep.dir"] * len(names), numbers, names, [Singleton.get_state()] * len(names)
-        return executor.map_array(self, overrides, *rest)
+        jobs: list[submitit.Job[JobReturn]] = []
+        try:
+            with signals.deferred():  # no job is submitted without being known here
+                jobs = executor.map_array(self, overrides, *rest)
+            return wait_for(jobs, overrides, before, total)
+        except KeyboardInterrupt:
+            cancel(jobs)
+            raise
 
 
 def largest_array() -> int:

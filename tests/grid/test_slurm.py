@@ -210,5 +210,7 @@ def test_what_slurm_refuses_is_one_line(cluster: Slurm, grid: Start) -> None:
     first, *sbatch, last = ended.err.splitlines()
     assert first == "2 jobs: 2 to do"
     assert sbatch[0] == "sbatch: error: invalid partition specified: gpu"
-    assert last.startswith("error: hydra/launcher=submitit_slurm could not start the jobs: sbatch: error: invalid partition")
+    assert last.startswith(
+        "error: hydra/launcher=submitit_slurm could not start the jobs: sbatch: error: invalid partition"
+    )
     assert "Traceback" not in ended.err
