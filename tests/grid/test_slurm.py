@@ -126,9 +126,9 @@ def test_a_node_is_drained_and_another_killed(cluster: Slurm, grid: Start) -> No
 
 @THOROUGH
 def test_a_job_over_its_time_limit_resumes(cluster: Slurm, grid: Start) -> None:
-    limit = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45")
+    limit = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
     job = ("seed=1,2", "task.limit=40", "model.delay_s=1", "print=json")
-    launched = grid(*SLURM, *limit, *job, **cluster.environment)
+    launched = grid(*SLURM, *limit, "hydra.launcher.max_num_timeout=20", *job, **cluster.environment)
     ended, folder = launched.wait(400), launched.folder
     assert ended.code == 0, ended.err
     assert_each_done_once(folder, 2, 40)

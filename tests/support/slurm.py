@@ -131,7 +131,12 @@ class Slurm:
 
     def stop(self) -> None:
         """Kill all processes of the cluster."""
-        wait_for(lambda: not [_kill(pid) for pid in self.processes()], 30)
+        give_up_at = time.monotonic() + 30
+        while (living := self.processes()) and time.monotonic() < give_up_at:
+            for pid in living:
+                _kill(pid)
+            time.sleep(0.05)
+        assert not living
         for daemon in self._daemons:
             daemon.wait()
 
