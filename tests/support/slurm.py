@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -24,6 +25,8 @@ from servers import free_port
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
 INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge"
 NODES = ("alpha", "beta")
+STARTS = 3
+START_S = 30.0  # a start takes about one second
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])  # daemons are in sbin
 # KillWait: seconds from SIGTERM to SIGKILL. cred_expire: a requeued job waits so long, 120 s unless set.
 # SlurmdTimeout: seconds until a node that is silent counts as down.
@@ -96,7 +99,7 @@ class Slurm:
     def ask(self, *command: str) -> str:
         """Run one of Slurm's commands and return what it prints."""
         done = subprocess.run(
-            command, env=os.environ | self.environment, capture_output=True, text=True, check=False, timeout=60
+            command, env=os.environ | self.environment, capture_output=True, text=True, check=False, timeout=20
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
@@ -156,50 +159,63 @@ def _kill(pid: int) -> None:
 @contextlib.contextmanager
 def running_slurm(folder: Path, cores: int = 2, largest_array: int = 1001) -> Iterator[Slurm]:
     """Start a Slurm with two nodes of so many cores, wait until they are idle, and always stop everything."""
-    cluster = Slurm(folder)
+    for attempt in range(STARTS):  # another process may take a port before a daemon listens there
+        cluster = Slurm(folder / str(attempt))
+        try:
+            if not _start(cluster, cores, largest_array):
+                logs = [
+                    file.read_text()[-2000:] for file in (*cluster.folder.glob("*.out"), *cluster.folder.glob("*.log"))
+                ]
+                assert attempt + 1 < STARTS, "\n".join(logs)
+                continue
+            yield cluster
+            return
+        finally:
+            cluster.stop()
+
+
+def _start(cluster: Slurm, cores: int, largest_array: int) -> bool:
+    """Start all daemons; return whether the nodes were idle in time."""
+    folder = cluster.folder
     for name in ("munge", "state"):
         (folder / name).mkdir(parents=True, mode=0o755)
     key = folder / "munge" / "key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
-    text = CONFIG.format(folder=folder, port=free_port(), user=_user(), largest_array=largest_array)
+    user = pwd.getpwuid(os.getuid()).pw_name
+    text = CONFIG.format(folder=folder, port=free_port(), user=user, largest_array=largest_array)
     for name in NODES:
         text += (
             f"NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={free_port()} CPUs={cores} State=UNKNOWN\n"
         )
     (folder / "slurm.conf").write_text(f"{text}PartitionName=main Nodes=ALL Default=YES State=UP\n")
-    try:
-        files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
-        options = [word for option, name in files.items() for word in (f"--{option}", f"{folder}/munge/{name}")]
-        cluster.start("munged", "--force", "--foreground", *options)
-        wait_for((folder / "munge" / "socket").exists, 20)
-        cluster.start("slurmctld", "-D")
-        for name in NODES:
-            cluster.start_node(name)
-        wait_for(lambda: _is_idle(cluster), 60)
-        yield cluster
-    finally:
-        cluster.stop()
+    files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+    options = [word for option, name in files.items() for word in (f"--{option}", f"{folder}/munge/{name}")]
+    cluster.start("munged", "--force", "--foreground", *options)
+    wait_for((folder / "munge" / "socket").exists, 20)
+    cluster.start("slurmctld", "-D")
+    for name in NODES:
+        cluster.start_node(name)
+    give_up_at = time.monotonic() + START_S
+    while not _is_idle(cluster):
+        if time.monotonic() > give_up_at:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _is_idle(cluster: Slurm) -> bool:
     try:
         return cluster.states() == dict.fromkeys(NODES, "idle")
-    except AssertionError:  # the controller does not answer yet
+    except (AssertionError, subprocess.TimeoutExpired):  # the controller does not answer yet
         return False
-
-
-def _user() -> str:
-    import pwd
-
-    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def main() -> None:
     """Run a Slurm in a new folder until Ctrl-C, to try commands by hand."""
     folder = Path(sys.argv[1]).absolute()
-    with running_slurm(folder):
-        print(f"export SLURM_CONF={folder}/slurm.conf", flush=True)
+    with running_slurm(folder) as cluster:
+        print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(1)
