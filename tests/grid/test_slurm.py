@@ -140,7 +140,7 @@ def test_a_job_over_its_time_limit_resumes(cluster: Slurm, grid: Start) -> None:
     ended = fewer.wait(400)
     assert (ended.code, ended.out) == (1, ""), ended.err
     over = "over its time limit after 0 restarts (hydra.launcher.timeout_min=1, hydra.launcher.max_num_timeout=0)"
-    assert ended.err.count(f": {over}: the same command resumes it\n") == 4, "when each ends, and at the end"
+    assert ended.err.count(f"{over}: the same command resumes it\n") == 4, "when each ends, and at the end"
     assert {result["status"] for result in results(fewer.folder).values()} == {"KILLED"}
     kept = samples(fewer.folder)
     assert all(0 < len(lines) < 40 for lines in kept.values())
