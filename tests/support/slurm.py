@@ -22,7 +22,7 @@ from typing import Any
 from grids import wait_for
 from servers import free_port
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun", "setpriv")
 INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge"
 NODES = ("alpha", "beta")
 STARTS = 3
@@ -82,13 +82,13 @@ class Slurm:
         return {"SLURM_CONF": f"{self.folder}/slurm.conf", "PATH": PATH}
 
     def start(self, program: str, *arguments: str) -> None:
-        """Start a daemon, which stays in the foreground and writes to a file of its own."""
+        """Start a daemon, which writes to a file of its own; the kernel ends it if this process dies."""
         path = shutil.which(program, path=PATH)
         assert path is not None
         with (self.folder / f"{program}.out").open("ab") as out:
             daemon = subprocess.Popen(
-                [path, *arguments], env=os.environ | self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                cwd=self.folder, start_new_session=True,
+                ["setpriv", "--pdeathsig", "KILL", path, *arguments], env=os.environ | self.environment,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self.folder, start_new_session=True,
             )  # fmt: skip
         self._daemons.append(daemon)
 

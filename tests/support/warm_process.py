@@ -62,17 +62,8 @@ MODULES = (
 )
 # Variables that are not read before the program runs; if another variable differs, the process starts cold.
 LATE = (
-    *(
-        "HYDRA_",
-        "MLFLOW_",
-        "_MLFLOW_",
-        "PGCONNECT_TIMEOUT",
-        "CUDA_VISIBLE_DEVICES",
-        "SUBMITIT_",
-        "SLURM_",
-        "PYTHONPATH",
-    ),
-    *("PYTEST_", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"),
+    *("HYDRA_", "MLFLOW_", "_MLFLOW_", "PGCONNECT_TIMEOUT", "CUDA_VISIBLE_DEVICES", "SUBMITIT_", "PYTHONPATH"),
+    *("SLURM_", "PYTEST_", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"),
     *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "OMP_NUM_THREADS"),
     *("FAULTS", "RUNNER_", "STUDENT_", "ENABLE_HYBRID", "FORCE_STUDENT_STUB", "API_KEY", "COLUMNS", "TERM"),
     *("TOKENIZERS_PARALLELISM", "HF_DATASETS_OFFLINE", "XDG_CACHE_HOME"),
