@@ -31,6 +31,12 @@ WorkerLauncher = _lazy_plugin(
     "runner.grid.sweeper", "WorkerLauncher", "WorkerLauncher", Launcher
 )  # hydra/launcher=workers
 with suppress(ImportError):
-    import hydra_plugins.hydra_optuna_sweeper.optuna_sweeper  # noqa: F401
+    import hydra_plugins.hydra_optuna_sweeper.optuna_sweeper
 
     OptunaSearch = _lazy_plugin("runner.grid.search", "optuna_search", "OptunaSearch", Sweeper)  # hydra/sweeper=optuna
+with suppress(ImportError):
+    import hydra_plugins.hydra_submitit_launcher.submitit_launcher  # noqa: F401
+
+    SlurmLauncher = _lazy_plugin(
+        "runner.grid.slurm", "SlurmLauncher", "SlurmLauncher", Launcher
+    )  # hydra/launcher=submitit_slurm

@@ -134,6 +134,13 @@ def adapt_plugins() -> None:
         init = {"address": None, "include_dashboard": False, "logging_level": "warning"}
         ray = RayLauncherConf(ray=RayConf(init=init, remote={"max_retries": 0}))
         store(group="hydra/launcher", name="ray", node=ray, provider="runner")
+    with suppress(ImportError):
+        from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+        # a job resumes from its samples: at its time limit, and when its node fails, it goes back into the queue
+        slurm = SlurmQueueConf(_target_="hydra_plugins.runner.SlurmLauncher", max_num_timeout=3)
+        slurm.additional_parameters = {"requeue": True}
+        store(group="hydra/launcher", name="submitit_slurm", node=slurm, provider="runner")
 
 
 def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:

@@ -11,10 +11,12 @@ import re
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 
 from hydra.conf import HydraConf
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
@@ -22,7 +24,7 @@ from runner.config.hydra import as_yaml, to_config
 from runner.config.root import AUTO, RunnerConfig
 from runner.core import progress
 from runner.core.console import keep_streams, say
-from runner.core.errors import ConfigError, EvidenceError, JobHeld
+from runner.core.errors import ConfigError, EvidenceError, JobFailed, JobHeld
 from runner.core.result import Record, Status
 from runner.grid.plan import Outcome, PlannedJob, failed_outcome, run_job
 from runner.report import brief
@@ -38,6 +40,25 @@ MAX_RAY_STARTS = 3
 PARENT_KEY = "tracking.parent_run_id="  # the override that is added to each job
 
 
+@dataclass
+class Death(JobReturn):
+    """What a launcher returns for a job whose process ended without a result."""
+
+    how: Status = Status.FAILED
+    message: str = ""
+
+    def __post_init__(self) -> None:
+        self.status, self.return_value = JobStatus.FAILED, JobFailed(self.message)
+
+
+def job_line(overrides: Sequence[str], ended: object) -> str:
+    """Return a line that names a job and says how it ended; what a job of a search returns is its objective."""
+    name = " ".join(text for text in overrides if not text.startswith(PARENT_KEY))
+    if isinstance(ended, Outcome):
+        return f"{name}: {brief(ended.record) if ended.record else f'{ended.status.value} {ended.message}'}"
+    return f"{name}: {f'{ended.how.value} {ended.message}' if isinstance(ended, Death) else ended}"
+
+
 def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
     """Run one job in the launcher's process and print its outcome; the launcher reports only when all have ended."""
     keep_streams()
@@ -45,9 +66,7 @@ def run_launched(composed: DictConfig, hydra: HydraConf) -> Outcome:
         progress.report_to(lambda _: None)
     with redirect_stdout(sys.stderr):  # stdout is for the grid's result
         outcome = run_job(to_config(composed, hydra.runtime.choices), as_yaml(composed))
-    name = " ".join(text for text in hydra.overrides.task if not text.startswith(PARENT_KEY))
-    how = brief(outcome.record) if outcome.record else f"{outcome.status.value} {outcome.message}"
-    say(f"{name}: {how}")
+    say(job_line(hydra.overrides.task, outcome))
     return outcome
 
 
@@ -104,6 +123,9 @@ class ForeignLaunch:
         overrides = [[*it.overrides, *it.filled_in, *self._parent_of(it)] for it in jobs]
         returns = self.launcher.launch(overrides, initial_job_idx=batch[0])
         for number, job_return in zip(batch, returns, strict=True):
+            if isinstance(job_return, Death):
+                self._take_death(number, job_return)
+                continue
             try:
                 outcome = job_return.return_value
             except Exception as error:  # noqa: BLE001  # an error outside of the runner makes that job fail
@@ -112,6 +134,13 @@ class ForeignLaunch:
             self.outcomes[number] = outcome
             if number in self._relaunched and outcome.record is not None:
                 outcome.record.from_ledger = False  # it ended after its launch had broken, and this grid did it
+
+    def _take_death(self, number: int, death: Death) -> None:
+        """Record how a job ended whose launcher tells so for each job; it may have finished before its process died."""
+        self._collect([number])
+        if number not in self.outcomes:
+            self.outcomes[number] = self.plan[number].record_death(death.how, death.message)
+            self.outcomes[number].exit_code = 1  # also of a cancelled job: nobody has interrupted the grid
 
     def _parent_of(self, planned: PlannedJob) -> list[str]:
         parent = planned.config.tracking.parent_run_id if planned.config is not None else None

@@ -355,7 +355,7 @@ def test_slurm_composes_and_reports_that_it_is_missing(
     assert shown.code == 0, shown.err
     assert "SlurmLauncher" in shown.out
     assert "partition: gpu" in shown.out
-    done = runner("-m", *slurm)
+    done = runner("-m", *slurm, PATH=os.path.dirname(sys.executable))  # also where Slurm is installed
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines() == [
         "1 jobs: 1 to do",
