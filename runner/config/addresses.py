@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 from urllib.parse import urlsplit
 
 from runner.core.errors import ConfigError, check, check_base_url
@@ -10,7 +11,7 @@ from runner.core.errors import ConfigError, check, check_base_url
 
 def addresses_of(key: str, value: object) -> list[str]:
     """Return the addresses in a key, each once and sorted: their order changes nothing. Empty if there is none."""
-    values = value if isinstance(value, list) else [value]
+    values: list[Any] = value if isinstance(value, list) else [value]
     for one in values:
         if not isinstance(one, str) or (len(values) > 1 and not one.strip()):
             raise ConfigError(f"{key}={value}: give an address, or a list of them: [http://A/v1,http://B/v1]")

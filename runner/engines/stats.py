@@ -95,7 +95,7 @@ class EngineStats:
         return metrics
 
     def tables(self, parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-        """Return the table of a model's servers; that of its parts, with the busy share and memory of their processes."""
+        """Return a table of servers, or of parts with the busy share and the memory of their processes."""
         tables = {"the servers of the model": self.servers} if self.servers else {}
         if not self.processes:
             return tables

@@ -54,8 +54,9 @@ class RemoteModel:
                 notes = [f"ignored from what {model.address} says of its model: {self.servers.plain(fault)}"]
         sent = {key: value for key, value in self.parameters(Request(0, "")).items() if key not in ("prompt", "model")}
         facts = {"server": model.address, "reported_model": listed.reported, "sent": json.dumps(sent)}
+        whoever = model.address.replace(", ", " or ")
         note = (
-            f"a remote model cannot be hashed: if {model.address} changes the model behind the name {model.name}, "
+            f"a remote model cannot be hashed: if {whoever} changes the model behind the name {model.name}, "
             "this job still counts as done"
         )
         return EngineReport(metrics, facts, [note, *notes])

@@ -113,14 +113,14 @@ def _finish_reason(reason: object) -> FinishReason:
 
 
 class ApiSession(Session):
-    """Requests under way at the servers; the connection's thread puts events into a queue, and a step takes them out."""
+    """Requests under way at servers; the pool's thread puts events into a queue, and a step takes them out."""
 
     def __init__(self, engine: RemoteModel, most: int) -> None:
         super().__init__(engine.capabilities)
         self.engine, self.most, self.tick_s = engine, most, TICK_S
         self.servers = engine.servers
         self._slots = asyncio.Semaphore(most)
-        self._requests: dict[RequestId, RemoteRequest] = {}  # used by the connection's thread only
+        self._requests: dict[RequestId, RemoteRequest] = {}  # used by the pool's thread only
         self._failures_in_a_row = 0
         self._queue: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         self._failed: BaseException | None = None
@@ -164,7 +164,7 @@ class ApiSession(Session):
     def _drop(self) -> None:
         self.servers.call(self._stop())
 
-    # ---------------------------------------------------------------------------- in the connection's thread
+    # ------------------------------------------------------------------------------------ in the pool's thread
 
     def _begin(self, remote: RemoteRequest) -> None:
         remote.begin(remote.secret)

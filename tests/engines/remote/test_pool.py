@@ -50,7 +50,7 @@ def opened(make_config: Make) -> Iterator[Callable[..., RemoteModel]]:
         quick = {"backoff_s": 0.02, "retries": 3, "connect_s": WAIT_S, "first_token_s": WAIT_S}
         engine: Any = open_engine(make_config(model=ApiConfig(name="tiny", base_url=list(urls), **(quick | keys))))
         engines.append(engine)
-        return engine  # type: ignore[no-any-return]
+        return engine
 
     yield opened
     for engine in engines:
@@ -89,7 +89,12 @@ def test_the_least_busy_server_gets_the_next_request(opened: Any, two: tuple[Api
 
     slow.answer = answer_late
     engine = opened(slow.url, quick.url, concurrency=4)
-    threading.Thread(target=lambda: (until(lambda: len(quick.answered) >= 17), free.set()), daemon=True).start()
+
+    def free_the_slow_one() -> None:
+        until(lambda: len(quick.answered) >= 17)
+        free.set()
+
+    threading.Thread(target=free_the_slow_one, daemon=True).start()
     assert answers(engine, requests(20)) == expected(20)
     assert len(slow.answered) <= 3, "with one request waiting at each, the slow server has as many as the quick one"
     assert lines(engine) == {slow.url: (len(slow.seen), 0, "in use"), quick.url: (len(quick.seen), 0, "in use")}
