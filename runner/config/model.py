@@ -14,7 +14,7 @@ from runner.config.rope import RopeConfig
 from runner.config.sampling import SamplingKeys, active_parameters
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
-from runner.core.fields import HASHED, MISSING, inert
+from runner.core.fields import HASHED, MISSING, Names, inert
 from runner.quantization.base import QuantizationConfig
 
 MAX_THREADS = 4096  # more than a machine has cores
@@ -152,7 +152,7 @@ class ApiConfig(ModelConfig):
 
     module: ClassVar[str] = "runner.engines.kinds.api"
     name: str = ""
-    base_url: Any = ""  # or a list: OmegaConf has no type for a text or a list
+    base_url: Names = ""
     extensions: Extensions = Extensions.auto
     key_variable: str = inert(KEY_VARIABLE, "names the variable with the server's key, which changes no answer")
     concurrency: int = inert(8, "how many requests are in flight at once", measured=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from runner.config.addresses import addresses_of, is_in_domain, is_this_machine
+from runner.config.compose import compose
+from runner.config.hydra import to_config
 from runner.config.model import ApiConfig
+from runner.config.plain_text import quote_text, sweep_of
 from runner.core.errors import ConfigError
 
 A, B = "http://a.example/v1", "http://b.example:8000/v1"
@@ -39,6 +45,20 @@ def test_wrong_addresses_are_refused(urls: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         ApiConfig(name="x", base_url=urls)
     assert "pass@" not in str(error.value)
+
+
+def test_a_list_on_the_command_line_is_one_job_and_a_sweep_is_several() -> None:
+    assert quote_text(f"model.base_url=[{A},{B}?x=1]") == f"model.base_url=[{A},'{B}?x=1']"
+    assert quote_text(f"model.base_url={A},{B}") == f"model.base_url={A},{B}"
+    assert sweep_of("model.base_url", [A, B]) == f"model.base_url={A},{B}"
+    config = to_config(*compose(["model=api", "model.name=x", f"model.base_url=[{B},{A}]"]))
+    assert config.model == ApiConfig(name="x", base_url=[A, B])
+
+
+def test_several_addresses_without_brackets_are_explained(runner: Callable[..., Any]) -> None:
+    done = runner("model=api", "model.name=x", f"model.base_url={A},{B}")
+    assert done.code == 2
+    assert f"If it is a list: model.base_url=[{A},{B}]" in done.err
 
 
 def test_where_a_server_is() -> None:
