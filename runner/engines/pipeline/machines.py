@@ -120,9 +120,8 @@ def watch_first_process(rank: ProcessRank, address: str, port: int, end: Callabl
             connection.sendall(RANK.pack(rank.rank))
             if not is_silent(connection):
                 return
-            say(
-                f"error: process {rank.rank} of {rank.processes}: {silence_of(f'process 0 at {address}, which has the job,')}"
-            )
+            first = silence_of(f"process 0 at {address}, which has the job,")
+            say(f"error: process {rank.rank} of {rank.processes}: {first}")
             end(1)
 
     threading.Thread(target=watch, daemon=True).start()

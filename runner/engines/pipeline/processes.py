@@ -182,7 +182,7 @@ class PeerProcesses:
         if cause is not None:
             return cause
         if self.elsewhere is not None and self.elsewhere.silent:
-            return JobFailed(f"{gone(' and '.join(map(self.name, sorted(self.elsewhere.silent))))}. {KEPT}")
+            return JobFailed(f"{silence_of(' and '.join(map(self.name, sorted(self.elsewhere.silent))))}. {KEPT}")
         lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
         missed = {neighbour for neighbour in lost.values() if neighbour} | ({gone.rank} if gone else set())
         silent = sorted(missed - {rank for rank, neighbour in lost.items() if neighbour is not None}) or sorted(missed)
