@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+CGROUPS = Path("/sys/fs/cgroup")
 RELAY = Path(__file__).with_name("relay.py")
 WAIT_S = 30
 
@@ -37,15 +38,30 @@ class Host:
     name: str
     address: str
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    group: Path | None = None  # the control group that limits its memory
 
     def start(self, *words: str, **keys: Any) -> subprocess.Popen[str]:
         """Start Python with these arguments here."""
         command = ["ip", "netns", "exec", self.name, sys.executable, *words]
+        if self.group is not None:
+            command = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs && exec "$@"', str(self.group), *command]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **keys
         )
         self.processes.append(process)
         return process
+
+    def limit_memory(self, mib: int) -> None:
+        """Let all processes that start here from now on have so much memory together; skips where that is not allowed."""
+        version_1 = Path("/sys/fs/cgroup/memory")
+        root, file = (version_1, "memory.limit_in_bytes") if version_1.exists() else (CGROUPS, "memory.max")
+        group = root / self.name
+        try:
+            group.mkdir()
+            self.group = group
+            (group / file).write_text(str(mib * 2**20))
+        except OSError as error:
+            pytest.skip(f"no control group for memory: {error}")
 
     def link(self, state: str) -> None:
         """Take this host's side of the link `up` or `down`; nobody is told."""
@@ -112,5 +128,7 @@ def two_hosts(delay_s: float = 0.0, loss: float = 0.0) -> Iterator[tuple[Host, H
                 process.communicate()
             if host.name in existing:
                 ip("netns", "del", host.name)
+            if host.group is not None:
+                host.group.rmdir()
         if relay is not None:
             relay.communicate()

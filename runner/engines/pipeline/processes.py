@@ -26,9 +26,14 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
 from runner.core import child, errors, signals
-from runner.core.console import say
 from runner.core.errors import JobFailed, RunnerError
-from runner.engines.pipeline.machines import OtherMachines, ring_interface, silence_of, watch_first_process
+from runner.engines.pipeline.machines import (
+    OtherMachines,
+    ring_interface,
+    say_elsewhere,
+    silence_of,
+    watch_first_process,
+)
 from runner.engines.pipeline.ranks import ProcessRank, manifest_of
 from runner.engines.pipeline.stage_worker import StageWorker
 from runner.engines.pipeline.transport import PacketType, PeerGone, Transport
@@ -103,9 +108,7 @@ def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) 
         _run_stages(config, rank, rendezvous)
     except PeerGone as error:
         message: tuple[str, Any] = f"lost/{rank.rank}", error.rank
-        if not rank.is_with_first and rank.local_rank == 0:  # the first process's message is on another machine
-            other = f"the connection to process {error.rank} was closed"
-            say(f"error: process {rank.rank} of {rank.processes}: {other}; process 0, which has the job, says why")
+        say_elsewhere(rank, f"process {error.rank} has closed its connection")
     except Exception as error:  # whatever it is, the first process reports it
         log.debug("failed", exc_info=True)
         message = f"error/{rank.rank}", [type(error).__name__, str(error)]
@@ -279,6 +282,7 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
             watch_first_process(rank, *rendezvous.read("watch"))
         return run_stages(config, rank, rendezvous)
     except RuntimeError:  # the store ended with the first process: the job was over before it began
+        say_elsewhere(rank, "the first process has ended before the pipeline began")
         return 1
 
 
