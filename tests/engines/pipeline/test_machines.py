@@ -81,6 +81,7 @@ def job(parts: Path, prompts: str, tmp_path: Path) -> Callable[..., Run]:
 
 
 SHORT = ("generation.max_new_tokens=12",)
+LIMIT_MIB = 1050
 LONG = ("generation.max_new_tokens=100", "model.micro_batch=1")  # a prompt after the other, so that faults come amid it
 
 
@@ -206,7 +207,7 @@ def test_a_short_interruption_of_the_network_costs_nothing_but_time(
 
 
 @THOROUGH
-def test_a_model_too_large_for_one_host_runs_on_two(tiny_llama: Path, job: Any, tmp_path: Path) -> None:
+def test_a_model_too_large_for_one_host_runs_on_two(tiny_llama: Path, prompts: str, job: Any, tmp_path: Path) -> None:
     """600 MiB of weights in float32; a host has room for Python, torch and torchrun, and for half of them."""
     keys = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 12}
     model = save_family(tmp_path / "model", "llama", dtype="bfloat16", **keys)
@@ -215,17 +216,17 @@ def test_a_model_too_large_for_one_host_runs_on_two(tiny_llama: Path, job: Any, 
     with two_hosts() as hosts:
         for host in hosts:
             host.limit_memory(LIMIT_MIB)
-        alone = ["task=generate", "model=parts", f"model.name={parts}", "model.stages=1", "task.prompts=[one]"]
-        alone += ["task.format=raw", "model.device=cpu", "model.dtype=float32", "tracking=none", *SHORT]
-        unchecked = hosts[0].start("-m", "runner", *alone, "model.check_memory=false", f"output_dir={tmp_path}/alone")
-        unchecked.communicate(timeout=WAIT_S)
-        assert unchecked.returncode == -9, "the kernel kills a process that exceeds the limit"
+        words = ["task=generate", "model=parts", f"model.name={parts}", f"task.prompts={prompts}", "task.format=raw"]
+        words += ["model.device=cpu", "model.dtype=float32", "tracking=none", f"output_dir={tmp_path}/alone", *SHORT]
+        words += ["model.check_memory=false"]
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", "runner"]
+        alone = hosts[0].start(*launch, *words)
+        _, errors = alone.communicate(timeout=WAIT_S)
+        assert alone.returncode == 1
+        assert "SIGKILL" in errors, "the kernel kills a process that exceeds the limit"
         run = job(hosts, *SHORT, model=parts)
         assert run.wait() == [0, 0], run.output
     assert lines(tmp_path) == 8
-
-
-LIMIT_MIB = 1000
 
 
 def test_the_interface_of_an_address() -> None:
