@@ -13,7 +13,7 @@ from runner.config.models import MODELS
 from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.config.rope import ROPES
 from runner.config.tasks import TASKS
-from runner.core.fields import Text
+from runner.core.fields import Names, Text
 from runner.quantization import CHOICES
 
 GROUPS: dict[str, dict[str, type[Any]]] = {
@@ -34,6 +34,7 @@ class KeyType:
     is_string: bool = False
     is_free_text: bool = False  # a text for a model, in which a comma is just a comma
     is_list: bool = False
+    may_be_list: bool = False  # a name or, in brackets, a list of names; a list in YAML is a sweep over names
 
 
 @cache
@@ -50,7 +51,8 @@ def key_types() -> dict[str, KeyType]:
             members = [it for it in get_args(hint) if it is not NoneType] if _is_union(hint) else [hint]
             is_list = get_origin(members[0]) is list
             members = [*get_args(members[0])] if is_list else members
-            key_type = KeyType(members in ([str], [Text]), members == [Text], is_list)
+            is_string = members in ([str], [Text], [Names])
+            key_type = KeyType(is_string, members == [Text], is_list, members == [Names])
             key = f"{prefix}{name}"
             if key not in types or not types[key].is_string:  # task.prompt is a choice of one task, a text of others
                 types[key] = key_type

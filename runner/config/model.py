@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from typing import Any, ClassVar, Self
 
+from runner.config.addresses import addresses_of, check_addresses, is_in_domain
 from runner.config.generation import GenerationConfig, require_plain_kv
 from runner.config.lora import LoraConfig
 from runner.config.rope import RopeConfig
 from runner.config.sampling import SamplingKeys, active_parameters
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check, check_base_url, check_least, check_not_blank
-from runner.core.fields import HASHED, MISSING, inert
+from runner.core.errors import ConfigError, check, check_least, check_not_blank
+from runner.core.fields import HASHED, MISSING, Names, inert
 from runner.quantization.base import QuantizationConfig
 
 MAX_THREADS = 4096  # more than a machine has cores
@@ -153,7 +152,7 @@ class ApiConfig(ModelConfig):
 
     module: ClassVar[str] = "runner.engines.kinds.api"
     name: str = ""
-    base_url: str = ""
+    base_url: Names = ""
     extensions: Extensions = Extensions.auto
     key_variable: str = inert(KEY_VARIABLE, "names the variable with the server's key, which changes no answer")
     concurrency: int = inert(8, "how many requests are in flight at once", measured=True)
@@ -167,7 +166,8 @@ class ApiConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         key = self.key
-        needs = [] if self.base_url.strip() else [f"the server's address, {key}.base_url=http://HOST:PORT/v1"]
+        addresses = addresses_of(f"{key}.base_url", self.base_url)
+        needs = [] if addresses else [f"the server's address, {key}.base_url=http://HOST:PORT/v1"]
         who = "it" if needs else "the server"
         needs += [] if self.name.strip() else [f"a model that {who} has, {key}.name=NAME"]
         if needs:
@@ -175,8 +175,7 @@ class ApiConfig(ModelConfig):
                 f"{'model=api' if key == 'model' else key} needs {', and '.join(needs)}; "
                 f"the server's key comes from the environment or .env: {KEY_VARIABLE}=..."
             )
-        self.base_url = self.base_url.rstrip("/")
-        check_base_url(f"{key}.base_url", self.base_url)
+        self.base_url = check_addresses(f"{key}.base_url", addresses)
         is_name = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
         need = "give the name of an environment variable; the key itself is never written in the config"
         check(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)
@@ -191,13 +190,14 @@ class ApiConfig(ModelConfig):
         check((self.price_in is None) == (self.price_out is None), f"{key}.price_out", self.price_out, need)
 
     @property
-    def is_here(self) -> bool:
-        """Whether the server is on this machine, where it may need no key."""
-        host = urlsplit(self.base_url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+    def servers(self) -> list[Self]:
+        """The same keys for each server alone."""
+        return [replace(self, base_url=one) for one in addresses_of(f"{self.key}.base_url", self.base_url)]
+
+    @property
+    def address(self) -> str:
+        """The addresses of all servers, as they are shown."""
+        return self.base_url if isinstance(self.base_url, str) else ", ".join(self.base_url)
 
     @property
     def key_variables(self) -> tuple[str, ...]:
@@ -207,9 +207,8 @@ class ApiConfig(ModelConfig):
         return (self.key_variable,)
 
     def is_at(self, domain: str) -> bool:
-        """Whether the server is in a domain."""
-        host = urlsplit(self.base_url).hostname or ""
-        return host == domain or host.endswith(f".{domain}")
+        """Whether the server, or each of several, is in a domain."""
+        return all(is_in_domain(one, domain) for one in addresses_of(f"{self.key}.base_url", self.base_url))
 
     def unsupported_setting(self, owner: str, sampling: SamplingKeys) -> str | None:
         """Return a message with a fix if the server's API is known to lack a field for a sampling parameter."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 MISSING: Any = "???"  # OmegaConf's marker for a value that the user must give
 Text = Annotated[str, "words for a model"]  # a comma or ${...} is a part of it; a plain str is a name or a path
+Names = Annotated[Any, "a name or a list of names"]  # OmegaConf has no type for it
 
 
 def inert(default: Any, why: str, measured: bool = False) -> Any:

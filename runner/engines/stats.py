@@ -39,6 +39,7 @@ class EngineStats:
     notes: list[str] = field(default_factory=list)  # deviations from what was requested
     # one entry per process, if the engine has several; set when a session ends with nothing under way
     processes: list[dict[str, float]] = field(default_factory=list)
+    servers: list[dict[str, Any]] = field(default_factory=list)  # one entry per server, if the model has several
 
     def __sub__(self, earlier: EngineStats) -> EngineStats:
         totals = {name: getattr(self, name) - getattr(earlier, name) for name in TOTALS}
@@ -94,12 +95,13 @@ class EngineStats:
         return metrics
 
     def tables(self, parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-        """Return the table of a model's parts, with the busy share and the memory of their processes."""
+        """Return a table of servers, or of parts with the busy share and the memory of their processes."""
+        tables = {"the servers of the model": self.servers} if self.servers else {}
         if not self.processes:
-            return {}
+            return tables
         busy, peaks = self.busy_shares, [one["peak_rss_mib"] for one in self.processes]
         rows = [part | {"busy_share": busy[(at := part["process"])], "peak_rss_mib": peaks[at]} for part in parts]
-        return {"the parts of the model": rows}
+        return tables | {"the parts of the model": rows}
 
     @property
     def prefill_tok_per_s(self) -> float:

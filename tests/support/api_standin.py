@@ -55,6 +55,7 @@ class Api:
             {"id": "tiny", "object": "model", "root": "/models/tiny-v1", "max_model_len": 512}
         ]
         self.reports = "tiny-2026-11"
+        self.connections: list[socket.socket] = []
         self._lock = threading.Lock()
         self.go_on = threading.Event()
 
@@ -69,6 +70,10 @@ class Api:
 
             def do_POST(self) -> None:
                 api.complete(self)
+
+            def setup(self) -> None:
+                super().setup()
+                api.connections.append(self.connection)
 
             def log_message(self, *_: object) -> None: ...
 
@@ -90,6 +95,14 @@ class Api:
         self.go_on.set()
         self.server.shutdown()
         self.server.server_close()
+
+    def die(self) -> None:
+        """End like a killed process: every connection breaks, and nobody listens any more."""
+        self.server.shutdown()
+        self.server.server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):  # closed already
+                connection.shutdown(socket.SHUT_RDWR)
 
     # ------------------------------------------------------------------------------------------------ answers
 

@@ -12,8 +12,8 @@ from stages import STEPS, greedy, left_padded, whole
 from torch.distributed.rendezvous import rendezvous
 
 import runner
-from runner.engines.pipeline.processes import loopback
-from runner.engines.pipeline.ranks import ProcessRank
+from runner.engines.pipeline.machines import ring_interface
+from runner.engines.pipeline.ranks import ProcessRank, torchrun_rank
 from runner.engines.pipeline.transport import Packet, PacketType, Transport
 
 
@@ -49,7 +49,7 @@ def compare(model: Path, parts: Path, rank: int, processes: int, transport: Tran
 
 def main() -> None:
     store, rank, processes = next(rendezvous("env://"))
-    with loopback(ProcessRank(rank, processes, rank, processes)):
+    with ring_interface(torchrun_rank() or ProcessRank(rank, processes, rank, processes)):
         dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
     transport = Transport(rank, processes, torch.device("cpu"), gpu_to_gpu=False)
     torch.set_num_threads(1)

@@ -23,7 +23,7 @@ from runner.engines.base import Capability, Prompt, Request
 from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind
 from runner.engines.remote.engine import ApiEngine
-from runner.engines.remote.server import ServerConnection
+from runner.engines.remote.pool import ServerPool
 
 log = logging.getLogger(__name__)
 SERVERS_FILE = ".servers.json"  # next to the cache of hashes: what servers have reported of their models
@@ -77,12 +77,12 @@ def served_model(model: ApiConfig, folder: Path) -> ServedModel:
 
 
 def _name(model: ApiConfig) -> str:
-    return f"{model.name} at {model.base_url}"
+    return f"{model.name} at {model.address}"
 
 
 def _ask(model: ApiConfig) -> ServedModel:
-    with ServerConnection(model) as server:
-        models = server.list_models()
+    with ServerPool(model) as servers:
+        models = servers.list_models()
     served = ServedModel(models.reported, models.extensions)
     _reports[_name(model)] = time.monotonic(), served
     return served
@@ -142,8 +142,8 @@ class Api(ModelKind):
         assert isinstance(config.model, ApiConfig)
         texts = [one for one in prompts if isinstance(one, str)]
         assert len(texts) == len(prompts)
-        with ServerConnection(config.model) as server:
-            return list(zip(texts, server.tokens_of(texts), strict=True))
+        with ServerPool(config.model) as servers:
+            return list(zip(texts, servers.tokens_of(texts), strict=True))
 
     def rendered(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
         """Return a prompt as it is sent; how the server renders it is unknown."""

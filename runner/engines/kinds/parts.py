@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,6 +97,7 @@ class PartsKind(ModelKind):
         """Run this process's parts if torchrun has started it, unless it is the first one, which runs the job."""
         if (rank := torchrun_rank()) is None:
             return None
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stack trace beside our message
         from runner.engines.pipeline.processes import join_torchrun  # imports torch
 
         return join_torchrun(config, rank)

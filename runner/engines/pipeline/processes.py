@@ -11,11 +11,9 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +27,13 @@ from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
 from runner.core import child, errors, signals
 from runner.core.errors import JobFailed, RunnerError
+from runner.engines.pipeline.machines import (
+    OtherMachines,
+    ring_interface,
+    say_elsewhere,
+    silence_of,
+    watch_first_process,
+)
 from runner.engines.pipeline.ranks import ProcessRank, manifest_of
 from runner.engines.pipeline.stage_worker import StageWorker
 from runner.engines.pipeline.transport import PacketType, PeerGone, Transport
@@ -82,7 +87,7 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
     rank, gpu_to_gpu = worker.rank, worker.gpu_to_gpu
     if gpu_to_gpu:
         torch.cuda.set_device(worker.device)
-    with loopback(rank):
+    with ring_interface(rank):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpu_to_gpu else "gloo",
             store=PrefixStore("ring", rendezvous.store),
@@ -94,20 +99,6 @@ def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
     return Transport(rank.rank, rank.processes, worker.device, gpu_to_gpu)
 
 
-@contextmanager
-def loopback(rank: ProcessRank) -> Iterator[None]:
-    """Let gloo use the loopback interface if all processes are here; its default is the host name's address."""
-    names = sorted({name for _, name in socket.if_nameindex()} & {"lo", "lo0"})
-    if rank.local_processes < rank.processes or "GLOO_SOCKET_IFNAME" in os.environ or not names:
-        yield
-        return
-    os.environ["GLOO_SOCKET_IFNAME"] = names[0]
-    try:
-        yield
-    finally:
-        del os.environ["GLOO_SOCKET_IFNAME"]
-
-
 # ----------------------------------------------------------------------------------------- the other processes
 
 
@@ -117,6 +108,7 @@ def run_stages(config: RunnerConfig, rank: ProcessRank, rendezvous: Rendezvous) 
         _run_stages(config, rank, rendezvous)
     except PeerGone as error:
         message: tuple[str, Any] = f"lost/{rank.rank}", error.rank
+        say_elsewhere(rank, f"process {error.rank} has closed its connection")
     except Exception as error:  # whatever it is, the first process reports it
         log.debug("failed", exc_info=True)
         message = f"error/{rank.rank}", [type(error).__name__, str(error)]
@@ -163,6 +155,7 @@ class PeerProcesses:
     rendezvous: Rendezvous
     children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # by rank; empty under torchrun
     logs: dict[int, Path] = field(default_factory=dict)
+    elsewhere: OtherMachines | None = None
 
     @property
     def ranks(self) -> range:
@@ -180,6 +173,7 @@ class PeerProcesses:
         """Raise JobFailed, or the error that a process posted, if one of them has failed."""
         failed = any(process.poll() is not None for process in self.children.values())
         failed |= any(self.rendezvous.has(f"{kind}/{rank}") for kind in ("error", "lost") for rank in self.ranks)
+        failed |= self.elsewhere is not None and bool(self.elsewhere.silent)
         if failed:
             raise self.find_cause(None)
 
@@ -190,6 +184,8 @@ class PeerProcesses:
             time.sleep(POLL_S / 2)
         if cause is not None:
             return cause
+        if self.elsewhere is not None and self.elsewhere.silent:
+            return JobFailed(f"{silence_of(' and '.join(map(self.name, sorted(self.elsewhere.silent))))}. {KEPT}")
         lost = {rank: self.rendezvous.read(f"lost/{rank}") for rank in self.ranks}
         missed = {neighbour for neighbour in lost.values() if neighbour} | ({gone.rank} if gone else set())
         silent = sorted(missed - {rank for rank, neighbour in lost.items() if neighbour is not None}) or sorted(missed)
@@ -217,9 +213,10 @@ class PeerProcesses:
         return None
 
     def name(self, rank: int) -> str:
-        """Return a process's name, with the parts that it runs."""
-        count = self.rank.processes
-        return f"process {rank} of {count} ({parts_of(manifest_of(self.config), count, rank)})"
+        """Return a process's name, with the parts that it runs and its address on another machine."""
+        count, elsewhere = self.rank.processes, {} if self.elsewhere is None else self.elsewhere.addresses
+        where = f" at {elsewhere[rank]}" if rank in elsewhere else ""
+        return f"process {rank} of {count} ({parts_of(manifest_of(self.config), count, rank)}){where}"
 
     def wait_for_exit(self) -> None:
         """Wait until the processes have ended, and end those that take too long."""
@@ -272,14 +269,20 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
     rendezvous = Rendezvous(store)
     if rank.rank == 0:
         torchrun_peers = PeerProcesses(config, rank, rendezvous)
+        if not rank.is_one_machine:
+            torchrun_peers.elsewhere = others = OtherMachines()
+            rendezvous.post("watch", [others.address, others.port])
         signal.signal(signal.SIGTERM, _on_terminate)
         atexit.register(_end_pipeline, rendezvous)  # also if the job is done already or cannot begin
         return None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # Python's handler would not run before a packet arrives
     try:
+        if not rank.is_with_first and rendezvous.wait_for("watch"):
+            watch_first_process(rank, *rendezvous.read("watch"))
         return run_stages(config, rank, rendezvous)
     except RuntimeError:  # the store ended with the first process: the job was over before it began
+        say_elsewhere(rank, "the first process has ended before the pipeline began")
         return 1
 
 

@@ -21,6 +21,16 @@ class ProcessRank:
     local_rank: int
     local_processes: int
 
+    @property
+    def is_one_machine(self) -> bool:
+        """Whether all processes are on this machine."""
+        return self.local_processes == self.processes
+
+    @property
+    def is_with_first(self) -> bool:
+        """Whether this process is on the first process's machine."""
+        return self.rank == self.local_rank
+
     def parts_here(self, manifest: Manifest) -> tuple[PartEntry, ...]:
         """Return the parts that this machine's processes run."""
         cuts, first = part_cuts(manifest, self.processes), self.rank - self.local_rank

@@ -45,7 +45,8 @@ class HybridEngine:
         own = self.student.stats if self.student is not None else EngineStats()
         incidents = [f"{incident}: {number} times" for incident, number in self.incidents.items()]
         notes = [*own.notes, *self.teacher.stats.notes, *incidents]
-        return replace(own, rows_alive=own.rows_alive + self.teacher.stats.rows_alive, notes=notes)
+        teacher = self.teacher.stats
+        return replace(own, rows_alive=own.rows_alive + teacher.rows_alive, notes=notes, servers=teacher.servers)
 
     def load(self) -> EngineReport:
         """Ask the teacher's server for its model, and load the student; without a student the teacher answers alone."""

@@ -16,7 +16,7 @@ from runner.config.sampling import PARAMETERS
 from runner.core.errors import ConfigError
 from runner.engines.base import Capability, EngineReport, Message, Request
 from runner.engines.remote.faults import Miscounted
-from runner.engines.remote.server import ServerConnection
+from runner.engines.remote.pool import ServerPool
 from runner.engines.remote.server_text import token_count
 from runner.engines.stats import EngineStats
 
@@ -31,19 +31,19 @@ class RemoteModel:
         self.stats = EngineStats()
         self.retries: Counter[str] = Counter()  # requests that were sent again, by cause
         self.answers_without_usage = 0  # answers whose tokens the server did not count
-        self._server: ServerConnection | None = None
+        self._servers: ServerPool | None = None
 
     @property
-    def server(self) -> ServerConnection:
-        """The connection to the server, which all sessions share."""
-        if self._server is None:
-            self._server = ServerConnection(self.model, self.retries)
-        return self._server
+    def servers(self) -> ServerPool:
+        """The connections to the servers, which all sessions share."""
+        if self._servers is None:
+            self._servers = ServerPool(self.model, self.retries)
+        return self._servers
 
     def load(self) -> EngineReport:
-        """Ask the server for its models."""
+        """Ask the servers for their models."""
         started, model = time.perf_counter(), self.model
-        listed = self.server.list_models()
+        listed = self.servers.list_models()
         self.stats.load_s = time.perf_counter() - started
         metrics = {"load_s": self.stats.load_s}
         notes = []
@@ -51,11 +51,12 @@ class RemoteModel:
             try:
                 metrics["max_positions"] = float(token_count("max_model_len", room))
             except Miscounted as fault:
-                notes = [f"ignored from what {model.base_url} says of its model: {self.server.plain(fault)}"]
+                notes = [f"ignored from what {model.address} says of its model: {self.servers.plain(fault)}"]
         sent = {key: value for key, value in self.parameters(Request(0, "")).items() if key not in ("prompt", "model")}
-        facts = {"server": model.base_url, "reported_model": listed.reported, "sent": json.dumps(sent)}
+        facts = {"server": model.address, "reported_model": listed.reported, "sent": json.dumps(sent)}
+        whoever = model.address.replace(", ", " or ")
         note = (
-            f"a remote model cannot be hashed: if {model.base_url} changes the model behind the name {model.name}, "
+            f"a remote model cannot be hashed: if {whoever} changes the model behind the name {model.name}, "
             "this job still counts as done"
         )
         return EngineReport(metrics, facts, [note, *notes])
@@ -71,16 +72,16 @@ class RemoteModel:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Refuse, because only the server knows the text of a token."""
-        raise ConfigError(f"model.base_url={self.model.base_url}: only this server knows the text of a token")
+        raise ConfigError(f"{self.model.key}.base_url={self.model.address}: only this server knows the text of a token")
 
     def arithmetic(self) -> None:
         """Nothing is known of the server's machine."""
 
     def close(self) -> None:
         """Close all connections."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._servers is not None:
+            self._servers.close()
+            self._servers = None
 
     def parameters(self, request: Request) -> dict[str, Any]:
         """Return the parameters to send for a request; ConfigError if the API has none for it."""
@@ -115,14 +116,15 @@ class RemoteModel:
         return sent | ({"messages": json.loads(str(prompt))} if is_chat else {"prompt": ids or prompt})
 
     def update_notes(self) -> None:
-        """Update the notes about the server's faults so far."""
+        """Update the notes about faults so far, and the table of the servers."""
         times = ", ".join(f"{number} × {kind}" for kind, number in self.retries.most_common())
         notes = [f"{self.retries.total()} requests were sent again: the server {times}"] if times else []
-        if self._server is not None and (places := self._server.secret.times):
+        if self._servers is not None and (places := sum(one.secret.times for one in self._servers.servers)):
             notes.append(f"the server sent its own key back: it was replaced by *** in {places} places")
         if number := self.answers_without_usage:
             notes.append(f"the server did not count the tokens of {number} answers: they count as 0")
         self.stats.notes = notes
+        self.stats.servers = [] if self._servers is None else self._servers.table()
 
     def limit(self, request: Request) -> int:
         """Return the most tokens of an answer."""

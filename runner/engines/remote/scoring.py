@@ -44,7 +44,7 @@ class Tokens:
 
 
 class Scorer:
-    """Asks a server for the tokens of texts and their log-probabilities, in the connection's thread."""
+    """Asks a server for the tokens of texts and their log-probabilities, in the thread of its pool."""
 
     def __init__(self, client: openai.AsyncOpenAI, model: ApiConfig, plain: Callable[[object], str]) -> None:
         self.client, self.model = client, model

@@ -1,4 +1,4 @@
-"""The connection to a server with OpenAI's API: the official client in its own thread, with retries and clear errors.
+"""The connection to a server with OpenAI's API: the official client, with clear errors.
 
 The key is read from the environment and passed to the client; no text from here contains it.
 """
@@ -10,18 +10,15 @@ import email.utils
 import logging
 import math
 import os
-import random
-import threading
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import httpx2
 import openai
 
+from runner.config.addresses import is_this_machine
 from runner.config.model import OPENAI_KEY_VARIABLE, ApiConfig, Extensions
 from runner.core.errors import ConfigError, JobFailed, RunnerError
 from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
@@ -29,13 +26,10 @@ from runner.engines.remote.scoring import Scorer
 from runner.engines.remote.server_text import Secret
 from runner.engines.remote.wire import PLAIN_BYTES, guard
 
-log = logging.getLogger(__name__)
 KEPT = "Completed answers are kept: run the same command to resume"
 for noisy in ("openai", "httpx2", "httpcore2"):  # they log a line for each request, and headers at the level DEBUG
     logging.getLogger(noisy).setLevel(logging.WARNING)
 
-T = TypeVar("T")
-MAX_WAIT_S = 30.0  # between two tries, unless the server says how long
 RETRY_STATUSES = (408, 409, 425, 429)  # and all from 500 on
 EXTENDED = ("vllm", "runner")  # accept more parameters than OpenAI: vLLM and our task=serve
 NO_LIST = (404, 405, 501)  # statuses of servers without a list of models
@@ -63,7 +57,7 @@ def key_of(model: ApiConfig) -> tuple[str, str]:
             if not (key.isascii() and key.isprintable()) or " " in key:
                 raise ConfigError(f"{name}: this is not a key, which is one word of ASCII letters, digits and signs")
             return key, name
-    if model.is_here:
+    if is_this_machine(model.base_url):
         return "", names[0]
     raise ConfigError(
         f"{model.key}.base_url={model.base_url} is another machine, and there is no key for it: set "
@@ -81,119 +75,53 @@ def _openai_key_unsent(model: ApiConfig) -> str:
 
 
 class ServerConnection:
-    """The connection to a server; its work runs in its own thread until it is closed."""
+    """The connection to one server, used in the thread of its pool, and what is known of the server."""
 
-    def __init__(self, model: ApiConfig, retries: Counter[str] | None = None) -> None:
+    def __init__(self, model: ApiConfig) -> None:
+        """Open it, in a running event loop; `model` has this server's address only."""
         self.model = model
         self._key, self._variable = key_of(model)
         self.secret = Secret(self._key)
         self.plain = self.secret.plain
-        self.retries = Counter() if retries is None else retries  # requests that were sent again, by cause
-        self._closed_until = 0.0  # the server has asked for a pause of all requests
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="api", daemon=True)
-        self._thread.start()
-        self.client = self.call(self._open())
-        self.scorer = Scorer(self.client, model, self.plain)
-
-    async def _open(self) -> openai.AsyncOpenAI:
-        http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [guard(self.model, self.plain)]})
-        silent_s = self.model.first_token_s
-        return openai.AsyncOpenAI(
+        self.under_way = 0  # requests now
+        self.requests = self.failures = 0  # so far; a request that is sent again counts again
+        self.failures_in_a_row = 0
+        self.is_left_out = False  # it cannot be reached, or fails again and again
+        self.times_left_out = 0  # since its last answer
+        self._closed_until = 0.0  # it has asked for a pause of all requests
+        http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [guard(model, self.plain)]})
+        self.client = openai.AsyncOpenAI(
             api_key=self._key or "none",  # the client requires one
-            base_url=self.model.base_url,
-            max_retries=0,  # `with_retries` does it, because it knows all requests and the text already returned
-            timeout=httpx2.Timeout(silent_s, connect=self.model.connect_s, pool=None),
+            base_url=model.base_url,
+            max_retries=0,  # the pool does it, because it knows all requests and the text already returned
+            timeout=httpx2.Timeout(model.first_token_s, connect=model.connect_s, pool=None),
             http_client=http,
             default_headers=PLAIN_BYTES,
         )
+        self.scorer = Scorer(self.client, model, self.plain)
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the connection's thread, and wait for its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    @property
+    def closed_s(self) -> float:
+        """For how many more seconds the server has asked to send nothing."""
+        return max(0.0, self._closed_until - time.monotonic())
 
-    def call_soon(self, work: Callable[..., object], *arguments: object) -> None:
-        """Let the connection's thread call a function, without waiting."""
-        self._loop.call_soon_threadsafe(work, *arguments)
+    def close_for(self, seconds: float) -> None:
+        """Send nothing for so long."""
+        self._closed_until = max(self._closed_until, time.monotonic() + seconds)
 
-    def close(self) -> None:
-        """End all requests and close every connection."""
-        if self._loop.is_closed():
-            return
-        self.call(self._stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _stop(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            if not task.cancelling():  # a second cancel would interrupt the closing of its connection
-                task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self.client.close()
-        await self._loop.shutdown_asyncgens()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    # -------------------------------------------------------------------------------------------- retries
-
-    async def with_retries(self, attempt: Callable[[], Awaitable[T]], tries: int) -> T:
-        """Try until an answer comes, with increasing waits; raise the fault of the last try."""
-        for number in count(1):
-            while (left_s := self._closed_until - time.monotonic()) > 0:
-                await asyncio.sleep(left_s + random.uniform(0, self.model.backoff_s))
-            try:
-                return await attempt()
-            except Fault as fault:
-                fault.tries, wait_s = number, fault.wait_s
-                if fault.wait_s is not None:
-                    self._closed_until = max(self._closed_until, time.monotonic() + fault.wait_s)
-                if number >= tries:
-                    raise
-                if not self.retries[fault.kind]:
-                    log.warning("%s: trying again, up to %d times", fault, tries - 1)
-                self.retries[fault.kind] += 1
-                if (fault.wait_s or 0) > self.model.answer_s:
-                    late = f"it asks to wait {fault.wait_s:,.0f} s, longer than {self.model.key}.answer_s"
-                    raise JobFailed(f"{fault}; {late}. {KEPT}") from None
-            if wait_s is None:
-                most_s = min(MAX_WAIT_S, self.model.backoff_s * 2 ** (number - 1))
-                await asyncio.sleep(most_s * random.uniform(0.5, 1))
-        raise AssertionError
-
-    # ---------------------------------------------------------------------------------------- models, errors
-
-    def list_models(self) -> ModelList:
-        """Return the server's list of models; ConfigError or JobFailed if the server refuses."""
+    async def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of texts, including special tokens."""
         try:
-            return self.call(self.with_retries(self._list, min(3, self.model.retries + 1)))
-        except (Fault, RequestRejected) as error:
-            raise JobFailed(f"{error}. {KEPT}") from None
+            return await self.scorer.tokens_of(texts)
+        except openai.APIStatusError as error:
+            raise await self.error_of(error) from None
+        except (RunnerError, RequestRejected):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a server may send
+            raise self.fault(error) from None
 
-    def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of texts, including special tokens; ConfigError or JobFailed if the server refuses."""
-
-        async def ask() -> list[list[int]]:
-            try:
-                return await self.scorer.tokens_of(texts)
-            except openai.APIStatusError as error:
-                raise await self.error_of(error) from None
-            except (RunnerError, RequestRejected):
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever a server may send
-                raise self.fault(error) from None
-
-        try:
-            return self.call(self.with_retries(ask, self.model.retries + 1))
-        except (Fault, RequestRejected) as error:
-            raise JobFailed(f"{error}. {KEPT}") from None
-
-    async def _list(self) -> ModelList:
+    async def list_models(self) -> ModelList:
+        """Return the server's list of models."""
         try:
             async with asyncio.timeout(self.model.first_token_s):
                 page = await self.client.models.list()
@@ -220,7 +148,7 @@ class ServerConnection:
             cause = f"the key in {self._variable} was rejected" if self._key else unset
             return ConfigError(f"{answer} ({cause})")
         if status == 404:
-            names = (await self._list()).names
+            names = (await self.list_models()).names
             hint = f"it has {', '.join(names[:20])}" if names else "does its address end in /v1?"
             return ConfigError(f"{model.key}.name={model.name}: {answer}; {hint}")
         if status == 402 or error.code == "insufficient_quota":

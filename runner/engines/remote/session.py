@@ -19,7 +19,7 @@ from runner.engines.base import Completion, Delta, Event, Request, RequestId, re
 from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
 from runner.engines.remote.model import RemoteModel
 from runner.engines.remote.scoring import ScoredContinuation
-from runner.engines.remote.server import KEPT
+from runner.engines.remote.server import KEPT, ServerConnection
 from runner.engines.remote.server_text import AnswerText, Secret, token_count
 from runner.engines.session import Session
 
@@ -36,7 +36,7 @@ class RemoteRequest:
     sent: dict[str, Any]
     sha256: str
     max_characters: int
-    secret: Secret
+    secret: Secret  # of the server that is asked
     started: float = 0.0
     has_sent_text: bool = False  # as deltas, which cannot be taken back
     task: asyncio.Task[None] | None = None
@@ -49,8 +49,9 @@ class RemoteRequest:
     texts: list[AnswerText] = field(default_factory=list)
     reasons: list[FinishReason | None] = field(default_factory=list)
 
-    def begin(self) -> None:
-        """Drop what arrived in an earlier try."""
+    def begin(self, secret: Secret) -> None:
+        """Drop what arrived in an earlier try, perhaps from another server."""
+        self.secret = secret
         self.texts = [AnswerText(self.secret) for _ in range(self.request.n)]
         self.times, self.reasons = [[] for _ in self.texts], [None] * self.request.n
         self.usage, self.first_token_s = None, 0.0
@@ -112,14 +113,14 @@ def _finish_reason(reason: object) -> FinishReason:
 
 
 class ApiSession(Session):
-    """Requests under way at a server; the connection's thread puts events into a queue, and a step takes them out."""
+    """Requests under way at servers; the pool's thread puts events into a queue, and a step takes them out."""
 
     def __init__(self, engine: RemoteModel, most: int) -> None:
         super().__init__(engine.capabilities)
         self.engine, self.most, self.tick_s = engine, most, TICK_S
-        self.server = engine.server
+        self.servers = engine.servers
         self._slots = asyncio.Semaphore(most)
-        self._requests: dict[RequestId, RemoteRequest] = {}  # used by the connection's thread only
+        self._requests: dict[RequestId, RemoteRequest] = {}  # used by the pool's thread only
         self._failures_in_a_row = 0
         self._queue: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         self._failed: BaseException | None = None
@@ -137,13 +138,15 @@ class ApiSession(Session):
     def _admit(self, request: Request) -> RemoteRequest:
         sha256 = request_sha256(self.engine.encode(request)[0], request)
         max_characters = CHARACTERS_PER_TOKEN * (self.engine.limit(request) + CHARACTERS_PER_TOKEN)
-        return RemoteRequest(request, self.engine.parameters(request), sha256, max_characters, self.server.secret)
+        return RemoteRequest(
+            request, self.engine.parameters(request), sha256, max_characters, self.servers.servers[0].secret
+        )
 
     def _advance(self, arrived: list[RemoteRequest], cancelled: set[RequestId]) -> list[Event]:
         for remote in arrived:
-            self.server.call_soon(self._begin, remote)
+            self.servers.call_soon(self._begin, remote)
         for request_id in cancelled:
-            self.server.call_soon(self._cancel, request_id)
+            self.servers.call_soon(self._cancel, request_id)
         events: list[Event] = []
         wait_s = self.tick_s
         with suppress(queue.Empty):
@@ -159,12 +162,12 @@ class ApiSession(Session):
         return events
 
     def _drop(self) -> None:
-        self.server.call(self._stop())
+        self.servers.call(self._stop())
 
-    # ---------------------------------------------------------------------------- in the connection's thread
+    # ------------------------------------------------------------------------------------ in the pool's thread
 
     def _begin(self, remote: RemoteRequest) -> None:
-        remote.begin()
+        remote.begin(remote.secret)
         remote.started = time.perf_counter()
         self._requests[remote.request.id] = remote
         remote.task = asyncio.ensure_future(self._answer(remote))
@@ -187,7 +190,7 @@ class ApiSession(Session):
             remote.started = time.perf_counter()
             self.engine.stats.rows_alive += 1
             try:
-                await self.server.with_retries(partial(self._try, remote), self.engine.model.retries + 1)
+                await self.servers.with_retries(partial(self._try, remote), self.engine.model.retries + 1)
                 self._failures_in_a_row = 0
             except RequestRejected as error:
                 remote.error = str(error)
@@ -199,23 +202,24 @@ class ApiSession(Session):
             finally:
                 self.engine.stats.rows_alive -= 1
 
-    async def _try(self, remote: RemoteRequest) -> None:
+    async def _try(self, remote: RemoteRequest, server: ServerConnection) -> None:
         """Send the request once; raise Fault unless the answer is complete."""
-        remote.begin()
+        remote.begin(server.secret)
+        server.requests += 1
         began, has_answer_begun = asyncio.get_running_loop().time(), False
-        client, model = self.server.client, self.engine.model
+        client, model = server.client, server.model
         ask: Any = client.chat.completions.create if "messages" in remote.sent else client.completions.create
         try:
             async with asyncio.timeout(model.first_token_s) as deadline:
                 if remote.request.continuation is not None:
-                    remote.scored = await self.server.scorer.score(remote.request)
+                    remote.scored = await server.scorer.score(remote.request)
                     remote.usage, remote.reasons = (remote.scored.prompt_tokens, 0), [FinishReason.stop]
                     return
                 async with await ask(**remote.sent, stream=True, stream_options={"include_usage": True}) as stream:
                     has_answer_begun = True
                     kind = stream.response.headers.get("content-type", "nothing")
                     if "text/event-stream" not in kind:
-                        raise Fault(f"{model.base_url} answered with {self.server.plain(kind)} instead of a stream of "
+                        raise Fault(f"{model.base_url} answered with {server.plain(kind)} instead of a stream of "
                                     "events: is its address right?", "sent no valid answer")  # fmt: skip
                     async for chunk in stream:
                         deltas = remote.take(chunk)
@@ -228,13 +232,13 @@ class ApiSession(Session):
             if not remote.is_whole:
                 raise Fault(f"{model.base_url} aborted the answer", "aborted the answer")
         except openai.APIStatusError as error:
-            raise await self.server.error_of(error) from None
+            raise await server.error_of(error) from None
         except (RequestRejected, RunnerError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a server may send
             if remote.is_whole and not isinstance(error, Miscounted):
                 return  # an error after the end of the answer does not matter
-            fault = self.server.fault(error)
+            fault = server.fault(error)
             if isinstance(error, TimeoutError) and remote.first_token_s:
                 fault = Fault(f"{model.base_url} took longer than {model.answer_s:g} s for an answer", "took too long")
             elif isinstance(error, TimeoutError) and has_answer_begun:

@@ -7,7 +7,8 @@ from api_standin import Api
 
 from runner.config.model import ApiConfig
 from runner.core.errors import ConfigError
-from runner.engines.remote.server import ServerConnection, key_of
+from runner.engines.remote.pool import ServerPool
+from runner.engines.remote.server import key_of
 
 OURS, OPENAIS = "our-own-key-123", "sk-of-openai-456"
 
@@ -42,9 +43,9 @@ def test_openais_key_goes_nowhere_else_by_itself(url: str) -> None:
 
 def test_a_server_here_does_not_get_it_either_and_a_refusal_says_so() -> None:
     with Api(key=OPENAIS) as api:
-        with ServerConnection(model(api.url)) as server, pytest.raises(ConfigError) as error:
+        with ServerPool(model(api.url)) as server, pytest.raises(ConfigError) as error:
             server.list_models()
-        with ServerConnection(model(api.url, key_variable="OPENAI_API_KEY")) as server:
+        with ServerPool(model(api.url, key_variable="OPENAI_API_KEY")) as server:
             assert server.list_models().names == ["tiny"]
     assert (
         "answered 401: Incorrect API key provided: Bearer none (API_KEY is not set. OPENAI_API_KEY is sent to "
