@@ -234,6 +234,17 @@ def test_the_interface_of_an_address() -> None:
     assert interface_of("192.0.2.1") is None, "an address for documentation"
 
 
+def test_a_stranger_who_connects_and_leaves_is_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", PORT)
+    others = machines.OtherMachines()
+    stranger, here = socket.socketpair()
+    with stranger:
+        stranger.sendall(b"GE")
+    others._listen(here, "10.77.0.9")
+    assert (others.addresses, others.silent) == ({}, set())
+
+
 def test_silence_and_an_orderly_end_are_different_things(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "SILENT_S", 0.3)
     monkeypatch.setattr(machines, "BEAT_S", 0.05)
