@@ -156,7 +156,9 @@ class ServerPool:
         server.times_left_out += 1
         if server.model.base_url not in _reported_out:
             _reported_out.add(server.model.base_url)
-            log.warning("%s: left out until it answers again; the other servers get its requests", reason)
+            is_last = all(one.is_left_out for one in self.servers)
+            rest = "no other server is left" if is_last else "the other servers get its requests"
+            log.warning("%s: left out until it answers again; %s", reason, rest)
         probe = asyncio.ensure_future(self._bring_back(server))
         self._probes.add(probe)  # the event loop itself keeps only a weak reference
         probe.add_done_callback(self._probes.discard)

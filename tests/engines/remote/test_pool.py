@@ -133,6 +133,7 @@ def test_requests_of_a_server_that_dies_are_asked_at_the_other(
     left_out = [line for line in caplog.messages if "left out until it answers again" in line]
     assert len(left_out) == 1, caplog.messages
     assert left_out[0].startswith(dying.url)
+    assert left_out[0].endswith("; the other servers get its requests")
 
 
 def test_a_server_that_fails_quickly_does_not_attract_all_requests(opened: Any, two: tuple[Api, Api]) -> None:
@@ -201,13 +202,15 @@ def test_a_server_that_is_gone_at_the_start_is_left_out(opened: Any, two: tuple[
         assert lines(engine)[nowhere] == (0, 1, "left out")
 
 
-def test_no_server_at_all_is_one_error(opened: Any) -> None:
-    with unreachable() as one, unreachable() as other:
+def test_no_server_at_all_is_one_error(opened: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with unreachable() as one, unreachable() as other, caplog.at_level(logging.WARNING):
         engine = opened(one, other, extensions=Extensions.openai)
         with pytest.raises(JobFailed, match=r"cannot be reached \(.*\). Completed answers are kept"):
             engine.load()
         with pytest.raises(JobFailed, match="cannot be reached .*; tried 8 times"):
             list(complete(engine, requests(1)))
+    said = [line.partition("left out until it answers again; ")[2] for line in caplog.messages if "left out" in line]
+    assert said == ["the other servers get its requests", "no other server is left"]
 
 
 def test_a_question_without_an_answer_anywhere_is_an_error(opened: Any, two: tuple[Api, Api]) -> None:
