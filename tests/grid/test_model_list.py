@@ -21,6 +21,7 @@ def write(path: Path, kind: str, architecture: str = "llama", rows: int = 8) -> 
     """Write a .gguf file with one matrix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(path, architecture)
+    writer.add_chat_template("{{ messages }}")
     of = gguf.GGMLQuantizationType[kind]
     numbers = np.linspace(-1, 1, rows * 64, dtype=np.float32).reshape(rows, 64)
     if kind == "F32":

@@ -199,7 +199,7 @@ def test_merging_into_a_checkpoint_that_is_quantized_already(
 def test_one_message_and_exit_code_2(runner: Callable[..., Any], bloom: Path, arguments: list[str]) -> None:
     (bloom / "model.safetensors").write_bytes(b"\xff" * 100_000)
     plain = ["model=auto", f"model.name={bloom}", "model.device=cpu", "tracking=none", "task.limit=1"]
-    done = runner(*plain, *arguments)
+    done = runner(*plain, "task.prompt=text", *arguments)
     assert done.code == 2
     assert done.out == ""
     assert [line for line in done.err.splitlines() if line.startswith("error: ")] == [done.err.splitlines()[-1]]

@@ -71,9 +71,8 @@ def test_a_model_that_generate_cannot_drive_is_refused_by_name(make_config: Make
 
 def test_the_refusal_is_one_message_and_exit_code_2(runner: Callable[..., Any], tmp_path: Path) -> None:
     families.build("xmod", tmp_path / "model")
-    done = runner(
-        "model=auto", f"model.name={tmp_path / 'model'}", "task=generate", "task.prompt=x", "model.device=cpu"
-    )
+    asked = ("task=generate", "task.prompt=x", "task.format=raw")
+    done = runner("model=auto", f"model.name={tmp_path / 'model'}", *asked, "model.device=cpu")
     assert done.code == 2, done.err
     assert "XmodForCausalLM cannot go on from a text" in done.err
     assert "Traceback" not in done.err
