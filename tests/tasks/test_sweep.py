@@ -222,7 +222,7 @@ def test_a_real_model(make_config: MakeConfig, recorder: Recorder, tiny_llama: P
     slow, quick = result.tables["requests that come by a clock"]
     assert (slow["requests_per_s"], slow["requests"]) == (50, 6)
     assert 0 < quick["ttft_p50_s"] <= quick["answer_p50_s"] <= quick["answer_p99_s"]
-    assert ("knee_requests_per_s" in metrics) == ("knee" in (slow["keeps_up"], quick["keeps_up"]))
+    assert (metrics["knee_requests_per_s"] > 0) == ("knee" in (slow["keeps_up"], quick["keeps_up"]))
     curve = result.series["decode_tok_per_s/over_batch_size_prompt_300"]
     assert curve == [(batch, metrics[f"decode_tok_per_s/batch_{batch}_prompt_300"]) for batch in (1, 2)]
     steps = [step for step, _ in result.series["answer_p95_s/over_requests_per_minute"]]
