@@ -36,6 +36,11 @@ class KeyType:
     is_list: bool = False
     may_be_list: bool = False  # a name or, in brackets, a list of names; a list in YAML is a sweep over names
 
+    @property
+    def takes_brackets(self) -> bool:
+        """Whether a list in brackets is one value of it."""
+        return self.is_list or self.may_be_list
+
 
 @cache
 def key_types() -> dict[str, KeyType]:

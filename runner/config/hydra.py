@@ -291,7 +291,7 @@ def _several(key: str, value: str) -> str:
     fix = (
         f". If it is one text, put it in quotes inside the shell's: {_in_quotes(key, value)}" if kind.is_string else ""
     )
-    fix = f". If it is a list: {key}=[{value}]" if kind.is_list or kind.may_be_list else fix
+    fix = f". If it is a list: {key}=[{value}]" if kind.takes_brackets else fix
     return f"{key}={value}: several values. To sweep over it, add --multirun (-m){fix}"
 
 

@@ -99,7 +99,7 @@ def _values(value: str, kind: KeyType) -> str:
 def _one(value: str, kind: KeyType) -> str:
     """Quote one value, or the members of a list."""
     inner = value.strip()
-    if (kind.is_list or kind.may_be_list) and inner.startswith("[") and inner.endswith("]"):
+    if kind.takes_brackets and inner.startswith("[") and inner.endswith("]"):
         return f"[{','.join(_quoted(piece, kind.is_free_text) for piece in _split(inner[1:-1]) if piece)}]"
     return _quoted(value, kind.is_free_text)
 

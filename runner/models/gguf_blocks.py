@@ -17,7 +17,7 @@ from runner.checkpoints.gguf_file import NOT_WEIGHTS, read_header
 from runner.checkpoints.weight_files import Tensor
 from runner.core.errors import DataError
 from runner.models.gguf_types import TYPES, scales_of, unpacked
-from runner.models.grouped import ROW_BLOCK, ROW_PART, rounded_by_parts
+from runner.models.grouped import rounded_by_parts
 
 UNPACKED_AT_ONCE = 2**20  # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
 
@@ -38,11 +38,6 @@ class GgufLinear(nn.Linear):
         self.weight = stored if isinstance(stored, nn.Parameter) else nn.Parameter(stored, requires_grad=False)
         self.bias, self.kind, self.order, self.has_byte_rows = like.bias, kind, order, has_byte_rows
 
-    @property
-    def row_part(self) -> int:
-        """How many inputs of a row in bytes share a scale: where those of weights do so in 256, as many."""
-        return ROW_BLOCK if TYPES[self.kind].inputs == ROW_BLOCK else ROW_PART
-
     def rows(self, first: int, last: int) -> torch.Tensor:
         """Return the blocks of these outputs."""
         return self.weight[first:last] if self.order is None else self.weight[self.order[first:last]]
@@ -50,7 +45,7 @@ class GgufLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""
         if self.has_byte_rows:
-            input = rounded_by_parts(input, self.row_part)
+            input = rounded_by_parts(input, TYPES[self.kind].row_part)
         step = max(1, UNPACKED_AT_ONCE // self.in_features)
         parts = []
         for first in range(0, self.out_features, step):

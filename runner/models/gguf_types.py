@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 
+from runner.models.grouped import ROW_BLOCK, ROW_PART
+
 
 class BlockParts(NamedTuple):
     """The blocks of some outputs, taken apart: [outputs, blocks, …] each."""
@@ -36,6 +38,11 @@ class BlockType:
     has_signed_parts: bool = False
     scales_at: int = 0  # the byte of a block at which the scales are
     scales: int = 1  # with what is subtracted: 2
+
+    @property
+    def row_part(self) -> int:
+        """How many inputs of a row in bytes share a scale: where those of weights do so in 256, as many."""
+        return ROW_BLOCK if self.inputs == ROW_BLOCK else ROW_PART
 
     @property
     def packed_bytes(self) -> int:

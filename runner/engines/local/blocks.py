@@ -19,11 +19,10 @@ from runner.engines.local.matrices import Workspace, multiply
 from runner.models.fours import fours_of
 from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.gguf_types import TYPES, BlockType, split
-from runner.models.grouped import ROW_BLOCK
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
-WITH_WIDE_SCALES = {one.number for one in TYPES.values() if one.inputs == ROW_BLOCK}  # of rows in bytes
+ROW_PARTS = {one.number: one.row_part for one in TYPES.values()}
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 
 

@@ -254,8 +254,8 @@ class FusedForward:
 def _rows_of(matrix: Matrix) -> tuple[float, ...]:
     """Return how a matrix's rows are quantized before they are multiplied."""
     zero_point = matrix.zero_point if matrix.kind == WeightFormat.int8_stored else 0
-    has_wide_scales = matrix.kind == WeightFormat.byte_blocks and matrix.block in blocks.WITH_WIDE_SCALES
-    return matrix.kind, matrix.threshold, matrix.row_scale, zero_point, has_wide_scales
+    row_part = blocks.ROW_PARTS[matrix.block] if matrix.kind == WeightFormat.byte_blocks else 0
+    return matrix.kind, matrix.threshold, matrix.row_scale, zero_point, row_part
 
 
 def _parts(layout: PassLayout, count: int) -> list[SharedPart]:

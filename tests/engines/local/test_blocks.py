@@ -153,7 +153,7 @@ def test_a_tied_embedding_takes_its_rows_from_the_heads_panels() -> None:
 def by_bytes(layer: GgufLinear, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The outputs of rows in bytes in float64, and how far rounding in float32 may be off."""
     weight = unpacked(layer.rows(0, layer.out_features), layer.kind, layer.in_features).double()
-    numbers = rounded_by_parts(rows.float(), layer.row_part).double()
+    numbers = rounded_by_parts(rows.float(), TYPES[layer.kind].row_part).double()
     return numbers @ weight.T, numbers.abs() @ weight.abs().T * 2e-6
 
 

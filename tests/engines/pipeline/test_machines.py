@@ -135,18 +135,25 @@ def test_the_logits_over_a_slow_link_are_the_same_bits(tmp_path: Path) -> None:
     assert (line["processes"], line["delta"], line["same_tokens"]) == (2, 0.0, True)
 
 
-@THOROUGH
-def test_a_host_whose_processes_are_killed_is_one_message_on_the_first(job: Any, tmp_path: Path) -> None:
+def message_after_a_kill(job: Any, tmp_path: Path, killed: int) -> tuple[str, str]:
+    """Kill one host's processes amid a job; return the other's message and the killed one's address."""
+    left = 1 - killed
     with two_hosts() as hosts:
         run = job(hosts, *LONG)
         until_amid(tmp_path, run)
-        killed = time.monotonic()
-        hosts[1].kill_all()
-        assert run.wait()[0] == 1
-    assert run.ended[0] - killed < EXIT_S
-    [message] = run.errors(0)
+        began = time.monotonic()
+        hosts[killed].kill_all()
+        assert run.wait()[left] == 1
+    assert run.ended[left] - began < EXIT_S
+    [message] = run.errors(left)
+    return message, hosts[killed].address
+
+
+@THOROUGH
+def test_a_host_whose_processes_are_killed_is_one_message_on_the_first(job: Any, tmp_path: Path) -> None:
+    message, address = message_after_a_kill(job, tmp_path, killed=1)
     assert message.startswith(
-        f"error: process 1 of 2 (parts 2-3, layers 2-3) at {hosts[1].address} ended without a message, probably killed"
+        f"error: process 1 of 2 (parts 2-3, layers 2-3) at {address} ended without a message, probably killed"
     )
     [record] = tmp_path.glob("o/jobs/*/result.json")
     assert json.loads(record.read_text())["status"] == "FAILED"
@@ -154,15 +161,8 @@ def test_a_host_whose_processes_are_killed_is_one_message_on_the_first(job: Any,
 
 @THOROUGH
 def test_a_killed_first_host_is_one_message_on_the_other(job: Any, tmp_path: Path) -> None:
-    with two_hosts() as hosts:
-        run = job(hosts, *LONG)
-        until_amid(tmp_path, run)
-        killed = time.monotonic()
-        hosts[0].kill_all()
-        assert run.wait()[1] == 1
-    assert run.ended[1] - killed < EXIT_S
-    [message] = run.errors(1)
-    assert f"process 0 at {hosts[0].address}, which has the job, says why, unless it was killed itself" in message
+    message, address = message_after_a_kill(job, tmp_path, killed=0)
+    assert f"process 0 at {address}, which has the job, says why, unless it was killed itself" in message
 
 
 @THOROUGH

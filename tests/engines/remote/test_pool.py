@@ -155,15 +155,22 @@ def test_a_pause_holds_only_for_the_server_that_asks_for_it(opened: Any, two: tu
     assert lines(engine)[busy.url][2] == "in use", "it has only asked for a pause"
 
 
-def test_a_server_that_answers_again_gets_requests_again(
-    opened: Any, two: tuple[Api, Api], caplog: pytest.LogCaptureFixture
-) -> None:
+def after_a_death(opened: Any, two: tuple[Api, Api]) -> tuple[RemoteModel, int]:
+    """Return an engine that goes on without its first server, and the port where that was."""
     first, healthy = two
     port = first.port
-    engine = opened(first.url, healthy.url, concurrency=2)
+    engine: RemoteModel = opened(first.url, healthy.url, concurrency=2)
     engine.load()
     first.die()
     assert answers(engine, requests(10)) == expected(10)
+    return engine, port
+
+
+def test_a_server_that_answers_again_gets_requests_again(
+    opened: Any, two: tuple[Api, Api], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, _ = two
+    engine, port = after_a_death(opened, two)
     assert lines(engine)[first.url][2] == "left out"
     again = Api()
     again.port = port
@@ -177,12 +184,7 @@ def test_a_server_that_answers_again_gets_requests_again(
 def test_a_server_that_returns_with_another_model_stays_left_out(
     opened: Any, two: tuple[Api, Api], caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, healthy = two
-    port = first.port
-    engine = opened(first.url, healthy.url, concurrency=2)
-    engine.load()
-    first.die()
-    assert answers(engine, requests(4)) == expected(4)
+    engine, port = after_a_death(opened, two)
     other = Api()
     other.port = port
     other.models = [{"id": "tiny", "root": "/models/tiny-v2"}]

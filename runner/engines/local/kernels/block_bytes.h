@@ -1,6 +1,7 @@
 /* Products of rows in bytes with matrices in blocks (blocks.h) or groups (group_bytes.h), for one number format (T, PACK, NAME: see kernels.c).
-   BYTE_PART neighbouring inputs of a row share a scale, as in llama.cpp. The bits of weights are multiplied by bytes as
-   they are: sums of a part of a group are exact, and become numbers by one product of both scales. Where bits have an
+   BYTE_PART neighbouring inputs of a row share a scale, or BYTE_BLOCK where those of weights do, as in llama.cpp. The bits
+   of weights are multiplied by bytes as they are: sums of a part of a group are exact. They become numbers by one product of
+   both scales; with wide ones by the weights' scale, and the sum of a block by the row's. Where bits have an
    offset or a minimum, the sum of the row's bytes brings it in. A row's sums have the same order among any others. */
 
 #ifndef BLOCK_BYTES
@@ -105,11 +106,10 @@ INLINE void add_part(const int part, const int has_minimum, const int is_wide, c
 /* y [PANEL]: the sums of a single row, whose weights do not go through memory */
 INLINE void byte_sums_of_row(const block_format f, const byte_rows *x, const uint8_t *panel, float *y) {
   const int is_wide = has_wide_scales(&f);
-  __m512 total[1][VECTORS] = {{{0}}}, sum[1][VECTORS];
+  __m512 total[1][VECTORS] = {{{0}}}, sum[1][VECTORS]; /* sum: with wide scales of a block, else the same */
   const int64_t bytes = group_bytes(&f) * PANEL;
   for (int64_t k = 0; k < x->inputs; k += f.group, panel += bytes) {
-    memcpy(sum, total, sizeof sum);
-    if (is_wide) memset(sum, 0, sizeof sum);
+    for (int v = 0; v < VECTORS; v++) sum[0][v] = is_wide ? _mm512_setzero_ps() : total[0][v];
     for (int part = 0; part < f.group / f.part; part++) {
       const block_bits bits = bits_of_part(f, panel, part);
       const int64_t n = k / f.part + part;
