@@ -13,7 +13,7 @@ from typing import Any
 from runner.config.root import Print
 from runner.core.console import console, plain, rich_table
 from runner.core.loaded import SHOWN, lines
-from runner.core.metrics import ACCURACY, LINES, grid_columns, number
+from runner.core.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
 from runner.core.result import COMPLETIONS, Record, Status
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 
@@ -37,6 +37,7 @@ FACTS_SHOWN = (
         "attacked",
         "output_dir",
         "noise",
+        "plug_ins",
     ),
 )
 
@@ -172,7 +173,8 @@ def headline(metrics: dict[str, float]) -> dict[str, str]:
     shown = [line for line in LINES if line.fits(metrics)]
     if all(line.common for line in shown):
         return {key: number(value) for key, value in metrics.items() if "/" not in key}
-    return {line.label: line.write(metrics) for line in shown}
+    of_others = {(it := described(key)).title: it.write(metrics[key]) for key in of_plug_ins([metrics])}
+    return {line.label: line.write(metrics) for line in shown} | of_others
 
 
 def _rows(rows: list[dict[str, Any]]) -> Any:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from runner.checkpoints.resolve import Resolved, resolve
+from runner.config.groups import packages_of
 from runner.config.root import RunnerConfig
 from runner.core import signals
 from runner.core.errors import check_output_folder, memory_errors_as_job_failed
@@ -13,6 +14,7 @@ from runner.core.files import write_atomically
 from runner.core.result import Record, Status
 from runner.engines import open_engine
 from runner.engines.kinds import BaseCache, kind_of
+from runner.scorers.added import add_metrics
 from runner.store import jobs, ledger
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of
 
@@ -79,6 +81,7 @@ def execute(
             with signals.interruptible(), ledger.log_file(job.folder / "log.txt"), memory_errors_as_job_failed():
                 write_atomically(job.folder / "config.yaml", ledger.without_token(config, config_yaml))
                 record.result = task.run(inputs, context)
+                add_metrics(config.metrics, recorder.done, record.result)
             record.status = Status.FAILED if record.result.problems else Status.FINISHED
             record.error = record.result.complaint
         except KeyboardInterrupt:
@@ -93,6 +96,10 @@ def execute(
             record.seconds = time.perf_counter() - started
             record.result.metrics |= {"seconds": record.seconds} | ({"kernels_build_s": built_s} if built_s else {})
             record.result.facts |= {"model_sha256": job.model_sha256} if job.model_sha256 else {}
+            if packages := packages_of(config):
+                record.result.facts["plug_ins"] = ", ".join(
+                    f"{key.removesuffix('.package')}: {it}" for key, it in packages.items()
+                )
             ledger.close(tracker, job, record)
     return record
 

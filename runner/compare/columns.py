@@ -22,7 +22,16 @@ from runner.compare.effect_words import (
 )
 from runner.compare.wording import assignments, front_rule, number
 from runner.core.effects import Effect
-from runner.core.metrics import ENDS, HEADLINES, LOG_LIKELIHOODS, METRICS, OF_SCORED, SHOWN_IF_ANY
+from runner.core.metrics import (
+    ENDS,
+    HEADLINES,
+    LOG_LIKELIHOODS,
+    METRICS,
+    OF_SCORED,
+    SHOWN_IF_ANY,
+    described,
+    of_plug_ins,
+)
 
 # In tables of likelihoods, after the comparison: each with its drop_order
 OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_norm": 5, "perplexity": 3,
@@ -81,6 +90,9 @@ def _of_accuracies(table: Table) -> list[Column]:
         values = [row.run.metrics.get(name) for row in rows]
         if any(values) if name in SHOWN_IF_ANY else any(value is not None for value in values):
             columns.append(_number_of(rows, name, METRICS[name].head, drop_order))
+    columns += [
+        _number_of(rows, name, described(name).head, 1) for name in of_plug_ins(row.run.metrics for row in rows)
+    ]
     if table.axes:
         head = "Pareto" + "\nwithout speed" * bool(table.without_speed)
         columns.append(Column(head, [_front(row) for row in rows], False, 7))

@@ -12,6 +12,8 @@ from dataclasses import replace
 from runner.compare.data import (
     EXTRACTOR,
     JOB_ID,
+    NO_VALUE,
+    SCORER,
     Answers,
     Flip,
     Flips,
@@ -78,8 +80,9 @@ def both_values(run: Run, base: Run, keys: list[str]) -> str:
 
 
 def scoring(run: Run) -> str:
-    """Return the rules by which a run was scored: the task's version and the extractor."""
-    return f"version {run.task_version} {run.value(EXTRACTOR) or ''}".strip()
+    """Return the rules by which a run was scored: the task's version, and the extractor or the scorer."""
+    by = next((it for key in (SCORER, EXTRACTOR) if (it := run.value(key)) not in (None, NO_VALUE)), "")
+    return f"version {run.task_version} {by}".strip()
 
 
 def compare_pair(run: Run, base: Run, reader: SampleReader, compared_keys: Sequence[str] = ()) -> Effect:

@@ -37,6 +37,7 @@ QUESTION_KEYS = (
     "task.only",
     "task.without",
     "task.extractor",
+    "task.scorer",
 )  # they say which questions were asked
 
 
@@ -187,9 +188,10 @@ def inert_keys(config: dict[str, str]) -> set[str]:
     """
 
     def inert(item: Field[Any]) -> bool:
-        return item.metadata.get("inert", HASHED) != HASHED or item.name == "cache_dir"
+        changes_none = item.metadata.get("inert", HASHED) != HASHED or "changes_no_answer" in item.metadata
+        return changes_none or item.name == "cache_dir"
 
-    keys = {item.name for item in fields(RunnerConfig) if inert(item)}
+    keys = {item.name for item in fields(RunnerConfig) if inert(item)} | {"metrics.package"}
     for group_name, schemas in GROUPS.items():
         chosen = schemas.get(config.get(f"{group_name}.name", ""))
         if chosen and any(item.name == "name" for item in fields(chosen)):  # a model's name is not a group's choice

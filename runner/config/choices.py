@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.groups import GROUPS
+from runner.core.plugins import conf_folders
 
 HERE = Path(__file__).resolve().parents[1]
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, or in a checkout
@@ -15,13 +16,19 @@ CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in
 
 def choices_for(group: str) -> list[str]:
     """Return the names of a group's choices."""
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    return sorted({file.stem for conf in (CONF, *conf_folders().values()) for file in (conf / group).glob("*.yaml")})
+
+
+def file_of(group: str, choice: str) -> Path:
+    """Return the YAML file of a choice, in conf/ or in that of a plug-in's package; no file if it is the user's own."""
+    folders = (CONF, *conf_folders().values())
+    return next((file for conf in folders if (file := conf / group / f"{choice}.yaml").is_file()), Path())
 
 
 @cache
 def schema_of(group: str, choice: str) -> type[Any]:
     """Return the schema that the YAML of a choice begins with."""
-    text = (CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")
+    text = file_of(group, choice).read_text(encoding="utf-8")
     match = re.search(r"^defaults: \[/hydra/schema/\w+/(\w+)@_here_, _self_\]$", text, re.MULTILINE)
     assert match is not None, f"conf/{group}/{choice}.yaml does not begin with its schema"
     return GROUPS[group][match[1]]

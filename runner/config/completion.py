@@ -16,6 +16,7 @@ from runner.config import data_sets
 from runner.config.help import allowed
 from runner.config.messages import schema_keys
 from runner.config.task import QuestionsConfig
+from runner.core.plugins import plug_ins
 
 _hydras_query = CompletionPlugin._query
 
@@ -61,6 +62,8 @@ def _values(plugin: CompletionPlugin, config_name: str | None, before: list[str]
         schema: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
         if name == "data" and isinstance(schema, type) and issubclass(schema, QuestionsConfig):
             return data_sets.names(composed)
+        if name == "scorer":
+            return [*plug_ins("scorer"), "null"]
         if name in schema_keys(schema):
             return allowed(schema, name)
     return []

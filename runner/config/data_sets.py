@@ -33,7 +33,7 @@ INTERPOLATION = "${data_set:"
 PATH_KEYS = ("data", "shots_data")
 KEYS = (
     *("data", "subset", "split", "question_key", "answer_key", "choices_key", "gold", "gold_after", "cluster"),
-    *("prompt", "template", "system", "instruction", "shots", "shots_data", "shots_split", "extractor"),
+    *("prompt", "template", "system", "instruction", "shots", "shots_data", "shots_split", "extractor", "scorer"),
 )
 
 

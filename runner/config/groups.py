@@ -1,7 +1,8 @@
-"""Every group of the menu, the schema of each of its choices, and the type of each key."""
+"""Every group of the menu, the schema of each of its choices, the type of each key, and what plug-ins a job uses."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -14,15 +15,17 @@ from runner.config.root import NoTrackingConfig, RunnerConfig, TrackingConfig
 from runner.config.rope import ROPES
 from runner.config.tasks import TASKS
 from runner.core.fields import Names, Text
+from runner.core.plugins import Choices, PlugIn, plug_ins
 from runner.quantization import CHOICES
+from runner.quantization.mixed import Mix
 
-GROUPS: dict[str, dict[str, type[Any]]] = {
-    "model": {**MODELS},
-    "quantization": {**CHOICES},
+GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
+    "model": MODELS,
+    "quantization": CHOICES,
     "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
     "rope": {**ROPES},
     "generation": {**GENERATIONS},
-    "task": {**TASKS},
+    "task": TASKS,
     "tracking": {"sqlite": TrackingConfig, "none": NoTrackingConfig},
 }
 
@@ -42,9 +45,39 @@ class KeyType:
         return self.is_list or self.may_be_list
 
 
-@cache
+def names_of(group: str) -> list[str]:
+    """Return the names of all schemas of a group, also those of plug-ins."""
+    schemas = GROUPS[group]
+    return schemas.names() if isinstance(schemas, Choices) else sorted(schemas)
+
+
+def packages_of(config: RunnerConfig) -> dict[str, str]:
+    """Return the packages, with versions, of all plug-ins in a job: they count in its id, and its record has them."""
+    of_metrics = [f"{name} of {plug_ins('metric')[name].package}" for name in config.metrics]
+    found = {f"{key}.package": it.package for key, it in _plug_ins_of(config)}
+    return found | ({"metrics.package": ", ".join(of_metrics)} if of_metrics else {})
+
+
+def _plug_ins_of(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
+    for group in ("model", "quantization", "task"):
+        schemas = GROUPS[group]
+        assert isinstance(schemas, Choices)
+        if (it := schemas.of(type(getattr(config, group)))) is not None:
+            yield group, it
+    for pattern, choice in Mix.of(config.quantization).overrides.items():
+        if (it := CHOICES.of(type(choice))) is not None:
+            yield f"quantization.overrides.{pattern}", it
+    if (scorer := config.task.gold_scorer) is not None:
+        yield "task.scorer", plug_ins("scorer")[scorer]
+
+
 def key_types() -> dict[str, KeyType]:
-    """Return the type of each key of the schemas."""
+    """Return the type of each key of the schemas; of plug-ins', only those that were asked for."""
+    return _key_types(tuple(len(schemas) for schemas in GROUPS.values()))
+
+
+@cache
+def _key_types(_loaded: tuple[int, ...]) -> dict[str, KeyType]:
     types: dict[str, KeyType] = {}
     schemas = [(f"{group}.", schema) for group, choices in GROUPS.items() for schema in choices.values()]
     schemas.append(("", RunnerConfig))

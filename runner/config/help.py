@@ -24,10 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import data_sets
-from runner.config.choices import CONF, schema_of
+from runner.config.choices import CONF, file_of, schema_of
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.config.task import QuestionsConfig
+from runner.core.plugins import packages
 
 WIDTH, COLUMN = 120, 40
 LINE = re.compile(r"""(\s*)([A-Za-z_]\w*):((?:"[^"]*"|'[^']*'|[^#"'])*)(?:#\s*(.*))?""")
@@ -70,7 +71,7 @@ def described(composed: DictConfig, choices: Mapping[str, str]) -> str:
     lines = []
     for group in GROUPS:
         choice = choices[group]
-        lines += ["", *textwrap.wrap(f"{group}={choice}: {comments(CONF / group / f'{choice}.yaml').top}", WIDTH)]
+        lines += ["", *textwrap.wrap(f"{group}={choice}: {comments(file_of(group, choice)).top}", WIDTH)]
         for key, value, schema in _keys(composed[group]):
             comment = _comment(group, choice, key, schema)
             if key == "data" and issubclass(schema, QuestionsConfig):
@@ -82,6 +83,10 @@ def described(composed: DictConfig, choices: Mapping[str, str]) -> str:
     for key, value, schema in _keys(composed):
         if key not in (*GROUPS, "profile") and "." not in key:
             lines += _line(key, value, schema, menu.get(key, ""))
+    if found := packages():
+        lines += ["", "From plug-ins (docs/plugins.md):"]
+    for package, added in found.items():
+        lines += textwrap.wrap(f"  {package}: {', '.join(f'{it.kind} {it.name}' for it in added)}", WIDTH)
     return "\n".join(lines[1:]) + "\n"
 
 
@@ -157,7 +162,7 @@ def _written(value: Any) -> str:
 
 def _comment(group: str, choice: str, key: str, schema: type[Any]) -> str:
     """Return the comment beside a key, from its choice's file or that of another choice with the same key."""
-    if comment := comments(CONF / group / f"{choice}.yaml").beside.get(key):
+    if comment := comments(file_of(group, choice)).beside.get(key):
         return comment
     last = key.rpartition(".")[2]
     owner = next(kind for kind in schema.__mro__ if last in get_annotations(kind))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.plugins.completion_plugin import CompletionPlugin
@@ -31,16 +31,18 @@ from omegaconf.errors import (
 )
 
 from runner.config import completion, data_sets, help, profiles
-from runner.config.choices import CONF, choices_for
-from runner.config.groups import GROUPS, KeyType, key_types
+from runner.config.choices import CONF, choices_for, file_of
+from runner.config.groups import GROUPS, KeyType, key_types, names_of
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
 from runner.config.missing_keys import HYDRAS_OWN, compose_config
 from runner.config.root import RunnerConfig
+from runner.config.stored_schemas import StoredSchema, open_keys
 from runner.config.yaml_files import load_checked
 from runner.core.console import say
 from runner.core.environment import variable
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.fields import choice_of
+from runner.core.plugins import plug_ins
 
 # choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
@@ -58,27 +60,6 @@ _load = OmegaConf.load
 def _load_bounded(file: Any) -> Any:
     """Load a file as OmegaConf does, after a check of its depth and of what its aliases unpack to."""
     return load_checked(file, _load)
-
-
-class _Schemas(dict[str, ConfigNode | None]):
-    """The part of Hydra's store with the schemas of a group; one is converted when Hydra first reads it.
-
-    A job uses a few of the schemas, and converting all of them takes a tenth of the time of `--cfg job`.
-    """
-
-    def __init__(self, group: str) -> None:
-        super().__init__({f"{name}.yaml": None for name in GROUPS[group]})
-        self._group = group
-
-    def __getitem__(self, name: str) -> ConfigNode:
-        if (node := super().__getitem__(name)) is not None:
-            return node
-        schema = GROUPS[self._group][name.removesuffix(".yaml")]
-        free = [item.name for item in fields(schema) if item.default_factory is dict]
-        self[name] = node = ConfigNode(
-            name, _open(OmegaConf.structured(schema), *free), f"hydra/schema/{self._group}", None, "runner"
-        )
-        return node
 
 
 @cache
@@ -108,11 +89,12 @@ def register() -> None:
     }
     grid |= {"files": None, "reference": None}
     workers = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
-    store(group="hydra/sweeper", name="grid", node=_open(OmegaConf.create(grid), "params"), provider="runner")
+    store(group="hydra/sweeper", name="grid", node=open_keys(OmegaConf.create(grid), "params"), provider="runner")
     store(group="hydra/launcher", name="workers", node=workers, provider="runner")
     in_hydra: Any = ConfigStore.instance().repo["hydra"]
-    in_hydra["schema"].update({group: _Schemas(group) for group in GROUPS})
-    for name, of_weights in profiles.nodes(choices_for("model")):
+    schemas = {group: {f"{name}.yaml": StoredSchema(group, name) for name in names_of(group)} for group in GROUPS}
+    in_hydra["schema"].update(schemas)
+    for name, of_weights in profiles.nodes([it for it in choices_for("model") if it not in plug_ins("model")]):
         store(group="hydra/profile", name=name, node=of_weights, package="_global_", provider="runner")
 
 
@@ -150,13 +132,6 @@ def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
     if is_ours and not any("hydra" in override for override in overrides):
         return None  # its default
     return _composed_mode(self, config_name, overrides)
-
-
-def _open(node: DictConfig, *keys: str) -> DictConfig:
-    """Let users add keys of their own below these keys of a node, without a + before them."""
-    for key in keys:
-        OmegaConf.set_struct(node[key], False)
-    return node
 
 
 class NoRunFolder(Callback):
@@ -201,9 +176,18 @@ def to_config(composed: Any, choices: Mapping[str, str] | None = None) -> Runner
     data_sets.apply_data_set(composed)
     if choices is not None:
         _refuse_other_choices(composed, choices)
+        for group in GROUPS:
+            _warn_if_hidden(group, choices.get(group, ""))
     config = OmegaConf.to_object(composed)
     assert isinstance(config, RunnerConfig)
     return config
+
+
+@cache
+def _warn_if_hidden(group: str, choice: str) -> None:
+    """Say once that a plug-in has the name of one of the runner's own choices, which is used."""
+    if (it := plug_ins(group).get(choice)) is not None and file_of(group, choice).is_relative_to(CONF):
+        say(f"warning: {it} is not used: the runner itself has {group}={choice}")
 
 
 def as_yaml(composed: DictConfig) -> str:
@@ -229,9 +213,13 @@ def _refuse_extra(prefix: str, composed: DictConfig) -> None:
 def _refuse_other_choices(composed: DictConfig, choices: Mapping[str, str]) -> None:
     """Reject a group whose class is not that of its choice: what is shown and recorded would not be what runs."""
     for group, schemas in GROUPS.items():
-        expected, actual = schemas.get(choices.get(group, "")), OmegaConf.get_type(composed, group)
-        if expected is not None and expected is not actual:
+        choice, actual = choices.get(group, ""), OmegaConf.get_type(composed, group)
+        if choice in schemas and schemas[choice] is not actual:
             kind = getattr(actual, "__name__", actual)
+            if choice in plug_ins(group):
+                raise ConfigError(
+                    f"{plug_ins(group)[choice]}: its YAML does not begin with its schema (docs/plugins.md)"
+                )
             raise ConfigError(
                 f"{group}={choices[group]} is the choice, and the config puts a {kind} there: "
                 f"choose with {group}=CHOICE, or with `override /{group}: CHOICE` in a defaults list"
@@ -300,6 +288,8 @@ def _missing_config(error: MissingConfigException) -> str:
     if group in ("hydra/launcher", "hydra/sweeper") and choice in EXTRAS:
         install = f"pip install 'runner[{choice.partition('_')[0]}]'"
         return f"{group}={choice} comes in a package that is not installed here: {install}"
+    if (plug_in := plug_ins(group).get(choice)) is not None:
+        return f"{plug_in}: its package has no file conf/{group}/{choice}.yaml"
     if group and error.options:
         return unknown_choice(group, choice, error.options)
     return _first_lines(error)

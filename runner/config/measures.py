@@ -25,6 +25,7 @@ class SweepConfig(TaskConfig):
 
     module: ClassVar[str] = "runner.tasks.sweep"
     name: ClassVar[str] = "sweep"
+    keeps_samples: ClassVar[bool] = False
     batch_sizes: list[int] = field(default_factory=lambda: [1, 4, 16])
     prompt_tokens: list[int] = field(default_factory=lambda: [*PROMPT_TOKENS])
     new_tokens: Any = 32  # or a list: OmegaConf has no type for a number or a list
@@ -125,6 +126,7 @@ class MemoryConfig(TaskConfig):
 
     module: ClassVar[str] = "runner.tasks.memory.task"
     name: ClassVar[str] = "memory"
+    keeps_samples: ClassVar[bool] = False
     has_fresh_processes: ClassVar[bool] = True  # each repeat is a process of its own, so repeats count as runs
     batch_size: int = 8
     prompt_tokens: int = 256

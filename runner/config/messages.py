@@ -13,6 +13,7 @@ from runner.config.choices import CONF, choices_for
 from runner.config.groups import GROUPS, key_types
 from runner.config.root import RunnerConfig
 from runner.core.errors import nearest, unknown
+from runner.core.plugins import plug_ins
 
 # old names of choices and keys, and what to use instead
 RENAMED = {
@@ -31,7 +32,12 @@ def unknown_choice(group: str, choice: str, options: Iterable[str]) -> str:
     """Name a group's choice and the nearest valid one, or what has replaced it."""
     if (now := RENAMED.get(f"{group}={choice}")) is not None:
         return f"{group}={choice} is now {now}"
-    return f"{group}={choice}: {unknown(f'choice for {group}', choice, options)}"
+    return f"{group}={choice}: {unknown(f'choice for {group}', choice, options)}{_from_plug_ins(group)}"
+
+
+def _from_plug_ins(kind: str) -> str:
+    """Name the packages of the choices that are none of the runner's own; empty without plug-ins."""
+    return "".join(f"; {it.name} is from {it.package}" for it in plug_ins(kind).values())
 
 
 def schema_keys(schema: object) -> set[str]:

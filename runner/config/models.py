@@ -11,8 +11,9 @@ from runner.config.model import (
     PartsModelConfig,
     StubConfig,
 )
+from runner.core.plugins import Choices
 
-MODELS: dict[str, type[ModelConfig]] = {
+_OWN: dict[str, type[ModelConfig]] = {
     "model": LocalModelConfig,
     "local": LocalConfig,
     "stub": StubConfig,
@@ -20,3 +21,4 @@ MODELS: dict[str, type[ModelConfig]] = {
     "hybrid": HybridConfig,
     "parts": PartsModelConfig,
 }
+MODELS = Choices("model", ModelConfig, _OWN)

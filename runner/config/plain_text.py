@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,6 +21,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from runner.config.groups import GROUPS, KeyType, key_types
+from runner.core.errors import ConfigError
 
 FILES, REFERENCE = "files", "reference"  # what the command line calls two keys of the sweeper: a grid over model files
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -48,6 +50,10 @@ def literal(text: str) -> str:
 
 def quote_texts(arguments: list[str]) -> list[str]:
     """Quote the values that are texts, names or paths in a command line or a list of overrides."""
+    for group, _, chosen in (argument.partition("=") for argument in arguments):
+        for name in chosen.split(",") if group in GROUPS else ():
+            with suppress(KeyError, ConfigError):  # a plug-in is imported, so that the types of its keys are known
+                GROUPS[group][name]
     return [quote_text(argument) for argument in arguments]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -16,6 +16,8 @@ from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
 from runner.core.errors import ConfigError, check, check_not_blank
 from runner.core.fields import MISSING, choice_of, inert
+from runner.core.metrics import METRICS, Metric
+from runner.core.plugins import check_plug_in, load_object
 from runner.core.texts import is_text
 from runner.quantization import mixed
 from runner.quantization.base import QuantizationConfig
@@ -65,6 +67,7 @@ class RunnerConfig:
     tracking: TrackingConfig = inert(MISSING, "names the store of the results, and changes nothing in them")
     profile: str = inert(NO_PROFILE, "sets groups and keys, which count themselves")
     seed: int = 0
+    metrics: list[str] = field(default_factory=list, metadata={"counts_unless": [], "changes_no_answer": True})
     output_dir: str = inert("outputs", "names the folder of the results, and changes nothing in them")
     print: Print = inert(Print.table, "changes the display, not the computation")
     plan: bool | str = inert(False, "shows the plan and does nothing")
@@ -74,6 +77,15 @@ class RunnerConfig:
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
+        for name in self.metrics:
+            check_plug_in("metrics", "metric", name)
+            check(
+                name not in METRICS, "metrics", name, "the runner has a metric of this name: the plug-in needs another"
+            )
+            need = "it is computed by the tasks that have it, and not from samples: leave it out"
+            check(load_object("metric", name, Metric).of_samples is not None, "metrics", name, need)
+        need = f"task={self.task.name} keeps no samples that a metric could be computed from: leave it out"
+        check(not self.metrics or self.task.keeps_samples, "metrics", self.metrics, need)
         check(self.rerun in (True, False, "failed", "all"), "rerun", self.rerun, "use false, failed or all (= true)")
         check(self.plan in (True, False, "quick"), "plan", self.plan, "use true, false, or quick (calibrates nothing)")
         workers_ok = self.workers == AUTO or (self.workers.isdigit() and int(self.workers) >= 1)

@@ -13,6 +13,7 @@ from runner.config.wording import PromptStyle, WordingConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
 from runner.core.fields import HASHED, MISSING, Text, counts_as, counts_unless, inert
+from runner.core.plugins import check_plug_in
 
 
 class Extractor(StrEnum):
@@ -70,6 +71,7 @@ class TaskConfig:
     module: ClassVar[str]  # does the work; a string, so that a job imports its own task only
     name: ClassVar[str]
     gives_verdicts: ClassVar[bool] = False  # right or wrong, on each question
+    keeps_samples: ClassVar[bool] = True  # one for each prompt, of which metrics can be computed
     comparisons_key: ClassVar[str] = (
         ""  # the key that says how many comparisons share 5 %; if it is null, a grid counts
     )
@@ -78,6 +80,11 @@ class TaskConfig:
     def subject(self) -> str:
         """Return what the name of a run says about the task, for people."""
         return ""
+
+    @property
+    def gold_scorer(self) -> str | None:
+        """Return the scorer of a plug-in that reads gold answers and judges; None: numbers or letters."""
+        return None
 
     @property
     def asks_in_chat(self) -> bool:
@@ -198,6 +205,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     shots_data: str | None = inert(None, HASHED)
     shots_split: str = inert("train", SELECTS)
     extractor: Extractor = Extractor.strict
+    scorer: str | None = counts_unless(None)
     samples: int = 1
     repeat: int = counts_unless(0)
     check_invariance: int | str = counts_as(AUTO, 0)  # the check adds metrics and changes no answer
@@ -210,6 +218,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(0, "task.shots", self.shots)
+        self._check_scorer()
         check_not_blank("task.shots_split", self.shots_split, "name a split of the data")
         check(1 <= self.samples <= MAX_SAMPLES, "task.samples", self.samples, f"must lie in 1..{MAX_SAMPLES:,}")
         check_least(0, "task.repeat", self.repeat)
@@ -234,6 +243,35 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
             check(self.shots == 0, "task.shots", self.shots, f"{fixed}, with five of its own: leave it out")
             check(self.template is None, "task.template", repr(self.template), f"{fixed}: use task.prompt=text or chat")
         self.check_wording()
+
+    def _check_scorer(self) -> None:
+        """Reject a scorer that no plug-in has, and keys that it would ignore."""
+        if self.scorer is None:
+            return
+        check_plug_in("task.scorer", "scorer", self.scorer)
+        need = "an extractor has this name, too: the plug-in needs another"
+        check(self.scorer not in Extractor.__members__, "task.scorer", self.scorer, need)
+        ignored = {"gold": self.gold is not Gold.number, "gold_after": self.gold_after is not None}
+        ignored |= {"choices_key": self.choices_key is not None, "extractor": self.extractor is not Extractor.strict}
+        ignored |= {"check_contamination": self.check_contamination > 0}
+        for key in (key for key, is_set in ignored.items() if is_set):
+            need = f"it is for numbers and letters, and task.scorer={self.scorer} judges: leave one of the two out"
+            check(False, f"task.{key}", getattr(self, key), need)
+
+    @property
+    def gold_scorer(self) -> str | None:
+        """Return task.scorer."""
+        return self.scorer
+
+    @property
+    def judged_by(self) -> str:
+        """Return the extractor or scorer whose verdict counts."""
+        return self.scorer or self.extractor.value
+
+    @property
+    def ways_to_judge(self) -> list[str]:
+        """Return the extractors, or the scorer, that answers are kept of."""
+        return [self.scorer] if self.scorer else [each.value for each in Extractor]
 
     def _check_early_stop(self) -> None:
         """Reject a margin or a share that cannot be, or that nothing is compared by."""
@@ -362,6 +400,7 @@ class ChatConfig(TaskConfig):
 
     module: ClassVar[str] = "runner.tasks.chat"
     name: ClassVar[str] = "chat"
+    keeps_samples: ClassVar[bool] = False
     system: Text | None = None
     load: str | None = inert(None, "every conversation is a job of its own")
 
@@ -415,6 +454,7 @@ class SplitConfig(TaskConfig):
 
     module: ClassVar[str] = "runner.tasks.split"
     name: ClassVar[str] = "split"
+    keeps_samples: ClassVar[bool] = False
     num_parts: int | None = None
     strategy: Strategy = Strategy.balanced_bytes
     ratios: list[float] | None = None
@@ -461,6 +501,7 @@ class MergeConfig(TaskConfig):
 
     module: ClassVar[str] = "runner.tasks.merge"
     name: ClassVar[str] = "merge"
+    keeps_samples: ClassVar[bool] = False
     parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
     dtype: Dtype = Dtype.float32
@@ -483,6 +524,7 @@ class VerifyConfig(TaskConfig):
 
     module: ClassVar[str] = "runner.tasks.verify"
     name: ClassVar[str] = "verify"
+    keeps_samples: ClassVar[bool] = False
     parts: str = inert(MISSING, HASHED)
     source: str | None = None
     level: VerifyLevel = VerifyLevel.full
@@ -504,6 +546,7 @@ class ArchiveConfig(TaskConfig):
 
     module: ClassVar[str] = "runner.tasks.archive"
     name: ClassVar[str] = "archive"
+    keeps_samples: ClassVar[bool] = False
     parts: str = inert(MISSING, HASHED)
     output_dir: str = MISSING
     archive: Archive = Archive.zstd
@@ -519,6 +562,7 @@ class ServeConfig(TaskConfig):
 
     module: ClassVar[str] = "runner.tasks.serve"
     name: ClassVar[str] = "serve"
+    keeps_samples: ClassVar[bool] = False
     host: str = "127.0.0.1"
     port: int = 8000
     model_name: str | None = inert(None, "what clients call the model")

@@ -16,8 +16,9 @@ from runner.config.task import (
     TaskConfig,
     VerifyConfig,
 )
+from runner.core.plugins import Choices
 
-TASKS: dict[str, type[TaskConfig]] = {
+_OWN: dict[str, type[TaskConfig]] = {
     "gsm8k": Gsm8kConfig,
     "agents": AgentsConfig,
     "generate": GenerateConfig,
@@ -31,3 +32,4 @@ TASKS: dict[str, type[TaskConfig]] = {
     "archive": ArchiveConfig,
     "serve": ServeConfig,
 }
+TASKS = Choices("task", TaskConfig, _OWN)

@@ -6,12 +6,17 @@ computes it and in this file. Names contain units (`peak_rss_mib`, `load_s`), so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import cache
 from string import Formatter
 from typing import Any
 
+from runner.core.console import say
+from runner.core.errors import ConfigError
+from runner.core.plugins import load_object, plug_ins
+from runner.core.result import Sample
 from runner.core.stats import RANKS
 
 UNITS = {"_tok_per_s": "tok/s", "_mib_per_s": "MiB/s", "_gb_per_s": "GB/s", "_gflop_per_s": "GFLOP/s",
@@ -39,17 +44,18 @@ class Pooling(StrEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that tasks measure."""
+    """One number that tasks measure, or that a plug-in computes from a job's samples."""
 
     key: str
     label: str  # without the unit
-    unit: str
-    form: str  # Python's format specification; empty: as many digits as help
-    better: Better
-    pooling: Pooling
+    unit: str = ""
+    form: str = ""  # Python's format specification; empty: as many digits as help
+    better: Better = Better.neither
+    pooling: Pooling = Pooling.mean
     tokens: str = ""  # for pooling per token: the metric that counts the tokens
     axis_words: str = ""  # the text on a picture's axis, if the label is too short
     head_words: str = ""  # the head of a narrow column, if the label does not fit
+    of_samples: Callable[[Sequence[Sample]], float] | None = None  # a plug-in's: from the answers that count
 
     @property
     def title(self) -> str:
@@ -528,6 +534,7 @@ def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
         lines = [line.text for line in LINES if line.fits(job) and not line.common]
         named = [name for text in lines for _, name, _, _ in Formatter().parse(text) if name]
         shown += list(dict.fromkeys(name for name in named if name in METRICS and name not in OF_ANY_TASK))[:MAX_OF_ONE]
+    shown += [key for key in of_plug_ins(jobs) if key not in shown]
     shown += [key for key in OF_ANY_TASK if key not in shown and any(key in job for job in jobs)]
     return [described(key) for key in shown]
 
@@ -535,13 +542,31 @@ def grid_columns(jobs: Sequence[Mapping[str, float]]) -> list[Metric]:
 def described(key: str) -> Metric:
     """Return the metric of a key, also for a cell (`ttft_s/batch_4_prompt_64`) or a spread (`…_max`).
 
-    A key that is not listed here, such as that of a task outside this project, is described by its unit.
+    A key that neither this list nor a plug-in describes is described by its unit.
     """
     base = key.partition("/")[0]
     for name in (base, *(base.removesuffix(suffix) for suffix in SPREADS)):
         if name in METRICS:
             return METRICS[name]
+        if name in plug_ins("metric"):
+            return of_plug_in(name) or _metric(base)
     return _metric(base)
+
+
+def of_plug_ins(jobs: Iterable[Mapping[str, float]]) -> list[str]:
+    """Return the metrics of plug-ins that any job has."""
+    names = [name for name in plug_ins("metric") if name not in METRICS]
+    return [name for name in names if any(name in job for job in jobs)] if names else []
+
+
+@cache
+def of_plug_in(name: str) -> Metric | None:
+    """Return a plug-in's description of a metric; None, with a warning, if it cannot be imported."""
+    try:
+        return load_object("metric", name, Metric)
+    except ConfigError as error:
+        say(f"warning: {error}")
+        return None
 
 
 def score(metrics: Mapping[str, float]) -> tuple[int, int] | None:

@@ -293,6 +293,8 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
 
 
 def _needed(keys: Keys) -> str:
+    if keys.scorer is not None:
+        return f"an answer that task.scorer={keys.scorer} can read"
     if keys.has_letters:
         return "an answer that is the letter of a choice"
     return f"an answer that is a number or ends in '{keys.after or '####'} NUMBER'"

@@ -15,6 +15,7 @@ from typing import Any
 
 from runner.config.task import QuestionsConfig
 from runner.core.errors import few
+from runner.scorers.base import scorer_of
 from runner.scorers.letters import LETTERS, gold_letter
 from runner.scorers.numbers import gold_number
 
@@ -39,13 +40,13 @@ class Keys:
     has_letters: bool = False  # the gold answer is the letter of a choice, and not a number
     after: str | None = None  # the words before it; None: ####
     cluster: str | None = None  # names the family of questions that a row belongs to
+    scorer: str | None = None  # of a plug-in: it reads the gold answer
 
     @classmethod
     def of(cls, task: QuestionsConfig) -> Keys:
         """Return the keys that a task names."""
-        return cls(
-            task.question_key, task.answer_key, task.choices_key, task.has_letters, task.gold_after, task.cluster
-        )
+        keys = task.question_key, task.answer_key, task.choices_key
+        return cls(*keys, task.has_letters, task.gold_after, task.cluster, task.gold_scorer)
 
     def among(self, names: Collection[str]) -> tuple[tuple[str, ...], str]:
         """Return the keys of the question's parts, and that of the answer; ValueError if one is missing."""
@@ -98,13 +99,18 @@ def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
     if choice_keys := keys.of_choices(row):
         labels, choices = _choices(row, choice_keys)
         question = "\n".join([stem, *(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False))])
-    if keys.has_letters:
+    if keys.scorer is not None:
+        value = row[answer_key]
+        answer = worked = str(value) if isinstance(value, int | float) else _text(row, answer_key)
+        gold = scorer_of(keys.scorer).read_gold(answer)
+    elif keys.has_letters:
         answer, gold = _letter(row[answer_key], labels, choices, keys.after)
     else:
         answer = _answer(row, answer_key)
         gold = gold_number(answer, keys.after)
     # as a worked example, an answer without #### would teach the model to leave it out
-    worked = answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
+    if keys.scorer is None:
+        worked = answer if "####" in answer else f"#### {gold}" if keys.after is None else f"{answer}\n#### {gold}"
     row_id = next((str(row[key]) for key in _id_keys(row) if isinstance(row[key], str | int)), "")
     cluster = next((cluster_of(row, key) for key in keys.of_cluster(row)), None)
     return Read(question, worked, gold, choices, stem if choices else "", row_id, cluster)

@@ -16,7 +16,7 @@ from runner.config.lora import AdapterConfig
 from runner.core import machine
 from runner.core.mapped_files import MappedFiles
 from runner.models.lora.peft import AdapterReport
-from runner.quantization import CHOICES, HOLDERS
+from runner.quantization import CHOICES, holders
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.mixed import Mix
 
@@ -134,8 +134,8 @@ def unpacked_mib(model: Any, quantization: QuantizationConfig) -> float:
 
 def _quantized_kind(module: torch.nn.Module) -> str:
     """Return the class of a quantized layer, or of its quantized weight; empty for any other layer."""
-    holders = (module, module._parameters.get("weight"))
-    return next((type(one).__name__ for one in holders if type(one).__module__.startswith(HOLDERS)), "")
+    held = (module, module._parameters.get("weight"))
+    return next((type(one).__name__ for one in held if type(one).__module__.startswith(holders())), "")
 
 
 def describe_lora(adapter: AdapterConfig | None, report: AdapterReport | None) -> Described:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from runner.core.plugins import Choices
 from runner.quantization.base import Format, QuantizationConfig
 from runner.quantization.bitnet import BitnetConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
@@ -16,7 +17,7 @@ from runner.quantization.int_quantized import IntQuantizedConfig
 from runner.quantization.pack_quantized import PackQuantizedConfig
 from runner.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, TorchaoInt8Config, TorchaoIntxConfig
 
-CHOICES: dict[str, type[QuantizationConfig]] = {
+_OWN: dict[str, type[QuantizationConfig]] = {
     "none": QuantizationConfig,
     "int8": Int8Config,
     "nf4": Nf4Config,
@@ -39,18 +40,19 @@ CHOICES: dict[str, type[QuantizationConfig]] = {
     "hqq": HqqConfig,
     "gguf": GgufConfig,
 }
+CHOICES = Choices("quantization", QuantizationConfig, _OWN)
 SMALLEST = Nf4Config  # of those that quantize a plain checkpoint: what to use when memory is short
-METHODS = tuple(dict.fromkeys(choice.method for choice in CHOICES.values() if choice.method))
-HOLDERS = tuple({holder for choice in CHOICES.values() for holder in choice.holders})
+METHODS = tuple(dict.fromkeys(choice.method for choice in _OWN.values() if choice.method))
 
 
 def read_format(settings: dict[str, Any]) -> Format | None:
     """Return how the weights are quantized, from a config.json; None if they are not."""
     if not (stored := stored_settings(settings)):
         return None
-    formats = [found for choice in CHOICES.values() if (found := choice.read_stored(stored)) is not None]
-    if formats:  # of several choices of one library, the one that makes just this
-        return next((found for found in formats if found.matched), formats[0])
+    for choices in (_OWN.values(), CHOICES.from_plug_ins()):
+        formats = [found for choice in choices if (found := choice.read_stored(stored)) is not None]
+        if formats:  # of several choices of one library, the one that makes just this
+            return next((found for found in formats if found.matched), formats[0])
     method = str(stored.get("quant_method") or "")
     return Format(method, QuantizationConfig(), 8, method or "an unnamed quant_method", matched=False, known=False)
 
@@ -58,6 +60,11 @@ def read_format(settings: dict[str, Any]) -> Format | None:
 def stored_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the quantization_config in a config.json; empty if there is none."""
     return settings.get("quantization_config") or settings.get("text_config", {}).get("quantization_config") or {}
+
+
+def holders() -> tuple[str, ...]:
+    """Return the modules that define the classes of quantized layers, or of their weights."""
+    return tuple({holder for choice in CHOICES.values() for holder in choice.holders})
 
 
 def quiet_imports() -> None:

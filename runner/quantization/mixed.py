@@ -128,12 +128,13 @@ def _choice(pattern: str, value: Any) -> QuantizationConfig:
     key = f"quantization.overrides.{pattern}"
     keys = dict(value) if isinstance(value, dict) else {"name": value}
     name = keys.pop("name", None)
-    usable = [name for name, kind in CHOICES.items() if kind.source is CheckpointSource.plain]
     if name is None:
         raise ConfigError(f"{key}={value}: give a choice, such as int8, or {{name: nf4, double_quant: false}}")
-    if name not in usable:
+    kind = CHOICES[name] if name in CHOICES.names() else None
+    if kind is None or kind.source is not CheckpointSource.plain:
+        every = ((one, CHOICES.get(one)) for one in CHOICES.names())
+        usable = [one for one, kind in every if kind is not None and kind.source is CheckpointSource.plain]
         raise ConfigError(f"{key}={name}: {unknown('choice for single layers', str(name), usable)}")
-    kind = CHOICES[name]
     own = [item.name for item in fields(kind) if item.name not in MIX_KEYS]
     if strange := [str(key) for key in keys if key not in own]:
         raise ConfigError(f"{key}: {name} has no key {few(strange)}; it has {', '.join(own) or 'none'}")

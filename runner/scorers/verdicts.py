@@ -1,31 +1,38 @@
-"""Judges whether an answer is right: a number if the gold answer is one, or the letter of a choice."""
+"""Judges whether an answer is right: a number, the letter of a choice, or what the scorer of a plug-in finds."""
 
 from __future__ import annotations
 
 from runner.config.task import Extractor
 from runner.core.result import FinishReason, Verdict
+from runner.scorers.base import scorer_of
 from runner.scorers.letters import LETTERS, extract_letters
 from runner.scorers.numbers import extract_all
 
+EXTRACTORS = frozenset(each.value for each in Extractor)
 
-def judge(
-    text: str, finish_reason: FinishReason, gold: str, extractor: Extractor
-) -> tuple[dict[str, str | None], Verdict]:
-    """Return each extractor's answer, and the verdict: an answer that is cut off is not a wrong answer."""
-    answers = {
-        each.value: number for each, number in (extract_letters if gold in LETTERS else extract_all)(text).items()
-    }
-    answer = answers[extractor.value]
+
+def judge(text: str, finish_reason: FinishReason, gold: str, by: str) -> tuple[dict[str, str | None], Verdict]:
+    """Return each extractor's answer, and the verdict: an answer that is cut off is not a wrong answer.
+
+    The extractor `by` decides, or the scorer of a plug-in, whose answer is then the only one.
+    """
+    answers: dict[str, str | None]
+    if by in EXTRACTORS:
+        found = (extract_letters if gold in LETTERS else extract_all)(text)
+        answers = {each.value: number for each, number in found.items()}
+    else:
+        answers = {by: scorer_of(by).find(text)}
+    answer = answers[by]
     if finish_reason is FinishReason.error:
         return answers, Verdict.cut_off
-    if answer is not None and answer == gold:
+    if answer is not None and (answer == gold if by in EXTRACTORS else scorer_of(by).is_right(answer, gold)):
         return answers, Verdict.correct
-    if was_cut_off(answers, finish_reason, extractor):
+    if was_cut_off(answers, finish_reason, by):
         return answers, Verdict.cut_off
     return answers, Verdict.no_answer if answer is None else Verdict.wrong
 
 
-def was_cut_off(answers: dict[str, str | None], finish_reason: FinishReason, extractor: Extractor) -> bool:
+def was_cut_off(answers: dict[str, str | None], finish_reason: FinishReason, by: str) -> bool:
     """Whether a text ended before its answer: it may contain numbers, but none is marked as the answer."""
-    marked_answer = answers[Extractor.strict.value if extractor is Extractor.flexible else extractor.value]
+    marked_answer = answers[Extractor.strict.value if by == Extractor.flexible else by]
     return finish_reason is not FinishReason.stop and marked_answer is None

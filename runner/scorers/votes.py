@@ -14,7 +14,6 @@ from fractions import Fraction
 from functools import lru_cache
 from math import comb
 
-from runner.config.task import Extractor
 from runner.core.result import BranchText, Verdict
 from runner.scorers.verdicts import judge, was_cut_off
 
@@ -44,24 +43,23 @@ class Vote:
         return float(sum(shares, Fraction(0)))
 
 
-def elect(answers: Sequence[BranchText], gold: str, extractor: Extractor) -> Vote:
+def elect(answers: Sequence[BranchText], gold: str, by: str) -> Vote:
     """Count the votes of a question's answers; a single answer elects its own number.
 
     Of several answers, one that was cut off has no vote, even if its last number happens to be right.
     """
-    judged = [judge(one.text, one.finish_reason, gold, extractor) for one in answers]
+    judged = [judge(one.text, one.finish_reason, gold, by) for one in answers]
     votes: Counter[str] = Counter()
     firsts: dict[str, int] = {}
     for place, (numbers, verdict) in enumerate(judged):
-        number = numbers[extractor.value]
-        has_vote = len(answers) == 1 or not was_cut_off(numbers, answers[place].finish_reason, extractor)
+        number = numbers[by]
+        has_vote = len(answers) == 1 or not was_cut_off(numbers, answers[place].finish_reason, by)
         if has_vote and number is not None and verdict in (Verdict.correct, Verdict.wrong):
             votes[number] += 1
             firsts.setdefault(number, place)
     if not votes:
         all_cut_off = all(
-            was_cut_off(numbers, one.finish_reason, extractor)
-            for (numbers, _), one in zip(judged, answers, strict=True)
+            was_cut_off(numbers, one.finish_reason, by) for (numbers, _), one in zip(judged, answers, strict=True)
         )
         return Vote(None, Verdict.cut_off if all_cut_off else Verdict.no_answer, 0, False, (), (), len(judged))
     most_votes = max(votes.values())

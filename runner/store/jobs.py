@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from runner.config.groups import packages_of
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.core import machine
 from runner.core.console import say
@@ -128,7 +129,7 @@ def identify(
     identity: dict[str, Any] = {
         "identity": IDENTITY_VERSION,
         "task_version": task_version,
-        "config": dict(semantic_keys(config)),
+        "config": dict(semantic_keys(config)) | packages_of(config),
         "evidence": input_hashes,
     }
     if measures:
@@ -136,6 +137,7 @@ def identify(
     job_id = f"{config.task.name}-{_short_hash(identity)}"
     for part in ("config", "evidence"):
         identity[part] = {key: value for key, value in identity[part].items() if key not in ignored_for_reuse}
+    identity["config"] = {key: it for key, it in identity["config"].items() if key.partition(".")[0] != "metrics"}
     sibling_key = _short_hash(identity) if ignored_for_reuse else ""
     folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
     return Job(job_id, folder, sibling_key, input_hashes.get("model", ""))

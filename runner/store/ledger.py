@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from runner.config.groups import packages_of
 from runner.config.root import RunnerConfig, measured_keys
 from runner.core import machine, signals
 from runner.core.console import PlainFormatter
@@ -39,7 +40,7 @@ def new_record(config: RunnerConfig, job: jobs.Job, task_version: int, data: dic
         task=config.task.name,
         task_version=task_version,
         name=tracking.run_name(config),
-        params=dict(tracking.flatten(config)),
+        params=dict(tracking.flatten(config)) | packages_of(config),
         versions=machine.versions() | machine.git_state(),
         data=data or {},
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),

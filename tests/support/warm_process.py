@@ -26,6 +26,7 @@ import time
 import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,10 +139,11 @@ class WarmPopen(subprocess.Popen[Any]):
 
 
 def _hides_modules(python_path: str) -> bool:
-    """Whether new folders hold more than sitecustomize.py: modules that the nursery may have imported from elsewhere."""
+    """Whether new folders hold modules that the nursery may have imported from elsewhere."""
     known = {os.path.abspath(folder) for folder in sys.path}
     new = [Path(name) for name in python_path.split(os.pathsep) if name and os.path.abspath(name) not in known]
-    return bool({path.name for folder in new for path in folder.glob("*")} - {"sitecustomize.py", "__pycache__"})
+    names = {path.stem for folder in new for path in folder.glob("*") if path.suffix in ("", ".py")}
+    return any(name != "sitecustomize" and PathFinder.find_spec(name) is not None for name in names)
 
 
 def popen(args: Sequence[str], **keys: Any) -> WarmPopen:

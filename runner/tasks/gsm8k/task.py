@@ -11,7 +11,7 @@ from functools import partial
 
 from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
-from runner.config.task import AUTO, Extractor, Gsm8kConfig
+from runner.config.task import AUTO, Gsm8kConfig
 from runner.core.errors import check
 from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
@@ -104,7 +104,7 @@ def run(inputs: Problems, context: Context) -> Result:
     with closing(again) if again is not None else nullcontext():
         done = complete_questions(inputs, requests, context, early_stop, again)
     counted = [sample for sample in done.samples if not sample.left_out]
-    metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
+    metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts, task.ways_to_judge)
     facts = done.facts
     if early_stop is not None:
         metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
@@ -244,15 +244,15 @@ def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Samp
     """Return a sample with its question and its verdict; several answers vote on one."""
     item = items[sample.index]
     if sample.choices is None:
-        extracted, verdict = judge(sample.text, sample.finish_reason, item.gold, task.extractor)
+        extracted, verdict = judge(sample.text, sample.finish_reason, item.gold, task.judged_by)
         sample = replace(sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out)
         return replace(sample, extracted=extracted, verdict=verdict)
     choices = []
     for choice in sample.choices:
-        extracted, verdict = judge(choice.text, choice.finish_reason, item.gold, task.extractor)
+        extracted, verdict = judge(choice.text, choice.finish_reason, item.gold, task.judged_by)
         choices.append(replace(choice, extracted=extracted, verdict=verdict))
-    votes = {each: elect(choices, item.gold, each) for each in Extractor}
-    elected = votes[task.extractor]
+    votes = {each: elect(choices, item.gold, each) for each in task.ways_to_judge}
+    elected = votes[task.judged_by]
     return replace(
         sample,
         question=item.question,
@@ -260,7 +260,7 @@ def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Samp
         cluster=item.cluster,
         text=choices[elected.winner].text,
         finish_reason=sample.finish_reason if sample.failed else choices[elected.winner].finish_reason,
-        extracted={each.value: vote.answer for each, vote in votes.items()},
+        extracted={each: vote.answer for each, vote in votes.items()},
         verdict=elected.verdict,
         choices=choices,
         left_out=item.left_out,

@@ -59,22 +59,25 @@ def look_at_prompts(
 # --------------------------------------------------------------------------------------------------- the report
 
 
-def votes_by(samples: Sequence[Sample], extractor: Extractor) -> list[Vote]:
-    """Return the vote among the answers to each question, by an extractor."""
-    return [elect(sample.answers, str(sample.gold), extractor) for sample in samples]
+def votes_by(samples: Sequence[Sample], by: str) -> list[Vote]:
+    """Return the vote among the answers to each question, by an extractor or a scorer."""
+    return [elect(sample.answers, str(sample.gold), by) for sample in samples]
 
 
-def trust_report(samples: Sequence[Sample], facts: Mapping[str, str]) -> dict[str, float]:
+def trust_report(
+    samples: Sequence[Sample], facts: Mapping[str, str], ways: Sequence[str] = tuple(Extractor)
+) -> dict[str, float]:
     """Return the accuracy by each extractor, how often they disagree, and counts of hidden problems."""
-    verdicts = {each: [vote.verdict for vote in votes_by(samples, each)] for each in Extractor}
-    pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
+    verdicts = {each: [vote.verdict for vote in votes_by(samples, each)] for each in ways}
     answers = [one for sample in samples for one in sample.answers]
     report: dict[str, float] = {
-        **{f"accuracy/{each.value}": values.count(Verdict.correct) / len(samples) for each, values in verdicts.items()},
-        "extractors_differ": sum(strict is not flexible for strict, flexible in pairs),
+        **{f"accuracy/{each}": values.count(Verdict.correct) / len(samples) for each, values in verdicts.items()},
         "stopped_by_length": sum(one.finish_reason is FinishReason.length for one in answers),
         "cut_off_thinking": cut_off_thinking(samples, facts),
     }
+    if Extractor.strict in verdicts:
+        pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
+        report["extractors_differ"] = sum(strict is not flexible for strict, flexible in pairs)
     return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
 
 
@@ -117,7 +120,7 @@ def by_number_of_answers(
     """Return metrics and a table of pass@k and maj@k for the first 1, 2, 4 … answers to each question."""
     if task.samples == 1:
         return {}, []
-    votes = votes_by(samples, task.extractor)
+    votes = votes_by(samples, task.judged_by)
     metrics: dict[str, float] = {"answers_each": task.samples, "tied_votes": sum(vote.tied for vote in votes)}
     rows = []
     for k in sizes(task.samples):

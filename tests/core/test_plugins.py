@@ -1,0 +1,144 @@
+"""Entry points of other packages: found without importing them, and each mistake names the package."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from plug_in_packages import write_package
+
+from runner.core import plugins
+from runner.core.errors import ConfigError
+from runner.core.metrics import Metric
+from runner.core.plugins import Choices
+from runner.quantization.base import QuantizationConfig
+
+GOOD = """
+from dataclasses import dataclass
+from runner.quantization.base import QuantizationConfig
+@dataclass
+class Mine(QuantizationConfig):
+    name = "mine"
+"""
+Add = Callable[..., Path]
+
+
+@pytest.fixture
+def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
+    """Return a function that installs a package in a folder of its own, before all others on the path."""
+
+    def forget() -> None:
+        plugins._found.cache_clear()
+        plugins.plug_ins.cache_clear()
+        for module in [it for it in sys.modules if it.startswith("of_test_")]:
+            del sys.modules[module]
+
+    def package(name: str, entry_points: str, version: str = "2.0", **modules: str) -> Path:
+        folder = write_package(tmp_path / f"{name}-{version}", name, entry_points, version, **modules)
+        monkeypatch.syspath_prepend(folder)
+        forget()
+        return folder
+
+    yield package
+    monkeypatch.undo()
+    forget()
+
+
+def choices(**own: type[QuantizationConfig]) -> Choices[QuantizationConfig]:
+    return Choices("quantization", QuantizationConfig, own)
+
+
+def test_a_name_is_known_before_its_module_is_imported(add: Add) -> None:
+    add("birds", "[runner.quantizations]\nmine = of_test_birds:Mine\n", of_test_birds=GOOD)
+    known = choices(none=QuantizationConfig)
+    assert known.names() == ["mine", "none"]
+    assert "mine" in known
+    assert "of_test_birds" not in sys.modules
+    assert list(known) == ["none"]  # iterating imports nothing
+    assert known["mine"].name == "mine"
+    assert "of_test_birds" in sys.modules
+    assert known.of(known["mine"]) == plugins.plug_ins("quantization")["mine"]
+    assert known.of(QuantizationConfig) is None
+    assert plugins.plug_ins("quantization")["mine"].package == "birds 2.0"
+    with pytest.raises(KeyError):
+        known["other"]
+    assert known.get("other") is None
+
+
+def test_a_class_is_known_as_a_plug_ins_before_it_was_asked_for(add: Add) -> None:
+    """A worker gets the config from another process, which imports the class by its module."""
+    add("birds", "[runner.quantizations]\nmine = of_test_birds:Mine\n", of_test_birds=GOOD)
+    import of_test_birds  # type: ignore[import-not-found]
+
+    assert str(choices().of(of_test_birds.Mine)) == "quantization mine of birds 2.0"
+
+
+@pytest.mark.parametrize(
+    ("entry", "module", "message"),
+    [
+        ("mine = of_test_b:Mine", "import not_there", "importing of_test_b:Mine failed (ModuleNotFoundError"),
+        ("mine = of_test_b:Mine", "1 / 0", "importing of_test_b:Mine failed (ZeroDivisionError: division by zero)"),
+        ("mine = of_test_b:Other", GOOD, "importing of_test_b:Other failed (AttributeError"),
+        ("mine = of_test_b:Mine", "Mine = 3", "of_test_b:Mine is no subclass of QuantizationConfig (runner.quantization.base), but an object of class int"),
+        ("mine = of_test_b:Mine", "class Mine: pass", "but the class Mine"),
+        ("yours = of_test_b:Mine", GOOD, "of_test_b:Mine calls itself 'mine': its class needs name = 'yours'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_choice_names_its_package(
+    add: Add, capsys: pytest.CaptureFixture[str], entry: str, module: str, message: str
+) -> None:
+    add("bad-birds", f"[runner.quantizations]\n{entry}\n", of_test_b=module)
+    name = entry.split()[0]
+    known = choices()
+    with pytest.raises(ConfigError) as error:
+        known[name]
+    assert str(error.value).startswith(f"quantization {name} of bad-birds 2.0: ")
+    assert message in str(error.value)
+    assert known.get(name) is None  # a reader of records goes on without it, and says so once
+    assert known.get(name) is None
+    assert capsys.readouterr().err.count(message) == 1
+    assert list(known.from_plug_ins()) == []
+
+
+def test_two_packages_with_one_name(add: Add) -> None:
+    text = "[runner.quantizations]\nmine = of_test_birds:Mine\n"
+    add("birds", text, of_test_birds=GOOD)
+    add("fishes", text)
+    with pytest.raises(ConfigError, match="has the same name for a quantization: uninstall one of the two packages"):
+        choices()["mine"]
+
+
+def test_the_runners_own_choice_hides_a_plug_ins(add: Add) -> None:
+    add("birds", "[runner.quantizations]\nnone = of_test_birds:Mine\n", of_test_birds=GOOD)
+    known = choices(none=QuantizationConfig)
+    assert known["none"] is QuantizationConfig
+    assert known.plug_in("none") is None
+    assert "of_test_birds" not in sys.modules
+
+
+def test_an_older_copy_further_back_on_the_path_is_not_a_rival(add: Add) -> None:
+    text = "[runner.quantizations]\nmine = of_test_birds:Mine\n"
+    add("birds", text, "1.0", of_test_birds="1 / 0")
+    add("birds", text, "2.0", of_test_birds=GOOD)
+    assert choices()["mine"].name == "mine"
+    assert list(plugins.packages()) == ["birds 2.0"]
+
+
+def test_objects(add: Add) -> None:
+    module = "from runner.core.metrics import Metric\nM = Metric('m', 'm')\nN = Metric('other', 'n')\nO = 3"
+    points = "".join(f"{name} = of_test_m:{name.upper()}\n" for name in "mno")
+    add("numbers", f"[runner.metrics]\n{points}[other.group]\nx = y\n", of_test_m=module)
+    assert plugins.load_object("metric", "m", Metric).label == "m"
+    with pytest.raises(ConfigError, match="metric n of numbers 2.0: of_test_m:N calls itself 'other'"):
+        plugins.load_object("metric", "n", Metric)
+    with pytest.raises(
+        ConfigError, match="of_test_m:O is no Metric \\(runner.core.metrics\\), but an object of class int"
+    ):
+        plugins.load_object("metric", "o", Metric)
+    with pytest.raises(ConfigError, match="metrics=p: no metric 'p'. .*Choices: m, n, o"):
+        plugins.check_plug_in("metrics", "metric", "p")
+    with pytest.raises(ConfigError, match="task.scorer=p: no installed package adds a scorer"):
+        plugins.check_plug_in("task.scorer", "scorer", "p")
+    assert plugins.conf_folders() == {}

@@ -1,0 +1,92 @@
+"""model=backwards: says the prompt backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from runner.checkpoints.resolve import Resolved
+from runner.config.root import RunnerConfig
+from runner.core.result import FinishReason
+from runner.engines.base import Capability, Completion, EngineReport, Event, Request, RequestId, prompt_sha256
+from runner.engines.contract import Engine
+from runner.engines.kinds import BaseCache, Encoded, ModelKind
+from runner.engines.session import Session
+from runner.engines.stats import EngineStats
+from runner_example.backwards_config import BackwardsConfig
+
+
+class BackwardsEngine:
+    """A character is a token."""
+
+    capabilities: frozenset[Capability] = frozenset()
+
+    def __init__(self, shout: bool) -> None:
+        self.shout, self.stats = shout, EngineStats()
+
+    def load(self) -> EngineReport:
+        """Report that there is nothing to load."""
+        return EngineReport(facts={"architecture": "backwards"})
+
+    def encode(self, request: Request) -> Encoded:
+        """Return the text and its characters."""
+        return str(request.prompt), [ord(letter) for letter in str(request.prompt)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of characters."""
+        return "".join(map(chr, ids))
+
+    def open(self, batch_size: int | None = None) -> Session:
+        """Open a session."""
+        return BackwardsSession(self)
+
+    def arithmetic(self) -> None:
+        """Nothing is computed."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class BackwardsSession(Session):
+    """Answers all that has arrived at each step, so that nothing is left to cancel or to drop."""
+
+    def __init__(self, engine: BackwardsEngine) -> None:
+        super().__init__(engine.capabilities)
+        self.engine = engine
+
+    def _admit(self, request: Request) -> Request:
+        return request
+
+    def _advance(self, arrived: list[Request], cancelled: set[RequestId]) -> list[Event]:
+        return [self._answer(request) for request in arrived]
+
+    def _drop(self) -> None:
+        pass
+
+    def _answer(self, request: Request) -> Completion:
+        prompt, ids = self.engine.encode(request)
+        text = self.engine.decode(ids[::-1])
+        text = text.upper() if self.engine.shout else text
+        return Completion(request.id, text, ids[::-1], FinishReason.stop, prompt_sha256(prompt), len(ids), 0.0, 0.0)
+
+
+class Backwards(ModelKind):
+    """Its answers follow from the prompt."""
+
+    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+        """Return that it is this kind; its keys count by themselves."""
+        return {"model": "backwards"}
+
+    def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
+        """Claim nothing beyond completing a text."""
+        return BackwardsEngine.capabilities
+
+    def open_engine(
+        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
+    ) -> Engine:
+        """Return the engine."""
+        assert isinstance(config.model, BackwardsConfig)
+        return BackwardsEngine(config.model.shout)
+
+
+KIND = Backwards()

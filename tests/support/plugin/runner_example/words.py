@@ -1,0 +1,35 @@
+"""task=words: count the words of an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.config.root import RunnerConfig
+from runner.core.result import Result
+from runner.engines.base import Request
+from runner.tasks.base import Context, Inputs, Uses, own_config
+from runner.tasks.completing import complete_missing, sample_of
+from runner_example.words_config import WordsConfig
+
+VERSION = 1
+USES = frozenset({Uses.weights, Uses.engine})
+FROM_LEDGER = True
+
+
+@dataclass
+class WordsInputs(Inputs):
+    """What is asked."""
+
+    prompt: str
+
+
+def prepare(config: RunnerConfig) -> WordsInputs:
+    """Read no file: the prompt is a key, which counts in the job's id by itself."""
+    return WordsInputs({}, own_config(config, WordsConfig).prompt, count=1)
+
+
+def run(inputs: WordsInputs, context: Context) -> Result:
+    """Ask once, and count."""
+    done = complete_missing("words", [Request(0, inputs.prompt)], context, sample_of)
+    words = sum(len(sample.text.split()) for sample in done.samples)
+    return Result({"words": words, **done.metrics}, facts=done.facts, notes=done.notes, problems=done.problems)
