@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from plug_in_packages import install_example, write_conf, write_package
+from plug_in_packages import EXAMPLE, install_example, write_conf, write_package
 
 from runner.core.result import Sample
 
@@ -47,6 +48,14 @@ def there(example: Path, runner: Call) -> Call:
 def samples_of(done: Any) -> list[Sample]:
     lines = Path(done.json()["output_dir"], "samples.jsonl").read_text().splitlines()
     return [Sample.from_json(line) for line in lines]
+
+
+def test_the_page_shows_the_package_as_it_is() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "plugins.md").read_text()
+    blocks = re.findall(r"^```(?:toml|python|yaml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    files = {path.read_text() for path in EXAMPLE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert len(blocks) >= 6
+    assert [block for block in blocks if block not in files] == []
 
 
 def test_all_names_are_known_and_nothing_is_imported(there: Call, tmp_path: Path) -> None:

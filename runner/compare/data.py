@@ -19,7 +19,6 @@ JOB_ID = "job_id"
 REPEAT = "task.repeat"  # above 0: the same job again, to see its noise
 IDS = (JOB_ID, "run_id", "task")  # not config keys, but they also name runs
 EXTRACTOR, SCORER, CLUSTER = "task.extractor", "task.scorer", "task.cluster"
-NO_VALUE = "null"  # a key that is not set, in a record
 EARLY_STOP = "early_stop_vs"  # the fact that names the job that a run was compared with while it ran
 MAX_NAMED = 4  # jobs in a sentence
 ALONE_KEYS = "workers=1 hydra.launcher.fresh=true rerun=all"  # so that each job of a grid is measured by itself

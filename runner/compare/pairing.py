@@ -12,7 +12,6 @@ from dataclasses import replace
 from runner.compare.data import (
     EXTRACTOR,
     JOB_ID,
-    NO_VALUE,
     SCORER,
     Answers,
     Flip,
@@ -41,6 +40,8 @@ PROMPT_KEYS = (
     "task.instruction",
     "task.system",
 )  # keys that begin with one of these change prompts
+
+NOT_SET = "null"  # the value of a key without one, in a record
 
 
 def find_baseline(run: Run, candidates: list[Run], baseline: dict[str, str], keys: list[str]) -> Run:
@@ -81,7 +82,7 @@ def both_values(run: Run, base: Run, keys: list[str]) -> str:
 
 def scoring(run: Run) -> str:
     """Return the rules by which a run was scored: the task's version, and the extractor or the scorer."""
-    by = next((it for key in (SCORER, EXTRACTOR) if (it := run.value(key)) not in (None, NO_VALUE)), "")
+    by = next((it for key in (SCORER, EXTRACTOR) if (it := run.value(key)) not in (None, NOT_SET)), "")
     return f"version {run.task_version} {by}".strip()
 
 

@@ -286,18 +286,10 @@ def _items(rows: Iterable[Row], choice: QuestionSelection, keys: Keys) -> list[I
             )
         except ValueError as error:
             raise DataError(
-                f"{where}: {error} (a row needs a question, and {_needed(keys)}; "
+                f"{where}: {error} (a row needs a question, and {keys.needed}; "
                 "task.question_key and task.answer_key name them if they have other names)"
             ) from error
     return items
-
-
-def _needed(keys: Keys) -> str:
-    if keys.scorer is not None:
-        return f"an answer that task.scorer={keys.scorer} can read"
-    if keys.has_letters:
-        return "an answer that is the letter of a choice"
-    return f"an answer that is a number or ends in '{keys.after or '####'} NUMBER'"
 
 
 @lru_cache(maxsize=8)  # a grid asks for the same few sets again and again, and the hub only once

@@ -58,6 +58,15 @@ class Keys:
         question = _first(self.question, QUESTIONS, names, "question")
         return tuple(question.split("+")), _first(self.answer, ANSWERS, names, "answer")
 
+    @property
+    def needed(self) -> str:
+        """What a row needs besides its question, for messages."""
+        if self.scorer is not None:
+            return f"an answer that task.scorer={self.scorer} can read"
+        if self.has_letters:
+            return "an answer that is the letter of a choice"
+        return f"an answer that is a number or ends in '{self.after or '####'} NUMBER'"
+
     def columns(self, names: Collection[str]) -> list[str]:
         """Return the columns of a table that are read."""
         parts, answer = self.among(names)

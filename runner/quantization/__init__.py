@@ -49,7 +49,7 @@ def read_format(settings: dict[str, Any]) -> Format | None:
     """Return how the weights are quantized, from a config.json; None if they are not."""
     if not (stored := stored_settings(settings)):
         return None
-    for choices in (_OWN.values(), CHOICES.from_plug_ins()):
+    for choices in ([*CHOICES.values()], CHOICES.from_plug_ins()):
         formats = [found for choice in choices if (found := choice.read_stored(stored)) is not None]
         if formats:  # of several choices of one library, the one that makes just this
             return next((found for found in formats if found.matched), formats[0])
