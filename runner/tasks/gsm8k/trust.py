@@ -71,13 +71,13 @@ def trust_report(
     verdicts = {each: [vote.verdict for vote in votes_by(samples, each)] for each in ways}
     answers = [one for sample in samples for one in sample.answers]
     report: dict[str, float] = {
-        **{f"accuracy/{each}": values.count(Verdict.correct) / len(samples) for each, values in verdicts.items()},
-        "stopped_by_length": sum(one.finish_reason is FinishReason.length for one in answers),
-        "cut_off_thinking": cut_off_thinking(samples, facts),
+        f"accuracy/{each}": values.count(Verdict.correct) / len(samples) for each, values in verdicts.items()
     }
     if Extractor.strict in verdicts:
         pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
         report["extractors_differ"] = sum(strict is not flexible for strict, flexible in pairs)
+    report["stopped_by_length"] = sum(one.finish_reason is FinishReason.length for one in answers)
+    report["cut_off_thinking"] = cut_off_thinking(samples, facts)
     return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
 
 
