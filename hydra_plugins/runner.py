@@ -42,10 +42,7 @@ GridSweeper = _lazy_plugin("runner.grid.sweeper", "GridSweeper", "GridSweeper", 
 WorkerLauncher = _lazy_plugin(
     "runner.grid.sweeper", "WorkerLauncher", "WorkerLauncher", Launcher
 )  # hydra/launcher=workers
-with suppress(ImportError):
-    import hydra_plugins.hydra_optuna_sweeper.optuna_sweeper
-
-    OptunaSearch = _lazy_plugin("runner.grid.search", "optuna_search", "OptunaSearch", Sweeper)  # hydra/sweeper=optuna
+OptunaSearch = _lazy_plugin("runner.grid.search", "OptunaSearch", "OptunaSearch", Sweeper)  # hydra/sweeper=optuna
 with suppress(ImportError):
     import hydra_plugins.hydra_submitit_launcher.submitit_launcher  # noqa: F401
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,13 @@ def register() -> None:
     workers = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
     store(group="hydra/sweeper", name="grid", node=open_keys(OmegaConf.create(grid), "params"), provider="runner")
     store(group="hydra/launcher", name="workers", node=workers, provider="runner")
+    if find_spec("optuna") is not None:
+        search: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
+        search |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
+        search |= {"storage": None, "study_name": None, "max_failure_rate": 0.0}
+        store(
+            group="hydra/sweeper", name="optuna", node=open_keys(OmegaConf.create(search), "params"), provider="runner"
+        )
     in_hydra: Any = ConfigStore.instance().repo["hydra"]
     schemas = {group: {f"{name}.yaml": StoredSchema(group, name) for name in names_of(group)} for group in GROUPS}
     in_hydra["schema"].update(schemas)
@@ -101,14 +109,6 @@ def register() -> None:
 def adapt_plugins() -> None:
     """Store other packages' plugins again under the same names, with our values where their defaults do not fit."""
     store = ConfigStore.instance().store
-    with suppress(ImportError):
-        from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
-
-        # a search maximizes accuracy; and hydra.sweeper.params={key: "interval(0,1)"} can be overridden as a whole
-        schema = OptunaSweeperConf(_target_="hydra_plugins.runner.OptunaSearch", direction="maximize", params={})
-        search = OmegaConf.structured(schema)
-        OmegaConf.set_struct(search.params, False)
-        store(group="hydra/sweeper", name="optuna", node=search, provider="runner")
     with suppress(ImportError):
         from hydra_plugins.hydra_ray_launcher._config import RayConf, RayLauncherConf
 

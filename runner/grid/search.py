@@ -1,116 +1,236 @@
-"""A search: another package's sweeper launches trials in batches; here they are counted, shown and ranked together."""
+"""hydra/sweeper=optuna: Optuna proposes the values of each trial, and its study in a database remembers all of them.
+
+A trial is a normal job. The search asks for a few trials at a time, runs them, and tells their scores. After a kill the
+same command goes on: a finished trial is not repeated, and one that was running is run with the same values.
+"""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import platform
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import OmegaConf
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
 
-from runner.core.console import plain
-from runner.core.errors import RunnerError
-from runner.core.metrics import described
-from runner.core.result import Record, Status
-from runner.grid.plan import Outcome, PlannedJob, objective
-from runner.grid.show import GridView, labels, show_hints, table_lines
-from runner.report import show_grid
+from runner.config.compose import Composer
+from runner.config.hydra import without_hydra
+from runner.core.console import plain, say
+from runner.core.errors import ConfigError, TrackingError, check_output_folder
+from runner.core.files import hold, is_held, write_atomically
+from runner.core.result import Status
+from runner.core.uris import without_secrets
+from runner.grid.plan import Outcome
+from runner.grid.search_pictures import draw
+from runner.grid.search_space import SearchSettings, SearchSpace, study_name
+from runner.grid.sweeper import WorkerLauncher, plan_composed
+from runner.grid.trials import Trials
 
-RESULTS = "optimization_results.yaml"  # where Optuna's sweeper leaves the best trial
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
 
-
-@dataclass
-class Trials:
-    """All trials of a search, over all batches in which they are launched."""
-
-    wanted: Callable[[], int] = lambda: 0  # how many trials there will be, as far as that is known
-    keys: tuple[str, ...] = ()  # the keys that are searched over
-    maximize: bool = True
-    plan: list[PlannedJob] = field(default_factory=list)
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def total(self) -> int:
-        """The number of trials, or how many there are at least."""
-        return max(self.wanted(), len(self.plan))
-
-    def view(self) -> GridView:
-        """Return a view that continues to count where the batch before has ended."""
-        failed = sum(outcome.status is not Status.FINISHED for outcome in self.outcomes.values())
-        names = labels(self.plan, self.keys)
-        return GridView(names, self.total, done=len(self.outcomes), failed=failed, began=self.began)
-
-    def best(self) -> tuple[PlannedJob, str, float] | None:
-        """Return the best trial with the name and value of its objective; ties go to the first."""
-        scored = [
-            (planned, *score)
-            for number, planned in enumerate(self.plan)
-            if (outcome := self.outcomes.get(number)) and outcome.record and (score := _score(outcome.record))
-        ]
-        return max(scored, key=lambda it: it[2] if self.maximize else -it[2], default=None)
-
-    def show(self) -> None:
-        """Print the table of all trials and the best one."""
-        settings = next((planned.config for planned in self.plan if planned.config is not None), None)
-        if settings is None:
-            return
-        interrupted = len(self.outcomes) < len(self.plan)
-        show_grid(table_lines(self.plan, self.outcomes, interrupted, self.keys), settings.print)
-        if settings.print.value == "table" and (best := self.best()) is not None:
-            planned, name, value = best
-            metric = described(name)
-            result = f"{metric.label} {metric.write(value)} {metric.unit}".rstrip()
-            values = " ".join(text for text in planned.overrides if text.partition("=")[0] in self.keys)
-            print(plain(f"best of {len(self.outcomes)} trials: {result}, {planned.job_id}\n  {values}"))
-        show_hints(settings)
+RESULTS = "optimization_results.yaml"  # the best trial, in the study's folder
+DATABASE = "searches.db"  # in OUTPUT_DIR, unless hydra.sweeper.storage names another one
+OWNER = "runs_in"  # an attribute of a trial: the process that runs it
 
 
-def _score(record: Record) -> tuple[str, float] | None:
-    try:
-        return objective(record)
-    except RunnerError:
-        return None
+class OptunaSearch(Sweeper):
+    """A search that can be killed at any time."""
 
+    def __init__(
+        self,
+        n_trials: int = 20,
+        n_jobs: int = 2,
+        direction: Any = "maximize",
+        params: Any = None,
+        sampler: Any = None,
+        storage: str | None = None,
+        study_name: str | None = None,
+        max_failure_rate: float = 0.0,
+    ) -> None:
+        sampler = dict(sampler or {})
+        self.settings = SearchSettings(
+            n_trials, n_jobs, direction, str(sampler.get("name")), sampler.get("seed"), max_failure_rate
+        )
+        self.params, self.storage, self.study_name = dict(params or {}), storage, study_name
 
-def optuna_search(**settings: Any) -> Sweeper:
-    """Return Optuna's sweeper, extended by the counting and showing of trials."""
-    from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
-
-    class OptunaSearch(Search, OptunaSweeper):
-        """hydra/sweeper=optuna."""
-
-    return OptunaSearch(**settings)
-
-
-class Search:
-    """A mixin for Optuna's sweeper that counts trials over all batches and shows them at the end."""
-
-    sweeper: Any  # the plugin's own
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra hands over."""
+        self.master, self.context = config, hydra_context
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Search, and show the trials however the search ends."""
         import optuna
 
-        optuna.logging.set_verbosity(logging.WARNING)  # it would log the name of a study in memory
-        sweeper, parser = self.sweeper, OverridesParser.create()
-        swept = [it.key_or_group for it in parser.parse_overrides(arguments) if it.is_sweep_override()]
-        trials = Trials(
-            lambda: sweeper.n_trials, (*map(str, sweeper.params or {}), *swept), "max" in str(sweeper.direction)
-        )
-        if not hasattr(sweeper.launcher, "trials"):  # another launcher, which keeps no outcomes
-            super().sweep(arguments)  # type: ignore[misc]
-            results: Any = OmegaConf.load(Path(sweeper.sweep_dir, RESULTS))
-            values = " ".join(f"{key}={value}" for key, value in results.best_params.items())
-            print(plain(f"best of {sweeper.n_trials} trials: {results.best_value}\n  {values}"))
-            return
-        sweeper.launcher.trials = trials
+        if self.master.plan:
+            raise ConfigError("plan=true: only hydra/sweeper=grid knows its jobs before it starts")
+        optuna.logging.set_verbosity(logging.WARNING)  # it would log each trial
+        self.space = SearchSpace.of(arguments, self.params)
+        self.distributions = self.space.distributions()
+        self.wanted = self.settings.trials_in(self.distributions)
+        output_dir = Path(self.master.output_dir).expanduser().absolute()
+        check_output_folder("output_dir", self.master.output_dir)
+        self.study = self.open_study(output_dir)
+        self.folder = Path(self.master.hydra.sweep.dir, self.study.study_name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.trials = Trials(lambda: self.wanted, tuple(self.space.varied), self.settings.direction == "maximize")
         try:
-            super().sweep(arguments)  # type: ignore[misc]
+            with owned(output_dir / ".searches") as owner:
+                self.search(owner)
         finally:
-            trials.show()
+            self.show()
+
+    def open_study(self, output_dir: Path) -> Study:
+        """Open the study of this search, and say how far it is."""
+        import optuna
+        from sqlalchemy.exc import SQLAlchemyError
+
+        name = self.study_name or study_name(self.space, self.settings)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        uri = self.storage or f"sqlite:///{output_dir / DATABASE}"
+        self.settings.proposing(self.distributions, 0)  # rejects a space that the sampler cannot search
+        try:
+            study = optuna.create_study(
+                storage=optuna.storages.RDBStorage(uri),
+                study_name=name,
+                direction=self.settings.direction,  # type: ignore[arg-type]
+                load_if_exists=True,
+            )
+        except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TrackingError(f"hydra.sweeper.storage={without_secrets(uri)}: {reason}") from error
+        if study.direction.name.lower() != self.settings.direction:
+            raise ConfigError(
+                f"hydra.sweeper.study_name={name}: this study was begun with hydra.sweeper.direction="
+                f"{study.direction.name.lower()}: use that, or another name"
+            )
+        return study
+
+    def search(self, owner: dict[str, str]) -> None:
+        """Run what an earlier start has left, then new trials, until there are as many as wanted."""
+        from optuna.trial import TrialState
+
+        begun = self.study.get_trials(deepcopy=False)
+        finished = [trial for trial in begun if trial.state.is_finished()]
+        open_trials = [trial for trial in begun if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)]
+        if begun:
+            say(f"{self.study.study_name}: {len(finished)} trials are done, {len(open_trials)} are taken up again")
+        self.recall([trial for trial in finished if trial.state == TrialState.COMPLETE])
+        while batch := self.next_batch(open_trials):
+            for trial in batch:
+                trial.set_user_attr(OWNER, owner)
+            self.run(batch)
+
+    def recall(self, finished: Sequence[FrozenTrial]) -> None:
+        """Put the finished trials of earlier starts into the table, from the records of their jobs."""
+        composer = Composer(self.context.config_loader, self.master.hydra.job.config_name, self.master)
+        for trial in finished:
+            overrides = self.space.overrides(trial.params)
+            planned = plan_composed(overrides, *without_hydra(composer.compose(overrides)))
+            if planned.record is not None:
+                self.trials.outcomes[len(self.trials.plan)] = Outcome(Status.FINISHED, planned.record)
+                self.trials.plan.append(planned)
+
+    def next_batch(self, open_trials: list[FrozenTrial]) -> list[Trial]:
+        """Return the trials to run now: those that were left open, then new ones; empty if there are enough."""
+        batch: list[Trial] = []
+        while open_trials and len(batch) < self.settings.n_jobs:
+            batch.append(self.propose(open_trials.pop(0)))
+        existing = len(self.study.get_trials(deepcopy=False))
+        for _ in range(min(self.settings.n_jobs - len(batch), self.wanted - existing)):
+            batch.append(self.propose())
+        return batch
+
+    def propose(self, left_open: FrozenTrial | None = None) -> Trial:
+        """Ask for a new trial, or reopen one; a start that was killed may not have proposed all of its values."""
+        from optuna.trial import Trial
+
+        number = left_open.number if left_open else len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = self.settings.proposing(self.distributions, number)
+        if left_open is None:
+            return self.study.ask(self.distributions)
+        trial = Trial(self.study, left_open._trial_id)
+        for key, distribution in self.distributions.items():
+            trial._suggest(key, distribution)  # as `ask` does; it keeps a value that is there
+        return trial
+
+    def run(self, batch: list[Trial]) -> None:
+        """Run trials, and tell the study their scores; one that fails stays open, unless failures are allowed."""
+        from optuna.trial import TrialState
+
+        if isinstance(self.launcher, WorkerLauncher):
+            self.launcher.trials = self.trials
+        overrides = [self.space.overrides(trial.params) for trial in batch]
+        failed: list[JobReturn] = []
+        for trial, ended in zip(batch, self.launcher.launch(overrides, initial_job_idx=batch[0].number), strict=True):
+            if ended.status is JobStatus.COMPLETED:
+                self.tell(trial, float(ended.return_value))
+            elif self.settings.max_failure_rate > 0:
+                failed.append(ended)
+                self.tell(trial, None)
+            else:
+                failed.append(ended)
+        every = [trial.state for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        share = every.count(TrialState.FAIL) / max(len(every), 1)
+        if failed and (self.settings.max_failure_rate == 0 or share > self.settings.max_failure_rate):
+            _ = failed[0].return_value  # raises the job's error
+
+    def tell(self, trial: Trial, score: float | None) -> None:
+        """Record the score of a trial, or that it has failed."""
+        import optuna
+
+        # one that searches all combinations would stop a loop of Optuna's own here, after the last
+        self.study.sampler = optuna.samplers.RandomSampler()
+        state = optuna.trial.TrialState.FAIL if score is None else None
+        self.study.tell(trial.number, score, state, skip_if_finished=True)
+
+    def show(self) -> None:
+        """Print the table and the best trial; write it and the study's pictures to the study's folder."""
+        from optuna.trial import TrialState
+
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if complete:
+            best = self.study.best_trial
+            results = {"name": "optuna", "study": self.study.study_name, "trials": len(complete)}
+            results |= {"best_params": best.params, "best_value": best.value}
+            write_atomically(self.folder / RESULTS, OmegaConf.to_yaml(OmegaConf.create(results)))
+        if self.trials.plan:
+            self.trials.show()
+        elif complete:  # another launcher, which keeps no outcomes
+            values = " ".join(f"{key}={value}" for key, value in self.study.best_params.items())
+            print(plain(f"best of {len(complete)} trials: {self.study.best_value}\n  {values}"))
+        pictures = draw(self.study, self.folder)
+        if pictures:
+            say(f"pictures of the search: {', '.join(pictures)} in {self.folder}")
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[dict[str, str]]:
+    """Give this process a lock that ends with it, so that others can tell whether its trials still run."""
+    lock = folder / f"{uuid.uuid4().hex}.lock"
+    with hold(lock):
+        yield {"host": platform.node(), "lock": str(lock)}
+    with suppress(OSError):
+        lock.unlink()
+
+
+def is_abandoned(trial: FrozenTrial, owner: dict[str, str]) -> bool:
+    """Whether no process runs a trial that has not ended; of another machine's process that is not known."""
+    runs_in = trial.user_attrs.get(OWNER)
+    if runs_in is None or runs_in == owner:
+        return True  # it was asked for, and its process ended before it could run it
+    if runs_in["host"] != owner["host"]:
+        return False
+    return not is_held(Path(runs_in["lock"]))

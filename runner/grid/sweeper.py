@@ -33,9 +33,9 @@ from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.parents import ParentRuns
 from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates, objective, plan_job, worker_count
-from runner.grid.search import Trials
 from runner.grid.shares import share_error
 from runner.grid.show import GridView, labels, show_failures, show_hints, show_plan, summary, table_lines
+from runner.grid.trials import Trials
 from runner.grid.workers import WorkerPool
 from runner.report import show_grid
 from runner.store import grid_runs

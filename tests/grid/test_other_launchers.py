@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -405,6 +404,7 @@ class Hide:
 
 
 sys.meta_path.insert(0, Hide())
+sys.modules["optuna"] = None
 """
 
 
@@ -424,73 +424,3 @@ def test_a_missing_package_is_named(runner: Callable[..., Any], tmp_path: Path, 
     done = runner("-m", choice, "model=stub", PYTHONPATH=str(tmp_path / "hide"))
     assert (done.code, done.out) == (2, "")
     assert done.err == f"error: {choice} comes in a package that is not installed here: pip install 'runner[{extra}]'\n"
-
-
-# --------------------------------------------------------------------------------------------- searches
-
-SEARCH = (
-    "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1",
-    'hydra.sweeper.params={generation.temperature: "interval(0.1,1.0)"}', "generation=sampling", "task.limit=4",
-)  # fmt: skip
-
-
-def best(folder: Path) -> tuple[float, float]:
-    from omegaconf import OmegaConf
-
-    results = OmegaConf.load(folder / "outputs" / "multirun" / "optimization_results.yaml")
-    return results.best_params["generation.temperature"], results.best_value
-
-
-@pytest.mark.slow
-def test_optuna_searches_with_our_workers(start: Start, tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
-    done = start(tmp_path, *SEARCH, "hydra.sweeper.direction=maximize", "model=stub", "tracking=none")
-    assert done.code == 0, done.err
-    assert "Traceback" not in done.err
-    counted = re.findall(r"^\[(\d)/(\d)\] generation.temperature=0\.\d+: ", done.err, re.MULTILINE)
-    assert counted == [(str(number), "4") for number in range(1, 5)], (
-        "over all batches, each with the keys that are searched over"
-    )
-    assert re.search(r"^ +job +generation.temperature +status +accuracy", done.out, re.MULTILINE)
-    assert len(re.findall(r"^ +gsm8k-\w+ +0\.\d+ +finished", done.out, re.MULTILINE)) == 4
-    best_line = re.search(
-        r"^best of 4 trials: accuracy \d+\.0%, (gsm8k-\w+)\n  generation.temperature=(0\.\d+)$", done.out, re.M
-    )
-    assert best_line is not None, done.out
-    assert (best_line[1] in results(tmp_path), float(best_line[2])) == (True, best(tmp_path)[0])
-    temperature, accuracy = best(tmp_path)
-    assert 0.1 <= temperature <= 1.0
-    accuracies = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
-    assert len(accuracies) == 4
-    assert accuracy == max(accuracies)
-
-
-@THOROUGH
-def test_optuna_maximises_by_default(start: Start, tmp_path: Path) -> None:
-    """The embedded model's accuracy differs with the temperature, so a search for the minimum would be noticed."""
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
-    wide = 'hydra.sweeper.params={generation.temperature: "interval(0.1,4.0)"}'
-    done = start(tmp_path, *SEARCH[:3], wide, *SEARCH[4:5], "task.limit=20", "hydra/launcher=workers", "tracking=none")
-    assert done.code == 0, done.err
-    accuracies = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
-    assert min(accuracies) < max(accuracies)
-    assert best(tmp_path)[1] == max(accuracies)
-
-
-@pytest.mark.slow
-def test_a_failed_trial_ends_the_search_in_one_message(
-    start: Start, tmp_path: Path, faults: Callable[..., dict[str, str]]
-) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
-    done = start(tmp_path / "work", *SEARCH, "model=stub", "seed=2", "tracking=none", **faults("2=raise"))
-    assert done.code == 1
-    assert done.err.splitlines()[-1] == "error: RuntimeError: out of luck"
-    assert "Traceback" not in done.err
-
-
-@pytest.mark.slow
-def test_a_search_has_no_plan(runner: Callable[..., Any]) -> None:
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'runner[dev]'")
-    done = runner("-m", *SEARCH, "model=stub", "plan=true")
-    assert (done.code, done.out) == (2, "")
-    assert done.err.splitlines()[-1] == "error: plan=true: only hydra/sweeper=grid knows its jobs before it starts"

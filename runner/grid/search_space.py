@@ -1,0 +1,162 @@
+"""What a search varies, as Optuna's distributions; how it proposes values; and which commands are the same search."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
+
+from runner.config.plain_text import sweep_of
+from runner.core.errors import ConfigError, check, check_least, unknown
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+
+SAMPLERS = ("tpe", "random", "grid", "cmaes", "gp", "qmc")
+DIRECTIONS = ("maximize", "minimize")
+LOG = "log"  # the tag of an interval whose values are drawn on a logarithmic scale
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The keys that a search varies, and the overrides that all its trials share."""
+
+    varied: dict[str, Override]
+    fixed: list[str]
+
+    @classmethod
+    def of(cls, arguments: Sequence[str], params: Mapping[str, Any]) -> SearchSpace:
+        """Read the sweeps of a command line and of hydra.sweeper.params; the command line has precedence."""
+        parser = OverridesParser.create()
+        given = [sweep_of(str(key), value) for key, value in params.items()]
+        overrides = {it.key_or_group: it for it in parser.parse_overrides([*given, *arguments])}
+        varied = {key: it for key, it in overrides.items() if it.is_sweep_override()}
+        if not varied:
+            need = "give a sweep, e.g. generation.temperature=interval(0.1,1.5) or quantization=none,nf4"
+            raise ConfigError(f"hydra/sweeper=optuna: there is nothing to search over: {need}")
+        return cls(varied, [str(it.input_line) for key, it in overrides.items() if key not in varied])
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Return what Optuna draws the value of each key from."""
+        return {key: _distribution(key, it) for key, it in self.varied.items()}
+
+    def overrides(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the overrides of a trial."""
+        return [*self.fixed, *(f"{key}={values[key]}" for key in self.varied)]
+
+
+def _distribution(key: str, override: Override) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value, line = override.value(), override.input_line
+    if isinstance(value, IntervalSweep):
+        start, end, is_log = value.start, value.end, LOG in value.tags
+        assert start is not None
+        assert end is not None
+        if start >= end or (is_log and start <= 0):
+            raise ConfigError(f"{line}: an interval begins below its end, and above 0 on a logarithmic scale")
+        if isinstance(start, int) and isinstance(end, int):
+            return IntDistribution(start, end, log=is_log)
+        return FloatDistribution(start, end, log=is_log)
+    if isinstance(value, ChoiceSweep | RangeSweep):
+        value.shuffle = False  # a study needs the same order in each start, and draws in its own
+    if isinstance(value, RangeSweep):
+        steps = [float(it) for it in value.range()]
+        if len(steps) > 1 and all(it % 1 == 0 for it in steps):
+            return IntDistribution(int(min(steps)), int(max(steps)), step=int(abs(steps[1] - steps[0])))
+    if isinstance(value, ChoiceSweep | RangeSweep):
+        choices = [*override.sweep_iterator(transformer=Transformer.encode)]
+        return CategoricalDistribution([it if isinstance(it, (int, float)) else str(it) for it in choices])
+    raise ConfigError(f"{line}: a search takes choice(...), range(...) or interval(...) for {key}")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The keys of hydra.sweeper, checked."""
+
+    n_trials: int
+    n_jobs: int
+    direction: str
+    sampler: str
+    seed: int | None
+    max_failure_rate: float
+
+    def __post_init__(self) -> None:
+        check_least(1, "hydra.sweeper.n_trials", self.n_trials)
+        check_least(1, "hydra.sweeper.n_jobs", self.n_jobs)
+        check(0 <= self.max_failure_rate <= 1, "hydra.sweeper.max_failure_rate", self.max_failure_rate, "from 0 to 1")
+        need = "a search has one objective: to weigh two, run a grid and read the Pareto front of runner-compare"
+        check(isinstance(self.direction, str), "hydra.sweeper.direction", self.direction, need)
+        for key, value, known in (
+            ("direction", self.direction, DIRECTIONS),
+            ("sampler.name", self.sampler, SAMPLERS),
+        ):
+            if value not in known:
+                raise ConfigError(f"hydra.sweeper.{key}={value}: {unknown(key.split('.')[0], str(value), known)}")
+
+    def trials_in(self, space: Mapping[str, BaseDistribution]) -> int:
+        """Return how many trials are wanted: with sampler.name=grid no more than there are combinations."""
+        most = (
+            math.prod(len(_listed(key, it)) for key, it in space.items()) if self.sampler == "grid" else self.n_trials
+        )
+        return min(self.n_trials, most)
+
+    def proposing(self, space: Mapping[str, BaseDistribution], number: int) -> BaseSampler:
+        """Return the sampler for the trial of this number.
+
+        Its random numbers depend on the seed and on the trial's number: a search that was interrupted goes on as if it
+        had not been, and repeats no draw.
+        """
+        import optuna
+        from optuna import samplers
+
+        warnings.filterwarnings(
+            "ignore", category=optuna.exceptions.ExperimentalWarning
+        )  # said of two samplers each time
+
+        digest = hashlib.sha256(f"{self.seed}, trial {number}".encode()).digest()
+        seed = None if self.seed is None else int.from_bytes(digest[:4])
+        match self.sampler:
+            case "random":
+                return samplers.RandomSampler(seed=seed)
+            case "grid":
+                return samplers.GridSampler({key: _listed(key, it) for key, it in space.items()}, seed=self.seed or 0)
+            case "cmaes":
+                return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            case "gp":
+                return samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+            case "qmc":
+                return samplers.QMCSampler(seed=self.seed, scramble=True, warn_independent_sampling=False)
+            case _:
+                return samplers.TPESampler(seed=seed, constant_liar=True)
+
+
+def _listed(key: str, distribution: BaseDistribution) -> list[Any]:
+    """Return all values of a key, for a search of all combinations."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return [*distribution.choices]
+    if isinstance(distribution, IntDistribution) and not distribution.log:
+        return [*range(distribution.low, distribution.high + 1, distribution.step)]
+    raise ConfigError(
+        f"hydra.sweeper.sampler.name=grid: {key} is an interval without steps: give choice(...) or range(...)"
+    )
+
+
+def study_name(space: SearchSpace, settings: SearchSettings) -> str:
+    """Return a name that the same search has again: the number of trials and of jobs at once may change."""
+    parts = [
+        sorted(str(it.input_line) for it in space.varied.values()),
+        sorted(space.fixed),
+        [settings.direction, settings.sampler, settings.seed],
+    ]
+    return f"search-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"

@@ -1,0 +1,346 @@
+"""Searches by Optuna: killed at any time, they go on, and repeat no finished trial."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import warm_process
+from grids import FAULTS, Grid, mlflow_runs, results, samples
+from omegaconf import OmegaConf
+from stored import read_together
+
+from runner.core.errors import ConfigError
+from runner.grid.search_space import SearchSettings, SearchSpace, study_name
+
+optuna = pytest.importorskip("optuna", reason="pip install 'runner[dev]'")
+
+SPACE = 'hydra.sweeper.params={generation.temperature: "interval(0.1,1.0)"}'
+SEARCH = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1", SPACE,
+          "generation=sampling", "task.limit=4")  # fmt: skip
+Start = Callable[..., Any]
+
+
+# ------------------------------------------------------------------------------------------- what is searched
+
+
+def space(*arguments: str, **params: str) -> dict[str, Any]:
+    return SearchSpace.of(arguments, params).distributions()
+
+
+def test_sweeps_become_distributions() -> None:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    assert space("a=interval(0.1,1.5)")["a"] == FloatDistribution(0.1, 1.5)
+    assert space("a=tag(log,interval(0.001,1))")["a"] == FloatDistribution(0.001, 1.0, log=True)
+    assert space("a=interval(1,8)")["a"] == FloatDistribution(1, 8), "as in Hydra"
+    assert space("a=int(interval(1,8))")["a"] == IntDistribution(1, 8)
+    assert space("a=range(1,8,2)")["a"] == IntDistribution(1, 7, step=2), "without its end, as in a grid"
+    assert space("a=range(0,1,0.5)")["a"] == CategoricalDistribution([0.0, 0.5])
+    assert space("a=shuffle(range(1,4))")["a"] == IntDistribution(1, 3), "in one order, whenever it starts"
+    assert space("a=shuffle(x,y,z)")["a"].choices == ("x", "y", "z")
+    assert space("a=x,y")["a"] == CategoricalDistribution(["x", "y"])
+    assert space("b=1,2", **{"generation.temperature": "interval(0,1)"}).keys() == {"b", "generation.temperature"}
+
+
+def test_the_command_line_wins_and_what_is_fixed_stays() -> None:
+    both = SearchSpace.of(["a=1,2", "c=5", "+d=x"], {"a": "interval(0,1)", "b": "choice(3,4)", "e": "6"})
+    assert both.distributions()["a"] == optuna.distributions.CategoricalDistribution([1, 2])
+    assert both.overrides({"a": 2, "b": 4}) == ["e=6", "c=5", "+d=x", "a=2", "b=4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a=1"], "there is nothing to search over: give a sweep"),
+        (["a=interval(2,1)"], "a=interval(2,1): an interval begins below its end"),
+        (["a=tag(log,interval(0,1))"], "and above 0 on a logarithmic scale"),
+        (["a=glob(*)"], "a=glob(*): a search takes choice(...), range(...) or interval(...) for a"),
+    ],
+)
+def test_spaces_that_cannot_be(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        space(*arguments)
+    assert message in str(error.value)
+
+
+def settings(**changes: Any) -> SearchSettings:
+    usual: dict[str, Any] = {
+        "n_trials": 4,
+        "n_jobs": 1,
+        "direction": "maximize",
+        "sampler": "tpe",
+        "seed": 1,
+        "max_failure_rate": 0.0,
+    }
+    return SearchSettings(**usual | changes)
+
+
+def test_which_commands_are_the_same_search() -> None:
+    one = SearchSpace.of(["a=1,2", "b=interval(0,1)", "c=3"], {})
+    name = study_name(one, settings())
+    assert study_name(SearchSpace.of(["c=3", "b=interval(0,1)", "a=1,2"], {}), settings()) == name
+    assert study_name(one, settings(n_trials=99, n_jobs=7, max_failure_rate=0.5)) == name
+    others = [study_name(one, settings(**it)) for it in ({"seed": 2}, {"sampler": "random"}, {"direction": "minimize"})]
+    others.append(study_name(SearchSpace.of(["a=1,2", "b=interval(0,1)", "c=4"], {}), settings()))
+    assert len({name, *others}) == 5
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "gp", "qmc"])
+def test_an_interrupted_search_proposes_what_an_uninterrupted_one_does(sampler: str) -> None:
+    """A sampler with a fixed seed that begins anew would draw the same values again; in Optuna itself it does."""
+    distributions = space("x=interval(0.0,1.0)", "y=interval(0.0,1.0)")
+    chosen = settings(sampler=sampler)
+
+    def search(starts: list[int], proposing: Callable[[int], Any]) -> list[tuple[float, ...]]:
+        study = optuna.create_study(direction="maximize")
+        for trials in starts:
+            kept: Any = proposing(len(study.trials))
+            for _ in range(trials):
+                study.sampler = kept if kept is not None else chosen.proposing(distributions, len(study.trials))
+                trial = study.ask(distributions)
+                study.tell(trial, -((trial.params["x"] - 0.3) ** 2) - trial.params["y"])
+        return [tuple(trial.params.values()) for trial in study.trials]
+
+    whole = search([12], lambda _: None)
+    assert len({*whole}) == 12
+    assert search([3, 4, 1, 4], lambda _: None) == whole
+    if sampler == "random":  # the control: a start that seeds its sampler anew repeats what the first one drew
+        again = search([6, 6], lambda _: optuna.samplers.RandomSampler(seed=1))
+        assert len({*again}) == 6
+
+
+# ------------------------------------------------------------------------------------------- real searches
+
+
+@pytest.fixture
+def start(new_database: Callable[[Path], None]) -> Start:
+    """Return a function that runs `python -m runner -m ARGUMENTS` in a folder, to its end."""
+
+    def call(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        if "tracking=none" not in arguments and not (folder / "outputs").exists():
+            new_database(folder / "outputs" / "mlflow.db")
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "runner", "-m", *arguments]
+        return warm_process.complete(command, timeout_s=400, cwd=folder, env=os.environ | environment)
+
+    return call
+
+
+def best(folder: Path) -> tuple[float, float]:
+    (file,) = (folder / "outputs" / "multirun").glob("*/optimization_results.yaml")
+    found = OmegaConf.load(file)
+    return found.best_params["generation.temperature"], found.best_value
+
+
+def trials(folder: Path) -> list[tuple[int, str, float | None, str | None]]:
+    """Read number, state, temperature and end of all trials from the study's database."""
+    path = folder / "outputs" / "searches.db"
+    if not path.exists():
+        return []
+    query = (
+        "select number, state, param_value, datetime_complete from trials left join trial_params using (trial_id) "
+        "order by number"
+    )
+    with closing(read_together(path)) as database:
+        try:
+            return [*database.execute(query)]
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            return []  # the tables are being made
+
+
+@pytest.mark.slow
+def test_a_search_in_our_workers(start: Start, tmp_path: Path) -> None:
+    command = (*SEARCH, "hydra.sweeper.direction=maximize", "model=stub", "tracking=none")
+    done = start(tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    counted = re.findall(r"^\[(\d)/(\d)\] generation.temperature=0\.\d+: ", done.stderr, re.MULTILINE)
+    assert counted == [(str(number), "4") for number in range(1, 5)]
+    assert re.search(r"^ +job +generation.temperature +status +accuracy", done.stdout, re.MULTILINE)
+    assert len(re.findall(r"^ +gsm8k-\w+ +0\.\d+ +finished", done.stdout, re.MULTILINE)) == 4
+    best_line = re.search(
+        r"^best of 4 trials: accuracy \d+\.0%, (gsm8k-\w+)\n  generation.temperature=(0\.\d+)$", done.stdout, re.M
+    )
+    assert best_line is not None, done.stdout
+    assert (best_line[1] in results(tmp_path), float(best_line[2])) == (True, best(tmp_path)[0])
+    accuracies = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
+    assert best(tmp_path)[1] == max(accuracies)
+    pictures = {path.name for path in (tmp_path / "outputs" / "multirun").glob("search-*/*.png")}
+    assert {"history.png", "slice.png"} <= pictures
+    again = start(tmp_path, *command)  # nothing is left to do
+    assert again.returncode == 0
+    assert re.search(r"^search-\w{12}: 4 trials are done, 0 are taken up again$", again.stderr, re.MULTILINE)
+    assert not re.search(r"^\[\d", again.stderr, re.MULTILINE)
+    assert len(re.findall(r"^ +gsm8k-\w+ +0\.\d+ +finished", again.stdout, re.MULTILINE)) == 4
+
+
+@pytest.mark.thorough
+def test_it_maximises_by_default(start: Start, tmp_path: Path) -> None:
+    """The embedded model's accuracy differs with the temperature, so a search for the minimum would be noticed."""
+    wide = 'hydra.sweeper.params={generation.temperature: "interval(0.1,4.0)"}'
+    done = start(tmp_path, *SEARCH[:3], wide, *SEARCH[4:5], "task.limit=20", "hydra/launcher=workers", "tracking=none")
+    assert done.returncode == 0, done.stderr
+    accuracies = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
+    assert min(accuracies) < max(accuracies)
+    assert best(tmp_path)[1] == max(accuracies)
+
+
+@pytest.fixture
+def search(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Callable[..., Grid]]:
+    """Return a function that starts a search that can be watched and killed."""
+    started: list[Grid] = []
+
+    def call(*arguments: str, folder: str = "work", name: str = "") -> Grid:
+        if not (tmp_path / folder / "outputs").exists():
+            new_database(tmp_path / folder / "outputs" / "mlflow.db")
+        (tmp_path / folder).mkdir(exist_ok=True)
+        started.append(Grid(tmp_path / folder, ["-m", *arguments], name=name))
+        return started[-1]
+
+    yield call
+    for one in started:
+        one.end()
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_three_times(search: Callable[..., Grid], start: Start, tmp_path: Path) -> None:
+    """No finished trial is repeated, and the values are those of a search that was left alone."""
+    slow = (*SEARCH[:1], "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1", *SEARCH[2:], "model=stub")
+    delayed = (*slow, "model.delay_s=0.3")
+    folder, finished_before = tmp_path / "work", []
+    for kill in range(1, 4):
+        one = search(*delayed)
+        deadline = time.monotonic() + 120
+        while sum(state == "COMPLETE" for _, state, *_ in trials(folder)) < kill or (
+            [state for _, state, *_ in trials(folder)][-1:] != ["RUNNING"]
+        ):
+            assert time.monotonic() < deadline, one.err.read_text()
+            assert one.process.poll() is None, one.err.read_text()
+            time.sleep(0.02)
+        time.sleep(0.4)  # amid the samples of the next trial
+        os.kill(one.process.pid, signal.SIGKILL)
+        one.wait()
+        finished_before.append([row for row in trials(folder) if row[1] == "COMPLETE"])
+    ended = search(*delayed).wait()
+    assert ended.code == 0, ended.err
+    rows = trials(folder)
+    assert [(number, state) for number, state, *_ in rows] == [(number, "COMPLETE") for number in range(6)]
+    for before in finished_before:
+        assert rows[: len(before)] == before, "with the same time of their end"
+    found = [json.loads(path.read_text()) for path in (folder / "outputs" / "jobs").glob("*/result.json")]
+    assert len(found) == 6, "a repeat with other values would be a seventh"
+    ran = [run for run in mlflow_runs(folder) if run.status == "FINISHED"]
+    assert len(ran) == 6
+    assert all(len(lines) == 4 for lines in samples(folder).values())
+    assert 1 <= ended.err.count(" taken up again") <= 1
+    # the control: nobody kills it
+    alone = start(tmp_path / "alone", *slow)
+    assert alone.returncode == 0, alone.stderr
+    assert [row[2] for row in trials(tmp_path / "alone")] == [row[2] for row in rows]
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_search(search: Callable[..., Grid], tmp_path: Path) -> None:
+    """Neither takes a trial that the other is running."""
+    command = (
+        *SEARCH[:1],
+        "hydra.sweeper.n_trials=6",
+        "hydra.sweeper.n_jobs=1",
+        *SEARCH[2:],
+        "model=stub",
+        "model.delay_s=0.3",
+    )
+    first = search(*command)
+    while not trials(tmp_path / "work"):
+        time.sleep(0.05)
+        assert first.process.poll() is None, first.err.read_text()
+    ended = [search(*command, name="second").wait(), first.wait()]
+    assert [it.code for it in ended] == [0, 0], [it.err for it in ended]
+    rows = trials(tmp_path / "work")
+    assert {state for _, state, *_ in rows} == {"COMPLETE"}
+    assert 6 <= len(rows) <= 7, "both may ask for the last one at once"
+    assert len({row[2] for row in rows}) == len(rows)
+    assert all(len(lines) == 4 for lines in samples(tmp_path / "work").values())
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_is_tried_again(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTS)
+    faults = {"PYTHONPATH": str(tmp_path / "faults"), "FAULTS": "2=raise"}
+    command = (*SEARCH, "model=stub", "seed=2", "tracking=none")
+    done = start(tmp_path / "work", *command, **faults)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: RuntimeError: out of luck"
+    assert "Traceback" not in done.stderr
+    asked = [row[2] for row in trials(tmp_path / "work")]
+    assert {state for _, state, *_ in trials(tmp_path / "work")} == {"RUNNING"}
+    done = start(tmp_path / "work", *command)
+    assert done.returncode == 0, done.stderr
+    rows = trials(tmp_path / "work")
+    assert [state for _, state, *_ in rows] == ["COMPLETE"] * 4
+    assert [row[2] for row in rows][: len(asked)] == asked
+    # failures that are allowed count as trials
+    some = start(
+        tmp_path / "work",
+        *command,
+        "hydra.sweeper.max_failure_rate=1",
+        "hydra.sweeper.study_name=mine",
+        "hydra.sweeper.sampler.seed=5",
+        **faults,
+    )
+    assert some.returncode == 0, some.stderr
+    with closing(read_together(tmp_path / "work" / "outputs" / "searches.db")) as database:
+        query = (
+            "select state, count(*) from trials join studies using (study_id) where study_name = 'mine' group by state"
+        )
+        assert [*database.execute(query)] == [("FAIL", 4)]
+
+
+@pytest.mark.slow
+def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path) -> None:
+    done = start(
+        tmp_path, *SEARCH[:1], "hydra.sweeper.sampler.name=grid", "model=stub", "tracking=none", "task.limit=2",
+        "seed=1,2", "generation=greedy,sampling", "hydra/launcher=basic",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(results(tmp_path)) == 4
+    assert "best of 4 trials: 0.0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("hydra.sweeper.sampler.name=best",), "hydra.sweeper.sampler.name=best: no sampler 'best'. Choices: cmaes, gp, grid, qmc, random, tpe"),
+        (("hydra.sweeper.direction=up",), "hydra.sweeper.direction=up: no direction 'up'. Choices: maximize, minimize"),
+        (("hydra.sweeper.direction=[maximize,minimize]",), "a search has one objective"),
+        (("hydra.sweeper.n_trials=0",), "hydra.sweeper.n_trials=0"),
+        (("hydra.sweeper.max_failure_rate=2",), "hydra.sweeper.max_failure_rate=2: from 0 to 1"),
+        (("hydra.sweeper.sampler.name=grid",), "generation.temperature is an interval without steps: give choice(...) or range(...)"),
+        (("hydra.sweeper.storage=nosql://x",), "hydra.sweeper.storage=nosql://x: Can't load plugin: sqlalchemy.dialects:nosql"),
+        (("plan=true",), "plan=true: only hydra/sweeper=grid knows its jobs before it starts"),
+        (("generation.temperatur=interval(0,1)",), "Did you mean generation.temperature?"),
+    ],
+)  # fmt: skip
+def test_what_a_search_cannot_do_is_said_first(
+    runner: Callable[..., Any], arguments: tuple[str, ...], message: str
+) -> None:
+    done = runner("-m", *SEARCH, "model=stub", *arguments)
+    assert done.code != 0
+    assert done.out == ""
+    assert done.err.splitlines()[-1].startswith("error: ")
+    assert message in done.err.splitlines()[-1]
