@@ -42,6 +42,7 @@ class TrackingConfig:
     uri: str | None = None
     experiment: str = "runner"
     parent_run_id: str | None = None  # set by a grid, so that MLflow shows its jobs below it
+    traces: bool = False
 
     def __post_init__(self) -> None:
         check_not_blank("tracking.experiment", self.experiment, "give it a name")
@@ -52,6 +53,15 @@ class NoTrackingConfig(TrackingConfig):
     """No store: results are on disk only."""
 
     name: ClassVar[str] = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(
+            not self.traces,
+            "tracking.traces",
+            self.traces,
+            "tracking=none logs nothing to MLflow: leave one of the two out",
+        )
 
 
 @dataclass

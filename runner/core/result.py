@@ -25,6 +25,7 @@ CHECKSUM = ', "checksum": "'
 GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
 COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
+CALLS = "calls.jsonl"  # of a team of agents
 
 
 class FinishReason(StrEnum):
@@ -285,6 +286,7 @@ class Record:
     name: str = ""  # for people
     params: dict[str, str] = field(default_factory=dict)  # every resolved key of the config, as text
     data: dict[str, str] = field(default_factory=dict)  # what was asked: name, digest, source, for MLflow
+    model: dict[str, Any] = field(default_factory=dict)  # what was loaded: name, digest, params, for MLflow
     mlflow_run_id: str | None = None  # where it was logged last; it may have been deleted there
     mlflow_uri: str | None = None  # set once everything is logged there
     error: str | None = None

@@ -17,7 +17,7 @@ from runner.core.console import PlainFormatter
 from runner.core.errors import RunnerError, TrackingError, cannot_write
 from runner.core.result import Record, Result, Status
 from runner.core.uris import without_secrets
-from runner.store import jobs, mlflow_store, pending_runs, tracking
+from runner.store import jobs, logged_models, mlflow_store, pending_runs, tracking
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class NotLogged(TrackingError):
 
 def new_record(config: RunnerConfig, job: jobs.Job, task_version: int, data: dict[str, str] | None = None) -> Record:
     """Return a new record of a job, FAILED until the job has ended otherwise."""
+    params = dict(tracking.flatten(config)) | packages_of(config)
     return Record(
         job.job_id,
         Status.FAILED,
@@ -40,9 +41,10 @@ def new_record(config: RunnerConfig, job: jobs.Job, task_version: int, data: dic
         task=config.task.name,
         task_version=task_version,
         name=tracking.run_name(config),
-        params=dict(tracking.flatten(config)) | packages_of(config),
+        params=params,
         versions=machine.versions() | machine.git_state(),
         data=data or {},
+        model=logged_models.describe(config, params, job.model_sha256),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -149,6 +151,8 @@ def log_missing(store: mlflow_store.Store, job: jobs.Job, record: Record) -> boo
             close(tracking.start(store, job, record), job, record)
         return True
     record.mlflow_run_id, record.mlflow_uri = run_id, store.shown
+    if store.traces:
+        tracking.log_missing_traces(store, run_id, record, job)
     return False
 
 

@@ -46,6 +46,7 @@ class Store:
     experiment: str
     output_dir: Path
     parent_run_id: str | None = None
+    traces: bool = False  # whether each sample is logged as a trace
 
     def __post_init__(self) -> None:
         refuse_password("tracking.uri", self.uri)
@@ -70,7 +71,7 @@ def store_of(config: RunnerConfig) -> Store | None:
         return None
     output_dir = Path(config.output_dir).expanduser().absolute()
     uri = _absolute(tracking.uri or default_uri(output_dir))
-    return Store(uri, tracking.experiment, output_dir, tracking.parent_run_id)
+    return Store(uri, tracking.experiment, output_dir, tracking.parent_run_id, tracking.traces)
 
 
 def store_from_options(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
@@ -123,6 +124,7 @@ def set_mlflow_variables() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")  # a trace that fails is then seen at once
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(ANSWER_S))

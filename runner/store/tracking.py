@@ -18,9 +18,10 @@ from typing import Any
 from runner.config.root import RunnerConfig
 from runner.core.errors import TrackingError
 from runner.core.fields import choice_of
+from runner.core.metrics import Better, described
 from runner.core.result import Record, Status
 from runner.core.uris import without_secrets
-from runner.store import pending_runs
+from runner.store import logged_models, pending_runs, traces
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
 from runner.store.stored_runs import PARENT, StoredRuns, read_runs
@@ -37,6 +38,8 @@ class Tracker:
     store: Store | None = None
     client: Any = None
     run_id: str | None = None
+    experiment_id: str = ""
+    model_id: str | None = None  # of the job's model in MLflow
     problem: TrackingError | None = None  # why the run cannot be logged
     pending: pending_runs.PendingRun | None = None  # the run's entry until it has ended
 
@@ -76,8 +79,9 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
         params = [Param(_legal_name(key), value[:MAX_PARAM_CHARACTERS]) for key, value in record.params.items()]
         for begin in range(0, len(params), PARAMS_A_CALL):
             client.log_batch(run_id, params=params[begin : begin + PARAMS_A_CALL])
-        _log_data(client, run_id, record.data)
-    return Tracker(store, client, run_id, pending=pending)
+        model_id = logged_models.log_model(client, experiment_id, run_id, record)
+        _log_inputs(client, run_id, record.data, model_id)
+    return Tracker(store, client, run_id, experiment_id, model_id, pending=pending)
 
 
 def end_dead(store: Store, job: Job) -> StoredRuns:
@@ -96,23 +100,38 @@ def move_below_parent(store: Store, run_id: str) -> None:
         client.set_tag(run_id, PARENT, store.parent_run_id)
 
 
-def _log_data(client: Any, run_id: str, data: dict[str, str]) -> None:
-    """Log the data set as MLflow's dataset input."""
-    if not data:
-        return
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+def _log_inputs(client: Any, run_id: str, data: dict[str, str], model_id: str | None) -> None:
+    """Log the data set and the model as inputs of the run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
     from mlflow.exceptions import MlflowException
 
-    described = Dataset(data["name"][:500], data["digest"][:36], data["source_type"], data["source"])
-    inputs = [DatasetInput(described, [InputTag("mlflow.data.context", "eval")])]
+    inputs = []
+    if data:
+        data_set = Dataset(*_data_key(data), data["source_type"], data["source"])
+        inputs.append(DatasetInput(data_set, [InputTag("mlflow.data.context", "eval")]))
+    models = [LoggedModelInput(model_id)] if model_id is not None else None
+    if not inputs and not models:
+        return
     try:
-        client.log_inputs(run_id, inputs)
+        client.log_inputs(run_id, inputs, models)
     except MlflowException as error:
         if error.error_code != "BAD_REQUEST":
             raise
         # MLflow looks for the data set and then inserts it: of two processes that do so at once, one fails, and finds
         # the other's data set when it tries again.
-        client.log_inputs(run_id, inputs)
+        client.log_inputs(run_id, inputs, models)
+
+
+def _data_key(data: dict[str, str]) -> tuple[str, str]:
+    """Return the name and the digest of a data set, no longer than MLflow takes them."""
+    return data["name"][:500], data["digest"][:36]
+
+
+def log_missing_traces(store: Store, run_id: str, record: Record, job: Job) -> None:
+    """Log the samples of a recorded job as traces, unless its run has traces already."""
+    with clear_errors(store.uri):
+        _, experiment_id = open_store(store)
+        traces.log_traces(store.uri, experiment_id, run_id, record, job.folder)
 
 
 def finish(tracker: Tracker, job: Job, record: Record) -> None:
@@ -125,8 +144,12 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
 
     client, run_id, result = tracker.client, tracker.run_id, record.result
     now_ms = int(time.time() * 1000)
+    name, digest = _data_key(record.data) if record.data else (None, None)
+    about = {"model_id": tracker.model_id, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
     metrics = [
-        Metric(_legal_name(key), value, now_ms, 0) for key, value in result.metrics.items() if math.isfinite(value)
+        Metric(_legal_name(key), value, now_ms, 0, **(about if _is_linked(key) else {}))
+        for key, value in result.metrics.items()
+        if math.isfinite(value)
     ]
     for key, points in result.series.items():
         metrics += [Metric(_legal_name(key), value, now_ms, step) for step, value in points if math.isfinite(value)]
@@ -140,9 +163,16 @@ def finish(tracker: Tracker, job: Job, record: Record) -> None:
         for file in sorted(job.folder.iterdir()):
             if file.is_file() and not file.name.startswith("."):
                 client.log_artifact(run_id, str(file))
+        if run_id is not None and tracker.store.traces and record.status is Status.FINISHED:
+            traces.log_traces(tracker.store.uri, tracker.experiment_id, run_id, record, job.folder)
         client.set_terminated(run_id, record.status.value)
     if tracker.pending is not None:
         pending_runs.remove(job.folder / pending_runs.FILE, tracker.pending)
+
+
+def _is_linked(key: str) -> bool:
+    """Whether a metric is a quality or a cost of the model on the data, which MLflow then shows beside both."""
+    return "/" not in key and described(key).better is not Better.neither
 
 
 def run_name(config: RunnerConfig) -> str:

@@ -129,7 +129,7 @@ def test_processes_that_log_the_same_new_data_set_at_once_all_succeed(
         for number in range(rounds):
             barrier.wait(60)
             data = {"name": f"set {number}", "digest": "0", "source_type": "file", "source": "{}"}
-            tracking._log_data(client, run_id, data)
+            tracking._log_inputs(client, run_id, data, None)
         return [it.dataset.name for it in client.get_run(run_id).inputs.dataset_inputs]
 
     with ThreadPoolExecutor(together) as threads:

@@ -11,12 +11,11 @@ from list_session import ListSession
 
 from runner.config.agents import AgentRole, AgentsConfig, Domain, Mode
 from runner.config.root import RunnerConfig
-from runner.core.result import FinishReason
+from runner.core.result import CALLS, FinishReason
 from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request
 from runner.engines.stats import EngineStats
 from runner.store.jobs import Job, Recorder
 from runner.tasks.agents import task as agents
-from runner.tasks.agents.calls import CALLS
 
 TALKERS = [AgentRole.inspector]  # a team that writes no code
 

@@ -12,10 +12,9 @@ from typing import Any
 
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered
-from runner.core.result import Call, FinishReason, sealed, unsealed, without_unset_keys
+from runner.core.result import CALLS, Call, FinishReason, sealed, unsealed, without_unset_keys
 from runner.store.lines import GrowingFile, damaged, read_evidence
 
-CALLS = "calls.jsonl"
 _OF_CALL = {item.name for item in fields(Call)}
 
 

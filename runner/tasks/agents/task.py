@@ -27,7 +27,7 @@ from runner.core import machine
 from runner.core.errors import JobFailed
 from runner.core.files import write_atomically
 from runner.core.progress import Progress
-from runner.core.result import GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
+from runner.core.result import CALLS, GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
 from runner.datasets.chosen import choice_words
 from runner.datasets.gsm8k import Item
@@ -38,7 +38,7 @@ from runner.scorers.totals import score_without_left_out
 from runner.store.measured import Measured, Measuring
 from runner.tasks.agents import assignment, match
 from runner.tasks.agents.assignment import Assignment, team_of
-from runner.tasks.agents.calls import CALLS, CallFile
+from runner.tasks.agents.calls import CallFile
 from runner.tasks.base import Context, Uses
 from runner.tasks.completing import problems
 

@@ -31,7 +31,7 @@ from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
-from runner.core.result import FinishReason, Record, Status
+from runner.core.result import CALLS, FinishReason, Record, Status
 from runner.embedded import MODEL_DIR
 from runner.engines.base import Completion
 from runner.engines.contract import complete
@@ -40,7 +40,6 @@ from runner.engines.synthetic import synthetic_requests
 from runner.grid.plan import State, plan_job, predicted_need
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import check, identify, run
-from runner.tasks.agents.calls import CALLS
 from runner.tasks.base import task_of
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ from runner.agents.team import AgentCall, Answered
 from runner.agents.wording import Role
 from runner.config.agents import Domain
 from runner.core.errors import EvidenceError
-from runner.core.result import Call, FinishReason
-from runner.tasks.agents.calls import CALLS, CallFile
+from runner.core.result import CALLS, Call, FinishReason
+from runner.tasks.agents.calls import CallFile
 
 
 def turn(key: str = "test/0/0/2", question: str = "How many?") -> AgentCall:

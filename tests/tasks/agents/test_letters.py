@@ -15,9 +15,8 @@ from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
 from runner.config.root import RunnerConfig
 from runner.config.task import Gold
 from runner.core.errors import DataError
-from runner.core.result import GRAPH, Verdict
+from runner.core.result import CALLS, GRAPH, Verdict
 from runner.tasks.agents import task as agents
-from runner.tasks.agents.calls import CALLS
 
 Make = Callable[..., RunnerConfig]
 QUESTIONS: list[dict[str, Any]] = [

@@ -20,9 +20,9 @@ from runner.config.agents import DecisionMethod, Mode
 from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
+from runner.core.result import CALLS
 from runner.store.jobs import read_samples
 from runner.tasks.agents import task as agents
-from runner.tasks.agents.calls import CALLS
 
 Make = Callable[..., RunnerConfig]
 Runner = Callable[..., Any]

@@ -26,10 +26,9 @@ from runner.config.lora import LoraConfig, PeftConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, EvidenceError
-from runner.core.result import Verdict
+from runner.core.result import CALLS, Verdict
 from runner.engines.base import Capability
 from runner.tasks.agents import task as agents
-from runner.tasks.agents.calls import CALLS
 
 Make = Callable[..., RunnerConfig]
 

@@ -1,0 +1,52 @@
+"""A job's model as MLflow keeps it: its name, what distinguishes it, no weights. Jobs with the same model share one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from typing import Any
+
+from runner.config.root import RunnerConfig, semantic_keys
+from runner.core.result import Record
+
+log = logging.getLogger(__name__)
+
+GROUPS = ("model", "quantization", "lora", "rope")  # what is loaded
+DIGEST = "runner.digest"  # the tag by which the same model is found again
+
+
+def describe(config: RunnerConfig, params: dict[str, str], model_sha256: str) -> dict[str, Any]:
+    """Return name, digest and params of the model of a job; empty for a job without one."""
+    if not model_sha256:
+        return {}
+    of_model = {key: value for key, value in params.items() if key.partition(".")[0] in GROUPS}
+    counted = {key: str(value) for key, value in semantic_keys(config) if key.partition(".")[0] in GROUPS}
+    identity = [model_sha256, sorted(counted.items()), of_model.get("lora.path")]
+    names = [config.model.name.rpartition("/")[2], config.quantization.label, config.lora.name, config.rope.name]
+    name = " ".join(part for part in names if part not in ("none", "native"))
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    return {"name": re.sub(r"[^\w\- ]", "-", name)[:200], "digest": digest, "params": of_model}
+
+
+def log_model(client: Any, experiment_id: str, run_id: str, record: Record) -> str | None:
+    """Return the id of a job's model in MLflow, which is made if it is not there; None if the store keeps no models."""
+    from mlflow.exceptions import MlflowException
+
+    if not record.model:
+        return None
+    digest = record.model["digest"]
+    try:
+        found = client.search_logged_models([experiment_id], f"tags.`{DIGEST}` = '{digest}'", max_results=1)
+        if found:
+            return str(found[0].model_id)
+        params = {key: value[:500] for key, value in record.model["params"].items()}
+        made = client.create_logged_model(
+            experiment_id, record.model["name"], run_id, {DIGEST: digest}, params, model_type="language model"
+        )
+        client.finalize_logged_model(made.model_id, "READY")
+    except MlflowException as error:  # a server from before MLflow 3 does not know these requests
+        log.warning("this MLflow store keeps no models, the runs are logged without: %s", str(error).splitlines()[0])
+        return None
+    return str(made.model_id)

@@ -1,0 +1,106 @@
+"""tracking.traces=true: each sample of a job as a trace in MLflow, with the calls of agents as spans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from runner.core.progress import Progress
+from runner.core.result import CALLS, Call, Record, Sample, unsealed, without_unset_keys
+from runner.store.jobs import SAMPLES, read_samples
+from runner.store.lines import read_evidence
+
+NS = 1_000_000_000
+OF_CALL = {item.name for item in fields(Call)}
+
+
+def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder: Path) -> int:
+    """Log a trace for each sample that the run has none of; return how many were logged.
+
+    A sample is known to have taken some seconds, not when it began: its trace begins with the job.
+    """
+    import mlflow
+
+    samples = read_samples(folder / SAMPLES)
+    if not samples:
+        return 0
+    mlflow.set_tracking_uri(uri)  # the exporter of traces knows no other way
+    client = mlflow.MlflowClient(uri)
+    if client.search_traces(locations=[experiment_id], run_id=run_id, max_results=1, include_spans=False):
+        return 0
+    calls = _calls_of_teams(folder / CALLS)
+    began_ns = int(datetime.fromisoformat(record.started_at).timestamp() * NS)
+    with Progress(len(samples), "traces") as bar:
+        for index in sorted(samples):
+            of_sample = samples[index].calls or calls.get(index, [])
+            _log(client, experiment_id, run_id, record, samples[index], of_sample, began_ns)
+            bar.advance()
+    return len(samples)
+
+
+def _calls_of_teams(path: Path) -> dict[int, list[Call]]:
+    """Return the calls of teams of agents by the question's number; an id is `test/QUESTION/ROUND/AGENT`."""
+    last: dict[str, Call] = {}
+    for _, line in read_evidence(path, unsealed, "call"):
+        if "text" in line and str(line["id"]).startswith("test/"):
+            last[str(line["id"])] = Call.from_dict({key: it for key, it in line.items() if key in OF_CALL})
+    by_question: dict[int, list[Call]] = {}
+    for call_id, call in last.items():
+        by_question.setdefault(int(call_id.split("/")[1]), []).append(call)
+    return by_question
+
+
+def _log(
+    client: Any, experiment_id: str, run_id: str, record: Record, sample: Sample, calls: Sequence[Call], began_ns: int
+) -> None:
+    inputs = {"question": sample.question, "index": sample.index, "prompt_sha256": sample.prompt_sha256}
+    trace = client.start_trace(
+        f"{record.task} {sample.index}",
+        span_type="AGENT" if calls else "LLM",
+        inputs=without_unset_keys(inputs),
+        tags={"job_id": record.job_id} | ({"verdict": sample.verdict.value} if sample.verdict else {}),
+        experiment_id=experiment_id,
+        start_time_ns=began_ns,
+        run_id=run_id,
+    )
+    _log_calls(client, trace.trace_id, trace.span_id, calls, began_ns)
+    outputs: dict[str, Any] = (
+        {"answers": [one.text for one in sample.answers]} if len(sample.answers) > 1 else {"answer": sample.text}
+    )
+    outputs |= {"extracted": sample.extracted, "gold": sample.gold, "verdict": sample.verdict, "error": sample.error}
+    client.end_trace(
+        trace.trace_id,
+        outputs=without_unset_keys(outputs),
+        attributes=_counts(sample),
+        status="ERROR" if sample.failed else "OK",
+        end_time_ns=began_ns + int(sample.seconds * NS),
+    )
+
+
+def _log_calls(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call], began_ns: int) -> None:
+    """Log calls as spans, one after another."""
+    for call in calls:
+        ended_ns = began_ns + int(call.seconds * NS)
+        name = " ".join(filter(None, (call.who, call.what)))
+        inputs = {"prompt_sha256": call.prompt_sha256}
+        span = client.start_span(name, trace_id, parent_id, "AGENT", inputs=inputs, start_time_ns=began_ns)
+        _log_calls(client, trace_id, span.span_id, call.calls or (), began_ns)
+        client.end_span(
+            trace_id,
+            span.span_id,
+            outputs=without_unset_keys({"answer": call.text, "error": call.error}),
+            attributes=_counts(call),
+            status="ERROR" if call.error else "OK",
+            end_time_ns=ended_ns,
+        )
+        began_ns = ended_ns
+
+
+def _counts(answer: Sample | Call) -> Mapping[str, Any]:
+    new_tokens = len(answer.token_ids) if answer.new_tokens is None else answer.new_tokens
+    counts = {"prompt_tokens": answer.prompt_tokens, "new_tokens": new_tokens, "by": answer.by}
+    shown: dict[str, Any] = without_unset_keys(counts | {"finish_reason": answer.finish_reason.value})
+    return shown

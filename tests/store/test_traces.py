@@ -1,0 +1,74 @@
+"""tracking.traces=true: each sample once, with its answer, verdict and calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.core.result import Sample
+
+Run = Callable[..., Any]
+pytestmark = pytest.mark.slow
+
+
+def traces_of(folder: Path, done: Any) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'outputs' / 'mlflow.db'}")
+    run = client.get_run(done.json()["mlflow_run_id"])
+    found = client.search_traces(locations=[run.info.experiment_id], run_id=run.info.run_id, max_results=100)
+    return sorted(found, key=lambda trace: int(trace.data.spans[0].name.split()[-1]))
+
+
+def samples_of(done: Any) -> list[Sample]:
+    lines = Path(done.json()["output_dir"], "samples.jsonl").read_text().splitlines()
+    return sorted(map(Sample.from_json, lines), key=lambda sample: sample.index)
+
+
+def test_each_sample_is_a_trace_once(runner: Run, tmp_path: Path) -> None:
+    small = ("task.limit=3", "generation.max_new_tokens=40", "print=json")
+    plain = runner(*small)
+    assert traces_of(tmp_path, plain) == [], "only on request"
+    asked = runner(*small, "tracking.traces=true")  # the job is done; its samples are there
+    assert asked.json()["job_id"] == plain.json()["job_id"], "traces change no answer"
+    found, samples = traces_of(tmp_path, asked), samples_of(asked)
+    assert len(found) == 3
+    for trace, sample in zip(found, samples, strict=True):
+        root = trace.data.spans[0]
+        assert root.inputs["question"] == sample.question
+        assert (root.outputs["answer"], root.outputs["gold"]) == (sample.text, sample.gold)
+        assert sample.verdict is not None
+        assert root.outputs["verdict"] == trace.info.tags["verdict"] == sample.verdict.value
+        assert root.attributes["new_tokens"] == len(sample.token_ids)
+        assert trace.info.execution_duration == pytest.approx(1000 * sample.seconds, abs=1)
+        assert trace.info.tags["job_id"] == asked.json()["job_id"]
+    assert runner(*small, "tracking.traces=true").code == 0
+    assert len(traces_of(tmp_path, asked)) == 3, "and never twice"
+    anew = runner(*small, "seed=5", "model=stub", "tracking.traces=true")
+    assert len(traces_of(tmp_path, anew)) == 3
+
+
+def test_the_calls_of_agents_are_spans(runner: Run, tmp_path: Path) -> None:
+    team = ("task=agents", "model=stub", "task.limit=2", "print=json", "tracking.traces=true")
+    done = runner(*team)
+    assert done.code == 0, done.err
+    lines = Path(done.json()["output_dir"], "calls.jsonl").read_text().splitlines()
+    calls = [call for line in lines if "text" in (call := json.loads(line))]  # the others are outcomes of programs
+    assert len(calls) == 10
+    for index, trace in enumerate(traces_of(tmp_path, done)):
+        root, *spans = trace.data.spans
+        own = [call for call in calls if call["id"].startswith(f"test/{index}/")]
+        assert [(span.name, span.outputs["answer"]) for span in spans] == [(it["who"], it["text"]) for it in own]
+        assert {span.parent_id for span in spans} == {root.span_id}
+        assert all(one.end_time_ns <= other.start_time_ns for one, other in pairwise(spans))
+
+
+def test_without_a_store_there_is_no_place_for_traces(runner: Run) -> None:
+    done = runner("model=stub", "tracking=none", "tracking.traces=true")
+    assert done.code == 2
+    assert "tracking.traces=True: tracking=none logs nothing to MLflow" in done.err
