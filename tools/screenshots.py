@@ -1,7 +1,8 @@
-"""The screenshots on the pages: `python -m tools.screenshots serve|mlflow PICTURE`, in the folder of a run.
+"""The screenshots on the pages: `python -m tools.screenshots serve|mlflow|mlflow_evidence PICTURE`, in a run's folder.
 
 serve: the page of a server of its own, with two questions and the settings open. mlflow: MLflow's view of the demo's
-jobs side by side, from outputs/demo. Needs Chromium.
+jobs side by side, from outputs/demo. mlflow_evidence: a model with its data set and metrics, and one trace. All need
+Chromium.
 """
 
 from __future__ import annotations
@@ -75,6 +76,39 @@ def mlflow(picture: Path, folder: Path) -> None:
     shown.save(picture)
 
 
+def mlflow_evidence(picture: Path, folder: Path) -> None:
+    """Run a job with traces, and save MLflow's pages of its model and of one trace, one below the other."""
+    from mlflow import MlflowClient
+
+    job = ("quantization=int8", "task.limit=20", "tracking.traces=true", "print=json", "output_dir=outputs/demo")
+    done = subprocess.run([sys.executable, "-m", "runner", *job], check=True, capture_output=True, text=True)
+    client = MlflowClient(DEMO)
+    run = client.get_run(json.loads(done.stdout.splitlines()[-1])["mlflow_run_id"])
+    assert run.inputs is not None
+    experiment = run.info.experiment_id
+    trace = client.search_traces(locations=[experiment], run_id=run.info.run_id, max_results=1)[0].info.trace_id
+    places = {
+        f"models/{run.inputs.model_inputs[0].model_id}": "decode_tok_per_s",
+        f"traces?selectedEvaluationId={trace}": "verdict",
+    }
+    shown = []
+    with _mlflow_ui() as url, browser(folder, "--window-size=1500,1100") as page:
+        for place, word in places.items():
+            page.go(
+                f"{url}/?{word}#/experiments/{experiment}/{place}"
+            )  # another address: only the part behind # differs
+            page.until(f"document.body.innerText.includes('{word}')", SERVER_S)
+            time.sleep(3)
+            page.picture(picture)
+            with Image.open(picture) as image:
+                image.load()
+                shown.append(image.crop((0, 0, 1110, image.height) if "trace" not in place else (0, 0, 1050, 880)))
+    whole = Image.new("RGB", (1110, sum(part.height for part in shown)), "white")
+    whole.paste(shown[0], (0, 0))
+    whole.paste(shown[1], (0, shown[0].height))
+    whole.quantize(128).save(picture, optimize=True)
+
+
 @contextlib.contextmanager
 def _mlflow_ui() -> Iterator[str]:
     with socket.socket() as free:
@@ -106,7 +140,9 @@ def main() -> None:
     """Save the picture that is named."""
     what, picture = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        {"serve": serve, "mlflow": mlflow}[what](Path(picture).resolve(), Path(folder))
+        {"serve": serve, "mlflow": mlflow, "mlflow_evidence": mlflow_evidence}[what](
+            Path(picture).resolve(), Path(folder)
+        )
 
 
 if __name__ == "__main__":
