@@ -14,6 +14,8 @@ from runner.store.jobs import SAMPLES, read_samples
 from runner.store.lines import read_evidence
 
 NS = 1_000_000_000
+PAGE = 500  # traces that one request returns
+NAME = "mlflow.traceName"  # the tag with the name of a trace
 OF_CALL = {item.name for item in fields(Call)}
 
 
@@ -29,16 +31,33 @@ def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder
         return 0
     mlflow.set_tracking_uri(uri)  # the exporter of traces knows no other way
     client = mlflow.MlflowClient(uri)
-    if client.search_traces(locations=[experiment_id], run_id=run_id, max_results=1, include_spans=False):
-        return 0
+    there = _names(client, experiment_id, run_id)
+    missing = [index for index in sorted(samples) if _name(record, index) not in there]
     calls = _calls_of_teams(folder / CALLS)
     began_ns = int(datetime.fromisoformat(record.started_at).timestamp() * NS)
-    with Progress(len(samples), "traces") as bar:
-        for index in sorted(samples):
+    with Progress(len(missing), "traces") as bar:
+        for index in missing:
             of_sample = samples[index].calls or calls.get(index, [])
             _log(client, experiment_id, run_id, record, samples[index], of_sample, began_ns)
             bar.advance()
-    return len(samples)
+    return len(missing)
+
+
+def _name(record: Record, index: int) -> str:
+    return f"{record.task} {index}"
+
+
+def _names(client: Any, experiment_id: str, run_id: str) -> set[str]:
+    """Return the names of the traces that a run has; a start that was killed may have logged a part of them."""
+    names: set[str] = set()
+    token = None
+    while True:
+        page = client.search_traces(
+            locations=[experiment_id], run_id=run_id, max_results=PAGE, page_token=token, include_spans=False
+        )
+        names |= {str(trace.info.tags.get(NAME)) for trace in page}
+        if not (token := page.token):
+            return names
 
 
 def _calls_of_teams(path: Path) -> dict[int, list[Call]]:
@@ -58,7 +77,7 @@ def _log(
 ) -> None:
     inputs = {"question": sample.question, "index": sample.index, "prompt_sha256": sample.prompt_sha256}
     trace = client.start_trace(
-        f"{record.task} {sample.index}",
+        _name(record, sample.index),
         span_type="AGENT" if calls else "LLM",
         inputs=without_unset_keys(inputs),
         tags={"job_id": record.job_id} | ({"verdict": sample.verdict.value} if sample.verdict else {}),

@@ -49,6 +49,16 @@ def test_each_sample_is_a_trace_once(runner: Run, tmp_path: Path) -> None:
         assert trace.info.tags["job_id"] == asked.json()["job_id"]
     assert runner(*small, "tracking.traces=true").code == 0
     assert len(traces_of(tmp_path, asked)) == 3, "and never twice"
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    client.delete_traces(found[1].info.experiment_id, trace_ids=[found[1].info.trace_id])
+    assert runner(*small, "tracking.traces=true").code == 0
+    again = traces_of(tmp_path, asked)
+    assert [trace.data.spans[0].name for trace in again] == [f"gsm8k {index}" for index in range(3)]
+    assert {it.info.trace_id for it in found} & {it.info.trace_id for it in again} == {
+        found[0].info.trace_id, found[2].info.trace_id
+    }, "only the missing one is logged"  # fmt: skip
     anew = runner(*small, "seed=5", "model=stub", "tracking.traces=true")
     assert len(traces_of(tmp_path, anew)) == 3
 
