@@ -15,7 +15,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal import config_loader_impl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -147,10 +148,11 @@ class Composer:
         of_task = [override for override in parsed if not override.is_hydra_override()]
         for override in of_task:
             config.hydra.overrides.task.append(override.input_line)
-        rule = config.hydra.job.config.override_dirname
-        config.hydra.job.override_dirname = get_overrides_dirname(
-            overrides=of_task, kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
-        )
+        if hasattr(config_loader_impl, "get_overrides_dirname"):  # in Hydra 1.4 it follows from the overrides by itself
+            rule = config.hydra.job.config.override_dirname
+            config.hydra.job.override_dirname = config_loader_impl.get_overrides_dirname(
+                overrides=of_task, kv_sep=rule.kv_sep, item_sep=rule.item_sep, exclude_keys=rule.exclude_keys
+            )
         return config
 
     def _is_of_combination(self, override: Override) -> bool:

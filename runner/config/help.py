@@ -44,10 +44,12 @@ class Comments:
     beside: dict[str, str] = field(default_factory=dict)
 
 
-def get_help(self: Hydra, help_cfg: DictConfig, cfg: DictConfig, args_parser: ArgumentParser, resolve: bool) -> str:
+def get_help(
+    self: Hydra, help_cfg: DictConfig, cfg: DictConfig, args_parser: ArgumentParser, resolve: bool, **of_hydra_1_4: Any
+) -> str:
     """Return the text of --help as Hydra makes it, with the runner's keys described."""
     if OmegaConf.get_type(cfg) is not RunnerConfig:  # for --hydra-help
-        return _hydras_help(self, help_cfg, cfg, args_parser, resolve)
+        return _hydras_help(self, help_cfg, cfg, args_parser, resolve, **of_hydra_1_4)
     template, _, after = str(help_cfg.template).partition("$CONFIG")
     before = _hydras_help(self, OmegaConf.create({"template": template}), DictConfig({}), args_parser, False)
     before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)  # listed beside task.data instead

@@ -125,13 +125,13 @@ def adapt_plugins() -> None:
         store(group="hydra/launcher", name="submitit_slurm", node=slurm, provider="runner")
 
 
-def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+def _mode(self: Hydra, config_name: str | None, overrides: list[str], **of_hydra_1_4: Any) -> Any:
     """Return hydra.mode. Hydra would compose the job once more for it, though only a study or an override sets it."""
     places = {place.provider: place.path for place in self.config_loader.get_search_path().get_path()}
     is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
     if is_ours and not any("hydra" in override for override in overrides):
         return None  # its default
-    return _composed_mode(self, config_name, overrides)
+    return _composed_mode(self, config_name, overrides, **of_hydra_1_4)
 
 
 class NoRunFolder(Callback):
