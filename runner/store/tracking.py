@@ -1,4 +1,6 @@
-"""The only writer to MLflow, with logged_models and traces for their parts. A job is one run: params, batched metrics, evidence as artifacts, a true status.
+"""The writer to MLflow, with logged_models and traces for their parts.
+
+A job is one run: params, batched metrics, evidence as artifacts, a true status.
 
 MLflow is imported inside the functions: that takes more than a second, which a job that is recorded already or has
 tracking=none must not spend.
