@@ -273,7 +273,6 @@ def test_two_processes_share_a_search(search: Callable[..., Grid], tmp_path: Pat
     rows = trials(tmp_path / "work")
     assert {state for _, state, *_ in rows} == {"COMPLETE"}
     assert 6 <= len(rows) <= 7, "both may ask for the last one at once"
-    assert len({row[2] for row in rows}) == len(rows)
     assert all(len(lines) == 4 for lines in samples(tmp_path / "work").values())
 
 
