@@ -62,8 +62,6 @@ def _values(plugin: CompletionPlugin, config_name: str | None, before: list[str]
         schema: Any = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
         if name == "data" and isinstance(schema, type) and issubclass(schema, QuestionsConfig):
             return data_sets.names(composed)
-        if name == "scorer":
-            return [*plug_ins("scorer"), "null"]
         if name in schema_keys(schema):
-            return allowed(schema, name)
+            return [*plug_ins("scorer"), "null"] if name == "scorer" else allowed(schema, name)
     return []

@@ -254,9 +254,9 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         ignored = {"gold": self.gold is not Gold.number, "gold_after": self.gold_after is not None}
         ignored |= {"choices_key": self.choices_key is not None, "extractor": self.extractor is not Extractor.strict}
         ignored |= {"check_contamination": self.check_contamination > 0}
-        for key in (key for key, is_set in ignored.items() if is_set):
-            need = f"it is for numbers and letters, and task.scorer={self.scorer} judges: leave one of the two out"
-            check(False, f"task.{key}", getattr(self, key), need)
+        need = f"it is for numbers and letters, and task.scorer={self.scorer} judges: leave one of the two out"
+        for key, is_set in ignored.items():
+            check(not is_set, f"task.{key}", getattr(self, key), need)
 
     @property
     def gold_scorer(self) -> str | None:

@@ -67,6 +67,7 @@ def packages() -> dict[str, list[PlugIn]]:
     return by_package
 
 
+@cache
 def conf_folders() -> dict[str, Path]:
     """Return the folders conf/ of the packages with plug-ins, by package."""
     found = {it.package: it.conf for it in reversed(_found())}

@@ -126,7 +126,7 @@ class Likelihood:
 
 
 @dataclass
-class Sample:
+class Sample(Counted):
     """One line of samples.jsonl: a completion and, for scored tasks, its verdict.
 
     If one question took several calls, they are in `calls`, and the sample itself has the final answer: its text, and

@@ -153,9 +153,15 @@ def short(value: object) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
+def short_hash(value: object, digits: int = 12) -> str:
+    """Return a short name for a value of JSON: equal values have the same, whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
 def signed(values: dict[str, Any]) -> str:
     """Return an object as JSON for people to read, with a checksum over the rest."""
-    return json.dumps(values | {"checksum": _digest(values)}, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(values | {"checksum": short_hash(values, 16)}, indent=2, ensure_ascii=False) + "\n"
 
 
 def checked(values: Any) -> Any:
@@ -165,10 +171,6 @@ def checked(values: Any) -> Any:
     """
     if not isinstance(values, dict) or "checksum" not in values:
         return values
-    if values.pop("checksum") != _digest(values):
+    if values.pop("checksum") != short_hash(values, 16):
         raise ValueError("its checksum does not fit: it has been changed since it was written")
     return values
-
-
-def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

@@ -21,8 +21,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from runner.config.compose import Composer
-from runner.config.hydra import without_hydra
 from runner.core.console import plain, say
 from runner.core.errors import ConfigError, TrackingError, check_output_folder
 from runner.core.files import hold, is_held, write_atomically
@@ -31,7 +29,7 @@ from runner.core.uris import without_secrets
 from runner.grid.plan import Outcome
 from runner.grid.search_pictures import draw
 from runner.grid.search_space import SearchSettings, SearchSpace, study_name
-from runner.grid.sweeper import WorkerLauncher, plan_composed
+from runner.grid.sweeper import NO_PLAN, WorkerLauncher, plan_all
 from runner.grid.trials import Trials
 
 if TYPE_CHECKING:
@@ -75,7 +73,7 @@ class OptunaSearch(Sweeper):
         import optuna
 
         if self.master.plan:
-            raise ConfigError("plan=true: only hydra/sweeper=grid knows its jobs before it starts")
+            raise ConfigError(NO_PLAN)
         optuna.logging.set_verbosity(logging.WARNING)  # it would log each trial
         self.space = SearchSpace.of(arguments, self.params)
         self.distributions = self.space.distributions()
@@ -85,7 +83,9 @@ class OptunaSearch(Sweeper):
         self.study = self.open_study(output_dir)
         self.folder = Path(self.master.hydra.sweep.dir, self.study.study_name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.trials = Trials(lambda: self.wanted, tuple(self.space.varied), self.settings.direction == "maximize")
+        self.trials = Trials(self.wanted, tuple(self.space.varied), self.settings.direction == "maximize")
+        if isinstance(self.launcher, WorkerLauncher):
+            self.launcher.trials = self.trials
         try:
             with owned(output_dir / ".searches") as owner:
                 self.search(owner)
@@ -135,10 +135,8 @@ class OptunaSearch(Sweeper):
 
     def recall(self, finished: Sequence[FrozenTrial]) -> None:
         """Put the finished trials of earlier starts into the table, from the records of their jobs."""
-        composer = Composer(self.context.config_loader, self.master.hydra.job.config_name, self.master)
-        for trial in finished:
-            overrides = self.space.overrides(trial.params)
-            planned = plan_composed(overrides, *without_hydra(composer.compose(overrides)))
+        overrides = [self.space.overrides(trial.params) for trial in finished]
+        for planned in plan_all(overrides, self.context, self.master):
             if planned.record is not None:
                 self.trials.outcomes[len(self.trials.plan)] = Outcome(Status.FINISHED, planned.record)
                 self.trials.plan.append(planned)
@@ -170,18 +168,15 @@ class OptunaSearch(Sweeper):
         """Run trials, and tell the study their scores; one that fails stays open, unless failures are allowed."""
         from optuna.trial import TrialState
 
-        if isinstance(self.launcher, WorkerLauncher):
-            self.launcher.trials = self.trials
         overrides = [self.space.overrides(trial.params) for trial in batch]
         failed: list[JobReturn] = []
         for trial, ended in zip(batch, self.launcher.launch(overrides, initial_job_idx=batch[0].number), strict=True):
             if ended.status is JobStatus.COMPLETED:
                 self.tell(trial, float(ended.return_value))
-            elif self.settings.max_failure_rate > 0:
-                failed.append(ended)
+                continue
+            failed.append(ended)
+            if self.settings.max_failure_rate > 0:
                 self.tell(trial, None)
-            else:
-                failed.append(ended)
         every = [trial.state for trial in self.study.get_trials(deepcopy=False) if trial.state.is_finished()]
         share = every.count(TrialState.FAIL) / max(len(every), 1)
         if failed and (self.settings.max_failure_rate == 0 or share > self.settings.max_failure_rate):

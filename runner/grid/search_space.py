@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 
 from runner.config.plain_text import sweep_of
 from runner.core.errors import ConfigError, check, check_least, unknown
+from runner.core.texts import short_hash
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -159,4 +159,4 @@ def study_name(space: SearchSpace, settings: SearchSettings) -> str:
         sorted(space.fixed),
         [settings.direction, settings.sampler, settings.seed],
     ]
-    return f"search-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
+    return f"search-{short_hash(parts)}"

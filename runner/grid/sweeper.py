@@ -40,6 +40,8 @@ from runner.grid.workers import WorkerPool
 from runner.report import show_grid
 from runner.store import grid_runs
 
+NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
+
 
 class WorkerLauncher(Launcher):
     """Runs jobs in worker processes, which keep a loaded base from job to job."""
@@ -74,13 +76,12 @@ class WorkerLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs for another package's sweeper, such as Optuna's, and return one number per job."""
-        composer = Composer(self.context.config_loader, self.master.hydra.job.config_name, self.master)
-        plan = [plan_composed(one, *without_hydra(composer.compose(one))) for one in map(list, job_overrides)]
+        plan = plan_all(job_overrides, self.context, self.master)
         for planned in plan:
             if planned.problem:
                 raise ConfigError(planned.problem)
             if planned.config is not None and planned.config.plan:
-                raise ConfigError("plan=true: only hydra/sweeper=grid knows its jobs before it starts")
+                raise ConfigError(NO_PLAN)
         Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper writes its own files there
         trials = self.trials
         numbers = list(range(len(trials.plan), len(trials.plan) + len(plan)))
@@ -271,6 +272,12 @@ def finish(grid: Grid, interrupted: bool) -> None:
             if unlogged
             else "the grid is done, but MLflow shows it as RUNNING: run the same command to end it there"
         )
+
+
+def plan_all(lists: Sequence[Sequence[str]], context: HydraContext, master: DictConfig) -> list[PlannedJob]:
+    """Compose and plan the job of each list of overrides."""
+    composer = Composer(context.config_loader, master.hydra.job.config_name, master)
+    return [plan_composed(one, *without_hydra(composer.compose(one))) for one in map(list, lists)]
 
 
 def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[str, str]) -> PlannedJob:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from runner.core.console import plain
@@ -19,7 +18,7 @@ from runner.report import show_grid
 class Trials:
     """All trials of a search, over all batches in which they are launched."""
 
-    wanted: Callable[[], int] = lambda: 0  # how many trials there will be, as far as that is known
+    wanted: int = 0  # how many trials there will be, as far as that is known
     keys: tuple[str, ...] = ()  # the keys that are searched over
     maximize: bool = True
     plan: list[PlannedJob] = field(default_factory=list)
@@ -29,7 +28,7 @@ class Trials:
     @property
     def total(self) -> int:
         """The number of trials, or how many there are at least."""
-        return max(self.wanted(), len(self.plan))
+        return max(self.wanted, len(self.plan))
 
     def view(self) -> GridView:
         """Return a view that continues to count where the batch before has ended."""

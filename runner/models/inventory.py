@@ -107,11 +107,11 @@ def _dtype_of(tensor: torch.Tensor) -> str:
 def describe_quantization(model: Any, quantization: QuantizationConfig) -> Described:
     """Count the linear layers by their kind of quantization."""
     kinds: Counter[str] = Counter()
-    unquantized = []
+    unquantized, of_layers = [], holders()
     for path, module in model.named_modules():
         if isinstance(module, torch.nn.Embedding):
             continue
-        if kind := _quantized_kind(module):
+        if kind := _quantized_kind(module, of_layers):
             kinds[kind] += 1
         elif isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D":  # GPT-2's linear layer
             unquantized.append(path)
@@ -126,16 +126,17 @@ def describe_quantization(model: Any, quantization: QuantizationConfig) -> Descr
 
 def unpacked_mib(model: Any, quantization: QuantizationConfig) -> float:
     """Return the memory of the unpacked copy that a product makes of the largest quantized weight."""
-    packed = (module for module in model.modules() if _quantized_kind(module))
+    of_layers = holders()
+    packed = (module for module in model.modules() if _quantized_kind(module, of_layers))
     sizes = (getattr(one, "in_features", 0) * getattr(one, "out_features", 0) for one in packed)
     most = max(choice.unpacked_bytes(model.dtype.itemsize) for choice in Mix.of(quantization).choices)
     return max(sizes, default=0) * most / machine.MIB
 
 
-def _quantized_kind(module: torch.nn.Module) -> str:
+def _quantized_kind(module: torch.nn.Module, of_layers: tuple[str, ...]) -> str:
     """Return the class of a quantized layer, or of its quantized weight; empty for any other layer."""
     held = (module, module._parameters.get("weight"))
-    return next((type(one).__name__ for one in held if type(one).__module__.startswith(holders())), "")
+    return next((type(one).__name__ for one in held if type(one).__module__.startswith(of_layers)), "")
 
 
 def describe_lora(adapter: AdapterConfig | None, report: AdapterReport | None) -> Described:

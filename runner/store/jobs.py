@@ -7,8 +7,6 @@ The same job again returns the recorded result; an interrupted job resumes from 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -26,6 +24,7 @@ from runner.core.errors import EvidenceError, JobHeld, cannot_write
 from runner.core.files import hold, write_atomically
 from runner.core.progress import Progress
 from runner.core.result import Record, Sample, Status
+from runner.core.texts import short_hash
 from runner.store.artifacts import first_changed
 from runner.store.lines import GrowingFile, damaged, is_file, read_evidence
 
@@ -134,18 +133,13 @@ def identify(
     }
     if measures:
         identity |= {"machine": machine.describe(), "versions": machine.versions()}
-    job_id = f"{config.task.name}-{_short_hash(identity)}"
+    job_id = f"{config.task.name}-{short_hash(identity)}"
     for part in ("config", "evidence"):
         identity[part] = {key: value for key, value in identity[part].items() if key not in ignored_for_reuse}
     identity["config"] = {key: it for key, it in identity["config"].items() if key.partition(".")[0] != "metrics"}
-    sibling_key = _short_hash(identity) if ignored_for_reuse else ""
+    sibling_key = short_hash(identity) if ignored_for_reuse else ""
     folder = Path(config.output_dir).expanduser().absolute() / "jobs" / job_id
     return Job(job_id, folder, sibling_key, input_hashes.get("model", ""))
-
-
-def _short_hash(identity: dict[str, Any]) -> str:
-    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @contextmanager

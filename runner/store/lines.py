@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from io import FileIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from runner.core.errors import EvidenceError, cannot_write
+from runner.core.result import Call
 
 Line = TypeVar("Line")
 
@@ -71,3 +73,8 @@ def damaged(path: Path, number: int, why: str) -> EvidenceError:
         f"{path}, line {number} {why}. Nothing was changed: repair or delete that line, or run with rerun=all to "
         "generate all samples again"
     )
+
+
+def call_in(line: Mapping[str, Any]) -> Call:
+    """Read the call in a line of calls.jsonl, which says more than the call."""
+    return Call.from_dict({item.name: line[item.name] for item in fields(Call) if item.name in line})

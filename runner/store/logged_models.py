@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 from typing import Any
 
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.core.result import Record
+from runner.core.texts import short_hash
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ def describe(config: RunnerConfig, params: dict[str, str], model_sha256: str) ->
     identity = [model_sha256, sorted(counted.items()), of_model.get("lora.path")]
     names = [config.model.name.rpartition("/")[2], config.quantization.label, config.lora.name, config.rope.name]
     name = " ".join(part for part in names if part not in ("none", "native"))
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    digest = short_hash(identity, 16)
     return {"name": re.sub(r"[^\w\- ]", "-", name)[:200], "digest": digest, "params": of_model}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 from runner.core.progress import Progress
 from runner.core.result import CALLS, Call, Record, Sample, unsealed, without_unset_keys
 from runner.store.jobs import SAMPLES, read_samples
-from runner.store.lines import read_evidence
+from runner.store.lines import call_in, read_evidence
 
 NS = 1_000_000_000
 PAGE = 500  # traces that one request returns
 NAME = "mlflow.traceName"  # the tag with the name of a trace
-OF_CALL = {item.name for item in fields(Call)}
 
 
 def log_traces(uri: str, experiment_id: str, run_id: str, record: Record, folder: Path) -> int:
@@ -65,7 +63,7 @@ def _calls_of_teams(path: Path) -> dict[int, list[Call]]:
     last: dict[str, Call] = {}
     for _, line in read_evidence(path, unsealed, "call"):
         if "text" in line and str(line["id"]).startswith("test/"):
-            last[str(line["id"])] = Call.from_dict({key: it for key, it in line.items() if key in OF_CALL})
+            last[str(line["id"])] = call_in(line)
     by_question: dict[int, list[Call]] = {}
     for call_id, call in last.items():
         by_question.setdefault(int(call_id.split("/")[1]), []).append(call)
@@ -119,7 +117,6 @@ def _log_calls(client: Any, trace_id: str, parent_id: str, calls: Sequence[Call]
 
 
 def _counts(answer: Sample | Call) -> Mapping[str, Any]:
-    new_tokens = len(answer.token_ids) if answer.new_tokens is None else answer.new_tokens
-    counts = {"prompt_tokens": answer.prompt_tokens, "new_tokens": new_tokens, "by": answer.by}
+    counts = {"prompt_tokens": answer.prompt_tokens, "new_tokens": answer.tokens, "by": answer.by}
     shown: dict[str, Any] = without_unset_keys(counts | {"finish_reason": answer.finish_reason.value})
     return shown

@@ -32,6 +32,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
     def forget() -> None:
         plugins._found.cache_clear()
         plugins.plug_ins.cache_clear()
+        plugins.conf_folders.cache_clear()
         for module in [it for it in sys.modules if it.startswith("of_test_")]:
             del sys.modules[module]
 

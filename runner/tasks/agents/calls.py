@@ -6,16 +6,14 @@ one counts. A call that ended in an error, or that answered another prompt than 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered
 from runner.core.result import CALLS, Call, FinishReason, sealed, unsealed, without_unset_keys
-from runner.store.lines import GrowingFile, damaged, read_evidence
-
-_OF_CALL = {item.name for item in fields(Call)}
+from runner.store.lines import GrowingFile, call_in, damaged, read_evidence
 
 
 @dataclass
@@ -80,5 +78,5 @@ class CallFile:
             if self._recorded[key].asked_sha256 == asked_sha256:
                 self._recorded[key].code = outcome
             return
-        call = Call.from_dict({name: value for name, value in line.items() if name in _OF_CALL})
+        call = call_in(line)
         self._recorded[key] = _RecordedCall(asked_sha256, call, bool(line.get("permanent")), line.get("cost_usd"))
