@@ -40,8 +40,9 @@ class PlugInConfs(SearchPathPlugin):
 
 GridSweeper = _lazy_plugin("runner.grid.sweeper", "GridSweeper", "GridSweeper", Sweeper)  # hydra/sweeper=grid
 WorkerLauncher = _lazy_plugin(
-    "runner.grid.sweeper", "WorkerLauncher", "WorkerLauncher", Launcher
+    "runner.grid.launchers", "WorkerLauncher", "WorkerLauncher", Launcher
 )  # hydra/launcher=workers
+RayLauncher = _lazy_plugin("runner.grid.ray_launcher", "RayLauncher", "RayLauncher", Launcher)  # hydra/launcher=ray
 OptunaSearch = _lazy_plugin("runner.grid.search", "OptunaSearch", "OptunaSearch", Sweeper)  # hydra/sweeper=optuna
 with suppress(ImportError):
     import hydra_plugins.hydra_submitit_launcher.submitit_launcher  # noqa: F401

@@ -84,7 +84,7 @@ INDIRECT = {
     "tqdm",
     "yaml",
 }  # dependencies of transformers, torch, MLflow, FastAPI, OmegaConf
-OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval", "optuna", "submitit"}  # each in its own extra
+OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval", "optuna", "ray", "submitit"}  # each in its own extra
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ from runner.config.choices import CONF, choices_for, file_of
 from runner.config.groups import GROUPS, KeyType, key_types, names_of
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
 from runner.config.missing_keys import HYDRAS_OWN, compose_config
+from runner.config.ray import RayLauncherConfig
 from runner.config.root import RunnerConfig
 from runner.config.stored_schemas import StoredSchema, open_keys
 from runner.config.yaml_files import load_checked
@@ -109,13 +110,10 @@ def register() -> None:
 def adapt_plugins() -> None:
     """Store other packages' plugins again under the same names, with our values where their defaults do not fit."""
     store = ConfigStore.instance().store
-    with suppress(ImportError):
-        from hydra_plugins.hydra_ray_launcher._config import RayConf, RayLauncherConf
-
-        # no server for the dashboard, and no retries: the runner itself repeats a job that another job's crash ended
-        init = {"address": None, "include_dashboard": False, "logging_level": "warning"}
-        ray = RayLauncherConf(ray=RayConf(init=init, remote={"max_retries": 0}))
-        store(group="hydra/launcher", name="ray", node=ray, provider="runner")
+    if find_spec("ray") is not None:
+        with suppress(ImportError):
+            import hydra_plugins.hydra_ray_launcher._config  # noqa: F401  # it stores a launcher of this name, too
+        store(group="hydra/launcher", name="ray", node=RayLauncherConfig, provider="runner")
     with suppress(ImportError):
         from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 

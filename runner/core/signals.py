@@ -46,8 +46,15 @@ def handlers_installed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    with handlers_kept():
+        install_handlers()
+        yield
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put the handlers back after this block, in which a library installs its own."""
     before = {number: signal.getsignal(number) for number in ENDING}
-    install_handlers()
     try:
         yield
     finally:

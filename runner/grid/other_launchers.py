@@ -1,4 +1,4 @@
-"""Jobs under Hydra's other launchers, such as joblib, submitit or Ray.
+"""Jobs under Hydra's other launchers, such as joblib or submitit.
 
 A launcher of another package returns all results together, and none of them when one process dies. But each job
 records its result on disk: the results are read from there, and only jobs without a result are launched again.
@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 
 from hydra.conf import HydraConf
@@ -34,9 +34,6 @@ from runner.store.jobs import Job, claim
 log = logging.getLogger(__name__)
 
 GRACE_S = 2.0  # for jobs to end by themselves after Ctrl-C
-# what Ray says when its own processes took more than 30 s, as on a busy machine; no setting changes that limit
-RAY_STARTED_SLOWLY = "The current node timed out during startup"
-MAX_RAY_STARTS = 3
 PARENT_KEY = "tracking.parent_run_id="  # the override that is added to each job
 
 
@@ -93,15 +90,13 @@ class ForeignLaunch:
     _jobs: dict[int, Job] = field(default_factory=dict)
     _before: dict[int, tuple[Record | None, int]] = field(default_factory=dict)
     _relaunched: set[int] = field(default_factory=set)
-    _starts: int = 1
 
     def run(self, numbers: list[int]) -> None:
         """Launch the jobs; after a broken launch, launch the running ones again one by one, so that only one fails."""
         self._jobs = {number: job for number in numbers if (job := self.plan[number].job) is not None}
         self._before = {number: (_record(job), _started_ns(job)) for number, job in self._jobs.items()}
         batches = deque([numbers])
-        with redirect_stdout(sys.stderr), ExitStack() as stack:  # Ray writes to stdout until it is shut down
-            stack.callback(_shut_down_ray)
+        with redirect_stdout(sys.stderr):
             while batches:
                 batch = batches.popleft()
                 if self.outcomes:  # jobs of a broken launch may have ended in the meantime
@@ -148,7 +143,6 @@ class ForeignLaunch:
 
     def _stop(self, batch: list[int]) -> None:
         """Record how the jobs ended after Ctrl-C; jobs that the launcher leaves running are not touched."""
-        _shut_down_ray()  # otherwise Ray ends its jobs when this process exits, too late to record that
         give_up_at = time.monotonic() + GRACE_S
         started = self._started(batch)
         while (running := [n for n in started if _is_running(self._jobs[n])]) and time.monotonic() < give_up_at:
@@ -177,15 +171,6 @@ class ForeignLaunch:
             self.outcomes[started[0]] = self.plan[started[0]].record_death(Status.FAILED, message)
             return []
         if not started and not progressed:
-            if RAY_STARTED_SLOWLY in cause and self._starts < MAX_RAY_STARTS:
-                self._starts += 1
-                log.warning(
-                    "Ray did not start within its 30 s, as on a busy machine: start %d of %d",
-                    self._starts,
-                    MAX_RAY_STARTS,
-                )
-                _shut_down_ray()
-                return [batch]
             if not self.outcomes:
                 raise ConfigError(f"hydra/launcher={self.name} could not start the jobs: {cause}") from error
             for number in waiting:
@@ -216,11 +201,6 @@ class ForeignLaunch:
     def _started(self, batch: list[int]) -> list[int]:
         """Return the jobs that a process has started and that have not ended."""
         return [n for n in batch if n not in self.outcomes and _started_ns(self._jobs[n]) != self._before[n][1]]
-
-
-def _shut_down_ray() -> None:
-    if (ray := sys.modules.get("ray")) is not None:
-        ray.shutdown()
 
 
 def _record(job: Job) -> Record | None:

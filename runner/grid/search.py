@@ -26,10 +26,11 @@ from runner.core.errors import ConfigError, TrackingError, check_output_folder
 from runner.core.files import hold, is_held, write_atomically
 from runner.core.result import Status
 from runner.core.uris import without_secrets
+from runner.grid.composed_plan import plan_all
+from runner.grid.launchers import NO_PLAN, PlanLauncher
 from runner.grid.plan import Outcome
 from runner.grid.search_pictures import draw
 from runner.grid.search_space import SearchSettings, SearchSpace, study_name
-from runner.grid.sweeper import NO_PLAN, WorkerLauncher, plan_all
 from runner.grid.trials import Trials
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class OptunaSearch(Sweeper):
         self.folder = Path(self.master.hydra.sweep.dir, self.study.study_name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.trials = Trials(self.wanted, tuple(self.space.varied), self.settings.direction == "maximize")
-        if isinstance(self.launcher, WorkerLauncher):
+        if isinstance(self.launcher, PlanLauncher):
             self.launcher.trials = self.trials
         try:
             with owned(output_dir / ".searches") as owner:

@@ -1,19 +1,16 @@
 """The grid: expand the overrides, plan every job, run what is not done, show all jobs, exit with the right code.
 
-Hydra's own sweeper composes each job twice, stops at the first failure and shows no table. The two plugins here are
-this project's defaults; `hydra/sweeper=optuna` and `hydra/launcher=joblib|submitit_local|ray|…` replace them.
+Hydra's own sweeper composes each job twice, stops at the first failure and shows no table. This plugin and
+`WorkerLauncher` are this project's defaults; `hydra/sweeper=optuna` and `hydra/launcher=joblib|ray|…` replace them.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -21,83 +18,24 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.checkpoints.resolve import sharing
 from runner.config.compose import Composer
-from runner.config.hydra import to_config, without_hydra
-from runner.config.root import AUTO, RunnerConfig
-from runner.core import machine, signals
+from runner.config.hydra import without_hydra
+from runner.config.root import RunnerConfig
+from runner.core import signals
 from runner.core.console import say
-from runner.core.errors import ConfigError, JobFailed, RunnerError, TrackingError, check_output_folder
+from runner.core.errors import ConfigError, JobFailed, TrackingError, check_output_folder
 from runner.core.progress import Progress
 from runner.core.result import Status
 from runner.grid import model_list
+from runner.grid.composed_plan import plan_composed
 from runner.grid.expand import Values, check_exclude, excluded, expand
+from runner.grid.launchers import PlanLauncher
 from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.parents import ParentRuns
-from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates, objective, plan_job, worker_count
+from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates
 from runner.grid.shares import share_error
-from runner.grid.show import GridView, labels, show_failures, show_hints, show_plan, summary, table_lines
-from runner.grid.trials import Trials
-from runner.grid.workers import WorkerPool
+from runner.grid.show import show_failures, show_hints, show_plan, summary, table_lines
 from runner.report import show_grid
 from runner.store import grid_runs
-
-NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
-
-
-class WorkerLauncher(Launcher):
-    """Runs jobs in worker processes, which keep a loaded base from job to job."""
-
-    def __init__(self, fresh: bool = False) -> None:
-        self.fresh = fresh
-        self.trials = Trials()  # for another package's sweeper
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over."""
-        self.master, self.context = config, hydra_context
-
-    def run_plan(
-        self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], trials: Trials | None = None
-    ) -> bool:
-        """Run these jobs of a plan and fill in their outcomes; return whether the user stopped them."""
-        settings = plan[numbers[0]].config
-        assert settings is not None
-        with GridView(labels(plan), len(numbers)) if trials is None else trials.view() as view:
-            return WorkerPool(
-                plan=plan,
-                numbers=numbers,
-                workers_wanted=worker_count(plan, numbers, settings.workers),
-                shares_groups=settings.workers != AUTO,
-                log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
-                view=view,
-                job_timeout_s=settings.job_timeout_s,
-                fresh=self.fresh,
-                gpus=len(machine.gpu_models()),
-                outcomes=outcomes,
-            ).run()
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run jobs for another package's sweeper, such as Optuna's, and return one number per job."""
-        plan = plan_all(job_overrides, self.context, self.master)
-        for planned in plan:
-            if planned.problem:
-                raise ConfigError(planned.problem)
-            if planned.config is not None and planned.config.plan:
-                raise ConfigError(NO_PLAN)
-        Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper writes its own files there
-        trials = self.trials
-        numbers = list(range(len(trials.plan), len(trials.plan) + len(plan)))
-        trials.plan += plan
-        if self.run_plan(trials.plan, numbers, trials.outcomes, trials):
-            raise KeyboardInterrupt
-        returns = []
-        for number, planned in zip(numbers, plan, strict=True):
-            outcome = trials.outcomes[number]
-            job_return = JobReturn(overrides=planned.overrides, status=JobStatus.COMPLETED)
-            if outcome.status is Status.FINISHED and outcome.record is not None:
-                job_return.return_value = objective(outcome.record)[1]
-            else:
-                job_return.status, job_return.return_value = JobStatus.FAILED, JobFailed(outcome.message)
-            returns.append(job_return)
-        return returns
 
 
 @dataclass
@@ -226,14 +164,14 @@ class GridSweeper(Sweeper):
     def run(self, grid: Grid, parents: ParentRuns) -> bool:
         """Launch the jobs below their parent runs in MLflow; return whether the user stopped the grid."""
         name = str(self.master.hydra.runtime.choices["hydra/launcher"])
-        if not isinstance(self.launcher, WorkerLauncher):
+        if not isinstance(self.launcher, PlanLauncher):
             check_settings(name, grid.settings)
         numbers, interrupted = grid.to_do(), False
         with signals.deferred():  # a signal takes effect when the grid's runs in MLflow have ended, too
             parents.start()
             try:
                 with signals.interruptible():
-                    if numbers and isinstance(self.launcher, WorkerLauncher):
+                    if numbers and isinstance(self.launcher, PlanLauncher):
                         interrupted = self.launcher.run_plan(grid.plan, numbers, grid.outcomes)
                     elif numbers:
                         launch = ForeignLaunch(self.launcher, name, grid.plan, grid.outcomes)
@@ -272,32 +210,6 @@ def finish(grid: Grid, interrupted: bool) -> None:
             if unlogged
             else "the grid is done, but MLflow shows it as RUNNING: run the same command to end it there"
         )
-
-
-def plan_all(lists: Sequence[Sequence[str]], context: HydraContext, master: DictConfig) -> list[PlannedJob]:
-    """Compose and plan the job of each list of overrides."""
-    composer = Composer(context.config_loader, master.hydra.job.config_name, master)
-    return [plan_composed(one, *without_hydra(composer.compose(one))) for one in map(list, lists)]
-
-
-def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[str, str]) -> PlannedJob:
-    """Plan a job of a grid from its composed config."""
-    try:
-        config = to_config(composed, choices)
-    except RunnerError as error:
-        return PlannedJob(overrides, problem=str(error), exit_code=error.exit_code)
-    if config.task.reads_stdin:
-        file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
-        problem = (
-            f"task={config.task.name} would read stdin, which the jobs of a grid do not have: {file}run it without -m"
-        )
-        return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
-    if config.task.is_endless:
-        problem = f"task={config.task.name} runs until it is stopped, so it cannot be a job of a grid: start it alone"
-        return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
-    planned = plan_job(overrides, config)
-    planned.composed = composed
-    return planned
 
 
 def _report_left_out(left_out: dict[str, list[str]], plan: list[PlannedJob], composer: Composer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,17 +23,20 @@ def grid(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Calla
         multirun: bool = True,
         database: bool = True,
         files: dict[str, str] | None = None,
+        within: Sequence[str] = (),
+        place: Path = tmp_path,
         **environment: str,
     ) -> Grid:
         if faults:
             environment["PYTHONPATH"] = str(tmp_path / "faults")
             environment["FAULTS"] = ",".join(f"{seed}={fault}" for seed, fault in faults.items())
-        if database and "tracking=none" not in arguments and not (tmp_path / folder / "outputs").exists():
-            new_database(tmp_path / folder / "outputs" / "mlflow.db")
+        if database and "tracking=none" not in arguments and not (place / folder / "outputs").exists():
+            new_database(place / folder / "outputs" / "mlflow.db")
         for name, text in (files or {}).items():
-            (tmp_path / folder).mkdir(exist_ok=True)
-            (tmp_path / folder / name).write_text(text)
-        grids.append(Grid(tmp_path / folder, ["-m", *arguments] if multirun else list(arguments), environment))
+            (place / folder).mkdir(exist_ok=True)
+            (place / folder / name).write_text(text)
+        arguments = ("-m", *arguments) if multirun else arguments
+        grids.append(Grid(place / folder, list(arguments), environment, within=list(within)))
         return grids[-1]
 
     yield start

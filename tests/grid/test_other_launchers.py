@@ -7,9 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import sysconfig
-import tomllib
-import venv
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +26,7 @@ OF_THE_PROCESS = ("seconds", "load_s", "prefill_tok_per_s", "decode_tok_per_s", 
                   "load_peak_rss_mib", "load_rss_mib", "draft_tokens", "accepted_tokens")  # fmt: skip
 THOROUGH = pytest.mark.thorough
 SLOW = pytest.mark.slow
-THOROUGH_ONES = [pytest.param(name, marks=THOROUGH) for name in ("submitit_local", "ray")]
+SUBMITIT = pytest.param("submitit_local", marks=THOROUGH)
 NEEDS = {"joblib": "hydra-joblib-launcher", "submitit_local": "hydra-submitit-launcher"}
 # the process of the job with seed 2 dies, once, when the result is on disk and MLflow does not have it yet
 DIES_BEFORE_MLFLOW = """
@@ -48,21 +45,6 @@ tracking.finish = die_once
 """
 # for slow shared disks, submitit waits 15 s for the result of a dead job
 IMPATIENT = "\nimport submitit.core.core\nsubmitit.core.core.Job._results_timeout_s = 1\n"
-# Ray's first start fails as on a busy machine, after its processes were started
-SLOW_RAY = """
-import ray._private.node
-from pathlib import Path
-
-start, once = ray._private.node.Node.__init__, Path(os.environ["FAILED_ONCE"])
-
-def start_slowly(node, *args, head=False, **keys):
-    start(node, *args, head=head, **keys)
-    if head and not once.exists():
-        once.touch()
-        raise Exception("The current node timed out during startup. This could happen because the GCS is overloaded.")
-
-ray._private.node.Node.__init__ = start_slowly
-"""
 
 
 class Done:
@@ -119,41 +101,9 @@ def reference(start: Start, with_tiny: str, made_once: Callable[[str, Callable[[
     return done
 
 
-@pytest.fixture(scope="session")
-def ray_python(made_once: Callable[[str, Callable[[Path], None]], Path]) -> str:
-    """An interpreter with Ray, in an environment of its own that also sees the packages of this one.
-
-    Ray's launcher needs cloudpickle below 3, joblib 1.6 needs a later one: the installer chooses these two versions, all
-    others are pinned as ours.
-    """
-
-    def install(home: Path) -> None:
-        venv.create(home, with_pip=False)
-        site = next((home / "lib").glob("python*/site-packages"))
-        (site / "borrowed.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n{ROOT}\n")
-        pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-        (home / "pins.txt").write_text(
-            "\n".join(pin for pin in pins if not pin.startswith(("cloudpickle=", "joblib=")))
-        )
-        packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["ray"]
-        pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "-q"]
-        done = subprocess.run(
-            [*pip, "-c", str(home / "pins.txt"), *packages], capture_output=True, text=True, check=False
-        )
-        if "No matching distribution" in done.stderr or "NewConnectionError" in done.stderr:
-            pytest.skip(
-                f"Ray cannot be installed, no package index can be reached: {done.stderr.strip().splitlines()[-1]}"
-            )
-        assert done.returncode == 0, done.stderr
-
-    return str(made_once("ray", install) / "bin" / "python")
-
-
 @pytest.fixture
-def python_for(request: pytest.FixtureRequest) -> Callable[[str], str]:
+def python_for() -> Callable[[str], str]:
     def python(launcher: str) -> str:
-        if launcher == "ray":
-            return str(request.getfixturevalue("ray_python"))
         if launcher in NEEDS:
             try:
                 metadata.version(NEEDS[launcher])
@@ -209,7 +159,7 @@ def assert_children_of_one_grid(folder: Path, status: str) -> None:
 
 
 @SLOW
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=THOROUGH), *THOROUGH_ONES])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=THOROUGH), SUBMITIT])
 def test_the_same_grid_gives_the_same_results(
     launcher: str, start: Start, with_tiny: str, reference: Done, python_for: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -231,7 +181,7 @@ def test_the_same_grid_gives_the_same_results(
 
 
 @SLOW
-@pytest.mark.parametrize("launcher", [pytest.param("basic", marks=THOROUGH), "joblib", *THOROUGH_ONES])
+@pytest.mark.parametrize("launcher", [pytest.param("basic", marks=THOROUGH), "joblib", SUBMITIT])
 def test_a_job_that_fails_fails_alone(
     launcher: str,
     start: Start,
@@ -266,20 +216,6 @@ def test_a_job_that_fails_fails_alone(
     assert "4 jobs: 2 to resume, 2 done" in again.err
     assert [line["metrics"]["n"] for line in again.lines] == [3] * 4
     assert all([s["index"] for s in job] == [0, 1, 2] for job in samples(folder).values()), "none twice, none lost"
-
-
-@THOROUGH
-def test_ray_that_starts_slowly_is_started_again(
-    start: Start, python_for: Callable[[str], str], faults: Callable[..., dict[str, str]], tmp_path: Path
-) -> None:
-    python, folder, once = python_for("ray"), tmp_path / "work", tmp_path / "once"
-    environment = faults("", SLOW_RAY) | {"FAULTS": "none=raise", "FAILED_ONCE": str(once)}
-    grid = ("hydra/launcher=ray", "model=stub", "seed=1,2", "task.limit=3", "print=json")
-    done = start(folder, *grid, python=python, **environment)
-    assert once.exists(), done.err
-    assert done.code == 0, done.err
-    assert "Ray did not start within its 30 s, as on a busy machine: start 2 of 3" in done.err
-    assert [line["status"] for line in done.lines] == ["FINISHED"] * 2
 
 
 @THOROUGH
@@ -404,7 +340,7 @@ class Hide:
 
 
 sys.meta_path.insert(0, Hide())
-sys.modules["optuna"] = None
+sys.modules["optuna"] = sys.modules["ray"] = None
 """
 
 

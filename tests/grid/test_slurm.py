@@ -8,10 +8,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from grids import Grid, mlflow_runs, results, samples, wait_for, without_time
+from grids import Grid, assert_each_done_once, results, samples, statuses, timeless, wait_for
 from slurm import INSTALL, Slurm, missing, running_slurm
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"Slurm is not installed ({INSTALL}): {' '.join(missing())}")
@@ -33,28 +32,6 @@ def cluster(short_folder: Path) -> Iterator[Slurm]:
     """A Slurm of two idle nodes with two cores each."""
     with running_slurm(short_folder) as running:
         yield running
-
-
-def statuses(folder: Path) -> list[str]:
-    """The statuses of the jobs' runs in MLflow, sorted."""
-    return sorted(run.status for run in mlflow_runs(folder) if not run.is_grid)
-
-
-def assert_each_done_once(folder: Path, jobs: int, questions: int) -> None:
-    """Assert that no sample is lost or there twice, and that MLflow has one finished run for each job."""
-    found = samples(folder)
-    assert len(found) == jobs
-    for lines in found.values():
-        assert sorted(int(line["index"]) for line in lines) == list(range(questions))
-    assert {result["status"] for result in results(folder).values()} == {"FINISHED"}
-    finished = [run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid]
-    assert sorted(map(str, finished)) == sorted(found)
-    assert "RUNNING" not in {run.status for run in mlflow_runs(folder)}
-
-
-def timeless(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return every job's samples without their times."""
-    return {job: [without_time(line) for line in lines] for job, lines in samples(folder).items()}
 
 
 def ended_jobs(folder: Path) -> int:

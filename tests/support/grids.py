@@ -112,13 +112,15 @@ class Grid:
     arguments: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     name: str = ""  # the beginning of its output files' names, if several grids share a folder
+    within: list[str] = field(default_factory=list)  # a command that runs it, as on another host
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
         self.out, self.err = self.folder / f"{self.name}stdout", self.folder / f"{self.name}stderr"
         with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = warm_process.popen(
-                [sys.executable, "-m", "runner", *self.arguments],
+            start = subprocess.Popen if self.within else warm_process.popen
+            self.process = start(
+                [*self.within, sys.executable, "-m", "runner", *self.arguments],
                 cwd=self.folder,
                 env=os.environ | self.environment,
                 stdin=subprocess.DEVNULL,
@@ -245,3 +247,25 @@ def put_choices(conf: Path, **groups: dict[str, str]) -> None:
         (conf / group).mkdir(parents=True)
         for name, text in choices.items():
             (conf / group / f"{name}.yaml").write_text(f"defaults: [/hydra/schema/{group}/{text}")
+
+
+def statuses(folder: Path) -> list[str]:
+    """The statuses of the jobs' runs in MLflow, sorted."""
+    return sorted(run.status for run in mlflow_runs(folder) if not run.is_grid)
+
+
+def assert_each_done_once(folder: Path, jobs: int, questions: int) -> None:
+    """Assert that no sample is lost or there twice, and that MLflow has one finished run for each job."""
+    found = samples(folder)
+    assert len(found) == jobs
+    for lines in found.values():
+        assert sorted(int(line["index"]) for line in lines) == list(range(questions))
+    assert {result["status"] for result in results(folder).values()} == {"FINISHED"}
+    finished = [run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid]
+    assert sorted(map(str, finished)) == sorted(found)
+    assert "RUNNING" not in {run.status for run in mlflow_runs(folder)}
+
+
+def timeless(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return every job's samples without their times."""
+    return {job: [without_time(line) for line in lines] for job, lines in samples(folder).items()}

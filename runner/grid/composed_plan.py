@@ -1,0 +1,39 @@
+"""Plans jobs from their composed configs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from runner.config.compose import Composer
+from runner.config.hydra import to_config, without_hydra
+from runner.core.errors import ConfigError, RunnerError
+from runner.grid.plan import PlannedJob, plan_job
+
+
+def plan_all(lists: Sequence[Sequence[str]], context: HydraContext, master: DictConfig) -> list[PlannedJob]:
+    """Compose and plan the job of each list of overrides."""
+    composer = Composer(context.config_loader, master.hydra.job.config_name, master)
+    return [plan_composed(one, *without_hydra(composer.compose(one))) for one in map(list, lists)]
+
+
+def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[str, str]) -> PlannedJob:
+    """Plan a job of a grid from its composed config."""
+    try:
+        config = to_config(composed, choices)
+    except RunnerError as error:
+        return PlannedJob(overrides, problem=str(error), exit_code=error.exit_code)
+    if config.task.reads_stdin:
+        file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
+        problem = (
+            f"task={config.task.name} would read stdin, which the jobs of a grid do not have: {file}run it without -m"
+        )
+        return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
+    if config.task.is_endless:
+        problem = f"task={config.task.name} runs until it is stopped, so it cannot be a job of a grid: start it alone"
+        return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
+    planned = plan_job(overrides, config)
+    planned.composed = composed
+    return planned

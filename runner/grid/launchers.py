@@ -1,0 +1,104 @@
+"""The launchers that get the plan itself, and report on each job while it runs: worker processes here, and Ray's nodes.
+
+hydra/launcher=joblib, submitit_… and others get lists of overrides, and other_launchers.py looks after these.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from runner.config.root import AUTO
+from runner.core import machine
+from runner.core.errors import ConfigError, JobFailed
+from runner.core.result import Status
+from runner.grid.composed_plan import plan_all
+from runner.grid.plan import Outcome, PlannedJob, objective, worker_count
+from runner.grid.show import GridView, labels
+from runner.grid.trials import Trials
+from runner.grid.workers import WorkerPool
+
+NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
+
+
+class PlanLauncher(Launcher):
+    """Runs the jobs of a plan; for a search, it plans the trials first."""
+
+    def __init__(self) -> None:
+        self.trials = Trials()  # for another sweeper
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra hands over."""
+        self.master, self.context = config, hydra_context
+
+    @abstractmethod
+    def run_jobs(
+        self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], view: GridView
+    ) -> bool:
+        """Run these jobs of a plan and fill in their outcomes; return whether the user stopped them."""
+
+    def run_plan(
+        self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], trials: Trials | None = None
+    ) -> bool:
+        """Run these jobs, shown as they run; return whether the user stopped them."""
+        with GridView(labels(plan), len(numbers)) if trials is None else trials.view() as view:
+            return self.run_jobs(plan, numbers, outcomes, view)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run jobs for another sweeper, such as Optuna's, and return one number per job."""
+        plan = plan_all(job_overrides, self.context, self.master)
+        for planned in plan:
+            if planned.problem:
+                raise ConfigError(planned.problem)
+            if planned.config is not None and planned.config.plan:
+                raise ConfigError(NO_PLAN)
+        Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper writes its own files there
+        trials = self.trials
+        numbers = list(range(len(trials.plan), len(trials.plan) + len(plan)))
+        trials.plan += plan
+        if self.run_plan(trials.plan, numbers, trials.outcomes, trials):
+            raise KeyboardInterrupt
+        returns = []
+        for number, planned in zip(numbers, plan, strict=True):
+            outcome = trials.outcomes[number]
+            job_return = JobReturn(overrides=planned.overrides, status=JobStatus.COMPLETED)
+            if outcome.status is Status.FINISHED and outcome.record is not None:
+                job_return.return_value = objective(outcome.record)[1]
+            else:
+                job_return.status, job_return.return_value = JobStatus.FAILED, JobFailed(outcome.message)
+            returns.append(job_return)
+        return returns
+
+
+class WorkerLauncher(PlanLauncher):
+    """Runs jobs in worker processes, which keep a loaded base from job to job."""
+
+    def __init__(self, fresh: bool = False) -> None:
+        super().__init__()
+        self.fresh = fresh
+
+    def run_jobs(
+        self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], view: GridView
+    ) -> bool:
+        """Run these jobs of a plan in worker processes."""
+        settings = plan[numbers[0]].config
+        assert settings is not None
+        return WorkerPool(
+            plan=plan,
+            numbers=numbers,
+            workers_wanted=worker_count(plan, numbers, settings.workers),
+            shares_groups=settings.workers != AUTO,
+            log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
+            view=view,
+            job_timeout_s=settings.job_timeout_s,
+            fresh=self.fresh,
+            gpus=len(machine.gpu_models()),
+            outcomes=outcomes,
+        ).run()

@@ -1,0 +1,77 @@
+"""A job's folder as bytes, for a host that shares no disk with this one; and what it sends back, recorded here."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+import uuid
+from dataclasses import replace
+
+from runner.config.root import RunnerConfig
+from runner.core.errors import EvidenceError, cannot_write
+from runner.core.result import Record, Status
+from runner.store import ledger, mlflow_store, tracking
+from runner.store.jobs import Job, claim
+
+# of a record: where it was written and logged, which differs between hosts
+OF_THE_HOST = ("output_dir", "tracking.")
+
+
+def pack(job: Job) -> bytes:
+    """Return the files of a job's folder; hidden ones belong to the ledger of this host."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
+        for path in sorted(job.evidence()):
+            archive.add(path, path.name)
+    return packed.getvalue()
+
+
+def unpack(files: bytes, job: Job) -> None:
+    """Put files that `pack` has returned into a job's folder; each replaces its namesake in one step."""
+    try:
+        fresh = job.folder.with_name(f".sent-{uuid.uuid4().hex}")
+        fresh.mkdir(parents=True)
+        try:
+            with tarfile.open(fileobj=io.BytesIO(files)) as archive:
+                archive.extractall(fresh, filter="data")
+            job.folder.mkdir(exist_ok=True)
+            for path in fresh.iterdir():
+                if (target := job.folder / path.name).is_dir():
+                    shutil.rmtree(target)
+                os.replace(path, target)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(job.folder, error) from error
+
+
+def keep(files: bytes, job: Job) -> None:
+    """Keep what a running job has sent so far, unless another process has the job."""
+    with claim(job, wait=False):
+        unpack(files, job)
+
+
+def adopt(files: bytes, job: Job, config: RunnerConfig, anew: bool) -> Record:
+    """Take over a job that another host has ended: write its files here and log it, as if it had run here."""
+    with claim(job):
+        if not anew and (done := job.last_record()) is not None and done.status is Status.FINISHED:
+            return replace(done, from_ledger=True)  # another process was quicker
+        if anew:
+            job.set_aside() if config.rerun else job.forget()
+        unpack(files, job)
+        record = job.last_record()
+        if record is None:
+            raise EvidenceError(f"{job.job_id}: the host that ran it has sent no result.json")
+        own = dict(tracking.flatten(config))
+        there = {key: value for key, value in record.params.items() if not key.startswith(OF_THE_HOST)}
+        record.params = there | {key: value for key, value in own.items() if key.startswith(OF_THE_HOST)}
+        record.output_dir = str(job.folder)
+        job.write_record(record)
+        store = mlflow_store.store_of(config)
+        if record.status is Status.FINISHED and store is not None and not anew:
+            ledger.log_missing(store, job, record)
+        else:
+            ledger.close(ledger.start_tracking(config, job, record), job, record)
+        return record
