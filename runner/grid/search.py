@@ -10,7 +10,7 @@ import logging
 import platform
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from runner.grid.composed_plan import plan_all
 from runner.grid.launchers import NO_PLAN, PlanLauncher
 from runner.grid.plan import Outcome
 from runner.grid.search_pictures import draw
-from runner.grid.search_space import SearchSettings, SearchSpace, study_name
+from runner.grid.search_space import SearchSettings, SearchSpace, corner, study_name
 from runner.grid.trials import Trials
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 RESULTS = "optimization_results.yaml"  # the best trial, in the study's folder
 DATABASE = "searches.db"  # in OUTPUT_DIR, unless hydra.sweeper.storage names another one
+RUNNING = ".running"  # ends the name of a process's lock
 OWNER = "runs_in"  # an attribute of a trial: the process that runs it
+JOB = "job"  # an attribute of a study: the id of the job at the first values of all keys
 
 
 class OptunaSearch(Sweeper):
@@ -88,7 +90,8 @@ class OptunaSearch(Sweeper):
         if isinstance(self.launcher, PlanLauncher):
             self.launcher.trials = self.trials
         try:
-            with owned(output_dir / ".searches") as owner:
+            self.locks = output_dir / ".searches"
+            with owned(self.locks) as owner:
                 self.search(owner)
         finally:
             self.show()
@@ -98,7 +101,9 @@ class OptunaSearch(Sweeper):
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
-        name = self.study_name or study_name(self.space, self.settings)
+        (first,) = plan_all([self.space.overrides(corner(self.distributions))], self.context, self.master)
+        job = first.job_id or " ".join(sorted(self.space.fixed))  # not every search can run the job at its corner
+        name = self.study_name or study_name(self.space, self.settings, job)
         output_dir.mkdir(parents=True, exist_ok=True)
         uri = self.storage or f"sqlite:///{output_dir / DATABASE}"
         self.settings.proposing(self.distributions, 0)  # rejects a space that the sampler cannot search
@@ -112,6 +117,12 @@ class OptunaSearch(Sweeper):
         except (SQLAlchemyError, ImportError, ValueError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise TrackingError(f"hydra.sweeper.storage={without_secrets(uri)}: {reason}") from error
+        if (begun_with := study.user_attrs.get(JOB, job)) != job:
+            raise ConfigError(
+                f"hydra.sweeper.study_name={name}: this study was begun with another model, data set or setting "
+                f"({begun_with} at its first values, now {job}): take these back, or use another name"
+            )
+        study.set_user_attr(JOB, job)
         if study.direction.name.lower() != self.settings.direction:
             raise ConfigError(
                 f"hydra.sweeper.study_name={name}: this study was begun with hydra.sweeper.direction="
@@ -125,13 +136,11 @@ class OptunaSearch(Sweeper):
 
         begun = self.study.get_trials(deepcopy=False)
         finished = [trial for trial in begun if trial.state.is_finished()]
-        open_trials = [trial for trial in begun if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)]
+        left_open = [trial for trial in begun if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)]
         if begun:
-            say(f"{self.study.study_name}: {len(finished)} trials are done, {len(open_trials)} are taken up again")
+            say(f"{self.study.study_name}: {len(finished)} trials are done, {len(left_open)} are taken up again")
         self.recall([trial for trial in finished if trial.state == TrialState.COMPLETE])
-        while batch := self.next_batch(open_trials):
-            for trial in batch:
-                trial.set_user_attr(OWNER, owner)
+        while batch := self.next_batch(owner):
             self.run(batch)
 
     def recall(self, finished: Sequence[FrozenTrial]) -> None:
@@ -141,28 +150,32 @@ class OptunaSearch(Sweeper):
             if planned.record is not None:
                 self.trials.outcomes[len(self.trials.plan)] = Outcome(Status.FINISHED, planned.record)
                 self.trials.plan.append(planned)
+        if missing := len(finished) - len(self.trials.plan):
+            say(f"{missing} finished trials have no result in {self.master.output_dir}: the table lacks them")
 
-    def next_batch(self, open_trials: list[FrozenTrial]) -> list[Trial]:
+    def next_batch(self, owner: dict[str, str]) -> list[Trial]:
         """Return the trials to run now: those that were left open, then new ones; empty if there are enough."""
-        batch: list[Trial] = []
-        while open_trials and len(batch) < self.settings.n_jobs:
-            batch.append(self.propose(open_trials.pop(0)))
-        existing = len(self.study.get_trials(deepcopy=False))
-        for _ in range(min(self.settings.n_jobs - len(batch), self.wanted - existing)):
-            batch.append(self.propose())
-        return batch
+        from optuna.trial import TrialState
 
-    def propose(self, left_open: FrozenTrial | None = None) -> Trial:
+        with hold(self.locks / f"{self.study.study_name}.lock"):  # of two processes, each takes others
+            trials = self.study.get_trials(deepcopy=False)
+            left_open = [it for it in trials if it.state == TrialState.RUNNING and is_abandoned(it, owner)]
+            batch = [self.propose(owner, it) for it in left_open[: self.settings.n_jobs]]
+            new = min(self.settings.n_jobs - len(batch), self.wanted - len(trials))
+            return [*batch, *(self.propose(owner) for _ in range(new))]
+
+    def propose(self, owner: dict[str, str], left_open: FrozenTrial | None = None) -> Trial:
         """Ask for a new trial, or reopen one; a start that was killed may not have proposed all of its values."""
         from optuna.trial import Trial
 
-        number = left_open.number if left_open else len(self.study.get_trials(deepcopy=False))
-        self.study.sampler = self.settings.proposing(self.distributions, number)
-        if left_open is None:
-            return self.study.ask(self.distributions)
-        trial = Trial(self.study, left_open._trial_id)
+        storage = self.study._storage
+        trial_id = left_open._trial_id if left_open else storage.create_new_trial(self.study._study_id)
+        # as `ask` does; but here the random numbers follow from the number of the trial, which is known only now
+        self.study.sampler = self.settings.proposing(self.distributions, storage.get_trial(trial_id).number)
+        trial = Trial(self.study, trial_id)
+        trial.set_user_attr(OWNER, owner)
         for key, distribution in self.distributions.items():
-            trial._suggest(key, distribution)  # as `ask` does; it keeps a value that is there
+            trial._suggest(key, distribution)  # it keeps a value that is there
         return trial
 
     def run(self, batch: list[Trial]) -> None:
@@ -215,8 +228,13 @@ class OptunaSearch(Sweeper):
 @contextmanager
 def owned(folder: Path) -> Iterator[dict[str, str]]:
     """Give this process a lock that ends with it, so that others can tell whether its trials still run."""
-    lock = folder / f"{uuid.uuid4().hex}.lock"
-    with hold(lock):
+    lock = folder / f"{uuid.uuid4().hex}{RUNNING}"
+    with ExitStack() as held:
+        with hold(folder / ".lock"):  # no other process takes a lock that is being made for one without a process
+            held.enter_context(hold(lock))
+            for left in folder.glob(f"*{RUNNING}"):
+                if left != lock and not is_held(left):
+                    left.unlink(missing_ok=True)
         yield {"host": platform.node(), "lock": str(lock)}
     with suppress(OSError):
         lock.unlink()
@@ -225,8 +243,10 @@ def owned(folder: Path) -> Iterator[dict[str, str]]:
 def is_abandoned(trial: FrozenTrial, owner: dict[str, str]) -> bool:
     """Whether no process runs a trial that has not ended; of another machine's process that is not known."""
     runs_in = trial.user_attrs.get(OWNER)
-    if runs_in is None or runs_in == owner:
-        return True  # it was asked for, and its process ended before it could run it
+    if runs_in is None:
+        return True  # its process ended before it could run it
+    if runs_in == owner:
+        return False
     if runs_in["host"] != owner["host"]:
         return False
     return not is_held(Path(runs_in["lock"]))

@@ -152,11 +152,17 @@ def _listed(key: str, distribution: BaseDistribution) -> list[Any]:
     )
 
 
-def study_name(space: SearchSpace, settings: SearchSettings) -> str:
-    """Return a name that the same search has again: the number of trials and of jobs at once may change."""
-    parts = [
-        sorted(str(it.input_line) for it in space.varied.values()),
-        sorted(space.fixed),
-        [settings.direction, settings.sampler, settings.seed],
-    ]
-    return f"search-{short_hash(parts)}"
+def corner(space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """Return the first value of each key."""
+    from optuna.distributions import CategoricalDistribution
+
+    return {key: it.choices[0] if isinstance(it, CategoricalDistribution) else it.low for key, it in space.items()}  # type: ignore[attr-defined]
+
+
+def study_name(space: SearchSpace, settings: SearchSettings, job: str) -> str:
+    """Return a name that the same search has again: the number of trials and of jobs at once may change.
+
+    `job` is the id of the job at the space's corner, which counts all that the trials have in common.
+    """
+    varied = sorted(str(it.input_line) for it in space.varied.values())
+    return f"search-{short_hash([varied, job, [settings.direction, settings.sampler, settings.seed]])}"
