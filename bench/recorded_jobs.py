@@ -84,6 +84,7 @@ def measure(folder: Path, count: int, options: argparse.Namespace) -> list[list[
     for name, (module, arguments) in commands.items():
         timed = repeated(module, arguments, folder, options.rounds)
         rows.append([f"{count:,}", name, spread(timed.seconds, 2), f"{timed.peak_mib:,.0f}"])
+        print(*rows[-1], file=sys.stderr)
     unlogged = ("-m", f"seed=range({1000 + count},{1000 + count + GRID})", *JOB, "tracking=none")
     command("runner", unlogged, folder)
     seconds, peak = command("runner.store.sync", store, folder)

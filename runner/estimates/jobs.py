@@ -48,13 +48,14 @@ def estimate(
     calibrate: bool,
     on_line: Callable[[str], None] = say,
     read: Mapping[int, int] | None = None,
+    finished: FinishedJobs | None = None,
 ) -> dict[int, JobEstimate]:
     """Estimate jobs by their numbers: from recorded speeds, else from calibrated ones if `calibrate` is set.
 
     Only jobs with local weights that fit are calibrated. Nothing is downloaded. `read` is how many questions or prompts
     a job has, if they have been read.
     """
-    records, read = FinishedJobs(output_dir), read or {}
+    records, read = finished or FinishedJobs(output_dir), read or {}
     estimates: dict[int, JobEstimate] = {}
     calibration_models: dict[int, CalibrationModel] = {}
     with no_downloads(True):

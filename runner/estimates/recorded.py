@@ -1,9 +1,12 @@
-"""The finished jobs of output_dir that ran on this machine, and the times of similar ones."""
+"""The newest finished jobs of output_dir that ran on this machine, and the times of similar ones."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
+from heapq import nlargest
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,23 +24,29 @@ INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape
 ROUNDS = ("repeats", "warmup")  # may differ between measurements
 ALIKE = ("generation.batch_size", "generation.max_new_tokens", "task.name")
 SPREAD = 0.2  # relative uncertainty of similar jobs, unless several differ by more
+NEWEST = 2000  # jobs that are read
+MOST_TIMES = 20  # similar jobs whose times count
 
 
 class FinishedJobs:
-    """The finished jobs of an output folder that ran on this machine."""
+    """The newest finished jobs of an output folder that ran on this machine; more would only make a plan slow."""
 
     def __init__(self, output_dir: Path) -> None:
         self._jobs = output_dir / "jobs"
-        self.records = [record for file in self._jobs.glob("*/result.json") if (record := _read(file))]
+        newest = nlargest(NEWEST, _folders(self._jobs), key=lambda it: it.stat().st_mtime_ns)
+        self.records = [record for folder in newest if (record := _read(Path(folder.path, "result.json")))]
+        self._kinds: dict[frozenset[tuple[str, str]], list[Record]] = {}  # by what is recorded of the base
+        for record in self.records:
+            self._kinds.setdefault(frozenset(_base(record.params).items()), []).append(record)
 
     def folder(self, record: Record) -> Path:
         """Return a job's folder, also if the output folder was moved."""
         return self._jobs / record.job_id
 
     def like(self, config: RunnerConfig) -> list[Record]:
-        """Return the records with the same base."""
-        wanted = _base(dict(flatten(config)))
-        return [record for record in self.records if _base(with_defaults(record.params, config)) == wanted]
+        """Return the records with the same base, the newest first."""
+        wanted, defaults = _base(dict(flatten(config))), _base(dict(_defaults(config)))
+        return [it for kind, records in self._kinds.items() if defaults | dict(kind) == wanted for it in records]
 
     def similar(self, config: RunnerConfig) -> list[Record]:
         """Return the records with the same base that did the same work in batches of the same size."""
@@ -50,12 +59,21 @@ class FinishedJobs:
         return max((metrics["peak_rss_mib"] for metrics in found if "peak_rss_mib" in metrics), default=None)
 
     def estimate(self, config: RunnerConfig, read: int | None = None) -> Estimate | None:
-        """Return a job's time from similar jobs; None if there is none."""
-        times = [seconds for record in self.similar(config) if (seconds := _seconds(record, config, read))]
-        if not times:
+        """Return a job's time from the newest similar jobs; None if there is none."""
+        amounts = amounts_of(config, read)
+        found = (seconds for record in self.similar(config) if (seconds := _seconds(record, config, amounts)))
+        if not (times := [*islice(found, MOST_TIMES)]):
             return None
         seconds = median(times)
         return Estimate(seconds, max(SPREAD, (max(times) - min(times)) / (2 * seconds)), EstimateBasis.recorded)
+
+
+def _folders(jobs: Path) -> list[os.DirEntry[str]]:
+    """Return the folders of all jobs."""
+    if not jobs.is_dir():
+        return []
+    with os.scandir(jobs) as entries:
+        return [it for it in entries if it.is_dir()]
 
 
 def _read(file: Path) -> Record | None:
@@ -90,9 +108,9 @@ def _base(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
 
 
-def _seconds(record: Record, config: RunnerConfig, read: int | None) -> float | None:
+def _seconds(record: Record, config: RunnerConfig, amounts: list[Amount]) -> float | None:
     """Return the job's time at the record's speed; None if the two are not similar enough."""
-    metrics, amounts = record.result.metrics, amounts_of(config, read)
+    metrics = record.result.metrics
     if not amounts:
         return None
     if all(amount.is_exact for amount in amounts):

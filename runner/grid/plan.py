@@ -21,6 +21,7 @@ from runner.core.result import Record, Status
 from runner.engines.kinds import BaseCache, Need, kind_of
 from runner.estimates.fit import PROCESS_MIB
 from runner.estimates.jobs import JobEstimate, estimate
+from runner.estimates.recorded import FinishedJobs
 from runner.run import check, identify, must_start_anew, run
 from runner.store import ledger, mlflow_store
 from runner.store.jobs import Job
@@ -194,8 +195,9 @@ def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
     timed = {number: it for number, it in jobs.items() if plan[number].state in (State.todo, State.resume)}
     others = {number: it for number, it in jobs.items() if number not in timed}
     counts = {number: it.input_count for number, it in enumerate(plan) if it.input_count is not None}
-    of_others = estimate(others, output_dir, calibrate=False, read=counts)
-    return of_others | estimate(timed, output_dir, settings.plan is True, read=counts)
+    finished = FinishedJobs(output_dir)
+    of_others = estimate(others, output_dir, calibrate=False, read=counts, finished=finished)
+    return of_others | estimate(timed, output_dir, settings.plan is True, read=counts, finished=finished)
 
 
 def run_job(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Outcome:

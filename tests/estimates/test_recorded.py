@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -101,3 +102,19 @@ def test_a_measurement_with_other_repeats_is_scaled(config: Any) -> None:
     assert estimate is not None
     assert estimate.seconds == pytest.approx(3 + 2 * 8)
     assert records.estimate(replace(config, task=replace(task, batch_sizes=[4]))) is None
+
+
+def test_only_the_newest_jobs_are_read(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        write(config, ANSWERS | {"decode_tok_per_s": 10.0 + number}, f"job{number}")
+        folder = Path(config.output_dir) / "jobs" / f"job{number}"
+        os.utime(folder, (1000 + number, 1000 + number))
+    jobs = Path(config.output_dir)
+    assert len(FinishedJobs(jobs).records) == 5
+    monkeypatch.setattr("runner.estimates.recorded.NEWEST", 2)
+    found = FinishedJobs(jobs)
+    assert [record.job_id for record in found.similar(config)] == ["job4", "job3"]
+    monkeypatch.setattr("runner.estimates.recorded.MOST_TIMES", 1)
+    estimate = found.estimate(config)
+    assert estimate is not None
+    assert estimate.seconds == pytest.approx(3 + 4 * (100 / 100 + 20 / 14))
