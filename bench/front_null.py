@@ -26,7 +26,8 @@ from compare_null import Drawn, Rate, answers, drawn_run
 
 from runner.compare.data import QuestionOutcome, Run, Table, TableRow
 from runner.compare.front import ACCURACY_MARGIN, SPEED_MARGIN, mark_front
-from runner.compare.runs import SampleReader, load_runs, open_store, store_to_read
+from runner.compare.run_list import load_runs
+from runner.compare.runs import SampleReader, open_store, store_to_read
 from runner.compare.selection import newest
 from runner.compare.table import ComparisonOptions, tabulate
 from runner.compare.wording import front_rule
@@ -196,7 +197,7 @@ def real(folder: Path, tries: int) -> bool:
             )
         store = store_to_read(folder / name, None, None)
         client = open_store(store.uri)
-        runs = newest(load_runs(client, store.experiment))
+        runs = newest(load_runs(client, store))
         alone = sum(run.facts.get("measured") == EXCLUSIVE for run in runs)
         for run in (each for one in runs for each in (one, *one.earlier)):
             run.facts["measured"] = EXCLUSIVE

@@ -28,7 +28,10 @@ from runner.core.result import Record
 
 GRID = 100
 JOB = ("model=stub", "task.limit=5", "print=none")
-OF_TAGS = "case t.key when 'job_id' then c.job when 'output_dir' then c.folder else t.value end"
+OF_TAGS = (
+    "case t.key when 'job_id' then c.job when 'output_dir' then c.folder "
+    "when 'mlflow.parentRunId' then 'another grid' else t.value end"
+)
 COPIES = "create temporary table copies (run varchar(32), job text, folder text, input varchar(36))"
 # the rows of a run: table, column of the run, columns whose value changes from copy to copy
 TABLES: dict[str, tuple[str, dict[str, str]]] = {

@@ -22,17 +22,8 @@ from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
 from runner.compare.planning import parse_aim, plan_questions
 from runner.compare.pooled import PooledTable, pooled_tables
-from runner.compare.runs import (
-    FOLDER,
-    SampleReader,
-    find_grid,
-    grid_to_log_to,
-    load_runs,
-    log,
-    open_store,
-    runs_of,
-    store_to_read,
-)
+from runner.compare.run_list import find_grid, grid_to_log_to, load_runs, runs_of
+from runner.compare.runs import FOLDER, SampleReader, log, open_store, store_to_read
 from runner.compare.seeds import check_seeds, check_seeds_option
 from runner.compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate
@@ -78,9 +69,8 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = store_to_read(output_dir, options.tracking_uri, options.experiment)
         client, options.experiment = open_store(store.uri), store.experiment
-        every_run = load_runs(client, options.experiment)
         grid = find_grid(client, options.experiment, options.grid) if options.grid else None
-        every_run = runs_of(client, grid, every_run, scratch) if grid else every_run
+        every_run = runs_of(client, store, grid, scratch) if grid else load_runs(client, store)
         reader = SampleReader(client, output_dir, scratch)
     runs, every_run = without_errors(options, choose(options, every_run), every_run)
     check_clusters(options, runs)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from runner.compare.data import (
     EXTRACTOR,
-    JOB_ID,
     TEXT_END,
     Answers,
     NotPaired,
@@ -28,12 +26,11 @@ from runner.compare.data import (
 from runner.compare.sample_numbers import read_numbers
 from runner.compare.seed_answers import mean_answers
 from runner.core.console import say
-from runner.core.errors import ConfigError, EvidenceError, one_line, refuse_password, unknown
+from runner.core.errors import ConfigError, EvidenceError, refuse_password
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.progress import Progress
 from runner.core.ratios import ratio
 from runner.core.result import Sample, Verdict
-from runner.core.texts import parse_json
 from runner.core.uris import sqlite_path, without_secrets
 from runner.scorers.likelihoods import units
 from runner.store import moved
@@ -47,14 +44,12 @@ from runner.store.mlflow_store import (
     set_mlflow_variables,
     store_from_options,
 )
-from runner.store.stored_runs import PAGE, PARENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient as Client
 
 Content = TypeVar("Content")
 
-LAST = "last"
 FOLDER = "comparison"  # among the artifacts of the grid's run
 SAMPLES = "samples.jsonl"
 FETCHED_AT_ONCE = 8  # most of the time is waiting; more would crowd out the server's other users
@@ -91,62 +86,6 @@ def open_store(uri: str) -> Client:
         return client
 
 
-def load_runs(client: Client, experiment: str) -> list[Run]:
-    """Return the finished runs, newest first, then runs with errors of jobs that have never finished.
-
-    A job that ran twice occurs twice, and each run has its earlier runs.
-    """
-    finished_items = search(client, experiment, "attributes.status = 'FINISHED'")
-    runs = [_run(item) for item in finished_items if JOB_ID in item.data.tags]  # a grid's parent run has none
-    finished = {run.job_id for run in runs}
-    failed = search(client, experiment, "attributes.status = 'FAILED' and metrics.errors > 0")
-    erred = [_run(item) for item in failed if item.data.tags.get(JOB_ID, "") not in ("", *finished)]
-    runs += [replace(run, errors=int(run.metrics["errors"])) for run in erred]
-    if not runs:
-        raise ConfigError(f"--experiment {experiment}: no finished run in it yet")
-    by_job: dict[str, list[Run]] = {}
-    for run in reversed(runs):  # from the oldest on
-        older = by_job.setdefault(run.job_id, [])
-        run.earlier = older[::-1]
-        older.append(run)
-    return runs
-
-
-def search(client: Client, experiment: str, query: str) -> list[Any]:
-    """Return the runs of an experiment that match a query of MLflow, newest first."""
-    with one_message(lambda text: f"cannot read the MLflow store: {text}"):
-        the_experiment = client.get_experiment_by_name(experiment)
-        if the_experiment is None:
-            names = [item.name for item in client.search_experiments()]
-            raise ConfigError(f"--experiment {experiment}: {unknown('experiment', experiment, names)}")
-        runs, token = list[Any](), None
-        while True:
-            newest = ["attributes.start_time DESC"]
-            page = client.search_runs(
-                [the_experiment.experiment_id], query, max_results=PAGE, order_by=newest, page_token=token
-            )
-            runs += page
-            token = page.token
-            if not token:
-                return runs
-
-
-def _run(item: Any) -> Run:
-    tags = item.data.tags
-    return Run(
-        run_id=item.info.run_id,
-        job_id=tags[JOB_ID],
-        task=tags.get("task", "unknown"),
-        task_version=tags.get("task_version", ""),
-        folder=tags.get("output_dir", ""),
-        params=item.data.params,
-        metrics=item.data.metrics,
-        grid=tags.get(PARENT, ""),
-        artifacts=item.info.artifact_uri or "",
-        facts={key.removeprefix("fact."): value for key, value in tags.items() if key.startswith("fact.")},
-    )
-
-
 def download(client: Client, run_id: str, name: str, target: Path) -> Path | None:
     """Fetch one artifact of a run into a folder; None if the run has no such artifact."""
     target.mkdir(parents=True, exist_ok=True)
@@ -164,50 +103,6 @@ def log(client: Client, run_id: str, folder: Path, names: list[str], target: str
     with one_message(lambda text: f"cannot log the comparison to run {run_id}: {text}"):
         for name in names:
             client.log_artifact(run_id, str(folder / name), target)
-
-
-def find_grid(client: Client, experiment: str, wanted: str) -> str:
-    """Return the MLflow run of the grid with this id, or of the last grid that was started."""
-    grids = search(client, experiment, "tags.grid LIKE '%'")  # the id of the grid's process
-    if not grids:
-        raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
-    matching = [it for it in grids if it.info.run_id.startswith(wanted) or it.data.tags["grid"].startswith(wanted)]
-    if wanted == LAST:
-        matching = grids[:1]
-    if len(matching) != 1:
-        count = "several grids begin with it" if matching else "no grid has this run id"
-        listed = ", ".join(f"{it.info.run_id} ({it.info.run_name})" for it in (matching or grids)[:6])
-        raise ConfigError(f"--grid {wanted}: {count}. Newest first: {listed}")
-    run_id: str = matching[0].info.run_id
-    return run_id
-
-
-def runs_of(client: Client, grid: str, runs: list[Run], scratch: Path) -> list[Run]:
-    """Return a grid's runs: those that it ran, and earlier runs of jobs that were already done."""
-    mine = [run for run in runs if run.grid == grid]
-    plan = download(client, grid, "plan.json", scratch / grid)
-    try:
-        jobs = parse_json(plan.read_text(encoding="utf-8"))["jobs"] if plan is not None else []
-        earlier = {job["job_id"] for job in jobs} - {run.job_id for run in mine}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"plan.json of the grid's run in MLflow is damaged ({one_line(error, limit=100)})"
-        raise ConfigError(f"--grid {grid}: {what}: name its jobs with --runs or --where") from error
-    chosen = mine + [run for run in runs if run.job_id in earlier]
-    if not chosen:
-        raise ConfigError(f"--grid {grid}: none of its jobs has finished")
-    return chosen
-
-
-def grid_to_log_to(runs: list[Run]) -> str:
-    """Return the one grid that all these runs belong to."""
-    grids = sorted({run.grid for run in runs if run.grid})
-    if len(grids) == 1:
-        return grids[0]
-    if not grids:
-        raise ConfigError("--log: these runs belong to no grid; --save FOLDER keeps the comparison in a folder")
-    raise ConfigError(
-        f"--log: these runs belong to {len(grids)} grids ({', '.join(grids[:4])}): choose one with --grid"
-    )
 
 
 class SampleReader:

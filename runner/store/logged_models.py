@@ -9,6 +9,8 @@ from typing import Any
 from runner.config.root import RunnerConfig, semantic_keys
 from runner.core.result import Record
 from runner.core.texts import short_hash
+from runner.core.uris import sqlite_path
+from runner.store import sqlite_runs
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,10 @@ def describe(config: RunnerConfig, params: dict[str, str], model_sha256: str) ->
     return {"name": re.sub(r"[^\w\- ]", "-", name)[:200], "digest": digest, "params": of_model}
 
 
-def log_model(client: Any, experiment_id: str, run_id: str, record: Record) -> str | None:
+_known: dict[tuple[str, str, str], str] = {}  # uri, experiment, digest -> the model's id
+
+
+def log_model(client: Any, uri: str, experiment_id: str, run_id: str, record: Record) -> str | None:
     """Return the id of a job's model in MLflow, which is made if it is not there; None if the store keeps no models."""
     from mlflow.exceptions import MlflowException
 
@@ -37,9 +42,11 @@ def log_model(client: Any, experiment_id: str, run_id: str, record: Record) -> s
         return None
     digest = record.model["digest"]
     try:
-        found = client.search_logged_models([experiment_id], f"tags.`{DIGEST}` = '{digest}'", max_results=1)
-        if found:
-            return str(found[0].model_id)
+        key = uri, experiment_id, digest
+        if key not in _known and (model_id := find_model(client, uri, experiment_id, digest)) is not None:
+            _known[key] = model_id
+        if key in _known:
+            return _known[key]
         params = {key: value[:500] for key, value in record.model["params"].items()}
         made = client.create_logged_model(
             experiment_id, record.model["name"], run_id, {DIGEST: digest}, params, model_type="language model"
@@ -48,4 +55,12 @@ def log_model(client: Any, experiment_id: str, run_id: str, record: Record) -> s
     except MlflowException as error:  # a server from before MLflow 3 does not know these requests
         log.warning("this MLflow store keeps no models, the runs are logged without: %s", str(error).splitlines()[0])
         return None
-    return str(made.model_id)
+    return _known.setdefault(key, str(made.model_id))
+
+
+def find_model(client: Any, uri: str, experiment_id: str, digest: str) -> str | None:
+    """Return the id of the model with this digest; None if it is not there."""
+    if (file := sqlite_path(uri)) is not None:  # MLflow's client would read the metrics of all jobs with this model
+        return sqlite_runs.model_with_tag(file, experiment_id, DIGEST, digest)
+    found = client.search_logged_models([experiment_id], f"tags.`{DIGEST}` = '{digest}'", max_results=1)
+    return str(found[0].model_id) if found else None

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 from runner.core.result import Status
 from runner.core.uris import sqlite_path
+from runner.store import sqlite_runs
 from runner.store.mlflow_store import Store, clear_errors, find_store, refuse_deleted
 
 PARENT = "mlflow.parentRunId"
 GRID = "grid"
-PAGE = 50_000  # runs per query: the most that MLflow allows
-
-RUNS = """
-select runs.run_uuid, runs.status, tags.key, tags.value
-from runs join tags on tags.run_uuid = runs.run_uuid
-where runs.experiment_id = ? and runs.lifecycle_stage = 'active'
-  and (tags.key in ('job_id', 'grid', 'mlflow.parentRunId')
-       or runs.status = 'RUNNING' and tags.key in ('begun', 'output_dir'))
-"""
-OF_JOB = " and runs.run_uuid in (select run_uuid from tags where key = 'job_id' and value = ?)"
-NEWEST = " order by runs.start_time desc, runs.rowid desc"
+PAGE = 1000  # runs per query: each takes 100 KiB and more
 
 
 @dataclass
@@ -71,15 +59,10 @@ def _from_sqlite(store: Store, job_id: str | None) -> Iterator[tuple[str, str, d
     assert file is not None
     if not (file.exists() and file.stat().st_size):
         return
-    runs: dict[str, tuple[str, dict[str, str]]] = {}
-    with closing(sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=10)) as database:
-        by_name = "select experiment_id, lifecycle_stage from experiments where name = ?"
-        for experiment_id, stage in database.execute(by_name, [store.experiment]).fetchall():
+    with sqlite_runs.opened(file) as database:
+        for experiment_id, stage in sqlite_runs.experiments(database, store.experiment):
             refuse_deleted(store, stage, experiment_id)
-            query, values = RUNS + (OF_JOB if job_id else "") + NEWEST, [experiment_id, *([job_id] if job_id else [])]
-            for run_id, status, key, value in database.execute(query, values):
-                runs.setdefault(run_id, (status, {}))[1][key] = value
-    yield from ((run_id, status, tags) for run_id, (status, tags) in runs.items())
+            yield from sqlite_runs.tags_of_runs(database, experiment_id, job_id)
 
 
 def _from_mlflow(store: Store, job_id: str | None) -> Iterator[tuple[str, str, dict[str, str]]]:

@@ -81,7 +81,7 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
         params = [Param(_legal_name(key), value[:MAX_PARAM_CHARACTERS]) for key, value in record.params.items()]
         for begin in range(0, len(params), PARAMS_A_CALL):
             client.log_batch(run_id, params=params[begin : begin + PARAMS_A_CALL])
-        model_id = logged_models.log_model(client, experiment_id, run_id, record)
+        model_id = logged_models.log_model(client, store.uri, experiment_id, run_id, record)
         _log_inputs(client, run_id, record.data, model_id)
     return Tracker(store, client, run_id, experiment_id, model_id, pending=pending)
 
