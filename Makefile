@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # Where this is set, every process of a test compiles all that it imports once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo pages test test-all test-fast test-avx2 sanitize sanitize-short format lint types check vllm bench
+.PHONY: help install demo pages test test-all test-fast test-next test-avx2 sanitize sanitize-short format lint types check vllm bench
 .PHONY: clean
 .DEFAULT_GOAL := help
 
@@ -45,6 +45,19 @@ test: $(STAMP)    ## run all tests but the thorough ones
 test-all: $(STAMP) ## run every test there is, before a release
 	$(PYTEST)
 	$(MAKE) test-avx2 AVX2="$(AVX2_ALL)"
+
+# The packages of constraints-next.txt are found before those of .venv, which provides all others.
+NEXT := .next/.installed
+$(NEXT): constraints-next.txt $(STAMP)
+	$(PYTHON) -m venv .next
+	.next/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-next.txt
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > .next/rest.pth
+	mv .next/rest.pth "$$(.next/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")"
+	.next/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test-next: $(NEXT) ## run the tests with next year's Hydra and OmegaConf; ARGS=tests/grid runs some
+	.next/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not thorough" $(ARGS)
 
 # oneDNN and our kernels leave AVX512 out, other parts of torch do not: products in float32 go by these, and its sums of
 # bytes saturate. One process: mypy runs beside it in CI.
@@ -88,5 +101,5 @@ else
 	  printf "make bench NAME=%-16s %s\n" $$name "$$(sed -nE '1{s/^"""//;s/[:.]? `python bench.*//;p}' $$script)"; done
 endif
 
-clean:            ## remove .venv and caches, keep outputs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+clean:            ## remove .venv, .next and caches, keep outputs
+	rm -rf $(VENV) .next .pytest_cache .mypy_cache .ruff_cache

@@ -1,9 +1,8 @@
-"""The plugins of this project: Hydra finds only classes that are defined below hydra_plugins.
+"""The plugins of this project: Hydra 1.3 finds only classes below hydra_plugins, Hydra 1.4 those of entry points.
 
 There is no __init__.py here, because it would hide the plugins of other packages.
 """
 
-from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -44,9 +43,6 @@ WorkerLauncher = _lazy_plugin(
 )  # hydra/launcher=workers
 RayLauncher = _lazy_plugin("runner.grid.ray_launcher", "RayLauncher", "RayLauncher", Launcher)  # hydra/launcher=ray
 OptunaSearch = _lazy_plugin("runner.grid.search", "OptunaSearch", "OptunaSearch", Sweeper)  # hydra/sweeper=optuna
-with suppress(ImportError):
-    import hydra_plugins.hydra_submitit_launcher.submitit_launcher  # noqa: F401
-
-    SlurmLauncher = _lazy_plugin(
-        "runner.grid.slurm", "SlurmLauncher", "SlurmLauncher", Launcher
-    )  # hydra/launcher=submitit_slurm
+SlurmLauncher = _lazy_plugin(
+    "runner.grid.slurm", "SlurmLauncher", "SlurmLauncher", Launcher
+)  # hydra/launcher=submitit_slurm

@@ -15,7 +15,7 @@ from runner.core.result import Record, Status
 from runner.engines import open_engine
 from runner.engines.kinds import BaseCache, kind_of
 from runner.scorers.added import add_metrics
-from runner.store import jobs, ledger
+from runner.store import fetched_jobs, jobs, ledger
 from runner.tasks.base import Context, Inputs, Task, Uses, task_of
 
 
@@ -26,7 +26,7 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
     resolved = resolved.beside(inputs.second)
     with jobs.claim(job, wait and not config.task.is_endless):
         anew = must_start_anew(config, task)
-        done = None if anew else job.recorded()
+        done = None if anew else job.recorded() or fetched_jobs.fetch(config, job)
         if done is not None:
             if hasattr(task, "deliver"):
                 task.deliver(inputs, config, job, done.result)

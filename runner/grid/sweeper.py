@@ -28,6 +28,7 @@ from runner.core.result import Status
 from runner.grid import model_list
 from runner.grid.composed_plan import plan_composed
 from runner.grid.expand import Values, check_exclude, excluded, expand
+from runner.grid.known_jobs import fetch_known, mark_known
 from runner.grid.launchers import PlanLauncher
 from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.parents import ParentRuns
@@ -94,6 +95,7 @@ class GridSweeper(Sweeper):
         settings = grid.settings
         check_output_folder("output_dir", settings.output_dir, is_written=not settings.plan)  # once, not for each job
         if grid.settings.plan:
+            mark_known(grid.plan)
             show_plan(grid.plan)
             if all(planned.state is State.impossible for planned in grid.plan):
                 raise ConfigError(f"none of these {len(grid.plan)} jobs can work, see above")
@@ -102,6 +104,7 @@ class GridSweeper(Sweeper):
 
     def do(self, grid: Grid) -> bool:
         """Run the jobs of a planned grid that are not done; return whether the user stopped it."""
+        fetch_known(grid.plan)
         say(summary(grid.plan))
         grid_runs.end_dead(Path(grid.settings.output_dir).expanduser().absolute())
         parents = ParentRuns(grid.plan, grid.overrides, grid.outcomes)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import tarfile
 import uuid
 from dataclasses import replace
+from pathlib import Path
 
 from runner.config.root import RunnerConfig
 from runner.core.errors import EvidenceError, cannot_write
@@ -36,15 +36,20 @@ def unpack(files: bytes, job: Job) -> None:
         try:
             with tarfile.open(fileobj=io.BytesIO(files)) as archive:
                 archive.extractall(fresh, filter="data")
-            job.folder.mkdir(exist_ok=True)
-            for path in fresh.iterdir():
-                if (target := job.folder / path.name).is_dir():
-                    shutil.rmtree(target)
-                os.replace(path, target)
+            put(fresh, job)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
         raise cannot_write(job.folder, error) from error
+
+
+def put(folder: Path, job: Job) -> None:
+    """Move the files of a folder into a job's; each replaces its namesake."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if (target := job.folder / path.name).is_dir():
+            shutil.rmtree(target)
+        shutil.move(path, target)  # in one step, where both are on one disk
 
 
 def keep(files: bytes, job: Job) -> None:

@@ -1,4 +1,5 @@
-"""`runner-sync`: log recorded results to MLflow that it does not have yet. Running it twice changes nothing."""
+"""`runner-sync`: log recorded results to MLflow that it does not have yet; with --fetch, also get the results of other
+hosts from there. Running it twice changes nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +14,9 @@ from runner.core.entry import run_entry
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.progress import Progress
 from runner.core.result import Record, Status
-from runner.store import ledger, mlflow_store
+from runner.store import fetched_jobs, ledger, mlflow_store
 from runner.store.jobs import OLD, Job, claim
-from runner.store.stored_runs import read_runs
+from runner.store.stored_runs import StoredRuns, read_runs
 
 
 def entry() -> NoReturn:
@@ -31,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     it.add_argument(
         "--tracking-uri", help="MLflow store to log to (default: MLFLOW_TRACKING_URI, else mlflow.db in output-dir)"
     )
+    it.add_argument(
+        "--fetch", action="store_true", help="also fetch the finished jobs of the store that the folder does not have"
+    )
     it.add_argument("--experiment", help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else runner)")
     return it
 
@@ -38,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def sync(options: argparse.Namespace) -> str:
     """Log every finished job of a folder that the store does not have; return a sentence about what was done."""
     output_dir = Path(options.output_dir).expanduser().absolute()
-    if not (output_dir / "jobs").is_dir():
+    if not (output_dir / "jobs").is_dir() and not options.fetch:
         raise ConfigError(f"--output-dir {options.output_dir}: there is no {output_dir / 'jobs'}")
     store = mlflow_store.store_from_options(output_dir, options.tracking_uri, options.experiment)
     stored = read_runs(store)
@@ -61,7 +65,36 @@ def sync(options: argparse.Namespace) -> str:
                     logged += ledger.log_missing(below_parent(store, record, grids), job, record)
             bar.advance()
     where = f"{store.shown}, experiment {store.experiment}"
-    return f"{logged} results logged to {where}" if logged else f"nothing to do: {where} has every finished job"
+    said = f"{logged} results logged to {where}" if logged else f"nothing to do: {where} has every finished job"
+    return f"{said}\n{fetch_missing(store, stored)}" if options.fetch else said
+
+
+def fetch_missing(store: mlflow_store.Store, stored: StoredRuns) -> str:
+    """Fetch the finished jobs that the folder does not have; return a sentence about it."""
+    jobs = [Job(job_id, store.output_dir / "jobs" / job_id) for job_id in stored.jobs]
+    missing = [job for job in jobs if not is_finished(job)]
+    fetched = 0
+    with Progress(len(missing), "fetching") as bar:
+        for job in missing:
+            run_id = stored.run_of(job.job_id, None)
+            with claim(job):
+                fetched += run_id is not None and fetched_jobs.fetch_run(store, run_id, job) is not None
+            bar.advance()
+    left = f", {len(missing) - fetched} cannot be" if fetched < len(missing) else ""
+    return (
+        f"{fetched} results fetched{left}"
+        if missing
+        else f"nothing to fetch: all finished jobs are in {store.output_dir}"
+    )
+
+
+def is_finished(job: Job) -> bool:
+    """Whether the folder has a job's finished record; one that cannot be read is left alone."""
+    try:
+        return finished_record(job) is not None
+    except RunnerError as error:
+        say(f"left out: {error}")
+        return True
 
 
 def finished_record(job: Job) -> Record | None:

@@ -46,12 +46,14 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path, port: int, backend: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def mlflow_server(
+    folder: Path, port: int, backend: str | None = None, options: tuple[str, ...] = (), **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a real MLflow server with its runs in a backend (sqlite in the folder) and its files in the folder."""
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", backend or f"sqlite:///{folder}/server.db"]
-    command += ["--artifacts-destination", str(folder / "a")]
+    command += ["--artifacts-destination", str(folder / "a"), *options]
 
     def healthy() -> bool:
         try:
@@ -62,7 +64,8 @@ def mlflow_server(folder: Path, port: int, backend: str | None = None) -> Iterat
 
     path = folder / "server.log"
     with path.open("ab") as log:
-        process = warm_process.popen(command, env=os.environ | PLAIN, stdout=log, stderr=log, start_new_session=True)
+        variables = os.environ | PLAIN | environment
+        process = warm_process.popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
     try:
         until(healthy, process, path)
         yield process

@@ -1,0 +1,52 @@
+"""The jobs of a grid that other hosts have finished, known from the MLflow server that all of them log to."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from runner.core.errors import JobHeld, TrackingError
+from runner.core.progress import Progress
+from runner.grid.plan import PlannedJob, State
+from runner.run import must_start_anew
+from runner.store.fetched_jobs import fetch_run, server_of
+from runner.store.jobs import claim
+from runner.store.mlflow_store import Store
+from runner.store.stored_runs import read_runs
+from runner.tasks.base import task_of
+
+
+def find_known(plan: list[PlannedJob]) -> list[tuple[PlannedJob, Store, str]]:
+    """Return the jobs that are not done here and finished on a server, with its store and their runs there."""
+    by_store: dict[Store, list[PlannedJob]] = {}
+    for planned in plan:
+        config = planned.config
+        if config is None or planned.job is None or planned.state not in (State.todo, State.resume):
+            continue
+        if (store := server_of(config)) is not None and not must_start_anew(config, task_of(config)):
+            by_store.setdefault(store, []).append(planned)
+    known = []
+    for store, jobs in by_store.items():
+        with suppress(TrackingError):  # the start of the grid says that the server cannot be reached
+            stored = read_runs(store)
+            known += [(it, store, run) for it in jobs if (run := stored.run_of(it.job_id, None)) is not None]
+    return known
+
+
+def mark_known(plan: list[PlannedJob]) -> None:
+    """Mark them as done in a plan that is only shown."""
+    for planned, store, _ in find_known(plan):
+        planned.state = State.done
+        planned.notes.append(f"another host has done it: its result will come from {store.shown}")
+
+
+def fetch_known(plan: list[PlannedJob]) -> None:
+    """Fetch their results, so that they are done here, too."""
+    if not (known := find_known(plan)):
+        return
+    with Progress(len(known), "fetching what other hosts have done") as bar:
+        for planned, store, run_id in known:
+            assert planned.job is not None
+            with suppress(JobHeld), claim(planned.job, wait=False):
+                planned.record = fetch_run(store, run_id, planned.job)
+                planned.state = planned.state if planned.record is None else State.done
+            bar.advance()
