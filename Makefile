@@ -51,9 +51,8 @@ NEXT := .next/.installed
 $(NEXT): constraints-next.txt $(STAMP)
 	$(PYTHON) -m venv .next
 	.next/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-next.txt
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > .next/rest.pth
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'), '$(CURDIR)', sep='\n')" > .next/rest.pth
 	mv .next/rest.pth "$$(.next/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")"
-	.next/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 test-next: $(NEXT) ## run the tests with next year's Hydra and OmegaConf; ARGS=tests/grid runs some

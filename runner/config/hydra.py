@@ -52,8 +52,9 @@ EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 _composed_mode = Hydra.get_mode
 
 # conf/tracking uses it. It is registered here and not in register(): the processes of other launchers compose, too
-OmegaConf.register_new_resolver("variable", variable, replace=True)
-OmegaConf.register_new_resolver("data_set", data_sets.look_up, replace=True)  # conf/task uses it
+_register: Any = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver  # the name before 2.4
+_register("variable", variable, replace=True)
+_register("data_set", data_sets.look_up, replace=True)  # conf/task uses it
 
 
 _load = OmegaConf.load
