@@ -17,6 +17,7 @@ from runner.compat.variable_overrides import variables_as_overrides
 from runner.config.choices import CONF
 from runner.config.groups import GROUPS
 from runner.config.hydra import as_yaml, explain, register, to_config
+from runner.config.hydra_versions import OF_MAIN
 from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.root import Print, RunnerConfig
 from runner.core import signals
@@ -78,7 +79,7 @@ def message_of(error: Exception) -> str | None:
     return None if WANTS_TRACEBACK else explain(error)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+@hydra.main(**OF_MAIN, config_path=str(CONF), config_name="config")
 def main(composed: DictConfig) -> Any:
     """Run the composed job: a single one, or this process's job of a grid, whose outcome is returned."""
     hydra_config = HydraConfig.get()

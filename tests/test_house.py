@@ -169,7 +169,7 @@ def test_only_tracking_and_compare_touch_mlflow() -> None:
             if any(imported.split(".")[0] == "mlflow" for imported in names):
                 users.add(name)
     of_store = {"store.tracking", "store.mlflow_store", "store.logged_models", "store.traces"}
-    assert users <= {*of_store, "compare.runs"}
+    assert users <= {*of_store, "compare.runs", "compare.run_list"}
 
 
 HEAVY = (

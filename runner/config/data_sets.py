@@ -86,7 +86,7 @@ def apply_data_set(composed: DictConfig) -> None:
     with read_write(composed):
         for key in [key for key in map(str, task) if _is_looked_up(task, key)]:
             try:
-                task[key] = keys[key] if key in keys else _default(task, key)
+                OmegaConf.update(task, key, keys[key] if key in keys else _default(task, key), merge=False)
             except ValidationError as error:
                 raise ConfigError(
                     f"{data_set.where if data_set else ''}: {wrong_value(error, f'{key}={keys[key]}')}"

@@ -34,6 +34,7 @@ from omegaconf.errors import (
 from runner.config import completion, data_sets, help, profiles
 from runner.config.choices import CONF, choices_for, file_of
 from runner.config.groups import GROUPS, KeyType, key_types, names_of
+from runner.config.hydra_versions import register_resolver
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
 from runner.config.missing_keys import HYDRAS_OWN, compose_config
 from runner.config.ray import RayLauncherConfig
@@ -52,9 +53,8 @@ EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 _composed_mode = Hydra.get_mode
 
 # conf/tracking uses it. It is registered here and not in register(): the processes of other launchers compose, too
-_register: Any = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver  # the name before 2.4
-_register("variable", variable, replace=True)
-_register("data_set", data_sets.look_up, replace=True)  # conf/task uses it
+register_resolver("variable", variable, replace=True)
+register_resolver("data_set", data_sets.look_up, replace=True)  # conf/task uses it
 
 
 _load = OmegaConf.load
@@ -110,18 +110,25 @@ def register() -> None:
 
 def adapt_plugins() -> None:
     """Store other packages' plugins again under the same names, with our values where their defaults do not fit."""
-    store = ConfigStore.instance().store
     if find_spec("ray") is not None:
         with suppress(ImportError):
             import hydra_plugins.hydra_ray_launcher._config  # noqa: F401  # it stores a launcher of this name, too
-        store(group="hydra/launcher", name="ray", node=RayLauncherConfig, provider="runner")
+        _store_again("ray", RayLauncherConfig)
     with suppress(ImportError):
         from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 
         # a job resumes from its samples: at its time limit, and when its node fails, it goes back into the queue
         slurm = SlurmQueueConf(_target_="hydra_plugins.runner.SlurmLauncher", max_num_timeout=3)
         slurm.additional_parameters = {"requeue": True}
-        store(group="hydra/launcher", name="submitit_slurm", node=slurm, provider="runner")
+        _store_again("submitit_slurm", slurm)
+
+
+def _store_again(launcher: str, node: Any) -> None:
+    """Store a launcher's keys in place of others; Hydra 1.4 warns of two under one name."""
+    store = ConfigStore.instance()
+    stored: Any = store.repo.get("hydra", {})
+    stored.get("launcher", {}).pop(f"{launcher}.yaml", None)
+    store.store(group="hydra/launcher", name=launcher, node=node, provider="runner")
 
 
 def _mode(self: Hydra, config_name: str | None, overrides: list[str], **of_hydra_1_4: Any) -> Any:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runner.compat.variable_overrides import variables_as_overrides
 from runner.config.hydra import adapt_plugins, hydra_of
+from runner.config.hydra_versions import named_classes
 from runner.core.errors import ConfigError
 from runner.grid.other_launchers import run_launched
 from runner.grid.plan import Outcome, PlannedJob
@@ -45,7 +46,8 @@ def sweeper_of(arguments: list[str], study: str | Path | None) -> tuple[GridSwee
     hydra = hydra_of(folder)
     all_overrides = [*variables_as_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]
     master = hydra.compose_config(name, all_overrides, RunMode.MULTIRUN, with_log_configuration=False)
-    context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(master))
+    with named_classes():
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(master))
     sweeper = Plugins.instance().instantiate_sweeper(config=master, hydra_context=context, task_function=_task)
     if not isinstance(sweeper, GridSweeper):
         raise ConfigError("hydra/sweeper: runner.grid() does grids. For a search: runner -m hydra/sweeper=optuna ...")

@@ -28,6 +28,7 @@ from runner.config.choices import CONF
 from runner.config.compose import Composer
 from runner.config.groups import GROUPS
 from runner.config.hydra import register
+from runner.config.hydra_versions import VERSION_BASE, register_resolver
 from runner.config.models import MODELS
 from runner.grid.expand import expand
 
@@ -105,7 +106,7 @@ def outcome(function: Callable[[], DictConfig]) -> tuple[str, Any]:
 
 @pytest.fixture(scope="module")
 def loader() -> Iterator[ConfigLoader]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         yield GlobalHydra.instance().config_loader()
 
 
@@ -198,7 +199,7 @@ def test_a_search_path_of_the_job(loader: ConfigLoader, tmp_path: Path) -> None:
 
 def test_what_is_looked_up_once_is_looked_up_once_for_the_whole_grid(loader: ConfigLoader) -> None:
     counter = itertools.count()
-    OmegaConf.register_new_resolver("test_once", lambda: next(counter), use_cache=True)
+    register_resolver("test_once", lambda: next(counter), use_cache=True)
     try:
         master, composer = start(loader, ["hydra.sweep.dir=/s/${test_once:}"])
         before = master.hydra.sweep.dir

@@ -19,6 +19,7 @@ from runner.config.choices import CONF, choices_for
 from runner.config.compose import compose
 from runner.config.groups import GROUPS, key_types
 from runner.config.hydra import explain, to_config, without_hydra
+from runner.config.hydra_versions import VERSION_BASE
 from runner.core.errors import ConfigError, RunnerError
 from runner.library.load import configure
 
@@ -87,7 +88,7 @@ def test_nor_in_a_study(tmp_path: Path, body: str, message: str) -> None:
 
 
 def test_a_schema_put_beside_the_choice_is_refused() -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         beside = hydras_compose("config", ["+hydra/schema/quantization@quantization=nf4"], return_hydra_config=True)
     with pytest.raises(ConfigError, match="quantization=none is the choice, and the config puts a Nf4Config there"):
         to_config(*without_hydra(beside))

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from runner.config.choices import CONF
 from runner.config.hydra import register
+from runner.config.hydra_versions import VERSION_BASE
 from runner.config.plain_text import quote_texts
 from runner.core.errors import ConfigError
 from runner.grid.expand import MAX_JOBS, check_exclude, excluded, expand
@@ -38,7 +39,7 @@ lines = st.builds("{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES)
 
 @pytest.fixture(scope="module")
 def loader() -> Iterator[ConfigLoader]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
         yield GlobalHydra.instance().config_loader()
 
 
