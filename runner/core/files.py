@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -53,6 +53,17 @@ def hold_folder(folder: Path, key: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def user_cache() -> Path | None:
+    """Return the runner's folder in the user's cache; None where nothing can be written there."""
+    # without a home (an unnamed user in a container), "~" is not expanded
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "runner"
+    if not folder.is_absolute():
+        return None
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
 
 
 def replace_with(path: Path, make: Callable[[Path], object], with_folders: bool = True) -> None:

@@ -122,12 +122,15 @@ class RayJobs:
         for number in [] if self._stop_requests else list(self.todo):
             if len(self._running) >= self.at_once:
                 return
-            waits_for = self.waits_for.get(number)
-            unfinished = {self.plan[it].job_id for it in (*self.todo, *self._running.values()) if it != number}
-            if waits_for in unfinished:
-                continue
-            self.todo.remove(number)
-            self._submit_one(number)
+            if not self._waits(number):
+                self.todo.remove(number)
+                self._submit_one(number)
+
+    def _waits(self, number: int) -> bool:
+        """Whether a job needs another one that has not ended."""
+        needed = self.waits_for.get(number)
+        others = (it for it in (*self.todo, *self._running.values()) if it != number)
+        return needed is not None and any(self.plan[it].job_id == needed for it in others)
 
     def _submit_one(self, number: int) -> None:
         planned = self.plan[number]

@@ -24,6 +24,7 @@ from runner.checkpoints.resolve import resolve
 from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.core import progress, signals
 from runner.core.errors import INTERRUPTED, ConfigError, RunnerError
+from runner.core.files import user_cache
 from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.grid.plan import Outcome, failed_outcome, run_job
@@ -193,8 +194,8 @@ def run_reporting(assignment: Assignment, config: RunnerConfig, mailbox: Any, sa
 @contextmanager
 def own_folder() -> Iterator[Path]:
     """Make an output folder for one job; the hashes of model files are kept for the next one."""
-    kept = Path.home() / ".cache" / "runner" / "ray"
-    kept.mkdir(parents=True, exist_ok=True)
+    kept = (user_cache() or Path(tempfile.gettempdir())) / "ray"
+    kept.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = Path(tempfile.mkdtemp(prefix="job-", dir=kept))
     hashes = kept / "hashes.json"
     try:

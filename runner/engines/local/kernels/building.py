@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from runner.core import machine, processor
-from runner.core.files import hold
+from runner.core.files import hold, user_cache
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +90,7 @@ def _place(compiler: str) -> Path:
 
 def _cache() -> Path:
     """Return the user's cache; where nothing can be written there, a folder for this process."""
-    # without a home (an unnamed user in a container), "~" is not expanded, and nothing can be written there
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(home) / "runner"
-    if folder.is_absolute():
-        with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-    is_usable = folder.is_absolute() and folder.is_dir() and os.access(folder, os.W_OK)
-    return folder if is_usable else _own_folder()
+    return user_cache() or _own_folder()
 
 
 def is_kept(file: Path) -> bool:
