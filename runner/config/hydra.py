@@ -97,7 +97,7 @@ def register() -> None:
     if find_spec("optuna") is not None:
         search: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
         search |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
-        search |= {"storage": None, "study_name": None, "max_failure_rate": 0.0}
+        search |= {"storage": None, "study_name": None, "max_failure_rate": 0.0, "prune": False}
         store(
             group="hydra/sweeper", name="optuna", node=open_keys(OmegaConf.create(search), "params"), provider="runner"
         )

@@ -62,6 +62,8 @@ class PlanLauncher(Launcher):
         Path(self.master.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)  # the sweeper writes its own files there
         trials = self.trials
         numbers = list(range(len(trials.plan), len(trials.plan) + len(plan)))
+        for planned in plan:
+            planned.unnamed = trials.unnamed
         trials.plan += plan
         if self.run_plan(trials.plan, numbers, trials.outcomes, trials):
             raise KeyboardInterrupt

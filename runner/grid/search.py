@@ -26,6 +26,7 @@ from runner.core.errors import ConfigError, TrackingError, check_output_folder
 from runner.core.files import hold, is_held, write_atomically
 from runner.core.result import Status
 from runner.core.uris import without_secrets
+from runner.grid import pruning
 from runner.grid.composed_plan import plan_all
 from runner.grid.launchers import NO_PLAN, PlanLauncher
 from runner.grid.plan import Outcome
@@ -57,12 +58,13 @@ class OptunaSearch(Sweeper):
         storage: str | None = None,
         study_name: str | None = None,
         max_failure_rate: float = 0.0,
+        prune: bool = False,
     ) -> None:
         sampler = dict(sampler or {})
         self.settings = SearchSettings(
             n_trials, n_jobs, direction, str(sampler.get("name")), sampler.get("seed"), max_failure_rate
         )
-        self.params, self.storage, self.study_name = dict(params or {}), storage, study_name
+        self.params, self.storage, self.study_name, self.prunes = dict(params or {}), storage, study_name, prune
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands over."""
@@ -86,7 +88,8 @@ class OptunaSearch(Sweeper):
         self.study = self.open_study(output_dir)
         self.folder = Path(self.master.hydra.sweep.dir, self.study.study_name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.trials = Trials(self.wanted, tuple(self.space.varied), self.settings.direction == "maximize")
+        is_maximum = self.settings.direction == "maximize"
+        self.trials = Trials(self.wanted, tuple(self.space.varied), is_maximum, pruning.KEYS)
         if isinstance(self.launcher, PlanLauncher):
             self.launcher.trials = self.trials
         try:
@@ -102,6 +105,10 @@ class OptunaSearch(Sweeper):
         from sqlalchemy.exc import SQLAlchemyError
 
         (first,) = plan_all([self.space.overrides(corner(self.distributions))], self.context, self.master)
+        if self.prunes:
+            pruning.check_search(first, self.space.varied, self.settings.direction)
+            if not isinstance(self.launcher, PlanLauncher):
+                raise ConfigError(f"{pruning.KEY}: only hydra/launcher=workers and ray tell how far a job came")
         job = first.job_id or " ".join(sorted(self.space.fixed))  # not every search can run the job at its corner
         name = self.study_name or study_name(self.space, self.settings, job)
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -139,16 +146,17 @@ class OptunaSearch(Sweeper):
         left_open = [trial for trial in begun if trial.state == TrialState.RUNNING and is_abandoned(trial, owner)]
         if begun:
             say(f"{self.study.study_name}: {len(finished)} trials are done, {len(left_open)} are taken up again")
-        self.recall([trial for trial in finished if trial.state == TrialState.COMPLETE])
+        self.recall([trial for trial in finished if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
         while batch := self.next_batch(owner):
             self.run(batch)
 
     def recall(self, finished: Sequence[FrozenTrial]) -> None:
         """Put the finished trials of earlier starts into the table, from the records of their jobs."""
-        overrides = [self.space.overrides(trial.params) for trial in finished]
+        overrides = [self.overrides_of(trial, in_full=pruning.FULL in trial.user_attrs) for trial in finished]
         for planned in plan_all(overrides, self.context, self.master):
             if planned.record is not None:
                 self.trials.outcomes[len(self.trials.plan)] = Outcome(Status.FINISHED, planned.record)
+                planned.unnamed = pruning.KEYS
                 self.trials.plan.append(planned)
         if missing := len(finished) - len(self.trials.plan):
             say(f"{missing} finished trials have no result in {self.master.output_dir}: the table lacks them")
@@ -174,17 +182,31 @@ class OptunaSearch(Sweeper):
         self.study.sampler = self.settings.proposing(self.distributions, storage.get_trial(trial_id).number)
         trial = Trial(self.study, trial_id)
         trial.set_user_attr(OWNER, owner)
+        if self.prunes and left_open is None:
+            trial.set_user_attr(pruning.AGAINST, pruning.compared_with(self.study, self.wanted))
         for key, distribution in self.distributions.items():
             trial._suggest(key, distribution)  # it keeps a value that is there
         return trial
+
+    def overrides_of(self, trial: Trial | FrozenTrial, in_full: bool = False) -> list[str]:
+        """Return the overrides of a trial's job; `in_full`: of the one that is compared with no other."""
+        against = None if in_full else trial.user_attrs.get(pruning.AGAINST)
+        return [*self.space.overrides(trial.params), *pruning.overrides_of(against)]
+
+    def launch(self, batch: list[Trial], in_full: bool = False) -> Sequence[JobReturn]:
+        """Run the jobs of trials."""
+        overrides = [self.overrides_of(trial, in_full) for trial in batch]
+        return self.launcher.launch(overrides, initial_job_idx=batch[0].number)
 
     def run(self, batch: list[Trial]) -> None:
         """Run trials, and tell the study their scores; one that fails stays open, unless failures are allowed."""
         from optuna.trial import TrialState
 
-        overrides = [self.space.overrides(trial.params) for trial in batch]
         failed: list[JobReturn] = []
-        for trial, ended in zip(batch, self.launcher.launch(overrides, initial_job_idx=batch[0].number), strict=True):
+        before, returns = len(self.trials.plan), [*self.launch(batch)]
+        if self.prunes:
+            self.prune(batch, returns, before)
+        for trial, ended in zip(batch, returns, strict=True):
             if ended.status is JobStatus.COMPLETED:
                 self.tell(trial, float(ended.return_value))
                 continue
@@ -196,13 +218,47 @@ class OptunaSearch(Sweeper):
         if failed and (self.settings.max_failure_rate == 0 or share > self.settings.max_failure_rate):
             _ = failed[0].return_value  # raises the job's error
 
-    def tell(self, trial: Trial, score: float | None) -> None:
-        """Record the score of a trial, or that it has failed."""
+    def prune(self, batch: list[Trial], returns: list[JobReturn], before: int) -> None:
+        """Tell which trials are pruned, and run those in full that may be best; their jobs begin at `before`."""
+        against = [trial.user_attrs.get(pruning.AGAINST) for trial in batch]
+        known = [it.value for it in self.study.get_trials(deepcopy=False) if pruning.FULL in it.user_attrs]
+        best = max((value for value in known if value is not None), default=float("-inf"))
+        in_full = []
+        for place, trial in enumerate(batch):
+            record = self.trials.outcomes[before + place].record
+            if returns[place].status is not JobStatus.COMPLETED or record is None:
+                continue
+            fate = pruning.fate_of(record, best)
+            if fate is pruning.Fate.in_full:
+                in_full.append(place)
+            elif fate is pruning.Fate.pruned:
+                trial.report(float(returns[place].return_value), int(record.result.metrics["questions_asked"]))
+                self.tell(trial, None, pruned=True)
+            elif against[place] is None:
+                trial.set_user_attr(pruning.FULL, record.job_id)
+        if not in_full:
+            return
+        whole, self.trials = self.trials, Trials(len(in_full), self.trials.keys, unnamed=pruning.KEYS)
+        self.launcher.trials = self.trials  # type: ignore[attr-defined]
+        try:
+            again = self.launch([batch[place] for place in in_full], in_full=True)
+        finally:
+            ran, self.trials = self.trials, whole
+            self.launcher.trials = whole  # type: ignore[attr-defined]
+        for number, place in enumerate(in_full):
+            returns[place] = again[number]
+            whole.plan[before + place], whole.outcomes[before + place] = ran.plan[number], ran.outcomes[number]
+            if (record := ran.outcomes[number].record) is not None:
+                batch[place].set_user_attr(pruning.FULL, record.job_id)
+
+    def tell(self, trial: Trial, score: float | None, pruned: bool = False) -> None:
+        """Record the score of a trial, or that it was pruned or has failed."""
         import optuna
 
         # one that searches all combinations would stop a loop of Optuna's own here, after the last
         self.study.sampler = optuna.samplers.RandomSampler()
-        state = optuna.trial.TrialState.FAIL if score is None else None
+        without_score = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.FAIL
+        state = without_score if score is None else None
         self.study.tell(trial.number, score, state, skip_if_finished=True)
 
     def show(self) -> None:

@@ -21,6 +21,7 @@ class Trials:
     wanted: int = 0  # how many trials there will be, as far as that is known
     keys: tuple[str, ...] = ()  # the keys that are searched over
     maximize: bool = True
+    unnamed: frozenset[str] = frozenset()  # keys that the search sets itself, which tell no trial from another
     plan: list[PlannedJob] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
@@ -42,6 +43,7 @@ class Trials:
             (planned, *score)
             for number, planned in enumerate(self.plan)
             if (outcome := self.outcomes.get(number)) and outcome.record and (score := _score(outcome.record))
+            if not outcome.record.result.metrics.get("questions_left")  # a job that was stopped has asked fewer
         ]
         return max(scored, key=lambda it: it[2] if self.maximize else -it[2], default=None)
 
@@ -51,7 +53,11 @@ class Trials:
         if settings is None:
             return
         interrupted = len(self.outcomes) < len(self.plan)
-        show_grid(table_lines(self.plan, self.outcomes, interrupted, self.keys), settings.print)
+        lines = table_lines(self.plan, self.outcomes, interrupted, self.keys)
+        for line in lines:
+            if line.metric("questions_left"):
+                line.status = "pruned"
+        show_grid(lines, settings.print)
         if settings.print.value == "table" and (best := self.best()) is not None:
             planned, name, value = best
             metric = described(name)
