@@ -215,6 +215,8 @@ class RayJobs:
         try:
             outcome = self._take(planned, ray.get(reference))
         except ray.exceptions.TaskCancelledError:
+            if self._stop_requests and number not in self._since:
+                return  # it has not begun
             outcome = self._death(planned, is_late, "cancelled")
         except (
             ray.exceptions.NodeDiedError,
