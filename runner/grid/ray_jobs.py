@@ -159,11 +159,10 @@ class Reporter:
 
 def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
     """Run one job on a node."""
-    logging.getLogger("runner").setLevel(logging.INFO)
     host = platform.node()
     with suppress(OSError):  # the paths of the user's command; another host may not have this folder
         os.chdir(assignment.working_directory)
-    with signals.handlers_installed():
+    with signals.handlers_installed(), log_of_jobs():
         if assignment.shared.is_here:
             return Delivery(run_reporting(assignment, assignment.config, mailbox, None), host, assignment.job_id)
         with own_folder() as folder:
@@ -179,6 +178,18 @@ def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
             outcome = run_reporting(assignment, config, mailbox, job if assignment.sends_samples else None)
             has_run = outcome.record is not None or (job.folder / "result.json").exists()
             return Delivery(outcome, host, job.job_id, pack(job) if has_run else None)
+
+
+@contextmanager
+def log_of_jobs() -> Iterator[None]:
+    """Log as much in a job's log.txt as in a grid's worker."""
+    logger = logging.getLogger("runner")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def run_reporting(assignment: Assignment, config: RunnerConfig, mailbox: Any, samples: Job | None) -> Outcome:
