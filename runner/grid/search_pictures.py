@@ -29,7 +29,7 @@ def draw(study: Study, folder: Path) -> list[str]:
         pictures["importances"] = optunas.plot_param_importances
     drawn = []
     for name, plot in pictures.items():
-        with warnings.catch_warnings():
+        with mpl.rc_context(), warnings.catch_warnings():  # Optuna sets a style for the whole process
             warnings.simplefilter("ignore")  # Optuna calls these functions experimental
             try:
                 plot(study)
