@@ -35,9 +35,7 @@ class FinishedJobs:
         self._jobs = output_dir / "jobs"
         newest = nlargest(NEWEST, _folders(self._jobs), key=lambda it: it.stat().st_mtime_ns)
         self.records = [record for folder in newest if (record := _read(Path(folder.path, "result.json")))]
-        self._kinds: dict[frozenset[tuple[str, str]], list[Record]] = {}  # by what is recorded of the base
-        for record in self.records:
-            self._kinds.setdefault(frozenset(_base(record.params).items()), []).append(record)
+        self._bases = [frozenset(_base(record.params).items()) for record in self.records]  # few differ
 
     def folder(self, record: Record) -> Path:
         """Return a job's folder, also if the output folder was moved."""
@@ -46,7 +44,8 @@ class FinishedJobs:
     def like(self, config: RunnerConfig) -> list[Record]:
         """Return the records with the same base, the newest first."""
         wanted, defaults = _base(dict(flatten(config))), _base(dict(_defaults(config)))
-        return [it for kind, records in self._kinds.items() if defaults | dict(kind) == wanted for it in records]
+        alike = {base for base in {*self._bases} if defaults | dict(base) == wanted}
+        return [record for record, base in zip(self.records, self._bases, strict=True) if base in alike]
 
     def similar(self, config: RunnerConfig) -> list[Record]:
         """Return the records with the same base that did the same work in batches of the same size."""
