@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,12 @@ from runner.core.uris import sqlite_path
 from runner.store import sqlite_runs
 from runner.store.mlflow_store import Store, one_message
 from runner.store.sqlite_runs import StoredRun
-from runner.store.stored_runs import PAGE, PARENT
+from runner.store.stored_runs import GRID, PARENT, of_jobs, search
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient as Client
 
 LAST = "last"
-MOST_QUERIES = 200  # for the runs of so many jobs the store is asked one by one; for more, it is read whole
 
 
 def load_runs(client: Client, store: Store, job_ids: Collection[str] | None = None, grid: str = "") -> list[Run]:
@@ -59,21 +59,20 @@ def stored(
     `condition` is added where MLflow's client is asked: it saves runs that are not wanted.
     """
     file = sqlite_path(store.uri)
-    if file is not None and sqlite_runs.HAS_JSON:
-        with one_message(lambda text: f"cannot read the MLflow store: {text}"):
-            experiment_id = experiment_id_of(client, store.experiment)
-            yield from sqlite_runs.whole_runs(file, experiment_id, status, job_ids, grid)
-        return
     query = f"attributes.status = '{status}'{condition}"
-    if job_ids is None or len(job_ids) > MOST_QUERIES:
-        found: Iterable[Any] = search(client, store.experiment, query)
-    else:
-        parts = [f"tags.`{PARENT}` = '{grid}'", *(f"tags.{JOB_ID} = '{job}'" for job in job_ids)]
-        each = {it.info.run_id: it for part in parts for it in search(client, store.experiment, f"{query} and {part}")}
-        found = sorted(each.values(), key=lambda it: (-it.info.start_time, it.info.run_id))
-    for item in found:
-        data = item.data
-        if job_ids is None or data.tags.get(JOB_ID) in job_ids or data.tags.get(PARENT) == grid:
+    with one_message(cannot_read):
+        experiment_id = experiment_id_of(client, store.experiment)
+        if file is not None and sqlite_runs.HAS_JSON:
+            yield from sqlite_runs.whole_runs(file, experiment_id, status, job_ids, grid)
+            return
+        if job_ids is None:
+            found: Iterable[Any] = search(client, experiment_id, query)
+        else:
+            below = search(client, experiment_id, f"{query} and tags.`{PARENT}` = '{grid}'")
+            each = {it.info.run_id: it for it in chain(below, of_jobs(client, experiment_id, query, job_ids))}
+            found = sorted(each.values(), key=lambda it: (-it.info.start_time, it.info.run_id))
+        for item in found:
+            data = item.data
             yield StoredRun(item.info.run_id, item.info.artifact_uri or "", data.params, data.tags, data.metrics)
 
 
@@ -86,17 +85,9 @@ def experiment_id_of(client: Client, experiment: str) -> str:
     return str(found.experiment_id)
 
 
-def search(client: Client, experiment: str, query: str) -> Iterator[Any]:
-    """Yield the runs of an experiment that match a query of MLflow, newest first."""
-    with one_message(lambda text: f"cannot read the MLflow store: {text}"):
-        experiment_id, token = experiment_id_of(client, experiment), None
-        while True:
-            newest = ["attributes.start_time DESC"]
-            page = client.search_runs([experiment_id], query, max_results=PAGE, order_by=newest, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+def cannot_read(text: str) -> str:
+    """Return the message about a store that fails."""
+    return f"cannot read the MLflow store: {text}"
 
 
 def _run(it: StoredRun, same: dict[str, str]) -> Run:
@@ -122,10 +113,11 @@ def _run(it: StoredRun, same: dict[str, str]) -> Run:
 
 def find_grid(client: Client, experiment: str, wanted: str) -> str:
     """Return the MLflow run of the grid with this id, or of the last grid that was started."""
-    grids = [*search(client, experiment, "tags.grid LIKE '%'")]  # the id of the grid's process
+    with one_message(cannot_read):
+        grids = [*search(client, experiment_id_of(client, experiment), f"tags.{GRID} LIKE '%'")]
     if not grids:
         raise ConfigError(f"--grid {wanted}: no grid in experiment {experiment} yet")
-    matching = [it for it in grids if it.info.run_id.startswith(wanted) or it.data.tags["grid"].startswith(wanted)]
+    matching = [it for it in grids if it.info.run_id.startswith(wanted) or it.data.tags[GRID].startswith(wanted)]
     if wanted == LAST:
         matching = grids[:1]
     if len(matching) != 1:

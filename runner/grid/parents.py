@@ -45,7 +45,7 @@ class ParentRuns:
         for store, jobs in stores.items():
             done = [planned for planned in jobs if planned.state is State.done and planned.same_as is None]
             try:
-                stored = read_runs(store)
+                stored = read_runs(store, {it.job_id for it in jobs}, self.grid)
             except TrackingError as error:
                 if len(done) == len(jobs) and all(ledger.was_logged(store, it.record) for it in done if it.record):
                     log.warning("%s. The results were logged there when the jobs were done", str(error).rstrip("."))

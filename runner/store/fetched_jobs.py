@@ -35,7 +35,7 @@ def fetch(config: RunnerConfig, job: Job) -> Record | None:
     if (store := server_of(config)) is None:
         return None
     try:
-        run_id = read_runs(store, job.job_id).run_of(job.job_id, None)
+        run_id = read_runs(store, [job.job_id]).run_of(job.job_id, None)
         return None if run_id is None else fetch_run(store, run_id, job)
     except TrackingError:
         if config.tracking.parent_run_id is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class GridRun:
     lock: TextIO
 
 
-def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, Any]], done: Iterable[str]) -> GridRun:
+def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, Any]], done: Collection[str]) -> GridRun:
     """Start the parent run of a grid's jobs, or reopen it; move runs of jobs that are done below it."""
     with clear_errors(store.uri):
         end_dead(store.output_dir)
@@ -45,7 +45,7 @@ def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, An
         lock = hold(pending_file.with_suffix(".lock"))
         pending = pending_runs.add(pending_file, store)
         with hold(store.output_dir / f"{GRIDS}.lock"):  # the same grid may be started twice at the same time
-            stored = read_runs(store)
+            stored = read_runs(store, done, grid)
             run_id = next((run for run, _ in stored.grids.get(grid, [])), None)
             if run_id is not None:
                 client.set_tag(run_id, pending_runs.TAG, pending.tag)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,11 @@ from runner.store.mlflow_store import Store, clear_errors, find_store, refuse_de
 
 PARENT = "mlflow.parentRunId"
 GRID = "grid"
+JOB_ID = "job_id"
+RUNNING = "RUNNING"
 PAGE = 1000  # runs per query: each takes 100 KiB and more
+RUNS_A_QUERY = 5  # MLflow reads so many runs in the time of a query that finds one
+IDS_A_QUERY = 100
 
 
 @dataclass
@@ -39,19 +43,29 @@ class StoredRuns:
         return next((run for run, above in self.jobs.get(job_id, {}).items() if above not in grids), None)
 
 
-def read_runs(store: Store, job_id: str | None = None) -> StoredRuns:
-    """Return the runs of all jobs and grids that the store has, or those of one job."""
+def read_runs(store: Store, jobs: Collection[str] | None = None, grid: str | None = None) -> StoredRuns:
+    """Return the runs of all jobs and grids that the store has, or at least those of some jobs and of one grid."""
     stored = StoredRuns()
     with clear_errors(store.uri):
-        read = _from_mlflow if sqlite_path(store.uri) is None else _from_sqlite
-        for run_id, status, tags in read(store, job_id):
-            if status == "RUNNING":
+        for run_id, (status, tags) in _read(store, jobs, grid).items():
+            if status == RUNNING:
                 stored.running[run_id] = tags
-            if "job_id" in tags and status == Status.FINISHED:
-                stored.jobs.setdefault(tags["job_id"], {})[run_id] = tags.get(PARENT)
+            if JOB_ID in tags and status == Status.FINISHED:
+                stored.jobs.setdefault(tags[JOB_ID], {})[run_id] = tags.get(PARENT)
             elif GRID in tags:
                 stored.grids.setdefault(tags[GRID], []).append((run_id, status))
     return stored
+
+
+def _read(store: Store, jobs: Collection[str] | None, grid: str | None) -> dict[str, tuple[str, dict[str, str]]]:
+    """Return status and tags of the runs, by their ids, in the order of the store."""
+    if sqlite_path(store.uri) is not None:  # all runs are read in the time in which MLflow's client reads a few
+        one = next(iter(jobs)) if jobs is not None and len(jobs) == 1 and grid is None else None
+        return {run_id: (status, tags) for run_id, status, tags in _from_sqlite(store, one)}
+    if (opened := find_store(store)) is None:
+        return {}
+    found = _of_all(*opened) if jobs is None else _of_some(*opened, jobs, grid)
+    return {run.info.run_id: (run.info.status, run.data.tags) for run in found}
 
 
 def _from_sqlite(store: Store, job_id: str | None) -> Iterator[tuple[str, str, dict[str, str]]]:
@@ -65,19 +79,59 @@ def _from_sqlite(store: Store, job_id: str | None) -> Iterator[tuple[str, str, d
             yield from sqlite_runs.tags_of_runs(database, experiment_id, job_id)
 
 
-def _from_mlflow(store: Store, job_id: str | None) -> Iterator[tuple[str, str, dict[str, str]]]:
-    opened = find_store(store)
-    if opened is None:
+def _of_all(client: Any, experiment_id: str) -> Iterator[Any]:
+    for status in (Status.FINISHED.value, RUNNING):
+        yield from search(client, experiment_id, f"tags.{JOB_ID} LIKE '%' and attributes.status = '{status}'")
+    yield from search(client, experiment_id, f"tags.{GRID} LIKE '%'")
+
+
+def _of_some(client: Any, experiment_id: str, jobs: Collection[str], grid: str | None) -> Iterator[Any]:
+    """Yield the finished runs of some jobs with the grids that they are in, and the runs that are running."""
+    finished = f"attributes.status = '{Status.FINISHED.value}'"
+    if len(jobs) == 1 and grid is None:
+        yield from of_jobs(client, experiment_id, finished, jobs)
+        yield from of_jobs(client, experiment_id, f"attributes.status = '{RUNNING}'", jobs)
         return
-    client, experiment_id = opened
-    of_job = f"tags.job_id = '{job_id}'" if job_id else "tags.job_id LIKE '%'"
-    queries = [f"{of_job} and attributes.status = '{status}'" for status in (Status.FINISHED.value, "RUNNING")]
-    for query in queries if job_id else [*queries, f"tags.{GRID} LIKE '%'"]:
-        token: str | None = None
-        while True:
-            newest = ["attributes.start_time DESC"]
-            page: Any = client.search_runs([experiment_id], query, 1, PAGE, newest, token)
-            yield from ((run.info.run_id, run.info.status, run.data.tags) for run in page)
-            token = page.token
-            if not token:
+    grids = [*search(client, experiment_id, f"tags.{GRID} = '{grid}'")] if grid is not None else []
+    yield from grids
+    found: list[Any] = []
+    for run in grids[:1]:  # most jobs of a grid that was started before are here
+        found += search(client, experiment_id, f"{finished} and tags.`{PARENT}` = '{run.info.run_id}'")
+    others = {*jobs} - {run.data.tags.get(JOB_ID) for run in found}
+    found += of_jobs(client, experiment_id, finished, others)
+    yield from found
+    above = sorted({run.data.tags[PARENT] for run in found if PARENT in run.data.tags})
+    for begin in range(0, len(above), IDS_A_QUERY):
+        ids = ", ".join(f"'{run_id}'" for run_id in above[begin : begin + IDS_A_QUERY])
+        yield from search(client, experiment_id, f"attributes.run_id IN ({ids})")
+    yield from search(client, experiment_id, f"attributes.status = '{RUNNING}'")
+
+
+def of_jobs(client: Any, experiment_id: str, condition: str, jobs: Collection[str]) -> Iterator[Any]:
+    """Yield the runs of some jobs that fulfil a condition: by a query for each job, unless there are few other runs.
+
+    MLflow has no query for several jobs. So the time grows with the jobs and not with what others have recorded.
+    """
+    most, found = RUNS_A_QUERY * len(jobs), []
+    if len(jobs) > 1:
+        for number, run in enumerate(search(client, experiment_id, condition, min(PAGE, most + 1))):
+            if number == most:
                 break
+            if run.data.tags.get(JOB_ID) in jobs:
+                found.append(run)
+        else:
+            yield from found
+            return
+    for job in sorted(jobs):
+        yield from search(client, experiment_id, f"{condition} and tags.{JOB_ID} = '{job}'")
+
+
+def search(client: Any, experiment_id: str, query: str, page: int = PAGE) -> Iterator[Any]:
+    """Yield the runs that a query of MLflow finds, the newest first, page by page."""
+    token: str | None = None
+    while True:
+        found = client.search_runs([experiment_id], query, 1, page, ["attributes.start_time DESC"], token)
+        yield from found
+        token = found.token
+        if not token:
+            return

@@ -89,7 +89,7 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
 def end_dead(store: Store, job: Job) -> StoredRuns:
     """End the runs that a dead process left RUNNING of a job whose lock the caller holds; return the job's runs."""
     pending_runs.end_dead(job.folder / pending_runs.FILE, store.output_dir, Status.KILLED)
-    stored = read_runs(store, job.job_id)
+    stored = read_runs(store, [job.job_id])
     dead = (run for run, tags in stored.running.items() if pending_runs.is_of_folder(store, tags))
     pending_runs.end_runs(store, dead, Status.KILLED)
     return stored

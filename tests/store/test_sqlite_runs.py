@@ -80,17 +80,16 @@ def test_whole_runs(store: Store, status: str) -> None:
     assert "nan" in repr(found[0].metrics)
 
 
-def test_the_ledgers_tags(store: Store) -> None:
-    for job_id in (None, "gsm8k-0", "gsm8k-2"):
-        assert {run: (status, tags) for run, status, tags in stored_runs._from_sqlite(store, job_id) if tags} == {
+def test_the_ledgers_tags(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for jobs in (None, ["gsm8k-0"], ["gsm8k-2"]):
+        direct = stored_runs._read(store, jobs, None)
+        with monkeypatch.context() as without_tables:
+            without_tables.setattr(stored_runs, "sqlite_path", lambda _: None)
+            by_client = stored_runs._read(store, jobs, None)
+        assert {run: it for run, it in direct.items() if it[0] not in ("FAILED", "KILLED")} == {
             run: (status, {key: tags[key] for key in kept(status) if key in tags})
-            for run, status, tags in stored_runs._from_mlflow(store, job_id)
-        } | {
-            # the tables also give runs that ended without a result, which no caller asks for
-            run: (status, tags)
-            for run, status, tags in stored_runs._from_sqlite(store, job_id)
-            if status in ("FAILED", "KILLED")
-        }
+            for run, (status, tags) in by_client.items()
+        }, "the tables also give runs that ended without a result, which no caller asks for"
 
 
 def kept(status: str) -> tuple[str, ...]:
@@ -119,5 +118,59 @@ def test_a_comparison_reads_the_same_either_way(store: Store, monkeypatch: pytes
     assert [text.count("job_id=") for text in direct] == [4, 3, 2]
     monkeypatch.setattr(sqlite_runs, "HAS_JSON", False)
     assert [repr(load_runs(client, store, *one)) for one in wanted] == direct
-    monkeypatch.setattr("runner.compare.run_list.MOST_QUERIES", 0)
+    monkeypatch.setattr(stored_runs, "RUNS_A_QUERY", 0)
     assert [repr(load_runs(client, store, *one)) for one in wanted] == direct
+
+
+@pytest.mark.parametrize("runs_a_query", [0, 1, 100])
+def test_the_runs_of_some_jobs(store: Store, monkeypatch: pytest.MonkeyPatch, runs_a_query: int) -> None:
+    """Whatever way they are read, and with a parent that was deleted: the same, and the newest run first."""
+    client: Any = open_client(store.uri, "uri")
+    experiment = client.get_experiment_by_name("odd").experiment_id
+    lost = client.create_run(experiment, tags={"grid": "f3"}).info.run_id
+    for job in ("gsm8k-5", "gsm8k-6"):
+        made = client.create_run(experiment, tags={"job_id": job, "mlflow.parentRunId": lost}).info.run_id
+        client.set_terminated(made, "FINISHED")
+    client.delete_run(lost)
+    whole = stored_runs.read_runs(store)
+    monkeypatch.setattr(stored_runs, "sqlite_path", lambda _: None)
+    monkeypatch.setattr(stored_runs, "RUNS_A_QUERY", runs_a_query)
+    for jobs in ([], ["gsm8k-0", "gsm8k-4"], ["gsm8k-4", "gsm8k-5", "gsm8k-7"], [f"gsm8k-{it}" for it in range(9)]):
+        for grid in ("f1", "f2", "none"):
+            some = stored_runs.read_runs(store, jobs, grid)
+            assert some.grids.get(grid) == whole.grids.get(grid)
+            assert some.running.keys() == whole.running.keys()
+            for job in jobs:
+                assert [*some.jobs.get(job, {})][:1] == [*whole.jobs.get(job, {})][:1]
+                assert some.orphan_of(job) == whole.orphan_of(job)
+                for parent, _ in whole.grids.get(grid, []):
+                    assert some.run_of(job, parent) == whole.run_of(job, parent)
+    assert whole.orphan_of("gsm8k-5"), "the control: its grid is gone"
+    assert not whole.orphan_of("gsm8k-4")
+
+
+def test_what_others_have_recorded_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    client: Any = open_client(store.uri, "uri")
+    experiment = client.get_experiment_by_name("odd").experiment_id
+    read: list[int] = []
+    search_runs = type(client).search_runs
+
+    def counting(*arguments: Any) -> Any:
+        page = search_runs(*arguments)
+        read.append(len(page))
+        return page
+
+    def runs_read() -> int:
+        read.clear()
+        stored_runs.read_runs(store, ["gsm8k-0", "gsm8k-4"], "f1")
+        return sum(read)
+
+    monkeypatch.setattr(stored_runs, "sqlite_path", lambda _: None)
+    monkeypatch.setattr(type(client), "search_runs", counting)
+    before = runs_read()
+    for number in range(40):
+        made = client.create_run(experiment, tags={"job_id": f"gsm8k-of-others-{number}"}).info.run_id
+        client.set_terminated(made, "FINISHED")
+    assert before <= runs_read() <= before + 2 * stored_runs.RUNS_A_QUERY
+    stored_runs.read_runs(store)
+    assert sum(read) > 40, "the control"
