@@ -1,16 +1,19 @@
 """The same answers with model=api as with our own engine: from our server, and from a real vLLM after `make vllm`.
 
-And vLLM's command line has every option that docs/vllm.md and task.explain=vllm print.
+And vLLM's own parser takes every command that docs/vllm.md and task.explain=vllm print; Ray's takes those of Ray.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +26,30 @@ from runner.store.jobs import read_samples
 
 ROOT = Path(__file__).resolve().parents[3]
 VLLM = ROOT / ".vllm" / "bin" / "python"
+PAGE = ROOT / "docs" / "vllm.md"
 START_S = 300
 ROOM = 512
 Run = Callable[..., Any]
 JOB = ("tracking=none", "print=json", "generation.max_new_tokens=200")
 # the console script of the CPU build needs metadata that is missing, so its server is started as a module
 SERVER = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server"]
-OPTIONS = """
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
+PARSE = """
+import json, sys
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-print(" ".join(name for action in make_arg_parser(FlexibleArgumentParser())._actions for name in action.option_strings))
+parser = make_arg_parser(FlexibleArgumentParser(exit_on_error=False))
+for words in json.load(sys.stdin):
+    options, unknown = parser.parse_known_args(words)
+    assert not unknown, unknown
+    validate_parsed_serve_args(options)
+    print(options.tensor_parallel_size, options.pipeline_parallel_size, options.node_rank, options.headless)
+"""
+
+PARSE_RAY = """
+import sys
+from ray.scripts.scripts import start
+options = start.make_context("start", sys.argv[1:]).params
+print(options["head"], options["port"], options["address"])
 """
 
 needs_vllm = pytest.mark.skipif(not VLLM.exists(), reason="vLLM is not installed here: make vllm")
@@ -97,12 +114,61 @@ def test_our_own_server_gives_the_same_verdicts(runner: Run, tmp_path: Path) -> 
     assert texts(tmp_path) == answers_here(runner, tmp_path / "here", 48)
 
 
+def commands(text: str, program: str) -> list[list[str]]:
+    """Return the words behind a program's name in each line of a page that runs it."""
+    lines = re.findall(rf"^(?:[A-Z_]+=\S+ )*{program} (.*)$", text, re.MULTILINE)
+    return [line.split() for line in lines]
+
+
+def parsed_by_vllm(of: list[list[str]]) -> subprocess.CompletedProcess[str]:
+    """Let vLLM parse commands; its exit code is not 0 if it does not know one of the words."""
+    return subprocess.run(
+        [str(VLLM), "-c", PARSE], input=json.dumps(of), capture_output=True, text=True, check=False, timeout=300
+    )
+
+
 @needs_vllm
 @pytest.mark.thorough
-def test_every_option_that_is_printed_is_one_of_vllm(runner: Run, tmp_path: Path) -> None:
-    known = subprocess.run([str(VLLM), "-c", OPTIONS], capture_output=True, text=True, check=True).stdout.split()
+def test_vllm_parses_every_command_that_is_printed(runner: Run, tmp_path: Path) -> None:
     printed = runner("task=split", "task.num_parts=2", "task.explain=vllm", "tracking=none", cwd=tmp_path).out
-    page = (ROOT / "docs" / "vllm.md").read_text()
-    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", printed + page))
-    assert "--pipeline-parallel-size" in options
-    assert not options - set(known)
+    of_page, of_plan = commands(PAGE.read_text(), "vllm serve"), commands(printed, "vllm serve")
+    (plan,) = of_plan
+    for number, advice in enumerate(("--nnodes 2 --node-rank 1 --master-addr FIRST_MACHINE --headless",
+                                     "--distributed-executor-backend ray")):  # fmt: skip
+        options = advice.replace("--node-rank 1", "--node-rank RANK").split()
+        assert all(word in printed for word in options), number
+        of_plan.append([*plan, *advice.split()])
+    done = parsed_by_vllm([*of_page, *of_plan])
+    assert done.returncode == 0, done.stderr[-3000:]
+    *page, own, on_two, with_ray = [line.split() for line in done.stdout.splitlines()[-len(of_page) - 3 :]]
+    assert page[:4] == [
+        ["1", "2", "0", "False"],
+        ["8", "1", "0", "False"],
+        ["8", "2", "0", "False"],
+        ["8", "2", "1", "True"],
+    ]
+    assert (own, on_two, with_ray) == (["1", "2", "0", "False"], ["1", "2", "1", "True"], ["1", "2", "0", "False"])
+    for wrong in (["NAME", "--tensor-paralel-size", "8"], ["NAME", "--nnodes", "two"]):
+        assert parsed_by_vllm([wrong]).returncode, "the control"
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'runner[ray]'")
+def test_ray_parses_its_commands() -> None:
+    of_page = commands(PAGE.read_text(), "ray")
+    assert [words[0] for words in of_page] == ["start", "start"]
+
+    def parsed(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", PARSE_RAY, *words]  # ray sets variables of the process that imports it
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    assert [parsed(*words[1:]).stdout for words in of_page] == ["True 6379 None\n", "False None 10.0.0.1:6379\n"]
+    assert "--prot" in parsed("--head", "--prot=6379").stderr, "the control"
+
+
+def test_the_runners_commands_of_the_page_compose(runner: Run, tmp_path: Path) -> None:
+    of_page = [words for words in commands(PAGE.read_text(), "runner") if "model=api" in words]
+    assert len(of_page) == 2
+    for words in of_page:
+        composed = runner(*words, "--cfg", "job", cwd=tmp_path)
+        assert composed.code == 0, composed.err
+        assert "base_url: http://10.0.0.1:8000/v1" in composed.out
