@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import results
+from grids import Grid, results, samples, wait_for
 from stored import read_together
 
 from runner.core.result import Record, Result, Status
-from runner.grid.pruning import Fate, fate_of, overrides_of
+from runner.grid.pruning import AGAINST, FULL, Fate, fate_of, overrides_of
 
 pytest.importorskip("optuna", reason="pip install 'runner[dev]'")
 
@@ -65,6 +66,47 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
     again = runner(*SEARCH, f"hydra.sweeper.sampler.seed={seed}", "hydra.sweeper.prune=true", cwd=tmp_path / "pruned")
     assert "5 trials are done, 0 are taken up again" in again.err
     assert again.out.count("gsm8k-") >= 5
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_prunes_as_one_that_is_not(runner: Callable[..., Any], tmp_path: Path) -> None:
+    """Killed amid a trial that is compared: it goes on against the same job, and the same trials are pruned."""
+    search = [*SEARCH, "hydra.sweeper.sampler.seed=1", "hydra.sweeper.prune=true"]
+    jobs = tmp_path / "killed" / "outputs" / "jobs"
+    for kill in (1, 2):
+        one = Grid(tmp_path / "killed", search, name=f"{kill}-")
+        try:
+            wait_for(partial(is_amid_a_comparison, jobs, kill), 120)
+        finally:
+            one.process.kill()
+            one.wait()
+    begun = {path.parent.name: len(path.read_text().splitlines()) for path in jobs.glob("*/samples.jsonl")}
+    for folder in ("killed", "alone"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        done = runner(*search, cwd=tmp_path / folder)
+        assert done.code == 0, done.err
+    killed, alone = (trials(tmp_path / folder / "outputs") for folder in ("killed", "alone"))
+    assert killed == alone
+    assert compared(tmp_path / "killed" / "outputs") == compared(tmp_path / "alone" / "outputs")
+    assert [state for state, _ in killed.values()].count("PRUNED") >= 2
+    assert results(tmp_path / "killed").keys() == results(tmp_path / "alone").keys()
+    assert samples(tmp_path / "killed").keys() >= begun.keys(), "what was begun is not lost"
+
+
+def is_amid_a_comparison(jobs: Path, ended: int) -> bool:
+    """Whether so many jobs have ended with a comparison, and another one has some samples and no end."""
+    records = {path.parent.name: json.loads(path.read_text()) for path in jobs.glob("*/result.json")}
+    with_end = [it for it in records.values() if "early_stop_verdict" in it["result"]["facts"]]
+    running = [path for path in jobs.glob("*/samples.jsonl") if path.parent.name not in records]
+    compared_now = [path for path in running if "early_stop_vs: gsm8k" in path.with_name("config.yaml").read_text()]
+    return len(with_end) >= ended and any(path.read_text().count("\n") >= 8 for path in compared_now)
+
+
+def compared(outputs: Path) -> set[tuple[str, str]]:
+    """Return what the trials are compared with, as the study has it."""
+    query = "select key, value_json from trial_user_attributes"
+    with closing(read_together(outputs / "searches.db")) as database:
+        return {(key, value) for key, value in database.execute(query) if key in (AGAINST, FULL)}
 
 
 def record(verdict: str | None = None, left: int = 0, accuracy: float = 0.5) -> Record:
