@@ -69,7 +69,10 @@ def stored(
             found: Iterable[Any] = search(client, experiment_id, query)
         else:
             below = search(client, experiment_id, f"{query} and tags.`{PARENT}` = '{grid}'")
-            each = {it.info.run_id: it for it in chain(below, of_jobs(client, experiment_id, query, job_ids))}
+            each = {
+                it.info.run_id: it
+                for it in chain(below, of_jobs(client, experiment_id, query, job_ids, lambda run: run))
+            }
             found = sorted(each.values(), key=lambda it: (-it.info.start_time, it.info.run_id))
         for item in found:
             data = item.data

@@ -18,6 +18,8 @@ from runner.store import fetched_jobs, ledger, mlflow_store
 from runner.store.jobs import OLD, Job, claim
 from runner.store.stored_runs import StoredRuns, read_runs
 
+PARENT_KEY = "tracking.parent_run_id"
+
 
 def entry() -> NoReturn:
     """Console script: exit with 0 if everything is logged, otherwise with 1 or 2 and a message."""
@@ -45,18 +47,21 @@ def sync(options: argparse.Namespace) -> str:
     if not (output_dir / "jobs").is_dir() and not options.fetch:
         raise ConfigError(f"--output-dir {options.output_dir}: there is no {output_dir / 'jobs'}")
     store = mlflow_store.store_from_options(output_dir, options.tracking_uri, options.experiment)
-    stored = read_runs(store)
-    grids = {run for runs in stored.grids.values() for run, _ in runs}
-    missing = []
-    for file in sorted(output_dir.glob("jobs/*/result.json")):
-        job = Job(file.parent.name, file.parent)
-        if OLD in job.job_id or stored.run_of(job.job_id, None):
+    jobs = [Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/*/result.json"))]
+    jobs = [job for job in jobs if OLD not in job.job_id]
+    stored = read_runs(store, None if options.fetch else [job.job_id for job in jobs])
+    missing: list[Job] = []
+    parents: set[str] = set()
+    for job in jobs:
+        if stored.run_of(job.job_id, None):
             continue
         try:
-            if finished_record(job):
+            if record := finished_record(job):
                 missing.append(job)
+                parents |= {record.params[PARENT_KEY]} if PARENT_KEY in record.params else set()
         except RunnerError as error:
             say(f"left out: {error}")
+    grids = grids_among(store, parents)
     logged = 0
     with Progress(len(missing), "logging") as bar:
         for job in missing:
@@ -103,9 +108,15 @@ def finished_record(job: Job) -> Record | None:
     return record if record and record.status is Status.FINISHED else None
 
 
+def grids_among(store: mlflow_store.Store, run_ids: set[str]) -> set[str]:
+    """Return those of some runs that the store has as runs of grids."""
+    stored = read_runs(store, [], parents=run_ids) if run_ids else StoredRuns()
+    return {run for runs in stored.grids.values() for run, _ in runs}
+
+
 def below_parent(store: mlflow_store.Store, record: Record, grids: set[str]) -> mlflow_store.Store:
     """Return the store with the parent run that the record names, if the store has that run."""
-    parent = record.params.get("tracking.parent_run_id")
+    parent = record.params.get(PARENT_KEY)
     return replace(store, parent_run_id=parent) if parent in grids else store
 
 

@@ -82,10 +82,10 @@ def test_whole_runs(store: Store, status: str) -> None:
 
 def test_the_ledgers_tags(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for jobs in (None, ["gsm8k-0"], ["gsm8k-2"]):
-        direct = stored_runs._read(store, jobs, None)
+        direct = stored_runs._read(store, jobs)
         with monkeypatch.context() as without_tables:
             without_tables.setattr(stored_runs, "sqlite_path", lambda _: None)
-            by_client = stored_runs._read(store, jobs, None)
+            by_client = stored_runs._read(store, jobs)
         assert {run: it for run, it in direct.items() if it[0] not in ("FAILED", "KILLED")} == {
             run: (status, {key: tags[key] for key in kept(status) if key in tags})
             for run, (status, tags) in by_client.items()
