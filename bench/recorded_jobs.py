@@ -2,9 +2,9 @@
 
 A grid of 100 stub jobs runs once. Its last job is then copied, folder and rows of the database, until there are so many
 jobs. With each number the usual commands are timed as processes of their own, with the memory that they take at most:
-the start of a finished job, the plan of the grid that is done, `runner-sync` with nothing to do, with 100 jobs to log,
-and `runner-compare` of the grid of 100 and of all runs. Only a fresh store is used: a folder of its own, and with --uri
-a database that must be empty.
+the start of a finished job, the plan and the start of the grid that is done, `runner-sync` with nothing to do, with 100
+jobs to log, and `runner-compare` of the grid of 100 and of all runs. Only a fresh store is used: a folder of its own,
+and with --uri a database that must be empty.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--uri", help="an empty database instead of sqlite, such as postgresql://USER@HOST/NAME")
+    parser.add_argument("--only", default="", help="only the commands whose line has these words")
     options = parser.parse_args()
     print(head_line([*sys.argv], 1), end="\n\n")
     with tempfile.TemporaryDirectory() as folder:
@@ -79,15 +80,20 @@ def measure(folder: Path, count: int, options: argparse.Namespace) -> list[list[
     commands: dict[str, tuple[str, Sequence[str]]] = {
         "a job that is done": ("runner", single),
         f"plan of a grid of {GRID} that is done": ("runner", (*grid, "plan=quick")),
+        f"start of a grid of {GRID} that is done": ("runner", grid),
         "runner-sync, nothing to do": ("runner.store.sync", store),
         f"runner-compare of the grid of {GRID}": ("runner.compare", (*store, "--grid", "last", "--format", "json")),
         "runner-compare of all": ("runner.compare", (*store, "--format", "json")),
     }
     rows = []
     for name, (module, arguments) in commands.items():
+        if options.only not in name:
+            continue
         timed = repeated(module, arguments, folder, options.rounds)
         rows.append([f"{count:,}", name, spread(timed.seconds, 2), f"{timed.peak_mib:,.0f}"])
         print(*rows[-1], file=sys.stderr)
+    if options.only:
+        return rows
     unlogged = ("-m", f"seed=range({1000 + count},{1000 + count + GRID})", *JOB, "tracking=none")
     command("runner", unlogged, folder)
     seconds, peak = command("runner.store.sync", store, folder)
