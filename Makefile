@@ -18,10 +18,11 @@ install: $(STAMP) ## install the runner and its tools, with pinned versions, int
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m tools.install
-	@# Python's files on all cores, without the tests that packages bring (some files are templates and no Python), and
-	@# beside them the kernels, which the C compiler translates on one core
+	@echo "installing packages into $(VENV), and building the kernels beside it"
+	@# The kernels need no package, and the C compiler translates them on one core. Then Python's files on all cores,
+	@# without the tests that packages bring (some files are templates and no Python).
 	@$(BIN)/python -m runner.engines.local.kernels.building & \
+		$(BIN)/python -m tools.install || { wait; exit 1; }; \
 		$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib; wait
 	@touch $@
 
