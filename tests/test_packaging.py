@@ -51,8 +51,10 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     home = tmp_path / "env"
     venv.create(home, with_pip=False)
     site = next((home / "lib").glob("python*/site-packages"))
-    # this environment's packages are visible, but not its editable runner, because .pth files do not nest
-    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    # this environment's packages are visible, but not its editable runner, because .pth files do not nest; they may lie
+    # in several folders (make test-next)
+    packages = dict.fromkeys([sysconfig.get_paths()["purelib"], *(path for path in sys.path if "-packages" in path)])
+    (site / "borrowed.pth").write_text("".join(f"{path}\n" for path in packages))
     install = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "--no-deps", "-q"]
     subprocess.run([*install, "--no-index", str(wheel)], check=True, capture_output=True)
     where = subprocess.run(

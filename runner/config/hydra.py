@@ -36,7 +36,7 @@ from runner.config.choices import CONF, choices_for, file_of
 from runner.config.groups import GROUPS, KeyType, key_types, names_of
 from runner.config.hydra_versions import register_resolver
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
-from runner.config.missing_keys import HYDRAS_OWN, compose_config
+from runner.config.missing_keys import HYDRAS_OWN, compose_config, without_missing_keys
 from runner.config.ray import RayLauncherConfig
 from runner.config.root import RunnerConfig
 from runner.config.stored_schemas import StoredSchema, open_keys
@@ -50,7 +50,7 @@ from runner.core.plugins import plug_ins
 # choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
-_composed_mode = Hydra.get_mode
+_composed_mode: Any = Hydra.get_mode
 
 # conf/tracking uses it. It is registered here and not in register(): the processes of other launchers compose, too
 register_resolver("variable", variable, replace=True)
@@ -71,11 +71,12 @@ def register() -> None:
 
     The schemas are under hydra/schema/GROUP, because `--help` and tab completion list only groups outside hydra/.
     """
-    Hydra.get_mode = _mode  # type: ignore[method-assign]
-    if Hydra.compose_config is HYDRAS_OWN:
-        Hydra.compose_config = compose_config  # type: ignore[method-assign]
-    Hydra.get_help = help.get_help  # type: ignore[method-assign]
-    Hydra.show_cfg = help.show_cfg  # type: ignore[method-assign]
+    its: Any = Hydra  # some signatures differ between its versions
+    its.get_mode = _mode
+    if its.compose_config is HYDRAS_OWN:
+        its.compose_config = compose_config
+    its.get_help = help.get_help
+    its.show_cfg = help.show_cfg
     CompletionPlugin._query = completion.query  # type: ignore[method-assign]
     OmegaConf.load = staticmethod(_load_bounded)  # type: ignore[assignment,method-assign]
     # Hydra deep-copies the store whenever it lists a group, and lists 60 groups for --help; listing changes nothing
@@ -137,7 +138,11 @@ def _mode(self: Hydra, config_name: str | None, overrides: list[str], **of_hydra
     is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
     if is_ours and not any("hydra" in override for override in overrides):
         return None  # its default
-    return _composed_mode(self, config_name, overrides, **of_hydra_1_4)
+
+    def composed_mode(used: list[str]) -> Any:
+        return _composed_mode(self, config_name, used, **(of_hydra_1_4 if used == overrides else {}))
+
+    return without_missing_keys(composed_mode, overrides)[0]  # 1.4 composes without the keys that other tasks have
 
 
 class NoRunFolder(Callback):

@@ -86,7 +86,7 @@ class RayCluster:
     def start(self, name: str, *words: str) -> None:
         """Start Ray on a host; only the head sees the cluster's folder."""
         host = self.hosts[name]
-        ray = [str(Path(sys.executable).with_name("ray")), "start", f"--node-ip-address={host.address}", "--block",
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={host.address}", "--block",
                "--object-store-memory=80000000", "--disable-usage-stats", *words]  # fmt: skip
         hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(self.folder)]
         log = self.folder / f"{name}.log"
