@@ -36,7 +36,7 @@ from runner.config.choices import CONF, choices_for, file_of
 from runner.config.groups import GROUPS, KeyType, key_types, names_of
 from runner.config.hydra_versions import register_resolver
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
-from runner.config.missing_keys import HYDRAS_OWN, compose_config, without_missing_keys
+from runner.config.missing_keys import HYDRAS_OWN, compose_config
 from runner.config.ray import RayLauncherConfig
 from runner.config.root import RunnerConfig
 from runner.config.stored_schemas import StoredSchema, open_keys
@@ -138,11 +138,7 @@ def _mode(self: Hydra, config_name: str | None, overrides: list[str], **of_hydra
     is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
     if is_ours and not any("hydra" in override for override in overrides):
         return None  # its default
-
-    def composed_mode(used: list[str]) -> Any:
-        return _composed_mode(self, config_name, used, **(of_hydra_1_4 if used == overrides else {}))
-
-    return without_missing_keys(composed_mode, overrides)[0]  # 1.4 composes without the keys that other tasks have
+    return _composed_mode(self, config_name, overrides, **of_hydra_1_4)
 
 
 class NoRunFolder(Callback):

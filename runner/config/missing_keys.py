@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra._internal.hydra import Hydra
 from hydra.errors import HydraException
@@ -15,7 +14,6 @@ from runner.config.data_sets import apply_data_set
 from runner.config.root import RunnerConfig
 
 HYDRAS_OWN: Any = Hydra.compose_config
-T = TypeVar("T")
 
 
 def overrides_of_missing_keys(error: BaseException, overrides: list[str]) -> list[str]:
@@ -28,36 +26,25 @@ def overrides_of_missing_keys(error: BaseException, overrides: list[str]) -> lis
     return [line for line, key in keys.items() if f"{key}.".startswith(f"{error.full_key}.")]
 
 
-def without_missing_keys(compose: Callable[[list[str]], T], overrides: list[str]) -> tuple[T, list[str]]:
-    """Return what is composed from all overrides but those of missing keys, and these."""
-    omitted: list[str] = []
-    while True:
-        used = [line for line in overrides if line not in omitted]
-        try:
-            return compose(used), omitted
-        except HydraException as error:
-            failing = overrides_of_missing_keys(error, used)
-            if not failing:
-                raise
-            omitted += failing
-
-
 def compose_config(
-    self: Hydra, config_name: str | None, overrides: list[str], run_mode: RunMode, *rest: bool, **keys: bool
+    self: Hydra, config_name: str | None, overrides: list[str], run_mode: RunMode, *rest: bool, **keys: Any
 ) -> DictConfig:
     """Compose as Hydra does; the config of a whole grid omits keys that its default choices do not have.
 
     The sweeper gives each of these keys to the jobs whose choices have it, and rejects a key that no job has.
     """
-
-    def compose(used: list[str]) -> DictConfig:
-        composed: DictConfig = HYDRAS_OWN(self, config_name, used, run_mode, *rest, **keys)
-        return composed
-
-    if run_mode is RunMode.MULTIRUN:
-        composed, omitted = without_missing_keys(compose, overrides)
-    else:
-        composed, omitted = compose(overrides), []
+    omitted: list[str] = []
+    while True:
+        used = [line for line in overrides if line not in omitted]
+        try:
+            composed: DictConfig = HYDRAS_OWN(self, config_name, used, run_mode, *rest, **keys)
+            break
+        except HydraException as error:
+            failing = overrides_of_missing_keys(error, used) if run_mode is RunMode.MULTIRUN else []
+            if not failing:
+                raise
+            omitted += failing
+            keys.pop("parsed_overrides", None)  # of Hydra 1.4: the same overrides in another form
     if omitted:
         of_task = {*composed.hydra.overrides.task, *omitted}
         composed.hydra.overrides.task = [line for line in overrides if line in of_task]
