@@ -171,7 +171,7 @@ def main() -> None:
     job = Job(
         "stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None, device=options.device
     )
-    trial = run_fresh(replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads))  # builds kernels
+    trial = run_fresh(replace(job, prompts=prompts[:1], new_tokens=[2], threads=options.threads))  # builds kernels
     job = replace(job, threads=trial.threads, limit_s=options.limit_s)
     how = f"{options.shots} worked examples, exactly {options.new_tokens} new tokens"
     print(f"### {options.model}, {options.dtype}: {how}")
