@@ -92,19 +92,31 @@ def measure(folder: Path, count: int, options: argparse.Namespace) -> list[list[
         timed = repeated(module, arguments, folder, options.rounds)
         rows.append([f"{count:,}", name, spread(timed.seconds, 2), f"{timed.peak_mib:,.0f}"])
         print(*rows[-1], file=sys.stderr)
-    if options.only:
-        return rows
-    unlogged = ("-m", f"seed=range({1000 + count},{1000 + count + GRID})", *JOB, "tracking=none")
-    command("runner", unlogged, folder)
-    seconds, peak = command("runner.store.sync", store, folder)
-    rows.append([f"{count:,}", f"runner-sync, {GRID} to log", f"{seconds:.2f}", f"{peak:,.0f}"])
+    if not options.only:
+        unlogged = ("-m", f"seed=range({1000 + count},{1000 + count + GRID})", *JOB, "tracking=none")
+        command("runner", unlogged, folder)
+        seconds, peak = command("runner.store.sync", store, folder)
+        rows.append([f"{count:,}", f"runner-sync, {GRID} to log", f"{seconds:.2f}", f"{peak:,.0f}"])
+        print(*rows[-1], file=sys.stderr)
     outputs = folder / "outputs"
     size = sum(path.stat().st_size for path in outputs.glob("jobs/*/*") if path.is_file())
     jobs = sum(1 for _ in (outputs / "jobs").iterdir())
-    database = outputs / "mlflow.db"
-    in_database = f", {database.stat().st_size / jobs / 1024:.1f} in mlflow.db" if not options.uri else ""
-    rows.append([f"{count:,}", "disk, KiB a job", f"{size / jobs / 1024:.1f} in its folder{in_database}", ""])
+    of_database = f"{database_bytes(uri) / jobs / 1024:.1f} in the database"
+    rows.append([f"{count:,}", "disk, KiB a job", f"{size / jobs / 1024:.1f} in its folder, {of_database}", ""])
     return rows
+
+
+def database_bytes(uri: str) -> int:
+    """Return what a database of sqlite or PostgreSQL takes on its disk."""
+    from sqlalchemy import create_engine, text
+
+    pages = "select page_count * page_size from pragma_page_count, pragma_page_size"
+    engine = create_engine(uri)
+    with engine.connect() as database:
+        query = "select pg_database_size(current_database())" if engine.name == "postgresql" else pages
+        size = int(database.execute(text(query)).scalar_one())
+    engine.dispose()
+    return size
 
 
 def repeated(module: str, arguments: Sequence[str], folder: Path, rounds: int) -> Timed:
