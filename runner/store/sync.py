@@ -18,7 +18,7 @@ from runner.store import fetched_jobs, ledger, mlflow_store
 from runner.store.jobs import OLD, Job, claim
 from runner.store.stored_runs import StoredRuns, read_runs
 
-PARENT_KEY = "tracking.parent_run_id"
+PARENT_KEY, NO_PARENT = "tracking.parent_run_id", "null"
 
 
 def entry() -> NoReturn:
@@ -58,10 +58,11 @@ def sync(options: argparse.Namespace) -> str:
         try:
             if record := finished_record(job):
                 missing.append(job)
-                parents |= {record.params[PARENT_KEY]} if PARENT_KEY in record.params else set()
+                parents.add(record.params.get(PARENT_KEY, NO_PARENT))
         except RunnerError as error:
             say(f"left out: {error}")
-    grids = grids_among(store, parents)
+    grids = {run for runs in stored.grids.values() for run, _ in runs}
+    grids |= grids_among(store, parents - grids - {NO_PARENT})
     logged = 0
     with Progress(len(missing), "logging") as bar:
         for job in missing:
