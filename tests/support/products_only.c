@@ -12,5 +12,8 @@
 #define T bf16
 #define PACK 2
 #define NAME(x) x##_bf16
+#ifdef HAS_AVX512
+#include "attention_tiles.h"
+#endif
 #include "register_tile.h"
 #include "products.h"

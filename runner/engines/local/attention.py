@@ -8,11 +8,9 @@ sums, so the result equals that of one softmax.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -23,8 +21,9 @@ from runner.engines.local.device_attention import (
     attend_within_spans,
 )
 from runner.engines.local.interface import PLAIN, Softmax
-from runner.engines.local.kernels.native import Kernels, pointer, pointer_or_none
+from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.kv_cache import Heads, OwnKv
+from runner.engines.local.own_attention import OwnPlaces, attend_own
 from runner.engines.local.parts import (
     PartialAttention,
     Scaling,
@@ -302,26 +301,9 @@ def _join(
     query = query.transpose(0, 1).contiguous()
     tokens = query.shape[0]
     if layout.kernels is not None:
-        result = torch.empty_like(query)
-        shape = tokens, heads.kv_heads, heads.dim
-        put = [pointer(tensor, heads.dtype, *shape) for tensor in new] if layout.is_step else [None, None]
-        layout.kernels(
-            heads.kernel("attend"), heads.dtype,
-            pointer(query, heads.dtype, tokens, heads.kv_heads * heads.group, heads.dim),
-            own.table.data_ptr(), len(own.table), *put, layer,
-            heads.kv_heads, heads.group, heads.dim, tokens, pointer(layout.slot, torch.int32, tokens),
-            pointer_or_none(first, torch.int32, tokens), pointer(layout.seen, torch.int32, tokens),
-            ctypes.c_float(attention.scale), ctypes.c_float(attention.softmax.cap),
-            pointer_or_none(sinks, torch.float32, heads.kv_heads * heads.group),
-            len(parts),
-            _int64_array([pointer(part.out, heads.dtype, *part.shape(heads), heads.dim) for part in parts]),
-            _int64_array([pointer(part.top, torch.float32, *part.shape(heads)) for part in parts]),
-            _int64_array([pointer(part.sum, torch.float32, *part.shape(heads)) for part in parts]),
-            _int64_array([part.count for part in parts]),
-            _int64_array([pointer(part.row_of, torch.int32, tokens) for part in parts]),
-            result.data_ptr(),
-        )  # fmt: skip
-        return result
+        places = OwnPlaces(own, layout.slot, layout.seen, first)
+        stored = new if layout.is_step else None
+        return attend_own(layout.kernels, heads, attention.scaling, layer, query, places, parts, stored, sinks)
     assert isinstance(own, Slots)
     query = query.view(tokens, heads.kv_heads, heads.group, heads.dim)
     shape = (tokens, heads.kv_heads, heads.group)
@@ -333,7 +315,3 @@ def _join(
     if sinks is not None:
         terms.append(sinks_term(sinks, shape, heads.dim))
     return joined(terms, query.dtype)
-
-
-def _int64_array(numbers: list[int]) -> Any:
-    return (ctypes.c_int64 * len(numbers))(*numbers) if numbers else None

@@ -21,6 +21,7 @@ from runner.core.errors import ConfigError
 from runner.engines.local.kernels.native import Kernels, pointer_or_none
 from runner.engines.local.kv_cache import Heads, OwnKv
 from runner.engines.local.measured_products import Seconds, by_turns, kept
+from runner.engines.local.own_attention import OwnPlaces, attend_own
 from runner.engines.local.panels import NO_TILES
 from runner.engines.local.parts import Scaling
 from runner.engines.local.shared_kv import SharedKv
@@ -208,6 +209,21 @@ def _difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> st
             rows = slice(at * group, (at + 1) * group)
             if not all(torch.equal(one, many[:, rows]) for one, many in zip(alone, found, strict=True)):
                 return f"{what} some bits from that of each token alone"
+    return "" if heads.is_int8 else _own_difference(kernels, heads, whole, query.transpose(0, 1).contiguous())
+
+
+def _own_difference(kernels: Kernels, heads: Heads, whole: SharedPlaces, query: torch.Tensor) -> str:
+    """As _difference, for attention of tokens [T, H, D] to their own keys: fewer and more than a tile has."""
+    seen = torch.arange(1, TRIAL_KEYS + 1, TRIAL_KEYS // TRIAL_TOKENS, dtype=torch.int32)[:TRIAL_TOKENS]
+    for first, cap in ((None, 0.0), (seen // 3, 2.0)):
+        places = OwnPlaces(whole.store, torch.zeros_like(seen), seen, first)
+        by_tiles, by_vectors = (
+            attend_own(kernels, way, Scaling(heads.dim**-0.5, cap), 0, query, places).float()
+            for way in (replace(heads, attention_tile_rows=1), heads)
+        )
+        off = float((by_tiles - by_vectors).abs().max() / by_vectors.abs().max())
+        if not off <= ALLOWED:
+            return f"attention of a token to its own keys is off by {off:.2g} of the largest number"
     return ""
 
 

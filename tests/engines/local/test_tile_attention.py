@@ -21,6 +21,7 @@ from runner.engines.local import int8_kv, shared_attention
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
+from runner.engines.local.own_attention import OwnPlaces, attend_own
 from runner.engines.local.panels import NO_TILES
 from runner.engines.local.parts import Scaling
 from runner.engines.local.shared_attention import FORCED, ROWS, Part, SharedPlaces, attend_shared, choose, problem_of
@@ -62,7 +63,7 @@ def expected(heads: Heads, query: torch.Tensor, places: SharedPlaces, first: tor
     at = torch.arange(reach)[None]
     hidden = at >= places.sees + (token if places.causal else 0)
     if first is not None:
-        hidden |= at < first.long().repeat_interleave(heads.group)[:, None]
+        hidden = hidden | (at < first.long().repeat_interleave(heads.group)[:, None])
     scores = scores.masked_fill(hidden, -torch.inf)
     top = scores.amax(-1)
     weights = (scores - top.where(top > -torch.inf, 0.0)[..., None]).exp()
@@ -141,6 +142,50 @@ def test_a_token_has_the_same_bits_whatever_goes_along(emulated_tiles: OnlyTiles
 
 
 @needs_compiler
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+@pytest.mark.parametrize(("cap", "has_windows"), [(0.0, False), (3.0, True)])
+def test_own_keys_by_tiles_are_right_whatever_goes_along(
+    emulated_tiles: OnlyTiles, shape: tuple[int, int, int], cap: float, has_windows: bool
+) -> None:
+    """Tokens that see fewer keys than a tile has, whole tiles, remainders, and more than are scored at a time."""
+    torch.manual_seed(sum(shape))
+    heads = Heads(2, *shape, torch.bfloat16, CPU, attention_tile_rows=4)
+    seen = torch.tensor([1, 2, 15, 16, 17, 31, 32, 33, 64, 200, 511, 512, 513, 540], dtype=torch.int32)
+    stored = places_of(heads, emulated_tiles, 540)
+    places = OwnPlaces(stored.store, torch.zeros_like(seen), seen, seen // 3 if has_windows else None)
+    query = torch.randn(len(seen), shape[0] * shape[1], heads.dim).bfloat16()
+    scaling = Scaling(0.2, cap)
+    before = emulated_tiles.count("products")
+    found = attend_own(emulated_tiles, heads, scaling, 0, query, places)
+    assert emulated_tiles.count("products") > before
+    for at, count in enumerate(seen.tolist()):
+        first = None if places.first is None else places.first[at : at + 1]
+        one = query[at : at + 1].transpose(0, 1)
+        out, _, total = expected(heads, one, replace(stored, sees=count), first, cap)
+        mean = (out / total[..., None]).view(-1, heads.dim)
+        assert float((found[at].double() - mean).abs().max()) < 2e-2 * float(mean.abs().max()), count
+        alone = OwnPlaces(stored.store, places.slot[:1], seen[at : at + 1], first)
+        assert torch.equal(attend_own(emulated_tiles, heads, scaling, 0, query[at : at + 1], alone)[0], found[at])
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "way", [replace(HEADS, attention_tile_rows=0), replace(HEADS, attention_tile_rows=NO_TILES),
+            replace(HEADS, attention_tile_rows=1, dim=80), replace(HEADS, attention_tile_rows=1, kv_cache=KvCache.int8)],
+    ids=["vectors", "vectors in the order of tiles", "no whole tiles", "keys in bytes"],
+)  # fmt: skip
+def test_other_own_keys_go_by_vectors(emulated_tiles: OnlyTiles, way: Heads) -> None:
+    torch.manual_seed(0)
+    seen = torch.tensor([70], dtype=torch.int32)
+    places = OwnPlaces(places_of(way, emulated_tiles, 70).store, torch.zeros_like(seen), seen)
+    query, before = torch.randn(1, 6, way.dim).bfloat16(), emulated_tiles.count("loads")
+    found = attend_own(emulated_tiles, way, Scaling(0.1, 0.0), 0, query, places)
+    plain = attend_own(emulated_tiles, replace(way, attention_tile_rows=0), Scaling(0.1, 0.0), 0, query, places)
+    assert emulated_tiles.count("loads") == before
+    assert torch.equal(found, plain)
+
+
+@needs_compiler
 def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emulated_tiles: OnlyTiles) -> None:
     heads = replace(HEADS, dim=80, attention_tile_rows=1)
     torch.manual_seed(0)
@@ -175,27 +220,29 @@ def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyT
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("right", "wrong", "said"),
+    ("file", "right", "wrong", "said"),
     [
-        ("TILE_MULTIPLY_ADD(3, 5, 7);\n      }\n      TILE_STORE(2, at", "TILE_MULTIPLY_ADD(3, 5, 6);\n      }\n      TILE_STORE(2, at", r"\d"),
-        pytest.param("memset(last + LANES * dim, 0,", "memset(last + LANES * dim, 0xff,", "(nan|inf)", marks=pytest.mark.slow),
-        pytest.param("begin / at_once * at_once", "begin / LANES * LANES", "some bits from that of each token alone", marks=pytest.mark.slow),
+        ("tile_attention.h", "TILE_MULTIPLY_ADD(3, 5, 7);\n      }\n      TILE_STORE(2, at", "TILE_MULTIPLY_ADD(3, 5, 6);\n      }\n      TILE_STORE(2, at", r"\d"),
+        pytest.param("tile_attention.h", "memset(last + LANES * dim, 0,", "memset(last + LANES * dim, 0xff,", "(nan|inf)", marks=pytest.mark.slow),
+        pytest.param("tile_attention.h", "begin / at_once * at_once", "begin / LANES * LANES", "some bits from that of each token alone", marks=pytest.mark.slow),
+        ("tile_own_keys.h", "TILE_LOAD(7, first + 6 * LANES, bytes)", "TILE_LOAD(7, first + 4 * LANES, bytes)", r"\d"),
     ],
-    ids=["the wrong keys", "weights of what was never written", "blocks that depend on others"],
+    ids=["the wrong keys", "weights of what was never written", "blocks that depend on others", "wrong own values"],
 )  # fmt: skip
 def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
-    right: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: str, right: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
-    text = (KERNELS / "tile_attention.h").read_text()
+    text = (KERNELS / file).read_text()
     assert right in text
     headers = tmp_path / "headers"
     shutil.copytree(KERNELS, headers, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    (headers / "tile_attention.h").write_text(text.replace(right, wrong))
+    (headers / file).write_text(text.replace(right, wrong))
     choice = choose(HEADS, emulated_attention(tmp_path, [f"-I{headers}"]))
     assert choice is not None
     assert choice.tile_rows == 0
-    pattern = rf"tiles left out of attention: attention of 37 tokens to 300 keys is off by {said}"
+    whose = "37 tokens to 300" if file == "tile_attention.h" else "a token to its own"
+    pattern = rf"tiles left out of attention: attention of {whose} keys is off by {said}"
     assert re.search(pattern, choice.note), choice.note
     assert choice.note in choice.fact
 

@@ -129,8 +129,9 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
         if re.search(r"\b(tdpbf16ps|tdpbusd|tileloadd|ldtilecfg|tilerelease)\b", block)
     }
     assert {name.partition(".")[0] for name in holders} == {
-        "multiply_by_tiles", "configure_tiles", "release_tiles", "are_byte_sums_right",
+        "multiply_by_tiles", "configure_shapes", "release_tiles", "are_byte_sums_right",
         "score_by_tiles", "add_values_by_tiles", "multiply_bytes_by_tiles",
+        "own_scores_by_tiles", "add_own_values_by_tiles",
     }  # fmt: skip
 
 

@@ -85,6 +85,7 @@ typedef struct {
   const float *sinks; /* 0, or a score for each head that takes weight and has no value */
   int64_t parts;
   const int64_t *part_out, *part_top, *part_sum; /* addresses of outputs not yet divided by their sums, maxima, sums */
+  int64_t by_tiles; /* whether own keys are multiplied by tiles (tile_own_keys.h) */
   const int64_t *part_row;                       /* the token's first row in each part; -1: it sees nothing of it */
 } attention_view;
 

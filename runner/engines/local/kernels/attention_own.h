@@ -2,6 +2,14 @@
    (KV, SCALE_SIZE, KV_NAME: see kernels.c). A token's keys lie in its row's arena. Attention to keys that it shares with
    other tokens is computed before, and joined here. */
 
+#undef HAS_OWN_TILES
+#if defined(HAS_TILES) && PACK == 2 && SCALE_SIZE == 0
+#define HAS_OWN_TILES 1
+#include "tile_own_keys.h"
+#else
+#define HAS_OWN_TILES 0
+#endif
+
 /* The keys, or the values, of one head in an arena; heads are counted on from layer to layer. */
 INLINE KV *KV_NAME(keys_of)(const kv_arena *arena, int64_t head, int64_t dim) {
   return (KV *)arena->keys + head * arena->capacity * (dim + SCALE_SIZE);
@@ -123,19 +131,31 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *q, const KV
   float acc[MAX_GROUP * MAX_DIM], s[MAX_GROUP][MAX_SCORES], top[MAX_GROUP], sum[MAX_GROUP];
   const float *sinks = of->sinks, cap = of->cap, scale = cap ? 1 : of->scale; /* with a cap it is in the scores */
   const int64_t first = of->first, end = of->end;
+#if HAS_OWN_TILES
+  if (of->by_tiles) configure_own_tiles(G);
+#endif
   for (int i = 0; i < G * D; i++) acc[i] = 0;
   for (int g = 0; g < G; g++) top[g] = sinks ? sinks[g] : -INFINITY, sum[g] = sinks ? 1 : 0;
   KV_NAME(join_parts)(D, G, of, acc, top, sum);
   for (int64_t start = first / LANES * LANES; start < end; start += KEY_BLOCK) {
     int count = end - start < KEY_BLOCK ? (int)(end - start) : KEY_BLOCK;
     const KV *v = V + start * (D + SCALE_SIZE);
-    KV_NAME(scores)(D, G, q, K + start * (D + SCALE_SIZE), count, s, v);
+#if HAS_OWN_TILES
+    if (of->by_tiles) own_scores_by_tiles(D, q, K + start * D, count, s, v);
+    else
+#endif
+      KV_NAME(scores)(D, G, q, K + start * (D + SCALE_SIZE), count, s, v);
     for (int g = 0; g < G; g++) {
       if (cap || start < first) cap_and_hide(s[g], count, first - start, of->scale, cap);
       add_scores(D, s[g], count, scale, top + g, sum + g, acc + g * D);
     }
-    KV_NAME(add_values)(D, G, s, v, count, acc,
-                        start + KEY_BLOCK < end ? K + (start + KEY_BLOCK) * (D + SCALE_SIZE) : next);
+    const KV *then = start + KEY_BLOCK < end ? K + (start + KEY_BLOCK) * (D + SCALE_SIZE) : next;
+    int added = 0;
+#if HAS_OWN_TILES
+    if (of->by_tiles) added = add_whole_tiles_of_values(D, G, s, v, count, acc, then);
+#endif
+    if (added < count)
+      KV_NAME(add_values)(D, G, (float(*)[MAX_SCORES]) & s[0][added], v + added * D, count - added, acc, then);
   }
   for (int g = 0; g < G; g++)
     for (int d = 0; d < D; d++) out[g * D + d] = NAME(from_float)(acc[g * D + d] / sum[g]);
@@ -160,33 +180,46 @@ static void KV_NAME(attend_head)(int64_t dim, int64_t group, const T *q, const K
    group] outputs (not yet divided by their sums), maxima and sums; -1 = none. cap and sinks [kv_heads, group]: as in
    attention_view. k and v [tokens, kv_heads, dim], unless 0: they are put into the last place that the token sees. That
    is faster than to call `store` before, since the lines are read here anyway, but other tokens of the same row must
-   not depend on it. Returns what is wrong with the call (checks.h). */
+   not depend on it. tile_rows: as in attend_shared; own keys go by tiles where some rows of shared keys do, but for those
+   in bytes. Returns what is wrong with the call (checks.h). */
 int64_t KV_NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const T *k, const T *v, int64_t layer,
                      int64_t kv_heads, int64_t group, int64_t dim, int64_t tokens, const int32_t *slot,
                      const int32_t *first, const int32_t *own, float scale, float cap, const float *sinks,
                      int64_t parts, const int64_t *part_out, const int64_t *part_top, const int64_t *part_sum,
-                     const int64_t *part_rows, const int64_t *part_row, T *out, int threads) {
+                     const int64_t *part_rows, const int64_t *part_row, T *out, int64_t tile_rows, int threads) {
   int64_t wrong = check_heads(kv_heads, group, dim);
   if (!wrong) wrong = check_places(arenas, slots, tokens, slot, 0, own, k ? 1 : 0);
   if (!wrong) wrong = check_range(first, tokens, 0, INT32_MAX, WRONG_FIRST);
   for (int64_t p = 0; !wrong && p < parts; p++)
     wrong = check_range((const int32_t *)part_row[p], tokens, -1, part_rows[p] - 1, WRONG_PART_ROW);
   if (wrong) return wrong;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
-  for (int64_t i = 0; i < tokens * kv_heads; i++) {
-    int64_t t = i / kv_heads, h = i % kv_heads, rows[parts + 1], after = i + 1 < tokens * kv_heads ? i + 1 : i;
-    const int64_t head = layer * kv_heads + h;
-    const kv_arena *arena = arenas + slot[t];
-    const KV *next = KV_NAME(keys_of)(arenas + slot[after / kv_heads], layer * kv_heads + after % kv_heads, dim);
-    for (int64_t p = 0; p < parts; p++) {
-      int64_t of_part = ((const int32_t *)part_row[p])[t];
-      rows[p] = of_part < 0 ? -1 : (h * part_rows[p] + of_part) * group;
+#if HAS_OWN_TILES
+  const int64_t by_tiles = attends_own_by_tiles(tile_rows, dim);
+#else
+  const int64_t by_tiles = 0;
+  (void)tile_rows;
+#endif
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t i = 0; i < tokens * kv_heads; i++) {
+      int64_t t = i / kv_heads, h = i % kv_heads, rows[parts + 1], after = i + 1 < tokens * kv_heads ? i + 1 : i;
+      const int64_t head = layer * kv_heads + h;
+      const kv_arena *arena = arenas + slot[t];
+      const KV *next = KV_NAME(keys_of)(arenas + slot[after / kv_heads], layer * kv_heads + after % kv_heads, dim);
+      for (int64_t p = 0; p < parts; p++) {
+        int64_t of_part = ((const int32_t *)part_row[p])[t];
+        rows[p] = of_part < 0 ? -1 : (h * part_rows[p] + of_part) * group;
+      }
+      if (k) KV_NAME(store_head)(arena, head, k + i * dim, v + i * dim, dim, own[t] - 1);
+      const attention_view view = {first ? first[t] : 0, own[t], scale, cap, sinks ? sinks + h * group : 0,
+                                   parts, part_out, part_top, part_sum, by_tiles, rows};
+      KV_NAME(attend_head)(dim, group, q + i * group * dim, KV_NAME(keys_of)(arena, head, dim),
+                        KV_NAME(values_of)(arena, head, dim), &view, out + i * group * dim, next);
     }
-    if (k) KV_NAME(store_head)(arena, head, k + i * dim, v + i * dim, dim, own[t] - 1);
-    const attention_view view = {first ? first[t] : 0, own[t], scale, cap, sinks ? sinks + h * group : 0,
-                                 parts, part_out, part_top, part_sum, rows};
-    KV_NAME(attend_head)(dim, group, q + i * group * dim, KV_NAME(keys_of)(arena, head, dim),
-                      KV_NAME(values_of)(arena, head, dim), &view, out + i * group * dim, next);
+#if HAS_OWN_TILES
+    if (configured_rows) release_tiles();
+#endif
   }
   return FINE;
 }

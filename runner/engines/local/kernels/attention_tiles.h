@@ -19,6 +19,15 @@ typedef struct {
   int64_t sixteenths_per_step, sixteenths_left, ranges; /* ranges: how many are left */
   const memory_range *range;
 } prefetch_queue;
+
+/* Prefetches some of what is read next. */
+INLINE void prefetch_some(prefetch_queue *next) {
+  const char *end = next->ranges ? next->range->end : next->at;
+  int64_t left = next->sixteenths_left + next->sixteenths_per_step;
+  for (; left >= 16 && next->at < end; left -= 16, next->at += CACHE_LINE) __builtin_prefetch(next->at, 0, 2);
+  next->sixteenths_left = left % 16;
+  if (next->at >= end && next->ranges && --next->ranges) next->at = (++next->range)->at;
+}
 #endif
 
 /* c[r][v] (+)= the sum over `steps` of a[r][step] * b[v][step], for REGISTER_ROWS rows and N vectors of LANES; a step

@@ -26,6 +26,13 @@ typedef struct {
   quantized_workspace work;
   int threads, is_alone;
 } fused_pass;
+
+/* What each thread does after its part of attention: oneDNN has other shapes of tiles. */
+INLINE void end_attention(void) {
+#ifdef HAS_TILES
+  if (configured_rows) release_tiles();
+#endif
+}
 #endif
 
 /* Rotates the heads [count, dim] of one token to its position (RoPE), after their norms where there are any. */
@@ -132,6 +139,16 @@ static void NAME(norm_tokens)(const fused_pass *s, const T *norm, int64_t count,
 
 /* -------------------------------------------------------------------------------------------------------- attention */
 
+/* Whether own keys are multiplied by the processor's tiles (tile_own_keys.h) */
+INLINE int NAME(attends_own_by_tiles)(const fused_model *m) {
+#if defined(HAS_TILES) && PACK == 2
+  return !m->has_int8_kv && attends_own_by_tiles(m->attention_tile_rows, m->dim);
+#else
+  (void)m;
+  return 0;
+#endif
+}
+
 /* One token's query heads of a key-value head over its parts and its own keys. Those of token `then` and its head come
    next. */
 static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int64_t h, int64_t then,
@@ -147,7 +164,8 @@ static void NAME(attend_own)(const fused_pass *s, int64_t layer, int64_t t, int6
     rows[p] = of_part < 0 ? -1 : (h * in->part[p].tokens + of_part) * group;
   }
   if (in->is_step) NAME(put)(m, arena, head, k, k + s->kv_width, in->seen[t] - 1);
-  const attention_view view = {0, in->seen[t], m->scale, 0, 0, in->parts, s->part_out, s->part_top, s->part_sum, rows};
+  const attention_view view = {0, in->seen[t], m->scale, 0, 0, in->parts, s->part_out, s->part_top, s->part_sum,
+                               NAME(attends_own_by_tiles)(m), rows};
   const kv_arena *next = in->arenas + in->slot[then];
   const int64_t next_head = layer * m->kv_heads + then_head;
   T *out = (T *)s->inner + t * s->q_width + h * group * dim;
@@ -167,6 +185,7 @@ static void NAME(attend_own_keys)(const fused_pass *s, int64_t layer, phase *now
       const int64_t then = j + 1 < items ? j + 1 : j;
       NAME(attend_own)(s, layer, j / kv_heads, j % kv_heads, then / kv_heads, then % kv_heads);
     }
+  end_attention();
   barrier(now, chunks, s->is_alone);
 }
 
@@ -200,7 +219,8 @@ static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_
   const int64_t steps = 2 * keys * dim / (PACK * LANES * TILE_VECS) * (TILE_ROWS / REGISTER_ROWS) + 1;
 #if defined(HAS_TILES) && PACK == 2
   if (is_in_tile_order(m->attention_tile_rows, dim)) {
-    const int64_t of_tiles = 2 * keys * dim / (TILE_INPUTS * TILE_INPUTS) * ceil_div(TILE_TASK_ROWS, TILE_BLOCK) + 1;
+    const int64_t of_products = 2 * keys * dim / (TILE_INPUTS * TILE_INPUTS) * ceil_div(TILE_TASK_ROWS, TILE_BLOCK);
+    const int64_t of_weights = keys * TILE_TASK_ROWS / TILE_PLACES, of_tiles = of_products + of_weights + 1;
     const int64_t some = bytes / CACHE_LINE * 16 / of_tiles + 1;
     return (prefetch_queue){ranges->at, some < MAX_TILE_SIXTEENTHS ? some : MAX_TILE_SIXTEENTHS, 0, count, ranges};
   }
@@ -235,15 +255,6 @@ static void NAME(attend_part)(const fused_pass *s, int64_t layer, int64_t p, int
 #undef ATTEND
 }
 
-/* What each thread does after its part of attention: oneDNN has other shapes of tiles. */
-INLINE void NAME(end_attention)(const fused_model *m) {
-#if defined(HAS_TILES) && PACK == 2
-  if (NAME(attends_in_tile_order)(m) && configured_rows) release_tiles();
-#else
-  (void)m;
-#endif
-}
-
 static void NAME(attend_parts)(const fused_pass *s, int64_t layer, phase *now) {
   const int64_t tiles = s->first_tile[s->in->parts];
   FOR_EACH_CHUNK(i, now, tiles, s->is_alone) {
@@ -251,7 +262,7 @@ static void NAME(attend_parts)(const fused_pass *s, int64_t layer, phase *now) {
     while (i >= s->first_tile[p + 1]) p++;
     NAME(attend_part)(s, layer, p, i - s->first_tile[p], &(prefetch_queue){0});
   }
-  NAME(end_attention)(s->model);
+  end_attention();
   barrier(now, tiles, s->is_alone);
 }
 
@@ -268,7 +279,7 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
     for (int64_t p = 0; p < s->in->parts; p++) NAME(attend_part)(s, layer, p, i, &next);
     for (int64_t t = first; t < after; t++) NAME(attend_own)(s, layer, t, h, t + 1 < after ? t + 1 : t, h);
   }
-  NAME(end_attention)(m);
+  end_attention();
   barrier(now, all, s->is_alone);
 }
 #endif

@@ -41,7 +41,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     + [_PTR] * 3
     + [_FLOAT, _FLOAT, _PTR, _INT]
     + [_PTR] * 6
-    + [_THREADS],
+    + [_INT, _THREADS],
     "fused_forward": [_PTR] * 3 + [_THREADS],
     "product": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _THREADS],
     "rows_of_blocks": [_PTR, _INT, _INT, _PTR, _PTR, _THREADS],

@@ -19,11 +19,29 @@ INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float 
 }
 #endif
 
+#ifdef HAS_AVX512
+/* write_outputs for whole vectors without a bias */
+INLINE void NAME(write_vectors)(const int output_mode, const product *p, const panel_pair *u, const float *y,
+                                int64_t y_stride, const float *second, int64_t rows, int64_t row) {
+  T *out = (T *)p->out + row * p->stride + u->column;
+  for (int64_t r = 0; r < rows; r++, y += y_stride, second += y_stride, out += p->stride)
+    for (int64_t o = 0; o < u->width; o += LANES) NAME(write_16_outputs)(output_mode, y + o, second + o, 0, out + o);
+}
+#endif
+
 /* Writes the sums y [rows, width] of `rows` rows, from `row` on, to the product's output. */
 INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y, int64_t y_stride, const float *second,
                                 int64_t rows, int64_t row) {
   const matrix *m = u->of[0];
   const T *bias = m->bias && (m->kind == PLAIN || is_unpacked(m) || has_parted_rows(m)) ? (const T *)m->bias + u->output[0] : 0;
+#ifdef HAS_AVX512
+  if (!bias && u->width % LANES == 0) {
+    if (p->output_mode == STORE) NAME(write_vectors)(STORE, p, u, y, y_stride, second, rows, row);
+    else if (p->output_mode == ADD) NAME(write_vectors)(ADD, p, u, y, y_stride, second, rows, row);
+    else NAME(write_vectors)(GATED, p, u, y, y_stride, second, rows, row);
+    return;
+  }
+#endif
   for (int64_t r = 0; r < rows; r++, y += y_stride) {
     T *out = (T *)p->out + (row + r) * p->stride + u->column;
     const float *b = second + r * y_stride;

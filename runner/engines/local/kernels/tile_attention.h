@@ -26,15 +26,6 @@ typedef struct {
   prefetch_queue *next;
 } attention_block;
 
-/* Prefetches some of what is read next. */
-INLINE void prefetch_some(prefetch_queue *next) {
-  const char *end = next->ranges ? next->range->end : next->at;
-  int64_t left = next->sixteenths_left + next->sixteenths_per_step;
-  for (; left >= 16 && next->at < end; left -= 16, next->at += CACHE_LINE) __builtin_prefetch(next->at, 0, 2);
-  next->sixteenths_left = left % 16;
-  if (next->at >= end && next->ranges && --next->ranges) next->at = (++next->range)->at;
-}
-
 /* The scores of so many blocks of keys; an odd one at the end is multiplied twice, and its second scores are not read. */
 TILE_CODE static void score_by_tiles(const attention_block *of, const bf16 *K, int64_t blocks) {
   const int64_t dim = of->dim, bytes = dim * (int64_t)sizeof(bf16), score_bytes = SCORE_STRIDE * sizeof(float);
@@ -211,29 +202,64 @@ static __attribute__((noinline)) void add_values_by_vectors(const attention_bloc
   _mm_setcsr(before);
 }
 
-/* As tile_weights, in place: the weights are in bfloat16 in the first half of the scores' memory. A key that is not seen
-   has the weight 0. */
-INLINE float weights_in_place(float *s, int keys, float scale, const float *scales, float *top, float *sum) {
-  const __m512 hidden = _mm512_set1_ps(-INFINITY);
-  __m512 most = hidden, total = _mm512_setzero_ps();
-  for (int j = 0; j < keys; j += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(s + j));
-  const float here = _mm512_reduce_max_ps(most) * scale, m = here > *top ? here : *top;
-  if (here == -INFINITY || m == -INFINITY) { /* nothing is seen here; or numbers that are none, and the sum stays 0 */
-    memset(s, 0, keys * sizeof(bf16));
-    return 1.0f;
+/* 2 to the power of x, at most 0, within 4e-6; 0 where a lane is not `seen` */
+INLINE __m512 power_of_two_16(__mmask16 seen, __m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-125.0f));
+  const __m512 f = _mm512_reduce_ps(x, 1); /* what is above the integer below */
+  __m512 p = _mm512_set1_ps(1.353416685e-2f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.201146379e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.414427549e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.930038333e-1f));
+  return _mm512_maskz_scalef_ps(seen, _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0000026226f)), x);
+}
+
+/* Rows' maxima so far, and what a block of keys does to them: factors that scale the rows' sums so far to the new maxima,
+   and a bit for each row to which nothing is added (it sees nothing here, or its maximum is no number) */
+typedef struct {
+  float top[TILE_BLOCK], keep[TILE_BLOCK];
+  uint32_t blind;
+} block_maxima;
+
+INLINE float largest_score(const float *s, int keys) {
+  __m512 most = _mm512_loadu_ps(s);
+  for (int j = LANES; j < keys; j += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(s + j));
+  return _mm512_reduce_max_ps(most);
+}
+
+/* `most`: the rows' largest scores in a block of keys */
+INLINE void raise_maxima(block_maxima *of, const float *most, float scale) {
+  const __m512 none = _mm512_set1_ps(-INFINITY);
+  of->blind = 0;
+  for (int r = 0; r < TILE_BLOCK; r += LANES) {
+    const __m512 before = _mm512_loadu_ps(of->top + r);
+    const __m512 here = _mm512_mul_ps(_mm512_loadu_ps(most + r), _mm512_set1_ps(scale)), top = _mm512_max_ps(here, before);
+    const __mmask16 blind = _mm512_cmp_ps_mask(here, none, _CMP_EQ_OQ) | _mm512_cmp_ps_mask(top, none, _CMP_EQ_OQ);
+    const __mmask16 had_some = _mm512_cmp_ps_mask(before, none, _CMP_NEQ_UQ);
+    const __m512 keep = _mm512_maskz_mov_ps(had_some, exp_16(_mm512_sub_ps(before, top)));
+    _mm512_storeu_ps(of->keep + r, _mm512_mask_mov_ps(keep, blind, _mm512_set1_ps(1)));
+    _mm512_storeu_ps(of->top + r, top);
+    of->blind |= (uint32_t)blind << r;
   }
-  const float keep = *top == -INFINITY ? 0.0f : exp_fast(*top - m);
+}
+
+/* Scores of a row become weights in bfloat16, in the first half of the scores' memory, times `scales` where there are any;
+   their sums, lane by lane, are added to `sum`. A key that is not seen has the weight 0. */
+INLINE void weights_in_place(float *s, int keys, float scale, const float *scales, const block_maxima *of, int r,
+                             float *sum) {
+  const float log2_e = 1.44269504f;
+  const __m512 hidden = _mm512_set1_ps(-INFINITY), factor = _mm512_set1_ps(scale * log2_e);
+  const __m512 most = _mm512_set1_ps(of->top[r] * log2_e);
+  const __mmask16 allowed = of->blind >> r & 1 ? 0 : 0xffff;
+  __m512 total = _mm512_setzero_ps();
+#pragma GCC unroll 2
   for (int j = 0; j < keys; j += LANES) {
     const __m512 score = _mm512_loadu_ps(s + j);
-    const __m512 below = _mm512_fmsub_ps(score, _mm512_set1_ps(scale), _mm512_set1_ps(m));
-    const __mmask16 seen = _mm512_cmp_ps_mask(score, hidden, _CMP_NEQ_UQ);
-    const __m512 e = _mm512_maskz_mov_ps(seen, softmax_weight_16_bf16(below));
+    const __mmask16 seen = _mm512_mask_cmp_ps_mask(allowed, score, hidden, _CMP_NEQ_UQ);
+    const __m512 e = power_of_two_16(seen, _mm512_fmsub_ps(score, factor, most));
     total = _mm512_add_ps(total, e);
     store_16_bf16((bf16 *)s + j, scales ? _mm512_mul_ps(e, _mm512_loadu_ps(scales + j)) : e);
   }
-  *sum = *sum * keep + _mm512_reduce_add_ps(total);
-  *top = m;
-  return keep;
+  _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_loadu_ps(sum), _mm512_set1_ps(of->keep[r]), total));
 }
 #endif
 
@@ -249,7 +275,9 @@ static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const 
 #endif
   int64_t keys = 0, begin = first[0];
   for (int r = 0; r < rows; r++) keys = sees[r] > keys ? sees[r] : keys, begin = first[r] < begin ? first[r] : begin;
-  for (int r = 0; r < rows; r++) top[r] = -INFINITY, sum[r] = 0;
+  block_maxima maxima;
+  float most[TILE_BLOCK], sums[TILE_BLOCK * LANES] __attribute__((aligned(CACHE_LINE))) = {0};
+  for (int r = 0; r < TILE_BLOCK; r++) maxima.top[r] = most[r] = -INFINITY;
   memset(of->acc, 0, rows * dim * sizeof(float));
   if (of->by_tiles && configured_rows != rows) configure_tiles(rows);
   for (int64_t start = begin / at_once * at_once; start < keys; start += at_once) {
@@ -278,9 +306,15 @@ static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const 
       float *s = of->scores + r * SCORE_STRIDE;
       if (cap || start < first[r]) cap_and_hide(s, whole, first[r] - start, scale, cap);
       for (int64_t j = sees[r] > start ? sees[r] - start : 0; j < whole; j++) s[j] = -INFINITY;
-      const float keep = weights_in_place(s, whole, cap ? 1 : scale, scales, top + r, sum + r);
-      if (keep != 1.0f)
-        for (int64_t d = 0; d < dim; d++) of->acc[r * dim + d] *= keep;
+      most[r] = largest_score(s, whole);
+    }
+    raise_maxima(&maxima, most, cap ? 1 : scale);
+    for (int r = 0; r < rows; r++) {
+      const __m512 keep = _mm512_set1_ps(maxima.keep[r]);
+      float *acc = of->acc + r * dim;
+      prefetch_some(of->next);
+      weights_in_place(of->scores + r * SCORE_STRIDE, whole, cap ? 1 : scale, scales, &maxima, r, sums + r * LANES);
+      for (int64_t d = 0; d < dim; d += LANES) _mm512_storeu_ps(acc + d, _mm512_mul_ps(_mm512_loadu_ps(acc + d), keep));
     }
     if (whole > places) { /* there may be nothing behind the arena, and 0 times what was never written may be no number */
       memcpy(last, values + (whole - TILE_INPUTS) * dim, LANES * dim * sizeof(bf16));
@@ -289,6 +323,8 @@ static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const 
     if (of->by_tiles) add_values_by_tiles(of, values, last, places);
     else add_values_by_vectors(of, values, last, places);
   }
+  for (int r = 0; r < rows; r++)
+    top[r] = maxima.top[r], sum[r] = _mm512_reduce_add_ps(_mm512_loadu_ps(sums + r * LANES));
 }
 
 /* As attend_tile, in the order of tiles: by tiles where a block has at least `tile_rows` rows */

@@ -4,36 +4,44 @@
 
 #include "tiles.h"
 
-/* Rows of x by one panel, and their sums y. `lines` cache lines from `ahead` on are read next. */
+#define TILE_STEPS 9      /* of a pair of panels at a time: these and as many inputs of rows stay in the first-level cache */
+#define TILE_SUM_ROWS 128 /* whose sums wait until all inputs are multiplied */
+
+/* Some inputs of rows of x by those of one panel: sums y */
 typedef struct {
   const bf16 *x, *panel;
-  int64_t inputs; /* also from row to row of x */
-  int rows;       /* up to TILE_BLOCK */
+  int64_t stride, inputs; /* of x: from row to row, and those that are multiplied */
+  int rows, adds;         /* up to TILE_BLOCK; adds: to the sums that are there, else from 0 */
   float *y;
   int64_t y_stride;
-  const char *ahead;
-  int64_t lines;
+  prefetch_queue *next;
 } panel_task;
-
-INLINE void prefetch_lines(const panel_task *of, int64_t step, int64_t per_step) {
-  const int64_t first = step * per_step, last = first + per_step < of->lines ? first + per_step : of->lines;
-  for (int64_t line = first; line < last; line++) __builtin_prefetch(of->ahead + line * CACHE_LINE, 0, 2);
-}
 
 /* Inputs are whole tiles. */
 TILE_CODE static void multiply_by_tiles(const panel_task *of) {
-  const bf16 *panel = of->panel, *upper = of->x, *lower = of->x + 16 * of->inputs;
-  const int64_t inputs = of->inputs, bytes = inputs * (int64_t)sizeof(bf16), y_bytes = of->y_stride * (int64_t)sizeof(float);
-  const int64_t per_step = ceil_div(of->lines, inputs / TILE_INPUTS);
+  const bf16 *panel = of->panel, *upper = of->x, *lower = of->x + 16 * of->stride;
+  const int64_t inputs = of->inputs, bytes = of->stride * (int64_t)sizeof(bf16);
+  const int64_t y_bytes = of->y_stride * (int64_t)sizeof(float);
+  float *y = of->y, *lower_y = y + 16 * of->y_stride;
   if (configured_rows != of->rows) configure_tiles(of->rows);
   MEMORY_IS_WRITTEN();
-  TILE_ZERO(0);
-  TILE_ZERO(1);
+  if (of->adds) {
+    TILE_LOAD(0, y, y_bytes);
+    TILE_LOAD(1, y + 16, y_bytes);
+  } else {
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+  }
   if (of->rows > 16) {
-    TILE_ZERO(2);
-    TILE_ZERO(3);
+    if (of->adds) {
+      TILE_LOAD(2, lower_y, y_bytes);
+      TILE_LOAD(3, lower_y + 16, y_bytes);
+    } else {
+      TILE_ZERO(2);
+      TILE_ZERO(3);
+    }
     for (int64_t i = 0; i < inputs; i += TILE_INPUTS, panel += TILE_INPUTS * PANEL) {
-      prefetch_lines(of, i / TILE_INPUTS, per_step);
+      prefetch_some(of->next);
       TILE_LOAD(6, panel, 2 * PANEL * sizeof(bf16));
       TILE_LOAD(4, upper + i, bytes);
       TILE_LOAD(7, panel + PANEL, 2 * PANEL * sizeof(bf16));
@@ -43,11 +51,11 @@ TILE_CODE static void multiply_by_tiles(const panel_task *of) {
       TILE_MULTIPLY_ADD(2, 5, 6);
       TILE_MULTIPLY_ADD(3, 5, 7);
     }
-    TILE_STORE(2, of->y + 16 * of->y_stride, y_bytes);
-    TILE_STORE(3, of->y + 16 * of->y_stride + 16, y_bytes);
+    TILE_STORE(2, lower_y, y_bytes);
+    TILE_STORE(3, lower_y + 16, y_bytes);
   } else {
     for (int64_t i = 0; i < inputs; i += TILE_INPUTS, panel += TILE_INPUTS * PANEL) {
-      prefetch_lines(of, i / TILE_INPUTS, per_step);
+      prefetch_some(of->next);
       TILE_LOAD(4, upper + i, bytes);
       TILE_LOAD(6, panel, 2 * PANEL * sizeof(bf16));
       TILE_LOAD(7, panel + PANEL, 2 * PANEL * sizeof(bf16));
@@ -55,15 +63,14 @@ TILE_CODE static void multiply_by_tiles(const panel_task *of) {
       TILE_MULTIPLY_ADD(1, 4, 7);
     }
   }
-  TILE_STORE(0, of->y, y_bytes);
-  TILE_STORE(1, of->y + 16, y_bytes);
+  TILE_STORE(0, y, y_bytes);
+  TILE_STORE(1, y + 16, y_bytes);
   MEMORY_IS_WRITTEN();
 }
 
-/* The same sums of R rows by vectors. Rows are widened, even and odd inputs apart, for 32 inputs at a time. */
+/* The same sums of R rows by vectors, from 0. Rows are widened, even and odd inputs apart, for 32 inputs at a time. */
 INLINE void multiply_in_tile_order(const int R, const panel_task *of) {
   const bf16 *panel = of->panel;
-  const int64_t per_step = ceil_div(of->lines, ceil_div(of->inputs, TILE_INPUTS));
   const __m512i upper_half = _mm512_set1_epi32((int)0xffff0000u);
   for (int r = 0; r < R; r++)
     for (int v = 0; v < PANEL_VECS; v++) _mm512_storeu_ps(of->y + r * of->y_stride + v * LANES, _mm512_setzero_ps());
@@ -73,11 +80,11 @@ INLINE void multiply_in_tile_order(const int R, const panel_task *of) {
     const __mmask16 mask = (__mmask16)(0xffffu >> (LANES - pairs));
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const __m512i x = _mm512_maskz_loadu_epi32(mask, of->x + r * of->inputs + i);
+      const __m512i x = _mm512_maskz_loadu_epi32(mask, of->x + r * of->stride + i);
       _mm512_storeu_si512(even[r], _mm512_slli_epi32(x, 16));
       _mm512_storeu_si512(odd[r], _mm512_and_si512(x, upper_half));
     }
-    prefetch_lines(of, i / TILE_INPUTS, per_step);
+    prefetch_some(of->next);
     __m512 low[REGISTER_ROWS][PANEL_VECS], high[REGISTER_ROWS][PANEL_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
@@ -121,33 +128,46 @@ static __attribute__((noinline)) void multiply_by_vectors(const panel_task *of) 
   _mm_setcsr(before);
 }
 
-/* How many of the rows that are left are multiplied together: by tiles where these are so many */
-INLINE int64_t rows_at_once(const matrix *m, int64_t inputs, int64_t rows) {
-  if (rows >= m->tile_rows && inputs % TILE_INPUTS == 0) return rows < TILE_BLOCK ? rows : TILE_BLOCK;
-  const int64_t tiles = ceil_div(rows, REGISTER_ROWS);
-  return ceil_div(rows, tiles); /* about equally many in each */
+/* A pair of panels by rows: sums y [rows, 2 * PANEL]. Some inputs are multiplied by all rows before the next ones are, so
+   that weights and rows are read from the first-level cache. */
+static void pair_sums_by_tiles(const panel_pair *u, const bf16 *x, int64_t stride, int64_t rows, float *y,
+                               prefetch_queue *next) {
+  const int64_t at_once = TILE_STEPS * TILE_INPUTS;
+  for (int64_t i = 0; i < stride; i += at_once)
+    for (int64_t r = 0; r < rows; r += TILE_BLOCK)
+      for (int second = 0; second < (u->second ? 2 : 1); second++)
+        multiply_by_tiles(&(panel_task){
+            .x = x + r * stride + i, .panel = (const bf16 *)(second ? u->second : u->first) + i * PANEL, .stride = stride,
+            .inputs = stride - i < at_once ? stride - i : at_once, .adds = i > 0, .y_stride = 2 * PANEL, .next = next,
+            .rows = (int)(rows - r < TILE_BLOCK ? rows - r : TILE_BLOCK), .y = y + r * 2 * PANEL + second * PANEL});
 }
 
-/* Multiplies a pair of panels by `rows` rows, from `row` on. */
+/* The next weights, to be prefetched evenly while `rows` rows are multiplied by a pair of panels, `at_once` at a time */
+INLINE prefetch_queue prefetch_weights(const product *p, const panel_pair *u, int64_t rows, int64_t at_once,
+                                       next_weights next, memory_range ranges[2]) {
+  const int64_t steps = ceil_div(rows, at_once) * (u->second ? 2 : 1) * ceil_div(p->inputs, TILE_INPUTS);
+  const int64_t bytes = next.lines * CACHE_LINE, lines = next.second == next.first ? next.lines : 2 * next.lines;
+  ranges[0] = (memory_range){next.first, next.first + bytes}, ranges[1] = (memory_range){next.second, next.second + bytes};
+  return (prefetch_queue){ranges->at, ceil_div(16 * lines, steps), 0, ceil_div(lines, next.lines ? next.lines : 1), ranges};
+}
+
+/* Multiplies a pair of panels by `rows` rows, from `row` on: by tiles where the product has enough rows, and then also
+   those that fill no tile. */
 static void multiply_pair_in_tile_order(const product *p, const panel_pair *u, int64_t row, int64_t rows,
                                         next_weights next) {
-  float y[TILE_BLOCK * 2 * PANEL] __attribute__((aligned(CACHE_LINE)));
-  int64_t parts = 0, lines = next.lines;
-  for (int64_t r = 0; r < rows; parts++) r += rows_at_once(u->of[0], p->inputs, rows - r);
-  const int64_t per_part = ceil_div(lines, parts);
-  for (int64_t r = 0, some; r < rows; r += some, lines -= per_part) {
-    some = rows_at_once(u->of[0], p->inputs, rows - r);
-    const int is_by_tiles = rows - r >= u->of[0]->tile_rows && p->inputs % TILE_INPUTS == 0;
-    for (int i = 0; i < (u->second ? 2 : 1); i++) {
-      const int64_t begin = next.lines - lines;
-      const panel_task one = {
-          .x = (const bf16 *)p->x + (row + r) * p->inputs, .panel = (const bf16 *)(i ? u->second : u->first),
-          .inputs = p->inputs, .rows = (int)some, .y = y + i * PANEL, .y_stride = 2 * PANEL,
-          .ahead = (i ? next.second : next.first) + begin * CACHE_LINE,
-          .lines = lines < 0 ? 0 : lines < per_part ? lines : per_part};
-      if (is_by_tiles) multiply_by_tiles(&one);
-      else multiply_by_vectors(&one);
-    }
+  float y[TILE_SUM_ROWS * 2 * PANEL] __attribute__((aligned(CACHE_LINE)));
+  const int is_by_tiles = p->rows >= u->of[0]->tile_rows && p->inputs % TILE_INPUTS == 0;
+  memory_range ranges[2];
+  prefetch_queue queue = prefetch_weights(p, u, rows, is_by_tiles ? TILE_BLOCK : REGISTER_ROWS, next, ranges);
+  const int64_t most = is_by_tiles ? TILE_SUM_ROWS : REGISTER_ROWS, parts = ceil_div(rows, most);
+  for (int64_t r = 0, part = 0, some; r < rows; r += some, part++) {
+    const bf16 *x = (const bf16 *)p->x + (row + r) * p->inputs;
+    some = is_by_tiles ? (rows - r < most ? rows - r : most) : ceil_div(rows - r, parts - part); /* about equally many */
+    if (is_by_tiles) pair_sums_by_tiles(u, x, p->inputs, some, y, &queue);
+    for (int second = 0; second < (u->second ? 2 : 1) && !is_by_tiles; second++)
+      multiply_by_vectors(&(panel_task){.x = x, .panel = (const bf16 *)(second ? u->second : u->first),
+                                        .stride = p->inputs, .inputs = p->inputs, .rows = (int)some,
+                                        .y = y + second * PANEL, .y_stride = 2 * PANEL, .next = &queue});
     write_outputs_bf16(p, u, y, 2 * PANEL, y + PANEL, some, row + r);
   }
 }
@@ -165,7 +185,9 @@ static int try_tiles(void) {
   float y[16 * PANEL], expected[16 * PANEL];
   for (int i = 0; i < 16 * TILE_INPUTS; i++) x[i] = from_float_bf16((float)(i * 7 % 31 - 15));
   for (int i = 0; i < TILE_INPUTS * PANEL; i++) panel[i] = from_float_bf16((float)(i * 5 % 29 - 14));
-  panel_task of = {.x = x, .panel = panel, .inputs = TILE_INPUTS, .rows = 16, .y = y, .y_stride = PANEL};
+  prefetch_queue nothing = {0};
+  const panel_task of = {.x = x, .panel = panel, .stride = TILE_INPUTS, .inputs = TILE_INPUTS, .rows = 16, .y = y,
+                         .y_stride = PANEL, .next = &nothing};
   multiply_by_tiles(&of);
   release_tiles();
   for (int r = 0; r < 16; r += 4) {

@@ -30,20 +30,24 @@
 
 #define ZERO_FOR_DENORMAL 0x8040u /* both bits of MXCSR, of inputs and of results: what vectors need to do as tiles */
 
-/* For how many rows of a block this thread's tiles are configured; 0: they are released. The system saves and restores
-   8 KiB at each switch between threads until they are. */
+/* For how many rows of a block this thread's tiles are configured; below 0: for so many query heads of a token
+   (tile_own_keys.h); 0: they are released. The system saves and restores 8 KiB at each switch between threads until they
+   are. */
 static _Thread_local int configured_rows;
 
-/* Sums in tiles 0 to 3 (the first 16 rows by the two halves of a panel, then the other rows), rows in 4 and 5, weights
-   in 6 and 7 */
-TILE_CODE static void configure_tiles(int rows) {
+/* Sums in tiles 0 to 3, rows in 4 and 5, weights in 6 and 7. Tiles 0, 1 and 4 have `upper` rows, 2, 3 and 5 `lower`. */
+TILE_CODE static void configure_shapes(uint8_t upper, uint8_t lower, int rows) {
   struct { uint8_t palette, start, reserved[14]; uint16_t bytes[16]; uint8_t rows[16]; } shapes = {.palette = 1};
-  const uint8_t upper = (uint8_t)(rows < 16 ? rows : 16), lower = (uint8_t)(rows > 16 ? rows - 16 : 16);
   const uint8_t of[8] = {upper, upper, lower, lower, upper, lower, 16, 16};
   for (int t = 0; t < 8; t++) shapes.bytes[t] = 64, shapes.rows[t] = of[t];
   MEMORY_IS_WRITTEN();
   TILE_CONFIGURE(&shapes);
   configured_rows = rows;
+}
+
+/* For a block of rows: the sums of the first 16 by the two halves of a panel, then those of the others */
+static void configure_tiles(int rows) {
+  configure_shapes((uint8_t)(rows < 16 ? rows : 16), (uint8_t)(rows > 16 ? rows - 16 : 16), rows);
 }
 
 TILE_CODE static void release_tiles(void) {
