@@ -69,7 +69,7 @@ static void report(const char *what, double off, double allowed) {
         const int32_t seen[1] = {(int32_t)places};                                                                     \
         const float scale = 1 / sqrtf((float)dim);                                                                     \
         if (NAME(attend)(q, &arena, 1, 0, 0, 0, heads, group, dim, 1, slot, 0, seen, scale, 0, 0, 0, 0, 0, 0, 0, 0,    \
-                         out, 2))                                                                                      \
+                         out, 0, 2))                                                                                   \
           exit(2);                                                                                                     \
         for (int64_t h = 0; h < heads * group; h++) {                                                                  \
           double weights[64], sum = 0;                                                                                 \
