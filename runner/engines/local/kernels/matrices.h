@@ -164,7 +164,7 @@ INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
 static int64_t row_blocks(const product *p, int is_quantized, int64_t size, int threads) {
   const int64_t most = p->rows / (4 * REGISTER_ROWS);
   /* each task unpacks quantized weights again, and tiles read a task's weights once for all of its rows */
-  const int64_t tasks = (is_quantized ? 8 : p->matrices->tile_rows ? 6 : 16) * threads;
+  const int64_t tasks = (is_quantized ? 8 : p->matrices->tile_rows ? 4 : 16) * threads;
   int64_t blocks = ceil_div(p->rows * p->inputs * (p->of_bytes ? 1 : size), CACHED_ROW_BYTES);
   if (threads > 1 && p->chunks * blocks < tasks) blocks = ceil_div(tasks, p->chunks);
   if (is_quantized && blocks < ceil_div(p->rows, MAX_QUANTIZED_ROWS)) blocks = ceil_div(p->rows, MAX_QUANTIZED_ROWS);
