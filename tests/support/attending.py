@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has
 ON_GPU = " on a GPU"
 WAYS = pytest.mark.parametrize(
     "way",
-    ["tiles", "compiled", "torch", "sdpa", *(pytest.param(one + ON_GPU, marks=GPU) for one in ("torch", "sdpa"))],
+    ["kernels", "torch", "sdpa", *(pytest.param(one + ON_GPU, marks=GPU) for one in ("torch", "sdpa"))],
 )
 
 
@@ -47,17 +46,12 @@ def on_the_device_of_the_way(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def kernels_or_none(way: str) -> native.Kernels | None:
-    """`tiles`: all kernels of this processor; `compiled`: only those that every processor has; else none."""
-    if way not in ("tiles", "compiled"):
+    """Return this processor's kernels for the way `kernels`, else none."""
+    if way != "kernels":
         return None
     kernels = native.kernels()
     if kernels is None:
         pytest.skip("there is no C compiler here")
-    if way == "tiles" and not kernels.has_shared:
-        pytest.skip("this processor's registers are too narrow")
-    if way == "compiled":
-        kernels = copy(kernels)
-        kernels.has_shared = False
     return kernels
 
 

@@ -44,7 +44,7 @@ class OnlyProducts(Kernels):
     def __init__(self, library: Path, problem: str = "") -> None:
         loaded = ctypes.CDLL(str(library))
         self.loaded, self.file, self.is_kept = loaded, library, False
-        self.has_shared = self.has_quantized = False
+        self.has_quantized = False
         self.vectors, self.tiles_problem = "emulation", problem
         self.panel_width = ctypes.c_int64.in_dll(loaded, "panel_width").value
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
@@ -66,7 +66,6 @@ class OnlyTiles(OnlyProducts):
 
     def __init__(self, library: Path, problem: str = "") -> None:
         super().__init__(library, problem)
-        self.has_shared = True
         self.has_quantized = hasattr(self.loaded, "has_quantized")
         for kernel in ("store", "attend", "attend_shared"):
             self._bind(kernel, f"{kernel}_int8")

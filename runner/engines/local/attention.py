@@ -174,7 +174,7 @@ class PassLayout:
         new = (key.transpose(0, 1).contiguous(), value.transpose(0, 1).contiguous())
         if self.kernels is None or not self.is_step:  # else the attention kernel stores them
             self.own.write(layer, *new, self.slot, self.place)
-        if self.kernels is not None and self.kernels.has_shared:
+        if self.kernels is not None:
             return _join(self, attention, query, new, _shared_parts(self, attention, query))
         heads = self.heads
         grouped = query.view(heads.kv_heads, heads.group, -1, heads.dim)  # head h reads key-value head h // G
@@ -188,7 +188,7 @@ class PassLayout:
             if by_sdpa:
                 part = attend_to_prefix(attention.scaling, chosen, keys, values)
             else:
-                part = attend_to_keys(self.kernels, attention.scaling, chosen, keys, values, first, None)
+                part = attend_to_keys(attention.scaling, chosen, keys, values, first, None)
             parts.append(PartialAttention(*part, use.row_of, use.count))
         if self.spans:
             if heads.is_int8:  # a span's tokens see each other's keys as later tokens will
@@ -219,7 +219,7 @@ def _attend_within_spans(
     """Attend the tokens of each span to those before them; tokens outside of spans have no row in the part."""
     heads, tokens = layout.heads, grouped.shape[2]
     rows = tokens * heads.group
-    out = key.new_zeros(heads.kv_heads, rows, heads.dim, dtype=key.dtype if layout.kernels else torch.float32)
+    out = key.new_zeros(heads.kv_heads, rows, heads.dim, dtype=torch.float32)
     top = torch.full((heads.kv_heads, rows), -math.inf, dtype=torch.float32, device=key.device)
     total = torch.zeros(heads.kv_heads, rows, dtype=torch.float32, device=key.device)
     row_of = torch.full((tokens,), -1, dtype=torch.int32, device=key.device)
@@ -238,13 +238,9 @@ def _attend_within_spans(
             firsts = None if view.first is None else view.first[first:last]
             ends = [None if some is None else (some - least).repeat_interleave(heads.group) for some in (firsts, limit)]
             at = slice(first * heads.group, last * heads.group)
+            chosen = by_token(grouped[:, :, first:last])
             out[:, at], top[:, at], total[:, at] = attend_to_keys(
-                layout.kernels,
-                attention.scaling,
-                by_token(grouped[:, :, first:last]),
-                keys[:, least:reach],
-                values[:, least:reach],
-                *ends,
+                attention.scaling, chosen, keys[:, least:reach], values[:, least:reach], *ends
             )
         row_of[span.first : span.last] = torch.arange(span.first, span.last, device=key.device)
     return PartialAttention(out, top, total, row_of, tokens)

@@ -240,15 +240,12 @@ def probe_fused_forward(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module,
 def _trial_logits(forward: Forward, ids: list[int]) -> torch.Tensor:
     """Return all logits of two rows: of their prompts, read together, and of one more token each.
 
-    Where shared keys are read in tiles, the first row has a prefix, and the second prompt is read as a span.
+    The first row has a prefix, and the second prompt is read as a span.
     """
-    assert forward.kernels is not None
-    rows = [Row(Request(number, ()), some[:-1], "", 1) for number, some in enumerate((ids, ids[3:]))]
-    if forward.kernels.has_shared:
-        prefix = Prefix(ids[:PREFIX])
-        forward.read_prefix(prefix, PREFIX)
-        rows[0] = Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix)
-        forward.short_span = len(rows[1].pending)
+    prefix = Prefix(ids[:PREFIX])
+    forward.read_prefix(prefix, PREFIX)
+    rows = [Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix), Row(Request(1, ()), ids[3:-1], "", 1)]
+    forward.short_span = len(rows[1].pending)
     own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))
     pieces = [TokenSpan(row, slot, row.pending, targets=row.pending) for slot, row in enumerate(rows)]
     read = forward.read_prompts(own, pieces)
@@ -263,10 +260,9 @@ def gives_same_logits_together(forward: Forward, vocab_size: int) -> bool:
     trial.fused = forward.fused
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(0, vocab_size, (SUFFIX + CHECKED,), generator=generator).tolist()
-    row = Row(Request(0, ()), ids[:SUFFIX], "", CHECKED)
-    if trial.kernels is not None and trial.kernels.has_shared:
-        row.prefix = Prefix(ids[:PREFIX])
-        trial.read_prefix(row.prefix, PREFIX)
+    row = Row(Request(0, ()), ids[:SUFFIX], "", CHECKED, prefix=Prefix(ids[:PREFIX]))
+    assert row.prefix is not None
+    trial.read_prefix(row.prefix, PREFIX)
     own = own_kv(trial.heads, trial.kernels, [len(ids)])
     trial.read_prompts(own, [TokenSpan(row, 0, row.pending)])
     first = row.places = len(row.pending)

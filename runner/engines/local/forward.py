@@ -170,7 +170,7 @@ class Forward:
         if isinstance(layout, StepRows):
             assert self.device_step is not None
             return self.device_step(layout, ids, positions)
-        if self.fused is not None and self.fused.fits(layout, positions):
+        if self.fused is not None and self.fused.fits(positions):
             return self.fused(layout, ids, positions, keep)
         device, layout.positions = self.heads.device, positions
         before = {"past_key_values": Before(positions, device)} if self.counts_before else {}

@@ -112,9 +112,9 @@ class FusedForward:
         except (AttributeError, TypeError, IndexError) as error:
             raise NotFusable(f"it has no such parts: {error}") from error
 
-    def fits(self, layout: PassLayout, positions: list[int]) -> bool:
-        """Whether it supports a pass: shared keys need the kernels that work in tiles."""
-        return max(positions) < self.positions and (self.kernels.has_shared or not (layout.uses or layout.spans))
+    def fits(self, positions: list[int]) -> bool:
+        """Whether its rotary embedding supports the positions of a pass."""
+        return max(positions) < self.positions
 
     def __call__(
         self, layout: PassLayout, ids: list[int], positions: list[int], keep: list[int] | None

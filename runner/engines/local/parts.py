@@ -1,14 +1,12 @@
-"""Attention over some of the keys that tokens see, by matrix products: where no kernel works in tiles."""
+"""Attention over some of the keys that tokens see, by torch's matrix products: where there are no kernels."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 from dataclasses import dataclass
 
 import torch
 
-from runner.engines.local.kernels.native import Kernels, pointer_or_none
 from runner.engines.local.kv_cache import Heads
 
 SCORES = {
@@ -56,20 +54,20 @@ def by_token(grouped: torch.Tensor) -> torch.Tensor:
 
 
 def attend_to_keys(
-    kernels: Kernels | None, scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first: torch.Tensor | None, limit: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Attend [KVH, N, D] to keys and values [KVH, L, D]; each row sees the keys from first [N] to limit [N]."""
     kv_heads, rows, _ = query.shape
     step = max(most_scores(query) // (kv_heads * keys.shape[1]), 64)
     if rows <= step:
-        return _attend_rows(kernels, scaling, query, keys, values, first, limit)
-    out = torch.empty_like(query, dtype=query.dtype if kernels else torch.float32)
+        return _attend_rows(scaling, query, keys, values, first, limit)
+    out = torch.empty_like(query, dtype=torch.float32)
     top, total = (torch.empty(kv_heads, rows, dtype=torch.float32, device=query.device) for _ in range(2))
     for start in range(0, rows, step):
         at = slice(start, start + step)
         ends = (None if some is None else some[at] for some in (first, limit))
-        out[:, at], top[:, at], total[:, at] = _attend_rows(kernels, scaling, query[:, at], keys, values, *ends)
+        out[:, at], top[:, at], total[:, at] = _attend_rows(scaling, query[:, at], keys, values, *ends)
     return out, top, total
 
 
@@ -115,22 +113,10 @@ def most_scores(tensor: torch.Tensor) -> int:
 
 
 def _attend_rows(
-    kernels: Kernels | None, scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
+    scaling: Scaling, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor,
     first: torch.Tensor | None, limit: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """Attend for rows whose scores fit into memory at once."""
-    if kernels is not None:
-        scores = torch.bmm(query, keys.transpose(1, 2)).contiguous()  # [KVH, N, L]
-        top = torch.empty(scores.shape[:2], dtype=torch.float32)
-        total = torch.empty(scores.shape[:2], dtype=torch.float32)
-        ends = [None if some is None else some.repeat(scores.shape[0]) for some in (first, limit)]
-        rows = scores.shape[0] * scores.shape[1]
-        kernels(
-            "softmax", scores.dtype, scores.data_ptr(), rows, scores.shape[2],
-            *(pointer_or_none(some, torch.int32, rows) for some in ends),
-            ctypes.c_float(scaling.scale), ctypes.c_float(scaling.cap), top.data_ptr(), total.data_ptr(),
-        )  # fmt: skip
-        return torch.bmm(scores, values), top, total
     weights = scores_of(scaling, query, keys)  # [KVH, N, L]
     places = torch.arange(keys.shape[1], device=query.device)[None, :]
     if limit is not None:

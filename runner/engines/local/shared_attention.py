@@ -1,6 +1,6 @@
 """Attention to keys that many tokens share, by a kernel: the call, and the way that is the fastest on this processor.
 
-Vectors can do it on every processor with wide registers. By tiles (AMX) few rows go by vectors and many by tiles, whose
+Vectors do it on every processor. By tiles (AMX) few rows go by vectors and many by tiles, whose
 sums are in the same order bit for bit; a row is a query of one head. Where tiles work, they are tried beside vectors
 with an order of their own, and then both are measured once, as products are (measured_products.py).
 """
@@ -99,7 +99,7 @@ def requested() -> AttentionWay | None:
 
 def choose(heads: Heads, kernels: Kernels | None) -> AttentionChoice | None:
     """Return the way for a model's heads; None where torch computes it."""
-    if kernels is None or not kernels.has_shared:
+    if kernels is None or not kernels.has("attend_shared", heads.dtype):
         return None
     vectors, wanted = kernels.vectors_for(heads.dtype), requested()
     problem = problem_of(heads, kernels)

@@ -29,7 +29,7 @@ class SharedKv:
     @classmethod
     def empty(cls, heads: Heads, length: int, kernels: native.Kernels | None) -> SharedKv:
         """Make room for a prefix, in the layout in which it will be read."""
-        return cls(own_kv(heads, kernels if kernels and kernels.has_shared else None, [length]), length)
+        return cls(own_kv(heads, kernels, [length]), length)
 
     def stored(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values [KVH, L, W] of a layer as they are stored."""

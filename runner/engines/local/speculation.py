@@ -235,7 +235,4 @@ def _is_exact(forward: Forward, rows: Sequence[Row]) -> bool:
     fused = forward.fused
     if fused is None or not fused.is_by_row:
         return False
-    return all(
-        len(row.prompt) + len(row.tokens) <= fused.positions and (fused.kernels.has_shared or row.prefix is None)
-        for row in rows
-    )
+    return all(len(row.prompt) + len(row.tokens) <= fused.positions for row in rows)

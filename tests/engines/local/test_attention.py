@@ -292,7 +292,7 @@ def test_the_store_keeps_what_it_is_given(dtype: torch.dtype, way: str) -> None:
     ],
 )
 def test_what_the_kernels_are_made_for(dtype: torch.dtype, group: int, dim: int, made: bool) -> None:
-    kernels_or_none("compiled")
+    kernels_or_none("kernels")
     assert (kernels_for(Heads(1, 2, group, dim, dtype, CPU)) is not None) is made
 
 

@@ -247,9 +247,8 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch
     native.kernels.cache_clear()
     kernels = native.kernels()
     assert kernels is not None
-    scores, top, total = torch.tensor([[0.0, 1.0, -1.0]]), torch.empty(1), torch.empty(1)
-    kernels("softmax", scores.dtype, scores.data_ptr(), 1, 3, None, None, 1.0, 0.0, top.data_ptr(), total.data_ptr())
-    assert torch.allclose(scores / total, torch.tensor([[0.0, 1.0, -1.0]]).softmax(dim=-1))
+    assert native.argmax(torch.tensor([[0.0, 1.0, -1.0]])).tolist() == [1]
+    assert native.kernels() is kernels
     assert {path.name for path in (tmp_path / "runner").iterdir()} == {broken.name, building.LOCK}
     assert broken.read_bytes() == whole.read_bytes()
 

@@ -71,7 +71,7 @@ def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of:
     assert kernels is not None
     loaded, heads, fused = with_fast_kernels(engine_of(family, dtype))
     assert fused is not None
-    for with_prefix in {False, kernels.has_shared}:
+    for with_prefix in (False, True):
         expected = all_logits(Forward(loaded.model, heads), with_prefix)
         forward = Forward(loaded.model, heads)
         forward.fused = fused
@@ -89,10 +89,6 @@ def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of:
 def test_many_rows_on_one_prefix_have_the_logits_that_few_have(
     dtype: Dtype, engine_of: Callable[..., LocalEngine]
 ) -> None:
-    kernels = native.kernels()
-    assert kernels is not None
-    if not kernels.has_shared:
-        pytest.skip("this processor attends to shared keys with torch")
     loaded, heads, fused = with_fast_kernels(engine_of("llama", dtype))
     forward = Forward(loaded.model, heads)
     torch.manual_seed(0)
@@ -246,13 +242,12 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
     forward.fused = fused
     assert gives_same_logits_together(forward, 60)
     torch.manual_seed(0)
-    prefix = Prefix(torch.randint(0, 60, (37,)).tolist()) if kernels.has_shared else None
-    if prefix is not None:
-        forward.read_prefix(prefix, 99)
+    prefix = Prefix(torch.randint(0, 60, (37,)).tolist())
+    forward.read_prefix(prefix, 99)
     others = [Row(Request(number, ()), [number, 7, 9], "", 99) for number in range(2)]
     for length, count in ((10, 9), (505, 6), (505, 20)):
         ids = torch.randint(0, 60, (length + count,)).tolist()
-        row = Row(Request(9, ()), [*(prefix.tokens if prefix else []), *ids[:length]], "", 99, prefix=prefix)
+        row = Row(Request(9, ()), [*prefix.tokens, *ids[:length]], "", 99, prefix=prefix)
         own = own_kv(forward.heads, forward.kernels, [128, 600, 128])
         rows = [others[0], row, others[1]]
         forward.read_prompts(own, [TokenSpan(one, slot, one.pending) for slot, one in enumerate(rows)])
@@ -309,8 +304,6 @@ def test_weights_lie_in_panels_once(engine_of: Callable[..., LocalEngine]) -> No
     """The single call multiplies by the same weights as the layers, without another copy."""
     kernels = native.kernels()
     assert kernels is not None
-    if not kernels.has_shared:
-        pytest.skip("this processor attends to shared keys with torch")
     engine = engine_of("llama")
     engine.load()
     loaded = engine.loaded

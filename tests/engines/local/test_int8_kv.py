@@ -107,7 +107,7 @@ def test_kernels_and_torch_store_the_same_bits(dim: int, dtype: torch.dtype) -> 
 def test_the_cache_takes_a_byte_for_each_number_and_four_for_each_scale(dtype: torch.dtype) -> None:
     plain, eight = Heads(2, 3, 1, 64, dtype, CPU), heads_of((3, 1, 64), dtype, layers=2)
     assert eight.bytes_per_token / plain.bytes_per_token == 68 / (64 * dtype.itemsize)
-    for way in ("compiled", "torch"):
+    for way in ("kernels", "torch"):
         own = [own_kv(heads, kernels_or_none(way), [160]) for heads in (plain, eight)]
         nbytes = [sum(tensor.nbytes for tensor in store.tensors(0)) for store in own]
         assert nbytes == [160 * plain.bytes_per_token, 160 * eight.bytes_per_token]

@@ -11,15 +11,17 @@
 
 /* How many query heads and dimensions have their sums in registers side by side, and whether two blocks of keys do */
 #ifdef __AVX512F__
-#define HEADS_AT_ONCE(dim) ((dim) <= 64 || (dim) % 64 == 0 ? 4 : 2)
+#define HEADS_AT_ONCE(dim, group) ((dim) <= 64 || (dim) % 64 == 0 ? 4 : 2)
+#define MAX_HEADS_AT_ONCE 4
 #define DIMS_AT_ONCE(dim) ((dim) % 64 ? (dim) : 64)
 #define MAX_DIMS_AT_ONCE MAX_DIM
 #define TWO_BLOCKS(group) 1
 #else
-#define HEADS_AT_ONCE(dim) 2
+#define HEADS_AT_ONCE(dim, group) ((group) % 3 == 0 ? 3 : 2)
+#define MAX_HEADS_AT_ONCE 3
 #define DIMS_AT_ONCE(dim) ((dim) % 32 ? 16 : 32)
 #define MAX_DIMS_AT_ONCE 32
-#define TWO_BLOCKS(group) ((group) <= 2 && LANES / VEC_FLOATS == 2)
+#define TWO_BLOCKS(group) ((group) <= 3 && LANES / VEC_FLOATS == 2)
 #endif
 
 /* Prefetches a cache line of a range of memory that ends at `end`; the range that is read after it starts at `next`.
@@ -62,10 +64,15 @@ INLINE const float *pack_weights_f32(float *s, int count, float *packed) {
   return s;
 }
 
-INLINE const bf16 *pack_weights_bf16(float *s, int count, bf16 *packed) {
+INLINE const operand_bf16 *pack_weights_bf16(float *s, int count, operand_bf16 *packed) {
   s[count] = 0;
+#if WIDENS_BF16
+  (void)packed;
+  return s;
+#else
   for (int j = 0; j <= count; j++) packed[j] = from_float_bf16(s[j]);
   return packed;
+#endif
 }
 
 /* Multiplies the weights of `count` values by the values' scales: those of a block of LANES, and `step` bytes on, those of

@@ -1,11 +1,9 @@
 /* Attention over keys and values in one format, as kernels.c describes */
 #include "attention_own.h"
-#ifdef HAS_AVX512
 #if defined(HAS_TILES) && PACK == 2
 #include "tile_attention.h"
 #endif
 #include "attention_shared.h"
-#endif
 #undef KV
 #undef SCALE_SIZE
 #undef KV_NAME

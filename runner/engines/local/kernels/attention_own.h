@@ -41,7 +41,7 @@ int64_t KV_NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t s
 
 /* s[g][j] = q[g] . key j, for `count` keys and the rest of their blocks; v is read next. Two blocks at a time where
    there are enough registers: one sum does not wait for the other. */
-INLINE void KV_NAME(scores)(const int D, const int G, const T *q, const KV *k, int count, float s[][MAX_SCORES],
+INLINE void KV_NAME(scores)(const int D, const int G, const NAME(operand) *q, const KV *k, int count, float s[][MAX_SCORES],
                             const KV *v) {
   const KV *end = k + (count + LANES - 1) / LANES * LANES * (D + SCALE_SIZE);
   const int blocks = TWO_BLOCKS(G) ? 2 : 1, parts = LANES / VEC_FLOATS;
@@ -58,7 +58,7 @@ INLINE void KV_NAME(scores)(const int D, const int G, const T *q, const KV *k, i
       for (int p = 0; p < blocks * parts; p++) {
         NAME(vec) x = KV_NAME(load)((p < parts ? k0 : k1) + d * LANES + p % parts * PACK * VEC_FLOATS);
 #pragma GCC unroll 16
-        for (int g = 0; g < G; g++) a[g][p] = NAME(multiply_add)(a[g][p], NAME(load_one)(q + g * D + d), x);
+        for (int g = 0; g < G; g++) a[g][p] = NAME(multiply_add)(a[g][p], q + g * D + d, x);
       }
     }
 #pragma GCC unroll 16
@@ -76,27 +76,27 @@ INLINE void KV_NAME(add_values)(const int D, const int G, float s[][MAX_SCORES],
                                 const KV *next) {
   const KV *end = v + (count + 1) / 2 * 2 * D + count / LANES * LANES * SCALE_SIZE;
   const int loads_per_line = CACHE_LINE / (VEC_FLOATS * PACK * (int)sizeof(KV));
-  const T *weights[MAX_GROUP];
-  T packed[MAX_GROUP][MAX_SCORES];
+  const NAME(operand) *weights[MAX_GROUP];
+  NAME(operand) packed[MAX_GROUP][MAX_SCORES];
   for (int g = 0; g < G; g++) {
     if (SCALE_SIZE) scale_weights(s[g], count, (const char *)(v + LANES * D), LANES * (D + SCALE_SIZE) * sizeof(KV));
     weights[g] = NAME(pack_weights)(s[g], count, packed[g]);
   }
-  for (int g0 = 0; g0 < G; g0 += HEADS_AT_ONCE(D)) {
-    const int some = G - g0 < HEADS_AT_ONCE(D) ? G - g0 : HEADS_AT_ONCE(D);
+  for (int g0 = 0; g0 < G; g0 += HEADS_AT_ONCE(D, G)) {
+    const int some = G - g0 < HEADS_AT_ONCE(D, G) ? G - g0 : HEADS_AT_ONCE(D, G);
     for (int d0 = 0; d0 < D; d0 += DIMS_AT_ONCE(D)) {
-      vec o[HEADS_AT_ONCE(0)][MAX_DIMS_AT_ONCE / VEC_FLOATS];
-      for (int g = 0; g < HEADS_AT_ONCE(D); g++)
+      vec o[MAX_HEADS_AT_ONCE][MAX_DIMS_AT_ONCE / VEC_FLOATS];
+      for (int g = 0; g < HEADS_AT_ONCE(D, G); g++)
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS; d++) o[g][d] = (vec){0};
       for (int j = 0; j < count; j += PACK)
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS; d++) {
           const KV *at = v + j * D + j / LANES * LANES * SCALE_SIZE + PACK * (d0 + d * VEC_FLOATS);
           if (!g0 && d % loads_per_line == 0) prefetch(at, end, next);
           NAME(vec) x = KV_NAME(load)(at);
-          for (int g = 0; g < HEADS_AT_ONCE(D); g++)
-            if (g < some) o[g][d] = NAME(multiply_add)(o[g][d], NAME(load_one)(weights[g0 + g] + j), x);
+          for (int g = 0; g < HEADS_AT_ONCE(D, G); g++)
+            if (g < some) o[g][d] = NAME(multiply_add)(o[g][d], weights[g0 + g] + j, x);
         }
-      for (int g = 0; g < HEADS_AT_ONCE(D); g++)
+      for (int g = 0; g < HEADS_AT_ONCE(D, G); g++)
         for (int d = 0; d < DIMS_AT_ONCE(D) / VEC_FLOATS && g < some; d++) {
           float *to = acc + (g0 + g) * D + d0 + d * VEC_FLOATS;
           vec sum = load_f32(to) + o[g][d];
@@ -126,8 +126,14 @@ INLINE void KV_NAME(join_parts)(const int D, const int G, const attention_view *
 
 /* The G query heads q [G, D] of one token over what they see: out [G, D]. K and V are those of their key-value head;
    the keys that are read after these start at `next`. */
-INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *q, const KV *K, const KV *V,
+INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, const KV *K, const KV *V,
                                   const attention_view *of, T *out, const KV *next) {
+#if IS_WIDENED
+  float q[MAX_GROUP * MAX_DIM];
+  for (int i = 0; i < G * D; i++) q[i] = NAME(to_float)(query[i]);
+#else
+  const T *q = query;
+#endif
   float acc[MAX_GROUP * MAX_DIM], s[MAX_GROUP][MAX_SCORES], top[MAX_GROUP], sum[MAX_GROUP];
   const float *sinks = of->sinks, cap = of->cap, scale = cap ? 1 : of->scale; /* with a cap it is in the scores */
   const int64_t first = of->first, end = of->end;

@@ -1,19 +1,49 @@
 /* Attention to what many tokens share, for one number format (T, PACK, NAME) and one format of stored keys and values (KV,
-   SCALE_SIZE, KV_NAME: see kernels.c), in the tiles of attention_tiles.h. Only where registers are wide; elsewhere torch's
-   products do it. */
+   SCALE_SIZE, KV_NAME: see kernels.c), in the tiles of attention_tiles.h. Keys and values that are not stored as they are
+   multiplied (bytes, and bfloat16 that has to be widened) are unpacked for all rows of a tile. */
+
+#undef IS_UNPACKED
+#define IS_UNPACKED (SCALE_SIZE || IS_WIDENED)
+
+#if IS_UNPACKED
+/* Whole blocks of keys or values of up to `places` in the format in which they are multiplied, and their scales. side: how
+   many pairs lie side by side, LANES of keys and D of values. */
+INLINE void KV_NAME(unpack_places)(const int D, const int side, const KV *from, int places, NAME(operand) *to,
+                                   float *scales) {
+  for (int first = 0; first < places; first += LANES, from += LANES * (D + SCALE_SIZE)) {
+#if IS_WIDENED
+    for (int i = 0; i < LANES * D; i += 2 * side)
+      for (int v = 0; v < side; v += VEC_FLOATS) {
+        const words pairs = KV_NAME(load)(from + i + 2 * v);
+        for (int half = 0; half < 2; half++) {
+          const vec x = half_of_pairs(pairs, half);
+          memcpy(to + first * D + i + half * side + v, &x, sizeof x);
+        }
+      }
+#else
+    (void)side;
+    for (int i = 0; i < LANES * D; i += VEC_FLOATS * PACK) {
+      const NAME(vec) x = KV_NAME(load)(from + i);
+      memcpy(to + first * D + i, &x, sizeof x);
+    }
+#endif
+    if (SCALE_SIZE) memcpy(scales + first, from + LANES * D, LANES * sizeof(float));
+  }
+}
+#endif
 
 /* Up to TILE_ROWS rows of one key-value head over the keys of an arena: row r sees those from first[r] to sees[r],
    which may be none. cap: the soft cap of the scores, or 0 for none. */
-INLINE void KV_NAME(attend_tile_shape)(const int D, const T *q, const KV *K, const KV *V, const int64_t *first,
+INLINE void KV_NAME(attend_tile_shape)(const int D, const NAME(operand) *q, const KV *K, const KV *V, const int64_t *first,
                                        const int64_t *sees, int rows, float scale, float cap, float *acc, float *top,
                                        float *sum, prefetch_queue *next) {
-  const int at_once = SCALE_SIZE ? UNPACKED_KEYS : TILE_KEYS;
-#if SCALE_SIZE
-  T unpacked[UNPACKED_KEYS * MAX_DIM];
+  const int at_once = IS_UNPACKED ? UNPACKED_KEYS : TILE_KEYS;
+#if IS_UNPACKED
+  NAME(operand) unpacked[UNPACKED_KEYS * MAX_DIM];
   float key_scales[UNPACKED_KEYS], value_scales[UNPACKED_KEYS];
 #endif
   float s[TILE_ROWS][TILE_KEYS];
-  T weights[TILE_ROWS][TILE_KEYS];
+  NAME(operand) weights[TILE_ROWS][TILE_KEYS];
   const int all_rows = (rows + REGISTER_ROWS - 1) / REGISTER_ROWS * REGISTER_ROWS;
   const float in_scores = cap ? 1 : scale; /* with a cap the scale is in the scores */
   int64_t keys = 0, begin = first[0];
@@ -24,28 +54,28 @@ INLINE void KV_NAME(attend_tile_shape)(const int D, const T *q, const KV *K, con
   for (int64_t start = begin; start < keys; start += at_once) {
     const int count = keys - start < at_once ? (int)(keys - start) : at_once;
     const int full = (count + LANES - 1) / LANES * LANES;
-#if SCALE_SIZE
-    KV_NAME(unpack_places)(D, K + start * (D + SCALE_SIZE), full, unpacked, key_scales);
-    NAME(tile_scores)(D, q, unpacked, all_rows, full, s, next);
-    for (int r = 0; r < rows; r++)
+#if IS_UNPACKED
+    KV_NAME(unpack_places)(D, LANES, K + start * (D + SCALE_SIZE), full, unpacked, key_scales);
+    OPERAND_NAME(tile_scores)(D, q, unpacked, all_rows, full, s, next);
+    for (int r = 0; r < rows && SCALE_SIZE; r++)
       for (int j = 0; j < full; j++) s[r][j] *= key_scales[j];
-    KV_NAME(unpack_places)(D, V + start * (D + SCALE_SIZE), full, unpacked, value_scales);
-    const T *values = unpacked;
-    const float *scales = value_scales;
+    KV_NAME(unpack_places)(D, D, V + start * (D + SCALE_SIZE), full, unpacked, value_scales);
+    const NAME(operand) *values = unpacked;
+    const float *scales = SCALE_SIZE ? value_scales : 0;
 #else
-    NAME(tile_scores)(D, q, K + start * D, all_rows, full, s, next);
+    OPERAND_NAME(tile_scores)(D, q, K + start * D, all_rows, full, s, next);
     const T *values = V + start * D;
     const float *scales = 0;
 #endif
     for (int r = 0; r < rows; r++) {
       if (cap || start < first[r]) cap_and_hide(s[r], full, first[r] - start, scale, cap);
       for (int64_t j = sees[r] > start ? sees[r] - start : 0; j < full; j++) s[r][j] = -INFINITY;
-      const float keep = NAME(tile_weights)(s[r], full, in_scores, scales, weights[r], top + r, sum + r);
+      const float keep = OPERAND_NAME(tile_weights)(s[r], full, in_scores, scales, weights[r], top + r, sum + r);
       if (start > begin && keep != 1.0f)
         for (int d = 0; d < D; d++) acc[r * D + d] *= keep;
     }
-    for (int r = rows; r < all_rows; r++) memset(weights[r], 0, full * sizeof(T));
-    NAME(add_tile_values)(D, weights, values, all_rows, full, acc, next);
+    for (int r = rows; r < all_rows; r++) memset(weights[r], 0, full * sizeof **weights);
+    OPERAND_NAME(add_tile_values)(D, weights, values, all_rows, full, acc, next);
   }
 }
 
@@ -58,13 +88,18 @@ static void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t 
   const int64_t h = i / tiles, first = (tiles - 1 - i % tiles) * TILE_ROWS;
   const KV *K = KV_NAME(keys_of)(arena, layer * kv_heads + h, dim), *V = KV_NAME(values_of)(arena, layer * kv_heads + h, dim);
   const int some = rows - first < TILE_ROWS ? (int)(rows - first) : TILE_ROWS;
-  T query[TILE_ROWS * MAX_DIM];
+  NAME(operand) query[TILE_ROWS * MAX_DIM];
   float acc[TILE_ROWS * MAX_DIM], m[TILE_ROWS], l[TILE_ROWS];
   int64_t sees[TILE_ROWS], begins[TILE_ROWS] = {0};
-  memset(query, 0, TILE_ROWS * dim * sizeof(T));
+  memset(query, 0, TILE_ROWS * dim * sizeof *query);
   for (int r = 0; r < some; r++) {
     int64_t t = (first + r) / group, head = h * group + (first + r) % group;
-    memcpy(query + r * dim, q + head * q_head + (chosen ? chosen[t] : t) * q_token, dim * sizeof(T));
+    const T *from_row = q + head * q_head + (chosen ? chosen[t] : t) * q_token;
+#if IS_WIDENED
+    for (int64_t d = 0; d < dim; d++) query[r * dim + d] = NAME(to_float)(from_row[d]);
+#else
+    memcpy(query + r * dim, from_row, dim * sizeof(T));
+#endif
     sees[r] = keys + (causal ? t : 0);
     begins[r] = from ? from[t] : 0;
   }
@@ -77,7 +112,11 @@ static void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t 
 #undef IS_RARE
   for (int r = 0; r < some; r++) {
     const int64_t at = h * rows + first + r;
+#ifdef HAS_AVX512
     for (int64_t d = 0; d < dim; d += LANES) NAME(store_16)(out + at * dim + d, _mm512_loadu_ps(acc + r * dim + d));
+#else
+    for (int64_t d = 0; d < dim; d++) out[at * dim + d] = NAME(from_float)(acc[r * dim + d]);
+#endif
     top[at] = m[r], sum[at] = l[r];
   }
 }

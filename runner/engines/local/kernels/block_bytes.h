@@ -18,7 +18,7 @@ typedef struct {
 } byte_rows;
 
 INLINE byte_rows byte_rows_at(const int part, const product *p, int64_t row, int64_t k) {
-  const quantized_workspace *work = p->workspace;
+  const product_workspace *work = p->workspace;
   const int64_t parts = p->inputs / part, scales = p->inputs / BYTE_PART, at = row * parts + k / part;
   return (byte_rows){(const int8_t *)work->bytes + row * p->inputs + k,
                      work->part_scale + row * scales + k / BYTE_PART,
@@ -319,7 +319,7 @@ INLINE int32_t NAME(quantize_half)(const T *x, float factor, int8_t *bytes) {
 
 /* Quantizes the rows of a product, once for all its matrices, in one phase. */
 static void NAME(quantize_rows_by_parts)(const product *p, phase *now, int threads, int is_alone) {
-  const quantized_workspace *work = p->workspace;
+  const product_workspace *work = p->workspace;
   const int64_t inputs = p->inputs, chunk = chunk_of(p->rows, threads), chunks = ceil_div(p->rows, chunk);
   const int is_wide = has_blocks(p->of_bytes) && has_wide_scales(block_format_of(p->of_bytes->block));
   const int64_t together = is_wide ? BYTE_BLOCK : BYTE_PART;

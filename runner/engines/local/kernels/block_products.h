@@ -139,7 +139,7 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
                           .lines = ceil_div(ahead / CACHE_LINE, some / PACK / 4 + 1), .adds_up = k > 0};
     for (int64_t s = 0, r = 0; s < tiles; s++, next.first += ahead, next.second += ahead) {
       const int64_t count = ceil_div(rows - r, tiles - s); /* about equally many in each */
-      tile.x = (const T *)p->x + (row + r) * p->inputs + k;
+      tile.x = NAME(operands_of)(p, row, r) + k;
       tile.y = y + r * (PANELS_AT_ONCE == 2 ? width : PANEL);
       tile.ahead = next.first, tile.also = next.second;
       tile.end = next.first + ahead < end ? next.first + ahead : end;

@@ -16,9 +16,9 @@ enum {
   WRONG_PART,
   WRONG_PART_TOKEN,
   WRONG_PART_ROW,
-  WRONG_COLUMNS,
   WRONG_MATRIX,
-  SMALL_WORKSPACE
+  SMALL_WORKSPACE,
+  NO_MEMORY
 };
 
 /* What a function returns to Python: 0, or what is wrong and with which token, row or part */

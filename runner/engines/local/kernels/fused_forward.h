@@ -23,7 +23,7 @@ typedef struct {
   int64_t *first_tile; /* of each part, counted on over heads and rows; the last entry is the number of all tiles */
   int64_t tile_rows;   /* of a tile of shared keys: rows that are multiplied together */
   int is_interleaved;  /* shared keys and then own keys, tile by tile: own keys are prefetched during products */
-  quantized_workspace work;
+  product_workspace work;
   int threads, is_alone;
 } fused_pass;
 
@@ -189,7 +189,6 @@ static void NAME(attend_own_keys)(const fused_pass *s, int64_t layer, phase *now
   barrier(now, chunks, s->is_alone);
 }
 
-#ifdef HAS_AVX512
 #define PREFETCH_BYTES (512 * 1024) /* these stay in the second-level cache until they are read */
 #define MAX_SIXTEENTHS 32 /* two lines for each step of a tile: more than memory delivers would delay the products */
 
@@ -216,7 +215,7 @@ static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_
     bytes += 2 * size;
   }
   for (int64_t p = 0; p < in->parts; p++) keys += in->part[p].sees;
-  const int64_t steps = 2 * keys * dim / (PACK * LANES * TILE_VECS) * (TILE_ROWS / REGISTER_ROWS) + 1;
+  const int64_t steps = 2 * keys * dim / ((IS_WIDENED ? 1 : PACK) * LANES * TILE_BLOCKS) * (TILE_ROWS / REGISTER_ROWS) + 1;
 #if defined(HAS_TILES) && PACK == 2
   if (is_in_tile_order(m->attention_tile_rows, dim)) {
     const int64_t of_products = 2 * keys * dim / (TILE_INPUTS * TILE_INPUTS) * ceil_div(TILE_TASK_ROWS, TILE_BLOCK);
@@ -282,7 +281,6 @@ static void NAME(attend_interleaved)(const fused_pass *s, int64_t layer, phase *
   end_attention();
   barrier(now, all, s->is_alone);
 }
-#endif
 
 /* ----------------------------------------------------------------------------------------------------------- passes */
 
@@ -302,10 +300,8 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
   end_part(PRODUCTS_OF_LAYERS);
   NAME(rotate_and_store)(s, l, (*now)++);
   end_part(NORMS_AND_ROPE);
-#ifdef HAS_AVX512
   if (s->is_interleaved) NAME(attend_interleaved)(s, l, *now);
   else NAME(attend_parts)(s, l, *now);
-#endif
   (*now)++;
   if (!s->is_interleaved) NAME(attend_own_keys)(s, l, *now);
   (*now)++;
@@ -322,7 +318,6 @@ static void NAME(forward_layer)(const fused_pass *s, int64_t l, phase **now) {
   end_part(NORMS_AND_ROPE);
 }
 
-#ifdef HAS_AVX512
 /* Allocates the parts' results in the workspace, and decides whether parts and own keys are interleaved. */
 static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
   const fused_model *m = s->model;
@@ -340,7 +335,6 @@ static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
   for (int64_t p = 0; p < in->parts; p++)
     s->is_interleaved = s->is_interleaved && !in->part[p].chosen && in->part[p].tokens == in->tokens;
 }
-#endif
 
 /* in->logits: [kept, outputs of the head]. in->workspace: its size is that of fused_forward.py's `_workspace_bytes`.
    Returns what is wrong with the call (checks.h). */
@@ -360,13 +354,12 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   s.qkv = allocate(&workspace, tokens * s.qkv_width * sizeof(T));
   s.inner = allocate(&workspace, tokens * (s.q_width > m->inner ? s.q_width : m->inner) * sizeof(T));
   first_tile[0] = 0;
-#ifdef HAS_AVX512
   NAME(lay_out_parts)(&s, &workspace);
-#endif
   const int64_t wide = s.q_width > m->hidden ? s.q_width : m->hidden;
   if (m->is_quantized) s.work = allocate_quantized(&workspace, tokens, wide > m->inner ? wide : m->inner, threads);
   if (workspace - (char *)in->workspace > in->workspace_bytes) REFUSE(SMALL_WORKSPACE, 0);
   if (m->is_quantized) prepare_quantized(&s.work);
+  if (IS_WIDENED && !allocate_wide_rows(&s.work, tokens, wide > m->inner ? wide : m->inner, threads)) REFUSE(NO_MEMORY, 0);
   memset(first, 0, phases * sizeof(phase));
   start_clock();
 #pragma omp parallel num_threads(threads)
@@ -379,5 +372,6 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
     NAME(run_product)(&to_logits, 0, &now, threads);
     end_part(PRODUCT_OF_HEAD);
   }
+  free(s.work.wide_rows);
   return FINE;
 }

@@ -58,9 +58,6 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
   if (!wrong)
     wrong = check_places(in->arenas, in->slots, in->tokens, in->slot, in->place, in->seen, in->is_step ? 1 : 0);
   if (wrong) return wrong;
-#ifndef HAS_AVX512
-  if (in->parts) REFUSE(WRONG_PART, 0); /* only kernels in tiles read them */
-#endif
   for (int64_t p = 0; p < in->parts; p++) {
     const shared_part *one = in->part + p;
     wrong = check_part(one->arena, one->sees, one->causal, one->chosen, one->first, one->tokens, in->tokens);

@@ -23,7 +23,7 @@ static float NAME(quantize_row_dynamic)(const T *x, int64_t inputs, uint8_t *out
 
 /* Quantizes the rows of a product, once for all its matrices, in one phase. */
 static void NAME(quantize_rows)(const product *p, phase *now, int threads, int is_alone) {
-  const quantized_workspace *work = p->workspace;
+  const product_workspace *work = p->workspace;
   const int64_t width = padded(p->inputs), chunk = chunk_of(p->rows, threads), chunks = ceil_div(p->rows, chunk);
   FOR_EACH_CHUNK(i, now, chunks, is_alone)
     FOR_EACH_ITEM(r, i, chunk, p->rows) {

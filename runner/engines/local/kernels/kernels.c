@@ -1,6 +1,6 @@
 /* Every kernel of the local engine, in one library: compiled on first use by the C compiler of the machine (native.py).
    README.md lists the kernels. Files without a number format come first; the others are compiled once for each: numbers
-   are of type T, PACK of them are packed in 32 bits, and NAME ends the name of a function in the format. Attention is
+   are of type T, PACK of them are packed in 32 bits, and NAME ends the name of a function in the format, OPERAND_NAME in the one in which it is multiplied. Attention is
    compiled twice for each, since keys and values may be stored otherwise: as KV, with SCALE_SIZE numbers of a scale for
    each place, or none; KV_NAME ends the names of these functions. */
 #include "numbers.h"
@@ -25,15 +25,26 @@
 #undef NAME
 #endif
 
+#define T float
+#define PACK 1
+#define NAME(x) x##_f32
+#include "attention_tiles.h"
+#undef T
+#undef PACK
+#undef NAME
+
 #define T bf16
 #define PACK 2
 #define NAME(x) x##_bf16
 #define INT8_NAME(x) x##_int8_bf16
-#include "rows.h"
-#include "int8_portable.h"
-#ifdef HAS_AVX512
+#if WIDENS_BF16
+#define OPERAND_NAME(x) x##_f32
+#else
+#define OPERAND_NAME(x) x##_bf16
 #include "attention_tiles.h"
 #endif
+#include "rows.h"
+#include "int8_portable.h"
 #define KV bf16
 #define SCALE_SIZE 0
 #define KV_NAME NAME
@@ -44,6 +55,7 @@
 #include "kv_int8.h"
 #include "attention_of_format.h"
 #include "register_tile.h"
+#include "operands.h"
 #ifdef HAS_AVX512_VNNI
 #include "four_bit.h"
 #include "quantized.h"
@@ -57,16 +69,15 @@
 #undef PACK
 #undef NAME
 #undef INT8_NAME
+#undef OPERAND_NAME
 
 #define T float
 #define PACK 1
 #define NAME(x) x##_f32
 #define INT8_NAME(x) x##_int8_f32
+#define OPERAND_NAME(x) x##_f32
 #include "rows.h"
 #include "int8_portable.h"
-#ifdef HAS_AVX512
-#include "attention_tiles.h"
-#endif
 #define KV float
 #define SCALE_SIZE 0
 #define KV_NAME NAME
@@ -77,6 +88,7 @@
 #include "kv_int8.h"
 #include "attention_of_format.h"
 #include "register_tile.h"
+#include "operands.h"
 #ifdef HAS_AVX512_VNNI
 #include "row_int8.h"
 #include "int8_stored.h"

@@ -60,16 +60,3 @@ INLINE void KV_NAME(store_place)(int8_t *K, int8_t *V, const T *k, const T *v, i
   ((float *)(V + block + LANES * dim))[at] = NAME(to_bytes)(v, dim, bytes);
   for (int64_t d = 0; d < dim; d++) V[block + at / PACK * PACK * dim + d * PACK + at % PACK] = bytes[d];
 }
-
-#ifdef HAS_AVX512
-/* Whole blocks of keys or values of up to `places` in the format in which they are multiplied, and their scales */
-INLINE void KV_NAME(unpack_places)(const int D, const int8_t *from, int places, T *to, float *scales) {
-  for (int first = 0; first < places; first += LANES, from += LANES * (D + SCALE_SIZE)) {
-    for (int i = 0; i < LANES * D; i += LANES * PACK) {
-      const NAME(vec) x = KV_NAME(load)(from + i);
-      memcpy(to + first * D + i, &x, sizeof x);
-    }
-    memcpy(scales + first, from + LANES * D, LANES * sizeof(float));
-  }
-}
-#endif

@@ -15,6 +15,7 @@
 #define PANELS_AT_ONCE 1
 #endif
 #define CACHED_ROW_BYTES (384 * 1024)           /* of rows that stay in the second-level cache beside a panel */
+#define MIN_ROW_BLOCK (4 * REGISTER_ROWS)       /* fewer rows are not worth reading the weights for */
 #define MIN_CHUNK_BYTES (16 * 1024)             /* of weights that are worth claiming */
 #define MAX_QUANTIZED_ROWS (32 * REGISTER_ROWS) /* of a task: their sums stay in the second-level cache */
 
@@ -70,8 +71,10 @@ INLINE int has_byte_rows(const matrix *m) {
 #define SHIFT 128
 #define MAX_STORED_INPUTS 65536 /* of INT8_STORED: sums of 255 * 128 fit into 32 bits */
 
-/* The workspace of products with quantized weights; rows that become bytes are quantized once for all threads. */
+/* The workspace of products; rows that become bytes are quantized once for all threads. */
 typedef struct {
+  float *wide_rows; /* [wide_numbers] of each thread: the rows of a task, where bfloat16 is widened (see widen_rows) */
+  int64_t wide_numbers;
   uint8_t *bytes;           /* [rows, padded]: the rows */
   uint8_t *outlier_marks;   /* of each column, 0 between products */
   float *row_scale;         /* of each row: ROW_INT8: its largest number, outliers left out; else: its scale */
@@ -82,7 +85,7 @@ typedef struct {
   int64_t *outlier_count;   /* how many these are */
   char *thread_buffers;     /* THREAD_BUFFER_BYTES of each thread */
   int64_t width;            /* how many columns have a mark; 0: there is no such workspace */
-} quantized_workspace;
+} product_workspace;
 
 #define BYTE_PART 32 /* inputs of a row that share a scale */
 #define HALF_PART 16
@@ -98,9 +101,9 @@ INLINE int64_t padded(int64_t inputs) { return ceil_div(inputs, CACHE_LINE) * CA
 
 /* Allocates the workspace of products of at most so many rows and inputs; its size: see quantized_workspace_bytes in
    pass_memory.py. */
-static quantized_workspace allocate_quantized(char **workspace, int64_t rows, int64_t inputs, int threads) {
+static product_workspace allocate_quantized(char **workspace, int64_t rows, int64_t inputs, int threads) {
   const int64_t width = padded(inputs);
-  quantized_workspace w;
+  product_workspace w = {0};
   w.bytes = allocate(workspace, rows * width);
   w.outlier_marks = allocate(workspace, width);
   w.row_scale = allocate(workspace, rows * sizeof(float));
@@ -117,7 +120,7 @@ static quantized_workspace allocate_quantized(char **workspace, int64_t rows, in
 }
 
 /* Before the first product; not when it is allocated, since its size is only checked then */
-INLINE void prepare_quantized(const quantized_workspace *work) {
+INLINE void prepare_quantized(const product_workspace *work) {
   if (work->outlier_marks) memset(work->outlier_marks, 0, work->width);
 }
 
@@ -129,10 +132,11 @@ typedef struct {
   int output_mode;
   void *out; /* [rows, stride] */
   int64_t stride;
-  const quantized_workspace *workspace;
+  const product_workspace *workspace;
   const matrix *of_bytes; /* one among them whose rows are quantized, or 0 */
   int64_t pairs, pairs_per_chunk, chunks, row_block;
   int64_t tasks; /* a task: a chunk of panel pairs by a block of rows */
+  int has_number_rows; /* rows do not become bytes for some of the matrices */
 } product;
 
 /* The panels that are multiplied at once: one, two of one matrix, or one of each of two that gate each other */
@@ -162,7 +166,7 @@ INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
 /* The number of blocks into which rows are divided: each block stays in the cache, all threads have work until the end,
    and no block is too small to be worth reading the weights for. */
 static int64_t row_blocks(const product *p, int is_quantized, int64_t size, int threads) {
-  const int64_t most = p->rows / (4 * REGISTER_ROWS);
+  const int64_t most = p->rows / MIN_ROW_BLOCK;
   /* each task unpacks quantized weights again, and tiles read a task's weights once for all of its rows */
   const int64_t tasks = (is_quantized ? 8 : p->matrices->tile_rows ? 4 : 16) * threads;
   int64_t blocks = ceil_div(p->rows * p->inputs * (p->of_bytes ? 1 : size), CACHED_ROW_BYTES);
@@ -172,15 +176,17 @@ static int64_t row_blocks(const product *p, int is_quantized, int64_t size, int 
 }
 
 static product product_of(const void *x, int64_t rows, int64_t inputs, const matrix *matrices, int64_t count,
-                          int output_mode, void *out, int64_t stride, const quantized_workspace *workspace,
+                          int output_mode, void *out, int64_t stride, const product_workspace *workspace,
                           int64_t size, int threads) {
   product p = {.x = x, .rows = rows, .inputs = inputs, .matrices = matrices, .count = count,
                .output_mode = output_mode, .out = out, .stride = stride, .workspace = workspace};
   const int64_t panels = output_mode == GATED ? 2 : PANELS_AT_ONCE;
   int is_quantized = 0;
+  const int is_widened = WIDENS_BF16 && size == sizeof(bf16);
   for (int64_t m = 0; m < count; m++) {
     is_quantized |= matrices[m].kind != PLAIN;
     if (has_byte_rows(matrices + m)) p.of_bytes = matrices + m;
+    else p.has_number_rows = 1;
     if (m && output_mode == GATED) continue;
     p.pairs += ceil_div(matrices[m].outputs, output_mode == GATED ? PANEL : PANELS_AT_ONCE * PANEL);
   }
@@ -188,7 +194,7 @@ static product product_of(const void *x, int64_t rows, int64_t inputs, const mat
   p.pairs_per_chunk = MIN_CHUNK_BYTES / bytes > 1 ? MIN_CHUNK_BYTES / bytes : 1;
   p.chunks = ceil_div(p.pairs, p.pairs_per_chunk);
   const int64_t unit = matrices->tile_rows && rows >= 32 ? 32 : REGISTER_ROWS;
-  p.row_block = ceil_div(ceil_div(rows, row_blocks(&p, is_quantized, size, threads)), unit) * unit;
+  p.row_block = ceil_div(ceil_div(rows, row_blocks(&p, is_quantized, is_widened ? (int64_t)sizeof(float) : size, threads)), unit) * unit;
   p.tasks = p.chunks * ceil_div(rows, p.row_block);
   return p;
 }

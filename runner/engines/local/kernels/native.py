@@ -31,7 +31,6 @@ TILE_PROBLEMS = (  # by tiles_state in tile_products.h
 
 _PTR, _INT, _FLOAT, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES: dict[str, list[Any]] = {
-    "softmax": [_PTR, _INT, _INT, _PTR, _PTR, _FLOAT, _FLOAT, _PTR, _PTR, _THREADS],
     "store": [_PTR] * 3 + [_INT] * 5 + [_PTR, _PTR, _THREADS],
     "argmax": [_PTR, _INT, _INT, _PTR, _THREADS],
     "norm": [_PTR, _PTR, _INT, _INT, _FLOAT, _PTR, _THREADS],
@@ -69,16 +68,13 @@ class Kernels:
         if wrong := shared_numbers.differences(library):
             raise DifferentStructures("; ".join(wrong))
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
-        self.has_shared = hasattr(library, "attend_shared_f32")  # only for processors with wide registers
-        self.has_quantized = hasattr(library, "has_quantized")  # and for those that multiply bytes, too
+        self.has_quantized = hasattr(library, "has_quantized")  # only for processors with wide products of bytes
         self.file = Path(library._name)
         self.is_kept = building.is_kept(self.file)
         self.vectors = (ctypes.c_char_p.in_dll(library, "vector_instructions").value or b"").decode()
         self._tiles_state = library.tiles_state if hasattr(library, "tiles_state") else None
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
-            if name.startswith("attend_shared") and not self.has_shared:
-                continue
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
                 function = getattr(library, f"{name}_{suffix}" if suffix else name)
                 function.argtypes, function.restype = signature, None if name in _UNCHECKED else _INT
@@ -105,7 +101,7 @@ class Kernels:
         IndexError where a number among the arguments points beyond the memory that it is for: nothing was done then.
         """
         if refusal := self._functions[name, dtype](*arguments, torch.get_num_threads()):
-            raise IndexError(f"{name}: {shared_numbers.words_of(refusal)}")
+            raise shared_numbers.error_of(refusal, name)
 
 
 def pointer(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:

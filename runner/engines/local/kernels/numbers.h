@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
@@ -63,6 +64,14 @@ const char *vector_instructions =
 #else
 #define VEC_FLOATS 4
 #endif
+/* Whether bfloat16 is widened to float32, since no instruction multiplies it */
+#if defined(HAS_AVX512_BF16) || defined(HAS_NEON_BF16)
+#define WIDENS_BF16 0
+#else
+#define WIDENS_BF16 1
+#endif
+#define IS_WIDENED (WIDENS_BF16 && PACK == 2) /* in a file that is compiled for each number format */
+
 typedef uint16_t bf16;
 typedef float vec __attribute__((vector_size(4 * VEC_FLOATS)));
 typedef uint32_t words __attribute__((vector_size(4 * VEC_FLOATS)));
@@ -100,8 +109,14 @@ INLINE words load_bf16(const bf16 *at) {
   return x;
 }
 
-/* One lane of it, by which all lanes of another vector are multiplied */
-INLINE float load_one_f32(const float *at) { return *at; }
+/* What rows, queries and the weights of values are multiplied as: bfloat16 that has to be widened, is so once, before
+   it is multiplied by many others */
+typedef float operand_f32;
+#if WIDENS_BF16
+typedef float operand_bf16;
+#else
+typedef bf16 operand_bf16;
+#endif
 
 INLINE uint32_t load_one_bf16(const bf16 *at) {
   uint32_t x;
@@ -109,7 +124,8 @@ INLINE uint32_t load_one_bf16(const bf16 *at) {
   return x;
 }
 
-INLINE vec multiply_add_f32(vec sum, float x, vec y) { return sum + x * y; }
+/* The first or the second numbers of pairs, as floats */
+INLINE vec half_of_pairs(words x, int half) { return (vec)(half ? x & 0xffff0000u : x << 16); }
 
 /* sum + x.low * y.low + x.high * y.high for pairs of bfloat16 */
 INLINE vec dot_bf16(vec sum, words x, words y) {
@@ -118,16 +134,18 @@ INLINE vec dot_bf16(vec sum, words x, words y) {
 #elif defined(HAS_NEON_BF16)
   return (vec)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)x, (bfloat16x8_t)y);
 #else
-  return sum + (vec)(x << 16) * (vec)(y << 16) + (vec)(x & 0xffff0000u) * (vec)(y & 0xffff0000u);
+  return sum + half_of_pairs(x, 0) * half_of_pairs(y, 0) + half_of_pairs(x, 1) * half_of_pairs(y, 1);
 #endif
 }
 
-/* The same with one pair x for all lanes */
-INLINE vec multiply_add_bf16(vec sum, uint32_t x, words y) {
-#if defined(HAS_AVX512_BF16) || defined(HAS_NEON_BF16)
-  return dot_bf16(sum, x + (words){0}, y);
+/* sum + x * y with one number x, or one pair, for all lanes */
+INLINE vec multiply_add_f32(vec sum, const float *x, vec y) { return sum + *x * y; }
+
+INLINE vec multiply_add_bf16(vec sum, const operand_bf16 *x, words y) {
+#if WIDENS_BF16
+  return sum + x[0] * half_of_pairs(y, 0) + x[1] * half_of_pairs(y, 1);
 #else
-  return sum + to_float_bf16(x & 0xffff) * (vec)(y << 16) + to_float_bf16(x >> 16) * (vec)(y & 0xffff0000u);
+  return dot_bf16(sum, load_one_bf16(x) + (words){0}, y);
 #endif
 }
 

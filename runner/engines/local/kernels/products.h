@@ -106,7 +106,7 @@ INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t 
   for (int64_t s = 0, r = 0; s < tiles; s++) {
     const int some = (int)ceil_div(rows - r, tiles - s); /* about equally many in each */
     const int64_t begin = s * per_tile * CACHE_LINE, lines = next.lines - s * per_tile;
-    tile.x = (const T *)p->x + (row + r) * p->inputs;
+    tile.x = NAME(operands_of)(p, row, r);
     tile.ahead = next.first + begin, tile.also = next.second + begin;
     tile.end = tile.ahead + (lines < per_tile ? lines : per_tile) * CACHE_LINE;
     NAME(multiply_register_tile)(some, &tile);
@@ -120,7 +120,7 @@ INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t 
   }
 }
 
-/* Does one task of a product. `after` is the task that this thread does next, of the product `then` (or 0): its weights
+/* Does one task of a product, whose rows are widened already where that is needed. `after` is the task that this thread does next, of the product `then` (or 0): its weights
    are prefetched meanwhile. */
 static void NAME(run_product_task)(const product *p, int64_t task, const product *then, int64_t after) {
   const int64_t row = task / p->chunks * p->row_block;
@@ -176,9 +176,15 @@ static void NAME(run_product)(const product *p, const product *then, phase **now
   else if (p->of_bytes) NAME(quantize_rows)(p, *now, threads, is_alone);
 #endif
   phase *at = *now += PRODUCT_PHASES - 1;
+#if IS_WIDENED
+  int64_t widened = -1; /* the block of rows that this thread has widened */
+#endif
   for (int64_t task = claim(at, is_alone), after; task < p->tasks; task = after) {
     after = claim(at, is_alone);
     const int is_last = after >= p->tasks;
+#if IS_WIDENED
+    if (p->has_number_rows && task / p->chunks != widened) NAME(widen_rows)(p, widened = task / p->chunks);
+#endif
     NAME(run_product_task)(p, task, is_last ? then : p, is_last ? omp_get_thread_num() : after);
     finish(at, p->tasks, is_alone);
   }
@@ -194,13 +200,14 @@ int64_t NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m,
   if (!is_readable(m, inputs, PACK)) REFUSE(WRONG_MATRIX, 0);
   if (rows < 1) return FINE;
   phase phases[PRODUCT_PHASES] __attribute__((aligned(CACHE_LINE))) = {0};
-  quantized_workspace work = {0};
+  product_workspace work = {0};
   if (m->kind != PLAIN && !is_unpacked(m)) {
     const char *end = workspace + workspace_bytes;
     work = allocate_quantized(&workspace, rows, inputs, threads);
     if (workspace > end) REFUSE(SMALL_WORKSPACE, 0);
     prepare_quantized(&work);
   }
+  if (IS_WIDENED && !has_byte_rows(m) && !allocate_wide_rows(&work, rows, inputs, threads)) REFUSE(NO_MEMORY, 0);
   const product p = product_of(x, rows, inputs, m, 1, STORE, out, m->outputs, &work, sizeof(T), threads);
   if (p.tasks < 2 && !p.of_bytes) threads = 1;
 #pragma omp parallel num_threads(threads)
@@ -208,5 +215,6 @@ int64_t NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m,
     phase *now = phases;
     NAME(run_product)(&p, 0, &now, threads);
   }
+  free(work.wide_rows);
   return FINE;
 }

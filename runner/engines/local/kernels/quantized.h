@@ -194,7 +194,6 @@ static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_
                       next_weights next) {
   const int64_t inputs = p->inputs, width = u->second ? 2 * PANEL : PANEL, tiles = ceil_div(rows, REGISTER_ROWS);
   const int has_bytes = has_byte_rows(u->of[0]);
-  const bf16 *x = (const bf16 *)p->x + row * inputs;
   const uint8_t *bytes = p->workspace->bytes + row * padded(inputs);
   const int64_t most = UNPACKED_INPUTS / (has_bytes ? 1 : 2);
   const int64_t ahead = ceil_div(next.lines, tiles * ceil_div(inputs, most)) * CACHE_LINE; /* prefetched in each tile */
@@ -215,7 +214,7 @@ static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_
         tile.x = bytes + r * padded(inputs) + k;
         multiply_register_tile_u8((int)count, &tile);
       } else {
-        tile.x = x + r * inputs + k;
+        tile.x = operands_of_bf16(p, row, r) + k;
         multiply_register_tile_bf16((int)count, &tile);
       }
       r += count;

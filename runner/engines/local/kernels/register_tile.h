@@ -8,7 +8,7 @@
 /* Rows, some inputs of a panel or two, and their sums y [rows, panels * PANEL]. The memory that is read next (`ahead`
    and `also`, of equal length) is prefetched meanwhile: `lines` cache lines every fourth step. */
 typedef struct {
-  const void *x;
+  const void *x; /* operands */
   int64_t stride, steps; /* a step: a number, pair or four of each row */
   const void *panel, *second; /* second: or 0 */
   float *y;
@@ -24,6 +24,7 @@ INLINE vec dot_f32(vec sum, vec x, vec y) { return sum + x * y; }
 
 #ifdef HAS_AVX512_VNNI
 typedef words vec_u8;
+typedef uint8_t operand_u8;
 
 INLINE words load_u8(const uint8_t *at) {
   words x;
@@ -45,7 +46,8 @@ INLINE vec dot_u8(vec sum, words x, words y) {
 
 /* R rows by P panels */
 INLINE void NAME(register_tile_sums)(const int R, const int P, const register_tile *of) {
-  const T *x = of->x, *panel = of->panel, *second = of->second;
+  const NAME(operand) *x = of->x;
+  const T *panel = of->panel, *second = of->second;
   const char *ahead = of->ahead, *also = of->also, *end = of->end;
   const int64_t stride = of->stride, steps = of->steps, lines = of->lines;
   float *y = of->y;
@@ -61,17 +63,30 @@ INLINE void NAME(register_tile_sums)(const int R, const int P, const register_ti
       for (int v = 0; v < P * PANEL_VECS; v++)
         memcpy(&sum[r][v], y + (r * P * PANEL_VECS + v) * VEC_FLOATS, sizeof(vec));
   }
+#define WEIGHTS(s, v) NAME(load)((v < PANEL_VECS ? panel : second) + ((s) * PANEL + v % PANEL_VECS * VEC_FLOATS) * PACK)
+#if IS_WIDENED
+/* First the first numbers of all pairs, then the second ones: so that few registers hold weights */
+#define STEP(s)                                                                                                      \
+  _Pragma("GCC unroll 2") for (int half = 0; half < 2; half++) {                                                     \
+    vec w[2 * PANEL_VECS];                                                                                           \
+    _Pragma("GCC unroll 4") for (int v = 0; v < P * PANEL_VECS; v++) w[v] = half_of_pairs(WEIGHTS(s, v), half);      \
+    _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) {                                                            \
+      const vec number = broadcast_f32(x + r * stride + (s) * PACK + half);                                          \
+      _Pragma("GCC unroll 4") for (int v = 0; v < P * PANEL_VECS; v++) sum[r][v] = dot_f32(sum[r][v], number, w[v]); \
+    }                                                                                                                \
+  }
+#else
 #define STEP(s)                                                                                                    \
   {                                                                                                                \
     NAME(vec) w[2 * PANEL_VECS];                                                                                   \
-    _Pragma("GCC unroll 4") for (int v = 0; v < P * PANEL_VECS; v++)                                               \
-        w[v] = NAME(load)((v < PANEL_VECS ? panel : second) + ((s) * PANEL + v % PANEL_VECS * VEC_FLOATS) * PACK); \
+    _Pragma("GCC unroll 4") for (int v = 0; v < P * PANEL_VECS; v++) w[v] = WEIGHTS(s, v);                         \
     _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) {                                                          \
       const NAME(vec) number = NAME(broadcast)(x + r * stride + (s) * PACK);                                       \
       _Pragma("GCC unroll 4") for (int v = 0; v < P * PANEL_VECS; v++)                                             \
           sum[r][v] = NAME(dot)(sum[r][v], number, w[v]);                                                          \
     }                                                                                                              \
   }
+#endif
   int64_t s = 0;
   for (; s + 4 <= steps; s += 4) {
     for (int64_t i = 0; i < lines && ahead < end; i++, ahead += CACHE_LINE) {
@@ -82,6 +97,7 @@ INLINE void NAME(register_tile_sums)(const int R, const int P, const register_ti
   }
   for (; s < steps; s++) STEP(s)
 #undef STEP
+#undef WEIGHTS
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 4

@@ -17,7 +17,7 @@ typedef struct {
 } output_numbers;
 
 /* Lists the columns that are marked. */
-static void list_outliers(const quantized_workspace *work, int64_t width) {
+static void list_outliers(const product_workspace *work, int64_t width) {
   int64_t count = 0;
   for (int64_t k = 0; k < width; k += 64) {
     uint64_t rest = _mm512_test_epi8_mask(_mm512_loadu_si512(work->outlier_marks + k), _mm512_set1_epi8(1));
@@ -60,7 +60,7 @@ static void NAME(quantize_row)(const T *x, int64_t inputs, float top, const uint
 
 /* Quantizes the rows of a product, once for all its matrices, in two phases. */
 static void NAME(quantize_rows_beside_outliers)(const product *p, phase *now, int threads, int is_alone) {
-  const quantized_workspace *work = p->workspace;
+  const product_workspace *work = p->workspace;
   const int64_t width = padded(p->inputs), chunk = chunk_of(p->rows, threads), chunks = ceil_div(p->rows, chunk);
   const T *x = p->x;
   FOR_EACH_CHUNK(i, now, chunks, is_alone)

@@ -59,9 +59,9 @@ class Refusal(IntEnum):
     WRONG_PART = 10
     WRONG_PART_TOKEN = 11
     WRONG_PART_ROW = 12
-    WRONG_COLUMNS = 13
-    WRONG_MATRIX = 14
-    SMALL_WORKSPACE = 15
+    WRONG_MATRIX = 13
+    SMALL_WORKSPACE = 14
+    NO_MEMORY = 15
 
 
 _WORDS = {
@@ -77,15 +77,17 @@ _WORDS = {
     Refusal.WRONG_PART: "shared keys are not all in their arena",
     Refusal.WRONG_PART_TOKEN: "entry {at} of those that see shared keys is not a token of the pass",
     Refusal.WRONG_PART_ROW: "token {at} has no such row in a shared part",
-    Refusal.WRONG_COLUMNS: "row {at} sees columns that it does not have",
     Refusal.WRONG_MATRIX: "matrix or layer {at} has sizes or a format that this processor cannot multiply",
     Refusal.SMALL_WORKSPACE: "the workspace is too small",
+    Refusal.NO_MEMORY: "there is no memory for the rows of a product",
 }
 
 
-def words_of(refusal: int) -> str:
+def error_of(refusal: int, function: str) -> Exception:
     """Return what is wrong with a call, from the number that a function of C returned."""
-    return _WORDS[Refusal(refusal >> 32)].format(at=refusal & 0xFFFFFFFF)
+    reason = Refusal(refusal >> 32)
+    words = f"{function}: {_WORDS[reason].format(at=refusal & 0xFFFFFFFF)}"
+    return MemoryError(words) if reason is Refusal.NO_MEMORY else IndexError(words)
 
 
 def _fields(kind: type, *names: str) -> tuple[tuple[str, type], ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable
 from typing import Any
@@ -87,8 +86,6 @@ def test_right_calls_are_not_refused(fused: FusedForward) -> None:
 @pytest.mark.parametrize("name", [*WRONG_LAYOUTS, *WRONG_PARTS])
 def test_places_that_do_not_exist(name: str, fused: FusedForward) -> None:
     make, message = (WRONG_LAYOUTS | WRONG_PARTS)[name]
-    if name in WRONG_PARTS and not fused.kernels.has_shared:
-        pytest.skip("this processor has no kernel for shared keys: torch indexes them")
     with pytest.raises(IndexError, match=message):
         attend(make())
     with pytest.raises(IndexError, match=f"^fused_forward: .*{message}"):
@@ -189,19 +186,6 @@ def test_quantized_products_with_wrong_sizes() -> None:
     if KERNELS.has("product", torch.bfloat16):
         with pytest.raises(IndexError, match="this processor cannot multiply"):
             multiply(KERNELS, rows, it, torch.empty(10**7, dtype=torch.uint8))
-
-
-@pytest.mark.parametrize(("first", "limit"), [(None, [3, 5]), (None, [-1, 3]), ([0, -2], None)])
-def test_a_softmax_over_columns_that_do_not_exist(first: list[int] | None, limit: list[int] | None) -> None:
-    assert KERNELS is not None
-    scores, ends = torch.zeros(2, 4), [None if some is None else ints(*some) for some in (first, limit)]
-    top, total = torch.empty(2), torch.empty(2)
-    with pytest.raises(IndexError, match="row [01] sees columns that it does not have"):
-        KERNELS(
-            "softmax", scores.dtype, scores.data_ptr(), 2, 4, *(native.pointer_or_none(one, torch.int32, 2) for one in ends),
-            ctypes.c_float(1.0), ctypes.c_float(0.0), top.data_ptr(), total.data_ptr(),
-        )  # fmt: skip
-    assert scores.count_nonzero() == 0
 
 
 def test_heads_of_another_shape() -> None:
