@@ -91,6 +91,50 @@ static void report(const char *what, double off, double allowed) {
       }                                                                                                                \
     report("attention to own keys, " #T, off, ALLOWED);                                                                \
   }                                                                                                                    \
+  static void NAME(check_shared)(void) {                                                                               \
+    double off = 0;                                                                                                    \
+    for (int64_t dim = 16; dim <= 144; dim += 32)                                                                      \
+      for (int64_t group = 1; group <= 4; group += 3) {                                                                \
+        const int64_t places = 301, tokens = 9, heads = 2, capacity = 304, first = places - tokens + 1;                \
+        const int64_t numbers = places * heads * dim, queries = heads * group * tokens * dim;                          \
+        T *k = malloc(numbers * sizeof(T)), *v = malloc(numbers * sizeof(T)), *q = malloc(queries * sizeof(T));        \
+        T *out = malloc(queries * sizeof(T));                                                                          \
+        float top[2 * 4 * 9], sums[2 * 4 * 9];                                                                         \
+        kv_arena arena = {(int64_t)calloc(heads * capacity * dim, sizeof(T)),                                          \
+                          (int64_t)calloc(heads * capacity * dim, sizeof(T)), capacity};                               \
+        int32_t slot[301] = {0}, place[301], from[9];                                                                  \
+        for (int p = 0; p < 301; p++) place[p] = p;                                                                    \
+        for (int t = 0; t < 9; t++) from[t] = 20 * t;                                                                  \
+        NAME(fill)(k, numbers), NAME(fill)(v, numbers), NAME(fill)(q, queries);                                        \
+        if (NAME(store)(k, v, &arena, 1, 0, heads, dim, places, slot, place, 2)) exit(2);                              \
+        const float scale = 1 / sqrtf((float)dim);                                                                     \
+        if (NAME(attend_shared)(q, tokens * dim, dim, tokens, 0, tokens, &arena, 0, heads, group, dim, first, 1, from, scale, \
+                                0, out, top, sums, 0, 2))                                                              \
+          exit(2);                                                                                                     \
+        for (int64_t h = 0; h < heads; h++)                                                                            \
+          for (int64_t t = 0; t < tokens; t++)                                                                         \
+            for (int64_t g = 0; g < group; g++) {                                                                      \
+              const T *query = q + ((h * group + g) * tokens + t) * dim;                                               \
+              const int64_t row = (h * tokens + t) * group + g;                                                        \
+              double weights[301], sum = 0;                                                                            \
+              for (int64_t p = from[t]; p < first + t; p++) {                                                          \
+                double score = 0;                                                                                      \
+                for (int64_t d = 0; d < dim; d++)                                                                      \
+                  score += (double)NAME(to_float)(query[d]) * NAME(to_float)(k[(p * heads + h) * dim + d]);            \
+                weights[p] = exp(score * scale), sum += weights[p];                                                    \
+              }                                                                                                        \
+              for (int64_t d = 0; d < dim; d++) {                                                                      \
+                double mean = 0;                                                                                       \
+                for (int64_t p = from[t]; p < first + t; p++)                                                          \
+                  mean += weights[p] / sum * NAME(to_float)(v[(p * heads + h) * dim + d]);                             \
+                const double error = fabs(mean - NAME(to_float)(out[row * dim + d]) / sums[row]);                      \
+                if (error > off) off = error;                                                                          \
+              }                                                                                                        \
+            }                                                                                                          \
+        free(k), free(v), free(q), free(out), free((void *)arena.keys), free((void *)arena.values);                    \
+      }                                                                                                                \
+    report("attention to shared keys, " #T, off, ALLOWED);                                                             \
+  }                                                                                                                    \
   static void NAME(check_norm)(void) {                                                                                 \
     T x[200], weight[200], out[200];                                                                                   \
     double squares = 0, off = 0;                                                                                       \
@@ -114,6 +158,7 @@ int main(void) {
   printf("%s\n", vector_instructions);
   check_products_bf16(), check_products_f32();
   check_attention_bf16(), check_attention_f32();
+  check_shared_bf16(), check_shared_f32();
   check_norm_bf16(), check_norm_f32();
   return wrong;
 }

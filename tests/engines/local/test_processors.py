@@ -32,7 +32,7 @@ def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...]
     assert built.returncode == 0, built.stderr
     done = subprocess.run([*emulator, str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 9
+    assert len(done.stdout.splitlines()) == 11
     return done.stdout.splitlines()[0]
 
 

@@ -13,15 +13,15 @@
 #ifdef __AVX512F__
 #define HEADS_AT_ONCE(dim, group) ((dim) <= 64 || (dim) % 64 == 0 ? 4 : 2)
 #define MAX_HEADS_AT_ONCE 4
-#define DIMS_AT_ONCE(dim) ((dim) % 64 ? (dim) : 64)
+#define DIMS_AT_ONCE(dim, group) ((dim) % 64 ? (dim) : 64)
 #define MAX_DIMS_AT_ONCE MAX_DIM
 #define TWO_BLOCKS(group) 1
 #else
 #define HEADS_AT_ONCE(dim, group) ((group) % 3 == 0 ? 3 : 2)
 #define MAX_HEADS_AT_ONCE 3
-#define DIMS_AT_ONCE(dim) ((dim) % 32 ? 16 : 32)
+#define DIMS_AT_ONCE(dim, group) ((group) % 3 == 0 || (dim) % 32 ? 16 : 32)
 #define MAX_DIMS_AT_ONCE 32
-#define TWO_BLOCKS(group) ((group) <= 3 && LANES / VEC_FLOATS == 2)
+#define TWO_BLOCKS(group) ((group) <= 2 && LANES / VEC_FLOATS == 2)
 #endif
 
 /* Prefetches a cache line of a range of memory that ends at `end`; the range that is read after it starts at `next`.

@@ -284,7 +284,7 @@ static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const 
     const int count = keys - start < at_once ? (int)(keys - start) : at_once;
     const int places = (count + LANES - 1) / LANES * LANES, whole = (places + TILE_INPUTS - 1) / TILE_INPUTS * TILE_INPUTS;
 #if SCALE_SIZE
-    KV_NAME(unpack_places)((int)dim, K + start * (dim + SCALE_SIZE), places, unpacked, key_scales);
+    KV_NAME(unpack_places)((int)dim, LANES, K + start * (dim + SCALE_SIZE), places, unpacked, key_scales);
     const bf16 *block_keys = unpacked;
 #else
     const bf16 *block_keys = K + start * dim;
@@ -294,7 +294,7 @@ static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const 
 #if SCALE_SIZE
     for (int r = 0; r < rows; r++)
       for (int j = 0; j < places; j++) of->scores[r * SCORE_STRIDE + j] *= key_scales[j];
-    KV_NAME(unpack_places)((int)dim, V + start * (dim + SCALE_SIZE), places, unpacked, value_scales);
+    KV_NAME(unpack_places)((int)dim, (int)dim, V + start * (dim + SCALE_SIZE), places, unpacked, value_scales);
     for (int j = places; j < whole; j++) value_scales[j] = 0;
     const bf16 *values = unpacked;
     const float *scales = value_scales;
