@@ -122,8 +122,11 @@ def best_vllm(job: Job, python: str, kind: str = "vllm") -> tuple[dict[str, obje
 
 
 def openvino_settings(folder: Path, python: str, dtype: str, weights: str) -> dict[str, object]:
-    """Return OpenVINO's settings: computing in the job's number format, and keys and values in it, too."""
-    precision = {"bfloat16": "bf16", "float32": "f32"}[dtype]
+    """Return OpenVINO's settings: computing in the job's number format, and keys and values in it, too.
+
+    Where the processor multiplies no bfloat16 it computes in float32, and then accepts no other keys and values.
+    """
+    precision = "bf16" if dtype == "bfloat16" and machine.has_bfloat16_products() else "f32"
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     model = str(openvino_model(folder, python, weights))
     return {

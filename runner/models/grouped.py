@@ -91,7 +91,8 @@ class GroupedLinear(nn.Linear):
             if zeros is not None:
                 weights.sub_(zeros[:, order])
             weights.mul_(scales[:, order])
-        return weights.to(dtype)
+        # in one layout: torch's sums of bfloat16 depend on it where no instruction multiplies that
+        return weights.to(dtype, memory_format=torch.contiguous_format)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Unpack some outputs at a time: slow, for places where there are no kernels."""

@@ -29,6 +29,7 @@ TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing 
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
 PANEL = 32  # outputs; 4-bit weights must be whole panels
 
+MULTIPLIES_BYTES = "a processor that multiplies bytes (AVX512 with VNNI)"
 NOT_PACKED = "bitsandbytes packs 4-bit weights only where the processor multiplies bfloat16"
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
@@ -186,8 +187,7 @@ class QuantizedLayers:
         is_dynamic = int8_dynamic.is_dynamic(layer)
         if self._kernels is None or not (self._kernels.has_quantized or is_dynamic):
             raise UnsupportedLayer(
-                "its kernels need a C compiler"
-                + ("" if is_dynamic else ", and a processor that multiplies bytes (AVX512 with VNNI)")
+                "its kernels need a C compiler" + ("" if is_dynamic else f", and {MULTIPLIES_BYTES}")
             )
         if layer.training or layer.weight.device.type != "cpu" or dtype not in native.FORMATS:
             raise UnsupportedLayer("it is being trained, not on the CPU, or in another number format")
