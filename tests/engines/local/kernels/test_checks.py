@@ -166,6 +166,18 @@ def test_products_with_rows_of_another_width_or_format() -> None:
         panels.product(torch.ones(2, 24))
 
 
+def test_no_memory_for_widened_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread has memory of its own for them, so that too many threads need more than there is."""
+    assert KERNELS is not None
+    if "bfloat16" in KERNELS.vectors:
+        pytest.skip("this processor multiplies bfloat16, so rows are not widened")
+    panels, rows = Panels.of(torch.ones(40, 4096).bfloat16(), None, KERNELS), torch.ones(2, 4096).bfloat16()
+    assert bool((panels.product(rows) == 4096).all())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2**31 - 1)
+    with pytest.raises(MemoryError, match="^product: there is no memory for the rows of a product"):
+        panels.product(rows)
+
+
 def test_quantized_products_with_wrong_sizes() -> None:
     assert KERNELS is not None
     weight, scale, table = torch.zeros(32 * 64 // 2, dtype=torch.uint8), torch.ones(1, 32), torch.ones(32)
