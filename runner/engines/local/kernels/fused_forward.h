@@ -215,7 +215,8 @@ static prefetch_queue NAME(prefetch_own_keys)(const fused_model *m, const fused_
     bytes += 2 * size;
   }
   for (int64_t p = 0; p < in->parts; p++) keys += in->part[p].sees;
-  const int64_t steps = 2 * keys * dim / ((IS_WIDENED ? 1 : PACK) * LANES * TILE_BLOCKS) * (TILE_ROWS / REGISTER_ROWS) + 1;
+  const int64_t numbers = (IS_WIDENED ? 1 : PACK) * LANES * TILE_BLOCKS; /* of a step of tile_products */
+  const int64_t steps = 2 * keys * dim / numbers * (TILE_ROWS / REGISTER_ROWS) + 1;
 #if defined(HAS_TILES) && PACK == 2
   if (is_in_tile_order(m->attention_tile_rows, dim)) {
     const int64_t of_products = 2 * keys * dim / (TILE_INPUTS * TILE_INPUTS) * ceil_div(TILE_TASK_ROWS, TILE_BLOCK);
@@ -355,11 +356,11 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   s.inner = allocate(&workspace, tokens * (s.q_width > m->inner ? s.q_width : m->inner) * sizeof(T));
   first_tile[0] = 0;
   NAME(lay_out_parts)(&s, &workspace);
-  const int64_t wide = s.q_width > m->hidden ? s.q_width : m->hidden;
-  if (m->is_quantized) s.work = allocate_quantized(&workspace, tokens, wide > m->inner ? wide : m->inner, threads);
+  const int64_t wide = s.q_width > m->hidden ? s.q_width : m->hidden, widest = wide > m->inner ? wide : m->inner;
+  if (m->is_quantized) s.work = allocate_quantized(&workspace, tokens, widest, threads);
   if (workspace - (char *)in->workspace > in->workspace_bytes) REFUSE(SMALL_WORKSPACE, 0);
   if (m->is_quantized) prepare_quantized(&s.work);
-  if (IS_WIDENED && !allocate_wide_rows(&s.work, tokens, wide > m->inner ? wide : m->inner, threads)) REFUSE(NO_MEMORY, 0);
+  if (IS_WIDENED && !allocate_wide_rows(&s.work, tokens, widest, threads)) REFUSE(NO_MEMORY, 0);
   memset(first, 0, phases * sizeof(phase));
   start_clock();
 #pragma omp parallel num_threads(threads)

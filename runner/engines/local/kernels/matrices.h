@@ -165,11 +165,12 @@ INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
 
 /* The number of blocks into which rows are divided: each block stays in the cache, all threads have work until the end,
    and no block is too small to be worth reading the weights for. */
-static int64_t row_blocks(const product *p, int is_quantized, int64_t size, int threads) {
+static int64_t row_blocks(const product *p, int is_quantized, int is_widened, int64_t size, int threads) {
   const int64_t most = p->rows / MIN_ROW_BLOCK;
   /* each task unpacks quantized weights again, and tiles read a task's weights once for all of its rows */
   const int64_t tasks = (is_quantized ? 8 : p->matrices->tile_rows ? 4 : 16) * threads;
-  int64_t blocks = ceil_div(p->rows * p->inputs * (p->of_bytes ? 1 : size), CACHED_ROW_BYTES);
+  const int64_t number = is_widened && p->has_number_rows ? (int64_t)sizeof(float) : p->of_bytes ? 1 : size;
+  int64_t blocks = ceil_div(p->rows * p->inputs * number, CACHED_ROW_BYTES); /* allocate_wide_rows relies on it */
   if (threads > 1 && p->chunks * blocks < tasks) blocks = ceil_div(tasks, p->chunks);
   if (is_quantized && blocks < ceil_div(p->rows, MAX_QUANTIZED_ROWS)) blocks = ceil_div(p->rows, MAX_QUANTIZED_ROWS);
   return blocks <= most ? blocks : most > 1 ? most : 1;
@@ -194,7 +195,7 @@ static product product_of(const void *x, int64_t rows, int64_t inputs, const mat
   p.pairs_per_chunk = MIN_CHUNK_BYTES / bytes > 1 ? MIN_CHUNK_BYTES / bytes : 1;
   p.chunks = ceil_div(p.pairs, p.pairs_per_chunk);
   const int64_t unit = matrices->tile_rows && rows >= 32 ? 32 : REGISTER_ROWS;
-  p.row_block = ceil_div(ceil_div(rows, row_blocks(&p, is_quantized, is_widened ? (int64_t)sizeof(float) : size, threads)), unit) * unit;
+  p.row_block = ceil_div(ceil_div(rows, row_blocks(&p, is_quantized, is_widened, size, threads)), unit) * unit;
   p.tasks = p.chunks * ceil_div(rows, p.row_block);
   return p;
 }

@@ -120,8 +120,8 @@ INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t 
   }
 }
 
-/* Does one task of a product, whose rows are widened already where that is needed. `after` is the task that this thread does next, of the product `then` (or 0): its weights
-   are prefetched meanwhile. */
+/* Does one task of a product, whose rows are widened already where that is needed. `after` is the task that this thread
+   does next, of the product `then` (or 0): its weights are prefetched meanwhile. */
 static void NAME(run_product_task)(const product *p, int64_t task, const product *then, int64_t after) {
   const int64_t row = task / p->chunks * p->row_block;
   const int64_t rows = p->rows - row < p->row_block ? p->rows - row : p->row_block;
