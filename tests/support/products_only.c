@@ -16,4 +16,5 @@
 #include "attention_tiles.h"
 #endif
 #include "register_tile.h"
+#include "operands.h"
 #include "products.h"

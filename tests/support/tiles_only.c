@@ -24,6 +24,7 @@
 #define T bf16
 #define PACK 2
 #define NAME(x) x##_bf16
+#define OPERAND_NAME NAME
 #define INT8_NAME(x) x##_int8_bf16
 #include "int8_portable.h"
 #include "attention_tiles.h"
@@ -37,6 +38,7 @@
 #include "kv_int8.h"
 #include "attention_of_format.h"
 #include "register_tile.h"
+#include "operands.h"
 #ifdef HAS_AVX512_VNNI
 #include "four_bit.h"
 #include "quantized.h"
