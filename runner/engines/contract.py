@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from runner.core import heap
 from runner.core.errors import ConfigError
 from runner.engines.base import Capability, Completion, EngineReport, Event, Request
 from runner.engines.session import Session
@@ -75,13 +76,14 @@ def gather(
     None: all are submitted at once.
     """
     remaining, submitted = deque(requests), 0
-    while True:
-        room = len(remaining) if ahead is None else ahead(submitted - session.under_way) - session.under_way
-        for _ in range(min(room, len(remaining))):
-            session.submit(remaining.popleft())
-            submitted += 1
-        if session.idle or listener(session.step()) is False:
-            return
+    with heap.collecting_only_new():
+        while True:
+            room = len(remaining) if ahead is None else ahead(submitted - session.under_way) - session.under_way
+            for _ in range(min(room, len(remaining))):
+                session.submit(remaining.popleft())
+                submitted += 1
+            if session.idle or listener(session.step()) is False:
+                return
 
 
 def complete(

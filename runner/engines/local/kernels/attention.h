@@ -113,20 +113,27 @@ INLINE void cap_and_hide(float *scores, int count, int64_t hidden, float scale, 
   memcpy(scores, copy, count * sizeof(float));
 }
 
-/* Adds a block of keys to a head: its scores become weights, and its maximum and sum are updated. The sums of values so
-   far, acc [D], are scaled to the new maximum. */
-INLINE void add_scores(const int D, float *s, int count, float scale, float *top, float *sum, float *acc) {
-  float m = -INFINITY, l = 0;
-#pragma omp simd reduction(max : m)
-  for (int j = 0; j < count; j++) m = s[j] > m ? s[j] : m;
-  m = m * scale > *top ? m * scale : *top;
-  float keep = *top == -INFINITY ? 0.0f : exp_fast(*top - m);
-#pragma omp simd reduction(+ : l)
-  for (int j = 0; j < count; j++) {
-    s[j] = exp_fast(fmaf(s[j], scale, -m));
-    l += s[j];
+/* Joins the maxima and sums of weights of G heads over a part of what they see to those over the rest, top and sum: values
+   summed so far count `keep`, those of the part `share`. */
+INLINE void join_softmaxes(const int G, const float *part_top, const float *part_sum, float *top, float *sum, float *keep,
+                           float *share) {
+#ifdef HAS_AVX512
+  const __mmask16 heads = (__mmask16)(0xffffu >> (LANES - G));
+  const __m512 before = _mm512_maskz_loadu_ps(heads, top), other = _mm512_maskz_loadu_ps(heads, part_top);
+  const __m512 m = _mm512_max_ps(before, other), b = exp_16(_mm512_sub_ps(other, m));
+  const __mmask16 had_some = _mm512_cmp_ps_mask(before, _mm512_set1_ps(-INFINITY), _CMP_NEQ_UQ);
+  const __m512 a = _mm512_maskz_mov_ps(had_some, exp_16(_mm512_sub_ps(before, m)));
+  const __m512 sums = _mm512_mul_ps(_mm512_maskz_loadu_ps(heads, sum), a);
+  _mm512_storeu_ps(keep, a);
+  _mm512_storeu_ps(share, b);
+  _mm512_mask_storeu_ps(sum, heads, _mm512_fmadd_ps(_mm512_maskz_loadu_ps(heads, part_sum), b, sums));
+  _mm512_mask_storeu_ps(top, heads, m);
+#else
+  for (int g = 0; g < G; g++) {
+    const float m = part_top[g] > top[g] ? part_top[g] : top[g];
+    keep[g] = top[g] == -INFINITY ? 0.0f : exp_fast(top[g] - m), share[g] = exp_fast(part_top[g] - m);
+    sum[g] = sum[g] * keep[g] + part_sum[g] * share[g];
+    top[g] = m;
   }
-  *top = m;
-  *sum = *sum * keep + l;
-  for (int d = 0; d < D; d++) acc[d] *= keep;
+#endif
 }

@@ -138,6 +138,43 @@ INLINE void KV_NAME(add_values)(const int D, const int G, float s[][MAX_SCORES],
   }
 }
 
+/* Adds a block of keys to a head: its scores become weights, and its maximum and sum are updated. The sums of values so
+   far, acc [D], are scaled to the new maximum. */
+INLINE void KV_NAME(add_scores)(const int D, float *s, int count, float scale, float *top, float *sum, float *acc) {
+#ifdef HAS_AVX512
+  const __mmask16 rest = (__mmask16)(0xffffu >> (LANES - 1 - (count - 1) % LANES)); /* of the last vector */
+  const int last = (count - 1) / LANES * LANES;
+  __m512 most = _mm512_mask_loadu_ps(_mm512_set1_ps(-INFINITY), rest, s + last), total = _mm512_setzero_ps();
+  for (int j = 0; j < last; j += LANES) most = _mm512_max_ps(most, _mm512_loadu_ps(s + j));
+  float m = _mm512_reduce_max_ps(most);
+#else
+  float m = -INFINITY, l = 0;
+#pragma omp simd reduction(max : m)
+  for (int j = 0; j < count; j++) m = s[j] > m ? s[j] : m;
+#endif
+  m = m * scale > *top ? m * scale : *top;
+  const float keep = *top == -INFINITY ? 0.0f : exp_fast(*top - m);
+#ifdef HAS_AVX512
+  const __m512 factor = _mm512_set1_ps(scale), highest = _mm512_set1_ps(m);
+  for (int j = 0; j < count; j += LANES) {
+    const __m512 e = _mm512_maskz_mov_ps(
+        j < last ? 0xffff : rest, NAME(softmax_weight_16)(_mm512_fmsub_ps(_mm512_loadu_ps(s + j), factor, highest)));
+    total = _mm512_add_ps(total, e);
+    _mm512_storeu_ps(s + j, e);
+  }
+  const float l = _mm512_reduce_add_ps(total);
+#else
+#pragma omp simd reduction(+ : l)
+  for (int j = 0; j < count; j++) {
+    s[j] = exp_fast(fmaf(s[j], scale, -m));
+    l += s[j];
+  }
+#endif
+  *top = m;
+  *sum = *sum * keep + l;
+  for (int d = 0; d < D; d++) acc[d] *= keep;
+}
+
 /* Adds the parts that a token shares with others to its heads' sums acc [G, D], maxima and sums of weights. */
 INLINE void KV_NAME(join_parts)(const int D, const int G, const attention_view *of, float *acc, float *top, float *sum) {
   for (int64_t p = 0; p < of->parts; p++) {
@@ -146,13 +183,10 @@ INLINE void KV_NAME(join_parts)(const int D, const int G, const attention_view *
     const float *part_top = (const float *)of->part_top[p] + of->part_row[p];
     const float *part_sum = (const float *)of->part_sum[p] + of->part_row[p];
     if (part_top[0] == -INFINITY) continue; /* nothing of it is within the window */
-    for (int g = 0; g < G; g++) {
-      float m = part_top[g] > top[g] ? part_top[g] : top[g];
-      float a = top[g] == -INFINITY ? 0.0f : exp_fast(top[g] - m), b = exp_fast(part_top[g] - m);
-      for (int d = 0; d < D; d++) acc[g * D + d] = acc[g * D + d] * a + NAME(to_float)(o[g * D + d]) * b;
-      sum[g] = sum[g] * a + part_sum[g] * b;
-      top[g] = m;
-    }
+    float keep[MAX_GROUP], share[MAX_GROUP];
+    join_softmaxes(G, part_top, part_sum, top, sum, keep, share);
+    for (int g = 0; g < G; g++)
+      for (int d = 0; d < D; d++) acc[g * D + d] = acc[g * D + d] * keep[g] + NAME(to_float)(o[g * D + d]) * share[g];
   }
 }
 
@@ -185,7 +219,7 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, cons
       KV_NAME(scores)(D, G, q, K + start * (D + SCALE_SIZE), count, s, v);
     for (int g = 0; g < G; g++) {
       if (cap || start < first) cap_and_hide(s[g], count, first - start, of->scale, cap);
-      add_scores(D, s[g], count, scale, top + g, sum + g, acc + g * D);
+      KV_NAME(add_scores)(D, s[g], count, scale, top + g, sum + g, acc + g * D);
     }
     const KV *then = start + KEY_BLOCK < end ? K + (start + KEY_BLOCK) * (D + SCALE_SIZE) : next;
     int added = 0;
@@ -195,8 +229,10 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, cons
     if (added < count)
       KV_NAME(add_values)(D, G, (float(*)[MAX_SCORES]) & s[0][added], v + added * D, count - added, acc, then);
   }
-  for (int g = 0; g < G; g++)
-    for (int d = 0; d < D; d++) out[g * D + d] = NAME(from_float)(acc[g * D + d] / sum[g]);
+  for (int g = 0; g < G; g++) {
+    const float share = 1 / sum[g];
+    for (int d = 0; d < D; d++) out[g * D + d] = NAME(from_float)(acc[g * D + d] * share);
+  }
 }
 
 /* As attend_shape, compiled for the shapes that are common: of keys and values in 8 bits only where a model of 16 bits

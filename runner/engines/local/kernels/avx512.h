@@ -15,17 +15,40 @@ INLINE __m512 exp_16(__m512 x) { /* as exp_fast */
   return _mm512_scalef_ps(p, n);
 }
 
-/* exp for weights: where they are rounded to 16 bits, within 4e-6 in fewer steps */
+#define LOG2_E 1.44269504f
+
+/* 2 to the power of x, at most 0, within 4e-6: for what is rounded to 16 bits */
+INLINE __m512 power_of_two_16(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-125.0f));
+  const __m512 f = _mm512_reduce_ps(x, 1); /* what is above the integer below */
+  __m512 p = _mm512_set1_ps(1.353416685e-2f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.201146379e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.414427549e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.930038333e-1f));
+  return _mm512_scalef_ps(_mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0000026226f)), x);
+}
+
+/* exp for weights: where they are rounded to 16 bits, in fewer steps */
 INLINE __m512 softmax_weight_16_f32(__m512 x) { return exp_16(x); }
 INLINE __m512 softmax_weight_16_bf16(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
-  const __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.69314718f), x);
-  __m512 p = _mm512_set1_ps(4.187564e-2f);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6792143e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.9999372e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.9996229e-1f));
-  return _mm512_scalef_ps(_mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f)), n);
+  return power_of_two_16(_mm512_mul_ps(x, _mm512_set1_ps(LOG2_E)));
+}
+
+/* x / (1 + exp(-x)) within 1e-6 of it, by exp(-|x|), which cannot overflow, and without a division */
+INLINE __m512 silu_16(__m512 x) {
+  const __m512 sign = (__m512)_mm512_set1_epi32(INT32_MIN), one = _mm512_set1_ps(1);
+  const __m512 below = _mm512_mul_ps(_mm512_or_ps(x, sign), _mm512_set1_ps(LOG2_E));
+  const __m512 at = _mm512_max_ps(below, _mm512_set1_ps(-125.0f)), f = _mm512_reduce_ps(at, 1);
+  __m512 e = _mm512_set1_ps(1.877576645e-3f);
+  e = _mm512_fmadd_ps(e, f, _mm512_set1_ps(8.989340163e-3f));
+  e = _mm512_fmadd_ps(e, f, _mm512_set1_ps(5.582631799e-2f));
+  e = _mm512_fmadd_ps(e, f, _mm512_set1_ps(2.401536171e-1f));
+  e = _mm512_fmadd_ps(e, f, _mm512_set1_ps(6.931530732e-1f));
+  e = _mm512_scalef_ps(_mm512_fmadd_ps(e, f, _mm512_set1_ps(9.999999251e-1f)), at);
+  const __m512 divisor = _mm512_add_ps(one, e), near = _mm512_rcp14_ps(divisor);
+  const __m512 part = _mm512_mul_ps(near, _mm512_fnmadd_ps(divisor, near, _mm512_set1_ps(2)));
+  const __mmask16 is_negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
+  return _mm512_mul_ps(_mm512_mul_ps(x, _mm512_mask_blend_ps(is_negative, one, e)), part);
 }
 
 /* Floats whose upper halves are rounded as from_float_bf16 does it; the lower halves mean nothing */
@@ -70,6 +93,13 @@ INLINE words step_bf16(const __m512 x[2]) {
   return (words)rounded_bits_bf16(x[0]) >> 16 | ((words)rounded_bits_bf16(x[1]) & 0xffff0000u);
 #endif
 }
+
+#ifdef HAS_AVX512_BF16
+/* 32 numbers as bfloat16, in one instruction */
+INLINE words to_32_bf16(const float *x) {
+  return (words)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + LANES), _mm512_loadu_ps(x));
+}
+#endif
 
 INLINE void store_step_f32(const __m512 x[1], float *at) { _mm512_storeu_ps(at, x[0]); }
 INLINE void store_step_bf16(const __m512 x[2], bf16 *at) { _mm512_storeu_si512(at, (__m512i)step_bf16(x)); }

@@ -7,9 +7,7 @@ INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float 
   __m512 a = _mm512_loadu_ps(y);
   if (output_mode == GATED) {
     a = NAME(round_16)(a);
-    const __m512 one = _mm512_set1_ps(1), e = exp_16(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(a)));
-    const __m512 part = _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_LT_OQ), one, e);
-    a = NAME(round_16)(_mm512_div_ps(_mm512_mul_ps(a, part), _mm512_add_ps(one, e)));
+    a = NAME(round_16)(silu_16(a));
     NAME(store_16)(out, _mm512_mul_ps(a, NAME(round_16)(_mm512_loadu_ps(second))));
     return;
   }
@@ -19,13 +17,40 @@ INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float 
 }
 #endif
 
+#if PACK == 2 && defined(HAS_AVX512_BF16)
+/* The same for twice as many sums without a bias: they are rounded two vectors at a time. What has to be widened is so as
+   the first and the second numbers of pairs. */
+INLINE void write_32_outputs(const int output_mode, const float *y, const float *second, bf16 *out) {
+  const words a = to_32_bf16(y);
+  if (output_mode == STORE) {
+    memcpy(out, &a, sizeof a);
+    return;
+  }
+  __m512 x[2];
+  if (output_mode == ADD) {
+    const words before = load_bf16(out);
+    for (int half = 0; half < 2; half++) x[half] = (__m512)(half_of_pairs(before, half) + half_of_pairs(a, half));
+  } else {
+    for (int half = 0; half < 2; half++) x[half] = silu_16((__m512)half_of_pairs(a, half));
+    const words gate = step_bf16(x), b = to_32_bf16(second);
+    for (int half = 0; half < 2; half++) x[half] = (__m512)(half_of_pairs(gate, half) * half_of_pairs(b, half));
+  }
+  store_step_bf16(x, out);
+}
+#endif
+
 #ifdef HAS_AVX512
 /* write_outputs for whole vectors without a bias */
 INLINE void NAME(write_vectors)(const int output_mode, const product *p, const panel_pair *u, const float *y,
                                 int64_t y_stride, const float *second, int64_t rows, int64_t row) {
   T *out = (T *)p->out + row * p->stride + u->column;
-  for (int64_t r = 0; r < rows; r++, y += y_stride, second += y_stride, out += p->stride)
-    for (int64_t o = 0; o < u->width; o += LANES) NAME(write_16_outputs)(output_mode, y + o, second + o, 0, out + o);
+  for (int64_t r = 0; r < rows; r++, y += y_stride, second += y_stride, out += p->stride) {
+    int64_t o = 0;
+#if PACK == 2 && defined(HAS_AVX512_BF16)
+    for (; o + 2 * LANES <= u->width; o += 2 * LANES) write_32_outputs(output_mode, y + o, second + o, out + o);
+#endif
+    for (; o < u->width; o += LANES) NAME(write_16_outputs)(output_mode, y + o, second + o, 0, out + o);
+  }
 }
 #endif
 

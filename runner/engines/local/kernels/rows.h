@@ -1,5 +1,7 @@
 /* Functions of rows, for one number format (T, PACK, NAME: see kernels.c): RMS norm and argmax. */
 
+#define ARGMAX_PART 512 /* numbers whose maximum is found before any place is looked for */
+
 /* One row [width] divided by its root mean square and multiplied by a weight; rounded where torch's steps round. It is
    compiled once, so that the squares are added up in the same order wherever it is called. */
 static __attribute__((noinline)) void NAME(norm_row)(const T *x, const T *weight, int64_t width,
@@ -34,14 +36,19 @@ void NAME(argmax)(const T *rows, int64_t count, int64_t width, int64_t *best, in
   for (int64_t r = 0; r < count; r++) {
     const T *x = rows + r * width;
     float top = -INFINITY;
+    int64_t at = 0; /* first the part that has it, and then its place */
     int has_nan = 0;
-#pragma omp simd reduction(max : top) reduction(| : has_nan)
-    for (int64_t i = 0; i < width; i++) {
-      float value = NAME(to_float)(x[i]);
-      top = value > top ? value : top;
-      has_nan |= value != value;
+    for (int64_t part = 0; part < width; part += ARGMAX_PART) {
+      const int64_t end = width - part < ARGMAX_PART ? width : part + ARGMAX_PART;
+      float most = -INFINITY;
+#pragma omp simd reduction(max : most) reduction(| : has_nan)
+      for (int64_t i = part; i < end; i++) {
+        float value = NAME(to_float)(x[i]);
+        most = value > most ? value : most;
+        has_nan |= value != value;
+      }
+      if (most > top) top = most, at = part;
     }
-    int64_t at = 0;
     while (at < width - 1 && NAME(to_float)(x[at]) != top) at++;
     best[r] = has_nan ? -1 : at;
   }

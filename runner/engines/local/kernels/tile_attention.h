@@ -202,17 +202,6 @@ static __attribute__((noinline)) void add_values_by_vectors(const attention_bloc
   _mm_setcsr(before);
 }
 
-/* 2 to the power of x, at most 0, within 4e-6; 0 where a lane is not `seen` */
-INLINE __m512 power_of_two_16(__mmask16 seen, __m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-125.0f));
-  const __m512 f = _mm512_reduce_ps(x, 1); /* what is above the integer below */
-  __m512 p = _mm512_set1_ps(1.353416685e-2f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.201146379e-2f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.414427549e-1f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.930038333e-1f));
-  return _mm512_maskz_scalef_ps(seen, _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0000026226f)), x);
-}
-
 /* Rows' maxima so far, and what a block of keys does to them: factors that scale the rows' sums so far to the new maxima,
    and a bit for each row to which nothing is added (it sees nothing here, or its maximum is no number) */
 typedef struct {
@@ -243,22 +232,26 @@ INLINE void raise_maxima(block_maxima *of, const float *most, float scale) {
 }
 
 /* Scores of a row become weights in bfloat16, in the first half of the scores' memory, times `scales` where there are any;
-   their sums, lane by lane, are added to `sum`. A key that is not seen has the weight 0. */
+   their sums, lane by lane, are added to `sum`. A key that is not seen has the weight 0. Keys are whole tiles. */
 INLINE void weights_in_place(float *s, int keys, float scale, const float *scales, const block_maxima *of, int r,
                              float *sum) {
-  const float log2_e = 1.44269504f;
-  const __m512 hidden = _mm512_set1_ps(-INFINITY), factor = _mm512_set1_ps(scale * log2_e);
-  const __m512 most = _mm512_set1_ps(of->top[r] * log2_e);
+  const __m512 hidden = _mm512_set1_ps(-INFINITY), factor = _mm512_set1_ps(scale * LOG2_E);
+  const __m512 most = _mm512_set1_ps(of->top[r] * LOG2_E);
   const __mmask16 allowed = of->blind >> r & 1 ? 0 : 0xffff;
-  __m512 total = _mm512_setzero_ps();
+  __m512 totals[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  for (int j = 0; j < keys; j += TILE_INPUTS) {
+    __m512 e[2];
 #pragma GCC unroll 2
-  for (int j = 0; j < keys; j += LANES) {
-    const __m512 score = _mm512_loadu_ps(s + j);
-    const __mmask16 seen = _mm512_mask_cmp_ps_mask(allowed, score, hidden, _CMP_NEQ_UQ);
-    const __m512 e = power_of_two_16(seen, _mm512_fmsub_ps(score, factor, most));
-    total = _mm512_add_ps(total, e);
-    store_16_bf16((bf16 *)s + j, scales ? _mm512_mul_ps(e, _mm512_loadu_ps(scales + j)) : e);
+    for (int v = 0; v < 2; v++) {
+      const __m512 score = _mm512_loadu_ps(s + j + v * LANES);
+      const __mmask16 seen = _mm512_mask_cmp_ps_mask(allowed, score, hidden, _CMP_NEQ_UQ);
+      e[v] = _mm512_maskz_mov_ps(seen, power_of_two_16(_mm512_fmsub_ps(score, factor, most)));
+      totals[v] = _mm512_add_ps(totals[v], e[v]);
+      if (scales) e[v] = _mm512_mul_ps(e[v], _mm512_loadu_ps(scales + j + v * LANES));
+    }
+    _mm512_storeu_si512((bf16 *)s + j, (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]));
   }
+  const __m512 total = _mm512_add_ps(totals[0], totals[1]);
   _mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_loadu_ps(sum), _mm512_set1_ps(of->keep[r]), total));
 }
 #endif

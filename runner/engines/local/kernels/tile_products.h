@@ -5,7 +5,7 @@
 #include "tiles.h"
 
 #define TILE_STEPS 9      /* of a pair of panels at a time: these and as many inputs of rows stay in the first-level cache */
-#define TILE_SUM_ROWS 128 /* whose sums wait until all inputs are multiplied */
+#define TILE_SUM_ROWS 64  /* whose sums wait until all inputs are multiplied, in the first-level cache, too */
 
 /* Some inputs of rows of x by those of one panel: sums y */
 typedef struct {
@@ -134,8 +134,8 @@ static void pair_sums_by_tiles(const panel_pair *u, const bf16 *x, int64_t strid
                                prefetch_queue *next) {
   const int64_t at_once = TILE_STEPS * TILE_INPUTS;
   for (int64_t i = 0; i < stride; i += at_once)
-    for (int64_t r = 0; r < rows; r += TILE_BLOCK)
-      for (int second = 0; second < (u->second ? 2 : 1); second++)
+    for (int second = 0; second < (u->second ? 2 : 1); second++)
+      for (int64_t r = 0; r < rows; r += TILE_BLOCK)
         multiply_by_tiles(&(panel_task){
             .x = x + r * stride + i, .panel = (const bf16 *)(second ? u->second : u->first) + i * PANEL, .stride = stride,
             .inputs = stride - i < at_once ? stride - i : at_once, .adds = i > 0, .y_stride = 2 * PANEL, .next = next,
