@@ -52,9 +52,17 @@ INLINE void store_place_f32(float *K, float *V, const float *k, const float *v, 
 }
 
 INLINE void store_place_bf16(bf16 *K, bf16 *V, const bf16 *k, const bf16 *v, int64_t dim, int64_t place) {
-  bf16 *block = K + place / LANES * LANES * dim + place % LANES * 2, *pair = V + place / 2 * 2 * dim + place % 2;
-  for (int64_t d = 0; d < dim; d++) block[d / 2 * 2 * LANES + d % 2] = k[d];
-  for (int64_t d = 0; d < dim; d++) pair[2 * d] = v[d];
+  bf16 *block = K + place / LANES * LANES * dim + place % LANES * 2, *pair = V + place / 2 * 2 * dim;
+  for (int64_t d = 0; d < dim; d += 2) memcpy(block + d * LANES, k + d, 2 * sizeof(bf16));
+#ifdef HAS_AVX512 /* a head is whole vectors */
+  const int is_second = place % 2;
+  for (int64_t d = 0; d < dim; d += LANES) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(v + d)));
+    _mm512_mask_storeu_epi16(pair + 2 * d, is_second ? 0xaaaaaaaau : 0x55555555u, is_second ? _mm512_slli_epi32(wide, 16) : wide);
+  }
+#else
+  for (int64_t d = 0; d < dim; d++) pair[2 * d + place % 2] = v[d];
+#endif
 }
 
 /* The weights of `count` values in the format in which they are multiplied. In bfloat16 a 0 follows them: it fills up

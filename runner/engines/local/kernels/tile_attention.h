@@ -167,8 +167,6 @@ static void add_rows_in_tile_order(int rows, const bf16 *a, int64_t a_row, const
 /* As score_by_tiles */
 static __attribute__((noinline)) void score_by_vectors(const attention_block *of, const bf16 *K, int64_t blocks) {
   const int64_t dim = of->dim;
-  const unsigned before = _mm_getcsr();
-  _mm_setcsr(before | ZERO_FOR_DENORMAL);
   MEMORY_IS_WRITTEN();
   for (int64_t b = 0; b < blocks; b += 2) {
     const bf16 *first = K + b * LANES * dim, *second = b + 1 < blocks ? first + LANES * dim : first;
@@ -181,15 +179,12 @@ static __attribute__((noinline)) void score_by_vectors(const attention_block *of
     }
   }
   MEMORY_IS_WRITTEN();
-  _mm_setcsr(before);
 }
 
 /* As add_values_by_tiles */
 static __attribute__((noinline)) void add_values_by_vectors(const attention_block *of, const bf16 *V, const bf16 *last,
                                                             int64_t places) {
   const int64_t dim = of->dim;
-  const unsigned before = _mm_getcsr();
-  _mm_setcsr(before | ZERO_FOR_DENORMAL);
   MEMORY_IS_WRITTEN();
   for (int64_t d = 0; d < dim; d += 2 * LANES)
     for (int64_t j = 0; j < places; j += TILE_INPUTS) {
@@ -199,7 +194,6 @@ static __attribute__((noinline)) void add_values_by_vectors(const attention_bloc
                              of->acc + d, dim);
     }
   MEMORY_IS_WRITTEN();
-  _mm_setcsr(before);
 }
 
 /* Rows' maxima so far, and what a block of keys does to them: factors that scale the rows' sums so far to the new maxima,
@@ -232,20 +226,21 @@ INLINE void raise_maxima(block_maxima *of, const float *most, float scale) {
 }
 
 /* Scores of a row become weights in bfloat16, in the first half of the scores' memory, times `scales` where there are any;
-   their sums, lane by lane, are added to `sum`. A key that is not seen has the weight 0. Keys are whole tiles. */
+   their sums, lane by lane, are added to `sum`. A key that is not seen, whose score is -infinity, has the weight 0. Keys are
+   whole tiles. */
 INLINE void weights_in_place(float *s, int keys, float scale, const float *scales, const block_maxima *of, int r,
                              float *sum) {
-  const __m512 hidden = _mm512_set1_ps(-INFINITY), factor = _mm512_set1_ps(scale * LOG2_E);
-  const __m512 most = _mm512_set1_ps(of->top[r] * LOG2_E);
-  const __mmask16 allowed = of->blind >> r & 1 ? 0 : 0xffff;
+  const __m512 factor = _mm512_set1_ps(scale * LOG2_E), most = _mm512_set1_ps(of->top[r] * LOG2_E);
   __m512 totals[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  if (of->blind >> r & 1) {
+    memset(s, 0, keys * sizeof(bf16));
+    return;
+  }
   for (int j = 0; j < keys; j += TILE_INPUTS) {
     __m512 e[2];
 #pragma GCC unroll 2
     for (int v = 0; v < 2; v++) {
-      const __m512 score = _mm512_loadu_ps(s + j + v * LANES);
-      const __mmask16 seen = _mm512_mask_cmp_ps_mask(allowed, score, hidden, _CMP_NEQ_UQ);
-      e[v] = _mm512_maskz_mov_ps(seen, power_of_two_16(_mm512_fmsub_ps(score, factor, most)));
+      e[v] = power_of_two_16(_mm512_fmsub_ps(_mm512_loadu_ps(s + j + v * LANES), factor, most));
       totals[v] = _mm512_add_ps(totals[v], e[v]);
       if (scales) e[v] = _mm512_mul_ps(e[v], _mm512_loadu_ps(scales + j + v * LANES));
     }
@@ -273,6 +268,8 @@ static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const 
   for (int r = 0; r < TILE_BLOCK; r++) maxima.top[r] = most[r] = -INFINITY;
   memset(of->acc, 0, rows * dim * sizeof(float));
   if (of->by_tiles && configured_rows != rows) configure_tiles(rows);
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | ZERO_FOR_DENORMAL); /* as tiles do it; and see power_of_two_16 */
   for (int64_t start = begin / at_once * at_once; start < keys; start += at_once) {
     const int count = keys - start < at_once ? (int)(keys - start) : at_once;
     const int places = (count + LANES - 1) / LANES * LANES, whole = (places + TILE_INPUTS - 1) / TILE_INPUTS * TILE_INPUTS;
@@ -316,6 +313,7 @@ static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const 
     if (of->by_tiles) add_values_by_tiles(of, values, last, places);
     else add_values_by_vectors(of, values, last, places);
   }
+  _mm_setcsr(before);
   for (int r = 0; r < rows; r++)
     top[r] = maxima.top[r], sum[r] = _mm512_reduce_add_ps(_mm512_loadu_ps(sums + r * LANES));
 }
