@@ -1,7 +1,9 @@
 """Freed memory goes back to the system while the process runs."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -66,3 +68,40 @@ def test_freed_blocks_leave_nothing_behind_while_a_model_is_loaded() -> None:
     assert first < 8
     assert otherwise > 32
     assert again < 8
+
+
+class Node:
+    """Refers to itself, so that only the garbage collector frees it."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_the_garbage_collector_passes_over_what_exists_and_looks_at_it_again_afterwards() -> None:
+    gc.collect()
+    older, frozen_before = weakref.ref(Node()), gc.get_freeze_count()
+    gc.unfreeze()  # as the test session begins with what its own start has frozen
+    try:
+        with heap.collecting_only_new():
+            newer = weakref.ref(Node())
+            with heap.collecting_only_new():
+                gc.collect()
+            assert older() is not None, "it was there before"
+            assert newer() is None
+            assert gc.get_freeze_count(), "only the outer one lets it be looked at again"
+        assert not gc.get_freeze_count()
+        gc.collect()
+        assert older() is None
+    finally:
+        if frozen_before:
+            gc.freeze()
+
+
+def test_what_somebody_else_has_frozen_stays_so() -> None:
+    had_some = gc.get_freeze_count()
+    gc.freeze()
+    with heap.collecting_only_new():
+        pass
+    assert gc.get_freeze_count()
+    if not had_some:
+        gc.unfreeze()

@@ -147,6 +147,38 @@ static void report(const char *what, double off, double allowed) {
       if (error > off) off = error;                                                                                    \
     }                                                                                                                  \
     report("norm of " #T, off, ALLOWED);                                                                               \
+  }                                                                                                                    \
+  /* Sums from -80 to 80 become outputs in each mode, with whole vectors, single ones and a remainder; nearly all have \
+     the rounding that torch's steps have, and the others the number beside it. */                                     \
+  static void NAME(check_outputs)(void) {                                                                              \
+    enum { ROWS = 40, WIDTH = 83 };                                                                                    \
+    static float y[ROWS * 2 * WIDTH];                                                                                  \
+    static T out[ROWS * WIDTH], before[ROWS * WIDTH];                                                                  \
+    const int64_t widths[] = {32, 48, WIDTH};                                                                          \
+    const double step = sizeof(T) == 2 ? 1.0 / 128 : 2e-6;                                                             \
+    double off = 0, others = 0, all = 0;                                                                               \
+    for (int mode = STORE; mode <= GATED; mode++)                                                                      \
+      for (int s = 0; s < 3; s++) {                                                                                    \
+        const matrix m = {.outputs = widths[s]};                                                                       \
+        const product p = {.rows = ROWS, .output_mode = mode, .out = out, .stride = WIDTH};                            \
+        const panel_pair u = {.of = {&m, &m}, .width = widths[s]};                                                     \
+        for (int i = 0; i < ROWS * 2 * WIDTH; i++) y[i] = random_number() * 80;                                        \
+        for (int i = 0; i < ROWS * WIDTH; i++) before[i] = out[i] = NAME(from_float)(random_number() * 100);           \
+        NAME(write_outputs)(&p, &u, y, 2 * WIDTH, y + WIDTH, ROWS, 0);                                                 \
+        for (int64_t r = 0; r < ROWS; r++)                                                                             \
+          for (int64_t o = 0; o < widths[s]; o++) {                                                                    \
+            const float a = NAME(rounded)(y[r * 2 * WIDTH + o]), b = NAME(rounded)(y[r * 2 * WIDTH + WIDTH + o]);      \
+            const float gate = NAME(rounded)((float)(a / (1 + exp(-(double)a))));                                      \
+            const float added = NAME(to_float)(before[r * WIDTH + o]) + a;                                             \
+            const float is = NAME(to_float)(out[r * WIDTH + o]);                                                       \
+            const float exact = NAME(rounded)(mode == STORE ? a : mode == ADD ? added : gate * b);                     \
+            const double error = fabs(is - exact) / (fabs(exact) + 1e-30);                                             \
+            if (error > off) off = error;                                                                              \
+            others += sizeof(T) == 2 && is != exact, all++;                                                            \
+          }                                                                                                            \
+      }                                                                                                                \
+    report("outputs of " #T, off, step);                                                                               \
+    report("outputs that are rounded otherwise, " #T, others / all, 1e-3);                                             \
   }
 
 #define NAME_BF16(x) x##_bf16
@@ -160,5 +192,6 @@ int main(void) {
   check_attention_bf16(), check_attention_f32();
   check_shared_bf16(), check_shared_f32();
   check_norm_bf16(), check_norm_f32();
+  check_outputs_bf16(), check_outputs_f32();
   return wrong;
 }

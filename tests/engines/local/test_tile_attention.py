@@ -121,6 +121,23 @@ def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
 
 @needs_compiler
 @KV
+def test_scores_far_below_the_largest_have_no_weight(emulated_tiles: OnlyTiles, kv_cache: KvCache) -> None:
+    """Weights that are too small for a float, down to those of scores 10,000 below the largest."""
+    torch.manual_seed(4)
+    heads = replace(HEADS, kv_cache=kv_cache, attention_tile_rows=1)
+    places = replace(places_of(heads, emulated_tiles, 300), sees=300)
+    for larger in (10, 100, 1000):
+        query = (torch.randn(6, 20, 64) * larger).bfloat16()
+        out, top, total = attend_shared(emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, None, 20, places, None)
+        wanted, _, sums = expected(heads, query, places, None, 0.0)
+        assert bool((total > 0.99).all()), "the largest has the weight 1"
+        assert bool(top.isfinite().all())
+        off = out.double() / total.double()[..., None] - wanted / sums[..., None]
+        assert float(off.abs().max()) < 3e-2 * float(wanted.abs().max()), larger
+
+
+@needs_compiler
+@KV
 def test_a_token_has_the_same_bits_whatever_goes_along(emulated_tiles: OnlyTiles, kv_cache: KvCache) -> None:
     """Alone by vectors or by tiles, among those that see less and more, on two threads; also of tiny numbers."""
     torch.manual_seed(1)

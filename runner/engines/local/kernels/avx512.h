@@ -1,7 +1,8 @@
-/* Sixteen numbers at a time by AVX512: exp, and loads and stores that round as torch's steps do. */
+/* Sixteen numbers at a time by AVX512: exp, and loads and stores that round as torch's steps do. Of two numbers of which
+   one is NaN the larger one is the second: so limits come first, and NaN stays. */
 
 INLINE __m512 exp_16(__m512 x) { /* as exp_fast */
-  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
+  x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);
   __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
   __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), x);
   r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
@@ -31,14 +32,21 @@ INLINE __m512 power_of_two_16(__m512 x) {
 /* exp for weights: where they are rounded to 16 bits, in fewer steps */
 INLINE __m512 softmax_weight_16_f32(__m512 x) { return exp_16(x); }
 INLINE __m512 softmax_weight_16_bf16(__m512 x) {
-  return power_of_two_16(_mm512_max_ps(_mm512_mul_ps(x, _mm512_set1_ps(LOG2_E)), _mm512_set1_ps(-125.0f)));
+  return power_of_two_16(_mm512_max_ps(_mm512_set1_ps(-125.0f), _mm512_mul_ps(x, _mm512_set1_ps(LOG2_E))));
 }
 
-/* x / (1 + exp(-x)) within 1e-6 of it, by exp(-|x|), which cannot overflow, and without a division */
-INLINE __m512 silu_16(__m512 x) {
+/* x / (1 + exp(-x)) by exp(-|x|), which cannot overflow */
+INLINE __m512 silu_16_f32(__m512 x) {
+  const __m512 one = _mm512_set1_ps(1), e = exp_16(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(x)));
+  const __m512 part = _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), one, e);
+  return _mm512_div_ps(_mm512_mul_ps(x, part), _mm512_add_ps(one, e));
+}
+
+/* The same in fewer steps and without a division, within 4e-6 of it where it is rounded to 16 bits */
+INLINE __m512 silu_16_bf16(__m512 x) {
   const __m512 sign = (__m512)_mm512_set1_epi32(INT32_MIN), one = _mm512_set1_ps(1);
   const __m512 below = _mm512_mul_ps(_mm512_or_ps(x, sign), _mm512_set1_ps(LOG2_E));
-  const __m512 at = _mm512_max_ps(below, _mm512_set1_ps(-125.0f)), f = _mm512_reduce_ps(at, 1);
+  const __m512 at = _mm512_max_ps(_mm512_set1_ps(-125.0f), below), f = _mm512_reduce_ps(at, 1);
   __m512 e = _mm512_set1_ps(1.877576645e-3f);
   e = _mm512_fmadd_ps(e, f, _mm512_set1_ps(8.989340163e-3f));
   e = _mm512_fmadd_ps(e, f, _mm512_set1_ps(5.582631799e-2f));

@@ -7,7 +7,7 @@ INLINE void NAME(write_16_outputs)(int output_mode, const float *y, const float 
   __m512 a = _mm512_loadu_ps(y);
   if (output_mode == GATED) {
     a = NAME(round_16)(a);
-    a = NAME(round_16)(silu_16(a));
+    a = NAME(round_16)(NAME(silu_16)(a));
     NAME(store_16)(out, _mm512_mul_ps(a, NAME(round_16)(_mm512_loadu_ps(second))));
     return;
   }
@@ -31,7 +31,7 @@ INLINE void write_32_outputs(const int output_mode, const float *y, const float 
     const words before = load_bf16(out);
     for (int half = 0; half < 2; half++) x[half] = (__m512)(half_of_pairs(before, half) + half_of_pairs(a, half));
   } else {
-    for (int half = 0; half < 2; half++) x[half] = silu_16((__m512)half_of_pairs(a, half));
+    for (int half = 0; half < 2; half++) x[half] = silu_16_bf16((__m512)half_of_pairs(a, half));
     const words gate = step_bf16(x), b = to_32_bf16(second);
     for (int half = 0; half < 2; half++) x[half] = (__m512)(half_of_pairs(gate, half) * half_of_pairs(b, half));
   }
