@@ -9,11 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from runner.engines.local.kernels import building, native
 from runner.engines.local.kernels.native import Kernels
 
+CPU_FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+needs_tile_compiler = pytest.mark.skipif(
+    shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS, reason="tiles lie beside AVX-512 with bfloat16"
+)
 HERE, KERNELS = Path(__file__).parent, Path(native.__file__).parent
 # Those of the library, but for what takes long to compile; bytes are multiplied by files that are not included.
 FLAGS = [

@@ -1,36 +1,23 @@
-"""Attention to shared keys by tiles (AMX), which are emulated: its sums, its bits whatever goes along, and its choice."""
+"""Attention to shared keys by tiles (AMX), which are emulated: its sums, and its bits whatever goes along."""
 
 from __future__ import annotations
 
-import re
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from emulated import KERNELS, OnlyTiles, emulated_attention
+from emulated import CPU_FLAGS, OnlyTiles, needs_tile_compiler
 
 from runner.config.generation import KvCache
-from runner.config.model import LocalModelConfig
-from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError
-from runner.engines.local import int8_kv, shared_attention
-from runner.engines.local.engine import LocalEngine
+from runner.engines.local import int8_kv
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.own_attention import OwnPlaces, attend_own
 from runner.engines.local.panels import NO_TILES
 from runner.engines.local.parts import Scaling
-from runner.engines.local.shared_attention import FORCED, ROWS, Part, SharedPlaces, attend_shared, choose, problem_of
+from runner.engines.local.shared_attention import Part, SharedPlaces, attend_shared, problem_of
 from runner.engines.local.shared_kv import SharedKv
 
-FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-needs_compiler = pytest.mark.skipif(
-    shutil.which("cc") is None or "avx512_bf16" not in FLAGS, reason="tiles lie beside AVX-512 with bfloat16"
-)
 CPU = torch.device("cpu")
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, CPU)
 SHAPES = [(1, 1, 32), (2, 3, 64), (1, 16, 96), (2, 4, 128), (1, 2, 512)]  # key-value heads, group, dim
@@ -74,7 +61,7 @@ def same_bits(first: Part, second: Part) -> bool:
     return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-@needs_compiler
+@needs_tile_compiler
 @KV
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize(
@@ -119,7 +106,7 @@ def test_tiles_and_vectors_have_the_same_bits_and_the_right_sums(
         assert bool((found[1][0][~sees] == 0).all())
 
 
-@needs_compiler
+@needs_tile_compiler
 @KV
 def test_scores_far_below_the_largest_have_no_weight(emulated_tiles: OnlyTiles, kv_cache: KvCache) -> None:
     """Weights that are too small for a float, down to those of scores 10,000 below the largest."""
@@ -136,7 +123,7 @@ def test_scores_far_below_the_largest_have_no_weight(emulated_tiles: OnlyTiles, 
         assert float(off.abs().max()) < 3e-2 * float(wanted.abs().max()), larger
 
 
-@needs_compiler
+@needs_tile_compiler
 @KV
 def test_a_token_has_the_same_bits_whatever_goes_along(emulated_tiles: OnlyTiles, kv_cache: KvCache) -> None:
     """Alone by vectors or by tiles, among those that see less and more, on two threads; also of tiny numbers."""
@@ -158,7 +145,7 @@ def test_a_token_has_the_same_bits_whatever_goes_along(emulated_tiles: OnlyTiles
                 assert same_bits(part, (together[0][:, rows], together[1][:, rows], together[2][:, rows])), (scale, at)
 
 
-@needs_compiler
+@needs_tile_compiler
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize(("cap", "has_windows"), [(0.0, False), (3.0, True)])
 def test_own_keys_by_tiles_are_right_whatever_goes_along(
@@ -185,7 +172,7 @@ def test_own_keys_by_tiles_are_right_whatever_goes_along(
         assert torch.equal(attend_own(emulated_tiles, heads, scaling, 0, query[at : at + 1], alone)[0], found[at])
 
 
-@needs_compiler
+@needs_tile_compiler
 @pytest.mark.parametrize(
     "way", [replace(HEADS, attention_tile_rows=0), replace(HEADS, attention_tile_rows=NO_TILES),
             replace(HEADS, attention_tile_rows=1, dim=80), replace(HEADS, attention_tile_rows=1, kv_cache=KvCache.int8)],
@@ -202,7 +189,7 @@ def test_other_own_keys_go_by_vectors(emulated_tiles: OnlyTiles, way: Heads) -> 
     assert torch.equal(found, plain)
 
 
-@needs_compiler
+@needs_tile_compiler
 def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emulated_tiles: OnlyTiles) -> None:
     heads = replace(HEADS, dim=80, attention_tile_rows=1)
     torch.manual_seed(0)
@@ -220,7 +207,7 @@ def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emula
     assert problem_of(HEADS, emulated_tiles) == ""
 
 
-@needs_compiler
+@needs_tile_compiler
 def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyTiles) -> None:
     heads = replace(HEADS, attention_tile_rows=1)
     places, query = places_of(heads, emulated_tiles, 40), torch.randn(6, 9, 64).bfloat16()
@@ -235,121 +222,7 @@ def test_places_that_do_not_exist_are_refused_by_tiles_too(emulated_tiles: OnlyT
             attend_shared(emulated_tiles, heads, Scaling(0.2, 0.0), 0, query, chosen, count, where, first)
 
 
-@needs_compiler
-@pytest.mark.parametrize(
-    ("file", "right", "wrong", "said"),
-    [
-        ("tile_attention.h", "TILE_MULTIPLY_ADD(3, 5, 7);\n      }\n      TILE_STORE(2, at", "TILE_MULTIPLY_ADD(3, 5, 6);\n      }\n      TILE_STORE(2, at", r"\d"),
-        pytest.param("tile_attention.h", "memset(last + LANES * dim, 0,", "memset(last + LANES * dim, 0xff,", "(nan|inf)", marks=pytest.mark.slow),
-        pytest.param("tile_attention.h", "begin / at_once * at_once", "begin / LANES * LANES", "some bits from that of each token alone", marks=pytest.mark.slow),
-        ("tile_own_keys.h", "TILE_LOAD(7, first + 6 * LANES, bytes)", "TILE_LOAD(7, first + 4 * LANES, bytes)", r"\d"),
-    ],
-    ids=["the wrong keys", "weights of what was never written", "blocks that depend on others", "wrong own values"],
-)  # fmt: skip
-def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
-    file: str, right: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(FORCED, raising=False)
-    text = (KERNELS / file).read_text()
-    assert right in text
-    headers = tmp_path / "headers"
-    shutil.copytree(KERNELS, headers, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    (headers / file).write_text(text.replace(right, wrong))
-    choice = choose(HEADS, emulated_attention(tmp_path, [f"-I{headers}"]))
-    assert choice is not None
-    assert choice.tile_rows == 0
-    whose = "37 tokens to 300" if file == "tile_attention.h" else "a token to its own"
-    pattern = rf"tiles left out of attention: attention of {whose} keys is off by {said}"
-    assert re.search(pattern, choice.note), choice.note
-    assert choice.note in choice.fact
-
-
-def times(*milliseconds: float) -> dict[int, float]:
-    return dict(zip(ROWS, milliseconds, strict=True))
-
-
-@needs_compiler
-@pytest.mark.parametrize(
-    ("tiles", "in_order", "own", "expected_rows", "words"),
-    [
-        # of rows 1, 4, 8, 16, 32 and 128
-        (times(2, 2, 2, 3, 4, 16), times(1, 1, 3, 6, 12, 50), times(1, 1, 3, 6, 12, 50), 8, "tiles from 8 rows, "),
-        (times(1, 1, 2, 3, 4, 16), times(2, 2, 3, 6, 12, 50), times(1, 1, 3, 6, 12, 50), 1, "tiles from 1 rows, "),
-        (times(9, 9, 9, 9, 90, 90), times(1, 1, 2, 3, 8, 30), times(2, 2, 4, 6, 9, 50), NO_TILES, "in the order of"),
-        (times(1, 1, 2, 3, 4, 49), times(2, 2, 3, 6, 12, 50), times(1, 1, 3, 3, 4, 50), 0, "vectors, "),
-    ],
-)
-def test_the_fastest_is_chosen(
-    emulated_tiles: OnlyTiles, tiles: Any, in_order: Any, own: Any, expected_rows: int, words: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.delenv(FORCED, raising=False)
-    took = {"tiles": tiles, "tile order": in_order, "vectors": own}
-    monkeypatch.setattr(shared_attention, "_kept_seconds", lambda *_: took)
-    choice = choose(HEADS, emulated_tiles)
-    assert choice is not None
-    assert (choice.tile_rows, choice.note) == (expected_rows, "")
-    assert choice.fact.startswith(words)
-
-
-@needs_compiler
-def test_it_is_measured_once_and_kept_beside_products(
-    emulated_tiles: OnlyTiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(FORCED, raising=False)
-    monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
-    assert choose(HEADS, emulated_tiles) == shared_attention.AttentionChoice(
-        "tiles from 8 rows, emulation below (not measured, since no folder keeps it)", 8
-    )
-    monkeypatch.setattr(emulated_tiles, "is_kept", True)
-    before = emulated_tiles.count("loads")
-    first = choose(HEADS, emulated_tiles)
-    assert emulated_tiles.count("loads") > before
-    [file] = tmp_path.glob("products-*.json")
-    assert "attention of 3 x 64 to 512 keys, bfloat16" in file.read_text()
-    before = emulated_tiles.count("loads")
-    assert choose(HEADS, emulated_tiles) == first
-    assert emulated_tiles.count("loads") == before
-
-
-@needs_compiler
-def test_a_way_is_forced(emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(FORCED, "tiles")
-    assert choose(HEADS, emulated_tiles) == shared_attention.AttentionChoice(
-        f"tiles from 8 rows, emulation below (by {FORCED})", 8
-    )
-    narrow = choose(replace(HEADS, dim=80), emulated_tiles)
-    assert narrow is not None
-    assert narrow.note == f"{FORCED}=tiles: heads of 80 numbers are not whole tiles of 32"
-    assert (narrow.tile_rows, narrow.fact) == (0, f"vectors, emulation ({narrow.note})")
-    monkeypatch.setenv(FORCED, "vectors")
-    assert choose(HEADS, emulated_tiles) == shared_attention.AttentionChoice(f"vectors, emulation (by {FORCED})")
-    assert choose(HEADS, None) is None, "torch computes it"
-
-
-def test_a_word_that_is_no_way_is_rejected_before_the_model_is_loaded(
-    opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(FORCED, "fast")
-    with pytest.raises(ConfigError, match=f"{FORCED}=fast: choose one of tiles, vectors"):
-        opened(model=LocalModelConfig(name="embedded", device="cpu"))
-
-
-def test_what_was_chosen_is_in_the_facts(opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = native.kernels()
-    if compiled is None:
-        pytest.skip("torch computes attention to shared keys here")
-    monkeypatch.setenv(FORCED, "tiles")
-    engine = opened(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32))
-    reason = f"{FORCED}=tiles: tiles multiply bfloat16, and these keys are float32"
-    assert engine.load().facts["shared_attention"] == f"vectors, {compiled.vectors_for(torch.float32)} ({reason})"
-    heads = engine.heads(engine.loaded)
-    assert heads is not None
-    engine.install_fast_kernels(engine.loaded, heads)
-    assert reason in engine.stats.notes
-
-
-@pytest.mark.skipif("amx_tile" not in FLAGS, reason="this processor has no tiles")
+@pytest.mark.skipif("amx_tile" not in CPU_FLAGS, reason="this processor has no tiles")
 @KV
 def test_real_tiles_pass_the_trial(kv_cache: KvCache) -> None:
     compiled = native.kernels()

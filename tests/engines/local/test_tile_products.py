@@ -10,17 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulated import KERNELS, OnlyProducts, build, emulated
+from emulated import CPU_FLAGS, KERNELS, OnlyProducts, build, emulated, needs_tile_compiler
 
 from runner.engines.local.kernels import native
 from runner.engines.local.panels import NO_TILES, Panels
 from runner.engines.local.products import Way, choose
 
-FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-NO_AVX512 = "avx512_bf16" not in FLAGS
-pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or NO_AVX512, reason="tiles lie beside AVX-512 with bfloat16"
-)
+pytestmark = needs_tile_compiler
 SHAPES = [(8, 32), (32, 64), (33, 96), (64, 32), (96, 160), (250, 576), (130, 62)]  # outputs, inputs
 COUNTS = (1, 2, 5, 6, 7, 15, 16, 17, 31, 32, 33, 40, 64, 65, 131)
 
@@ -135,7 +131,7 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
     }  # fmt: skip
 
 
-@pytest.mark.skipif("amx_tile" not in FLAGS, reason="this processor has no tiles")
+@pytest.mark.skipif("amx_tile" not in CPU_FLAGS, reason="this processor has no tiles")
 def test_real_tiles_give_the_bits_of_the_emulation(kernels: OnlyProducts, tmp_path: Path) -> None:
     compiled = native.kernels()
     assert compiled is not None
@@ -152,6 +148,6 @@ def test_real_tiles_give_the_bits_of_the_emulation(kernels: OnlyProducts, tmp_pa
 
 def test_a_processor_without_tiles_says_why() -> None:
     compiled = native.kernels()
-    if compiled is None or "amx_tile" in FLAGS:
+    if compiled is None or "amx_tile" in CPU_FLAGS:
         pytest.skip("there are no kernels, or this processor has tiles")
     assert compiled.tiles_problem == native.TILE_PROBLEMS[2]
