@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system while the process runs."""
+"""Freed memory goes back to the system while the process runs, and the garbage collector passes over what is old."""
 
 import gc
 import subprocess

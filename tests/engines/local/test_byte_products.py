@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from emulated import KERNELS, OnlyTiles, emulated_attention
+from emulated import CPU_FLAGS, KERNELS, OnlyTiles, emulated_attention
 from torch import nn
 
 from runner.checkpoints.pass_memory import quantized_workspace_bytes
@@ -21,9 +21,8 @@ from runner.engines.local.matrices import QuantizedWeights, multiply, shifted_su
 from runner.engines.local.products import FORCED
 from runner.engines.local.quantized_layers import QuantizedLayers
 
-FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 pytestmark = pytest.mark.skipif(
-    shutil.which("cc") is None or "avx512_bf16" not in FLAGS or "avx512_vnni" not in FLAGS,
+    shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS or "avx512_vnni" not in CPU_FLAGS,
     reason="tiles lie beside AVX-512 with products of bfloat16 and of bytes",
 )
 SHAPES = [(32, 64), (33, 96), (80, 1090), (250, 576), (7, 50)]  # outputs, inputs
@@ -161,7 +160,7 @@ def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
     assert torch.equal(layer(rows), by_tiles)
 
 
-@pytest.mark.skipif("amx_tile" not in FLAGS, reason="this processor has no tiles")
+@pytest.mark.skipif("amx_tile" not in CPU_FLAGS, reason="this processor has no tiles")
 def test_real_tiles_pass_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = native.kernels()
     assert compiled is not None

@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from emulated import CPU_FLAGS
 
 from runner.core import processor
 from runner.core.errors import ConfigError
 from runner.engines.local.kernels import building
 
-CPUINFO = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
 SUPPORT = Path(__file__).parents[2] / "support"
-IS_X86 = "avx2" in CPUINFO
-HAS_AVX512_BF16 = "avx512_bf16" in CPUINFO
-X86 = {"x86-64-v2": "narrow vectors", "x86-64-v3": "AVX2", "x86-64-v4": "AVX-512"}
-X86 |= {"x86-64-v4+bf16": "AVX-512 with bfloat16"}
+IS_X86 = "avx2" in CPU_FLAGS
+HAS_AVX512_BF16 = "avx512_bf16" in CPU_FLAGS
+X86 = {
+    "x86-64-v2": "narrow vectors",
+    "x86-64-v3": "AVX2",
+    "x86-64-v4": "AVX-512",
+    "x86-64-v4+bf16": "AVX-512 with bfloat16",
+}
 ARM = {"armv8-a": "NEON", "armv8.6-a+bf16+i8mm": "NEON with bfloat16"}
 
 
@@ -41,7 +45,7 @@ def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...]
 @pytest.mark.skipif(shutil.which("cc") is None or not IS_X86, reason="no C compiler, or no x86 with AVX2")
 @pytest.mark.parametrize("level", list(X86))
 def test_a_processor_with_fewer_instructions_multiplies_and_attends(level: str, tmp_path: Path) -> None:
-    if level == "x86-64-v4" and "avx512vl" not in CPUINFO:
+    if level == "x86-64-v4" and "avx512vl" not in CPU_FLAGS:
         pytest.skip("this processor has no AVX-512")
     if level.endswith("bf16") and not HAS_AVX512_BF16:
         pytest.skip("this processor has no AVX-512 with bfloat16")

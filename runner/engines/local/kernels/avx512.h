@@ -3,7 +3,7 @@
 
 INLINE __m512 exp_16(__m512 x) { /* as exp_fast */
   x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);
-  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(LOG2_E)), 0);
   __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693359375f), x);
   r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
   __m512 p = _mm512_set1_ps(1.9875691500e-4f);
@@ -15,8 +15,6 @@ INLINE __m512 exp_16(__m512 x) { /* as exp_fast */
   p = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(p, r), r, r), _mm512_set1_ps(1.0f));
   return _mm512_scalef_ps(p, n);
 }
-
-#define LOG2_E 1.44269504f
 
 /* 2 to the power of x, at most 0, within 4e-6: for what is rounded to 16 bits. Of -infinity it is 0. A result too small to
    be normal takes 30 times as long, unless these count as 0 (ZERO_FOR_DENORMAL). */

@@ -22,6 +22,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 16      /* keys in a block of the KV layout, whose scores are computed side by side */
 #define CACHE_LINE 64 /* bytes */
+#define LOG2_E 1.44269504f
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define HAS_AVX512 1 /* registers are wide: kernels in register tiles are worth writing only here */
@@ -153,7 +154,7 @@ INLINE vec multiply_add_bf16(vec sum, const operand_bf16 *x, words y) {
    from being vectorized. */
 INLINE float exp_minus_one(float x, float *scale) {
   x = x < -87.0f ? -87.0f : x;
-  float n = rintf(x * 1.44269504f);
+  float n = rintf(x * LOG2_E);
   float r = fmaf(n, -0.693359375f, x);
   r = fmaf(n, 2.12194440e-4f, r);
   float p = 1.9875691500e-4f;

@@ -164,7 +164,7 @@ static void add_rows_in_tile_order(int rows, const bf16 *a, int64_t a_row, const
 #undef ADD
 }
 
-/* As score_by_tiles */
+/* As score_by_tiles, where numbers too small to be normal count as 0 (ZERO_FOR_DENORMAL) */
 static __attribute__((noinline)) void score_by_vectors(const attention_block *of, const bf16 *K, int64_t blocks) {
   const int64_t dim = of->dim;
   MEMORY_IS_WRITTEN();
@@ -181,7 +181,7 @@ static __attribute__((noinline)) void score_by_vectors(const attention_block *of
   MEMORY_IS_WRITTEN();
 }
 
-/* As add_values_by_tiles */
+/* As add_values_by_tiles, in the same way */
 static __attribute__((noinline)) void add_values_by_vectors(const attention_block *of, const bf16 *V, const bf16 *last,
                                                             int64_t places) {
   const int64_t dim = of->dim;

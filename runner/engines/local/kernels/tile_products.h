@@ -4,7 +4,7 @@
 
 #include "tiles.h"
 
-#define TILE_STEPS 9      /* of a pair of panels at a time: these and as many inputs of rows stay in the first-level cache */
+#define TILE_STEPS 9      /* of a panel at a time: these and as many inputs of rows stay in the first-level cache */
 #define TILE_SUM_ROWS 64  /* whose sums wait until all inputs are multiplied, in the first-level cache, too */
 
 /* Some inputs of rows of x by those of one panel: sums y */
