@@ -85,3 +85,17 @@ def emulated_attention(folder: Path, flags: Sequence[str] = ()) -> OnlyTiles:
     """Build attention and products, of bytes too, whose tile instructions are emulated."""
     more = ("-O1", "-mavx512vnni", "-include", str(HERE / "emulated_tiles.h"))
     return OnlyTiles(build(folder, *more, *flags, source="tiles_only.c"))
+
+
+def sums_in_the_order_of_tiles(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return products with the sums of TDPBF16PS: of 32 inputs the even and the odd ones apart, then both together."""
+    missing = -rows.shape[1] % 32
+    x, w = (torch.nn.functional.pad(some.double(), (0, missing)) for some in (rows, weight))
+    total = torch.zeros(len(rows), len(weight))
+    for first in range(0, x.shape[1], 32):
+        sums = [torch.zeros(len(rows), len(weight)) for _ in range(2)]
+        for at in range(32):
+            product = x[:, first + at, None] * w[None, :, first + at]  # exact, as is the sum in 64 bits before rounding
+            sums[at % 2] = (sums[at % 2].double() + product).float()
+        total = total + (sums[0] + sums[1])
+    return total

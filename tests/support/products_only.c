@@ -8,6 +8,7 @@
 #include "matrices.h"
 #include "checks.h"
 #include "fused_structs.h"
+#include "tiles.h"
 
 #define T bf16
 #define PACK 2
@@ -17,4 +18,7 @@
 #endif
 #include "register_tile.h"
 #include "operands.h"
+#ifdef HAS_TILES
+#include "tile_sums.h"
+#endif
 #include "products.h"

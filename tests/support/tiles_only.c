@@ -39,6 +39,9 @@
 #include "attention_of_format.h"
 #include "register_tile.h"
 #include "operands.h"
+#ifdef HAS_TILES
+#include "tile_sums.h"
+#endif
 #ifdef HAS_AVX512_VNNI
 #include "four_bit.h"
 #include "quantized.h"

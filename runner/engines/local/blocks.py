@@ -21,6 +21,7 @@ from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.gguf_types import TYPES, BlockType, split
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
+TRIAL_ROWS, TRIAL_TILE_ROWS = 7, 33  # remainders of registers and of tiles
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
 ROW_PARTS = {one.number: one.row_part for one in TYPES.values()}
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
@@ -38,14 +39,20 @@ class Blocks:
     workspace: Workspace
 
     @classmethod
-    def of(cls, layer: GgufLinear, kernels: Kernels, workspace: Workspace) -> Blocks:
-        """Put a layer's blocks into panels; the last one is padded with zeros. workspace: for rows in bytes."""
+    def of(cls, layer: GgufLinear, kernels: Kernels, workspace: Workspace, tile_rows: int = 0) -> Blocks:
+        """Put a layer's blocks into panels; the last one is padded with zeros.
+
+        workspace: for rows in bytes. tile_rows: as of Panels, in bfloat16.
+        """
         kind, outputs = TYPES[layer.kind], layer.out_features
         weight = packed(layer.rows(0, outputs), kind, layer.in_features, kernels.panel_width)
         bias = None if layer.bias is None else layer.bias.detach().contiguous()
         bias_at = None if bias is None else pointer(bias, bias.dtype, outputs)
         form = WeightFormat.byte_blocks if layer.has_byte_rows else WeightFormat.blocks
-        matrix = Matrix(weight=weight.data_ptr(), bias=bias_at, outputs=outputs, kind=form, block=kind.number)
+        matrix = Matrix(
+            weight=weight.data_ptr(), bias=bias_at, outputs=outputs, kind=form, block=kind.number,
+            tile_rows=0 if layer.has_byte_rows else tile_rows,
+        )  # fmt: skip
         return cls(kernels, matrix, layer.in_features, weight, bias, workspace)
 
     @property
@@ -106,26 +113,30 @@ def packed(stored: torch.Tensor, kind: BlockType, inputs: int, width: int) -> to
     return result
 
 
-_tried: dict[tuple[str, int, bool], str] = {}  # what is wrong with products, by type of blocks, inputs and byte rows
+_tried: dict[
+    tuple[str, int, bool, int], str
+] = {}  # what is wrong with products, by type of blocks, inputs and byte rows
 
 
-def problem(layer: GgufLinear, kernels: Kernels | None) -> str:
+def problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> str:
     """Say why the kernels cannot multiply a layer; empty if they can. One layer of each type is tried beside torch."""
     if kernels is None:
         return "there are no kernels: they need a C compiler"
     if layer.bias is not None and layer.bias.dtype not in FORMATS:
         return "its bias has another number format"
-    key = layer.kind, layer.in_features, layer.has_byte_rows
+    key = layer.kind, layer.in_features, layer.has_byte_rows, tile_rows
     if key not in _tried:
-        _tried[key] = next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), "")
+        _tried[key] = next(filter(None, (_difference(layer, dtype, kernels, tile_rows) for dtype in FORMATS)), "")
     return _tried[key]
 
 
-def _difference(layer: GgufLinear, dtype: torch.dtype, kernels: Kernels) -> str:
+def _difference(layer: GgufLinear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> str:
     few = nn.Linear(layer.in_features, min(TRIAL_OUTPUTS, layer.out_features), bias=False, device="meta")
     trial = GgufLinear(few, layer.rows(0, few.out_features), layer.kind, None, layer.has_byte_rows)
-    x = torch.randn(7, layer.in_features, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = torch.randn(
+        TRIAL_TILE_ROWS if tile_rows else TRIAL_ROWS, layer.in_features, generator=torch.Generator().manual_seed(0)
+    ).to(dtype)
     with torch.no_grad():
-        expected, found = trial(x).float(), Blocks.of(trial, kernels, Workspace()).product(x).float()
+        expected, found = trial(x).float(), Blocks.of(trial, kernels, Workspace(), tile_rows).product(x).float()
     off = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
     return "" if off <= TOLERANCE[dtype] else f"the outputs would be off by {off:.2g} of the largest"

@@ -24,7 +24,7 @@ from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
-from runner.engines.local import branches, byte_products, device_attention, shared_attention
+from runner.engines.local import branches, byte_products, device_attention, shared_attention, unpacked_products
 from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.compat_probe import (
     Incompatible,
@@ -104,6 +104,8 @@ class LocalEngine:
         if heads is not None and heads.device.type == "cpu":
             of_bytes = byte_products.choice_for(loaded.model, kernels_for(heads))
             facts |= {} if of_bytes is None else {"int8_products": of_bytes.fact}
+            unpacked = unpacked_products.choice_for(loaded.model, kernels_for(heads))
+            facts |= {} if unpacked is None else {"unpacked_products": unpacked.fact}
         if self._shared_attention is not None:
             facts["shared_attention"] = self._shared_attention.fact
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer

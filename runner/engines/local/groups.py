@@ -22,6 +22,7 @@ from runner.models.grouped import GroupedLinear, rounded_by_parts
 from runner.models.made_layouts import PanelsLayout, RowsLayout
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
+TRIAL_ROWS, TRIAL_TILE_ROWS = 7, 33  # remainders of registers and of tiles
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 PLANES = {2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 7: (8, 0), 8: (8, 0)}  # lower and upper bits kept
@@ -43,10 +44,17 @@ class Groups:
     workspace: Workspace
 
     @classmethod
-    def of(cls, layer: GroupedLinear, kernels: Kernels, workspace: Workspace, outputs: int | None = None) -> Groups:
+    def of(
+        cls,
+        layer: GroupedLinear,
+        kernels: Kernels,
+        workspace: Workspace,
+        outputs: int | None = None,
+        tile_rows: int = 0,
+    ) -> Groups:
         """Put a layer's outputs, or the first of them, into panels; the last one is padded with zeros.
 
-        workspace: for rows in bytes.
+        workspace: for rows in bytes. tile_rows: as of Panels, in bfloat16.
         """
         layout, stored, outputs = layer.layout, layer.stored, outputs or layer.out_features
         kind = code_type(layout)
@@ -77,6 +85,7 @@ class Groups:
             scale_type=SCALE_TYPES[layout.scales(stored, 0, 1).dtype],
             zero_point=int(zeros[0, 0]) if is_shared else OWN_ZEROS[zeros.is_floating_point()],
             code_type=kind,
+            tile_rows=0 if by_bytes else tile_rows,
         )
         if table is not None and by_bytes:
             matrix.constants = pointer(table, torch.uint8, 16)
@@ -199,7 +208,7 @@ def _bytes_of(bits: torch.Tensor, each: int) -> torch.Tensor:
 _tried: dict[tuple[object, ...], str] = {}  # what is wrong with products of a kind of groups
 
 
-def problem(layer: GroupedLinear, kernels: Kernels | None) -> str:
+def problem(layer: GroupedLinear, kernels: Kernels | None, tile_rows: int = 0) -> str:
     """Say why the kernels cannot multiply a layer; empty if they can. One layer of each kind is tried beside torch."""
     if kernels is None:
         return "there are no kernels: they need a C compiler"
@@ -214,17 +223,19 @@ def problem(layer: GroupedLinear, kernels: Kernels | None) -> str:
     scales, is_ordered = layer.layout.scales(layer.stored, 0, 1).dtype, layer.group_of is None
     zeros = layer.layout.zeros(layer.stored, 0, 1).dtype if kind is CodeType.integers else None
     sizes = layer.layout.bits, layer.layout.group, layer.in_features
-    key = type(layer.layout), kind, *sizes, scales, zeros, is_ordered, multiplies_bytes(layer)
+    key = type(layer.layout), kind, *sizes, scales, zeros, is_ordered, multiplies_bytes(layer), tile_rows
     if key not in _tried:
-        _tried[key] = next(filter(None, (_difference(layer, dtype, kernels) for dtype in FORMATS)), "")
+        _tried[key] = next(filter(None, (_difference(layer, dtype, kernels, tile_rows) for dtype in FORMATS)), "")
     return _tried[key]
 
 
-def _difference(layer: GroupedLinear, dtype: torch.dtype, kernels: Kernels) -> str:
+def _difference(layer: GroupedLinear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> str:
     outputs = min(TRIAL_OUTPUTS, layer.out_features)
-    trial = Groups.of(layer, kernels, Workspace(), outputs)
+    trial = Groups.of(layer, kernels, Workspace(), outputs, tile_rows)
     trial.matrix.bias = None  # it is added in the same way to every product
-    x = torch.randn(7, layer.in_features, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = torch.randn(
+        TRIAL_TILE_ROWS if tile_rows else TRIAL_ROWS, layer.in_features, generator=torch.Generator().manual_seed(0)
+    ).to(dtype)
     with torch.no_grad():
         # rows in bytes are multiplied by the weights that are stored, others by these in the rows' format
         rows, of_weights = (rounded_by_parts(x.float()), torch.float32) if multiplies_bytes(layer) else (x, dtype)

@@ -90,6 +90,16 @@ def choose(layers: Iterable[nn.Linear], dtype: torch.dtype, kernels: Kernels | N
     is_small: a model whose products take less time than a pass saves in a single call, which needs our own products.
     """
     shapes = Counter((layer.out_features, layer.in_features) for layer in layers if layer.weight.dtype == dtype)
+    return choose_for(shapes, dtype, kernels, is_small)
+
+
+def choose_for(
+    shapes: Mapping[tuple[int, int], int], dtype: torch.dtype, kernels: Kernels | None, is_own: bool
+) -> Choice:
+    """Return the way for so many layers of each shape (outputs and inputs).
+
+    is_own: by products of our own, if there are any here.
+    """
     inputs = tuple(sorted({inputs for _, inputs in shapes}))
     problems = {way: problem_of(way, inputs, dtype, kernels) for way in Way}
     usable = [way for way in Way if not problems[way]]
@@ -101,7 +111,7 @@ def choose(layers: Iterable[nn.Linear], dtype: torch.dtype, kernels: Kernels | N
         fact = _fact(way, tile_rows, dtype, kernels, note or f"by {FORCED}")
         return Choice(way, fact, note or wrong, tile_rows, is_free=False)
     own = [way for way in usable if way in OWN]
-    candidates = own if own and is_small else usable
+    candidates = own if own and is_own else usable
     if kernels is None or candidates[:1] == [Way.onednn]:  # nothing keeps a measurement, or nothing of ours is here
         candidates = candidates[:1]
     if len(candidates) == 1:

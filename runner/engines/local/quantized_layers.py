@@ -17,7 +17,7 @@ from torch import nn
 
 from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
-from runner.engines.local import blocks, byte_products, groups, int8_dynamic, int8_stored
+from runner.engines.local import blocks, byte_products, groups, int8_dynamic, int8_stored, unpacked_products
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.matrices import LayerWeights, QuantizedWeights, Workspace, multiply, shifted_sums
@@ -60,6 +60,8 @@ class QuantizedLayers:
         by_tiles = byte_products.choice_for(model, self._kernels)
         self._tile_rows = 0 if by_tiles is None else by_tiles.tile_rows
         self.notes += [by_tiles.note] if by_tiles is not None and by_tiles.note else []
+        unpacked = unpacked_products.choice_for(model, self._kernels)
+        self._unpacked_tile_rows = 0 if unpacked is None else unpacked.tile_rows
         for layer in model.modules():
             if not isinstance(layer, nn.Linear):
                 continue
@@ -95,9 +97,13 @@ class QuantizedLayers:
     def _multiply_strips(self, layer: GgufLinear | GroupedLinear) -> None:
         """Let the kernels multiply weights that they unpack some inputs at a time, or leave the layer to torch."""
         if isinstance(layer, GgufLinear):
-            problem, kind, stored = blocks.problem(layer, self._kernels), f"{layer.kind} blocks are", [layer.weight]
+            problem, kind, stored = (
+                blocks.problem(layer, self._kernels, self._unpacked_tile_rows),
+                f"{layer.kind} blocks are",
+                [layer.weight],
+            )
         else:
-            problem, kind = groups.problem(layer, self._kernels), "GroupedLinear is"
+            problem, kind = groups.problem(layer, self._kernels, self._unpacked_tile_rows), "GroupedLinear is"
             stored = list(layer.stored.values())
         if problem:
             self._note(f"{kind} multiplied by torch, which is slower: {problem}")
@@ -107,13 +113,13 @@ class QuantizedLayers:
         self._heap.trim_if_grown()
         it: blocks.Blocks | groups.Groups
         if isinstance(layer, GgufLinear):
-            it = blocks.Blocks.of(layer, self._kernels, self._workspace)
+            it = blocks.Blocks.of(layer, self._kernels, self._workspace, self._unpacked_tile_rows)
             embedding = self._tied.get(layer.weight.data_ptr())
             if embedding is not None and embedding.dtype in native.FORMATS and layer.order is None:
                 it.exchange(embedding)
                 self._embeddings.append(embedding)
         else:
-            it = groups.Groups.of(layer, self._kernels, self._workspace)
+            it = groups.Groups.of(layer, self._kernels, self._workspace, tile_rows=self._unpacked_tile_rows)
             groups.hold_panels(layer, it)
         own, formats, prepared = layer.forward, it.formats, getattr(layer, "prepared", None)
         if isinstance(layer, GroupedLinear) and layer.has_byte_rows and not groups.multiplies_bytes(layer):
@@ -208,7 +214,7 @@ class QuantizedLayers:
             raise UnsupportedLayer("its weights are packed in another way" if as_packed else NOT_PACKED)
         are_pairs = layer.compute_dtype in (None, torch.bfloat16) and _is_of(layer.bias, torch.bfloat16)
         it = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ())
-        it.matrix.block = block
+        it.matrix.block, it.matrix.tile_rows = block, self._unpacked_tile_rows
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             weight = layer.weight
@@ -282,6 +288,7 @@ class QuantizedLayers:
         if not _is_of(layer.bias, torch.bfloat16):
             raise UnsupportedLayer("its bias has another number format")
         it = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,))
+        it.matrix.tile_rows = self._unpacked_tile_rows
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if layer.weight is not stored or rows.dtype is not torch.bfloat16 or not rows.numel():

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulated import CPU_FLAGS, KERNELS, OnlyProducts, build, emulated, needs_tile_compiler
+from emulated import (
+    CPU_FLAGS,
+    KERNELS,
+    OnlyProducts,
+    build,
+    emulated,
+    needs_tile_compiler,
+    sums_in_the_order_of_tiles,
+)
 
 from runner.engines.local.kernels import native
 from runner.engines.local.panels import NO_TILES, Panels
@@ -30,20 +38,6 @@ def loads(kernels: OnlyProducts) -> int:
     return ctypes.c_long.in_dll(kernels.loaded, "emulated_loads").value
 
 
-def in_the_order_of_tiles(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return products with the sums of TDPBF16PS: of 32 inputs the even and the odd ones apart, then both together."""
-    missing = -rows.shape[1] % 32
-    x, w = (torch.nn.functional.pad(some.double(), (0, missing)) for some in (rows, weight))
-    total = torch.zeros(len(rows), len(weight))
-    for first in range(0, x.shape[1], 32):
-        sums = [torch.zeros(len(rows), len(weight)) for _ in range(2)]
-        for at in range(32):
-            product = x[:, first + at, None] * w[None, :, first + at]  # exact, as is the sum in 64 bits before rounding
-            sums[at % 2] = (sums[at % 2].double() + product).float()
-        total = total + (sums[0] + sums[1])
-    return total.to(torch.bfloat16)
-
-
 @pytest.mark.parametrize("tile_rows", [1, 8, NO_TILES])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_tiles_and_vectors_give_the_bits_of_the_documented_order(
@@ -54,7 +48,7 @@ def test_tiles_and_vectors_give_the_bits_of_the_documented_order(
     before = loads(kernels)
     for outputs, inputs in SHAPES:
         weight, rows = torch.randn(outputs, inputs).bfloat16(), torch.randn(max(COUNTS), inputs).bfloat16()
-        expected = in_the_order_of_tiles(rows, weight)
+        expected = sums_in_the_order_of_tiles(rows, weight).bfloat16()
         panels = Panels.of(weight, None, kernels, tile_rows)
         for count in COUNTS:
             assert torch.equal(panels.product(rows[:count]), expected[:count]), (outputs, inputs, count)
@@ -99,7 +93,7 @@ def test_nothing_is_written_behind_the_results_and_no_input_behind_the_rows_coun
 
 def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> None:
     """The odd inputs of each pair are left out in this build."""
-    source = KERNELS / "tile_products.h"
+    source = KERNELS / "tile_sums.h"
     text = source.read_text()
     wrong = text.replace("TILE_MULTIPLY_ADD(3, 5, 7);", "TILE_MULTIPLY_ADD(3, 5, 6);")
     assert wrong != text

@@ -109,3 +109,11 @@ INLINE words to_32_bf16(const float *x) {
 
 INLINE void store_step_f32(const __m512 x[1], float *at) { _mm512_storeu_ps(at, x[0]); }
 INLINE void store_step_bf16(const __m512 x[2], bf16 *at) { _mm512_storeu_si512(at, (__m512i)step_bf16(x)); }
+
+/* `table` holds the 16 values of the code twice, so that the upper half of a byte does not matter where the lower one
+   is looked up. */
+INLINE void look_up_four_bit(const char *bytes, __m512i table, __m512i *first, __m512i *second) {
+  const __m512i both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)bytes));
+  *first = _mm512_permutexvar_epi16(both, table);
+  *second = _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table);
+}

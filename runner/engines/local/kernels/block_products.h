@@ -29,9 +29,11 @@ INLINE void NAME(unpack_part)(const block_format f, const uint8_t *group, int pa
   }
 }
 
-/* The sums y [PANEL] of a single row, in the order of register tiles: no weight goes through memory. */
-INLINE void NAME(sums_of_row)(const block_format f, const uint8_t *panel, const T *x, int64_t inputs, float *y) {
+/* The sums y [PANEL] of a single row, in the order of register tiles or of tiles: no weight goes through memory. */
+INLINE void NAME(sums_of_row)(const block_format f, const int in_tile_order, const uint8_t *panel, const T *x,
+                              int64_t inputs, float *y) {
   __m512 sum[PANEL / LANES] = {0};
+  __m512 part_sum[2][PANEL / LANES] = {0}; /* of the even and of the odd ones of 32 inputs, in the order of tiles */
   const int64_t bytes = group_bytes(&f) * PANEL;
   for (int64_t k = 0; k < inputs; k += f.group, panel += bytes) {
     for (int part = 0; part < f.group / f.part; part++, x += f.part) {
@@ -48,9 +50,24 @@ INLINE void NAME(sums_of_row)(const block_format f, const uint8_t *panel, const 
           __m512 weights[8];
           NAME(weights_of_eight)(f, s + v, &bits, i, v * LANES, weights);
 #pragma GCC unroll 8
-          for (int j = 0; j < 8; j += PACK)
-            sum[v] = (__m512)NAME(dot)((vec)sum[v], NAME(broadcast)(x + i + j), NAME(step)(weights + j));
+          for (int j = 0; j < 8; j += PACK) {
+            const NAME(vec) number = NAME(broadcast)(x + i + j), weight = NAME(step)(weights + j);
+            if (!in_tile_order) sum[v] = (__m512)NAME(dot)((vec)sum[v], number, weight);
+#if PACK == 2
+            else
+#pragma GCC unroll 2
+              for (int half = 0; half < 2; half++)
+                part_sum[half][v] = _mm512_fmadd_ps((__m512)half_of_pairs(number, half), (__m512)half_of_pairs(weight, half),
+                                                    part_sum[half][v]);
+#endif
+          }
         }
+        if (in_tile_order && (part * f.part + i + 8) % 32 == 0)
+#pragma GCC unroll 2
+          for (int v = 0; v < PANEL / LANES; v++) {
+            sum[v] = _mm512_add_ps(sum[v], _mm512_add_ps(part_sum[0][v], part_sum[1][v]));
+            part_sum[0][v] = part_sum[1][v] = _mm512_setzero_ps();
+          }
       }
     }
   }
@@ -108,8 +125,14 @@ static void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, i
 
 #ifdef HAS_AVX512
 static void NAME(multiply_row)(int64_t type, const char *panel, const T *x, int64_t inputs, float *y) {
-  FOR_FORMAT(type, NAME(sums_of_row)(f, (const uint8_t *)panel, x, inputs, y))
+  FOR_FORMAT(type, NAME(sums_of_row)(f, 0, (const uint8_t *)panel, x, inputs, y))
 }
+
+#if defined(HAS_TILES) && PACK == 2
+static void multiply_row_in_tile_order(int64_t type, const char *panel, const bf16 *x, int64_t inputs, float *y) {
+  FOR_FORMAT(type, NAME(sums_of_row)(f, 1, (const uint8_t *)panel, x, inputs, y))
+}
+#endif
 #endif
 
 /* Multiplies a pair of panels in blocks, or in groups, by `rows` rows, from `row` on. */
@@ -119,10 +142,25 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
   const char *end = next.first + next.lines * CACHE_LINE;
   T strip[2][STRIP * PANEL] __attribute__((aligned(CACHE_LINE)));
   float y[MAX_QUANTIZED_ROWS * 2 * PANEL], *second = y + (PANELS_AT_ONCE == 2 ? PANEL : rows * PANEL);
+#if defined(HAS_TILES) && PACK == 2
+  const int in_tile_order = u->of[0]->tile_rows != 0, by_tiles = in_tile_order && goes_by_tiles(p, u->of[0]);
+  const T *const unpacked[2] = {strip[0], u->second ? strip[1] : 0};
+  memory_range ranges[2];
+  prefetch_queue queue = prefetch_weights(p, u, rows, by_tiles, next, ranges);
+  const unsigned before = in_tile_order ? begin_tile_order() : 0; /* weights are rounded alike, with and without it */
+#endif
 #ifdef HAS_AVX512
   if (rows == 1 && u->of[0]->kind == BLOCKS) {
-    NAME(multiply_row)(u->of[0]->block, u->first, (const T *)p->x + row * p->inputs, p->inputs, y);
-    if (u->second) NAME(multiply_row)(u->of[1]->block, u->second, (const T *)p->x + row * p->inputs, p->inputs, second);
+    const T *x = (const T *)p->x + row * p->inputs;
+    void (*sums)(int64_t, const char *, const T *, int64_t, float *) = NAME(multiply_row);
+#if defined(HAS_TILES) && PACK == 2
+    if (in_tile_order) sums = multiply_row_in_tile_order;
+#endif
+    sums(u->of[0]->block, u->first, x, p->inputs, y);
+    if (u->second) sums(u->of[1]->block, u->second, x, p->inputs, second);
+#if defined(HAS_TILES) && PACK == 2
+    if (in_tile_order) end_tile_order(before);
+#endif
     NAME(write_outputs)(p, u, y, width, second, rows, row);
     return;
   }
@@ -134,6 +172,12 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
       if (u->of[i]->kind == GROUPS) NAME(unpack_groups)(u->of[i], panel, p->inputs, k, some, strip[i]);
       else NAME(unpack_blocks)(u->of[i]->block, panel, k, some, strip[i]);
     }
+#if defined(HAS_TILES) && PACK == 2
+    if (in_tile_order) {
+      sums_in_tile_order(unpacked, (const T *)p->x + row * p->inputs + k, p->inputs, some, rows, by_tiles, k > 0, y, width, &queue);
+      continue;
+    }
+#endif
     register_tile tile = {.stride = p->inputs, .steps = some / PACK, .panel = strip[0],
                           .second = PANELS_AT_ONCE == 2 && u->second ? strip[1] : 0,
                           .lines = ceil_div(ahead / CACHE_LINE, some / PACK / 4 + 1), .adds_up = k > 0};
@@ -152,6 +196,9 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
       r += count;
     }
   }
+#if defined(HAS_TILES) && PACK == 2
+  if (in_tile_order) end_tile_order(before);
+#endif
   NAME(write_outputs)(p, u, y, PANELS_AT_ONCE == 2 ? width : PANEL, second, rows, row);
 }
 

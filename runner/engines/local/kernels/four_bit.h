@@ -2,14 +2,6 @@
    products, but it could not hide the time for storing them. 32 bytes hold a pair of inputs of 32 outputs: those of the
    first 16 in their lower halves. */
 
-/* `table` holds the 16 values of the code twice, so that the upper half of a byte does not matter where the lower one
-   is looked up. */
-INLINE void look_up_four_bit(const char *bytes, __m512i table, __m512i *first, __m512i *second) {
-  const __m512i both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)bytes));
-  *first = _mm512_permutexvar_epi16(both, table);
-  *second = _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), table);
-}
-
 /* How far a product with 4-bit weights has come */
 typedef struct {
   const bf16 *x;
@@ -117,3 +109,70 @@ static void four_bit_sums(const product *p, const panel_pair *u, const bf16 *x, 
     at.next.first += per_tile * CACHE_LINE, at.next.second += per_tile * CACHE_LINE;
   }
 }
+
+#ifdef HAS_TILES
+#define TILED_INPUTS (UNPACKED_INPUTS / 2) /* of 4-bit weights that are unpacked at a time for tiles: whole blocks */
+
+/* Whether the sums of blocks are in the order of tiles */
+INLINE int has_blocks_in_tile_order(const matrix *m) {
+  return m->tile_rows && m->block % TILE_INPUTS == 0 && TILED_INPUTS % m->block == 0;
+}
+
+/* to [inputs / 2, PANEL, 2]: the values of some inputs of a panel, without their scales */
+static void unpack_four_bit(const char *codes, int64_t inputs, __m512i table, bf16 *to) {
+  for (int64_t s = 0; s < inputs / 2; s++, codes += PANEL, to += 2 * PANEL) {
+    __m512i first, second;
+    look_up_four_bit(codes, table, &first, &second);
+    _mm512_storeu_si512(to, first);
+    _mm512_storeu_si512(to + 2 * LANES, second);
+  }
+}
+
+/* y [rows, stride] (+)= the sums [rows, PANEL] of a block, times its scale */
+INLINE void add_scaled_block(const float *sums, const bf16 *scale, int64_t rows, int adds, float *y, int64_t stride) {
+  const __m512 low = load_16_bf16(scale), high = load_16_bf16(scale + LANES);
+  for (int64_t r = 0; r < rows; r++, sums += PANEL, y += stride) {
+    const __m512 before = adds ? _mm512_loadu_ps(y) : _mm512_setzero_ps();
+    const __m512 other = adds ? _mm512_loadu_ps(y + LANES) : _mm512_setzero_ps();
+    _mm512_storeu_ps(y, _mm512_fmadd_ps(_mm512_loadu_ps(sums), low, before));
+    _mm512_storeu_ps(y + LANES, _mm512_fmadd_ps(_mm512_loadu_ps(sums + LANES), high, other));
+  }
+}
+
+/* The same as four_bit_sums, in the order of tiles; panels: memory for one that is unpacked */
+static void four_bit_sums_in_tile_order(const product *p, const panel_pair *u, const bf16 *x, int64_t rows, char *panels,
+                                        float *y, next_weights next) {
+  const int64_t inputs = p->inputs, block = u->of[0]->block, width = u->second ? 2 * PANEL : PANEL;
+  const int by_tiles = goes_by_tiles(p, u->of[0]);
+  const unsigned before = begin_tile_order();
+  float sums[TILE_BLOCK * PANEL] __attribute__((aligned(CACHE_LINE)));
+  memory_range ranges[2];
+  prefetch_queue queue = prefetch_weights(p, u, rows, by_tiles, next, ranges);
+  for (int64_t k = 0; k < inputs; k += TILED_INPUTS) {
+    const int64_t end = inputs - k < TILED_INPUTS ? inputs : k + TILED_INPUTS;
+    for (int i = 0; i <= !!u->second; i++) {
+      const char *codes = i ? u->second : u->first;
+      const bf16 *scale = (const bf16 *)u->of[i]->scale + u->output[i];
+      const __m512i table = _mm512_loadu_si512(u->of[i]->constants);
+      bf16 *unpacked = (bf16 *)panels;
+      if (by_tiles) unpack_four_bit(codes + k / 2 * PANEL, end - k, table, unpacked);
+      for (int64_t r = 0, some; r < rows; r += some) {
+        some = rows - r < TILE_BLOCK ? rows - r : TILE_BLOCK;
+        if (!by_tiles) some = ceil_div(rows - r, ceil_div(rows - r, REGISTER_ROWS)); /* about equally many */
+        for (int64_t at = k; at < end; at += block) {
+          const panel_task task = {.x = x + r * inputs + at, .panel = unpacked + (at - k) * PANEL, .stride = inputs,
+                                   .inputs = block, .rows = (int)some, .y = sums, .y_stride = PANEL, .next = &queue};
+          if (by_tiles) multiply_by_tiles(&task);
+          else {
+#define MULTIPLY(R) multiply_in_tile_order(R, &task, codes + at / 2 * PANEL, table)
+            FOR_ROWS(some, MULTIPLY)
+#undef MULTIPLY
+          }
+          add_scaled_block(sums, scale + at / block * u->of[i]->outputs, some, at > 0, y + r * width + i * PANEL, width);
+        }
+      }
+    }
+  }
+  end_tile_order(before);
+}
+#endif

@@ -199,12 +199,26 @@ static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_
   const int64_t ahead = ceil_div(next.lines, tiles * ceil_div(inputs, most)) * CACHE_LINE; /* prefetched in each tile */
   const char *end = next.first + next.lines * CACHE_LINE;
   char *second = panels + PANEL * UNPACKED_INPUTS;
+#ifdef HAS_TILES
+  const int in_tile_order = !has_bytes && u->of[0]->tile_rows, by_tiles = in_tile_order && goes_by_tiles(p, u->of[0]);
+  const bf16 *const strips[2] = {(const bf16 *)panels, u->second ? (const bf16 *)second : 0};
+  memory_range ranges[2];
+  prefetch_queue queue = prefetch_weights(p, u, rows, by_tiles, next, ranges);
+#endif
   for (int64_t k = 0; k < inputs; k += most) {
     const int64_t some = inputs - k < most ? inputs - k : most, steps = ceil_div(some, has_bytes ? 4 : 2);
     register_tile tile = {.stride = has_bytes ? padded(inputs) : inputs, .steps = steps, .panel = panels,
                           .second = u->second ? second : 0, .lines = ceil_div(ahead / CACHE_LINE, steps / 4 + 1),
                           .adds_up = k > 0};
     for (int i = 0; i <= !!u->second; i++) unpack(u, i, k, some, inputs, i ? second : panels);
+#ifdef HAS_TILES
+    if (in_tile_order) {
+      const unsigned before = begin_tile_order();
+      sums_in_tile_order(strips, (const bf16 *)p->x + row * inputs + k, inputs, some, rows, by_tiles, k > 0, y, width, &queue);
+      end_tile_order(before);
+      continue;
+    }
+#endif
     for (int64_t s = 0, r = 0; s < tiles; s++, next.first += ahead, next.second += ahead) {
       const int64_t count = ceil_div(rows - r, tiles - s); /* about equally many in each */
       tile.y = y + r * width;
@@ -226,7 +240,14 @@ static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_
    where rows are bytes */
 static void quantized_sums(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
                            next_weights next) {
-  if (u->of[0]->kind == FOUR_BIT) four_bit_sums(p, u, (const bf16 *)p->x + row * p->inputs, rows, y, next);
+  const bf16 *x = (const bf16 *)p->x + row * p->inputs;
+#ifdef HAS_TILES
+  if (u->of[0]->kind == FOUR_BIT && has_blocks_in_tile_order(u->of[0])) {
+    four_bit_sums_in_tile_order(p, u, x, rows, panels, y, next);
+    return;
+  }
+#endif
+  if (u->of[0]->kind == FOUR_BIT) four_bit_sums(p, u, x, rows, y, next);
   else if (has_byte_rows(u->of[0]) && rows <= FEW_ROWS)
     few_row_sums(p, u, (int)rows, p->workspace->bytes + row * padded(p->inputs), y, next);
 #ifdef HAS_TILES
