@@ -10,6 +10,7 @@ import pytest
 import torch
 from emulated import CPU_FLAGS, KERNELS, OnlyTiles, emulated_attention, sums_in_the_order_of_tiles
 from gguf_blocks import random_blocks
+from group_layers import KINDS
 from group_layers import layer_of as grouped_layer_of
 from torch import nn
 
@@ -128,9 +129,9 @@ def test_blocks_of_a_gguf_file_have_the_bits_of_unpacked_weights(emulated_tiles:
     check(emulated_tiles, ways, rows, expected, fewest=2)
 
 
-@pytest.mark.parametrize(("inputs", "bits"), [(768, 4), (320, 3)])
-def test_groups_have_the_bits_of_unpacked_weights(emulated_tiles: OnlyTiles, inputs: int, bits: int) -> None:
-    layer, rows = grouped_layer_of("gptq", 96, inputs, bits)[0], rows_of(inputs)
+@pytest.mark.parametrize(("kind", "inputs", "bits"), [*((kind, 768, 4) for kind in KINDS), ("gptq", 320, 3)])
+def test_groups_have_the_bits_of_unpacked_weights(emulated_tiles: OnlyTiles, kind: str, inputs: int, bits: int) -> None:
+    layer, rows = grouped_layer_of(kind, 96, inputs, bits)[0], rows_of(inputs)
     assert isinstance(layer, GroupedLinear)
     expected = Panels.of(layer.unpacked(0, 96, torch.bfloat16), None, emulated_tiles, 1).product(rows)
     ways: dict[int, LayerWeights] = {way: Groups.of(layer, emulated_tiles, Workspace(), tile_rows=way) for way in WAYS}
@@ -160,7 +161,7 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
 def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this build the strips of tiles begin one pair of inputs late."""
     text = (KERNELS / "block_products.h").read_text()
-    right = "sums_in_tile_order(unpacked, (const T *)p->x + row * p->inputs + k,"
+    right = "sums_in_tile_order(panels, x + k,"
     wrong = text.replace(right, right.replace("+ k,", "+ k + 2,"))
     assert wrong != text
     headers = tmp_path / "headers"

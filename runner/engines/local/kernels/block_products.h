@@ -127,13 +127,16 @@ static void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, i
 static void NAME(multiply_row)(int64_t type, const char *panel, const T *x, int64_t inputs, float *y) {
   FOR_FORMAT(type, NAME(sums_of_row)(f, 0, (const uint8_t *)panel, x, inputs, y))
 }
+#endif
 
-#if defined(HAS_TILES) && PACK == 2
-static void multiply_row_in_tile_order(int64_t type, const char *panel, const bf16 *x, int64_t inputs, float *y) {
-  FOR_FORMAT(type, NAME(sums_of_row)(f, 1, (const uint8_t *)panel, x, inputs, y))
+/* strips [panels][inputs / PACK, PANEL, PACK]: some inputs of a pair of panels in blocks, or in groups */
+static void NAME(unpack_strips)(const product *p, const panel_pair *u, int64_t from, int64_t inputs, T strips[2][STRIP * PANEL]) {
+  for (int i = 0; i <= !!u->second; i++) {
+    const char *panel = i ? u->second : u->first;
+    if (u->of[i]->kind == GROUPS) NAME(unpack_groups)(u->of[i], panel, p->inputs, from, inputs, strips[i]);
+    else NAME(unpack_blocks)(u->of[i]->block, panel, from, inputs, strips[i]);
+  }
 }
-#endif
-#endif
 
 /* Multiplies a pair of panels in blocks, or in groups, by `rows` rows, from `row` on. */
 static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t row, int64_t rows, next_weights next) {
@@ -142,42 +145,17 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
   const char *end = next.first + next.lines * CACHE_LINE;
   T strip[2][STRIP * PANEL] __attribute__((aligned(CACHE_LINE)));
   float y[MAX_QUANTIZED_ROWS * 2 * PANEL], *second = y + (PANELS_AT_ONCE == 2 ? PANEL : rows * PANEL);
-#if defined(HAS_TILES) && PACK == 2
-  const int in_tile_order = u->of[0]->tile_rows != 0, by_tiles = in_tile_order && goes_by_tiles(p, u->of[0]);
-  const T *const unpacked[2] = {strip[0], u->second ? strip[1] : 0};
-  memory_range ranges[2];
-  prefetch_queue queue = prefetch_weights(p, u, rows, by_tiles, next, ranges);
-  const unsigned before = in_tile_order ? begin_tile_order() : 0; /* weights are rounded alike, with and without it */
-#endif
 #ifdef HAS_AVX512
   if (rows == 1 && u->of[0]->kind == BLOCKS) {
-    const T *x = (const T *)p->x + row * p->inputs;
-    void (*sums)(int64_t, const char *, const T *, int64_t, float *) = NAME(multiply_row);
-#if defined(HAS_TILES) && PACK == 2
-    if (in_tile_order) sums = multiply_row_in_tile_order;
-#endif
-    sums(u->of[0]->block, u->first, x, p->inputs, y);
-    if (u->second) sums(u->of[1]->block, u->second, x, p->inputs, second);
-#if defined(HAS_TILES) && PACK == 2
-    if (in_tile_order) end_tile_order(before);
-#endif
+    NAME(multiply_row)(u->of[0]->block, u->first, (const T *)p->x + row * p->inputs, p->inputs, y);
+    if (u->second) NAME(multiply_row)(u->of[1]->block, u->second, (const T *)p->x + row * p->inputs, p->inputs, second);
     NAME(write_outputs)(p, u, y, width, second, rows, row);
     return;
   }
 #endif
   for (int64_t k = 0; k < p->inputs; k += STRIP) {
     const int64_t some = p->inputs - k < STRIP ? p->inputs - k : STRIP;
-    for (int i = 0; i <= !!u->second; i++) {
-      const char *panel = i ? u->second : u->first;
-      if (u->of[i]->kind == GROUPS) NAME(unpack_groups)(u->of[i], panel, p->inputs, k, some, strip[i]);
-      else NAME(unpack_blocks)(u->of[i]->block, panel, k, some, strip[i]);
-    }
-#if defined(HAS_TILES) && PACK == 2
-    if (in_tile_order) {
-      sums_in_tile_order(unpacked, (const T *)p->x + row * p->inputs + k, p->inputs, some, rows, by_tiles, k > 0, y, width, &queue);
-      continue;
-    }
-#endif
+    NAME(unpack_strips)(p, u, k, some, strip);
     register_tile tile = {.stride = p->inputs, .steps = some / PACK, .panel = strip[0],
                           .second = PANELS_AT_ONCE == 2 && u->second ? strip[1] : 0,
                           .lines = ceil_div(ahead / CACHE_LINE, some / PACK / 4 + 1), .adds_up = k > 0};
@@ -196,11 +174,39 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
       r += count;
     }
   }
-#if defined(HAS_TILES) && PACK == 2
-  if (in_tile_order) end_tile_order(before);
-#endif
   NAME(write_outputs)(p, u, y, PANELS_AT_ONCE == 2 ? width : PANEL, second, rows, row);
 }
+
+#if defined(HAS_TILES) && PACK == 2
+static void multiply_row_in_tile_order(int64_t type, const char *panel, const bf16 *x, int64_t inputs, float *y) {
+  FOR_FORMAT(type, sums_of_row_bf16(f, 1, (const uint8_t *)panel, x, inputs, y))
+}
+
+/* The same by tiles, or by vectors in their order. Weights are rounded alike, whether small numbers count as 0 or not. */
+static void multiply_blocks_in_tile_order(const product *p, const panel_pair *u, int64_t row, int64_t rows, next_weights next) {
+  const int64_t inputs = p->inputs, width = u->second ? 2 * PANEL : PANEL;
+  const int by_tiles = goes_by_tiles(p, u->of[0]);
+  const bf16 *x = (const bf16 *)p->x + row * inputs;
+  bf16 strip[2][STRIP * PANEL] __attribute__((aligned(CACHE_LINE)));
+  const bf16 *const panels[2] = {strip[0], u->second ? strip[1] : 0};
+  float y[MAX_QUANTIZED_ROWS * 2 * PANEL];
+  memory_range ranges[2];
+  prefetch_queue queue = prefetch_weights(p, u, rows, by_tiles, next, ranges);
+  const unsigned before = begin_tile_order();
+  if (rows == 1 && u->of[0]->kind == BLOCKS) {
+    multiply_row_in_tile_order(u->of[0]->block, u->first, x, inputs, y);
+    if (u->second) multiply_row_in_tile_order(u->of[1]->block, u->second, x, inputs, y + PANEL);
+  } else {
+    for (int64_t k = 0; k < inputs; k += STRIP) {
+      const int64_t some = inputs - k < STRIP ? inputs - k : STRIP;
+      unpack_strips_bf16(p, u, k, some, strip);
+      sums_in_tile_order(panels, x + k, inputs, some, rows, by_tiles, k > 0, y, width, &queue);
+    }
+  }
+  end_tile_order(before);
+  write_outputs_bf16(p, u, y, width, y + PANEL, rows, row);
+}
+#endif
 
 /* out [count, inputs]: rows of a matrix in blocks, such as an embedding that is the head, too. A panel is unpacked for
    each, and one output of it is taken. Returns what is wrong with the call (checks.h). */

@@ -163,6 +163,12 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
       lines = weight_bytes(ahead.of[0], of->inputs, sizeof(T)) * PANEL / CACHE_LINE;
     }
     const next_weights next = {ahead.first, ahead.second ? ahead.second : ahead.first, lines};
+#if defined(HAS_TILES) && PACK == 2
+    if (is_unpacked(u.of[0]) && u.of[0]->tile_rows) {
+      multiply_blocks_in_tile_order(p, &u, row, rows, next);
+      continue;
+    }
+#endif
     if (is_unpacked(u.of[0])) {
       NAME(multiply_blocks)(p, &u, row, rows, next);
       continue;
