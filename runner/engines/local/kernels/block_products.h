@@ -182,7 +182,8 @@ static void multiply_row_in_tile_order(int64_t type, const char *panel, const bf
   FOR_FORMAT(type, sums_of_row_bf16(f, 1, (const uint8_t *)panel, x, inputs, y))
 }
 
-/* The same by tiles, or by vectors in their order. Weights are rounded alike, whether small numbers count as 0 or not. */
+/* The same by tiles, or by vectors in their order. Weights are unpacked as elsewhere: only in products, numbers too small to
+   be normal count as 0. A single row unpacks weights of blocks meanwhile, whose scales are of half precision: never as small. */
 static void multiply_blocks_in_tile_order(const product *p, const panel_pair *u, int64_t row, int64_t rows, next_weights next) {
   const int64_t inputs = p->inputs, width = u->second ? 2 * PANEL : PANEL;
   const int by_tiles = goes_by_tiles(p, u->of[0]);
@@ -192,18 +193,20 @@ static void multiply_blocks_in_tile_order(const product *p, const panel_pair *u,
   float y[MAX_QUANTIZED_ROWS * 2 * PANEL];
   memory_range ranges[2];
   prefetch_queue queue = prefetch_weights(p, u, rows, by_tiles, next, ranges);
-  const unsigned before = begin_tile_order();
   if (rows == 1 && u->of[0]->kind == BLOCKS) {
+    const unsigned before = begin_tile_order();
     multiply_row_in_tile_order(u->of[0]->block, u->first, x, inputs, y);
     if (u->second) multiply_row_in_tile_order(u->of[1]->block, u->second, x, inputs, y + PANEL);
+    end_tile_order(before);
   } else {
     for (int64_t k = 0; k < inputs; k += STRIP) {
       const int64_t some = inputs - k < STRIP ? inputs - k : STRIP;
       unpack_strips_bf16(p, u, k, some, strip);
+      const unsigned before = begin_tile_order();
       sums_in_tile_order(panels, x + k, inputs, some, rows, by_tiles, k > 0, y, width, &queue);
+      end_tile_order(before);
     }
   }
-  end_tile_order(before);
   write_outputs_bf16(p, u, y, width, y + PANEL, rows, row);
 }
 #endif
