@@ -148,8 +148,8 @@ INLINE int goes_by_tiles(const product *p, const matrix *m) {
 }
 
 /* y [rows, y_stride] (+)= the sums of some inputs of rows x by those of a panel or two; after begin_tile_order */
-static void sums_in_tile_order(const bf16 *const panels[2], const bf16 *x, int64_t stride, int64_t inputs, int64_t rows,
-                               int by_tiles, int adds, float *y, int64_t y_stride, prefetch_queue *next) {
+INLINE void sums_in_tile_order(const bf16 *const panels[2], const bf16 *x, int64_t stride, int64_t inputs, int64_t rows,
+                               const int by_tiles, int adds, float *y, int64_t y_stride, prefetch_queue *next) {
   for (int second = 0; second < (panels[1] ? 2 : 1); second++)
     for (int64_t r = 0, some; r < rows; r += some) {
       some = rows - r < TILE_BLOCK ? rows - r : TILE_BLOCK;
