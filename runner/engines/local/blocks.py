@@ -15,13 +15,12 @@ from torch import nn
 
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
-from runner.engines.local.matrices import Workspace, multiply
+from runner.engines.local.matrices import Workspace, multiply, trial_rows
 from runner.models.fours import fours_of
 from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 from runner.models.gguf_types import TYPES, BlockType, split
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
-TRIAL_ROWS, TRIAL_TILE_ROWS = 7, 33  # remainders of registers and of tiles
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
 ROW_PARTS = {one.number: one.row_part for one in TYPES.values()}
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
@@ -113,9 +112,8 @@ def packed(stored: torch.Tensor, kind: BlockType, inputs: int, width: int) -> to
     return result
 
 
-_tried: dict[
-    tuple[str, int, bool, int], str
-] = {}  # what is wrong with products, by type of blocks, inputs and byte rows
+# what is wrong with products, by type of blocks, inputs, byte rows and from how many rows on tiles multiply
+_tried: dict[tuple[str, int, bool, int], str] = {}
 
 
 def problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> str:
@@ -133,9 +131,7 @@ def problem(layer: GgufLinear, kernels: Kernels | None, tile_rows: int = 0) -> s
 def _difference(layer: GgufLinear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> str:
     few = nn.Linear(layer.in_features, min(TRIAL_OUTPUTS, layer.out_features), bias=False, device="meta")
     trial = GgufLinear(few, layer.rows(0, few.out_features), layer.kind, None, layer.has_byte_rows)
-    x = torch.randn(
-        TRIAL_TILE_ROWS if tile_rows else TRIAL_ROWS, layer.in_features, generator=torch.Generator().manual_seed(0)
-    ).to(dtype)
+    x = trial_rows(layer.in_features, dtype, tile_rows)
     with torch.no_grad():
         expected, found = trial(x).float(), Blocks.of(trial, kernels, Workspace(), tile_rows).product(x).float()
     off = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))

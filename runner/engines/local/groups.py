@@ -14,7 +14,7 @@ from torch import nn
 
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import CodeType, Matrix, WeightFormat
-from runner.engines.local.matrices import Workspace, multiply
+from runner.engines.local.matrices import Workspace, multiply, trial_rows
 from runner.models.float8_linear import E4M3
 from runner.models.fours import fours_of
 from runner.models.group_layouts import Layout
@@ -22,7 +22,6 @@ from runner.models.grouped import GroupedLinear, rounded_by_parts
 from runner.models.made_layouts import PanelsLayout, RowsLayout
 
 TRIAL_OUTPUTS = 70  # whole panels with a remainder
-TRIAL_ROWS, TRIAL_TILE_ROWS = 7, 33  # remainders of registers and of tiles
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
 PACKED_AT_ONCE = 2**22  # weights, which take a byte each while they are packed
 PLANES = {2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 7: (8, 0), 8: (8, 0)}  # lower and upper bits kept
@@ -233,9 +232,7 @@ def _difference(layer: GroupedLinear, dtype: torch.dtype, kernels: Kernels, tile
     outputs = min(TRIAL_OUTPUTS, layer.out_features)
     trial = Groups.of(layer, kernels, Workspace(), outputs, tile_rows)
     trial.matrix.bias = None  # it is added in the same way to every product
-    x = torch.randn(
-        TRIAL_TILE_ROWS if tile_rows else TRIAL_ROWS, layer.in_features, generator=torch.Generator().manual_seed(0)
-    ).to(dtype)
+    x = trial_rows(layer.in_features, dtype, tile_rows)
     with torch.no_grad():
         # rows in bytes are multiplied by the weights that are stored, others by these in the rows' format
         rows, of_weights = (rounded_by_parts(x.float()), torch.float32) if multiplies_bytes(layer) else (x, dtype)

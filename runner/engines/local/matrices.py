@@ -106,3 +106,8 @@ def shifted_sums(weight: torch.Tensor) -> torch.Tensor:
     """Return what SHIFT, which is added to the numbers of rows, adds to the sums of each output."""
     # some outputs at a time: torch copies them as int32 for the sums
     return torch.cat([some.sum(1, dtype=torch.int32) for some in torch.split(weight, 256)]) * SHIFT
+
+
+def trial_rows(inputs: int, dtype: torch.dtype, tile_rows: int) -> torch.Tensor:
+    """Return rows with a remainder of registers, or of tiles, by which weights in strips are tried beside torch."""
+    return torch.randn(33 if tile_rows else 7, inputs, generator=torch.Generator().manual_seed(0)).to(dtype)

@@ -97,11 +97,8 @@ class QuantizedLayers:
     def _multiply_strips(self, layer: GgufLinear | GroupedLinear) -> None:
         """Let the kernels multiply weights that they unpack some inputs at a time, or leave the layer to torch."""
         if isinstance(layer, GgufLinear):
-            problem, kind, stored = (
-                blocks.problem(layer, self._kernels, self._unpacked_tile_rows),
-                f"{layer.kind} blocks are",
-                [layer.weight],
-            )
+            problem, kind = blocks.problem(layer, self._kernels, self._unpacked_tile_rows), f"{layer.kind} blocks are"
+            stored = [layer.weight]
         else:
             problem, kind = groups.problem(layer, self._kernels, self._unpacked_tile_rows), "GroupedLinear is"
             stored = list(layer.stored.values())
