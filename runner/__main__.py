@@ -68,7 +68,7 @@ def _versions() -> str:
     from importlib.metadata import PackageNotFoundError, version  # takes a tenth of the time of a quick command
 
     try:
-        own = version("runner")
+        own = version("runner-llm")
     except PackageNotFoundError:
         own = "(not installed)"
     return f"runner {own} (Hydra {hydra.__version__})"

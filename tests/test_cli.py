@@ -80,7 +80,7 @@ def test_wrong_input_is_one_message_and_exit_2(runner: Run, arguments: list[str]
 def test_the_version_is_the_runners(runner: Run) -> None:
     done = runner("--version")
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith(f"runner {version('runner')} (Hydra ")
+    assert done.out.startswith(f"runner {version('runner-llm')} (Hydra ")
 
 
 def test_overrides_may_be_anywhere(runner: Run) -> None:

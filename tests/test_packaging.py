@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+TEXTS = {".md", ".py", ".yaml", ".toml"}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,22 @@ def test_wheel_holds_config_and_weights(wheel: Path) -> None:
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "outputs/"))]
     assert wheel.stat().st_size < 10 * 2**20
+
+
+@pytest.mark.slow
+def test_the_wheel_is_called_by_a_name_that_nobody_else_has(wheel: Path) -> None:
+    """`runner` on the package index is a stranger's of 2013, with a newer version than ours."""
+    assert wheel.name.startswith("runner_llm-")
+
+
+def test_what_is_said_to_install_is_ours() -> None:
+    named = re.compile(r"(pip install (?:-\S+ )*['\"]?|dependencies = \[\s*\")runner(?![\w-])")
+    folders = ("runner", "conf", "docs", "experiments", "tests", "tools")
+    files = [*ROOT.glob("*.*"), *(file for folder in folders for file in (ROOT / folder).rglob("*.*"))]
+    texts = {file.name: file.read_text(errors="replace") for file in files if file.suffix in TEXTS and file.is_file()}
+    assert len(texts) > 800
+    assert [file for file, text in texts.items() if named.search(text)] == []
+    assert any("pip install 'runner-llm[" in text for text in texts.values())
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def test_a_data_set(run: Run) -> None:
 
 def test_a_quantization(job: Job) -> None:
     if find_spec("torchao") is None:
-        pytest.skip("pip install 'runner[torchao]'")
+        pytest.skip("pip install 'runner-llm[torchao]'")
     memory = ("task=memory", "task.repeats=1", "task.batch_size=1", "task.prompt_tokens=8", "task.new_tokens=4")
     metrics = job("quantization=torchao_groups", *memory)["metrics"]
     assert metrics["quantized_modules"] == 28

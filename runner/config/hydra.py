@@ -293,7 +293,7 @@ def _several(key: str, value: str) -> str:
 def _missing_config(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if group in ("hydra/launcher", "hydra/sweeper") and choice in EXTRAS:
-        install = f"pip install 'runner[{choice.partition('_')[0]}]'"
+        install = f"pip install 'runner-llm[{choice.partition('_')[0]}]'"
         return f"{group}={choice} comes in a package that is not installed here: {install}"
     if (plug_in := plug_ins(group).get(choice)) is not None:
         return f"{plug_in}: its package has no file conf/{group}/{choice}.yaml"

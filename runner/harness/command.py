@@ -14,7 +14,7 @@ from runner.core.errors import ConfigError, exit_code_of
 
 NAME = "runner-lm-eval"
 MODEL = "runner"  # as lm-eval knows it
-NEEDED = "needs the package lm_eval: pip install 'runner[lm-eval]'"
+NEEDED = "needs the package lm_eval: pip install 'runner-llm[lm-eval]'"
 HELP = """usage: runner-lm-eval [run|ls|validate] [options]
 
 The tasks of lm-evaluation-harness on the engine of runner. This is lm-eval's command line with one more model,

@@ -21,7 +21,7 @@ class GgufConfig(WithByteRows, Quantized):
         check(not (self.int8_rows and self.unpacked), "quantization.int8_rows", self.int8_rows, need)
 
     packages: ClassVar[tuple[str, ...]] = ("gguf",)
-    install: ClassVar[str] = "pip install 'runner[gguf]'"
+    install: ClassVar[str] = "pip install 'runner-llm[gguf]'"
     source: ClassVar[CheckpointSource] = CheckpointSource.gguf
     packed: ClassVar[bool] = False
     holders: ClassVar[tuple[str, ...]] = ("runner.models.gguf_blocks",)

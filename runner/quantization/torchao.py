@@ -31,7 +31,7 @@ class TorchaoConfig(Quantized):
     """What the choices by torchao have in common: int8 weights with one scale for each output."""
 
     packages: ClassVar[tuple[str, ...]] = ("torchao",)
-    install: ClassVar[str] = "pip install 'runner[torchao]'"
+    install: ClassVar[str] = "pip install 'runner-llm[torchao]'"
     method: ClassVar[str] = "torchao"
     holders: ClassVar[tuple[str, ...]] = ("torchao.",)  # the layers remain torch's, only their weights are replaced
     packed_names: ClassVar[tuple[str, ...]] = ("_qdata",)

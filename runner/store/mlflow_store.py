@@ -210,7 +210,7 @@ def open_client(uri: str, key: str) -> Any:
     try:
         return MlflowClient(uri)
     except ModuleNotFoundError as missing:  # SQLAlchemy's driver for this kind of database
-        extra = " (pip install 'runner[postgres]')" if missing.name == "psycopg" else ""
+        extra = " (pip install 'runner-llm[postgres]')" if missing.name == "psycopg" else ""
         text = f"{key}={without_secrets(uri)}: this needs the package {missing.name}{extra}"
         raise ConfigError(text) from missing
 

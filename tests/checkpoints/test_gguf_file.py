@@ -338,7 +338,7 @@ def test_what_does_not_go_together(
             check_format(config)
     monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
     with pytest.raises(
-        ConfigError, match=r"quantization=gguf needs gguf, which is not installed: pip install 'runner\[gguf\]'"
+        ConfigError, match=r"quantization=gguf needs gguf, which is not installed: pip install 'runner-llm\[gguf\]'"
     ):
         load(make_config, file)
 

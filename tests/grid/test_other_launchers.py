@@ -108,7 +108,7 @@ def python_for() -> Callable[[str], str]:
             try:
                 metadata.version(NEEDS[launcher])
             except metadata.PackageNotFoundError:
-                pytest.skip(f"{NEEDS[launcher]} is not installed: pip install 'runner[dev]'")
+                pytest.skip(f"{NEEDS[launcher]} is not installed: pip install 'runner-llm[dev]'")
         return sys.executable
 
     return python
@@ -359,4 +359,5 @@ def test_a_missing_package_is_named(runner: Callable[..., Any], tmp_path: Path, 
     (tmp_path / "hide" / "sitecustomize.py").write_text(HIDDEN)
     done = runner("-m", choice, "model=stub", PYTHONPATH=str(tmp_path / "hide"))
     assert (done.code, done.out) == (2, "")
-    assert done.err == f"error: {choice} comes in a package that is not installed here: pip install 'runner[{extra}]'\n"
+    install = f"pip install 'runner-llm[{extra}]'"
+    assert done.err == f"error: {choice} comes in a package that is not installed here: {install}\n"

@@ -16,7 +16,7 @@ from stored import read_together
 from runner.core.result import Record, Result, Status
 from runner.grid.pruning import AGAINST, FULL, Fate, fate_of, overrides_of
 
-pytest.importorskip("optuna", reason="pip install 'runner[dev]'")
+pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
 
 # the embedded model solves most problems at temperature 0.1, fewer the hotter it is
 SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.sampler.name=grid", "hydra.sweeper.n_jobs=1",

@@ -31,7 +31,7 @@ if "default_worker.py" in " ".join(sys.orig_argv):
     ray_jobs.SEND_EVERY_S = 0.5
 """
 Start = Callable[..., Grid]
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'runner[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'runner-llm[ray]'")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from servers import postgres_server
 from stored import read_together
 
-optuna = pytest.importorskip("optuna", reason="pip install 'runner[dev]'")
+optuna = pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
 
 SPACE = 'hydra.sweeper.params={generation.temperature: "interval(0.1,1.0)"}'
 SEARCH = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1", SPACE,

@@ -10,7 +10,7 @@ import pytest
 from runner.core.errors import ConfigError
 from runner.grid.search_space import SearchSettings, SearchSpace, corner, study_name
 
-optuna = pytest.importorskip("optuna", reason="pip install 'runner[dev]'")
+optuna = pytest.importorskip("optuna", reason="pip install 'runner-llm[dev]'")
 
 
 def space(*arguments: str, **params: str) -> dict[str, Any]:

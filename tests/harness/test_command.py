@@ -54,7 +54,7 @@ def test_without_lm_eval_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.delitem(sys.modules, "lm_eval.__main__", raising=False)
     assert main(["--tasks", "a"]) == 2
-    assert "pip install 'runner[lm-eval]'" in capsys.readouterr().err
+    assert "pip install 'runner-llm[lm-eval]'" in capsys.readouterr().err
 
 
 def test_the_entry_point_names_the_model() -> None:

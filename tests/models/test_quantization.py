@@ -323,8 +323,8 @@ def test_the_size_of_packed_layers_is_their_bytes(make_config: Make, tmp_path: P
     ("package", "quantization", "fix"),
     [
         ("bitsandbytes", Nf4Config(), "pip install bitsandbytes, or use quantization=none"),
-        ("torchao", Int8DynamicConfig(), r"pip install 'runner\[torchao\]', or use quantization=none"),
-        ("torchao", TorchaoInt8Config(), r"pip install 'runner\[torchao\]', or use quantization=none"),
+        ("torchao", Int8DynamicConfig(), r"pip install 'runner-llm\[torchao\]', or use quantization=none"),
+        ("torchao", TorchaoInt8Config(), r"pip install 'runner-llm\[torchao\]', or use quantization=none"),
     ],
 )
 def test_a_missing_library_is_named(

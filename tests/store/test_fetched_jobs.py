@@ -12,7 +12,7 @@ import pytest
 from grids import results, samples, timeless
 from servers import free_port, mlflow_server
 
-pytest.importorskip("flask_wtf", reason="MLflow's own log-in needs Flask-WTF: pip install 'runner[dev]'")
+pytest.importorskip("flask_wtf", reason="MLflow's own log-in needs Flask-WTF: pip install 'runner-llm[dev]'")
 pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
 JOB = ("-m", "model=stub", "task.limit=3", "print=json")

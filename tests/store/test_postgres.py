@@ -185,7 +185,7 @@ def test_a_database_without_its_driver_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)  # an import of it fails
     config = make_config(tracking=TrackingConfig(uri="postgresql://127.0.0.1/runs"))
-    with pytest.raises(ConfigError, match=r"needs the package psycopg \(pip install 'runner\[postgres\]'\)"):
+    with pytest.raises(ConfigError, match=r"needs the package psycopg \(pip install 'runner-llm\[postgres\]'\)"):
         run(config)
     with pytest.raises(ConfigError, match="--tracking-uri=postgresql://127.0.0.1/runs: this needs the package psycopg"):
         open_store("postgresql://127.0.0.1/runs")

@@ -39,7 +39,7 @@ ENVIRONMENT = {
 def missing() -> str:
     """Return why there can be no such cluster here; empty if there can be one."""
     if find_spec("ray") is None:
-        return "Ray is not installed: pip install 'runner[ray]'"
+        return "Ray is not installed: pip install 'runner-llm[ray]'"
     if shutil.which("unshare") is None:
         return "there is no command unshare"
     return why_not() or ""
