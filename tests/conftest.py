@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from runner.config.root import NoTrackingConfig, RunnerConfig
 from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.files import hold
+from runner.core.signals import ENDING
 from runner.quantization.base import QuantizationConfig
 
 if TYPE_CHECKING:
@@ -45,6 +47,11 @@ if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= NEEDED_BYTES
 if "CI" not in os.environ:
     settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy machine")
+
+# A shell starts what it runs in the background with SIGINT ignored, and processes inherit that: tests send signals.
+for ending in ENDING:
+    if signal.getsignal(ending) is signal.SIG_IGN:
+        signal.signal(ending, signal.default_int_handler if ending == signal.SIGINT else signal.SIG_DFL)
 
 EXCLUDED = {"modules": 0}  # how many modules were imported at the last time
 CHATML = (

@@ -20,6 +20,14 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal's KeyboardInterrupt, of a class of our own.
+
+    `python -m` ends its process by SIGINT, and not with the exit code, if a plain one has passed through an `exec` of
+    text, even if it was caught: dataclasses and named tuples are made by such texts while libraries are imported.
+    """
+
+
 @dataclass
 class _State:
     """What a signal does at this moment; signals reach the main thread only."""
@@ -70,7 +78,7 @@ def interrupt(*_: Any) -> None:
         _state.noted = True
     else:
         _state.is_deferring = _state.in_deferred  # the cleanup that follows is not interrupted again
-        raise KeyboardInterrupt
+        raise Interrupted
 
 
 @contextmanager

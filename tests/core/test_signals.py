@@ -82,3 +82,17 @@ with signals.deferred():
 with signals.redirected_to(lambda: printed.append('redirected')): send()
 """
     assert printed(tmp_path, body) == "stopped redirected"
+
+
+WHILE_A_CLASS_IS_MADE = """
+from runner.core.entry import run_entry
+run_entry("error", lambda: exec("send()", globals()), when_interrupted="interrupted")
+"""
+
+
+def test_an_interrupt_while_a_class_is_made_is_the_same_exit_code(tmp_path: Path) -> None:
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM.format(WHILE_A_CLASS_IS_MADE))
+    command = [sys.executable, "-m", "program"]  # a file or -c sets aside what has passed
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from runner.engines.kinds.api import _reports as reports
+
 Answer = Callable[[dict[str, Any]], str]
 STALL_S = 600  # longer than any test waits, also on a busy machine
 
@@ -83,6 +85,8 @@ class Api:
 
             def handle_error(self, *_: object) -> None: ...
 
+        # the system gives ports again, and what the server before this one reported of its model is kept for seconds
+        reports.clear()
         self.server = Server(("127.0.0.1", getattr(self, "port", 0)), Handler)
         self.port: int = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"

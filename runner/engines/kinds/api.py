@@ -93,7 +93,14 @@ def with_extensions(model: T) -> T:
     if model.extensions is not Extensions.auto:
         return model
     key = _name(model)
-    return replace(model, extensions=(_reports[key][1] if key in _reports else _ask(model)).extensions)
+    since_s = time.monotonic() - _reports[key][0] if key in _reports else FRESH_S
+    if FRESH_S <= since_s < math.inf:  # another server may be at this address now
+        try:
+            return replace(model, extensions=_ask(model).extensions)
+        except JobFailed:
+            if key not in _reports:
+                raise
+    return replace(model, extensions=_reports[key][1].extensions)
 
 
 def fingerprint(model: ApiConfig, folder: Path) -> dict[str, str]:

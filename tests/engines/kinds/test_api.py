@@ -115,3 +115,21 @@ def test_a_finished_job_is_found_without_its_server(make_config: Make, monkeypat
     monkeypatch.setattr(kind, "_reports", {})
     again = run(config)
     assert (again.job_id, again.from_ledger) == (first.job_id, True)
+
+
+def test_another_server_at_the_same_address_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a process that has asked the one before it, as a notebook does."""
+    with Api() as first:
+        assert first.models is not None
+        first.models[0]["owned_by"] = "vllm"
+        model = ApiConfig(name="tiny", base_url=first.url, retries=0)
+        assert kind.with_extensions(model).extensions is Extensions.vllm
+        known = dict(kind._reports)
+    second = Api()
+    second.port = first.port
+    with second:
+        kind._reports.update(known)
+        assert kind.with_extensions(model).extensions is Extensions.vllm, "just now it was so"
+        monkeypatch.setattr(kind, "FRESH_S", 0.0)
+        assert kind.with_extensions(model).extensions is Extensions.openai
+    assert kind.with_extensions(model).extensions is Extensions.openai, "nobody answers: as it was last"

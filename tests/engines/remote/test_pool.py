@@ -221,7 +221,10 @@ def test_a_question_without_an_answer_anywhere_is_an_error(opened: Any, two: tup
     engine = opened(*(api.url for api in two), concurrency=1)
     (first,) = complete(engine, requests(1))
     assert first.finish_reason is FinishReason.error
-    assert str(first.error).endswith("answered 500: boom; tried 8 times")
+    # three rounds leave out both; one that is back in use by the fourth is asked alone, if the other is still out
+    sent = sum(len(api.seen) for api in two)
+    assert sent in (7, 8)
+    assert str(first.error).endswith(f"answered 500: boom; tried {sent} times")
 
 
 def test_servers_with_different_models_are_refused(opened: Any, two: tuple[Api, Api]) -> None:
