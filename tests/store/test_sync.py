@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def test_sync_logs_what_is_missing_and_only_once(runner: Run, tmp_path: Path) ->
     broken = tmp_path / "outputs" / "jobs" / "gsm8k-broken"
     broken.mkdir()
     (broken / "result.json").write_text("{")
+    shutil.copytree(tmp_path / "outputs" / "jobs" / ids[0], broken.with_name(".sent-0123456789abcdef"))  # is arriving
     first = runner(module="runner.store.sync")
     assert (first.code, first.out.startswith("2 results logged to sqlite:///")) == (0, True), first.err
     assert "left out: " in first.err
