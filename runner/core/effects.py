@@ -15,10 +15,11 @@ from runner.core import stats
 from runner.core.margins import MarginVerdict, margin_verdict, questions_needed
 from runner.core.metrics import Better, described
 from runner.core.paired_means import MeanDifference
-from runner.core.planning import can_plan_from, expected_disagreement, questions_to_detect
+from runner.core.planning import can_plan_from, expected_disagreement, questions_to_detect, smallest_detectable
 from runner.core.sequential import Decision, Pairs, confidence_percent, level_of
 from runner.core.stats import ALPHA, POWER
 
+FINEST = 0.001  # a difference of accuracies, as it is shown
 RATIOS = "ratios"  # the margin of all ratios, whatever they measure
 
 
@@ -87,6 +88,19 @@ class Effect:
         if self.p >= ALPHA and self.is_tested:
             self.low, self.high = min(self.low, self.neutral), max(self.high, self.neutral)
 
+    def p_beyond(self, limit: float) -> float:
+        """Return the two-sided p against a limit on the worse side of the neutral value, together with the test there.
+
+        A run that is worse by more than a margin is worse, and one that is better is above the margin: the two tests
+        may differ in kind, but what they show never contradicts.
+        """
+        assert self.p_at is not None
+        p = self.p_at(limit)
+        if min(limit, self.neutral) < self.value < max(limit, self.neutral) or self.value in (limit, self.neutral):
+            return p
+        is_worse_by_more = (self.value < limit) == (limit < self.neutral)
+        return max(p, self.p) if is_worse_by_more else min(p, self.p)
+
     @property
     def is_tested(self) -> bool:
         """Whether a test decides about it; otherwise low and high are a range, and p means nothing."""
@@ -99,10 +113,11 @@ class Effect:
 
 
 def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None) -> None:
-    """Adjust p over all effects of a table on one measure (by Holm), and decide what each one shows.
+    """Decide what each effect of a table shows, with one error of 5 % for each measure (by Holm and Shaffer).
 
     A run that was compared while it ran has decided at its own share of the 5 %: its verdict stands, whatever else the
-    table has. `margins`: for a measure, also decide which differences are above minus its margin, in the same way.
+    table has. `margins`: for a measure, also decide which differences are above minus its margin, or below. A true
+    difference is at most one of 0 and minus the margin, so findings and verdicts share the error of a comparison.
     """
     families: dict[str, list[Effect]] = {}
     for it in effects:
@@ -113,7 +128,11 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
         else:
             _take_over(it, margin)
     for measure, family in families.items():
-        for it, p_holm in zip(family, stats.holm([one.p for one in family]), strict=True):
+        margin = (margins or {}).get(RATIOS if family[0].is_ratio else measure)
+        groups = [
+            [it.p] if margin is None or it.p_at is None else [it.p, it.p_beyond(_limit(it, margin))] for it in family
+        ]
+        for it, (p_holm, *p_margin) in zip(family, stats.holm_of_groups(groups), strict=True):
             it.p_holm, it.comparisons = p_holm, len(family)
             is_neutral = it.is_ratio or it.better is Better.neither
             up, down = (Finding.larger, Finding.smaller) if is_neutral else (Finding.better, Finding.worse)
@@ -123,9 +142,8 @@ def judge(effects: Iterable[Effect], margins: Mapping[str, float] | None = None)
                 it.finding = up if it.value > it.neutral else down
             # Holm asks for no stricter level than ALPHA / comparisons: the difference is detectable at any rank.
             it.detectable = it.detects(ALPHA / len(family)) if it.detects else None
-        margin = (margins or {}).get(RATIOS if family[0].is_ratio else measure)
-        if margin is not None:
-            _judge_margin(family, margin)
+            if margin is not None and (p_margin or it.is_ratio):
+                _judge_margin(it, margin, *p_margin)
 
 
 def _take_over(it: Effect, margin: float | None) -> None:
@@ -147,23 +165,19 @@ def most_wrong(effects: Sequence[Effect]) -> float:
     )
 
 
-def _judge_margin(family: list[Effect], margin: float) -> None:
-    """Decide which effects are within the margin; a ratio that no test decides about is undecided."""
-    tested = [it for it in family if it.p_at is not None]
-    for it in family if family[0].is_ratio else tested:
-        it.margin, it.verdict = margin, MarginVerdict.undecided
-    ps = [it.p_at(_limit(it, margin)) for it in tested if it.p_at is not None]
-    for it, p_holm in zip(tested, stats.holm(ps), strict=True):
-        sign = _better_sign(it)
-        worse = Finding.worse if not it.is_ratio else Finding.smaller if sign > 0 else Finding.larger
-        if it.finding not in (Finding.open, worse):
-            it.verdict = MarginVerdict.better
-        elif p_holm < ALPHA and sign * (it.value - _limit(it, margin)) < 0:
-            it.verdict = MarginVerdict.worse_by_more
-        elif p_holm < ALPHA:
-            it.verdict = MarginVerdict.worse_but_within if it.finding is worse else MarginVerdict.as_good
-        elif it.needs is not None:
-            it.needed = it.needs(margin, ALPHA / len(tested))
+def _judge_margin(it: Effect, margin: float, p_holm: float = 1.0) -> None:
+    """Decide whether an effect is within the margin; a ratio that no test decides about is undecided."""
+    it.margin, it.verdict = margin, MarginVerdict.undecided
+    sign = _better_sign(it)
+    worse = Finding.worse if not it.is_ratio else Finding.smaller if sign > 0 else Finding.larger
+    if it.finding not in (Finding.open, worse):
+        it.verdict = MarginVerdict.better
+    elif p_holm < ALPHA and sign * (it.value - _limit(it, margin)) < 0:
+        it.verdict = MarginVerdict.worse_by_more
+    elif p_holm < ALPHA:
+        it.verdict = MarginVerdict.worse_but_within if it.finding is worse else MarginVerdict.as_good
+    elif it.needs is not None and it.finding is Finding.open:  # else it was just shown that the two are not alike
+        it.needed = it.needs(margin, ALPHA / it.comparisons)
 
 
 def _better_sign(it: Effect) -> int:
@@ -183,16 +197,21 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
     """Compare verdicts on the same n questions: wins are those that only this run solved, losses the reverse."""
     discordant_rate = (wins + losses) / n if n else 0.0
     expected = expected_disagreement(wins + losses, n)
+    p = stats.mcnemar_exact(wins, losses)
+    low, high = stats.paired_difference_interval(wins, losses, n)
+    if p < ALPHA:  # of a few tables below 80 pairs the interval would hold 0
+        low, high = (max(low, FINEST), high) if wins > losses else (low, min(high, -FINEST))
     return Effect(
         Method.mcnemar,
         "accuracy",
         (wins - losses) / n if n else 0.0,
-        *stats.paired_difference_interval(wins, losses, n),
-        stats.mcnemar_exact(wins, losses),
+        low,
+        high,
+        p,
         n,
         n,
         _verdicts(wins, losses, n - wins - losses, baseline_correct),
-        detects=partial(stats.detectable_difference, n, discordant_rate),
+        detects=partial(smallest_detectable, n, discordant_rate),
         p_at=partial(stats.paired_difference_p, wins, losses, n),
         needs=lambda margin, alpha, power=POWER: questions_needed(margin, expected, alpha, power),
         needs_to_detect=partial(questions_to_detect, expected),

@@ -100,7 +100,7 @@ def mean_difference_interval(tasks: Sequence[PairedVerdicts], alpha: float = ALP
 
 @lru_cache(maxsize=4096)
 def _interval(wins: int, losses: int, n: int, alpha: float) -> tuple[float, float]:
-    return stats.paired_difference_interval(wins, losses, n, alpha)
+    return stats.tango_interval(wins, losses, n, alpha)
 
 
 def mean_difference_p(tasks: Sequence[PairedVerdicts], difference: float) -> float:
@@ -115,7 +115,7 @@ def mean_difference_p(tasks: Sequence[PairedVerdicts], difference: float) -> flo
         end = mean_difference_interval(tasks, 2 * normal.cdf(-z))[side]
         return end - difference if side else difference - end
 
-    if difference == centre:
+    if beyond(0.0) >= 0:  # the mean itself, up to rounding
         return 1.0
     z = MAX_ERRORS if beyond(MAX_ERRORS) < 0 else float(brentq(beyond, 0.0, MAX_ERRORS, xtol=1e-6))
     return 2 * normal.cdf(-z)
@@ -196,7 +196,7 @@ def questions_for_mean(
         down = spread = 0.0
         for share, rate in rates:
             half = count * share * rate / 2
-            low, _ = stats.paired_difference_interval(half, half, count * share, alpha)
+            low, _ = stats.tango_interval(half, half, count * share, alpha)
             down, spread = math.hypot(down, low), math.hypot(spread, math.sqrt(rate / (count * share)))
         return normal.cdf((margin * len(tasks) - down) / spread)
 

@@ -23,8 +23,9 @@ from runner.core.effects import (
 from runner.core.margins import MarginVerdict
 from runner.core.number_effects import Measured, paired_likelihoods, ratio_of_measurements
 from runner.core.over_runs import runs_needed
+from runner.core.planning import smallest_detectable
 from runner.core.ratios import detectable_shift, kurtosis, ratio_error, skewness
-from runner.core.stats import detectable_difference, unpaired_detectable_difference
+from runner.core.stats import unpaired_detectable_difference
 
 
 def ratio(measure: str, p: float, value: float = 2.0) -> Effect:
@@ -98,7 +99,7 @@ def test_the_detectable_difference_is_that_of_the_method_at_the_strictest_level_
     likelihood = paired_likelihoods(differences, sizes, "token")
     judge([*of_verdicts, likelihood])
     paired, unpaired = (it.detectable for it in of_verdicts)
-    assert paired == detectable_difference(500, 30 / 500, alpha=0.05 / 2)
+    assert paired == smallest_detectable(500, 30 / 500, alpha=0.05 / 2)
     assert unpaired == unpaired_detectable_difference(400, 500, 620 / 900, alpha=0.05 / 2)
     bend = skewness(differences, sizes) / 5**0.5
     error, tails = ratio_error(differences, sizes), kurtosis(differences, sizes)

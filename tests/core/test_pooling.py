@@ -66,9 +66,7 @@ def test_questions_that_count_the_same_are_added() -> None:
 
 
 def test_the_interval_of_one_task_is_tangos() -> None:
-    assert mean_difference_interval([PairedVerdicts(3, 9, 50)]) == pytest.approx(
-        stats.paired_difference_interval(3, 9, 50)
-    )
+    assert mean_difference_interval([PairedVerdicts(3, 9, 50)]) == pytest.approx(stats.tango_interval(3, 9, 50))
 
 
 def test_p_at_a_difference_belongs_to_the_interval() -> None:

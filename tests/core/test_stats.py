@@ -25,6 +25,7 @@ from runner.core.stats import (
     relative_spread,
     student_p,
     student_quantile,
+    tango_interval,
     unpaired_detectable_difference,
     unpaired_difference_interval,
     wilson_interval,
@@ -174,7 +175,7 @@ def random_tables() -> list[tuple[int, int, int]]:
 )
 def test_tangos_ends_are_where_the_score_test_rejects(b: int, c: int, n: int) -> None:
     """The textbook definition, with scipy's optimizer in place of the closed form."""
-    for end in paired_difference_interval(b, c, n):
+    for end in tango_interval(b, c, n):
         bounds = (max(0.0, -end) + 1e-9, (1 - end) / 2 - 1e-9)
         best = optimize.minimize_scalar(
             lambda q, end=end: -log_likelihood(q, end, b, c, n),
@@ -189,7 +190,7 @@ def test_tangos_ends_are_where_the_score_test_rejects(b: int, c: int, n: int) ->
 
 def test_tangos_published_example() -> None:
     # Soft contact lenses, 44 pairs, one discordant: Tango 1998.
-    assert paired_difference_interval(0, 1, 44) == pytest.approx((-0.118, 0.059), abs=5e-4)
+    assert tango_interval(0, 1, 44) == pytest.approx((-0.118, 0.059), abs=5e-4)
 
 
 def test_difference_at_the_edges() -> None:
