@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from runner.compare.data import TableRow
-from runner.compare.effect_words import METHODS, asked_of, fill, margin_words, p_value, quantity
+from runner.compare.effect_words import METHODS, asked_of, fill, if_alike, margin_words, p_value, quantity
 from runner.compare.quantities import LIKELIHOODS, Quantity
 from runner.compare.wording import about, sides
 from runner.core.effects import Effect, Finding
@@ -95,7 +95,7 @@ def _what_would_decide(undecided: Sequence[Effect]) -> str:
         most = max((it for it in needed if it is not None), default=None)
         if most is None or None in needed:
             return ""
-        return f" (about {about(most)} {counted} in all would decide if neither is better)"
+        return f" (about {about(most)} {counted} in all would decide {if_alike(undecided[0])})"
     if any(it.detects is None for it in undecided):  # it stopped early: the number of questions was not planned
         return ""
     asked = _range([f"{it.n:,}" for it in sorted(undecided, key=lambda it: it.n)])
@@ -184,13 +184,14 @@ def _of_rows(rows: Sequence[TableRow], keys: list[str]) -> str:
         f"({names[effects.index(largest)]}, {words.interval} {of.write(largest.low)}..{of.write(largest.high)}, {ps})"
     )
     if largest.detects is None:
-        text += f"; undecided after {largest.n:,} questions"
+        decided = "undecided" if largest.verdict is None else _of_margin(effects)
+        text += f"; {decided} after {largest.n:,} questions"
     elif any(it.detectable is None for it in effects):
         text += f"; {largest.n:,} questions are too few to show any difference"
     else:
         detectable = sorted(it.detectable for it in effects if it.detectable is not None)
         text += f"; {of.power} power to detect {_range([of.write_detectable(one) for one in detectable])} {unit}"
-    if largest.verdict is not None:
+    if largest.verdict is not None and largest.detects is not None:
         text += f"; {_of_margin(effects)}"
     return f"{text}; {largest.remark}" if largest.remark else text
 
@@ -202,4 +203,4 @@ def _of_margin(effects: Sequence[Effect]) -> str:
     if not needed or len(needed) < len(effects):
         return label
     count = f"{_range([about(one) for one in needed])} {asked_of(effects[0])}"
-    return f"{label} (if neither is better, about {count} would decide)"
+    return f"{label} ({if_alike(effects[0])}, about {count} would decide)"

@@ -144,10 +144,12 @@ def sentence(row: TableRow, keys: list[str]) -> str:
         f"{versus(row, keys)} (n={fill(words.sample, it)}): {it.finding} "
         f"(Δ {of.write(it.value)} {unit}, {fill(words.interval, it)} {of.write(it.low)}..{of.write(it.high)}, {ps})"
     )
-    if it.finding is Finding.open:
-        text += f"; {_why_open(it, unit)}"
-    if it.verdict is not None and it.verdict is not MarginVerdict.better:
-        text += f"; {margin_decision(it)}"
+    says_margin = it.verdict is not None and it.verdict is not MarginVerdict.better
+    if it.detects is None and it.finding is Finding.open and says_margin:
+        text += f"; {margin_decision(it)} after {it.n:,} questions"
+    else:
+        text += f"; {_why_open(it, unit)}" * (it.finding is Finding.open)
+        text += f"; {margin_decision(it)}" if says_margin else ""
     return f"{text}; {it.remark}" if it.remark else text
 
 
@@ -189,8 +191,15 @@ def margin_words(it: Effect) -> str:
 def margin_decision(it: Effect) -> str:
     """Return what is decided about the margin, e.g. `as good within 2 points`."""
     assert it.verdict is not None
-    needed = f" (if neither is better, about {_would_decide(it)})" if it.needed else ""
+    if it.verdict is MarginVerdict.undecided and it.finding is not Finding.open:
+        return f"perhaps by more than {margin_words(it)}"
+    needed = f" ({if_alike(it)}, about {_would_decide(it)})" if it.needed else ""
     return verdict_words(it.verdict, margin_words(it)) + needed
+
+
+def if_alike(it: Effect) -> str:
+    """Return what a number of questions that would decide supposes of the truth."""
+    return "if neither is better" + " and they disagree as often" * (quantity(it) is ACCURACIES)
 
 
 def _would_decide(it: Effect) -> str:
@@ -260,13 +269,18 @@ SHARE_LEGEND = (
     "the same level, and no other row changes the verdict"
 )
 MARGIN_LEGEND = (
-    "Margin: a row is as good if a test shows its true difference to be above minus the margin "
-    f"(two-sided, {ALPHA:g}, Holm over the same comparisons)."
+    "Margin: a row is as good if a test shows its true difference to be above minus the margin, and worse by more if "
+    f"one shows it to be below (two-sided). Findings and margins share {ALPHA:g}: Holm is over both, and counts a "
+    "comparison once."
 )
-
+BETS_MARGIN_LEGEND = (
+    "Margin: a row is as good if its bets exclude all differences below minus the margin, at the share that was fixed "
+    "before it ran."
+)
 RATIO_MARGIN_LEGEND = (
     "Margin: a row is as good within 5 % if the same test shows its speed to be above 1/1.05 of the baseline's, or its "
-    f"time or memory below 1.05 of it ({ALPHA:g}, Holm over the same comparisons)."
+    f"time or memory below 1.05 of it. Findings and margins share {ALPHA:g}: Holm is over both, and counts a "
+    "comparison once."
 )
 
 
@@ -286,8 +300,10 @@ def legend(effects: Sequence[Effect]) -> str:
             comparisons = _comparisons(len(adjusted), kind)
             text = " ".join(filter(None, legends))
             parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
-            if any(it.verdict for it in of_quantity):
+            if any(it.verdict for it in adjusted):
                 parts.append(RATIO_MARGIN_LEGEND if of is REPEATS else MARGIN_LEGEND)
+            if any(it.verdict for it in of_quantity if it.early_stop_comparisons is not None):
+                parts.append(BETS_MARGIN_LEGEND)
     return " ".join(parts)
 
 

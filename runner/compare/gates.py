@@ -143,7 +143,7 @@ def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
     worst = min(of, key=lambda it: it.verdict in SHOWN_GOOD)
     named = f"{worst.measure} " * worst.is_ratio
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
-        return False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}{_needs(worst)}"
+        return False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}"
     if worst.verdict is MarginVerdict.undecided:
         return False, f"{named}undecided within {margin_words(worst)}{_needs(worst)}"
     return worst.verdict in SHOWN_GOOD, f"{named}{margin_decision(worst)}"

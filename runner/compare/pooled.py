@@ -13,12 +13,13 @@ from itertools import combinations
 from runner.compare.across_tasks import MODEL_KEYS
 from runner.compare.columns import Column, effect_columns, naming
 from runner.compare.data import ABSENT, Run, Table, TableRow
-from runner.compare.effect_words import legend, quantity, sentence
+from runner.compare.effect_words import legend, margin_decision, quantity, sentence
 from runner.compare.runs import SampleReader
 from runner.compare.table import QUESTION_KEYS, differing_keys, distinguishing_keys
 from runner.compare.wording import assignments, natural
 from runner.core.effects import Effect, Finding, Method, judge
 from runner.core.errors import ConfigError, few
+from runner.core.margins import MarginVerdict
 from runner.core.pooling import PairedTexts, PairedVerdicts, Weights, pooled_accuracies, pooled_likelihoods
 
 # The config keys that say which questions were asked and how they were scored; metric and filter are lm-eval's
@@ -239,12 +240,14 @@ def pooled_effect(effects: Sequence[Effect], weights: Weights) -> Effect:
 
 
 def unlike(effects: Sequence[Effect], names: Sequence[str]) -> str | None:
-    """Say on which sets a setting is shown better and on which worse; None if it is not both or one of many."""
-    shown = {
-        finding: [name for it, name in zip(effects, names, strict=True) if it.finding is finding]
-        for finding in (Finding.worse, Finding.better)
-    }
-    parts = [f"{finding} on {few(where, 4)}" for finding, where in shown.items() if where]
+    """Say on which sets a setting is shown to be worse, or better, by themselves; None if on none."""
+    shown: dict[str, list[str]] = {}
+    for it, name in sorted(zip(effects, names, strict=True), key=lambda pair: pair[0].value):
+        if it.verdict is MarginVerdict.worse_by_more:
+            shown.setdefault(margin_decision(it), []).append(name)
+        elif it.finding is not Finding.open:
+            shown.setdefault(str(it.finding), []).append(name)
+    parts = [f"{what} on {few(where, 4)}" for what, where in shown.items()]
     return f"by themselves: {', '.join(parts)}" if parts else None
 
 
@@ -254,14 +257,15 @@ def _sentence(row: TableRow, keys: list[str], count: int, cells: Sequence[TableR
         return f"{assignments(row, keys) or row.run.job_id}: not pooled, {row.note}"
     effect = row.effect
     assert effect is not None
-    against = [
-        cell.effect.finding
-        for cell in cells
-        if cell is not None and cell.effect is not None and cell.effect.finding not in (Finding.open, effect.finding)
-    ]
-    if against:
+    if any(cell is not None and cell.effect is not None and _is_against(cell.effect, effect) for cell in cells):
         effect.remark = f"the sets differ, and the mean does not hold for each of them: {effect.remark}"
     return sentence(row, keys).replace(" (n=", f" over {count} sets (n=", 1)
+
+
+def _is_against(of_set: Effect, pooled: Effect) -> bool:
+    """Whether a set by itself shows another finding than all of them together, or a loss beyond the margin."""
+    is_beyond = of_set.verdict is MarginVerdict.worse_by_more and pooled.verdict is not MarginVerdict.worse_by_more
+    return is_beyond or of_set.finding not in (Finding.open, pooled.finding)
 
 
 # ------------------------------------------------------------------------------------------------------ columns

@@ -40,7 +40,7 @@ def test_the_counts_of_each_finding_and_of_what_is_left() -> None:
     effects = [paired_accuracies(*it, 500) for it in ((60, 20), (2, 60), (10, 12), (14, 12))]
     assert conclusion(*effects) == (
         "Of 4 comparisons 1 is better, 1 is worse and 2 are undecided: 500 questions could only detect "
-        "4.7 to 5.0 points; about 2,100 would do for 2"
+        "4.6 to 4.8 points; about 2,100 would do for 2"
     )
     assert conclusion(paired_accuracies(2, 60, 500)) == "One comparison: the row is worse"
     assert conclusion(paired_accuracies(0, 0, 3)) == (
@@ -55,7 +55,7 @@ def test_with_a_margin_the_line_counts_what_is_decided_about_it() -> None:
         "Of 5 comparisons 1 is better, 1 is as good within 2 points, 1 is worse by less than 2 points, 1 is worse by "
         "more than 2 points and 1 is undecided within 2 points (about "
     )
-    assert text.endswith(" questions in all would decide if neither is better)")
+    assert text.endswith(" questions in all would decide if neither is better and they disagree as often)")
     worse = conclusion(paired_accuracies(10, 60, 1000), paired_accuracies(9, 61, 1000), accuracy=0.05)
     assert worse == "Of 2 comparisons 2 are worse, perhaps by more than 5 points"
 
@@ -83,7 +83,7 @@ def test_rows_that_say_the_same_are_one_sentence() -> None:
     assert first.startswith(
         "q0 and q2 vs none (n=200 each): no difference shown; the largest Δ is −2.0 points (q0, 95 % interval "
     )
-    assert "; ≥ 80 % power to detect 9." in first
+    assert "; ≥ 80 % power to detect 8." in first
     assert merged == ""
     assert better.startswith("q1 vs none (n=200): better (")
     assert note == "quantization=q3: not compared, other"
@@ -98,7 +98,7 @@ def test_rows_with_another_verdict_about_the_margin_stay_apart() -> None:
     rows = rows_of(*decided, paired_accuracies(90, 90, 1000), margins={"accuracy": 0.02})
     assert rows[1].sentence.endswith("; as good within 2 points")
     assert "q0 and q1 vs none" in rows[1].sentence
-    assert "; undecided within 2 points (if neither is better, about " in rows[3].sentence
+    assert "; undecided within 2 points (if neither is better and they disagree as often, about " in rows[3].sentence
 
 
 @pytest.mark.parametrize("margins", [{}, {"accuracy": 0.02}])

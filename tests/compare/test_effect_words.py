@@ -137,3 +137,39 @@ def test_what_is_written_and_recorded_of_an_effect(effect: Effect) -> None:
     text = sentence(row(effect), [])
     assert text.startswith("run vs base") or (effect.is_ratio and text == "")
     assert "{" not in text + pairs_of(effect) + detectable(effect) + legend([effect])
+
+
+def test_bets_that_decide_about_a_margin_are_one_clear_sentence() -> None:
+    decided = sequential_accuracies([(True, True)] * 34 + [(False, True)], 1)
+    judge([decided], {"accuracy": 0.2})
+    text = sentence(row(decided), [])
+    assert text.endswith("; as good within 20 points after 35 questions")
+    assert "undecided" not in text
+    few = sequential_accuracies([(True, True)] * 5, 1)
+    judge([few], {"accuracy": 0.2})
+    assert sentence(row(few), []).endswith("; undecided within 20 points after 5 questions")
+
+
+def test_the_legend_of_bets_does_not_say_holm() -> None:
+    bets, exact = sequential_accuracies([(True, True)] * 34, 3), paired_accuracies(1, 1, 100)
+    judge([bets, exact], {"accuracy": 0.2})
+    assert "Holm: p adjusted" not in legend([bets])
+    assert "Holm is over both" not in legend([bets])
+    assert "its bets exclude all differences below minus the margin" in legend([bets])
+    assert "Holm is over both" in legend([exact])
+    assert "bets" not in legend([exact])
+    assert "Holm is over both" in legend([bets, exact])
+
+
+def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
+    """`If neither is better, about 1,680 questions would decide` stood right after `worse (p = 0.0054)`."""
+    worse = paired_accuracies(10, 27, 1000)
+    judge([worse], {"accuracy": 0.02})
+    text = sentence(row(worse), [])
+    assert ": worse (" in text
+    assert text.endswith("; perhaps by more than 2 points")
+    alike = paired_accuracies(0, 0, 50)
+    judge([alike], {"accuracy": 0.02})
+    assert "undecided within 2 points (if neither is better and they disagree as often, about " in sentence(
+        row(alike), []
+    )

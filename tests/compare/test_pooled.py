@@ -143,7 +143,21 @@ def test_opposite_differences_are_said_beside_the_mean(store: Store, show: Any) 
     _, out, _ = show("opposite", *BASELINE, "--pool", "--margin", "5")
     (line,) = (line for line in out.splitlines() if "over 2 sets" in line and line.startswith("•"))
     assert "no difference shown" in line
-    assert "the mean does not hold for each of them: by themselves: worse on test, better on train" in line
+    assert (
+        "the mean does not hold for each of them: by themselves: worse by more than 5 points on test, better on train"
+        in line
+    )
+
+
+def test_a_small_set_that_is_worse_by_more_is_said_beside_a_mean_that_is_as_good(store: Store, show: Any) -> None:
+    """The mean of 30 and 3,000 questions hides that nf4 loses a third of the small set."""
+    for split, n, lost in (("small", 30, 10), ("large", 3000, 0)):
+        store.job("hidden", f"none-{split}", {**NONE, "task.split": split}, marks(n, n), questions=split)
+        store.job("hidden", f"nf4-{split}", {**NF4, "task.split": split}, marks(n, n, lost), questions=split)
+    _, out, _ = show("hidden", *BASELINE, "--pool", "--margin", "2")
+    (line,) = (line for line in out.splitlines() if "over 2 sets" in line and line.startswith("•"))
+    assert "; worse, but by less than 2 points; the sets differ, and the mean does not hold for each of them" in line
+    assert line.endswith("by themselves: worse by more than 2 points on small")
 
 
 def test_the_same_questions_twice_are_not_pooled(store: Store, show: Any) -> None:

@@ -185,6 +185,36 @@ def test_a_margin_is_decided_at_the_share_of_the_run() -> None:
     assert {it.verdict for it in many} == {MarginVerdict.worse_by_more}
 
 
+def test_findings_and_margins_share_one_error() -> None:
+    """Each of two rows is asked two things; what is shown of one leaves the other its whole share, and no more."""
+    clear, close = paired_accuracies(0, 200, 1000), paired_accuracies(1, 10, 1000)
+    judge([clear, close], {"accuracy": 0.02})
+    assert (clear.verdict, close.finding) == (MarginVerdict.worse_by_more, Finding.worse)
+    assert close.p_holm == pytest.approx(close.p)  # all about the first row is shown
+    half, other = paired_accuracies(2, 12, 200), paired_accuracies(1, 8, 1000)
+    judge([half, other], {"accuracy": 0.02})
+    assert half.verdict is MarginVerdict.undecided  # something about this row stays open, so it still counts
+    assert other.p_holm == pytest.approx(2 * other.p)
+    judge([half, other])
+    assert other.p_holm == pytest.approx(max(2 * half.p, other.p))
+
+
+def test_a_shown_difference_needs_no_questions_for_equal_runs() -> None:
+    effect = paired_accuracies(10, 60, 2000)
+    judge([effect], {"accuracy": 0.02})
+    assert (effect.finding, effect.verdict, effect.needed) == (Finding.worse, MarginVerdict.undecided, None)
+
+
+@pytest.mark.parametrize(("value", "limit"), [(1.2, 1.05), (0.8, 1 / 1.05)])
+def test_p_beyond_a_limit_is_never_below_that_of_a_difference(value: float, limit: float) -> None:
+    it = Effect(Method.student_t, "load_s", value, 0.5, 2.0, 0.2, 4, 4, is_ratio=True, p_at=lambda _: 0.01)
+    assert it.p_beyond(limit) == 0.2
+    it.value = 1 / value
+    assert it.p_beyond(limit) == 0.01
+    it.p = 0.001
+    assert it.p_beyond(limit) == 0.001
+
+
 def test_the_errors_of_a_table_add_up_over_shares_and_one_adjusted_family() -> None:
     def own(comparisons: int) -> Effect:
         return sequential_accuracies([(True, True)], comparisons)

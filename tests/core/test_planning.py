@@ -6,9 +6,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, multinomial
 
-from runner.core.planning import detection_power, expected_disagreement, questions_to_detect, samples_to_detect
+from runner.core.planning import (
+    detection_power,
+    expected_disagreement,
+    questions_to_detect,
+    samples_to_detect,
+    smallest_detectable,
+)
 from runner.core.ratios import detectable_shift
 from runner.core.stats import mcnemar_exact
 
@@ -64,3 +70,28 @@ def test_samples_are_as_many_as_make_the_difference_detectable() -> None:
     assert all(one < other for one, other in pairwise(more))  # type: ignore[operator]
     assert samples_to_detect(0.002, 1, 0.001) is None
     assert samples_to_detect(1.0, 200, 1e-9) is None
+
+
+@pytest.mark.parametrize(("n", "rate"), [(6, 0.0), (20, 0.0), (40, 0.05), (200, 0.0), (200, 0.02)])
+def test_the_smallest_detectable_difference_is_exact(n: int, rate: float) -> None:
+    """Its power is 80 %, and that of a difference which is shown as smaller is not: summed over all tables."""
+    least = smallest_detectable(n, rate)
+    assert least is not None
+
+    def power(difference: float) -> float:
+        loss, win = rate / 2 + difference, rate / 2
+        losses, wins = np.meshgrid(np.arange(n + 1), np.arange(min(n, 40) + 1))
+        inside = losses + wins <= n
+        chances = multinomial.pmf(
+            np.stack([losses, wins, n - losses - wins], axis=-1)[inside], n, [loss, win, max(0.0, 1 - loss - win)]
+        )
+        found = 2 * binom.cdf(wins[inside], (wins + losses)[inside], 0.5) < 0.05
+        return float(chances[found & (losses > wins)[inside]].sum())
+
+    assert power(least) >= 0.8 > power(least - 0.0005)
+
+
+def test_200_questions_without_a_discordant_pair_could_detect_4_points() -> None:
+    assert 0.0392 < (smallest_detectable(200, 0.0) or 1) <= 0.04
+    assert smallest_detectable(5, 0.0) is None
+    assert smallest_detectable(0, 0.0) is None

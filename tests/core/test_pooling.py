@@ -90,6 +90,28 @@ def test_each_finding_is_about_the_weighted_mean(weights: Weights) -> None:
     assert effect.verdict is (MarginVerdict.better if weights is Weights.questions else MarginVerdict.worse_by_more)
 
 
+@pytest.mark.parametrize("margin", [0.01, 0.02, 0.05])
+def test_a_mean_at_the_margin_itself_is_undecided(margin: float) -> None:
+    """(0 - 4) / 50 and (6 - 0) / 100: their mean is minus 0.01 up to rounding, where the search had no two signs."""
+    effect = pooled_accuracies([PairedVerdicts(0, 4, 50), PairedVerdicts(6, 0, 100)], Weights.tasks)
+    judge([effect], {"accuracy": margin})
+    assert (effect.finding, effect.verdict) == (Finding.open, MarginVerdict.undecided)
+    assert effect.p_at is not None
+    assert effect.p_at(-0.01) == 1.0
+
+
+def test_p_at_any_value_is_there_for_all_means() -> None:
+    """Also where both tasks are all alike, or all different."""
+    counts = [(0, 0, 20), (0, 20, 20), (20, 0, 20), (10, 10, 20), (1, 0, 7)]
+    for one in counts:
+        for other in counts:
+            tasks = [PairedVerdicts(*one), PairedVerdicts(*other)]
+            effect = pooled_accuracies(tasks, Weights.tasks)
+            assert effect.p_at is not None
+            for value in (effect.value, -0.5, -0.02, 0.02, 0.5):
+                assert 0 <= effect.p_at(value) <= 1
+
+
 def texts(seed: int, n: int, shift: float) -> PairedTexts:
     generator = np.random.default_rng(seed)
     sizes = generator.integers(5, 50, size=n).astype(float)

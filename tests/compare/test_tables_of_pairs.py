@@ -1,0 +1,109 @@
+"""What is said of a table of pairs never contradicts itself: first line, sentence, interval, verdict and requirements."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from runner.compare.conclusion import conclude
+from runner.compare.data import Table
+from runner.compare.gates import check, parse_requirements
+from runner.core.effects import Effect, Finding, paired_accuracies
+from runner.core.margins import MarginVerdict
+from tests.support.compared import KEYS, rows_of
+
+SHOWN = re.compile(r"interval (\S+)\.\.(\S+), p[=<]")
+ROUNDING = 0.0501  # points, of a number with one digit
+SAID = {  # the verdict about a margin → what is said of the row, in the first line and in the sentence; --require
+    (Finding.better, MarginVerdict.better): ("the row is better", "", True),
+    (Finding.open, MarginVerdict.as_good): ("the row is as good within 2 points", "; as good within 2 points", True),
+    (Finding.open, MarginVerdict.undecided): ("not decided", "; undecided within 2 points", False),
+    (Finding.worse, MarginVerdict.worse_but_within): (
+        "the row is worse by less than 2 points",
+        "; worse, but by less than 2 points",
+        True,
+    ),
+    (Finding.worse, MarginVerdict.undecided): (
+        "the row is worse, perhaps by more than 2 points",
+        "; perhaps by more than 2 points",
+        False,
+    ),
+    (Finding.worse, MarginVerdict.worse_by_more): (
+        "the row is worse by more than 2 points",
+        "; worse by more than 2 points",
+        False,
+    ),
+}
+
+
+def points_shown(text: str) -> float:
+    return float(text.replace("−", "-"))
+
+
+def tables(n: int) -> list[Effect]:
+    """Return the effect of each table of n pairs, without plans, which are not of interest here and take long."""
+    effects = [paired_accuracies(wins, losses, n) for wins in range(n + 1) for losses in range(n + 1 - wins)]
+    for it in effects:
+        it.detects, it.needs, it.needs_to_detect = (lambda _: 0.1), None, None
+    return effects
+
+
+def agrees(it: Effect, margin: float) -> None:
+    """Check all that is said of a table of one comparison."""
+    rows = rows_of(it, margins={"accuracy": margin})
+    assert it.verdict is not None
+    said, ends, is_met = SAID[it.finding, it.verdict]
+    first, text = conclude(rows), rows[1].sentence
+    assert said in first, (first, text)
+    assert text.endswith(ends), text
+    assert f": {it.finding} (Δ " in text
+    # The interval is that of the very tests: it excludes 0, or minus the margin, where they reject, and only there.
+    assert (it.low > 0, it.high < 0) == (it.finding is Finding.better, it.finding is Finding.worse), text
+    assert (it.low > -margin) == (said_good := it.verdict not in (MarginVerdict.undecided, MarginVerdict.worse_by_more))
+    assert (it.high < -margin) == (it.verdict is MarginVerdict.worse_by_more), text
+    shown = SHOWN.search(text)
+    assert shown is not None, text
+    low, high = points_shown(shown[1]), points_shown(shown[2])
+    assert (low > 0, high < 0) == (it.low > 0, it.high < 0), text
+    assert low > -100 * margin - ROUNDING or not said_good, text
+    assert high < -100 * margin + ROUNDING or it.verdict is not MarginVerdict.worse_by_more, text
+    table = Table("any", KEYS, rows)
+    check([table], parse_requirements(["margin=2 finding!=worse"], [row.run for row in rows]))
+    assert [one.met for one in table.requirements] == [is_met, it.finding is not Finding.worse], text
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 7, 10, 17, 20, 30])
+def test_all_that_is_said_of_a_table_agrees(n: int) -> None:
+    for it in tables(n):
+        agrees(it, 0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", range(31, 61))
+def test_all_that_is_said_of_a_larger_table_agrees(n: int) -> None:
+    for it in tables(n):
+        agrees(it, 0.02)
+
+
+def test_a_row_that_is_not_shown_to_be_worse_is_not_worse_by_more() -> None:
+    """5 losses of 20: two tests of different kinds said `no difference shown` and `worse by more than 2 points`."""
+    it = paired_accuracies(0, 5, 20)
+    rows = rows_of(it, margins={"accuracy": 0.02})
+    assert (it.finding, it.verdict) == (Finding.open, MarginVerdict.undecided)
+    assert "worse by more" not in rows[1].sentence + conclude(rows)
+    assert (it.low, it.high) == (pytest.approx(-0.491, abs=1e-3), pytest.approx(0.0006, abs=1e-3))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_rows_of_one_table_agree_with_their_intervals(count: int) -> None:
+    """With several comparisons the tests are stricter than the intervals of 95 %: what is said still holds there."""
+    effects = tables(24)
+    for start in range(0, len(effects), count):
+        family = effects[start : start + count]
+        rows_of(*family, margins={"accuracy": 0.1})
+        for it in family:
+            assert it.finding is not Finding.better or it.low > 0
+            assert it.finding is not Finding.worse or it.high < 0
+            assert it.verdict in (MarginVerdict.undecided, MarginVerdict.worse_by_more) or it.low > -0.1
+            assert it.verdict is not MarginVerdict.worse_by_more or (it.high < -0.1 and it.finding is Finding.worse)
