@@ -25,10 +25,10 @@ from runner.compare.data import Answers, Question, QuestionOutcome, Run, TableRo
 from runner.compare.pairing import compare_pair, compare_unpaired
 from runner.compare.runs import SampleReader
 from runner.core.effects import Finding, judge
+from runner.core.planning import smallest_detectable
 from runner.core.stats import (
     ALPHA,
     POWER,
-    detectable_difference,
     unpaired_detectable_difference,
     wilson_interval,
 )
@@ -168,7 +168,7 @@ def paired(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list
     for n, accuracy, rho in SETTINGS:
         reader, rate = Drawn(n), disagreement(accuracy, accuracy, rho)
         null, said = promised(verdicts(answers(generator, n, [accuracy] * 2, rho), reader) for _ in range(pairs))
-        gap = detectable_difference(n, rate) or accuracy
+        gap = smallest_detectable(n, rate) or accuracy
         apart = (verdicts(answers(generator, n, [accuracy, accuracy - gap], rho), reader)[0] for _ in range(pairs))
         power = Rate(sum(map(worse, apart)), pairs)
         drawn = (lost_on_top(generator, answers(generator, n, [accuracy] * 2, rho), gap) for _ in range(pairs))
@@ -183,7 +183,7 @@ def paired(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list
         reader = Drawn(n)
         level = [accuracy] * (FAMILY + 1)
         null, said = promised(verdicts(answers(generator, n, level, rho), reader) for _ in range(pairs))
-        gap = detectable_difference(n, disagreement(accuracy, accuracy, rho), alpha=ALPHA / FAMILY) or accuracy
+        gap = smallest_detectable(n, disagreement(accuracy, accuracy, rho), alpha=ALPHA / FAMILY) or accuracy
         level[1] -= gap  # one of the runs differs, the others do not
         apart = (verdicts(answers(generator, n, level, rho), reader)[0] for _ in range(pairs))
         power = Rate(sum(map(worse, apart)), pairs)
