@@ -80,9 +80,8 @@ def test_all_wrong_words_together_keep_to_the_level_at_any_n(n: int) -> None:
 
 @pytest.mark.parametrize(("n", "truth", "rate"), [(50, 0.0, 0.1), (50, -0.06, 0.02), (100, -0.02, 0.0), (60, 0.3, 0.2)])
 def test_intervals_hold_95_percent_exactly(n: int, truth: float, rate: float) -> None:
-    ends = np.array(
-        [paired_difference_interval(*it, n) for it in zip(*(one.tolist() for one in tables(n)), strict=True)]
-    )
+    pairs = zip(*(one.tolist() for one in tables(n)), strict=True)
+    ends = np.array([paired_difference_interval(wins, losses, n) for wins, losses in pairs])
     holds = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
     assert float(chances(n, truth, rate)[holds].sum()) >= 0.95
 
