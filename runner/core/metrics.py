@@ -327,7 +327,7 @@ OF_GRID = (
 OF_ANY_TASK = ("weight_mib", "peak_rss_mib", "seconds")
 MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
 # The columns of a comparison of accuracies. On a narrow terminal those with the highest numbers go first; 0 stays.
-OF_SCORED = {"no_answer": 5, "cut_off": 5, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
+OF_SCORED = {"no_answer": 0, "cut_off": 0, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
              "model_mib": 0, "peak_rss_mib": 4, "play_s": 0, "decode_tok_per_s": 0, "load_s": 3,
              "new_tokens": 2}  # fmt: skip
 SHOWN_IF_ANY = ("no_answer", "cut_off")  # not shown if they are 0 in every row

@@ -26,6 +26,7 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.errors import JobFailed
 from runner.core.files import write_atomically
+from runner.core.floor_effects import LIMIT, cut_off_words
 from runner.core.progress import Progress
 from runner.core.result import CALLS, GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
@@ -142,7 +143,8 @@ class _Work:
             if models := answered_by(self.scored_calls):
                 result.facts["answered_by"] = models
             result.notes += measured.report.notes + measured.stats.notes
-        result.notes += self.notes()
+        limit = str(self.context.config.generation.max_new_tokens)
+        result.notes += [*self.notes(), *filter(None, [cut_off_words(result.metrics, {LIMIT: limit})])]
         return result
 
     def edges(self, when: str) -> dict[str, float]:

@@ -13,6 +13,7 @@ from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.config.task import AUTO, Gsm8kConfig
 from runner.core.errors import check
+from runner.core.floor_effects import LIMIT, cut_off_words
 from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
@@ -112,6 +113,7 @@ def run(inputs: Problems, context: Context) -> Result:
     metrics |= by_answers | done.metrics
     result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
     result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
+    result.notes += filter(None, [cut_off_words(metrics, {LIMIT: str(context.config.generation.max_new_tokens)})])
     result.notes += warnings(metrics, facts)
     for outcome in checks(inputs, requests, done.samples, context, again):
         result.metrics |= outcome.metrics
