@@ -6,6 +6,7 @@ computes it and in this file. Names contain units (`peak_rss_mib`, `load_s`), so
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -343,6 +344,14 @@ BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady
               "batch_latency_s")  # fmt: skip
 
 
+# `1 answers` in a line of a job's table: the word's beginning, and what becomes another end
+ONE_OF_MANY = re.compile(
+    r"(?<![\w.,])1 (answer|call|client|error|famil|layer|module|part|process|program|prompt token|question|row|text|tie"
+    r"|token|verdict)(s differ|es|ies|s)\b"
+)
+SINGULAR_ENDS = {"s differ": " differs", "ies": "y"}
+
+
 @dataclass(frozen=True)
 class Line:
     """One line of a job's table: its label, and a text that names metrics in braces."""
@@ -364,7 +373,8 @@ class Line:
 
     def write(self, metrics: Mapping[str, float]) -> str:
         """Return the text with the values of the metrics that it names."""
-        return self.text.format(**{name: described(name).write(metrics[name]) for name in self.names})
+        text = self.text.format(**{name: described(name).write(metrics[name]) for name in self.names})
+        return ONE_OF_MANY.sub(lambda it: f"1 {it[1]}{SINGULAR_ENDS.get(it[2], '')}", text)
 
 
 LINES = (
@@ -473,7 +483,12 @@ LINES = (
         "{honest_accuracy}",
     ),
     Line("speed", "prefill {prefill_tok_per_s} tok/s", brief=True),
-    Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),
+    Line(
+        "speed",
+        "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s",
+        brief=True,
+        unless_zero="decode_tok_per_s",
+    ),
     Line(
         "speed",
         "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s · {accepted_tokens} of {draft_tokens} "

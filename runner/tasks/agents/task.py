@@ -30,6 +30,7 @@ from runner.core.floor_effects import LIMIT, cut_off_words
 from runner.core.progress import Progress
 from runner.core.result import CALLS, GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
+from runner.core.texts import counted
 from runner.datasets.chosen import choice_words
 from runner.datasets.gsm8k import Item
 from runner.engines.base import Capability
@@ -173,7 +174,9 @@ class _Work:
         elif 2 * self.tally.programs[""] < self.tally.programs.total():
             notes.append(failures)
         if self.calls.reused:
-            notes.append(f"{self.calls.reused} calls were on disk from an earlier, interrupted run")
+            notes.append(
+                f"{counted(self.calls.reused, 'call was', 'calls were')} on disk from an earlier, interrupted run"
+            )
         if self.calls.asked_again:
             notes.append(f"{self.calls.asked_again} calls that had ended in an error were asked again")
         if self.inputs.left_out:
