@@ -61,6 +61,11 @@ class Local(ModelKind):
         """Predict from the headers of the checkpoint."""
         return footprint.predict(config, resolved, work, free_mib)
 
+    def own_positions(self, config: RunnerConfig, resolved: Resolved) -> int | None:
+        """Return the positions that config.json names."""
+        own = resolved.text_settings.get("max_position_embeddings")
+        return own if isinstance(own, int) and own > 0 else None
+
     def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
         """Predict from the headers of the checkpoint; nothing is known without them."""
         predicted = self.predict(config, resolved, config.task.workload(config.generation, TYPICAL_ROWS))
