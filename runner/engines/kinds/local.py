@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.checkpoints import chat_templates, footprint, formats, random_weights
+from runner.checkpoints import adapter_header, chat_templates, footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.memory_check import check_memory, limited
 from runner.checkpoints.resolve import Resolved
@@ -47,6 +47,7 @@ class Local(ModelKind):
         for one_config, one in ((config, resolved), *([resolved.second] if resolved.second else [])):
             formats.check(one_config, one)
             chat_templates.check(one_config, one)
+            adapter_header.check(one, one_config.lora)
             if one.model.random_weights:
                 random_weights.check_disk(one.model)
         device = machine.device_class(model.device)
