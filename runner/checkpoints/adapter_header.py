@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runner.checkpoints.resolve import Resolved, read_tensors
-from runner.config.lora import PeftConfig
+from runner.config.lora import LoraConfig, adapter_of
 from runner.core.errors import ConfigError
 from runner.core.texts import load_json
 
@@ -24,13 +24,13 @@ def adapter_shapes(folder: Path) -> Shapes:
     return shapes
 
 
-def check(resolved: Resolved, lora: object) -> None:
+def check(resolved: Resolved, chosen: LoraConfig) -> None:
     """Raise ConfigError for an adapter whose matrices are for other layers than the checkpoint has.
 
     What headers cannot tell (packed weights, a .gguf file, a pickled adapter) is left to the check on the real base.
     """
-    folder = resolved.adapter
-    if not isinstance(lora, PeftConfig) or folder is None or not (folder / "adapter_model.safetensors").is_file():
+    lora, folder = adapter_of(chosen), resolved.adapter
+    if lora is None or folder is None or not (folder / "adapter_model.safetensors").is_file():
         return
     settings = load_json(folder / "adapter_config.json")
     if settings.get("peft_type") != "LORA" or resolved.stored is not None or not resolved.path.is_dir():
