@@ -12,11 +12,14 @@ from typing import Any
 
 from runner.config.root import Print
 from runner.core.console import console, plain, rich_table
+from runner.core.errors import few
+from runner.core.floor_effects import cut_off_words
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
 from runner.core.result import COMPLETIONS, Record, Status
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 
+MAX_NAMED = 8  # jobs that a note under a grid lists
 MAX_KEY_COLUMNS = 6  # more of them leave no room for a value
 FACTS_SHOWN = (
     *("architecture", "device", "threads", "processes", "dtype"),
@@ -83,6 +86,17 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
         cells += ["" if (value := line.metric(it.key)) is None else it.write(value) for it in metrics]
         table.add_row(*cells)
     out.print(table)
+    for note in _cut_off_notes(lines, names):
+        out.print(f"note: {note}", style="yellow")
+
+
+def _cut_off_notes(lines: Sequence[GridLine], names: Sequence[Sequence[str]]) -> list[str]:
+    """Say of which jobs answers were cut off by the limit of tokens, jobs of which the same is said together."""
+    jobs: dict[str, list[str]] = {}
+    for line, named in zip(lines, names, strict=True):
+        words = cut_off_words(line.record.result.metrics, line.record.params) if line.record is not None else ""
+        jobs.setdefault(words, []).append(" ".join(filter(None, named)) or line.job_id)
+    return [f"{few(of, MAX_NAMED)}: {words}" for words, of in jobs.items() if words]
 
 
 def naming_columns(names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:

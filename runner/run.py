@@ -56,6 +56,7 @@ def must_start_anew(config: RunnerConfig, task: Task) -> bool:
 
 def check(config: RunnerConfig, task: Task, resolved: Resolved) -> list[str]:
     """Reject a job that cannot work before anything is loaded; return notes about limits that are close."""
+    ledger.check_free_space(config)
     return kind_of(config.model).check(config, resolved) if Uses.weights in task.USES else []
 
 

@@ -109,7 +109,7 @@ def test_config_plan_and_wrong_names(there: Call) -> None:
     assert "quantization=absmax: Integers around zero, in groups of inputs." in described
     assert "quantization.group_size=64            # so many inputs share a scale" in described
     planned = there("quantization=absmax", "task.limit=2", "plan=quick")
-    assert (planned.code, "1 jobs: 1 to do" in planned.out) == (0, True)
+    assert (planned.code, "1 job: 1 to do" in planned.out) == (0, True)
     for words, parts in {
         ("quantization=absmx",): ("no choice for quantization 'absmx'. Did you mean absmax?", f"absmax is from {PACKAGE}"),
         ("quantization=absmax", "quantization.bits=7"): ("quantization.bits=7: give one of 2, 3",),
@@ -156,7 +156,7 @@ def test_a_quantization_and_a_metric_in_a_grid(there: Call, runner: Call, tmp_pa
     assert all(sample.reused_from for sample in samples_of(again))
     # a mix, and a package that is gone: a reader of its records goes on
     mixed = there("quantization.overrides={down_proj: absmax}", "task.limit=2", "plan=quick")
-    assert (mixed.code, "1 jobs: 1 to do" in mixed.out) == (0, True)
+    assert (mixed.code, "1 job: 1 to do" in mixed.out) == (0, True)
     gone = runner("quantization=absmax", process=True)
     assert (gone.code, "no choice for quantization 'absmax'" in gone.err) == (2, True)
     compared = runner("--format", "json", module="runner.compare", process=True)

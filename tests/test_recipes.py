@@ -148,7 +148,7 @@ def test_the_rules_of_the_source_tree(tree: Path) -> None:
 def test_a_model(run: Run) -> None:
     assert "name: HuggingFaceTB/SmolLM2-360M-Instruct" in run("-m", "runner", "model=smollm2_360m", "--cfg", "job")
     shown = run("-m", "runner", "model=smollm2_360m", "model.name=embedded", "task.limit=2", "plan=quick")  # is here
-    assert "1 jobs: 1 to do" in shown
+    assert "1 job: 1 to do" in shown
 
 
 def test_a_data_set(run: Run) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,3 +189,20 @@ def test_many_keys_share_a_column_in_the_table_of_a_grid() -> None:
     heads, cells = naming_columns(many)
     assert (heads, cells[1]) == (["overrides"], ["key0=w"])
     assert cells[0] == [" ".join(f"key{number}=v" for number in range(MAX_KEY_COLUMNS + 1))]
+
+
+def test_answers_of_one_token_have_no_speed_of_decoding(runner: Callable[..., Any]) -> None:
+    done = runner("task.limit=4", "generation.max_new_tokens=1")
+    assert done.code == 0, done.err
+    assert "speed          prefill" in done.out
+    assert "tok/s · decode" not in done.out
+
+
+def test_a_grid_says_of_its_jobs_when_they_were_recorded(runner: Callable[..., Any], tmp_path: Path) -> None:
+    grid = ("-m", "model=stub", "task=generate", "task.prompt=Hi", "seed=1,2", f"task.output={tmp_path}/${{seed}}.txt",
+            "task.overwrite=true")  # fmt: skip
+    first = runner(*grid)
+    assert first.code == 0, first.err
+    assert "recorded" not in first.err
+    again = runner(*grid)
+    assert again.err.count(", recorded before") == 2, again.err

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from runner.compare import lm_eval
+from runner.compare.comparable import newest_comparable
 from runner.compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
 from runner.compare.files import file_table
 from runner.compare.gates import Term, check, failures, margins_with, parse_requirements
@@ -78,6 +79,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         runs = with_number(runs, options.metric, reader)
     if options.teams:
         runs = name_teams(runs, differing_keys([run.params for run in runs if run.task == AgentsConfig.name]))
+    runs = newest_comparable(options, runs)
     target = (grid or grid_to_log_to(runs)) if options.log else None
     terms = parse_requirements(options.require, runs)
     margins = margins_with(terms, parse_margins(options.margin))

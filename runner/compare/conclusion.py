@@ -88,6 +88,8 @@ def _what_would_decide(undecided: Sequence[Effect]) -> str:
     """Say what the undecided comparisons could have shown, and how many questions would decide."""
     if not undecided or any(it.is_ratio for it in undecided):
         return ""
+    if all(it.unplanned for it in undecided):
+        return f" ({', '.join(dict.fromkeys(it.unplanned for it in undecided))}: more questions would not decide)"
     of = quantity(undecided[0])
     counted = asked_of(undecided[0])
     if undecided[0].verdict is not None:
@@ -163,6 +165,7 @@ def _what_it_says(row: TableRow, keys: list[str]) -> tuple[object, ...] | None:
         it.baseline_n,
         it.verdict,
         it.detects is None,
+        it.unplanned,
         it.remark,
         it.counts.get("size"),
     )
@@ -183,7 +186,9 @@ def _of_rows(rows: Sequence[TableRow], keys: list[str]) -> str:
         f"(n={fill(words.sample, largest)} each): {largest.finding}; the largest Δ is {of.write(largest.value)} {unit} "
         f"({names[effects.index(largest)]}, {words.interval} {of.write(largest.low)}..{of.write(largest.high)}, {ps})"
     )
-    if largest.detects is None:
+    if largest.unplanned:
+        text += f"; {largest.unplanned}, so more questions would not decide"
+    elif largest.detects is None:
         decided = "undecided" if largest.verdict is None else _of_margin(effects)
         text += f"; {decided} after {largest.n:,} questions"
     elif any(it.detectable is None for it in effects):

@@ -264,7 +264,7 @@ class Table:
     without_speed: list[str] = field(default_factory=list)  # jobs with too few runs to know the noise of their speed
     flips: list[Flips] = field(default_factory=list)
     survival: list[SurvivalTable] = field(default_factory=list)  # of the edges of graphs that several seeds learned
-    error_budget: str = ""  # a sentence, if more than 5 % of such tables may have a wrong finding
+    remarks: list[str] = field(default_factory=list)  # answers cut off; more than 5 % of such tables may be wrong
     plan_title: str = ""  # what the rows' plans are for
     requirements: list[Requirement] = field(default_factory=list)  # of every row, met or not
 
@@ -303,7 +303,7 @@ class Table:
     def sentences(self) -> list[str]:
         """The findings of the comparisons and of the front, in words."""
         of_rows = (text for row in self.rows for text in (row.sentence, row.saving.words if row.saving else ""))
-        return [it for it in (*of_rows, self.error_budget, *self.front_sentences) if it]
+        return [it for it in (*of_rows, *self.remarks, *self.front_sentences) if it]
 
     @property
     def front_sentences(self) -> list[str]:

@@ -219,6 +219,8 @@ def _in_families(it: Effect) -> str:
 
 def _why_open(it: Effect, unit: str) -> str:
     """Say which difference the comparison could have shown."""
+    if it.unplanned:
+        return f"{it.unplanned}, so more questions would not decide"
     if it.detects is None:
         return f"undecided after {it.n:,} questions"
     if it.detectable is None:

@@ -13,7 +13,7 @@ from runner.core.effects import Effect
 from runner.core.number_effects import paired_likelihoods
 from runner.core.ratios import MIN_TEXTS, ratio
 from runner.core.result import Likelihood
-from runner.scorers.likelihoods import units
+from runner.scorers.likelihoods import WINDOWS, units
 
 SIZES: dict[str, Callable[[Likelihood], int]] = {
     "token": lambda it: it.tokens,
@@ -38,14 +38,18 @@ def compare_likelihoods(run: Run, base: Run, reader: SampleReader, compared_keys
     pairs = list(zip(*(units([one.likelihood for one in side.values()]) for side in (ours, theirs)), strict=True))
     differences = [mine.nats - other.nats for mine, other in pairs]
     sizes = [float(SIZES[run.unit](mine)) for mine, _ in pairs]
-    what, clusters = "texts", text_clusters(ours, theirs, cluster_field(run, base))
+    windows = run.facts.get("samples") == base.facts.get("samples") == WINDOWS
+    what, clusters = WINDOWS if windows else "texts", text_clusters(ours, theirs, cluster_field(run, base))
     if clusters is not None:
         what = f"families of texts by {cluster_field(run, base)}"
         differences, sizes = sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters)
         remark = "; ".join(filter(None, (f"in {len(sizes):,} {what}", remark)))
     if len(differences) < MIN_TEXTS:
         shift = f"Δ {ratio(differences, sizes):+.5f} nats/{run.unit}".replace("-", "−")
-        raise TooFew(f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift})")
+        fix = "; a smaller task.window makes more of them" if windows else ""
+        raise TooFew(f"too few {what} to test: {len(differences)}, at least {MIN_TEXTS} ({shift}){fix}")
+    if windows:
+        remark = "; ".join(filter(None, ("the windows of one text count as samples", remark)))
     return replace(paired_likelihoods(differences, sizes, run.unit), remark=remark)
 
 

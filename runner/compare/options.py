@@ -51,7 +51,10 @@ def parser() -> argparse.ArgumentParser:
         help=f"instead of MLflow: files or folders of other tools ({WRITERS}); all are compared with the "
         "first, unless --baseline or --by says otherwise",
     )
-    add = it.add_argument_group("which runs (default: the newest finished run of each job)").add_argument
+    add = it.add_argument_group(
+        "which runs (default: the newest finished run of each job, of those comparable with the newest grid or run)"
+    ).add_argument
+    add("--all", action="store_true", help="all of them: also those with other questions or prompts than the newest")
     add("--task", help="only this task, e.g. gsm8k (default: one table per task)")
     add("--grid", metavar="ID|last", help="only the jobs of this grid: its MLflow run id, or the last one")
     add("--runs", nargs="+", default=[], metavar="ID", help="only these: job ids or MLflow run ids")

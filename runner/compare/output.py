@@ -35,6 +35,7 @@ from runner.core.errors import cannot_write
 from runner.core.metrics import ACCURACY
 from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE
+from runner.core.texts import counted
 
 GRAPHS = 24  # the most that the page shows
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
@@ -53,7 +54,7 @@ def _rich(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), 
         _rich_files(files, out)
         return
     for table in tables:
-        count = f": {len(table.rows)} run{'s' * (len(table.rows) != 1)}"
+        count = f": {counted(len(table.rows), 'run')}"
         terminal.print(Text.assemble((plain(table.task), "bold"), count), soft_wrap=True)
         if table.conclusion:
             terminal.print(table.conclusion, style="bold")

@@ -91,8 +91,8 @@ def _plan(row: TableRow, it: Effect, aim: PlanAim) -> QuestionPlan:
     assert size is not None
     disagreement = _disagreement(it)
     if needs is None:
-        why = UNPLANNED.get(it.method, "the comparison is unpaired")
-        if aim.margins and it.counts.get("clusters"):
+        why = it.unplanned or UNPLANNED.get(it.method, "the comparison is unpaired")
+        if aim.margins and it.counts.get("clusters") and not it.unplanned:
             why = f"fewer than {MIN_UNITS_PLANNED} families say too little"
         return QuestionPlan(it.n, disagreement, reason=why)
     needed = needs(size, ALPHA / it.comparisons, aim.power)

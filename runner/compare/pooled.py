@@ -132,6 +132,8 @@ def _pooled_table(
         if line.note is None:
             effects = [row.effect for (row,) in found if row.effect is not None]
             effect = pooled_effect(effects, weights)
+            if all(it.unplanned for it in effects):
+                effect = effect.without_plan(effects[0].unplanned)
             line.effects = [replace(effect, remark=unlike(effects, names))]
         table.rows.append(line)
     judge((it for row in table.rows for it in row.effects), margins)

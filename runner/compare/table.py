@@ -20,7 +20,7 @@ from runner.compare.survival import add_survival
 from runner.compare.teams import stands_for
 from runner.compare.token_costs import add_token_costs
 from runner.compare.token_savings import add_savings
-from runner.compare.wording import TEAM, dominated, natural
+from runner.compare.wording import TEAM, cut_off_sentences, dominated, natural
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
 from runner.core import metrics
@@ -28,6 +28,7 @@ from runner.core.clustered_share import accuracy_figures
 from runner.core.effects import Effect, judge
 from runner.core.errors import ConfigError
 from runner.core.fields import HASHED
+from runner.core.floor_effects import why_more_would_not_decide
 from runner.core.progress import Progress
 
 QUESTION_KEYS = (
@@ -114,11 +115,13 @@ def _compare(table: Table, varying: list[str], choice: ComparisonOptions, reader
                 base = choice.base or pairing.find_baseline(row.run, candidates, choice.baseline, varying)
                 row.baseline = rows[base.run_id]
                 row.effects = effects_of(row.run, base, choice, reader)
+                if why := why_more_would_not_decide([row.run.metrics, base.metrics]):
+                    row.effects = [it.without_plan(why) for it in row.effects]
             except NotPaired as reason:
                 row.note = str(reason)
     all_effects = [it for row in table.rows if not row.is_repeat for it in row.effects]
     judge(all_effects, choice.margins)
-    table.error_budget = error_budget(all_effects)
+    table.remarks = [error_budget(all_effects)]
     beside_noise(table.rows, reader)
 
 
@@ -175,6 +178,7 @@ def arrange(table: Table) -> None:
     for row in table.rows:
         row.sentence = sentence(row, table.keys)
     merge_sentences(table.settings, table.keys)
+    table.remarks += cut_off_sentences(table)
     table.conclusion = conclude(table.settings)
     table.dominated = dominated(table)
 

@@ -6,6 +6,8 @@ import math
 
 from runner.compare.data import ABSENT, REPEAT, Flips, Table, TableRow, label
 from runner.compare.front import SPEED
+from runner.core.errors import few
+from runner.core.floor_effects import cut_off_words
 from runner.core.metrics import FRONT, points
 from runner.core.sequential import level_of
 from runner.core.stats import ALPHA
@@ -129,6 +131,15 @@ def _dominated(row: TableRow, table: Table) -> str:
     if table.without_speed:  # so that nobody takes a slower row for a better one
         better.append(f"{FRONT[SPEED]} ×{other.run.metrics[SPEED] / row.run.metrics[SPEED]:.2f}, not tested")
     return f"{ours} by {theirs} ({', '.join(better)})"
+
+
+def cut_off_sentences(table: Table) -> list[str]:
+    """Say in which rows answers were cut off by the limit of tokens; rows with the same words share a sentence."""
+    words = {row.run.run_id: cut_off_words(row.run.metrics, row.run.params) for row in table.rows}
+    names: dict[str, list[str]] = {}
+    for row in table.rows:
+        names.setdefault(words[row.run.run_id], []).append(name_of(row, table.keys))
+    return [f"{few(names[text], MAX_DOMINATED_ROWS)}: {text}" for text in names if text]
 
 
 def verdict(side: dict[str, str]) -> str:

@@ -6,7 +6,7 @@ Pure Python, like the statistics that it uses (stats.py, ratios.py, sequential.p
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -74,6 +74,7 @@ class Effect:
     side_of: Callable[[float], Decision] | None = None  # value → on which side of it bets at that share see the truth
     texts: tuple[Sequence[float], Sequence[float]] | None = None  # of likelihoods: each text's difference and size
     remark: str | None = None  # what else a reader has to know
+    unplanned: str = ""  # why more questions of this kind would not decide
     # Filled in by `judge`
     p_holm: float = 1.0
     comparisons: int = 1  # the number of comparisons that p_holm is adjusted for
@@ -100,6 +101,10 @@ class Effect:
             return p
         is_worse_by_more = (self.value < limit) == (limit < self.neutral)
         return max(p, self.p) if is_worse_by_more else min(p, self.p)
+
+    def without_plan(self, why: str) -> Effect:
+        """Return it without numbers of questions that would decide."""
+        return replace(self, needs=None, needs_to_detect=None, unplanned=why)
 
     @property
     def is_tested(self) -> bool:

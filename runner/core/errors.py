@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -206,6 +207,20 @@ def check_output_folder(key: str, named: str, is_written: bool = True) -> None:
             reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
             raise rejected(f"nothing may be written in {place} ({reason})")
         return
+
+
+def check_free_space(key: str, folder: Path, needed: int) -> None:
+    """Raise OutputError unless the disk of a folder, which need not exist yet, has so many bytes free."""
+    try:
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        free = shutil.disk_usage(place).free
+    except OSError:  # what is wrong with the folder is said by who opens it
+        return
+    if free < needed:
+        raise OutputError(
+            f"{key}={folder}: the disk is full: {free // 1024:,} KiB are free in {place}, and at least "
+            f"{needed // 1024:,} KiB are needed to begin"
+        )
 
 
 @contextmanager

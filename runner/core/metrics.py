@@ -6,6 +6,7 @@ computes it and in this file. Names contain units (`peak_rss_mib`, `load_s`), so
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -327,7 +328,7 @@ OF_GRID = (
 OF_ANY_TASK = ("weight_mib", "peak_rss_mib", "seconds")
 MAX_OF_ONE = 3  # columns for a job without a metric of OF_GRID: the first ones of its own table
 # The columns of a comparison of accuracies. On a narrow terminal those with the highest numbers go first; 0 stays.
-OF_SCORED = {"no_answer": 5, "cut_off": 5, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
+OF_SCORED = {"no_answer": 0, "cut_off": 0, **dict.fromkeys(OF_QUESTION, 0), "weight_mib": 4, "stored_mib": 4,
              "model_mib": 0, "peak_rss_mib": 4, "play_s": 0, "decode_tok_per_s": 0, "load_s": 3,
              "new_tokens": 2}  # fmt: skip
 SHOWN_IF_ANY = ("no_answer", "cut_off")  # not shown if they are 0 in every row
@@ -341,6 +342,14 @@ FRONT = {"model_mib": "memory", "decode_tok_per_s": "speed"}
 BY_REPEATS = ("cuda_peak_mib", "peak_over_baseline_mib", "peak_rss_mib", "steady_rss_mib", "load_s",
               "decode_tok_per_s", "output_tok_per_s", "ttft_s", "prompt_tok_per_s", "total_tok_per_s",
               "batch_latency_s")  # fmt: skip
+
+
+# `1 answers` in a line of a job's table: the word's beginning, and what becomes another end
+ONE_OF_MANY = re.compile(
+    r"(?<![\w.,])1 (answer|call|client|error|famil|layer|module|part|process|program|prompt token|question|row|text|tie"
+    r"|token|verdict)(s differ|es|ies|s)\b"
+)
+SINGULAR_ENDS = {"s differ": " differs", "ies": "y"}
 
 
 @dataclass(frozen=True)
@@ -364,7 +373,8 @@ class Line:
 
     def write(self, metrics: Mapping[str, float]) -> str:
         """Return the text with the values of the metrics that it names."""
-        return self.text.format(**{name: described(name).write(metrics[name]) for name in self.names})
+        text = self.text.format(**{name: described(name).write(metrics[name]) for name in self.names})
+        return ONE_OF_MANY.sub(lambda it: f"1 {it[1]}{SINGULAR_ENDS.get(it[2], '')}", text)
 
 
 LINES = (
@@ -473,7 +483,12 @@ LINES = (
         "{honest_accuracy}",
     ),
     Line("speed", "prefill {prefill_tok_per_s} tok/s", brief=True),
-    Line("speed", "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s", brief=True),
+    Line(
+        "speed",
+        "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s",
+        brief=True,
+        unless_zero="decode_tok_per_s",
+    ),
     Line(
         "speed",
         "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s · {accepted_tokens} of {draft_tokens} "

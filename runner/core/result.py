@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.errors import cannot_write
-from runner.core.texts import checked, parse_json, signed
+from runner.core.texts import checked, counted, parse_json, signed
 
 REPEATS = "repeats.jsonl"
 CHECKSUM = ', "checksum": "'
@@ -270,7 +270,7 @@ class Result:
         """The problems as one message."""
         count = len(self.problems)
         lines = "".join(f"\n  {problem}" for problem in self.problems)
-        return f"{count} problem{'s' * (count > 1)} found:{lines}" if count else None
+        return f"{counted(count, 'problem')} found:{lines}" if count else None
 
 
 @dataclass

@@ -147,6 +147,11 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
     return value
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return a number with its noun and what agrees with it: `1 job`, `2,000 jobs`, `1 answer was`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def short(value: object) -> str:
     """Show a value from a file in an error, the beginning of a long one."""
     text = repr(value)

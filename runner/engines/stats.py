@@ -65,9 +65,10 @@ class EngineStats:
         """The metrics of speed; empty if the engine cannot measure its model."""
         if not self.prefill_s:
             return {}
+        decoded = {"decode_tok_per_s": self.decode_tok_per_s} if self.decode_tokens else {}  # else no row went on
         return {
             "prefill_tok_per_s": self.prefill_tok_per_s,
-            "decode_tok_per_s": self.decode_tok_per_s,
+            **decoded,
             "shared_prompt_tokens": self.shared_tokens,
             "draft_tokens": self.draft_tokens,
             "accepted_tokens": self.accepted_tokens,

@@ -20,7 +20,7 @@ from runner.core import machine
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import Status
 from runner.grid.composed_plan import plan_all
-from runner.grid.plan import Outcome, PlannedJob, objective, worker_count
+from runner.grid.plan import Outcome, PlannedJob, State, objective, worker_count
 from runner.grid.show import GridView, labels
 from runner.grid.trials import Trials
 from runner.grid.workers import WorkerPool
@@ -48,7 +48,8 @@ class PlanLauncher(Launcher):
         self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], trials: Trials | None = None
     ) -> bool:
         """Run these jobs, shown as they run; return whether the user stopped them."""
-        with GridView(labels(plan), len(numbers)) if trials is None else trials.view() as view:
+        known = frozenset(number for number in numbers if plan[number].state is State.done)
+        with GridView(labels(plan), len(numbers), known) if trials is None else trials.view() as view:
             return self.run_jobs(plan, numbers, outcomes, view)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -16,6 +16,7 @@ from runner.core.margins import points_of_margin, questions_needed
 from runner.core.planning import expected_disagreement
 from runner.core.result import Verdict
 from runner.core.stats import ALPHA, POWER, detectable_difference
+from runner.core.texts import counted
 from runner.estimates.jobs import JobEstimate, clock
 from runner.grid.plan import PlannedJob, State
 from runner.store.jobs import Job, read_samples
@@ -143,7 +144,7 @@ def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
     if not pairs:
         return USUAL_DISAGREEMENT, f"if {USUAL_DISAGREEMENT:.0%} of the verdicts differ, as is usual"
     rate = expected_disagreement(differing, n)
-    jobs = "1 job that is done" if pairs == 1 else f"{pairs} jobs that are done"
+    jobs = counted(pairs, "job that is done", "jobs that are done")
     return rate, f"if {rate:.1%} of the verdicts differ, as in {jobs}"
 
 
@@ -159,7 +160,8 @@ def _time(compared: ComparedJobs, estimates: Mapping[int, JobEstimate], question
     known = [time.seconds for time in times if time is not None]
     if len(known) < len(compared.numbers) or not compared.questions:
         return ""
-    return f", and take {clock(sum(known) * questions / compared.questions)} for these {len(known)} jobs here"
+    these = "this job" if len(known) == 1 else f"these {len(known)} jobs"
+    return f", and take {clock(sum(known) * questions / compared.questions)} for {these} here"
 
 
 def _rounded(number: int) -> int:

@@ -20,6 +20,7 @@ from runner.core.console import console, plain, say
 from runner.core.files import shared_folder
 from runner.core.progress import ProgressState
 from runner.core.result import Status
+from runner.core.texts import counted
 from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
 from runner.estimates.jobs import JobEstimate, clock, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
@@ -61,7 +62,9 @@ def summary(plan: list[PlannedJob]) -> str:
     totals = Counter(planned.state for planned in plan)
     duplicates = sum(planned.same_as is not None for planned in plan)
     parts = [f"{totals[state]} {state}" for state in State if totals[state]]
-    return f"{len(plan)} jobs: {', '.join(parts)}" + (f" ({duplicates} listed twice, run once)" if duplicates else "")
+    return f"{counted(len(plan), 'job')}: {', '.join(parts)}" + (
+        f" ({duplicates} listed twice, run once)" if duplicates else ""
+    )
 
 
 def show_plan(plan: list[PlannedJob]) -> None:
@@ -99,7 +102,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
         for note in notes:
             print(plain(f"note: {label}\n    {note}"))
     each = "each" if all(it.config is None or it.config.workers in (AUTO, "1") for it in plan) else "for each worker"
-    print(f"{summary(plan)}; {len(bases)} bases to load at most once {each}{_total_time(plan, estimates)}")
+    print(f"{summary(plan)}; {counted(len(bases), 'base')} to load at most once {each}{_total_time(plan, estimates)}")
 
 
 def _estimate_cells(taken: JobEstimate | None) -> list[str]:
@@ -130,7 +133,7 @@ def _total_time(plan: list[PlannedJob], estimates: dict[int, JobEstimate]) -> st
         return ""
     seconds = sum(it.seconds for it in times)
     spread = sum(it.seconds * it.spread for it in times) / max(seconds, 1e-9)
-    not_counted = f", {len(to_do) - len(times)} jobs not counted" if len(times) < len(to_do) else ""
+    not_counted = f", {counted(len(to_do) - len(times), 'job')} not counted" if len(times) < len(to_do) else ""
     return f"; one after another {clock(seconds)} ± {spread:.0%}{not_counted}"
 
 
@@ -214,6 +217,7 @@ class GridView:
 
     labels: list[str]  # of all jobs of the plan
     to_do: int
+    known: frozenset[int] = frozenset()  # jobs that were done when the grid was planned, e.g. to deliver their files
     running: dict[int, Running] = field(default_factory=dict)
     done: int = 0
     failed: int = 0
@@ -250,8 +254,9 @@ class GridView:
         self.failed += failed
         at = f"[{self.done}/{self.to_do}]"
         if outcome.record is not None and not failed:
-            by_others = ", recorded meanwhile" if outcome.record.from_ledger else ""
-            line = f"{at} {self.labels[number]}: {brief(outcome.record)}{by_others}"
+            when = "before" if number in self.known else "meanwhile"
+            recorded = f", recorded {when}" if outcome.record.from_ledger else ""
+            line = f"{at} {self.labels[number]}: {brief(outcome.record)}{recorded}"
             line += f"\n    note: {outcome.message}" if outcome.message else ""
         else:  # no metrics: those of a job with errors would count unanswered questions as wrong
             line = f"{at} {outcome.status.value} {self.labels[number]}: {outcome.message}"

@@ -29,6 +29,7 @@ from runner.core import signals
 from runner.core.console import say
 from runner.core.errors import INTERRUPTED
 from runner.core.result import Status
+from runner.core.texts import counted
 from runner.grid.other_launchers import Death, job_line
 
 POLL_S = 1.0  # between two looks for results
@@ -246,7 +247,7 @@ def cancel(jobs: Sequence[submitit.Job[JobReturn]]) -> None:
     if not jobs:
         return
     queue = queue_of(jobs)
-    say(f"cancelling {len(jobs)} jobs in Slurm")
+    say(f"cancelling {counted(len(jobs), 'job')} in Slurm")
     subprocess.run(["scancel", *sorted(queue.arrays)], check=False)
     give_up_at = time.monotonic() + CANCEL_S
     while time.monotonic() < give_up_at:

@@ -25,6 +25,7 @@ from runner.core.console import say
 from runner.core.errors import ConfigError, JobFailed, TrackingError, check_output_folder
 from runner.core.progress import Progress
 from runner.core.result import Status
+from runner.core.texts import counted
 from runner.grid import model_list
 from runner.grid.composed_plan import plan_composed
 from runner.grid.expand import Values, check_exclude, excluded, expand
@@ -197,7 +198,8 @@ def finish(grid: Grid, interrupted: bool) -> None:
             say(f"earlier results of {planned.job_id}, set aside by rerun=..., are kept in {folders[-1]}")
     show_hints(settings)
     unlogged = sum(bool(outcome.message) and outcome.status is Status.FINISHED for outcome in grid.outcomes.values())
-    not_logged = f"{unlogged} results are on disk but not in MLflow yet: runner-sync or the same command logs them"
+    are = counted(unlogged, "result is", "results are")
+    not_logged = f"{are} on disk but not in MLflow yet: runner-sync or the same command logs them"
     if unlogged and (interrupted or problems):
         say(not_logged)
     if interrupted:

@@ -12,6 +12,7 @@ from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.ratios import ratio, ratio_interval
 from runner.core.result import Likelihood
 
+WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
 SUMS = [it.name for it in fields(Likelihood) if it.name not in ("unit", "is_other")]
 # the divisor of a choice's log-likelihood before the largest wins; lm-evaluation-harness counts characters
 NORMS: dict[str, Callable[[Likelihood], float]] = {

@@ -15,6 +15,7 @@ from runner.core import machine
 from runner.core.errors import TrackingError
 from runner.core.files import hold, is_held
 from runner.core.result import Status
+from runner.core.texts import counted
 from runner.core.uris import without_secrets
 from runner.store import pending_runs
 from runner.store.jobs import LOCK
@@ -55,7 +56,7 @@ def start(store: Store, grid: str, overrides: list[str], plan: list[dict[str, An
                     GRID: grid,
                     pending_runs.TAG: pending.tag,
                     "output_dir": str(store.output_dir.resolve()),
-                    "mlflow.runName": f"grid of {len(plan)} jobs",
+                    "mlflow.runName": f"grid of {counted(len(plan), 'job')}",
                     "mlflow.source.name": "runner",
                 }
                 run_id = client.create_run(experiment_id, tags=tags).info.run_id

@@ -12,14 +12,16 @@ from pathlib import Path
 
 from runner.config.groups import packages_of
 from runner.config.root import RunnerConfig, measured_keys
-from runner.core import machine, signals
+from runner.core import errors, machine, signals
 from runner.core.console import PlainFormatter
 from runner.core.errors import RunnerError, TrackingError, cannot_write
 from runner.core.result import Record, Result, Status
-from runner.core.uris import without_secrets
+from runner.core.uris import sqlite_path, without_secrets
 from runner.store import jobs, logged_models, mlflow_store, pending_runs, tracking
 
 log = logging.getLogger(__name__)
+LEAST_FREE_BYTES = 64 * 1024  # for a job's config, log and record, and a few samples
+NEW_DATABASE_BYTES = 2 * 2**20  # MLflow's empty tables in sqlite take half of it
 
 
 class NotLogged(TrackingError):
@@ -57,6 +59,16 @@ def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record) -> track
         if config.tracking.parent_run_id is None:
             raise
         return tracking.Tracker(problem=error)
+
+
+def check_free_space(config: RunnerConfig) -> None:
+    """Refuse to begin on a full disk: the first thing that cannot be written might come after a long load."""
+    errors.check_free_space("output_dir", Path(config.output_dir).expanduser().absolute(), LEAST_FREE_BYTES)
+    store = mlflow_store.store_of(config)
+    file = sqlite_path(store.uri) if store is not None else None
+    if file is not None:
+        needed = LEAST_FREE_BYTES if file.exists() else NEW_DATABASE_BYTES
+        errors.check_free_space("tracking.uri", file.absolute().parent, needed)
 
 
 def check_store(config: RunnerConfig) -> None:

@@ -113,5 +113,5 @@ class Measuring:
         """Return what a progress bar shows of the engine."""
         stats = self.engine.stats
         rows = f"{stats.rows_alive} at once" if stats.rows_alive else ""
-        speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_s else ""
+        speed = f"{stats.decode_tok_per_s:,.0f} tok/s" if stats.decode_tokens else ""
         return {key: value for key, value in (("decode", speed), ("rows", rows)) if value}

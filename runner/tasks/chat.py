@@ -22,7 +22,7 @@ from runner.core.errors import ConfigError, RunnerError, unknown
 from runner.core.files import write_atomically
 from runner.core.result import FinishReason, Result
 from runner.core.sides import answered_by
-from runner.core.texts import read_text
+from runner.core.texts import counted, read_text
 from runner.datasets.prompts import read_conversation
 from runner.engines.base import Capability, Completion, Event, Message, NoChatTemplate, Request
 from runner.engines.contract import Engine, gather, require
@@ -81,6 +81,9 @@ def run(inputs: Opening, context: Context) -> Result:
     metrics = count_completions(samples) | {"cancelled": cancelled} | measured.metrics | cost_and_sides(samples)
     models = answered_by(samples)
     facts = measured.facts | ({"answered_by": models} if models else {})
+    if chat.assigned:  # the engine's own words are those of the generation group
+        words = ", ".join(f"{key}={value}" for key, value in chat.assigned.items())
+        facts |= {"sampling": "; ".join(filter(None, (facts.get("sampling"), f"by /set at the end {words}")))}
     notes = report.notes + engine.stats.notes + chat.notes
     return Result(metrics, facts=facts, notes=notes, tables=measured.tables)
 
@@ -93,6 +96,7 @@ class Chat:
         self.messages = list(messages)
         self.sampling, self.max_new_tokens = Sampling(), context.config.generation.max_new_tokens
         self.generation, self.seed = context.config.generation, context.config.seed
+        self.assigned: dict[str, Any] = {}  # by /set
         self.has_template = True
         self.notes: list[str] = []
         self.last: tuple[Completion, EngineStats] | None = None
@@ -160,7 +164,7 @@ class Chat:
         if completion.error is not None:
             raise ConfigError(f"{completion.error} (/reset begins anew)")
         if completion.finish_reason is FinishReason.length:
-            say(f"[cut off after {completion.tokens} tokens: /set generation.max_new_tokens=N]")
+            say(f"[cut off after {counted(completion.tokens, 'token')}: /set generation.max_new_tokens=N]")
         self.messages = [*messages, Message("assistant", completion.text)]
         self.last = completion, self.engine.stats - before
 
@@ -211,6 +215,7 @@ class Chat:
                     self.sampling = replace(self.sampling, **{key: number})
             except ConfigError as error:  # names the setting as the user typed it
                 raise ConfigError(f"/set {assignment}: {str(error).partition(': ')[2]}") from error
+            self.assigned[key] = number
         settings = {**vars(self.sampling.over(self.generation, self.seed)), "max_new_tokens": self.max_new_tokens}
         say("  ".join(f"{name}={settings[name]}" for name in SETTINGS if settings[name] is not None))
 
@@ -233,9 +238,9 @@ class Chat:
             f"this turn: {completion.prompt_tokens} prompt tokens, {cached_tokens} of them from the cache and "
             f"{spent.prefill_tokens} computed in {spent.prefill_s:.2f} s\n"
             f"           {len(completion.token_ids)} new tokens, the first after {completion.first_token_s:.2f} s, "
-            f"then {spent.decode_tok_per_s:,.0f} tokens/s{guessed}\n"
+            f"then {_speed(spent)}{guessed}\n"
             f"all turns: {total.prefill_tokens} prompt tokens computed at {total.prefill_tok_per_s:,.0f} tokens/s, "
-            f"{total.decode_tokens + self.turns} new ones at {total.decode_tok_per_s:,.0f} tokens/s"
+            f"{total.decode_tokens + self.turns} new ones at {_speed(total)}"
         )
 
     def _save(self, name: str) -> None:
@@ -245,15 +250,20 @@ class Chat:
         data = {"messages": [{"role": message.role, "content": message.content} for message in self.messages]}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save")
-        say(f"wrote {len(self.messages)} messages to {path}")
+        say(f"wrote {counted(len(self.messages), 'message')} to {path}")
 
     def _load(self, name: str) -> None:
         self.messages = _load(_named(name, "/load"), f"/load {name}")
-        say(f"read {len(self.messages)} messages: the next turn continues them")
+        say(f"read {counted(len(self.messages), 'message')}: the next turn goes on from there")
 
     def _help(self, _: str) -> None:
         for name, (_command, words) in self.commands.items():
             say(f"{name:8} {words}")
+
+
+def _speed(stats: EngineStats) -> str:
+    """Return the speed of decoding; no token is decoded where each answer ends with its first."""
+    return f"{stats.decode_tok_per_s:,.0f} tokens/s" if stats.decode_tokens else "no speed: nothing was decoded"
 
 
 def _named(name: str, command: str) -> Path:

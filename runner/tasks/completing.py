@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from runner.core.errors import JobFailed
 from runner.core.result import Choice, Sample
 from runner.core.sides import answered_by
+from runner.core.texts import counted
 from runner.engines.base import Completion, EngineReport, Event, Request, RequestId, request_sha256
 from runner.engines.contract import Engine, gather, require
 from runner.scorers.totals import cost_and_sides
@@ -251,7 +252,8 @@ def where_from(samples: list[Sample], own: list[Sample], again: int) -> list[str
     generated = sum(sample.reused_from is None for sample in own)
     givers = Counter(sample.reused_from for sample in samples if sample.reused_from is not None)
     notes = [f"{generated} of {len(samples)} samples were on disk from an earlier, interrupted run"] * bool(generated)
-    notes += [f"{again} samples that had ended in an error were asked again"] * bool(again)
+    once = counted(again, "sample that had ended in an error was", "samples that had ended in an error were")
+    notes += [f"{once} asked again"] * bool(again)
     return notes + [
         f"{count} of {len(samples)} samples were taken from job {giver}, which had put the same questions: their time, "
         "speed and cost are not counted here"

@@ -35,6 +35,7 @@ from runner.engines.base import Request
 from runner.engines.kinds import kind_of
 from runner.scorers.totals import count_completions
 from runner.store.jobs import Job, read_samples
+from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, sample_of
 
@@ -95,6 +96,7 @@ def run(inputs: Prompts, context: Context) -> Result:
     if task.debug:
         log_completion(recorder.samples[0])
     write_atomically(recorder.folder / COMPLETIONS, completions(prompts, recorder.samples))
+    done.notes += positions.needless_scaling_of(context.config, context.resolved, done.samples)
     metrics = count_completions(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     hand_over(task, prompts, recorder.samples, result, mine)

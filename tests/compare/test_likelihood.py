@@ -189,3 +189,16 @@ def test_likelihoods_of_several_splits_are_pooled_among_themselves(store: Store,
         assert row["shift"]["finding"] == "worse"
         (row,) = accuracy["rows"]
         assert (row["comparison"]["losses"], row["comparison"]["finding"]) == (10, "worse")
+
+
+def test_the_windows_of_one_text_are_samples_and_said_to_be(store: Store, show: Any) -> None:
+    for experiment, n in (("windows", N), ("few-windows", 9)):
+        for name, config, nats in (("base", NONE, BASE), ("four", NF4, WORSE)):
+            job(store, experiment, name, config, nats[:n])
+            store.client.set_tag(store.run_ids[-1], "fact.samples", "windows of one text")
+    _, out, _ = show("windows", "--baseline", BASELINE)
+    assert "the windows of one text count as samples" in out
+    assert f"(n={N}, " in out
+    _, out, _ = show("few-windows", "--baseline", BASELINE)
+    assert "not compared, too few windows of one text to test: 9, at least " in out
+    assert "a smaller task.window makes more of them" in out

@@ -85,3 +85,24 @@ def test_sweeps_and_memory_are_compared_by_their_repeats(
         ours = row["metrics"][measure]
         theirs = next(row["metrics"][measure] for row in table["rows"] if row["is_baseline"])
         assert ratio["ratio"] == pytest.approx(ours / theirs)  # the medians that the jobs themselves reported
+
+
+def test_a_table_of_answers_that_were_cut_off_names_the_limit_and_plans_no_questions(
+    runner: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = runner("-m", "model=stub", "task.limit=20", "generation.max_new_tokens=2,3")
+    assert done.code == 0, done.err
+    for limit in (2, 3):
+        words = f"{limit}: 20 of 20 cut off at {limit} tokens: raise generation.max_new_tokens"
+        assert f"note: {words}" in done.out
+    baseline = ["--output-dir", str(tmp_path / "outputs"), "--baseline", "generation.max_new_tokens=3"]
+    capsys.readouterr()
+    assert compare.main(baseline) == 0
+    out = capsys.readouterr().out
+    assert "is not decided (most answers are cut off: more questions would not decide)" in out
+    assert "• generation.max_new_tokens=2: 20 of 20 cut off at 2 tokens: raise generation.max_new_tokens" in out
+    assert "would do" not in out
+    assert compare.main([*baseline, "--margin", "2", "--plan-questions", "margin=2"]) == 0
+    out = capsys.readouterr().out
+    assert "would decide if" not in out
+    assert "most answers are cut off" in out

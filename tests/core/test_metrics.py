@@ -40,6 +40,7 @@ from runner.core.metrics import (
     pool,
 )
 from runner.quantization.bitsandbytes import Int8Config
+from runner.report import headline
 from runner.run import run
 
 Make = Callable[..., RunnerConfig]
@@ -152,3 +153,19 @@ def test_runs_are_pooled_by_each_metrics_own_rule() -> None:
 )
 def test_number(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_one_answer_is_no_answers() -> None:
+    values = {"student_answers": 1.0, "student_calls": 1.0, "student_new_tokens": 2001.0}
+    assert headline(values)["student"] == "1 answer · 1 call · 2,001 new tokens"
+    values = {"requests": 1.0, "answered": 1.0, "refused": 0.0, "clients_left": 1.0, "client_errors": 1.0,
+              "server_errors": 0.0}  # fmt: skip
+    assert headline(values)["requests"] == "1   1 answered · 0 sent away · 1 client left · 1 wrong · 0 failed"
+    values = {"accuracy/strict": 1.0, "accuracy/flexible": 1.0, "extractors_differ": 1.0, "stopped_by_length": 11.0}
+    assert "· 1 verdict differs · 11 stopped by length" in headline(values)["trust"]
+
+
+def test_a_speed_of_decoding_is_shown_only_where_something_was_decoded() -> None:
+    values = {"prefill_tok_per_s": 5000.0, "decode_tok_per_s": 0.0}  # as earlier versions recorded it
+    assert headline(values)["speed"] == "prefill 5,000 tok/s"
+    assert headline(values | {"decode_tok_per_s": 12.0})["speed"] == "prefill 5,000 tok/s · decode 12 tok/s"

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from runner.core.errors import DataError
-from runner.core.texts import MAX_DEPTH, parse_json, read_lines
+from runner.core.texts import MAX_DEPTH, counted, parse_json, read_lines
 
 
 def lines(data: bytes) -> list[tuple[int, str]]:
@@ -55,3 +55,9 @@ def test_json_that_is_taken() -> None:
     deep = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     assert json.dumps(parse_json(deep)) == deep
     assert parse_json('"\\ud83d\\ude00"') == "\N{GRINNING FACE}"
+
+
+def test_a_number_agrees_with_its_noun() -> None:
+    assert [counted(number, "job") for number in (0, 1, 2, 2000)] == ["0 jobs", "1 job", "2 jobs", "2,000 jobs"]
+    assert counted(1, "answer was", "answers were") == "1 answer was"
+    assert counted(2, "answer was", "answers were") == "2 answers were"

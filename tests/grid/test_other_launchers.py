@@ -293,7 +293,7 @@ def test_slurm_composes_and_reports_that_it_is_missing(
     done = runner("-m", *slurm, PATH=os.path.dirname(sys.executable))  # also where Slurm is installed
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines() == [
-        "1 jobs: 1 to do",
+        "1 job: 1 to do",
         "error: hydra/launcher=submitit_slurm could not start the jobs: "
         'Could not detect "srun", are you indeed on a slurm cluster?',
     ]
@@ -314,7 +314,7 @@ def test_settings_that_only_our_launcher_supports_are_rejected(
     python_for(launcher)
     done = runner("-m", f"hydra/launcher={launcher}", "model=stub", setting)
     assert (done.code, done.out) == (2, "")
-    assert done.err == f"1 jobs: 1 to do\nerror: {message}\n"
+    assert done.err == f"1 job: 1 to do\nerror: {message}\n"
 
 
 # Makes Python find no launcher or sweeper of another package, as if none were installed.

@@ -23,7 +23,7 @@ from runner.config.model import ApiConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.errors import JobFailed, RunnerError
-from runner.core.result import FinishReason, Record, Sample
+from runner.core.result import FinishReason, Record, Sample, Status
 from runner.engines.kinds import api
 from runner.run import run
 from runner.store.jobs import read_samples
@@ -324,3 +324,24 @@ def test_lists_of_models(make_config: Make, tmp_path: Path, name: str) -> None:
     (file,) = tmp_path.glob("outputs/jobs/*/result.json")
     assert "NaN" not in file.read_text()
     assert "Infinity" not in file.read_text()
+
+
+def test_a_server_that_does_not_stream_is_asked_once_and_one_that_did_before_again(
+    make_config: Make, tmp_path: Path
+) -> None:
+    ask(tmp_path, ["never"])
+    asked = Counter[str]()
+    plain = whole(json.dumps({"choices": [{"message": {"content": "#### 7"}}]}).encode())
+
+    def attack(body: dict[str, Any]) -> Bytes:
+        asked["all"] += 1
+        return sends(plain)({}) if asked["all"] in (1, 3, 4) else hostile_server.sound(body)
+
+    said = "application/json instead of a stream of events.*; tried once"
+    with Hostile(attack) as server, pytest.raises(JobFailed, match=said):
+        run(job(make_config, server, tmp_path, retries=6))
+    assert asked["all"] == 1
+    ask(tmp_path, ["at first", "later"])
+    with Hostile(attack) as server:
+        record = run(job(make_config, server, tmp_path, retries=6, concurrency=1))
+    assert (record.status, asked["all"]) == (Status.FINISHED, 5)

@@ -348,7 +348,7 @@ def test_a_plan_refuses_without_torch(
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "is quantized already, nf4 by bitsandbytes" in done.stdout
-    assert "1 jobs: 1 impossible" in done.stdout
+    assert "1 job: 1 impossible" in done.stdout
     real = runner("model=local", f"model.name={saved_family()}", "quantization=awq", "tracking=none")
     assert real.code == 2
     assert "quantization=awq loads checkpoints that are already quantized with it" in real.err

@@ -94,6 +94,13 @@ def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("outputs/jobs/*"))) == 2, "each conversation is kept"
 
 
+def test_the_record_says_what_was_set_last(tmp_path: Path) -> None:
+    done = piped(tmp_path, "/set temperature=0.5\nHi\n/set temperature=0.1\nHi\n", "generation=creative", "print=table")
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.lstrip().startswith("sampling"))
+    assert line.rstrip().endswith("; by /set at the end temperature=0.1")
+
+
 def test_lines_that_are_no_text_and_a_grid(tmp_path: Path, runner: Callable[..., Any]) -> None:
     done = piped(tmp_path, b"Hi\n\xff\xfe\n", "model=stub")
     assert done.returncode == 2

@@ -86,7 +86,8 @@ def test_answers_that_memory_was_too_short_for_are_asked_again(config: RunnerCon
     again = run(config, bases=bases)
     assert again.status is Status.FINISHED
     assert again.result.metrics["errors"] == 0
-    assert f"{errors} samples that had ended in an error were asked again" in again.result.notes
+    were = "sample that had ended in an error was" if errors == 1 else "samples that had ended in an error were"
+    assert f"{errors} {were} asked again" in again.result.notes
     assert len(lines_of(again.output_dir)) == 6 + errors
     assert answers(again.output_dir) == answers(undisturbed.output_dir)
     assert run(config).from_ledger

@@ -39,7 +39,7 @@ PLAN = """
   gsm8k-515dc2cb4c90   to do   462        yes    ≤ 3:37 ± 50%   calibrated
 
 Free: 19,311 MiB of main memory
-1 jobs: 1 to do, 0 done; one after another 7:37 ± 49%
+1 job: 1 to do, 0 done; one after another 7:37 ± 49%
 """
 JSON = '{"job_id": "gsm8k-01", "metrics": {"accuracy": 0.5, "seconds": 0.2, "peak_rss_mib": 238.7}, "mlflow_run_id": "3fdc"}'
 SAME = [

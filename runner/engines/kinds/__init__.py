@@ -97,6 +97,10 @@ class ModelKind(ABC):
         """Predict the memory for some work; free_mib None: this machine's; returns None if unknown."""
         return Footprint({}, 0, 0, 0, 0)
 
+    def own_positions(self, config: RunnerConfig, resolved: Resolved) -> int | None:
+        """Return how many positions the model was made for, without a scaling; None if that is unknown here."""
+        return None
+
     def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
         """Predict the memory and the threads of a job."""
         return Need(0.0, 1)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.checkpoints import chat_templates, footprint, formats, random_weights
+from runner.checkpoints import adapter_header, chat_templates, footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.memory_check import check_memory, limited
 from runner.checkpoints.resolve import Resolved
@@ -47,6 +47,7 @@ class Local(ModelKind):
         for one_config, one in ((config, resolved), *([resolved.second] if resolved.second else [])):
             formats.check(one_config, one)
             chat_templates.check(one_config, one)
+            adapter_header.check(one, one_config.lora)
             if one.model.random_weights:
                 random_weights.check_disk(one.model)
         device = machine.device_class(model.device)
@@ -60,6 +61,11 @@ class Local(ModelKind):
     ) -> Footprint | None:
         """Predict from the headers of the checkpoint."""
         return footprint.predict(config, resolved, work, free_mib)
+
+    def own_positions(self, config: RunnerConfig, resolved: Resolved) -> int | None:
+        """Return the positions that config.json names."""
+        own = resolved.text_settings.get("max_position_embeddings")
+        return own if isinstance(own, int) and own > 0 else None
 
     def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
         """Predict from the headers of the checkpoint; nothing is known without them."""

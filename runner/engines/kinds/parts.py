@@ -17,6 +17,8 @@ from runner.core import machine
 from runner.core.dtypes import BYTES, Dtype, dtype_for
 from runner.core.errors import ConfigError, check
 from runner.core.machine import MIB
+from runner.core.progress import tell
+from runner.core.texts import counted
 from runner.engines.base import Capability, Prompt, Request
 from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
@@ -55,7 +57,7 @@ class PartsKind(ModelKind):
                 "of main memory are free: let torchrun run some of them on other machines, or use "
                 "model.check_memory=false to try it anyway"
             )
-        return profile_notes(config.profile, device)
+        return [*profile_notes(config.profile, device), *_slower_than_whole(config)]
 
     def predict(
         self, config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
@@ -87,6 +89,8 @@ class PartsKind(ModelKind):
         """Return the pipeline engine."""
         from runner.engines.pipeline.engine import PipelineEngine  # imports torch
 
+        for note in _slower_than_whole(config):
+            tell(f"note: {note}")
         return PipelineEngine(config, folder)
 
     def build_kernels(self, config: RunnerConfig) -> float:
@@ -107,6 +111,19 @@ def _dtype(config: RunnerConfig) -> str:
     """Return the dtype that model.dtype means on this machine."""
     model, settings = parts_model(config.model), read_settings(manifest_of(config).folder / MODEL_FILES)
     return dtype_for(model.dtype, settings, machine.device_class(model.device))
+
+
+def _slower_than_whole(config: RunnerConfig) -> list[str]:
+    """Return a note if several processes share one machine's processor, whose memory has room for the whole model."""
+    manifest = manifest_of(config)
+    rank, on_cpu = first_rank(config, manifest), machine.device_class(parts_model(config.model).device) == "cpu"
+    if not on_cpu or rank.processes == 1 or not rank.is_one_machine or _weight_mib(config) > machine.available_mib():
+        return []
+    return [
+        f"{rank.processes} processes of a pipeline share the {counted(machine.cores(), 'core')} of this machine, and "
+        "each waits for the others: the whole model fits here and is usually faster (task=merge puts it together, or "
+        "model.stages=1)"
+    ]
 
 
 def _weight_mib(config: RunnerConfig) -> float:

@@ -6,9 +6,16 @@ from __future__ import annotations
 class Fault(Exception):
     """No answer came; another try may succeed."""
 
-    def __init__(self, message: str, kind: str, wait_s: float | None = None, reached: bool = True) -> None:
+    def __init__(
+        self,
+        message: str,
+        kind: str,
+        wait_s: float | None = None,
+        reached: bool = True,
+        permanent: bool = False,  # this server would do the same again: only another one may answer
+    ) -> None:
         super().__init__(message)
-        self.kind, self.wait_s, self.reached = kind, wait_s, reached
+        self.kind, self.wait_s, self.reached, self.permanent = kind, wait_s, reached, permanent
         self.tries = 1
 
 

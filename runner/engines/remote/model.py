@@ -14,6 +14,7 @@ from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
 from runner.config.sampling import PARAMETERS
 from runner.core.errors import ConfigError
+from runner.core.texts import counted
 from runner.engines.base import Capability, EngineReport, Message, Request
 from runner.engines.remote.faults import Miscounted
 from runner.engines.remote.pool import ServerPool
@@ -118,11 +119,15 @@ class RemoteModel:
     def update_notes(self) -> None:
         """Update the notes about faults so far, and the table of the servers."""
         times = ", ".join(f"{number} × {kind}" for kind, number in self.retries.most_common())
-        notes = [f"{self.retries.total()} requests were sent again: the server {times}"] if times else []
+        notes = (
+            [f"{counted(self.retries.total(), 'request was', 'requests were')} sent again: the server {times}"]
+            if times
+            else []
+        )
         if self._servers is not None and (places := sum(one.secret.times for one in self._servers.servers)):
             notes.append(f"the server sent its own key back: it was replaced by *** in {places} places")
         if number := self.answers_without_usage:
-            notes.append(f"the server did not count the tokens of {number} answers: they count as 0")
+            notes.append(f"the server did not count the tokens of {counted(number, 'answer')}: they count as 0")
         self.stats.notes = notes
         self.stats.servers = [] if self._servers is None else self._servers.table()
 

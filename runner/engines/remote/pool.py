@@ -104,7 +104,7 @@ class ServerPool:
                 asked.add(server)
                 others = [one for one in self._in_use() if one not in asked and not one.closed_s]
                 fault.tries, wait_s = number, fault.wait_s
-                if not others and rounds >= tries:
+                if not others and (rounds >= tries or fault.permanent):
                     raise
                 if not self.retries[fault.kind]:
                     log.warning("%s: trying again, up to %d times", fault, tries - 1)

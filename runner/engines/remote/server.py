@@ -86,6 +86,7 @@ class ServerConnection:
         self.under_way = 0  # requests now
         self.requests = self.failures = 0  # so far; a request that is sent again counts again
         self.failures_in_a_row = 0
+        self.has_streamed = False  # it has begun an answer as a stream of events
         self.is_left_out = False  # it cannot be reached, or fails again and again
         self.times_left_out = 0  # since its last answer
         self._closed_until = 0.0  # it has asked for a pause of all requests

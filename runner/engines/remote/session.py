@@ -195,7 +195,7 @@ class ApiSession(Session):
             except RequestRejected as error:
                 remote.error = str(error)
             except Fault as fault:
-                remote.error = f"{fault}; tried {fault.tries} times"
+                remote.error = f"{fault}; tried {'once' if fault.tries == 1 else f'{fault.tries} times'}"
                 self._failures_in_a_row += 1
                 if not fault.reached or self._failures_in_a_row > self.most:
                     raise JobFailed(f"{remote.error}. {KEPT}") from None
@@ -220,7 +220,9 @@ class ApiSession(Session):
                     kind = stream.response.headers.get("content-type", "nothing")
                     if "text/event-stream" not in kind:
                         raise Fault(f"{model.base_url} answered with {server.plain(kind)} instead of a stream of "
-                                    "events: is its address right?", "sent no valid answer")  # fmt: skip
+                                    "events: is its address right?", "sent no valid answer",
+                                    permanent=not server.has_streamed)  # fmt: skip
+                    server.has_streamed = True
                     async for chunk in stream:
                         deltas = remote.take(chunk)
                         if remote.first_token_s:

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints.resolve import read_tensors
+from runner.checkpoints.adapter_header import adapter_shapes
 from runner.config.lora import PeftConfig
 from runner.core.errors import ConfigError, one_line
 from runner.core.texts import load_json
-
-KEY = re.compile(r"base_model\.model\.(?P<path>.+)\.lora_(?P<side>[AB])\.weight")
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,7 @@ def check(lora: PeftConfig, folder: Path, bare: Any, base_name: str) -> None:
     if settings.get("peft_type") != "LORA":
         return  # another method of PEFT: only its own checks know it
     label, modules = f"lora.path={lora.path} does not fit model.name={base_name}", dict(bare.named_modules())
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    for tensor in read_tensors(folder):
-        if match := KEY.fullmatch(tensor.name):
-            shapes.setdefault(match["path"], {})[match["side"]] = tensor.shape
+    shapes = adapter_shapes(folder)
     matched = [path for path in shapes if path in modules]
     if shapes and not matched and not any(targets(settings, path) for path in modules):
         first = ", ".join([*shapes][:3])

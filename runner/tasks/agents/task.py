@@ -26,9 +26,11 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.errors import JobFailed
 from runner.core.files import write_atomically
+from runner.core.floor_effects import LIMIT, cut_off_words
 from runner.core.progress import Progress
 from runner.core.result import CALLS, GRAPH, GRAPH_PICTURE, Call, Result, Sample, Verdict
 from runner.core.sides import answered_by, sides
+from runner.core.texts import counted
 from runner.datasets.chosen import choice_words
 from runner.datasets.gsm8k import Item
 from runner.engines.base import Capability
@@ -142,7 +144,8 @@ class _Work:
             if models := answered_by(self.scored_calls):
                 result.facts["answered_by"] = models
             result.notes += measured.report.notes + measured.stats.notes
-        result.notes += self.notes()
+        limit = str(self.context.config.generation.max_new_tokens)
+        result.notes += [*self.notes(), *filter(None, [cut_off_words(result.metrics, {LIMIT: limit})])]
         return result
 
     def edges(self, when: str) -> dict[str, float]:
@@ -171,7 +174,9 @@ class _Work:
         elif 2 * self.tally.programs[""] < self.tally.programs.total():
             notes.append(failures)
         if self.calls.reused:
-            notes.append(f"{self.calls.reused} calls were on disk from an earlier, interrupted run")
+            notes.append(
+                f"{counted(self.calls.reused, 'call was', 'calls were')} on disk from an earlier, interrupted run"
+            )
         if self.calls.asked_again:
             notes.append(f"{self.calls.asked_again} calls that had ended in an error were asked again")
         if self.inputs.left_out:

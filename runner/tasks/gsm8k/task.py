@@ -13,6 +13,7 @@ from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.root import RunnerConfig
 from runner.config.task import AUTO, Gsm8kConfig
 from runner.core.errors import check
+from runner.core.floor_effects import LIMIT, cut_off_words
 from runner.core.result import Result, Sample, Verdict
 from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_lm_eval
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
@@ -25,6 +26,7 @@ from runner.scorers.totals import score_without_left_out
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 from runner.store.jobs import Job
+from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import Completed, complete_missing, order_of_repeat, sample_of
 from runner.tasks.gsm8k.asking_again import AskingAgain
@@ -100,6 +102,7 @@ def run(inputs: Problems, context: Context) -> Result:
     if inputs.baseline is not None:
         early_stop = EarlyStop.read(inputs.baseline, context.config, VERSION, inputs.items)
     requests = requests_for(inputs, items)
+    positions.say_before_the_load(positions.of_questions(context.config, context.resolved, requests))
     again = asking_again(inputs, requests, context)
     with closing(again) if again is not None else nullcontext():
         done = complete_questions(inputs, requests, context, early_stop, again)
@@ -112,7 +115,9 @@ def run(inputs: Problems, context: Context) -> Result:
     metrics |= by_answers | done.metrics
     result = Result(metrics, rows, facts, done.notes, problems=done.problems, tables=done.tables)
     result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
+    result.notes += filter(None, [cut_off_words(metrics, {LIMIT: str(context.config.generation.max_new_tokens)})])
     result.notes += warnings(metrics, facts)
+    result.notes += positions.needless_scaling_of(context.config, context.resolved, done.samples)
     for outcome in checks(inputs, requests, done.samples, context, again):
         result.metrics |= outcome.metrics
         result.notes += outcome.notes
@@ -176,6 +181,7 @@ def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
     """Say which questions count, with which job this one is compared, and show the first prompts if requested."""
     early_stop = "" if inputs.baseline is None else preview_baseline(inputs.task, inputs.baseline, len(inputs.items))
     chosen = choice_words(inputs.task, inputs.items)
+    chosen += positions.of_questions(config, resolved, requests_for(inputs, by_number(inputs.items)))
     return "\n".join(filter(None, (*chosen, early_stop, prompts_shown(inputs, config, resolved))))
 
 

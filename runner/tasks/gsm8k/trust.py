@@ -15,6 +15,7 @@ from functools import partial
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.core.effects import Finding, judge, paired_accuracies
 from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.texts import counted
 from runner.engines.base import EngineReport, Request, prompt_sha256
 from runner.engines.contract import Engine
 from runner.scorers.votes import Vote, elect, sizes
@@ -103,8 +104,9 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
         )
     if thinking := int(metrics["cut_off_thinking"]):
         warned.append(
-            f"{thinking} answers were cut off while the model was still thinking: give it a larger "
-            "generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template reads it"
+            f"{counted(thinking, 'answer was', 'answers were')} cut off while the model was still thinking: give it a "
+            "larger generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template "
+            "reads it"
         )
     if metrics.get("questions_left"):
         warned.append(

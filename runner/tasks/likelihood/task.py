@@ -25,9 +25,10 @@ from runner.engines.base import Capability, Completion, EngineReport, Request
 from runner.engines.contract import Engine, require_among
 from runner.engines.kinds import kind_of
 from runner.scorers.divergence import Divergence
-from runner.scorers.likelihoods import figures
+from runner.scorers.likelihoods import WINDOWS, figures
 from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
+from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, order_of_repeat, sample_of
 from runner.tasks.likelihood.exact import EXACT_HASH, SideBySide, second_of, token_counts
@@ -109,6 +110,7 @@ def run(inputs: Texts, context: Context) -> Result:
         counts = token_counts([it.request for it in pieces], texts_of(inputs), context, words)
         pair = both = SideBySide(context, words, counts)
         context, diverge = replace(context, engine=both), both.divergence
+    positions.say_before_the_load(positions.of_given(context.config, context.resolved, inputs.given, task.window))
     kept = TopKFile(context.recorder.folder) if task.keep_top_k else None
     scoring = Scoring({piece.index: piece for piece in pieces}, task, diverge, kept)
 
@@ -137,21 +139,25 @@ def run(inputs: Texts, context: Context) -> Result:
     whole = [part for part in parts if part.unit not in failed]
     families = {pieces[sample.index].unit: sample.cluster for sample in done.samples}
     errors = {"errors": float(sum(sample.failed for sample in done.samples))}
-    facts = done.facts | ({} if reference is None else {"reference": f"{reference.words} · {reference.job.job_id}"})
+    facts = done.facts | ({"samples": WINDOWS} if is_one_text(inputs.given) else {})
+    if reference is not None:
+        facts["reference"] = f"{reference.words} · {reference.job.job_id}"
     spent = {name: value for name, value in done.metrics.items() if name != "decode_tok_per_s"}  # nothing is decoded
     result = Result((figures(whole, families) if whole else {}) | errors | spent, facts=facts, notes=done.notes)
     result.problems = done.problems
     result.notes += notes(inputs)
+    result.notes += positions.needless_scaling_of(context.config, context.resolved, done.samples)
     return result
 
 
-def preview(inputs: Texts, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
-    """Say which job, or which model beside it, this one will be compared with, and whether that job is done."""
+def preview(inputs: Texts, config: RunnerConfig, resolved: Resolved) -> str:
+    """Say what this job will be compared with, whether that is done, and if a scaling of RoPE can help with no text."""
+    lines = positions.of_given(config, resolved, inputs.given, inputs.task.window)
     if inputs.second is not None:
-        return f"reference: {inputs.task.reference}, loaded beside this model"
-    if inputs.reference is None:
-        return ""
-    return f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}"
+        lines.append(f"reference: {inputs.task.reference}, loaded beside this model")
+    elif inputs.reference is not None:
+        lines.append(f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}")
+    return "\n".join(lines)
 
 
 def notes(inputs: Texts) -> list[str]:
@@ -162,7 +168,7 @@ def notes(inputs: Texts) -> list[str]:
     window, step = inputs.task.window, inputs.task.step
     lines = [f"perplexity: windows of {window} tokens, each next one {step} further on: every token but a text's first "
              f"is scored once, after {window - step} tokens of context or all there are"]  # fmt: skip
-    if len(texts) == 1:
+    if is_one_text(inputs.given):
         lines.append("one text: its windows count as samples, although they are not independent")
     return lines
 
@@ -177,10 +183,11 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
     encoded = iter([ids for _, ids in kind.encoded(config, context.resolved, texts)] if texts[1:] else [[]])
     special = next(encoded)
     pieces: list[Continuation] = []
-    is_one_text = len(inputs.given) == 1
     for unit, given in enumerate(inputs.given):
         if given.form is Form.text:
-            cut_text = windows(inputs.task, given.texts[0], next(encoded), special, unit, len(pieces), is_one_text)
+            cut_text = windows(
+                inputs.task, given.texts[0], next(encoded), special, unit, len(pieces), is_one_text(inputs.given)
+            )
             pieces += [replace(it, cluster=given.cluster) for it in cut_text]
             continue
         prompt = build_prompt(inputs.task, Item(given.question, "", ""), []) if given.form is Form.asked else None
@@ -192,13 +199,18 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
     return pieces
 
 
+def is_one_text(given: list[Given]) -> bool:
+    """Whether the windows of a single text are the samples of the statistics."""
+    return len(given) == 1 and given[0].form is Form.text
+
+
 def texts_of(inputs: Texts) -> list[str]:
     """Return the texts that are cut into windows."""
     return [given.texts[0] for given in inputs.given if given.form is Form.text]
 
 
 def windows(
-    task: LikelihoodConfig, text: str, ids: list[int], special: list[int], unit: int, first: int, is_one_text: bool
+    task: LikelihoodConfig, text: str, ids: list[int], special: list[int], unit: int, first: int, are_samples: bool
 ) -> list[Continuation]:
     """Cut a text into windows of tokens: each scores the tokens that the one before has not, after those they share.
 
@@ -218,7 +230,7 @@ def windows(
         prompt, continuation = tuple(ids[begin:scored_to]), tuple(ids[scored_to:end])
         number = first + len(pieces)
         request = Request(number, prompt, continuation=continuation)
-        pieces.append(Continuation(request, number if is_one_text else unit, size, characters))
+        pieces.append(Continuation(request, number if are_samples else unit, size, characters))
         scored_to = end
         if end == len(ids):
             break

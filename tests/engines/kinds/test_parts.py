@@ -274,6 +274,13 @@ def test_refused_before_anything_is_loaded(
     refused(make_config(model=in_parts(parts)), "the parts that run here need .* of main memory are free")
     fits = make_config(model=in_parts(parts, check_memory=False))
     assert check(fits, task_of(fits), resolve(fits)) == []
+    monkeypatch.setattr(machine, "available_mib", lambda: 10_000.0)
+    alone, four = (make_config(model=in_parts(parts, stages=stages)) for stages in (1, 4))
+    assert check(alone, task_of(alone), resolve(alone)) == []
+    (note,) = check(four, task_of(four), resolve(four))
+    assert re.fullmatch(
+        r"4 processes of a pipeline share the .* the whole model fits here and is usually faster .*", note
+    )
 
 
 def test_the_parts_of_other_machines_need_not_be_here(

@@ -96,7 +96,7 @@ def test_a_model_that_was_cut_off_while_thinking_is_warned_of() -> None:
     assert report["cut_off_thinking"] == 1
     assert trust_report(samples, {"thinking": "begun by the chat template"})["cut_off_thinking"] == 2
     [warning] = warnings(report, {})
-    assert warning.startswith("1 answers were cut off while the model was still thinking")
+    assert warning.startswith("1 answer was cut off while the model was still thinking")
 
 
 class Encoding:

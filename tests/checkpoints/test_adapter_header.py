@@ -1,0 +1,65 @@
+"""An adapter for another model is refused by headers alone, before torch is imported; processes start cold."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from runner.checkpoints import adapter_header
+from runner.checkpoints.resolve import resolve
+from runner.config.lora import PeftConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.errors import ConfigError
+from runner.embedded import MODEL_DIR
+
+ADAPTER = MODEL_DIR.parent / "lora_team"
+
+
+def changed(to: Path, rename: str = "", cut: int = 0) -> Path:
+    """Copy the adapter that ships, with its modules renamed or A made for fewer inputs."""
+    shutil.copytree(ADAPTER, to)
+    weights = load_file(to / "adapter_model.safetensors")
+    save_file(
+        {
+            key.replace("_proj", rename or "_proj"): w[:, : w.shape[1] - cut].copy() if "lora_A" in key else w
+            for key, w in weights.items()
+        },
+        to / "adapter_model.safetensors",
+    )
+    return to
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"rename": "_other"}, "none of its \\d+ modules is there"), ({"cut": 1}, "size mismatch for model.layers.0")],
+)
+def test_a_wrong_adapter_is_refused_before_torch_is_imported(
+    make_config: Callable[..., RunnerConfig], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = changed(tmp_path / "lora", **changes)
+    command = [sys.executable, "-X", "importtime", "-m", "runner", "lora=peft", f"lora.path={folder}", "task.limit=2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    err = done.stderr
+    assert done.returncode == 2
+    assert f"error: lora.path={folder} does not fit model.name=embedded: " in err
+    lora = PeftConfig(path=str(folder))
+    config = make_config(model=LocalModelConfig(name="embedded"), lora=lora)
+    with pytest.raises(ConfigError, match=message):
+        adapter_header.check(resolve(config), lora)
+    assert not [line for line in err.splitlines() if line.endswith("| torch")]
+    assert not list(tmp_path.glob("outputs/jobs/*/samples.jsonl"))
+
+
+def test_the_adapter_of_the_model_fits(make_config: Callable[..., RunnerConfig], tmp_path: Path) -> None:
+    lora = PeftConfig(path=str(changed(tmp_path / "lora")))
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    adapter_header.check(resolve(make_config(model=LocalModelConfig(name="embedded"), lora=lora)), lora)

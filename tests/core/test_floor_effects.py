@@ -1,0 +1,41 @@
+"""Scores that say little about a model."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.core.floor_effects import LIMIT, cut_off_words, why_more_would_not_decide
+from runner.core.metrics import OF_SCORED
+
+
+def scored(correct: int, cut_off: int, n: int = 20) -> dict[str, float]:
+    return {"correct": correct, "n": n, "cut_off": cut_off}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "params", "words"),
+    [
+        (scored(0, 20), {LIMIT: "64"}, "20 of 20 cut off at 64 tokens: raise generation.max_new_tokens"),
+        (scored(12, 2), {LIMIT: "256"}, "2 of 20 cut off at 256 tokens: raise generation.max_new_tokens"),
+        (scored(12, 2), {}, "2 of 20 cut off: raise its limit"),  # another tool's run
+        (scored(12, 1), {LIMIT: "256"}, ""),
+        (scored(0, 0, n=0), {LIMIT: "256"}, ""),
+        ({"n": 20.0, "cut_off": 20.0}, {LIMIT: "64"}, ""),  # completions without verdicts may be meant to be cut off
+    ],
+)
+def test_what_a_job_says_of_answers_that_were_cut_off(
+    metrics: dict[str, float], params: dict[str, str], words: str
+) -> None:
+    assert cut_off_words(metrics, params) == words
+
+
+def test_more_questions_decide_nothing_where_all_verdicts_are_the_same() -> None:
+    assert why_more_would_not_decide([scored(0, 0), scored(0, 2)]) == "no question is solved by either"
+    assert why_more_would_not_decide([scored(20, 0), scored(20, 0)]) == "every question is solved by both"
+    assert why_more_would_not_decide([scored(9, 0), scored(5, 10)]) == "most answers are cut off"
+    assert why_more_would_not_decide([scored(0, 0), scored(1, 0)]) == ""
+    assert why_more_would_not_decide([scored(20, 0), scored(0, 0)]) == ""
+
+
+def test_the_columns_of_missing_answers_are_never_left_out() -> None:
+    assert (OF_SCORED["no_answer"], OF_SCORED["cut_off"]) == (0, 0)

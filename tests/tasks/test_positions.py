@@ -1,0 +1,49 @@
+"""A scaling of RoPE on texts that fit the model's own positions is named: before the load, in the plan, and after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runner.config.rope import ROPES, RopeScalingConfig
+
+OWN = 1024  # of the embedded model
+HURTS = "no text exceeds 1,024 positions, the model's own: scaling can only hurt here"
+
+
+def test_the_scalings_have_one_default_factor() -> None:
+    folder = Path(__file__).parents[2] / "conf" / "rope"
+    scalings = [name for name, one in ROPES.items() if issubclass(one, RopeScalingConfig)]
+    factors = {name: yaml.safe_load((folder / f"{name}.yaml").read_text())["factor"] for name in scalings}
+    assert len(factors) == 4
+    assert set(factors.values()) == {2.0}
+
+
+@pytest.mark.slow
+def test_a_scaling_that_no_question_needs_is_named(runner: Callable[..., Any]) -> None:
+    question = ("task.limit=2", "generation.max_new_tokens=4")
+    planned = runner(*question, "rope=linear", "plan=true")
+    assert f"rope=linear: {HURTS}" in planned.out
+    done = runner(*question, "rope=yarn")
+    assert f"note: rope=yarn: {HURTS}" in done.err, "before the load"
+    assert f"note: rope=yarn: {HURTS}" in done.out
+    assert "scaling changes nothing here" in runner(*question, "rope=dynamic").out
+    assert "scaling" not in runner(*question).out
+    assert HURTS not in runner(*question, "rope=linear", "rope.factor=1").out
+
+
+@pytest.mark.slow
+def test_a_text_that_needs_the_scaling_is_not_warned_of(runner: Callable[..., Any], tmp_path: Path) -> None:
+    rows = tmp_path / "long.jsonl"
+    rows.write_text(json.dumps({"text": "a b c d. " * OWN}) + "\n")
+    task = ("task=likelihood", f"task.data={rows}", "rope=linear")
+    short = runner(*task, "task.window=512")
+    assert f"rope=linear: {HURTS}" in short.out, short.err
+    long = runner(*task, f"task.window={OWN + 500}")
+    assert long.code == 0, long.err
+    assert "can only hurt" not in long.out + long.err
