@@ -213,7 +213,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = load_json(path / "config.json")
         _check_settings(settings, path / "config.json")
         return settings
-    return gguf_file.read_settings(gguf_file.read_header(path))
+    settings = gguf_file.read_settings(gguf_file.read_header(path))
+    _check_settings(settings, path)
+    return settings
 
 
 def _check_settings(settings: dict[str, Any], path: Path) -> None:
