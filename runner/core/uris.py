@@ -14,9 +14,13 @@ SCHEMES = ("sqlite:///", "sqlite+pysqlite:///")
 HIDDEN = "***"
 # parameters of a query that are shown; every other value is hidden
 PLAIN = ("host", "port", "sslmode", "timeout", "connect_timeout", "mode", "cache", "uri", "charset", "driver", "nolock")
-URI = re.compile(
-    r"\b[a-zA-Z][\w+.-]*://(?:[^\s'\"<>,;)\]}]*[^\s'\"<>,;)\]}:.])?"
-)  # a : or . at the end belongs to the message
+# Characters such as , ; ' ) may be within a URI's secrets, so only what no URI has ends it, or the next URI
+SCHEME = r"[a-zA-Z][\w+.-]{0,30}://"
+URI = re.compile(rf"\b{SCHEME}(?:(?!\b{SCHEME})[^\s\"<>])*")
+OF_THE_TEXT = ",;:.')]}"  # at the end of a URI
+ROUTE = re.compile(r"/experiments/\d+(/runs/\w{32})?")  # the one fragment that is shown: of MLflow's pages
+HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d*)?")
+NETWORK = ("http", "postgres", "mysql", "mssql")  # the @ of such a URI ends its user's part
 
 
 def sqlite_uri(path: Path) -> str:
@@ -43,18 +47,30 @@ def without_secrets(text: str) -> str:
 
 
 def _shown(uri: str) -> str:
+    uri, after = uri[: len(uri.rstrip(OF_THE_TEXT))], uri[len(uri.rstrip(OF_THE_TEXT)) :]
     scheme, _, rest = uri.partition("://")
-    if scheme.startswith("sqlite"):
-        return uri  # a file: nothing to hide, and its folders may have any name
+    kind = scheme.lower()
+    if kind.startswith("sqlite"):
+        return uri + after  # a file: nothing to hide, and its folders may have any name
+    where = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user = ""
+    if "@" in where or (kind.startswith(NETWORK) and "@" in rest and not _is_host(where, rest)):
+        # a password may have / ? # or @ in it
+        before = where if "@" in where else rest
+        user, rest = f"{HIDDEN}@", rest[before.rindex("@") + 1 :]
     rest, hash_sign, fragment = rest.partition("#")
     place, question_mark, query = rest.partition("?")
-    where, slash, path = place.partition("/")
-    if "@" in where:
-        where = f"{HIDDEN}@{where.rpartition('@')[2]}"
-    elif "@" in path and scheme.startswith(("http", "postgres", "mysql", "mssql")):  # a password with a / in it
-        where, slash, path = f"{HIDDEN}@{path.rpartition('@')[2]}", "", ""
+    place, semicolon, _ = place.partition(";")  # parameters of a path, such as a session
     query = "&".join(_shown_part(part) for part in query.split("&")) if question_mark else ""
-    return f"{scheme}://{where}{slash}{path}{question_mark}{query}{hash_sign}{fragment}"
+    fragment = fragment if not fragment or ROUTE.fullmatch(fragment) else HIDDEN
+    place += f";{HIDDEN}" if semicolon else ""
+    return f"{scheme}://{user}{place}{question_mark}{query}{hash_sign}{fragment}{after}"
+
+
+def _is_host(where: str, rest: str) -> bool:
+    """Whether what stands before / ? or # is a host with its port, and the @ behind it is in a query's value."""
+    query = rest.partition("?")[2]
+    return "@" not in rest.partition("?")[0] and "=" in query.partition("@")[0] and bool(HOST.fullmatch(where))
 
 
 def _shown_part(part: str) -> str:
