@@ -19,7 +19,6 @@ SCHEME = r"[a-zA-Z][\w+.-]{0,30}://"
 URI = re.compile(rf"\b{SCHEME}(?:(?!\b{SCHEME})[^\s\"<>])*")
 OF_THE_TEXT = ",;:.')]}"  # at the end of a URI
 ROUTE = re.compile(r"/experiments/\d+(/runs/\w{32})?")  # the one fragment that is shown: of MLflow's pages
-HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d*)?")
 NETWORK = ("http", "postgres", "mysql", "mssql")  # the @ of such a URI ends its user's part
 
 
@@ -52,25 +51,21 @@ def _shown(uri: str) -> str:
     kind = scheme.lower()
     if kind.startswith("sqlite"):
         return uri + after  # a file: nothing to hide, and its folders may have any name
-    where = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    user = ""
-    if "@" in where or (kind.startswith(NETWORK) and "@" in rest and not _is_host(where, rest)):
-        # a password may have / ? # or @ in it
-        before = where if "@" in where else rest
-        user, rest = f"{HIDDEN}@", rest[before.rindex("@") + 1 :]
+    # a password may have / ? # or @ in it, so that only the last @ surely ends it
+    _, at, rest = rest.rpartition("@") if kind.startswith(NETWORK) else _user_of(rest)
     rest, hash_sign, fragment = rest.partition("#")
     place, question_mark, query = rest.partition("?")
     place, semicolon, _ = place.partition(";")  # parameters of a path, such as a session
     query = "&".join(_shown_part(part) for part in query.split("&")) if question_mark else ""
     fragment = fragment if not fragment or ROUTE.fullmatch(fragment) else HIDDEN
     place += f";{HIDDEN}" if semicolon else ""
-    return f"{scheme}://{user}{place}{question_mark}{query}{hash_sign}{fragment}{after}"
+    return f"{scheme}://{HIDDEN * bool(at)}{at}{place}{question_mark}{query}{hash_sign}{fragment}{after}"
 
 
-def _is_host(where: str, rest: str) -> bool:
-    """Whether what stands before / ? or # is a host with its port, and the @ behind it is in a query's value."""
-    query = rest.partition("?")[2]
-    return "@" not in rest.partition("?")[0] and "=" in query.partition("@")[0] and bool(HOST.fullmatch(where))
+def _user_of(rest: str) -> tuple[str, str, str]:
+    where = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, at, _ = where.rpartition("@")
+    return user, at, rest[len(user + at) :]
 
 
 def _shown_part(part: str) -> str:
