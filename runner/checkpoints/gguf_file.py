@@ -13,15 +13,26 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from runner.checkpoints.weight_files import Tensor
+from runner.checkpoints.weight_files import MAX_DIMENSIONS, Tensor
 from runner.core.errors import DataError, reading
+from runner.core.texts import short
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)  # version 1 counted in 32 bits; no tool writes it any more
 ALIGNMENT = 32  # of the tensors, if the file does not set it
 LONG_ARRAY = 1024  # longer arrays are vocabularies; only their length is needed
+# limits of a header, far above those of any model, so that a hostile one takes neither minutes nor all memory
+MAX_VALUES = 2**23  # keys, texts and elements of arrays
+MAX_TENSORS = 2**17
+MAX_TEXT_BYTES = 2**26
+MAX_COUNT = 2**31 - 1
+# settings that are whole numbers; those with True may have one for each layer
+COUNTS = {
+    "block_count": False, "embedding_length": False, "feed_forward_length": True, "attention.head_count": True,
+    "attention.head_count_kv": True, "attention.key_length": False, "rope.dimension_count": False, "vocab_size": False,
+}  # fmt: skip
 STRING, ARRAY = 8, 9
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 # the format's own table: number → name, numbers per block, bytes per block
@@ -58,7 +69,7 @@ class Header:
     @property
     def architecture(self) -> str:
         """The model's architecture, as llama.cpp names it."""
-        return str(self.metadata["general.architecture"])
+        return self.metadata["general.architecture"]  # type: ignore[no-any-return]  # checked to be a text
 
     @property
     def types(self) -> str:
@@ -152,7 +163,7 @@ def _read_header(path: Path, size: int, _mtime_ns: int) -> Header:
             return _parse(_GgufReader(blob), path, size)
         except (struct.error, IndexError, OverflowError) as error:
             raise DataError(f"{path}: truncated: its {size} bytes end within the header") from error
-        except (UnicodeDecodeError, RecursionError, TypeError) as error:
+        except (UnicodeDecodeError, RecursionError) as error:
             raise DataError(f"{path}: damaged header ({error})") from error
 
 
@@ -160,33 +171,43 @@ class _GgufReader:
     """Reads the values of the header in their order."""
 
     def __init__(self, blob: mmap.mmap) -> None:
-        self.blob, self.at = blob, 4
+        self.blob, self.at, self.values_left = blob, 4, MAX_VALUES
+
+    def spend(self, values: int, path: Path) -> None:
+        """Count what is to be read one by one."""
+        self.values_left -= values
+        if self.values_left < 0:
+            raise DataError(f"{path}: damaged header: more than {MAX_VALUES:,} values by byte {self.at}")
 
     def scalar(self, kind: str) -> Any:
         (value,) = struct.unpack_from(f"<{kind}", self.blob, self.at)
         self.at += struct.calcsize(f"<{kind}")
         return value
 
-    def string(self, wanted: bool = True) -> str:
+    def string(self, path: Path, wanted: bool = True) -> str:
         length = self.scalar("Q")
         if length > len(self.blob) - self.at:
             raise IndexError("the string ends beyond the file")
+        if wanted and length > MAX_TEXT_BYTES:
+            raise DataError(f"{path}: damaged header: a text of {length:,} bytes at byte {self.at}")
         self.at += length
         return self.blob[self.at - length : self.at].decode() if wanted else ""
 
     def value(self, kind: int, path: Path) -> Any:
         if kind == STRING:
-            return self.string()
+            return self.string(path)
         if kind in SCALARS:
             return self.scalar(SCALARS[kind])
         if kind != ARRAY:
             raise DataError(f"{path}: damaged header: a value of the unknown type {kind} at byte {self.at}")
         inner, count = self.scalar("I"), self.scalar("Q")
+        if count <= LONG_ARRAY or inner == STRING:
+            self.spend(count, path)
         if count <= LONG_ARRAY:
             return [self.value(inner, path) for _ in range(count)]
         if inner == STRING:
             for _ in range(count):
-                self.string(wanted=False)
+                self.string(path, wanted=False)
         elif inner in SCALARS:
             self.at += count * struct.calcsize(f"<{SCALARS[inner]}")
         else:
@@ -199,17 +220,29 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
     if version not in VERSIONS:
         raise DataError(f"{path}: GGUF version {version}; only versions {' and '.join(map(str, VERSIONS))} can be read")
     tensor_count, pairs = reader.scalar("Q"), reader.scalar("Q")
+    if tensor_count > MAX_TENSORS:
+        raise DataError(f"{path}: damaged header: {tensor_count:,} tensors; at most {MAX_TENSORS:,} are read")
+    reader.spend(pairs, path)
     metadata: dict[str, Any] = {}
     for _ in range(pairs):
-        key = reader.string()
+        key = reader.string(path)
+        if key in metadata:
+            raise DataError(f"{path}: damaged header: the key {short(key)} is duplicated")
         value = reader.value(reader.scalar("I"), path)
         metadata[key] = len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
-    if "general.architecture" not in metadata:
-        raise DataError(f"{path}: names no general.architecture, so it contains no model")
-    unaligned = []
+    _check_metadata(metadata, path)
+    alignment = metadata.get("general.alignment", ALIGNMENT)
+    unaligned: dict[str, Tensor] = {}
     for _ in range(tensor_count):
-        name = reader.string()
-        fastest_first = [reader.scalar("Q") for _ in range(reader.scalar("I"))]
+        name = reader.string(path)
+        if name in unaligned:
+            raise DataError(f"{path}: damaged header: two tensors are called {short(name)}")
+        dimensions = reader.scalar("I")
+        if dimensions > MAX_DIMENSIONS:
+            raise DataError(
+                f"{path}: tensor {name} has {dimensions:,} dimensions; at most {MAX_DIMENSIONS} can be read"
+            )
+        fastest_first = [reader.scalar("Q") for _ in range(dimensions)]
         kind, offset = reader.scalar("I"), reader.scalar("Q")
         if kind not in BLOCKS:
             raise DataError(f"{path}: tensor {name} is stored in the type {kind}, which is unknown here")
@@ -217,10 +250,11 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
         if fastest_first and fastest_first[0] % numbers:
             raise DataError(f"{path}: tensor {name} has rows of {fastest_first[0]} numbers, no multiple of {numbers}")
         nbytes = math.prod(fastest_first) // numbers * block_bytes
-        unaligned.append(Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes))
-    alignment = metadata.get("general.alignment", ALIGNMENT)
-    start = math.ceil(reader.at / max(alignment, 1)) * alignment
-    tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in unaligned)
+        if offset % alignment:
+            raise DataError(f"{path}: tensor {name} begins at {offset}, no multiple of general.alignment {alignment}")
+        unaligned[name] = Tensor(name, type_name, tuple(reversed(fastest_first)), path, offset, nbytes)
+    start = -(-reader.at // alignment) * alignment
+    tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in unaligned.values())
     for tensor in tensors:
         if tensor.offset + tensor.nbytes > size:
             raise DataError(
@@ -232,3 +266,29 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
         if after.offset < one.offset + one.nbytes:
             raise DataError(f"{path}: tensors {one.name} and {after.name} overlap")
     return Header(metadata, tensors)
+
+
+def _check_metadata(metadata: dict[str, Any], path: Path) -> None:
+    """Reject values of other types than those that are read here, or out of range."""
+
+    def fail(key: str, expected: str) -> NoReturn:
+        raise DataError(f"{path}: damaged header: {key}: {expected} expected, found {short(metadata[key])}")
+
+    def is_count(value: object) -> bool:
+        return type(value) is int and 0 <= value <= MAX_COUNT
+
+    if "general.architecture" not in metadata:
+        raise DataError(f"{path}: names no general.architecture, so it contains no model")
+    architecture = metadata["general.architecture"]
+    if not isinstance(architecture, str) or not architecture:
+        fail("general.architecture", "a text")
+    alignment = metadata.get("general.alignment", ALIGNMENT)
+    if not is_count(alignment) or alignment.bit_count() != 1:
+        fail("general.alignment", "a power of two")
+    if not is_count(metadata.get("tokenizer.ggml.tokens", 0)):
+        fail("tokenizer.ggml.tokens", "a list")
+    for name, may_be_list in COUNTS.items():
+        value = metadata.get(key := f"{architecture}.{name}", 0)
+        values = value if may_be_list and isinstance(value, list) and value else [value]
+        if not all(map(is_count, values)):
+            fail(key, f"a whole number from 0 to {MAX_COUNT}{', or one for each layer,' * may_be_list}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import byteio, model_files
-from runner.core.files import replace_with
+from runner.core.files import replace_text, replace_with
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TREE_FORMAT = 1
@@ -97,7 +97,7 @@ def begin(snapshot: Snapshot) -> None:
     for folder in (snapshot.repo / "blobs", snapshot.folder):
         folder.mkdir(parents=True, exist_ok=True)
     tree = json.dumps({"format_version": TREE_FORMAT, "files": snapshot.tree})
-    replace_with(_tree_path(snapshot.repo, snapshot.commit), lambda path: path.write_text(tree))
+    replace_text(_tree_path(snapshot.repo, snapshot.commit), tree)
     if not (snapshot.repo / "refs" / snapshot.revision).exists():
         write_ref(snapshot)  # a ref to an older, complete snapshot stays until the new one is complete
 
@@ -105,7 +105,7 @@ def begin(snapshot: Snapshot) -> None:
 def write_ref(snapshot: Snapshot) -> None:
     """Store the commit of the branch or tag."""
     if snapshot.revision != snapshot.commit:
-        replace_with(snapshot.repo / "refs" / snapshot.revision, lambda path: path.write_text(snapshot.commit))
+        replace_text(snapshot.repo / "refs" / snapshot.revision, snapshot.commit)
 
 
 def link(snapshot: Snapshot, file: File, checksum: str) -> None:

@@ -27,7 +27,7 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.dtypes import BYTES, Dtype, dtype_for
 from runner.core.errors import ConfigError, DataError, check
-from runner.core.files import replace_with
+from runner.core.files import replace_text
 from runner.core.machine import MIB
 from runner.core.texts import load_json, read_cache, short
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
@@ -213,7 +213,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         settings = load_json(path / "config.json")
         _check_settings(settings, path / "config.json")
         return settings
-    return gguf_file.read_settings(gguf_file.read_header(path))
+    settings = gguf_file.read_settings(gguf_file.read_header(path))
+    _check_settings(settings, path)
+    return settings
 
 
 def _check_settings(settings: dict[str, Any], path: Path) -> None:
@@ -303,7 +305,7 @@ def _sha256(files: dict[str, Path], cache: Path) -> str:
     if fresh:
         # without the cache only time is lost; an unwritable output folder is reported elsewhere
         with suppress(OSError):
-            replace_with(cache, lambda path: path.write_text(json.dumps(known | fresh, indent=0)))
+            replace_text(cache, json.dumps(known | fresh, indent=0))
     return total.hexdigest()
 
 

@@ -18,6 +18,8 @@ from runner.core.texts import load_json, parse_object, short
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 NAMES = {"safetensors": (SINGLE, INDEX), "bin": ("pytorch_model.bin", "pytorch_model.bin.index.json")}
+MAX_DIMENSIONS = 8  # a tensor of a language model has at most 5
+MAX_NUMBER = 2**63 - 1  # in a header; a product of eight is still a float, for messages
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".npz")
 DTYPE_BITS = {
@@ -209,11 +211,18 @@ def parse_header(header: bytes, path: Path, size: int) -> WeightFile:
 def _tensor(name: str, entry: Any, path: Path, header_bytes: int) -> Tensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        is_valid = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+        is_valid = (
+            type(shape) is type(entry["data_offsets"]) is list
+            and len(shape) <= MAX_DIMENSIONS
+            and all(type(number) is int and 0 <= number <= MAX_NUMBER for number in (*shape, begin, end))
+        )
     except (KeyError, TypeError, ValueError):
         is_valid = False
     if not is_valid:
-        raise DataError(f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {short(entry)}")
+        raise DataError(
+            f"{path}: tensor {name}: dtype, shape and two data_offsets expected, found {short(entry)} "
+            f"(whole numbers from 0 to 2^63 - 1, at most {MAX_DIMENSIONS} dimensions)"
+        )
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise DataError(f"{path}: tensor {name}: dtype {dtype!r} is none of {', '.join(DTYPE_BITS)}")
     bits = math.prod(shape) * DTYPE_BITS[dtype]

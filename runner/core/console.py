@@ -14,6 +14,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from runner.core.uris import without_secrets
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -56,11 +58,11 @@ def rich_table(frame: str = "SIMPLE_HEAD", **how: Any) -> Table:
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats log lines, which may quote names and texts, without control characters."""
+    """Formats log lines, which may quote names, texts and tracebacks, without control characters and secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        return plain(super().format(record))
+        return plain(without_secrets(super().format(record)))
 
 
 IN_TABLE: dict[str, object] = {"in_table": True}  # log.info(..., extra=IN_TABLE): the table of a single job has it too

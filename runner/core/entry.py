@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, NoReturn
 
 from runner.core import environment, signals
 from runner.core.console import keep_streams, say, unwritten
 from runner.core.errors import INTERRUPTED, exit_code_of, message_of
+from runner.core.uris import without_secrets
 
 
 def run_entry(
@@ -24,6 +27,7 @@ def run_entry(
         return work()
 
     keep_streams()
+    sys.excepthook = print_traceback
     code: Any
     try:
         code = exit_code_of(name, with_environment, message_of)
@@ -39,3 +43,8 @@ def run_entry(
         say(f"{name}: stdout cannot be written ({lost.strerror}): {fix}")
         code = code or 1
     sys.exit(code)
+
+
+def print_traceback(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """Print the traceback of a bug as Python does; the errors of libraries in it may quote a URI with its token."""
+    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, where))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TextIO
 
 from runner.core.errors import ConfigError, cannot_write
+
+CANNOT_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)  # a folder that only takes files, or some network disks
 
 
 def hold(file: Path, wait: bool = True) -> TextIO:
@@ -66,26 +69,58 @@ def user_cache() -> Path | None:
     return folder if folder.is_dir() and os.access(folder, os.W_OK) else None
 
 
-def replace_with(path: Path, make: Callable[[Path], object], with_folders: bool = True) -> None:
-    """Make a file or a link under a name of this process's own, and move it into place atomically."""
+def replace_with(path: Path, make: Callable[[Path], object], with_folders: bool = True, durable: bool = False) -> None:
+    """Make a file or a link under a name that nobody else has, and move it into place atomically.
+
+    `make` must fail where the name exists. `durable` waits until the disk has the file and its name: without it, a
+    power cut may bring back the old file, or leave an empty one.
+    """
     if with_folders:
         path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fresh.unlink(missing_ok=True)
+    # not the process's id: two containers, or two threads, may have the same one
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         make(fresh)
+        if durable:
+            sync(fresh)
         fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
+        if durable:
+            sync(path.parent)
+    except BaseException as error:
+        if not isinstance(error, FileExistsError):  # then it is somebody else's
+            fresh.unlink(missing_ok=True)
         raise
 
 
-def write_atomically(path: Path, text: str, key: str = "output_dir") -> None:
-    """Write a file into an existing folder so that a reader sees the old text or the new one, never a part."""
+def replace_text(path: Path, text: str, with_folders: bool = True, durable: bool = False) -> None:
+    """Replace a file atomically by one with this text, so that a reader sees the old one or the new one."""
+
+    def write(fresh: Path) -> None:
+        with fresh.open("x", encoding="utf-8") as file:
+            file.write(text)
+
+    replace_with(path, write, with_folders, durable)
+
+
+def write_atomically(path: Path, text: str, key: str = "output_dir", durable: bool = False) -> None:
+    """Replace a file in an existing folder by a text; an OutputError names the key of the folder."""
     try:
-        replace_with(path, lambda fresh: fresh.write_text(text, encoding="utf-8"), with_folders=False)
+        replace_text(path, text, with_folders=False, durable=durable)
     except OSError as error:
         raise cannot_write(path, error, key) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file's content, or a folder's names."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
 
 
 def shared_folder(names: Iterable[str]) -> str:

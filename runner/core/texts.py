@@ -169,6 +169,11 @@ def signed(values: dict[str, Any]) -> str:
     return json.dumps(values | {"checksum": short_hash(values, 16)}, indent=2, ensure_ascii=False) + "\n"
 
 
+def is_torn(data: bytes) -> bool:
+    """Whether an unreadable file is the beginning of such JSON, or empty: not an edit, but what a power cut leaves."""
+    return not data.strip(b"\0") or (data.startswith(b"{\n") and not data.endswith(b"\n}\n"))
+
+
 def checked(values: Any) -> Any:
     """Return the content of such JSON; ValueError if it was changed since it was written.
 

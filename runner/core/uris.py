@@ -14,9 +14,12 @@ SCHEMES = ("sqlite:///", "sqlite+pysqlite:///")
 HIDDEN = "***"
 # parameters of a query that are shown; every other value is hidden
 PLAIN = ("host", "port", "sslmode", "timeout", "connect_timeout", "mode", "cache", "uri", "charset", "driver", "nolock")
-URI = re.compile(
-    r"\b[a-zA-Z][\w+.-]*://(?:[^\s'\"<>,;)\]}]*[^\s'\"<>,;)\]}:.])?"
-)  # a : or . at the end belongs to the message
+# Characters such as , ; ' ) may be within a URI's secrets, so only what no URI has ends it, or the next URI
+SCHEME = r"[a-zA-Z][\w+.-]{0,30}://"
+URI = re.compile(rf"\b{SCHEME}(?:(?!\b{SCHEME})[^\s\"<>])*")
+OF_THE_TEXT = ",;:.')]}"  # at the end of a URI
+ROUTE = re.compile(r"/experiments/\d+(/runs/\w{32})?")  # the one fragment that is shown: of MLflow's pages
+NETWORK = ("http", "postgres", "mysql", "mssql")  # the @ of such a URI ends its user's part
 
 
 def sqlite_uri(path: Path) -> str:
@@ -43,18 +46,26 @@ def without_secrets(text: str) -> str:
 
 
 def _shown(uri: str) -> str:
+    uri, after = uri[: len(uri.rstrip(OF_THE_TEXT))], uri[len(uri.rstrip(OF_THE_TEXT)) :]
     scheme, _, rest = uri.partition("://")
-    if scheme.startswith("sqlite"):
-        return uri  # a file: nothing to hide, and its folders may have any name
+    kind = scheme.lower()
+    if kind.startswith("sqlite"):
+        return uri + after  # a file: nothing to hide, and its folders may have any name
+    # a password may have / ? # or @ in it, so that only the last @ surely ends it
+    _, at, rest = rest.rpartition("@") if kind.startswith(NETWORK) else _user_of(rest)
     rest, hash_sign, fragment = rest.partition("#")
     place, question_mark, query = rest.partition("?")
-    where, slash, path = place.partition("/")
-    if "@" in where:
-        where = f"{HIDDEN}@{where.rpartition('@')[2]}"
-    elif "@" in path and scheme.startswith(("http", "postgres", "mysql", "mssql")):  # a password with a / in it
-        where, slash, path = f"{HIDDEN}@{path.rpartition('@')[2]}", "", ""
+    place, semicolon, _ = place.partition(";")  # parameters of a path, such as a session
     query = "&".join(_shown_part(part) for part in query.split("&")) if question_mark else ""
-    return f"{scheme}://{where}{slash}{path}{question_mark}{query}{hash_sign}{fragment}"
+    fragment = fragment if not fragment or ROUTE.fullmatch(fragment) else HIDDEN
+    place += f";{HIDDEN}" if semicolon else ""
+    return f"{scheme}://{HIDDEN * bool(at)}{at}{place}{question_mark}{query}{hash_sign}{fragment}{after}"
+
+
+def _user_of(rest: str) -> tuple[str, str, str]:
+    where = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, at, _ = where.rpartition("@")
+    return user, at, rest[len(user + at) :]
 
 
 def _shown_part(part: str) -> str:

@@ -133,11 +133,12 @@ class Sampler:
 
     def _pick_at_once(self, compiled: native.Kernels, logits: torch.Tensor) -> torch.Tensor:
         """Pick for all rows in one call into C."""
+        if self.history is not None and logits.shape[1] != self.vocab_size:  # C would read beyond the history's rows
+            raise ValueError(f"rows of {logits.shape[1]} logits; the history is of {self.vocab_size} tokens")
         if self._settings is None:
             numbers = torch.tensor([sampling.numbers for sampling in self.samplings], dtype=torch.float64)
             addresses = torch.zeros(2, len(self.samplings), dtype=torch.long)  # of each row's line in the history
             if self.history is not None:
-                assert logits.shape[1] == self.vocab_size
                 for address, table in zip(addresses, (self.history.seen, self.history.counts), strict=True):
                     offsets = torch.tensor(self.lines) * self.vocab_size * table.element_size()
                     address.copy_(offsets + table.data_ptr())

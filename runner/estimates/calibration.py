@@ -15,7 +15,7 @@ from runner.config.model import local_model
 from runner.core import child, machine
 from runner.core.console import say
 from runner.core.errors import one_line
-from runner.core.files import replace_with
+from runner.core.files import replace_text
 from runner.core.texts import read_cache
 from runner.estimates.sample import CalibrationModel
 from runner.estimates.speed import EstimateBasis, Points, Speed
@@ -36,7 +36,7 @@ def speeds(models: list[CalibrationModel], output_dir: Path, on_line: Callable[[
         known |= measured
         if measured:
             with suppress(OSError):  # if it cannot be written, the next plan times again
-                replace_with(output_dir / FILE, lambda path: path.write_text(json.dumps(known)))
+                replace_text(output_dir / FILE, json.dumps(known))
     return {model.key: _speed(known[model.key], model) for model in models if model.key in known}
 
 

@@ -21,15 +21,16 @@ from runner.config.root import RunnerConfig, semantic_keys
 from runner.core import machine
 from runner.core.console import say
 from runner.core.errors import EvidenceError, JobHeld, cannot_write
-from runner.core.files import hold, write_atomically
+from runner.core.files import hold, sync, write_atomically
 from runner.core.progress import Progress
 from runner.core.result import Record, Sample, Status
-from runner.core.texts import short_hash
+from runner.core.texts import is_torn, short_hash
 from runner.store.artifacts import first_changed
 from runner.store.lines import GrowingFile, damaged, is_file, read_evidence
 
 log = logging.getLogger(__name__)
 
+WORTH_SYNCING_S = 5.0  # waiting for the disk may take 0.1 s; the work of a shorter job is soon done again
 MORE_MEMORY = 1.25  # a job that was short of memory runs again when so many times as much is free
 LOCK = ".lock"  # in a job's folder: held by the process that is doing the job
 OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
@@ -66,20 +67,31 @@ class Job:
         return record
 
     def last_record(self) -> Record | None:
-        """Return the record in result.json, however the job ended."""
+        """Return the record in result.json, however the job ended; None where a power cut has left a part of it."""
         path = self.folder / "result.json"
         if not is_file(path):
             return None
+        data = b""
         try:
-            return Record.from_json(path.read_text(encoding="utf-8"))
+            data = path.read_bytes()
+            return Record.from_json(data.decode())
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if is_torn(data) and not isinstance(error, OSError):
+                log.warning("%s has no end, as after a power cut: the result is made again from what is kept", path)
+                return None
             raise EvidenceError(
                 f"{path} is not a readable result ({error}). Move it away, or run with rerun=all to replace it"
             ) from error
 
     def write_record(self, record: Record) -> None:
         """Replace result.json in one step, so that a crash leaves the old one or the new one."""
-        write_atomically(self.folder / "result.json", record.to_json())
+        durable = record.seconds >= WORTH_SYNCING_S
+        try:
+            if durable and self.samples_path.exists():
+                sync(self.samples_path)  # or a power cut could leave a result without its evidence
+        except OSError as error:
+            raise cannot_write(self.samples_path, error) from error
+        write_atomically(self.folder / "result.json", record.to_json(), durable=durable)
 
     def evidence(self) -> list[Path]:
         """Return the files that runs of this job have left in its folder; hidden files belong to the ledger."""

@@ -321,7 +321,8 @@ def one_message(compose: Callable[[str], str]) -> Iterator[None]:
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in STORE_MODULES:
             raise
         text = str(error).partition("(Background on this error")[0]  # SQLAlchemy adds paragraphs
-        raise TrackingError(compose(without_secrets(" ".join(text.split()))[:300])) from error
+        # the error itself may hold a URI with its token: not as the cause, which tracebacks show
+        raise TrackingError(compose(without_secrets(" ".join(text.split()))[:300])) from None
 
 
 def clear_errors(uri: str | None, kept: Path | None = None) -> AbstractContextManager[None]:

@@ -249,7 +249,7 @@ class Chat:
             _load(path, f"/save {name}: the file exists, and")  # only a conversation is replaced
         data = {"messages": [{"role": message.role, "content": message.content} for message in self.messages]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save")
+        write_atomically(path, json.dumps(data, ensure_ascii=False, indent=2) + "\n", "/save", durable=True)
         say(f"wrote {counted(len(self.messages), 'message')} to {path}")
 
     def _load(self, name: str) -> None:

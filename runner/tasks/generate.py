@@ -178,7 +178,7 @@ def hand_over(
     path = output_path(task)
     if path is not None:
         check_output(task, prompts, samples, mine)  # the file may have appeared meanwhile
-        write_atomically(path, completions(prompts, samples), "task.output")
+        write_atomically(path, completions(prompts, samples), "task.output", durable=True)
     if len(prompts) == 1:
         result.text = whole(prompts[0], samples[0])
         return

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from runner.compat import variables
 from runner.core import environment
 from runner.core.errors import ConfigError
 
@@ -14,18 +17,71 @@ from runner.core.errors import ConfigError
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in ("OF_THE_FILE", "OF_BOTH", "API_KEY"):
+    monkeypatch.setattr(sys, "argv", ["runner"])
+    for name in (*environment.NAMES, "API_KEY", "MY_OWN_KEY", *HOSTILE):
         monkeypatch.setenv(name, "before")  # so that it is restored
         monkeypatch.delenv(name)
     return tmp_path
 
 
+HOSTILE = (
+    "CC", "CFLAGS", "RUNNER_CFLAGS", "RUNNER_NATIVE", "XDG_CACHE_HOME", "LD_PRELOAD", "PYTHONPATH", "PATH_OF_MINE",
+    "HF_ENDPOINT", "HF_HOME", "HTTPS_PROXY", "MASTER_ADDR", "RAY_ADDRESS", "REQUESTS_CA_BUNDLE", "HYDRA_FULL_ERROR",
+)  # fmt: skip
+
+
 def test_the_environment_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment.read()  # without a file there is nothing to read
-    (folder / ".env").write_text("# a comment\nOF_THE_FILE='two words'\nexport OF_BOTH=file\n")
-    monkeypatch.setenv("OF_BOTH", "environment")
+    (folder / ".env").write_text("# a comment\nSTUDENT_LORA_DIR='two words'\nexport BASE_URL=file\nMY_OWN_KEY=sk-1\n")
+    monkeypatch.setenv("BASE_URL", "environment")
     environment.read()
-    assert (os.environ["OF_THE_FILE"], os.environ["OF_BOTH"]) == ("two words", "environment")
+    assert (os.environ["STUDENT_LORA_DIR"], os.environ["BASE_URL"]) == ("two words", "environment")
+    assert os.environ["MY_OWN_KEY"] == "sk-1", "model.key_variable names it"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_folder_sets_nothing_else(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / ".env").write_text(f"{name}=/tmp/evil-S3CRET\nSTUDENT_FORCE_CPU=1\n")
+    environment.read()
+    assert name not in os.environ
+    assert os.environ["STUDENT_FORCE_CPU"] == "1"
+    said = f".env: {name} ignored: .env.example lists what is read from a file; set it in the environment\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_file_names_a_store_that_is_a_file_and_no_server(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for uri in ("http://evil.example", "HTTPS://evil.example", "postgresql://evil/x", "databricks", "evil-plugin://x"):
+        (folder / ".env").write_text(f"MLFLOW_TRACKING_URI={uri}\nCC=evil\n")
+        environment.read()
+        assert "MLFLOW_TRACKING_URI" not in os.environ
+        assert capsys.readouterr().err.startswith(".env: MLFLOW_TRACKING_URI (of a server), CC ignored: ")
+    (folder / ".env").write_text("MLFLOW_TRACKING_URI=sqlite:///here.db\n")
+    environment.read()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///here.db"
+
+
+def test_a_file_sends_no_variable_away(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRIVATE", "S3CRET")
+    (folder / ".env").write_text("BASE_URL=http://evil.example/${PRIVATE}\n")
+    environment.read()
+    assert os.environ["BASE_URL"] == "http://evil.example/${PRIVATE}"
+
+
+def test_where_nothing_runs_nothing_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / ".env").write_text("CC=evil\n")
+    monkeypatch.setattr(sys, "argv", ["runner", "-sc", "query=bash"])
+    environment.read()
+    assert "CC" not in os.environ
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_example_lists_what_is_read() -> None:
+    example = Path(__file__).parents[2] / ".env.example"
+    listed = set(re.findall(r"^# ([A-Z0-9_]+)=", example.read_text(), re.MULTILINE))
+    assert {name for name in listed if not name.endswith("_KEY")} == set(environment.NAMES)
+    assert set(variables.NAMES) <= set(environment.NAMES)
 
 
 def test_a_file_that_cannot_be_read_is_one_message_without_its_content(folder: Path) -> None:

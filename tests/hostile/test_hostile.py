@@ -282,8 +282,10 @@ def test_evidence(arena: Arena, name: str, case: str) -> None:
     file.write_bytes(bad + b"\n" * bool(bad))
     if name == "samples.jsonl":
         (file.parent / "result.json").unlink()
-    if bad or name == "result.json":
+    if bad:
         assert name in arena.give("model=stub", "task.limit=2")
+    else:  # as after a power cut: what is missing is made again
+        arena.give("model=stub", "task.limit=2", fails=False)
     if name == "result.json":
         with warnings.catch_warnings():
             assert "left out" not in arena.give("--output-dir", "outputs", module="sync", fails=False)

@@ -106,7 +106,7 @@ def test_record_round_trip_and_what_counts_as_done(tmp_path: Path) -> None:
     assert job.recorded() is None, "the file is missing"
     job.write_record(replace(record, status=Status.KILLED))
     assert job.recorded() is None
-    (tmp_path / "result.json").write_text("{")
+    (tmp_path / "result.json").write_text("[]")
     with pytest.raises(EvidenceError, match=r"result.json is not a readable result"):
         job.recorded()
     job.forget()

@@ -6,11 +6,15 @@ import contextlib
 import shlex
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from runner.core.uris import without_secrets
 from runner.store.mlflow_store import Store, compare_command, see_all
@@ -42,12 +46,76 @@ def test_a_server_that_never_answers_is_an_error(runner: Run, silent: str) -> No
         ("mssql+pyodbc:///?odbc_connect=Driver%3DX%3BPWD%3Dpw", "mssql+pyodbc:///?odbc_connect=***"),
         ("postgresql://host/runs?sslmode=require&user=ann", "postgresql://host/runs?sslmode=require&user=***"),
         ("sqlite:////tmp/x@y/a?b.db", "sqlite:////tmp/x@y/a?b.db"),
+        ("http://host/#TOKEN", "http://host/#***"),
+        ("http://host:5000/#/experiments/1/runs/" + "a" * 32, "http://host:5000/#/experiments/1/runs/" + "a" * 32),
+        ("http://us;er:p,w@host/x", "http://***@host/x"),
+        ("http://o'b:p)w]}@host/x", "http://***@host/x"),
+        ("http://ann:p#w@host/", "http://***@host/"),
+        ("http://ann:p?w@host/", "http://***@host/"),
+        ("HTTP://ann:p/w@host/", "HTTP://***@host/"),
+        ("http://host/?mail=ann@there", "http://***@there"),
+        ("http://host/a;jsessionid=abc?x=1,2;token=abc", "http://host/a;***?x=***"),
+        (
+            "http://a@b/c,http://ann:pw@d/e;sqlite:///x@y.db,http://T@f",
+            "http://***@b/c,http://***@d/e;sqlite:///x@y.db,http://***@f",
+        ),
+        ("git+https://ann:pw@[::1]:80/x", "git+https://***@[::1]:80/x"),
     ],
 )
 def test_no_secret_of_a_uri_is_shown(uri: str, shown: str) -> None:
     assert without_secrets(uri) == shown
     assert without_secrets(f"cannot open '{uri}': why") == f"cannot open '{shown}': why"
     assert without_secrets(f"{uri}: why") == f"{shown}: why"
+
+
+USER = st.text("abcXYZ019!$&'()*+,;=:/?#@-._~%[]{}|\\", max_size=8)
+
+
+@given(st.sampled_from(["http", "https", "postgresql", "mysql+pymysql"]), USER, USER)
+def test_no_character_of_a_user_part_lets_its_secret_through(scheme: str, before: str, after: str) -> None:
+    assume("://" not in before + after)  # with it, another URI begins there
+    uri = f"{scheme}://ann:{before}S3CRET{after}@host/path"
+    shown = without_secrets(f"cannot open '{uri}': why")
+    assert "S3CRET" not in shown
+    assert shown.startswith("cannot open '")
+    assert shown.endswith("': why")
+
+
+TRACEBACK = """
+import logging, sys, traceback
+from mlflow.exceptions import MlflowException
+from runner.core.entry import run_entry
+from runner.store.ledger import log_file
+from runner.store.mlflow_store import clear_errors
+from pathlib import Path
+
+def work():
+    with log_file(Path("log.txt")):
+        with clear_errors("http://T0KEN@host"):
+            raise MlflowException("API request to http://T0KEN@host/api failed")
+
+def bug():
+    with log_file(Path("log.txt")):
+        raise ValueError("http://T0KEN@host/#T0KEN")
+
+run_entry("error", {"work": work, "bug": bug}[sys.argv[1]], lambda error: None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("work", "API request to http://***@host/api failed"), ("bug", "ValueError: http://***@host/#***")],
+)
+def test_a_whole_traceback_shows_no_token(tmp_path: Path, what: str, said: str) -> None:
+    """An error of MLflow names its store; it is neither the cause of ours, nor shown for a bug."""
+    command = [sys.executable, "-c", TRACEBACK, what]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    kept = (tmp_path / "log.txt").read_text()
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert said in kept
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "T0KEN" not in done.stdout + done.stderr + kept
 
 
 def test_a_token_is_neither_printed_nor_kept(runner: Run, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, JobFailed
-from runner.core.files import replace_with
+from runner.core.files import replace_text
 from runner.core.texts import read_cache
 from runner.engines.base import Capability, Prompt, Request
 from runner.engines.contract import Engine
@@ -72,7 +72,7 @@ def served_model(model: ApiConfig, folder: Path) -> ServedModel:
     report = {key: served.reported, extensions_key: served.extensions.value}
     with suppress(OSError):
         if known | report != known:
-            replace_with(file, lambda path: path.write_text(json.dumps(known | report, indent=0)))
+            replace_text(file, json.dumps(known | report, indent=0))
     return served
 
 

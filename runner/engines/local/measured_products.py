@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from runner.core import machine
-from runner.core.files import hold, replace_with
+from runner.core.files import hold, replace_text
 from runner.core.processor import left_out
 from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.onednn import Product
@@ -90,7 +90,7 @@ def kept(
                 known[key] = known.get(key, {}) | measured(key, started + seconds)
             log.info("measured %s in %.2f s", "; ".join(missing), time.thread_time() - started)
             try:
-                replace_with(file, lambda fresh: fresh.write_text(json.dumps(known, indent=1)))
+                replace_text(file, json.dumps(known, indent=1))
             except OSError as error:
                 log.info("the measurement of products cannot be kept: %s", error)
                 return None

@@ -7,14 +7,18 @@ both send a byte each second. Imports no torch.
 
 from __future__ import annotations
 
+import logging
 import os
+import secrets
+import selectors
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from fcntl import ioctl
+from hmac import compare_digest
 
 from runner.core.console import say
 from runner.engines.pipeline.ranks import ProcessRank
@@ -22,8 +26,11 @@ from runner.engines.pipeline.ranks import ProcessRank
 BEAT_S = 1.0
 SILENT_S = 20.0  # longer than a network takes to repair itself; within it TCP sends again what was lost
 GET_INTERFACE_ADDRESS = 0x8915  # SIOCGIFADDR
-RANK = struct.Struct("!i")
+TOKEN_BYTES = 16
+HELLO = struct.Struct(f"!i{TOKEN_BYTES}s")  # the rank, and the token from the store
+MAX_STRANGERS = 64  # connections that have not said who they are; a process says so as it connects
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+log = logging.getLogger(__name__)
 
 
 def own_address() -> str:
@@ -65,25 +72,76 @@ def ring_interface(rank: ProcessRank) -> Iterator[None]:
 
 
 class OtherMachines:
-    """In the first process: the processes on other machines, and those of which nothing is heard any more."""
+    """In the first process: the processes on other machines, and those of which nothing is heard any more.
 
-    def __init__(self) -> None:
+    Anyone in the network can connect. A process is who says hello with the token that was posted in the store, and with
+    a rank that is expected and not yet there. Nobody else gets a thread, and only a few others are kept open at a time.
+    """
+
+    def __init__(self, ranks: Collection[int]) -> None:
         self.addresses: dict[int, str] = {}  # by rank
         self.silent: set[int] = set()
+        self.token = secrets.token_hex(TOKEN_BYTES)
+        self._ranks = ranks
+        self._hellos: dict[socket.socket, bytes] = {}  # of connections that have not said all of it, oldest first
         self._listening = socket.create_server((own_address(), 0))
+        self._listening.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listening, selectors.EVENT_READ)
         self.address, self.port = self._listening.getsockname()[:2]
-        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._meet, daemon=True).start()
+
+    def _meet(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                sock = key.fileobj
+                assert isinstance(sock, socket.socket)
+                try:
+                    if sock is self._listening:
+                        self._accept()
+                    elif sock in self._hellos:  # not dropped meanwhile
+                        self._hear(sock)
+                except OSError as error:  # for one, too many open files: it passes, and this thread is needed longer
+                    log.debug("a connection failed", exc_info=error)
+                    self._drop(sock)
+                    time.sleep(BEAT_S / 10)
 
     def _accept(self) -> None:
-        while True:
-            connection, (address, _) = self._listening.accept()
-            threading.Thread(target=self._listen, args=(connection, address), daemon=True).start()
+        connection, _ = self._listening.accept()
+        connection.setblocking(False)
+        self._hellos[connection] = b""
+        self._selector.register(connection, selectors.EVENT_READ)
+        if len(self._hellos) > MAX_STRANGERS:
+            self._drop(next(iter(self._hellos)))
 
-    def _listen(self, connection: socket.socket, address: str) -> None:
-        with connection, suppress(OSError, struct.error):  # whoever connects and says nothing is no process of ours
-            connection.settimeout(SILENT_S)
-            rank: int = RANK.unpack(connection.recv(RANK.size, socket.MSG_WAITALL))[0]
-            self.addresses[rank] = address
+    def _hear(self, connection: socket.socket) -> None:
+        """Read what has come of a hello; who has said all of it is a process, or is dropped."""
+        with suppress(BlockingIOError):
+            heard = connection.recv(HELLO.size - len(self._hellos[connection]))
+            self._hellos[connection] += heard
+            said = self._hellos[connection]
+            if not heard:
+                self._drop(connection)
+            elif len(said) == HELLO.size:
+                rank, token = HELLO.unpack(said)
+                if rank in self._ranks and rank not in self.addresses and compare_digest(token.hex(), self.token):
+                    self._forget(connection)
+                    self.addresses[rank] = connection.getpeername()[0]
+                    threading.Thread(target=self._listen, args=(connection, rank), daemon=True).start()
+                else:
+                    self._drop(connection)
+
+    def _forget(self, connection: socket.socket) -> None:
+        del self._hellos[connection]
+        self._selector.unregister(connection)
+
+    def _drop(self, connection: socket.socket) -> None:
+        if connection in self._hellos:
+            self._forget(connection)
+            connection.close()
+
+    def _listen(self, connection: socket.socket, rank: int) -> None:
+        with connection, suppress(OSError):
             if is_silent(connection):
                 self.silent.add(rank)
 
@@ -109,7 +167,9 @@ def is_silent(connection: socket.socket) -> bool:
     return False
 
 
-def watch_first_process(rank: ProcessRank, address: str, port: int, end: Callable[[int], object] = os._exit) -> None:
+def watch_first_process(
+    rank: ProcessRank, address: str, port: int, token: str, end: Callable[[int], object] = os._exit
+) -> None:
     """In a process on another machine: end this process with a message when the first one's machine is gone.
 
     Its main thread may be waiting in a library at that time, so that an exception could not reach it.
@@ -117,7 +177,7 @@ def watch_first_process(rank: ProcessRank, address: str, port: int, end: Callabl
 
     def watch() -> None:
         with suppress(ConnectionError), socket.create_connection((address, port), timeout=SILENT_S) as connection:
-            connection.sendall(RANK.pack(rank.rank))
+            connection.sendall(HELLO.pack(rank.rank, bytes.fromhex(token)))
             if not is_silent(connection):
                 return
             first = silence_of(f"process 0 at {address}, which has the job,")

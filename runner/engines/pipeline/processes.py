@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import time
 from contextlib import suppress
@@ -40,6 +41,7 @@ from runner.engines.pipeline.transport import PacketType, PeerGone, Transport
 from runner.sharding.strategies import parts_of
 
 STAGE_PROCESS = "runner.engines.pipeline.stage_process"
+LOOPBACK = "127.0.0.1"
 POLL_S = 0.1
 CAUSE_S = 3.0  # how long to look for the process that failed first, after a neighbour has noticed
 EXIT_S = 10.0  # time for a process without work to exit
@@ -77,9 +79,17 @@ class Rendezvous:
         return True
 
 
+def own_store() -> TCPStore:
+    """Open the store of a pipeline on one machine; only this machine's processes can connect to it."""
+    # without a socket of ours, the store listens on every interface, whatever the host name
+    listening = socket.create_server((LOOPBACK, 0))
+    port = listening.getsockname()[1]
+    return TCPStore(LOOPBACK, port, None, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
+
+
 def join_rendezvous(port: int) -> Rendezvous:
     """Connect to the store of the parent process."""
-    return Rendezvous(TCPStore("127.0.0.1", port, None, is_master=False))
+    return Rendezvous(TCPStore(LOOPBACK, port, None, is_master=False))
 
 
 def connect(worker: StageWorker, rendezvous: Rendezvous) -> Transport:
@@ -239,7 +249,7 @@ class PeerProcesses:
 
 def start_processes(config: RunnerConfig, processes: int, folder: Path) -> PeerProcesses:
     """Start the other processes on this machine; they end with this one."""
-    store = TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)  # 0: any free port
+    store = own_store()
     peers = PeerProcesses(config, ProcessRank(0, processes, 0, processes), Rendezvous(store))
     try:
         for rank in peers.ranks:
@@ -270,8 +280,8 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
     if rank.rank == 0:
         torchrun_peers = PeerProcesses(config, rank, rendezvous)
         if not rank.is_one_machine:
-            torchrun_peers.elsewhere = others = OtherMachines()
-            rendezvous.post("watch", [others.address, others.port])
+            torchrun_peers.elsewhere = others = OtherMachines(range(rank.local_processes, rank.processes))
+            rendezvous.post("watch", [others.address, others.port, others.token])
         signal.signal(signal.SIGTERM, _on_terminate)
         atexit.register(_end_pipeline, rendezvous)  # also if the job is done already or cannot begin
         return None

@@ -104,7 +104,8 @@ class _Work:
         with Player(self.calls, self.sandbox, self.open_session, self.show, at_once) as player:
             solved = self.train(player) if task.is_trained else []
             edges |= self.edges("after")
-            write_atomically(folder / GRAPH, graph_file.to_json(self.graph, self.team.titles, self.learned(solved)))
+            graph = graph_file.to_json(self.graph, self.team.titles, self.learned(solved))
+            write_atomically(folder / GRAPH, graph, durable=task.is_trained)
             write_atomically(folder / GRAPH_PICTURE, self.drawn())
             started, loading_s = time.perf_counter(), self.loading_s
             samples = self.play_all(player)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import threading
 import time
@@ -234,15 +235,79 @@ def test_the_interface_of_an_address() -> None:
     assert interface_of("192.0.2.1") is None, "an address for documentation"
 
 
-def test_a_stranger_who_connects_and_leaves_is_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> machines.OtherMachines:
+    """The first process of three, which expects processes 1 and 2 from elsewhere."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", PORT)
-    others = machines.OtherMachines()
-    stranger, here = socket.socketpair()
-    with stranger:
-        stranger.sendall(b"GE")
-    others._listen(here, "10.77.0.9")
-    assert (others.addresses, others.silent) == ({}, set())
+    return machines.OtherMachines(range(1, 3))
+
+
+def say_hello(others: machines.OtherMachines, said: bytes) -> socket.socket:
+    """Connect and say this; nothing more is said or read."""
+    connection = socket.create_connection((others.address, others.port), timeout=WAIT_S)
+    connection.sendall(said)
+    return connection
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Wait for what the first process does: it closes, or it sends its first sign of life."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_process_from_elsewhere_needs_the_token_and_a_rank_that_is_expected(others: machines.OtherMachines) -> None:
+    token = bytes.fromhex(others.token)
+    hello = machines.HELLO.pack
+    with say_hello(others, b"GE"):
+        pass
+    refused = (hello(7, token), hello(0, token), hello(-1, token), hello(1, bytes(16)), b"GET / HTTP/1.1\r\n\r\n" * 2)
+    for said in refused:
+        with say_hello(others, said) as stranger:
+            assert is_closed(stranger), said
+    with say_hello(others, hello(1, token)) as process:
+        assert not is_closed(process)
+        with say_hello(others, hello(1, token)) as second:
+            assert is_closed(second), "one connection a rank"
+        assert (others.addresses, others.silent) == ({1: "127.0.0.1"}, set())
+
+
+def test_silent_strangers_get_no_threads_and_keep_nobody_out(others: machines.OtherMachines) -> None:
+    before = threading.active_count()
+    strangers = [say_hello(others, b"\0") for _ in range(5 * machines.MAX_STRANGERS)]
+    try:
+        with say_hello(others, machines.HELLO.pack(2, bytes.fromhex(others.token))) as process:
+            assert not is_closed(process)
+            assert list(others.addresses) == [2]
+            assert threading.active_count() == before + 1, "one for the process, none for the strangers"
+            assert is_closed(strangers[0]), "the oldest strangers make room"
+    finally:
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_a_failed_accept_does_not_end_the_watch(
+    others: machines.OtherMachines, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", machines.__name__)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first, process = socket.socket(), socket.socket()
+    with first, process, socket.socket() as probe:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (probe.fileno(), hard))  # no file can be opened any more
+        try:
+            first.connect((others.address, others.port))
+            while not caplog.records:
+                time.sleep(0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "Too many open files" in str(caplog.records[0].exc_info)
+        process.settimeout(WAIT_S)
+        process.connect((others.address, others.port))
+        process.sendall(machines.HELLO.pack(1, bytes.fromhex(others.token)))
+        assert not is_closed(process)
+    assert list(others.addresses) == [1]
 
 
 def test_silence_and_an_orderly_end_are_different_things(monkeypatch: pytest.MonkeyPatch) -> None:

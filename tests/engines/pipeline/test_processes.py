@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -25,6 +26,7 @@ from runner.engines.pipeline.transport import Packet, PacketType, Transport
 from runner.store.jobs import read_samples
 
 WAIT_S = 200
+LOOPBACK, LOOPBACK_6 = "0100007F", "0000000000000000FFFF00000100007F"  # 127.0.0.1, ::ffff:127.0.0.1
 THOROUGH = pytest.mark.thorough
 
 
@@ -96,6 +98,26 @@ def decoding(parts: Path, prompts: str, tmp_path: Path, warm_children: None) -> 
     finally:
         process.kill()
         process.communicate()
+
+
+def listening(pid: int) -> list[str]:
+    """Return the addresses, as the kernel writes them, on which a process listens."""
+    links = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(entry))
+    rows = [row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    return [row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in links]
+
+
+@pytest.mark.slow
+def test_a_pipeline_on_one_machine_listens_only_there(decoding: Any) -> None:
+    process, stages, _ = decoding
+    addresses = [address for pid in (process.pid, *stages) for address in listening(pid)]
+    assert addresses, "its store, and the ring"
+    assert set(addresses) <= {LOOPBACK, LOOPBACK_6}, "nobody outside of this machine can connect"
+    process.kill()
+    process.communicate()
 
 
 def gone(pid: int) -> bool:

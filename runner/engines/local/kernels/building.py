@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import platform
+import stat
 import subprocess
 import tempfile
 import time
@@ -18,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from runner.core import machine, processor
-from runner.core.files import hold, user_cache
+from runner.core.files import hold, replace_with, user_cache
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 # No -Werror: a compiler that is newer than ours may have warnings that ours lacks. In tests warnings are errors.
 WARNINGS = "-Wall -Wextra"
 FLAGS = f"-O3 -march=native -fopenmp {MATH} {WARNINGS} -shared -fPIC"
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOCK = "kernels.lock"
 FAILURES = (OSError, subprocess.SubprocessError)
 
@@ -41,7 +43,7 @@ def prepare() -> float:
     if compiler is None:
         return 0.0
     with suppress(*FAILURES):
-        if not _place(compiler).exists():
+        if not is_ours(_place(compiler)):
             library(compiler)
             return time.perf_counter() - started
     return 0.0
@@ -50,12 +52,12 @@ def prepare() -> float:
 def library(compiler: str) -> Path:
     """Return the compiled library, built if the cache does not have it; one of FAILURES where that is impossible."""
     path = _place(compiler)
-    if path.exists():
+    if is_ours(path):
         return path
     with ExitStack() as locked:
         with suppress(OSError):  # some network disks have no locks: then several processes may build the same
             locked.enter_context(hold(path.with_name(LOCK)))
-        if not path.exists():  # nobody has built it while this process waited
+        if not is_ours(path):  # nobody has built it while this process waited
             log.info("building the kernels for this processor, once: this takes 20 to 60 s")
             _compile(compiler, path)
     return path
@@ -72,12 +74,11 @@ def _flags() -> list[str]:
 
 
 def _compile(compiler: str, path: Path) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
+    def build(partial: Path) -> None:
         subprocess.run(command(compiler, partial), check=True, capture_output=True, text=True, timeout=900)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        partial.chmod(partial.stat().st_mode & ~OTHERS_WRITE)
+
+    replace_with(path, build)
 
 
 def _place(compiler: str) -> Path:
@@ -85,12 +86,32 @@ def _place(compiler: str) -> Path:
     text = "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
     parts = (text, compiler, *_flags(), _version(compiler), _processor())  # not the path of the source
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    return _cache() / f"kernels-{key}.so"
+    return _cache(user_cache()) / f"kernels-{key}.so"
 
 
-def _cache() -> Path:
-    """Return the user's cache; where nothing can be written there, a folder for this process."""
-    return user_cache() or _own_folder()
+def is_ours(path: Path) -> bool:
+    """Whether a file or folder is there, and nobody but this user and root can have written it: it will be run."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return found.st_uid in (0, os.geteuid()) and not found.st_mode & OTHERS_WRITE
+
+
+@cache
+def _cache(folder: Path | None) -> Path:
+    """Return the user's cache; where nothing can be written there, or others can write, a folder for this process."""
+    if folder is None:
+        return _own_folder()
+    with suppress(OSError):  # only its owner may; a umask of 002 lets the group write
+        folder.chmod(folder.stat().st_mode & ~OTHERS_WRITE)
+    if is_ours(folder):
+        return folder
+    log.warning(
+        "others may write in %s: no kernels are run from there, and each process builds its own. "
+        "XDG_CACHE_HOME=FOLDER names a folder of yours", folder
+    )  # fmt: skip
+    return _own_folder()
 
 
 def is_kept(file: Path) -> bool:

@@ -30,11 +30,15 @@ INLINE int64_t grouped_bytes(const matrix *m, int64_t inputs) {
 
 /* Whether a matrix in groups can be multiplied; groups that are not whole eights need the group of each input */
 INLINE int has_readable_groups(const matrix *m, int64_t inputs) {
+  const int32_t *group_of = m->constants; /* from the checkpoint: each selects numbers of a panel */
+  const int64_t groups = m->block > 0 ? ceil_div(inputs, m->block) : 0;
+  int are_groups = 1;
+  for (int64_t i = 0; group_of && i < inputs; i++) are_groups &= group_of[i] >= 0 && group_of[i] < groups;
   const int are_bits = m->bits == 2 || m->bits == 3 || m->bits == 4 || m->bits == 5 || m->bits == 6 || m->bits == 8;
   return are_bits && m->scale_type >= SCALE_F32 && m->scale_type <= SCALE_BF16 && m->zero_point >= ZEROS_LIKE_SCALES &&
          m->zero_point < 256 && m->code_type >= INTEGERS && m->code_type <= E4M3 &&
          (m->code_type != TABLE || (m->bits == 4 && m->scale)) && (m->code_type != E4M3 || m->bits == 8) &&
-         m->block > 0 && inputs % 8 == 0 && (m->constants || m->block % 8 == 0);
+         m->block > 0 && inputs % 8 == 0 && (m->constants || m->block % 8 == 0) && are_groups;
 }
 
 /* The same by rows in bytes: groups are whole parts of a row, and in order; a table has its bytes */

@@ -97,6 +97,58 @@ def test_processes_that_start_together_build_once(fake: Path) -> None:
     assert builds(fake) == 1
 
 
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
+def test_a_library_that_others_can_write_is_not_run_but_built_again(fake: Path, mode: int) -> None:
+    library = building.library(str(fake))
+    assert library.parent == fake.with_name("cache") / "runner"
+    library.write_text("of a stranger")
+    library.chmod(mode)
+    assert prepare() > 0, "built once more"
+    assert building.library(str(fake)) == library
+    assert (library.read_text(), builds(fake)) == ("library\n", 2)
+    assert not library.stat().st_mode & 0o022
+
+
+def test_the_group_loses_its_right_to_write_in_our_cache(fake: Path) -> None:
+    folder = fake.with_name("cache") / "runner"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert building.library(str(fake)).parent == folder
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+STRANGER = 65534
+
+
+@pytest.mark.parametrize("of", ["file", "folder"])
+def test_what_a_stranger_owns_is_not_run(
+    fake: Path, of: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = building.library(str(fake))
+    library.write_text("of a stranger")
+    strangers = library if of == "file" else library.parent
+    stat = os.stat
+
+    def foreign(self: Path, **_: object) -> os.stat_result:
+        """As if the file had been made by another user: not everybody who runs this test may change an owner."""
+        found = stat(self)
+        return os.stat_result((*found[:4], STRANGER, *found[5:])) if self == strangers else found
+
+    monkeypatch.setattr(Path, "stat", foreign)
+    building._cache.cache_clear()
+    try:
+        if of == "file":
+            assert not building.is_ours(library)
+            return
+        ours = building.library(str(fake))
+    finally:
+        building._cache.cache_clear()
+    assert ours.parent != library.parent
+    assert not stat(ours.parent).st_mode & 0o077, "a folder of this process alone"
+    assert (ours.read_text(), builds(fake)) == ("library\n", 2)
+    assert f"others may write in {library.parent}: no kernels are run from there" in caplog.text
+
+
 def test_without_a_compiler_nothing_is_built(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNNER_NATIVE", "0")
     assert prepare() == 0.0

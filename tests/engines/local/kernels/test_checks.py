@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from group_layers import layer_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import runner
 from runner.core.errors import ConfigError
 from runner.engines.base import Request
 from runner.engines.local.attention import PassLayout, PrefixUse, Span
 from runner.engines.local.forward import Forward, TokenSpan
 from runner.engines.local.fused_forward import FusedForward
+from runner.engines.local.groups import Groups
 from runner.engines.local.interface import register
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
 from runner.engines.local.kv_cache import Heads
-from runner.engines.local.matrices import QuantizedWeights, multiply
+from runner.engines.local.matrices import QuantizedWeights, Workspace, multiply
 from runner.engines.local.panels import Panels
 from runner.engines.local.shared_kv import SharedKv, own_kv
 from runner.engines.rows import Row
@@ -217,3 +224,55 @@ def test_settings_of_another_number_of_rows() -> None:
         native.sample(KERNELS, logits, settings, torch.zeros(3, dtype=torch.float64))
     with pytest.raises(ValueError, match="not enough values"):
         native.argmax(logits[0])
+
+
+@pytest.mark.parametrize("group", [-1, 4, 2**31 - 1, -(2**31)])
+def test_groups_that_do_not_exist(group: int) -> None:
+    """The group of an input comes from the checkpoint (g_idx), and selects numbers in C."""
+    assert KERNELS is not None
+    for dtype in (torch.float32, torch.bfloat16):
+        groups = Groups.of(layer_of("gptq_order", 64, 256)[0], KERNELS, Workspace())
+        rows = torch.ones(2, 256, dtype=dtype)
+        assert groups.product(rows).isfinite().all()
+        assert groups.group_of is not None
+        assert sorted(groups.group_of.unique().tolist()) == [0, 1, 2, 3]
+        groups.group_of[255] = group
+        with pytest.raises(IndexError, match="matrix or layer 0 has sizes or a format that this processor cannot"):
+            groups.product(rows)
+
+
+OPTIMIZED = """
+import sys, torch
+from dataclasses import replace
+from runner.config.sampling import GREEDY
+from runner.engines.sampling import Sampler
+assert False, "asserts are left out"
+settings = replace(GREEDY, temperature=1.0, repetition_penalty=1.5, seed=0)
+sampler = Sampler(1000, torch.device("cpu"), [[1, 2]], [settings], [torch.Generator()], [[]])
+print(sampler.pick(torch.zeros(1, 1000)).shape)
+try:
+    sampler.pick(torch.zeros(1, 1_000_000))
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_wrong_width_is_refused_also_without_asserts() -> None:
+    done = subprocess.run([sys.executable, "-O", "-c", OPTIMIZED], capture_output=True, text=True, check=False)
+    said = "torch.Size([1])\nrows of 1000000 logits; the history is of 1000 tokens\n"
+    assert (done.returncode, done.stdout) == (0, said), done.stderr
+
+
+def test_no_assert_guards_a_call_into_c() -> None:
+    """`python -O` leaves asserts out: beside the kernels, they only tell the type checker what a thing is."""
+    folder = Path(runner.__file__).parent
+    callers = [file for file in folder.rglob("*.py") if "kernels" in (text := file.read_text()) and "native" in text]
+    assert folder / "engines" / "sampling.py" in callers
+    guards = [
+        f"{file.relative_to(folder)}:{node.lineno}: {ast.unparse(node.test)}"
+        for file in {*callers, *(folder / "engines" / "local").rglob("*.py")}
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Assert) and not ast.unparse(node.test).endswith("is not None")
+        and not ast.unparse(node.test).startswith("isinstance(")
+    ]  # fmt: skip
+    assert guards == []
