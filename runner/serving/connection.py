@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from typing import Any
 
 import h11
@@ -90,7 +92,10 @@ class Connection(H11Protocol):
         super().resume_writing()
 
     def abort(self) -> None:
-        """End it at once, with what is unread of its answer."""
+        """End it at once, and drop what is unread of its answer, also what the kernel holds."""
+        bound: socket.socket | None = self.transport.get_extra_info("socket")
+        if bound is not None and bound.fileno() >= 0:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
         self.transport.abort()
 
     def _with_connection(self, app: ASGIApp) -> ASGIApp:

@@ -86,3 +86,11 @@ def _number(draw: random.Random) -> str:
     if draw.random() < 0.5:
         return sign + str(draw.getrandbits(draw.randint(1, 1500)))
     return f"{sign}{draw.random()}e{draw.randint(-400, 400)}"
+
+
+def every_prompt() -> Iterator[tuple[str, bytes]]:
+    """Yield (path, body) with each number as a token id, and as many digits as several prompts can make of n."""
+    for number in NUMBERS:
+        yield TEXT, body_of(TEXT, {"prompt": f"[{number}]"})
+        yield TEXT, body_of(TEXT, {"prompt": f"[[5], [5, {number}]]"})
+    yield TEXT, body_of(TEXT, {"prompt": json.dumps(["a"] * 100), "n": "9" * 4300})
