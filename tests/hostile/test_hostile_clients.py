@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from hostile_bodies import CHAT, TEXT, body_of, every_body, every_prompt, random_bodies
 from openai import OpenAI, RateLimitError
-from serving import FLOAT32, Serving, serving
+from serving import FLOAT32, WAIT_S, Serving, serving
 
 # A model for a try by hand: RUNNER_HOSTILE_MODEL="model=local model.name=FOLDER"
 MODEL = os.environ.get("RUNNER_HOSTILE_MODEL", " ".join(FLOAT32)).split()
@@ -109,6 +109,10 @@ def rss_mib(server: Serving) -> float:
     return int(kib) / 1024
 
 
+def open_files(server: Serving) -> int:
+    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
 def silent_connections(server: Serving, count: int) -> list[socket.socket]:
     """Open connections, every second one with half a header."""
     silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(count)]
@@ -158,11 +162,13 @@ def test_an_attack_leaves_others_and_memory_as_they_were(tmp_path: Path) -> None
     with serving(tmp_path, *MODEL, "tracking=none", "task.idle_s=20", "task.write_s=5") as server:
         with clients_beside(server):
             attack(server, random_bodies(100, seed=1))  # the caches fill
-        before = rss_mib(server)
+        before, files = rss_mib(server), open_files(server)
         with clients_beside(server) as beside:
             silent, unread = silent_connections(server, 500), unread_answers(server, 20)
             statuses = attack(server, random_bodies(1000, seed=2))
-            while not all(is_ended(client) for client in (*silent, *unread)):
+            end = time.monotonic() + WAIT_S
+            while open_files(server) > files + 10 or not all(map(is_ended, silent)):  # the clients beside have a few
+                assert time.monotonic() < end, open_files(server)
                 time.sleep(0.2)
             during = beside.answers
             for client in (*silent, *unread):
