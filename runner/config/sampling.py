@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any, TypedDict, get_type_hints
 
 from runner.core.errors import check
@@ -23,8 +24,9 @@ class Parameter:
     meaning: str
     neutral: float  # has no effect; for temperature: leaves the model's probabilities as they are
     low: float
-    high: float | None = None
+    high: float
     excludes_low: bool = False
+    least: float = 0.0  # the smallest value above 0: with a smaller one, logits would overflow
     in_openai: bool = False  # whether OpenAI's API has this field; vLLM's, ours and others' have all of them
     for_greedy: bool = False  # whether it can also change which token is the likeliest
 
@@ -32,26 +34,32 @@ class Parameter:
     def need(self) -> str:
         """The range, as an error message states it."""
         off = "" if self.name == "temperature" else f" ({self.neutral:g} = off)"
-        if self.high is None:
-            return (
-                f"must be {self.low:g} (off) or more"
-                if self.low == self.neutral
-                else f"must be {self.low:g} or more{off}"
-            )
+        if self.kind is int:
+            return f"must be a whole number in {self.low}..{self.high}{off}"
+        if self.least:
+            return f"must be {self.low:g}, or lie in {self.least:g}..{self.high:g}{off}"
         span = f"({self.low:g}, {self.high:g}]" if self.excludes_low else f"{self.low:g}..{self.high:g}"
         return f"must lie in {span}{off}"
 
-    def fits(self, value: float) -> bool:
-        """Whether a value is in the range."""
+    def fits(self, value: Any) -> bool:
+        """Whether a value is a number of the right kind, and in the range; `true` is not a number."""
+        if not is_number(value, self.kind):
+            return False
         above = value > self.low if self.excludes_low else value >= self.low
-        return above and (self.high is None or value <= self.high)
+        return bool(above and value <= self.high and not 0 < value < self.least)
 
     def read(self, text: str) -> float:
         """Return the number that a user has typed; ValueError if it is not one."""
         return self.kind(text)
 
 
-def _parameter(meaning: str, neutral: float, low: float, high: float | None = None, **more: bool) -> Any:
+def is_number(value: Any, kind: type[int] | type[float]) -> bool:
+    """Whether a value is a number of this kind: a whole one where that is int; NaN is none, nor is `true`."""
+    is_kind = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    return is_kind and (kind is int or bool(value == value))  # NaN is not equal to itself
+
+
+def _parameter(meaning: str, neutral: float, low: float, high: float, **more: float) -> Any:
     return field(default=None, metadata={"meaning": meaning, "neutral": neutral, "low": low, "high": high, **more})
 
 
@@ -60,12 +68,17 @@ class SamplingKeys:
     """The parameters as keys; None leaves the choice to a default."""
 
     temperature: float | None = _parameter(
-        "0: the likeliest token; above 0: random draws, the higher the more random", 1.0, 0, 10, in_openai=True
+        "0: the likeliest token; above 0: random draws, the higher the more random",
+        1.0,
+        0,
+        10,
+        in_openai=True,
+        least=1e-10,
     )
     top_p: float | None = _parameter(
         "draw from the likeliest tokens that share this much probability", 1.0, 0, 1, excludes_low=True, in_openai=True
     )
-    top_k: int | None = _parameter("draw from this many of the likeliest tokens", 0, 0)
+    top_k: int | None = _parameter("draw from this many of the likeliest tokens", 0, 0, 2**31 - 1)
     min_p: float | None = _parameter(
         "drop tokens less likely than this share of the likeliest one's probability", 0.0, 0, 1
     )
@@ -103,6 +116,7 @@ def _table() -> dict[str, Parameter]:
 
 
 PARAMETERS = _table()  # in the order in which the C kernel reads them for each row
+SEED = Parameter("seed", int, "decides the random draws", neutral=0, low=-(2**63), high=2**63 - 1)
 NEUTRAL = {name: one.neutral for name, one in PARAMETERS.items() if name != "temperature"}
 
 
@@ -117,6 +131,8 @@ class Sampling(SamplingKeys):
 
     def __post_init__(self) -> None:
         check_sampling("", self)
+        need = f"must be a whole number in {SEED.low}..{SEED.high}"
+        check(self.seed is None or SEED.fits(self.seed), "seed", self.seed, need)
 
     def over(self, generation: SamplingKeys, seed: int) -> Sampling:
         """Return it without a None: defaults come from the generation group and the seed."""
@@ -128,15 +144,16 @@ class Sampling(SamplingKeys):
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """The parameters in the order of the table."""
-        return tuple(getattr(self, name) for name in PARAMETERS)
+        """The parameters in the order of the table, as C and the wire between stages have them."""
+        return tuple(float(getattr(self, name)) for name in PARAMETERS)
 
     @classmethod
     def of_numbers(cls, numbers: Sequence[float]) -> Sampling:
-        """Return a sampling with these parameters, in the order of the table."""
-        given: dict[str, Any] = {
-            one.name: one.kind(number) for one, number in zip(PARAMETERS.values(), numbers, strict=True)
-        }
+        """Return a sampling with these parameters, in the order of the table; ConfigError for one out of its range."""
+        given: dict[str, Any] = dict(zip(PARAMETERS, numbers, strict=True))
+        for name, one in PARAMETERS.items():
+            if one.kind is int and one.low <= given[name] <= one.high and given[name] % 1 == 0:
+                given[name] = int(given[name])
         return cls(**given)
 
     @property

@@ -569,16 +569,20 @@ class ServeConfig(TaskConfig):
     max_open: int = inert(256, "a limit of what is served")
     max_new_tokens: int = inert(4096, "a limit of what is served")
     max_body_kib: int = inert(1024, "a limit of what is served")
+    max_connections: int = inert(512, "a limit of what is served")
     timeout_s: float = inert(600.0, "a limit of what is served")
+    idle_s: float = inert(75.0, "how long a connection may wait for a request")
+    write_s: float = inert(30.0, "how long a client may leave its answer unread")
     drain_s: float = inert(30.0, "how long shutting down may take")
 
     def __post_init__(self) -> None:
         check_not_blank("task.host", self.host, "give an address of this machine, e.g. 127.0.0.1")
         check(0 <= self.port < 65536, "task.port", self.port, "must lie in 0..65535 (0: any that is free)")
         check_not_blank("task.model_name", self.model_name, "give a name, or null for the model's own")
-        for key in ("max_open", "max_new_tokens", "max_body_kib"):
+        for key in ("max_open", "max_new_tokens", "max_body_kib", "max_connections"):
             check_least(1, f"task.{key}", getattr(self, key))
-        check(self.timeout_s > 0, "task.timeout_s", self.timeout_s, "must be more than 0 seconds")
+        for key in ("timeout_s", "idle_s", "write_s"):
+            check(getattr(self, key) > 0, f"task.{key}", getattr(self, key), "must be more than 0 seconds")
         check_least(0, "task.drain_s", self.drain_s)
 
     @property

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from runner.config.sampling import OPEN, Sampling
-from runner.core.errors import ConfigError, check, check_least
+from runner.config.sampling import OPEN, Sampling, is_number
+from runner.core.errors import ConfigError, check
 from runner.core.result import BranchText, Call, Counted, FinishReason
 
 
@@ -119,10 +119,12 @@ class Request:
         return frozenset(capability for capability, is_needed in needs.items() if is_needed)
 
     def __post_init__(self) -> None:
-        check(self.n >= 1, "request.n", self.n, "must be 1 or more")
-        check_least(1, "request.max_new_tokens", self.max_new_tokens, ", or none for the generation group's")
+        limit, top = self.max_new_tokens, self.top_logprobs
+        check(is_number(self.n, int) and self.n >= 1, "request.n", self.n, "must be 1 or more")
+        ok = limit is None or (is_number(limit, int) and limit >= 1)
+        check(ok, "request.max_new_tokens", limit, "must be 1 or more, or none for the generation group's")
         need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
-        scores, top, others = self.continuation is not None, self.top_logprobs, self.score_token_ids
+        scores, others = self.continuation is not None, self.score_token_ids
         check(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need)
         check(not others or scores, "request.score_token_ids", len(others), need)
         check(self.on_logprobs is None or scores, "request.on_logprobs", "a listener", need)

@@ -23,7 +23,9 @@ from runner.models.tokenizing import ids_of, text_of
 from runner.models.vocabulary import check_ids
 
 NO_TOKEN = -1  # a sampler's result if the logits are not numbers
+NOT_SAMPLED = -2  # its result if a row's own settings break it
 NO_NUMBERS = "the model's logits are not numbers (NaN): its weights are damaged, or overflow in this dtype"
+BROKEN_SAMPLING = "its next token could not be sampled with its settings, see the log: other rows go on"
 MAX_CACHED = 50_000  # answers to whether a token may complete a stop text
 
 
@@ -246,8 +248,8 @@ class Stopping:
 
     def accept(self, row: Row, token: int, seconds: float, events: list[Event]) -> bool:
         """Append a token to a row, add a delta or its completion to the events; return whether it goes on."""
-        if token == NO_TOKEN:
-            row.error = NO_NUMBERS
+        if token in (NO_TOKEN, NOT_SAMPLED):
+            row.error = NO_NUMBERS if token == NO_TOKEN else BROKEN_SAMPLING
             events.append(self.completion(row, FinishReason.error, seconds))
             return False
         row.tokens.append(token)

@@ -9,27 +9,31 @@ Elsewhere transformers' warpers do it, and rows with equal settings share their 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
 from runner.config.sampling import GREEDY, Sampling, active_parameters
+from runner.core.errors import is_memory_error
 from runner.engines.base import RequestId
 from runner.engines.local.kernels import native
-from runner.engines.rows import NO_TOKEN, Row
+from runner.engines.rows import NO_TOKEN, NOT_SAMPLED, Row
+
+log = logging.getLogger(__name__)
 
 
 class _Group(NamedTuple):
     """Rows with equal sampling settings."""
 
     sampling: Sampling
-    rows: torch.Tensor | slice  # their positions in the batch
+    places: list[int]  # their positions in the batch
+    rows: torch.Tensor | slice  # the same, as an index
     lines: torch.Tensor  # their lines in the history
-    generators: list[torch.Generator | None]
 
 
 class _History:
@@ -118,37 +122,66 @@ class Sampler:
         self._invalidate()
 
     def pick(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the next token ids [B] for logits [B, V]; NO_TOKEN where these are not numbers."""
+        """Return the next token ids [B] for logits [B, V].
+
+        It is NO_TOKEN where the logits are not numbers, and NOT_SAMPLED for a row whose settings raise an error.
+        """
         if all(sampling is GREEDY for sampling in self.samplings):
             return native.argmax(logits)
-        compiled = native.for_logits(logits)
+        uniform = _uniform(self.generators, logits.device)  # once for all rows, whatever fails below
+        compiled, every = native.for_logits(logits), list(range(len(self.samplings)))
         if compiled is not None:
-            return self._pick_at_once(compiled, logits)
+            return self._isolated(every, partial(self._pick_at_once, compiled, logits, uniform))
         if self._groups is None:
             self._groups = self._grouped()
         tokens = torch.empty(logits.shape[0], dtype=torch.long, device=logits.device)
         for group in self._groups:
-            tokens[group.rows] = self._pick_alike(group, logits[group.rows])
+            pick = partial(self._pick_alike, group, logits=logits, uniform=uniform)
+            tokens[group.rows] = self._isolated(group.places, pick)
         return tokens
 
-    def _pick_at_once(self, compiled: native.Kernels, logits: torch.Tensor) -> torch.Tensor:
-        """Pick for all rows in one call into C."""
-        if self.history is not None and logits.shape[1] != self.vocab_size:  # C would read beyond the history's rows
-            raise ValueError(f"rows of {logits.shape[1]} logits; the history is of {self.vocab_size} tokens")
-        if self._settings is None:
-            numbers = torch.tensor([sampling.numbers for sampling in self.samplings], dtype=torch.float64)
-            addresses = torch.zeros(2, len(self.samplings), dtype=torch.long)  # of each row's line in the history
-            if self.history is not None:
-                for address, table in zip(addresses, (self.history.seen, self.history.counts), strict=True):
-                    offsets = torch.tensor(self.lines) * self.vocab_size * table.element_size()
-                    address.copy_(offsets + table.data_ptr())
-                addresses[:, [not _has_penalty(sampling) for sampling in self.samplings]] = 0
-            self._settings = native.RowSettings(numbers, *addresses)
-        return native.sample(compiled, logits, self._settings, _uniform(self.generators, logits.device))
+    def _isolated(self, rows: list[int], pick: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
+        """Pick for these rows together; if that raises, for each one alone, so that an error ends its own row only."""
+        try:
+            return pick(rows)
+        except Exception as error:
+            if is_memory_error(error):
+                raise
+            if len(rows) == 1:
+                log.exception("a row's next token could not be sampled: %s", self.samplings[rows[0]])
+                return torch.tensor([NOT_SAMPLED], device=self.device)
+        return torch.cat([self._isolated([row], pick) for row in rows])
 
-    def _pick_alike(self, group: _Group, logits: torch.Tensor) -> torch.Tensor:
-        """Return the next tokens of rows with equal settings."""
-        sampling = group.sampling
+    def _pick_at_once(
+        self, compiled: native.Kernels, logits: torch.Tensor, uniform: torch.Tensor, rows: list[int]
+    ) -> torch.Tensor:
+        """Pick for these rows in one call into C."""
+        if len(rows) < len(self.samplings):
+            return native.sample(compiled, logits[rows], self._row_settings(rows, logits.shape[1]), uniform[rows])
+        if self._settings is None:
+            self._settings = self._row_settings(rows, logits.shape[1])
+        return native.sample(compiled, logits, self._settings, uniform)
+
+    def _row_settings(self, rows: Sequence[int], width: int) -> native.RowSettings:
+        """Return the settings of these rows, and the addresses of their lines in the history."""
+        samplings = [self.samplings[row] for row in rows]
+        numbers = torch.tensor([sampling.numbers for sampling in samplings], dtype=torch.float64)
+        addresses = torch.zeros(2, len(samplings), dtype=torch.long)
+        if self.history is not None:
+            if width != self.vocab_size:  # C would read beyond the history's rows
+                raise ValueError(f"rows of {width} logits; the history is of {self.vocab_size} tokens")
+            for address, table in zip(addresses, (self.history.seen, self.history.counts), strict=True):
+                offsets = torch.tensor([self.lines[row] for row in rows]) * self.vocab_size * table.element_size()
+                address.copy_(offsets + table.data_ptr())
+            addresses[:, [not _has_penalty(sampling) for sampling in samplings]] = 0
+        return native.RowSettings(numbers, *addresses)
+
+    def _pick_alike(
+        self, group: _Group, places: list[int], logits: torch.Tensor, uniform: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the next tokens of rows with equal settings: a group, or one of its rows."""
+        group = group if places is group.places else self._group(places)
+        sampling, logits = group.sampling, logits[group.rows]
         if sampling is GREEDY:
             return native.argmax(logits)
         scores = logits.float()
@@ -157,7 +190,7 @@ class Sampler:
         if has_penalty:
             assert self.history is not None
             scores = _penalized(sampling, scores, self.history.seen[group.lines], self.history.counts[group.lines])
-        tokens = scores.argmax(dim=-1) if sampling.temperature == 0 else _draw(sampling, scores, group.generators)
+        tokens = scores.argmax(dim=-1) if sampling.temperature == 0 else _draw(sampling, scores, uniform[group.rows])
         tokens.masked_fill_(is_bad, NO_TOKEN)
         if has_penalty:
             assert self.history is not None
@@ -175,16 +208,18 @@ class Sampler:
         rows_of: dict[Sampling, list[int]] = {}
         for row, sampling in enumerate(self.samplings):
             rows_of.setdefault(sampling, []).append(row)
-        lines = self.lines or [0] * len(self.samplings)
-        return [
-            _Group(
-                sampling,
-                slice(None) if len(rows_of) == 1 else torch.tensor(rows, device=self.device),
-                torch.tensor([lines[row] for row in rows], device=self.device),
-                [self.generators[row] for row in rows],
-            )
-            for sampling, rows in rows_of.items()
-        ]
+        return [self._group(rows) for rows in rows_of.values()]
+
+    def _group(self, rows: list[int]) -> _Group:
+        """Return these rows, which have equal settings, as a group."""
+        lines = [self.lines[row] if self.lines else 0 for row in rows]
+        is_every = len(rows) == len(self.samplings)
+        return _Group(
+            self.samplings[rows[0]],
+            rows,
+            slice(None) if is_every else torch.tensor(rows, device=self.device),
+            torch.tensor(lines, device=self.device),
+        )
 
 
 def sampler_of(rows: Sequence[Row], vocab_size: int, device: torch.device) -> Sampler:
@@ -234,7 +269,7 @@ def _warp(sampling: Sampling, scores: torch.Tensor) -> torch.Tensor:
     if sampling.temperature != 1:
         scores = TemperatureLogitsWarper(float(sampling.temperature or 1.0))(None, scores)
     if sampling.top_k:
-        scores = TopKLogitsWarper(sampling.top_k)(None, scores)
+        scores = TopKLogitsWarper(int(sampling.top_k))(None, scores)
     if sampling.top_p is not None and sampling.top_p < 1:
         scores = _nucleus(sampling.top_p, scores)
     if sampling.min_p:  # a share of the largest probability is a difference from the largest score
@@ -260,9 +295,9 @@ def _uniform(generators: Sequence[torch.Generator | None], device: torch.device)
     return numbers.to(device, non_blocking=is_for_gpu)
 
 
-def _draw(sampling: Sampling, scores: torch.Tensor, generators: Sequence[torch.Generator | None]) -> torch.Tensor:
+def _draw(sampling: Sampling, scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     # inverse of the cumulative distribution, at one uniform number per row
     cumulative = _warp(sampling, scores).double().softmax(dim=-1).cumsum(dim=-1)
-    points = _uniform(generators, scores.device)[:, None] * cumulative[:, -1:]
+    points = uniform[:, None] * cumulative[:, -1:]
     tokens: torch.Tensor = torch.searchsorted(cumulative, points, right=True)
     return tokens.clamp_(max=scores.shape[-1] - 1).squeeze(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -17,6 +18,8 @@ from runner.engines.base import Completion, Delta, Event, Request
 from runner.serving.gateway import ClientRequest, Gateway, Refusal
 from runner.serving.parsing import ParsedBody
 
+CONNECTION = "runner.connection"  # the key of a request's connection in its scope
+LAST_WORDS_S = 1.0  # time for the last chunk of a stream that has timed out
 MAX_ERROR_CHARACTERS = 2000
 SHORT_CHARACTERS = 16_384  # an answer of fewer characters is written in the event loop
 MIN_LOGPROB = -9999.0  # replaces minus infinity, which JSON cannot express; OpenAI does the same
@@ -89,7 +92,7 @@ class ClientAnswer(ABC):
 
     async def _submit(self, client: ClientRequest) -> None:
         """Submit the requests to the engine, or none if only the prompt is to be scored."""
-        client.enter(self.parsed.rows)
+        client.enter(self.parsed.rows, scores_follow=self.parsed.top is not None)
         if self.parsed.needs_ids:
             self.parsed.requests = await self.gateway.in_thread(self.gateway.with_ids, self.parsed.requests)
         if not self.parsed.scores_only:
@@ -301,16 +304,22 @@ def _text_logprobs(tokens: list[Token] | None) -> dict[str, Any] | None:
 
 
 class Stream(StreamingResponse):
-    """A stream that cancels its requests when it ends, also when the client has left."""
+    """A stream that cancels its requests when it ends, also when the client has left or does not read."""
 
     def __init__(self, client: ClientRequest, chunks: AsyncIterator[bytes]) -> None:
         super().__init__(chunks, media_type="text/event-stream", headers={"cache-control": "no-cache"})
         self.client = client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream."""
+        """Send the stream; its connection is ended if the client has not even read the word of a timeout."""
         with self.client:
-            await super().__call__(scope, receive, send)
+            try:
+                async with asyncio.timeout_at(self.client.deadline + LAST_WORDS_S):
+                    await super().__call__(scope, receive, send)
+            except TimeoutError:
+                self.client.gateway.counters.broken += 1
+                scope[CONNECTION].abort()
+                await send({"type": "http.response.body"})  # returns when the connection has ended
 
 
 def error_body(error: Refusal) -> dict[str, Any]:

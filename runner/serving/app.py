@@ -27,8 +27,8 @@ from runner.serving.parsing import ParsedBody, parse_body
 from runner.serving.tokens import tokens_of
 
 INPUTS = "\n    ".join(
-    f'<label>{name} <input id="{name}" type="number" min="{one.low:g}"'
-    f'{"" if one.high is None else f" max={one.high:g}"} step="{1 if one.kind is int else "any"}"></label>'
+    f'<label>{name} <input id="{name}" type="number" min="{one.low}" max="{one.high}" '
+    f'step="{1 if one.kind is int else "any"}"></label>'
     for name, one in PARAMETERS.items()
 )
 PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8").replace("{{parameters}}", INPUTS)

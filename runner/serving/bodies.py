@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, create_model
 
 from runner.config.sampling import PARAMETERS
 
@@ -21,6 +21,17 @@ def _whole_characters(text: str) -> str:
 Text = Annotated[str, AfterValidator(_whole_characters)]
 
 
+def _no_truth_value(value: object) -> object:
+    """Refuse true and false, which Python takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {str(value).lower()}")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth_value)]
+Number = Annotated[float, BeforeValidator(_no_truth_value)]
+
+
 class _StopAtFirstError(FailFast):
     """Stops checking a list at its first error, because only that one is reported."""
 
@@ -31,14 +42,16 @@ T = TypeVar("T")
 Several = Annotated[list[T], _StopAtFirstError()]
 
 
-_fields: dict[str, Any] = {name: (one.kind | None, None) for name, one in PARAMETERS.items()}
+_fields: dict[str, Any] = {
+    name: ((Whole if one.kind is int else Number) | None, None) for name, one in PARAMETERS.items()
+}
 _Parameters: Any = create_model("_Parameters", __config__=ConfigDict(extra="allow"), **_fields)
 
 
 class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table in config/sampling.py
     """How an answer is sampled; the generation group supplies the defaults."""
 
-    seed: int | None = None
+    seed: Whole | None = None
     stop: Text | Several[Text] | None = None
     ignore_eos: bool | None = None
 
@@ -54,10 +67,10 @@ class OpenAIBody(SamplingFields):
     """The parameters that both of OpenAI's endpoints take."""
 
     model: str | None = None
-    n: int | None = None
+    n: Whole | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
+    max_tokens: Whole | None = None
 
 
 class MessagePart(BaseModel):
@@ -79,16 +92,16 @@ class ChatBody(OpenAIBody):
     """POST /v1/chat/completions."""
 
     messages: Several[ChatMessage]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Whole | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: Whole | None = None
 
 
 class TextBody(OpenAIBody):
     """POST /v1/completions."""
 
-    prompt: Text | Several[Text] | Several[int] | Several[Several[int]]
-    logprobs: int | None = None
+    prompt: Text | Several[Text] | Several[Whole] | Several[Several[Whole]]
+    logprobs: Whole | None = None
     echo: bool | None = None
 
 
@@ -96,4 +109,4 @@ class GenerateBody(SamplingFields):
     """POST /generate: the old tools' endpoint. No chat template is applied to the prompt."""
 
     prompt: Text
-    max_new_tokens: int | None = None
+    max_new_tokens: Whole | None = None

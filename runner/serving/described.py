@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from runner.config.sampling import PARAMETERS, Parameter
+from runner.config.sampling import PARAMETERS, SEED, Parameter
 from runner.config.task import ServeConfig
 from runner.serving.bodies import ChatBody, GenerateBody, TextBody
 from runner.serving.parsing import LABELS, MAX_MESSAGES, MAX_STOP_CHARACTERS, MAX_STOPS, MAX_TOP, NEUTRAL, ROLES
@@ -123,8 +123,7 @@ MEANINGS = {
 
 
 def _range(one: Parameter) -> Schema:
-    limits: Schema = {"exclusiveMinimum" if one.excludes_low else "minimum": one.low}
-    return limits if one.high is None else limits | {"maximum": one.high}
+    return {"exclusiveMinimum" if one.excludes_low else "minimum": one.low, "maximum": one.high}
 
 
 def _ranges(task: ServeConfig) -> dict[str, Schema]:
@@ -132,7 +131,8 @@ def _ranges(task: ServeConfig) -> dict[str, Schema]:
     return {
         "messages": {"minItems": 1, "maxItems": MAX_MESSAGES},
         **{name: _range(one) for name, one in PARAMETERS.items()},
-        "top_k": {"minimum": -1},  # vLLM's word for all tokens
+        "top_k": _range(PARAMETERS["top_k"]) | {"minimum": -1},  # vLLM's word for all tokens
+        "seed": _range(SEED),
         "stop": {"maxItems": MAX_STOPS},
         "n": {"minimum": 1, "maximum": task.max_open},
         "top_logprobs": {"minimum": 0, "maximum": MAX_TOP},

@@ -154,7 +154,7 @@ class Gateway:
         self._is_delivery_due = False
         while self._outbox:
             client, event = self._outbox.popleft()
-            client.events.put_nowait(event)
+            client.arrive(event)
 
     def add_client(self, client: ClientRequest) -> None:
         """Add a client whose request has begun."""
@@ -183,19 +183,37 @@ class ClientRequest:
         self.events: asyncio.Queue[ClientEvent] = asyncio.Queue()
         self.left = 0  # completions that are still to come
         self._ids: list[int] = []
-        self._rows = 0
+        self._rows = 0  # places that it holds among the open completions
+        self._scores_follow = False
         self._is_closed = False
+        self.deadline = gateway.loop.time() + gateway.task.timeout_s
         self._timeout = gateway.loop.call_later(gateway.task.timeout_s, self._time_out)
 
     async def submit(self, requests: Sequence[Request]) -> None:
         """Submit requests, or raise Refusal; in a thread, because tokenizers and chat templates take time."""
         await self.gateway.in_thread(self._submit, requests)
 
-    def enter(self, rows: int) -> None:
-        """Reserve room for so many completions; raise Refusal if there is none."""
+    def enter(self, rows: int, scores_follow: bool = False) -> None:
+        """Reserve places for so many completions; raise Refusal if there are none.
+
+        A place is free when its completion is complete, or has been scored where `scores_follow`: how fast the client
+        reads does not matter.
+        """
         self.gateway.admit(rows)
         self._rows, self.gateway.counters.open = rows, self.gateway.counters.open + rows
+        self._scores_follow = scores_follow
         self.gateway.add_client(self)
+
+    def arrive(self, event: ClientEvent) -> None:
+        """Take an event, in the event loop."""
+        self.events.put_nowait(event)
+        if isinstance(event, Completion) and (event.logprobs is not None or not self._scores_follow):
+            self._free(1)
+
+    def _free(self, places: int) -> None:
+        places = min(places, self._rows)
+        self._rows -= places
+        self.gateway.counters.open -= places
 
     def _submit(self, requests: Sequence[Request]) -> None:
         gateway = self.gateway
@@ -252,6 +270,8 @@ class ClientRequest:
     def _time_out(self) -> None:
         limit = f"{self.gateway.task.timeout_s:g} s (task.timeout_s)"
         self.events.put_nowait(Refusal(504, f"the answer was not complete after {limit}: it was cancelled"))
+        self._cancel()  # now, since a client that does not read may never take the event
+        self._free(self._rows)
 
     def close(self) -> None:
         """Cancel all that is still under way, before the engine's next pass."""
@@ -259,8 +279,7 @@ class ClientRequest:
         self._is_closed = True
         if self.left:
             self._cancel()
-        self.gateway.counters.open -= self._rows
-        self._rows = 0
+        self._free(self._rows)
         self.gateway.remove_client(self)
 
     def _cancel(self) -> None:

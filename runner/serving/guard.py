@@ -18,7 +18,8 @@ OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")  # need no key: they rev
 COUNTED_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
 BODY_S = 60.0  # time limit for a body to arrive
 # Limits for reading the rest of a body after its answer, so that the answer reaches a client that is still sending.
-DRAIN_BYTES, DRAIN_S, SILENCE_S = 256 * 1024 * 1024, 30.0, 2.0
+DRAIN_BYTES, DRAIN_S, SILENCE_S = 16 * 1024 * 1024, 30.0, 2.0
+STRANGER_BYTES = 64 * 1024  # the same for a client without the key
 
 
 class RequestGuard:
@@ -46,7 +47,7 @@ class RequestGuard:
                 ended = True
                 if body.is_incomplete:
                     await send({**message, "more_body": True})
-                    await body.drain()
+                    await body.drain(STRANGER_BYTES if status in (401, 403) else DRAIN_BYTES)
                     message = {"type": message["type"]}
             await send(message)
 
@@ -103,13 +104,13 @@ class LimitedBody:
             raise HTTPException(413, too_large(self.most_bytes).message)
         return message
 
-    async def drain(self) -> None:
-        """Read and drop the rest of the body after the answer, within limits.
+    async def drain(self, most: int) -> None:
+        """Read and drop the rest of the body after the answer, within limits; then the connection is closed.
 
         Closing a connection with unread bytes resets it, and a client that sends its whole body before it reads would
         then lose the answer.
         """
-        end, most = time.monotonic() + DRAIN_S, self._size + DRAIN_BYTES
+        end, most = time.monotonic() + DRAIN_S, self._size + most
         with suppress(TimeoutError):
             while self.is_incomplete and self._size < most:
                 self._take(await asyncio.wait_for(self._receive(), min(SILENCE_S, end - time.monotonic())))

@@ -120,7 +120,9 @@ def _check_sizes(value: dict[str, Any], gateway: Gateway) -> None:
     prompt, stop, messages = value.get("prompt"), value.get("stop"), value.get("messages")
     prompts = prompt if isinstance(prompt, list) and not (prompt and isinstance(prompt[0], int)) else [prompt]
     n = value.get("n")
-    gateway.check_rows(len(prompts) * (n if isinstance(n, int) else 1))
+    n = n if isinstance(n, int) else 1
+    gateway.check_rows(n)  # by itself: the product may have more digits than Python writes
+    gateway.check_rows(len(prompts) * n)
     for one in prompts:
         if isinstance(one, list):
             gateway.check_room(len(one))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import resource
 import socket
 import threading
 from collections.abc import Callable
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
@@ -17,24 +18,16 @@ from runner.core.errors import JobFailed
 from runner.engines.base import EngineReport
 from runner.engines.driver import Driver
 from runner.serving.app import application
+from runner.serving.connection import connection_of
 from runner.serving.counters import Counters
 from runner.serving.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 30  # seconds between two log lines about new requests
-KEEP_ALIVE_S = 75  # longer than clients keep an idle connection
-READ_BYTES = 16 * 1024  # of a connection at once: a body may come in chunks of one byte, and each takes time
+ACCEPT_AT_ONCE = 256  # connections between two looks at how many there are
+OTHER_FILES = 1024  # that may be open besides connections
 CLOSING_S = 5  # time for connections to close after their answers
-
-
-class Connection(H11Protocol):
-    """A client's connection, read in small parts so that it never blocks the event loop for long."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Limit the size of a read."""
-        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
-        super().connection_made(transport)
 
 
 class Server:
@@ -52,6 +45,7 @@ class Server:
 
     def run(self, listener: socket.socket, key: str | None, ready: Callable[[], None]) -> None:
         """Serve, and return when everything has ended; JobFailed if the server or its engine broke."""
+        _allow_files(self.task.max_connections + ACCEPT_AT_ONCE + OTHER_FILES)
         thread = threading.Thread(target=self._serve, args=(listener, key, ready), name="http", daemon=True)
         thread.start()
         while thread.is_alive():
@@ -72,8 +66,8 @@ class Server:
         self.counters = gateway.counters
         settings = uvicorn.Config(
             application(gateway, key, self.task.host), log_config=None, access_log=False, lifespan="off", ws="none",
-            timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=CLOSING_S, server_header=False, http=Connection,
-            proxy_headers=False,
+            timeout_keep_alive=math.ceil(self.task.idle_s), timeout_graceful_shutdown=CLOSING_S, server_header=False,
+            http=connection_of(self.task), proxy_headers=False, backlog=ACCEPT_AT_ONCE,
         )  # fmt: skip
         server = uvicorn.Server(settings)
         serving = asyncio.ensure_future(server.serve([listener]))
@@ -106,6 +100,14 @@ class Server:
         while not gateway.is_idle and gateway.loop.time() < deadline and self._signals < 2:
             await asyncio.sleep(0.02)
         gateway.end_all()
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise the process's own limit of open files as far as the system lets it: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _log_progress(counters: Counters, before: tuple[int, int]) -> tuple[int, int]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import runner
 from runner.config.generation import IGNORED_SETTINGS, GenerationConfig
 from runner.config.sampling import GREEDY, NEUTRAL, PARAMETERS, Sampling, SamplingArguments, SamplingKeys
 from runner.core.errors import ConfigError
+from runner.engines.base import Request
 from runner.library.model import Settings
 from runner.serving.bodies import ChatBody, GenerateBody, TextBody
 from runner.tasks.chat import SETTINGS
@@ -57,10 +60,38 @@ def test_a_value_outside_its_range_is_refused_by_name(name: str) -> None:
     for value in (one.low - 1, *([one.low] if one.excludes_low else [])):
         with pytest.raises(ConfigError, match=re.escape(f"{name}={value}: {one.need}")):
             Sampling(**given(name, value))
-    if one.high is not None:
-        Sampling(**given(name, one.kind(one.high)))
-        with pytest.raises(ConfigError, match=re.escape(f"generation.{name}={one.high + 1}: {one.need}")):
-            GenerationConfig(**given(name, one.high + 1))
+    Sampling(**given(name, one.kind(one.high)))
+    with pytest.raises(ConfigError, match=re.escape(f"generation.{name}={one.high + 1}: {one.need}")):
+        GenerationConfig(**given(name, one.high + 1))
+
+
+@pytest.mark.parametrize("name", [*PARAMETERS, "seed"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), math.nan, math.inf, -math.inf, True, "7", [7]], ids=repr)
+def test_what_is_no_number_in_any_range_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}=.*: must "):
+        Sampling(**given(name, value))
+    if name in PARAMETERS:
+        with pytest.raises(ConfigError, match=f"^generation.{name}=.*: must "):
+            GenerationConfig(**given(name, value))
+
+
+def test_only_whole_numbers_are_taken_where_tokens_are_counted() -> None:
+    for name in ("top_k", "seed"):
+        with pytest.raises(ConfigError, match=f"^{name}=2.5: must be a whole number in "):
+            Sampling(**given(name, 2.5))
+    assert Sampling(top_k=np.int64(7), temperature=np.float32(0.5)).top_k == 7  # type: ignore[arg-type]
+    for name in ("n", "max_new_tokens"):
+        for value in (0, 2.5, math.nan, math.inf, True):
+            with pytest.raises(ConfigError, match=f"^request.{name}="):
+                Request(1, "x", **given(name, value))
+
+
+def test_a_temperature_that_float32_cannot_divide_by_is_refused() -> None:
+    need = "must be 0, or lie in 1e-10..10"
+    for value in (5e-324, 1e-45, 1e-39):
+        with pytest.raises(ConfigError, match=re.escape(f"temperature={value}: {need}")):
+            Sampling(temperature=value)
+    assert Sampling(temperature=-0.0).effective == Sampling(temperature=0).effective
 
 
 def test_greedy_rows_heed_penalties_alone() -> None:

@@ -19,7 +19,7 @@ from transformers import (
 from runner.config.sampling import GREEDY, Sampling
 from runner.engines import sampling
 from runner.engines.local.kernels import native
-from runner.engines.rows import NO_TOKEN
+from runner.engines.rows import NO_TOKEN, NOT_SAMPLED
 from runner.engines.sampling import Sampler, generator_of
 
 VOCABULARY, STEPS = 200, 6
@@ -182,6 +182,28 @@ def test_kernels_pick_what_torch_picks(name: str, dtype: torch.dtype, monkeypatc
 
 
 @pytest.mark.usefixtures("by")
+@pytest.mark.parametrize("has_kernels", [True, False])
+def test_a_row_that_cannot_be_sampled_ends_alone(has_kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings are changed after they were checked, as a fault of the sampler would."""
+    if not has_kernels:
+        monkeypatch.setattr(native, "for_logits", lambda _: None)
+    logits = torch.randn(4, STEPS, VOCABULARY, generator=torch.Generator().manual_seed(1))
+
+    def tokens(broken: int | None) -> list[list[int]]:
+        drawn = [settings_of(0.9, 0.9, 30, 1.1, 0) for _ in range(4)]
+        generators = [generator_of(one, row) for row, one in enumerate(drawn)]
+        sampler = Sampler(VOCABULARY, CPU, TEXTS[:4], drawn, generators)
+        if broken is not None:
+            sampler.samplings[broken] = replace(drawn[broken])
+            sampler.samplings[broken].min_p = "much"  # type: ignore[assignment]
+        return [sampler.pick(logits[:, step]).tolist() for step in range(STEPS)]
+
+    whole, other = tokens(None), tokens(broken=2)
+    assert [one[2] for one in other] == [NOT_SAMPLED] * STEPS
+    for row in (0, 1, 3):
+        assert [one[row] for one in other] == [one[row] for one in whole], "its draws are as before"
+
+
 def test_min_p_and_penalties_follow_their_definitions() -> None:
     """With 200 random logits each: draws are among the tokens of transformers' min_p, penalties follow OpenAI's formula."""
     rows, source = 200, torch.Generator().manual_seed(11)

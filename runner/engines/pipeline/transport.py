@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from runner.config.sampling import PARAMETERS, Sampling
+from runner.core.errors import check
 from runner.engines.rows import Row
 from runner.engines.sampling import Sampler, generator_of
 
@@ -149,12 +150,13 @@ def token_mask(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def sampler_for(numbers: torch.Tensor, vocab_size: int, device: torch.device) -> Sampler:
-    """Return the sampler of these rows."""
+    """Return the sampler of these rows; ConfigError names a number that no row can have."""
     samplings, generators, prompts = [], [], []
     settings = numbers[:, : len(PARAMETERS)].contiguous().view(torch.float64).tolist()
     for line, values in zip(numbers.tolist(), settings, strict=True):
         seed, length = line[len(PARAMETERS) : SETTINGS]
-        samplings.append(Sampling.of_numbers(values))
+        check(0 < length <= numbers.shape[1] - SETTINGS, "length", length, "the packet's prompts are not as long")
+        samplings.append(replace(Sampling.of_numbers(values), seed=seed))
         generators.append(torch.Generator().manual_seed(seed) if samplings[-1].temperature else None)
         prompts.append(line[len(line) - length :])
     return Sampler(vocab_size, device, prompts, samplings, generators)
