@@ -89,6 +89,11 @@ class Session(ABC):
             if request_id in self._left:
                 self._cancelled.add(request_id)
 
+    def cancel_all(self) -> None:
+        """End all requests before the next forward pass, as `cancelled`."""
+        with self._changed:
+            self._cancelled |= self._left.keys()
+
     def step(self) -> list[Event]:
         """Do one unit of work, such as a forward pass, in the calling thread; return its events."""
         with self._driving:

@@ -215,6 +215,9 @@ class LocalEngine:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
             self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
+            is_plain = self.fused is None and not (quantized.exchanged or quantized.left)
+            has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it
+            self.stats.can_continue = has_kernels and (is_plain or self.stats.rows_are_independent)
 
     def _load(self) -> Loaded:
         base, reused = self._bases.get(self.config, partial(load_base, resolved=self._resolved))
@@ -275,7 +278,10 @@ class LocalSession(Session):
             elif some[0].error is not None:
                 events += [row.completion(FinishReason.error, 0.0) for row in some]
             else:
-                rows += some
+                for row in some:
+                    reason = self.stopping.finish_reason(row) if row.tokens else None
+                    events += [] if reason is None else [self.stopping.completion(row, reason, 0.0)]
+                    rows += [row] if reason is None else []
         if rows:
             self._route(rows)
         if cancelled:
