@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from itertools import chain
 
@@ -21,10 +21,12 @@ def each_request(
     ahead: Callable[[int], int] | None = None,
     beside: RequestsBeside | None = None,
     on_stop: Callable[[list[Completion]], str] = lambda _: "",
+    answered: Sequence[Request] = (),
 ) -> None:
     """Give the listener all completions of each request in order, once the last one has come; False ends the rest.
 
-    When a signal comes, `on_stop` gets what is under way, and says what becomes of it.
+    Those that earlier starts have `answered` are only mentioned. When a signal comes, `on_stop` gets what is under
+    way, and says what becomes of it.
     """
     expected = {request.id: request.n for request in requests}
     arrived: dict[RequestId, list[Completion]] = {}
@@ -53,6 +55,7 @@ def each_request(
         return True
 
     with engine.open(batch_size) as session:
+        session.mention(answered)
         try:
             gather(session, requests, listen, ahead)
         except signals.BetweenSteps:

@@ -145,8 +145,13 @@ def complete_missing(
             ahead = watch.ahead if watch is not None else None
             partial = PartialFile(recorder.folder)
             todo = [replace(request, begun=partial.begun(request.id, engine)) for request in todo]
+            to_come = {request.id for request in todo}
+            answered = [request for request in requests if request.id not in to_come]
             with kept_words(recorder.done):
-                each_request(engine, order(todo), record, on_step=show, ahead=ahead, beside=beside, on_stop=keep)
+                each_request(
+                    engine, order(todo), record, on_step=show, ahead=ahead, beside=beside, on_stop=keep,
+                    answered=answered,
+                )  # fmt: skip
             partial.delete()
         done.measured = measuring.keep()
     else:

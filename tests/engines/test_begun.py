@@ -9,12 +9,13 @@ from itertools import product
 import pytest
 
 from runner.checkpoints.resolve import resolve
-from runner.config.model import Dtype, LocalModelConfig
+from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.sampling import Sampling
+from runner.core.dtypes import Dtype
 from runner.engines import open_engine
-from runner.engines.base import Begun, Capability, Completion, Request
-from runner.engines.contract import complete
+from runner.engines.base import Begun, Capability, Completion, Event, Request
+from runner.engines.contract import Engine, complete, gather
 
 STORY = "Tom has some apples and buys some more, then he gives a few of them away. How many does he have? "
 LIMIT = 40
@@ -22,6 +23,15 @@ LIMIT = 40
 
 def answer(completion: Completion) -> tuple[object, ...]:
     return completion.token_ids, completion.text, completion.finish_reason
+
+
+def alone(engine: Engine, request: Request, all_requests: list[Request], size: int | None) -> list[Completion]:
+    """Return the completions of a request; what it shares with the others is only mentioned."""
+    done: list[Event] = []
+    with engine.open(size) as session:
+        session.mention(all_requests)
+        gather(session, [request], done.extend)
+    return [event for event in done if isinstance(event, Completion)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -51,7 +61,7 @@ def test_every_answer_goes_on_from_any_place(
         return replace(request, begun=Begun(every[0].prompt_sha256, cut))
 
     for share, size in product((0.0, 0.3, 0.95, 1.0), (None, 1)):
-        again = complete(engine, [begun(request, share) for request in requests], size)
+        again = [one for request in requests for one in alone(engine, begun(request, share), requests, size)]
         assert {(it.id, it.choice): answer(it) for it in again} == {key: answer(it) for key, it in whole.items()}
     engine.close()
 

@@ -257,12 +257,17 @@ class LocalSession(Session):
             branches.rejection_reason(loaded.model) if Capability.branches in engine.capabilities else None
         )
         self.branches: deque[list[Row]] = deque()
+        self.mentioned: list[list[int]] = []  # prompts that the next rows share beginnings with
         self.scheduler: Scheduler | None = None
         self.static: dict[Batching, StaticBatches] = {}
 
     @property
     def _decoders(self) -> list[Scheduler | StaticBatches]:
         return [*([] if self.scheduler is None else [self.scheduler]), *self.static.values()]
+
+    def mention(self, requests: Sequence[Request]) -> None:
+        """Let the prompts of requests that are answered already count where new ones look for shared beginnings."""
+        self.mentioned += [self.admission.encode(request)[1] for request in requests]
 
     def _admit(self, request: Request) -> list[Row]:
         if request.branches and self.branches_rejection is not None:
@@ -326,7 +331,8 @@ class LocalSession(Session):
                 shared = self.engine.conversations, self.engine.prompts, self.engine.speculation
                 self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *shared)
                 self.scheduler.forward.fused = self.engine.fused
-            self.scheduler.add(fitting)
+            self.scheduler.add(fitting, self.mentioned)
+            self.mentioned = []
 
     def _batches(self, batching: Batching) -> StaticBatches:
         """Return the static batches of this kind."""
