@@ -52,8 +52,8 @@ class PartialFile:
         if self._lines:
             lines = ({key: it for key, it in line.items() if key != "begun"} for line in self._lines.values())
             write_atomically(self.path, "".join(sealed(line) + "\n" for line in lines))
-        begun = len(kept), len(of_request) - len(kept)
-        words = "unfinished kept for resuming", "under way will be asked again"
+        begun = len(kept), len(unfinished) - len(kept)
+        words = "unfinished kept for resuming", "unfinished will be asked again"
         return ", ".join(f"{count} {what}" for count, what in zip(begun, words, strict=True) if count)
 
     def delete(self) -> None:
