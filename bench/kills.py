@@ -127,7 +127,7 @@ def disturbed(case: Case, folder: Path, rng: random.Random, said: Counter[str]) 
     while True:
         process, seen, thread = start(case.words, folder)
         kind = rng.choice([*KINDS])
-        wait_s = rng.uniform(0.05, 0.95) * case.seconds
+        wait_s = rng.uniform(0.05, 0.95) * case.seconds * (1 + kills / 4)  # others may slow the machine down meanwhile
         try:
             code = process.wait(timeout=wait_s)
         except subprocess.TimeoutExpired:

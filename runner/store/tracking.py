@@ -12,11 +12,12 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.config.choices import CONF
 from runner.config.root import RunnerConfig
 from runner.core.errors import TrackingError
 from runner.core.fields import choice_of
@@ -221,17 +222,27 @@ def run_name(config: RunnerConfig) -> str:
     return " ".join([words, *(f"{key}={value}" for key, value in _unusual_keys(config) if value not in words)])
 
 
-def _unusual_keys(config: object) -> Iterator[tuple[str, str]]:
-    """Yield each key that can change an answer and is not at its default, without its group, with its value."""
+def _unusual_keys(config: object, usual: Mapping[str, object] | None = None) -> Iterator[tuple[str, str]]:
+    """Yield each key that can change an answer and has not the default value, of its class or of its choice's file."""
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
         if "inert" in item.metadata or isinstance(value, Quantized):  # its label is in the name
             continue
         if is_dataclass(value):
-            yield from _unusual_keys(value)
-        elif value != (item.default_factory() if item.default_factory is not MISSING else item.default):
+            yield from _unusual_keys(value, _of_file(item.name, choice_of(value)))
+            continue
+        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        if value not in (default, (usual or {}).get(item.name, default)):
             yield item.name, as_typed(value)
+
+
+def _of_file(group: str, choice: str | None) -> dict[str, object]:
+    """Return the values in the file of a choice; nothing for those of a plug-in."""
+    import yaml
+
+    path = CONF / group / f"{choice}.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
 def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:
