@@ -219,7 +219,7 @@ def run_name(config: RunnerConfig) -> str:
     choices += [group.name for group in (config.lora, config.rope, config.generation)]
     names += [choice for choice in choices if choice not in plain]
     words = " ".join([*names, config.task.subject]).strip()
-    return " ".join([words, *(f"{key}={value}" for key, value in _unusual_keys(config) if value not in words)])
+    return " ".join([words, *(f"{key}={value}" for key, value in _unusual_keys(config) if value not in words.split())])
 
 
 def _unusual_keys(config: object, usual: Mapping[str, object] | None = None) -> Iterator[tuple[str, str]]:
