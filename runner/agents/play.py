@@ -106,7 +106,7 @@ class Player:
                 try:
                     gather(self._session, [], listen)
                 except signals.BetweenSteps:
-                    raise KeyboardInterrupt(self._records.keep(stopped(self._session))) from None
+                    raise signals.Interrupted(self._records.keep(stopped(self._session))) from None
             else:
                 listen([], wait=True)
 

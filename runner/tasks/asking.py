@@ -60,7 +60,7 @@ def each_request(
             gather(session, requests, listen, ahead)
         except signals.BetweenSteps:
             choices = [*stopped(session), *chain(*arrived.values())]
-            raise KeyboardInterrupt(on_stop([one for one in choices if one.id not in of_beside])) from None
+            raise signals.Interrupted(on_stop([one for one in choices if one.id not in of_beside])) from None
 
 
 @contextmanager
@@ -69,4 +69,4 @@ def kept_words(done: Sized, what: str = "") -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(", ".join(filter(None, (f"{len(done)}{what} kept", str(stop))))) from None
+        raise signals.Interrupted(", ".join(filter(None, (f"{len(done)}{what} kept", str(stop))))) from None
