@@ -104,6 +104,7 @@ def complete_missing(
         first = {int(request.id) for request in requests[:enough]}
         todo, reused = [], {index: sample for index, sample in reused.items() if index in first}
     again = sum(request.id in recorder.failed for request in todo)
+    partial = PartialFile(recorder.folder)
     if todo:
         engine = context.engine
         require(engine, f"task={what}", frozenset().union(*(request.needs for request in todo)))
@@ -143,7 +144,6 @@ def complete_missing(
                 return partial.keep(unfinished, engine, lambda name: name in recorder.done)
 
             ahead = watch.ahead if watch is not None else None
-            partial = PartialFile(recorder.folder)
             todo = [replace(request, begun=partial.begun(request.id, engine)) for request in todo]
             to_come = {request.id for request in todo}
             answered = [request for request in requests if request.id not in to_come]
@@ -152,10 +152,10 @@ def complete_missing(
                     engine, order(todo), record, on_step=show, ahead=ahead, beside=beside, on_stop=keep,
                     answered=answered,
                 )  # fmt: skip
-            partial.delete()
         done.measured = measuring.keep()
     else:
         take(recorder, reused)
+    partial.delete()  # also one that a kill after the last sample has left
     done.samples = [recorder.samples[int(request.id)] for request in requests[:enough]]
     own = [settled[sample.index] for sample in done.samples if sample.index in settled]
     done.notes += where_from(done.samples, own, again)
