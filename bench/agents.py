@@ -48,6 +48,13 @@ class Nothing:
     def add_code(self, answered: Answered) -> None:
         """Record nothing."""
 
+    def begun(self, turn: AgentCall) -> None:
+        """Return None: nothing is begun."""
+
+    def keep(self, unfinished: list[Completion]) -> str:
+        """Keep nothing."""
+        return ""
+
 
 class OneAtATime(Session):
     """Answers one request per step through `generate`, greedily."""

@@ -24,8 +24,8 @@ from runner.engines.base import Completion
 from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
 from runner.store.jobs import Job, Recorder
+from runner.tasks.asking import each_request
 from runner.tasks.base import Context
-from runner.tasks.completing import each_request
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AskingAgain
 

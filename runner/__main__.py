@@ -36,9 +36,8 @@ def entry() -> NoReturn:
     signals.install_handlers()
     register()
     exit_codes[:] = [0]
-    interrupted = "interrupted: what was done is kept, run the same command to resume"
     # Hydra drops what main returns
-    run_entry("error", lambda: _main() or max(exit_codes), message_of, interrupted)
+    run_entry("error", lambda: _main() or max(exit_codes), message_of, "run the same command to resume")
 
 
 def _main() -> Any:

@@ -73,9 +73,10 @@ def execute(
     record = ledger.new_record(config, job, task.VERSION, inputs.data)
     needs_kernels = {Uses.engine, Uses.machine, Uses.fresh_process} & task.USES
     built_s = kind_of(config.model).build_kernels(config) if needs_kernels else 0.0  # before the job's time counts
+    goes_on = bool(job.evidence()) and not must_start_anew(config, task)
     recorder = jobs.Recorder(job)  # reads the samples of an interrupted run, and rejects damaged ones
     with signals.deferred():  # a signal takes effect when the end of the job is recorded
-        tracker = ledger.start_tracking(config, job, record)
+        tracker = ledger.start_tracking(config, job, record, goes_on)
         context = Context(config, recorder, resolved, open_engine(config, resolved, bases, job.folder))
         started = time.perf_counter()
         try:
@@ -85,8 +86,8 @@ def execute(
                 add_metrics(config.metrics, recorder.done, record.result)
             record.status = Status.FAILED if record.result.problems else Status.FINISHED
             record.error = record.result.complaint
-        except KeyboardInterrupt:
-            record.status, record.error = Status.KILLED, "interrupted"
+        except KeyboardInterrupt as stop:
+            record.status, record.error = Status.KILLED, signals.words(stop)
             raise
         except BaseException as error:
             record.error = f"{type(error).__name__}: {error}"

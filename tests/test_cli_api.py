@@ -189,7 +189,11 @@ def test_an_interrupt_ends_it(tmp_path: Path, ends: signal.Signals) -> None:
             assert process.stderr is not None
             printed = process.stderr.read()
     assert process.wait() == 130
-    assert printed == "interrupted: what was done is kept, run the same command to resume\n"
+    said = re.fullmatch(
+        r"interrupted: (\d+) kept(?:, \d+ unfinished will be asked again)?, run the same command to resume\n", printed
+    )
+    assert said is not None, printed
+    assert int(said[1]) == len(lines(tmp_path))
     assert len(lines(tmp_path)) >= 3
 
 

@@ -16,9 +16,10 @@ from typing import Protocol, Self
 
 from runner.agents.sandbox import CodeOutcome
 from runner.agents.team import AgentCall, Answered, Discussion
+from runner.core import signals
 from runner.core.result import Call, FinishReason
-from runner.engines.base import Completion, Event, Request, RequestId
-from runner.engines.contract import gather
+from runner.engines.base import Begun, Completion, Event, Request, RequestId
+from runner.engines.contract import gather, stopped
 from runner.engines.session import Session
 
 BATCHES = 8  # ready calls wait until they are an eighth of those that are under way
@@ -35,6 +36,12 @@ class CallLog(Protocol):
 
     def add_code(self, answered: Answered) -> None:
         """Record the outcome of a call's program."""
+
+    def begun(self, turn: AgentCall) -> Begun | None:
+        """Return what an interrupted start has of an answer."""
+
+    def keep(self, unfinished: list[Completion]) -> str:
+        """Keep what was under way when a signal came, and say what becomes of it."""
 
 
 class Code(Protocol):
@@ -96,7 +103,10 @@ class Player:
             self._submit()
         while left:
             if self._session is not None and self._asked:
-                gather(self._session, [], listen)
+                try:
+                    gather(self._session, [], listen)
+                except signals.BetweenSteps:
+                    raise signals.Interrupted(self._records.keep(stopped(self._session))) from None
             else:
                 listen([], wait=True)
 
@@ -129,7 +139,7 @@ class Player:
         if self._session is None:
             self._session = self._open_session()
         for turn in sorted(self._ready, key=lambda turn: turn.who):
-            self._session.submit(Request(turn.id, turn.messages))
+            self._session.submit(Request(turn.id, turn.messages, begun=self._records.begun(turn)))
             self._asked[turn.id] = turn
         self._ready = []
 

@@ -31,10 +31,10 @@ def run_entry(
     code: Any
     try:
         code = exit_code_of(name, with_environment, message_of)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         signals.restore_defaults()
         if when_interrupted:
-            say(when_interrupted)
+            say(f"interrupted: {stop or 'what was done is kept'}, {when_interrupted}")
         code = INTERRUPTED
     except SystemExit as exit:  # raised by argparse
         code = exit.code

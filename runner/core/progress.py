@@ -26,6 +26,12 @@ class ProgressState:
     total: float | None
     news: dict[str, str] = field(default_factory=dict)
     rss_mib: float = 0.0  # of the process that is doing it
+    under_way: float = 0.0  # what is begun, in the unit of `done`: for the time that is left
+
+    @property
+    def position(self) -> float:
+        """Where the work is, with what is under way."""
+        return self.done + self.under_way
 
 
 _sink: Callable[[ProgressState], None] | None = None
@@ -50,7 +56,7 @@ class Progress:
         self.total, self.what, self.unit = total, what, unit
         self._bar: Any = None
         self._id: Any = None
-        self._done = 0.0
+        self._done = self._under_way = 0.0
         self._reported_at = 0.0
 
     def __enter__(self) -> Progress:
@@ -61,7 +67,9 @@ class Progress:
             self._bar = rich_progress.Progress(
                 rich_progress.TextColumn("{task.description}", markup=False),
                 rich_progress.BarColumn(bar_width=28),
-                rich_progress.MofNCompleteColumn() if not self.unit else rich_progress.TaskProgressColumn(),
+                rich_progress.TextColumn("{task.fields[count]}", markup=False)
+                if not self.unit
+                else rich_progress.TaskProgressColumn(),
                 rich_progress.TimeElapsedColumn(),
                 rich_progress.TextColumn("left"),
                 rich_progress.TimeRemainingColumn(),
@@ -70,7 +78,7 @@ class Progress:
                 transient=True,
             )
             self._bar.start()
-            self._id = self._bar.add_task(plain(self.what), total=self.total, news="")
+            self._id = self._bar.add_task(plain(self.what), total=self.total, news="", count=self._count())
         return self
 
     def advance(self, step: float = 1, **news: str) -> None:
@@ -79,11 +87,20 @@ class Progress:
 
     def show(self, done: float, **news: str) -> None:
         """Show an absolute position, which may be within a step."""
-        self._done = done
+        self.show_begun(done, 0.0, **news)
+
+    def show_begun(self, done: float, under_way: float, **news: str) -> None:
+        """Show a position; what is under way moves the bar and the time that is left, but does not count as done."""
+        self._done, self._under_way = done, under_way
         self._report(news)
         if self._bar is not None:
             line = plain("  ".join(f"{key} {value}" for key, value in news.items()))
-            self._bar.update(self._id, completed=done, **({"news": line} if news else {}))
+            fields = {"count": self._count()} | ({"news": line} if news else {})
+            self._bar.update(self._id, completed=done + under_way, **fields)
+
+    def _count(self) -> str:
+        total = "?" if self.total is None else f"{self.total:.0f}"
+        return f"{int(self._done):>{len(total)}}/{total}"
 
     def describe(self, what: str) -> None:
         """Change the bar's description."""
@@ -100,4 +117,4 @@ class Progress:
         now = time.monotonic()
         if _sink is not None and (at_once or now - self._reported_at >= REPORT_EVERY_S):
             self._reported_at = now
-            _sink(ProgressState(self.what, self._done, self.total, news, machine.rss_mib()))
+            _sink(ProgressState(self.what, self._done, self.total, news, machine.rss_mib(), self._under_way))

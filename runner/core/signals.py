@@ -1,22 +1,28 @@
-"""SIGINT, SIGTERM and SIGHUP in one place: each becomes a KeyboardInterrupt, and none leaves a record half written.
+"""Ending signals in one place: each becomes a KeyboardInterrupt, and the first one leaves no record half written.
 
 with deferred():           # signals wait: what begins here also ends here
     ...
-    with interruptible():  # the work: the first signal interrupts it, the next ones wait again
-        ...
+    with interruptible():  # the work: the first signal interrupts it
+        with finishing():  # one step of it: the first signal waits until it is whole
+            ...
     ...
+
+A second signal interrupts at once, wherever the process is: all files survive a kill, too.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WARNING = (signal.SIGUSR1, signal.SIGUSR2)  # Slurm sends one before a time limit (sbatch --signal)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNING)
+SAME_S = 0.2  # `timeout` and Slurm send a signal to a process and to its group: within this time it is the same one
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 
@@ -35,10 +41,20 @@ class _State:
     in_deferred: bool = False
     is_deferring: bool = False  # whether a signal is only noted
     noted: bool = False
+    first_at: float | None = None  # when the first signal of a deferred block came
     instead: Callable[[], None] | None = None  # called in place of an interrupt
 
 
 _state = _State()
+
+
+class BetweenSteps(Interrupted):
+    """A signal came during a step, which was finished: what is under way is whole, and can be kept."""
+
+
+def words(stop: KeyboardInterrupt) -> str:
+    """Say that a job was interrupted, and what it has said about what is kept."""
+    return ": ".join(filter(None, ("interrupted", str(stop))))
 
 
 def install_handlers(even_ignored: bool = False) -> None:
@@ -74,11 +90,24 @@ def interrupt(*_: Any) -> None:
     """Handle a signal: call the function of `redirected_to`, note the signal, or raise KeyboardInterrupt."""
     if _state.instead is not None:
         _state.instead()
-    elif _state.is_deferring:
-        _state.noted = True
-    else:
-        _state.is_deferring = _state.in_deferred  # the cleanup that follows is not interrupted again
-        raise Interrupted
+        return
+    now = time.monotonic()
+    first_at = now if _state.first_at is None else _state.first_at
+    if _state.is_deferring and now - first_at <= SAME_S:
+        _state.noted, _state.first_at = True, first_at
+        return
+    _raise(Interrupted, first_at)
+
+
+def _raise(kind: type[Interrupted], first_at: float | None) -> NoReturn:
+    _state.noted, _state.first_at = False, first_at if _state.in_deferred else None
+    _state.is_deferring = _state.in_deferred  # the cleanup that follows is not interrupted by the same signal
+    raise kind
+
+
+def _act_on_noted(kind: type[Interrupted] = Interrupted) -> None:
+    if _state.noted and not _state.is_deferring:
+        _raise(kind, _state.first_at)
 
 
 @contextmanager
@@ -90,6 +119,8 @@ def deferred() -> Iterator[None]:
         yield
     finally:
         _state.in_deferred, _state.is_deferring = before
+        if not _state.in_deferred and not _state.noted:
+            _state.first_at = None
         _act_on_noted()
 
 
@@ -104,10 +135,33 @@ def interruptible() -> Iterator[None]:
         _state.is_deferring = _state.in_deferred
 
 
-def _act_on_noted() -> None:
-    if _state.noted and not _state.is_deferring:
-        _state.noted = False
-        interrupt()
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Let the first signal wait for the end of this block, which then raises BetweenSteps."""
+    before, _state.is_deferring = _state.is_deferring, True
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise  # the second one, which has already deferred what follows
+    except BaseException:
+        _state.is_deferring = before
+        raise
+    _state.is_deferring = before
+    _act_on_noted(BetweenSteps)
+
+
+def interrupt_if_noted() -> None:
+    """Raise KeyboardInterrupt if a signal waits for a step that may take minutes and is not worth waiting for."""
+    if _state.noted:
+        _raise(Interrupted, _state.first_at)
+
+
+def pause(seconds: float) -> None:
+    """Sleep within a step; a signal ends it."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, SAME_S))
+        interrupt_if_noted()
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class Capability(StrEnum):
     fixed_length = "answers of a fixed length"
     own_memory = "memory on this machine"
     tokenizer = "a tokenizer on this machine"
+    continuing = "continuing an answer that was begun"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,19 @@ RequestId = int | str
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What an interrupted session had of an answer: the tokens of each choice. It counts for the same prompt only."""
+
+    prompt_sha256: str
+    tokens: tuple[tuple[int, ...], ...]
+
+    def of(self, prompt_sha256: str, choices: int) -> Sequence[tuple[int, ...]]:
+        """Return the tokens of so many choices of a prompt; none of another prompt."""
+        is_same = prompt_sha256 == self.prompt_sha256 and len(self.tokens) == choices
+        return self.tokens if is_same else [()] * choices
+
+
+@dataclass(frozen=True)
 class Request:
     """One prompt to complete. `id` names it in the answer and, with the seed, decides its random numbers.
 
@@ -94,6 +108,7 @@ class Request:
     # with position 0
     on_logprobs: Callable[[int, Any], None] | None = None
     random_id: RequestId | None = None  # replaces the id in the random numbers; None: the id
+    begun: Begun | None = None  # the answer goes on from there; limit, stop texts and random numbers count all of it
 
     @property
     def effective_random_id(self) -> RequestId:
@@ -115,6 +130,7 @@ class Request:
             Capability.several: self.n > 1,
             Capability.sampling: self.sampling != Sampling(),
             Capability.fixed_length: self.ignore_eos,
+            Capability.continuing: self.begun is not None,
         }
         return frozenset(capability for capability, is_needed in needs.items() if is_needed)
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from runner.core import heap
+from runner.core import heap, signals
 from runner.core.errors import ConfigError
 from runner.engines.base import Capability, Completion, EngineReport, Event, Request
 from runner.engines.session import Session
@@ -18,6 +18,9 @@ from runner.engines.stats import EngineStats
 
 if TYPE_CHECKING:
     from runner.engines.arithmetic import Arithmetic
+
+
+STEPS_TO_STOP = 10  # a server's answers end a little after they are cancelled
 
 
 class Engine(Protocol):
@@ -73,17 +76,29 @@ def gather(
 
     The listener gets the events of each step, also when there are none. It may submit further requests and cancel any.
     `ahead` returns how many requests may be under way after so many have ended, for a caller that may stop early;
-    None: all are submitted at once.
+    None: all are submitted at once. A signal waits for the end of a step, whose events the listener has then got.
     """
     remaining, submitted = deque(requests), 0
     with heap.collecting_only_new():
         while True:
-            room = len(remaining) if ahead is None else ahead(submitted - session.under_way) - session.under_way
-            for _ in range(min(room, len(remaining))):
-                session.submit(remaining.popleft())
-                submitted += 1
-            if session.idle or listener(session.step()) is False:
-                return
+            with signals.finishing():
+                room = len(remaining) if ahead is None else ahead(submitted - session.under_way) - session.under_way
+                for _ in range(min(room, len(remaining))):
+                    session.submit(remaining.popleft())
+                    submitted += 1
+                if session.idle or listener(session.step()) is False:
+                    return
+
+
+def stopped(session: Session) -> list[Completion]:
+    """Cancel all that is under way in a session, and return it as it is."""
+    session.cancel_all()
+    ended: list[Completion] = []
+    for _ in range(STEPS_TO_STOP):
+        ended += [event for event in session.step() if isinstance(event, Completion)]
+        if session.idle:
+            break
+    return ended
 
 
 def complete(

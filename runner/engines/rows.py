@@ -157,7 +157,13 @@ class Admission:
         limit = min(self._wanted(request), self.room - len(ids))
         error = None if ids and limit >= 1 else self._rejection_reason(len(ids))
         sha256 = request_sha256(seen, request)
-        return [Row(request, ids, sha256, limit, choice, sampling, error=error) for choice in range(request.n)]
+        begun: Sequence[tuple[int, ...]] = [()] * request.n
+        if request.begun is not None and error is None:
+            begun = request.begun.of(sha256, request.n)
+        return [
+            Row(request, ids, sha256, limit, choice, sampling, error=error, tokens=list(tokens))
+            for choice, tokens in enumerate(begun)
+        ]
 
     def _branches(self, request: Request, seen: str | Sequence[int], main: list[int]) -> list[Row]:
         """Append each text to the prompt, without special tokens; choices count from 1."""

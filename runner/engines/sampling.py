@@ -225,7 +225,10 @@ class Sampler:
 def sampler_of(rows: Sequence[Row], vocab_size: int, device: torch.device) -> Sampler:
     """Return a sampler of these rows; it continues their random numbers."""
     for row in rows:
-        row.generator = row.generator or generator_of(row.sampling, row.request.effective_random_id, row.choice)
+        if row.generator is None:
+            row.generator = generator_of(row.sampling, row.request.effective_random_id, row.choice)
+            for _ in row.tokens if row.generator is not None else ():  # of an answer that was begun: one for each
+                _uniform([row.generator], torch.device("cpu"))
     prompts, samplings = [row.prompt for row in rows], [row.sampling for row in rows]
     generators, answers = [row.generator for row in rows], [row.tokens for row in rows]
     return Sampler(vocab_size, device, prompts, samplings, generators, answers)

@@ -53,6 +53,12 @@ class Session(ABC):
         """How many requests are under way."""
         return len(self._left)
 
+    def mention(self, requests: Sequence[Request]) -> None:  # noqa: B027
+        """Let the prompts of requests that are answered already count where new ones look for shared beginnings.
+
+        How keys and values are split changes the last bits of sums: so a resumed job gives the tokens of a whole one.
+        """
+
     def submit(self, request: Request) -> None:
         """Submit a request, at any time; ConfigError if it cannot be served, or if its id is already under way."""
         self.submit_all([request])
@@ -88,6 +94,11 @@ class Session(ABC):
         with self._changed:
             if request_id in self._left:
                 self._cancelled.add(request_id)
+
+    def cancel_all(self) -> None:
+        """End all requests before the next forward pass, as `cancelled`."""
+        with self._changed:
+            self._cancelled |= self._left.keys()
 
     def step(self) -> list[Event]:
         """Do one unit of work, such as a forward pass, in the calling thread; return its events."""

@@ -35,6 +35,7 @@ class EngineStats:
     peak_pass_logits: int = 0
     peak_activation_bytes: int = 0  # what such a pass needs, computed from its shapes; 0 if unknown
     peak_cuda_bytes: int = 0  # of the allocator, if the whole model is on GPUs
+    can_continue: bool = False  # an answer that was begun goes on with the tokens that it would have had
     rows_are_independent: bool = False  # known: the bits of a row's answer are the same whatever rows go along
     notes: list[str] = field(default_factory=list)  # deviations from what was requested
     # one entry per process, if the engine has several; set when a session ends with nothing under way

@@ -123,7 +123,8 @@ def render(template: str, values: dict[str, Any], most_characters: int) -> tuple
 
 def main() -> None:
     """Render each conversation from stdin until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which closes stdin when it ends
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # they are for the runner, which closes stdin when it ends
     cpu_s, memory, most_characters = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     with suppress(ValueError, OSError):  # not all systems have this limit
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

@@ -198,8 +198,8 @@ def run_reporting(assignment: Assignment, config: RunnerConfig, mailbox: Any, sa
     try:
         with reporter.reporting():
             return run_job(config, assignment.config_yaml)
-    except KeyboardInterrupt:
-        return Outcome(Status.KILLED, message="interrupted", exit_code=INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return Outcome(Status.KILLED, message=signals.words(stop), exit_code=INTERRUPTED)
 
 
 @contextmanager

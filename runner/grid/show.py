@@ -200,15 +200,15 @@ class Running:
     def move(self, step: ProgressState) -> None:
         """Record the job's progress."""
         self.step = step
-        if step.done and not self.moved_at:
-            self.moved_at, self.moved_from = time.monotonic(), step.done
+        if step.position and not self.moved_at:
+            self.moved_at, self.moved_from = time.monotonic(), step.position
 
     def eta_s(self) -> float | None:
         """Estimate the seconds left from the speed so far; None while there is no speed yet."""
-        if self.step is None or not self.step.total or self.step.done <= self.moved_from:
+        if self.step is None or not self.step.total or self.step.position <= self.moved_from:
             return None
-        speed = (self.step.done - self.moved_from) / (time.monotonic() - self.moved_at)
-        return (self.step.total - self.step.done) / speed
+        speed = (self.step.position - self.moved_from) / (time.monotonic() - self.moved_at)
+        return (self.step.total - self.step.position) / speed
 
 
 @dataclass

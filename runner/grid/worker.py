@@ -57,8 +57,8 @@ def do_job(connection: Connection, bases: BaseCache, config: RunnerConfig, confi
     progress.report_to(report)
     try:
         outcome = run_job(config, config_yaml, bases, wait)
-    except KeyboardInterrupt:
-        connection.send(Outcome(Status.KILLED, message="interrupted", exit_code=INTERRUPTED))
+    except KeyboardInterrupt as stop:
+        connection.send(Outcome(Status.KILLED, message=signals.words(stop), exit_code=INTERRUPTED))
         raise
     finally:
         progress.report_to(None)

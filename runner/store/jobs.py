@@ -99,7 +99,7 @@ class Job:
 
     def forget(self) -> None:
         """Delete the files of an earlier run, for a task that runs anew every time."""
-        for name in (SAMPLES, "completions.jsonl", "measured.json", "result.json", "log.txt"):
+        for name in (SAMPLES, "partial.jsonl", "completions.jsonl", "measured.json", "result.json", "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
     def set_aside(self) -> None:

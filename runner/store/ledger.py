@@ -51,10 +51,10 @@ def new_record(config: RunnerConfig, job: jobs.Job, task_version: int, data: dic
     )
 
 
-def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record) -> tracking.Tracker:
+def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record, goes_on: bool = False) -> tracking.Tracker:
     """Start the job's run in MLflow; if a grid's store has become unreachable, the job runs and is logged later."""
     try:
-        return tracking.start(mlflow_store.store_of(config), job, record)
+        return tracking.start(mlflow_store.store_of(config), job, record, goes_on)
     except TrackingError as error:
         if config.tracking.parent_run_id is None:
             raise

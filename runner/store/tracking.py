@@ -12,21 +12,23 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.config.choices import CONF
 from runner.config.root import RunnerConfig
 from runner.core.errors import TrackingError
 from runner.core.fields import choice_of
 from runner.core.metrics import Better, described
 from runner.core.result import Record, Status
 from runner.core.uris import without_secrets
+from runner.quantization.base import Quantized
 from runner.store import logged_models, pending_runs, traces
 from runner.store.jobs import Job
 from runner.store.mlflow_store import Store, clear_errors, open_store, probe
-from runner.store.stored_runs import PARENT, StoredRuns, read_runs
+from runner.store.stored_runs import JOB_ID, PARENT, StoredRuns, read_runs
 
 MAX_PARAM_CHARACTERS = 6000  # MLflow cuts longer values with a warning; the whole config is an artifact
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # limits of MLflow's log_batch
@@ -51,8 +53,11 @@ class Tracker:
         return self.store.shown if self.store else None
 
 
-def start(store: Store | None, job: Job, record: Record) -> Tracker:
-    """Open MLflow and start the job's run; raises the store's errors before anything expensive happens."""
+def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) -> Tracker:
+    """Open MLflow and start the job's run; raises the store's errors before anything expensive happens.
+
+    A job that goes on where it was interrupted has its run again.
+    """
     if store is None:
         return Tracker()
     with clear_errors(store.uri):
@@ -65,7 +70,7 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
 
         pending = pending_runs.add(job.folder / pending_runs.FILE, store)
         tags = {
-            "job_id": job.job_id,
+            JOB_ID: job.job_id,
             "task": record.task,
             "task_version": str(record.task_version),
             "output_dir": os.path.realpath(job.folder),
@@ -77,13 +82,42 @@ def start(store: Store | None, job: Job, record: Record) -> Tracker:
             tags["mlflow.source.git.commit"] = record.versions[COMMIT]
         if store.parent_run_id is not None:
             tags[PARENT] = store.parent_run_id
-        run_id = client.create_run(experiment_id, tags=tags).info.run_id
-        params = [Param(_legal_name(key), value[:MAX_PARAM_CHARACTERS]) for key, value in record.params.items()]
-        for begin in range(0, len(params), PARAMS_A_CALL):
-            client.log_batch(run_id, params=params[begin : begin + PARAMS_A_CALL])
+        params = {_legal_name(key): value[:MAX_PARAM_CHARACTERS] for key, value in record.params.items()}
+        run_id = _reopened(client, experiment_id, tags, params) if goes_on else None
+        is_new = run_id is None
+        if run_id is None:
+            run_id = client.create_run(experiment_id, tags=tags).info.run_id
+            given = [Param(key, value) for key, value in params.items()]
+            for begin in range(0, len(given), PARAMS_A_CALL):
+                client.log_batch(run_id, params=given[begin : begin + PARAMS_A_CALL])
         model_id = logged_models.log_model(client, store.uri, experiment_id, run_id, record)
-        _log_inputs(client, run_id, record.data, model_id)
+        if is_new:
+            _log_inputs(client, run_id, record.data, model_id)
     return Tracker(store, client, run_id, experiment_id, model_id, pending=pending)
+
+
+def _reopened(client: Any, experiment_id: str, tags: dict[str, str], params: dict[str, str]) -> str | None:
+    """Return the newest run of a job that was interrupted, which is running again; None if there is none like this.
+
+    MLflow cannot change a run's params: where a key has another value now, even one that changes no answer, the job
+    gets a run of its own.
+    """
+    of_job = f"tags.{JOB_ID} = '{tags[JOB_ID]}' and attributes.status = '{Status.KILLED.value}'"
+    for run in client.search_runs([experiment_id], of_job, 1, 1, ["attributes.start_time DESC"]):
+        if _of_job(run.data.params) != _of_job(params) or run.data.tags.get("output_dir") != tags["output_dir"]:
+            continue
+        run_id = str(run.info.run_id)
+        for key, value in tags.items():
+            if run.data.tags.get(key) != value:
+                client.set_tag(run_id, key, value)
+        client.update_run(run_id, status="RUNNING")
+        return run_id
+    return None
+
+
+def _of_job(params: dict[str, str]) -> dict[str, str]:
+    """Return the params of the groups, without those that say where results go and how they are shown."""
+    return {key: it for key, it in params.items() if "." in key and not key.startswith("tracking.")}
 
 
 def end_dead(store: Store, job: Job) -> StoredRuns:
@@ -178,13 +212,37 @@ def _is_linked(key: str) -> bool:
 
 
 def run_name(config: RunnerConfig) -> str:
-    """Return a run's name, made of the choices that are not the plain ones: `gsm8k embedded nf4 hard5`."""
+    """Return a run's name: the choices and keys that are not the usual ones, `gsm8k embedded nf4 hard5 limit=20`."""
     plain = ("none", "native", "greedy")
     names = [config.task.name, Path(config.model.name).name]
     choices = [config.quantization.label]
     choices += [group.name for group in (config.lora, config.rope, config.generation)]
     names += [choice for choice in choices if choice not in plain]
-    return " ".join([*names, config.task.subject]).strip()
+    words = " ".join([*names, config.task.subject]).strip()
+    return " ".join([words, *(f"{key}={value}" for key, value in _unusual_keys(config) if value not in words.split())])
+
+
+def _unusual_keys(config: object, usual: Mapping[str, object] | None = None) -> Iterator[tuple[str, str]]:
+    """Yield each key that can change an answer and has not the default value, of its class or of its choice's file."""
+    assert is_dataclass(config)
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if "inert" in item.metadata or isinstance(value, Quantized):  # its label is in the name
+            continue
+        if is_dataclass(value):
+            yield from _unusual_keys(value, _of_file(item.name, choice_of(value)))
+            continue
+        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        if value not in (default, (usual or {}).get(item.name, default)):
+            yield item.name, as_typed(value)
+
+
+def _of_file(group: str, choice: str | None) -> dict[str, object]:
+    """Return the values in the file of a choice; nothing for those of a plug-in."""
+    import yaml
+
+    path = CONF / group / f"{choice}.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
 def flatten(config: object, prefix: str = "") -> Iterator[tuple[str, str]]:

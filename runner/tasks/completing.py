@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 from typing import Any, Protocol
@@ -18,12 +18,14 @@ from runner.core.errors import JobFailed
 from runner.core.result import Choice, Sample
 from runner.core.sides import answered_by
 from runner.core.texts import counted
-from runner.engines.base import Completion, EngineReport, Event, Request, RequestId, request_sha256
-from runner.engines.contract import Engine, gather, require
+from runner.engines.base import Completion, EngineReport, Request, request_sha256
+from runner.engines.contract import Engine, require
 from runner.scorers.totals import cost_and_sides
 from runner.store import sibling_jobs
 from runner.store.jobs import Recorder
 from runner.store.measured import Measured, Measuring
+from runner.store.partial import PartialFile
+from runner.tasks.asking import each_request, kept_words
 from runner.tasks.base import Context, RequestsBeside
 
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
@@ -103,6 +105,7 @@ def complete_missing(
         first = {int(request.id) for request in requests[:enough]}
         todo, reused = [], {index: sample for index, sample in reused.items() if index in first}
     again = sum(request.id in recorder.failed for request in todo)
+    partial = PartialFile(recorder.folder)
     if todo:
         engine = context.engine
         require(engine, f"task={what}", frozenset().union(*(request.needs for request in todo)))
@@ -122,7 +125,7 @@ def complete_missing(
             last_news: dict[str, str] = {}
 
             def show() -> None:
-                bar.show(ended + engine.stats.under_way, **last_news, **measuring.live())
+                bar.show_begun(ended, engine.stats.under_way, **last_news, **measuring.live())
 
             show()
 
@@ -137,11 +140,23 @@ def complete_missing(
                 show()
                 return enough is None
 
+            def keep(unfinished: list[Completion]) -> str:
+                measuring.keep()
+                return partial.keep(unfinished, engine, lambda name: name in recorder.done)
+
             ahead = watch.ahead if watch is not None else None
-            each_request(engine, order(todo), record, on_step=show, ahead=ahead, beside=beside)
+            todo = [replace(request, begun=partial.begun(request.id, engine)) for request in todo]
+            to_come = {request.id for request in todo}
+            answered = [request for request in requests if request.id not in to_come]
+            with kept_words(recorder.done):
+                each_request(
+                    engine, order(todo), record, on_step=show, ahead=ahead, beside=beside, on_stop=keep,
+                    answered=answered,
+                )  # fmt: skip
         done.measured = measuring.keep()
     else:
         take(recorder, reused)
+    partial.delete()  # also one that a kill after the last sample has left
     done.samples = [recorder.samples[int(request.id)] for request in requests[:enough]]
     own = [settled[sample.index] for sample in done.samples if sample.index in settled]
     done.notes += where_from(done.samples, own, again)
@@ -194,46 +209,6 @@ def complete_beside(
         return samples, [f"{what}: {problem}" for problem in unanswered(samples)]
     finally:
         recorder.close()
-
-
-def each_request(
-    engine: Engine,
-    requests: list[Request],
-    listener: Callable[..., bool | None],
-    batch_size: int | None = None,
-    on_step: Callable[[], None] = lambda: None,
-    ahead: Callable[[int], int] | None = None,
-    beside: RequestsBeside | None = None,
-) -> None:
-    """Give the listener all completions of each request in order, once the last one has come; False ends the rest."""
-    expected = {request.id: request.n for request in requests}
-    arrived: dict[RequestId, list[Completion]] = {}
-    of_beside: set[RequestId] = set()
-
-    def submit_beside() -> None:
-        if beside is not None and engine.stats.rows_waiting:
-            for request in beside.due():
-                of_beside.add(request.id)
-                expected[request.id] = request.n
-                session.submit(request)
-
-    def listen(events: list[Event]) -> bool:
-        on_step()
-        for event in events:
-            if isinstance(event, Completion):
-                choices = arrived.setdefault(event.id, [])
-                choices.append(event)
-                if len(choices) == expected[event.id]:
-                    choices = sorted(arrived.pop(event.id), key=lambda one: one.choice)
-                    if event.id in of_beside and beside is not None:
-                        beside.record(*choices)
-                    elif listener(*choices) is False:
-                        return False
-        submit_beside()
-        return True
-
-    with engine.open(batch_size) as session:
-        gather(session, requests, listen, ahead)
 
 
 def order_of_repeat(repeat: int, requests: list[Request]) -> list[Request]:

@@ -56,6 +56,12 @@ class Kept:
     def add_code(self, answered: Answered) -> None:
         self.coded.append(answered)
 
+    def begun(self, turn: AgentCall) -> None:
+        """Nothing is begun."""
+
+    def keep(self, unfinished: list[Completion]) -> str:
+        return f"{len(unfinished)} under way"
+
 
 class Seven:
     """Every program comes to 7."""

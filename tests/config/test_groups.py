@@ -120,7 +120,7 @@ def test_what_is_recorded_is_the_class_that_was_composed(tmp_path: Path) -> None
     assert (record.job_id.partition("-")[0], record.task, record.params["profile"]) == ("gsm8k", "gsm8k", "low_memory")
     kept = yaml.safe_load((Path(record.output_dir) / "config.yaml").read_text())
     assert {group: kept[group]["name"] for group in NAMED} == expected
-    assert record.name == "gsm8k stub nf4 yarn sampling test"
+    assert record.name == "gsm8k stub nf4 yarn sampling test temperature=0.4 limit=1"
 
 
 def test_each_choice_of_each_group_is_a_class_with_its_name() -> None:

@@ -1,4 +1,4 @@
-"""Real signals to real processes: each interrupts its process once, and no second one interrupts the cleanup."""
+"""Real signals to real processes: the first one waits for what must be whole, the second one for nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def printed(tmp_path: Path, body: str, *before: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
 def test_each_is_an_interrupt(tmp_path: Path, name: str) -> None:
     body = f"try: send(signal.{name})\nexcept KeyboardInterrupt: printed.append('interrupted')"
     assert printed(tmp_path, body) == "interrupted"
@@ -84,9 +84,60 @@ with signals.redirected_to(lambda: printed.append('redirected')): send()
     assert printed(tmp_path, body) == "stopped redirected"
 
 
+SLOWLY = """
+signals.SAME_S = 0.0
+try:
+    with signals.deferred():
+        try:
+            with signals.interruptible():
+                {work}
+                printed.append('whole')
+        except KeyboardInterrupt as stop:
+            printed.append(type(stop).__name__)
+            {cleanup}
+            printed.append('closed')
+except KeyboardInterrupt: printed.append('interrupted')
+"""
+STEP = "with signals.finishing(): send(); printed.append('step')"
+TWICE = "with signals.finishing(): send(); time.sleep(0.01); send(signal.SIGTERM); printed.append('step')"
+
+
+@pytest.mark.parametrize(
+    ("work", "cleanup", "words"),
+    [
+        (STEP, "pass", "step BetweenSteps closed"),
+        (TWICE, "pass", "Interrupted closed"),
+        (STEP, "time.sleep(0.01); send(signal.SIGTERM)", "step BetweenSteps interrupted"),
+        ("send()", "time.sleep(0.01); send()", "Interrupted interrupted"),
+    ],
+    ids=["a-step-is-finished", "twice-in-a-step", "twice-while-closing", "twice-elsewhere"],
+)
+def test_the_first_one_waits_for_the_step_and_the_second_acts_at_once(
+    tmp_path: Path, work: str, cleanup: str, words: str
+) -> None:
+    assert printed(tmp_path, "import time\n" + SLOWLY.format(work=work, cleanup=cleanup)) == words
+
+
+def test_one_wish_that_is_sent_twice_is_one(tmp_path: Path) -> None:
+    words = printed(tmp_path, SLOWLY.replace("signals.SAME_S = 0.0", "").format(work=STEP, cleanup="send()"))
+    assert words == "step BetweenSteps closed interrupted"
+
+
+def test_a_step_that_lasts_is_left_where_it_asks(tmp_path: Path) -> None:
+    work = "with signals.finishing(): send(); signals.pause(60)"
+    assert printed(tmp_path, SLOWLY.format(work=work, cleanup="pass")) == "Interrupted closed"
+
+
+def test_the_next_work_of_a_process_begins_with_a_first_signal(tmp_path: Path) -> None:
+    body = SLOWLY.format(work=STEP, cleanup="pass")
+    assert printed(tmp_path, f"import time\n{body}\ntime.sleep(0.01)\n{body}") == " ".join(
+        2 * ["step BetweenSteps closed"]
+    )
+
+
 WHILE_A_CLASS_IS_MADE = """
 from runner.core.entry import run_entry
-run_entry("error", lambda: exec("send()", globals()), when_interrupted="interrupted")
+run_entry("error", lambda: exec("send()", globals()), when_interrupted="try again")
 """
 
 
@@ -95,4 +146,4 @@ def test_an_interrupt_while_a_class_is_made_is_the_same_exit_code(tmp_path: Path
     file.write_text(PROGRAM.format(WHILE_A_CLASS_IS_MADE))
     command = [sys.executable, "-m", "program"]  # a file or -c sets aside what has passed
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert (done.returncode, done.stderr) == (130, "interrupted: what was done is kept, try again\n")

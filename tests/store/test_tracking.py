@@ -59,7 +59,10 @@ def test_a_mix_is_recorded_as_it_is_typed(make_config: Make) -> None:
     params = dict(tracking.flatten(config))
     assert params["quantization.skip"] == "[lm_head, layers.0]"
     assert params["quantization.overrides"] == "{down_proj: {name: nf4, double_quant: false}}"
-    assert tracking.run_name(config) == "gsm8k tiny nf4 (lm_head, layers.0: none; down_proj: nf4) test"
+    assert (
+        tracking.run_name(config)
+        == "gsm8k tiny nf4 (lm_head, layers.0: none; down_proj: nf4) test max_new_tokens=24 limit=4"
+    )
     plain = dict(tracking.flatten(make_config(quantization=Nf4Config())))
     assert (plain["quantization.skip"], plain["quantization.overrides"]) == ("[]", "{}")
 
@@ -83,7 +86,7 @@ def test_a_job_is_one_run_with_everything_in_it(logged: Make, tmp_path: Path) ->
     tags = logged_run.data.tags
     assert (tags["job_id"], tags["task"], tags["task_version"]) == (record.job_id, "gsm8k", "2")
     assert tags["output_dir"] == record.output_dir
-    assert tags["mlflow.runName"] == "gsm8k stub nf4 test"
+    assert tags["mlflow.runName"] == "gsm8k stub nf4 test max_new_tokens=24 limit=3 seed=7"
     assert record.mlflow_run_id
     client = MlflowClient(record.mlflow_uri)
     files = {item.path for item in client.list_artifacts(record.mlflow_run_id)}

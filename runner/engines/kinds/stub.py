@@ -11,6 +11,7 @@ from runner.checkpoints.resolve import Resolved
 from runner.config.generation import KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
+from runner.core import signals
 from runner.core.result import BranchText, FinishReason
 from runner.engines.base import (
     Capability,
@@ -29,7 +30,7 @@ from runner.engines.kinds import BaseCache, ModelKind
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
 
-CAPABILITIES = frozenset(Capability) - {Capability.distributions}
+CAPABILITIES = frozenset(Capability) - {Capability.distributions, Capability.continuing}
 HEAD_CHARACTERS = 120
 
 
@@ -106,7 +107,7 @@ class StubSession(Session):
         if request.continuation is not None:
             texts = []
         cut_off = any(one.finish_reason is FinishReason.length for one in texts)
-        time.sleep(self.engine.delay_s)
+        signals.pause(self.engine.delay_s)
         seconds = time.perf_counter() - started
         stats.prefill_tokens += len(_whole(request).split())
         stats.decode_tokens += sum(len(one.token_ids) - 1 for one in texts)
@@ -178,7 +179,7 @@ class Stub(ModelKind):
         return {"model": "stub"}
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
-        """Return everything but whole distributions, which cannot be made up."""
+        """Return everything but whole distributions, which cannot be made up, and answers that take several steps."""
         return CAPABILITIES
 
     def open_engine(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from runner.core import signals
 from runner.core.errors import ConfigError
 from runner.core.result import BranchText, FinishReason
 from runner.engines.base import Completion
@@ -130,6 +131,7 @@ def complete(loaded: Loaded, rows: Sequence[Row], stats: EngineStats, stopping: 
     # of a model on several devices, the last one holds the logits
     sampler = sampler_of(rows, int(loaded.metrics["vocab_size"]), logits.device)
     while True:
+        signals.interrupt_if_noted()
         tokens = sampler.pick(logits).tolist()
         answer.first_token_s = answer.first_token_s or time.perf_counter() - started
         going = []

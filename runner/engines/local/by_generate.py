@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from runner.core import signals
 from runner.engines.base import Event, RequestId
 from runner.engines.local.compat_probe import rope_stable_length
 from runner.engines.local.forward import score
@@ -52,6 +53,7 @@ class Generated:
             return torch.full_like(scores, -math.inf).scatter_(1, possible[:, None], 0.0)
 
         def note(ids: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+            signals.interrupt_if_noted()
             tokens, passed = picked.tolist(), time.perf_counter() - started
             for at, row in list(self.alive.items()):
                 if not row.first_token_s:

@@ -215,6 +215,9 @@ class LocalEngine:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
             self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
+            is_plain = self.fused is None and not (quantized.exchanged or quantized.left)
+            has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it
+            self.stats.can_continue = has_kernels and (is_plain or self.stats.rows_are_independent)
 
     def _load(self) -> Loaded:
         base, reused = self._bases.get(self.config, partial(load_base, resolved=self._resolved))
@@ -254,12 +257,17 @@ class LocalSession(Session):
             branches.rejection_reason(loaded.model) if Capability.branches in engine.capabilities else None
         )
         self.branches: deque[list[Row]] = deque()
+        self.mentioned: list[list[int]] = []  # prompts that the next rows share beginnings with
         self.scheduler: Scheduler | None = None
         self.static: dict[Batching, StaticBatches] = {}
 
     @property
     def _decoders(self) -> list[Scheduler | StaticBatches]:
         return [*([] if self.scheduler is None else [self.scheduler]), *self.static.values()]
+
+    def mention(self, requests: Sequence[Request]) -> None:
+        """Let the prompts of requests that are answered already count where new ones look for shared beginnings."""
+        self.mentioned += [self.admission.encode(request)[1] for request in requests]
 
     def _admit(self, request: Request) -> list[Row]:
         if request.branches and self.branches_rejection is not None:
@@ -275,7 +283,10 @@ class LocalSession(Session):
             elif some[0].error is not None:
                 events += [row.completion(FinishReason.error, 0.0) for row in some]
             else:
-                rows += some
+                for row in some:
+                    reason = self.stopping.finish_reason(row) if row.tokens else None
+                    events += [] if reason is None else [self.stopping.completion(row, reason, 0.0)]
+                    rows += [row] if reason is None else []
         if rows:
             self._route(rows)
         if cancelled:
@@ -320,7 +331,8 @@ class LocalSession(Session):
                 shared = self.engine.conversations, self.engine.prompts, self.engine.speculation
                 self.scheduler = Scheduler(self.loaded, heads, self.engine.stats, self.stopping, self.size, *shared)
                 self.scheduler.forward.fused = self.engine.fused
-            self.scheduler.add(fitting)
+            self.scheduler.add(fitting, self.mentioned)
+            self.mentioned = []
 
     def _batches(self, batching: Batching) -> StaticBatches:
         """Return the static batches of this kind."""

@@ -106,8 +106,11 @@ class Prefixes:
         self.tokens = 0  # whose keys and values are stored
         self._alive: dict[tuple[Prefix | None, int], list[Prefix]] = {}  # by parent and first token
 
-    def arrange(self, rows: Sequence[Row]) -> list[Row]:
-        """Find the prefixes of new rows; return the rows grouped by prefix, the longest first."""
+    def arrange(self, rows: Sequence[Row], mentioned: Sequence[list[int]] = ()) -> list[Row]:
+        """Find the prefixes of new rows; return the rows grouped by prefix, the longest first.
+
+        A prefix may be shared with prompts that are only mentioned.
+        """
         groups: dict[Prefix | None, list[Row]] = {}
         for row in rows:
             row.prefix = self.conversations.find(row.prompt)
@@ -115,7 +118,8 @@ class Prefixes:
             if row.prefix is None:
                 groups.setdefault(self._deepest(row.prompt), []).append(row)
         for parent, some in groups.items():
-            for row, prefix in zip(some, share([row.prompt for row in some], parent), strict=True):
+            others = mentioned if parent is None else ()
+            for row, prefix in zip(some, share([*(row.prompt for row in some), *others], parent), strict=False):
                 row.prefix = prefix
         roots: dict[int, int] = {}
         places: dict[int, tuple[int, ...]] = {}

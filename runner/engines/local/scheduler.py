@@ -66,11 +66,11 @@ class Scheduler(Entering):
         """Whether there are rows."""
         return bool(self.active or self.reading or self.waiting)
 
-    def add(self, rows: Sequence[Row]) -> None:
-        """Add rows behind those that are waiting."""
+    def add(self, rows: Sequence[Row], mentioned: Sequence[list[int]] = ()) -> None:
+        """Add rows behind those that are waiting; they share beginnings with the prompts that are mentioned, too."""
         if not self.is_busy:
             self._set_budget()
-        self.waiting.extend(self.prefixes.arrange(rows))
+        self.waiting.extend(self.prefixes.arrange(rows, mentioned))
 
     def cancel(self, ids: Collection[RequestId]) -> list[Event]:
         """End the rows of these requests with the tokens that they have."""

@@ -66,6 +66,8 @@ class StaticBatches:
         """Add rows behind those that are waiting, the longest prompts first."""
         if not self.is_busy:
             self.size, self.has_noted_shortage = self.asked_size, False
+        for row in rows:
+            row.tokens.clear()  # with other rows beside it, an answer that was begun would go on differently
         self.waiting += sorted(rows, key=lambda row: len(row.prompt), reverse=True)
 
     def cancel(self, ids: Collection[RequestId]) -> list[Event]:

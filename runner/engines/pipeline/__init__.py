@@ -8,5 +8,6 @@ CAPABILITIES = frozenset(Capability) - {
     Capability.branches,
     Capability.logprobs,
     Capability.distributions,
+    Capability.continuing,
     Capability.own_memory,  # processes may run on other machines; the table of the parts has the memory of each
 }

@@ -7,14 +7,15 @@ import pickle
 import signal
 import sys
 
-from runner.core import child
+from runner.core import child, signals
 
 
 def main() -> int:
     """Run this process's stages, and never outlive the parent."""
     config, rank, port, parent = pickle.load(sys.stdin.buffer)
     child.end_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    for number in (signal.SIGINT, *signals.WARNING):
+        signal.signal(number, signal.SIG_IGN)  # the parent ends this process
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     from runner.engines.pipeline.processes import join_rendezvous, run_stages  # imports torch
 

@@ -13,7 +13,10 @@ from typing import Any
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered
 from runner.core.result import CALLS, Call, FinishReason, sealed, unsealed, without_unset_keys
+from runner.engines.base import Begun, Completion, RequestId
+from runner.engines.contract import Engine
 from runner.store.lines import GrowingFile, call_in, damaged, read_evidence
+from runner.store.partial import PartialFile
 
 
 @dataclass
@@ -30,8 +33,9 @@ class _RecordedCall:
 class CallFile:
     """The calls of a job; with `retry_permanent`, calls with a permanent error are asked again, too."""
 
-    def __init__(self, folder: Path, retry_permanent: bool = False) -> None:
-        self.path, self.retry_permanent = folder / CALLS, retry_permanent
+    def __init__(self, folder: Path, engine: Engine, retry_permanent: bool = False) -> None:
+        self.path, self.engine, self.retry_permanent = folder / CALLS, engine, retry_permanent
+        self.partial, self._answered = PartialFile(folder), set[RequestId]()
         self.reused = self.asked_again = 0
         self._recorded: dict[str, _RecordedCall] = {}
         for number, line in read_evidence(self.path, unsealed, "call", repair=True):
@@ -58,6 +62,7 @@ class CallFile:
         key = {"id": turn.id, "asked_sha256": turn.asked_sha256}
         rest = {"permanent": answered.permanent, "cost_usd": answered.cost_usd}
         self._file.append(sealed(without_unset_keys(key | asdict(answered.call) | rest)))
+        self._answered.add(turn.id)
 
     def add_code(self, answered: Answered) -> None:
         """Append the outcome of a call's program."""
@@ -65,6 +70,14 @@ class CallFile:
         assert answered.code is not None
         line = {"id": turn.id, "asked_sha256": turn.asked_sha256, "code": asdict(answered.code)}
         self._file.append(sealed(without_unset_keys(line)))
+
+    def begun(self, turn: AgentCall) -> Begun | None:
+        """Return what an interrupted start has of an answer."""
+        return self.partial.begun(turn.id, self.engine)
+
+    def keep(self, unfinished: list[Completion]) -> str:
+        """Keep what was under way when a signal came, and say what becomes of it."""
+        return self.partial.keep(unfinished, self.engine, self._answered.__contains__)
 
     def close(self) -> None:
         """Close the file."""

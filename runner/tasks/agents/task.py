@@ -41,6 +41,7 @@ from runner.store.measured import Measured, Measuring
 from runner.tasks.agents import assignment, match
 from runner.tasks.agents.assignment import Assignment, team_of
 from runner.tasks.agents.calls import CallFile
+from runner.tasks.asking import kept_words
 from runner.tasks.base import Context, Uses
 from runner.tasks.completing import problems
 
@@ -60,9 +61,13 @@ def prepare(config: RunnerConfig) -> Assignment:
 
 def run(inputs: Assignment, context: Context) -> Result:
     """Train the graph if requested, discuss all questions, judge and count."""
-    calls = CallFile(context.recorder.folder, retry_permanent=context.config.rerun == "failed")
-    with closing(calls), context.recorder.progress(inputs.task.train_questions + len(inputs.items), "agents") as bar:
-        return _Work(inputs, context, calls, bar).result()
+    recorder, questions = context.recorder, inputs.task.train_questions + len(inputs.items)
+    calls = CallFile(recorder.folder, context.engine, retry_permanent=context.config.rerun == "failed")
+    with closing(calls), recorder.progress(questions, "agents") as bar:
+        with kept_words(recorder.done, " questions and all answered calls"):
+            result = _Work(inputs, context, calls, bar).result()
+        calls.partial.delete()
+        return result
 
 
 def preview(inputs: Assignment, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001

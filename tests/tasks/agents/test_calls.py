@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,20 @@ from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered
 from runner.agents.wording import Role
 from runner.config.agents import Domain
+from runner.config.root import RunnerConfig
 from runner.core.errors import EvidenceError
 from runner.core.result import CALLS, Call, FinishReason
+from runner.engines.kinds.stub import StubEngine
 from runner.tasks.agents.calls import CallFile
+
+Calls = Callable[..., CallFile]
+
+
+@pytest.fixture
+def calls(make_config: Callable[..., RunnerConfig], tmp_path: Path) -> Callable[..., CallFile]:
+    """Return a function that opens the file of calls."""
+    engine = StubEngine(make_config(), 0.0)
+    return lambda **keys: CallFile(tmp_path, engine, **keys)
 
 
 def turn(key: str = "test/0/0/2", question: str = "How many?") -> AgentCall:
@@ -29,20 +41,20 @@ def coded(of: AgentCall) -> Answered:
     return Answered(of, plain.call, CodeOutcome("7", CodeStatus.ok, printed="hello"), cost_usd=0.5)
 
 
-def test_a_call_comes_back_as_it_was_with_what_its_program_came_to(tmp_path: Path) -> None:
-    file, failed = CallFile(tmp_path), CodeOutcome(None, CodeStatus.code_failed, "it was stopped")
+def test_a_call_comes_back_as_it_was_with_what_its_program_came_to(tmp_path: Path, calls: Calls) -> None:
+    file, failed = calls(), CodeOutcome(None, CodeStatus.code_failed, "it was stopped")
     asked = turn()
     assert file.find(asked) is None
     file.add(answered(asked))
     file.close()
-    again = CallFile(tmp_path)
+    again = calls()
     assert again.find(asked) == answered(asked), "its program has still to be run"
     again.add_code(coded(asked))
     other = turn("test/1/0/2")
     again.add(answered(other))
     again.add_code(Answered(other, answered(other).call, failed))
     again.close()
-    last = CallFile(tmp_path)
+    last = calls()
     assert last.find(asked) == coded(asked)
     found = last.find(other)
     assert found is not None
@@ -51,31 +63,31 @@ def test_a_call_comes_back_as_it_was_with_what_its_program_came_to(tmp_path: Pat
     assert last.find(turn(question="How few?")) is None, "another prompt under the same id"
 
 
-def test_what_ended_in_an_error_is_asked_again_unless_nothing_could_come_of_it(tmp_path: Path) -> None:
-    file = CallFile(tmp_path)
+def test_what_ended_in_an_error_is_asked_again_unless_nothing_could_come_of_it(tmp_path: Path, calls: Calls) -> None:
+    file = calls()
     passing, hopeless = turn("a"), turn("b")
     file.add(answered(passing, FinishReason.error))
     file.add(answered(hopeless, FinishReason.error, permanent=True))
     file.close()
-    again = CallFile(tmp_path)
+    again = calls()
     assert again.find(passing) is None
     assert again.find(hopeless) == answered(hopeless, FinishReason.error, permanent=True)
     assert again.asked_again == 1
-    assert CallFile(tmp_path, retry_permanent=True).find(hopeless) is None
+    assert calls(retry_permanent=True).find(hopeless) is None
     again.add(answered(passing))
     again.close()
-    assert CallFile(tmp_path).find(passing) == answered(passing), "the later line counts"
+    assert calls().find(passing) == answered(passing), "the later line counts"
 
 
-def test_a_torn_line_is_cut_off_and_a_damaged_one_named(tmp_path: Path) -> None:
-    file = CallFile(tmp_path)
+def test_a_torn_line_is_cut_off_and_a_damaged_one_named(tmp_path: Path, calls: Calls) -> None:
+    file = calls()
     file.add(answered(turn("a")))
     file.add(answered(turn("b")))
     file.close()
     path = tmp_path / CALLS
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
-    torn = CallFile(tmp_path)
+    torn = calls()
     assert torn.find(turn("a")) is not None
     assert torn.find(turn("b")) is None
     torn.add(answered(turn("b")))
@@ -83,14 +95,14 @@ def test_a_torn_line_is_cut_off_and_a_damaged_one_named(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
     path.write_bytes(whole.replace(b"answer = 7", b"answer = 8", 1))
     with pytest.raises(EvidenceError, match=r"calls.jsonl, line 1 is not a call \(its checksum does not fit"):
-        CallFile(tmp_path)
+        calls()
     stray = json.loads(whole.splitlines()[0])
     assert stray["who"] == "Programming Expert"
 
 
-def test_an_outcome_without_its_call_is_refused(tmp_path: Path) -> None:
-    file = CallFile(tmp_path)
+def test_an_outcome_without_its_call_is_refused(tmp_path: Path, calls: Calls) -> None:
+    file = calls()
     file.add_code(coded(turn("a")))
     file.close()
     with pytest.raises(EvidenceError, match=r"line 1 is not a call \(KeyError"):
-        CallFile(tmp_path)
+        calls()

@@ -1,0 +1,206 @@
+"""Kill and interrupt real jobs at random moments, resume each until it is done, and compare with an undisturbed run.
+
+    python bench/kills.py --kills 200 --real-model FOLDER
+
+Signals: SIGINT, SIGTERM, SIGUSR1 (Slurm's warning), SIGINT twice, SIGKILL. After each, no more may have been shown as
+done than is on disk; at the end, no line of an earlier start may have changed, no sample may be there twice, and all
+answers must be those of the undisturbed run. The processes start warm (tests/support/warm_process.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pty
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+import warm_process
+
+KINDS = {
+    "interrupt": (signal.SIGINT,),
+    "terminate": (signal.SIGTERM,),
+    "Slurm's warning": (signal.SIGUSR1,),
+    "interrupt twice": (signal.SIGINT, signal.SIGINT),
+    "kill": (signal.SIGKILL,),
+}
+BETWEEN_S = 0.3  # two signals; closer ones count as one
+LONGEST_S = 300.0
+ANSWER = ("index", "text", "token_ids", "finish_reason", "verdict", "extracted", "choices", "likelihood", "error")
+SAMPLED = ["generation=sampling"]
+TASKS = {
+    "gsm8k": ["task=gsm8k", "task.limit=16", "generation.max_new_tokens=48"],
+    "gsm8k sampled": ["task=gsm8k", "task.limit=8", "task.samples=2", *SAMPLED, "generation.max_new_tokens=48"],
+    "agents": ["task=agents", "task.limit=4", "generation.max_new_tokens=32"],
+    "likelihood": ["task=likelihood", "task.limit=48"],
+    "generate": ["task=generate", *SAMPLED, "generation.max_new_tokens=64"],
+}  # fmt: skip
+EMBEDDED = {"agents": ["lora=embedded_team", "task.domain=brief"]}
+
+
+@dataclass
+class Case:
+    """One job, which is killed again and again."""
+
+    name: str
+    words: list[str]
+    seconds: float = 0.0  # of the undisturbed run
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Seen:
+    """What a process has written to its terminal."""
+
+    text: str = ""
+
+    def shown(self, total: int) -> int:
+        """Return the largest count of done samples that the progress bar has shown."""
+        return max((int(done) for done in re.findall(rf"(?<![\d/])(\d+)/{total}\b", self.text)), default=0)
+
+
+def start(words: list[str], folder: Path) -> tuple[Any, Seen, threading.Thread]:
+    """Start a job with a terminal, on which it shows its progress."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "runner", *words, "tracking=none", "print=none", f"output_dir={folder}"]
+    process = warm_process.popen(
+        command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
+        env=os.environ | {"COLUMNS": "200", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = Seen()
+
+    def read() -> None:
+        try:
+            while data := os.read(ours, 65536):
+                seen.text += data.decode(errors="replace")
+        except OSError:  # the process has ended
+            pass
+        os.close(ours)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return process, seen, thread
+
+
+def lines_of(folder: Path, name: str) -> list[str]:
+    """Return the whole lines of a file of the only job in a folder."""
+    (job,) = (folder / "jobs").glob("*-*") if (folder / "jobs").exists() else (None,)
+    path = None if job is None else job / name
+    text = path.read_text() if path is not None and path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def answers_of(lines: list[str]) -> list[dict[str, Any]]:
+    """Return what a job has answered, in the order of its questions."""
+    found = [{key: value for key, value in json.loads(line).items() if key in ANSWER} for line in lines]
+    return sorted(found, key=lambda it: int(it["index"]))
+
+
+def undisturbed(case: Case, folder: Path) -> None:
+    """Run the job to its end."""
+    started = time.perf_counter()
+    process, seen, thread = start(case.words, folder)
+    code = process.wait(timeout=LONGEST_S)
+    thread.join()
+    case.seconds = time.perf_counter() - started
+    case.answers = answers_of(lines_of(folder, "samples.jsonl"))
+    assert code == 0, seen.text
+
+
+def disturbed(case: Case, folder: Path, rng: random.Random, said: Counter[str]) -> int:
+    """Kill the job at random moments until it is done; return how often it was killed."""
+    kills, before = 0, dict[str, list[str]]()
+    total = len(case.answers)
+    while True:
+        process, seen, thread = start(case.words, folder)
+        kind = rng.choice([*KINDS])
+        wait_s = rng.uniform(0.05, 0.95) * case.seconds * (1 + kills / 4)  # others may slow the machine down meanwhile
+        try:
+            code = process.wait(timeout=wait_s)
+        except subprocess.TimeoutExpired:
+            for number, sent in enumerate(KINDS[kind]):
+                time.sleep(BETWEEN_S * bool(number))
+                if process.poll() is None:
+                    process.send_signal(sent)
+            code = process.wait(timeout=LONGEST_S)
+        thread.join()
+        after = {name: lines_of(folder, name) for name in ("samples.jsonl", "calls.jsonl")}
+        where = f"{case.name}, {kind} after {wait_s:.1f} s:\n{seen.text[-2000:]}"
+        for name, lines in before.items():
+            assert after[name][: len(lines)] == lines, f"{name} has lost or changed lines: {where}"
+        assert len({json.loads(line)["index"] for line in after["samples.jsonl"]}) == len(after["samples.jsonl"]), where
+        asked = [json.loads(line) for line in after["calls.jsonl"]]
+        calls = [call["id"] for call in asked if "code" not in call]
+        assert len({*calls}) == len(calls), f"a recorded call was asked again: {where}"
+        assert seen.shown(total) <= len(after["samples.jsonl"]), f"more was shown than is on disk: {where}"
+        before = after
+        if code == 0:
+            break
+        assert code in (130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGUSR1), where
+        kills += 1
+        said[kind] += 1
+        if kept := re.findall(r"interrupted: .*", seen.text):
+            kept_words = re.sub(r"\d+", "N", kept[-1]).strip()
+            said[f"  {kept_words}"] += 1
+    assert answers_of(before["samples.jsonl"]) == case.answers, f"{case.name}: other answers than undisturbed"
+    assert not lines_of(folder, "partial.jsonl")
+    return kills
+
+
+def cases(real_model: str | None, prompts: Path) -> list[Case]:
+    """Return the jobs: each task with the embedded model and with the real one."""
+    found = []
+    for name, words in TASKS.items():
+        given = [*words, *([f"task.prompts={prompts}"] if name == "generate" else [])]
+        found.append(Case(f"{name}, embedded", [*given, *EMBEDDED.get(name, [])]))
+        if real_model:
+            found.append(Case(f"{name}, real", [*given, "model=local", f"model.name={real_model}"]))
+    return found
+
+
+def main() -> None:
+    """Kill so many times, in turn for each job."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--real-model", default=os.environ.get("RUNNER_REAL_MODEL"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng, said, total = random.Random(options.seed), Counter[str](), 0
+    with tempfile.TemporaryDirectory(prefix="kills-") as place:
+        prompts = Path(place, "prompts.txt")
+        prompts.write_text("".join(f"Write a short story about {number} cats and a dog.\n" for number in range(2, 14)))
+        jobs, of_case = cases(options.real_model, prompts), Counter[str]()
+        for number, case in enumerate([jobs[0], *jobs]):  # the first one once more: it has waited for the imports
+            folder = Path(place, f"undisturbed-{number}")
+            folder.mkdir()
+            undisturbed(case, folder)
+            print(f"{case.name}: {len(case.answers)} samples in {case.seconds:.1f} s", flush=True)
+        chain = 0
+        while total < options.kills:
+            case = min(jobs, key=lambda it: of_case[it.name])
+            folder, chain = Path(place, f"disturbed-{chain}"), chain + 1
+            folder.mkdir()
+            killed = disturbed(case, folder, rng, said)
+            of_case[case.name] += max(killed, 1)
+            total += killed
+            print(f"{case.name}: {killed} kills, the same answers ({total} in all)", flush=True)
+    print(f"{total} kills: nothing that was shown as done was asked again, all answers as undisturbed")
+    for words, count in sorted(said.items()):
+        print(f"{count:5d}  {words}")
+
+
+if __name__ == "__main__":
+    main()

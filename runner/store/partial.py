@@ -1,0 +1,73 @@
+"""partial.jsonl: answers that an interrupted job has begun, with their text and tokens so far.
+
+The next start continues them where they stand. It is no evidence: a line that is damaged, or that belongs to another
+prompt, is ignored, and its request is asked from the beginning. The file is deleted when the job has all its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from runner.core.files import write_atomically
+from runner.core.result import sealed, unsealed
+from runner.engines.base import Begun, Capability, Completion, RequestId
+from runner.engines.contract import Engine
+
+PARTIAL = "partial.jsonl"
+
+
+class PartialFile:
+    """The answers that earlier starts of a job have begun."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / PARTIAL
+        self._lines: dict[RequestId, dict[str, Any]] = {}
+        for text in self.path.read_bytes().splitlines() if self.path.is_file() else ():
+            try:
+                line = unsealed(text.decode())
+                self._lines[line["id"]] = line | {"begun": _begun(line)}
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+
+    def begun(self, request_id: RequestId, engine: Engine) -> Begun | None:
+        """Return what there is of an answer, if the engine can continue it."""
+        line = self._lines.get(request_id) if Capability.continuing in engine.capabilities else None
+        return None if line is None else line["begun"]
+
+    def keep(self, stopped: Iterable[Completion], engine: Engine, is_done: Callable[[RequestId], bool]) -> str:
+        """Write what was under way, beside what an earlier start has left; return words that say what becomes of it.
+
+        Where these would go on with other tokens, or where the tokens are not known, they are asked again.
+        """
+        of_request: dict[RequestId, list[Completion]] = {}
+        for one in sorted(stopped, key=lambda one: one.choice):
+            of_request.setdefault(one.id, []).append(one)
+        unfinished = [some for some in of_request.values() if any(one.text or one.token_ids for one in some)]
+        can_continue = Capability.continuing in engine.capabilities and engine.stats.can_continue
+        kept = [some for some in unfinished if can_continue and any(one.token_ids for one in some)]
+        self._lines |= {some[0].id: _line(some) for some in kept}
+        self._lines = {name: line for name, line in self._lines.items() if not is_done(name)}
+        if self._lines:
+            lines = ({key: it for key, it in line.items() if key != "begun"} for line in self._lines.values())
+            write_atomically(self.path, "".join(sealed(line) + "\n" for line in lines))
+        begun = len(kept), len(unfinished) - len(kept)
+        words = "unfinished kept for resuming", "unfinished will be asked again"
+        return ", ".join(f"{count} {what}" for count, what in zip(begun, words, strict=True) if count)
+
+    def delete(self) -> None:
+        """Delete the file, once all answers are there."""
+        self.path.unlink(missing_ok=True)
+
+
+def _line(choices: list[Completion]) -> dict[str, Any]:
+    """Return the line of a request; a choice that has ended is among its choices."""
+    given = [{"text": one.text, "token_ids": one.token_ids} for one in choices]
+    line = {"id": choices[0].id, "prompt_sha256": choices[0].prompt_sha256, "choices": given}
+    return line | {"begun": _begun(line)}
+
+
+def _begun(line: dict[str, Any]) -> Begun:
+    tokens = tuple(tuple(map(int, choice["token_ids"])) for choice in line["choices"])
+    return Begun(str(line["prompt_sha256"]), tokens)

@@ -1,0 +1,78 @@
+"""An answer that was begun goes on with the tokens that it would have had, whatever its rest is read beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from runner.checkpoints.resolve import resolve
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.sampling import Sampling
+from runner.core.dtypes import Dtype
+from runner.engines import open_engine
+from runner.engines.base import Begun, Capability, Completion, Event, Request
+from runner.engines.contract import Engine, complete, gather
+
+STORY = "Tom has some apples and buys some more, then he gives a few of them away. How many does he have? "
+LIMIT = 40
+
+
+def answer(completion: Completion) -> tuple[object, ...]:
+    return completion.token_ids, completion.text, completion.finish_reason
+
+
+def alone(engine: Engine, request: Request, all_requests: list[Request], size: int | None) -> list[Completion]:
+    """Return the completions of a request; what it shares with the others is only mentioned."""
+    done: list[Event] = []
+    with engine.open(size) as session:
+        session.mention(all_requests)
+        gather(session, [request], done.extend)
+    return [event for event in done if isinstance(event, Completion)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(), Sampling(temperature=1.0, top_p=0.9, seed=5, repetition_penalty=1.2, frequency_penalty=0.4)],
+    ids=["greedy", "sampled"],
+)
+def test_every_answer_goes_on_from_any_place(
+    make_config: Callable[..., RunnerConfig], dtype: str, sampling: Sampling
+) -> None:
+    config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype(dtype)))
+    engine = open_engine(config, resolve(config))
+    choices = 1 if sampling == Sampling() else 2
+    requests = [
+        Request(number, f"{STORY * number}{number} and {number + 3}", (" 7",) if number % 2 else (), LIMIT,
+                ignore_eos=number % 3 == 0, sampling=sampling, n=choices)
+        for number in range(1, 7)
+    ]  # fmt: skip
+    whole = {(it.id, it.choice): it for it in complete(engine, requests)}
+    assert engine.stats.can_continue
+    assert len({len(it.token_ids) for it in whole.values()}) > 1
+
+    def begun(request: Request, share: float) -> Request:
+        every = [whole[request.id, choice] for choice in range(choices)]
+        cut = tuple(tuple(one.token_ids[: round(share * len(one.token_ids))]) for one in every)
+        return replace(request, begun=Begun(every[0].prompt_sha256, cut))
+
+    for share, size in product((0.0, 0.3, 0.95, 1.0), (None, 1)):
+        again = [one for request in requests for one in alone(engine, begun(request, share), requests, size)]
+        assert {(it.id, it.choice): answer(it) for it in again} == {key: answer(it) for key, it in whole.items()}
+    engine.close()
+
+
+def test_what_was_begun_of_another_prompt_is_ignored(make_config: Callable[..., RunnerConfig]) -> None:
+    config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32))
+    engine = open_engine(config, resolve(config))
+    request = Request(1, STORY, max_new_tokens=8)
+    (plain,) = complete(engine, [request])
+    for other in (Begun("another", ((5, 6),)), Begun(plain.prompt_sha256, ((5, 6), (7,)))):
+        (again,) = complete(engine, [replace(request, begun=other)])
+        assert answer(again) == answer(plain)
+    assert request.needs == replace(request, begun=other).needs - {Capability.continuing}
+    engine.close()
