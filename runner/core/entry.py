@@ -34,7 +34,7 @@ def run_entry(
     except KeyboardInterrupt as stop:
         signals.restore_defaults()
         if when_interrupted:
-            say(f"interrupted: {stop or 'what was done is kept'}, {when_interrupted}")
+            say(f"interrupted: {str(stop) or 'what was done is kept'}, {when_interrupted}")
         code = INTERRUPTED
     except SystemExit as exit:  # raised by argparse
         code = exit.code
