@@ -141,7 +141,7 @@ def test_long_files_have_a_reason() -> None:
     assert long == {name for name in long if f"`{name}`" in reasons}
 
 
-SHARED_BY_TASKS = {"base", "completing", "named_job", "positions"}  # the contract, and helpers that are no tasks
+SHARED_BY_TASKS = {"asked_prompts", "base", "completing", "named_job", "positions"}  # helpers that are no tasks
 
 
 def test_tasks_never_import_each_other() -> None:
