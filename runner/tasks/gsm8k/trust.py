@@ -16,16 +16,13 @@ from runner.config.task import Extractor, Gsm8kConfig
 from runner.core.effects import Finding, judge, paired_accuracies
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.texts import counted
-from runner.engines.base import EngineReport, Request, prompt_sha256
-from runner.engines.contract import Engine
+from runner.engines.base import Request
 from runner.scorers.votes import Vote, elect, sizes
 from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, rejection_of_second
 
 TWINS = "twins.jsonl"
-THINKING, THOUGHT = "<think>", "</think>"
-HASH_CHARACTERS = 12
 
 
 @dataclass
@@ -35,26 +32,6 @@ class CheckOutcome:
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-
-
-# ------------------------------------------------------------------------------------------------- the prompts
-
-
-def look_at_prompts(
-    style: str, shots: int, form: Request, first: Request, engine: Engine, report: EngineReport
-) -> None:
-    """Add facts about all prompts to the report; `form` is a prompt without a question."""
-    seen, form_ids = engine.encode(form)
-    words = [style, f"{shots} worked example{'s' * (shots != 1)}", f"form {prompt_sha256(seen)[:HASH_CHARACTERS]}"]
-    if report.has_chat_template is not None:  # the engine has the tokenizer
-        starts = [[one == report.bos_token for one in ids[:2]] for ids in (form_ids, engine.encode(first)[1])]
-        report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[max(map(sum, starts))]
-        words.append(report.facts["bos"])
-        use = "there, and not used" if isinstance(form.prompt, str) else "used"
-        report.facts["chat_template"] = use if report.has_chat_template else "none"
-    report.facts["prompt"] = " · ".join(words)
-    if isinstance(seen, str) and seen.rstrip().endswith(THINKING):
-        report.facts["thinking"] = "begun by the chat template"
 
 
 # --------------------------------------------------------------------------------------------------- the report
@@ -78,15 +55,10 @@ def trust_report(
         pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
         report["extractors_differ"] = sum(strict is not flexible for strict, flexible in pairs)
     report["stopped_by_length"] = sum(one.finish_reason is FinishReason.length for one in answers)
-    report["cut_off_thinking"] = cut_off_thinking(samples, facts)
+    parts = [one.parts for one in answers]
+    report["thinking_removed"] = sum(one.has_thinking and not one.is_open for one in parts)
+    report["cut_off_thinking"] = sum(one.is_open for one in parts)
     return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
-
-
-def cut_off_thinking(samples: Sequence[Sample], facts: Mapping[str, str]) -> int:
-    """Count the answers that were cut off while the model was still thinking."""
-    is_begun = "thinking" in facts
-    cut_off = [one for sample in samples for one in sample.answers if one.finish_reason is FinishReason.length]
-    return sum((is_begun or THINKING in one.text) and THOUGHT not in one.text for one in cut_off)
 
 
 def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str]:
@@ -102,11 +74,13 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
             "the model has a chat template, and was asked in plain text: if it was tuned for chats, use "
             "task.prompt=chat"
         )
+    if removed := int(metrics["thinking_removed"]):
+        warned.append(f"thinking was removed from {counted(removed, 'answer')}: only what follows it was judged")
     if thinking := int(metrics["cut_off_thinking"]):
         warned.append(
-            f"{counted(thinking, 'answer was', 'answers were')} cut off while the model was still thinking: give it a "
-            "larger generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template "
-            "reads it"
+            f"{counted(thinking, 'answer')} ended while the model was still thinking, which counts as cut off: give it "
+            "a larger generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the "
+            "template reads it"
         )
     if metrics.get("questions_left"):
         warned.append(
