@@ -247,7 +247,7 @@ def paired_means(
         | {"clusters": count if by else None, "samples": samples, "grouping": grouping},
         detects=it.detects,
         p_at=it.p_at,
-        needs=it.needs if not by or can_plan_from(it.clusters_worth) else None,
+        needs=it.needs if it.is_many and (not by or can_plan_from(it.clusters_worth)) else None,
     )
 
 
