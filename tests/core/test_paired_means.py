@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import binom
 
 from runner.core.bounded_means import bounded_p
-from runner.core.effects import paired_accuracies
 from runner.core.margins import questions_needed
 from runner.core.paired_means import MeanDifference
 from runner.core.planning import expected_disagreement
@@ -69,9 +68,8 @@ def test_no_difference_anywhere_still_leaves_room() -> None:
 def test_questions_are_planned_as_for_verdicts_also_where_nothing_differed_so_far() -> None:
     for discordant in (0, 1, 12):
         alone = MeanDifference.of([-1.0] * discordant + [0.0] * (60 - discordant)).needs(0.05, 0.05)
-        expected = paired_accuracies(0, discordant, 60).needs
-        assert expected is not None
-        assert alone == pytest.approx(expected(0.05, 0.025), rel=0.05)
+        expected = questions_needed(0.05, expected_disagreement(discordant, 60), 0.025)
+        assert alone == pytest.approx(expected, rel=0.05)
     families = MeanDifference.of([0.0] * 200, [at // 10 for at in range(200)])
     singles = questions_needed(0.05, expected_disagreement(0, 20), 0.025)  # twenty families, of which none differs
     assert singles is not None
