@@ -5,9 +5,10 @@ of equal or unequal size. Whether a run solves a question depends on its family,
 family, on the question, and on chance. First both runs are equally good: how often are they called different? Then one
 is better by a known number of points: how often does the 95 % interval miss it, and how often is the run called as good
 within exactly that margin? The last columns treat the same questions as independent. The verdicts are runner-compare's
-own, from answers to finding. Last, a pair of equal runs says how many questions would show "as good", and so many are
-drawn, in more families. The exit code is 1 if more than 5 % of equal pairs are called different, more than 6 % of
-intervals miss, or less than 77 % of the plans decide, beyond noise.
+own, from answers to finding. Then few families have all the losses: each loses nine tenths of its questions with a
+probability of 0.1, and otherwise gains a tenth, so that the true difference is 0. Last, a pair of equal runs says how
+many questions would show "as good", and so many are drawn, in more families. The exit code is 1 if more than 5 % of
+equal pairs are called different, more than 6 % of intervals miss, or less than 77 % of the plans decide, beyond noise.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ SETTINGS = [  # families, questions a family on average, unequal, accuracy, gap 
     (50, 5, True, 0.95, 0.05),
     (100, 3, True, 0.7, 0.1),
 ]
+SKEWED = (6, 10, 20, 40, 59, 60, 100)  # families of ten, of which a tenth has all the losses
+LOST = 0.1
 PLANNED = [(80, 10, False, 0.7), (100, 3, False, 0.9), (250, 3, True, 0.7), (300, 5, True, 0.95)]  # no gap
 PLANNED_MARGIN = 0.03
 PLANS = 300  # a line at most: each draws thousands of questions
@@ -80,6 +83,25 @@ def verdict(solved: Sequence[Solved], family: Families | None, margin: float | N
     judge([it], {} if margin is None else {it.measure: margin})
     it.needs = plan
     return it
+
+
+def skewed(generator: np.random.Generator, pairs: int) -> list[Rate]:
+    """Print and return the rates of false verdicts and of missed truths, where few families lose nearly all."""
+    print(f"\nfew families have all the losses: {pairs:,} equal pairs a line")
+    print("families  called different     interval misses truth")
+    rates = []
+    for families in SKEWED:
+        different, missed = 0, 0
+        for _ in range(pairs):
+            is_lost = (generator.random(families) < LOST).repeat(10)
+            place = np.tile(np.arange(10), families)
+            it = verdict([is_lost & (place > 0), ~is_lost & (place == 0)], np.repeat(np.arange(families), 10))
+            assert it is not None
+            different += it.finding is not Finding.open
+            missed += not it.low <= 0 <= it.high
+        rates += [Rate(different, pairs), Rate(missed, pairs)]
+        print(f"{families:8d}  {rates[-2]}  {rates[-1]}", flush=True)
+    return rates
 
 
 def planned(
@@ -133,6 +155,8 @@ def main() -> int:
               flush=True)  # fmt: skip
         broken += sum(rate_by_name[name].low > ALPHA for name in ("different", "as good"))
         broken += rate_by_name["missed"].low > MISSES
+    of_skewed = skewed(generator, pairs)
+    broken += sum(rate.low > ALPHA for rate in of_skewed)
     count = min(pairs, PLANS)
     print(f"\nplanned from a first pair of equal runs, {100 * PLANNED_MARGIN:g} points: {count:,} pairs a line")
     print("families  size        accuracy  with a plan  times as many                as good")
@@ -146,7 +170,7 @@ def main() -> int:
               flush=True)  # fmt: skip
         unlike += decided.high < POWER - SLACK
     print(f"\nplanned powers below {100 * (POWER - SLACK):.0f} %, beyond noise: {unlike} of {len(PLANNED)}")
-    print(f"rates beyond 5 % (intervals: 6 %) and noise: {broken} of {3 * len(SETTINGS)}; "
+    print(f"rates beyond 5 % (intervals: 6 %) and noise: {broken} of {3 * len(SETTINGS) + len(of_skewed)}; "
           f"{time.perf_counter() - started:.0f} s")  # fmt: skip
     return 1 if broken or unlike else 0
 

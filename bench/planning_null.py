@@ -3,11 +3,14 @@
 `python bench/planning_null.py [--pairs 4000] [--seed 0]`. First a true difference comes on top of the disagreement of
 equal runs, whose rate is known: n questions are drawn, as many as "about n would do" says, alone and as one of five
 comparisons of a table. Then the rate is not known: a first sample of few questions is drawn from equal runs, the plan
-is made from it, and the planned number of new questions is drawn. The control plans from the observed share of the
-first sample alone, as earlier versions did. Last, log-likelihoods: normal ones, and the skewed differences of two
-quantizations of the embedded model, centred and drawn again. The verdicts are runner-compare's own. Rates have their
-95 % intervals (Wilson). The exit code is 1 where a power misses 80 % by more than 3 points, beyond noise; where
-fewer than two disagreements are expected in the first sample, only a lower power counts as a miss.
+is made from it, and new questions are drawn. For a margin the first sample counts among the planned questions, and
+those are left out that have decided already; the control plans as if the first sample did not count. For a difference
+all questions are new; the control plans from the observed share of the first sample alone, as earlier versions did.
+Jobs that stop early: a loss that their plan calls detectable, and as many questions as it names, in whole courses.
+Last, log-likelihoods: normal ones, and the skewed differences of two quantizations of the embedded model, centred and
+drawn again. The verdicts are runner-compare's own. Rates have their 95 % intervals (Wilson). The exit code is 1 where a
+power misses 80 % by more than 3 points, beyond noise; where fewer than two disagreements are expected in the first
+sample, only a lower power counts as a miss.
 """
 
 from __future__ import annotations
@@ -26,9 +29,11 @@ from likelihood_null import REAL_TEXTS, Numbers, real_texts
 from runner.core.effects import Effect, Finding, judge, paired_accuracies
 from runner.core.margins import MarginVerdict, questions_needed
 from runner.core.number_effects import paired_likelihoods
-from runner.core.planning import questions_to_detect, samples_to_detect
+from runner.core.planning import expected_disagreement, questions_to_detect, samples_to_detect
 from runner.core.ratios import ratio_error
-from runner.core.stats import ALPHA, POWER
+from runner.core.sequential import log_capitals
+from runner.core.sequential_plans import early_stop_detectable, early_stop_questions
+from runner.core.stats import ALPHA, POWER, detectable_difference, mcnemar_exact
 
 KNOWN = [(0.0, 0.05), (0.02, 0.05), (0.1, 0.05), (0.1, 0.02), (0.2, 0.05), (0.4, 0.1)]  # disagreement, difference
 FAMILY = 5
@@ -42,6 +47,13 @@ FIRST = [
     (100, 0.05),
     (100, 0.2),
 ]  # n, disagreement
+EARLY = [
+    (1319, 0.1, 0.05),
+    (500, 0.2, 0.05),
+    (1319, 0.1, 0.05 / 3),
+    (300, 0.05, 0.05),
+]  # questions, disagreement, level
+EARLY_MARGIN, COURSES = 0.02, 1_000
 SIZE = 0.05  # the margin, and the difference to detect, after a first sample
 TEXTS, FIRST_TEXTS, SHIFT = 600, 200, 0.004  # pairs; samples of a first pair; nats per token
 SKEWED, FIRST_SKEWED = 500, (50, 200)  # pairs; samples of a first pair
@@ -83,39 +95,87 @@ def known(generator: np.random.Generator, pairs: int) -> list[Rate]:
 
 
 @cache
-def plan(discordant: int, n: int, margin: bool, from_share: bool) -> int:
-    """Return the planned questions after a first sample; `from_share`: from its observed disagreement alone."""
-    effect = paired_accuracies(discordant // 2, discordant - discordant // 2, n)
+def plan(wins: int, losses: int, n: int, margin: bool, is_control: bool) -> int:
+    """Return the planned questions after a first sample."""
+    effect = paired_accuracies(wins, losses, n)
     assert effect.needs is not None
     assert effect.needs_to_detect is not None
-    if not from_share:
+    if not is_control:
         needed = (effect.needs if margin else effect.needs_to_detect)(SIZE, ALPHA)
+    elif margin:
+        needed = questions_needed(SIZE, expected_disagreement(wins + losses, n))
     else:
-        needed = questions_needed(SIZE, discordant / n) if margin else questions_to_detect(discordant / n, SIZE)
+        needed = questions_to_detect((wins + losses) / n, SIZE)
     assert needed is not None
     return int(needed)
 
 
 def after_a_first_sample(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
     """Print the rates of plans from a first sample; return those from two expected disagreements on, and others."""
-    print(f"\nplanned from a first sample, {100 * SIZE:.0f} points: {pairs:,} plans a line")
-    print("first n  disagree  to be shown        power of the plan   control: from the share")
+    print(f"\nplanned from a first sample, {100 * SIZE:.0f} points: {pairs:,} first samples a line")
+    print("first n  disagree  to be shown        power of the plan   control")
     many: list[Rate] = []
     few: list[Rate] = []
     for first, rate in FIRST:
         for margin in (True, False):
             powers = []
-            for from_share in (False, True):
-                hits = 0
-                for discordant in generator.binomial(first, rate, size=pairs).tolist():
-                    n = plan(discordant, first, margin, from_share)
-                    table = drawn(generator, n, rate) if margin else drawn(generator, n, rate + SIZE, SIZE)
+            for is_control in (False, True):
+                hits = plans = 0
+                for wins, losses in (drawn(generator, first, rate) for _ in range(pairs)):
+                    if margin and (shows(wins, losses, first, 1, SIZE) or mcnemar_exact(wins, losses) < ALPHA):
+                        continue  # nothing has to be planned
+                    plans += 1
+                    n = plan(wins, losses, first, margin, is_control)
+                    if margin:
+                        more = drawn(generator, max(0, n - first), rate)
+                        table = wins + more[0], losses + more[1]
+                        n = max(n, first)
+                    else:
+                        table = drawn(generator, n, rate + SIZE, SIZE)
                     hits += shows(*table, n, 1, SIZE if margin else None)
-                powers.append(Rate(hits, pairs))
+                powers.append(Rate(hits, plans))
             what = "as good" if margin else "worse"
             print(f"{first:7d}  {100 * rate:6.1f} %  {what:11s}  {powers[0]}  {powers[1]}", flush=True)
             (many if first * rate >= 2 else few).append(powers[0])
     return many, few
+
+
+def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
+    """Print and return the power of jobs that stop early, by whole courses of their bets, with what is planned."""
+    print(f"\njobs that stop early, planned by their bets: {courses:,} courses a line")
+    print("questions  disagree  difference   level  to be shown        power of the plan   control: for a single look")
+    rates = []
+    for n, noise, level in EARLY:
+        losses = early_stop_detectable(n, noise, level), detectable_difference(n, noise, level)
+        assert None not in losses
+        found = [
+            Rate(sum(course(generator, n, noise, loss or 0.0, level)[0] for _ in range(courses)), courses)
+            for loss in losses
+        ]
+        print(f"{n:9,d}  {100 * noise:6.1f} %  {100 * (losses[0] or 0.0):10.1f}  {100 * level:4.1f} %  worse        "
+              f"{found[0]}  {found[1]}", flush=True)  # fmt: skip
+        fixed = questions_needed(EARLY_MARGIN, noise, level)
+        assert fixed is not None
+        needed = early_stop_questions(EARLY_MARGIN, noise, level, fixed, True)
+        assert needed is not None
+        shown = [
+            Rate(sum(course(generator, of, noise, 0.0, level)[1] for _ in range(courses)), courses)
+            for of in (needed, fixed)
+        ]
+        print(f"{needed:9,d}  {100 * noise:6.1f} %  {100 * EARLY_MARGIN:10.1f}  {100 * level:4.1f} %  as good      "
+              f"{shown[0]}  {shown[1]}", flush=True)  # fmt: skip
+        rates += [found[0], shown[0]]
+    return rates
+
+
+def course(generator: np.random.Generator, n: int, noise: float, loss: float, level: float) -> tuple[bool, bool]:
+    """Return whether n questions, each looked at, show that a job is worse, and that it is as good."""
+    rate = noise + loss
+    steps = generator.choice(3, size=n, p=[(rate - loss) / 2, (rate + loss) / 2, 1 - rate])
+    counts = np.eye(3)[steps].cumsum(axis=0)
+    enough = np.log(2 / level)
+    is_worse = bool((log_capitals(counts[:, [1, 0, 2]], 0.0) >= enough).any())
+    return is_worse, bool((log_capitals(counts, -EARLY_MARGIN) >= enough).any())
 
 
 def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
@@ -195,6 +255,7 @@ def main() -> int:
     fast_flips.use()
     both_sides = known(generator, options.pairs)
     many, few = after_a_first_sample(generator, options.pairs)
+    both_sides += of_early_stops(generator, min(options.pairs, COURSES))
     normal = of_likelihoods(generator)
     harder, easier = of_skewed_likelihoods(generator, SKEWED)
     both_sides += [*many, *normal, *harder]

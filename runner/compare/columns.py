@@ -32,6 +32,7 @@ from runner.core.metrics import (
     described,
     of_plug_ins,
 )
+from runner.core.ratios import MIN_TEXTS
 
 # In tables of likelihoods, after the comparison: each with its drop_order
 OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_norm": 5, "perplexity": 3,
@@ -226,7 +227,8 @@ def summary(table: Table) -> str:
     if table.unit == "token" and any(row.effect for row in table.rows):
         parts.append(
             "KL is the divergence of the row from the reference, over the tokens that the reference kept, or over all "
-            "with task.exact=true."
+            f"with task.exact=true; its interval is of the same kind, from {MIN_TEXTS} texts on. No interval knows of "
+            "kinds of texts that are too rare to be among these."
         )
     if table.axes:
         parts.append(front_rule(table))

@@ -218,7 +218,7 @@ def paired_accuracies(wins: int, losses: int, n: int, baseline_correct: int = 0)
         _verdicts(wins, losses, n - wins - losses, baseline_correct),
         detects=partial(smallest_detectable, n, discordant_rate),
         p_at=partial(stats.paired_difference_p, wins, losses, n),
-        needs=lambda margin, alpha, power=POWER: questions_needed(margin, expected, alpha, power),
+        needs=lambda margin, alpha, power=POWER: questions_needed(margin, expected, alpha, power, (wins, losses, n)),
         needs_to_detect=partial(questions_to_detect, expected),
     )
 
@@ -247,7 +247,7 @@ def paired_means(
         | {"clusters": count if by else None, "samples": samples, "grouping": grouping},
         detects=it.detects,
         p_at=it.p_at,
-        needs=it.needs if not by or can_plan_from(it.clusters_worth) else None,
+        needs=it.needs if it.is_many and (not by or can_plan_from(it.clusters_worth)) else None,
     )
 
 

@@ -16,6 +16,8 @@ from runner.core.sequential import Decision
 from runner.core.stats import ALPHA, POWER, half_step
 
 MAX_QUESTIONS = 10_000_000
+Pairs = tuple[int, int, int]  # wins, losses, and all pairs
+NO_PAIRS = (0, 0, 0)
 
 
 class MarginVerdict(StrEnum):
@@ -54,15 +56,17 @@ def points_of_margin(margin: float) -> str:
     return f"{100 * margin:g} point{'s' * (margin != 0.01)}"
 
 
-def questions_needed(margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER) -> int | None:
+def questions_needed(
+    margin: float, discordant_rate: float, alpha: float = ALPHA, power: float = POWER, seen: Pairs = NO_PAIRS
+) -> int | None:
     """Return how many paired questions show with this power that a run is as good, if neither run is better.
 
-    `discordant_rate` is the share of the questions that only one of the two solves. The power is exact: a sum over all
-    tables. None if ten million questions are not enough.
+    `discordant_rate` is the share of further questions that only one of the two solves. `seen` are pairs that count
+    among the questions. The power is exact: a sum over all tables. None if ten million questions are not enough.
     """
     assert 0 < margin < 1
     assert 0 <= discordant_rate <= 1
-    return fewest(lambda n: power_of(n, margin, discordant_rate, alpha), power)
+    return fewest(lambda n: power_of(n, margin, discordant_rate, alpha, seen=seen), power)
 
 
 def fewest(power_at: Callable[[int], float], power: float) -> int | None:
@@ -82,14 +86,28 @@ def fewest(power_at: Callable[[int], float], power: float) -> int | None:
 
 
 @lru_cache(maxsize=1024)
-def power_of(n: int, margin: float, discordant_rate: float, alpha: float = ALPHA, difference: float = 0.0) -> float:
-    """Return the probability that n paired questions show that a run is as good, for a true difference."""
+def power_of(
+    n: int,
+    margin: float,
+    discordant_rate: float,
+    alpha: float = ALPHA,
+    difference: float = 0.0,
+    seen: Pairs = NO_PAIRS,
+) -> float:
+    """Return the probability that n paired questions show that a run is as good, for a true difference.
+
+    They include the `seen` ones, so it is 0 for fewer.
+    """
     import numpy as np
     from scipy.stats import binom  # takes a second to import, and only planning needs it
 
     assert abs(difference) <= discordant_rate
-    span = binom(n, discordant_rate)
-    discordant = np.arange(int(span.ppf(1e-9)), int(span.ppf(1 - 1e-9)) + 1)
+    seen_wins, seen_losses, seen_pairs = seen
+    if n < seen_pairs:
+        return 0.0
+    span = binom(n - seen_pairs, discordant_rate)
+    further = np.arange(int(span.ppf(1e-9)), int(span.ppf(1 - 1e-9)) + 1)
+    discordant = further + seen_wins + seen_losses
     # Find the fewest wins that are accepted for each number of discordant pairs: with more wins, all are accepted.
     low, high = np.full(len(discordant), -1), discordant + 1
     while (high - low > 1).any():
@@ -97,7 +115,7 @@ def power_of(n: int, margin: float, discordant_rate: float, alpha: float = ALPHA
         accepted = _accepts(wins, discordant - wins, n, margin, alpha)
         low, high = np.where(accepted, low, wins), np.where(accepted, wins, high)
     win = (discordant_rate + difference) / (2 * discordant_rate) if discordant_rate else 0.5
-    return float(span.pmf(discordant) @ binom.sf(high - 1, discordant, win))
+    return float(span.pmf(further) @ binom.sf(high - 1 - seen_wins, further, win))
 
 
 def _accepts(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any:

@@ -2,7 +2,8 @@
 
 A question's number is a verdict or a share of right answers, so differences lie in -1..1. Questions may belong to
 clusters (twins, questions about one text): those of one cluster are not independent, so the cluster is the unit of each
-statistic here, and without clusters the question. Pure Python.
+statistic here, and without clusters the question. Pure Python, but for
+few clusters.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from runner.core import ratios, stats
+from runner.core.bounded_means import bounded_p, chance_of
 from runner.core.margins import fewest, questions_needed
 from runner.core.planning import expected_disagreement
 from runner.core.stats import ALPHA, POWER
 
-MIN_CLUSTERS = 6  # with five, no sign flip can reach a p below 0.05
+MIN_CLUSTERS = 6  # with five, no test can reach a p below 0.05
+MANY_CLUSTERS = 60  # from here on cautious tests hold, unless fewer than 1 cluster in 20 has all the losses
+LEAST_WORTH = 0.5  # in clusters of equal size, as a share of that
 HALVINGS = 40
 
 
@@ -25,10 +29,13 @@ HALVINGS = 40
 class MeanDifference:
     """A mean difference over n questions in clusters.
 
-    The interval joins two, at Student's quantile for as many clusters as differ (unequal ones count as fewer): Tango's
-    score interval for as many independent pairs as the clusters are worth, which stays asymmetric where nearly all
-    answers are right; and Hall's, without the skewness of a few clusters with all the losses. It is never wider than
-    Tango's for clusters whose questions all agree. Both ends agree with the test about 0 (bench/cluster_null.py).
+    Few clusters do not show whether a rare one loses everything: the test and the interval of fewer than MANY_CLUSTERS
+    allow for that (bounded_means.py). From there on p is twice the larger one of sign flips and of Hall's test with
+    Student's, nearly as for likelihoods. The interval joins two, at Student's quantile for half the level and for as
+    many clusters as differ (unequal ones count as fewer): Tango's score interval for as many independent pairs as the
+    clusters are worth, which stays asymmetric where nearly all answers are right; and Hall's, without the skewness of a
+    few clusters with all the losses. It is never wider than Tango's for clusters whose questions all agree. Both ends
+    agree with the test about 0 (bench/cluster_null.py).
     """
 
     n: int
@@ -67,7 +74,9 @@ class MeanDifference:
             losses,
             sums,
             sizes,
-            ratios.sign_flip_p(sums),
+            ratios.paired_p(sums, sizes, ratios.CAUTION)
+            if is_many(count, clusters_worth)
+            else bounded_p(sums, sizes, 0.0),
             math.sqrt(variance),
             n * of_verdicts / largest if of_verdicts > 0 and largest > 0 else n,
             clusters_worth,
@@ -76,13 +85,21 @@ class MeanDifference:
         )
 
     @property
+    def is_many(self) -> bool:
+        """Whether the clusters show how skewed they are."""
+        return is_many(len(self.sums), self.clusters_worth)
+
+    @property
     def difference(self) -> float:
         """The mean."""
         return (self.wins - self.losses) / self.n
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval."""
-        bound, widest = (stats.student_quantile(ALPHA, freedom) for freedom in self._freedoms)
+        if not self.is_many:
+            return self._ends_of_few(ALPHA)
+        level = ALPHA / ratios.CAUTION
+        bound, widest = (stats.student_quantile(level, freedom) for freedom in self._freedoms)
 
         def is_inside(difference: float) -> bool:
             estimated, skewed, agreeing = self._distances(difference)
@@ -97,10 +114,13 @@ class MeanDifference:
         """Return the two-sided p against a true difference, to which the interval belongs."""
         if difference == 0:
             return self.p
+        if not self.is_many:
+            return bounded_p(self.sums, self.sizes, difference)
         estimated, skewed, agreeing = self._distances(difference)
         freedom, widest = self._freedoms
         nearest = min(abs(estimated), abs(skewed))
-        return min(stats.student_p(nearest, freedom), stats.student_p(agreeing, widest))
+        p = min(stats.student_p(nearest, freedom), stats.student_p(agreeing, widest))
+        return min(1.0, ratios.CAUTION * p)
 
     @property
     def _freedoms(self) -> tuple[int, int]:
@@ -114,6 +134,9 @@ class MeanDifference:
         """Return the smallest true difference that the test detects at this level with 80 % power; None without one."""
         if alpha < 2.0 ** (1 - len(self.sums)):
             return None
+        if not self.is_many:
+            return self._few_detect(alpha)
+        alpha /= ratios.CAUTION
         differing_rate = (self.wins + self.losses) / self.n
         pairs = max(1, int(self.worth))
         least = stats.detectable_difference(pairs, min(1.0, differing_rate), alpha)
@@ -124,8 +147,28 @@ class MeanDifference:
         by_student = stats.student_quantile(alpha, self._freedoms[1]) + normal.inv_cdf(POWER)
         return min(1.0, least * by_student / by_normal)
 
+    def _ends_of_few(self, alpha: float) -> tuple[float, float]:
+        """Return the interval of few clusters at this level."""
+
+        def ends(worst: int) -> float:
+            return edge(
+                lambda mean: chance_of(self.sums, self.sizes, mean, worst) >= alpha / 2,
+                self.difference,
+                float(worst),
+                HALVINGS // 2,
+            )
+
+        return ends(-1), ends(1)
+
+    def _few_detect(self, alpha: float) -> float | None:
+        """Return that of few clusters: by how much the interval is wide, and what chance takes from it."""
+        low, high = self._ends_of_few(alpha)
+        least = max(self.difference - low, high - self.difference) + self.error * NormalDist().inv_cdf(POWER)
+        return least if least < 1 else None
+
     def needs(self, margin: float, alpha: float, power: float = POWER) -> int | None:
         """Return how many questions, in more such clusters, show that a run is as good if neither is better."""
+        alpha /= ratios.CAUTION
         # Where nothing differs, nothing shows how alike the questions of a cluster are: at worst, a cluster is a pair.
         pairs = self.worth if self.differing else self.clusters_worth
         differing_rate = min(1.0, (self.wins + self.losses) / self.n)
@@ -156,11 +199,16 @@ class MeanDifference:
         return by_tango(self.worth), math.copysign(math.inf, gap) if gap else 0.0, at_worst
 
 
-def edge(is_inside: Callable[[float], bool], inside: float, end: float) -> float:
+def is_many(clusters: int, worth: float) -> bool:
+    """Whether so many clusters, worth so many of equal size, show how skewed they are."""
+    return clusters >= MANY_CLUSTERS and worth >= LEAST_WORTH * MANY_CLUSTERS
+
+
+def edge(is_inside: Callable[[float], bool], inside: float, end: float, halvings: int = HALVINGS) -> float:
     """Return where the interval ends between a value inside it and the end of the range, by bisection."""
     if is_inside(end):
         return end
-    for _ in range(HALVINGS):
+    for _ in range(halvings):
         middle = (inside + end) / 2
         inside, end = (middle, end) if is_inside(middle) else (inside, middle)
     return inside

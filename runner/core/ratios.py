@@ -21,6 +21,8 @@ EXACT_FLIPS = 14  # up to so many samples all sign flips are counted
 ROUNDING = 1e-12  # as a share of the largest sum: closer sums count as equal
 GROUP = 8  # samples whose signed sums share one table
 CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
+CAUTION_OF_FEW = 3.0  # where few samples show too little of a heavy tail (bench/likelihood_null.py)
+FEW_SAMPLES = 200
 MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/likelihood_null.py)
 
 
@@ -106,25 +108,39 @@ def skewed_again(bound: float, bend: float) -> float:
     return 3 / bend * (math.cbrt(1 + bend * (bound - bend / 6)) - 1) if abs(bend) > 1e-9 else bound
 
 
-def paired_p(differences: Sequence[float], sizes: Sequence[float]) -> float:
+def caution(samples: float) -> float:
+    """Return the factor on p for so many samples."""
+    return CAUTION_OF_FEW if samples < FEW_SAMPLES else CAUTION
+
+
+def paired_p(differences: Sequence[float], sizes: Sequence[float], factor: float | None = None) -> float:
     """Return a cautious p for the equality of two runs over the same samples."""
     n, bend = len(differences), skewness(differences, sizes) / math.sqrt(len(differences))
-    return cautious_p(differences, ratio(differences, sizes), ratio_error(differences, sizes), bend, n - 1)
+    return cautious_p(differences, ratio(differences, sizes), ratio_error(differences, sizes), bend, n - 1, factor)
 
 
-def cautious_p(differences: Sequence[float], centre: float, error: float, bend: float, freedom: int) -> float:
-    """Return twice the largest p of sign flips, of Hall's test, and of Student's for a centre with this error.
+def cautious_p(
+    differences: Sequence[float],
+    centre: float,
+    error: float,
+    bend: float,
+    freedom: int,
+    factor: float | None = None,
+) -> float:
+    """Return twice (or three times) the largest p of sign flips, of Hall's test, and of Student's for a centre.
 
     Flips are exact if differences are symmetric. If a few samples differ strongly in one direction, they call too many
     equal pairs different. Hall's test removes the observed skewness, which few samples understate. The two are wrong
-    about different pairs: from MIN_TEXTS samples on, twice the larger p keeps the level (bench/likelihood_null.py).
+    about different pairs: from MIN_TEXTS samples on, three times the larger p keeps the level, and from FEW_SAMPLES on
+    twice (bench/likelihood_null.py). What no sample shows is beyond any of them: a kind of text rarer than three in n.
     Student's test is that of the interval, which would otherwise include 0 beside some findings.
     """
-    by_flips = CAUTION * sign_flip_p(differences)
+    factor = factor or caution(freedom + 1)
+    by_flips = factor * sign_flip_p(differences)
     if by_flips >= 1 or error == 0:
         return min(1.0, by_flips)
     t = centre / error
-    return min(1.0, max(by_flips, CAUTION * student_p(min(abs(t), abs(unskewed(t, bend))), freedom)))
+    return min(1.0, max(by_flips, factor * student_p(min(abs(t), abs(unskewed(t, bend))), freedom)))
 
 
 def paired_interval(differences: Sequence[float], sizes: Sequence[float]) -> tuple[float, float]:
@@ -137,7 +153,7 @@ def paired_interval(differences: Sequence[float], sizes: Sequence[float]) -> tup
 
 def cautious_interval(centre: float, error: float, bend: float, freedom: int) -> tuple[float, float]:
     """Return a cautious 95 % interval: Student's and Hall's together, each at the level of `cautious_p`."""
-    bound = student_quantile((1 - CONFIDENCE) / CAUTION, freedom)
+    bound = student_quantile((1 - CONFIDENCE) / caution(freedom + 1), freedom)
     above = max(bound, skewed_again(bound, bend))  # by which the estimate may exceed the truth, in standard errors
     below = max(bound, -skewed_again(-bound, bend))
     return centre - above * error, centre + below * error
@@ -171,7 +187,7 @@ def detectable_shift(
     if samples < 2:
         return None
     bend = -abs(bend) if upward is None else bend if upward else -bend
-    bound = student_quantile(alpha / CAUTION, samples - 1)
+    bound = student_quantile(alpha / caution(samples), samples - 1)
     bound = max(bound, skewed_again(bound, bend))
     # With skewed samples the estimated error depends on the estimate: if one is too small, the other is too large.
     slope = max(0.5, 1 - bound * bend / 2)
@@ -188,7 +204,7 @@ def detectable_loss(error: float, samples: int, loss: float, alpha: float, power
     Such samples add to the spread: with a difference of d, the variance of the mean grows by (loss · d - d²) / samples.
     They also make the differences skewed in the direction in which Hall's test asks for no more than Student's.
     """
-    errors = student_quantile(alpha / CAUTION, samples - 1) + NormalDist().inv_cdf(power)
+    errors = student_quantile(alpha / caution(samples), samples - 1) + NormalDist().inv_cdf(power)
     own, square = errors * error * (1 + 1 / samples), errors * errors / samples
     half = square * loss / 2  # of d² = own² + square (loss · d - d²)
     return (half + math.sqrt(half * half + (1 + square) * own * own)) / (1 + square)

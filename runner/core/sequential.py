@@ -149,8 +149,8 @@ class Pairs:
     def side_of(self, difference: float) -> Decision:
         """Return on which side of a value the true difference was first shown to lie, at any look so far."""
         above, below = _counts(self.looks)
-        is_above = _log_capitals(above, difference) >= self._enough
-        is_below = _log_capitals(below, -difference) >= self._enough
+        is_above = log_capitals(above, difference) >= self._enough
+        is_below = log_capitals(below, -difference) >= self._enough
         if not (is_above | is_below).any():
             return Decision.open
         return Decision.better if is_above[int((is_above | is_below).argmax())] else Decision.worse
@@ -158,7 +158,7 @@ class Pairs:
     def p_against(self, difference: float) -> float:
         """Return the p against a true difference by all looks so far: it holds whenever one stops."""
         above, below = _counts(self.looks)
-        capitals = _log_capitals(above, difference), _log_capitals(below, -difference)
+        capitals = log_capitals(above, difference), log_capitals(below, -difference)
         return min(1.0, 2 * math.exp(-max(it.max(initial=0.0) for it in capitals)))
 
 
@@ -170,7 +170,7 @@ def _counts(looks: Sequence[Look]) -> tuple[Any, Any]:
     return counts, counts[:, [1, 0, 2]]
 
 
-def _log_capitals(counts: Any, difference: float) -> Any:
+def log_capitals(counts: Any, difference: float) -> Any:
     """Return `log_capital` of each look."""
     import numpy as np
 
@@ -186,7 +186,7 @@ def _excluded(counts: Any, enough: float) -> float:
     low, high = -1.0, 1.0  # always the same halves, 0 first: so it does not matter how many looks come at once
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        is_excluded = bool((_log_capitals(counts, middle) >= enough).any())
+        is_excluded = bool((log_capitals(counts, middle) >= enough).any())
         low, high = (middle, high) if is_excluded else (low, middle)
         if high == 0:  # a tie wins, too, against all that is left: of equally many losses, the last look has won most
             counts = counts[np.append(counts[1:, 1] > counts[:-1, 1], True)]

@@ -1,7 +1,8 @@
 """What the questions of a grid can show: under the plan of jobs that are to be compared with a baseline.
 
 The baseline is the job that `task.early_stop_vs` names or, without it, the unquantized one among quantized ones: a grid
-over models or prompts names none, and gets no such lines. The numbers are those of `runner-compare --plan-questions`.
+over models or prompts names none, and gets no such lines. The numbers are those of `runner-compare --plan-questions`;
+for jobs that stop early they are those of their bets, which need more questions than a single look.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from runner.core.errors import EvidenceError
 from runner.core.margins import points_of_margin, questions_needed
 from runner.core.planning import expected_disagreement
 from runner.core.result import Verdict
+from runner.core.sequential_plans import early_stop_detectable, early_stop_questions
 from runner.core.stats import ALPHA, POWER, detectable_difference
 from runner.core.texts import counted
 from runner.estimates.jobs import JobEstimate, clock
@@ -24,6 +26,7 @@ from runner.store.jobs import Job, read_samples
 UNQUANTIZED = "none"
 MARGIN = 0.02  # the loss that is planned for, unless task.early_stop_margin names another one
 USUAL_DISAGREEMENT = 0.1  # 4 bits on the embedded model's questions: 14 %, 8 bits: 2 % (docs/compare.md)
+BY_BETS = "; by bets, as jobs that may stop early are compared"
 MAX_PAIRS = 8  # of jobs whose samples are read: more would take long and tell little
 
 
@@ -39,6 +42,21 @@ class ComparedJobs:
     numbers: list[int]  # of all of them in the plan
     is_done: dict[str, bool]
     margin: float
+    stops_early: bool  # compared by bets while they run
+    has_margin: bool  # and stop once it is decided whether they are as good within it
+
+    def detectable(self, disagreement: float, alpha: float) -> float | None:
+        """Return the smallest loss that a job detects with 80 % power; None without one."""
+        if not self.stops_early:
+            return detectable_difference(self.questions, disagreement, alpha)
+        return early_stop_detectable(self.questions, disagreement, alpha, self.margin if self.has_margin else None)
+
+    def needed(self, disagreement: float, alpha: float) -> int | None:
+        """Return how many questions show with 80 % power that a job is as good, if neither is better."""
+        fixed = questions_needed(self.margin, disagreement, alpha)
+        if fixed is None or not self.stops_early:
+            return fixed
+        return early_stop_questions(self.margin, disagreement, alpha, fixed, self.has_margin)
 
 
 def question_lines(plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstimate], is_quick: bool) -> list[str]:
@@ -49,17 +67,17 @@ def question_lines(plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstima
         disagreement, basis = _disagreement(compared)
         comparisons = len(compared.baselines)
         alpha = ALPHA / comparisons
-        least = detectable_difference(compared.questions, disagreement, alpha)
+        least = compared.detectable(disagreement, alpha)
         could = (
             "could detect no difference" if least is None else f"could detect a difference of {100 * least:.1f} points"
         )
         others = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
         lines.append(
             f"{on}{compared.questions:,} questions a job {could} from {' or '.join(compared.names)} "
-            f"with {POWER:.0%} power ({others}, {basis})"
+            f"with {POWER:.0%} power ({others}, {basis}{BY_BETS * compared.stops_early})"
         )
         if not is_quick:  # an exact sum over all tables, with scipy
-            needed = questions_needed(compared.margin, disagreement, alpha)
+            needed = compared.needed(disagreement, alpha)
             margin = points_of_margin(compared.margin)
             about = "more than ten million" if needed is None else f"about {_rounded(needed):,}"
             takes = "" if needed is None else _time(compared, estimates, needed)
@@ -96,6 +114,8 @@ def _compared(plan: Sequence[PlannedJob]) -> list[ComparedJobs]:
                     of,
                     {plan[number].job_id: plan[number].state is State.done for number in of},
                     margins[0] / 100 if margins else MARGIN,
+                    any(plan[number].is_compared for number in of),
+                    bool(margins),
                 )
             )
     return found

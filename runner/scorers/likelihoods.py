@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.core.clustered_share import share_interval
 from runner.core.metrics import LOG_LIKELIHOOD
-from runner.core.ratios import ratio, ratio_interval
+from runner.core.ratios import MIN_TEXTS, paired_interval, ratio, ratio_interval
 from runner.core.result import Likelihood
 
 WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
@@ -86,7 +86,10 @@ def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
     tokens = [float(it.tokens) for it in compared]
     kl, truncation, agreed = ([float(getattr(it, name)) for it in compared] for name in
                               ("kl_nats", "truncation_nats", "top_1_agreed"))  # fmt: skip
-    divergence_figures = _ratio("kl_nats_per_token", kl, tokens, least=0) | _share("top_1_agreement", agreed, tokens)
+    divergence_figures = {"kl_nats_per_token": ratio(kl, tokens)} | _share("top_1_agreement", agreed, tokens)
+    if len(compared) >= MIN_TEXTS:  # a few texts have much of the sum: of fewer, no interval holds 95 %
+        low, high = paired_interval(kl, tokens)
+        divergence_figures |= {"kl_nats_per_token_low": max(low, 0.0), "kl_nats_per_token_high": high}
     return divergence_figures | {"kl_truncation_nats_per_token": ratio(truncation, tokens)}
 
 

@@ -210,7 +210,7 @@ def test_questions_in_families_count_by_families(config: Any) -> None:
     assert two.interval[0] < wilson_interval(sum(solved), 100)[0]
     effect = compare(two, one, same_model=True)
     assert effect is not None
-    assert effect.p == 2 / 2**4, "as many independent losses would be clear"
+    assert effect.p > 0.05, "as many independent losses would be clear"
     known_by_record = replace(two, answers=None, recorded_interval=two.interval)
     assert known_by_record.interval == two.interval
     assert compare(known_by_record, one, same_model=True) is None

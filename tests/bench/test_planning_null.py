@@ -22,4 +22,4 @@ def test_a_plan_from_a_small_sample_holds_its_power_and_the_observed_share_does_
     many, few = planning_null.after_a_first_sample(generator, 300)
     assert few == []
     assert all(rate.low < 0.83 and rate.high > 0.77 for rate in many)
-    assert planning_null.plan(0, 20, True, True) < planning_null.plan(0, 20, True, False)
+    assert planning_null.plan(0, 0, 20, False, True) < planning_null.plan(0, 0, 20, False, False)

@@ -35,7 +35,7 @@ def planned(aim: str, *effects: Effect) -> Table:
 def test_a_row_needs_what_its_own_disagreement_asks_for() -> None:
     expected = expected_disagreement(20, 200)
     for aim, needed in (
-        ("margin=2 power=0.9", questions_needed(0.02, expected, 0.05 / 2, 0.9)),
+        ("margin=2 power=0.9", questions_needed(0.02, expected, 0.05 / 2, 0.9, (10, 10, 200))),
         ("detect=3", questions_to_detect(expected, 0.03, 0.05 / 2)),
     ):
         table = planned(aim, paired_accuracies(10, 10, 200), paired_accuracies(30, 30, 200))

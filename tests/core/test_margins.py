@@ -54,7 +54,8 @@ def test_the_planned_questions_reach_the_planned_power(margin: float, rate: floa
 
 
 def test_more_questions_are_needed_for_less_margin_more_disagreement_and_more_comparisons() -> None:
-    needed = [questions_needed(*it) for it in [(0.05, 0.1), (0.02, 0.1), (0.02, 0.2), (0.02, 0.2, 0.01)]]
+    of = [(0.05, 0.1, 0.05), (0.02, 0.1, 0.05), (0.02, 0.2, 0.05), (0.02, 0.2, 0.01)]
+    needed = [questions_needed(*it) for it in of]
     assert None not in needed
     assert all(one < other for one, other in pairwise(needed))  # type: ignore[operator]
     assert questions_needed(1e-6, 0.5) is None
@@ -126,13 +127,29 @@ def test_each_verdict() -> None:
     assert verdict(paired_likelihoods([-1.0, -1.2] * 30, [10.0] * 60, "token")) is MarginVerdict.worse_by_more
 
 
+def test_a_first_sample_that_counts_has_its_share_of_the_power() -> None:
+    generator, hits, plans = np.random.default_rng(0), 0, 0
+    for _ in range(1_000):
+        wins, losses, _ = generator.multinomial(200, [0.1, 0.1, 0.8]).tolist()
+        effect = paired_accuracies(wins, losses, 200)
+        judge([effect], {"accuracy": 0.05})
+        if effect.needed is None:  # already decided
+            continue
+        plans += 1
+        more = generator.multinomial(effect.needed - 200, [0.1, 0.1, 0.8]).tolist()
+        whole = paired_accuracies(wins + more[0], losses + more[1], effect.needed)
+        assert whole.p_at is not None
+        hits += whole.value > -0.05 and whole.p_at(-0.05) < 0.05
+    assert hits / plans == pytest.approx(0.8, abs=0.03 + 0.02)  # of the plan for new questions alone 0.73
+
+
 def test_what_is_undecided_says_how_many_questions_would_do() -> None:
     effect = paired_accuracies(5, 5, 100)
     judge([effect], {"accuracy": 0.02})
-    assert effect.needed == questions_needed(0.02, 10.5 / 101)
+    assert effect.needed == questions_needed(0.02, 10.5 / 101, seen=(5, 5, 100))
     several = [paired_accuracies(5, 5, 100) for _ in range(4)]
     judge(several, {"accuracy": 0.02})
-    assert {it.needed for it in several} == {questions_needed(0.02, 10.5 / 101, 0.05 / 4)}
+    assert {it.needed for it in several} == {questions_needed(0.02, 10.5 / 101, 0.05 / 4, seen=(5, 5, 100))}
     without = paired_accuracies(5, 5, 100)
     judge([without])
     assert (without.margin, without.verdict, without.needed) == (None, None, None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runner.config.generation import GenerationConfig
@@ -14,6 +17,7 @@ from runner.config.task import Gsm8kConfig
 from runner.core.margins import questions_needed
 from runner.core.planning import expected_disagreement
 from runner.core.result import FinishReason, Sample, Verdict
+from runner.core.sequential import Decision, Pairs, log_capital
 from runner.core.stats import detectable_difference
 from runner.estimates.jobs import JobEstimate
 from runner.estimates.speed import Estimate, EstimateBasis
@@ -81,7 +85,31 @@ def test_the_baseline_may_be_that_of_an_early_stop(make_config: Make, tmp_path: 
     plan[1].after, plan[1].is_compared = plan[0].job_id, True
     first, second = question_lines(plan, {}, is_quick=False)
     assert "from lora=none with 80% power (1 comparison, " in first
+    assert first.endswith("; by bets, as jobs that may stop early are compared)")
     assert "'as good within 3 points'" in second
+
+
+def test_jobs_that_stop_early_are_planned_by_their_bets(make_config: Make, tmp_path: Path) -> None:
+    plan = [planned(make_config, tmp_path, early_stop_vs=it) for it in (None, "lora=none")]
+    plan[1].after, plan[1].is_compared = plan[0].job_id, True
+    first, second = question_lines(plan, {}, is_quick=False)
+    shown = re.search(r"difference of ([\d.]+) points", first)
+    needed = re.search(r"about ([\d,]+) questions", second)
+    assert shown is not None
+    assert needed is not None
+    questions = int(needed[1].replace(",", ""))
+    generator, courses = np.random.default_rng(1), 400
+    loss = float(shown[1]) / 100
+    worse = as_good = 0
+    for _ in range(courses):
+        it = Pairs()
+        for draw in generator.random(500).tolist():
+            it.add(draw < USUAL / 2, USUAL / 2 <= draw < USUAL + loss)
+        worse += it.decision is Decision.worse
+        wins, losses, ties = generator.multinomial(questions, [USUAL / 2, USUAL / 2, 1 - USUAL]).tolist()
+        as_good += log_capital(wins, losses, ties, -0.02) >= math.log(2 / 0.05)
+    assert worse / courses == pytest.approx(0.8, abs=0.03 + 0.06)
+    assert as_good / courses > 0.6  # at the last look alone; of a plan for a single look 0.3
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
+from scipy.stats import binom
 
 from runner.core.clustered_share import share_interval
 from runner.core.metrics import LOG_LIKELIHOOD
+from runner.core.ratios import MIN_TEXTS, paired_interval
 from runner.core.result import Likelihood
 from runner.core.stats import wilson_interval
 from runner.scorers.likelihoods import figures, units
@@ -88,3 +92,27 @@ def test_texts_and_questions_in_families_count_by_families() -> None:
         assert in_families[name] == pytest.approx(alone[name])
         widths = [it[f"{name}_high"] - it[f"{name}_low"] for it in (in_families, alone)]
         assert widths[0] > 2 * widths[1], "twelve families of alike texts are worth about twelve texts"
+
+
+def of_divergences(kl: Sequence[float]) -> list[Likelihood]:
+    return [Likelihood(unit, -2.0, 4, 8, 8, 4, kl_nats=4 * one, truncation_nats=0.0, top_1_agreed=4)
+            for unit, one in enumerate(kl)]  # fmt: skip
+
+
+def test_the_interval_of_a_divergence_needs_as_many_texts_as_a_test() -> None:
+    kl = [0.001 * (1 + unit % 7) for unit in range(MIN_TEXTS)]
+    fewer, enough = figures(of_divergences(kl[:-1])), figures(of_divergences(kl))
+    assert "kl_nats_per_token" in fewer
+    assert not {"kl_nats_per_token_low", "kl_nats_per_token_high"} & fewer.keys()
+    ends = enough["kl_nats_per_token_low"], enough["kl_nats_per_token_high"]
+    assert ends == pytest.approx(paired_interval([4 * it for it in kl], [4.0] * MIN_TEXTS))
+
+
+@pytest.mark.parametrize("spread", [1.0, 1.5])
+@pytest.mark.parametrize("texts", [50, 100])
+def test_the_interval_of_a_divergence_holds_also_where_few_texts_have_most_of_it(spread: float, texts: int) -> None:
+    generator, truth, draws, missed = np.random.default_rng(1), math.exp(spread**2 / 2), 400, 0
+    for _ in range(draws):
+        it = figures(of_divergences(generator.lognormal(0, spread, texts).tolist()))
+        missed += not it["kl_nats_per_token_low"] <= truth <= it["kl_nats_per_token_high"]
+    assert missed <= binom.ppf(0.999, draws, 0.06)

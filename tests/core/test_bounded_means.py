@@ -1,0 +1,35 @@
+"""Few bounded numbers: the chance is exact, and of verdicts the test is Clopper and Pearson's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+
+from runner.core.bounded_means import bounded_p, chance_below, chance_of
+
+
+def test_the_chance_is_exact() -> None:
+    assert chance_below(np.array([0.1, -1.0]), np.array([10, 1])) == pytest.approx((10 / 11) ** 10)
+    assert chance_below(np.array([1.0, -1.0]), np.array([50, 1])) == pytest.approx(2.0**-50)
+    assert chance_below(np.array([1.0, -1.0]), np.array([1, 50])) == pytest.approx(1 - 2.0**-50)
+    generator = np.random.default_rng(0)
+    values = generator.normal(0.3, 1, 12)
+    drawn = (generator.exponential(size=(200_000, 12)) @ values <= 0).mean()
+    assert chance_below(values, np.ones(12)) == pytest.approx(drawn, abs=0.002)
+    assert chance_below(np.array([1.0, 2.0]), np.ones(2)) == 0
+    assert chance_below(np.array([-1.0, 0.0]), np.ones(2)) == chance_below(np.zeros(2), np.ones(2)) == 1
+
+
+@pytest.mark.parametrize("wins", [0, 3, 20])
+def test_of_verdicts_it_is_clopper_and_pearsons(wins: int) -> None:
+    verdicts = [1.0] * wins + [-1.0] * (20 - wins)
+    for share in (0.02, 0.3, 0.9):  # of wins: the mean is twice that less one
+        exact = beta.cdf(share, wins, 21 - wins) if wins else 1.0
+        assert chance_of(verdicts, [1.0] * 20, 2 * share - 1, -1) == pytest.approx(exact)
+
+
+def test_few_equal_clusters_show_nothing_about_another_one() -> None:
+    assert bounded_p([0.1] * 10, [1.0] * 10, 0.0) == pytest.approx(2 * (10 / 11) ** 10)
+    assert bounded_p([1.0] * 5, [1.0] * 5, 0.0) == pytest.approx(2 * 2.0**-5)  # so five are never enough
+    assert bounded_p([1.0] * 6, [1.0] * 6, 0.0) == pytest.approx(2 * 2.0**-6)
