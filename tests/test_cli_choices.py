@@ -12,7 +12,7 @@ import pytest
 Run = Callable[..., Any]
 TEXTS = ["blue", "green", "red", "white"]
 QUESTION = {"question": "Which colour has grass?"}
-ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "mmlu": QUESTION | {"subject": "botany", "choices": TEXTS, "answer": 1},
     "arc": QUESTION | {"id": "M_1", "choices": {"text": TEXTS, "label": ["1", "2", "3", "4"]}, "answerKey": "2"},
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
+from runner.core import signals
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Request
 from runner.engines.contract import Engine
@@ -69,4 +70,10 @@ def open_engine(
     `bases` keeps the loaded base for the next job; an engine that starts processes writes their logs to `folder`.
     """
     kind = kind_of(config.model)
-    return LazyEngine(lambda: kind.open_engine(config, resolved, bases, folder), kind.capabilities(config))
+
+    def build() -> Engine:
+        with signals.finishing():  # amid an import a signal leaves half a module behind, or aborts the process in C++
+            kind.import_libraries(config, resolved)
+        return kind.open_engine(config, resolved, bases, folder)
+
+    return LazyEngine(build, kind.capabilities(config))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
+from compared import KEYS, rows_of
 
 from runner.compare.conclusion import conclude
 from runner.compare.data import Table
 from runner.compare.gates import check, parse_requirements
 from runner.core.effects import Effect, Finding, paired_accuracies
 from runner.core.margins import MarginVerdict
-from tests.support.compared import KEYS, rows_of
 
 SHOWN = re.compile(r"interval (\S+)\.\.(\S+), p[=<]")
 ROUNDING = 0.0501  # points, of a number with one digit
