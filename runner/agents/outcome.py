@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from runner.agents.team import Discussion
+from runner.agents.team import Answered, Discussion
 from runner.config.agents import DecisionMethod
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.datasets.gsm8k import Item
@@ -45,9 +45,15 @@ def sample_of(index: int, item: Item, discussion: Discussion) -> Sample:
 def ended_by(discussion: Discussion) -> FinishReason:
     """Return how the team's answer ended; a vote without a number is cut off if any agent was cut off."""
     if discussion.failed or discussion.team.decision is not DecisionMethod.majority_vote:
-        return discussion.speaker.call.finish_reason
-    reasons = {one.call.finish_reason for one in discussion.answered.values()}
+        return _ended_by(discussion.speaker)
+    reasons = {_ended_by(one) for one in discussion.answered.values()}
     return FinishReason.length if discussion.answer is None and FinishReason.length in reasons else FinishReason.stop
+
+
+def _ended_by(one: Answered) -> FinishReason:
+    """Return how a call ended; one that ended by itself within its thinking is cut off before its answer."""
+    reason = one.call.finish_reason
+    return FinishReason.length if reason is FinishReason.stop and one.call.parts.is_open else reason
 
 
 def why(discussion: Discussion) -> str:

@@ -127,7 +127,7 @@ class Player:
         """Give an answer to its discussion; if it has a program that was not run yet, run that first."""
         if answered.turn.writes_code and answered.code is None and not answered.failed:
             self._running += 1
-            future = self._pool.submit(self._code.run, answered.call.text)
+            future = self._pool.submit(self._code.run, answered.text)
             future.add_done_callback(lambda done: self._ran.put((answered, done)))
         else:
             self._discussions.pop(answered.turn.id).take(answered)
@@ -195,5 +195,7 @@ def answered_by(turn: AgentCall, completion: Completion) -> Answered:
         error=completion.error,
         by=completion.by,
         calls=completion.calls,
+        thinking=completion.thinking,
+        is_begun=completion.is_begun,
     )
     return Answered(turn, call, permanent=completion.permanent, cost_usd=completion.cost_usd)

@@ -144,12 +144,17 @@ class Answered:
     @property
     def answer(self) -> str | None:
         """The number or the letter in the answer."""
-        return answer_of(self.turn.role, self.call.text, self.code, self.is_whole, self.turn.letters)
+        return answer_of(self.turn.role, self.text, self.code, self.is_whole, self.turn.letters)
+
+    @property
+    def text(self) -> str:
+        """What follows the thinking: others hear this, and the answer stands in it."""
+        return self.call.parts.answer
 
     @property
     def is_whole(self) -> bool:
-        """Whether the text ended by itself, and was not cut off."""
-        return self.call.finish_reason is FinishReason.stop
+        """Whether the text ended by itself, and was not cut off, nor within its thinking."""
+        return self.call.finish_reason is FinishReason.stop and not self.call.parts.is_open
 
 
 class Discussion:
@@ -204,7 +209,7 @@ class Discussion:
         elif turn.agent is None or turn.role is None:
             self._decided = answered
         else:
-            text, letters = answered.call.text, self.team.letters
+            text, letters = answered.text, self.team.letters
             message = agent_message(turn.agent, turn.role, text, answered.code, answered.is_whole, letters)
             self._said[turn.round, turn.agent] = self.tampering.said(message)
 
@@ -245,7 +250,7 @@ class Discussion:
     def text(self) -> str:
         """The reply that counts as the team's: the decision's, or what the last agent is taken to have said."""
         is_agents = not self.failed and self.team.decision is DecisionMethod.direct
-        return self.last_round[-1].text if is_agents else self.speaker.call.text
+        return self.last_round[-1].text if is_agents else self.speaker.text
 
     @property
     def last_round(self) -> tuple[AgentMessage, ...]:

@@ -143,6 +143,7 @@ _EVERY = (
     *_counts(Better.lower, "extractors_differ", "stopped_by_length", "cut_off_thinking", "texts_changed"),
     *_counts(Better.lower, "answers_changed"),
     _metric("double_bos", form=".0f", better=Better.lower, pooling=Pooling.max),
+    *_counts(Better.neither, "thinking_removed"),  # answers of which only what follows the thinking was judged
     *_counts(Better.neither, "families"),  # of questions, by task.cluster
     *_counts(Better.neither, "asked_again", "twins", "tied_votes"),
     *(_metric(f"{what}_changed_share", form=".1%", better=Better.lower) for what in ("texts", "answers")),

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.core.errors import cannot_write
+from runner.core.model_text import FinishReason as FinishReason
+from runner.core.model_text import ModelText
 from runner.core.texts import checked, counted, parse_json, signed
 
 REPEATS = "repeats.jsonl"
@@ -26,15 +28,6 @@ GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
 COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
 CALLS = "calls.jsonl"  # of a team of agents
-
-
-class FinishReason(StrEnum):
-    """Why a completion ended: by itself or at a stop string, at the token limit, in an error, or cancelled."""
-
-    stop = "stop"
-    length = "length"
-    error = "error"
-    cancelled = "cancelled"
 
 
 class Verdict(StrEnum):
@@ -54,26 +47,16 @@ class Status(StrEnum):
     KILLED = "KILLED"
 
 
-class Counted:
-    """Something with tokens, which are known, or only counted (by a server)."""
-
-    token_ids: list[int]
-    new_tokens: int | None
-
-    @property
-    def tokens(self) -> int:
-        """The number of tokens."""
-        return len(self.token_ids) if self.new_tokens is None else self.new_tokens
-
-
 @dataclass
-class BranchText(Counted):
+class BranchText(ModelText):
     """The completion of one branch of a prompt, without the text that the branch begins with."""
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
     new_tokens: int | None = None  # None: as many as token_ids
+    thinking: str | None = None  # that a server sent apart from the text
+    is_begun: bool = False  # the prompt ended in an opening tag of thinking
 
 
 @dataclass
@@ -85,7 +68,7 @@ class Choice(BranchText):
 
 
 @dataclass
-class Call(Counted):
+class Call(ModelText):
     """One of several completions that a sample needed: which model or agent was asked, and what it answered."""
 
     who: str
@@ -100,6 +83,8 @@ class Call(Counted):
     error: str | None = None
     by: str | None = None  # who gave the answer, if several could have
     calls: list[Call] | None = None  # if this answer itself took several
+    thinking: str | None = None  # that a server sent apart from the text
+    is_begun: bool = False  # the prompt ended in an opening tag of thinking
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Call:
@@ -126,7 +111,7 @@ class Likelihood:
 
 
 @dataclass
-class Sample(Counted):
+class Sample(ModelText):
     """One line of samples.jsonl: a completion and, for scored tasks, its verdict.
 
     If one question took several calls, they are in `calls`, and the sample itself has the final answer: its text, and
@@ -158,6 +143,8 @@ class Sample(Counted):
     cost_usd: float | None = None
     reused_from: str | None = None  # the other job that it was generated for
     left_out: bool = False  # asked, and not counted in the score (task.without)
+    thinking: str | None = None  # that a server sent apart from the text
+    is_begun: bool = False  # the prompt ended in an opening tag of thinking
 
     @property
     def failed(self) -> bool:
@@ -167,11 +154,8 @@ class Sample(Counted):
     @property
     def answers(self) -> Sequence[BranchText]:
         """Return every answer in it: one per branch or choice, or its only one."""
-        return (
-            self.branches
-            or self.choices
-            or [BranchText(self.text, self.token_ids, self.finish_reason, self.new_tokens)]
-        )
+        of_its_own = self.text, self.token_ids, self.finish_reason, self.new_tokens, self.thinking, self.is_begun
+        return self.branches or self.choices or [BranchText(*of_its_own)]
 
     @property
     def right_answers(self) -> tuple[int, int]:

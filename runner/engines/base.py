@@ -14,7 +14,8 @@ from typing import Any
 
 from runner.config.sampling import OPEN, Sampling, is_number
 from runner.core.errors import ConfigError, check
-from runner.core.result import BranchText, Call, Counted, FinishReason
+from runner.core.model_text import ModelText
+from runner.core.result import BranchText, Call, FinishReason
 
 
 class Capability(StrEnum):
@@ -160,7 +161,7 @@ class Delta:
 
 
 @dataclass
-class Completion(Counted):
+class Completion(ModelText):
     """The result of a request, or of one of its n choices; `text` contains neither the stop text nor special tokens.
 
     For a request with branches, `branches` contains their texts in order, and `text` is empty. For a request with a
@@ -195,6 +196,8 @@ class Completion(Counted):
     min_logprobs: list[float] | None = None
     # time.perf_counter() of each token, or of each piece of text if tokens are not visible; None: unknown
     token_times: list[float] | None = None
+    thinking: str | None = None  # that a server sent apart from the text; its tokens count among the new ones
+    is_begun: bool = False  # the prompt ended in an opening tag of thinking
 
 
 Event = Delta | Completion

@@ -14,6 +14,7 @@ import torch
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.config.sampling import GREEDY, Sampling
+from runner.core.model_text import ends_in_thinking, is_part_of_tag
 from runner.core.result import FinishReason
 from runner.engines.base import Completion, Delta, Event, Message, Request, request_sha256
 from runner.engines.chat_template import ChatTemplate, template_values
@@ -53,6 +54,7 @@ class Row:
     sent: str = ""  # text that was sent as deltas
     scores: TokenScores = field(default_factory=TokenScores)  # of the continuation's tokens scored so far
     token_times: list[float] = field(default_factory=list)  # when each of its tokens came out
+    is_begun: bool = False  # the prompt ended in an opening tag of thinking
     permanent: bool = field(init=False)  # the error was known before the row ran, so it would come again
 
     def __post_init__(self) -> None:
@@ -99,6 +101,7 @@ class Row:
             score_token_logprobs=self.scores.score_token_logprobs or None,
             min_logprobs=self.scores.min_logprobs or None,
             token_times=self.token_times or None,
+            is_begun=self.is_begun,
         )
 
 
@@ -156,12 +159,12 @@ class Admission:
         sampling = request.sampling.over(self.generation, self.seed)
         limit = min(self._wanted(request), self.room - len(ids))
         error = None if ids and limit >= 1 else self._rejection_reason(len(ids))
-        sha256 = request_sha256(seen, request)
+        sha256, is_begun = request_sha256(seen, request), ends_in_thinking(seen)
         begun: Sequence[tuple[int, ...]] = [()] * request.n
         if request.begun is not None and error is None:
             begun = request.begun.of(sha256, request.n)
         return [
-            Row(request, ids, sha256, limit, choice, sampling, error=error, tokens=list(tokens))
+            Row(request, ids, sha256, limit, choice, sampling, error=error, tokens=list(tokens), is_begun=is_begun)
             for choice, tokens in enumerate(begun)
         ]
 
@@ -251,6 +254,10 @@ class Stopping:
     def __init__(self, tokenizer: Any, stops: frozenset[int] = frozenset()) -> None:
         self.tokenizer, self.stops = tokenizer, stops
         self._completes: dict[tuple[str, int], bool] = {}
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._special = {number for number, token in added.items() if token.special}
+        # tags that are special tokens stay in the text, which would not tell thinking from answer without them
+        self._tags = {number for number in self._special if is_part_of_tag(added[number].content)}
 
     def accept(self, row: Row, token: int, seconds: float, events: list[Event]) -> bool:
         """Append a token to a row, add a delta or its completion to the events; return whether it goes on."""
@@ -296,7 +303,11 @@ class Stopping:
         """Return a row's text, without the stop token, cut before the first stop text."""
         tokens, request = row.tokens, row.request
         kept = tokens[:-1] if tokens and tokens[-1] in self.stops and not request.ignore_eos else tokens
-        text = text_of(self.tokenizer, kept, skip_special_tokens=True)
+        if not self._tags.isdisjoint(kept):
+            kept = [token for token in kept if token in self._tags or token not in self._special]
+            text = text_of(self.tokenizer, kept, skip_special_tokens=False)
+        else:
+            text = text_of(self.tokenizer, kept, skip_special_tokens=True)
         return text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=None)]
 
     def new_text(self, row: Row) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 def last(matches: Iterable[re.Match[str]]) -> re.Match[str] | None:
@@ -24,3 +24,20 @@ def last_box(text: str) -> str:
         if not depth:
             return text[start : brace.start()]
     return ""
+
+
+def with_boxes(text: str, read: Callable[[str], str | None]) -> str:
+    """Return a text with what `read` finds in each outermost \\boxed{} in place of its content, if anything."""
+    pieces: list[str] = []
+    copied, depth, begin, is_box = 0, 0, 0, False
+    for brace in re.compile(r"(?:\\f?boxed)?\{|\}").finditer(text):
+        if brace[0] == "}":
+            depth = max(0, depth - 1)
+            if is_box and depth == 0:
+                pieces += [text[copied:begin], read(text[begin : brace.start()]) or ""]
+                copied, is_box = brace.start(), False
+        elif is_box:
+            depth += 1
+        elif brace[0] != "{":
+            depth, begin, is_box = 1, brace.end(), True
+    return "".join([*pieces, text[copied:]])

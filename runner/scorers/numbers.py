@@ -13,7 +13,7 @@ import unicodedata
 from fractions import Fraction
 
 from runner.config.task import Extractor
-from runner.scorers.finding import last, last_box
+from runner.scorers.finding import last, last_box, with_boxes
 
 # Repetitions that could match the same characters are bounded: a megabyte of any text takes linear time.
 _CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[CAS])?\$|[€£¥₹₩₽]|USD|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|CHF|Rs\.?)"
@@ -48,6 +48,19 @@ _THE_ANSWER_IS = re.compile(rf"\banswer\s+is\b{_AFTER}", re.VERBOSE | re.IGNOREC
 _ALONE = re.compile(_number(_SPACED), re.VERBOSE)
 # In 10-5 the hyphen is not a sign; in x2 the 2 is not a number, and neither is the 3 in 1.2.3.
 _WITHIN = re.compile(rf"(?<![A-Za-z0-9_]) (?<![0-9]\.) (?:{_number(_SPACED_SURELY)})", re.VERBOSE)
+
+# In a box: words, an equation's left side and a unit may stand around the one number. A single letter that follows it
+# without a space is a variable: 3x is no number, 3 m and 3cm are.
+_BOXED = re.compile(
+    rf"""(?:[^=≈]*[=≈])? \s* (?:[^\W\d_]{{2,}}[,.:']?\s+)* (?:{_number(_SPACED)})
+    (?:[%°€£¥₹.\s]|\^\{{?\\circ\}}?)*+
+    (?:(?:(?<=[\s%°]) | (?=[^\W\d_]{{2}})) [^\W\d_] [^=≈\\0-9^(){{}}\[\]]*+ (?:\^\{{?[23]\}}?)? )?
+    (?:\([^=≈\\0-9^(){{}}\[\]]*\))? [.\s]*""",
+    re.VERBOSE,
+)
+_LONGEST_BOX = 200  # characters; a number with its words has fewer
+_WRAPPER = re.compile(r"\\(?:f?boxed|text(?:bf|it|rm)?|math(?:bf|it|rm|sf)|mbox|bf|rm)\s*\{([^{}]*)\}")
+_BLANK = re.compile(r"\\(?:quad|qquad|[ ,:!()])|~|\*\*")
 
 _MINUS = "\N{MINUS SIGN}\N{EN DASH}\N{NON-BREAKING HYPHEN}\N{FULLWIDTH HYPHEN-MINUS}\N{SMALL HYPHEN-MINUS}"
 _SPACES = "\N{NO-BREAK SPACE}\N{THIN SPACE}\N{FIGURE SPACE}\N{PUNCTUATION SPACE}\N{SIX-PER-EM SPACE}\N{HAIR SPACE}"
@@ -93,7 +106,7 @@ def extract(text: str, extractor: Extractor) -> str | None:
 
 def extract_all(text: str) -> dict[Extractor, str | None]:
     """Return each rule's answer: the first after ####; the last of the text, in \\boxed{}, after `answer is`."""
-    text = _readable(text)
+    text = with_boxes(_readable(text), _in_box)
     matches = {
         Extractor.strict: _STRICT.search(text),
         Extractor.flexible: last(_WITHIN.finditer(text)),
@@ -114,6 +127,16 @@ def plain_number(text: str) -> str:
     if match is None:
         raise ValueError(f"not a number: {text[:80]!r}")
     return _plain(match)
+
+
+def _in_box(content: str) -> str | None:
+    """Return the number in a box in plain form; None if the box holds another expression than a number."""
+    if len(content) > _LONGEST_BOX:
+        return None
+    while (bare := _WRAPPER.sub(r" \1 ", content)) != content:
+        content = bare
+    match = _BOXED.fullmatch(_BLANK.sub(" ", content).replace("\\approx", "≈").strip("${} "))
+    return _plain(match) if match else None
 
 
 def _readable(text: str) -> str:

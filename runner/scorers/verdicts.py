@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from runner.config.task import Extractor
-from runner.core.result import FinishReason, Verdict
+from runner.core.model_text import FinishReason, ModelText
+from runner.core.result import Verdict
 from runner.scorers.base import scorer_of
 from runner.scorers.letters import LETTERS, extract_letters
 from runner.scorers.numbers import extract_all
@@ -11,28 +12,30 @@ from runner.scorers.numbers import extract_all
 EXTRACTORS = frozenset(each.value for each in Extractor)
 
 
-def judge(text: str, finish_reason: FinishReason, gold: str, by: str) -> tuple[dict[str, str | None], Verdict]:
+def judge(one: ModelText, gold: str, by: str) -> tuple[dict[str, str | None], Verdict]:
     """Return each extractor's answer, and the verdict: an answer that is cut off is not a wrong answer.
 
-    The extractor `by` decides, or the scorer of a plug-in, whose answer is then the only one.
+    The extractor `by` decides, or the scorer of a plug-in, whose answer is then the only one. Only what follows the
+    thinking is read; a text that ended while the model was thinking is cut off.
     """
     answers: dict[str, str | None]
+    text = one.parts.answer
     if by in EXTRACTORS:
         found = (extract_letters if gold in LETTERS else extract_all)(text)
         answers = {each.value: number for each, number in found.items()}
     else:
-        answers = {by: scorer_of(by).find(text)}
+        answers = {by: None if one.parts.is_open else scorer_of(by).find(text)}
     answer = answers[by]
-    if finish_reason is FinishReason.error:
+    if one.finish_reason is FinishReason.error:
         return answers, Verdict.cut_off
     if answer is not None and (answer == gold if by in EXTRACTORS else scorer_of(by).is_right(answer, gold)):
         return answers, Verdict.correct
-    if was_cut_off(answers, finish_reason, by):
+    if was_cut_off(answers, one, by):
         return answers, Verdict.cut_off
     return answers, Verdict.no_answer if answer is None else Verdict.wrong
 
 
-def was_cut_off(answers: dict[str, str | None], finish_reason: FinishReason, by: str) -> bool:
+def was_cut_off(answers: dict[str, str | None], one: ModelText, by: str) -> bool:
     """Whether a text ended before its answer: it may contain numbers, but none is marked as the answer."""
     marked_answer = answers[Extractor.strict.value if by == Extractor.flexible else by]
-    return finish_reason is not FinishReason.stop and marked_answer is None
+    return one.parts.is_open or (one.finish_reason is not FinishReason.stop and marked_answer is None)

@@ -48,19 +48,17 @@ def elect(answers: Sequence[BranchText], gold: str, by: str) -> Vote:
 
     Of several answers, one that was cut off has no vote, even if its last number happens to be right.
     """
-    judged = [judge(one.text, one.finish_reason, gold, by) for one in answers]
+    judged = [judge(one, gold, by) for one in answers]
     votes: Counter[str] = Counter()
     firsts: dict[str, int] = {}
     for place, (numbers, verdict) in enumerate(judged):
         number = numbers[by]
-        has_vote = len(answers) == 1 or not was_cut_off(numbers, answers[place].finish_reason, by)
+        has_vote = len(answers) == 1 or not was_cut_off(numbers, answers[place], by)
         if has_vote and number is not None and verdict in (Verdict.correct, Verdict.wrong):
             votes[number] += 1
             firsts.setdefault(number, place)
     if not votes:
-        all_cut_off = all(
-            was_cut_off(numbers, one.finish_reason, by) for (numbers, _), one in zip(judged, answers, strict=True)
-        )
+        all_cut_off = all(was_cut_off(numbers, one, by) for (numbers, _), one in zip(judged, answers, strict=True))
         return Vote(None, Verdict.cut_off if all_cut_off else Verdict.no_answer, 0, False, (), (), len(judged))
     most_votes = max(votes.values())
     leading = [number for number, count in votes.items() if count == most_votes]  # in the order of their first answers

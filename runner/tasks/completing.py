@@ -304,7 +304,9 @@ def answers(sample: Sample, request: Request, engine: Engine) -> bool:
 def sample_of(*choices: Completion) -> Sample:
     """Return the completions of a request as a sample without a verdict."""
     first = next((one for one in choices if one.error is not None), choices[0])
-    several = [Choice(one.text, one.token_ids, one.finish_reason, one.new_tokens) for one in choices]
+    several = [
+        Choice(it.text, it.token_ids, it.finish_reason, it.new_tokens, it.thinking, it.is_begun) for it in choices
+    ]
     costs = [one.cost_usd for one in choices if one.cost_usd is not None]
     return Sample(
         index=int(first.id),
@@ -322,4 +324,6 @@ def sample_of(*choices: Completion) -> Sample:
         new_tokens=first.new_tokens if len(choices) == 1 else None,
         by=first.by,
         cost_usd=sum(costs) if costs else None,
+        thinking=first.thinking,
+        is_begun=first.is_begun,
     )

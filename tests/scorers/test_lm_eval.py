@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from runner.config.task import Extractor
-from runner.core.result import FinishReason, Verdict
+from runner.core.result import BranchText, FinishReason, Verdict
 from runner.scorers.numbers import gold_number
 from runner.scorers.verdicts import judge
 
@@ -43,7 +43,7 @@ def in_words(one: dict[str, Any]) -> str:
 def test_scores_equal_lm_evals_except_where_it_is_wrong(one: dict[str, Any]) -> None:
     gold = gold_number(f"#### {one['gold']}")
     for extractor in (Extractor.strict, Extractor.flexible):
-        answers, verdict = judge(one["output"], FinishReason.stop, gold, extractor)
+        answers, verdict = judge(BranchText(one["output"], [], FinishReason.stop), gold, extractor)
         by_lm_eval, is_correct = one[extractor.value]
         why = one.get("why", {}).get(extractor.value)
         assert ((verdict is Verdict.correct) != is_correct) == (why is not None), (extractor, answers, by_lm_eval)

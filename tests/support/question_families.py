@@ -42,7 +42,7 @@ def with_samples(store: Store, experiment: str, name: str, config: dict[str, str
     def change(sample: Sample) -> Sample:
         verdicts = [Verdict.correct] * right[sample.index]
         verdicts += [Verdict.wrong] * (NUMBER_OF_ANSWERS - len(verdicts))
-        sample.choices = [Choice("", [1], FinishReason.stop, None, {"strict": "1"}, it) for it in verdicts]
+        sample.choices = [Choice("", [1], FinishReason.stop, extracted={"strict": "1"}, verdict=it) for it in verdicts]
         return sample
 
     rewrite(folder, change)

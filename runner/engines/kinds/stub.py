@@ -12,6 +12,7 @@ from runner.config.generation import KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
 from runner.core import signals
+from runner.core.model_text import ends_in_thinking
 from runner.core.result import BranchText, FinishReason
 from runner.engines.base import (
     Capability,
@@ -140,7 +141,7 @@ def _answers(request: Request, texts: list[BranchText], reason: FinishReason, se
             seconds / 2,
             seconds,
         )
-        completion.choice = choice
+        completion.choice, completion.is_begun = choice, ends_in_thinking(request.prompt)
         completion.branches = texts if request.branches and texts else None
         if request.continuation is not None and reason is not FinishReason.cancelled:
             continuation = request.continuation

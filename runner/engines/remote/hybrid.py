@@ -189,6 +189,8 @@ class HybridSession(Session):
             what,
             completion.new_tokens,
             completion.error,
+            thinking=completion.thinking,
+            is_begun=completion.is_begun,
         )
         case.calls.append(call)
         if completion.cost_usd is not None:
@@ -262,5 +264,7 @@ class HybridSession(Session):
             by=None if answer is None else who,
             cost_usd=case.cost_usd,
             calls=case.calls,
+            thinking=None if answer is None else answer.thinking,
+            is_begun=answer is not None and answer.is_begun,
         )
         self._events.append(completion)

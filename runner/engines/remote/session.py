@@ -14,7 +14,7 @@ from typing import Any
 import openai
 
 from runner.core.errors import JobFailed, RunnerError
-from runner.core.result import FinishReason
+from runner.core.model_text import FinishReason, ends_in_thinking
 from runner.engines.base import Completion, Delta, Event, Request, RequestId, request_sha256
 from runner.engines.remote.faults import Fault, Miscounted, RequestRejected
 from runner.engines.remote.model import RemoteModel
@@ -47,12 +47,13 @@ class RemoteRequest:
     first_token_s: float = 0.0
     times: list[list[float]] = field(default_factory=list)  # of each choice: when its pieces of text arrived
     texts: list[AnswerText] = field(default_factory=list)
+    thinking: list[AnswerText] = field(default_factory=list)  # of each choice: what the server sends apart
     reasons: list[FinishReason | None] = field(default_factory=list)
 
     def begin(self, secret: Secret) -> None:
         """Drop what arrived in an earlier try, perhaps from another server."""
         self.secret = secret
-        self.texts = [AnswerText(self.secret) for _ in range(self.request.n)]
+        self.texts, self.thinking = ([AnswerText(secret) for _ in range(self.request.n)] for _ in range(2))
         self.times, self.reasons = [[] for _ in self.texts], [None] * self.request.n
         self.usage, self.first_token_s = None, 0.0
 
@@ -68,27 +69,37 @@ class RemoteRequest:
             number = choice.index or 0
             text = choice.delta.content if "messages" in self.sent else choice.text
             text = "" if text is None else text
-            if not isinstance(text, str) or not isinstance(number, int) or not 0 <= number < len(self.texts):
+            thinking = thinking_of(choice.delta) if "messages" in self.sent else ""
+            is_text = isinstance(text, str) and isinstance(thinking, str)
+            if not is_text or not isinstance(number, int) or not 0 <= number < len(self.texts):
                 raise ValueError("a choice that was not requested, or one without text")
             if self.reasons[number] is not None:
                 continue
-            final = ""
-            if text:
+            if text or thinking:
                 self.times[number].append(time.perf_counter())
                 self.first_token_s = self.first_token_s or self.times[number][0] - self.started
-                final = self.texts[number].take(text)
+            self.thinking[number].take(thinking)
+            final = self.texts[number].take(text)
             if choice.finish_reason not in (None, ""):  # some servers send an empty one until the end
                 self.reasons[number] = _finish_reason(choice.finish_reason)
                 final += self.texts[number].end()
+                self.thinking[number].end()
             if final:
                 deltas.append(Delta(self.request.id, number, final))
         if (counts := usage_of(chunk)) is not None:
             self.usage = counts
         if isinstance(chunk.model, str) and chunk.model:
             self.by = self.secret.name(chunk.model)
-        if max(len(text.text) for text in self.texts) > self.max_characters:
+        pairs = zip(self.texts, self.thinking, strict=True)
+        if max(len(text.text) + len(thinking.text) for text, thinking in pairs) > self.max_characters:
             raise Fault("the answer exceeds its limit of tokens", "sent an endless answer")
         return deltas
+
+
+def thinking_of(delta: Any) -> Any:
+    """Return the thinking in a piece that a server has told apart, by either of the two names that servers use."""
+    named = (getattr(delta, name, None) for name in ("reasoning_content", "reasoning"))
+    return next((value for value in named if value), "")
 
 
 def usage_of(answer: Any) -> tuple[int, int] | None:
@@ -286,5 +297,7 @@ class ApiSession(Session):
                 by=remote.by,
                 cost_usd=self.engine.cost(prompt_tokens, new_tokens) if first else None,
                 token_times=remote.times[choice] or None,
+                thinking=remote.thinking[choice].text or None,
+                is_begun=ends_in_thinking(remote.request.prompt),
             )
             self._queue.put(completion)

@@ -45,7 +45,8 @@ from runner.tasks.asking import kept_words
 from runner.tasks.base import Context, Uses
 from runner.tasks.completing import problems
 
-VERSION = 3  # 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not drawn
+# 2: a program's `answer` that is no number, or too long, is no answer; 3: learned graphs are not drawn
+VERSION = 4  # only what follows thinking is said and counts, and a boxed expression that is no number is none
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 

@@ -44,7 +44,7 @@ from runner.tasks.gsm8k.trust import (
     warnings,
 )
 
-VERSION = 2
+VERSION = 3  # 3: only what follows thinking is an answer, and a boxed expression that is no number is none
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
 
@@ -250,22 +250,25 @@ def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Samp
     """Return a sample with its question and its verdict; several answers vote on one."""
     item = items[sample.index]
     if sample.choices is None:
-        extracted, verdict = judge(sample.text, sample.finish_reason, item.gold, task.judged_by)
+        extracted, verdict = judge(sample, item.gold, task.judged_by)
         sample = replace(sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out)
         return replace(sample, extracted=extracted, verdict=verdict)
     choices = []
     for choice in sample.choices:
-        extracted, verdict = judge(choice.text, choice.finish_reason, item.gold, task.judged_by)
+        extracted, verdict = judge(choice, item.gold, task.judged_by)
         choices.append(replace(choice, extracted=extracted, verdict=verdict))
     votes = {each: elect(choices, item.gold, each) for each in task.ways_to_judge}
     elected = votes[task.judged_by]
+    winner = choices[elected.winner]
     return replace(
         sample,
         question=item.question,
         gold=item.gold,
         cluster=item.cluster,
-        text=choices[elected.winner].text,
-        finish_reason=sample.finish_reason if sample.failed else choices[elected.winner].finish_reason,
+        text=winner.text,
+        thinking=winner.thinking,
+        is_begun=winner.is_begun,
+        finish_reason=sample.finish_reason if sample.failed else winner.finish_reason,
         extracted={each: vote.answer for each, vote in votes.items()},
         verdict=elected.verdict,
         choices=choices,

@@ -14,6 +14,7 @@ from functools import partial
 
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.core.effects import Finding, judge, paired_accuracies
+from runner.core.model_text import ends_in_thinking
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.texts import counted
 from runner.engines.base import EngineReport, Request, prompt_sha256
@@ -24,7 +25,6 @@ from runner.tasks.completing import complete_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, rejection_of_second
 
 TWINS = "twins.jsonl"
-THINKING, THOUGHT = "<think>", "</think>"
 HASH_CHARACTERS = 12
 
 
@@ -53,7 +53,7 @@ def look_at_prompts(
         use = "there, and not used" if isinstance(form.prompt, str) else "used"
         report.facts["chat_template"] = use if report.has_chat_template else "none"
     report.facts["prompt"] = " · ".join(words)
-    if isinstance(seen, str) and seen.rstrip().endswith(THINKING):
+    if ends_in_thinking(seen):
         report.facts["thinking"] = "begun by the chat template"
 
 
@@ -78,15 +78,10 @@ def trust_report(
         pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
         report["extractors_differ"] = sum(strict is not flexible for strict, flexible in pairs)
     report["stopped_by_length"] = sum(one.finish_reason is FinishReason.length for one in answers)
-    report["cut_off_thinking"] = cut_off_thinking(samples, facts)
+    parts = [one.parts for one in answers]
+    report["thinking_removed"] = sum(one.has_thinking and not one.is_open for one in parts)
+    report["cut_off_thinking"] = sum(one.is_open for one in parts)
     return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
-
-
-def cut_off_thinking(samples: Sequence[Sample], facts: Mapping[str, str]) -> int:
-    """Count the answers that were cut off while the model was still thinking."""
-    is_begun = "thinking" in facts
-    cut_off = [one for sample in samples for one in sample.answers if one.finish_reason is FinishReason.length]
-    return sum((is_begun or THINKING in one.text) and THOUGHT not in one.text for one in cut_off)
 
 
 def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str]:
@@ -102,9 +97,11 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
             "the model has a chat template, and was asked in plain text: if it was tuned for chats, use "
             "task.prompt=chat"
         )
+    if removed := int(metrics["thinking_removed"]):
+        warned.append(f"thinking was removed from {counted(removed, 'answer')}: only what follows it was judged")
     if thinking := int(metrics["cut_off_thinking"]):
         warned.append(
-            f"{counted(thinking, 'answer was', 'answers were')} cut off while the model was still thinking: give it a "
+            f"{counted(thinking, 'answer')} ended while the model was still thinking, which counts as cut off: give it a "
             "larger generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template "
             "reads it"
         )

@@ -72,10 +72,10 @@ def started(tmp_path: Path, config: RunnerConfig, engine: Knowing) -> Result:
         recorder.close()
 
 
-def sample(text: str, reason: FinishReason = FinishReason.stop, gold: str = "7") -> Sample:
+def sample(text: str, reason: FinishReason = FinishReason.stop, gold: str = "7", is_begun: bool = False) -> Sample:
     task = Gsm8kConfig()
     item = replace(load_questions(Gsm8kConfig(limit=1))[0], gold=gold)
-    return gsm8k.judged(task, {0: item}, Sample(0, "sha", 3, text, [1], reason, 0.1))
+    return gsm8k.judged(task, {0: item}, Sample(0, "sha", 3, text, [1], reason, 0.1, is_begun=is_begun))
 
 
 def test_extractors_and_lengths_are_counted() -> None:
@@ -89,14 +89,18 @@ def test_extractors_and_lengths_are_counted() -> None:
     assert warnings(report, {}) == []
 
 
-def test_a_model_that_was_cut_off_while_thinking_is_warned_of() -> None:
-    texts = ["<think> hm", "<think> hm </think> so", "hm", "<think> hm"]
-    samples = [sample(text, FinishReason.length) for text in texts[:3]] + [sample(texts[3])]
+def test_answers_with_thinking_are_counted_and_said() -> None:
+    stop, length = FinishReason.stop, FinishReason.length
+    texts = [("<think> hm", length), ("<think> hm </think> so", length), ("hm", length), ("<think> #### 7", stop)]
+    samples = [sample(text, reason) for text, reason in texts]
     report = trust_report(samples, {})
-    assert report["cut_off_thinking"] == 1
-    assert trust_report(samples, {"thinking": "begun by the chat template"})["cut_off_thinking"] == 2
-    [warning] = warnings(report, {})
-    assert warning.startswith("1 answer was cut off while the model was still thinking")
+    assert (report["cut_off_thinking"], report["thinking_removed"]) == (2, 1)
+    removed, cut_off = warnings(report, {})
+    assert removed == "thinking was removed from 1 answer: only what follows it was judged"
+    assert cut_off.startswith("2 answers ended while the model was still thinking, which counts as cut off")
+    begun = [sample(text, reason, is_begun=True) for text, reason in texts]
+    assert trust_report(begun, {})["cut_off_thinking"] == 3
+    assert [one.verdict for one in begun] == [Verdict.cut_off] * 4
 
 
 class Encoding:
