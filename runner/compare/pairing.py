@@ -30,6 +30,7 @@ from runner.core import effects, number_effects
 from runner.core.effects import Effect
 from runner.core.metrics import BY_REPEATS
 from runner.core.result import REPEATS, read_repeats
+from runner.scorers.verdicts import rules_between
 from runner.store.jobs import read_samples
 
 PROMPT_KEYS = (
@@ -99,7 +100,9 @@ def compare_answers(
 ) -> Effect:
     """Compare two runs of which these are the answers."""
     if scoring(run) != scoring(base):
-        raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}")
+        changed = rules_between(run.task, (base.task_version, run.task_version))
+        why = f" ({changed}; run the older job again)" if changed else ""
+        raise NotPaired(f"scored differently: the baseline with {scoring(base)}, this run with {scoring(run)}{why}")
     ours, theirs = answers
     shared = sorted(ours.keys() & theirs.keys())  # in the order of the questions
     stopped = [it.job_id for it in (run, base) if it.stopped_early]

@@ -10,6 +10,9 @@ from runner.scorers.letters import LETTERS, extract_letters
 from runner.scorers.numbers import extract_all
 
 EXTRACTORS = frozenset(each.value for each in Extractor)
+_THINKING_REMOVED = "only what follows thinking is an answer, and a boxed expression that is no number is none"
+# what changed with a task's VERSION, for those who compare with a job that was scored before it
+NEW_RULES = {("gsm8k", 3): _THINKING_REMOVED, ("agents", 4): _THINKING_REMOVED}
 
 
 def judge(one: ModelText, gold: str, by: str) -> tuple[dict[str, str | None], Verdict]:
@@ -39,3 +42,12 @@ def was_cut_off(answers: dict[str, str | None], one: ModelText, by: str) -> bool
     """Whether a text ended before its answer: it may contain numbers, but none is marked as the answer."""
     marked_answer = answers[Extractor.strict.value if by == Extractor.flexible else by]
     return one.parts.is_open or (one.finish_reason is not FinishReason.stop and marked_answer is None)
+
+
+def rules_between(task: str, versions: tuple[str, str]) -> str:
+    """Say what changed between two versions of a task's rules; empty if that is not known."""
+    if not all(version.isdecimal() for version in versions):
+        return ""
+    old, new = sorted(map(int, versions))
+    changed = (f"since version {at}, {what}" for (of, at), what in NEW_RULES.items() if of == task and old < at <= new)
+    return "; ".join(changed)

@@ -284,6 +284,20 @@ def test_other_scoring_is_rejected(store: Store, rows: Any) -> None:
     )
 
 
+def test_a_job_of_before_is_read_as_it_was_judged_and_the_other_rules_are_named(store: Store, rows: Any) -> None:
+    store.job("gsm8k", "base", NONE, marks(50, 100), tags={"task_version": "2"})
+    store.job("gsm8k", "before", NF4, marks(40, 100), tags={"task_version": "2"})
+    store.job("gsm8k", "since", INT8, marks(40, 100), tags={"task_version": "3"})
+    row_by_job = rows("gsm8k", "--baseline", BASELINE)
+    comparison = row_by_job["before"]["comparison"]
+    assert (comparison["wins"], comparison["losses"]) == (0, 10)
+    assert row_by_job["since"]["note"] == (
+        "scored differently: the baseline with version 2 strict, this run with version 3 strict (since version 3, only "
+        "what follows thinking is an answer, and a boxed expression that is no number is none; run the older job again)"
+    )
+    assert row_by_job["since"]["comparison"] is None
+
+
 def test_artifacts_are_read_if_the_folder_is_gone_or_was_changed(store: Store, rows: Any) -> None:
     base = store.job("moved", "base", NONE, marks(50, 100))
     changed = store.job("moved", "nf4", NF4, marks(40, 100))

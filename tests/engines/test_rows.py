@@ -89,3 +89,25 @@ def test_streamed_text_is_never_taken_back(tokenizer: Any, text: str, stop: tupl
         assert len(answer) - len(streamed) <= most_held_back, (
             "no more is most_held_back back than the beginning of a stop text"
         )
+
+
+def test_tags_of_thinking_that_are_special_tokens_stay_in_the_text(tokenizer: Any) -> None:
+    own = deepcopy(tokenizer)
+    own.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<|other|>"]})
+    opening, closing, other = own.convert_tokens_to_ids(["[THINK]", "[/THINK]", "<|other|>"])
+    ids = own("ab", add_special_tokens=False)["input_ids"]
+    row = Row(Request(0, "x"), [1], "", 100, tokens=[opening, *ids, other, closing, *ids, EOS])
+    assert Stopping(own, frozenset({EOS})).answer_text(row) == "[THINK]ab[/THINK]ab"
+    row.tokens = [*ids, other, *ids, EOS]
+    assert Stopping(own, frozenset({EOS})).answer_text(row) == "abab", "other special tokens are no text"
+
+
+def test_a_row_knows_that_its_prompt_has_begun_the_thinking(tokenizer: Any, make_config: Any, tiny_llama: Path) -> None:
+    thinking = deepcopy(tokenizer)
+    thinking.chat_template += "<think>\n"
+    config = make_config(model=LocalModelConfig(name=str(tiny_llama)))
+    request = Request(0, (Message("user", "Hi"),), n=2)
+    for used, is_begun in ((thinking, True), (tokenizer, False)):
+        rows = Admission(config, used, "it", 1000).rows(request)
+        assert [row.is_begun for row in rows] == [is_begun] * 2
+        assert rows[0].completion(FinishReason.stop, 0.1, "#### 7").parts.is_open == is_begun

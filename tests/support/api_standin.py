@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import http.server
 import json
+import re
 import socket
 import struct
 import threading
@@ -53,6 +54,7 @@ class Api:
         self.gone = 0  # requests whose client left
         self.at_once = self.most_at_once = 0
         self.delay_s = 0.0  # between two pieces of an answer
+        self.thinking: tuple[str, Answer] | None = None  # the field that has thinking, and the thinking
         self.models: list[dict[str, Any]] | None = [
             {"id": "tiny", "object": "model", "root": "/models/tiny-v1", "max_model_len": 512}
         ]
@@ -221,12 +223,14 @@ class Api:
     def stream(self, to: http.server.BaseHTTPRequestHandler, body: dict[str, Any], usage: bool = True) -> None:
         begin(to)
         text, limit = self.answer(body), int(body.get("max_tokens") or body["max_completion_tokens"])
-        words = text.split(" ")
+        field, thought = ("", "") if self.thinking is None else (self.thinking[0], self.thinking[1](body))
+        words = [(field, word) for word in re.findall(r" ?[^ ]+", thought)]
+        words += [("content", word if number == 0 else f" {word}") for number, word in enumerate(text.split(" "))]
         reason = "length" if len(words) > limit else "stop"
-        pieces = [word if number == 0 else f" {word}" for number, word in enumerate(words[:limit])]
+        pieces = words[:limit]
         for number in range(body.get("n", 1)):
-            for piece in pieces:
-                event(to, self.chunk(body, number, piece))
+            for name, piece in pieces:
+                event(to, self.chunk(body, number, piece, name=name))
                 self.pause()
             event(to, self.chunk(body, number, reason=reason))
         if usage:
@@ -244,9 +248,11 @@ class Api:
         """Wait between two pieces of an answer."""
         time.sleep(self.delay_s)
 
-    def chunk(self, body: dict[str, Any], number: int = 0, text: str = "", reason: str | None = None) -> dict[str, Any]:
+    def chunk(
+        self, body: dict[str, Any], number: int = 0, text: str = "", reason: str | None = None, name: str = "content"
+    ) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": number, "finish_reason": reason}
-        choice |= {"delta": {"content": text}} if "messages" in body else {"text": text}
+        choice |= {"delta": {name: text}} if "messages" in body else {"text": text}
         return {"id": "x", "object": "chunk", "created": 1, "model": self.reports, "choices": [choice]}
 
 

@@ -70,8 +70,7 @@ class RemoteRequest:
             text = choice.delta.content if "messages" in self.sent else choice.text
             text = "" if text is None else text
             thinking = thinking_of(choice.delta) if "messages" in self.sent else ""
-            is_text = isinstance(text, str) and isinstance(thinking, str)
-            if not is_text or not isinstance(number, int) or not 0 <= number < len(self.texts):
+            if not isinstance(text, str) or not isinstance(number, int) or not 0 <= number < len(self.texts):
                 raise ValueError("a choice that was not requested, or one without text")
             if self.reasons[number] is not None:
                 continue
@@ -96,10 +95,10 @@ class RemoteRequest:
         return deltas
 
 
-def thinking_of(delta: Any) -> Any:
+def thinking_of(delta: Any) -> str:
     """Return the thinking in a piece that a server has told apart, by either of the two names that servers use."""
     named = (getattr(delta, name, None) for name in ("reasoning_content", "reasoning"))
-    return next((value for value in named if value), "")
+    return next((value for value in named if value and isinstance(value, str)), "")
 
 
 def usage_of(answer: Any) -> tuple[int, int] | None:

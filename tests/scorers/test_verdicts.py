@@ -1,0 +1,55 @@
+"""Verdicts on what models write: outputs that were judged by hand, for every extractor, and for the scorer of a plug-in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.config.task import Extractor
+from runner.core.model_text import TAGS, FinishReason, split
+from runner.core.result import BranchText, Verdict
+from runner.scorers.verdicts import judge
+from runner.scorers.votes import elect
+
+JUDGED = [json.loads(line) for line in Path(__file__).with_name("judged_by_hand.jsonl").read_text().splitlines()]
+
+
+def written(one: dict[str, Any]) -> BranchText:
+    reason = FinishReason(one["finish_reason"])
+    return BranchText(one["text"], [], reason, thinking=one.get("thinking"), is_begun=one.get("is_begun", False))
+
+
+@pytest.mark.parametrize("one", JUDGED, ids=lambda one: one["why"])
+def test_outputs_are_judged_as_by_hand(one: dict[str, Any]) -> None:
+    verdicts = {each.value: judge(written(one), one["gold"], each)[1].value for each in Extractor}
+    assert verdicts == one["expected"], one["text"]
+
+
+def test_at_least_forty_outputs_were_judged() -> None:
+    assert len(JUDGED) >= 40
+    assert {verdict for one in JUDGED for verdict in one["expected"].values()} == {it.value for it in Verdict}
+
+
+@pytest.mark.parametrize(("opening", "closing"), TAGS)
+def test_every_pair_of_tags_divides_a_text(opening: str, closing: str) -> None:
+    assert split(f"{opening}so 3{closing}#### 7").answer == "#### 7"
+    assert split(f"{opening}so 3{closing}#### 7").thinking == "so 3"
+    assert split(f"so 3{closing}#### 7").answer == "#### 7"
+    assert split(f"{opening}so 3").is_open
+    assert split(f"it says '{closing}': 7").answer == f"it says '{closing}': 7"
+
+
+def test_a_text_without_thinking_is_an_answer_as_it_is() -> None:
+    assert split(" 3 < 4, and [4] is #### 4\n") == split("").__class__("", " 3 < 4, and [4] is #### 4\n")
+    assert split("hm", is_begun=True).is_open
+
+
+def test_an_answer_that_ended_in_its_thinking_has_no_vote() -> None:
+    texts = ["<think>#### 9", "<think>#### 9", "<think>#### 9</think>#### 7"]
+    vote = elect([BranchText(text, [], FinishReason.stop) for text in texts], "7", "strict")
+    assert (vote.answer, vote.verdict, vote.right, vote.wrong) == ("7", Verdict.correct, (1,), ())
+    none = elect([BranchText(text, [], FinishReason.stop) for text in texts[:2]], "9", "flexible")
+    assert (none.answer, none.verdict) == (None, Verdict.cut_off)
