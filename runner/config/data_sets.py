@@ -24,6 +24,7 @@ from omegaconf.errors import ValidationError
 from runner.config.choices import CONF
 from runner.config.messages import wrong_value
 from runner.config.task import Gold, QuestionsConfig
+from runner.config.wording import for_letters
 from runner.core.errors import ConfigError, unknown
 
 GROUP = "dataset"
@@ -104,7 +105,7 @@ def _default(task: DictConfig, key: str) -> Any:
     schema: Any = OmegaConf.get_type(task)
     default: Any = next(item.default for item in fields(schema) if item.name == key)
     if key == "instruction" and (task.choices_key is not None or task.gold is Gold.letter):
-        return default.replace("number", "letter")
+        return for_letters(default)
     return default
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
 from runner.config.generation import GenerationConfig
-from runner.config.wording import PromptStyle, WordingConfig
+from runner.config.wording import PromptStyle, WordingConfig, for_letters
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
 from runner.core.fields import HASHED, MISSING, Text, counts_as, counts_unless, inert
@@ -174,6 +174,13 @@ class QuestionsConfig(TaskConfig):
     def has_letters(self) -> bool:
         """Whether the gold answers are letters of choices."""
         return self.gold is Gold.letter or self.choices_key is not None
+
+    def take_choices(self, key: str) -> None:
+        """Take over the key of the choices that the data show, as if it had been given."""
+        self.choices_key = key
+        usual = {it.name: it.default for it in fields(self)}.get("instruction")
+        if usual is not None and getattr(self, "instruction") == usual:  # noqa: B009 – only some tasks have it
+            setattr(self, "instruction", for_letters(str(usual)))  # noqa: B010
 
     @property
     def subject(self) -> str:

@@ -11,6 +11,11 @@ from runner.core.errors import ConfigError, check, unknown
 from runner.core.fields import Text
 
 
+def for_letters(instruction: str) -> str:
+    """Return the usual instruction for answers that are letters of choices."""
+    return instruction.replace("number", "letter")
+
+
 class PromptStyle(StrEnum):
     """The form of a question: chat template, plain `Question: … Answer:` text, or what lm-evaluation-harness sends."""
 

@@ -21,7 +21,7 @@ from runner.datasets.gsm8k import Item, load_questions
 from runner.datasets.prompts import text_of
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection
-from runner.datasets.shapes import Keys, cluster_of
+from runner.datasets.shapes import CHOICES, Keys, cluster_of
 from runner.scorers.letters import LETTERS
 
 
@@ -122,9 +122,10 @@ def _shape_of(path: Path, task: LikelihoodConfig) -> str | None:
     if not isinstance(row, dict):
         raise DataError(f"{where}: not an object with keys: {NEEDED}")
     shape = next((shape for shape in SHAPES if set(shape.split("+")) <= row.keys()), None)
-    if shape == "question+answer" and (task.question_key or task.answer_key):
+    if shape == "question+answer" and (task.question_key or task.answer_key or row.get(CHOICES)):
         return None
-    if shape is None and not task.question_key and not task.answer_key and not {"answer", "Answer"} & row.keys():
+    known = {"answer", "Answer", CHOICES}
+    if shape is None and not task.question_key and not task.answer_key and not known & row.keys():
         raise DataError(f"{where}: {few(sorted(row), 8) or 'no keys'}: {NEEDED}")
     return shape
 

@@ -22,7 +22,7 @@ from runner.core.texts import parse_json, read_json, read_lines
 from runner.datasets import tables
 from runner.datasets.question_lists import named_places
 from runner.datasets.question_selection import QuestionSelection, Row
-from runner.datasets.shapes import Keys, read_row
+from runner.datasets.shapes import CHOICES, Keys, read_row
 from runner.embedded.problems import DISTINCT, Split, problem, template_name
 from runner.scorers.numbers import plain_number
 
@@ -83,6 +83,8 @@ def load_questions(task: QuestionsConfig) -> list[Item]:
                 f"task.offset={task.offset}: split {task.split} of task.data={task.data} has only {total}"
             )
         raise ConfigError(f"task.data={task.data}: split {task.split} holds no questions")
+    if items[0].choices and task.choices_key is None:
+        task.take_choices(CHOICES)
     return items if task.without is None else _without(task.without, items, source)
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.config.task import QuestionsConfig
@@ -21,8 +21,9 @@ from runner.scorers.numbers import gold_number
 
 # GSM8K and many more · SVAMP, ASDiv · other spellings · MAWPS as published · GSM-Hard
 QUESTIONS = ("question", "Body+Question", "Question", "problem", "sQuestion", "input")
-# … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard
-ANSWERS = ("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target")
+# … · SVAMP, ASDiv · MultiArith · MAWPS as published · Calc-X's MAWPS, SVAMP and ASDiv · GSM-Hard · ARC
+ANSWERS = ("answer", "Answer", "final_ans", "final_answer", "lSolutions", "result", "target", "answerKey")
+CHOICES = "choices"  # of MMLU: a list, and `answer` is a number from 0 on; of ARC: text and label, and `answerKey`
 # HumanEval · MBPP · APPS: each answer is a program
 PROGRAMMING = (("test", "entry_point"), ("code", "test_list"), ("solutions", "input_output"))
 IDS = ("id", "ID", "question_id", "iIndex")  # of ARC and Calc-X, SVAMP and ASDiv, MMLU-Pro, MAWPS as published
@@ -70,7 +71,29 @@ class Keys:
     def columns(self, names: Collection[str]) -> list[str]:
         """Return the columns of a table that are read."""
         parts, answer = self.among(names)
-        return list(dict.fromkeys([*parts, answer, *self.of_choices(names), *self.of_cluster(names), *_id_keys(names)]))
+        known = [key for key in (CHOICES, "answerKey") if key in names]
+        named = *self.of_choices(names), *self.of_cluster(names), *_id_keys(names)
+        return list(dict.fromkeys([*parts, answer, *known, *named]))
+
+    def with_known_choices(self, row: Mapping[str, Any]) -> Keys:
+        """Return the keys of a row of MMLU's or ARC's shape; ValueError if it has other choices that no key names."""
+        choices = row.get(CHOICES)
+        if self.choices is not None or self.has_letters or self.scorer is not None or not choices:
+            return self
+        has_labels = isinstance(choices, Mapping) and {"text", "label"} <= choices.keys()
+        answer = self.answer or ("answerKey" if has_labels else "answer")
+        value = row.get(answer)
+        if has_labels:
+            is_known = isinstance(choices["label"], list) and str(value) in map(str, choices["label"])
+        else:
+            is_known = isinstance(choices, list) and type(value) is int and 0 <= value < len(choices)
+        if is_known:
+            return replace(self, answer=answer, choices=CHOICES, has_letters=True)
+        raise ValueError(
+            f"it has `{CHOICES}` ({_short(choices)}), and neither MMLU's shape (a list, and the number of the right "
+            "one, from 0 on, in `answer`) nor ARC's (`text` and `label`, and the right label in `answerKey`): say how it is "
+            f"asked, with task.choices_key={CHOICES} and task.answer_key=KEY, of a letter, a number or a choice"
+        )
 
     def of_cluster(self, names: Collection[str]) -> list[str]:
         """Return the key of the family of questions; empty if none is named."""
@@ -96,6 +119,7 @@ class Read:
 
 def read_row(row: Mapping[str, Any], keys: Keys) -> Read:
     """Read a row; ValueError with the reason."""
+    keys = keys.with_known_choices(row)
     parts, answer_key = keys.among(row)
     texts = [_text(row, key) for key in parts]
     question = texts[0] if len(texts) == 1 else " ".join(text.strip() for text in texts)

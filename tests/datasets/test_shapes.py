@@ -187,3 +187,62 @@ def test_programming_tasks_are_refused_with_the_reason(row: dict[str, Any]) -> N
         with pytest.raises(ValueError, match=why):
             keys.columns(list(row))
     read_row({"question": "Which test is code?", "answer": "7", "test": "a", "code": "b"}, Keys())  # no such set
+
+
+MMLU = {
+    "question": "Which colour has grass?",
+    "subject": "botany",
+    "choices": ["blue", "green", "red", "1"],
+    "answer": 1,
+}
+ARC = {
+    "id": "Mercury_1",
+    "question": "Which colour has grass?",
+    "choices": {"text": ["blue", "green", "red", "1"], "label": ["1", "2", "3", "4"]},
+    "answerKey": "2",
+}
+
+
+@pytest.mark.parametrize(
+    "row", [MMLU, ARC, ARC | {"choices": {"text": MMLU["choices"], "label": list("ABCD")}, "answerKey": "B"}]
+)
+def test_the_shapes_of_mmlu_and_arc_are_multiple_choice(row: dict[str, Any], tmp_path: Path) -> None:
+    read = read_row(row, Keys())
+    assert read.question == "Which colour has grass?\nA. blue\nB. green\nC. red\nD. 1"
+    assert (read.gold, read.answer) == ("B", "#### B")
+    parquet.write_table(pa.Table.from_pylist([row, row]), tmp_path / "test.parquet")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    (tmp_path / "rows.json").write_text(json.dumps([row]))
+    for name in ("test.parquet", "rows.jsonl", "rows.json"):
+        task = Gsm8kConfig(data=str(tmp_path / name))
+        first = load_questions(task)[0]
+        assert (first.question, first.gold, first.choices[1]) == (read.question, "B", "green"), name
+        assert task.choices_key == "choices"
+        assert task.instruction == "Solve it step by step. End with '#### ' and the letter."
+    own = Gsm8kConfig(data=str(tmp_path / "rows.jsonl"), instruction="Which?")
+    load_questions(own)
+    assert own.instruction == "Which?", "the user's own stays"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        MMLU | {"answer": 4},
+        MMLU | {"answer": "1"},
+        MMLU | {"answer": True},
+        MMLU | {"choices": "blue, green"},
+        {"question": "Q?", "choices": ["blue", "green"], "gold": 1},
+        ARC | {"answerKey": "5"},
+        ARC | {"choices": {"text": ["blue", "green"]}},
+    ],
+)
+def test_other_choices_are_refused_and_the_key_is_named(row: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"task\.choices_key=choices and task\.answer_key=KEY"):
+        read_row(row, Keys())
+
+
+def test_choices_that_are_named_or_empty_or_in_the_question_are_no_choices_to_recognise() -> None:
+    assert read_row(MMLU | {"answer": "green"}, Keys(choices="choices", has_letters=True)).gold == "B"
+    assert read_row(MMLU | {"answer": "B"}, Keys(has_letters=True)).question == "Which colour has grass?"
+    for row in ({"question": "Q?", "choices": None, "answer": 5}, {"question": "Q?", "choices": [], "answer": 5}):
+        assert read_row(row, Keys()).gold == "5"
