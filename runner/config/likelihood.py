@@ -28,6 +28,8 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     repeat: int = counts_unless(0)
     exact: bool = inert(False, "says how the reference is read; with a reference it counts among the hashes")
 
+    show_prompt: int = inert(0, "how many prompts are shown")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         need = "leaves questions out of an accuracy, and texts have none: task.only chooses which texts are scored"
@@ -37,6 +39,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         check(self.prompt in STYLES, "task.prompt", self.prompt.value, need)
         self.check_wording()
         check_least(0, "task.repeat", self.repeat)
+        check_least(0, "task.show_prompt", self.show_prompt)
         need = (
             "it shows the noise of likelihoods, and task.reference compares with another job: leave one of the two out"
         )

@@ -314,9 +314,10 @@ ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
 # The columns of a grid that any of its jobs has measured: first the purpose of the tasks, then what most tasks have.
 OF_GRID = (
     "n",
+    "acc",
+    "acc_norm",
     LOG_LIKELIHOOD,
     "kl_nats_per_token",
-    "acc",
     "calls",
     "prompt_tokens_per_question",
     "new_tokens_per_question",
@@ -411,6 +412,8 @@ LINES = (
         "{early_stop_losses} lost of {questions_asked}",
         brief=True,
     ),
+    Line("accuracy", "{acc}   95 % interval {acc_low} – {acc_high}   n = {n}", brief=True),
+    Line("normalized", "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}"),
     Line("log-likelihood", "{log_likelihood_nats_per_token} nats/token   n = {n}", brief=True),
     Line(
         "log-likelihood",
@@ -422,12 +425,6 @@ LINES = (
     Line("perplexity", "{perplexity} a token"),
     Line("perplexity", "{perplexity} a token   95 % interval {perplexity_low} – {perplexity_high}"),
     Line("rank 1", "{rank_1_share} of the tokens are the model's first choice"),
-    Line(
-        "choices",
-        "acc {acc} · by characters {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}   95 % interval of acc "
-        "{acc_low} – {acc_high}",
-        brief=True,
-    ),
     Line("KL", "{kl_nats_per_token} nats/token", brief=True),
     Line(
         "KL",

@@ -91,8 +91,8 @@ class Keys:
             return replace(self, answer=answer, choices=CHOICES, has_letters=True)
         raise ValueError(
             f"it has `{CHOICES}` ({_short(choices)}), and neither MMLU's shape (a list, and the number of the right "
-            "one, from 0 on, in `answer`) nor ARC's (`text` and `label`, and the right label in `answerKey`): say how it is "
-            f"asked, with task.choices_key={CHOICES} and task.answer_key=KEY, of a letter, a number or a choice"
+            "one, from 0 on, in `answer`) nor ARC's (`text` and `label`, and the right label in `answerKey`): say how "
+            f"it is asked, with task.choices_key={CHOICES} and task.answer_key=KEY, of a letter, a number or a choice"
         )
 
     def of_cluster(self, names: Collection[str]) -> list[str]:

@@ -21,12 +21,12 @@ from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
 from runner.engines.base import Completion, EngineReport, Request, RequestId
 from runner.engines.contract import Engine
-from runner.engines.kinds import kind_of
 from runner.scorers.totals import score_without_left_out
 from runner.scorers.verdicts import judge
 from runner.scorers.votes import elect
 from runner.store.jobs import Job
 from runner.tasks import positions
+from runner.tasks.asked_prompts import look_at_prompts, prompts_shown
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import Completed, complete_missing, order_of_repeat, sample_of
 from runner.tasks.gsm8k.asking_again import AskingAgain
@@ -39,7 +39,6 @@ from runner.tasks.gsm8k.trust import (
     changed_answers,
     check_contamination,
     check_invariance,
-    look_at_prompts,
     trust_report,
     warnings,
 )
@@ -97,7 +96,7 @@ def run(inputs: Problems, context: Context) -> Result:
     """Generate what is not on disk yet, judge each completion, add up, and report how far the score can be trusted."""
     task, items = inputs.task, by_number(inputs.items)
     if task.show_prompt:
-        log.info("%s", prompts_shown(inputs, context.config, context.resolved))
+        log.info("%s", prompts_shown(context.config, context.resolved, first_requests(inputs)))
     early_stop = None
     if inputs.baseline is not None:
         early_stop = EarlyStop.read(inputs.baseline, context.config, VERSION, inputs.items)
@@ -144,7 +143,9 @@ def complete_questions(
     def look(engine: Engine, report: EngineReport) -> None:
         first = inputs.items[0].number
         (form,) = requests_for(inputs, {first: NO_QUESTION})
-        look_at_prompts(task.prompt.value, len(inputs.shots[first]), form, requests[0], engine, report)
+        shots = len(inputs.shots[first])
+        words = [task.prompt.value, f"{shots} worked example{'s' * (shots != 1)}"]
+        look_at_prompts(words, form, requests[0], engine, report)
         if again is not None:
             again.begin(engine)
 
@@ -174,7 +175,7 @@ def asking_again(inputs: Problems, requests: list[Request], context: Context) ->
 def deliver(inputs: Problems, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
     """Show the prompts of a recorded job if requested."""
     if inputs.task.show_prompt:
-        log.info("%s", prompts_shown(inputs, config, resolve(config)))
+        log.info("%s", prompts_shown(config, resolve(config), first_requests(inputs)))
 
 
 def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
@@ -182,14 +183,13 @@ def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
     early_stop = "" if inputs.baseline is None else preview_baseline(inputs.task, inputs.baseline, len(inputs.items))
     chosen = choice_words(inputs.task, inputs.items)
     chosen += positions.of_questions(config, resolved, requests_for(inputs, by_number(inputs.items)))
-    return "\n".join(filter(None, (*chosen, early_stop, prompts_shown(inputs, config, resolved))))
+    shown = prompts_shown(config, resolved, first_requests(inputs))
+    return "\n".join(filter(None, (*chosen, early_stop, shown)))
 
 
-def prompts_shown(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
-    """Return the first task.show_prompt prompts as the model sees them; only the tokenizer is loaded."""
-    requests = requests_for(inputs, by_number(inputs.items[: inputs.task.show_prompt]))
-    seen = {request.id: kind_of(config.model).rendered(config, resolved, request.prompt) for request in requests}
-    return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in seen.items())
+def first_requests(inputs: Problems) -> list[Request]:
+    """Return the first task.show_prompt requests."""
+    return requests_for(inputs, by_number(inputs.items[: inputs.task.show_prompt]))
 
 
 def checks(

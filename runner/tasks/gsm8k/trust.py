@@ -14,18 +14,15 @@ from functools import partial
 
 from runner.config.task import Extractor, Gsm8kConfig
 from runner.core.effects import Finding, judge, paired_accuracies
-from runner.core.model_text import ends_in_thinking
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.texts import counted
-from runner.engines.base import EngineReport, Request, prompt_sha256
-from runner.engines.contract import Engine
+from runner.engines.base import Request
 from runner.scorers.votes import Vote, elect, sizes
 from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside
 from runner.tasks.gsm8k.asking_again import AGAIN, rejection_of_second
 
 TWINS = "twins.jsonl"
-HASH_CHARACTERS = 12
 
 
 @dataclass
@@ -35,26 +32,6 @@ class CheckOutcome:
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-
-
-# ------------------------------------------------------------------------------------------------- the prompts
-
-
-def look_at_prompts(
-    style: str, shots: int, form: Request, first: Request, engine: Engine, report: EngineReport
-) -> None:
-    """Add facts about all prompts to the report; `form` is a prompt without a question."""
-    seen, form_ids = engine.encode(form)
-    words = [style, f"{shots} worked example{'s' * (shots != 1)}", f"form {prompt_sha256(seen)[:HASH_CHARACTERS]}"]
-    if report.has_chat_template is not None:  # the engine has the tokenizer
-        starts = [[one == report.bos_token for one in ids[:2]] for ids in (form_ids, engine.encode(first)[1])]
-        report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[max(map(sum, starts))]
-        words.append(report.facts["bos"])
-        use = "there, and not used" if isinstance(form.prompt, str) else "used"
-        report.facts["chat_template"] = use if report.has_chat_template else "none"
-    report.facts["prompt"] = " · ".join(words)
-    if ends_in_thinking(seen):
-        report.facts["thinking"] = "begun by the chat template"
 
 
 # --------------------------------------------------------------------------------------------------- the report
@@ -101,8 +78,8 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
         warned.append(f"thinking was removed from {counted(removed, 'answer')}: only what follows it was judged")
     if thinking := int(metrics["cut_off_thinking"]):
         warned.append(
-            f"{counted(thinking, 'answer')} ended while the model was still thinking, which counts as cut off: give it a "
-            "larger generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template "
+            f"{counted(thinking, 'answer')} ended while the model was still thinking, which counts as cut off: give it "
+            "a larger generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template "
             "reads it"
         )
     if metrics.get("questions_left"):

@@ -6,21 +6,21 @@ the windows of a text, or the choices of a question, are one sample of the stati
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import Resolved, resolve
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, DataError
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.result import Likelihood, Result, Sample
-from runner.datasets.asking import behind, build_prompt
 from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, given_sha256, load_given
-from runner.datasets.gsm8k import Item, describe
+from runner.datasets.gsm8k import describe
 from runner.engines.base import Capability, Completion, EngineReport, Request
 from runner.engines.contract import Engine, require_among
 from runner.engines.kinds import kind_of
@@ -31,6 +31,7 @@ from runner.store.top_k import TopK, TopKFile
 from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
 from runner.tasks.completing import complete_missing, order_of_repeat, sample_of
+from runner.tasks.likelihood import prompts
 from runner.tasks.likelihood.exact import EXACT_HASH, SideBySide, second_of, token_counts
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob, find
 from runner.tasks.named_job import state
@@ -38,6 +39,7 @@ from runner.tasks.named_job import state
 VERSION = 1
 USES = frozenset({Uses.weights, Uses.engine})
 FROM_LEDGER = True
+log = logging.getLogger(__name__)
 Diverge = Callable[[Completion], Divergence]  # the divergence from the reference over one text
 
 
@@ -99,6 +101,8 @@ def prepare(config: RunnerConfig) -> Texts:
 def run(inputs: Texts, context: Context) -> Result:
     """Score what is not on disk yet, and add up."""
     task, words = inputs.task, inputs.task.reference or ""
+    if task.show_prompt:
+        log.info("%s", prompts.shown(task, inputs.given, context.config, context.resolved))
     reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, words)
     pieces = [replace(it, request=replace(it.request, top_logprobs=task.keep_top_k)) for it in cut(inputs, context)]
     diverge: Diverge | None = None
@@ -114,9 +118,10 @@ def run(inputs: Texts, context: Context) -> Result:
     kept = TopKFile(context.recorder.folder) if task.keep_top_k else None
     scoring = Scoring({piece.index: piece for piece in pieces}, task, diverge, kept)
 
-    def look(_: Engine, report: EngineReport) -> None:
+    def look(engine: Engine, report: EngineReport) -> None:
         for one in [report] if pair is None else pair.reports:
             scoring.look(one)
+        prompts.look(task, inputs.given, engine, report)
 
     try:
         done = complete_missing(
@@ -150,14 +155,20 @@ def run(inputs: Texts, context: Context) -> Result:
     return result
 
 
+def deliver(inputs: Texts, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+    """Show the prompts of a recorded job if requested."""
+    if inputs.task.show_prompt:
+        log.info("%s", prompts.shown(inputs.task, inputs.given, config, resolve(config)))
+
+
 def preview(inputs: Texts, config: RunnerConfig, resolved: Resolved) -> str:
-    """Say what this job will be compared with, whether that is done, and if a scaling of RoPE can help with no text."""
+    """Say what this job will be compared with, whether a scaling of RoPE can help, and show prompts if requested."""
     lines = positions.of_given(config, resolved, inputs.given, inputs.task.window)
     if inputs.second is not None:
         lines.append(f"reference: {inputs.task.reference}, loaded beside this model")
     elif inputs.reference is not None:
         lines.append(f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}")
-    return "\n".join(lines)
+    return "\n".join(filter(None, (*lines, prompts.shown(inputs.task, inputs.given, config, resolved))))
 
 
 def notes(inputs: Texts) -> list[str]:
@@ -190,11 +201,11 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
             )
             pieces += [replace(it, cluster=given.cluster) for it in cut_text]
             continue
-        prompt = build_prompt(inputs.task, Item(given.question, "", ""), []) if given.form is Form.asked else None
+        prompt = prompts.prompt_of(inputs.task, given)
         for number, text in enumerate(given.texts):
-            shown = text if prompt is None else behind(prompt, text)
-            request = Request(len(pieces), given.question if prompt is None else prompt, continuation=shown)
-            size, is_other = len(shown.encode()), number != given.gold
+            continuation = prompts.continuation_of(prompt, given, text)
+            request = Request(len(pieces), prompt, continuation=continuation)
+            size, is_other = len(continuation.encode()), number != given.gold
             pieces.append(Continuation(request, unit, size, len(text), given.question, text, is_other, given.cluster))
     return pieces
 

@@ -23,9 +23,10 @@ from runner.engines.base import Capability, Completion, EngineReport, Event, Mes
 from runner.engines.stats import EngineStats
 from runner.run import run
 from runner.store.jobs import Job, Recorder, read_samples
+from runner.tasks.asked_prompts import look_at_prompts
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AGAIN
-from runner.tasks.gsm8k.trust import TWINS, look_at_prompts, trust_report, warnings
+from runner.tasks.gsm8k.trust import TWINS, trust_report, warnings
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
@@ -129,7 +130,7 @@ def test_what_the_model_sees_is_described(
     asked = Request(0, "x" if style is PromptStyle.text else (Message("user", "x"),))
     report = EngineReport(bos_token=None if has_template is None else BOS, has_chat_template=has_template)
     engine: Any = Encoding("<s>Question: QUESTION", ids)
-    look_at_prompts(style.value, 1, asked, asked, engine, report)
+    look_at_prompts([style.value, "1 worked example"], asked, asked, engine, report)
     assert report.facts.get("bos") == bos
     assert report.facts["prompt"].startswith(f"{style.value} · 1 worked example · form ")
     metrics = trust_report([sample("#### 7")], report.facts)

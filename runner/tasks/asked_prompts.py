@@ -1,0 +1,35 @@
+"""The prompts of a task that asks questions, as the model sees them: facts about their form, and their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runner.checkpoints.resolve import Resolved
+from runner.config.root import RunnerConfig
+from runner.core.model_text import ends_in_thinking
+from runner.engines.base import EngineReport, Request, prompt_sha256
+from runner.engines.contract import Engine
+from runner.engines.kinds import kind_of
+
+HASH_CHARACTERS = 12
+
+
+def look_at_prompts(words: Sequence[str], form: Request, first: Request, engine: Engine, report: EngineReport) -> None:
+    """Add facts about all prompts to the report; `words` say what they are, `form` is a prompt without a question."""
+    seen, form_ids = engine.encode(form)
+    words = [*words, f"form {prompt_sha256(seen)[:HASH_CHARACTERS]}"]
+    if report.has_chat_template is not None:  # the engine has the tokenizer
+        starts = [[one == report.bos_token for one in ids[:2]] for ids in (form_ids, engine.encode(first)[1])]
+        report.facts["bos"] = ("without BOS", "begins with BOS", "begins with two BOS")[max(map(sum, starts))]
+        words.append(report.facts["bos"])
+        use = "there, and not used" if isinstance(form.prompt, str) else "used"
+        report.facts["chat_template"] = use if report.has_chat_template else "none"
+    report.facts["prompt"] = " · ".join(words)
+    if ends_in_thinking(seen):
+        report.facts["thinking"] = "begun by the chat template"
+
+
+def prompts_shown(config: RunnerConfig, resolved: Resolved, requests: Sequence[Request]) -> str:
+    """Return prompts as the model sees them; only the tokenizer is loaded."""
+    seen = {request.id: kind_of(config.model).rendered(config, resolved, request.prompt) for request in requests}
+    return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in seen.items())

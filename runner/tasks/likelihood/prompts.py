@@ -1,0 +1,47 @@
+"""What a text is scored after: the prompts of questions, as the model sees them. Not a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from runner.checkpoints.resolve import Resolved
+from runner.config.likelihood import LikelihoodConfig
+from runner.config.root import RunnerConfig
+from runner.datasets.asking import behind, build_prompt
+from runner.datasets.given import Form, Given
+from runner.datasets.gsm8k import Item
+from runner.engines.base import EngineReport, Prompt, Request
+from runner.engines.contract import Engine
+from runner.tasks.asked_prompts import look_at_prompts, prompts_shown
+
+
+def shown(task: LikelihoodConfig, rows: Sequence[Given], config: RunnerConfig, resolved: Resolved) -> str:
+    """Return the first task.show_prompt prompts as the model sees them, each with what is scored after it."""
+    lines = []
+    for number, given in enumerate(rows[: task.show_prompt]):
+        if given.form is Form.text:
+            lines.append(f"text {number} has no prompt: it is scored in windows of {task.window} tokens")
+            continue
+        prompt = prompt_of(task, given)
+        scored = " | ".join(continuation_of(prompt, given, text) for text in given.texts)
+        lines += [prompts_shown(config, resolved, [Request(number, prompt)]), f"scored after it: {scored}"]
+    return "\n".join(lines)
+
+
+def look(task: LikelihoodConfig, rows: Sequence[Given], engine: Engine, report: EngineReport) -> None:
+    """Add facts about the prompts of questions, if there are any, to the report."""
+    asked = next((given for given in rows if given.form is Form.asked), None)
+    if asked is not None:
+        form, first = (Request(0, prompt_of(task, it)) for it in (replace(asked, question="QUESTION"), asked))
+        look_at_prompts([task.prompt.value], form, first, engine, report)
+
+
+def prompt_of(task: LikelihoodConfig, given: Given) -> Prompt:
+    """Return the prompt before the scored texts of a row: a question in the style of the task, or the row's own."""
+    return build_prompt(task, Item(given.question, "", ""), []) if given.form is Form.asked else given.question
+
+
+def continuation_of(prompt: Prompt, given: Given, text: str) -> str:
+    """Return a scored text as it follows its prompt."""
+    return behind(prompt, text) if given.form is Form.asked else text
