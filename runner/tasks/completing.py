@@ -304,10 +304,8 @@ def answers(sample: Sample, request: Request, engine: Engine) -> bool:
 def sample_of(*choices: Completion) -> Sample:
     """Return the completions of a request as a sample without a verdict."""
     first = next((one for one in choices if one.error is not None), choices[0])
-    several = [
-        Choice(it.text, it.token_ids, it.finish_reason, it.new_tokens, it.thinking, it.is_begun) for it in choices
-    ]
-    costs = [one.cost_usd for one in choices if one.cost_usd is not None]
+    every = [Choice(it.text, it.token_ids, it.finish_reason, it.new_tokens, it.thinking, it.is_begun) for it in choices]
+    costs = [it.cost_usd for it in choices if it.cost_usd is not None]
     return Sample(
         index=int(first.id),
         prompt_sha256=first.prompt_sha256,
@@ -319,7 +317,7 @@ def sample_of(*choices: Completion) -> Sample:
         error=first.error,
         permanent=first.permanent,
         branches=first.branches,
-        choices=several if len(choices) > 1 else None,
+        choices=every if len(choices) > 1 else None,
         calls=first.calls,
         new_tokens=first.new_tokens if len(choices) == 1 else None,
         by=first.by,
