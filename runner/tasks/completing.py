@@ -28,6 +28,18 @@ from runner.store.partial import PartialFile
 from runner.tasks.asking import each_request, kept_words
 from runner.tasks.base import Context, RequestsBeside
 
+SAME = (
+    "prompt_sha256",
+    "text",
+    "finish_reason",
+    "error",
+    "permanent",
+    "branches",
+    "calls",
+    "by",
+    "thinking",
+    "is_begun",
+)
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 
 
@@ -306,22 +318,14 @@ def sample_of(*choices: Completion) -> Sample:
     first = next((one for one in choices if one.error is not None), choices[0])
     every = [Choice(it.text, it.token_ids, it.finish_reason, it.new_tokens, it.thinking, it.is_begun) for it in choices]
     costs = [it.cost_usd for it in choices if it.cost_usd is not None]
+    same: dict[str, Any] = {name: getattr(first, name) for name in SAME}
     return Sample(
         index=int(first.id),
-        prompt_sha256=first.prompt_sha256,
         prompt_tokens=max(one.prompt_tokens for one in choices),  # some servers report it with the first choice only
-        text=first.text,
         token_ids=first.token_ids if len(choices) == 1 else [],
-        finish_reason=first.finish_reason,
         seconds=round(max(one.seconds for one in choices), 6),
-        error=first.error,
-        permanent=first.permanent,
-        branches=first.branches,
         choices=every if len(choices) > 1 else None,
-        calls=first.calls,
         new_tokens=first.new_tokens if len(choices) == 1 else None,
-        by=first.by,
         cost_usd=sum(costs) if costs else None,
-        thinking=first.thinking,
-        is_begun=first.is_begun,
+        **same,
     )

@@ -79,8 +79,8 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
     if thinking := int(metrics["cut_off_thinking"]):
         warned.append(
             f"{counted(thinking, 'answer')} ended while the model was still thinking, which counts as cut off: give it "
-            "a larger generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the template "
-            "reads it"
+            "a larger generation.max_new_tokens, or model.chat_template_kwargs.enable_thinking=false where the "
+            "template reads it"
         )
     if metrics.get("questions_left"):
         warned.append(
