@@ -28,18 +28,7 @@ from runner.store.partial import PartialFile
 from runner.tasks.asking import each_request, kept_words
 from runner.tasks.base import Context, RequestsBeside
 
-SAME = (
-    "prompt_sha256",
-    "text",
-    "finish_reason",
-    "error",
-    "permanent",
-    "branches",
-    "calls",
-    "by",
-    "thinking",
-    "is_begun",
-)
+SAME = "prompt_sha256 text finish_reason error permanent branches calls by thinking is_begun".split()  # noqa: SIM905
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 
 
