@@ -22,8 +22,8 @@ from runner.core import machine
 from runner.core.console import plain, say
 from runner.core.entry import run_entry
 from runner.core.errors import ConfigError, JobFailed, exit_code_of
+from runner.core.texts import clock
 from runner.estimates.fit import PROCESS_MIB
-from runner.estimates.jobs import clock
 from runner.estimates.speed import EstimateBasis
 from runner.grid.model_list import ITS_KEYS, listed
 

@@ -11,6 +11,7 @@ from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.core.console import say
 from runner.core.errors import RunnerError
+from runner.core.texts import clock
 from runner.estimates import calibration
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import Fit, fit, free_mib_by_device
@@ -113,15 +114,3 @@ def estimate_words(estimate: Estimate | None) -> tuple[str, str]:
         return "", ""
     at_most = "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
     return f"{at_most}{clock(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value
-
-
-def clock(seconds: float) -> str:
-    """Write seconds as people read them: 0.4 s, 7 s, 3:20, 1:02:03."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -16,8 +16,8 @@ from runner.core.margins import points_of_margin, questions_needed
 from runner.core.planning import expected_disagreement
 from runner.core.result import Verdict
 from runner.core.stats import ALPHA, POWER, detectable_difference
-from runner.core.texts import counted
-from runner.estimates.jobs import JobEstimate, clock
+from runner.core.texts import clock, counted
+from runner.estimates.jobs import JobEstimate
 from runner.grid.plan import PlannedJob, State
 from runner.store.jobs import Job, read_samples
 

@@ -20,9 +20,9 @@ from runner.core.console import console, plain, say
 from runner.core.files import shared_folder
 from runner.core.progress import ProgressState
 from runner.core.result import Status
-from runner.core.texts import counted
+from runner.core.texts import clock, counted
 from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
-from runner.estimates.jobs import JobEstimate, clock, estimate_words
+from runner.estimates.jobs import JobEstimate, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
 from runner.report import GridLine, brief, naming_columns
@@ -190,35 +190,13 @@ def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:
 
 
 @dataclass
-class Running:
-    """A job that a worker is running."""
-
-    step: ProgressState | None = None
-    moved_at: float = 0.0  # when the first piece of work was done; before that, the job was loading
-    moved_from: float = 0.0  # the amount that was done then
-
-    def move(self, step: ProgressState) -> None:
-        """Record the job's progress."""
-        self.step = step
-        if step.position and not self.moved_at:
-            self.moved_at, self.moved_from = time.monotonic(), step.position
-
-    def eta_s(self) -> float | None:
-        """Estimate the seconds left from the speed so far; None while there is no speed yet."""
-        if self.step is None or not self.step.total or self.step.position <= self.moved_from:
-            return None
-        speed = (self.step.position - self.moved_from) / (time.monotonic() - self.moved_at)
-        return (self.step.total - self.step.position) / speed
-
-
-@dataclass
 class GridView:
     """Shows the progress of a grid; a failure is printed when it happens."""
 
     labels: list[str]  # of all jobs of the plan
     to_do: int
     known: frozenset[int] = frozenset()  # jobs that were done when the grid was planned, e.g. to deliver their files
-    running: dict[int, Running] = field(default_factory=dict)
+    running: dict[int, ProgressState | None] = field(default_factory=dict)  # None: it has not begun to work
     done: int = 0
     failed: int = 0
     began: float = field(default_factory=time.monotonic)
@@ -239,12 +217,12 @@ class GridView:
 
     def started(self, number: int) -> None:
         """Record that a worker has started a job."""
-        self.running[number] = Running()
+        self.running[number] = None
 
     def progressed(self, number: int, step: ProgressState) -> None:
         """Record a job's progress."""
         if number in self.running:
-            self.running[number].move(step)
+            self.running[number] = step
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """Record that a job has ended, and print one line that says how."""
@@ -292,10 +270,9 @@ class GridView:
         return Group(head, rows)
 
 
-def _progress_cells(job: Running) -> list[str]:
-    if (step := job.step) is None:
+def _progress_cells(step: ProgressState | None) -> list[str]:
+    if step is None:
         return ["starting"]
-    eta_s = job.eta_s()
     news = "  ".join(f"{key} {value}" for key, value in step.news.items())
     total = f"{step.done:,.0f}/{step.total:,.0f}" if step.total else ""
-    return [step.what, total, news, f"{step.rss_mib:,.0f} MiB", f"{clock(eta_s)} left" if eta_s else ""]
+    return [step.what, total, news, f"{step.rss_mib:,.0f} MiB", f"{clock(step.left_s)} left" if step.left_s else ""]
