@@ -21,7 +21,7 @@ from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
 from runner.estimates.jobs import estimate, time_of, without_download
 from runner.estimates.recorded import FinishedJobs
-from runner.estimates.speed import Estimate
+from runner.estimates.speed import Estimate, EstimateBasis
 from runner.quantization.base import CheckpointSource as Checkpoint
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest
@@ -70,6 +70,24 @@ class Candidate:
     def memory_mib(self) -> float:
         """The peak memory of the process."""
         return self.fit.predicted.total_mib + PROCESS_MIB if self.fit else 0.0
+
+    @property
+    def known_mib(self) -> float:
+        """The peak memory of the process: recorded or, without a record, predicted."""
+        return self.memory_mib if self.measured_mib is None else self.measured_mib
+
+    @property
+    def measured_each_s(self) -> float | None:
+        """Seconds per question by recorded jobs; None if there are none."""
+        is_recorded = self.time is not None and self.time.source is EstimateBasis.recorded
+        return self.each_s if is_recorded else None
+
+    @property
+    def each_s_at_most(self) -> float | None:
+        """Seconds per question; those that are only predicted count with their possible error."""
+        if self.each_s is None or self.time is None or self.measured_each_s is not None:
+            return self.each_s
+        return self.each_s * (1 + self.time.spread)
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[ProgressState]
     """Yield the steps that are reported, and the clock, whose last number is now."""
     seen: list[ProgressState] = []
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[-1])
+    monkeypatch.setattr(time, "monotonic", lambda: now[-1])
     progress.report_to(seen.append)
     yield seen, now
     progress.report_to(None)
