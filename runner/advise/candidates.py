@@ -11,7 +11,7 @@ from typing import Any
 from runner.advise.accuracies import RecordedAccuracy
 from runner.advise.closeness import RecordedCloseness
 from runner.advise.machines import Machine
-from runner.checkpoints.pass_memory import kv_number_bytes, most_rows, place_bytes
+from runner.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
 from runner.checkpoints.resolve import Resolved, no_downloads, resolve
 from runner.config.model import has_weights, local_model
@@ -19,7 +19,7 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
-from runner.estimates.jobs import estimate, time_of, without_download
+from runner.estimates.jobs import estimate, guessed_speed, time_of, without_download
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.quantization.base import CheckpointSource as Checkpoint
@@ -210,10 +210,7 @@ def _as_recorded(candidate: Candidate, asked: RunnerConfig, resolved: Resolved) 
 
 def _guess(candidate: Candidate, resolved: Resolved, machine: Machine) -> Estimate | None:
     assert candidate.fit is not None
-    parameters = float(sum(tensor.params for tensor in resolved.tensors))
-    kv_cache = candidate.config.generation.kv_cache
-    token_bytes = place_bytes(resolved.settings, resolved.dtype_bytes, kv_cache)
-    speed = machine.guess(candidate.config, candidate.fit.predicted, parameters, token_bytes)
+    speed = guessed_speed(candidate.config, resolved, candidate.fit, machine.rates)
     return time_of(candidate.config, speed, candidate.config.generation.batch_size or candidate.fit.rows)
 
 
