@@ -18,7 +18,7 @@ from runner.core.texts import clock
 from runner.estimates import calibration
 from runner.estimates.amounts import amounts_of
 from runner.estimates.calibration import Calibration, calibration_s
-from runner.estimates.fit import Fit, fit, free_mib_by_device
+from runner.estimates.fit import Fit, fit, free_mib_by_device, possible
 from runner.estimates.guess import Rates, rates_here
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import CalibrationModel, calibration_model_of
@@ -73,14 +73,15 @@ def estimate(
             entry = estimates[number] = JobEstimate(time=records.estimate(config, read.get(number)))
             if not has_weights(config.model) or (known := without_download(config, resolved)) is None:
                 continue
-            entry.fit = _fit(*known)
+            entry.fit = _fit(*known, read.get(number))
             can_time = bool(amounts_of(config, read.get(number))) and local_model(config.model) is config.model
             if not can_time or entry.time is not None or entry.fit is None or not entry.fit.fits:
                 continue  # a hybrid's time also depends on its teacher
             rates = rates_here(config, machine.device_class(known[1].model.device), known[1].dtype_bytes)
             if rates is not None:
                 guesses[number] = speed = guessed_speed(*known, entry.fit, rates)
-                entry.time = time_of(config, speed, entry.fit.rows, read.get(number))
+                timed = possible(*known, read.get(number))
+                entry.time = time_of(timed, speed, entry.fit.rows, read.get(number))
             if model := _calibration_model(*known, entry.fit):
                 models[number] = model
 
@@ -88,7 +89,8 @@ def estimate(
         for number, model in models.items():
             job_fit = estimates[number].fit
             if job_fit is not None and (speed := speeds.get(model.key)) is not None:
-                estimates[number].time = time_of(jobs[number][0], speed, job_fit.rows, read.get(number))
+                timed = possible(*jobs[number], read.get(number))
+                estimates[number].time = time_of(timed, speed, job_fit.rows, read.get(number))
 
     use(speeds := calibration.known_speeds([*models.values()], output_dir))
     missing = {number: model for number, model in models.items() if model.key not in speeds}
@@ -123,9 +125,10 @@ def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = No
     return Estimate(seconds + config.task.loads * each_s, spread, speed.source, is_upper_bound=not is_exact)
 
 
-def _fit(config: RunnerConfig, resolved: Resolved) -> Fit | None:
+def _fit(config: RunnerConfig, resolved: Resolved, read: int | None) -> Fit | None:
     try:
-        return fit(config, resolved, free_mib_by_device(resolved.model.device, resolved.model.max_memory))
+        free_mib = free_mib_by_device(resolved.model.device, resolved.model.max_memory)
+        return fit(config, resolved, free_mib, read=read)
     except RunnerError:  # errors in its files are reported elsewhere
         return None
 

@@ -30,7 +30,7 @@ from runner.store import mlflow_store
 
 REDRAW_EVERY_S = 0.25
 MODEL_NAME = "model.name"
-ESTIMATE_COLUMNS = ("weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
+ESTIMATE_COLUMNS = ("questions", "weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
 
 
 # ------------------------------------------------------------------------------------- before and after
@@ -77,7 +77,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
     keys, names = naming_columns(job_names(plan))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("job", no_wrap=True)
-    rows = [_estimate_cells(estimates.get(number)) for number in range(len(plan))]
+    rows = [_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
     filled = [column for column in range(len(ESTIMATE_COLUMNS)) if any(row[column] for row in rows)]
     for column in (*keys, "state", "base", *(ESTIMATE_COLUMNS[column] for column in filled)):
         table.add_column(column, overflow="fold")
@@ -87,7 +87,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
         estimated = [rows[number][column] for column in filled]
         table.add_row(planned.job_id, *row, f"{planned.state}{duplicate}", base, *estimated)
     console().print(table)
-    if filled:
+    if any(it.fit is not None for it in estimates.values()):
         print(
             "memory as predicted; peak: weights, KV cache and activations together, without the "
             f"{PROCESS_MIB:.0f} MiB of the worker process. Free: {_free_memory()}"
@@ -105,16 +105,18 @@ def show_plan(plan: list[PlannedJob]) -> None:
     print(f"{summary(plan)}; {counted(len(bases), 'base')} to load at most once {each}{_total_time(plan, estimates)}")
 
 
-def _estimate_cells(taken: JobEstimate | None) -> list[str]:
-    """Return the cells with the memory and time that a job will take."""
+def _estimate_cells(taken: JobEstimate | None, planned: PlannedJob) -> list[str]:
+    """Return the cells with the number of questions or prompts, and with the memory and time that a job will take."""
+    count = "" if planned.input_count is None else f"{planned.input_count:,}"
     fit = taken.fit if taken else None
     if fit is None:
         memory = [""] * 5
     else:
         it = fit.predicted
         memory = [f"{mib:,.0f}" for mib in (it.weight_mib, it.kv_cache_mib, it.activation_mib, it.total_mib)]
-        memory.append("yes" if fit.fits else "no")
-    return [*memory, *estimate_words(taken.time if taken else None)]
+        is_possible = planned.state is not State.impossible
+        memory.append("see below" if not is_possible else "yes" if fit.fits else "no")
+    return [count, *memory, *estimate_words(taken.time if taken else None)]
 
 
 def _free_memory() -> str:
