@@ -9,6 +9,7 @@ with its possible error; the memory, if it is limited or short. The number of pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 
@@ -33,7 +34,7 @@ def rank(candidates: Sequence[Candidate], memory_is_limited: bool = False) -> li
     while left:
         # if tests of different questions went round in a circle, none would be free of a better one
         free = [it for it in left if not any(order.is_better(other, it) for other in left)] or left
-        free = [it for it in free if not any(order.dominates(other, it) for other in free)] or free
+        free = [it for it in free if not any(order.dominates(other, it) for other in left)] or free
         first = [it for it in free if not any(order.loses_less(other, it) for other in free)] or free
         ranked.append(min(first, key=order.cost))
         left.remove(ranked[-1])
@@ -55,7 +56,6 @@ class _Order:
                 if effect is not None:
                     self.effects[pair] = effect
         judge(self.effects.values())
-        self.are_timed = all(it.each_s is not None for it in candidates)
         self.memory_ranks = [0] * len(candidates)
         if memory_is_limited or any(it.known_mib > TIGHT * it.allowed_mib for it in candidates):
             self.memory_ranks = _ranks([it.known_mib for it in candidates])
@@ -102,7 +102,8 @@ class _Order:
     def cost(self, number: int) -> tuple[bool, float, int, int]:
         """Return what decides between candidates whose accuracy does not."""
         it = self.candidates[number]
-        return not it.is_asked, it.each_s_at_most or 0.0 if self.are_timed else 0.0, self.memory_ranks[number], number
+        at_most_s = math.inf if it.each_s_at_most is None else it.each_s_at_most
+        return not it.is_asked, at_most_s, self.memory_ranks[number], number
 
     def reason(self, one: int, after: int, place: int) -> str:
         """Say why a candidate is before the next one."""
@@ -118,7 +119,7 @@ class _Order:
             return f"{_measured(ours, theirs)}; {known}"
         if ours.is_asked != theirs.is_asked:
             return f"{place} is the model that you have named; {known}"
-        if self.are_timed and ours.each_s is not None and theirs.each_s is not None and ours.each_s != theirs.each_s:
+        if ours.each_s_at_most != theirs.each_s_at_most:
             return f"{_faster(ours, theirs)}; {known}"
         if self.memory_ranks[one] != self.memory_ranks[after]:
             return f"less memory, {ours.known_mib:,.0f} MiB instead of {theirs.known_mib:,.0f}; {known}"
@@ -159,8 +160,8 @@ def _measured(ours: Candidate, theirs: Candidate) -> str:
 def _faster(ours: Candidate, theirs: Candidate) -> str:
     """Say which times put a candidate before another one; a prediction counts with its possible error."""
     assert ours.each_s is not None
-    assert theirs.each_s is not None
-    assert theirs.time is not None
+    if theirs.each_s is None or theirs.time is None:
+        return f"{ours.each_s:,.2f} s a question, while the time of the other is unknown"
     if ours.each_s < theirs.each_s:
         return f"faster by the estimates, {ours.each_s:,.2f} s a question instead of {theirs.each_s:,.2f}"
     error = f"{theirs.each_s:,.2f} ± {theirs.time.spread:.0%}"

@@ -126,10 +126,14 @@ def test_files_are_ranked_by_their_kl_to_the_same_reference(candidate: Make) -> 
     assert order(far, close, large) == ["close", "far", "large"]
 
 
-def test_memory_decides_where_no_time_is_known(candidate: Make) -> None:
+def test_what_is_timed_is_before_what_is_not(candidate: Make) -> None:
     timed, unknown = candidate("a", 1), candidate("b", None)
-    assert order(timed, unknown) == ["a", "b"]
-    assert timed.before_next == "1 before 2: nothing tells them apart; accuracy unknown here"
+    assert order(unknown, timed) == ["a", "b"]
+    assert timed.before_next == (
+        "1 before 2: 1.00 s a question, while the time of the other is unknown; accuracy unknown here"
+    )
+    assert order(unknown, candidate("c", None)) == ["b", "c"]
+    assert unknown.before_next == "1 before 2: nothing tells them apart; accuracy unknown here"
 
 
 def test_several_pairs_need_a_stronger_difference_each(candidate: Make) -> None:
