@@ -71,7 +71,7 @@ def _detectable(compared: ComparedJobs, disagreement: float, basis: str, alpha: 
     """Say which difference so many questions could detect; no difference exceeds the share of verdicts that differ."""
     n, comparisons = compared.questions, len(compared.baselines)
     names, power = " or ".join(compared.names), f"{POWER:.0%} power"
-    others = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
+    others = counted(comparisons, "comparison")
     least = detectable_difference(n, disagreement, alpha)
     if least is not None and least <= disagreement:
         could = f"could detect a difference of {100 * least:.1f} points from {names} with {power}"
