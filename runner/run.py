@@ -11,6 +11,7 @@ from runner.config.root import RunnerConfig
 from runner.core import signals
 from runner.core.errors import check_output_folder, memory_errors_as_job_failed
 from runner.core.files import write_atomically
+from runner.core.progress import tell
 from runner.core.result import Record, Status
 from runner.engines import open_engine
 from runner.engines.kinds import BaseCache, kind_of
@@ -32,7 +33,8 @@ def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = N
                 task.deliver(inputs, config, job, done.result)
             return ledger.recorded(config, job, done)
         if bases is None:  # the jobs of a grid were checked when it was planned
-            check(config, task, resolved)
+            for note in check(config, task, resolved):
+                tell(f"note: {note}")
         if anew:
             ledger.check_store(config)  # the last check: only then earlier evidence is touched
             job.set_aside() if config.rerun else job.forget()

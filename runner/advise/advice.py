@@ -50,4 +50,4 @@ def advise(
     known = recorded_accuracies([it.config for it in good], finished)
     for candidate, accuracy in zip(good, known, strict=True):
         candidate.accuracy, candidate.closeness = accuracy, recorded_closeness(candidate.config, finished)
-    return Advice(rank(good)[:MAX_RECOMMENDED], [it for it in candidates if it.problem])
+    return Advice(rank(good, limits.memory_mib is not None)[:MAX_RECOMMENDED], [it for it in candidates if it.problem])

@@ -11,7 +11,7 @@ from typing import Any
 from runner.advise.accuracies import RecordedAccuracy
 from runner.advise.closeness import RecordedCloseness
 from runner.advise.machines import Machine
-from runner.checkpoints.pass_memory import kv_number_bytes, most_rows, place_bytes
+from runner.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
 from runner.checkpoints.resolve import Resolved, no_downloads, resolve
 from runner.config.model import has_weights, local_model
@@ -19,9 +19,9 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
 from runner.estimates.amounts import amounts_of
 from runner.estimates.fit import PROCESS_MIB, Fit, fit, free_mib_by_device
-from runner.estimates.jobs import estimate, time_of, without_download
+from runner.estimates.jobs import estimate, guessed_speed, time_of, without_download
 from runner.estimates.recorded import FinishedJobs
-from runner.estimates.speed import Estimate
+from runner.estimates.speed import Estimate, EstimateBasis
 from runner.quantization.base import CheckpointSource as Checkpoint
 
 QUANTIZATIONS = ("none", "int8", "nf4")  # from the most faithful to the smallest
@@ -70,6 +70,24 @@ class Candidate:
     def memory_mib(self) -> float:
         """The peak memory of the process."""
         return self.fit.predicted.total_mib + PROCESS_MIB if self.fit else 0.0
+
+    @property
+    def known_mib(self) -> float:
+        """The peak memory of the process: recorded or, without a record, predicted."""
+        return self.memory_mib if self.measured_mib is None else self.measured_mib
+
+    @property
+    def measured_each_s(self) -> float | None:
+        """Seconds per question by recorded jobs; None if there are none."""
+        is_recorded = self.time is not None and self.time.source is EstimateBasis.recorded
+        return self.each_s if is_recorded else None
+
+    @property
+    def each_s_at_most(self) -> float | None:
+        """Seconds per question; those that are only predicted count with their possible error."""
+        if self.each_s is None or self.time is None or self.measured_each_s is not None:
+            return self.each_s
+        return self.each_s * (1 + self.time.spread)
 
     @property
     def name(self) -> str:
@@ -192,10 +210,7 @@ def _as_recorded(candidate: Candidate, asked: RunnerConfig, resolved: Resolved) 
 
 def _guess(candidate: Candidate, resolved: Resolved, machine: Machine) -> Estimate | None:
     assert candidate.fit is not None
-    parameters = float(sum(tensor.params for tensor in resolved.tensors))
-    kv_cache = candidate.config.generation.kv_cache
-    token_bytes = place_bytes(resolved.settings, resolved.dtype_bytes, kv_cache)
-    speed = machine.guess(candidate.config, candidate.fit.predicted, parameters, token_bytes)
+    speed = guessed_speed(candidate.config, resolved, candidate.fit, machine.rates)
     return time_of(candidate.config, speed, candidate.config.generation.batch_size or candidate.fit.rows)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from runner.advise.advice import MAX_RECOMMENDED, Advice, advise
 from runner.advise.candidates import COSTS, Candidate, UserLimits
 from runner.advise.machines import Machine, machine_of
-from runner.advise.ranking import UNKNOWN
+from runner.advise.ranking import TIGHT, UNKNOWN
 from runner.compat.variable_overrides import variables_as_overrides
 from runner.config.compose import compose
 from runner.config.hydra import explain, to_config
@@ -22,13 +22,12 @@ from runner.core import machine
 from runner.core.console import plain, say
 from runner.core.entry import run_entry
 from runner.core.errors import ConfigError, JobFailed, exit_code_of
+from runner.core.texts import clock
 from runner.estimates.fit import PROCESS_MIB
-from runner.estimates.jobs import clock
 from runner.estimates.speed import EstimateBasis
 from runner.grid.model_list import ITS_KEYS, listed
 
 NAME = "runner-advise"
-TIGHT = 0.9  # of the allowed memory
 
 
 def entry() -> NoReturn:
@@ -138,7 +137,7 @@ def show(advice: Advice, described: Machine | None, limits: UserLimits) -> None:
     print(plain(f"on {machine_name}{f'; {allowed}' if allowed else ''}"))
     for number, candidate in enumerate(advice.chosen, start=1):
         print(plain(f"\n{number}. {command(candidate)}"))
-        is_tight = candidate.memory_mib > TIGHT * candidate.allowed_mib
+        is_tight = candidate.known_mib > TIGHT * candidate.allowed_mib
         tight = f"; tight: {candidate.allowed_mib:,.0f} are allowed" * is_tight
         peak = f"{candidate.memory_mib:,.0f} MiB at the peak, predicted"
         if candidate.measured_mib is not None:

@@ -1,4 +1,4 @@
-"""Described machines: their memory and speed, and a guess of the time that a model takes there."""
+"""Described machines: their memory and speed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.pass_memory import PREFILL_TOKENS
-from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, one_line, unknown
-from runner.core.machine import MIB
-from runner.estimates.speed import EstimateBasis, Speed
+from runner.estimates.guess import Rates
 
 FILE = Path(__file__).with_name("machines.yaml")
-SPREAD = 0.6  # relative uncertainty of a guess
 REACHED = 0.6  # share of bandwidth and matrix rate that plain weights reach
-# Memory traffic of unpacking weights in each pass, as a share of their size in 16 bits.
-UNPACKED = {"cpu": {"int8": 1.0, "nf4": 1.5, "fp4": 1.5}, "cuda": {"int8": 2.0, "nf4": 0.5, "fp4": 0.5}}
-READ_GB_S = 1.0  # reading a checkpoint from a disk
-QUANTIZED_GB_S = 0.5  # quantizing a checkpoint
-STEP_S = {"cpu": 0.001, "cuda": 0.015}  # per step, for any model: Python and kernel launches
-ROWS = (1, 8, 32, 128, 512)
 
 
 @dataclass(frozen=True)
@@ -56,30 +45,13 @@ class Machine:
         """The memory for a model."""
         return 1024 * (self.gpu_memory_gib or self.memory_gib)
 
-    def guess(self, config: RunnerConfig, predicted: Footprint, parameters: float, place_bytes: int) -> Speed:
-        """Guess the time of a model from the bytes that it moves and the products that it computes."""
+    @property
+    def rates(self) -> Rates:
+        """What plain weights reach of its bandwidth and matrix rate."""
         on_gpu = self.device == "cuda"
-        bandwidth = 1e9 * REACHED * (self.gpu_bandwidth_gb_s if on_gpu else self.bandwidth_gb_s)
-        rate = 1e12 * REACHED * (self.gpu_tflop_s if on_gpu else self.tflop_s)
-        unpacked = UNPACKED[self.device].get(config.quantization.name, 0.0)
-        weights_s = (predicted.weight_mib * MIB + unpacked * 2 * parameters) / bandwidth
-
-        def pass_s(tokens: float) -> float:
-            return STEP_S[self.device] + max(weights_s, 2 * parameters * tokens / rate)
-
-        stored_gb = 2 * parameters / 1e9
-        load_s = stored_gb / READ_GB_S + (stored_gb / QUANTIZED_GB_S if config.quantization.packed else 0.0)
-        tokens = PREFILL_TOKENS[self.device]
-        return Speed(
-            prefill=[(float(size), pass_s(size)) for size in (8, 64, tokens)],
-            decode=[(float(rows), pass_s(rows)) for rows in ROWS],
-            place_s=place_bytes / bandwidth,
-            load_s=load_s,
-            import_s=5.0,
-            pass_tokens=tokens,
-            source=EstimateBasis.guessed,
-            spread=SPREAD,
-        )
+        bandwidth_gb_s = self.gpu_bandwidth_gb_s if on_gpu else self.bandwidth_gb_s
+        tflop_s = self.gpu_tflop_s if on_gpu else self.tflop_s
+        return Rates(self.device, 1e9 * REACHED * bandwidth_gb_s, 1e12 * REACHED * tflop_s)
 
 
 def machine_of(name: str) -> Machine:

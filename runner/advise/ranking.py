@@ -1,13 +1,15 @@
 """The order of the candidates, and the reason for it between each one and the next.
 
 A candidate is more accurate only if a test says so, adjusted for the number of pairs. Where none does, these decide in
-turn: the model that the user has named; the KL to the same reference, where recorded intervals do not overlap; the
-number format for which published tests find less loss, unless accuracies or KLs of both are known here; the estimated
-time; the memory. The number of parameters says nothing about accuracy.
+turn: whether another one is at least as good in all that was measured of both, and better in some; the model that the
+user has named; the KL to the same reference, where recorded intervals do not overlap; the number format for which
+published tests find less loss, unless accuracies or KLs of both are known here; the time, of which a prediction counts
+with its possible error; the memory, if it is limited or short. The number of parameters says nothing about accuracy.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 
@@ -19,15 +21,20 @@ from runner.core.metrics import points
 LOSES_MORE = ("nf4", "fp4")  # number formats for which published tests find some loss
 UNKNOWN = "accuracy unknown here"
 MEMORY_TOLERANCE = 0.05  # predictions of memory are no better than that
+TIGHT = 0.9  # of the allowed memory: beyond it, memory is short
 
 
-def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates in the order of recommendation, each with the reason why it is before the next one."""
-    order = _Order(candidates)
+def rank(candidates: Sequence[Candidate], memory_is_limited: bool = False) -> list[Candidate]:
+    """Return the candidates in the order of recommendation, each with the reason why it is before the next one.
+
+    `memory_is_limited`: the user asks for little memory.
+    """
+    order = _Order(candidates, memory_is_limited)
     left, ranked = list(range(len(candidates))), list[int]()
     while left:
         # if tests of different questions went round in a circle, none would be free of a better one
         free = [it for it in left if not any(order.is_better(other, it) for other in left)] or left
+        free = [it for it in free if not any(order.dominates(other, it) for other in left)] or free
         first = [it for it in free if not any(order.loses_less(other, it) for other in free)] or free
         ranked.append(min(first, key=order.cost))
         left.remove(ranked[-1])
@@ -39,7 +46,7 @@ def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
 class _Order:
     """Which of two candidates comes first, and why; candidates are known by their numbers."""
 
-    def __init__(self, candidates: Sequence[Candidate]) -> None:
+    def __init__(self, candidates: Sequence[Candidate], memory_is_limited: bool) -> None:
         self.candidates = candidates
         self.effects: dict[tuple[int, int], Effect] = {}
         for pair in combinations(range(len(candidates)), 2):
@@ -49,8 +56,9 @@ class _Order:
                 if effect is not None:
                     self.effects[pair] = effect
         judge(self.effects.values())
-        self.are_timed = all(it.each_s is not None for it in candidates)
-        self.memory_ranks = _ranks([it.memory_mib for it in candidates])
+        self.memory_ranks = [0] * len(candidates)
+        if memory_is_limited or any(it.known_mib > TIGHT * it.allowed_mib for it in candidates):
+            self.memory_ranks = _ranks([it.known_mib for it in candidates])
 
     def is_better(self, one: int, other: int) -> bool:
         """Whether a test shows that one is more accurate than the other."""
@@ -58,6 +66,28 @@ class _Order:
             return effect.finding is Finding.better
         effect = self.effects.get((other, one))
         return effect is not None and effect.finding is Finding.worse
+
+    def dominates(self, one: int, other: int) -> bool:
+        """Whether one is no worse in all that was measured of both, better in some, and not known to answer worse."""
+        ours, theirs = self.candidates[one], self.candidates[other]
+        value = self._more_accurate_by(one, other)
+        if (ours.model != theirs.model and value is None) or self.loses_less(other, one):
+            return False  # its answers are not known to be as good
+        pairs = [(-value, 0.0)] if value is not None else []
+        mine, its = ours.closeness, theirs.closeness
+        if mine is not None and its is not None and mine.is_comparable(its):
+            pairs.append((mine.kl, its.kl))
+        costs = [(ours.measured_each_s, theirs.measured_each_s), (ours.measured_mib, theirs.measured_mib)]
+        measured = [(cost, its_cost) for cost, its_cost in costs if cost is not None and its_cost is not None]
+        pairs += measured
+        return bool(measured) and all(it[0] <= it[1] for it in pairs) and any(it[0] < it[1] for it in pairs)
+
+    def _more_accurate_by(self, one: int, other: int) -> float | None:
+        """Return by how much one is more accurate in the recorded answers; None if that is unknown."""
+        if (effect := self.effects.get((one, other))) is not None:
+            return effect.value
+        effect = self.effects.get((other, one))
+        return None if effect is None else -effect.value
 
     def loses_less(self, one: int, other: int) -> bool:
         """Whether one's KL is shown to be lower, or else published tests find less loss for its number format."""
@@ -72,7 +102,8 @@ class _Order:
     def cost(self, number: int) -> tuple[bool, float, int, int]:
         """Return what decides between candidates whose accuracy does not."""
         it = self.candidates[number]
-        return not it.is_asked, it.each_s or 0.0 if self.are_timed else 0.0, self.memory_ranks[number], number
+        at_most_s = math.inf if it.each_s_at_most is None else it.each_s_at_most
+        return not it.is_asked, at_most_s, self.memory_ranks[number], number
 
     def reason(self, one: int, after: int, place: int) -> str:
         """Say why a candidate is before the next one."""
@@ -84,12 +115,14 @@ class _Order:
             return f"closer to {ours.closeness.reference}: {_kl(ours)} instead of {_kl(theirs)}; {known}"
         if self.loses_less(one, after):
             return f"published tests find less loss for quantization={ours.quantization}; {known}"
+        if self.dominates(one, after):
+            return f"{_measured(ours, theirs)}; {known}"
         if ours.is_asked != theirs.is_asked:
             return f"{place} is the model that you have named; {known}"
-        if self.are_timed and ours.each_s != theirs.each_s:
-            return f"faster by the estimates, {ours.each_s:,.2f} s a question instead of {theirs.each_s:,.2f}; {known}"
+        if ours.each_s_at_most != theirs.each_s_at_most:
+            return f"{_faster(ours, theirs)}; {known}"
         if self.memory_ranks[one] != self.memory_ranks[after]:
-            return f"less memory, {ours.memory_mib:,.0f} MiB instead of {theirs.memory_mib:,.0f}; {known}"
+            return f"less memory, {ours.known_mib:,.0f} MiB instead of {theirs.known_mib:,.0f}; {known}"
         return f"nothing tells them apart; {known}"
 
     def _known(self, one: int, after: int, place: int) -> str:
@@ -112,6 +145,27 @@ class _Order:
         n = f"the same {effect.n:,} questions" if effect.counts["wins"] is not None else "questions that are not paired"
         p = f"{effect.p_holm:.2g}"
         return f"{points(value)} points [{points(low)}, {points(high)}] on {n} (p = {p})"
+
+
+def _measured(ours: Candidate, theirs: Candidate) -> str:
+    """Say in what a candidate was measured to be better than one that is better in nothing."""
+    words = []
+    if ours.measured_each_s is not None and theirs.measured_each_s is not None:
+        words.append(f"{ours.measured_each_s:,.2f} s a question instead of {theirs.measured_each_s:,.2f}")
+    if ours.measured_mib is not None and theirs.measured_mib is not None:
+        words.append(f"{ours.measured_mib:,.0f} MiB instead of {theirs.measured_mib:,.0f}")
+    return f"no worse in all that was recorded here of both: {', '.join(words)}"
+
+
+def _faster(ours: Candidate, theirs: Candidate) -> str:
+    """Say which times put a candidate before another one; a prediction counts with its possible error."""
+    assert ours.each_s is not None
+    if theirs.each_s is None or theirs.time is None:
+        return f"{ours.each_s:,.2f} s a question, while the time of the other is unknown"
+    if ours.each_s < theirs.each_s:
+        return f"faster by the estimates, {ours.each_s:,.2f} s a question instead of {theirs.each_s:,.2f}"
+    error = f"{theirs.each_s:,.2f} ± {theirs.time.spread:.0%}"
+    return f"{ours.each_s:,.2f} s a question, while {error} of the other is less certain"
 
 
 def _kl(it: Candidate) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import exp
+from math import ceil, exp, log2
 from typing import Any
 
 from runner.checkpoints.gguf_file import bytes_beyond_file, kept_tensors, read_header
@@ -45,6 +45,8 @@ PACKED_SHARE = 0.25  # of free memory: linear layers are packed, in addition to 
 LIBRARY_MIB = 36.0  # pages of libraries, code and tables that the first load and the first pass touch
 LOAD_MIB = 16.0  # the part of it that the load takes and that is not a page of a file
 KERNEL_MIB = 20.0  # oneDNN's kernels for packed layers, one for each shape
+TOKENIZER_LOAD_BYTES, TOKENIZER_BYTES = 512, 200  # for each slot of a vocabulary's table: in the load, and later
+TOKENIZER_FILLED = 7 / 8  # of the slots at most, and their number is a power of two
 PASS_MIB, PASS_SHARE = 6.0, 0.45  # what freed blocks of other sizes take in a pass: a constant, and a share of its need
 FAULT_KIB = 256.0  # of a mapped embedding that are read with one token's row
 VOCABULARY_SHARE = 0.5  # of the embedding's rows that prompts use in the long run
@@ -176,6 +178,8 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     if not config.lora.merges and resolved.adapter is not None:
         weights["lora"] = resolved.adapter_numbers * BYTES["float32"]  # also for a 16-bit model
     shape = shape_of(settings)
+    if new_tokens <= 1:  # nothing decodes: rows end in the pass that reads them
+        rows = streamed(device, rows, prompt_tokens).rows
     cache = place_bytes(settings, dtype_bytes, config.generation.kv_cache) * rows  # for each position
     is_stream = model.attention is Attention.auto
     eager = model.attention is Attention.eager
@@ -220,7 +224,8 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
         is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
         packed = (tensor for tensor in tensors if is_tied or part_of(tensor) != "embedding")
         copied += sum(bytes_beyond_file(tensor) for tensor in packed)
-    mapped, library = _mapped_bytes(config, resolved, weights), int(LIBRARY_MIB * MIB)
+    mapped, slots = _mapped_bytes(config, resolved, weights), _tokenizer_slots(resolved, shape["vocab"])
+    library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
     first = 0
     if copied or packed_share:  # the head is packed last, when all other layers are packed already
         is_kept = weights["head"] == 0 or not mapped
@@ -236,9 +241,16 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
         load_bytes=sum(weights.values())
         - mapped
         + int(LOAD_MIB * MIB)
+        + TOKENIZER_LOAD_BYTES * slots
         + largest * max(choice.load_bytes_per_number for choice in mix.choices),
         first_pass_bytes=first,
     )
+
+
+def _tokenizer_slots(resolved: Resolved, vocabulary: int) -> int:
+    """Return the size of the table that holds a vocabulary; random weights come with the embedded model's small one."""
+    has_own = not resolved.model.random_weights and vocabulary > 0
+    return 1 << ceil(log2(vocabulary / TOKENIZER_FILLED)) if has_own else 0
 
 
 def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int]) -> int:

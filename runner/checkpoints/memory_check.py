@@ -8,6 +8,7 @@ from dataclasses import replace
 from runner.checkpoints.footprint import predict
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
+from runner.config.task import with_possible_batch
 from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
 from runner.quantization import SMALLEST
@@ -20,8 +21,9 @@ def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[st
     """Reject weights that do not fit; return a note if they fit, but not with the memory that completions need."""
     if not resolved.model.check_memory:
         return []
+    work = config.task.workload(with_possible_batch(config.task, config.generation))
     try:
-        predicted = predict(config, resolved, config.task.workload(config.generation))
+        predicted = predict(config, resolved, work)
     except DataError:
         return []  # a damaged header: the load reads it, too, and names the tensor
     if predicted is None:

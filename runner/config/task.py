@@ -138,6 +138,13 @@ class TaskConfig:
         return [] if self.is_endless else [Amount(generation.batch_size, prompt_tokens, new_tokens, self.questions)]
 
 
+def with_possible_batch(task: TaskConfig, generation: GenerationConfig, read: int | None = None) -> GenerationConfig:
+    """Return the generation settings with a batch size that is no larger than the number of completions."""
+    most = max((amount.completions for amount in task.amounts(generation, read)), default=generation.batch_size or 1)
+    is_larger = generation.batch_size is not None and generation.batch_size > most
+    return replace(generation, batch_size=most) if is_larger else generation
+
+
 @dataclass
 class QuestionsConfig(TaskConfig):
     """Shared keys of the tasks that ask a data set's questions: which ones."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from runner.core import machine
 from runner.core.console import console, plain, say
+from runner.core.texts import clock
 
 REPORT_EVERY_S = 0.2
 
@@ -26,12 +27,7 @@ class ProgressState:
     total: float | None
     news: dict[str, str] = field(default_factory=dict)
     rss_mib: float = 0.0  # of the process that is doing it
-    under_way: float = 0.0  # what is begun, in the unit of `done`: for the time that is left
-
-    @property
-    def position(self) -> float:
-        """Where the work is, with what is under way."""
-        return self.done + self.under_way
+    left_s: float | None = None  # None: unknown
 
 
 _sink: Callable[[ProgressState], None] | None = None
@@ -57,9 +53,11 @@ class Progress:
         self._bar: Any = None
         self._id: Any = None
         self._done = self._under_way = 0.0
+        self._began: tuple[float, float] | None = None  # when this work began, and the position then
         self._reported_at = 0.0
 
     def __enter__(self) -> Progress:
+        self._began = time.monotonic(), 0.0
         self._report({}, at_once=True)
         if _sink is None and sys.stderr.isatty():
             from rich import progress as rich_progress
@@ -71,14 +69,13 @@ class Progress:
                 if not self.unit
                 else rich_progress.TaskProgressColumn(),
                 rich_progress.TimeElapsedColumn(),
-                rich_progress.TextColumn("left"),
-                rich_progress.TimeRemainingColumn(),
+                rich_progress.TextColumn("{task.fields[left]}", markup=False),
                 rich_progress.TextColumn("{task.fields[news]}", markup=False),
                 console=console(sys.stderr),
                 transient=True,
             )
             self._bar.start()
-            self._id = self._bar.add_task(plain(self.what), total=self.total, news="", count=self._count())
+            self._id = self._bar.add_task(plain(self.what), total=self.total, news="", count=self._count(), left="")
         return self
 
     def advance(self, step: float = 1, **news: str) -> None:
@@ -92,19 +89,36 @@ class Progress:
     def show_begun(self, done: float, under_way: float, **news: str) -> None:
         """Show a position; what is under way moves the bar and the time that is left, but does not count as done."""
         self._done, self._under_way = done, under_way
+        if self._began is None:
+            self._began = time.monotonic(), done + under_way
         self._report(news)
         if self._bar is not None:
             line = plain("  ".join(f"{key} {value}" for key, value in news.items()))
-            fields = {"count": self._count()} | ({"news": line} if news else {})
-            self._bar.update(self._id, completed=done + under_way, **fields)
+            left_s = self.left_s()
+            fields = {"count": self._count(), "left": "" if left_s is None else f"{clock(left_s)} left"}
+            self._bar.update(self._id, completed=done + under_way, **fields, **({"news": line} if news else {}))
 
     def _count(self) -> str:
         total = "?" if self.total is None else f"{self.total:.0f}"
         return f"{int(self._done):>{len(total)}}/{total}"
 
+    def left_s(self) -> float | None:
+        """Estimate the seconds left by the speed since this work began; None while nothing of it is done.
+
+        The mean is taken over all of it: answers end in bunches, so that the speed of the last seconds is 0 or far too
+        high.
+        """
+        if self._began is None or not self.total:
+            return None
+        (at, before), position = self._began, self._done + self._under_way
+        moved = position - before
+        return (self.total - position) * (time.monotonic() - at) / moved if moved > 0 else None
+
     def describe(self, what: str) -> None:
-        """Change the bar's description."""
+        """Change the bar's description; while nothing is done, the time so far was spent on loading and the like."""
         self.what = what
+        if self._began is not None and self._done + self._under_way <= self._began[1]:
+            self._began = None
         self._report({}, at_once=True)
         if self._bar is not None:
             self._bar.update(self._id, description=plain(what))
@@ -117,4 +131,4 @@ class Progress:
         now = time.monotonic()
         if _sink is not None and (at_once or now - self._reported_at >= REPORT_EVERY_S):
             self._reported_at = now
-            _sink(ProgressState(self.what, self._done, self.total, news, machine.rss_mib(), self._under_way))
+            _sink(ProgressState(self.what, self._done, self.total, news, machine.rss_mib(), self.left_s()))

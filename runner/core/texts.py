@@ -184,3 +184,15 @@ def checked(values: Any) -> Any:
     if values.pop("checksum") != short_hash(values, 16):
         raise ValueError("its checksum does not fit: it has been changed since it was written")
     return values
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as people read them: 0.4 s, 7 s, 3:20, 1:02:03."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +20,83 @@ from runner.core import child, machine
 from runner.core.console import say
 from runner.core.errors import one_line
 from runner.core.files import replace_text
-from runner.core.texts import read_cache
-from runner.estimates.sample import CalibrationModel
-from runner.estimates.speed import EstimateBasis, Points, Speed
+from runner.core.texts import clock, read_cache
+from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
+from runner.estimates.speed import EstimateBasis, Points, Speed, interpolate
 
 FILE = ".calibrations.json"  # in output_dir
 PROCESS = "runner.estimates.calibration_process"
+A_TENTH = "a tenth of the time that the jobs take"
+TOO_LONG = f"timing them would take more than {A_TENTH}"
+KEPT = "each is kept for later plans on this machine; plan=quick leaves this out"
+START_S = 5.0  # of the process that times
+SAMPLE_S = 3.5  # of a sample: writing and loading it, trying kernels
 SPREAD = 0.25  # relative uncertainty of a calibration: bench/time_prediction.py
 
 
-def speeds(models: list[CalibrationModel], output_dir: Path, on_line: Callable[[str], None] = say) -> dict[str, Speed]:
-    """Return the speed of each model by its key, timing the missing ones; those that cannot be timed are left out."""
+@dataclass
+class Calibration:
+    """A model that may be timed, how long that takes, and how long the jobs with it take."""
+
+    model: CalibrationModel
+    cost_s: float
+    work_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What is timed."""
+        config = self.model.config
+        return f"{config.model.name} {config.quantization.label}"
+
+
+def known_speeds(models: list[CalibrationModel], output_dir: Path) -> dict[str, Speed]:
+    """Return the speeds that earlier calibrations have measured, by the models' keys."""
     known = read_cache(output_dir / FILE)
-    missing = list({model.key: model for model in models if model.key not in known}.values())
-    if missing:
-        names = ", ".join(f"{model.config.model.name} {model.config.quantization.label}" for model in missing)
-        on_line(f"calibrating: {names} (once for this machine; plan=quick leaves it out)")
-        measured = _measure(missing, on_line)
-        known |= measured
-        if measured:
-            with suppress(OSError):  # if it cannot be written, the next plan times again
-                replace_text(output_dir / FILE, json.dumps(known))
     return {model.key: _speed(known[model.key], model) for model in models if model.key in known}
+
+
+def calibration_s(model: CalibrationModel, guessed: Speed) -> float:
+    """Return about how long the calibration of a model takes."""
+    share = model.depths.many / model.depths.layers
+    each_s = interpolate(guessed.prefill, LONG_PROMPT)
+    for rows in ROWS:
+        each_s += interpolate(guessed.prefill, rows * SHORT_PROMPT) + STEPS * interpolate(guessed.decode, rows)
+    return SAMPLE_S + share * (1 + (model.depths.many < model.depths.layers)) * REPEATS * each_s
+
+
+def measure(
+    missing: list[Calibration], output_dir: Path, limit_s: float, on_line: Callable[[str], None] = say
+) -> dict[str, Speed]:
+    """Time models in at most so many seconds, those with the most work first, and return their speeds by key.
+
+    Each is kept as soon as it is measured. Those that cannot be timed, or not in time, are left out.
+    """
+    chosen, spent_s = list[Calibration](), START_S
+    for one in sorted(missing, key=lambda one: -one.work_s):
+        if spent_s + one.cost_s <= limit_s:
+            chosen.append(one)
+            spent_s += one.cost_s
+    left_out = [one for one in missing if one not in chosen]
+    if left_out:
+        names = ", ".join(one.name for one in left_out)
+        on_line(f"guessed, not calibrated: {names}: {TOO_LONG} ({clock(limit_s)})")
+    if not chosen:
+        return {}
+    most = "" if limit_s == math.inf else f", at most {clock(limit_s)}"
+    on_line(f"calibrating {len(chosen)} of {len(missing)} formats, about {clock(spent_s)}{most}; {KEPT}")
+    found: dict[str, Speed] = {}
+    for key, measured in _measure(chosen, limit_s, on_line):
+        model = next(one.model for one in chosen if one.model.key == key)
+        found[key] = _speed(measured, model)
+        _keep(output_dir / FILE, key, measured)
+    return found
+
+
+def _keep(file: Path, key: str, measured: dict[str, Any]) -> None:
+    """Add a measurement to the file, which another plan may have written meanwhile."""
+    text = json.dumps(read_cache(file) | {key: measured})
+    with suppress(OSError):  # if it cannot be written, the next plan times again
+        replace_text(file, text)
 
 
 def _speed(measured: dict[str, Any], model: CalibrationModel) -> Speed:
@@ -57,26 +116,43 @@ def _speed(measured: dict[str, Any], model: CalibrationModel) -> Speed:
     )
 
 
-def _measure(models: list[CalibrationModel], on_line: Callable[[str], None]) -> dict[str, Any]:
-    """Time models in a child process, since this one must not import torch; return the measurements by key."""
-    measured: dict[str, Any] = {}
+def _measure(
+    calibrations: list[Calibration], limit_s: float, on_line: Callable[[str], None]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Time models in a child process, since this one must not import torch; yield each measurement with its key."""
     with tempfile.TemporaryFile() as log:
         process = child.start("-m", PROCESS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        timer = threading.Timer(min(limit_s, threading.TIMEOUT_MAX), process.kill)
+        timer.daemon = True
+        left = iter(enumerate(calibrations, start=1))
         with process:
             try:
-                child.send_input(process, models)
+                timer.start()
+                child.send_input(process, [one.model for one in calibrations])
+                _say_next(left, len(calibrations), on_line)
                 assert process.stdout is not None
                 for line in process.stdout:
                     answer = json.loads(line)
                     if problem := answer["measured"].get("error"):
                         on_line(f"not calibrated: {one_line(problem)}")
                     else:
-                        measured[answer["key"]] = answer["measured"]
+                        yield answer["key"], answer["measured"]
+                    _say_next(left, len(calibrations), on_line)
             except BaseException:
                 process.kill()
                 raise
-        if process.returncode:
+            finally:
+                is_late = not timer.is_alive()
+                timer.cancel()
+        if process.returncode and is_late:
+            on_line(f"calibration ended after {clock(limit_s)}, {A_TENTH}; what is left is guessed")
+        elif process.returncode:
             log.seek(0)
             last = log.read().decode(errors="replace").strip().splitlines()[-1:]
             on_line(f"the calibration {child.describe_exit(process.returncode)}: {' '.join(last)}")
-    return measured
+
+
+def _say_next(left: Iterator[tuple[int, Calibration]], count: int, on_line: Callable[[str], None]) -> None:
+    """Say what is timed now."""
+    for number, one in islice(left, 1):
+        on_line(f"    {number} of {count}: {one.name}, about {clock(one.cost_s)}")

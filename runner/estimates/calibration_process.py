@@ -28,13 +28,9 @@ from runner.core import child
 from runner.engines.contract import Engine, complete
 from runner.engines.kinds.local import KIND
 from runner.engines.synthetic import synthetic_requests
-from runner.estimates.sample import CalibrationModel
+from runner.estimates.sample import LONG_PROMPT, REPEATS, ROWS, SHORT_PROMPT, STEPS, CalibrationModel
 from runner.quantization.mixed import only_matching
 
-ROWS = (1, 2, 8, 32)  # batch sizes; some kernels treat a single row differently
-SHORT_PROMPT, LONG_PROMPT = 8, 256  # tokens
-STEPS = 4
-REPEATS = 3
 BANDWIDTH_NUMBERS = 1 << 25  # of float32: more than a cache holds
 
 

@@ -12,6 +12,8 @@ from runner.checkpoints.memory_check import limited
 from runner.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner.checkpoints.resolve import Resolved
 from runner.config.root import RunnerConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import TYPICAL_PROMPT_TOKENS, with_possible_batch
 from runner.core import machine
 from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
@@ -77,8 +79,18 @@ def rows_of(config: RunnerConfig, resolved: Resolved) -> int:
     return rows or min(device_rows, max((amount.completions for amount in amounts), default=TYPICAL_ROWS))
 
 
-def fit(config: RunnerConfig, resolved: Resolved, free_mib: Mapping[str, float], fixes: bool = True) -> Fit | None:
-    """Predict a job's memory and compare it with the free memory; None if it cannot be predicted."""
+def fit(
+    config: RunnerConfig,
+    resolved: Resolved,
+    free_mib: Mapping[str, float],
+    fixes: bool = True,
+    read: int | None = None,
+) -> Fit | None:
+    """Predict a job's memory and compare it with the free memory; None if it cannot be predicted.
+
+    `read` is how many questions or prompts it has, if they have been read.
+    """
+    config = possible(config, resolved, read)
     rows = rows_of(config, resolved)
     room = sum(free_mib.values())
     predicted, least = (_predict(config, resolved, count, room) for count in (rows, 1))
@@ -97,6 +109,15 @@ def fit(config: RunnerConfig, resolved: Resolved, free_mib: Mapping[str, float],
 
 def _predict(config: RunnerConfig, resolved: Resolved, rows: int, room_mib: float) -> Footprint | None:
     return kind_of(config.model).predict(config, resolved, config.task.workload(config.generation, rows), room_mib)
+
+
+def possible(config: RunnerConfig, resolved: Resolved, read: int | None = None) -> RunnerConfig:
+    """Return the config with no more rows than completions, and no longer answers than the model has room for."""
+    generation = with_possible_batch(config.task, config.generation, read)
+    room = resolved.text_settings.get("max_position_embeddings")
+    if isinstance(room, int) and config.rope.name == RopeConfig.name and generation.max_new_tokens >= room:
+        generation = replace(generation, max_new_tokens=max(room - TYPICAL_PROMPT_TOKENS, 1))
+    return replace(config, generation=generation)
 
 
 def _cheapest(config: RunnerConfig, resolved: Resolved, free_mib: Mapping[str, float]) -> str:

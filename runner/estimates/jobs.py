@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runner.checkpoints.pass_memory import place_bytes
 from runner.checkpoints.resolve import Resolved, ToDownload, no_downloads
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
+from runner.core import machine
 from runner.core.console import say
 from runner.core.errors import RunnerError
+from runner.core.texts import clock
 from runner.estimates import calibration
 from runner.estimates.amounts import amounts_of
-from runner.estimates.fit import Fit, fit, free_mib_by_device
+from runner.estimates.calibration import Calibration, calibration_s
+from runner.estimates.fit import Fit, fit, free_mib_by_device, possible
+from runner.estimates.guess import Rates, rates_here
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.sample import CalibrationModel, calibration_model_of
 from runner.estimates.speed import Estimate, EstimateBasis, Speed
 
+SHARE = 0.1  # of the time that the jobs take: a calibration may take no more
 SPREAD_OF_ANSWERS = 0.25  # additional uncertainty if prompts have a typical length
 
 
@@ -49,37 +56,62 @@ def estimate(
     on_line: Callable[[str], None] = say,
     read: Mapping[int, int] | None = None,
     finished: FinishedJobs | None = None,
+    share: float = SHARE,
 ) -> dict[int, JobEstimate]:
-    """Estimate jobs by their numbers: from recorded speeds, else from calibrated ones if `calibrate` is set.
+    """Estimate jobs by their numbers: from recorded speeds, else from calibrated or guessed ones.
 
-    Only jobs with local weights that fit are calibrated. Nothing is downloaded. `read` is how many questions or prompts
-    a job has, if they have been read.
+    If `calibrate` is set, speeds that are not known are calibrated, in at most this share of the time that all of the
+    jobs take. Only jobs with local weights that fit are calibrated. Nothing is downloaded. `read` is how many questions
+    or prompts a job has, if they have been read.
     """
     records, read = finished or FinishedJobs(output_dir), read or {}
     estimates: dict[int, JobEstimate] = {}
-    calibration_models: dict[int, CalibrationModel] = {}
+    models: dict[int, CalibrationModel] = {}
+    guesses: dict[int, Speed] = {}
     with no_downloads(True):
         for number, (config, resolved) in jobs.items():
             entry = estimates[number] = JobEstimate(time=records.estimate(config, read.get(number)))
             if not has_weights(config.model) or (known := without_download(config, resolved)) is None:
                 continue
-            entry.fit = _fit(*known)
-            amounts = amounts_of(config, read.get(number))
-            can_calibrate = bool(amounts) and local_model(config.model) is config.model
-            if (
-                can_calibrate
-                and entry.time is None
-                and entry.fit
-                and entry.fit.fits
-                and (model := _calibration_model(*known, entry.fit))
-            ):
-                calibration_models[number] = model  # a hybrid's time also depends on its teacher
-    speeds = calibration.speeds([*calibration_models.values()], output_dir, on_line) if calibrate else {}
-    for number, model in calibration_models.items():
-        job_fit = estimates[number].fit
-        if job_fit is not None and (speed := speeds.get(model.key)) is not None:
-            estimates[number].time = time_of(jobs[number][0], speed, job_fit.rows, read.get(number))
+            entry.fit = _fit(*known, read.get(number))
+            can_time = bool(amounts_of(config, read.get(number))) and local_model(config.model) is config.model
+            if not can_time or entry.time is not None or entry.fit is None or not entry.fit.fits:
+                continue  # a hybrid's time also depends on its teacher
+            rates = rates_here(config, machine.device_class(known[1].model.device), known[1].dtype_bytes)
+            if rates is not None:
+                guesses[number] = speed = guessed_speed(*known, entry.fit, rates)
+                timed = possible(*known, read.get(number))
+                entry.time = time_of(timed, speed, entry.fit.rows, read.get(number))
+            if model := _calibration_model(*known, entry.fit):
+                models[number] = model
+
+    def use(speeds: Mapping[str, Speed]) -> None:
+        for number, model in models.items():
+            job_fit = estimates[number].fit
+            if job_fit is not None and (speed := speeds.get(model.key)) is not None:
+                timed = possible(*jobs[number], read.get(number))
+                estimates[number].time = time_of(timed, speed, job_fit.rows, read.get(number))
+
+    use(speeds := calibration.known_speeds([*models.values()], output_dir))
+    missing = {number: model for number, model in models.items() if model.key not in speeds}
+    if calibrate and missing:
+        work_s = sum(it.time.seconds for it in estimates.values() if it.time is not None)
+        calibrations: dict[str, Calibration] = {}
+        for number, model in missing.items():
+            cost_s = calibration_s(model, guesses[number]) if number in guesses else 0.0
+            one = calibrations.setdefault(model.key, Calibration(model, cost_s))
+            taken = estimates[number].time
+            one.work_s += taken.seconds if taken is not None else 0.0
+        limit_s = share * work_s if len(guesses.keys() & missing.keys()) == len(missing) else math.inf
+        use(calibration.measure([*calibrations.values()], output_dir, limit_s, on_line))
     return estimates
+
+
+def guessed_speed(config: RunnerConfig, resolved: Resolved, job_fit: Fit, rates: Rates) -> Speed:
+    """Guess the speed of a job's model on a machine with these rates."""
+    parameters = float(sum(tensor.params for tensor in resolved.tensors))
+    token_bytes = place_bytes(resolved.settings, resolved.dtype_bytes, config.generation.kv_cache)
+    return rates.speed(config, job_fit.predicted, parameters, token_bytes)
 
 
 def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = None) -> Estimate:
@@ -93,9 +125,10 @@ def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = No
     return Estimate(seconds + config.task.loads * each_s, spread, speed.source, is_upper_bound=not is_exact)
 
 
-def _fit(config: RunnerConfig, resolved: Resolved) -> Fit | None:
+def _fit(config: RunnerConfig, resolved: Resolved, read: int | None) -> Fit | None:
     try:
-        return fit(config, resolved, free_mib_by_device(resolved.model.device, resolved.model.max_memory))
+        free_mib = free_mib_by_device(resolved.model.device, resolved.model.max_memory)
+        return fit(config, resolved, free_mib, read=read)
     except RunnerError:  # errors in its files are reported elsewhere
         return None
 
@@ -113,15 +146,3 @@ def estimate_words(estimate: Estimate | None) -> tuple[str, str]:
         return "", ""
     at_most = "≤ " if estimate.is_upper_bound and estimate.source is not EstimateBasis.recorded else ""
     return f"{at_most}{clock(estimate.seconds)} ± {estimate.spread:.0%}", estimate.source.value
-
-
-def clock(seconds: float) -> str:
-    """Write seconds as people read them: 0.4 s, 7 s, 3:20, 1:02:03."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -23,6 +23,11 @@ LAYER_MIB = 192.0  # at least for layers: more than a cache holds, also in 4 bit
 HEAD_MIB = 64.0  # at most for the token embeddings
 COPIES = 2.5  # of the sample: the file, the loaded weights, packed ones
 SHARE_OF_MEMORY = 0.5  # of the free memory: a calibration must not displace others
+# What is timed of a sample:
+ROWS = (1, 2, 8, 32)  # batch sizes; some kernels treat a single row differently
+SHORT_PROMPT, LONG_PROMPT = 8, 256  # tokens
+STEPS = 4
+REPEATS = 3
 VERSION = 2  # raise it when a calibration measures something else
 
 

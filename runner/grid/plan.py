@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from runner.checkpoints import resolve
 from runner.config.root import AUTO, RunnerConfig
+from runner.config.task import QuestionsConfig
 from runner.core import machine
 from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError
 from runner.core.metrics import LOG_LIKELIHOOD
@@ -111,6 +112,7 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
                 planned.notes = check(config, task, resolved)
+            planned.notes += _note_of_limit(config, inputs.count)
             if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, config, resolved)):
                 planned.notes.append(lines.replace("\n", "\n    "))
     except resolve.ToDownload as absent:  # a job's id depends on the content of files that are not here yet
@@ -127,6 +129,14 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             started = planned.job.samples_path.exists() and not anew
             planned.state = State.resume if started else State.todo
     return planned
+
+
+def _note_of_limit(config: RunnerConfig, count: int | None) -> list[str]:
+    """Say that the data have fewer questions than task.limit asks for."""
+    task = config.task
+    if not isinstance(task, QuestionsConfig) or task.limit is None or count is None or count >= task.limit:
+        return []
+    return [f"task.limit={task.limit}: only {count:,} questions are there: all of them are asked"]
 
 
 def would_be_compared(config: RunnerConfig) -> bool:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, comb, log2
 
 from runner.config.root import RunnerConfig
 from runner.config.task import QuestionsConfig
-from runner.core.errors import EvidenceError
+from runner.core.errors import EvidenceError, RunnerError
 from runner.core.margins import points_of_margin, questions_needed
 from runner.core.planning import expected_disagreement
 from runner.core.result import Verdict
 from runner.core.sequential_plans import early_stop_detectable, early_stop_questions
 from runner.core.stats import ALPHA, POWER, detectable_difference
-from runner.core.texts import counted
-from runner.estimates.jobs import JobEstimate, clock
+from runner.core.texts import clock, counted
+from runner.datasets.gsm8k import load_questions
+from runner.estimates.jobs import JobEstimate
 from runner.grid.plan import PlannedJob, State
 from runner.store.jobs import Job, read_samples
 
@@ -44,6 +46,7 @@ class ComparedJobs:
     margin: float
     stops_early: bool  # compared by bets while they run
     has_margin: bool  # and stop once it is decided whether they are as good within it
+    task: QuestionsConfig  # of the first of them
 
     def detectable(self, disagreement: float, alpha: float) -> float | None:
         """Return the smallest loss that a job detects with 80 % power; None without one."""
@@ -67,24 +70,56 @@ def question_lines(plan: Sequence[PlannedJob], estimates: Mapping[int, JobEstima
         disagreement, basis = _disagreement(compared)
         comparisons = len(compared.baselines)
         alpha = ALPHA / comparisons
-        least = compared.detectable(disagreement, alpha)
-        could = (
-            "could detect no difference" if least is None else f"could detect a difference of {100 * least:.1f} points"
-        )
-        others = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
-        lines.append(
-            f"{on}{compared.questions:,} questions a job {could} from {' or '.join(compared.names)} "
-            f"with {POWER:.0%} power ({others}, {basis}{BY_BETS * compared.stops_early})"
-        )
+        lines.append(f"{on}{_detectable(compared, disagreement, basis, alpha)}")
         if not is_quick:  # an exact sum over all tables, with scipy
             needed = compared.needed(disagreement, alpha)
             margin = points_of_margin(compared.margin)
             about = "more than ten million" if needed is None else f"about {_rounded(needed):,}"
             takes = "" if needed is None else _time(compared, estimates, needed)
+            there = None if compared.task.limit is None else _questions_there(compared.task)
+            if there is not None and needed is not None and needed > there:
+                takes = f": there are only {there:,}"
             lines.append(
                 f"    {about} questions a job would show 'as good within {margin}' if neither is better{takes}"
             )
     return lines
+
+
+def _detectable(compared: ComparedJobs, disagreement: float, basis: str, alpha: float) -> str:
+    """Say which difference so many questions could detect; no difference exceeds the share of verdicts that differ."""
+    n, comparisons = compared.questions, len(compared.baselines)
+    names, power = " or ".join(compared.names), f"{POWER:.0%} power"
+    others = counted(comparisons, "comparison")
+    least = compared.detectable(disagreement, alpha)
+    others += f", {basis}{BY_BETS * compared.stops_early}"
+    if least is not None and least <= disagreement:
+        could = f"could detect a difference of {100 * least:.1f} points from {names} with {power}"
+        return f"{n:,} questions a job {could} ({others})"
+    if compared.stops_early or _largest_power(n, disagreement, alpha) < POWER:
+        could = f"are too few to detect any difference from {names} with {power}"
+    else:
+        could = f"could detect only the largest difference from {names} with {power}"
+    most = f"so that no difference is larger than {100 * disagreement:.1f} points"
+    return f"{n:,} questions a job {could} ({others}, {most})"
+
+
+def _largest_power(n: int, disagreement: float, alpha: float) -> float:
+    """Return the power of McNemar's exact test if all verdicts that differ favour one job."""
+    least = ceil(log2(2 / alpha))  # so many that all favour one job are significant
+    chance = 1.0
+    for count in range(min(least, n + 1)):
+        chance -= comb(n, count) * disagreement**count * (1 - disagreement) ** (n - count)
+    return chance if n >= least else 0.0
+
+
+def _questions_there(task: QuestionsConfig) -> int | None:
+    """Return how many questions a job could ask without its limit; None if the data cannot be read, or have no end."""
+    if task.data == "embedded":
+        return None
+    try:
+        return len(load_questions(replace(task, limit=None)))
+    except RunnerError:  # of the hub, and not here
+        return None
 
 
 def _compared(plan: Sequence[PlannedJob]) -> list[ComparedJobs]:
@@ -116,6 +151,7 @@ def _compared(plan: Sequence[PlannedJob]) -> list[ComparedJobs]:
                     margins[0] / 100 if margins else MARGIN,
                     any(plan[number].is_compared for number in of),
                     bool(margins),
+                    next(task for task in tasks if isinstance(task, QuestionsConfig)),
                 )
             )
     return found

@@ -20,9 +20,9 @@ from runner.core.console import console, plain, say
 from runner.core.files import shared_folder
 from runner.core.progress import ProgressState
 from runner.core.result import Status
-from runner.core.texts import counted
+from runner.core.texts import clock, counted
 from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
-from runner.estimates.jobs import JobEstimate, clock, estimate_words
+from runner.estimates.jobs import JobEstimate, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
 from runner.report import GridLine, brief, naming_columns
@@ -30,7 +30,7 @@ from runner.store import mlflow_store
 
 REDRAW_EVERY_S = 0.25
 MODEL_NAME = "model.name"
-ESTIMATE_COLUMNS = ("weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
+ESTIMATE_COLUMNS = ("questions", "weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
 
 
 # ------------------------------------------------------------------------------------- before and after
@@ -77,7 +77,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
     keys, names = naming_columns(job_names(plan))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("job", no_wrap=True)
-    rows = [_estimate_cells(estimates.get(number)) for number in range(len(plan))]
+    rows = [_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
     filled = [column for column in range(len(ESTIMATE_COLUMNS)) if any(row[column] for row in rows)]
     for column in (*keys, "state", "base", *(ESTIMATE_COLUMNS[column] for column in filled)):
         table.add_column(column, overflow="fold")
@@ -87,7 +87,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
         estimated = [rows[number][column] for column in filled]
         table.add_row(planned.job_id, *row, f"{planned.state}{duplicate}", base, *estimated)
     console().print(table)
-    if filled:
+    if any(it.fit is not None for it in estimates.values()):
         print(
             "memory as predicted; peak: weights, KV cache and activations together, without the "
             f"{PROCESS_MIB:.0f} MiB of the worker process. Free: {_free_memory()}"
@@ -105,16 +105,18 @@ def show_plan(plan: list[PlannedJob]) -> None:
     print(f"{summary(plan)}; {counted(len(bases), 'base')} to load at most once {each}{_total_time(plan, estimates)}")
 
 
-def _estimate_cells(taken: JobEstimate | None) -> list[str]:
-    """Return the cells with the memory and time that a job will take."""
+def _estimate_cells(taken: JobEstimate | None, planned: PlannedJob) -> list[str]:
+    """Return the cells with the number of questions or prompts, and with the memory and time that a job will take."""
+    count = "" if planned.input_count is None else f"{planned.input_count:,}"
     fit = taken.fit if taken else None
     if fit is None:
         memory = [""] * 5
     else:
         it = fit.predicted
         memory = [f"{mib:,.0f}" for mib in (it.weight_mib, it.kv_cache_mib, it.activation_mib, it.total_mib)]
-        memory.append("yes" if fit.fits else "no")
-    return [*memory, *estimate_words(taken.time if taken else None)]
+        is_possible = planned.state is not State.impossible
+        memory.append("see below" if not is_possible else "yes" if fit.fits else "no")
+    return [count, *memory, *estimate_words(taken.time if taken else None)]
 
 
 def _free_memory() -> str:
@@ -190,35 +192,13 @@ def show_failures(plan: list[PlannedJob], outcomes: dict[int, Outcome]) -> int:
 
 
 @dataclass
-class Running:
-    """A job that a worker is running."""
-
-    step: ProgressState | None = None
-    moved_at: float = 0.0  # when the first piece of work was done; before that, the job was loading
-    moved_from: float = 0.0  # the amount that was done then
-
-    def move(self, step: ProgressState) -> None:
-        """Record the job's progress."""
-        self.step = step
-        if step.position and not self.moved_at:
-            self.moved_at, self.moved_from = time.monotonic(), step.position
-
-    def eta_s(self) -> float | None:
-        """Estimate the seconds left from the speed so far; None while there is no speed yet."""
-        if self.step is None or not self.step.total or self.step.position <= self.moved_from:
-            return None
-        speed = (self.step.position - self.moved_from) / (time.monotonic() - self.moved_at)
-        return (self.step.total - self.step.position) / speed
-
-
-@dataclass
 class GridView:
     """Shows the progress of a grid; a failure is printed when it happens."""
 
     labels: list[str]  # of all jobs of the plan
     to_do: int
     known: frozenset[int] = frozenset()  # jobs that were done when the grid was planned, e.g. to deliver their files
-    running: dict[int, Running] = field(default_factory=dict)
+    running: dict[int, ProgressState | None] = field(default_factory=dict)  # None: it has not begun to work
     done: int = 0
     failed: int = 0
     began: float = field(default_factory=time.monotonic)
@@ -239,12 +219,12 @@ class GridView:
 
     def started(self, number: int) -> None:
         """Record that a worker has started a job."""
-        self.running[number] = Running()
+        self.running[number] = None
 
     def progressed(self, number: int, step: ProgressState) -> None:
         """Record a job's progress."""
         if number in self.running:
-            self.running[number].move(step)
+            self.running[number] = step
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """Record that a job has ended, and print one line that says how."""
@@ -292,10 +272,9 @@ class GridView:
         return Group(head, rows)
 
 
-def _progress_cells(job: Running) -> list[str]:
-    if (step := job.step) is None:
+def _progress_cells(step: ProgressState | None) -> list[str]:
+    if step is None:
         return ["starting"]
-    eta_s = job.eta_s()
     news = "  ".join(f"{key} {value}" for key, value in step.news.items())
     total = f"{step.done:,.0f}/{step.total:,.0f}" if step.total else ""
-    return [step.what, total, news, f"{step.rss_mib:,.0f} MiB", f"{clock(eta_s)} left" if eta_s else ""]
+    return [step.what, total, news, f"{step.rss_mib:,.0f} MiB", f"{clock(step.left_s)} left" if step.left_s else ""]

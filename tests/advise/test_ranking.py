@@ -12,7 +12,10 @@ from runner.advise.accuracies import Answer, RecordedAccuracy
 from runner.advise.candidates import Candidate
 from runner.advise.closeness import RecordedCloseness
 from runner.advise.ranking import _ranks, rank
+from runner.checkpoints.footprint import Footprint
 from runner.config.task import Gsm8kConfig
+from runner.core.machine import MIB
+from runner.estimates.fit import PROCESS_MIB, Fit
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.quantization import CHOICES
 
@@ -111,7 +114,7 @@ def test_a_measured_kl_counts_before_published_tests(candidate: Make) -> None:
     )
     small.closeness = closeness(0.018)
     assert rank([other, small]) == [small, other], "the intervals overlap, and nf4 is faster"
-    assert "faster by the estimates" in small.before_next
+    assert "no worse in all that was recorded here of both: 1.00 s a question instead of 2.00" in small.before_next
     for comparable_to_nothing in (closeness(0.001, texts=100), closeness(0.001, to="another")):
         small.closeness = comparable_to_nothing
         assert rank([other, small]) == [other, small], "published tests decide where KLs cannot be compared"
@@ -123,10 +126,14 @@ def test_files_are_ranked_by_their_kl_to_the_same_reference(candidate: Make) -> 
     assert order(far, close, large) == ["close", "far", "large"]
 
 
-def test_memory_decides_where_no_time_is_known(candidate: Make) -> None:
+def test_what_is_timed_is_before_what_is_not(candidate: Make) -> None:
     timed, unknown = candidate("a", 1), candidate("b", None)
-    assert order(timed, unknown) == ["a", "b"]
-    assert timed.before_next == "1 before 2: nothing tells them apart; accuracy unknown here"
+    assert order(unknown, timed) == ["a", "b"]
+    assert timed.before_next == (
+        "1 before 2: 1.00 s a question, while the time of the other is unknown; accuracy unknown here"
+    )
+    assert order(unknown, candidate("c", None)) == ["b", "c"]
+    assert unknown.before_next == "1 before 2: nothing tells them apart; accuracy unknown here"
 
 
 def test_several_pairs_need_a_stronger_difference_each(candidate: Make) -> None:
@@ -159,3 +166,50 @@ def test_memory_is_a_reason_beyond_the_error_of_its_prediction() -> None:
     assert _ranks([855, 833, 831]) == [0, 0, 0]
     assert _ranks([1000, 800, 840, 860]) == [2, 0, 0, 1]
     assert _ranks([0, 0]) == [0, 0]
+
+
+def measured(it: Candidate, mib: float, predicted_mib: float = 900, allowed_mib: float = 20_000) -> Candidate:
+    it.measured_mib, it.allowed_mib = mib, allowed_mib
+    footprint = Footprint({"linear": int((predicted_mib - PROCESS_MIB) * MIB)}, 0, 0, 0, 0)
+    it.fit = Fit(footprint, 1, predicted_mib - PROCESS_MIB, {"main memory": allowed_mib - PROCESS_MIB})
+    return it
+
+
+def test_what_was_measured_to_be_slower_and_larger_is_not_first(candidate: Make) -> None:
+    plain = measured(candidate("mine", 1), 994, predicted_mib=900)
+    int8 = measured(candidate("mine", 4, quantization="int8"), 1064, predicted_mib=800)
+    untimed = measured(candidate("mine", None, quantization="nf4"), 850, predicted_mib=700)
+    ranked = rank([int8, plain, untimed])
+    assert ranked[0] is plain, "int8 needs less memory by a prediction only, and memory is neither short nor limited"
+    assert plain.before_next == (
+        "1 before 2: no worse in all that was recorded here of both: 1.00 s a question instead of 4.00, 994 MiB instead "
+        "of 1,064; accuracy unknown here"
+    )
+
+
+def test_a_dominated_named_model_is_not_first(candidate: Make) -> None:
+    mine = measured(candidate("mine", 2, right(100)), 2000)
+    other = measured(candidate("other", 1, right(100)), 1000)
+    assert order(mine, other) == ["other", "mine"]
+    unknown = measured(candidate("another", 1), 1000)
+    assert order(mine, unknown) == ["mine", "another"], "nobody knows how good its answers are"
+
+
+def test_memory_counts_where_it_is_short_or_limited(candidate: Make) -> None:
+    large, small = measured(candidate("a", None), 2000), measured(candidate("b", None), 1000)
+    assert [it.model for it in rank([large, small])] == ["a", "b"]
+    assert [it.model for it in rank([large, small], memory_is_limited=True)] == ["b", "a"]
+    assert small.before_next == "1 before 2: less memory, 1,000 MiB instead of 2,000; accuracy unknown here"
+    large.allowed_mib = small.allowed_mib = 2100
+    assert [it.model for it in rank([large, small])] == ["b", "a"], "2,000 of 2,100 MiB: memory is short"
+
+
+def test_a_recorded_time_counts_before_a_prediction_within_its_error(candidate: Make) -> None:
+    recorded, guessed = candidate("a", 1.2), candidate("b", 1.0)
+    guessed.time = Estimate(100.0, 0.85, EstimateBasis.guessed)
+    assert order(guessed, recorded) == ["a", "b"]
+    assert recorded.before_next == (
+        "1 before 2: 1.20 s a question, while 1.00 ± 85% of the other is less certain; accuracy unknown here"
+    )
+    guessed.time = Estimate(20.0, 0.85, EstimateBasis.guessed)
+    assert order(guessed, recorded) == ["b", "a"], "far faster than its error"

@@ -133,13 +133,14 @@ def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
         return found
 
     plain = predicted()
-    assert (plain.copied_bytes, plain.load_bytes) == (0, int(footprint.LOAD_MIB * 2**20))
+    least = int(footprint.LOAD_MIB * 2**20) + footprint.TOKENIZER_LOAD_BYTES * 512  # slots of a tokenizer's table
+    assert (plain.copied_bytes, plain.load_bytes) == (0, least)
     assert 0 < plain.unread_bytes < plain.weights["embedding"]
     tied = predicted(tied=True)
     assert tied.copied_bytes == tied.weights["embedding"]
     converted = predicted(dtype=Dtype.bfloat16)
     assert converted.copied_bytes == converted.weights["linear"] + converted.weights["head"]
-    assert converted.load_bytes == sum(converted.weights.values()) + int(footprint.LOAD_MIB * 2**20)
+    assert converted.load_bytes == sum(converted.weights.values()) + least
     for not_packed in (predicted(free_mib=0.0, tied=True), predicted(attention=Attention.sdpa, tied=True)):
         assert not_packed.copied_bytes == not_packed.unread_bytes == 0
         assert not_packed.runtime_bytes < tied.runtime_bytes

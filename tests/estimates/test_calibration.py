@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from runner.checkpoints.resolve import resolve
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
-from runner.estimates.calibration import speeds
+from runner.config.task import Gsm8kConfig
+from runner.estimates.calibration import FILE, Calibration, known_speeds, measure
 from runner.estimates.jobs import estimate
 from runner.estimates.sample import calibration_model_of
 from runner.estimates.speed import EstimateBasis
@@ -22,28 +24,77 @@ from runner.quantization import CHOICES
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_children")
 def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
-    task = SweepConfig(batch_sizes=[2], prompt_tokens=[8], new_tokens=4, repeats=2, warmup=0)
+    task = SweepConfig(batch_sizes=[2], prompt_tokens=[8], new_tokens=512, repeats=1000, warmup=0)  # worth timing
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=task)
     lines: list[str] = []
     folder = Path(config.output_dir)
     jobs = {7: (config, resolve(config))}
-    assert estimate(jobs, folder, calibrate=False)[7].time is None, "plan=quick times nothing"
+    guessed = estimate(jobs, folder, calibrate=False, on_line=lines.append)[7].time
+    assert guessed is not None
+    assert (guessed.source, lines) == (EstimateBasis.guessed, []), "plan=quick times nothing"
     time = estimate(jobs, folder, calibrate=True, on_line=lines.append)[7].time
     assert time is not None
     assert (time.source, time.is_upper_bound) == (EstimateBasis.calibrated, False)
     assert time.seconds > 0
-    assert [line.split(":")[0] for line in lines] == ["calibrating"]
+    assert [line.split(",")[0] for line in lines] == ["calibrating 1 of 1 formats", "    1 of 1: embedded none"]
+    assert "plan=quick leaves this out" in lines[0]
     again = estimate(jobs, folder, calibrate=True, on_line=lines.append)[7].time
     assert again == time
-    assert len(lines) == 1
+    assert len(lines) == 2
     model = calibration_model_of(config, resolve(config), 6.0)
     assert model is not None
-    speed = speeds([model], folder, lines.append)[model.key]
+    speed = known_speeds([model], folder)[model.key]
     assert [rows for rows, _ in speed.decode] == [1, 2, 8, 32]
     assert min(took for _, took in (*speed.prefill, *speed.decode)) > 0
     other = calibration_model_of(replace(config, quantization=CHOICES["nf4"]()), resolve(config), 2.0)
     assert other is not None
     assert other.key != model.key
+
+
+def test_small_work_is_guessed_and_nothing_is_timed(make_config: Callable[..., Any]) -> None:
+    config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=Gsm8kConfig(limit=20))
+    lines: list[str] = []
+    time = estimate({0: (config, resolve(config))}, Path(config.output_dir), calibrate=True, on_line=lines.append)[
+        0
+    ].time
+    assert time is not None
+    assert time.source is EstimateBasis.guessed
+    (line,) = lines
+    assert line.startswith("guessed, not calibrated: embedded none: timing them would take more than a tenth of")
+    assert not Path(config.output_dir, FILE).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
+def test_what_was_timed_before_an_interruption_is_kept(make_config: Callable[..., Any]) -> None:
+    config = make_config(model=LocalModelConfig("embedded", device="cpu"))
+    folder, lines = Path(config.output_dir), list[str]()
+    formats = [replace(config, quantization=CHOICES[name]()) for name in ("none", "int8", "nf4")]
+    models = [model for it in formats if (model := calibration_model_of(it, resolve(it), 6.0)) is not None]
+
+    def interrupt(line: str) -> None:
+        lines.append(line)
+        if line.startswith("    3 of 3"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure([Calibration(model, 1.0) for model in models], folder, math.inf, interrupt)
+    assert [line.split(",")[0] for line in lines[1:]] == [
+        "    1 of 3: embedded none", "    2 of 3: embedded int8", "    3 of 3: embedded nf4",
+    ]  # fmt: skip
+    assert known_speeds(models, folder).keys() == {model.key for model in models[:2]}
+
+
+@pytest.mark.usefixtures("warm_children")
+def test_a_calibration_ends_with_its_time(make_config: Callable[..., Any]) -> None:
+    config = make_config(model=LocalModelConfig("embedded", device="cpu"))
+    model = calibration_model_of(config, resolve(config), 6.0)
+    assert model is not None
+    lines: list[str] = []
+    large, small = Calibration(model, 1000.0), Calibration(model, -5.0)  # the second is believed to take no time
+    assert measure([large, small], Path(config.output_dir), 0.01, lines.append) == {}
+    assert lines[0].startswith("guessed, not calibrated: embedded none: ")
+    assert lines[-1].startswith("calibration ended after 0.0 s, a tenth of the time that the jobs take")
 
 
 def test_a_large_model_is_timed_by_a_few_of_its_layers(make_config: Callable[..., Any]) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner.checkpoints import random_weights
 from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig
+from runner.config.likelihood import LikelihoodConfig
 from runner.config.model import LocalModelConfig
+from runner.config.task import Gsm8kConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
-from runner.estimates.fit import PROCESS_MIB, fit, free_mib_by_device
+from runner.engines.kinds import kind_of
+from runner.estimates.fit import PROCESS_MIB, fit, free_mib_by_device, possible
 from runner.quantization import CHOICES
 
 Make = Callable[..., Any]
@@ -23,7 +28,8 @@ Make = Callable[..., Any]
 def seven_billion(make_config: Make) -> Any:
     """A job whose model is known by its shape alone."""
     model = LocalModelConfig("x", shape="qwen25_7b_instruct", random_weights=True, device="cpu")
-    return make_config(model=model, generation=GenerationConfig(max_new_tokens=64, batch_size=64))
+    generation = GenerationConfig(max_new_tokens=64, batch_size=64)
+    return make_config(model=model, generation=generation, task=Gsm8kConfig(limit=200))
 
 
 def test_a_job_that_fits_names_no_change(seven_billion: Any) -> None:
@@ -82,3 +88,41 @@ def test_a_cpu_has_the_free_memory_without_that_of_a_new_process(monkeypatch: py
     monkeypatch.setattr(machine, "available_mib", lambda: 4000.0)
     assert free_mib_by_device("cpu") == {"main memory": 4000.0 - PROCESS_MIB}
     assert free_mib_by_device("cpu", {"cpu": "1GiB"}) == {"main memory": 1024.0}
+
+
+@pytest.fixture
+def embedded(make_config: Make) -> Any:
+    return make_config(model=LocalModelConfig("embedded", device="cpu"), task=Gsm8kConfig(limit=5))
+
+
+def test_rows_and_answers_are_no_more_than_can_be(embedded: Any) -> None:
+    usual, free_mib = fit(embedded, resolve(embedded), {"main memory": 2000.0}), {"main memory": 2000.0}
+    huge = replace(embedded, generation=replace(embedded.generation, batch_size=100_000, max_new_tokens=100_000))
+    result = fit(huge, resolve(huge), free_mib)
+    assert usual is not None
+    assert result is not None
+    assert (result.rows, result.fits) == (5, True)
+    room = resolve(huge).text_settings["max_position_embeddings"]
+    assert possible(huge, resolve(huge)).generation.max_new_tokens < room
+    (note,) = [note for note in kind_of(huge.model).check(huge, resolve(huge)) if "max_new_tokens" in note]
+    assert note.startswith(f"generation.max_new_tokens=100000: the model has room for {room:,} tokens")
+
+
+def test_texts_that_are_scored_are_in_memory_for_one_pass_only(make_config: Make) -> None:
+    model = LocalModelConfig("x", shape="qwen25_15b_instruct", random_weights=True, device="cpu")
+    scored = fit(
+        it := make_config(model=model, task=LikelihoodConfig(limit=200)), resolve(it), {"main memory": 20_000.0}
+    )
+    assert scored is not None
+    assert scored.predicted.kv_cache_mib < 40, "of 1,026 tokens, where 128 rows of 513 were predicted: 3,600 MiB"
+
+
+def test_a_tokenizer_counts_in_the_memory_of_the_load(make_config: Make, tmp_path: Path) -> None:
+    """Measured with the vocabularies of 49,152 and 130,000: 32 and 151 MiB beyond that of small ones."""
+    shape = make_config(model=LocalModelConfig("x", shape="smollm2_135m", random_weights=True, device="cpu"))
+    random_weights.write(resolve(shape).settings, tmp_path / "model")
+    files = make_config(model=LocalModelConfig(str(tmp_path / "model"), device="cpu"))
+    noise, real = (fit(it, resolve(it), {"main memory": 20_000.0}) for it in (shape, files))
+    assert noise is not None
+    assert real is not None
+    assert real.predicted.load_mib - noise.predicted.load_mib == pytest.approx(32, abs=0.5)

@@ -15,14 +15,14 @@ from runner.config.generation import GenerationConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.margins import questions_needed
-from runner.core.planning import expected_disagreement
+from runner.core.planning import detection_power, expected_disagreement
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.sequential import Decision, Pairs, log_capital
 from runner.core.stats import detectable_difference
 from runner.estimates.jobs import JobEstimate
 from runner.estimates.speed import Estimate, EstimateBasis
 from runner.grid.plan import PlannedJob, State
-from runner.grid.question_plan import question_lines
+from runner.grid.question_plan import _largest_power, question_lines
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 from runner.store.jobs import Job
@@ -126,3 +126,36 @@ def test_other_grids_have_no_such_lines(make_config: Make, tmp_path: Path, tasks
 def test_another_prompt_is_not_a_baseline(make_config: Make, tmp_path: Path) -> None:
     plan = [planned(make_config, tmp_path), planned(make_config, tmp_path, Nf4Config(), instruction="Go.")]
     assert question_lines(plan, {}, is_quick=False) == []
+
+
+def test_no_difference_is_larger_than_the_share_of_verdicts_that_differ(make_config: Make, tmp_path: Path) -> None:
+    plan = [planned(make_config, tmp_path, it) for it in (None, Nf4Config())]
+    said = {}
+    for n in (20, 60, 100, 500):
+        for it in plan:
+            it.input_count = n
+        (said[n],) = question_lines(plan, {}, is_quick=True)
+    assert said[20] == (
+        "20 questions a job are too few to detect any difference from quantization=none with 80% power (1 comparison, if "
+        "10% of the verdicts differ, as is usual, so that no difference is larger than 10.0 points)"
+    )
+    assert "are too few to detect any difference" in said[60], "six that differ, all one way: detection_power is 0.56"
+    assert "could detect only the largest difference" in said[100]
+    assert "could detect a difference of" in said[500]
+
+
+@pytest.mark.parametrize(
+    ("n", "disagreement", "alpha"), [(20, 0.1, 0.05), (60, 0.1, 0.05), (100, 0.1, 0.0125), (5, 0.5, 0.05)]
+)
+def test_the_largest_power_is_that_of_the_exact_test(n: int, disagreement: float, alpha: float) -> None:
+    exact = detection_power(n, 0.0, disagreement, alpha)
+    assert abs(_largest_power(n, disagreement, alpha) - exact) < 1e-9
+
+
+def test_more_questions_than_there_are_are_not_advised(make_config: Make, tmp_path: Path) -> None:
+    data = tmp_path / "some.jsonl"
+    data.write_text("".join(f'{{"question": "What is {n} + 1?", "answer": "#### {n + 1}"}}\n' for n in range(1319)))
+    plan = [planned(make_config, tmp_path, it, data=str(data)) for it in (None, Nf4Config())]
+    time = Estimate(10.0, 0.2, EstimateBasis.recorded)
+    lines = question_lines(plan, {number: JobEstimate(time=time) for number in range(2)}, is_quick=False)
+    assert lines[1].endswith("would show 'as good within 2 points' if neither is better: there are only 1,319")

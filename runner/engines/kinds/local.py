@@ -14,6 +14,7 @@ from runner.checkpoints.resolve import Resolved
 from runner.config.model import local_model
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig, base_key
+from runner.config.rope import RopeConfig
 from runner.config.task import Workload
 from runner.core import machine
 from runner.engines.base import Capability, Prompt, Request
@@ -50,10 +51,11 @@ class Local(ModelKind):
             adapter_header.check(one, one_config.lora)
             if one.model.random_weights:
                 random_weights.check_disk(one.model)
+        notes = _notes_of_room(config, resolved)
         device = machine.device_class(model.device)
         if device == "cuda":
-            return []  # only torch knows how much memory of a GPU is free
-        notes = profile_notes(config.profile, device)
+            return notes  # only torch knows how much memory of a GPU is free
+        notes += profile_notes(config.profile, device)
         return notes + check_memory(config, resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 
     def predict(
@@ -115,6 +117,16 @@ class Local(ModelKind):
         from runner.engines.local.engine import LocalEngine  # imports torch
 
         return LocalEngine(config, resolved, bases)
+
+
+def _notes_of_room(config: RunnerConfig, resolved: Resolved) -> list[str]:
+    """Say that answers end earlier than asked for, because the model has no room for more tokens."""
+    room = None if resolved.model.random_weights else resolved.text_settings.get("max_position_embeddings")
+    longest = max((amount.new_tokens for amount in config.task.amounts(config.generation)), default=0)
+    if not isinstance(room, int) or config.rope.name != RopeConfig.name or longest < room:
+        return []
+    limit = f"the model has room for {room:,} tokens, those of the prompt among them: an answer ends there"
+    return [f"generation.max_new_tokens={config.generation.max_new_tokens}: {limit}"]
 
 
 KIND = Local()

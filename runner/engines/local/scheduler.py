@@ -8,7 +8,6 @@ When memory runs out, half as many rows continue, and the others continue later 
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
@@ -16,7 +15,7 @@ from collections.abc import Collection, Sequence
 from runner.core import machine
 from runner.core.errors import MEMORY_ERRORS, is_memory_error
 from runner.core.result import FinishReason
-from runner.engines.base import MEMORY_RAN_OUT, Completion, Event, RequestId
+from runner.engines.base import MEMORY_RAN_OUT, Event, RequestId
 from runner.engines.local.attention import PrefixUse
 from runner.engines.local.entering import Entering
 from runner.engines.local.forward import TokenSpan, read_and_score, scored
@@ -25,6 +24,7 @@ from runner.engines.local.memory import release_failed_pass
 from runner.engines.local.own_memory import note_kv, note_pass
 from runner.engines.local.prefix_tree import ConversationCache
 from runner.engines.local.prompt_cache import PromptCache
+from runner.engines.local.row_progress import RowProgress
 from runner.engines.local.speculation import Speculation
 from runner.engines.rows import Row, Stopping
 from runner.engines.sampling import Sampler, sampler_of
@@ -57,7 +57,7 @@ class Scheduler(Entering):
         self.sampler = Sampler(self.vocab_size, self.heads.device)
         self.at_once = 0  # rows in the current pass; 0 if it reads a prefix and no row is active
         self.others_waited = False  # whether active rows were not in the last pass, so that the next one is theirs
-        self.ended_rows = self.ended_tokens = 0
+        self.progress = RowProgress()
         self.count.now(0, 0)
         self.stats.kv_tokens, self.stats.under_way = 0, 0.0
 
@@ -274,17 +274,13 @@ class Scheduler(Entering):
         self.uses = None
 
     def _tell_progress(self, events: list[Event]) -> None:
-        """Note the rows' progress, on the assumption that they become as long as those that have ended."""
-        for event in events:
-            if isinstance(event, Completion) and event.token_ids and event.logprobs is None:
-                self.ended_rows += 1
-                self.ended_tokens += len(event.token_ids)
-        usual = self.ended_tokens / self.ended_rows if self.ended_rows else math.inf
+        """Note how far the rows are."""
+        self.progress.note_ended(events)
         on_way = [*self.active, *self.reading]
         self.count.now(len(on_way), len(self.waiting))
         self.stats.kept_tokens = self.prompts.tokens
         self.stats.kv_tokens = self.prefixes.tokens + sum(row.places for row in on_way)
-        self.stats.under_way = sum(min(len(row.tokens) / min(row.limit, usual), 0.99) for row in self.active)
+        self.stats.under_way = self.progress.under_way(self.active, self.stats)
 
     # ------------------------------------------------------------------------------------- out of memory
 

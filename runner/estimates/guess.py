@@ -1,0 +1,83 @@
+"""A guess of a model's speed, from how fast a machine moves bytes and multiplies; nothing of the model is run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from runner.checkpoints.footprint import Footprint
+from runner.checkpoints.pass_memory import PREFILL_TOKENS
+from runner.config.root import RunnerConfig
+from runner.core.machine import MIB
+from runner.estimates.speed import EstimateBasis, Speed
+from runner.quantization.mixed import Mix
+
+SPREAD = 0.6  # relative uncertainty of a guess
+# Memory traffic of unpacking weights in each pass, as a share of their size in 16 bits.
+UNPACKED = {"cpu": {"int8": 1.0, "nf4": 1.5, "fp4": 1.5}, "cuda": {"int8": 2.0, "nf4": 0.5, "fp4": 0.5}}
+READ_GB_S = 1.0  # reading a checkpoint from a disk
+QUANTIZED_GB_S = 0.5  # quantizing a checkpoint
+STEP_S = {"cpu": 0.001, "cuda": 0.015}  # per step, for any model: Python and kernel launches
+IMPORT_S = 5.0
+TRIES = 3
+ROWS = (1, 8, 32, 128, 512)
+NUMBERS, SIDE = 1 << 24, 768  # of the two vectors, and of the matrices, that are multiplied here: 0.1 s in all
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine reaches: bytes that it reads in a second, and operations of a product of matrices."""
+
+    device: str
+    bytes_per_s: float
+    flops_per_s: float
+    unpacks: bool = True  # whether quantized weights are unpacked in each pass: our own kernels do not
+
+    def speed(self, config: RunnerConfig, predicted: Footprint, parameters: float, place_bytes: int) -> Speed:
+        """Guess the time of a model from the bytes that it moves and the products that it computes."""
+        unpacked = UNPACKED[self.device].get(config.quantization.name, 0.0) * self.unpacks
+        weights_s = (predicted.weight_mib * MIB + unpacked * 2 * parameters) / self.bytes_per_s
+
+        def pass_s(tokens: float) -> float:
+            return STEP_S[self.device] + max(weights_s, 2 * parameters * tokens / self.flops_per_s)
+
+        stored_gb = 2 * parameters / 1e9
+        load_s = stored_gb / READ_GB_S + (stored_gb / QUANTIZED_GB_S if config.quantization.packed else 0.0)
+        tokens = PREFILL_TOKENS[self.device]
+        return Speed(
+            prefill=[(float(size), pass_s(size)) for size in (8, 64, tokens)],
+            decode=[(float(rows), pass_s(rows)) for rows in ROWS],
+            place_s=place_bytes / self.bytes_per_s,
+            load_s=load_s,
+            import_s=IMPORT_S,
+            pass_tokens=tokens,
+            source=EstimateBasis.guessed,
+            spread=SPREAD,
+        )
+
+
+def rates_here(config: RunnerConfig, device: str, dtype_bytes: int) -> Rates | None:
+    """Return what this machine reaches by a product of vectors and one of matrices; None on a GPU."""
+    if device != "cpu":
+        return None
+    bytes_per_s, flops_per_s = _measured()
+    has_kernels = all(choice.has_kernels(dtype_bytes) for choice in Mix.of(config.quantization).choices)
+    return Rates(device, bytes_per_s, flops_per_s, unpacks=not has_kernels)
+
+
+@cache
+def _measured() -> tuple[float, float]:
+    import numpy as np  # takes 0.1 s to import
+
+    numbers, matrix = np.ones(NUMBERS, np.float32), np.ones((SIDE, SIDE), np.float32)
+    read_s = min(_seconds(lambda: np.dot(numbers, numbers)) for _ in range(TRIES))
+    product_s = min(_seconds(lambda: matrix @ matrix) for _ in range(TRIES))
+    return numbers.nbytes / read_s, 2 * SIDE**3 / product_s
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -1,0 +1,45 @@
+"""The time left: by the speed since the work began, without the load and without what an earlier run had done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from runner.core import progress
+from runner.core.progress import Progress, ProgressState
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[ProgressState], list[float]]]:
+    """Yield the steps that are reported, and the clock, whose last number is now."""
+    seen: list[ProgressState] = []
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[-1])
+    progress.report_to(seen.append)
+    yield seen, now
+    progress.report_to(None)
+
+
+def test_the_load_and_what_was_done_before_do_not_count(steps: tuple[list[ProgressState], list[float]]) -> None:
+    seen, now = steps
+    with Progress(100, "loading") as bar:
+        now.append(30.0)
+        bar.describe("gsm8k")
+        bar.show(40)  # of an interrupted run
+        assert seen[-1].left_s is None
+        now.append(40.0)
+        bar.show(45)
+    assert seen[-1].left_s == pytest.approx(55 * 10 / 5)
+
+
+def test_the_speed_is_the_mean_and_not_that_of_the_last_seconds(
+    steps: tuple[list[ProgressState], list[float]],
+) -> None:
+    seen, now = steps
+    with Progress(100, "gsm8k") as bar:
+        for at, done in ((10.0, 50), (11.0, 50.1), (20.0, 50.2)):  # a bunch of answers, then nearly nothing
+            now.append(at)
+            bar.show(done)
+    assert seen[-1].left_s == pytest.approx(49.8 * 20 / 50.2)
