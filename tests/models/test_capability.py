@@ -267,7 +267,8 @@ def test_weights_that_do_not_fit(make_config: Make) -> None:
 
 
 def test_memory_that_gets_short_is_a_note(make_config: Make) -> None:
-    config = make_config(model=SHAPE, generation=GenerationConfig(batch_size=64, max_new_tokens=512))
+    generation = GenerationConfig(batch_size=64, max_new_tokens=512)
+    config = make_config(model=SHAPE, generation=generation, task=Gsm8kConfig(limit=64))
     (note,) = check_memory(config, {MAIN: 15_000})
     # 28 layers, 4 key-value heads of 128, keys and values, 2 bytes, 64 rows of 512 + 512 positions
     assert f"{28 * 4 * 128 * 2 * 2 * 64 * 1024 / 2**20:,.0f} MiB of KV cache" in note
