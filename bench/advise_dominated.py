@@ -90,7 +90,7 @@ def draw(generator: np.random.Generator, draws: Draws, recorded: float, predicte
 
 def order_before(candidates: Sequence[Candidate]) -> Candidate:
     """Return what came first before: the named model's, unquantized before nf4, then time or predicted memory."""
-        order = _Order(candidates, False)
+    order = _Order(candidates, False)
     places = range(len(candidates))
     free = [it for it in places if not any(order.is_better(other, it) for other in places)] or list(places)
     free = [it for it in free if not any(order.loses_less(other, it) for other in free)] or free

@@ -31,7 +31,7 @@ from runner.config.measures import MemoryConfig, SweepConfig
 from runner.config.model import Attention, LocalModelConfig, StubConfig
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
-from runner.config.task import SplitConfig
+from runner.config.task import Gsm8kConfig, SplitConfig
 from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
