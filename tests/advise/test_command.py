@@ -101,7 +101,7 @@ def test_a_recommended_job_runs_and_is_then_recorded(runner: Callable[..., Any])
     job = ("model=embedded", "quantization=none", "task.limit=2", "generation.max_new_tokens=8", "tracking=none")
     done = runner(*job, "--quick", "--run", module="runner.advise")
     assert done.code == 0, done.err
-    assert "unknown: nothing is recorded" in done.out
+    assert ": guessed from bandwidth and matrix rate" in done.out
     assert "finished" in done.out
     again = runner(*job, "--quick", module="runner.advise")
     assert "recorded here" in again.out
