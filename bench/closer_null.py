@@ -55,7 +55,7 @@ def main() -> int:
     generator, failed = np.random.default_rng(options.seed), 0
     print(f"python bench/closer_null.py --draws {options.draws} --seed {options.seed}\n")
     print(f"{'own part':8} {'texts':>5}  {'of 5 equal files, a wrong claim':>32}  {'half as far again, found':>24}")
-    for kind, texts in product(KINDS, (48, 200)):
+    for kind, texts in product(KINDS, (60, 200)):
         equal, farther = (Line("", (LEAST,) * 4 + (last,), texts, kind) for last in (LEAST, FARTHER * LEAST))
         tables = [intervals(generator, equal) for _ in range(options.draws)]
         wrong = Rate(sum(any(are_apart(*pair) for pair in combinations(ends, 2)) for ends in tables), options.draws)

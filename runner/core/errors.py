@@ -213,12 +213,12 @@ def check_free_space(key: str, folder: Path, needed: int) -> None:
     """Raise OutputError unless the disk of a folder, which need not exist yet, has so many bytes free."""
     try:
         place = next(place for place in (folder, *folder.parents) if place.exists())
-        free = shutil.disk_usage(place).free
+        disk = shutil.disk_usage(place)
     except OSError:  # what is wrong with the folder is said by who opens it
         return
-    if free < needed:
+    if disk.total and disk.free < needed:  # a file system that is no disk has 0 of both
         raise OutputError(
-            f"{key}={folder}: the disk is full: {free // 1024:,} KiB are free in {place}, and at least "
+            f"{key}={folder}: the disk is full: {disk.free // 1024:,} KiB are free in {place}, and at least "
             f"{needed // 1024:,} KiB are needed to begin"
         )
 

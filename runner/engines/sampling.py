@@ -128,6 +128,8 @@ class Sampler:
         """
         if all(sampling is GREEDY for sampling in self.samplings):
             return native.argmax(logits)
+        if self.history is not None and logits.shape[1] != self.vocab_size:  # C would read beyond the history's rows
+            raise ValueError(f"rows of {logits.shape[1]} logits; the history is of {self.vocab_size} tokens")
         uniform = _uniform(self.generators, logits.device)  # once for all rows, whatever fails below
         compiled, every = native.for_logits(logits), list(range(len(self.samplings)))
         if compiled is not None:
@@ -157,19 +159,17 @@ class Sampler:
     ) -> torch.Tensor:
         """Pick for these rows in one call into C."""
         if len(rows) < len(self.samplings):
-            return native.sample(compiled, logits[rows], self._row_settings(rows, logits.shape[1]), uniform[rows])
+            return native.sample(compiled, logits[rows], self._row_settings(rows), uniform[rows])
         if self._settings is None:
-            self._settings = self._row_settings(rows, logits.shape[1])
+            self._settings = self._row_settings(rows)
         return native.sample(compiled, logits, self._settings, uniform)
 
-    def _row_settings(self, rows: Sequence[int], width: int) -> native.RowSettings:
+    def _row_settings(self, rows: Sequence[int]) -> native.RowSettings:
         """Return the settings of these rows, and the addresses of their lines in the history."""
         samplings = [self.samplings[row] for row in rows]
         numbers = torch.tensor([sampling.numbers for sampling in samplings], dtype=torch.float64)
         addresses = torch.zeros(2, len(samplings), dtype=torch.long)
         if self.history is not None:
-            if width != self.vocab_size:  # C would read beyond the history's rows
-                raise ValueError(f"rows of {width} logits; the history is of {self.vocab_size} tokens")
             for address, table in zip(addresses, (self.history.seen, self.history.counts), strict=True):
                 offsets = torch.tensor([self.lines[row] for row in rows]) * self.vocab_size * table.element_size()
                 address.copy_(offsets + table.data_ptr())

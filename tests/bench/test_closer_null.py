@@ -16,7 +16,7 @@ def test_intervals_of_equal_files_overlap(monkeypatch: pytest.MonkeyPatch) -> No
     from files_null import Line
 
     generator = np.random.default_rng(1)
-    equal = [intervals(generator, Line("", (0.001,) * 4, 48, "mixed")) for _ in range(30)]
+    equal = [intervals(generator, Line("", (0.001,) * 4, 60, "mixed")) for _ in range(30)]
     assert sum(any(are_apart(*pair) for pair in combinations(ends, 2)) for ends in equal) <= 3
-    far = [intervals(generator, Line("", (0.001, 0.01), 48, "even")) for _ in range(5)]
+    far = [intervals(generator, Line("", (0.001, 0.01), 60, "even")) for _ in range(5)]
     assert all(are_apart(*ends) for ends in far)

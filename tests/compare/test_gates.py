@@ -37,7 +37,7 @@ def outcomes(text: str, *effects: Effect | str, metrics: dict[str, float] | None
         (paired_accuracies(20, 20, 2000), True, "as good within 2 points"),
         (paired_accuracies(5, 25, 2000), True, "worse, but by less than 2 points"),
         (paired_accuracies(20, 220, 2000), False, "worse by more than 2 points"),
-        (paired_accuracies(5, 5, 100), False, "undecided within 2 points (needs about 2,130 questions)"),
+        (paired_accuracies(5, 5, 100), False, "undecided within 2 points (needs about 2,090 questions)"),
         (paired_accuracies(10, 60, 2000), False, "worse, and undecided whether by more than 2 points"),
         (sequential_accuracies([(True, True)] * 9), False, "undecided within 2 points"),
         (

@@ -126,7 +126,7 @@ def test_the_page_says_what_the_terminal_says(saved: Path, grid: Store, show: An
     assert page.text.index(out.splitlines()[1]) < page.text.index("wins/losses"), "what may be concluded comes first"
     for sentence in sentences:
         assert squeezed(sentence) in squeezed(page.text)
-    for cell in ("90.0 % [85.1, 93.4]", "−15.0 [−20.6, −10.7]", "0/30/170", "experiment grid", "What all 6 runs share"):
+    for cell in ("90.0 % [85.1, 93.4]", "−15.0 [−20.7, −10.4]", "0/30/170", "experiment grid", "What all 6 runs share"):
         assert cell in page.text
     assert "Flips: nf4 vs none on task.split=test: 30 lost, 0 won, 150 right in both, 20 wrong in both" in page.text
     assert "nf4-test thinks about question 150 #### 7" in page.text

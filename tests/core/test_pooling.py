@@ -10,7 +10,7 @@ import pytest
 
 from runner.core import ratios, stats
 from runner.core.effects import Finding, Method, judge, paired_accuracies
-from runner.core.margins import MarginVerdict
+from runner.core.margins import MarginVerdict, questions_needed
 from runner.core.pooling import (
     PairedTexts,
     PairedVerdicts,
@@ -178,9 +178,9 @@ def test_the_questions_that_decide_about_a_mean_grow_with_the_tasks() -> None:
     small, large = PairedVerdicts(5, 5, 50), PairedVerdicts(5, 5, 1000)
     needed = pooled_accuracies([small, large], Weights.tasks).needs
     assert needed is not None
-    count, by_questions = needed(0.05, ALPHA), paired_accuracies(10, 10, 1050).needs
-    assert by_questions is not None
+    count, by_questions = needed(0.05, ALPHA), questions_needed(0.05, 20 / 1050, ALPHA)
     assert count is not None
-    assert count > 5 * (by_questions(0.05, ALPHA) or 0), "half of the weight is on a twentieth of the questions"
+    assert by_questions is not None
+    assert count > 5 * by_questions, "half of the weight is on a twentieth of the questions"
     assert (needed(0.05, ALPHA, 0.9) or 0) > count
     assert questions_for_mean([small, large], 1e-4) is None

@@ -38,7 +38,7 @@ def test_a_job_from_python_is_the_command_lines_job(folder: Path, runner: Callab
     before = signal.getsignal(signal.SIGINT), logging.getLogger("runner").level
     record = package.evaluate("model=stub", ["task.limit=3", "seed=2"], {"task.system": "Be brief, please"})
     assert (record.status, record.from_ledger, record.result.metrics["n"]) == (Status.FINISHED, False, 3)
-    assert runs(folder) == [("gsm8k stub test", "FINISHED")]
+    assert runs(folder) == [("gsm8k stub test limit=3 system=Be brief, please seed=2", "FINISHED")]
     assert (folder / "outputs" / "jobs" / record.job_id / "log.txt").exists()
     by_command = runner("model=stub", "task.limit=3", "seed=2", "task.system=Be brief, please")
     assert f"{record.job_id}  (recorded earlier)" in by_command.out

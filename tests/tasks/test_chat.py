@@ -79,7 +79,7 @@ def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
         "/sett: no command '/sett'. Did you mean /set?",
         "no setting 'depth'",
         "warm is not a number",
-        "/set temperature=11: must lie in 0..10",
+        "/set temperature=11: must be 0, or lie in 1e-10..10",
         "/set generation.top_k=-1: must be 0 (off) or more",
         "/set max_new_tokens=0: must be 1 or more",
         "nothing.json cannot be read",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,8 @@ class Hybrid(ModelKind):
     def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:
         """Import what the student needs."""
         kind, alone = student_of(config)
-        kind.import_libraries(alone, resolved)
+        with suppress(RunnerError):  # as in open_engine: the teacher answers alone
+            kind.import_libraries(alone, resolved)
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what both can do together."""

@@ -214,7 +214,7 @@ def until(condition: Callable[[], bool]) -> None:
     [
         Trouble("status", 429), Trouble("status", 429, {"Retry-After": "0.1"}), Trouble("status", 500),
         Trouble("status", 503, {"Retry-After": "Fri, 01 Jan 2021 00:00:00 GMT"}), Trouble("status", 502, {"Retry-After": "soon"}),
-        Trouble("cut"), Trouble("reset"), Trouble("malformed"), Trouble("odd"), Trouble("stall"), Trouble("html"),
+        Trouble("cut"), Trouble("reset"), Trouble("malformed"), Trouble("odd"), Trouble("stall"),
         Trouble("error_event"), Trouble("endless"), Trouble("endless_line"),
     ],
     ids=lambda trouble: f"{trouble.kind}-{trouble.status}-{len(trouble.headers)}",
@@ -286,7 +286,7 @@ def test_a_missing_token_count_is_noted(make_config: Make, api: Api) -> None:
     engine = open_engine(config_of(make_config, api.url))
     (one,) = complete(engine, [Request(0, HI)])
     assert (one.text, one.new_tokens) == ("I heard Hi", 0)
-    assert engine.stats.notes == ["the server did not count the tokens of 1 answers: they count as 0"]
+    assert engine.stats.notes == ["the server did not count the tokens of 1 answer: they count as 0"]
     engine.close()
 
 

@@ -135,7 +135,7 @@ def test_missing_counts_are_unknown(make_config: Make, api: Api, usage: Any) -> 
     api.always = Trouble("says", pieces=("four",), usage=usage)
     one, _, notes = ask(make_config, api)
     assert (one.text, one.error) == ("four", None)
-    assert "the server did not count the tokens of 1 answers: they count as 0" in notes
+    assert "the server did not count the tokens of 1 answer: they count as 0" in notes
 
 
 def test_an_impossible_max_model_len_is_ignored(make_config: Make, api: Api) -> None:
