@@ -80,7 +80,7 @@ def test_wrong_commands_are_said_and_the_chat_goes_on(tmp_path: Path) -> None:
         "no setting 'depth'",
         "warm is not a number",
         "/set temperature=11: must be 0, or lie in 1e-10..10",
-        "/set generation.top_k=-1: must be 0 (off) or more",
+        "/set generation.top_k=-1: must be a whole number in 0..2147483647 (0 = off)",
         "/set max_new_tokens=0: must be 1 or more",
         "nothing.json cannot be read",
         "the file exists",
