@@ -156,6 +156,11 @@ def interrupt_if_noted() -> None:
         _raise(Interrupted, _state.first_at)
 
 
+def forget_noted() -> None:
+    """Forget a signal that waits, where an error already tells why it was sent."""
+    _state.noted = False
+
+
 def pause(seconds: float) -> None:
     """Sleep within a step; a signal ends it."""
     until = time.monotonic() + seconds

@@ -255,7 +255,7 @@ def test_neither_the_stop_text_nor_the_end_is_among_the_tokens(client: OpenAI) -
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "a part of type 'image_url': this server reads only text"),
         ({"messages": [{"role": "user"}]}, "messages[0].content: give a text"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
-        ({"temperature": -1}, "temperature=-1.0: must lie in 0..10"),
+        ({"temperature": -1}, "temperature=-1.0: must be 0, or lie in 1e-10..10"),
         ({"top_p": 0}, "top_p=0.0: must lie in (0, 1]"),
         ({"n": 0}, "n=0: must be 1 or more"),
         ({"n": 1000}, "1000 completions in one request: this server takes 256 (task.max_open)"),

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from runner.config.model import parts_model
 from runner.config.root import RunnerConfig
+from runner.core import signals
 from runner.core.errors import JobFailed, RunnerError, one_line
 from runner.core.result import FinishReason
 from runner.engines.base import EngineReport, Event, Request, RequestId
@@ -325,6 +326,12 @@ def naming_dead_process(peers: PeerProcesses, stages: LoadedStages | None) -> It
     """If torchrun ends this process because another one has died, raise an error that names that one."""
     try:
         yield
+        if processes.terminated_at is not None:
+            signals.interrupt_if_noted()  # and not when the step has ended, where nobody knows of the others
+    except RunnerError:
+        if processes.terminated_at is not None:
+            signals.forget_noted()
+        raise
     except KeyboardInterrupt:
         if processes.terminated_at is not None:
             peers.check()
