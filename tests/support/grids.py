@@ -27,6 +27,7 @@ import sys
 import time
 
 if os.environ.get("FAULTS"):
+    from runner.core import signals
     from runner.engines.kinds import stub
 
     faults = dict(fault.split("=") for fault in os.environ["FAULTS"].split(","))
@@ -56,7 +57,9 @@ if os.environ.get("FAULTS"):
                 case "segfault":
                     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
                     os.kill(os.getpid(), signal.SIGSEGV)
-                case "hang" | "deaf":
+                case "hang":
+                    signals.pause(3600)  # a step that a signal need not wait for
+                case "deaf":
                     time.sleep(3600)
         engine.done += 1
         return events
