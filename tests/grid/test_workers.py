@@ -110,7 +110,9 @@ def test_a_killed_worker_is_failed_at_once_and_a_killed_parent_takes_its_workers
     assert is_complete(started.folder, jobs=5, each=4)
     runs = mlflow_runs(started.folder)
     assert Counter(run.status for run in runs if run.is_grid) == {"FINISHED": 1}, "the same grid is the same run"
-    assert Counter(run.status for run in runs if not run.is_grid) == {"FAILED": 2, "FINISHED": 5}, "the killed one went on"
+    assert Counter(run.status for run in runs if not run.is_grid) == {"FAILED": 2, "FINISHED": 5}, (
+        "the killed one went on"
+    )
     assert len(finished(started.folder)) == 5
 
 

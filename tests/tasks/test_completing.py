@@ -278,7 +278,10 @@ def test_more_questions_generate_only_what_is_new_and_fewer_nothing(
     assert kept(less) == kept(small)[:3]
     assert not less.result.metrics.keys() & {"decode_tok_per_s", "load_s", "peak_rss_mib"}, "nothing was measured"
     assert less.result.facts["architecture"] == small.result.facts["architecture"]
-    assert less.result.notes[1:] == small.result.notes, "what was said of the engine holds for its answers"
+    reused, cut_off, *of_engine = less.result.notes
+    assert reused.startswith("3 of 3 samples were taken from job ")
+    assert cut_off == "3 of 3 cut off at 8 tokens: raise generation.max_new_tokens"
+    assert of_engine == small.result.notes[1:], "what was said of the engine holds for its answers"
     (Path(less.output_dir) / "result.json").unlink()
     again = run(config)
     assert again.result.notes == less.result.notes, "the lines say themselves where they come from"
