@@ -95,6 +95,7 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
 
 DISTRIBUTIONS = {"hydra": "hydra-core", "dotenv": "python-dotenv"}  # packages whose name is not the module's
 INDIRECT = {
+    "h11",
     "huggingface_hub",
     "jinja2",
     "pydantic",
@@ -102,7 +103,7 @@ INDIRECT = {
     "starlette",
     "tqdm",
     "yaml",
-}  # dependencies of transformers, torch, MLflow, FastAPI, OmegaConf
+}  # dependencies of transformers, torch, MLflow, FastAPI, uvicorn, OmegaConf
 OPTIONAL = {"torchao", "gguf", "joblib", "lm_eval", "optuna", "ray", "submitit"}  # each in its own extra
 
 
