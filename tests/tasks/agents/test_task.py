@@ -144,7 +144,7 @@ def test_an_error_is_no_answer_and_asked_again(make_config: Make, again: Starts)
     assert second.metrics["accuracy"] == 1
     assert "test/1/0/2" in engine.asked
     assert not [key for key in engine.asked if not key.startswith("test/1/")], "the others are kept"
-    assert "1 call that had ended in an error were asked again" in second.notes
+    assert "1 calls that had ended in an error were asked again" in second.notes
     nothing = Team(say)
     assert work(agents, config, again(), nothing).metrics["accuracy"] == 1
     assert nothing.loads == 0, "all is on disk"
