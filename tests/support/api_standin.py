@@ -239,10 +239,10 @@ class Api:
                 "completion_tokens": len(pieces) * body.get("n", 1),
             }
             event(to, self.chunk(body) | {"choices": [], "usage": counts})
+        with self._lock:  # before the client can know that its answer is complete, and a test look here
+            self.answered.append(prompt_of(body))
         part(to, b"data: [DONE]\n\n")
         part(to, b"")
-        with self._lock:
-            self.answered.append(prompt_of(body))
 
     def pause(self) -> None:
         """Wait between two pieces of an answer."""
