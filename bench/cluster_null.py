@@ -1,21 +1,28 @@
 """How often is a comparison of families of questions wrong?
 
-`python bench/cluster_null.py [--pairs 400] [--seed 0]`. Questions come in families (twins, or questions about one text)
+`python bench/cluster_null.py [--pairs 300] [--seed 0]`. Questions come in families (twins, or questions about one text)
 of equal or unequal size. Whether a run solves a question depends on its family, on how well this run does with the
 family, on the question, and on chance. First both runs are equally good: how often are they called different? Then one
 is better by a known number of points: how often does the 95 % interval miss it, and how often is the run called as good
 within exactly that margin? The last columns treat the same questions as independent. The verdicts are runner-compare's
-own, from answers to finding. Then few families have all the losses: each loses nine tenths of its questions with a
-probability of 0.1, and otherwise gains a tenth, so that the true difference is 0. Last, a pair of equal runs says how
-many questions would show "as good", and so many are drawn, in more families. The exit code is 1 if more than 5 % of
-equal pairs are called different, more than 6 % of intervals miss, or less than 77 % of the plans decide, beyond noise.
+own, from answers to finding.
+
+Then few families have all the losses: each loses nine tenths of its questions with a probability of 0.1, and otherwise
+gains a tenth, so that the true difference is 0; exactly so, or each question by chance. The same with questions that
+are answered several times: the baseline answers each right in nine of ten cases, the run nine of ten questions always.
+The control is the rule of before, sign flips alone. Families that are rarer than three in n are shown, too, and do not
+count in the exit code: often there is none of them.
+
+Last, a pair of equal runs says how many questions would show "as good", and so many are drawn, in more families. The
+exit code is 1 if more than 5 % of equal pairs are called different, more than 6 % of intervals miss, or less than 77 %
+of the plans decide, beyond noise.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 import fast_flips
@@ -24,7 +31,8 @@ from compare_null import NORMAL, SLACK, Drawn, Rate, begin, drawn_run
 
 from runner.compare.data import NotPaired, QuestionOutcome
 from runner.compare.pairing import compare_pair
-from runner.core.effects import Effect, Finding, judge
+from runner.core import ratios
+from runner.core.effects import Effect, Finding, judge, paired_means
 from runner.core.margins import MarginVerdict
 from runner.core.stats import ALPHA, POWER
 
@@ -42,12 +50,15 @@ SETTINGS = [  # families, questions a family on average, unequal, accuracy, gap 
     (100, 3, True, 0.7, 0.1),
 ]
 SKEWED = (6, 10, 20, 40, 59, 60, 100)  # families of ten, of which a tenth has all the losses
-LOST = 0.1
+ANSWERED = ((20, 4), (20, 16), (50, 4), (50, 16), (100, 4), (100, 16), (200, 4))  # questions, answers to each
+LOST = 0.1  # the share that is lost
+RARE, RARE_AMONG, NOISE = 0.02, (20, 59, 60, 100, 200, 300), 0.05  # families that lose all; and what differs by chance
 PLANNED = [(80, 10, False, 0.7), (100, 3, False, 0.9), (250, 3, True, 0.7), (300, 5, True, 0.95)]  # no gap
 PLANNED_MARGIN = 0.03
 PLANS = 300  # a line at most: each draws thousands of questions
 
 Solved = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Families = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
@@ -85,22 +96,62 @@ def verdict(solved: Sequence[Solved], family: Families | None, margin: float | N
     return it
 
 
+def wrong(differences: Numbers, clusters: Families | None = None, samples: int = 1) -> tuple[bool, bool, bool]:
+    """Whether a true difference of 0 is called one, whether the interval misses it, and what flips alone would call."""
+    sums = differences if clusters is None else np.bincount(clusters, weights=differences)
+    it = paired_means(differences.tolist(), None if clusters is None else clusters.tolist(), "family", samples)
+    it.needs = it.detects = None
+    judge([it])
+    return it.finding is not Finding.open, not it.low <= 0 <= it.high, ratios.sign_flip_p(sums.tolist()) < ALPHA
+
+
+def families_that_lose(generator: np.random.Generator, families: int, by_chance: bool) -> tuple[Numbers, Families]:
+    """Draw families of ten questions of which a tenth has all the losses."""
+    is_lost = (generator.random(families) < LOST).repeat(10)
+    differs = generator.random(len(is_lost)) < 0.1 if by_chance else np.tile(np.arange(10), families) == 0
+    return np.where(is_lost, np.where(differs, 0, -1), np.where(differs, 1, 0)), np.arange(families).repeat(10)
+
+
+def questions_that_lose(generator: np.random.Generator, questions: int, samples: int) -> Numbers:
+    """Draw the mean differences of questions of which a tenth is lost, and the others are always right."""
+    is_lost = generator.random(questions) < LOST
+    return np.where(is_lost, 0.0, 1.0) - generator.binomial(samples, 1 - LOST, questions) / samples
+
+
+def families_that_lose_all(generator: np.random.Generator, families: int, by_chance: bool) -> tuple[Numbers, Families]:
+    """Draw families of ten questions of which very few lose all, and the others gain a little."""
+    is_lost = (generator.random(families) < RARE).repeat(10)
+    gain, chance = RARE / (1 - RARE), generator.random(len(is_lost))
+    others = np.where(chance < NOISE, -1, np.where(chance > 1 - NOISE - gain, 1, 0)) if by_chance else gain
+    return np.where(is_lost, -1, others), np.arange(families).repeat(10)
+
+
 def skewed(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return the rates of false verdicts and of missed truths, where few families lose nearly all."""
-    print(f"\nfew families have all the losses: {pairs:,} equal pairs a line")
-    print("families  called different     interval misses truth")
+    heads = "called different     interval misses truth    different by flips alone"
+
+    def show(words: str, draws: Iterator[tuple[bool, bool, bool]]) -> list[Rate]:
+        found = [Rate(sum(which), pairs) for which in zip(*draws, strict=True)]
+        print(f"{words:25s} {found[0]}  {found[1]}  {found[2]}", flush=True)
+        return found[:2]
+
     rates = []
+    print(f"\na tenth has all the losses: {pairs:,} equal pairs a line\nfamilies                  {heads}")
     for families in SKEWED:
-        different, missed = 0, 0
-        for _ in range(pairs):
-            is_lost = (generator.random(families) < LOST).repeat(10)
-            place = np.tile(np.arange(10), families)
-            it = verdict([is_lost & (place > 0), ~is_lost & (place == 0)], np.repeat(np.arange(families), 10))
-            assert it is not None
-            different += it.finding is not Finding.open
-            missed += not it.low <= 0 <= it.high
-        rates += [Rate(different, pairs), Rate(missed, pairs)]
-        print(f"{families:8d}  {rates[-2]}  {rates[-1]}", flush=True)
+        for by_chance in (False, True):
+            drawn = (families_that_lose(generator, families, by_chance) for _ in range(pairs))
+            rates += show(f"{families:8d}{', by chance' * by_chance}", (wrong(*it) for it in drawn))
+    print(f"questions  answers each   {heads}")
+    for questions, samples in ANSWERED:
+        means = (questions_that_lose(generator, questions, samples) for _ in range(pairs))
+        rates += show(f"{questions:9d}  {samples:12d}", (wrong(it, None, samples) for it in means))
+    print(f"\n{100 * RARE:g} % of the families lose all (not counted): {pairs:,} equal pairs a line\n"
+          f"families with such ones   {heads}")  # fmt: skip
+    for families in RARE_AMONG:
+        seen = f"{100 * (1 - (1 - RARE) ** families):4.0f} %"
+        for by_chance in (False, True):
+            drawn = (families_that_lose_all(generator, families, by_chance) for _ in range(pairs))
+            show(f"{families:8d}{seen}{', by chance' * by_chance}", (wrong(*it) for it in drawn))
     return rates
 
 
@@ -125,7 +176,7 @@ def planned(
 
 def main() -> int:
     """Simulate and print; 1 if a promise is broken by more than noise."""
-    pairs, generator, started = begin("cluster_null", __doc__)
+    pairs, generator, started = begin("cluster_null", __doc__, 300)
     fast_flips.use()
     broken = 0
     print(f"\n{pairs:,} pairs a line and side")

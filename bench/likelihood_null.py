@@ -5,6 +5,11 @@ quantizations of the embedded model from plain weights on 250 texts, centred and
 exponential and lognormal parts without any noise around them, each in both directions. How often is an equal pair
 called different, how often does the 95 % interval miss the truth, and how often is there a verdict at all?
 
+Second, the tails: how often does the interval of a job's KL miss the truth, if its texts are drawn from the embedded
+model's own (nf4 and int8, whole distributions) or are lognormal? How often are texts of unequal length called different
+if their differences are lognormal? The control is the rule of before. The same is shown for a rare kind of text, which
+often no sample shows: no rule can hold there, so it does not count in the exit code.
+
 Then two runs score the same texts of unequal length. A text's
 difference is its tokens times a part of its own, whose mean is 0 under the null, plus noise of each token. Parts are
 normal, skewed (a few texts move a lot, one way: exponential), lopsided (very few move very far: lognormal), heavy
@@ -22,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import fast_flips
 import numpy as np
@@ -32,9 +38,18 @@ from runner.compare.likelihood import compare_likelihoods
 from runner.compare.runs import SampleReader
 from runner.core.effects import Finding, judge
 from runner.core.metrics import LOG_LIKELIHOOD
+from runner.core.number_effects import paired_likelihoods
+from runner.core.ratios import CAUTION, caution, ratio_interval
 from runner.core.result import Likelihood
+from runner.core.stats import ALPHA
+from runner.scorers.likelihoods import figures
 
 FEW = (10, 20, 50, 100)
+TAILS = (50, 60, 100, 200)  # texts
+SIGMAS = (1.0, 1.5)  # of lognormal parts
+KL_DRAWS, DIFFERENCE_DRAWS = 4, 16  # of the tails, times the pairs
+RARE, RARE_SIZES = 0.02, (10, 30)  # of the texts; how many standard deviations of the others they are away
+RARE_KL = 20  # times the KL of the other texts
 REAL_TEXTS = 250
 MISSES = 0.06  # of intervals that may miss the truth: 94 % coverage
 SAMPLES = (50, 200)
@@ -91,7 +106,7 @@ class Drawn(SampleReader):
 
 def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]) -> list[TableRow]:
     """Draw a baseline and runs with these shifts, and compare each with the baseline like one table."""
-    tokens = np.clip(generator.lognormal(4.2, 0.5, samples), 5, 500).round()
+    tokens = lengths(generator, samples)
     common, nats_by_run = -generator.gamma(2.0, 0.1, samples) * tokens, []
     for number, shift in enumerate((0.0, *moved)):
         own = SPREAD * KINDS[kind](generator, tokens) + shift if number else np.zeros(samples)
@@ -137,20 +152,25 @@ def rates(generator: np.random.Generator, samples: int, kind: str, pairs: int, r
     return Rate(sum(map(claims, nulls)), pairs), least, Rate(true_verdicts, pairs)
 
 
-def real_texts() -> dict[str, tuple[Numbers, Numbers]]:
-    """Score texts with three quantizations of the embedded model; return centred differences, and tokens, by name."""
+def embedded_jobs(options: str) -> list[list[dict[str, Any]]]:
+    """Score texts with the embedded model in several jobs; return the likelihoods of each job's texts."""
     with tempfile.TemporaryDirectory() as folder:
-        command = f"-m quantization=none,nf4,fp4 task=likelihood task.limit={REAL_TEXTS} tracking=none print=json"
+        command = f"-m task=likelihood tracking=none print=json {options}"
         done = subprocess.run(
             [sys.executable, "-m", "runner", *command.split()], cwd=folder, capture_output=True, text=True, check=True
         )
-        scored = []
+        jobs = []
         for line in done.stdout.splitlines():
             samples = (Path(json.loads(line)["output_dir"]) / "samples.jsonl").read_text().splitlines()
             texts = sorted(map(json.loads, samples), key=lambda sample: sample["index"])
-            scored.append(
-                np.array([(it["likelihood"]["nats"], it["likelihood"]["tokens"]) for it in texts], dtype=np.float64)
-            )
+            jobs.append([text["likelihood"] for text in texts])
+        return jobs
+
+
+def real_texts() -> dict[str, tuple[Numbers, Numbers]]:
+    """Score texts with three quantizations of the embedded model; return centred differences, and tokens, by name."""
+    jobs = embedded_jobs(f"quantization=none,nf4,fp4 task.limit={REAL_TEXTS}")
+    scored = [np.array([(text["nats"], text["tokens"]) for text in job], dtype=np.float64) for job in jobs]
     centred = {}
     for name, run in zip(("nf4", "fp4"), scored[1:], strict=True):
         differences, tokens = run[:, 0] - scored[0][:, 0], run[:, 1]
@@ -165,7 +185,7 @@ def drawn_differences(
     if kind in real:
         chosen = generator.integers(REAL_TEXTS, size=samples)
         return real[kind][0][chosen], real[kind][1][chosen]
-    tokens = np.clip(generator.lognormal(4.2, 0.5, samples), 5, 500).round()
+    tokens = lengths(generator, samples)
     return SPREAD * KINDS[kind](generator, tokens) * tokens, tokens
 
 
@@ -197,14 +217,121 @@ def few_and_skewed(generator: np.random.Generator, pairs: int) -> tuple[list[Rat
     return nulls, missed
 
 
+def real_divergences() -> dict[str, tuple[Numbers, Numbers]]:
+    """Return the KL of each text of the embedded model's own jobs in nats, and the texts' tokens, by quantization."""
+    names = "int8", "nf4"
+    jobs = embedded_jobs(
+        f"quantization={','.join(names)} task.reference=quantization=none task.exact=true task.limit={max(TAILS)}"
+    )
+    scored = [np.array([(text["kl_nats"], text["tokens"]) for text in job], dtype=np.float64) for job in jobs]
+    return {name: (job[:, 0], job[:, 1]) for name, job in zip(names, scored, strict=True)}
+
+
+def lengths(generator: np.random.Generator, samples: int) -> Numbers:
+    """Return the tokens of texts of unequal length."""
+    drawn: Numbers = np.clip(generator.lognormal(4.2, 0.5, samples), 5, 500).round()
+    return drawn
+
+
+def kl_misses(divergences: Numbers, tokens: Numbers, truth: float) -> tuple[bool, bool]:
+    """Whether the interval of such a job misses the true KL a token, and whether Student's does."""
+    counts = tokens.astype(int).tolist()
+    texts = [
+        Likelihood(unit, -1.0, count, count, count, 0, False, kl, 0.0, 0)
+        for unit, (kl, count) in enumerate(zip(divergences.tolist(), counts, strict=True))
+    ]
+    job_figures = figures(texts)
+    low, high = (job_figures[f"kl_nats_per_token_{end}"] for end in ("low", "high"))
+    student = ratio_interval(divergences.tolist(), tokens.tolist())
+    return not low <= truth <= high, not student[0] <= truth <= student[1]
+
+
+def kl_intervals(generator: np.random.Generator, draws: int, real: dict[str, tuple[Numbers, Numbers]]) -> list[Rate]:
+    """Print and return how often the interval of a job's KL misses the truth."""
+    print(f"\nKL of a job: {draws:,} jobs a line")
+    print("  n  texts                    interval misses truth     Student's alone (before)")
+    rates = []
+    for samples in TAILS:
+        for name in (*real, *map(str, SIGMAS)):
+            missed = []
+            for _ in range(draws):
+                if name in real:
+                    divergences, tokens = real[name]
+                    chosen = generator.integers(len(tokens), size=samples)
+                    truth = float(divergences.sum() / tokens.sum())
+                    missed.append(kl_misses(divergences[chosen], tokens[chosen], truth))
+                else:
+                    tokens, truth, sigma = lengths(generator, samples), 0.001, float(name)
+                    parts = generator.lognormal(0, sigma, samples) / np.exp(sigma * sigma / 2)
+                    missed.append(kl_misses(truth * parts * tokens, tokens, truth))
+            now, before = (Rate(sum(which), draws) for which in zip(*missed, strict=True))
+            words = f"real, {name}" if name in real else f"lognormal, sigma = {name}"
+            print(f"{samples:3d}  {words:22s}  {now}      {before}", flush=True)
+            rates.append(now)
+    return rates
+
+
+def called_different(differences: Numbers, tokens: Numbers) -> tuple[bool, bool]:
+    """Whether equal runs are called different, and whether they were with twice the larger p for any number."""
+    it = paired_likelihoods(differences.tolist(), tokens.tolist(), "token")
+    return it.p < ALPHA, it.p < ALPHA * caution(len(tokens)) / CAUTION
+
+
+def lognormal_differences(generator: np.random.Generator, draws: int) -> list[Rate]:
+    """Print and return how often equal runs are called different by lognormal differences of unequal texts."""
+    print(f"\nlognormal differences: {draws:,} equal pairs a line")
+    print("  n  sigma          false verdicts    twice for any n (before)")
+    rates = []
+    for samples in TAILS:
+        for sigma in SIGMAS:
+            claimed = []
+            for _ in range(draws):
+                tokens = lengths(generator, samples)
+                parts = np.exp(sigma**2 / 2) - generator.lognormal(0, sigma, samples)
+                claimed.append(called_different(SPREAD * parts * tokens, tokens))
+            now, before = (Rate(sum(which), draws) for which in zip(*claimed, strict=True))
+            print(f"{samples:3d}  {sigma:5.1f}  {now}    {before}", flush=True)
+            rates.append(now)
+    return rates
+
+
+def rare_kinds(generator: np.random.Generator, draws: int) -> None:
+    """Print what a kind of text does that few or none of the samples show; no rule can hold there."""
+    print(f"\n{100 * RARE:g} % of all texts are of another kind (not counted): {draws:,} pairs a line")
+    print("  n   seen   they are               wrong")
+    for samples in (*TAILS[:1], *TAILS[2:], 300):
+        seen = f"{100 * (1 - (1 - RARE) ** samples):6.0f} %"
+        for size in RARE_SIZES:
+            claimed = []
+            for _ in range(draws):
+                tokens, is_rare = lengths(generator, samples), generator.random(samples) < RARE
+                parts = generator.standard_normal(samples) + size * (is_rare - RARE)
+                claimed.append(called_different(SPREAD * parts * tokens, tokens)[0])
+            print(
+                f"{samples:3d} {seen}  {size} sd away            {Rate(sum(claimed), draws)} false verdicts", flush=True
+            )
+        missed = []
+        for _ in range(draws):
+            tokens, is_rare = lengths(generator, samples), generator.random(samples) < RARE
+            parts = np.where(is_rare, RARE_KL, 1) * generator.exponential(size=samples) / (1 + RARE * (RARE_KL - 1))
+            missed.append(kl_misses(0.001 * parts * tokens, tokens, 0.001)[0])
+        print(
+            f"{samples:3d} {seen}  {RARE_KL} times as divergent  {Rate(sum(missed), draws)} KL's interval misses",
+            flush=True,
+        )
+
+
 def main() -> int:
     """Simulate and print; 1 if false positives, or intervals that miss the truth, are too many by more than noise."""
     pairs, generator, started = begin("likelihood_null", __doc__)
     fast_flips.use()
     nulls, missed = few_and_skewed(generator, pairs)
+    missed += kl_intervals(generator, KL_DRAWS * pairs, real_divergences())
+    nulls += lognormal_differences(generator, DIFFERENCE_DRAWS * pairs)
+    rare_kinds(generator, KL_DRAWS * pairs)
     outside = [rate for rate in missed if rate.low > MISSES]
     what = f"intervals that miss the truth in more than {100 * MISSES:.0f} %, beyond noise"
-    print(f"{what}: {len(outside)} of {len(missed)} lines")
+    print(f"\n{what}: {len(outside)} of {len(missed)} lines")
     for runs, kinds in ((1, list(KINDS)), (FAMILY, ["normal", "skewed"])):
         print(f"\n{runs} run{'s' * (runs > 1)} against one baseline: {pairs:,} tables a line and side")
         print("  n  parts     any false verdict  says ≥ nats/token      true verdicts")

@@ -227,8 +227,7 @@ def summary(table: Table) -> str:
     if table.unit == "token" and any(row.effect for row in table.rows):
         parts.append(
             "KL is the divergence of the row from the reference, over the tokens that the reference kept, or over all "
-            f"with task.exact=true; its interval is of the same kind, from {MIN_TEXTS} texts on. No interval knows of "
-            "kinds of texts that are too rare to be among these."
+            f"with task.exact=true; its interval is of the same kind, from {MIN_TEXTS} texts on."
         )
     if table.axes:
         parts.append(front_rule(table))

@@ -15,7 +15,7 @@ from runner.core.effects import Effect, Finding, Method, most_wrong
 from runner.core.margins import MarginVerdict, points_of_margin, verdict_words
 from runner.core.over_runs import CLEAR_DIFFERENCE, MAX_RUNS, MIN_RUNS, fewest_runs, runs_needed
 from runner.core.paired_means import MANY_CLUSTERS
-from runner.core.ratios import CAUTION, CAUTION_OF_FEW, FEW_SAMPLES, FLIPS
+from runner.core.ratios import CAUTION, CAUTION_BELOW, FLIPS
 from runner.core.sequential import level_words
 from runner.core.stats import ALPHA
 
@@ -25,7 +25,9 @@ def p_value(p: float) -> str:
     return "<0.0001" if p < 0.0001 else "1.0" if p > 0.995 else f"{p:.2g}"
 
 
-CAUTIOUS = f"{CAUTION:g} times ({CAUTION_OF_FEW:g} times below {FEW_SAMPLES} samples)"
+FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items()))
+CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
+RARE = "about 3 in n"
 UNTESTED = "within these processes only"
 
 
@@ -59,7 +61,8 @@ METHODS = {
         pairs="{wins}/{losses}/{ties}",
         legend=f"of means of samples, and of families of questions, p flips the signs of the differences of whole "
         f"questions or families, and intervals count these (Tango's and Hall's, Student's t; p is {CAUTION:g} times "
-        f"the larger one); of fewer than {MANY_CLUSTERS}, both allow for one more that is all lost (Gaffke's bound);",
+        f"the larger one); of fewer than {MANY_CLUSTERS}, both allow for one more that is all lost (Gaffke's bound), "
+        f"of more, neither allows for a kind rarer than {RARE}, which may be in none of these;",
     ),
     Method.over_seeds: MethodWords(
         ACCURACIES,
@@ -78,14 +81,16 @@ METHODS = {
         sample="{n:,}, {size:,} {unit}s",
         legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
         f"(up to {FLIPS:,} flips; p is {CAUTIOUS} the share that reaches the sum, or as many times the "
-        "larger p of t-tests with and without the differences' skewness, if that is larger);",
+        "larger p of t-tests with and without the differences' skewness, if that is larger); a kind of text rarer than "
+        f"{RARE} may be in none of these, and no test allows for it;",
     ),
     Method.number_flips: MethodWords(
         NUMBERS,
         sample="{questions:,}{grouping}",
         legend=f"p: signs of the questions' differences are flipped (up to {FLIPS:,} flips; p is {CAUTIOUS} the "
         f"share that reaches the sum, or as many times the larger p of t-tests with and without the differences' "
-        "skewness, if that is larger);",
+        f"skewness, if that is larger); a kind of question rarer than {RARE} may be in none of these, and no test "
+        "allows for it;",
     ),
     Method.student_t: MethodWords(
         REPEATS,

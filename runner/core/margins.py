@@ -16,6 +16,7 @@ from runner.core.sequential import Decision
 from runner.core.stats import ALPHA, POWER, half_step
 
 MAX_QUESTIONS = 10_000_000
+NEAR = 0.03  # of a power: what a plan may miss
 Pairs = tuple[int, int, int]  # wins, losses, and all pairs
 NO_PAIRS = (0, 0, 0)
 
@@ -62,11 +63,20 @@ def questions_needed(
     """Return how many paired questions show with this power that a run is as good, if neither run is better.
 
     `discordant_rate` is the share of further questions that only one of the two solves. `seen` are pairs that count
-    among the questions. The power is exact: a sum over all tables. None if ten million questions are not enough.
+    among the questions. The power is exact: a sum over all tables; it moves in steps, and the number is that with at
+    least so much power, or one with a little less if that has too much. None if ten million questions are not enough.
     """
     assert 0 < margin < 1
     assert 0 <= discordant_rate <= 1
-    return fewest(lambda n: power_of(n, margin, discordant_rate, alpha, seen=seen), power)
+
+    def power_at(n: int) -> float:
+        return power_of(n, margin, discordant_rate, alpha, seen=seen)
+
+    needed = fewest(power_at, power)
+    # Where few pairs differ, the power jumps: one question fewer may be closer to what was asked for.
+    if needed and power_at(needed) > power + NEAR and power_at(needed - 1) >= power - NEAR:
+        return needed - 1
+    return needed
 
 
 def fewest(power_at: Callable[[int], float], power: float) -> int | None:

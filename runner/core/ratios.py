@@ -21,8 +21,7 @@ EXACT_FLIPS = 14  # up to so many samples all sign flips are counted
 ROUNDING = 1e-12  # as a share of the largest sum: closer sums count as equal
 GROUP = 8  # samples whose signed sums share one table
 CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
-CAUTION_OF_FEW = 3.0  # where few samples show too little of a heavy tail (bench/likelihood_null.py)
-FEW_SAMPLES = 200
+CAUTION_BELOW = {80: 4.0, 200: 3.0}  # samples, which show too little of a heavy tail (bench/likelihood_null.py)
 MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/likelihood_null.py)
 
 
@@ -110,7 +109,7 @@ def skewed_again(bound: float, bend: float) -> float:
 
 def caution(samples: float) -> float:
     """Return the factor on p for so many samples."""
-    return CAUTION_OF_FEW if samples < FEW_SAMPLES else CAUTION
+    return next((factor for fewer_than, factor in CAUTION_BELOW.items() if samples < fewer_than), CAUTION)
 
 
 def paired_p(differences: Sequence[float], sizes: Sequence[float], factor: float | None = None) -> float:
@@ -127,12 +126,13 @@ def cautious_p(
     freedom: int,
     factor: float | None = None,
 ) -> float:
-    """Return twice (or three times) the largest p of sign flips, of Hall's test, and of Student's for a centre.
+    """Return the largest p of sign flips, of Hall's test, and of Student's for a centre, times the caution.
 
     Flips are exact if differences are symmetric. If a few samples differ strongly in one direction, they call too many
     equal pairs different. Hall's test removes the observed skewness, which few samples understate. The two are wrong
-    about different pairs: from MIN_TEXTS samples on, three times the larger p keeps the level, and from FEW_SAMPLES on
-    twice (bench/likelihood_null.py). What no sample shows is beyond any of them: a kind of text rarer than three in n.
+    about different pairs: from MIN_TEXTS samples on, that many times the larger p keeps the level, also of lognormal
+    differences (bench/likelihood_null.py). What no sample shows is beyond any of them: a kind of text rarer than about
+    three in n.
     Student's test is that of the interval, which would otherwise include 0 beside some findings.
     """
     factor = factor or caution(freedom + 1)

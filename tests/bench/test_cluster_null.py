@@ -27,6 +27,24 @@ def test_families_are_rarely_found_to_differ_and_questions_alone_often(monkeypat
     assert verdict(solved, family) is None
 
 
+def test_few_families_with_all_the_losses_deceive_flips_alone_and_not_the_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+    import cluster_null
+
+    generator = np.random.default_rng(0)
+    of_families = [cluster_null.wrong(*cluster_null.families_that_lose(generator, 10, True)) for _ in range(100)]
+    of_answers = [cluster_null.wrong(cluster_null.questions_that_lose(generator, 20, 16), None, 16) for _ in range(100)]
+    for found in (of_families, of_answers):
+        different, missed, by_flips = (sum(which) for which in zip(*found, strict=True))
+        assert max(different, missed) <= 5 < by_flips
+    monkeypatch.setattr(cluster_null, "SKEWED", (10,))
+    monkeypatch.setattr(cluster_null, "ANSWERED", ((20, 4),))
+    monkeypatch.setattr(cluster_null, "RARE_AMONG", (20,))
+    assert [rate.of for rate in cluster_null.skewed(generator, 20)] == [20] * 6, "rare families are not counted"
+
+
 def test_a_plan_decides_and_too_few_families_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     from cluster_null import planned

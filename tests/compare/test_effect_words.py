@@ -173,3 +173,16 @@ def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
     assert "undecided within 2 points (if neither is better and they disagree as often, about " in sentence(
         row(alike), []
     )
+
+
+@pytest.mark.parametrize("it", [it for it in EFFECTS if it.method in (Method.sign_flips, Method.number_flips)])
+def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: Effect) -> None:
+    text = legend([it])
+    assert "p is 2 times (3 times below 200, 4 times below 80 samples) the share" in text
+    assert "rarer than about 3 in n may be in none of these, and no test allows for it;" in text
+
+
+def test_the_legend_of_families_says_what_few_and_many_allow_for() -> None:
+    text = legend([it for it in EFFECTS if it.method is Method.mean_flips])
+    assert "of fewer than 60, both allow for one more that is all lost" in text
+    assert "of more, neither allows for a kind rarer than about 3 in n, which may be in none of these;" in text

@@ -53,6 +53,12 @@ def test_the_planned_questions_reach_the_planned_power(margin: float, rate: floa
     assert power_of(int(0.9 * n), margin, rate) < 0.8
 
 
+def test_a_plan_does_not_jump_over_the_planned_power() -> None:
+    """2 % of 142 pairs differ: one question more than 141 takes the power from 79 to 85 %."""
+    assert questions_needed(0.05, 0.02) == 141
+    assert [round(power_of(n, 0.05, 0.02), 2) for n in (141, 142)] == [0.79, 0.85]
+
+
 def test_more_questions_are_needed_for_less_margin_more_disagreement_and_more_comparisons() -> None:
     of = [(0.05, 0.1, 0.05), (0.02, 0.1, 0.05), (0.02, 0.2, 0.05), (0.02, 0.2, 0.01)]
     needed = [questions_needed(*it) for it in of]
