@@ -13,6 +13,7 @@ A second signal interrupts at once, wherever the process is: all files survive a
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ WARNING = (signal.SIGUSR1, signal.SIGUSR2)  # Slurm sends one before a time limi
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNING)
 SAME_S = 0.2  # `timeout` and Slurm send a signal to a process and to its group: within this time it is the same one
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+AGAIN_S = 0.01  # after which a signal that was lost is sent again
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,6 +45,7 @@ class _State:
     noted: bool = False
     first_at: float | None = None  # when the first signal of a deferred block came
     instead: Callable[[], None] | None = None  # called in place of an interrupt
+    last: int = signal.SIGINT  # the signal that came last
 
 
 _state = _State()
@@ -62,6 +65,26 @@ def install_handlers(even_ignored: bool = False) -> None:
     for number in ENDING:
         if even_ignored or signal.getsignal(number) in DEFAULTS:
             signal.signal(number, interrupt)
+    if not isinstance(sys.unraisablehook, _NotLost):
+        sys.unraisablehook = _NotLost(sys.unraisablehook)
+
+
+@dataclass
+class _NotLost:
+    """Sends a signal again whose exception was raised where Python ignores all: in a `__del__` or in a callback."""
+
+    others: Callable[[Any], Any]  # what handles the other exceptions
+
+    def __call__(self, ignored: Any) -> None:
+        """Handle an exception that Python has ignored."""
+        if not isinstance(ignored.exc_value, Interrupted):
+            self.others(ignored)
+            return
+        _state.is_deferring, _state.first_at = False, None
+        main = threading.main_thread().ident
+        again = threading.Timer(AGAIN_S, lambda: signal.pthread_kill(main or 0, _state.last))
+        again.daemon = True
+        again.start()
 
 
 @contextmanager
@@ -78,16 +101,18 @@ def handlers_installed() -> Iterator[None]:
 @contextmanager
 def handlers_kept() -> Iterator[None]:
     """Put the handlers back after this block, in which a library installs its own."""
-    before = {number: signal.getsignal(number) for number in ENDING}
+    before, hook = {number: signal.getsignal(number) for number in ENDING}, sys.unraisablehook
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def interrupt(*_: Any) -> None:
+def interrupt(number: int = signal.SIGINT, *_: Any) -> None:
     """Handle a signal: call the function of `redirected_to`, note the signal, or raise KeyboardInterrupt."""
+    _state.last = number
     if _state.instead is not None:
         _state.instead()
         return

@@ -147,3 +147,36 @@ def test_an_interrupt_while_a_class_is_made_is_the_same_exit_code(tmp_path: Path
     command = [sys.executable, "-m", "program"]  # a file or -c sets aside what has passed
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted: what was done is kept, try again\n")
+
+
+LOST = """
+import gc, time, weakref
+class Late:
+    def __del__(self):
+        {deleting}
+class Cycle: pass
+def seen(_):
+    {called_back}
+{mode}
+try:
+    {trigger}
+    time.sleep(30)
+except KeyboardInterrupt: printed.append('interrupted')
+"""
+
+
+@pytest.mark.parametrize("within", ["__del__", "callback", "deferred"])
+def test_a_signal_is_not_lost_where_python_ignores_exceptions(tmp_path: Path, within: str) -> None:
+    """A library's `__del__` ran while a server's model was loaded: the signal was gone, and the server went on."""
+    sends = "send(signal.SIGTERM); [None for _ in range(99)]"
+    body = LOST.format(
+        deleting=sends if within != "callback" else "pass",
+        called_back=sends if within == "callback" else "pass",
+        mode="one = Cycle(); watched = weakref.ref(one, seen)" if within == "callback" else "",
+        trigger={
+            "__del__": "Late()",
+            "callback": "del one",
+            "deferred": "\n    with signals.deferred(), signals.interruptible(): Late(); time.sleep(30)",
+        }[within],
+    )
+    assert printed(tmp_path, body) == "interrupted"

@@ -16,6 +16,7 @@ from runner.core.dtypes import Dtype
 from runner.engines import open_engine
 from runner.engines.base import Begun, Capability, Completion, Event, Request
 from runner.engines.contract import Engine, complete, gather
+from runner.engines.local.forward import SHORT_SPAN
 
 STORY = "Tom has some apples and buys some more, then he gives a few of them away. How many does he have? "
 LIMIT = 40
@@ -63,6 +64,27 @@ def test_every_answer_goes_on_from_any_place(
     for share, size in product((0.0, 0.3, 0.95, 1.0), (None, 1)):
         again = [one for request in requests for one in alone(engine, begun(request, share), requests, size)]
         assert {(it.id, it.choice): answer(it) for it in again} == {key: answer(it) for key, it in whole.items()}
+    engine.close()
+
+
+def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> None:
+    """A long prompt is attended to in another order of sums than decoded tokens; what was begun belongs to the latter."""
+    config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.bfloat16))
+    engine = open_engine(config, resolve(config))
+    sampling = Sampling(temperature=2.0, seed=3)
+    requests = [
+        Request(number, STORY * number, max_new_tokens=230, ignore_eos=True, sampling=sampling)
+        for number in (3, 9, 10, 12, 17)
+    ]
+    whole = {it.id: it for it in complete(engine, requests)}
+    assert [it.prompt_tokens > SHORT_SPAN for it in whole.values()] == [False, True, True, True, True]
+    for share in (0.1, 0.6, 0.95):
+        begun = {
+            one.id: Begun(one.prompt_sha256, (tuple(one.token_ids[: round(share * len(one.token_ids))]),))
+            for one in whole.values()
+        }
+        again = complete(engine, [replace(request, begun=begun[request.id]) for request in requests])
+        assert {it.id: answer(it) for it in again} == {name: answer(it) for name, it in whole.items()}
     engine.close()
 
 

@@ -50,9 +50,14 @@ class Entering(Room):
             self._set_budget()
             self.budget_s = self.memory.looked_s
 
+    @property
+    def short_span(self) -> int:
+        """Of how many tokens a span is attended to by SDPA, and not token by token."""
+        return self.forward.short_span
+
     def _joins_decoding(self, row: Row) -> bool:
         """Whether a row's prompt is read in a pass in which active rows decode: the kernels attend token by token."""
-        return bool(self.active) and len(row.pending) < self.forward.short_span
+        return bool(self.active) and len(row.pending) < self.short_span
 
     def _most_tokens(self, decoding: int) -> int:
         """Return how many tokens of prompts the next pass may read besides one token of each decoding row."""
@@ -71,7 +76,7 @@ class Entering(Room):
             self.prompts.find(row)
             share = most - most // SHARE_OF_PIECES if self.reading or long else most
             left, wanted = len(row.pending) - row.copied, len(row.given or ())
-            is_long = left > share or wanted > self.most_positions
+            is_long = left > share or wanted > self.most_positions or (bool(row.tokens) and left >= self.short_span)
             if whole and not is_long and (tokens + left > share or positions + wanted > self.most_positions):
                 break
             on_way = [*self.active, *self.reading, *entering]
@@ -92,12 +97,13 @@ class Entering(Room):
         """Return what this pass reads: whole prompts, and in order as many pieces of long ones as fit."""
         first = len(self.active)
         pieces = [
-            next_piece(row, slot, len(row.pending), self.most_positions) for slot, row in enumerate(whole, start=first)
+            next_piece(row, slot, len(row.pending), self.most_positions, self.short_span)
+            for slot, row in enumerate(whole, start=first)
         ]
         tokens = max(most - sum(len(piece.ids) for piece in pieces), most // SHARE_OF_PIECES)
         positions = self.most_positions - sum(len(piece.targets) for piece in pieces)
         for slot, row in enumerate(reading, start=first + len(whole)):
-            piece = next_piece(row, slot, tokens, positions)
+            piece = next_piece(row, slot, tokens, positions, self.short_span)
             if piece.ids:
                 pieces.append(piece)
             tokens, positions = tokens - len(piece.ids), positions - len(piece.targets)
