@@ -67,7 +67,7 @@ def gguf_of(folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer:
                 tensor = torch.nn.functional.pad(tensor, (0, 0, 0, inner - tensor.shape[0]))
             elif name.endswith("down_proj.weight"):
                 tensor = torch.nn.functional.pad(tensor, (0, inner - tensor.shape[1]))
-            _add(writer, _name(name), tensor, dtype)
+            _add(writer, name_in_file(name), tensor, dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -98,7 +98,8 @@ def _add_tokenizer(writer: Any, folder: Path) -> None:
     writer.add_add_bos_token(False)
 
 
-def _name(name: str) -> str:
+def name_in_file(name: str) -> str:
+    """Return what a .gguf file calls a weight of a Llama."""
     stem, _, kind = name.rpartition(".")
     if stem in OUTSIDE:
         return f"{OUTSIDE[stem]}.{kind}"

@@ -190,11 +190,8 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     by_panels = (
         is_stream
         and device == "cpu"
-        and all(
-            choice.has_kernels(dtype_bytes)
-            and (machine.c_compiler() is not None if choice.has_portable_kernels else machine.has_quantized_kernels())
-            for choice in mix.choices
-        )
+        and machine.c_compiler() is not None
+        and all(choice.has_kernels(dtype_bytes) for choice in mix.choices)
     )
     width = max(shape["intermediate"], shape["hidden"])
 

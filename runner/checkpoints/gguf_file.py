@@ -34,6 +34,7 @@ COUNTS = {
     "attention.head_count_kv": True, "attention.key_length": False, "rope.dimension_count": False, "vocab_size": False,
 }  # fmt: skip
 STRING, ARRAY = 8, 9
+LENGTH = struct.Struct("<Q")  # before each text
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 # the format's own table: number → name, numbers per block, bytes per block
 BLOCKS = {
@@ -60,10 +61,21 @@ NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_sh
 
 
 @dataclass(frozen=True)
+class Array:
+    """Where the elements of an array are in the file."""
+
+    kind: int  # of its elements
+    count: int
+    start: int  # byte
+
+
+@dataclass(frozen=True)
 class Header:
     """The header of a .gguf file; `metadata` contains a long array's length instead of the array."""
 
+    file: Path
     metadata: dict[str, Any]
+    arrays: dict[str, Array]  # all of them, also short ones: `read_array` reads one
     tensors: tuple[Tensor, ...]  # with GGUF's names of dtypes: F32, Q8_0
 
     @property
@@ -96,6 +108,27 @@ def read_header(path: Path) -> Header:
         return _read_header(path, stat.st_size, stat.st_mtime_ns)
 
 
+def read_array(header: Header, key: str, of_texts: bool) -> list[Any]:
+    """Return an array of the header, such as a vocabulary: texts, or numbers."""
+    array = header.arrays.get(key)
+    if array is None or (array.kind != STRING if of_texts else array.kind not in SCALARS):
+        raise DataError(f"{header.file}: {key}: a list of {'texts' if of_texts else 'numbers'} expected")
+    with reading(header.file), header.file.open("rb") as stream:
+        blob = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    with blob:
+        if not of_texts:
+            return list(struct.unpack_from(f"<{array.count}{SCALARS[array.kind]}", blob, array.start))
+        texts, at, length_at = [], array.start, LENGTH.unpack_from
+        try:
+            for _ in range(array.count):
+                first = at + 8
+                at = first + length_at(blob, at)[0]
+                texts.append(blob[first:at].decode())
+        except UnicodeDecodeError as error:
+            raise DataError(f"{header.file}: damaged header: {key}: {error}") from error
+        return texts
+
+
 def read_settings(header: Header) -> dict[str, Any]:
     """Return the sizes that a config.json would contain, and the dtype of the unpacked weights.
 
@@ -119,10 +152,15 @@ def read_settings(header: Header) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
+def is_known(header: Header) -> bool:
+    """Whether the file's settings and names are known here (gguf_names.py); else transformers reads it, in seconds."""
+    # transformers makes a Mistral of a Llama with this name
+    return header.architecture in KEPT_ARCHITECTURES and header.metadata.get("general.name") != "mistral"
+
+
 def can_keep_blocks(header: Header) -> bool:
     """Whether a model's matrices can stay in the blocks of the file."""
-    is_known = header.architecture in KEPT_ARCHITECTURES
-    return is_known and any(tensor.dtype in KEPT_TYPES for tensor in header.tensors)
+    return is_known(header) and any(tensor.dtype in KEPT_TYPES for tensor in header.tensors)
 
 
 def kept_tensors(header: Header) -> list[Tensor]:
@@ -184,14 +222,22 @@ class _GgufReader:
         self.at += struct.calcsize(f"<{kind}")
         return value
 
-    def string(self, path: Path, wanted: bool = True) -> str:
+    def string(self, path: Path) -> str:
         length = self.scalar("Q")
         if length > len(self.blob) - self.at:
             raise IndexError("the string ends beyond the file")
-        if wanted and length > MAX_TEXT_BYTES:
+        if length > MAX_TEXT_BYTES:
             raise DataError(f"{path}: damaged header: a text of {length:,} bytes at byte {self.at}")
         self.at += length
-        return self.blob[self.at - length : self.at].decode() if wanted else ""
+        return self.blob[self.at - length : self.at].decode()
+
+    def skip_texts(self, count: int) -> None:
+        blob, at, length_at = self.blob, self.at, LENGTH.unpack_from  # a vocabulary may have 262,144 texts
+        for _ in range(count):
+            at += 8 + length_at(blob, at)[0]
+        if at > len(blob):
+            raise IndexError("the last string ends beyond the file")
+        self.at = at
 
     def value(self, kind: int, path: Path) -> Any:
         if kind == STRING:
@@ -206,8 +252,7 @@ class _GgufReader:
         if count <= LONG_ARRAY:
             return [self.value(inner, path) for _ in range(count)]
         if inner == STRING:
-            for _ in range(count):
-                self.string(path, wanted=False)
+            self.skip_texts(count)
         elif inner in SCALARS:
             self.at += count * struct.calcsize(f"<{SCALARS[inner]}")
         else:
@@ -224,11 +269,16 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
         raise DataError(f"{path}: damaged header: {tensor_count:,} tensors; at most {MAX_TENSORS:,} are read")
     reader.spend(pairs, path)
     metadata: dict[str, Any] = {}
+    arrays: dict[str, Array] = {}
     for _ in range(pairs):
         key = reader.string(path)
         if key in metadata:
             raise DataError(f"{path}: damaged header: the key {short(key)} is duplicated")
-        value = reader.value(reader.scalar("I"), path)
+        kind = reader.scalar("I")
+        if kind == ARRAY:
+            inner, count = struct.unpack_from("<IQ", reader.blob, reader.at)
+            arrays[key] = Array(inner, count, reader.at + 12)
+        value = reader.value(kind, path)
         metadata[key] = len(value) if key == "tokenizer.ggml.tokens" and isinstance(value, list) else value
     _check_metadata(metadata, path)
     alignment = metadata.get("general.alignment", ALIGNMENT)
@@ -265,7 +315,7 @@ def _parse(reader: _GgufReader, path: Path, size: int) -> Header:
     for one, after in pairwise(in_order):
         if after.offset < one.offset + one.nbytes:
             raise DataError(f"{path}: tensors {one.name} and {after.name} overlap")
-    return Header(metadata, tensors)
+    return Header(path, metadata, arrays, tensors)
 
 
 def _check_metadata(metadata: dict[str, Any], path: Path) -> None:

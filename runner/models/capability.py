@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.checkpoints import gguf_file, gguf_names
 from runner.checkpoints.memory_check import limited
 from runner.checkpoints.resolve import Resolved, for_transformers
 from runner.config.lora import LoraConfig, adapter_of
@@ -86,9 +87,12 @@ def pick_attention(wanted: Attention, device: str, model_class: Any) -> tuple[At
 
 
 def settings_of(path: Path, trust_remote_code: bool = False) -> Any:
-    """Return the config that transformers makes of a model's files."""
-    from transformers import AutoConfig
+    """Return the config that transformers makes of a model's files, or would make of a .gguf file."""
+    from transformers import CONFIG_MAPPING, AutoConfig
 
+    if path.is_file() and gguf_file.is_known(header := gguf_file.read_header(path)):
+        settings = gguf_names.settings_of(header)
+        return CONFIG_MAPPING[settings["model_type"]].from_dict(settings, name_or_path=str(path.parent))
     folder, arguments = for_transformers(path, trust_remote_code)
     return AutoConfig.from_pretrained(folder, **arguments)
 

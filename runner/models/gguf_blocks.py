@@ -1,11 +1,13 @@
-"""Loads a .gguf file without unpacking it: linear layers and the embedding keep their blocks.
+"""Loads a .gguf file: linear layers and the embedding keep their blocks, or all weights are unpacked.
 
-transformers builds the model and knows how a file's tensors are named and reordered. Weights stay in the mapped file,
-as a safetensors checkpoint's do; on a CPU the local engine multiplies the blocks (engines/local/blocks.py).
+transformers builds the model; gguf_names.py knows how a file's tensors are named. Weights stay in the mapped file, as a
+safetensors checkpoint's do; on a CPU the local engine multiplies the blocks (engines/local/blocks.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ import torch
 from torch import nn
 
 from runner.checkpoints.gguf_file import NOT_WEIGHTS, read_header
+from runner.checkpoints.gguf_names import weight_name
 from runner.checkpoints.weight_files import Tensor
 from runner.core.errors import DataError
 from runner.models.gguf_types import TYPES, scales_of, unpacked
 from runner.models.grouped import rounded_by_parts
 
+Numbers = np.ndarray[Any, Any]
+InModel = Callable[[str, Numbers], Numbers]  # a tensor's name and numbers → its numbers in the model
 UNPACKED_AT_ONCE = 2**20  # weights of a layer that is multiplied by torch, which take some 25 bytes each meanwhile
 
 
@@ -81,29 +86,31 @@ class GgufEmbedding(nn.Embedding):
         return table if self.factor is None else table * self.factor.to(self.dtype)
 
 
-def load(path: Path, config: Any, dtype: torch.dtype, attention: str | None) -> tuple[Any, dict[str, list[str]]]:
+def load(
+    path: Path, config: Any, dtype: torch.dtype, attention: str | None, keeps_blocks: bool = True
+) -> tuple[Any, dict[str, list[str]]]:
     """Build the model of a .gguf file and return it with the names of tensors that are missing, or of no use."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.initialization import no_init_weights
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     header = read_header(path)
     arguments = {} if attention is None else {"attn_implementation": attention}
     with no_init_weights():  # memory that nobody writes is not taken
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, **arguments)
-    processor_class: Any = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)
-    processor = processor_class(config=config.to_dict())
-    names = get_gguf_hf_weights_map(model, processor)
+    in_model = partial(_in_model, header.architecture, config)
     unfilled, unused = set(model.state_dict()), []
     for tensor in header.tensors:
-        name = names.get(tensor.name)
+        name = weight_name(header.architecture, tensor.name)
         if name is None or name not in unfilled:
             unused += [] if tensor.name in NOT_WEIGHTS else [tensor.name]
             continue
-        _fill(model, name, tensor, processor, dtype)
+        if not (keeps_blocks and _keep(model, name, tensor, in_model, dtype)):
+            _unpack(model, name, tensor, in_model)
         unfilled.discard(name)
     if config.get_text_config().tie_word_embeddings:
         unfilled -= _tie(model)
+    if not keeps_blocks and (path.parent / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path.parent, local_files_only=True)
     return model, {"missing_keys": sorted(unfilled), "unexpected_keys": unused}
 
 
@@ -116,39 +123,58 @@ def stored_bytes(tensor: Tensor) -> torch.Tensor:
     return stored
 
 
-def _fill(model: Any, name: str, tensor: Tensor, processor: Any, dtype: torch.dtype) -> None:
-    """Give the model a tensor of the file: as blocks where a layer can keep them, else unpacked."""
+def _in_model(architecture: str, config: Any, name: str, values: Numbers) -> Numbers:
+    """Return a tensor as the model has it: a .gguf file has a Llama's heads in pairs, and 1 more in Gemma's norms."""
+    if architecture == "llama" and (".attn_q." in name or ".attn_k." in name):
+        heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
+        in_pairs = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
+        return in_pairs.swapaxes(2, 1).reshape(values.shape)
+    if architecture in ("gemma2", "gemma3") and name.endswith("norm.weight"):
+        return values - 1
+    return values
+
+
+def _keep(model: Any, name: str, tensor: Tensor, in_model: InModel, dtype: torch.dtype) -> bool:
+    """Let a layer of the model be the blocks of a tensor; False if they cannot stay as they are."""
     path, _, part = name.rpartition(".")
     module = model.get_submodule(path)
-    if tensor.dtype in TYPES and part == "weight" and type(module) is nn.Linear:
-        order = _row_order(processor, tensor)
-        if order is not None and tensor.shape == (module.out_features, module.in_features):
-            is_same = bool((order == torch.arange(len(order))).all())
-            layer = GgufLinear(module, stored_bytes(tensor), tensor.dtype, None if is_same else order)
-            model.set_submodule(path, layer)
-            return
-    is_table = tensor.dtype in TYPES and part == "weight" and isinstance(module, nn.Embedding)
-    if is_table and tensor.shape == (module.num_embeddings, module.embedding_dim):
+    if tensor.dtype not in TYPES or part != "weight":
+        return False
+    if type(module) is nn.Linear and tensor.shape == (module.out_features, module.in_features):
+        order = _row_order(in_model, tensor)
+        if order is None:
+            return False
+        is_same = bool((order == torch.arange(len(order))).all())
+        layer = GgufLinear(module, stored_bytes(tensor), tensor.dtype, None if is_same else order)
+        model.set_submodule(path, layer)
+        return True
+    if isinstance(module, nn.Embedding) and tensor.shape == (module.num_embeddings, module.embedding_dim):
         model.set_submodule(path, GgufEmbedding(module, stored_bytes(tensor), tensor.dtype, dtype))
-        return
-    values = processor.process(weights=_numbers(tensor), name=tensor.name).weights
-    own = getattr(module, part)
+        return True
+    return False
+
+
+def _unpack(model: Any, name: str, tensor: Tensor, in_model: InModel) -> None:
+    """Write a tensor's numbers into the model."""
+    path, _, part = name.rpartition(".")
+    values = in_model(tensor.name, _numbers(tensor))
+    own = getattr(model.get_submodule(path), part)
     if tuple(values.shape) != tuple(own.shape):
         raise DataError(f"tensor {tensor.name} is {list(values.shape)}, and the model's {name} {list(own.shape)}")
     with torch.no_grad():
         own.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
-def _row_order(processor: Any, tensor: Tensor) -> torch.Tensor | None:
+def _row_order(in_model: InModel, tensor: Tensor) -> torch.Tensor | None:
     """Return the rows of a file's matrix in the model's order; None if the model's has others."""
     rows = np.arange(tensor.shape[0])[:, None]
-    order = processor.process(weights=rows, name=tensor.name).weights
+    order = in_model(tensor.name, rows)
     if order.shape != rows.shape or not (np.sort(order, axis=0) == rows).all():
         return None
     return torch.from_numpy(np.ascontiguousarray(order[:, 0]))
 
 
-def _numbers(tensor: Tensor) -> np.ndarray[Any, Any]:
+def _numbers(tensor: Tensor) -> Numbers:
     """Return a tensor's numbers in float32, by the gguf package."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize

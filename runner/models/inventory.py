@@ -54,8 +54,9 @@ def memory_in_use(before: dict[str, float]) -> dict[str, float]:
     A base may have been loaded for an earlier job: the process's own mark then includes that job's work, too.
     """
     machine.trim()  # what the load has freed does not count; collecting cycles first would take half a second
-    figures = {"load_rss_mib": machine.rss_mib()}
-    figures["load_peak_rss_mib"] = max(before["load_peak_rss_mib"], figures["load_rss_mib"])
+    resident_mib = machine.rss_mib()
+    figures = {"load_rss_mib": resident_mib} if resident_mib else {}
+    figures["load_peak_rss_mib"] = max(before["load_peak_rss_mib"], resident_mib)
     if gpus():
         figures["gpu_mib"] = sum(map(torch.cuda.memory_allocated, gpus())) / machine.MIB
         figures["load_peak_gpu_mib"] = max(before.get("load_peak_gpu_mib", 0.0), figures["gpu_mib"])

@@ -8,13 +8,12 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from runner.checkpoints import formats
-from runner.checkpoints.gguf_file import read_header
+from runner.checkpoints.gguf_file import is_known, read_header
 from runner.checkpoints.memory_check import check_memory
 from runner.checkpoints.resolve import Resolved, file_bytes, for_transformers
 from runner.checkpoints.weight_files import loaded_files, read_weight_file
@@ -27,13 +26,22 @@ from runner.core.dtypes import Dtype, dtype_for, stored_dtype
 from runner.core.errors import ConfigError, DataError, check, few, is_memory_error, one_line
 from runner.core.loaded import text
 from runner.core.mapped_files import MappedFiles
-from runner.models import bin_file, capability, gguf_blocks, inventory, made_groups, mixing, stored_groups
+from runner.models import (
+    bin_file,
+    capability,
+    gguf_blocks,
+    gguf_tokenizer,
+    inventory,
+    made_groups,
+    mixing,
+    stored_groups,
+)
 from runner.models.building import one_at_a_time
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.grouped import GroupedLinear, hidden_parameters
+from runner.models.load_tokenizer import gguf_fix, load_tokenizer
 from runner.models.lora import module_of
 from runner.models.rope import choices as rope_room
-from runner.models.tokenizing import check_growth, panics
 from runner.models.vocabulary import check_tokenizer
 from runner.quantization import quiet_imports, stored_settings
 from runner.quantization.base import QuantizationConfig
@@ -86,6 +94,7 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     attention, fallback = capability.pick_attention(model_config.attention, device.type, model_class)
     notes += absent + memory_notes + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
     notes += formats.notes(folder, stored, quantization, str(dtype).removeprefix("torch."))
+    notes += gguf_tokenizer.notes(folder)
 
     arguments: dict[str, Any] = {"dtype": dtype}
     if stored is None and not quantization.is_mixed:  # a mix is quantized layer by layer
@@ -229,9 +238,10 @@ def _load_weights(
         for file in files if kind == "safetensors" else []:
             read_weight_file(file)  # its error names a damaged file and the damage
         with heap.large_blocks_mapped():
-            if held.keeps_blocks:
-                own = scaled or capability.settings_of(folder)
-                loaded: Any = gguf_blocks.load(folder, own, arguments["dtype"], arguments.get("attn_implementation"))
+            if folder.is_file() and model.device_map is None and is_known(read_header(folder)):
+                own, attention = scaled or capability.settings_of(folder), arguments.get("attn_implementation")
+                loaded: Any = gguf_blocks.load(folder, own, arguments["dtype"], attention, held.keeps_blocks)
+                loaded[0].to(device)
             else:
                 if held.keeps_groups:
                     own = scaled or capability.settings_of(folder, model.trust_remote_code)
@@ -250,18 +260,10 @@ def _load_weights(
     except Exception as error:  # a library may raise anything over a user's files
         if is_memory_error(error):
             raise
-        reason = f"{type(error).__name__}: {one_line(error, limit=400)}{_gguf_fix(folder)}"
+        reason = f"{type(error).__name__}: {one_line(error, limit=400)}{gguf_fix(folder)}"
         raise ConfigError(f"model.name={model.name} cannot be loaded from {folder}: {reason}") from error
     filled, report = loaded
     return filled.eval(), _check_complete(filled, report, f"model.name={model.name}: the checkpoint in {folder}")
-
-
-def _gguf_fix(path: Path) -> str:
-    """Say what else to try if a library cannot read a .gguf file."""
-    if not path.is_file():
-        return ""
-    architecture = read_header(path).architecture
-    return f" (architecture {architecture}; if transformers cannot read it, use the original checkpoint)"
 
 
 def _release_files(resolved: Resolved, quantization: QuantizationConfig) -> None:
@@ -286,24 +288,6 @@ def _check_complete(model: Any, report: dict[str, Any], checkpoint: str) -> list
     if unused := sorted(report["unexpected_keys"]):
         return [f"{type(model).__name__} has no use for {few(unused)} of the checkpoint"]
     return []
-
-
-def load_tokenizer(named: str, path: Path, trust_remote_code: bool = False) -> Any:
-    """Return the tokenizer among a model's files; `named` is the key and value that named the model."""
-    from transformers import AutoTokenizer
-
-    check_growth(path / "tokenizer.json")
-    location, arguments = for_transformers(path, trust_remote_code)
-    try:
-        with panics(f"no usable tokenizer in {path}"):
-            tokenizer = AutoTokenizer.from_pretrained(location, **arguments, padding_side="left")
-    except Exception as error:  # a library may raise anything over a user's files
-        raise ConfigError(
-            f"{named}: no usable tokenizer in {path}: {type(error).__name__}: {one_line(error)}{_gguf_fix(path)}"
-        ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # padding is masked, so any token will do
-    return tokenizer
 
 
 def _describe_base(base: Loaded, config: RunnerConfig) -> None:

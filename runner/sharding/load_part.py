@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from runner.core.errors import ConfigError, DataError, one_line
-from runner.models import load
+from runner.models.load_tokenizer import load_tokenizer as load_model_tokenizer
 from runner.quantization import quiet_imports
 from runner.sharding.check import require_sound
 from runner.sharding.manifest import INSTEAD, MODEL_FILES, Manifest, PartEntry, read_manifest
@@ -76,7 +76,7 @@ def load_part(
 
 def load_tokenizer(folder: str | Path) -> Any:
     """Return the tokenizer of a split model, from model_files/."""
-    return load.load_tokenizer(f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
+    return load_model_tokenizer(f"model.name={folder}", Path(folder).expanduser().absolute() / MODEL_FILES)
 
 
 # ------------------------------------------------------------------------------------------ what can be loaded

@@ -114,6 +114,12 @@ def read_gguf(path: Path) -> None:
         assert str(path) in str(error)  # noqa: PT017
         return
     gguf_file.can_keep_blocks(header)
+    for key, array in header.arrays.items():
+        for of_texts in (True, False):
+            try:
+                assert len(gguf_file.read_array(header, key, of_texts)) == array.count
+            except DataError as error:
+                assert str(path) in str(error)  # noqa: PT017
     for one in (*header.tensors, *gguf_file.kept_tensors(header), *gguf_file.unpacked_tensors(header)):
         gguf_file.bytes_beyond_file(one)
     assert len({one.name for one in header.tensors}) == len(header.tensors)

@@ -13,8 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from transformers.modeling_gguf_pytorch_utils import TensorProcessor, get_gguf_hf_weights_map
 
-from runner.checkpoints.gguf_file import KEPT_ARCHITECTURES
+from runner.checkpoints.gguf_file import KEPT_ARCHITECTURES, read_header
+from runner.checkpoints.gguf_names import weight_name
 from runner.models import gguf_blocks
+from runner.models.capability import settings_of
 from runner.models.gguf_blocks import GgufEmbedding, GgufLinear
 
 IDS = torch.arange(3, 40)[None]
@@ -36,6 +38,9 @@ def write(path: Path, architecture: str) -> None:
     config = AutoConfig.for_model(MODEL_TYPES.get(architecture, architecture), **SIZES | DEFAULTS.get(architecture, {}))
     model = AutoModelForCausalLM.from_config(config)
     writer, settings = gguf.GGUFWriter(path, architecture), model.config.to_dict()
+    writer.add_name(f"A {architecture} of a test")
+    for token, number in {"bos": 1, "eos": 2, "unknown": 3, "padding": 0}.items():
+        writer.add_uint32(f"tokenizer.ggml.{token}_token_id", number)
     settings["rope_theta"] = 10000.0
     mapping: Any = GGUF_CONFIG_MAPPING[architecture]
     for key, attribute in mapping.items():
@@ -65,7 +70,7 @@ def write(path: Path, architecture: str) -> None:
 def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: str, tmp_path: Path) -> None:
     write(tmp_path / "model.gguf", architecture)
     unpacked = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32).eval()
-    config = AutoConfig.from_pretrained(tmp_path, gguf_file="model.gguf")
+    config = settings_of(tmp_path / "model.gguf")
     kept, report = gguf_blocks.load(tmp_path / "model.gguf", config, torch.float32, None)
     assert report == {"missing_keys": [], "unexpected_keys": []}
     with torch.inference_mode():
@@ -76,3 +81,43 @@ def test_each_architecture_gives_the_logits_of_the_unpacked_file(architecture: s
     assert all(isinstance(one, GgufLinear) for one in linear)
     assert isinstance(kept.get_input_embeddings(), GgufEmbedding)
     assert gguf_blocks.parameters(kept) == unpacked.num_parameters()
+    ours, report = gguf_blocks.load(tmp_path / "model.gguf", config, torch.bfloat16, None, keeps_blocks=False)
+    assert report == {"missing_keys": [], "unexpected_keys": []}
+    theirs = unpacked.to(torch.bfloat16).state_dict()
+    assert ours.state_dict().keys() == theirs.keys()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.state_dict().items())
+    assert ours.generation_config.to_dict() == unpacked.generation_config.to_dict()
+
+
+@pytest.mark.parametrize("architecture", KEPT_ARCHITECTURES)
+def test_settings_and_names_are_those_of_transformers(architecture: str, tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", architecture)
+    expected = AutoConfig.from_pretrained(tmp_path, gguf_file="model.gguf")
+    found = settings_of(tmp_path / "model.gguf")
+    assert type(found) is type(expected)
+    assert vars(found) == vars(expected)
+    assert found.to_dict() == expected.to_dict()
+    for unlike in (False, True):  # layers with what some models of an architecture have
+        more = {"use_qkv_bias": unlike, "use_parallel_residual": unlike} if architecture == "stablelm" else {}
+        settings = AutoConfig.for_model(**{**expected.to_dict(), **more, "tie_word_embeddings": not unlike})
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(settings)
+        names = get_gguf_hf_weights_map(model, TensorProcessor(config=settings.to_dict()))
+        assert len(names) >= 15
+        assert {name: weight_name(architecture, name) for name in names} == names
+    assert weight_name(architecture, "rope_freqs.weight") is None
+    assert all(weight_name(architecture, tensor.name) for tensor in read_header(tmp_path / "model.gguf").tensors)
+
+
+def test_a_vocabulary_without_size_counts_its_tokens(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_token_list([f"t{number}" for number in range(1500)])
+    writer.add_array("llama.feed_forward_length", [96])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    expected = AutoConfig.from_pretrained(tmp_path, gguf_file="model.gguf")
+    assert vars(settings_of(tmp_path / "model.gguf")) == vars(expected)
+    assert expected.vocab_size == 1500
+    assert expected.intermediate_size == 96

@@ -14,7 +14,7 @@ from serving import FLOAT32, serving
 from runner import load
 from runner.core.errors import ConfigError
 from runner.embedded import MODEL_DIR
-from runner.models.load import load_tokenizer
+from runner.models.load_tokenizer import load_tokenizer
 from runner.models.tokenizing import check_growth, growth
 
 BAD = "x" * 40
