@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -37,7 +38,7 @@ def _status_mib(key: str) -> float:
 
 
 def rss_mib() -> float:
-    """Resident memory of this process now."""
+    """Resident memory of this process now; 0 if the system does not say, which is then not recorded."""
     return _status_mib("VmRSS")
 
 
@@ -50,9 +51,9 @@ def peak_rss_mib() -> float:
     """Highest resident memory of this process since the start or the last `reset_peak`."""
     if peak := _status_mib("VmHWM"):
         return peak
-    import resource  # macOS: bytes since the start of the process, never reset
+    import resource  # without /proc: since the start of the process, never reset
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MIB if sys.platform == "darwin" else 1024)
 
 
 def reset_peak() -> bool:
@@ -171,17 +172,11 @@ def cores() -> int:
 # Below this, handing work to a second thread costs more than it saves; while other processes are busy, it costs a
 # hundred times more, because one thread waits for the other at every layer.
 ONE_THREAD_BELOW_PARAMETERS = 50_000_000
-QUANTIZED_FLAGS = {"avx512_vnni", "avx512bw", "avx512dq", "avx512vl"}
 
 
 def c_compiler() -> str | None:
     """Return the C compiler for the engine's kernels; None if there is none, or with RUNNER_NATIVE=0."""
     return None if os.environ.get("RUNNER_NATIVE") == "0" else shutil.which(os.environ.get("CC", "cc"))
-
-
-def has_quantized_kernels() -> bool:
-    """Whether kernels/quantized.h can be built and run here: it multiplies bytes with AVX512."""
-    return c_compiler() is not None and processor_flags() >= QUANTIZED_FLAGS
 
 
 def has_bfloat16_products() -> bool:

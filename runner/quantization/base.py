@@ -50,7 +50,6 @@ class QuantizationConfig:
     packed: ClassVar[bool] = False  # whether linear layers are quantized in memory
     method: ClassVar[str] = ""  # `quant_method` in the config.json of its checkpoints
     holders: ClassVar[tuple[str, ...]] = ()  # the modules that define the classes of its layers, or of their weights
-    has_portable_kernels: ClassVar[bool] = False  # whether the kernels for its layers need no special processor
     packed_names: ClassVar[tuple[str, ...]] = ()  # how names of stored packed weights end, if not in .weight
     note_names: ClassVar[tuple[str, ...]] = ()  # in names of stored tensors that describe others and are not loaded
 

@@ -199,8 +199,8 @@ class FourBitConfig(BitsAndBytesConfig):
         return math.ceil(numbers / 2), blocks + table + nested
 
     def has_kernels(self, dtype_bytes: int) -> bool:
-        """Return whether the library packs its weights here: the kernels read them packed."""
-        return machine.has_bfloat16_products()
+        """Return True, but for other products than bfloat16 where the library does not pack its weights for these."""
+        return self.compute_dtype is Dtype.bfloat16 or machine.has_bfloat16_products()
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
         """The copy is in compute_dtype."""
@@ -231,12 +231,17 @@ class FourBitConfig(BitsAndBytesConfig):
         return {"requires_grad": False, **kind}
 
     def check_loaded(self, model: torch.nn.Module) -> None:
-        """Reject layer sizes that would crash the packed 4-bit CPU kernels at the first forward pass."""
-        from bitsandbytes.functional import has_avx512bf16
+        """Reject layer sizes that would crash the packed 4-bit CPU kernels at the first forward pass.
+
+        What RUNNER_WITHOUT leaves out, the library shall not use either: then it packs no weights.
+        """
         from bitsandbytes.nn.modules import Linear4bit
 
         for path, module in model.named_modules():
-            if isinstance(module, Linear4bit) and module.weight.device.type == "cpu" and has_avx512bf16():
+            if not isinstance(module, Linear4bit):
+                continue
+            module.support_avx512bf16_for_cpu &= machine.has_bfloat16_products()
+            if module.support_avx512bf16_for_cpu and module.weight.device.type == "cpu":
                 inputs, outputs = module.in_features, module.out_features
                 if inputs % 64 or outputs % 32:
                     raise ConfigError(

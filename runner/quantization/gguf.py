@@ -61,7 +61,6 @@ class GgufBlocksConfig(GgufConfig):
     keeps_blocks: ClassVar[bool] = True
 
     packed: ClassVar[bool] = True
-    has_portable_kernels: ClassVar[bool] = True
 
     def has_kernels(self, dtype_bytes: int) -> bool:
         """The engine multiplies blocks on every processor."""

@@ -40,7 +40,6 @@ class GroupedConfig(Quantized):
     source: ClassVar[CheckpointSource] = CheckpointSource.quantized
     holders: ClassVar[tuple[str, ...]] = ("runner.models.grouped",)
     packed_names: ClassVar[tuple[str, ...]] = (".qweight",)
-    has_portable_kernels: ClassVar[bool] = True
     keeps_groups: ClassVar[bool] = True
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:

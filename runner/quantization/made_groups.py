@@ -30,7 +30,6 @@ class MadeGroupsConfig(Quantized):
     """Integers in groups of inputs, made while loading and held in as many bits (models/made_groups.py)."""
 
     holders: ClassVar[tuple[str, ...]] = ("runner.models.grouped",)
-    has_portable_kernels: ClassVar[bool] = True
     makes_groups: ClassVar[bool] = True
     zero_point_bytes: ClassVar[int | None] = None  # of a group; None: as many as a scale has
 

@@ -145,7 +145,6 @@ class Int8DynamicConfig(TorchaoConfig):
     name: ClassVar[str] = "int8_dynamic"
 
     config_type: ClassVar[str] = "Int8DynamicActivationInt8WeightConfig"
-    has_portable_kernels: ClassVar[bool] = True
 
     def unpacked_bytes(self, dtype_bytes: int) -> int:
         """Count the copy of the bytes in another order that the library makes on a GPU; torch copies less on a CPU."""

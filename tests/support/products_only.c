@@ -13,11 +13,16 @@
 #define T bf16
 #define PACK 2
 #define NAME(x) x##_bf16
-#ifdef HAS_AVX512
+#ifdef HAS_AVX512_BF16
 #include "attention_tiles.h"
 #endif
+#include "int8_portable.h"
 #include "register_tile.h"
 #include "operands.h"
+#include "four_bit_rows.h"
+#ifndef HAS_AVX512_VNNI
+#include "int8_rows.h"
+#endif
 #ifdef HAS_TILES
 #include "tile_sums.h"
 #endif

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from runner.checkpoints import adapter_header, chat_templates, footprint, formats, random_weights
 from runner.checkpoints.footprint import Footprint
+from runner.checkpoints.gguf_file import is_known, read_header
 from runner.checkpoints.memory_check import check_memory, limited
 from runner.checkpoints.resolve import Resolved
 from runner.config.model import local_model
@@ -90,6 +91,8 @@ class Local(ModelKind):
         own = resolved.settings.get("architectures") or ()
         for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
             getattr(transformers, name, None)  # transformers imports a class at its first access
+        if not resolved.model.random_weights and resolved.path.is_file() and is_known(read_header(resolved.path)):
+            importlib.import_module("runner.models.capability").class_of(resolved.path, trust_remote_code=False)
         choices = Mix.of(resolved.held(config.quantization)).choices
         for library in (*(name for choice in choices for name in choice.packages), *config.lora.packages):
             importlib.import_module(library)
@@ -98,7 +101,7 @@ class Local(ModelKind):
     def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""
         from runner.engines.rows import Admission  # imports torch
-        from runner.models.load import load_tokenizer
+        from runner.models.load_tokenizer import load_tokenizer
 
         name, folder = resolved.model.name, resolved.path
         tokenizer = load_tokenizer(f"model.name={name}", folder, resolved.model.trust_remote_code)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import own_kv
 from runner.engines.local.windows import MASK_PROBE, Unknown, Window, probing_masks
 from runner.engines.rows import Row
+from runner.models.gguf_blocks import GgufLinear
 from runner.models.load import Loaded
 
 log = logging.getLogger(__name__)
@@ -85,8 +87,9 @@ def probe_heads(loaded: Loaded) -> Heads:
     ids = ids.to(loaded.device)
     try:
         with torch.inference_mode():
-            kept_tokens = _kept_by_cache(model, ids[None, :2])
-            heads = _inspect_attention(model, ids[None, :2], kept_tokens)
+            with _without_unpacking(model):
+                kept_tokens = _kept_by_cache(model, ids[None, :2])
+                heads = _inspect_attention(model, ids[None, :2], kept_tokens)
             expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
             ours = _scheduled_logits(model, heads, ids.tolist())
     except Incompatible:
@@ -103,6 +106,23 @@ def probe_heads(loaded: Loaded) -> Heads:
         raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
     return _by_sdpa_if_right(loaded, heads, ids.tolist(), expected) if is_wanted(heads.device) else heads
+
+
+@contextmanager
+def _without_unpacking(model: Any) -> Iterator[None]:
+    """Let layers that unpack their weights return zeros, for passes of which only shapes and masks count."""
+    layers = [module for module in model.modules() if isinstance(module, GgufLinear)]
+
+    def zeros(layer: GgufLinear, rows: torch.Tensor) -> torch.Tensor:
+        return rows.new_zeros(*rows.shape[:-1], layer.out_features)
+
+    for layer in layers:
+        layer.forward = partial(zeros, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 def _by_sdpa_if_right(loaded: Loaded, heads: Heads, ids: list[int], expected: torch.Tensor) -> Heads:

@@ -52,6 +52,7 @@ BYTE_ROWS = (
     WeightFormat.byte_blocks,
     WeightFormat.byte_groups,
 )
+WITHOUT_WORKSPACE = (WeightFormat.plain, WeightFormat.blocks, WeightFormat.groups, WeightFormat.four_bit_rows)
 ACTIVATIONS = ("silu", "swish")
 FIRST_POSITIONS = 1024  # of RoPE's table at first; it grows with the rows
 
@@ -222,7 +223,7 @@ class FusedForward:
         if self.heads.dtype not in weights.formats or (weights.matrix.outputs, weights.inputs) != (outputs, inputs):
             raise NotFusable("its linear layers have another number format, or other sizes")
         self._kept.append(weights.tensors)
-        self.is_quantized |= weights.matrix.kind not in (WeightFormat.plain, WeightFormat.blocks, WeightFormat.groups)
+        self.is_quantized |= weights.matrix.kind not in WITHOUT_WORKSPACE
         self.is_by_row &= (
             weights.matrix.kind != WeightFormat.row_int8 or not weights.matrix.threshold
         )  # the outliers of one row count for all rows

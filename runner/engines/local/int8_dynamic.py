@@ -59,14 +59,19 @@ def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (rows * (1.0 / scale)).round().clamp(-128, 127), scale
 
 
-def product(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Return [..., outputs] for rows [..., inputs] by weights int8 [outputs, inputs] with their scales [outputs]."""
-    numbers, of_row = quantize_rows(rows.reshape(-1, rows.shape[-1]))
+def exact_sums(numbers: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the int32 sums [n, outputs] of whole numbers [n, inputs] with int8 weights [outputs, inputs]."""
     sums = torch.zeros(len(numbers), len(weight), dtype=torch.int32)
     for first in range(0, numbers.shape[1], EXACT_INPUTS):
         part = slice(first, first + EXACT_INPUTS)
         sums += (numbers[:, part] @ weight[:, part].float().T).int()
-    result = (sums * of_row).to(rows.dtype) * scale
+    return sums
+
+
+def product(rows: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return [..., outputs] for rows [..., inputs] by weights int8 [outputs, inputs] with their scales [outputs]."""
+    numbers, of_row = quantize_rows(rows.reshape(-1, rows.shape[-1]))
+    result = (exact_sums(numbers, weight) * of_row).to(rows.dtype) * scale
     if bias is not None:
         result += bias
     return result.to(rows.dtype).reshape(*rows.shape[:-1], len(weight))

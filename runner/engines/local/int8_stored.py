@@ -2,7 +2,7 @@
 
 The bytes of the weights stay where they are, in the mapped file. Rows get the bytes that `Int8Linear.prepared` gives
 them; sums are exact, and one product by the scales of row and output ends them (kernels/int8_stored.h). Processors
-without products of bytes beside bfloat16 have the same bits by kernels/int8_portable.h.
+without AVX-512's products of bytes have the same bits by kernels/int8_portable.h.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest output
 
 
 def weights_of(
-    layer: Int8Linear, kernels: Kernels, tile_rows: int, outputs: int | None = None, has_bias: bool = True
+    layer: Int8Linear, tile_rows: int, outputs: int | None = None, has_bias: bool = True
 ) -> QuantizedWeights:
     """Return a layer's weights, or those of its first outputs, as C reads them, without a copy of the bytes."""
     outputs = outputs or layer.out_features
@@ -32,15 +32,10 @@ def weights_of(
     bias = layer.bias.detach()[:outputs].contiguous() if has_bias and layer.bias is not None else None
     formats = tuple(FORMATS) if bias is None else (bias.dtype,)
     it = QuantizedWeights(WeightFormat.int8_stored, layer.in_features, outputs, formats)
-    it.matrix.tile_rows = tile_rows if kernels.has_quantized else 0
+    it.matrix.tile_rows = tile_rows
     it.matrix.row_scale, it.matrix.zero_point = layer.row_scale, layer.row_zero_point
     it.point_at(weight, bias, scale, shifted_sums(weight))
     return it
-
-
-def function(kernels: Kernels) -> str:
-    """Return the name of the function that multiplies on this processor."""
-    return "product" if kernels.has_quantized else "int8_product"
 
 
 _tried: dict[tuple[object, ...], str] = {}  # what is wrong with products of a kind of layers
@@ -63,15 +58,13 @@ def problem(layer: Int8Linear, kernels: Kernels, tile_rows: int) -> str:
 
 def _difference(layer: Int8Linear, dtype: torch.dtype, kernels: Kernels, tile_rows: int) -> float:
     outputs, inputs, off = min(TRIAL_OUTPUTS, layer.out_features), layer.in_features, 0.0
-    trial = weights_of(
-        layer, kernels, tile_rows, outputs, has_bias=False
-    )  # it is added in the same way to every product
+    trial = weights_of(layer, tile_rows, outputs, has_bias=False)  # it is added in the same way to every product
     size = quantized_workspace_bytes(max(TRIAL_ROWS), inputs, torch.get_num_threads())
     workspace = torch.empty(size, dtype=torch.uint8)
     for count in TRIAL_ROWS:
         rows = torch.randn(count, inputs, generator=torch.Generator().manual_seed(count)).to(dtype)
         with torch.no_grad():
             expected = nn.functional.linear(layer.prepared(rows), layer.unpacked(0, outputs, dtype)).float()
-            found = multiply(kernels, rows, trial, workspace, function(kernels)).float()
+            found = multiply(kernels, rows, trial, workspace).float()
         off = max(off, float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9)))
     return off

@@ -53,6 +53,10 @@ class QuantizedWeights:
             matrix.weight = pointer(weight.view(-1), torch.uint8, outputs * inputs // 2)
             matrix.scale = pointer(scale, torch.bfloat16, inputs // matrix.block, outputs)
             matrix.constants = pointer_or_none(constants, torch.bfloat16, 32)
+        elif matrix.kind == WeightFormat.four_bit_rows:
+            matrix.weight = pointer(weight.view(-1), torch.uint8, outputs * inputs // 2)
+            matrix.scale = pointer(scale, torch.float32, outputs, inputs // matrix.block)
+            matrix.constants = pointer_or_none(constants, torch.float32, 16)
         else:
             of_scale = torch.bfloat16 if matrix.kind == WeightFormat.weight_int8 else torch.float32
             matrix.weight = pointer(weight, torch.int8, outputs, inputs)

@@ -2,8 +2,8 @@
 
 On a CPU the libraries unpack a weight again for each row, copy all of it in another format, or pass several times over
 matrices of int32 and float32. kernels/quantized.h does the same arithmetic while a panel of the weight is in the cache,
-on processors that have the instructions for it; kernels/int8_portable.h does that of int8_dynamic and W8A8 on any
-other. The weights are not changed, so other code can still read them.
+on processors with AVX-512's products of bytes; four_bit_rows.h, int8_rows.h and int8_portable.h do it on any other. The
+weights are not changed, so other code can still read them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from torch import nn
 
 from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
-from runner.engines.local import blocks, byte_products, groups, int8_dynamic, int8_stored, unpacked_products
+from runner.engines.local import (
+    blocks,
+    byte_products,
+    four_bit,
+    groups,
+    int8_dynamic,
+    int8_stored,
+    llm_int8,
+    unpacked_products,
+)
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import WeightFormat
 from runner.engines.local.matrices import LayerWeights, QuantizedWeights, Workspace, multiply, shifted_sums
@@ -28,9 +37,6 @@ from runner.models.int8_linear import Int8Linear
 TRIAL_ROWS = (43, 3)  # several tiles with a remainder; and so few that nothing is unpacked
 TOLERANCE = 1e-2  # of the largest output: the last place of bfloat16 is 0.4 % of a number
 PANEL = 32  # outputs; 4-bit weights must be whole panels
-
-MULTIPLIES_BYTES = "a processor that multiplies bytes (AVX512 with VNNI)"
-NOT_PACKED = "bitsandbytes packs 4-bit weights only where the processor multiplies bfloat16"
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 Maker = Callable[[Any, native.Kernels], tuple["QuantizedWeights", Forward]]
@@ -77,7 +83,11 @@ class QuantizedLayers:
             try:
                 heap.trim_if_grown()
                 it, forward = self._quantized(layer, make, dtype)
-                expected = int8_dynamic.forward_of(layer) if int8_dynamic.is_dynamic(layer) else own
+                expected: Forward = own
+                if it.matrix.kind == WeightFormat.row_int8:
+                    expected = llm_int8.forward_of(layer)
+                elif int8_dynamic.is_dynamic(layer):
+                    expected = int8_dynamic.forward_of(layer)
                 key = (type(layer), layer.in_features, layer.out_features, layer.bias is None)
                 if key not in problems:
                     problems[key] = self._difference(expected, forward, layer.in_features, dtype)
@@ -142,16 +152,13 @@ class QuantizedLayers:
         if problem := int8_stored.problem(layer, self._kernels, self._tile_rows):
             self._note(f"rows of {type(layer).__name__} are rounded by torch, which is slower: {problem}")
             return False
-        own, kernels, function = layer.forward, self._kernels, int8_stored.function(self._kernels)
-        it = int8_stored.weights_of(layer, kernels, self._tile_rows)
-        formats = it.formats
-        if not kernels.has_quantized:
-            it.formats = ()  # not in a single call
+        own, kernels = layer.forward, self._kernels
+        it = int8_stored.weights_of(layer, self._tile_rows)
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
-            if rows.dtype not in formats or not rows.numel():
+            if rows.dtype not in it.formats or not rows.numel():
                 return own(rows)
-            return multiply(kernels, rows, it, self._workspace.of(rows), function)
+            return multiply(kernels, rows, it, self._workspace.of(rows))
 
         self.matrices[layer] = it
         layer.forward = forward  # type: ignore[method-assign,assignment]
@@ -188,10 +195,8 @@ class QuantizedLayers:
     def _quantized(self, layer: nn.Linear, make: Maker, dtype: torch.dtype) -> tuple[QuantizedWeights, Forward]:
         """Return a layer's weights with the faster function; UnsupportedLayer where there is none."""
         is_dynamic = int8_dynamic.is_dynamic(layer)
-        if self._kernels is None or not (self._kernels.has_quantized or is_dynamic):
-            raise UnsupportedLayer(
-                "its kernels need a C compiler" + ("" if is_dynamic else f", and {MULTIPLIES_BYTES}")
-            )
+        if self._kernels is None:
+            raise UnsupportedLayer("its kernels need a C compiler")
         if layer.training or layer.weight.device.type != "cpu" or dtype not in native.FORMATS:
             raise UnsupportedLayer("it is being trained, not on the CPU, or in another number format")
         if is_dynamic:
@@ -201,14 +206,15 @@ class QuantizedLayers:
         return make(layer, self._kernels)
 
     def _four_bit(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
-        """Return weights and function for nf4 and fp4, in bitsandbytes' layout for such processors."""
+        """Return weights and function for nf4 and fp4, in bitsandbytes' layout for this processor."""
         own, inputs, outputs = layer.forward, layer.in_features, layer.out_features
         state = layer.weight.quant_state
+        if not getattr(state, "packing_format_for_cpu", False):
+            return self._four_bit_rows(layer, kernels)
         block, table = state.blocksize, state.code.to(torch.bfloat16).repeat(2)
-        as_packed = getattr(state, "packing_format_for_cpu", False) and state.absmax.dtype is torch.bfloat16
         fits = not inputs % block and not block % 2 and not outputs % PANEL
-        if not as_packed or not fits or table.numel() != 32:
-            raise UnsupportedLayer("its weights are packed in another way" if as_packed else NOT_PACKED)
+        if not fits or table.numel() != 32 or not kernels.has_quantized or state.absmax.dtype is not torch.bfloat16:
+            raise UnsupportedLayer("its weights are packed in another way")
         are_pairs = layer.compute_dtype in (None, torch.bfloat16) and _is_of(layer.bias, torch.bfloat16)
         it = QuantizedWeights(WeightFormat.four_bit, inputs, outputs, (torch.bfloat16,) if are_pairs else ())
         it.matrix.block, it.matrix.tile_rows = block, self._unpacked_tile_rows
@@ -230,6 +236,20 @@ class QuantizedLayers:
             return result.to(rows.dtype)
 
         it.point_at(layer.weight.data, layer.bias, state.absmax, table)
+        return it, forward
+
+    def _four_bit_rows(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
+        """Return weights and function for nf4 and fp4 as they are stored, where the library does not pack them."""
+        if reason := four_bit.rejection_reason(layer):
+            raise UnsupportedLayer(reason)
+        own, stored, state = layer.forward, layer.weight, layer.weight.quant_state
+        it = four_bit.weights_of(layer)
+
+        def forward(rows: torch.Tensor) -> torch.Tensor:
+            if layer.weight is not stored or stored.quant_state is not state or not rows.numel():
+                return own(rows)  # type: ignore[no-any-return]
+            return multiply(kernels, rows.to(torch.bfloat16), it).to(rows.dtype)
+
         return it, forward
 
     def _int8(self, layer: Any, kernels: native.Kernels) -> tuple[QuantizedWeights, Forward]:
@@ -260,15 +280,14 @@ class QuantizedLayers:
         own, inputs, outputs, stored = layer.forward, layer.in_features, layer.out_features, layer.weight
         weight, scale, sums = stored.qdata, stored.scale.flatten().contiguous(), shifted_sums(stored.qdata)
         formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
-        function = "product" if kernels.has_quantized else "int8_product"
-        it = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, formats if kernels.has_quantized else ())
+        it = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, formats)
         it.matrix.tile_rows = self._tile_rows
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if layer.weight is not stored or rows.dtype not in formats or not rows.numel():
                 return own(rows)  # type: ignore[no-any-return]
             it.point_at(weight, layer.bias, scale, sums)
-            return multiply(kernels, rows, it, self._workspace.of(rows), function)
+            return multiply(kernels, rows, it, self._workspace.of(rows))
 
         it.point_at(weight, layer.bias, scale, sums)
         return it, forward

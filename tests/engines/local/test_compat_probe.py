@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import warm_process
-from opening import open_engine
+from opening import adapt, load_base, open_engine
 from streams import AGENTS, NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests
 from transformers import (
     AutoModelForCausalLM,
@@ -33,9 +33,14 @@ from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing, GenerateConfig, Gsm8kConfig
 from runner.core.dtypes import Dtype
+from runner.engines.local import compat_probe
 from runner.engines.local.kernels import building, native
 from runner.engines.local.windows import Masks, Unknown
+from runner.models import gguf_blocks, gguf_types
+from runner.models.gguf_blocks import GgufLinear
+from runner.quantization.gguf import GgufConfig
 from runner.run import run
+from tools import embedded_gguf
 
 pytestmark = pytest.mark.slow
 
@@ -208,6 +213,27 @@ def fresh_kernels() -> Iterator[None]:
     native.kernels.cache_clear()
     yield
     native.kernels.cache_clear()
+
+
+def test_a_trial_unpacks_weights_only_where_their_products_count(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = embedded_gguf.write(tmp_path / "model.gguf", "Q8_0")
+    config = make_config(model=LocalModelConfig(name=str(file), device="cpu"), quantization=GgufConfig())
+    loaded = adapt(load_base(config), config)
+    layers = [module for module in loaded.model.modules() if isinstance(module, GgufLinear)]
+    unpack, calls = gguf_types.unpacked, []
+
+    def counted(stored: torch.Tensor, kind: str, inputs: int) -> torch.Tensor:
+        calls.append(stored.shape)
+        return unpack(stored, kind, inputs)
+
+    monkeypatch.setattr(gguf_blocks, "unpacked", counted)
+    heads = compat_probe.probe_heads(loaded)
+    assert heads.layers == loaded.model.config.num_hidden_layers
+    passes, of_embedding = 4, 6  # the model's own, and three of the scheduler; those for shapes only read rows, too
+    assert len(calls) == passes * len(layers) + of_embedding
+    assert all("forward" not in vars(layer) for layer in layers)
 
 
 @pytest.mark.usefixtures("fresh_kernels")

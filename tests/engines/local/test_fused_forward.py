@@ -56,14 +56,6 @@ def engine_of(opened: Callable[..., LocalEngine], saved_family: Callable[..., Pa
     return make
 
 
-def skip_unless_multiplied(quantization: QuantizationConfig, kernels: native.Kernels) -> None:
-    """Skip the test where our kernels do not multiply such layers."""
-    if not kernels.has_quantized:
-        pytest.skip("this processor has no products of bytes by AVX512")
-    if quantization.name in ("nf4", "fp4") and not machine.has_bfloat16_products():
-        pytest.skip("bitsandbytes packs no 4-bit weights here")
-
-
 @pytest.mark.parametrize("dtype", list(OFF))
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])  # biases; norms of queries and keys
 def test_its_logits_are_those_of_the_model(family: str, dtype: Dtype, engine_of: Callable[..., LocalEngine]) -> None:
@@ -132,12 +124,12 @@ def test_quantized_layers_go_in_the_same_call(
 ) -> None:
     kernels = native.kernels()
     assert kernels is not None
-    skip_unless_multiplied(quantization, kernels)
     loaded, heads, fused = with_fast_kernels(engine_of(family, dtype, quantization))
     assert fused is not None
     kinds = {fused._layers[1].qkv[0].kind, fused._layers[1].out.kind, fused._layers[1].gated[1].kind}
     of_bytes = {"int8": WeightFormat.row_int8, "int8_dynamic": WeightFormat.int8_dynamic}
-    assert kinds == {of_bytes.get(quantization.name, WeightFormat.four_bit)}
+    four_bit = WeightFormat.four_bit if machine.has_bfloat16_products() else WeightFormat.four_bit_rows
+    assert kinds == {of_bytes.get(quantization.name, four_bit)}
     expected = all_logits(Forward(loaded.model, heads), with_prefix=True)
     forward = Forward(loaded.model, heads)
     forward.fused = fused
@@ -158,8 +150,6 @@ def test_int8_rows_of_a_checkpoint_go_in_the_same_call(
 ) -> None:
     kernels = native.kernels()
     assert kernels is not None
-    if not kernels.has_quantized:
-        pytest.skip("this processor has no products of bytes by AVX512")
     int8_checkpoints.save(tmp_path, name, max_position_embeddings=512)
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
     model = LocalModelConfig(name=str(tmp_path), device="cpu", dtype=dtype)
@@ -231,8 +221,6 @@ def test_tokens_of_a_row_leave_together_what_they_leave_alone(
     """Bit by bit, over the ends of blocks of keys and beside other rows, but where outliers of one row are all rows'."""
     kernels = native.kernels()
     assert kernels is not None
-    if quantization.name != "none":
-        skip_unless_multiplied(quantization, kernels)
     loaded, heads, fused = with_fast_kernels(engine_of("qwen2", dtype, quantization, max_position_embeddings=1024))
     assert fused is not None
     assert fused.is_by_row == (quantization.name != "int8")

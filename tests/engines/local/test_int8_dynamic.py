@@ -16,7 +16,6 @@ from portable_kernels import TARGETS, built_for, function_for, is_x86, product_b
 from streams import complete, requests
 from torch import nn
 
-from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -25,7 +24,7 @@ from runner.core.heap import Heap
 from runner.engines.local import int8_dynamic
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
-from runner.engines.local.matrices import QuantizedWeights, multiply
+from runner.engines.local.matrices import QuantizedWeights, multiply, shifted_sums
 from runner.engines.local.quantized_layers import QuantizedLayers
 from runner.quantization.torchao import Int8DynamicConfig
 
@@ -96,10 +95,8 @@ def test_every_way_gives_the_bits_of_the_formula(dtype: torch.dtype, threads: in
             assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
             for count in COUNTS:
                 rows = rows_of(count, inputs, dtype)
-                workspace = torch.empty(quantized_workspace_bytes(count, inputs, threads), dtype=torch.uint8)
-                portable = multiply(KERNELS, rows, found.matrices[layer], workspace, "int8_product")
                 expected = by_formula(layer, rows)
-                for name, outcome in (("chosen", layer(rows)), ("portable", portable), ("torch", by_torch(rows))):
+                for name, outcome in (("kernels", layer(rows)), ("torch", by_torch(rows))):
                     assert torch.equal(outcome, expected), (name, inputs, outputs, bias, count)
                 assert torch.equal(layer(rows[None])[0], expected)
                 if KERNELS.has_quantized:
@@ -137,9 +134,9 @@ def test_large_sums_do_not_saturate() -> None:
 
 
 @is_x86
-def test_products_of_bytes_without_avx512_are_compiled(tmp_path: Path) -> None:
+def test_products_of_bytes_without_avx512_are_compiled() -> None:
     """AVX-VNNI is the instruction of AVX-512 in another encoding, which this processor may lack."""
-    library = built_for("x86-64-v3 -mavxvnni", tmp_path)
+    library = built_for("x86-64-v3 -mavxvnni")
     code = subprocess.run(["objdump", "-d", str(library)], check=True, capture_output=True, text=True).stdout
     assert "{vex} vpdpbusd" in code
     assert "zmm" not in code
@@ -147,12 +144,12 @@ def test_products_of_bytes_without_avx512_are_compiled(tmp_path: Path) -> None:
 
 @is_x86
 @pytest.mark.parametrize("target", TARGETS)
-def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(target: str, tmp_path: Path) -> None:
-    function = function_for(target, tmp_path)
+def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(target: str) -> None:
+    function = function_for(target)
     for (inputs, outputs), bias in product(SHAPES, (False, True)):
         layer = layer_of(inputs, outputs, torch.bfloat16, bias)
         weights = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, ())
-        weights.point_at(layer.weight.qdata, layer.bias, layer.weight.scale.flatten())
+        weights.point_at(layer.weight.qdata, layer.bias, layer.weight.scale.flatten(), shifted_sums(layer.weight.qdata))
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
             assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (
@@ -164,16 +161,16 @@ def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(ta
 
 
 @has_kernels
-def test_what_the_portable_kernel_refuses() -> None:
+def test_what_c_refuses() -> None:
     assert KERNELS is not None
     layer, rows = layer_of(64, 32, torch.bfloat16, bias=False), torch.ones(2, 64, dtype=torch.bfloat16)
     weights = exchange(layer).matrices[layer]
     with pytest.raises(IndexError, match="workspace is too small"):
-        multiply(KERNELS, rows, weights, torch.empty(64, dtype=torch.uint8), "int8_product")
+        multiply(KERNELS, rows, weights, torch.empty(64, dtype=torch.uint8))
     assert isinstance(weights, QuantizedWeights)
-    weights.matrix = Matrix(outputs=32, kind=WeightFormat.row_int8)
+    weights.matrix = Matrix(outputs=32, kind=WeightFormat.int8_dynamic)
     with pytest.raises(IndexError, match="cannot multiply"):
-        multiply(KERNELS, rows, weights, torch.empty(10**6, dtype=torch.uint8), "int8_product")
+        multiply(KERNELS, rows, weights, torch.empty(10**6, dtype=torch.uint8))
 
 
 @has_kernels
@@ -210,8 +207,6 @@ def test_a_model_answers_the_same_on_every_processor(
     with_bytes = answers(make_config, folder)
     assert with_bytes[1] == []
     assert "14 Int8Tensor" in with_bytes[2]
-    monkeypatch.setattr(KERNELS, "has_quantized", False)
-    assert answers(make_config, folder) == with_bytes
     monkeypatch.setattr(native, "kernels", lambda: None)
     tokens, notes, _ = answers(make_config, folder)
     assert [note for note in notes if "is multiplied" in note] == [

@@ -36,6 +36,6 @@ def test_the_engine_answers_alike_whatever_rows_go_along(
     together = answers(prompts)
     assert together == [answers([prompt])[0] for prompt in prompts]
     kernels = native.kernels()
-    if kernels is not None and (kernels.has_quantized or name == "weights_only"):
+    if kernels is not None:
         assert engine.fused is not None, "a pass in a single call rounds rows, too"
         assert engine.stats.rows_are_independent

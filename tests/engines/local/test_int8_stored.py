@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
@@ -91,25 +90,24 @@ def test_every_way_gives_the_bits_of_the_formula(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for (inputs, outputs), has_bias in product(SHAPES, (False, True)):
         layer = layer_of(inputs, outputs, kind, dtype if has_bias else None)
-        weights = int8_stored.weights_of(layer, KERNELS, 0)
+        weights = int8_stored.weights_of(layer, 0)
         assert weights.tensors[0].data_ptr() == layer.weight.data_ptr(), "no copy"
         for count in COUNTS:
             rows = rows_of(count, inputs, dtype)
             workspace = torch.empty(quantized_workspace_bytes(count, inputs, threads), dtype=torch.uint8)
             expected = by_formula(layer, rows)
-            for function in {"int8_product", int8_stored.function(KERNELS)}:
-                found = multiply(KERNELS, rows, weights, workspace, function)
-                assert torch.equal(found, expected), (function, inputs, outputs, has_bias, count)
+            found = multiply(KERNELS, rows, weights, workspace)
+            assert torch.equal(found, expected), (inputs, outputs, has_bias, count)
 
 
 @is_x86
 @pytest.mark.parametrize("target", TARGETS)
-def test_other_processors_have_the_same_bits(target: str, tmp_path: Path) -> None:
+def test_other_processors_have_the_same_bits(target: str) -> None:
     assert KERNELS is not None
-    function = function_for(target, tmp_path)
+    function = function_for(target)
     for kind, (inputs, outputs) in product(KINDS.values(), SHAPES):
         layer = layer_of(inputs, outputs, kind, torch.bfloat16)
-        weights = int8_stored.weights_of(layer, KERNELS, 0)
+        weights = int8_stored.weights_of(layer, 0)
         for count in COUNTS:
             rows = rows_of(count, inputs, torch.bfloat16)
             assert torch.equal(product_by(function, rows, weights), by_formula(layer, rows)), (kind, inputs, count)
@@ -152,11 +150,11 @@ def test_sums_are_exact_at_the_ends_of_the_range(zero_point: int | None) -> None
     inputs = int8_stored.MOST_INPUTS
     layer = layer_of(inputs, 3, Kind(0.5, zero_point))
     layer.weight.data.fill_(-128)
-    weights = int8_stored.weights_of(layer, KERNELS, 0)
+    weights = int8_stored.weights_of(layer, 0)
     workspace = torch.empty(quantized_workspace_bytes(5, inputs, torch.get_num_threads()), dtype=torch.uint8)
-    for sign, function in product((1, -1), {"int8_product", int8_stored.function(KERNELS)}):
+    for sign in (1, -1):
         rows = torch.full((5, inputs), sign * 1e9)
-        assert torch.equal(multiply(KERNELS, rows, weights, workspace, function), by_formula(layer, rows))
+        assert torch.equal(multiply(KERNELS, rows, weights, workspace), by_formula(layer, rows))
 
 
 @has_kernels
@@ -180,12 +178,9 @@ def test_what_c_refuses() -> None:
     assert KERNELS is not None
     layer, rows = layer_of(64, 32, Kind(0.5, 3)), torch.ones(2, 64)
     workspace = torch.empty(quantized_workspace_bytes(2, 64, torch.get_num_threads()), dtype=torch.uint8)
-    for function, (field, value) in product(
-        {"int8_product", int8_stored.function(KERNELS)},
-        {"zero_point": 128, "row_scale": 0, "constants": None}.items(),
-    ):
-        weights = int8_stored.weights_of(layer, KERNELS, 0)
-        multiply(KERNELS, rows, weights, workspace, function)
+    for field, value in {"zero_point": 128, "row_scale": 0, "constants": None}.items():
+        weights = int8_stored.weights_of(layer, 0)
+        multiply(KERNELS, rows, weights, workspace)
         setattr(weights.matrix, field, value)
         with pytest.raises(IndexError, match="cannot multiply"):
-            multiply(KERNELS, rows, weights, workspace, function)
+            multiply(KERNELS, rows, weights, workspace)

@@ -115,9 +115,10 @@ def test_the_copy_that_a_quantized_product_makes_counts(make_config: Make, saved
     largest = max(module.weight.numel() for name, module in plain.loaded.model.named_modules() if "mlp.up" in name)
     kernels = native.kernels()
     taken = largest * 2  # in bfloat16, the compute dtype
-    is_packed = kernels is not None and kernels.has_quantized and machine.has_bfloat16_products()
-    if is_packed:  # nothing is copied: the kernels have room to work in
+    if kernels is not None and machine.has_bfloat16_products():  # nothing is copied: the kernels have room to work in
         taken = quantized_workspace_bytes(max(TRIAL_ROWS), 192, torch.get_num_threads())
+    elif kernels is not None:
+        taken = 0  # what is unpacked at a time is on the threads' stacks
     assert packed.load().metrics["unpacked_mib"] * MIB == taken
     more = packed.stats.peak_activation_bytes - plain.stats.peak_activation_bytes
     assert more == taken

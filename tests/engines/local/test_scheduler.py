@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from families import save_peft, save_pth
 from families import settings as family_settings
-from four_bits import other_notes
 from listening import complete_first
 from opening import adapt, load_base, open_engine
 from streams import AGENTS, NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests, tokens_of
@@ -124,7 +123,7 @@ def test_quantized_models_agree_with_generate_for_most_tokens(
         done = complete(engine, requests(), batch_size)
         same = sum(_equal_tokens(done[index], tokens) for index, tokens in expected.items())
         assert same >= 0.9 * sum(map(len, expected.values())), f"batch {batch_size}: {same} tokens"
-    assert other_notes(engine.stats.notes) == []
+    assert engine.stats.notes == []
     engine.close()
 
 

@@ -129,16 +129,63 @@ static void NAME(multiply_row)(int64_t type, const char *panel, const T *x, int6
 }
 #endif
 
-/* strips [panels][inputs / PACK, PANEL, PACK]: some inputs of a pair of panels in blocks, or in groups */
+/* strips [panels][inputs / PACK, PANEL, PACK]: some inputs of a pair of panels that are unpacked */
 static void NAME(unpack_strips)(const product *p, const panel_pair *u, int64_t from, int64_t inputs, T strips[2][STRIP * PANEL]) {
   for (int i = 0; i <= !!u->second; i++) {
     const char *panel = i ? u->second : u->first;
     if (u->of[i]->kind == GROUPS) NAME(unpack_groups)(u->of[i], panel, p->inputs, from, inputs, strips[i]);
+#if PACK == 2
+    else if (u->of[i]->kind == FOUR_BIT_ROWS)
+      unpack_four_bit_rows(u->of[i], panel, u->output[i], p->inputs, from, inputs, strips[i]);
+#ifndef HAS_AVX512_VNNI
+    else if (u->of[i]->kind == WEIGHT_INT8)
+      unpack_int8_rows(u->of[i], panel, u->output[i], p->inputs, from, inputs, strips[i]);
+#endif
+#endif
     else NAME(unpack_blocks)(u->of[i]->block, panel, from, inputs, strips[i]);
   }
 }
 
-/* Multiplies a pair of panels in blocks, or in groups, by `rows` rows, from `row` on. */
+#if PACK == 2
+/* Whether a single row is multiplied by weights that do not go through memory, but for blocks */
+INLINE int has_row_sums(const matrix *m) {
+#if defined(__AVX2__) && WIDENS_BF16
+  return m->kind == FOUR_BIT_ROWS || (m->kind == WEIGHT_INT8 && is_unpacked(m));
+#else
+  (void)m;
+  return 0;
+#endif
+}
+
+/* The sums of a single row with a pair of panels */
+INLINE void row_sums(const product *p, const panel_pair *u, int64_t row, float *y, float *second, next_weights next) {
+#if defined(__AVX2__) && WIDENS_BF16
+  const float *x = operands_of_bf16(p, row, 0);
+  for (int i = 0; i <= !!u->second; i++) {
+    const char *panel = i ? u->second : u->first, *ahead = i ? next.second : next.first;
+    float *to = i ? second : y;
+    if (u->of[i]->kind == FOUR_BIT_ROWS) four_bit_row_sums(u->of[i], panel, u->output[i], x, p->inputs, to, ahead, next.lines);
+#ifndef HAS_AVX512_VNNI
+    else int8_row_sums(u->of[i], panel, u->output[i], x, p->inputs, to, ahead, next.lines);
+#endif
+  }
+#else
+  (void)p, (void)u, (void)row, (void)y, (void)second, (void)next;
+#endif
+}
+
+/* Applies the scales of weights that are unpacked without them. */
+INLINE void scale_sums(const panel_pair *u, int64_t rows, float *y, float *second, int64_t stride) {
+#ifdef HAS_AVX512_VNNI
+  (void)u, (void)rows, (void)y, (void)second, (void)stride;
+#else
+  for (int i = 0; i <= !!u->second; i++)
+    if (u->of[i]->kind == WEIGHT_INT8) scale_weight_int8(u->of[i], u->output[i], rows, i ? second : y, stride);
+#endif
+}
+#endif
+
+/* Multiplies a pair of panels that are unpacked by `rows` rows, from `row` on. */
 static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t row, int64_t rows, next_weights next) {
   const int64_t width = u->second ? 2 * PANEL : PANEL, tiles = ceil_div(rows, REGISTER_ROWS);
   const int64_t strips = ceil_div(p->inputs, STRIP), ahead = ceil_div(next.lines, tiles * strips) * CACHE_LINE;
@@ -149,6 +196,14 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
   if (rows == 1 && u->of[0]->kind == BLOCKS) {
     NAME(multiply_row)(u->of[0]->block, u->first, (const T *)p->x + row * p->inputs, p->inputs, y);
     if (u->second) NAME(multiply_row)(u->of[1]->block, u->second, (const T *)p->x + row * p->inputs, p->inputs, second);
+    NAME(write_outputs)(p, u, y, width, second, rows, row);
+    return;
+  }
+#endif
+#if PACK == 2
+  if (rows == 1 && has_row_sums(u->of[0])) {
+    row_sums(p, u, row, y, second, next);
+    scale_sums(u, rows, y, second, PANEL);
     NAME(write_outputs)(p, u, y, width, second, rows, row);
     return;
   }
@@ -174,6 +229,9 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
       r += count;
     }
   }
+#if PACK == 2
+  scale_sums(u, rows, y, second, PANELS_AT_ONCE == 2 ? width : PANEL);
+#endif
   NAME(write_outputs)(p, u, y, PANELS_AT_ONCE == 2 ? width : PANEL, second, rows, row);
 }
 

@@ -27,7 +27,9 @@ static const block_format block_formats[] = {
 
 static const int8_t listed_weights[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-#define STRIP 128 /* inputs that are unpacked at a time, a multiple of every part; they stay near, in the caches */
+/* Inputs that are unpacked at a time, a multiple of every part: they stay near, in the caches. With a narrow panel more of
+   them fit, and a row is read in longer pieces. */
+#define STRIP (PANELS_AT_ONCE == 2 ? 128 : 512)
 
 INLINE const block_format *block_format_of(int64_t type) {
   for (int i = 0; i < BLOCK_FORMATS; i++)

@@ -77,12 +77,15 @@ static int is_readable(const matrix *m, int64_t inputs, int64_t pack) {
   }
   if (m->kind == GROUPS) return has_readable_groups(m, inputs);
   if (m->kind == BYTE_GROUPS) return has_readable_byte_groups(m, inputs);
+  if (m->kind == FOUR_BIT_ROWS)
+    return pack == 2 && m->scale && m->constants && m->block > 0 && m->block % FOUR_BIT_INPUTS == 0 &&
+           inputs % m->block == 0;
+  if (m->kind == WEIGHT_INT8) return pack == 2 && m->scale && m->outputs % PANEL == 0 && inputs % 4 == 0;
+  if (m->kind == INT8_STORED && !has_readable_rows(m, inputs)) return 0;
+  if (has_byte_rows(m)) return m->scale && m->constants;
 #ifdef HAS_AVX512_VNNI
   if (!m->scale) return 0;
-  if (m->kind == INT8_STORED && !has_readable_rows(m, inputs)) return 0;
-  if (has_byte_rows(m)) return m->constants != 0;
   if (pack != 2 || m->outputs % PANEL) return 0;
-  if (m->kind == WEIGHT_INT8) return inputs % 4 == 0;
   if (m->kind == FOUR_BIT) return m->constants && m->block > 0 && m->block % 2 == 0 && inputs % m->block == 0;
 #endif
   return 0;

@@ -56,6 +56,10 @@
 #include "attention_of_format.h"
 #include "register_tile.h"
 #include "operands.h"
+#include "four_bit_rows.h"
+#ifndef HAS_AVX512_VNNI
+#include "int8_rows.h"
+#endif
 #ifdef HAS_TILES
 #include "tile_sums.h"
 #endif

@@ -23,21 +23,24 @@ const int64_t panel_width = PANEL;
 
 #include "blocks.h"
 
+#define FOUR_BIT_INPUTS 32 /* of FOUR_BIT_ROWS that are looked up at a time */
+
 /* as in shared_numbers.py; BYTE_BLOCKS, BYTE_GROUPS: blocks and groups that are multiplied by rows in bytes */
 enum {
-  PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS, GROUPS, INT8_STORED, BYTE_BLOCKS, BYTE_GROUPS
+  PLAIN, FOUR_BIT, ROW_INT8, WEIGHT_INT8, INT8_DYNAMIC, BLOCKS, GROUPS, INT8_STORED, BYTE_BLOCKS, BYTE_GROUPS,
+  FOUR_BIT_ROWS /* 4-bit weights as bitsandbytes stores them, where it does not put them in another order for FOUR_BIT */
 };
 
 typedef struct {
   const void *weight, *bias; /* bias: or 0 */
   int64_t outputs, kind;
-  /* FOUR_BIT: bfloat16 [inputs / block, outputs]; ROW_INT8, INT8_DYNAMIC, INT8_STORED: float32 [outputs]; WEIGHT_INT8:
+  /* FOUR_BIT: bfloat16 [inputs / block, outputs]; FOUR_BIT_ROWS: float32 [outputs, inputs / block]; ROW_INT8, INT8_DYNAMIC, INT8_STORED: float32 [outputs]; WEIGHT_INT8:
      bfloat16 [outputs]; GROUPS: float32 [16], what codes of a table stand for */
   const void *scale;
-  /* FOUR_BIT: the 16 values of its code twice, bfloat16; ROW_INT8, INT8_DYNAMIC, INT8_STORED: int32 [outputs] (see SHIFT);
+  /* FOUR_BIT: the 16 values of its code twice, bfloat16; FOUR_BIT_ROWS: these values, float32; ROW_INT8, INT8_DYNAMIC, INT8_STORED: int32 [outputs] (see SHIFT);
      GROUPS: int32 [inputs], the group of each, or 0 where they lie in order */
   const void *constants;
-  int64_t block;   /* FOUR_BIT, GROUPS: inputs that share a scale; BLOCKS: the type of its blocks (see blocks.h) */
+  int64_t block;   /* FOUR_BIT, FOUR_BIT_ROWS, GROUPS: inputs that share a scale; BLOCKS: the type of its blocks (see blocks.h) */
   float threshold; /* ROW_INT8: a number of at least this size is an outlier; 0: none is */
   float row_scale; /* INT8_STORED: the scale of all rows; 0: each has its own */
   /* PLAIN in bfloat16: 0, or sums are in the order of tiles, made by tiles from so many rows on (see tile_products.h);
@@ -55,7 +58,12 @@ typedef struct {
 enum { STORE, ADD, GATED };
 
 /* Whether its weights are unpacked to plain ones, some inputs at a time */
-INLINE int is_unpacked(const matrix *m) { return m->kind == BLOCKS || m->kind == GROUPS; }
+INLINE int is_unpacked(const matrix *m) {
+#ifndef HAS_AVX512_VNNI
+  if (m->kind == WEIGHT_INT8) return 1;
+#endif
+  return m->kind == BLOCKS || m->kind == GROUPS || m->kind == FOUR_BIT_ROWS;
+}
 
 INLINE int has_blocks(const matrix *m) { return m->kind == BLOCKS || m->kind == BYTE_BLOCKS; }
 
@@ -160,7 +168,7 @@ INLINE int64_t weight_bytes(const matrix *m, int64_t inputs, int64_t size) {
     return inputs / f->group * group_bytes(f);
   }
   if (m->kind == GROUPS || m->kind == BYTE_GROUPS) return grouped_bytes(m, inputs);
-  return m->kind == PLAIN ? inputs * size : m->kind == FOUR_BIT ? inputs / 2 : inputs;
+  return m->kind == PLAIN ? inputs * size : m->kind == FOUR_BIT || m->kind == FOUR_BIT_ROWS ? inputs / 2 : inputs;
 }
 
 /* The number of blocks into which rows are divided: each block stays in the cache, all threads have work until the end,

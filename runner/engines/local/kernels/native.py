@@ -44,7 +44,6 @@ _SIGNATURES: dict[str, list[Any]] = {
     "fused_forward": [_PTR] * 3 + [_THREADS],
     "product": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _THREADS],
     "rows_of_blocks": [_PTR, _INT, _INT, _PTR, _PTR, _THREADS],
-    "int8_product": [_PTR, _INT, _INT, _PTR, _PTR, _INT, _PTR, _THREADS],
     "attend_shared": [_PTR, _INT, _INT, _INT, _PTR, _INT, _PTR]
     + [_INT] * 6
     + [_PTR, _FLOAT, _FLOAT]

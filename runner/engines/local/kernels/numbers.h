@@ -2,7 +2,7 @@
    chooses the instructions; all sums are in float32. Functions end in their format (_f32, _bf16, _u8), by which files
    that are compiled once per format find them through NAME. */
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 #if defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)

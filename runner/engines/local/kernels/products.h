@@ -58,7 +58,8 @@ INLINE void NAME(write_vectors)(const int output_mode, const product *p, const p
 INLINE void NAME(write_outputs)(const product *p, const panel_pair *u, float *y, int64_t y_stride, const float *second,
                                 int64_t rows, int64_t row) {
   const matrix *m = u->of[0];
-  const T *bias = m->bias && (m->kind == PLAIN || is_unpacked(m) || has_parted_rows(m)) ? (const T *)m->bias + u->output[0] : 0;
+  const int has_own_bias = m->kind != PLAIN && m->kind != BLOCKS && m->kind != GROUPS && m->kind != FOUR_BIT_ROWS && !has_parted_rows(m);
+  const T *bias = m->bias && !has_own_bias ? (const T *)m->bias + u->output[0] : 0;
 #ifdef HAS_AVX512
   if (!bias && u->width % LANES == 0) {
     if (p->output_mode == STORE) NAME(write_vectors)(STORE, p, u, y, y_stride, second, rows, row);
@@ -109,6 +110,21 @@ static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int6
   else if (u->of[0]->kind == INT8_STORED) NAME(scale_stored_sums)(p, u, row, rows, y);
   else scale_and_add_bias(u, rows, y);
   NAME(write_outputs)(p, u, y, u->second ? 2 * PANEL : PANEL, y + PANEL, rows, row);
+}
+#else
+/* Multiplies a pair of panels of int8 weights by `rows` rows in bytes, from `row` on, on any processor. */
+static void NAME(multiply_quantized)(const product *p, const panel_pair *u, int64_t row, int64_t rows,
+                                     next_weights next) {
+  const int64_t stride = u->second ? 2 * PANEL : PANEL;
+  float y[MAX_QUANTIZED_ROWS * 2 * PANEL] __attribute__((aligned(CACHE_LINE)));
+  for (int i = 0; i <= !!u->second; i++) {
+    const matrix *m = u->of[i];
+    const int64_t left = m->outputs - u->output[i];
+    portable_sums(p->workspace->bytes + row * padded(p->inputs), rows, p->inputs, (const int8_t *)(i ? u->second : u->first),
+                  left < PANEL ? left : PANEL, (int32_t *)y + i * PANEL, stride, i ? next.second : next.first, next.lines);
+    NAME(scale_byte_sums)(p, m, u->output[i], row, rows, y + i * PANEL, stride);
+  }
+  NAME(write_outputs)(p, u, y, stride, y + PANEL, rows, row);
 }
 #endif
 
@@ -177,12 +193,10 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
       NAME(multiply_by_byte_rows)(p, &u, row, rows, next);
       continue;
     }
-#ifdef HAS_AVX512_VNNI
     if (u.of[0]->kind != PLAIN) {
       NAME(multiply_quantized)(p, &u, row, rows, next);
       continue;
     }
-#endif
 #if defined(HAS_TILES) && PACK == 2
     if (u.of[0]->tile_rows) {
       multiply_pair_in_tile_order(p, &u, row, rows, next);
@@ -191,9 +205,7 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
 #endif
     NAME(multiply_plain)(p, &u, row, rows, next);
   }
-#ifdef HAS_AVX512_VNNI
   if (p->of_bytes && !task) memset(p->workspace->outlier_marks, 0, padded(p->inputs)); /* nobody reads them any more */
-#endif
 }
 
 /* Does this thread's share of a product's tasks. The next task is claimed before the current one is done, so that its
@@ -202,10 +214,8 @@ static void NAME(run_product_task)(const product *p, int64_t task, const product
 static void NAME(run_product)(const product *p, const product *then, phase **now, int threads) {
   const int is_alone = threads == 1;
   if (p->of_bytes && has_parted_rows(p->of_bytes)) NAME(quantize_rows_by_parts)(p, *now, threads, is_alone);
-#ifdef HAS_AVX512_VNNI
   else if (p->of_bytes && p->of_bytes->kind == ROW_INT8) NAME(quantize_rows_beside_outliers)(p, *now, threads, is_alone);
   else if (p->of_bytes) NAME(quantize_rows)(p, *now, threads, is_alone);
-#endif
   phase *at = *now += PRODUCT_PHASES - 1;
 #if IS_WIDENED
   int64_t widened = -1; /* the block of rows that this thread has widened */

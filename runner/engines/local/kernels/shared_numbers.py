@@ -34,6 +34,7 @@ class WeightFormat(IntEnum):
     int8_stored = 7
     byte_blocks = 8  # blocks that are multiplied by rows in bytes
     byte_groups = 9
+    four_bit_rows = 10  # of bitsandbytes, in the order in which it stores them
 
 
 class CodeType(IntEnum):

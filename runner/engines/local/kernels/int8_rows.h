@@ -1,0 +1,101 @@
+/* int8 weights of torchao whose rows stay bfloat16 (WEIGHT_INT8), for processors without AVX-512's products of bytes; for
+   others see quantized.h. bfloat16 holds every byte exactly, so some inputs of a panel are unpacked to it, in the order of
+   plain weights. Scales are applied to the sums. */
+
+#ifdef __AVX2__
+/* words [4]: 16 inputs, from `k` on, of eight outputs, four bytes of each output in a word */
+INLINE void words_of_bytes(const int8_t *const at[8], int64_t k, __m256i words[4]) {
+  __m256i bytes[4][4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++)
+    bytes[i][0] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(at[i] + k))),
+                                          _mm_loadu_si128((const __m128i *)(at[i + 4] + k)), 1);
+  words_of_pairs(bytes, 0, words);
+}
+
+/* The bytes at place i of eight words, as numbers */
+INLINE __m256 numbers_of_bytes(__m256i words, const int i) {
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(words, 24 - 8 * i), 24));
+}
+
+INLINE void places_of_bytes(const matrix *m, const char *panel, int64_t output, int64_t first, int64_t inputs,
+                            const int8_t *at[8]) {
+  const int64_t left = m->outputs - output; /* the last one stands for those that are missing */
+  for (int i = 0; i < 8; i++) at[i] = (const int8_t *)panel + (first + i < left ? first + i : left - 1) * inputs;
+}
+#endif
+
+/* to [inputs / 2, PANEL, 2]: some inputs, from `from` on, of a panel that begins with an output */
+static void unpack_int8_rows(const matrix *m, const char *panel, int64_t output, int64_t all, int64_t from, int64_t inputs,
+                             bf16 *to) {
+  const int64_t left = m->outputs - output;
+  int64_t whole = 0;
+#ifdef __AVX2__
+  whole = inputs / 16 * 16;
+  for (int64_t o = 0; o < PANEL; o += 8) {
+    const int8_t *at[8];
+    places_of_bytes(m, panel, output, o, all, at);
+    for (int64_t k = 0; k < whole; k += 16) {
+      __m256i words[4];
+      words_of_bytes(at, from + k, words);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++)
+#pragma GCC unroll 2
+        for (int i = 0; i < 4; i += 2) {
+          const __m256i first = _mm256_castps_si256(numbers_of_bytes(words[j], i));
+          const __m256i second = _mm256_castps_si256(numbers_of_bytes(words[j], i + 1));
+          const __m256i pairs = _mm256_blend_epi16(_mm256_srli_epi32(first, 16), second, 0xaa);
+          _mm256_storeu_si256((__m256i *)(to + (k + 4 * j + i) * PANEL + 2 * o), pairs);
+        }
+    }
+  }
+#endif
+  for (int64_t o = 0; o < PANEL; o++) {
+    const int8_t *at = (const int8_t *)panel + (o < left ? o : left - 1) * all + from;
+    for (int64_t k = whole; k < inputs; k++) to[k / 2 * 2 * PANEL + 2 * o + k % 2] = from_float_bf16(at[k]);
+  }
+}
+
+/* y [rows, PANEL]: the sums become outputs of a matrix, from `output` on, rounded each time as the library does it */
+static void scale_weight_int8(const matrix *m, int64_t output, int64_t rows, float *y, int64_t stride) {
+  const int64_t left = m->outputs - output, count = left < PANEL ? left : PANEL;
+  const bf16 *scale = (const bf16 *)m->scale + output, *bias = m->bias ? (const bf16 *)m->bias + output : 0;
+  for (int64_t r = 0; r < rows; r++, y += stride) {
+    for (int64_t o = 0; o < count; o++) y[o] = rounded_bf16(y[o]) * to_float_bf16(scale[o]);
+    if (bias)
+      for (int64_t o = 0; o < count; o++) y[o] = rounded_bf16(y[o]) + to_float_bf16(bias[o]);
+  }
+}
+
+#if defined(__AVX2__) && WIDENS_BF16
+/* y [PANEL]: the sums of a single row x, whose weights do not go through memory, in the order of register tiles. The
+   cache lines from `ahead` on are read next. */
+static void int8_row_sums(const matrix *m, const char *panel, int64_t output, const float *x, int64_t inputs, float *y,
+                          const char *ahead, int64_t lines) {
+  const int64_t whole = inputs / 16 * 16, each = ceil_div(lines, whole / 16 * (PANEL / 16) + 1);
+  for (int64_t o = 0; o < PANEL; o += 16) {
+    const int8_t *at[2][8];
+    __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (int g = 0; g < 2; g++) places_of_bytes(m, panel, output, o + 8 * g, inputs, at[g]);
+    for (int64_t k = 0; k < whole; k += 16) {
+      for (int64_t i = 0; i < each && lines > 0; i++, lines--, ahead += CACHE_LINE) __builtin_prefetch(ahead, 0, 2);
+      __m256i words[2][4];
+      for (int g = 0; g < 2; g++) words_of_bytes(at[g], k, words[g]);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+          const __m256 number = _mm256_broadcast_ss(x + k + 4 * j + i);
+#pragma GCC unroll 2
+          for (int g = 0; g < 2; g++) sum[g] = _mm256_fmadd_ps(number, numbers_of_bytes(words[g][j], i), sum[g]);
+        }
+    }
+    for (int g = 0; g < 2; g++) {
+      float *to = y + o + 8 * g;
+      _mm256_storeu_ps(to, sum[g]);
+      for (int64_t k = whole; k < inputs; k++)
+        for (int i = 0; i < 8; i++) to[i] = fmaf(x[k], at[g][i][k], to[i]);
+    }
+  }
+}
+#endif

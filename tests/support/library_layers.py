@@ -1,0 +1,36 @@
+"""Quantized layers as bitsandbytes and torchao make them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from runner.core import machine
+
+
+def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:
+    """A real layer of the library's with random weights."""
+    from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+
+    torch.manual_seed(inputs + outputs)
+    weight = torch.randn(outputs, inputs, dtype=torch.bfloat16) / inputs**0.5
+    if kind == "int8":
+        layer: Any = Linear8bitLt(inputs, outputs, bias, has_fp16_weights=False, threshold=keys.get("threshold", 6.0))
+        layer.weight = Int8Params(weight, has_fp16_weights=False, requires_grad=False)
+    elif kind == "torchao_int8":
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        layer = nn.Linear(inputs, outputs, bias, dtype=torch.bfloat16)
+        layer.weight.data = weight
+        quantize_(layer, Int8WeightOnlyConfig())
+    else:
+        dtype = keys.get("compute_dtype", torch.bfloat16)
+        layer = Linear4bit(inputs, outputs, bias, dtype, keys.get("double_quant", True), kind)
+        layer.support_avx512bf16_for_cpu &= machine.has_bfloat16_products()  # as the runner loads it
+        layer.weight = Params4bit(weight, False, quant_type=kind, compress_statistics=keys.get("double_quant", True))
+    layer = layer.to("cpu").eval()
+    if bias:
+        layer.bias.data = torch.randn(outputs, dtype=torch.bfloat16)
+    return layer
