@@ -22,8 +22,9 @@ def lines(metrics: Mapping[str, float], facts: Mapping[str, str]) -> dict[str, s
     checkpoint = f" · checkpoint {facts['checkpoint']}" if "checkpoint" in facts else ""
     decoding = f" · decoding {facts['decoding']}" if "decoding" in facts else ""
     kv_cache = f" · KV cache {facts['kv_cache']}" if "kv_cache" in facts else ""
-    load, peak = f"{written['load_s']} s", f"peak {written['load_peak_rss_mib']} MiB"
-    load += f" · {peak}, then {written['load_rss_mib']} MiB resident"
+    load = f"{written['load_s']} s · peak {written['load_peak_rss_mib']} MiB"
+    if "load_rss_mib" in written:
+        load += f", then {written['load_rss_mib']} MiB resident"
     if "gpu_mib" in written:
         load += f" · GPU peak {written['load_peak_gpu_mib']} MiB, then {written['gpu_mib']} MiB"
     return {

@@ -31,7 +31,7 @@ from runner.engines.chat_template import ChatTemplate
 from runner.engines.contract import gather, require
 from runner.engines.kinds import kind_of
 from runner.library.load import configure
-from runner.models.load import load_tokenizer
+from runner.models.load_tokenizer import load_tokenizer
 from runner.models.tokenizing import ids_of
 
 log = logging.getLogger(__name__)

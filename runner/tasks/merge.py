@@ -99,8 +99,8 @@ def run(inputs: MergeInputs, context: Context) -> Result:
             "seconds": now - started,
             "write_mib_per_s": to_write / MIB / (now - write_started),
             "peak_rss_mib": machine.peak_rss_mib(),
-            "rss_growth_mib": max(0.0, machine.peak_rss_mib() - rss_mib),
-        },
+        }
+        | ({"rss_growth_mib": max(0.0, machine.peak_rss_mib() - rss_mib)} if rss_mib else {}),
         rows=[
             {"file": file.name, "tensors": len(file.tensors), "params": file.params, "mib": file.nbytes / MIB}
             for file in weights

@@ -110,8 +110,9 @@ def run(inputs: SplitInputs, context: Context) -> Result:
         "written_mib": written.nbytes / MIB,
         "split_s": time.perf_counter() - started,
         "peak_rss_mib": machine.peak_rss_mib(),
-        "rss_growth_mib": max(0.0, machine.peak_rss_mib() - rss_mib),
     }
+    if rss_mib:
+        metrics["rss_growth_mib"] = max(0.0, machine.peak_rss_mib() - rss_mib)
     if written.nbytes:
         metrics["write_gb_per_s"] = written.nbytes / 1e9 / written.seconds
     else:

@@ -15,9 +15,9 @@ from typing import Any
 from runner.config.measures import MemoryConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
-from runner.core import child, errors
+from runner.core import child, errors, machine
 from runner.core.drawing import draw_in_process, draw_missing
-from runner.core.errors import JobFailed
+from runner.core.errors import ConfigError, JobFailed
 from runner.core.files import write_atomically
 from runner.core.progress import Progress
 from runner.core.result import RepeatLog, Result
@@ -37,7 +37,12 @@ PROBE = "runner.tasks.memory.probe"
 
 
 def prepare(config: RunnerConfig) -> Inputs:  # noqa: ARG001
-    """Read nothing: the model is part of the job's identity already."""
+    """Read nothing: the model is part of the job's identity already. Refuse a system that does not count."""
+    if not machine.rss_mib():
+        raise ConfigError(
+            "task=memory: this system does not say how much memory a process has (/proc/self/status, Linux), so that "
+            "no stage can be measured. All other tasks work here, and record their peak_rss_mib"
+        )
     return Inputs({})
 
 
