@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # Where this is set, every process of a test compiles all that it imports once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo pages test test-all test-fast test-next test-avx2 sanitize sanitize-short format lint types check vllm bench
+.PHONY: help install demo real-model demo-real pages test test-all test-fast test-next test-avx2 sanitize sanitize-short format lint types check vllm bench
 .PHONY: clean
 .DEFAULT_GOAL := help
 
@@ -29,6 +29,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)    ## evaluate four quantizations of the embedded model on two sets of problems, and compare them
 	$(BIN)/runner -cd experiments -cn quantization_grid output_dir=outputs/demo
 	$(BIN)/runner-compare --output-dir outputs/demo --baseline quantization=none --margin 2
+
+real-model: $(STAMP) ## fetch a real model of 135 million parameters (98 MB) into the user's cache, for demo-real and tests/real
+	$(BIN)/python -m tools.real_model
+
+demo-real: real-model ## compare five number formats of the real model by likelihood
+	$(BIN)/runner -cd experiments -cn real_quantization model.name="$$($(BIN)/python -m tools.real_model)" output_dir=outputs/demo-real
+	$(BIN)/runner-compare --output-dir outputs/demo-real --baseline quantization=none
 
 pages: $(STAMP)   ## renew the pages from runs; ARGS=docs/jobs.md renews one, ARGS=--times the speeds and times, too
 	$(BIN)/python -m tools.run_docs $(ARGS)
@@ -60,11 +67,13 @@ test-next: $(NEXT) ## run the tests with next year's Hydra and OmegaConf; ARGS=t
 	.next/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not thorough" $(ARGS)
 
 # oneDNN and our kernels leave AVX512 out, other parts of torch do not: products in float32 go by these, and its sums of
-# bytes saturate. One process: mypy runs beside it in CI.
-AVX2 := own_memory static_probe rates fused_forward
-AVX2_ALL := attention attention_windows forward_scoring own_memory static_probe rates scheduler fused_forward speculation
+# bytes saturate, so that our layers of int8 are not compared with the libraries'. One process: mypy runs beside it in CI.
+AVX2 := four_bit own_memory static_probe rates fused_forward
+AVX2_BYTES := quantized_layers fused_forward int8_stored int8_rows
+AVX2_ALL := attention attention_windows forward_scoring four_bit own_memory static_probe rates scheduler fused_forward speculation
 test-avx2: $(STAMP) ## run engine tests in bfloat16 and four bits once more, as on a desktop processor without bfloat16 products
 	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "not slow" -k "not f32 and not float32 and not int8" $(AVX2:%=tests/engines/local/test_%.py)
+	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "not slow" -k "not f32 and not float32" $(AVX2_BYTES:%=tests/engines/local/test_%.py)
 
 sanitize: $(STAMP) ## run the engine's tests with kernels that AddressSanitizer and UndefinedBehaviorSanitizer watch
 	$(BIN)/python -m tools.sanitize $(ARGS)

@@ -1,0 +1,119 @@
+"""A real model: SmolLM2-135M-Instruct, trained, with 49,152 tokens and a chat template of its own.
+
+`make real-model` fetches it; without it these tests are skipped, and say so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opening import open_engine
+from serving import serving
+
+from runner import load
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.engines import contract
+from runner.engines.base import Completion, Request
+from tools import real_model
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"),
+]
+Make = Callable[..., RunnerConfig]
+LLAMA_CPP = json.loads((Path(__file__).parent / "llama_cpp.json").read_text())  # by bench/llamacpp_next_tokens.py
+LIKELY = 0.05  # tokens that llama.cpp takes for at least so probable are compared; it rounds activations to eight bits
+PROMPTS = [
+    "The capital of France is",
+    "Water boils at",
+    "def fibonacci(n):",
+    "Il était une fois",
+    "東京は",
+    "In the beginning there was nothing, and then, quite suddenly, there was",
+    "1 + 1 =",
+    "Dear Sir or Madam,",
+]
+# Nats a token by which each format differs from plain weights on the first texts of the study: half and twice what was seen
+KL_BANDS = {"int8": (0.009, 0.038), "int8_dynamic": (0.015, 0.064), "nf4": (0.11, 0.45), "fp4": (0.18, 0.72)}
+STUDY = Path(__file__).parents[2] / "experiments"
+
+
+def complete(config: RunnerConfig, requests: list[Request]) -> dict[Any, Completion]:
+    """Complete requests with a fresh engine."""
+    return {done.id: done for done in contract.complete(open_engine(config), requests)}
+
+
+def local(name: Path, **keys: Any) -> LocalModelConfig:
+    return LocalModelConfig(str(name), device="cpu", **keys)
+
+
+def test_greedy_tokens_are_those_of_transformers(make_config: Make) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = make_config(model=local(real_model.plain_folder(), dtype=Dtype.float32))
+    done = complete(config, [Request(prompt, prompt, max_new_tokens=24) for prompt in PROMPTS])
+    model: Any = AutoModelForCausalLM.from_pretrained(real_model.plain_folder(), dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(real_model.plain_folder())
+    for prompt in PROMPTS:
+        inputs = tokenizer(prompt, return_tensors="pt")
+        plain = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert list(done[prompt].token_ids) == plain.tolist(), prompt
+
+
+def test_next_tokens_are_as_probable_as_for_llama_cpp(make_config: Make) -> None:
+    requests = [Request(one["text"], one["text"], continuation="!", top_logprobs=200) for one in LLAMA_CPP]
+    done = complete(make_config(model=local(real_model.gguf_file())), requests)
+    gaps = []
+    for one in LLAMA_CPP:
+        assert done[one["text"]].prompt_tokens == one["tokens"], one["text"]
+        top = done[one["text"]].top_logprobs
+        assert top is not None
+        ours = dict(top[0])
+        theirs = {int(token): math.exp(nats) for token, nats in one["likeliest"].items() if math.exp(nats) > LIKELY}
+        gaps += [abs(math.exp(ours[token]) - chance) for token, chance in theirs.items()]
+    assert len(gaps) > 40
+    assert max(gaps) < 0.15, "on texts in languages that the model hardly knows"
+    assert sum(gaps) / len(gaps) < 0.02
+
+
+def test_it_knows_its_chat_template() -> None:
+    with load(str(real_model.plain_folder())) as model:
+        answer = model.generate("What is the capital of France? Answer in one sentence.", max_new_tokens=24)
+    assert "Paris" in answer
+    assert answer.finish_reason == "stop"
+
+
+def test_each_format_is_as_far_from_plain_weights_as_it_should_be(tmp_path: Path) -> None:
+    formats = ["none", *KL_BANDS]
+    study = ["-cd", str(STUDY), "-cn", "real_quantization", f"task.data={STUDY / 'real_texts.jsonl'}", "task.limit=12"]
+    words = [
+        f"model.name={real_model.plain_folder()}",
+        f"quantization={','.join(formats)}",
+        "print=json",
+        "tracking=none",
+    ]
+    command = [sys.executable, "-m", "runner", *study, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    jobs = [json.loads(line)["metrics"] for line in done.stdout.splitlines()]
+    found = dict(zip(formats, jobs, strict=True))
+    for name, (low, high) in KL_BANDS.items():
+        assert low < found[name]["kl_nats_per_token"] < high, name
+
+
+def test_it_is_served(tmp_path: Path) -> None:
+    model = ["model=local", f"model.name={real_model.plain_folder()}"]
+    asked = {"messages": [{"role": "user", "content": "What is 2 + 2?"}], "max_tokens": 16, "temperature": 0}
+    with serving(tmp_path, *model) as server:
+        status, answer = server.ask("/v1/chat/completions", asked)
+    assert status == 200, answer
+    assert "4" in answer["choices"][0]["message"]["content"]
