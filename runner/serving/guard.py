@@ -18,7 +18,7 @@ OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")  # need no key: they rev
 COUNTED_PATHS = ("/v1/chat/completions", "/v1/completions", "/generate")
 BODY_S = 60.0  # time limit for a body to arrive
 # Limits for reading the rest of a body after its answer, so that the answer reaches a client that is still sending.
-DRAIN_BYTES, DRAIN_S, SILENCE_S = 16 * 1024 * 1024, 30.0, 2.0
+DRAIN_BYTES, DRAIN_S, SILENCE_S = 64 * 1024 * 1024, 30.0, 2.0
 STRANGER_BYTES = 64 * 1024  # the same for a client without the key
 
 
