@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -52,8 +52,8 @@ LOCK = "kernels.lock"
 FAILURES = (OSError, subprocess.SubprocessError)
 
 
-def prepare(features: Iterable[str] = ()) -> float:
-    """Build the kernels with some features unless the cache has them; return the seconds, 0 where nothing was to be built.
+def prepare(features: Collection[str] = ()) -> float:
+    """Build the kernels with some features unless the cache has them; return the seconds, or 0.
 
     A failure is not reported here: torch does the work then, and the engine says why when it loads.
     """
@@ -67,7 +67,7 @@ def prepare(features: Iterable[str] = ()) -> float:
     return 0.0
 
 
-def library(compiler: str, features: Iterable[str] = ()) -> Path:
+def library(compiler: str, features: Collection[str] = ()) -> Path:
     """Return the compiled library, built if the cache does not have it; one of FAILURES where that is impossible."""
     path = _place(compiler, features)
     if is_ours(path):
@@ -128,7 +128,7 @@ def _make(path: Path, command: Callable[[Path], list[str]]) -> None:
     replace_with(path, make)
 
 
-def _place(compiler: str, features: Iterable[str]) -> Path:
+def _place(compiler: str, features: Collection[str]) -> Path:
     """Return where the cache has, or would have, the library that this compiler builds for this processor."""
     text = "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
     parts = (text, compiler, *_flags(), _version(compiler), _processor())  # not the path of the source

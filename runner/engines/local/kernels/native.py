@@ -69,10 +69,10 @@ class Kernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.features: frozenset[str] = frozenset()
-        self._bind(library)
+        self._use(library)
         self.is_kept = building.is_kept(self.file)
 
-    def _bind(self, library: ctypes.CDLL) -> None:
+    def _use(self, library: ctypes.CDLL) -> None:
         if wrong := shared_numbers.differences(library):
             raise DifferentStructures("; ".join(wrong))
         self.has_quantized = hasattr(library, "has_quantized")  # only for processors with wide products of bytes
@@ -106,7 +106,7 @@ class Kernels:
                 "RUNNER_NATIVE=0 leaves their work to torch, which takes longer"
             ) from error
         self.features |= features
-        self._bind(library)
+        self._use(library)
 
     @cached_property
     def tiles_problem(self) -> str:
