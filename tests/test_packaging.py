@@ -110,7 +110,8 @@ def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_pa
             command, cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        found: dict[str, str] = json.loads(done.stdout)["facts"]
+        record = json.loads((Path(json.loads(done.stdout)["output_dir"]) / "result.json").read_text())
+        found: dict[str, str] = record["result"]["facts"]
         return found
 
     assert facts()["products"].startswith("panels, by AVX2")

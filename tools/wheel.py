@@ -1,7 +1,7 @@
 """Builds a wheel with compiled kernels, so that an environment without a compiler has them (`make wheel`).
 
-It has several variants, for processors of one kind with more or fewer instructions. A second wheel is for ARM, where gcc's
-cross compiler for it is installed.
+It has several variants, for processors of one kind with more or fewer instructions. A second wheel is for ARM, where
+gcc's cross compiler for it is installed.
 A wheel says `linux_…` and not `manylinux_…`: its kernels use the libgomp that torch brings.
 """
 
