@@ -38,6 +38,7 @@ class Later:
         return own["_real"]
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Call what it stands for, now or at the first use of what that returns."""
         module, name = self._module, f"{self.__name__}(...)"
         if module.is_put_off:
             return Later(module, name, lambda: self._value()(*map(_real, arguments), **named))
