@@ -24,6 +24,7 @@ from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
 from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.kernels import building
+from runner.models.kept_names import kept_names
 from runner.quantization import quiet_imports
 from runner.quantization.mixed import Mix
 
@@ -99,7 +100,7 @@ class Local(ModelKind):
         """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""
         quiet_imports()
         importlib.import_module("torch")
-        with put_off(*UNUSED):
+        with put_off(*UNUSED), kept_names():
             transformers = importlib.import_module("transformers")
             own = resolved.settings.get("architectures") or ()
             for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
