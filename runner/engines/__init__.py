@@ -63,17 +63,24 @@ class LazyEngine:
 
 
 def open_engine(
-    config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
+    config: RunnerConfig,
+    resolved: Resolved,
+    bases: BaseCache | None = None,
+    folder: Path | None = None,
+    before_load: Callable[[], None] | None = None,
 ) -> Engine:
     """Return the engine for a config, not built yet.
 
-    `bases` keeps the loaded base for the next job; an engine that starts processes writes their logs to `folder`.
+    `bases` keeps the loaded base for the next job; an engine that starts processes writes their logs to `folder`;
+    `before_load` is called when the libraries are imported.
     """
     kind = kind_of(config.model)
 
     def build() -> Engine:
         with signals.finishing():  # amid an import a signal leaves half a module behind, or aborts the process in C++
             kind.import_libraries(config, resolved)
+        if before_load is not None:
+            before_load()
         return kind.open_engine(config, resolved, bases, folder)
 
     return LazyEngine(build, kind.capabilities(config))
