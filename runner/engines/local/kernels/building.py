@@ -12,8 +12,11 @@ import os
 import platform
 import stat
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
@@ -28,14 +31,29 @@ SOURCE = "kernels.c"  # includes the headers beside it
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 # No -Werror: a compiler that is newer than ours may have warnings that ours lacks. In tests warnings are errors.
 WARNINGS = "-Wall -Wextra"
-FLAGS = f"-O3 -march=native -fopenmp {MATH} {WARNINGS} -shared -fPIC"
+FLAGS = f"-O3 -march=native -fopenmp {MATH} {WARNINGS} -fPIC"
+FLOAT32, PACKED, INT8_KV = "float32", "packed", "int8_kv"  # what few models need: built when one does
+FEATURES = frozenset({FLOAT32, PACKED, INT8_KV})
+# The units of kernels.c (units.h), those that take longest first, and for which features all of one are needed
+UNITS: dict[str, frozenset[str]] = {
+    "PACKED_BYTES": frozenset({PACKED}),
+    "ATTENTION_BF16": frozenset(),
+    "ATTENTION_INT8_BF16": frozenset({INT8_KV}),
+    "PACKED_BF16": frozenset({PACKED}),
+    "ATTENTION_F32": frozenset({FLOAT32}),
+    "PACKED_F32": frozenset({FLOAT32, PACKED}),
+    "PRODUCTS_BF16": frozenset(),
+    "SHARED": frozenset(),
+    "PRODUCTS_F32": frozenset({FLOAT32}),
+    "ATTENTION_INT8_F32": frozenset({FLOAT32, INT8_KV}),
+}
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOCK = "kernels.lock"
 FAILURES = (OSError, subprocess.SubprocessError)
 
 
-def prepare() -> float:
-    """Build the kernels unless the cache has them; return the seconds, 0 where nothing was to be built.
+def prepare(features: Iterable[str] = ()) -> float:
+    """Build the kernels with some features unless the cache has them; return the seconds, 0 where nothing was to be built.
 
     A failure is not reported here: torch does the work then, and the engine says why when it loads.
     """
@@ -43,29 +61,39 @@ def prepare() -> float:
     if compiler is None:
         return 0.0
     with suppress(*FAILURES):
-        if not is_ours(_place(compiler)):
-            library(compiler)
+        if not is_ours(_place(compiler, features)):
+            library(compiler, features)
             return time.perf_counter() - started
     return 0.0
 
 
-def library(compiler: str) -> Path:
+def library(compiler: str, features: Iterable[str] = ()) -> Path:
     """Return the compiled library, built if the cache does not have it; one of FAILURES where that is impossible."""
-    path = _place(compiler)
+    path = _place(compiler, features)
     if is_ours(path):
         return path
     with ExitStack() as locked:
         with suppress(OSError):  # some network disks have no locks: then several processes may build the same
             locked.enter_context(hold(path.with_name(LOCK)))
         if not is_ours(path):  # nobody has built it while this process waited
-            log.info("building the kernels for this processor, once: this takes 20 to 60 s")
-            _compile(compiler, path)
+            log.info("building the kernels for this processor, once: this takes 10 to 30 s")
+            _build(compiler, path)
     return path
 
 
-def command(compiler: str, output: Path) -> list[str]:
-    """Return the compiler's command; RUNNER_CFLAGS adds flags, for `make sanitize`."""
-    return [compiler, *_flags(), str(FOLDER / SOURCE), "-o", str(output), "-lm"]
+def unit_command(compiler: str, unit: str, output: Path) -> list[str]:
+    """Return the compiler's command for one unit; RUNNER_CFLAGS adds flags, for `make sanitize`."""
+    return [compiler, *_flags(), f"-DUNIT={unit}", "-c", str(FOLDER / SOURCE), "-o", str(output)]
+
+
+def link_command(compiler: str, objects: Iterable[Path], output: Path) -> list[str]:
+    """Return the command that makes a library of units."""
+    return [compiler, *_flags(), "-shared", *map(str, objects), "-o", str(output), "-lm"]
+
+
+def key_of(file: Path) -> str:
+    """Return what libraries have in common that are of the same units, whichever of them are linked."""
+    return file.name.split(".")[0]
 
 
 def _flags() -> list[str]:
@@ -73,20 +101,40 @@ def _flags() -> list[str]:
     return [*FLAGS.split(), *processor.compiler_flags(), *more]
 
 
-def _compile(compiler: str, path: Path) -> None:
-    def build(partial: Path) -> None:
-        subprocess.run(command(compiler, partial), check=True, capture_output=True, text=True, timeout=900)
+def _build(compiler: str, path: Path) -> None:
+    """Compile the units of a library that are not there, side by side, and link all of them."""
+    features = set(path.name.split(".")[1:-1])
+    objects = {unit: path.with_name(f"{key_of(path)}.{unit}.o") for unit, of in UNITS.items() if of <= features}
+
+    def compile_missing(unit: str) -> None:
+        if not is_ours(objects[unit]):
+            _make(objects[unit], lambda partial: unit_command(compiler, unit, partial))
+
+    with ThreadPoolExecutor(machine.cores()) as several:
+        list(several.map(compile_missing, objects))
+    try:
+        _make(path, lambda partial: link_command(compiler, objects.values(), partial))
+    except subprocess.CalledProcessError:  # one may be damaged: the next attempt compiles them again
+        for file in objects.values():
+            file.unlink(missing_ok=True)
+        raise
+
+
+def _make(path: Path, command: Callable[[Path], list[str]]) -> None:
+    def make(partial: Path) -> None:
+        subprocess.run(command(partial), check=True, capture_output=True, text=True, timeout=900)
         partial.chmod(partial.stat().st_mode & ~OTHERS_WRITE)
 
-    replace_with(path, build)
+    replace_with(path, make)
 
 
-def _place(compiler: str) -> Path:
+def _place(compiler: str, features: Iterable[str]) -> Path:
     """Return where the cache has, or would have, the library that this compiler builds for this processor."""
     text = "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
     parts = (text, compiler, *_flags(), _version(compiler), _processor())  # not the path of the source
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    return _cache(user_cache()) / f"kernels-{key}.so"
+    some = FEATURES if sys.platform != "linux" else set(features)  # linkers elsewhere may want all that is named
+    return _cache(user_cache()) / ".".join((f"kernels-{key}", *sorted(some), "so"))
 
 
 def is_ours(path: Path) -> bool:

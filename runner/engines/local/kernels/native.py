@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 
 from runner.config.sampling import PARAMETERS
 from runner.core import machine, processor
+from runner.core.errors import RunnerError
 from runner.engines.local.kernels import building, shared_numbers
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ _SIGNATURES: dict[str, list[Any]] = {
 for _name in ("store", "attend", "attend_shared"):  # the same over keys and values in 8 bits
     _SIGNATURES[f"{_name}_int8"] = _SIGNATURES[_name]
 _FOR_ALL_FORMATS = ("sample",)
+_IN_ALL_LIBRARIES = ("sample", "argmax", "norm")  # in both formats
+_MISSING = (building.PACKED, building.INT8_KV)  # by what C adds to MISSING_UNIT (checks.h)
 _UNCHECKED = ("argmax", "norm", "sample")  # no number of a call selects memory; the others return what is wrong
 
 
@@ -64,20 +67,46 @@ class Kernels:
     """The functions of the library, for both number formats."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
+        self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
+        self.features: frozenset[str] = frozenset()
+        self._bind(library)
+        self.is_kept = building.is_kept(self.file)
+
+    def _bind(self, library: ctypes.CDLL) -> None:
         if wrong := shared_numbers.differences(library):
             raise DifferentStructures("; ".join(wrong))
-        self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.has_quantized = hasattr(library, "has_quantized")  # only for processors with wide products of bytes
         self.file = Path(library._name)
-        self.is_kept = building.is_kept(self.file)
         self.vectors = (ctypes.c_char_p.in_dll(library, "vector_instructions").value or b"").decode()
         self._tiles_state = library.tiles_state if hasattr(library, "tiles_state") else None
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
-                function = getattr(library, f"{name}_{suffix}" if suffix else name)
-                function.argtypes, function.restype = signature, None if name in _UNCHECKED else _INT
-                self._functions[name, dtype] = function
+                if _features_of(name, dtype) <= self.features:
+                    function = getattr(library, f"{name}_{suffix}" if suffix else name)
+                    function.argtypes, function.restype = signature, None if name in _UNCHECKED else _INT
+                    self._functions[name, dtype] = function
+                else:
+                    self._functions[name, dtype] = partial(self._load_and_call, name, dtype)
+
+    def _load_and_call(self, name: str, dtype: torch.dtype | None, *arguments: Any) -> Any:
+        self.load(_features_of(name, dtype))
+        return self._functions[name, dtype](*arguments)
+
+    def load(self, features: frozenset[str]) -> None:
+        """Go on with a library that has these features, too, built if necessary."""
+        compiler = machine.c_compiler()
+        try:
+            if compiler is None:
+                raise FileNotFoundError("the C compiler is gone")
+            library = ctypes.CDLL(str(building.library(compiler, self.features | features)))
+        except building.FAILURES as error:
+            raise RunnerError(
+                f"the kernels for {', '.join(sorted(features))} could not be built: {_reason(error)}; "
+                "RUNNER_NATIVE=0 leaves their work to torch, which takes longer"
+            ) from error
+        self.features |= features
+        self._bind(library)
 
     @cached_property
     def tiles_problem(self) -> str:
@@ -99,8 +128,17 @@ class Kernels:
 
         IndexError where a number among the arguments points beyond the memory that it is for: nothing was done then.
         """
-        if refusal := self._functions[name, dtype](*arguments, torch.get_num_threads()):
+        refusal = self._functions[name, dtype](*arguments, torch.get_num_threads())
+        if refusal and refusal >> 32 == shared_numbers.Refusal.MISSING_UNIT:
+            self.load(frozenset({_MISSING[refusal & 0xFFFFFFFF]}))
+            refusal = self._functions[name, dtype](*arguments, torch.get_num_threads())
+        if refusal:
             raise shared_numbers.error_of(refusal, name)
+
+
+def _features_of(name: str, dtype: torch.dtype | None) -> frozenset[str]:
+    of_format = {building.FLOAT32} if dtype is torch.float32 and name not in _IN_ALL_LIBRARIES else set()
+    return frozenset(of_format | ({building.INT8_KV} if name.endswith("_int8") else set()))
 
 
 def pointer(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:
@@ -135,9 +173,12 @@ def kernels() -> Kernels | None:
     except DifferentStructures as error:
         log.warning("the kernels are not used, torch does their work more slowly: %s", str(error)[:300])
     except building.FAILURES as error:
-        reason = getattr(error, "stderr", None) or error
-        log.warning("kernels.c could not be built, torch does its work more slowly: %s", str(reason).strip()[:300])
+        log.warning("kernels.c could not be built, torch does its work more slowly: %s", _reason(error))
     return None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "stderr", None) or error).strip()[:300]
 
 
 def argmax(scores: torch.Tensor) -> torch.Tensor:
