@@ -202,7 +202,7 @@ class Completion(ModelText):
     # time.perf_counter() of each token, or of each piece of text if tokens are not visible; None: unknown
     token_times: list[float] | None = None
     thinking: str | None = None  # that a server sent apart from the text; its tokens count among the new ones
-    is_begun: bool = False  # the prompt ended in an opening tag of thinking
+    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
 
 
 Event = Delta | Completion

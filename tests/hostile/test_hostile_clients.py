@@ -42,8 +42,9 @@ class Beside:
     over: threading.Event = field(default_factory=threading.Event)
 
     def ask_until_over(self, seed: int) -> None:
-        client = OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=120)
-        while not self.over.is_set():
+        client = OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=WAIT_S)
+        is_answered = False
+        while not (is_answered and self.over.is_set()):  # the attack may end before the first answer
             try:
                 self.texts.add(text_of(client))
                 streamed = client.completions.create(
@@ -55,7 +56,7 @@ class Beside:
                     stream=True,
                 )
                 assert [it.choices[0].finish_reason for it in streamed][-1] in ("stop", "length")
-                self.answers += 2
+                self.answers, is_answered = self.answers + 2, True
             except RateLimitError:  # an attacker has taken all places for a moment, as any client may
                 self.was_full += 1
                 time.sleep(0.05)

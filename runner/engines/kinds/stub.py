@@ -141,7 +141,7 @@ def _answers(request: Request, texts: list[BranchText], reason: FinishReason, se
             seconds / 2,
             seconds,
         )
-        completion.choice, completion.is_begun = choice, ends_in_thinking(request.prompt)
+        completion.choice, completion.in_thinking = choice, ends_in_thinking(request.prompt)
         completion.branches = texts if request.branches and texts else None
         if request.continuation is not None and reason is not FinishReason.cancelled:
             continuation = request.continuation
