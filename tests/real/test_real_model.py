@@ -34,8 +34,6 @@ Make = Callable[..., RunnerConfig]
 LLAMA_CPP = json.loads((Path(__file__).parent / "llama_cpp.json").read_text())  # by bench/llamacpp_next_tokens.py
 # How many readings of its file a load may cost in processor time: seen are 5 of the folder and 15 to 35 of the .gguf
 MOST_READINGS = 150
-    60  # of a file, as long as which a load may keep the processor busy: it is 5 of the folder, 15 of the .gguf
-)
 LIKELY = 0.05  # tokens that llama.cpp takes for at least so probable are compared; it rounds activations to eight bits
 PROMPTS = [
     "The capital of France is",
