@@ -137,7 +137,8 @@ class _Finder(MetaPathFinder, Loader):
     def not_for(self, module: str) -> Iterator[None]:
         """Put off the import of a module no longer, nor anything else while it is imported within this block."""
         others = [name for name in self.names if not f"{module}.".startswith(f"{name}.")]
-        self.names, there = [], self.take_out()
+        self.names = []
+        there = self.take_out()
         try:
             yield
         finally:
@@ -146,7 +147,7 @@ class _Finder(MetaPathFinder, Loader):
                 if self.covers(name):
                     sys.modules.setdefault(name, it)
 
-    def take_out(self) -> dict[str, ModuleType]:
+    def take_out(self) -> dict[str, StandIn]:
         """Remove the stand-ins, which stay attributes of their parents and import when they are used."""
         there = {name: it for name, it in sys.modules.items() if isinstance(it, StandIn) and it._finder is self}
         for name in there:
