@@ -99,13 +99,13 @@ class StandIn(ModuleType):
 
     def real(self) -> ModuleType:
         """Import the module that this one stands for."""
-        self._finder.stop(self.__name__)
         in_main = threading.current_thread() is threading.main_thread()
-        with signals.finishing() if in_main else nullcontext():  # amid an import a signal leaves half a module behind
+        # amid an import a signal leaves half a module behind
+        with self._finder.not_for(self.__name__), signals.finishing() if in_main else nullcontext():
             return import_module(self.__name__)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
         if self.is_put_off:
             return Later(self, name, lambda: getattr(self.real(), name))
@@ -133,12 +133,26 @@ class _Finder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Do nothing: there is nothing to run."""
 
-    def stop(self, module: str = "") -> None:
-        """Put off the import of a module no longer, or of none at all."""
-        self.names = [name for name in self.names if module and not f"{module}.".startswith(f"{name}.")]
-        for name, it in list(sys.modules.items()):  # their parents keep them as attributes, which import when used
-            if isinstance(it, StandIn) and it._finder is self and not self.covers(name):
-                del sys.modules[name]
+    @contextmanager
+    def not_for(self, module: str) -> Iterator[None]:
+        """Put off the import of a module no longer, nor anything else while it is imported within this block."""
+        others = [name for name in self.names if not f"{module}.".startswith(f"{name}.")]
+        self.names = []
+        there = self.take_out()
+        try:
+            yield
+        finally:
+            self.names = others
+            for name, it in there.items():
+                if self.covers(name):
+                    sys.modules.setdefault(name, it)
+
+    def take_out(self) -> dict[str, StandIn]:
+        """Remove the stand-ins, which stay attributes of their parents and import when they are used."""
+        there = {name: it for name, it in sys.modules.items() if isinstance(it, StandIn) and it._finder is self}
+        for name in there:
+            del sys.modules[name]
+        return there
 
 
 @contextmanager
@@ -149,5 +163,6 @@ def put_off(*modules: str) -> Iterator[None]:
     try:
         yield
     finally:
-        finder.stop()
+        finder.names = []
+        finder.take_out()
         sys.meta_path.remove(finder)
