@@ -79,8 +79,9 @@ def execute(
     goes_on = bool(job.evidence()) and not must_start_anew(config, task)
     recorder = jobs.Recorder(job)  # reads the samples of an interrupted run, and rejects damaged ones
     with signals.deferred():  # a signal takes effect when the end of the job is recorded
-        tracker = ledger.start_tracking(config, job, record, goes_on)
-        context = Context(config, recorder, resolved, open_engine(config, resolved, bases, job.folder))
+        tracker = ledger.start_tracking(config, job, record, goes_on, beside=Uses.engine in task.USES)
+        engine = open_engine(config, resolved, bases, job.folder, when_loaded=tracker.wait)
+        context = Context(config, recorder, resolved, engine)
         started = time.perf_counter()
         try:
             with signals.interruptible(), ledger.log_file(job.folder / "log.txt"), memory_errors_as_job_failed():

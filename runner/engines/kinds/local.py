@@ -19,14 +19,27 @@ from runner.config.root import RunnerConfig, base_key
 from runner.config.rope import RopeConfig
 from runner.config.task import Workload
 from runner.core import machine
+from runner.core.later import put_off
 from runner.engines.base import Capability, Prompt, Request
 from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
 from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.kernels import building
+from runner.models.kept_names import kept_names
 from runner.quantization import quiet_imports
 from runner.quantization.mixed import Mix
 
+# What transformers imports for every model, and uses in training, with several GPUs, or not at all: two thirds of the
+# time that its modules take.
+UNUSED = (
+    "scipy.optimize",
+    "torch._dynamo",
+    "torch.distributed._composable",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "torchao",
+)
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
 TYPICAL_ROWS = 64  # at once, if the engine chooses
 
@@ -96,12 +109,13 @@ class Local(ModelKind):
         """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""
         quiet_imports()
         importlib.import_module("torch")
-        transformers = importlib.import_module("transformers")
-        own = resolved.settings.get("architectures") or ()
-        for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
-            getattr(transformers, name, None)  # transformers imports a class at its first access
-        if not resolved.model.random_weights and resolved.path.is_file() and is_known(read_header(resolved.path)):
-            importlib.import_module("runner.models.capability").class_of(resolved.path, trust_remote_code=False)
+        with put_off(*UNUSED), kept_names():
+            transformers = importlib.import_module("transformers")
+            own = resolved.settings.get("architectures") or ()
+            for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
+                getattr(transformers, name, None)  # transformers imports a class at its first access
+            if not resolved.model.random_weights and resolved.path.is_file() and is_known(read_header(resolved.path)):
+                importlib.import_module("runner.models.capability").class_of(resolved.path, trust_remote_code=False)
         choices = Mix.of(resolved.held(config.quantization)).choices
         for library in (*(name for choice in choices for name in choice.packages), *config.lora.packages):
             importlib.import_module(library)
