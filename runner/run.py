@@ -74,7 +74,8 @@ def execute(
     """Run the task, and record how it ended in any case."""
     record = ledger.new_record(config, job, task.VERSION, inputs.data)
     needs_kernels = {Uses.engine, Uses.machine, Uses.fresh_process} & task.USES
-    built_s = kind_of(config.model).build_kernels(config) if needs_kernels else 0.0  # before the job's time counts
+    # before the job's time counts
+    built_s = kind_of(config.model).build_kernels(config, resolved) if needs_kernels else 0.0
     goes_on = bool(job.evidence()) and not must_start_anew(config, task)
     recorder = jobs.Recorder(job)  # reads the samples of an interrupted run, and rejects damaged ones
     with signals.deferred():  # a signal takes effect when the end of the job is recorded

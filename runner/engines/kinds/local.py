@@ -12,6 +12,7 @@ from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.gguf_file import is_known, read_header
 from runner.checkpoints.memory_check import check_memory, limited
 from runner.checkpoints.resolve import Resolved
+from runner.config.generation import KvCache
 from runner.config.model import local_model
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig, base_key
@@ -92,9 +93,17 @@ class Local(ModelKind):
         threads = resolved.model.threads or (1 if small else machine.cores())
         return Need(predicted.total_mib, threads)
 
-    def build_kernels(self, config: RunnerConfig) -> float:
-        """Build the kernels, unless the model is on a GPU."""
-        return building.prepare() if machine.device_class(local_model(config.model).device) == "cpu" else 0.0
+    def build_kernels(self, config: RunnerConfig, resolved: Resolved) -> float:
+        """Build the kernels that this model needs, unless it is on a GPU."""
+        if machine.device_class(local_model(config.model).device) != "cpu":
+            return 0.0
+        choices = Mix.of(resolved.held(config.quantization)).choices
+        needs = {
+            building.FLOAT32: resolved.dtype == "float32",
+            building.PACKED: any(one.keeps_blocks or one.keeps_groups or one.makes_groups for one in choices),
+            building.INT8_KV: config.generation.kv_cache is KvCache.int8,
+        }
+        return building.prepare([feature for feature, is_needed in needs.items() if is_needed])
 
     def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:
         """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""
