@@ -106,8 +106,9 @@ class Likelihood:
     characters: int
     rank_1: int  # tokens that are the model's own first choice
     is_other: bool = False  # whether this is a wrong choice of a question
-    kl_nats: float | None = None  # KL(reference || this) over the reference's most probable tokens: a lower bound
+    kl_nats: float | None = None  # KL(reference || this); if the reference has drawn no tokens, a lower bound
     truncation_nats: float | None = None  # the most that the other tokens can add to it
+    kl_variance: float | None = None  # of kl_nats, by the draws of the reference; None: earlier versions drew no tokens
     top_1_agreed: int | None = None  # tokens at whose position both models have the same first choice
 
 

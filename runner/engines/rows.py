@@ -98,6 +98,7 @@ class Row:
             logprobs=self.scores.logprobs or None,
             greedy=self.scores.greedy or None,
             top_logprobs=self.scores.top_logprobs or None,
+            drawn_logprobs=self.scores.drawn_logprobs or None,
             score_token_logprobs=self.scores.score_token_logprobs or None,
             min_logprobs=self.scores.min_logprobs or None,
             token_times=self.token_times or None,
