@@ -102,18 +102,25 @@ INLINE void add_fours(const int together, byte_sum *to, const int r, const int v
 #endif
 }
 
-/* Adds the products of R rows with their part `n` to `total`; with wide scales, without those of the rows. start: what
-   the sums of each row begin with, `apart`. fours: the part's bits as fours_of_bits; or 0,
-   and they are at `at`, in a format that the compiler knows. */
-INLINE void add_part(const int together, const int part, int has_minimum, int is_wide, const int R, const byte_rows *x,
-                     int64_t n, const int32_t *start, int apart, const uint8_t *fours, const block_format *f,
-                     const block_bits *at, const part_vectors *s, floats total[][PANEL_VECTORS]) {
+/* What the sums of a part of each row begin with, and its scale: 1 with wide scales, which a row's sums of a block get. From
+   one row to the next are so many numbers. */
+typedef struct {
+  const int32_t *start;
+  const float *scale;
+  int64_t starts, scales;
+} part_numbers;
+
+/* Adds the products of R rows with their part `n` to `total`. fours: the part's bits as fours_of_bits; or 0, and they are at
+   `at`, in a format that the compiler knows. */
+INLINE void add_part(const int together, const int part, int has_minimum, const int R, const byte_rows *x, int64_t n,
+                     const part_numbers *of_rows, const uint8_t *fours, const block_format *f, const block_bits *at,
+                     const part_vectors *s, floats total[][PANEL_VECTORS]) {
   byte_sum of;
   const int8_t *bytes = x->bytes + n * part;
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-    for (int v = 0; v < PANEL_VECTORS; v++) of.sum[r][v] = V(set1_epi32)(start[r * apart]);
+    for (int v = 0; v < PANEL_VECTORS; v++) of.sum[r][v] = V(set1_epi32)(of_rows->start[r * of_rows->starts]);
 #pragma GCC unroll 8
   for (int i = 0; i < part; i += 4) {
     ints w[PANEL_VECTORS], size[PANEL_VECTORS];
@@ -133,12 +140,10 @@ INLINE void add_part(const int together, const int part, int has_minimum, int is
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
-    const floats of_row = V(set1_ps)(is_wide ? 1 : x->scale[r * x->scales + n / (BYTE_PART / part)]);
+    const floats of_row = V(set1_ps)(of_rows->scale[r * of_rows->scales]);
 #pragma GCC unroll 2
-    for (int v = 0; v < PANEL_VECTORS; v++) {
-      const floats scale = is_wide ? s[v].scale : V(mul_ps)(s[v].scale, of_row);
-      total[r][v] = V(fmadd_ps)(V(cvtepi32_ps)(of.sum[r][v]), scale, total[r][v]);
-    }
+    for (int v = 0; v < PANEL_VECTORS; v++)
+      total[r][v] = V(fmadd_ps)(V(cvtepi32_ps)(of.sum[r][v]), V(mul_ps)(s[v].scale, of_row), total[r][v]);
     if (!has_minimum) continue;
     const floats moved = V(set1_ps)(x->moved[r * x->parts + n]);
 #pragma GCC unroll 2
@@ -157,13 +162,15 @@ INLINE void byte_sums_of_row(const block_format f, const byte_rows *x, const uin
       const block_bits bits = bits_of_part(f, panel, part);
       const int64_t n = k / f.part + part;
       const int32_t start = -byte_offset(f) * x->sum[n];
+      const float scale = is_wide ? 1 : x->scale[n / (BYTE_PART / f.part)];
+      const part_numbers of_row = {&start, &scale, 0, 0};
       part_vectors s[PANEL_VECTORS];
 #pragma GCC unroll 2
       for (int v = 0; v < PANEL_VECTORS; v++) s[v] = vectors_of_part(f, panel, part, v * VEC_FLOATS);
 #pragma GCC unroll 8
       for (int line = 0; line < f.part * f.low / 16; line++)
         __builtin_prefetch(bits.low + 2 * AHEAD + line * CACHE_LINE);
-      add_part(fours_together(f.low + f.high, f.is_listed), f.part, f.has_minimum, is_wide, 1, x, n, &start, 0, 0, &f, &bits, s, sum);
+      add_part(fours_together(f.low + f.high, f.is_listed), f.part, f.has_minimum, 1, x, n, &of_row, 0, &f, &bits, s, sum);
     }
     for (int v = 0; v < PANEL_VECTORS; v++)
       total[0][v] = is_wide ? V(fmadd_ps)(sum[0][v], V(set1_ps)(x->scale[k / BYTE_PART]), total[0][v]) : sum[0][v];
@@ -194,31 +201,35 @@ INLINE void unpack_bytes(const block_format f, const uint8_t *panel, int64_t fro
 }
 
 /* y [R, stride] (+)= the sums of R rows with a strip */
-INLINE void add_strip(const int together, const int part, int has_minimum, int is_wide, int offset, const int R, const byte_rows *x,
-                      int64_t inputs, const byte_strip *strip, int adds_up, float *y, int64_t stride) {
+INLINE void add_strip(const int together, const int part, int has_minimum, int is_wide, int offset, const int R,
+                      const byte_rows *x, int64_t inputs, const byte_strip *strip, int adds_up, float *y, int64_t stride) {
+  static const float ones[BYTE_STRIP / BYTE_PART] = {1, 1, 1, 1, 1, 1, 1, 1};
+  const float *scale = is_wide ? ones : x->scale;
+  const int64_t scales = is_wide ? 0 : x->scales;
   int32_t start[BYTE_ROWS][BYTE_STRIP / HALF_PART];
   floats total[BYTE_ROWS][PANEL_VECTORS] = {{{0}}};
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     if (adds_up && !is_wide) memcpy(total[r], y + r * stride, sizeof total[r]);
+#pragma omp simd
     for (int64_t n = 0; n < inputs / part; n++) start[r][n] = -offset * x->sum[r * x->parts + n];
   }
-  for (int64_t n = 0; n < inputs / part; n++)
-    add_part(together, part, has_minimum, is_wide, R, x, n, start[0] + n, BYTE_STRIP / HALF_PART, strip->fours + n * part * PANEL, 0,
-             0, strip->scales[n], total);
+  for (int64_t n = 0; n < inputs / part; n++) {
+    const part_numbers of_rows = {start[0] + n, scale + n / (BYTE_PART / part), BYTE_STRIP / HALF_PART, scales};
+    add_part(together, part, has_minimum, R, x, n, &of_rows, strip->fours + n * part * PANEL, 0, 0, strip->scales[n], total);
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
     for (int v = 0; v < PANEL_VECTORS; v++) {
       float *at = y + r * stride + v * VEC_FLOATS;
       if (is_wide)
-        total[r][v] = V(fmadd_ps)(total[r][v], V(set1_ps)(x->scale[r * x->scales]),
-                                      adds_up ? V(loadu_ps)(at) : V(set1_ps)(0));
+        total[r][v] = V(fmadd_ps)(total[r][v], V(set1_ps)(x->scale[r * x->scales]), adds_up ? V(loadu_ps)(at) : V(set1_ps)(0));
       V(storeu_ps)(at, total[r][v]);
     }
 }
 
-/* Compiled for each number of rows, length of parts and way of adding up in 16 bits */
+/* Compiled for each number of rows, length of parts, and way of adding up in 16 bits */
 static void add_strip_of(int together, int part, int has_minimum, int is_wide, int offset, int rows, const byte_rows *x,
                          int64_t inputs, const byte_strip *strip, int adds_up, float *y, int64_t stride) {
 #define ROWS(N, TOGETHER, PART) \
@@ -228,15 +239,15 @@ static void add_strip_of(int together, int part, int has_minimum, int is_wide, i
 #else
 #define MORE_ROWS(TOGETHER, PART)
 #endif
-#define PARTS(TOGETHER, PART)                                                               \
-  if (together == TOGETHER && part == PART) switch (rows) {                                 \
-      ROWS(1, TOGETHER, PART) ROWS(2, TOGETHER, PART) ROWS(3, TOGETHER, PART)               \
-      ROWS(4, TOGETHER, PART) MORE_ROWS(TOGETHER, PART)                                     \
+#define PARTS(TOGETHER, PART)                                                        \
+  if (together == TOGETHER && part == PART) switch (rows) {                          \
+      ROWS(1, TOGETHER, PART) ROWS(2, TOGETHER, PART) ROWS(3, TOGETHER, PART)        \
+      ROWS(4, TOGETHER, PART) MORE_ROWS(TOGETHER, PART)                              \
     }
 #ifdef ADD_FOURS
   PARTS(0, HALF_PART) PARTS(0, BYTE_PART)
 #else
-  if (together == 4) together = 2;
+  if (together == 4) together = 2; /* 5 bits as 6 */
   PARTS(SIGNED_BYTES, HALF_PART) PARTS(SIGNED_BYTES, BYTE_PART) PARTS(2, HALF_PART) PARTS(2, BYTE_PART)
   PARTS(8, HALF_PART) PARTS(8, BYTE_PART)
 #endif

@@ -55,8 +55,9 @@ INLINE void byte_sums_of_group_row(const int low, const int high, const int part
 #pragma GCC unroll 8
       for (int line = 0; line < part * low / 16; line++) __builtin_prefetch(bits.low + 2 * AHEAD + line * CACHE_LINE);
       const int32_t start = -group_byte_offset(m) * x->sum[k / part];
-      if (has_own_zeros(m)) add_part(together, part, 1, 0, 1, x, k / part, &start, 0, 0, &f, &bits, s, total);
-      else add_part(together, part, 0, 0, 1, x, k / part, &start, 0, 0, &f, &bits, s, total);
+      const part_numbers of_row = {&start, x->scale + k / BYTE_PART, 0, 0};
+      if (has_own_zeros(m)) add_part(together, part, 1, 1, x, k / part, &of_row, 0, &f, &bits, s, total);
+      else add_part(together, part, 0, 1, x, k / part, &of_row, 0, &f, &bits, s, total);
     }
   }
   memcpy(y, total, sizeof total);
