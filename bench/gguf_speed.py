@@ -17,6 +17,7 @@ import random
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -51,7 +52,7 @@ SMALL: dict[str, Any] = {**SHAPES["135m"], "hidden_size": 256, "intermediate_siz
 SIDES = ("exact rows", "int8 rows", "llama.cpp")
 GOALS = {"prefill": (2.0, 3.0), "decode": (1.0, 1.3)}  # times as fast as llama.cpp with one row, of the first two
 
-Seconds = dict[str, float]  # of prefill and decode
+Seconds = dict[str, float]  # of prefill and decode, and of the processor for both
 Completer = Callable[[list[list[int]], int], Seconds]
 
 
@@ -79,12 +80,12 @@ def ours(file: Path, dtype: str, has_byte_rows: bool, new: int, threads: int) ->
     engine.load()
 
     def completer(prompts: list[list[int]], new: int) -> Seconds:
-        before = replace(engine.stats)
+        before, spent = replace(engine.stats), time.process_time()
         requests = [Request(at, tuple(one), max_new_tokens=new, ignore_eos=True) for at, one in enumerate(prompts)]
         if failed := [done.error for done in complete(engine, requests, len(prompts)) if done.error]:
             raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
         passed = engine.stats - before
-        return {"prefill": passed.prefill_s, "decode": passed.decode_s}
+        return {"prefill": passed.prefill_s, "decode": passed.decode_s, "processor": time.process_time() - spent}
 
     return completer
 
@@ -120,17 +121,21 @@ def theirs(python: str, file: Path, threads: int, rows: int, open_sides: ExitSta
 
 
 def measured(
-    sides: dict[str, Completer], prompts: list[list[int]], new: int, rounds: int
+    sides: dict[str, Completer], prompts: list[list[int]], new: int, rounds: int, by_processor: bool
 ) -> dict[tuple[str, str], list[float]]:
-    """Return tokens a second of prefill and decode by side, after a round that does not count."""
+    """Return tokens a second of prefill and decode by side, after a round that does not count.
+
+    by_processor: of the processor's time, which other work changes least; prefill's is that of one new token.
+    """
     found: dict[tuple[str, str], list[float]] = {(part, side): [] for part in GOALS for side in sides}
-    tokens = {
-        "prefill": sum(map(len, prompts)),
-        "decode": len(prompts) * (new - 1),
-    }  # prefill gives each row's first one
+    tokens = {"prefill": sum(map(len, prompts)), "decode": len(prompts) * (new - 1)}  # prefill gives each row's first
     for at in range(rounds + 1):
         for side, completer in sides.items():
-            seconds = completer(prompts, new)
+            if by_processor:
+                first, all_of_it = completer(prompts, 1)["processor"], completer(prompts, new)["processor"]
+                seconds = {"prefill": first, "decode": all_of_it - first}
+            else:
+                seconds = completer(prompts, new)
             for part in GOALS if at else ():
                 found[part, side].append(tokens[part] / seconds[part])
     return found
@@ -193,6 +198,8 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=60, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of runner's rows")
+    parser.add_argument("--threads", type=int, default=machine.cores())
+    parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
     parser.add_argument("--memory", action="store_true", help="also measure what each file takes")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--small", type=Path, help=argparse.SUPPRESS)
@@ -200,7 +207,7 @@ def main() -> None:
     if options.memory_of:
         print(json.dumps(measure_memory(options.memory_of, options.dtype, options.small)))
         return
-    python, threads = xllamacpp_python(ROOT / "outputs" / ".xllamacpp"), machine.cores()
+    python, threads = xllamacpp_python(ROOT / "outputs" / ".xllamacpp"), options.threads
     files = files_of(options.shape, [] if options.types == "none" else options.types.split(","))
     files |= {file.stem: file for file in options.files}
     chance, vocabulary = random.Random(0), SHAPES[options.shape]["vocab_size"]
@@ -212,14 +219,18 @@ def main() -> None:
                 side: ours(file, options.dtype, at == 1, options.new, threads) for at, side in enumerate(SIDES[:2])
             }
             sides[SIDES[2]] = theirs(python, file, threads, options.rows, open_sides)
-            lines += lines_of(name, options.rows, measured(sides, prompts, options.new, options.rounds))
+            lines += lines_of(
+                name, options.rows, measured(sides, prompts, options.new, options.rounds, options.processor_time)
+            )
         del sides
         gc.collect()
     print("### .gguf files by runner and by llama.cpp\n")
     print(head_line(["bench/gguf_speed.py", *sys.argv[1:]], threads))
     if left_out := processor.left_out():
         print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
-    print(f"\n{options.rounds} rounds by turns, {options.prompt} + {options.new} tokens a row: median (least..most)\n")
+    of_time = "of the processor's time" if options.processor_time else "by the clock"
+    tokens = f"{options.prompt} + {options.new} tokens a row"
+    print(f"\n{options.rounds} rounds by turns, {of_time}, {tokens}: median (least..most)\n")
     head = [
         "file",
         "rows",

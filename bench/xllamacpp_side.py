@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,12 +39,13 @@ def main() -> None:
     print("{}", file=answers, flush=True)
     with ThreadPoolExecutor(rows) as pool:
         for line in sys.stdin:
-            job = json.loads(line)
+            job, spent = json.loads(line), time.process_time()
             found = list(pool.map(lambda prompt, new=job["new"]: ask(prompt, new), job["prompts"]))
             seconds = {
                 of: max(one[f"{key}_ms"] for one in found) / 1000
                 for of, key in (("prefill", "prompt"), ("decode", "predicted"))
             }
+            seconds["processor"] = time.process_time() - spent
             print(json.dumps(seconds), file=answers, flush=True)
 
 
