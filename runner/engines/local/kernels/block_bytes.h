@@ -59,20 +59,6 @@ INLINE int byte_offset(const block_format f) {
   return fours_together(f.low + f.high, f.is_listed) == SIGNED_BYTES ? 0 : f.low == 8 || f.is_listed ? 128 : f.offset;
 }
 
-/* Bytes with 128 added as products take them, and the other way round */
-INLINE ints with_other_sign(ints x) { return (ints)((words)x ^ 0x80808080u); }
-
-/* Bits without a sign of four inputs of a part, from `k` on, of the outputs from `o` on: each in a byte */
-INLINE ints fours_of_codes(const int low_bits, const int high_bits, const block_bits *at, int k, int o) {
-  const ints low = load_ints(at->low + four_of(low_bits, k) + 4 * o);
-  if (low_bits == 8) return low;
-  const ints x = and_ints(shifted_16(low, bit_of(low_bits, k)), V(set1_epi8)((char)((1 << low_bits) - 1)));
-  if (!high_bits) return x;
-  const int i = k + at->shared;
-  const ints upper = shifted_16(load_ints(at->high + four_of(high_bits, i) + 4 * o), bit_of(high_bits, i) - low_bits);
-  return choose_bits(V(set1_epi8)((char)(((1 << high_bits) - 1) << low_bits)), upper, x);
-}
-
 /* The same of a part of a block, as weights with byte_offset added, or of a part of a group */
 INLINE ints fours_of_bits(const block_format f, const block_bits *at, int k, int o) {
   const ints x = fours_of_codes(f.low, f.high, at, k, o);

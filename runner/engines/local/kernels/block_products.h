@@ -3,16 +3,6 @@
    the sums of a row are those of plain weights. */
 
 #ifdef HAS_VECTORS
-/* The weights of eight inputs of a part, from `k` on, and of VEC_FLOATS outputs, from `o` on */
-INLINE void NAME(weights_of_eight)(const block_format f, const part_vectors *s, const block_bits *at, int k, int o,
-                                   floats weights[8]) {
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; i++) {
-    const floats number = number_of_bits(f, at, k + i, o);
-    weights[i] = has_addend(f) ? V(fmadd_ps)(number, s->scale, s->minimum) : V(mul_ps)(number, s->scale);
-  }
-}
-
 /* to [inputs / PACK, PANEL, PACK]: a part of a group */
 INLINE void NAME(unpack_part)(const block_format f, const uint8_t *group, int part, T *to) {
   const block_bits bits = bits_of_part(f, group, part);
@@ -22,40 +12,69 @@ INLINE void NAME(unpack_part)(const block_format f, const uint8_t *group, int pa
 #pragma GCC unroll 4
     for (int k = 0; k < f.part; k += 8) {
       floats weights[8];
-      NAME(weights_of_eight)(f, &s, &bits, k, o, weights);
+      weights_of_eight(f, &s, &bits, k, o, weights);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; i += PACK) NAME(store_step)(weights + i, to + (k + i) * PANEL + o * PACK);
     }
   }
 }
 
-/* Adds the products of eight inputs x with a panel's weights to its sums, in the order of register tiles, or to those of the
-   even and of the odd inputs apart. */
-INLINE void NAME(add_eight)(const int in_tile_order, const NAME(operand) *x, const floats weights[8], floats *sum,
-                            floats *even, floats *odd) {
+/* Adds the products of eight inputs x with the weights of two panels to their sums, in the order of register tiles; in that of
+   tiles, to those of the even and of the odd inputs apart. Each sum waits for the one before, so they take turns. */
+INLINE void NAME(add_eight)(const block_format f, const int in_tile_order, const NAME(operand) *x,
+                            part_vectors s[2][PANEL_VECTORS], const block_bits bits[2], int k, floats sum[2][PANEL_VECTORS],
+                            floats even[2][PANEL_VECTORS], floats odd[2][PANEL_VECTORS]) {
+#ifdef HAS_AVX512
+#pragma GCC unroll 2
+  for (int p = 0; p < 2; p++)
+#pragma GCC unroll 2
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+      floats weights[8];
+      weights_of_eight(f, s[p] + v, bits + p, k, v * VEC_FLOATS, weights);
+#pragma GCC unroll 8
+      for (int j = 0; j < 8; j += IS_WIDENED ? 1 : PACK) {
 #if IS_WIDENED
-  (void)in_tile_order, (void)even, (void)odd;
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; j++) *sum = V(fmadd_ps)(V(set1_ps)(x[j]), NAME(rounded_weights)(weights[j]), *sum);
+        sum[p][v] = V(fmadd_ps)(V(set1_ps)(x[j]), rounded_weights_bf16(weights[j]), sum[p][v]);
 #else
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; j += PACK) {
-    const NAME(vec) number = NAME(broadcast)(x + j), weight = NAME(step)(weights + j);
-    if (!in_tile_order) *sum = (floats)NAME(dot)((vec)*sum, number, weight);
+        const NAME(vec) number = NAME(broadcast)(x + j), weight = NAME(step)(weights + j);
+        if (!in_tile_order) sum[p][v] = (floats)NAME(dot)((vec)sum[p][v], number, weight);
 #if PACK == 2
-    else {
-      *even = V(fmadd_ps)((floats)half_of_pairs(number, 0), (floats)half_of_pairs(weight, 0), *even);
-      *odd = V(fmadd_ps)((floats)half_of_pairs(number, 1), (floats)half_of_pairs(weight, 1), *odd);
+        else {
+          even[p][v] = V(fmadd_ps)((floats)half_of_pairs(number, 0), (floats)half_of_pairs(weight, 0), even[p][v]);
+          odd[p][v] = V(fmadd_ps)((floats)half_of_pairs(number, 1), (floats)half_of_pairs(weight, 1), odd[p][v]);
+        }
+#endif
+#endif
+      }
     }
 #else
-    (void)even, (void)odd;
-#endif
+#define ADD(j)                                                                                                       \
+  {                                                                                                                  \
+    const ints four = fours_for_numbers(f, bits + p, k + (j) / 4 * 4, v * VEC_FLOATS);                               \
+    const floats weight = weight_of_four(f, four, (j) % 4, scale_of_four(s[p][v].scale, (j) % 4), s[p][v].minimum);   \
+    sum[p][v] = V(fmadd_ps)(V(set1_ps)(x[j]), NAME(rounded_weights)(weight), sum[p][v]);                             \
   }
+  if (f.high) { /* with bits from two places, four vectors in turns would not stay in 16 registers */
+#pragma GCC unroll 2
+    for (int p = 0; p < 2; p++)
+#pragma GCC unroll 2
+      for (int v = 0; v < PANEL_VECTORS; v++)
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) ADD(j)
+  } else
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++)
+#pragma GCC unroll 2
+      for (int p = 0; p < 2; p++)
+#pragma GCC unroll 2
+        for (int v = 0; v < PANEL_VECTORS; v++) ADD(j)
+#undef ADD
 #endif
+  (void)in_tile_order, (void)even, (void)odd;
 }
 
 /* The sums y [2, PANEL] of a single row with two panels, in the order of register tiles or of tiles: no weight goes through
-   memory. Each sum waits for the one before, so the panels are taken in turns. */
+   memory. */
 INLINE void NAME(sums_of_row)(const block_format f, const int in_tile_order, const uint8_t *first, const uint8_t *second,
                               const NAME(operand) *x, int64_t inputs, float *y) {
   floats sum[2][PANEL_VECTORS], even[2][PANEL_VECTORS], odd[2][PANEL_VECTORS]; /* the latter of 32 inputs */
@@ -76,19 +95,15 @@ INLINE void NAME(sums_of_row)(const block_format f, const int in_tile_order, con
       for (int begin = 0; begin < f.part; begin += alike)
 #pragma GCC unroll 4
         for (int at = 0; at < alike; at += 8) {
+          block_bits here[2];
 #pragma GCC unroll 2
           for (int p = 0; p < 2; p++) {
-            const block_bits here = {bits[p].low + begin * f.low / 8 * PANEL, bits[p].high + begin * f.high / 8 * PANEL,
-                                     bits[p].shared};
-            const uint8_t *low = here.low + at * f.low / 8 * PANEL;
-            for (int line = 0; line < f.low * PANEL / CACHE_LINE; line++) __builtin_prefetch(low + AHEAD + line * CACHE_LINE);
-#pragma GCC unroll 2
-            for (int v = 0; v < PANEL_VECTORS; v++) {
-              floats weights[8];
-              NAME(weights_of_eight)(f, s[p] + v, &here, at, v * VEC_FLOATS, weights);
-              NAME(add_eight)(in_tile_order, x + begin + at, weights, sum[p] + v, even[p] + v, odd[p] + v);
-            }
+            const uint8_t *low = bits[p].low + begin * f.low / 8 * PANEL, *high = bits[p].high + begin * f.high / 8 * PANEL;
+            here[p] = (block_bits){low, high, bits[p].shared};
+            for (int line = 0; line < f.low * PANEL / CACHE_LINE; line++)
+              __builtin_prefetch(low + at * f.low / 8 * PANEL + AHEAD + line * CACHE_LINE);
           }
+          NAME(add_eight)(f, in_tile_order, x + begin + at, s, here, at, sum, even, odd);
           if (in_tile_order && (part * f.part + begin + at + 8) % 32 == 0)
 #pragma GCC unroll 2
             for (int p = 0; p < 2; p++)

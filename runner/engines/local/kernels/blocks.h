@@ -82,7 +82,7 @@ INLINE int has_addend(const block_format f) {
 #ifdef HAS_AVX512
   return f.has_minimum || f.low + f.high == 6;
 #else
-  return f.has_minimum || f.offset;
+  return f.has_minimum || f.offset || f.low == 8 || f.is_listed;
 #endif
 }
 
@@ -101,8 +101,23 @@ INLINE part_vectors vectors_of_part(const block_format f, const uint8_t *group, 
     s.scale = V(mul_ps)(s.scale, V(cvtepi32_ps)(and_ints(both, V(set1_epi32)(15))));
     s.minimum = V(fnmadd_ps)(s.minimum, V(cvtepi32_ps)(V(srli_epi32)(both, 4)), zero);
   }
-  if (!f.has_minimum && has_addend(f)) s.minimum = V(mul_ps)(s.scale, V(set1_ps)((float)-f.offset));
+  if (!f.has_minimum && has_addend(f))
+    s.minimum = V(mul_ps)(s.scale, V(set1_ps)((float)-(f.low == 8 || f.is_listed ? 128 : f.offset)));
   return s;
+}
+
+/* Signed bytes with 128 added, and the other way round */
+INLINE ints with_other_sign(ints x) { return (ints)((words)x ^ 0x80808080u); }
+
+/* Bits without a sign of four inputs of a part, from `k` on, of the outputs from `o` on: each in a byte */
+INLINE ints fours_of_codes(const int low_bits, const int high_bits, const block_bits *at, int k, int o) {
+  const ints low = load_ints(at->low + four_of(low_bits, k) + 4 * o);
+  if (low_bits == 8) return low;
+  const ints x = and_ints(shifted_16(low, bit_of(low_bits, k)), V(set1_epi8)((char)((1 << low_bits) - 1)));
+  if (!high_bits) return x;
+  const int i = k + at->shared;
+  const ints upper = shifted_16(load_ints(at->high + four_of(high_bits, i) + 4 * o), bit_of(high_bits, i) - low_bits);
+  return choose_bits(V(set1_epi8)((char)(((1 << high_bits) - 1) << low_bits)), upper, x);
 }
 
 #ifdef HAS_AVX512
@@ -115,27 +130,58 @@ INLINE __m512 table_of_bits(const block_format f, int first) {
     table[i] = f.is_listed ? (float)listed_weights[i] : (float)(((first + i) & mask) - f.offset);
   return _mm512_loadu_ps(table);
 }
-#endif
 
 /* The number of input `k` of a part, without its scale, of the outputs from `o` on; with an addend, without its offset */
-INLINE floats number_of_bits(const block_format f, const block_bits *at, int k, int o) {
+INLINE __m512 number_of_bits(const block_format f, const block_bits *at, int k, int o) {
   const int bits = f.low + f.high;
   const ints low = load_ints(at->low + four_of(f.low, k) + 4 * o);
-  if (f.low == 8) return V(cvtepi32_ps)(V(srai_epi32)(shifted(low, bit_of(8, k) - 24), 24));
+  if (f.low == 8) return _mm512_cvtepi32_ps(_mm512_srai_epi32(shifted(low, bit_of(8, k) - 24), 24));
   ints x = shifted(low, bit_of(f.low, k));
   if (f.high) {
     const int i = k + at->shared;
     const ints upper = shifted(load_ints(at->high + four_of(f.high, i) + 4 * o), bit_of(f.high, i) - f.low);
-    x = choose_bits(V(set1_epi32)((1 << f.low) - 1), x, upper);
+    x = choose_bits(_mm512_set1_epi32((1 << f.low) - 1), x, upper);
   }
-#ifdef HAS_AVX512
-  if (bits <= 4) return V(permutexvar_ps)(x, table_of_bits(f, 0));
-  if (bits == 5) return V(permutex2var_ps)(table_of_bits(f, 0), x, table_of_bits(f, 16));
-#endif
-  x = and_ints(x, V(set1_epi32)((1 << bits) - 1));
-  if (f.is_listed) x = V(srai_epi32)(V(slli_epi32)(V(shuffle_epi8)(list_of_bytes(listed_weights), x), 24), 24);
-  return V(cvtepi32_ps)(x);
+  if (bits <= 4) return _mm512_permutexvar_ps(x, table_of_bits(f, 0));
+  if (bits == 5) return _mm512_permutex2var_ps(table_of_bits(f, 0), x, table_of_bits(f, 16));
+  return _mm512_cvtepi32_ps(and_ints(x, _mm512_set1_epi32(63)));
 }
+
+/* The weights of eight inputs of a part, from `k` on, and of LANES outputs, from `o` on */
+INLINE void weights_of_eight(const block_format f, const part_vectors *s, const block_bits *at, int k, int o,
+                             floats weights[8]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    const floats number = number_of_bits(f, at, k + i, o);
+    weights[i] = has_addend(f) ? _mm512_fmadd_ps(number, s->scale, s->minimum) : _mm512_mul_ps(number, s->scale);
+  }
+}
+#else
+/* Bits of four inputs, each in a byte without a sign, and the number of the i-th where it lies, which has the factor 2 to the
+   8 i; the scale has the inverse of it, so that their product is the same. */
+INLINE ints fours_for_numbers(const block_format f, const block_bits *at, int k, int o) {
+  const ints x = fours_of_codes(f.low, f.high, at, k, o);
+  if (f.is_listed) return V(shuffle_epi8)(with_other_sign(list_of_bytes(listed_weights)), x);
+  return f.low == 8 ? with_other_sign(x) : x;
+}
+INLINE floats number_of_four(ints four, int i) {
+  return V(cvtepi32_ps)(i == 3 ? V(srli_epi32)(four, 24) : and_ints(four, V(set1_epi32)(0xff << 8 * i)));
+}
+INLINE floats scale_of_four(floats scale, int i) { return i % 3 ? V(mul_ps)(scale, V(set1_ps)(1.0f / (1 << 8 * i))) : scale; }
+
+INLINE floats weight_of_four(const block_format f, ints four, int i, floats scale, floats minimum) {
+  const floats number = number_of_four(four, i);
+  return has_addend(f) ? V(fmadd_ps)(number, scale, minimum) : V(mul_ps)(number, scale);
+}
+
+/* The weights of eight inputs of a part, from `k` on, and of VEC_FLOATS outputs, from `o` on */
+INLINE void weights_of_eight(const block_format f, const part_vectors *s, const block_bits *at, int k, int o,
+                             floats weights[8]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++)
+    weights[i] = weight_of_four(f, fours_for_numbers(f, at, k + i / 4 * 4, o), i % 4, scale_of_four(s->scale, i % 4), s->minimum);
+}
+#endif
 #else
 /* What the weights of a part have in common, for the outputs of a panel */
 typedef struct {
