@@ -17,7 +17,12 @@ INLINE block_bits codes_at(const matrix *m, const int low, const int high, const
   return (block_bits){at, at + BYTE_PART / 8 * low * PANEL, 0};
 }
 
-#ifdef HAS_VECTORS
+#if !IS_IN(PACKED_BYTES)
+UNTIL_LINKED void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                 int64_t stride, const char *next, int64_t lines) {
+  abort();
+}
+#elif defined(HAS_VECTORS)
 INLINE int group_fours_together(const matrix *m) { return fours_together((int)m->bits, m->code_type == TABLE); }
 
 /* What is subtracted from the bytes as products take them */
@@ -92,8 +97,8 @@ INLINE void unpack_codes_as_bytes(const int low, const int high, const int part,
 }
 
 /* y [rows, stride]: the sums of a panel */
-static void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
-                           int64_t stride, const char *next, int64_t lines) {
+BETWEEN_UNITS void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                  int64_t stride, const char *next, int64_t lines) {
   const int64_t each = ceil_div(lines, ceil_div(p->inputs, BYTE_STRIP));
   const int part = part_of_groups(m), is_single = rows == 1 && m->code_type == INTEGERS;
   const uint8_t *at = (const uint8_t *)panel;
@@ -117,8 +122,8 @@ static void sums_of_groups(const matrix *m, const product *p, const char *panel,
 }
 #else
 /* y [rows, stride]: the sums of a panel, on any processor */
-static void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
-                           int64_t stride, const char *next, int64_t lines) {
+BETWEEN_UNITS void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                  int64_t stride, const char *next, int64_t lines) {
   const int low = m->bits < 4 ? 2 : m->bits < 8 ? 4 : 8, high = (int)m->bits - low, part = part_of_groups(m);
   const block_format f = {.low = low, .high = high, .offset = low == 8 ? 128 : 0};
   const int is_table = m->code_type == TABLE, has_zeros = has_own_zeros(m);
