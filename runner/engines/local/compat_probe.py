@@ -253,8 +253,8 @@ def probe_fused_forward(
             forward.fused = fused
             apart = (_trial_logits(forward, ids) - expected).abs() / expected.std().clamp(min=1e-6)
         is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.is_int8
-        # elsewhere a number may be rounded to the other side, and then the farthest of 49,152 logits is off by 0.2: noise
-        # that a token's mean does not have, in which each real difference shows
+        # elsewhere a number may be rounded to the other side, and then the farthest of 49,152 logits is 0.2 off: noise
+        # that a token's mean does not have, and in which each real difference shows
         off = float(apart.max() if is_exact else apart.mean(dim=-1).max())
         if not off <= (SAME if is_exact else COARSE):
             raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
