@@ -46,7 +46,6 @@ from runner.scorers.likelihoods import figures
 
 FEW = (10, 20, 50, 100)
 TAILS = (50, 60, 100, 200)  # texts
-LARGER = (300, 500)  # with rare ones among them
 SIGMAS = (1.0, 1.5)  # of lognormal parts
 KL_DRAWS, DIFFERENCE_DRAWS = 4, 16  # of the tails, times the pairs
 RARE, RARE_SIZES = 0.02, (10, 30)  # of the texts; how many standard deviations of the others they are away
@@ -300,7 +299,7 @@ def rare_kinds(generator: np.random.Generator, draws: int) -> None:
     """Print what a kind of text does that few or none of the samples show; no rule can hold there."""
     print(f"\n{100 * RARE:g} % of all texts are of another kind (not counted): {draws:,} pairs a line")
     print("  n   seen   they are               wrong")
-    for samples in (*TAILS[:1], *TAILS[2:], *LARGER):
+    for samples in (*TAILS[:1], *TAILS[2:], 300):
         seen = f"{100 * (1 - (1 - RARE) ** samples):6.0f} %"
         for size in RARE_SIZES:
             claimed = []

@@ -1,4 +1,4 @@
-"""Imports put off until what they bring is used: libraries import at the top what few of their functions need.
+"""Quicker imports: what few functions of a library need is imported when they use it, and no garbage is looked for.
 
 with put_off("scipy.optimize"):
     import library         # its `from scipy.optimize import minimize` gives it a stand-in
@@ -11,6 +11,7 @@ can be no object of its classes, so `isinstance` says so without importing it.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -99,13 +100,13 @@ class StandIn(ModuleType):
 
     def real(self) -> ModuleType:
         """Import the module that this one stands for."""
-        self._finder.stop(self.__name__)
         in_main = threading.current_thread() is threading.main_thread()
-        with signals.finishing() if in_main else nullcontext():  # amid an import a signal leaves half a module behind
+        # amid an import a signal leaves half a module behind
+        with self._finder.not_for(self.__name__), signals.finishing() if in_main else nullcontext():
             return import_module(self.__name__)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
         if self.is_put_off:
             return Later(self, name, lambda: getattr(self.real(), name))
@@ -133,12 +134,26 @@ class _Finder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Do nothing: there is nothing to run."""
 
-    def stop(self, module: str = "") -> None:
-        """Put off the import of a module no longer, or of none at all."""
-        self.names = [name for name in self.names if module and not f"{module}.".startswith(f"{name}.")]
-        for name, it in list(sys.modules.items()):  # their parents keep them as attributes, which import when used
-            if isinstance(it, StandIn) and it._finder is self and not self.covers(name):
-                del sys.modules[name]
+    @contextmanager
+    def not_for(self, module: str) -> Iterator[None]:
+        """Put off the import of a module no longer, nor anything else while it is imported within this block."""
+        others = [name for name in self.names if not f"{module}.".startswith(f"{name}.")]
+        self.names = []
+        there = self.take_out()
+        try:
+            yield
+        finally:
+            self.names = others
+            for name, it in there.items():
+                if self.covers(name):
+                    sys.modules.setdefault(name, it)
+
+    def take_out(self) -> dict[str, StandIn]:
+        """Remove the stand-ins, which stay attributes of their parents and import when they are used."""
+        there = {name: it for name, it in sys.modules.items() if isinstance(it, StandIn) and it._finder is self}
+        for name in there:
+            del sys.modules[name]
+        return there
 
 
 @contextmanager
@@ -149,5 +164,18 @@ def put_off(*modules: str) -> Iterator[None]:
     try:
         yield
     finally:
-        finder.stop()
+        finder.names = []
+        finder.take_out()
         sys.meta_path.remove(finder)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Import within this block without garbage collections, each of which looks through all that has been imported."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -19,11 +19,15 @@ from typing import NoReturn
 
 from runner.core import child, signals
 from runner.core.errors import RunnerError, TrackingError
+from runner.core.later import put_off
 from runner.core.result import Record
 from runner.core.uris import sqlite_path
 from runner.store import tracking
 from runner.store.jobs import Job
-from runner.store.mlflow_store import Store, clear_errors, probe
+from runner.store.mlflow_store import Store, clear_errors, import_mlflow, probe
+
+# What MLflow imports and a job's run needs seldom or never: a fifth of the time that its modules take.
+UNUSED = ("fastapi", "mlflow.genai", "mlflow.models", "scipy")
 
 
 def is_possible(store: Store | None) -> bool:
@@ -121,6 +125,8 @@ def _write(pipe: Connection, parent: int, store: Store, job: Job, record: Record
             signal.signal(number, signal.SIG_IGN)  # the parent says how the job ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         child.end_with_parent(parent)
+        with put_off(*UNUSED):
+            import_mlflow(store)
         tracker = tracking.start(store, job, record, goes_on)
         pipe.send(tracker.run_id)
         tracking.finish(tracker, job, pipe.recv())

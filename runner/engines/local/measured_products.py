@@ -189,7 +189,7 @@ def _positive(took: float) -> float:
 
 def _file(kernels: Kernels) -> Path | None:
     """Return where measurements of this library on this kind of machine are kept; None if they cannot be."""
-    folder = kernels.file.parent
+    folder = building.folder_of(kernels.file)
     if not kernels.is_kept:
         return None
     parts = (building.key_of(kernels.file), machine.name(), machine.versions()["torch"], *left_out())

@@ -1,10 +1,6 @@
 /* Attention over keys and values in one format, as kernels.c describes */
 #if !IS_IN(ATTENTION_UNIT)
-#if SCALE_SIZE
 #define OF_UNIT(...) UNTIL_LINKED __VA_ARGS__ { abort(); }
-#else
-#define OF_UNIT(...) BETWEEN_UNITS __VA_ARGS__;
-#endif
 OF_UNIT(void KV_NAME(attend_head)(int64_t dim, int64_t group, const T *q, const KV *K, const KV *V,
                                   const attention_view *of, T *out, const KV *next))
 OF_UNIT(void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen,

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from runner.core import machine, processor
 from runner.core.files import hold, replace_with, user_cache
+from runner.engines.local.kernels import prebuilt
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ SOURCE = "kernels.c"  # includes the headers beside it
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 # No -Werror: a compiler that is newer than ours may have warnings that ours lacks. In tests warnings are errors.
 WARNINGS = "-Wall -Wextra"
-FLAGS = f"-O3 -march=native -fopenmp {MATH} {WARNINGS} -fPIC"
+NATIVE = "-march=native"
+FLAGS = f"-O3 {NATIVE} -fopenmp {MATH} {WARNINGS} -fPIC"
 FLOAT32, PACKED, INT8_KV = "float32", "packed", "int8_kv"  # what few models need: built when one does
 FEATURES = frozenset({FLOAT32, PACKED, INT8_KV})
 # The units of kernels.c (units.h), those that take longest first, and for which features all of one are needed
@@ -53,12 +55,12 @@ FAILURES = (OSError, subprocess.SubprocessError)
 
 
 def prepare(features: Collection[str] = ()) -> float:
-    """Build the kernels with some features unless the cache has them; return the seconds, or 0.
+    """Build the kernels with some features unless the cache or a wheel has them; return the seconds, or 0.
 
     A failure is not reported here: torch does the work then, and the engine says why when it loads.
     """
     compiler, started = machine.c_compiler(), time.perf_counter()
-    if compiler is None:
+    if compiler is None or prebuilt.library():
         return 0.0
     with suppress(*FAILURES):
         if not is_ours(_place(compiler, features)):
@@ -81,14 +83,14 @@ def library(compiler: str, features: Collection[str] = ()) -> Path:
     return path
 
 
-def unit_command(compiler: str, unit: str, output: Path) -> list[str]:
+def unit_command(compiler: str, unit: str, output: Path, processor_flags: str = NATIVE) -> list[str]:
     """Return the compiler's command for one unit; RUNNER_CFLAGS adds flags, for `make sanitize`."""
-    return [compiler, *_flags(), f"-DUNIT={unit}", "-c", str(FOLDER / SOURCE), "-o", str(output)]
+    return [compiler, *_flags(processor_flags), f"-DUNIT={unit}", "-c", str(FOLDER / SOURCE), "-o", str(output)]
 
 
-def link_command(compiler: str, objects: Iterable[Path], output: Path) -> list[str]:
+def link_command(compiler: str, objects: Iterable[Path], output: Path, processor_flags: str = NATIVE) -> list[str]:
     """Return the command that makes a library of units."""
-    return [compiler, *_flags(), "-shared", *map(str, objects), "-o", str(output), "-lm"]
+    return [compiler, *_flags(processor_flags), "-shared", *map(str, objects), "-o", str(output), "-lm"]
 
 
 def key_of(file: Path) -> str:
@@ -96,9 +98,10 @@ def key_of(file: Path) -> str:
     return file.name.split(".")[0]
 
 
-def _flags() -> list[str]:
+def _flags(processor_flags: str = NATIVE) -> list[str]:
     more = os.environ.get("RUNNER_CFLAGS", "").split()
-    return [*FLAGS.split(), *processor.compiler_flags(), *more]
+    left_out = processor.compiler_flags() if processor_flags == NATIVE else []
+    return [*FLAGS.replace(NATIVE, processor_flags).split(), *left_out, *more]
 
 
 def _build(compiler: str, path: Path) -> None:
@@ -130,11 +133,15 @@ def _make(path: Path, command: Callable[[Path], list[str]]) -> None:
 
 def _place(compiler: str, features: Collection[str]) -> Path:
     """Return where the cache has, or would have, the library that this compiler builds for this processor."""
-    text = "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
-    parts = (text, compiler, *_flags(), _version(compiler), _processor())  # not the path of the source
+    parts = (source(), compiler, *_flags(), _version(compiler), _processor())  # not the path of the source
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     some = FEATURES if sys.platform != "linux" else set(features)  # linkers elsewhere may want all that is named
     return _cache(user_cache()) / ".".join((f"kernels-{key}", *sorted(some), "so"))
+
+
+def source() -> str:
+    """Return the text of all kernels."""
+    return "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
 
 
 def is_ours(path: Path) -> bool:
@@ -162,9 +169,15 @@ def _cache(folder: Path | None) -> Path:
     return _own_folder()
 
 
-def is_kept(file: Path) -> bool:
-    """Whether later processes will find a file: it is in the user's cache."""
-    return not _own_folder.cache_info().currsize or file.parent != _own_folder()
+def folder_of(library: Path) -> Path:
+    """Return where measurements of a library are stored: beside it, or of a wheel's in the cache."""
+    return _cache(user_cache()) if library.parent == prebuilt.FOLDER else library.parent
+
+
+def is_kept(library: Path) -> bool:
+    """Whether later processes will find what is stored for a library: its folder is the user's cache."""
+    folder = folder_of(library)
+    return not _own_folder.cache_info().currsize or folder != _own_folder()
 
 
 @cache

@@ -1,7 +1,7 @@
 """The compiled kernels of the engine: the functions of `kernels.c` and its headers, bound through ctypes.
 
-Without a compiler, or if the build or its check fails, `kernels()` is None and plain torch does the same work.
-RUNNER_NATIVE=0 turns it off.
+They are those that a wheel brings for this processor, or are built here. Where neither can be had, or the check of the
+library fails, `kernels()` is None and plain torch does the same work. RUNNER_NATIVE=0 turns it off.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from runner.config.sampling import PARAMETERS
 from runner.core import machine, processor
 from runner.core.errors import RunnerError
-from runner.engines.local.kernels import building, shared_numbers
+from runner.engines.local.kernels import building, prebuilt, shared_numbers
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +66,9 @@ class DifferentStructures(Exception):
 class Kernels:
     """The functions of the library, for both number formats."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, features: frozenset[str] = frozenset()) -> None:
         self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
-        self.features: frozenset[str] = frozenset()
+        self.features = features
         self._use(library)
         self.is_kept = building.is_kept(self.file)
 
@@ -159,6 +159,8 @@ def pointer_or_none(tensor: torch.Tensor | None, dtype: torch.dtype, *shape: int
 @cache
 def kernels() -> Kernels | None:
     """Return the kernels, built if necessary; None if they are unavailable, and the log says why."""
+    if brought := _of_wheel():
+        return brought
     compiler = machine.c_compiler()
     if compiler is None:
         log.info("there is no C compiler, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower")
@@ -175,6 +177,17 @@ def kernels() -> Kernels | None:
     except building.FAILURES as error:
         log.warning("kernels.c could not be built, torch does its work more slowly: %s", _reason(error))
     return None
+
+
+def _of_wheel() -> Kernels | None:
+    file = prebuilt.library()
+    if file is None:
+        return None
+    try:
+        return Kernels(ctypes.CDLL(str(file)), building.FEATURES)
+    except (OSError, AttributeError, DifferentStructures) as error:  # an older libc, say
+        log.warning("the wheel's kernels cannot be used here, others are built: %s", _reason(error))
+        return None
 
 
 def _reason(error: Exception) -> str:
