@@ -126,6 +126,13 @@ def test_several_records_give_the_spread(config: Any) -> None:
     assert estimate.spread > 0.3
 
 
+def test_a_job_that_ran_beside_other_work_says_less(config: Any) -> None:
+    write(config, ANSWERS, measured="beside other work on 1.5 of 2 cores")
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(config)
+    assert estimate is not None
+    assert estimate.spread == 0.5
+
+
 def test_another_base_another_machine_and_reused_answers_do_not_count(config: Any) -> None:
     write(config, ANSWERS, machine="a supercomputer")
     write(replace(config, quantization=CHOICES["nf4"]()), ANSWERS, "nf4")
