@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, NoReturn
 
 WARNING = (signal.SIGUSR1, signal.SIGUSR2)  # Slurm sends one before a time limit (sbatch --signal)
@@ -46,6 +47,7 @@ class _State:
     first_at: float | None = None  # when the first signal of a deferred block came
     instead: Callable[[], None] | None = None  # called in place of an interrupt
     last: int = signal.SIGINT  # the signal that came last
+    acted: bool | None = None  # whether one that was sent again did what it should; None: it has not come yet
 
 
 _state = _State()
@@ -80,11 +82,25 @@ class _NotLost:
         if not isinstance(ignored.exc_value, Interrupted):
             self.others(ignored)
             return
-        _state.is_deferring, _state.first_at = False, None
-        main = threading.main_thread().ident
-        again = threading.Timer(AGAIN_S, lambda: signal.pthread_kill(main or 0, _state.last))
-        again.daemon = True
-        again.start()
+        _state.is_deferring, _state.first_at, _state.acted = False, None, False
+        threading.Thread(target=_send_until_it_acts, daemon=True).start()
+
+
+def _send_until_it_acts() -> None:
+    """Send the last signal again, and once more each time that it comes where it would be lost again."""
+    time.sleep(AGAIN_S)
+    while not _state.acted:
+        _state.acted = None
+        signal.pthread_kill(threading.main_thread().ident or 0, _state.last)
+        while _state.acted is None:
+            time.sleep(AGAIN_S)
+
+
+def _would_be_lost(frame: FrameType | None) -> bool:
+    """Whether a signal has come while a lost one is handled: on a busy machine that takes longer than AGAIN_S."""
+    while frame is not None and frame.f_code is not _NotLost.__call__.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager
@@ -110,9 +126,11 @@ def handlers_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def interrupt(number: int = signal.SIGINT, *_: Any) -> None:
+def interrupt(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
     """Handle a signal: call the function of `redirected_to`, note the signal, or raise KeyboardInterrupt."""
-    _state.last = number
+    _state.last, _state.acted = number, not _would_be_lost(frame)
+    if not _state.acted:
+        return
     if _state.instead is not None:
         _state.instead()
         return

@@ -150,7 +150,8 @@ def test_an_interrupt_while_a_class_is_made_is_the_same_exit_code(tmp_path: Path
 
 
 LOST = """
-import gc, time, weakref
+import gc, threading, time, weakref
+start = threading.Thread.start
 class Late:
     def __del__(self):
         {deleting}
@@ -165,16 +166,20 @@ except KeyboardInterrupt: printed.append('interrupted')
 """
 
 
-@pytest.mark.parametrize("within", ["__del__", "callback", "deferred"])
+@pytest.mark.parametrize("within", ["__del__", "callback", "deferred", "busy"])
 def test_a_signal_is_not_lost_where_python_ignores_exceptions(tmp_path: Path, within: str) -> None:
     """A library's `__del__` ran while a server's model was loaded: the signal was gone, and the server went on."""
     sends = "send(signal.SIGTERM); [None for _ in range(99)]"
     body = LOST.format(
         deleting=sends if within != "callback" else "pass",
         called_back=sends if within == "callback" else "pass",
-        mode="one = Cycle(); watched = weakref.ref(one, seen)" if within == "callback" else "",
+        mode={
+            "callback": "one = Cycle(); watched = weakref.ref(one, seen)",
+            "busy": "threading.Thread.start = lambda one: (start(one), time.sleep(0.2))",  # it is sent again meanwhile
+        }.get(within, ""),
         trigger={
             "__del__": "Late()",
+            "busy": "Late()",
             "callback": "del one",
             "deferred": "\n    with signals.deferred(), signals.interruptible(): Late(); time.sleep(30)",
         }[within],

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -296,11 +297,11 @@ def join_torchrun(config: RunnerConfig, rank: ProcessRank) -> int | None:
         return 1
 
 
-def _on_terminate(*_: object) -> None:
+def _on_terminate(number: int, frame: FrameType | None) -> None:
     """Record the time: torchrun sends SIGTERM to all if one has died, and passes Ctrl-C on as SIGINT."""
     global terminated_at
     terminated_at = terminated_at or time.monotonic()
-    signals.interrupt()
+    signals.interrupt(number, frame)
 
 
 def _end_pipeline(rendezvous: Rendezvous) -> None:
