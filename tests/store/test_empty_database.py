@@ -54,5 +54,5 @@ def test_another_version_makes_its_own(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     new_database(tmp_path / "made.db")
     empty_database.keep(tmp_path / "made.db")
-    monkeypatch.setattr(empty_database.metadata, "version", lambda name: f"of {name}")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"of {name}")
     assert not empty_database.begin(tmp_path / "fresh.db")

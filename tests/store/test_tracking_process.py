@@ -84,7 +84,9 @@ print(tracker.run_id)
     run(first)
     folder = Path(json.loads(run("print(json.dumps(str(out))); tracker.finish(record)")))
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    client.delete_experiment(client.get_experiment_by_name("runner").experiment_id)
+    experiment = client.get_experiment_by_name("runner")
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
     assert run(body).split("\n") == ["tracking.experiment=runner"] * 2 + ["None"]
 
 

@@ -48,7 +48,8 @@ class KeptTrials:
         is_own = resolved.hashes and not resolved.model.trust_remote_code and not packages_of(config)
         if is_own and kernels is not None and kernels.is_kept:
             tried = (config.model, config.quantization, config.lora, config.rope, config.generation.kv_cache)
-            around = machine.name(), machine.versions(), torch.get_num_threads(), kernels.file.name, _code()
+            library = kernels.file.name.partition(".")[0]  # whichever of its units are built so far
+            around = machine.name(), machine.versions(), torch.get_num_threads(), library, _code()
             chosen = sorted(pair for pair in os.environ.items() if pair[0].startswith(CHOOSING))
             key = repr((sorted(resolved.hashes.items()), tried, around, chosen))
             self._file = kernels.file.with_name(f"trials-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")

@@ -17,8 +17,8 @@ from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.engines import contract
 from runner.engines.base import Request
+from runner.engines.local import compat_probe, kept_trials
 from runner.engines.local import engine as engine_module
-from runner.engines.local import kept_trials
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
 
@@ -36,7 +36,7 @@ def run(
     assert kernels is not None
     before = set(kernels.file.parent.glob("trials-*"))
     tried: list[str] = []
-    probe_heads, probe_fused = engine_module.probe_heads, engine_module.probe_fused_forward
+    probe_heads, probe_fused = compat_probe.probe_heads, compat_probe.probe_fused_forward
 
     def noted_heads(loaded: object) -> object:
         tried.append("heads")
@@ -98,7 +98,7 @@ def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.Monk
     if change == "code":
         monkeypatch.setattr(kept_trials, "_code", lambda: "changed")
     if change == "threads":
-        monkeypatch.setattr(kept_trials.torch, "get_num_threads", lambda: 77)
+        monkeypatch.setattr("torch.get_num_threads", lambda: 77)
     more = {"kv_cache": "int8"} if change == "key" else {}
     assert "heads" in run("qwen2" if change == "model" else "llama", **more)[1]
 
