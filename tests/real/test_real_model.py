@@ -46,8 +46,9 @@ PROMPTS = [
     "1 + 1 =",
     "Dear Sir or Madam,",
 ]
-# Nats a token by which each format differs from plain weights on the first texts of the study: half and twice what was seen
-KL_BANDS = {"int8": (0.009, 0.038), "int8_dynamic": (0.015, 0.064), "nf4": (0.11, 0.45), "fp4": (0.18, 0.72)}
+# Nats a token by which each format differs from plain weights on the first texts of the study: half of what was seen with
+# AVX-512, and twice of what was seen with AVX2 alone, where the libraries' sums of bytes are less exact
+KL_BANDS = {"int8": (0.014, 0.12), "int8_dynamic": (0.024, 0.17), "nf4": (0.15, 0.62), "fp4": (0.25, 1.0)}
 STUDY = Path(__file__).parents[2] / "experiments"
 
 
