@@ -113,6 +113,15 @@ class FusedForward:
         except (AttributeError, TypeError, IndexError) as error:
             raise NotFusable(f"it has no such parts: {error}") from error
 
+    @property
+    def layers(self) -> int:
+        """How many layers a pass goes through; fewer than the model's in a trial."""
+        return int(self._model.layers)
+
+    @layers.setter
+    def layers(self, count: int) -> None:
+        self._model.layers = count
+
     def fits(self, positions: list[int]) -> bool:
         """Whether its rotary embedding supports the positions of a pass."""
         return max(positions) < self.positions
