@@ -66,7 +66,8 @@ def make(into: Path, vocabulary: str, width: int = 64, layers: int = 30) -> tupl
     torch.manual_seed(0)
     config: Any = LlamaConfig(
         vocab_size=size, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
     folder, file = into / "folder", into / "alone" / "model.gguf"
     if file.is_file() and (folder / "tokenizer.json").is_file():

@@ -1,7 +1,8 @@
 """Does a job's peak of memory grow with the vocabulary as its weights do? `python bench/vocabulary_memory.py`.
 
 The models of gguf_start.py, wider and with few layers, so that most of their weights are the embedding, which
-the head shares. Each job is a process of its own: `task=generate` of one prompt, from a folder in bfloat16 and from a .gguf file.
+the head shares. Each job is a process of its own: `task=generate` of one prompt, from a folder in
+bfloat16 and from a .gguf file.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from gguf_start import SIZES, make
 WIDTH, LAYERS = 576, 4  # as wide as SmolLM2-135M
 VOCABULARIES = [name for name in SIZES if name.endswith("bytes")]
 WORDS = [
-    "task=generate", "task.prompt=Once upon a time", "task.format=raw", "generation.max_new_tokens=16", "model=local", "model.device=cpu",
-    "tracking=none", "print=json",
+    "task=generate", "task.prompt=Once upon a time", "task.format=raw", "generation.max_new_tokens=16", "model=local",
+    "model.device=cpu", "tracking=none", "print=json",
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -251,7 +251,7 @@ def probe_fused_forward(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module,
             fused = FusedForward(loaded.model, heads, room, forward.kernels, packed)
             expected = _trial_logits(forward, ids)
             forward.fused = fused
-            off = float(((_trial_logits(forward, ids) - expected).abs().max() / expected.std().clamp(min=1e-6)).item())
+            off = _worst(_trial_logits(forward, ids), expected, torch.amax)
             # a number that is rounded to int8 may be rounded to the other side
             allowed = COARSE if fused.is_quantized or heads.is_int8 else SAME.get(heads.dtype, 0.0)
             if not off <= allowed and not _is_as_near_as_its_noise(forward, ids, fused, allowed):
@@ -277,8 +277,7 @@ def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForwa
     settings, layers = forward.model.config, fused.layers
     try:
         settings.num_hidden_layers = fused.layers = min(SHALLOW, layers)
-        ours, expected = logits(fused), logits(None)
-        shallow = float(((ours - expected).abs().max() / expected.std().clamp(min=1e-6)).item())
+        shallow = _worst(logits(fused), logits(None), torch.amax)
     finally:
         settings.num_hidden_layers = fused.layers = layers
     expected = logits(None)
@@ -288,9 +287,16 @@ def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForwa
     return shallow <= allowed and off <= NEAR * noise
 
 
-def _worst(ours: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return how far the logits of one place are off at most, as a share of their spread."""
-    return float(((ours - expected).abs().mean(-1).max() / expected.std().clamp(min=1e-6)).item())
+def _worst(ours: torch.Tensor, expected: torch.Tensor, of_tokens: Callable[..., torch.Tensor] = torch.mean) -> float:
+    """Return how far the logits of one place are off at most, as a share of their spread.
+
+    One place after another: of a large vocabulary, all of them in float32 would take more memory than a job does.
+    """
+    each = (
+        of_tokens((one.float() - other.float()).abs(), -1) / other.float().std().clamp(min=1e-6)
+        for one, other in zip(ours, expected, strict=True)
+    )
+    return float(torch.stack(list(each)).max())  # no number, if one of them is none
 
 
 def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
@@ -307,7 +313,7 @@ def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX)
     read = forward.read_prompts(own, pieces)
     for row in rows:
         row.places, row.tokens = len(row.pending), ids[-1:]
-    return torch.cat((read, forward.step(own, rows, forward.uses_of(rows)))).float()
+    return torch.cat((read, forward.step(own, rows, forward.uses_of(rows))))
 
 
 def gives_same_logits_together(forward: Forward, vocab_size: int) -> bool:
