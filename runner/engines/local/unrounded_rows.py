@@ -20,6 +20,8 @@ from runner.engines.local.int8_dynamic import LARGEST
 from runner.engines.local.llm_int8 import OF_WEIGHT
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.grouped import GroupedLinear
+from runner.models.int8_linear import Int8Linear
+from runner.models.rounded_rows import RoundedRowsLinear
 
 Shares = dict[str, float]  # by a layer's name, of the numbers of its middle row
 NAMED = 3  # layers in a note
@@ -70,7 +72,7 @@ def unrounded_rows(model: nn.Module) -> Iterator[Shares]:
 
 def _unrounded(name: str, layer: Any, shares: Shares) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a layer's product with rows as they come."""
-    in_one_scale = not getattr(layer, "has_byte_rows", False) and not _is_llm_int8(layer)
+    in_one_scale = isinstance(layer, Int8Linear | RoundedRowsLinear) or int8_dynamic.is_dynamic(layer)
 
     def forward(rows: torch.Tensor) -> torch.Tensor:
         if in_one_scale:
