@@ -186,7 +186,8 @@ def has_bfloat16_products() -> bool:
 
 def processor_flags() -> set[str]:
     """Return the features that the processor names, without those that are left out."""
-    return processor.without_left_out(set((_value_of("/proc/cpuinfo", "flags") or "").split()))
+    named = _value_of("/proc/cpuinfo", "flags") or _value_of("/proc/cpuinfo", "Features") or ""  # of x86, of ARM
+    return processor.without_left_out(set(named.split()))
 
 
 def threads_for(parameters: int) -> int:

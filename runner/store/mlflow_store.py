@@ -22,7 +22,7 @@ from runner.core.environment import variable
 from runner.core.errors import ConfigError, TrackingError, cannot_write, refuse_password
 from runner.core.files import hold
 from runner.core.uris import sqlite_path, sqlite_uri, without_secrets
-from runner.store import moved
+from runner.store import empty_database, moved
 
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "runner"
@@ -304,7 +304,10 @@ def _create_sqlite(uri: str) -> None:
         fresh = path.with_name(f".{path.name}.new")
         for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
             leftover.unlink(missing_ok=True)
+        was_kept = empty_database.begin(fresh)
         MlflowClient(sqlite_uri(fresh)).search_experiments(max_results=1)
+        if not was_kept:
+            empty_database.keep(fresh)
         fresh.replace(path)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import CHROMIUM, browser
 from opening import local_engine, open_engine
 from serving import serving
 
@@ -34,6 +35,8 @@ pytestmark = [
 ]
 Make = Callable[..., RunnerConfig]
 LLAMA_CPP = json.loads((Path(__file__).parent / "llama_cpp.json").read_text())  # by bench/llamacpp_next_tokens.py
+# How many readings of its file a load may cost in processor time: seen are 5 of the folder and 15 to 35 of the .gguf
+MOST_READINGS = 150
 LIKELY = 0.05  # tokens that llama.cpp takes for at least so probable are compared; it rounds activations to eight bits
 PROMPTS = [
     "The capital of France is",
@@ -48,6 +51,25 @@ PROMPTS = [
 # Nats a token by which each format differs from plain weights on the first texts of the study: half and twice what was seen
 KL_BANDS = {"int8": (0.009, 0.038), "int8_dynamic": (0.015, 0.064), "nf4": (0.11, 0.45), "fp4": (0.18, 0.72)}
 STUDY = Path(__file__).parents[2] / "experiments"
+
+
+LOAD_COSTS = """
+import json, sys, time
+from pathlib import Path
+from runner import load
+
+def spent(work):
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+path = Path(sys.argv[1])
+files = [path] if path.is_file() else [*path.glob("*.safetensors")]
+read = lambda: load(str(path), quantization=sys.argv[2]).close()
+read()  # imports, and what is kept of a first load
+print(json.dumps([min(spent(one) for _ in range(3)) for one in (
+    read, lambda: [file.read_bytes() for file in files])]))
+"""
 
 
 def complete(config: RunnerConfig, requests: list[Request]) -> dict[Any, Completion]:
@@ -131,3 +153,31 @@ def test_it_is_served(tmp_path: Path) -> None:
         status, answer = server.ask("/v1/chat/completions", asked)
     assert status == 200, answer
     assert "4" in answer["choices"][0]["message"]["content"]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium")
+def test_it_answers_in_the_page_of_a_browser(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, "model=local", f"model.name={real_model.plain_folder()}") as server,
+        browser(tmp_path) as page,
+    ):
+        page.go(server.url + "/")
+        page.do("document.querySelector('#text').focus()")
+        page.type("What is the capital of France?")
+        page.press_enter()
+        ended = "document.querySelector('#stop').disabled && document.querySelectorAll('.assistant').length === 1"
+        page.until(ended, within_s=300)
+        assert "Paris" in page.do("document.querySelector('.assistant').textContent")
+        assert page.do("document.querySelector('#speed').textContent").endswith(" tok/s")
+        assert page.complaints() == []
+
+
+@pytest.mark.parametrize("quantization", ["none", "gguf"])
+def test_a_load_costs_no_more_than_some_readings_of_the_file(quantization: str) -> None:
+    """Processor time, which other work on the machine changes little: a load that parsed the header in Python took 24 s."""
+    path = real_model.gguf_file() if quantization == "gguf" else real_model.plain_folder()
+    command = [sys.executable, "-c", LOAD_COSTS, str(path), quantization]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    load_s, reading_s = json.loads(done.stdout.splitlines()[-1])
+    assert load_s < MOST_READINGS * reading_s

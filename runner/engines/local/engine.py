@@ -19,12 +19,13 @@ from runner.config.generation import Speculate, require_plain_kv
 from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
+from runner.core import machine
 from runner.core.processor import left_out
 from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
-from runner.engines.local import branches, byte_products, device_attention, shared_attention, unpacked_products
+from runner.engines.local import branches, device_attention, shared_attention
 from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.compat_probe import (
     Incompatible,
@@ -33,8 +34,10 @@ from runner.engines.local.compat_probe import (
     rope_stable_length,
     sliding_window,
 )
-from runner.engines.local.fast_layers import FastLayers, choices_for
+from runner.engines.local.fast_layers import FastLayers, choices_for, ways_of
 from runner.engines.local.fused_forward import FusedForward
+from runner.engines.local.kept_trials import KeptTrials
+from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.own_memory import note_cuda, restart_cuda
 from runner.engines.local.prefix_tree import ConversationCache
@@ -70,6 +73,8 @@ class LocalEngine:
         # a mistake is said before the model is loaded
         requested(), shared_attention.requested(), device_attention.requested(), left_out()
         self._packed_share = packed_share
+        on_cpu = machine.device_class(resolved.model.device) == "cpu"
+        self._trials = KeptTrials(config, resolved, native.kernels() if on_cpu else None)
         self._products: dict[torch.dtype, Choice] | None = None
         self._shared_attention: AttentionChoice | None = None
         self.stats = EngineStats()
@@ -99,15 +104,9 @@ class LocalEngine:
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
         if heads is not None and heads.is_int8:
             facts["kv_cache"] = KV_IN_INT8
-        if heads is not None and (choice := self.products(loaded, heads).get(heads.dtype)):
-            facts["products"] = choice.fact
-        if heads is not None and heads.device.type == "cpu":
-            of_bytes = byte_products.choice_for(loaded.model, kernels_for(heads))
-            facts |= {} if of_bytes is None else {"int8_products": of_bytes.fact}
-            unpacked = unpacked_products.choice_for(loaded.model, kernels_for(heads))
-            facts |= {} if unpacked is None else {"unpacked_products": unpacked.fact}
-        if self._shared_attention is not None:
-            facts["shared_attention"] = self._shared_attention.fact
+        facts |= (
+            {} if heads is None else ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
+        )
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         notes += profile_notes(self.config.profile, loaded.device.type)
         return EngineReport(
@@ -178,7 +177,10 @@ class LocalEngine:
             try:
                 if wanted is not Attention.auto:
                     raise Incompatible(f"model.attention={wanted.value} was requested")
-                heads = replace(probe_heads(loaded), kv_cache=self.config.generation.kv_cache)
+                if (found := self._trials.heads()) is None:
+                    found = probe_heads(loaded)
+                    self._trials.keep_heads(found)
+                heads = replace(found, kv_cache=self.config.generation.kv_cache)
                 self._shared_attention = shared_attention.choose(heads, kernels_for(heads))
                 tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
                 self._heads = replace(heads, attention_tile_rows=tile_rows)
@@ -202,6 +204,9 @@ class LocalEngine:
             self._products = choices_for(loaded.model, kernels_for(heads), self._packed_share) if is_here else {}
         return self._products
 
+    def _ways(self, loaded: Loaded, heads: Heads) -> dict[str, str]:
+        return ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
+
     def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
         """Replace layers' functions by faster ones, once and only on a CPU."""
         if self._fast_layers is None and heads.device.type == "cpu":
@@ -213,7 +218,11 @@ class LocalEngine:
             quantized = self._fast_layers.quantized
             if quantized.exchanged and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
-            self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices)
+            ways = self._ways(loaded, heads)
+            is_right = self._trials.is_fused_right(ways)
+            self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices, is_right)
+            if self.fused is not None:
+                self._trials.keep_fused(ways)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
             is_plain = self.fused is None and not (quantized.exchanged or quantized.left)
             has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it

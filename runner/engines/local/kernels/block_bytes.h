@@ -269,10 +269,17 @@ INLINE void byte_sums(const block_format f, const product *p, const uint8_t *pan
 #endif
 
 /* Goes on with a format that the compiler knows */
-static void sums_of_type(int64_t type, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
-                         int64_t stride, const char *next, int64_t lines) {
+#if !IS_IN(PACKED_BYTES)
+UNTIL_LINKED void sums_of_type(int64_t type, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                               int64_t stride, const char *next, int64_t lines) {
+  abort();
+}
+#else
+BETWEEN_UNITS void sums_of_type(int64_t type, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                int64_t stride, const char *next, int64_t lines) {
   FOR_FORMAT(type, byte_sums(f, p, (const uint8_t *)panel, row, rows, y, stride, next, lines))
 }
+#endif
 #include "group_bytes.h"
 #endif
 

@@ -119,14 +119,22 @@ INLINE void NAME(unpack_parts)(const block_format f, const uint8_t *panel, int64
 }
 
 /* to [inputs / PACK, PANEL, PACK]: the inputs from `from` on, a multiple of STRIP, of a panel */
-static void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, int64_t inputs, T *to) {
+#if !IS_IN(PACKED_UNIT)
+UNTIL_LINKED void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, int64_t inputs, T *to) { abort(); }
+#else
+BETWEEN_UNITS void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, int64_t inputs, T *to) {
   FOR_FORMAT(type, NAME(unpack_parts)(f, (const uint8_t *)panel, from, inputs, to))
 }
+#endif
 
 #ifdef HAS_AVX512
-static void NAME(multiply_row)(int64_t type, const char *panel, const T *x, int64_t inputs, float *y) {
+#if !IS_IN(PACKED_UNIT)
+UNTIL_LINKED void NAME(multiply_row)(int64_t type, const char *panel, const T *x, int64_t inputs, float *y) { abort(); }
+#else
+BETWEEN_UNITS void NAME(multiply_row)(int64_t type, const char *panel, const T *x, int64_t inputs, float *y) {
   FOR_FORMAT(type, NAME(sums_of_row)(f, 0, (const uint8_t *)panel, x, inputs, y))
 }
+#endif
 #endif
 
 /* strips [panels][inputs / PACK, PANEL, PACK]: some inputs of a pair of panels that are unpacked */
@@ -236,9 +244,15 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
 }
 
 #if defined(HAS_TILES) && PACK == 2
-static void multiply_row_in_tile_order(int64_t type, const char *panel, const bf16 *x, int64_t inputs, float *y) {
+#if !IS_IN(PACKED_UNIT)
+UNTIL_LINKED void multiply_row_in_tile_order(int64_t type, const char *panel, const bf16 *x, int64_t inputs, float *y) {
+  abort();
+}
+#else
+BETWEEN_UNITS void multiply_row_in_tile_order(int64_t type, const char *panel, const bf16 *x, int64_t inputs, float *y) {
   FOR_FORMAT(type, sums_of_row_bf16(f, 1, (const uint8_t *)panel, x, inputs, y))
 }
+#endif
 
 /* The same by tiles, or by vectors in their order. Weights are unpacked as elsewhere: only in products, numbers too small to
    be normal count as 0. A single row unpacks weights of blocks meanwhile, whose scales are of half precision: never as small. */
@@ -271,8 +285,10 @@ static void multiply_blocks_in_tile_order(const product *p, const panel_pair *u,
 
 /* out [count, inputs]: rows of a matrix in blocks, such as an embedding that is the head, too. A panel is unpacked for
    each, and one output of it is taken. Returns what is wrong with the call (checks.h). */
+#if IS_IN(PRODUCTS_UNIT)
 int64_t NAME(rows_of_blocks)(const int32_t *ids, int64_t count, int64_t inputs, const matrix *m, T *out,
                              int threads) {
+  if (is_missing(m, PACK)) REFUSE(MISSING_UNIT, 0);
   if (!has_blocks(m) || !is_readable(m, inputs, PACK)) REFUSE(WRONG_MATRIX, 0);
   const int64_t wrong = check_range(ids, count, 0, m->outputs - 1, WRONG_TOKEN_ID);
   if (wrong) return wrong;
@@ -291,3 +307,4 @@ int64_t NAME(rows_of_blocks)(const int32_t *ids, int64_t count, int64_t inputs, 
   }
   return FINE;
 }
+#endif

@@ -17,7 +17,12 @@ INLINE block_bits codes_at(const matrix *m, const int low, const int high, const
   return (block_bits){at, at + BYTE_PART / 8 * low * PANEL, 0};
 }
 
-#ifdef HAS_AVX512_VNNI
+#if !IS_IN(PACKED_BYTES)
+UNTIL_LINKED void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                 int64_t stride, const char *next, int64_t lines) {
+  abort();
+}
+#elif defined(HAS_AVX512_VNNI)
 /* What the weights of a group have in common */
 INLINE void group_vectors(const matrix *m, const uint8_t *panel, int64_t groups, int64_t group, part_vectors of_group[]) {
   const group_numbers g = numbers_of_group(m, panel, groups, group);
@@ -82,8 +87,8 @@ INLINE void unpack_codes_as_bytes(const int low, const int high, const int part,
 }
 
 /* y [rows, stride]: the sums of a panel */
-static void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
-                           int64_t stride, const char *next, int64_t lines) {
+BETWEEN_UNITS void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                  int64_t stride, const char *next, int64_t lines) {
   const int64_t each = ceil_div(lines, ceil_div(p->inputs, BYTE_STRIP));
   const int part = part_of_groups(m), is_single = rows == 1 && m->code_type == INTEGERS;
   const uint8_t *at = (const uint8_t *)panel;
@@ -107,8 +112,8 @@ static void sums_of_groups(const matrix *m, const product *p, const char *panel,
 }
 #else
 /* y [rows, stride]: the sums of a panel, on any processor */
-static void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
-                           int64_t stride, const char *next, int64_t lines) {
+BETWEEN_UNITS void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                  int64_t stride, const char *next, int64_t lines) {
   const int low = m->bits < 4 ? 2 : m->bits < 8 ? 4 : 8, high = (int)m->bits - low, part = part_of_groups(m);
   const block_format f = {.low = low, .high = high, .offset = low == 8 ? 128 : 0};
   const int is_table = m->code_type == TABLE, has_zeros = has_own_zeros(m);

@@ -19,7 +19,9 @@
 #define MIN_CHUNK_BYTES (16 * 1024)             /* of weights that are worth claiming */
 #define MAX_QUANTIZED_ROWS (32 * REGISTER_ROWS) /* of a task: their sums stay in the second-level cache */
 
+#if IS_IN(SHARED)
 const int64_t panel_width = PANEL;
+#endif
 
 #include "blocks.h"
 
