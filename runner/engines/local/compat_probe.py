@@ -109,7 +109,7 @@ def probe_heads(loaded: Loaded) -> Heads:
     if not off <= allowed_off(loaded):
         raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
-    loaded.notes += note_on(zeroed)
+    heads = replace(heads, note=note_on(zeroed))
     return _by_sdpa_if_right(loaded, heads, ids.tolist(), expected) if is_wanted(heads.device) else heads
 
 

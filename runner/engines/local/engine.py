@@ -108,6 +108,7 @@ class LocalEngine:
             {} if heads is None else ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
         )
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
+        notes += [heads.note] if heads is not None and heads.note else []
         notes += profile_notes(self.config.profile, loaded.device.type)
         return EngineReport(
             dict(loaded.metrics),

@@ -97,15 +97,15 @@ def _with_exact_rows(forward: Callable[..., torch.Tensor], layer: Any, rows: tor
         layer.has_byte_rows = rounds
 
 
-def note_on(shares: Shares) -> list[str]:
-    """Name the layers in whose rows a few numbers are so large that most others round to 0."""
+def note_on(shares: Shares) -> str:
+    """Name the layers in whose rows a few numbers are so large that most others round to 0; empty if there are none."""
     worst = sorted((name for name, share in shares.items() if share > UNSTABLE), key=lambda name: -shares[name])
     if not worst:
-        return []
+        return ""
     named = ", ".join(f"{name} {shares[name]:.0%}" for name in worst[:NAMED])
     more = f" and {len(worst) - NAMED} more" if len(worst) > NAMED else ""
-    return [
+    return (
         f"rows rounded to 8 bits are unstable here: a few numbers are over {2 * LARGEST:.0f} times as large as most of "
         f"their row, which become 0 ({named}{more}). So log-probabilities change with how passes are split; of layers "
         f"that are quantized here, quantization.skip=[{','.join(worst[:NAMED])}] leaves these as they are"
-    ]
+    )
