@@ -97,12 +97,15 @@ class FastLayers:
 
         Else their pages of the checkpoint, which were released, would come back into memory token by token.
         """
-        heads = {layer.weight.data_ptr(): panels for layer, panels in self.panels.items()}
-        for table in (module for module in model.modules() if type(module) is nn.Embedding):
+        weights = ((layer.weight, panels) for layer, panels in self.panels.items())
+        heads = {weight.data_ptr(): panels for weight, panels in weights if isinstance(weight, torch.Tensor)}
+        for table in model.modules():
+            if not isinstance(table, nn.Embedding) or type(table) is not nn.Embedding:
+                continue  # a family's own may scale its rows
             weight, panels = table.weight, heads.get(table.weight.data_ptr())
             is_in_file = weight.nbytes >= SHARED_BYTES and mapped.has(weight.data_ptr())
             if panels is not None and is_in_file and table.max_norm is None:
-                table.forward = panels.rows  # type: ignore[method-assign]
+                table.forward = panels.rows  # type: ignore[method-assign,assignment]
                 self.layers.append(table)
 
     def _watch_heap(self, layer: nn.Linear) -> None:

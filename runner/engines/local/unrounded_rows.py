@@ -33,8 +33,9 @@ def _weights_of(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     if _is_llm_int8(layer):
         state = layer.state
         codes, scale = (layer.weight.data, layer.weight.SCB) if state.CB is None else (state.CB, state.SCB)
-        return (codes.float() * (scale.float() * OF_WEIGHT)[:, None]).to(dtype)
-    unpacked: torch.Tensor = layer.weight.dequantize()
+        unpacked: torch.Tensor = codes.float() * (scale.float() * OF_WEIGHT)[:, None]
+    else:
+        unpacked = layer.weight.dequantize()
     return unpacked.to(dtype)
 
 

@@ -72,11 +72,13 @@ def test_a_model_with_outliers_is_decoded_in_a_stream(
 
 
 def test_layers_that_lose_most_of_their_rows_are_named(make_config: Make, tiny_llama: Path, tmp_path: Path) -> None:
-    engine = opened(make_config, save(tmp_path / "model", tiny_llama, 5000), Int8DynamicConfig())
-    [note] = [one for one in engine.load().notes if "unstable" in one]
-    assert "quantization.skip=[model.layers." in note
-    assert "down_proj" not in note, "its rows come from no norm"
-    engine.close()
+    folder = save(tmp_path / "model", tiny_llama, 5000)
+    for _ in range(2):  # the second time, the trial may be a kept one
+        engine = opened(make_config, folder, Int8DynamicConfig())
+        [note] = [one for one in engine.load().notes if "unstable" in one]
+        assert "quantization.skip=[model.layers." in note
+        assert "down_proj" not in note, "its rows come from no norm"
+        engine.close()
 
 
 @pytest.mark.parametrize("quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name)
