@@ -105,7 +105,7 @@ def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_pa
     environment |= {"PATH": str(commands), "XDG_CACHE_HOME": str(tmp_path / "cache"), "RUNNER_WITHOUT": "avx512"}
 
     def facts(**more: str) -> dict[str, str]:
-        command = [str(commands / "runner"), "task.limit=2", "print=json", "tracking=none", "force=true"]
+        command = [str(commands / "runner"), "task.limit=2", "print=json", "tracking=none", "rerun=true"]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=False
         )

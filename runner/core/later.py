@@ -1,4 +1,4 @@
-"""Imports put off until what they bring is used: libraries import at the top what few of their functions need.
+"""Quicker imports: what few functions of a library need is imported when they use it, and no garbage is looked for.
 
 with put_off("scipy.optimize"):
     import library         # its `from scipy.optimize import minimize` gives it a stand-in
@@ -11,6 +11,7 @@ can be no object of its classes, so `isinstance` says so without importing it.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -166,3 +167,15 @@ def put_off(*modules: str) -> Iterator[None]:
         finder.names = []
         finder.take_out()
         sys.meta_path.remove(finder)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Import within this block without garbage collections, each of which looks through all that has been imported."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -19,7 +19,7 @@ from runner.config.root import RunnerConfig, base_key
 from runner.config.rope import RopeConfig
 from runner.config.task import Workload
 from runner.core import machine
-from runner.core.later import put_off
+from runner.core.later import put_off, uncollected
 from runner.engines.base import Capability, Prompt, Request
 from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
@@ -108,18 +108,23 @@ class Local(ModelKind):
     def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:
         """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""
         quiet_imports()
-        importlib.import_module("torch")
-        with put_off(*UNUSED), kept_names():
-            transformers = importlib.import_module("transformers")
-            own = resolved.settings.get("architectures") or ()
-            for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
-                getattr(transformers, name, None)  # transformers imports a class at its first access
-            if not resolved.model.random_weights and resolved.path.is_file() and is_known(read_header(resolved.path)):
-                importlib.import_module("runner.models.capability").class_of(resolved.path, trust_remote_code=False)
-        choices = Mix.of(resolved.held(config.quantization)).choices
-        for library in (*(name for choice in choices for name in choice.packages), *config.lora.packages):
-            importlib.import_module(library)
-        importlib.import_module("runner.engines.local.engine")
+        with uncollected():
+            importlib.import_module("torch")
+            with put_off(*UNUSED), kept_names():
+                transformers = importlib.import_module("transformers")
+                own = resolved.settings.get("architectures") or ()
+                for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
+                    getattr(transformers, name, None)  # transformers imports a class at its first access
+                if (
+                    not resolved.model.random_weights
+                    and resolved.path.is_file()
+                    and is_known(read_header(resolved.path))
+                ):
+                    importlib.import_module("runner.models.capability").class_of(resolved.path, trust_remote_code=False)
+            choices = Mix.of(resolved.held(config.quantization)).choices
+            for library in (*(name for choice in choices for name in choice.packages), *config.lora.packages):
+                importlib.import_module(library)
+            importlib.import_module("runner.engines.local.engine")
 
     def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""

@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 PREFIX, SUFFIX = 5, 12  # tokens of the trial; the second is longer than a short span
 TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a missing key gives about 1
 CHECKED = 4  # tokens that are read one by one, and then together
-SAME = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' spread: the same sums in another order
-COARSE = 0.15  # the same in 16 bits and with quantized layers
+SAME = 1e-4  # of the logits' spread: the same sums in another order
+COARSE = 0.15  # the same on average in 16 bits and with quantized layers
 SHALLOW = 2  # layers in which last bits have not grown yet
 SPLITS, NEAR = (1, 2, 4), 2.0  # of a prefix that is longer by so many tokens; so many times its noise is near
 KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
@@ -256,10 +256,12 @@ def probe_fused_forward(
                 return fused
             expected = _trial_logits(forward, ids)
             forward.fused = fused
-            off = _worst(_trial_logits(forward, ids), expected, torch.amax)
-            # a number that is rounded to int8 may be rounded to the other side
-            allowed = COARSE if fused.is_quantized or heads.is_int8 else SAME.get(heads.dtype, 0.0)
-            if not off <= allowed and not _is_as_near_as_its_noise(forward, ids, fused, allowed):
+            is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.is_int8
+            # elsewhere a number may be rounded to the other side, and then the farthest of 49,152 logits is 0.2 off:
+            # noise that a token's mean does not have, and in which each real difference shows
+            of_tokens, allowed = (torch.amax, SAME) if is_exact else (torch.mean, COARSE)
+            off = _worst(_trial_logits(forward, ids), expected, of_tokens)
+            if not off <= allowed and (is_exact or not _is_as_near_as_its_noise(forward, ids, fused)):
                 raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
     except NotFusable as reason:
         log.debug("passes run operation by operation: %s", reason)
@@ -268,7 +270,7 @@ def probe_fused_forward(
     return fused
 
 
-def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForward, allowed: float) -> bool:
+def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForward) -> bool:
     """Whether a single call gives the first layers' logits, and all layers' as nearly as the operations themselves do.
 
     A last bit grows from layer to layer in a trained model. So in few layers the logits must be the same, and in all of
@@ -282,14 +284,14 @@ def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForwa
     settings, layers = forward.model.config, fused.layers
     try:
         settings.num_hidden_layers = fused.layers = min(SHALLOW, layers)
-        shallow = _worst(logits(fused), logits(None), torch.amax)
+        shallow = _worst(logits(fused), logits(None))
     finally:
         settings.num_hidden_layers = fused.layers = layers
     expected = logits(None)
     noise = max(_worst(logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
     off = _worst(logits(fused), expected)
     log.debug("in a single call: off by %.2g in few layers, by %.2g in all (noise %.2g)", shallow, off, noise)
-    return shallow <= allowed and off <= NEAR * noise
+    return shallow <= COARSE and off <= NEAR * noise
 
 
 def _worst(ours: torch.Tensor, expected: torch.Tensor, of_tokens: Callable[..., torch.Tensor] = torch.mean) -> float:

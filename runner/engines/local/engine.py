@@ -19,7 +19,6 @@ from runner.config.generation import Speculate, require_plain_kv
 from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
-from runner.core import machine
 from runner.core.processor import left_out
 from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
@@ -37,7 +36,6 @@ from runner.engines.local.compat_probe import (
 from runner.engines.local.fast_layers import FastLayers, choices_for, ways_of
 from runner.engines.local.fused_forward import FusedForward
 from runner.engines.local.kept_trials import KeptTrials
-from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.own_memory import note_cuda, restart_cuda
 from runner.engines.local.prefix_tree import ConversationCache
@@ -73,8 +71,6 @@ class LocalEngine:
         # a mistake is said before the model is loaded
         requested(), shared_attention.requested(), device_attention.requested(), left_out()
         self._packed_share = packed_share
-        on_cpu = machine.device_class(resolved.model.device) == "cpu"
-        self._trials = KeptTrials(config, resolved, native.kernels() if on_cpu else None)
         self._products: dict[torch.dtype, Choice] | None = None
         self._shared_attention: AttentionChoice | None = None
         self.stats = EngineStats()
@@ -108,8 +104,7 @@ class LocalEngine:
             {} if heads is None else ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
         )
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
-        notes += [heads.note] if heads is not None and heads.note else []
-        notes += profile_notes(self.config.profile, loaded.device.type)
+        notes += profile_notes(self.config.profile, loaded.device.type) + ([heads.note] if heads and heads.note else [])
         return EngineReport(
             dict(loaded.metrics),
             loaded.facts | facts,
@@ -154,7 +149,7 @@ class LocalEngine:
             self._bases.clear()
         self._loaded = self._heads = self._rejection = self._batching = None
         self._fast_layers = self.fused = self._products = self._shared_attention = None
-        vars(self).pop("admission", None)
+        vars(self).pop("admission", None), vars(self).pop("_trials", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -171,6 +166,10 @@ class LocalEngine:
             self.config, loaded.tokenizer, self.config.model.name, room, window, own, rows_of(loaded.model)
         )
 
+    @cached_property
+    def _trials(self) -> KeptTrials:
+        return KeptTrials(self.config, self._resolved, self.loaded)
+
     def heads(self, loaded: Loaded) -> Heads | None:
         """Return the heads that the scheduler needs; None, with a note, where it cannot serve the model."""
         if self._heads is None and self._rejection is None:
@@ -178,13 +177,12 @@ class LocalEngine:
             try:
                 if wanted is not Attention.auto:
                     raise Incompatible(f"model.attention={wanted.value} was requested")
-                if (found := self._trials.heads()) is None:
-                    found = probe_heads(loaded)
-                    self._trials.keep_heads(found)
+                found = self._trials.heads() or self._trials.keep_heads(probe_heads(loaded))
                 heads = replace(found, kv_cache=self.config.generation.kv_cache)
                 self._shared_attention = shared_attention.choose(heads, kernels_for(heads))
                 tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
                 self._heads = replace(heads, attention_tile_rows=tile_rows)
+                self._trials.ways = ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
             except Incompatible as reason:
                 self._rejection = str(reason)
         if self._rejection is not None:
@@ -205,9 +203,6 @@ class LocalEngine:
             self._products = choices_for(loaded.model, kernels_for(heads), self._packed_share) if is_here else {}
         return self._products
 
-    def _ways(self, loaded: Loaded, heads: Heads) -> dict[str, str]:
-        return ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
-
     def install_fast_kernels(self, loaded: Loaded, heads: Heads) -> None:
         """Replace layers' functions by faster ones, once and only on a CPU."""
         if self._fast_layers is None and heads.device.type == "cpu":
@@ -219,11 +214,8 @@ class LocalEngine:
             quantized = self._fast_layers.quantized
             if quantized.exchanged and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
-            ways = self._ways(loaded, heads)
-            is_right = self._trials.is_fused_right(ways)
-            self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices, is_right)
-            if self.fused is not None:
-                self._trials.keep_fused(ways)
+            self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices, self._trials.is_fused_right())
+            self._trials.keep_fused(self.fused is not None)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
             is_plain = self.fused is None and not (quantized.exchanged or quantized.left)
             has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it

@@ -26,9 +26,10 @@ from runner.core import machine
 from runner.core.files import replace_text
 from runner.core.texts import checked, signed
 from runner.engines.local.interface import register
-from runner.engines.local.kernels.native import Kernels
+from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.windows import Window
+from runner.models.load import Loaded
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,11 @@ CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")  # 
 class KeptTrials:
     """What trials of a model have shown; nothing where the model's content is not known or nothing can be kept."""
 
-    def __init__(self, config: RunnerConfig, resolved: Resolved, kernels: Kernels | None) -> None:
+    def __init__(self, config: RunnerConfig, resolved: Resolved, loaded: Loaded) -> None:
+        """Read what is kept; the load has set the number of threads."""
+        self.ways: dict[str, str] = {}  # of products and of attention, which measurements have chosen
         self._file: Path | None = None
+        kernels = native.kernels() if loaded.device.type == "cpu" else None
         is_own = resolved.hashes and not resolved.model.trust_remote_code and not packages_of(config)
         if is_own and kernels is not None and kernels.is_kept:
             tried = (config.model, config.quantization, config.lora, config.rope, config.generation.kv_cache)
@@ -62,22 +66,24 @@ class KeptTrials:
         register()  # as the trial does
         return heads
 
-    def keep_heads(self, heads: Heads) -> None:
-        """Keep the shape that a trial has found right, on a CPU."""
+    def keep_heads(self, heads: Heads) -> Heads:
+        """Keep the shape that a trial has found right, on a CPU, and return it."""
         if heads.device.type == "cpu":
             names = "layers", "kv_heads", "group", "dim", "plain_softmax", "note"
             found: dict[str, Any] = {name: getattr(heads, name) for name in names}
             found["dtype"] = str(heads.dtype).removeprefix("torch.")
             found["windows"] = [None if one is None else asdict(one) for one in heads.windows]
             self._keep("heads", found)
+        return heads
 
-    def is_fused_right(self, ways: object) -> bool:
-        """Whether the forward pass in a single call, by these ways of products, has given the model's logits."""
-        return self._shown.get("fused") == repr(ways)
+    def is_fused_right(self) -> bool:
+        """Whether the forward pass in a single call, by these ways, has given the model's logits."""
+        return self._shown.get("fused") == repr(self.ways)
 
-    def keep_fused(self, ways: object) -> None:
-        """Keep that it has."""
-        self._keep("fused", repr(ways))
+    def keep_fused(self, is_right: bool) -> None:
+        """Keep whether it has."""
+        if is_right:
+            self._keep("fused", repr(self.ways))
 
     def _keep(self, name: str, shown: Any) -> None:
         if self._file is None or self._shown.get(name) == shown:

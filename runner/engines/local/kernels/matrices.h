@@ -23,6 +23,7 @@
 const int64_t panel_width = PANEL;
 #endif
 
+#include "vectors.h"
 #include "blocks.h"
 
 #define FOUR_BIT_INPUTS 32 /* of FOUR_BIT_ROWS that are looked up at a time */
@@ -147,6 +148,7 @@ typedef struct {
   int64_t pairs, pairs_per_chunk, chunks, row_block;
   int64_t tasks; /* a task: a chunk of panel pairs by a block of rows */
   int has_number_rows; /* rows do not become bytes for some of the matrices */
+  int panels_at_once;
 } product;
 
 /* The panels that are multiplied at once: one, two of one matrix, or one of each of two that gate each other */
@@ -191,17 +193,18 @@ static product product_of(const void *x, int64_t rows, int64_t inputs, const mat
                           int64_t size, int threads) {
   product p = {.x = x, .rows = rows, .inputs = inputs, .matrices = matrices, .count = count,
                .output_mode = output_mode, .out = out, .stride = stride, .workspace = workspace};
-  const int64_t panels = output_mode == GATED ? 2 : PANELS_AT_ONCE;
-  int is_quantized = 0;
+  int is_quantized = 0, are_blocks = 1;
   const int is_widened = WIDENS_BF16 && size == sizeof(bf16);
   for (int64_t m = 0; m < count; m++) {
-    is_quantized |= matrices[m].kind != PLAIN;
+    is_quantized |= matrices[m].kind != PLAIN, are_blocks &= matrices[m].kind == BLOCKS;
     if (has_byte_rows(matrices + m)) p.of_bytes = matrices + m;
     else p.has_number_rows = 1;
-    if (m && output_mode == GATED) continue;
-    p.pairs += ceil_div(matrices[m].outputs, output_mode == GATED ? PANEL : PANELS_AT_ONCE * PANEL);
   }
-  const int64_t bytes = weight_bytes(matrices, inputs, size) * PANEL * panels;
+  /* a single row's sums with blocks stay in the registers, and there is room for those of two panels */
+  p.panels_at_once = output_mode == GATED || (rows == 1 && are_blocks) ? 2 : PANELS_AT_ONCE;
+  for (int64_t m = 0; m < (output_mode == GATED ? 1 : count); m++)
+    p.pairs += ceil_div(matrices[m].outputs, (output_mode == GATED ? 1 : p.panels_at_once) * PANEL);
+  const int64_t bytes = weight_bytes(matrices, inputs, size) * PANEL * p.panels_at_once;
   p.pairs_per_chunk = MIN_CHUNK_BYTES / bytes > 1 ? MIN_CHUNK_BYTES / bytes : 1;
   p.chunks = ceil_div(p.pairs, p.pairs_per_chunk);
   const int64_t unit = matrices->tile_rows && rows >= 32 ? 32 : REGISTER_ROWS;
@@ -220,12 +223,12 @@ static panel_pair gated_pair_at(const product *p, int64_t at, int64_t size) {
 
 static panel_pair panel_pair_at(const product *p, int64_t at, int64_t size) {
   if (p->output_mode == GATED) return gated_pair_at(p, at, size);
-  const int64_t wide = PANELS_AT_ONCE * PANEL;
+  const int64_t wide = p->panels_at_once * PANEL;
   const matrix *m = p->matrices;
   int64_t column = 0;
   for (int64_t pairs; at >= (pairs = ceil_div(m->outputs, wide)); m++) at -= pairs, column += m->outputs;
   const int64_t first = at * wide, left = m->outputs - first, bytes = weight_bytes(m, p->inputs, size);
   const char *panel = (const char *)m->weight + first * bytes;
-  return (panel_pair){panel, PANELS_AT_ONCE == 2 && left > PANEL ? panel + PANEL * bytes : 0,
+  return (panel_pair){panel, p->panels_at_once == 2 && left > PANEL ? panel + PANEL * bytes : 0,
                       {m, m}, {first, first + PANEL}, column + first, left < wide ? left : wide};
 }
