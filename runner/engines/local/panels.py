@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -79,9 +80,12 @@ class Panels:
         """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there is no such one."""
         if outputs.numel() and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs:
             raise IndexError(f"there is no output {int(outputs.max())} of {self.matrix.outputs}")
-        steps = self.weight.view(torch.int32)
-        panel, place = outputs // steps.shape[2], outputs % steps.shape[2]
-        return steps[panel, :, place].view(self.weight.dtype)
+        # by numpy: torch starts and ends a region of threads for it, which takes longer than some rows
+        by_output = self.weight.detach().view(torch.int32).numpy().swapaxes(1, 2)
+        panel, place = np.divmod(outputs.numpy(), by_output.shape[1])
+        result = torch.empty(*outputs.shape, self.inputs, dtype=self.weight.dtype)
+        result.view(torch.int32).numpy()[...] = by_output[panel, place]
+        return result
 
 
 def fits_panels(weight: torch.Tensor, kernels: Kernels | None) -> bool:
