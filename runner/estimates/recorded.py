@@ -31,6 +31,7 @@ ALIKE = (
     *(f"task.{key}" for key in ("name", "data", "prompt", "shots", "window", "exact")),
 )
 SPREAD = 0.2  # relative uncertainty of similar jobs, unless several differ by more
+SPREAD_BESIDE = 0.5  # of those that ran beside other work
 NEWEST = 2000  # jobs that are read
 MOST_TIMES = 20  # similar jobs whose times count
 MOST_ROWS = MAX_ROWS["cpu"]  # at once, where the engine decides
@@ -69,12 +70,16 @@ class FinishedJobs:
     def estimate(self, config: RunnerConfig, read: int | None = None) -> Estimate | None:
         """Return a job's time from the newest similar jobs; None if there is none."""
         amounts = amounts_of(config, read)
-        found = (times for record in self.similar(config) if (times := _seconds(record, config, amounts)))
-        if not (ranges := [*islice(found, MOST_TIMES)]):
+        similar = self.similar(config)
+        found = ((it, times) for it in similar if (times := _seconds(it, config, amounts)))
+        if not (newest := [*islice(found, MOST_TIMES)]):
             return None
+        ranges = [times for _, times in newest]
+        is_beside = any(machine.BESIDE in it.result.facts.get("measured", "") for it, _ in newest)
+        spread = SPREAD_BESIDE if is_beside else SPREAD
         seconds = median((least + most) / 2 for least, most in ranges)
         apart = max(most for _, most in ranges) - min(least for least, _ in ranges)
-        return Estimate(seconds, max(SPREAD, apart / (2 * seconds)), EstimateBasis.recorded)
+        return Estimate(seconds, max(spread, apart / (2 * seconds)), EstimateBasis.recorded)
 
 
 def _folders(jobs: Path) -> list[os.DirEntry[str]]:
