@@ -53,8 +53,8 @@ def words(count: int, letters: str) -> tuple[list[str], list[tuple[str, str]]]:
     return tokens, pairs
 
 
-def make(into: Path, vocabulary: str) -> tuple[Path, Path]:
-    """Write a model as a folder and as a .gguf file."""
+def make(into: Path, vocabulary: str, width: int = 64, layers: int = 30) -> tuple[Path, Path]:
+    """Write a model of this width as a folder and as a .gguf file."""
     import gguf
     import torch
     from tokenizers import pre_tokenizers
@@ -65,8 +65,9 @@ def make(into: Path, vocabulary: str) -> tuple[Path, Path]:
     size, is_pieces = SIZES[vocabulary], vocabulary.endswith("pieces")
     torch.manual_seed(0)
     config: Any = LlamaConfig(
-        vocab_size=size, hidden_size=64, intermediate_size=128, num_hidden_layers=30, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+        vocab_size=size, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
     folder, file = into / "folder", into / "alone" / "model.gguf"
     if file.is_file() and (folder / "tokenizer.json").is_file():

@@ -52,13 +52,14 @@ class GgufLinear(nn.Linear):
         if self.has_byte_rows:
             input = rounded_by_parts(input, TYPES[self.kind].row_part)
         step = max(1, UNPACKED_AT_ONCE // self.in_features)
-        parts = []
+        # in one piece from the start: on the heap, parts between what is freed would keep the whole matrix in memory
+        result = input.new_empty(*input.shape[:-1], self.out_features)
         for first in range(0, self.out_features, step):
             last = min(first + step, self.out_features)
             weight = unpacked(self.rows(first, last), self.kind, self.in_features).to(input.dtype)
             bias = None if self.bias is None else self.bias[first:last]
-            parts.append(nn.functional.linear(input, weight, bias))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            result[..., first:last] = nn.functional.linear(input, weight, bias)
+        return result
 
 
 class GgufEmbedding(nn.Embedding):

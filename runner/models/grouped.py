@@ -100,12 +100,12 @@ class GroupedLinear(nn.Linear):
             input = rounded_by_parts(input)
         most = UNPACKED_AT_ONCE.get(input.device.type, ELSEWHERE)
         step = max(32, most // self.in_features // 32 * 32)
-        parts = []
+        result = input.new_empty(*input.shape[:-1], self.out_features)  # in one piece, as of GgufLinear
         for first in range(0, self.out_features, step):
             last = min(first + step, self.out_features)
             bias = None if self.bias is None else self.bias[first:last]
-            parts.append(nn.functional.linear(input, self.unpacked(first, last, input.dtype), bias))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            result[..., first:last] = nn.functional.linear(input, self.unpacked(first, last, input.dtype), bias)
+        return result
 
 
 def rounded_by_parts(rows: torch.Tensor, each: int = ROW_PART) -> torch.Tensor:

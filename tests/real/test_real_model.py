@@ -25,6 +25,9 @@ from runner.core.dtypes import Dtype
 from runner.engines import contract
 from runner.engines.base import Completion, Request
 from runner.quantization import CHOICES
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Int8Config
+from runner.quantization.torchao import Int8DynamicConfig
 from tools import real_model
 
 pytestmark = [
@@ -142,6 +145,17 @@ def test_each_format_is_as_far_from_plain_weights_as_it_should_be(tmp_path: Path
     found = dict(zip(formats, jobs, strict=True))
     for name, (low, high) in KL_BANDS.items():
         assert low < found[name]["kl_nats_per_token"] < high, name
+
+
+@pytest.mark.parametrize("quantization", [Int8DynamicConfig(), Int8Config()], ids=lambda one: one.name)
+def test_rows_in_eight_bits_are_decoded_in_a_stream(make_config: Make, quantization: QuantizationConfig) -> None:
+    """Its rounded rows differ between its own passes by up to a third of the logits' spread; its attention does not."""
+    engine = local_engine(make_config(model=local(real_model.plain_folder()), quantization=quantization))
+    assert engine.load().facts["decoding"] == "in a stream"
+    [done] = contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=8)])
+    assert " Paris" in done.text
+    assert not any("slower" in note for note in engine.stats.notes)
+    engine.close()
 
 
 def test_it_is_served(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ types, get a byte each: that is 2 to 4 % of a matrix. No weight changes.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,13 +39,20 @@ class Blocks:
     workspace: Workspace
 
     @classmethod
-    def of(cls, layer: GgufLinear, kernels: Kernels, workspace: Workspace, tile_rows: int = 0) -> Blocks:
+    def of(
+        cls,
+        layer: GgufLinear,
+        kernels: Kernels,
+        workspace: Workspace,
+        tile_rows: int = 0,
+        release: Callable[[int, int], None] | None = None,
+    ) -> Blocks:
         """Put a layer's blocks into panels; the last one is padded with zeros.
 
-        workspace: for rows in bytes. tile_rows: as of Panels, in bfloat16.
+        workspace: for rows in bytes. tile_rows: as of Panels, in bfloat16. release: as of Panels.
         """
         kind, outputs = TYPES[layer.kind], layer.out_features
-        weight = packed(layer.rows(0, outputs), kind, layer.in_features, kernels.panel_width)
+        weight = packed(layer.rows(0, outputs), kind, layer.in_features, kernels.panel_width, release)
         bias = None if layer.bias is None else layer.bias.detach().contiguous()
         bias_at = None if bias is None else pointer(bias, bias.dtype, outputs)
         form = WeightFormat.byte_blocks if layer.has_byte_rows else WeightFormat.blocks
@@ -88,15 +96,24 @@ class Blocks:
         embedding.forward = forward  # type: ignore[method-assign]
 
 
-def packed(stored: torch.Tensor, kind: BlockType, inputs: int, width: int) -> torch.Tensor:
-    """Return a file's blocks, uint8 [outputs, bytes], in panels of `width` outputs: uint8 [panels, bytes]."""
+def packed(
+    stored: torch.Tensor,
+    kind: BlockType,
+    inputs: int,
+    width: int,
+    release: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Return a file's blocks, uint8 [outputs, bytes], in panels of `width` outputs: uint8 [panels, bytes].
+
+    release: called with the address and the size of what has been read.
+    """
     outputs, blocks = stored.shape[0], inputs // kind.inputs
     panels = -(-outputs // width)
     result = torch.empty(panels, blocks * kind.packed_bytes * width, dtype=torch.uint8)
     some = max(1, PACKED_AT_ONCE // (inputs * width))
     for first in range(0, panels, some):
         last = min(first + some, panels)
-        rows = stored[first * width : last * width]
+        read = rows = stored[first * width : last * width]
         if rows.shape[0] < (last - first) * width:
             rows = torch.cat((rows, rows.new_zeros((last - first) * width - rows.shape[0], rows.shape[1])))
         parts = kind.take_apart(rows.view(rows.shape[0], blocks, kind.stored_bytes))
@@ -109,6 +126,8 @@ def packed(stored: torch.Tensor, kind: BlockType, inputs: int, width: int) -> to
             one.reshape(-1, width, *one.shape[1:]).permute(0, 2, 3, 1, 4).flatten(2) for one in planes if one.shape[2]
         ]
         result[first:last] = torch.cat(sides, dim=2).flatten(1)
+        if release is not None:
+            release(read.data_ptr(), read.nbytes)
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +26,7 @@ from runner.engines.local.kv_cache import Heads
 from runner.engines.local.matrices import LayerWeights
 from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import own_kv
+from runner.engines.local.unrounded_rows import note_on, unrounded_rows
 from runner.engines.local.windows import MASK_PROBE, Unknown, Window, probing_masks
 from runner.engines.rows import Row
 from runner.models.gguf_blocks import GgufLinear
@@ -38,6 +39,8 @@ TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a mi
 CHECKED = 4  # tokens that are read one by one, and then together
 SAME = 1e-4  # of the logits' spread: the same sums in another order
 COARSE = 0.15  # the same on average in 16 bits and with quantized layers
+SHALLOW = 2  # layers in which last bits have not grown yet
+SPLITS, NEAR = (1, 2, 4), 2.0  # of a prefix that is longer by so many tokens; so many times its noise is near
 KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
 NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of another layer
 COUNT_BEFORE = {"llama4", "llama4_text"}  # families that count positions from the cache: forward.Before answers them
@@ -90,8 +93,9 @@ def probe_heads(loaded: Loaded) -> Heads:
             with _without_unpacking(model):
                 kept_tokens = _kept_by_cache(model, ids[None, :2])
                 heads = _inspect_attention(model, ids[None, :2], kept_tokens)
-            expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
-            ours = _scheduled_logits(model, heads, ids.tolist())
+            with unrounded_rows(model) as zeroed:
+                expected = model(input_ids=ids[None], use_cache=False).logits[0, -2:].float()
+                ours = _scheduled_logits(model, heads, ids.tolist())
     except Incompatible:
         raise
     except NotImplementedError as error:  # its message is a whole reason
@@ -105,6 +109,7 @@ def probe_heads(loaded: Loaded) -> Heads:
     if not off <= allowed_off(loaded):
         raise Incompatible(f"its logits would be off by {off:.2g} of their spread")
     log.debug("scheduler: logits off by %.2g of their spread, %s", off, heads)
+    heads = replace(heads, note=note_on(zeroed))
     return _by_sdpa_if_right(loaded, heads, ids.tolist(), expected) if is_wanted(heads.device) else heads
 
 
@@ -129,7 +134,7 @@ def _by_sdpa_if_right(loaded: Loaded, heads: Heads, ids: list[int], expected: to
     """Return heads whose attention is computed by SDPA, if that gives the model's logits here; else the same heads."""
     by_sdpa = replace(heads, by_sdpa=True)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), unrounded_rows(loaded.model):
             ours = _scheduled_logits(loaded.model, by_sdpa, ids)
     except (RuntimeError, NotImplementedError) as error:  # this GPU or this torch has no such function
         if is_memory_error(error):
@@ -251,13 +256,13 @@ def probe_fused_forward(
                 return fused
             expected = _trial_logits(forward, ids)
             forward.fused = fused
-            apart = (_trial_logits(forward, ids) - expected).abs() / expected.std().clamp(min=1e-6)
-        is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.is_int8
-        # elsewhere a number may be rounded to the other side, and then the farthest of 49,152 logits is 0.2 off: noise
-        # that a token's mean does not have, and in which each real difference shows
-        off = float(apart.max() if is_exact else apart.mean(dim=-1).max())
-        if not off <= (SAME if is_exact else COARSE):
-            raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
+            is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.is_int8
+            # elsewhere a number may be rounded to the other side, and then the farthest of 49,152 logits is 0.2 off:
+            # noise that a token's mean does not have, and in which each real difference shows
+            of_tokens, allowed = (torch.amax, SAME) if is_exact else (torch.mean, COARSE)
+            off = _worst(_trial_logits(forward, ids), expected, of_tokens)
+            if not off <= allowed and (is_exact or not _is_as_near_as_its_noise(forward, ids, fused)):
+                raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
     except NotFusable as reason:
         log.debug("passes run operation by operation: %s", reason)
         return None
@@ -265,13 +270,49 @@ def probe_fused_forward(
     return fused
 
 
-def _trial_logits(forward: Forward, ids: list[int]) -> torch.Tensor:
+def _is_as_near_as_its_noise(forward: Forward, ids: list[int], fused: FusedForward) -> bool:
+    """Whether a single call gives the first layers' logits, and all layers' as nearly as the operations themselves do.
+
+    A last bit grows from layer to layer in a trained model. So in few layers the logits must be the same, and in all of
+    them no further off than those of the same operations are where a prompt is split elsewhere.
+    """
+
+    def logits(by: FusedForward | None, prefix: int = PREFIX) -> torch.Tensor:
+        forward.fused = by
+        return _trial_logits(forward, ids, prefix)
+
+    settings, layers = forward.model.config, fused.layers
+    try:
+        settings.num_hidden_layers = fused.layers = min(SHALLOW, layers)
+        shallow = _worst(logits(fused), logits(None))
+    finally:
+        settings.num_hidden_layers = fused.layers = layers
+    expected = logits(None)
+    noise = max(_worst(logits(None, PREFIX + more), expected[more:]) for more in SPLITS)
+    off = _worst(logits(fused), expected)
+    log.debug("in a single call: off by %.2g in few layers, by %.2g in all (noise %.2g)", shallow, off, noise)
+    return shallow <= COARSE and off <= NEAR * noise
+
+
+def _worst(ours: torch.Tensor, expected: torch.Tensor, of_tokens: Callable[..., torch.Tensor] = torch.mean) -> float:
+    """Return how far the logits of one place are off at most, as a share of their spread.
+
+    One place after another: of a large vocabulary, all of them in float32 would take more memory than a job does.
+    """
+    each = (
+        of_tokens((one.float() - other.float()).abs(), -1) / other.float().std().clamp(min=1e-6)
+        for one, other in zip(ours, expected, strict=True)
+    )
+    return float(torch.stack(list(each)).max())  # no number, if one of them is none
+
+
+def _trial_logits(forward: Forward, ids: list[int], prefix_length: int = PREFIX) -> torch.Tensor:
     """Return all logits of two rows: of their prompts, read together, and of one more token each.
 
     The first row has a prefix, and the second prompt is read as a span.
     """
-    prefix = Prefix(ids[:PREFIX])
-    forward.read_prefix(prefix, PREFIX)
+    prefix = Prefix(ids[:prefix_length])
+    forward.read_prefix(prefix, prefix_length)
     rows = [Row(Request(0, ()), ids[:-1], "", 1, prefix=prefix), Row(Request(1, ()), ids[3:-1], "", 1)]
     forward.short_span = len(rows[1].pending)
     own = own_kv(forward.heads, forward.kernels, [len(ids)] * len(rows))
@@ -279,7 +320,7 @@ def _trial_logits(forward: Forward, ids: list[int]) -> torch.Tensor:
     read = forward.read_prompts(own, pieces)
     for row in rows:
         row.places, row.tokens = len(row.pending), ids[-1:]
-    return torch.cat((read, forward.step(own, rows, forward.uses_of(rows)))).float()
+    return torch.cat((read, forward.step(own, rows, forward.uses_of(rows))))
 
 
 def gives_same_logits_together(forward: Forward, vocab_size: int) -> bool:

@@ -104,7 +104,7 @@ class LocalEngine:
             {} if heads is None else ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
         )
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
-        notes += profile_notes(self.config.profile, loaded.device.type)
+        notes += profile_notes(self.config.profile, loaded.device.type) + ([heads.note] if heads and heads.note else [])
         return EngineReport(
             dict(loaded.metrics),
             loaded.facts | facts,

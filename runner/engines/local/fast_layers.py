@@ -29,6 +29,7 @@ from runner.engines.local.products import Choice, Way, choose
 from runner.engines.local.quantized_layers import QuantizedLayers
 from runner.engines.local.shared_attention import AttentionChoice
 
+SHARED_BYTES = 2**24  # a smaller table is read where it is: a lookup takes as long as a small model's whole layer
 MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -48,7 +49,7 @@ class FastLayers:
         mapped, unpacked = MappedFiles(), set[torch.dtype]()
         for layer in plain_layers(model):
             choice = choices[layer.weight.dtype]
-            packed = choice.product(layer.weight, layer.bias, kernels)
+            packed = choice.product(layer.weight, layer.bias, kernels, mapped.release)
             if isinstance(packed, Panels):
                 self.panels[layer] = packed
                 packed = packed.product
@@ -56,6 +57,7 @@ class FastLayers:
                 self._replace_forward(layer, packed, mapped)
             elif choice.is_free:
                 unpacked.add(layer.weight.dtype)
+        self._share_tables(model, mapped)
         self.notes += [choice.note for choice in choices.values() if choice.note]
         self.notes += [
             f"{str(dtype).removeprefix('torch.')} weights are not packed, which makes products slower: {problem}"
@@ -89,6 +91,22 @@ class FastLayers:
         self.layers.append(layer)
         self.packed_mib += layer.weight.nbytes / machine.MIB
         mapped.release(layer.weight.data_ptr(), layer.weight.nbytes)
+
+    def _share_tables(self, model: nn.Module, mapped: MappedFiles) -> None:
+        """Let embeddings take their rows from the panels of a head with the same weights.
+
+        Else their pages of the checkpoint, which were released, would come back into memory token by token.
+        """
+        weights = ((layer.weight, panels) for layer, panels in self.panels.items())
+        heads = {weight.data_ptr(): panels for weight, panels in weights if isinstance(weight, torch.Tensor)}
+        for table in model.modules():
+            if not isinstance(table, nn.Embedding) or type(table) is not nn.Embedding:
+                continue  # a family's own may scale its rows
+            weight, panels = table.weight, heads.get(table.weight.data_ptr())
+            is_in_file = weight.nbytes >= SHARED_BYTES and mapped.has(weight.data_ptr())
+            if panels is not None and is_in_file and table.max_norm is None:
+                table.forward = panels.rows  # type: ignore[method-assign,assignment]
+                self.layers.append(table)
 
     def _watch_heap(self, layer: nn.Linear) -> None:
         """Return memory that quantized products of many tokens leave on the heap, before the next one."""

@@ -78,7 +78,7 @@ class FusedForward:
         are packed here if the model is small.
         """
         self.heads, self.kernels, self.positions, self.packed = heads, kernels, positions, packed
-        self._unpack_rows: GgufEmbedding | None = None
+        self._unpack_rows: nn.Embedding | None = None
         self._kept: list[Any] = []  # tensors of which C has only the addresses
         self.is_quantized = False  # some of its layers
         self.is_by_row = True  # a row's sums do not depend on other rows
@@ -112,6 +112,15 @@ class FusedForward:
             self._extend_rope_table(min(FIRST_POSITIONS, positions))
         except (AttributeError, TypeError, IndexError) as error:
             raise NotFusable(f"it has no such parts: {error}") from error
+
+    @property
+    def layers(self) -> int:
+        """How many layers a pass goes through; fewer than the model's in a trial."""
+        return int(self._model.layers)
+
+    @layers.setter
+    def layers(self, count: int) -> None:
+        self._model.layers = count
 
     def fits(self, positions: list[int]) -> bool:
         """Whether its rotary embedding supports the positions of a pass."""
@@ -230,7 +239,10 @@ class FusedForward:
         return weights.matrix
 
     def _embedding(self, layer: Any) -> int | None:
-        """Return the address of the table; None if it is in blocks: then a pass gets the rows of its tokens."""
+        """Return the address of the table; None if it is in blocks or in panels: a pass gets the rows of its tokens."""
+        if type(layer) is nn.Embedding and "forward" in vars(layer):
+            self._unpack_rows = layer
+            return None
         if not isinstance(layer, GgufEmbedding):
             return self._hold(layer.weight, self.rows, self.hidden)
         if layer.factor is not None or layer.dtype != self.heads.dtype:

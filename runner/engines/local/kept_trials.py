@@ -70,7 +70,7 @@ class KeptTrials:
     def keep_heads(self, heads: Heads) -> Heads:
         """Keep the shape that a trial has found right, on a CPU, and return it."""
         if heads.device.type == "cpu":
-            names = "layers", "kv_heads", "group", "dim", "plain_softmax"
+            names = "layers", "kv_heads", "group", "dim", "plain_softmax", "note"
             found: dict[str, Any] = {name: getattr(heads, name) for name in names}
             found["dtype"] = str(heads.dtype).removeprefix("torch.")
             found["windows"] = [None if one is None else asdict(one) for one in heads.windows]

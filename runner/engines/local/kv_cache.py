@@ -40,6 +40,7 @@ class Heads:
     kv_cache: KvCache = KvCache.as_model
     attention_tile_rows: int = 0  # of attention to shared keys: 0 = vectors (shared_attention.py)
     by_sdpa: bool = False  # attention by torch's SDPA (device_attention.py) and not by kernels or single operations
+    note: str = ""  # for a job's result, from the trial that found this
 
     @property
     def is_int8(self) -> bool:

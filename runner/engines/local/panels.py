@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -11,6 +13,7 @@ from runner.engines.local.kernels.native import Kernels, pointer_or_none
 from runner.engines.local.kernels.shared_numbers import Matrix
 from runner.engines.local.matrices import multiply
 
+PACKED_AT_ONCE = 2**22  # bytes of weights, which are in memory twice meanwhile
 NO_TILES = 2**62  # of `tile_rows`: any number of rows goes by vectors, in the order of tiles
 
 
@@ -25,18 +28,31 @@ class Panels:
     bias: torch.Tensor | None
 
     @classmethod
-    def of(cls, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels, tile_rows: int = 0) -> Panels:
+    def of(
+        cls,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        kernels: Kernels,
+        tile_rows: int = 0,
+        release: Callable[[int, int], None] | None = None,
+    ) -> Panels:
         """Put weights [outputs, inputs] into panels; the last one is padded with zeros.
 
-        tile_rows: 0, or sums are in the order of tiles, by tiles from so many rows on.
+        tile_rows: 0, or sums are in the order of tiles, by tiles from so many rows on. release: called with the address
+        and the size of what has been read.
         """
         weight, width = weight.detach(), kernels.panel_width
         outputs, inputs = weight.shape
         steps = weight.contiguous().view(torch.int32)  # single numbers, or pairs in 16 bits
         missing = -outputs % width
         panels = torch.empty((outputs + missing) // width, steps.shape[1], width, dtype=torch.int32)
-        whole = outputs // width
-        panels[:whole] = steps[: whole * width].view(whole, width, steps.shape[1]).transpose(1, 2)
+        whole, some = outputs // width, max(1, PACKED_AT_ONCE // (4 * width * steps.shape[1]))
+        for first in range(0, whole, some):
+            last = min(first + some, whole)
+            read = steps[first * width : last * width]
+            panels[first:last] = read.view(last - first, width, steps.shape[1]).transpose(1, 2)
+            if release is not None:
+                release(read.data_ptr(), read.nbytes)
         if missing:
             panels[whole] = nn.functional.pad(steps[whole * width :], (0, 0, 0, missing)).T
         bias = None if bias is None else bias.detach().contiguous()
@@ -59,6 +75,17 @@ class Panels:
         if rows.dtype is not self.weight.dtype:
             raise ValueError(f"rows of {rows.dtype} for weights of {self.weight.dtype}")
         return multiply(self.kernels, rows, self)
+
+    def rows(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the weights [..., inputs] of some outputs, such as tokens; IndexError where there is no such one."""
+        if outputs.numel() and not 0 <= int(outputs.min()) <= int(outputs.max()) < self.matrix.outputs:
+            raise IndexError(f"there is no output {int(outputs.max())} of {self.matrix.outputs}")
+        # by numpy: torch starts and ends a region of threads for it, which takes longer than some rows
+        by_output = self.weight.detach().view(torch.int32).numpy().swapaxes(1, 2)
+        panel, place = np.divmod(outputs.numpy(), by_output.shape[1])
+        result = torch.empty(*outputs.shape, self.inputs, dtype=self.weight.dtype)
+        result.view(torch.int32).numpy()[...] = by_output[panel, place]
+        return result
 
 
 def fits_panels(weight: torch.Tensor, kernels: Kernels | None) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -65,14 +65,18 @@ class Choice:
     is_free: bool = True  # and not forced, neither by RUNNER_PRODUCTS nor by too little memory
 
     def product(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: Kernels | None
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        kernels: Kernels | None,
+        release: Callable[[int, int], None] | None = None,
     ) -> Panels | Product | None:
         """Return the product with a weight, packed; None where it stays as it is.
 
-        A weight that does not fit in panels is packed by oneDNN, if that is possible.
+        A weight that does not fit in panels is packed by oneDNN, if that is possible. release: as of Panels.
         """
         if kernels is not None and self.way in OWN and fits_panels(weight, kernels):
-            return Panels.of(weight, bias, kernels, self.tile_rows)
+            return Panels.of(weight, bias, kernels, self.tile_rows, release)
         return None if self.way is Way.plain or packing_problem(weight.dtype) else by_onednn(weight, bias)
 
 

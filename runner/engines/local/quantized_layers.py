@@ -120,7 +120,8 @@ class QuantizedLayers:
         self._heap.trim_if_grown()
         it: blocks.Blocks | groups.Groups
         if isinstance(layer, GgufLinear):
-            it = blocks.Blocks.of(layer, self._kernels, self._workspace, self._unpacked_tile_rows)
+            release = self._mapped.release
+            it = blocks.Blocks.of(layer, self._kernels, self._workspace, self._unpacked_tile_rows, release)
             embedding = self._tied.get(layer.weight.data_ptr())
             if embedding is not None and embedding.dtype in native.FORMATS and layer.order is None:
                 it.exchange(embedding)

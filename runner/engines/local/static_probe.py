@@ -12,6 +12,7 @@ from runner.engines.base import Event, Request
 from runner.engines.local.by_generate import generate
 from runner.engines.local.compat_probe import allowed_off
 from runner.engines.local.static_batches import BY_GENERATE, Batch, Batching
+from runner.engines.local.unrounded_rows import unrounded_rows
 from runner.engines.rows import Row, Stopping
 from runner.engines.stats import EngineStats
 from runner.models.load import Loaded
@@ -50,6 +51,11 @@ def probe_batching(loaded: Loaded, named: str) -> Batching:
 
     ConfigError if generate fails, too; named is how the user named the model.
     """
+    with unrounded_rows(loaded.model):
+        return _probed(loaded, named)
+
+
+def _probed(loaded: Loaded, named: str) -> Batching:
     ids = ids_of(loaded.tokenizer, TEXT, special=False, named=named) * sum(LENGTHS)
     prompts = [ids[sum(LENGTHS[:at]) :][:length] for at, length in enumerate(LENGTHS)]
     try:

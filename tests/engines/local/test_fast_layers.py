@@ -6,10 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from opening import local_engine
+from streams import complete, requests
 
+from runner.config.generation import GenerationConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.core.mapped_files import resident_mib
 from runner.engines.local.kernels import native
 
 
@@ -47,3 +57,23 @@ def test_without_a_home_the_kernels_are_still_built(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.split("\n")[:2] == ["no home", str(native.kernels() is not None)], done.stderr
     assert list(tmp_path.iterdir()) == [], "no folder that is called ~"
+
+
+@pytest.mark.skipif(native.kernels() is None, reason="there is no C compiler")
+def test_a_table_that_the_head_shares_is_in_memory_once(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
+) -> None:
+    tokens, width = 20_000, 512
+    folder = saved_family("llama", head_dim=width // 2, tied=True, vocab_size=tokens)
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
+    engine = local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=4)))
+    assert len(complete(engine, requests())) == len(requests())
+    table: Any = engine.loaded.model.get_input_embeddings()
+    file, mib = folder / "model.safetensors", table.weight.nbytes / 2**20
+    assert mib > 16
+    found = table(torch.arange(tokens))
+    assert resident_mib([file]) < mib / 4, "every row was read, and none from the file"
+    assert torch.equal(found, table.weight)
+    engine.close()
+    assert "forward" not in vars(table)
+    assert torch.equal(table(torch.arange(7)), found[:7])

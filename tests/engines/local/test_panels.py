@@ -59,3 +59,16 @@ def test_a_row_has_the_same_product_whatever_goes_along(dtype: torch.dtype) -> N
 def test_rows_of_half_a_pair_do_not_fit() -> None:
     assert not fits_panels(torch.ones(4, 3, dtype=torch.bfloat16), KERNELS)
     assert not fits_panels(torch.ones(4, 4, dtype=torch.float16), KERNELS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_those_that_were_packed(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engines.local.panels.PACKED_AT_ONCE", 1)  # a panel at a time
+    for outputs, inputs in SHAPES:
+        weight, panels = made(outputs, inputs, dtype)
+        tokens = torch.randint(0, outputs, (2, 9))
+        assert torch.equal(panels.rows(tokens), weight[tokens])
+        assert panels.rows(tokens[:0]).shape == (0, 9, inputs)
+        for wrong in (outputs, -1):
+            with pytest.raises(IndexError, match="no output"):
+                panels.rows(torch.tensor([0, wrong]))
