@@ -145,6 +145,7 @@ typedef struct {
   int64_t pairs, pairs_per_chunk, chunks, row_block;
   int64_t tasks; /* a task: a chunk of panel pairs by a block of rows */
   int has_number_rows; /* rows do not become bytes for some of the matrices */
+  int64_t panels; /* of a matrix that are multiplied at once: 1 or 2 */
 } product;
 
 /* The panels that are multiplied at once: one, two of one matrix, or one of each of two that gate each other */
@@ -184,12 +185,24 @@ static int64_t row_blocks(const product *p, int is_quantized, int is_widened, in
   return blocks <= most ? blocks : most > 1 ? most : 1;
 }
 
+/* How many panels of a matrix are multiplied at once: a single row has so few sums in the registers that each waits for the one
+   before, and with numbers as weights two panels have twice as many. */
+static int64_t panels_at_once(int64_t rows, const matrix *matrices, int64_t count) {
+  if (rows > 1) return PANELS_AT_ONCE;
+  for (int64_t m = 0; m < count; m++) {
+    const int64_t kind = matrices[m].kind;
+    if (kind != PLAIN && kind != WEIGHT_INT8 && kind != FOUR_BIT_ROWS) return PANELS_AT_ONCE;
+  }
+  return 2;
+}
+
 static product product_of(const void *x, int64_t rows, int64_t inputs, const matrix *matrices, int64_t count,
                           int output_mode, void *out, int64_t stride, const product_workspace *workspace,
                           int64_t size, int threads) {
   product p = {.x = x, .rows = rows, .inputs = inputs, .matrices = matrices, .count = count,
                .output_mode = output_mode, .out = out, .stride = stride, .workspace = workspace};
-  const int64_t panels = output_mode == GATED ? 2 : PANELS_AT_ONCE;
+  p.panels = panels_at_once(rows, matrices, count);
+  const int64_t panels = output_mode == GATED ? 2 : p.panels;
   int is_quantized = 0;
   const int is_widened = WIDENS_BF16 && size == sizeof(bf16);
   for (int64_t m = 0; m < count; m++) {
@@ -197,7 +210,7 @@ static product product_of(const void *x, int64_t rows, int64_t inputs, const mat
     if (has_byte_rows(matrices + m)) p.of_bytes = matrices + m;
     else p.has_number_rows = 1;
     if (m && output_mode == GATED) continue;
-    p.pairs += ceil_div(matrices[m].outputs, output_mode == GATED ? PANEL : PANELS_AT_ONCE * PANEL);
+    p.pairs += ceil_div(matrices[m].outputs, output_mode == GATED ? PANEL : p.panels * PANEL);
   }
   const int64_t bytes = weight_bytes(matrices, inputs, size) * PANEL * panels;
   p.pairs_per_chunk = MIN_CHUNK_BYTES / bytes > 1 ? MIN_CHUNK_BYTES / bytes : 1;
@@ -218,12 +231,12 @@ static panel_pair gated_pair_at(const product *p, int64_t at, int64_t size) {
 
 static panel_pair panel_pair_at(const product *p, int64_t at, int64_t size) {
   if (p->output_mode == GATED) return gated_pair_at(p, at, size);
-  const int64_t wide = PANELS_AT_ONCE * PANEL;
+  const int64_t wide = p->panels * PANEL;
   const matrix *m = p->matrices;
   int64_t column = 0;
   for (int64_t pairs; at >= (pairs = ceil_div(m->outputs, wide)); m++) at -= pairs, column += m->outputs;
   const int64_t first = at * wide, left = m->outputs - first, bytes = weight_bytes(m, p->inputs, size);
   const char *panel = (const char *)m->weight + first * bytes;
-  return (panel_pair){panel, PANELS_AT_ONCE == 2 && left > PANEL ? panel + PANEL * bytes : 0,
+  return (panel_pair){panel, p->panels == 2 && left > PANEL ? panel + PANEL * bytes : 0,
                       {m, m}, {first, first + PANEL}, column + first, left < wide ? left : wide};
 }
