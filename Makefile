@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo real-model demo-real pages test test-all test-fast test-next test-avx2 sanitize sanitize-short format lint types check vllm bench
-.PHONY: clean
+.PHONY: clean wheel
 .DEFAULT_GOAL := help
 
 help:             ## list these targets
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 		$(BIN)/python -m tools.install || { wait; exit 1; }; \
 		$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib; wait
 	@touch $@
+
+wheel: $(STAMP)   ## build dist/*.whl with compiled kernels, for environments without a C compiler
+	$(BIN)/python -m tools.wheel $(ARGS)
 
 demo: $(STAMP)    ## evaluate four quantizations of the embedded model on two sets of problems, and compare them
 	$(BIN)/runner -cd experiments -cn quantization_grid output_dir=outputs/demo

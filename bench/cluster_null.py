@@ -10,8 +10,8 @@ own, from answers to finding.
 Then few families have all the losses: each loses nine tenths of its questions with a probability of 0.1, and otherwise
 gains a tenth, so that the true difference is 0; exactly so, or each question by chance. The same with questions that
 are answered several times: the baseline answers each right in nine of ten cases, the run nine of ten questions always.
-The control is the rule of before, sign flips alone. Families that are rarer than three in n are shown, too, and do not
-count in the exit code: often there is none of them.
+The control is the rule of before, sign flips alone. Families that are rarer than four in n are shown, too, and do not
+count in the exit code: often there is none or one of them.
 
 Last, a pair of equal runs says how many questions would show "as good", and so many are drawn, in more families. The
 exit code is 1 if more than 5 % of equal pairs are called different, more than 6 % of intervals miss, or less than 77 %

@@ -1,9 +1,10 @@
-"""How fast are .gguf files beside llama.cpp, and what memory do they take? `python bench/gguf_speed.py [--rows 1 32]`.
+"""How fast are .gguf files beside llama.cpp, and what memory do they take? `python bench/gguf_speed.py [--rows 32]`.
 
-`llama-quantize` makes files of a Llama shape with random weights, all of whose widths are multiples of 256. Each run is
-a fresh process, runner and llama.cpp by turns: so many random prompts at once, exactly so many new tokens each.
-llama.cpp decodes all rows in one batch. Then each file is loaded once more after a small one, which leaves the
-libraries in memory: what the process takes beyond that, without keys and values, is the file's.
+Files of a Llama shape with random weights, in the types that llama-quantize would give them, or other files. runner
+(without speculation) and llama.cpp (from a wheel) load each file and then complete by turns: so many random prompts at
+once, exactly so many new tokens each. llama.cpp decodes all rows in one batch. With `--memory` each file is loaded once
+more after a small one, which leaves the libraries in memory: what the process takes beyond that, without keys and
+values, is the file's.
 """
 
 from __future__ import annotations
@@ -11,29 +12,34 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines import Job, Outcome, complete_random, greedy_engine, head_line, markdown, run_fresh, spread
-from gguf_files import make_files, run
-from gguf_of import gguf_of
+import gguf_random
+from engines import complete_random, greedy, greedy_engine, head_line, markdown, spread
 from gsm8k_vs_lmeval import ROOT
-from peers import llamacpp_programs, llamacpp_python
+from peers import xllamacpp_python
 
-from runner.checkpoints import random_weights
+from runner.checkpoints.resolve import resolve
+from runner.config.generation import Speculate
 from runner.config.model import LocalModelConfig
-from runner.core import machine
+from runner.core import machine, processor
 from runner.core.dtypes import Dtype
 from runner.core.machine import MIB
-from runner.embedded import MODEL_DIR
+from runner.engines.base import Request
+from runner.engines.contract import complete
+from runner.engines.local.engine import LocalEngine
 from runner.quantization import CHOICES
+from tools import real_model
 
 SHAPES: dict[str, dict[str, Any]] = {
     "135m": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 15, "num_attention_heads": 12,
@@ -41,44 +47,98 @@ SHAPES: dict[str, dict[str, Any]] = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
            "num_key_value_heads": 8, "vocab_size": 32768},
 }  # fmt: skip
-SIDES = ("runner", "runner, int8 rows", "llama.cpp")
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+SMALL: dict[str, Any] = {**SHAPES["135m"], "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2,
+                         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+SIDES = ("exact rows", "int8 rows", "llama.cpp")
+GOALS = {"prefill": (2.0, 3.0), "decode": (1.0, 1.3)}  # times as fast as llama.cpp with one row, of the first two
+
+Seconds = dict[str, float]  # of prefill and decode, and of the processor for both
+Completer = Callable[[list[list[int]], int], Seconds]
 
 
-def files_of(programs: Path, shape: str, types: Sequence[str]) -> dict[str, Path]:
+def files_of(shape: str, types: Sequence[str]) -> dict[str, Path]:
     """Return the files of a shape by type, made at first use."""
     folder = ROOT / "outputs" / ".gguf-speed" / shape
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER:
-        shutil.copyfile(MODEL_DIR / name, folder / name)
-    files = {name: folder / f"{name}.gguf" for name in types}
-    if all(file.is_file() for file in files.values()):
-        return files
-    model = folder / "model"
-    if not model.is_dir():
-        write_random(model, SHAPES[shape])
-    base = gguf_of(model, "bfloat16", folder)
-    for name, file in files.items():
-        if not file.is_file():
-            partial = file.with_suffix(".partial")
-            run(programs / "llama-quantize", base, partial, name)
-            partial.rename(file)
-    shutil.rmtree(model)
-    base.unlink()
-    return files
+    return {name: gguf_random.write(folder / f"{name}.gguf", SHAPES[shape], name, tokenizer_file()) for name in types}
 
 
-def write_random(folder: Path, shape: dict[str, Any]) -> None:
-    """Write a Llama with random weights in bfloat16."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
+def tokenizer_file() -> Path:
+    """Return a file whose tokenizer has as many tokens as the 135M shape."""
+    file = real_model.gguf_file()
+    if not file.is_file():
+        raise SystemExit(f"the files' tokenizer is that of the real model: {real_model.HOW} fetches it")
+    return file
 
-    torch.manual_seed(0)
-    settings = LlamaConfig(
-        **shape, max_position_embeddings=2048, tie_word_embeddings=True, **random_weights.special_tokens()
+
+def ours(file: Path, dtype: str, has_byte_rows: bool, new: int, threads: int) -> Completer:
+    """Load a file with our engine; return what completes prompts with it."""
+    model = LocalModelConfig(name=str(file), device="cpu", dtype=Dtype(dtype), threads=threads)
+    config = greedy(model, CHOICES["gguf"](int8_rows=has_byte_rows), new)  # type: ignore[call-arg]
+    config = replace(config, generation=replace(config.generation, speculate=Speculate.off))
+    engine = LocalEngine(config, resolve(config))
+    engine.load()
+
+    def completer(prompts: list[list[int]], new: int) -> Seconds:
+        before, spent = replace(engine.stats), time.process_time()
+        requests = [Request(at, tuple(one), max_new_tokens=new, ignore_eos=True) for at, one in enumerate(prompts)]
+        if failed := [done.error for done in complete(engine, requests, len(prompts)) if done.error]:
+            raise SystemExit(f"{len(failed)} prompts failed, e.g. {failed[0]}")
+        passed = engine.stats - before
+        return {"prefill": passed.prefill_s, "decode": passed.decode_s, "processor": time.process_time() - spent}
+
+    return completer
+
+
+def theirs(python: str, file: Path, threads: int, rows: int, open_sides: ExitStack) -> Completer:
+    """Load a file with llama.cpp in a process of its own; return what completes prompts with it."""
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}  # set for our engine
+    asked = [python, str(Path(__file__).with_name("xllamacpp_side.py")), str(file), str(threads), str(rows)]
+    side = open_sides.enter_context(
+        subprocess.Popen(
+            asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+        )
     )
-    model = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
+    assert side.stdin is not None
+    assert side.stdout is not None
+    questions, answers = side.stdin, side.stdout
+    open_sides.callback(questions.close)
+
+    def line() -> Seconds:
+        written = answers.readline()
+        if not written:
+            raise SystemExit(f"llama.cpp failed with {file}")
+        seconds: Seconds = json.loads(written)
+        return seconds
+
+    line()
+
+    def completer(prompts: list[list[int]], new: int) -> Seconds:
+        print(json.dumps({"prompts": prompts, "new": new}), file=questions, flush=True)
+        return line()
+
+    return completer
+
+
+def measured(
+    sides: dict[str, Completer], prompts: list[list[int]], new: int, rounds: int, by_processor: bool
+) -> dict[tuple[str, str], list[float]]:
+    """Return tokens a second of prefill and decode by side, after a round that does not count.
+
+    by_processor: of the processor's time, which other work changes least; prefill's is that of one new token.
+    """
+    found: dict[tuple[str, str], list[float]] = {(part, side): [] for part in GOALS for side in sides}
+    tokens = {"prefill": sum(map(len, prompts)), "decode": len(prompts) * (new - 1)}  # prefill gives each row's first
+    for at in range(rounds + 1):
+        for side, completer in sides.items():
+            if by_processor:
+                first, all_of_it = completer(prompts, 1)["processor"], completer(prompts, new)["processor"]
+                seconds = {"prefill": first, "decode": all_of_it - first}
+            else:
+                seconds = completer(prompts, new)
+            for part in GOALS if at else ():
+                found[part, side].append(tokens[part] / seconds[part])
+    return found
 
 
 def memory_of(file: Path, dtype: str, small: Path) -> dict[str, float]:
@@ -112,67 +172,79 @@ def measure_memory(file: Path, dtype: str, small: Path) -> dict[str, float]:
     return found
 
 
-def jobs_of(file: Path, dtype: str, prompts: list[list[int]], new_tokens: int) -> dict[str, Job]:
-    """Return the job of each side: runner with rows in bytes as llama.cpp has them, and with exact ones."""
-    limits = [new_tokens] * len(prompts)
-    ours = Job("stream", str(file), dtype, prompts, limits, None, settings={"quantization": "gguf"})
-    return {
-        "runner": ours,
-        "runner, int8 rows": replace(ours, settings={"quantization": "gguf", "int8_rows": True}),
-        "llama.cpp": Job("llamacpp", "", dtype, prompts, limits, None, settings={"gguf": str(file)}),
-    }
-
-
-def tokens_per_s(outcome: Outcome) -> float:
-    """Return the new tokens a second of all rows, without the prompts where the side says how long they took."""
-    return sum(map(len, outcome.tokens)) / (outcome.decode_s or outcome.total_s)
+def lines_of(name: str, rows: int, found: dict[tuple[str, str], list[float]]) -> list[list[str]]:
+    """Return the lines of a file in the table, with what the goals for a row say."""
+    lines = []
+    for part, goals in GOALS.items():
+        line = [name, str(rows), part, *(spread(found[part, side]) for side in SIDES)]
+        for side, goal in zip(SIDES, goals, strict=False):
+            times = [mine / its for mine, its in zip(found[part, side], found[part, "llama.cpp"], strict=True)]
+            verdict = "" if rows > 1 else " ✓" if statistics.median(times) >= goal else f" < {goal:g}"
+            line.append(spread(times, 2) + verdict)
+        lines.append(line)
+    return lines
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=tuple(SHAPES), default="135m")
-    parser.add_argument("--types", default="Q4_K_M,Q6_K,Q8_0", help="of llama-quantize")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 32], help="prompts at once")
-    parser.add_argument("--prompt", type=int, default=32, help="tokens of each prompt")
-    parser.add_argument("--new", type=int, default=64, help="new tokens of each row")
+    parser.add_argument(
+        "--types", default="Q4_0,Q4_1,Q4_K_M,Q5_K_M,Q6_K,Q8_0", help="as llama-quantize calls them; or none"
+    )
+    parser.add_argument("--files", type=Path, nargs="*", default=[], help="more .gguf files with as many tokens")
+    parser.add_argument("--rows", type=int, default=1, help="prompts at once")
+    parser.add_argument("--prompt", type=int, default=45, help="tokens of each prompt")
+    parser.add_argument("--new", type=int, default=60, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of runner's rows")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of runner's rows")
+    parser.add_argument("--threads", type=int, default=machine.cores())
+    parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
+    parser.add_argument("--memory", action="store_true", help="also measure what each file takes")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--small", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
         print(json.dumps(measure_memory(options.memory_of, options.dtype, options.small)))
         return
-    build = ROOT / "outputs" / ".llamacpp"
-    python, programs = llamacpp_python(build), llamacpp_programs(build.with_name(f"{build.name}-build"))
-    _, smalls = make_files(programs, ROOT / "outputs" / ".gguf-files", ["Q8_0"])
-    files = files_of(programs, options.shape, options.types.split(","))
-    chance, most = random.Random(0), max(options.rows)
-    vocabulary = SHAPES[options.shape]["vocab_size"]
-    prompts = [[chance.randrange(4, vocabulary) for _ in range(options.prompt)] for _ in range(most)]
-    lines, threads = [], 0
+    python, threads = xllamacpp_python(ROOT / "outputs" / ".xllamacpp"), options.threads
+    files = files_of(options.shape, [] if options.types == "none" else options.types.split(","))
+    files |= {file.stem: file for file in options.files}
+    chance, vocabulary = random.Random(0), SHAPES[options.shape]["vocab_size"]
+    prompts = [[chance.randrange(4, vocabulary) for _ in range(options.prompt)] for _ in range(options.rows)]
+    lines = []
     for name, file in files.items():
-        for count in options.rows:
-            found: dict[str, list[float]] = {side: [] for side in SIDES}
-            for _ in range(options.rounds):
-                for side, job in jobs_of(file, options.dtype, prompts[:count], options.new).items():
-                    outcome = run_fresh(job, python if side == "llama.cpp" else sys.executable)
-                    found[side].append(tokens_per_s(outcome))
-                    threads = outcome.threads
-            times = (
-                [mine / its for mine, its in zip(found[ours], found["llama.cpp"], strict=True)] for ours in SIDES[:2]
+        with ExitStack() as open_sides:
+            sides = {
+                side: ours(file, options.dtype, at == 1, options.new, threads) for at, side in enumerate(SIDES[:2])
+            }
+            sides[SIDES[2]] = theirs(python, file, threads, options.rows, open_sides)
+            lines += lines_of(
+                name, options.rows, measured(sides, prompts, options.new, options.rounds, options.processor_time)
             )
-            rates, ratios = (spread(each) for each in found.values()), (spread(each, 2) for each in times)
-            lines.append([name, str(count), *rates, *ratios])
-    print(f"### {options.shape} with random weights: .gguf files by runner and by llama.cpp\n")
+        del sides
+        gc.collect()
+    print("### .gguf files by runner and by llama.cpp\n")
     print(head_line(["bench/gguf_speed.py", *sys.argv[1:]], threads))
-    print(f"\n{options.rounds} rounds by turns, {options.prompt} + {options.new} tokens a row: median (least..most)\n")
-    head = ["file", "rows", *(f"{side}: tokens/s" for side in SIDES), *(f"{side}: x llama.cpp" for side in SIDES[:2])]
+    if left_out := processor.left_out():
+        print(f"without {', '.join(left_out)} (by {processor.LEFT_OUT})")
+    of_time = "of the processor's time" if options.processor_time else "by the clock"
+    tokens = f"{options.prompt} + {options.new} tokens a row"
+    print(f"\n{options.rounds} rounds by turns, {of_time}, {tokens}: median (least..most)\n")
+    head = [
+        "file",
+        "rows",
+        "",
+        *(f"{side}: tokens/s" for side in SIDES),
+        *(f"{side}: x llama.cpp" for side in SIDES[:2]),
+    ]
     print(markdown(head, lines), flush=True)
+    if not options.memory:
+        return
+    small = gguf_random.write(ROOT / "outputs" / ".gguf-speed" / "small.gguf", SMALL, "Q8_0", tokenizer_file())
     rows = []
     for name, file in files.items():
-        memory = [memory_of(file, options.dtype, smalls["Q8_0"]) for _ in range(3)]
+        memory = [memory_of(file, options.dtype, small) for _ in range(3)]
         resident, peak, kv = (statistics.median(one[key] for one in memory) for key in ("resident", "peak", "kv"))
         size = file.stat().st_size / MIB
         rows.append(

@@ -19,6 +19,7 @@ from gsm8k_vs_lmeval import ROOT
 from runner.core import machine
 
 LLAMACPP = "llama-cpp-python==0.3.36"
+XLLAMACPP = "xllamacpp==2026.10.11549"  # has llama.cpp inside, for AVX2: needs no build
 PROGRAMS = ("llama", "llama-quantize", "llama-perplexity")
 # OpenVINO's own three have to be of one release; torch converts models, and torchvision does not match this torch
 OPENVINO = [
@@ -42,6 +43,11 @@ def llamacpp_python(folder: Path) -> str:
     if not (package / "lib").exists():
         (package / "lib").symlink_to(programs)
     return python
+
+
+def xllamacpp_python(folder: Path) -> str:
+    """Return the interpreter of the environment of llama.cpp from a wheel, which is installed if necessary."""
+    return _python_with(folder, [XLLAMACPP])
 
 
 def llamacpp_programs(folder: Path) -> Path:

@@ -74,12 +74,14 @@ def execute(
     """Run the task, and record how it ended in any case."""
     record = ledger.new_record(config, job, task.VERSION, inputs.data)
     needs_kernels = {Uses.engine, Uses.machine, Uses.fresh_process} & task.USES
-    built_s = kind_of(config.model).build_kernels(config) if needs_kernels else 0.0  # before the job's time counts
+    # before the job's time counts
+    built_s = kind_of(config.model).build_kernels(config, resolved) if needs_kernels else 0.0
     goes_on = bool(job.evidence()) and not must_start_anew(config, task)
     recorder = jobs.Recorder(job)  # reads the samples of an interrupted run, and rejects damaged ones
     with signals.deferred():  # a signal takes effect when the end of the job is recorded
-        tracker = ledger.start_tracking(config, job, record, goes_on)
-        context = Context(config, recorder, resolved, open_engine(config, resolved, bases, job.folder))
+        tracker = ledger.start_tracking(config, job, record, goes_on, beside=Uses.engine in task.USES)
+        engine = open_engine(config, resolved, bases, job.folder, when_loaded=tracker.wait)
+        context = Context(config, recorder, resolved, engine)
         started = time.perf_counter()
         try:
             with signals.interruptible(), ledger.log_file(job.folder / "log.txt"), memory_errors_as_job_failed():

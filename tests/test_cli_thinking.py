@@ -99,7 +99,7 @@ def test_a_local_model_whose_template_begins_the_thinking(runner: Run, tmp_path:
     done = runner("model=auto", f"model.name={model}", "task.limit=6", "print=json", "tracking=none")
     assert done.code == 0, done.err
     kept = samples(tmp_path)
-    assert [one["is_begun"] for one in kept] == [True] * 6
+    assert [one["in_thinking"] for one in kept] == [True] * 6
     assert [one["verdict"] for one in kept] == ["cut_off"] * 6, "it never closes the thinking"
     assert done.json()["metrics"]["cut_off_thinking"] == 6
     (tmp_path / "outputs" / "jobs" / done.json()["job_id"] / "result.json").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from runner.core import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = {".md", ".py", ".yaml", ".toml"}
@@ -63,9 +66,8 @@ def test_what_is_said_to_install_is_ours() -> None:
     assert any("pip install 'runner-llm[" in text for text in texts.values())
 
 
-@pytest.mark.slow
-def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
-    home = tmp_path / "env"
+def installed(wheel: Path, home: Path) -> Path:
+    """Install the wheel into a new environment, with the packages of this one; return its folder of commands."""
     venv.create(home, with_pip=False)
     site = next((home / "lib").glob("python*/site-packages"))
     # this environment's packages are visible, but not its editable runner, because .pth files do not nest; they may lie
@@ -74,6 +76,54 @@ def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     (site / "borrowed.pth").write_text("".join(f"{path}\n" for path in packages))
     install = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "--no-deps", "-q"]
     subprocess.run([*install, "--no-index", str(wheel)], check=True, capture_output=True)
+    return home / "bin"
+
+
+@pytest.fixture(scope="module")
+def wheel_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With the kernels of one variant, compiled quickly."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "tools.wheel", "--variants", "avx2", "--out", str(folder)]
+    environment = os.environ | {"RUNNER_CFLAGS": "-O1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    machine.c_compiler() is None or "avx2" not in machine.processor_flags(), reason="no C compiler, or no AVX2"
+)
+def test_a_wheel_with_kernels_needs_no_compiler(wheel_with_kernels: Path, tmp_path: Path) -> None:
+    assert wheel_with_kernels.name.endswith("-py3-none-linux_x86_64.whl")
+    names = zipfile.ZipFile(wheel_with_kernels).namelist()
+    (library,) = (name for name in names if name.endswith(".so"))
+    assert re.fullmatch(r"runner/engines/local/kernels/prebuilt/kernels-[0-9a-f]{16}\.avx2\.so", library)
+    commands = installed(wheel_with_kernels, tmp_path / "env")
+    environment = {name: value for name, value in os.environ.items() if name not in ("CC", "RUNNER_CFLAGS")}
+    environment |= {"PATH": str(commands), "XDG_CACHE_HOME": str(tmp_path / "cache"), "RUNNER_WITHOUT": "avx512"}
+
+    def facts(**more: str) -> dict[str, str]:
+        command = [str(commands / "runner"), "task.limit=2", "print=json", "tracking=none", "rerun=true"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment | more, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        record = json.loads((Path(json.loads(done.stdout)["output_dir"]) / "result.json").read_text())
+        found: dict[str, str] = record["result"]["facts"]
+        return found
+
+    assert facts()["products"].startswith("panels, by AVX2")
+    assert not list((tmp_path / "cache").rglob("*.so")), "nothing was built"
+    assert "panels" not in facts(RUNNER_NATIVE="0").get("products", "")
+    assert "panels" not in facts(RUNNER_WITHOUT="avx2").get("products", ""), "no variant fits, and there is no compiler"
+
+
+@pytest.mark.slow
+def test_installed_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
+    home = tmp_path / "env"
+    installed(wheel, home)
     where = subprocess.run(
         [str(home / "bin" / "python"), "-c", "import runner; print(runner.__path__[0])"],
         cwd=tmp_path, capture_output=True, text=True, check=True,

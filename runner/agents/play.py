@@ -196,6 +196,6 @@ def answered_by(turn: AgentCall, completion: Completion) -> Answered:
         by=completion.by,
         calls=completion.calls,
         thinking=completion.thinking,
-        is_begun=completion.is_begun,
+        in_thinking=completion.in_thinking,
     )
     return Answered(turn, call, permanent=completion.permanent, cost_usd=completion.cost_usd)

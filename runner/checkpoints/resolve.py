@@ -66,6 +66,7 @@ class Resolved:
     def __init__(self, config: RunnerConfig) -> None:
         self.model = local_model(config.model)
         self._lora = adapter_of(config.lora)
+        self.hashes: dict[str, str] = {}  # the last `fingerprint`
         self.second: tuple[RunnerConfig, Resolved] | None = None  # a model that is loaded beside this one
 
     def beside(self, second: RunnerConfig | None) -> Resolved:
@@ -152,7 +153,8 @@ class Resolved:
         if self.adapter is not None:
             is_folder = self.adapter.is_dir()
             hashes["lora"] = files_sha256(self.adapter, cache) if is_folder else file_sha256(self.adapter)
-        return hashes | self._other_code(cache)
+        self.hashes = hashes | self._other_code(cache)
+        return self.hashes
 
     def _other_code(self, cache: Path) -> dict[str, str]:
         """Return the commit of each other repository that the model loads code from; they are downloaded, too."""

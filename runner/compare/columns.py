@@ -227,7 +227,8 @@ def summary(table: Table) -> str:
     if table.unit == "token" and any(row.effect for row in table.rows):
         parts.append(
             "KL is the divergence of the row from the reference, over the tokens that the reference kept, or over all "
-            f"with task.exact=true; its interval is of the same kind, from {MIN_TEXTS} texts on."
+            f"with task.exact=true; its interval is of the same kind, from {MIN_TEXTS} texts on, and holds for kinds "
+            "of text with much of the divergence if they are not rarer than about 10 in n."
         )
     if table.axes:
         parts.append(front_rule(table))

@@ -7,7 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 from runner.compare.data import TableRow
-from runner.compare.effect_words import METHODS, asked_of, fill, if_alike, margin_words, p_value, quantity
+from runner.compare.effect_words import (
+    METHODS,
+    asked_of,
+    fill,
+    if_alike,
+    margin_words,
+    p_value,
+    quantity,
+    what_shows_more,
+)
 from runner.compare.quantities import LIKELIHOODS, Quantity
 from runner.compare.wording import about, sides
 from runner.core.effects import Effect, Finding
@@ -116,7 +125,7 @@ def _enough(undecided: Sequence[Effect], of: Quantity) -> str:
         return ""  # no difference in nats is small for every model
     hardest = max(undecided, key=lambda it: math.inf if it.detectable is None else it.detectable)
     if hardest.needs_to_detect is None:
-        return ""
+        return what_shows_more(hardest)
     for target in TARGETS:
         if hardest.detectable is not None and target >= hardest.detectable:
             continue
@@ -196,6 +205,7 @@ def _of_rows(rows: Sequence[TableRow], keys: list[str]) -> str:
     else:
         detectable = sorted(it.detectable for it in effects if it.detectable is not None)
         text += f"; {of.power} power to detect {_range([of.write_detectable(one) for one in detectable])} {unit}"
+        text += what_shows_more(largest)
     if largest.verdict is not None and largest.detects is not None:
         text += f"; {_of_margin(effects)}"
     return f"{text}; {largest.remark}" if largest.remark else text

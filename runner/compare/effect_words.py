@@ -27,7 +27,7 @@ def p_value(p: float) -> str:
 
 FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items()))
 CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
-RARE = "about 3 in n"
+RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/likelihood_null.py)
 UNTESTED = "within these processes only"
 
 
@@ -62,7 +62,7 @@ METHODS = {
         legend=f"of means of samples, and of families of questions, p flips the signs of the differences of whole "
         f"questions or families, and intervals count these (Tango's and Hall's, Student's t; p is {CAUTION:g} times "
         f"the larger one); of fewer than {MANY_CLUSTERS}, both allow for one more that is all lost (Gaffke's bound), "
-        f"of more, neither allows for a kind rarer than {RARE}, which may be in none of these;",
+        f"of more, neither allows for a kind rarer than {RARE}, of which too few may be among these;",
     ),
     Method.over_seeds: MethodWords(
         ACCURACIES,
@@ -80,17 +80,17 @@ METHODS = {
         LIKELIHOODS,
         sample="{n:,}, {size:,} {unit}s",
         legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
-        f"(up to {FLIPS:,} flips; p is {CAUTIOUS} the share that reaches the sum, or as many times the "
-        "larger p of t-tests with and without the differences' skewness, if that is larger); a kind of text rarer than "
-        f"{RARE} may be in none of these, and no test allows for it;",
+        f"(up to {FLIPS:,} flips; p is {CAUTIOUS} the share that reaches the sum, or as many times the larger p of "
+        "t-tests with and without the differences' skewness, if that is larger); of a kind of text rarer than "
+        f"{RARE} too few may be among these, and no test allows for it;",
     ),
     Method.number_flips: MethodWords(
         NUMBERS,
         sample="{questions:,}{grouping}",
         legend=f"p: signs of the questions' differences are flipped (up to {FLIPS:,} flips; p is {CAUTIOUS} the "
         f"share that reaches the sum, or as many times the larger p of t-tests with and without the differences' "
-        f"skewness, if that is larger); a kind of question rarer than {RARE} may be in none of these, and no test "
-        "allows for it;",
+        f"skewness, if that is larger); of a kind of question rarer than {RARE} too few may be among these, and no "
+        "test allows for it;",
     ),
     Method.student_t: MethodWords(
         REPEATS,
@@ -234,7 +234,15 @@ def _why_open(it: Effect, unit: str) -> str:
     if it.detectable is None:
         return f"{it.n:,} questions are too few to show any difference"
     of = quantity(it)
-    return f"{of.power} power to detect {of.write_detectable(it.detectable)} {unit}"
+    return f"{of.power} power to detect {of.write_detectable(it.detectable)} {unit}{what_shows_more(it)}"
+
+
+def what_shows_more(it: Effect) -> str:
+    """Say what few families, or few questions with several answers each, lack; empty for others."""
+    if not it.counts.get("few"):
+        return ""
+    whole, part = ("families of equal size", "questions in") if it.counts["clusters"] else ("questions", "answers to")
+    return f"; {MANY_CLUSTERS} or more {whole} show smaller differences, more {part} each hardly do"
 
 
 def _too_few_runs(row: TableRow, keys: list[str]) -> str:

@@ -12,6 +12,7 @@ from runner.compare.effect_words import fill, quantity
 from runner.compare.quantities import ACCURACIES, LIKELIHOODS, Quantity
 from runner.compare.selection import parse_margins
 from runner.compare.wording import about, name_of, number
+from runner.core.answer_times import answer_times
 from runner.core.effects import Effect, Method
 from runner.core.errors import ConfigError, unknown
 from runner.core.planning import MIN_UNITS_PLANNED
@@ -110,12 +111,8 @@ def _disagreement(it: Effect) -> float | None:
 
 def seconds_per_question(run: Run) -> float | None:
     """Return how long a question takes at the run's measured speeds; None if it has not measured them."""
-    speeds = run.metrics.get("prefill_tok_per_s"), run.metrics.get("decode_tok_per_s")
-    tokens = run.metrics.get("prompt_tokens"), run.metrics.get("new_tokens")
-    n = run.metrics.get("n")
-    if not n or not all(speeds) or None in tokens:
-        return None
-    return sum(count / speed for count, speed in zip(tokens, speeds, strict=True) if count and speed) / n
+    times = answer_times(run.metrics)
+    return None if times is None else times.each_s * times.n / run.metrics["n"]
 
 
 def _title(table: Table, aim: PlanAim) -> str:

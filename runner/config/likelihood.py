@@ -12,6 +12,7 @@ from runner.core.errors import check, check_least, check_not_blank
 from runner.core.fields import counts_unless, inert
 
 KEPT = 64  # most probable tokens that a reference keeps at each position by default
+DRAWN = 16  # further ones that it draws from all others, for the divergence over these
 STYLES = (PromptStyle.chat, PromptStyle.text)
 
 

@@ -42,7 +42,9 @@ QUESTIONS_A_CHECK = 100
 MIN_QUESTIONS_CHECKED = 500
 MAX_SAMPLES = 10_000  # answers to one question, which decode together
 TYPICAL_PROMPT_TOKENS = 512  # assumed while the prompts are not known yet
-QUESTION_TOKENS = 128  # of a word problem in a chat template; worked examples before it are prefilled once
+QUESTION_TOKENS = 128  # of a word problem in a chat template
+EXAMPLE_TOKENS = 160  # of a worked example before it
+FIXED_SHOTS = 5  # of task.prompt=lm_eval_5shot
 
 
 def absolute(folder: str) -> str:
@@ -62,6 +64,7 @@ class Amount:
     new_tokens: int
     completions: int
     is_exact: bool = False  # no answer ends earlier, and no prompt is shorter
+    shared_tokens: int = 0  # with which all prompts begin, and which are computed once
 
 
 @dataclass
@@ -306,6 +309,11 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     def asks_in_chat(self) -> bool:
         """Whether questions are turns of a chat."""
         return self.prompt is PromptStyle.chat
+
+    def amounts(self, generation: GenerationConfig, read: int | None = None) -> list[Amount]:
+        """Return the questions, if their number is known; all begin with the same worked examples."""
+        shots = FIXED_SHOTS if self.prompt is PromptStyle.lm_eval_5shot else self.shots
+        return [replace(it, shared_tokens=shots * EXAMPLE_TOKENS) for it in super().amounts(generation, read)]
 
     @property
     def questions(self) -> int:

@@ -244,7 +244,7 @@ def paired_means(
         it.n,
         it.n,
         _verdicts(wins, losses, it.n - wins - losses, baseline_correct)
-        | {"clusters": count if by else None, "samples": samples, "grouping": grouping},
+        | {"clusters": count if by else None, "samples": samples, "grouping": grouping, "few": not it.is_many},
         detects=it.detects,
         p_at=it.p_at,
         needs=it.needs if it.is_many and (not by or can_plan_from(it.clusters_worth)) else None,

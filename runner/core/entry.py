@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 from collections.abc import Callable
@@ -42,6 +43,7 @@ def run_entry(
         fix = "the results are kept, and the same command prints them again"
         say(f"{name}: stdout cannot be written ({lost.strerror}): {fix}")
         code = code or 1
+    gc.freeze()  # all of it ends with the process: looking through torch's modules for garbage takes half a second
     sys.exit(code)
 
 

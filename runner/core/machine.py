@@ -97,6 +97,7 @@ def name() -> str:
 
 
 EXCLUSIVE = "alone"  # in its own process, with no notable load from other programs
+BESIDE = "beside other work"
 OTHERS_CORES = 0.5  # the load by other programs that a measurement tolerates
 _measurements = itertools.count()  # of this process
 
@@ -119,7 +120,7 @@ class Contention:
         passed, others_s = time.monotonic() - self.started, _others_s() - self.others_s
         if others_s <= OTHERS_CORES * passed + 0.1:  # the kernel counts in steps of 10 ms
             return ""
-        return f"beside other work on {others_s / max(passed, 0.01):.1f} of {os.cpu_count()} cores"
+        return f"{BESIDE} on {others_s / max(passed, 0.01):.1f} of {os.cpu_count()} cores"
 
 
 def _others_s() -> float:
@@ -186,7 +187,8 @@ def has_bfloat16_products() -> bool:
 
 def processor_flags() -> set[str]:
     """Return the features that the processor names, without those that are left out."""
-    return processor.without_left_out(set((_value_of("/proc/cpuinfo", "flags") or "").split()))
+    named = _value_of("/proc/cpuinfo", "flags") or _value_of("/proc/cpuinfo", "Features") or ""  # of x86, of ARM
+    return processor.without_left_out(set(named.split()))
 
 
 def threads_for(parameters: int) -> int:

@@ -128,6 +128,10 @@ LOG_LIKELIHOODS = {
 ENDS = ("", "_low", "_high")  # of a number and its 95 % interval
 OF_CALLS = ("prompt_tokens", "new_tokens")
 OF_QUESTION = ("prompt_tokens_per_question", "new_tokens_per_question")  # the cost of a question that takes many calls
+OF_PREFILL = (
+    "computed_prompt_tokens",
+    "shared_prompt_tokens",
+)  # a shared beginning is computed once
 OF_GUESSES = ("draft_tokens", "accepted_tokens")  # guessed tokens, and how many of them the model confirmed
 TRAINING = ("before", "after")
 OF_SIDES = ("answers", "calls", *OF_CALLS)
@@ -160,9 +164,7 @@ _EVERY = (
     # several answers to each question
     _metric("answers_each", form=".0f"),
     *(_metric(f"{how}_at_k", f"{how}@k", ".1%", better=Better.higher) for how in ("pass", "maj")),
-    *_counts(
-        Better.neither, "n", "n_all", "stopped", "prompt_tokens", "new_tokens", "shared_prompt_tokens", *OF_GUESSES
-    ),
+    *_counts(Better.neither, "n", "n_all", "stopped", "prompt_tokens", "new_tokens", *OF_PREFILL, *OF_GUESSES),
     # a team of agents
     *_counts(Better.lower, "calls", "code_failed"),
     *(
@@ -208,13 +210,14 @@ _EVERY = (
         "kl_nats_per_token", "KL to the reference", ".3g", Better.lower, unit="nats/token", head_words="KL\nnats/token"
     ),
     _metric("kl_truncation_nats_per_token", "KL beyond the kept tokens", ".2g", better=Better.lower, unit="nats/token"),
+    _metric("kl_drawing_error_nats_per_token", "KL by drawn tokens, ±", ".2g", better=Better.lower, unit="nats/token"),
     *_with_ends("top_1_agreement", "top-1 agreement", ".2%", Better.higher, head_words="top-1\nagrees"),
     *_with_ends("acc", "", ".1%", Better.higher),
     *_with_ends("acc_norm", "acc by characters", ".1%", Better.higher),
     *_with_ends("acc_bytes", "acc by bytes", ".1%", Better.higher),
     *_with_ends("acc_tokens", "acc by tokens", ".1%", Better.higher),
     # speed
-    _metric("prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="prompt_tokens"),
+    _metric("prefill_tok_per_s", form=",.0f", pooling=Pooling.per_token, tokens="computed_prompt_tokens"),
     _metric(
         "decode_tok_per_s", "", ",.0f", pooling=Pooling.per_token, tokens="new_tokens", axis_words="decode tokens/s"
     ),
@@ -444,6 +447,19 @@ LINES = (
         brief=True,
         unless_zero="kl_truncation_nats_per_token",
     ),
+    Line(
+        "KL",
+        "{kl_nats_per_token} ± {kl_drawing_error_nats_per_token} nats/token",
+        brief=True,
+        unless_zero="kl_drawing_error_nats_per_token",
+    ),
+    Line(
+        "KL",
+        "{kl_nats_per_token} nats/token   95 % interval {kl_nats_per_token_low} – {kl_nats_per_token_high}, of these "
+        "texts alone ± {kl_drawing_error_nats_per_token}",
+        brief=True,
+        unless_zero="kl_drawing_error_nats_per_token",
+    ),
     Line("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),
     Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors} errors"),
     Line(
@@ -453,6 +469,11 @@ LINES = (
     ),
     Line("answers", "p50 {answer_p50_s} s · p95 {answer_p95_s} s · p99 {answer_p99_s} s · {peak_rows} rows at once"),
     Line("tokens", "{prompt_tokens} prompt · {new_tokens} new"),
+    Line(
+        "tokens",
+        "{prompt_tokens} prompt, {computed_prompt_tokens} of them computed · {new_tokens} new",
+        unless_zero="shared_prompt_tokens",
+    ),
     Line("team", "{calls} calls · {code_failed} programs failed"),
     Line("team", "{calls} calls · {code_failed} programs failed · {shared_prompt_tokens} prompt tokens shared"),
     Line("samples", "{samples_per_question} a question"),

@@ -58,7 +58,7 @@ class ModelText:
     finish_reason: FinishReason
     new_tokens: int | None
     thinking: str | None  # that a server sent apart from the text; None: it sent none
-    is_begun: bool  # the prompt ended in an opening tag, so the text begins within the thinking
+    in_thinking: bool  # the prompt ended in an opening tag, so the text begins within the thinking
 
     @property
     def tokens(self) -> int:
@@ -69,15 +69,15 @@ class ModelText:
     def parts(self) -> Parts:
         """Its thinking and its answer."""
         if self.thinking is None:
-            return split(self.text, self.is_begun)
+            return split(self.text, self.in_thinking)
         within = split(self.text)  # a server that sends thinking apart has found where it ends
         is_cut_off = not self.text.strip() and self.finish_reason is not FinishReason.stop
         return Parts(self.thinking + within.thinking, within.answer, within.is_open or is_cut_off)
 
 
-def split(text: str, is_begun: bool = False) -> Parts:
-    """Return the thinking and the answer in a text; `is_begun`: its prompt ended in an opening tag."""
-    begin, end, answer_from, is_open = 0, 0, 0, is_begun
+def split(text: str, in_thinking: bool = False) -> Parts:
+    """Return the thinking and the answer in a text; `in_thinking`: its prompt ended in an opening tag."""
+    begin, end, answer_from, is_open = 0, 0, 0, in_thinking
     for tag in _TAG.finditer(text):
         if {text[tag.start() - 1 : tag.start()], text[tag.end() : tag.end() + 1]} <= _QUOTES and tag.start():
             continue

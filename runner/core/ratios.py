@@ -132,7 +132,7 @@ def cautious_p(
     equal pairs different. Hall's test removes the observed skewness, which few samples understate. The two are wrong
     about different pairs: from MIN_TEXTS samples on, that many times the larger p keeps the level, also of lognormal
     differences (bench/likelihood_null.py). What no sample shows is beyond any of them: a kind of text rarer than about
-    three in n.
+    four in n.
     Student's test is that of the interval, which would otherwise include 0 beside some findings.
     """
     factor = factor or caution(freedom + 1)

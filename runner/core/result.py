@@ -28,6 +28,7 @@ GRAPH = "graph.json"  # of a team of agents: its edges, as they were learned
 GRAPH_PICTURE = "graph.svg"  # of a team of agents: who heard whom
 COMPLETIONS = "completions.jsonl"  # one line for each prompt, in their order
 CALLS = "calls.jsonl"  # of a team of agents
+RENAMED = {"taken_from": "reused_from", "is_begun": "in_thinking"}  # keys of samples, as earlier versions wrote them
 
 
 class Verdict(StrEnum):
@@ -56,7 +57,7 @@ class BranchText(ModelText):
     finish_reason: FinishReason
     new_tokens: int | None = None  # None: as many as token_ids
     thinking: str | None = None  # that a server sent apart from the text
-    is_begun: bool = False  # the prompt ended in an opening tag of thinking
+    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
 
 
 @dataclass
@@ -84,14 +85,14 @@ class Call(ModelText):
     by: str | None = None  # who gave the answer, if several could have
     calls: list[Call] | None = None  # if this answer itself took several
     thinking: str | None = None  # that a server sent apart from the text
-    is_begun: bool = False  # the prompt ended in an opening tag of thinking
+    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Call:
         """Read a call as it was written; raises ValueError, KeyError or TypeError if it is not one."""
         inner = values.get("calls")
         calls = None if inner is None else [cls.from_dict(one) for one in inner]
-        return cls(**{**values, "finish_reason": FinishReason(values["finish_reason"]), "calls": calls})
+        return cls(**{**_as_now(values), "finish_reason": FinishReason(values["finish_reason"]), "calls": calls})
 
 
 @dataclass
@@ -105,8 +106,9 @@ class Likelihood:
     characters: int
     rank_1: int  # tokens that are the model's own first choice
     is_other: bool = False  # whether this is a wrong choice of a question
-    kl_nats: float | None = None  # KL(reference || this) over the reference's most probable tokens: a lower bound
+    kl_nats: float | None = None  # KL(reference || this); if the reference has drawn no tokens, a lower bound
     truncation_nats: float | None = None  # the most that the other tokens can add to it
+    kl_variance: float | None = None  # of kl_nats, by the draws of the reference; None: earlier versions drew no tokens
     top_1_agreed: int | None = None  # tokens at whose position both models have the same first choice
 
 
@@ -144,7 +146,7 @@ class Sample(ModelText):
     reused_from: str | None = None  # the other job that it was generated for
     left_out: bool = False  # asked, and not counted in the score (task.without)
     thinking: str | None = None  # that a server sent apart from the text
-    is_begun: bool = False  # the prompt ended in an opening tag of thinking
+    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
 
     @property
     def failed(self) -> bool:
@@ -154,7 +156,7 @@ class Sample(ModelText):
     @property
     def answers(self) -> Sequence[BranchText]:
         """Return every answer in it: one per branch or choice, or its only one."""
-        of_its_own = self.text, self.token_ids, self.finish_reason, self.new_tokens, self.thinking, self.is_begun
+        of_its_own = self.text, self.token_ids, self.finish_reason, self.new_tokens, self.thinking, self.in_thinking
         return self.branches or self.choices or [BranchText(*of_its_own)]
 
     @property
@@ -174,22 +176,21 @@ class Sample(ModelText):
         if not isinstance(values.get("index"), int):
             raise ValueError("no sample: a JSON object with an integer index was expected")
         values["finish_reason"] = FinishReason(values["finish_reason"])
-        if "taken_from" in values:  # as earlier versions wrote it
-            values["reused_from"] = values.pop("taken_from")
         if values.get("calls") is not None:
             values["calls"] = [Call.from_dict(it) for it in values["calls"]]
         for key, kind in (("branches", BranchText), ("choices", Choice)):
             if values.get(key) is not None:
-                answers = [kind(**_with_verdict(it)) for it in values[key]]
+                answers = [kind(**_as_now(it)) for it in values[key]]
                 values[key] = [replace(it, finish_reason=FinishReason(it.finish_reason)) for it in answers]
         if values.get("likelihood") is not None:
             values["likelihood"] = Likelihood(**values["likelihood"])
-        return cls(**_with_verdict(values))
+        return cls(**_as_now(values))
 
 
-def _with_verdict(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values with the verdict, if there is one, as a Verdict."""
-    return values if values.get("verdict") is None else values | {"verdict": Verdict(values["verdict"])}
+def _as_now(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values by the names that their keys have now, with the verdict, if there is one, as a Verdict."""
+    renamed = {RENAMED.get(key, key): it for key, it in values.items()}
+    return renamed if renamed.get("verdict") is None else renamed | {"verdict": Verdict(renamed["verdict"])}
 
 
 def without_unset_keys(value: Any) -> Any:

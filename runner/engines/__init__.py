@@ -23,8 +23,13 @@ class LazyEngine:
     Building does not load the model: `load` does, or `open` if that comes first.
     """
 
-    def __init__(self, build: Callable[[], Engine], capabilities: frozenset[Capability]) -> None:
-        self._build, self.capabilities = build, capabilities
+    def __init__(
+        self,
+        build: Callable[[], Engine],
+        capabilities: frozenset[Capability],
+        when_loaded: Callable[[], None] | None = None,
+    ) -> None:
+        self._build, self.capabilities, self._when_loaded = build, capabilities, when_loaded
 
     @cached_property
     def _real(self) -> Engine:
@@ -37,7 +42,10 @@ class LazyEngine:
 
     def load(self) -> EngineReport:
         """Build and load."""
-        return self._real.load()
+        report = self._real.load()
+        if self._when_loaded is not None:
+            self._when_loaded()
+        return report
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Call the real engine."""
@@ -49,7 +57,10 @@ class LazyEngine:
 
     def open(self, batch_size: int | None = None) -> Session:
         """Open a session of the real engine."""
-        return self._real.open(batch_size)
+        session = self._real.open(batch_size)
+        if self._when_loaded is not None:
+            self._when_loaded()
+        return session
 
     def arithmetic(self) -> Arithmetic | None:
         """Call the real engine."""
@@ -63,11 +74,16 @@ class LazyEngine:
 
 
 def open_engine(
-    config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
+    config: RunnerConfig,
+    resolved: Resolved,
+    bases: BaseCache | None = None,
+    folder: Path | None = None,
+    when_loaded: Callable[[], None] | None = None,
 ) -> Engine:
     """Return the engine for a config, not built yet.
 
-    `bases` keeps the loaded base for the next job; an engine that starts processes writes their logs to `folder`.
+    `bases` keeps the loaded base for the next job; an engine that starts processes writes their logs to `folder`;
+    `when_loaded` is called before the engine takes its first request.
     """
     kind = kind_of(config.model)
 
@@ -76,4 +92,4 @@ def open_engine(
             kind.import_libraries(config, resolved)
         return kind.open_engine(config, resolved, bases, folder)
 
-    return LazyEngine(build, kind.capabilities(config))
+    return LazyEngine(build, kind.capabilities(config), when_loaded)

@@ -102,6 +102,7 @@ class Request:
     deltas: bool = False  # return text as it is generated, not only at the end
     continuation: str | tuple[int, ...] | None = None
     top_logprobs: int = 0  # for each token of the continuation: how many of the most probable tokens to return
+    drawn_tokens: int = 0  # and how many of all others to draw, each by its probability among them
     # for each token of the continuation: further token ids to score in its place, the same number for each
     score_token_ids: Sequence[Sequence[int]] = ()
     # gets the whole distribution before each token of the continuation: (first position, log-probabilities [n, V] as a
@@ -143,6 +144,8 @@ class Request:
         need = "goes with a continuation" if self.continuation is None else "must be 0 or more"
         scores, others = self.continuation is not None, self.score_token_ids
         check(top == 0 or (top > 0 and scores), "request.top_logprobs", top, need)
+        is_possible = self.drawn_tokens == 0 or (self.drawn_tokens > 0 and top > 0)
+        check(is_possible, "request.drawn_tokens", self.drawn_tokens, "goes with top_logprobs")
         check(not others or scores, "request.score_token_ids", len(others), need)
         check(self.on_logprobs is None or scores, "request.on_logprobs", "a listener", need)
         modes = {"branches": bool(self.branches), "continuation": self.continuation is not None, "n": self.n > 1}
@@ -168,6 +171,7 @@ class Completion(ModelText):
     continuation, `token_ids` are its tokens, with one number for each in `logprobs` (natural logarithms) and `greedy`
     (whether it is the most probable token). `top_logprobs`
     has a list for each token: the most probable tokens in its place, in descending order, each with its logarithm.
+    `drawn_logprobs` has a list for each token, too: tokens that were drawn from all others, each with its logarithm.
     `score_token_logprobs` has the logarithms of the request's `score_token_ids`, and `min_logprobs` that of the least
     probable token in each place. If the tokens of the text are only counted and not known, as from a server,
     `token_ids` is empty and `new_tokens` is their number.
@@ -192,12 +196,13 @@ class Completion(ModelText):
     cost_usd: float | None = None
     calls: list[Call] | None = None  # the calls behind the answer, if there were several
     top_logprobs: list[list[tuple[int, float]]] | None = None
+    drawn_logprobs: list[list[tuple[int, float]]] | None = None
     score_token_logprobs: list[list[float]] | None = None
     min_logprobs: list[float] | None = None
     # time.perf_counter() of each token, or of each piece of text if tokens are not visible; None: unknown
     token_times: list[float] | None = None
     thinking: str | None = None  # that a server sent apart from the text; its tokens count among the new ones
-    is_begun: bool = False  # the prompt ended in an opening tag of thinking
+    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
 
 
 Event = Delta | Completion

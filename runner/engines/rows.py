@@ -54,7 +54,7 @@ class Row:
     sent: str = ""  # text that was sent as deltas
     scores: TokenScores = field(default_factory=TokenScores)  # of the continuation's tokens scored so far
     token_times: list[float] = field(default_factory=list)  # when each of its tokens came out
-    is_begun: bool = False  # the prompt ended in an opening tag of thinking
+    in_thinking: bool = False  # the prompt ended in an opening tag of thinking
     permanent: bool = field(init=False)  # the error was known before the row ran, so it would come again
 
     def __post_init__(self) -> None:
@@ -98,10 +98,11 @@ class Row:
             logprobs=self.scores.logprobs or None,
             greedy=self.scores.greedy or None,
             top_logprobs=self.scores.top_logprobs or None,
+            drawn_logprobs=self.scores.drawn_logprobs or None,
             score_token_logprobs=self.scores.score_token_logprobs or None,
             min_logprobs=self.scores.min_logprobs or None,
             token_times=self.token_times or None,
-            is_begun=self.is_begun,
+            in_thinking=self.in_thinking,
         )
 
 
@@ -159,12 +160,14 @@ class Admission:
         sampling = request.sampling.over(self.generation, self.seed)
         limit = min(self._wanted(request), self.room - len(ids))
         error = None if ids and limit >= 1 else self._rejection_reason(len(ids))
-        sha256, is_begun = request_sha256(seen, request), ends_in_thinking(seen)
+        sha256, in_thinking = request_sha256(seen, request), ends_in_thinking(seen)
         begun: Sequence[tuple[int, ...]] = [()] * request.n
         if request.begun is not None and error is None:
             begun = request.begun.of(sha256, request.n)
         return [
-            Row(request, ids, sha256, limit, choice, sampling, error=error, tokens=list(tokens), is_begun=is_begun)
+            Row(
+                request, ids, sha256, limit, choice, sampling, error=error, tokens=list(tokens), in_thinking=in_thinking
+            )
             for choice, tokens in enumerate(begun)
         ]
 

@@ -70,6 +70,7 @@ class EngineStats:
         return {
             "prefill_tok_per_s": self.prefill_tok_per_s,
             **decoded,
+            "computed_prompt_tokens": self.prefill_tokens,
             "shared_prompt_tokens": self.shared_tokens,
             "draft_tokens": self.draft_tokens,
             "accepted_tokens": self.accepted_tokens,
@@ -107,7 +108,7 @@ class EngineStats:
 
     @property
     def prefill_tok_per_s(self) -> float:
-        """Prompt tokens per second."""
+        """Computed prompt tokens per second: those of a shared beginning count once."""
         return self.prefill_tokens / self.prefill_s if self.prefill_s else 0.0
 
     @property

@@ -140,6 +140,7 @@ def _measure(
                     _say_next(left, len(calibrations), on_line)
             except BaseException:
                 process.kill()
+                process.wait()  # after a KeyboardInterrupt `with` waits for a quarter of a second only
                 raise
             finally:
                 is_late = not timer.is_alive()

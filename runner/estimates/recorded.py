@@ -7,13 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from heapq import nlargest
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from runner.checkpoints.pass_memory import MAX_ROWS
 from runner.config.root import RunnerConfig
 from runner.config.task import Amount
 from runner.core import machine
+from runner.core.answer_times import answer_times
 from runner.core.result import Record, Status
 from runner.estimates.amounts import amounts_of
 from runner.estimates.speed import Estimate, EstimateBasis
@@ -22,10 +25,16 @@ from runner.store.tracking import flatten, text_of
 BASE = ("model.", "quantization.", "lora.", "rope.")  # keys that must agree
 INERT = ("model.check_memory", "model.cache_dir", "model.revision", "model.shape")
 ROUNDS = ("repeats", "warmup")  # may differ between measurements
-ALIKE = ("generation.batch_size", "generation.max_new_tokens", "task.name")
+# Keys that decide how long prompts and answers are, and how many decode together
+ALIKE = (
+    *("generation.batch_size", "generation.max_new_tokens"),
+    *(f"task.{key}" for key in ("name", "data", "prompt", "shots", "window", "exact")),
+)
 SPREAD = 0.2  # relative uncertainty of similar jobs, unless several differ by more
+SPREAD_BESIDE = 0.5  # of those that ran beside other work
 NEWEST = 2000  # jobs that are read
 MOST_TIMES = 20  # similar jobs whose times count
+MOST_ROWS = MAX_ROWS["cpu"]  # at once, where the engine decides
 
 
 class FinishedJobs:
@@ -49,8 +58,9 @@ class FinishedJobs:
 
     def similar(self, config: RunnerConfig) -> list[Record]:
         """Return the records with the same base that did the same work in batches of the same size."""
-        params = dict(flatten(config))
-        return [it for it in self.like(config) if all(it.params.get(key) == params.get(key) for key in ALIKE)]
+        params, defaults = dict(flatten(config)), dict(_defaults(config))
+        wanted = [params.get(key) for key in ALIKE]
+        return [it for it in self.like(config) if [it.params.get(key, defaults.get(key)) for key in ALIKE] == wanted]
 
     def peak_mib(self, config: RunnerConfig) -> float | None:
         """Return the largest peak of the process in similar jobs; None if there is none."""
@@ -60,11 +70,16 @@ class FinishedJobs:
     def estimate(self, config: RunnerConfig, read: int | None = None) -> Estimate | None:
         """Return a job's time from the newest similar jobs; None if there is none."""
         amounts = amounts_of(config, read)
-        found = (seconds for record in self.similar(config) if (seconds := _seconds(record, config, amounts)))
-        if not (times := [*islice(found, MOST_TIMES)]):
+        similar = self.similar(config)
+        found = ((it, times) for it in similar if (times := _seconds(it, config, amounts)))
+        if not (newest := [*islice(found, MOST_TIMES)]):
             return None
-        seconds = median(times)
-        return Estimate(seconds, max(SPREAD, (max(times) - min(times)) / (2 * seconds)), EstimateBasis.recorded)
+        ranges = [times for _, times in newest]
+        is_beside = any(machine.BESIDE in it.result.facts.get("measured", "") for it, _ in newest)
+        spread = SPREAD_BESIDE if is_beside else SPREAD
+        seconds = median((least + most) / 2 for least, most in ranges)
+        apart = max(most for _, most in ranges) - min(least for least, _ in ranges)
+        return Estimate(seconds, max(spread, apart / (2 * seconds)), EstimateBasis.recorded)
 
 
 def _folders(jobs: Path) -> list[os.DirEntry[str]]:
@@ -107,8 +122,8 @@ def _base(params: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key.startswith(BASE) and key not in INERT}
 
 
-def _seconds(record: Record, config: RunnerConfig, amounts: list[Amount]) -> float | None:
-    """Return the job's time at the record's speed; None if the two are not similar enough."""
+def _seconds(record: Record, config: RunnerConfig, amounts: list[Amount]) -> tuple[float, float] | None:
+    """Return the least and the most that a job takes at a record's speed; None if they are not similar enough."""
     metrics = record.result.metrics
     if not amounts:
         return None
@@ -123,16 +138,19 @@ def _seconds(record: Record, config: RunnerConfig, amounts: list[Amount]) -> flo
             return None
         load_s = metrics.get("load_s", 0.0)
         share = _completions(amounts) / _completions(task.amounts(config.generation))
-        return load_s + share * max(record.seconds - load_s, 0.0)
-    n, speeds = (
-        metrics.get("calls", metrics.get("n_all", metrics.get("n"))),  # a team's question takes several completions
-        (metrics.get("prefill_tok_per_s"), metrics.get("decode_tok_per_s")),
-    )
-    if not n or not all(speeds):  # it may have reused other jobs' answers
+        seconds = load_s + share * max(record.seconds - load_s, 0.0)
+        return seconds, seconds
+    if (times := answer_times(metrics)) is None:
         return None
-    tokens_and_speeds = zip((metrics["prompt_tokens"], metrics["new_tokens"]), speeds, strict=True)
-    each_s = sum(tokens / speed for tokens, speed in tokens_and_speeds if speed) / n
-    return float(metrics.get("load_s", 0.0) + each_s * _completions(amounts))
+    beside_s = max(record.seconds - times.total_s, float(metrics.get("load_s", 0.0)))  # once, however many are asked
+    completions = _completions(amounts)
+    more = completions / times.n
+    rows_then, rows = (min(count, max(it.rows or MOST_ROWS for it in amounts)) for count in (times.n, completions))
+    # With as many rows as then, each step takes as long. With others it takes more, or less, but not in proportion.
+    steps = ceil(completions / rows) / ceil(times.n / rows_then) if rows != rows_then else more
+    same_s = beside_s + times.beginnings_s + more * times.prompts_s
+    least, most = sorted((steps * times.decode_s, more * times.decode_s))
+    return same_s + least, same_s + most
 
 
 def _completions(amounts: list[Amount]) -> int:

@@ -37,16 +37,19 @@ class Speed:
         """Return the seconds of some completions, with so many concurrent rows."""
         rows = max(1, min(rows, amount.completions))
         waves, rest = divmod(amount.completions, rows)
-        return waves * self._wave(amount, rows) + (self._wave(amount, rest) if rest else 0.0)
+        waves_s = waves * self._wave(amount, rows) + (self._wave(amount, rest) if rest else 0.0)
+        return self._prefill(amount.shared_tokens) + waves_s
 
     def _wave(self, amount: Amount, rows: int) -> float:
         """Return the seconds of rows that start and end together."""
-        tokens = rows * amount.prompt_tokens
+        context = amount.shared_tokens + amount.prompt_tokens + amount.new_tokens / 2
+        step_s = interpolate(self.decode, rows) + rows * context * self.place_s
+        return self._prefill(rows * amount.prompt_tokens) + (amount.new_tokens - 1) * step_s
+
+    def _prefill(self, tokens: int) -> float:
+        """Return the seconds of reading so many tokens, in as few passes as possible."""
         passes = ceil(tokens / self.pass_tokens)
-        steps, places = amount.new_tokens - 1, rows * (amount.prompt_tokens + amount.new_tokens / 2)
-        return passes * interpolate(self.prefill, tokens / passes) + steps * (
-            interpolate(self.decode, rows) + places * self.place_s
-        )
+        return passes * interpolate(self.prefill, tokens / passes) if passes else 0.0
 
 
 @dataclass

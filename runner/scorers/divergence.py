@@ -1,7 +1,10 @@
 """The divergence of a model from a reference, token by token: over whole distributions, or over the kept tokens.
 
-If the reference has kept only its most probable tokens, the rest of each distribution counts as one token. So the
-divergence comes out too small, never too large. The probability of this model's least probable token bounds the error.
+A reference keeps its most probable tokens, and some that it has drawn from all others, by their probability. So the
+divergence is estimated without bias, and the draws tell how exactly. No sum over the others would do: the reference may
+have put their probability on any of them. Without draws, as earlier versions kept none, the rest of each distribution
+counts as one token. Then the divergence comes out too small, never too large, and the probability of this model's least
+probable token bounds the error.
 """
 
 from __future__ import annotations
@@ -18,14 +21,37 @@ ROUNDING = 1e-7  # of a sum of probabilities in float32: a smaller rest is not d
 class Divergence:
     """Sums over the tokens of one sample, in nats."""
 
-    kl_nats: float  # KL(reference || this), at least
+    kl_nats: float  # KL(reference || this): at least, or estimated without bias where tokens were drawn
     truncation_nats: float  # the most that the other tokens can add to it
     agreed: int  # positions in which both have the same first choice
+    kl_variance: float = 0.0  # of kl_nats, by the draws
 
     def __add__(self, other: Divergence) -> Divergence:
         """Return the sums over both."""
-        truncation_nats = self.truncation_nats + other.truncation_nats
-        return Divergence(self.kl_nats + other.kl_nats, truncation_nats, self.agreed + other.agreed)
+        return Divergence(
+            self.kl_nats + other.kl_nats,
+            self.truncation_nats + other.truncation_nats,
+            self.agreed + other.agreed,
+            self.kl_variance + other.kl_variance,
+        )
+
+
+class _Kept:
+    """The most probable tokens of a reference under both models, and what is left of both distributions: [T, K]."""
+
+    def __init__(self, width: int, reference: Sequence[float], these: Any) -> None:
+        import numpy as np  # takes a tenth of a second, and only comparisons need it
+
+        self.theirs = np.asarray(reference, dtype=np.float64).reshape(-1, width)
+        ours = np.asarray(these, dtype=np.float64).reshape(self.theirs.shape)
+        is_possible = np.isfinite(self.theirs)  # a token with probability 0 adds nothing
+        with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
+            self.inside = np.where(is_possible, np.exp(self.theirs) * (self.theirs - ours), 0.0).sum(axis=1)
+            rest = np.maximum(1.0 - np.exp(self.theirs).sum(axis=1), 0.0)
+            self.our_rest = np.maximum(1.0 - np.exp(ours).sum(axis=1), ROUNDING)
+            self.has_rest = rest > ROUNDING
+            self.rest = np.where(self.has_rest, rest, 1.0)
+            self.tail = np.where(self.has_rest, self.rest * np.log(self.rest / self.our_rest), 0.0)  # as one token
 
 
 def diverge(
@@ -35,7 +61,7 @@ def diverge(
     least: Sequence[float],
     same_first: Sequence[bool],
 ) -> Divergence:
-    """Return this model's divergence from the reference over one sample.
+    """Return this model's divergence from a reference that has drawn no tokens, over one sample.
 
     `reference` are the log-probabilities of its `width` most probable tokens, position after position, `these` those of
     the same tokens under this model, and `least` that of this model's least probable token in each position. If the
@@ -43,25 +69,47 @@ def diverge(
     adds no more than if all of p were on this model's least probable token: each token of the rest has at most p, and
     at most the probability of the last kept token.
     """
-    import numpy as np  # takes a tenth of a second, and only comparisons need it
+    import numpy as np
 
-    kept = np.asarray(reference, dtype=np.float64).reshape(-1, width)  # [T, K]
-    ours = np.asarray(these, dtype=np.float64).reshape(kept.shape)
-    lowest = np.asarray(least, dtype=np.float64)
-    is_possible = np.isfinite(kept)  # a token with probability 0 adds nothing
+    kept, lowest = _Kept(width, reference, these), np.asarray(least, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):  # in positions that are not selected
-        inside = np.where(is_possible, np.exp(kept) * (kept - ours), 0.0).sum(axis=1)
-        rest = np.maximum(1.0 - np.exp(kept).sum(axis=1), 0.0)
-        our_rest = np.maximum(1.0 - np.exp(ours).sum(axis=1), ROUNDING)
-        has_rest = rest > ROUNDING
-        positive_rest = np.where(has_rest, rest, 1.0)
-        tail = np.where(has_rest, positive_rest * np.log(positive_rest / our_rest), 0.0)
-        largest = np.minimum(np.exp(kept[:, -1]), positive_rest)  # of one token of the rest
-        largest_tail = np.where(has_rest, positive_rest * (np.log(largest) - lowest), 0.0)
-        truncation = np.maximum(largest_tail - tail, 0.0) + np.where(has_rest, 0.0, ROUNDING * -lowest)
-    sums = (float(values.sum()) for values in (inside + tail, truncation))
-    kl_nats, truncation_nats = (value if math.isfinite(value) else math.inf for value in sums)
-    return Divergence(kl_nats, truncation_nats, sum(same_first))
+        largest = np.minimum(np.exp(kept.theirs[:, -1]), kept.rest)  # of one token of the rest
+        largest_tail = np.where(kept.has_rest, kept.rest * (np.log(largest) - lowest), 0.0)
+        truncation = np.maximum(largest_tail - kept.tail, 0.0) + np.where(kept.has_rest, 0.0, ROUNDING * -lowest)
+    return Divergence(_total(kept.inside + kept.tail), _total(truncation), sum(same_first))
+
+
+def diverge_with_drawn(
+    width: int,
+    reference: Sequence[float],
+    drawn: int,
+    drawn_reference: Sequence[float],
+    these: Sequence[Sequence[float]],
+    same_first: Sequence[bool],
+) -> Divergence:
+    """Return this model's divergence from a reference that has drawn `drawn` of its other tokens in each position.
+
+    `these` are the log-probabilities of the most probable and then of the drawn tokens under this model. With the rests
+    p and q of both, and r the ratio of a token's probabilities within the rests (this model's over the reference's),
+    the rest adds p·log(p/q) + p·E[r − 1 − log r], with the mean over tokens that the reference draws: E[r] is 1.
+    """
+    import numpy as np
+
+    ours = np.asarray(these, dtype=np.float64)
+    kept = _Kept(width, reference, ours[:, :width])
+    theirs = np.asarray(drawn_reference, dtype=np.float64).reshape(-1, drawn)
+    with np.errstate(invalid="ignore", over="ignore"):
+        log_r = (ours[:, width:] - np.log(kept.our_rest)[:, None]) - (theirs - np.log(kept.rest)[:, None])
+        each = np.where(kept.has_rest[:, None], np.exp(log_r) - 1.0 - log_r, 0.0)
+        rest = np.where(kept.has_rest, kept.rest, 0.0)
+        variance = rest**2 * each.var(axis=1, ddof=1) / drawn if drawn > 1 else np.full(len(rest), np.inf)
+    kl = kept.inside + kept.tail + rest * each.mean(axis=1)
+    return Divergence(_total(kl), 0.0, sum(same_first), _total(variance))
+
+
+def _total(values: Any) -> float:
+    total = float(values.sum())
+    return total if math.isfinite(total) else math.inf
 
 
 def diverge_whole(reference: Any, these: Any) -> Divergence:

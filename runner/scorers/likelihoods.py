@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from statistics import NormalDist
 from typing import Any
 
 from runner.core.clustered_share import share_interval
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.ratios import MIN_TEXTS, paired_interval, ratio, ratio_interval
 from runner.core.result import Likelihood
+from runner.core.stats import ALPHA
 
 WINDOWS = "windows of one text"  # the fact `samples` of a job with a single text
 SUMS = [it.name for it in fields(Likelihood) if it.name not in ("unit", "is_other")]
@@ -87,6 +89,10 @@ def _of_reference(texts: Sequence[Likelihood]) -> dict[str, float]:
     kl, truncation, agreed = ([float(getattr(it, name)) for it in compared] for name in
                               ("kl_nats", "truncation_nats", "top_1_agreed"))  # fmt: skip
     divergence_figures = {"kl_nats_per_token": ratio(kl, tokens)} | _share("top_1_agreement", agreed, tokens)
+    variances = [it.kl_variance for it in compared if it.kl_variance is not None]
+    if len(variances) == len(compared):
+        error_nats = NormalDist().inv_cdf(1 - ALPHA / 2) * math.sqrt(sum(variances))
+        divergence_figures["kl_drawing_error_nats_per_token"] = error_nats / sum(tokens)
     if len(compared) >= MIN_TEXTS:  # a few texts have much of the sum: of fewer, no interval holds 95 %
         low, high = paired_interval(kl, tokens)
         divergence_figures |= {"kl_nats_per_token_low": max(low, 0.0), "kl_nats_per_token_high": high}

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 WORTH_SYNCING_S = 5.0  # waiting for the disk may take 0.1 s; the work of a shorter job is soon done again
 MORE_MEMORY = 1.25  # a job that was short of memory runs again when so many times as much is free
 LOCK = ".lock"  # in a job's folder: held by the process that is doing the job
+SENT = ".sent"  # in a job's folder: what is arriving from another host, until it is whole
 OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
 SAMPLES = "samples.jsonl"
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
@@ -172,6 +173,7 @@ def claim(job: Job, wait: bool = True) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(job.folder, error) from error
     with lock:
+        shutil.rmtree(job.folder / SENT, ignore_errors=True)  # whoever was receiving it is dead
         yield
 
 

@@ -17,9 +17,10 @@ from runner.core.console import PlainFormatter
 from runner.core.errors import RunnerError, TrackingError, cannot_write
 from runner.core.result import Record, Result, Status
 from runner.core.uris import sqlite_path, without_secrets
-from runner.store import jobs, logged_models, mlflow_store, pending_runs, tracking
+from runner.store import jobs, logged_models, mlflow_store, pending_runs, tracking, tracking_process
 
 log = logging.getLogger(__name__)
+Tracker = tracking.Tracker | tracking_process.TrackerBeside
 LEAST_FREE_BYTES = 64 * 1024  # for a job's config, log and record, and a few samples
 NEW_DATABASE_BYTES = 2 * 2**20  # MLflow's empty tables in sqlite take half of it
 
@@ -51,10 +52,18 @@ def new_record(config: RunnerConfig, job: jobs.Job, task_version: int, data: dic
     )
 
 
-def start_tracking(config: RunnerConfig, job: jobs.Job, record: Record, goes_on: bool = False) -> tracking.Tracker:
-    """Start the job's run in MLflow; if a grid's store has become unreachable, the job runs and is logged later."""
+def start_tracking(
+    config: RunnerConfig, job: jobs.Job, record: Record, goes_on: bool = False, beside: bool = False
+) -> Tracker:
+    """Start the job's run in MLflow; if a grid's store has become unreachable, the job runs and is logged later.
+
+    beside: the caller has other things to do before it waits for the run, so that a copy of this process may start it.
+    """
+    store = mlflow_store.store_of(config)
     try:
-        return tracking.start(mlflow_store.store_of(config), job, record, goes_on)
+        if beside and store is not None and tracking_process.is_possible(store):
+            return tracking_process.TrackerBeside(store, job, record, goes_on)
+        return tracking.start(store, job, record, goes_on)
     except TrackingError as error:
         if config.tracking.parent_run_id is None:
             raise
@@ -89,18 +98,22 @@ def without_token(config: RunnerConfig, text: str) -> str:
     return text.replace(uri, without_secrets(uri)) if uri else text
 
 
-def close(tracker: tracking.Tracker, job: jobs.Job, record: Record) -> None:
+def close(tracker: Tracker, job: jobs.Job, record: Record) -> None:
     """Write the record to disk and then to MLflow, so that a failing store loses no result."""
     record.mlflow_run_id = tracker.run_id  # on disk before MLflow has it, so that a kill in between can be repaired
     try:
         job.write_record(record)
         clean_up_set_aside(job, record)
-        tracking.finish(tracker, job, record)
+        if isinstance(tracker, tracking.Tracker):
+            tracking.finish(tracker, job, record)
+        else:
+            tracker.finish(record)
     except RunnerError as error:
         record.mlflow_run_id = None
         if record.status is Status.FINISHED:
             raise NotLogged(error, record) if isinstance(error, TrackingError) else error from None
-        log.error("%s", error)  # the error that ended the job is raised, and matters more
+        if str(error) not in (record.error or ""):  # else it has ended the job itself
+            log.error("%s", error)  # the error that ended the job is raised, and matters more
         return
     record.mlflow_uri = tracker.uri
     if record.status is Status.FINISHED:

@@ -12,7 +12,7 @@ from typing import Any
 from runner.core import machine
 from runner.core.errors import one_line
 from runner.core.files import write_atomically
-from runner.core.metrics import OF_GUESSES
+from runner.core.metrics import OF_GUESSES, OF_PREFILL
 from runner.core.texts import checked, signed
 from runner.engines.base import EngineReport
 from runner.engines.contract import Engine
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 MEASURED = "measured.json"
 WRITE_EVERY_S = 1.0
-SAVED = ("shared_prompt_tokens", *OF_GUESSES)
+SAVED = (*OF_PREFILL, *OF_GUESSES)
 
 
 @dataclass

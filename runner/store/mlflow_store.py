@@ -21,8 +21,9 @@ from runner.config.root import RunnerConfig
 from runner.core.environment import variable
 from runner.core.errors import ConfigError, TrackingError, cannot_write, refuse_password
 from runner.core.files import hold
+from runner.core.later import uncollected
 from runner.core.uris import sqlite_path, sqlite_uri, without_secrets
-from runner.store import moved
+from runner.store import empty_database, moved
 
 URI_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 EXPERIMENT = "runner"
@@ -133,9 +134,10 @@ def set_mlflow_variables() -> None:
 def import_mlflow(store: Store) -> None:
     """Import what a job needs of MLflow, and open nothing."""
     set_mlflow_variables()
-    importlib.import_module("mlflow")
-    if not store.uri.startswith("http"):
-        importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+    with uncollected():
+        importlib.import_module("mlflow")
+        if not store.uri.startswith("http"):
+            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
 _opened: dict[Store, tuple[Any, str]] = {}  # a worker runs many jobs with one store
@@ -176,8 +178,7 @@ def _open_first(store: Store) -> tuple[Any, str]:
         raise cannot_write(output_dir / ".mlflow.lock", error) from error
     with lock:
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        import mlflow  # noqa: F401  # sets up the logger whose level is set next
-
+        import_mlflow(store)  # sets up the logger whose level is set next
         logging.getLogger("mlflow.store.db.utils").setLevel(
             logging.CRITICAL
         )  # the runner reports such errors itself, without a traceback
@@ -304,7 +305,10 @@ def _create_sqlite(uri: str) -> None:
         fresh = path.with_name(f".{path.name}.new")
         for leftover in (fresh, fresh.with_name(f"{fresh.name}-journal")):
             leftover.unlink(missing_ok=True)
+        was_kept = empty_database.begin(fresh)
         MlflowClient(sqlite_uri(fresh)).search_experiments(max_results=1)
+        if not was_kept:
+            empty_database.keep(fresh)
         fresh.replace(path)
 
 

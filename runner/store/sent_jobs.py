@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import EvidenceError, cannot_write
 from runner.core.result import Record, Status
 from runner.store import ledger, mlflow_store, tracking
-from runner.store.jobs import Job, claim
+from runner.store.jobs import SENT, Job, claim
 
 # of a record: where it was written and logged, which differs between hosts
 OF_THE_HOST = ("output_dir", "tracking.")
@@ -29,9 +28,9 @@ def pack(job: Job) -> bytes:
 
 
 def unpack(files: bytes, job: Job) -> None:
-    """Put files that `pack` has returned into a job's folder; each replaces its namesake in one step."""
+    """Put files that `pack` has returned into a job's folder, which this process has; each replaces its namesake."""
     try:
-        fresh = job.folder.with_name(f".sent-{uuid.uuid4().hex}")
+        fresh = job.folder / SENT
         fresh.mkdir(parents=True)
         try:
             with tarfile.open(fileobj=io.BytesIO(files)) as archive:

@@ -47,8 +47,7 @@ def sync(options: argparse.Namespace) -> str:
     if not (output_dir / "jobs").is_dir() and not options.fetch:
         raise ConfigError(f"--output-dir {options.output_dir}: there is no {output_dir / 'jobs'}")
     store = mlflow_store.store_from_options(output_dir, options.tracking_uri, options.experiment)
-    # what is just being sent from another host is in a hidden folder, until it is whole
-    jobs = [Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/[!.]*/result.json"))]
+    jobs = [Job(file.parent.name, file.parent) for file in sorted(output_dir.glob("jobs/*/result.json"))]
     jobs = [job for job in jobs if OLD not in job.job_id]
     stored = read_runs(store, None if options.fetch else [job.job_id for job in jobs])
     missing: list[Job] = []

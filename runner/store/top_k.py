@@ -1,4 +1,6 @@
-"""top_k.jsonl: the most probable tokens at each position of a job's texts, for jobs that compare their model with it.
+"""top_k.jsonl: the tokens that a job has kept at each position of its texts, for jobs that compare their model with it.
+
+They are the most probable ones, and some that were drawn from all others (earlier versions drew none).
 
 It has one line per sample, with a checksum as samples have: token ids (32 bit) and natural logarithms (float32),
 position by position, compressed with zstd and encoded as base64. The total probability of the other tokens follows from
@@ -11,7 +13,7 @@ from __future__ import annotations
 import base64
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +27,26 @@ BYTES = 4
 
 @dataclass(frozen=True)
 class TopK:
-    """The `width` most probable tokens at each position of one sample, in descending order."""
+    """The `width` most probable tokens at each position of one sample, in descending order, and `drawn` others."""
 
     width: int
     ids: array[int]
     logprobs: array[float]
+    drawn: int = 0
+    drawn_ids: array[int] = field(default_factory=lambda: array(ID))
+    drawn_logprobs: array[float] = field(default_factory=lambda: array(LOGPROB))
 
     def __post_init__(self) -> None:
         if self.width < 1 or len(self.ids) != len(self.logprobs) or len(self.ids) % self.width:
             raise ValueError(f"{len(self.ids)} ids and {len(self.logprobs)} logarithms in places of {self.width}")
+        sizes = len(self.drawn_ids), len(self.drawn_logprobs)
+        if sizes != (self.drawn * self.places,) * 2:
+            raise ValueError(f"{sizes[0]} drawn ids and {sizes[1]} logarithms in {self.places} places of {self.drawn}")
 
     @classmethod
-    def of(cls, top: Sequence[Sequence[tuple[int, float]]]) -> TopK:
+    def of(cls, top: Sequence[Sequence[tuple[int, float]]], drawn: Sequence[Sequence[tuple[int, float]]] = ()) -> TopK:
         """Return the tokens that an engine has reported for each position."""
-        pairs = [pair for place in top for pair in place]
-        return cls(len(top[0]), array(ID, [one for one, _ in pairs]), array(LOGPROB, [value for _, value in pairs]))
+        return cls(len(top[0]), *_arrays(top), len(drawn[0]) if drawn else 0, *_arrays(drawn))
 
     @property
     def places(self) -> int:
@@ -47,8 +54,11 @@ class TopK:
         return len(self.ids) // self.width
 
     def ids_by_position(self) -> list[array[int]]:
-        """Return the token ids of each position."""
-        return [self.ids[at : at + self.width] for at in range(0, len(self.ids), self.width)]
+        """Return the token ids of each position, the drawn ones last."""
+        return [
+            self.ids[at * self.width : (at + 1) * self.width] + self.drawn_ids[at * self.drawn : (at + 1) * self.drawn]
+            for at in range(self.places)
+        ]
 
 
 class TopKFile:
@@ -63,7 +73,10 @@ class TopKFile:
 
     def add(self, index: int, top: TopK) -> None:
         """Append a sample's line."""
-        packed = {"ids": _packed(top.ids), "logprobs": _packed(top.logprobs)}
+        packed: dict[str, Any] = {"ids": _packed(top.ids), "logprobs": _packed(top.logprobs)}
+        if top.drawn:
+            packed |= {"drawn": top.drawn, "drawn_ids": _packed(top.drawn_ids)}
+            packed |= {"drawn_logprobs": _packed(top.drawn_logprobs)}
         self._file.append(sealed({"index": index, "width": top.width, "places": top.places, **packed}))
         self.widths[index] = top.width
 
@@ -77,12 +90,23 @@ def read_top_k(path: Path) -> dict[int, TopK]:
     by_sample: dict[int, TopK] = {}
     for number, line in read_evidence(path, unsealed, "line of top_k.jsonl"):
         try:
-            count = int(line["width"]) * int(line["places"])
-            ids, logprobs = _unpacked(ID, line["ids"], count), _unpacked(LOGPROB, line["logprobs"], count)
-            by_sample[int(line["index"])] = TopK(int(line["width"]), ids, logprobs)
+            kept = _unpacked_pair(line, "", int(line["width"]))
+            drawn = int(line.get("drawn", 0))
+            others = (drawn, *_unpacked_pair(line, "drawn_", drawn)) if drawn else ()
+            by_sample[int(line["index"])] = TopK(int(line["width"]), *kept, *others)
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise damaged(path, number, f"is not a sample's most probable tokens ({error})") from error
     return by_sample
+
+
+def _arrays(pairs_by_position: Sequence[Sequence[tuple[int, float]]]) -> tuple[array[int], array[float]]:
+    pairs = [pair for place in pairs_by_position for pair in place]
+    return array(ID, [one for one, _ in pairs]), array(LOGPROB, [value for _, value in pairs])
+
+
+def _unpacked_pair(line: dict[str, Any], prefix: str, width: int) -> tuple[array[int], array[float]]:
+    count = width * int(line["places"])
+    return _unpacked(ID, line[f"{prefix}ids"], count), _unpacked(LOGPROB, line[f"{prefix}logprobs"], count)
 
 
 def _packed(values: array[Any]) -> str:

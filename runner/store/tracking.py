@@ -52,6 +52,9 @@ class Tracker:
         """The store's uri without secrets."""
         return self.store.shown if self.store else None
 
+    def wait(self) -> None:
+        """Do nothing: the run is started."""
+
 
 def start(store: Store | None, job: Job, record: Record, goes_on: bool = False) -> Tracker:
     """Open MLflow and start the job's run; raises the store's errors before anything expensive happens.

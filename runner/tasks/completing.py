@@ -28,7 +28,7 @@ from runner.store.partial import PartialFile
 from runner.tasks.asking import each_request, kept_words
 from runner.tasks.base import Context, RequestsBeside
 
-SAME = "prompt_sha256 text finish_reason error permanent branches calls by thinking is_begun".split()  # noqa: SIM905
+SAME = "prompt_sha256 text finish_reason error permanent branches calls by thinking in_thinking".split()  # noqa: SIM905
 NOT_AGAIN = "The same command would get the same error and does not ask again; rerun=failed does"
 
 
@@ -305,7 +305,9 @@ def answers(sample: Sample, request: Request, engine: Engine) -> bool:
 def sample_of(*choices: Completion) -> Sample:
     """Return the completions of a request as a sample without a verdict."""
     first = next((one for one in choices if one.error is not None), choices[0])
-    every = [Choice(it.text, it.token_ids, it.finish_reason, it.new_tokens, it.thinking, it.is_begun) for it in choices]
+    every = [
+        Choice(it.text, it.token_ids, it.finish_reason, it.new_tokens, it.thinking, it.in_thinking) for it in choices
+    ]
     costs = [it.cost_usd for it in choices if it.cost_usd is not None]
     same: dict[str, Any] = {name: getattr(first, name) for name in SAME}
     return Sample(

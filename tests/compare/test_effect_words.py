@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from runner.compare.columns import ratio_columns
+from runner.compare.conclusion import conclude
 from runner.compare.data import Run, Table, TableRow
 from runner.compare.effect_words import (
     METHODS,
@@ -25,6 +26,7 @@ from runner.compare.quantities import REPEATS, Quantity
 from runner.core.effects import (
     RATIOS,
     Effect,
+    Finding,
     Method,
     judge,
     paired_accuracies,
@@ -179,10 +181,25 @@ def test_a_row_that_is_worse_gets_no_advice_for_equal_ones() -> None:
 def test_the_legend_says_what_few_samples_cost_and_what_no_test_allows_for(it: Effect) -> None:
     text = legend([it])
     assert "p is 2 times (3 times below 200, 4 times below 80 samples) the share" in text
-    assert "rarer than about 3 in n may be in none of these, and no test allows for it;" in text
+    assert "rarer than about 4 in n too few may be among these, and no test allows for it;" in text
 
 
 def test_the_legend_of_families_says_what_few_and_many_allow_for() -> None:
     text = legend([it for it in EFFECTS if it.method is Method.mean_flips])
     assert "of fewer than 60, both allow for one more that is all lost" in text
-    assert "of more, neither allows for a kind rarer than about 3 in n, which may be in none of these;" in text
+    assert "of more, neither allows for a kind rarer than about 4 in n, of which too few may be among these;" in text
+
+
+def test_few_families_are_told_what_would_show_more() -> None:
+    """Twenty families show only large differences, however many questions are in each."""
+    for families, is_told in ((20, True), (60, False)):
+        for differences in ([0.5, 0.0, -0.5] * 400, [0.0, 0.0, 1.0] * 400):
+            it = paired_means(differences, [number % families for number in range(1200)], "template")
+            judge([it])
+            more = "; 60 or more families of equal size show smaller differences, more questions in each hardly do"
+            assert (more in sentence(row(it), [])) == (is_told and it.finding is Finding.open)
+    it = paired_means([0.5, 0.0, -0.5] * 8, samples=2)
+    judge([it])
+    more = "; 60 or more questions show smaller differences, more answers to each hardly do"
+    assert more in sentence(row(it), [])
+    assert more in conclude([row(it)])

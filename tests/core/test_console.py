@@ -43,7 +43,7 @@ def on_a_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
         except OSError:  # the last process has closed it
             break
     os.close(ours)
-    return process.wait(timeout=60), shown.decode()
+    return process.wait(timeout=200), shown.decode()
 
 
 def test_what_steers_a_terminal_is_written_out() -> None:
@@ -117,7 +117,7 @@ def test_every_command_says_that_a_device_is_full(tmp_path: Path, module: str) -
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", module, "--help"]
         done = subprocess.run(
-            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=200, check=False
         )
     assert done.returncode == 1
     assert "stdout cannot be written (No space left on device)" in done.stderr

@@ -26,7 +26,7 @@ def printed(tmp_path: Path, body: str, *before: str) -> str:
     file.write_text(PROGRAM.format(body))
     done = subprocess.run(
         ["bash", "-c", " ".join([*before, f"exec {sys.executable} {file}"])],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -145,7 +145,7 @@ def test_an_interrupt_while_a_class_is_made_is_the_same_exit_code(tmp_path: Path
     file = tmp_path / "program.py"
     file.write_text(PROGRAM.format(WHILE_A_CLASS_IS_MADE))
     command = [sys.executable, "-m", "program"]  # a file or -c sets aside what has passed
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted: what was done is kept, try again\n")
 
 

@@ -53,7 +53,7 @@ def run(folder: Path, *arguments: str, **settings: str) -> Path:
     asked = ["-cd", "mine", "model=stub", "task.data=quiz", "tracking=none", "print=none", *arguments]
     done = subprocess.run(
         [sys.executable, "-m", "runner", *asked],
-        cwd=folder, env=environment(folder, **settings), capture_output=True, text=True, timeout=600, check=False,
+        cwd=folder, env=environment(folder, **settings), capture_output=True, text=True, timeout=2000, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (job,) = (folder / "outputs" / "jobs").glob("*/result.json")

@@ -107,7 +107,7 @@ def test_a_row_knows_that_its_prompt_has_begun_the_thinking(tokenizer: Any, make
     thinking.chat_template += "<think>\n"
     config = make_config(model=LocalModelConfig(name=str(tiny_llama)))
     request = Request(0, (Message("user", "Hi"),), n=2)
-    for used, is_begun in ((thinking, True), (tokenizer, False)):
+    for used, in_thinking in ((thinking, True), (tokenizer, False)):
         rows = Admission(config, used, "it", 1000).rows(request)
-        assert [row.is_begun for row in rows] == [is_begun] * 2
-        assert rows[0].completion(FinishReason.stop, 0.1, "#### 7").parts.is_open == is_begun
+        assert [row.in_thinking for row in rows] == [in_thinking] * 2
+        assert rows[0].completion(FinishReason.stop, 0.1, "#### 7").parts.is_open == in_thinking

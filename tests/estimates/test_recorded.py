@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from runner.config.agents import AgentsConfig, Mode
+from runner.config.generation import GenerationConfig
+from runner.config.likelihood import LikelihoodConfig
 from runner.config.measures import SweepConfig
 from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
@@ -22,12 +24,13 @@ from runner.quantization import CHOICES
 from runner.store.tracking import flatten
 
 SPEEDS = {"prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "load_s": 3.0}
-ANSWERS = {"n": 4, "correct": 3, "prompt_tokens": 400, "new_tokens": 80} | SPEEDS
+ANSWERS = {"n": 4, "correct": 3, "prompt_tokens": 400, "new_tokens": 84} | SPEEDS  # 1 s and 2 s each, and 3 s
 
 
 @pytest.fixture
 def config(make_config: Callable[..., Any]) -> Any:
-    return make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4))
+    generation = GenerationConfig(max_new_tokens=24, batch_size=4)
+    return make_config(model=LocalModelConfig("embedded"), task=Gsm8kConfig(limit=4), generation=generation)
 
 
 def write(config: Any, metrics: dict[str, float], name: str = "job", seconds: float = 15.0, **facts: str) -> None:
@@ -43,13 +46,57 @@ def test_answers_are_scaled_by_their_number(config: Any) -> None:
     more = replace(config, task=Gsm8kConfig(limit=40, split="hard5"))
     estimate = FinishedJobs(Path(config.output_dir)).estimate(more)
     assert estimate is not None
-    assert estimate.seconds == pytest.approx(3 + 40 * (100 / 100 + 20 / 10))
+    assert estimate.seconds == pytest.approx(3 + 40 * (1 + 2))
     assert estimate.source is EstimateBasis.recorded
     everything = replace(config, task=Gsm8kConfig(limit=None))
     assert FinishedJobs(Path(config.output_dir)).estimate(everything) is None, "their number is unknown"
     estimate = FinishedJobs(Path(config.output_dir)).estimate(everything, read=7)
     assert estimate is not None
-    assert estimate.seconds == pytest.approx(3 + 7 * (100 / 100 + 20 / 10)), "the data has been read"
+    assert estimate.seconds == pytest.approx(3 + 7 * (1 + 2)), "the data has been read"
+
+
+def test_a_beginning_that_prompts_share_is_computed_once(config: Any) -> None:
+    """The measured speed is that of computed tokens: 4 prompts of 250 share 200, so 200 + 4 · 50 were computed."""
+    shared = {"prompt_tokens": 1000, "shared_prompt_tokens": 800}
+    shots = replace(config, task=Gsm8kConfig(limit=4, shots=5))
+    write(shots, ANSWERS | shared | {"computed_prompt_tokens": 400})
+    more = replace(config, task=Gsm8kConfig(limit=40, shots=5))
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(more)
+    assert estimate is not None
+    assert estimate.seconds == pytest.approx(3 + 2 + 40 * (0.5 + 2))
+    write(shots, ANSWERS | shared, "of an earlier version", seconds=13.0)
+    write(shots, ANSWERS | shared, "another of it", seconds=13.0)
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(more)
+    assert estimate is not None
+    assert estimate.seconds == pytest.approx(3 + 40 * (0.5 + 2))
+    assert FinishedJobs(Path(config.output_dir)).estimate(config) is None, "prompts without examples are shorter"
+
+
+def test_other_numbers_of_rows_make_the_range_wider(config: Any) -> None:
+    """Of 40 rows at once a step takes longer than of 4, but not ten times as long."""
+    free = replace(config, generation=GenerationConfig(max_new_tokens=24))
+    write(free, ANSWERS)
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(replace(free, task=Gsm8kConfig(limit=40)))
+    assert estimate is not None
+    assert estimate.seconds * (1 - estimate.spread) == pytest.approx(3 + 40 + 8)
+    assert estimate.seconds * (1 + estimate.spread) == pytest.approx(3 + 40 + 80)
+
+
+def test_several_answers_to_each_question_count(config: Any) -> None:
+    sampling = replace(config, generation=GenerationConfig(max_new_tokens=24, batch_size=4, temperature=1.0))
+    four = replace(sampling, task=Gsm8kConfig(limit=4, samples=4))
+    write(four, ANSWERS | {"answers_each": 4, "new_tokens": 96})
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(four)
+    assert estimate is not None
+    assert estimate.seconds == pytest.approx(15), "and not four times as long"
+
+
+def test_likelihoods_have_no_new_tokens(config: Any) -> None:
+    texts = replace(config, task=LikelihoodConfig(limit=4))
+    write(texts, {"n": 4, "computed_prompt_tokens": 400, "prefill_tok_per_s": 100.0, "load_s": 3.0}, seconds=8.0)
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(replace(texts, task=LikelihoodConfig(limit=8)))
+    assert estimate is not None
+    assert estimate.seconds == pytest.approx(4 + 8 * 1)
 
 
 def test_a_teams_question_takes_several_calls(config: Any) -> None:
@@ -62,8 +109,10 @@ def test_a_teams_question_takes_several_calls(config: Any) -> None:
     )
     assert same is not None
     assert alone is not None
-    assert same.seconds == pytest.approx(3 + 400 / 100 + 80 / 10), "as long as it took"
-    assert alone.seconds == pytest.approx(3 + (400 / 100 + 80 / 10) * 8 / 20), "two calls a question"
+    assert same.seconds == pytest.approx(15), "as long as it took"
+    decode_s = (84 - 20) / 10  # the first token of each answer comes from its prompt
+    beside_s = 15 - 4 - decode_s
+    assert alone.seconds == pytest.approx(beside_s + (4 + decode_s) * 8 / 20), "two calls a question"
 
 
 def test_several_records_give_the_spread(config: Any) -> None:
@@ -72,6 +121,13 @@ def test_several_records_give_the_spread(config: Any) -> None:
     estimate = FinishedJobs(Path(config.output_dir)).estimate(config)
     assert estimate is not None
     assert estimate.spread > 0.3
+
+
+def test_a_job_that_ran_beside_other_work_says_less(config: Any) -> None:
+    write(config, ANSWERS, measured="beside other work on 1.5 of 2 cores")
+    estimate = FinishedJobs(Path(config.output_dir)).estimate(config)
+    assert estimate is not None
+    assert estimate.spread == 0.5
 
 
 def test_another_base_another_machine_and_reused_answers_do_not_count(config: Any) -> None:
@@ -117,4 +173,4 @@ def test_only_the_newest_jobs_are_read(config: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("runner.estimates.recorded.MOST_TIMES", 1)
     estimate = found.estimate(config)
     assert estimate is not None
-    assert estimate.seconds == pytest.approx(3 + 4 * (100 / 100 + 20 / 14))
+    assert estimate.seconds == pytest.approx(15), "as long as the newest one took"

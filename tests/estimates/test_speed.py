@@ -25,5 +25,7 @@ def test_waves_of_rows_passes_of_prompts_and_context_add_up() -> None:
     # two concurrent rows, then a third one alone
     three = Amount(None, prompt_tokens=10, new_tokens=1, completions=3)
     assert SPEED.seconds(three, 2) == pytest.approx(interpolate(SPEED.prefill, 20) + 1.0)
+    shared = Amount(None, prompt_tokens=10, new_tokens=1, completions=3, shared_tokens=200)
+    assert SPEED.seconds(shared, 2) == pytest.approx(2 * 2.0 + SPEED.seconds(three, 2)), "a beginning is read once"
     long = Amount(None, prompt_tokens=200, new_tokens=1, completions=1)
     assert SPEED.seconds(long, 1) == pytest.approx(2 * 2.0)

@@ -42,8 +42,9 @@ class Beside:
     over: threading.Event = field(default_factory=threading.Event)
 
     def ask_until_over(self, seed: int) -> None:
-        client = OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=120)
-        while not self.over.is_set():
+        client = OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=WAIT_S)
+        is_answered = False
+        while not (is_answered and self.over.is_set()):  # the attack may end before the first answer
             try:
                 self.texts.add(text_of(client))
                 streamed = client.completions.create(
@@ -55,7 +56,7 @@ class Beside:
                     stream=True,
                 )
                 assert [it.choices[0].finish_reason for it in streamed][-1] in ("stop", "length")
-                self.answers += 2
+                self.answers, is_answered = self.answers + 2, True
             except RateLimitError:  # an attacker has taken all places for a moment, as any client may
                 self.was_full += 1
                 time.sleep(0.05)
@@ -160,8 +161,12 @@ def test_one_hostile_number_does_not_end_the_requests_of_others(tmp_path: Path) 
 @pytest.mark.thorough
 def test_an_attack_leaves_others_and_memory_as_they_were(tmp_path: Path) -> None:
     with serving(tmp_path, *MODEL, "tracking=none", "task.idle_s=20", "task.write_s=5") as server:
-        with clients_beside(server):
-            attack(server, random_bodies(100, seed=1))  # the caches fill
+        with clients_beside(server):  # the caches fill, and as many rows are under way as later
+            unread = unread_answers(server, 20)
+            attack(server, random_bodies(100, seed=1))
+            for client in unread:
+                client.close()
+        check_that_it_is_as_before(server)
         before, files = rss_mib(server), open_files(server)
         with clients_beside(server) as beside:
             silent, unread = silent_connections(server, 500), unread_answers(server, 20)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opening import open_engine
+from chromium import CHROMIUM, browser
+from opening import local_engine, open_engine
 from serving import serving
 
 from runner import load
@@ -23,6 +24,7 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.engines import contract
 from runner.engines.base import Completion, Request
+from runner.quantization import CHOICES
 from tools import real_model
 
 pytestmark = [
@@ -31,6 +33,8 @@ pytestmark = [
 ]
 Make = Callable[..., RunnerConfig]
 LLAMA_CPP = json.loads((Path(__file__).parent / "llama_cpp.json").read_text())  # by bench/llamacpp_next_tokens.py
+# How many readings of its file a load may cost in processor time: seen are 5 of the folder and 15 to 35 of the .gguf
+MOST_READINGS = 150
 LIKELY = 0.05  # tokens that llama.cpp takes for at least so probable are compared; it rounds activations to eight bits
 PROMPTS = [
     "The capital of France is",
@@ -45,6 +49,25 @@ PROMPTS = [
 # Nats a token by which each format differs from plain weights on the first texts of the study: half and twice what was seen
 KL_BANDS = {"int8": (0.009, 0.038), "int8_dynamic": (0.015, 0.064), "nf4": (0.11, 0.45), "fp4": (0.18, 0.72)}
 STUDY = Path(__file__).parents[2] / "experiments"
+
+
+LOAD_COSTS = """
+import json, sys, time
+from pathlib import Path
+from runner import load
+
+def spent(work):
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+path = Path(sys.argv[1])
+files = [path] if path.is_file() else [*path.glob("*.safetensors")]
+read = lambda: load(str(path), quantization=sys.argv[2]).close()
+read()  # imports, and what is kept of a first load
+print(json.dumps([min(spent(one) for _ in range(3)) for one in (
+    read, lambda: [file.read_bytes() for file in files])]))
+"""
 
 
 def complete(config: RunnerConfig, requests: list[Request]) -> dict[Any, Completion]:
@@ -67,6 +90,16 @@ def test_greedy_tokens_are_those_of_transformers(make_config: Make) -> None:
         inputs = tokenizer(prompt, return_tensors="pt")
         plain = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         assert list(done[prompt].token_ids) == plain.tolist(), prompt
+
+
+@pytest.mark.parametrize("has_byte_rows", [False, True])
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+def test_a_gguf_files_pass_is_a_single_call(make_config: Make, has_byte_rows: bool, dtype: Dtype) -> None:
+    """Of 49,152 logits the farthest is off by more than a tiny model's, when a number is rounded to the next byte."""
+    quantization = CHOICES["gguf"](int8_rows=has_byte_rows)  # type: ignore[call-arg]
+    engine = local_engine(make_config(model=local(real_model.gguf_file(), dtype=dtype), quantization=quantization))
+    assert [done.error for done in contract.complete(engine, [Request(0, PROMPTS[0], max_new_tokens=2)])] == [None]
+    assert engine.fused is not None
 
 
 def test_next_tokens_are_as_probable_as_for_llama_cpp(make_config: Make) -> None:
@@ -117,3 +150,31 @@ def test_it_is_served(tmp_path: Path) -> None:
         status, answer = server.ask("/v1/chat/completions", asked)
     assert status == 200, answer
     assert "4" in answer["choices"][0]["message"]["content"]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium to look at the page: apt-get install chromium")
+def test_it_answers_in_the_page_of_a_browser(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, "model=local", f"model.name={real_model.plain_folder()}") as server,
+        browser(tmp_path) as page,
+    ):
+        page.go(server.url + "/")
+        page.do("document.querySelector('#text').focus()")
+        page.type("What is the capital of France?")
+        page.press_enter()
+        ended = "document.querySelector('#stop').disabled && document.querySelectorAll('.assistant').length === 1"
+        page.until(ended, within_s=300)
+        assert "Paris" in page.do("document.querySelector('.assistant').textContent")
+        assert page.do("document.querySelector('#speed').textContent").endswith(" tok/s")
+        assert page.complaints() == []
+
+
+@pytest.mark.parametrize("quantization", ["none", "gguf"])
+def test_a_load_costs_no_more_than_some_readings_of_the_file(quantization: str) -> None:
+    """Processor time, which other work on the machine changes little: a load that parsed the header in Python took 24 s."""
+    path = real_model.gguf_file() if quantization == "gguf" else real_model.plain_folder()
+    command = [sys.executable, "-c", LOAD_COSTS, str(path), quantization]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    load_s, reading_s = json.loads(done.stdout.splitlines()[-1])
+    assert load_s < MOST_READINGS * reading_s

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from runner.scorers.divergence import Divergence, diverge
+from runner.scorers.divergence import Divergence, diverge, diverge_with_drawn
 
 VOCABULARY, PLACES = 500, 40
 
@@ -52,3 +52,38 @@ def test_a_token_with_probability_0_adds_nothing_and_one_that_this_model_exclude
     assert alike.kl_nats == pytest.approx(0, abs=1e-9)
     excluded = diverge(2, reference[:2], [[0.0, -math.inf]], [-math.inf], [False])
     assert (excluded.kl_nats, excluded.agreed) == (math.inf, 0)
+
+
+def divergence_with_drawn(reference: np.ndarray, these: np.ndarray, width: int, drawn: int, seed: int) -> Divergence:
+    ids = np.argsort(-reference, axis=1)[:, :width]
+    rest = np.exp(reference.astype(np.float64))
+    np.put_along_axis(rest, ids, 0.0, axis=1)
+    generator = np.random.default_rng(seed)
+    others = np.stack([generator.choice(VOCABULARY, drawn, p=one / one.sum()) for one in rest])
+    (top, chosen), (ours, ours_chosen) = (
+        [np.take_along_axis(one, some, axis=1) for some in (ids, others)] for one in (reference, these)
+    )
+    both = np.concatenate([ours, ours_chosen], axis=1).tolist()
+    return diverge_with_drawn(width, top.ravel().tolist(), drawn, chosen.ravel().tolist(), both, [True] * PLACES)
+
+
+@pytest.mark.parametrize(("sharp", "difference"), [(1.0, 0.3), (4.0, 0.05), (2.0, 1.0)])
+def test_drawn_tokens_estimate_the_divergence_without_bias_and_say_how_exactly(sharp: float, difference: float) -> None:
+    p, q = (one.astype(np.float64) for one in draw(sharp, difference))
+    exact = float((np.exp(p) * (p - q)).sum())
+    found = [divergence_with_drawn(*draw(sharp, difference), 8, 16, seed) for seed in range(200)]
+    errors = np.array([it.kl_nats - exact for it in found])
+    assert abs(errors.mean()) < 4 * errors.std() / math.sqrt(len(found)), "no bias beyond chance"
+    assert np.mean([it.kl_variance for it in found]) == pytest.approx(errors.var(), rel=0.4)
+    within = [abs(it.kl_nats - exact) < 1.96 * math.sqrt(it.kl_variance) for it in found]
+    assert np.mean(within) > 0.9
+    at_least = divergence_of_top(*draw(sharp, difference), 8)
+    assert abs(errors).max() < exact - at_least.kl_nats, "each draw is nearer than the rest as one token"
+    assert at_least.truncation_nats > 100 * errors.std()
+
+
+def test_nothing_is_added_where_no_rest_is_left() -> None:
+    reference = [math.log(0.5), math.log(0.5)]
+    alike = diverge_with_drawn(2, reference, 2, [-math.inf, -math.inf], [[*reference, -20.0, -20.0]], [True])
+    assert alike.kl_nats == pytest.approx(0, abs=1e-9)
+    assert alike.kl_variance == 0

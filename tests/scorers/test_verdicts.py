@@ -19,7 +19,7 @@ JUDGED = [json.loads(line) for line in Path(__file__).with_name("judged_by_hand.
 
 def written(one: dict[str, Any]) -> BranchText:
     reason = FinishReason(one["finish_reason"])
-    return BranchText(one["text"], [], reason, thinking=one.get("thinking"), is_begun=one.get("is_begun", False))
+    return BranchText(one["text"], [], reason, thinking=one.get("thinking"), in_thinking=one.get("in_thinking", False))
 
 
 @pytest.mark.parametrize("one", JUDGED, ids=lambda one: one["why"])
@@ -44,7 +44,7 @@ def test_every_pair_of_tags_divides_a_text(opening: str, closing: str) -> None:
 
 def test_a_text_without_thinking_is_an_answer_as_it_is() -> None:
     assert split(" 3 < 4, and [4] is #### 4\n") == split("").__class__("", " 3 < 4, and [4] is #### 4\n")
-    assert split("hm", is_begun=True).is_open
+    assert split("hm", in_thinking=True).is_open
 
 
 def test_an_answer_that_ended_in_its_thinking_has_no_vote() -> None:

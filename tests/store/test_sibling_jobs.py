@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from runner.core.result import FinishReason, Sample, sealed, unsealed
+import pytest
+
+from runner.core.result import Choice, FinishReason, Sample, sealed, unsealed
 from runner.store import sibling_jobs
 from runner.store.jobs import Job, Recorder
 
@@ -75,7 +78,14 @@ def test_a_job_without_siblings_leaves_no_mark_and_finds_none(tmp_path: Path) ->
     assert sibling_jobs.siblings(alone) == []
 
 
-def test_a_line_of_an_earlier_version_still_names_the_job_of_its_answer() -> None:
-    values = unsealed(replace(sample(0), reused_from="gsm8k-1").to_json())
-    values["taken_from"] = values.pop("reused_from")
-    assert Sample.from_json(sealed(values)).reused_from == "gsm8k-1"
+@pytest.mark.parametrize(
+    ("before", "now", "value"), [("taken_from", "reused_from", "gsm8k-1"), ("is_begun", "in_thinking", True)]
+)
+def test_a_line_of_an_earlier_version_is_read(before: str, now: str, value: str | bool) -> None:
+    keys: dict[str, Any] = {now: value}
+    written = replace(sample(0), choices=[Choice("7", [1], FinishReason.stop, in_thinking=True)], **keys)
+    values = unsealed(written.to_json())
+    values[before] = values.pop(now)
+    for choice in values["choices"]:
+        choice["is_begun"] = choice.pop("in_thinking")
+    assert Sample.from_json(sealed(values)) == written

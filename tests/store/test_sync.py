@@ -18,6 +18,8 @@ import warm_process
 from grids import wait_for
 from servers import free_port, mlflow_server
 
+from runner.store.jobs import SENT
+
 Run = Callable[..., Any]
 
 
@@ -35,10 +37,11 @@ def test_sync_logs_what_is_missing_and_only_once(runner: Run, tmp_path: Path) ->
     broken = tmp_path / "outputs" / "jobs" / "gsm8k-broken"
     broken.mkdir()
     (broken / "result.json").write_text("{")
-    shutil.copytree(tmp_path / "outputs" / "jobs" / ids[0], broken.with_name(".sent-0123456789abcdef"))  # is arriving
+    shutil.copytree(tmp_path / "outputs" / "jobs" / ids[0], tmp_path / "outputs" / "jobs" / ids[1] / SENT)
     first = runner(module="runner.store.sync")
     assert (first.code, first.out.startswith("2 results logged to sqlite:///")) == (0, True), first.err
     assert "left out: " in first.err
+    assert not list(tmp_path.glob(f"outputs/jobs/*/{SENT}")), "whoever was receiving it is dead"
     database = tmp_path / "outputs" / "mlflow.db"
     assert finished(database) == ids
     assert "nothing to do" in runner(module="runner.store.sync").out

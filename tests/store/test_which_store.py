@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from runner.core.errors import TrackingError
 from runner.core.uris import without_secrets
-from runner.store.mlflow_store import Store, compare_command, see_all
+from runner.store.mlflow_store import Store, clear_errors, compare_command, see_all
 
 Run = Callable[..., Any]
 STUB = ("model=stub", "task.limit=2")
@@ -116,6 +118,17 @@ def test_a_whole_traceback_shows_no_token(tmp_path: Path, what: str, said: str) 
     assert said in kept
     assert "Traceback (most recent call last)" in done.stderr
     assert "T0KEN" not in done.stdout + done.stderr + kept
+
+
+def test_an_error_of_the_store_has_no_token_in_its_traceback() -> None:
+    """As a program of one's own shows it, which does not pass through our commands."""
+    from mlflow.exceptions import MlflowException
+
+    with pytest.raises(TrackingError) as caught, clear_errors("http://T0KEN@host"):
+        raise MlflowException("API request to http://T0KEN@host/api failed")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "API request to http://***@host/api failed" in shown
+    assert "MlflowException" not in shown
 
 
 def test_a_token_is_neither_printed_nor_kept(runner: Run, tmp_path: Path) -> None:

@@ -8,12 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static _Thread_local struct {
+/* Weak: all units of the kernels (units.h) have the same tiles. */
+__attribute__((weak)) _Thread_local struct {
   int rows, bytes;
   unsigned char data[16][64];
 } emulated[8];
-static _Thread_local int emulated_configured;
-long emulated_loads = 0, emulated_products = 0, emulated_byte_products = 0;
+__attribute__((weak)) _Thread_local int emulated_configured;
+__attribute__((weak)) long emulated_loads = 0, emulated_products = 0, emulated_byte_products = 0;
 
 static void emulate_configure(const void *shapes) {
   const unsigned char *at = shapes;

@@ -215,8 +215,8 @@ def mlflow_runs(folder: Path) -> list[Run]:
 
 
 def samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return every job's samples in the order of its file; what a node is sending is in a hidden folder until it is whole."""
-    files = folder.glob("outputs/jobs/[!.]*/samples.jsonl")
+    """Return every job's samples in the order of its file."""
+    files = folder.glob("outputs/jobs/*/samples.jsonl")
     whole_lines = {file.parent.name: file.read_text().rpartition("\n")[0].splitlines() for file in files}
     return {job_id: [json.loads(line) for line in lines] for job_id, lines in whole_lines.items()}
 
@@ -228,7 +228,7 @@ def without_time(sample: dict[str, Any]) -> dict[str, Any]:
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     """Return every job's result.json."""
-    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("outputs/jobs/[!.]*/result.json")}
+    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("outputs/jobs/*/result.json")}
 
 
 def end_at(pid: int, number: signal.Signals) -> None:

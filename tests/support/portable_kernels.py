@@ -33,7 +33,7 @@ def built_for(target: str) -> Path:
     compiler, library = machine.c_compiler(), Path(FOLDER.name) / f"{target.replace(' ', '')}.so"
     assert compiler is not None
     source = Path(__file__).parent / "products_only.c"
-    command = [compiler, *flags, "-w", "-I", str(building.FOLDER), str(source), "-o", str(library), "-lm"]
+    command = [compiler, *flags, "-shared", "-w", "-I", str(building.FOLDER), str(source), "-o", str(library), "-lm"]
     subprocess.run(command, check=True, capture_output=True)
     return library
 

@@ -129,6 +129,6 @@ def postgres_server() -> Iterator[str]:
             yield f"postgresql://runner@/postgres?host={folder}"
         finally:
             process.send_signal(signal.SIGQUIT)  # immediate shutdown, with all its children
-            process.wait(timeout=60)
+            process.wait(timeout=200)
     finally:
         shutil.rmtree(folder)

@@ -22,7 +22,7 @@ from typing import Any
 import warm_process
 
 FLOAT32 = ("model.dtype=float32",)
-WAIT_S = 120
+WAIT_S = 200
 
 
 @dataclass

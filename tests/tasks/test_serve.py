@@ -207,7 +207,7 @@ def test_a_signal_while_the_model_loads_ends_it_as_any_job(tmp_path: Path) -> No
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, out) == (130, "")
     assert "interrupted" in err
     assert "Traceback" not in err

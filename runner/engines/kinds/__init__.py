@@ -109,7 +109,7 @@ class ModelKind(ABC):
         """Work for the process that runs the job, and return the exit code; None if this process runs it."""
         return None
 
-    def build_kernels(self, config: RunnerConfig) -> float:
+    def build_kernels(self, config: RunnerConfig, resolved: Resolved) -> float:
         """Build what a job needs of this machine's C compiler, unless that is done; return the seconds."""
         return 0.0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -50,25 +49,23 @@ class ServedModel:
     extensions: Extensions  # the parameters that it accepts
 
 
-_reports: dict[str, tuple[float, ServedModel]] = {}  # when a server was asked by this process, and its report
+_reports: dict[str, tuple[float, ServedModel]] = {}  # when a server was last asked by this process, and its last report
 
 
 def served_model(model: ApiConfig, folder: Path) -> ServedModel:
     """Return what the server reports of the model; if it cannot be reached, its last report."""
     key, file = _name(model), folder / SERVERS_FILE
-    if key in _reports and time.monotonic() - _reports[key][0] < FRESH_S:
-        return _reports[key][1]
     known = read_cache(file)
     extensions_key = f"{key} takes"
     try:
-        served = _ask(model)
+        served = _current_report(model)
     except JobFailed as error:
         if not isinstance(known.get(key), str):
             raise
         log.warning("%s", error)
         is_extended = known.get(extensions_key) == Extensions.vllm.value
-        _reports[key] = -math.inf, ServedModel(known[key], Extensions.vllm if is_extended else Extensions.openai)
-        return _reports[key][1]
+        served = ServedModel(known[key], Extensions.vllm if is_extended else Extensions.openai)
+        _reports[key] = time.monotonic(), served
     report = {key: served.reported, extensions_key: served.extensions.value}
     with suppress(OSError):
         if known | report != known:
@@ -80,27 +77,28 @@ def _name(model: ApiConfig) -> str:
     return f"{model.name} at {model.address}"
 
 
-def _ask(model: ApiConfig) -> ServedModel:
+def _current_report(model: ApiConfig) -> ServedModel:
+    """Return what the server reports, asked again after a while: another one may be at its address by then."""
+    key = _name(model)
+    if key in _reports and time.monotonic() - _reports[key][0] < FRESH_S:
+        return _reports[key][1]
     with ServerPool(model) as servers:
         models = servers.list_models()
-    served = ServedModel(models.reported, models.extensions)
-    _reports[_name(model)] = time.monotonic(), served
-    return served
+    _reports[key] = time.monotonic(), ServedModel(models.reported, models.extensions)
+    return _reports[key][1]
 
 
 def with_extensions(model: T) -> T:
-    """Return the model's keys; extensions=auto is replaced by what the server reports."""
+    """Return the model's keys; extensions=auto is replaced by what the server reports, or has reported last."""
     if model.extensions is not Extensions.auto:
         return model
-    key = _name(model)
-    since_s = time.monotonic() - _reports[key][0] if key in _reports else FRESH_S
-    if FRESH_S <= since_s < math.inf:  # another server may be at this address now
-        try:
-            return replace(model, extensions=_ask(model).extensions)
-        except JobFailed:
-            if key not in _reports:
-                raise
-    return replace(model, extensions=_reports[key][1].extensions)
+    try:
+        served = _current_report(model)
+    except JobFailed:
+        if _name(model) not in _reports:
+            raise
+        served = _reports[_name(model)][1]
+    return replace(model, extensions=served.extensions)
 
 
 def fingerprint(model: ApiConfig, folder: Path) -> dict[str, str]:

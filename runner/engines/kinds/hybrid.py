@@ -62,10 +62,10 @@ class Hybrid(ModelKind):
         except RunnerError:
             return Need(0.0, 1)
 
-    def build_kernels(self, config: RunnerConfig) -> float:
+    def build_kernels(self, config: RunnerConfig, resolved: Resolved) -> float:
         """Build what the student needs."""
         kind, alone = student_of(config)
-        return kind.build_kernels(alone)
+        return kind.build_kernels(alone, resolved)
 
     def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:
         """Import what the student needs."""

@@ -12,20 +12,34 @@ from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.gguf_file import is_known, read_header
 from runner.checkpoints.memory_check import check_memory, limited
 from runner.checkpoints.resolve import Resolved
+from runner.config.generation import KvCache
 from runner.config.model import local_model
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig, base_key
 from runner.config.rope import RopeConfig
 from runner.config.task import Workload
 from runner.core import machine
+from runner.core.later import put_off, uncollected
 from runner.engines.base import Capability, Prompt, Request
 from runner.engines.contract import Engine
 from runner.engines.kinds import BaseCache, Encoded, ModelKind, Need
 from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.kernels import building
+from runner.models.kept_names import kept_names
 from runner.quantization import quiet_imports
 from runner.quantization.mixed import Mix
 
+# What transformers imports for every model, and uses in training, with several GPUs, or not at all: two thirds of the
+# time that its modules take.
+UNUSED = (
+    "scipy.optimize",
+    "torch._dynamo",
+    "torch.distributed._composable",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "torchao",
+)
 SMALL_WEIGHT_MIB = 100.0  # below this a model gains nothing from a second thread (see runner/models/load.py)
 TYPICAL_ROWS = 64  # at once, if the engine chooses
 
@@ -79,24 +93,38 @@ class Local(ModelKind):
         threads = resolved.model.threads or (1 if small else machine.cores())
         return Need(predicted.total_mib, threads)
 
-    def build_kernels(self, config: RunnerConfig) -> float:
-        """Build the kernels, unless the model is on a GPU."""
-        return building.prepare() if machine.device_class(local_model(config.model).device) == "cpu" else 0.0
+    def build_kernels(self, config: RunnerConfig, resolved: Resolved) -> float:
+        """Build the kernels that this model needs, unless it is on a GPU."""
+        if machine.device_class(local_model(config.model).device) != "cpu":
+            return 0.0
+        choices = Mix.of(resolved.held(config.quantization)).choices
+        needs = {
+            building.FLOAT32: resolved.dtype == "float32",
+            building.PACKED: any(one.keeps_blocks or one.keeps_groups or one.makes_groups for one in choices),
+            building.INT8_KV: config.generation.kv_cache is KvCache.int8,
+        }
+        return building.prepare([feature for feature, is_needed in needs.items() if is_needed])
 
     def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:
         """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""
         quiet_imports()
-        importlib.import_module("torch")
-        transformers = importlib.import_module("transformers")
-        own = resolved.settings.get("architectures") or ()
-        for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
-            getattr(transformers, name, None)  # transformers imports a class at its first access
-        if not resolved.model.random_weights and resolved.path.is_file() and is_known(read_header(resolved.path)):
-            importlib.import_module("runner.models.capability").class_of(resolved.path, trust_remote_code=False)
-        choices = Mix.of(resolved.held(config.quantization)).choices
-        for library in (*(name for choice in choices for name in choice.packages), *config.lora.packages):
-            importlib.import_module(library)
-        importlib.import_module("runner.engines.local.engine")
+        with uncollected():
+            importlib.import_module("torch")
+            with put_off(*UNUSED), kept_names():
+                transformers = importlib.import_module("transformers")
+                own = resolved.settings.get("architectures") or ()
+                for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
+                    getattr(transformers, name, None)  # transformers imports a class at its first access
+                if (
+                    not resolved.model.random_weights
+                    and resolved.path.is_file()
+                    and is_known(read_header(resolved.path))
+                ):
+                    importlib.import_module("runner.models.capability").class_of(resolved.path, trust_remote_code=False)
+            choices = Mix.of(resolved.held(config.quantization)).choices
+            for library in (*(name for choice in choices for name in choice.packages), *config.lora.packages):
+                importlib.import_module(library)
+            importlib.import_module("runner.engines.local.engine")
 
     def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""

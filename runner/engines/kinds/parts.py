@@ -93,9 +93,11 @@ class PartsKind(ModelKind):
             tell(f"note: {note}")
         return PipelineEngine(config, folder)
 
-    def build_kernels(self, config: RunnerConfig) -> float:
+    def build_kernels(self, config: RunnerConfig, resolved: Resolved) -> float:
         """Build the kernels, unless the model is on a GPU."""
-        return building.prepare() if machine.device_class(parts_model(config.model).device) == "cpu" else 0.0
+        features = [building.FLOAT32] if _dtype(config) == "float32" else []
+        is_here = machine.device_class(parts_model(config.model).device) == "cpu"
+        return building.prepare(features) if is_here else 0.0
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:
         """Run this process's parts if torchrun has started it, unless it is the first one, which runs the job."""

@@ -141,7 +141,7 @@ def _answers(request: Request, texts: list[BranchText], reason: FinishReason, se
             seconds / 2,
             seconds,
         )
-        completion.choice, completion.is_begun = choice, ends_in_thinking(request.prompt)
+        completion.choice, completion.in_thinking = choice, ends_in_thinking(request.prompt)
         completion.branches = texts if request.branches and texts else None
         if request.continuation is not None and reason is not FinishReason.cancelled:
             continuation = request.continuation
@@ -152,6 +152,9 @@ def _answers(request: Request, texts: list[BranchText], reason: FinishReason, se
             completion.greedy = [False] * len(completion.token_ids)
             best = [(number, -1.0 - number) for number in range(request.top_logprobs)]
             completion.top_logprobs = [best for _ in completion.token_ids] if request.top_logprobs else None
+            others = range(request.top_logprobs, request.top_logprobs + request.drawn_tokens)
+            drawn = [(number, -1.0 - number) for number in others]
+            completion.drawn_logprobs = [drawn for _ in completion.token_ids] if drawn else None
             completion.score_token_logprobs = [[-1.0 - one for one in ids] for ids in request.score_token_ids] or None
             completion.min_logprobs = [-1e3 for _ in request.score_token_ids] or None
         if request.deltas and completion.text:

@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 PREFIX, SUFFIX = 5, 12  # tokens of the trial; the second is longer than a short span
 TOLERANCE = {torch.float32: 1e-3}  # of the logits' spread; a wrong mask or a missing key gives about 1
 CHECKED = 4  # tokens that are read one by one, and then together
-SAME = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of the logits' spread: the same sums in another order
-COARSE = 0.15  # the same in 16 bits and with quantized layers
+SAME = 1e-4  # of the logits' spread: the same sums in another order
+COARSE = 0.15  # the same on average in 16 bits and with quantized layers
 KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}  # layers of a cache that hold these and nothing else
 NOTHING = {DummyLayer}  # empty: its layer attends to the keys and values of another layer
 COUNT_BEFORE = {"llama4", "llama4_text"}  # families that count positions from the cache: forward.Before answers them
@@ -229,10 +229,13 @@ def _scheduled_logits(model: Any, heads: Heads, ids: list[int]) -> torch.Tensor:
     return torch.cat((read, forward.step(own, [row], forward.uses_of([row])))).float()
 
 
-def probe_fused_forward(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, LayerWeights]) -> FusedForward | None:
+def probe_fused_forward(
+    loaded: Loaded, heads: Heads, packed: Mapping[nn.Module, LayerWeights], is_right: bool = False
+) -> FusedForward | None:
     """Return the forward pass in a single call; None where the model is not a plain Llama, or the logits would differ.
 
     packed: the layers whose weights C already has; the model's own pass multiplies by the same weights.
+    is_right: whether an earlier trial has found that the logits do not differ.
     """
     forward = Forward(loaded.model, heads)
     if forward.kernels is None:
@@ -244,11 +247,16 @@ def probe_fused_forward(loaded: Loaded, heads: Heads, packed: Mapping[nn.Module,
     try:
         with torch.inference_mode():
             fused = FusedForward(loaded.model, heads, room, forward.kernels, packed)
+            if is_right:
+                return fused
             expected = _trial_logits(forward, ids)
             forward.fused = fused
-            off = float(((_trial_logits(forward, ids) - expected).abs().max() / expected.std().clamp(min=1e-6)).item())
-        # a number that is rounded to int8 may be rounded to the other side
-        if not off <= (COARSE if fused.is_quantized or heads.is_int8 else SAME.get(heads.dtype, 0.0)):
+            apart = (_trial_logits(forward, ids) - expected).abs() / expected.std().clamp(min=1e-6)
+        is_exact = heads.dtype is torch.float32 and not fused.is_quantized and not heads.is_int8
+        # elsewhere a number may be rounded to the other side, and then the farthest of 49,152 logits is 0.2 off: noise
+        # that a token's mean does not have, and in which each real difference shows
+        off = float(apart.max() if is_exact else apart.mean(dim=-1).max())
+        if not off <= (SAME if is_exact else COARSE):
             raise NotFusable(f"its logits would be off by {off:.2g} of their spread")
     except NotFusable as reason:
         log.debug("passes run operation by operation: %s", reason)

@@ -24,7 +24,7 @@ from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
-from runner.engines.local import branches, byte_products, device_attention, shared_attention, unpacked_products
+from runner.engines.local import branches, device_attention, shared_attention
 from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.compat_probe import (
     Incompatible,
@@ -33,8 +33,9 @@ from runner.engines.local.compat_probe import (
     rope_stable_length,
     sliding_window,
 )
-from runner.engines.local.fast_layers import FastLayers, choices_for
+from runner.engines.local.fast_layers import FastLayers, choices_for, ways_of
 from runner.engines.local.fused_forward import FusedForward
+from runner.engines.local.kept_trials import KeptTrials
 from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.own_memory import note_cuda, restart_cuda
 from runner.engines.local.prefix_tree import ConversationCache
@@ -99,15 +100,9 @@ class LocalEngine:
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
         if heads is not None and heads.is_int8:
             facts["kv_cache"] = KV_IN_INT8
-        if heads is not None and (choice := self.products(loaded, heads).get(heads.dtype)):
-            facts["products"] = choice.fact
-        if heads is not None and heads.device.type == "cpu":
-            of_bytes = byte_products.choice_for(loaded.model, kernels_for(heads))
-            facts |= {} if of_bytes is None else {"int8_products": of_bytes.fact}
-            unpacked = unpacked_products.choice_for(loaded.model, kernels_for(heads))
-            facts |= {} if unpacked is None else {"unpacked_products": unpacked.fact}
-        if self._shared_attention is not None:
-            facts["shared_attention"] = self._shared_attention.fact
+        facts |= (
+            {} if heads is None else ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
+        )
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         notes += profile_notes(self.config.profile, loaded.device.type)
         return EngineReport(
@@ -154,7 +149,7 @@ class LocalEngine:
             self._bases.clear()
         self._loaded = self._heads = self._rejection = self._batching = None
         self._fast_layers = self.fused = self._products = self._shared_attention = None
-        vars(self).pop("admission", None)
+        vars(self).pop("admission", None), vars(self).pop("_trials", None)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -171,6 +166,10 @@ class LocalEngine:
             self.config, loaded.tokenizer, self.config.model.name, room, window, own, rows_of(loaded.model)
         )
 
+    @cached_property
+    def _trials(self) -> KeptTrials:
+        return KeptTrials(self.config, self._resolved, self.loaded)
+
     def heads(self, loaded: Loaded) -> Heads | None:
         """Return the heads that the scheduler needs; None, with a note, where it cannot serve the model."""
         if self._heads is None and self._rejection is None:
@@ -178,10 +177,12 @@ class LocalEngine:
             try:
                 if wanted is not Attention.auto:
                     raise Incompatible(f"model.attention={wanted.value} was requested")
-                heads = replace(probe_heads(loaded), kv_cache=self.config.generation.kv_cache)
+                found = self._trials.heads() or self._trials.keep_heads(probe_heads(loaded))
+                heads = replace(found, kv_cache=self.config.generation.kv_cache)
                 self._shared_attention = shared_attention.choose(heads, kernels_for(heads))
                 tile_rows = 0 if self._shared_attention is None else self._shared_attention.tile_rows
                 self._heads = replace(heads, attention_tile_rows=tile_rows)
+                self._trials.ways = ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
             except Incompatible as reason:
                 self._rejection = str(reason)
         if self._rejection is not None:
@@ -213,7 +214,8 @@ class LocalEngine:
             quantized = self._fast_layers.quantized
             if quantized.exchanged and not quantized.left:
                 loaded.metrics["unpacked_mib"] = quantized.workspace_mib
-            self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices)
+            self.fused = probe_fused_forward(loaded, heads, self._fast_layers.matrices, self._trials.is_fused_right())
+            self._trials.keep_fused(self.fused is not None)
             self.stats.rows_are_independent = self.fused is not None and self.fused.is_by_row
             is_plain = self.fused is None and not (quantized.exchanged or quantized.left)
             has_kernels = kernels_for(heads) is not None  # these read a token in the order in which they decode it

@@ -19,12 +19,15 @@ from runner.checkpoints.footprint import PACKED_SHARE
 from runner.core import machine
 from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
+from runner.engines.local import byte_products, unpacked_products
 from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache import Heads, kernels_for
 from runner.engines.local.matrices import LayerWeights
 from runner.engines.local.onednn import Product, packing_problem
 from runner.engines.local.panels import Panels
 from runner.engines.local.products import Choice, Way, choose
 from runner.engines.local.quantized_layers import QuantizedLayers
+from runner.engines.local.shared_attention import AttentionChoice
 
 MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -154,3 +157,18 @@ def choices_for(
         return dict.fromkeys(dtypes, Choice(Way.plain, "torch, not packed (there is too little memory)", is_free=False))
     is_small = sum(one.numel() for one in model.parameters()) < machine.ONE_THREAD_BELOW_PARAMETERS
     return {dtype: choose(plain, dtype, kernels, is_small) for dtype in dtypes}
+
+
+def ways_of(
+    model: nn.Module, heads: Heads, products: Mapping[torch.dtype, Choice], attention: AttentionChoice | None
+) -> dict[str, str]:
+    """Describe the ways of products and of attention to shared keys that were chosen by measurements."""
+    ways = {}
+    if choice := products.get(heads.dtype):
+        ways["products"] = choice.fact
+    if heads.device.type == "cpu":
+        of_bytes = byte_products.choice_for(model, kernels_for(heads))
+        ways |= {} if of_bytes is None else {"int8_products": of_bytes.fact}
+        unpacked = unpacked_products.choice_for(model, kernels_for(heads))
+        ways |= {} if unpacked is None else {"unpacked_products": unpacked.fact}
+    return ways | ({} if attention is None else {"shared_attention": attention.fact})

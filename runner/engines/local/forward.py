@@ -17,6 +17,7 @@ from runner.engines.local.device_step import DeviceStep, StepRows
 from runner.engines.local.fused_forward import FusedForward
 from runner.engines.local.interface import running
 from runner.engines.local.kv_cache import Heads, OwnKv, kernels_for
+from runner.engines.local.other_tokens import draw_others, numbers
 from runner.engines.local.prefix import Prefix
 from runner.engines.local.shared_kv import SharedKv
 from runner.engines.local.slots import Slots
@@ -211,8 +212,16 @@ def score(row: Row, logits: torch.Tensor, targets: Sequence[int]) -> None:
         row.scores.greedy += (scores.argmax(dim=-1) == wanted).tolist()
         if row.request.top_logprobs:
             best = scores.topk(min(row.request.top_logprobs, scores.shape[-1]), dim=-1)
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            row.scores.top_logprobs += [list(zip(tokens, values, strict=True)) for tokens, values in pairs]
+            row.scores.top_logprobs += _pairs(best.indices, best.values)
+        if row.request.drawn_tokens and row.request.top_logprobs < scores.shape[-1]:
+            uniform = numbers(row.request, len(row.scores.drawn_logprobs), len(wanted)).to(scores.device)
+            drawn = draw_others(scores, best.indices, uniform)
+            row.scores.drawn_logprobs += _pairs(drawn, scores.gather(1, drawn))
+
+
+def _pairs(tokens: torch.Tensor, values: torch.Tensor) -> list[list[tuple[int, float]]]:
+    """Return the tokens of each position, each with its value."""
+    return [list(zip(*both, strict=True)) for both in zip(tokens.tolist(), values.tolist(), strict=True)]
 
 
 def scored(row: Row, seconds: float) -> Completion:

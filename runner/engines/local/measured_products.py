@@ -24,6 +24,7 @@ import torch
 from runner.core import machine
 from runner.core.files import hold, replace_text
 from runner.core.processor import left_out
+from runner.engines.local.kernels import building
 from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.onednn import Product
 
@@ -188,8 +189,8 @@ def _positive(took: float) -> float:
 
 def _file(kernels: Kernels) -> Path | None:
     """Return where measurements of this library on this kind of machine are kept; None if they cannot be."""
-    folder = kernels.file.parent
+    folder = building.folder_of(kernels.file)
     if not kernels.is_kept:
         return None
-    parts = (kernels.file.name, machine.name(), machine.versions()["torch"], *left_out())
+    parts = (building.key_of(kernels.file), machine.name(), machine.versions()["torch"], *left_out())
     return folder / f"products-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}.json"

@@ -190,7 +190,7 @@ class HybridSession(Session):
             completion.new_tokens,
             completion.error,
             thinking=completion.thinking,
-            is_begun=completion.is_begun,
+            in_thinking=completion.in_thinking,
         )
         case.calls.append(call)
         if completion.cost_usd is not None:
@@ -265,6 +265,6 @@ class HybridSession(Session):
             cost_usd=case.cost_usd,
             calls=case.calls,
             thinking=None if answer is None else answer.thinking,
-            is_begun=answer is not None and answer.is_begun,
+            in_thinking=answer is not None and answer.in_thinking,
         )
         self._events.append(completion)

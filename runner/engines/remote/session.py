@@ -297,6 +297,6 @@ class ApiSession(Session):
                 cost_usd=self.engine.cost(prompt_tokens, new_tokens) if first else None,
                 token_times=remote.times[choice] or None,
                 thinking=remote.thinking[choice].text or None,
-                is_begun=ends_in_thinking(remote.request.prompt),
+                in_thinking=ends_in_thinking(remote.request.prompt),
             )
             self._queue.put(completion)

@@ -267,7 +267,7 @@ def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Samp
         cluster=item.cluster,
         text=winner.text,
         thinking=winner.thinking,
-        is_begun=winner.is_begun,
+        in_thinking=winner.in_thinking,
         finish_reason=sample.finish_reason if sample.failed else winner.finish_reason,
         extracted={each: vote.answer for each, vote in votes.items()},
         verdict=elected.verdict,

@@ -198,7 +198,8 @@ class SideBySideSession(Session):
         events: list[Event] = [*_completed(self.own, ended, is_cancelled=True).values()]
         batch = self._next_batch()
         theirs = _completed(
-            self.reference, [replace(it.request, top_logprobs=0, on_logprobs=it.waiting.hear) for it in batch]
+            self.reference,
+            [replace(it.request, top_logprobs=0, drawn_tokens=0, on_logprobs=it.waiting.hear) for it in batch],
         )
         failed = {name for name, completion in theirs.items() if completion.error is not None}
         events += [replace(theirs[name], error=f"the reference: {theirs[name].error}") for name in failed]

@@ -12,7 +12,7 @@ from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, EvidenceError, few
 from runner.core.result import Sample
 from runner.engines.base import Completion, Request
-from runner.scorers.divergence import Divergence, diverge
+from runner.scorers.divergence import Divergence, diverge, diverge_with_drawn
 from runner.store.jobs import Job, read_samples
 from runner.store.top_k import TOP_K, TopK, read_top_k
 from runner.tasks import named_job
@@ -87,5 +87,7 @@ class ReferenceJob:
                 "or by another tokenizer: the two models cannot be compared token by token"
             )
         same = [best[0][0] == kept.ids[at * kept.width] for at, best in enumerate(completion.top_logprobs or [])]
-        ours, least = completion.score_token_logprobs or [], completion.min_logprobs or []
-        return diverge(kept.width, kept.logprobs, ours, least, same)
+        ours = completion.score_token_logprobs or []
+        if kept.drawn:
+            return diverge_with_drawn(kept.width, kept.logprobs, kept.drawn, kept.drawn_logprobs, ours, same)
+        return diverge(kept.width, kept.logprobs, ours, completion.min_logprobs or [], same)

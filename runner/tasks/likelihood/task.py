@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from runner.checkpoints.resolve import Resolved, resolve
-from runner.config.likelihood import LikelihoodConfig
+from runner.config.likelihood import DRAWN, LikelihoodConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, DataError
 from runner.core.metrics import LOG_LIKELIHOOD
@@ -104,7 +104,7 @@ def run(inputs: Texts, context: Context) -> Result:
     if task.show_prompt:
         log.info("%s", prompts.shown(task, inputs.given, context.config, context.resolved))
     reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, words)
-    pieces = [replace(it, request=replace(it.request, top_logprobs=task.keep_top_k)) for it in cut(inputs, context)]
+    pieces = [replace(it, request=_keeping(it.request, task.keep_top_k)) for it in cut(inputs, context)]
     diverge: Diverge | None = None
     pair: SideBySide | None = None
     if reference is not None:
@@ -210,6 +210,11 @@ def cut(inputs: Texts, context: Context) -> list[Continuation]:
     return pieces
 
 
+def _keeping(request: Request, keep_top_k: int) -> Request:
+    """Return the request with the tokens that it asks for, to be kept: the most probable ones, and some others."""
+    return replace(request, top_logprobs=keep_top_k, drawn_tokens=DRAWN) if keep_top_k else request
+
+
 def is_one_text(given: list[Given]) -> bool:
     """Whether the windows of a single text are the samples of the statistics."""
     return len(given) == 1 and given[0].form is Form.text
@@ -291,9 +296,15 @@ class Scoring:
         )
         if self.diverge is not None:
             far = self.diverge(completion)
-            scored = replace(scored, kl_nats=far.kl_nats, truncation_nats=far.truncation_nats, top_1_agreed=far.agreed)
+            scored = replace(
+                scored,
+                kl_nats=far.kl_nats,
+                truncation_nats=far.truncation_nats,
+                kl_variance=far.kl_variance,
+                top_1_agreed=far.agreed,
+            )
         if self.kept is not None:
-            self.kept.add(piece.index, TopK.of(completion.top_logprobs or []))
+            self.kept.add(piece.index, TopK.of(completion.top_logprobs or [], completion.drawn_logprobs or []))
         return replace(sample, likelihood=scored)
 
     def news(self, sample: Sample) -> dict[str, str]:

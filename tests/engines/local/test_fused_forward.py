@@ -266,6 +266,22 @@ def test_the_rope_table_grows_with_the_rows(
     assert torch.equal(fused._rope_table[0][:100], cos[0])
 
 
+@pytest.mark.parametrize("dtype", list(OFF))
+def test_a_pass_with_a_wrong_rotation_is_noticed_in_each_format(
+    engine_of: Callable[..., LocalEngine], dtype: Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise of rounded numbers is averaged over a token's logits; what is wrong shows in all of them."""
+    right = FusedForward._extend_rope_table
+
+    def exchanged(self: FusedForward, positions: int) -> None:
+        right(self, positions)
+        self._model.cos, self._model.sin = self._model.sin, self._model.cos
+
+    assert with_fast_kernels(engine_of("llama", dtype))[2] is not None
+    monkeypatch.setattr(FusedForward, "_extend_rope_table", exchanged)
+    assert with_fast_kernels(engine_of("llama", dtype))[2] is None
+
+
 def test_other_models_keep_their_own_pass(engine_of: Callable[..., LocalEngine]) -> None:
     others = {
         "biases in the middle": engine_of("llama", mlp_bias=True),

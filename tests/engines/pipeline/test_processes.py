@@ -13,15 +13,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from shutil import copytree
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from in_parts import SAMPLED, Make, answers, generate, in_parts, prompt_file, whole
 
+from runner.core import signals
 from runner.core.errors import DataError, JobFailed
 from runner.engines import contract
 from runner.engines.base import Request
-from runner.engines.pipeline.engine import PipelineEngine
+from runner.engines.pipeline.engine import PipelineEngine, naming_dead_process
+from runner.engines.pipeline.processes import PeerProcesses
 from runner.engines.pipeline.transport import Packet, PacketType, Transport
 from runner.store.jobs import read_samples
 
@@ -244,6 +246,25 @@ def test_a_killed_process_of_torchrun_ends_the_pipeline(parts: Path, prompts: st
     until(lambda: all(gone(pid) for pid in ranks.values()), "all processes gone")
     [record] = out.glob("jobs/*/result.json")
     assert json.loads(record.read_text())["status"] == "FAILED"
+
+
+def test_a_signal_of_torchrun_that_waits_for_a_step_is_told_by_what_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the step was done before: outside of it the signal would be an interrupt that nobody has wished."""
+
+    class Peers:
+        def check(self) -> None:
+            raise JobFailed("process 1 of 2 ended without a message")
+
+    monkeypatch.setattr("runner.engines.pipeline.processes.terminated_at", time.monotonic())
+    step = signals.finishing(), naming_dead_process(cast(PeerProcesses, Peers()), None)
+    with (
+        signals.deferred(),
+        signals.interruptible(),
+        pytest.raises(JobFailed, match="process 1 of 2"),
+        step[0],
+        step[1],
+    ):
+        signals.interrupt(signal.SIGTERM)
 
 
 def workers(parent: int) -> list[int]:

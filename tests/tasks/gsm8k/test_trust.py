@@ -73,10 +73,10 @@ def started(tmp_path: Path, config: RunnerConfig, engine: Knowing) -> Result:
         recorder.close()
 
 
-def sample(text: str, reason: FinishReason = FinishReason.stop, gold: str = "7", is_begun: bool = False) -> Sample:
+def sample(text: str, reason: FinishReason = FinishReason.stop, gold: str = "7", in_thinking: bool = False) -> Sample:
     task = Gsm8kConfig()
     item = replace(load_questions(Gsm8kConfig(limit=1))[0], gold=gold)
-    return gsm8k.judged(task, {0: item}, Sample(0, "sha", 3, text, [1], reason, 0.1, is_begun=is_begun))
+    return gsm8k.judged(task, {0: item}, Sample(0, "sha", 3, text, [1], reason, 0.1, in_thinking=in_thinking))
 
 
 def test_extractors_and_lengths_are_counted() -> None:
@@ -99,7 +99,7 @@ def test_answers_with_thinking_are_counted_and_said() -> None:
     removed, cut_off = warnings(report, {})
     assert removed == "thinking was removed from 1 answer: only what follows it was judged"
     assert cut_off.startswith("2 answers ended while the model was still thinking, which counts as cut off")
-    begun = [sample(text, reason, is_begun=True) for text, reason in texts]
+    begun = [sample(text, reason, in_thinking=True) for text, reason in texts]
     assert trust_report(begun, {})["cut_off_thinking"] == 3
     assert [one.verdict for one in begun] == [Verdict.cut_off] * 4
 

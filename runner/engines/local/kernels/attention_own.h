@@ -26,6 +26,7 @@ INLINE void KV_NAME(store_head)(const kv_arena *arena, int64_t head, const T *k,
 
 /* Puts k and v [tokens, kv_heads, dim] of a layer into the arenas [slots]: token t goes to arenas[slot[t]], place[t].
    Returns what is wrong with the call (checks.h). */
+#if IS_IN(ATTENTION_UNIT)
 int64_t KV_NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t slots, int64_t layer, int64_t kv_heads,
                     int64_t dim, int64_t tokens, const int32_t *slot, const int32_t *place, int threads) {
   int64_t wrong = check_heads(kv_heads, 1, dim);
@@ -38,6 +39,7 @@ int64_t KV_NAME(store)(const T *k, const T *v, const kv_arena *arenas, int64_t s
   }
   return FINE;
 }
+#endif
 
 /* s[g][j] = q[g] . key j, for `count` keys and the rest of their blocks; v is read next. Two blocks at a time where
    there are enough registers: one sum does not wait for the other. */
@@ -237,7 +239,8 @@ INLINE void KV_NAME(attend_shape)(const int D, const int G, const T *query, cons
 
 /* As attend_shape, compiled for the shapes that are common: of keys and values in 8 bits only where a model of 16 bits
    shares each head among three queries and more, since each shape takes the compiler most of a second. */
-static void KV_NAME(attend_head)(int64_t dim, int64_t group, const T *q, const KV *K, const KV *V,
+#if IS_IN(ATTENTION_UNIT)
+BETWEEN_UNITS void KV_NAME(attend_head)(int64_t dim, int64_t group, const T *q, const KV *K, const KV *V,
                                  const attention_view *of, T *out, const KV *next) {
 #define CASE(D, G) \
   if ((!SCALE_SIZE || (PACK == 2 && G >= 3)) && dim == D && group == G) \
@@ -297,3 +300,4 @@ int64_t KV_NAME(attend)(const T *q, const kv_arena *arenas, int64_t slots, const
   }
   return FINE;
 }
+#endif

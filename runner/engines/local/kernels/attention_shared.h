@@ -48,8 +48,9 @@ INLINE void KV_NAME(attend_tile_shape)(const int D, const NAME(operand) *q, cons
   }
 }
 
+#if IS_IN(ATTENTION_UNIT)
 /* Task i of `attend_shared`: some of the rows of one key-value head, those that see most first */
-static void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
+BETWEEN_UNITS void KV_NAME(attend_tile)(int64_t i, const T *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
                               int64_t tokens, const kv_arena *arena, int64_t layer, int64_t kv_heads, int64_t group,
                               int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale,
                               float cap, T *out, float *top, float *sum, prefetch_queue *next) {
@@ -124,3 +125,4 @@ int64_t KV_NAME(attend_shared)(const T *q, int64_t q_head, int64_t q_token, int6
                       scale, cap, out, top, sum, &(prefetch_queue){0});
   return FINE;
 }
+#endif

@@ -29,101 +29,137 @@ INLINE byte_rows byte_rows_at(const int part, const product *p, int64_t row, int
 /* Whether inputs of a format share a row's scale in BYTE_BLOCK and not in BYTE_PART: such as share a weight's scale do. */
 INLINE int has_wide_scales(const block_format *f) { return f->group == BYTE_BLOCK; }
 
-#ifdef HAS_AVX512_VNNI
-#define VECTORS (PANEL / LANES)
+#ifdef HAS_VECTORS
+/* What multiplies bytes: an instruction for fours of them, or one for pairs, whose sums have 16 bits. */
+#if defined(HAS_AVX512_VNNI)
+#define ADD_FOURS _mm512_dpbusd_epi32
+#elif !defined(HAS_AVX512) && defined(ADD_PRODUCTS_OF_BYTES)
+#define ADD_FOURS ADD_PRODUCTS_OF_BYTES
+#endif
+#ifdef HAS_AVX512
+#define BYTE_ROWS REGISTER_ROWS
+#else
+#define BYTE_ROWS 4 /* whose sums stay in 16 registers */
+#endif
 
-/* What is subtracted from bits to have weights: products take bits without a sign */
-INLINE int byte_offset(const block_format f) { return f.low == 8 || f.is_listed ? 128 : f.offset; }
-
-INLINE __m512i shifted_16(__m512i x, int right) {
-  return right > 0 ? _mm512_srli_epi16(x, right) : right < 0 ? _mm512_slli_epi16(x, -right) : x;
+/* How many fours of products are added up in 16 bits, which cannot overflow: of bits without a sign. SIGNED_BYTES: weights
+   have 8 bits, of which 1 is a sign. Where an instruction multiplies fours, nothing is kept in 16 bits. */
+#define SIGNED_BYTES 1
+INLINE int fours_together(int bits, int is_listed) {
+#ifdef ADD_FOURS
+  (void)bits, (void)is_listed;
+  return 0;
+#else
+  return bits == 8 || is_listed ? SIGNED_BYTES : bits == 6 ? 2 : bits == 5 ? 4 : 8;
+#endif
 }
 
-/* Bits without a sign of four inputs of a part, from `k` on, of the outputs from `o` on: each in a byte */
-INLINE __m512i fours_of_codes(const int low_bits, const int high_bits, const block_bits *at, int k, int o) {
-  const __m512i low = words_16(at->low + four_of(low_bits, k) + 4 * o);
-  if (low_bits == 8) return low;
-  const __m512i x = _mm512_and_si512(shifted_16(low, bit_of(low_bits, k)), _mm512_set1_epi8((char)((1 << low_bits) - 1)));
-  if (!high_bits) return x;
-  const int i = k + at->shared;
-  const __m512i upper = shifted_16(words_16(at->high + four_of(high_bits, i) + 4 * o), bit_of(high_bits, i) - low_bits);
-  const __m512i mask = _mm512_set1_epi8((char)(((1 << high_bits) - 1) << low_bits));
-  return _mm512_ternarylogic_epi32(x, upper, mask, 0xf8); /* x | upper & mask */
+/* What is subtracted from bits to have weights: products by fours take bits without a sign */
+INLINE int byte_offset(const block_format f) {
+  return fours_together(f.low + f.high, f.is_listed) == SIGNED_BYTES ? 0 : f.low == 8 || f.is_listed ? 128 : f.offset;
 }
 
-/* The same of a part of a block, with byte_offset added */
-INLINE __m512i fours_of_bits(const block_format f, const block_bits *at, int k, int o) {
-  const __m512i x = fours_of_codes(f.low, f.high, at, k, o), sign = _mm512_set1_epi8((char)0x80);
-  if (f.is_code) return x;
-  if (f.low == 8) return _mm512_xor_si512(x, sign);
+/* The same of a part of a block, as weights with byte_offset added, or of a part of a group */
+INLINE ints fours_of_bits(const block_format f, const block_bits *at, int k, int o) {
+  const ints x = fours_of_codes(f.low, f.high, at, k, o);
+  const int is_signed = fours_together(f.low + f.high, f.is_listed) == SIGNED_BYTES;
+  if (f.is_code) return is_signed ? with_other_sign(x) : x;
+  if (f.low == 8) return is_signed ? x : with_other_sign(x);
   if (!f.is_listed) return x;
-  const __m512i list = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)listed_weights));
-  return _mm512_shuffle_epi8(_mm512_xor_si512(list, sign), x);
+  const ints list = list_of_bytes(listed_weights);
+  return V(shuffle_epi8)(is_signed ? list : with_other_sign(list), x);
 }
 
-/* Adds the products of R rows with their part `n` to `total`; with wide scales, without those of the rows. start: what
-   the sums of each row begin with, `apart`, or 0 where there is a minimum. fours: the part's bits as fours_of_bits; or 0,
-   and they are at `at`, in a format that the compiler knows. */
-INLINE void add_part(const int part, const int has_minimum, const int is_wide, const int R, const byte_rows *x, int64_t n,
-                     const int32_t *start, int apart, const uint8_t *fours, const block_format *f, const block_bits *at,
-                     const part_vectors *s, __m512 total[][VECTORS]) {
-  __m512i sum[REGISTER_ROWS][VECTORS];
+/* The sums of a part of up to BYTE_ROWS rows, by fours as int32, and those that are still in 16 bits */
+typedef struct {
+  ints sum[BYTE_ROWS][PANEL_VECTORS], half[BYTE_ROWS][PANEL_VECTORS];
+} byte_sum;
+
+/* Adds the products of four inputs, the n-th of a part, of a row and a vector of outputs. */
+INLINE void add_fours(const int together, byte_sum *to, const int r, const int v, int n, ints w, ints size_of_w, ints numbers) {
+#ifdef ADD_FOURS
+  (void)together, (void)n, (void)size_of_w;
+  to->sum[r][v] = ADD_FOURS(to->sum[r][v], w, numbers);
+#else
+  const ints pairs = together == SIGNED_BYTES ? V(maddubs_epi16)(size_of_w, signed_as(numbers, w)) : V(maddubs_epi16)(w, numbers);
+  to->half[r][v] = n % together ? V(add_epi16)(to->half[r][v], pairs) : pairs;
+  if ((n + 1) % together == 0)
+    to->sum[r][v] = V(add_epi32)(to->sum[r][v], V(madd_epi16)(to->half[r][v], V(set1_epi16)(1)));
+#endif
+}
+
+/* What the sums of a part of each row begin with, and its scale: 1 with wide scales, which a row's sums of a block get. From
+   one row to the next are so many numbers. */
+typedef struct {
+  const int32_t *start;
+  const float *scale;
+  int64_t starts, scales;
+} part_numbers;
+
+/* Adds the products of R rows with their part `n` to `total`. fours: the part's bits as fours_of_bits; or 0, and they are at
+   `at`, in a format that the compiler knows. */
+INLINE void add_part(const int together, const int part, int has_minimum, const int R, const byte_rows *x, int64_t n,
+                     const part_numbers *of_rows, const uint8_t *fours, const block_format *f, const block_bits *at,
+                     const part_vectors *s, floats total[][PANEL_VECTORS]) {
+  byte_sum of;
   const int8_t *bytes = x->bytes + n * part;
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) sum[r][v] = has_minimum ? _mm512_setzero_si512() : _mm512_set1_epi32(start[r * apart]);
+    for (int v = 0; v < PANEL_VECTORS; v++) of.sum[r][v] = V(set1_epi32)(of_rows->start[r * of_rows->starts]);
 #pragma GCC unroll 8
   for (int i = 0; i < part; i += 4) {
-    __m512i w[VECTORS];
+    ints w[PANEL_VECTORS], size[PANEL_VECTORS];
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++)
-      w[v] = f ? fours_of_bits(*f, at, i, v * LANES) : _mm512_load_si512(fours + i * PANEL + 4 * v * LANES);
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+      w[v] = f ? fours_of_bits(*f, at, i, v * VEC_FLOATS) : load_ints(fours + i * PANEL + 4 * v * VEC_FLOATS);
+      size[v] = together == SIGNED_BYTES ? V(abs_epi8)(w[v]) : w[v];
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       int32_t four;
       memcpy(&four, bytes + r * x->inputs + i, sizeof four);
-      const __m512i numbers = _mm512_set1_epi32(four);
 #pragma GCC unroll 2
-      for (int v = 0; v < VECTORS; v++) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], w[v], numbers);
+      for (int v = 0; v < PANEL_VECTORS; v++)
+        add_fours(part < 4 * together ? part / 4 : together, &of, r, v, i / 4, w[v], size[v], V(set1_epi32)(four));
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
-    const __m512 of_row = _mm512_set1_ps(is_wide ? 1 : x->scale[r * x->scales + n / (BYTE_PART / part)]);
+    const floats of_row = V(set1_ps)(of_rows->scale[r * of_rows->scales]);
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) {
-      const __m512 scale = is_wide ? s[v].scale : _mm512_mul_ps(s[v].scale, of_row);
-      total[r][v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), scale, total[r][v]);
-    }
+    for (int v = 0; v < PANEL_VECTORS; v++)
+      total[r][v] = V(fmadd_ps)(V(cvtepi32_ps)(of.sum[r][v]), V(mul_ps)(s[v].scale, of_row), total[r][v]);
     if (!has_minimum) continue;
-    const __m512 moved = _mm512_set1_ps(x->moved[r * x->parts + n]);
+    const floats moved = V(set1_ps)(x->moved[r * x->parts + n]);
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) total[r][v] = _mm512_fmadd_ps(s[v].minimum, moved, total[r][v]);
+    for (int v = 0; v < PANEL_VECTORS; v++) total[r][v] = V(fmadd_ps)(s[v].minimum, moved, total[r][v]);
   }
 }
 
 /* y [PANEL]: the sums of a single row, whose weights do not go through memory */
 INLINE void byte_sums_of_row(const block_format f, const byte_rows *x, const uint8_t *panel, float *y) {
   const int is_wide = has_wide_scales(&f);
-  __m512 total[1][VECTORS] = {{{0}}}, sum[1][VECTORS]; /* sum: with wide scales of a block, else the same */
+  floats total[1][PANEL_VECTORS] = {{{0}}}, sum[1][PANEL_VECTORS]; /* sum: with wide scales of a block, else the same */
   const int64_t bytes = group_bytes(&f) * PANEL;
   for (int64_t k = 0; k < x->inputs; k += f.group, panel += bytes) {
-    for (int v = 0; v < VECTORS; v++) sum[0][v] = is_wide ? _mm512_setzero_ps() : total[0][v];
+    for (int v = 0; v < PANEL_VECTORS; v++) sum[0][v] = is_wide ? V(set1_ps)(0) : total[0][v];
     for (int part = 0; part < f.group / f.part; part++) {
       const block_bits bits = bits_of_part(f, panel, part);
       const int64_t n = k / f.part + part;
       const int32_t start = -byte_offset(f) * x->sum[n];
-      part_vectors s[VECTORS];
+      const float scale = is_wide ? 1 : x->scale[n / (BYTE_PART / f.part)];
+      const part_numbers of_row = {&start, &scale, 0, 0};
+      part_vectors s[PANEL_VECTORS];
 #pragma GCC unroll 2
-      for (int v = 0; v < VECTORS; v++) s[v] = vectors_of_part(f, panel, part, v * LANES);
+      for (int v = 0; v < PANEL_VECTORS; v++) s[v] = vectors_of_part(f, panel, part, v * VEC_FLOATS);
 #pragma GCC unroll 8
       for (int line = 0; line < f.part * f.low / 16; line++)
         __builtin_prefetch(bits.low + 2 * AHEAD + line * CACHE_LINE);
-      add_part(f.part, f.has_minimum, is_wide, 1, x, n, &start, 0, 0, &f, &bits, s, sum);
+      add_part(fours_together(f.low + f.high, f.is_listed), f.part, f.has_minimum, 1, x, n, &of_row, 0, &f, &bits, s, sum);
     }
-    for (int v = 0; v < VECTORS; v++)
-      total[0][v] = is_wide ? _mm512_fmadd_ps(sum[0][v], _mm512_set1_ps(x->scale[k / BYTE_PART]), total[0][v]) : sum[0][v];
+    for (int v = 0; v < PANEL_VECTORS; v++)
+      total[0][v] = is_wide ? V(fmadd_ps)(sum[0][v], V(set1_ps)(x->scale[k / BYTE_PART]), total[0][v]) : sum[0][v];
   }
   memcpy(y, total, sizeof total);
 }
@@ -131,7 +167,7 @@ INLINE void byte_sums_of_row(const block_format f, const byte_rows *x, const uin
 /* Some inputs of a panel, unpacked */
 typedef struct {
   uint8_t fours[BYTE_STRIP * PANEL];
-  part_vectors scales[BYTE_STRIP / HALF_PART][VECTORS];
+  part_vectors scales[BYTE_STRIP / HALF_PART][PANEL_VECTORS];
 } __attribute__((aligned(CACHE_LINE))) byte_strip;
 
 INLINE void unpack_bytes(const block_format f, const uint8_t *panel, int64_t from, int64_t inputs, byte_strip *to) {
@@ -141,74 +177,81 @@ INLINE void unpack_bytes(const block_format f, const uint8_t *panel, int64_t fro
     const int part = (int)((from + k) % f.group / f.part);
     const block_bits bits = bits_of_part(f, group, part);
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) {
-      to->scales[n][v] = vectors_of_part(f, group, part, v * LANES);
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+      to->scales[n][v] = vectors_of_part(f, group, part, v * VEC_FLOATS);
 #pragma GCC unroll 8
       for (int i = 0; i < f.part; i += 4)
-        _mm512_store_si512(to->fours + (k + i) * PANEL + 4 * v * LANES, fours_of_bits(f, &bits, i, v * LANES));
+        store_ints(to->fours + (k + i) * PANEL + 4 * v * VEC_FLOATS, fours_of_bits(f, &bits, i, v * VEC_FLOATS));
     }
   }
 }
 
 /* y [R, stride] (+)= the sums of R rows with a strip */
-INLINE void add_strip(const int part, const int has_minimum, const int is_wide, int offset, const int R, const byte_rows *x,
-                      int64_t inputs, const byte_strip *strip, int adds_up, float *y, int64_t stride) {
-  int32_t start[REGISTER_ROWS][BYTE_STRIP / HALF_PART];
-  __m512 total[REGISTER_ROWS][VECTORS] = {{{0}}};
+INLINE void add_strip(const int together, const int part, int has_minimum, int is_wide, int offset, const int R,
+                      const byte_rows *x, int64_t inputs, const byte_strip *strip, int adds_up, float *y, int64_t stride) {
+  static const float ones[BYTE_STRIP / BYTE_PART] = {1, 1, 1, 1, 1, 1, 1, 1};
+  const float *scale = is_wide ? ones : x->scale;
+  const int64_t scales = is_wide ? 0 : x->scales;
+  int32_t start[BYTE_ROWS][BYTE_STRIP / HALF_PART];
+  floats total[BYTE_ROWS][PANEL_VECTORS] = {{{0}}};
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     if (adds_up && !is_wide) memcpy(total[r], y + r * stride, sizeof total[r]);
-    if (has_minimum) continue;
-    const __m512i sums = _mm512_maskz_loadu_epi32((1u << inputs / part) - 1, x->sum + r * x->parts);
-    _mm512_storeu_si512(start[r], _mm512_mullo_epi32(sums, _mm512_set1_epi32(-offset)));
+#pragma omp simd
+    for (int64_t n = 0; n < inputs / part; n++) start[r][n] = -offset * x->sum[r * x->parts + n];
   }
-  for (int64_t n = 0; n < inputs / part; n++)
-    add_part(part, has_minimum, is_wide, R, x, n, start[0] + n, BYTE_STRIP / HALF_PART, strip->fours + n * part * PANEL, 0,
-             0, strip->scales[n], total);
+  for (int64_t n = 0; n < inputs / part; n++) {
+    const part_numbers of_rows = {start[0] + n, scale + n / (BYTE_PART / part), BYTE_STRIP / HALF_PART, scales};
+    add_part(together, part, has_minimum, R, x, n, &of_rows, strip->fours + n * part * PANEL, 0, 0, strip->scales[n], total);
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) {
-      float *at = y + r * stride + v * LANES;
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+      float *at = y + r * stride + v * VEC_FLOATS;
       if (is_wide)
-        total[r][v] = _mm512_fmadd_ps(total[r][v], _mm512_set1_ps(x->scale[r * x->scales]),
-                                      adds_up ? _mm512_loadu_ps(at) : _mm512_setzero_ps());
-      _mm512_storeu_ps(at, total[r][v]);
+        total[r][v] = V(fmadd_ps)(total[r][v], V(set1_ps)(x->scale[r * x->scales]), adds_up ? V(loadu_ps)(at) : V(set1_ps)(0));
+      V(storeu_ps)(at, total[r][v]);
     }
 }
 
-/* Compiled for each number of rows, and each kind of parts */
-static void add_strip_of(int part, int has_minimum, int is_wide, int offset, int rows, const byte_rows *x, int64_t inputs,
-                         const byte_strip *strip, int adds_up, float *y, int64_t stride) {
-#define ROWS(N, PART, HAS_MINIMUM, IS_WIDE) \
-  case N: add_strip(PART, HAS_MINIMUM, IS_WIDE, offset, N, x, inputs, strip, adds_up, y, stride); break;
-#define PARTS(PART, HAS_MINIMUM, IS_WIDE)                                                                             \
-  if (part == PART && has_minimum == HAS_MINIMUM && is_wide == IS_WIDE) switch (rows) {                               \
-      ROWS(1, PART, HAS_MINIMUM, IS_WIDE) ROWS(2, PART, HAS_MINIMUM, IS_WIDE) ROWS(3, PART, HAS_MINIMUM, IS_WIDE)     \
-      ROWS(4, PART, HAS_MINIMUM, IS_WIDE) ROWS(5, PART, HAS_MINIMUM, IS_WIDE) ROWS(6, PART, HAS_MINIMUM, IS_WIDE)     \
+/* Compiled for each number of rows, length of parts, and way of adding up in 16 bits */
+static void add_strip_of(int together, int part, int has_minimum, int is_wide, int offset, int rows, const byte_rows *x,
+                         int64_t inputs, const byte_strip *strip, int adds_up, float *y, int64_t stride) {
+#define ROWS(N, TOGETHER, PART) \
+  case N: add_strip(TOGETHER, PART, has_minimum, is_wide, offset, N, x, inputs, strip, adds_up, y, stride); break;
+#ifdef HAS_AVX512
+#define MORE_ROWS(TOGETHER, PART) ROWS(5, TOGETHER, PART) ROWS(6, TOGETHER, PART)
+#else
+#define MORE_ROWS(TOGETHER, PART)
+#endif
+#define PARTS(TOGETHER, PART)                                                        \
+  if (together == TOGETHER && part == PART) switch (rows) {                          \
+      ROWS(1, TOGETHER, PART) ROWS(2, TOGETHER, PART) ROWS(3, TOGETHER, PART)        \
+      ROWS(4, TOGETHER, PART) MORE_ROWS(TOGETHER, PART)                              \
     }
-  PARTS(HALF_PART, 0, 0)
-  PARTS(HALF_PART, 0, 1)
-  PARTS(HALF_PART, 1, 0)
-  PARTS(HALF_PART, 1, 1)
-  PARTS(BYTE_PART, 0, 0)
-  PARTS(BYTE_PART, 0, 1)
-  PARTS(BYTE_PART, 1, 0)
-  PARTS(BYTE_PART, 1, 1)
+#ifdef ADD_FOURS
+  PARTS(0, HALF_PART) PARTS(0, BYTE_PART)
+#else
+  if (together == 4) together = 2; /* 5 bits as 6 */
+  PARTS(SIGNED_BYTES, HALF_PART) PARTS(SIGNED_BYTES, BYTE_PART) PARTS(2, HALF_PART) PARTS(2, BYTE_PART)
+  PARTS(8, HALF_PART) PARTS(8, BYTE_PART)
+#endif
 #undef PARTS
+#undef MORE_ROWS
 #undef ROWS
 }
 
 /* y [rows, stride] (+)= the sums with a strip of the inputs from `k` on. `lines` cache lines are prefetched meanwhile. */
-static void add_tiles(int part, int has_minimum, int is_wide, int offset, const product *p, int64_t row, int64_t rows, int64_t k,
+static void add_tiles(int together, int part, int has_minimum, int is_wide, int offset, const product *p, int64_t row, int64_t rows, int64_t k,
                       const byte_strip *strip, float *y, int64_t stride, const char *next, int64_t lines) {
-  const int64_t tiles = ceil_div(rows, REGISTER_ROWS), ahead = ceil_div(lines, tiles);
+  const int64_t tiles = ceil_div(rows, BYTE_ROWS), ahead = ceil_div(lines, tiles);
   const int64_t some = p->inputs - k < BYTE_STRIP ? p->inputs - k : BYTE_STRIP;
   for (int64_t s = 0, r = 0; s < tiles; s++) {
     const int64_t count = ceil_div(rows - r, tiles - s); /* about equally many in each */
     const byte_rows x = byte_rows_at(part, p, row + r, k);
     for (int64_t i = 0; i < ahead && lines > 0; i++, lines--, next += CACHE_LINE) __builtin_prefetch(next, 0, 2);
-    add_strip_of(part, has_minimum, is_wide, offset, (int)count, &x, some, strip, k > 0, y + r * stride, stride);
+    add_strip_of(together, part, has_minimum, is_wide, offset, (int)count, &x, some, strip, k > 0, y + r * stride, stride);
     r += count;
   }
 }
@@ -225,7 +268,7 @@ INLINE void byte_sums(const block_format f, const product *p, const uint8_t *pan
   byte_strip strip;
   for (int64_t k = 0; k < p->inputs; k += BYTE_STRIP, next += each * CACHE_LINE, lines -= each) {
     unpack_bytes(f, panel, k, p->inputs - k < BYTE_STRIP ? p->inputs - k : BYTE_STRIP, &strip);
-    add_tiles(f.part, f.has_minimum, has_wide_scales(&f), byte_offset(f), p, row, rows, k, &strip, y, stride, next,
+    add_tiles(fours_together(f.low + f.high, f.is_listed), f.part, f.has_minimum, has_wide_scales(&f), byte_offset(f), p, row, rows, k, &strip, y, stride, next,
               lines < each ? lines : each);
   }
 }
@@ -269,10 +312,17 @@ INLINE void byte_sums(const block_format f, const product *p, const uint8_t *pan
 #endif
 
 /* Goes on with a format that the compiler knows */
-static void sums_of_type(int64_t type, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
-                         int64_t stride, const char *next, int64_t lines) {
+#if !IS_IN(PACKED_BYTES)
+UNTIL_LINKED void sums_of_type(int64_t type, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                               int64_t stride, const char *next, int64_t lines) {
+  abort();
+}
+#else
+BETWEEN_UNITS void sums_of_type(int64_t type, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                int64_t stride, const char *next, int64_t lines) {
   FOR_FORMAT(type, byte_sums(f, p, (const uint8_t *)panel, row, rows, y, stride, next, lines))
 }
+#endif
 #include "group_bytes.h"
 #endif
 

@@ -2,73 +2,117 @@
    first-level cache, each weight rounded to T as if the file had been unpacked, and multiplied by all rows of a task:
    the sums of a row are those of plain weights. */
 
-#ifdef HAS_AVX512
-/* The weights of eight inputs of a part, from `k` on, and of LANES outputs, from `o` on */
-INLINE void NAME(weights_of_eight)(const block_format f, const part_vectors *s, const block_bits *at, int k, int o,
-                                   __m512 weights[8]) {
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; i++) {
-    const __m512 number = number_of_bits(f, at, k + i, o);
-    weights[i] = has_addend(f) ? _mm512_fmadd_ps(number, s->scale, s->minimum) : _mm512_mul_ps(number, s->scale);
-  }
-}
-
+#ifdef HAS_VECTORS
 /* to [inputs / PACK, PANEL, PACK]: a part of a group */
 INLINE void NAME(unpack_part)(const block_format f, const uint8_t *group, int part, T *to) {
   const block_bits bits = bits_of_part(f, group, part);
 #pragma GCC unroll 2
-  for (int o = 0; o < PANEL; o += LANES) {
+  for (int o = 0; o < PANEL; o += VEC_FLOATS) {
     const part_vectors s = vectors_of_part(f, group, part, o);
 #pragma GCC unroll 4
     for (int k = 0; k < f.part; k += 8) {
-      __m512 weights[8];
-      NAME(weights_of_eight)(f, &s, &bits, k, o, weights);
+      floats weights[8];
+      weights_of_eight(f, &s, &bits, k, o, weights);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; i += PACK) NAME(store_step)(weights + i, to + (k + i) * PANEL + o * PACK);
     }
   }
 }
 
-/* The sums y [PANEL] of a single row, in the order of register tiles or of tiles: no weight goes through memory. */
-INLINE void NAME(sums_of_row)(const block_format f, const int in_tile_order, const uint8_t *panel, const T *x,
-                              int64_t inputs, float *y) {
-  __m512 sum[PANEL / LANES] = {0};
-  __m512 part_sum[2][PANEL / LANES] = {0}; /* of the even and of the odd ones of 32 inputs, in the order of tiles */
-  const int64_t bytes = group_bytes(&f) * PANEL;
-  for (int64_t k = 0; k < inputs; k += f.group, panel += bytes) {
-    for (int part = 0; part < f.group / f.part; part++, x += f.part) {
-      const block_bits bits = bits_of_part(f, panel, part);
-      part_vectors s[PANEL / LANES];
+/* Adds the products of eight inputs x with the weights of two panels to their sums, in the order of register tiles; in that of
+   tiles, to those of the even and of the odd inputs apart. Each sum waits for the one before, so they take turns. */
+INLINE void NAME(add_eight)(const block_format f, const int in_tile_order, const NAME(operand) *x,
+                            part_vectors s[2][PANEL_VECTORS], const block_bits bits[2], int k, floats sum[2][PANEL_VECTORS],
+                            floats even[2][PANEL_VECTORS], floats odd[2][PANEL_VECTORS]) {
+#ifdef HAS_AVX512
 #pragma GCC unroll 2
-      for (int v = 0; v < PANEL / LANES; v++) s[v] = vectors_of_part(f, panel, part, v * LANES);
-#pragma GCC unroll 4
-      for (int i = 0; i < f.part; i += 8) {
-        const uint8_t *low = bits.low + i * f.low / 8 * PANEL;
-        for (int line = 0; line < f.low / 2; line++) __builtin_prefetch(low + AHEAD + line * CACHE_LINE);
+  for (int p = 0; p < 2; p++)
 #pragma GCC unroll 2
-        for (int v = 0; v < PANEL / LANES; v++) {
-          __m512 weights[8];
-          NAME(weights_of_eight)(f, s + v, &bits, i, v * LANES, weights);
+    for (int v = 0; v < PANEL_VECTORS; v++) {
+      floats weights[8];
+      weights_of_eight(f, s[p] + v, bits + p, k, v * VEC_FLOATS, weights);
 #pragma GCC unroll 8
-          for (int j = 0; j < 8; j += PACK) {
-            const NAME(vec) number = NAME(broadcast)(x + i + j), weight = NAME(step)(weights + j);
-            if (!in_tile_order) sum[v] = (__m512)NAME(dot)((vec)sum[v], number, weight);
+      for (int j = 0; j < 8; j += IS_WIDENED ? 1 : PACK) {
+#if IS_WIDENED
+        sum[p][v] = V(fmadd_ps)(V(set1_ps)(x[j]), rounded_weights_bf16(weights[j]), sum[p][v]);
+#else
+        const NAME(vec) number = NAME(broadcast)(x + j), weight = NAME(step)(weights + j);
+        if (!in_tile_order) sum[p][v] = (floats)NAME(dot)((vec)sum[p][v], number, weight);
 #if PACK == 2
-            else
-#pragma GCC unroll 2
-              for (int half = 0; half < 2; half++)
-                part_sum[half][v] = _mm512_fmadd_ps((__m512)half_of_pairs(number, half), (__m512)half_of_pairs(weight, half),
-                                                    part_sum[half][v]);
-#endif
-          }
+        else {
+          even[p][v] = V(fmadd_ps)((floats)half_of_pairs(number, 0), (floats)half_of_pairs(weight, 0), even[p][v]);
+          odd[p][v] = V(fmadd_ps)((floats)half_of_pairs(number, 1), (floats)half_of_pairs(weight, 1), odd[p][v]);
         }
-        if (in_tile_order && (part * f.part + i + 8) % 32 == 0)
-#pragma GCC unroll 2
-          for (int v = 0; v < PANEL / LANES; v++) {
-            sum[v] = _mm512_add_ps(sum[v], _mm512_add_ps(part_sum[0][v], part_sum[1][v]));
-            part_sum[0][v] = part_sum[1][v] = _mm512_setzero_ps();
-          }
+#endif
+#endif
       }
+    }
+#else
+#define ADD(j)                                                                                                       \
+  {                                                                                                                  \
+    const ints four = fours_for_numbers(f, bits + p, k + (j) / 4 * 4, v * VEC_FLOATS);                               \
+    const floats weight = weight_of_four(f, four, (j) % 4, scale_of_four(s[p][v].scale, (j) % 4), s[p][v].minimum);   \
+    sum[p][v] = V(fmadd_ps)(V(set1_ps)(x[j]), NAME(rounded_weights)(weight), sum[p][v]);                             \
+  }
+  if (f.high) { /* with bits from two places, four vectors in turns would not stay in 16 registers */
+#pragma GCC unroll 2
+    for (int p = 0; p < 2; p++)
+#pragma GCC unroll 2
+      for (int v = 0; v < PANEL_VECTORS; v++)
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) ADD(j)
+  } else
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++)
+#pragma GCC unroll 2
+      for (int p = 0; p < 2; p++)
+#pragma GCC unroll 2
+        for (int v = 0; v < PANEL_VECTORS; v++) ADD(j)
+#undef ADD
+#endif
+  (void)in_tile_order, (void)even, (void)odd;
+}
+
+/* The sums y [2, PANEL] of a single row with two panels, in the order of register tiles or of tiles: no weight goes through
+   memory. */
+INLINE void NAME(sums_of_row)(const block_format f, const int in_tile_order, const uint8_t *first, const uint8_t *second,
+                              const NAME(operand) *x, int64_t inputs, float *y) {
+  floats sum[2][PANEL_VECTORS], even[2][PANEL_VECTORS], odd[2][PANEL_VECTORS]; /* the latter of 32 inputs */
+  for (int p = 0; p < 2; p++)
+    for (int v = 0; v < PANEL_VECTORS; v++) sum[p][v] = even[p][v] = odd[p][v] = V(set1_ps)(0);
+  const int alike = f.high ? 32 / f.high < f.part ? 32 / f.high : f.part : f.low == 2 ? 16 : 8; /* inputs, as any others from there on */
+  const int64_t bytes = group_bytes(&f) * PANEL;
+  for (int64_t k = 0; k < inputs; k += f.group, first += bytes, second += bytes) {
+    for (int part = 0; part < f.group / f.part; part++, x += f.part) {
+      const block_bits bits[2] = {bits_of_part(f, first, part), bits_of_part(f, second, part)};
+      part_vectors s[2][PANEL_VECTORS];
+#pragma GCC unroll 2
+      for (int v = 0; v < PANEL_VECTORS; v++) {
+        s[0][v] = vectors_of_part(f, first, part, v * VEC_FLOATS);
+        s[1][v] = vectors_of_part(f, second, part, v * VEC_FLOATS);
+      }
+#pragma GCC unroll 1
+      for (int begin = 0; begin < f.part; begin += alike)
+#pragma GCC unroll 4
+        for (int at = 0; at < alike; at += 8) {
+          block_bits here[2];
+#pragma GCC unroll 2
+          for (int p = 0; p < 2; p++) {
+            const uint8_t *low = bits[p].low + begin * f.low / 8 * PANEL, *high = bits[p].high + begin * f.high / 8 * PANEL;
+            here[p] = (block_bits){low, high, bits[p].shared};
+            for (int line = 0; line < f.low * PANEL / CACHE_LINE; line++)
+              __builtin_prefetch(low + at * f.low / 8 * PANEL + AHEAD + line * CACHE_LINE);
+          }
+          NAME(add_eight)(f, in_tile_order, x + begin + at, s, here, at, sum, even, odd);
+          if (in_tile_order && (part * f.part + begin + at + 8) % 32 == 0)
+#pragma GCC unroll 2
+            for (int p = 0; p < 2; p++)
+#pragma GCC unroll 2
+              for (int v = 0; v < PANEL_VECTORS; v++) {
+                sum[p][v] = V(add_ps)(sum[p][v], V(add_ps)(even[p][v], odd[p][v]));
+                even[p][v] = odd[p][v] = V(set1_ps)(0);
+              }
+        }
     }
   }
   memcpy(y, sum, sizeof sum);
@@ -119,13 +163,32 @@ INLINE void NAME(unpack_parts)(const block_format f, const uint8_t *panel, int64
 }
 
 /* to [inputs / PACK, PANEL, PACK]: the inputs from `from` on, a multiple of STRIP, of a panel */
-static void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, int64_t inputs, T *to) {
+#if !IS_IN(PACKED_UNIT)
+UNTIL_LINKED void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, int64_t inputs, T *to) { abort(); }
+#else
+BETWEEN_UNITS void NAME(unpack_blocks)(int64_t type, const char *panel, int64_t from, int64_t inputs, T *to) {
   FOR_FORMAT(type, NAME(unpack_parts)(f, (const uint8_t *)panel, from, inputs, to))
 }
+#endif
 
-#ifdef HAS_AVX512
-static void NAME(multiply_row)(int64_t type, const char *panel, const T *x, int64_t inputs, float *y) {
-  FOR_FORMAT(type, NAME(sums_of_row)(f, 0, (const uint8_t *)panel, x, inputs, y))
+#ifdef HAS_VECTORS
+#if !IS_IN(PACKED_UNIT)
+UNTIL_LINKED void NAME(multiply_row)(int64_t type, const char *first, const char *second, const NAME(operand) *x,
+                                     int64_t inputs, float *y) {
+  abort();
+}
+#else
+BETWEEN_UNITS void NAME(multiply_row)(int64_t type, const char *first, const char *second, const NAME(operand) *x,
+                                      int64_t inputs, float *y) {
+  FOR_FORMAT(type, NAME(sums_of_row)(f, 0, (const uint8_t *)first, (const uint8_t *)second, x, inputs, y))
+}
+#endif
+
+/* y [2, PANEL]: the sums of a single row with a pair of panels, or with one */
+INLINE void NAME(multiply_row_by_pair)(const panel_pair *u, const NAME(operand) *x, int64_t inputs, float *y) {
+  const int is_pair = u->second && u->of[0]->block == u->of[1]->block;
+  NAME(multiply_row)(u->of[0]->block, u->first, is_pair ? u->second : u->first, x, inputs, y);
+  if (u->second && !is_pair) NAME(multiply_row)(u->of[1]->block, u->second, u->second, x, inputs, y + PANEL);
 }
 #endif
 
@@ -193,11 +256,10 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
   const char *end = next.first + next.lines * CACHE_LINE;
   T strip[2][STRIP * PANEL] __attribute__((aligned(CACHE_LINE)));
   float y[MAX_QUANTIZED_ROWS * 2 * PANEL], *second = y + (PANELS_AT_ONCE == 2 ? PANEL : rows * PANEL);
-#ifdef HAS_AVX512
+#ifdef HAS_VECTORS
   if (rows == 1 && u->of[0]->kind == BLOCKS) {
-    NAME(multiply_row)(u->of[0]->block, u->first, (const T *)p->x + row * p->inputs, p->inputs, y);
-    if (u->second) NAME(multiply_row)(u->of[1]->block, u->second, (const T *)p->x + row * p->inputs, p->inputs, second);
-    NAME(write_outputs)(p, u, y, width, second, rows, row);
+    NAME(multiply_row_by_pair)(u, NAME(operands_of)(p, row, 0), p->inputs, y);
+    NAME(write_outputs)(p, u, y, width, y + PANEL, rows, row);
     return;
   }
 #endif
@@ -237,9 +299,17 @@ static void NAME(multiply_blocks)(const product *p, const panel_pair *u, int64_t
 }
 
 #if defined(HAS_TILES) && PACK == 2
-static void multiply_row_in_tile_order(int64_t type, const char *panel, const bf16 *x, int64_t inputs, float *y) {
-  FOR_FORMAT(type, sums_of_row_bf16(f, 1, (const uint8_t *)panel, x, inputs, y))
+#if !IS_IN(PACKED_UNIT)
+UNTIL_LINKED void multiply_row_in_tile_order(int64_t type, const char *first, const char *second, const bf16 *x, int64_t inputs,
+                                             float *y) {
+  abort();
 }
+#else
+BETWEEN_UNITS void multiply_row_in_tile_order(int64_t type, const char *first, const char *second, const bf16 *x, int64_t inputs,
+                                              float *y) {
+  FOR_FORMAT(type, sums_of_row_bf16(f, 1, (const uint8_t *)first, (const uint8_t *)second, x, inputs, y))
+}
+#endif
 
 /* The same by tiles, or by vectors in their order. Weights are unpacked as elsewhere: only in products, numbers too small to
    be normal count as 0. A single row unpacks weights of blocks meanwhile, whose scales are of half precision: never as small. */
@@ -254,8 +324,9 @@ static void multiply_blocks_in_tile_order(const product *p, const panel_pair *u,
   prefetch_queue queue = prefetch_weights(p, u, rows, by_tiles, next, ranges);
   if (rows == 1 && u->of[0]->kind == BLOCKS) {
     const unsigned before = begin_tile_order();
-    multiply_row_in_tile_order(u->of[0]->block, u->first, x, inputs, y);
-    if (u->second) multiply_row_in_tile_order(u->of[1]->block, u->second, x, inputs, y + PANEL);
+    const int is_pair = u->second && u->of[0]->block == u->of[1]->block;
+    multiply_row_in_tile_order(u->of[0]->block, u->first, is_pair ? u->second : u->first, x, inputs, y);
+    if (u->second && !is_pair) multiply_row_in_tile_order(u->of[1]->block, u->second, u->second, x, inputs, y + PANEL);
     end_tile_order(before);
   } else {
     for (int64_t k = 0; k < inputs; k += STRIP) {
@@ -272,8 +343,10 @@ static void multiply_blocks_in_tile_order(const product *p, const panel_pair *u,
 
 /* out [count, inputs]: rows of a matrix in blocks, such as an embedding that is the head, too. A panel is unpacked for
    each, and one output of it is taken. Returns what is wrong with the call (checks.h). */
+#if IS_IN(PRODUCTS_UNIT)
 int64_t NAME(rows_of_blocks)(const int32_t *ids, int64_t count, int64_t inputs, const matrix *m, T *out,
                              int threads) {
+  if (is_missing(m, PACK)) REFUSE(MISSING_UNIT, 0);
   if (!has_blocks(m) || !is_readable(m, inputs, PACK)) REFUSE(WRONG_MATRIX, 0);
   const int64_t wrong = check_range(ids, count, 0, m->outputs - 1, WRONG_TOKEN_ID);
   if (wrong) return wrong;
@@ -292,3 +365,4 @@ int64_t NAME(rows_of_blocks)(const int32_t *ids, int64_t count, int64_t inputs, 
   }
   return FINE;
 }
+#endif

@@ -68,41 +68,59 @@ INLINE block_bits bits_of_part(const block_format f, const uint8_t *group, int p
 INLINE int64_t four_of(int bits, int k) { return k / (32 / bits) * 4 * PANEL; }
 INLINE int bit_of(int bits, int k) { return k % (32 / bits) / 4 * bits + k % 4 * 8; }
 
-#ifdef HAS_AVX512
+#ifdef HAS_VECTORS
 #define AHEAD 1024 /* bytes that are prefetched before they are read */
 
-/* What the weights of a part have in common, for LANES outputs */
+/* What the weights of a part have in common, for VEC_FLOATS outputs */
 typedef struct {
-  __m512 scale, minimum;
+  floats scale, minimum;
 } part_vectors;
 
-/* Whether something is added to scaled bits: a minimum, or the offset that 6 bits are too many to have in a table.
-   scale * bits - scale * 32 with a single rounding is scale * (bits - 32), rounded. */
-INLINE int has_addend(const block_format f) { return f.has_minimum || f.low + f.high == 6; }
-
-INLINE __m512i bytes_16(const uint8_t *at) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at)); }
-INLINE __m512 halves_16(const uint8_t *at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at)); }
+/* Whether something is added to scaled bits: a minimum, or an offset where no table holds what bits stand for. With a single
+   rounding, scale * bits - scale * 32 is scale * (bits - 32), rounded: an offset is a power of two. */
+INLINE int has_addend(const block_format f) {
+#ifdef HAS_AVX512
+  return f.has_minimum || f.low + f.high == 6;
+#else
+  return f.has_minimum || f.offset || f.low == 8 || f.is_listed;
+#endif
+}
 
 /* As scales_of_part, for the outputs from `o` on */
 INLINE part_vectors vectors_of_part(const block_format f, const uint8_t *group, int part, int o) {
   const uint8_t *at = group + (2 + 2 * f.has_minimum) * PANEL + part * PANEL * (f.parts_are == TWO_BYTES ? 2 : 1) + o;
-  part_vectors s = {halves_16(group + 2 * o), f.has_minimum ? halves_16(group + 2 * (PANEL + o)) : _mm512_setzero_ps()};
-  const __m512 zero = _mm512_setzero_ps();
-  if (f.parts_are == ONE_BYTE)
-    s.scale = _mm512_mul_ps(s.scale, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at))));
+  const floats zero = V(set1_ps)(0);
+  part_vectors s = {halves_as_floats(group + 2 * o), f.has_minimum ? halves_as_floats(group + 2 * (PANEL + o)) : zero};
+  if (f.parts_are == ONE_BYTE) s.scale = V(mul_ps)(s.scale, V(cvtepi32_ps)(signed_bytes_as_ints(at)));
   if (f.parts_are == TWO_BYTES) {
-    s.scale = _mm512_mul_ps(s.scale, _mm512_cvtepi32_ps(bytes_16(at)));
-    s.minimum = _mm512_fnmadd_ps(s.minimum, _mm512_cvtepi32_ps(bytes_16(at + PANEL)), zero);
+    s.scale = V(mul_ps)(s.scale, V(cvtepi32_ps)(bytes_as_ints(at)));
+    s.minimum = V(fnmadd_ps)(s.minimum, V(cvtepi32_ps)(bytes_as_ints(at + PANEL)), zero);
   }
   if (f.parts_are == NIBBLES) {
-    const __m512i both = bytes_16(at);
-    s.scale = _mm512_mul_ps(s.scale, _mm512_cvtepi32_ps(_mm512_and_si512(both, _mm512_set1_epi32(15))));
-    s.minimum = _mm512_fnmadd_ps(s.minimum, _mm512_cvtepi32_ps(_mm512_srli_epi32(both, 4)), zero);
+    const ints both = bytes_as_ints(at);
+    s.scale = V(mul_ps)(s.scale, V(cvtepi32_ps)(and_ints(both, V(set1_epi32)(15))));
+    s.minimum = V(fnmadd_ps)(s.minimum, V(cvtepi32_ps)(V(srli_epi32)(both, 4)), zero);
   }
-  if (!f.has_minimum && has_addend(f)) s.minimum = _mm512_mul_ps(s.scale, _mm512_set1_ps((float)-f.offset));
+  if (!f.has_minimum && has_addend(f))
+    s.minimum = V(mul_ps)(s.scale, V(set1_ps)((float)-(f.low == 8 || f.is_listed ? 128 : f.offset)));
   return s;
 }
 
+/* Signed bytes with 128 added, and the other way round */
+INLINE ints with_other_sign(ints x) { return (ints)((words)x ^ 0x80808080u); }
+
+/* Bits without a sign of four inputs of a part, from `k` on, of the outputs from `o` on: each in a byte */
+INLINE ints fours_of_codes(const int low_bits, const int high_bits, const block_bits *at, int k, int o) {
+  const ints low = load_ints(at->low + four_of(low_bits, k) + 4 * o);
+  if (low_bits == 8) return low;
+  const ints x = and_ints(shifted_16(low, bit_of(low_bits, k)), V(set1_epi8)((char)((1 << low_bits) - 1)));
+  if (!high_bits) return x;
+  const int i = k + at->shared;
+  const ints upper = shifted_16(load_ints(at->high + four_of(high_bits, i) + 4 * o), bit_of(high_bits, i) - low_bits);
+  return choose_bits(V(set1_epi8)((char)(((1 << high_bits) - 1) << low_bits)), upper, x);
+}
+
+#ifdef HAS_AVX512
 /* What the bits stand for, from `first` on: bits above those of a weight need not be cleared for it. */
 INLINE __m512 table_of_bits(const block_format f, int first) {
   const int mask = (1 << (f.low + f.high)) - 1;
@@ -113,29 +131,58 @@ INLINE __m512 table_of_bits(const block_format f, int first) {
   return _mm512_loadu_ps(table);
 }
 
-INLINE __m512i shifted(__m512i x, int right) {
-  return right > 0 ? _mm512_srli_epi32(x, right) : right < 0 ? _mm512_slli_epi32(x, -right) : x;
-}
-
-INLINE __m512i words_16(const uint8_t *at) { return _mm512_loadu_si512(at); }
-
-/* The number of input `k` of a part, without its scale, of the outputs from `o` on */
+/* The number of input `k` of a part, without its scale, of the outputs from `o` on; with an addend, without its offset */
 INLINE __m512 number_of_bits(const block_format f, const block_bits *at, int k, int o) {
   const int bits = f.low + f.high;
-  const __m512i low = words_16(at->low + four_of(f.low, k) + 4 * o);
+  const ints low = load_ints(at->low + four_of(f.low, k) + 4 * o);
   if (f.low == 8) return _mm512_cvtepi32_ps(_mm512_srai_epi32(shifted(low, bit_of(8, k) - 24), 24));
-  __m512i x = shifted(low, bit_of(f.low, k));
+  ints x = shifted(low, bit_of(f.low, k));
   if (f.high) {
     const int i = k + at->shared;
-    const __m512i upper = shifted(words_16(at->high + four_of(f.high, i) + 4 * o), bit_of(f.high, i) - f.low);
-    x = _mm512_ternarylogic_epi32(_mm512_set1_epi32((1 << f.low) - 1), x, upper, 0xca); /* lower bits of x */
+    const ints upper = shifted(load_ints(at->high + four_of(f.high, i) + 4 * o), bit_of(f.high, i) - f.low);
+    x = choose_bits(_mm512_set1_epi32((1 << f.low) - 1), x, upper);
   }
   if (bits <= 4) return _mm512_permutexvar_ps(x, table_of_bits(f, 0));
   if (bits == 5) return _mm512_permutex2var_ps(table_of_bits(f, 0), x, table_of_bits(f, 16));
-  return _mm512_cvtepi32_ps(_mm512_and_si512(x, _mm512_set1_epi32(63)));
+  return _mm512_cvtepi32_ps(and_ints(x, _mm512_set1_epi32(63)));
+}
+
+/* The weights of eight inputs of a part, from `k` on, and of LANES outputs, from `o` on */
+INLINE void weights_of_eight(const block_format f, const part_vectors *s, const block_bits *at, int k, int o,
+                             floats weights[8]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    const floats number = number_of_bits(f, at, k + i, o);
+    weights[i] = has_addend(f) ? _mm512_fmadd_ps(number, s->scale, s->minimum) : _mm512_mul_ps(number, s->scale);
+  }
+}
+#else
+/* Bits of four inputs, each in a byte without a sign, and the number of the i-th where it lies, which has the factor 2 to the
+   8 i; the scale has the inverse of it, so that their product is the same. */
+INLINE ints fours_for_numbers(const block_format f, const block_bits *at, int k, int o) {
+  const ints x = fours_of_codes(f.low, f.high, at, k, o);
+  if (f.is_listed) return V(shuffle_epi8)(with_other_sign(list_of_bytes(listed_weights)), x);
+  return f.low == 8 ? with_other_sign(x) : x;
+}
+INLINE floats number_of_four(ints four, int i) {
+  return V(cvtepi32_ps)(i == 3 ? V(srli_epi32)(four, 24) : and_ints(four, V(set1_epi32)(0xff << 8 * i)));
+}
+INLINE floats scale_of_four(floats scale, int i) { return i % 3 ? V(mul_ps)(scale, V(set1_ps)(1.0f / (1 << 8 * i))) : scale; }
+
+INLINE floats weight_of_four(const block_format f, ints four, int i, floats scale, floats minimum) {
+  const floats number = number_of_four(four, i);
+  return has_addend(f) ? V(fmadd_ps)(number, scale, minimum) : V(mul_ps)(number, scale);
+}
+
+/* The weights of eight inputs of a part, from `k` on, and of VEC_FLOATS outputs, from `o` on */
+INLINE void weights_of_eight(const block_format f, const part_vectors *s, const block_bits *at, int k, int o,
+                             floats weights[8]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++)
+    weights[i] = weight_of_four(f, fours_for_numbers(f, at, k + i / 4 * 4, o), i % 4, scale_of_four(s->scale, i % 4), s->minimum);
 }
 #endif
-#ifndef HAS_AVX512_VNNI
+#else
 /* What the weights of a part have in common, for the outputs of a panel */
 typedef struct {
   float scale[PANEL], minimum[PANEL];
@@ -174,17 +221,8 @@ INLINE void bits_of_inputs(const block_format f, const block_bits *at, int k, in
       if (f.high) x |= (high[o] >> bit_of(f.high, upper) & ((1 << f.high) - 1)) << f.low;
       weights[i][o] = (int8_t)((int)x - f.offset);
     }
-    if (f.is_listed) {
-#if defined(__AVX2__) && PANEL == 32
-      const __m256i list = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)listed_weights));
-      __m256i x;
-      memcpy(&x, weights[i], sizeof x);
-      x = _mm256_shuffle_epi8(list, x);
-      memcpy(weights[i], &x, sizeof x);
-#else
+    if (f.is_listed)
       for (int o = 0; o < PANEL; o++) weights[i][o] = listed_weights[(uint8_t)weights[i][o]];
-#endif
-    }
   }
 }
 #endif

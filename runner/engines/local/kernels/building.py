@@ -12,14 +12,18 @@ import os
 import platform
 import stat
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
 from runner.core import machine, processor
 from runner.core.files import hold, replace_with, user_cache
+from runner.engines.local.kernels import prebuilt
 
 log = logging.getLogger(__name__)
 
@@ -28,65 +32,116 @@ SOURCE = "kernels.c"  # includes the headers beside it
 MATH = "-fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast"
 # No -Werror: a compiler that is newer than ours may have warnings that ours lacks. In tests warnings are errors.
 WARNINGS = "-Wall -Wextra"
-FLAGS = f"-O3 -march=native -fopenmp {MATH} {WARNINGS} -shared -fPIC"
+NATIVE = "-march=native"
+FLAGS = f"-O3 {NATIVE} -fopenmp {MATH} {WARNINGS} -fPIC"
+FLOAT32, PACKED, INT8_KV = "float32", "packed", "int8_kv"  # what few models need: built when one does
+FEATURES = frozenset({FLOAT32, PACKED, INT8_KV})
+# The units of kernels.c (units.h), those that take longest first, and for which features all of one are needed
+UNITS: dict[str, frozenset[str]] = {
+    "PACKED_BYTES": frozenset({PACKED}),
+    "ATTENTION_BF16": frozenset(),
+    "ATTENTION_INT8_BF16": frozenset({INT8_KV}),
+    "PACKED_BF16": frozenset({PACKED}),
+    "ATTENTION_F32": frozenset({FLOAT32}),
+    "PACKED_F32": frozenset({FLOAT32, PACKED}),
+    "PRODUCTS_BF16": frozenset(),
+    "SHARED": frozenset(),
+    "PRODUCTS_F32": frozenset({FLOAT32}),
+    "ATTENTION_INT8_F32": frozenset({FLOAT32, INT8_KV}),
+}
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOCK = "kernels.lock"
 FAILURES = (OSError, subprocess.SubprocessError)
 
 
-def prepare() -> float:
-    """Build the kernels unless the cache has them; return the seconds, 0 where nothing was to be built.
+def prepare(features: Collection[str] = ()) -> float:
+    """Build the kernels with some features unless the cache or a wheel has them; return the seconds, or 0.
 
     A failure is not reported here: torch does the work then, and the engine says why when it loads.
     """
     compiler, started = machine.c_compiler(), time.perf_counter()
-    if compiler is None:
+    if compiler is None or prebuilt.library():
         return 0.0
     with suppress(*FAILURES):
-        if not is_ours(_place(compiler)):
-            library(compiler)
+        if not is_ours(_place(compiler, features)):
+            library(compiler, features)
             return time.perf_counter() - started
     return 0.0
 
 
-def library(compiler: str) -> Path:
+def library(compiler: str, features: Collection[str] = ()) -> Path:
     """Return the compiled library, built if the cache does not have it; one of FAILURES where that is impossible."""
-    path = _place(compiler)
+    path = _place(compiler, features)
     if is_ours(path):
         return path
     with ExitStack() as locked:
         with suppress(OSError):  # some network disks have no locks: then several processes may build the same
             locked.enter_context(hold(path.with_name(LOCK)))
         if not is_ours(path):  # nobody has built it while this process waited
-            log.info("building the kernels for this processor, once: this takes 20 to 60 s")
-            _compile(compiler, path)
+            log.info("building the kernels for this processor, once: this takes 10 to 30 s")
+            _build(compiler, path)
     return path
 
 
-def command(compiler: str, output: Path) -> list[str]:
-    """Return the compiler's command; RUNNER_CFLAGS adds flags, for `make sanitize`."""
-    return [compiler, *_flags(), str(FOLDER / SOURCE), "-o", str(output), "-lm"]
+def unit_command(compiler: str, unit: str, output: Path, processor_flags: str = NATIVE) -> list[str]:
+    """Return the compiler's command for one unit; RUNNER_CFLAGS adds flags, for `make sanitize`."""
+    return [compiler, *_flags(processor_flags), f"-DUNIT={unit}", "-c", str(FOLDER / SOURCE), "-o", str(output)]
 
 
-def _flags() -> list[str]:
+def link_command(compiler: str, objects: Iterable[Path], output: Path, processor_flags: str = NATIVE) -> list[str]:
+    """Return the command that makes a library of units."""
+    return [compiler, *_flags(processor_flags), "-shared", *map(str, objects), "-o", str(output), "-lm"]
+
+
+def key_of(file: Path) -> str:
+    """Return what libraries have in common that are of the same units, whichever of them are linked."""
+    return file.name.split(".")[0]
+
+
+def _flags(processor_flags: str = NATIVE) -> list[str]:
     more = os.environ.get("RUNNER_CFLAGS", "").split()
-    return [*FLAGS.split(), *processor.compiler_flags(), *more]
+    left_out = processor.compiler_flags() if processor_flags == NATIVE else []
+    return [*FLAGS.replace(NATIVE, processor_flags).split(), *left_out, *more]
 
 
-def _compile(compiler: str, path: Path) -> None:
-    def build(partial: Path) -> None:
-        subprocess.run(command(compiler, partial), check=True, capture_output=True, text=True, timeout=900)
+def _build(compiler: str, path: Path) -> None:
+    """Compile the units of a library that are not there, side by side, and link all of them."""
+    features = set(path.name.split(".")[1:-1])
+    objects = {unit: path.with_name(f"{key_of(path)}.{unit}.o") for unit, of in UNITS.items() if of <= features}
+
+    def compile_missing(unit: str) -> None:
+        if not is_ours(objects[unit]):
+            _make(objects[unit], lambda partial: unit_command(compiler, unit, partial))
+
+    with ThreadPoolExecutor(machine.cores()) as several:
+        list(several.map(compile_missing, objects))
+    try:
+        _make(path, lambda partial: link_command(compiler, objects.values(), partial))
+    except subprocess.CalledProcessError:  # one may be damaged: the next attempt compiles them again
+        for file in objects.values():
+            file.unlink(missing_ok=True)
+        raise
+
+
+def _make(path: Path, command: Callable[[Path], list[str]]) -> None:
+    def make(partial: Path) -> None:
+        subprocess.run(command(partial), check=True, capture_output=True, text=True, timeout=900)
         partial.chmod(partial.stat().st_mode & ~OTHERS_WRITE)
 
-    replace_with(path, build)
+    replace_with(path, make)
 
 
-def _place(compiler: str) -> Path:
+def _place(compiler: str, features: Collection[str]) -> Path:
     """Return where the cache has, or would have, the library that this compiler builds for this processor."""
-    text = "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
-    parts = (text, compiler, *_flags(), _version(compiler), _processor())  # not the path of the source
+    parts = (source(), compiler, *_flags(), _version(compiler), _processor())  # not the path of the source
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    return _cache(user_cache()) / f"kernels-{key}.so"
+    some = FEATURES if sys.platform != "linux" else set(features)  # linkers elsewhere may want all that is named
+    return _cache(user_cache()) / ".".join((f"kernels-{key}", *sorted(some), "so"))
+
+
+def source() -> str:
+    """Return the text of all kernels."""
+    return "".join(path.read_text() for path in sorted(FOLDER.glob("*.[ch]")))
 
 
 def is_ours(path: Path) -> bool:
@@ -114,9 +169,15 @@ def _cache(folder: Path | None) -> Path:
     return _own_folder()
 
 
-def is_kept(file: Path) -> bool:
-    """Whether later processes will find a file: it is in the user's cache."""
-    return not _own_folder.cache_info().currsize or file.parent != _own_folder()
+def folder_of(library: Path) -> Path:
+    """Return where measurements of a library are stored: beside it, or of a wheel's in the cache."""
+    return _cache(user_cache()) if library.parent == prebuilt.FOLDER else library.parent
+
+
+def is_kept(library: Path) -> bool:
+    """Whether later processes will find what is stored for a library: its folder is the user's cache."""
+    folder = folder_of(library)
+    return not _own_folder.cache_info().currsize or folder != _own_folder()
 
 
 @cache

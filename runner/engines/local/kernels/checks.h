@@ -18,7 +18,8 @@ enum {
   WRONG_PART_ROW,
   WRONG_MATRIX,
   SMALL_WORKSPACE,
-  NO_MEMORY
+  NO_MEMORY,
+  MISSING_UNIT
 };
 
 /* What a function returns to Python: 0, or what is wrong and with which token, row or part */
@@ -65,6 +66,11 @@ static int64_t check_part(const kv_arena *arena, int64_t keys, int64_t causal, c
 INLINE int has_readable_rows(const matrix *m, int64_t inputs) {
   const int has_own_scales = m->row_scale == 0 && m->zero_point == 0;
   return inputs <= MAX_STORED_INPUTS && (has_own_scales || m->row_scale > 0) && m->zero_point >= -128 && m->zero_point < 128;
+}
+
+/* Whether the unit is not linked that multiplies by a matrix (units.h) */
+INLINE int is_missing(const matrix *m, int64_t pack) {
+  return (has_blocks(m) || m->kind == GROUPS || m->kind == BYTE_GROUPS) && !(pack == 2 ? has_packed_bf16 : has_packed_f32);
 }
 
 /* Whether rows of so many inputs can be multiplied by a matrix; pack: how many numbers of a row are in 32 bits */

@@ -339,6 +339,7 @@ static void NAME(lay_out_parts)(fused_pass *s, char **workspace) {
 
 /* in->logits: [kept, outputs of the head]. in->workspace: its size is that of fused_forward.py's `_workspace_bytes`.
    Returns what is wrong with the call (checks.h). */
+#if IS_IN(PRODUCTS_UNIT)
 int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, const fused_tokens *in, int threads) {
   const int64_t wrong = check_fused(m, layers, in, PACK);
   if (wrong) return wrong;
@@ -376,3 +377,4 @@ int64_t NAME(fused_forward)(const fused_model *m, const fused_layer *layers, con
   free(s.work.wide_rows);
   return FINE;
 }
+#endif

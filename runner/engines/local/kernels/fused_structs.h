@@ -49,6 +49,17 @@ static int is_layer_readable(const fused_model *m, const fused_layer *layer, int
   return is_readable(&layer->out, width, pack) && is_readable(&layer->down, m->inner, pack);
 }
 
+/* Whether the unit is not linked that multiplies by one of the matrices */
+static int are_matrices_missing(const fused_model *m, const fused_layer *layers, int64_t pack) {
+  int some = is_missing(&m->head, pack);
+  for (const fused_layer *l = layers; l < layers + m->layers; l++) {
+    for (int i = 0; i < 3; i++) some |= is_missing(l->qkv + i, pack);
+    for (int i = 0; i < 2; i++) some |= is_missing(l->gated + i, pack);
+    some |= is_missing(&l->out, pack) || is_missing(&l->down, pack);
+  }
+  return some;
+}
+
 static int64_t check_fused(const fused_model *m, const fused_layer *layers, const fused_tokens *in, int64_t pack) {
   if (in->tokens < 1 || in->kept < 1) REFUSE(NO_TOKENS, 0);
   int64_t wrong = check_heads(m->kv_heads, m->group, m->dim);
@@ -64,6 +75,8 @@ static int64_t check_fused(const fused_model *m, const fused_layer *layers, cons
     if (!wrong) wrong = check_range(one->row_of, in->tokens, -1, one->tokens - 1, WRONG_PART_ROW);
     if (wrong) return wrong;
   }
+  if (m->has_int8_kv && !(pack == 2 ? has_int8_kv_bf16 : has_int8_kv_f32)) REFUSE(MISSING_UNIT, 1);
+  if (are_matrices_missing(m, layers, pack)) REFUSE(MISSING_UNIT, 0);
   for (int64_t l = 0; l < m->layers; l++)
     if (!is_layer_readable(m, layers + l, pack)) REFUSE(WRONG_MATRIX, l);
   if (!is_readable(&m->head, m->hidden, pack)) REFUSE(WRONG_MATRIX, m->layers);

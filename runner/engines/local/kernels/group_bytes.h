@@ -17,16 +17,28 @@ INLINE block_bits codes_at(const matrix *m, const int low, const int high, const
   return (block_bits){at, at + BYTE_PART / 8 * low * PANEL, 0};
 }
 
-#ifdef HAS_AVX512_VNNI
+#if !IS_IN(PACKED_BYTES)
+UNTIL_LINKED void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                 int64_t stride, const char *next, int64_t lines) {
+  abort();
+}
+#elif defined(HAS_VECTORS)
+INLINE int group_fours_together(const matrix *m) { return fours_together((int)m->bits, m->code_type == TABLE); }
+
+/* What is subtracted from the bytes as products take them */
+INLINE int group_byte_offset(const matrix *m) {
+  return (has_own_zeros(m) ? 0 : shared_offset(m)) - (group_fours_together(m) == SIGNED_BYTES ? 128 : 0);
+}
+
 /* What the weights of a group have in common */
 INLINE void group_vectors(const matrix *m, const uint8_t *panel, int64_t groups, int64_t group, part_vectors of_group[]) {
   const group_numbers g = numbers_of_group(m, panel, groups, group);
-  const __m512 factor = _mm512_set1_ps(m->code_type == TABLE ? m->row_scale : 1), zero = _mm512_setzero_ps();
+  const floats factor = V(set1_ps)(m->code_type == TABLE ? m->row_scale : 1), zero = V(set1_ps)(0);
 #pragma GCC unroll 2
-  for (int v = 0; v < VECTORS; v++) {
-    of_group[v].scale = _mm512_mul_ps(_mm512_loadu_ps(g.scale + v * LANES), factor);
+  for (int v = 0; v < PANEL_VECTORS; v++) {
+    of_group[v].scale = V(mul_ps)(V(loadu_ps)(g.scale + v * VEC_FLOATS), factor);
     of_group[v].minimum = has_own_zeros(m)
-        ? _mm512_fnmadd_ps(_mm512_loadu_ps(g.zero_point + v * LANES), of_group[v].scale, zero) : zero;
+        ? V(fnmadd_ps)(V(loadu_ps)(g.zero_point + v * VEC_FLOATS), of_group[v].scale, zero) : zero;
   }
 }
 
@@ -34,10 +46,11 @@ INLINE void group_vectors(const matrix *m, const uint8_t *panel, int64_t groups,
 INLINE void byte_sums_of_group_row(const int low, const int high, const int part, const matrix *m, const byte_rows *x,
                                    const uint8_t *panel, float *y) {
   const block_format f = {.low = low, .high = high, .is_code = 1};
+  const int together = fours_together(low + high, 0);
   const int64_t groups = ceil_div(x->inputs, m->block);
-  __m512 total[1][VECTORS] = {{{0}}};
+  floats total[1][PANEL_VECTORS] = {{{0}}};
   for (int64_t k = 0, group = 0; k < x->inputs; group++) {
-    part_vectors s[VECTORS];
+    part_vectors s[PANEL_VECTORS];
     group_vectors(m, panel, groups, group, s);
     const int64_t end = k + m->block < x->inputs ? k + m->block : x->inputs;
     for (; k < end; k += part) {
@@ -46,9 +59,10 @@ INLINE void byte_sums_of_group_row(const int low, const int high, const int part
       bits.low += four_of(low, first), bits.shared = first; /* 16 inputs are whole fours of the lower bits */
 #pragma GCC unroll 8
       for (int line = 0; line < part * low / 16; line++) __builtin_prefetch(bits.low + 2 * AHEAD + line * CACHE_LINE);
-      const int32_t start = -shared_offset(m) * x->sum[k / part];
-      if (has_own_zeros(m)) add_part(part, 1, 0, 1, x, k / part, &start, 0, 0, &f, &bits, s, total);
-      else add_part(part, 0, 0, 1, x, k / part, &start, 0, 0, &f, &bits, s, total);
+      const int32_t start = -group_byte_offset(m) * x->sum[k / part];
+      const part_numbers of_row = {&start, x->scale + k / BYTE_PART, 0, 0};
+      if (has_own_zeros(m)) add_part(together, part, 1, 1, x, k / part, &of_row, 0, &f, &bits, s, total);
+      else add_part(together, part, 0, 1, x, k / part, &of_row, 0, &f, &bits, s, total);
     }
   }
   memcpy(y, total, sizeof total);
@@ -58,8 +72,9 @@ INLINE void unpack_codes_as_bytes(const int low, const int high, const int part,
                                   int64_t all, int64_t from, int64_t inputs, byte_strip *to) {
   const int64_t groups = ceil_div(all, m->block);
   const int is_table = m->code_type == TABLE;
-  const __m512i list = is_table ? _mm512_broadcast_i32x4(_mm_loadu_si128(m->constants)) : _mm512_setzero_si512();
-  part_vectors of_group[VECTORS];
+  const int is_signed = group_fours_together(m) == SIGNED_BYTES;
+  const ints list = is_table ? list_of_bytes(m->constants) : V(set1_epi32)(0);
+  part_vectors of_group[PANEL_VECTORS];
   int64_t end = from; /* of the inputs whose group's numbers are there */
   for (int64_t k = from, n = 0; k < from + inputs; k += part, n++) {
     if (k >= end) {
@@ -69,21 +84,21 @@ INLINE void unpack_codes_as_bytes(const int low, const int high, const int part,
     const block_bits bits = codes_at(m, low, high, panel, all, k);
     const int first = part == BYTE_PART ? 0 : (int)(k % BYTE_PART);
 #pragma GCC unroll 2
-    for (int v = 0; v < VECTORS; v++) {
+    for (int v = 0; v < PANEL_VECTORS; v++) {
       to->scales[n][v] = of_group[v];
 #pragma GCC unroll 8
       for (int i = 0; i < part; i += 4) {
-        const __m512i codes = fours_of_codes(low, high, &bits, first + i, v * LANES);
-        _mm512_store_si512(to->fours + (k - from + i) * PANEL + 4 * v * LANES,
-                           is_table ? _mm512_shuffle_epi8(list, codes) : codes);
+        const ints codes = fours_of_codes(low, high, &bits, first + i, v * VEC_FLOATS);
+        const ints x = is_table ? V(shuffle_epi8)(list, codes) : codes;
+        store_ints(to->fours + (k - from + i) * PANEL + 4 * v * VEC_FLOATS, is_signed ? with_other_sign(x) : x);
       }
     }
   }
 }
 
 /* y [rows, stride]: the sums of a panel */
-static void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
-                           int64_t stride, const char *next, int64_t lines) {
+BETWEEN_UNITS void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                  int64_t stride, const char *next, int64_t lines) {
   const int64_t each = ceil_div(lines, ceil_div(p->inputs, BYTE_STRIP));
   const int part = part_of_groups(m), is_single = rows == 1 && m->code_type == INTEGERS;
   const uint8_t *at = (const uint8_t *)panel;
@@ -101,14 +116,14 @@ static void sums_of_groups(const matrix *m, const product *p, const char *panel,
     switch (m->bits) { CASE(2, 0) CASE(2, 1) CASE(4, 0) CASE(4, 1) CASE(4, 2) CASE(8, 0) }
 #undef CASE
     if (is_single) return;
-    add_tiles(part, has_own_zeros(m), 0, shared_offset(m), p, row, rows, k, &strip, y, stride, next,
+    add_tiles(group_fours_together(m), part, has_own_zeros(m), 0, group_byte_offset(m), p, row, rows, k, &strip, y, stride, next,
               lines < each ? lines : each);
   }
 }
 #else
 /* y [rows, stride]: the sums of a panel, on any processor */
-static void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
-                           int64_t stride, const char *next, int64_t lines) {
+BETWEEN_UNITS void sums_of_groups(const matrix *m, const product *p, const char *panel, int64_t row, int64_t rows, float *y,
+                                  int64_t stride, const char *next, int64_t lines) {
   const int low = m->bits < 4 ? 2 : m->bits < 8 ? 4 : 8, high = (int)m->bits - low, part = part_of_groups(m);
   const block_format f = {.low = low, .high = high, .offset = low == 8 ? 128 : 0};
   const int is_table = m->code_type == TABLE, has_zeros = has_own_zeros(m);

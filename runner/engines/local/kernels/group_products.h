@@ -67,7 +67,12 @@ INLINE void NAME(unpack_codes)(const int type, const int low, const int high, co
 }
 
 /* to [inputs / PACK, PANEL, PACK]: the inputs from `from` on, a multiple of STRIP, of a panel with `all` inputs */
-static void NAME(unpack_groups)(const matrix *m, const char *panel, int64_t all, int64_t from, int64_t inputs, T *to) {
+#if !IS_IN(PACKED_UNIT)
+UNTIL_LINKED void NAME(unpack_groups)(const matrix *m, const char *panel, int64_t all, int64_t from, int64_t inputs, T *to) {
+  abort();
+}
+#else
+BETWEEN_UNITS void NAME(unpack_groups)(const matrix *m, const char *panel, int64_t all, int64_t from, int64_t inputs, T *to) {
   const uint8_t *at = (const uint8_t *)panel;
   if (m->code_type == TABLE) NAME(unpack_codes)(TABLE, 4, 0, m, at, all, from, inputs, to);
   if (m->code_type == E4M3) NAME(unpack_codes)(E4M3, 8, 0, m, at, all, from, inputs, to);
@@ -77,3 +82,4 @@ static void NAME(unpack_groups)(const matrix *m, const char *panel, int64_t all,
   switch (m->bits) { CASE(2, 0) CASE(2, 1) CASE(4, 0) CASE(4, 1) CASE(4, 2) CASE(8, 0) }
 #undef CASE
 }
+#endif

@@ -1,4 +1,5 @@
-/* Every kernel of the local engine, in one library: compiled on first use by the C compiler of the machine (native.py).
+/* Every kernel of the local engine: compiled on first use by the C compiler of the machine (building.py), in several units
+   (units.h).
    README.md lists the kernels. Files without a number format come first; the others are compiled once for each: numbers
    are of type T, PACK of them are packed in 32 bits, and NAME ends the name of a function in the format, OPERAND_NAME in the one in which it is multiplied. Attention is
    compiled twice for each, since keys and values may be stored otherwise: as KV, with SCALE_SIZE numbers of a scale for
@@ -43,15 +44,20 @@
 #define OPERAND_NAME(x) x##_bf16
 #include "attention_tiles.h"
 #endif
+#define PRODUCTS_UNIT PRODUCTS_BF16
+#define PACKED_UNIT PACKED_BF16
+#define ROWS_UNIT PRODUCTS_BF16
 #include "rows.h"
 #include "int8_portable.h"
 #define KV bf16
 #define SCALE_SIZE 0
 #define KV_NAME NAME
+#define ATTENTION_UNIT ATTENTION_BF16
 #include "attention_of_format.h"
 #define KV int8_t
 #define SCALE_SIZE SCALE_BYTES
 #define KV_NAME INT8_NAME
+#define ATTENTION_UNIT ATTENTION_INT8_BF16
 #include "kv_int8.h"
 #include "attention_of_format.h"
 #include "register_tile.h"
@@ -77,21 +83,28 @@
 #undef NAME
 #undef INT8_NAME
 #undef OPERAND_NAME
+#undef PRODUCTS_UNIT
+#undef PACKED_UNIT
 
 #define T float
 #define PACK 1
 #define NAME(x) x##_f32
 #define INT8_NAME(x) x##_int8_f32
 #define OPERAND_NAME(x) x##_f32
+#define PRODUCTS_UNIT PRODUCTS_F32
+#define PACKED_UNIT PACKED_F32
+#define ROWS_UNIT SHARED
 #include "rows.h"
 #include "int8_portable.h"
 #define KV float
 #define SCALE_SIZE 0
 #define KV_NAME NAME
+#define ATTENTION_UNIT ATTENTION_F32
 #include "attention_of_format.h"
 #define KV int8_t
 #define SCALE_SIZE SCALE_BYTES
 #define KV_NAME INT8_NAME
+#define ATTENTION_UNIT ATTENTION_INT8_F32
 #include "kv_int8.h"
 #include "attention_of_format.h"
 #include "register_tile.h"
@@ -104,4 +117,6 @@
 #include "products.h"
 #include "fused_forward.h"
 #include "sampling.h"
+#if IS_IN(SHARED)
 #include "shared_numbers.h"
+#endif

@@ -19,8 +19,11 @@
 #define MIN_CHUNK_BYTES (16 * 1024)             /* of weights that are worth claiming */
 #define MAX_QUANTIZED_ROWS (32 * REGISTER_ROWS) /* of a task: their sums stay in the second-level cache */
 
+#if IS_IN(SHARED)
 const int64_t panel_width = PANEL;
+#endif
 
+#include "vectors.h"
 #include "blocks.h"
 
 #define FOUR_BIT_INPUTS 32 /* of FOUR_BIT_ROWS that are looked up at a time */
@@ -145,7 +148,7 @@ typedef struct {
   int64_t pairs, pairs_per_chunk, chunks, row_block;
   int64_t tasks; /* a task: a chunk of panel pairs by a block of rows */
   int has_number_rows; /* rows do not become bytes for some of the matrices */
-  int64_t panels; /* of a matrix that are multiplied at once: 1 or 2 */
+  int panels_at_once;
 } product;
 
 /* The panels that are multiplied at once: one, two of one matrix, or one of each of two that gate each other */
@@ -185,15 +188,10 @@ static int64_t row_blocks(const product *p, int is_quantized, int is_widened, in
   return blocks <= most ? blocks : most > 1 ? most : 1;
 }
 
-/* How many panels of a matrix are multiplied at once: a single row has so few sums in the registers that each waits for the one
-   before, and with numbers as weights two panels have twice as many. */
-static int64_t panels_at_once(int64_t rows, const matrix *matrices, int64_t count) {
-  if (rows > 1) return PANELS_AT_ONCE;
-  for (int64_t m = 0; m < count; m++) {
-    const int64_t kind = matrices[m].kind;
-    if (kind != PLAIN && kind != WEIGHT_INT8 && kind != FOUR_BIT_ROWS) return PANELS_AT_ONCE;
-  }
-  return 2;
+/* Whether a single row is multiplied by two panels at once: its few sums stay in the registers, where each waits for the one
+   before, and there is room for those of two panels */
+INLINE int goes_in_pairs(const matrix *m) {
+  return m->kind == PLAIN || m->kind == BLOCKS || m->kind == WEIGHT_INT8;
 }
 
 static product product_of(const void *x, int64_t rows, int64_t inputs, const matrix *matrices, int64_t count,
@@ -201,18 +199,17 @@ static product product_of(const void *x, int64_t rows, int64_t inputs, const mat
                           int64_t size, int threads) {
   product p = {.x = x, .rows = rows, .inputs = inputs, .matrices = matrices, .count = count,
                .output_mode = output_mode, .out = out, .stride = stride, .workspace = workspace};
-  p.panels = panels_at_once(rows, matrices, count);
-  const int64_t panels = output_mode == GATED ? 2 : p.panels;
-  int is_quantized = 0;
+  int is_quantized = 0, go_in_pairs = 1;
   const int is_widened = WIDENS_BF16 && size == sizeof(bf16);
   for (int64_t m = 0; m < count; m++) {
-    is_quantized |= matrices[m].kind != PLAIN;
+    is_quantized |= matrices[m].kind != PLAIN, go_in_pairs &= goes_in_pairs(matrices + m);
     if (has_byte_rows(matrices + m)) p.of_bytes = matrices + m;
     else p.has_number_rows = 1;
-    if (m && output_mode == GATED) continue;
-    p.pairs += ceil_div(matrices[m].outputs, output_mode == GATED ? PANEL : p.panels * PANEL);
   }
-  const int64_t bytes = weight_bytes(matrices, inputs, size) * PANEL * panels;
+  p.panels_at_once = output_mode == GATED || (rows == 1 && go_in_pairs) ? 2 : PANELS_AT_ONCE;
+  for (int64_t m = 0; m < (output_mode == GATED ? 1 : count); m++)
+    p.pairs += ceil_div(matrices[m].outputs, (output_mode == GATED ? 1 : p.panels_at_once) * PANEL);
+  const int64_t bytes = weight_bytes(matrices, inputs, size) * PANEL * p.panels_at_once;
   p.pairs_per_chunk = MIN_CHUNK_BYTES / bytes > 1 ? MIN_CHUNK_BYTES / bytes : 1;
   p.chunks = ceil_div(p.pairs, p.pairs_per_chunk);
   const int64_t unit = matrices->tile_rows && rows >= 32 ? 32 : REGISTER_ROWS;
@@ -231,12 +228,12 @@ static panel_pair gated_pair_at(const product *p, int64_t at, int64_t size) {
 
 static panel_pair panel_pair_at(const product *p, int64_t at, int64_t size) {
   if (p->output_mode == GATED) return gated_pair_at(p, at, size);
-  const int64_t wide = p->panels * PANEL;
+  const int64_t wide = p->panels_at_once * PANEL;
   const matrix *m = p->matrices;
   int64_t column = 0;
   for (int64_t pairs; at >= (pairs = ceil_div(m->outputs, wide)); m++) at -= pairs, column += m->outputs;
   const int64_t first = at * wide, left = m->outputs - first, bytes = weight_bytes(m, p->inputs, size);
   const char *panel = (const char *)m->weight + first * bytes;
-  return (panel_pair){panel, p->panels == 2 && left > PANEL ? panel + PANEL * bytes : 0,
+  return (panel_pair){panel, p->panels_at_once == 2 && left > PANEL ? panel + PANEL * bytes : 0,
                       {m, m}, {first, first + PANEL}, column + first, left < wide ? left : wide};
 }

@@ -1,14 +1,14 @@
 """The compiled kernels of the engine: the functions of `kernels.c` and its headers, bound through ctypes.
 
-Without a compiler, or if the build or its check fails, `kernels()` is None and plain torch does the same work.
-RUNNER_NATIVE=0 turns it off.
+They are those that a wheel brings for this processor, or are built here. Where neither can be had, or the check of the
+library fails, `kernels()` is None and plain torch does the same work. RUNNER_NATIVE=0 turns it off.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ import torch
 
 from runner.config.sampling import PARAMETERS
 from runner.core import machine, processor
-from runner.engines.local.kernels import building, shared_numbers
+from runner.core.errors import RunnerError
+from runner.engines.local.kernels import building, prebuilt, shared_numbers
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ _SIGNATURES: dict[str, list[Any]] = {
 for _name in ("store", "attend", "attend_shared"):  # the same over keys and values in 8 bits
     _SIGNATURES[f"{_name}_int8"] = _SIGNATURES[_name]
 _FOR_ALL_FORMATS = ("sample",)
+_IN_ALL_LIBRARIES = ("sample", "argmax", "norm")  # in both formats
+_MISSING = (building.PACKED, building.INT8_KV)  # by what C adds to MISSING_UNIT (checks.h)
 _UNCHECKED = ("argmax", "norm", "sample")  # no number of a call selects memory; the others return what is wrong
 
 
@@ -63,21 +66,47 @@ class DifferentStructures(Exception):
 class Kernels:
     """The functions of the library, for both number formats."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, features: frozenset[str] = frozenset()) -> None:
+        self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
+        self.features = features
+        self._use(library)
+        self.is_kept = building.is_kept(self.file)
+
+    def _use(self, library: ctypes.CDLL) -> None:
         if wrong := shared_numbers.differences(library):
             raise DifferentStructures("; ".join(wrong))
-        self._functions: dict[tuple[str, torch.dtype | None], Any] = {}
         self.has_quantized = hasattr(library, "has_quantized")  # only for processors with wide products of bytes
         self.file = Path(library._name)
-        self.is_kept = building.is_kept(self.file)
         self.vectors = (ctypes.c_char_p.in_dll(library, "vector_instructions").value or b"").decode()
         self._tiles_state = library.tiles_state if hasattr(library, "tiles_state") else None
         self.panel_width = ctypes.c_int64.in_dll(library, "panel_width").value
         for name, signature in _SIGNATURES.items():
             for dtype, suffix in [(None, "")] if name in _FOR_ALL_FORMATS else FORMATS.items():
-                function = getattr(library, f"{name}_{suffix}" if suffix else name)
-                function.argtypes, function.restype = signature, None if name in _UNCHECKED else _INT
-                self._functions[name, dtype] = function
+                if _features_of(name, dtype) <= self.features:
+                    function = getattr(library, f"{name}_{suffix}" if suffix else name)
+                    function.argtypes, function.restype = signature, None if name in _UNCHECKED else _INT
+                    self._functions[name, dtype] = function
+                else:
+                    self._functions[name, dtype] = partial(self._load_and_call, name, dtype)
+
+    def _load_and_call(self, name: str, dtype: torch.dtype | None, *arguments: Any) -> Any:
+        self.load(_features_of(name, dtype))
+        return self._functions[name, dtype](*arguments)
+
+    def load(self, features: frozenset[str]) -> None:
+        """Go on with a library that has these features, too, built if necessary."""
+        compiler = machine.c_compiler()
+        try:
+            if compiler is None:
+                raise FileNotFoundError("the C compiler is gone")
+            library = ctypes.CDLL(str(building.library(compiler, self.features | features)))
+        except building.FAILURES as error:
+            raise RunnerError(
+                f"the kernels for {', '.join(sorted(features))} could not be built: {_reason(error)}; "
+                "RUNNER_NATIVE=0 leaves their work to torch, which takes longer"
+            ) from error
+        self.features |= features
+        self._use(library)
 
     @cached_property
     def tiles_problem(self) -> str:
@@ -99,8 +128,17 @@ class Kernels:
 
         IndexError where a number among the arguments points beyond the memory that it is for: nothing was done then.
         """
-        if refusal := self._functions[name, dtype](*arguments, torch.get_num_threads()):
+        refusal = self._functions[name, dtype](*arguments, torch.get_num_threads())
+        if refusal and refusal >> 32 == shared_numbers.Refusal.MISSING_UNIT:
+            self.load(frozenset({_MISSING[refusal & 0xFFFFFFFF]}))
+            refusal = self._functions[name, dtype](*arguments, torch.get_num_threads())
+        if refusal:
             raise shared_numbers.error_of(refusal, name)
+
+
+def _features_of(name: str, dtype: torch.dtype | None) -> frozenset[str]:
+    of_format = {building.FLOAT32} if dtype is torch.float32 and name not in _IN_ALL_LIBRARIES else set()
+    return frozenset(of_format | ({building.INT8_KV} if name.endswith("_int8") else set()))
 
 
 def pointer(tensor: torch.Tensor, dtype: torch.dtype, *shape: int) -> int:
@@ -121,6 +159,8 @@ def pointer_or_none(tensor: torch.Tensor | None, dtype: torch.dtype, *shape: int
 @cache
 def kernels() -> Kernels | None:
     """Return the kernels, built if necessary; None if they are unavailable, and the log says why."""
+    if brought := _of_wheel():
+        return brought
     compiler = machine.c_compiler()
     if compiler is None:
         log.info("there is no C compiler, or RUNNER_NATIVE=0: attention is computed by torch alone, which is slower")
@@ -135,9 +175,23 @@ def kernels() -> Kernels | None:
     except DifferentStructures as error:
         log.warning("the kernels are not used, torch does their work more slowly: %s", str(error)[:300])
     except building.FAILURES as error:
-        reason = getattr(error, "stderr", None) or error
-        log.warning("kernels.c could not be built, torch does its work more slowly: %s", str(reason).strip()[:300])
+        log.warning("kernels.c could not be built, torch does its work more slowly: %s", _reason(error))
     return None
+
+
+def _of_wheel() -> Kernels | None:
+    file = prebuilt.library()
+    if file is None:
+        return None
+    try:
+        return Kernels(ctypes.CDLL(str(file)), building.FEATURES)
+    except (OSError, AttributeError, DifferentStructures) as error:  # an older libc, say
+        log.warning("the wheel's kernels cannot be used here, others are built: %s", _reason(error))
+        return None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "stderr", None) or error).strip()[:300]
 
 
 def argmax(scores: torch.Tensor) -> torch.Tensor:

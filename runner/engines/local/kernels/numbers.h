@@ -2,6 +2,8 @@
    chooses the instructions; all sums are in float32. Functions end in their format (_f32, _bf16, _u8), by which files
    that are compiled once per format find them through NAME. */
 
+#include "units.h"
+
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
@@ -38,6 +40,10 @@
 #endif
 #if defined(HAS_AVX512) && defined(__AVX512VNNI__)
 #define HAS_AVX512_VNNI 1 /* they multiply bytes, some of them no bfloat16 */
+#endif
+
+#if IS_IN(SHARED)
+#ifdef HAS_AVX512_VNNI
 const int64_t has_quantized = 1;
 #endif
 
@@ -55,6 +61,7 @@ const char *vector_instructions =
     "NEON";
 #else
     "narrow vectors";
+#endif
 #endif
 
 /* Floats of a register: wider vectors would be slow, since the compiler splits them badly. */

@@ -7,7 +7,11 @@
 
 typedef enum { PRODUCTS_OF_LAYERS, ATTENTION, NORMS_AND_ROPE, PRODUCT_OF_HEAD, PASS_PARTS } pass_part;
 
+#if IS_IN(SHARED)
 double pass_seconds[PASS_PARTS];
+#else
+extern double pass_seconds[PASS_PARTS];
+#endif
 static double pass_clock_at;
 
 static void start_clock(void) {

@@ -236,8 +236,10 @@ static void NAME(run_product)(const product *p, const product *then, phase **now
 
 /* out [rows, outputs] = x [rows, inputs] by a matrix; workspace: for quantized ones, of quantized_workspace_bytes.
    Returns what is wrong with the call (checks.h). */
+#if IS_IN(PRODUCTS_UNIT)
 int64_t NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m, char *workspace,
                       int64_t workspace_bytes, T *out, int threads) {
+  if (is_missing(m, PACK)) REFUSE(MISSING_UNIT, 0);
   if (!is_readable(m, inputs, PACK)) REFUSE(WRONG_MATRIX, 0);
   if (rows < 1) return FINE;
   phase phases[PRODUCT_PHASES] __attribute__((aligned(CACHE_LINE))) = {0};
@@ -259,3 +261,4 @@ int64_t NAME(product)(const T *x, int64_t rows, int64_t inputs, const matrix *m,
   free(work.wide_rows);
   return FINE;
 }
+#endif

@@ -238,7 +238,10 @@ static void int8_sums(const product *p, const panel_pair *u, int64_t row, int64_
 
 /* y [rows, panels * PANEL] of a pair of panels and `rows` rows, from `row` on, not yet scaled and without biases: int32
    where rows are bytes */
-static void quantized_sums(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
+BETWEEN_UNITS void quantized_sums(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
+                                  next_weights next);
+#if IS_IN(SHARED)
+BETWEEN_UNITS void quantized_sums(const product *p, const panel_pair *u, int64_t row, int64_t rows, char *panels, float *y,
                            next_weights next) {
   const bf16 *x = (const bf16 *)p->x + row * p->inputs;
 #ifdef HAS_TILES
@@ -256,6 +259,7 @@ static void quantized_sums(const product *p, const panel_pair *u, int64_t row, i
 #endif
   else int8_sums(p, u, row, rows, panels, y, next);
 }
+#endif
 
 /* Scales and biases of FOUR_BIT and WEIGHT_INT8, rounded each time as the libraries do */
 static void scale_and_add_bias(const panel_pair *u, int64_t rows, float *y) {

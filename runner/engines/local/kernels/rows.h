@@ -4,8 +4,12 @@
 
 /* One row [width] divided by its root mean square and multiplied by a weight; rounded where torch's steps round. It is
    compiled once, so that the squares are added up in the same order wherever it is called. */
-static __attribute__((noinline)) void NAME(norm_row)(const T *x, const T *weight, int64_t width,
-                                                     float epsilon, T *out) {
+BETWEEN_UNITS __attribute__((noinline)) void NAME(norm_row)(const T *x, const T *weight, int64_t width,
+                                                            float epsilon, T *out);
+
+#if IS_IN(ROWS_UNIT)
+BETWEEN_UNITS __attribute__((noinline)) void NAME(norm_row)(const T *x, const T *weight, int64_t width,
+                                                            float epsilon, T *out) {
   float squares = 0;
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < width; i++) squares += NAME(to_float)(x[i]) * NAME(to_float)(x[i]);
@@ -53,3 +57,5 @@ void NAME(argmax)(const T *rows, int64_t count, int64_t width, int64_t *best, in
     best[r] = has_nan ? -1 : at;
   }
 }
+#endif
+#undef ROWS_UNIT

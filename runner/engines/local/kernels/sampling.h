@@ -332,6 +332,7 @@ static int64_t next_token(const void *row, int is_bf16, int64_t width, const dou
    not numbers. settings [count, parameters]: how each row is sampled; a temperature of 0 takes the largest. seen,
    counts: of each row the addresses of a byte and of a number for each token, as above; picked tokens are noted there.
    workspace: for each thread `share` numbers, an even number that is at least 4.1 * width + 256. */
+#if IS_IN(SHARED)
 void sample(const void *logits, int64_t stride, int64_t is_bf16, int64_t count, int64_t width, const double *settings,
             int64_t parameters, const int64_t *seen, const int64_t *counts, const double *uniform, float *workspace,
             int64_t share, int64_t *tokens, int threads) {
@@ -359,3 +360,4 @@ void sample(const void *logits, int64_t stride, int64_t is_bf16, int64_t count, 
     }
   }
 }
+#endif

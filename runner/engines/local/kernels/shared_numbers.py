@@ -63,6 +63,7 @@ class Refusal(IntEnum):
     WRONG_MATRIX = 13
     SMALL_WORKSPACE = 14
     NO_MEMORY = 15
+    MISSING_UNIT = 16
 
 
 _WORDS = {
@@ -81,6 +82,7 @@ _WORDS = {
     Refusal.WRONG_MATRIX: "matrix or layer {at} has sizes or a format that this processor cannot multiply",
     Refusal.SMALL_WORKSPACE: "the workspace is too small",
     Refusal.NO_MEMORY: "there is no memory for the rows of a product",
+    Refusal.MISSING_UNIT: "the unit that it needs is not linked",
 }
 
 

@@ -318,8 +318,9 @@ static void KV_NAME(attend_block)(const attention_block *of, const KV *K, const 
     top[r] = maxima.top[r], sum[r] = _mm512_reduce_add_ps(_mm512_loadu_ps(sums + r * LANES));
 }
 
+#if IS_IN(ATTENTION_UNIT)
 /* As attend_tile, in the order of tiles: by tiles where a block has at least `tile_rows` rows */
-static void KV_NAME(attend_task)(int64_t i, const bf16 *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
+BETWEEN_UNITS void KV_NAME(attend_task)(int64_t i, const bf16 *q, int64_t q_head, int64_t q_token, const int64_t *chosen,
                                  int64_t tokens, const kv_arena *arena, int64_t layer, int64_t kv_heads, int64_t group,
                                  int64_t dim, int64_t keys, int64_t causal, const int32_t *from, float scale,
                                  float cap, bf16 *out, float *top, float *sum, int64_t tile_rows, prefetch_queue *next) {
@@ -345,3 +346,4 @@ static void KV_NAME(attend_task)(int64_t i, const bf16 *q, int64_t q_head, int64
     for (int64_t d = 0; d < some * dim; d += LANES) store_16_bf16(out + at * dim + d, _mm512_loadu_ps(acc + d));
   }
 }
+#endif

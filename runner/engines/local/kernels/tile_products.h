@@ -65,6 +65,7 @@ static int try_tiles(void) {
 
 /* Whether the system and the processor let this process use tiles, found out by doing it: a flag of the processor is
    no permission. To be called once, before other threads are started or with no other user of SIGILL. */
+#if IS_IN(PRODUCTS_UNIT)
 int64_t tiles_state(void) {
   struct sigaction ours = {0}, before;
   if (!TILE_PERMISSION()) return NO_TILE_PERMISSION;
@@ -75,3 +76,4 @@ int64_t tiles_state(void) {
   configured_rows = 0;
   return state;
 }
+#endif

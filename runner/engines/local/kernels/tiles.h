@@ -33,7 +33,11 @@
 /* For how many rows of a block this thread's tiles are configured; below 0: for so many query heads of a token
    (tile_own_keys.h); 0: they are released. The system saves and restores 8 KiB at each switch between threads until they
    are. */
-static _Thread_local int configured_rows;
+#if IS_IN(SHARED)
+BETWEEN_UNITS _Thread_local int configured_rows;
+#else
+extern BETWEEN_UNITS _Thread_local int configured_rows;
+#endif
 
 /* Sums in tiles 0 to 3, rows in 4 and 5, weights in 6 and 7. Tiles 0, 1 and 4 have `upper` rows, 2, 3 and 5 `lower`. */
 TILE_CODE static void configure_shapes(uint8_t upper, uint8_t lower, int rows) {

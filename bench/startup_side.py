@@ -1,0 +1,103 @@
+"""One job, with the seconds of its parts; started by startup.py: `python startup_side.py PARTS.json OVERRIDE...`.
+
+A function counts for its part without what it calls of other parts. What a copy of the process does beside is not in
+them: `mlflow` is how long the job waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+STARTED = time.perf_counter()
+seconds: defaultdict[str, float] = defaultdict(float)
+under_way: list[str] = []
+last = STARTED
+
+AT_ONCE = {
+    "resolve": ["runner.config.compose:compose_config", "runner.run:identify", "runner.run:check"],
+    "imports": ["runner.engines.kinds.local:Local.import_libraries"],
+    "load": ["runner.engines.kinds:BaseCache.get"],
+    "mlflow": ["runner.store.ledger:start_tracking", "runner.store.ledger:close"],
+    "kernels": ["runner.engines.kinds.local:Local.build_kernels"],
+}
+ONCE_IMPORTED = {
+    "trials": ["probe_heads", "probe_fused_forward", "choices_for", "probe_batching"],
+    "packing": ["FastLayers"],
+}
+
+
+def clock() -> None:
+    """Count the time since the last call for the part that was under way."""
+    global last
+    now = time.perf_counter()
+    seconds[under_way[-1] if under_way else "rest"] += now - last
+    last = now
+
+
+def timed(part: str, own: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function whose time counts for a part."""
+
+    def function(*arguments: Any, **named: Any) -> Any:
+        clock()
+        under_way.append(part)
+        try:
+            return own(*arguments, **named)
+        finally:
+            clock()
+            under_way.pop()
+
+    return function
+
+
+def exchange(holder: Any, name: str, part: str) -> None:
+    """Let a function count for a part, if this state of the program has it."""
+    if hasattr(holder, name):
+        setattr(holder, name, timed(part, getattr(holder, name)))
+
+
+def main() -> None:
+    """Run the job, and write what its parts took."""
+    into, sys.argv = sys.argv[1], ["runner", *sys.argv[2:]]
+    under_way.append("own modules")
+    entry = import_module("runner.__main__").entry
+    for part, places in AT_ONCE.items():
+        for place in places:
+            module, _, name = place.partition(":")
+            holder = import_module(module)
+            *owner, name = name.split(".")
+            exchange(getattr(holder, owner[0]) if owner else holder, name, part)
+    tracking = import_module("runner.store.tracking")
+    exchange(tracking.Tracker, "wait", "mlflow")
+    if (beside := sys.modules.get("runner.store.tracking_process")) is not None:
+        exchange(beside.TrackerBeside, "wait", "mlflow")
+    kind = import_module("runner.engines.kinds.local").Local
+    own = kind.import_libraries
+
+    def import_libraries(*arguments: Any) -> None:
+        own(*arguments)
+        engine = import_module("runner.engines.local.engine")
+        for part, names in ONCE_IMPORTED.items():
+            for name in names:
+                exchange(engine, name, part)
+        scheduler = import_module("runner.engines.local.scheduler").Scheduler
+        exchange(scheduler, "step", "prefill and decode")
+
+    kind.import_libraries = import_libraries
+    clock()
+    under_way.pop()
+    try:
+        entry()
+    finally:
+        clock()
+        with open(into, "w", encoding="utf-8") as file:
+            json.dump(seconds, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What trials have shown is kept for the same model on the same machine, and tried again when anything has changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from streams import PROMPTS
+
+from runner.checkpoints.resolve import resolve
+from runner.config.generation import GenerationConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.core.dtypes import Dtype
+from runner.engines import contract
+from runner.engines.base import Request
+from runner.engines.local import engine as engine_module
+from runner.engines.local import kept_trials
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kernels import native
+
+kernels = native.kernels()
+pytestmark = pytest.mark.skipif(kernels is None or not kernels.is_kept, reason="no kernels are kept here")
+Run = Callable[..., tuple[list[str], list[str]]]
+
+
+@pytest.fixture
+def run(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Run]:  # fmt: skip
+    """Return a function that answers prompts with a new engine, and returns the answers and what was tried."""
+    assert kernels is not None
+    before = set(kernels.file.parent.glob("trials-*"))
+    tried: list[str] = []
+    probe_heads, probe_fused = engine_module.probe_heads, engine_module.probe_fused_forward
+
+    def noted_heads(loaded: object) -> object:
+        tried.append("heads")
+        return probe_heads(loaded)  # type: ignore[arg-type]
+
+    def noted_fused(loaded: object, heads: object, packed: object, is_right: bool) -> object:
+        if not is_right:
+            tried.append("fused")
+        return probe_fused(loaded, heads, packed, is_right)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine_module, "probe_heads", noted_heads)
+    monkeypatch.setattr(engine_module, "probe_fused_forward", noted_fused)
+
+    def answers(family: str = "llama", identified: bool = True, **generation: object) -> tuple[list[str], list[str]]:
+        tried.clear()
+        folder = saved_family(family, max_position_embeddings=512)
+        config = make_config(
+            model=LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32),
+            generation=GenerationConfig(max_new_tokens=12, **generation),  # type: ignore[arg-type]
+        )
+        resolved = resolve(config)
+        if identified:
+            resolved.fingerprint(tmp_path / "hashes.json")
+        engine = LocalEngine(config, resolved)
+        texts = [it.text for it in contract.complete(engine, [Request(at, it) for at, it in enumerate(PROMPTS)])]
+        engine.close()
+        return texts, list(tried)
+
+    yield answers
+    for file in set(kernels.file.parent.glob("trials-*")) - before:
+        file.unlink()
+
+
+def kept() -> Path:
+    assert kernels is not None
+    return max(kernels.file.parent.glob("trials-*"), key=lambda file: file.stat().st_mtime_ns)
+
+
+def test_the_second_engine_tries_nothing_and_answers_the_same(run: Run) -> None:
+    first, tried = run()
+    assert tried == ["heads", "fused"]
+    assert run() == (first, [])
+
+
+def test_a_model_that_was_not_identified_is_tried_each_time(run: Run) -> None:
+    assert run(identified=False)[1] == ["heads", "fused"]
+    assert run(identified=False)[1] == ["heads", "fused"]
+
+
+@pytest.mark.parametrize("change", ["variable", "machine", "version", "code", "threads", "key", "model"])
+def test_a_change_is_tried_again(run: Run, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run()
+    if change == "variable":
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    if change == "machine":
+        monkeypatch.setattr(machine, "name", lambda: "another")
+    if change == "version":
+        monkeypatch.setattr(machine, "versions", lambda: {"torch": "9.9"})
+    if change == "code":
+        monkeypatch.setattr(kept_trials, "_code", lambda: "changed")
+    if change == "threads":
+        monkeypatch.setattr(kept_trials.torch, "get_num_threads", lambda: 77)
+    more = {"kv_cache": "int8"} if change == "key" else {}
+    assert "heads" in run("qwen2" if change == "model" else "llama", **more)[1]
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"heads": 5}', "changed"])
+def test_a_damaged_file_is_tried_again_and_replaced(run: Run, damage: str) -> None:
+    first, _ = run()
+    file = kept()
+    whole = file.read_text()
+    shown = json.loads(whole)
+    shown["heads"]["kv_heads"] *= 2
+    file.write_text(json.dumps(shown) if damage == "changed" else damage)
+    assert run() == (first, ["heads", "fused"])
+    assert file.read_text() == whole

@@ -1,0 +1,84 @@
+"""Builds a wheel with compiled kernels, so that an environment without a compiler has them (`make wheel`).
+
+It has several variants, for processors of one kind with more or fewer instructions. A second wheel is for ARM, where
+gcc's cross compiler for it is installed.
+A wheel says `linux_…` and not `manylinux_…`: its kernels use the libgomp that torch brings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from runner.core import machine
+from runner.engines.local.kernels import building
+from runner.engines.local.kernels.prebuilt import VARIANTS, Variant
+
+ROOT = Path(__file__).resolve().parents[1]
+CROSS_COMPILERS = {"aarch64": "aarch64-linux-gnu-gcc"}
+
+
+def compilers() -> dict[str, str]:
+    """Return the compiler for each kind of processor that one is installed for."""
+    here = machine.c_compiler()
+    others = {name: shutil.which(compiler) for name, compiler in CROSS_COMPILERS.items() if name != platform.machine()}
+    found = {platform.machine(): here, **others}
+    return {name: compiler for name, compiler in found.items() if compiler}
+
+
+def compile_variants(compiler: str, variants: list[Variant], folder: Path) -> None:
+    """Compile the kernels of all units for each variant, and link them."""
+    digest = hashlib.sha256(building.source().encode()).hexdigest()[:16]
+
+    def compiled(variant: Variant, unit: str) -> None:
+        output = folder / f"{variant.name}.{unit}.o"
+        subprocess.run(building.unit_command(compiler, unit, output, variant.flags), check=True)
+
+    with ThreadPoolExecutor(machine.cores()) as several:
+        for done in [several.submit(compiled, variant, unit) for variant in variants for unit in building.UNITS]:
+            done.result()
+    for variant in variants:
+        objects, library = sorted(folder.glob(f"{variant.name}.*.o")), folder / f"kernels-{digest}.{variant.name}.so"
+        subprocess.run([*building.link_command(compiler, objects, library, variant.flags), "-s"], check=True)
+
+
+def build_wheel(kind: str, libraries: Path, out: Path) -> None:
+    """Build the wheel for a kind of processor; tools/wheel_hook.py reads what is in the environment."""
+    environment = os.environ | {"RUNNER_PREBUILT": str(libraries), "RUNNER_WHEEL_TAG": f"py3-none-linux_{kind}"}
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+
+
+def main() -> int:
+    """Build all wheels that the compilers here allow."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the wheels")
+    parser.add_argument("--variants", nargs="*", help="some of: " + ", ".join(one.name for one in VARIANTS))
+    options = parser.parse_args()
+    found = compilers()
+    if sys.platform != "linux" or platform.machine() not in found:
+        print("no wheel with kernels can be built here: it needs Linux and a C compiler (gcc)", file=sys.stderr)
+        return 2
+    for kind, compiler in found.items():
+        wanted = [
+            one for one in VARIANTS if one.machine == kind and (not options.variants or one.name in options.variants)
+        ]
+        if not wanted:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            compile_variants(compiler, wanted, Path(folder))
+            build_wheel(kind, Path(folder), options.out)
+        print(f"built a wheel for {kind} with kernels for {', '.join(one.name for one in wanted)} in {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
