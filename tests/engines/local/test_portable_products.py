@@ -85,7 +85,7 @@ def test_llm_int8_has_the_bits_of_the_formula(target: str) -> None:
 def test_weight_only_int8_has_the_bits_of_sums_in_their_order(target: str) -> None:
     """Sums go from one input to the next, each with one rounding, or two where the processor does not fuse them."""
     function = function_for(target)
-    for inputs, outputs, bias in ((612, 64, True), (192, 96, False), (20, 32, False)):
+    for inputs, outputs, bias in ((612, 64, True), (192, 96, False), (20, 32, False), (12, 64, True)):
         layer = layer_of("torchao_int8", inputs, outputs, bias)
         stored = layer.weight
         weights = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (BF16,))

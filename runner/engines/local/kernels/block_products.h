@@ -224,14 +224,15 @@ INLINE int has_row_sums(const matrix *m) {
 INLINE void row_sums(const product *p, const panel_pair *u, int64_t row, float *y, float *second, next_weights next) {
 #if defined(__AVX2__) && WIDENS_BF16
   const float *x = operands_of_bf16(p, row, 0);
-  for (int i = 0; i <= !!u->second; i++) {
-    const char *panel = i ? u->second : u->first, *ahead = i ? next.second : next.first;
-    float *to = i ? second : y;
-    if (u->of[i]->kind == FOUR_BIT_ROWS) four_bit_row_sums(u->of[i], panel, u->output[i], x, p->inputs, to, ahead, next.lines);
 #ifndef HAS_AVX512_VNNI
-    else int8_row_sums(u->of[i], panel, u->output[i], x, p->inputs, to, ahead, next.lines);
-#endif
+  if (u->of[0]->kind == WEIGHT_INT8) {
+    int8_row_sums(u, x, p->inputs, y, second, next);
+    return;
   }
+#endif
+  for (int i = 0; i <= !!u->second; i++)
+    four_bit_row_sums(u->of[i], i ? u->second : u->first, u->output[i], x, p->inputs, i ? second : y,
+                      i ? next.second : next.first, next.lines);
 #else
   (void)p, (void)u, (void)row, (void)y, (void)second, (void)next;
 #endif

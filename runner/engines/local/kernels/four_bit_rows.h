@@ -150,7 +150,7 @@ INLINE void add_four_pairs(const float *x, __m256i words[2][4], __m256 sum[2]) {
 /* y [PANEL]: the sums of a single row x, whose weights do not go through memory, in the order of register tiles. The next
    inputs are looked up between the sums, of which each waits for the one before. The cache lines from `ahead` on are
    read next. */
-static void four_bit_row_sums(const matrix *m, const char *panel, int64_t output, const float *x, int64_t inputs, float *y,
+static __attribute__((noinline)) void four_bit_row_sums(const matrix *m, const char *panel, int64_t output, const float *x, int64_t inputs, float *y,
                               const char *ahead, int64_t lines) {
   const int64_t each = ceil_div(lines, inputs / FOUR_BIT_INPUTS * (PANEL / 16));
   __m256 values[4];

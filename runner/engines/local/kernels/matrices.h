@@ -188,20 +188,25 @@ static int64_t row_blocks(const product *p, int is_quantized, int is_widened, in
   return blocks <= most ? blocks : most > 1 ? most : 1;
 }
 
+/* Whether a single row is multiplied by two panels at once: its few sums stay in the registers, where each waits for the one
+   before, and there is room for those of two panels */
+INLINE int goes_in_pairs(const matrix *m) {
+  return m->kind == PLAIN || m->kind == BLOCKS || m->kind == WEIGHT_INT8;
+}
+
 static product product_of(const void *x, int64_t rows, int64_t inputs, const matrix *matrices, int64_t count,
                           int output_mode, void *out, int64_t stride, const product_workspace *workspace,
                           int64_t size, int threads) {
   product p = {.x = x, .rows = rows, .inputs = inputs, .matrices = matrices, .count = count,
                .output_mode = output_mode, .out = out, .stride = stride, .workspace = workspace};
-  int is_quantized = 0, are_blocks = 1;
+  int is_quantized = 0, go_in_pairs = 1;
   const int is_widened = WIDENS_BF16 && size == sizeof(bf16);
   for (int64_t m = 0; m < count; m++) {
-    is_quantized |= matrices[m].kind != PLAIN, are_blocks &= matrices[m].kind == BLOCKS;
+    is_quantized |= matrices[m].kind != PLAIN, go_in_pairs &= goes_in_pairs(matrices + m);
     if (has_byte_rows(matrices + m)) p.of_bytes = matrices + m;
     else p.has_number_rows = 1;
   }
-  /* a single row's sums with blocks stay in the registers, and there is room for those of two panels */
-  p.panels_at_once = output_mode == GATED || (rows == 1 && are_blocks) ? 2 : PANELS_AT_ONCE;
+  p.panels_at_once = output_mode == GATED || (rows == 1 && go_in_pairs) ? 2 : PANELS_AT_ONCE;
   for (int64_t m = 0; m < (output_mode == GATED ? 1 : count); m++)
     p.pairs += ceil_div(matrices[m].outputs, (output_mode == GATED ? 1 : p.panels_at_once) * PANEL);
   const int64_t bytes = weight_bytes(matrices, inputs, size) * PANEL * p.panels_at_once;

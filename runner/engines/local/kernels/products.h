@@ -142,7 +142,7 @@ INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t 
   const int64_t tiles = ceil_div(rows, REGISTER_ROWS), steps = p->inputs / PACK, per_tile = ceil_div(next.lines, tiles);
   float y[REGISTER_ROWS * 2 * PANEL];
   register_tile tile = {.stride = p->inputs, .steps = steps, .panel = u->first,
-                        .second = PANELS_AT_ONCE == 2 ? u->second : 0, .y = y,
+                        .second = PANELS_AT_ONCE == 2 || rows == 1 ? u->second : 0, .y = y,
                         .lines = ceil_div(per_tile, steps / 4 + 1)};
   for (int64_t s = 0, r = 0; s < tiles; s++) {
     const int some = (int)ceil_div(rows - r, tiles - s); /* about equally many in each */
@@ -151,7 +151,7 @@ INLINE void NAME(multiply_plain)(const product *p, const panel_pair *u, int64_t 
     tile.ahead = next.first + begin, tile.also = next.second + begin;
     tile.end = tile.ahead + (lines < per_tile ? lines : per_tile) * CACHE_LINE;
     NAME(multiply_register_tile)(some, &tile);
-    if (PANELS_AT_ONCE == 1 && u->second) {
+    if (PANELS_AT_ONCE == 1 && u->second && !tile.second) {
       float z[REGISTER_ROWS * PANEL];
       const register_tile other = {.x = tile.x, .stride = tile.stride, .steps = steps, .panel = u->second, .y = z};
       NAME(multiply_register_tile)(some, &other);

@@ -108,7 +108,7 @@ INLINE void NAME(register_tile_sums)(const int R, const int P, const register_ti
 static void NAME(multiply_register_tile)(int rows, const register_tile *of) {
 #define CASE(N)                                                                \
   case N:                                                                      \
-    if (PANELS_AT_ONCE == 2 && of->second) NAME(register_tile_sums)(N, 2, of); \
+    if ((PANELS_AT_ONCE == 2 || N == 1) && of->second) NAME(register_tile_sums)(N, 2, of); \
     else NAME(register_tile_sums)(N, 1, of);                                   \
     break;
   switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
