@@ -153,9 +153,7 @@ INLINE void byte_sums_of_row(const block_format f, const byte_rows *x, const uin
       part_vectors s[PANEL_VECTORS];
 #pragma GCC unroll 2
       for (int v = 0; v < PANEL_VECTORS; v++) s[v] = vectors_of_part(f, panel, part, v * VEC_FLOATS);
-#pragma GCC unroll 8
-      for (int line = 0; line < f.part * f.low / 16; line++)
-        __builtin_prefetch(bits.low + 2 * AHEAD + line * CACHE_LINE);
+      prefetch_ahead(panel, part, bytes / (f.group / f.part));
       add_part(fours_together(f.low + f.high, f.is_listed), f.part, f.has_minimum, 1, x, n, &of_row, 0, &f, &bits, s, sum);
     }
     for (int v = 0; v < PANEL_VECTORS; v++)

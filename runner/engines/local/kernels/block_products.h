@@ -86,6 +86,8 @@ INLINE void NAME(sums_of_row)(const block_format f, const int in_tile_order, con
     for (int part = 0; part < f.group / f.part; part++, x += f.part) {
       const block_bits bits[2] = {bits_of_part(f, first, part), bits_of_part(f, second, part)};
       part_vectors s[2][PANEL_VECTORS];
+      prefetch_ahead(first, part, bytes / (f.group / f.part));
+      prefetch_ahead(second, part, bytes / (f.group / f.part));
 #pragma GCC unroll 2
       for (int v = 0; v < PANEL_VECTORS; v++) {
         s[0][v] = vectors_of_part(f, first, part, v * VEC_FLOATS);
@@ -100,8 +102,6 @@ INLINE void NAME(sums_of_row)(const block_format f, const int in_tile_order, con
           for (int p = 0; p < 2; p++) {
             const uint8_t *low = bits[p].low + begin * f.low / 8 * PANEL, *high = bits[p].high + begin * f.high / 8 * PANEL;
             here[p] = (block_bits){low, high, bits[p].shared};
-            for (int line = 0; line < f.low * PANEL / CACHE_LINE; line++)
-              __builtin_prefetch(low + at * f.low / 8 * PANEL + AHEAD + line * CACHE_LINE);
           }
           NAME(add_eight)(f, in_tile_order, x + begin + at, s, here, at, sum, even, odd);
           if (in_tile_order && (part * f.part + begin + at + 8) % 32 == 0)

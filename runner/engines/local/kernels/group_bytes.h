@@ -58,7 +58,7 @@ INLINE void byte_sums_of_group_row(const int low, const int high, const int part
       const int first = part == BYTE_PART ? 0 : (int)(k % BYTE_PART);
       bits.low += four_of(low, first), bits.shared = first; /* 16 inputs are whole fours of the lower bits */
 #pragma GCC unroll 8
-      for (int line = 0; line < part * low / 16; line++) __builtin_prefetch(bits.low + 2 * AHEAD + line * CACHE_LINE);
+      for (int line = 0; line < part * low / 16; line++) __builtin_prefetch(bits.low + AHEAD + line * CACHE_LINE);
       const int32_t start = -group_byte_offset(m) * x->sum[k / part];
       const part_numbers of_row = {&start, x->scale + k / BYTE_PART, 0, 0};
       if (has_own_zeros(m)) add_part(together, part, 1, 1, x, k / part, &of_row, 0, &f, &bits, s, total);
