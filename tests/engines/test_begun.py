@@ -16,6 +16,7 @@ from runner.core.dtypes import Dtype
 from runner.engines import open_engine
 from runner.engines.base import Begun, Capability, Completion, Event, Request
 from runner.engines.contract import Engine, complete, gather
+from runner.engines.local.engine import LocalSession
 from runner.engines.local.forward import SHORT_SPAN
 
 STORY = "Tom has some apples and buys some more, then he gives a few of them away. How many does he have? "
@@ -27,10 +28,10 @@ def answer(completion: Completion) -> tuple[object, ...]:
 
 
 def alone(engine: Engine, request: Request, all_requests: list[Request], size: int | None) -> list[Completion]:
-    """Return the completions of a request; what it shares with the others is only mentioned."""
+    """Return the completions of a request; the others, with which it may share a beginning, are only mentioned."""
     done: list[Event] = []
     with engine.open(size) as session:
-        session.mention(all_requests)
+        session.mention([other for other in all_requests if other.id != request.id])
         gather(session, [request], done.extend)
     return [event for event in done if isinstance(event, Completion)]
 
@@ -64,6 +65,42 @@ def test_every_answer_goes_on_from_any_place(
     for share, size in product((0.0, 0.3, 0.95, 1.0), (None, 1)):
         again = [one for request in requests for one in alone(engine, begun(request, share), requests, size)]
         assert {(it.id, it.choice): answer(it) for it in again} == {key: answer(it) for key, it in whole.items()}
+    engine.close()
+
+
+@pytest.mark.parametrize("ended", [0, 1, 2])
+def test_beginnings_are_shared_as_among_all_choices(make_config: Callable[..., RunnerConfig], ended: int) -> None:
+    """How keys are split changes last bits: choices that have ended, and those of answered requests, count, too."""
+    config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.bfloat16))
+    engine = open_engine(config, resolve(config))
+    sampled = Sampling(temperature=1.0, seed=5)
+    first, second = (
+        Request(number, f"{STORY * 2}{number} and 7", max_new_tokens=12, sampling=sampled, n=3, ignore_eos=True)
+        for number in (1, 2)
+    )
+
+    def shared(answered: list[Request], requests: list[Request]) -> tuple[list[int], list[Completion]]:
+        done: list[Event] = []
+        with engine.open() as session:
+            assert isinstance(session, LocalSession)
+            session.mention(answered)
+            session.submit_all(requests)
+            done += session.step()
+            scheduler = session.scheduler
+            assert scheduler is not None
+            rows = [*scheduler.active, *scheduler.reading, *scheduler.waiting]
+            lengths = [row.shared for row in rows if row.request.id == second.id]
+            while not session.idle:
+                done += session.step()
+        return lengths, [it for it in done if isinstance(it, Completion) and it.id == second.id]
+
+    among_all, whole = shared([], [first, second])
+    assert among_all[0] > 0
+    tokens = [one.token_ids for one in sorted(whole, key=lambda one: one.choice)]
+    cut = tuple(tuple(some) if at < ended else tuple(some[:3]) for at, some in enumerate(tokens))
+    resumed, again = shared([first], [replace(second, begun=Begun(whole[0].prompt_sha256, cut))])
+    assert resumed == among_all[ended:]
+    assert {it.choice: answer(it) for it in again} == {it.choice: answer(it) for it in whole}
     engine.close()
 
 

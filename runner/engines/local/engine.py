@@ -98,11 +98,9 @@ class LocalEngine:
             decoding += ", by torch alone"
         generation, own = self.config.generation, own_generation(loaded.model)
         facts = {"decoding": decoding, "sampling": generation.describe(own)}
-        if heads is not None and heads.is_int8:
-            facts["kv_cache"] = KV_IN_INT8
-        facts |= (
-            {} if heads is None else ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
-        )
+        if heads is not None:
+            facts |= {"kv_cache": KV_IN_INT8} if heads.is_int8 else {}
+            facts |= ways_of(loaded.model, heads, self.products(loaded, heads), self._shared_attention)
         notes, tokenizer = loaded.notes + generation.ignored_settings_notes(own), loaded.tokenizer
         notes += profile_notes(self.config.profile, loaded.device.type) + ([heads.note] if heads and heads.note else [])
         return EngineReport(
@@ -160,8 +158,7 @@ class LocalEngine:
         """Turns requests into rows; all sessions share it and its tokenizer."""
         loaded = self.loaded
         window = getattr(loaded.model.config.get_text_config(), "sliding_window", None)  # branches cannot slide
-        room = loaded.metrics["max_positions"]
-        own = own_generation(loaded.model)
+        room, own = loaded.metrics["max_positions"], own_generation(loaded.model)
         return Admission(
             self.config, loaded.tokenizer, self.config.model.name, room, window, own, rows_of(loaded.model)
         )
@@ -269,7 +266,7 @@ class LocalSession(Session):
 
     def mention(self, requests: Sequence[Request]) -> None:
         """Let the prompts of requests that are answered already count where new ones look for shared beginnings."""
-        self.mentioned += [self.admission.encode(request)[1] for request in requests]
+        self.mentioned += [ids for one in requests for ids in [self.admission.encode(one)[1]] * one.n]
 
     def _admit(self, request: Request) -> list[Row]:
         if request.branches and self.branches_rejection is not None:
@@ -287,8 +284,11 @@ class LocalSession(Session):
             else:
                 for row in some:
                     reason = self.stopping.finish_reason(row) if row.tokens else None
-                    events += [] if reason is None else [self.stopping.completion(row, reason, 0.0)]
-                    rows += [row] if reason is None else []
+                    if reason is None:
+                        rows.append(row)
+                    else:  # an answer that was begun, and whose last token had come
+                        events.append(self.stopping.completion(row, reason, 0.0))
+                        self.mentioned.append(row.prompt)
         if rows:
             self._route(rows)
         if cancelled:
