@@ -36,13 +36,7 @@ def main(config):
 main()
 """
 PROMPT = "Write a long story about a cat who travels by train through the Alps."
-LLAMA = """
-import sys, json, xllamacpp as x
-p = x.CommonParams(); p.model.path = sys.argv[1]; p.n_ctx = 2048; p.n_parallel = 1
-p.cpuparams.n_threads = p.cpuparams_batch.n_threads = int(sys.argv[3])
-x.Server(p).handle_chat_completions(
-    {"messages": [{"role": "user", "content": sys.argv[4]}], "max_tokens": int(sys.argv[2]), "temperature": 0})
-"""
+LLAMA = Path(__file__).with_name("xllamacpp_chat_side.py")
 Measured = tuple[float, float, dict[str, float]]  # seconds, processor seconds, seconds of parts
 
 
@@ -147,7 +141,7 @@ class Side:
 
 def llama(python: str, model: str, tokens: int) -> Measured:
     """Return what llama.cpp takes for the same, as a whole process."""
-    command = [python, "-c", LLAMA, model, str(tokens), str(os.cpu_count()), PROMPT]
+    command = [python, str(LLAMA), model, str(tokens), str(os.cpu_count()), PROMPT]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     took, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
