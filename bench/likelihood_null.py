@@ -237,7 +237,7 @@ def kl_misses(divergences: Numbers, tokens: Numbers, truth: float) -> tuple[bool
     """Whether the interval of such a job misses the true KL a token, and whether Student's does."""
     counts = tokens.astype(int).tolist()
     texts = [
-        Likelihood(unit, -1.0, count, count, count, 0, False, kl, 0.0, 0)
+        Likelihood(unit, -1.0, count, count, count, 0, kl_nats=kl, truncation_nats=0.0, top_1_agreed=0)
         for unit, (kl, count) in enumerate(zip(divergences.tolist(), counts, strict=True))
     ]
     job_figures = figures(texts)

@@ -68,8 +68,12 @@ class Driver:
 
     def submit_all(self, requests: Sequence[Request], listener: Listener) -> None:
         """Submit requests that enter in the same step, so that their answers do not depend on timing."""
+        while not self._has_submitted(requests, listener):
+            pass  # the session has failed meanwhile, and there is another one
+
+    def _has_submitted(self, requests: Sequence[Request], listener: Listener) -> bool:
         session = self._session
-        if session is None or self._closing:
+        if session is None or self._closing or not self.is_alive:
             raise self.failure or JobFailed(CLOSED)
         with self._changed:
             for request in requests:
@@ -80,11 +84,14 @@ class Driver:
         try:
             session.submit_all(requests)
         except BaseException as error:
+            with self._changed:
+                has_ended = not all(request.id in self._listeners for request in requests)
             for request in requests:
                 self._forget(request.id)
-            if not self.is_ready and isinstance(error, ConfigError):  # it was closed meanwhile
-                raise self.failure or JobFailed(CLOSED) from error
-            raise
+            if not (session.is_closed and isinstance(error, ConfigError)):
+                raise
+            return has_ended  # with the others of the session that failed, as the listener knows
+        return True
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request before the next forward pass; its completions get the reason `cancelled`."""
@@ -142,9 +149,12 @@ class Driver:
         except Exception as error:
             session.check()
             log.exception("a step of the engine failed: its requests are ended, and it continues with new ones")
-            session.close()
-            self._fail(error)
-            self._session = self.engine.open(self._batch_size)
+            with self._changed:  # so that who is told can submit to the next session at once
+                ended = self._take_all()
+                session.close()
+                self._session = self.engine.open(self._batch_size)
+            for listener in ended:
+                _notify(listener, error)
             return
         for event in events:
             self._dispatch(event)
@@ -167,9 +177,16 @@ class Driver:
 
     def _fail(self, error: Exception) -> None:
         """End all requests with an error, and pass it to their listeners."""
-        for request_id, listener in list(self._listeners.items()):
-            self._forget(request_id)
+        for listener in self._take_all():
             _notify(listener, error)
+
+    def _take_all(self) -> list[Listener]:
+        """Forget all requests, and return their listeners."""
+        with self._changed:
+            listeners = list(self._listeners.values())
+            for request_id in list(self._listeners):
+                self._forget(request_id)
+        return listeners
 
 
 _living: weakref.WeakSet[Driver] = weakref.WeakSet()

@@ -49,6 +49,11 @@ class Session(ABC):
         return not self._left
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._closed
+
+    @property
     def under_way(self) -> int:
         """How many requests are under way."""
         return len(self._left)

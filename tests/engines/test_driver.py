@@ -74,7 +74,13 @@ def test_each_of_eight_threads_gets_its_own_events(make_config: Make, tiny_model
 class BreakingEngine(StubEngine):
     """Fails at the prompt `break`."""
 
+    opened = 0
+
     def open(self, batch_size: int | None = None) -> StubSession:
+        self.opened += 1
+        if self.opened > 1:
+            time.sleep(0.2)  # so that a request comes before it is open again
+
         class Failing(StubSession):
             def _advance(self, arrived: list[Request], cancelled: set[Any]) -> list[Event]:
                 if any(request.prompt == "break" for request in arrived):

@@ -63,9 +63,12 @@ class Hybrid(ModelKind):
             return Need(0.0, 1)
 
     def build_kernels(self, config: RunnerConfig, resolved: Resolved) -> float:
-        """Build what the student needs."""
+        """Build what the student needs; without a student the teacher answers alone."""
         kind, alone = student_of(config)
-        return kind.build_kernels(alone, resolved)
+        try:
+            return kind.build_kernels(alone, resolved)
+        except RunnerError:
+            return 0.0
 
     def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:
         """Import what the student needs."""

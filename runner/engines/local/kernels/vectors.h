@@ -15,7 +15,7 @@ INLINE ints list_of_bytes(const void *at) { return _mm512_broadcast_i32x4(_mm_lo
 /* The bits of a, and where `mask` has none, those of b */
 INLINE ints choose_bits(ints mask, ints a, ints b) { return _mm512_ternarylogic_epi32(mask, a, b, 0xca); }
 INLINE ints signed_as(ints x, ints sign) { return _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(sign), _mm512_setzero_si512(), x); }
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && VEC_FLOATS == 8
 #define HAS_VECTORS 1
 #define V(name) _mm256_##name
 typedef __m256 floats;
