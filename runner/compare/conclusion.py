@@ -15,9 +15,8 @@ from runner.compare.effect_words import (
     margin_words,
     p_value,
     quantity,
-    what_shows_more,
 )
-from runner.compare.quantities import LIKELIHOODS, Quantity
+from runner.compare.quantities import LIKELIHOODS, Quantity, what_shows_more
 from runner.compare.wording import about, sides
 from runner.core.effects import Effect, Finding
 from runner.core.margins import MarginVerdict

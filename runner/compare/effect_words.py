@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.compare.data import ABSENT, TableRow
-from runner.compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, NUMBERS, REPEATS, Quantity
+from runner.compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, NUMBERS, REPEATS, Quantity, what_shows_more
 from runner.compare.wording import about, assignments, versus
 from runner.core.effects import Effect, Finding, Method, most_wrong
 from runner.core.margins import MarginVerdict, points_of_margin, verdict_words
@@ -235,14 +235,6 @@ def _why_open(it: Effect, unit: str) -> str:
         return f"{it.n:,} questions are too few to show any difference"
     of = quantity(it)
     return f"{of.power} power to detect {of.write_detectable(it.detectable)} {unit}{what_shows_more(it)}"
-
-
-def what_shows_more(it: Effect) -> str:
-    """Say what few families, or few questions with several answers each, lack; empty for others."""
-    if not it.counts.get("few"):
-        return ""
-    whole, part = ("families of equal size", "questions in") if it.counts["clusters"] else ("questions", "answers to")
-    return f"; {MANY_CLUSTERS} or more {whole} show smaller differences, more {part} each hardly do"
 
 
 def _too_few_runs(row: TableRow, keys: list[str]) -> str:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from runner.core.effects import Effect
 from runner.core.metrics import points
+from runner.core.paired_means import MANY_CLUSTERS
 
 
 def nats(value: float) -> str:
@@ -106,3 +108,11 @@ FIELDS = {
     "questions_needed": "needed",
     "runs_needed": "needed",
 }
+
+
+def what_shows_more(it: Effect) -> str:
+    """Say what few families, or few questions with several answers each, lack; empty for others."""
+    if not it.counts.get("few"):
+        return ""
+    whole, part = ("families of equal size", "questions in") if it.counts["clusters"] else ("questions", "answers to")
+    return f"; {MANY_CLUSTERS} or more {whole} show smaller differences, more {part} each hardly do"
