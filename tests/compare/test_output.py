@@ -185,7 +185,7 @@ def test_the_page_of_teams_shows_each_graph_once_and_accuracy_over_tokens(
             "weight_mib": 6.0,
         }
         folder = store.job(
-            "teams",
+            "graphs",
             f"{mode}-{number}",
             {"task.name": "agents", "task.mode": mode, **quantization},
             marks(2 + number, 9),
@@ -193,7 +193,7 @@ def test_the_page_of_teams_shows_each_graph_once_and_accuracy_over_tokens(
             tags={"task": "agents"},
         )
         (folder / "graph.svg").write_text(drawing.format(mode))
-    code, out, err = show("teams", "--save", str(tmp_path))
+    code, out, err = show("graphs", "--save", str(tmp_path))
     assert code == 0, err
     text = (tmp_path / "comparison.html").read_text()
     page = Page(text)
