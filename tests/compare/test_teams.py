@@ -82,8 +82,8 @@ def test_teams_without_a_key_in_common_have_one_baseline(store: Store, rows: Any
 def test_a_picture_of_many_teams_numbers_them_and_lists_their_names(store: Store, show: Any, tmp_path: Path) -> None:
     for number in range(MAX_LABELS + 1):
         rate, tokens = f"0.{number + 10}", [500 + 10 * number] * N
-        team(store, "many", f"team-{number}", marks(N - number, N), tokens, [100] * N, learning_rate=rate)
-    code, _, err = show("many", "--teams", "--save", str(tmp_path))
+        team(store, "many teams", f"team-{number}", marks(N - number, N), tokens, [100] * N, learning_rate=rate)
+    code, _, err = show("many teams", "--teams", "--save", str(tmp_path))
     assert code == 0, err
     picture = (tmp_path / "tokens.svg").read_text()
     names = [f"…_connected · task.learning_rate=0.{number + 10}" for number in range(MAX_LABELS + 1)]
