@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from runner.core import processor
+from runner.core.texts import counted
 
 MIB = 1024 * 1024
 MEASURED_LIBRARIES = ("torch", "transformers", "bitsandbytes", "torchao", "peft")
@@ -111,9 +112,8 @@ class Contention:
 
     def describe(self) -> str:
         """Describe the other load so far, or say that there was none."""
-        return self.beside() or (
-            f"in a process that had done {self.earlier} jobs before" if self.earlier else EXCLUSIVE
-        )
+        earlier = f"in a process that had done {counted(self.earlier, 'job')} before"
+        return self.beside() or (earlier if self.earlier else EXCLUSIVE)
 
     def beside(self) -> str:
         """Describe the load by other programs so far; empty if it was too little to matter."""

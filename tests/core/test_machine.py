@@ -64,3 +64,11 @@ def test_generations_that_call_themselves_the_same_have_names_of_their_own(tmp_p
     assert names == ["AMD EPYC (family 25 model 17)", "AMD EPYC (family 26 model 2)"]
     file.write_text("processor\t: 0\nmodel name\t: Neoverse-N1\n")
     assert _cpu_model(file) == "Neoverse-N1"
+
+
+@pytest.mark.parametrize(("jobs", "words"), [(1, "1 job before"), (2, "2 jobs before")])
+def test_earlier_jobs_are_counted_in_words(jobs: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    contention = machine.Contention()
+    monkeypatch.setattr(contention, "beside", lambda: "")
+    contention.earlier = jobs
+    assert contention.describe() == f"in a process that had done {words}"

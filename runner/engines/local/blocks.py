@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from runner.engines.local import huge_pages
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
 from runner.engines.local.matrices import Workspace, multiply, trial_rows
@@ -109,7 +110,7 @@ def packed(
     """
     outputs, blocks = stored.shape[0], inputs // kind.inputs
     panels = -(-outputs // width)
-    result = torch.empty(panels, blocks * kind.packed_bytes * width, dtype=torch.uint8)
+    result = huge_pages.empty(panels, blocks * kind.packed_bytes * width, dtype=torch.uint8)
     some = max(1, PACKED_AT_ONCE // (inputs * width))
     for first in range(0, panels, some):
         last = min(first + some, panels)

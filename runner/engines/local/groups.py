@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from runner.engines.local import huge_pages
 from runner.engines.local.kernels.native import FORMATS, Kernels, pointer
 from runner.engines.local.kernels.shared_numbers import CodeType, Matrix, WeightFormat
 from runner.engines.local.matrices import Workspace, multiply, trial_rows
@@ -148,7 +149,7 @@ def packed(layer: GroupedLinear, zeros: torch.Tensor | None, outputs: int, width
     in_fours = multiplies_bytes(layer)
     panels = -(-outputs // width)
     each = layout.groups * (layout.scales(stored, 0, 1).element_size() + (0 if zeros is None else zeros.element_size()))
-    result = torch.empty(panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8)
+    result = huge_pages.empty(panels, (each + inputs // 8 * (low + high)) * width, dtype=torch.uint8)
     some = max(1, PACKED_AT_ONCE // (inputs * width))
     for begin in range(0, panels, some):
         end = min(begin + some, panels)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from runner.engines.local import huge_pages
 from runner.engines.local.kernels.native import Kernels, pointer_or_none
 from runner.engines.local.kernels.shared_numbers import Matrix
 from runner.engines.local.matrices import multiply
@@ -45,7 +46,7 @@ class Panels:
         outputs, inputs = weight.shape
         steps = weight.contiguous().view(torch.int32)  # single numbers, or pairs in 16 bits
         missing = -outputs % width
-        panels = torch.empty((outputs + missing) // width, steps.shape[1], width, dtype=torch.int32)
+        panels = huge_pages.empty((outputs + missing) // width, steps.shape[1], width, dtype=torch.int32)
         whole, some = outputs // width, max(1, PACKED_AT_ONCE // (4 * width * steps.shape[1]))
         for first in range(0, whole, some):
             last = min(first + some, whole)

@@ -22,6 +22,7 @@ from runner.engines.local import (
     byte_products,
     four_bit,
     groups,
+    huge_pages,
     int8_dynamic,
     int8_stored,
     llm_int8,
@@ -171,7 +172,7 @@ class QuantizedLayers:
 
     @cached_property
     def _mapped(self) -> MappedFiles:
-        """The mapped files; only a model in blocks or groups needs them."""
+        """The mapped files; only a quantized model needs them."""
         return MappedFiles()
 
     @property
@@ -259,7 +260,10 @@ class QuantizedLayers:
         stored = state.CB
         if state.has_fp16_weights or stored is None or stored.dtype is not torch.int8 or not stored.is_contiguous():
             raise UnsupportedLayer("its weights are not stored as int8")
-        scale, weight, sums = state.SCB.float().contiguous(), state.CB, shifted_sums(state.CB)
+        is_shared = layer.weight.data_ptr() == stored.data_ptr()
+        scale, weight, sums = state.SCB.float().contiguous(), self._in_large_pages(stored), shifted_sums(stored)
+        if is_shared:
+            layer.weight.data = weight  # or what it was would stay in memory
         formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
         it = QuantizedWeights(WeightFormat.row_int8, inputs, outputs, formats)
         it.matrix.threshold, it.matrix.tile_rows = state.threshold, self._tile_rows
@@ -279,7 +283,8 @@ class QuantizedLayers:
         if reason := int8_dynamic.rejection_reason(layer):
             raise UnsupportedLayer(reason)
         own, inputs, outputs, stored = layer.forward, layer.in_features, layer.out_features, layer.weight
-        weight, scale, sums = stored.qdata, stored.scale.flatten().contiguous(), shifted_sums(stored.qdata)
+        weight = self._in_large_pages(stored.qdata)
+        scale, sums = stored.scale.flatten().contiguous(), shifted_sums(weight)
         formats = tuple(dtype for dtype in native.FORMATS if _is_of(layer.bias, dtype))
         it = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, formats)
         it.matrix.tile_rows = self._tile_rows
@@ -306,6 +311,7 @@ class QuantizedLayers:
             raise UnsupportedLayer("its bias has another number format")
         it = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (torch.bfloat16,))
         it.matrix.tile_rows = self._unpacked_tile_rows
+        self._in_large_pages(weight)
 
         def forward(rows: torch.Tensor) -> torch.Tensor:
             if layer.weight is not stored or rows.dtype is not torch.bfloat16 or not rows.numel():
@@ -315,6 +321,12 @@ class QuantizedLayers:
 
         it.point_at(weight, layer.bias, scale)
         return it, forward
+
+    def _in_large_pages(self, weight: torch.Tensor) -> torch.Tensor:
+        """Move weights that each token reads whole to large pages, unless they are in a checkpoint's mapped file."""
+        if not self._mapped.has(weight.data_ptr()):
+            huge_pages.move(weight)
+        return weight
 
     @staticmethod
     def _difference(own: Forward, forward: Forward, inputs: int, dtype: torch.dtype) -> str:
