@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from runner.core.machine import Contention, _cpu_model, _family_ticks
 
 PROGRAM = """
 import sys
 from runner.core import machine
 machine.OTHERS_CORES = 0.0
-contention = machine.Contention()
+contention = Contention()
 print("started", flush=True)
 sys.stdin.readline()
 print(contention.describe())
@@ -68,7 +70,7 @@ def test_generations_that_call_themselves_the_same_have_names_of_their_own(tmp_p
 
 @pytest.mark.parametrize(("jobs", "words"), [(1, "1 job before"), (2, "2 jobs before")])
 def test_earlier_jobs_are_counted_in_words(jobs: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    contention = machine.Contention()
+    contention = Contention()
     monkeypatch.setattr(contention, "beside", lambda: "")
     contention.earlier = jobs
     assert contention.describe() == f"in a process that had done {words}"
