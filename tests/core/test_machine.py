@@ -15,7 +15,7 @@ PROGRAM = """
 import sys
 from runner.core import machine
 machine.OTHERS_CORES = 0.0
-contention = Contention()
+contention = machine.Contention()
 print("started", flush=True)
 sys.stdin.readline()
 print(contention.describe())
