@@ -12,6 +12,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from runner.config.data_sets import apply_data_set
 from runner.config.root import RunnerConfig
+from runner.core.signals import deferred
 
 HYDRAS_OWN: Any = Hydra.compose_config
 
@@ -37,7 +38,8 @@ def compose_config(
     while True:
         used = [line for line in overrides if line not in omitted]
         try:
-            composed: DictConfig = HYDRAS_OWN(self, config_name, used, run_mode, *rest, **keys)
+            with deferred():  # an interrupt amid it may end as another error, of a config that is half made
+                composed: DictConfig = HYDRAS_OWN(self, config_name, used, run_mode, *rest, **keys)
             break
         except HydraException as error:
             failing = overrides_of_missing_keys(error, used) if run_mode is RunMode.MULTIRUN else []

@@ -244,8 +244,17 @@ def exit_code_of(
     try:
         return work() or 0
     except Exception as error:
+        if (stop := _interrupt_behind(error)) is not None and not isinstance(error, RunnerError):
+            raise stop from None
         message = message_of(error)
         if message is None:
             raise
         say(f"{name}: {without_secrets(message)}")
         return error.exit_code if isinstance(error, RunnerError) else ConfigError.exit_code
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interrupt during which an error came: a library that is interrupted may fail while it cleans up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error

@@ -6,8 +6,6 @@ twice: half of the time that its import takes. Here it reads them once, and agai
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -19,10 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runner.core.files import replace_text, user_cache
-from runner.core.texts import checked, short_hash, signed
-
-log = logging.getLogger(__name__)
+from runner.core import kept
+from runner.core.files import user_cache
+from runner.core.texts import short_hash
 
 READER, MODELS = "transformers.utils.import_utils", "models"
 Names = dict[frozenset[str], dict[str, set[str]]]  # the packages that modules need → module → names
@@ -96,21 +93,14 @@ def _sources(folder: str) -> Iterator[tuple[str, int, int]]:
 
 
 def _read(file: Path) -> Names | None:
-    """Return the kept names; None where there are none or the file is damaged."""
+    """Return the kept names; None where there are none."""
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        entries = checked(kept)["names"] if "checksum" in kept else []
+        entries = kept.read(file).get("names", [])
         return {frozenset(needs): {at: set(its) for at, its in modules.items()} for needs, modules in entries} or None
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        log.info("%s is damaged, so transformers reads its names again: %s", file, error)
+    except (ValueError, TypeError, AttributeError):
         return None
 
 
 def _keep(file: Path, names: Names) -> None:
     entries = [[sorted(needs), {at: sorted(its) for at, its in modules.items()}] for needs, modules in names.items()]
-    try:
-        replace_text(file, signed({"names": entries}))
-    except OSError as error:
-        log.info("the names of transformers' modules cannot be kept: %s", error)
+    kept.keep(file, {"names": entries})

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from runner.core.files import replace_with, user_cache
+from runner.core.kept import note_use, remove_unused
 from runner.core.texts import short_hash
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ def begin(fresh: Path) -> bool:
             continue
         if file.stem.endswith(_hash(content)):  # else it is damaged
             fresh.write_bytes(content)
+            note_use(file)
             return True
     return False
 
@@ -51,6 +53,7 @@ def keep(fresh: Path) -> None:
         replace_with(file, write)
         for damaged in set(_kept()) - {file}:
             damaged.unlink(missing_ok=True)
+        remove_unused()
     except (OSError, sqlite3.Error) as error:
         log.info("MLflow's empty database cannot be kept: %s", error)
 

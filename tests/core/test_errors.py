@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from runner.core.errors import ConfigError, JobFailed, OutputError, check_output_folder, memory_errors_as_job_failed
+from runner.core.errors import (
+    ConfigError,
+    JobFailed,
+    OutputError,
+    check_output_folder,
+    exit_code_of,
+    memory_errors_as_job_failed,
+)
 
 
 def test_memory_that_runs_out_is_said_and_other_errors_are_as_they_were() -> None:
@@ -67,3 +74,32 @@ def test_a_folder_that_will_be_made_is_no_problem(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     check_output_folder("output_dir", str(tmp_path / "link" / "c"))
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def failing_cleanup(*of_cleanup: Exception) -> int:
+    """Be interrupted, and fail while what was begun is put back."""
+    try:
+        raise KeyboardInterrupt("21 kept")
+    finally:
+        for error in of_cleanup:
+            raise error
+
+
+def test_an_error_amid_an_interrupt_is_the_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a library that an interrupt left in a state in which its own cleanup fails."""
+
+    def masked_twice() -> int:
+        try:
+            return failing_cleanup(AttributeError("of a library"))
+        except AttributeError as error:
+            raise ValueError("about a key") from error
+
+    for work in (lambda: failing_cleanup(AttributeError("of a library")), masked_twice):
+        with pytest.raises(KeyboardInterrupt, match="21 kept"):
+            exit_code_of("error", work, str)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_the_program_itself_says_amid_an_interrupt_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of("error", lambda: failing_cleanup(OutputError("the disk is full"))) == OutputError.exit_code
+    assert "the disk is full" in capsys.readouterr().err

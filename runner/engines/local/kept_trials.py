@@ -8,8 +8,6 @@ changes, another file is looked for, and the trials run. Only what a trial has f
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import os
 from dataclasses import asdict
 from functools import cache
@@ -22,16 +20,12 @@ import runner
 from runner.checkpoints.resolve import Resolved
 from runner.config.groups import packages_of
 from runner.config.root import RunnerConfig
-from runner.core import machine
-from runner.core.files import replace_text
-from runner.core.texts import checked, signed
+from runner.core import kept, machine
 from runner.engines.local.interface import register
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import Heads
 from runner.engines.local.windows import Window
 from runner.models.load import Loaded
-
-log = logging.getLogger(__name__)
 
 CODE = ("engines", "models", "quantization")  # the folders whose code the trials run
 CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")  # beginnings of variables
@@ -53,7 +47,7 @@ class KeptTrials:
             chosen = sorted(pair for pair in os.environ.items() if pair[0].startswith(CHOOSING))
             key = repr((sorted(resolved.hashes.items()), tried, around, chosen))
             self._file = kernels.file.with_name(f"trials-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
-        self._shown = {} if self._file is None else _read(self._file)
+        self._shown = {} if self._file is None else kept.read(self._file)
 
     def heads(self) -> Heads | None:
         """Return the shape of the model's attention that a trial has found right; None if it must be tried."""
@@ -90,22 +84,7 @@ class KeptTrials:
         if self._file is None or self._shown.get(name) == shown:
             return
         self._shown[name] = shown
-        try:
-            replace_text(self._file, signed(dict(self._shown)))
-        except OSError as error:
-            log.info("what was tried cannot be kept: %s", error)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Return what a file holds; nothing where there is none or it is damaged, so that it is tried again."""
-    try:
-        shown = json.loads(file.read_text(encoding="utf-8"))
-        return checked(shown) if isinstance(shown, dict) and "checksum" in shown else {}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        log.info("%s is damaged, so the model is tried again: %s", file, error)
-        return {}
+        kept.keep(self._file, self._shown)
 
 
 @cache

@@ -10,7 +10,6 @@ machine, two threads that wait for each other can make the fastest way look a hu
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import time
@@ -22,7 +21,8 @@ from typing import Any
 import torch
 
 from runner.core import machine
-from runner.core.files import hold, replace_text
+from runner.core.files import hold
+from runner.core.kept import keep, read
 from runner.core.processor import left_out
 from runner.engines.local.kernels import building
 from runner.engines.local.kernels.native import Kernels
@@ -90,10 +90,7 @@ def kept(
             for key in missing:
                 known[key] = known.get(key, {}) | measured(key, started + seconds)
             log.info("measured %s in %.2f s", "; ".join(missing), time.thread_time() - started)
-            try:
-                replace_text(file, json.dumps(known, indent=1))
-            except OSError as error:
-                log.info("the measurement of products cannot be kept: %s", error)
+            if not keep(file, {"seconds": known}):
                 return None
     return known
 
@@ -172,11 +169,9 @@ def _read(file: Path) -> dict[str, Seconds]:
     try:
         return {
             key: {way: {int(count): _positive(took) for count, took in times.items()} for way, times in seconds.items()}
-            for key, seconds in json.loads(file.read_text()).items()
+            for key, seconds in read(file).get("seconds", {}).items()
         }
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         log.info("%s is damaged, so products are measured again: %s", file, error)
         return {}
 

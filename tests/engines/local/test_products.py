@@ -17,6 +17,7 @@ from torch import nn
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
+from runner.core.texts import signed
 from runner.engines.base import Request
 from runner.engines.contract import complete
 from runner.engines.local import measured_products, products
@@ -186,17 +187,18 @@ def test_products_are_measured_once_and_then_read(tmp_path: Path) -> None:
     assert made == [96, 96, 512, 512], "of a large layer a part is measured"
     assert first is not None
     [file] = tmp_path.glob("products-*.json")
-    kept = json.loads(file.read_text())
+    kept = json.loads(file.read_text())["seconds"]
     name = next(name for name in kept if name.startswith("512 x 1024, float32"))
     assert first[4096, 1024]["a"][4] == pytest.approx(8 * kept[name]["a"]["4"]), "and its time counts for all"
     assert kept_seconds(ways, [(96, 64), (4096, 1024)], (4, 16), torch.float32, kernels) == first
     assert len(made) == 4
-    for damaged in ("{", "[]", '{"x": 1}', json.dumps(kept).replace(str(kept[name]["a"]["4"]), "-1")):
+    of_no_time = signed({"seconds": kept}).replace(str(kept[name]["a"]["4"]), "-1", 1)
+    for damaged in ("{", "[]", '{"x": 1}', of_no_time, signed({"seconds": {"x": 1}})):
         file.write_text(damaged)
         made.clear()
         assert kept_seconds(ways, [(96, 64)], (4, 16), torch.float32, kernels) is not None
         assert made, damaged
-        assert json.loads(file.read_text())[next(key for key in kept if key.startswith("96 x 64"))]
+        assert json.loads(file.read_text())["seconds"][next(key for key in kept if key.startswith("96 x 64"))]
     Kept.is_kept = False
     assert kept_seconds(ways, [(96, 64)], (4, 16), torch.float32, kernels) is None
 

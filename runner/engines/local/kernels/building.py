@@ -23,6 +23,7 @@ from pathlib import Path
 
 from runner.core import machine, processor
 from runner.core.files import hold, replace_with, user_cache
+from runner.core.kept import note_use, remove_unused
 from runner.engines.local.kernels import prebuilt
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def library(compiler: str, features: Collection[str] = ()) -> Path:
     """Return the compiled library, built if the cache does not have it; one of FAILURES where that is impossible."""
     path = _place(compiler, features)
     if is_ours(path):
+        note_use(path)
         return path
     with ExitStack() as locked:
         with suppress(OSError):  # some network disks have no locks: then several processes may build the same
@@ -80,6 +82,7 @@ def library(compiler: str, features: Collection[str] = ()) -> Path:
         if not is_ours(path):  # nobody has built it while this process waited
             log.info("building the kernels for this processor, once: this takes 10 to 30 s")
             _build(compiler, path)
+            remove_unused()
     return path
 
 

@@ -1,0 +1,28 @@
+"""A signal while a job is composed takes effect when its config is whole."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+from hydra.types import RunMode
+
+from runner.config import missing_keys
+from runner.config.hydra import hydra_of
+from runner.core import signals
+
+
+def test_a_signal_waits_until_the_config_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = []
+
+    def interrupted_amid(*arguments: Any, **keys: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        whole.append(own(*arguments, **keys))
+        return whole[0]
+
+    own = missing_keys.HYDRAS_OWN
+    monkeypatch.setattr(missing_keys, "HYDRAS_OWN", interrupted_amid)
+    with signals.handlers_installed(), pytest.raises(KeyboardInterrupt):
+        hydra_of().compose_config("config", ["task.limit=8"], run_mode=RunMode.RUN, with_log_configuration=False)
+    assert whole[0].task.limit == 8

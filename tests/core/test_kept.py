@@ -1,0 +1,72 @@
+"""What is kept in the user's cache: read as it was written, found out again if damaged, removed when nobody uses it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.core import kept
+
+OLD_S = (kept.UNUSED_DAYS + 1) * kept.DAY_S
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "runner"
+    folder.mkdir()
+    return folder
+
+
+def aged(file: Path, seconds: float) -> Path:
+    """Make a file look as if it was last used so long ago."""
+    file.touch()
+    os.utime(file, (time.time() - seconds,) * 2)
+    return file
+
+
+def test_what_was_kept_is_read_and_what_is_damaged_is_nothing(cache: Path) -> None:
+    file = cache / "trials-1.json"
+    assert kept.read(file) == {}
+    assert kept.keep(file, {"heads": [1, None]})
+    assert kept.read(file) == {"heads": [1, None]}
+    kept.keep(cache / "products-1.json", {"seconds": {4: 0.5, 16: 0.25}})
+    assert kept.read(cache / "products-1.json") == {"seconds": {"4": 0.5, "16": 0.25}}
+    for damaged in ("", "{", "[]", '{"heads": [2]}', file.read_text().replace("1", "2", 1)):
+        file.write_text(damaged)
+        assert kept.read(file) == {}, damaged
+
+
+def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert not kept.keep(tmp_path / "file" / "trials-1.json", {})
+
+
+def test_what_nobody_uses_goes_when_something_new_is_kept(cache: Path) -> None:
+    unused = [aged(cache / name, OLD_S) for name in ("kernels-1.so", "kernels-1.SHARED.o", "trials-1.json")]
+    others = [aged(cache / name, OLD_S) for name in ("random_weights", "products.lock", "notes.json")]
+    used = aged(cache / "trials-2.json", OLD_S)
+    kept.note_use(used)
+    kept.keep(cache / "trials-3.json", {})
+    assert [file for file in unused if file.exists()] == []
+    assert all(file.exists() for file in (*others, used, cache / "trials-3.json"))
+
+
+def test_what_is_read_is_in_use(cache: Path) -> None:
+    file = cache / "names-1.json"
+    kept.keep(file, {"names": []})
+    aged(file, OLD_S)
+    kept.read(file)
+    kept.remove_unused()
+    assert file.exists()
+
+
+def test_a_use_is_noted_at_most_once_a_day(cache: Path) -> None:
+    file = aged(cache / "kernels-1.so", kept.DAY_S / 2)
+    before = file.stat().st_mtime
+    kept.note_use(file)
+    assert file.stat().st_mtime == before
+    kept.note_use(cache / "nothing")
