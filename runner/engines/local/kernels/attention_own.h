@@ -60,7 +60,7 @@ INLINE void KV_NAME(scores)(const int D, const int G, const NAME(operand) *q, co
 #if IS_WIDENED
 #pragma GCC unroll 2
       for (int half = 0; half < 2; half++) { /* so that few registers hold keys */
-        vec x[2 * LANES / VEC_FLOATS];
+        vec x[2 * LANES / VEC_FLOATS] = {{0}}; /* some compilers do not see that the loop sets all that is read */
 #pragma GCC unroll 4
         for (int p = 0; p < blocks * parts; p++) x[p] = half_of_pairs(KEYS(p), half);
 #pragma GCC unroll 16
