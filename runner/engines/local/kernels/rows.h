@@ -30,13 +30,13 @@ BETWEEN_UNITS __attribute__((noinline)) void NAME(norm_row)(const T *x, const T 
 
 /* out [count, width] = the RMS norm of rows */
 void NAME(norm)(const T *rows, const T *weight, int64_t count, int64_t width, float epsilon, T *out, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (count > 1)
   for (int64_t r = 0; r < count; r++) NAME(norm_row)(rows + r * width, weight, width, epsilon, out + r * width);
 }
 
 /* best[r] = the first place of the largest of row r, of rows [count, width]; -1 where one of them is NaN */
 void NAME(argmax)(const T *rows, int64_t count, int64_t width, int64_t *best, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (count > 1)
   for (int64_t r = 0; r < count; r++) {
     const T *x = rows + r * width;
     float top = -INFINITY;

@@ -338,7 +338,7 @@ void sample(const void *logits, int64_t stride, int64_t is_bf16, int64_t count, 
             int64_t share, int64_t *tokens, int threads) {
   const int64_t blocks = (width + LOGIT_BLOCK - 1) / LOGIT_BLOCK, size = is_bf16 ? sizeof(bf16) : sizeof(float);
   int64_t threads_begun = 0;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (count > 1)
   {
     int64_t thread;
 #pragma omp atomic capture
