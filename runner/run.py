@@ -80,7 +80,7 @@ def execute(
     recorder = jobs.Recorder(job)  # reads the samples of an interrupted run, and rejects damaged ones
     with signals.deferred():  # a signal takes effect when the end of the job is recorded
         tracker = ledger.start_tracking(config, job, record, goes_on, beside=Uses.engine in task.USES)
-        engine = open_engine(config, resolved, bases, job.folder, when_loaded=tracker.wait)
+        engine = open_engine(config, resolved, bases, job.folder, before_loading=tracker.wait)
         context = Context(config, recorder, resolved, engine)
         started = time.perf_counter()
         try:

@@ -27,9 +27,8 @@ class LazyEngine:
         self,
         build: Callable[[], Engine],
         capabilities: frozenset[Capability],
-        when_loaded: Callable[[], None] | None = None,
     ) -> None:
-        self._build, self.capabilities, self._when_loaded = build, capabilities, when_loaded
+        self._build, self.capabilities = build, capabilities
 
     @cached_property
     def _real(self) -> Engine:
@@ -42,10 +41,7 @@ class LazyEngine:
 
     def load(self) -> EngineReport:
         """Build and load."""
-        report = self._real.load()
-        if self._when_loaded is not None:
-            self._when_loaded()
-        return report
+        return self._real.load()
 
     def encode(self, request: Request) -> tuple[str | Sequence[int], list[int]]:
         """Call the real engine."""
@@ -57,10 +53,7 @@ class LazyEngine:
 
     def open(self, batch_size: int | None = None) -> Session:
         """Open a session of the real engine."""
-        session = self._real.open(batch_size)
-        if self._when_loaded is not None:
-            self._when_loaded()
-        return session
+        return self._real.open(batch_size)
 
     def arithmetic(self) -> Arithmetic | None:
         """Call the real engine."""
@@ -78,18 +71,20 @@ def open_engine(
     resolved: Resolved,
     bases: BaseCache | None = None,
     folder: Path | None = None,
-    when_loaded: Callable[[], None] | None = None,
+    before_loading: Callable[[], None] | None = None,
 ) -> Engine:
     """Return the engine for a config, not built yet.
 
     `bases` keeps the loaded base for the next job; an engine that starts processes writes their logs to `folder`;
-    `when_loaded` is called before the engine takes its first request.
+    `before_loading` is called when the libraries are imported: it may raise what is wrong elsewhere before a long load.
     """
     kind = kind_of(config.model)
 
     def build() -> Engine:
         with signals.finishing():  # amid an import a signal leaves half a module behind, or aborts the process in C++
             kind.import_libraries(config, resolved)
+        if before_loading is not None:
+            before_loading()
         return kind.open_engine(config, resolved, bases, folder)
 
-    return LazyEngine(build, kind.capabilities(config), when_loaded)
+    return LazyEngine(build, kind.capabilities(config))

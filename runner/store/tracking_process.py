@@ -1,6 +1,6 @@
 """A job's run in MLflow, written by a copy of this process: importing and opening MLflow takes as long as the model.
 
-The copy is made before torch is imported, and works beside the imports and the load. It gets the record at the job's
+The copy is made before torch is imported, and works beside the imports. It gets the record at the job's
 end, and dies with this process. Its errors are raised here: those of the start before the model is loaded.
 """
 

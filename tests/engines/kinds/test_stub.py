@@ -2,14 +2,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from opening import open_engine
 
+from runner import engines
+from runner.checkpoints.resolve import resolve
 from runner.config.generation import GenerationConfig, KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
+from runner.core.errors import TrackingError
 from runner.core.result import FinishReason
 from runner.engines import contract
 from runner.engines.base import Completion, Delta, Message, Request
+from runner.engines.kinds import kind_of
 
 
 def test_stub_echoes_the_head_of_the_prompt(make_config: Callable[..., RunnerConfig]) -> None:
@@ -58,3 +63,19 @@ def test_stub_serves_all_that_can_be_asked(make_config: Callable[..., RunnerConf
     assert texts == [done["three", choice].text for choice in range(3)]
     scored = done["scored", 0]
     assert (len(scored.token_ids), scored.logprobs, scored.text) == (3, [-1.0] * 3, "")
+
+
+def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
+    make_config: Callable[..., RunnerConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of MLflow, which opens beside the imports: a store's error does not wait for a long load."""
+
+    def store_is_gone() -> None:
+        raise TrackingError("the store is gone")
+
+    config = make_config(model=StubConfig())
+    monkeypatch.setattr(type(kind_of(config.model)), "open_engine", lambda *_: pytest.fail("nothing is to be loaded"))
+    engine = engines.open_engine(config, resolve(config), before_loading=store_is_gone)
+    for use in (engine.load, engine.open, engine.load):  # each time, whoever comes first
+        with pytest.raises(TrackingError, match="the store is gone"):
+            use()
