@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import weakref
+from contextlib import suppress
 
 import torch
 
@@ -51,7 +52,8 @@ def _room(size: int, advice: int) -> tuple[_Region, int]:
     if region is None or region.used + size > len(region):
         # a region begins with a large page, which memory from the system need not
         region = _Region(-1, max(REGION, size + ALIGNMENT) + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        region.madvise(advice)
+        with suppress(OSError):  # a kernel without large pages: these are small ones
+            region.madvise(advice)
         region.used = -torch.frombuffer(region, dtype=torch.uint8, count=1).data_ptr() % LARGE_PAGE
         _last = weakref.ref(region)
     at = region.used

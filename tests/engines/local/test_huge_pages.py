@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 import torch
 
+from runner.core.errors import JobFailed, memory_errors_as_job_failed
 from runner.engines.local import huge_pages
 
 on_linux = pytest.mark.skipif(huge_pages.ADVICE is None, reason="the system has no advice about large pages")
@@ -55,3 +58,19 @@ def test_without_such_pages_memory_is_torchs(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(huge_pages, "ADVICE", None)
     assert huge_pages.empty(2, 3, dtype=torch.bfloat16).shape == (2, 3)
     assert huge_pages.empty(0, 3, dtype=torch.bfloat16).shape == (0, 3)
+
+
+@on_linux
+def test_a_system_that_refuses_the_advice_gives_small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a kernel that was built without large pages does."""
+    monkeypatch.setattr(huge_pages, "_last", None)
+    monkeypatch.setattr(huge_pages, "ADVICE", 12345)
+    with mmap.mmap(-1, mmap.PAGESIZE) as pages, pytest.raises(OSError, match="Invalid argument"):
+        pages.madvise(12345)
+    assert huge_pages.empty(10, dtype=torch.float32).fill_(1).sum() == 10
+
+
+def test_memory_that_cannot_be_had_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huge_pages, "_last", None)
+    with pytest.raises(JobFailed, match="memory ran out"), memory_errors_as_job_failed():
+        huge_pages.empty(1 << 60, dtype=torch.uint8)
