@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -265,7 +266,10 @@ def assert_each_done_once(folder: Path, jobs: int, questions: int) -> None:
         assert sorted(int(line["index"]) for line in lines) == list(range(questions))
     assert {result["status"] for result in results(folder).values()} == {"FINISHED"}
     finished = [run.job_id for run in mlflow_runs(folder) if run.status == "FINISHED" and not run.is_grid]
-    assert sorted(map(str, finished)) == sorted(found)
+    amiss = {job: count for job, count in Counter(map(str, finished)).items() if count != 1 or job not in found}
+    assert sorted(map(str, finished)) == sorted(found), (
+        f"FINISHED, but not once: {amiss}; never: {found.keys() - finished}"
+    )
     assert "RUNNING" not in {run.status for run in mlflow_runs(folder)}
 
 
