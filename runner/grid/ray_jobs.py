@@ -29,7 +29,7 @@ from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.grid.plan import Outcome, failed_outcome, run_job
 from runner.run import identify
-from runner.store.jobs import Job
+from runner.store.jobs import RESULT, Job
 from runner.store.sent_jobs import pack, unpack
 from runner.tasks.base import Uses, task_of
 
@@ -137,7 +137,7 @@ class Reporter:
         if not path.exists() or path.stat().st_size == self._sent_bytes:
             return None
         self._sent_at, self._sent_bytes = time.monotonic(), path.stat().st_size
-        return pack(self.samples)
+        return pack(self.samples, is_running=True)
 
     def keep(self, state: ProgressState) -> None:
         """Take the newest progress of the job."""
@@ -176,7 +176,7 @@ def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
             except RunnerError as error:
                 return Delivery(failed_outcome(type(error)(f"{error} (on {host})")), host, job.job_id)
             outcome = run_reporting(assignment, config, mailbox, job if assignment.sends_samples else None)
-            has_run = outcome.record is not None or (job.folder / "result.json").exists()
+            has_run = outcome.record is not None or (job.folder / RESULT).exists()
             return Delivery(outcome, host, job.job_id, pack(job) if has_run else None)
 
 

@@ -36,6 +36,7 @@ LOCK = ".lock"  # in a job's folder: held by the process that is doing the job
 SENT = ".sent"  # in a job's folder: what is arriving from another host, until it is whole
 OLD = ".old-"  # jobs/<job_id>.old-N: evidence that rerun=... has set aside
 SAMPLES = "samples.jsonl"
+RESULT = "result.json"
 IDENTITY_VERSION = 1  # raise it when the meaning of a job's id changes
 
 
@@ -69,7 +70,7 @@ class Job:
 
     def last_record(self) -> Record | None:
         """Return the record in result.json, however the job ended; None where a power cut has left a part of it."""
-        path = self.folder / "result.json"
+        path = self.folder / RESULT
         if not is_file(path):
             return None
         data = b""
@@ -92,7 +93,7 @@ class Job:
                 sync(self.samples_path)  # or a power cut could leave a result without its evidence
         except OSError as error:
             raise cannot_write(self.samples_path, error) from error
-        write_atomically(self.folder / "result.json", record.to_json(), durable=durable)
+        write_atomically(self.folder / RESULT, record.to_json(), durable=durable)
 
     def evidence(self) -> list[Path]:
         """Return the files that runs of this job have left in its folder; hidden files belong to the ledger."""
@@ -100,7 +101,7 @@ class Job:
 
     def forget(self) -> None:
         """Delete the files of an earlier run, for a task that runs anew every time."""
-        for name in (SAMPLES, "partial.jsonl", "completions.jsonl", "measured.json", "result.json", "log.txt"):
+        for name in (SAMPLES, "partial.jsonl", "completions.jsonl", "measured.json", RESULT, "log.txt"):
             (self.folder / name).unlink(missing_ok=True)
 
     def set_aside(self) -> None:

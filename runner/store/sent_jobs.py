@@ -5,25 +5,29 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 from runner.config.root import RunnerConfig
 from runner.core.errors import EvidenceError, cannot_write
 from runner.core.result import Record, Status
 from runner.store import ledger, mlflow_store, tracking
-from runner.store.jobs import SENT, Job, claim
+from runner.store.jobs import RESULT, SENT, Job, claim
 
 # of a record: where it was written and logged, which differs between hosts
 OF_THE_HOST = ("output_dir", "tracking.")
 
 
-def pack(job: Job) -> bytes:
-    """Return the files of a job's folder; hidden ones belong to the ledger of this host."""
+def pack(job: Job, is_running: bool = False) -> bytes:
+    """Return the files of a job's folder; hidden ones belong to the ledger of this host.
+
+    is_running: without a result.json that was written this moment. It comes again when the job has ended, and is logged
+    then: kept before, it would say that the job is done while MLflow knows nothing of it.
+    """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
         for path in sorted(job.evidence()):
-            archive.add(path, path.name)
+            if not (is_running and path.name == RESULT):
+                archive.add(path, path.name)
     return packed.getvalue()
 
 
@@ -61,7 +65,7 @@ def adopt(files: bytes, job: Job, config: RunnerConfig, anew: bool) -> Record:
     """Take over a job that another host has ended: write its files here and log it, as if it had run here."""
     with claim(job):
         if not anew and (done := job.last_record()) is not None and done.status is Status.FINISHED:
-            return replace(done, from_ledger=True)  # another process was quicker
+            return ledger.recorded(config, job, done)  # another process was quicker
         if anew:
             job.set_aside() if config.rerun else job.forget()
         unpack(files, job)

@@ -172,12 +172,13 @@ def kill(process: subprocess.Popen[Any]) -> None:
     wait_for(lambda: not any(command(pid) for pid in below))
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 200) -> None:
-    """Wait until something has happened."""
+def wait_for(condition: Callable[[], Any], seconds: float = 200) -> Any:
+    """Wait until something has happened; return what the condition has returned."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (happened := condition()):
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.03)
+    return happened
 
 
 @dataclass

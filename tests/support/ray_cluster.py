@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from grids import wait_for
+from grids import command, wait_for
 from hosts import Host, ip, why_not
 
 PORT = 7399
@@ -105,6 +105,13 @@ class RayCluster:
     def start_node(self, name: str) -> None:
         """Start Ray on a node."""
         self.start(name, f"--address={self.address}", f"--num-cpus={self.cores}")
+
+    def node_of(self, job_id: str) -> str | None:
+        """Return the node that runs a job now: Ray gives a worker's process the name of its task, which begins with it."""
+        begin = f"ray::{job_id} ".encode()
+        return next(
+            (name for name in NODES if any(command(pid).startswith(begin) for pid in self.hosts[name].pids())), None
+        )
 
     def kill_node(self, name: str) -> None:
         """Kill every process of a node: Ray's own and those of its jobs."""
