@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from runner.core import machine
+from runner.engines.local.kernels.shared_numbers import WeightFormat
+from runner.engines.local.matrices import QuantizedWeights, shifted_sums
 
 
 def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:
@@ -34,3 +36,27 @@ def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> A
     if bias:
         layer.bias.data = torch.randn(outputs, dtype=torch.bfloat16)
     return layer
+
+
+def stored_four_bits(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:
+    """A layer that the library leaves as it is stored, also on a processor where it would pack it."""
+    layer = layer_of(kind, inputs, outputs, bias, **keys)
+    layer.support_avx512bf16_for_cpu = False
+    return layer
+
+
+def row_int8(layer: Any) -> QuantizedWeights:
+    """Return the weights of a layer of LLM.int8(), after its first pass."""
+    state = layer.state
+    weights = QuantizedWeights(WeightFormat.row_int8, layer.in_features, layer.out_features, (torch.bfloat16,))
+    weights.matrix.threshold = state.threshold
+    weights.point_at(state.CB, layer.bias, state.SCB.float().contiguous(), shifted_sums(state.CB))
+    return weights
+
+
+def weight_int8(layer: Any) -> QuantizedWeights:
+    """Return the weights of a layer of torchao's, int8 by output."""
+    weights = QuantizedWeights(WeightFormat.weight_int8, layer.in_features, layer.out_features, (torch.bfloat16,))
+    scale = layer.weight.scale.to(torch.bfloat16).flatten().contiguous()
+    weights.point_at(layer.weight.qdata, layer.bias, scale)
+    return weights

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from emulated import CPU_FLAGS, OnlyProducts, build
-from library_layers import layer_of
+from library_layers import stored_four_bits
 from torch import nn
 
 from runner.core.heap import Heap
@@ -34,13 +34,6 @@ LAYERS: list[tuple[str, int, int, dict[str, Any]]] = [
 OTHERS = {"AVX2": ["-mno-avx512f"], "without AVX2": ["-mno-avx512f", "-mno-avx2"], "AVX-512": ["-mno-avx512bf16"]}
 
 
-def stored_layer(kind: str, inputs: int, outputs: int, bias: bool, keys: dict[str, Any]) -> Any:
-    """A layer that the library leaves as it is stored, also on a processor where it would pack it."""
-    layer = layer_of(kind, inputs, outputs, bias, **keys)
-    layer.support_avx512bf16_for_cpu = False
-    return layer
-
-
 def unpacked(layer: Any) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
@@ -61,7 +54,7 @@ def test_they_are_the_products_of_the_unpacked_weights(
     kind: str, inputs: int, outputs: int, keys: dict[str, Any], bias: bool
 ) -> None:
     assert KERNELS is not None
-    layer = stored_layer(kind, inputs, outputs, bias, keys)
+    layer = stored_four_bits(kind, inputs, outputs, bias, **keys)
     own, held = layer.forward, layer.weight.data.clone()
     found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=BF16), layer]), Heap())
     assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
@@ -83,7 +76,7 @@ def test_other_processors_have_the_same_bits(processor: str, tmp_path: Path) -> 
         pytest.skip("this processor has no AVX-512")
     kernels = OnlyProducts(build(tmp_path, *OTHERS[processor]))
     for kind, inputs, outputs, keys in LAYERS:
-        layer = stored_layer(kind, inputs, outputs, False, keys)
+        layer = stored_four_bits(kind, inputs, outputs, False, **keys)
         weights = four_bit.weights_of(layer)
         plain = Panels.of(unpacked(layer), None, kernels)
         for count in (1, 5, 40, 200):
@@ -100,7 +93,7 @@ def test_what_is_left_to_the_library() -> None:
         ({}, 96, "its blocks are not parts of its rows"),
     ]
     for keys, inputs, reason in kinds:
-        layer = stored_layer("nf4", inputs, 32, False, keys)
+        layer = stored_four_bits("nf4", inputs, 32, False, **keys)
         found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=BF16), layer]), Heap())
         assert (found.exchanged, found.left) == ([], [layer])
         assert found.notes == [f"Linear4bit is multiplied by its library's own function, which is slower: {reason}"]
@@ -110,7 +103,7 @@ def test_what_is_left_to_the_library() -> None:
 @pytest.mark.parametrize(("field", "value"), [("block", 48), ("block", 0), ("scale", None), ("constants", None)])
 def test_what_c_refuses(field: str, value: Any) -> None:
     assert KERNELS is not None
-    layer = stored_layer("nf4", 192, 32, False, {})
+    layer = stored_four_bits("nf4", 192, 32, False)
     weights, rows = four_bit.weights_of(layer), torch.ones(2, 192, dtype=BF16)
     multiply(KERNELS, rows, weights)
     with pytest.raises(IndexError, match="cannot multiply"):

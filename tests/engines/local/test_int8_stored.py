@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 
 import pytest
 import torch
+from int8_layers import KINDS, Kind, layer_of
 from portable_kernels import TARGETS, function_for, is_x86, product_by
 from torch import nn
 
@@ -16,47 +16,12 @@ from runner.engines.local import int8_stored
 from runner.engines.local.kernels import native
 from runner.engines.local.matrices import multiply
 from runner.engines.local.quantized_layers import QuantizedLayers
-from runner.models.int8_linear import Int8Layout, Int8Linear
+from runner.models.int8_linear import Int8Linear
 
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="there is no C compiler")
 SHAPES = ((192, 96), (72, 50), (1090, 70), (130, 33), (3, 5))  # inputs, outputs
 COUNTS = (1, 2, 4, 5, 12, 29, 200)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How a layer's rows and weights are quantized."""
-
-    row_scale: float = 0.0  # 0: each row has its own
-    zero_point: int | None = None
-    is_by_output: bool = True
-
-
-KINDS = {
-    "dynamic": Kind(),
-    "dynamic, one scale for all weights": Kind(is_by_output=False),
-    "static": Kind(0.031),
-    "static with a zero point": Kind(0.017, -77),
-    "static with the other end": Kind(2e-5, 127),
-}
-
-
-def layer_of(inputs: int, outputs: int, kind: Kind, bias: torch.dtype | None = None) -> Int8Linear:
-    """A layer as a checkpoint holds it."""
-    random = torch.Generator().manual_seed(inputs + outputs)
-    like = nn.Linear(inputs, outputs, bias is not None, dtype=bias).requires_grad_(False)
-    count = outputs if kind.is_by_output else 1
-    stored = {
-        "weight": torch.randint(-128, 128, (outputs, inputs), dtype=torch.int8, generator=random),
-        "weight_scale": ((torch.rand(count, 1, generator=random) + 0.1) / 99).bfloat16(),
-    }
-    if kind.row_scale:
-        stored["input_scale"] = torch.tensor([kind.row_scale])
-    if kind.zero_point is not None:
-        stored["input_zero_point"] = torch.tensor([kind.zero_point], dtype=torch.int8)
-    rows = "static" if kind.row_scale else "dynamic"
-    return Int8Linear(like, Int8Layout(8, inputs, inputs, outputs, rows=rows), stored)
 
 
 def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:

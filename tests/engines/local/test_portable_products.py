@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from library_layers import layer_of
+from library_layers import layer_of, row_int8, weight_int8
 from portable_kernels import TARGETS, function_for, is_x86, product_by
 from torch import nn
 
 from runner.core.heap import Heap
-from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.matrices import QuantizedWeights, shifted_sums
 from runner.engines.local.quantized_layers import QuantizedLayers
 
 BF16 = torch.bfloat16
@@ -33,14 +31,6 @@ def rows_of(count: int, inputs: int) -> torch.Tensor:
     rows[0, 9] = 1e-6  # below the normal numbers of float16
     rows[1:2] *= 0
     return rows.to(BF16)
-
-
-def row_int8(layer: Any) -> QuantizedWeights:
-    state = layer.state
-    weights = QuantizedWeights(WeightFormat.row_int8, layer.in_features, layer.out_features, (BF16,))
-    weights.matrix.threshold = state.threshold
-    weights.point_at(state.CB, layer.bias, state.SCB.float().contiguous(), shifted_sums(state.CB))
-    return weights
 
 
 def by_formula(layer: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -87,10 +77,8 @@ def test_weight_only_int8_has_the_bits_of_sums_in_their_order(target: str) -> No
     function = function_for(target)
     for inputs, outputs, bias in ((612, 64, True), (192, 96, False), (20, 32, False), (12, 64, True)):
         layer = layer_of("torchao_int8", inputs, outputs, bias)
-        stored = layer.weight
-        weights = QuantizedWeights(WeightFormat.weight_int8, inputs, outputs, (BF16,))
-        scale = stored.scale.to(BF16).flatten().contiguous()
-        weights.point_at(stored.qdata, layer.bias, scale)
+        stored, weights = layer.weight, weight_int8(layer)
+        scale = weights.tensors[-1]
         for count in COUNTS:
             rows = rows_of(count, inputs)
             sums = torch.zeros(count, outputs)

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from emulated import CPU_FLAGS
+from product_files import build, computed, products
 
 from runner.core import processor
 from runner.core.errors import ConfigError
-from runner.engines.local.kernels import building
+from runner.engines.local.kernels import building, native
+from runner.engines.local.matrices import Workspace, multiply
 
 SUPPORT = Path(__file__).parents[2] / "support"
 IS_X86 = "avx2" in CPU_FLAGS
@@ -61,6 +64,21 @@ def test_arm_multiplies_and_attends_under_an_emulator(level: str, tmp_path: Path
         pytest.skip("needs Debian's packages gcc-aarch64-linux-gnu and qemu-user")
     flags, most = (f"-march={level}", "-static"), (emulator, "-cpu", "max")
     assert checked(tmp_path / "check", compiler, *flags, emulator=most) == ARM[level]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("level", list(ARM))
+def test_arm_multiplies_every_stored_format_under_an_emulator(level: str, tmp_path: Path) -> None:
+    compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+    kernels = native.kernels()
+    if compiler is None or emulator is None or kernels is None:
+        pytest.skip("needs Debian's packages gcc-aarch64-linux-gnu and qemu-user, and kernels for this processor")
+    program = build(compiler, tmp_path / "arm", f"-march={level}", "-static")
+    found = computed([emulator, "-cpu", "max", program], tmp_path)
+    workspace, off = Workspace(), {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+    for one, there in zip(products(kernels.panel_width), found, strict=True):
+        here = multiply(kernels, one.rows, one.weights, workspace.of(one.rows)).float()
+        assert (there.float() - here).abs().max() <= off[one.rows.dtype] * here.abs().max(), one.name
 
 
 def answered(cache: Path, **environment: str) -> dict[str, Any]:
