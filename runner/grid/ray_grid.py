@@ -20,6 +20,7 @@ from runner.grid.show import GridView
 from runner.run import must_start_anew
 from runner.store import sent_jobs
 from runner.store.jobs import Job
+from runner.store.ledger import NotLogged
 from runner.tasks.base import task_of
 
 POLL_S = 0.5
@@ -228,7 +229,9 @@ class RayJobs:
             outcome = self._death(planned, is_late, _words(error))
         except ray.exceptions.RayError as error:  # the task could not be run: another Python, no runner on that node
             outcome = self._death(planned, is_late, " ".join(str(error).split())[-400:])
-        except RunnerError as error:  # its files could not be stored or logged here
+        except NotLogged as error:
+            outcome = Outcome(Status.FINISHED, error.record, str(error))
+        except RunnerError as error:  # its files could not be stored here
             outcome = failed_outcome(error)
         self._since.pop(number, None)
         self.outcomes[number] = outcome

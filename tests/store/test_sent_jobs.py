@@ -16,6 +16,7 @@ from runner.grid.plan import plan_job, run_job
 from runner.run import identify
 from runner.store import sent_jobs
 from runner.store.jobs import Job
+from runner.store.ledger import NotLogged
 from runner.tasks.base import task_of
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
@@ -76,3 +77,13 @@ def test_a_result_that_was_not_logged_is_logged(config: RunnerConfig, ended: Job
     record = sent_jobs.adopt(sent_jobs.pack(ended), here(config), config, anew=False)
     assert (record.status, record.from_ledger) == (Status.FINISHED, True)
     assert statuses(tmp_path) == ["FINISHED"]
+
+
+def test_a_store_that_does_not_answer_costs_no_result(config: RunnerConfig, ended: Job) -> None:
+    nowhere = replace(config, tracking=TrackingConfig(uri="http://127.0.0.1:9"))
+    with pytest.raises(NotLogged, match="http://127.0.0.1:9") as error:
+        sent_jobs.adopt(sent_jobs.pack(ended), here(nowhere), nowhere, anew=False)
+    assert error.value.record.status is Status.FINISHED
+    done = here(nowhere).last_record()
+    assert done is not None
+    assert done.status is Status.FINISHED
