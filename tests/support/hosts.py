@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -92,7 +93,7 @@ def why_not() -> str | None:
         return "there is no command ip: apt-get install iproute2"
     if not Path("/dev/net/tun").exists():
         return "there is no /dev/net/tun"
-    name = f"runner-{os.getpid()}-probe"
+    name = f"runner-{uuid4().hex[:8]}-probe"
     done = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     if done.returncode:
         return f"no network namespaces: {done.stderr.strip()}"
@@ -105,7 +106,8 @@ def two_hosts(delay_s: float = 0.0, loss: float = 0.0) -> Iterator[tuple[Host, H
     """Make two hosts with a link between them; skips the test where that is not allowed."""
     if reason := why_not():
         pytest.skip(reason)
-    hosts = [Host(f"runner-{os.getpid()}-{letter}", f"10.77.0.{number}") for number, letter in ((1, "a"), (2, "b"))]
+    token = uuid4().hex[:8]  # the host of a test that was killed may still be there
+    hosts = [Host(f"runner-{token}-{letter}", f"10.77.0.{number}") for number, letter in ((1, "a"), (2, "b"))]
     relay = None
     try:
         for host in hosts:

@@ -67,8 +67,9 @@ class RayCluster:
 
     def connect(self) -> None:
         """Make the hosts, with a bridge between them in the head's namespace."""
+        token = uuid.uuid4().hex[:8]  # the host of a test that was killed may still be there
         for number, name in enumerate((HEAD, *NODES), 1):
-            host = self.hosts[name] = Host(f"{PREFIX}{os.getpid()}-{name}", f"10.78.0.{number}")
+            host = self.hosts[name] = Host(f"{PREFIX}{token}-{name}", f"10.78.0.{number}")
             ip("netns", "add", host.name)
             ip("-n", host.name, "link", "set", "lo", "up")
         head = self.hosts[HEAD].name
