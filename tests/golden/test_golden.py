@@ -1,0 +1,79 @@
+"""The answers that are written down in recorded/ are those of today: see commands.txt.
+
+`GOLDEN=record pytest tests/golden` writes them down anew: a difference is a defect, or is meant and has a reason in the
+commit that records it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from golden import TEXTS, TREE, Case, Place, differences, parse, pretty, referring
+
+pytestmark = pytest.mark.slow
+HERE = Path(__file__).parent
+CASES = parse((HERE / "commands.txt").read_text())
+SUM = {"question": "Tom has 5 eggs. Tom buys 6 more. How many eggs does Tom have?", "answer": "5+6=11\n#### 11"}
+CHOICE = {"question": "What is 2+2?", "choices": ["3", "4"], "answer": "B"}
+STUDY = """
+defaults: [config, _self_]
+task: {limit: 4}
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params: {model: stub, task.split: "test,hard5"}
+    zip: [{seed: "1,2", task.shots: "0,2"}]
+    exclude: [{seed: 1, task.split: hard5}]
+"""
+CARDS, APPLES = TEXTS["$Q5"], TEXTS["$Q3"]
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": CARDS}]
+INPUTS = {
+    "prompts.txt": f"What is 2+2?\n{APPLES}\nBen has 9 toys.\n",
+    "chats.jsonl": f"{json.dumps({'prompt': APPLES})}\n{json.dumps({'messages': MESSAGES})}\n",
+    "branches.jsonl": f"{json.dumps({'prompt': APPLES, 'branches': ['Ann has 3+4=', '']})}\n{json.dumps({'prompt': '2+2?'})}\n",
+    "questions.jsonl": f"{json.dumps(SUM)}\n" * 3,
+    "choices.jsonl": f"{json.dumps(CHOICE)}\n" * 2,
+    "study.yaml": STUDY,
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_answers_are_as_recorded(case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for name, text in INPUTS.items():
+        (folder / name).write_text(text)
+    model = shutil.copytree(next((TREE / "runner").glob("**/embedded/model")), tmp_path / "model")
+    with ExitStack() as stack:
+        place = Place(folder, model, INPUTS["prompts.txt"], stack)
+        place.has_own_ids = any(re.match("serve|.*(task=|-cn )split", command) for command in case.commands)
+        answers = {f"{number} {command}": place.run(command) for number, command in enumerate(case.commands, 1)}
+        for name in INPUTS:
+            (folder / name).unlink()
+        left = place.left()
+        now = json.loads(json.dumps(referring(answers, left["jobs"]) | left))
+    file = HERE / "recorded" / case.file
+    if os.environ.get("GOLDEN") == "record":
+        file.write_text(pretty(now) + "\n")
+        pytest.skip("recorded")
+    found = [*differences(json.loads(file.read_text()), now)]
+    assert not found, f"{len(found)} differences, such as:\n" + "\n".join(found[:30])
+
+
+def test_every_record_has_its_case() -> None:
+    assert {case.file for case in CASES} == {path.name for path in (HERE / "recorded").iterdir()}
+
+
+def test_differences_are_found() -> None:
+    """The controls: each kind of difference is seen, and sums in another order are none."""
+    old = {"a": 1, "b": [1.0, "x"], "c": None}
+    assert not [*differences(old, {"a": 1, "b": [1.0 + 1e-5, "x"], "c": None})]
+    for new in ({"a": 2}, {"b": [1.0]}, {"b": [1.1, "x"]}, {"b": [1.0, "y"]}, {"a": True}, {"c": 0}, {"d": 1}):
+        assert [*differences(old, old | new)], new
+    assert [*differences(old, {"a": 1, "b": [1.0, "x"]})]
