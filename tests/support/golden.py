@@ -43,30 +43,9 @@ MEASURED = re.compile(
 # Of a run, of a machine, or of an installation; and what is kept once, beside the other values
 LEFT_OUT = {
     *("mlflow_run_id", "mlflow_uri", "run_id", "started_at", "versions", "checksum", "tracking.parent_run_id", "begun"),
-    *(
-        "created",
-        "id",
-        "output_dir",
-        "contention",
-        "company",
-        "model_mib",
-        "activation_mib",
-        "ran_short_mib",
-        "grid_id",
-    ),
-    *(
-        "products",
-        "int8_products",
-        "shared_attention",
-        "machine",
-        "threads",
-        "mtime_ns",
-        "inode",
-        "state",
-        "place",
-        "key",
-    ),
-    *("question", "gold", "prompt_sha256"),
+    *("created", "id", "grid_id", "output_dir", "contention", "company", "mtime_ns", "inode", "state", "place", "key"),
+    *("model_mib", "activation_mib", "ran_short_mib", "products", "int8_products", "shared_attention"),
+    *("machine", "threads", "question", "gold"),
 }
 JOB_ID = re.compile(r"\b([a-z0-9]+-)[0-9a-f]{12}\b")
 MEASURING = ("sweep", "memory")
@@ -259,11 +238,10 @@ def _json_in(text: str) -> Iterator[Any]:
 
 
 def _with_digests(sample: dict[str, Any]) -> dict[str, Any]:
-    """Return a sample with a digest of its prompt and tokens: its text says how they differ."""
-    digests = {
-        key: hashlib.sha256(str(sample[key]).encode()).hexdigest()[:12] for key in ("token_ids",) if key in sample
-    }
-    return sample | digests
+    """Return a sample with a digest of its tokens: its text says how they differ, and its prompt has a digest already."""
+    if "token_ids" in sample:
+        sample["token_ids"] = hashlib.sha256(str(sample["token_ids"]).encode()).hexdigest()[:12]
+    return sample
 
 
 def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
