@@ -26,7 +26,7 @@ from runner.core import progress
 from runner.core.console import keep_streams, say
 from runner.core.errors import ConfigError, EvidenceError, JobFailed, JobHeld
 from runner.core.result import Record, Status
-from runner.grid.plan import Outcome, PlannedJob, failed_outcome, run_job
+from runner.grid.plan import Outcome, PlannedJob, outcome_of_error, run_job
 from runner.report import brief
 from runner.store import pending_runs
 from runner.store.jobs import Job, claim
@@ -124,7 +124,7 @@ class ForeignLaunch:
             try:
                 outcome = job_return.return_value
             except Exception as error:  # noqa: BLE001  # an error outside of the runner makes that job fail
-                outcome = failed_outcome(error)
+                outcome = outcome_of_error(error)
             assert isinstance(outcome, Outcome)
             self.outcomes[number] = outcome
             if number in self._relaunched and outcome.record is not None:

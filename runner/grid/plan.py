@@ -215,16 +215,16 @@ def run_job(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None
     try:
         record = run(config, config_yaml, bases, wait)
         return Outcome(record.status, record, record.error or "", exit_code=1 if record.error else 0)
-    except ledger.NotLogged as error:
-        return Outcome(Status.FINISHED, error.record, str(error))
     except SystemExit as error:  # it would end the process with all of its jobs
         return Outcome(Status.FAILED, message=f"the job called sys.exit({error.code!r})", exit_code=1)
     except Exception as error:  # noqa: BLE001  # no error of one job may end the grid
-        return failed_outcome(error)
+        return outcome_of_error(error)
 
 
-def failed_outcome(error: Exception) -> Outcome:
-    """Return the outcome of a job that raised an error."""
+def outcome_of_error(error: Exception) -> Outcome:
+    """Return the outcome of a job that raised an error: it has failed, unless only its store did not answer."""
+    if isinstance(error, ledger.NotLogged):
+        return Outcome(Status.FINISHED, error.record, str(error))
     if isinstance(error, RunnerError):
         return Outcome(Status.FAILED, None, str(error), error.exit_code, is_held_elsewhere=isinstance(error, JobHeld))
     return Outcome(Status.FAILED, message=f"{type(error).__name__}: {error}", exit_code=1)

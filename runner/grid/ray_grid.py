@@ -14,13 +14,12 @@ from runner.core import signals
 from runner.core.console import say
 from runner.core.errors import JobHeld, RunnerError, check_least
 from runner.core.result import Status
-from runner.grid.plan import Outcome, PlannedJob, failed_outcome, predicted_need
+from runner.grid.plan import Outcome, PlannedJob, outcome_of_error, predicted_need
 from runner.grid.ray_jobs import Assignment, Delivery, Mailbox, SharedFile, do_job
 from runner.grid.show import GridView
 from runner.run import must_start_anew
 from runner.store import sent_jobs
 from runner.store.jobs import Job
-from runner.store.ledger import NotLogged
 from runner.tasks.base import task_of
 
 POLL_S = 0.5
@@ -229,10 +228,8 @@ class RayJobs:
             outcome = self._death(planned, is_late, _words(error))
         except ray.exceptions.RayError as error:  # the task could not be run: another Python, no runner on that node
             outcome = self._death(planned, is_late, " ".join(str(error).split())[-400:])
-        except NotLogged as error:
-            outcome = Outcome(Status.FINISHED, error.record, str(error))
-        except RunnerError as error:  # its files could not be stored here
-            outcome = failed_outcome(error)
+        except RunnerError as error:  # its files could not be stored or logged here
+            outcome = outcome_of_error(error)
         self._since.pop(number, None)
         self.outcomes[number] = outcome
         self.view.ended(number, outcome)

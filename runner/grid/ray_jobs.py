@@ -27,7 +27,7 @@ from runner.core.errors import INTERRUPTED, ConfigError, RunnerError
 from runner.core.files import user_cache
 from runner.core.progress import ProgressState
 from runner.core.result import Status
-from runner.grid.plan import Outcome, failed_outcome, run_job
+from runner.grid.plan import Outcome, outcome_of_error, run_job
 from runner.run import identify
 from runner.store.jobs import RESULT, Job
 from runner.store.sent_jobs import pack, unpack
@@ -174,7 +174,7 @@ def do_job(assignment: Assignment, mailbox: Any) -> Delivery:
                     unpack(files, Job(job_id, folder / "jobs" / job_id))
                 job = same_job(config, job)
             except RunnerError as error:
-                return Delivery(failed_outcome(type(error)(f"{error} (on {host})")), host, job.job_id)
+                return Delivery(outcome_of_error(type(error)(f"{error} (on {host})")), host, job.job_id)
             outcome = run_reporting(assignment, config, mailbox, job if assignment.sends_samples else None)
             has_run = outcome.record is not None or (job.folder / RESULT).exists()
             return Delivery(outcome, host, job.job_id, pack(job) if has_run else None)

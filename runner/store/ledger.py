@@ -156,13 +156,18 @@ def recorded(config: RunnerConfig, job: jobs.Job, record: Record) -> Record:
     record.output_dir = str(job.folder)  # the output folder may have been moved
     store = mlflow_store.store_of(config)
     if store is not None:
-        try:
-            log_missing(store, job, record)
-        except TrackingError as error:
-            if not was_logged(store, record):
-                raise NotLogged(error, record) from None
-            log.warning("%s. The result was logged there when the job was done", str(error).rstrip("."))
+        log_kept(store, job, record)
     return record
+
+
+def log_kept(store: mlflow_store.Store, job: jobs.Job, record: Record) -> None:
+    """Log a result that is on disk unless the store has it; NotLogged where it has none and does not answer."""
+    try:
+        log_missing(store, job, record)
+    except TrackingError as error:
+        if not was_logged(store, record):
+            raise NotLogged(error, record) from None
+        log.warning("%s. The result was logged there when the job was done", str(error).rstrip("."))
 
 
 def log_missing(store: mlflow_store.Store, job: jobs.Job, record: Record) -> bool:

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 from runner.config.root import RunnerConfig
-from runner.core.errors import EvidenceError, TrackingError, cannot_write
+from runner.core.errors import EvidenceError, cannot_write
 from runner.core.result import Record, Status
 from runner.store import ledger, mlflow_store, tracking
 from runner.store.jobs import RESULT, SENT, Job, claim
@@ -79,10 +79,7 @@ def adopt(files: bytes, job: Job, config: RunnerConfig, anew: bool) -> Record:
         job.write_record(record)
         store = mlflow_store.store_of(config)
         if record.status is Status.FINISHED and store is not None and not anew:
-            try:
-                ledger.log_missing(store, job, record)
-            except TrackingError as error:
-                raise ledger.NotLogged(error, record) from None
+            ledger.log_kept(store, job, record)
         else:
             ledger.close(ledger.start_tracking(config, job, record), job, record)
         return record
