@@ -71,12 +71,13 @@ test-next: $(NEXT) ## run the tests with next year's Hydra and OmegaConf; ARGS=t
 
 # oneDNN and our kernels leave AVX512 out, other parts of torch do not: products in float32 go by these, and its sums of
 # bytes saturate, so that our layers of int8 are not compared with the libraries'. One process: mypy runs beside it in CI.
-AVX2 := four_bit own_memory static_probe rates fused_forward
-AVX2_BYTES := quantized_layers fused_forward int8_stored int8_rows
-AVX2_ALL := attention attention_windows forward_scoring four_bit own_memory static_probe rates scheduler fused_forward speculation
+AVX2 := matmul/test_four_bit test_own_memory decode/test_static_probe test_rates decode/test_fused_forward
+AVX2_BYTES := matmul/test_quantized_layers decode/test_fused_forward matmul/test_int8_stored matmul/test_int8_rows
+AVX2_ALL := attention/test_attention attention/test_attention_windows decode/test_forward_scoring matmul/test_four_bit test_own_memory decode/test_static_probe test_rates \
+	decode/test_scheduler decode/test_fused_forward decode/test_speculation
 test-avx2: $(STAMP) ## run engine tests in bfloat16 and four bits once more, as on a desktop processor without bfloat16 products
-	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "not slow" -k "not f32 and not float32 and not int8" $(AVX2:%=tests/engines/local/test_%.py)
-	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "not slow" -k "not f32 and not float32" $(AVX2_BYTES:%=tests/engines/local/test_%.py)
+	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "not slow" -k "not f32 and not float32 and not int8" $(AVX2:%=tests/engines/local/%.py)
+	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "not slow" -k "not f32 and not float32" $(AVX2_BYTES:%=tests/engines/local/%.py)
 
 sanitize: $(STAMP) ## run the engine's tests with kernels that AddressSanitizer and UndefinedBehaviorSanitizer watch
 	$(BIN)/python -m tools.sanitize $(ARGS)

@@ -19,10 +19,10 @@ import torch
 from engines import head_line, markdown, spread
 from torch import nn
 
-from runner.engines.local.blocks import Blocks
 from runner.engines.local.kernels.native import Kernels, kernels
-from runner.engines.local.matrices import Workspace
-from runner.engines.local.panels import Panels
+from runner.engines.local.matmul.blocks import Blocks
+from runner.engines.local.matmul.matrices import Workspace
+from runner.engines.local.matmul.panels import Panels
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.gguf_types import TYPES
 

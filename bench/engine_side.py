@@ -15,8 +15,8 @@ from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.contract import complete
 from runner.engines.local import engine as local_engine
-from runner.engines.local import prefix_tree
-from runner.engines.local.forward import Forward
+from runner.engines.local.decode import prefix_tree
+from runner.engines.local.decode.forward import Forward
 from runner.quantization import CHOICES
 
 

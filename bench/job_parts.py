@@ -28,10 +28,10 @@ from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.contract import complete
-from runner.engines.local.forward import Forward
-from runner.engines.local.fused_forward import FusedForward
+from runner.engines.local.decode.forward import Forward
+from runner.engines.local.decode.fused_forward import FusedForward
+from runner.engines.local.decode.scheduler import Scheduler
 from runner.engines.local.kernels import native
-from runner.engines.local.scheduler import Scheduler
 from runner.engines.rows import Stopping
 from runner.engines.sampling import Sampler
 from runner.quantization.gguf import GgufConfig

@@ -22,7 +22,7 @@ from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
 from runner.engines.local.engine import LocalEngine
-from runner.engines.local.quantized_layers import QuantizedLayers
+from runner.engines.local.matmul.quantized_layers import QuantizedLayers
 from runner.quantization import CHOICES
 
 QUANTIZED = ("int8", "int8_dynamic", "nf4", "fp4", "torchao_int8")

@@ -29,8 +29,8 @@ from runner.config.sampling import OPEN, Sampling
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request
 from runner.engines.contract import complete
+from runner.engines.local.decode.forward import Forward
 from runner.engines.local.engine import LocalEngine
-from runner.engines.local.forward import Forward
 from runner.engines.sampling import Sampler
 
 PROMPT_TOKENS = 4

@@ -23,7 +23,7 @@ from runner.core.dtypes import Dtype
 from runner.embedded.problems import Split, problems
 from runner.engines.base import Message, Request
 from runner.engines.contract import complete
-from runner.engines.local.speculation import Lookup, Speculation
+from runner.engines.local.decode.speculation import Lookup, Speculation
 
 GUESS = Lookup.draft
 

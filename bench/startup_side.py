@@ -85,7 +85,7 @@ def main() -> None:
         for part, names in ONCE_IMPORTED.items():
             for name in names:
                 exchange(engine, name, part)
-        scheduler = import_module("runner.engines.local.scheduler").Scheduler
+        scheduler = import_module("runner.engines.local.decode.scheduler").Scheduler
         exchange(scheduler, "step", "prefill and decode")
 
     kind.import_libraries = import_libraries

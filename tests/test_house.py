@@ -18,14 +18,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "runner"
 
 
-def picture() -> list[str]:
-    """Return the folders and files of the picture in ARCHITECTURE.md, the lowest first."""
-    text = (ROOT / "ARCHITECTURE.md").read_text().split("<!-- floors -->")[1].split("<!-- /floors -->")[0]
+def picture(name: str) -> list[str]:
+    """Return the folders and files of a picture in ARCHITECTURE.md, the lowest first."""
+    text = (ROOT / "ARCHITECTURE.md").read_text().split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
     names = [line.split()[0] for line in text.splitlines() if line.startswith("  ")]
     return [name.rstrip("/").removesuffix(".py") for name in reversed(names)]
 
 
-FLOORS = picture()
+FLOORS = picture("floors")
+ROOMS = picture("rooms")
 
 
 def test_the_picture_shows_every_folder() -> None:
@@ -69,6 +70,18 @@ def test_a_folder_imports_only_from_folders_below() -> None:
             imported = target.split(".")[0]
             is_below = FLOORS.index(imported) <= FLOORS.index(folder)
             assert is_below, f"runner/{module} imports {target}, from a folder above"
+
+
+def test_a_room_of_the_engine_imports_only_from_rooms_below() -> None:
+    local = "engines.local."
+    folders = {path.name for path in (PACKAGE / "engines/local").iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(ROOMS)
+    for module, path in modules().items():
+        room = module.removeprefix(local).split(".")[0] if module.startswith(local) else ""
+        for target in imports(path) if room in ROOMS else ():
+            imported = target.removeprefix(local).split(".")[0]
+            is_below = imported not in ROOMS or ROOMS.index(imported) <= ROOMS.index(room)
+            assert is_below, f"runner/{module} imports {target}, from a room above"
 
 
 def circle() -> list[str]:

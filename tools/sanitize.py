@@ -21,16 +21,16 @@ TESTS = (LOCAL, "tests/engines/test_sampling.py")
 SHORT = (
     f"{LOCAL}/kernels/test_checks.py",
     f"{LOCAL}/kernels/test_shared_numbers.py",
-    f"{LOCAL}/test_panels.py",
-    f"{LOCAL}/test_fused_forward.py",
-    f"{LOCAL}/test_kv_arenas.py",
+    f"{LOCAL}/matmul/test_panels.py",
+    f"{LOCAL}/decode/test_fused_forward.py",
+    f"{LOCAL}/kv_cache/test_kv_arenas.py",
 )
 # These render chat templates in a process that limits its own memory, and AddressSanitizer reserves far more than that.
 # Nothing but the template is theirs alone: other tests reach the same kernels.
 LEFT_OUT = (
     f"{LOCAL}/test_engine.py::test_chat_goes_through_the_template",
-    f"{LOCAL}/test_forward_scoring.py::test_a_text_is_tokenized_together_with_what_it_follows",
-    f"{LOCAL}/test_prefix_tree_conversations.py::test_the_next_turn_computes_only_what_is_new",
+    f"{LOCAL}/decode/test_forward_scoring.py::test_a_text_is_tokenized_together_with_what_it_follows",
+    f"{LOCAL}/decode/test_prefix_tree_conversations.py::test_the_next_turn_computes_only_what_is_new",
 )
 
 

@@ -18,7 +18,7 @@ from runner.core.model_text import ends_in_thinking, is_part_of_tag
 from runner.core.result import FinishReason
 from runner.engines.base import Completion, Delta, Event, Message, Request, request_sha256
 from runner.engines.chat_template import ChatTemplate, template_values
-from runner.engines.local.prefix import Prefix
+from runner.engines.local.kv_cache.prefix import Prefix
 from runner.engines.scores import TokenScores
 from runner.models.tokenizing import ids_of, text_of
 from runner.models.vocabulary import check_ids

@@ -1,7 +1,7 @@
 """A linear layer whose weights are integers with a scale for each group of inputs, as GPTQ, AWQ and others store them.
 
 Its tensors stay as in the checkpoint, and in its mapped file. On a CPU the local engine multiplies them
-(engines/local/groups.py); elsewhere torch unpacks some outputs at a time.
+(engines/local/matmul/groups.py); elsewhere torch unpacks some outputs at a time.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class RowsLayout(Layout):
 
 @dataclass(frozen=True)
 class PanelsLayout(Layout):
-    """The panels of engines/local/groups.py, in place of the rows that they were made of."""
+    """The panels of engines/local/matmul/groups.py, in place of the rows that they were made of."""
 
     width: int  # outputs of a panel
     planes: tuple[int, int]  # lower and upper bits of a code that are kept apart

@@ -16,8 +16,8 @@ from runner.core.dtypes import Dtype
 from runner.engines import open_engine
 from runner.engines.base import Begun, Capability, Completion, Event, Request
 from runner.engines.contract import Engine, complete, gather
+from runner.engines.local.decode.forward import SHORT_SPAN
 from runner.engines.local.engine import LocalSession
-from runner.engines.local.forward import SHORT_SPAN
 
 STORY = "Tom has some apples and buys some more, then he gives a few of them away. How many does he have? "
 LIMIT = 40

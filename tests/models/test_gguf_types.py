@@ -11,7 +11,7 @@ from gguf_blocks import random_blocks
 
 from runner.checkpoints import gguf_file
 from runner.checkpoints.weight_files import Tensor
-from runner.engines.local.blocks import packed
+from runner.engines.local.matmul.blocks import packed
 from runner.models.gguf_types import TYPES, scales_of, unpacked
 
 

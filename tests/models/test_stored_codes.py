@@ -23,7 +23,7 @@ from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.heap import Heap
 from runner.engines.local.kernels import native
-from runner.engines.local.quantized_layers import QuantizedLayers
+from runner.engines.local.matmul.quantized_layers import QuantizedLayers
 from runner.models.float8_linear import Float8Linear
 from runner.models.grouped import GroupedLinear
 from runner.models.load import Loaded

@@ -20,9 +20,9 @@ from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.heap import Heap
-from runner.engines.local.groups import problem
 from runner.engines.local.kernels import native
-from runner.engines.local.quantized_layers import QuantizedLayers
+from runner.engines.local.matmul.groups import problem
+from runner.engines.local.matmul.quantized_layers import QuantizedLayers
 from runner.models.grouped import GroupedLinear
 from runner.models.hqq_layers import HqqLayout
 from runner.models.load import Loaded

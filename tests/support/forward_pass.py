@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from runner.engines.base import Request
+from runner.engines.local.decode.forward import Forward, TokenSpan
+from runner.engines.local.decode.fused_forward import FusedForward
 from runner.engines.local.engine import LocalEngine
-from runner.engines.local.forward import Forward, TokenSpan
-from runner.engines.local.fused_forward import FusedForward
-from runner.engines.local.kv_cache import Heads
-from runner.engines.local.prefix import Prefix
-from runner.engines.local.shared_kv import own_kv
+from runner.engines.local.kv_cache.kv_cache import Heads
+from runner.engines.local.kv_cache.prefix import Prefix
+from runner.engines.local.kv_cache.shared_kv import own_kv
 from runner.engines.rows import Row
 from runner.models.load import Loaded
 

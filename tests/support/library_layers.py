@@ -9,7 +9,7 @@ from torch import nn
 
 from runner.core import machine
 from runner.engines.local.kernels.shared_numbers import WeightFormat
-from runner.engines.local.matrices import QuantizedWeights, shifted_sums
+from runner.engines.local.matmul.matrices import QuantizedWeights, shifted_sums
 
 
 def layer_of(kind: str, inputs: int, outputs: int, bias: bool, **keys: Any) -> Any:

@@ -16,7 +16,7 @@ import torch
 from runner.checkpoints.pass_memory import quantized_workspace_bytes
 from runner.core import machine
 from runner.engines.local.kernels import building, native
-from runner.engines.local.matrices import QuantizedWeights
+from runner.engines.local.matmul.matrices import QuantizedWeights
 
 FOLDER = tempfile.TemporaryDirectory()
 TARGETS = ["x86-64", "x86-64-v3", "x86-64-v3 -mavx512vnni -mavx512vl"]

@@ -21,13 +21,13 @@ from library_layers import row_int8, stored_four_bits, weight_int8
 from torch import nn
 
 from runner.checkpoints.pass_memory import quantized_workspace_bytes
-from runner.engines.local import four_bit, int8_stored
-from runner.engines.local.blocks import Blocks
-from runner.engines.local.groups import Groups
 from runner.engines.local.kernels import building
 from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.kernels.shared_numbers import Matrix
-from runner.engines.local.matrices import LayerWeights, Workspace
+from runner.engines.local.matmul import four_bit, int8_stored
+from runner.engines.local.matmul.blocks import Blocks
+from runner.engines.local.matmul.groups import Groups
+from runner.engines.local.matmul.matrices import LayerWeights, Workspace
 from runner.models.gguf_blocks import GgufLinear
 from runner.models.gguf_types import TYPES
 

@@ -20,8 +20,8 @@ from runner.core.errors import EvidenceError, JobFailed
 from runner.core.result import FinishReason, Record, Sample, Status
 from runner.engines.base import Event
 from runner.engines.kinds import BaseCache
-from runner.engines.local.forward import Forward
-from runner.engines.local.scheduler import Scheduler
+from runner.engines.local.decode.forward import Forward
+from runner.engines.local.decode.scheduler import Scheduler
 from runner.run import run
 from runner.store.jobs import read_samples
 

@@ -24,29 +24,29 @@ from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Event, Request, RequestId
 from runner.engines.kinds import BaseCache
-from runner.engines.local import branches, device_attention, shared_attention
+from runner.engines.local.attention import device_attention, shared_attention
 from runner.engines.local.capabilities import capabilities_of
-from runner.engines.local.compat_probe import (
+from runner.engines.local.decode import branches
+from runner.engines.local.decode.compat_probe import (
     Incompatible,
     probe_fused_forward,
     probe_heads,
     rope_stable_length,
     sliding_window,
 )
-from runner.engines.local.fast_layers import FastLayers, choices_for, ways_of
-from runner.engines.local.fused_forward import FusedForward
+from runner.engines.local.decode.fast_layers import FastLayers, choices_for, ways_of
+from runner.engines.local.decode.fused_forward import FusedForward
+from runner.engines.local.decode.prefix_tree import ConversationCache
+from runner.engines.local.decode.scheduler import Scheduler
+from runner.engines.local.decode.speculation import Speculation
+from runner.engines.local.decode.static_batches import BY_GENERATE, Batching, StaticBatches
+from runner.engines.local.decode.static_probe import probe_batching
 from runner.engines.local.kept_trials import KeptTrials
-from runner.engines.local.kv_cache import Heads, kernels_for
+from runner.engines.local.kv_cache.kv_cache import Heads, kernels_for
+from runner.engines.local.kv_cache.prompt_cache import PromptCache
+from runner.engines.local.matmul.products import Choice, requested
 from runner.engines.local.own_memory import note_cuda, restart_cuda
-from runner.engines.local.prefix_tree import ConversationCache
-from runner.engines.local.products import Choice, requested
-from runner.engines.local.prompt_cache import PromptCache
 from runner.engines.local.rates import arithmetic_of
-from runner.engines.local.scheduler import Scheduler
-from runner.engines.local.shared_attention import AttentionChoice
-from runner.engines.local.speculation import Speculation
-from runner.engines.local.static_batches import BY_GENERATE, Batching, StaticBatches
-from runner.engines.local.static_probe import probe_batching
 from runner.engines.rows import Admission, Row, Stopping, own_generation, stop_tokens
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
@@ -72,7 +72,7 @@ class LocalEngine:
         requested(), shared_attention.requested(), device_attention.requested(), left_out()
         self._packed_share = packed_share
         self._products: dict[torch.dtype, Choice] | None = None
-        self._shared_attention: AttentionChoice | None = None
+        self._shared_attention: shared_attention.AttentionChoice | None = None
         self.stats = EngineStats()
         self.conversations, self.prompts = ConversationCache(), PromptCache()
         self.speculation = self._speculation()

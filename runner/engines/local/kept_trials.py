@@ -23,7 +23,7 @@ from runner.config.root import RunnerConfig
 from runner.core import kept, machine
 from runner.engines.local.interface import register
 from runner.engines.local.kernels import native
-from runner.engines.local.kv_cache import Heads
+from runner.engines.local.kv_cache.kv_cache import Heads
 from runner.engines.local.windows import Window
 from runner.models.load import Loaded
 

@@ -17,8 +17,8 @@ from runner.config.generation import KvCache
 from runner.core.machine import MIB
 from runner.engines.arithmetic import Arithmetic, Rates
 from runner.engines.local.kernels import native
-from runner.engines.local.onednn import by_onednn, packing_problem
-from runner.engines.local.panels import Panels, fits_panels
+from runner.engines.local.matmul.onednn import by_onednn, packing_problem
+from runner.engines.local.matmul.panels import Panels, fits_panels
 from runner.models.load import Loaded
 
 ROWS = 512

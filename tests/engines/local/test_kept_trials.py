@@ -17,8 +17,9 @@ from runner.core import machine
 from runner.core.dtypes import Dtype
 from runner.engines import contract
 from runner.engines.base import Request
-from runner.engines.local import compat_probe, kept_trials
 from runner.engines.local import engine as engine_module
+from runner.engines.local import kept_trials
+from runner.engines.local.decode import compat_probe
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
 

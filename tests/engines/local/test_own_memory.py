@@ -22,11 +22,11 @@ from runner.core.machine import MIB
 from runner.engines.base import EngineReport, Request
 from runner.engines.contract import complete as completions
 from runner.engines.kinds import BaseCache
+from runner.engines.local.decode.static_batches import BY_GENERATE, Batching
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
+from runner.engines.local.matmul.quantized_layers import TRIAL_ROWS
 from runner.engines.local.own_memory import int_settings
-from runner.engines.local.quantized_layers import TRIAL_ROWS
-from runner.engines.local.static_batches import BY_GENERATE, Batching
 from runner.engines.stats import EngineStats
 from runner.quantization.bitsandbytes import Nf4Config
 

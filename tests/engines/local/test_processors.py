@@ -18,7 +18,7 @@ from product_files import build, computed, products
 from runner.core import processor
 from runner.core.errors import ConfigError
 from runner.engines.local.kernels import building, native
-from runner.engines.local.matrices import Workspace, multiply
+from runner.engines.local.matmul.matrices import Workspace, multiply
 
 SUPPORT = Path(__file__).parents[2] / "support"
 IS_X86 = "avx2" in CPU_FLAGS

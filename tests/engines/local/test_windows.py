@@ -18,7 +18,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.engines.base import Request
-from runner.engines.local import forward
+from runner.engines.local.decode import forward
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.windows import Window, build, probing_masks
 from tools import families

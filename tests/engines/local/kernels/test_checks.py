@@ -18,17 +18,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import runner
 from runner.core.errors import ConfigError
 from runner.engines.base import Request
-from runner.engines.local.attention import PassLayout, PrefixUse, Span
-from runner.engines.local.forward import Forward, TokenSpan
-from runner.engines.local.fused_forward import FusedForward
-from runner.engines.local.groups import Groups
+from runner.engines.local.attention.attention import PassLayout, PrefixUse, Span
+from runner.engines.local.decode.forward import Forward, TokenSpan
+from runner.engines.local.decode.fused_forward import FusedForward
 from runner.engines.local.interface import register
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import Matrix, WeightFormat
-from runner.engines.local.kv_cache import Heads
-from runner.engines.local.matrices import QuantizedWeights, Workspace, multiply
-from runner.engines.local.panels import Panels
-from runner.engines.local.shared_kv import SharedKv, own_kv
+from runner.engines.local.kv_cache.kv_cache import Heads
+from runner.engines.local.kv_cache.shared_kv import SharedKv, own_kv
+from runner.engines.local.matmul.groups import Groups
+from runner.engines.local.matmul.matrices import QuantizedWeights, Workspace, multiply
+from runner.engines.local.matmul.panels import Panels
 from runner.engines.rows import Row
 
 KERNELS = native.kernels()

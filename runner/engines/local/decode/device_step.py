@@ -1,0 +1,295 @@
+"""One decoding step of all rows with tensors that stay where they are, so that a GPU can record and repeat it.
+
+The host writes one small table for each step: of every row its token, its position, the place for its key and value,
+and which prefixes it sees. All that follows from it is computed on the device. The number of rows and of own places is
+rounded up, so few shapes occur. Rows that fill up a shape decode nothing: they write into a place of their slot that no
+token has yet.
+
+On a GPU a shape that occurs again and again is recorded as a CUDA graph, and later steps of this shape are one call.
+Elsewhere, and where recording fails, the same function runs operation by operation.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+
+from runner.core.errors import is_memory_error, one_line
+from runner.engines.local.attention.device_attention import attend
+from runner.engines.local.attention.parts import Scaling, Term, by_token, joined, padded_heads, sinks_term
+from runner.engines.local.decode.host_reads import HostRead, NoHostReads
+from runner.engines.local.interface import PLAIN, Softmax, running
+from runner.engines.local.kv_cache.kv_cache import Heads, rounded
+from runner.engines.local.kv_cache.prefix import Prefix
+from runner.engines.local.kv_cache.slots import Slots
+from runner.engines.local.windows import Window
+from runner.engines.rows import Row
+from runner.models.mixing import IS_MIXED
+
+log = logging.getLogger(__name__)
+
+MOST_PREFIXES = 8  # that a step reads for all of its rows: with more, most rows would see few of them
+FEWEST_PLACES = 64  # of own keys that a step reads
+RECORD_AT = 4  # the occurrence of a shape at which it is recorded: that takes as long as many steps
+TOKEN, POSITION, PLACE, SEES = range(4)  # columns of the table; from SEES on, one for each prefix
+OWN = -1  # in place of a prefix's number: the row's own keys
+ALLOWED_OFF = 0.05  # of the logits' spread, between a recorded step and the same one operation by operation
+
+
+class Recording(Protocol):
+    """A recorded step: `replay` computes its logits from what the table holds then."""
+
+    logits: torch.Tensor
+
+    def replay(self) -> None:
+        """Compute the logits."""
+
+
+Record = Callable[[Callable[[], torch.Tensor]], Recording]
+
+
+class CudaGraphs:
+    """Records steps as CUDA graphs, which share their memory: the logits of one are read before the next one runs."""
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Callable[[], torch.Tensor]) -> Recording:
+        """Record a step."""
+        return CudaGraph(run, self.pool)
+
+
+class CudaGraph:
+    """A step as a CUDA graph."""
+
+    def __init__(self, run: Callable[[], torch.Tensor], pool: Any) -> None:
+        self.graph = torch.cuda.CUDAGraph()
+        # other threads of a server may use the GPU meanwhile
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+            self.logits = run()
+
+    def replay(self) -> None:
+        """Run the step once more."""
+        self.graph.replay()
+
+
+@dataclass
+class StepAttention:
+    """The attention of one step: over prefixes that all rows read together, and over each row's own keys."""
+
+    heads: Heads
+    own: Slots
+    prefixes: list[Prefix]
+    table: torch.Tensor  # int64 [B, SEES + prefixes]
+    places: int  # of own keys that are read
+    _hidden: dict[tuple[Window | None, int], torch.Tensor] = field(init=False, default_factory=dict)
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float,
+        softmax: Softmax = PLAIN,
+    ) -> torch.Tensor:  # fmt: skip
+        """Return [B, H, D] for query [H, B, D], key and value [KVH, B, D] of one layer."""
+        heads, width, rows = self.heads, value.shape[-1], query.shape[1]
+        heads.check_layer(layer)
+        query, key, value = padded_heads(heads, query, key, value)
+        self.own.write(layer, key.transpose(0, 1), value.transpose(0, 1), self._slots, self.table[:, PLACE])
+        scaling, window = Scaling(scale, softmax.cap), heads.windows[layer] if heads.windows else None
+        grouped = query.view(heads.kv_heads, heads.group, rows, heads.dim)  # [KVH, G, B, D]
+        terms = [self._of_prefix(number, layer, scaling, window, grouped) for number in range(len(self.prefixes))]
+        keys, values = (
+            heads.to_numbers(some[layer][:rows, :, : self.places]) for some in (self.own.keys, self.own.values)
+        )
+        hidden = self._hidden_own(window)[:, None, None]
+        out, top = attend(scaling, grouped.permute(2, 0, 1, 3), keys, values, hidden)
+        terms.append((out.float(), top, torch.ones_like(top)))
+        if softmax.sinks is not None:
+            terms.append(sinks_term(softmax.sinks, (rows, heads.kv_heads, heads.group), heads.dim))
+        result = joined(terms, query.dtype)
+        return result if width == heads.dim else result[..., :width]
+
+    def _of_prefix(
+        self, number: int, layer: int, scaling: Scaling, window: Window | None, grouped: torch.Tensor
+    ) -> Term:
+        """Attend all rows to a prefix; those that do not see it get no weight."""
+        group, rows = grouped.shape[1:3]
+        keys, values = self.prefixes[number].kv.read(layer)
+        sees, hidden = self.table[:, SEES + number] > 0, None
+        if window is not None:
+            hidden = self._hidden_of(window, number)
+            sees = sees & ~hidden.all(dim=-1)
+            hidden = hidden.repeat_interleave(group, dim=0)[None, None]
+        out, top = (
+            some[0].view(len(grouped), rows, group, *some.shape[3:]).transpose(0, 1)
+            for some in attend(scaling, by_token(grouped)[None], keys[None], values[None], hidden)
+        )
+        top = top.where(sees[:, None, None], -torch.inf)
+        return out.float(), top, torch.ones_like(top)
+
+    @cached_property
+    def _slots(self) -> torch.Tensor:
+        return torch.arange(len(self.table), device=self.table.device)
+
+    def _first(self, window: Window) -> torch.Tensor:
+        """Return the first position that each row sees: int64 [B]."""
+        position = self.table[:, POSITION]
+        if window.is_chunk:
+            return position // window.size * window.size
+        return (position - window.size + 1).clamp(min=0)
+
+    def _hidden_of(self, window: Window, number: int) -> torch.Tensor:
+        """Return which places of a prefix are behind each row's window: bool [B, L]."""
+        if (window, number) not in self._hidden:
+            prefix = self.prefixes[number]
+            positions = torch.arange(prefix.start, prefix.length, device=self.table.device)
+            self._hidden[window, number] = positions[None] < self._first(window)[:, None]
+        return self._hidden[window, number]
+
+    def _hidden_own(self, window: Window | None) -> torch.Tensor:
+        """Return which own places each row does not see, or not yet: bool [B, places]."""
+        if (window, OWN) not in self._hidden:
+            place = self.table[:, PLACE]
+            places = torch.arange(self.places, device=self.table.device)[None]
+            hidden = places > place[:, None]
+            if window is not None:  # own places begin after the prefixes
+                hidden |= places < (self._first(window) - self.table[:, POSITION] + place)[:, None]
+            self._hidden[window, OWN] = hidden
+        return self._hidden[window, OWN]
+
+
+@dataclass
+class StepRows:
+    """The rows of a step in the slots 0 … n-1, and behind them those whose prompts are not complete."""
+
+    own: Slots
+    rows: Sequence[Row]
+    reading: Sequence[Row]
+
+
+class DeviceStep:
+    """Computes the logits of one more token of every row, on the device alone."""
+
+    def __init__(self, model: Any, heads: Heads, record: Record | None = None) -> None:
+        self.model, self.heads = model, heads
+        marks = (getattr(model, name, None) for name in ("hf_quantizer", IS_MIXED))
+        is_plain = not any(marks)  # libraries may wait within their operations
+        self.record = CudaGraphs() if record is None and heads.device.type == "cuda" and is_plain else record
+        self.recordings: dict[tuple[int, int], Recording] = {}  # by rows and own places
+        self._occurred: Counter[tuple[int, int]] = Counter()
+        self._table = torch.zeros(0, SEES + MOST_PREFIXES, dtype=torch.int64, device=heads.device)
+        self._read: list[weakref.ref[Any]] = []  # what recordings read besides the table: they do not keep it alive
+
+    def fits(self, rows: Sequence[Row]) -> bool:
+        """Whether these rows see few enough prefixes."""
+        return len(_prefixes(rows)[0]) <= MOST_PREFIXES
+
+    def __call__(self, step: StepRows, ids: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """Send the last token of each row; return the logits [n, V], valid until the next step."""
+        own, rows = step.own, step.rows
+        prefixes, seen_by = _prefixes(rows)
+        count = min(_rounded_rows(len(rows)), own.slots)
+        places = _rounded_places(max(row.places for row in rows) + 1, own.capacity)
+        if len(self._table) < count:
+            self._table, self._read = self._table.new_zeros(own.slots, self._table.shape[1]), []
+        self._forget_others([own.keys[0], *(prefix.kv for prefix in prefixes)])
+        lines = [
+            [token, position, row.places, *seen_by[row.prefix]]
+            for token, position, row in zip(ids, positions, rows, strict=True)
+        ]
+        filling = [row.places for row in step.reading[: count - len(rows)]]
+        filling += [0] * (count - len(rows) - len(filling))
+        lines += [[0, place, place, *[0] * MOST_PREFIXES] for place in filling]
+        on_gpu = self.heads.device.type == "cuda"
+        self._table[:count].copy_(torch.tensor(lines, pin_memory=on_gpu), non_blocking=on_gpu)
+        return self._logits(StepAttention(self.heads, own, prefixes, self._table[:count], places))[: len(rows)]
+
+    def forget(self) -> None:
+        """Free recorded steps and their memory."""
+        self.recordings, self._read = {}, []
+        self._occurred.clear()
+
+    def _forget_others(self, read: list[Any]) -> None:
+        """Forget recordings that read other tensors than these."""
+        is_same = len(read) == len(self._read)
+        if not is_same or any(one() is not other for one, other in zip(self._read, read, strict=True)):
+            self.forget()
+            self._read = [weakref.ref(one) for one in read]
+
+    def _logits(self, attention: StepAttention) -> torch.Tensor:
+        """Replay the step if it is recorded; else run it, and record it if it occurs again and again."""
+        shape = len(attention.table), attention.places
+        if shape in self.recordings:
+            recording = self.recordings[shape]
+            recording.replay()
+            return recording.logits
+        logits = self._run(attention)
+        self._occurred[shape] += 1
+        if self.record is not None and self._occurred[shape] == RECORD_AT:
+            try:
+                self.recordings[shape] = self._recorded(self.record, attention, logits)
+            except (HostRead, RuntimeError) as error:
+                if not isinstance(error, HostRead):
+                    error.__traceback__ = None  # it holds the tensors of the step
+                what = "memory is short" if is_memory_error(error) else one_line(error, limit=160)
+                log.info("decoding steps are not recorded: %s", what)
+                self.record = None
+                self.forget()
+        return logits
+
+    def _recorded(self, record: Record, attention: StepAttention, expected: torch.Tensor) -> Recording:
+        """Record a step that was just run, and compare it; RuntimeError if its logits differ."""
+        with NoHostReads():  # type: ignore[no-untyped-call]
+            self._run(replace(attention))  # without masks that were computed before
+        recording = record(lambda: self._run(replace(attention)))
+        recording.replay()
+        off = (recording.logits.float() - expected.float()).abs().max() / expected.float().std().clamp(min=1e-6)
+        if not float(off) <= ALLOWED_OFF:
+            raise RuntimeError(f"their logits would be off by {float(off):.2g} of their spread")
+        return recording
+
+    def _run(self, attention: StepAttention) -> torch.Tensor:
+        """Return the logits [B, V], operation by operation."""
+        table = attention.table
+        with torch.inference_mode(), running(self.model, attention.attend):
+            output = self.model(
+                input_ids=table[None, :, TOKEN],
+                position_ids=table[None, :, POSITION],
+                use_cache=False,
+                logits_to_keep=0,
+            )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+
+def _prefixes(rows: Sequence[Row]) -> tuple[list[Prefix], dict[Prefix | None, list[int]]]:
+    """Return all prefixes of rows, and which of them a row sees, by its deepest one: a 1 for each, filled up by 0."""
+    deepest = dict.fromkeys(row.prefix for row in rows)
+    paths = {prefix: prefix.path if prefix else [] for prefix in deepest}
+    prefixes = sorted(
+        dict.fromkeys(one for path in paths.values() for one in path), key=lambda one: (one.start, id(one))
+    )
+    sees = {
+        prefix: [*(int(one in path) for one in prefixes), *[0] * (MOST_PREFIXES - len(prefixes))]
+        for prefix, path in paths.items()
+    }
+    return prefixes, sees
+
+
+def _rounded_rows(count: int) -> int:
+    """Return a number of rows rounded up: to a power of two, or a multiple of 16 or of an eighth."""
+    if count <= 16:
+        return 1 << (count - 1).bit_length()
+    step = max(16, 1 << ((count - 1).bit_length() - 3))
+    return -(-count // step) * step
+
+
+def _rounded_places(count: int, most: int) -> int:
+    """Return a number of places rounded up to a power of two, or the one and a half of it."""
+    power = max(1 << (count - 1).bit_length(), FEWEST_PLACES)
+    return min(rounded(power * 3 // 4 if count <= power * 3 // 4 and power > FEWEST_PLACES else power), most)

@@ -1,0 +1,44 @@
+"""A prefix that several prompts share, with its keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.engines.local.kv_cache.shared_kv import SharedKv
+
+
+@dataclass(eq=False)
+class Prefix:
+    """Tokens that several prompts have in common, after those of the parent."""
+
+    tokens: list[int]
+    parent: Prefix | None = None
+    users: int = 0  # rows that use it, those of its children included
+    kv: Any = field(default=None, repr=False)  # keys and values, while they are needed
+    partial: SharedKv | None = field(default=None, repr=False)  # the keys and values so far, while it is read in pieces
+    read: int = 0  # tokens in `partial`
+
+    @property
+    def path(self) -> list[Prefix]:
+        """The prefixes from the root down to this one."""
+        return [*(self.parent.path if self.parent else []), self]
+
+    @property
+    def length(self) -> int:
+        """Tokens from the start of the prompt to the end of this prefix."""
+        return len(self.tokens) + self.start
+
+    @property
+    def start(self) -> int:
+        """Tokens of the prompt before this prefix."""
+        return self.parent.length if self.parent else 0
+
+    @property
+    def held(self) -> int:
+        """Tokens whose keys and values are stored."""
+        return self.read if self.kv is None else len(self.tokens)
+
+    def forget(self) -> None:
+        """Free keys and values."""
+        self.kv, self.partial, self.read = None, None, 0

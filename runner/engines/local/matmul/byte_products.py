@@ -1,0 +1,117 @@
+"""From how many rows on bytes are multiplied by tiles (AMX): quantized layers whose rows are bytes, too.
+
+Sums of bytes are exact, so tiles give the bits of vectors (VNNI), and any number of rows may go by either. Where tiles
+work, they are tried beside vectors and measured once, as products are (measured_products.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import nn
+
+from runner.checkpoints.pass_memory import quantized_workspace_bytes
+from runner.engines.local.kernels.native import Kernels
+from runner.engines.local.kernels.shared_numbers import WeightFormat
+from runner.engines.local.matmul.int8_dynamic import is_dynamic
+from runner.engines.local.matmul.matrices import QuantizedWeights, multiply, shifted_sums
+from runner.engines.local.matmul.measured_products import Seconds, Shape, by_turns, kept, sample_of
+from runner.engines.local.matmul.onednn import Product
+from runner.engines.local.matmul.products import FORCED, Way, requested
+from runner.models.int8_linear import Int8Linear
+
+ROWS = (8, 16, 32, 128)  # up to 4 rows, weights are not even unpacked
+FEWEST_TILE_ROWS = 16  # where nothing is measured
+TRIAL_ROWS = (43, 16, 7)  # remainders of tiles
+TRIAL_OUTPUTS = 80  # whole panels and a part of one
+MAX_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class ByteChoice:
+    """The way of products of bytes, in words for a job's facts."""
+
+    fact: str
+    tile_rows: int = 0  # 0: vectors only
+    note: str = ""  # tiles that were requested and are missing, or that have other sums
+
+
+def choice_for(model: nn.Module, kernels: Kernels | None) -> ByteChoice | None:
+    """Return the way for a model's layers of bytes; None where it has none, or the kernels do not multiply them."""
+    layers = [one for one in model.modules() if isinstance(one, nn.Linear) and has_byte_rows(one)]
+    if not layers or kernels is None or not kernels.has_quantized:
+        return None
+    return choose({(layer.out_features, layer.in_features) for layer in layers}, kernels)
+
+
+def has_byte_rows(layer: nn.Linear) -> bool:
+    """Whether a layer is quantized so that its rows become bytes: LLM.int8(), int8_dynamic and W8A8 of a checkpoint."""
+    return (
+        isinstance(layer, Int8Linear)
+        or is_dynamic(layer)
+        or any(one.__name__ == "Linear8bitLt" for one in type(layer).__mro__)
+    )
+
+
+def choose(shapes: Collection[Shape], kernels: Kernels) -> ByteChoice:
+    """Return the way for layers of these shapes."""
+    wanted = requested()
+    if wanted is Way.panels:
+        return ByteChoice(f"VNNI (by {FORCED})")
+    problem = kernels.tiles_problem or _difference(tuple(sorted({inputs for _, inputs in shapes})), kernels)
+    if problem:
+        is_wrong = "differ" in problem
+        note = f"{FORCED}=tiles: {problem}" if wanted is Way.tiles else f"tiles left out: {problem}" if is_wrong else ""
+        return ByteChoice(f"VNNI ({note})" if note else "VNNI", 0, note)
+    if wanted is Way.tiles:
+        return ByteChoice(f"tiles from {FEWEST_TILE_ROWS} rows, VNNI below (by {FORCED})", FEWEST_TILE_ROWS)
+    samples = {"{} x {}, int8".format(*sample_of(shape)): sample_of(shape) for shape in sorted(shapes)}
+
+    def measured(key: str, deadline: float) -> Seconds:
+        return _measure(samples[key], kernels, deadline)
+
+    known = kept(list(samples), ("tiles", "vectors"), ROWS, kernels, measured, MAX_SECONDS)
+    if known is None:
+        remark = "not measured, since no folder keeps it"
+        return ByteChoice(f"tiles from {FEWEST_TILE_ROWS} rows, VNNI below ({remark})", FEWEST_TILE_ROWS)
+    tiles, vectors = (
+        {count: sum(known[key][way][count] for key in samples) for count in ROWS} for way in ("tiles", "vectors")
+    )
+    tile_rows = next((few for few in ROWS if all(tiles[more] < vectors[more] for more in ROWS if more >= few)), 0)
+    return ByteChoice(f"tiles from {tile_rows} rows, VNNI below" if tile_rows else "VNNI", tile_rows)
+
+
+def _measure(shape: Shape, kernels: Kernels, deadline: float) -> Seconds:
+    random = torch.Generator().manual_seed(0)
+    inputs = {count: torch.randn(count, shape[1], generator=random).bfloat16() for count in ROWS}
+    ways = {"tiles": _product(shape, kernels, 1), "vectors": _product(shape, kernels, 0)}
+    return by_turns(ways, inputs, deadline)
+
+
+def _product(shape: Shape, kernels: Kernels, tile_rows: int) -> Product:
+    """Return a product with random bytes, by tiles from so many rows on."""
+    outputs, inputs = shape
+    random = torch.Generator().manual_seed(1)
+    weight = torch.randint(-128, 128, shape, dtype=torch.int8, generator=random)
+    weights = QuantizedWeights(WeightFormat.int8_dynamic, inputs, outputs, (torch.bfloat16,))
+    weights.point_at(weight, None, torch.ones(outputs), shifted_sums(weight))
+    weights.matrix.tile_rows = tile_rows
+    size = quantized_workspace_bytes(max(*ROWS, *TRIAL_ROWS), inputs, torch.get_num_threads())
+    workspace = torch.empty(size, dtype=torch.uint8)
+    return lambda rows: multiply(kernels, rows, weights, workspace)
+
+
+@cache
+def _difference(inputs: tuple[int, ...], kernels: Kernels) -> str:
+    """Try tiles beside vectors: say for which product they differ in any bit; empty if they never do."""
+    random = torch.Generator().manual_seed(2)
+    for width in inputs:
+        by_tiles, by_vectors = (_product((TRIAL_OUTPUTS, width), kernels, tile_rows) for tile_rows in (1, 0))
+        for count in TRIAL_ROWS:
+            rows = torch.randn(count, width, generator=random).bfloat16()
+            if not torch.equal(by_tiles(rows), by_vectors(rows)):
+                return f"products of {count} rows in bytes by {TRIAL_OUTPUTS} x {width} differ from those by vectors"
+    return ""

@@ -1,0 +1,140 @@
+"""How attention to shared keys is chosen: by a trial and a measurement, by force, with a fact that says so; tiles are emulated."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from emulated import KERNELS, OnlyTiles, emulated_attention, needs_tile_compiler
+
+from runner.config.model import LocalModelConfig
+from runner.core.dtypes import Dtype
+from runner.core.errors import ConfigError
+from runner.engines.local.attention import shared_attention
+from runner.engines.local.attention.shared_attention import FORCED, ROWS, choose
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache.kv_cache import Heads
+from runner.engines.local.matmul.panels import NO_TILES
+
+HEADS = Heads(2, 2, 3, 64, torch.bfloat16, torch.device("cpu"))
+
+
+@needs_tile_compiler
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "said"),
+    [
+        ("tile_attention.h", "TILE_MULTIPLY_ADD(3, 5, 7);\n      }\n      TILE_STORE(2, at", "TILE_MULTIPLY_ADD(3, 5, 6);\n      }\n      TILE_STORE(2, at", r"\d"),
+        pytest.param("tile_attention.h", "memset(last + LANES * dim, 0,", "memset(last + LANES * dim, 0xff,", "(nan|inf)", marks=pytest.mark.slow),
+        pytest.param("tile_attention.h", "begin / at_once * at_once", "begin / LANES * LANES", "some bits from that of each token alone", marks=pytest.mark.slow),
+        ("tile_own_keys.h", "TILE_LOAD(7, first + 6 * LANES, bytes)", "TILE_LOAD(7, first + 4 * LANES, bytes)", r"\d"),
+    ],
+    ids=["the wrong keys", "weights of what was never written", "blocks that depend on others", "wrong own values"],
+)  # fmt: skip
+def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
+    file: str, right: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FORCED, raising=False)
+    text = (KERNELS / file).read_text()
+    assert right in text
+    headers = tmp_path / "headers"
+    shutil.copytree(KERNELS, headers, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    (headers / file).write_text(text.replace(right, wrong))
+    choice = choose(HEADS, emulated_attention(tmp_path, [f"-I{headers}"]))
+    assert choice is not None
+    assert choice.tile_rows == 0
+    whose = "37 tokens to 300" if file == "tile_attention.h" else "a token to its own"
+    pattern = rf"tiles left out of attention: attention of {whose} keys is off by {said}"
+    assert re.search(pattern, choice.note), choice.note
+    assert choice.note in choice.fact
+
+
+def times(*milliseconds: float) -> dict[int, float]:
+    return dict(zip(ROWS, milliseconds, strict=True))
+
+
+@needs_tile_compiler
+@pytest.mark.parametrize(
+    ("tiles", "in_order", "own", "expected_rows", "words"),
+    [
+        # of rows 1, 4, 8, 16, 32 and 128
+        (times(2, 2, 2, 3, 4, 16), times(1, 1, 3, 6, 12, 50), times(1, 1, 3, 6, 12, 50), 8, "tiles from 8 rows, "),
+        (times(1, 1, 2, 3, 4, 16), times(2, 2, 3, 6, 12, 50), times(1, 1, 3, 6, 12, 50), 1, "tiles from 1 rows, "),
+        (times(9, 9, 9, 9, 90, 90), times(1, 1, 2, 3, 8, 30), times(2, 2, 4, 6, 9, 50), NO_TILES, "in the order of"),
+        (times(1, 1, 2, 3, 4, 49), times(2, 2, 3, 6, 12, 50), times(1, 1, 3, 3, 4, 50), 0, "vectors, "),
+    ],
+)
+def test_the_fastest_is_chosen(
+    emulated_tiles: OnlyTiles, tiles: Any, in_order: Any, own: Any, expected_rows: int, words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv(FORCED, raising=False)
+    took = {"tiles": tiles, "tile order": in_order, "vectors": own}
+    monkeypatch.setattr(shared_attention, "_kept_seconds", lambda *_: took)
+    choice = choose(HEADS, emulated_tiles)
+    assert choice is not None
+    assert (choice.tile_rows, choice.note) == (expected_rows, "")
+    assert choice.fact.startswith(words)
+
+
+@needs_tile_compiler
+def test_it_is_measured_once_and_kept_beside_products(
+    emulated_tiles: OnlyTiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FORCED, raising=False)
+    monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
+    assert choose(HEADS, emulated_tiles) == shared_attention.AttentionChoice(
+        "tiles from 8 rows, emulation below (not measured, since no folder keeps it)", 8
+    )
+    monkeypatch.setattr(emulated_tiles, "is_kept", True)
+    before = emulated_tiles.count("loads")
+    first = choose(HEADS, emulated_tiles)
+    assert emulated_tiles.count("loads") > before
+    [file] = tmp_path.glob("products-*.json")
+    assert "attention of 3 x 64 to 512 keys, bfloat16" in file.read_text()
+    before = emulated_tiles.count("loads")
+    assert choose(HEADS, emulated_tiles) == first
+    assert emulated_tiles.count("loads") == before
+
+
+@needs_tile_compiler
+def test_a_way_is_forced(emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FORCED, "tiles")
+    assert choose(HEADS, emulated_tiles) == shared_attention.AttentionChoice(
+        f"tiles from 8 rows, emulation below (by {FORCED})", 8
+    )
+    narrow = choose(replace(HEADS, dim=80), emulated_tiles)
+    assert narrow is not None
+    assert narrow.note == f"{FORCED}=tiles: heads of 80 numbers are not whole tiles of 32"
+    assert (narrow.tile_rows, narrow.fact) == (0, f"vectors, emulation ({narrow.note})")
+    monkeypatch.setenv(FORCED, "vectors")
+    assert choose(HEADS, emulated_tiles) == shared_attention.AttentionChoice(f"vectors, emulation (by {FORCED})")
+    assert choose(HEADS, None) is None, "torch computes it"
+
+
+def test_a_word_that_is_no_way_is_rejected_before_the_model_is_loaded(
+    opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FORCED, "fast")
+    with pytest.raises(ConfigError, match=f"{FORCED}=fast: choose one of tiles, vectors"):
+        opened(model=LocalModelConfig(name="embedded", device="cpu"))
+
+
+def test_what_was_chosen_is_in_the_facts(opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = native.kernels()
+    if compiled is None:
+        pytest.skip("torch computes attention to shared keys here")
+    monkeypatch.setenv(FORCED, "tiles")
+    engine = opened(model=LocalModelConfig(name="embedded", device="cpu", dtype=Dtype.float32))
+    reason = f"{FORCED}=tiles: tiles multiply bfloat16, and these keys are float32"
+    assert engine.load().facts["shared_attention"] == f"vectors, {compiled.vectors_for(torch.float32)} ({reason})"
+    heads = engine.heads(engine.loaded)
+    assert heads is not None
+    engine.install_fast_kernels(engine.loaded, heads)
+    assert reason in engine.stats.notes

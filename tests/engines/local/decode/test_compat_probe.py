@@ -1,0 +1,334 @@
+"""Models that the stream cannot serve: static batching, a note, equal answers; and machines that lack something."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import warm_process
+from opening import adapt, load_base, open_engine
+from streams import AGENTS, NEW_TOKENS, PROMPTS, SYSTEM, complete, generated, requests
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    Phi3Config,
+)
+
+from runner.config.generation import GenerationConfig
+from runner.config.measures import SweepConfig
+from runner.config.model import Attention, LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.task import Framing, GenerateConfig, Gsm8kConfig
+from runner.core.dtypes import Dtype
+from runner.engines.local.decode import compat_probe
+from runner.engines.local.kernels import building, native
+from runner.engines.local.windows import Masks, Unknown
+from runner.models import gguf_blocks, gguf_types
+from runner.models.gguf_blocks import GgufLinear
+from runner.quantization.gguf import GgufConfig
+from runner.run import run
+from tools import embedded_gguf
+
+pytestmark = pytest.mark.slow
+
+Make = Callable[..., RunnerConfig]
+Saved = Callable[..., Path]
+GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
+QUICKLY_BUILT = building.FLAGS.replace("-O3", "-O0")  # the same functions, built in a second
+PLAIN = "decoding uses static batching (slower)"
+NO_BEAMS: dict[str, Any] = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2}
+NO_INTERFACE = "(slower): its attention does not go through transformers' interface"
+OTHERS: dict[str, tuple[Any, str | None]] = {  # and why they go in static batches, if they do
+    "learned positions": (
+        GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=512, initializer_range=0.3, **NO_BEAMS),
+        None,
+    ),
+    "softcapped scores": (
+        Gemma2Config(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+            intermediate_size=96, max_position_embeddings=512, sliding_window=64, initializer_range=0.3, **NO_BEAMS,
+        ),
+        None,
+    ),
+    "alibi": (BloomConfig(hidden_size=64, n_layer=2, n_head=4, initializer_range=0.3, **NO_BEAMS), NO_INTERFACE),
+    "half of each head turned": (
+        GPTNeoXConfig(
+            hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, initializer_range=0.3,
+            max_position_embeddings=512, **NO_BEAMS,
+        ),
+        None,
+    ),
+}  # fmt: skip
+
+
+def configure(make_config: Make, folder: Path, attention: Attention = Attention.auto, **groups: Any) -> RunnerConfig:
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=attention)
+    return make_config(**({"model": model, "generation": GREEDY} | groups))
+
+
+def by_generate(folder: Path, prompts: list[str] = PROMPTS) -> dict[int, list[int]]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    return generated(model, AutoTokenizer.from_pretrained(folder), prompts)
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_architectures_answer_as_generate(make_config: Make, tiny_llama: Path, tmp_path: Path, what: str) -> None:
+    settings, reason = OTHERS[what]
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "model")
+    engine = open_engine(configure(make_config, tmp_path / "model"))
+    assert complete(engine, requests()) == by_generate(tmp_path / "model")
+    assert complete(engine, requests(), 3) == by_generate(tmp_path / "model")
+    if reason is None:
+        assert engine.stats.notes == []
+        assert engine.stats.shared_tokens > 0
+    else:
+        assert len(engine.stats.notes) == 1, "said once"
+        assert PLAIN in engine.stats.notes[0]
+        assert reason in engine.stats.notes[0]
+        assert engine.stats.shared_tokens == 0
+    engine.close()
+
+
+def test_a_window_that_no_mask_tells_of_is_minded_as_soon_as_it_slides(
+    make_config: Make, saved_family: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Masks, "window", masks_of_its_own)
+    folder = saved_family("mistral", sliding_window=64, max_position_embeddings=512)
+    prompts = ["x", "Ann has 3 apples.", "How many pens are left?"]
+    engine = open_engine(configure(make_config, folder))
+    assert complete(engine, requests(prompts)) == by_generate(folder, prompts)
+    assert engine.stats.notes == [], "all within the window"
+    assert complete(engine, requests()) == by_generate(folder)
+    longest = max(map(len, PROMPTS)) + NEW_TOKENS
+    assert engine.stats.notes == [f"{PLAIN}: its attention slides over 64 tokens, and {longest} were requested"]
+    wide = saved_family("mistral", max_position_embeddings=512, sliding_window=None)
+    assert by_generate(wide) != by_generate(folder), "the window matters"
+    engine.close()
+
+
+def masks_of_its_own(*_: Any) -> None:
+    """Behave as for a model whose masks transformers does not build."""
+    raise Unknown
+
+
+def longrope(tmp_path: Path, tokenizer: Path) -> Path:
+    """Save a Phi-3 whose rotary embedding changes at the 111th position."""
+    factors = {"short_factor": [1.0] * 8, "long_factor": [1.0 + 3 * place for place in range(8)]}
+    settings = Phi3Config(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96,
+        max_position_embeddings=512, original_max_position_embeddings=110, initializer_range=0.3, sliding_window=None,
+        rope_parameters={"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, **factors}, **NO_BEAMS,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path / "phi3")
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(tmp_path / "phi3")
+    return tmp_path / "phi3"
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
+    make_config: Make, saved_family: Saved, tiny_llama: Path, tmp_path: Path, kind: str
+) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    if kind == "dynamic":
+        folder = saved_family("llama", max_position_embeddings=110, rope_parameters=rope)
+    else:
+        folder = longrope(tmp_path, tiny_llama)
+    longest = max(map(len, PROMPTS))
+    crossing = [SYSTEM[: 110 - NEW_TOKENS // 2], SYSTEM[: 105 - NEW_TOKENS // 2]]  # while they are decoded
+    prompts = [*PROMPTS, *crossing]
+    engine = open_engine(configure(make_config, folder))
+    # a fresh model for each: a rotary embedding may remember the longest row so far, generate or not
+    expected = {number: by_generate(folder, [prompt])[0] for number, prompt in enumerate(prompts)}
+    assert complete(engine, requests(prompts)) == expected
+    assert complete(engine, requests(prompts[::-1])) == {
+        len(prompts) - 1 - number: tokens for number, tokens in expected.items()
+    }
+    assert engine.stats.notes == [
+        "decoding uses transformers' generate, equal lengths (slower): its rotary embedding changes after 110 tokens, "
+        f"and {longest + NEW_TOKENS} were requested"
+    ]
+    short = [prompt for prompt in prompts if len(prompt) + NEW_TOKENS <= 110]
+    assert short
+    fresh = open_engine(configure(make_config, folder))
+    assert complete(fresh, requests(short)) == by_generate(folder, short)
+    assert fresh.stats.notes == [], "the others go in the stream"
+    engine.close()
+    fresh.close()
+
+
+@pytest.mark.parametrize("attention", [Attention.eager, Attention.sdpa])
+def test_an_attention_that_is_named_is_the_one_that_runs(
+    make_config: Make, saved_family: Saved, attention: Attention
+) -> None:
+    folder = saved_family("llama", max_position_embeddings=512)
+    engine = open_engine(configure(make_config, folder, attention))
+    for batch_size in (64, 3, 1):
+        assert complete(engine, requests(), batch_size) == by_generate(folder)
+    assert engine.stats.notes == [f"{PLAIN}: model.attention={attention.value} was requested"]
+    assert engine.stats.shared_tokens == 0
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        GenerateConfig(prompt=SYSTEM + AGENTS[0], format=Framing.raw),
+        Gsm8kConfig(limit=2, shots=1),
+        SweepConfig(batch_sizes=[2], prompt_tokens=[20], new_tokens=3, warmup=0, repeats=1),
+    ],
+    ids=lambda task: task.name,
+)
+def test_the_result_of_a_job_says_that_decoding_was_plain(make_config: Make, saved_family: Saved, task: Any) -> None:
+    folder = saved_family("llama", max_position_embeddings=4096)
+    plain = run(configure(make_config, folder, Attention.sdpa, task=task))
+    assert plain.result is not None
+    assert [note for note in plain.result.notes if PLAIN in note] == [f"{PLAIN}: model.attention=sdpa was requested"]
+    streamed = run(configure(make_config, folder, task=task))
+    assert streamed.result is not None
+    assert not any(PLAIN in note for note in streamed.result.notes)
+
+
+# --------------------------------------------------------------------------------- no compiler, a broken cache
+
+
+@pytest.fixture
+def fresh_kernels() -> Iterator[None]:
+    """Forget the kernels before and after."""
+    native.kernels.cache_clear()
+    yield
+    native.kernels.cache_clear()
+
+
+def test_a_trial_unpacks_weights_only_where_their_products_count(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = embedded_gguf.write(tmp_path / "model.gguf", "Q8_0")
+    config = make_config(model=LocalModelConfig(name=str(file), device="cpu"), quantization=GgufConfig())
+    loaded = adapt(load_base(config), config)
+    layers = [module for module in loaded.model.modules() if isinstance(module, GgufLinear)]
+    unpack, calls = gguf_types.unpacked, []
+
+    def counted(stored: torch.Tensor, kind: str, inputs: int) -> torch.Tensor:
+        calls.append(stored.shape)
+        return unpack(stored, kind, inputs)
+
+    monkeypatch.setattr(gguf_blocks, "unpacked", counted)
+    heads = compat_probe.probe_heads(loaded)
+    assert heads.layers == loaded.model.config.num_hidden_layers
+    passes, of_embedding = 4, 6  # the model's own, and three of the scheduler; those for shapes only read rows, too
+    assert len(calls) == passes * len(layers) + of_embedding
+    assert all("forward" not in vars(layer) for layer in layers)
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+@pytest.mark.parametrize("environment", [{"RUNNER_NATIVE": "0"}, {"CC": "/nonexistent"}, {"CC": "false"}], ids=str)
+def test_without_a_compiler_answers_are_the_same(
+    make_config: Make, saved_family: Saved, environment: dict[str, str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    for name, value in (environment | {"XDG_CACHE_HOME": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    folder = saved_family("llama", max_position_embeddings=512)
+    with caplog.at_level(logging.INFO, logger="runner.engines.local.kernels.native"):
+        assert native.kernels() is None
+        engine = open_engine(configure(make_config, folder))
+        assert complete(engine, requests()) == by_generate(folder)
+    assert engine.stats.notes == []
+    assert engine.stats.shared_tokens > 0, "it is the stream, without compiled kernels"
+    engine.close()
+    if "CC" in environment:
+        assert "torch" in caplog.text
+        assert "slower" in caplog.text or "more slowly" in caplog.text
+
+
+@pytest.mark.usefixtures("fresh_kernels")
+def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if native.kernels() is None:
+        pytest.skip("no C compiler is here")
+    whole, compiler = building.library(str(shutil.which(os.environ.get("CC", "cc")))), tmp_path / "cc"
+    compiler.write_text(
+        f'#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ncp "{whole}" "$2"\n'
+    )  # builds in no time: it copies
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    broken = building.library(str(compiler))
+    broken.write_bytes(whole.read_bytes()[:100])
+    native.kernels.cache_clear()
+    kernels = native.kernels()
+    assert kernels is not None
+    assert native.argmax(torch.tensor([[0.0, 1.0, -1.0]])).tolist() == [1]
+    assert native.kernels() is kernels
+    kept = {path.name for path in (tmp_path / "runner").iterdir() if path.suffix != ".o"}
+    assert kept == {broken.name, building.LOCK}
+    assert broken.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
+    script = (
+        "import sys; from runner.engines.local.kernels import building, native\n"
+        "building.FLAGS = sys.argv[1]; sys.exit(native.kernels() is None)"
+    )
+    if native.kernels() is None:
+        pytest.skip("no C compiler is here")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    several = [warm_process.popen([sys.executable, "-c", script, QUICKLY_BUILT], env=environment) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in several] == [0, 0]
+    suffixes = sorted(path.suffix for path in (tmp_path / "runner").iterdir() if path.name != building.LOCK)
+    units = [unit for unit, features in building.UNITS.items() if not features]
+    assert suffixes == [".o"] * len(units) + [".so"], "one library, and nothing half done"
+
+
+# -------------------------------------------------------------------------------------------- bare machines
+
+BARE = """
+import json, sys
+for name in ("hydra", "omegaconf", "mlflow", "bitsandbytes", "torchao", "rich"):
+    sys.modules[name] = None  # an import of it fails
+from runner.config.generation import GenerationConfig
+from runner.config.lora import LoraConfig
+from runner.config.model import LocalModelConfig
+from runner.core.dtypes import Dtype
+from runner.quantization.base import QuantizationConfig
+from runner.config.root import RunnerConfig, NoTrackingConfig
+from runner.config.rope import RopeConfig
+from runner.config.task import Gsm8kConfig
+from runner.checkpoints.resolve import resolve
+from runner.engines.base import Request
+from runner.engines.contract import complete
+from runner.engines.local.engine import LocalEngine
+
+config = RunnerConfig(model=LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
+    quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
+    generation=GenerationConfig(max_new_tokens=int(sys.argv[3])), tracking=NoTrackingConfig())
+engine = LocalEngine(config, resolve(config))
+asked = [Request(index, prompt) for index, prompt in enumerate(json.loads(sys.argv[2]))]
+print(json.dumps({done.id: done.token_ids for done in complete(engine, asked)}))
+"""
+
+
+@pytest.mark.slow
+def test_the_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes(saved_family: Saved) -> None:
+    folder = saved_family("llama", max_position_embeddings=512)
+    command = [sys.executable, "-W", "error", "-c", BARE, str(folder), json.dumps(PROMPTS), str(NEW_TOKENS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    tokens = {int(index): ids for index, ids in json.loads(done.stdout).items()}
+    assert tokens == by_generate(folder)

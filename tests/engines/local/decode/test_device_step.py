@@ -1,0 +1,344 @@
+"""A decoding step with tensors that stay where they are: the logits of the usual step, recorded or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attending import GPU
+from opening import load_base, local_engine, open_engine
+from streams import NEW_TOKENS, complete, requests
+from torch.overrides import TorchFunctionMode
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, GptOssConfig, LlamaConfig, MistralConfig
+
+from runner.config.generation import GenerationConfig, KvCache
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.config.sampling import Sampling
+from runner.core.dtypes import Dtype
+from runner.core.errors import ConfigError
+from runner.engines.base import Request
+from runner.engines.local.attention import device_attention
+from runner.engines.local.decode import device_step
+from runner.engines.local.decode.compat_probe import probe_heads
+from runner.engines.local.decode.device_step import RECORD_AT, DeviceStep
+from runner.engines.local.decode.forward import Forward, TokenSpan
+from runner.engines.local.decode.host_reads import HostRead, NoHostReads
+from runner.engines.local.kv_cache.kv_cache import Heads
+from runner.engines.local.kv_cache.prefix import Prefix
+from runner.engines.local.kv_cache.shared_kv import own_kv
+from runner.engines.local.kv_cache.slots import Slots
+from runner.engines.rows import Row
+from runner.models.load import Loaded
+
+DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+SIZES: dict[str, Any] = {
+    "vocab_size": 259, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 16, "intermediate_size": 96, "max_position_embeddings": 512, "initializer_range": 0.3,
+    "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 2,
+}  # fmt: skip
+FAMILIES = {  # what layers pass to their attention: nothing more, a window, a cap and windows, sinks and windows
+    "llama": LlamaConfig(**SIZES),
+    "mistral": MistralConfig(**SIZES, sliding_window=24),
+    "gemma2": Gemma2Config(**SIZES, sliding_window=24, query_pre_attn_scalar=16),
+    "gpt_oss": GptOssConfig(**SIZES, sliding_window=24, num_local_experts=2, num_experts_per_tok=1),
+}
+TRUNK, BRANCH = 40, 20
+IDS = torch.randint(3, 250, (400,), generator=torch.Generator().manual_seed(4)).tolist()
+Make = Callable[..., RunnerConfig]
+
+
+class NothingFromLists(TorchFunctionMode):
+    """Refuses what turns a tensor into numbers of Python on a CPU, where no operation is called for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("tolist", "numpy", "item", "cpu", "__bool__", "__int__", "__float__"):
+            raise HostRead(func.__name__)
+        if func in (torch.tensor, torch.as_tensor):
+            raise HostRead("a tensor of numbers of the host")
+        return func(*args, **(kwargs or {}))
+
+
+class Replayed:
+    """Stands for a CUDA graph: the same function on the tensors of that time, with the logits in one place."""
+
+    def __init__(self, run: Callable[[], torch.Tensor]) -> None:
+        self.run, self.logits, self.replays = run, run(), 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        with torch.inference_mode():
+            self.logits.copy_(self.run())
+
+
+def loaded_of(make_config: Make, folder: Path, device: str) -> Loaded:
+    model = LocalModelConfig(name=str(folder), device=device, dtype=Dtype.float32)
+    return load_base(make_config(model=model))
+
+
+class Decoding:
+    """Rows after their prompts: four on two nested prefixes, one alone; and one whose prompt is half read."""
+
+    def __init__(self, loaded: Loaded, heads: Heads) -> None:
+        self.forward = Forward(loaded.model, heads)
+        trunk = Prefix(IDS[:TRUNK])
+        branch = Prefix(IDS[TRUNK : TRUNK + BRANCH], trunk)
+        ends = [IDS[at : at + 3 + at % 7] for at in (100, 111, 135, 147)]
+        starts = [IDS[: TRUNK + BRANCH]] * 2 + [IDS[:TRUNK]] * 2
+        self.rows = [
+            Row(Request(number, ()), [*start, *end], "", 50, prefix=branch if number < 2 else trunk)
+            for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+        ]
+        self.rows.append(Row(Request(9, ()), IDS[200:230], "", 50))
+        self.long = Row(Request(10, ()), IDS[300:360], "", 50)
+        self.own = own_kv(heads, self.forward.kernels, [128] * 8)
+        assert isinstance(self.own, Slots)
+        for prefix in (trunk, branch):
+            self.forward.read_prefix(prefix, 1000)
+        pieces = [TokenSpan(row, slot, row.pending) for slot, row in enumerate([*self.rows])]
+        first = self.forward.read_prompts(self.own, pieces).argmax(dim=-1).tolist()
+        self.forward.read_prompts(self.own, [TokenSpan(self.long, 5, self.long.pending[:30], is_last=False)])
+        self.long.places = 30
+        for row, token in zip(self.rows, first, strict=True):
+            row.tokens, row.places = [token], len(row.pending)
+
+    def step(self) -> torch.Tensor:
+        """Decode one more token of each row."""
+        logits = self.forward.step(self.own, self.rows, self.forward.uses_of(self.rows), [self.long])
+        logits = logits.clone()
+        for row, token in zip(self.rows, logits.argmax(dim=-1).tolist(), strict=True):
+            row.tokens.append(token)
+            row.places += 1
+        return logits
+
+    def finish(self) -> torch.Tensor:
+        """Read the rest of the long prompt."""
+        return self.forward.read_prompts(self.own, [TokenSpan(self.long, 5, self.long.pending[30:], 30)])
+
+    def leave(self, slot: int) -> None:
+        """Let a row end: the last one moves into its slot, and the one that is read follows."""
+        assert isinstance(self.own, Slots)
+        self.own.leave(slot, len(self.rows))
+        self.rows[slot] = self.rows[-1]
+        self.rows.pop()
+
+
+@pytest.fixture
+def pair(make_config: Make, tiny_llama: Path, tmp_path: Path) -> Callable[..., list[Decoding]]:
+    """Return a function that gives the usual steps of a family, and those on the device."""
+
+    def decodings(family: str = "llama", device: str = "cpu", **keys: Any) -> list[Decoding]:
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(FAMILIES[family]).save_pretrained(tmp_path)
+        AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+        loaded = loaded_of(make_config, tmp_path, device)
+        heads = replace(probe_heads(loaded), **keys)
+        usual, by_sdpa = (replace(heads, by_sdpa=by_sdpa) for by_sdpa in (False, True))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("runner.engines.local.decode.forward.kernels_for", lambda _: None)
+            return [Decoding(loaded, usual), Decoding(loaded, by_sdpa)]
+
+    return decodings
+
+
+# In 8 bits, a key that is off by float32's rounding may get the next byte: a hundredth of that key.
+CLOSE = {KvCache.as_model: 1e-4, KvCache.int8: 5e-3}
+
+
+def assert_close(ours: torch.Tensor, expected: torch.Tensor, kv_cache: KvCache = KvCache.as_model) -> None:
+    assert float((ours - expected).abs().max() / expected.std()) < CLOSE[kv_cache]
+
+
+@DEVICES
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.int8])
+def test_logits_are_those_of_the_usual_step(
+    pair: Callable[..., list[Decoding]], family: str, kv_cache: KvCache, device: str
+) -> None:
+    """Beyond windows of 24 tokens, which hide a whole prefix; and the row that is read meanwhile is not disturbed."""
+    usual, ours = pair(family, device, kv_cache=kv_cache)
+    assert ours.forward.device_step is not None
+    for _ in range(6):
+        assert_close(ours.step(), usual.step(), kv_cache)
+    assert_close(ours.finish(), usual.finish(), kv_cache)
+    usual.leave(1)
+    ours.leave(1)
+    for _ in range(3):
+        assert_close(ours.step(), usual.step(), kv_cache)
+
+
+@DEVICES
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_never_waits_for_the_device(
+    pair: Callable[..., list[Decoding]], family: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, ours = pair(family, device)
+    step, ran = DeviceStep._run, []
+
+    def watched(self: DeviceStep, attention: Any) -> torch.Tensor:
+        ran.append(len(attention.table))
+        with NoHostReads():
+            if family == "gemma2":  # its own code makes a number of its settings into a tensor of the host
+                return step(self, attention)
+            with NothingFromLists():
+                return step(self, attention)
+
+    monkeypatch.setattr(DeviceStep, "_run", watched)
+    ours.step()
+    assert ran == [8], "five rows are filled up"
+
+
+def test_what_waits_is_found() -> None:
+    numbers = torch.arange(4)
+    waiting: list[Callable[[], Any]] = [
+        lambda: numbers[2].item(), lambda: bool(numbers.any()), lambda: numbers[numbers > 1], lambda: numbers.nonzero(),
+        lambda: torch.equal(numbers, numbers + 1), lambda: numbers.to("meta"),
+        lambda: numbers.clone().__setitem__(numbers > 1, numbers[2:]), lambda: numbers.repeat_interleave(numbers),
+    ]  # fmt: skip
+    for wait in waiting:
+        for is_inference in (True, False):
+            with (
+                torch.inference_mode(is_inference),
+                pytest.raises(HostRead, match="waits for the device"),
+                NoHostReads(),
+            ):
+                wait()
+    with NoHostReads():
+        numbers[numbers.argmax()[None]] = (numbers.to(torch.float32) * 2.0).long().repeat_interleave(2)[:1]
+
+
+@DEVICES
+def test_recorded_steps_are_replayed_until_what_they_read_moves(
+    pair: Callable[..., list[Decoding]], device: str
+) -> None:
+    usual, ours = pair("llama", device)
+    step = ours.forward.device_step
+    assert step is not None
+    if device == "cpu":
+        step.record = Replayed
+    for _ in range(RECORD_AT - 1):
+        assert_close(ours.step(), usual.step())
+    assert not step.recordings
+    for _ in range(4):
+        assert_close(ours.step(), usual.step())
+    [recording] = step.recordings.values()
+    if isinstance(recording, Replayed):
+        assert recording.replays == 4, "one for the comparison, and one for each step after it"
+    for decoding in (usual, ours):
+        decoding.own.lengthen(200, 400)  # other tensors
+    assert_close(ours.step(), usual.step())
+    assert not step.recordings
+    for _ in range(RECORD_AT):
+        assert_close(ours.step(), usual.step())
+    assert len(step.recordings) == 1
+    for decoding in (usual, ours):  # the rows on the branch end, so its keys are not read any more
+        decoding.leave(0)
+        decoding.leave(1)
+    assert not any(row.prefix and row.prefix.parent for row in ours.rows)
+    assert_close(ours.step(), usual.step())
+    assert not step.recordings
+
+
+def test_a_recording_that_differs_or_fails_is_not_used(
+    pair: Callable[..., list[Decoding]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Wrong(Replayed):
+        def replay(self) -> None:
+            self.logits = torch.zeros_like(self.logits)
+
+    def fails(run: Callable[[], torch.Tensor]) -> Replayed:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    caplog.set_level("INFO")
+    usual, ours = pair()
+    for record, why in ((Wrong, "off by"), (fails, "not permitted")):
+        step = DeviceStep(ours.forward.model, ours.forward.heads, record)
+        monkeypatch.setattr(ours.forward, "device_step", step)
+        for _ in range(RECORD_AT + 1):
+            assert_close(ours.step(), usual.step())
+        assert step.record is None
+        assert not step.recordings
+        assert why in caplog.text
+
+
+def test_a_model_that_waits_is_not_recorded(
+    pair: Callable[..., list[Decoding]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    usual, ours = pair()
+    step = ours.forward.device_step
+    assert step is not None
+    step.record, norm = Replayed, ours.forward.model.model.norm
+    own = norm.forward
+    monkeypatch.setattr(norm, "forward", lambda rows: own(rows) if rows.sum().item() else rows)
+    for _ in range(RECORD_AT):
+        assert_close(ours.step(), usual.step())
+    assert step.record is None
+    assert "decoding steps are not recorded" in caplog.text
+    assert "_local_scalar_dense" in caplog.text
+
+
+@DEVICES
+@pytest.mark.parametrize("kv_cache", [KvCache.as_model, KvCache.int8])
+def test_an_engine_answers_as_by_single_operations(
+    make_config: Make,
+    saved_family: Callable[..., Path],
+    device: str,
+    kv_cache: KvCache,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows enter, leave and share prefixes; one of them is sampled with a penalty."""
+    model = LocalModelConfig(name=str(saved_family("llama")), device=device, dtype=Dtype.float32)
+    config = make_config(model=model, generation=GenerationConfig(max_new_tokens=NEW_TOKENS, kv_cache=kv_cache))
+    sampled = Sampling(temperature=0.8, top_p=0.9, repetition_penalty=1.2, seed=3)
+    asked = [replace(one, sampling=sampled) if one.id == 3 else one for one in requests()]
+    answers = {}
+    for by in ("plain", "sdpa"):
+        monkeypatch.setenv("RUNNER_ATTENTION", by)
+        monkeypatch.setattr("runner.engines.local.kv_cache.kv_cache.native.kernels", lambda: None)
+        engine = open_engine(config)
+        report = engine.load()
+        assert ("attention by SDPA" in report.facts["decoding"]) is (by == "sdpa")
+        answers[by] = [complete(engine, asked, most) for most in (None, 3)]
+        engine.close()
+    assert answers["sdpa"] == answers["plain"]
+
+
+def test_what_is_forced_must_exist(make_config: Make, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNNER_ATTENTION", "fast")
+    config = make_config(model=LocalModelConfig(name=str(tiny_llama)))
+    with pytest.raises(ConfigError, match="RUNNER_ATTENTION=fast: choose one of sdpa, plain"):
+        local_engine(config)
+
+
+def test_functions_that_are_missing_or_wrong_are_not_used(
+    make_config: Make, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a GPU for which this torch has no kernel."""
+    caplog.set_level("INFO")
+    monkeypatch.setenv("RUNNER_ATTENTION", "sdpa")
+    loaded = loaded_of(make_config, tiny_llama, "cpu")
+    assert probe_heads(loaded).by_sdpa
+
+    def missing(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("No available kernel.")
+
+    def wrong(scaling: Any, query: torch.Tensor, *_: Any, **__: Any) -> Any:
+        return torch.zeros_like(query), query.new_zeros(query.shape[:3])
+
+    for function, why in ((missing, "No available kernel"), (wrong, "by SDPA its logits would be off by")):
+        for module in (device_attention, device_step):
+            monkeypatch.setattr(module, "attend", function)
+        assert not probe_heads(loaded).by_sdpa
+        assert why in caplog.text
+
+
+def test_rounded_shapes() -> None:
+    rows = [device_step._rounded_rows(count) for count in (1, 3, 8, 9, 17, 100, 128, 129, 300)]
+    assert rows == [1, 4, 8, 16, 32, 112, 128, 160, 320]
+    places = [device_step._rounded_places(count, 400) for count in (1, 65, 97, 129, 193, 390)]
+    assert places == [64, 96, 128, 192, 256, 400]

@@ -1,0 +1,176 @@
+"""Text while it is generated, requests that are cancelled, and conversations that are continued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from listening import complete_first, complete_with_deltas
+from opening import local_engine
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Attention, LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.core.result import FinishReason
+from runner.engines import contract
+from runner.engines.base import Completion, Delta, Event, Message, Request
+from runner.engines.local.decode.prefix_tree import MAX_CONVERSATIONS, ConversationCache
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kv_cache.kv_cache import Heads
+from runner.engines.local.kv_cache.shared_kv import SharedKv
+from runner.engines.rows import Row, Stopping
+
+Make = Callable[..., RunnerConfig]
+PROMPT = "Once upon a time, in a land far away, there lived a king who counted his sheep every single evening. "
+
+
+@pytest.fixture(params=[Attention.auto, Attention.sdpa], ids=["stream", "plain"])
+def engine(request: pytest.FixtureRequest, make_config: Make, tiny_llama: Path) -> Iterator[LocalEngine]:
+    model = LocalModelConfig(name=str(tiny_llama), attention=request.param)
+    one = local_engine(make_config(model=model, generation=GenerationConfig(max_new_tokens=40)))
+    yield one
+    one.close()
+
+
+def listen(engine: LocalEngine, requests: list[Request]) -> tuple[dict[Any, str], list[Completion]]:
+    heard: dict[Any, str] = {request.id: "" for request in requests}
+
+    def text(delta: Delta) -> None:
+        assert delta.text
+        heard[int(delta.id)] += delta.text
+
+    return heard, complete_with_deltas(engine, requests, text)
+
+
+def test_what_is_heard_is_what_is_said(engine: LocalEngine) -> None:
+    heard, done = listen(engine, [Request(index, PROMPT[index:], ignore_eos=True) for index in range(3)])
+    assert len(done) == 3
+    for completion in done:
+        assert heard[completion.id] == completion.text
+        assert len(completion.text) > 10
+
+
+def test_no_part_of_a_stop_text_is_heard(engine: LocalEngine) -> None:
+    (whole,) = contract.complete(engine, [Request(0, PROMPT, ignore_eos=True)])
+    stop = whole.text[6:9]
+    heard, (done,) = listen(engine, [Request(0, PROMPT, stop=(stop,))])
+    assert done.finish_reason is FinishReason.stop
+    assert heard[0] == done.text == whole.text[: whole.text.index(stop)]
+
+
+def test_half_a_character_is_held_back(engine: LocalEngine) -> None:
+    engine.load()
+    tokenizer = engine.loaded.tokenizer
+    tokens, stopping = tokenizer("né", add_special_tokens=False)["input_ids"], Stopping(tokenizer)
+    assert stopping.new_text(Row(Request(0, ""), [], "", 9, tokens=tokens[:-1])) == "n"
+    assert stopping.new_text(Row(Request(0, ""), [], "", 9, tokens=tokens, sent="n")) == "é"
+
+
+def test_who_has_enough_ends_one_and_no_other(engine: LocalEngine) -> None:
+    requests = [Request(0, PROMPT, ignore_eos=True), Request(1, PROMPT + "And then? ", ignore_eos=True)]
+    alone = {done.id: done for done in contract.complete(engine, requests)}
+    heard, done = "", {}
+    with engine.open() as session:
+
+        def listen(events: list[Event]) -> None:
+            nonlocal heard
+            for event in events:
+                if isinstance(event, Completion):
+                    done[event.id] = event
+                elif event.id == 0:
+                    heard += event.text
+                    if len(heard) >= 5:
+                        session.cancel(0)
+
+        contract.gather(session, [replace(request, deltas=True) for request in requests], listen)
+    assert done[0].finish_reason is FinishReason.cancelled
+    assert done[0].text == heard
+    assert alone[0].text.startswith(heard)
+    assert len(done[0].token_ids) < len(alone[0].token_ids)
+    assert done[1].token_ids == alone[1].token_ids
+
+
+def test_closing_early_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
+    requests = [Request(index, PROMPT[index:], max_new_tokens=4 + 9 * index, ignore_eos=True) for index in range(4)]
+    whole = {done.id: done.token_ids for done in contract.complete(engine, requests)}
+    assert len(complete_first(engine, requests, 1)) < len(requests)
+    assert engine.stats.rows_alive == 0
+    assert {done.id: done.token_ids for done in contract.complete(engine, requests)} == whole
+
+
+def test_steps_tell_how_far_it_is(engine: LocalEngine) -> None:
+    seen: list[float] = []
+    requests = [Request(index, PROMPT[index:], ignore_eos=True, max_new_tokens=10) for index in range(3)]
+    contract.complete(engine, requests, listener=lambda _: seen.append(engine.stats.under_way))
+    assert len(seen) >= 10
+    assert engine.stats.under_way == 0
+
+
+def turns(engine: LocalEngine, keep: bool) -> tuple[list[list[int]], list[int]]:
+    """Three turns of a chat; the tokens of each answer, and how many prompt tokens each turn computed."""
+    conversation: list[Message] = []
+    answers, computed = [], []
+    for turn in range(3):
+        conversation.append(Message("user", f"{PROMPT}This is turn {turn}."))
+        before = engine.stats.prefill_tokens
+        (done,) = contract.complete(engine, [Request(turn, tuple(conversation), keep=keep, ignore_eos=True)])
+        computed.append(engine.stats.prefill_tokens - before)
+        answers.append(done.token_ids)
+        conversation.append(Message("assistant", done.text))
+    return answers, computed
+
+
+def test_the_next_turn_computes_only_what_is_new(make_config: Make, embedded: LocalModelConfig) -> None:
+    def chat(keep: bool) -> tuple[list[list[int]], list[int]]:
+        engine = local_engine(make_config(model=embedded, generation=GenerationConfig(max_new_tokens=12)))
+        try:
+            return turns(engine, keep)
+        finally:
+            engine.close()
+
+    anew, all_tokens = chat(False)
+    continued, new_tokens = chat(True)
+    assert continued == anew
+    assert new_tokens[0] == all_tokens[0]
+    assert new_tokens[2] < 1.5 * all_tokens[0] < all_tokens[2]
+
+
+def nothing_computed() -> SharedKv:
+    return SharedKv.empty(Heads(0, 1, 1, 16, torch.float32, torch.device("cpu")), 0, None)
+
+
+def tokens_of(cache: ConversationCache) -> int:
+    return sum(len(one.tokens) for one in cache._conversations)
+
+
+def test_no_more_is_kept_than_there_is_room_for() -> None:
+    cache = ConversationCache()
+    for number in range(MAX_CONVERSATIONS + 3):
+        cache.add([number] * 100, nothing_computed(), budget_tokens=4000)
+    assert tokens_of(cache) == 100 * MAX_CONVERSATIONS
+    assert cache.find([0] * 100) is None  # it made room
+    cache.add([99] * 700, nothing_computed(), budget_tokens=4000)
+    assert tokens_of(cache) == 1000
+    cache.add([98] * 1001, nothing_computed(), budget_tokens=4000)
+    assert cache.find([98] * 1001) is None
+    prefix = cache.find([*[99] * 60, 1, 2])
+    assert prefix is not None
+    assert prefix.tokens == [99] * 60
+    assert cache.find([99] * 20) is None  # too little to be worth it
+
+
+def test_a_longer_conversation_takes_the_place_of_its_beginning() -> None:
+    cache = ConversationCache()
+    cache.add([1] * 50, nothing_computed(), 10_000)
+    cache.add([*[1] * 50, 2, 3], nothing_computed(), 10_000)
+    assert tokens_of(cache) == 52
+
+
+@pytest.fixture
+def embedded() -> Any:
+    return LocalModelConfig(name="embedded", dtype=Dtype.float32)

@@ -1,0 +1,304 @@
+"""Memory that runs out: it is noted, fewer rows continue, and no answer is lost or changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from opening import open_engine
+from streams import NEW_TOKENS, PROMPTS, complete, requests
+
+from runner.config.generation import GenerationConfig
+from runner.config.measures import SweepConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.core.dtypes import Dtype
+from runner.core.result import FinishReason
+from runner.engines import contract
+from runner.engines.base import FEWER_ROWS
+from runner.engines.contract import Engine
+from runner.engines.local import memory
+from runner.engines.local.attention.attention import PassLayout
+from runner.engines.local.decode import room
+from runner.engines.local.decode.forward import Forward
+from runner.engines.local.decode.scheduler import Scheduler
+from runner.engines.sampling import Sampler
+from runner.run import run
+
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
+Run = Callable[[Forward, PassLayout, list[int], list[int], Any], torch.Tensor]
+CUDA_SAYS = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB"
+GREEDY = GenerationConfig(max_new_tokens=NEW_TOKENS)
+SAMPLING = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
+
+
+@pytest.fixture(params=[GREEDY, SAMPLING], ids=lambda generation: generation.name)
+def engine(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], request: pytest.FixtureRequest
+) -> Iterator[Engine]:
+    folder = saved_family("llama", max_position_embeddings=512)
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32)
+    engine = open_engine(make_config(model=model, generation=request.param))
+    yield engine
+    engine.close()
+
+
+@contextmanager
+def forwards(through: Callable[[int, Scheduler, list[int]], None]) -> Iterator[None]:
+    """Call a function before every forward pass of a stream: (number, stream, token ids); it may raise."""
+    real: Run = Forward._forward
+    begin: Any = Scheduler.__init__
+    streams: dict[int, Scheduler] = {}
+    count = 0
+
+    def init(self: Scheduler, *arguments: Any) -> None:
+        begin(self, *arguments)
+        streams[id(self.forward)] = self
+
+    def forward(self: Forward, what: PassLayout, ids: list[int], positions: list[int], keep: Any) -> torch.Tensor:
+        nonlocal count
+        if id(self) in streams:  # others are the trial of a model before its first stream
+            count += 1
+            through(count, streams[id(self)], ids)
+        return real(self, what, ids, positions, keep)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scheduler, "__init__", init)
+        patch.setattr(Forward, "_forward", forward)
+        yield
+
+
+@pytest.mark.parametrize("failing", [{1}, {2}, {3}, {4}, {5, 6}, {9}, {12, 13, 14}, {5, 15, 25}], ids=str)
+def test_out_of_memory_at_any_pass_changes_no_answer(engine: Engine, failing: set[int]) -> None:
+    """Forward 1 and 2 read prefixes, the next prompts, later ones give each row a token."""
+    expected = complete(engine, requests())
+    assert engine.stats.notes == []
+    alive = []
+
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
+        if number in failing:
+            alive.append(len(running.active))
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+
+    with forwards(fail):
+        assert complete(engine, requests()) == expected
+    assert len(alive) == len(failing) == len(engine.stats.notes)
+    for note, rows in zip(engine.stats.notes, alive, strict=True):
+        assert "memory ran out" in note
+        if rows > 1:
+            assert f"with {rows} rows at once: {rows // 2} concurrent rows" in note
+    assert complete(engine, requests()) == expected, "and the next time it begins with all again"
+
+
+def test_prompts_that_do_not_fit_together_enter_by_halves(engine: Engine) -> None:
+    """The first prompts come in together, before any row is on its way: half of these go on, and not one."""
+    expected = complete(engine, requests())
+    failed = 0
+
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
+        nonlocal failed
+        if running.own is not None and not running.active and failed < 2:
+            failed += 1
+            raise MemoryError
+
+    with forwards(fail):
+        assert complete(engine, requests()) == expected
+    count = len(PROMPTS)
+    assert engine.stats.notes == [
+        f"memory ran out with {before} rows at once: {before // 2} concurrent rows from now on"
+        for before in (count, count // 2)
+    ]
+
+
+def test_a_shared_beginning_that_cannot_be_read_is_said(engine: Engine) -> None:
+    expected = complete(engine, requests())
+
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
+        if number <= 3:
+            raise MemoryError
+
+    with forwards(fail):
+        assert complete(engine, requests(), 64) == expected
+    assert engine.stats.notes == [
+        f"memory ran out while a shared prefix was read: {rows} concurrent rows from now on" for rows in (32, 16, 8)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("room", "error"),
+    [
+        (1, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")),
+        (2, RuntimeError("could not create a primitive")),  # oneDNN
+        (3, OSError(12, "Cannot allocate memory")),
+        (5, RuntimeError("std::bad_alloc")),
+    ],
+    ids=str,
+)
+def test_no_more_rows_at_once_than_there_is_memory_for(engine: Engine, room: int, error: Exception) -> None:
+    expected = complete(engine, requests())
+    seen = []
+
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
+        if len(running.active) > room:
+            raise error
+        seen.append(len(running.active))
+
+    with forwards(fail):
+        assert complete(engine, requests()) == expected
+    assert max(seen) <= room
+    assert engine.stats.notes
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 6])
+def test_memory_may_run_out_between_the_passes(engine: Engine, failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors are also allocated when rows leave: rows that have ended by then are answered once, and unchanged."""
+    expected = complete(engine, requests())
+    real, calls = Sampler.keep, []
+
+    def keep(self: Sampler, rows: Sequence[int]) -> None:
+        calls.append(len(rows))
+        if len(calls) == failing:
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+        real(self, rows)
+
+    limits = [replace(request, max_new_tokens=2 + int(request.id) // 2) for request in requests()]
+    monkeypatch.setattr(Sampler, "keep", keep)
+    assert complete(engine, limits) == {
+        index: tokens[: limits[index].max_new_tokens] for index, tokens in expected.items()
+    }
+    assert len(engine.stats.notes) == 1
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error_of_its_own(engine: Engine) -> None:
+    expected = complete(engine, requests())
+    poison = engine.encode(requests(["y"])[0])[1][0]
+    alone = PROMPTS.index("y")
+
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
+        if ids[-1] == poison and running.own is not None and 1 <= len(ids) <= 2 and not running.active:
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+        if len(running.active) > 0 and any(row.request.id == alone for row in running.active):
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+
+    with forwards(fail):
+        done = {completion.id: completion for completion in contract.complete(engine, requests())}
+    assert sorted(done) == sorted(expected)
+    assert done[alone].finish_reason is FinishReason.error
+    assert "out of memory with its 1 tokens alone" in str(done[alone].error)
+    assert all(done[index].token_ids == tokens for index, tokens in expected.items() if index != alone)
+
+
+def test_other_errors_go_on_their_way(engine: Engine) -> None:
+    expected = complete(engine, requests())
+
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
+        if number == 7:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with forwards(fail), pytest.raises(RuntimeError, match="mat1 and mat2"):
+        complete(engine, requests())
+    assert engine.stats.notes == []
+    assert (engine.stats.rows_alive, engine.stats.rows_waiting) == (0, 0)
+    assert complete(engine, requests()) == expected, "the engine is whole"
+
+
+@pytest.mark.parametrize("tokens", [1, 150, 400, 900])
+def test_rows_at_once_stay_within_the_budget(engine: Engine, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefixes and the needs of all rows stay within the budget; a row that needs more than the budget runs alone."""
+    expected = complete(engine, requests())
+    monkeypatch.setattr(room, "room_tokens", lambda *_: tokens)
+    most = 0
+
+    def look(number: int, running: Scheduler, ids: list[int]) -> None:
+        nonlocal most
+        rows = running.active
+        most = max(most, len(rows))
+        held = {id(one): len(one.tokens) for row in rows for one in (row.prefix.path if row.prefix else [])}
+        assert len(rows) <= 1 or sum(row.need for row in rows) + sum(held.values()) <= tokens
+        assert len(rows) <= 1 or running._cost([row.need for row in rows]) <= tokens
+
+    with forwards(look):
+        assert complete(engine, requests()) == expected
+    assert engine.stats.notes == [], "nobody had asked for more"
+    assert most == 1 if tokens == 1 else most > 1
+
+
+def test_a_batch_that_was_asked_for_and_does_not_fit_is_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = complete(engine, requests())
+    monkeypatch.setattr(room, "room_tokens", lambda *_: 400)
+    assert complete(engine, requests(), batch_size=2) == expected
+    assert engine.stats.notes == []
+    complete(engine, requests(), batch_size=12)
+    [note] = engine.stats.notes
+    assert re.fullmatch(r"memory has room for 400 tokens of keys and values: \d rows at once, 12 were asked for", note)
+    assert note.startswith(FEWER_ROWS), "a sweep takes no figures from such a batch"
+
+
+def test_a_sweep_does_not_call_half_a_batch_a_whole_one(
+    make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path]
+) -> None:
+    model = LocalModelConfig(name=str(saved_family("llama")), device="cpu", dtype=Dtype.float32)
+    task = SweepConfig(batch_sizes=[2, 6], prompt_tokens=[20], new_tokens=4, warmup=0, repeats=2)
+
+    def fail(number: int, running: Scheduler, ids: list[int]) -> None:
+        if len(running.active) > 4:
+            raise torch.OutOfMemoryError(CUDA_SAYS)
+
+    with forwards(fail):
+        record = run(make_config(model=model, generation=GREEDY, task=task))
+    assert record.result is not None
+    small, large = record.result.rows
+    assert not small["note"]
+    assert large["decode_tok_per_s"] is None
+    assert "memory ran out with 6 rows at once" in large["note"]
+
+
+# ----------------------------------------------------------------------- memory that ends in a kill, not in an error
+
+
+@pytest.fixture
+def free_mib(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list whose last entry is the free memory from now on; it is read before each pass."""
+    free = [10_000.0]
+    monkeypatch.setattr(memory, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(machine, "available_mib", lambda: free[-1])
+    return free
+
+
+def test_rows_are_set_back_before_the_kernel_ends_the_process(engine: Engine, free_mib: list[float]) -> None:
+    expected = complete(engine, requests())
+
+    def take(number: int, running: Scheduler, ids: list[int]) -> None:
+        free_mib[-1] = 10.0 if len(running.active) > 3 else 10_000.0
+
+    with forwards(take):
+        assert complete(engine, requests()) == expected
+    assert engine.stats.notes
+    assert all(note.startswith("memory ran out with") for note in engine.stats.notes)
+
+
+def test_rows_wait_while_others_take_the_memory_and_enter_when_it_is_back(
+    engine: Engine, free_mib: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = complete(engine, requests())
+    monkeypatch.setattr(memory, "MARGIN_MIB", 0.0)
+    rows: dict[bool, int] = {}  # at most, while memory was short, and afterwards
+
+    def take(number: int, running: Scheduler, ids: list[int]) -> None:
+        is_short = number < 10
+        rows[is_short] = max(rows.get(is_short, 0), len(running.active))
+        free_mib[-1] = 0.2 if is_short else 10_000.0
+
+    free_mib[-1] = 0.2
+    with forwards(take):
+        assert complete(engine, requests()) == expected
+    assert engine.stats.notes == []
+    assert 1 <= rows[True] < rows[False]

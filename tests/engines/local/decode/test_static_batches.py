@@ -1,0 +1,166 @@
+"""All batchings answer alike, also where sampling, stops, scores, or memory that runs out come in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from listening import complete_with_deltas
+from opening import open_engine
+from streams import NEW_TOKENS, PROMPTS, complete, requests
+
+from runner.config.generation import GenerationConfig
+from runner.config.model import Attention, LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.core.dtypes import Dtype
+from runner.core.result import FinishReason
+from runner.engines import base, contract
+from runner.engines.base import Completion, Request
+from runner.engines.contract import Engine
+from runner.engines.local import memory
+from runner.engines.local.decode import static_batches
+from runner.engines.local.decode.static_batches import BY_GENERATE, Batching
+
+pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+
+Make = Callable[..., RunnerConfig]
+PADDED = Batching()
+SAMPLING = GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=0.9, repetition_penalty=1.2)
+CUDA_SAYS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+
+
+@pytest.fixture
+def make_engine(make_config: Make, saved_family: Callable[..., Path]) -> Callable[..., Engine]:
+    def make(batching: Batching = PADDED, generation: GenerationConfig = SAMPLING) -> Engine:
+        folder = saved_family("llama", max_position_embeddings=512)
+        model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.float32, attention=Attention.sdpa)
+        engine = open_engine(make_config(model=model, generation=generation))
+        engine.load()
+        engine._real._batching = batching  # type: ignore[attr-defined]
+        return engine
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "batching", [Batching(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)], ids=str
+)
+def test_all_batchings_give_the_same_answers(make_engine: Callable[..., Engine], batching: Batching) -> None:
+    padded, other = make_engine(), make_engine(batching)
+    assert complete(other, requests()) == complete(padded, requests())
+    (done,) = contract.complete(make_engine(), requests(PROMPTS[:1]))
+    stop = done.text[3:5]
+    asked: list[Any] = requests(stop=(stop,), max_new_tokens=9)
+    asked += [Request("scored", "1+1=", continuation="2 and 3"), Request("n", "x", n=3)]
+
+    def answers(engine: Engine) -> dict[Any, Completion]:
+        heard: dict[Any, list[str]] = {}
+        done = complete_with_deltas(
+            engine, asked, lambda delta: heard.setdefault((delta.id, delta.choice), []).append(delta.text)
+        )
+        assert all("".join(heard.get((one.id, one.choice), [])) == one.text for one in done)
+        return {(one.id, one.choice): one for one in done}
+
+    ours, theirs = answers(other), answers(padded)
+    for key, done in ours.items():
+        assert (done.text, done.token_ids, done.greedy) == (theirs[key].text, theirs[key].token_ids, theirs[key].greedy)
+        assert torch.allclose(torch.tensor(done.logprobs or []), torch.tensor(theirs[key].logprobs or []), atol=1e-4)
+    assert other.stats.decode_tokens == padded.stats.decode_tokens
+
+
+@pytest.fixture
+def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
+    """Return a function that has memory run out in some of the next forward passes of static batches."""
+    real = static_batches._forward
+
+    def arrange(numbers: set[int]) -> None:
+        count = 0
+
+        def forward(*arguments: Any) -> torch.Tensor:
+            nonlocal count
+            count += 1
+            if count in numbers:
+                raise RuntimeError(CUDA_SAYS)
+            return real(*arguments)
+
+        monkeypatch.setattr(static_batches, "_forward", forward)
+
+    return arrange
+
+
+@pytest.mark.parametrize("numbers", [{1}, {5}, {5, 6, 9}], ids=str)
+def test_memory_that_runs_out_changes_no_answer(
+    make_engine: Callable[..., Engine], fail_at: Callable[[set[int]], None], numbers: set[int]
+) -> None:
+    engine = make_engine()
+    expected = complete(engine, requests())
+    fail_at(numbers)
+    assert complete(engine, requests()) == expected
+    notes = [note for note in engine.stats.notes if "memory ran out" in note]
+    assert len(notes) == len(numbers)
+    assert (
+        notes[0] == f"memory ran out with {len(PROMPTS)} rows at once: {len(PROMPTS) // 2} concurrent rows from now on"
+    )
+
+
+def test_one_row_that_does_not_fit_alone_is_an_error_of_that_row(
+    make_engine: Callable[..., Engine], fail_at: Callable[[set[int]], None]
+) -> None:
+    engine = make_engine()
+    fail_at({1, 2})
+    first, second = sorted(contract.complete(engine, requests(["x", "longer"])), key=lambda done: done.id)
+    assert second.finish_reason is FinishReason.error
+    assert second.error == "out of memory with its 6 tokens alone"
+    assert first.error is None
+
+
+def test_an_error_of_another_kind_goes_on_its_way(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+
+    def forward(*_: Any) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(static_batches, "_forward", forward)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        complete(engine, requests())
+
+
+@pytest.mark.parametrize("batching", [PADDED, BY_GENERATE], ids=str)
+def test_rows_are_set_back_before_the_kernel_ends_the_process(
+    make_engine: Callable[..., Engine], batching: Batching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Main memory that runs short is seen beforehand: no error comes, but a kill."""
+    alike = requests([PROMPTS[0]] * 4)  # of one length, so that generate takes them together, too
+    expected = complete(make_engine(batching), alike)
+    said: list[float] = []
+
+    def free() -> float:
+        said.append(10.0 if 8 < len(said) < 12 else 10_000.0)
+        return said[-1]
+
+    monkeypatch.setattr(memory, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(machine, "available_mib", free)
+    engine = make_engine(batching)
+    said.clear()
+    assert complete(engine, alike) == expected
+    assert any(note.startswith("memory ran out with") for note in engine.stats.notes)
+
+
+def test_as_many_rows_go_together_as_there_is_room_for(
+    make_engine: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    expected = complete(engine, requests())
+    monkeypatch.setattr(memory, "MARGIN_MIB", 0.0)
+    monkeypatch.setattr(memory, "LAST_MIB", 0.0)
+    monkeypatch.setattr(machine, "available_mib", lambda: 0.4)
+    assert complete(engine, requests()) == expected
+    [note] = [note for note in engine.stats.notes if note.startswith(base.FEWER_ROWS)]
+    assert note.endswith(f"where {len(PROMPTS)} would go together")

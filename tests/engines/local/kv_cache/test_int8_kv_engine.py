@@ -1,0 +1,180 @@
+"""An engine with keys and values in 8 bits: its answers, its memory, and the models that it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from streams import PROMPTS, complete, requests
+
+from runner.config.generation import GenerationConfig, KvCache, Speculate
+from runner.config.model import LocalModelConfig
+from runner.core.dtypes import Dtype
+from runner.core.errors import ConfigError
+from runner.engines import contract
+from runner.engines.base import Capability, Request
+from runner.engines.local.capabilities import capabilities_of
+from runner.engines.local.decode import prefix_tree
+from runner.engines.local.decode.compat_probe import Incompatible, gives_same_logits_together
+from runner.engines.local.decode.forward import Forward
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kernels import native
+from runner.engines.local.kv_cache.kv_cache import kernels_for
+
+Make = Callable[..., LocalEngine]
+DIM = 64  # of the test models' heads
+DTYPES = pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+
+
+@pytest.fixture
+def engine_of(opened: Make, saved_family: Callable[..., Path]) -> Make:
+    def make(family: str = "llama", dtype: Dtype = Dtype.float32, **keys: Any) -> LocalEngine:
+        folder = saved_family(family, max_position_embeddings=512)
+        generation = replace(GenerationConfig(max_new_tokens=20, kv_cache=KvCache.int8), **keys)
+        return opened(model=LocalModelConfig(name=str(folder), device="cpu", dtype=dtype), generation=generation)
+
+    return make
+
+
+def alone(engine: LocalEngine) -> dict[Any, list[int]]:
+    """Return the answers to the prompts, each asked by itself."""
+    return {number: tokens for request in requests() for number, tokens in complete(engine, [request]).items()}
+
+
+def scores(engine: LocalEngine, asked: list[Request], rows: int | None = None) -> dict[Any, list[float]]:
+    return {one.id: one.logprobs or [] for one in contract.complete(engine, asked, rows)}
+
+
+@DTYPES
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_an_answer_does_not_depend_on_the_rows_beside_it(
+    engine_of: Make, family: str, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 without shared prefixes: they change the order of sums, whatever the format of the cache.
+
+    SDPA (RUNNER_ATTENTION=sdpa) has an order that depends on the longest row, too, so there an answer may tip over.
+    """
+    if dtype is Dtype.bfloat16:
+        monkeypatch.setattr(prefix_tree, "MIN_TOKENS", 10**9)
+    engine = engine_of(family, dtype)
+    expected = alone(engine)
+    assert len({tuple(tokens) for tokens in expected.values()}) >= len(PROMPTS) - 2, "answers differ with the prompt"
+    heads = engine.heads(engine.loaded)
+    assert heads is not None
+    most = 2 if heads.by_sdpa and dtype is Dtype.bfloat16 else 0
+    for rows in (None, 5, 2):
+        found = complete(engine, requests(), rows)
+        assert sum(found[number] != tokens for number, tokens in expected.items()) <= most
+    assert (engine.stats.shared_tokens > 100) == (dtype is Dtype.float32), "rows shared prefixes"
+    assert engine.stats.notes == []
+    if kernels_for(heads) is not None:
+        assert engine.fused is not None, "a pass in a single call"
+        forward = Forward(engine.loaded.model, heads)
+        forward.fused = engine.fused
+        assert gives_same_logits_together(forward, 259), "so guessed tokens can be checked"
+
+
+@DTYPES
+def test_log_probabilities_are_the_same_bits_beside_other_rows(
+    engine_of: Make, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefix_tree, "MIN_TOKENS", 10**9)  # with shared prefixes, sums have another order
+    engine = engine_of(dtype=dtype)
+    asked = [Request(number, prompt, continuation=" " + PROMPTS[-number - 1]) for number, prompt in enumerate(PROMPTS)]
+    together = scores(engine, asked)
+    single = {number: some for one in asked for number, some in scores(engine, [one]).items()}
+    heads = engine.heads(engine.loaded)
+    assert heads is not None
+    off = (
+        0.0 if not heads.by_sdpa else 0.01 if dtype is Dtype.float32 else 0.1
+    )  # a sum in another order may round to the next byte
+    assert single == {number: pytest.approx(some, rel=0, abs=off) for number, some in together.items()}
+    plain = scores(engine_of(dtype=dtype, kv_cache=KvCache.as_model), asked)
+    pairs = [pair for number in plain for pair in zip(together[number], plain[number], strict=True)]
+    apart = [abs(one - other) for one, other in pairs]
+    assert 0 < sum(apart) / len(apart) < 0.1, "8 bits cost something, and little"
+
+
+@DTYPES
+@pytest.mark.parametrize("by_torch", [False, True], ids=["kernels", "torch"])
+def test_the_memory_of_keys_and_values_is_that_of_8_bits(
+    engine_of: Make, dtype: Dtype, by_torch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_torch:
+        monkeypatch.setattr(native, "kernels", lambda: None)
+    peaks = {}
+    for kv_cache in KvCache:
+        engine = engine_of(dtype=dtype, kv_cache=kv_cache)
+        complete(engine, requests(ignore_eos=True))
+        peaks[kv_cache] = engine.stats.peak_kv_bytes
+        facts = engine.load().facts
+        assert facts.get("kv_cache") == (
+            "int8, a float32 scale for each head and place" if kv_cache is KvCache.int8 else None
+        )
+    itemsize = 4 if dtype is Dtype.float32 else 2
+    assert peaks[KvCache.int8] / peaks[KvCache.as_model] == (DIM + 4) / (DIM * itemsize)
+
+
+@DTYPES
+def test_torch_alone_gives_the_log_probabilities_of_the_kernels(
+    engine_of: Make, dtype: Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [Request(number, prompt, continuation=" and so on.") for number, prompt in enumerate(PROMPTS)]
+    by_kernels = scores(engine_of(dtype=dtype), asked)
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    by_torch = scores(engine_of(dtype=dtype), asked)
+    of_kernels, of_torch = (torch.tensor([some[number] for number in some]) for some in (by_kernels, by_torch))
+    assert float((of_kernels - of_torch).abs().mean()) < (0.01 if dtype is Dtype.float32 else 0.1)
+
+
+@pytest.mark.parametrize("speculate", list(Speculate))
+def test_copied_and_guessed_tokens_change_no_answer(engine_of: Make, speculate: Speculate) -> None:
+    engine = engine_of(speculate=speculate)
+    expected = alone(engine)
+    for asked in (requests(recurring=True), requests(keep=True)):
+        for _ in range(2):
+            for rows in (1, 3):
+                assert complete(engine, asked, rows) == expected
+    assert engine.prompts.tokens > 0
+
+
+def test_several_answers_to_a_prompt_are_those_of_single_ones(engine_of: Make) -> None:
+    engine = engine_of(temperature=1.0)
+    prompt = PROMPTS[0]
+    [several] = [contract.complete(engine, [Request(0, prompt, n=4)])]
+    assert len({tuple(one.token_ids) for one in several}) > 1
+    again = contract.complete(engine, [Request(0, prompt, n=4), *requests()[1:]])
+    same = {one.choice: one.token_ids for one in again if one.id == 0}
+    assert same == {one.choice: one.token_ids for one in several}
+
+
+def test_models_and_rows_of_other_routes_are_refused(engine_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def incompatible(_: object) -> None:
+        raise Incompatible("it keeps other state than keys and values")
+
+    monkeypatch.setattr("runner.engines.local.engine.probe_heads", incompatible)
+    with pytest.raises(
+        ConfigError, match=r"generation.kv_cache=int8: .* in a stream.* it keeps other state .*as_model"
+    ):
+        engine_of().load()
+    assert engine_of(kv_cache=KvCache.as_model).load().facts["decoding"] != "in a stream"
+
+
+def test_rows_beyond_the_reach_of_the_scheduler_are_refused(engine_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engines.local.engine.rope_stable_length", lambda _: 30)
+    engine = engine_of()
+    with pytest.raises(ConfigError, match="kv_cache=int8: .* its rotary embedding changes after 30 tokens"):
+        complete(engine, requests())
+
+
+def test_branches_need_a_cache_in_the_models_format(make_config: Any) -> None:
+    from runner.config.rope import Rope2dConfig
+
+    model = LocalModelConfig(name="x")
+    for kv_cache in KvCache:
+        config = make_config(model=model, rope=Rope2dConfig(), generation=GenerationConfig(kv_cache=kv_cache))
+        assert (Capability.branches in capabilities_of(config)) == (kv_cache is KvCache.as_model)

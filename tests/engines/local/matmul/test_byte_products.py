@@ -1,0 +1,170 @@
+"""Products of bytes by tiles (AMX), which are emulated: bit for bit those by vectors, tried, measured and chosen."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from emulated import CPU_FLAGS, KERNELS, OnlyTiles, emulated_attention
+from torch import nn
+
+from runner.checkpoints.pass_memory import quantized_workspace_bytes
+from runner.core.heap import Heap
+from runner.engines.local.kernels import native
+from runner.engines.local.kernels.shared_numbers import WeightFormat
+from runner.engines.local.matmul import byte_products
+from runner.engines.local.matmul.byte_products import ROWS, ByteChoice, choice_for, choose
+from runner.engines.local.matmul.matrices import QuantizedWeights, multiply, shifted_sums
+from runner.engines.local.matmul.products import FORCED
+from runner.engines.local.matmul.quantized_layers import QuantizedLayers
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("cc") is None or "avx512_bf16" not in CPU_FLAGS or "avx512_vnni" not in CPU_FLAGS,
+    reason="tiles lie beside AVX-512 with products of bfloat16 and of bytes",
+)
+SHAPES = [(32, 64), (33, 96), (80, 1090), (250, 576), (7, 50)]  # outputs, inputs
+COUNTS = (1, 4, 5, 15, 16, 17, 31, 32, 33, 64, 191, 192, 193, 260)
+LAYERS = {(96, 576), (64, 96)}
+
+
+def weights_of(outputs: int, inputs: int, kind: WeightFormat, tile_rows: int) -> QuantizedWeights:
+    random = torch.Generator().manual_seed(outputs)
+    weight = torch.randint(-128, 128, (outputs, inputs), dtype=torch.int8, generator=random)
+    it = QuantizedWeights(kind, inputs, outputs, (torch.bfloat16,))
+    it.point_at(weight, torch.ones(outputs).bfloat16(), torch.rand(outputs, generator=random), shifted_sums(weight))
+    it.matrix.tile_rows, it.matrix.threshold = tile_rows, 6.0
+    return it
+
+
+@pytest.mark.parametrize("kind", [WeightFormat.int8_dynamic, WeightFormat.row_int8, WeightFormat.int8_stored])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tiles_have_the_bits_of_vectors(
+    emulated_tiles: OnlyTiles, kind: WeightFormat, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also beside outliers of LLM.int8(), and with sums that are added up over several parts of a panel."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    torch.manual_seed(0)
+    for outputs, inputs in SHAPES:
+        rows = torch.randn(max(COUNTS), inputs).bfloat16()
+        rows[3, 7] = 40
+        workspace = torch.empty(quantized_workspace_bytes(len(rows), inputs, threads), dtype=torch.uint8)
+        for count in COUNTS:
+            before = emulated_tiles.count("byte_products")
+            by_vectors, by_tiles, mixed = (
+                multiply(emulated_tiles, rows[:count], weights_of(outputs, inputs, kind, tile_rows), workspace)
+                for tile_rows in (0, 1, 33)
+            )
+            assert torch.equal(by_tiles, by_vectors), (outputs, inputs, count)
+            assert torch.equal(mixed, by_vectors), (outputs, inputs, count)
+            is_by_tiles = emulated_tiles.count("byte_products") > before
+            assert is_by_tiles is (count > 4), "few rows are multiplied by weights that are not unpacked"
+
+
+def test_sums_are_exact_at_the_ends_of_the_range(emulated_tiles: OnlyTiles) -> None:
+    for inputs, sign in ((2048, 1.0), (2048, -1.0), (65, -1.0)):
+        rows = torch.full((20, inputs), sign * 3.0)
+        weight = torch.full((40, inputs), -128, dtype=torch.int8)
+        it = QuantizedWeights(WeightFormat.int8_dynamic, inputs, 40, (torch.bfloat16,))
+        it.point_at(weight, None, torch.ones(40), shifted_sums(weight))
+        it.matrix.tile_rows = 1
+        workspace = torch.empty(quantized_workspace_bytes(20, inputs, 2), dtype=torch.uint8)
+        scale = (torch.tensor(3.0) / 127.5).bfloat16().float()
+        number = (sign * 3 / scale).round().clamp(-128, 127)
+        expected = (number * -128 * inputs * scale).bfloat16()
+        assert (multiply(emulated_tiles, rows.bfloat16(), it, workspace) == expected).all()
+
+
+def test_other_sums_are_noticed_by_a_trial_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FORCED, raising=False)
+    text = (KERNELS / "quantized.h").read_text()
+    wrong = text.replace("TILE_MULTIPLY_ADD_BYTES(3, 5, 7);", "TILE_MULTIPLY_ADD_BYTES(3, 5, 6);")
+    assert wrong != text
+    headers = tmp_path / "headers"
+    shutil.copytree(KERNELS, headers, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    (headers / "quantized.h").write_text(wrong)
+    choice = choose(LAYERS, emulated_attention(tmp_path, [f"-I{headers}"]))
+    note = "tiles left out: products of 43 rows in bytes by 80 x 96 differ from those by vectors"
+    assert choice == ByteChoice(f"VNNI ({note})", 0, note)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "vectors", "expected"),
+    [
+        ((2, 2, 3, 9), (1, 2.5, 6, 24), 16),  # of rows 8, 16, 32 and 128
+        ((1, 2, 3, 9), (2, 3, 6, 24), 8),
+        ((2, 2, 7, 9), (3, 3, 6, 24), 128),
+        ((2, 2, 3, 30), (1, 2, 6, 24), 0),
+    ],
+)
+def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
+    emulated_tiles: OnlyTiles, tiles: Any, vectors: Any, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FORCED, raising=False)
+    took = {"tiles": dict(zip(ROWS, tiles, strict=True)), "vectors": dict(zip(ROWS, vectors, strict=True))}
+    monkeypatch.setattr(byte_products, "kept", lambda keys, *_: dict.fromkeys(keys, took))
+    words = f"tiles from {expected} rows, VNNI below" if expected else "VNNI"
+    assert choose(LAYERS, emulated_tiles) == ByteChoice(words, expected)
+
+
+def test_it_is_measured_once_and_kept(
+    emulated_tiles: OnlyTiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FORCED, raising=False)
+    monkeypatch.setattr(emulated_tiles, "file", tmp_path / "kernels-1.so")
+    unkept = "tiles from 16 rows, VNNI below (not measured, since no folder keeps it)"
+    assert choose(LAYERS, emulated_tiles) == ByteChoice(unkept, 16)
+    monkeypatch.setattr(emulated_tiles, "is_kept", True)
+    first, before = choose(LAYERS, emulated_tiles), emulated_tiles.count("byte_products")
+    [file] = tmp_path.glob("products-*.json")
+    assert "96 x 576, int8" in file.read_text()
+    assert choose(LAYERS, emulated_tiles) == first
+    assert emulated_tiles.count("byte_products") == before
+
+
+def test_a_way_is_forced_as_that_of_other_products(emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FORCED, "panels")
+    assert choose(LAYERS, emulated_tiles) == ByteChoice(f"VNNI (by {FORCED})")
+    monkeypatch.setenv(FORCED, "tiles")
+    assert choose(LAYERS, emulated_tiles) == ByteChoice(f"tiles from 16 rows, VNNI below (by {FORCED})", 16)
+    monkeypatch.setattr(emulated_tiles, "tiles_problem", "no tiles here")
+    note = f"{FORCED}=tiles: no tiles here"
+    assert choose(LAYERS, emulated_tiles) == ByteChoice(f"VNNI ({note})", 0, note)
+    monkeypatch.delenv(FORCED)
+    assert choose(LAYERS, emulated_tiles) == ByteChoice("VNNI")
+
+
+def test_layers_of_bytes_go_by_tiles_and_others_ask_for_nothing(
+    emulated_tiles: OnlyTiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchao", reason="the optional torchao is not installed")
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    monkeypatch.setenv(FORCED, "tiles")
+    monkeypatch.setattr(native, "kernels", lambda: emulated_tiles)
+    layer: Any = nn.Linear(96, 64, dtype=torch.bfloat16)
+    assert choice_for(layer, emulated_tiles) is None
+    quantize_(layer, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
+    assert choice_for(layer, emulated_tiles) == ByteChoice(f"tiles from 16 rows, VNNI below (by {FORCED})", 16)
+    model = nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer.eval()])
+    found = QuantizedLayers(model, Heap())
+    assert found.matrices[layer].matrix.tile_rows == 16
+    assert found.notes == []
+    rows = torch.randn(40, 96).bfloat16()
+    before = emulated_tiles.count("byte_products")
+    by_tiles = layer(rows)
+    assert emulated_tiles.count("byte_products") > before
+    found.matrices[layer].matrix.tile_rows = 0
+    assert torch.equal(layer(rows), by_tiles)
+
+
+@pytest.mark.skipif("amx_tile" not in CPU_FLAGS, reason="this processor has no tiles")
+def test_real_tiles_pass_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = native.kernels()
+    assert compiled is not None
+    if compiled.tiles_problem:
+        pytest.skip(compiled.tiles_problem)
+    monkeypatch.setenv(FORCED, "tiles")
+    assert choose(LAYERS, compiled) == ByteChoice(f"tiles from 16 rows, VNNI below (by {FORCED})", 16)

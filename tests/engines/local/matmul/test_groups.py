@@ -1,0 +1,238 @@
+"""Products with groups of integers equal those with the unpacked weights bit for bit, for any number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from families import save_peft
+from group_layers import KINDS, ValuesLayout, layer_of, rows_of, values_layer
+from grouped_checkpoints import save
+from torch import nn
+from transformers import AutoTokenizer
+
+from runner.config.lora import PeftConfig
+from runner.config.model import LocalConfig
+from runner.core.dtypes import Dtype
+from runner.core.heap import Heap
+from runner.engines.base import Request
+from runner.engines.contract import complete
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kernels import native
+from runner.engines.local.matmul import groups
+from runner.engines.local.matmul.groups import Groups
+from runner.engines.local.matmul.matrices import Workspace, multiply
+from runner.engines.local.matmul.panels import Panels
+from runner.engines.local.matmul.quantized_layers import QuantizedLayers
+from runner.models.float8_linear import E4M3
+from runner.models.grouped import GroupedLinear
+
+KERNELS = native.kernels()
+has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def check_products(layer: GroupedLinear, dtype: torch.dtype) -> None:
+    assert KERNELS is not None
+    weight = layer.unpacked(0, layer.out_features, dtype)
+    ours, plain = Groups.of(layer, KERNELS, Workspace()), Panels.of(weight, None, KERNELS)
+    whole = ours.product(rows := rows_of(250, layer.in_features, dtype))
+    assert torch.equal(whole, plain.product(rows))
+    for count in (1, 4, 7, 50):
+        assert torch.equal(ours.product(rows[:count]), whole[:count])
+
+
+@has_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_are_those_of_the_unpacked_weights(kind: str, dtype: torch.dtype) -> None:
+    check_products(layer_of(kind, 96, 768)[0], dtype)
+
+
+@has_kernels
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_number_of_bits(bits: int, dtype: torch.dtype) -> None:
+    layer, of = layer_of("gptq", 96, 320, bits)  # a panel that is not full, and a strip that is short
+    assert torch.equal(layer.unpacked(0, 96, torch.float32).double(), of.plain)
+    check_products(layer, dtype)
+
+
+@has_kernels
+@pytest.mark.parametrize("group", [8, 32, 96, 128, 256, 512, -1, 20, 1])
+def test_any_size_of_group(group: int) -> None:
+    layer, of = layer_of("packed", 75, 640, group=group)
+    assert torch.equal(layer.unpacked(0, 75, torch.float32).double(), of.plain)
+    check_products(layer, torch.bfloat16)
+
+
+@has_kernels
+def test_a_bias_is_added() -> None:
+    assert KERNELS is not None
+    layer, _ = layer_of("awq", 40, 320, bias=torch.randn(40))
+    expected = layer(rows := rows_of(9, 320, torch.float32))
+    assert torch.allclose(Groups.of(layer, KERNELS, Workspace()).product(rows), expected, atol=1e-5)
+    assert not torch.allclose(expected, expected - layer.bias, atol=1e-5)  # the bias counts
+
+
+@has_kernels
+def test_a_model_in_groups_gets_the_kernels_products_and_its_own_back() -> None:
+    model = nn.Sequential(layer_of("gptq_order", 64, 256)[0])
+    layers = QuantizedLayers(model, Heap())
+    assert list(layers.matrices) == [model[0]]
+    assert not layers.left
+    assert not layers.notes
+    rows = rows_of(3, 256, torch.float32)
+    fast = model[0](rows)
+    del model[0].forward
+    assert torch.allclose(fast, model[0](rows), atol=1e-5)
+
+
+def test_without_kernels_torch_multiplies_and_a_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    layer, _ = layer_of("awq", 64, 256)
+    layers = QuantizedLayers(nn.Sequential(layer), Heap())
+    assert layers.left == [layer]
+    reason = "there are no kernels: they need a C compiler"
+    assert layers.notes == [f"GroupedLinear is multiplied by torch, which is slower: {reason}"]
+
+
+def test_torch_unpacks_some_outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, of = layer_of("awq", 80, 256)
+    rows = rows_of(3, 256, torch.float32)
+    expected = nn.functional.linear(rows, of.plain.float())
+    monkeypatch.setattr("runner.models.grouped.UNPACKED_AT_ONCE", {"cpu": 32 * 256})
+    assert torch.allclose(layer(rows), expected, atol=1e-6)
+
+
+@has_kernels
+def test_many_outputs_are_packed_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert KERNELS is not None
+    layer, _ = layer_of("gptq", 160, 256, bits=8)
+    whole = Groups.of(layer, KERNELS, Workspace()).weight
+    monkeypatch.setattr(groups, "PACKED_AT_ONCE", 1)
+    assert torch.equal(Groups.of(layer, KERNELS, Workspace()).weight, whole)
+
+
+@has_kernels
+def test_a_wrong_kernel_is_noticed_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = groups.packed
+    monkeypatch.setattr(groups, "packed", lambda *arguments: right(*arguments).roll(1, dims=1))
+    monkeypatch.setattr(groups, "_tried", {})
+    assert "off by" in groups.problem(layer_of("packed", 64, 256)[0], KERNELS)
+
+
+@has_kernels
+def test_inputs_that_are_not_whole_eights_are_left_to_torch() -> None:
+    layer, of = layer_of("packed", 64, 100, group=20)
+    assert groups.problem(layer, KERNELS) == "its inputs are not a multiple of 8"
+    assert torch.equal(layer.unpacked(0, 64, torch.float32).double(), of.plain)
+
+
+@has_kernels
+@pytest.mark.parametrize(
+    "wrong", [{"bits": 7}, {"block": 0}, {"block": 12}, {"scale_type": 3}, {"zero_point": 256}, {"zero_point": -3}]
+)
+def test_what_the_kernel_refuses(wrong: dict[str, int]) -> None:
+    assert KERNELS is not None
+    ours = Groups.of(layer_of("gptq", 32, 256)[0], KERNELS, Workspace())
+    for name, value in wrong.items():
+        setattr(ours.matrix, name, value)
+    with pytest.raises(IndexError, match="cannot multiply"):
+        ours.product(torch.ones(1, 256))
+
+
+@has_kernels
+def test_the_kernel_refuses_rows_that_are_not_whole_eights() -> None:
+    assert KERNELS is not None
+    ours = Groups.of(layer_of("gptq", 32, 256)[0], KERNELS, Workspace())
+    ours.inputs = 100
+    with pytest.raises(IndexError, match="cannot multiply"):
+        multiply(KERNELS, torch.ones(1, 100), ours)
+
+
+PROMPTS = ["a", "What is three times four?", "b c d e f " * 9, "x" * 33]
+
+
+def answers(engine: LocalEngine, prompts: list[str]) -> list[tuple[int, ...]]:
+    requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(prompts)]
+    found = {completion.id: tuple(completion.token_ids) for completion in complete(engine, requests)}
+    return [found[at] for at in range(len(prompts))]
+
+
+@has_kernels
+@pytest.mark.parametrize("name", ["gptq", "gptq_order", "awq", "auto_round_gptqmodel", "pack_quantized_zeros"])
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+def test_a_pass_in_a_single_call_answers_alike_whatever_rows_go_along(
+    name: str, dtype: Dtype, opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path
+) -> None:
+    save(tmp_path, name)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+    engine = opened(model=LocalConfig(name=str(tmp_path), device="cpu", dtype=dtype))
+    report = engine.load()
+    assert report.facts["quantized"].endswith("14 of 15 linear layers (14 GroupedLinear)")
+    together = answers(engine, PROMPTS)
+    assert together == [answers(engine, [prompt])[0] for prompt in PROMPTS]
+    assert engine.fused is not None
+    assert not any("slower" in note for note in engine.stats.notes)
+
+
+@has_kernels
+def test_an_adapter_on_top_changes_the_answers(
+    saved_family: Callable[..., Path], opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path
+) -> None:
+    save(tmp_path, "gptq_order")
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
+    adapter = save_peft(tmp_path / "lora", saved_family())
+    model = LocalConfig(name=str(tmp_path), device="cpu", dtype=Dtype.float32)
+    plain, adapted = opened(model=model), opened(model=model, lora=PeftConfig(path=str(adapter)))
+    plain.load()
+    report = adapted.load()
+    assert report.facts["quantized"].endswith("14 of 15 linear layers (14 GroupedLinear)")
+    assert report.metrics["lora_modules"] > 0
+    assert answers(adapted, PROMPTS) != answers(plain, PROMPTS)
+
+
+@has_kernels
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [16, 32, 128, 640, 20])
+@pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16, torch.float16])
+def test_codes_of_values(bits: int, group: int, scales: torch.dtype) -> None:
+    layer = values_layer(75, 640, bits, group, scales)
+    assert groups.problem(layer, KERNELS) == ""
+    for dtype in DTYPES:
+        check_products(layer, dtype)
+
+
+@has_kernels
+def test_each_float8_is_exact() -> None:
+    assert KERNELS is not None
+    layer = values_layer(256, 64, 8, 64, torch.float32)
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes[(codes & 127) == 127] = 0
+    layer.stored["weight_packed"].copy_(codes[:, None].expand(256, 64).contiguous().view(torch.int32))
+    layer.stored["weight_scale"].fill_(1)
+    one = torch.zeros(1, 64)
+    one[0, 9] = 1
+    assert torch.equal(Groups.of(layer, KERNELS, Workspace()).product(one)[0], E4M3[codes.int()])
+
+
+@has_kernels
+def test_values_that_the_kernels_do_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    e5m2 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e5m2).float()
+    layer = values_layer(64, 64, 8, 64, torch.float32)
+    monkeypatch.setattr(ValuesLayout, "values", property(lambda _: e5m2))
+    assert groups.problem(layer, KERNELS) == "its codes stand for values that the kernels do not know"
+
+
+@has_kernels
+@pytest.mark.parametrize("wrong", [{"scale": None}, {"bits": 8}, {"code_type": 3}, {"code_type": 2}])
+def test_what_the_kernel_refuses_of_tables(wrong: dict[str, int]) -> None:
+    assert KERNELS is not None
+    ours = Groups.of(values_layer(64, 64, 4, 32, torch.bfloat16), KERNELS, Workspace())
+    for name, value in wrong.items():
+        setattr(ours.matrix, name, value)
+    with pytest.raises(IndexError, match="cannot multiply"):
+        ours.product(torch.ones(1, 64))

@@ -1,0 +1,144 @@
+"""Integers in groups that were made here: products with zero points of any kind, and panels in place of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from opening import adapt, load_base
+from torch import nn
+
+from runner.config.model import LocalConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.core.heap import Heap
+from runner.engines.base import Request
+from runner.engines.contract import complete
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kernels import native
+from runner.engines.local.matmul.groups import Groups, problem
+from runner.engines.local.matmul.matrices import Workspace
+from runner.engines.local.matmul.panels import Panels
+from runner.engines.local.matmul.quantized_layers import QuantizedLayers
+from runner.engines.local.matmul.unpacked_products import choice_for
+from runner.models.grouped import GroupedLinear
+from runner.models.made_groups import layer_of
+from runner.models.made_layouts import PanelsLayout, RowsLayout
+from runner.quantization.hqq import HqqConfig
+from runner.quantization.made_groups import BITS, MadeGroupsConfig
+from runner.quantization.torchao import TorchaoIntxConfig
+
+KERNELS = native.kernels()
+has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
+DTYPES = (torch.float32, torch.bfloat16)
+KINDS: dict[str, Callable[..., MadeGroupsConfig]] = {
+    "zero points as scales": HqqConfig,
+    "one zero point": TorchaoIntxConfig,
+    "zero points in bytes": lambda **keys: TorchaoIntxConfig(**keys, symmetric=False),
+}
+
+
+def made(choice: MadeGroupsConfig, outputs: int, inputs: int, dtype: torch.dtype) -> GroupedLinear:
+    torch.manual_seed(0)
+    layer = layer_of(choice, nn.Linear(inputs, outputs, bias=False).to(dtype), "layer")
+    assert isinstance(layer, GroupedLinear)
+    return layer
+
+
+@has_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize(("outputs", "inputs", "group"), [(96, 320, 64), (75, 640, 128), (33, 64, 8)])
+def test_products_are_those_of_the_unpacked_weights_before_and_after_panels_take_the_rows_place(
+    kind: str, dtype: torch.dtype, bits: int, outputs: int, inputs: int, group: int
+) -> None:
+    assert KERNELS is not None
+    layer = made(KINDS[kind](bits=bits, group_size=group), outputs, inputs, dtype)
+    weight = layer.unpacked(0, outputs, dtype)
+    rows = torch.randn(50, inputs, generator=torch.Generator().manual_seed(1)).to(dtype)
+    plain = Panels.of(weight, None, KERNELS).product(rows)
+    assert torch.equal(Groups.of(layer, KERNELS, Workspace()).product(rows), plain)
+    assert not problem(layer, KERNELS)
+    by_tiles = choice_for(nn.Sequential(layer), KERNELS) if dtype is torch.bfloat16 else None
+    tile_rows = 0 if by_tiles is None else by_tiles.tile_rows
+    layers = QuantizedLayers(nn.Sequential(layer), Heap())
+    assert not layers.notes
+    assert isinstance(layer.layout, PanelsLayout)
+    assert torch.equal(layer(rows), Panels.of(weight, None, KERNELS, tile_rows).product(rows))
+    assert {name: tuple(one.shape) for name, one in layer.stored.items()} == layer.layout.shapes()
+    assert torch.equal(layer.unpacked(0, outputs, dtype), weight)
+    assert torch.equal(layer.unpacked(5, 32, dtype), weight[5:32])
+    assert torch.equal(layer.unpacked(31, 33, dtype), weight[31:33])
+    again = Groups.of(layer, KERNELS, Workspace())
+    assert again.weight.data_ptr() == layer.weight.data_ptr()
+    assert torch.equal(again.product(rows), plain)
+
+
+@has_kernels
+def test_rows_that_a_checkpoint_holds_stay() -> None:
+    layer = made(HqqConfig(), 64, 128, torch.float32)
+    assert isinstance(layer.layout, RowsLayout)
+    held = sum(one.nbytes for one in layer.stored.values())
+    QuantizedLayers(nn.Sequential(layer), Heap())
+    assert sum(one.nbytes for one in layer.stored.values()) == held
+    assert list(layer.stored) == ["panels"], "the rows are gone: the weights are in memory once"
+
+
+PROMPTS = ["a", "What is three times four?", "b c d e f " * 9, "x" * 33]
+
+
+def answers(engine: LocalEngine, prompts: list[str]) -> list[tuple[int, ...]]:
+    requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(prompts)]
+    found = {completion.id: tuple(completion.token_ids) for completion in complete(engine, requests)}
+    return [found[at] for at in range(len(prompts))]
+
+
+@has_kernels
+def test_rows_that_are_rounded_are_rounded_before_the_kernels_product() -> None:
+    assert KERNELS is not None
+    layer: Any = made(TorchaoIntxConfig(int8_rows=True), 64, 128, torch.bfloat16)
+    rows = torch.randn(9, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
+    weight = Panels.of(layer.unpacked(0, 64, torch.bfloat16), None, KERNELS)
+    layers = QuantizedLayers(nn.Sequential(layer), Heap())
+    assert layers.exchanged == [layer]
+    assert layers.matrices == {}, "a pass in a single call would not round the rows"
+    assert torch.equal(layer(rows), weight.product(layer.prepared(rows)))
+    assert not torch.equal(layer(rows), weight.product(rows))
+
+
+@has_kernels
+@pytest.mark.parametrize("choice", [HqqConfig(), TorchaoIntxConfig(bits=3, symmetric=False)])
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+def test_a_pass_in_a_single_call_answers_alike_whatever_rows_go_along(
+    choice: MadeGroupsConfig, dtype: Dtype, opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]
+) -> None:
+    engine = opened(model=LocalConfig(name=str(saved_family()), device="cpu", dtype=dtype), quantization=choice)
+    report = engine.load()
+    assert report.facts["quantized"] == f"{choice.name}: 14 of 15 linear layers (14 GroupedLinear)"
+    together = answers(engine, PROMPTS)
+    assert together == [answers(engine, [prompt])[0] for prompt in PROMPTS]
+    assert engine.fused is not None
+    assert not any("slower" in note for note in engine.stats.notes)
+
+
+@has_kernels
+def test_a_second_job_over_the_same_base_reads_the_panels_of_the_first(
+    saved_family: Callable[..., Path], make_config: Callable[..., RunnerConfig]
+) -> None:
+    model = LocalConfig(name=str(saved_family()), device="cpu", dtype=Dtype.float32)
+    config = make_config(model=model, quantization=HqqConfig())
+    loaded = adapt(load_base(config), config).model
+    ids = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        before = loaded(ids).logits
+        for _ in range(2):
+            layers = QuantizedLayers(loaded, Heap())
+            fast = loaded(ids).logits
+            for layer in layers.exchanged:
+                del layer.forward
+            assert torch.allclose(fast, before, atol=1e-4)
+            assert torch.equal(loaded(ids).logits, before)

@@ -1,0 +1,273 @@
+"""The way of products: chosen by what was measured, kept, forced, and replaced by the next one where it is missing."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from runner.config.model import LocalModelConfig
+from runner.core.dtypes import Dtype
+from runner.core.errors import ConfigError
+from runner.core.texts import signed
+from runner.engines.base import Request
+from runner.engines.contract import complete
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kernels import native
+from runner.engines.local.matmul import measured_products, products
+from runner.engines.local.matmul.measured_products import Seconds, Shape, Ways, kept_seconds, measure
+from runner.engines.local.matmul.panels import NO_TILES
+from runner.engines.local.matmul.products import FORCED, Way, choose
+
+LAYERS = [nn.Linear(64, 96, dtype=torch.bfloat16), nn.Linear(96, 64, dtype=torch.bfloat16)]
+KERNELS = native.kernels()
+COMPILED = pytest.mark.skipif(KERNELS is None, reason="no C compiler is here, so nothing is called in C")
+
+
+def seconds_of(times: dict[str, Sequence[float]]) -> Callable[..., dict[Shape, Seconds]]:
+    """Return measurements in which each way takes so long for the numbers of rows, in order."""
+
+    def kept(_: Ways, shapes: Sequence[Shape], rows: Sequence[int], *__: Any) -> dict[Shape, Seconds]:
+        return {shape: {way: dict(zip(rows, some, strict=True)) for way, some in times.items()} for shape in shapes}
+
+    return kept
+
+
+@pytest.fixture
+def usable(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let only some ways be usable, with seconds of their own."""
+    monkeypatch.delenv(FORCED, raising=False)
+    monkeypatch.delenv("RUNNER_WITHOUT", raising=False)
+
+    def make(**times: Sequence[float] | None) -> None:
+        def problem(way: Way, *_: Any) -> str:
+            return "" if way == Way.plain or way in times else f"no {way} here"
+
+        monkeypatch.setattr(products, "problem_of", problem)
+        monkeypatch.setattr(products, "kept_seconds", seconds_of({key: some for key, some in times.items() if some}))
+
+    return make
+
+
+def test_the_fastest_over_the_expected_passes_is_chosen(usable: Callable[..., None]) -> None:
+    kernels: Any = KERNELS or object()
+    usable(panels=(1, 4, 40), onednn=(2, 4, 9), plain=(2, 9, 40))  # at 4, 16 and 128 rows
+    choice = choose(LAYERS, torch.bfloat16, kernels)
+    assert (choice.way, choice.fact) == (Way.onednn, "oneDNN, packed")
+    usable(panels=(1, 4, 11), onednn=(2, 4, 9), plain=(2, 9, 40))
+    choice = choose(LAYERS, torch.bfloat16, kernels)
+    assert choice.way is Way.panels, "a pass in a single call needs them, and saves more than products cost"
+    assert choice.fact.startswith("panels, by ")
+    usable(onednn=(2, 4, 9), plain=(1, 1, 1))
+    assert choose(LAYERS, torch.bfloat16, kernels).way is Way.onednn, "nothing of ours is there: not measured"
+
+
+def test_small_models_use_products_of_their_own(usable: Callable[..., None]) -> None:
+    usable(panels=(9, 9, 90), onednn=(1, 1, 1), plain=(1, 1, 1))
+    kernels: Any = KERNELS or object()
+    assert choose(LAYERS, torch.bfloat16, kernels, is_small=True).way is Way.panels
+    assert choose(LAYERS, torch.bfloat16, kernels).way is Way.onednn
+
+
+@pytest.mark.parametrize(
+    ("tiles", "vectors", "expected"),
+    [
+        ((2, 2, 4, 16), (1, 3, 6, 50), 8),  # of rows 4, 8, 16 and 128
+        ((1, 1, 2, 9), (2, 3, 6, 50), 4),
+        ((2, 4, 4, 16), (1, 3, 6, 50), 16),
+        ((2, 4, 9, 90), (1, 3, 6, 50), NO_TILES),
+    ],
+)
+@COMPILED
+def test_tiles_multiply_from_so_many_rows_on_as_they_are_faster(
+    tiles: Sequence[float], vectors: Sequence[float], expected: int, usable: Callable[..., None]
+) -> None:
+    usable(tiles=tiles, vectors=vectors, panels=(1, 9, 90, 900), onednn=(9, 9, 90, 900), plain=(9, 9, 90, 900))
+    choice = choose(LAYERS, torch.bfloat16, KERNELS)
+    assert (choice.way, choice.tile_rows) == (Way.tiles, expected)
+    assert KERNELS is not None
+    words = f"tiles from {expected} rows, {KERNELS.vectors} below"
+    assert choice.fact == (words if expected < NO_TILES else f"in the order of tiles, by {KERNELS.vectors}")
+
+
+def test_where_nothing_is_kept_the_first_way_serves_so_that_answers_repeat(
+    usable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable(panels=None, onednn=None)
+    monkeypatch.setattr(products, "kept_seconds", lambda *_: None)
+    kernels: Any = KERNELS or object()
+    choice = choose(LAYERS, torch.bfloat16, kernels)
+    assert choice.way is Way.panels
+    assert "not measured, since no folder keeps it" in choice.fact
+
+
+@pytest.mark.parametrize("wanted", list(Way))
+def test_a_forced_way_that_is_missing_leads_to_the_next_and_says_so(
+    wanted: Way, usable: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FORCED, wanted)
+    kernels: Any = KERNELS or object()
+    usable(tiles=None, panels=None, onednn=None)
+    there = choose(LAYERS, torch.bfloat16, kernels)
+    assert (there.way, there.note) == (wanted, "")
+    assert there.fact.endswith(f"(by {FORCED})")
+    usable()
+    missing = choose(LAYERS, torch.bfloat16, kernels)
+    assert missing.way is Way.plain
+    if wanted is not Way.plain:
+        assert missing.note == f"{FORCED}={wanted}: no {wanted} here"
+        assert missing.note in missing.fact
+
+
+def test_a_word_that_is_no_way_is_rejected_before_the_model_is_loaded(
+    opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FORCED, "fast")
+    with pytest.raises(ConfigError, match="RUNNER_PRODUCTS=fast: choose one of tiles, panels, onednn, plain"):
+        opened(model=LocalModelConfig(name="embedded", device="cpu"))
+    monkeypatch.setenv(FORCED, "plain")
+    monkeypatch.setenv("RUNNER_WITHOUT", "avx512,mmx")
+    with pytest.raises(ConfigError, match="RUNNER_WITHOUT=avx512,mmx: mmx is none of avx2, avx512, "):
+        opened(model=LocalModelConfig(name="embedded", device="cpu"))
+
+
+PROMPTS = ("Add 2 and 3.", "Name a fruit.", "Say why the sky is blue, in one sentence.", "Tom has 3 apples.")
+
+
+def answers(engine: LocalEngine) -> list[list[int]]:
+    requests = [Request(at, text, (), 16, ignore_eos=True) for at, text in enumerate(PROMPTS)]
+    found = {completion.id: completion.token_ids for completion in complete(engine, requests)}
+    return [list(found[at]) for at in range(len(PROMPTS))]
+
+
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+@pytest.mark.parametrize("wanted", list(Way))
+def test_each_forced_way_gives_its_tokens_and_stands_in_the_facts(
+    wanted: Way, dtype: Dtype, opened: Callable[..., LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 all ways decide on the same tokens; in bfloat16, where rounding may decide, those that sum alike."""
+    found = {}
+    for way in (wanted, Way.panels):
+        monkeypatch.setenv(FORCED, way)
+        engine = opened(model=LocalModelConfig(name="embedded", device="cpu", dtype=dtype))
+        report = engine.load()
+        found[way] = answers(engine)
+        assert answers(engine) == found[way]
+        notes = [note for note in engine.stats.notes if FORCED in note]
+        if way is wanted:
+            said = report.facts["products"]
+            assert "RUNNER_PRODUCTS" in said
+            assert len(notes) == (f"RUNNER_PRODUCTS={way}" in said), "a way that is missing is also a note"
+            assert (engine.fused is not None) is (KERNELS is not None and wanted in products.OWN)
+    is_alike = dtype is Dtype.float32 or products.problem_of(wanted, (), torch.bfloat16, KERNELS)
+    assert not is_alike or found[wanted] == found[Way.panels]
+
+
+def test_products_are_measured_once_and_then_read(tmp_path: Path) -> None:
+    class Kept:
+        file, is_kept = tmp_path / "kernels-1.so", True
+
+    kernels: Any = Kept()
+    made: list[int] = []
+
+    def product(weight: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        made.append(len(weight))
+        return lambda rows: nn.functional.linear(rows, weight)
+
+    ways: Ways = {"a": product, "b": product}
+    first = kept_seconds(ways, [(96, 64), (4096, 1024)], (4, 16), torch.float32, kernels)
+    assert made == [96, 96, 512, 512], "of a large layer a part is measured"
+    assert first is not None
+    [file] = tmp_path.glob("products-*.json")
+    kept = json.loads(file.read_text())["seconds"]
+    name = next(name for name in kept if name.startswith("512 x 1024, float32"))
+    assert first[4096, 1024]["a"][4] == pytest.approx(8 * kept[name]["a"]["4"]), "and its time counts for all"
+    assert kept_seconds(ways, [(96, 64), (4096, 1024)], (4, 16), torch.float32, kernels) == first
+    assert len(made) == 4
+    of_no_time = signed({"seconds": kept}).replace(str(kept[name]["a"]["4"]), "-1", 1)
+    for damaged in ("{", "[]", '{"x": 1}', of_no_time, signed({"seconds": {"x": 1}})):
+        file.write_text(damaged)
+        made.clear()
+        assert kept_seconds(ways, [(96, 64)], (4, 16), torch.float32, kernels) is not None
+        assert made, damaged
+        assert json.loads(file.read_text())["seconds"][next(key for key in kept if key.startswith("96 x 64"))]
+    Kept.is_kept = False
+    assert kept_seconds(ways, [(96, 64)], (4, 16), torch.float32, kernels) is None
+
+
+def test_of_those_that_begin_together_one_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept:
+        file, is_kept = tmp_path / "kernels-1.so", True
+
+    kernels: Any = Kept()
+    measured: list[Shape] = []
+
+    def slowly(ways: Ways, shape: Shape, rows: Sequence[int], *_: Any) -> Seconds:
+        measured.append(shape)
+        threading.Event().wait(0.05)
+        return {way: dict.fromkeys(rows, 1.0 + len(measured)) for way in ways}
+
+    monkeypatch.setattr(measured_products, "measure", slowly)
+    found: list[Any] = []
+
+    def begin() -> None:
+        found.append(kept_seconds({"a": lambda weight: lambda rows: rows}, [(8, 8)], (4,), torch.float32, kernels))
+
+    threads = [threading.Thread(target=begin) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(measured) == 1
+    assert found == [{(8, 8): {"a": {4: 2.0}}}] * 4
+
+
+def test_a_way_that_is_far_slower_is_not_measured_with_more_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = [0.0], list[tuple[str, int]]()
+
+    def way(name: str, seconds: float) -> Callable[[torch.Tensor], Any]:
+        def multiply(rows: torch.Tensor) -> torch.Tensor:
+            calls.append((name, len(rows)))
+            now[0] += seconds * len(rows)
+            return rows
+
+        return lambda _: multiply
+
+    class Clock:
+        thread_time = staticmethod(lambda: now[0])
+
+    monkeypatch.setattr(measured_products, "time", Clock)
+    took = measure({"quick": way("quick", 1), "slow": way("slow", 5)}, (8, 8), (4, 16), torch.float32, 1e9)
+    assert took == {"quick": {4: 4.0, 16: 16.0}, "slow": {4: 20.0, 16: 80.0}}
+    assert ("slow", 4) in calls
+    assert ("slow", 16) not in calls
+    calls.clear()
+    measure({"quick": way("quick", 1)}, (8, 8), (4,), torch.float32, now[0] - 1)
+    assert calls == [("quick", 4)], "after the time that this may take, each has one turn"
+
+
+def test_what_passes_while_others_have_the_processor_does_not_count() -> None:
+    threads: list[int] = []
+
+    def waits(rows: torch.Tensor) -> torch.Tensor:
+        threads.append(torch.get_num_threads())
+        time.sleep(0.1)
+        return rows
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        took = measure({"waits": lambda _: waits}, (8, 8), (4,), torch.float32, math.inf)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert took["waits"][4] < 0.1
+    assert set(threads) == {1}

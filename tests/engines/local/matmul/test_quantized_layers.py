@@ -1,0 +1,157 @@
+"""Quantized layers give the results of their library's own functions, which are restored afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import save_peft
+from library_layers import layer_of
+from opening import adapt, load_base, local_engine
+from streams import complete, requests
+from torch import nn
+
+from runner.config.generation import GenerationConfig
+from runner.config.lora import PeftConfig
+from runner.config.model import LocalModelConfig
+from runner.config.root import RunnerConfig
+from runner.core import machine
+from runner.core.dtypes import Dtype
+from runner.core.heap import Heap
+from runner.engines.local.engine import LocalEngine
+from runner.engines.local.kernels import native
+from runner.engines.local.matmul import llm_int8
+from runner.engines.local.matmul.quantized_layers import QuantizedLayers
+from runner.quantization.base import QuantizationConfig
+from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner.quantization.torchao import Int8DynamicConfig
+
+Make = Callable[..., RunnerConfig]
+Saved = Callable[..., Path]
+BUILT = native.kernels()
+has_kernels = pytest.mark.skipif(BUILT is None, reason="the kernels are not built here")
+exact = pytest.mark.skipif(
+    BUILT is None or not BUILT.has_quantized, reason="the library's own sums saturate without products of bytes"
+)
+packed = pytest.mark.skipif(not machine.has_bfloat16_products(), reason="bitsandbytes packs no 4-bit weights here")
+
+
+@has_kernels
+@pytest.mark.parametrize(
+    ("kind", "inputs", "outputs", "keys"),
+    [
+        pytest.param("nf4", 192, 96, {}, marks=packed),
+        pytest.param("nf4", 64, 32, {"double_quant": False}, marks=packed),
+        pytest.param("nf4", 192, 96, {"compute_dtype": torch.float32}, marks=packed),
+        pytest.param("nf4", 1088, 96, {}, marks=packed),  # stretches of a panel
+        pytest.param("fp4", 128, 160, {}, marks=packed),
+        ("int8", 192, 96, {}),
+        ("int8", 72, 50, {}),  # parts of everything
+        ("int8", 72, 50, {"threshold": 0.0}),
+        ("int8", 1090, 70, {}),
+        ("int8", 130, 33, {"threshold": 0.5}),  # many columns have outliers
+        ("torchao_int8", 612, 64, {}),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_outputs_are_the_librarys_own(kind: str, inputs: int, outputs: int, keys: dict[str, Any], threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for bias in (False, True):
+            layer = layer_of(kind, inputs, outputs, bias, **keys)
+            own = llm_int8.forward_of(layer) if kind == "int8" else layer.forward
+            layer(torch.ones(1, inputs, dtype=torch.bfloat16))  # the library arranges its weights in the first pass
+            found = QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), Heap())
+            assert (found.exchanged, found.left, found.notes) == ([layer], [], [])
+            for count in (1, 2, 3, 4, 5, 12, 13, 29, 200):
+                rows = torch.randn(count, inputs).to(torch.bfloat16)
+                rows[-1, 5], rows[0, 7] = 60.0, -9.5
+                expected, ours = own(rows).float(), layer(rows).float()
+                # one rounding to bfloat16 apart at most; nearly all are the same to the bit
+                assert ((ours - expected).abs() <= expected.abs() / 127 + 1e-4 * expected.abs().max()).all()
+                assert (ours == expected).float().mean() > 0.97, "float16 for bfloat16 would change more"
+                assert torch.equal(layer(rows[None])[0].float(), ours)
+    finally:
+        torch.set_num_threads(before)
+
+
+@has_kernels
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("count", [2, 9])
+def test_nan_stays_nan(kind: str, count: int) -> None:
+    layer = layer_of(kind, 64, 32, bias=False)
+    QuantizedLayers(nn.ModuleList([nn.Embedding(1, 1, dtype=torch.bfloat16), layer]), Heap())
+    rows = torch.ones(count, 64, dtype=torch.bfloat16)
+    rows[1, 3] = float("nan")
+    found = layer(rows)
+    assert found[1].isnan().all()
+    assert found[0].isfinite().all()
+
+
+def engine_of(make_config: Make, folder: Path, quantization: QuantizationConfig, **groups: Any) -> LocalEngine:
+    model = LocalModelConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
+    generation = GenerationConfig(max_new_tokens=6)
+    return local_engine(make_config(model=model, quantization=quantization, generation=generation, **groups))
+
+
+def quantized(model: Any) -> list[Any]:
+    return [one for one in model.modules() if isinstance(one, nn.Linear) and type(one) is not nn.Linear]
+
+
+@has_kernels
+@pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=["nf4", "int8"])
+def test_weights_stay_and_functions_are_put_back(
+    make_config: Make, saved_family: Saved, quantization: QuantizationConfig
+) -> None:
+    engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512), quantization)
+    asked = requests()
+    complete(engine, asked)
+    model = engine.loaded.model
+    layers = quantized(model)
+    assert len(layers) == 14
+    assert all("forward" in vars(layer) for layer in layers)
+    held = [layer.weight.data.clone() for layer in layers]
+    complete(engine, asked)
+    assert engine.stats.notes == []
+    engine.close()
+    assert not any("forward" in vars(layer) for layer in layers)
+    assert all(torch.equal(layer.weight.data, before) for layer, before in zip(layers, held, strict=True))
+
+
+@has_kernels
+@pytest.mark.parametrize(
+    "quantization",
+    [Fp4Config(), pytest.param(Int8Config(), marks=exact), pytest.param(Int8DynamicConfig(), marks=exact)],
+    ids=["fp4", "int8", "int8_dynamic"],
+)
+def test_an_adapter_over_quantized_layers_counts(
+    make_config: Make, saved_family: Saved, quantization: QuantizationConfig, tmp_path: Path
+) -> None:
+    folder = saved_family("llama")
+    adapter = PeftConfig(path=str(save_peft(tmp_path / "adapter", folder)))
+    config = engine_of(make_config, folder, quantization, lora=adapter).config
+    model = adapt(load_base(config), config).model
+    ids = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        own = model(ids).logits.float()
+        found = QuantizedLayers(model, Heap())
+        ours = model(ids).logits.float()
+    assert (len(found.exchanged), found.left) == (14, [])
+    assert (ours - own).abs().max() <= 0.05 * own.std()
+
+
+@pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=["nf4", "int8"])
+def test_without_kernels_layers_keep_their_own_and_say_so(
+    make_config: Make, saved_family: Saved, quantization: QuantizationConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "kernels", lambda: None)
+    engine = engine_of(make_config, saved_family("llama", max_position_embeddings=512), quantization)
+    complete(engine, requests())
+    assert [note.split(" is multiplied")[0] for note in engine.stats.notes if "is multiplied" in note] == [
+        type(quantized(engine.loaded.model)[0]).__name__
+    ]
+    engine.close()
