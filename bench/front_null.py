@@ -196,6 +196,7 @@ def real(folder: Path, tries: int) -> bool:
                 [sys.executable, "-m", *command, *again, "print=none"], check=True, stderr=subprocess.DEVNULL
             )
         store = store_to_read(folder / name, None, None)
+        assert store is not None
         client = open_store(store.uri)
         runs = newest(load_runs(client, store))
         alone = sum(run.facts.get("measured") == EXCLUSIVE for run in runs)

@@ -15,6 +15,7 @@ from runner.compare import lm_eval
 from runner.compare.comparable import newest_comparable
 from runner.compare.data import CLUSTER, JOB_ID, NotPaired, Run, Table, label
 from runner.compare.files import file_table
+from runner.compare.folder_runs import recorded_runs
 from runner.compare.gates import Term, check, failures, margins_with, parse_requirements
 from runner.compare.numbers import with_number
 from runner.compare.options import parser
@@ -69,10 +70,16 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     else:
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = store_to_read(output_dir, options.tracking_uri, options.experiment)
-        client, options.experiment = open_store(store.uri), store.experiment
-        grid = find_grid(client, options.experiment, options.grid) if options.grid else None
-        every_run = runs_of(client, store, grid, scratch) if grid else load_runs(client, store)
-        reader = SampleReader(client, output_dir, scratch)
+        if store is None:
+            for name in ("grid", "log"):
+                if getattr(options, name):
+                    raise ConfigError(f"--{name}: {output_dir} has no MLflow database, only records of jobs")
+            every_run, reader = recorded_runs(output_dir), SampleReader(None, output_dir, scratch)
+        else:
+            client, options.experiment = open_store(store.uri), store.experiment
+            grid = find_grid(client, options.experiment, options.grid) if options.grid else None
+            every_run = runs_of(client, store, grid, scratch) if grid else load_runs(client, store)
+            reader = SampleReader(client, output_dir, scratch)
     runs, every_run = without_errors(options, choose(options, every_run), every_run)
     check_clusters(options, runs)
     if options.metric and not (options.lm_eval or options.results):
@@ -101,7 +108,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         names = save(tables, folder, reader, options_as_given(options), pooled, files)
         if options.save:
             say(f"saved in {options.save}: {', '.join(names)}")
-        if target:
+        if target and reader.client is not None:  # --log needs a database
             log(reader.client, target, folder, names, FOLDER)
             say(f"logged to MLflow run {target}: {FOLDER}/")
     failed = failures(tables)

@@ -23,6 +23,7 @@ from runner.compare.data import (
     question_of,
     side_of,
 )
+from runner.compare.folder_runs import has_records
 from runner.compare.sample_numbers import read_numbers
 from runner.compare.seed_answers import mean_answers
 from runner.core.console import say
@@ -56,8 +57,11 @@ FETCHED_AT_ONCE = 8  # most of the time is waiting; more would crowd out the ser
 TOLERANCE = 1e-9  # nats per token by which a file may differ from what was logged: MLflow stores numbers exactly
 
 
-def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store:
-    """Return the store to read, by the rule of all commands; MLflow would create a missing sqlite file."""
+def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> Store | None:
+    """Return the store to read, by the rule of all commands; None if only the folder's jobs have recorded anything.
+
+    A missing sqlite file is an error: MLflow would create it.
+    """
     if uri:
         refuse_password("--tracking-uri", uri)
     store = store_from_options(output_dir, uri, experiment)
@@ -65,6 +69,8 @@ def store_to_read(output_dir: Path, uri: str | None, experiment: str | None) -> 
     if file is not None and not file.exists():
         if uri or not store.is_own:
             raise ConfigError(f"tracking uri {store.shown}: there is no such file")
+        if not experiment and has_records(output_dir):
+            return None
         raise ConfigError(
             f"no MLflow database at {file}: run something first, or say where it is with --output-dir or --tracking-uri"
         )
@@ -108,7 +114,7 @@ def log(client: Client, run_id: str, folder: Path, names: list[str], target: str
 class SampleReader:
     """Reads which questions a run solved; keeps the answers of baselines, because many runs are compared with them."""
 
-    def __init__(self, client: Client, output_dir: Path, scratch: Path) -> None:
+    def __init__(self, client: Client | None, output_dir: Path, scratch: Path) -> None:
         self.client, self.output_dir, self.scratch = client, output_dir, scratch
         self._baselines: dict[str, Answers] = {}
         self.sources: dict[str, Path] = {}  # by run id: the file that its answers were read from
@@ -194,6 +200,8 @@ class SampleReader:
                     bar.advance(1)
 
     def _download(self, run: Run, name: str) -> Path | None:
+        if self.client is None:
+            return None
         key = run.run_id, name
         if key not in self._fetched:
             self._fetched[key] = download(self.client, run.run_id, name, self.scratch / run.run_id)
