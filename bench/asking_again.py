@@ -18,7 +18,6 @@ from runner.checkpoints.resolve import resolve
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.config.root import RunnerConfig
-from runner.core.result import Sample
 from runner.datasets.chosen import by_number
 from runner.engines.base import Completion
 from runner.engines.contract import Engine
@@ -28,6 +27,7 @@ from runner.tasks.asking import each_request
 from runner.tasks.base import Context
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AskingAgain
+from runner.tasks.gsm8k.judging import Judge
 
 MOST_PERCENT = 2.0
 BESIDE, ONE_BATCH, ALONE = "beside the others", "in one batch", "one at a time"
@@ -51,16 +51,15 @@ class Work:
             nonlocal passes
             passes += 1
 
-        def to_sample(*choices: Completion) -> Sample:
-            return gsm8k.to_sample(self.inputs.task, self.items, *choices)
+        judge = Judge(self.inputs.task, self.items)
 
         def listen(*choices: Completion) -> None:
-            recorder.sample(to_sample(*choices))
+            recorder.sample(judge(*choices))
 
         with tempfile.TemporaryDirectory() as folder:
             recorder = Recorder(Job("job", Path(folder)))
             context = Context(self.config, recorder, resolve(self.config), self.engine)
-            beside = AskingAgain(self.few, context, to_sample) if again == BESIDE else None
+            beside = AskingAgain(self.few, context, Judge(self.inputs.task, self.items)) if again == BESIDE else None
             each_request(self.engine, self.requests, listen, on_step=one_more, beside=beside)
             if beside is not None:
                 asked = len(beside.answers())

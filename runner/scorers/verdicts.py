@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from runner.config.task import Extractor
-from runner.core.model_text import FinishReason, ModelText
+from runner.core.model_text import FinishReason, ModelText, Parts
 from runner.core.result import Verdict
 from runner.scorers.base import scorer_of
 from runner.scorers.letters import LETTERS, extract_letters
 from runner.scorers.numbers import extract_all
 
-EXTRACTORS = frozenset(each.value for each in Extractor)
 _THINKING_REMOVED = "only what follows thinking is an answer, and a boxed expression that is no number is none"
 # what changed with a task's VERSION, for those who compare with a job that was scored before it
 NEW_RULES = {("gsm8k", 3): _THINKING_REMOVED, ("agents", 4): _THINKING_REMOVED}
 
 
-def judge(one: ModelText, gold: str, by: str) -> tuple[dict[str, str | None], Verdict]:
-    """Return each extractor's answer, and the verdict: an answer that is cut off is not a wrong answer.
+@dataclass(frozen=True)
+class Judgement:
+    """One answer, judged once by every extractor, or by the scorer of a plug-in alone: by name, what each says."""
 
-    The extractor `by` decides, or the scorer of a plug-in, whose answer is then the only one. Only what follows the
-    thinking is read; a text that ended while the model was thinking is cut off.
+    found: dict[str, str | None]  # the number, the letter, or what the scorer finds
+    verdicts: dict[str, Verdict]
+    cut_off: dict[str, bool]  # whether the text ended before its answer: it may contain numbers, but none is marked
+    parts: Parts
+
+
+def judge(one: ModelText, gold: str, scorer: str | None = None) -> Judgement:
+    """Judge an answer: one that is cut off is not a wrong answer.
+
+    Only what follows the thinking is read; a text that ended while the model was thinking is cut off.
     """
-    answers: dict[str, str | None]
-    text = one.parts.answer
-    if by in EXTRACTORS:
-        found = (extract_letters if gold in LETTERS else extract_all)(text)
-        answers = {each.value: number for each, number in found.items()}
+    parts = one.parts
+    is_right: Callable[[str, str], bool] = operator.eq
+    if scorer is None:
+        rules = (extract_letters if gold in LETTERS else extract_all)(parts.answer)
+        found = {each.value: answer for each, answer in rules.items()}
+        marked = found | {Extractor.flexible.value: found[Extractor.strict]}
     else:
-        answers = {by: None if one.parts.is_open else scorer_of(by).find(text)}
-    answer = answers[by]
-    if one.finish_reason is FinishReason.error:
-        return answers, Verdict.cut_off
-    if answer is not None and (answer == gold if by in EXTRACTORS else scorer_of(by).is_right(answer, gold)):
-        return answers, Verdict.correct
-    if was_cut_off(answers, one, by):
-        return answers, Verdict.cut_off
-    return answers, Verdict.no_answer if answer is None else Verdict.wrong
+        found = marked = {scorer: None if parts.is_open else scorer_of(scorer).find(parts.answer)}
+        is_right = scorer_of(scorer).is_right
+    is_whole = one.finish_reason is FinishReason.stop
+    cut_off = {way: parts.is_open or (not is_whole and answer is None) for way, answer in marked.items()}
 
+    def verdict(way: str, answer: str | None) -> Verdict:
+        if one.finish_reason is FinishReason.error:
+            return Verdict.cut_off
+        if answer is not None and is_right(answer, gold):
+            return Verdict.correct
+        if cut_off[way]:
+            return Verdict.cut_off
+        return Verdict.no_answer if answer is None else Verdict.wrong
 
-def was_cut_off(answers: dict[str, str | None], one: ModelText, by: str) -> bool:
-    """Whether a text ended before its answer: it may contain numbers, but none is marked as the answer."""
-    marked_answer = answers[Extractor.strict.value if by == Extractor.flexible else by]
-    return one.parts.is_open or (one.finish_reason is not FinishReason.stop and marked_answer is None)
+    return Judgement(found, {way: verdict(way, answer) for way, answer in found.items()}, cut_off, parts)
 
 
 def rules_between(task: str, versions: tuple[str, str]) -> str:

@@ -14,8 +14,8 @@ from fractions import Fraction
 from functools import lru_cache
 from math import comb
 
-from runner.core.result import BranchText, Verdict
-from runner.scorers.verdicts import judge, was_cut_off
+from runner.core.result import Verdict
+from runner.scorers.verdicts import Judgement
 
 
 @dataclass(frozen=True)
@@ -43,29 +43,28 @@ class Vote:
         return float(sum(shares, Fraction(0)))
 
 
-def elect(answers: Sequence[BranchText], gold: str, by: str) -> Vote:
-    """Count the votes of a question's answers; a single answer elects its own number.
+def elect(judged: Sequence[Judgement], by: str) -> Vote:
+    """Count the votes of a question's answers, by an extractor or a scorer; a single answer elects its own number.
 
     Of several answers, one that was cut off has no vote, even if its last number happens to be right.
     """
-    judged = [judge(one, gold, by) for one in answers]
     votes: Counter[str] = Counter()
     firsts: dict[str, int] = {}
-    for place, (numbers, verdict) in enumerate(judged):
-        number = numbers[by]
-        has_vote = len(answers) == 1 or not was_cut_off(numbers, answers[place], by)
-        if has_vote and number is not None and verdict in (Verdict.correct, Verdict.wrong):
+    for place, one in enumerate(judged):
+        number = one.found[by]
+        has_vote = len(judged) == 1 or not one.cut_off[by]
+        if has_vote and number is not None and one.verdicts[by] in (Verdict.correct, Verdict.wrong):
             votes[number] += 1
             firsts.setdefault(number, place)
     if not votes:
-        all_cut_off = all(was_cut_off(numbers, one, by) for (numbers, _), one in zip(judged, answers, strict=True))
-        return Vote(None, Verdict.cut_off if all_cut_off else Verdict.no_answer, 0, False, (), (), len(judged))
+        verdict = Verdict.cut_off if all(one.cut_off[by] for one in judged) else Verdict.no_answer
+        return Vote(None, verdict, 0, False, (), (), len(judged))
     most_votes = max(votes.values())
     leading = [number for number, count in votes.items() if count == most_votes]  # in the order of their first answers
-    is_right = {number: judged[place][1] is Verdict.correct for number, place in firsts.items()}
+    is_right = {number: judged[place].verdicts[by] is Verdict.correct for number, place in firsts.items()}
     right, wrong = (tuple(votes[it] for it in votes if is_right[it] is expected) for expected in (True, False))
     winner = firsts[leading[0]]
-    return Vote(leading[0], judged[winner][1], winner, len(leading) > 1, right, wrong, len(judged))
+    return Vote(leading[0], judged[winner].verdicts[by], winner, len(leading) > 1, right, wrong, len(judged))
 
 
 def sizes(n: int) -> list[int]:

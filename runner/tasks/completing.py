@@ -54,6 +54,43 @@ class Completed:
         return self.measured.tables if self.measured else {}
 
 
+class Samples:
+    """How a task makes its samples, and which of those on disk are its own."""
+
+    def __call__(self, *choices: Completion) -> Sample:
+        """Return all completions of a request as a sample without a verdict."""
+        first = next((one for one in choices if one.error is not None), choices[0])
+        every = [
+            Choice(it.text, it.token_ids, it.finish_reason, it.new_tokens, it.thinking, it.in_thinking)
+            for it in choices
+        ]
+        costs = [it.cost_usd for it in choices if it.cost_usd is not None]
+        same: dict[str, Any] = {name: getattr(first, name) for name in SAME}
+        return Sample(
+            index=int(first.id),
+            prompt_tokens=max(
+                one.prompt_tokens for one in choices
+            ),  # some servers report it with the first choice only
+            token_ids=first.token_ids if len(choices) == 1 else [],
+            seconds=round(max(one.seconds for one in choices), 6),
+            choices=every if len(choices) > 1 else None,
+            new_tokens=first.new_tokens if len(choices) == 1 else None,
+            cost_usd=sum(costs) if costs else None,
+            **same,
+        )
+
+    def rejection_reason(self, sample: Sample) -> str | None:
+        """Say why a sample on disk does not belong to this job; None if it does."""
+        return None
+
+    def adopted(self, sample: Sample) -> Sample | None:
+        """Return another job's sample as one of this job; None if it cannot be one."""
+        return None
+
+
+sample_of = Samples()  # of a task that judges nothing
+
+
 class StopRule(Protocol):
     """Looks at samples in the order of the questions, whichever came first, and decides when they are enough."""
 
@@ -71,10 +108,8 @@ def complete_missing(
     what: str,
     requests: list[Request],
     context: Context,
-    to_sample: Callable[..., Sample],
+    samples: Samples,
     news: Callable[[Sample], dict[str, str]] = lambda _: {},
-    rejection_reason: Callable[[Sample], str | None] = lambda _: None,
-    adopted: Callable[[Sample], Sample | None] = lambda _: None,
     look: Callable[[Engine, EngineReport], None] = lambda *_: None,
     watch: StopRule | None = None,
     order: Callable[[list[Request]], list[Request]] = lambda it: it,
@@ -82,16 +117,14 @@ def complete_missing(
 ) -> Completed:
     """Complete the requests that have no answer on disk yet, record each at once, and return all of them in order.
 
-    `to_sample` turns all completions of a request into a sample. `news` returns what the progress bar shows for a new
-    sample besides the speed. `rejection_reason` says why a sample on disk does not belong to this job. `adopted` turns
-    another job's sample into one of this job's, or into None. `look` may add to the engine's report once it is loaded.
-    `order` returns the requests in the order in which they are asked. `beside` asks further ones among them.
-    When `watch` has enough, requests under way are dropped, and only the samples up to there are returned. A job
-    without any answer has failed.
+    `news` returns what the progress bar shows for a new sample besides the speed. `look` may add to the engine's report
+    once it is loaded. `order` returns the requests in the order in which they are asked. `beside` asks further ones
+    among them. When `watch` has enough, requests under way are dropped, and only the samples up to there are returned.
+    A job without any answer has failed.
     """
     recorder = context.recorder
     sibling_jobs.mark(recorder.job)
-    refuse_foreign(recorder, requests, rejection_reason)
+    refuse_foreign(recorder, requests, samples)
     todo = to_ask(requests, context)
     asked = {int(request.id) for request in todo}
     settled = {index: sample for index, sample in recorder.samples.items() if index not in asked}
@@ -99,7 +132,7 @@ def complete_missing(
     done.measured = earlier = Measured.read(recorder.folder) if settled else None
     reused: dict[int, Sample] = {}
     if todo and context.config.rerun not in (True, "all"):
-        reused, done.notes = sibling_jobs.reusable(recorder.job, asked, adopted)
+        reused, done.notes = sibling_jobs.reusable(recorder.job, asked, samples.adopted)
         todo = [request for request in todo if request.id not in reused]
     enough = watch.begin(settled | reused) if watch is not None else None
     if enough is not None:
@@ -132,7 +165,7 @@ def complete_missing(
 
             def record(*choices: Completion) -> bool:
                 nonlocal ended, enough, last_news
-                sample = to_sample(*choices)
+                sample = samples(*choices)
                 recorder.sample(sample)
                 measuring.keep_now_and_then()
                 ended += 1
@@ -181,8 +214,7 @@ def complete_beside(
     requests: list[Request],
     context: Context,
     file: str,
-    to_sample: Callable[..., Sample],
-    rejection_reason: Callable[[Sample], str | None],
+    samples: Samples,
     batch_size: int | None = None,
 ) -> tuple[list[Sample], list[str]]:
     """Complete requests besides the job's questions, into a file of their own; return all samples and their problems.
@@ -191,7 +223,7 @@ def complete_beside(
     """
     recorder = Recorder(context.recorder.job, file)
     try:
-        refuse_foreign(recorder, requests, rejection_reason)
+        refuse_foreign(recorder, requests, samples)
         todo = to_ask(requests, context, recorder)
         if todo:
             engine = context.engine
@@ -202,12 +234,12 @@ def complete_beside(
                 ended = count(len(requests) - len(todo) + 1)
 
                 def record(*choices: Completion) -> None:
-                    recorder.sample(to_sample(*choices))
+                    recorder.sample(samples(*choices))
                     bar.show(next(ended))
 
                 each_request(engine, todo, record, batch_size)
-        samples = [recorder.samples[int(request.id)] for request in requests]
-        return samples, [f"{what}: {problem}" for problem in unanswered(samples)]
+        answered = [recorder.samples[int(request.id)] for request in requests]
+        return answered, [f"{what}: {problem}" for problem in unanswered(answered)]
     finally:
         recorder.close()
 
@@ -279,14 +311,12 @@ def unanswered(samples: list[Sample]) -> list[str]:
     ]
 
 
-def refuse_foreign(
-    recorder: Recorder, requests: list[Request], rejection_reason: Callable[[Sample], str | None]
-) -> None:
+def refuse_foreign(recorder: Recorder, requests: list[Request], samples: Samples) -> None:
     """Reject samples on disk that do not belong to this job, or that it would judge differently."""
     asked = {request.id for request in requests}
     for index, sample in recorder.samples.items():
         foreign = f"is sample {index}, and this job has {len(requests)} prompts" if index not in asked else None
-        recorder.verify(index, foreign or rejection_reason(sample))
+        recorder.verify(index, foreign or samples.rejection_reason(sample))
 
 
 def refuse_other_prompts(recorder: Recorder, requests: list[Request], engine: Engine) -> None:
@@ -300,23 +330,3 @@ def refuse_other_prompts(recorder: Recorder, requests: list[Request], engine: En
 def answers(sample: Sample, request: Request, engine: Engine) -> bool:
     """Whether a sample answers the prompt that the model would see now."""
     return sample.prompt_sha256 == request_sha256(engine.encode(request)[0], request)
-
-
-def sample_of(*choices: Completion) -> Sample:
-    """Return the completions of a request as a sample without a verdict."""
-    first = next((one for one in choices if one.error is not None), choices[0])
-    every = [
-        Choice(it.text, it.token_ids, it.finish_reason, it.new_tokens, it.thinking, it.in_thinking) for it in choices
-    ]
-    costs = [it.cost_usd for it in choices if it.cost_usd is not None]
-    same: dict[str, Any] = {name: getattr(first, name) for name in SAME}
-    return Sample(
-        index=int(first.id),
-        prompt_tokens=max(one.prompt_tokens for one in choices),  # some servers report it with the first choice only
-        token_ids=first.token_ids if len(choices) == 1 else [],
-        seconds=round(max(one.seconds for one in choices), 6),
-        choices=every if len(choices) > 1 else None,
-        new_tokens=first.new_tokens if len(choices) == 1 else None,
-        cost_usd=sum(costs) if costs else None,
-        **same,
-    )

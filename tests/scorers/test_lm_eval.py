@@ -42,8 +42,9 @@ def in_words(one: dict[str, Any]) -> str:
 @pytest.mark.parametrize("one", AWKWARD, ids=in_words)
 def test_scores_equal_lm_evals_except_where_it_is_wrong(one: dict[str, Any]) -> None:
     gold = gold_number(f"#### {one['gold']}")
+    judged = judge(BranchText(one["output"], [], FinishReason.stop), gold)
     for extractor in (Extractor.strict, Extractor.flexible):
-        answers, verdict = judge(BranchText(one["output"], [], FinishReason.stop), gold, extractor)
+        answers, verdict = judged.found, judged.verdicts[extractor]
         by_lm_eval, is_correct = one[extractor.value]
         why = one.get("why", {}).get(extractor.value)
         assert ((verdict is Verdict.correct) != is_correct) == (why is not None), (extractor, answers, by_lm_eval)

@@ -107,7 +107,7 @@ def test_boxed_and_the_answer_is(text: str, boxed: str | None, the_answer_is: st
 
 def test_a_cut_off_text_has_no_answer_unless_it_is_marked() -> None:
     def verdict(text: str, reason: FinishReason, extractor: Extractor = Extractor.strict) -> Verdict:
-        return judge(BranchText(text, [], reason), "18", extractor)[1]
+        return judge(BranchText(text, [], reason), "18").verdicts[extractor]
 
     stop, length, error = FinishReason.stop, FinishReason.length, FinishReason.error
     assert verdict("#### 18", length) is Verdict.correct

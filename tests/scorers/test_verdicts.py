@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from runner.config.task import Extractor
 from runner.core.model_text import TAGS, FinishReason, split
 from runner.core.result import BranchText, Verdict
 from runner.scorers.verdicts import judge
@@ -24,7 +23,7 @@ def written(one: dict[str, Any]) -> BranchText:
 
 @pytest.mark.parametrize("one", JUDGED, ids=lambda one: one["why"])
 def test_outputs_are_judged_as_by_hand(one: dict[str, Any]) -> None:
-    verdicts = {each.value: judge(written(one), one["gold"], each)[1].value for each in Extractor}
+    verdicts = {way: verdict.value for way, verdict in judge(written(one), one["gold"]).verdicts.items()}
     assert verdicts == one["expected"], one["text"]
 
 
@@ -49,7 +48,7 @@ def test_a_text_without_thinking_is_an_answer_as_it_is() -> None:
 
 def test_an_answer_that_ended_in_its_thinking_has_no_vote() -> None:
     texts = ["<think>#### 9", "<think>#### 9", "<think>#### 9</think>#### 7"]
-    vote = elect([BranchText(text, [], FinishReason.stop) for text in texts], "7", "strict")
+    vote = elect([judge(BranchText(text, [], FinishReason.stop), "7") for text in texts], "strict")
     assert (vote.answer, vote.verdict, vote.right, vote.wrong) == ("7", Verdict.correct, (1,), ())
-    none = elect([BranchText(text, [], FinishReason.stop) for text in texts[:2]], "9", "flexible")
+    none = elect([judge(BranchText(text, [], FinishReason.stop), "9") for text in texts[:2]], "flexible")
     assert (none.answer, none.verdict) == (None, Verdict.cut_off)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from runner.config.task import Extractor
 from runner.core.result import BranchText, FinishReason, Verdict
+from runner.scorers.verdicts import judge
 from runner.scorers.votes import Vote, elect, sizes
 
 GOLD = "7"
@@ -23,8 +24,12 @@ def answers_of(*answers: str, reason: FinishReason = FinishReason.stop) -> list[
     return [BranchText(one if one == SILENT else f"so\n#### {one}", [1], reason) for one in answers]
 
 
+def voted(answers: list[BranchText], by: Extractor = Extractor.strict) -> Vote:
+    return elect([judge(one, GOLD) for one in answers], by)
+
+
 def vote_of(*answers: str) -> Vote:
-    return elect(answers_of(*answers), GOLD, Extractor.strict)
+    return voted(answers_of(*answers))
 
 
 def wins(answers: tuple[str, ...]) -> bool:
@@ -54,13 +59,12 @@ def test_the_majority_is_elected_and_the_first_of_a_tie() -> None:
 def test_an_answer_without_a_number_has_no_vote() -> None:
     assert vote_of(SILENT, SILENT, GOLD).verdict is Verdict.correct
     assert vote_of(SILENT, SILENT).verdict is Verdict.no_answer
-    cut = elect(answers_of(SILENT, SILENT, reason=FinishReason.length), GOLD, Extractor.strict)
+    cut = voted(answers_of(SILENT, SILENT, reason=FinishReason.length))
     assert (cut.verdict, cut.answer) == (Verdict.cut_off, None)
-    assert elect(
-        answers_of(SILENT, reason=FinishReason.length) + answers_of(SILENT), GOLD, Extractor.strict
-    ).verdict is (Verdict.no_answer)
+    half_cut = voted(answers_of(SILENT, reason=FinishReason.length) + answers_of(SILENT))
+    assert half_cut.verdict is Verdict.no_answer
     half = [BranchText("12 and then 7", [1], FinishReason.length), *answers_of("3")]
-    assert elect(half, GOLD, Extractor.flexible).answer == "3", (
+    assert voted(half, Extractor.flexible).answer == "3", (
         "a text that was cut off has no answer, even if it has a number"
     )
 

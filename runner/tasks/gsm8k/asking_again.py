@@ -12,16 +12,16 @@ itself: elsewhere, as with the outliers of int8, the second rows would change th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 from runner.core.result import Sample
 from runner.engines.base import Completion, Request
 from runner.engines.contract import Engine
 from runner.store.jobs import Recorder
 from runner.tasks.base import Context
-from runner.tasks.completing import refuse_foreign, refuse_other_prompts, to_ask
+from runner.tasks.completing import Samples, refuse_foreign, refuse_other_prompts, to_ask
+from runner.tasks.gsm8k.judging import Judge
 
 AGAIN = "again.jsonl"
 PREFIX = "again "
@@ -34,10 +34,11 @@ DEPENDENT = (
 class AskingAgain:
     """The second rows of some questions, and the file that keeps their answers."""
 
-    def __init__(self, requests: list[Request], context: Context, to_sample: Callable[..., Sample]) -> None:
-        self.requests, self.first, self.to_sample = requests, context.recorder, to_sample
+    def __init__(self, requests: list[Request], context: Context, judge: Judge) -> None:
+        self.requests, self.first = requests, context.recorder
+        self.samples = SecondAnswers(judge, self.first.done)
         self.recorder = Recorder(context.recorder.job, AGAIN)
-        refuse_foreign(self.recorder, requests, partial(rejection_of_second, self.first.done))
+        refuse_foreign(self.recorder, requests, self.samples)
         is_alone = context.config.generation.batch_size == 1
         self.waiting = [] if is_alone else to_ask(requests, context, self.recorder)
         self.context = context
@@ -58,7 +59,8 @@ class AskingAgain:
 
     def record(self, *choices: Completion) -> None:
         """Record the answers of a second row."""
-        self.recorder.sample(self.to_sample(*(replace(it, id=int(str(it.id).removeprefix(PREFIX))) for it in choices)))
+        choices = tuple(replace(it, id=int(str(it.id).removeprefix(PREFIX))) for it in choices)
+        self.recorder.sample(self.samples(*choices))
 
     def answers(self) -> list[Sample]:
         """Return the answers that there are, those of earlier starts too."""
@@ -69,10 +71,21 @@ class AskingAgain:
         self.recorder.close()
 
 
-def rejection_of_second(first: Mapping[int, Sample], sample: Sample) -> str | None:
-    """Say why a second answer does not belong to its question's first one; None if it does, or if there is none."""
-    mine = first.get(sample.index)
-    if mine is None:
-        return None
-    is_same = (sample.question, sample.gold, sample.prompt_sha256) == (mine.question, mine.gold, mine.prompt_sha256)
-    return None if is_same else f"is not question {sample.index} of this job"
+class SecondAnswers(Samples):
+    """Answers to questions that were asked before: each must belong to its question's first one, if there is one."""
+
+    def __init__(self, judge: Judge, first: Mapping[int, Sample]) -> None:
+        self.judge, self.first = judge, first
+
+    def __call__(self, *choices: Completion) -> Sample:
+        """Return the completions of a question as a judged sample."""
+        return self.judge(*choices)
+
+    def rejection_reason(self, sample: Sample) -> str | None:
+        """Say why a second answer does not belong to its question's first one; None if it does."""
+        mine = self.first.get(sample.index)
+        if mine is None:
+            return None
+        theirs = sample.question, sample.gold, sample.prompt_sha256
+        is_same = theirs == (mine.question, mine.gold, mine.prompt_sha256)
+        return None if is_same else f"is not question {sample.index} of this job"

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from runner.checkpoints.resolve import Resolved, resolve
@@ -19,20 +19,19 @@ from runner.datasets.asking import build_prompt, load_shots, stop_texts, unlike_
 from runner.datasets.chosen import by_number, choice_words, hashes_of_choice, numbers_of
 from runner.datasets.gsm8k import Item, describe, items_sha256, load_questions
 from runner.datasets.twins import twins_of
-from runner.engines.base import Completion, EngineReport, Request, RequestId
+from runner.engines.base import EngineReport, Request, RequestId
 from runner.engines.contract import Engine
 from runner.scorers.totals import score_without_left_out
-from runner.scorers.verdicts import judge
-from runner.scorers.votes import elect
 from runner.store.jobs import Job
 from runner.tasks import positions
 from runner.tasks.asked_prompts import look_at_prompts, prompts_shown
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.completing import Completed, complete_missing, order_of_repeat, sample_of
+from runner.tasks.completing import Completed, complete_missing, order_of_repeat
 from runner.tasks.gsm8k.asking_again import AskingAgain
 from runner.tasks.gsm8k.early_stop import HASHES as OF_EARLY_STOP
 from runner.tasks.gsm8k.early_stop import EarlyStop, find_baseline, hashes_of, preview_baseline
 from runner.tasks.gsm8k.early_stop import is_compared as is_compared  # for the plan of a grid
+from runner.tasks.gsm8k.judging import Judge
 from runner.tasks.gsm8k.trust import (
     CheckOutcome,
     by_number_of_answers,
@@ -102,11 +101,11 @@ def run(inputs: Problems, context: Context) -> Result:
         early_stop = EarlyStop.read(inputs.baseline, context.config, VERSION, inputs.items)
     requests = requests_for(inputs, items)
     positions.say_before_the_load(positions.of_questions(context.config, context.resolved, requests))
-    again = asking_again(inputs, requests, context)
+    again, judge = asking_again(inputs, requests, context), Judge(task, items)
     with closing(again) if again is not None else nullcontext():
-        done = complete_questions(inputs, requests, context, early_stop, again)
-    counted = [sample for sample in done.samples if not sample.left_out]
-    metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts, task.ways_to_judge)
+        done = complete_questions(inputs, requests, context, judge, early_stop, again)
+    counted = [judge.judged(sample) for sample in done.samples if not sample.left_out]
+    metrics = score_without_left_out(done.samples) | trust_report(counted, done.facts)
     facts = done.facts
     if early_stop is not None:
         metrics, facts = metrics | early_stop.metrics, facts | early_stop.facts
@@ -128,11 +127,12 @@ def complete_questions(
     inputs: Problems,
     requests: list[Request],
     context: Context,
+    judge: Judge,
     early_stop: EarlyStop | None,
     again: AskingAgain | None,
 ) -> Completed:
     """Generate what is not on disk yet, and judge each completion."""
-    task, items = inputs.task, by_number(inputs.items)
+    task = inputs.task
     tally = Counter(sample.verdict for sample in context.recorder.done.values() if not sample.left_out)
 
     def news(sample: Sample) -> dict[str, str]:
@@ -153,10 +153,8 @@ def complete_questions(
         "gsm8k",
         requests,
         context,
-        partial(to_sample, task, items),
+        judge,
         news,
-        partial(rejection_reason, task, items),
-        partial(adopted, task, items),
         look,
         early_stop,
         partial(order_of_repeat, task.repeat),
@@ -168,8 +166,7 @@ def asking_again(inputs: Problems, requests: list[Request], context: Context) ->
     """Return what asks some questions a second time beside the others; None if none is asked in this way."""
     task = inputs.task
     count = task.asked_again(len(requests)) if task.check_invariance == AUTO else 0
-    judging = partial(to_sample, task, by_number(inputs.items))
-    return AskingAgain(requests[:count], context, judging) if count else None
+    return AskingAgain(requests[:count], context, Judge(task, by_number(inputs.items))) if count else None
 
 
 def deliver(inputs: Problems, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
@@ -202,11 +199,10 @@ def checks(
         yield CheckOutcome(notes=[again.note] * bool(again.note))
     elif isinstance(task.check_invariance, int) and task.check_invariance:
         first, items = requests[: task.check_invariance], by_number(inputs.items)
-        yield check_invariance(first, samples, context, partial(to_sample, task, items))
+        yield check_invariance(first, samples, context, Judge(task, items))
     if task.check_contamination:
         wanted = min(task.check_contamination, len(inputs.items))
-        judging = partial(to_sample, task, twins), partial(rejection_reason, task, twins)
-        yield check_contamination(requests_for(inputs, twins), samples, context, *judging, wanted)
+        yield check_contamination(requests_for(inputs, twins), samples, context, Judge(task, twins), wanted)
 
 
 def requests_for(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
@@ -222,55 +218,3 @@ def requests_for(inputs: Problems, items: Mapping[int, Item]) -> list[Request]:
 def random_id(task: Gsm8kConfig, number: int) -> RequestId | None:
     """Return what decides a question's random numbers: a repeat has others than the first job."""
     return f"{number}, repeat {task.repeat}" if task.repeat else None
-
-
-def to_sample(task: Gsm8kConfig, items: Mapping[int, Item], *choices: Completion) -> Sample:
-    """Return the completions of a question as a judged sample."""
-    return judged(task, items, sample_of(*choices))
-
-
-def rejection_reason(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> str | None:
-    """Say why a sample does not belong to this job; None if it does."""
-    item = items.get(sample.index)
-    if item is None or (sample.question, sample.gold) != (item.question, item.gold):
-        return f"holds another question or gold answer than question {sample.index} of this job"
-    if len(sample.answers) != task.samples:
-        return f"holds {len(sample.answers)} answers, and this job asks for {task.samples}"
-    return None if judged(task, items, sample) == sample else "was judged differently than its text is today"
-
-
-def adopted(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Sample | None:
-    """Return another job's sample as one of this job; None if it answers another question."""
-    if (item := items.get(sample.index)) is not None:  # the other job may count other questions, in other families
-        sample = replace(sample, cluster=item.cluster, left_out=item.left_out)
-    return sample if rejection_reason(task, items, sample) is None else None
-
-
-def judged(task: Gsm8kConfig, items: Mapping[int, Item], sample: Sample) -> Sample:
-    """Return a sample with its question and its verdict; several answers vote on one."""
-    item = items[sample.index]
-    if sample.choices is None:
-        extracted, verdict = judge(sample, item.gold, task.judged_by)
-        sample = replace(sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out)
-        return replace(sample, extracted=extracted, verdict=verdict)
-    choices = []
-    for choice in sample.choices:
-        extracted, verdict = judge(choice, item.gold, task.judged_by)
-        choices.append(replace(choice, extracted=extracted, verdict=verdict))
-    votes = {each: elect(choices, item.gold, each) for each in task.ways_to_judge}
-    elected = votes[task.judged_by]
-    winner = choices[elected.winner]
-    return replace(
-        sample,
-        question=item.question,
-        gold=item.gold,
-        cluster=item.cluster,
-        text=winner.text,
-        thinking=winner.thinking,
-        in_thinking=winner.in_thinking,
-        finish_reason=sample.finish_reason if sample.failed else winner.finish_reason,
-        extracted={each: vote.answer for each, vote in votes.items()},
-        verdict=elected.verdict,
-        choices=choices,
-        left_out=item.left_out,
-    )

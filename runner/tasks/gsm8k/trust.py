@@ -8,19 +8,20 @@ recorded in files of their own beside the samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from runner.config.task import Extractor, Gsm8kConfig
-from runner.core.effects import Finding, judge, paired_accuracies
+from runner.core import effects
+from runner.core.effects import Finding, paired_accuracies
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.texts import counted
 from runner.engines.base import Request
-from runner.scorers.votes import Vote, elect, sizes
+from runner.scorers.votes import sizes
 from runner.tasks.base import Context
 from runner.tasks.completing import complete_beside
-from runner.tasks.gsm8k.asking_again import AGAIN, rejection_of_second
+from runner.tasks.gsm8k.asking_again import AGAIN, SecondAnswers
+from runner.tasks.gsm8k.judging import Judge, Judged
 
 TWINS = "twins.jsonl"
 
@@ -37,25 +38,19 @@ class CheckOutcome:
 # --------------------------------------------------------------------------------------------------- the report
 
 
-def votes_by(samples: Sequence[Sample], by: str) -> list[Vote]:
-    """Return the vote among the answers to each question, by an extractor or a scorer."""
-    return [elect(sample.answers, str(sample.gold), by) for sample in samples]
-
-
-def trust_report(
-    samples: Sequence[Sample], facts: Mapping[str, str], ways: Sequence[str] = tuple(Extractor)
-) -> dict[str, float]:
+def trust_report(judged: Sequence[Judged], facts: Mapping[str, str]) -> dict[str, float]:
     """Return the accuracy by each extractor, how often they disagree, and counts of hidden problems."""
-    verdicts = {each: [vote.verdict for vote in votes_by(samples, each)] for each in ways}
-    answers = [one for sample in samples for one in sample.answers]
+    ways = judged[0].votes if judged else ()
+    verdicts = {way: [it.votes[way].verdict for it in judged] for way in ways}
     report: dict[str, float] = {
-        f"accuracy/{each}": values.count(Verdict.correct) / len(samples) for each, values in verdicts.items()
+        f"accuracy/{way}": values.count(Verdict.correct) / len(judged) for way, values in verdicts.items()
     }
     if Extractor.strict in verdicts:
         pairs = zip(verdicts[Extractor.strict], verdicts[Extractor.flexible], strict=True)
         report["extractors_differ"] = sum(strict is not flexible for strict, flexible in pairs)
-    report["stopped_by_length"] = sum(one.finish_reason is FinishReason.length for one in answers)
-    parts = [one.parts for one in answers]
+    reasons = [one.finish_reason for it in judged for one in it.sample.answers]
+    report["stopped_by_length"] = reasons.count(FinishReason.length)
+    parts = [one.parts for it in judged for one in it.answers]
     report["thinking_removed"] = sum(one.has_thinking and not one.is_open for one in parts)
     report["cut_off_thinking"] = sum(one.is_open for one in parts)
     return report | ({"double_bos": float("two" in facts["bos"])} if "bos" in facts else {})
@@ -91,12 +86,12 @@ def warnings(metrics: Mapping[str, float], facts: Mapping[str, str]) -> list[str
 
 
 def by_number_of_answers(
-    samples: Sequence[Sample], task: Gsm8kConfig
+    judged: Sequence[Judged], task: Gsm8kConfig
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Return metrics and a table of pass@k and maj@k for the first 1, 2, 4 … answers to each question."""
     if task.samples == 1:
         return {}, []
-    votes = votes_by(samples, task.judged_by)
+    votes = [it.votes[task.judged_by] for it in judged]
     metrics: dict[str, float] = {"answers_each": task.samples, "tied_votes": sum(vote.tied for vote in votes)}
     rows = []
     for k in sizes(task.samples):
@@ -111,15 +106,15 @@ def by_number_of_answers(
 
 
 def check_invariance(
-    requests: list[Request], samples: Sequence[Sample], context: Context, to_sample: Callable[..., Sample]
+    requests: list[Request], samples: Sequence[Sample], context: Context, judge: Judge
 ) -> CheckOutcome:
     """Ask questions again, each alone and the last one first, and count the answers that change."""
     before = {sample.index: sample for sample in samples if not sample.failed}
     asked = [request for request in reversed(requests) if request.id in before]
     if not asked:
         return CheckOutcome()
-    reason = partial(rejection_of_second, before)
-    again, problems = complete_beside("asking again", asked, context, AGAIN, to_sample, reason, batch_size=1)
+    seconds = SecondAnswers(judge, before)
+    again, problems = complete_beside("asking again", asked, context, AGAIN, seconds, batch_size=1)
     outcome = changed_answers(samples, again, "alone and in another order")
     return replace(outcome, problems=problems)
 
@@ -152,18 +147,17 @@ def check_contamination(
     requests: list[Request],
     samples: Sequence[Sample],
     context: Context,
-    to_sample: Callable[..., Sample],
-    rejection_reason: Callable[[Sample], str | None],
+    judge: Judge,
     wanted: int,
 ) -> CheckOutcome:
     """Ask the twins of questions, and compare which of each pair was solved."""
-    twins, problems = complete_beside("asking twins", requests, context, TWINS, to_sample, rejection_reason)
+    twins, problems = complete_beside("asking twins", requests, context, TWINS, judge)
     before = {sample.index: sample for sample in samples if not sample.failed}
     answered = [(before[twin.index], twin) for twin in twins if twin.index in before and not twin.failed]
     solved = [(old.verdict is Verdict.correct, new.verdict is Verdict.correct) for old, new in answered]
     only_original, only_twin = solved.count((True, False)), solved.count((False, True))
     effect = paired_accuracies(only_original, only_twin, len(solved))
-    judge([effect])
+    effects.judge([effect])
     metrics: dict[str, float] = {
         "twins": len(solved),
         "originals_correct": sum(old for old, _ in solved),

@@ -30,7 +30,7 @@ from runner.store.jobs import Job
 from runner.store.top_k import TopK, TopKFile
 from runner.tasks import positions
 from runner.tasks.base import Context, Inputs, Uses, own_config
-from runner.tasks.completing import complete_missing, order_of_repeat, sample_of
+from runner.tasks.completing import Samples, complete_missing, order_of_repeat, sample_of
 from runner.tasks.likelihood import prompts
 from runner.tasks.likelihood.exact import EXACT_HASH, SideBySide, second_of, token_counts
 from runner.tasks.likelihood.reference import TOP_K_HASH, ReferenceJob, find
@@ -128,10 +128,9 @@ def run(inputs: Texts, context: Context) -> Result:
             "likelihood",
             [piece.request for piece in pieces],
             context,
-            scoring.sample,
+            scoring,
             scoring.news,
-            scoring.rejection_reason,
-            look=look,
+            look,
             order=partial(order_of_repeat, task.repeat),
         )
     finally:
@@ -261,7 +260,7 @@ def share(whole: int, part: int, of: int) -> int:
 # ------------------------------------------------------------------------------------------------------------ samples
 
 
-class Scoring:
+class Scoring(Samples):
     """Turns completions into samples, and checks which samples on disk belong to this job."""
 
     def __init__(
@@ -279,8 +278,9 @@ class Scoring:
             need = f"the model has room for {room:.0f} tokens: give task.window={room:.0f}"
             raise ConfigError(f"task.window={self.task.window}: {need}, or less")
 
-    def sample(self, completion: Completion) -> Sample:
+    def __call__(self, *choices: Completion) -> Sample:
         """Return the sample of a continuation; the tokens that a reference keeps are written to disk first."""
+        (completion,) = choices
         piece = self.pieces[int(completion.id)]
         sample = replace(sample_of(completion), question=piece.question, gold=piece.gold, cluster=piece.cluster)
         if sample.failed:

@@ -18,6 +18,7 @@ from runner.core.result import FinishReason, Sample, Verdict
 from runner.datasets.gsm8k import load_questions
 from runner.store.jobs import Job, Recorder
 from runner.tasks.gsm8k import task as gsm8k
+from runner.tasks.gsm8k.judging import Judge
 
 Make = Callable[..., RunnerConfig]
 SAMPLED = GenerationConfig(temperature=0.7)
@@ -182,13 +183,14 @@ def test_an_answer_joins_the_family_of_questions_that_another_job_names(make_con
     assert before.hashes == {key: value for key, value in after.hashes.items() if key != "clusters"}
     assert "clusters" in after.ignored_for_reuse
     items = dict(enumerate(after.items))
-    sample = gsm8k.judged(plain, dict(enumerate(before.items)), answered("#### 2"))
+    sample = Judge(plain, dict(enumerate(before.items))).judged(answered("#### 2")).sample
     assert sample.cluster is None
-    assert gsm8k.rejection_reason(named, items, sample) is not None
-    reused = gsm8k.adopted(named, items, sample)
+    judge = Judge(named, items)
+    assert judge.rejection_reason(sample) is not None
+    reused = judge.adopted(sample)
     assert reused is not None
     assert reused.cluster == "sums"
-    assert gsm8k.adopted(named, {}, sample) is None
+    assert Judge(named, {}).adopted(sample) is None
 
 
 def answered(text: str) -> Sample:

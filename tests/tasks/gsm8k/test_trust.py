@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from list_session import ListSession
+from scripted import Scripted
 from tasking import work
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig, semantic_keys
-from runner.config.task import Gsm8kConfig
+from runner.config.task import Extractor, Gsm8kConfig
 from runner.config.wording import PromptStyle
 from runner.core.errors import ConfigError
 from runner.core.result import FinishReason, Result, Sample, Verdict
@@ -22,10 +24,12 @@ from runner.datasets.gsm8k import load_questions
 from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request, request_sha256
 from runner.engines.stats import EngineStats
 from runner.run import run
+from runner.scorers import numbers
 from runner.store.jobs import Job, Recorder, read_samples
 from runner.tasks.asked_prompts import look_at_prompts
 from runner.tasks.gsm8k import task as gsm8k
 from runner.tasks.gsm8k.asking_again import AGAIN
+from runner.tasks.gsm8k.judging import Judge, Judged
 from runner.tasks.gsm8k.trust import TWINS, trust_report, warnings
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
@@ -73,14 +77,14 @@ def started(tmp_path: Path, config: RunnerConfig, engine: Knowing) -> Result:
         recorder.close()
 
 
-def sample(text: str, reason: FinishReason = FinishReason.stop, gold: str = "7", in_thinking: bool = False) -> Sample:
+def judged(text: str, reason: FinishReason = FinishReason.stop, gold: str = "7", in_thinking: bool = False) -> Judged:
     task = Gsm8kConfig()
     item = replace(load_questions(Gsm8kConfig(limit=1))[0], gold=gold)
-    return gsm8k.judged(task, {0: item}, Sample(0, "sha", 3, text, [1], reason, 0.1, in_thinking=in_thinking))
+    return Judge(task, {0: item}).judged(Sample(0, "sha", 3, text, [1], reason, 0.1, in_thinking=in_thinking))
 
 
 def test_extractors_and_lengths_are_counted() -> None:
-    samples = [sample("#### 7"), sample("it is 7"), sample("#### 8"), sample("it is", FinishReason.length)]
+    samples = [judged("#### 7"), judged("it is 7"), judged("#### 8"), judged("it is", FinishReason.length)]
     report = trust_report(samples, {})
     assert report["accuracy/strict"] == 0.25
     assert report["accuracy/flexible"] == 0.5
@@ -93,15 +97,15 @@ def test_extractors_and_lengths_are_counted() -> None:
 def test_answers_with_thinking_are_counted_and_said() -> None:
     stop, length = FinishReason.stop, FinishReason.length
     texts = [("<think> hm", length), ("<think> hm </think> so", length), ("hm", length), ("<think> #### 7", stop)]
-    samples = [sample(text, reason) for text, reason in texts]
+    samples = [judged(text, reason) for text, reason in texts]
     report = trust_report(samples, {})
     assert (report["cut_off_thinking"], report["thinking_removed"]) == (2, 1)
     removed, cut_off = warnings(report, {})
     assert removed == "thinking was removed from 1 answer: only what follows it was judged"
     assert cut_off.startswith("2 answers ended while the model was still thinking, which counts as cut off")
-    begun = [sample(text, reason, in_thinking=True) for text, reason in texts]
+    begun = [judged(text, reason, in_thinking=True) for text, reason in texts]
     assert trust_report(begun, {})["cut_off_thinking"] == 3
-    assert [one.verdict for one in begun] == [Verdict.cut_off] * 4
+    assert [one.sample.verdict for one in begun] == [Verdict.cut_off] * 4
 
 
 class Encoding:
@@ -133,7 +137,7 @@ def test_what_the_model_sees_is_described(
     look_at_prompts([style.value, "1 worked example"], asked, asked, engine, report)
     assert report.facts.get("bos") == bos
     assert report.facts["prompt"].startswith(f"{style.value} · 1 worked example · form ")
-    metrics = trust_report([sample("#### 7")], report.facts)
+    metrics = trust_report([judged("#### 7")], report.facts)
     assert metrics.get("double_bos") == (None if bos is None else float(len(warned) == 1 and "BOS" in warned[0]))
     assert [note[: len(start)] for note, start in zip(warnings(metrics, report.facts), warned, strict=True)] == warned
 
@@ -315,3 +319,25 @@ def test_a_check_takes_the_answers_of_the_job_without_it(make_config: Make) -> N
     assert f"4 of 4 samples were taken from job {plain.job_id}" in checked.result.notes[0]
     assert (checked.result.metrics["asked_again"], checked.result.metrics["twins"]) == (2, 3)
     assert checked.result.metrics["texts_changed"] == 0
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_each_answer_is_read_once_from_its_completion_to_the_report_and_once_at_resume(
+    make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    """Verdict, votes, early stop, number of answers and trust report read what was found first."""
+    read: list[str] = []
+
+    def extract_all(text: str) -> dict[Extractor, str | None]:
+        read.append(text)
+        return numbers.extract_all(text)
+
+    monkeypatch.setattr("runner.scorers.verdicts.extract_all", extract_all)
+    config = make_config(task=Gsm8kConfig(limit=3, samples=samples), generation=GenerationConfig(temperature=1.0))
+    answers = {number: [(f"#### {choice}", FinishReason.stop) for choice in range(samples)] for number in range(3)}
+    for _ in range(2):
+        (tmp_path / "job").mkdir(exist_ok=True)
+        with closing(Recorder(Job("gsm8k-test", tmp_path / "job"))) as recorder:
+            assert work(gsm8k, config, recorder, Scripted(answers)).metrics["n"] == 3
+        assert len(read) == 3 * samples
+        read.clear()

@@ -1,0 +1,82 @@
+"""Judges the answers of task=gsm8k, each once: where its completion ends, or where it is read from the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from runner.config.task import Gsm8kConfig
+from runner.core.result import Sample
+from runner.datasets.gsm8k import Item
+from runner.engines.base import Completion
+from runner.scorers.verdicts import Judgement, judge
+from runner.scorers.votes import Vote, elect
+from runner.tasks.completing import Samples, sample_of
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A question's sample with its verdict, what was found in each answer, and how these voted."""
+
+    sample: Sample
+    answers: Sequence[Judgement]
+    votes: Mapping[str, Vote]  # by extractor or scorer
+
+
+class Judge(Samples):
+    """Makes judged samples of completions, and keeps what was found in them for the reports."""
+
+    def __init__(self, task: Gsm8kConfig, items: Mapping[int, Item]) -> None:
+        self.task, self.items = task, items
+        self._judged: dict[int, Judged] = {}  # by the number of the question: what was judged last
+
+    def __call__(self, *choices: Completion) -> Sample:
+        """Return the completions of a question as a judged sample."""
+        return self.judged(sample_of(*choices)).sample
+
+    def rejection_reason(self, sample: Sample) -> str | None:
+        """Say why a sample does not belong to this job; None if it does."""
+        item = self.items.get(sample.index)
+        if item is None or (sample.question, sample.gold) != (item.question, item.gold):
+            return f"holds another question or gold answer than question {sample.index} of this job"
+        if len(sample.answers) != self.task.samples:
+            return f"holds {len(sample.answers)} answers, and this job asks for {self.task.samples}"
+        is_same = self.judged(sample).sample == sample
+        return None if is_same else "was judged differently than its text is today"
+
+    def adopted(self, sample: Sample) -> Sample | None:
+        """Return another job's sample as one of this job; None if it answers another question."""
+        if (item := self.items.get(sample.index)) is not None:  # the other job may count other questions, in families
+            sample = replace(sample, cluster=item.cluster, left_out=item.left_out)
+        return sample if self.rejection_reason(sample) is None else None
+
+    def judged(self, sample: Sample) -> Judged:
+        """Return a sample with its question and its verdict; several answers vote on one."""
+        known = self._judged.get(sample.index)
+        if known is not None and known.sample == sample:
+            return known
+        item, task = self.items[sample.index], self.task
+        answers = [judge(one, item.gold, task.scorer) for one in sample.answers]
+        votes = {way: elect(answers, way) for way in task.ways_to_judge}
+        sample = replace(sample, question=item.question, gold=item.gold, cluster=item.cluster, left_out=item.left_out)
+        if sample.choices is None:
+            sample = replace(sample, extracted=answers[0].found, verdict=answers[0].verdicts[task.judged_by])
+        else:
+            elected = votes[task.judged_by]
+            choices = [
+                replace(choice, extracted=one.found, verdict=one.verdicts[task.judged_by])
+                for choice, one in zip(sample.choices, answers, strict=True)
+            ]
+            winner = choices[elected.winner]
+            sample = replace(
+                sample,
+                text=winner.text,
+                thinking=winner.thinking,
+                in_thinking=winner.in_thinking,
+                finish_reason=sample.finish_reason if sample.failed else winner.finish_reason,
+                extracted={way: vote.answer for way, vote in votes.items()},
+                verdict=elected.verdict,
+                choices=choices,
+            )
+        self._judged[sample.index] = judged = Judged(sample, answers, votes)
+        return judged
