@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runner.config.root import RunnerConfig
-from runner.config.task import QuestionsConfig
 from runner.core.clustered_share import share_interval
 from runner.core.effects import Effect, paired_accuracies, paired_means, unpaired_accuracies
 from runner.core.errors import EvidenceError
@@ -173,8 +172,8 @@ def _asked(config: RunnerConfig, found: Sequence[_Match]) -> tuple[set[Question]
     Data of the hub are not read, because that takes the network: the newest record of as many questions, or of more,
     tells which they are.
     """
-    task = config.task
-    assert isinstance(task, QuestionsConfig)
+    task = config.task.of_questions
+    assert task is not None
     if task.data == "embedded" or Path(task.data).expanduser().exists():
         items = load_questions(task)
         asked = {(item.number, item.question, item.gold) for item in items if not item.left_out}

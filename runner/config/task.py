@@ -90,6 +90,26 @@ class TaskConfig:
         return None
 
     @property
+    def of_questions(self) -> QuestionsConfig | None:
+        """Return itself if it asks questions with right answers, chosen by data, split and limit; else None."""
+        return None
+
+    @property
+    def has_independent_verdicts(self) -> bool:
+        """Whether it gives one verdict on each question, and no two questions belong together."""
+        return False
+
+    @property
+    def compared_with(self) -> str | None:
+        """Return the words for the job that it is compared with while it runs; None: it is not compared."""
+        return None
+
+    @property
+    def without_asking_again(self) -> TaskConfig:
+        """Return what it does where the rows of its engine depend on each other, so that none is asked again."""
+        return self
+
+    @property
     def asks_in_chat(self) -> bool:
         """Whether it surely needs the model's chat template."""
         return False
@@ -179,6 +199,16 @@ class QuestionsConfig(TaskConfig):
         check_not_blank("task.cluster", self.cluster, "name a key of the rows, or null for no families")
         for key in ("question_key", "answer_key", "choices_key"):
             check_not_blank(f"task.{key}", getattr(self, key), "name a key of the rows, or null for a known one")
+
+    @property
+    def of_questions(self) -> QuestionsConfig:
+        """Return itself."""
+        return self
+
+    @property
+    def has_independent_verdicts(self) -> bool:
+        """Whether it judges one answer to each question, and has no families of questions."""
+        return self.gives_verdicts and self.cluster is None and getattr(self, "samples", 1) == 1
 
     @property
     def has_letters(self) -> bool:
@@ -274,6 +304,16 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         need = f"it is for numbers and letters, and task.scorer={self.scorer} judges: leave one of the two out"
         for key, is_set in ignored.items():
             check(not is_set, f"task.{key}", getattr(self, key), need)
+
+    @property
+    def compared_with(self) -> str | None:
+        """Return task.early_stop_vs."""
+        return self.early_stop_vs
+
+    @property
+    def without_asking_again(self) -> Gsm8kConfig:
+        """Return it without the check that would change the answers; one that was asked for stays."""
+        return replace(self, check_invariance=0) if self.check_invariance == AUTO else self
 
     @property
     def gold_scorer(self) -> str | None:
@@ -376,6 +416,11 @@ class PromptsConfig(TaskConfig):
             raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
 
     @property
+    def common_branches(self) -> list[Text] | None:
+        """Return the texts that a branch of each prompt begins with; None: prompts have none, or their own."""
+        return None
+
+    @property
     def asks_in_chat(self) -> bool:
         """Whether prompts are turns of a chat."""
         return self.format is Framing.chat
@@ -403,6 +448,11 @@ class GenerateConfig(PromptsConfig):
     output: str | None = inert(None, "names a copy of the completions, and changes nothing in them")
     overwrite: bool = inert(False, "whether another file may be replaced")
     debug: bool = inert(False, "says more about the first prompt")
+
+    @property
+    def common_branches(self) -> list[Text] | None:
+        """Return task.branches."""
+        return self.branches
 
     def __post_init__(self) -> None:
         super().__post_init__()

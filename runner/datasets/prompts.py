@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runner.config.task import Framing, GenerateConfig, PromptsConfig
+from runner.config.task import Framing, PromptsConfig
 from runner.core.errors import ConfigError, DataError, reading, unknown
 from runner.core.result import Sample
 from runner.core.texts import parse_json, read_lines
@@ -179,10 +179,10 @@ def _begins_with_json(data: bytes) -> bool:
 
 def _with_branches(prompt: Given, task: PromptsConfig) -> Given:
     """Give a prompt the branches of the job, unless it has its own."""
-    if isinstance(prompt, Branched) or not isinstance(task, GenerateConfig) or task.branches is None:
+    if isinstance(prompt, Branched) or task.common_branches is None:
         return prompt
     try:
-        return Branched(prompt, _beginnings(task.branches))
+        return Branched(prompt, _beginnings(task.common_branches))
     except ValueError as error:
         raise ConfigError(f"task.branches: {error}") from error
 

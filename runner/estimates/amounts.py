@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from runner.config.model import Attention, local_model
 from runner.config.root import RunnerConfig
-from runner.config.task import AUTO, Amount, Gsm8kConfig
+from runner.config.task import Amount
 from runner.core import machine
 from runner.quantization.mixed import Mix
 
 
 def amounts_of(config: RunnerConfig, read: int | None = None) -> list[Amount]:
     """Return a job's completions; those of task.check_invariance=auto only where its rows may be independent."""
-    task = config.task
-    if isinstance(task, Gsm8kConfig) and task.check_invariance == AUTO and not may_have_independent_rows(config):
-        task = replace(task, check_invariance=0)
+    task = config.task if may_have_independent_rows(config) else config.task.without_asking_again
     return task.amounts(config.generation, read)
 
 

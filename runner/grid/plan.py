@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 
 from runner.checkpoints import resolve
 from runner.config.root import AUTO, RunnerConfig
-from runner.config.task import QuestionsConfig
 from runner.core import machine
 from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError
 from runner.core.metrics import LOG_LIKELIHOOD
@@ -133,8 +132,8 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
 
 def _note_of_limit(config: RunnerConfig, count: int | None) -> list[str]:
     """Say that the data have fewer questions than task.limit asks for."""
-    task = config.task
-    if not isinstance(task, QuestionsConfig) or task.limit is None or count is None or count >= task.limit:
+    task = config.task.of_questions
+    if task is None or task.limit is None or count is None or count >= task.limit:
         return []
     return [f"task.limit={task.limit}: only {count:,} questions are there: all of them are asked"]
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from runner.config.task import Gsm8kConfig
 from runner.core.errors import ConfigError
 from runner.core.result import Record
 from runner.core.sequential import Decision
@@ -38,7 +37,7 @@ class Fate(StrEnum):
 def check_search(first: PlannedJob, keys: Iterable[str], direction: str) -> None:
     """Reject a search whose trials cannot be compared while they run."""
     task = first.config.task if first.config is not None else None
-    if task is not None and (not isinstance(task, Gsm8kConfig) or task.early_stop_vs is not None):
+    if task is not None and (not task.comparisons_key or task.compared_with is not None):
         need = "it needs task=gsm8k without task.early_stop_vs, which it sets itself"
         raise ConfigError(f"{KEY}: task={task.name}: {need}")
     if direction != "maximize":

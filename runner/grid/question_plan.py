@@ -151,7 +151,7 @@ def _compared(plan: Sequence[PlannedJob]) -> list[ComparedJobs]:
                     margins[0] / 100 if margins else MARGIN,
                     any(plan[number].is_compared for number in of),
                     bool(margins),
-                    next(task for task in tasks if isinstance(task, QuestionsConfig)),
+                    next(filter(None, (task.of_questions for task in tasks))),
                 )
             )
     return found
@@ -164,7 +164,7 @@ def _baseline(plan: Sequence[PlannedJob], number: int, among: Iterable[int]) -> 
     if config is None:
         return
     if planned.after:
-        yield planned.after, str(getattr(config.task, "early_stop_vs", None) or planned.after)
+        yield planned.after, config.task.compared_with or planned.after
     elif config.quantization.label != UNQUANTIZED and not planned.is_compared:
         for other in among:
             base = plan[other].config
@@ -180,9 +180,7 @@ def _differ_in_quantization(config: RunnerConfig, base: RunnerConfig) -> bool:
 
 def _has_verdicts(config: RunnerConfig | None) -> bool:
     """Whether a job gives one verdict on each of independent questions: only for these the numbers are known."""
-    task = config.task if config is not None else None
-    is_plain = isinstance(task, QuestionsConfig) and task.cluster is None and getattr(task, "samples", 1) == 1
-    return is_plain and task is not None and task.gives_verdicts
+    return config is not None and config.task.has_independent_verdicts
 
 
 def _disagreement(compared: ComparedJobs) -> tuple[float, str]:
