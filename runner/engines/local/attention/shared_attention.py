@@ -25,12 +25,13 @@ from runner.engines.local.kv_cache.kv_cache import Heads, OwnKv
 from runner.engines.local.kv_cache.shared_kv import SharedKv
 from runner.engines.local.matmul.measured_products import Seconds, by_turns, kept
 from runner.engines.local.matmul.panels import NO_TILES
+from runner.engines.local.matmul.tile_choice import Candidates, TileChoice, fewest_faster_rows
 
 FORCED = "RUNNER_SHARED_ATTENTION"
 TILE_WIDTH = 32  # of a head: numbers that one instruction multiplies
 KEYS = 512  # of what is measured
 ROWS = (1, 4, 8, 16, 32, 128)
-FROM_ROWS = (1, 4, 8, 16, 32)  # as many rows as are multiplied together
+MOST_TILE_ROWS = 32  # so many rows are multiplied together: tiles begin there at the latest
 PASSES = {4: 1, 16: 1, 128: 2}  # of those that a job is expected to have, so many have these rows
 FEWEST_TILE_ROWS = 8  # where tiles are forced and not measured
 TIE = 1.1  # tiles that are faster by less do not take the place of vectors
@@ -56,15 +57,6 @@ class SharedPlaces:
     slot: int
     sees: int
     causal: bool = False  # each token sees one place more than the one before
-
-
-@dataclass(frozen=True)
-class AttentionChoice:
-    """The way of attention to shared keys, in words for a job's facts."""
-
-    fact: str
-    tile_rows: int = 0  # 0: vectors in their own order; else tiles from so many rows on, and vectors below
-    note: str = ""  # a way that was requested and is missing, or that computes wrong sums
 
 
 def attend_shared(
@@ -97,50 +89,38 @@ def requested() -> AttentionWay | None:
     return AttentionWay(text) if text else None
 
 
-def choose(heads: Heads, kernels: Kernels | None) -> AttentionChoice | None:
+def choose(heads: Heads, kernels: Kernels | None) -> TileChoice | None:
     """Return the way for a model's heads; None where torch computes it."""
     if kernels is None or not kernels.has("attend_shared", heads.dtype):
         return None
-    vectors, wanted = kernels.vectors_for(heads.dtype), requested()
-    problem = problem_of(heads, kernels)
-    if wanted is AttentionWay.vectors:
-        return AttentionChoice(f"vectors, {vectors} (by {FORCED})")
-    if problem:
-        is_wrong = "off by" in problem
-        note = f"{FORCED}=tiles: {problem}" if wanted else f"tiles left out of attention: {problem}" if is_wrong else ""
-        return AttentionChoice(f"vectors, {vectors} ({note})" if note else f"vectors, {vectors}", 0, note)
-    if wanted is AttentionWay.tiles:
-        return AttentionChoice(_by_tiles(FEWEST_TILE_ROWS, vectors, f"by {FORCED}"), FEWEST_TILE_ROWS)
-    took = _kept_seconds(heads, kernels)
-    if took is None:
-        remark = "not measured, since no folder keeps it"
-        return AttentionChoice(_by_tiles(FEWEST_TILE_ROWS, vectors, remark), FEWEST_TILE_ROWS)
+    wanted = requested()
+    return Candidates(
+        f"vectors, {kernels.vectors_for(heads.dtype)}",
+        FORCED,
+        None if wanted is None else wanted is AttentionWay.tiles,
+        what_tiles_lack(heads, kernels),
+        lambda: difference(heads.group, heads.dim, heads.kv_cache, kernels),
+        FEWEST_TILE_ROWS,
+        " of attention",
+    ).choose(lambda: _kept_seconds(heads, kernels), _tile_rows)
+
+
+def _tile_rows(took: Seconds) -> int:
+    """Return from how many rows on tiles are faster than vectors in their order; 0 where vectors in their own are."""
     tiles, in_order, own = took["tiles"], took["tile order"], took["vectors"]
-    from_rows = next(
-        (count for count in FROM_ROWS if all(tiles[more] < in_order[more] for more in ROWS if more >= count)), NO_TILES
-    )
     mixed = sum(min(tiles[count], in_order[count]) * passes for count, passes in PASSES.items())
     if mixed * TIE > sum(own[count] * passes for count, passes in PASSES.items()):
-        return AttentionChoice(f"vectors, {vectors}")
-    return AttentionChoice(_by_tiles(from_rows, vectors), from_rows)
+        return 0
+    return fewest_faster_rows(tiles, in_order, ROWS, NO_TILES, MOST_TILE_ROWS)
 
 
-def _by_tiles(tile_rows: int, vectors: str, remark: str = "") -> str:
-    words = (
-        f"in the order of tiles, {vectors}"
-        if tile_rows == NO_TILES
-        else f"tiles from {tile_rows} rows, {vectors} below"
-    )
-    return f"{words} ({remark})" if remark else words
-
-
-def problem_of(heads: Heads, kernels: Kernels) -> str:
-    """Return why tiles are not used for such heads; empty if they may be."""
+def what_tiles_lack(heads: Heads, kernels: Kernels) -> str:
+    """Return why there are no tiles for such heads; empty if there are."""
     if heads.dtype != torch.bfloat16:
         return f"tiles multiply bfloat16, and these keys are {str(heads.dtype).removeprefix('torch.')}"
     if heads.dim % TILE_WIDTH:
         return f"heads of {heads.dim} numbers are not whole tiles of {TILE_WIDTH}"
-    return kernels.tiles_problem or _difference(heads.group, heads.dim, heads.kv_cache, kernels)
+    return kernels.tiles_problem
 
 
 def _kept_seconds(heads: Heads, kernels: Kernels) -> Seconds | None:
@@ -181,7 +161,7 @@ def _random_places(heads: Heads, kernels: Kernels, count: int, random: torch.Gen
 
 
 @cache
-def _difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> str:
+def difference(group: int, dim: int, kv_cache: KvCache, kernels: Kernels) -> str:
     """Try tiles beside vectors: say by how much they are off; empty if that is only rounding.
 
     Each token must also have the bits that it has alone, where its rows go by vectors in the order of tiles.

@@ -19,7 +19,6 @@ from runner.checkpoints.footprint import PACKED_SHARE
 from runner.core import machine
 from runner.core.heap import Heap
 from runner.core.mapped_files import MappedFiles
-from runner.engines.local.attention.shared_attention import AttentionChoice
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache.kv_cache import Heads, kernels_for
 from runner.engines.local.matmul import byte_products, unpacked_products
@@ -28,6 +27,7 @@ from runner.engines.local.matmul.onednn import Product, packing_problem
 from runner.engines.local.matmul.panels import Panels
 from runner.engines.local.matmul.products import Choice, Way, choose
 from runner.engines.local.matmul.quantized_layers import QuantizedLayers
+from runner.engines.local.matmul.tile_choice import TileChoice
 
 SHARED_BYTES = 2**24  # a smaller table is read where it is: a lookup takes as long as a small model's whole layer
 MANY_TOKENS = 64  # a pass over fewer leaves too little garbage on the heap to be worth a look
@@ -178,7 +178,7 @@ def choices_for(
 
 
 def ways_of(
-    model: nn.Module, heads: Heads, products: Mapping[torch.dtype, Choice], attention: AttentionChoice | None
+    model: nn.Module, heads: Heads, products: Mapping[torch.dtype, Choice], attention: TileChoice | None
 ) -> dict[str, str]:
     """Describe the ways of products and of attention to shared keys that were chosen by measurements."""
     ways = {}

@@ -7,7 +7,6 @@ work, they are tried beside vectors and measured once, as products are (measured
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -21,6 +20,7 @@ from runner.engines.local.matmul.matrices import QuantizedWeights, multiply, shi
 from runner.engines.local.matmul.measured_products import Seconds, Shape, by_turns, kept, sample_of
 from runner.engines.local.matmul.onednn import Product
 from runner.engines.local.matmul.products import FORCED, Way, requested
+from runner.engines.local.matmul.tile_choice import Candidates, TileChoice, fewest_faster_rows
 from runner.models.int8_linear import Int8Linear
 
 ROWS = (8, 16, 32, 128)  # up to 4 rows, weights are not even unpacked
@@ -30,16 +30,7 @@ TRIAL_OUTPUTS = 80  # whole panels and a part of one
 MAX_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class ByteChoice:
-    """The way of products of bytes, in words for a job's facts."""
-
-    fact: str
-    tile_rows: int = 0  # 0: vectors only
-    note: str = ""  # tiles that were requested and are missing, or that have other sums
-
-
-def choice_for(model: nn.Module, kernels: Kernels | None) -> ByteChoice | None:
+def choice_for(model: nn.Module, kernels: Kernels | None) -> TileChoice | None:
     """Return the way for a model's layers of bytes; None where it has none, or the kernels do not multiply them."""
     layers = [one for one in model.modules() if isinstance(one, nn.Linear) and has_byte_rows(one)]
     if not layers or kernels is None or not kernels.has_quantized:
@@ -56,32 +47,29 @@ def has_byte_rows(layer: nn.Linear) -> bool:
     )
 
 
-def choose(shapes: Collection[Shape], kernels: Kernels) -> ByteChoice:
+def choose(shapes: Collection[Shape], kernels: Kernels) -> TileChoice:
     """Return the way for layers of these shapes."""
-    wanted = requested()
-    if wanted is Way.panels:
-        return ByteChoice(f"VNNI (by {FORCED})")
-    problem = kernels.tiles_problem or _difference(tuple(sorted({inputs for _, inputs in shapes})), kernels)
-    if problem:
-        is_wrong = "differ" in problem
-        note = f"{FORCED}=tiles: {problem}" if wanted is Way.tiles else f"tiles left out: {problem}" if is_wrong else ""
-        return ByteChoice(f"VNNI ({note})" if note else "VNNI", 0, note)
-    if wanted is Way.tiles:
-        return ByteChoice(f"tiles from {FEWEST_TILE_ROWS} rows, VNNI below (by {FORCED})", FEWEST_TILE_ROWS)
+    forced = {Way.tiles: True, Way.panels: False}
+    wanted, inputs = requested(), tuple(sorted({inputs for _, inputs in shapes}))
     samples = {"{} x {}, int8".format(*sample_of(shape)): sample_of(shape) for shape in sorted(shapes)}
 
-    def measured(key: str, deadline: float) -> Seconds:
-        return _measure(samples[key], kernels, deadline)
+    def measured() -> Seconds | None:
+        ways = ("tiles", "vectors")
+        known = kept(
+            list(samples), ways, ROWS, kernels, lambda key, end: _measure(samples[key], kernels, end), MAX_SECONDS
+        )
+        if known is None:
+            return None
+        return {way: {count: sum(known[key][way][count] for key in samples) for count in ROWS} for way in ways}
 
-    known = kept(list(samples), ("tiles", "vectors"), ROWS, kernels, measured, MAX_SECONDS)
-    if known is None:
-        remark = "not measured, since no folder keeps it"
-        return ByteChoice(f"tiles from {FEWEST_TILE_ROWS} rows, VNNI below ({remark})", FEWEST_TILE_ROWS)
-    tiles, vectors = (
-        {count: sum(known[key][way][count] for key in samples) for count in ROWS} for way in ("tiles", "vectors")
-    )
-    tile_rows = next((few for few in ROWS if all(tiles[more] < vectors[more] for more in ROWS if more >= few)), 0)
-    return ByteChoice(f"tiles from {tile_rows} rows, VNNI below" if tile_rows else "VNNI", tile_rows)
+    return Candidates(
+        "VNNI",
+        FORCED,
+        None if wanted is None else forced.get(wanted),
+        kernels.tiles_problem,
+        lambda: _difference(inputs, kernels),
+        FEWEST_TILE_ROWS,
+    ).choose(measured, lambda took: fewest_faster_rows(took["tiles"], took["vectors"], ROWS, 0))
 
 
 def _measure(shape: Shape, kernels: Kernels, deadline: float) -> Seconds:

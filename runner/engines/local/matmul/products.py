@@ -27,6 +27,7 @@ from runner.engines.local.kernels.native import Kernels
 from runner.engines.local.matmul.measured_products import Ways, kept_seconds
 from runner.engines.local.matmul.onednn import Product, by_onednn, packing_problem
 from runner.engines.local.matmul.panels import NO_TILES, Panels, fits_panels
+from runner.engines.local.matmul.tile_choice import UNKEPT, fewest_faster_rows, words_of
 
 FORCED = "RUNNER_PRODUCTS"
 
@@ -135,16 +136,14 @@ def _fastest(
     measured = kept_seconds(ways, list(shapes), rows, dtype, kernels)
     if measured is None:
         tile_rows = FEWEST_TILE_ROWS if candidates[0] is Way.tiles else 0
-        unkept = "not measured, since no folder keeps it"
-        return Choice(candidates[0], _fact(candidates[0], tile_rows, dtype, kernels, unkept), wrong, tile_rows)
+        return Choice(candidates[0], _fact(candidates[0], tile_rows, dtype, kernels, UNKEPT), wrong, tile_rows)
     took = {
         name: {count: sum(measured[shape][name][count] * layers for shape, layers in shapes.items()) for count in rows}
         for name in ways
     }
     tile_rows = 0
     if Way.tiles in candidates:
-        quicker = [count for count in rows if took[Way.tiles][count] < took[VECTORS][count]]
-        tile_rows = next((count for count in rows if set(rows[rows.index(count) :]) <= set(quicker)), NO_TILES)
+        tile_rows = fewest_faster_rows(took[Way.tiles], took[VECTORS], rows, NO_TILES)
         took[Way.tiles] = {count: min(took[Way.tiles][count], took[VECTORS][count]) for count in rows}
     expected = {way: sum(took[way][count] * passes for count, passes in PASSES.items()) for way in candidates}
     best = candidates[0]
@@ -159,11 +158,7 @@ def _fact(way: Way, tile_rows: int, dtype: torch.dtype, kernels: Kernels | None,
     """Say how products are computed."""
     vectors = "" if kernels is None else kernels.vectors_for(dtype)
     if way is Way.tiles:
-        words = (
-            f"in the order of tiles, by {vectors}"
-            if tile_rows == NO_TILES
-            else f"tiles from {tile_rows} rows, {vectors} below"
-        )
+        words = words_of(tile_rows, vectors, "by ")
     else:
         words = {Way.panels: f"panels, by {vectors}", Way.onednn: "oneDNN, packed", Way.plain: "torch, not packed"}[way]
     masked = f"{LEFT_OUT}={','.join(left_out())}" if left_out() else ""

@@ -11,7 +11,13 @@ from emulated import CPU_FLAGS, OnlyTiles, needs_tile_compiler
 from runner.config.generation import KvCache
 from runner.engines.local.attention.own_attention import OwnPlaces, attend_own
 from runner.engines.local.attention.parts import Scaling
-from runner.engines.local.attention.shared_attention import Part, SharedPlaces, attend_shared, problem_of
+from runner.engines.local.attention.shared_attention import (
+    Part,
+    SharedPlaces,
+    attend_shared,
+    difference,
+    what_tiles_lack,
+)
 from runner.engines.local.kernels import native
 from runner.engines.local.kv_cache import int8_kv
 from runner.engines.local.kv_cache.kv_cache import Heads
@@ -201,10 +207,11 @@ def test_heads_that_are_no_whole_tiles_and_other_formats_stay_with_vectors(emula
     ]
     assert same_bits(*parts)
     assert emulated_tiles.count("loads") == before
-    assert problem_of(heads, emulated_tiles) == "heads of 80 numbers are not whole tiles of 32"
+    assert what_tiles_lack(heads, emulated_tiles) == "heads of 80 numbers are not whole tiles of 32"
     floats = replace(HEADS, dtype=torch.float32)
-    assert problem_of(floats, emulated_tiles) == "tiles multiply bfloat16, and these keys are float32"
-    assert problem_of(HEADS, emulated_tiles) == ""
+    assert what_tiles_lack(floats, emulated_tiles) == "tiles multiply bfloat16, and these keys are float32"
+    assert what_tiles_lack(HEADS, emulated_tiles) == ""
+    assert difference(HEADS.group, HEADS.dim, HEADS.kv_cache, emulated_tiles) == ""
 
 
 @needs_tile_compiler
@@ -230,4 +237,5 @@ def test_real_tiles_pass_the_trial(kv_cache: KvCache) -> None:
     if compiled.tiles_problem:
         pytest.skip(compiled.tiles_problem)
     for group, dim in ((1, 32), (3, 64), (8, 128)):
-        assert problem_of(replace(HEADS, group=group, dim=dim, kv_cache=kv_cache), compiled) == ""
+        assert what_tiles_lack(replace(HEADS, dim=dim), compiled) == ""
+        assert difference(group, dim, kv_cache, compiled) == ""
