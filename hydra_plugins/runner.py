@@ -6,15 +6,8 @@ There is no __init__.py here, because it would hide the plugins of other package
 from importlib import import_module
 from typing import Any
 
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.launcher import Launcher
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
-
-from runner.config.hydra import adapt_plugins
-from runner.core.plugins import conf_folders
-
-adapt_plugins()
 
 
 def _lazy_plugin(module: str, maker: str, name: str, kind: type[Any]) -> type[Any]:
@@ -26,15 +19,6 @@ def _lazy_plugin(module: str, maker: str, name: str, kind: type[Any]) -> type[An
     plugin = type(name, (kind,), {"__module__": __name__, "__new__": new})
     plugin.__abstractmethods__ = frozenset()  # `new` returns an instance of another class
     return plugin
-
-
-class PlugInConfs(SearchPathPlugin):
-    """Composes jobs also from the folders conf/ of packages that add to the runner; its own conf/ has precedence."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append these folders."""
-        for package, folder in conf_folders().items():
-            search_path.append(provider=package, path=f"file://{folder}")
 
 
 GridSweeper = _lazy_plugin("runner.grid.sweeper", "GridSweeper", "GridSweeper", Sweeper)  # hydra/sweeper=grid

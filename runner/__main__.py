@@ -14,10 +14,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from runner.compat.variable_overrides import variables_as_overrides
-from runner.config.choices import CONF
+from runner.config import runner_hydra
 from runner.config.groups import GROUPS
-from runner.config.hydra import as_yaml, explain, register, to_config
-from runner.config.hydra_versions import OF_MAIN
+from runner.config.hydra import as_yaml, explain, to_config
+from runner.config.hydra_versions import as_in_main
 from runner.config.plain_text import as_sweeper_keys, quote_texts
 from runner.config.root import Print, RunnerConfig
 from runner.core import signals
@@ -34,15 +34,15 @@ def entry() -> NoReturn:
     """Run the command, and turn every error that a user can cause into one message and an exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises exceptions instead of printing them
     signals.install_handlers()
-    register()
-    exit_codes[:] = [0]
-    # Hydra drops what main returns
-    run_entry("error", lambda: _main() or max(exit_codes), message_of, "run the same command to resume")
+    run_entry("error", _main, message_of, "run the same command to resume")
 
 
-def _main() -> Any:
-    sys.argv[1:] = arrange(sys.argv[1:])
-    return main()
+def _main() -> int:
+    exit_codes[:] = [0]  # Hydra drops what main returns
+    with as_in_main():
+        sys.argv[1:] = arrange(sys.argv[1:])
+        runner_hydra.run(main)
+    return max(exit_codes)
 
 
 def arrange(arguments: list[str]) -> list[str]:
@@ -78,7 +78,6 @@ def message_of(error: Exception) -> str | None:
     return None if WANTS_TRACEBACK else explain(error)
 
 
-@hydra.main(**OF_MAIN, config_path=str(CONF), config_name="config")
 def main(composed: DictConfig) -> Any:
     """Run the composed job: a single one, or this process's job of a grid, whose outcome is returned."""
     hydra_config = HydraConfig.get()

@@ -115,9 +115,6 @@ def conf_is_parsed_once() -> Iterator[None]:
     """Parse each file of conf/ once, since no test changes it: it is a third of composing, which most commands do."""
     from omegaconf import OmegaConf
 
-    from runner.config.hydra import register
-
-    register()
     load: Callable[[Any], Any] = OmegaConf.load
     parsed: dict[str, bytes] = {}
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 
 from runner.config.choices import CONF
 from runner.config.compose import Composer
 from runner.config.groups import GROUPS
-from runner.config.hydra import EXTRAS, adapt_plugins, explain, hydra_of, register, to_config, without_hydra
+from runner.config.hydra import EXTRAS, explain, to_config, without_hydra
 from runner.config.plain_text import as_sweeper_keys, quote_texts
+from runner.config.runner_hydra import hydra_of
 from tools.figures import sourceless
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -225,16 +225,8 @@ def problems(page: Path) -> Iterator[str]:
     yield from missing_sources(page)
 
 
-def prepare() -> None:
-    """Register our schemas with Hydra, and our defaults for other packages' plugins after their own."""
-    register()
-    Plugins.instance()
-    adapt_plugins()
-
-
 def main() -> int:
     """Print the problems; return the exit code."""
-    prepare()
     found = [f"{page.relative_to(ROOT)}: {problem}" for page in pages() for problem in problems(page)]
     print(
         "\n".join(found)

@@ -18,21 +18,30 @@ from runner.config.messages import schema_keys
 from runner.config.task import QuestionsConfig
 from runner.core.plugins import plug_ins
 
-_hydras_query = CompletionPlugin._query
+
+class CompletesValues(CompletionPlugin):
+    """Put before the class of a shell's completion, it offers the values of keys, too."""
+
+    def _query(self, config_name: str | None, line: str) -> list[str]:
+        """Return the completions of the last word of a line."""
+        *before, word = line.split(" ") or [""]
+        key, equals, value = word.partition("=")
+        if not equals or set("[]{}()'\"") & set(value):
+            found = [it for it in super()._query(config_name, line) if not it.startswith(data_sets.GROUP)]
+            return _with_equals(self, config_name, before, found)
+        earlier, comma, prefix = value.rpartition(",")
+        offered = super()._query(config_name, " ".join([*before, f"{key}={prefix}"]))
+        values = [it.partition("=")[2] for it in offered]
+        values += _values(self, config_name, before, key)
+        chosen = earlier.split(",")
+        return sorted(f"{key}={earlier}{comma}{it}" for it in {*values} if it.startswith(prefix) and it not in chosen)
 
 
-def query(self: CompletionPlugin, config_name: str | None, line: str) -> list[str]:
-    """Return the completions of the last word of a line."""
-    *before, word = line.split(" ") or [""]
-    key, equals, value = word.partition("=")
-    if not equals or set("[]{}()'\"") & set(value):
-        found = [it for it in _hydras_query(self, config_name, line) if not it.startswith(data_sets.GROUP)]
-        return _with_equals(self, config_name, before, found)
-    earlier, comma, prefix = value.rpartition(",")
-    values = [it.partition("=")[2] for it in _hydras_query(self, config_name, " ".join([*before, f"{key}={prefix}"]))]
-    values += _values(self, config_name, before, key)
-    chosen = earlier.split(",")
-    return sorted(f"{key}={earlier}{comma}{it}" for it in {*values} if it.startswith(prefix) and it not in chosen)
+def completing_values(plugin: CompletionPlugin) -> CompletionPlugin:
+    """Return the completion of the same shell that offers the values of keys, too."""
+    kind = type(plugin)
+    made: CompletionPlugin = type(kind.__name__, (CompletesValues, kind), {})(plugin.config_loader)
+    return made
 
 
 def _with_equals(plugin: CompletionPlugin, config_name: str | None, before: list[str], found: list[str]) -> list[str]:

@@ -26,10 +26,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.choices import choices_for
-from runner.config.hydra import config_errors, hydra_of, without_hydra
+from runner.config.hydra import config_errors, without_hydra
 from runner.config.messages import unknown_choice
 from runner.config.missing_keys import overrides_of_missing_keys
 from runner.config.root import RunnerConfig
+from runner.config.runner_hydra import hydra_of
 from runner.core.errors import ConfigError
 
 MAX_KEPT = 1024  # combinations in memory at once; beyond that, the oldest is dropped

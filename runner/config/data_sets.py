@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigSource
@@ -22,7 +21,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import ValidationError
 
 from runner.config.choices import CONF
+from runner.config.groups import GROUPS
 from runner.config.messages import wrong_value
+from runner.config.sources import source_at
 from runner.config.task import Gold, QuestionsConfig
 from runner.config.wording import for_letters
 from runner.core.errors import ConfigError, unknown
@@ -112,11 +113,11 @@ def _default(task: DictConfig, key: str) -> Any:
 def _sources(root: Any) -> Iterator[ConfigSource]:
     """Yield the folders that Hydra composes from, the user's own first; only conf/ if the config lacks Hydra's half."""
     hydra = root.hydra if isinstance(root, DictConfig) and "hydra" in root else None
-    if hydra is None and HydraConfig.initialized():
-        hydra = HydraConfig.get()
+    if hydra is None and HydraConfig.initialized() and {*GROUPS} <= {*HydraConfig.get().runtime.choices}:
+        hydra = HydraConfig.get()  # not that of a program which uses Hydra for itself
     listed = [(it.schema, it.path) for it in hydra.runtime.config_sources] if hydra else [("file", str(CONF))]
     for scheme, path in listed:
-        source = SourcesRegistry.instance().resolve(scheme)("", f"{scheme}://{path}")
+        source = source_at(scheme, path)
         if source.available():
             yield source
 

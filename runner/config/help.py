@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import re
-import sys
 import textwrap
-from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from inspect import get_annotations
-from io import StringIO
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import yaml
-from hydra._internal.hydra import Hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config import data_sets
 from runner.config.choices import CONF, file_of, schema_of
 from runner.config.groups import GROUPS
-from runner.config.root import RunnerConfig
 from runner.config.task import QuestionsConfig
 from runner.core.plugins import packages
 
 WIDTH, COLUMN = 120, 40
 LINE = re.compile(r"""(\s*)([A-Za-z_]\w*):((?:"[^"]*"|'[^']*'|[^#"'])*)(?:#\s*(.*))?""")
-
-_hydras_help, _hydras_cfg = Hydra.get_help, Hydra.show_cfg
 
 
 @dataclass
@@ -42,30 +33,6 @@ class Comments:
 
     top: str = ""
     beside: dict[str, str] = field(default_factory=dict)
-
-
-def get_help(
-    self: Hydra, help_cfg: DictConfig, cfg: DictConfig, args_parser: ArgumentParser, resolve: bool, **of_hydra_1_4: Any
-) -> str:
-    """Return the text of --help as Hydra makes it, with the runner's keys described."""
-    if OmegaConf.get_type(cfg) is not RunnerConfig:  # for --hydra-help
-        return _hydras_help(self, help_cfg, cfg, args_parser, resolve, **of_hydra_1_4)
-    template, _, after = str(help_cfg.template).partition("$CONFIG")
-    before = _hydras_help(self, OmegaConf.create({"template": template}), DictConfig({}), args_parser, False)
-    before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)  # listed beside task.data instead
-    return f"{before}{described(cfg, HydraConfig.get().runtime.choices)}{after}"
-
-
-def show_cfg(
-    self: Hydra, config_name: str | None, overrides: list[str], cfg_type: str, *rest: Any, **keys: Any
-) -> None:
-    """Print what --cfg asks for as Hydra does, below a comment that names the choice of each group."""
-    with redirect_stdout(StringIO()) as shown:
-        _hydras_cfg(self, config_name, overrides, cfg_type, *rest, **keys)
-    if cfg_type == "job" and shown.getvalue().startswith("model:\n"):  # the whole config, not one package
-        choices = HydraConfig.get().runtime.choices
-        print("#", *(f"{group}={choices[group]}" for group in (*GROUPS, "profile")))
-    sys.stdout.write(shown.getvalue())
 
 
 def described(composed: DictConfig, choices: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Between Hydra and the schema: registers the schemas, checks the YAML, and turns each error into one message.
+"""From what Hydra composes to a checked config, and from each error to one message.
 
 A message contains the full key, the value, the nearest valid key and the choices.
 """
@@ -7,21 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
-from hydra.plugins.completion_plugin import CompletionPlugin
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -31,16 +23,12 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from runner.config import completion, data_sets, help, profiles
-from runner.config.choices import CONF, choices_for, file_of
-from runner.config.groups import GROUPS, KeyType, key_types, names_of
+from runner.config import data_sets, profiles
+from runner.config.choices import CONF, file_of
+from runner.config.groups import GROUPS, KeyType, key_types
 from runner.config.hydra_versions import register_resolver
 from runner.config.messages import schema_keys, unknown_choice, unknown_key, wrong_value
-from runner.config.missing_keys import HYDRAS_OWN, compose_config
-from runner.config.ray import RayLauncherConfig
 from runner.config.root import RunnerConfig
-from runner.config.stored_schemas import StoredSchema, open_keys
-from runner.config.yaml_files import load_checked
 from runner.core.console import say
 from runner.core.environment import variable
 from runner.core.errors import ConfigError, RunnerError
@@ -50,95 +38,9 @@ from runner.core.plugins import plug_ins
 # choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
-_composed_mode: Any = Hydra.get_mode
-
-# conf/tracking uses it. It is registered here and not in register(): the processes of other launchers compose, too
+# conf/tracking uses it. The processes of other launchers compose, too, and import this module
 register_resolver("variable", variable, replace=True)
 register_resolver("data_set", data_sets.look_up, replace=True)  # conf/task uses it
-
-
-_load = OmegaConf.load
-
-
-def _load_bounded(file: Any) -> Any:
-    """Load a file as OmegaConf does, after a check of its depth and of what its aliases unpack to."""
-    return load_checked(file, _load)
-
-
-@cache
-def register() -> None:
-    """Hand every schema to Hydra, so that a YAML that extends it is type-checked.
-
-    The schemas are under hydra/schema/GROUP, because `--help` and tab completion list only groups outside hydra/.
-    """
-    its: Any = Hydra  # some signatures differ between its versions
-    its.get_mode = _mode
-    if its.compose_config is HYDRAS_OWN:
-        its.compose_config = compose_config
-    its.get_help = help.get_help
-    its.show_cfg = help.show_cfg
-    CompletionPlugin._query = completion.query  # type: ignore[method-assign]
-    OmegaConf.load = staticmethod(_load_bounded)  # type: ignore[assignment,method-assign]
-    # Hydra deep-copies the store whenever it lists a group, and lists 60 groups for --help; listing changes nothing
-    ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
-    store = ConfigStore.instance().store
-    store(group="hydra/schema", name="runner", node=RunnerConfig, provider="runner")
-    # of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
-    grid: dict[str, Any] = {
-        "_target_": "hydra_plugins.runner.GridSweeper",
-        "params": {},
-        "zip": [],
-        "cases": [],
-        "exclude": [],
-    }
-    grid |= {"files": None, "reference": None}
-    workers = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
-    store(group="hydra/sweeper", name="grid", node=open_keys(OmegaConf.create(grid), "params"), provider="runner")
-    store(group="hydra/launcher", name="workers", node=workers, provider="runner")
-    if find_spec("optuna") is not None:
-        search: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
-        search |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
-        search |= {"storage": None, "study_name": None, "max_failure_rate": 0.0, "prune": False}
-        store(
-            group="hydra/sweeper", name="optuna", node=open_keys(OmegaConf.create(search), "params"), provider="runner"
-        )
-    in_hydra: Any = ConfigStore.instance().repo["hydra"]
-    schemas = {group: {f"{name}.yaml": StoredSchema(group, name) for name in names_of(group)} for group in GROUPS}
-    in_hydra["schema"].update(schemas)
-    for name, of_weights in profiles.nodes([it for it in choices_for("model") if it not in plug_ins("model")]):
-        store(group="hydra/profile", name=name, node=of_weights, package="_global_", provider="runner")
-
-
-def adapt_plugins() -> None:
-    """Store other packages' plugins again under the same names, with our values where their defaults do not fit."""
-    if find_spec("ray") is not None:
-        with suppress(ImportError):
-            import hydra_plugins.hydra_ray_launcher._config  # noqa: F401  # it stores a launcher of this name, too
-        _store_again("ray", RayLauncherConfig)
-    with suppress(ImportError):
-        from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
-
-        # a job resumes from its samples: at its time limit, and when its node fails, it goes back into the queue
-        slurm = SlurmQueueConf(_target_="hydra_plugins.runner.SlurmLauncher", max_num_timeout=3)
-        slurm.additional_parameters = {"requeue": True}
-        _store_again("submitit_slurm", slurm)
-
-
-def _store_again(launcher: str, node: Any) -> None:
-    """Store a launcher's keys in place of others; Hydra 1.4 warns of two under one name."""
-    store = ConfigStore.instance()
-    stored: Any = store.repo.get("hydra", {})
-    stored.get("launcher", {}).pop(f"{launcher}.yaml", None)
-    store.store(group="hydra/launcher", name=launcher, node=node, provider="runner")
-
-
-def _mode(self: Hydra, config_name: str | None, overrides: list[str], **of_hydra_1_4: Any) -> Any:
-    """Return hydra.mode. Hydra would compose the job once more for it, though only a study or an override sets it."""
-    places = {place.provider: place.path for place in self.config_loader.get_search_path().get_path()}
-    is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
-    if is_ours and not any("hydra" in override for override in overrides):
-        return None  # its default
-    return _composed_mode(self, config_name, overrides, **of_hydra_1_4)
 
 
 class NoRunFolder(Callback):
@@ -151,16 +53,6 @@ class NoRunFolder(Callback):
         say(f"note: hydra.run.dir={config.hydra.run.dir}: nothing is written there; results lie below output_dir")
         with read_write(config):
             config.hydra.run.dir = "."
-
-
-def hydra_of(study_folder: str | None = None) -> Hydra:
-    """Return a Hydra object of its own that composes the runner's configs, and those of a folder of studies."""
-    register()
-    search = create_config_search_path(str(CONF))
-    if study_folder is not None:  # as -cd does
-        place = f"file://{Path(study_folder).expanduser().absolute()}"
-        search.prepend("command-line", place, SearchPathQuery(provider="schema"))
-    return Hydra("runner", ConfigLoaderImpl(search))
 
 
 def without_hydra(composed: DictConfig) -> tuple[DictConfig, dict[str, str]]:

@@ -4,28 +4,56 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import version as version_of
 from typing import Any, cast
 
+from hydra import version
+from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
 
 def _is_at_least(package: str, *wanted: int) -> bool:
-    return [int(part) for part in version(package).split(".")[:2]] >= [*wanted]
+    return [int(part) for part in version_of(package).split(".")[:2]] >= [*wanted]
 
 
 IS_HYDRA_1_4 = _is_at_least("hydra-core", 1, 4)
 NAMED_CLASSES = ["runner.*", "hydra_plugins.*", "logging.*"]  # those that a config may name; 1.4 warns without a list
 VERSION_BASE: dict[str, Any] = {} if IS_HYDRA_1_4 else {"version_base": "1.3"}  # whose defaults count
-OF_MAIN: dict[str, Any] = {"execution_whitelist": NAMED_CLASSES} if IS_HYDRA_1_4 else VERSION_BASE
 register_resolver: Any = (
     OmegaConf.register_resolver if _is_at_least("omegaconf", 2, 4) else OmegaConf.register_new_resolver
 )  # in 2.3 the first name is that of an older method
 
 
 def named_classes() -> AbstractContextManager[Any]:
-    """Let configs name the classes that the command line lets them name, where Hydra is used without its main()."""
+    """Let configs name classes of NAMED_CLASSES, as `hydra.main` lets them."""
     if not IS_HYDRA_1_4:
         return nullcontext()
     allow: Any = import_module("hydra.utils").execution_whitelist
     return cast(AbstractContextManager[Any], allow(NAMED_CLASSES))
+
+
+def as_in_main() -> AbstractContextManager[Any]:
+    """Set what `hydra.main` sets before it reads the command line."""
+    if not IS_HYDRA_1_4:
+        version.setbase(VERSION_BASE["version_base"])
+    return named_classes()
+
+
+def rerun(arguments: Any) -> list[str]:
+    """Add the overrides of the job that --experimental-rerun names in Hydra 1.4 to the arguments, and return them."""
+    if arguments.experimental_rerun is None:
+        return []
+    if arguments.multirun or arguments.config_name is not None:
+        raise ValueError("--experimental-rerun supports neither --multirun nor --config-name")
+    utils: Any = import_module("hydra._internal.utils")
+    arguments.config_name, saved = utils._get_rerun_overrides(arguments.experimental_rerun)
+    arguments.overrides = saved + arguments.overrides
+    return list(saved)
+
+
+def parsed_overrides(hydra: Hydra, config_name: str, overrides: list[str], saved: list[str]) -> dict[str, Any]:
+    """Return the argument in which Hydra 1.4 takes what it has parsed; `saved` are the overrides of an earlier job."""
+    if not IS_HYDRA_1_4:
+        return {}
+    loader: Any = hydra.config_loader
+    return {"parsed_overrides": loader.parse_overrides(config_name, overrides, alias_start=len(saved))}

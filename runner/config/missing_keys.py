@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
-from hydra._internal.hydra import Hydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from runner.config.data_sets import apply_data_set
-from runner.config.root import RunnerConfig
 from runner.core.signals import deferred
-
-HYDRAS_OWN: Any = Hydra.compose_config
 
 
 def overrides_of_missing_keys(error: BaseException, overrides: list[str]) -> list[str]:
@@ -27,8 +22,8 @@ def overrides_of_missing_keys(error: BaseException, overrides: list[str]) -> lis
     return [line for line, key in keys.items() if f"{key}.".startswith(f"{error.full_key}.")]
 
 
-def compose_config(
-    self: Hydra, config_name: str | None, overrides: list[str], run_mode: RunMode, *rest: bool, **keys: Any
+def compose_without_missing_keys(
+    compose: Callable[[list[str]], DictConfig], overrides: list[str], run_mode: RunMode
 ) -> DictConfig:
     """Compose as Hydra does; the config of a whole grid omits keys that its default choices do not have.
 
@@ -39,17 +34,14 @@ def compose_config(
         used = [line for line in overrides if line not in omitted]
         try:
             with deferred():  # an interrupt amid it may end as another error, of a config that is half made
-                composed: DictConfig = HYDRAS_OWN(self, config_name, used, run_mode, *rest, **keys)
+                composed = compose(used)
             break
         except HydraException as error:
             failing = overrides_of_missing_keys(error, used) if run_mode is RunMode.MULTIRUN else []
             if not failing:
                 raise
             omitted += failing
-            keys.pop("parsed_overrides", None)  # of Hydra 1.4: the same overrides in another form
     if omitted:
         of_task = {*composed.hydra.overrides.task, *omitted}
         composed.hydra.overrides.task = [line for line in overrides if line in of_task]
-    if run_mode is RunMode.RUN and OmegaConf.get_type(composed) is RunnerConfig:  # each job of a grid has its own data
-        apply_data_set(composed)
     return composed

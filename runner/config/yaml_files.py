@@ -6,7 +6,9 @@ whatever walks through them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from runner.core.errors import ConfigError, one_line
@@ -15,18 +17,18 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 32  # of lists and mappings within each other; a config has five
 
 
-def load_checked(file: Any, load: Callable[[Any], Any]) -> Any:
-    """Load an open file, or one by its path, with `load`; ConfigError names the file and the position of an error."""
+@contextmanager
+def checked(file: Traversable) -> Iterator[None]:
+    """Check a file, if it exists, and then load it in this block; ConfigError names it and the place of an error."""
     import yaml
 
-    where = str(getattr(file, "name", file))
+    where = str(file)
     try:
-        if hasattr(file, "read"):  # Hydra opens it
-            text = file.read()
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
             check_depth(text, where)
             check_aliases(text, where)
-            file.seek(0)
-        return load(file)
+        yield
     except yaml.MarkedYAMLError as error:
         raise ConfigError(_message(error, where)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -13,8 +13,8 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from runner.compat.variable_overrides import variables_as_overrides
-from runner.config.hydra import adapt_plugins, hydra_of
 from runner.config.hydra_versions import named_classes
+from runner.config.runner_hydra import hydra_of
 from runner.core.errors import ConfigError
 from runner.grid.other_launchers import run_launched
 from runner.grid.plan import Outcome, PlannedJob
@@ -40,8 +40,6 @@ def rows(*overrides: Overrides, study: str | Path | None = None) -> list[dict[st
 
 def sweeper_of(arguments: list[str], study: str | Path | None) -> tuple[GridSweeper, list[str]]:
     """Return the sweeper that Hydra would call, and the overrides that Hydra would pass to it."""
-    Plugins.instance()
-    adapt_plugins()
     name, folder = ("config", None) if study is None else (Path(study).stem, str(Path(study).parent))
     hydra = hydra_of(folder)
     all_overrides = [*variables_as_overrides(arguments, name, folder), *arguments, "hydra.mode=MULTIRUN"]

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 from hydra._internal.core_plugins.bash_completion import BashCompletion
+from hydra.plugins.completion_plugin import CompletionPlugin
 
-from runner.config.hydra import hydra_of
+from runner.config.completion import completing_values
+from runner.config.runner_hydra import hydra_of
 from runner.config.task import Strategy
 
 
 @pytest.fixture(scope="module")
-def plugin() -> BashCompletion:
-    return BashCompletion(hydra_of().config_loader)
+def plugin() -> CompletionPlugin:
+    return completing_values(BashCompletion(hydra_of().config_loader))
 
 
 @pytest.mark.parametrize(
@@ -42,11 +44,13 @@ def plugin() -> BashCompletion:
         ("task.prompt=[ch", []),
     ],
 )
-def test_what_is_offered(plugin: BashCompletion, line: str, offered: list[str]) -> None:
+def test_what_is_offered(plugin: CompletionPlugin, line: str, offered: list[str]) -> None:
     assert plugin._query("config", line) == offered
 
 
-def test_every_place_of_a_file_goes_on(plugin: BashCompletion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_place_of_a_file_goes_on(
+    plugin: CompletionPlugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).touch()

@@ -5,17 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,14 +24,13 @@ from runner.config import compose as compose_module
 from runner.config.choices import CONF
 from runner.config.compose import Composer
 from runner.config.groups import GROUPS
-from runner.config.hydra import register
-from runner.config.hydra_versions import VERSION_BASE, register_resolver
+from runner.config.hydra_versions import register_resolver
 from runner.config.models import MODELS
+from runner.config.runner_hydra import hydra_of
+from runner.config.sources import loader_of
 from runner.grid.expand import expand
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
-
-register()
 
 CHOICES = [f"{file.parent.name}={file.stem}" for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name in GROUPS]
 OF_GROUPS = [[*lines] for _, lines in itertools.groupby(CHOICES, key=lambda line: line.partition("=")[0])]
@@ -105,9 +101,8 @@ def outcome(function: Callable[[], DictConfig]) -> tuple[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def loader() -> Iterator[ConfigLoader]:
-    with initialize_config_dir(str(CONF), **VERSION_BASE):
-        yield GlobalHydra.instance().config_loader()
+def loader() -> ConfigLoader:
+    return hydra_of().config_loader
 
 
 def start(loader: ConfigLoader, overrides: list[str], name: str = "config") -> tuple[DictConfig, Composer]:
@@ -160,7 +155,7 @@ def test_any_mixture(data: st.DataObject, loader: ConfigLoader, started: dict[st
 
 @pytest.mark.parametrize("file", sorted((CONF.parent / "experiments").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_study(file: Path, loader: ConfigLoader) -> None:
-    own = ConfigLoaderImpl(create_config_search_path(str(file.parent)))
+    own = loader_of(create_config_search_path(str(file.parent)))
     pair = start(own, [f"hydra.searchpath=[file://{CONF}]"], file.stem)  # the groups stand in this folder alone
     jobs = expand(["seed=1,2"], pair[0].hydra.sweeper.params, None, own)
     for job in random.Random(0).sample(jobs, k=2):

@@ -9,17 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose as hydras_compose
-from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 import runner
-from runner.config.choices import CONF, choices_for
-from runner.config.compose import compose
+from runner.config.choices import choices_for
+from runner.config.compose import compose, composer_of
 from runner.config.groups import GROUPS, key_types
 from runner.config.hydra import explain, to_config, without_hydra
-from runner.config.hydra_versions import VERSION_BASE
 from runner.core.errors import ConfigError, RunnerError
 from runner.library.load import configure
 
@@ -88,8 +85,7 @@ def test_nor_in_a_study(tmp_path: Path, body: str, message: str) -> None:
 
 
 def test_a_schema_put_beside_the_choice_is_refused() -> None:
-    with initialize_config_dir(str(CONF), **VERSION_BASE):
-        beside = hydras_compose("config", ["+hydra/schema/quantization@quantization=nf4"], return_hydra_config=True)
+    beside = composer_of().compose(["+hydra/schema/quantization@quantization=nf4"])
     with pytest.raises(ConfigError, match="quantization=none is the choice, and the config puts a Nf4Config there"):
         to_config(*without_hydra(beside))
 

@@ -1,4 +1,4 @@
-"""How Hydra's own behaviour is changed."""
+"""What the runner's Hydra does in another way than Hydra's own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
-from runner.config.hydra import hydra_of
 from runner.config.hydra_versions import IS_HYDRA_1_4
+from runner.config.runner_hydra import hydra_of
 
 
 def test_nothing_is_composed_to_see_a_mode_that_nobody_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

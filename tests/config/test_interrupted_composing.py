@@ -6,10 +6,10 @@ import signal
 from typing import Any
 
 import pytest
+from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 
-from runner.config import missing_keys
-from runner.config.hydra import hydra_of
+from runner.config.runner_hydra import hydra_of
 from runner.core import signals
 
 
@@ -21,8 +21,8 @@ def test_a_signal_waits_until_the_config_is_whole(monkeypatch: pytest.MonkeyPatc
         whole.append(own(*arguments, **keys))
         return whole[0]
 
-    own = missing_keys.HYDRAS_OWN
-    monkeypatch.setattr(missing_keys, "HYDRAS_OWN", interrupted_amid)
+    own = Hydra.compose_config
+    monkeypatch.setattr(Hydra, "compose_config", interrupted_amid)
     with signals.handlers_installed(), pytest.raises(KeyboardInterrupt):
         hydra_of().compose_config("config", ["task.limit=8"], run_mode=RunMode.RUN, with_log_configuration=False)
     assert whole[0].task.limit == 8

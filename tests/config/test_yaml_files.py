@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from runner.config.yaml_files import MAX_DEPTH, check_aliases, load_checked
+from runner.config.yaml_files import MAX_DEPTH, check_aliases, checked
 from runner.core.errors import ConfigError
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(
@@ -55,8 +55,8 @@ HOSTILE = {
 def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, case: str) -> None:
     text, message = HOSTILE[case]
     (tmp_path / "x.yaml").write_text(text)
-    with (tmp_path / "x.yaml").open() as file, pytest.raises(ConfigError) as refused:
-        load_checked(file, OmegaConf.load)
+    with pytest.raises(ConfigError) as refused, checked(tmp_path / "x.yaml"):
+        OmegaConf.load(tmp_path / "x.yaml")
     assert f"{tmp_path / 'x.yaml'}" in str(refused.value)
     assert message in str(refused.value)
     assert len(str(refused.value)) < 500 + len(str(tmp_path))
@@ -64,17 +64,14 @@ def test_what_cannot_be_loaded_is_one_message_with_its_place(tmp_path: Path, cas
 
 def test_bytes_that_are_no_text_are_one_message(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"seed: \xff\xfe\n")
-    with (
-        (tmp_path / "x.yaml").open(encoding="utf-8") as file,
-        pytest.raises(ConfigError, match="x.yaml: it is not valid YAML"),
-    ):
-        load_checked(file, OmegaConf.load)
+    with pytest.raises(ConfigError, match="x.yaml: it is not valid YAML"), checked(tmp_path / "x.yaml"):
+        OmegaConf.load(tmp_path / "x.yaml")
 
 
 def test_a_file_as_deep_as_is_read_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(f"seed: {'[' * (MAX_DEPTH - 1)}1{']' * (MAX_DEPTH - 1)}\n")
-    with (tmp_path / "x.yaml").open() as file:
-        assert "seed" in load_checked(file, OmegaConf.load)
+    with checked(tmp_path / "x.yaml"):
+        assert "seed" in OmegaConf.load(tmp_path / "x.yaml")
 
 
 @pytest.mark.parametrize("case", ["deep list", "code"])

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from runner.config.choices import CONF
-from runner.config.hydra import register
-from runner.config.hydra_versions import VERSION_BASE
 from runner.config.plain_text import quote_texts
+from runner.config.runner_hydra import hydra_of
 from runner.core.errors import ConfigError
 from runner.grid.expand import MAX_JOBS, check_exclude, excluded, expand
 from runner.quantization import CHOICES
-
-register()
 
 KEYS = ["seed", "task.limit", "task.system", "quantization", "model@other", "+new", "++new", "~gone"]
 VALUES = [
@@ -38,9 +31,8 @@ lines = st.builds("{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES)
 
 
 @pytest.fixture(scope="module")
-def loader() -> Iterator[ConfigLoader]:
-    with initialize_config_dir(str(CONF), **VERSION_BASE):
-        yield GlobalHydra.instance().config_loader()
+def loader() -> ConfigLoader:
+    return hydra_of().config_loader
 
 
 def basic(arguments: list[str], loader: ConfigLoader | None = None) -> list[list[str]]:

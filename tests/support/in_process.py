@@ -25,7 +25,6 @@ import warm_process
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 
-from runner.config.hydra import adapt_plugins
 from runner.core.console import ForPeople
 from runner.core.signals import ENDING
 
@@ -82,7 +81,6 @@ def _as_at_the_start() -> Iterator[None]:
     old_handlers = {number: signal.getsignal(number) for number in ENDING}
     GlobalHydra.instance().clear()
     Plugins.instance()
-    adapt_plugins()  # because Hydra may have found other packages' plugins after ours
     _forget()
     with (
         mock.patch.dict(os.environ),

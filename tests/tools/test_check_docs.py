@@ -11,11 +11,6 @@ from tools import check_docs
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _prepared() -> None:
-    check_docs.prepare()
-
-
 @pytest.mark.parametrize("page", check_docs.pages(), ids=lambda page: str(page.relative_to(check_docs.ROOT)))
 def test_links_resolve_and_commands_compose(page: Path) -> None:
     assert not list(check_docs.problems(page))

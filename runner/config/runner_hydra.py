@@ -1,0 +1,176 @@
+"""Hydra's command line with the runner's help, completion and configs: an object of our own, of a derived class.
+
+No class of Hydra's is changed, so `hydra.main` cannot be used: it makes its own Hydra object. `run` does what it does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from argparse import ArgumentParser
+from collections import defaultdict
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import (
+    _run_app,
+    create_automatic_config_search_path,
+    detect_calling_file_or_module_from_task_function,
+    detect_task_name,
+    get_args_parser,
+)
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobRuntime, validate_config_path
+from hydra.errors import SearchPathException
+from hydra.plugins.completion_plugin import CompletionPlugin
+from hydra.types import RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config import data_sets
+from runner.config.choices import CONF
+from runner.config.completion import completing_values
+from runner.config.groups import GROUPS
+from runner.config.help import described
+from runner.config.hydra_versions import IS_HYDRA_1_4, VERSION_BASE, parsed_overrides, rerun
+from runner.config.missing_keys import compose_without_missing_keys
+from runner.config.root import RunnerConfig
+from runner.config.sources import loader_of
+from runner.core.plugins import conf_folders
+
+
+class RunnerHydra(Hydra):
+    """Composes the runner's configs. The parameters that only Hydra 1.4 has are passed on as they are."""
+
+    def get_mode(self, config_name: str | None, overrides: list[str], **of_hydra_1_4: Any) -> Any:
+        """Return hydra.mode. Hydra 1.3 would compose the job once more, though only a study or an override sets it."""
+        places = {place.provider: place.path for place in self.config_loader.get_search_path().get_path()}
+        is_ours = config_name == "config" and places.get("main") == str(CONF) and "command-line" not in places
+        if is_ours and not any("hydra" in override for override in overrides):
+            return None  # its default
+        return super().get_mode(config_name, overrides, **of_hydra_1_4)
+
+    def compose_config(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *rest: bool, **keys: Any
+    ) -> DictConfig:
+        """Compose as Hydra does, without the keys that only some jobs of a grid have, and with a job's data set."""
+
+        def compose(used: list[str]) -> DictConfig:
+            if used != overrides:
+                keys.pop("parsed_overrides", None)  # of Hydra 1.4: all overrides in another form
+            return super(RunnerHydra, self).compose_config(config_name, used, run_mode, *rest, **keys)
+
+        composed = compose_without_missing_keys(compose, overrides, run_mode)
+        if run_mode is RunMode.RUN and OmegaConf.get_type(composed) is RunnerConfig:  # of a grid, each job has its own
+            data_sets.apply_data_set(composed)
+        return composed
+
+    def get_help(
+        self, help_cfg: DictConfig, cfg: DictConfig, args_parser: ArgumentParser, resolve: bool, **of_hydra_1_4: Any
+    ) -> str:
+        """Return the text of --help as Hydra makes it, with the runner's keys described."""
+        if OmegaConf.get_type(cfg) is not RunnerConfig:  # for --hydra-help
+            return super().get_help(help_cfg, cfg, args_parser, resolve, **of_hydra_1_4)
+        template, _, after = str(help_cfg.template).partition("$CONFIG")
+        before = super().get_help(OmegaConf.create({"template": template}), DictConfig({}), args_parser, False)
+        before = re.sub(rf"^{data_sets.GROUP}: .*\n", "", before, flags=re.MULTILINE)  # listed beside task.data instead
+        return f"{before}{described(cfg, HydraConfig.get().runtime.choices)}{after}"
+
+    def show_cfg(self, config_name: str | None, overrides: list[str], cfg_type: str, *rest: Any, **keys: Any) -> None:
+        """Print what --cfg asks for as Hydra does, below a comment that names the choice of each group."""
+        with redirect_stdout(StringIO()) as shown:
+            super().show_cfg(config_name, overrides, cfg_type, *rest, **keys)
+        if cfg_type == "job" and shown.getvalue().startswith("model:\n"):  # the whole config, not one package
+            choices = HydraConfig.get().runtime.choices
+            print("#", *(f"{group}={choices[group]}" for group in (*GROUPS, "profile")))
+        sys.stdout.write(shown.getvalue())
+
+    @staticmethod
+    def get_shell_to_plugin_map(config_loader: ConfigLoader) -> defaultdict[str, list[CompletionPlugin]]:
+        """Return the completion of each shell, which offers the values of keys, too."""
+        found = Hydra.get_shell_to_plugin_map(config_loader)
+        for shell, plugins in found.items():
+            found[shell] = [completing_values(plugin) for plugin in plugins]
+        return found
+
+
+def hydra_of(study_folder: str | None = None) -> RunnerHydra:
+    """Return a Hydra object of its own that composes the runner's configs, and those of a folder of studies."""
+    search = search_path(str(CONF), None if study_folder is None else Path(study_folder).expanduser())
+    name = str(JobRuntime.instance().get("name"))  # Hydra sets it: that of the program that uses this library stays
+    return RunnerHydra(name, loader_of(search))
+
+
+def search_path(
+    main: str, study_folder: Path | None, caller: tuple[str | None, str | None] = (None, None)
+) -> ConfigSearchPath:
+    """Return where configs are searched: in `main`, in plug-ins' packages and in a folder of studies, as -cd does.
+
+    `caller` is the file or the module that a relative `main` begins at.
+    """
+    search = create_automatic_config_search_path(*caller, main)
+    before_schemas = SearchPathQuery(provider="schema")
+    for package, folder in conf_folders().items():
+        search.prepend(package, f"file://{folder}", before_schemas)
+    if study_folder is not None:
+        search.prepend("command-line", f"file://{study_folder.absolute()}", before_schemas)
+    return search
+
+
+def run(task: TaskFunction) -> None:
+    """Do what this process's command line asks for, as `hydra.main` does; each error is raised."""
+    parser = get_args_parser()
+    arguments = parser.parse_args()
+    if arguments.experimental_rerun is not None and not IS_HYDRA_1_4:  # of a pickled config: nothing is composed
+        hydra.main(**VERSION_BASE)(task)()
+        return
+    saved = rerun(arguments)
+    name = "config" if arguments.config_name is None else arguments.config_name
+    main = str(CONF) if arguments.config_path is None else arguments.config_path
+    validate_config_path(main)
+    caller = detect_calling_file_or_module_from_task_function(task)
+    folder = None if arguments.config_dir is None else Path(os.path.abspath(arguments.config_dir))
+    if folder is not None and not folder.is_dir():
+        raise SearchPathException(f"Additional config directory '{folder}' not found")
+    ours = RunnerHydra(detect_task_name(*caller), loader_of(search_path(main, folder, caller)))
+    GlobalHydra.instance().initialize(ours)
+    try:
+        _do(ours, arguments, parser, name, saved, task)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _do(
+    ours: RunnerHydra, arguments: Any, parser: ArgumentParser, name: str, saved: list[str], task: TaskFunction
+) -> None:
+    """Show or run what the arguments ask for."""
+    overrides = arguments.overrides
+    commands = (arguments.run, arguments.multirun, arguments.shell_completion, arguments.cfg, arguments.info)
+    asked = sum(command not in (None, False) for command in commands)
+    parsed = parsed_overrides(ours, name, overrides, saved) if saved else {}
+    if arguments.help:
+        ours.app_help(name, parser, arguments, **parsed)
+    elif arguments.resolve and not arguments.cfg:
+        raise ValueError("The --resolve flag can only be used in conjunction with --cfg or --help")
+    elif arguments.hydra_help:
+        ours.hydra_help(name, parser, arguments, **parsed)
+    elif asked > 1:
+        raise ValueError("Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified")
+    elif arguments.cfg:
+        ours.show_cfg(name, overrides, arguments.cfg, arguments.package, arguments.resolve, **parsed)
+    elif arguments.shell_completion:
+        ours.shell_completion(name, overrides)
+    elif arguments.info:
+        ours.show_info(arguments.info, name, overrides, **parsed)
+    else:
+        parsed = parsed_overrides(ours, name, overrides, saved)
+        mode = ours.get_mode(name, overrides, **parsed)
+        is_run = not arguments.multirun
+        _run_app(is_run, arguments.multirun, mode, ours, name, task, overrides, **parsed)

@@ -1,0 +1,180 @@
+"""Where configs come from: files, which are checked before they are read, and the runner's own schemas.
+
+Hydra reads these through objects of its own classes and of classes derived from them. Nothing is added to its
+ConfigStore and no class of it is changed: a program of its own that imports the runner finds Hydra as it is.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from collections.abc import Callable
+from copy import copy
+from dataclasses import fields
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.core_plugins import structured_config_source
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import DictConfig, OmegaConf
+
+from runner.config import profiles
+from runner.config.choices import choices_for
+from runner.config.groups import GROUPS, names_of
+from runner.config.ray import RayLauncherConfig
+from runner.config.root import RunnerConfig
+from runner.config.yaml_files import checked
+from runner.core.plugins import plug_ins
+
+# of a study's grid: sweeps by key, keys that advance together, combinations to leave out, a folder of model files
+GRID: dict[str, Any] = {"_target_": "hydra_plugins.runner.GridSweeper", "params": {}, "zip": [], "cases": []}
+GRID |= {"exclude": [], "files": None, "reference": None}
+WORKERS = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
+OPTUNA: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
+OPTUNA |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
+OPTUNA |= {"storage": None, "study_name": None, "max_failure_rate": 0.0, "prune": False}
+
+
+def loader_of(search_path: ConfigSearchPath) -> ConfigLoaderImpl:
+    """Return Hydra's loader with the runner's sources. Hydra 1.4 treats a loader of a derived class differently."""
+    loader = ConfigLoaderImpl(search_path)
+    loader.repository = Repository(search_path)
+    return loader
+
+
+def source_at(scheme: str, path: str) -> ConfigSource:
+    """Return the source of the configs in a folder or package, as hydra.runtime.config_sources names it."""
+    return _ours(SourcesRegistry.instance().resolve(scheme)("", f"{scheme}://{path}"))
+
+
+class Repository(ConfigRepository):
+    """Hydra's repository with the runner's sources in place of those of the same scheme."""
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        """Make a source for each entry of the search path."""
+        super().initialize_sources(config_search_path)
+        self.sources = [_ours(source) for source in self.sources]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Share the sources, which never change: Hydra copies them whenever it lists a group, 60 times for --help."""
+        return copy(self)
+
+
+class CheckedFiles(FileConfigSource):
+    """A folder."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Load a file, if it may be loaded."""
+        with checked(Path(os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path))))):
+            return super().load_config(config_path)
+
+
+class CheckedPackage(ImportlibResourcesConfigSource):
+    """A folder within a Python package."""
+
+    def _read_config(self, res: Any) -> ConfigResult:
+        with checked(res):
+            return super()._read_config(res)
+
+
+class StructuredConfigSource(structured_config_source.StructuredConfigSource):
+    """The runner's own configs, then those in Hydra's ConfigStore. Hydra knows it by this name of the class."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Make a config of our own, or load Hydra's."""
+        path = config_path.removesuffix(".yaml")
+        if (make := own_configs().get(path)) is None:
+            return super().load_config(config_path)
+        package = "_global_" if path.startswith("hydra/profile/") else None
+        return ConfigResult("runner", f"{self.scheme()}://{self.path}", make(), {"package": package})
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether there is a group with this path."""
+        return config_path.rstrip("/") in own_groups() or super().is_group(config_path)
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether there is a config with this path."""
+        return config_path.rstrip("/").removesuffix(".yaml") in own_configs() or super().is_config(config_path)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> builtins.list[str]:
+        """Return the names of the configs, groups or both in a group."""
+        found = {*super().list(config_path, results_filter)} if super().is_group(config_path) else set()
+        configs = [] if results_filter is ObjectType.GROUP else [*own_configs()]
+        groups = [] if results_filter is ObjectType.CONFIG else [*own_groups()]
+        split = (path.rpartition("/") for path in (*configs, *groups))
+        return sorted(found | {name for group, _, name in split if group == config_path.strip("/")})
+
+
+OURS: dict[str, type[ConfigSource]] = {  # by scheme: Hydra may import its own classes twice
+    kind.scheme(): kind for kind in (CheckedFiles, CheckedPackage, StructuredConfigSource)
+}
+
+
+def _ours(source: ConfigSource) -> ConfigSource:
+    """Return our source for one of Hydra's; one of another package stays as it is, and its files are not checked."""
+    kind = OURS.get(source.scheme())
+    return source if kind is None else kind(source.provider, source.full_path())
+
+
+@cache
+def own_configs() -> dict[str, Callable[[], DictConfig]]:
+    """Return the runner's own configs by path; each is made when Hydra reads it, and plug-ins are imported then.
+
+    A job uses a few of the schemas, and making all of them takes a tenth of the time of `--cfg job`. They are under
+    hydra/, because `--help` and tab completion list only groups outside of it.
+    """
+    configs: dict[str, Callable[[], DictConfig]] = {
+        "hydra/schema/runner": partial(_with_own_keys, RunnerConfig),
+        "hydra/sweeper/grid": partial(_with_own_keys, GRID, "params"),
+        "hydra/launcher/workers": partial(_with_own_keys, WORKERS),
+    }
+    for group in GROUPS:
+        configs |= {f"hydra/schema/{group}/{name}": partial(_schema, group, name) for name in names_of(group)}
+    for name, of_weights in profiles.nodes([it for it in choices_for("model") if it not in plug_ins("model")]):
+        configs[f"hydra/profile/{name}"] = partial(_with_own_keys, of_weights)
+    if find_spec("optuna") is not None:
+        configs["hydra/sweeper/optuna"] = partial(_with_own_keys, OPTUNA, "params")
+    if find_spec("ray") is not None:
+        configs["hydra/launcher/ray"] = partial(_with_own_keys, RayLauncherConfig)
+    if find_spec("submitit") is not None and find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
+        configs["hydra/launcher/submitit_slurm"] = _slurm
+    return configs
+
+
+@cache
+def own_groups() -> frozenset[str]:
+    """Return the groups of the runner's own configs, and the groups above these."""
+    parents = {path.rpartition("/")[0] for path in own_configs()}
+    return frozenset(parents | {parent.rpartition("/")[0] for parent in parents} - {""})
+
+
+def _schema(group: str, name: str) -> DictConfig:
+    schema = GROUPS[group][name]
+    free = [item.name for item in fields(schema) if item.default_factory is dict]
+    return _with_own_keys(schema, *free)
+
+
+def _with_own_keys(content: Any, *keys: str) -> DictConfig:
+    """Return a config below some keys of which users may add keys of their own, without a + before them."""
+    node: DictConfig = OmegaConf.structured(content)
+    for key in keys:
+        OmegaConf.set_struct(node[key], False)
+    return node
+
+
+def _slurm() -> DictConfig:
+    """Return submitit's settings with ours: a job that ends with its node or its time goes back into the queue."""
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+    slurm = SlurmQueueConf(_target_="hydra_plugins.runner.SlurmLauncher", max_num_timeout=3)
+    slurm.additional_parameters = {"requeue": True}
+    return _with_own_keys(slurm)
