@@ -95,68 +95,14 @@ class GenerationConfig(SamplingKeys):
         return [f"ignored from the model's generation_config.json: {', '.join(ignored)}"] if ignored else []
 
 
-# Each choice is a class, so that a record names the one that was composed. Its values are in conf/generation.
+def _named(name: str) -> type[GenerationConfig]:
+    """Return the class under the name of another choice, which a record then has; its values are in conf/generation."""
+    title = f"{name.title()}Generation"
+    kind = type(title, (GenerationConfig,), {"name": name, "__module__": __name__, "__doc__": GenerationConfig.__doc__})
+    globals()[title] = kind  # where pickle looks for it
+    return kind
 
 
-@dataclass
-class SamplingGeneration(GenerationConfig):
-    """Random draws that repeat."""
-
-    name: ClassVar[str] = "sampling"
-
-
-@dataclass
-class FactualGeneration(GenerationConfig):
-    """Questions of fact: few surprises."""
-
-    name: ClassVar[str] = "factual"
-
-
-@dataclass
-class CreativeGeneration(GenerationConfig):
-    """Creative writing: many likely tokens."""
-
-    name: ClassVar[str] = "creative"
-
-
-@dataclass
-class CodeGeneration(GenerationConfig):
-    """Program code: close to the likeliest token."""
-
-    name: ClassVar[str] = "code"
-
-
-@dataclass
-class ChatGeneration(GenerationConfig):
-    """Conversation: lively, on topic."""
-
-    name: ClassVar[str] = "chat"
-
-
-@dataclass
-class TranslationGeneration(GenerationConfig):
-    """Translation: close to the likeliest token."""
-
-    name: ClassVar[str] = "translation"
-
-
-@dataclass
-class AgentsGeneration(GenerationConfig):
-    """Agents that plan and call tools: steady, long answers."""
-
-    name: ClassVar[str] = "agents"
-
-
-GENERATIONS: dict[str, type[GenerationConfig]] = {
-    one.name: one
-    for one in (
-        GenerationConfig,
-        SamplingGeneration,
-        FactualGeneration,
-        CreativeGeneration,
-        CodeGeneration,
-        ChatGeneration,
-        TranslationGeneration,
-        AgentsGeneration,
-    )
+GENERATIONS = {"greedy": GenerationConfig} | {
+    name: _named(name) for name in ("sampling", "factual", "creative", "code", "chat", "translation", "agents")
 }

@@ -23,8 +23,8 @@ GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
     "model": MODELS,
     "quantization": CHOICES,
     "lora": {"none": LoraConfig, "peft": PeftConfig, "pth": PthConfig},
-    "rope": {**ROPES},
-    "generation": {**GENERATIONS},
+    "rope": ROPES,
+    "generation": GENERATIONS,
     "task": TASKS,
     "tracking": {"sqlite": TrackingConfig, "none": NoTrackingConfig},
 }
