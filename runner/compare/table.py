@@ -27,7 +27,7 @@ from runner.core import metrics
 from runner.core.clustered_share import accuracy_figures
 from runner.core.effects import Effect, judge
 from runner.core.errors import ConfigError
-from runner.core.fields import HASHED
+from runner.core.fields import HASHED, DefaultAs, Inert, UnlessDefault, counts_of, default_of
 from runner.core.floor_effects import why_more_would_not_decide
 from runner.core.progress import Progress
 
@@ -192,7 +192,9 @@ def inert_keys(config: dict[str, str]) -> set[str]:
     """
 
     def inert(item: Field[Any]) -> bool:
-        changes_none = item.metadata.get("inert", HASHED) != HASHED or "changes_no_answer" in item.metadata
+        counts = counts_of(item)
+        changes_none = isinstance(counts, Inert) and counts is not HASHED
+        changes_none |= isinstance(counts, UnlessDefault) and not counts.changes_answers
         return changes_none or item.name == "cache_dir"
 
     keys = {item.name for item in fields(RunnerConfig) if inert(item)} | {"metrics.package"}
@@ -208,21 +210,21 @@ def inert_keys(config: dict[str, str]) -> set[str]:
 def written_alike() -> dict[tuple[str, str], str]:
     """Return for a key and its default the value that means the same to a job's identity, all as text."""
     return {
-        (f"{group_name}.{item.name}", str(item.default)): str(item.metadata["counts_as"])
+        (f"{group_name}.{item.name}", str(item.default)): str(counts.value)
         for group_name, schemas in GROUPS.items()
         for schema in schemas.values()
         for item in fields(schema)
-        if "counts_as" in item.metadata
+        if isinstance(counts := counts_of(item), DefaultAs)
     }
 
 
 def in_every_choice() -> dict[str, str]:
     """Return the defaults, as text, of keys that each choice of a group has: records from before such a key lack it."""
     return {
-        f"{group_name}.{item.name}": str(item.metadata["counts_unless"])
+        f"{group_name}.{item.name}": str(default_of(item))
         for group_name, schemas in GROUPS.items()
         for item in fields(next(iter(schemas.values())))
-        if "counts_unless" in item.metadata
+        if isinstance(counts_of(item), UnlessDefault)
         and all(item.name in {other.name for other in fields(schema)} for schema in schemas.values())
     }
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from runner.config.generation import GenerationConfig
 from runner.config.task import MAX_SAMPLES, QuestionsConfig, check_answers_differ
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
-from runner.core.fields import HASHED, counts_unless, inert
+from runner.core.fields import HASHED, UNLESS_DEFAULT, Inert, setting
 
 
 class Mode(StrEnum):
@@ -114,9 +114,9 @@ class AgentsConfig(QuestionsConfig):
     decision_method: DecisionMethod = DecisionMethod.final_refer
     optimized_spatial: bool = False
     optimized_temporal: bool = False
-    graph: str | None = inert(None, HASHED)
+    graph: str | None = setting(None, HASHED)
     train_split: str = "train"
-    train_offset: int = inert(0, "says which questions train the graph; the SHA-256 of these counts instead")
+    train_offset: int = setting(0, Inert("says which questions train the graph; the SHA-256 of these counts instead"))
     batch_size: int = 4
     num_iterations: int = 10
     imp_per_iterations: int = 5
@@ -125,15 +125,15 @@ class AgentsConfig(QuestionsConfig):
     initial_probability: float = 0.5
     baseline: Baseline = Baseline.none
     nuclear_norm: float = 0.0
-    method: Method = counts_unless(Method.runner)
-    draw: bool | None = counts_unless(None)
-    delta: float = counts_unless(0.1)
-    node_pruning_rate: float = counts_unless(0.2)
+    method: Method = setting(Method.runner, UNLESS_DEFAULT)
+    draw: bool | None = setting(None, UNLESS_DEFAULT)
+    delta: float = setting(0.1, UNLESS_DEFAULT)
+    node_pruning_rate: float = setting(0.2, UNLESS_DEFAULT)
     code_timeout_s: float = 10.0
-    attack: Attack = counts_unless(Attack.none)
-    attack_agent: int = counts_unless(1)
-    samples: int = counts_unless(1)
-    match: str | None = inert(None, HASHED)  # the id of the job that it names counts
+    attack: Attack = setting(Attack.none, UNLESS_DEFAULT)
+    attack_agent: int = setting(1, UNLESS_DEFAULT)
+    samples: int = setting(1, UNLESS_DEFAULT)
+    match: str | None = setting(None, HASHED)  # the id of the job that it names counts
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from runner.config.sampling import NEUTRAL, PARAMETERS, SamplingKeys, active_parameters, check_sampling
 from runner.core.errors import ConfigError, check_least
-from runner.core.fields import counts_unless, inert
+from runner.core.fields import UNLESS_DEFAULT, Inert, setting
 
 # Settings of a generation_config.json that are ignored here, each with the value that means off.
 IGNORED_SETTINGS: dict[str, Any] = {"no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0,
@@ -50,11 +50,11 @@ class GenerationConfig(SamplingKeys):
     max_new_tokens: int = 256
     temperature: float = 0.0
     batch_size: int | None = None
-    speculate: Speculate = inert(
-        Speculate.auto, "a guessed token counts only if the model gives the same", measured=True
+    speculate: Speculate = setting(
+        Speculate.auto, Inert("a guessed token counts only if the model gives the same", measured=True)
     )
 
-    kv_cache: KvCache = counts_unless(KvCache.as_model)
+    kv_cache: KvCache = setting(KvCache.as_model, UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
         check_least(1, "generation.max_new_tokens", self.max_new_tokens)

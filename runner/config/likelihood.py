@@ -9,7 +9,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.task import QUESTION_TOKENS, Amount, QuestionsConfig, Workload
 from runner.config.wording import PromptStyle, WordingConfig
 from runner.core.errors import check, check_least, check_not_blank
-from runner.core.fields import counts_unless, inert
+from runner.core.fields import UNLESS_DEFAULT, Inert, setting
 
 KEPT = 64  # most probable tokens that a reference keeps at each position by default
 DRAWN = 16  # further ones that it draws from all others, for the divergence over these
@@ -24,12 +24,12 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     name: ClassVar[str] = "likelihood"
     window: int = 1024
     stride: int | None = None
-    keep_top_k: int = inert(0, "adds evidence and changes no number; it counts among the hashes")
-    reference: str | None = inert(None, "names another job; the id of that job counts instead")
-    repeat: int = counts_unless(0)
-    exact: bool = inert(False, "says how the reference is read; with a reference it counts among the hashes")
+    keep_top_k: int = setting(0, Inert("adds evidence and changes no number; it counts among the hashes"))
+    reference: str | None = setting(None, Inert("names another job; the id of that job counts instead"))
+    repeat: int = setting(0, UNLESS_DEFAULT)
+    exact: bool = setting(False, Inert("says how the reference is read; with a reference it counts among the hashes"))
 
-    show_prompt: int = inert(0, "how many prompts are shown")
+    show_prompt: int = setting(0, Inert("how many prompts are shown"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner.core.errors import check_least, check_not_blank
-from runner.core.fields import HASHED, MISSING, inert
+from runner.core.fields import HASHED, MISSING, setting
 
 
 @dataclass
@@ -27,7 +27,7 @@ class LoraConfig:
 class AdapterConfig(LoraConfig):
     """Shared keys of the adapters: the path, and whether to merge the adapter into the weights."""
 
-    path: str = inert(MISSING, HASHED)
+    path: str = setting(MISSING, HASHED)
     merge: bool = False
 
     module: ClassVar[str]  # applies the adapter to a model

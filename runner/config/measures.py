@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from runner.config.generation import GenerationConfig
 from runner.config.task import QUESTION_TOKENS, Amount, Framing, TaskConfig, Workload
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
-from runner.core.fields import HASHED, inert
+from runner.core.fields import HASHED, Inert, setting
 
 PROMPT_TOKENS = (64, 256)
 MAX_TOKENS = 2**25  # in the prompts of one batch, which are generated together: 1,024 rows of 32,768
@@ -32,13 +32,13 @@ class SweepConfig(TaskConfig):
     shared_prefix: list[float] = field(default_factory=lambda: [0.0])
     repeats: int = 5
     warmup: int = 1
-    prompts: str | None = inert(None, HASHED)
-    split: str = inert("test", "says which questions are the prompts; the SHA-256 of those counts instead")
-    format: Framing = inert(Framing.chat, "how real prompts are formatted; it is a part of their SHA-256")
+    prompts: str | None = setting(None, HASHED)
+    split: str = setting("test", Inert("says which questions are the prompts; the SHA-256 of those counts instead"))
+    format: Framing = setting(Framing.chat, Inert("how real prompts are formatted; it is a part of their SHA-256"))
     arrival_rates: list[float] = field(default_factory=list)
     arrival_s: float = 30.0
     arrival_requests: int | None = None
-    pictures: bool = inert(True, "only draws what was measured")
+    pictures: bool = setting(True, Inert("only draws what was measured"))
 
     def __post_init__(self) -> None:
         if not isinstance(self.new_tokens, list):
@@ -134,7 +134,7 @@ class MemoryConfig(TaskConfig):
     batch_sizes: list[int] = field(default_factory=list)
     context_lengths: list[int] = field(default_factory=list)
     repeats: int = 3
-    pictures: bool = inert(True, "only draws what was measured")
+    pictures: bool = setting(True, Inert("only draws what was measured"))
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "prompt_tokens"):

@@ -14,7 +14,7 @@ from runner.config.rope import RopeConfig
 from runner.config.sampling import SamplingKeys, active_parameters
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
-from runner.core.fields import HASHED, MISSING, Names, inert
+from runner.core.fields import HASHED, MISSING, Inert, Names, setting
 from runner.quantization.base import QuantizationConfig
 
 MAX_THREADS = 4096  # more than a machine has cores
@@ -54,20 +54,22 @@ class LocalModelConfig(ModelConfig):
     """A causal language model that runs on this machine: the embedded one, a local folder or a hub id."""
 
     module: ClassVar[str] = "runner.engines.kinds.local"
-    name: str = inert(MISSING, HASHED)
-    revision: str | None = inert(None, HASHED)
-    cache_dir: str | None = inert(None, HASHED)
+    name: str = setting(MISSING, HASHED)
+    revision: str | None = setting(None, HASHED)
+    cache_dir: str | None = setting(None, HASHED)
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
     device_map: str | None = None
     max_memory: Any = None  # {place: size}; OmegaConf has no type for keys that are numbers or words
     threads: int | None = None
-    shape: str | None = inert(None, HASHED)
-    random_weights: bool = inert(False, "the recipe of the noise and the shape are hashed instead")
+    shape: str | None = setting(None, HASHED)
+    random_weights: bool = setting(False, Inert("the recipe of the noise and the shape are hashed instead"))
     trust_remote_code: bool = False
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # variables of its chat template
-    check_memory: bool = inert(True, "rejects a model that would not fit, and changes nothing in one that does")
+    check_memory: bool = setting(
+        True, Inert("rejects a model that would not fit, and changes nothing in one that does")
+    )
 
     asks_hub: ClassVar[bool] = True
 
@@ -125,7 +127,7 @@ class StubConfig(ModelConfig):
 
     module: ClassVar[str] = "runner.engines.kinds.stub"
     name: ClassVar[str] = "stub"
-    delay_s: float = inert(0.0, "only slows the stub down")
+    delay_s: float = setting(0.0, Inert("only slows the stub down"))
 
     def __post_init__(self) -> None:
         check(0 <= self.delay_s <= 86400, "model.delay_s", self.delay_s, "must be 0 or more seconds, a day at most")
@@ -154,15 +156,17 @@ class ApiConfig(ModelConfig):
     name: str = ""
     base_url: Names = ""
     extensions: Extensions = Extensions.auto
-    key_variable: str = inert(KEY_VARIABLE, "names the variable with the server's key, which changes no answer")
-    concurrency: int = inert(8, "how many requests are in flight at once", measured=True)
-    retries: int = inert(6, "how often a request without an answer is sent again")
-    backoff_s: float = inert(0.5, "how long to wait before a request is sent again")
-    connect_s: float = inert(10.0, "limits the time to connect")
-    first_token_s: float = inert(120.0, "limits the time to the first token")
-    answer_s: float = inert(600.0, "limits the time of an answer")
-    price_in: float | None = inert(None, "what a million prompt tokens cost", measured=True)
-    price_out: float | None = inert(None, "what a million new tokens cost", measured=True)
+    key_variable: str = setting(
+        KEY_VARIABLE, Inert("names the variable with the server's key, which changes no answer")
+    )
+    concurrency: int = setting(8, Inert("how many requests are in flight at once", measured=True))
+    retries: int = setting(6, Inert("how often a request without an answer is sent again"))
+    backoff_s: float = setting(0.5, Inert("how long to wait before a request is sent again"))
+    connect_s: float = setting(10.0, Inert("limits the time to connect"))
+    first_token_s: float = setting(120.0, Inert("limits the time to the first token"))
+    answer_s: float = setting(600.0, Inert("limits the time of an answer"))
+    price_in: float | None = setting(None, Inert("what a million prompt tokens cost", measured=True))
+    price_out: float | None = setting(None, Inert("what a million new tokens cost", measured=True))
 
     def __post_init__(self) -> None:
         key = self.key
@@ -301,17 +305,19 @@ class PartsModelConfig(ModelConfig):
     """The parts of a split checkpoint, each run by one of several processes."""
 
     module: ClassVar[str] = "runner.engines.kinds.parts"
-    name: str = inert(MISSING, HASHED)
-    stages: int | None = inert(None, "the same parts in more or fewer processes compute the same", measured=True)
-    backend: Backend = inert(Backend.auto, "carries the same numbers", measured=True)
+    name: str = setting(MISSING, HASHED)
+    stages: int | None = setting(
+        None, Inert("the same parts in more or fewer processes compute the same", measured=True)
+    )
+    backend: Backend = setting(Backend.auto, Inert("carries the same numbers", measured=True))
     micro_batch: int | None = None
-    timeout_s: float = inert(600.0, "ends a pipeline in which a process hangs")
+    timeout_s: float = setting(600.0, Inert("ends a pipeline in which a process hangs"))
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
     threads: int | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-    check_memory: bool = inert(True, "rejects parts that would not fit, and changes nothing in those that do")
+    check_memory: bool = setting(True, Inert("rejects parts that would not fit, and changes nothing in those that do"))
 
     def __post_init__(self) -> None:
         check_not_blank("model.name", self.name, "give the folder that task=split wrote")

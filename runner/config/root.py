@@ -15,7 +15,7 @@ from runner.config.profiles import check_profile
 from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
 from runner.core.errors import ConfigError, check, check_not_blank
-from runner.core.fields import MISSING, choice_of, inert
+from runner.core.fields import MISSING, DefaultAs, Inert, UnlessDefault, choice_of, counts_of, default_of, setting
 from runner.core.metrics import METRICS, Metric
 from runner.core.plugins import check_plug_in, load_object
 from runner.core.texts import is_text
@@ -74,16 +74,16 @@ class RunnerConfig:
     rope: RopeConfig = MISSING
     generation: GenerationConfig = MISSING
     task: TaskConfig = MISSING
-    tracking: TrackingConfig = inert(MISSING, "names the store of the results, and changes nothing in them")
-    profile: str = inert(NO_PROFILE, "sets groups and keys, which count themselves")
+    tracking: TrackingConfig = setting(MISSING, Inert("names the store of the results, and changes nothing in them"))
+    profile: str = setting(NO_PROFILE, Inert("sets groups and keys, which count themselves"))
     seed: int = 0
-    metrics: list[str] = field(default_factory=list, metadata={"counts_unless": [], "changes_no_answer": True})
-    output_dir: str = inert("outputs", "names the folder of the results, and changes nothing in them")
-    print: Print = inert(Print.table, "changes the display, not the computation")
-    plan: bool | str = inert(False, "shows the plan and does nothing")
-    rerun: bool | str = inert(False, "asks for the same job again")
-    workers: str = inert(AUTO, "how many processes share a grid's jobs")
-    job_timeout_s: float | None = inert(None, "ends a job of a grid that hangs")
+    metrics: list[str] = field(default_factory=list, metadata={"counts": UnlessDefault(changes_answers=False)})
+    output_dir: str = setting("outputs", Inert("names the folder of the results, and changes nothing in them"))
+    print: Print = setting(Print.table, Inert("changes the display, not the computation"))
+    plan: bool | str = setting(False, Inert("shows the plan and does nothing"))
+    rerun: bool | str = setting(False, Inert("asks for the same job again"))
+    workers: str = setting(AUTO, Inert("how many processes share a grid's jobs"))
+    job_timeout_s: float | None = setting(None, Inert("ends a job of a grid that hangs"))
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**63, "seed", self.seed, "must be a whole number from 0 to 2^63 - 1")
@@ -143,16 +143,15 @@ def base_key(config: RunnerConfig) -> str:
 
 
 def semantic_keys(config: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (full key, value) for every key that can change an answer, i.e. is not marked inert."""
+    """Yield (full key, value) for every key that counts in the job's identity."""
     assert is_dataclass(config)
     for item in fields(config):
-        if "inert" in item.metadata:
+        counts, value = counts_of(item), getattr(config, item.name)
+        is_default = counts is not None and value == default_of(item)
+        if isinstance(counts, Inert) or (isinstance(counts, UnlessDefault) and is_default):
             continue
-        value = getattr(config, item.name)
-        if "counts_unless" in item.metadata and value == item.metadata["counts_unless"]:
-            continue
-        if "counts_as" in item.metadata and value == item.default:
-            value = item.metadata["counts_as"]
+        if isinstance(counts, DefaultAs) and is_default:
+            value = counts.value
         if is_dataclass(value):
             choice = choice_of(value)
             if choice is not None and not isinstance(value, ModelConfig):  # its fingerprint identifies a model
@@ -166,8 +165,8 @@ def measured_keys(config: object, prefix: str = "") -> Iterator[str]:
     """Yield every key that changes no answer but changes measured times or costs."""
     assert is_dataclass(config)
     for item in fields(config):
-        value = getattr(config, item.name)
-        if item.metadata.get("measured"):
+        counts, value = counts_of(item), getattr(config, item.name)
+        if isinstance(counts, Inert) and counts.measured:
             yield f"{prefix}{item.name}"
         elif is_dataclass(value):
             yield from measured_keys(value, f"{prefix}{item.name}.")

@@ -12,7 +12,7 @@ from runner.config.generation import GenerationConfig
 from runner.config.wording import PromptStyle, WordingConfig, for_letters
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, check, check_least, check_not_blank
-from runner.core.fields import HASHED, MISSING, Text, counts_as, counts_unless, inert
+from runner.core.fields import HASHED, MISSING, UNLESS_DEFAULT, DefaultAs, Inert, Text, setting
 from runner.core.plugins import check_plug_in
 
 
@@ -32,9 +32,9 @@ class Gold(StrEnum):
     letter = "letter"
 
 
-OF_EARLY_STOP = "counts among the hashes of a job that is compared while it runs, and nowhere else"
-SELECTS = "selects questions; the SHA-256 of the selected ones counts instead"
-READS_GOLD = "says how a gold answer is read; the SHA-256 of the answers that were read counts instead"
+OF_EARLY_STOP = Inert("counts among the hashes of a job that is compared while it runs, and nowhere else")
+SELECTS = Inert("selects questions; the SHA-256 of the selected ones counts instead")
+READS_GOLD = Inert("says how a gold answer is read; the SHA-256 of the answers that were read counts instead")
 AUTO = "auto"
 # task.check_invariance=auto asks one question of so many again, in jobs with at least MIN_QUESTIONS_CHECKED: fewer than
 # five answers would show next to nothing, and a short job has no others to ask them beside
@@ -172,20 +172,22 @@ def with_possible_batch(task: TaskConfig, generation: GenerationConfig, read: in
 class QuestionsConfig(TaskConfig):
     """Shared keys of the tasks that ask a data set's questions: which ones."""
 
-    data: str = inert("embedded", HASHED)
-    subset: str | None = inert(None, SELECTS)
-    question_key: str | None = inert(None, SELECTS)
-    answer_key: str | None = inert(None, SELECTS)
-    choices_key: str | None = inert(None, SELECTS)
-    gold: Gold = inert(Gold.number, READS_GOLD)
-    gold_after: Text | None = inert(None, READS_GOLD)
-    cluster: str | None = inert(None, "names families of questions; the SHA-256 of the families counts instead")
+    data: str = setting("embedded", HASHED)
+    subset: str | None = setting(None, SELECTS)
+    question_key: str | None = setting(None, SELECTS)
+    answer_key: str | None = setting(None, SELECTS)
+    choices_key: str | None = setting(None, SELECTS)
+    gold: Gold = setting(Gold.number, READS_GOLD)
+    gold_after: Text | None = setting(None, READS_GOLD)
+    cluster: str | None = setting(
+        None, Inert("names families of questions; the SHA-256 of the families counts instead")
+    )
     split: str = "test"
-    shuffle_seed: int | None = inert(None, SELECTS)
-    offset: int = inert(0, SELECTS)
+    shuffle_seed: int | None = setting(None, SELECTS)
+    offset: int = setting(0, SELECTS)
     limit: int | None = 200
-    only: str | None = inert(None, HASHED)
-    without: str | None = inert(None, HASHED)
+    only: str | None = setting(None, HASHED)
+    without: str | None = setting(None, HASHED)
 
     def __post_init__(self) -> None:
         check_least(1, "task.limit", self.limit, ", or null for all")
@@ -249,18 +251,18 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     gives_verdicts: ClassVar[bool] = True
     comparisons_key: ClassVar[str] = "early_stop_comparisons"
     shots: int = 0
-    shots_data: str | None = inert(None, HASHED)
-    shots_split: str = inert("train", SELECTS)
+    shots_data: str | None = setting(None, HASHED)
+    shots_split: str = setting("train", SELECTS)
     extractor: Extractor = Extractor.strict
-    scorer: str | None = counts_unless(None)
+    scorer: str | None = setting(None, UNLESS_DEFAULT)
     samples: int = 1
-    repeat: int = counts_unless(0)
-    check_invariance: int | str = counts_as(AUTO, 0)  # the check adds metrics and changes no answer
+    repeat: int = setting(0, UNLESS_DEFAULT)
+    check_invariance: int | str = setting(AUTO, DefaultAs(0))  # the check adds metrics and changes no answer
     check_contamination: int = 0
-    early_stop_vs: str | None = inert(None, "names another job; the id of that job counts instead")
-    early_stop_margin: float | None = inert(None, OF_EARLY_STOP)
-    early_stop_comparisons: int | None = inert(None, OF_EARLY_STOP)
-    show_prompt: int = inert(0, "how many prompts are shown")
+    early_stop_vs: str | None = setting(None, Inert("names another job; the id of that job counts instead"))
+    early_stop_margin: float | None = setting(None, OF_EARLY_STOP)
+    early_stop_comparisons: int | None = setting(None, OF_EARLY_STOP)
+    show_prompt: int = setting(0, Inert("how many prompts are shown"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -394,12 +396,12 @@ class Framing(StrEnum):
 class PromptsConfig(TaskConfig):
     """Shared keys of the tasks that complete the user's own prompts."""
 
-    prompt: Text | None = inert(None, "the SHA-256 of the prompts counts, however they were given")
-    prompts: str | None = inert(None, HASHED)
+    prompt: Text | None = setting(None, Inert("the SHA-256 of the prompts counts, however they were given"))
+    prompts: str | None = setting(None, HASHED)
     format: Framing = Framing.chat
     system: Text | None = None
     stop: list[Text] = field(default_factory=list)
-    show: int = inert(20, "how many completions are printed")
+    show: int = setting(20, Inert("how many completions are printed"))
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.prompts is None):
@@ -444,10 +446,12 @@ class GenerateConfig(PromptsConfig):
 
     module: ClassVar[str] = "runner.tasks.generate"
     name: ClassVar[str] = "generate"
-    branches: list[Text] | None = inert(None, "the SHA-256 of the prompts counts, and these are a part of them")
-    output: str | None = inert(None, "names a copy of the completions, and changes nothing in them")
-    overwrite: bool = inert(False, "whether another file may be replaced")
-    debug: bool = inert(False, "says more about the first prompt")
+    branches: list[Text] | None = setting(
+        None, Inert("the SHA-256 of the prompts counts, and these are a part of them")
+    )
+    output: str | None = setting(None, Inert("names a copy of the completions, and changes nothing in them"))
+    overwrite: bool = setting(False, Inert("whether another file may be replaced"))
+    debug: bool = setting(False, Inert("says more about the first prompt"))
 
     @property
     def common_branches(self) -> list[Text] | None:
@@ -474,7 +478,7 @@ class ChatConfig(TaskConfig):
     name: ClassVar[str] = "chat"
     keeps_samples: ClassVar[bool] = False
     system: Text | None = None
-    load: str | None = inert(None, "every conversation is a job of its own")
+    load: str | None = setting(None, Inert("every conversation is a job of its own"))
 
     def __post_init__(self) -> None:
         check_not_blank("task.load", self.load, "give a file that /save wrote, or null")
@@ -533,8 +537,10 @@ class SplitConfig(TaskConfig):
     ranges: list[str] | None = None
     output_dir: str | None = None
     checksums: Checksums = Checksums.xxh3_128
-    compare: Compare = inert(Compare.state, "decides which parts are written anew, and changes nothing in them")
-    durable: bool = inert(False, "decides whether to wait for the disk, and changes nothing in the files")
+    compare: Compare = setting(
+        Compare.state, Inert("decides which parts are written anew, and changes nothing in them")
+    )
+    durable: bool = setting(False, Inert("decides whether to wait for the disk, and changes nothing in the files"))
     inline_parameters: bool = False
     explain: Explain | None = None
 
@@ -574,7 +580,7 @@ class MergeConfig(TaskConfig):
     module: ClassVar[str] = "runner.tasks.merge"
     name: ClassVar[str] = "merge"
     keeps_samples: ClassVar[bool] = False
-    parts: str = inert(MISSING, HASHED)
+    parts: str = setting(MISSING, HASHED)
     output_dir: str = MISSING
     dtype: Dtype = Dtype.float32
 
@@ -597,7 +603,7 @@ class VerifyConfig(TaskConfig):
     module: ClassVar[str] = "runner.tasks.verify"
     name: ClassVar[str] = "verify"
     keeps_samples: ClassVar[bool] = False
-    parts: str = inert(MISSING, HASHED)
+    parts: str = setting(MISSING, HASHED)
     source: str | None = None
     level: VerifyLevel = VerifyLevel.full
 
@@ -619,7 +625,7 @@ class ArchiveConfig(TaskConfig):
     module: ClassVar[str] = "runner.tasks.archive"
     name: ClassVar[str] = "archive"
     keeps_samples: ClassVar[bool] = False
-    parts: str = inert(MISSING, HASHED)
+    parts: str = setting(MISSING, HASHED)
     output_dir: str = MISSING
     archive: Archive = Archive.zstd
 
@@ -637,15 +643,15 @@ class ServeConfig(TaskConfig):
     keeps_samples: ClassVar[bool] = False
     host: str = "127.0.0.1"
     port: int = 8000
-    model_name: str | None = inert(None, "what clients call the model")
-    max_open: int = inert(256, "a limit of what is served")
-    max_new_tokens: int = inert(4096, "a limit of what is served")
-    max_body_kib: int = inert(1024, "a limit of what is served")
-    max_connections: int = inert(512, "a limit of what is served")
-    timeout_s: float = inert(600.0, "a limit of what is served")
-    idle_s: float = inert(75.0, "how long a connection may wait for a request")
-    write_s: float = inert(30.0, "how long a client may leave its answer unread")
-    drain_s: float = inert(30.0, "how long shutting down may take")
+    model_name: str | None = setting(None, Inert("what clients call the model"))
+    max_open: int = setting(256, Inert("a limit of what is served"))
+    max_new_tokens: int = setting(4096, Inert("a limit of what is served"))
+    max_body_kib: int = setting(1024, Inert("a limit of what is served"))
+    max_connections: int = setting(512, Inert("a limit of what is served"))
+    timeout_s: float = setting(600.0, Inert("a limit of what is served"))
+    idle_s: float = setting(75.0, Inert("how long a connection may wait for a request"))
+    write_s: float = setting(30.0, Inert("how long a client may leave its answer unread"))
+    drain_s: float = setting(30.0, Inert("how long shutting down may take"))
 
     def __post_init__(self) -> None:
         check_not_blank("task.host", self.host, "give an address of this machine, e.g. 127.0.0.1")

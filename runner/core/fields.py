@@ -1,8 +1,9 @@
-"""Helpers for the fields of the schema: the marker of a missing value, free texts, fields outside a job's identity."""
+"""Helpers for the fields of the schema: the marker of a missing value, free texts, what counts in a job's identity."""
 
 from __future__ import annotations
 
-from dataclasses import field, fields, is_dataclass
+from dataclasses import MISSING as NO_FACTORY
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any
 
 MISSING: Any = "???"  # OmegaConf's marker for a value that the user must give
@@ -10,19 +11,45 @@ Text = Annotated[str, "words for a model"]  # a comma or ${...} is a part of it;
 Names = Annotated[Any, "a name or a list of names"]  # OmegaConf has no type for it
 
 
-def inert(default: Any, why: str, measured: bool = False) -> Any:
-    """Return a field that is not in the job's identity, and the reason; `measured`: it affects times or costs."""
-    return field(default=default, metadata={"inert": why, "measured": measured})
+@dataclass(frozen=True)
+class Inert:
+    """A key that is not in the job's identity, and why: it cannot change an answer, or a hash counts instead."""
+
+    why: str
+    measured: bool = False  # it affects measured times or costs
 
 
-def counts_unless(default: Any) -> Any:
-    """Return a field that is in the job's identity unless it has its default: older jobs without it keep their ids."""
-    return field(default=default, metadata={"counts_unless": default})
+@dataclass(frozen=True)
+class UnlessDefault:
+    """A key that is in the job's identity unless it has its default: older jobs without it keep their ids."""
+
+    changes_answers: bool = True
 
 
-def counts_as(default: Any, value: Any) -> Any:
-    """Return a field whose default is in the job's identity as another value: older jobs with that keep their ids."""
-    return field(default=default, metadata={"counts_as": value})
+@dataclass(frozen=True)
+class DefaultAs:
+    """A key whose default is in the job's identity as another value: older jobs with that keep their ids."""
+
+    value: Any
+
+
+HASHED = Inert("a location; the SHA-256 of the content counts instead")
+UNLESS_DEFAULT = UnlessDefault()
+
+
+def setting(default: Any, counts: Inert | UnlessDefault | DefaultAs) -> Any:
+    """Return a field of the schema, and how it counts in the job's identity; a plain field counts with its value."""
+    return field(default=default, metadata={"counts": counts})
+
+
+def counts_of(item: Field[Any]) -> Inert | UnlessDefault | DefaultAs | None:
+    """Return how a field counts in the job's identity; None: with its value."""
+    return item.metadata.get("counts")
+
+
+def default_of(item: Field[Any]) -> Any:
+    """Return the default of a field."""
+    return item.default if item.default_factory is NO_FACTORY else item.default_factory()
 
 
 def choice_of(config: object) -> str | None:
@@ -32,6 +59,3 @@ def choice_of(config: object) -> str | None:
     kind = config if isinstance(config, type) else type(config)
     name: str | None = getattr(kind, "name", None)
     return name
-
-
-HASHED = "a location; the SHA-256 of the content counts instead"

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from runner.core.errors import ConfigError
-from runner.core.fields import counts_unless
+from runner.core.fields import UNLESS_DEFAULT, setting
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +54,10 @@ class QuantizationConfig:
     note_names: ClassVar[tuple[str, ...]] = ()  # in names of stored tensors that describe others and are not loaded
 
     # not in the text of a choice, which names timings that were taken without these keys: see mix_keys
-    skip: list[str] = field(default_factory=list, kw_only=True, repr=False, metadata={"counts_unless": []})
-    overrides: dict[str, Any] = field(default_factory=dict, kw_only=True, repr=False, metadata={"counts_unless": {}})
+    skip: list[str] = field(default_factory=list, kw_only=True, repr=False, metadata={"counts": UNLESS_DEFAULT})
+    overrides: dict[str, Any] = field(
+        default_factory=dict, kw_only=True, repr=False, metadata={"counts": UNLESS_DEFAULT}
+    )
 
     def price(self, rows: int, numbers: int, dtype_bytes: int) -> tuple[int, int]:
         """Return the bytes of one linear weight in memory, and of its constants."""
@@ -197,7 +199,7 @@ class Quantized(QuantizationConfig, ABC):
 class WithByteRows(QuantizationConfig):
     """int8_rows: rows are rounded to 8 bits before they are multiplied by the codes of our layers."""
 
-    int8_rows: bool = counts_unless(False)
+    int8_rows: bool = setting(False, UNLESS_DEFAULT)
 
     @property
     def has_byte_rows(self) -> bool:

@@ -23,6 +23,7 @@ from runner.config.task import Gsm8kConfig, SplitConfig
 from runner.config.wording import PromptStyle
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
+from runner.core.fields import Inert, counts_of
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
@@ -273,8 +274,8 @@ def _keys(config: Any, prefix: str, reasons: dict[str, str]) -> tuple[set[str], 
     names = set()
     for item in fields(config):
         key, value = f"{prefix}{item.name}", getattr(config, item.name)
-        if "inert" in item.metadata:
-            reasons[key] = item.metadata["inert"]
+        if isinstance(counts := counts_of(item), Inert):
+            reasons[key] = counts.why
             names.add(key)
         elif is_dataclass(value):
             names |= _keys(value, f"{key}.", reasons)[0]

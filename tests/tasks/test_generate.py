@@ -16,6 +16,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.root import Print, RunnerConfig, semantic_keys
 from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError, EvidenceError, JobFailed
+from runner.core.fields import Inert, counts_of
 from runner.core.result import FinishReason, Record
 from runner.datasets.prompts import build_prompt, load_prompts
 from runner.engines.base import Message, Request
@@ -61,7 +62,7 @@ def test_bad_keys(keys: dict[str, object], message: str) -> None:
 
 def test_only_what_can_change_an_answer_counts() -> None:
     task = GenerateConfig(prompt="x")
-    inert = {item.name for item in fields(task) if "inert" in item.metadata}
+    inert = {item.name for item in fields(task) if isinstance(counts_of(item), Inert)}
     assert inert == {"prompt", "prompts", "branches", "show", "output", "overwrite", "debug"}
     assert set(dict(semantic_keys(task))) == {"format", "system", "stop"}
 
