@@ -1,7 +1,8 @@
 """What runs on Ray's nodes: a job, and what it tells the grid while it runs.
 
 A node that shares the output folder with the grid works there. Any other node gets the job's samples so far, works in a
-folder of its own, logs nothing, and sends the job's files back: some while it runs, all of them when it ends.
+folder of its own, logs nothing, and sends the job's files back: some while it runs, all of them when it ends. MLflow
+then has one writer, and what a dead node had begun leaves no run behind.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Ray places the jobs, by the memory and the threads that the plan predicts. A job whose process dies has failed; a job
 whose node dies runs again on another one, from the samples that it has left. The nodes need not share a disk.
+
+hydra-ray-launcher pins cloudpickle below 3, which joblib 1.6 excludes, returns all results together or none, and needs
+one disk under all nodes.
 """
 
 from __future__ import annotations

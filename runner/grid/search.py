@@ -1,7 +1,11 @@
 """hydra/sweeper=optuna: Optuna proposes the values of each trial, and its study in a database remembers all of them.
 
 A trial is a normal job. The search asks for a few trials at a time, runs them, and tells their scores. After a kill the
-same command goes on: a finished trial is not repeated, and one that was running is run with the same values.
+same command goes on: a finished trial is not repeated, and one that was running is run with the same values. The
+random numbers of a trial come from the seed and its number, so that a search that was interrupted proposes what it
+would have proposed.
+
+hydra-optuna-sweeper pins Optuna at 2.10, whose storage fails with today's SQLAlchemy, so that no search survives a kill.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The jobs of a grid under Slurm: submitit submits them as arrays, squeue tells how they are, Slurm starts them again.
 
-submitit's own launcher asks sacct, which needs an accounting database, and breaks off at the first job that dies. Here
+submitit's own launcher asks sacct, which needs an accounting database, breaks off at the first job that dies, ignores
+scancel's SIGTERM, and requeues by `sys.exit` in a signal handler, which a job would record as its failure. Here
 each job ends for itself. At its time limit a job ends as after Ctrl-C and goes back into the queue, where it resumes
 from its samples; a job whose node fails is put back by Slurm.
 """

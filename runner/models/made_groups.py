@@ -1,4 +1,8 @@
-"""Makes layers of integers in groups from ordinary weights, one after another as transformers reads them."""
+"""Makes layers of integers in groups from ordinary weights, one after another as transformers reads them.
+
+HQQ's codes equal those of the package hqq bit for bit. The package is not used: transformers imports it wherever it is
+installed, and with it torch's compiler.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A job's model as MLflow keeps it: its name, what distinguishes it, no weights. Jobs with the same model share one."""
+"""A job's model as MLflow keeps it: its name, what distinguishes it, no weights. Jobs with the same model share one.
+
+MLflow makes a model for each training run. Here a model is evaluated many times, and its page is worth reading only if
+it has all its results.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""tracking.traces=true: each sample of a job as a trace in MLflow, with the calls of agents as spans."""
+"""tracking.traces=true: each sample of a job as a trace in MLflow, with the calls of agents as spans.
+
+They are written at the job's end, from its samples: a resumed job has each trace once, and decoding is not slowed down.
+"""
 
 from __future__ import annotations
 
