@@ -5,7 +5,7 @@ same command goes on: a finished trial is not repeated, and one that was running
 random numbers of a trial come from the seed and its number, so that a search that was interrupted proposes what it
 would have proposed.
 
-hydra-optuna-sweeper pins Optuna at 2.10, whose storage fails with today's SQLAlchemy, so that no search survives a kill.
+hydra-optuna-sweeper pins Optuna at 2.10, whose storage fails with today's SQLAlchemy: no search survives a kill.
 """
 
 from __future__ import annotations
