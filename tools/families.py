@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import textwrap
 import time
 import warnings
 from collections.abc import Iterable
@@ -20,24 +21,29 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
-HEAD = """# Families of models
+HEAD = """# How is my model decoded?
 
-This page lists how the local engine decodes each causal family that the pinned transformers ({version}) can build tiny
-on a CPU. The models have random weights in float32 and decode greedily, with prompts of several lengths in one batch.
-Unless a family is rejected, its tokens are those of transformers' own `generate` with one prompt at a time.
+How the local engine decodes each causal family that the pinned transformers ({version}) can build tiny on a CPU: with
+random weights in float32, greedily, with prompts of several lengths in one batch. Unless a family is refused, its
+tokens are those of transformers' own `generate` with one prompt at a time. Before the work the runner tries these
+routes on a few tokens, and uses the fastest one that gives the right answers; a note in the result gives the reason.
 `python -m tools.families` writes this page.
 
-- **stream**: continuous batching. Rows enter and leave at any time, and common prefixes are computed once.
+- **stream**: continuous batching.
 - **static**: static batching, with shorter prompts padded; **static, equal lengths**: with prompts of equal length.
 - **generate**: transformers' own `generate`, with prompts of equal length; **generate, alone**: one prompt at a time.
 - **refused**: not decoded; one message before the work gives the reason.
 
-Before the work the runner tries these methods on a few tokens and uses the fastest one that gives the right answers.
-A note in the result, and the last column here, give the reason why a faster method was not used. The models' attention
-windows are shorter than these prompts. Long rows may use a slower method than short ones: if a rotary embedding changes
-with the length, or if the model's cache has a window and its mask has none.
+Sequences longer than these prompts may use a slower route: if a rotary embedding changes with the length, or if the
+model's cache has a window and its mask has none.
 
-| family | class | way | why |
+## Continuous batching
+
+{stream}.
+
+## Other routes
+
+| family | class | route | why |
 |---|---|---|---|
 """
 WORDS = {  # of the table, by the engine's words
@@ -113,7 +119,7 @@ class Outcome:
 
     family: str
     model: str  # its class
-    way: str  # as on the page; wrong = other tokens than generate's; empty = not built
+    way: str  # the route, as on the page; wrong = other tokens than generate's; empty = not built
     why: str
 
     @property
@@ -284,13 +290,18 @@ def page(outcomes: Iterable[Outcome]) -> str:
     """Return the page; a family that could not be built tiny is left out."""
     import transformers
 
-    return HEAD.format(version=transformers.__version__) + "".join(f"{one.row}\n" for one in outcomes if one.way)
+    built = [one for one in outcomes if one.way]
+    stream = textwrap.fill(", ".join(one.family for one in built if one.way == "stream"), 118, break_on_hyphens=False)
+    table = "".join(f"{one.row}\n" for one in built if one.way != "stream")
+    return HEAD.format(version=transformers.__version__, stream=stream) + table
 
 
 def rows(text: str) -> dict[str, str]:
-    """Return the way of each family on a page."""
+    """Return the route of each family on a page."""
+    stream = text.split("## Continuous batching\n\n")[1].split(".\n")[0]
     table = text.split("|---|---|---|---|\n")[1].splitlines()
-    return {cells[1]: cells[3] for cells in ([cell.strip() for cell in line.split("|")] for line in table)}
+    cells = ([cell.strip() for cell in line.split("|")] for line in table)
+    return dict.fromkeys(stream.replace("\n", " ").split(", "), "stream") | {cell[1]: cell[3] for cell in cells}
 
 
 def main(arguments: list[str]) -> None:
