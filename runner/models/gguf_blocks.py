@@ -1,8 +1,8 @@
 """Loads a .gguf file: linear layers and the embedding keep their blocks, or all weights are unpacked.
 
 transformers itself keeps blocks only for kernels from a hub. It builds the model; gguf_names.py knows how a file's
-tensors are named. Weights stay in the mapped file, as a safetensors checkpoint's do; on a CPU the local engine multiplies
-the blocks (engines/local/matmul/blocks.py).
+tensors are named. Weights stay in the mapped file, as a safetensors checkpoint's do; on a CPU the local engine
+multiplies the blocks (engines/local/matmul/blocks.py).
 """
 
 from __future__ import annotations
