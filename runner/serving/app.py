@@ -19,8 +19,8 @@ from starlette.types import ASGIApp
 from runner.config.sampling import PARAMETERS
 from runner.serving import described
 from runner.serving.answers import ChatAnswer, ClientAnswer, Stream, TextAnswer, error_response
-from runner.serving.bodies import ChatBody, GenerateBody, TextBody
-from runner.serving.described import openapi
+from runner.serving.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
+from runner.serving.described import post
 from runner.serving.gateway import ClientRequest, Gateway, Refusal
 from runner.serving.guard import RequestGuard
 from runner.serving.parsing import ParsedBody, parse_body
@@ -37,7 +37,10 @@ SMALL_BODY = 16_384  # bytes; such a body is parsed within a millisecond
 
 def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     """Return the application of a server at `host`; without a key, it answers only requests that name this machine."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # FastAPI's own pages load scripts from other sites
+    app = FastAPI(
+        title="runner task=serve", version="1",
+        docs_url=None, redoc_url=None, openapi_url=None,  # FastAPI's own pages load scripts from other sites
+    )  # fmt: skip
 
     async def refuse(_: Request, error: Exception) -> Response:
         return error_response(_refusal(error))
@@ -45,57 +48,41 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     for kind in (Refusal, AnyHTTPException, Exception):
         app.add_exception_handler(kind, refuse)
     page = HTMLResponse(PAGE.replace("{{model}}", _escaped(gateway.model)), headers=_page_headers(PAGE))
-    description = openapi(gateway.task)
-    manual = HTMLResponse(described.page(description), headers=_page_headers(described.PAGE))
+    task, answers = gateway.task, "the answer; with stream=true, server-sent events"
+    chat_example = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 32, "temperature": 0.7}
+    once = {"prompt": "Once upon a time"}
 
-    @app.get("/")
-    async def show_page() -> Response:
-        return page
-
-    @app.get("/docs")
-    async def docs() -> Response:
-        return manual
-
-    @app.get("/openapi.json")
-    async def machine_docs() -> Response:
-        return JSONResponse(description)
-
-    @app.get("/health")
-    async def health() -> Response:
-        state = "draining" if gateway.is_draining else "ok" if gateway.driver.is_ready else "broken"
-        return JSONResponse({"status": state}, 200 if state == "ok" else 503)
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        gateway.counters.tick()
-        text = gateway.counters.prometheus(gateway.engine.stats)
-        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    @app.get("/v1/models")
-    async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [_model(gateway)]})
-
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> Response:
-        gateway.check_model(name)
-        return JSONResponse(_model(gateway))
-
-    @app.post("/v1/chat/completions")
+    @app.post(
+        "/v1/chat/completions",
+        **post(ChatBody, "Answer a conversation, as OpenAI does", task, chat_example, answers),
+    )
     async def chat(request: Request) -> Response:
         return await _answer(ChatAnswer(gateway, await _read_body(ChatBody, request, gateway)), request)
 
-    @app.post("/v1/completions")
+    @app.post(
+        "/v1/completions",
+        **post(
+            TextBody, "Complete or score a text or token ids, as OpenAI does", task,
+            once | {"max_tokens": 32, "stop": ["\n"]}, answers,
+        ),
+    )  # fmt: skip
     async def complete(request: Request) -> Response:
         return await _answer(TextAnswer(gateway, await _read_body(TextBody, request, gateway)), request)
 
-    @app.post("/generate")
+    @app.post("/generate", **post(GenerateBody, "Complete a text", task, once | {"max_new_tokens": 32}, answers))
     async def generate(request: Request) -> Response:
         answer = TextAnswer(gateway, await _read_body(GenerateBody, request, gateway))
         with ClientRequest(gateway) as client, _watched(request, client):
             text = await answer.text(client)
         return JSONResponse({"response": text})
 
-    @app.post("/tokenize")
+    @app.post(
+        "/tokenize",
+        **post(
+            TokenizeBody, "The tokens of a text or of a conversation, as vLLM returns them", task,
+            once, "the tokens and their text", waits=False,
+        ),
+    )  # fmt: skip
     async def tokenize(request: Request) -> Response:
         data, content_type = await request.body(), request.headers.get("content-type", "")
         with ClientRequest(gateway) as client:
@@ -103,6 +90,40 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
             answer = await gateway.in_thread(tokens_of, data, content_type, gateway)
         return Response(answer, media_type="application/json")
 
+    @app.get("/v1/models", summary="The model that is served")
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": [_model(gateway)]})
+
+    @app.get("/v1/models/{name:path}", include_in_schema=False)
+    async def model(name: str) -> Response:
+        gateway.check_model(name)
+        return JSONResponse(_model(gateway))
+
+    @app.get("/health", summary="200 while the server takes requests, 503 while it stops")
+    async def health() -> Response:
+        state = "draining" if gateway.is_draining else "ok" if gateway.driver.is_ready else "broken"
+        return JSONResponse({"status": state}, 200 if state == "ok" else 503)
+
+    @app.get("/metrics", summary="Counts and times as text for Prometheus", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        gateway.counters.tick()
+        text = gateway.counters.prometheus(gateway.engine.stats)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/docs", summary="This page", response_class=HTMLResponse)
+    async def docs() -> Response:
+        return manual
+
+    @app.get("/openapi.json", summary="This page for machines")
+    async def machine_docs() -> Response:
+        return JSONResponse(description)
+
+    @app.get("/", summary="A page to chat on", response_class=HTMLResponse)
+    async def show_page() -> Response:
+        return page
+
+    description = described.openapi(app, task)
+    manual = HTMLResponse(described.page(description), headers=_page_headers(described.PAGE))
     return RequestGuard(app, gateway, key, host)
 
 

@@ -1,12 +1,34 @@
-"""The request bodies: OpenAI's, and that of the old tools' /generate."""
+"""The request bodies: OpenAI's, that of the old tools' /generate, and that of vLLM's /tokenize.
+
+A description and a range that a body declares are those of /openapi.json. parsing.py checks the ranges, because its
+errors name the way out.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model
+from pydantic.fields import FieldInfo
 
-from runner.config.sampling import PARAMETERS
+from runner.config.sampling import PARAMETERS, SEED, Parameter
+
+MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP, MAX_MESSAGES = 16, 1000, 20, 10_000
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+LEFT_OUT = "left out: the server's generation group decides"
+MODEL, MESSAGES = "the name in /v1/models; left out: the model that is served", "the conversation so far"
+NEW_TOKENS = f"maximum of new tokens; {LEFT_OUT}"
+
+
+def _described(**schema: Any) -> FieldInfo:
+    """Say in /openapi.json what this type takes, without checking it."""
+    info: FieldInfo = Field(json_schema_extra=schema)
+    return info
+
+
+def _range_of(one: Parameter) -> FieldInfo:
+    low = one.low if one.name != "top_k" else -1  # vLLM's value for all tokens
+    return _described(**{"exclusiveMinimum" if one.excludes_low else "minimum": low, "maximum": one.high})
 
 
 def _whole_characters(text: str) -> str:
@@ -40,10 +62,24 @@ class _StopAtFirstError(FailFast):
 
 T = TypeVar("T")
 Several = Annotated[list[T], _StopAtFirstError()]
+NotEmpty = Annotated[Text, _described(minLength=1)]
+NotEmptyList = Annotated[Several[T], _described(minItems=1)]
+StopText = Annotated[Text, _described(minLength=1, maxLength=MAX_STOP_CHARACTERS)]
+NewTokens = Annotated[Whole, _described(minimum=1)]
+Top = Annotated[Whole, _described(minimum=0, maximum=MAX_TOP)]
+
+
+def _parameter(meaning: str) -> Any:
+    """Return an optional field."""
+    return Field(None, description=meaning)
 
 
 _fields: dict[str, Any] = {
-    name: ((Whole if one.kind is int else Number) | None, None) for name, one in PARAMETERS.items()
+    name: (
+        Annotated[Whole if one.kind is int else Number, _range_of(one)] | None,
+        _parameter(f"{one.meaning}; {LEFT_OUT}"),
+    )
+    for name, one in PARAMETERS.items()
 }
 _Parameters: Any = create_model("_Parameters", __config__=ConfigDict(extra="allow"), **_fields)
 
@@ -51,9 +87,13 @@ _Parameters: Any = create_model("_Parameters", __config__=ConfigDict(extra="allo
 class SamplingFields(_Parameters):  # type: ignore[misc] # made from the table in config/sampling.py
     """How an answer is sampled; the generation group supplies the defaults."""
 
-    seed: Whole | None = None
-    stop: Text | Several[Text] | None = None
-    ignore_eos: bool | None = None
+    seed: Annotated[Whole, _range_of(SEED)] | None = _parameter(
+        "the same request with the same seed has the same answer"
+    )
+    stop: StopText | Annotated[Several[StopText], _described(maxItems=MAX_STOPS)] | None = _parameter(
+        "the answer ends before the first of these texts"
+    )
+    ignore_eos: bool | None = _parameter("continue to the limit, also after the model's end token")
 
 
 class StreamOptions(BaseModel):
@@ -66,47 +106,73 @@ class StreamOptions(BaseModel):
 class OpenAIBody(SamplingFields):
     """The parameters that both of OpenAI's endpoints take."""
 
-    model: str | None = None
-    n: Whole | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: Whole | None = None
+    model: str | None = _parameter(MODEL)
+    n: Annotated[Whole, _described(minimum=1)] | None = _parameter("completions of each prompt")
+    stream: bool | None = _parameter("return text as it is generated, as server-sent events")
+    stream_options: StreamOptions | None = _parameter("include_usage: return the token counts in a last event")
+    max_tokens: NewTokens | None = _parameter(NEW_TOKENS)
 
 
 class MessagePart(BaseModel):
     """A part of a message."""
 
-    type: str
+    type: str = Field(json_schema_extra={"enum": ["text"]})
     text: Text | None = None
 
 
 class ChatMessage(BaseModel):
     """A message of a conversation."""
 
-    model_config = ConfigDict(extra="allow")
-    role: str
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "additionalProperties": {"description": "not read: it must be empty", "enum": [None, "", [], {}]}
+        },
+    )
+    role: str = Field(json_schema_extra={"enum": [*ROLES]})
     content: Text | Several[MessagePart] | None = None
+
+
+Conversation = Annotated[Several[ChatMessage], _described(minItems=1, maxItems=MAX_MESSAGES)]
 
 
 class ChatBody(OpenAIBody):
     """POST /v1/chat/completions."""
 
-    messages: Several[ChatMessage]
-    max_completion_tokens: Whole | None = None
-    logprobs: bool | None = None
-    top_logprobs: Whole | None = None
+    messages: Conversation = Field(description=MESSAGES)
+    max_completion_tokens: NewTokens | None = _parameter(NEW_TOKENS)
+    logprobs: bool | None = _parameter("log-probabilities of the tokens")
+    top_logprobs: Top | None = _parameter("number of alternatives for each token; needs logprobs=true")
 
 
 class TextBody(OpenAIBody):
     """POST /v1/completions."""
 
-    prompt: Text | Several[Text] | Several[Whole] | Several[Several[Whole]]
-    logprobs: Whole | None = None
-    echo: bool | None = None
+    prompt: NotEmpty | NotEmptyList[Text] | NotEmptyList[Whole] | NotEmptyList[Several[Whole]] = Field(
+        description="a text, token ids, or a list of either"
+    )
+    max_tokens: Annotated[Whole, _described(minimum=0)] | None = _parameter(NEW_TOKENS)
+    logprobs: Top | None = _parameter("log-probabilities of the tokens")
+    echo: bool | None = _parameter(
+        "the answer begins with the prompt; with max_tokens=0 the prompt is scored, and nothing is generated"
+    )
 
 
 class GenerateBody(SamplingFields):
     """POST /generate: the old tools' endpoint. No chat template is applied to the prompt."""
 
-    prompt: Text
-    max_new_tokens: Whole | None = None
+    prompt: NotEmpty = Field(description="a text")
+    max_new_tokens: NewTokens | None = _parameter(NEW_TOKENS)
+
+
+class TokenizeBody(BaseModel):
+    """POST /tokenize, in vLLM's format."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str | None = _parameter(MODEL)
+    prompt: Text | None = _parameter("a text")
+    messages: Conversation | None = _parameter(MESSAGES)
+    add_special_tokens: bool = Field(
+        True,
+        description="false: without those that the tokenizer puts before a prompt; a chat keeps its template's",
+    )

@@ -17,6 +17,11 @@ from runner.config.sampling import PARAMETERS, Sampling
 from runner.core.errors import ConfigError, unknown
 from runner.engines.base import Message, Prompt, Request
 from runner.serving.bodies import (
+    MAX_MESSAGES,
+    MAX_STOP_CHARACTERS,
+    MAX_STOPS,
+    MAX_TOP,
+    ROLES,
     ChatBody,
     ChatMessage,
     GenerateBody,
@@ -27,7 +32,6 @@ from runner.serving.bodies import (
 )
 from runner.serving.gateway import Gateway, Refusal
 
-MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP, MAX_MESSAGES = 16, 1000, 20, 10_000
 # OpenAI's parameters that this server lacks, and the values at which they have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},), "min_tokens": (0,),
@@ -47,7 +51,6 @@ LABELS = (
     "prompt_cache_key",
     "prompt_cache_retention",
 )  # describe the client, and are ignored
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 @dataclass

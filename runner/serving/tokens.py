@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from runner.core.errors import ConfigError
 from runner.engines.base import Capability, Request
-from runner.serving.bodies import ChatMessage, Several, Text
+from runner.serving.bodies import TokenizeBody
 from runner.serving.gateway import Gateway, Refusal
 from runner.serving.parsing import check_messages, json_of, malformed, message_of, refuse_extra
 
@@ -18,16 +18,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,), "continue_final_message": (False,), "return_token_strs": (False,),
     "chat_template": (), "chat_template_kwargs": ({},), "tools": ([],), "mm_processor_kwargs": ({},),
 }  # fmt: skip
-
-
-class TokenizeBody(BaseModel):
-    """POST /tokenize, in vLLM's format."""
-
-    model_config = ConfigDict(extra="allow")
-    model: str | None = None
-    prompt: Text | None = None
-    messages: Several[ChatMessage] | None = None
-    add_special_tokens: bool = True  # ignored for a chat, which gets its template's
 
 
 def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
