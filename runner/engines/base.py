@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -33,6 +33,21 @@ class Capability(StrEnum):
     own_memory = "memory on this machine"
     tokenizer = "a tokenizer on this machine"
     continuing = "continuing an answer that was begun"
+
+
+class NotOffered(ConfigError):
+    """An engine lacks capabilities that are needed."""
+
+    def __init__(self, what: str, missing: list[Capability], offered: Iterable[Capability]) -> None:
+        self.missing = missing
+        names = ", ".join(sorted(offered)) or "none of these"
+        super().__init__(f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {names}")
+
+
+def require_among(offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]) -> None:
+    """Raise NotOffered unless all of these capabilities are offered."""
+    if missing := sorted(set(capabilities) - offered):
+        raise NotOffered(what, missing, offered)
 
 
 @dataclass(frozen=True)

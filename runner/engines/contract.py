@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from runner.core import heap, signals
-from runner.core.errors import ConfigError
-from runner.engines.base import Capability, Completion, EngineReport, Event, Request
+from runner.engines.base import Capability, Completion, EngineReport, Event, Request, require_among
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats
 
@@ -56,14 +55,6 @@ class Engine(Protocol):
 def require(engine: Engine, what: str, capabilities: Iterable[Capability]) -> None:
     """Raise ConfigError unless an engine has these capabilities; tasks call it before anything is loaded."""
     require_among(engine.capabilities, what, capabilities)
-
-
-def require_among(offered: frozenset[Capability], what: str, capabilities: Iterable[Capability]) -> None:
-    """Raise ConfigError unless all of these capabilities are offered."""
-    missing = sorted(set(capabilities) - offered)
-    if missing:
-        names = ", ".join(sorted(offered)) or "none of these"
-        raise ConfigError(f"{what} needs {', '.join(missing)}, which this engine does not offer: it has {names}")
 
 
 Listener = Callable[[list[Event]], bool | None]

@@ -10,18 +10,17 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Self
 
 from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, RunnerError
-from runner.engines.base import Completion, EngineReport, Event, Request, RequestId
+from runner.engines.base import EngineReport, Request, RequestId
 from runner.engines.contract import Engine
-from runner.engines.session import Session
+from runner.engines.session import Listener, Session, notify
 
 log = logging.getLogger(__name__)
 
-Listener = Callable[[Event | Exception], None]  # called in the driver's thread, so it must be quick
 CLOSED = "the engine takes no requests: it is closed, or not loaded yet"
 EXIT_S = 60.0  # time for an engine to end its pass or its load when the process exits
 IDLE_CHECK_S = 1.0  # how often an idle driver checks whether it should end
@@ -33,9 +32,7 @@ class Driver:
     def __init__(self, engine: Engine, batch_size: int | None = None) -> None:
         self.engine, self._batch_size = engine, batch_size
         self._session: Session | None = None
-        self._changed = threading.Condition()
-        self._listeners: dict[RequestId, Listener] = {}
-        self._left: dict[RequestId, int] = {}  # completions that are still to come
+        self._replacing = threading.Lock()  # held while a session that has failed is replaced by a new one
         self._closing = False
         self.failure: RunnerError | None = None  # the error that ended the engine
         self._loaded: Future[EngineReport] = Future()
@@ -60,7 +57,7 @@ class Driver:
     @property
     def under_way(self) -> int:
         """How many requests are under way."""
-        return len(self._left)
+        return 0 if self._session is None else self._session.under_way
 
     def submit(self, request: Request, listener: Listener) -> None:
         """Submit a request; its events, or the error that ended it, go to the listener."""
@@ -68,40 +65,22 @@ class Driver:
 
     def submit_all(self, requests: Sequence[Request], listener: Listener) -> None:
         """Submit requests that enter in the same step, so that their answers do not depend on timing."""
-        while not self._has_submitted(requests, listener):
-            pass  # the session has failed meanwhile, and there is another one
-
-    def _has_submitted(self, requests: Sequence[Request], listener: Listener) -> bool:
-        session = self._session
-        if session is None or self._closing or not self.is_alive:
-            raise self.failure or JobFailed(CLOSED)
-        with self._changed:
-            for request in requests:
-                if request.id in self._listeners:
-                    raise ConfigError(f"request {request.id} is under way already: give each request an id of its own")
-            for request in requests:
-                self._listeners[request.id], self._left[request.id] = listener, request.n
-        try:
-            session.submit_all(requests)
-        except BaseException as error:
-            with self._changed:
-                has_ended = not all(request.id in self._listeners for request in requests)
-            for request in requests:
-                self._forget(request.id)
-            if not (session.is_closed and isinstance(error, ConfigError)):
-                raise
-            return has_ended  # with the others of the session that failed, as the listener knows
-        return True
+        while True:
+            with self._replacing:
+                session = self._session
+            if session is None or self._closing or not self.is_alive:
+                raise self.failure or JobFailed(CLOSED)
+            try:
+                session.submit_all(requests, listener)
+                return
+            except ConfigError:
+                if not session.is_closed:  # else it has failed meanwhile, and there is another one
+                    raise
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request before the next forward pass; its completions get the reason `cancelled`."""
         if self._session is not None:
             self._session.cancel(request_id)
-
-    def drain(self, timeout: float) -> bool:
-        """Wait until nothing is under way; return whether that happened in time."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._left, timeout)
 
     def close(self, timeout: float | None = None) -> None:
         """End all requests, close the engine, and wait for the thread."""
@@ -136,7 +115,9 @@ class Driver:
         except RunnerError as error:
             self.failure, self._closing = error, True
             self._session.close()
-        self._fail(self.failure or JobFailed("the engine was closed before the answer was complete"))
+        reason = self.failure or JobFailed("the engine was closed before the answer was complete")
+        for listener in self._session.take_listeners():
+            notify(listener, reason)
         self.engine.close()
 
     def _step(self, session: Session) -> None:
@@ -145,48 +126,15 @@ class Driver:
             session.check()
             return
         try:
-            events = session.step()
+            session.step()
         except Exception as error:
             session.check()
             log.exception("a step of the engine failed: its requests are ended, and it continues with new ones")
-            with self._changed:  # so that who is told can submit to the next session at once
-                ended = self._take_all()
+            with self._replacing:  # so that who is told can submit to the next session at once
                 session.close()
                 self._session = self.engine.open(self._batch_size)
-            for listener in ended:
-                _notify(listener, error)
-            return
-        for event in events:
-            self._dispatch(event)
-
-    def _dispatch(self, event: Event) -> None:
-        listener = self._listeners.get(event.id)
-        if isinstance(event, Completion):
-            with self._changed:
-                self._left[event.id] -= 1
-            if not self._left[event.id]:
-                self._forget(event.id)
-        if listener is not None:
-            _notify(listener, event)
-
-    def _forget(self, request_id: RequestId) -> None:
-        with self._changed:
-            self._listeners.pop(request_id, None)
-            self._left.pop(request_id, None)
-            self._changed.notify_all()
-
-    def _fail(self, error: Exception) -> None:
-        """End all requests with an error, and pass it to their listeners."""
-        for listener in self._take_all():
-            _notify(listener, error)
-
-    def _take_all(self) -> list[Listener]:
-        """Forget all requests, and return their listeners."""
-        with self._changed:
-            listeners = list(self._listeners.values())
-            for request_id in list(self._listeners):
-                self._forget(request_id)
-        return listeners
+            for listener in session.take_listeners():
+                notify(listener, error)
 
 
 _living: weakref.WeakSet[Driver] = weakref.WeakSet()
@@ -200,10 +148,3 @@ def _close_all() -> None:
             driver.close(EXIT_S)
     except KeyboardInterrupt:  # the user does not want to wait
         os._exit(INTERRUPTED)
-
-
-def _notify(listener: Listener, event: Event | Exception) -> None:
-    try:
-        listener(event)
-    except Exception:
-        log.exception("the listener of request %s has failed: the others continue", getattr(event, "id", ""))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from runner.core.errors import ConfigError
-from runner.engines.base import Capability, Completion, Event, Request, RequestId
+from runner.engines.base import Capability, Completion, Event, Request, RequestId, require_among
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[Event | Exception], None]  # called in the thread that steps, so it must be quick
 
 
 class Session(ABC):
-    """Requests under way in an engine: keeps what was submitted until the next step takes it.
+    """Requests under way in an engine: counts them, and keeps what was submitted until the next step takes it.
 
     A subclass defines how a request is admitted (in the thread that submits it, so that its errors are raised there),
     what a step does, and what is freed when the session closes.
@@ -24,6 +29,7 @@ class Session(ABC):
         self._driving = threading.RLock()  # locked during a step, so that `close` waits until it has ended
         self._admitting: set[RequestId] = set()
         self._left: dict[RequestId, int] = {}  # completions that are still to come
+        self._listeners: dict[RequestId, Listener] = {}
         self._arrived: list[Any] = []  # the results of `_admit`
         self._cancelled: set[RequestId] = set()
         self._closed = False
@@ -68,13 +74,13 @@ class Session(ABC):
         """Submit a request, at any time; ConfigError if it cannot be served, or if its id is already under way."""
         self.submit_all([request])
 
-    def submit_all(self, requests: Sequence[Request]) -> None:
-        """Submit requests that enter in the same step; none of them if one cannot be served."""
+    def submit_all(self, requests: Sequence[Request], listener: Listener | None = None) -> None:
+        """Submit requests that enter in the same step; none of them if one cannot be served.
+
+        The listener gets their events, which `step` returns, too.
+        """
         for request in requests:
-            missing = request.needs - self._capabilities
-            if missing:
-                names = ", ".join(sorted(missing))
-                raise ConfigError(f"request {request.id} asks for {names}, which this engine does not offer")
+            require_among(self._capabilities, f"request {request.id}", request.needs)
         entering: set[RequestId] = set()
         with self._changed:
             self._check_open()
@@ -88,6 +94,8 @@ class Session(ABC):
             with self._changed:
                 self._check_open()
                 self._left |= {request.id: request.n for request in requests}
+                if listener is not None:
+                    self._listeners |= dict.fromkeys(entering, listener)
                 self._arrived += admitted
                 self._changed.notify_all()
         finally:
@@ -114,14 +122,22 @@ class Session(ABC):
             if not self._left:
                 return []
             events = self._advance(arrived, cancelled)
-            for event in events:
-                if isinstance(event, Completion):
-                    with self._changed:
-                        self._left[event.id] -= 1
-                        if not self._left[event.id]:
-                            del self._left[event.id]
-                            self._cancelled.discard(event.id)  # too late; a later request may have the same id
-            return events
+            with self._changed:
+                listeners = [self._listeners.get(event.id) for event in events]
+                for event in events:
+                    if isinstance(event, Completion):
+                        self._count_down(event.id)
+        for listener, event in zip(listeners, events, strict=True):
+            if listener is not None:
+                notify(listener, event)
+        return events
+
+    def _count_down(self, request_id: RequestId) -> None:
+        self._left[request_id] -= 1
+        if not self._left[request_id]:
+            del self._left[request_id]
+            self._listeners.pop(request_id, None)
+            self._cancelled.discard(request_id)  # too late; a later request may have the same id
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until something is under way, or the session is closed; return whether something is."""
@@ -130,7 +146,10 @@ class Session(ABC):
             return bool(self._left)
 
     def close(self) -> None:
-        """Wait for the running step, and drop all that is under way, without events; refuse further requests."""
+        """Wait for the running step, and drop all that is under way, without events; refuse further requests.
+
+        `take_listeners` returns those who then wait in vain.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -138,6 +157,12 @@ class Session(ABC):
             self._drop()
             with self._changed:
                 self._left, self._arrived, self._cancelled = {}, [], set()
+
+    def take_listeners(self) -> list[Listener]:
+        """Return the listeners of all requests that have not ended; they get no further events."""
+        with self._changed:
+            listeners, self._listeners = self._listeners, {}
+        return [*listeners.values()]
 
     def __enter__(self) -> Self:
         return self
@@ -148,3 +173,11 @@ class Session(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise ConfigError("this session is closed: open another one")
+
+
+def notify(listener: Listener, event: Event | Exception) -> None:
+    """Pass an event to a listener; its failure ends no other request."""
+    try:
+        listener(event)
+    except Exception:
+        log.exception("the listener of request %s has failed: the others continue", getattr(event, "id", ""))

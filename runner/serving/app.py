@@ -107,7 +107,7 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     @app.get("/metrics", summary="Counts and times as text for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         gateway.counters.tick()
-        text = gateway.counters.prometheus(gateway.engine.stats)
+        text = gateway.counters.prometheus(gateway.engine.stats, gateway.open)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/docs", summary="This page", response_class=HTMLResponse)

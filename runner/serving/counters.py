@@ -27,7 +27,6 @@ class Counters:
     new_tokens: int = 0
     sides: Counter[str] = field(default_factory=Counter)  # answers by the student and by the teacher
     cost_usd: float = 0.0
-    open: int = 0  # completions under way or waiting now
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_TIMES))  # of answers with status 200
     _buckets: Counter[float] = field(default_factory=Counter)
     _sum_s: float = 0.0
@@ -81,11 +80,11 @@ class Counters:
             **{f"answer_{rank}_s": value for rank, value in percentiles(self.seconds).items()},
         }
 
-    def prometheus(self, stats: EngineStats) -> str:
-        """Return the text that Prometheus reads."""
-        return "".join(line + "\n" for line in self._lines(stats))
+    def prometheus(self, stats: EngineStats, open_now: int) -> str:
+        """Return the text that Prometheus reads; `open_now`: how many completions are under way or waiting."""
+        return "".join(line + "\n" for line in self._lines(stats, open_now))
 
-    def _lines(self, stats: EngineStats) -> Iterator[str]:
+    def _lines(self, stats: EngineStats, open_now: int) -> Iterator[str]:
         yield from _head("runner_requests_total", "counter", "answered requests, by path and status")
         for (path, status), count in sorted(self.statuses.items()):
             yield f'runner_requests_total{{path="{path}",status="{status}"}} {count}'
@@ -102,7 +101,7 @@ class Counters:
             ),
             ("runner_draft_tokens_total", "counter", "draft tokens of speculative decoding", stats.draft_tokens),
             ("runner_accepted_tokens_total", "counter", "draft tokens that were accepted", stats.accepted_tokens),
-            ("runner_open", "gauge", "completions under way or waiting", self.open),
+            ("runner_open", "gauge", "completions under way or waiting", open_now),
             ("runner_queue", "gauge", "rows that wait for a slot", stats.rows_waiting),
             ("runner_rows_alive", "gauge", "rows that are being decoded", stats.rows_alive),
             ("runner_kv_tokens", "gauge", "tokens in the KV cache", stats.kv_tokens),

@@ -20,7 +20,7 @@ from runner.config.task import ServeConfig
 from runner.core.errors import ConfigError, JobFailed, one_line
 from runner.core.result import FinishReason
 from runner.core.sides import sides
-from runner.engines.base import Capability, Completion, EngineReport, Event, Request, RequestId
+from runner.engines.base import Capability, Completion, EngineReport, Event, NotOffered, Request, RequestId
 from runner.engines.driver import Driver
 from runner.serving.counters import Counters
 from runner.serving.name import accepted_names, served_name
@@ -121,7 +121,7 @@ class Gateway:
                 503, "the server is being stopped and takes no new requests", retry_s=math.ceil(self.task.drain_s)
             )
         self.check_rows(rows)
-        most, now = self.task.max_open, self.counters.open
+        most, now = self.task.max_open, self.open
         if now + rows > most:
             raise Refusal(
                 429, f"{now} completions are under way or waiting, {most} at most: try again later",
@@ -165,6 +165,11 @@ class Gateway:
         self._clients.discard(client)
 
     @property
+    def open(self) -> int:
+        """How many completions are under way or waiting."""
+        return sum(client.places for client in self._clients)
+
+    @property
     def is_idle(self) -> bool:
         """Whether no client waits for an answer."""
         return not self._clients
@@ -182,8 +187,8 @@ class ClientRequest:
         self.gateway = gateway
         self.events: asyncio.Queue[ClientEvent] = asyncio.Queue()
         self.left = 0  # completions that are still to come
-        self._ids: list[int] = []
-        self._rows = 0  # places that it holds among the open completions
+        self._ids: list[RequestId] = []
+        self.places = 0  # that it holds among the open completions
         self._scores_follow = False
         self._is_closed = False
         self.deadline = gateway.loop.time() + gateway.task.timeout_s
@@ -200,31 +205,22 @@ class ClientRequest:
         reads does not matter.
         """
         self.gateway.admit(rows)
-        self._rows, self.gateway.counters.open = rows, self.gateway.counters.open + rows
-        self._scores_follow = scores_follow
+        self.places, self._scores_follow = rows, scores_follow
         self.gateway.add_client(self)
 
     def arrive(self, event: ClientEvent) -> None:
         """Take an event, in the event loop."""
         self.events.put_nowait(event)
         if isinstance(event, Completion) and (event.logprobs is not None or not self._scores_follow):
-            self._free(1)
-
-    def _free(self, places: int) -> None:
-        places = min(places, self._rows)
-        self._rows -= places
-        self.gateway.counters.open -= places
+            self.places = max(0, self.places - 1)
 
     def _submit(self, requests: Sequence[Request]) -> None:
         gateway = self.gateway
-        for request in requests:
-            assert isinstance(request.id, int)
-            missing = sorted(request.needs - gateway.capabilities)
-            if missing:
-                raise Refusal(400, f"this model does not offer {', '.join(missing)}")
-            self._ids.append(request.id)
+        self._ids += [request.id for request in requests]
         try:  # together, so that an answer does not depend on which of its requests arrives first
             gateway.driver.submit_all(requests, lambda event: gateway.take_event(self, event))
+        except NotOffered as error:
+            raise Refusal(400, f"this model does not offer {', '.join(error.missing)}") from error
         except ConfigError as error:
             raise Refusal(400, str(error)) from error
         except JobFailed as error:
@@ -271,7 +267,7 @@ class ClientRequest:
         limit = f"{self.gateway.task.timeout_s:g} s (task.timeout_s)"
         self.events.put_nowait(Refusal(504, f"the answer was not complete after {limit}: it was cancelled"))
         self._cancel()  # now, since a client that does not read may never take the event
-        self._free(self._rows)
+        self.places = 0
 
     def close(self) -> None:
         """Cancel all that is still under way, before the engine's next pass."""
@@ -279,7 +275,6 @@ class ClientRequest:
         self._is_closed = True
         if self.left:
             self._cancel()
-        self._free(self._rows)
         self.gateway.remove_client(self)
 
     def _cancel(self) -> None:

@@ -92,7 +92,7 @@ class Server:
                 if not self.driver.is_alive:
                     raise JobFailed("the engine has ended, see the log")
             if ticks % (10 * LOG_EVERY) == 0:
-                logged = _log_progress(gateway.counters, logged)
+                logged = _log_progress(gateway, logged)
         gateway.is_draining = True
         if not gateway.is_idle:
             log.info("stopping: open answers have %g s to finish (a second signal ends them)", self.task.drain_s)
@@ -110,12 +110,13 @@ def _allow_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _log_progress(counters: Counters, before: tuple[int, int]) -> tuple[int, int]:
+def _log_progress(gateway: Gateway, before: tuple[int, int]) -> tuple[int, int]:
+    counters = gateway.counters
     now = counters.requests, counters.new_tokens
     if now != before:
         requests, tokens = now[0] - before[0], now[1] - before[1]
         log.info(
             "%d requests and %d new tokens in the last %d s · %d open · %.0f tok/s",
-            requests, tokens, LOG_EVERY, counters.open, counters.tok_per_s,
+            requests, tokens, LOG_EVERY, gateway.open, counters.tok_per_s,
         )  # fmt: skip
     return now

@@ -84,7 +84,7 @@ def test_a_refused_request_leaves_no_state() -> None:
     with Refusing() as session:
         with pytest.raises(ValueError, match="no"):
             session.submit(Request(0, "no"))
-        with pytest.raises(ConfigError, match="request 0 asks for log-probabilities of a continuation, which this eng"):
+        with pytest.raises(ConfigError, match="request 0 needs log-probabilities of a continuation, which this eng"):
             session.submit(Request(0, "yes", continuation="x"))
         assert session.idle
         session.submit(Request(0, "yes"))

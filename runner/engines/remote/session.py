@@ -21,7 +21,7 @@ from runner.engines.remote.model import RemoteModel
 from runner.engines.remote.scoring import ScoredContinuation
 from runner.engines.remote.server import KEPT, ServerConnection
 from runner.engines.remote.server_text import AnswerText, Secret, token_count
-from runner.engines.session import Session
+from runner.engines.session import Listener, Session
 
 TICK_S = 0.2  # how long a step waits for events
 ABORT_REASONS = ("error", "abort", "aborted", "cancelled")  # finish reasons of servers for incomplete answers
@@ -135,9 +135,9 @@ class ApiSession(Session):
         self._queue: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
         self._failed: BaseException | None = None
 
-    def submit_all(self, requests: Sequence[Request]) -> None:
+    def submit_all(self, requests: Sequence[Request], listener: Listener | None = None) -> None:
         """Submit requests, and wake a step that waits for events."""
-        super().submit_all(requests)
+        super().submit_all(requests, listener)
         self._queue.put(None)
 
     def cancel(self, request_id: RequestId) -> None:

@@ -21,8 +21,17 @@ from runner.core.errors import ConfigError
 from runner.core.loaded import lines
 from runner.engines import open_engine
 from runner.engines.arithmetic import Arithmetic
-from runner.engines.base import Capability, Completion, EngineReport, Event, Prompt, Request, RequestId
-from runner.engines.contract import gather, require_among
+from runner.engines.base import (
+    Capability,
+    Completion,
+    EngineReport,
+    Event,
+    Prompt,
+    Request,
+    RequestId,
+    require_among,
+)
+from runner.engines.contract import gather
 from runner.engines.kinds import kind_of
 from runner.engines.session import Session
 from runner.engines.stats import EngineStats

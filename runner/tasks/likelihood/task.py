@@ -21,8 +21,8 @@ from runner.core.result import Likelihood, Result, Sample
 from runner.datasets.chosen import cluster_hashes
 from runner.datasets.given import Form, Given, given_sha256, load_given
 from runner.datasets.gsm8k import describe
-from runner.engines.base import Capability, Completion, EngineReport, Request
-from runner.engines.contract import Engine, require_among
+from runner.engines.base import Capability, Completion, EngineReport, Request, require_among
+from runner.engines.contract import Engine
 from runner.engines.kinds import kind_of
 from runner.scorers.divergence import Divergence
 from runner.scorers.likelihoods import WINDOWS, figures

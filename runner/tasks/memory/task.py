@@ -21,8 +21,7 @@ from runner.core.errors import ConfigError, JobFailed
 from runner.core.files import write_atomically
 from runner.core.progress import Progress
 from runner.core.result import RepeatLog, Result
-from runner.engines.base import Capability
-from runner.engines.contract import require_among
+from runner.engines.base import Capability, require_among
 from runner.engines.kinds import kind_of
 from runner.store.jobs import Job
 from runner.tasks.base import Context, Inputs, Uses, own_config

@@ -297,7 +297,7 @@ def test_what_a_session_refuses(engine: LocalEngine) -> None:
     session.submit(Request(0, "x"))
     with pytest.raises(ConfigError, match="request 0 is under way already"):
         session.submit(Request(0, "y"))
-    with pytest.raises(ConfigError, match="request 1 asks for branches, which this engine does not offer"):
+    with pytest.raises(ConfigError, match="request 1 needs branches, which this engine does not offer"):
         session.submit(Request(1, "x", branches=("a", "b")))
     with pytest.raises(ConfigError, match=r"temperature=-1: must be 0, or lie in 1e-10\.\.10"):
         Request(1, "x", sampling=Sampling(temperature=-1))
