@@ -86,13 +86,15 @@ class ForeignLaunch:
     name: str  # as in hydra/launcher=NAME
     plan: list[PlannedJob]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    interrupted: bool = False
     _jobs: dict[int, Job] = field(default_factory=dict)
     _before: dict[int, tuple[Record | None, int]] = field(default_factory=dict)
     _relaunched: set[int] = field(default_factory=set)
 
-    def run(self, numbers: list[int]) -> None:
-        """Launch the jobs; after a broken launch, launch the running ones again one by one, so that only one fails."""
+    def run(self, numbers: list[int]) -> bool:
+        """Run the jobs; return whether the user stopped them.
+
+        After a broken launch, the running ones are launched again one by one, so that only one fails.
+        """
         self._jobs = {number: job for number in numbers if (job := self.plan[number].job) is not None}
         self._before = {number: (_record(job), _started_ns(job)) for number, job in self._jobs.items()}
         batches = deque([numbers])
@@ -107,11 +109,11 @@ class ForeignLaunch:
                 try:
                     self._launch(batch)
                 except KeyboardInterrupt:
-                    self.interrupted = True
                     self._stop(batch)
-                    return
+                    return True
                 except Exception as error:  # noqa: BLE001  # each launcher raises its own error when a process dies
                     batches.extendleft(reversed(self._batches_after_break(batch, error)))
+        return False
 
     def _launch(self, batch: list[int]) -> None:
         jobs = [self.plan[number] for number in batch]

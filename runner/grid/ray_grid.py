@@ -10,20 +10,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.config.hydra import as_yaml
-from runner.core import signals
 from runner.core.console import say
 from runner.core.errors import JobHeld, RunnerError, check_least
 from runner.core.result import Status
+from runner.grid.executor import Executor
 from runner.grid.plan import Outcome, PlannedJob, outcome_of_error, predicted_need
 from runner.grid.ray_jobs import Assignment, Delivery, Mailbox, SharedFile, do_job
-from runner.grid.show import GridView
 from runner.run import must_start_anew
 from runner.store import sent_jobs
 from runner.store.jobs import Job
 from runner.tasks.base import task_of
 
 POLL_S = 0.5
-GRACE_S = 30.0  # how long jobs may take to end after Ctrl-C, before their processes are killed
 MIB = 2**20
 
 
@@ -75,28 +73,21 @@ def largest_node(nodes: list[dict[str, Any]]) -> dict[str, float]:
     return largest
 
 
-@dataclass
-class RayJobs:
+@dataclass(kw_only=True)
+class RayJobs(Executor):
     """Submits the jobs of a grid, follows them, and records how each one ends."""
 
-    plan: list[PlannedJob]
-    outcomes: dict[int, Outcome]
-    view: GridView
     request: RayRequest
     shared: SharedFile
-    todo: list[int]
     at_once: int
-    job_timeout_s: float | None = None
+    _todo: list[int] = field(default_factory=list)
     _running: dict[Any, int] = field(default_factory=dict)  # Ray's reference -> the number of the job
     _since: dict[int, float] = field(default_factory=dict)  # when a running job was first heard of
     _late: set[int] = field(default_factory=set)
     _restarts: dict[int, int] = field(default_factory=dict)
-    _stop_requests: int = 0
-    _stop_requested_at: float = 0.0
-    _is_stopping: bool = False  # the jobs have been told
 
     def run(self) -> bool:
-        """Run all jobs, until the user stops them; return whether the user did."""
+        """Run all jobs, the longest ones first, until the user stops them; return whether the user did."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -106,31 +97,19 @@ class RayJobs:
         self.largest = largest_node(ray.nodes())  # type: ignore[no-untyped-call]
         for line in self.request.missing(self.largest):
             say(line)
-        ids = {self.plan[number].job_id for number in self.todo}
-        self.waits_for = {number: after for number in self.todo if (after := self.plan[number].after) in ids}
-        with signals.redirected_to(self._stop):
-            while self.todo or self._running:
-                self._submit()
-                if not self._step():
-                    break
-        return self._stop_requests > 0
+        self._todo = sorted(self.numbers, key=lambda number: -self.plan[number].cost)
+        return super().run()
 
     # ----------------------------------------------------------------------------------------------- submit
 
-    def _submit(self) -> None:
+    def submit(self) -> None:
         """Submit the jobs that may start now."""
-        for number in [] if self._stop_requests else list(self.todo):
+        for number in list(self._todo):
             if len(self._running) >= self.at_once:
                 return
-            if not self._waits(number):
-                self.todo.remove(number)
+            if not self.waits(number):
+                self._todo.remove(number)
                 self._submit_one(number)
-
-    def _waits(self, number: int) -> bool:
-        """Whether a job needs another one that has not ended."""
-        needed = self.waits_for.get(number)
-        others = (it for it in (*self.todo, *self._running.values()) if it != number)
-        return needed is not None and any(self.plan[it].job_id == needed for it in others)
 
     def _submit_one(self, number: int) -> None:
         planned = self.plan[number]
@@ -158,16 +137,11 @@ class RayJobs:
 
     # ----------------------------------------------------------------------------------------------- follow
 
-    def _step(self) -> bool:
-        """Follow the jobs for a moment; False when nothing is left to wait for."""
+    def poll(self) -> bool:
+        """Take the news of the jobs; False when nothing is left to wait for."""
         import ray
 
-        if self._stop_requests and not self._is_stopping:
-            self._is_stopping = True
-            self.mailbox.stop.remote()
-            self._cancel(only_waiting=True)
-        if self._stop_requests and (self._stop_requests > 1 or time.monotonic() - self._stop_requested_at > GRACE_S):
-            self._give_up()
+        if self.stop_requests and not self._running:
             return False
         ended, _ = (
             ray.wait([*self._running], num_returns=len(self._running), timeout=POLL_S) if self._running else ([], [])
@@ -175,9 +149,11 @@ class RayJobs:
         self._read_mail()
         for reference in ended:
             self._collect(reference, self._running.pop(reference))
-        self._end_late_jobs()
-        self.view.tick()
-        return not self._stop_requests or bool(self._running)
+        for reference, number in self._running.items():
+            if number in self._since and number not in self._late and self.is_late(self._since[number]):
+                self._late.add(number)
+                ray.cancel(reference, force=True)
+        return bool(self._running or self._todo)
 
     def _read_mail(self) -> None:
         import ray
@@ -195,17 +171,6 @@ class RayJobs:
                 with suppress(JobHeld):  # by another process, which has samples of its own
                     sent_jobs.keep(packed, _job(self.plan[number]))
 
-    def _end_late_jobs(self) -> None:
-        import ray
-
-        if self.job_timeout_s is None:
-            return
-        for reference, number in self._running.items():
-            since = self._since.get(number)
-            if since is not None and number not in self._late and time.monotonic() - since > self.job_timeout_s:
-                self._late.add(number)
-                ray.cancel(reference, force=True)
-
     def _collect(self, reference: Any, number: int) -> None:
         """Record how a job ended; one whose node died runs again."""
         import ray
@@ -215,7 +180,7 @@ class RayJobs:
         try:
             outcome = self._take(planned, ray.get(reference))
         except ray.exceptions.TaskCancelledError:
-            if self._stop_requests and number not in self._since:
+            if self.stop_requests and number not in self._since:
                 return  # it has not begun
             outcome = self._death(planned, is_late, "cancelled")
         except (
@@ -231,17 +196,16 @@ class RayJobs:
         except RunnerError as error:  # its files could not be stored or logged here
             outcome = outcome_of_error(error)
         self._since.pop(number, None)
-        self.outcomes[number] = outcome
-        self.view.ended(number, outcome)
+        self.record(number, outcome)
 
     def _runs_again(self, number: int) -> bool:
         """Put a job back whose node has died, unless that has happened too often."""
         self._restarts[number] = self._restarts.get(number, 0) + 1
-        if self._stop_requests or self._restarts[number] > self.request.max_restarts:
+        if self.stop_requests or self._restarts[number] > self.request.max_restarts:
             return False
         say(f"the node of {self.view.labels[number]} has died: it runs again on another one")
         self._since.pop(number, None)
-        self.todo.insert(0, number)
+        self._todo.insert(0, number)
         return True
 
     def _take(self, planned: PlannedJob, delivery: Delivery) -> Outcome:
@@ -257,38 +221,34 @@ class RayJobs:
             outcome.record = None
         if outcome.status is not Status.KILLED:
             return outcome
-        if self._stop_requests:
+        if self.stop_requests:
             return outcome
         return planned.record_death(Status.FAILED, "its process got a signal on its node")
 
     def _death(self, planned: PlannedJob, is_late: bool, words: str) -> Outcome:
         """Record the end of a job whose process could not do so."""
-        if self._stop_requests and not is_late:
+        if self.stop_requests and not is_late:
             return planned.record_death(Status.KILLED, "interrupted")
-        reason = f"still running after job_timeout_s={self.job_timeout_s:g}" if is_late else words
-        return planned.record_death(Status.FAILED, reason)
+        return planned.record_death(Status.FAILED, self.why_late if is_late else words)
 
     # ------------------------------------------------------------------------------------------------- stop
 
-    def _stop(self) -> None:
-        """Note a signal: the first one ends the jobs as Ctrl-C does, the second one kills them."""
-        self._stop_requests += 1
-        self._stop_requested_at = time.monotonic()
+    def cancel(self) -> None:
+        """Have the jobs end as after Ctrl-C, and those that wait for a place not begin."""
+        import ray
 
-    def _cancel(self, only_waiting: bool) -> None:
-        """Cancel jobs; one that waits for a place never runs."""
+        self.mailbox.stop.remote()
+        for reference, number in self._running.items():
+            if number not in self._since:
+                ray.cancel(reference)
+
+    def kill(self) -> None:
+        """Kill the processes of the jobs that have not ended after Ctrl-C, and record their deaths."""
         import ray
 
         for reference, number in self._running.items():
-            if number not in self._since or not only_waiting:
-                ray.cancel(reference, force=not only_waiting)
-
-    def _give_up(self) -> None:
-        """Kill the processes of the jobs that have not ended after Ctrl-C, and record their deaths."""
-        self._cancel(only_waiting=False)
-        for number in self._running.values():
-            self.outcomes[number] = self.plan[number].record_death(Status.KILLED, "killed")
-            self.view.ended(number, self.outcomes[number])
+            ray.cancel(reference, force=True)
+            self.record(number, self.plan[number].record_death(Status.KILLED, "killed"))
         self._running.clear()
 
 

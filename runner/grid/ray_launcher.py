@@ -61,12 +61,12 @@ class RayLauncher(PlanLauncher):
         # Ray prints what happens to its nodes; stdout is for the grid's result
         with redirect_stdout(sys.stderr), connected(self.address), shared_file(Path(settings.output_dir)) as shared:
             return RayJobs(
-                plan,
-                outcomes,
-                view,
-                self.request,
-                shared,
-                todo=sorted(numbers, key=lambda number: -plan[number].cost),
+                plan=plan,
+                numbers=numbers,
+                view=view,
+                outcomes=outcomes,
+                request=self.request,
+                shared=shared,
                 at_once=len(numbers) if settings.workers == AUTO else int(settings.workers),
                 job_timeout_s=settings.job_timeout_s,
             ).run()

@@ -178,9 +178,7 @@ class GridSweeper(Sweeper):
                     if numbers and isinstance(self.launcher, PlanLauncher):
                         interrupted = self.launcher.run_plan(grid.plan, numbers, grid.outcomes)
                     elif numbers:
-                        launch = ForeignLaunch(self.launcher, name, grid.plan, grid.outcomes)
-                        launch.run(numbers)
-                        interrupted = launch.interrupted
+                        interrupted = ForeignLaunch(self.launcher, name, grid.plan, grid.outcomes).run(numbers)
             except KeyboardInterrupt:
                 interrupted = True
             finally:

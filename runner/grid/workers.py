@@ -13,25 +13,22 @@ import socket
 import subprocess
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from runner.config.hydra import as_yaml
-from runner.core import child, signals
+from runner.core import child
 from runner.core.progress import ProgressState
 from runner.core.result import Status
 from runner.grid import forking
-from runner.grid.plan import Outcome, PlannedJob, group
-from runner.grid.show import GridView
+from runner.grid.executor import Executor
+from runner.grid.plan import Outcome, group
 
 START = "from runner.grid.worker import main; main()"
 POLL_S = 0.2
 LAST_LINES = 5
-GRACE_S = 30.0  # how long a job may take to end after Ctrl-C, before it is killed
 DIE_S = 2.0  # how long the copy of a killed worker may take to die
 LEAVE_S = 10.0  # how long a released worker may take to exit, before it is killed
 
@@ -56,43 +53,34 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-@dataclass
-class WorkerPool:
+@dataclass(kw_only=True)
+class WorkerPool(Executor):
     """Gives the jobs of a grid to worker processes and records how each one ends."""
 
-    plan: list[PlannedJob]
-    numbers: list[int]  # the jobs of the plan that have to run
     workers_wanted: int
     log_folder: Path
-    view: GridView
-    job_timeout_s: float | None = None
     shares_groups: bool = False  # whether an idle worker takes jobs of another one's group
     fresh: bool = False  # a process for every job, so that no earlier job affects its memory figures
     gpus: int = 0
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
     _workers: list[Worker] = field(default_factory=list)
     _leaving: list[Worker] = field(default_factory=list)  # released, but their processes have not exited yet
     _groups: deque[deque[int]] = field(default_factory=deque)
     _held_elsewhere: list[int] = field(default_factory=list)  # another process is doing them: tried again at the end
     _waiting: set[int] = field(default_factory=set)  # jobs that are tried again, and now wait for the other process
-    _stop_requests: int = 0  # how often the user has asked to stop
-    _stop_requested_at: float = 0.0
     _started: int = 0
 
     def run(self) -> bool:
-        """Run all jobs, until the user stops them; return whether the user did. `outcomes` says how each ended."""
+        """Run all jobs, until the user stops them; return whether the user did."""
         self.log_folder.mkdir(parents=True, exist_ok=True)
         self._groups = group(self.plan, self.numbers)
-        with self._counting_interrupts():
-            try:
-                while self._step():
-                    self.view.tick()
-            finally:
-                for worker in (*self._workers, *self._leaving):
-                    worker.kill()
-                    worker.process.wait()
-                    worker.connection.close()
-        return self._stop_requests > 0
+        return super().run()
+
+    def close(self) -> None:
+        """Kill what is left."""
+        for worker in (*self._workers, *self._leaving):
+            worker.kill()
+            worker.process.wait()
+            worker.connection.close()
 
     def _take_ready_group(self) -> deque[int] | None:
         """Take the next group whose first job need not wait for an unfinished job; None while all have to wait.
@@ -100,24 +88,12 @@ class WorkerPool:
         When no worker has a job, the jobs that they wait for have failed: then the first group is taken, and each of
         its jobs reports that itself.
         """
-        ready = next((it for it in self._groups if not all(map(self._waits, it))), None)
+        ready = next((it for it in self._groups if not all(map(self.waits, it))), None)
         if ready is None and self._groups and self._all_idle:
             ready = self._groups[0]
         if ready is not None:
             self._groups.remove(ready)
         return ready
-
-    @cached_property
-    def _numbers_of(self) -> dict[str, list[int]]:
-        """Return the jobs to do by their ids."""
-        found: dict[str, list[int]] = {}
-        for number in self.numbers:
-            found.setdefault(self.plan[number].job_id, []).append(number)
-        return found
-
-    def _waits(self, number: int) -> bool:
-        """Whether a job needs another one that has not ended."""
-        return any(it not in self.outcomes for it in self._numbers_of.get(self.plan[number].after, ()))
 
     @property
     def _all_idle(self) -> bool:
@@ -128,23 +104,26 @@ class WorkerPool:
         giver = max(self._workers, key=lambda worker: len(worker.todo), default=None)
         if giver is None or not self.shares_groups:
             return deque()
-        share = [number for number in giver.todo if not self._waits(number)][1::2]
+        share = [number for number in giver.todo if not self.waits(number)][1::2]
         for number in share:
             giver.todo.remove(number)
         return deque(share)
 
     # ------------------------------------------------------------------------------- one step
 
-    def _step(self) -> bool:
-        """Start workers, receive their messages, enforce limits; False when there is nothing left to do."""
+    def submit(self) -> None:
+        """Start workers, and give each its first job."""
         if not self._groups and self._held_elsewhere and not self._workers:
             self._waiting |= set(self._held_elsewhere)
             self._groups, self._held_elsewhere = group(self.plan, self._held_elsewhere), []
         # a released worker may still have its base in memory: it counts until its process has exited
-        while not self._stop_requests and len(self._workers + self._leaving) < self.workers_wanted:
+        while len(self._workers + self._leaving) < self.workers_wanted:
             if not (members := self._take_ready_group() or self._take_share()):
                 break
             self._start(members)
+
+    def poll(self) -> bool:
+        """Receive messages, assign the next jobs, enforce limits; False when there is nothing left to do."""
         if not self._workers and not self._leaving:
             return False
         by_connection: dict[object, Worker] = {worker.connection: worker for worker in self._workers}
@@ -152,9 +131,20 @@ class WorkerPool:
             self._receive(by_connection[ready])
         for worker in [it for it in self._workers if it.current is None]:
             self._assign_next_job(worker)
-        self._enforce_limits()
+        self._remove_dead_workers()
         self._remove_ended_workers()
         return True
+
+    def cancel(self) -> None:
+        """Interrupt the jobs; the workers end with them."""
+        for worker in self._workers:
+            worker.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the workers that have jobs."""
+        for worker in [it for it in self._workers if it.current is not None]:
+            worker.kill()
+            self._handle_death(worker)
 
     def _receive(self, worker: Worker) -> None:
         try:
@@ -181,15 +171,15 @@ class WorkerPool:
             outcome = self.plan[number].record_death(
                 Status.KILLED, outcome.message
             )  # Ctrl-C may have cut its record short
-            outcome = outcome if self._stop_requests else replace(outcome, exit_code=1)  # 130 is for the user's Ctrl-C
-        self._record_outcome(number, outcome)
+            outcome = outcome if self.stop_requests else replace(outcome, exit_code=1)  # 130 is for the user's Ctrl-C
+        self.record(number, outcome)
 
     def _assign_next_job(self, worker: Worker) -> None:
         """Give the worker its next job, from its group or another one; release it if there is none.
 
         While all of its jobs wait for those of other workers, it waits, too, and keeps its base.
         """
-        if self._stop_requests or (self.fresh and worker.jobs_given and not self._forks):
+        if self.stop_requests or (self.fresh and worker.jobs_given and not self._forks):
             self._release(worker)
             return
         if not worker.todo:
@@ -197,7 +187,7 @@ class WorkerPool:
         if not worker.todo:
             self._release(worker)
             return
-        number = next((it for it in worker.todo if not self._waits(it)), None)
+        number = next((it for it in worker.todo if not self.waits(it)), None)
         if number is None and not self._all_idle:
             return
         number = worker.current = worker.todo[0] if number is None else number
@@ -211,10 +201,6 @@ class WorkerPool:
             worker.connection.send((planned.config, as_yaml(planned.composed), number in self._waiting))
         except OSError:
             self._handle_death(worker)
-
-    def _record_outcome(self, number: int, outcome: Outcome) -> None:
-        self.outcomes[number] = outcome
-        self.view.ended(number, outcome)
 
     # ------------------------------------------------------------------------ start, release, die
 
@@ -257,13 +243,13 @@ class WorkerPool:
         self._leaving.append(worker)
 
     def _requeue(self, worker: Worker) -> None:
-        if worker.todo and not self._stop_requests:
+        if worker.todo and not self.stop_requests:
             self._groups.appendleft(worker.todo)
 
     def _remove_ended_workers(self) -> None:
         """Remove released workers that have exited, and kill those that take too long."""
         for worker in list(self._leaving):
-            if self._stop_requests > 1 or time.monotonic() - worker.since > LEAVE_S:
+            if self.stop_requests > 1 or time.monotonic() - worker.since > LEAVE_S:
                 worker.kill()
                 worker.process.wait()
             if worker.process.poll() is not None:
@@ -273,7 +259,7 @@ class WorkerPool:
     def _handle_death(self, worker: Worker, why: str = "") -> None:
         """Record the current job of a dead worker as failed, and leave its other jobs to a new worker."""
         with suppress(subprocess.TimeoutExpired):  # its connection may close a little before the process exits
-            worker.process.wait(timeout=0 if self._stop_requests > 1 else 2)
+            worker.process.wait(timeout=0 if self.stop_requests > 1 else 2)
         worker.kill()
         code = worker.process.wait()
         with suppress(EOFError, OSError):  # it may have sent its job's outcome before it died
@@ -284,40 +270,24 @@ class WorkerPool:
         self._workers.remove(worker)
         worker.connection.close()
         if worker.current is not None:
-            if self._stop_requests:
+            if self.stop_requests:
                 outcome = self.plan[worker.current].record_death(Status.KILLED, "killed")
             else:
                 lines = child.last_lines(worker.log, LAST_LINES, worker.log_from)  # what it printed during this job
                 last_words = "".join(f"\n    | {line}" for line in lines)
                 message = f"{why or f'the worker {child.describe_exit(code)}'}{last_words}"
                 outcome = self.plan[worker.current].record_death(Status.FAILED, message)
-            self._record_outcome(worker.current, outcome)
+            self.record(worker.current, outcome)
         self._requeue(worker)
 
-    def _enforce_limits(self) -> None:
-        now = time.monotonic()
+    def _remove_dead_workers(self) -> None:
+        """Remove workers that have died, and kill those whose jobs take too long."""
         for worker in list(self._workers):
-            late = self.job_timeout_s is not None and now - worker.since > self.job_timeout_s
-            overdue = self._stop_requests > 1 or (self._stop_requests == 1 and now - self._stop_requested_at > GRACE_S)
             if worker.process.poll() is not None and not worker.connection.poll():  # all that it sent has been read
                 self._handle_death(worker)
-            elif worker.current is not None and (late or overdue):
+            elif worker.current is not None and self.is_late(worker.since):
                 worker.kill()
-                self._handle_death(worker, f"still running after job_timeout_s={self.job_timeout_s:g}" if late else "")
-
-    @contextmanager
-    def _counting_interrupts(self) -> Iterator[None]:
-        """Count Ctrl-C: the first one lets the jobs record what they have, the second one kills them."""
-
-        def stop() -> None:
-            self._stop_requests += 1
-            self._stop_requested_at = time.monotonic()
-            if self._stop_requests == 1:
-                for worker in self._workers:
-                    worker.process.send_signal(signal.SIGTERM)
-
-        with signals.redirected_to(stop):
-            yield
+                self._handle_death(worker, self.why_late)
 
 
 def _gpu(number: int) -> str:

@@ -41,6 +41,10 @@ def planned(make_config: Make, task: TaskConfig, **groups: Any) -> PlannedJob:
     return PlannedJob([], config, resolved=resolve(config))
 
 
+def pool_of(plan: list[PlannedJob], folder: Path) -> WorkerPool:
+    return WorkerPool(plan=plan, numbers=[*range(len(plan))], view=GridView([], 0), workers_wanted=2, log_folder=folder)
+
+
 def test_each_job_without_a_shared_base_counts(make_config: Make, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cores", lambda: 4)
     monkeypatch.setattr(machine, "gpu_models", list)
@@ -55,7 +59,7 @@ def test_a_job_waits_for_its_reference_if_the_grid_has_it(make_config: Make, tmp
     plan = [planned(make_config, Gsm8kConfig()) for _ in range(4)]
     for number, (job_id, after) in enumerate([("a", "c"), ("b", "elsewhere"), ("c", ""), ("d", "c")]):
         plan[number].job, plan[number].after = Job(job_id, tmp_path / job_id), after
-    pool = WorkerPool(plan, [0, 1, 2, 3], 2, tmp_path, GridView([], 0))
+    pool = pool_of(plan, tmp_path)
     pool._groups = group(plan, pool.numbers)
     first_two = [pool._take_ready_group(), pool._take_ready_group()]
     assert first_two == [deque([2]), deque([1])]
@@ -74,7 +78,7 @@ def test_an_idle_worker_takes_half_of_another_ones_jobs_but_none_that_waits(make
     for number, one in enumerate(plan):
         one.job = Job(f"job-{number}", tmp_path / str(number))
     plan[4].after, plan[5].after = "job-1", "elsewhere"
-    pool = WorkerPool(plan, list(range(6)), 2, tmp_path, GridView([], 0))
+    pool = pool_of(plan, tmp_path)
     busy = cast(Worker, SimpleNamespace(current=0, todo=deque([1, 2, 3, 4, 5])))
     pool._workers = [busy]
     assert pool._take_share() == deque(), "unless the user has asked for so many workers"

@@ -18,6 +18,7 @@ from runner.config.model import LocalModelConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.dtypes import Dtype
 from runner.grid import forking
+from runner.grid.show import GridView
 from runner.grid.workers import Worker, WorkerPool
 from runner.run import run
 
@@ -265,7 +266,7 @@ def test_only_linux_without_gpus_copies_a_process(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_new_worker_gets_the_gpu_of_a_dead_one() -> None:
-    pool = WorkerPool([], [], 2, Path(), None, gpus=2)  # type: ignore[arg-type]
+    pool = WorkerPool(plan=[], numbers=[], view=GridView([], 0), workers_wanted=2, log_folder=Path(), gpus=2)
     assert pool._least_used_gpu() == 0
     workers = [Worker(None, None, Path(), None, gpu) for gpu in (0, 1)]  # type: ignore[arg-type]
     pool._workers = workers[:1]

@@ -68,9 +68,9 @@ if os.environ.get("FAULTS"):
     stub.StubEngine.__init__, stub.StubSession._answer = remember, break_down
 
 if os.environ.get("FAULTS_GRACE_S"):  # how long a grid waits after Ctrl-C for its jobs to end
-    from runner.grid import workers
+    from runner.grid import executor
 
-    workers.GRACE_S = float(os.environ["FAULTS_GRACE_S"])
+    executor.GRACE_S = float(os.environ["FAULTS_GRACE_S"])
 """
 
 # Used like FAULTS. The clock of such a process jumps forth and back by hours, days and years, twice a second; sleeping
