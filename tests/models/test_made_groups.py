@@ -10,19 +10,16 @@ import pytest
 import torch
 from families import save_peft
 from intx_configs import INTX, class_of, intx_config
-from opening import adapt, load_base
-from resolving import check_format, predict
+from loading import Make, check_predicted_bytes, configure, load, logits, off
+from resolving import check_format
 from torch import nn
 from transformers import AutoModelForCausalLM, TorchAoConfig
 
 from runner.config.lora import PeftConfig
-from runner.config.model import LocalConfig
-from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError, DataError
 from runner.models import made_groups
 from runner.models.grouped import GroupedLinear
-from runner.models.load import Loaded
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.hqq import HqqConfig
 from runner.quantization.made_groups import BITS, MadeGroupsConfig
@@ -30,30 +27,8 @@ from runner.quantization.torchao import TorchaoIntxConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
-IDS = torch.arange(3, 40)[None]
-NONE = QuantizationConfig()
 DTYPES = (torch.float32, torch.bfloat16)
-
-
-def configure(make_config: Make, folder: Path, quantization: QuantizationConfig = NONE, **groups: Any) -> RunnerConfig:
-    model = LocalConfig(name=str(folder), device="cpu", dtype=groups.pop("dtype", Dtype.bfloat16))
-    return make_config(model=model, quantization=quantization, **groups)
-
-
-def load(make_config: Make, folder: Path, quantization: QuantizationConfig = NONE, **groups: Any) -> Loaded:
-    config = configure(make_config, folder, quantization, **groups)
-    return adapt(load_base(config), config)
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        return model(IDS).logits.float()
-
-
-def off(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 def published(weight: torch.Tensor, bits: int, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -169,10 +144,7 @@ def test_the_layers_are_counted_and_take_the_bytes_that_were_predicted(
     assert made.facts["quantized"] == f"{choice.name}: 14 of 15 linear layers (14 {class_of(choice)})"
     assert made.facts["left_alone"] == "lm_head"
     assert made.metrics["parameters"] == plain.metrics["parameters"]
-    predicted = predict(configure(make_config, folder, choice, dtype=dtype), 1, 8, 8)
-    assert predicted is not None
-    buffers = sum(one.nbytes for one in made.model.buffers())
-    assert sum(predicted.weights.values()) == sum(made.bytes_by_dtype.values()) - buffers
+    check_predicted_bytes(made, configure(make_config, folder, choice, dtype=dtype))
     layers = [one for one in made.model.modules() if isinstance(one, GroupedLinear)]
     codes = sum(one.weight.nbytes for one in layers)
     assert codes * 8 == choice.bits * sum(one.numbers for one in layers)

@@ -10,45 +10,17 @@ from typing import Any
 import pytest
 import torch
 from intx_configs import INTX, class_of, intx_config
-from opening import adapt, load_base
-from resolving import predict
+from loading import NONE, Make, check_predicted_bytes, configure, load, logits, off
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
 
-from runner.config.model import LocalConfig
-from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
-from runner.models.load import Loaded
-from runner.quantization.base import QuantizationConfig
 from runner.quantization.torchao import TorchaoIntxConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
-IDS = torch.arange(3, 40)[None]
-NONE = QuantizationConfig()
-
-
-def configure(make_config: Make, folder: Path, quantization: QuantizationConfig = NONE, **groups: Any) -> RunnerConfig:
-    model = LocalConfig(name=str(folder), device="cpu", dtype=groups.pop("dtype", Dtype.bfloat16))
-    return make_config(model=model, quantization=quantization, **groups)
-
-
-def load(make_config: Make, folder: Path, quantization: QuantizationConfig = NONE, **groups: Any) -> Loaded:
-    config = configure(make_config, folder, quantization, **groups)
-    return adapt(load_base(config), config)
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        return model(IDS).logits.float()
-
-
-def off(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +60,7 @@ def test_torchaos_own_checkpoint_is_recognised_and_held_in_as_many_bits(
         assert torch.equal(logits(loaded.model), logits(made.model))
         assert off(logits(loaded.model), logits(theirs)) < 1e-2
         assert loaded.bytes_by_dtype == made.bytes_by_dtype
-        predicted = predict(configure(make_config, folder, wanted), 1, 8, 8)
-        assert predicted is not None
-        buffers = sum(one.nbytes for one in loaded.model.buffers())
-        assert sum(predicted.weights.values()) == sum(loaded.bytes_by_dtype.values()) - buffers
+        check_predicted_bytes(loaded, configure(make_config, folder, wanted))
 
 
 def test_other_integers_of_torchao_are_left_to_it(make_config: Make, stored: Callable[..., Path]) -> None:

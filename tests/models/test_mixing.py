@@ -11,43 +11,23 @@ import pytest
 import torch
 from families import save_peft, save_pth
 from families import settings as family_settings
-from opening import adapt, load_base
+from loading import Make, configure, load, logits
 from resolving import predict
 
 from runner.config.lora import PeftConfig, PthConfig
-from runner.config.model import LocalConfig
-from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
-from runner.models.load import Loaded
 from runner.quantization import CHOICES
 from runner.quantization.base import CheckpointSource, QuantizationConfig
 from runner.quantization.bitsandbytes import Int8Config, Nf4Config
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
-IDS = torch.arange(3, 40)[None]
 QUANTIZING = sorted(
     name for name, kind in CHOICES.items() if kind.source is CheckpointSource.plain and kind.quantizes_layers()
 )
 LAYERS = 14  # of the tiny model: two blocks of seven
-
-
-def configure(make_config: Make, folder: Path, quantization: QuantizationConfig, **groups: Any) -> RunnerConfig:
-    model = LocalConfig(name=str(folder), device="cpu", dtype=groups.pop("dtype", Dtype.bfloat16))
-    return make_config(model=model, quantization=quantization, **groups)
-
-
-def load(make_config: Make, folder: Path, quantization: QuantizationConfig, **groups: Any) -> Loaded:
-    config = configure(make_config, folder, quantization, **groups)
-    return adapt(load_base(config), config)
-
-
-def logits(loaded: Loaded) -> torch.Tensor:
-    with torch.inference_mode():
-        return loaded.model(IDS).logits.float()
 
 
 @pytest.mark.parametrize("name", QUANTIZING)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from families import save_peft, save_pth
 from families import settings as family_settings
-from opening import adapt, load_base
+from loading import NONE, Make, configure, load, logits
 from resolving import check_format, predict
 
 from runner.checkpoints import footprint
@@ -35,25 +35,7 @@ from runner.quantization.torchao import Int8DynamicConfig, TorchaoFloat8Config, 
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
-IDS = torch.arange(3, 40)[None]
-NONE = QuantizationConfig()
-
-
-def configure(make_config: Make, folder: Path, quantization: QuantizationConfig = NONE, **groups: Any) -> RunnerConfig:
-    model = LocalConfig(name=str(folder), device="cpu", dtype=groups.pop("dtype", Dtype.bfloat16))
-    return make_config(model=model, quantization=quantization, **groups)
-
-
-def load(make_config: Make, folder: Path, quantization: QuantizationConfig = NONE, **groups: Any) -> Loaded:
-    config = configure(make_config, folder, quantization, **groups)
-    return adapt(load_base(config), config)
-
-
-def logits(loaded: Loaded) -> torch.Tensor:
-    with torch.inference_mode():
-        return loaded.model(IDS).logits.float()
 
 
 def loaded_bytes(loaded: Loaded) -> int:

@@ -10,14 +10,11 @@ import hqq_checkpoints
 import pytest
 import torch
 from hqq_checkpoints import Tensors
-from opening import adapt, load_base
-from resolving import check_format, predict
+from loading import NONE, Make, check_predicted_bytes, configure, load, logits
+from resolving import check_format
 from torch import nn
 from transformers import AutoTokenizer
 
-from runner.config.model import LocalConfig
-from runner.config.root import RunnerConfig
-from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.core.heap import Heap
 from runner.engines.local.kernels import native
@@ -25,16 +22,12 @@ from runner.engines.local.matmul.groups import problem
 from runner.engines.local.matmul.quantized_layers import QuantizedLayers
 from runner.models.grouped import GroupedLinear
 from runner.models.hqq_layers import HqqLayout
-from runner.models.load import Loaded
 from runner.quantization import read_format
-from runner.quantization.base import QuantizationConfig
 from runner.quantization.hqq import HqqConfig
 
 pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 
-Make = Callable[..., RunnerConfig]
 Saved = Callable[..., Path]
-IDS = torch.arange(3, 40)[None]
 DOWN = "model.layers.0.mlp.down_proj"
 
 
@@ -50,21 +43,6 @@ def saved(tmp_path: Path, tiny_llama: Path) -> Callable[..., Path]:
     return folder
 
 
-def configure(make_config: Make, folder: Path, choice: QuantizationConfig | None = None) -> RunnerConfig:
-    model = LocalConfig(name=str(folder), device="cpu", dtype=Dtype.bfloat16)
-    return make_config(model=model, quantization=choice or QuantizationConfig())
-
-
-def load(make_config: Make, folder: Path, choice: QuantizationConfig | None = None) -> Loaded:
-    config = configure(make_config, folder, choice)
-    return adapt(load_base(config), config)
-
-
-def logits(loaded: Loaded) -> torch.Tensor:
-    with torch.inference_mode():
-        return loaded.model(IDS).logits.float()
-
-
 @pytest.mark.parametrize(("bits", "group"), [(8, 64), (6, 32), (4, 64), (3, 64), (2, 16)])
 def test_it_is_what_the_same_numbers_made_here_are(
     make_config: Make, saved: Saved, saved_family: Saved, bits: int, group: int
@@ -72,17 +50,14 @@ def test_it_is_what_the_same_numbers_made_here_are(
     choice = HqqConfig(bits=bits, group_size=group)
     made = load(make_config, saved_family(), choice)
     folder = saved(bits=bits, group=group)
-    for wanted in (None, choice):
+    for wanted in (NONE, choice):
         loaded = load(make_config, folder, wanted)
         assert loaded.metrics["quantized_modules"] == 14
         assert "14 of 15 linear layers (14 GroupedLinear)" in loaded.facts["quantized"]
         assert loaded.facts["checkpoint"] == f"quantized already: hqq by hqq (bits={bits}, group_size={group})"
         assert torch.equal(logits(loaded), logits(made))
         assert loaded.metrics["parameters"] == made.metrics["parameters"]
-        predicted = predict(configure(make_config, folder, wanted), 1, 8, 8)
-        assert predicted is not None
-        buffers = sum(one.nbytes for one in loaded.model.buffers())
-        assert sum(predicted.weights.values()) == sum(loaded.bytes_by_dtype.values()) - buffers
+        check_predicted_bytes(loaded, configure(make_config, folder, wanted))
 
 
 @pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")

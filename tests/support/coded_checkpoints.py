@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import quantized_llama
 import torch
-from families import settings as family_settings
+from quantized_llama import Tensors, compressed_tensors
 
 TOKEN: dict[str, Any] = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "dynamic": True}
 GROUP: dict[str, Any] = TOKEN | {"strategy": "group", "group_size": 32}
@@ -18,15 +18,8 @@ def scheme(rows: Any, strategy: str = "channel", **extra: Any) -> dict[str, Any]
     """The quantization_config of compressed-tensors; a size of blocks or groups belongs to the weights."""
     weights = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": strategy, "dynamic": False}
     weights |= {key: extra.pop(key) for key in ("group_size", "block_structure") if key in extra}
-    group: dict[str, Any] = {"targets": ["Linear"], "weights": weights, "input_activations": rows}
-    group |= {"output_activations": None, "format": "float-quantized"}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "float-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": group},
-        "ignore": ["lm_head"],
-    } | extra
+    group = {"weights": weights, "input_activations": rows, "format": "float-quantized"}
+    return compressed_tensors("float-quantized", group, **extra)
 
 
 def float4_scheme(form: str, group: int, rows: Any = None) -> dict[str, Any]:
@@ -35,9 +28,7 @@ def float4_scheme(form: str, group: int, rows: Any = None) -> dict[str, Any]:
     weights |= (
         {"strategy": "tensor_group", "scale_dtype": "torch.float8_e4m3fn"} if group == 16 else {"strategy": "group"}
     )
-    whole: dict[str, Any] = scheme(None) | {"format": form}
-    own = {"weights": weights, "input_activations": rows, "format": form}
-    return whole | {"config_groups": {"group_0": whole["config_groups"]["group_0"] | own}}
+    return compressed_tensors(form, {"weights": weights, "input_activations": rows, "format": form})
 
 
 LOCAL: dict[str, Any] = {
@@ -69,7 +60,7 @@ CHOICES = (
 CHOICE_OF = {name: next(one for one in CHOICES if name.startswith(one)) for name in STORED}
 
 
-def tensors_of(name: str, outputs: int, inputs: int, random: torch.Generator) -> dict[str, torch.Tensor]:
+def tensors_of(name: str, outputs: int, inputs: int, random: torch.Generator) -> Tensors:
     """Return the tensors of a layer."""
     if name.startswith("bitnet"):
         return ternary(outputs, inputs, random, 2.0 if name == "bitnet" else 0.04)
@@ -91,7 +82,7 @@ def tensors_of(name: str, outputs: int, inputs: int, random: torch.Generator) ->
     return tensors
 
 
-def float4(name: str, outputs: int, inputs: int, random: torch.Generator) -> dict[str, torch.Tensor]:
+def float4(name: str, outputs: int, inputs: int, random: torch.Generator) -> Tensors:
     """Return the tensors of a layer of four-bit floats."""
     packed = torch.randint(0, 256, (outputs, inputs // 2), generator=random, dtype=torch.uint8)
     if name.startswith("mxfp4"):
@@ -102,7 +93,7 @@ def float4(name: str, outputs: int, inputs: int, random: torch.Generator) -> dic
     return tensors | ({"input_global_scale": torch.tensor([500.0])} if name.endswith("_rows") else {})
 
 
-def ternary(outputs: int, inputs: int, random: torch.Generator, scale: float) -> dict[str, torch.Tensor]:
+def ternary(outputs: int, inputs: int, random: torch.Generator, scale: float) -> Tensors:
     """Return the tensors of a layer of BitNet: the codes of output o are in row o % (outputs / 4)."""
     codes = torch.randint(0, 3, (4, outputs // 4, inputs), generator=random, dtype=torch.uint8)
     packed = codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6
@@ -111,22 +102,9 @@ def ternary(outputs: int, inputs: int, random: torch.Generator, scale: float) ->
 
 def save(folder: Path, name: str, **settings: Any) -> None:
     """Save a Llama of two layers in this format."""
-    from safetensors.torch import save_file
-    from transformers import LlamaForCausalLM
-
-    config = family_settings("llama", dtype="bfloat16", **settings)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).bfloat16()
-    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
     random = torch.Generator().manual_seed(0)
-    for path, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and path != "lm_head":
-            del tensors[f"{path}.weight"]
-            own = tensors_of(name, module.out_features, module.in_features, random)
-            tensors |= {f"{path}.{end}": tensor for end, tensor in own.items()}
-    config.save_pretrained(folder)
-    written = json.loads((folder / "config.json").read_text()) | {"quantization_config": STORED[name]}
-    (folder / "config.json").write_text(json.dumps(written))
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    def layer(path: str, outputs: int, inputs: int) -> Tensors:
+        return tensors_of(name, outputs, inputs, random)
+
+    quantized_llama.save(folder, STORED[name], layer, **settings)

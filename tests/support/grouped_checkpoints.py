@@ -5,13 +5,15 @@ Written from the formats' descriptions, bit by bit; the code that reads them is 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import quantized_llama
 import torch
-from families import settings as family_settings
+from quantized_llama import Tensors, compressed_tensors
 
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -95,14 +97,7 @@ def scheme(bits: int = 4, group: int = 32, symmetric: bool = True, **extra: Any)
         "num_bits": bits, "type": "int", "symmetric": symmetric,
         "strategy": "channel" if group == -1 else "group", "group_size": None if group == -1 else group,
     }  # fmt: skip
-    of_group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "config_groups": {"group_0": of_group},
-        "ignore": ["lm_head"],
-    } | extra
+    return compressed_tensors("pack-quantized", {"weights": weights}, **extra)
 
 
 STORED: dict[str, dict[str, Any]] = {
@@ -156,25 +151,27 @@ def tensors_of(name: str, path: str, outputs: int, inputs: int, seed: int) -> tu
     return of, gptq(of, bits, minus_one=not has_plain_zeros, g_idx=name.startswith("gptq"))
 
 
-def save(folder: Path, name: str, **settings: Any) -> dict[str, torch.Tensor]:
-    """Save a Llama of two layers in this format; return its weights in float64, by their usual names."""
-    from safetensors.torch import save_file
+def save(folder: Path, name: str, **settings: Any) -> None:
+    """Save a Llama of two layers in this format."""
+    seeds = itertools.count()
+
+    def layer(path: str, outputs: int, inputs: int) -> Tensors:
+        return tensors_of(name, path, outputs, inputs, next(seeds))[1]
+
+    quantized_llama.save(folder, STORED[name], layer, **settings)
+
+
+def plain_model(name: str, dtype: torch.dtype, **settings: Any) -> Any:
+    """Return the model that `save` has saved, of plain weights."""
     from transformers import LlamaForCausalLM
 
-    config = family_settings("llama", dtype="bfloat16", **settings)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).bfloat16()
-    plain = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    tensors = dict(plain)
-    if config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-    for seed, (path, module) in enumerate(model.named_modules()):
-        if isinstance(module, torch.nn.Linear) and path != "lm_head":
-            of, own = tensors_of(name, path, module.out_features, module.in_features, seed)
-            del tensors[f"{path}.weight"]
-            tensors |= {f"{path}.{end}": tensor for end, tensor in own.items()}
-            plain[f"{path}.weight"] = of.plain
-    config.quantization_config = STORED[name]
-    config.save_pretrained(folder)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    return plain
+    seeds = itertools.count()
+
+    def layer(path: str, outputs: int, inputs: int) -> Tensors:
+        return {"weight": tensors_of(name, path, outputs, inputs, next(seeds))[0].plain}
+
+    config, plain = quantized_llama.tensors_of(layer, **settings)
+    plain.setdefault("lm_head.weight", plain["model.embed_tokens.weight"])
+    model: Any = LlamaForCausalLM._from_config(config, dtype=dtype)
+    model.load_state_dict({key: tensor.to(dtype) for key, tensor in plain.items()})
+    return model.eval()

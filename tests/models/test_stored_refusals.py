@@ -1,0 +1,295 @@
+"""Damaged checkpoints of each format of stored weights, and settings that the runner does not read, are refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import coded_checkpoints as coded
+import grouped_checkpoints as grouped
+import int8_checkpoints as int8
+import pytest
+import torch
+from changed_checkpoints import Change, changed, with_one, without
+from loading import Make, load
+
+from runner.core.errors import ConfigError
+from runner.quantization import read_format
+from runner.quantization.pack_quantized import PackQuantizedConfig
+
+Saved = Callable[..., Path]
+UP = "model.layers.1.mlp.up_proj"  # 128 inputs, 192 outputs
+
+
+# ------------------------------------------------------------------------------------------------------- tensors
+
+
+def with_nan(one: torch.Tensor) -> torch.Tensor:
+    one.view(torch.uint8)[5, 7] = 0xFF
+    return one
+
+
+def at(place: Any, value: float) -> Callable[[Any], torch.Tensor]:
+    def put(tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.clone()
+        tensor[place] = value
+        return tensor
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("fp8", with_one(f"{UP}.weight", lambda one: one[:-1]), r"up_proj\.weight: \[191, 128\], and a layer of 128 inputs, 192 outputs has \[192, 128\]"),
+        ("fp8", with_one(f"{UP}.weight", lambda one: one.view(torch.uint8)), r"up_proj\.weight: U8, and F8_E4M3 expected"),
+        ("fp8", with_one(f"{UP}.weight", lambda one: one.float().to(torch.float8_e5m2)), r"up_proj\.weight: F8_E5M2, and F8_E4M3 expected"),
+        ("fp8", with_one(f"{UP}.weight", with_nan), r"up_proj\.weight: a weight is not a number"),
+        ("fp8", with_one(f"{UP}.weight_scale_inv", lambda one: one.T), r"up_proj\.weight_scale_inv: \[4, 3\], .* has \[3, 4\]"),
+        ("fp8", with_one(f"{UP}.weight_scale_inv", lambda one: one * float("nan")), r"weight_scale_inv: a scale is not a finite number"),
+        ("fp8", with_one(f"{UP}.weight_scale_inv", lambda one: one.int()), r"weight_scale_inv: I32, and F16 or BF16 or F32 or F8_E8M0 or U8 expected"),
+        ("fp8", without(f"{UP}.weight_scale_inv"), r"up_proj\.weight belong to no layer: the checkpoint lacks the weight_scale_inv"),
+        ("fp8", without(f"{UP}.weight"), r"up_proj\.weight_scale_inv: the checkpoint lacks its weight"),
+        ("fp8_exponents", with_one(f"{UP}.weight_scale_inv", lambda one: one.view(torch.uint8) | 255), r"weight_scale_inv: a scale is not a finite number"),
+        ("fp8_tensor", with_one(f"{UP}.weight_scale_inv", lambda one: one.repeat(192)), r"weight_scale_inv: \[192\], .* has \[\] or \[1\]"),
+        ("fbgemm_fp8", with_one(f"{UP}.weight_scale", lambda one: one / 0), r"up_proj\.weight_scale: a scale is not a finite number"),
+        ("fbgemm_fp8", without(f"{UP}.weight_scale"), r"up_proj\.weight belong to no layer: the checkpoint lacks the weight_scale"),
+        ("float_quantized", with_one(f"{UP}.weight_scale", lambda one: one[1:]), r"up_proj\.weight_scale: \[191, 1\], .* has \[192, 1\] or \[192\]"),
+        ("float_quantized_tensor", without(f"{UP}.input_scale"), r"up_proj\.weight: the checkpoint lacks its input_scale"),
+        ("float_quantized_tensor", with_one(f"{UP}.input_scale", lambda one: one * 0), r"up_proj\.input_scale: a scale is not above 0"),
+        ("mxfp4_pack_quantized", with_one(f"{UP}.weight_packed", lambda one: one[:, 1:]), r"up_proj\.weight_packed: \[192, 63\], .* has \[192, 64\]"),
+        ("mxfp4_pack_quantized", with_one(f"{UP}.weight_packed", lambda one: one.int()), r"up_proj\.weight_packed: I32, and U8 expected"),
+        ("mxfp4_pack_quantized", with_one(f"{UP}.weight_scale", lambda one: one | 255), r"up_proj\.weight_scale: a scale is not a finite number"),
+        ("mxfp4_pack_quantized", with_one(f"{UP}.weight_scale", lambda one: one[:, :1]), r"up_proj\.weight_scale: \[192, 1\], .* has \[192, 4\]"),
+        ("mxfp4_pack_quantized", with_one(f"{UP}.weight_scale", lambda one: one * 0 + 254), r"up_proj\.weight_scale: a weight would not be a finite number"),
+        ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one * 0 + 1e-40), r"weight_global_scale: a weight would not be a finite number"),
+        ("nvfp4_pack_quantized", with_one(f"{UP}.weight_scale", lambda one: (one.view(torch.uint8) | 127).view(torch.float8_e4m3fn)), r"weight_scale: a scale is not a finite"),
+        ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one * 0), r"weight_global_scale: the scale of the layer is not a finite number above 0"),
+        ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one * float("nan")), r"weight_global_scale: the scale of the layer is not a finite"),
+        ("nvfp4_pack_quantized", with_one(f"{UP}.weight_global_scale", lambda one: one.repeat(192)), r"weight_global_scale: \[192\], .* has \[\] or \[1\]"),
+        ("nvfp4_pack_quantized", without(f"{UP}.weight_global_scale"), r"up_proj\.weight_packed: the checkpoint lacks its weight_global_scale"),
+        ("nvfp4_pack_quantized", without(f"{UP}.weight_packed"), r"up_proj\.weight_global_scale.* belong to no layer: the checkpoint lacks the weight_packed"),
+        ("nvfp4_pack_quantized_rows", without(f"{UP}.input_global_scale"), r"up_proj\.weight_packed: the checkpoint lacks its input_global_scale"),
+        ("bitnet", with_one(f"{UP}.weight", lambda one: one | 3), r"up_proj\.weight: a code of 3 stands for no weight"),
+        ("bitnet", with_one(f"{UP}.weight", lambda one: one[1:]), r"up_proj\.weight: \[47, 128\], .* has \[48, 128\]"),
+        ("bitnet", with_one(f"{UP}.weight_scale", lambda one: -one), r"up_proj\.weight_scale: the scale of the layer is not a finite number above 0"),
+        ("bitnet", with_one(f"{UP}.weight_scale", lambda one: one.int()), r"up_proj\.weight_scale: I32, and F16 or BF16 or F32 expected"),
+        ("bitnet", without(f"{UP}.weight_scale"), r"up_proj\.weight belong to no layer: the checkpoint lacks the weight_scale"),
+        ("float_quantized_weights", with_one("model.layers.9.mlp.up_proj.weight_scale", lambda _: torch.ones(1)), r"layers\.9\.mlp\.up_proj\.weight_scale: LlamaForCausalLM has no linear layer of this name"),
+        ("int8_dynamic", with_one(f"{UP}.weight", lambda one: one[:-1]), r"up_proj\.weight: \[191, 128\], and a layer of 128 inputs, 192 outputs has \[192, 128\]"),
+        ("int8_dynamic", with_one(f"{UP}.weight", lambda one: one.T), r"up_proj\.weight: \[128, 192\]"),
+        ("int8_dynamic", with_one(f"{UP}.weight", lambda one: one.view(torch.uint8)), r"up_proj\.weight: U8, and I8 expected"),
+        ("int8_dynamic", with_one(f"{UP}.weight", lambda one: one.bfloat16()), r"up_proj\.weight: BF16, and I8 expected"),
+        ("int8_dynamic", with_one(f"{UP}.weight_scale", lambda one: one[1:]), r"up_proj\.weight_scale: \[191, 1\], .* has \[192\] or \[192, 1\]"),
+        ("int8_dynamic", with_one(f"{UP}.weight_scale", lambda one: one.int()), r"up_proj\.weight_scale: I32, and F16 or BF16 or F32 expected"),
+        ("int8_dynamic", with_one(f"{UP}.weight_scale", lambda one: one * float("nan")), r"up_proj\.weight_scale: a scale is not a finite number"),
+        ("int8_dynamic", with_one(f"{UP}.weight_scale", lambda one: one / 0), r"up_proj\.weight_scale: a scale is not a finite number"),
+        ("int8_dynamic", without(f"{UP}.weight_scale"), r"up_proj\.weight belong to no layer: the checkpoint lacks the weight_scale"),
+        ("int8_dynamic", without(f"{UP}.weight"), r"up_proj\.weight_scale: the checkpoint lacks its weight"),
+        ("int8_dynamic", with_one(f"{UP}.weight_zero_point", lambda _: torch.ones(192, 1, dtype=torch.int8)), r"weight_zero_point: symmetric weights have zero points of 0"),
+        ("int8_static", without(f"{UP}.input_scale"), r"up_proj\.weight: the checkpoint lacks its input_scale"),
+        ("int8_static", with_one(f"{UP}.input_scale", lambda one: one * 0), r"up_proj\.input_scale: a scale is not above 0"),
+        ("int8_static", with_one(f"{UP}.input_scale", lambda one: one * float("inf")), r"up_proj\.input_scale: a scale is not a finite"),
+        ("int8_static", with_one(f"{UP}.input_scale", lambda one: one.repeat(128)), r"up_proj\.input_scale: \[128\], .* has \[\] or \[1\]"),
+        ("int8_static_zeros", with_one(f"{UP}.input_zero_point", lambda one: one.float()), r"up_proj\.input_zero_point: F32, and I8 expected"),
+        ("int8_weights_only", with_one("model.layers.9.mlp.up_proj.weight_scale", lambda _: torch.ones(1)), r"layers\.9\.mlp\.up_proj\.weight_scale: LlamaForCausalLM has no linear layer of this name"),
+        ("gptq", with_one(f"{UP}.qweight", lambda one: one[:-1]), r"up_proj\.qweight: \[15, 192\] for 128 inputs: 2 to 8 bits"),
+        ("gptq", with_one(f"{UP}.qweight", lambda one: one[:, :-1]), r"up_proj\.qweight: \[16, 191\], and a layer of 128 inputs, 192"),
+        ("gptq", with_one(f"{UP}.qweight", lambda one: one.flatten()), r"up_proj\.qweight: .*matrices expected"),
+        ("gptq", with_one(f"{UP}.qweight", lambda one: one.long()), r"up_proj\.qweight: I64, and I32 expected"),
+        ("gptq", with_one(f"{UP}.qweight", lambda one: one[:0]), r"up_proj\.qweight: \[0, 192\] for 128 inputs"),
+        ("gptq", with_one(f"{UP}.qzeros", lambda one: one[:2]), r"up_proj\.qzeros: \[2, 24\], .* has \[4, 24\]"),
+        ("gptq", with_one(f"{UP}.scales", lambda one: one[:0]), r"up_proj\.scales: \[0, 192\] for 128 inputs in groups of 32"),
+        ("gptq", with_one(f"{UP}.scales", lambda one: one[:3]), r"up_proj\.scales: \[3, 192\] for 128 inputs in groups of 32"),
+        ("gptq", with_one(f"{UP}.scales", lambda one: one.int()), r"up_proj\.scales: I32, and F16 or BF16 or F32 expected"),
+        ("gptq", with_one(f"{UP}.scales", at((0, 3), float("nan"))), r"up_proj\.scales: a scale is not a finite number"),
+        ("awq", with_one(f"{UP}.scales", at((0, 3), float("inf"))), r"up_proj\.scales: a scale is not a finite number"),
+        ("gptq_order", with_one(f"{UP}.g_idx", at(5, 4)), r"up_proj\.g_idx: an input is in group 4, and there are 4"),
+        ("gptq_order", with_one(f"{UP}.g_idx", at(5, -7)), r"up_proj\.g_idx: an input is in group -7"),
+        ("gptq_order", with_one(f"{UP}.g_idx", lambda one: one[:-1]), r"up_proj\.g_idx: \[127\]"),
+        ("gptq_order", with_one(f"{UP}.g_idx", lambda one: one.float()), r"up_proj\.g_idx: F32, and I32 or I64 expected"),
+        ("gptq", without(f"{UP}.qzeros"), r"up_proj\.qweight: the checkpoint lacks its qzeros"),
+        ("gptq", without(f"{UP}.qweight"), r"up_proj\.qzeros.* belong to no layer: the checkpoint lacks the qweight"),
+        ("awq", with_one("model.layers.0.mlp.act.scales", lambda _: torch.ones(3)), r"act\.scales belong to no layer"),
+        ("awq", with_one("model.layers.7.mlp.up_proj.qweight", lambda _: torch.ones(8, 1).int()), r"layers\.7\.mlp\.up_proj\.qweight: LlamaForCausalLM has no linear layer of this name"),
+        ("awq", with_one(f"{UP}.bias", lambda _: torch.ones(3)), r"up_proj\.bias: \[3\], and the layer has 192 outputs"),
+        ("awq", lambda tensors: {key: one for key, one in tensors.items() if not key.startswith(UP)}, r"not complete: it lacks .*up_proj\.weight"),
+        ("pack_quantized", with_one(f"{UP}.weight_packed", lambda one: one[:, 1:]), r"up_proj\.weight_packed: \[192, 15\] for 128 inputs of 4 bits"),
+        ("pack_quantized", with_one(f"{UP}.weight_shape", lambda _: torch.tensor([192, 2**40])), r"up_proj\.weight_shape: \[192, 1099511627776\], and the layer is \[192, 128\]"),
+        ("pack_quantized", with_one(f"{UP}.weight_scale", at((0, 0), float("-inf"))), r"up_proj\.weight_scale: a scale is not"),
+        ("pack_quantized_zeros", with_one(f"{UP}.weight_zero_point", lambda one: one[1:]), r"up_proj\.weight_zero_point: \[23, 4\]"),
+        ("pack_quantized_order", with_one(f"{UP}.weight_g_idx", at(0, 99)), r"up_proj\.weight_g_idx: an input is in group 99"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_refused_by_name(
+    make_config: Make, saved_format: Saved, tmp_path: Path, name: str, change: Change, message: str
+) -> None:
+    folder = changed(saved_format(name), tmp_path / "changed", change)
+    with pytest.raises(ConfigError, match=message) as refused:
+        load(make_config, folder)
+    assert str(folder) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "message"),
+    [
+        *((name, lambda content: content[:-100], "truncated: tensor") for name in ("fp8", "int8_dynamic", "gptq")),
+        (
+            "gptq",
+            lambda content: content.replace(b'"shape":[16,192]', b'"shape":[99,192]'),
+            r"of shape \[99, 192\] needs 76032 bytes",
+        ),
+    ],
+)
+def test_a_truncated_file_and_a_header_that_lies_are_refused(
+    make_config: Make, saved_format: Saved, tmp_path: Path, name: str, edit: Callable[[bytes], bytes], message: str
+) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(saved_format(name), folder)
+    file = folder / "model.safetensors"
+    file.write_bytes(edit(file.read_bytes()))
+    with pytest.raises(ConfigError, match=message):
+        load(make_config, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("fbgemm_fp8", {"weight": torch.ones(259, 128).to(torch.float8_e4m3fn), "weight_scale": torch.ones(259, 1)}),
+        ("int8_dynamic", {"weight": torch.ones(259, 128, dtype=torch.int8), "weight_scale": torch.ones(259, 1)}),
+        ("gptq", {"qweight": torch.ones(16, 259, dtype=torch.int32)}),
+    ],
+)
+def test_a_quantized_head_that_is_tied_is_refused(
+    make_config: Make, saved_format: Saved, tmp_path: Path, name: str, head: dict[str, torch.Tensor]
+) -> None:
+    more = {f"lm_head.{end}": tensor for end, tensor in head.items()}
+    folder = changed(saved_format(name, tie_word_embeddings=True), tmp_path / "tied", lambda tensors: tensors | more)
+    with pytest.raises(ConfigError, match=r"lm_head\.q?weight: config\.json ties the head to the embedding"):
+        load(make_config, folder)
+
+
+# ------------------------------------------------------------------------------------------------------ settings
+
+
+def check_refused_before_weights(make_config: Make, saved_format: Saved, to: Path, stored: Any, message: str) -> None:
+    shutil.copytree(saved_format("gptq"), to)
+    settings = json.loads((to / "config.json").read_text()) | {"quantization_config": stored}
+    (to / "config.json").write_text(json.dumps(settings))
+    (to / "model.safetensors").write_bytes(b"no weights: reading them would be another error")
+    with pytest.raises(ConfigError, match=message):
+        load(make_config, to)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (coded.BLOCKS | {"weight_block_size": [0, 128]}, r"fp8 .* weight_block_size=\[0, 128\]: two whole numbers"),
+        (coded.BLOCKS | {"weight_block_size": [128]}, r"fp8 .* weight_block_size=\[128\]: two whole numbers"),
+        (coded.BLOCKS | {"weight_block_size": [128, 10**12]}, r"fp8 .* weight_block_size=\[128, 1000000000000\]: two"),
+        (coded.BLOCKS | {"weight_block_size": "big"}, "fp8 .* weight_block_size='big': two whole numbers"),
+        (coded.BLOCKS | {"weight_block_size": 128}, "fp8 .* weight_block_size=128: two whole numbers"),
+        (coded.BLOCKS | {"expert_dtype": "fp4"}, "fp8 .* expert_dtype='fp4': the runner reads fp8"),
+        (coded.scheme(coded.TOKEN | {"num_bits": 4}), "float_quantized .* its rows are num_bits=4 type=float dynamic=True"),
+        (coded.scheme(coded.TOKEN | {"dynamic": "local"}), "float_quantized .* its rows are .* dynamic=local"),
+        (coded.scheme(coded.GROUP | {"group_size": 0}), "float_quantized .* its rows are .* group_size=0"),
+        (coded.scheme(coded.STATIC | {"strategy": "token"}), "float_quantized .* its rows are .* dynamic=False"),
+        (coded.scheme([8]), r"float_quantized .* input_activations=\[8\]: a JSON object expected"),
+        (coded.scheme(None, "token"), "float_quantized .* its weights are num_bits=8 type=float symmetric=True strategy=token"),
+        (coded.scheme(None, "group", group_size="x"), "float_quantized .* its weights have group_size=x"),
+        (coded.scheme(None, "block", block_structure=[-1, 2]), r"float_quantized .* block_structure=\[-1, 2\]"),
+        (coded.scheme(None, kv_cache_scheme={"num_bits": 8}), "float_quantized .* it has a kv_cache_scheme"),
+        (coded.float4_scheme("mxfp4-pack-quantized", 10**9), "mxfp4_pack_quantized .* its weights are .* group_size=1000000000"),
+        (coded.float4_scheme("mxfp4-pack-quantized", 32, coded.LOCAL), "mxfp4_pack_quantized .* its rows are quantized, too"),
+        (coded.float4_scheme("nvfp4-pack-quantized", 16, coded.TOKEN), "nvfp4_pack_quantized .* its rows are num_bits=8"),
+        (coded.float4_scheme("nvfp4-pack-quantized", 16, [4]), r"nvfp4_pack_quantized .* input_activations=\[4\]"),
+        ({"quant_method": "bitnet", "linear_class": "mine"}, "bitnet .* linear_class='mine': the runner reads bitlinear"),
+        ({"quant_method": "bitnet", "quantization_mode": "online"}, "bitnet .* quantization_mode='online'"),
+        ({"quant_method": "bitnet", "use_rms_norm": True}, "bitnet .* use_rms_norm=True"),
+        (coded.scheme(None, config_groups={
+            str(number): coded.scheme(rows)["config_groups"]["group_0"] for number, rows in enumerate((None, coded.STATIC))
+        }), "float_quantized .* its groups of layers have different settings"),
+        (int8.scheme(int8.DYNAMIC | {"num_bits": 4}), "int_quantized .* its rows are num_bits=4 type=int dynamic=True strategy=token"),
+        (int8.scheme(int8.DYNAMIC | {"symmetric": False}), "int_quantized .* its rows are .* symmetric=False, and the runner reads"),
+        (int8.scheme(int8.DYNAMIC | {"dynamic": "local"}), "int_quantized .* its rows are .* dynamic=local"),
+        (int8.scheme(int8.DYNAMIC | {"strategy": ["x"]}), r"int_quantized .* its rows are .* strategy=\['x'\]"),
+        (int8.scheme(int8.STATIC | {"strategy": "token"}), "int_quantized .* its rows are .* dynamic=False strategy=token"),
+        (int8.scheme([8]), r"int_quantized .* input_activations=\[8\]: a JSON object expected"),
+        (int8.scheme(None, "group"), "int_quantized .* its weights are num_bits=8 type=int symmetric=True strategy=group"),
+        (int8.scheme(None, kv_cache_scheme={"num_bits": 8}), "int_quantized .* it has a kv_cache_scheme, which the runner does not read"),
+        (int8.scheme(None, transform_config={"config_groups": {"R1": {}}}), "int_quantized .* it has a transform_config"),
+        (int8.scheme(None, sparsity_config={"format": "sparse-24-bitmask"}), "int_quantized .* it has a sparsity_config"),
+        (int8.scheme(None, config_groups={"a": {"weights": 3}}), "int_quantized .* each of its config_groups needs `weights`"),
+        (int8.scheme(None, config_groups={"a": 3}), "int_quantized .* each of its config_groups needs `weights`"),
+        (
+            int8.scheme(None, config_groups={
+                str(number): int8.scheme(rows)["config_groups"]["group_0"] for number, rows in enumerate((None, int8.STATIC))
+            }),
+            "int_quantized .* its groups of layers quantize rows in different ways",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_the_runner_does_not_read_are_refused_before_weights(
+    make_config: Make, saved_format: Saved, tmp_path: Path, stored: Any, message: str
+) -> None:
+    found = read_format({"quantization_config": stored})
+    assert found is not None
+    assert found.refusal
+    check_refused_before_weights(make_config, saved_format, tmp_path / "model", stored, message)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (grouped.STORED["gptq"] | {"bits": 77}, r"quantization_config\.bits=77: a whole number from 2 to 8"),
+        (grouped.STORED["gptq"] | {"bits": "four"}, r"quantization_config\.bits='four'"),
+        (grouped.STORED["gptq"] | {"group_size": 0}, r"quantization_config\.group_size=0: -1, or a whole number from 1"),
+        (grouped.STORED["awq"] | {"group_size": [8]}, r"quantization_config\.group_size=\[8\]"),
+        (grouped.STORED["awq"] | {"bits": 8}, r"quantization_config\.bits=8: AWQ's layout has 4"),
+        (grouped.STORED["gptq"] | {"checkpoint_format": "marlin"}, r"gptq by gptq, which cannot be loaded: checkpoint_format='marlin': the runner reads gptq, gptq_v2"),
+        (grouped.STORED["awq"] | {"version": "gemv"}, r"version='gemv': the runner reads gemm"),
+        (grouped.STORED["auto_round"] | {"act_bits": 8}, r"auto_round by auto-round, which cannot be loaded: act_bits=8"),
+        (grouped.STORED["auto_round"] | {"packing_format": ["x"]}, r"packing_format=\['x'\]: the runner reads auto_round, "),
+        (grouped.STORED["auto_round"] | {"data_type": "mx_fp"}, r"data_type='mx_fp': the runner reads int"),
+        (grouped.scheme(bits=99), r"quantization_config\.num_bits=99"),
+        (grouped.scheme(config_groups={"a": {"format": "pack-quantized"}}), r"each of its config_groups needs `weights`"),
+        ("text", "quantization_config: a JSON object expected, found 'text'"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused_before_weights(
+    make_config: Make, saved_format: Saved, tmp_path: Path, stored: Any, message: str
+) -> None:
+    check_refused_before_weights(make_config, saved_format, tmp_path / "model", stored, message)
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind"),
+    [({"strategy": "block"}, "type=int strategy=block"), ({"type": "float"}, "type=float strategy=group")],
+)
+def test_other_weights_of_compressed_tensors_are_refused(weights: dict[str, str], kind: str) -> None:
+    stored = json.loads(json.dumps(grouped.scheme()))
+    stored["config_groups"]["group_0"]["weights"] |= weights
+    found = PackQuantizedConfig.read_stored(stored)
+    assert found is not None
+    assert kind in found.refusal
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"format": "int-quantized"}, {"config_groups": {}}, {"config_groups": [1]}],
+)
+def test_other_formats_of_compressed_tensors_are_another_choices(extra: dict[str, Any]) -> None:
+    assert PackQuantizedConfig.read_stored(grouped.scheme(**extra)) is None
+
+
+def test_what_compressed_tensors_would_do_besides_is_refused() -> None:
+    for key in ("kv_cache_scheme", "transform_config", "sparsity_config"):
+        found = PackQuantizedConfig.read_stored(grouped.scheme() | {key: {"format": "sparse-24-bitmask"}})
+        assert found is not None
+        assert f"it has a {key}, which the runner does not read" in found.refusal
+    dense = PackQuantizedConfig.read_stored(grouped.scheme(sparsity_config={"format": "dense"}, transform_config={}))
+    assert dense is not None
+    assert not dense.refusal, "that is what some versions write where nothing is sparse"

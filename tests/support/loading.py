@@ -1,0 +1,64 @@
+"""Tiny models loaded with a choice of number format, what they compute, and what was predicted of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from opening import adapt, load_base
+from resolving import predict
+
+from runner.config.model import LocalConfig
+from runner.config.root import RunnerConfig
+from runner.core.dtypes import Dtype
+from runner.models.load import Loaded
+from runner.quantization.base import QuantizationConfig
+
+Make = Callable[..., RunnerConfig]
+IDS = torch.arange(3, 40)[None]
+NONE = QuantizationConfig()
+
+
+def configure(
+    make_config: Make,
+    folder: Path,
+    quantization: QuantizationConfig = NONE,
+    dtype: Dtype = Dtype.bfloat16,
+    **groups: Any,
+) -> RunnerConfig:
+    """Return the config of a job with a checkpoint on the CPU."""
+    model = LocalConfig(name=str(folder), device="cpu", dtype=dtype)
+    return make_config(model=model, quantization=quantization, **groups)
+
+
+def load(
+    make_config: Make,
+    folder: Path,
+    quantization: QuantizationConfig = NONE,
+    dtype: Dtype = Dtype.bfloat16,
+    **groups: Any,
+) -> Loaded:
+    """Load a checkpoint as a job would."""
+    config = configure(make_config, folder, quantization, dtype, **groups)
+    return adapt(load_base(config), config)
+
+
+def logits(model: Any) -> torch.Tensor:
+    """Return the logits of a few tokens; a model that is loaded, or a library's."""
+    with torch.inference_mode():
+        return (model.model if isinstance(model, Loaded) else model)(IDS).logits.float()
+
+
+def off(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return how far numbers are from others, as a share of these."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def check_predicted_bytes(loaded: Loaded, config: RunnerConfig) -> None:
+    """Compare the bytes of the loaded weights with those that were predicted."""
+    predicted = predict(config, 2, 8, 8)
+    assert predicted is not None
+    buffers = sum(one.nbytes for one in loaded.model.buffers())
+    assert sum(predicted.weights.values()) == sum(loaded.bytes_by_dtype.values()) - buffers
