@@ -22,7 +22,7 @@ needs_tile_compiler = pytest.mark.skipif(
 HERE, KERNELS = Path(__file__).parent, Path(native.__file__).parent
 # Those of the library, but for what takes long to compile; bytes are multiplied by files that are not included.
 FLAGS = [
-    "-O2",
+    "-Og",
     "-march=native",
     "-mno-avx512vnni",
     "-fopenmp",
@@ -83,8 +83,23 @@ def emulated(folder: Path, flags: Sequence[str] = ()) -> OnlyProducts:
 
 def emulated_attention(folder: Path, flags: Sequence[str] = ()) -> OnlyTiles:
     """Build attention and products, of bytes too, whose tile instructions are emulated."""
-    more = ("-O1", "-mavx512vnni", "-include", str(HERE / "emulated_tiles.h"))
-    return OnlyTiles(build(folder, *more, *flags, source="tiles_only.c"))
+    return OnlyTiles(built_attention(folder, flags))
+
+
+def built_attention(folder: Path, flags: Sequence[str] = ()) -> Path:
+    """Compile attention and products, of bytes too, whose tile instructions are emulated."""
+    more = ("-mavx512vnni", "-include", str(HERE / "emulated_tiles.h"))
+    return build(folder, *more, *flags, source="tiles_only.c")
+
+
+def with_a_mistake(folder: Path, file: str, right: str, wrong: str) -> list[str]:
+    """Copy the kernels' files, one of them with a mistake; return the flags that build them, quickly."""
+    text = (KERNELS / file).read_text()
+    assert right in text
+    headers = folder / "headers"
+    shutil.copytree(KERNELS, headers, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    (headers / file).write_text(text.replace(right, wrong))
+    return [f"-I{headers}", "-O0"]
 
 
 def sums_in_the_order_of_tiles(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

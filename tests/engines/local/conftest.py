@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from emulated import OnlyTiles, emulated_attention
+from emulated import OnlyTiles, built_attention
 from opening import local_engine
 
 from runner.config.root import RunnerConfig
@@ -28,6 +29,6 @@ def opened(make_config: Callable[..., RunnerConfig]) -> Iterator[Callable[..., L
 
 
 @pytest.fixture(scope="session")
-def emulated_tiles(tmp_path_factory: pytest.TempPathFactory) -> OnlyTiles:
+def emulated_tiles(made_once: Callable[..., Path]) -> OnlyTiles:
     """Attention to shared keys and products by tiles (AMX) that are emulated; they are built once."""
-    return emulated_attention(tmp_path_factory.mktemp("emulated"))
+    return OnlyTiles(made_once("emulated_tiles", built_attention) / "products.so")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from emulated import KERNELS, OnlyTiles, emulated_attention, needs_tile_compiler
+from emulated import OnlyTiles, emulated_attention, needs_tile_compiler, with_a_mistake
 
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
@@ -42,12 +41,7 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(
     file: str, right: str, wrong: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FORCED, raising=False)
-    text = (KERNELS / file).read_text()
-    assert right in text
-    headers = tmp_path / "headers"
-    shutil.copytree(KERNELS, headers, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    (headers / file).write_text(text.replace(right, wrong))
-    choice = choose(HEADS, emulated_attention(tmp_path, [f"-I{headers}"]))
+    choice = choose(HEADS, emulated_attention(tmp_path, with_a_mistake(tmp_path, file, right, wrong)))
     assert choice is not None
     assert choice.tile_rows == 0
     whose = "37 tokens to 300" if file == "tile_attention.h" else "a token to its own"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from emulated import CPU_FLAGS, KERNELS, OnlyTiles, emulated_attention
+from emulated import CPU_FLAGS, OnlyTiles, emulated_attention, with_a_mistake
 from torch import nn
 
 from runner.checkpoints.pass_memory import quantized_workspace_bytes
@@ -80,13 +80,8 @@ def test_sums_are_exact_at_the_ends_of_the_range(emulated_tiles: OnlyTiles) -> N
 
 def test_other_sums_are_noticed_by_a_trial_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FORCED, raising=False)
-    text = (KERNELS / "quantized.h").read_text()
-    wrong = text.replace("TILE_MULTIPLY_ADD_BYTES(3, 5, 7);", "TILE_MULTIPLY_ADD_BYTES(3, 5, 6);")
-    assert wrong != text
-    headers = tmp_path / "headers"
-    shutil.copytree(KERNELS, headers, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    (headers / "quantized.h").write_text(wrong)
-    choice = choose(LAYERS, emulated_attention(tmp_path, [f"-I{headers}"]))
+    mistake = "quantized.h", "TILE_MULTIPLY_ADD_BYTES(3, 5, 7);", "TILE_MULTIPLY_ADD_BYTES(3, 5, 6);"
+    choice = choose(LAYERS, emulated_attention(tmp_path, with_a_mistake(tmp_path, *mistake)))
     note = "tiles left out: products of 43 rows in bytes by 80 x 96 differ from those by vectors"
     assert choice == TileChoice(f"VNNI ({note})", 0, note)
 

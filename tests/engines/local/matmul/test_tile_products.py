@@ -12,12 +12,12 @@ import pytest
 import torch
 from emulated import (
     CPU_FLAGS,
-    KERNELS,
     OnlyProducts,
     build,
     emulated,
     needs_tile_compiler,
     sums_in_the_order_of_tiles,
+    with_a_mistake,
 )
 
 from runner.engines.local.kernels import native
@@ -93,14 +93,8 @@ def test_nothing_is_written_behind_the_results_and_no_input_behind_the_rows_coun
 
 def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> None:
     """The odd inputs of each pair are left out in this build."""
-    source = KERNELS / "tile_sums.h"
-    text = source.read_text()
-    wrong = text.replace("TILE_MULTIPLY_ADD(3, 5, 7);", "TILE_MULTIPLY_ADD(3, 5, 6);")
-    assert wrong != text
-    headers = tmp_path / "headers"
-    shutil.copytree(KERNELS, headers, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    (headers / source.name).write_text(wrong)
-    kernels = emulated(tmp_path, [f"-I{headers}"])
+    flags = with_a_mistake(tmp_path, "tile_sums.h", "TILE_MULTIPLY_ADD(3, 5, 7);", "TILE_MULTIPLY_ADD(3, 5, 6);")
+    kernels = emulated(tmp_path, flags)
     choice = choose([torch.nn.Linear(576, 96, dtype=torch.bfloat16)], torch.bfloat16, kernels, is_small=True)
     assert choice.way is Way.panels
     assert re.search(r"tiles left out: its product of 33 rows by 80 x 576 is off by \d", choice.note), choice.note

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulated import CPU_FLAGS, KERNELS, OnlyTiles, emulated_attention, sums_in_the_order_of_tiles
+from emulated import CPU_FLAGS, OnlyTiles, emulated_attention, sums_in_the_order_of_tiles, with_a_mistake
 from gguf_blocks import random_blocks
 from group_layers import KINDS
 from group_layers import layer_of as grouped_layer_of
@@ -160,15 +160,8 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
 
 def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this build both panels of a pair are multiplied by the first one's weights."""
-    text = (KERNELS / "block_products.h").read_text()
-    wrong = text.replace(
-        "panels[2] = {strip[0], u->second ? strip[1] : 0}", "panels[2] = {strip[0], u->second ? strip[0] : 0}"
-    )
-    assert wrong != text
-    headers = tmp_path / "headers"
-    shutil.copytree(KERNELS, headers, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    (headers / "block_products.h").write_text(wrong)
-    kernels = emulated_attention(tmp_path, [f"-I{headers}"])
+    right, wrong = (f"panels[2] = {{strip[0], u->second ? strip[{second}] : 0}}" for second in (1, 0))
+    kernels = emulated_attention(tmp_path, with_a_mistake(tmp_path, "block_products.h", right, wrong))
     monkeypatch.setattr(native, "kernels", lambda: kernels)
     monkeypatch.setenv(FORCED, "tiles")
     layer = GgufLinear(nn.Linear(224, 96, bias=False), random_blocks("Q8_0", 96, 224), "Q8_0", None)
