@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from latest import Figure, add_option, save
+
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig
@@ -159,6 +161,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keep the store here, and take it from here the next time")
+    add_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         output_dir = (options.folder or Path(scratch)).absolute()
@@ -186,6 +189,8 @@ def main() -> int:
         assert clocked.returncode == 0, clocked.stderr
         for label, seconds in json.loads(clocked.stderr.splitlines()[-1]).items():
             print(f"  {label:36s}{seconds:6.2f} s", flush=True)
+    if options.save:
+        save([Figure.of(f"runner-compare of {options.runs:,} runs", "s", times)])
     return 0 if median <= LIMIT_S and compared == sum(n % len(KINDS) != 0 for n in range(options.runs)) else 1
 
 

@@ -25,7 +25,7 @@ from engines import (
     same_tokens,
     spread,
 )
-from gsm8k_vs_lmeval import add_options, load_prompts
+from questions import add_options, load_prompts
 
 BATCH = 16
 MORE_ROWS = (64, 128)
@@ -58,7 +58,7 @@ def main() -> None:
     add_options(parser)
     options = parser.parse_args()
     folder: Path = model_folder(options.model)
-    prompts = load_prompts(folder, options.gsm8k or "embedded", options.questions, options.shots, chat=False)
+    prompts = load_prompts(options.gsm8k or "embedded", options.questions, options.shots)
     job = Job("stream", str(folder), options.dtype, prompts, [options.new_tokens] * len(prompts), None)
     trial = run_fresh(replace(job, prompts=prompts[:2], new_tokens=[2, 2], threads=options.threads))  # builds kernels
     job = replace(job, threads=trial.threads)

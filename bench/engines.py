@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from runner.engines.local.engine import LocalEngine
 
 HERE = Path(__file__).parent
+ROOT = HERE.resolve().parent
 MIXTURE: dict[str, Any] = {  # a Qwen3-MoE of 192M parameters, 4 of 32 experts a token
     "vocab_size": 49152, "hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8,
     "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 1536, "moe_intermediate_size": 256,

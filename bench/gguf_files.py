@@ -28,9 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import greedy_engine, head_line, markdown
+from engines import ROOT, greedy_engine, head_line, markdown
 from gguf_of import CALLED, gguf_of
-from gsm8k_vs_lmeval import ROOT
 from peers import llamacpp_programs, llamacpp_python
 from quantization_table import command, with_interval
 

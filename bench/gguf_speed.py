@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import gguf_random
-from engines import complete_random, greedy, greedy_engine, head_line, markdown, spread
-from gsm8k_vs_lmeval import ROOT
+from engines import ROOT, complete_random, greedy, greedy_engine, head_line, markdown, spread
+from latest import Figure, add_option, save
 from peers import xllamacpp_python
 
 from runner.checkpoints.resolve import resolve
@@ -201,6 +201,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=machine.cores())
     parser.add_argument("--processor-time", action="store_true", help="of all threads; with one nothing waits in it")
     parser.add_argument("--memory", action="store_true", help="also measure what each file takes")
+    add_option(parser)
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--small", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -212,16 +213,18 @@ def main() -> None:
     files |= {file.stem: file for file in options.files}
     chance, vocabulary = random.Random(0), SHAPES[options.shape]["vocab_size"]
     prompts = [[chance.randrange(4, vocabulary) for _ in range(options.prompt)] for _ in range(options.rows)]
-    lines = []
+    lines, figures = [], []
     for name, file in files.items():
         with ExitStack() as open_sides:
             sides = {
                 side: ours(file, options.dtype, at == 1, options.new, threads) for at, side in enumerate(SIDES[:2])
             }
             sides[SIDES[2]] = theirs(python, file, threads, options.rows, open_sides)
-            lines += lines_of(
-                name, options.rows, measured(sides, prompts, options.new, options.rounds, options.processor_time)
-            )
+            found = measured(sides, prompts, options.new, options.rounds, options.processor_time)
+        lines += lines_of(name, options.rows, found)
+        for part, side in found:
+            what = f"{name}, {part}, {options.rows} row{'s' * (options.rows > 1)}"
+            figures.append(Figure.of(what, "tokens/s", found[part, side], side, 1))
         del sides
         gc.collect()
     print("### .gguf files by runner and by llama.cpp\n")
@@ -239,6 +242,8 @@ def main() -> None:
         *(f"{side}: x llama.cpp" for side in SIDES[:2]),
     ]
     print(markdown(head, lines), flush=True)
+    if options.save:
+        save(figures)
     if not options.memory:
         return
     small = gguf_random.write(ROOT / "outputs" / ".gguf-speed" / "small.gguf", SMALL, "Q8_0", tokenizer_file())

@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from latest import Figure, add_option, save
+
 LOOP = """
 import sys, time
 from runner.config.generation import GenerationConfig
@@ -50,7 +52,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1000)
-    jobs: int = parser.parse_args().jobs
+    add_option(parser)
+    options = parser.parse_args()
+    jobs: int = options.jobs
     runner = [sys.executable, "-m", "runner"]
     grid = [*runner, "-m", "model=stub", "task.limit=2", f"seed=range(0,{jobs})", "workers=1"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -77,6 +81,14 @@ def main() -> None:
         _, done = timed(shared, folder)
         loads = sum(json.loads(line)["metrics"]["base_loads"] for line in done.stdout.splitlines())
         print(f"24 jobs on one base loaded it         {loads:8.0f} time(s)")
+    if options.save:
+        each = f"each of {jobs:,} jobs"
+        save([
+            Figure.of(f"plan of {jobs:,} jobs", "s", [plan_s]),
+            Figure.of(each, "ms", [run_s / jobs * 1000], "in the grid"),
+            Figure.of(each, "ms", [loop_s / jobs * 1000], "as a loop of calls"),
+            Figure.of("second start, all done", "s", [again_s]),
+        ])  # fmt: skip
 
 
 if __name__ == "__main__":

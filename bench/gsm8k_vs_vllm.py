@@ -23,19 +23,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from engines import Job, Outcome, head_line, markdown, model_folder, run_counts, run_fresh, same_tokens, spread
+from engines import ROOT, Job, Outcome, head_line, markdown, model_folder, run_counts, run_fresh, same_tokens, spread
 from gguf_of import gguf_of
-from gsm8k_vs_lmeval import ROOT, add_options, harness_python, load_prompts
 from peers import (
     VLLM_DEFAULTS,
     best_openvino,
     best_vllm,
+    harness_python,
     llamacpp_python,
     openvino_python,
     openvino_settings,
     vllm_python,
     zentorch_python,
 )
+from questions import add_options, load_prompts
 
 SIDES = ("runner", "vllm", "zentorch", "openvino", "openvino-int8", "llamacpp", "lmeval", "generate")
 LOAD_ONCE = ("vllm", "zentorch")  # a round; they load for longer than most runs take
@@ -163,7 +164,7 @@ def main() -> None:
     if "runner" not in options.sides:
         raise SystemExit("--sides: the others are compared with runner, so it has to be among them")
     folder = model_folder(options.model)
-    texts = load_prompts(folder, options.gsm8k or "embedded", max(options.rows), options.shots, chat=False)
+    texts = load_prompts(options.gsm8k or "embedded", max(options.rows), options.shots)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -22,7 +22,8 @@ os.environ["RUNNER_CFLAGS"] = f"{os.environ.get('RUNNER_CFLAGS', '')} -DPASS_CLO
 
 import torch
 from engines import greedy_engine, head_line, markdown, model_folder, random_prompts
-from gsm8k_vs_lmeval import add_questions, load_prompts
+from latest import Figure, add_option, save
+from questions import add_questions, load_prompts
 
 from runner.config.model import LocalModelConfig
 from runner.core.dtypes import Dtype
@@ -112,7 +113,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], PassParts, f
     prompts: Sequence[Any] = (
         random_prompts(engine, options.questions, options.random_prompt, random.Random(0))
         if options.random_prompt
-        else load_prompts(place, options.gsm8k or "embedded", options.questions, options.shots, chat=False)
+        else load_prompts(options.gsm8k or "embedded", options.questions, options.shots)
     )
     kernels = native.kernels()
     if kernels is None:
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--random-prompt", type=int, help="prompts of so many random tokens instead of questions")
     parser.add_argument("--rows", type=int, default=None, help="concurrent ones (default: the engine decides)")
     add_questions(parser)
+    add_option(parser)
     options = parser.parse_args()
     seconds, passes, total, tokens = measure(options)
     print(head_line(["bench/job_parts.py", *sys.argv[1:]], torch.get_num_threads()))
@@ -160,6 +162,9 @@ def main() -> None:
         *([name, f"{seconds[name]:.2f}", "", f"{seconds[name] / total:.1%}"]
           for name in (*(name for name, *_ in PARTS), REST)),
     ]))  # fmt: skip
+    if options.save:
+        what = f"{options.questions} questions, {options.new_tokens} new tokens"
+        save([Figure.of(what, "s", [total])])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from latest import Figure, add_option, save
+
 from runner.core import machine
 from runner.engines.local.kernels import building
 
@@ -31,6 +33,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", action="store_true", help="also as a single unit")
+    add_option(parser)
     options = parser.parse_args()
     compiler = machine.c_compiler()
     if compiler is None:
@@ -51,6 +54,9 @@ def main() -> None:
         if options.one:
             one = building.unit_command(compiler, "ALL_UNITS", Path(folder) / "unit.o")
             print(f"{'a single unit':42} {cpu_seconds(one):6.1f} s")
+    if options.save:
+        every = sum(seconds for unit, seconds in units.items() if not building.UNITS[unit])
+        save([Figure.of("processor time", "s", [every], "units of every model", 1)])
 
 
 if __name__ == "__main__":

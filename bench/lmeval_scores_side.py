@@ -1,7 +1,7 @@
 """lm-evaluation-harness's own task gsm8k in a process of its own: its prompts, its filters' answers, and its scores.
 
 Its code and its task are unchanged: only the task's data files are replaced. It reads a request as JSON from stdin and
-writes the answer to the file that the request names. See gsm8k_scores.py.
+writes the answer to the file that the request names. See gsm8k_vs_lmeval.py.
 """
 
 from __future__ import annotations

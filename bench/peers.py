@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -13,11 +14,13 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from engines import Job, markdown, run_fresh
-from gsm8k_vs_lmeval import ROOT
+from engines import ROOT, Job, markdown, run_fresh
 
 from runner.core import machine
 
+HARNESS = "lm-eval==0.4.13"
+HARNESS_NEEDS = ["evaluate", "sacrebleu", "rouge-score", "sqlitedict", "pytablewriter", "word2number"]
+HARNESS_NEEDS += ["more_itertools", "jsonlines", "zstandard"]
 LLAMACPP = "llama-cpp-python==0.3.36"
 XLLAMACPP = "xllamacpp==2026.10.11549"  # has llama.cpp inside, for AVX2: needs no build
 PROGRAMS = ("llama", "llama-quantize", "llama-perplexity")
@@ -32,6 +35,37 @@ VLLM_SEQUENCES = (128, 256)
 VLLM_TOKENS = (2048, 8192)
 VLLM_DEFAULTS: dict[str, object] = {"max_num_seqs": 128, "max_num_batched_tokens": 8192, "eager": False}
 OPENVINO_TOKENS = (512, 2048, 8192)  # of one pass
+
+
+def harness_python(folder: Path) -> str:
+    """Return the interpreter of lm-eval's environment, made if necessary; it must use this environment's torch."""
+    python = str(folder / "bin" / "python")
+    mine = importlib.util.find_spec("torch")
+    assert mine is not None
+    ready = folder / ".ready"
+    if ready.is_file() and ready.read_text() == f"{HARNESS} {mine.origin}":
+        return python
+    print(f"installing {HARNESS} into {folder}", file=sys.stderr)
+    venv.create(folder, with_pip=True, clear=True)
+    places = [place for place in sys.path if Path(place).name == "site-packages"]
+    [inner] = folder.glob("lib/python*/site-packages")
+    # addsitedir also reads .pth files, which make editable installs importable
+    (inner / "shared.pth").write_text("".join(f"import site; site.addsitedir({place!r})\n" for place in places))
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, "--no-deps", HARNESS])
+    _run([*pip, "-c", str(ROOT / "constraints.txt"), *HARNESS_NEEDS])
+    seen = _run([python, "-c", "import lm_eval.models.huggingface, torch; print(torch.__file__)"]).split()[-1]
+    if seen != mine.origin:
+        raise SystemExit(f"lm-eval's environment sees another torch: {seen}, not {mine.origin}")
+    ready.write_text(f"{HARNESS} {mine.origin}")
+    return python
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def llamacpp_python(folder: Path) -> str:

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from latest import Figure, add_option, save
+
 from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.core import machine
@@ -74,16 +76,22 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="the folder of a real model (make real-model)")
     parser.add_argument("--data", required=True, help="a folder with GSM8K's test.jsonl and train.jsonl")
     parser.add_argument("--only", nargs="+", help="the names of some jobs")
+    add_option(parser)
     options = parser.parse_args()
     print(f"python bench/plan_accuracy.py --model FOLDER --data FOLDER\n{machine.name()}")
     print(f"{'job':22}{'plan':>20}{'from':>12}{'seconds':>9}{'ratio':>7}  {'holds':12}beside it", flush=True)
+    held = []
     for case in cases(options.model, options.data):
         if not options.only or case.name in options.only:
-            print(row_of(case), flush=True)
+            line, holds = measure(case)
+            held.append(holds)
+            print(line, flush=True)
+    if options.save:
+        save([Figure.of("plans that held", f"of {len(held)}", [sum(held)])])
 
 
-def row_of(case: Case) -> str:
-    """Plan and run a job; return its line."""
+def measure(case: Case) -> tuple[str, bool]:
+    """Plan and run a job; return its line, and whether its plan held."""
     with tempfile.TemporaryDirectory() as folder:
         common = [f"output_dir={folder}", "tracking=none"]
         if case.before:
@@ -93,10 +101,11 @@ def row_of(case: Case) -> str:
         seconds = run([*case.overrides, *common])
         beside = contention.describe()
     if planned is None:
-        return f"{case.name:22}{'no time':>20}{'':>12}{seconds:9.1f}"
+        return f"{case.name:22}{'no time':>20}{'':>12}{seconds:9.1f}", False
     words, source = estimate_words(planned)
     figures = f"{words:>20}{source:>12}{seconds:9.1f}{planned.seconds / seconds:7.2f}"
-    return f"{case.name:22}{figures}  {verdict(planned, seconds):12}{beside}"
+    said = verdict(planned, seconds)
+    return f"{case.name:22}{figures}  {said:12}{beside}", said == "yes"
 
 
 def verdict(planned: Estimate, seconds: float) -> str:

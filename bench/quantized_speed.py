@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from engines import complete_random, greedy_engine, head_line, markdown, model_folder, speeds_by_turns, spread
+from latest import Figure, add_option, save
 from stored_of import FORMATS, checkpoint_of
 
 from runner.config.model import LocalModelConfig
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt; they share nothing")
     parser.add_argument("--new", type=int, default=16, help="new tokens of each row")
     parser.add_argument("--rounds", type=int, default=5)
+    add_option(parser)
     options = parser.parse_args()
     lines, rows = options.lines.split(","), [int(count) for count in options.rows.split(",")]
     folder = str(model_folder(options.model))
@@ -63,6 +65,13 @@ def main() -> None:
         ]
         print(markdown([unit, *(f"{count} rows" for count in rows)], table), flush=True)
     print("\n" + "\n".join(distances))
+    if options.save:
+        save([
+            Figure.of(f"{what}, {count} rows", "tokens/s", [getattr(one, name) for one in speeds[line, count]], line, 0)
+            for what, name in (("decode", "decode_tok_per_s"), ("prefill", "prefill_tok_per_s"))
+            for count in rows
+            for line in lines
+        ])  # fmt: skip
 
 
 def engine_of(folder: str, line: str, new_tokens: int) -> LocalEngine:

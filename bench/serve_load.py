@@ -32,6 +32,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from latest import Figure, add_option, save
+
 from runner.embedded.problems import Split, problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,6 +87,7 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--other", help="a command that starts another OpenAI server, with {port} in it")
     parser.add_argument("--environment", nargs="*", default=[], metavar="NAME=VALUE", help="of the other server")
+    add_option(parser)
     options = parser.parse_args()
     commands = {"task=serve": OURS} | ({"the other": options.other} if options.other else {})
     environment = {"task=serve": {}, "the other": dict(one.split("=", 1) for one in options.environment)}
@@ -121,6 +124,9 @@ def main() -> int:
         print(
             f"task=serve / the other: {ratio:.2f} x the tokens per second; {same} of {len(bodies)} lone answers equal"
         )
+    if options.save:
+        what = f"{options.clients} clients"
+        save([Figure.of(what, "tokens/s", [load.tok_per_s], name, 0) for name, load in many.items()])
     failed = [name for name, load in many.items() if load.statuses.keys() - {200, 429}]
     for name in failed:
         print(f"{name}: statuses {dict(many[name].statuses)}")

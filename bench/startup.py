@@ -28,6 +28,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from latest import Figure, add_option, save
+
 BARE = """
 import hydra
 @hydra.main(version_base="1.3", config_path=".", config_name="config")
@@ -40,8 +42,8 @@ LLAMA = Path(__file__).with_name("xllamacpp_chat_side.py")
 Measured = tuple[float, float, dict[str, float]]  # seconds, processor seconds, seconds of parts
 
 
-def quick_commands(rounds: int) -> None:
-    """Measure commands that load nothing, and print."""
+def quick_commands(rounds: int) -> list[Figure]:
+    """Measure commands that load nothing, print, and return our figures."""
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE)
@@ -66,6 +68,8 @@ def quick_commands(rounds: int) -> None:
         bare_median = statistics.median(seconds[name.replace("runner", "bare Hydra")])
         median = statistics.median(times)
         print(f"{name:24} {median:9.3f} {min(times):7.3f} {max(times):7.3f} {median / bare_median:7.2f}")
+    ours = (name for name in commands if name.startswith("runner"))
+    return [Figure.of("whole commands", "s", seconds[name], name, 3) for name in ours]
 
 
 class Side:
@@ -148,8 +152,8 @@ def llama(python: str, model: str, tokens: int) -> Measured:
     return took, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, {}
 
 
-def jobs(arguments: argparse.Namespace) -> None:
-    """Measure jobs by turns, and print."""
+def jobs(arguments: argparse.Namespace) -> list[Figure]:
+    """Measure jobs by turns, print, and return the figures."""
     with tempfile.TemporaryDirectory() as temporary:
         trees = {"here": Path(__file__).parents[1], "other": arguments.other and Path(arguments.other).resolve()}
         ways: dict[str, Callable[[], Measured]] = {}
@@ -179,6 +183,8 @@ def jobs(arguments: argparse.Namespace) -> None:
     for name in names:
         medians = [statistics.median(one[2].get(name, 0.0) for one in all_of) for all_of in with_parts.values()]
         print(f"{name:24}" + "".join(f" {median:23.2f}" for median in medians))
+    what = f"{arguments.tokens} tokens of {Path(arguments.model).stem}"
+    return [Figure.of(what, "s", [took for took, _, _ in all_of], way) for way, all_of in found.items()]
 
 
 def main() -> None:
@@ -190,11 +196,11 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["generate", "chat", "serve"])
     parser.add_argument("--other", help="another checkout of this program")
     parser.add_argument("--llama", help="a Python that has xllamacpp, for a .gguf file")
+    add_option(parser)
     arguments = parser.parse_args()
-    if arguments.model:
-        jobs(arguments)
-    else:
-        quick_commands(arguments.rounds)
+    figures = jobs(arguments) if arguments.model else quick_commands(arguments.rounds)
+    if arguments.save:
+        save(figures, "" if arguments.model else "startup commands")
 
 
 if __name__ == "__main__":

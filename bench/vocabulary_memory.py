@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from gguf_start import SIZES, make
+from latest import Figure, add_option, save
 
 WIDTH, LAYERS = 576, 4  # as wide as SmolLM2-135M
 VOCABULARIES = [name for name in SIZES if name.endswith("bytes")]
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=VOCABULARIES, choices=VOCABULARIES)
     parser.add_argument("--into", help="where models are made, and kept for the next time; else in a temporary folder")
+    add_option(parser)
     arguments = parser.parse_args()
     seen: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -53,6 +55,7 @@ def main() -> None:
     print(f"python bench/vocabulary_memory.py --rounds {arguments.rounds}   (a process per job, interleaved)")
     heads = ("kind", "vocabulary", "weight_mib", "load_peak", "peak_mib", "min", "max", "more_mib", "of_weights")
     print("{:7} {:11} {:>10} {:>9} {:>9} {:>7} {:>7} {:>9} {:>10}".format(*heads))
+    figures = []
     for kind in ("folder", "gguf"):
         first: tuple[float, float] | None = None
         for name in arguments.only:
@@ -62,10 +65,15 @@ def main() -> None:
             first = first or (weights, peak)
             more = peak - first[1]
             share = f"{more / (weights - first[0]):10.2f}" if weights > first[0] else ""
+            if share:
+                what = f"growth of the peak to {name}, of that of the weights"
+                figures.append(Figure.of(what, "times", [float(share)], kind))
             print(
                 f"{kind:7} {name:11} {weights:10.1f} {middle['load_peak_rss_mib']:9.0f} {peak:9.0f} "
                 f"{jobs[0]['peak_rss_mib']:7.0f} {jobs[-1]['peak_rss_mib']:7.0f} {more:9.0f} {share}"
             )
+    if arguments.save:
+        save(sorted(figures, key=lambda it: it.what))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Our strict and flexible scores compared with those of lm-evaluation-harness 0.4.13's own filters, on awkward outputs.
 
 awkward_outputs.jsonl has outputs, the numbers that lm-eval found, and whether it scored them as correct. The program
-bench/gsm8k_vs_lmeval.py --scores runs lm-eval again and compares. If the scores differ, a line names the reason.
+bench/gsm8k_vs_lmeval.py runs lm-eval again and compares. If the scores differ, a line names the reason.
 """
 
 from __future__ import annotations
