@@ -67,9 +67,7 @@ class LocalModelConfig(ModelConfig):
     random_weights: bool = setting(False, Inert("the recipe of the noise and the shape are hashed instead"))
     trust_remote_code: bool = False
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # variables of its chat template
-    check_memory: bool = setting(
-        True, Inert("rejects a model that would not fit, and changes nothing in one that does")
-    )
+    check_memory: bool = setting(True, Inert("rejects a model that would not fit"))
 
     asks_hub: ClassVar[bool] = True
 
@@ -156,9 +154,7 @@ class ApiConfig(ModelConfig):
     name: str = ""
     base_url: Names = ""
     extensions: Extensions = Extensions.auto
-    key_variable: str = setting(
-        KEY_VARIABLE, Inert("names the variable with the server's key, which changes no answer")
-    )
+    key_variable: str = setting(KEY_VARIABLE, Inert("names the variable with the server's key"))
     concurrency: int = setting(8, Inert("how many requests are in flight at once", measured=True))
     retries: int = setting(6, Inert("how often a request without an answer is sent again"))
     backoff_s: float = setting(0.5, Inert("how long to wait before a request is sent again"))
@@ -306,9 +302,7 @@ class PartsModelConfig(ModelConfig):
 
     module: ClassVar[str] = "runner.engines.kinds.parts"
     name: str = setting(MISSING, HASHED)
-    stages: int | None = setting(
-        None, Inert("the same parts in more or fewer processes compute the same", measured=True)
-    )
+    stages: int | None = setting(None, Inert("any number of processes computes the same", measured=True))
     backend: Backend = setting(Backend.auto, Inert("carries the same numbers", measured=True))
     micro_batch: int | None = None
     timeout_s: float = setting(600.0, Inert("ends a pipeline in which a process hangs"))

@@ -88,9 +88,7 @@ class LocalEngine:
 
     def load(self) -> EngineReport:
         """Load the model unless it is loaded, and describe it."""
-        if self._loaded is None:
-            self._loaded = self._load()
-        loaded = self._loaded
+        self._loaded = loaded = self._loaded or self._load()
         heads = self.heads(loaded)
         decoding = str(self.batching(loaded)) if heads is None else "in a stream"
         if heads is not None and heads.by_sdpa:
