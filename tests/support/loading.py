@@ -48,7 +48,8 @@ def load(
 def logits(model: Any) -> torch.Tensor:
     """Return the logits of a few tokens; a model that is loaded, or a library's."""
     with torch.inference_mode():
-        return (model.model if isinstance(model, Loaded) else model)(IDS).logits.float()
+        found: torch.Tensor = (model.model if isinstance(model, Loaded) else model)(IDS).logits.float()
+    return found
 
 
 def off(found: torch.Tensor, expected: torch.Tensor) -> float:
