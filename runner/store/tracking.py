@@ -13,14 +13,14 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.config.choices import CONF
 from runner.config.root import RunnerConfig
 from runner.core.errors import TrackingError
-from runner.core.fields import choice_of
+from runner.core.fields import Inert, choice_of, counts_of, default_of
 from runner.core.metrics import Better, described
 from runner.core.result import Record, Status
 from runner.core.uris import without_secrets
@@ -230,12 +230,12 @@ def _unusual_keys(config: object, usual: Mapping[str, object] | None = None) -> 
     assert is_dataclass(config)
     for item in fields(config):
         value = getattr(config, item.name)
-        if "inert" in item.metadata or isinstance(value, Quantized):  # its label is in the name
+        if isinstance(counts_of(item), Inert) or isinstance(value, Quantized):  # its label is in the name
             continue
         if is_dataclass(value):
             yield from _unusual_keys(value, _of_file(item.name, choice_of(value)))
             continue
-        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        default = default_of(item)
         if value not in (default, (usual or {}).get(item.name, default)):
             yield item.name, as_typed(value)
 

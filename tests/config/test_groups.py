@@ -17,6 +17,7 @@ from runner.config.choices import choices_for
 from runner.config.compose import compose, composer_of
 from runner.config.groups import GROUPS, key_types
 from runner.config.hydra import explain, to_config, without_hydra
+from runner.config.hydra_versions import as_in_main
 from runner.core.errors import ConfigError, RunnerError
 from runner.library.load import configure
 
@@ -85,7 +86,8 @@ def test_nor_in_a_study(tmp_path: Path, body: str, message: str) -> None:
 
 
 def test_a_schema_put_beside_the_choice_is_refused() -> None:
-    beside = composer_of().compose(["+hydra/schema/quantization@quantization=nf4"])
+    with as_in_main():
+        beside = composer_of().compose(["+hydra/schema/quantization@quantization=nf4"])
     with pytest.raises(ConfigError, match="quantization=none is the choice, and the config puts a Nf4Config there"):
         to_config(*without_hydra(beside))
 
