@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -43,8 +44,8 @@ model's cache has a window and its mask has none.
 
 ## Other routes
 
-| family | class | route | why |
-|---|---|---|---|
+| families | route | why |
+|---|---|---|
 """
 WORDS = {  # of the table, by the engine's words
     "static batching": "static",
@@ -124,7 +125,7 @@ class Outcome:
 
     @property
     def row(self) -> str:
-        """Its row of the table."""
+        """What is shown of it while the tool runs."""
         return f"| {self.family} | {self.model} | {self.way} | {self.why} |"
 
 
@@ -290,18 +291,21 @@ def page(outcomes: Iterable[Outcome]) -> str:
     """Return the page; a family that could not be built tiny is left out."""
     import transformers
 
-    built = [one for one in outcomes if one.way]
-    stream = textwrap.fill(", ".join(one.family for one in built if one.way == "stream"), 118, break_on_hyphens=False)
-    table = "".join(f"{one.row}\n" for one in built if one.way != "stream")
+    by_route: dict[tuple[str, str], list[str]] = {}  # the families of each route and reason
+    for one in outcomes:
+        if one.way:
+            by_route.setdefault((one.way, one.why), []).append(one.family)
+    stream = textwrap.fill(", ".join(by_route.pop(("stream", ""))), 118, break_on_hyphens=False)
+    table = "".join(f"| {', '.join(names)} | {way} | {why} |\n" for (way, why), names in by_route.items())
     return HEAD.format(version=transformers.__version__, stream=stream) + table
 
 
 def rows(text: str) -> dict[str, str]:
     """Return the route of each family on a page."""
-    stream = text.split("## Continuous batching\n\n")[1].split(".\n")[0]
-    table = text.split("|---|---|---|---|\n")[1].splitlines()
-    cells = ([cell.strip() for cell in line.split("|")] for line in table)
-    return dict.fromkeys(stream.replace("\n", " ").split(", "), "stream") | {cell[1]: cell[3] for cell in cells}
+    stream = text.split("## Continuous batching\n\n")[1].split(".\n")[0].replace("\n", " ")
+    lines = text.split("|---|---|---|\n")[1].splitlines()
+    table = [(stream, "stream"), *((cells[1], cells[2]) for cells in (re.split(r" *\| *", line) for line in lines))]
+    return {family: way for names, way in table for family in names.split(", ")}
 
 
 def main(arguments: list[str]) -> None:
