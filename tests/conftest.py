@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import pickle
+import random
 import shutil
 import signal
 import subprocess
@@ -60,8 +61,31 @@ CHATML = (
 )
 
 
-@pytest.hookimpl(trylast=True)  # after the deselection of tests
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Mark tests before some are deselected, and order those that are left."""
+    mark_thorough(items)
+    yield
+    share_among_workers(config, items)
+
+
+def mark_thorough(items: list[pytest.Item]) -> None:
+    """Mark all but a few cases of each test that is sampled(few): which these are follows from its name alone."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for name, all_of in cases.items():
+        marker = all_of[0].get_closest_marker("sampled")
+        assert marker is not None
+        few = min(marker.args[0], len(all_of))
+        drawn = set(random.Random(name).sample(range(len(all_of)), few))
+        for number, item in enumerate(all_of):
+            if number not in drawn:
+                item.add_marker(pytest.mark.thorough)
+
+
+def share_among_workers(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each worker its share of the fast tests, followed by its share of the slow ones.
 
     `--dist worksteal` gives each worker a part of this list, and a worker that has finished takes tests from the end of

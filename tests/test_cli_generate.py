@@ -27,6 +27,7 @@ Run = Callable[..., Any]  # the fixture `runner`: takes arguments, returns a fin
 STUB = ("task=generate", "model=stub", "tracking=none")
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -141,6 +142,7 @@ def test_what_has_a_meaning_for_hydra_is_unchanged() -> None:
         assert quote_texts(same) == same
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("argument", "quoted"),
     [

@@ -91,7 +91,7 @@ def wheel_with_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(
     machine.c_compiler() is None or "avx2" not in machine.processor_flags(), reason="no C compiler, or no AVX2"
 )

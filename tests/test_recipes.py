@@ -131,6 +131,7 @@ def job(run: Run, tmp_path: Path) -> Job:
     return start
 
 
+@pytest.mark.thorough
 def test_types_and_style(tree: Path) -> None:
     output_of([sys.executable, "-m", "ruff", "check", *SOURCES], tree)
     if (ROOT / ".mypy_cache").is_dir():  # without it the libraries are read, too, which takes minutes
@@ -138,12 +139,14 @@ def test_types_and_style(tree: Path) -> None:
     output_of([sys.executable, "-m", "mypy", "runner", "tools/families.py"], tree)
 
 
+@pytest.mark.thorough
 def test_the_rules_of_the_source_tree(tree: Path) -> None:
     tests = ("tests/test_house.py", "tests/config/test_sampling.py")
     without_processes = "not import_nothing_heavy and not engine_needs"
     output_of([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", without_processes, *tests], tree)
 
 
+@pytest.mark.thorough
 def test_a_model(run: Run) -> None:
     assert "name: HuggingFaceTB/SmolLM2-360M-Instruct" in run("-m", "runner", "model=smollm2_360m", "--cfg", "job")
     shown = run("-m", "runner", "model=smollm2_360m", "model.name=embedded", "task.limit=2", "plan=quick")  # is here
@@ -155,6 +158,7 @@ def test_a_data_set(run: Run) -> None:
     assert "A. green" in shown
 
 
+@pytest.mark.thorough
 def test_a_quantization(job: Job) -> None:
     if find_spec("torchao") is None:
         pytest.skip("pip install 'runner-llm[torchao]'")
@@ -173,6 +177,7 @@ with runner.load("embedded") as model:
 """
 
 
+@pytest.mark.thorough
 def test_a_sampling_parameter(job: Job, run: Run) -> None:
     likeliest, hot, by_c = json.loads(run("-c", DRAWING).splitlines()[-1])
     assert hot != likeliest
@@ -187,6 +192,7 @@ def test_a_task_with_a_metric(run: Run) -> None:
     assert re.search(r"^ *words +4 in the answer *$", shown, re.MULTILINE), shown  # [STUB_GENERATION] and three
 
 
+@pytest.mark.thorough
 def test_a_statistic(run: Run, new_database: Callable[[Path], None], tmp_path: Path) -> None:
     new_database(tmp_path / "outputs" / "mlflow.db")
     two = ("model=stub", "task=words", f"task.prompt={'a ' * 50}", "generation.max_new_tokens=6,40")
@@ -197,6 +203,7 @@ def test_a_statistic(run: Run, new_database: Callable[[Path], None], tmp_path: P
     assert "Ratios are of counts" in shown
 
 
+@pytest.mark.thorough
 def test_an_engine(job: Job) -> None:
     result = job("model=backwards", "model.shout=true", "task=generate", "task.prompt=edoc", "task.format=raw")
     assert result["text"] == "CODE"
@@ -205,6 +212,7 @@ def test_an_engine(job: Job) -> None:
 FAMILY = "from tools import families; print(families.sweep(['gpt_neo'])[0].row)"
 
 
+@pytest.mark.thorough
 def test_a_family(run: Run) -> None:
     assert "| gpt_neo | GPTNeoForCausalLM | static |" in run("-c", FAMILY)
 
@@ -213,6 +221,7 @@ def test_a_folder(run: Run) -> None:
     assert run("-c", "from runner.counting import words; print(words('one two'))") == "2\n"
 
 
+@pytest.mark.thorough
 def test_another_tools_results(run: Run, tmp_path: Path) -> None:
     for name, wrong in (("a", 0), ("b", 9)):
         answers = {f"question {at}": at >= wrong for at in range(20)}

@@ -24,6 +24,7 @@ STUDY = ("-cd", str(Path(__file__).parents[1] / "experiments"), "-cn", "which_fi
 SMALL = ("task.limit=60", "task.repeats=1", "task.new_tokens=4", "hydra.launcher.fresh=false", "print=none")
 
 
+@pytest.mark.thorough
 def test_a_folder_of_files_in_one_table_out(runner: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "my models"
     (folder / "other").mkdir(parents=True)

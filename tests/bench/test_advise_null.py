@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 
 def test_few_claims_about_accuracy_are_wrong_and_far_worse_candidates_are_last(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

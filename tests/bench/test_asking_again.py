@@ -12,8 +12,9 @@ from runner.config.compose import compose
 from runner.config.hydra import to_config
 from runner.engines.kinds import kind_of
 
+pytestmark = pytest.mark.thorough
 
-@pytest.mark.slow
+
 def test_beside_the_others_few_further_passes_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     from asking_again import ALONE, BESIDE, Work

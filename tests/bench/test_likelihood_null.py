@@ -11,6 +11,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["normal", "skewed", "lopsided", "heavy", "longer"])
 def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
@@ -22,6 +23,7 @@ def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str, m
     assert 0 < least < 0.01
 
 
+@pytest.mark.thorough
 def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     import likelihood_null
@@ -34,6 +36,7 @@ def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(monkeypatch
     assert any(rate.times for rate in nulls)
 
 
+@pytest.mark.thorough
 def test_intervals_of_kl_hold_where_students_does_not_and_lognormal_differences_seldom_deceive(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

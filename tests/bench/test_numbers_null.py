@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["F1, 5 % differ", "F1, 40 % differ", "length, all differ"])
 def test_numbers_of_equal_runs_rarely_differ_and_lost_ones_are_found(
     kind: str, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 
 def test_a_plan_from_a_small_sample_holds_its_power_and_the_observed_share_does_not(
     monkeypatch: pytest.MonkeyPatch,

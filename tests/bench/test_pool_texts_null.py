@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+pytestmark = pytest.mark.thorough
 
 
 def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks(monkeypatch: pytest.MonkeyPatch) -> None:

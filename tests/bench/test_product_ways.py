@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+pytestmark = pytest.mark.thorough
 
 BENCH = Path(__file__).parents[2] / "bench"
 

@@ -10,6 +10,8 @@ import pytest
 
 from runner.core.number_effects import Measured
 
+pytestmark = pytest.mark.thorough
+
 BENCH = Path(__file__).parents[2] / "bench"
 
 

@@ -32,6 +32,7 @@ def stored_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("stored_of")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", [*NEAR, "bitnet"])
 def test_a_checkpoint_loads(
     make_config: Callable[..., RunnerConfig],

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 BENCH = Path(__file__).parents[2] / "bench"
 
 
+@pytest.mark.thorough
 def test_each_choice_has_a_line() -> None:
     command = [sys.executable, str(BENCH / "which_format.py"), "--choices", "nf4,gptq,bitnet,fp8"]
     command += [

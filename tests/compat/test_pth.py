@@ -256,6 +256,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("state", "keys", "message"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
 def test_what_does_not_fit_is_said_before_the_weights_are_read(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, keys: dict[str, Any], message: str

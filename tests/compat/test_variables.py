@@ -29,6 +29,7 @@ def becomes(asked: Any = None, own: Any = None, **environ: str) -> tuple[list[st
     return found.overrides, found.lines
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("environ", "overrides"),
     [
@@ -62,6 +63,7 @@ def test_what_each_becomes(environ: dict[str, str], overrides: list[str]) -> Non
     assert all("→" in line for line in lines)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("asked", "own", "environ", "line"),
     [

@@ -138,6 +138,7 @@ def test_every_choice(row: list[str], loader: ConfigLoader, started: dict[str, A
     assert assert_equal(loader, started["plain"], [*row, "seed=4", *named]) == "config"
 
 
+@pytest.mark.sampled(25)
 @pytest.mark.parametrize("line", [*GOOD, *HYDRA, *BAD])
 def test_every_kind_of_override(line: str, loader: ConfigLoader, started: dict[str, Any]) -> None:
     kind = assert_equal(loader, started["plain"], [line])

@@ -51,6 +51,7 @@ def test_what_steers_a_terminal_is_written_out() -> None:
     assert plain("two\nlines\tand \r a return 写 é 😀") == "two\nlines\tand \\r a return 写 é 😀"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("which", ["one prompt", "several prompts", "a grid", "a plan", "an error"])
 def test_no_text_steers_a_terminal(tmp_path: Path, which: str) -> None:
     (tmp_path / "p.jsonl").write_text(f"{json.dumps({'prompt': HOSTILE})}\n" * 2)
@@ -78,6 +79,7 @@ def test_a_pipe_gets_the_completion_as_it_is(tmp_path: Path) -> None:
 JOB = f"{sys.executable} -m runner model=stub tracking=none task.limit=2"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("command", "code"),
     [

@@ -55,6 +55,7 @@ def test_without_proc_what_is_not_known_is_not_recorded(tmp_path: Path) -> None:
     assert "does not say how much memory a process has" in refused.stderr
 
 
+@pytest.mark.thorough
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -75,7 +75,8 @@ def node_amid_a_job(cluster: RayCluster) -> str | None:
 
 
 @CLUSTER
-@pytest.mark.parametrize("shares_folder", [pytest.param(False, marks=SLOW), pytest.param(True, marks=THOROUGH)])
+@THOROUGH
+@pytest.mark.parametrize("shares_folder", [False, True])
 def test_a_node_is_killed_amid_a_grid(
     folder: Path, grid: Start, faulty: Callable[..., dict[str, str]], shares_folder: bool
 ) -> None:

@@ -122,7 +122,7 @@ def search(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Cal
         one.end()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_search_that_is_killed_three_times(search: Callable[..., Grid], start: Start, tmp_path: Path) -> None:
     """No finished trial is repeated, and the values are those of a search that was left alone."""
     slow = (*SEARCH[:1], "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1", *SEARCH[2:], "model=stub")

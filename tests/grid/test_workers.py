@@ -42,7 +42,9 @@ def is_complete(folder: Path, jobs: int, each: int) -> bool:
     return indices == [list(range(each))] * jobs
 
 
-FRESH = pytest.mark.parametrize("fresh", ["false", "true"], ids=["shared", "fresh"])
+FRESH = pytest.mark.parametrize(
+    "fresh", ["false", pytest.param("true", marks=pytest.mark.thorough)], ids=["shared", "fresh"]
+)
 
 
 @FRESH

@@ -86,7 +86,7 @@ def test_the_examples_of_its_help_name_our_model(capsys: pytest.CaptureFixture[s
         assert word in printed
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_task_of_ones_own_runs_from_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "sums.jsonl"
     lines = [{"question": f"What is {n} + {n}?", "choices": [str(2 * n), str(n), "no"], "gold": 0} for n in range(3, 9)]

@@ -30,6 +30,7 @@ def many(corpus_of: dict[str, Any]) -> pytest.MarkDecorator:
 # ------------------------------------------------------------------------------------------- a model's files
 
 
+@pytest.mark.sampled(3)
 @many(corpus.JSONS)
 def test_config_json(arena: Arena, tiny_llama: Path, case: str) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
@@ -38,6 +39,7 @@ def test_config_json(arena: Arena, tiny_llama: Path, case: str) -> None:
     assert "config.json" in arena.give(*MODEL, "task=split", "task.num_parts=2")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "keys",
     [
@@ -74,6 +76,7 @@ def test_code_in_auto_map_does_not_run_untrusted(arena: Arena, tiny_llama: Path)
     arena.give(*MODEL, *GSM8K)
 
 
+@pytest.mark.sampled(3)
 @many(corpus.JSONS)
 def test_tokenizer_json(arena: Arena, tiny_llama: Path, case: str) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
@@ -81,6 +84,7 @@ def test_tokenizer_json(arena: Arena, tiny_llama: Path, case: str) -> None:
     arena.give(*MODEL, *GSM8K)
 
 
+@pytest.mark.sampled(3)
 @many(corpus.CHAT_TEMPLATES)
 def test_chat_templates(arena: Arena, tiny_llama: Path, case: str) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
@@ -88,6 +92,7 @@ def test_chat_templates(arena: Arena, tiny_llama: Path, case: str) -> None:
     arena.give(*MODEL, *GSM8K, fails=None)
 
 
+@pytest.mark.sampled(3)
 @many(corpus.SAFETENSORS)
 def test_safetensors(arena: Arena, tiny_llama: Path, case: str) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
@@ -96,6 +101,7 @@ def test_safetensors(arena: Arena, tiny_llama: Path, case: str) -> None:
     assert "model.safetensors" in arena.give(*MODEL, "task=split", "task.num_parts=2")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("end", ["safetensors", "bin"])
 @pytest.mark.parametrize("name", ["../canary", "/etc/passwd", "", 7, None, ["a"]], ids=repr)
 def test_names_in_an_index(arena: Arena, tiny_llama: Path, end: str, name: Any) -> None:
@@ -107,6 +113,7 @@ def test_names_in_an_index(arena: Arena, tiny_llama: Path, end: str, name: Any) 
     assert "a bare file name" in arena.give(*MODEL, "task=split", "task.num_parts=2")
 
 
+@pytest.mark.sampled(3)
 @many(corpus.PICKLES)
 def test_bin_files(arena: Arena, tiny_llama: Path, case: str) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
@@ -135,6 +142,7 @@ def test_wrapped_weights_are_not_invented(arena: Arena, tiny_llama: Path) -> Non
     assert all(torch.equal(merged[name], tensor) for name, tensor in weights.items())
 
 
+@pytest.mark.sampled(3)
 @many(corpus.GGUF)
 def test_gguf(arena: Arena, case: str) -> None:
     (arena.folder / "m.gguf").write_bytes(corpus.GGUF[case])
@@ -144,6 +152,7 @@ def test_gguf(arena: Arena, case: str) -> None:
 # ----------------------------------------------------------------------------------------------- adapters
 
 
+@pytest.mark.sampled(3)
 @many(corpus.PICKLES)
 def test_pth_adapters(arena: Arena, case: str) -> None:
     corpus.PICKLES[case](arena.folder / "a.pth", arena.mark)
@@ -160,6 +169,7 @@ def test_bin_in_a_peft_folder(arena: Arena, case: str) -> None:
     arena.give("model=embedded", "lora=peft", "lora.path=./adapter", *GSM8K)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", ["empty", "endless header", "deep", "overlap", "dtype is a list"])
 def test_safetensors_in_a_peft_folder(arena: Arena, case: str) -> None:
     adapter = corpus.put_adapter(arena.folder)
@@ -167,6 +177,7 @@ def test_safetensors_in_a_peft_folder(arena: Arena, case: str) -> None:
     assert "adapter_model.safetensors" in arena.give("model=embedded", "lora=peft", "lora.path=./adapter", *GSM8K)
 
 
+@pytest.mark.sampled(3)
 @many(corpus.JSONS)
 def test_adapter_config(arena: Arena, case: str) -> None:
     adapter = corpus.put_adapter(arena.folder)
@@ -185,6 +196,7 @@ def sound_parts(tmp_path_factory: pytest.TempPathFactory, run_job: Run) -> Path:
     return folder / "parts"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["manifest.json", "partition_0.json"])
 @many(corpus.JSONS)
 def test_json_of_parts(arena: Arena, sound_parts: Path, name: str, case: str) -> None:
@@ -217,6 +229,7 @@ def test_json_of_parts_that_a_pipeline_runs(arena: Arena, sound_parts: Path, nam
         assert name in arena.give(*IN_PARTS)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "place", [("parts", 0, "file"), ("parts", 0, "partition"), ("companions", 0, "file")], ids=repr
 )
@@ -233,6 +246,7 @@ def test_names_in_a_manifest(arena: Arena, sound_parts: Path, place: tuple[str, 
 # --------------------------------------------------------------------------------------- data and prompts
 
 
+@pytest.mark.sampled(3)
 @many(corpus.LINES)
 def test_lines_of_questions_and_prompts(arena: Arena, case: str) -> None:
     (arena.folder / "x.jsonl").write_bytes(
@@ -245,6 +259,7 @@ def test_lines_of_questions_and_prompts(arena: Arena, case: str) -> None:
     assert where in arena.give("model=stub", "task=generate", "task.prompts=x.jsonl")
 
 
+@pytest.mark.sampled(2)
 @many(corpus.PARQUETS)
 def test_parquet(arena: Arena, case: str) -> None:
     corpus.PARQUETS[case](arena.folder / "x.parquet")
@@ -273,6 +288,7 @@ def test_in_a_grid_only_the_job_with_the_bad_file_fails(arena: Arena) -> None:
 # ------------------------------------------------------------------------------- files of earlier runs
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ["result.json", "samples.jsonl"])
 @many({**corpus.JSONS, "no result": b'{"result": null, "status": "FINISHED"}', "lists": b'{"result": {"metrics": []}}'})
 def test_evidence(arena: Arena, name: str, case: str) -> None:

@@ -309,6 +309,7 @@ LISTS: dict[str, tuple[bytes, str | float | None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_of_models(make_config: Make, tmp_path: Path, name: str) -> None:
     body, expected = LISTS[name]

@@ -28,6 +28,7 @@ def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
     return configure(model, groups, arguments)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("arguments", "overrides"),
     [
@@ -58,6 +59,7 @@ def test_arguments_are_what_the_command_line_says(arguments: dict[str, Any], ove
     assert [getattr(by_load, group) for group in GROUPS] == [getattr(by_command, group) for group in GROUPS]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -229,6 +229,7 @@ def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, l
     return loaded, logits, done.token_ids
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "quantization", "tied", "head_dim", "scaled"),
@@ -283,6 +284,7 @@ def test_ropes_and_adapters(
                 assert (logits - native[lora]).abs().max() > 1e-4, f"{what}: positions turn otherwise"
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "rope", "lora", "tied", "head_dim"),

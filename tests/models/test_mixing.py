@@ -43,6 +43,7 @@ def test_all_layers_by_an_override_are_what_the_library_makes_of_the_model(
     assert torch.equal(logits(one_by_one), logits(whole))
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(("base", "other"), list(itertools.permutations(["none", *QUANTIZING], 2)))
 def test_every_pair_computes_each_layer_in_its_own_format(
     make_config: Make, saved_family: Saved, base: str, other: str
@@ -119,6 +120,7 @@ def test_a_head_is_quantized_only_where_it_is_named_and_has_a_weight_of_its_own(
     assert everything.metrics["quantized_modules"] == LAYERS + (not tied)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", ["peft", "pth"])
 @pytest.mark.parametrize("base", ["none", *QUANTIZING])
 def test_adapters_over_a_mix(make_config: Make, saved_family: Saved, tmp_path: Path, kind: str, base: str) -> None:

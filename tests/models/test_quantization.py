@@ -51,6 +51,7 @@ def predicted_bytes(config: RunnerConfig) -> int:
 # ------------------------------------------------------------------------------------------------- torchao
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize(
@@ -212,6 +213,7 @@ def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callab
     assert at_load == stored
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("kind", "wanted", "message"),
     [

@@ -129,6 +129,7 @@ def test_it_knows_its_chat_template() -> None:
     assert answer.finish_reason == "stop"
 
 
+@pytest.mark.thorough
 def test_each_format_is_as_far_from_plain_weights_as_it_should_be(tmp_path: Path) -> None:
     formats = ["none", *KL_BANDS]
     study = ["-cd", str(STUDY), "-cn", "real_quantization", f"task.data={STUDY / 'real_texts.jsonl'}", "task.limit=12"]

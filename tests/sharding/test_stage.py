@@ -38,6 +38,7 @@ def parts_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return split
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("num_parts", [1, 2, LAYERS])
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_stages_equal_the_whole_model(parts_of: Any, family: str, num_parts: int) -> None:

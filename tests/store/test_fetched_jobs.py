@@ -69,6 +69,7 @@ def ids(folder: Path) -> set[str]:
     return set(results(folder))
 
 
+@pytest.mark.thorough
 def test_what_one_host_has_done_the_others_know(host: Run, server: Server, tmp_path: Path) -> None:
     first = host("first", *JOB, "seed=1,2,3")
     assert first.code == 0, first.err
@@ -95,6 +96,7 @@ def test_what_one_host_has_done_the_others_know(host: Run, server: Server, tmp_p
     assert host("third", "--format", "json", module="runner.compare").code == 0
 
 
+@pytest.mark.thorough
 def test_sync_in_both_directions(host: Run, tmp_path: Path) -> None:
     assert host("first", *JOB, "seed=1,2").code == 0
     alone = host("second", *JOB[1:], "seed=3", "tracking=none")

@@ -54,6 +54,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("num_parts", range(1, LAYERS + 1))
 @pytest.mark.parametrize("name", ["one", "shards", "half", "dtypes"])
 def test_a_round_trip_gives_the_same_folder(sources: dict[str, Path], trip: Trip, name: str, num_parts: int) -> None:
@@ -88,6 +89,7 @@ def test_the_merged_folder_loads_and_gives_the_same_logits(sources: dict[str, Pa
     assert torch.equal(*logits)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [

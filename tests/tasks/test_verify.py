@@ -32,6 +32,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("level", VerifyLevel)
 @pytest.mark.parametrize("name", ["tied", "shards", "bin"])
 def test_what_split_wrote_is_right(sources: dict[str, Path], trip: Trip, name: str, level: VerifyLevel) -> None:
@@ -140,6 +141,7 @@ def test_tied_tensors_must_be_alike_in_both_places(sources: dict[str, Path], tri
     one(trip.verify(source=sources["tied"]).problems, "part_1.safetensors", "expected as in the source")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("change", "words"),
     [

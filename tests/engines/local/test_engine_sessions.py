@@ -258,7 +258,8 @@ def test_whoever_waits_can_be_cancelled_too(any_engine: LocalEngine) -> None:
 # --------------------------------------------------------------------------------------------------- threads
 
 
-def test_eight_threads_submit_a_thousand_requests(engine: LocalEngine) -> None:
+@pytest.mark.parametrize("each", [25, pytest.param(125, marks=pytest.mark.thorough)])
+def test_eight_threads_submit_many_requests(engine: LocalEngine, each: int) -> None:
     def request_of(thread: int, number: int) -> Request:
         beginning = (SYSTEM + AGENTS[number % 2], "", AGENTS[0])[number % 3]
         sampling = (Sampling(), WARM, Sampling(temperature=1.1, top_k=30))[number % 5 % 3]
@@ -269,7 +270,7 @@ def test_eight_threads_submit_a_thousand_requests(engine: LocalEngine) -> None:
     with engine.open() as session:
 
         def submit(thread: int) -> None:
-            for number in range(125):
+            for number in range(each):
                 session.submit(request_of(thread, number))
 
         threads = [threading.Thread(target=submit, args=(at,)) for at in range(8)]
@@ -282,9 +283,9 @@ def test_eight_threads_submit_a_thousand_requests(engine: LocalEngine) -> None:
         for thread in threads:
             thread.join()
     counts = Counter(event.id for event in events if isinstance(event, Completion))
-    assert counts == {f"{thread}/{number}": 1 for thread in range(8) for number in range(125)}
+    assert counts == {f"{thread}/{number}": 1 for thread in range(8) for number in range(each)}
     done = completions(events)
-    for at in range(0, 1000, 13):
+    for at in range(0, 8 * each, 13):
         request = request_of(at % 8, at // 8)
         assert done[request.id, 0].token_ids == alone(engine, request), request
 

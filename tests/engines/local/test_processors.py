@@ -46,7 +46,9 @@ def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...]
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None or not IS_X86, reason="no C compiler, or no x86 with AVX2")
-@pytest.mark.parametrize("level", list(X86))
+@pytest.mark.parametrize(
+    "level", [pytest.param(level, marks=pytest.mark.thorough if "v4" in level else ()) for level in X86]
+)
 def test_a_processor_with_fewer_instructions_multiplies_and_attends(level: str, tmp_path: Path) -> None:
     if level == "x86-64-v4" and "avx512vl" not in CPU_FLAGS:
         pytest.skip("this processor has no AVX-512")
@@ -110,7 +112,7 @@ def test_a_feature_that_is_left_out_leads_to_the_next_way_with_a_fact(
     assert found["notes"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(
     shutil.which("cc") is None or not HAS_AVX512_BF16, reason="no compiler, or no AVX-512 with bfloat16"
 )

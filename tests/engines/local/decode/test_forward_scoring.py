@@ -104,6 +104,7 @@ def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) ->
     return engine
 
 
+@pytest.mark.sampled(5)
 @WAYS
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "gpt2"])
 def test_every_family_scores_as_one_forward_pass(

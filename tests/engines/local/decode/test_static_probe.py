@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 Make = Callable[..., RunnerConfig]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("family", "way", "why"),
     [

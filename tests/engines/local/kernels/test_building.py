@@ -208,7 +208,10 @@ def test_building_needs_no_package() -> None:
         assert done.returncode == code, done.stderr
 
 
-TARGETS = ("native", "x86-64", "x86-64-v3", "x86-64-v4")
+TARGETS = (
+    "native",
+    *(pytest.param(level, marks=pytest.mark.thorough) for level in ("x86-64", "x86-64-v3", "x86-64-v4")),
+)
 
 
 @pytest.mark.slow
