@@ -29,7 +29,7 @@ is_x86 = pytest.mark.skipif(
 @cache
 def built_for(target: str) -> Path:
     """Return the products, compiled once for another processor, quickly and not for speed."""
-    flags = building.FLAGS.replace("-march=native", f"-march={target}").replace("-O3", "-O1").split()
+    flags = building.FLAGS.replace("-march=native", f"-march={target}").replace("-O3", "-Og").split()
     compiler, library = machine.c_compiler(), Path(FOLDER.name) / f"{target.replace(' ', '')}.so"
     assert compiler is not None
     source = Path(__file__).parent / "products_only.c"
