@@ -72,7 +72,7 @@ test-next: $(NEXT) ## run the tests with next year's Hydra and OmegaConf; ARGS=t
 # oneDNN and our kernels leave AVX512 out, other parts of torch do not: products in float32 go by these, and its sums of
 # bytes saturate, so that our layers of int8 are not compared with the libraries'. One process: mypy runs beside it in CI.
 AVX2 := matmul/test_four_bit test_own_memory decode/test_static_probe test_rates decode/test_fused_forward
-AVX2_BYTES := matmul/test_quantized_layers decode/test_fused_forward matmul/test_int8_stored matmul/test_int8_rows
+AVX2_BYTES := matmul/test_quantized_layers decode/test_fused_forward matmul/test_int8_stored matmul/test_answers_alike
 AVX2_ALL := attention/test_attention attention/test_attention_windows decode/test_forward_scoring matmul/test_four_bit test_own_memory decode/test_static_probe test_rates \
 	decode/test_scheduler decode/test_fused_forward decode/test_speculation
 test-avx2: $(STAMP) ## run engine tests in bfloat16 and four bits once more, as on a desktop processor without bfloat16 products

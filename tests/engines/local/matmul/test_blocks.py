@@ -6,13 +6,13 @@ import ctypes
 
 import pytest
 import torch
-from gguf_blocks import random_blocks
+from gguf_blocks import block_layer as layer_of
+from group_layers import rows_of
 from torch import nn
 
 from runner.core.heap import Heap
 from runner.engines.local.kernels import native
 from runner.engines.local.kernels.shared_numbers import Matrix
-from runner.engines.local.matmul import blocks
 from runner.engines.local.matmul.blocks import Blocks
 from runner.engines.local.matmul.matrices import Workspace, multiply
 from runner.engines.local.matmul.panels import Panels
@@ -24,25 +24,6 @@ from runner.models.grouped import rounded_by_parts
 KERNELS = native.kernels()
 has_kernels = pytest.mark.skipif(KERNELS is None, reason="the kernels are not built here")
 DTYPES = (torch.float32, torch.bfloat16)
-
-
-def layer_of(
-    name: str,
-    outputs: int,
-    inputs: int,
-    bias: torch.Tensor | None = None,
-    ordered: bool = True,
-    has_byte_rows: bool = False,
-) -> GgufLinear:
-    like = nn.Linear(inputs, outputs, bias=False)
-    if bias is not None:
-        like.bias = nn.Parameter(bias)
-    order = None if ordered else torch.randperm(outputs, generator=torch.Generator().manual_seed(1))
-    return GgufLinear(like, random_blocks(name, outputs, inputs), name, order, has_byte_rows)
-
-
-def rows_of(count: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(count, inputs, generator=torch.Generator().manual_seed(count)).to(dtype)
 
 
 @has_kernels
@@ -58,47 +39,6 @@ def test_products_are_those_of_the_unpacked_weights(name: str, dtype: torch.dtyp
     assert torch.equal(whole, plain.product(rows))
     for count in (1, 4, 7, 50):
         assert torch.equal(ours.product(rows[:count]), whole[:count])
-
-
-@has_kernels
-def test_a_last_strip_that_is_short_and_a_bias() -> None:
-    assert KERNELS is not None
-    layer = layer_of("Q5_1", 40, 320, bias=torch.randn(40))
-    expected = layer(rows := rows_of(9, 320, torch.float32))
-    assert torch.allclose(Blocks.of(layer, KERNELS, Workspace()).product(rows), expected, atol=1e-5)
-    assert not torch.allclose(expected, expected - layer.bias, atol=1e-5)  # the bias counts
-
-
-@has_kernels
-def test_a_model_with_blocks_gets_the_kernels_products_and_its_own_back() -> None:
-    model = nn.Sequential(layer_of("Q4_K", 64, 256), layer_of("Q6_K", 32, 64 * 4))
-    layers = QuantizedLayers(model[:1], Heap())
-    assert list(layers.matrices) == [model[0]]
-    assert not layers.left
-    assert not layers.notes
-    rows = rows_of(3, 256, torch.float32)
-    fast = model[0](rows)
-    del model[0].forward
-    assert torch.allclose(fast, model[0](rows), atol=1e-5)
-
-
-def test_without_kernels_torch_multiplies_and_a_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "kernels", lambda: None)
-    layer = layer_of("Q4_K", 64, 256)
-    layers = QuantizedLayers(nn.Sequential(layer), Heap())
-    assert layers.left == [layer]
-    assert layers.notes == [
-        "Q4_K blocks are multiplied by torch, which is slower: there are no kernels: they need a C compiler"
-    ]
-
-
-@has_kernels
-def test_a_wrong_kernel_is_noticed_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = blocks.packed
-    monkeypatch.setattr(blocks, "packed", lambda *arguments: right(*arguments).roll(1, dims=1))
-    monkeypatch.setattr(blocks, "_tried", {})
-    problem = blocks.problem(layer_of("Q4_0", 64, 256), KERNELS)
-    assert "off by" in problem
 
 
 @has_kernels

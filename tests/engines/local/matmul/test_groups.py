@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from answering_alike import answers
 from families import save_peft
 from group_layers import KINDS, ValuesLayout, layer_of, rows_of, values_layer
 from grouped_checkpoints import save
@@ -16,16 +17,12 @@ from transformers import AutoTokenizer
 from runner.config.lora import PeftConfig
 from runner.config.model import LocalConfig
 from runner.core.dtypes import Dtype
-from runner.core.heap import Heap
-from runner.engines.base import Request
-from runner.engines.contract import complete
 from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
 from runner.engines.local.matmul import groups
 from runner.engines.local.matmul.groups import Groups
 from runner.engines.local.matmul.matrices import Workspace, multiply
 from runner.engines.local.matmul.panels import Panels
-from runner.engines.local.matmul.quantized_layers import QuantizedLayers
 from runner.models.float8_linear import E4M3
 from runner.models.grouped import GroupedLinear
 
@@ -68,37 +65,6 @@ def test_any_size_of_group(group: int) -> None:
     check_products(layer, torch.bfloat16)
 
 
-@has_kernels
-def test_a_bias_is_added() -> None:
-    assert KERNELS is not None
-    layer, _ = layer_of("awq", 40, 320, bias=torch.randn(40))
-    expected = layer(rows := rows_of(9, 320, torch.float32))
-    assert torch.allclose(Groups.of(layer, KERNELS, Workspace()).product(rows), expected, atol=1e-5)
-    assert not torch.allclose(expected, expected - layer.bias, atol=1e-5)  # the bias counts
-
-
-@has_kernels
-def test_a_model_in_groups_gets_the_kernels_products_and_its_own_back() -> None:
-    model = nn.Sequential(layer_of("gptq_order", 64, 256)[0])
-    layers = QuantizedLayers(model, Heap())
-    assert list(layers.matrices) == [model[0]]
-    assert not layers.left
-    assert not layers.notes
-    rows = rows_of(3, 256, torch.float32)
-    fast = model[0](rows)
-    del model[0].forward
-    assert torch.allclose(fast, model[0](rows), atol=1e-5)
-
-
-def test_without_kernels_torch_multiplies_and_a_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "kernels", lambda: None)
-    layer, _ = layer_of("awq", 64, 256)
-    layers = QuantizedLayers(nn.Sequential(layer), Heap())
-    assert layers.left == [layer]
-    reason = "there are no kernels: they need a C compiler"
-    assert layers.notes == [f"GroupedLinear is multiplied by torch, which is slower: {reason}"]
-
-
 def test_torch_unpacks_some_outputs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, of = layer_of("awq", 80, 256)
     rows = rows_of(3, 256, torch.float32)
@@ -114,14 +80,6 @@ def test_many_outputs_are_packed_some_at_a_time(monkeypatch: pytest.MonkeyPatch)
     whole = Groups.of(layer, KERNELS, Workspace()).weight
     monkeypatch.setattr(groups, "PACKED_AT_ONCE", 1)
     assert torch.equal(Groups.of(layer, KERNELS, Workspace()).weight, whole)
-
-
-@has_kernels
-def test_a_wrong_kernel_is_noticed_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = groups.packed
-    monkeypatch.setattr(groups, "packed", lambda *arguments: right(*arguments).roll(1, dims=1))
-    monkeypatch.setattr(groups, "_tried", {})
-    assert "off by" in groups.problem(layer_of("packed", 64, 256)[0], KERNELS)
 
 
 @has_kernels
@@ -153,32 +111,6 @@ def test_the_kernel_refuses_rows_that_are_not_whole_eights() -> None:
         multiply(KERNELS, torch.ones(1, 100), ours)
 
 
-PROMPTS = ["a", "What is three times four?", "b c d e f " * 9, "x" * 33]
-
-
-def answers(engine: LocalEngine, prompts: list[str]) -> list[tuple[int, ...]]:
-    requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(prompts)]
-    found = {completion.id: tuple(completion.token_ids) for completion in complete(engine, requests)}
-    return [found[at] for at in range(len(prompts))]
-
-
-@has_kernels
-@pytest.mark.parametrize("name", ["gptq", "gptq_order", "awq", "auto_round_gptqmodel", "pack_quantized_zeros"])
-@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-def test_a_pass_in_a_single_call_answers_alike_whatever_rows_go_along(
-    name: str, dtype: Dtype, opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path
-) -> None:
-    save(tmp_path, name)
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path)
-    engine = opened(model=LocalConfig(name=str(tmp_path), device="cpu", dtype=dtype))
-    report = engine.load()
-    assert report.facts["quantized"].endswith("14 of 15 linear layers (14 GroupedLinear)")
-    together = answers(engine, PROMPTS)
-    assert together == [answers(engine, [prompt])[0] for prompt in PROMPTS]
-    assert engine.fused is not None
-    assert not any("slower" in note for note in engine.stats.notes)
-
-
 @has_kernels
 def test_an_adapter_on_top_changes_the_answers(
     saved_family: Callable[..., Path], opened: Callable[..., LocalEngine], tmp_path: Path, tiny_llama: Path
@@ -192,7 +124,7 @@ def test_an_adapter_on_top_changes_the_answers(
     report = adapted.load()
     assert report.facts["quantized"].endswith("14 of 15 linear layers (14 GroupedLinear)")
     assert report.metrics["lora_modules"] > 0
-    assert answers(adapted, PROMPTS) != answers(plain, PROMPTS)
+    assert answers(adapted) != answers(plain)
 
 
 @has_kernels

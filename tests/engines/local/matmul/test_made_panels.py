@@ -15,9 +15,6 @@ from runner.config.model import LocalConfig
 from runner.config.root import RunnerConfig
 from runner.core.dtypes import Dtype
 from runner.core.heap import Heap
-from runner.engines.base import Request
-from runner.engines.contract import complete
-from runner.engines.local.engine import LocalEngine
 from runner.engines.local.kernels import native
 from runner.engines.local.matmul.groups import Groups, problem
 from runner.engines.local.matmul.matrices import Workspace
@@ -88,15 +85,6 @@ def test_rows_that_a_checkpoint_holds_stay() -> None:
     assert list(layer.stored) == ["panels"], "the rows are gone: the weights are in memory once"
 
 
-PROMPTS = ["a", "What is three times four?", "b c d e f " * 9, "x" * 33]
-
-
-def answers(engine: LocalEngine, prompts: list[str]) -> list[tuple[int, ...]]:
-    requests = [Request(at, text, (), 12, ignore_eos=True) for at, text in enumerate(prompts)]
-    found = {completion.id: tuple(completion.token_ids) for completion in complete(engine, requests)}
-    return [found[at] for at in range(len(prompts))]
-
-
 @has_kernels
 def test_rows_that_are_rounded_are_rounded_before_the_kernels_product() -> None:
     assert KERNELS is not None
@@ -108,21 +96,6 @@ def test_rows_that_are_rounded_are_rounded_before_the_kernels_product() -> None:
     assert layers.matrices == {}, "a pass in a single call would not round the rows"
     assert torch.equal(layer(rows), weight.product(layer.prepared(rows)))
     assert not torch.equal(layer(rows), weight.product(rows))
-
-
-@has_kernels
-@pytest.mark.parametrize("choice", [HqqConfig(), TorchaoIntxConfig(bits=3, symmetric=False)])
-@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
-def test_a_pass_in_a_single_call_answers_alike_whatever_rows_go_along(
-    choice: MadeGroupsConfig, dtype: Dtype, opened: Callable[..., LocalEngine], saved_family: Callable[..., Path]
-) -> None:
-    engine = opened(model=LocalConfig(name=str(saved_family()), device="cpu", dtype=dtype), quantization=choice)
-    report = engine.load()
-    assert report.facts["quantized"] == f"{choice.name}: 14 of 15 linear layers (14 GroupedLinear)"
-    together = answers(engine, PROMPTS)
-    assert together == [answers(engine, [prompt])[0] for prompt in PROMPTS]
-    assert engine.fused is not None
-    assert not any("slower" in note for note in engine.stats.notes)
 
 
 @has_kernels
