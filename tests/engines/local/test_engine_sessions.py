@@ -263,9 +263,8 @@ def test_eight_threads_submit_many_requests(engine: LocalEngine, each: int) -> N
     def request_of(thread: int, number: int) -> Request:
         beginning = (SYSTEM + AGENTS[number % 2], "", AGENTS[0])[number % 3]
         sampling = (Sampling(), WARM, Sampling(temperature=1.1, top_k=30))[number % 5 % 3]
-        prompt = f"{beginning}{thread} and {number}"
-        limit = 1 + number % 4
-        return Request(f"{thread}/{number}", prompt, max_new_tokens=limit, ignore_eos=True, sampling=sampling)
+        id, prompt = f"{thread}/{number}", f"{beginning}{thread} and {number}"
+        return Request(id, prompt, max_new_tokens=1 + number % 4, ignore_eos=True, sampling=sampling)
 
     with engine.open() as session:
 
