@@ -7,25 +7,24 @@ lines, the time of nf4 is not known at all. Memory is plentiful.
 
 Advice is dominated in what was recorded if another candidate has recorded figures of which none is worse and one is
 better; it is dominated in truth if another one is truly at least as fast, small and accurate (by more than 2 %, 2 % and
-1 point in one of these). The order before stands here as it was: by predicted memory where a time is unknown.
+1 point in one of these). The exit code is 1 if more than 0.5 % is dominated in what was recorded.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from advise_null import Draws
-from compare_null import Rate, answers
+from simulation import Rate, Table, answers, begin
 
 from runner.advise.accuracies import Answer, RecordedAccuracy
 from runner.advise.candidates import Candidate
-from runner.advise.ranking import _Order, _ranks, rank
+from runner.advise.ranking import rank
 from runner.checkpoints.footprint import Footprint
 from runner.core.machine import MIB
 from runner.estimates.amounts import amounts_of
@@ -88,17 +87,6 @@ def draw(generator: np.random.Generator, draws: Draws, recorded: float, predicte
     return found, truths
 
 
-def order_before(candidates: Sequence[Candidate]) -> Candidate:
-    """Return what came first before: the named model's, unquantized before nf4, then time or predicted memory."""
-    order = _Order(candidates, False)
-    places = range(len(candidates))
-    free = [it for it in places if not any(order.is_better(other, it) for other in places)] or list(places)
-    free = [it for it in free if not any(order.loses_less(other, it) for other in free)] or free
-    memory = _ranks([it.memory_mib for it in candidates])
-    are_timed = all(it.each_s is not None for it in candidates)
-    return candidates[min(free, key=lambda it: (candidates[it].each_s if are_timed else 0.0, memory[it], it))]
-
-
 def dominated_in_records(first: Candidate, others: Sequence[Candidate]) -> bool:
     """Whether another candidate has recorded figures of which none is worse, and answers not known to be worse."""
     for other in others:
@@ -116,29 +104,22 @@ def dominated_in_records(first: Candidate, others: Sequence[Candidate]) -> bool:
 
 def main() -> int:
     """Simulate and print; 1 if the first advice is dominated in what was recorded more often than by a circle."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    print(f"python bench/advise_dominated.py --draws {options.draws} --seed {options.seed}")
-    print("\nhow often the first advice is dominated")
-    print(f"{'':34}{'recorded, before':>22}{'recorded, now':>22}{'truly, before':>22}{'truly, now':>22}")
-    generator, failed = np.random.default_rng(options.seed), 0
-    ways: tuple[Callable[[Sequence[Candidate]], Candidate], ...] = (order_before, lambda some: rank(some)[0])
+    count, generator, _ = begin("advise_dominated", __doc__, 2000, "draws")
+    table = Table("how often the first advice is dominated", f"{'what is known':32}", "as recorded %", "truly %")
+    failed = 0
     with tempfile.TemporaryDirectory() as folder:
         draws = Draws(generator, Path(folder))
         for words, recorded, predicted_times in LINES:
-            counts = np.zeros(4, int)
-            for _ in range(options.draws):
+            in_records = in_truth = 0
+            for _ in range(count):
                 candidates, truths = draw(generator, draws, recorded, predicted_times)
                 true = {id(it): truth for it, truth in zip(candidates, truths, strict=True)}
-                for way, choose in enumerate(ways):
-                    first = choose(candidates)
-                    counts[way] += dominated_in_records(first, candidates)
-                    counts[2 + way] += any(true[id(it)].dominates(true[id(first)]) for it in candidates)
-            failed += counts[1] > MOST * options.draws
-            print(f"{words:34}" + "".join(f"{Rate(int(it), options.draws)!s:>22}" for it in counts), flush=True)
-    return 1 if failed else 0
+                first = rank(candidates)[0]
+                in_records += dominated_in_records(first, candidates)
+                in_truth += any(true[id(it)].dominates(true[id(first)]) for it in candidates)
+            failed += in_records > MOST * count
+            table.row(words, Rate(in_records, count), Rate(in_truth, count))
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

@@ -5,28 +5,25 @@ a named model, and a smaller model) have known true accuracies, and times that a
 record of 600 other questions (a decoy: another split, and its own accuracy). Three in four have one of the 200
 questions asked; one in four of these is of 100 or of 400 questions, and one in five has lost its answers. On the lines
 with "all recorded" each candidate has one with its answers. Answers to the same questions are drawn as in
-compare_null.py.
+simulation.answers.
 
-A claim is "before, and more accurate": the sentence between a candidate and the next one in the new order; in the old
-one (kept here, as it was) an accuracy quoted above that of a later candidate, because the page said that the order
-follows the accuracy. A claim is wrong if the candidate is truly no more accurate. On each line at most 5 % of the sets
-may hold a wrong claim. The last column says how often the new order puts whatever is worse by 20 points after all the
-others, so that a rule without claims would not pass. Rates come with their 95 % intervals (Wilson).
+A claim is "before, and more accurate": the sentence between a candidate and the next one. It is wrong if the candidate
+is truly no more accurate. The control is the rule of before (kept here, as it was): an accuracy quoted above that of a
+later candidate. The last column says how often the new order puts whatever is worse by 20 points after all the others,
+so that a rule without claims would not pass.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from compare_null import Rate, answers
+from simulation import Limits, Rate, Table, answers, begin
 
 from runner.advise.accuracies import recorded_accuracies
 from runner.advise.candidates import Candidate
@@ -39,7 +36,6 @@ from runner.config.rope import RopeConfig
 from runner.config.task import Gsm8kConfig
 from runner.core.metrics import score
 from runner.core.result import FinishReason, Record, Result, Sample, Status, Verdict
-from runner.core.stats import ALPHA
 from runner.datasets.gsm8k import describe, items_sha256, load_questions
 from runner.estimates.recorded import FinishedJobs
 from runner.estimates.speed import Estimate, EstimateBasis
@@ -50,7 +46,7 @@ from runner.tasks.gsm8k.task import VERSION
 ASKED, MOST = 200, 400  # questions of the command, and of the largest record
 FAR = 0.19  # a difference of 20 points, with the rounding of floats
 MODELS = (("mine", "none"), ("mine", "int8"), ("mine", "nf4"), ("smaller", "none"))
-LINES = (  # what is true of the four candidates, rho (see compare_null.py), and whether all are recorded
+LINES = (  # what is true of the four candidates, rho (see simulation.answers), and whether all are recorded
     ("all equal", (0.5, 0.5, 0.5, 0.5), 0.5, False),
     ("all equal, all recorded", (0.5, 0.5, 0.5, 0.5), 0.5, True),
     ("all equal, answers alike, all recorded", (0.6, 0.6, 0.6, 0.6), 0.9, True),
@@ -166,25 +162,17 @@ def rates(draws: Draws, count: int, truth: Sequence[float], rho: float, all_reco
 
 
 def main() -> int:
-    """Simulate and print; 1 if wrong claims are too frequent."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    print(f"python bench/advise_null.py --draws {options.draws} --seed {options.seed}")
-    print("\nsets of records with a wrong claim")
-    print(f"{'':41}{'before':>23}{'now':>23}{'now, about the first':>23}{'the far worse are last':>25}")
-    generator, started, failed = np.random.default_rng(options.seed), time.perf_counter(), 0
+    """Simulate and print; 1 if a limit is exceeded."""
+    (count, generator, started), limits = begin("advise_null", __doc__, 400, "draws"), Limits()
+    heads = f"{'what is true':40}", "before %", "now %", "now, about the first %", "the far worse are last %"
+    table = Table("sets of records with a wrong claim", *heads)
     with tempfile.TemporaryDirectory() as folder:
         draws = Draws(generator, Path(folder))
         for words, truth, rho, all_recorded in LINES:
-            before, now, first, last = rates(draws, options.draws, truth, rho, all_recorded)
-            apart = str(last) if max(truth) - min(truth) >= FAR else ""
-            print(f"{words:<41}{before!s:>23}{now!s:>23}{first!s:>23}{apart:>25}", flush=True)
-            failed += now.low > ALPHA
-    print(f"\nlines with more than {100 * ALPHA:.0f} % wrong now: {failed} of {len(LINES)}; "
-          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
-    return 1 if failed else 0
+            before, now, first, last = rates(draws, count, truth, rho, all_recorded)
+            table.row(words, before, now, first, last if max(truth) - min(truth) >= FAR else "")
+            limits.false.append(now)
+    return limits.conclude(started)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,34 @@
-"""How often is a comparison of families of questions wrong?
+"""How often is a comparison of families of questions wrong? `python bench/cluster_null.py [--pairs 300] [--seed 0]`.
 
-`python bench/cluster_null.py [--pairs 300] [--seed 0]`. Questions come in families (twins, or questions about one text)
-of equal or unequal size. Whether a run solves a question depends on its family, on how well this run does with the
-family, on the question, and on chance. First both runs are equally good: how often are they called different? Then one
-is better by a known number of points: how often does the 95 % interval miss it, and how often is the run called as good
-within exactly that margin? The last columns treat the same questions as independent. The verdicts are runner-compare's
-own, from answers to finding.
+Questions come in families (twins, or questions about one text) of equal or unequal size. Whether a run solves a
+question depends on its family, on how well this run does with the family, on the question, and on chance. First both
+runs are equally good; then one is better by a known number of points: how often does the interval miss it, and how
+often is the run called as good within exactly that margin? The last columns treat the same questions as independent.
 
 Then few families have all the losses: each loses nine tenths of its questions with a probability of 0.1, and otherwise
 gains a tenth, so that the true difference is 0; exactly so, or each question by chance. The same with questions that
-are answered several times: the baseline answers each right in nine of ten cases, the run nine of ten questions always.
-The control is the rule of before, sign flips alone. Families that are rarer than four in n are shown, too, and do not
-count in the exit code: often there is none or one of them.
-
-Last, a pair of equal runs says how many questions would show "as good", and so many are drawn, in more families. The
-exit code is 1 if more than 5 % of equal pairs are called different, more than 6 % of intervals miss, or less than 77 %
-of the plans decide, beyond noise.
+are answered several times. The control is sign flips alone. Families that are rarer than four in n are shown, too, and
+do not count: often there is none or one of them. Last, a pair of equal runs says how many questions would show "as
+good", and so many are drawn, in more families.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from statistics import median
 
 import fast_flips
 import numpy as np
-from compare_null import NORMAL, SLACK, Drawn, Rate, begin, drawn_run
+from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
-from runner.compare.data import NotPaired, QuestionOutcome
+from runner.compare.data import NotPaired
 from runner.compare.pairing import compare_pair
 from runner.core import ratios
 from runner.core.effects import Effect, Finding, judge, paired_means
 from runner.core.margins import MarginVerdict
-from runner.core.stats import ALPHA, POWER
+from runner.core.stats import ALPHA
 
-MISSES = 0.06
 OF_FAMILY, OF_RUN, OF_QUESTION, CHANCE = 1.0, 0.7, 1.0, 0.7  # standard deviations
 SETTINGS = [  # families, questions a family on average, unequal, accuracy, gap in points
     (5, 10, False, 0.7, 0.1),
@@ -57,8 +49,6 @@ PLANNED = [(80, 10, False, 0.7), (100, 3, False, 0.9), (250, 3, True, 0.7), (300
 PLANNED_MARGIN = 0.03
 PLANS = 300  # a line at most: each draws thousands of questions
 
-Solved = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Families = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
@@ -81,11 +71,8 @@ def answers(
 
 def verdict(solved: Sequence[Solved], family: Families | None, margin: float | None = None) -> Effect | None:
     """Compare the second run with the first; None if there are too few families."""
-    reader, runs = Drawn(len(solved[0])), [drawn_run(f"run-{number}", line) for number, line in enumerate(solved)]
-    names = [None] * len(solved[0]) if family is None else [f"family {it}" for it in family]
-    for run, line in zip(runs, solved, strict=True):
-        marks = [QuestionOutcome(solves, "prompt", name) for solves, name in zip(line.tolist(), names, strict=True)]
-        reader.answers[run.run_id] = dict(zip(reader.questions, marks, strict=True))
+    reader, names = Drawn(len(solved[0])), None if family is None else [f"family {it}" for it in family]
+    runs = [reader.add(f"run-{number}", line, names) for number, line in enumerate(solved)]
     try:
         it = compare_pair(runs[1], runs[0], reader)
     except NotPaired:
@@ -128,30 +115,30 @@ def families_that_lose_all(generator: np.random.Generator, families: int, by_cha
 
 def skewed(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return the rates of false verdicts and of missed truths, where few families lose nearly all."""
-    heads = "called different     interval misses truth    different by flips alone"
+    heads = "called different %", "interval misses truth %", "different by flips alone %"
+    rates: list[Rate] = []
 
-    def show(words: str, draws: Iterator[tuple[bool, bool, bool]]) -> list[Rate]:
+    def show(table: Table, draws: Iterator[tuple[bool, bool, bool]], *cells: object) -> list[Rate]:
         found = [Rate(sum(which), pairs) for which in zip(*draws, strict=True)]
-        print(f"{words:25s} {found[0]}  {found[1]}  {found[2]}", flush=True)
+        table.row(*cells, *found)
         return found[:2]
 
-    rates = []
-    print(f"\na tenth has all the losses: {pairs:,} equal pairs a line\nfamilies                  {heads}")
+    table = Table(f"a tenth has all the losses: {pairs:,} equal pairs a line", "families", "losses  ", *heads)
     for families in SKEWED:
         for by_chance in (False, True):
             drawn = (families_that_lose(generator, families, by_chance) for _ in range(pairs))
-            rates += show(f"{families:8d}{', by chance' * by_chance}", (wrong(*it) for it in drawn))
-    print(f"questions  answers each   {heads}")
+            rates += show(table, (wrong(*it) for it in drawn), families, "by chance" if by_chance else "exact")
+    table = Table("the same of questions", "questions", "answers each", *heads)
     for questions, samples in ANSWERED:
         means = (questions_that_lose(generator, questions, samples) for _ in range(pairs))
-        rates += show(f"{questions:9d}  {samples:12d}", (wrong(it, None, samples) for it in means))
-    print(f"\n{100 * RARE:g} % of the families lose all (not counted): {pairs:,} equal pairs a line\n"
-          f"families with such ones   {heads}")  # fmt: skip
+        rates += show(table, (wrong(it, None, samples) for it in means), questions, samples)
+    title = f"{RARE:.0%} of the families lose all (not counted): {pairs:,} equal pairs a line"
+    table = Table(title, "families", "with such ones", "losses  ", *heads)
     for families in RARE_AMONG:
-        seen = f"{100 * (1 - (1 - RARE) ** families):4.0f} %"
+        seen = f"{1 - (1 - RARE) ** families:.0%}"
         for by_chance in (False, True):
             drawn = (families_that_lose_all(generator, families, by_chance) for _ in range(pairs))
-            show(f"{families:8d}{seen}{', by chance' * by_chance}", (wrong(*it) for it in drawn))
+            show(table, (wrong(*it) for it in drawn), families, seen, "by chance" if by_chance else "exact")
     return rates
 
 
@@ -174,56 +161,50 @@ def planned(
     return times, it is not None and it.verdict in {MarginVerdict.as_good, MarginVerdict.better}
 
 
-def main() -> int:
-    """Simulate and print; 1 if a promise is broken by more than noise."""
-    pairs, generator, started = begin("cluster_null", __doc__, 300)
-    fast_flips.use()
-    broken = 0
-    print(f"\n{pairs:,} pairs a line and side")
-    print("families  size        accuracy   verdicts       called different     interval misses truth"
-          "   as good at the margin   independent: different, misses")  # fmt: skip
+def compared(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
+    """Print the rates of equal runs and of true differences, by families and as independent questions."""
+    heads = "families", "size      ", "accuracy", "verdicts", "called different %", "interval misses truth %"
+    table = Table(f"{pairs:,} pairs a line and side", *heads, "as good at the margin %", "independent", "misses")
     for families, mean, unequal, accuracy, gap in SETTINGS:
-        counts = dict.fromkeys(("verdicts", "different", "missed", "as good", "plainly different", "plainly missed"), 0)
+        counts = [0] * 6
         for _ in range(pairs):
             solved, family = answers(generator, families, mean, unequal, [accuracy, accuracy])
             plain, it = verdict(solved, None), verdict(solved, family)
-            counts["verdicts"] += it is not None
-            counts["different"] += it is not None and it.finding is not Finding.open
-            counts["plainly different"] += plain is not None and plain.finding is not Finding.open
+            counts[0] += it is not None
+            counts[1] += it is not None and it.finding is not Finding.open
+            counts[4] += plain is not None and plain.finding is not Finding.open
             apart = [accuracy + gap / 2, accuracy - gap / 2]
             solved, family = answers(generator, families, mean, unequal, apart)
             truth = NORMAL.cdf(NORMAL.inv_cdf(apart[1])) - NORMAL.cdf(NORMAL.inv_cdf(apart[0]))
             plain, it = verdict(solved, None), verdict(solved, family, gap)
-            counts["missed"] += it is not None and not it.low <= truth <= it.high
-            counts["plainly missed"] += plain is not None and not plain.low <= truth <= plain.high
-            counts["as good"] += it is not None and it.verdict in {MarginVerdict.as_good, MarginVerdict.better,
-                                                                   MarginVerdict.worse_but_within}  # fmt: skip
-        rate_by_name = {name: Rate(times, pairs) for name, times in counts.items()}
-        size, share = f"{mean}{' unequal' * unequal}", 100 * counts["verdicts"] / pairs
-        plainly = [100 * counts[name] / pairs for name in ("plainly different", "plainly missed")]
-        print(f"{families:8d}  {size:10s}  {accuracy:8.2f}  {share:6.0f} %  {rate_by_name['different']}  "
-              f"{rate_by_name['missed']}  {rate_by_name['as good']}  {plainly[0]:5.1f} %  {plainly[1]:5.1f} %",
-              flush=True)  # fmt: skip
-        broken += sum(rate_by_name[name].low > ALPHA for name in ("different", "as good"))
-        broken += rate_by_name["missed"].low > MISSES
-    of_skewed = skewed(generator, pairs)
-    broken += sum(rate.low > ALPHA for rate in of_skewed)
+            counts[2] += it is not None and not it.low <= truth <= it.high
+            counts[3] += it is not None and it.verdict in GOOD
+            counts[5] += plain is not None and not plain.low <= truth <= plain.high
+        verdicts, different, missed, good, plainly, plainly_missed = (Rate(times, pairs) for times in counts)
+        size = f"{mean}{' unequal' * unequal}"
+        cells = verdicts.plain, different, missed, good, plainly.plain, plainly_missed.plain
+        table.row(families, size, accuracy, *cells)
+        limits.false += [different, good]
+        limits.missed.append(missed)
+
+
+def main() -> int:
+    """Simulate and print; 1 if a limit is exceeded."""
+    (pairs, generator, started), limits = begin("cluster_null", __doc__, 300), Limits()
+    fast_flips.use()
+    compared(generator, pairs, limits)
+    limits.false += skewed(generator, pairs)
     count = min(pairs, PLANS)
-    print(f"\nplanned from a first pair of equal runs, {100 * PLANNED_MARGIN:g} points: {count:,} pairs a line")
-    print("families  size        accuracy  with a plan  times as many                as good")
-    unlike = 0
+    heads = "families", "size      ", "accuracy", "with a plan", "times as many", "as good %"
+    title = f"planned from a first pair of equal runs, {100 * PLANNED_MARGIN:g} points: {count:,} pairs a line"
+    table = Table(title, *heads)
     for families, mean, unequal, accuracy in PLANNED:
         all_plans = [planned(generator, families, mean, unequal, accuracy, PLANNED_MARGIN) for _ in range(count)]
         plans = [it for it in all_plans if it is not None]
-        decided = Rate(sum(is_decided for _, is_decided in plans), len(plans))
+        limits.powers.append(Rate(sum(is_decided for _, is_decided in plans), len(plans)))
         size, times = f"{mean}{' unequal' * unequal}", median(times for times, _ in plans)
-        print(f"{families:8d}  {size:10s}  {accuracy:8.2f}  {len(plans):11d}  {times:13.1f}  {decided}",
-              flush=True)  # fmt: skip
-        unlike += decided.high < POWER - SLACK
-    print(f"\nplanned powers below {100 * (POWER - SLACK):.0f} %, beyond noise: {unlike} of {len(PLANNED)}")
-    print(f"rates beyond 5 % (intervals: 6 %) and noise: {broken} of {3 * len(SETTINGS) + len(of_skewed)}; "
-          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
-    return 1 if broken or unlike else 0
+        table.row(families, size, accuracy, len(plans), f"{times:.1f}", limits.powers[-1])
+    return limits.conclude(started)
 
 
 if __name__ == "__main__":

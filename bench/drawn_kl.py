@@ -8,14 +8,13 @@ is what was said before tokens were drawn: the divergence was at least one numbe
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from commands import jobs
 
 from runner.core import machine
 from runner.core.result import Likelihood
@@ -83,11 +82,7 @@ def likelihoods(folder: Path) -> list[Likelihood]:
 
 def run(overrides: Sequence[str]) -> Path:
     """Run a job; return its folder."""
-    command = [sys.executable, "-m", "runner", *overrides, "print=json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr[-2000:])
-    return Path(json.loads(done.stdout)["output_dir"])
+    return Path(jobs(*overrides)[0]["output_dir"])
 
 
 if __name__ == "__main__":

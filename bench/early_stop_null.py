@@ -1,13 +1,11 @@
-"""How often is an early stop wrong, after how many questions is a difference decided, and does the interval hold?
+"""How often is an early stop wrong, and how soon is a difference decided? `python bench/early_stop_null.py`.
 
-`python bench/early_stop_null.py [--pairs 2000] [--seed 0]`. Two jobs answer the same 1,319 questions as in
-compare_null.py: a common part (rho) and a part of its own decide whether each is solved. The bets of
-`task.early_stop_vs` are checked after every question, and the job stops when they have decided. Equal jobs are the
-null: every decision on them is false. Then one job is better by so many points: how many of 100 such jobs decide for
-the better one, and after how many questions, next to the share that McNemar's exact test finds once all questions are
-answered. "Jeffreys" are the same looks at the mixture of all shares by Beta(1/2, 1/2), both ways at once, which makes
-no interval. At last, how often the interval leaves out the true difference at any look. Rates stand with their 95 %
-intervals (Wilson).
+Two jobs answer the same 1,319 questions (see simulation.answers). The bets of `task.early_stop_vs` are checked after
+every question, and the job stops when they have decided. Equal jobs are the null: every decision on them is false. Then
+one job is better by so many points: how many decide for the better one, and after how many questions, next to the share
+that McNemar's exact test finds once all questions are answered. "Jeffreys" are the same looks at the mixture of all
+shares by Beta(1/2, 1/2), both ways at once, which makes no interval. At last, how often the interval leaves out the
+true difference at any look.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from compare_null import Rate, Solved, answers, begin, conclude, disagreement
+from simulation import Limits, Rate, Solved, Table, answers, begin, disagreement
 
 from runner.core.sequential import Decision, Pairs, p_of
 from runner.core.stats import ALPHA, mcnemar_exact
@@ -101,40 +99,35 @@ def simulate(
 
 def equal(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often equal jobs are called different."""
-    print(f"\nequal jobs of {QUESTIONS:,} questions, looked at after each: {pairs:,} pairs a line")
-    print("accuracy   rho  disagree      false decisions          by Jeffreys")
-    rates = []
+    title = f"equal jobs of {QUESTIONS:,} questions, looked at after each: {pairs:,} pairs a line"
+    table, rates = Table(title, "accuracy", "rho", "disagree", "false decisions %", "by Jeffreys %"), []
     for accuracy, rho in NULLS:
         bets, jeffreys, _ = simulate(generator, (accuracy, accuracy), rho, pairs)
         null, other = (Rate(it.better + it.worse, pairs) for it in (bets, jeffreys))
-        rate = 100 * disagreement(accuracy, accuracy, rho)
-        print(f"{accuracy:8.2f}  {rho:4.2f}  {rate:6.1f} %  {null}  {other}", flush=True)
+        table.row(accuracy, rho, f"{disagreement(accuracy, accuracy, rho):.1%}", null, other)
         rates.append(null)
     return rates
 
 
 def apart(generator: np.random.Generator, pairs: int) -> None:
     """Print how often, and after how many questions, a true difference is decided."""
-    print(f"\none job is better: {pairs:,} pairs a line; at most {QUESTIONS:,} questions, the middle of all jobs")
-    print("accuracy   rho  points       decided for the better  asked   wrongly    by Jeffreys  asked   McNemar on all")
+    title = f"one job is better: {pairs:,} pairs a line; at most {QUESTIONS:,} questions, the middle of all jobs"
+    heads = "decided for the better %", "asked", "wrongly", "by Jeffreys", "asked", "McNemar on all"
+    table = Table(title, "accuracy", "rho", "points", *heads)
     for accuracy, rho in APART:
         for points in POINTS:
             accuracies = (accuracy, accuracy - points / 100)
             bets, jeffreys, mcnemar_better = simulate(generator, accuracies, rho, pairs)
-            middle, other = (statistics.median(it.asked) for it in (bets, jeffreys))
-            print(
-                f"{accuracy:8.2f}  {rho:4.2f}  {points:6d}  {Rate(bets.better, pairs)}  {middle:5.0f}  "
-                f"{100 * bets.worse / pairs:6.2f} %  {100 * jeffreys.better / pairs:11.1f} %  {other:5.0f}  "
-                f"{100 * mcnemar_better / pairs:14.1f} %",
-                flush=True,
-            )
+            middle, other = (f"{statistics.median(it.asked):.0f}" for it in (bets, jeffreys))
+            better, *rest = (Rate(it, pairs) for it in (bets.better, bets.worse, jeffreys.better, mcnemar_better))
+            wrongly, by_jeffreys, by_mcnemar = (it.plain for it in rest)
+            table.row(accuracy, rho, points, better, middle, wrongly, by_jeffreys, other, by_mcnemar)
 
 
 def covered(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often an interval at any look excludes the truth."""
-    print(f"\nintervals, after each of {QUESTIONS:,} questions: {pairs:,} pairs a line")
-    print("accuracy   rho  points  leave out the truth at any look")
-    rates = []
+    title = f"intervals, after each of {QUESTIONS:,} questions: {pairs:,} pairs a line"
+    table, rates = Table(title, "accuracy", "rho", "points", "leave out the truth at any look %"), []
     for accuracy, rho, difference in COVERED:
         missed = 0
         for _ in range(pairs):
@@ -147,17 +140,17 @@ def covered(generator: np.random.Generator, pairs: int) -> list[Rate]:
             )
             missed += Pairs(looks=list(looks)).side_of(difference) is not Decision.open
         rates.append(Rate(missed, pairs))
-        print(f"{accuracy:8.2f}  {rho:4.2f}  {100 * difference:6.0f}  {rates[-1]}", flush=True)
+        table.row(accuracy, rho, f"{100 * difference:.0f}", rates[-1])
     return rates
 
 
 def main() -> int:
-    """Simulate and print; 1 when a rate of errors is above its level by more than noise."""
-    pairs, generator, started = begin("early_stop_null", __doc__)
-    nulls = equal(generator, pairs)
+    """Simulate and print; 1 if a limit is exceeded."""
+    (pairs, generator, started), limits = begin("early_stop_null", __doc__), Limits()
+    limits.false += equal(generator, pairs)
     apart(generator, pairs)
-    nulls += covered(generator, pairs)
-    return conclude(nulls, started)
+    limits.false += covered(generator, pairs)
+    return limits.conclude(started)
 
 
 if __name__ == "__main__":

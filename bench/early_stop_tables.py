@@ -1,15 +1,13 @@
-"""Does the verdict of a job that stops early stand in runner-compare's table, and how often is a table wrong?
+"""Does the verdict of a job that stops early stand in its table? `python bench/early_stop_tables.py [--pairs 2000]`.
 
-`python bench/early_stop_tables.py [--pairs 2000] [--seed 0]`. A grid has k jobs that are compared with one baseline
-while they run (`task.early_stop_vs`), and answers 500 questions, drawn as in compare_null.py. The task's own code runs
-each job, at 5 %/k, and runner-compare's own code judges the k pairs together. "Before" is the rule that this one has
-replaced: each job decides at 5 %; its table adjusts all p by Holm, and tests a job that has not stopped once more, by
-McNemar. First all runs are equally good: how many tables, or jobs by themselves, call any pair different? Then the jobs
-are worse by 20 points: how many of the verdicts that jobs have printed does the table repeat? At last jobs with
+A grid has k jobs that are compared with one baseline while they run (`task.early_stop_vs`), and answers 500 questions
+(see simulation.answers). The task's own code runs each job, at 5 %/k, and runner-compare's own code judges the k pairs
+together. The control is each job at 5 %, its table with all p adjusted by Holm, and a job that has not stopped tested
+by McNemar. First all runs are equally good: how many tables, or jobs by themselves, call any pair different? Then the
+jobs are worse by 20 points: how many of the verdicts that jobs have printed does the table repeat? At last jobs with
 `task.early_stop_margin`: how many call a job as good whose accuracy is lower by just the margin, how many find that if
-the two are equal, and after how many questions, next to what Tango's test of all questions finds. Rates stand with
-their 95 % intervals (Wilson); the exit code is 1 if a rate of errors is above 5 % by more than noise, or if a table
-takes a verdict back.
+the two are equal, and after how many questions, next to Tango's test of all questions. No verdict
+may be taken back.
 """
 
 from __future__ import annotations
@@ -21,11 +19,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from compare_null import Rate, Solved, answers, begin, conclude, disagreement
 from early_stop_null import BETS
+from simulation import GOOD, Limits, Rate, Solved, Table, answers, begin, disagreement
 
 from runner.core.effects import Effect, Finding, judge, paired_accuracies, sequential_accuracies
-from runner.core.margins import MarginVerdict, verdict_words
+from runner.core.margins import verdict_words
 from runner.core.result import FinishReason, Sample, Verdict
 from runner.core.sequential import Decision
 from runner.store.jobs import Job
@@ -92,7 +90,7 @@ class Tables:
     @property
     def shown(self) -> str:
         """The verdicts that were kept, of all that jobs have printed."""
-        return f"{self.kept:5d} of {self.decided:5d}"
+        return f"{self.kept} of {self.decided}"
 
 
 def table_before(runs: list[Solved], theirs: Solved) -> tuple[list[Decision], list[Effect]]:
@@ -124,27 +122,18 @@ def tables(
 def budgets(generator: np.random.Generator, count: int) -> tuple[list[Rate], int]:
     """Print how often tables are wrong and repeat what jobs have said; return rates, and verdicts taken back."""
     rates, taken_back = [], 0
-    print(f"\ngrids of equal runs, {QUESTIONS} questions, looked at after each: {count:,} grids a line")
-    print("jobs  accuracy   rho   any pair different         kept   before: any different          kept")
-    for jobs in JOBS:
-        for accuracy, rho in SETTINGS:
-            now, before = tables(generator, count, jobs, (accuracy, accuracy), rho)
-            wrong, control = Rate(sum(now.wrong), count), Rate(sum(before.wrong), count)
-            print(
-                f"{jobs:4d}  {accuracy:8.2f}  {rho:4.2f}  {wrong}  {now.shown}  {control}  {before.shown}", flush=True
-            )
-            rates.append(wrong)
-            taken_back += now.decided - now.kept
-    count = max(1, count // 10)
-    print(f"\ngrids of jobs that are worse by {POINTS} points: {count:,} grids a line")
-    print("jobs  accuracy   rho   decided of           kept   before: kept")
-    for jobs in JOBS:
-        for accuracy, rho in SETTINGS:
-            now, before = tables(generator, count, jobs, (accuracy, accuracy - POINTS / 100), rho)
-            print(
-                f"{jobs:4d}  {accuracy:8.2f}  {rho:4.2f}  {jobs * count:11d}  {now.shown}  {before.shown}", flush=True
-            )
-            taken_back += now.decided - now.kept
+    heads = "jobs", "accuracy", "rho", "any pair different %", "kept", "control: any different %", "kept"
+    for worse, of in ((0, count), (POINTS, max(1, count // 10))):
+        words = f"are worse by {worse} points" if worse else "are equal"
+        title = f"grids of jobs that {words}, {QUESTIONS} questions, looked at after each: {of:,} grids a line"
+        lines = Table(title, *heads)
+        for jobs in JOBS:
+            for accuracy, rho in SETTINGS:
+                now, before = tables(generator, of, jobs, (accuracy, accuracy - worse / 100), rho)
+                wrong, control = (Rate(sum(it.wrong), of) for it in (now, before))
+                lines.row(jobs, accuracy, rho, wrong, now.shown, control, before.shown)
+                rates += [] if worse else [wrong]
+                taken_back += now.decided - now.kept
     return rates, taken_back
 
 
@@ -167,9 +156,8 @@ def about_margin(
         tango = effect_of_all(ours, theirs)
         for one in (effect, tango):
             judge([one], {"accuracy": margin})
-        good = (MarginVerdict.as_good, MarginVerdict.worse_but_within, MarginVerdict.better)
-        as_good += effect.verdict in good
-        by_tango += tango.verdict in good
+        as_good += effect.verdict in GOOD
+        by_tango += tango.verdict in GOOD
         asked.append(job.asked)
         taken_back += effect.verdict is None or not job.verdict.endswith(verdict_words(effect.verdict, shown(margin)))
     return Rate(as_good, count), statistics.median(asked), Rate(by_tango, count), taken_back
@@ -183,31 +171,28 @@ def shown(margin: float) -> str:
 def margins(generator: np.random.Generator, count: int) -> tuple[list[Rate], int]:
     """Print how often jobs are called as good within a margin; return the rates of errors, and verdicts taken back."""
     rates, all_taken_back = [], 0
-    print(f"\njobs with a margin: {count:,} jobs a line; asked: the middle of all jobs, with those that never decide")
-    print("margin  accuracy   rho  disagree  questions  worse by     called as good       asked   Tango on all")
+    title = f"jobs with a margin: {count:,} jobs a line; asked: the middle of all jobs, with those that never decide"
+    heads = "margin", "accuracy", "rho", "disagree", "questions", "worse by", "called as good %", "asked"
+    table = Table(title, *heads, "Tango on all %")
     for points, questions, accuracy, rho in OF_MARGINS:
         for worse in (points, 0):
             accuracies = (accuracy - worse / 100, accuracy)
             rate, middle, tango, taken_back = about_margin(generator, count, points / 100, questions, accuracies, rho)
-            disagrees = 100 * disagreement(*accuracies, rho)
-            print(
-                f"{points:6d}  {accuracy:8.2f}  {rho:4.2f}  {disagrees:6.1f} %  {questions:9d}  {worse:8d}  {rate}  "
-                f"{middle:5.0f}  {tango}",
-                flush=True,
-            )
+            disagrees = f"{disagreement(*accuracies, rho):.1%}"
+            table.row(points, accuracy, rho, disagrees, questions, worse, rate, f"{middle:.0f}", tango)
             rates += [rate] if worse else []
             all_taken_back += taken_back
     return rates, all_taken_back
 
 
 def main() -> int:
-    """Simulate and print; 1 when a rate of errors is above its level by more than noise, or a verdict is taken back."""
-    count, generator, started = begin("early_stop_tables", __doc__)
-    rates, taken_back = budgets(generator, count)
+    """Simulate and print; 1 if a limit is exceeded, or a table takes a verdict back."""
+    (count, generator, started), limits = begin("early_stop_tables", __doc__), Limits()
+    limits.false, taken_back = budgets(generator, count)
     of_margins, other_words = margins(generator, max(1, count // 2))
+    limits.false += of_margins
     print(f"\nverdicts of jobs that their table takes back: {taken_back + other_words}")
-    code = conclude(rates + of_margins, started)
-    return 1 if taken_back or other_words else code
+    return limits.conclude(started) or int(taken_back + other_words > 0)
 
 
 if __name__ == "__main__":

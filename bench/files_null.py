@@ -8,25 +8,18 @@ every other file, peaked for the rest, so that differences are skewed), or share
 that of `runner-compare --files`, from the KL of each text to the ranks, the front and the sentences.
 
 First, files of equal KL and size: a rank that is not that of all, or a file that is dominated, is wrong. Then files
-with known differences: a table is wrong if a range of ranks lacks a true place of its file, a front if it calls a file
-dominated that is not, and a sentence if it says that KL does not tell two files apart that a test has told apart, or
-leaves out two that none has. With --margin a file may be dominated by a smaller one whose KL is higher by less than the
-margin; here it is higher by exactly the margin, so that each such claim is wrong. The control is the order of the
-estimates, without any test. Last, and not counted: parts with so large a skewness (sigma 1.5) that a few texts which
-nobody has drawn hold much of the KL. Rates are of tables, with their 95 % intervals (Wilson); tables of many files or
-texts are drawn a quarter as often. The exit code is 1 if a wrong rate is above 5 %, beyond noise, a sentence is wrong,
-or the control is wrong in less than half of the tables of equal files.
+with known differences: a range of ranks that lacks a true place is wrong, a file that is called dominated and is not,
+and a sentence that says something else than the tests. With --margin a file may be dominated by a smaller one whose KL
+is higher by less than the margin; here it is higher by exactly the margin, so that each such claim is wrong. The
+control is the order of the estimates, without any test: it must be wrong in half of the tables of equal files. Last,
+and not counted: parts with so large a skewness (sigma 1.5) that a few texts which nobody has drawn hold much of the KL.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -34,14 +27,14 @@ from pathlib import Path
 
 import fast_flips
 import numpy as np
-from compare_null import Rate
+from commands import jobs, printed
+from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
-from runner.compare.data import Run, TableRow, Texts, TextScore
+from runner.compare.data import Run, TableRow, TextScore
 from runner.compare.files import KL, FileRow, FileTable, Kind, rank_files
 from runner.compare.files_table import tied_groups
-from runner.compare.runs import SampleReader
 from runner.core.result import Likelihood
-from runner.core.stats import ALPHA
+from runner.store.jobs import read_samples
 
 EVEN, PEAKED, EXTREME = 0.5, 1.0, 1.5  # sigma of a lognormal part
 SIGMAS = {"peaked": (PEAKED,), "mixed": (EVEN, PEAKED), "extreme": (EVEN, EXTREME)}  # of the files in turn
@@ -51,8 +44,6 @@ FAMILY = 4  # texts
 LEAST = 0.001  # nats a token
 SIZE_MIB = 50.0
 CONTROL = 0.5  # of the tables in which an order without a test must be wrong
-
-Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -125,35 +116,19 @@ class Outcome:
     width: float  # places in a range, on average
 
 
-class Drawn(SampleReader):
-    """Texts that were drawn and lie in no file."""
-
-    def __init__(self) -> None:
-        self.drawn: dict[str, Texts] = {}
-
-    def texts(self, run: Run) -> Texts:
-        """Return a file's likelihoods of the texts."""
-        return self.drawn[run.run_id]
-
-
 def real_texts() -> tuple[Numbers, Numbers]:
     """Return the KL of five files of the embedded model over each text, as shares of their means, and the tokens."""
+    files, tokens = [], np.empty(0)
     with tempfile.TemporaryDirectory() as folder:
-        make, measure = (
-            "tools.embedded_gguf models",
-            (f"runner -m files=models task=likelihood task.limit={REAL_TEXTS} tracking=none print=json workers=1"),
-        )
-        here = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-        for command in (make, measure):
-            done = subprocess.run([sys.executable, "-m", *command.split()], cwd=folder, capture_output=True, text=True,
-                                  check=True, env=here)  # fmt: skip
-        files = []
-        for line in done.stdout.splitlines():
-            samples = map(json.loads, (Path(json.loads(line)["output_dir"]) / "samples.jsonl").read_text().splitlines())
-            texts = [it["likelihood"] for it in sorted(samples, key=lambda it: it["index"])]
-            tokens = np.array([it["tokens"] for it in texts], dtype=np.float64)
-            if "kl_nats" in texts[0]:
-                kls = np.array([it["kl_nats"] for it in texts])
+        place, here = Path(folder), os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        printed("tools.embedded_gguf", "models", cwd=place, env=here)
+        keys = f"-m files=models task=likelihood task.limit={REAL_TEXTS} tracking=none workers=1"
+        for job in jobs(*keys.split(), cwd=place, env=here):
+            samples = read_samples(Path(job["output_dir"]) / "samples.jsonl")
+            texts = [it for index in sorted(samples) if (it := samples[index].likelihood) is not None]
+            tokens = np.array([it.tokens for it in texts], dtype=np.float64)
+            if texts[0].kl_nats is not None:
+                kls = np.array([it.kl_nats for it in texts], dtype=np.float64)
                 files.append(kls / kls.sum() * tokens.sum())
     return np.array(files), tokens
 
@@ -191,7 +166,7 @@ def table_of(
         )
         run = Run(name, name, "likelihood", "1", "", {}, metrics)
         rows.append(FileRow(name, {Kind.likelihood: TableRow(run, {})}, is_reference))
-        reader.drawn[name] = {
+        reader.of_texts[name] = {
             at: TextScore(("question", "gold"), "prompt", (), likelihood_of(at, count, kl, is_reference), family)
             for at, (count, kl, family) in enumerate(zip(counts, nats.tolist(), families, strict=True))
         }
@@ -266,31 +241,24 @@ def rates(
 
 
 def main() -> int:
-    """Simulate and print; 1 if wrong ranks or fronts are too frequent, or the control is not wrong often."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    """Simulate and print; 1 if a limit is exceeded, a sentence is wrong, or the control is not wrong often."""
+    (given, generator, started), limits = begin("files_null", __doc__, 300, "draws"), Limits()
     fast_flips.use()
-    generator, started, failed = np.random.default_rng(options.seed), time.perf_counter(), 0
-    print(f"python bench/files_null.py --draws {options.draws} --seed {options.seed}")
-    print("\nof the tables")
-    head = f"{'true KL':34} {'texts':>5}  {'own part':8} {'a rank is wrong':>22} {'the front is wrong':>22}"
-    print(f"{head} {'a sentence contradicts':>22} {'by estimates, wrong':>22} {'told apart':>10} {'places':>6}")
-    real = real_texts()
+    heads = f"{'true KL':34}", "texts", "own part", "a rank is wrong %", "the front is wrong %"
+    more_heads = "a sentence contradicts %", "by estimates, wrong %", "told apart", "places"
+    table, real, failed = Table("of the tables", *heads, *more_heads), real_texts(), 0
     for line in (*EQUAL, *DIFFERENT, *MARGIN, *BEYOND):
         is_costly = len(line.kls) > len(FIVE) or line.texts > MOST_TEXTS
-        draws = -(-options.draws // 4) if is_costly and line not in EQUAL else options.draws
+        draws = -(-given // 4) if is_costly and line not in EQUAL else given
         found, power, width = rates(generator, line, draws, real)
-        columns = " ".join(f"{found[name]!s:>22}" for name in ("rank", "front", "sentence", "control"))
-        shown = f"{power:10.0%}" if len({*line.kls}) > 1 else f"{'':10}"
-        print(f"{line.words:34} {line.texts:5}  {line.kind:8} {columns} {shown} {width:6.1f}", flush=True)
+        columns = (found[name] for name in ("rank", "front", "sentence", "control"))
+        told_apart = f"{power:.0%}" if len({*line.kls}) > 1 else ""
+        table.row(line.words, line.texts, line.kind, *columns, told_apart, f"{width:.1f}")
         if line not in BEYOND:
-            is_wrong = any(found[name].low > ALPHA for name in ("rank", "front")) or found["sentence"].times > 0
-            failed += is_wrong or (line in EQUAL and found["control"].low < CONTROL)
-    print(f"\nlines that are wrong: {failed} of {len((*EQUAL, *DIFFERENT, *MARGIN))}; "
-          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
-    return 1 if failed else 0
+            limits.false += [found["rank"], found["front"]]
+            failed += found["sentence"].times > 0 or (line in EQUAL and found["control"].low < CONTROL)
+    print(f"\nlines with a wrong sentence or control: {failed}")
+    return limits.conclude(started) or int(failed > 0)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commands import printed
 from engines import ROOT, greedy_engine, head_line, markdown
 from gguf_of import CALLED, gguf_of
 from peers import llamacpp_programs, llamacpp_python
-from quantization_table import command, with_interval
+from quantization_table import with_interval
 
 from runner.checkpoints.gguf_file import read_header
 from runner.config.model import LocalModelConfig
@@ -198,13 +199,13 @@ def ours(base: Path, files: dict[str, Path], texts: Sequence[Text], scratch: Pat
     names = ",".join(map(str, (base, *files.values())))
     task = ["task=likelihood", f"task.data={data}", "task.exact=true", f"task.reference='model.name={base}'"]
     which = ["model=local", f"model.name={names}", "model.device=cpu", "model.dtype=float32", "quantization=gguf"]
-    command("runner", "-m", *which, *task, f"output_dir={output}", "workers=1")
+    printed("runner", "-m", *which, *task, f"output_dir={output}", "workers=1")
     scored = [list(text.ids[CONTEXT // 2 + 1 :]) for text in texts]
     for samples in output.glob("jobs/*/samples.jsonl"):
         read = [json.loads(line)["token_ids"] for line in samples.read_text().splitlines()]
         if read != scored:
             raise SystemExit("runner scores other token ids: nothing can be compared")
-    compared = command(
+    compared = printed(
         "runner.compare", "--output-dir", str(output), "--baseline", f"model.name={base}", "--format", "json"
     )
     by_file = {Path(row["config"]["model.name"]): row for row in json.loads(compared)["tables"][0]["rows"]}

@@ -29,8 +29,6 @@ def gguf_of(folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer:
 
     whole: feed-forward layers are padded with zeros to a multiple of so many numbers, which changes no answer.
     """
-    import gguf
-
     file = into / f"{folder.name}-{dtype}{'-with-tokenizer' * has_tokenizer}.gguf"
     if file.is_file():
         return file
@@ -40,19 +38,8 @@ def gguf_of(folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer:
         raise SystemExit(f"{folder}: only a Llama is written as .gguf here, and this is {settings['model_type']}")
     partial = file.with_suffix(".partial")
     inner = -(-settings["intermediate_size"] // whole) * whole
-    writer = gguf.GGUFWriter(partial, "llama")
     heads, kv_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
-    rope = settings.get("rope_parameters") or settings
-    writer.add_context_length(settings["max_position_embeddings"])
-    writer.add_embedding_length(settings["hidden_size"])
-    writer.add_block_count(settings["num_hidden_layers"])
-    writer.add_feed_forward_length(inner)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_layer_norm_rms_eps(settings["rms_norm_eps"])
-    writer.add_rope_dimension_count(settings.get("head_dim") or settings["hidden_size"] // heads)
-    writer.add_rope_freq_base(rope.get("rope_theta", 10000.0))
-    writer.add_vocab_size(settings["vocab_size"])
+    writer = llama_writer(partial, settings | {"intermediate_size": inner})
     if has_tokenizer:
         _add_tokenizer(writer, folder)
     else:
@@ -68,11 +55,35 @@ def gguf_of(folder: Path, dtype: str, into: Path, whole: int = 1, has_tokenizer:
             elif name.endswith("down_proj.weight"):
                 tensor = torch.nn.functional.pad(tensor, (0, inner - tensor.shape[1]))
             _add(writer, name_in_file(name), tensor, dtype)
+    close(writer)
+    return partial.rename(file)
+
+
+def llama_writer(file: Path, settings: dict[str, Any]) -> Any:
+    """Return a writer of a .gguf file that has the settings of a Llama's config.json in its header."""
+    import gguf
+
+    writer, heads = gguf.GGUFWriter(file, "llama"), settings["num_attention_heads"]
+    rope = settings.get("rope_parameters") or settings
+    writer.add_context_length(settings.get("max_position_embeddings", 2048))
+    writer.add_embedding_length(settings["hidden_size"])
+    writer.add_block_count(settings["num_hidden_layers"])
+    writer.add_feed_forward_length(settings["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(settings["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(settings.get("rms_norm_eps", 1e-5))
+    writer.add_rope_dimension_count(settings.get("head_dim") or settings["hidden_size"] // heads)
+    writer.add_rope_freq_base(rope.get("rope_theta", 10000.0))
+    writer.add_vocab_size(settings["vocab_size"])
+    return writer
+
+
+def close(writer: Any) -> None:
+    """Write the file."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return partial.rename(file)
 
 
 def _add_tokenizer(writer: Any, folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gguf_of import close, llama_writer
 
 from runner.models.gguf_types import TYPES, unpacked
 
@@ -22,17 +23,7 @@ def write(file: Path, shape: dict[str, Any], mixture: str, tokenizer_of: Path) -
     hidden, inner, heads = shape["hidden_size"], shape["intermediate_size"], shape["num_attention_heads"]
     pairs, layers = shape["num_key_value_heads"], shape["num_hidden_layers"]
     partial = file.with_suffix(".partial")
-    writer = gguf.GGUFWriter(partial, "llama")
-    writer.add_context_length(2048)
-    writer.add_embedding_length(hidden)
-    writer.add_block_count(layers)
-    writer.add_feed_forward_length(inner)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(pairs)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(hidden // heads)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(shape["vocab_size"])
+    writer = llama_writer(partial, shape)
     for field in gguf.GGUFReader(tokenizer_of).fields.values():
         if field.name.startswith("tokenizer."):
             inside = field.types[-1] if len(field.types) > 1 else None
@@ -59,10 +50,7 @@ def write(file: Path, shape: dict[str, Any], mixture: str, tokenizer_of: Path) -
         for name, (outputs, inputs) in sizes.items():
             has_more = mixture in MIXTURES and is_wider and name in ("attn_v", "ffn_down")
             add(f"blk.{layer}.{name}.weight", "Q6_K" if has_more else most, outputs, inputs)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    close(writer)
     return partial.rename(file)
 
 

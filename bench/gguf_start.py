@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from gguf_of import name_in_file
+from gguf_of import close, llama_writer, name_in_file
 
 SIZES = {"49k bytes": 49_152, "152k bytes": 151_936, "256k bytes": 256_000, "256k pieces": 256_000}
 LOAD = """
@@ -79,17 +79,7 @@ def make(into: Path, vocabulary: str, width: int = 64, layers: int = 30) -> tupl
     special = ["<|start|>", "<|end|>", "<unk>"]
     letters = "▁abcdefghijklmnopqrstuvwxyz" if is_pieces else "".join(sorted(pre_tokenizers.ByteLevel.alphabet()))
     tokens, pairs = words(size - len(special), letters)
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(size)
+    writer = llama_writer(file, config.to_dict())
     writer.add_tokenizer_model("llama" if is_pieces else "gpt2")
     writer.add_token_list(special + tokens)
     writer.add_token_types([3] * len(special) + [1] * len(tokens))
@@ -106,10 +96,7 @@ def make(into: Path, vocabulary: str, width: int = 64, layers: int = 30) -> tupl
         values = tensor.float().numpy()
         kind = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else gguf.GGMLQuantizationType.Q8_0
         writer.add_tensor(name_in_file(name), gguf.quants.quantize(values, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    close(writer)
     load_tokenizer("model", file).save_pretrained(folder)
     return folder, file
 

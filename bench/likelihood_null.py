@@ -1,41 +1,30 @@
-"""How often is a comparison of likelihoods a false alarm, and does it have the stated power?
+"""How often is a comparison of likelihoods wrong? `python bench/likelihood_null.py [--pairs 300] [--seed 0]`.
 
-`python bench/likelihood_null.py [--pairs 300] [--seed 0]`. First, few and skewed texts: the differences of two
-quantizations of the embedded model from plain weights on 250 texts, centred and drawn again with repetition, and
-exponential and lognormal parts without any noise around them, each in both directions. How often is an equal pair
-called different, how often does the 95 % interval miss the truth, and how often is there a verdict at all?
+First, few and skewed texts: the differences of two quantizations of the embedded model from plain weights on 250 texts,
+centred and drawn again with repetition, and exponential and lognormal parts without any noise around them, in both
+directions. Then the tails: the interval of a job's KL over the embedded model's own texts (nf4 and int8) and lognormal
+ones, and lognormal differences of texts of unequal length, each beside the rule of before. A rare kind of text, which
+often no sample shows, is not counted: no rule can hold there.
 
-Second, the tails: how often does the interval of a job's KL miss the truth, if its texts are drawn from the embedded
-model's own (nf4 and int8, whole distributions) or are lognormal? How often are texts of unequal length called different
-if their differences are lognormal? The control is the rule of before. The same is shown for a rare kind of text, which
-often no sample shows: no rule can hold there, so it does not count in the exit code.
-
-Then two runs score the same texts of unequal length. A text's
-difference is its tokens times a part of its own, whose mean is 0 under the null, plus noise of each token. Parts are
-normal, skewed (a few texts move a lot, one way: exponential), lopsided (very few move very far: lognormal), heavy
+Last, two runs score the same texts of unequal length. A text's difference is its tokens times a part of its own, whose
+mean is 0 under the null, plus noise of each token. Parts are normal, skewed (exponential), lopsided (lognormal), heavy
 (Student's t of 3), or larger in longer texts. Then all parts are moved by the difference that so many texts should
-show, in alternating directions. The verdicts are runner-compare's own, from samples to finding. Rates come with their
-95 % intervals (Wilson).
+show, in alternating directions. The verdicts are runner-compare's own, from samples to finding.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import fast_flips
 import numpy as np
-from compare_null import Rate, begin, conclude
+from commands import samples_of
+from simulation import Drawn, Limits, Numbers, Rate, Table, begin
 
-from runner.compare.data import NotPaired, Run, TableRow, Texts, TextScore
+from runner.compare.data import NotPaired, Run, TableRow, TextScore
 from runner.compare.likelihood import compare_likelihoods
-from runner.compare.runs import SampleReader
 from runner.core.effects import Finding, judge
 from runner.core.metrics import LOG_LIKELIHOOD
 from runner.core.number_effects import paired_likelihoods
@@ -51,13 +40,10 @@ KL_DRAWS, DIFFERENCE_DRAWS = 4, 16  # of the tails, times the pairs
 RARE, RARE_SIZES = 0.02, (10, 30)  # of the texts; how many standard deviations of the others they are away
 RARE_KL = 20  # times the KL of the other texts
 REAL_TEXTS = 250
-MISSES = 0.06  # of intervals that may miss the truth: 94 % coverage
 SAMPLES = (50, 200)
 SPREAD = 0.003  # of a text's own part, in nats a token: as of 4-bit weights of the embedded model
 NOISE = 0.02  # of a single token
 FAMILY = 3  # comparisons of one table with one baseline
-
-Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def normal(generator: np.random.Generator, tokens: Numbers) -> Numbers:
@@ -93,17 +79,6 @@ KINDS: dict[str, Callable[[np.random.Generator, Numbers], Numbers]] = {
 }  # fmt: skip
 
 
-class Drawn(SampleReader):
-    """Random texts that are in no file."""
-
-    def __init__(self) -> None:
-        self.drawn: dict[str, Texts] = {}
-
-    def texts(self, run: Run) -> Texts:
-        """Return the run's random texts."""
-        return self.drawn[run.run_id]
-
-
 def table(generator: np.random.Generator, samples: int, kind: str, moved: Sequence[float]) -> list[TableRow]:
     """Draw a baseline and runs with these shifts, and compare each with the baseline like one table."""
     tokens = lengths(generator, samples)
@@ -122,7 +97,7 @@ def verdicts(nats_by_run: Sequence[Numbers], tokens: Numbers) -> list[TableRow]:
         name = f"run-{number}"
         runs.append(Run(name, name, "likelihood", "1", "", {}, {LOG_LIKELIHOOD: float(nats.sum() / tokens.sum())}))
         parts = zip(nats.tolist(), tokens.astype(int).tolist(), strict=True)
-        reader.drawn[name] = {
+        reader.of_texts[name] = {
             unit: TextScore(("question", "gold"), "prompt", (), Likelihood(unit, value, count, count, count, 0))
             for unit, (value, count) in enumerate(parts)
         }
@@ -152,25 +127,15 @@ def rates(generator: np.random.Generator, samples: int, kind: str, pairs: int, r
     return Rate(sum(map(claims, nulls)), pairs), least, Rate(true_verdicts, pairs)
 
 
-def embedded_jobs(options: str) -> list[list[dict[str, Any]]]:
-    """Score texts with the embedded model in several jobs; return the likelihoods of each job's texts."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = f"-m task=likelihood tracking=none print=json {options}"
-        done = subprocess.run(
-            [sys.executable, "-m", "runner", *command.split()], cwd=folder, capture_output=True, text=True, check=True
-        )
-        jobs = []
-        for line in done.stdout.splitlines():
-            samples = (Path(json.loads(line)["output_dir"]) / "samples.jsonl").read_text().splitlines()
-            texts = sorted(map(json.loads, samples), key=lambda sample: sample["index"])
-            jobs.append([text["likelihood"] for text in texts])
-        return jobs
+def embedded_texts(options: str, *fields: str) -> list[Numbers]:
+    """Score texts with the embedded model in several jobs; return these fields of each job's texts."""
+    jobs = samples_of(f"task=likelihood {options}")
+    return [np.array([[text["likelihood"][it] for it in fields] for text in job], dtype=np.float64) for job in jobs]
 
 
 def real_texts() -> dict[str, tuple[Numbers, Numbers]]:
     """Score texts with three quantizations of the embedded model; return centred differences, and tokens, by name."""
-    jobs = embedded_jobs(f"quantization=none,nf4,fp4 task.limit={REAL_TEXTS}")
-    scored = [np.array([(text["nats"], text["tokens"]) for text in job], dtype=np.float64) for job in jobs]
+    scored = embedded_texts(f"quantization=none,nf4,fp4 task.limit={REAL_TEXTS}", "nats", "tokens")
     centred = {}
     for name, run in zip(("nf4", "fp4"), scored[1:], strict=True):
         differences, tokens = run[:, 0] - scored[0][:, 0], run[:, 1]
@@ -195,8 +160,8 @@ def few_and_skewed(generator: np.random.Generator, pairs: int) -> tuple[list[Rat
     for name, (differences, _) in real.items():
         skewness = float(((differences - differences.mean()) ** 3).mean() / differences.std() ** 3)
         print(f"\n{REAL_TEXTS} real texts, {name}: skewness {skewness:.1f}", end="")
-    print(f"\nfew and skewed texts: {pairs:,} equal pairs a line")
-    print("  n  differences    verdicts       false verdicts   interval misses truth")
+    heads = "n", "differences", "verdicts", "false verdicts %", "interval misses truth %"
+    table = Table(f"few and skewed texts: {pairs:,} equal pairs a line", *heads)
     for samples in FEW:
         for kind in (*real, "skewed", "lopsided"):
             for sign in (1,) if kind in real else (1, -1):
@@ -212,18 +177,15 @@ def few_and_skewed(generator: np.random.Generator, pairs: int) -> tuple[list[Rat
                 nulls.append(Rate(false, pairs))
                 missed.append(Rate(outside, pairs))
                 name = kind if kind in real else f"{kind} {'+-'[sign > 0]}"
-                share = f"{100 * claims_of / pairs:6.0f} %"
-                print(f"{samples:3d}  {name:11s}  {share}  {nulls[-1]}  {missed[-1]}", flush=True)
+                table.row(samples, name, f"{claims_of / pairs:.0%}", nulls[-1], missed[-1])
     return nulls, missed
 
 
 def real_divergences() -> dict[str, tuple[Numbers, Numbers]]:
     """Return the KL of each text of the embedded model's own jobs in nats, and the texts' tokens, by quantization."""
     names = "int8", "nf4"
-    jobs = embedded_jobs(
-        f"quantization={','.join(names)} task.reference=quantization=none task.exact=true task.limit={max(TAILS)}"
-    )
-    scored = [np.array([(text["kl_nats"], text["tokens"]) for text in job], dtype=np.float64) for job in jobs]
+    keys = f"quantization={','.join(names)} task.reference=quantization=none task.exact=true task.limit={max(TAILS)}"
+    scored = embedded_texts(keys, "kl_nats", "tokens")
     return {name: (job[:, 0], job[:, 1]) for name, job in zip(names, scored, strict=True)}
 
 
@@ -248,9 +210,8 @@ def kl_misses(divergences: Numbers, tokens: Numbers, truth: float) -> tuple[bool
 
 def kl_intervals(generator: np.random.Generator, draws: int, real: dict[str, tuple[Numbers, Numbers]]) -> list[Rate]:
     """Print and return how often the interval of a job's KL misses the truth."""
-    print(f"\nKL of a job: {draws:,} jobs a line")
-    print("  n  texts                    interval misses truth     Student's alone (before)")
-    rates = []
+    heads = "n", f"{'texts':>22}", "interval misses truth %", "Student's alone, before: %"
+    table, rates = Table(f"KL of a job: {draws:,} jobs a line", *heads), []
     for samples in TAILS:
         for name in (*real, *map(str, SIGMAS)):
             missed = []
@@ -265,8 +226,7 @@ def kl_intervals(generator: np.random.Generator, draws: int, real: dict[str, tup
                     parts = generator.lognormal(0, sigma, samples) / np.exp(sigma * sigma / 2)
                     missed.append(kl_misses(truth * parts * tokens, tokens, truth))
             now, before = (Rate(sum(which), draws) for which in zip(*missed, strict=True))
-            words = f"real, {name}" if name in real else f"lognormal, sigma = {name}"
-            print(f"{samples:3d}  {words:22s}  {now}      {before}", flush=True)
+            table.row(samples, f"real, {name}" if name in real else f"lognormal, sigma = {name}", now, before)
             rates.append(now)
     return rates
 
@@ -279,9 +239,8 @@ def called_different(differences: Numbers, tokens: Numbers) -> tuple[bool, bool]
 
 def lognormal_differences(generator: np.random.Generator, draws: int) -> list[Rate]:
     """Print and return how often equal runs are called different by lognormal differences of unequal texts."""
-    print(f"\nlognormal differences: {draws:,} equal pairs a line")
-    print("  n  sigma          false verdicts    twice for any n (before)")
-    rates = []
+    heads = "n", "sigma", "false verdicts %", "twice for any n, before: %"
+    table, rates = Table(f"lognormal differences: {draws:,} equal pairs a line", *heads), []
     for samples in TAILS:
         for sigma in SIGMAS:
             claimed = []
@@ -290,57 +249,49 @@ def lognormal_differences(generator: np.random.Generator, draws: int) -> list[Ra
                 parts = np.exp(sigma**2 / 2) - generator.lognormal(0, sigma, samples)
                 claimed.append(called_different(SPREAD * parts * tokens, tokens))
             now, before = (Rate(sum(which), draws) for which in zip(*claimed, strict=True))
-            print(f"{samples:3d}  {sigma:5.1f}  {now}    {before}", flush=True)
+            table.row(samples, sigma, now, before)
             rates.append(now)
     return rates
 
 
 def rare_kinds(generator: np.random.Generator, draws: int) -> None:
     """Print what a kind of text does that few or none of the samples show; no rule can hold there."""
-    print(f"\n{100 * RARE:g} % of all texts are of another kind (not counted): {draws:,} pairs a line")
-    print("  n   seen   they are               wrong")
+    title = f"{RARE:.0%} of all texts are of another kind (not counted): {draws:,} pairs a line"
+    table = Table(title, "n", "seen", f"{'they are':>21}", "wrong verdicts or intervals %")
     for samples in (*TAILS[:1], *TAILS[2:], 300):
-        seen = f"{100 * (1 - (1 - RARE) ** samples):6.0f} %"
+        seen = f"{1 - (1 - RARE) ** samples:.0%}"
         for size in RARE_SIZES:
             claimed = []
             for _ in range(draws):
                 tokens, is_rare = lengths(generator, samples), generator.random(samples) < RARE
                 parts = generator.standard_normal(samples) + size * (is_rare - RARE)
                 claimed.append(called_different(SPREAD * parts * tokens, tokens)[0])
-            print(
-                f"{samples:3d} {seen}  {size} sd away            {Rate(sum(claimed), draws)} false verdicts", flush=True
-            )
+            table.row(samples, seen, f"{size} sd away", Rate(sum(claimed), draws))
         missed = []
         for _ in range(draws):
             tokens, is_rare = lengths(generator, samples), generator.random(samples) < RARE
             parts = np.where(is_rare, RARE_KL, 1) * generator.exponential(size=samples) / (1 + RARE * (RARE_KL - 1))
             missed.append(kl_misses(0.001 * parts * tokens, tokens, 0.001)[0])
-        print(
-            f"{samples:3d} {seen}  {RARE_KL} times as divergent  {Rate(sum(missed), draws)} KL's interval misses",
-            flush=True,
-        )
+        table.row(samples, seen, f"{RARE_KL} times as divergent", Rate(sum(missed), draws))
 
 
 def main() -> int:
-    """Simulate and print; 1 if false positives, or intervals that miss the truth, are too many by more than noise."""
-    pairs, generator, started = begin("likelihood_null", __doc__)
+    """Simulate and print; 1 if a limit is exceeded."""
+    (pairs, generator, started), limits = begin("likelihood_null", __doc__), Limits()
     fast_flips.use()
-    nulls, missed = few_and_skewed(generator, pairs)
-    missed += kl_intervals(generator, KL_DRAWS * pairs, real_divergences())
-    nulls += lognormal_differences(generator, DIFFERENCE_DRAWS * pairs)
+    limits.false, limits.missed = few_and_skewed(generator, pairs)
+    limits.missed += kl_intervals(generator, KL_DRAWS * pairs, real_divergences())
+    limits.false += lognormal_differences(generator, DIFFERENCE_DRAWS * pairs)
     rare_kinds(generator, KL_DRAWS * pairs)
-    outside = [rate for rate in missed if rate.low > MISSES]
-    what = f"intervals that miss the truth in more than {100 * MISSES:.0f} %, beyond noise"
-    print(f"\n{what}: {len(outside)} of {len(missed)} lines")
     for runs, kinds in ((1, list(KINDS)), (FAMILY, ["normal", "skewed"])):
-        print(f"\n{runs} run{'s' * (runs > 1)} against one baseline: {pairs:,} tables a line and side")
-        print("  n  parts     any false verdict  says ≥ nats/token      true verdicts")
+        heads = "n", "parts", "any false verdict %", "says ≥ nats/token", "true verdicts %"
+        lines = Table(f"{runs} run{'s' * (runs > 1)} against one baseline: {pairs:,} tables a line and side", *heads)
         for samples in SAMPLES:
             for kind in kinds:
                 null, least, power = rates(generator, samples, kind, pairs, runs)
-                print(f"{samples:3d}  {kind:8s}  {null}  {least:17.5f}  {power}", flush=True)
-                nulls.append(null)
-    return conclude(nulls, started) or bool(outside)
+                lines.row(samples, kind, null, f"{least:.5f}", power)
+                limits.false.append(null)
+    return limits.conclude(started)
 
 
 if __name__ == "__main__":

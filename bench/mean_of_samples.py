@@ -1,36 +1,28 @@
-"""How many questions do several answers to each save in a comparison, and is it still right about equal runs?
+"""How many questions does the mean over samples save? `python bench/mean_of_samples.py [--pairs 400] [--seed 0]`.
 
-`python bench/mean_of_samples.py [--pairs 400] [--seed 0]`. Each run answers each question eight times. First runs are
-drawn: a question has a chance of being solved that depends on its difficulty, and the two runs' chances differ, too.
-Equal runs show the false positives, and runs that differ the power: of one answer each, of the majority vote (as
-runner-compare did), and of the mean over the answers (as it does). Then eight real answers of the embedded model to
-each question (hard5, sampled at two temperatures) take the place of drawn ones: questions are drawn again with
-repetition, and a coin decides for each which run's answers belong to which side, for equal runs; without the coin, for
-the power.
-"Needed" is how many questions make the power 80 %, found by trying. The exit code is 1 if equal pairs are called
-different in more than 5 %, or intervals miss the truth in more than 6 %, beyond noise.
+Each run answers each question eight times. First runs are drawn: a question has a chance of being solved that depends
+on its difficulty, and the two runs' chances differ, too. Equal runs show the false positives, and runs that differ the
+power: of one answer each, of the majority vote, and of the mean over the answers (as runner-compare does it). Then
+eight real answers of the embedded model to each question (hard5, sampled at two temperatures) take the place of drawn
+ones: questions are drawn again with repetition, and a coin decides for each which run's answers belong to which side,
+for equal runs; without the coin, for the power. "Needed" is how many questions make the power 80 %, found by trying.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import fast_flips
 import numpy as np
-from compare_null import Rate, begin
+from commands import samples_of
+from simulation import Limits, Rate, Table, begin
 
 from runner.core.effects import Effect, Finding, judge, paired_accuracies, paired_means
-from runner.core.stats import ALPHA, POWER
+from runner.core.stats import POWER
 
 QUESTIONS, ANSWERS = (50, 200), 8
 GAP = 0.05
-MISSES = 0.06
 REAL_QUESTIONS = 200
 TRIED = (50, 100, 200, 300, 400, 600, 800, 1200)
 
@@ -83,12 +75,6 @@ def rates(generator: np.random.Generator, pairs: int, draw: Draw, n: int, truth:
     return {name: (Rate(claims[name], pairs), Rate(missed[name], pairs)) for name in WAYS}
 
 
-def show(what: str, n: int, found: dict[str, tuple[Rate, Rate]]) -> None:
-    """Print one line: the claims of each way, and the misses of the mean's interval."""
-    cells = "  ".join(str(claims) for claims, _ in found.values())
-    print(f"{what:30s}  {n:5d}  {cells}  {found['mean'][1]}", flush=True)
-
-
 def needed(generator: np.random.Generator, pairs: int, draw: Draw, truth: float) -> dict[str, int | None]:
     """Return how many questions each way needs for a power of 80 %; None: more than were tried."""
     least: dict[str, int | None] = dict.fromkeys(WAYS)
@@ -104,31 +90,27 @@ def needed(generator: np.random.Generator, pairs: int, draw: Draw, truth: float)
 
 def real_answers() -> tuple[Counts, Counts]:
     """Let the embedded model answer each question eight times at two temperatures; return how often each is right."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = f"-m generation=sampling generation.temperature=0.7,1.3 task.samples={ANSWERS} task.split=hard5 "
-        command += f"task.limit={REAL_QUESTIONS} tracking=none print=json"
-        done = subprocess.run(
-            [sys.executable, "-m", "runner", *command.split()], cwd=folder, capture_output=True, text=True, check=True
-        )
-        both = []
-        for line in done.stdout.splitlines():
-            samples = (Path(json.loads(line)["output_dir"]) / "samples.jsonl").read_text().splitlines()
-            asked = sorted(map(json.loads, samples), key=lambda sample: sample["index"])
-            both.append(np.array([sum(it["verdict"] == "correct" for it in one["choices"]) for one in asked]))
-        return both[0], both[1]
+    sampling = f"generation=sampling generation.temperature=0.7,1.3 task.samples={ANSWERS}"
+    both = samples_of(f"{sampling} task.split=hard5 task.limit={REAL_QUESTIONS}")
+    first, second = (
+        np.array([sum(it["verdict"] == "correct" for it in one["choices"]) for one in asked]) for asked in both
+    )
+    return first, second
 
 
 def main() -> int:
-    """Simulate and print; 1 if a promise is broken by more than noise."""
-    pairs, generator, started = begin("mean_of_samples", __doc__)
+    """Simulate and print; 1 if a limit is exceeded."""
+    (pairs, generator, started), limits = begin("mean_of_samples", __doc__), Limits()
     fast_flips.use()
-    broken = 0
     first, second = real_answers()
     real_gap = float((first - second).mean() / ANSWERS)
-    print(f"\n{ANSWERS} answers to each question; {pairs:,} pairs a line. Real: hard5, {len(first)} questions, "
-          f"right: {first.mean() / ANSWERS:.1%} at temperature 0.7, {second.mean() / ANSWERS:.1%} at 1.3")  # fmt: skip
-    print(f"{'said to differ':30s}  {'n':>5s}  " + "  ".join(f"{name:>23s}" for name in WAYS)
-          + "   mean's interval misses")  # fmt: skip
+    about = f"right: {first.mean() / ANSWERS:.1%} at temperature 0.7, {second.mean() / ANSWERS:.1%} at 1.3"
+    title = f"{ANSWERS} answers to each question; {pairs:,} pairs a line. Real: hard5, {len(first)} questions, {about}"
+    table = Table(title, f"{'said to differ':20}", "n", *(f"{name} %" for name in WAYS), "mean's interval misses %")
+
+    def show(what: str, n: int, found: dict[str, tuple[Rate, Rate]]) -> None:
+        table.row(what, n, *(claims for claims, _ in found.values()), found["mean"][1])
+        limits.missed.append(found["mean"][1])
 
     def equal(n: int) -> tuple[Counts, Counts]:
         chosen, swapped = generator.integers(len(first), size=n), generator.random(n) < 0.5
@@ -146,7 +128,7 @@ def main() -> int:
         for n in QUESTIONS:
             found = rates(generator, pairs, draw, n, 0.0)
             show(what, n, found)
-            broken += (found["mean"][0].low > ALPHA) + (found["mean"][1].low > MISSES)
+            limits.false.append(found["mean"][0])
     shifted: dict[str, tuple[Draw, float]] = {f"real, {100 * real_gap:.1f} points": (apart, real_gap)}
     for level in (0.5, 0.9):
         ours, theirs = drawn(generator, 1_000_000, level, GAP)
@@ -154,14 +136,11 @@ def main() -> int:
         shifted[f"{level:.0%}, {100 * truth:.1f} points"] = level_of(level, GAP), truth
     for what, (draw, truth) in shifted.items():
         for n in QUESTIONS:
-            found = rates(generator, pairs, draw, n, truth)
-            show(what, n, found)
-            broken += found["mean"][1].low > MISSES
+            show(what, n, rates(generator, pairs, draw, n, truth))
         least = needed(generator, pairs // 2, draw, truth)
         words = ", ".join(f"{name} {'more than ' + str(TRIED[-1]) if n is None else n}" for name, n in least.items())
         print(f"    needed for {100 * POWER:.0f} %: {words}")
-    print(f"\nrates of the mean beyond 5 % (intervals: 6 %) and noise: {broken}; {time.perf_counter() - started:.0f} s")
-    return 1 if broken else 0
+    return limits.conclude(started)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ measured --repeats times, the others --others times: `spread` is how far the pea
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+from commands import jobs
 
 SHAPES = ("smollm2_135m", "qwen2_05b_instruct", "llama32_1b")
 QUANTIZATIONS = ("none", "int8", "nf4")
@@ -57,14 +56,11 @@ def measure(
     options: argparse.Namespace, shape: str, quantization: str, repeats: int, scratch: Path
 ) -> dict[str, float]:
     """Return the metrics of one job."""
-    command = [sys.executable, "-m", "runner", f"model={shape}", "model.random_weights=true", "model.device=cpu"]
-    command += [f"model.cache_dir={scratch / 'weights'}", *f"quantization={quantization}".split(), "task=memory"]
-    command += [f"task.repeats={repeats}", f"task.batch_size={options.batch}", f"task.prompt_tokens={options.prompt}"]
-    command += [f"task.new_tokens={options.new}", "task.pictures=false", "tracking=none", "print=json"]
-    done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{shape} {quantization} failed: {done.stderr.strip()[-800:]}")
-    metrics: dict[str, Any] = json.loads(done.stdout)["metrics"]
+    keys = [f"model={shape}", "model.random_weights=true", "model.device=cpu"]
+    keys += [f"model.cache_dir={scratch / 'weights'}", *f"quantization={quantization}".split(), "task=memory"]
+    keys += [f"task.repeats={repeats}", f"task.batch_size={options.batch}", f"task.prompt_tokens={options.prompt}"]
+    keys += [f"task.new_tokens={options.new}", "task.pictures=false", "tracking=none"]
+    metrics: dict[str, float] = jobs(*keys, cwd=scratch)[0]["metrics"]
     return metrics
 
 

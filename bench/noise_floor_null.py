@@ -1,31 +1,26 @@
-"""How often is a finding called no larger than the baseline's difference from itself, and rightly?
+"""Is a finding rightly called no larger than the noise? `python bench/noise_floor_null.py [--tables 500] [--seed 0]`.
 
-`python bench/noise_floor_null.py [--tables 500] [--seed 0]`. A baseline is run again once or three times
-(task.repeat=1, 2, 3), and a setting is compared with it. A run solves a question when its difficulty and a part of
-this run, which is chance, stay below a bar. First the setting changes nothing: it is one more run of the baseline. Then
-it is worse by 3, 5 or 10 points. With a drift, each run is also better or worse as a whole, by chance: as another
-machine or library would make it. Counted are findings, those that are said to be no larger than the noise, and those
-that stand without a word about noise. The verdicts and the words are runner-compare's own. The exit code is 1 if,
-without a drift, more than 5 % of settings that change nothing have a finding that stands so, or more than 5 % of
-findings of a true difference are called no larger, beyond noise.
+A baseline is run again once or three times (task.repeat=1, 2, 3), and a setting is compared with it. First the setting
+changes nothing: it is one more run of the baseline. Then it is worse by 3, 5 or 10 points. With a drift, each run is
+also better or worse as a whole, by chance: as another machine or library would make it. Counted are findings, those
+that are said to be no larger than the noise, and those that stand without a word about noise. Without a drift, a
+setting that changes nothing may seldom stand so, and a true finding may seldom be called no larger.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
+from itertools import product
 
 import numpy as np
-from compare_null import NORMAL, Drawn, Rate, Solved, drawn_run
+from simulation import NORMAL, Drawn, Limits, Rate, Solved, Table, begin
 
-from runner.compare.data import QuestionOutcome, TableRow
+from runner.compare.data import TableRow
 from runner.compare.noise_floor import beside_noise
 from runner.compare.pairing import compare_pair
 from runner.core.effects import Finding, judge
-from runner.core.stats import ALPHA
 
-SETTINGS = [(200, 0.7, 0.99), (200, 0.7, 0.8), (1319, 0.9, 0.95)]  # questions, accuracy, rho as in compare_null.py
+SETTINGS = [(200, 0.7, 0.99), (200, 0.7, 0.8), (1319, 0.9, 0.95)]  # questions, accuracy, rho as in simulation.answers
 REPEATS = (1, 3)
 DRIFTS = (0.0, 0.02)  # standard deviation of a run's own accuracy
 POINTS = (3, 5, 10)
@@ -47,10 +42,7 @@ def runs_of(
 def verdict(solved: Solved) -> TableRow:
     """Compare the last run with the first, beside the noise of the others."""
     reader = Drawn(solved.shape[1])
-    runs = [drawn_run(f"run-{number}", line) for number, line in enumerate(solved)]
-    for run, line in zip(runs, solved, strict=True):
-        marks = (QuestionOutcome(solves, "the same prompt") for solves in line.tolist())
-        reader.answers[run.run_id] = dict(zip(reader.questions, marks, strict=True))
+    runs = [reader.add(f"run-{number}", line) for number, line in enumerate(solved)]
     base = TableRow(runs[0], {}, is_baseline=True)
     rows = [TableRow(run, {}, baseline=base, effects=[compare_pair(run, runs[0], reader)]) for run in runs[1:]]
     for row in rows[:-1]:
@@ -80,30 +72,17 @@ def rates(
 
 
 def main() -> int:
-    """Simulate and print; 1 when a promise is broken by more than noise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    generator, started = np.random.default_rng(options.seed), time.perf_counter()
-    print(f"python bench/noise_floor_null.py --tables {options.tables} --seed {options.seed}")
-    print(f"{options.tables:,} tables a line")
-    print("    n  accuracy   rho  drift  repeats  worse by                finding      no word about noise   of the "
-          "findings: no larger")  # fmt: skip
-    broken = []
-    for drift in DRIFTS:
-        for setting in SETTINGS:
-            for repeats in REPEATS:
-                for points in (0, *POINTS):
-                    found, plain, within = rates(generator, options.tables, setting, repeats, drift, points / 100)
-                    n, accuracy, rho = setting
-                    print(f"{n:5d}  {accuracy:8.2f}  {rho:4.2f}  {100 * drift:3.0f} %  {repeats:7d}  {points:8d}  "
-                          f"{found}  {plain}  {within}", flush=True)  # fmt: skip
-                    if not drift and (within if points else plain).low > ALPHA:
-                        broken.append(points)
-    print(f"\nlines without a drift that are wrong in more than {100 * ALPHA:.0f} %, beyond noise: {len(broken)}; "
-          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
-    return 1 if broken else 0
+    """Simulate and print; 1 if a limit is exceeded."""
+    (tables, generator, started), limits = begin("noise_floor_null", __doc__, 500, "tables"), Limits()
+    heads = "n", "accuracy", "rho", "drift", "repeats", "worse by"
+    rates_heads = "finding %", "no word about noise %", "of the findings: no larger %"
+    table = Table(f"{tables:,} tables a line", *heads, *rates_heads)
+    for drift, setting, repeats, points in product(DRIFTS, SETTINGS, REPEATS, (0, *POINTS)):
+        found, plain, within = rates(generator, tables, setting, repeats, drift, points / 100)
+        table.row(*setting, f"{drift:.0%}", repeats, points, found, plain, within)
+        if not drift:
+            limits.false.append(within if points else plain)
+    return limits.conclude(started)
 
 
 if __name__ == "__main__":

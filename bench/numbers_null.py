@@ -1,59 +1,35 @@
-"""How often is a comparison of numbers wrong, such as F1, BLEU, a Brier score or the length of an answer?
+"""How often is a comparison of numbers (F1, BLEU, Brier, lengths) wrong? `python bench/numbers_null.py`.
 
-`python bench/numbers_null.py [--pairs 200] [--seed 0] [--questions 50 200 1000]`. Each question has a number on each
-side. F1 is 0 or 1 for most questions, and differs in 5 or 40 % of them; BLEU is 0 for most; Brier scores all differ;
-lengths have a heavy tail (lognormal), and differ in 5 % of the questions or in all. The real ones are the lengths of
-the embedded model's answers with plain and 4-bit weights (hard5); a coin decides which run's answer belongs to which
-side, so that both sides are equal. First both sides are equal: how often are they called different? Then one side is
+Each question has a number on each side. F1 is 0 or 1 for most questions, and differs in 5 or 40 % of them; BLEU is 0
+for most; Brier scores all differ; lengths have a heavy tail (lognormal), and differ in 5 % of the questions or in all.
+The real ones are the lengths of the embedded model's answers with plain and 4-bit weights (hard5); a coin decides which
+run's answer belongs to which side. First both sides are equal: how often are they called different? Then one side is
 moved by the same for all questions, or gets the worst number in 3 % of them: how often does the 95 % interval miss the
-true difference? Last, both happen with the minimum detectable difference: how often is it found? The verdicts are
-runner-compare's own, from the questions' numbers to the finding. The exit code is 1 if a false rate is above 5 %, an
-interval misses in more than 6 %, or a power is below 77 %, beyond noise.
+true difference? Last, both happen with the minimum detectable difference: how often is it found?
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import fast_flips
 import numpy as np
-from compare_null import SLACK, Rate
-from likelihood_null import MISSES
+from commands import samples_of
+from simulation import Drawn, Limits, Numbers, Rate, Table, options_of
 
-from runner.compare.data import Answers, QuestionOutcome, Run
+from runner.compare.data import QuestionOutcome, Run
 from runner.compare.numbers import compare_numbers
-from runner.compare.runs import SampleReader
-from runner.compare.sample_numbers import OF_SAMPLES
 from runner.core.effects import Effect, Finding, judge
-from runner.core.stats import ALPHA, POWER
-from runner.store.jobs import read_samples
 
 QUESTIONS = [50, 200, 1000]
 LOST = 0.03  # of the questions, where one side loses everything
 REAL_QUESTIONS = 600
 MANY = 200_000  # questions that show the mean of a kind
 
-Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Draw = Callable[[np.random.Generator, int], tuple[Numbers, Numbers]]
-
-
-class Drawn(SampleReader):
-    """Numbers that were drawn and lie in no file."""
-
-    def __init__(self) -> None:
-        self.drawn: dict[str, Answers] = {}
-
-    def numbers(self, run: Run) -> Answers:
-        """Return what was drawn for the run."""
-        return self.drawn[run.run_id]
 
 
 def verdict(ours: Numbers, theirs: Numbers, better: int = 1) -> Effect:
@@ -61,7 +37,7 @@ def verdict(ours: Numbers, theirs: Numbers, better: int = 1) -> Effect:
     reader, runs = Drawn(), []
     for name, values in (("ours", ours), ("theirs", theirs)):
         runs.append(Run(name, name, "task", "1", "", {}, {}, facts={"better": str(better)}, number="number"))
-        reader.drawn[name] = {
+        reader.answers[name] = {
             (index, f"question {index}", ""): QuestionOutcome(False, "", number=value)
             for index, value in enumerate(values.tolist())
         }
@@ -120,16 +96,9 @@ LOWER = {"Brier"}  # the lower, the better
 
 def real_lengths() -> tuple[Numbers, Numbers]:
     """Let the embedded model answer with 4-bit and with plain weights; return the characters of each answer."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = f"-m quantization=fp4,none task.split=hard5 task.limit={REAL_QUESTIONS} tracking=none print=json"
-        done = subprocess.run(
-            [sys.executable, "-m", "runner", *command.split()], cwd=folder, capture_output=True, text=True, check=True
-        )
-        sides = []
-        for line in done.stdout.splitlines():
-            samples = read_samples(Path(json.loads(line)["output_dir"]) / "samples.jsonl")
-            sides.append(np.array([OF_SAMPLES["characters"](samples[index]) for index in sorted(samples)], float))
-        return sides[0], sides[1]
+    both = samples_of(f"quantization=fp4,none task.split=hard5 task.limit={REAL_QUESTIONS}")
+    ours, theirs = (np.array([len(sample["text"]) for sample in job], float) for job in both)
+    return ours, theirs
 
 
 def drawn_again(real: tuple[Numbers, Numbers]) -> Draw:
@@ -179,37 +148,25 @@ def rates(
 
 
 def main() -> int:
-    """Simulate and print; 1 when a promise is broken by more than noise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
+    """Simulate and print; 1 if a limit is exceeded."""
+    parser = options_of(__doc__, 200)
     parser.add_argument("--questions", type=int, nargs="+", default=QUESTIONS)
     options = parser.parse_args()
-    generator, started = np.random.default_rng(options.seed), time.perf_counter()
+    (generator, started), limits = (np.random.default_rng(options.seed), time.perf_counter()), Limits()
     fast_flips.use()
     kinds = KINDS | {"length, real": drawn_again(real_lengths())}
-    print(f"python bench/numbers_null.py --pairs {options.pairs} --seed {options.seed} --questions "
-          f"{' '.join(map(str, options.questions))}")  # fmt: skip
-    print(f"{options.pairs:,} pairs a line and side")
-    print("   n  number                    false verdicts      misses, all moved   misses, 3 % fall       detects"
-          "       found, all moved         found, few fall")  # fmt: skip
-    nulls, missed, powers = list[Rate](), list[Rate](), list[Rate]()
+    questions = " ".join(map(str, options.questions))
+    print(f"python bench/numbers_null.py --pairs {options.pairs} --seed {options.seed} --questions {questions}")
+    heads = "n", f"{'number':18}", "false verdicts %", "misses, all moved %", "misses, 3 % fall %", "detects"
+    table = Table(f"{options.pairs:,} pairs a line and side", *heads, "found, all moved %", "found, few fall %")
     for n in options.questions:
         for name, draw in kinds.items():
             wrong, shift, found = rates(generator, draw, n, options.pairs, -1 if name in LOWER else 1)
-            cells = "  ".join(map(str, wrong))
-            print(f"{n:4d}  {name:18s}  {cells}  {shift:12.4g}  {'  '.join(map(str, found))}", flush=True)
-            nulls.append(wrong[0])
-            missed += wrong[1:]
-            powers += found
-    high = [rate for rate in nulls if rate.low > ALPHA]
-    outside = [rate for rate in missed if rate.low > MISSES]
-    weak = [rate for rate in powers if rate.high < POWER - SLACK]
-    print(f"\nfalse verdicts beyond {100 * ALPHA:.0f} % and noise: {len(high)} of {len(nulls)}; intervals that miss in "
-          f"more than {100 * MISSES:.0f} %: {len(outside)} of {len(missed)}; powers below "
-          f"{100 * (POWER - SLACK):.0f} %: {len(weak)} of {len(powers)}; "
-          f"{time.perf_counter() - started:.0f} s")  # fmt: skip
-    return 1 if high or outside or weak else 0
+            table.row(n, name, *wrong, f"{shift:.4g}", *found)
+            limits.false.append(wrong[0])
+            limits.missed += wrong[1:]
+            limits.powers += found
+    return limits.conclude(started)
 
 
 if __name__ == "__main__":

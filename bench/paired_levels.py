@@ -1,29 +1,26 @@
-"""How often is anything wrong in a table of accuracies with a margin: the finding, or the verdict about the margin?
+"""How often is anything wrong that is said of a table of accuracies with a margin? `python bench/paired_levels.py`.
 
-`python bench/paired_levels.py [--tables 4000] [--seed 0]`. First, nothing is drawn: for n questions, the chance of any
-wrong word about one comparison is summed over all tables of wins and losses, at true differences of 0, minus half the
-margin and minus the margin, and at any disagreement. Printed is the largest chance of all, in percent of the level that
-the comparison has as one of several. Then tables of ten rows are drawn, five equal to the baseline and five worse by
-exactly the margin: in how many is any word wrong, and how many words are shown? `before` is the control: Tango's test
-without a correction, and one error of 5 % for the findings beside another for the margins. The exit code is 1 if a
-chance is above the level.
+First, nothing is drawn: for n questions, the chance of any wrong word about one comparison (the finding, or the verdict
+about the margin) is summed over all tables of wins and losses, at true differences of 0, minus half the margin and
+minus the margin, and at any disagreement. Printed is the largest chance of all, in percent of the level that the
+comparison has as one of several. Then tables of ten rows are drawn, five equal to the baseline and five worse by
+exactly the margin: in how many is any word wrong, and how many words are shown? The control is Tango's test without a
+correction, beside the findings at an error of their own.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from compare_null import Rate
 from scipy.special import bdtr, gammaln, ndtr
+from simulation import Limits, Rate, Table, begin
 
-from runner.core.effects import Effect, Finding, judge, paired_accuracies
+from runner.core.effects import Finding, judge, paired_accuracies
 from runner.core.margins import MarginVerdict
-from runner.core.stats import ALPHA, half_step, holm
+from runner.core.stats import ALPHA, half_step
 
 QUESTIONS = [10, 20, 40, 60, 100, 200]
 MARGINS = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2]
@@ -107,71 +104,45 @@ def summed(n: int) -> tuple[list[float], list[float]]:
     return tuple((largest / (ALPHA / np.array(COMPARISONS))).tolist())
 
 
-def judged_before(rows: list[Effect]) -> None:
-    """Decide as before: Holm over the findings, and Holm over the margins beside it."""
-    for it, p in zip(rows, holm([one.p for one in rows]), strict=True):
-        it.finding = Finding.open if p >= ALPHA else Finding.better if it.value > 0 else Finding.worse
-    ps = [float(tango(it.counts["wins"], it.counts["losses"], N, MARGIN, 0)) for it in rows]
-    for it, p in zip(rows, holm(ps), strict=True):
-        it.verdict = MarginVerdict.undecided
-        if it.finding is Finding.better:
-            it.verdict = MarginVerdict.better
-        elif p < ALPHA:
-            it.verdict = MarginVerdict.as_good if it.value > -MARGIN else MarginVerdict.worse_by_more
-
-
-def drawn(generator: np.random.Generator, count: int) -> list[tuple[Rate, Rate, Rate]]:
-    """Return, before and now: tables with a wrong word, equal rows as good, and worse rows found to be worse."""
-    rates = []
+def drawn(generator: np.random.Generator, count: int) -> tuple[Rate, Rate, Rate]:
+    """Return how many tables have a wrong word, equal rows are as good, and worse rows are found to be worse."""
     noise = (1 - MARGIN) * DISAGREE / 2
     equal = generator.multinomial(N, [DISAGREE / 2, DISAGREE / 2, 1 - DISAGREE], (count, ROWS))
     worse = generator.multinomial(N, [noise, noise + MARGIN, 1 - 2 * noise - MARGIN], (count, ROWS))
-    for is_now in (False, True):
-        wrong = good = found = 0
-        for at in range(count):
-            tables = np.concatenate([equal[at], worse[at]])[:, :2].tolist()
-            rows = [paired_accuracies(wins, losses, N) for wins, losses in tables]
-            for it in rows:
-                it.detects = it.needs = None  # not of interest here, and it takes long
-            if is_now:
-                judge(rows, {"accuracy": MARGIN})
-            else:
-                judged_before(rows)
-            alike, lost = rows[:ROWS], rows[ROWS:]
-            wrong += (
-                any(it.finding is not Finding.open or it.verdict is MarginVerdict.worse_by_more for it in alike)
-                or any(it.verdict is not MarginVerdict.undecided for it in lost)
-                or any(it.finding is Finding.better for it in lost)
-            )
-            good += sum(it.verdict is MarginVerdict.as_good for it in alike)
-            found += sum(it.finding is Finding.worse for it in lost)
-        rates.append((Rate(wrong, count), Rate(good, count * ROWS), Rate(found, count * ROWS)))
-    return rates
+    wrong = good = found = 0
+    for at in range(count):
+        tables = np.concatenate([equal[at], worse[at]])[:, :2].tolist()
+        rows = [paired_accuracies(wins, losses, N) for wins, losses in tables]
+        for it in rows:
+            it.detects = it.needs = None  # not of interest here, and it takes long
+        judge(rows, {"accuracy": MARGIN})
+        alike, lost = rows[:ROWS], rows[ROWS:]
+        wrong += (
+            any(it.finding is not Finding.open or it.verdict is MarginVerdict.worse_by_more for it in alike)
+            or any(it.verdict is not MarginVerdict.undecided for it in lost)
+            or any(it.finding is Finding.better for it in lost)
+        )
+        good += sum(it.verdict is MarginVerdict.as_good for it in alike)
+        found += sum(it.finding is Finding.worse for it in lost)
+    return Rate(wrong, count), Rate(good, count * ROWS), Rate(found, count * ROWS)
 
 
 def main() -> int:
     """Sum, draw and print; 1 if anything is above its level."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    print(f"python bench/paired_levels.py --tables {options.tables} --seed {options.seed}")
-    started = time.perf_counter()
-    print("\nlargest chance of a wrong word about one comparison, in % of its level (1, 2, 5 and 10 share 5 %)")
-    print("    n   before" + " " * 26 + "now")
-    highest = 0.0
+    (count, generator, started), limits = begin("paired_levels", __doc__, 4000, "tables"), Limits()
+    title = "largest chance of a wrong word about one comparison, in % of its level"
+    heads = [f"{comparisons} share{words}" for words in ("", ", control") for comparisons in COMPARISONS]
+    table, highest = Table(title, "n", *heads), 0.0
     for n in QUESTIONS:
-        before, now = summed(n)
+        control, now = summed(n)
         highest = max(highest, *now)
-        cells = ["  ".join(f"{100 * one:5.1f}" for one in side) for side in (before, now)]
-        print(f"{n:5d}   {cells[0]}     {cells[1]}", flush=True)
-    print(f"\n{options.tables:,} tables of {ROWS} equal rows and {ROWS} that are {100 * MARGIN:g} points worse")
-    print(f"--margin {100 * MARGIN:g}, n = {N:,}, {100 * DISAGREE:g} % of the verdicts differ by noise")
-    rates = drawn(np.random.default_rng(options.seed), options.tables)
-    for name, (wrong, good, found) in zip(("before", "now"), rates, strict=True):
-        print(f"{name:6s}  any word wrong {wrong}; equal called as good {good}; worse found {found}")
-    print(f"{time.perf_counter() - started:.0f} s")
-    return int(highest > 1 or rates[1][0].low > ALPHA)
+        table.row(n, *(f"{100 * one:.1f}" for one in (*now, *control)))
+    title = f"{count:,} tables of {ROWS} equal rows and {ROWS} that are {100 * MARGIN:g} points worse, n = {N:,}"
+    heads = ["any word wrong %", "equal called as good %", "worse found %"]
+    wrong, good, found = drawn(generator, count)
+    Table(f"{title}, --margin {100 * MARGIN:g}, {DISAGREE:.0%} differ by noise", *heads).row(wrong, good, found)
+    limits.false.append(wrong)
+    return limits.conclude(started) or int(highest > 1)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ counts. `beside it` is what else the machine did meanwhile, which no plan knows.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from commands import jobs
 from latest import Figure, add_option, save
 
 from runner.config.compose import compose
@@ -124,11 +122,7 @@ def plan(overrides: Sequence[str]) -> Estimate | None:
 
 def run(overrides: Sequence[str]) -> float:
     """Run a job in a process of its own; return the seconds that it reports."""
-    command = [sys.executable, "-m", "runner", *overrides, "print=json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr[-2000:])
-    return float(json.loads(done.stdout)["metrics"]["seconds"])
+    return float(jobs(*overrides)[0]["metrics"]["seconds"])
 
 
 if __name__ == "__main__":

@@ -1,30 +1,25 @@
-"""Do as many questions as runner-compare says detect a difference, or decide about a margin, with the stated power?
+"""Do the planned questions have their power? `python bench/planning_null.py [--pairs 4000] [--seed 0]`.
 
-`python bench/planning_null.py [--pairs 4000] [--seed 0]`. First a true difference comes on top of the disagreement of
-equal runs, whose rate is known: n questions are drawn, as many as "about n would do" says, alone and as one of five
-comparisons of a table. Then the rate is not known: a first sample of few questions is drawn from equal runs, the plan
-is made from it, and new questions are drawn. For a margin the first sample counts among the planned questions, and
-those are left out that have decided already; the control plans as if the first sample did not count. For a difference
-all questions are new; the control plans from the observed share of the first sample alone, as earlier versions did.
+First a true difference comes on top of the disagreement of equal runs, whose rate is known: n questions are drawn, as
+many as "about n would do" says, alone and as one of five comparisons of a table. Then a first sample of few questions
+is drawn from equal runs, the plan is made from it, and new questions are drawn. For a margin the first sample counts
+among the planned questions, and those are left out that have decided already; the control plans as if it did not
+count. For a difference all questions are new; the control plans from the observed share of the first sample alone.
 Jobs that stop early: a loss that their plan calls detectable, and as many questions as it names, in whole courses.
 Last, log-likelihoods: normal ones, and the skewed differences of two quantizations of the embedded model, centred and
-drawn again. The verdicts are runner-compare's own. Rates have their 95 % intervals (Wilson). The exit code is 1 where a
-power misses 80 % by more than 3 points, beyond noise; where fewer than two disagreements are expected in the first
-sample, only a lower power counts as a miss.
+drawn again. Where fewer than two disagreements are expected in the first sample, only a lower power counts as a miss.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from functools import cache
 from statistics import median
 
 import fast_flips
 import numpy as np
-from compare_null import SLACK, Rate
-from likelihood_null import REAL_TEXTS, Numbers, real_texts
+from likelihood_null import REAL_TEXTS, real_texts
+from simulation import GOOD, Limits, Numbers, Rate, Table, begin
 
 from runner.core.effects import Effect, Finding, judge, paired_accuracies
 from runner.core.margins import MarginVerdict, questions_needed
@@ -69,7 +64,7 @@ def shows(wins: int, losses: int, n: int, comparisons: int, margin: float | None
     judge([effect, *others], {} if margin is None else {effect.measure: margin})
     if margin is None:
         return effect.finding is Finding.worse
-    return effect.verdict in {MarginVerdict.as_good, MarginVerdict.worse_but_within, MarginVerdict.better}
+    return effect.verdict in GOOD
 
 
 def drawn(generator: np.random.Generator, n: int, rate: float, difference: float = 0.0) -> tuple[int, int]:
@@ -80,17 +75,15 @@ def drawn(generator: np.random.Generator, n: int, rate: float, difference: float
 
 def known(generator: np.random.Generator, pairs: int) -> list[Rate]:
     """Print and return how often a difference is detected if the disagreement is known."""
-    print(f"a true difference on top of known disagreement, planned for {100 * POWER:.0f} %: {pairs:,} pairs a line")
-    print("comparisons  disagree  difference  questions          detected")
-    rates = []
+    title = f"a true difference on top of known disagreement, planned for {POWER:.0%}: {pairs:,} pairs a line"
+    table, rates = Table(title, "comparisons", "disagree", "difference", "questions", "detected %"), []
     for comparisons in (1, FAMILY):
         for noise, difference in KNOWN:
             n = questions_to_detect(noise, difference, ALPHA / comparisons)
             assert n is not None
-            tables = (drawn(generator, n, noise + difference, difference) for _ in range(pairs))
-            found = Rate(sum(shows(*table, n, comparisons, None) for table in tables), pairs)
-            print(f"{comparisons:11d}  {100 * noise:6.1f} %  {100 * difference:10.1f}  {n:9,d}  {found}", flush=True)
-            rates.append(found)
+            counts = (drawn(generator, n, noise + difference, difference) for _ in range(pairs))
+            rates.append(Rate(sum(shows(*one, n, comparisons, None) for one in counts), pairs))
+            table.row(comparisons, f"{noise:.0%}", f"{difference:.0%}", n, rates[-1])
     return rates
 
 
@@ -112,8 +105,8 @@ def plan(wins: int, losses: int, n: int, margin: bool, is_control: bool) -> int:
 
 def after_a_first_sample(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
     """Print the rates of plans from a first sample; return those from two expected disagreements on, and others."""
-    print(f"\nplanned from a first sample, {100 * SIZE:.0f} points: {pairs:,} first samples a line")
-    print("first n  disagree  to be shown        power of the plan   control")
+    title = f"planned from a first sample, {100 * SIZE:.0f} points: {pairs:,} first samples a line"
+    lines = Table(title, "first n", "disagree", "to be shown", "power of the plan %", "control %")
     many: list[Rate] = []
     few: list[Rate] = []
     for first, rate in FIRST:
@@ -135,16 +128,16 @@ def after_a_first_sample(generator: np.random.Generator, pairs: int) -> tuple[li
                     hits += shows(*table, n, 1, SIZE if margin else None)
                 powers.append(Rate(hits, plans))
             what = "as good" if margin else "worse"
-            print(f"{first:7d}  {100 * rate:6.1f} %  {what:11s}  {powers[0]}  {powers[1]}", flush=True)
+            lines.row(first, f"{rate:.0%}", what, *powers)
             (many if first * rate >= 2 else few).append(powers[0])
     return many, few
 
 
 def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
     """Print and return the power of jobs that stop early, by whole courses of their bets, with what is planned."""
-    print(f"\njobs that stop early, planned by their bets: {courses:,} courses a line")
-    print("questions  disagree  difference   level  to be shown        power of the plan   control: for a single look")
-    rates = []
+    title = f"jobs that stop early, planned by their bets: {courses:,} courses a line"
+    heads = "questions", "disagree", "difference", "level", "to be shown", "power of the plan %", "for a single look %"
+    table, rates = Table(title, *heads), []
     for n, noise, level in EARLY:
         losses = early_stop_detectable(n, noise, level), detectable_difference(n, noise, level)
         assert None not in losses
@@ -152,8 +145,7 @@ def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
             Rate(sum(course(generator, n, noise, loss or 0.0, level)[0] for _ in range(courses)), courses)
             for loss in losses
         ]
-        print(f"{n:9,d}  {100 * noise:6.1f} %  {100 * (losses[0] or 0.0):10.1f}  {100 * level:4.1f} %  worse        "
-              f"{found[0]}  {found[1]}", flush=True)  # fmt: skip
+        table.row(n, f"{noise:.0%}", f"{losses[0] or 0.0:.1%}", f"{level:.1%}", "worse", *found)
         fixed = questions_needed(EARLY_MARGIN, noise, level)
         assert fixed is not None
         needed = early_stop_questions(EARLY_MARGIN, noise, level, fixed, True)
@@ -162,8 +154,7 @@ def of_early_stops(generator: np.random.Generator, courses: int) -> list[Rate]:
             Rate(sum(course(generator, of, noise, 0.0, level)[1] for _ in range(courses)), courses)
             for of in (needed, fixed)
         ]
-        print(f"{needed:9,d}  {100 * noise:6.1f} %  {100 * EARLY_MARGIN:10.1f}  {100 * level:4.1f} %  as good      "
-              f"{shown[0]}  {shown[1]}", flush=True)  # fmt: skip
+        table.row(needed, f"{noise:.0%}", f"{EARLY_MARGIN:.1%}", f"{level:.1%}", "as good", *shown)
         rates += [found[0], shown[0]]
     return rates
 
@@ -180,9 +171,8 @@ def course(generator: np.random.Generator, n: int, noise: float, loss: float, le
 
 def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
     """Print and return the rates of log-likelihoods with as many samples as are said to be needed."""
-    print(f"\nlog-likelihoods, {SHIFT} nats a token, planned from {FIRST_TEXTS} samples: {TEXTS} pairs a line")
-    print("difference  samples  to be shown        power of the plan")
-    rates = []
+    title = f"log-likelihoods, {SHIFT} nats a token, planned from {FIRST_TEXTS} samples: {TEXTS} pairs a line"
+    table, rates = Table(title, "samples", "to be shown", "power of the plan %"), []
 
     def pair(n: int, shift: float) -> tuple[list[float], list[float]]:
         sizes = generator.integers(20, 80, n).astype(float)
@@ -200,8 +190,7 @@ def of_likelihoods(generator: np.random.Generator) -> list[Rate]:
             as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)
             hits += as_good if margin else effect.finding is Finding.worse
         rates.append(Rate(hits, TEXTS))
-        what = "as good" if margin else "worse"
-        print(f"{0 if margin else -SHIFT:10.3f}  {median(planned):7.0f}  {what:11s}  {rates[-1]}", flush=True)
+        table.row(f"{median(planned):.0f}", "as good" if margin else "worse", rates[-1])
     return rates
 
 
@@ -211,8 +200,8 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
     Return those that need most of them, and those of losses, which such a plan finds more often: texts that are far off
     are worse.
     """
-    print(f"\nskewed log-likelihoods, planned from a first sample: {pairs:,} plans a line")
-    print("texts       first n  samples  to be shown        power of the plan")
+    title = f"skewed log-likelihoods, planned from a first sample: {pairs:,} plans a line"
+    table = Table(title, f"{'texts':10}", "first n", "samples", "to be shown", "power of the plan %")
     harder: list[Rate] = []
     easier: list[Rate] = []
     for name, (differences, tokens) in real_texts().items():
@@ -239,34 +228,22 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
                     as_good = effect.verdict in (MarginVerdict.as_good, MarginVerdict.better)
                     hits += as_good if what == "as good" else str(effect.finding) == what
                 rate = Rate(hits, pairs)
-                print(f"{name:10s}  {first:7d}  {median(planned):7.0f}  {what:11s}  {rate}", flush=True)
+                table.row(name, first, f"{median(planned):.0f}", what, rate)
                 (easier if what == "worse" else harder).append(rate)
     return harder, easier
 
 
 def main() -> int:
-    """Simulate and print; 1 where a power is off by more than is allowed and noise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=4_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    print(f"python bench/planning_null.py --pairs {options.pairs} --seed {options.seed}\n")
-    generator, started = np.random.default_rng(options.seed), time.perf_counter()
+    """Simulate and print; 1 if a limit is exceeded."""
+    (pairs, generator, started), limits = begin("planning_null", __doc__, pairs=4_000), Limits()
     fast_flips.use()
-    both_sides = known(generator, options.pairs)
-    many, few = after_a_first_sample(generator, options.pairs)
-    both_sides += of_early_stops(generator, min(options.pairs, COURSES))
-    normal = of_likelihoods(generator)
+    limits.planned += known(generator, pairs)
+    many, few = after_a_first_sample(generator, pairs)
+    limits.planned += [*many, *of_early_stops(generator, min(pairs, COURSES)), *of_likelihoods(generator)]
     harder, easier = of_skewed_likelihoods(generator, SKEWED)
-    both_sides += [*many, *normal, *harder]
-    few += easier
-    low = [rate for rate in (*both_sides, *few) if rate.high < POWER - SLACK]
-    high = [rate for rate in both_sides if rate.low > POWER + SLACK]
-    print(
-        f"\npower below {100 * (POWER - SLACK):.0f} %, beyond noise: {len(low)} of {len(both_sides) + len(few)} rates; "
-        f"above {100 * (POWER + SLACK):.0f} %: {len(high)} of {len(both_sides)}; {time.perf_counter() - started:.0f} s"
-    )
-    return 1 if low or high else 0
+    limits.planned += harder
+    limits.powers += [*few, *easier]
+    return limits.conclude(started)
 
 
 if __name__ == "__main__":

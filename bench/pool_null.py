@@ -1,15 +1,12 @@
-"""Is the verdict over several tasks true, and does it see differences that no single task shows?
+"""Is a verdict over several tasks true, and does it see what no single task shows? `python bench/pool_null.py`.
 
-`python bench/pool_null.py [--pairs 1000] [--seed 0]`. Two runs answer the questions of several tasks of unequal size,
-base rate and disagreement. Their true differences are: none anywhere; opposite ones, so that the weighted mean is 0;
-minus the margin in the mean, the same in all tasks or all of it in one; and the minimum detectable difference. The
-verdicts are those of runner-compare --pool. `interval` is how often the interval holds the true mean. As a control,
-the difference with equal weights for tasks is also decided by the summed wins and losses, and its interval is Wald's:
-both are wrong. Then equal runs answer as many questions as the verdict says would decide about the margin, each task
-in proportion: planned from disagreement that is known, and from a first sample of each pair. The control plans from the
-summed disagreement, as if all questions counted the same. The exit code is 1 if a false rate is above 5 %, an interval
-holds the truth in less than 94 %, the minimum detectable difference is found in less than 77 %, or a planned power
-misses 80 % by more than 3 points, beyond noise.
+Two runs answer the questions of several tasks of unequal size, base rate and disagreement. Their true differences are:
+none anywhere; opposite ones, so that the weighted mean is 0; minus the margin in the mean, the same in all tasks or all
+of it in one; and the minimum detectable difference. The verdicts are those of runner-compare --pool. As a control, the
+difference with equal weights for tasks is also decided by the summed wins and losses, and its interval is Wald's: both
+are wrong. Then equal runs answer as many questions as the verdict says would decide about the margin, each task in
+proportion: planned from disagreement that is known, and from a first sample of each pair. The control plans from the
+summed disagreement, as if all questions counted the same.
 """
 
 from __future__ import annotations
@@ -19,17 +16,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from compare_null import SLACK, Rate, begin, conclude
+from simulation import GOOD, Limits, Rate, Table, begin
 
 from runner.core.effects import Effect, Finding, judge
-from runner.core.margins import MarginVerdict, questions_needed
+from runner.core.margins import questions_needed
 from runner.core.pooling import PairedVerdicts, Weights, mean_difference_interval, pooled_accuracies
 from runner.core.stats import ALPHA, POWER, holm, mcnemar_exact
 
-MARGIN, COVERAGE, FAMILY = 0.02, 0.94, 4
+MARGIN, FAMILY = 0.02, 4
 KNOWN = 40  # times as many questions as a task has: their disagreement is as good as known
 FINEST = 1 << 12  # whole units of the weighted sums: coarser than in the product, and quicker
 
@@ -50,6 +48,7 @@ SETTINGS = {
     "ten": [Task(100, 0.5, 0.2)] * 5 + [Task(300, 0.8, 0.1)] * 5,
 }
 Differences = Sequence[float]
+HEADS = f"{'tasks':15}", "weights"
 
 
 @dataclass
@@ -118,7 +117,7 @@ def look(drawn: Iterator[list[PairedVerdicts]], weights: Weights, truth: float, 
         judge([effect], {"accuracy": MARGIN} if margin else None)
         seen.better += effect.finding is Finding.better
         seen.worse += effect.finding is Finding.worse
-        seen.as_good += effect.verdict in {MarginVerdict.as_good, MarginVerdict.worse_but_within, MarginVerdict.better}
+        seen.as_good += effect.verdict in GOOD
         seen.covered += low - 1e-12 <= truth <= high + 1e-12
         ps = holm([mcnemar(one.wins, one.losses) for one in tasks])
         seen.any_single += any(p < ALPHA and one.wins < one.losses for p, one in zip(ps, tasks, strict=True))
@@ -148,91 +147,69 @@ def in_one(tasks: Sequence[Task], weights: Weights, mean: float) -> Differences:
     return [mean / share[where] if number == where else 0.0 for number in range(len(tasks))]
 
 
-def level(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
-    """Print and return the rates of false verdicts, and how often intervals hold the truth."""
-    nulls, holds = [], []
-    print(
-        f"\nfalse verdicts and intervals: {pairs:,} pairs of runs a line. Control: summed wins and losses, and Wald's"
-    )
-    print(
-        "tasks            weights    truth           false verdicts        interval holds        control: false  holds"
-    )
-    for name, tasks in SETTINGS.items():
-        for weights in Weights:
-            for truth, differences in (("equal", [0.0] * len(tasks)), ("opposite", opposite(tasks, weights))):
-                drawn = draw(generator, tasks, list(map(chances, tasks, differences)), pairs)
-                seen = look(drawn, weights, 0.0)
-                null, hold = Rate(seen.better + seen.worse, pairs), Rate(seen.covered, pairs)
-                print(f"{name:15s}  {weights:9s}  {truth:9s}  {null}  {hold}  {100 * seen.summed / pairs:13.1f} %  "
-                      f"{100 * seen.wald / pairs:.1f} %", flush=True)  # fmt: skip
-                nulls.append(null)
-                holds.append(hold)
-    return nulls, holds
+def level(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
+    """Print the rates of false verdicts, and how often intervals hold the truth."""
+    title = f"false verdicts and intervals: {pairs:,} pairs of runs a line. Control: summed wins and losses, and Wald's"
+    heads = "truth   ", "false verdicts %", "interval holds %", "control: false", "holds"
+    table = Table(title, *HEADS, *heads)
+    for (name, tasks), weights in product(SETTINGS.items(), Weights):
+        for truth, differences in (("equal", [0.0] * len(tasks)), ("opposite", opposite(tasks, weights))):
+            drawn = draw(generator, tasks, list(map(chances, tasks, differences)), pairs)
+            seen = look(drawn, weights, 0.0)
+            null, *rest = (Rate(it, pairs) for it in (seen.better + seen.worse, seen.covered, seen.summed, seen.wald))
+            table.row(name, weights, truth, null, rest[0], rest[1].plain, rest[2].plain)
+            limits.false.append(null)
+            limits.missed.append(Rate(pairs - seen.covered, pairs))
 
 
-def at_the_margin(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
-    """Print and return how often a mean at minus the margin is called as good."""
-    nulls, holds = [], []
-    print(f"\ntrue mean = -{100 * MARGIN:g} points, the margin: {pairs:,} pairs of runs a line")
-    print("tasks            weights    where             called as good        interval holds")
-    for name, tasks in SETTINGS.items():
-        for weights in Weights:
-            for where, differences in (
-                ("everywhere", [-MARGIN] * len(tasks)),
-                ("in one", in_one(tasks, weights, -MARGIN)),
-            ):
-                drawn = draw(generator, tasks, list(map(chances, tasks, differences)), pairs)
-                seen = look(drawn, weights, -MARGIN, margin=True)
-                null, hold = Rate(seen.as_good, pairs), Rate(seen.covered, pairs)
-                print(f"{name:15s}  {weights:9s}  {where:10s}  {null}  {hold}", flush=True)
-                nulls.append(null)
-                holds.append(hold)
-    return nulls, holds
+def at_the_margin(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
+    """Print how often a mean at minus the margin is called as good."""
+    title = f"true mean = -{100 * MARGIN:g} points, the margin: {pairs:,} pairs of runs a line"
+    table = Table(title, *HEADS, "where     ", "called as good %", "interval holds %")
+    for (name, tasks), weights in product(SETTINGS.items(), Weights):
+        everywhere, in_single = [-MARGIN] * len(tasks), in_one(tasks, weights, -MARGIN)
+        for where, differences in (("everywhere", everywhere), ("in one", in_single)):
+            drawn = draw(generator, tasks, list(map(chances, tasks, differences)), pairs)
+            seen = look(drawn, weights, -MARGIN, margin=True)
+            limits.false.append(Rate(seen.as_good, pairs))
+            limits.missed.append(Rate(pairs - seen.covered, pairs))
+            table.row(name, weights, where, limits.false[-1], Rate(seen.covered, pairs))
 
 
-def family(generator: np.random.Generator, pairs: int) -> list[Rate]:
-    """Print and return how often any of several equal settings is called different, Holm over the settings."""
-    nulls = []
-    print(f"\n{FAMILY} equal settings against one baseline, Holm over the settings: {pairs:,} tables a line")
-    print("tasks            weights        any false verdict")
-    for name, tasks in SETTINGS.items():
-        for weights in Weights:
-            wrong, equal = 0, [chances(task, 0.0) for task in tasks]
-            for settings in zip(*(draw(generator, tasks, equal, pairs) for _ in range(FAMILY)), strict=True):
-                effects = [pooled(one, weights) for one in settings]
-                judge(effects)
-                wrong += any(it.finding is not Finding.open for it in effects)
-            nulls.append(Rate(wrong, pairs))
-            print(f"{name:15s}  {weights:9s}  {nulls[-1]}", flush=True)
-    return nulls
+def family(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
+    """Print how often any of several equal settings is called different, Holm over the settings."""
+    title = f"{FAMILY} equal settings against one baseline, Holm over the settings: {pairs:,} tables a line"
+    table = Table(title, *HEADS, "any false verdict %")
+    for (name, tasks), weights in product(SETTINGS.items(), Weights):
+        wrong, equal = 0, [chances(task, 0.0) for task in tasks]
+        for settings in zip(*(draw(generator, tasks, equal, pairs) for _ in range(FAMILY)), strict=True):
+            effects = [pooled(one, weights) for one in settings]
+            judge(effects)
+            wrong += any(it.finding is not Finding.open for it in effects)
+        limits.false.append(Rate(wrong, pairs))
+        table.row(name, weights, limits.false[-1])
 
 
-def power(generator: np.random.Generator, pairs: int) -> list[Rate]:
-    """Print and return how often the minimum detectable difference is found, and by how many single tasks."""
-    powers = []
-    print(f"\ntrue loss = the minimum detectable difference, everywhere or in one task: {pairs:,} pairs of runs a line")
-    print(
-        "tasks            weights    points     everywhere: pooled  any single task     in one: pooled  any single task"
-    )
-    for name, tasks in SETTINGS.items():
-        for weights in Weights:
-            typical = [PairedVerdicts(0, round(task.n * task.disagree), task.n) for task in tasks]
-            said = pooled_accuracies(typical, weights, FINEST).detects
-            gap = said(ALPHA) if said is not None else None
-            if gap is None or any(task.base < gap for task in tasks):
-                print(f"{name:15s}  {weights:9s}  more than the smallest base rate", flush=True)
-                continue
-            seen = look(draw(generator, tasks, [on_top(task, -gap) for task in tasks], pairs), weights, -gap)
-            everywhere = Rate(seen.worse, pairs)
-            words = ""
-            differences = in_one(tasks, weights, -gap)
-            if all(-value <= task.base - task.disagree / 2 for value, task in zip(differences, tasks, strict=True)):
-                one = look(draw(generator, tasks, list(map(on_top, tasks, differences)), pairs), weights, -gap)
-                words = f"{100 * one.worse / pairs:13.1f} %  {100 * one.any_single / pairs:13.1f} %"
-            print(f"{name:15s}  {weights:9s}  {100 * gap:6.1f}  {everywhere}  {100 * seen.any_single / pairs:13.1f} %  "
-                  f"{words}", flush=True)  # fmt: skip
-            powers.append(everywhere)
-    return powers
+def power(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
+    """Print how often the minimum detectable difference is found, and by how many single tasks."""
+    title = f"true loss = the minimum detectable difference, everywhere or in one task: {pairs:,} pairs of runs a line"
+    single = "any single task"
+    table = Table(title, *HEADS, "points", "everywhere: pooled %", single, "in one: pooled", single)
+    for (name, tasks), weights in product(SETTINGS.items(), Weights):
+        typical = [PairedVerdicts(0, round(task.n * task.disagree), task.n) for task in tasks]
+        said = pooled_accuracies(typical, weights, FINEST).detects
+        gap = said(ALPHA) if said is not None else None
+        if gap is None or any(task.base < gap for task in tasks):
+            table.row(name, weights, "more than the smallest base rate")
+            continue
+        seen = look(draw(generator, tasks, [on_top(task, -gap) for task in tasks], pairs), weights, -gap)
+        limits.powers.append(Rate(seen.worse, pairs))
+        cells = [f"{100 * gap:.1f}", limits.powers[-1], Rate(seen.any_single, pairs).plain]
+        differences = in_one(tasks, weights, -gap)
+        if all(-value <= task.base - task.disagree / 2 for value, task in zip(differences, tasks, strict=True)):
+            one = look(draw(generator, tasks, list(map(on_top, tasks, differences)), pairs), weights, -gap)
+            cells += [Rate(one.worse, pairs).plain, Rate(one.any_single, pairs).plain]
+        table.row(name, weights, *cells)
 
 
 def grown(tasks: Sequence[Task], count: int) -> list[Task]:
@@ -257,47 +234,35 @@ def planned(discordant: tuple[int, ...], ns: tuple[int, ...], margin: float) -> 
     return int(count)
 
 
-def plans(generator: np.random.Generator, pairs: int) -> tuple[list[Rate], list[Rate]]:
-    """Print and return the power of plans for tasks that count the same, from known disagreement and from a sample."""
-    known, sampled = [], []
-    print(f"\nas good within a margin, planned for {100 * POWER:.0f} %, tasks count the same: {pairs:,} pairs a line")
-    print("tasks            margin  questions   known disagreement    from a first sample        control: from the sum")
-    for name, tasks in SETTINGS.items():
+def plans(generator: np.random.Generator, pairs: int, limits: Limits) -> None:
+    """Print the power of plans for tasks that count the same, from known disagreement and from a sample."""
+    title = f"as good within a margin, planned for {POWER:.0%}, tasks count the same: {pairs:,} pairs a line"
+    heads = "margin", "questions", "known disagreement %", "from a first sample %", "control: from the sum %"
+    table = Table(title, HEADS[0], *heads)
+    for (name, tasks), margin in product(SETTINGS.items(), (0.02, 0.05)):
         ns = tuple(task.n for task in tasks)
-        for margin in (0.02, 0.05):
-            exact = tuple(round(KNOWN * task.n * task.disagree) for task in tasks)
-            count = planned(exact, tuple(KNOWN * n for n in ns), margin)
-            known.append(Rate(decides(generator, grown(tasks, count), margin, pairs), pairs))
-            first = [tuple(int(generator.binomial(task.n, task.disagree)) for task in tasks) for _ in range(pairs)]
-            hits = sum(decides(generator, grown(tasks, planned(one, ns, margin)), margin, 1) for one in first)
-            sampled.append(Rate(hits, pairs))
-            by_sum = questions_needed(margin, sum(exact) / (KNOWN * sum(ns)))
-            assert by_sum is not None
-            control = Rate(decides(generator, grown(tasks, by_sum), margin, pairs), pairs)
-            print(f"{name:15s}  {100 * margin:4.0f}  {count:9,d}  {known[-1]}  {sampled[-1]}  {control}",
-                  flush=True)  # fmt: skip
-    return known, sampled
+        exact = tuple(round(KNOWN * task.n * task.disagree) for task in tasks)
+        count = planned(exact, tuple(KNOWN * n for n in ns), margin)
+        known = Rate(decides(generator, grown(tasks, count), margin, pairs), pairs)
+        first = [tuple(int(generator.binomial(task.n, task.disagree)) for task in tasks) for _ in range(pairs)]
+        hits = sum(decides(generator, grown(tasks, planned(one, ns, margin)), margin, 1) for one in first)
+        by_sum = questions_needed(margin, sum(exact) / (KNOWN * sum(ns)))
+        assert by_sum is not None
+        control = Rate(decides(generator, grown(tasks, by_sum), margin, pairs), pairs)
+        limits.planned.append(known)
+        limits.powers.append(Rate(hits, pairs))
+        table.row(name, f"{margin:.0%}", count, known, limits.powers[-1], control)
 
 
 def main() -> int:
-    """Simulate and print; 1 when a promise is broken by more than noise."""
-    pairs, generator, started = begin("pool_null", __doc__, pairs=1000)
-    nulls, holds = level(generator, pairs)
-    more_nulls, more_holds = at_the_margin(generator, pairs)
-    nulls += more_nulls + family(generator, pairs // 2)
-    holds += more_holds
-    powers = power(generator, pairs)
-    known, sampled = plans(generator, pairs)
-    code = conclude(nulls, started, powers)
-    off = [rate for rate in (*known, *sampled) if rate.high < POWER - SLACK]
-    off += [rate for rate in known if rate.low > POWER + SLACK]
-    print(f"planned powers that miss {100 * POWER:.0f} % by more than 3 points (from a sample: below), beyond noise: "
-          f"{len(off)} of {len(known) + len(sampled)}")  # fmt: skip
-    short = [rate for rate in holds if rate.high < COVERAGE]
-    print(
-        f"intervals that hold the truth in less than {100 * COVERAGE:.0f} %, beyond noise: {len(short)} of {len(holds)}"
-    )
-    return 1 if short or off else code
+    """Simulate and print; 1 if a limit is exceeded."""
+    (pairs, generator, started), limits = begin("pool_null", __doc__, pairs=1000), Limits()
+    level(generator, pairs, limits)
+    at_the_margin(generator, pairs, limits)
+    family(generator, pairs // 2, limits)
+    power(generator, pairs, limits)
+    plans(generator, pairs, limits)
+    return limits.conclude(started)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
-"""Is the verdict over several tasks of likelihoods true, and does it see differences that no single task shows?
+"""Is a verdict over several tasks of likelihoods true? `python bench/pool_texts_null.py [--pairs 200] [--seed 0]`.
 
-`python bench/pool_texts_null.py [--pairs 200] [--seed 0]`. Two runs score the texts of several tasks of unequal size,
-spread and skewness: those of likelihood_null.py, and real differences of two quantizations, centred and drawn again.
-Their true differences are: none anywhere; opposite ones, so that the weighted mean is 0; one that is the same in all
-tasks, far from 0, where no interval is widened to it; and the minimum detectable difference. The verdicts are those of
-runner-compare --pool. The controls are Student's interval, as it stood before, and the single tasks, Holm over them.
-Last, a first pair of equal runs says how many texts would show "as good" within a margin, and so many are drawn. The
-exit code is 1 if a false rate is above 5 %, an interval misses the truth in more than 6 %, the minimum detectable
-difference is found in less than 77 %, a planned power is below 77 %, or a finding has an interval that includes 0,
-beyond noise.
+Two runs score the texts of several tasks of unequal size, spread and skewness: those of likelihood_null.py, and real
+differences of two quantizations, centred and drawn again. Their true differences are: none anywhere; opposite ones, so
+that the weighted mean is 0; one that is the same in all tasks, far from 0, where no interval is widened to it; and the
+minimum detectable difference. The verdicts are those of runner-compare --pool. The controls are Student's interval, and
+the single tasks, Holm over them. Last, a first pair of equal runs says how many texts would show "as good" within a
+margin, and so many are drawn. No finding may have an interval that includes 0.
 """
 
 from __future__ import annotations
@@ -21,8 +18,8 @@ from typing import NamedTuple
 
 import fast_flips
 import numpy as np
-from compare_null import Rate, begin, conclude
-from likelihood_null import MISSES, Numbers, drawn_differences, real_texts
+from likelihood_null import drawn_differences, real_texts
+from simulation import Limits, Numbers, Rate, Table, begin
 
 from runner.core import ratios
 from runner.core.effects import Effect, Finding, judge
@@ -172,33 +169,26 @@ def planned(
 
 
 def main() -> int:
-    """Simulate and print; 1 when a promise is broken by more than noise."""
-    pairs, generator, started = begin("pool_texts_null", __doc__, pairs=200)
+    """Simulate and print; 1 if a limit is exceeded, or a finding has an interval that includes 0."""
+    (pairs, generator, started), limits = begin("pool_texts_null", __doc__, pairs=200), Limits()
     fast_flips.use()
-    real = real_texts()
-    nulls, missed, powers, odd = list[Rate](), list[Rate](), list[Rate](), list[Rate]()
-    print(f"{pairs:,} pairs of runs a line; missed: the truth far from 0, the same in all tasks or opposite around it")
-    print("tasks            weights          equal: false      opposite: false         interval misses"
-          "   misses, opposite        Student's misses  nats/token                   found  any single"
-          "  times as many                as good")  # fmt: skip
+    real, odd = real_texts(), 0
+    heads = "equal: false %", "opposite: false %", "interval misses %", "misses, opposite %", "Student's misses %"
+    more_heads = "nats/token", "found %", "any single", "times as many", "as good %"
+    table = Table(f"{pairs:,} pairs of runs a line", f"{'tasks':15}", "weights", *heads, *more_heads)
     for name, tasks in SETTINGS.items():
         for weights in Weights:
             false, misses, student, unlike, least = level(generator, tasks, weights, real, pairs)
             found, single = power(generator, tasks, weights, real, pairs, least)
             growth, shown = planned(generator, tasks, weights, real, pairs, MARGIN * least)
-            cells = "  ".join(map(str, (*false, *misses, student)))
-            print(f"{name:15s}  {weights:9s}  {cells}  {least:10.5f}  {found}  {100 * single.times / pairs:8.1f} %"
-                  f"  {growth:13.1f}  {shown or 'no plan'}",
-                  flush=True)  # fmt: skip
-            nulls += false
-            missed += misses
-            powers += [found, shown] if shown else [found]
-            odd.append(unlike)
-    code = conclude(nulls, started, powers)
-    outside = [rate for rate in missed if rate.low > MISSES]
-    print(f"intervals that miss the truth in more than {100 * MISSES:.0f} %, beyond noise: {len(outside)} of "
-          f"{len(missed)}; findings with an interval that includes 0: {sum(rate.times for rate in odd)}")  # fmt: skip
-    return 1 if outside or any(rate.times for rate in odd) else code
+            cells = f"{least:.5f}", found, single.plain, f"{growth:.1f}", shown or "no plan"
+            table.row(name, weights, *false, *misses, student, *cells)
+            limits.false += false
+            limits.missed += misses
+            limits.powers += [found, shown] if shown else [found]
+            odd += unlike.times
+    print(f"\nfindings with an interval that includes 0: {odd}")
+    return limits.conclude(started) or int(odd > 0)
 
 
 if __name__ == "__main__":

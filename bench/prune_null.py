@@ -1,47 +1,41 @@
-"""How often does a search wrongly prune a trial? `python bench/prune_null.py [--searches 400] [--trials 20]`.
+"""How often does a search prune wrongly? `python bench/prune_null.py [--searches 400] [--trials 20]`.
 
 All trials of a search are equally good: each answers each question right with the same probability, by chance alone.
 Each is compared with the best trial so far while it runs, as hydra.sweeper.prune=true does it. Counted are the searches
-that prune any trial, with an exact 95 % interval. The control: trials that are worse by 10 and 20 points are pruned.
+that prune any trial. The control: trials that are worse by 10 and 20 points are pruned.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
+import time
 
 import numpy as np
-from engines import head_line, markdown
-from scipy import stats
+from simulation import Rate, Table, options_of
 
 from runner.core.sequential import Decision, Pairs, level_of
 
 
-def main() -> None:
+def main() -> int:
     """Simulate and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("`")[0])
-    parser.add_argument("--searches", type=int, default=400)
+    parser = options_of(__doc__, 400, "searches")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--questions", type=int, nargs="+", default=[100, 400])
     options = parser.parse_args()
-    print(head_line([*sys.argv], 1), end="\n\n")
-    rows = []
+    started = time.perf_counter()
+    heads = "questions", "accuracy", "searches that prune wrongly %", "10 points worse, pruned", "20 points"
+    table = Table(f"{options.searches:,} searches of {options.trials} trials", *heads)
     for questions in options.questions:
         for accuracy in (0.5, 0.9):
-            drawn = np.random.default_rng(questions)
+            drawn = np.random.default_rng(options.seed + questions)
             pruned = sum(any(prunes(drawn, options.trials, questions, accuracy, 0.0)) for _ in range(options.searches))
-            low, high = stats.binomtest(pruned, options.searches).proportion_ci()
-            interval = f"{pruned / options.searches:.1%} [{low:.1%}, {high:.1%}]"
-            power = [
-                np.mean([prunes(drawn, 2, questions, accuracy, worse, options.trials)[0] for _ in range(200)])
+            powers = [
+                Rate(sum(prunes(drawn, 2, questions, accuracy, worse, options.trials)[0] for _ in range(200)), 200)
                 for worse in (0.1, 0.2)
             ]
-            rows.append([f"{questions}", f"{accuracy:.0%}", interval, *(f"{it:.0%}" for it in power)])
-    print(
-        markdown(
-            ["questions", "accuracy", "searches that prune wrongly", "pruned if 10 points worse", "20 points"], rows
-        )
-    )
+            table.row(questions, f"{accuracy:.0%}", Rate(pruned, options.searches), *(it.plain for it in powers))
+    print(f"{time.perf_counter() - started:.0f} s")
+    return 0
 
 
 def prunes(
@@ -64,4 +58,4 @@ def prunes(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from commands import printed
 from engines import (
     Speeds,
     complete_random,
@@ -151,9 +151,9 @@ def likelihoods(lines: dict[str, Line], model: str, texts: int) -> dict[str, dic
             which = ["model=local", f"model.name={others.file}", "model.device=cpu"] if others.file else whole
             reference = " ".join([*(whole if others.file else []), REFERENCE])
             task_of = [*task, f"task.reference='{reference}'"]
-            command("runner", "-m", *which, *task_of, *keys_of(chosen), f"output_dir={scratch}", "workers=1")
+            printed("runner", "-m", *which, *task_of, *keys_of(chosen), f"output_dir={scratch}", "workers=1")
         baseline = ",".join(keys_of(lines[BASELINE]))
-        compared = command("runner.compare", "--output-dir", scratch, "--baseline", baseline, "--format", "json")
+        compared = printed("runner.compare", "--output-dir", scratch, "--baseline", baseline, "--format", "json")
     rows = json.loads(compared)["tables"][0]["rows"]
     return {name: next(row for row in rows if is_of(row["config"], line)) for name, line in lines.items()}
 
@@ -168,14 +168,6 @@ def is_of(config: dict[str, Any], line: Line) -> bool:
     if line.file and config.get("model.name") != line.file:
         return False
     return all(str(config[key]) == value for key, value in line.recorded.items() if key in config)
-
-
-def command(module: str, *arguments: str) -> str:
-    """Run a command of the product, and return what it prints."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 def quality_rows(lines: dict[str, Line], scored: dict[str, dict[str, Any]]) -> list[list[str]]:

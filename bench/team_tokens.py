@@ -1,24 +1,21 @@
-"""Do the intervals about a team's tokens and seeds hold?
+"""Do the intervals of tokens and seeds hold? `python bench/team_tokens.py [--pairs 400] [--seed 0]`.
 
-`python bench/team_tokens.py [--pairs 400] [--seed 0]`. A job answers questions of which some are harder; hard ones take
-other numbers of tokens; and jobs with another seed are apart in accuracy and tokens. The accuracy, the tokens of a
-question and the right answers per 1,000 tokens are known, over all such questions and seeds. Shown is how often the
-95 % interval of each contains it, and that of accuracy if only questions counted, which is the control. Then two teams
-answer the same questions: how often is a saving claimed where there is none, and how often is a difference in accuracy.
-The exit code is 1 if an interval contains the truth in fewer than 94 % of the jobs, or a claim is wrong in more than
-5 %, beyond noise.
+A job answers questions of which some are harder; hard ones take other numbers of tokens; and jobs with another seed are
+apart in accuracy and tokens. The accuracy, the tokens of a question and the right answers per 1,000 tokens are known,
+over all such questions and seeds. Shown is how often the interval of each contains it, and that of accuracy if only
+questions counted, which is the control. Then two equal teams answer the same questions: how often is a saving claimed,
+and how often a difference in accuracy?
 """
 
 from __future__ import annotations
 
 import math
 import sys
-import time
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from compare_null import Rate, begin
+from simulation import Limits, Rate, Table, begin
 
 from runner.core.clustered_share import share_interval
 from runner.core.effects import paired_means
@@ -26,7 +23,6 @@ from runner.core.over_seeds import of_questions, over_seeds, share_over_seeds
 from runner.core.stats import ALPHA
 from runner.core.token_costs import Estimate, TokenCells, TokenCost, TokenSaving
 
-COVERAGE = 0.94
 SETTINGS = [  # seeds, questions, accuracy, how far seeds are apart (in probits), tokens of hard questions
     (1, 20, 0.70, 0.0, "more"),
     (1, 20, 0.97, 0.0, "more"),
@@ -62,11 +58,11 @@ def answers(
 
 
 def main() -> int:
-    """Simulate and print; 1 if an interval misses too often or a claim is wrong too often, beyond noise."""
-    jobs, generator, started = begin("team_tokens", __doc__)
-    broken = 0
-    print(f"\n{jobs:,} jobs a line: how often the interval contains the truth")
-    print("seeds  questions  accuracy  apart  hard take   accuracy   tokens a question   per 1,000   questions only")
+    """Simulate and print; 1 if a limit is exceeded."""
+    (jobs, generator, started), limits = begin("team_tokens", __doc__), Limits()
+    heads = "seeds", "questions", "accuracy", "apart", "hard take"
+    kinds = "of accuracy", "of tokens a question", "per 1,000", "questions only"
+    table = Table(f"{jobs:,} jobs a line: how often the interval contains the truth", *heads, *kinds)
     for seeds, questions, accuracy, apart, hard_take in SETTINGS:
         link = LINKS[hard_take]
         tokens = TOKENS * math.exp((link**2 + SPREAD**2 + (0.2 * apart) ** 2) / 2)
@@ -86,11 +82,10 @@ def main() -> int:
             alone = of_questions(solved.mean(axis=0).tolist())
             inside[3] += abs(share.value - accuracy) <= alone.bound(ALPHA, True)
         rates = [Rate(count, jobs) for count in inside]
-        shown = "   ".join(f"{100 * it.times / jobs:6.2f} %" for it in rates)
-        print(f"{seeds:5d}  {questions:9d}  {accuracy:8.2f}  {apart:5.1f}  {hard_take:9s}  {shown}", flush=True)
-        broken += sum(rate.high < COVERAGE for rate in rates[:3])
-    print(f"\n{jobs:,} pairs of equal teams a line: how often a difference is claimed")
-    print("seeds  questions  apart   tokens                    accuracy                  accuracy by questions only")
+        table.row(seeds, questions, accuracy, apart, hard_take, *(it.plain for it in rates))
+        limits.missed += [Rate(jobs - it.times, jobs) for it in rates[:3]]
+    title = f"{jobs:,} pairs of equal teams a line: how often a difference is claimed"
+    table = Table(title, "seeds", "questions", "apart", "tokens %", "accuracy %", "accuracy by questions only %")
     for seeds, questions, apart in PAIRS:
         claims = [0, 0, 0]
         for _ in range(jobs):
@@ -103,10 +98,9 @@ def main() -> int:
             for place, p in enumerate((TokenSaving.of(cells[0], cells[1]).p, effect.p, by_questions.p)):
                 claims[place] += p < ALPHA
         rates = [Rate(count, jobs) for count in claims]
-        print(f"{seeds:5d}  {questions:9d}  {apart:5.1f}   {rates[0]}   {rates[1]}   {rates[2]}", flush=True)
-        broken += sum(rate.low > ALPHA for rate in rates[:2])
-    print(f"\nwrong beyond noise: {broken}; {time.perf_counter() - started:.0f} s")
-    return 1 if broken else 0
+        table.row(seeds, questions, apart, *rates)
+        limits.false += rates[:2]
+    return limits.conclude(started)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
+
+from commands import jobs
 
 from runner.checkpoints.resolve import resolve
 from runner.config.compose import compose
@@ -69,7 +69,7 @@ def one_round(model: str, quantization: str, repeats: int) -> tuple[float, float
         started = time.perf_counter()
         predicted = predict(overrides, Path(folder))
         plan_s = time.perf_counter() - started
-        metrics: dict[str, float] = json.loads(run(*overrides, "print=json"))["metrics"]
+        metrics: dict[str, float] = jobs(*overrides)[0]["metrics"]
         times = repeats_s(Path(folder))
         quiet = metrics["seconds"] - sum(times) + len(times) * min(times)
         return predicted, metrics["seconds"], quiet, plan_s, contention.describe()
@@ -91,15 +91,6 @@ def predict(overrides: list[str], folder: Path) -> float:
     if time_estimate is None or time_estimate.source is not EstimateBasis.calibrated:
         sys.exit(f"{overrides[0]}: nothing was calibrated")
     return time_estimate.seconds
-
-
-def run(*arguments: str) -> str:
-    """Run the runner and return its stdout."""
-    command = [sys.executable, "-m", "runner", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
-    if done.returncode:
-        sys.exit(done.stderr[-2000:])
-    return done.stdout
 
 
 if __name__ == "__main__":

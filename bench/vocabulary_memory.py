@@ -8,12 +8,10 @@ bfloat16 and from a .gguf file.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from commands import jobs
 from gguf_start import SIZES, make
 from latest import Figure, add_option, save
 
@@ -21,16 +19,15 @@ WIDTH, LAYERS = 576, 4  # as wide as SmolLM2-135M
 VOCABULARIES = [name for name in SIZES if name.endswith("bytes")]
 WORDS = [
     "task=generate", "task.prompt=Once upon a time", "task.format=raw", "generation.max_new_tokens=16", "model=local",
-    "model.device=cpu", "tracking=none", "print=json",
+    "model.device=cpu", "tracking=none",
 ]  # fmt: skip
 
 
 def job(path: Path, into: Path) -> dict[str, float]:
     """Return the metrics of a job in a process of its own."""
     choice = ["quantization=gguf"] if path.suffix == ".gguf" else []
-    command = [sys.executable, "-m", "runner", *WORDS, *choice, f"model.name={path}", "rerun=all", f"output_dir={into}"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    metrics: dict[str, float] = json.loads(done.stdout.splitlines()[-1])["metrics"]
+    [done] = jobs(*WORDS, *choice, f"model.name={path}", "rerun=all", f"output_dir={into}")
+    metrics: dict[str, float] = done["metrics"]
     return metrics
 
 
@@ -59,8 +56,8 @@ def main() -> None:
     for kind in ("folder", "gguf"):
         first: tuple[float, float] | None = None
         for name in arguments.only:
-            jobs = sorted(seen[kind, name], key=lambda one: one["peak_rss_mib"])
-            middle = jobs[len(jobs) // 2]
+            found = sorted(seen[kind, name], key=lambda one: one["peak_rss_mib"])
+            middle = found[len(found) // 2]
             weights, peak = middle["weight_mib"], middle["peak_rss_mib"]
             first = first or (weights, peak)
             more = peak - first[1]
@@ -70,7 +67,7 @@ def main() -> None:
                 figures.append(Figure.of(what, "times", [float(share)], kind))
             print(
                 f"{kind:7} {name:11} {weights:10.1f} {middle['load_peak_rss_mib']:9.0f} {peak:9.0f} "
-                f"{jobs[0]['peak_rss_mib']:7.0f} {jobs[-1]['peak_rss_mib']:7.0f} {more:9.0f} {share}"
+                f"{found[0]['peak_rss_mib']:7.0f} {found[-1]['peak_rss_mib']:7.0f} {more:9.0f} {share}"
             )
     if arguments.save:
         save(sorted(figures, key=lambda it: it.what))

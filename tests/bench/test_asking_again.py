@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from runner.checkpoints.resolve import resolve
@@ -15,8 +12,7 @@ from runner.engines.kinds import kind_of
 pytestmark = pytest.mark.thorough
 
 
-def test_beside_the_others_few_further_passes_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+def test_beside_the_others_few_further_passes_are_needed() -> None:
     from asking_again import ALONE, BESIDE, Work
 
     config = to_config(*compose(["task.limit=500", "generation.max_new_tokens=3"]))

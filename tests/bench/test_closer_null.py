@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 pytestmark = pytest.mark.thorough
 
 
-def test_intervals_of_equal_files_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+def test_intervals_of_equal_files_overlap() -> None:
     from closer_null import are_apart, intervals
     from files_null import Line
 

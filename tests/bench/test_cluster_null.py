@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytestmark = pytest.mark.thorough
 
 
-def test_families_are_rarely_found_to_differ_and_questions_alone_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+def test_families_are_rarely_found_to_differ_and_questions_alone_often() -> None:
     from cluster_null import answers, verdict
 
     generator = np.random.default_rng(0)
@@ -32,7 +28,6 @@ def test_families_are_rarely_found_to_differ_and_questions_alone_often(monkeypat
 def test_few_families_with_all_the_losses_deceive_flips_alone_and_not_the_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     import cluster_null
 
     generator = np.random.default_rng(0)
@@ -47,8 +42,7 @@ def test_few_families_with_all_the_losses_deceive_flips_alone_and_not_the_verdic
     assert [rate.of for rate in cluster_null.skewed(generator, 20)] == [20] * 6, "rare families are not counted"
 
 
-def test_a_plan_decides_and_too_few_families_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+def test_a_plan_decides_and_too_few_families_have_none() -> None:
     from cluster_null import planned
 
     generator = np.random.default_rng(0)

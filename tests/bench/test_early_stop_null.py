@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import sys
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 pytestmark = pytest.mark.thorough
 
 
-def test_equal_jobs_are_rarely_told_apart_and_others_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
-    from compare_null import Rate
+def test_equal_jobs_are_rarely_told_apart_and_others_soon() -> None:
     from early_stop_null import covered, simulate
+    from simulation import Rate
 
     generator = np.random.default_rng(1)
     null, _, _ = simulate(generator, (0.5, 0.5), 0.8, 150)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytestmark = pytest.mark.thorough
 
 
-@pytest.fixture(autouse=True)
-def bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
-
-
 def test_tables_keep_the_verdicts_of_their_jobs_and_did_not_before() -> None:
-    from compare_null import Rate
     from early_stop_tables import tables
+    from simulation import Rate
 
     generator = np.random.default_rng(1)
     now, _ = tables(generator, 40, 2, (0.5, 0.5), 0.5)

@@ -14,7 +14,6 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 
 def test_texts_ranks_and_what_llama_cpp_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCH)
     monkeypatch.setattr(sys, "argv", ["gguf_files.py"])
     import gguf_files
     from gguf_files import Divergence

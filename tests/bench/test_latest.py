@@ -11,11 +11,6 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
-@pytest.fixture(autouse=True)
-def _bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
-
-
 def test_the_tables_of_the_page_are_those_of_the_results() -> None:
     import latest
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,8 +10,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["normal", "skewed", "lopsided", "heavy", "longer"])
-def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str) -> None:
     from likelihood_null import rates
 
     null, least, power = rates(np.random.default_rng(1), 50, kind, 100, 1)
@@ -25,7 +21,6 @@ def test_equal_runs_are_rarely_found_to_differ_and_moved_ones_often(kind: str, m
 
 @pytest.mark.thorough
 def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     import likelihood_null
 
     monkeypatch.setattr(likelihood_null, "FEW", (20, 50))
@@ -40,7 +35,6 @@ def test_too_few_texts_have_no_verdict_and_enough_rarely_a_false_one(monkeypatch
 def test_intervals_of_kl_hold_where_students_does_not_and_lognormal_differences_seldom_deceive(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     import likelihood_null
 
     monkeypatch.setattr(likelihood_null, "TAILS", (50, 60, 100))

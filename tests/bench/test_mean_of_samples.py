@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 pytestmark = pytest.mark.thorough
 
 
-def test_the_mean_finds_more_than_the_vote_and_little_among_equals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+def test_the_mean_finds_more_than_the_vote_and_little_among_equals() -> None:
     from mean_of_samples import drawn, rates
 
     generator = np.random.default_rng(0)

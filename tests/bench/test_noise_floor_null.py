@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 pytestmark = pytest.mark.thorough
 
 
-def test_a_loss_stands_beyond_the_noise_and_a_repeat_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
+def test_a_loss_stands_beyond_the_noise_and_a_repeat_rarely() -> None:
     from noise_floor_null import rates
 
     generator, setting = np.random.default_rng(1), (200, 0.7, 0.8)

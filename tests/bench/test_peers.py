@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,11 +50,6 @@ def stand_in(folder: Path, resets: bool) -> dict[str, str]:
     (folder / "vllm" / "__init__.py").write_text(f"RESETS = {resets}\n{STAND_IN}")
     (folder / "vllm" / "platforms.py").write_text(PLATFORMS)
     return {"PYTHONPATH": str(folder)}
-
-
-@pytest.fixture(autouse=True)
-def _bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(ROOT / "bench"), *sys.path])
 
 
 def test_one_process_answers_several_numbers_of_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

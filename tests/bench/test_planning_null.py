@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,7 +11,6 @@ pytestmark = pytest.mark.thorough
 def test_a_plan_from_a_small_sample_holds_its_power_and_the_observed_share_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     import planning_null
 
     monkeypatch.setattr(planning_null, "KNOWN", [(0.1, 0.05)])

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 pytestmark = pytest.mark.thorough
 
 
-def test_pooled_verdicts_are_true_and_see_more_than_single_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
-    from compare_null import Rate
+def test_pooled_verdicts_are_true_and_see_more_than_single_tasks() -> None:
     from pool_null import SETTINGS, chances, draw, look, on_top, opposite
+    from simulation import Rate
 
     from runner.core.pooling import Weights
 
@@ -30,10 +25,9 @@ def test_pooled_verdicts_are_true_and_see_more_than_single_tasks(monkeypatch: py
     assert seen.worse > 2 * seen.any_single
 
 
-def test_as_many_questions_as_planned_decide_about_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
-    from compare_null import Rate
+def test_as_many_questions_as_planned_decide_about_the_mean() -> None:
     from pool_null import SETTINGS, decides, grown, planned
+    from simulation import Rate
 
     generator, tasks = np.random.default_rng(1), SETTINGS["four unequal"]
     ns = tuple(40 * task.n for task in tasks)

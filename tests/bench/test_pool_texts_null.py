@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,7 +9,6 @@ pytestmark = pytest.mark.thorough
 
 
 def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     import fast_flips
     from pool_texts_null import Task, level, planned, power
 

@@ -25,8 +25,7 @@ SCRIPTS = [script for script in sorted(BENCH.glob("*.py")) if programs(script)]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_what_a_program_imports_is_there(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCH)  # a program may import its own benchmark
+def test_what_a_program_imports_is_there(script: Path) -> None:
     for node in (node for program in programs(script) for node in ast.walk(program)):
         if isinstance(node, ast.Import):
             for name in node.names:

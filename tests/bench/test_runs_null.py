@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from runner.core.number_effects import Measured
 
@@ -15,8 +13,7 @@ pytestmark = pytest.mark.thorough
 BENCH = Path(__file__).parents[2] / "bench"
 
 
-def test_runs_hold_the_level_and_repeats_of_one_process_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
+def test_runs_hold_the_level_and_repeats_of_one_process_do_not() -> None:
     from runs_null import covered, jobs, named
 
     generator = np.random.default_rng(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,6 @@ pytestmark = pytest.mark.thorough
 def test_intervals_that_count_seeds_hold_and_those_of_questions_only_do_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "bench"), *sys.path])
     import team_tokens
 
     monkeypatch.setattr(team_tokens, "SETTINGS", [(5, 100, 0.7, 0.4, "more")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +26,6 @@ WITH_KERNELS = [
 BY_TORCH = [("bfloat16", "bfloat16"), ("yarn", "linear"), ("rope_2d", "nf4")]
 CASES = [("1", pair) for pair in WITH_KERNELS] + [("0", pair) for pair in BY_TORCH]
 COMMON = (0, 2, 3, 4, 6)  # with these, each kind of layer and of position is once in `make test`
-
-
-@pytest.fixture(autouse=True)
-def _bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(ROOT / "bench"), *sys.path])
 
 
 @pytest.fixture
