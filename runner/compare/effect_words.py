@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.compare.data import ABSENT, TableRow
-from runner.compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, NUMBERS, REPEATS, Quantity, what_shows_more
-from runner.compare.wording import about, assignments, versus
+from runner.compare.quantities import ACCURACIES, FIELDS, LIKELIHOODS, NUMBERS, REPEATS, Quantity
+from runner.compare.wording import about
 from runner.core.effects import Effect, Finding, Method, most_wrong
 from runner.core.margins import MarginVerdict, points_of_margin, verdict_words
-from runner.core.over_runs import CLEAR_DIFFERENCE, MAX_RUNS, MIN_RUNS, fewest_runs, runs_needed
+from runner.core.over_runs import MIN_RUNS
 from runner.core.paired_means import MANY_CLUSTERS
 from runner.core.ratios import CAUTION, CAUTION_BELOW, FLIPS
 from runner.core.sequential import level_words
@@ -138,36 +138,6 @@ def records(row: TableRow) -> dict[str, Any]:
     return record_by_key
 
 
-def sentence(row: TableRow, keys: list[str]) -> str:
-    """Return one row's finding in words; empty for a baseline, and if the table of ratios shows it."""
-    if row.note is not None:
-        return f"{assignments(row, keys) or row.run.job_id}: not compared, {row.note}"
-    it = row.effect
-    if it is None:
-        return _too_few_runs(row, keys)
-    words, of = METHODS[it.method], quantity(it)
-    ps = f"p={p_value(it.p)}, {_adjusted(it)}".replace("=<", "<")
-    unit = fill(of.unit, it)
-    text = (
-        f"{versus(row, keys)} (n={fill(words.sample, it)}): {it.finding} "
-        f"(Δ {of.write(it.value)} {unit}, {fill(words.interval, it)} {of.write(it.low)}..{of.write(it.high)}, {ps})"
-    )
-    says_margin = it.verdict is not None and it.verdict is not MarginVerdict.better
-    if it.detects is None and it.finding is Finding.open and says_margin:
-        text += f"; {margin_decision(it)} after {it.n:,} questions"
-    else:
-        text += f"; {_why_open(it, unit)}" * (it.finding is Finding.open)
-        text += f"; {margin_decision(it)}" if says_margin else ""
-    return f"{text}; {it.remark}" if it.remark else text
-
-
-def _adjusted(it: Effect) -> str:
-    """Return the p that decides: Holm's of the table, or that of a run's own share of the 5 %."""
-    if it.early_stop_comparisons is None:
-        return f"Holm {p_value(it.p_holm)}"
-    return f"times {_comparisons(it.early_stop_comparisons)} {p_value(it.p_holm)}"
-
-
 def error_budget(effects: Sequence[Effect]) -> str:
     """Return a sentence if more than 5 % of such tables may have a wrong finding, and empty otherwise."""
     of_accuracy = [it for it in effects if quantity(it) is ACCURACIES]
@@ -225,52 +195,8 @@ def _in_families(it: Effect) -> str:
     return f" in {math.ceil((it.needed or 0) * families / it.n):,} such families" if families else ""
 
 
-def _why_open(it: Effect, unit: str) -> str:
-    """Say which difference the comparison could have shown."""
-    if it.unplanned:
-        return f"{it.unplanned}, so more questions would not decide"
-    if it.detects is None:
-        return f"undecided after {it.n:,} questions"
-    if it.detectable is None:
-        return f"{it.n:,} questions are too few to show any difference"
-    of = quantity(it)
-    return f"{of.power} power to detect {of.write_detectable(it.detectable)} {unit}{what_shows_more(it)}"
-
-
-def _too_few_runs(row: TableRow, keys: list[str]) -> str:
-    """Say if there are too few runs to show any difference, and how many more of them help."""
-    measured = [it for it in row.ratios if it.method in {Method.student_t, Method.too_few_runs}]
-    if not measured:
-        return ""
-    fewest, most = (pick(f(it.n, it.baseline_n) for it in measured) for pick, f in ((min, min), (max, max)))
-    family = max(it.comparisons for it in measured)
-    if fewest >= fewest_runs(ALPHA / family):
-        return ""
-    needed = runs_needed(CLEAR_DIFFERENCE, ALPHA / family) or MAX_RUNS
-    count = (
-        "one process each"
-        if most == 1
-        else f"{fewest} run{'s' * (fewest != 1)} of {'each' if fewest == most else 'one'}"
-    )
-    more = f"{needed - fewest} more time{'s' * (needed - fewest != 1)}"
-    if row.run.tool:
-        fix = (
-            f"measure each setting {more} to know, in turns, each time into a new file, and give all files to --results"
-        )
-    elif measured[0].counts["has_fresh_processes"]:
-        fix = f"run both jobs with task.repeats={needed} to know: each repeat is a process of its own"
-    else:
-        fix = (
-            f"run both jobs {more} with rerun=all to know, alone on the machine (in a grid with "
-            "workers=1 hydra.launcher.fresh=true)"
-        )
-    return (
-        f"{versus(row, keys)}: {count} cannot show a difference in {_comparisons(family)}. {fix[0].upper()}{fix[1:]}. "
-        f"{needed} runs of each show a difference of {CLEAR_DIFFERENCE:g} times the spread of runs"
-    )
-
-
-def _comparisons(count: int, kind: str = "") -> str:
+def comparisons_of(count: int, kind: str = "") -> str:
+    """Return how many comparisons there are: `1 comparison`, `3 other comparisons`."""
     return f"{count} {kind}comparison{'s' * (count != 1)}"
 
 
@@ -307,7 +233,7 @@ def legend(effects: Sequence[Effect]) -> str:
                 legends.append(SHARE_LEGEND + (";" if adjusted else "."))
             legends += [of.legend[1]] * bool(adjusted)
             kind = "other " * (0 < len(adjusted) < len(of_quantity))
-            comparisons = _comparisons(len(adjusted), kind)
+            comparisons = comparisons_of(len(adjusted), kind)
             text = " ".join(filter(None, legends))
             parts.append(text.format(**of_quantity[0].counts, comparisons=comparisons, alpha=ALPHA))
             if any(it.verdict for it in adjusted):

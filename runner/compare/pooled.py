@@ -13,7 +13,8 @@ from itertools import combinations
 from runner.compare.across_tasks import MODEL_KEYS
 from runner.compare.columns import Column, effect_columns, naming
 from runner.compare.data import ABSENT, Run, Table, TableRow
-from runner.compare.effect_words import legend, margin_decision, quantity, sentence
+from runner.compare.effect_words import legend, margin_decision, quantity
+from runner.compare.findings import sentence
 from runner.compare.runs import SampleReader
 from runner.compare.table import QUESTION_KEYS, differing_keys, distinguishing_keys
 from runner.compare.wording import assignments, natural

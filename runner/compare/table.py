@@ -6,9 +6,10 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from runner.compare import pairing
-from runner.compare.conclusion import conclude, merge_sentences
+from runner.compare.conclusion import conclude
 from runner.compare.data import JOB_ID, REPEAT, NotPaired, Run, Table, TableRow, TooFew, group, label
-from runner.compare.effect_words import error_budget, sentence
+from runner.compare.effect_words import error_budget
+from runner.compare.findings import write_findings
 from runner.compare.front import mark_front
 from runner.compare.likelihood import compare_likelihoods
 from runner.compare.noise_floor import beside_noise, repeats_among
@@ -175,9 +176,7 @@ def arrange(table: Table) -> None:
         )
 
     table.rows.sort(key=sort_key)
-    for row in table.rows:
-        row.sentence = sentence(row, table.keys)
-    merge_sentences(table.settings, table.keys)
+    write_findings(table.rows, table.keys, table.settings)
     table.remarks += cut_off_sentences(table)
     table.conclusion = conclude(table.settings)
     table.dominated = dominated(table)

@@ -19,9 +19,9 @@ from runner.compare.effect_words import (
     pairs_of,
     quantity,
     records,
-    sentence,
     value_of,
 )
+from runner.compare.findings import sentence
 from runner.compare.quantities import REPEATS, Quantity
 from runner.core.effects import (
     RATIOS,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from runner.compare.conclusion import merge_sentences
 from runner.compare.data import Run, TableRow
-from runner.compare.effect_words import sentence
+from runner.compare.findings import write_findings
 from runner.core.effects import Effect, judge
 
 KEYS = ["quantization.name"]
@@ -22,7 +21,5 @@ def rows_of(*effects: Effect | str, margins: dict[str, float] | None = None) -> 
             row.baseline, row.effects = base, [it]
         rows.append(row)
     judge((it for row in rows for it in row.effects), margins)
-    for row in rows:
-        row.sentence = sentence(row, KEYS)
-    merge_sentences(rows, KEYS)
+    write_findings(rows, KEYS)
     return rows
