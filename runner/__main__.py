@@ -19,7 +19,7 @@ from runner.config.groups import GROUPS
 from runner.config.hydra import as_yaml, explain, to_config
 from runner.config.hydra_versions import as_in_main
 from runner.config.plain_text import as_sweeper_keys, quote_texts
-from runner.config.root import Print, RunnerConfig
+from runner.config.root import RunnerConfig
 from runner.core import signals
 from runner.core.console import ForPeople, say
 from runner.core.entry import run_entry
@@ -104,7 +104,7 @@ def run_single(composed: DictConfig, hydra_config: HydraConf) -> int:
         return _print_plan(config, hydra_config)
     if (code := run_as_torchrun_worker(config)) is not None:  # another process has the job, and this one works for it
         return code
-    has_table = config.print is Print.table
+    has_table = config.print.is_table
     ForPeople.table_follows = has_table and not config.task.is_endless  # the table of an endless task comes too late
     record = run(config, as_yaml(composed))
     choices = {group: hydra_config.runtime.choices[group] for group in GROUPS if group != "tracking"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.config.root import Print
 from runner.core.console import console, plain, rich_table
@@ -17,10 +18,18 @@ from runner.core.floor_effects import cut_off_words
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
 from runner.core.result import COMPLETIONS, Record, Status
+from runner.core.tables import Column, Use, print_fitted, say_lines
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 MAX_NAMED = 8  # jobs that a note under a grid lists
 MAX_KEY_COLUMNS = 6  # more of them leave no room for a value
+NO_WIDTH = 10_000  # a pipe or a file gives each column all the room it needs
+USES = {"model_mib": Use.memory, "peak_rss_mib": Use.memory, "decode_tok_per_s": Use.speed}
+NONE_PATCHED = re.compile(r" · [\d,]+ pairs, none patched")
+OF_PROMPTS = re.compile(r"form [0-9a-f]+|without BOS|begins with BOS")
 FACTS_SHOWN = (
     *("architecture", "device", "threads", "processes", "dtype"),
     *(
@@ -49,8 +58,8 @@ def show(record: Record, choices: dict[str, str], how: Print, store: Store | Non
     """Print a record on stdout in the form of print=...; `store` is where it was logged."""
     if how is Print.json:
         print(to_json(record), flush=True)
-    elif how is Print.table:
-        _table(record, choices, store)
+    elif how.is_table:
+        _table(record, choices, store, how is Print.full)
 
 
 def brief(record: Record) -> str:
@@ -66,28 +75,25 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
         for line in lines:
             if line.record is not None:
                 print(to_json(line.record), flush=True)
-    if how is not Print.table:
+    if not how.is_table:
         return
-    out = console()
+    out = console(width_elsewhere=NO_WIDTH)
     keys, names = naming_columns([line.names for line in lines])
     metrics = grid_columns([line.record.result.metrics for line in lines if line.record is not None])
-    table = rich_table()
-    table.add_column("job", no_wrap=True)
-    for key in (*keys, "status"):
-        table.add_column(key, overflow="fold")
-    scored = any(line.accuracy() for line in lines)
-    if scored:
-        table.add_column("accuracy [95 %]", justify="right", no_wrap=True)
-    for metric in metrics:
-        table.add_column(metric.title, justify="right", overflow="fold")
-    for line, named in zip(lines, names, strict=True):
-        cells = [line.job_id, *named, line.status]
-        cells += [line.accuracy()] if scored else []
-        cells += ["" if (value := line.metric(it.key)) is None else it.write(value) for it in metrics]
-        table.add_row(*cells)
-    out.print(table)
+    columns = [
+        *named_columns(keys, names),
+        Column("status", [line.status for line in lines], False, use=Use.setting),
+        job_column([line.job_id for line in lines], names),
+    ]
+    if any(line.accuracy() for line in lines):
+        columns.append(Column("accuracy [95 %]", [line.accuracy() for line in lines], use=Use.result))
+    for it in metrics:
+        values = [line.metric(it.key) for line in lines]
+        cells = ["" if value is None else it.write(value) for value in values]
+        columns.append(Column(it.title, cells, use=USES.get(it.key, Use.more)))
+    print_fitted(out, columns, "print=json, runner-compare")
     for note in _cut_off_notes(lines, names):
-        out.print(f"note: {note}", style="yellow")
+        say_lines(out, f"note: {note}", style="yellow")
 
 
 def _cut_off_notes(lines: Sequence[GridLine], names: Sequence[Sequence[str]]) -> list[str]:
@@ -105,6 +111,17 @@ def naming_columns(names: Sequence[Mapping[str, str]]) -> tuple[list[str], list[
     if len(keys) <= MAX_KEY_COLUMNS:
         return keys, [[row.get(key, "") for key in keys] for row in names]
     return ["overrides"], [[" ".join(f"{key}={value}" for key, value in row.items())] for row in names]
+
+
+def named_columns(keys: Sequence[str], names: Sequence[Sequence[str]]) -> list[Column]:
+    """Return the columns by which jobs are told apart, from what naming_columns has returned."""
+    return [Column(key, [row[place] for row in names], False, use=Use.setting) for place, key in enumerate(keys)]
+
+
+def job_column(job_ids: list[str], names: Sequence[Sequence[str]]) -> Column:
+    """Return the ids of jobs: the first column to leave out where their settings tell them apart."""
+    told_apart = len({*map(tuple, names)}) == len(names)
+    return Column("job", job_ids, False, drop_order=int(told_apart), use=Use.job)
 
 
 @dataclass
@@ -145,7 +162,7 @@ def to_json(record: Record) -> str:
     return json.dumps(values)
 
 
-def _table(record: Record, choices: dict[str, str], store: Store | None) -> None:
+def _table(record: Record, choices: dict[str, str], store: Store | None, full: bool) -> None:
     out, result = console(), record.result
     title = "  ".join(f"{group}={choice}" for group, choice in choices.items())
     table = rich_table(show_header=False)
@@ -159,6 +176,8 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
     shown = [(key, text) for key, text in shown if not loaded or key not in SHOWN] + [*loaded.items()]
     if record.status is not Status.FINISHED:  # its metrics cover only a part of the work
         shown.insert(0, ("status", f"{record.status}: {record.error or 'see log.txt'}"))
+    if not full:
+        shown = [(key, words) for key, text in shown if (words := _for_everyone(key, text, choices))]
     shown.append(("job", f"{record.job_id}{'  (recorded earlier)' if record.from_ledger else ''}"))
     for key, text in [*shown, ("kept in", str(relative_path(Path(record.output_dir))))]:
         table.add_row(key, text)
@@ -167,14 +186,15 @@ def _table(record: Record, choices: dict[str, str], store: Store | None) -> None
         print(text, end="\n\n", flush=True)  # not folded at the width of the terminal
     out.print(title, style="bold")
     out.print(table)
+    tables = console(width_elsewhere=NO_WIDTH)
     if result.rows:
-        out.print(_rows(result.rows))
+        _print_rows(result.rows, tables)
     for title, rows in result.tables.items():
         if rows:
             out.print(f"\n{title}", style="bold")
-            out.print(_rows(rows))
+            _print_rows(rows, tables)
     for note in result.notes:
-        out.print(f"note: {note}", style="yellow")
+        say_lines(out, f"note: {note}", style="yellow")
     if record.mlflow_uri is not None:
         experiment = f" in experiment {store.experiment}" if store and store.experiment != EXPERIMENT else ""
         hint = see_all(record.mlflow_uri)
@@ -191,14 +211,23 @@ def headline(metrics: dict[str, float]) -> dict[str, str]:
     return {line.label: line.write(metrics) for line in shown} | of_others
 
 
-def _rows(rows: list[dict[str, Any]]) -> Any:
-    table = rich_table()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    for column in columns:
-        numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        cells = [row.get(column) for column in columns]
-        shown = ("" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in cells)
-        table.add_row(*shown)
-    return table
+def _for_everyone(key: str, text: str, choices: Mapping[str, str]) -> str:
+    """Return a fact without what only experts need, and empty if the title says the same: print=full has it all."""
+    if text == choices.get({"quantized": "quantization", "sampling": "generation"}.get(key, key)):
+        return ""
+    if key == "rope":
+        text = NONE_PATCHED.sub("", native := text)
+        return "" if native != text and choices.get("rope") == "native" else text
+    if key in ("prompt", "prompts"):
+        return " · ".join(part for part in text.split(" · ") if not OF_PROMPTS.fullmatch(part))
+    return text
+
+
+def _print_rows(rows: list[dict[str, Any]], out: Console) -> None:
+    columns = []
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(key) for row in rows]
+        cells = ["" if v is None else number(v) if isinstance(v, int | float) else str(v) for v in values]
+        numeric = all(isinstance(value, int | float | None) for value in values)
+        columns.append(Column(key, cells, numeric, use=Use.result))
+    print_fitted(out, columns, "print=json")

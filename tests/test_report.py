@@ -160,7 +160,7 @@ LOADED_FACTS = {
 
 def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = METRICS | LOADED_METRICS | {"lora_rank": 8, "lora_delta_norm": 9.11}
-    show(record(result=Result(metrics, facts=LOADED_FACTS)), {}, Print.table)
+    show(record(result=Result(metrics, facts=LOADED_FACTS)), {}, Print.full)
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for row in (
         "loaded LlamaForCausalLM · 3,180,800 parameters · 2.49 MiB: bfloat16 0.44 MiB, uint8 2.05 MiB",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from runner.compare.columns import Column, accuracy_of, measured
+from dataclasses import replace
+
+from runner.compare.columns import accuracy_of, measured
 from runner.compare.data import ABSENT, Run, Table, TableRow, label
 from runner.compare.effect_words import difference_of
 from runner.compare.wording import number
 from runner.config.profiles import NONE, PROFILES
+from runner.core.tables import Column, Use
 
 MODEL_KEYS = ("model.", "quantization.", "lora.", "rope.")
 MEASURED_COLUMNS = ("kl_nats_per_token", "top_1_agreement", "model_mib", "decode_tok_per_s")
@@ -29,12 +32,12 @@ def accuracy_and_likelihood(tables: list[Table]) -> list[Column]:
     keys = [key for table in tables if table.scored for key in table.keys]
     names = [[_word(accurate, key) for accurate, _ in pairs] for key in keys]
     return [
-        *(Column(label(key), words, False) for key, words in zip(keys, names, strict=True)),
-        Column("accuracy", [accuracy_of(accurate) for accurate, _ in pairs]),
-        Column("Δ points", [difference_of(accurate) for accurate, _ in pairs]),
-        Column("finding", [_finding(accurate) for accurate, _ in pairs], False),
-        Column("Δ nats/token", [difference_of(likelihood) for _, likelihood in pairs]),
-        Column("finding", [_finding(likelihood) for _, likelihood in pairs], False),
+        *(Column(label(key), words, False, use=Use.setting) for key, words in zip(keys, names, strict=True)),
+        Column("accuracy", [accuracy_of(accurate) for accurate, _ in pairs], use=Use.result),
+        Column("Δ points", [difference_of(accurate) for accurate, _ in pairs], use=Use.verdict),
+        Column("finding", [_finding(accurate) for accurate, _ in pairs], False, use=Use.verdict),
+        Column("Δ nats/token", [difference_of(likelihood) for _, likelihood in pairs], use=Use.verdict),
+        Column("finding", [_finding(likelihood) for _, likelihood in pairs], False, use=Use.verdict),
         *measured_columns(pairs),
     ]
 
@@ -85,18 +88,18 @@ def profiles(tables: list[Table]) -> list[Column]:
     names = [run.params["profile"] for run in runs]
     if len(set(names)) < 2:
         return []
-    columns = [Column("profile", names, False)]
+    columns = [Column("profile", names, False, use=Use.setting)]
     if len(set(names)) < len(names):  # several models, or several tasks
-        columns.append(Column("job", [run.job_id for run in runs], False))
-    columns.append(Column("memory\nMiB", [_metric(run, "peak_rss_mib") for run in runs]))
+        columns.append(Column("job", [run.job_id for run in runs], False, use=Use.job))
+    costs = [Column("memory\nMiB", [_metric(run, "peak_rss_mib") for run in runs])]
     if any("cuda_peak_mib" in run.metrics for run in runs):
-        columns.append(Column("GPU\nMiB", [_metric(run, "cuda_peak_mib") for run in runs]))
-    return [
-        *columns,
+        costs.append(Column("GPU\nMiB", [_metric(run, "cuda_peak_mib") for run in runs]))
+    costs += [
         Column("load\ns", [_metric(run, "load_s") for run in runs]),
         Column("speed\ntok/s", [_speed(run) for run in runs]),
         Column("suits", [PROFILES[name].suits for name in names], False),
     ]
+    return [*columns, *(replace(column, use=Use.result) for column in costs)]
 
 
 def _metric(run: Run, name: str) -> str:

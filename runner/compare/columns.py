@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 from runner.compare.data import ABSENT, Run, Table, TableRow, label
@@ -15,6 +16,7 @@ from runner.compare.effect_words import (
     fill,
     legend,
     margin_decision,
+    margin_words,
     p_value,
     pairs_of,
     quantity,
@@ -33,22 +35,17 @@ from runner.core.metrics import (
     of_plug_ins,
 )
 from runner.core.ratios import MIN_TEXTS
+from runner.core.tables import Column, Use, short_paths, what_is_short
 
+USES = {"kl_nats_per_token": Use.result, "model_mib": Use.memory, "decode_tok_per_s": Use.speed,
+        "prefill_tok_per_s": Use.speed}  # fmt: skip
 # In tables of likelihoods, after the comparison: each with its drop_order
 OF_LIKELIHOODS = {"kl_nats_per_token": 0, "top_1_agreement": 0, "acc": 0, "acc_norm": 5, "perplexity": 3,
                   "bits_per_byte": 4, "weight_mib": 2, "model_mib": 0, "peak_rss_mib": 4, "prefill_tok_per_s": 0,
                   "load_s": 1}  # fmt: skip
 WITH_INTERVAL = ("kl_nats_per_token",)
-
-
-@dataclass
-class Column:
-    """One column: its head, its cells, and how they are shown."""
-
-    head: str
-    cells: list[str]
-    is_number: bool = True
-    drop_order: int = 0  # a narrow terminal drops the lowest first; 0: never dropped
+HOW_FRONT = "How the Pareto front is found: --explain."
+LONGEST = 60  # characters of a value
 
 
 def columns(table: Table) -> list[Column]:
@@ -60,7 +57,8 @@ def columns(table: Table) -> list[Column]:
     if table.scored:
         return [*naming(table), *_of_accuracies(table)]
     rows = table.rows
-    return [*naming(table), *(_number_of(rows, name, name) for name in headline_metrics(rows))]
+    measurements = (_number_of(rows, name, name) for name in headline_metrics(rows))
+    return [*naming(table), *(replace(column, use=Use.result) for column in measurements)]
 
 
 def naming(table: Table) -> list[Column]:
@@ -68,19 +66,23 @@ def naming(table: Table) -> list[Column]:
     rows = table.rows
     names = [tuple(row.config[key] for key in table.keys) for row in rows]
     by_job = not table.keys or len(set(names)) < len(names)  # or two runs have the same config
-    columns = [Column("job", [row.run.job_id for row in rows], False)] * by_job
-    return columns + [Column(label(key), [_word(row.config[key]) for row in rows], False) for key in table.keys]
+    columns = [Column("job", [row.run.job_id for row in rows], False, use=Use.job)] * by_job
+    return columns + [_setting(label(key), [row.config[key] for row in rows]) for key in table.keys]
 
 
-def _word(value: str | None) -> str:
-    return ABSENT if value is None else value if len(value) <= 60 else value[:59] + "…"
+def _setting(name: str, values: Sequence[str | None]) -> Column:
+    """Return the column of a key: long paths are without the folders that all of them share, other long values cut."""
+    words = [ABSENT if value is None else value for value in values]
+    short = short_paths(words) if any(len(word) > LONGEST for word in words) else words
+    cells = [word if len(word) <= LONGEST else word[: LONGEST - 1] + "…" for word in short]
+    return Column(name, cells, False, use=Use.setting, note=what_is_short(name, words, short))
 
 
 def _of_accuracies(table: Table) -> list[Column]:
     rows = table.rows
     columns = [
         Column("n", [_asked(row.run) for row in rows]),
-        Column("accuracy", list(map(accuracy_of, rows))),
+        Column("accuracy", list(map(accuracy_of, rows)), use=Use.result),
     ]
     if table.baseline:
         *test, smallest = effect_columns(rows, "points")
@@ -96,7 +98,7 @@ def _of_accuracies(table: Table) -> list[Column]:
     ]
     if table.axes:
         head = "Pareto" + "\nwithout speed" * bool(table.without_speed)
-        columns.append(Column(head, [_front(row) for row in rows], False, 7))
+        columns.append(Column(head, [_front(row) for row in rows], False, use=Use.verdict))
     return columns
 
 
@@ -104,7 +106,7 @@ def _of_likelihoods(table: Table, unit: str) -> list[Column]:
     rows, key = table.rows, LOG_LIKELIHOODS[unit]
     columns = [
         _number_of(rows, "n", "n"),
-        Column(f"log-likelihood\nnats/{unit}", [_with_interval(row.run, key, ".4f") for row in rows]),
+        Column(f"log-likelihood\nnats/{unit}", [_with_interval(row.run, key, ".4f") for row in rows], use=Use.result),
     ]
     if table.baseline:
         columns += effect_columns(rows, f"nats/{unit}")
@@ -115,28 +117,34 @@ def _of_likelihoods(table: Table, unit: str) -> list[Column]:
 
 
 def _of_numbers(table: Table, name: str) -> list[Column]:
-    columns = [_number_of(table.rows, "n", "n"), _number_of(table.rows, name, name)]
+    columns = [_number_of(table.rows, "n", "n"), replace(_number_of(table.rows, name, name), use=Use.result)]
     return columns + (effect_columns(table.rows, name) if table.baseline else [])
 
 
 def effect_columns(rows: list[TableRow], unit: str) -> list[Column]:
     """Return the columns of each row's difference to its baseline."""
     return [
-        Column(f"Δ {unit}", list(map(difference_of, rows))),
+        Column(f"Δ {unit}", list(map(difference_of, rows)), use=Use.difference),
         Column("p", _cells(rows, lambda it: p_value(it.p)), drop_order=8),
-        Column("Holm", _cells(rows, lambda it: p_value(it.p_holm))),
-        *_margin_column(rows),
+        Column("Holm", _cells(rows, lambda it: p_value(it.p_holm)), use=Use.verdict),
+        *margin_column(rows),
         Column(f"min. detectable\n{unit}", _cells(rows, detectable), drop_order=6),
     ]
 
 
-def _margin_column(rows: list[TableRow]) -> list[Column]:
-    """Return the verdicts about the margin, if the user gave one."""
-    if not any(row.effect and row.effect.verdict for row in rows):
+def margin_column(rows: Sequence[TableRow | None]) -> list[Column]:
+    """Return the verdicts about the margin, if the user gave one; where there is little room, its head has it."""
+    effects = [row.effect if row and row.effect and row.effect.verdict else None for row in rows]
+    margins = {margin_words(it) for it in effects if it}
+    if not margins:
         return []
-    return [
-        Column("margin", _cells(rows, lambda it: margin_decision(it).partition(" (")[0] if it.verdict else ""), False)
-    ]
+    cells = [margin_decision(it).partition(" (")[0] if it else "" for it in effects]
+    column = Column("margin", cells, False, use=Use.verdict)
+    if len(margins) == 1:
+        (margin,) = margins
+        short = [re.sub(rf" (within|than) {re.escape(margin)}$", "", cell) for cell in cells]
+        column.narrow = replace(column, head=f"margin\n{margin}", cells=short)
+    return [column]
 
 
 def _cells(rows: list[TableRow], text: Callable[[Effect], str]) -> list[str]:
@@ -149,16 +157,16 @@ def ratio_columns(table: Table) -> list[Column]:
     names = [assignments(row, table.keys) or row.run.job_id for row, _ in lines]
     counted = "/".join(dict.fromkeys(quantity(it).counted for _, it in lines))
     columns = [
-        Column("compared with the baseline", names, False),
-        Column("measure", [it.measure for _, it in lines], False),
-        Column("ratio", [f"×{value_of(it)}" for _, it in lines]),
+        Column("compared with the baseline", names, False, use=Use.setting),
+        Column("measure", [it.measure for _, it in lines], False, use=Use.setting),
+        Column("ratio", [f"×{value_of(it)}" for _, it in lines], use=Use.difference),
         Column(counted, [fill(METHODS[it.method].sample, it) for _, it in lines]),
         Column("p", [p_value(it.p) if it.is_tested else ABSENT for _, it in lines]),
-        Column("Holm", [p_value(it.p_holm) if it.is_tested else ABSENT for _, it in lines]),
-        Column("finding", [str(it.finding) if it.is_tested else UNTESTED for _, it in lines], False),
+        Column("Holm", [p_value(it.p_holm) if it.is_tested else ABSENT for _, it in lines], use=Use.verdict),
+        Column("finding", [str(it.finding) if it.is_tested else UNTESTED for _, it in lines], False, use=Use.verdict),
     ]
     if any(it.verdict for _, it in lines):
-        columns.append(Column("margin", [margin_decision(it) for _, it in lines], False))
+        columns.append(Column("margin", [margin_decision(it) for _, it in lines], False, use=Use.verdict))
     return columns
 
 
@@ -199,13 +207,15 @@ def headline_metrics(rows: list[TableRow]) -> list[str]:
 
 
 def _number_of(rows: list[TableRow], name: str, head: str, drop_order: int = 0) -> Column:
-    return Column(head, [number(row.run.metrics.get(name)) for row in rows], drop_order=drop_order)
+    cells = [number(row.run.metrics.get(name)) for row in rows]
+    return Column(head, cells, drop_order=drop_order, use=USES.get(name, Use.more))
 
 
 def measured(name: str, runs: Sequence[Run], drop_order: int = 0) -> Column:
     """Return the column of a metric, with an interval for the metrics in WITH_INTERVAL."""
     write = partial(_with_interval, form=".2g") if name in WITH_INTERVAL else _plain
-    return Column(METRICS[name].head, [write(run, name) for run in runs], drop_order=drop_order)
+    cells = [write(run, name) for run in runs]
+    return Column(METRICS[name].head, cells, drop_order=drop_order, use=USES.get(name, Use.more))
 
 
 def _plain(run: Run, name: str) -> str:
@@ -220,8 +230,8 @@ def _with_interval(run: Run, name: str, form: str) -> str:
     return f"{run.metrics[name]:{form}}{interval}".replace("-", "−")
 
 
-def summary(table: Table) -> str:
-    """Return the legend under a table with comparisons."""
+def summary(table: Table, with_front: bool = True) -> str:
+    """Return the legend under a table with comparisons, and how the Pareto front is found."""
     compared = [row for row in table.rows if not row.is_repeat] if not table.only_repeats else table.rows
     parts = [legend([it for row in compared for it in row.effects])]
     if table.unit == "token" and any(row.effect for row in table.rows):
@@ -231,19 +241,5 @@ def summary(table: Table) -> str:
             "of text with much of the divergence if they are not rarer than about 10 in n."
         )
     if table.axes:
-        parts.append(front_rule(table))
+        parts.append(front_rule(table) if with_front else HOW_FRONT)
     return " ".join(filter(None, parts))
-
-
-def fit(columns: list[Column], width: int) -> tuple[list[Column], list[str]]:
-    """Drop columns until a terminal has room; returns the columns and the heads of the dropped ones."""
-
-    def needed_width() -> int:
-        return sum(2 + max(len(line) for text in (it.head, *it.cells) for line in text.split("\n")) for it in columns)
-
-    columns, left_out = list(columns), []
-    while needed_width() > width and any(it.drop_order for it in columns):
-        first_dropped = min((it for it in columns if it.drop_order), key=lambda it: it.drop_order)
-        columns.remove(first_dropped)
-        left_out.append(first_dropped.head.replace("\n", " "))
-    return columns, left_out

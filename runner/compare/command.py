@@ -20,7 +20,7 @@ from runner.compare.gates import Term, check, failures, margins_with, parse_requ
 from runner.compare.numbers import with_number
 from runner.compare.options import parser
 from runner.compare.other_tools import load as other_tools
-from runner.compare.output import FORMATS, save
+from runner.compare.output import FORMATS, Comparison, save
 from runner.compare.pairing import find_flips
 from runner.compare.planning import parse_aim, plan_questions
 from runner.compare.pooled import PooledTable, pooled_tables
@@ -101,11 +101,12 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
     check(tables, terms)
     files = file_table(runs, reader, options.baseline, margins, _tolerance(options)) if options.files else None
     pooled = pool_tasks(options, tables, runs, reader, margins) if options.pool else []
-    FORMATS[options.format](tables, sys.stdout, pooled, files)
+    comparison = Comparison(tables, pooled, files, options.explain)
+    FORMATS[options.format](comparison, sys.stdout)
     sys.stdout.flush()
     if options.save or target:
         folder = Path(options.save).expanduser() if options.save else scratch / FOLDER
-        names = save(tables, folder, reader, options_as_given(options), pooled, files)
+        names = save(comparison, folder, reader, options_as_given(options))
         if options.save:
             say(f"saved in {options.save}: {', '.join(names)}")
         if target and reader.client is not None:  # --log needs a database

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
-from runner.compare.columns import Column, accuracy_of, measured
+from runner.compare.columns import USES, accuracy_of, margin_column, measured
 from runner.compare.data import ABSENT, MAX_NAMED, Run, TableRow
-from runner.compare.effect_words import difference_of, margin_decision, records
+from runner.compare.effect_words import difference_of, records
 from runner.compare.files import KL, FileRow, FileTable, Kind
 from runner.compare.repeated_runs import contention
 from runner.compare.wording import number
 from runner.core.errors import few
 from runner.core.machine import EXCLUSIVE
 from runner.core.metrics import METRICS
+from runner.core.tables import Column, Use
 
 # after the name: what a file costs, from the first kind of job that has it, each with its order of leaving a terminal
 COSTS = {"file_mib": 0, "model_mib": 0, "peak_rss_mib": 2, "load_s": 3}
@@ -36,27 +37,30 @@ def file_columns(table: FileTable) -> list[Column]:
     """Return the columns of the table."""
     files = table.files
     names = [f"{it.name} (reference)" if it.is_reference else it.name for it in files]
-    columns = [Column("file", names, False)]
+    columns = [Column("file", names, False, use=Use.setting)]
     for metric, drop_order in COSTS.items():
         if (kind := table.kind_of(metric)) is not None:
-            columns.append(Column(METRICS[metric].head, _of_runs(files, kind, _one(metric)), drop_order=drop_order))
+            use = USES.get(metric, Use.more)
+            columns.append(Column(METRICS[metric].head, _of_runs(files, kind, _one(metric)), True, drop_order, use))
     for rows, metric in table.speeds().items():
         head = f"decode tok/s\n{rows} row{'s' * (rows != 1)}"
-        columns.append(Column(head, _of_runs(files, Kind.speed, _one(metric))))
+        columns.append(Column(head, _of_runs(files, Kind.speed, _one(metric)), use=Use.speed))
     if Kind.likelihood in table.tables:
-        columns.append(Column("Δ log-likelihood\nnats/token", _of_rows(files, Kind.likelihood, _difference)))
-        columns += _margin(files, Kind.likelihood)
+        differences = _of_rows(files, Kind.likelihood, _difference)
+        columns.append(Column("Δ log-likelihood\nnats/token", differences, use=Use.verdict))
+        columns += margin_column([it.rows.get(Kind.likelihood) for it in files])
     if any(it.metric(KL, Kind.likelihood) is not None for it in files):
         columns.append(_measured(KL, files))
-        columns.append(Column("KL\nrank", [_rank(it) for it in files]))
+        columns.append(Column("KL\nrank", [_rank(it) for it in files], use=Use.verdict))
         columns.append(_measured(AGREES, files, 4))
     if any(Kind.accuracy in it.rows for it in files):
-        columns.append(Column("accuracy", _of_rows(files, Kind.accuracy, accuracy_of)))
+        columns.append(Column("accuracy", _of_rows(files, Kind.accuracy, accuracy_of), use=Use.result))
     if Kind.accuracy in table.tables:
-        columns.append(Column("Δ points", _of_rows(files, Kind.accuracy, _difference)))
-        columns += _margin(files, Kind.accuracy)
+        columns.append(Column("Δ points", _of_rows(files, Kind.accuracy, _difference), use=Use.verdict))
+        columns += margin_column([it.rows.get(Kind.accuracy) for it in files])
     if any(it.on_front is not None for it in files):
-        columns.append(Column(f"{axes_words(table)}\nand KL", [MARKS[it.on_front] for it in files], False))
+        head = f"{axes_words(table)}\nand KL"
+        columns.append(Column(head, [MARKS[it.on_front] for it in files], False, use=Use.verdict))
     return columns
 
 
@@ -180,18 +184,6 @@ def _difference(row: TableRow) -> str:
     if row.effect is None:
         return "baseline" if row.is_baseline else ABSENT
     return f"{difference_of(row)} {row.effect.finding}"
-
-
-def _margin(files: list[FileRow], kind: Kind) -> list[Column]:
-    """Return the verdicts about the margin, if the user gave one."""
-    rows = [it.rows.get(kind) for it in files]
-    if not any(row and row.effect and row.effect.verdict for row in rows):
-        return []
-    words = [
-        margin_decision(row.effect).partition(" (")[0] if row and row.effect and row.effect.verdict else ""
-        for row in rows
-    ]
-    return [Column("margin", words, False)]
 
 
 def _measured(metric: str, files: list[FileRow], drop_order: int = 0) -> Column:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from runner.compare.data import TableRow
 from runner.compare.effect_words import fill, quantity
-from runner.compare.wording import name_of
+from runner.compare.wording import short_names
 from runner.core.console import plain
 from runner.core.effects import Effect, Finding
 
@@ -55,7 +55,8 @@ def _plot(
     compared: list[tuple[TableRow, Effect]], keys: list[str], unit: str, width: int, marks: Marks
 ) -> list[tuple[str, str]]:
     shown = compared[:MAX_ROWS]
-    names = [_cut(plain(name_of(row, keys)), max(MIN_NAME, width - 2 - MIDDLE_WIDTH)) for row, _ in shown]
+    longest = max(MIN_NAME, width - 2 - MIDDLE_WIDTH)
+    names = [_cut(plain(name), longest) for name in short_names([row for row, _ in shown], keys, longest)]
     if marks is ASCII:
         names = [name.encode("ascii", "replace").decode() for name in names]
     indent = max(map(len, names)) + 2

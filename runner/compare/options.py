@@ -166,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = it.add_argument_group("output").add_argument
     add("--format", default="table", choices=list(FORMATS), help="default: %(default)s")
+    add("--explain", action="store_true", help="say in the table how the Pareto front is found")
     add("--save", metavar="FOLDER", help="write comparison.html, .md, .csv, .json and pictures there")
     add("--log", action="store_true", help="log those files to the grid's MLflow run, as comparison/")
     return it

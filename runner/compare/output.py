@@ -6,13 +6,13 @@ import csv
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from runner.compare import pictures
 from runner.compare.across_tasks import tables_across
-from runner.compare.columns import Column, columns, fit, ratio_columns, summary
+from runner.compare.columns import columns, ratio_columns, summary
 from runner.compare.data import Flips, Table
 from runner.compare.effect_words import records
 from runner.compare.files import FileTable
@@ -35,82 +35,81 @@ from runner.core.errors import cannot_write
 from runner.core.metrics import ACCURACY
 from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE
+from runner.core.tables import Column, print_fitted, say_item, say_lines
 from runner.core.texts import counted
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 GRAPHS = 24  # the most that the page shows
 OF_TEAMS = "spatial_edges_after"  # a metric that only teams of agents have
 FLIPS_A_PAIR, PAIRS = 50, 20  # the most that the page shows: lost ones, won ones, and pairs of runs
 SAMPLES_PAGE = "samples.html"
-NO_ROOM = "no room for: {} (--format markdown, --save)"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
 
 
-def _rich(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), files: FileTable | None = None) -> None:
+@dataclass
+class Comparison:
+    """All that a comparison shows."""
+
+    tables: list[Table]
+    pooled: Sequence[PooledTable] = ()
+    files: FileTable | None = None  # shown alone where there is one
+    explain: bool = False  # whether a terminal explains the Pareto front
+
+
+def _rich(it: Comparison, out: TextIO) -> None:
     from rich.text import Text
 
     # A pipe or a file has no width: give each table all the room it needs, so that no number is cut.
     terminal = console(out, width_elsewhere=10_000)
-    if files is not None:
-        _rich_files(files, out)
+    if it.files is not None:
+        _rich_table(file_columns(it.files), terminal)
+        _rich_notes(file_sentences(it.files), file_legend(it.files), terminal)
         return
-    for table in tables:
+    for table in it.tables:
         count = f": {counted(len(table.rows), 'run')}"
-        terminal.print(Text.assemble((plain(table.task), "bold"), count), soft_wrap=True)
+        say_lines(terminal, Text.assemble((plain(table.task), "bold"), count))
         if table.conclusion:
-            terminal.print(table.conclusion, style="bold")
-        shown_columns, left_out = fit(columns(table), terminal.width)
-        terminal.print(_grid(shown_columns))
-        if left_out:
-            terminal.print(NO_ROOM.format(", ".join(left_out)), style="dim", soft_wrap=True)
+            say_lines(terminal, table.conclusion, style="bold")
+        _rich_table(columns(table), terminal)
         if table.has_ratios:
-            terminal.print(_grid(ratio_columns(table)))
+            _rich_table(ratio_columns(table), terminal)
         if any(row.plan for row in table.rows):
-            terminal.print(table.plan_title, soft_wrap=True)
-            terminal.print(_grid(plan_columns(table)))
+            say_lines(terminal, table.plan_title)
+            _rich_table(plan_columns(table), terminal)
         for title, of_seeds in seed_tables(table).items():
-            terminal.print(title, soft_wrap=True)
-            terminal.print(_grid(of_seeds))
+            say_lines(terminal, title)
+            _rich_table(of_seeds, terminal)
         for line, style in forest(table.rows, table.keys, terminal.width, out.encoding):
             terminal.print(Text(line, style), soft_wrap=True)
-        for sentence in table.sentences:
-            terminal.print(f"• {sentence}", soft_wrap=True)
-        legend = summary(table)
-        terminal.print(f"{legend}\n" if legend else "", style="dim", soft_wrap=True)
+        _rich_notes(table.sentences, summary(table, it.explain), terminal)
         for flips in table.flips:
             _rich_flips(flips, table, out)
-    for shown_columns in tables_across(tables).values():
-        terminal.print(_grid(shown_columns))
-    for table_of_pooled in pooled:
-        _rich_pooled(table_of_pooled, out)
+    for shown_columns in tables_across(it.tables).values():
+        _rich_table(shown_columns, terminal)
+    for table_of_pooled in it.pooled:
+        say_lines(terminal, plain(table_of_pooled.title), style="bold")
+        _rich_table(pooled_columns(table_of_pooled), terminal)
+        _rich_notes(table_of_pooled.sentences, table_of_pooled.legend, terminal)
 
 
-def _rich_files(table: FileTable, out: TextIO) -> None:
-    terminal = console(out, width_elsewhere=10_000)
-    shown_columns, left_out = fit(file_columns(table), terminal.width)
-    terminal.print(_grid(shown_columns))
-    if left_out:
-        terminal.print(NO_ROOM.format(", ".join(left_out)), style="dim", soft_wrap=True)
-    for sentence in file_sentences(table):
-        terminal.print(f"• {sentence}", soft_wrap=True)
-    terminal.print(f"{file_legend(table)}\n", style="dim", soft_wrap=True)
+def _rich_table(columns_shown: list[Column], terminal: Console) -> None:
+    print_fitted(
+        terminal,
+        columns_shown,
+        "--format markdown, --save",
+        frame="SIMPLE",
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+        show_edge=False,
+    )
 
 
-def _rich_pooled(table: PooledTable, out: TextIO) -> None:
-    terminal = console(out, width_elsewhere=10_000)
-    terminal.print(plain(table.title), style="bold", soft_wrap=True)
-    terminal.print(_grid(pooled_columns(table)))
-    for sentence in table.sentences:
-        terminal.print(f"• {sentence}", soft_wrap=True)
-    terminal.print(f"{table.legend}\n", style="dim", soft_wrap=True)
-
-
-def _grid(columns_shown: list[Column]) -> object:
-    grid = rich_table("SIMPLE", padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
-    for column in columns_shown:
-        grid.add_column(column.head, justify="right" if column.is_number else "left", overflow="fold")
-    for cells in zip(*(column.cells for column in columns_shown), strict=True):
-        grid.add_row(*cells)
-    return grid
+def _rich_notes(sentences: Sequence[str], legend: str, terminal: Console) -> None:
+    for sentence in sentences:
+        say_item(terminal, sentence)
+    say_lines(terminal, f"{legend}\n" if legend else "", style="dim")
 
 
 def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
@@ -135,17 +134,15 @@ def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
     terminal.print()
 
 
-def _markdown(
-    tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), files: FileTable | None = None
-) -> None:
+def _markdown(it: Comparison, out: TextIO) -> None:
     """Write the tables as Markdown."""
-    if files is not None:
+    if (files := it.files) is not None:
         out.write("### model files\n\n")
         _markdown_grid(file_columns(files), out)
         out.writelines(f"- {_one_line(sentence)}\n" for sentence in file_sentences(files))
         out.write(f"\n{file_legend(files)}\n\n")
         return
-    for table in tables:
+    for table in it.tables:
         out.write(f"### {_one_line(table.task)}\n\n")
         if table.conclusion:
             out.write(f"**{_one_line(table.conclusion)}**\n\n")
@@ -171,10 +168,10 @@ def _markdown(
                 for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
                     out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
             out.write("\n")
-    for title, columns_across in tables_across(tables).items():
+    for title, columns_across in tables_across(it.tables).items():
         out.write(f"### {title}\n\n")
         _markdown_grid(columns_across, out)
-    for of_pooled in pooled:
+    for of_pooled in it.pooled:
         out.write(f"### {_one_line(of_pooled.title)}\n\n")
         _markdown_grid(pooled_columns(of_pooled), out)
         out.writelines(f"- {_one_line(sentence)}\n" for sentence in of_pooled.sentences)
@@ -195,8 +192,9 @@ def _one_line(text: str) -> str:
     return plain(" ".join(text.split()))
 
 
-def _json(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), files: FileTable | None = None) -> None:
+def _json(comparison: Comparison, out: TextIO) -> None:
     """Write everything as JSON."""
+    tables = comparison.tables
     content = [
         {
             "task": table.task,
@@ -216,17 +214,18 @@ def _json(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), 
         "tables": content,
         "requirements": [asdict(it) for table in tables for it in table.requirements],
     }
-    if files is not None:
-        whole["files"] = file_records(files)
-    if pooled:
-        whole["pooled"] = [pooled_record(table) for table in pooled]
+    if comparison.files is not None:
+        whole["files"] = file_records(comparison.files)
+    if comparison.pooled:
+        whole["pooled"] = [pooled_record(table) for table in comparison.pooled]
     text = json.dumps(whole, indent=2, ensure_ascii=False)
     out.write(re.sub(r"[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
-def _csv(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), files: FileTable | None = None) -> None:
+def _csv(comparison: Comparison, out: TextIO) -> None:
     """Write one sheet for all tables: the columns of every task, empty if a run has no such number."""
-    if files is not None:
+    tables = comparison.tables
+    if (files := comparison.files) is not None:
         columns_of_files = file_columns(files)
         writer_of_files = csv.writer(out, lineterminator="\n")
         writer_of_files.writerow([_one_line(it.head) for it in columns_of_files])
@@ -252,7 +251,7 @@ def _csv(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), f
                 for name in RATIO
             }
             lines.append({**line, **config, **metrics, **costs, **ratios, **effect})
-    for of_pooled in pooled:
+    for of_pooled in comparison.pooled:
         for row in of_pooled.rows:
             effects = [value for value in records(row).values() if isinstance(value, dict)]
             sets = {"pooled_over": "; ".join(of_pooled.sets), "weights": of_pooled.weights.value, "note": row.note}
@@ -275,15 +274,9 @@ def _csv(tables: list[Table], out: TextIO, pooled: Sequence[PooledTable] = (), f
 FORMATS = {"table": _rich, "markdown": _markdown, "json": _json, "csv": _csv}
 
 
-def save(
-    tables: list[Table],
-    folder: Path,
-    reader: SampleReader,
-    options: dict[str, str],
-    pooled: Sequence[PooledTable] = (),
-    files: FileTable | None = None,
-) -> list[str]:
+def save(comparison: Comparison, folder: Path, reader: SampleReader, options: dict[str, str]) -> list[str]:
     """Write the files and return their names."""
+    tables, files = comparison.tables, comparison.files
     with Progress(None, "drawing"):
         parts = [(table, pictures.draw(table), table.flips or flips_of(table, reader)) for table in tables]
     names: list[str] = []
@@ -300,13 +293,13 @@ def save(
         ]
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
-            write_page(page, options, out, SAMPLES_PAGE if scored else "", pooled, files)
+            write_page(page, options, out, SAMPLES_PAGE if scored else "", comparison.pooled, files)
         if scored:
             with path(SAMPLES_PAGE).open("w", encoding="utf-8") as out:
                 write_samples_page(scored, reader, out)
         for name, write in (("md", _markdown), ("csv", _csv), ("json", _json)):
             with path(f"comparison.{name}").open("w", encoding="utf-8", newline="") as out:
-                write(tables, out, pooled, files)
+                write(comparison, out)
         several = sum(bool(figures) for _, figures, _ in parts) > 1
         for figure in draw_files(files) if files is not None else []:
             path(f"{figure.name}.png").write_bytes(figure.png())

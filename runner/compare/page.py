@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from runner.compare.columns import Column, columns, ratio_columns, summary
+from runner.compare.columns import columns, ratio_columns, summary
 from runner.compare.data import Flips, Table, TableRow, label
 from runner.compare.files import FileTable
 from runner.compare.files_picture import draw_files
@@ -22,6 +22,7 @@ from runner.compare.wording import flips_headline, flips_names, verdict
 from runner.core.console import plain
 from runner.core.drawing import Picture
 from runner.core.effects import Finding
+from runner.core.tables import Column
 
 STYLE = Path(__file__).with_name("page.css")
 MARKS = {"front": "●", "dominated": "○"}

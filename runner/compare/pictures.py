@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from runner.compare.data import Table, TableRow
 from runner.compare.effect_words import fill, quantity
 from runner.compare.quantities import ACCURACIES
-from runner.compare.wording import name_of
+from runner.compare.wording import short_names
 from runner.core.console import plain
 from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER, Picture
 from runner.core.effects import Effect, Finding
@@ -23,7 +24,9 @@ if TYPE_CHECKING:  # its import takes a second, and only --save and --log need i
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
-MAX_LETTERS = 36  # of a value
+MAX_LETTERS, MAX_LINE = 36, 44  # of a value, and of a line of a name
+LONGEST_AT_DOT = 30  # letters of a name: longer ones are in a list beside the pane
+USUAL_LETTERS, LETTER_WIDTH, LINE_HEIGHT = 30, 0.07, 0.15  # names up to so many letters fit; the others in inches
 LABEL_OFFSETS = (6, -14, 17, -25, 28, -36)  # in points above the middle of a dot; the first free one is used
 MAX_ROWS, MAX_PANELS, MAX_LABELS = 60, 4, 14
 
@@ -103,12 +106,9 @@ def tokens(table: Table) -> Figure:
             face = PAPER if row.is_baseline else colour
             pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
         keys = [key for key in table.keys if key not in panel_keys]
-        names = {row.run.run_id: _words(row, keys) for *_, row in all_points if row.panel == panel}
-        if len(points) > MAX_LABELS:  # names would cover each other: numbers, and a list of them beside the pane
-            lines = [f"{number}  {name}" for number, name in enumerate(names.values(), 1)]
-            beside = {"transform": pane.transAxes, "va": "top", "fontsize": 8, "color": INK}
-            pane.text(1.02, 1, "\n".join(lines), **beside)
-            names = {run_id: str(number) for number, run_id in enumerate(names, 1)}
+        names = names_of([row for *_, row in all_points if row.panel == panel], keys)
+        if len(points) > MAX_LABELS or _longest(names) > LONGEST_AT_DOT:  # they would cover each other
+            names = _numbered(pane, names)
         labels.append(_annotated(pane, points, names, front))
         _finish_pane(pane, front)
         pane.set_title(literal(", ".join(panel)), loc="left")
@@ -128,14 +128,15 @@ def accuracy(table: Table) -> Figure:
     shown = scored[:MAX_ROWS]
     rows = [row for row, _ in shown]
     compared = any(row.effect for row in rows)
-    figure = Figure(figsize=(8.6 if compared else 5.6, 1.1 + 0.27 * len(rows)), layout="constrained")
+    names = names_of(rows, table.keys)
+    figure = Figure(figsize=_size(names, 8.6 if compared else 5.6), layout="constrained")
     panes = figure.subplots(1, 1 + compared, sharey=True, squeeze=False)[0]
     cut = f" (the first {len(rows)} of {len(scored)} rows)" * (len(rows) < len(scored))
     panes[0].set_title(f"accuracy, %{cut}", loc="left")
     for place, (row, interval) in enumerate(shown):
         middle, low, high = (100 * value for value in interval)
         _dot(panes[0], place, middle, low, high, INK, hollow=row.is_baseline)
-    panes[0].set_yticks(range(len(rows)), [_words(row, table.keys) for row in rows], color=INK)
+    panes[0].set_yticks(range(len(rows)), list(names.values()), color=INK)
     panes[0].set_ylim(len(rows) - 0.4, -0.6)
     if compared:
         _forest(panes[1], rows)
@@ -152,12 +153,13 @@ def differences(table: Table) -> Figure:
 
     compared = _compared(table)
     rows = compared[:MAX_ROWS]
-    figure = Figure(figsize=(8.6, 1.1 + 0.27 * len(rows)), layout="constrained")
+    names = names_of(rows, table.keys)
+    figure = Figure(figsize=_size(names, 8.6), layout="constrained")
     pane = figure.subplots()
     cut = f"the first {len(rows)} of {len(compared)} rows" * (len(rows) < len(compared))
     _forest(pane, rows)
     pane.set_title(cut, loc="right", color=MUTED)
-    pane.set_yticks(range(len(rows)), [_words(row, table.keys) for row in rows], color=INK)
+    pane.set_yticks(range(len(rows)), list(names.values()), color=INK)
     pane.set_ylim(len(rows) - 0.4, -0.6)
     pane.grid(axis="x", color=LINE, linewidth=0.6)
     pane.set_axisbelow(True)
@@ -196,13 +198,30 @@ def _colour(it: Effect) -> str:
     return {Finding.better: GOOD, Finding.worse: BAD}.get(it.finding, MUTED)
 
 
-def _words(row: TableRow, keys: list[str]) -> str:
-    """Return a row's name with the ends of long values, since paths differ there and a picture has little room."""
-    name = name_of(row, keys)
-    for key in keys:
-        if len(value := f"{row.config[key]}") > MAX_LETTERS:
-            name = name.replace(value, "…" + value[-MAX_LETTERS:])
-    return literal(name)
+def names_of(rows: Sequence[TableRow], keys: Sequence[str]) -> dict[str, str]:
+    """Return the names of rows by the ids of their runs, in lines that a picture has room for."""
+    names = short_names(rows, keys, MAX_LETTERS)
+    lines = (wrap(plain(name), MAX_LINE, break_on_hyphens=False) for name in names)
+    return {row.run.run_id: literal("\n".join(of_row)) for row, of_row in zip(rows, lines, strict=True)}
+
+
+def _longest(names: Mapping[str, str]) -> int:
+    return max((len(line) for name in names.values() for line in name.split("\n")), default=0)
+
+
+def _size(names: Mapping[str, str], width: float) -> tuple[float, float]:
+    """Return the size of a picture with a row for each name, in inches; long names make it wider and higher."""
+    lines = max((name.count("\n") + 1 for name in names.values()), default=1)
+    height = 1.1 + (0.27 + LINE_HEIGHT * (lines - 1)) * len(names)
+    return width + LETTER_WIDTH * max(0, _longest(names) - USUAL_LETTERS), height
+
+
+def _numbered(pane: Axes, names: dict[str, str]) -> dict[str, str]:
+    """Write a list of names beside a pane; return the numbers that stand for them in it."""
+    lines = [f"{number}  {name.replace(chr(10), ' ')}" for number, name in enumerate(names.values(), 1)]
+    beside: dict[str, Any] = {"transform": pane.transAxes, "va": "top", "fontsize": 8, "color": INK}
+    pane.text(1.02, 1, "\n".join(lines), **beside)
+    return {run_id: str(number) for number, run_id in enumerate(names, 1)}
 
 
 def literal(text: str) -> str:
@@ -223,14 +242,20 @@ def pareto(table: Table) -> Figure:
     rows = [row for row in table.rows if row.on_front is not None]
     all_panels = list(dict.fromkeys(row.panel for row in rows))
     panels = all_panels[:MAX_PANELS]
-    figure = Figure(figsize=(8.8, 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08))
+    names = names_of(rows, table.keys)
+    beside = LETTER_WIDTH * (_longest(names) + 6) if _longest(names) > LONGEST_AT_DOT else 0
+    figure = Figure(figsize=(8.8 + beside, 0.4 + 2.7 * len(panels)), layout=ConstrainedLayoutEngine(hspace=0.08))
     panes = figure.subplots(len(panels), len(table.axes), squeeze=False, sharey="row")
     labels: list[list[Annotation]] = []
     for line, panel in zip(panes, panels, strict=True):
         members = [row for row in rows if row.panel == panel]
         panel_keys = {part.partition("=")[0] for part in panel}
+        shown = [it for it in members if len(members) <= MAX_LABELS or it.on_front or it.is_baseline]
+        names = names_of(shown, [key for key in table.keys if key not in panel_keys])
+        if _longest(names) > LONGEST_AT_DOT:
+            names = _numbered(line[-1], names)
         for pane, axis in zip(line, table.axes, strict=True):
-            labels.append(_front_pane(pane, members, axis, [key for key in table.keys if key not in panel_keys]))
+            labels.append(_front_pane(pane, members, axis, names))
             pane.set_xlabel(METRICS[axis].axis)
         line[0].set_ylabel("accuracy, %")
         line[0].set_title(literal(", ".join(panel)), loc="left")
@@ -262,7 +287,7 @@ def _bars(pane: Axes, x: float, y: float, row: TableRow, axis: str, colour: str)
         pane.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
 
 
-def _front_pane(pane: Axes, rows: list[TableRow], axis: str, keys: list[str]) -> list[Annotation]:
+def _front_pane(pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str, str]) -> list[Annotation]:
     """Draw one pane: every row, filled where it is on the front of all axes, and the front of these two as a line.
 
     Returns the labels, which may still overlap.
@@ -273,8 +298,7 @@ def _front_pane(pane: Axes, rows: list[TableRow], axis: str, keys: list[str]) ->
         colour = FRONT if row.on_front else MUTED
         _bars(pane, x, y, row, axis, colour)
         pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)
-    shown = [it for it in points if len(rows) <= MAX_LABELS or it[2].on_front or it[2].is_baseline]
-    names = {row.run.run_id: _words(row, keys) for *_, row in shown}
+    shown = [it for it in points if it[2].run.run_id in names]
     labels = _annotated(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
     _finish_pane(pane, _front_of([(x, y) for x, y, _ in points], sign))
     return labels

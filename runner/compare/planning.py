@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runner.compare.columns import Column
 from runner.compare.data import ABSENT, QuestionPlan, Run, Table, TableRow
 from runner.compare.effect_words import fill, quantity
 from runner.compare.quantities import ACCURACIES, LIKELIHOODS, Quantity
@@ -17,6 +16,7 @@ from runner.core.effects import Effect, Method
 from runner.core.errors import ConfigError, unknown
 from runner.core.planning import MIN_UNITS_PLANNED
 from runner.core.stats import ALPHA, POWER
+from runner.core.tables import Column, Use
 
 OPTION = "--plan-questions"
 KEYS = ("margin", "detect", "power")
@@ -138,10 +138,14 @@ def plan_columns(table: Table) -> list[Column]:
     """Return the columns of the plan: a line for each row that has one."""
     lines = [(row, row.plan) for row in table.rows if row.plan]
     return [
-        Column("plan", [name_of(row, table.keys) for row, _ in lines], False),
+        Column("plan", [name_of(row, table.keys) for row, _ in lines], False, use=Use.setting),
         Column("so far", [f"{plan.asked:,}" for _, plan in lines]),
         Column("disagree", [_percent(plan.disagreement) for _, plan in lines]),
-        Column("needed", [plan.reason if plan.needed is None else about(plan.needed) for _, plan in lines]),
+        Column(
+            "needed",
+            [plan.reason if plan.needed is None else about(plan.needed) for _, plan in lines],
+            use=Use.result,
+        ),
         Column("further", [ABSENT if plan.further is None else number(float(plan.further)) for _, plan in lines]),
         Column("time here", [duration(plan.further_s) for _, plan in lines]),
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from runner.compare.across_tasks import MODEL_KEYS
-from runner.compare.columns import Column, effect_columns, naming
+from runner.compare.columns import effect_columns, naming
 from runner.compare.data import ABSENT, Run, Table, TableRow
 from runner.compare.effect_words import legend, margin_decision, quantity
 from runner.compare.findings import sentence
@@ -22,6 +22,7 @@ from runner.core.effects import Effect, Finding, Method, judge
 from runner.core.errors import ConfigError, few
 from runner.core.margins import MarginVerdict
 from runner.core.pooling import PairedTexts, PairedVerdicts, Weights, pooled_accuracies, pooled_likelihoods
+from runner.core.tables import Column, Use
 
 # The config keys that say which questions were asked and how they were scored; metric and filter are lm-eval's
 SET_KEYS = ("task.name", *QUESTION_KEYS, "task.subset", "task.metric", "task.filter")
@@ -278,7 +279,7 @@ def pooled_columns(table: PooledTable) -> list[Column]:
     """Return the columns of a pooled table: the setting, its difference on each set, and the pooled one."""
     naming_table = Table("", table.keys, table.rows)
     in_sets = [
-        Column(name, [_cell(table.cells[row.run.job_id][number]) for row in table.rows])
+        Column(name, [_cell(table.cells[row.run.job_id][number]) for row in table.rows], use=Use.difference)
         for number, name in enumerate(table.sets)
     ]
     difference, *test = effect_columns(table.rows, table.unit)
@@ -287,7 +288,12 @@ def pooled_columns(table: PooledTable) -> list[Column]:
         *in_sets,
         replace(difference, head=f"pooled\nΔ {table.unit}"),
         *test,
-        Column("finding", [str(row.effect.finding) if row.effect else "not pooled" for row in table.rows], False),
+        Column(
+            "finding",
+            [str(row.effect.finding) if row.effect else "not pooled" for row in table.rows],
+            False,
+            use=Use.verdict,
+        ),
     ]
 
 

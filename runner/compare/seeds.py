@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from runner.compare.columns import Column
 from runner.compare.data import ABSENT, NotPaired, Run, Table, TableRow
 from runner.compare.runs import SampleReader
 from runner.compare.wording import assignments
@@ -21,6 +20,7 @@ from runner.core.effects import Effect
 from runner.core.errors import ConfigError, few
 from runner.core.metrics import ACCURACY, OF_QUESTION
 from runner.core.over_seeds import over_seeds, share_over_seeds
+from runner.core.tables import Column, Use
 
 SEED = "seed"
 OPTION = "--seeds"
@@ -134,15 +134,16 @@ def seed_columns(table: Table) -> list[Column]:
     heads = {"accuracy": "accuracy of a seed, %", "tokens_a_question": "tokens a question"}
     heads |= {key: f"{key.partition('_')[0]} edges left" for key in EDGES}
     columns = [
-        Column("over seeds", [assignments(row, table.keys) or ABSENT for row in rows], False),
-        Column("seeds", [", ".join(str(part.value(SEED)) for part in row.run.parts) for row in rows], False),
+        Column("over seeds", [assignments(row, table.keys) or ABSENT for row in rows], False, use=Use.setting),
+        Column(
+            "seeds", [", ".join(str(part.value(SEED)) for part in row.run.parts) for row in rows], False, use=Use.result
+        ),
     ]
     for key, head in heads.items():
         factor, form = (100, ".1f") if key == "accuracy" else (1, ",.1f")
         if any(key in of_row for of_row in found):
-            columns.append(
-                Column(f"{head}\nmean ± SD (least–most)", [_written(of_row.get(key), factor, form) for of_row in found])
-            )
+            cells = [_written(of_row.get(key), factor, form) for of_row in found]
+            columns.append(Column(f"{head}\nmean ± SD (least–most)", cells, use=Use.result))
     return columns
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from runner.compare.columns import Column
 from runner.compare.data import Run, Table
 from runner.compare.effect_words import p_value
 from runner.compare.pictures import JobPicture
@@ -18,6 +17,7 @@ from runner.core.console import say
 from runner.core.errors import DataError
 from runner.core.result import GRAPH
 from runner.core.survival import EdgeOfSeed, EdgesOfSeed, SurvivalTable, survival_of
+from runner.core.tables import Column, Use
 
 if TYPE_CHECKING:
     from runner.agents.graph import Graph
@@ -82,13 +82,13 @@ def survival_columns(found: SurvivalTable) -> list[Column]:
     edges = sorted(found.edges, key=lambda it: (it.kind, -it.share, -it.probability, it.source, it.target))
     names = [f"{number + 1} {role}" for number, role in enumerate(found.roles)]
     return [
-        Column("edge", [f"{names[it.source]} → {names[it.target]}" for it in edges], False),
-        Column("kind", [it.kind for it in edges], False),
-        Column("survived", [f"{it.survived} of {it.seeds} seeds" for it in edges]),
+        Column("edge", [f"{names[it.source]} → {names[it.target]}" for it in edges], False, use=Use.setting),
+        Column("kind", [it.kind for it in edges], False, use=Use.result),
+        Column("survived", [f"{it.survived} of {it.seeds} seeds" for it in edges], use=Use.result),
         Column("by chance", [f"{it.by_chance * it.seeds:.1f}" for it in edges]),
         Column("mean probability\npruned: 0", [f"{it.probability:.2f}" for it in edges]),
-        Column("Holm", [p_value(it.p_holm) for it in edges]),
-        Column("finding", [it.finding or "no difference shown" for it in edges], False),
+        Column("Holm", [p_value(it.p_holm) for it in edges], use=Use.verdict),
+        Column("finding", [it.finding or "no difference shown" for it in edges], False, use=Use.verdict),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from runner.compare.data import ABSENT, REPEAT, Flips, Table, TableRow, label
 from runner.compare.front import SPEED
@@ -11,6 +12,7 @@ from runner.core.floor_effects import cut_off_words
 from runner.core.metrics import FRONT, points
 from runner.core.sequential import level_of
 from runner.core.stats import ALPHA
+from runner.core.tables import short_paths
 
 TEAM = "team"  # what a team of agents is, in words: with --teams
 MAX_DOMINATED_ROWS = 8  # the most rows that a sentence names
@@ -59,6 +61,19 @@ def name_of(row: TableRow, keys: list[str]) -> str:
         if row.config[key] is not None
     ]
     return " ".join(values) or row.run.job_id
+
+
+def short_names(rows: Sequence[TableRow], keys: Sequence[str], most: int) -> list[str]:
+    """Return names by what differs among the rows: paths without what they share, other long values by their end."""
+    values = {key: short_paths([f"{row.config[key]}" for row in rows]) for key in keys}
+    differing = [key for key in keys if len({*values[key]}) > 1] or keys
+    names = []
+    for place, row in enumerate(rows):
+        shown = [(key, values[key][place]) for key in differing if row.config[key] is not None]
+        cut = [(key, value if len(value) <= most else f"…{value[-most:]}") for key, value in shown]
+        words = [value if is_its_own_name(key) else f"{label(key)}={value}" for key, value in cut]
+        names.append(" ".join(words) or row.run.job_id)
+    return names
 
 
 def versus(row: TableRow, keys: list[str]) -> str:

@@ -27,8 +27,14 @@ class Print(StrEnum):
     """What a job prints on stdout at its end."""
 
     table = "table"
+    full = "full"  # the table with facts for experts, such as the form of the prompts
     json = "json"
     none = "none"
+
+    @property
+    def is_table(self) -> bool:
+        """Whether people read it."""
+        return self in (Print.table, Print.full)
 
 
 AUTO = "auto"  # as many workers as cores, memory and GPUs allow

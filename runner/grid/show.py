@@ -20,17 +20,19 @@ from runner.core.console import console, plain, say
 from runner.core.files import shared_folder
 from runner.core.progress import ProgressState
 from runner.core.result import Status
+from runner.core.tables import Column, Use, print_fitted
 from runner.core.texts import clock, counted
 from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
 from runner.estimates.jobs import JobEstimate, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
-from runner.report import GridLine, brief, naming_columns
+from runner.report import NO_WIDTH, GridLine, brief, job_column, named_columns, naming_columns
 from runner.store import mlflow_store
 
 REDRAW_EVERY_S = 0.25
 MODEL_NAME = "model.name"
 ESTIMATE_COLUMNS = ("questions", "weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
+ESTIMATE_USES = (Use.setting, Use.memory, Use.memory, Use.memory, Use.result, Use.result, Use.result, Use.more)
 
 
 # ------------------------------------------------------------------------------------- before and after
@@ -69,24 +71,21 @@ def summary(plan: list[PlannedJob]) -> str:
 
 def show_plan(plan: list[PlannedJob]) -> None:
     """Print each job's state, the base that it shares, and the memory and time that it will take."""
-    from rich import box
-    from rich.table import Table
-
     estimates = estimate_plan(plan)
     bases = {base: number for number, base in enumerate(dict.fromkeys(p.base for p in plan if p.base), start=1)}
     keys, names = naming_columns(job_names(plan))
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("job", no_wrap=True)
     rows = [_estimate_cells(estimates.get(number), planned) for number, planned in enumerate(plan)]
     filled = [column for column in range(len(ESTIMATE_COLUMNS)) if any(row[column] for row in rows)]
-    for column in (*keys, "state", "base", *(ESTIMATE_COLUMNS[column] for column in filled)):
-        table.add_column(column, overflow="fold")
-    for number, (planned, row) in enumerate(zip(plan, names, strict=True)):
-        duplicate = " (the same job as one above)" if planned.same_as is not None else ""
-        base = f"{bases[planned.base]}" if planned.base else ""
-        estimated = [rows[number][column] for column in filled]
-        table.add_row(planned.job_id, *row, f"{planned.state}{duplicate}", base, *estimated)
-    console().print(table)
+    states = [f"{it.state}{' (the same job as one above)' * (it.same_as is not None)}" for it in plan]
+    shared = [f"{bases[it.base]}" if it.base else "" for it in plan]
+    columns = [
+        *named_columns(keys, names),
+        Column("state", states, False, use=Use.setting),
+        *(Column(ESTIMATE_COLUMNS[it], [row[it] for row in rows], False, use=ESTIMATE_USES[it]) for it in filled),
+        job_column([it.job_id for it in plan], names),
+        Column("base", shared, False, drop_order=2, use=Use.job),
+    ]
+    print_fitted(console(width_elsewhere=NO_WIDTH), columns, "a file or a pipe has them all")
     if any(it.fit is not None for it in estimates.values()):
         print(
             "memory as predicted; peak: weights, KV cache and activations together, without the "

@@ -58,7 +58,7 @@ class Trials:
             if line.metric("questions_left"):
                 line.status = "pruned"
         show_grid(lines, settings.print)
-        if settings.print.value == "table" and (best := self.best()) is not None:
+        if settings.print.is_table and (best := self.best()) is not None:
             planned, name, value = best
             metric = described(name)
             result = f"{metric.label} {metric.write(value)} {metric.unit}".rstrip()

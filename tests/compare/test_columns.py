@@ -1,4 +1,4 @@
-"""The table on terminals of any width: columns are dropped before a number is cut."""
+"""The table on terminals of any width: columns are left out and cells wrapped before a word or a number is cut."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import io
 import re
 
 import pytest
+from compared import example
 
-from runner.compare.data import Run, Table, TableRow
-from runner.compare.front import mark_front
-from runner.compare.output import FORMATS
-from runner.core.effects import judge, paired_accuracies
+from runner.compare.data import Table
+from runner.compare.output import FORMATS, Comparison
+from runner.core.effects import judge
 
 
 class Terminal(io.StringIO):
@@ -18,52 +18,63 @@ class Terminal(io.StringIO):
         return True
 
 
-def example() -> Table:
-    """A baseline and two rows compared with it, as wide as tables get."""
-    rows = []
-    for name, wins, losses in (("none", 0, 0), ("int8", 10, 20), ("nf4", 1, 90)):
-        metrics = {"n": 1000.0, "correct": 500.0 + wins - losses, "weight_mib": 6.07, "stored_mib": 3.0, "load_s": 1.5}
-        metrics |= {"model_mib": 843.0 + losses, "decode_tok_per_s": 21228.0 - losses, "new_tokens": 34898.0}
-        run = Run(name, name, "gsm8k", "1", "", {}, metrics)
-        row = TableRow(run, {"quantization.name": name, "task.split": "hard5"})
-        row.is_baseline = name == "none"
-        row.effects = [] if row.is_baseline else [paired_accuracies(wins, losses, 1000)]
-        rows.append(row)
-    judge(it for row in rows for it in row.effects)
-    table = Table("gsm8k", ["quantization.name", "task.split"], rows, {"quantization.name": "none"})
-    mark_front(table)
-    return table
-
-
-def table_at(width: int, monkeypatch: pytest.MonkeyPatch) -> str:
+def table_at(width: int, monkeypatch: pytest.MonkeyPatch, table: Table | None = None) -> str:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
-    FORMATS["table"]([example()], out)
+    FORMATS["table"](Comparison([table or example()]), out)
     return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())  # bold and colours
 
 
 @pytest.mark.parametrize("width", [120, 130, 140, 150, 165, 200])
 def test_no_row_is_folded(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = table_at(width, monkeypatch).splitlines()
-    assert max(len(line.rstrip()) for line in lines[:6]) <= width
+    assert max(len(line.rstrip()) for line in lines) <= width
     row = next(line for line in lines if line.startswith("nf4"))
     for cell in ("41.1 % [38.1, 44.2]", "−8.9 [", "1/90/909", "933", "21,138"):
         assert cell in row
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_narrow_terminal_shows_whole_words_and_every_verdict(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The differences, what decides about them and the front are there; no number and no word is cut."""
+    table = example()
+    judge((it for row in table.rows for it in row.effects), {"accuracy": 0.02})
+    text = table_at(width, monkeypatch, table)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    words = text.split()
+    for cell in ("quantization", "[38.1,", "44.2]", "−8.9", "<0.0001", "worse", "undecided", "hard5", "dominated"):
+        assert cell in words, cell
+    assert not {"quantiz", "dominat", "undecid"} & {*words}
+    assert "all rows: task.split hard5 · n 1,000 · weights MiB 6.07" in text
+
+
 def test_a_terminal_names_the_columns_it_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide, narrow = table_at(220, monkeypatch), table_at(130, monkeypatch)
+    wide, narrow = table_at(220, monkeypatch), table_at(120, monkeypatch)
     assert "no room" not in wide
     assert "no room for: new tokens, load s, " in narrow
-    for head in ("weights", "min. detectable", "dominated"):
+    for head in ("on disk", "min. detectable", "dominated"):
         assert head in wide
-    assert "tokens" not in narrow.splitlines()[1] + narrow.splitlines()[2]
+    assert "tokens" not in narrow.splitlines()[2] + narrow.splitlines()[3]
+
+
+def test_paths_lose_what_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = example()
+    folder = "/srv/checkpoints/of/a/study/with/a/long/name"
+    for row, name in zip(table.rows, ("7b/none", "7b/int8", "13b/nf4"), strict=True):
+        row.config = {"model.name": f"{folder}/{name}", "task.split": "hard5"}
+    table.keys = ["model.name", "task.split"]
+    text = table_at(100, monkeypatch, table)
+    assert re.search(r"^…/13b/nf4 ", text, re.MULTILINE)
+    assert f"model …/7b/none is {folder}/7b/none" in " ".join(text.split())
+    assert re.search(r"^…/13b/nf4 .*●", text, re.MULTILINE), "the plot names them, too"
 
 
 def test_a_pipe_gets_every_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their use: settings, results, verdicts, costs; a pipe has no width."""
     monkeypatch.setenv("COLUMNS", "60")
     out = io.StringIO()
-    FORMATS["table"]([example()], out)
+    FORMATS["table"](Comparison([example()]), out)
     row = next(line for line in out.getvalue().splitlines() if line.startswith("nf4"))
-    assert row.split()[-3:] == ["1.5", "34,898", "dominated"]
+    cells = ["nf4", "41.1", "%", "[38.1,", "44.2]", "−8.9", "[−10.9,", "−7.2]", "<0.0001", "dominated", "933", "21,138"]
+    assert row.split() == [*cells, "<0.0001", "1/90/909", "≥3.6", "4", "2.5", "34,988"]

@@ -9,7 +9,7 @@ from compared import KEYS, rows_of
 
 from runner.compare.data import Table
 from runner.compare.forest import forest
-from runner.compare.output import FORMATS
+from runner.compare.output import FORMATS, Comparison
 from runner.core.effects import paired_accuracies
 
 
@@ -57,6 +57,6 @@ def test_a_narrow_terminal_and_rows_without_a_comparison_have_none() -> None:
 def test_it_stands_between_the_table_and_the_sentences(out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     table = Table("gsm8k", KEYS, rows_of(paired_accuracies(1, 90, 1000)), {KEYS[0]: "none"})
-    FORMATS["table"]([table], out)
+    FORMATS["table"](Comparison([table]), out)
     text = out.getvalue()
     assert text.index("quantization") < text.index("├") < text.index("• q0 vs none")

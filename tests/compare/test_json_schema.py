@@ -14,7 +14,7 @@ from json_schema import SCHEMA, faults
 from stores import NF4, NONE, Store, marks
 
 from runner.compare.data import Table
-from runner.compare.output import FORMATS
+from runner.compare.output import FORMATS, Comparison
 from runner.core.number_effects import paired_likelihoods
 
 pytestmark = [
@@ -53,7 +53,7 @@ def test_repeats_and_rows_that_cannot_be_paired(store: Store, show: Any) -> None
 def test_likelihoods() -> None:
     likelihood = paired_likelihoods([0.1, -0.3, 0.2] * 7, [3.0, 5.0, 2.0] * 7, "token")
     out = io.StringIO()
-    FORMATS["json"]([Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))], out)
+    FORMATS["json"](Comparison([Table("likelihood", KEYS, rows_of(likelihood, margins={"log_likelihood": 0.01}))]), out)
     assert json.loads(out.getvalue())["tables"][0]["rows"][1]["shift"]["samples"] == 21
     assert list(faults(json.loads(out.getvalue()), SCHEMA)) == []
 

@@ -26,7 +26,7 @@ def plugin() -> CompletionPlugin:
         ("task=split task.explain=", ["task.explain=null", "task.explain=vllm"]),
         ("model.trust_remote_code=", ["model.trust_remote_code=false", "model.trust_remote_code=true"]),
         ("model=hybrid model.student.dtype=b", ["model.student.dtype=bfloat16"]),
-        ("print=", ["print=json", "print=none", "print=table"]),
+        ("print=", ["print=full", "print=json", "print=none", "print=table"]),
         ("-m quantization=none,nf", ["quantization=none,nf4"]),
         ("-m rope=native,linear,l", ["rope=native,linear,llama3"]),
         ("-m task.prompt=chat,", ["task.prompt=chat,lm_eval_5shot", "task.prompt=chat,text"]),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from runner.compare.data import Run, TableRow
+from runner.compare.data import Run, Table, TableRow
 from runner.compare.findings import write_findings
-from runner.core.effects import Effect, judge
+from runner.compare.front import mark_front
+from runner.core.effects import Effect, judge, paired_accuracies
 
 KEYS = ["quantization.name"]
 
@@ -23,3 +24,21 @@ def rows_of(*effects: Effect | str, margins: dict[str, float] | None = None) -> 
     judge((it for row in rows for it in row.effects), margins)
     write_findings(rows, KEYS)
     return rows
+
+
+def example() -> Table:
+    """A baseline and two rows compared with it, as wide as tables get."""
+    rows = []
+    for name, wins, losses in (("none", 0, 0), ("int8", 10, 20), ("nf4", 1, 90)):
+        metrics = {"n": 1000.0, "correct": 500.0 + wins - losses, "weight_mib": 6.07, "load_s": 1.5 + wins}
+        metrics |= {"stored_mib": 3.0 + wins, "model_mib": 843.0 + losses, "decode_tok_per_s": 21228.0 - losses}
+        metrics["new_tokens"] = 34898.0 + losses
+        run = Run(name, name, "gsm8k", "1", "", {}, metrics)
+        row = TableRow(run, {"quantization.name": name, "task.split": "hard5"})
+        row.is_baseline = name == "none"
+        row.effects = [] if row.is_baseline else [paired_accuracies(wins, losses, 1000)]
+        rows.append(row)
+    judge(it for row in rows for it in row.effects)
+    table = Table("gsm8k", ["quantization.name", "task.split"], rows, {"quantization.name": "none"})
+    mark_front(table)
+    return table
