@@ -20,12 +20,13 @@ from runner.compare.gates import Term, check, failures, margins_with, parse_requ
 from runner.compare.numbers import with_number
 from runner.compare.options import parser
 from runner.compare.other_tools import load as other_tools
-from runner.compare.output import FORMATS, Comparison, save
+from runner.compare.output import FORMATS, save
 from runner.compare.pairing import find_flips
 from runner.compare.planning import parse_aim, plan_questions
 from runner.compare.pooled import PooledTable, pooled_tables
 from runner.compare.run_list import find_grid, grid_to_log_to, load_runs, runs_of
 from runner.compare.runs import FOLDER, SampleReader, log, open_store, store_to_read
+from runner.compare.sections import Comparison
 from runner.compare.seeds import check_seeds, check_seeds_option
 from runner.compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate

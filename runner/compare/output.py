@@ -5,30 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from runner.compare import pictures
-from runner.compare.across_tasks import tables_across
-from runner.compare.columns import columns, ratio_columns, summary
+from runner.compare.columns import summary
 from runner.compare.data import Flips, Table
 from runner.compare.effect_words import records
-from runner.compare.files import FileTable
 from runner.compare.files_picture import draw_files
-from runner.compare.files_table import file_columns, file_legend, file_records, file_sentences
+from runner.compare.files_table import file_columns, file_records
 from runner.compare.forest import forest
-from runner.compare.gates import failures
 from runner.compare.page import Part, write_page
 from runner.compare.pairing import find_flips
-from runner.compare.planning import plan_columns
-from runner.compare.pooled import PooledTable, pooled_columns
 from runner.compare.quantities import ACCURACIES, DIFFERENCES, REPEATS
 from runner.compare.row_records import pooled_record, row_record
 from runner.compare.runs import SampleReader
 from runner.compare.samples_page import write_samples_page
-from runner.compare.survival import seed_tables, survival_pictures, survival_record
+from runner.compare.sections import Comparison, sections
+from runner.compare.survival import survival_pictures, survival_record
 from runner.compare.wording import flips_headline, flips_names, name_of, verdict
 from runner.core.console import console, plain, rich_table
 from runner.core.errors import cannot_write
@@ -36,7 +31,6 @@ from runner.core.metrics import ACCURACY
 from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE
 from runner.core.tables import Column, print_fitted, say_item, say_lines
-from runner.core.texts import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,50 +42,31 @@ SAMPLES_PAGE = "samples.html"
 RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdict")
 
 
-@dataclass
-class Comparison:
-    """All that a comparison shows."""
-
-    tables: list[Table]
-    pooled: Sequence[PooledTable] = ()
-    files: FileTable | None = None  # shown alone where there is one
-    explain: bool = False  # whether a terminal explains the Pareto front
-
-
 def _rich(it: Comparison, out: TextIO) -> None:
     from rich.text import Text
 
     # A pipe or a file has no width: give each table all the room it needs, so that no number is cut.
     terminal = console(out, width_elsewhere=10_000)
-    if it.files is not None:
-        _rich_table(file_columns(it.files), terminal)
-        _rich_notes(file_sentences(it.files), file_legend(it.files), terminal)
-        return
-    for table in it.tables:
-        count = f": {counted(len(table.rows), 'run')}"
-        say_lines(terminal, Text.assemble((plain(table.task), "bold"), count))
-        if table.conclusion:
-            say_lines(terminal, table.conclusion, style="bold")
-        _rich_table(columns(table), terminal)
-        if table.has_ratios:
-            _rich_table(ratio_columns(table), terminal)
-        if any(row.plan for row in table.rows):
-            say_lines(terminal, table.plan_title)
-            _rich_table(plan_columns(table), terminal)
-        for title, of_seeds in seed_tables(table).items():
-            say_lines(terminal, title)
-            _rich_table(of_seeds, terminal)
-        for line, style in forest(table.rows, table.keys, terminal.width, out.encoding):
+    for section in sections(it):
+        table = section.table
+        if section.is_headed:
+            runs = f": {section.runs}" if section.runs else ""
+            say_lines(terminal, Text.assemble((plain(section.title), "bold"), runs))
+        if section.conclusion:
+            say_lines(terminal, section.conclusion, style="bold")
+        for grid in section.grids:
+            if grid.title:
+                say_lines(terminal, grid.title)
+            _rich_table(grid.columns, terminal)
+        for line, style in forest(table.rows, table.keys, terminal.width, out.encoding) if table else []:
             terminal.print(Text(line, style), soft_wrap=True)
-        _rich_notes(table.sentences, summary(table, it.explain), terminal)
-        for flips in table.flips:
+        for sentence, _ in section.sentences:
+            say_item(terminal, sentence)
+        legend = summary(table, it.explain) if table else section.legend
+        if legend or table:
+            say_lines(terminal, f"{legend}\n" if legend else "", style="dim")
+        for flips in table.flips if table else []:
             _rich_flips(flips, table, out)
-    for shown_columns in tables_across(it.tables).values():
-        _rich_table(shown_columns, terminal)
-    for table_of_pooled in it.pooled:
-        say_lines(terminal, plain(table_of_pooled.title), style="bold")
-        _rich_table(pooled_columns(table_of_pooled), terminal)
-        _rich_notes(table_of_pooled.sentences, table_of_pooled.legend, terminal)
 
 
 def _rich_table(columns_shown: list[Column], terminal: Console) -> None:
@@ -104,12 +79,6 @@ def _rich_table(columns_shown: list[Column], terminal: Console) -> None:
         header_style="bold",
         show_edge=False,
     )
-
-
-def _rich_notes(sentences: Sequence[str], legend: str, terminal: Console) -> None:
-    for sentence in sentences:
-        say_item(terminal, sentence)
-    say_lines(terminal, f"{legend}\n" if legend else "", style="dim")
 
 
 def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
@@ -136,46 +105,31 @@ def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
 
 def _markdown(it: Comparison, out: TextIO) -> None:
     """Write the tables as Markdown."""
-    if (files := it.files) is not None:
-        out.write("### model files\n\n")
-        _markdown_grid(file_columns(files), out)
-        out.writelines(f"- {_one_line(sentence)}\n" for sentence in file_sentences(files))
-        out.write(f"\n{file_legend(files)}\n\n")
-        return
-    for table in it.tables:
-        out.write(f"### {_one_line(table.task)}\n\n")
-        if table.conclusion:
-            out.write(f"**{_one_line(table.conclusion)}**\n\n")
-        _markdown_grid(columns(table), out)
-        if table.has_ratios:
-            _markdown_grid(ratio_columns(table), out)
-        if any(row.plan for row in table.rows):
-            out.write(f"{_one_line(table.plan_title)}:\n\n")
-            _markdown_grid(plan_columns(table), out)
-        for title, of_seeds in seed_tables(table).items():
-            out.write(f"{title}:\n\n")
-            _markdown_grid(of_seeds, out)
-        out.writelines(f"- {_one_line(sentence)}\n" for sentence in table.sentences)
-        out.writelines(f"- {_one_line(sentence)}\n" for sentence in failures([table]))
-        if legend := summary(table):
-            out.write(f"\n{legend}\n\n")
-        for flips in table.flips:
-            out.write(f"#### {_one_line(flips_headline(flips, table))}\n\n")
-            for flip in flips.questions:
-                mark, index = "won" if flip.won else "lost", _one_line(str(flip.index))
-                question = f"{_one_line(flip.question)} Gold: {_one_line(flip.gold)}"
-                out.write(f"- **{mark}, question {index}:** {question}\n")
-                for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
-                    out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
-            out.write("\n")
-    for title, columns_across in tables_across(it.tables).items():
-        out.write(f"### {title}\n\n")
-        _markdown_grid(columns_across, out)
-    for of_pooled in it.pooled:
-        out.write(f"### {_one_line(of_pooled.title)}\n\n")
-        _markdown_grid(pooled_columns(of_pooled), out)
-        out.writelines(f"- {_one_line(sentence)}\n" for sentence in of_pooled.sentences)
-        out.write(f"\n{of_pooled.legend}\n\n")
+    for section in sections(it):
+        out.write(f"### {_one_line(section.title)}\n\n")
+        if section.conclusion:
+            out.write(f"**{_one_line(section.conclusion)}**\n\n")
+        for grid in section.grids:
+            if grid.title:
+                out.write(f"{_one_line(grid.title)}:\n\n")
+            _markdown_grid(grid.columns, out)
+        out.writelines(f"- {_one_line(sentence)}\n" for sentence, _ in section.sentences)
+        out.writelines(f"- {_one_line(sentence)}\n" for sentence in section.failed)
+        if section.legend:
+            out.write(f"\n{section.legend}\n\n")
+        for flips in section.table.flips if section.table else []:
+            _markdown_flips(flips, section.table, out)
+
+
+def _markdown_flips(flips: Flips, table: Table, out: TextIO) -> None:
+    out.write(f"#### {_one_line(flips_headline(flips, table))}\n\n")
+    for flip in flips.questions:
+        mark, index = "won" if flip.won else "lost", _one_line(str(flip.index))
+        question = f"{_one_line(flip.question)} Gold: {_one_line(flip.gold)}"
+        out.write(f"- **{mark}, question {index}:** {question}\n")
+        for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
+            out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
+    out.write("\n")
 
 
 def _markdown_grid(columns_shown: list[Column], out: TextIO) -> None:
@@ -293,7 +247,7 @@ def save(comparison: Comparison, folder: Path, reader: SampleReader, options: di
         ]
         scored = [table for table in tables if table.scored]
         with path("comparison.html").open("w", encoding="utf-8") as out:
-            write_page(page, options, out, SAMPLES_PAGE if scored else "", comparison.pooled, files)
+            write_page(comparison, page, options, out, SAMPLES_PAGE if scored else "")
         if scored:
             with path(SAMPLES_PAGE).open("w", encoding="utf-8") as out:
                 write_samples_page(scored, reader, out)

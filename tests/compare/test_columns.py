@@ -9,7 +9,8 @@ import pytest
 from compared import example
 
 from runner.compare.data import Table
-from runner.compare.output import FORMATS, Comparison
+from runner.compare.output import FORMATS
+from runner.compare.sections import Comparison
 from runner.core.effects import judge
 
 

@@ -9,7 +9,8 @@ from compared import KEYS, rows_of
 
 from runner.compare.data import Table
 from runner.compare.forest import forest
-from runner.compare.output import FORMATS, Comparison
+from runner.compare.output import FORMATS
+from runner.compare.sections import Comparison
 from runner.core.effects import paired_accuracies
 
 

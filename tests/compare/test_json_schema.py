@@ -14,7 +14,8 @@ from json_schema import SCHEMA, faults
 from stores import NF4, NONE, Store, marks
 
 from runner.compare.data import Table
-from runner.compare.output import FORMATS, Comparison
+from runner.compare.output import FORMATS
+from runner.compare.sections import Comparison
 from runner.core.number_effects import paired_likelihoods
 
 pytestmark = [
