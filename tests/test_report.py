@@ -177,6 +177,28 @@ def test_what_was_loaded_is_shown_once(capsys: pytest.CaptureFixture[str]) -> No
     assert not {"load_s", "weight_mib", "architecture", "device", "threads", "dtype", "attention"} & set(labels)
 
 
+def test_facts_for_experts_come_with_print_full(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table leaves out what the title says, and what few need; a warning stays."""
+    facts = LOADED_FACTS | {"quantized": "none", "lora": "none", "sampling": "greedy"}
+    facts["prompt"] = "chat · 0 worked examples · form 8991fc61c5f5 · without BOS"
+    choices = {"quantization": "none", "lora": "none", "rope": "native", "generation": "greedy"}
+    metrics = METRICS | LOADED_METRICS | {"quantized_modules": 0}
+
+    def rows(how: Print, **changes: str) -> dict[str, str]:
+        show(record(result=Result(metrics, facts=facts | changes)), choices, how)
+        lines = capsys.readouterr().out.splitlines()
+        return dict(line.strip().partition("  ")[::2] for line in lines if line.startswith("  "))
+
+    brief, full = rows(Print.table), rows(Print.full)
+    assert brief["prompt"].strip() == "chat · 0 worked examples"
+    assert full["prompt"].strip() == facts["prompt"]
+    assert full.keys() - brief.keys() == {"quantized", "lora", "rope", "sampling"}
+    assert "32 pairs, none patched" in full["rope"]
+    assert rows(Print.table, prompt="chat · begins with two BOS")["prompt"].strip() == "chat · begins with two BOS"
+    choices["rope"] = "rope_2d"
+    assert rows(Print.table)["rope"].strip() == "default, theta 10000.0"
+
+
 def test_a_gpu_has_its_own_memory() -> None:
     on_gpu = lines(LOADED_METRICS | {"gpu_mib": 1000, "load_peak_gpu_mib": 1234}, LOADED_FACTS)
     assert on_gpu["load"].endswith("then 465 MiB resident · GPU peak 1,234 MiB, then 1,000 MiB")

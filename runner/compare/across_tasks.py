@@ -91,19 +91,15 @@ def profiles(tables: list[Table]) -> list[Column]:
     columns = [Column("profile", names, False, use=Use.setting)]
     if len(set(names)) < len(names):  # several models, or several tasks
         columns.append(Column("job", [run.job_id for run in runs], False, use=Use.job))
-    costs = [Column("memory\nMiB", [_metric(run, "peak_rss_mib") for run in runs])]
+    costs = [Column("memory\nMiB", [number(run.metrics.get("peak_rss_mib")) for run in runs])]
     if any("cuda_peak_mib" in run.metrics for run in runs):
-        costs.append(Column("GPU\nMiB", [_metric(run, "cuda_peak_mib") for run in runs]))
+        costs.append(Column("GPU\nMiB", [number(run.metrics.get("cuda_peak_mib")) for run in runs]))
     costs += [
-        Column("load\ns", [_metric(run, "load_s") for run in runs]),
+        Column("load\ns", [number(run.metrics.get("load_s")) for run in runs]),
         Column("speed\ntok/s", [_speed(run) for run in runs]),
         Column("suits", [PROFILES[name].suits for name in names], False),
     ]
     return [*columns, *(replace(column, use=Use.result) for column in costs)]
-
-
-def _metric(run: Run, name: str) -> str:
-    return number(run.metrics.get(name)) if name in run.metrics else ABSENT
 
 
 def _speed(run: Run) -> str:

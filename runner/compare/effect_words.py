@@ -28,6 +28,11 @@ def p_value(p: float) -> str:
 FEWER = ", ".join(f"{factor:g} times below {samples}" for samples, factor in reversed(CAUTION_BELOW.items()))
 CAUTIOUS = f"{CAUTION:g} times ({FEWER} samples)"
 RARE = "about 4 in n"  # of fewer, often none or one is among n (bench/likelihood_null.py)
+OF_FLIPS = (
+    f"(up to {FLIPS:,} flips; p is {CAUTIOUS} the share that reaches the sum, or as many times the larger p of t-tests "
+    f"with and without the differences' skewness, if that is larger); of a kind of {{}} rarer than {RARE} too few may "
+    "be among these, and no test allows for it;"
+)
 UNTESTED = "within these processes only"
 
 
@@ -80,17 +85,12 @@ METHODS = {
         LIKELIHOODS,
         sample="{n:,}, {size:,} {unit}s",
         legend="p: signs of the samples' differences are flipped, each summed over its {unit}s, so that samples count "
-        f"(up to {FLIPS:,} flips; p is {CAUTIOUS} the share that reaches the sum, or as many times the larger p of "
-        "t-tests with and without the differences' skewness, if that is larger); of a kind of text rarer than "
-        f"{RARE} too few may be among these, and no test allows for it;",
+        + OF_FLIPS.format("text"),
     ),
     Method.number_flips: MethodWords(
         NUMBERS,
         sample="{questions:,}{grouping}",
-        legend=f"p: signs of the questions' differences are flipped (up to {FLIPS:,} flips; p is {CAUTIOUS} the "
-        f"share that reaches the sum, or as many times the larger p of t-tests with and without the differences' "
-        f"skewness, if that is larger); of a kind of question rarer than {RARE} too few may be among these, and no "
-        "test allows for it;",
+        legend="p: signs of the questions' differences are flipped " + OF_FLIPS.format("question"),
     ),
     Method.student_t: MethodWords(
         REPEATS,

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from runner.compare.columns import USES, accuracy_of, margin_column, measured
-from runner.compare.data import ABSENT, MAX_NAMED, Run, TableRow
+from runner.compare.data import ABSENT, MAX_NAMED, TableRow
 from runner.compare.effect_words import difference_of, records
 from runner.compare.files import KL, FileRow, FileTable, Kind
 from runner.compare.repeated_runs import contention
@@ -40,11 +40,11 @@ def file_columns(table: FileTable) -> list[Column]:
     columns = [Column("file", names, False, use=Use.setting)]
     for metric, drop_order in COSTS.items():
         if (kind := table.kind_of(metric)) is not None:
-            use = USES.get(metric, Use.more)
-            columns.append(Column(METRICS[metric].head, _of_runs(files, kind, _one(metric)), True, drop_order, use))
+            cells = [number(it.metric(metric, kind)) for it in files]
+            columns.append(Column(METRICS[metric].head, cells, True, drop_order, USES.get(metric, Use.more)))
     for rows, metric in table.speeds().items():
         head = f"decode tok/s\n{rows} row{'s' * (rows != 1)}"
-        columns.append(Column(head, _of_runs(files, Kind.speed, _one(metric)), use=Use.speed))
+        columns.append(Column(head, [number(it.metric(metric, Kind.speed)) for it in files], use=Use.speed))
     if Kind.likelihood in table.tables:
         differences = _of_rows(files, Kind.likelihood, _difference)
         columns.append(Column("Δ log-likelihood\nnats/token", differences, use=Use.verdict))
@@ -170,14 +170,6 @@ def _record(it: FileRow, kind: Kind, key: str) -> Any:
 
 def _of_rows(files: list[FileRow], kind: Kind, write: Callable[[TableRow], str]) -> list[str]:
     return [write(it.rows[kind]) if kind in it.rows else ABSENT for it in files]
-
-
-def _of_runs(files: list[FileRow], kind: Kind, write: Callable[[Run], str]) -> list[str]:
-    return _of_rows(files, kind, lambda row: write(row.run))
-
-
-def _one(metric: str) -> Callable[[Run], str]:
-    return lambda run: number(run.metrics.get(metric)) if metric in run.metrics else ABSENT
 
 
 def _difference(row: TableRow) -> str:

@@ -65,8 +65,8 @@ def _rich(it: Comparison, out: TextIO) -> None:
         legend = summary(table, it.explain) if table else section.legend
         if legend or table:
             say_lines(terminal, f"{legend}\n" if legend else "", style="dim")
-        for flips in table.flips if table else []:
-            _rich_flips(flips, table, out)
+        if table:
+            _rich_flips(table, out)
 
 
 def _rich_table(columns_shown: list[Column], terminal: Console) -> None:
@@ -81,7 +81,7 @@ def _rich_table(columns_shown: list[Column], terminal: Console) -> None:
     )
 
 
-def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
+def _rich_flips(table: Table, out: TextIO) -> None:
     """Print each question with both answers side by side, the baseline's on the left."""
     from rich.text import Text
 
@@ -89,18 +89,19 @@ def _rich_flips(flips: Flips, table: Table, out: TextIO) -> None:
         return Text.assemble(*((plain(it[0]), it[1]) if isinstance(it, tuple) else plain(it) for it in parts))
 
     terminal = console(out, width_elsewhere=120)
-    ours, theirs = flips_names(flips, table)
-    terminal.print(flips_headline(flips, table), style="bold")
-    for flip in flips.questions:
-        mark, style = ("won", "green") if flip.won else ("lost", "red")
-        gold = (f"gold {flip.gold}", "bold")
-        terminal.print(styled("\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold))
-        grid = rich_table("SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="")
-        for name, side in ((theirs, flip.theirs), (ours, flip.ours)):
-            grid.add_column(styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold")
-        grid.add_row(flip.theirs["text"], flip.ours["text"])
-        terminal.print(grid)
-    terminal.print()
+    for flips in table.flips:
+        ours, theirs = flips_names(flips, table)
+        terminal.print(flips_headline(flips, table), style="bold")
+        for flip in flips.questions:
+            mark, style = ("won", "green") if flip.won else ("lost", "red")
+            gold = (f"gold {flip.gold}", "bold")
+            terminal.print(styled("\n", (mark, style), (f" #{flip.index} ", "bold"), f"{flip.question}  ", gold))
+            grid = rich_table("SIMPLE", show_edge=False, padding=(0, 1, 0, 0), expand=True, header_style="")
+            for name, side in ((theirs, flip.theirs), (ours, flip.ours)):
+                grid.add_column(styled((name, "bold"), f"  {verdict(side)}"), ratio=1, overflow="fold")
+            grid.add_row(flip.theirs["text"], flip.ours["text"])
+            terminal.print(grid)
+        terminal.print()
 
 
 def _markdown(it: Comparison, out: TextIO) -> None:
@@ -117,19 +118,20 @@ def _markdown(it: Comparison, out: TextIO) -> None:
         out.writelines(f"- {_one_line(sentence)}\n" for sentence in section.failed)
         if section.legend:
             out.write(f"\n{section.legend}\n\n")
-        for flips in section.table.flips if section.table else []:
-            _markdown_flips(flips, section.table, out)
+        if section.table:
+            _markdown_flips(section.table, out)
 
 
-def _markdown_flips(flips: Flips, table: Table, out: TextIO) -> None:
-    out.write(f"#### {_one_line(flips_headline(flips, table))}\n\n")
-    for flip in flips.questions:
-        mark, index = "won" if flip.won else "lost", _one_line(str(flip.index))
-        question = f"{_one_line(flip.question)} Gold: {_one_line(flip.gold)}"
-        out.write(f"- **{mark}, question {index}:** {question}\n")
-        for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
-            out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
-    out.write("\n")
+def _markdown_flips(table: Table, out: TextIO) -> None:
+    for flips in table.flips:
+        out.write(f"#### {_one_line(flips_headline(flips, table))}\n\n")
+        for flip in flips.questions:
+            mark, index = "won" if flip.won else "lost", _one_line(str(flip.index))
+            question = f"{_one_line(flip.question)} Gold: {_one_line(flip.gold)}"
+            out.write(f"- **{mark}, question {index}:** {question}\n")
+            for name, side in zip(flips_names(flips, table), (flip.ours, flip.theirs), strict=True):
+                out.write(f"  - {_one_line(name)}: {_one_line(verdict(side))}; says: {_one_line(side['text'])}\n")
+        out.write("\n")
 
 
 def _markdown_grid(columns_shown: list[Column], out: TextIO) -> None:

@@ -40,8 +40,8 @@ def write_page(
         out.write(f'<p><a href="{samples}">Every question and every answer, with filters</a></p>\n')
     if comparison.files is not None:
         _section(of_files(comparison.files), draw_files(comparison.files), [], out)
-    for table in comparison.pooled:  # the one verdict comes before the tables that it is made of
-        _section(of_pooled(table), [], [], out)
+    for pooled in comparison.pooled:  # the one verdict comes before the tables that it is made of
+        _section(of_pooled(pooled), [], [], out)
     for table, figures, flips in parts:
         _section(of_table(table), figures, flips, out)
     out.write("</body>\n</html>\n")
