@@ -35,7 +35,7 @@ from runner.core.metrics import (
     of_plug_ins,
 )
 from runner.core.ratios import MIN_TEXTS
-from runner.core.tables import Column, Use, short_paths, what_is_short
+from runner.core.tables import Column, Use, short_paths
 
 USES = {"kl_nats_per_token": Use.result, "model_mib": Use.memory, "decode_tok_per_s": Use.speed,
         "prefill_tok_per_s": Use.speed}  # fmt: skip
@@ -71,11 +71,11 @@ def naming(table: Table) -> list[Column]:
 
 
 def _setting(name: str, values: Sequence[str | None]) -> Column:
-    """Return the column of a key: long paths are without the folders that all of them share, other long values cut."""
+    """Return the column of a key, with long values cut; a terminal shows of long paths what differs."""
     words = [ABSENT if value is None else value for value in values]
-    short = short_paths(words) if any(len(word) > LONGEST for word in words) else words
-    cells = [word if len(word) <= LONGEST else word[: LONGEST - 1] + "…" for word in short]
-    return Column(name, cells, False, use=Use.setting, note=what_is_short(name, words, short))
+    cells = [word if len(word) <= LONGEST else word[: LONGEST - 1] + "…" for word in words]
+    whole = words if short_paths(words) != words else cells
+    return Column(name, cells, False, use=Use.setting, whole=whole)
 
 
 def _of_accuracies(table: Table) -> list[Column]:

@@ -56,7 +56,7 @@ class Column:
     drop_order: int = 0  # a narrow terminal leaves out the lowest first, before it wraps cells; 0: does not
     use: Use = Use.more
     narrow: Column | None = None  # what is shown instead where there is no room
-    note: str = ""  # what the caption says of it, e.g. which folders its cells leave out
+    whole: list[str] = field(default_factory=list)  # cells that a terminal shortens by itself, before they were cut
 
 
 @dataclass
@@ -70,11 +70,10 @@ class Fitted:
 
 def fit(columns: Iterable[Column], width: int, gap: int = 2, captions: bool = True) -> Fitted:
     """Return the columns as a terminal of this width has room for them; gap: the space that each column adds."""
-    columns = [replace(it, head=plain(it.head), cells=list(map(plain, it.cells))) for it in columns]
+    columns = [replace(it, head=plain(it.head), cells=list(map(plain, it.whole or it.cells))) for it in columns]
     table = Fitted(sorted(columns, key=lambda it: it.use))
     if captions:
         _move_constants(table)
-    table.caption += [it.note for it in table.columns if it.note]
 
     def needed() -> int:
         return sum(gap + _width(it) for it in table.columns)
@@ -148,11 +147,6 @@ def short_paths(values: Sequence[str]) -> list[str]:
     return [short(value) if value in paths else value for value in values]
 
 
-def what_is_short(name: str, values: Sequence[str], short: Sequence[str]) -> str:
-    """Say by an example which folders short paths leave out; empty if they leave out none."""
-    return next((f"{name} {cut} is {value}" for value, cut in zip(values, short, strict=True) if value != cut), "")
-
-
 def _shared(split: Sequence[Sequence[str]]) -> int:
     """Return how many parts all begin with, so that at least one part of each is left."""
     return len([*takewhile(lambda parts: len({*parts}) == 1, zip(*(parts[:-1] for parts in split), strict=False))])
@@ -171,7 +165,8 @@ def _shorten_paths(table: Fitted) -> None:
         short = short_paths(column.cells) if column.use is Use.setting else column.cells
         if short != column.cells:
             table.columns[place] = replace(column, cells=short)
-            table.caption.append(what_is_short(_one_line(column.head), column.cells, short))
+            examples = (pair for pair in zip(short, column.cells, strict=True) if pair[0] != pair[1])
+            table.caption.append("{} {} is {}".format(_one_line(column.head), *next(examples)))
 
 
 def _leave_out(table: Fitted, column: Column) -> None:
