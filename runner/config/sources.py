@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy
 from dataclasses import fields
 from functools import cache, partial
@@ -141,11 +142,11 @@ def own_configs() -> dict[str, Callable[[], DictConfig]]:
         configs |= {f"hydra/schema/{group}/{name}": partial(_schema, group, name) for name in names_of(group)}
     for name, of_weights in profiles.nodes([it for it in choices_for("model") if it not in plug_ins("model")]):
         configs[f"hydra/profile/{name}"] = partial(_with_own_keys, of_weights)
-    if find_spec("optuna") is not None:
+    if _is_installed("optuna"):
         configs["hydra/sweeper/optuna"] = partial(_with_own_keys, OPTUNA, "params")
-    if find_spec("ray") is not None:
+    if _is_installed("ray"):
         configs["hydra/launcher/ray"] = partial(_with_own_keys, RayLauncherConfig)
-    if find_spec("submitit") is not None and find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
+    if _is_installed("submitit") and _is_installed("hydra_plugins.hydra_submitit_launcher"):
         configs["hydra/launcher/submitit_slurm"] = _slurm
     return configs
 
@@ -155,6 +156,12 @@ def own_groups() -> frozenset[str]:
     """Return the groups of the runner's own configs, and the groups above these."""
     parents = {path.rpartition("/")[0] for path in own_configs()}
     return frozenset(parents | {parent.rpartition("/")[0] for parent in parents} - {""})
+
+
+def _is_installed(package: str) -> bool:
+    with suppress(ImportError):  # the package that it is in cannot be imported
+        return find_spec(package) is not None
+    return False
 
 
 def _schema(group: str, name: str) -> DictConfig:
