@@ -38,7 +38,8 @@ from runner.core.plugins import plug_ins
 # choices of hydra/launcher and hydra/sweeper from other packages; the part before _ names the extra that installs it
 EXTRAS = ("joblib", "submitit_local", "submitit_slurm", "ray", "optuna")
 
-# conf/tracking uses it. The processes of other launchers compose, too, and import this module
+# OmegaConf has one table of resolvers for a whole program: these two names are all that the runner adds to it.
+# conf/tracking uses the first. The processes of other launchers compose, too, and import this module.
 register_resolver("variable", variable, replace=True)
 register_resolver("data_set", data_sets.look_up, replace=True)  # conf/task uses it
 

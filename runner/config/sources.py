@@ -2,6 +2,7 @@
 
 Hydra reads these through objects of its own classes and of classes derived from them. Nothing is added to its
 ConfigStore and no class of it is changed: a program of its own that imports the runner finds Hydra as it is.
+The price: `hydra.compose` alone cannot compose conf/, since only a loader of `loader_of` knows the schemas.
 """
 
 from __future__ import annotations
