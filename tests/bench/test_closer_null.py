@@ -5,9 +5,6 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-import pytest
-
-pytestmark = pytest.mark.thorough
 
 
 def test_intervals_of_equal_files_overlap() -> None:

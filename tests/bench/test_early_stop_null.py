@@ -5,9 +5,6 @@ from __future__ import annotations
 import statistics
 
 import numpy as np
-import pytest
-
-pytestmark = pytest.mark.thorough
 
 
 def test_equal_jobs_are_rarely_told_apart_and_others_soon() -> None:

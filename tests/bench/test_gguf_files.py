@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from runner.embedded import MODEL_DIR
-
-BENCH = Path(__file__).parents[2] / "bench"
 
 
 def test_texts_ranks_and_what_llama_cpp_prints(monkeypatch: pytest.MonkeyPatch) -> None:

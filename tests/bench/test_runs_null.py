@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 from runner.core.number_effects import Measured
-
-pytestmark = pytest.mark.thorough
-
-BENCH = Path(__file__).parents[2] / "bench"
 
 
 def test_runs_hold_the_level_and_repeats_of_one_process_do_not() -> None:
