@@ -121,7 +121,7 @@ def tables(lines: list[str]) -> Iterator[Table]:
                 yield Table("model files", names)
             elif "accuracy" in names:
                 kind = "comparison" if "Holm" in names else "runs"
-                yield Table(kind, [name for name in names[names.index("n") :] if name != "Pareto"])
+                yield Table(kind, [name for name in names[names.index("accuracy") :] if name != "Pareto"])
             elif job:
                 yield Table(f"rows of {job}" + f", {caption}" * bool(caption), names)
         elif job and line not in ("", "…") and not line.startswith(" "):
