@@ -82,7 +82,7 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
     metrics = grid_columns([line.record.result.metrics for line in lines if line.record is not None])
     columns = [
         *named_columns(keys, names),
-        Column("status", [line.status for line in lines], False, use=Use.setting),
+        Column("status", [line.status for line in lines], False, use=Use.result),
         job_column([line.job_id for line in lines], names),
     ]
     if any(line.accuracy() for line in lines):

@@ -80,7 +80,7 @@ def show_plan(plan: list[PlannedJob]) -> None:
     shared = [f"{bases[it.base]}" if it.base else "" for it in plan]
     columns = [
         *named_columns(keys, names),
-        Column("state", states, False, use=Use.setting),
+        Column("state", states, False, use=Use.result),
         *(Column(ESTIMATE_COLUMNS[it], [row[it] for row in rows], False, use=ESTIMATE_USES[it]) for it in filled),
         job_column([it.job_id for it in plan], names),
         Column("base", shared, False, drop_order=2, use=Use.job),
