@@ -32,7 +32,7 @@ from runner.store import mlflow_store
 REDRAW_EVERY_S = 0.25
 MODEL_NAME = "model.name"
 ESTIMATE_COLUMNS = ("questions", "weights MiB", "KV MiB", "activ. MiB", "peak MiB", "fits", "time", "basis")
-ESTIMATE_USES = (Use.setting, Use.memory, Use.memory, Use.memory, Use.result, Use.result, Use.result, Use.more)
+ESTIMATE_USES = (Use.more, Use.memory, Use.memory, Use.memory, Use.result, Use.result, Use.result, Use.more)
 
 
 # ------------------------------------------------------------------------------------- before and after

@@ -80,9 +80,9 @@ def test_zip_and_exclude_from_a_study(runner: Run, tmp_path: Path) -> None:
     assert ended.code == 0, ended.err
     assert "4 jobs: 4 to do" in ended.err
     assert len(results(tmp_path)) == 4
-    assert row(ended.out, " test 0 greedy finished")
-    assert row(ended.out, " test 1 sampling finished")
-    assert row(ended.out, " test 2 greedy finished")
+    assert row(ended.out, "test 0 greedy finished")
+    assert row(ended.out, "test 1 sampling finished")
+    assert row(ended.out, "test 2 greedy finished")
     assert row(ended.out, "hard5 2 greedy finished")
 
     again = runner(*study, "print=json")
