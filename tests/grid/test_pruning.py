@@ -37,8 +37,7 @@ def trials(outputs: Path) -> dict[float, tuple[str, float | None]]:
     }
 
 
-@pytest.mark.sampled(1)
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_is_pruned_is_worse_and_the_best_is_the_same(
     runner: Callable[..., Any], tmp_path: Path, seed: int

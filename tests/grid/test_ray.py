@@ -219,6 +219,7 @@ if "runner" in " ".join(sys.orig_argv):
 """
 
 
+@THOROUGH
 def test_a_cluster_that_is_not_there_is_one_line(grid: Start) -> None:
     ended = grid("hydra/launcher=ray", "hydra.launcher.address=127.0.0.1:9", "model=stub", "tracking=none").wait()
     assert (ended.code, ended.out) == (2, "")

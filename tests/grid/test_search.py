@@ -190,7 +190,7 @@ def test_a_search_with_another_setting_is_another_search(start: Start, tmp_path:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_search_in_a_postgresql(start: Start, tmp_path: Path) -> None:
     """Its study is there, goes on from there, and is not in the output folder."""
     with postgres_server() as uri:
