@@ -85,12 +85,13 @@ def show_grid(lines: list[GridLine], how: Print) -> None:
         Column("status", [line.status for line in lines], False, use=Use.result),
         job_column([line.job_id for line in lines], names),
     ]
-    if any(line.accuracy() for line in lines):
+    scored = any(line.accuracy() for line in lines)
+    if scored:
         columns.append(Column("accuracy [95 %]", [line.accuracy() for line in lines], use=Use.result))
     for it in metrics:
         values = [line.metric(it.key) for line in lines]
         cells = ["" if value is None else it.write(value) for value in values]
-        columns.append(Column(it.title, cells, use=USES.get(it.key, Use.more)))
+        columns.append(Column(it.title, cells, use=USES.get(it.key, Use.more) if scored else Use.speed))
     print_fitted(out, columns, "print=json, runner-compare")
     for note in _cut_off_notes(lines, names):
         say_lines(out, f"note: {note}", style="yellow")

@@ -203,7 +203,7 @@ def test_a_job_that_fails_fails_alone(
     assert done.err.endswith("error: 2 of 4 jobs are not finished, see above\n")
     assert "Traceback" not in done.err
     rows = [line.split() for line in done.out.splitlines() if "gsm8k-" in line and " finished " in line]
-    assert [row[1] for row in rows] == ["1", "3"], "the table has all that finished"
+    assert [row[0] for row in rows] == ["1", "3"], "the table has all that finished"
     assert done.out.count("gsm8k-") == 4, "and all that did not"
     assert_children_of_one_grid(folder, "FAILED")
     logged = {run.job_id for run in mlflow_runs(folder) if not run.is_grid}
