@@ -17,7 +17,7 @@ import warm_process
 
 from runner.config.generation import GenerationConfig
 from runner.config.model import Attention, LocalModelConfig, StubConfig
-from runner.config.root import RunnerConfig
+from runner.config.root import Print, RunnerConfig
 from runner.config.rope import Rope2dConfig
 from runner.config.task import Framing, GenerateConfig
 from runner.core.errors import ConfigError, DataError
@@ -154,7 +154,7 @@ def test_completions_keep_the_order_and_every_branch_counts(
             assert listed == {"text": one.text, "finish_reason": "length", "new_tokens": 8}
     assert kept[1].branches is None
     assert (tmp_path / "out.jsonl").read_bytes() == (Path(record.output_dir) / "completions.jsonl").read_bytes()
-    show(record, {}, "table")  # type: ignore[arg-type]
+    show(record, {}, Print.table)
     assert [(row[""], row.get("branch"), row["prompt"]) for row in record.result.rows] == [
         (0, 1, "a | one:"), (0, 2, "a | "), (0, 3, "a | two:"), (1, None, "plain"), (2, 1, "longer | "),
     ]  # fmt: skip
@@ -207,7 +207,7 @@ def test_room_is_what_the_longest_branch_leaves(job: Job, tmp_path: Path) -> Non
     assert record.result.metrics["errors"] == 1
     assert completions(record)[1]["completions"] == []
     assert completions(record)[1]["error"] == too_long.error
-    show(record, {}, "table")  # type: ignore[arg-type]
+    show(record, {}, Print.table)
 
 
 def test_a_sliding_window_bounds_the_room(make_config: Make, saved_family: Callable[..., Path]) -> None:
