@@ -95,7 +95,8 @@ def test_a_node_is_killed_amid_a_grid(
         assert_each_done_once(launched.folder, 12, 6)
         assert statuses(launched.folder).count("FINISHED") == 12
         others = {status for status in statuses(launched.folder) if status != "FINISHED"}
-        assert others == ({"KILLED"} if shares_folder else set()), "a node with the grid's disk logs by itself"
+        # a node with the grid's disk logs by itself: the run of its dead job goes on, or is KILLED if nothing was kept
+        assert others <= ({"KILLED"} if shares_folder else set())
         kept = samples(launched.folder)
         assert all(kept[job][: len(lines)] == lines for job, lines in before.items()), "what was sent is not done again"
     again = grid("model=stub", *jobs, place=folder).wait()
