@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from runner.config.yaml_files import checked
 from runner.core.errors import ConfigError, one_line, unknown
 from runner.estimates.guess import Rates
 
@@ -80,7 +81,8 @@ def _machine(name: str, values: dict[str, Any]) -> Machine:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.load(file))
+        with checked(file):
+            values: Any = OmegaConf.to_container(OmegaConf.load(file))
     except ConfigError as error:
         raise ConfigError(f"--machine {error}") from error
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:

@@ -93,9 +93,10 @@ def choose(heads: Heads, kernels: Kernels | None) -> TileChoice | None:
     """Return the way for a model's heads; None where torch computes it."""
     if kernels is None or not kernels.has("attend_shared", heads.dtype):
         return None
-    wanted = requested()
+    wanted, vectors = requested(), kernels.vectors_for(heads.dtype)
     return Candidates(
-        f"vectors, {kernels.vectors_for(heads.dtype)}",
+        vectors,
+        f"vectors, {vectors}",
         FORCED,
         None if wanted is None else wanted is AttentionWay.tiles,
         what_tiles_lack(heads, kernels),

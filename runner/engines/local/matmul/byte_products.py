@@ -64,6 +64,7 @@ def choose(shapes: Collection[Shape], kernels: Kernels) -> TileChoice:
 
     return Candidates(
         "VNNI",
+        "VNNI",
         FORCED,
         None if wanted is None else forced.get(wanted),
         kernels.tiles_problem,

@@ -28,7 +28,8 @@ class TileChoice:
 class Candidates:
     """What tiles and vectors are to compute."""
 
-    vectors: str  # the words for them
+    vectors: str  # the words for them below the rows of tiles
+    alone: str  # and where all rows go by them
     variable: str  # that forces one of them
     is_forced: bool | None  # to tiles; False: to vectors; None: the faster one is used
     missing: str  # why tiles are not here; empty: they may be
@@ -39,12 +40,12 @@ class Candidates:
     def choose(self, measured: Callable[[], Seconds | None], tile_rows_by: Callable[[Seconds], int]) -> TileChoice:
         """Return the way; seconds are only measured where both may be used."""
         if self.is_forced is False:
-            return TileChoice(f"{self.vectors} (by {self.variable})")
+            return TileChoice(f"{self.alone} (by {self.variable})")
         difference = "" if self.missing else self.trial()
         if problem := self.missing or difference:
             note = f"tiles left out{self.whose}: {problem}" if difference else ""
             note = f"{self.variable}=tiles: {problem}" if self.is_forced else note
-            return TileChoice(f"{self.vectors} ({note})" if note else self.vectors, 0, note)
+            return TileChoice(f"{self.alone} ({note})" if note else self.alone, 0, note)
         if self.is_forced:
             return self.by_tiles(self.fewest_rows, f"by {self.variable}")
         took = measured()
@@ -54,7 +55,7 @@ class Candidates:
 
     def by_tiles(self, tile_rows: int, remark: str = "") -> TileChoice:
         """Return the way by tiles from so many rows on; 0: by vectors."""
-        words = words_of(tile_rows, self.vectors) if tile_rows else self.vectors
+        words = words_of(tile_rows, self.vectors) if tile_rows else self.alone
         return TileChoice(f"{words} ({remark})" if remark else words, tile_rows)
 
 
