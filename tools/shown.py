@@ -11,6 +11,7 @@ from itertools import takewhile
 
 TITLE = re.compile(r"model=(\S+)  quantization=.*  task=(\S+)")
 RULE = re.compile(r" *─{20,}")
+ALL_ROWS = "all rows: "
 LIKE = 0.5  # the least likeness of a line of an excerpt and the line of today that replaces it
 
 
@@ -97,6 +98,11 @@ class Table:
     kind: str
     names: list[str]
     excerpt: bool = False
+    shared: str = ""  # the line above it that says what all rows have, instead of a column
+
+    def shares(self, name: str) -> bool:
+        """Whether all rows have the same in the column of this name, so that it is not there."""
+        return any(part.startswith(f"{name} ") for part in self.shared.split(" · "))
 
 
 def tables(lines: list[str]) -> Iterator[Table]:
@@ -113,10 +119,12 @@ def tables(lines: list[str]) -> Iterator[Table]:
         elif RULE.fullmatch(line):
             head = _until_empty(lines[:place][::-1])[::-1]
             names = [name for part in head for name in re.split(" {2,}", part.strip())]
-            if "status" in names and names[0] == "job":  # the keys in which jobs differ are between
-                yield Table("grid", names[names.index("status") :])
+            above = (it.removeprefix(ALL_ROWS) for it in lines[max(0, place - 5) : place] if it.startswith(ALL_ROWS))
+            shared = next(above, "")
+            if {"status", "job"} <= {*names}:  # before the status are the keys in which jobs differ
+                yield Table("grid", names[names.index("status") :], shared=shared)
             elif "state" in names:
-                yield Table("plan", names[names.index("state") :])
+                yield Table("plan", names[names.index("state") :], shared=shared)
             elif names[0] == "file" and "accuracy" in names:
                 yield Table("model files", names)
             elif "accuracy" in names:

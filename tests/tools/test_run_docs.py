@@ -81,24 +81,27 @@ runner task.limit=2 model=hybrid model.student.name=embedded model.teacher.base_
 MODULES = {"runner": "runner", "runner-compare": "runner.compare", "runner-advise": "runner.advise"}
 
 
-def today(folder: Path, lines: str, runner: Callable[..., Any]) -> dict[str, list[str]]:
-    """Make small runs in a folder; return the names in every kind of table."""
-    found: dict[str, list[str]] = {}
+def today(folder: Path, lines: str, runner: Callable[..., Any]) -> dict[str, shown.Table]:
+    """Make small runs in a folder; return every kind of table."""
+    found: dict[str, shown.Table] = {}
     for line in filter(None, lines.splitlines()):
         program, *arguments = shlex.split(line)
         done = runner(*arguments, module=MODULES[program])
         assert done.code == 0, f"{line}\n{done.err}"
-        found |= {kind(line, table): table.names for table in shown.tables(page_machine.tidy(done.out, folder))}
+        found |= {kind(line, table): table for table in shown.tables(page_machine.tidy(done.out, folder))}
     return found
 
 
-def differing(found: dict[str, list[str]]) -> list[str]:
+def differing(found: dict[str, shown.Table]) -> list[str]:
     """The shown tables that have other rows or columns today, of the kinds that were found."""
     wrong = []
     for where, which, table in SHOWN:
         if which in found:
-            names = [name for name in found[which] if name in table.names] if table.excerpt else found[which]
-            shown_names = table.names
+            now = found[which]
+            names = [
+                name for name in now.names if not table.shares(name) and (name in table.names or not table.excerpt)
+            ]
+            shown_names = [name for name in table.names if not now.shares(name)]
             if WITHOUT_SPEED not in names:  # there is no Pareto front of rows that were measured beside other programs
                 shown_names = [name for name in shown_names if name != WITHOUT_SPEED]
             wrong += [f"{where}: {shown_names}, today: {names}"] if shown_names != names else []
