@@ -18,7 +18,7 @@ from runner.core.floor_effects import cut_off_words
 from runner.core.loaded import SHOWN, lines
 from runner.core.metrics import ACCURACY, LINES, described, grid_columns, number, of_plug_ins
 from runner.core.result import COMPLETIONS, Record, Status
-from runner.core.tables import Column, Use, print_fitted, say_lines
+from runner.core.tables import NO_WIDTH, Column, Use, print_fitted, say_lines
 from runner.store.mlflow_store import EXPERIMENT, Store, relative_path, see_all
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MAX_NAMED = 8  # jobs that a note under a grid lists
 MAX_KEY_COLUMNS = 6  # more of them leave no room for a value
-NO_WIDTH = 10_000  # a pipe or a file gives each column all the room it needs
 USES = {"model_mib": Use.memory, "peak_rss_mib": Use.memory, "decode_tok_per_s": Use.speed}
 NONE_PATCHED = re.compile(r" · [\d,]+ pairs, none patched")
 OF_PROMPTS = re.compile(r"form [0-9a-f]+|without BOS|begins with BOS")

@@ -30,7 +30,7 @@ from runner.core.errors import cannot_write
 from runner.core.metrics import ACCURACY
 from runner.core.progress import Progress
 from runner.core.result import GRAPH_PICTURE
-from runner.core.tables import Column, print_fitted, say_item, say_lines
+from runner.core.tables import NO_WIDTH, Column, print_fitted, say_item, say_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,8 +45,7 @@ RATIO = ("ratio", "ratio_low", "ratio_high", "runs", "p_holm", "finding", "verdi
 def _rich(it: Comparison, out: TextIO) -> None:
     from rich.text import Text
 
-    # A pipe or a file has no width: give each table all the room it needs, so that no number is cut.
-    terminal = console(out, width_elsewhere=10_000)
+    terminal = console(out, width_elsewhere=NO_WIDTH)
     for section in sections(it):
         table = section.table
         if section.is_headed:

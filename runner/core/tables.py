@@ -26,6 +26,7 @@ PART_OF_WORD = re.compile(r"[^/_.,:=\-]*[/_.,:=\-]?")
 IN_SENTENCE = re.compile(r"(?:≥ )?\S+(?: %)?")
 PATH = re.compile(r"\S*/\S*")
 ELLIPSIS = "…"
+NO_WIDTH = 10_000  # of a pipe or a file: each column has all the room it needs, so that no number is cut
 FEW_LINES = 2  # of a row; before it takes more, columns are left out
 
 

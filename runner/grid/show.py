@@ -20,13 +20,13 @@ from runner.core.console import console, plain, say
 from runner.core.files import shared_folder
 from runner.core.progress import ProgressState
 from runner.core.result import Status
-from runner.core.tables import Column, Use, print_fitted
+from runner.core.tables import NO_WIDTH, Column, Use, print_fitted
 from runner.core.texts import clock, counted
 from runner.estimates.fit import PROCESS_MIB, gpus_free_mib
 from runner.estimates.jobs import JobEstimate, estimate_words
 from runner.grid.plan import Outcome, PlannedJob, State, estimate_plan
 from runner.grid.question_plan import question_lines
-from runner.report import NO_WIDTH, GridLine, brief, job_column, named_columns, naming_columns
+from runner.report import GridLine, brief, job_column, named_columns, naming_columns
 from runner.store import mlflow_store
 
 REDRAW_EVERY_S = 0.25
