@@ -97,7 +97,7 @@ class Side:
             environment["XDG_CACHE_HOME"] = str(cold)
         prompts = self.folder / "prompts.jsonl"
         prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
-        keys, side = [*self.keys, f"output_dir={out}"], Path(__file__).with_name("startup_side.py")
+        keys, side = [*self.keys, f"output_dir={out}"], self.tree / "bench/startup_side.py"  # knows this tree's modules
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         if task == "generate":
             command = [self.python, str(side), str(parts), "task=generate", f"task.prompts={prompts}", *keys]
