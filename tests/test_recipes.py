@@ -144,6 +144,8 @@ def test_the_rules_of_the_source_tree(tree: Path) -> None:
     tests = ("tests/test_house.py", "tests/config/test_sampling.py")
     without_processes = "not import_nothing_heavy and not engine_needs"
     output_of([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", without_processes, *tests], tree)
+    registry = ["tests/quantization/test_registry.py", "-k", "every_choice and not loaded"]
+    assert "passed" in output_of([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *registry], tree)
 
 
 @pytest.mark.thorough
@@ -175,6 +177,13 @@ with runner.load("embedded") as model:
     ways = {"temperature": 0}, hot, hot | {"logit_gap": 0.0001}
     print(json.dumps([model.generate("2+3=?", max_new_tokens=12, **way) for way in ways]))
 """
+
+
+def test_jobs_without_a_new_sampling_parameter_keep_their_ids(run: Run) -> None:
+    plan = ("-m", "runner", "model=stub", "generation=sampling", "plan=true", "tracking=none")
+    before = output_of([sys.executable, *plan], ROOT)
+    assert re.findall(r"gsm8k-\w+", before) == re.findall(r"gsm8k-\w+", run(*plan)) != []
+    assert re.findall(r"gsm8k-\w+", run(*plan, "generation.logit_gap=1")) != re.findall(r"gsm8k-\w+", before)
 
 
 @pytest.mark.thorough

@@ -13,6 +13,7 @@ from numbers import Integral, Real
 from typing import Any, TypedDict, get_type_hints
 
 from runner.core.errors import check
+from runner.core.fields import UnlessDefault
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,11 @@ def is_number(value: Any, kind: type[int] | type[float]) -> bool:
     return is_kind and (kind is int or bool(value == value))  # NaN is not equal to itself
 
 
-def _parameter(meaning: str, neutral: float, low: float, high: float, **more: float) -> Any:
-    return field(default=None, metadata={"meaning": meaning, "neutral": neutral, "low": low, "high": high, **more})
+def _parameter(
+    meaning: str, neutral: float, low: float, high: float, *, counts: UnlessDefault | None = None, **more: float
+) -> Any:
+    parameter = {"meaning": meaning, "neutral": neutral, "low": low, "high": high, **more}
+    return field(default=None, metadata={"parameter": parameter, "counts": counts})
 
 
 @dataclass(kw_only=True)
@@ -110,7 +114,7 @@ class SamplingArguments(TypedDict, total=False):
 def _table() -> dict[str, Parameter]:
     hints = get_type_hints(SamplingKeys)
     return {
-        one.name: Parameter(one.name, int if hints[one.name] == int | None else float, **one.metadata)
+        one.name: Parameter(one.name, int if hints[one.name] == int | None else float, **one.metadata["parameter"])
         for one in fields(SamplingKeys)
     }
 
