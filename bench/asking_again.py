@@ -58,7 +58,7 @@ class Work:
 
         with tempfile.TemporaryDirectory() as folder:
             recorder = Recorder(Job("job", Path(folder)))
-            context = Context(self.config, recorder, resolve(self.config), self.engine)
+            context = Context(recorder, resolve(self.config), self.engine)
             beside = AskingAgain(self.few, context, Judge(self.inputs.task, self.items)) if again == BESIDE else None
             each_request(self.engine, self.requests, listen, on_step=one_more, beside=beside)
             if beside is not None:
@@ -79,7 +79,7 @@ def main() -> int:
     print(f"python bench/asking_again.py --questions {options.questions}")
     overrides = ["task.split=hard5", f"task.limit={options.questions}", "output_dir=/nowhere"]
     config = to_config(*compose(overrides))
-    engine = kind_of(config.model).open_engine(config, resolve(config))
+    engine = kind_of(config.model).open_engine(resolve(config))
     try:
         engine.load()
         work = Work(config, engine)

@@ -205,7 +205,7 @@ def greedy_engine(
     from runner.engines.local.engine import LocalEngine  # imports torch
 
     config = greedy(model, quantization, max_new_tokens, kv_cache)
-    return LocalEngine(config, resolve(config))
+    return LocalEngine(resolve(config))
 
 
 def random_prompts(engine: LocalEngine, count: int, tokens: int, chance: random.Random) -> list[tuple[int, ...]]:

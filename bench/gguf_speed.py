@@ -76,7 +76,7 @@ def ours(file: Path, dtype: str, has_byte_rows: bool, new: int, threads: int) ->
     model = LocalModelConfig(name=str(file), device="cpu", dtype=Dtype(dtype), threads=threads)
     config = greedy(model, CHOICES["gguf"](int8_rows=has_byte_rows), new)  # type: ignore[call-arg]
     config = replace(config, generation=replace(config.generation, speculate=Speculate.off))
-    engine = LocalEngine(config, resolve(config))
+    engine = LocalEngine(resolve(config))
     engine.load()
 
     def completer(prompts: list[list[int]], new: int) -> Seconds:

@@ -32,8 +32,8 @@ path = sys.argv[1]
 groups = dict.fromkeys(("lora", "rope", "generation")) | {"quantization": "gguf" if path.endswith(".gguf") else None}
 config = configure(path, groups, {"device": "cpu"}, 0)
 resolved = resolve(config)
-formats.check(config, resolved)
-loaded = load.load_base(config, resolved)
+formats.check(resolved)
+loaded = load.load_base(resolved)
 print("took", time.perf_counter() - started, time.process_time() - computed, len(loaded.tokenizer))
 """
 

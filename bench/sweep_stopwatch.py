@@ -55,7 +55,7 @@ def sweeping(options: argparse.Namespace, folder: Path) -> tuple[Stopwatch, list
         task=task,
         tracking=NoTrackingConfig(),
     )
-    engine = open_engine(config, resolve(config))
+    engine = open_engine(resolve(config))
     return Stopwatch(engine, engine.load(), 0, None, Energy()), cells_of(task)
 
 

@@ -85,9 +85,9 @@ def repeats_s(folder: Path) -> list[float]:
 def predict(overrides: list[str], folder: Path) -> float:
     """Return the seconds that the plan shows, calibrated anew."""
     config = to_config(*compose(overrides))
-    time_estimate = estimate(
-        {0: (config, resolve(config))}, folder, calibrate=True, on_line=lambda _: None, share=math.inf
-    )[0].time
+    time_estimate = estimate({0: resolve(config)}, folder, calibrate=True, on_line=lambda _: None, share=math.inf)[
+        0
+    ].time
     if time_estimate is None or time_estimate.source is not EstimateBasis.calibrated:
         sys.exit(f"{overrides[0]}: nothing was calibrated")
     return time_estimate.seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from runner.checkpoints.resolve import Resolved, resolve
+from runner.checkpoints.resolve import ResolvedJob, resolve
 from runner.config.groups import packages_of
 from runner.config.root import RunnerConfig
 from runner.core import signals
@@ -23,29 +23,30 @@ from runner.tasks.base import Context, Inputs, Task, Uses, task_of
 def run(config: RunnerConfig, config_yaml: str = "", bases: BaseCache | None = None, wait: bool = True) -> Record:
     """Run one job, or return its recorded result; `bases` keeps the loaded base for the next job of a grid."""
     task, resolved = task_of(config), resolve(config)
-    inputs, job = identify(config, task, resolved)
+    inputs, job = identify(resolved)
     resolved = resolved.beside(inputs.second)
     with jobs.claim(job, wait and not config.task.is_endless):
         anew = must_start_anew(config, task)
         done = None if anew else job.recorded() or fetched_jobs.fetch(config, job)
         if done is not None:
             if hasattr(task, "deliver"):
-                task.deliver(inputs, config, job, done.result)
+                task.deliver(inputs, resolved, job, done.result)
             return ledger.recorded(config, job, done)
         if bases is None:  # the jobs of a grid were checked when it was planned
-            for note in check(config, task, resolved):
+            for note in check(resolved):
                 tell(f"note: {note}")
         if anew:
             ledger.check_store(config)  # the last check: only then earlier evidence is touched
             job.set_aside() if config.rerun else job.forget()
-        return execute(config, task, resolved, inputs, job, config_yaml, bases)
+        return execute(task, resolved, inputs, job, config_yaml, bases)
 
 
-def identify(config: RunnerConfig, task: Task, resolved: Resolved) -> tuple[Inputs, jobs.Job]:
+def identify(resolved: ResolvedJob) -> tuple[Inputs, jobs.Job]:
     """Read and hash the task's inputs, and identify the job by their content, before anything is loaded."""
+    config, task = resolved.config, task_of(resolved.config)
     check_output_folder("output_dir", config.output_dir, is_written=not config.plan)
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    of_model = kind_of(config.model).fingerprint(config, resolved, hashes) if Uses.weights in task.USES else {}
+    of_model = kind_of(config.model).fingerprint(resolved, hashes) if Uses.weights in task.USES else {}
     inputs = task.prepare(config)
     input_hashes, is_measurement = of_model | inputs.hashes, Uses.machine in task.USES
     return inputs, jobs.identify(config, task.VERSION, input_hashes, is_measurement, inputs.ignored_for_reuse)
@@ -56,32 +57,33 @@ def must_start_anew(config: RunnerConfig, task: Task) -> bool:
     return not task.FROM_LEDGER or config.rerun in (True, "all")
 
 
-def check(config: RunnerConfig, task: Task, resolved: Resolved) -> list[str]:
+def check(resolved: ResolvedJob) -> list[str]:
     """Reject a job that cannot work before anything is loaded; return notes about limits that are close."""
-    ledger.check_free_space(config)
-    return kind_of(config.model).check(config, resolved) if Uses.weights in task.USES else []
+    ledger.check_free_space(resolved.config)
+    uses = task_of(resolved.config).USES
+    return kind_of(resolved.config.model).check(resolved) if Uses.weights in uses else []
 
 
 def execute(
-    config: RunnerConfig,
     task: Task,
-    resolved: Resolved,
+    resolved: ResolvedJob,
     inputs: Inputs,
     job: jobs.Job,
     config_yaml: str,
     bases: BaseCache | None,
 ) -> Record:
     """Run the task, and record how it ended in any case."""
+    config = resolved.config
     record = ledger.new_record(config, job, task.VERSION, inputs.data)
     needs_kernels = {Uses.engine, Uses.machine, Uses.fresh_process} & task.USES
     # before the job's time counts
-    built_s = kind_of(config.model).build_kernels(config, resolved) if needs_kernels else 0.0
+    built_s = kind_of(config.model).build_kernels(resolved) if needs_kernels else 0.0
     goes_on = bool(job.evidence()) and not must_start_anew(config, task)
     recorder = jobs.Recorder(job)  # reads the samples of an interrupted run, and rejects damaged ones
     with signals.deferred():  # a signal takes effect when the end of the job is recorded
         tracker = ledger.start_tracking(config, job, record, goes_on, beside=Uses.engine in task.USES)
-        engine = open_engine(config, resolved, bases, job.folder, before_loading=tracker.wait)
-        context = Context(config, recorder, resolved, engine)
+        engine = open_engine(resolved, bases, job.folder, before_loading=tracker.wait)
+        context = Context(recorder, resolved, engine)
         started = time.perf_counter()
         try:
             with signals.interruptible(), ledger.log_file(job.folder / "log.txt"), memory_errors_as_job_failed():

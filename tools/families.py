@@ -237,7 +237,7 @@ def decode(folder: Path) -> tuple[list[list[int]], str, list[str]]:
         quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
         generation=GenerationConfig(), tracking=NoTrackingConfig(),
     )  # fmt: skip
-    engine = open_engine(config, resolve(config))
+    engine = open_engine(resolve(config))
     try:
         decoding = engine.load().facts["decoding"]
         requests = [

@@ -13,7 +13,7 @@ from runner.advise.closeness import RecordedCloseness
 from runner.advise.machines import Machine
 from runner.checkpoints.pass_memory import kv_number_bytes, most_rows
 from runner.checkpoints.random_weights import SHAPES_DIR, list_tensors
-from runner.checkpoints.resolve import Resolved, no_downloads, resolve
+from runner.checkpoints.resolve import ResolvedJob, no_downloads, resolve
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, RunnerError
@@ -125,11 +125,11 @@ def judge(
     on_line: Callable[[str], None],
 ) -> list[Candidate]:
     """Set each candidate's batch size, memory and time, and the reason if it exceeds a limit."""
-    known: dict[int, tuple[RunnerConfig, Resolved]] = {}
+    known: dict[int, ResolvedJob] = {}
     with no_downloads(True):
         for number, candidate in enumerate(candidates):
             on_machine = candidate.config if machine is None else _on_device(candidate.config, machine.device)
-            sized = without_download(on_machine, resolve(on_machine))
+            sized = without_download(resolve(on_machine))
             if sized is None:
                 candidate.problem = "its size is unknown without a download: give model.name=FOLDER or a preset"
                 continue
@@ -138,30 +138,30 @@ def judge(
             if machine is not None:
                 device, room = machine.device, machine.room_mib
             else:
-                device = sized[1].model.device
+                device = sized.files.model.device
                 room = sum(free_mib_by_device(device).values()) + PROCESS_MIB
             allowed_mib = min(room, most_mib or room)
             candidate.allowed_mib = allowed_mib
-            _set_batch_size(candidate, sized[1], {device: allowed_mib - PROCESS_MIB})
+            _set_batch_size(candidate, sized, {device: allowed_mib - PROCESS_MIB})
             if candidate.fit is None or not candidate.fit.fits:
                 needed = candidate.fit.needed_mib + PROCESS_MIB if candidate.fit else 0.0
                 candidate.problem = f"needs {needed:,.0f} MiB, one question at a time; {allowed_mib:,.0f} are allowed"
     fitting = {number: candidate for number, candidate in known.items() if not candidates[number].problem}
     if machine is None:
         finished = FinishedJobs(output_dir)
-        for number, (asked, resolved) in fitting.items():
-            for config in _as_recorded(candidates[number], asked, resolved):
+        for number, asked in fitting.items():
+            for config in _as_recorded(candidates[number], asked):
                 candidates[number].time = candidates[number].time or finished.estimate(config)
                 candidates[number].measured_mib = candidates[number].measured_mib or finished.peak_mib(config)
         timed = {
-            number: (candidates[number].config, resolved)
-            for number, (_, resolved) in fitting.items()
+            number: replace(resolved, config=candidates[number].config)
+            for number, resolved in fitting.items()
             if candidates[number].time is None
         }
         for number, taken in estimate(timed, output_dir, calibrate, on_line).items():
             candidates[number].time = taken.time
     else:
-        for number, (_, resolved) in fitting.items():
+        for number, resolved in fitting.items():
             candidates[number].time = _guess(candidates[number], resolved, machine)
     for candidate in candidates:
         each_s = candidate.each_s
@@ -175,12 +175,12 @@ def _on_device(config: RunnerConfig, device: str) -> RunnerConfig:
     return replace(config, model=replace(local_model(config.model), device=device))
 
 
-def _set_batch_size(candidate: Candidate, resolved: Resolved, free_mib: dict[str, float]) -> None:
+def _set_batch_size(candidate: Candidate, resolved: ResolvedJob, free_mib: dict[str, float]) -> None:
     """Set the largest batch size that fits, unless the user has set one."""
     sizes = [candidate.config.generation.batch_size]
     amounts = amounts_of(candidate.config)
     if sizes[0] is None and all(amount.rows is None for amount in amounts):
-        number_bytes = kv_number_bytes(resolved.dtype_bytes, candidate.config.generation.kv_cache)
+        number_bytes = kv_number_bytes(resolved.files.dtype_bytes, candidate.config.generation.kv_cache)
         most = most_rows("cuda" if "cuda" in free_mib else "cpu", number_bytes)
         completions = max((amount.completions for amount in amounts), default=most)
         most = min(most, 1 << (completions - 1).bit_length())
@@ -189,7 +189,7 @@ def _set_batch_size(candidate: Candidate, resolved: Resolved, free_mib: dict[str
         changed = candidate.config
         if size is not None:
             changed = replace(candidate.config, generation=replace(candidate.config.generation, batch_size=size))
-        candidate.fit = fit(changed, resolved, free_mib, fixes=False)
+        candidate.fit = fit(replace(resolved, config=changed), free_mib, fixes=False)
         if candidate.fit is not None and candidate.fit.predicted.total_mib <= sum(free_mib.values()):
             if size is not None and size != candidate.config.generation.batch_size:
                 candidate.overrides = [*candidate.overrides, f"generation.batch_size={size}"]
@@ -197,20 +197,20 @@ def _set_batch_size(candidate: Candidate, resolved: Resolved, free_mib: dict[str
             return
 
 
-def _as_recorded(candidate: Candidate, asked: RunnerConfig, resolved: Resolved) -> list[RunnerConfig]:
+def _as_recorded(candidate: Candidate, asked: ResolvedJob) -> list[RunnerConfig]:
     """Return the configs whose jobs tell a candidate's figures: its own; that of as many rows as fit, if no more."""
     size = candidate.config.generation.batch_size
-    if size is None or asked.generation.batch_size is not None:
+    if size is None or asked.config.generation.batch_size is not None:
         return [candidate.config]
-    rows = fit(asked, resolved, free_mib_by_device(resolved.model.device), fixes=False)
-    completions = max((amount.completions for amount in amounts_of(asked)), default=size)
+    rows = fit(asked, free_mib_by_device(asked.files.model.device), fixes=False)
+    completions = max((amount.completions for amount in amounts_of(asked.config)), default=size)
     is_alike = rows is not None and size >= min(rows.rows, completions)
-    return [candidate.config, asked] if is_alike else [candidate.config]
+    return [candidate.config, asked.config] if is_alike else [candidate.config]
 
 
-def _guess(candidate: Candidate, resolved: Resolved, machine: Machine) -> Estimate | None:
+def _guess(candidate: Candidate, resolved: ResolvedJob, machine: Machine) -> Estimate | None:
     assert candidate.fit is not None
-    speed = guessed_speed(candidate.config, resolved, candidate.fit, machine.rates)
+    speed = guessed_speed(replace(resolved, config=candidate.config), candidate.fit, machine.rates)
     return time_of(candidate.config, speed, candidate.config.generation.batch_size or candidate.fit.rows)
 
 

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from runner.checkpoints.resolve import Resolved, read_tensors
-from runner.config.lora import LoraConfig, adapter_of
+from runner.checkpoints.resolve import ModelFiles, read_tensors
 from runner.core.errors import ConfigError
 from runner.core.texts import load_json
 
@@ -24,20 +23,20 @@ def adapter_shapes(folder: Path) -> Shapes:
     return shapes
 
 
-def check(resolved: Resolved, chosen: LoraConfig) -> None:
+def check(files: ModelFiles) -> None:
     """Raise ConfigError for an adapter whose matrices are for other layers than the checkpoint has.
 
     What headers cannot tell (packed weights, a .gguf file, a pickled adapter) is left to the check on the real base.
     """
-    lora, folder = adapter_of(chosen), resolved.adapter
+    lora, folder = files.lora, files.adapter
     if lora is None or folder is None or not (folder / "adapter_model.safetensors").is_file():
         return
     settings = load_json(folder / "adapter_config.json")
-    if settings.get("peft_type") != "LORA" or resolved.stored is not None or not resolved.path.is_dir():
+    if settings.get("peft_type") != "LORA" or files.stored is not None or not files.path.is_dir():
         return
     shapes = adapter_shapes(folder)
-    layers = {it.name.removesuffix(".weight"): it.shape for it in resolved.tensors if it.name.endswith(".weight")}
-    label = f"lora.path={lora.path} does not fit model.name={resolved.model.name}"
+    layers = {it.name.removesuffix(".weight"): it.shape for it in files.tensors if it.name.endswith(".weight")}
+    label = f"lora.path={lora.path} does not fit model.name={files.model.name}"
     if shapes and layers and not _last_words(shapes) & _last_words(layers):
         raise ConfigError(
             f"{label}: none of its {len(shapes)} modules is there (the first are {', '.join([*shapes][:3])}): use the "
@@ -50,7 +49,7 @@ def check(resolved: Resolved, chosen: LoraConfig) -> None:
         if a[0] != b[1] or sorted((b[0], a[1])) != sorted(shape):  # some layers are stored transposed
             raise ConfigError(
                 f"{label}: size mismatch for {path}: A {list(a)} and B {list(b)} are for a layer of {[b[0], a[1]]}, "
-                f"the one of {resolved.model.name} is {list(shape)}{_made_for(settings.get('base_model_name_or_path'))}"
+                f"the one of {files.model.name} is {list(shape)}{_made_for(settings.get('base_model_name_or_path'))}"
             )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runner.checkpoints import gguf_file
-from runner.checkpoints.resolve import Resolved
-from runner.config.root import RunnerConfig
+from runner.checkpoints.resolve import ResolvedJob
 from runner.core.errors import ConfigError, RunnerError
 from runner.core.texts import load_json
 
@@ -25,10 +24,11 @@ def missing(model_name: str) -> str:
     return f"model.name={model_name} has no chat template, so it cannot be asked as a chat: {ALTERNATIVES}"
 
 
-def check(config: RunnerConfig, resolved: Resolved) -> None:
+def check(resolved: ResolvedJob) -> None:
     """Refuse questions in a chat template if the checkpoint surely has none; the tokenizer tells the others."""
-    if config.task.asks_in_chat and not resolved.model.random_weights and surely_lacks_one(resolved.path):
-        raise ConfigError(missing(resolved.model.name))
+    model = resolved.files.model
+    if resolved.config.task.asks_in_chat and not model.random_weights and surely_lacks_one(resolved.files.path):
+        raise ConfigError(missing(model.name))
 
 
 def surely_lacks_one(path: Path) -> bool:

@@ -24,16 +24,14 @@ from runner.checkpoints.pass_memory import (
     streamed,
     waiting_places,
 )
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ModelFiles, ResolvedJob
 from runner.checkpoints.weight_files import Tensor
 from runner.config.model import Attention, LocalModelConfig
-from runner.config.root import RunnerConfig
 from runner.config.task import Workload
 from runner.core import machine
 from runner.core.dtypes import BYTES, Dtype, stored_dtype
 from runner.core.machine import MIB
-from runner.quantization import read_format
-from runner.quantization.base import Format, QuantizationConfig
+from runner.quantization.base import Format
 from runner.quantization.mixed import Mix
 
 STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # other stored types are kept as they are
@@ -145,46 +143,44 @@ class Footprint:
         )
 
 
-def predict(
-    config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
-) -> Footprint | None:
+def predict(resolved: ResolvedJob, work: Workload, free_mib: float | None = None) -> Footprint | None:
     """Predict the footprint of a job; None if a checkpoint has no safetensors files to read.
 
     `free_mib` of main memory decides what is packed; None: what is free here. A second model that the job loads counts
     if both are on the same device, and so do the distributions that wait for those of the other model.
     """
-    footprint = _predict_one(config, resolved, work, free_mib)
-    if footprint is None or resolved.second is None:
+    footprint = _predict_one(resolved, work, free_mib)
+    second = resolved.second
+    if footprint is None or second is None:
         return footprint
-    second_config, second = resolved.second
-    if machine.device_class(second.model.device) != machine.device_class(resolved.model.device):
+    if machine.device_class(second.files.model.device) != machine.device_class(resolved.files.model.device):
         return footprint
-    other = _predict_one(second_config, second, work, free_mib)
-    vocabulary = shape_of(resolved.text_settings)["vocab"]
+    other = _predict_one(second, work, free_mib)
+    vocabulary = shape_of(resolved.files.text_settings)["vocab"]
     waiting_bytes = BYTES["float32"] * vocabulary * waiting_places(vocabulary)
     return None if other is None else footprint.beside(other, waiting_bytes)
 
 
-def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None) -> Footprint | None:
+def _predict_one(resolved: ResolvedJob, work: Workload, free_mib: float | None) -> Footprint | None:
     rows, prompt_tokens, new_tokens = work
-    model, held = resolved.model, resolved.held(config.quantization)
-    tensors = kept_tensors(read_header(resolved.path)) if held.keeps_blocks else resolved.tensors
-    settings = resolved.text_settings
+    config, files, mix = resolved.config, resolved.files, resolved.mix
+    model, held = files.model, mix.base
+    tensors = kept_tensors(read_header(files.path)) if held.keeps_blocks else files.tensors
+    settings = files.text_settings
     if not tensors:
         return None
     device = machine.device_class(model.device)
     dtype_bytes = BYTES[compute_dtype(model, settings)]
-    weights = weight_bytes(tensors, settings, config.quantization, dtype_bytes)
-    if not config.lora.merges and resolved.adapter is not None:
-        weights["lora"] = resolved.adapter_numbers * BYTES["float32"]  # also for a 16-bit model
+    weights = weight_bytes(tensors, settings, files.stored, config.mix, dtype_bytes)
+    if not config.lora.merges and files.adapter is not None:
+        weights["lora"] = files.adapter_numbers * BYTES["float32"]  # also for a 16-bit model
     shape = shape_of(settings)
     if new_tokens <= 1:  # nothing decodes: rows end in the pass that reads them
         rows = streamed(device, rows, prompt_tokens).rows
     cache = place_bytes(settings, dtype_bytes, config.generation.kv_cache) * rows  # for each position
     is_stream = model.attention is Attention.auto
     eager = model.attention is Attention.eager
-    mix = Mix.of(held)
-    largest = max(elements(tensor, resolved.stored, mix) for tensor in tensors)
+    largest = max(elements(tensor, files.stored, mix) for tensor in tensors)
     context = prompt_tokens + new_tokens
     # the engine's kernels multiply packed layers and unpack only a panel at a time
     by_panels = (
@@ -216,12 +212,13 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     if device != "cpu":
         return plain
     free_mib = machine.available_mib() if free_mib is None else free_mib
-    unread, copied, packed_share = _resident(config, resolved, weights, rows * context, is_stream, free_mib)
+    mapped = _mapped_bytes(resolved, weights)
+    unread, copied, packed_share = _resident(resolved, weights, mapped, rows * context, is_stream, free_mib)
     if held.keeps_blocks and packed_share:
         is_tied = weights["head"] == 0  # then the embedding is packed as the head, too
         packed = (tensor for tensor in tensors if is_tied or part_of(tensor) != "embedding")
         copied += sum(bytes_beyond_file(tensor) for tensor in packed)
-    mapped, slots = _mapped_bytes(config, resolved, weights), _tokenizer_slots(resolved, shape["vocab"])
+    slots = _tokenizer_slots(files, shape["vocab"])
     library = int(LIBRARY_MIB * MIB) + TOKENIZER_BYTES * slots
     first = 0
     if copied or packed_share:  # the head is packed last, when all other layers are packed already
@@ -244,45 +241,45 @@ def _predict_one(config: RunnerConfig, resolved: Resolved, work: Workload, free_
     )
 
 
-def _tokenizer_slots(resolved: Resolved, vocabulary: int) -> int:
+def _tokenizer_slots(files: ModelFiles, vocabulary: int) -> int:
     """Return the size of the table that holds a vocabulary; random weights come with the embedded model's small one."""
-    has_own = not resolved.model.random_weights and vocabulary > 0
+    has_own = not files.model.random_weights and vocabulary > 0
     return 1 << ceil(log2(vocabulary / TOKENIZER_FILLED)) if has_own else 0
 
 
-def _mapped_bytes(config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int]) -> int:
+def _mapped_bytes(resolved: ResolvedJob, weights: Mapping[str, int]) -> int:
     """Count the weights that the load leaves in the mapped checkpoint, because it does not convert them."""
-    if resolved.held(config.quantization).keeps_blocks:
+    config, files = resolved.config, resolved.files
+    if resolved.mix.base.keeps_blocks:
         return sum(weights.values()) - weights["other"]
-    is_gguf = not resolved.model.random_weights and resolved.path.is_file()  # it is unpacked
-    if is_gguf or stored_dtype(resolved.settings) != resolved.dtype:
+    is_gguf = not files.model.random_weights and files.path.is_file()  # it is unpacked
+    if is_gguf or stored_dtype(files.settings) != files.dtype:
         return 0
-    makes_codes = Mix.of(config.quantization).quantizes and resolved.stored is None
-    is_converted = config.lora.merges or makes_codes or resolved.held(config.quantization).makes_groups
+    makes_codes = config.mix.quantizes and files.stored is None
+    is_converted = config.lora.merges or makes_codes or resolved.mix.base.makes_groups
     in_memory = ("linear", "scales", "lora") if is_converted else ("lora",)
-    left_alone = plain_layers(resolved, config.quantization).nbytes if config.quantization.is_mixed else 0
+    left_alone = plain_layers(files, config.mix).nbytes if config.quantization.is_mixed else 0
     return sum(size for part, size in weights.items() if part not in in_memory) + left_alone * is_converted
 
 
 def _resident(
-    config: RunnerConfig, resolved: Resolved, weights: Mapping[str, int], tokens: int, is_stream: bool, free_mib: float
+    resolved: ResolvedJob, weights: Mapping[str, int], mapped: int, tokens: int, is_stream: bool, free_mib: float
 ) -> tuple[int, int, float]:
     """Return, for a CPU, bytes of weights left unread in the file, of those copied, and the share of packed shapes.
 
     The mapped pages of packed layers are released. A head that is tied to the embedding is packed as a copy.
     """
-    mapped = _mapped_bytes(config, resolved, weights)
-    held = resolved.held(config.quantization)
+    held = resolved.mix.base
     linear, share, is_own_head = weights["linear"], 1.0, weights["head"] > 0
     if held.is_mixed:
-        plain = plain_layers(resolved, held)
+        plain = plain_layers(resolved.files, resolved.mix)
         linear, share = plain.nbytes, plain.share_of_shapes
         is_own_head |= plain.has_quantized_head  # whose bytes are not under the head
     elif held.packed and not held.keeps_blocks:
         linear = 0
     head = weights["head"] if is_own_head else weights["embedding"]
     is_packed = is_stream and (held.keeps_blocks or linear + head <= PACKED_SHARE * free_mib * MIB)
-    in_memory = linear + weights["head"] if mapped == 0 else linear * config.lora.merges
+    in_memory = linear + weights["head"] if mapped == 0 else linear * resolved.config.lora.merges
     copied = (in_memory + head * (not is_own_head)) * is_packed
     unread = 0
     if held.keeps_blocks and is_packed and not is_own_head:
@@ -300,11 +297,10 @@ def compute_dtype(model: LocalModelConfig, settings: dict[str, Any]) -> str:
 
 
 def weight_bytes(
-    tensors: list[Tensor], settings: dict[str, Any], quantization: QuantizationConfig, dtype_bytes: int
+    tensors: list[Tensor], settings: dict[str, Any], stored: Format | None, mix: Mix, dtype_bytes: int
 ) -> dict[str, int]:
     """Bytes of the loaded weights by part, quantization constants (`scales`) included."""
     parts = dict.fromkeys(("linear", "scales", "embedding", "head", "other"), 0)
-    stored, mix = read_format(settings), Mix.of(quantization)
     has_embedding = any(part_of(tensor) == "embedding" for tensor in tensors)
     for tensor in tensors:
         part = part_of(tensor)

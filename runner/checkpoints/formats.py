@@ -9,25 +9,24 @@ from pathlib import Path
 
 from runner.checkpoints import gguf_file
 from runner.checkpoints.linear_layers import linear_layers
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import LocalModelConfig
-from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
 from runner.quantization import METHODS
 from runner.quantization.base import CheckpointSource, Format, QuantizationConfig
 from runner.quantization.made_groups import MadeGroupsConfig
-from runner.quantization.mixed import HEAD, Mix
+from runner.quantization.mixed import HEAD
 from runner.quantization.refused import REASONS
 
 
-def check(config: RunnerConfig, resolved: Resolved) -> None:
+def check(resolved: ResolvedJob) -> None:
     """Reject a checkpoint that cannot be loaded with this quantization."""
-    model, wanted = resolved.model, config.quantization
-    path = None if model.random_weights else resolved.path  # reading it would make the random weights
+    model, wanted = resolved.files.model, resolved.config.quantization
+    path = None if model.random_weights else resolved.files.path  # reading it would make the random weights
     if wanted.source is CheckpointSource.gguf or (path is not None and path.is_file()):
         _check_gguf(model, wanted, path)
         return
-    where, stored = f"model.name={model.name}", resolved.stored
+    where, stored = f"model.name={model.name}", resolved.files.stored
     if stored is None:
         if wanted.source is CheckpointSource.quantized:
             raise ConfigError(
@@ -35,10 +34,10 @@ def check(config: RunnerConfig, resolved: Resolved) -> None:
                 "not quantized (its config.json has no quantization_config): use quantization=nf4 or int8, which "
                 f"quantize while loading, or a checkpoint that is already quantized with {wanted.name}"
             )
-        for choice in Mix.of(wanted).choices:
+        for choice in resolved.config.mix.choices:
             choice.require_packages()
-        _check_mix(wanted, resolved)
-        _check_groups(wanted, resolved)
+        _check_mix(resolved)
+        _check_groups(resolved)
         return
     if wanted.is_mixed:
         raise ConfigError(
@@ -59,7 +58,7 @@ def check(config: RunnerConfig, resolved: Resolved) -> None:
         raise ConfigError(f"{where} is {stored}, which cannot be loaded: {stored.refusal}")
     if wanted.packed:
         _check_same(wanted, stored, where)
-    if config.lora.merges:
+    if resolved.config.lora.merges:
         raise ConfigError(
             f"lora.merge=true: {where} is quantized already, {stored}, and merging into quantized weights loses "
             "precision; use lora.merge=false, or the original checkpoint"
@@ -94,26 +93,27 @@ def _check_gguf(model: LocalModelConfig, wanted: QuantizationConfig, path: Path 
     gguf_file.read_header(path)
 
 
-def _check_mix(wanted: QuantizationConfig, resolved: Resolved) -> None:
+def _check_mix(resolved: ResolvedJob) -> None:
     """Reject patterns for layers that the checkpoint does not have, and what cannot be quantized layer by layer."""
-    if not wanted.is_mixed:
+    mix, files = resolved.config.mix, resolved.files
+    if not mix.base.is_mixed:
         return
-    if resolved.model.device_map is not None:
+    if files.model.device_map is not None:
         raise ConfigError(
-            f"quantization={wanted.label}: its layers are quantized one by one after loading, which is not possible "
-            f"with model.device_map={resolved.model.device_map}: leave model.device_map out"
+            f"quantization={mix.base.label}: its layers are quantized one by one after loading, which is not possible "
+            f"with model.device_map={files.model.device_map}: leave model.device_map out"
         )
-    if tensors := resolved.tensors:  # other files are only checked when they are loaded
-        layers, heads = linear_layers(tensors, resolved.text_settings)
-        Mix.of(wanted).check_layers(layers, heads or [HEAD], tied=not heads)
+    if tensors := files.tensors:  # other files are only checked when they are loaded
+        layers, heads = linear_layers(tensors, files.text_settings)
+        mix.check_layers(layers, heads or [HEAD], tied=not heads)
 
 
-def _check_groups(wanted: QuantizationConfig, resolved: Resolved) -> None:
+def _check_groups(resolved: ResolvedJob) -> None:
     """Reject layers whose inputs are not whole groups of the choice that makes groups of them."""
-    mix = Mix.of(wanted)
-    if not any(choice.makes_groups for choice in mix.choices) or not (tensors := resolved.tensors):
+    mix = resolved.config.mix
+    if not any(choice.makes_groups for choice in mix.choices) or not (tensors := resolved.files.tensors):
         return
-    for is_head, layers in zip((False, True), linear_layers(tensors, resolved.text_settings), strict=True):
+    for is_head, layers in zip((False, True), linear_layers(tensors, resolved.files.text_settings), strict=True):
         for path, tensor in layers.items():
             choice = mix.choice_for(path, is_head)
             if isinstance(choice, MadeGroupsConfig):

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ModelFiles
 from runner.checkpoints.weight_files import Tensor
-from runner.quantization.base import QuantizationConfig
 from runner.quantization.mixed import Mix
 
 IN_A_BLOCK = re.compile(r"\.\d+\.")  # model.layers.0.self_attn…, transformer.h.0.…
@@ -25,14 +24,13 @@ class PlainLayers:
     has_quantized_head: bool
 
 
-def plain_layers(resolved: Resolved, quantization: QuantizationConfig) -> PlainLayers:
+def plain_layers(files: ModelFiles, mix: Mix) -> PlainLayers:
     """Count what a mix leaves in model.dtype."""
-    layers, heads = linear_layers(resolved.tensors, resolved.text_settings)
-    mix = Mix.of(quantization)
+    layers, heads = linear_layers(files.tensors, files.text_settings)
     plain = [tensor for path, tensor in layers.items() if not mix.choice_for(path).packed]
     shapes, plain_shapes = ({tensor.shape for tensor in some} for some in (layers.values(), plain))
     return PlainLayers(
-        sum(tensor.params for tensor in plain) * resolved.dtype_bytes,
+        sum(tensor.params for tensor in plain) * files.dtype_bytes,
         len(plain_shapes) / max(len(shapes), 1),
         any(mix.choice_for(path, is_head=True).packed for path in heads),
     )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from runner.checkpoints.footprint import predict
-from runner.checkpoints.resolve import Resolved
-from runner.config.root import RunnerConfig
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.task import with_possible_batch
 from runner.core.errors import ConfigError, DataError
 from runner.core.machine import MIB
@@ -17,29 +15,29 @@ from runner.quantization.base import CheckpointSource
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
-def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[str, float]) -> list[str]:
+def check_memory(resolved: ResolvedJob, rooms_mib: Mapping[str, float]) -> list[str]:
     """Reject weights that do not fit; return a note if they fit, but not with the memory that completions need."""
-    if not resolved.model.check_memory:
+    config, model = resolved.config, resolved.files.model
+    if not model.check_memory:
         return []
     work = config.task.workload(with_possible_batch(config.task, config.generation))
     try:
-        predicted = predict(config, resolved, work)
+        predicted = predict(resolved, work)
     except DataError:
         return []  # a damaged header: the load reads it, too, and names the tensor
     if predicted is None:
         return []
     free_mib = sum(rooms_mib.values())
     where = " and ".join(f"{room_mib:,.0f} MiB of {place}" for place, room_mib in rooms_mib.items())
-    model, quantization = resolved.model, config.quantization.label
     weights = "the weights" if resolved.second is None else "the weights of this model and of its reference"
     if predicted.weight_mib > free_mib:
-        fixes = [*_smaller(config, resolved, free_mib), "a smaller model"]
+        fixes = [*_smaller(resolved, free_mib), "a smaller model"]
         if resolved.second is not None:
             fixes.append("task.exact=false (one model at a time)")
         if model.device_map is None and "main memory" not in rooms_mib:
             fixes.append("model.device=auto model.device_map=auto (spreads it over GPUs and main memory)")
         raise ConfigError(
-            f"model.name={model.name} with quantization={quantization}: {weights} need "
+            f"model.name={model.name} with quantization={config.quantization.label}: {weights} need "
             f"{predicted.weight_mib:,.0f} MiB, and {where} are free: use {', '.join(fixes)}, or "
             "model.check_memory=false to try it anyway"
         )
@@ -54,13 +52,12 @@ def check_memory(config: RunnerConfig, resolved: Resolved, rooms_mib: Mapping[st
     return []
 
 
-def _smaller(config: RunnerConfig, resolved: Resolved, free_mib: float) -> list[str]:
+def _smaller(resolved: ResolvedJob, free_mib: float) -> list[str]:
     """Return the smallest quantization as a fix, if the weights would then fit."""
+    config, smallest = resolved.config, SMALLEST()
     if config.quantization.source is not CheckpointSource.plain or config.lora.merges:
         return []
-    smallest = SMALLEST()
-    smaller = replace(config, quantization=smallest)
-    predicted = predict(smaller, resolved, config.task.workload(config.generation))
+    predicted = predict(resolved.having(quantization=smallest), config.task.workload(config.generation))
     if predicted is None or predicted.weight_mib > free_mib:
         return []
     return [f"quantization={smallest.name} ({predicted.weight_mib:,.0f} MiB)"]

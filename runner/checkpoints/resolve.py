@@ -12,8 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,8 @@ from runner.core.machine import MIB
 from runner.core.texts import load_json, read_cache, short
 from runner.embedded import LORA_PEFT_DIR, LORA_PTH_PATH, LORA_TEAM_DIR, MODEL_DIR
 from runner.quantization import read_format
-from runner.quantization.base import Format, QuantizationConfig, WithByteRows
+from runner.quantization.base import Format, WithByteRows
+from runner.quantization.mixed import Mix
 
 OBJECTS = ("text_config", "quantization_config", "rope_scaling", "rope_parameters")  # in config.json
 SIZES = {  # limits for config.json, higher than in the largest models
@@ -43,7 +43,7 @@ SIZES = {  # limits for config.json, higher than in the largest models
 PTH_STORAGES = {"HalfStorage": 2, "BFloat16Storage": 2, "FloatStorage": 4, "DoubleStorage": 8}
 
 _no_downloads = ContextVar("no_downloads", default=False)
-_shared: ContextVar[dict[str, Resolved] | None] = ContextVar("shared", default=None)
+_shared: ContextVar[dict[str, ModelFiles] | None] = ContextVar("shared", default=None)
 
 
 class ToDownload(Exception):
@@ -60,22 +60,13 @@ def no_downloads(enabled: bool) -> Iterator[None]:
         _no_downloads.reset(before)
 
 
-class Resolved:
+class ModelFiles:
     """The location and headers of a job's model and adapter; each property is read at its first use, and kept."""
 
     def __init__(self, config: RunnerConfig) -> None:
         self.model = local_model(config.model)
-        self._lora = adapter_of(config.lora)
+        self.lora = adapter_of(config.lora)
         self.hashes: dict[str, str] = {}  # the last `fingerprint`
-        self.second: tuple[RunnerConfig, Resolved] | None = None  # a model that is loaded beside this one
-
-    def beside(self, second: RunnerConfig | None) -> Resolved:
-        """Return a copy with a second model that is loaded beside this one; without a second one, itself."""
-        if second is None:
-            return self
-        both = copy(self)  # other jobs may share this one
-        both.second = second, resolve(second)
-        return both
 
     @cached_property
     def path(self) -> Path:
@@ -107,22 +98,11 @@ class Resolved:
         """The bytes of one number of that format."""
         return BYTES.get(self.dtype, 2)
 
-    def held(self, wanted: QuantizationConfig) -> QuantizationConfig:
-        """Return the quantization of the loaded weights: that of a quantized checkpoint, else the wanted one."""
-        if self.stored is not None:
-            held = self.stored.config
-            return replace(held, int8_rows=True) if wanted.has_byte_rows and isinstance(held, WithByteRows) else held
-        in_blocks = wanted.in_blocks()
-        if in_blocks is not None and self.has_blocks:
-            return in_blocks
-        wanted.check_unpacked()
-        return wanted
-
     @property
     def has_blocks(self) -> bool:
         """Whether a .gguf file can keep its blocks: on a CPU, without a device map or an adapter."""
         is_on_cpu = machine.device_class(self.model.device) == "cpu" and self.model.device_map is None
-        is_file = is_on_cpu and self._lora is None and not self.model.random_weights and self.path.is_file()
+        is_file = is_on_cpu and self.lora is None and not self.model.random_weights and self.path.is_file()
         return is_file and gguf_file.can_keep_blocks(gguf_file.read_header(self.path))
 
     @cached_property
@@ -131,9 +111,14 @@ class Resolved:
         return random_weights.list_tensors(self.settings) if self.model.random_weights else read_tensors(self.path)
 
     @cached_property
+    def weights(self) -> tuple[str, list[Path]]:
+        """The kind and the files of the weights that a load reads; a .gguf file has no kind."""
+        return weight_files.loaded_files(self.path) if self.path.is_dir() else ("", [self.path])
+
+    @cached_property
     def adapter(self) -> Path | None:
         """The adapter's folder or file."""
-        return None if self._lora is None else locate_adapter(self._lora, self.model)
+        return None if self.lora is None else locate_adapter(self.lora, self.model)
 
     @cached_property
     def adapter_numbers(self) -> int:
@@ -169,17 +154,47 @@ class Resolved:
         return versions
 
 
-def resolve(config: RunnerConfig) -> Resolved:
-    """Return the Resolved of a job's model and adapter; within `sharing`, equal keys get the same object."""
+@dataclass(frozen=True)
+class ResolvedJob:
+    """A job after composing, from which everything reads: its config, its files, and what follows from both."""
+
+    config: RunnerConfig
+    files: ModelFiles
+    second: ResolvedJob | None = None  # whose model is loaded beside this one
+
+    @cached_property
+    def mix(self) -> Mix:
+        """The quantization of the loaded weights: that of a quantized checkpoint, else the wanted one."""
+        wanted, stored = self.config.quantization, self.files.stored
+        if stored is not None:
+            held = stored.config
+            held = replace(held, int8_rows=True) if wanted.has_byte_rows and isinstance(held, WithByteRows) else held
+            return Mix(held, {})
+        in_blocks = wanted.in_blocks()
+        if in_blocks is not None and self.files.has_blocks:
+            return Mix(in_blocks, {})
+        wanted.check_unpacked()
+        return self.config.mix
+
+    def beside(self, second: RunnerConfig | None) -> ResolvedJob:
+        """Return the job with a second model that is loaded beside its own; without a second one, itself."""
+        return self if second is None else replace(self, second=resolve(second))
+
+    def having(self, **groups: Any) -> ResolvedJob:
+        """Return the job with other groups of the config, and the same files."""
+        return replace(self, config=replace(self.config, **groups))
+
+
+def resolve(config: RunnerConfig) -> ResolvedJob:
+    """Return what is known of a job; within `sharing`, jobs with the same model and adapter have the same files."""
     shared = _shared.get()
-    if shared is None:
-        return Resolved(config)
-    return shared.setdefault(repr((config.model, config.lora)), Resolved(config))
+    files = ModelFiles(config)
+    return ResolvedJob(config, files if shared is None else shared.setdefault(repr((config.model, config.lora)), files))
 
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Let jobs with the same model and adapter share one Resolved, while a grid is planned."""
+    """Let jobs with the same model and adapter read its files once, while a grid is planned."""
     before = _shared.set({})
     try:
         yield

@@ -17,7 +17,6 @@ from runner.config.tasks import TASKS
 from runner.core.fields import Names, Text
 from runner.core.plugins import Choices, PlugIn, plug_ins
 from runner.quantization import CHOICES
-from runner.quantization.mixed import Mix
 
 GROUPS: Mapping[str, Mapping[str, type[Any]]] = {
     "model": MODELS,
@@ -64,7 +63,7 @@ def _plug_ins_of(config: RunnerConfig) -> Iterator[tuple[str, PlugIn]]:
         assert isinstance(schemas, Choices)
         if (it := schemas.of(type(getattr(config, group)))) is not None:
             yield group, it
-    for pattern, choice in Mix.of(config.quantization).overrides.items():
+    for pattern, choice in config.mix.overrides.items():
         if (it := CHOICES.of(type(choice))) is not None:
             yield f"quantization.overrides.{pattern}", it
     if (scorer := config.task.gold_scorer) is not None:

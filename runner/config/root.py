@@ -19,8 +19,8 @@ from runner.core.fields import MISSING, DefaultAs, Inert, UnlessDefault, choice_
 from runner.core.metrics import METRICS, Metric
 from runner.core.plugins import check_plug_in, load_object
 from runner.core.texts import is_text
-from runner.quantization import mixed
 from runner.quantization.base import QuantizationConfig
+from runner.quantization.mixed import Mix
 
 
 class Print(StrEnum):
@@ -111,11 +111,11 @@ class RunnerConfig:
         for key, text in _texts(self, ""):
             need = "contains what no UTF-8 text and no file name can contain: half a character, or a NUL"
             check(is_text(text) and "\0" not in text, key, repr(text), need)
-        mixed.check(self.quantization)
+        self.mix = Mix.of(self.quantization)  # no key: what the group means for each layer, read once
         check_profile(self.profile, self.model, self.quantization.label)
         self.model.check_beside(self.quantization, self.lora, self.rope, self.generation)
         self.task.check_beside(self.generation)
-        if self.lora.merges and mixed.Mix.of(self.quantization).quantizes:
+        if self.lora.merges and self.mix.quantizes:
             raise ConfigError(
                 f"lora.merge=true with quantization={self.quantization.label}: merging into quantized weights "
                 "loses precision; use lora.merge=false, or quantization=none"

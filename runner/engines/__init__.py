@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from runner.checkpoints.resolve import Resolved
-from runner.config.root import RunnerConfig
+from runner.checkpoints.resolve import ResolvedJob
 from runner.core import signals
 from runner.engines.arithmetic import Arithmetic
 from runner.engines.base import Capability, EngineReport, Request
@@ -67,8 +66,7 @@ class LazyEngine:
 
 
 def open_engine(
-    config: RunnerConfig,
-    resolved: Resolved,
+    resolved: ResolvedJob,
     bases: BaseCache | None = None,
     folder: Path | None = None,
     before_loading: Callable[[], None] | None = None,
@@ -78,13 +76,13 @@ def open_engine(
     `bases` keeps the loaded base for the next job; an engine that starts processes writes their logs to `folder`;
     `before_loading` is called when the libraries are imported: it may raise what is wrong elsewhere before a long load.
     """
-    kind = kind_of(config.model)
+    kind = kind_of(resolved.config.model)
 
     def build() -> Engine:
         with signals.finishing():  # amid an import a signal leaves half a module behind, or aborts the process in C++
-            kind.import_libraries(config, resolved)
+            kind.import_libraries(resolved)
         if before_loading is not None:
             before_loading()
-        return kind.open_engine(config, resolved, bases, folder)
+        return kind.open_engine(resolved, bases, folder)
 
-    return LazyEngine(build, kind.capabilities(config))
+    return LazyEngine(build, kind.capabilities(resolved.config))

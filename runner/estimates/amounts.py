@@ -6,7 +6,6 @@ from runner.config.model import Attention, local_model
 from runner.config.root import RunnerConfig
 from runner.config.task import Amount
 from runner.core import machine
-from runner.quantization.mixed import Mix
 
 
 def amounts_of(config: RunnerConfig, read: int | None = None) -> list[Amount]:
@@ -26,6 +25,6 @@ def may_have_independent_rows(config: RunnerConfig) -> bool:
         and machine.device_class(model.device) == "cpu"
         and model.device_map is None
         and model.attention is Attention.auto
-        and not any(choice.mixes_rows for choice in Mix.of(config.quantization).choices)
+        and not any(choice.mixes_rows for choice in config.mix.choices)
         and config.generation.batch_size != 1
     )

@@ -97,10 +97,10 @@ def time_imports(model: CalibrationModel, scratch: Path) -> float:
     config = sample_config(model.config, write_sample(model, model.depths.few, scratch), model.threads)
     started = time.perf_counter()
     resolved = resolve(config)
-    KIND.import_libraries(config, resolved)
+    KIND.import_libraries(resolved)
     from runner.engines.local.engine import LocalEngine
 
-    engine = LocalEngine(config, resolved)
+    engine = LocalEngine(resolved)
     engine.load()
     engine.close()
     return time.perf_counter() - started
@@ -124,7 +124,7 @@ def run_depth(model: CalibrationModel, layers: int, scratch: Path) -> dict[str, 
     folder = write_sample(model, layers, scratch)
     config = sample_config(model.config, folder, model.threads)
     # a smaller model packs its weights if, and only if, the whole one would
-    engine = LocalEngine(config, resolve(config), packed_share=PACKED_SHARE if model.is_packed else 0.0)
+    engine = LocalEngine(resolve(config), packed_share=PACKED_SHARE if model.is_packed else 0.0)
     try:
         engine.load()
         started = time.perf_counter()
@@ -152,7 +152,7 @@ def sample_config(config: RunnerConfig, folder: Path, threads: int) -> RunnerCon
     for key in ("device", "dtype", "attention"):
         setattr(model, key, getattr(config.model, key))
     paths = [tensor.name.removesuffix(".weight") for tensor in read_tensors(folder)]
-    quantization = only_matching(config.quantization, paths)  # patterns may name layers that the sample does not have
+    quantization = only_matching(config.mix, paths)  # patterns may name layers that the sample does not have
     return replace(config, model=model, quantization=quantization, lora=LoraConfig(), profile="none")
 
 

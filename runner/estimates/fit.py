@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.memory_check import limited
 from runner.checkpoints.pass_memory import kv_number_bytes, most_rows
-from runner.checkpoints.resolve import Resolved
-from runner.config.root import RunnerConfig
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.rope import RopeConfig
 from runner.config.task import TYPICAL_PROMPT_TOKENS, with_possible_batch
 from runner.core import machine
@@ -68,20 +67,18 @@ def gpus_free_mib() -> list[float]:
     return [float(line) for line in done.stdout.split() if line.replace(".", "").isdigit()]
 
 
-def rows_of(config: RunnerConfig, resolved: Resolved) -> int:
+def rows_of(resolved: ResolvedJob) -> int:
     """Return the number of concurrent rows if memory suffices."""
+    config, files = resolved.config, resolved.files
     amounts = config.task.amounts(config.generation)
     rows = max((amount.rows or 0 for amount in amounts), default=0)
-    device_rows = most_rows(
-        machine.device_class(resolved.model.device),
-        kv_number_bytes(resolved.dtype_bytes, config.generation.kv_cache),
-    )
+    number_bytes = kv_number_bytes(files.dtype_bytes, config.generation.kv_cache)
+    device_rows = most_rows(machine.device_class(files.model.device), number_bytes)
     return rows or min(device_rows, max((amount.completions for amount in amounts), default=TYPICAL_ROWS))
 
 
 def fit(
-    config: RunnerConfig,
-    resolved: Resolved,
+    resolved: ResolvedJob,
     free_mib: Mapping[str, float],
     fixes: bool = True,
     read: int | None = None,
@@ -90,57 +87,59 @@ def fit(
 
     `read` is how many questions or prompts it has, if they have been read.
     """
-    config = possible(config, resolved, read)
-    rows = rows_of(config, resolved)
+    resolved = possible(resolved, read)
+    rows, batch_size = rows_of(resolved), resolved.config.generation.batch_size
     room = sum(free_mib.values())
-    predicted, least = (_predict(config, resolved, count, room) for count in (rows, 1))
+    predicted, least = (_predict(resolved, count, room) for count in (rows, 1))
     if predicted is None or least is None:
         return None
     kv = least.kv_cache_mib
-    if config.generation.batch_size is None and kv:  # the engine takes as many rows as fit into half of the rest
+    if batch_size is None and kv:  # the engine takes as many rows as fit into half of the rest
         affordable = int((room - least.weight_mib) / 2 / kv)
-        if 1 <= affordable < rows and (fewer := _predict(config, resolved, affordable, room)) is not None:
+        if 1 <= affordable < rows and (fewer := _predict(resolved, affordable, room)) is not None:
             predicted, rows = fewer, affordable
     result = Fit(predicted, rows, least.total_mib, free_mib)
     if result.fits or not fixes:
         return result
-    return replace(result, would_fit=_cheapest(config, resolved, free_mib))
+    return replace(result, would_fit=_cheapest(resolved, free_mib))
 
 
-def _predict(config: RunnerConfig, resolved: Resolved, rows: int, room_mib: float) -> Footprint | None:
-    return kind_of(config.model).predict(config, resolved, config.task.workload(config.generation, rows), room_mib)
+def _predict(resolved: ResolvedJob, rows: int, room_mib: float) -> Footprint | None:
+    config = resolved.config
+    return kind_of(config.model).predict(resolved, config.task.workload(config.generation, rows), room_mib)
 
 
-def possible(config: RunnerConfig, resolved: Resolved, read: int | None = None) -> RunnerConfig:
-    """Return the config with no more rows than completions, and no longer answers than the model has room for."""
+def possible(resolved: ResolvedJob, read: int | None = None) -> ResolvedJob:
+    """Return the job with no more rows than completions, and no longer answers than the model has room for."""
+    config = resolved.config
     generation = with_possible_batch(config.task, config.generation, read)
-    room = resolved.text_settings.get("max_position_embeddings")
+    room = resolved.files.text_settings.get("max_position_embeddings")
     if isinstance(room, int) and config.rope.name == RopeConfig.name and generation.max_new_tokens >= room:
         generation = replace(generation, max_new_tokens=max(room - TYPICAL_PROMPT_TOKENS, 1))
-    return replace(config, generation=generation)
+    return resolved.having(generation=generation)
 
 
-def _cheapest(config: RunnerConfig, resolved: Resolved, free_mib: Mapping[str, float]) -> str:
+def _cheapest(resolved: ResolvedJob, free_mib: Mapping[str, float]) -> str:
     """Return the cheapest change that makes it fit, as overrides; empty if none does."""
-    for words, changed in _changes(config):
-        changed_fit = fit(changed, resolved, free_mib, fixes=False)
+    for words, changed in _changes(resolved):
+        changed_fit = fit(changed, free_mib, fixes=False)
         if changed_fit is not None and changed_fit.fits:
             return f"fits with {words} ({changed_fit.needed_mib:,.0f} MiB)"
     return ""
 
 
-def _changes(config: RunnerConfig) -> Iterator[tuple[str, RunnerConfig]]:
+def _changes(resolved: ResolvedJob) -> Iterator[tuple[str, ResolvedJob]]:
     """Yield changes: first fewer rows, which change no answer, then fewer bits."""
-    sizes = []
+    sizes, config = [], resolved.config
     size = config.generation.batch_size or 1
     while size > 1:
         size //= 2
         sizes.append(size)
     for rows in sizes:
-        yield f"generation.batch_size={rows}", _with_rows(config, rows)
+        yield f"generation.batch_size={rows}", _with_rows(resolved, rows)
     for name in SMALLER if config.quantization.source is CheckpointSource.plain else ():
         try:
-            changed = replace(config, quantization=CHOICES[name]())
+            changed = resolved.having(quantization=CHOICES[name]())
         except ConfigError:  # incompatible with another setting
             continue
         yield f"quantization={name}", changed
@@ -148,5 +147,5 @@ def _changes(config: RunnerConfig) -> Iterator[tuple[str, RunnerConfig]]:
             yield f"quantization={name} generation.batch_size={rows}", _with_rows(changed, rows)
 
 
-def _with_rows(config: RunnerConfig, rows: int) -> RunnerConfig:
-    return replace(config, generation=replace(config.generation, batch_size=rows))
+def _with_rows(resolved: ResolvedJob, rows: int) -> ResolvedJob:
+    return resolved.having(generation=replace(resolved.config.generation, batch_size=rows))

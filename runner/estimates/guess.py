@@ -14,7 +14,6 @@ from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.machine import MIB
 from runner.estimates.speed import EstimateBasis, Speed
-from runner.quantization.mixed import Mix
 
 SPREAD = 0.6  # relative uncertainty of a guess
 # Memory traffic of unpacking weights in each pass, as a share of their size in 16 bits.
@@ -68,7 +67,7 @@ def rates_here(config: RunnerConfig, device: str, dtype_bytes: int) -> Rates | N
         return None
     bytes_per_s, core_flops_per_s = _measured()
     flops_per_s = core_flops_per_s * machine.cores()
-    has_kernels = all(choice.has_kernels(dtype_bytes) for choice in Mix.of(config.quantization).choices)
+    has_kernels = all(choice.has_kernels(dtype_bytes) for choice in config.mix.choices)
     return Rates(device, bytes_per_s, flops_per_s, unpacks=not has_kernels)
 
 

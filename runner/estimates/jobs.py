@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.checkpoints.pass_memory import place_bytes
-from runner.checkpoints.resolve import Resolved, ToDownload, no_downloads
+from runner.checkpoints.resolve import ModelFiles, ResolvedJob, ToDownload, no_downloads
 from runner.config.model import has_weights, local_model
 from runner.config.root import RunnerConfig
 from runner.core import machine
@@ -36,21 +36,21 @@ class JobEstimate:
     time: Estimate | None = None
 
 
-def without_download(config: RunnerConfig, resolved: Resolved) -> tuple[RunnerConfig, Resolved] | None:
-    """Return a config that gives the model's size: its files or, if they are absent, its preset's shape; else None."""
-    model = resolved.model
+def without_download(resolved: ResolvedJob) -> ResolvedJob | None:
+    """Return a job that gives the model's size: its files or, if they are absent, its preset's shape; else None."""
+    model = resolved.files.model
     if model.shape is not None and not Path(model.name).expanduser().exists():  # no need to ask the hub
-        noise = replace(config, model=replace(model, random_weights=True), profile="none")
-        return noise, Resolved(noise).beside(resolved.second[0] if resolved.second else None)
+        noise = replace(resolved.config, model=replace(model, random_weights=True), profile="none")
+        return ResolvedJob(noise, ModelFiles(noise), resolved.second)
     try:
-        _ = resolved.tensors
+        _ = resolved.files.tensors
     except (ToDownload, RunnerError, OSError):  # errors in its files are reported elsewhere
         return None
-    return config, resolved
+    return resolved
 
 
 def estimate(
-    jobs: Mapping[int, tuple[RunnerConfig, Resolved]],
+    jobs: Mapping[int, ResolvedJob],
     output_dir: Path,
     calibrate: bool,
     on_line: Callable[[str], None] = say,
@@ -69,27 +69,28 @@ def estimate(
     models: dict[int, CalibrationModel] = {}
     guesses: dict[int, Speed] = {}
     with no_downloads(True):
-        for number, (config, resolved) in jobs.items():
+        for number, resolved in jobs.items():
+            config = resolved.config
             entry = estimates[number] = JobEstimate(time=records.estimate(config, read.get(number)))
-            if not has_weights(config.model) or (known := without_download(config, resolved)) is None:
+            if not has_weights(config.model) or (known := without_download(resolved)) is None:
                 continue
-            entry.fit = _fit(*known, read.get(number))
+            entry.fit = _fit(known, read.get(number))
             can_time = bool(amounts_of(config, read.get(number))) and local_model(config.model) is config.model
             if not can_time or entry.time is not None or entry.fit is None or not entry.fit.fits:
                 continue  # a hybrid's time also depends on its teacher
-            rates = rates_here(config, machine.device_class(known[1].model.device), known[1].dtype_bytes)
+            rates = rates_here(config, machine.device_class(known.files.model.device), known.files.dtype_bytes)
             if rates is not None:
-                guesses[number] = speed = guessed_speed(*known, entry.fit, rates)
-                timed = possible(*known, read.get(number))
+                guesses[number] = speed = guessed_speed(known, entry.fit, rates)
+                timed = possible(known, read.get(number)).config
                 entry.time = time_of(timed, speed, entry.fit.rows, read.get(number))
-            if model := _calibration_model(*known, entry.fit):
+            if model := _calibration_model(known, entry.fit):
                 models[number] = model
 
     def use(speeds: Mapping[str, Speed]) -> None:
         for number, model in models.items():
             job_fit = estimates[number].fit
             if job_fit is not None and (speed := speeds.get(model.key)) is not None:
-                timed = possible(*jobs[number], read.get(number))
+                timed = possible(jobs[number], read.get(number)).config
                 estimates[number].time = time_of(timed, speed, job_fit.rows, read.get(number))
 
     use(speeds := calibration.known_speeds([*models.values()], output_dir))
@@ -107,10 +108,11 @@ def estimate(
     return estimates
 
 
-def guessed_speed(config: RunnerConfig, resolved: Resolved, job_fit: Fit, rates: Rates) -> Speed:
+def guessed_speed(resolved: ResolvedJob, job_fit: Fit, rates: Rates) -> Speed:
     """Guess the speed of a job's model on a machine with these rates."""
-    parameters = float(sum(tensor.params for tensor in resolved.tensors))
-    token_bytes = place_bytes(resolved.settings, resolved.dtype_bytes, config.generation.kv_cache)
+    config, files = resolved.config, resolved.files
+    parameters = float(sum(tensor.params for tensor in files.tensors))
+    token_bytes = place_bytes(files.settings, files.dtype_bytes, config.generation.kv_cache)
     return rates.speed(config, job_fit.predicted, parameters, token_bytes)
 
 
@@ -125,17 +127,17 @@ def time_of(config: RunnerConfig, speed: Speed, rows: int, read: int | None = No
     return Estimate(seconds + config.task.loads * each_s, spread, speed.source, is_upper_bound=not is_exact)
 
 
-def _fit(config: RunnerConfig, resolved: Resolved, read: int | None) -> Fit | None:
+def _fit(resolved: ResolvedJob, read: int | None) -> Fit | None:
     try:
-        free_mib = free_mib_by_device(resolved.model.device, resolved.model.max_memory)
-        return fit(config, resolved, free_mib, read=read)
+        free_mib = free_mib_by_device(resolved.files.model.device, resolved.files.model.max_memory)
+        return fit(resolved, free_mib, read=read)
     except RunnerError:  # errors in its files are reported elsewhere
         return None
 
 
-def _calibration_model(config: RunnerConfig, resolved: Resolved, job_fit: Fit) -> CalibrationModel | None:
+def _calibration_model(resolved: ResolvedJob, job_fit: Fit) -> CalibrationModel | None:
     try:
-        return calibration_model_of(config, resolved, job_fit.predicted.weight_mib)
+        return calibration_model_of(resolved, job_fit.predicted.weight_mib)
     except (RunnerError, KeyError, TypeError, ValueError):
         return None
 

@@ -11,13 +11,12 @@ from typing import Any
 from runner.checkpoints import random_weights
 from runner.checkpoints.footprint import PACKED_SHARE
 from runner.checkpoints.pass_memory import place_bytes
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import KvCache
 from runner.config.model import local_model
 from runner.config.root import RunnerConfig
 from runner.core import machine
 from runner.core.machine import MIB
-from runner.quantization.mixed import Mix
 
 LAYER_MIB = 192.0  # at least for layers: more than a cache holds, also in 4 bits, so that weights come from memory
 HEAD_MIB = 64.0  # at most for the token embeddings
@@ -56,10 +55,11 @@ class CalibrationModel:
     place_bytes: int  # keys and values of one token
 
 
-def calibration_model_of(config: RunnerConfig, resolved: Resolved, weight_mib: float) -> CalibrationModel | None:
+def calibration_model_of(resolved: ResolvedJob, weight_mib: float) -> CalibrationModel | None:
     """Return the model to time for a job; None if its family is unknown, or the sample would not fit."""
-    settings = resolved.settings
-    if settings.get("model_type") not in random_weights.FAMILIES or resolved.stored is not None:
+    config, files = resolved.config, resolved.files
+    settings = files.settings
+    if settings.get("model_type") not in random_weights.FAMILIES or files.stored is not None:
         return None
     if not all(key in settings for key in ("hidden_size", "intermediate_size", "num_key_value_heads")):
         return None
@@ -75,27 +75,20 @@ def calibration_model_of(config: RunnerConfig, resolved: Resolved, weight_mib: f
     if COPIES * sample_mib > SHARE_OF_MEMORY * machine.available_mib():
         return None
     parameters = sum(tensor.params for tensor in tensors)
-    threads = resolved.model.threads or machine.threads_for(parameters)
-    is_quantized = Mix.of(config.quantization).quantizes  # such layers stay as they are
+    threads = files.model.threads or machine.threads_for(parameters)
+    is_quantized = config.mix.quantizes  # such layers stay as they are
     plain_mib = kept * row_bytes / MIB if is_quantized else weight_mib
     is_packed = plain_mib <= PACKED_SHARE * machine.available_mib()
     shape = {key: value for key, value in settings.items() if key != "torch_dtype"}
     name = digest([shape])
     kv_cache = config.generation.kv_cache
-    timed: list[Any] = [
-        VERSION,
-        shape,
-        resolved.dtype,
-        repr(config.quantization),
-        repr(config.rope),
-        resolved.model.device,
-    ]
-    timed += [resolved.model.attention, threads, is_packed, machine.name(), machine.versions()]
+    timed: list[Any] = [VERSION, shape, files.dtype, repr(config.quantization), repr(config.rope), files.model.device]
+    timed += [files.model.attention, threads, is_packed, machine.name(), machine.versions()]
     timed += config.quantization.mix_keys
     timed += [kv_cache] * (kv_cache is not KvCache.as_model)  # earlier timings stay valid
     return CalibrationModel(
         digest(timed), name, with_local_model(config), shape, depths, threads, is_packed,
-        place_bytes(settings, resolved.dtype_bytes, kv_cache),
+        place_bytes(settings, files.dtype_bytes, kv_cache),
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def import_libraries(config: RunnerConfig) -> None:
         if (store := mlflow_store.store_of(config)) is not None:
             mlflow_store.import_mlflow(store)
         if Uses.engine in task_of(config).USES:
-            kind_of(config.model).import_libraries(config, resolve(config))
+            kind_of(config.model).import_libraries(resolve(config))
 
 
 def end_as(status: int) -> None:

@@ -55,7 +55,7 @@ class PlannedJob:
     overrides: list[str]
     config: RunnerConfig | None = None
     composed: DictConfig | None = None  # the composed config, before it is converted
-    resolved: resolve.Resolved | None = None  # None: the config itself cannot work
+    resolved: resolve.ResolvedJob | None = None  # None: the config itself cannot work
     job: Job | None = None
     state: State = State.impossible
     problem: str = ""  # why the job cannot work
@@ -103,16 +103,16 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
         planned.measures = Uses.machine in task.USES
         planned.base = kind_of(config.model).base_key(config) if Uses.weights in task.USES else ""
         with resolve.no_downloads(bool(config.plan)):
-            inputs, planned.job = identify(config, task, resolved)
+            inputs, planned.job = identify(resolved)
             planned.input_count, planned.after, planned.is_compared = inputs.count, inputs.after, inputs.is_compared
             planned.data_digest = inputs.data.get("digest", "")
             planned.resolved = resolved = resolved.beside(inputs.second)
             anew = must_start_anew(config, task)
             planned.record = None if anew else planned.job.recorded()
             if planned.record is None:
-                planned.notes = check(config, task, resolved)
+                planned.notes = check(resolved)
             planned.notes += _note_of_limit(config, inputs.count)
-            if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, config, resolved)):
+            if config.plan and hasattr(task, "preview") and (lines := task.preview(inputs, resolved)):
                 planned.notes.append(lines.replace("\n", "\n    "))
     except resolve.ToDownload as absent:  # a job's id depends on the content of files that are not here yet
         planned.state, planned.notes = State.todo, [str(absent)]
@@ -178,26 +178,27 @@ def worker_count(plan: list[PlannedJob], numbers: list[int], wanted: str) -> int
     if gpus := len(machine.gpu_models()):
         return min(gpus, groups)
     first_of_each = [plan[members[0]] for members in grouped]
-    needs = [predicted_need(one.config, one.resolved) for one in first_of_each if one.config and one.resolved]
+    needs = [predicted_need(one.resolved) for one in first_of_each if one.resolved]
     by_memory = int(0.8 * machine.available_mib() // (PROCESS_MIB + max(need.mib for need in needs)))
     by_cores = machine.cores() // max(need.threads for need in needs)
     return max(1, min(groups, by_memory, by_cores))
 
 
-def predicted_need(config: RunnerConfig, resolved: resolve.Resolved) -> Need:
+def predicted_need(resolved: resolve.ResolvedJob) -> Need:
     """Predict memory and threads of a job, from the checkpoint's headers alone."""
-    return kind_of(config.model).need(config, resolved) if Uses.weights in task_of(config).USES else Need(0.0, 1)
+    config = resolved.config
+    return kind_of(config.model).need(resolved) if Uses.weights in task_of(config).USES else Need(0.0, 1)
 
 
 def estimate_plan(plan: list[PlannedJob]) -> dict[int, JobEstimate]:
     """Estimate memory and time of a plan's jobs that use weights, by number; plan=quick skips the calibration."""
     jobs = {
-        number: (planned.config, planned.resolved)
+        number: planned.resolved
         for number, planned in enumerate(plan)
-        if planned.config is not None and planned.resolved is not None and planned.same_as is None
-        if Uses.weights in task_of(planned.config).USES
+        if planned.resolved is not None and planned.same_as is None
+        if Uses.weights in task_of(planned.resolved.config).USES
     }
-    settings = next((config for config, _ in jobs.values()), None)
+    settings = next((it.config for it in jobs.values()), None)
     if settings is None:
         return {}
     output_dir = Path(settings.output_dir).expanduser().absolute()

@@ -41,9 +41,8 @@ class RayRequest:
 
     def of_job(self, planned: PlannedJob, largest: Mapping[str, float]) -> dict[str, Any]:
         """Return what a job asks for: as configured, else as predicted, but no more than the largest node has."""
-        assert planned.config is not None
         assert planned.resolved is not None
-        predicted = predicted_need(planned.config, planned.resolved)
+        predicted = predicted_need(planned.resolved)
         cpus = min(predicted.threads, largest.get("CPU", 1.0)) if self.num_cpus is None else self.num_cpus
         memory = min(predicted.mib * MIB, largest.get("memory", 0.0))
         return {

@@ -231,9 +231,8 @@ def check_alone(config: RunnerConfig) -> None:
 
 def same_job(config: RunnerConfig, wanted: Job) -> Job:
     """Return the job as it is on this node; one whose model or data differ here is another job, and is rejected."""
-    task = task_of(config)
-    _, here = identify(config, task, resolve(config))
-    if here.job_id != wanted.job_id and Uses.machine not in task.USES:
+    _, here = identify(resolve(config))
+    if here.job_id != wanted.job_id and Uses.machine not in task_of(config).USES:
         raise ConfigError(
             f"{wanted.job_id} would be {here.job_id} on this node: its files of the model or the data are others"
         )

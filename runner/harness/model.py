@@ -67,14 +67,14 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
             del own["device"]  # lm-eval sets cuda:0 if no device is given
         config = configure(pretrained, groups, own)
         self.resolved = resolve(config)
-        kind_of(config.model).check(config, self.resolved)  # the load reports the same notes
-        self.engine = open_engine(config, self.resolved)
+        kind_of(config.model).check(self.resolved)  # the load reports the same notes
+        self.engine = open_engine(self.resolved)
         require(self.engine, "lm-eval", (Capability.token_ids, Capability.logprobs, Capability.tokenizer))
         self.report = self.engine.load()
         for note in self.report.notes:
             log.warning("%s", note)
-        label, is_trusted = f"model.name={self.resolved.model.name}", self.resolved.model.trust_remote_code
-        self.tokenizer: Any = load_tokenizer(label, self.resolved.path, is_trusted)
+        label, is_trusted = f"model.name={self.resolved.files.model.name}", self.resolved.files.model.trust_remote_code
+        self.tokenizer: Any = load_tokenizer(label, self.resolved.files.path, is_trusted)
         self.add_bos_token, self.think_end_token = add_bos_token, think_end_token
         self._prefix_token_id, self.max_gen_toks = prefix_token_id, max_gen_toks
         self.temperature = config.generation.temperature  # of tasks that set none
@@ -82,7 +82,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         self.enable_thinking = enable_thinking
         thinking = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
         template_args = {**(chat_template_args or {}), **thinking}
-        self.template = ChatTemplate(self.tokenizer, str(self.resolved.model.name), template_args)
+        self.template = ChatTemplate(self.tokenizer, str(self.resolved.files.model.name), template_args)
 
     # --------------------------------------------------------------------------------------- properties of the model
 
@@ -101,7 +101,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     @property
     def tokenizer_name(self) -> str:
         """The name under which lm-eval caches requests."""
-        return str(self.resolved.model.name).replace("/", "__")
+        return str(self.resolved.files.model.name).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
         """Return what lm-eval records of the model with its results."""
@@ -113,7 +113,7 @@ class EngineModel(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         special = self.add_bos_token if add_special_tokens is None else add_special_tokens
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             special = False
-        return ids_of(self.tokenizer, string, True if special is None else special, str(self.resolved.model.name))
+        return ids_of(self.tokenizer, string, True if special is None else special, str(self.resolved.files.model.name))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return a conversation as a text in the model's chat template."""

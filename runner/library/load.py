@@ -53,8 +53,8 @@ def load(
     groups = {"quantization": quantization, "lora": lora, "rope": rope, "generation": generation}
     config = configure(model, groups, keys, seed)
     resolved = resolve(config)
-    kind_of(config.model).check(config, resolved)  # the load reports the same notes
-    driver = Driver(open_engine(config, resolved))
+    kind_of(config.model).check(resolved)  # the load reports the same notes
+    driver = Driver(open_engine(resolved))
     try:
         report = driver.loaded()
     except BaseException:  # also Ctrl-C: the thread ends when the load has ended

@@ -12,12 +12,13 @@ import math
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import torch_archive
 from runner.checkpoints.byteio import file_size
-from runner.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, WeightFile, loaded_files
+from runner.checkpoints.weight_files import DTYPE_BITS, DTYPE_NAMES, Tensor, WeightFile
 from runner.core.errors import ConfigError, DataError, reading
 
 ZIP, LFS = b"PK\x03\x04", b"version https://git-lfs"
@@ -45,10 +46,9 @@ def read_bin(path: Path) -> WeightFile:
     return WeightFile(path, size, b"", {}, sorted(tensors, key=lambda tensor: (tensor.offset, tensor.nbytes)), notes)
 
 
-def check_loadable(folder: Path) -> None:
-    """Reject a folder of .bin files that transformers must not load, with the same messages as task=split."""
-    kind, files = loaded_files(folder)
-    for path in files if kind == "bin" else []:
+def check_loadable(files: Iterable[Path]) -> None:
+    """Reject .bin files that transformers must not load, with the same messages as task=split."""
+    for path in files:
         try:
             _, _, notes = _open(path, file_size(path))
         except OldFormat:

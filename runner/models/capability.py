@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoints import gguf_file, gguf_names
 from runner.checkpoints.memory_check import limited
-from runner.checkpoints.resolve import Resolved, for_transformers
-from runner.config.lora import LoraConfig, adapter_of
+from runner.checkpoints.resolve import ModelFiles, for_transformers
 from runner.config.model import Attention, LocalModelConfig
 from runner.core import machine
 from runner.core.errors import ConfigError
@@ -118,13 +117,13 @@ def class_of(path: Path, trust_remote_code: bool) -> Any:
     return classes[0] if isinstance(classes, list | tuple) else classes
 
 
-def check_adapter(lora: LoraConfig, resolved: Resolved) -> None:
+def check_adapter(files: ModelFiles) -> None:
     """Check an adapter against the model's shape, before the weights are read."""
-    wanted, model = adapter_of(lora), resolved.model
-    if wanted is None or resolved.adapter is None:
+    lora, model = files.lora, files.model
+    if lora is None or files.adapter is None:
         return
     try:
-        bare = skeleton(settings_of(resolved.path, model.trust_remote_code), model.trust_remote_code)
+        bare = skeleton(settings_of(files.path, model.trust_remote_code), model.trust_remote_code)
     except Exception:  # noqa: BLE001  # custom code may need weights: the adapter is checked again on the real base
         bare = None
-    module_of(wanted).check(wanted, resolved.adapter, bare, model.name)
+    module_of(lora).check(lora, files.adapter, bare, model.name)

@@ -17,7 +17,6 @@ from runner.core import machine
 from runner.core.mapped_files import MappedFiles
 from runner.models.lora.peft import AdapterReport
 from runner.quantization import CHOICES, holders
-from runner.quantization.base import QuantizationConfig
 from runner.quantization.mixed import Mix
 
 NAMES_SHOWN = 4
@@ -105,7 +104,7 @@ def _dtype_of(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def describe_quantization(model: Any, quantization: QuantizationConfig) -> Described:
+def describe_quantization(model: Any, mix: Mix) -> Described:
     """Count the linear layers by their kind of quantization."""
     kinds: Counter[str] = Counter()
     unquantized, of_layers = [], holders()
@@ -118,19 +117,19 @@ def describe_quantization(model: Any, quantization: QuantizationConfig) -> Descr
             unquantized.append(path)
     quantized, total = kinds.total(), kinds.total() + len(unquantized)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    how = quantization.label if Mix.of(quantization).quantizes else "as the checkpoint is"
+    how = mix.base.label if mix.quantizes else "as the checkpoint is"
     words = f"{how}: {quantized} of {total} linear layers ({counts})"
     rest = summarized(unquantized) if quantized else f"all {total} linear layers"
     metrics = {"quantized_modules": float(quantized), "unquantized_linears": float(len(unquantized))}
     return metrics, {"quantized": words if quantized else "none", "left_alone": rest if unquantized else "none"}
 
 
-def unpacked_mib(model: Any, quantization: QuantizationConfig) -> float:
+def unpacked_mib(model: Any, mix: Mix) -> float:
     """Return the memory of the unpacked copy that a product makes of the largest quantized weight."""
     of_layers = holders()
     packed = (module for module in model.modules() if _quantized_kind(module, of_layers))
     sizes = (getattr(one, "in_features", 0) * getattr(one, "out_features", 0) for one in packed)
-    most = max(choice.unpacked_bytes(model.dtype.itemsize) for choice in Mix.of(quantization).choices)
+    most = max(choice.unpacked_bytes(model.dtype.itemsize) for choice in mix.choices)
     return max(sizes, default=0) * most / machine.MIB
 
 

@@ -15,8 +15,8 @@ import torch
 from runner.checkpoints import formats
 from runner.checkpoints.gguf_file import is_known, read_header
 from runner.checkpoints.memory_check import check_memory
-from runner.checkpoints.resolve import Resolved, file_bytes, for_transformers
-from runner.checkpoints.weight_files import loaded_files, read_weight_file
+from runner.checkpoints.resolve import ResolvedJob, file_bytes, for_transformers
+from runner.checkpoints.weight_files import read_weight_file
 from runner.config.lora import adapter_of
 from runner.config.model import Attention
 from runner.config.root import RunnerConfig
@@ -44,9 +44,7 @@ from runner.models.lora import module_of
 from runner.models.rope import choices as rope_room
 from runner.models.vocabulary import check_tokenizer
 from runner.quantization import quiet_imports, stored_settings
-from runner.quantization.base import QuantizationConfig
 from runner.quantization.made_groups import MadeGroupsConfig
-from runner.quantization.mixed import Mix
 
 log = logging.getLogger(__name__)
 
@@ -64,35 +62,31 @@ class Loaded:
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    quantization: QuantizationConfig = field(
-        default_factory=QuantizationConfig
-    )  # of the loaded weights, also if the checkpoint was quantized already
 
 
 @one_at_a_time
-def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
+def load_base(resolved: ResolvedJob) -> Loaded:
     """Load what the groups model, quantization and rope describe: the part that several jobs can share.
 
     The model's kind has checked them (`ModelKind.check`). Only memory is checked again, now that devices are known.
     """
     quiet_imports()
-    model_config, folder = resolved.model, resolved.path
-    stored, quantization = resolved.stored, resolved.held(config.quantization)
+    config, files, mix = resolved.config, resolved.files, resolved.mix
+    model_config, folder, stored, quantization = files.model, files.path, files.stored, mix.base
     started = time.perf_counter()
     memory_notes = inventory.start_memory()
     limit_kernels()
     device = pick_device(model_config.device)
-    mix = Mix.of(quantization)
     for choice in mix.choices:
         choice.prepare(device.type)
-    capability.check_adapter(config.lora, resolved)
-    dtype, notes = pick_dtype(model_config.dtype, resolved.settings, device)
-    if dtype != (expected := getattr(torch, resolved.dtype)):  # torch cannot use a GPU that the system has
-        dtype, notes = expected, [f"no GPU can be used after all, but the job was identified with {resolved.dtype}"]
+    capability.check_adapter(files)
+    dtype, notes = pick_dtype(model_config.dtype, files.settings, device)
+    if dtype != (expected := getattr(torch, files.dtype)):  # torch cannot use a GPU that the system has
+        dtype, notes = expected, [f"no GPU can be used after all, but the job was identified with {files.dtype}"]
     model_class = capability.class_of(folder, model_config.trust_remote_code)
     places, absent = capability.places_for(model_config)
     attention, fallback = capability.pick_attention(model_config.attention, device.type, model_class)
-    notes += absent + memory_notes + fallback + check_memory(config, resolved, capability.rooms(model_config, device))
+    notes += absent + memory_notes + fallback + check_memory(resolved, capability.rooms(model_config, device))
     notes += formats.notes(folder, stored, quantization, str(dtype).removeprefix("torch."))
     notes += gguf_tokenizer.notes(folder)
 
@@ -106,10 +100,10 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
     if attention is not Attention.auto:
         arguments["attn_implementation"] = attention.value
     tokenizer = load_tokenizer(f"model.name={model_config.name}", folder, model_config.trust_remote_code)
-    if rows := resolved.text_settings.get("vocab_size"):
+    if rows := files.text_settings.get("vocab_size"):
         notes += check_tokenizer(tokenizer, rows, model_config.name)
     at_first = torch.device("cpu") if quantization.is_mixed else device  # plain, it may be too large for the device
-    model, unused = _load_weights(config, resolved, at_first, arguments)
+    model, unused = _load_weights(resolved, at_first, arguments)
     if quantization.is_mixed:
         with heap.large_blocks_mapped():
             model = mixing.apply(model, mix, device)
@@ -120,13 +114,13 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
         for module in model.modules():
             if isinstance(module, GgufLinear | GroupedLinear):
                 module.has_byte_rows = True
-    _release_files(resolved, quantization)
+    _release_files(resolved)
     rope_room.apply(model, config.rope)
     if model_config.device_map is not None:
         device = entry_device(model)
-    base = Loaded(model, tokenizer, device, notes=notes, quantization=quantization)
-    base.metrics |= {"load_s": time.perf_counter() - started, "file_mib": file_bytes(resolved.path) / machine.MIB}
-    _describe_base(base, config)
+    base = Loaded(model, tokenizer, device, notes=notes)
+    base.metrics |= {"load_s": time.perf_counter() - started, "file_mib": file_bytes(folder) / machine.MIB}
+    _describe_base(base, resolved)
     if stored is not None:
         if not base.metrics["quantized_modules"]:
             raise ConfigError(f"model.name={config.model.name} claims to be quantized, {stored}, but no layer of it is")
@@ -139,17 +133,17 @@ def load_base(config: RunnerConfig, resolved: Resolved) -> Loaded:
 
 
 @one_at_a_time
-def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved) -> Loaded:
+def adapt(base: Loaded, resolved: ResolvedJob) -> Loaded:
     """Apply the job's adapter and thread count to a base, and report on both together."""
     started = time.perf_counter()
     loaded = replace(base, metrics=dict(base.metrics), facts=dict(base.facts), notes=list(base.notes))
-    lora, report = adapter_of(config.lora), None
+    config, files, lora, report = resolved.config, resolved.files, resolved.files.lora, None
     if lora is not None:
-        assert resolved.adapter is not None
+        assert files.adapter is not None
         with ExitStack() as protecting:
-            for choice in Mix.of(base.quantization).choices:
+            for choice in resolved.mix.choices:
                 protecting.enter_context(choice.adapting(base.model))
-            loaded.model, report = module_of(lora).apply(base.model, lora, resolved.adapter, config.model.name)
+            loaded.model, report = module_of(lora).apply(base.model, lora, files.adapter, config.model.name)
         loaded.notes += report.notes
         if lora.usual_rope not in (None, config.rope.name) and lora.path != "embedded":
             loaded.notes.append(
@@ -158,7 +152,7 @@ def adapt(base: Loaded, config: RunnerConfig, resolved: Resolved) -> Loaded:
             )
         loaded.bytes_by_dtype = base.bytes_by_dtype.copy()
         loaded.bytes_by_dtype.update(inventory.adapter_bytes(loaded.model))
-    threads = resolved.model.threads or machine.threads_for(loaded.model.num_parameters())
+    threads = files.model.threads or machine.threads_for(loaded.model.num_parameters())
     torch.set_num_threads(threads)
     loaded.facts["threads"] = str(threads)
     loaded.metrics["load_s"] += time.perf_counter() - started
@@ -218,24 +212,22 @@ def pick_dtype(wanted: Dtype, settings: dict[str, Any], device: torch.device) ->
     return dtype, notes
 
 
-def _load_weights(
-    config: RunnerConfig, resolved: Resolved, device: torch.device, arguments: dict[str, Any]
-) -> tuple[Any, list[str]]:
+def _load_weights(resolved: ResolvedJob, device: torch.device, arguments: dict[str, Any]) -> tuple[Any, list[str]]:
     from transformers import AutoModelForCausalLM
     from transformers import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    model, folder, held = resolved.model, resolved.path, resolved.held(config.quantization)
+    model, folder, held = resolved.files.model, resolved.files.path, resolved.mix.base
     location, settings = for_transformers(folder, model.trust_remote_code)
     settings |= {**arguments, "device_map": model.device_map or {"": device}}
-    if folder.is_dir():
-        bin_file.check_loadable(folder)
+    kind, weights = resolved.files.weights
+    if kind == "bin":
+        bin_file.check_loadable(weights)
     try:
-        scaled = rope_room.prepare(config.rope, folder, model.trust_remote_code)
+        scaled = rope_room.prepare(resolved.config.rope, folder, model.trust_remote_code)
         if scaled is not None:
             settings["config"] = scaled
-        kind, files = loaded_files(folder) if folder.is_dir() else ("", [])
-        for file in files if kind == "safetensors" else []:
+        for file in weights if kind == "safetensors" else []:
             read_weight_file(file)  # its error names a damaged file and the damage
         with heap.large_blocks_mapped():
             if folder.is_file() and model.device_map is None and is_known(read_header(folder)):
@@ -245,12 +237,12 @@ def _load_weights(
             else:
                 if held.keeps_groups:
                     own = scaled or capability.settings_of(folder, model.trust_remote_code)
-                    settings |= stored_groups.arguments(folder, own, stored_settings(resolved.settings))
+                    settings |= stored_groups.arguments(folder, own, stored_settings(resolved.files.settings))
                 loaded = AutoModelForCausalLM.from_pretrained(location, **settings, output_loading_info=True)
-                if isinstance(held, MadeGroupsConfig) and resolved.stored is not None:
+                if isinstance(held, MadeGroupsConfig) and resolved.files.stored is not None:
                     made_groups.adopt(held, loaded[0], str(folder))
     except pickle.UnpicklingError as error:  # a .bin from before torch 1.6, which could not be checked before
-        for file in loaded_files(folder)[1]:
+        for file in weights:
             bin_file.refuse_code(file, str(error))
         raise ConfigError(f"model.name={model.name}: torch cannot read its weights in {folder}") from error
     except DataError as error:
@@ -266,16 +258,16 @@ def _load_weights(
     return filled.eval(), _check_complete(filled, report, f"model.name={model.name}: the checkpoint in {folder}")
 
 
-def _release_files(resolved: Resolved, quantization: QuantizationConfig) -> None:
+def _release_files(resolved: ResolvedJob) -> None:
     """Release the checkpoint's pages after quantizing or converting it; a weight that is still in it is read again.
 
     A single weight in the file keeps the whole file mapped, as large as the original model.
     """
-    if quantization.keeps_blocks:
+    mix, files = resolved.mix, resolved.files
+    if mix.base.keeps_blocks:
         return  # the weights are in the file
-    if Mix.of(quantization).quantizes or stored_dtype(resolved.settings) != resolved.dtype:
-        folder = resolved.path
-        MappedFiles().release_files(loaded_files(folder)[1] if folder.is_dir() else [folder])
+    if mix.quantizes or stored_dtype(files.settings) != files.dtype:
+        MappedFiles().release_files(files.weights[1])
 
 
 def _check_complete(model: Any, report: dict[str, Any], checkpoint: str) -> list[str]:
@@ -290,12 +282,12 @@ def _check_complete(model: Any, report: dict[str, Any], checkpoint: str) -> list
     return []
 
 
-def _describe_base(base: Loaded, config: RunnerConfig) -> None:
-    model = base.model
+def _describe_base(base: Loaded, resolved: ResolvedJob) -> None:
+    model, config = base.model, resolved.config
     settings = model.config.get_text_config()
-    _note(base, inventory.describe_quantization(model, base.quantization))
+    _note(base, inventory.describe_quantization(model, resolved.mix))
     is_all_skipped = config.quantization.skip and not config.quantization.overrides
-    if Mix.of(config.quantization).quantizes and not base.metrics["quantized_modules"] and not is_all_skipped:
+    if config.mix.quantizes and not base.metrics["quantized_modules"] and not is_all_skipped:
         raise ConfigError(f"quantization={config.quantization.label} found no linear layer to quantize in this model")
     # now, not later: bitsandbytes' CPU kernels repack the weights in their first forward pass
     base.bytes_by_dtype = inventory.weight_bytes(model)
@@ -305,9 +297,7 @@ def _describe_base(base: Loaded, config: RunnerConfig) -> None:
         "parameters": gguf_blocks.parameters(model) + hidden_parameters(model),
         "vocab_size": settings.vocab_size,
     }
-    base.metrics |= (
-        rope_metrics | inventory.peaks() | {"unpacked_mib": inventory.unpacked_mib(model, base.quantization)}
-    )
+    base.metrics |= rope_metrics | inventory.peaks() | {"unpacked_mib": inventory.unpacked_mib(model, resolved.mix)}
     base.notes += rope_room.notes(settings, config.rope)
     base.facts |= {
         "architecture": (settings.architectures or model.config.architectures or [type(model).__name__])[0],

@@ -29,10 +29,25 @@ class Mix:
 
     @staticmethod
     def of(wanted: QuantizationConfig) -> Mix:
-        """Read the overrides; ConfigError for one that is no choice, or that cannot quantize single layers."""
+        """Read patterns and overrides; ConfigError for those that cannot be, before any file is read."""
+        if not wanted.is_mixed:
+            return Mix(wanted, {})
+        given = " and ".join(f"quantization.{key}" for key in MIX_KEYS if getattr(wanted, key))
+        if wanted.source is not CheckpointSource.plain:
+            raise ConfigError(
+                f"{given}: quantization={wanted.name} loads what is stored, and what is stored is stored: leave it "
+                "out, or quantize the original checkpoint"
+            )
+        if not all(str(pattern).strip() for pattern in [*wanted.skip, *wanted.overrides]):
+            raise ConfigError(f"{given}: an empty pattern: give a part of a layer's path, such as down_proj, or *")
         overrides = {str(pattern): _choice(f"{pattern}", value) for pattern, value in wanted.overrides.items()}
-        patterns = {pattern: _compiled(pattern) for pattern in [*wanted.skip, *overrides]}
-        return Mix(wanted, overrides, patterns)
+        for choice in (wanted, *overrides.values()):
+            if choice.packed and not choice.quantizes_layers():
+                raise ConfigError(f"{given}: quantization={choice.name} quantizes whole models only, not single layers")
+        mix = Mix(wanted, overrides, {pattern: _compiled(pattern) for pattern in [*wanted.skip, *overrides]})
+        if wanted.skip and not mix.quantizes:
+            raise ConfigError("quantization.skip with quantization=none: nothing is quantized that could be skipped")
+        return mix
 
     @property
     def choices(self) -> tuple[QuantizationConfig, ...]:
@@ -95,32 +110,12 @@ class Mix:
         )
 
 
-def only_matching(wanted: QuantizationConfig, paths: Iterable[str]) -> QuantizationConfig:
+def only_matching(mix: Mix, paths: Iterable[str]) -> QuantizationConfig:
     """Return a choice with those of its patterns that match a path, for a model with fewer layers."""
-    mix, known = Mix.of(wanted), list(paths)
+    wanted, known = mix.base, list(paths)
     kept = [pattern for pattern in [*wanted.skip, *wanted.overrides] if any(mix.matches(pattern, it) for it in known)]
     overrides = {pattern: value for pattern, value in wanted.overrides.items() if pattern in kept}
     return replace(wanted, skip=[pattern for pattern in wanted.skip if pattern in kept], overrides=overrides)
-
-
-def check(wanted: QuantizationConfig) -> None:
-    """Reject patterns and overrides that cannot be, before anything is read."""
-    if not wanted.is_mixed:
-        return
-    given = " and ".join(f"quantization.{key}" for key in MIX_KEYS if getattr(wanted, key))
-    if wanted.source is not CheckpointSource.plain:
-        raise ConfigError(
-            f"{given}: quantization={wanted.name} loads what is stored, and what is stored is stored: leave it out, or "
-            "quantize the original checkpoint"
-        )
-    if not all(str(pattern).strip() for pattern in [*wanted.skip, *wanted.overrides]):
-        raise ConfigError(f"{given}: an empty pattern: give a part of a layer's path, such as down_proj, or *")
-    mix = Mix.of(wanted)
-    for choice in (wanted, *mix.overrides.values()):
-        if choice.packed and not choice.quantizes_layers():
-            raise ConfigError(f"{given}: quantization={choice.name} quantizes whole models only, not single layers")
-    if wanted.skip and not mix.quantizes:
-        raise ConfigError("quantization.skip with quantization=none: nothing is quantized that could be skipped")
 
 
 def _choice(pattern: str, value: Any) -> QuantizationConfig:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.checkpoints.resolve import Resolved
-from runner.config.root import RunnerConfig
+from runner.checkpoints.resolve import ResolvedJob
 from runner.core.model_text import ends_in_thinking
 from runner.engines.base import EngineReport, Request, prompt_sha256
 from runner.engines.contract import Engine
@@ -29,7 +28,7 @@ def look_at_prompts(words: Sequence[str], form: Request, first: Request, engine:
         report.facts["thinking"] = "begun by the chat template"
 
 
-def prompts_shown(config: RunnerConfig, resolved: Resolved, requests: Sequence[Request]) -> str:
+def prompts_shown(resolved: ResolvedJob, requests: Sequence[Request]) -> str:
     """Return prompts as the model sees them; only the tokenizer is loaded."""
-    seen = {request.id: kind_of(config.model).rendered(config, resolved, request.prompt) for request in requests}
+    seen = {request.id: kind_of(resolved.config.model).rendered(resolved, request.prompt) for request in requests}
     return "\n".join(f"prompt {number} as the model sees it:\n{text}" for number, text in seen.items())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, cast
 
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.core.result import Result
 from runner.engines.base import Completion, Request
@@ -50,10 +50,14 @@ class Inputs:
 class Context:
     """What a task gets from the outside while it runs."""
 
-    config: RunnerConfig
     recorder: Recorder
-    resolved: Resolved
+    resolved: ResolvedJob
     engine: Engine  # built at its first use: a job that never uses it never imports torch
+
+    @property
+    def config(self) -> RunnerConfig:
+        """The job's config."""
+        return self.resolved.config
 
 
 class RequestsBeside(Protocol):
@@ -69,8 +73,8 @@ class RequestsBeside(Protocol):
 class Task(Protocol):
     """What every task module has. A module may also have these functions.
 
-    deliver(inputs, config, job, result): for a recorded job, do what keys outside of its identity ask for now
-    preview(inputs, config, resolved): return lines for a plan, without loading weights; may be empty
+    deliver(inputs, resolved, job, result): for a recorded job, do what keys outside of its identity ask for now
+    preview(inputs, resolved): return lines for a plan, without loading weights; may be empty
     is_compared(config): `Inputs.is_compared` of a job whose inputs are not here yet, as far as its keys tell
     """
 

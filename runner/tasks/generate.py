@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.checkpoints.resolve import Resolved, resolve
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import Attention, local_model
 from runner.config.root import RunnerConfig
 from runner.config.rope import Rope2dConfig
@@ -91,24 +91,24 @@ def run(inputs: Prompts, context: Context) -> Result:
     mine = check_output(task, prompts, recorder.samples)
     requests = [build_request(task, index, given) for index, given in enumerate(prompts)]
     if task.debug:
-        log_prompt(context.config, context.resolved, requests[0])
+        log_prompt(context.resolved, requests[0])
     done = complete_missing("generate", requests, context, sample_of)
     if task.debug:
         log_completion(recorder.samples[0])
     write_atomically(recorder.folder / COMPLETIONS, completions(prompts, recorder.samples))
-    done.notes += positions.needless_scaling_of(context.config, context.resolved, done.samples)
+    done.notes += positions.needless_scaling_of(context.resolved, done.samples)
     metrics = count_completions(done.samples) | done.metrics
     result = Result(metrics, facts=done.facts, notes=done.notes, problems=done.problems, tables=done.tables)
     hand_over(task, prompts, recorder.samples, result, mine)
     return result
 
 
-def deliver(inputs: Prompts, config: RunnerConfig, job: Job, result: Result) -> None:
+def deliver(inputs: Prompts, resolved: ResolvedJob, job: Job, result: Result) -> None:
     """Show as many recorded completions as are asked for now, and write task.output."""
     task, prompts, samples = inputs.task, inputs.prompts, read_samples(job.samples_path)
     if len(samples) == len(prompts):
         if task.debug:
-            log_prompt(config, resolve(config), build_request(task, 0, prompts[0]))
+            log_prompt(resolved, build_request(task, 0, prompts[0]))
             log_completion(samples[0])
         check_output(task, prompts, samples)
         hand_over(task, prompts, samples, result)
@@ -125,9 +125,9 @@ def build_request(task: GenerateConfig, index: int, given: Given) -> Request:
     return Request(index, build_prompt(task, given), tuple(task.stop), branches=branches)
 
 
-def log_prompt(config: RunnerConfig, resolved: Resolved, request: Request) -> None:
+def log_prompt(resolved: ResolvedJob, request: Request) -> None:
     """Log a prompt as the model sees it, with special tokens; only the tokenizer is loaded for it."""
-    ((text, ids),) = kind_of(config.model).encoded(config, resolved, [request.prompt])
+    ((text, ids),) = kind_of(resolved.config.model).encoded(resolved, [request.prompt])
     log.info("prompt %s as the model sees it: %r", request.id, text)
     log.info("prompt %s, %d token ids: %s", request.id, len(ids), ids)
     for number, beginning in enumerate(request.branches, start=1):

@@ -102,7 +102,7 @@ def overridden(config: RunnerConfig, key: str, words: str, groups: Sequence[str]
 
 def _fingerprint(config: RunnerConfig) -> dict[str, str]:
     hashes = Path(config.output_dir).expanduser() / ".hashes.json"
-    return kind_of(config.model).fingerprint(config, resolve(config), hashes)
+    return kind_of(config.model).fingerprint(resolve(config), hashes)
 
 
 def wait_for(job: Job) -> Record | None:

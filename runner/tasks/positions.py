@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from runner.checkpoints.resolve import Resolved
-from runner.config.root import RunnerConfig
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.rope import RopeDynamicConfig, RopeScalingConfig
 from runner.core.progress import tell
 from runner.core.result import Sample
@@ -19,43 +18,42 @@ from runner.engines.kinds import kind_of
 TEMPLATE_TOKENS = 512  # more than a chat template adds to a question
 
 
-def needless_scaling(config: RunnerConfig, resolved: Resolved, longest: int) -> list[str]:
+def needless_scaling(resolved: ResolvedJob, longest: int) -> list[str]:
     """Return a note if a scaling is chosen and no text, the longest of which has at most so many tokens, needs it."""
-    rope = config.rope
+    rope = resolved.config.rope
     if not isinstance(rope, RopeScalingConfig) or rope.factor == 1:
         return []
-    own = kind_of(config.model).own_positions(config, resolved)
+    own = kind_of(resolved.config.model).own_positions(resolved)
     if own is None or longest > own:
         return []
     effect = "changes nothing" if isinstance(rope, RopeDynamicConfig) else "can only hurt"
     return [f"rope={rope.name}: no text exceeds {own:,} positions, the model's own: scaling {effect} here"]
 
 
-def needless_scaling_of(config: RunnerConfig, resolved: Resolved, samples: Iterable[Sample]) -> list[str]:
+def needless_scaling_of(resolved: ResolvedJob, samples: Iterable[Sample]) -> list[str]:
     """Return the note about texts that the model has read and written."""
-    return needless_scaling(
-        config, resolved, max((it.prompt_tokens + max(one.tokens for one in it.answers) for it in samples), default=0)
-    )
+    lengths = (it.prompt_tokens + max(one.tokens for one in it.answers) for it in samples)
+    return needless_scaling(resolved, max(lengths, default=0))
 
 
-def of_questions(config: RunnerConfig, resolved: Resolved, requests: Sequence[Request]) -> list[str]:
+def of_questions(resolved: ResolvedJob, requests: Sequence[Request]) -> list[str]:
     """Return the note about questions before anything is loaded: a text has no more tokens than bytes."""
-    if not isinstance(config.rope, RopeScalingConfig):
+    if not isinstance(resolved.config.rope, RopeScalingConfig):
         return []
     longest = max((_bytes(request) for request in requests), default=0)
-    return needless_scaling(config, resolved, longest + TEMPLATE_TOKENS + config.generation.max_new_tokens)
+    return needless_scaling(resolved, longest + TEMPLATE_TOKENS + resolved.config.generation.max_new_tokens)
 
 
-def of_given(config: RunnerConfig, resolved: Resolved, given: Sequence[Given], window: int) -> list[str]:
+def of_given(resolved: ResolvedJob, given: Sequence[Given], window: int) -> list[str]:
     """Return the note about given texts before anything is loaded: no window is longer than task.window."""
-    if not isinstance(config.rope, RopeScalingConfig):
+    if not isinstance(resolved.config.rope, RopeScalingConfig):
         return []
     longest = 0
     for it in given:
         whole = max(len(text.encode()) for text in it.texts)
         is_cut = it.form is Form.text
         longest = max(longest, min(whole, window) if is_cut else whole + len(it.question.encode()) + TEMPLATE_TOKENS)
-    return needless_scaling(config, resolved, longest)
+    return needless_scaling(resolved, longest)
 
 
 def say_before_the_load(words: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from runner.checkpoints import random_weights, resolve
 from runner.checkpoints.layout import find_layers
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.checkpoints.weight_files import Checkpoint, WeightFile, read_checkpoint
 from runner.config.model import LocalModelConfig, local_model
 from runner.config.root import Print, RunnerConfig
@@ -67,7 +67,7 @@ def prepare(config: RunnerConfig) -> SplitInputs:
     return SplitInputs({"source": sha256_of([plan.state["files"], companions])}, plan)
 
 
-def preview(inputs: SplitInputs, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
+def preview(inputs: SplitInputs, resolved: ResolvedJob) -> str:  # noqa: ARG001
     """Show which layers would go to which part."""
     return "\n".join(plan_picture.lines(inputs.plan.parts))
 
@@ -126,9 +126,9 @@ def run(inputs: SplitInputs, context: Context) -> Result:
     return result
 
 
-def deliver(inputs: SplitInputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+def deliver(inputs: SplitInputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
     """Check the folder of a finished split, and write parts again that were changed since."""
-    task = _task(config)
+    config, task = resolved.config, _task(resolved.config)
     if task.explain is not None:
         return
     plan = _with_weights(config, inputs.plan)

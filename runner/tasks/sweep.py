@@ -13,6 +13,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.measures import SweepConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Framing
@@ -144,9 +145,9 @@ def run(inputs: Prompted, context: Context) -> Result:
     return result
 
 
-def deliver(inputs: Prompted, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+def deliver(inputs: Prompted, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
     """Draw the pictures if the recorded job has none."""
-    if own_config(config, SweepConfig).pictures:
+    if own_config(resolved.config, SweepConfig).pictures:
         draw_missing(MODULE, job.folder, POINTS)
 
 

@@ -16,7 +16,7 @@ def test_beside_the_others_few_further_passes_are_needed() -> None:
     from asking_again import ALONE, BESIDE, Work
 
     config = to_config(*compose(["task.limit=500", "generation.max_new_tokens=3"]))
-    engine = kind_of(config.model).open_engine(config, resolve(config))
+    engine = kind_of(config.model).open_engine(resolve(config))
     try:
         engine.load()
         work = Work(config, engine)

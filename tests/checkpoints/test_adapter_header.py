@@ -54,7 +54,7 @@ def test_a_wrong_adapter_is_refused_before_torch_is_imported(
     lora = PeftConfig(path=str(folder))
     config = make_config(model=LocalModelConfig(name="embedded"), lora=lora)
     with pytest.raises(ConfigError, match=message):
-        adapter_header.check(resolve(config), lora)
+        adapter_header.check(resolve(config).files)
     assert not [line for line in err.splitlines() if line.endswith("| torch")]
     assert not list(tmp_path.glob("outputs/jobs/*/samples.jsonl"))
 
@@ -62,4 +62,4 @@ def test_a_wrong_adapter_is_refused_before_torch_is_imported(
 def test_the_adapter_of_the_model_fits(make_config: Callable[..., RunnerConfig], tmp_path: Path) -> None:
     lora = PeftConfig(path=str(changed(tmp_path / "lora")))
     assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text())["peft_type"] == "LORA"
-    adapter_header.check(resolve(make_config(model=LocalModelConfig(name="embedded"), lora=lora)), lora)
+    adapter_header.check(resolve(make_config(model=LocalModelConfig(name="embedded"), lora=lora)).files)

@@ -42,10 +42,10 @@ def plain(tiny_llama: Path, tmp_path: Path) -> Path:
 def test_only_chats_need_one(make_config: Callable[..., RunnerConfig], plain: Path, task: TaskConfig) -> None:
     config = make_config(model=LocalModelConfig(name=str(plain), device="cpu"), task=task)
     if task in OTHERS:
-        chat_templates.check(config, resolve(config))
+        chat_templates.check(resolve(config))
         return
     with pytest.raises(ConfigError, match=r"plain has no chat template, so .*: use task\.prompt=text"):
-        chat_templates.check(config, resolve(config))
+        chat_templates.check(resolve(config))
 
 
 def test_what_may_bring_one_is_not_refused(plain: Path) -> None:

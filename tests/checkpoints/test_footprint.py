@@ -25,6 +25,7 @@ from runner.core.errors import DataError
 from runner.engines.kinds import kind_of
 from runner.quantization.base import QuantizationConfig
 from runner.quantization.bitsandbytes import Fp4Config, Int8Config, Nf4Config
+from runner.quantization.mixed import Mix
 
 Saved = Callable[..., Path]  # the fixture `saved_family`
 
@@ -128,7 +129,7 @@ def test_where_weights_are(make_config: Any, saved_family: Saved) -> None:
                   tied: bool = False) -> Footprint:  # fmt: skip
         model = LocalModelConfig(name=str(saved_family(tied=tied)), dtype=dtype, attention=attention, device="cpu")
         config = make_config(model=model)
-        found = footprint.predict(config, resolve(config), (1, 8, 8), free_mib)
+        found = footprint.predict(resolve(config), (1, 8, 8), free_mib)
         assert found is not None
         return found
 
@@ -151,23 +152,23 @@ def test_a_head_that_is_stored_although_tied_counts_once() -> None:
         Tensor("model.embed_tokens.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
         Tensor("lm_head.weight", "F32", (8, 4), Path("model.safetensors"), 0, 128),
     ]
-    none = QuantizationConfig()
-    tied = footprint.weight_bytes(tensors, {"tie_word_embeddings": True}, none, 4)
-    untied = footprint.weight_bytes(tensors, {"tie_word_embeddings": False}, none, 4)
+    none = Mix(QuantizationConfig(), {})
+    tied = footprint.weight_bytes(tensors, {"tie_word_embeddings": True}, None, none, 4)
+    untied = footprint.weight_bytes(tensors, {"tie_word_embeddings": False}, None, none, 4)
     assert (sum(tied.values()), sum(untied.values())) == (128, 256)
 
 
 def test_weights_that_were_quantized_before_stay_as_stored() -> None:
     packed = Tensor("model.layers.0.mlp.up_proj.weight", "U8", (64, 1), Path("model.safetensors"), 0, 64)
-    parts = footprint.weight_bytes([packed], {"quantization_config": {}}, QuantizationConfig(), 4)
+    parts = footprint.weight_bytes([packed], {}, None, Mix(QuantizationConfig(), {}), 4)
     assert parts["linear"] == 64
 
 
 def test_a_stub_needs_nothing(make_config: Any) -> None:
     config = make_config()
-    predicted = kind_of(config.model).predict(config, resolve(config), (4, 16, 8))
+    predicted = kind_of(config.model).predict(resolve(config), (4, 16, 8))
     assert predicted is not None
-    assert kind_of(config.model).need(config, resolve(config)).mib == 0
+    assert kind_of(config.model).need(resolve(config)).mib == 0
     assert predicted.total_mib == 0
 
 

@@ -178,13 +178,13 @@ def test_kept_blocks_give_the_logits_of_unpacked_ones(make_config: Make, files: 
 
 def test_an_adapter_or_a_gpu_gets_unpacked_weights(make_config: Make, files: dict[str, Path], tmp_path: Path) -> None:
     config = configure(make_config, files["Q8_0"])
-    assert resolve.resolve(config).held(config.quantization).packed
+    assert resolve.resolve(config).mix.base.packed
     adapted = configure(make_config, files["Q8_0"], lora=PthConfig(path=str(tmp_path / "lora.pth")))
-    assert not resolve.resolve(adapted).held(config.quantization).packed
+    assert not resolve.resolve(adapted).mix.base.packed
     mapped = make_config(model=LocalConfig(name=str(files["Q8_0"]), device_map="auto"), quantization=GgufConfig())
-    assert not resolve.resolve(mapped).held(config.quantization).packed
+    assert not resolve.resolve(mapped).mix.base.packed
     whole = configure(make_config, files["F32"])
-    assert not resolve.resolve(whole).held(whole.quantization).packed
+    assert not resolve.resolve(whole).mix.base.packed
     assert base_key(config) != base_key(adapted)
 
 
@@ -193,9 +193,9 @@ def test_rows_in_8_bits_need_blocks_and_count_in_the_jobs_identity(
 ) -> None:
     in_bytes = GgufConfig(int8_rows=True)
     config = configure(make_config, files["Q8_0"], quantization=in_bytes)
-    assert resolve.resolve(config).held(in_bytes).may_round_rows
+    assert resolve.resolve(config).mix.base.may_round_rows
     plain = configure(make_config, files["Q8_0"])
-    assert not resolve.resolve(plain).held(plain.quantization).may_round_rows
+    assert not resolve.resolve(plain).mix.base.may_round_rows
     keys = dict(semantic_keys(plain)), dict(semantic_keys(config))
     assert {key for key in keys[1] if keys[0].get(key) != keys[1][key]} == {"quantization.int8_rows"}
     with pytest.raises(
@@ -206,7 +206,7 @@ def test_rows_in_8_bits_need_blocks_and_count_in_the_jobs_identity(
         make_config, files["Q8_0"], quantization=in_bytes, lora=PthConfig(path=str(tmp_path / "lora.pth"))
     )
     with pytest.raises(ConfigError, match=r"int8_rows=True: these weights do not stay in their blocks"):
-        resolve.resolve(adapted).held(in_bytes)
+        assert resolve.resolve(adapted).mix
     found, expected = (
         logits(load(make_config, files["Q8_0"], quantization=in_bytes)),
         logits(load(make_config, files["Q8_0"])),

@@ -21,7 +21,7 @@ def test_layers_have_the_paths_of_their_modules_and_a_tied_head_is_none(
     make_config: Callable[..., RunnerConfig], saved_family: Callable[..., Path], tied: bool
 ) -> None:
     resolved = resolve(make_config(model=LocalConfig(name=str(saved_family(tied=tied)), device="cpu")))
-    layers, heads = linear_layers(resolved.tensors, resolved.text_settings)
+    layers, heads = linear_layers(resolved.files.tensors, resolved.files.text_settings)
     assert len(layers) == 14
     assert "model.layers.1.self_attn.q_proj" in layers
     assert [*heads] == ([] if tied else ["lm_head"])
@@ -44,6 +44,7 @@ def test_what_a_mix_leaves_plain(
     share: float,
 ) -> None:
     model = LocalConfig(name=str(saved_family()), device="cpu", dtype=Dtype.bfloat16)
-    plain = plain_layers(resolve(make_config(model=model)), quantization)
+    job = resolve(make_config(model=model, quantization=quantization))
+    plain = plain_layers(job.files, job.mix)
     assert (plain.nbytes, plain.share_of_shapes) == (2 * numbers, share)
     assert plain.has_quantized_head == ("lm_head" in quantization.overrides)

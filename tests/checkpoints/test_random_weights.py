@@ -12,7 +12,6 @@ from opening import adapt, load_base
 from resolving import predict
 
 from runner.checkpoints import random_weights, resolve
-from runner.checkpoints.resolve import Resolved
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError
@@ -91,12 +90,12 @@ def test_it_quantizes_and_shards(
 def test_identity_needs_no_file(
     make_config: Callable[..., RunnerConfig], small: LocalModelConfig, tmp_path: Path
 ) -> None:
-    first = Resolved(make_config(model=small)).fingerprint(tmp_path / "hashes.json")
+    first = resolve.resolve(make_config(model=small)).files.fingerprint(tmp_path / "hashes.json")
     assert not Path(str(small.cache_dir)).exists(), "nothing was made to identify or to size it"
     assert predict(make_config(model=small), 1, 8, 8) is not None
     assert not Path(str(small.cache_dir)).exists()
     (tmp_path / "small.json").write_text((tmp_path / "small.json").read_text().replace("192", "256"))
-    assert Resolved(make_config(model=small)).fingerprint(tmp_path / "hashes.json") != first
+    assert resolve.resolve(make_config(model=small)).files.fingerprint(tmp_path / "hashes.json") != first
 
 
 def test_a_model_without_a_known_shape() -> None:

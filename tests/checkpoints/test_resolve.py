@@ -73,9 +73,9 @@ def test_stub_and_adapter_evidence(make_config: Make, tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"a")
     base, cache = make_folder(tmp_path / "model"), tmp_path / "h.json"
     stub = make_config()
-    assert kind_of(stub.model).fingerprint(stub, resolve.resolve(stub), cache) == {"model": "stub"}
+    assert kind_of(stub.model).fingerprint(resolve.resolve(stub), cache) == {"model": "stub"}
     config = make_config(model=LocalModelConfig(name=str(base)), lora=PeftConfig(path=str(adapter)))
-    assert set(kind_of(config.model).fingerprint(config, resolve.resolve(config), cache)) == {"model", "lora", "dtype"}
+    assert set(kind_of(config.model).fingerprint(resolve.resolve(config), cache)) == {"model", "lora", "dtype"}
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_grid_looks_for_each_model_once(make_config: Make, located: list[str],
         plan = [plan_job([], config) for config in configs]
     assert located == [model.name for model in models]
     assert worker_count(plan, list(range(len(plan))), "auto") == 1
-    assert predicted_need(configs[0], resolve.resolve(configs[0])).mib > 0
+    assert predicted_need(resolve.resolve(configs[0])).mib > 0
     assert len(located) == 3, "outside of a grid's plan every job looks for itself: files may have changed"
 
 
@@ -152,7 +152,7 @@ def test_a_float16_checkpoint_is_another_job_on_a_cpu_than_on_a_gpu(
         monkeypatch.setattr(machine, "gpu_models", lambda: gpus)
         monkeypatch.setattr(machine, "versions", lambda: {"torch": torch})
         config = make_config(model=LocalModelConfig(name=str(folder), **keys))
-        return resolve.resolve(config).fingerprint(tmp_path / "hashes.json")
+        return resolve.resolve(config).files.fingerprint(tmp_path / "hashes.json")
 
     on_cpu = fingerprint("float16", [])
     assert on_cpu["dtype"] == "bfloat16"
@@ -205,11 +205,11 @@ def test_code_of_another_repository_counts_by_its_commit(tmp_path: Path) -> None
     (folder / "config.json").write_text(json.dumps(reference))
     program = f"""
 from pathlib import Path
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ModelFiles
 from runner.config.model import LocalModelConfig
 for trust in (False, True):
-    found = Resolved.__new__(Resolved)
-    found.model, found._lora = LocalModelConfig(name={str(folder)!r}, trust_remote_code=trust), None
+    found = ModelFiles.__new__(ModelFiles)
+    found.model, found.lora = LocalModelConfig(name={str(folder)!r}, trust_remote_code=trust), None
     print(sorted(found.fingerprint(Path({str(tmp_path / "h.json")!r})).items())[:1])
 """
     with Hub({"modeling_x.py": b"class Model: ...", "sub/part.py": b"x", "model.safetensors": b"w" * 100}) as hub:

@@ -363,12 +363,10 @@ def test_the_hash_is_that_of_the_content(make_config: Make, tmp_path: Path, tiny
     one = save(squares(), tmp_path / "one.pth")
     shutil.copy(one, tmp_path / "copy.pth")
     other = save(squares(2), tmp_path / "other.pth")
-    hashes = [
-        resolve.resolve(make_config(model=tiny_model, lora=PthConfig(path=path))).fingerprint(tmp_path / "hashes.json")[
-            "lora"
-        ]
-        for path in (one, str(tmp_path / "copy.pth"), other)
+    jobs = [
+        make_config(model=tiny_model, lora=PthConfig(path=path)) for path in (one, str(tmp_path / "copy.pth"), other)
     ]
+    hashes = [resolve.resolve(job).files.fingerprint(tmp_path / "hashes.json")["lora"] for job in jobs]
     assert hashes[0] == hashes[1] != hashes[2]
 
 

@@ -24,7 +24,6 @@ from runner.datasets.given import load_given
 from runner.datasets.gsm8k import load_questions
 from runner.run import identify, run
 from runner.store.jobs import read_samples
-from runner.tasks.base import task_of
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared" / "data" / "gsm8k"
 Make = Callable[..., Any]
@@ -103,7 +102,7 @@ def test_lm_evals_examples_are_drawn_as_without_the_file(tmp_path: Path, listed:
 def test_the_choice_identifies_a_job_and_the_files_name_does_not(make_config: Make, listed: Callable[..., str]) -> None:
     def job_id(**keys: Any) -> str:
         config = make_config(task=Gsm8kConfig(limit=6, **keys))
-        return identify(config, task_of(config), resolve(config))[1].job_id
+        return identify(resolve(config))[1].job_id
 
     plain = job_id()
     first = job_id(without=listed(1, 3))

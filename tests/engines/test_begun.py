@@ -46,7 +46,7 @@ def test_every_answer_goes_on_from_any_place(
     make_config: Callable[..., RunnerConfig], dtype: str, sampling: Sampling
 ) -> None:
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype(dtype)))
-    engine = open_engine(config, resolve(config))
+    engine = open_engine(resolve(config))
     choices = 1 if sampling == Sampling() else 2
     requests = [
         Request(number, f"{STORY * number}{number} and {number + 3}", (" 7",) if number % 2 else (), LIMIT,
@@ -72,7 +72,7 @@ def test_every_answer_goes_on_from_any_place(
 def test_beginnings_are_shared_as_among_all_choices(make_config: Callable[..., RunnerConfig], ended: int) -> None:
     """How keys are split changes last bits: choices that have ended, and those of answered requests, count, too."""
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.bfloat16))
-    engine = open_engine(config, resolve(config))
+    engine = open_engine(resolve(config))
     sampled = Sampling(temperature=1.0, seed=5)
     first, second = (
         Request(number, f"{STORY * 2}{number} and 7", max_new_tokens=12, sampling=sampled, n=3, ignore_eos=True)
@@ -107,7 +107,7 @@ def test_beginnings_are_shared_as_among_all_choices(make_config: Callable[..., R
 def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> None:
     """A long prompt is attended to in another order of sums than decoded tokens; what was begun belongs to the latter."""
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.bfloat16))
-    engine = open_engine(config, resolve(config))
+    engine = open_engine(resolve(config))
     sampling = Sampling(temperature=2.0, seed=3)
     requests = [
         Request(number, STORY * number, max_new_tokens=230, ignore_eos=True, sampling=sampling)
@@ -127,7 +127,7 @@ def test_after_a_long_prompt_too(make_config: Callable[..., RunnerConfig]) -> No
 
 def test_what_was_begun_of_another_prompt_is_ignored(make_config: Callable[..., RunnerConfig]) -> None:
     config = make_config(model=LocalModelConfig(name="embedded", dtype=Dtype.float32))
-    engine = open_engine(config, resolve(config))
+    engine = open_engine(resolve(config))
     request = Request(1, STORY, max_new_tokens=8)
     (plain,) = complete(engine, [request])
     for other in (Begun("another", ((5, 6),)), Begun(plain.prompt_sha256, ((5, 6), (7,)))):

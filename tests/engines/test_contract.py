@@ -51,7 +51,7 @@ from runner.engines import open_engine
 config = RunnerConfig(model=LocalModelConfig(name={str(tiny_llama)!r}), quantization=QuantizationConfig(),
     lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=Gsm8kConfig(),
     tracking=NoTrackingConfig())
-print(len(open_engine(config, resolve(config)).capabilities), [name for name in ("torch", "transformers") if name in sys.modules])
+print(len(open_engine(resolve(config)).capabilities), [name for name in ("torch", "transformers") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

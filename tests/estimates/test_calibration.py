@@ -28,7 +28,7 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=task)
     lines: list[str] = []
     folder = Path(config.output_dir)
-    jobs = {7: (config, resolve(config))}
+    jobs = {7: resolve(config)}
     guessed = estimate(jobs, folder, calibrate=False, on_line=lines.append)[7].time
     assert guessed is not None
     assert (guessed.source, lines) == (EstimateBasis.guessed, []), "plan=quick times nothing"
@@ -41,12 +41,12 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
     again = estimate(jobs, folder, calibrate=True, on_line=lines.append)[7].time
     assert again == time
     assert len(lines) == 2
-    model = calibration_model_of(config, resolve(config), 6.0)
+    model = calibration_model_of(resolve(config), 6.0)
     assert model is not None
     speed = known_speeds([model], folder)[model.key]
     assert [rows for rows, _ in speed.decode] == [1, 2, 8, 32]
     assert min(took for _, took in (*speed.prefill, *speed.decode)) > 0
-    other = calibration_model_of(replace(config, quantization=CHOICES["nf4"]()), resolve(config), 2.0)
+    other = calibration_model_of(resolve(replace(config, quantization=CHOICES["nf4"]())), 2.0)
     assert other is not None
     assert other.key != model.key
 
@@ -54,9 +54,7 @@ def test_a_model_is_timed_exactly_once(make_config: Callable[..., Any]) -> None:
 def test_small_work_is_guessed_and_nothing_is_timed(make_config: Callable[..., Any]) -> None:
     config = make_config(model=LocalModelConfig("embedded", device="cpu"), task=Gsm8kConfig(limit=20))
     lines: list[str] = []
-    time = estimate({0: (config, resolve(config))}, Path(config.output_dir), calibrate=True, on_line=lines.append)[
-        0
-    ].time
+    time = estimate({0: resolve(config)}, Path(config.output_dir), calibrate=True, on_line=lines.append)[0].time
     assert time is not None
     assert time.source is EstimateBasis.guessed
     (line,) = lines
@@ -70,7 +68,7 @@ def test_what_was_timed_before_an_interruption_is_kept(make_config: Callable[...
     config = make_config(model=LocalModelConfig("embedded", device="cpu"))
     folder, lines = Path(config.output_dir), list[str]()
     formats = [replace(config, quantization=CHOICES[name]()) for name in ("none", "int8", "nf4")]
-    models = [model for it in formats if (model := calibration_model_of(it, resolve(it), 6.0)) is not None]
+    models = [model for it in formats if (model := calibration_model_of(resolve(it), 6.0)) is not None]
 
     def interrupt(line: str) -> None:
         lines.append(line)
@@ -88,7 +86,7 @@ def test_what_was_timed_before_an_interruption_is_kept(make_config: Callable[...
 @pytest.mark.usefixtures("warm_children")
 def test_a_calibration_ends_with_its_time(make_config: Callable[..., Any]) -> None:
     config = make_config(model=LocalModelConfig("embedded", device="cpu"))
-    model = calibration_model_of(config, resolve(config), 6.0)
+    model = calibration_model_of(resolve(config), 6.0)
     assert model is not None
     lines: list[str] = []
     large, small = Calibration(model, 1000.0), Calibration(model, -5.0)  # the second is believed to take no time
@@ -99,12 +97,11 @@ def test_a_calibration_ends_with_its_time(make_config: Callable[..., Any]) -> No
 
 def test_a_large_model_is_timed_by_a_few_of_its_layers(make_config: Callable[..., Any]) -> None:
     model = LocalModelConfig("x", shape="qwen25_15b_instruct", random_weights=True, device="cpu")
-    calibration_model = calibration_model_of(config := make_config(model=model), resolve(config), 3000.0)
+    resolved = resolve(make_config(model=model))
+    calibration_model = calibration_model_of(resolved, 3000.0)
     assert calibration_model is not None
     assert (calibration_model.depths.few, calibration_model.depths.layers) == (1, 28)
     assert 2 <= calibration_model.depths.many <= 4
     assert calibration_model.depths.kept_vocabulary < calibration_model.depths.vocabulary
-    unknown_family = calibration_model_of(
-        config, type("Other", (), {"settings": {"model_type": "mamba"}, "stored": None})(), 1.0
-    )
-    assert unknown_family is None
+    resolved.files.settings = {"model_type": "mamba"}
+    assert calibration_model_of(resolved, 1.0) is None, "its family is unknown"

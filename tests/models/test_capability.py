@@ -38,7 +38,6 @@ from runner.core.errors import ConfigError
 from runner.models import capability
 from runner.quantization.bitsandbytes import Int8Config
 from runner.run import check
-from runner.tasks.base import task_of
 
 Make = Callable[..., RunnerConfig]
 MAIN = "main memory"
@@ -192,7 +191,7 @@ def test_merging_into_a_checkpoint_that_is_quantized_already(
     for lora in kinds:
         config = make_config(model=on_cpu(folder), lora=lora)
         with pytest.raises(ConfigError, match=r"lora.merge=true: .*quantized already.*use lora.merge=false"):
-            check(config, task_of(config), resolve(config))
+            check(resolve(config))
 
 
 @pytest.mark.parametrize("arguments", [["rope=rope_2d"], ["model.attention=sdpa"]], ids=["rope", "attention"])
@@ -284,9 +283,8 @@ def test_the_check_can_be_switched_off(make_config: Make) -> None:
 def test_the_work_of_the_task_counts(make_config: Make) -> None:
     sizes = {}
     for task in (MemoryConfig(batch_size=2), SweepConfig(batch_sizes=[1, 999]), MemoryConfig(batch_size=200)):
-        predicted = predict(
-            config := make_config(model=SHAPE, task=task), resolve(config), task.workload(config.generation)
-        )
+        config = make_config(model=SHAPE, task=task)
+        predicted = predict(resolve(config), task.workload(config.generation))
         assert predicted is not None
         sizes[str(task)] = predicted.total_mib
     two, smallest_cell, many = sizes.values()
@@ -296,7 +294,7 @@ def test_the_work_of_the_task_counts(make_config: Make) -> None:
 def test_what_loads_nothing_needs_nothing(make_config: Make) -> None:
     large = dataclasses.replace(SHAPE, dtype=Dtype.float32)
     for config in (make_config(model=large, task=SplitConfig(output_dir="x")), make_config(model=StubConfig())):
-        assert check(config, task_of(config), resolve(config)) == []
+        assert check(resolve(config)) == []
 
 
 def test_rooms_are_cut_to_max_memory(monkeypatch: pytest.MonkeyPatch) -> None:

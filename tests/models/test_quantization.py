@@ -141,7 +141,7 @@ from runner.quantization.torchao import TorchaoInt8Config
 groups = dict(lora=LoraConfig(), rope=RopeConfig(), generation=GenerationConfig(), task=Gsm8kConfig())
 model = LocalConfig(name={str(saved_family())!r}, device="cpu")
 config = RunnerConfig(model=model, quantization=TorchaoInt8Config(), **groups)
-load_base(config, resolve(config))
+load_base(resolve(config))
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -362,13 +362,12 @@ except ConfigError as error:
 
 def test_a_local_folder_is_the_same_job_as_under_auto(make_config: Make, saved_family: Saved, tmp_path: Path) -> None:
     from runner.run import identify
-    from runner.tasks.base import task_of
 
     folder = str(saved_family())
     ids = set()
     for model in (LocalConfig(name=folder), LocalModelConfig(name=folder)):
         config = make_config(model=model)
-        _, job = identify(config, task_of(config), resolve(config))
+        _, job = identify(resolve(config))
         ids.add(job.job_id)
     assert len(ids) == 1
 

@@ -14,6 +14,7 @@ from opening import local_engine
 from serving import FLOAT32, serving
 
 from runner import Model, load
+from runner.checkpoints.resolve import resolve
 from runner.config.model import LocalModelConfig
 from runner.core.errors import ConfigError
 from runner.embedded import MODEL_DIR
@@ -82,7 +83,7 @@ def test_prompts_are_refused_by_the_tokenizer_alone_and_before_any_pass(
     engine = local_engine(config)
     engine.load()
     with pytest.raises(ConfigError, match=REFUSED):
-        KIND.encoded(config, engine._resolved, [f"Tom {EXTRA}"])
+        KIND.encoded(resolve(config), [f"Tom {EXTRA}"])
     with pytest.raises(ConfigError, match=REFUSED):
         engine.encode(Request(0, EXTRA))
     engine.close()

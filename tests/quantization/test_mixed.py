@@ -202,9 +202,9 @@ def test_one_layer_that_mixes_rows_is_enough(make_config: Make) -> None:
 
 
 def test_a_smaller_model_keeps_the_patterns_that_match() -> None:
-    mix = Nf4Config(skip=["layers.0", "layers.7"], overrides={"layers.6.mlp": "int8", "down_proj": "int8"})
+    mix = Mix.of(Nf4Config(skip=["layers.0", "layers.7"], overrides={"layers.6.mlp": "int8", "down_proj": "int8"}))
     assert only_matching(mix, [DOWN.replace("1", "0")]) == Nf4Config(skip=["layers.0"], overrides={"down_proj": "int8"})
-    assert only_matching(Nf4Config(), []) == Nf4Config()
+    assert only_matching(Mix.of(Nf4Config()), []) == Nf4Config()
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

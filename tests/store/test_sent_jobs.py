@@ -17,7 +17,6 @@ from runner.run import identify
 from runner.store import sent_jobs
 from runner.store.jobs import Job
 from runner.store.ledger import NotLogged
-from runner.tasks.base import task_of
 
 # mlflow 3.17 uses an old name of sqlalchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*:DeprecationWarning")
@@ -37,7 +36,7 @@ def ended(config: RunnerConfig, tmp_path: Path) -> Job:
     """The same job as another host has ended it."""
     there = replace(config, output_dir=str(tmp_path / "there"), tracking=NoTrackingConfig())
     assert run_job(there).status is Status.FINISHED
-    _, job = identify(there, task_of(there), resolve(there))
+    _, job = identify(resolve(there))
     return job
 
 

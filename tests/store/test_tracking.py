@@ -145,9 +145,8 @@ def test_the_status_is_true_when_the_task_breaks(
 
 def _job_id(config: RunnerConfig) -> str:
     from runner.run import identify
-    from runner.tasks.base import task_of
 
-    _, job = identify(config, task_of(config), resolve(config))
+    _, job = identify(resolve(config))
     return job.job_id
 
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:  # imports torch
 
 def open_engine(config: RunnerConfig, bases: BaseCache | None = None, folder: Path = Path()) -> Engine:
     """Call `runner.engines.open_engine` with the resolved model."""
-    return engines.open_engine(config, resolve(config), bases, folder)
+    return engines.open_engine(resolve(config), bases, folder)
 
 
 def local_engine(config: RunnerConfig, bases: BaseCache | None = None) -> LocalEngine:
     """Return the local engine itself, for tests of its inner state."""
     from runner.engines.local.engine import LocalEngine
 
-    return LocalEngine(config, resolve(config), bases)
+    return LocalEngine(resolve(config), bases)
 
 
 def load_base(config: RunnerConfig) -> Loaded:
@@ -34,12 +34,12 @@ def load_base(config: RunnerConfig) -> Loaded:
     from runner.models import load
 
     resolved = resolve(config)
-    formats.check(config, resolved)
-    return load.load_base(config, resolved)
+    formats.check(resolved)
+    return load.load_base(resolved)
 
 
 def adapt(base: Loaded, config: RunnerConfig) -> Loaded:
     """Call `runner.models.load.adapt` with the resolved model."""
     from runner.models import load
 
-    return load.adapt(base, config, resolve(config))
+    return load.adapt(base, resolve(config))

@@ -11,12 +11,12 @@ from runner.config.root import RunnerConfig
 
 
 def predict(config: RunnerConfig, batch_size: int, prompt_tokens: int, new_tokens: int) -> Footprint | None:
-    return footprint.predict(config, resolve(config), (batch_size, prompt_tokens, new_tokens))
+    return footprint.predict(resolve(config), (batch_size, prompt_tokens, new_tokens))
 
 
 def check_format(config: RunnerConfig) -> None:
-    formats.check(config, resolve(config))
+    formats.check(resolve(config))
 
 
 def check_memory(config: RunnerConfig, rooms_mib: Mapping[str, float]) -> list[str]:
-    return memory_check.check_memory(config, resolve(config), rooms_mib)
+    return memory_check.check_memory(resolve(config), rooms_mib)

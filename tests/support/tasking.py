@@ -13,5 +13,5 @@ from runner.tasks.base import Context
 
 def work(task: Any, config: RunnerConfig, recorder: Recorder, engine: Any = None) -> Result:
     """Prepare and run a task; without an engine it must not use one."""
-    result: Result = task.run(task.prepare(config), Context(config, recorder, resolve(config), engine))
+    result: Result = task.run(task.prepare(config), Context(recorder, resolve(config), engine))
     return result

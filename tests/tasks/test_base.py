@@ -44,7 +44,7 @@ def test_a_task_that_reads_parts_never_asks_for_the_model_group(make_config: Mak
     absent = LocalModelConfig(name="nobody/no-such-model")  # looking for it would need the network, which no test has
     for task in (VerifyConfig(parts="p"), ArchiveConfig(parts="p", output_dir="a")):
         config = make_config(model=absent, task=task)
-        assert check(config, task_of(config), resolve(config)) == []
+        assert check(resolve(config)) == []
 
 
 def test_stdin_and_deliveries_are_the_tasks_own_word(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.model import ModelConfig
 from runner.config.root import RunnerConfig, base_key
 from runner.config.task import Workload
@@ -35,13 +35,13 @@ class BaseCache:
         self._key: str | None = None
         self._base: Any = None
 
-    def get(self, config: RunnerConfig, load: Callable[[RunnerConfig], Any]) -> tuple[Any, bool]:
+    def get(self, resolved: ResolvedJob, load: Callable[[ResolvedJob], Any]) -> tuple[Any, bool]:
         """Return the base for a job, and whether it was loaded already."""
-        key = base_key(config)
+        key = base_key(resolved.config)
         if key == self._key:
             return self._base, True
         self.clear()
-        self._base, self._key = load(config), key
+        self._base, self._key = load(resolved), key
         return self._base, False
 
     def clear(self) -> None:
@@ -58,7 +58,7 @@ class ModelKind(ABC):
     HAS_WEIGHTS = False  # files that can be loaded, split and measured
 
     @abstractmethod
-    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         """Return what identifies the model, by name: SHA-256 of files, or whatever else decides the answers."""
 
     @abstractmethod
@@ -66,42 +66,38 @@ class ModelKind(ABC):
         """Return what its engine can do."""
 
     @abstractmethod
-    def open_engine(
-        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
-    ) -> Engine:
+    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the engine; `bases` keeps the loaded base for the next job, `folder` gets its processes' logs."""
 
-    def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
+    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Return each prompt as the model sees it and its token ids, without loading weights."""
-        engine = self.open_engine(config, resolved)
+        engine = self.open_engine(resolved)
         try:
             return [engine.encode(Request(0, prompt)) for prompt in prompts]
         finally:
             engine.close()
 
-    def rendered(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
+    def rendered(self, resolved: ResolvedJob, prompt: Prompt) -> str:
         """Return a prompt as the model sees it, without loading weights."""
-        return str(self.encoded(config, resolved, [prompt])[0][0])
+        return str(self.encoded(resolved, [prompt])[0][0])
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return a key for what must be loaded, which jobs with the same key share; empty = nothing."""
         return ""
 
-    def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
+    def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse what cannot work, without torch and weights; return notes about near misses."""
         return []
 
-    def predict(
-        self, config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
-    ) -> Footprint | None:
+    def predict(self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None) -> Footprint | None:
         """Predict the memory for some work; free_mib None: this machine's; returns None if unknown."""
         return Footprint({}, 0, 0, 0, 0)
 
-    def own_positions(self, config: RunnerConfig, resolved: Resolved) -> int | None:
+    def own_positions(self, resolved: ResolvedJob) -> int | None:
         """Return how many positions the model was made for, without a scaling; None if that is unknown here."""
         return None
 
-    def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
+    def need(self, resolved: ResolvedJob) -> Need:
         """Predict the memory and the threads of a job."""
         return Need(0.0, 1)
 
@@ -109,11 +105,11 @@ class ModelKind(ABC):
         """Work for the process that runs the job, and return the exit code; None if this process runs it."""
         return None
 
-    def build_kernels(self, config: RunnerConfig, resolved: Resolved) -> float:
+    def build_kernels(self, resolved: ResolvedJob) -> float:
         """Build what a job needs of this machine's C compiler, unless that is done; return the seconds."""
         return 0.0
 
-    def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:  # noqa: B027
+    def import_libraries(self, resolved: ResolvedJob) -> None:  # noqa: B027
         """Import what a job will use, so that later measurements do not include the libraries."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import GenerationConfig
 from runner.config.model import ApiConfig, Extensions
 from runner.config.root import RunnerConfig
@@ -126,15 +126,15 @@ def capabilities(model: ApiConfig) -> frozenset[Capability]:
 class Api(ModelKind):
     """Nothing of it is on this machine: it cannot be hashed, and needs no memory."""
 
-    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         """Return what the server reports of the model."""
-        assert isinstance(config.model, ApiConfig)
-        return fingerprint(config.model, cache.parent)
+        assert isinstance(resolved.config.model, ApiConfig)
+        return fingerprint(resolved.config.model, cache.parent)
 
-    def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
+    def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse parameters that the server does not accept."""
-        assert isinstance(config.model, ApiConfig)
-        check(config.model, config.generation)
+        assert isinstance(resolved.config.model, ApiConfig)
+        check(resolved.config.model, resolved.config.generation)
         return []
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
@@ -142,26 +142,24 @@ class Api(ModelKind):
         assert isinstance(config.model, ApiConfig)
         return capabilities(config.model)
 
-    def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
+    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Return texts with the tokens that the server reports."""
-        assert isinstance(config.model, ApiConfig)
+        assert isinstance(resolved.config.model, ApiConfig)
         texts = [one for one in prompts if isinstance(one, str)]
         assert len(texts) == len(prompts)
-        with ServerPool(config.model) as servers:
+        with ServerPool(resolved.config.model) as servers:
             return list(zip(texts, servers.tokens_of(texts), strict=True))
 
-    def rendered(self, config: RunnerConfig, resolved: Resolved, prompt: Prompt) -> str:
+    def rendered(self, resolved: ResolvedJob, prompt: Prompt) -> str:
         """Return a prompt as it is sent; how the server renders it is unknown."""
-        assert isinstance(config.model, ApiConfig)
-        return str(ApiEngine(config, config.model, CAPABILITIES).encode(Request(0, prompt))[0])
+        assert isinstance(resolved.config.model, ApiConfig)
+        return str(ApiEngine(resolved.config, resolved.config.model, CAPABILITIES).encode(Request(0, prompt))[0])
 
-    def open_engine(
-        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
-    ) -> Engine:
+    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the engine that sends requests to the server."""
-        assert isinstance(config.model, ApiConfig)
-        model = with_extensions(config.model)
-        return ApiEngine(config, model, capabilities(model))
+        assert isinstance(resolved.config.model, ApiConfig)
+        model = with_extensions(resolved.config.model)
+        return ApiEngine(resolved.config, model, capabilities(model))
 
 
 KIND = Api()

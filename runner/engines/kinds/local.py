@@ -11,9 +11,8 @@ from runner.checkpoints import adapter_header, chat_templates, footprint, format
 from runner.checkpoints.footprint import Footprint
 from runner.checkpoints.gguf_file import is_known, read_header
 from runner.checkpoints.memory_check import check_memory, limited
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import KvCache
-from runner.config.model import local_model
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig, base_key
 from runner.config.rope import RopeConfig
@@ -27,7 +26,6 @@ from runner.engines.local.capabilities import capabilities_of
 from runner.engines.local.kernels import building
 from runner.models.kept_names import kept_names
 from runner.quantization import quiet_imports
-from runner.quantization.mixed import Mix
 
 # What transformers imports for every model, and uses in training, with several GPUs, or not at all: two thirds of the
 # time that its modules take.
@@ -49,110 +47,104 @@ class Local(ModelKind):
 
     HAS_WEIGHTS = True
 
-    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         """Return names and SHA-256 of the model's and the adapter's files."""
-        return resolved.fingerprint(cache)
+        return resolved.files.fingerprint(cache)
 
     def base_key(self, config: RunnerConfig) -> str:
         """Return a key of model, quantization, rope and a merged adapter."""
         return base_key(config)
 
-    def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
+    def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse what is impossible, as far as the files tell; note what is close to a limit."""
-        model = resolved.model
-        for one_config, one in ((config, resolved), *([resolved.second] if resolved.second else [])):
-            formats.check(one_config, one)
-            chat_templates.check(one_config, one)
-            adapter_header.check(one, one_config.lora)
-            if one.model.random_weights:
-                random_weights.check_disk(one.model)
-        notes = _notes_of_room(config, resolved)
+        model = resolved.files.model
+        for one in (resolved, *([resolved.second] if resolved.second else [])):
+            formats.check(one)
+            chat_templates.check(one)
+            adapter_header.check(one.files)
+            if one.files.model.random_weights:
+                random_weights.check_disk(one.files.model)
+        notes = _notes_of_room(resolved)
         device = machine.device_class(model.device)
         if device == "cuda":
             return notes  # only torch knows how much memory of a GPU is free
-        notes += profile_notes(config.profile, device)
-        return notes + check_memory(config, resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
+        notes += profile_notes(resolved.config.profile, device)
+        return notes + check_memory(resolved, limited({"cpu": machine.available_mib()}, model.max_memory))
 
-    def predict(
-        self, config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
-    ) -> Footprint | None:
+    def predict(self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None) -> Footprint | None:
         """Predict from the headers of the checkpoint."""
-        return footprint.predict(config, resolved, work, free_mib)
+        return footprint.predict(resolved, work, free_mib)
 
-    def own_positions(self, config: RunnerConfig, resolved: Resolved) -> int | None:
+    def own_positions(self, resolved: ResolvedJob) -> int | None:
         """Return the positions that config.json names."""
-        own = resolved.text_settings.get("max_position_embeddings")
+        own = resolved.files.text_settings.get("max_position_embeddings")
         return own if isinstance(own, int) and own > 0 else None
 
-    def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
+    def need(self, resolved: ResolvedJob) -> Need:
         """Predict from the headers of the checkpoint; nothing is known without them."""
-        predicted = self.predict(config, resolved, config.task.workload(config.generation, TYPICAL_ROWS))
+        config = resolved.config
+        predicted = self.predict(resolved, config.task.workload(config.generation, TYPICAL_ROWS))
         if predicted is None:
             return Need(0.0, machine.cores())
         small = predicted.weight_mib < SMALL_WEIGHT_MIB
-        threads = resolved.model.threads or (1 if small else machine.cores())
+        threads = resolved.files.model.threads or (1 if small else machine.cores())
         return Need(predicted.total_mib, threads)
 
-    def build_kernels(self, config: RunnerConfig, resolved: Resolved) -> float:
+    def build_kernels(self, resolved: ResolvedJob) -> float:
         """Build the kernels that this model needs, unless it is on a GPU."""
-        if machine.device_class(local_model(config.model).device) != "cpu":
+        if machine.device_class(resolved.files.model.device) != "cpu":
             return 0.0
-        choices = Mix.of(resolved.held(config.quantization)).choices
+        choices = resolved.mix.choices
         needs = {
-            building.FLOAT32: resolved.dtype == "float32",
+            building.FLOAT32: resolved.files.dtype == "float32",
             building.PACKED: any(one.keeps_blocks or one.keeps_groups or one.makes_groups for one in choices),
-            building.INT8_KV: config.generation.kv_cache is KvCache.int8,
+            building.INT8_KV: resolved.config.generation.kv_cache is KvCache.int8,
         }
         return building.prepare([feature for feature, is_needed in needs.items() if is_needed])
 
-    def import_libraries(self, config: RunnerConfig, resolved: Resolved) -> None:
+    def import_libraries(self, resolved: ResolvedJob) -> None:
         """Import torch, what transformers needs for this model, and the libraries of quantization and adapter."""
         quiet_imports()
+        files, lora = resolved.files, resolved.config.lora
         with uncollected():
             importlib.import_module("torch")
             with put_off(*UNUSED), kept_names():
                 transformers = importlib.import_module("transformers")
-                own = resolved.settings.get("architectures") or ()
+                own = files.settings.get("architectures") or ()
                 for name in ("AutoModelForCausalLM", "AutoTokenizer", "DynamicCache", *own):
                     getattr(transformers, name, None)  # transformers imports a class at its first access
-                if (
-                    not resolved.model.random_weights
-                    and resolved.path.is_file()
-                    and is_known(read_header(resolved.path))
-                ):
-                    importlib.import_module("runner.models.capability").class_of(resolved.path, trust_remote_code=False)
-            choices = Mix.of(resolved.held(config.quantization)).choices
-            for library in (*(name for choice in choices for name in choice.packages), *config.lora.packages):
+                if not files.model.random_weights and files.path.is_file() and is_known(read_header(files.path)):
+                    importlib.import_module("runner.models.capability").class_of(files.path, trust_remote_code=False)
+            for library in (*(name for choice in resolved.mix.choices for name in choice.packages), *lora.packages):
                 importlib.import_module(library)
             importlib.import_module("runner.engines.local.engine")
 
-    def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
+    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""
         from runner.engines.rows import Admission  # imports torch
         from runner.models.load_tokenizer import load_tokenizer
 
-        name, folder = resolved.model.name, resolved.path
-        tokenizer = load_tokenizer(f"model.name={name}", folder, resolved.model.trust_remote_code)
-        rows = resolved.text_settings.get("vocab_size", math.inf)
-        admission = Admission(config, tokenizer, name, math.inf, vocab_size=rows)
+        model = resolved.files.model
+        tokenizer = load_tokenizer(f"model.name={model.name}", resolved.files.path, model.trust_remote_code)
+        rows = resolved.files.text_settings.get("vocab_size", math.inf)
+        admission = Admission(resolved.config, tokenizer, model.name, math.inf, vocab_size=rows)
         return [admission.encode(Request(0, prompt)) for prompt in prompts]
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return all capabilities; branches need rope_2d and an attention with a mask."""
         return capabilities_of(config)
 
-    def open_engine(
-        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
-    ) -> Engine:
+    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the local engine."""
         from runner.engines.local.engine import LocalEngine  # imports torch
 
-        return LocalEngine(config, resolved, bases)
+        return LocalEngine(resolved, bases)
 
 
-def _notes_of_room(config: RunnerConfig, resolved: Resolved) -> list[str]:
+def _notes_of_room(resolved: ResolvedJob) -> list[str]:
     """Say that answers end earlier than asked for, because the model has no room for more tokens."""
-    room = None if resolved.model.random_weights else resolved.text_settings.get("max_position_embeddings")
+    config = resolved.config
+    room = None if resolved.files.model.random_weights else resolved.files.text_settings.get("max_position_embeddings")
     longest = max((amount.new_tokens for amount in config.task.amounts(config.generation)), default=0)
     if not isinstance(room, int) or config.rope.name != RopeConfig.name or longest < room:
         return []

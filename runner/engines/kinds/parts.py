@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.checkpoints.footprint import Footprint
-from runner.checkpoints.resolve import Resolved, read_settings
+from runner.checkpoints.resolve import ResolvedJob, read_settings
 from runner.config.model import Backend, parts_model
 from runner.config.profiles import notes as profile_notes
 from runner.config.root import RunnerConfig
@@ -34,15 +34,17 @@ class PartsKind(ModelKind):
 
     HAS_WEIGHTS = True
 
-    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         """Return the manifest's SHA-256."""
+        config = resolved.config
         fingerprint = {"model": manifest_of(config).sha256}
         if parts_model(config.model).dtype is Dtype.auto:  # it depends on the machine, and answers depend on it
             fingerprint["dtype"] = _dtype(config)
         return fingerprint
 
-    def check(self, config: RunnerConfig, resolved: Resolved) -> list[str]:
+    def check(self, resolved: ResolvedJob) -> list[str]:
         """Refuse parts that cannot run, are not all here or do not fit, by manifest, sizes and headers."""
+        config = resolved.config
         model, manifest = parts_model(config.model), manifest_of(config)
         manifest.require_runnable("model.name")
         for part in first_rank(config, manifest).parts_here(manifest):
@@ -59,44 +61,40 @@ class PartsKind(ModelKind):
             )
         return [*profile_notes(config.profile, device), *_slower_than_whole(config)]
 
-    def predict(
-        self, config: RunnerConfig, resolved: Resolved, work: Workload, free_mib: float | None = None
-    ) -> Footprint | None:
+    def predict(self, resolved: ResolvedJob, work: Workload, free_mib: float | None = None) -> Footprint | None:
         """Predict only the weights of the parts that run here."""
-        return Footprint({"linear": round(_weight_mib(config) * MIB)}, 0, 0, 0, 0)
+        return Footprint({"linear": round(_weight_mib(resolved.config) * MIB)}, 0, 0, 0, 0)
 
-    def need(self, config: RunnerConfig, resolved: Resolved) -> Need:
+    def need(self, resolved: ResolvedJob) -> Need:
         """Predict the weights; the processes share all cores."""
-        return Need(_weight_mib(config), machine.cores())
+        return Need(_weight_mib(resolved.config), machine.cores())
 
     def capabilities(self, config: RunnerConfig) -> frozenset[Capability]:
         """Return what the pipeline engine can do."""
         return CAPABILITIES
 
-    def encoded(self, config: RunnerConfig, resolved: Resolved, prompts: Sequence[Prompt]) -> list[Encoded]:
+    def encoded(self, resolved: ResolvedJob, prompts: Sequence[Prompt]) -> list[Encoded]:
         """Render and tokenize prompts, with the tokenizer alone."""
         from runner.engines.rows import Admission  # imports torch
         from runner.sharding.load_part import load_tokenizer
 
-        folder = manifest_of(config).folder
+        config, folder = resolved.config, manifest_of(resolved.config).folder
         rows = read_settings(folder / MODEL_FILES).get("vocab_size", math.inf)
         admission = Admission(config, load_tokenizer(folder), config.model.name, math.inf, vocab_size=rows)
         return [admission.encode(Request(0, prompt)) for prompt in prompts]
 
-    def open_engine(
-        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
-    ) -> Engine:
+    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the pipeline engine."""
         from runner.engines.pipeline.engine import PipelineEngine  # imports torch
 
-        for note in _slower_than_whole(config):
+        for note in _slower_than_whole(resolved.config):
             tell(f"note: {note}")
-        return PipelineEngine(config, folder)
+        return PipelineEngine(resolved.config, folder)
 
-    def build_kernels(self, config: RunnerConfig, resolved: Resolved) -> float:
+    def build_kernels(self, resolved: ResolvedJob) -> float:
         """Build the kernels, unless the model is on a GPU."""
-        features = [building.FLOAT32] if _dtype(config) == "float32" else []
-        is_here = machine.device_class(parts_model(config.model).device) == "cpu"
+        features = [building.FLOAT32] if _dtype(resolved.config) == "float32" else []
+        is_here = machine.device_class(parts_model(resolved.config.model).device) == "cpu"
         return building.prepare(features) if is_here else 0.0
 
     def run_as_torchrun_worker(self, config: RunnerConfig) -> int | None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import KvCache
 from runner.config.model import StubConfig
 from runner.config.root import RunnerConfig
@@ -178,7 +178,7 @@ def _plain(prompt: Prompt) -> str:
 class Stub(ModelKind):
     """Its answers are made up."""
 
-    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         """Return the name of the stub."""
         return {"model": "stub"}
 
@@ -186,12 +186,10 @@ class Stub(ModelKind):
         """Return everything but whole distributions, which cannot be made up, and answers that take several steps."""
         return CAPABILITIES
 
-    def open_engine(
-        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
-    ) -> Engine:
+    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the stub engine."""
-        assert isinstance(config.model, StubConfig)
-        return StubEngine(config, config.model.delay_s)
+        assert isinstance(resolved.config.model, StubConfig)
+        return StubEngine(resolved.config, resolved.config.model.delay_s)
 
 
 KIND = Stub()

@@ -9,16 +9,15 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 
 from runner.checkpoints.footprint import PACKED_SHARE
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.generation import Speculate, require_plain_kv
 from runner.config.model import Attention
 from runner.config.profiles import notes as profile_notes
-from runner.config.root import RunnerConfig
 from runner.core.processor import left_out
 from runner.core.result import FinishReason
 from runner.engines.arithmetic import Arithmetic
@@ -63,12 +62,11 @@ class LocalEngine:
 
     def __init__(
         self,
-        config: RunnerConfig,
-        resolved: Resolved,
+        resolved: ResolvedJob,
         bases: BaseCache | None = None,
         packed_share: float = PACKED_SHARE,
     ) -> None:
-        self.config, self.capabilities, self._resolved = config, capabilities_of(config), resolved
+        self.config, self.capabilities, self._resolved = resolved.config, capabilities_of(resolved.config), resolved
         # a mistake is said before the model is loaded
         requested(), shared_attention.requested(), device_attention.requested(), left_out()
         self._packed_share = packed_share
@@ -164,12 +162,12 @@ class LocalEngine:
 
     @cached_property
     def _trials(self) -> KeptTrials:
-        return KeptTrials(self.config, self._resolved, self.loaded)
+        return KeptTrials(self._resolved, self.loaded)
 
     def heads(self, loaded: Loaded) -> Heads | None:
         """Return the heads that the scheduler needs; None, with a note, where it cannot serve the model."""
         if self._heads is None and self._rejection is None:
-            wanted = self._resolved.model.attention
+            wanted = self._resolved.files.model.attention
             try:
                 if wanted is not Attention.auto:
                     raise Incompatible(f"model.attention={wanted.value} was requested")
@@ -218,9 +216,9 @@ class LocalEngine:
             self.stats.can_continue = has_kernels and (is_plain or self.stats.rows_are_independent)
 
     def _load(self) -> Loaded:
-        base, reused = self._bases.get(self.config, partial(load_base, resolved=self._resolved))
+        base, reused = self._bases.get(self._resolved, load_base)
         try:
-            loaded = adapt(base, self.config, self._resolved)
+            loaded = adapt(base, self._resolved)
         except BaseException:
             self._bases.clear()  # it may have half an adapter
             raise

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 
 import runner
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.groups import packages_of
-from runner.config.root import RunnerConfig
 from runner.core import kept, machine
 from runner.engines.local.interface import register
 from runner.engines.local.kernels import native
@@ -34,18 +33,19 @@ CHOOSING = ("RUNNER_", "ONEDNN_", "DNNL_", "ATEN_", "OMP_", "MKL_", "TORCH")  # 
 class KeptTrials:
     """What trials of a model have shown; nothing where the model's content is not known or nothing can be kept."""
 
-    def __init__(self, config: RunnerConfig, resolved: Resolved, loaded: Loaded) -> None:
+    def __init__(self, resolved: ResolvedJob, loaded: Loaded) -> None:
         """Read what is kept; the load has set the number of threads."""
         self.ways: dict[str, str] = {}  # of products and of attention, which measurements have chosen
         self._file: Path | None = None
         kernels = native.kernels() if loaded.device.type == "cpu" else None
-        is_own = resolved.hashes and not resolved.model.trust_remote_code and not packages_of(config)
+        config, files = resolved.config, resolved.files
+        is_own = files.hashes and not files.model.trust_remote_code and not packages_of(config)
         if is_own and kernels is not None and kernels.is_kept:
             tried = (config.model, config.quantization, config.lora, config.rope, config.generation.kv_cache)
             library = kernels.file.name.partition(".")[0]  # whichever of its units are built so far
             around = machine.name(), machine.versions(), torch.get_num_threads(), library, _code()
             chosen = sorted(pair for pair in os.environ.items() if pair[0].startswith(CHOOSING))
-            key = repr((sorted(resolved.hashes.items()), tried, around, chosen))
+            key = repr((sorted(files.hashes.items()), tried, around, chosen))
             self._file = kernels.file.with_name(f"trials-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json")
         self._shown = {} if self._file is None else kept.read(self._file)
 

@@ -19,7 +19,7 @@ from runner.agents.samples import SampledDiscussion
 from runner.agents.sandbox import Sandbox, SandboxLimits
 from runner.agents.tally import Tally
 from runner.agents.team import Discussion
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.agents import Attack, Domain
 from runner.config.lora import adapter_of
 from runner.config.root import RunnerConfig
@@ -71,7 +71,7 @@ def run(inputs: Assignment, context: Context) -> Result:
         return result
 
 
-def preview(inputs: Assignment, config: RunnerConfig, resolved: Resolved) -> str:  # noqa: ARG001
+def preview(inputs: Assignment, resolved: ResolvedJob) -> str:  # noqa: ARG001
     """Say for a plan which questions count, if files choose them."""
     lines = choice_words(inputs.task, inputs.items)
     if inputs.task.match is not None and inputs.matched is not None:

@@ -9,7 +9,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-from runner.checkpoints.resolve import Resolved, resolve
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.config.task import AUTO, Gsm8kConfig
 from runner.core.errors import check
@@ -95,12 +95,12 @@ def run(inputs: Problems, context: Context) -> Result:
     """Generate what is not on disk yet, judge each completion, add up, and report how far the score can be trusted."""
     task, items = inputs.task, by_number(inputs.items)
     if task.show_prompt:
-        log.info("%s", prompts_shown(context.config, context.resolved, first_requests(inputs)))
+        log.info("%s", prompts_shown(context.resolved, first_requests(inputs)))
     early_stop = None
     if inputs.baseline is not None:
         early_stop = EarlyStop.read(inputs.baseline, context.config, VERSION, inputs.items)
     requests = requests_for(inputs, items)
-    positions.say_before_the_load(positions.of_questions(context.config, context.resolved, requests))
+    positions.say_before_the_load(positions.of_questions(context.resolved, requests))
     again, judge = asking_again(inputs, requests, context), Judge(task, items)
     with closing(again) if again is not None else nullcontext():
         done = complete_questions(inputs, requests, context, judge, early_stop, again)
@@ -115,7 +115,7 @@ def run(inputs: Problems, context: Context) -> Result:
     result.notes += [*choice_words(task, inputs.items), *unlike_lm_eval(task, context.config.generation)]
     result.notes += filter(None, [cut_off_words(metrics, {LIMIT: str(context.config.generation.max_new_tokens)})])
     result.notes += warnings(metrics, facts)
-    result.notes += positions.needless_scaling_of(context.config, context.resolved, done.samples)
+    result.notes += positions.needless_scaling_of(context.resolved, done.samples)
     for outcome in checks(inputs, requests, done.samples, context, again):
         result.metrics |= outcome.metrics
         result.notes += outcome.notes
@@ -169,18 +169,18 @@ def asking_again(inputs: Problems, requests: list[Request], context: Context) ->
     return AskingAgain(requests[:count], context, Judge(task, by_number(inputs.items))) if count else None
 
 
-def deliver(inputs: Problems, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+def deliver(inputs: Problems, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
     """Show the prompts of a recorded job if requested."""
     if inputs.task.show_prompt:
-        log.info("%s", prompts_shown(config, resolve(config), first_requests(inputs)))
+        log.info("%s", prompts_shown(resolved, first_requests(inputs)))
 
 
-def preview(inputs: Problems, config: RunnerConfig, resolved: Resolved) -> str:
+def preview(inputs: Problems, resolved: ResolvedJob) -> str:
     """Say which questions count, with which job this one is compared, and show the first prompts if requested."""
     early_stop = "" if inputs.baseline is None else preview_baseline(inputs.task, inputs.baseline, len(inputs.items))
     chosen = choice_words(inputs.task, inputs.items)
-    chosen += positions.of_questions(config, resolved, requests_for(inputs, by_number(inputs.items)))
-    shown = prompts_shown(config, resolved, first_requests(inputs))
+    chosen += positions.of_questions(resolved, requests_for(inputs, by_number(inputs.items)))
+    shown = prompts_shown(resolved, first_requests(inputs))
     return "\n".join(filter(None, (*chosen, early_stop, shown)))
 
 

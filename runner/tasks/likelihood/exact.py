@@ -58,7 +58,7 @@ def second_of(config: RunnerConfig) -> RunnerConfig:
     other = overridden(config, KEY, words, SCORING)
     for what, each in ((EXACT, config), (f"{KEY}={words} with {EXACT}", other)):
         require_among(kind_of(each.model).capabilities(each), what, {Capability.distributions})
-    ours, theirs = (shape_of(resolve(each).text_settings)["vocab"] for each in (config, other))
+    ours, theirs = (shape_of(resolve(each).files.text_settings)["vocab"] for each in (config, other))
     check_vocabularies(words, ours, theirs)
     return other
 
@@ -133,9 +133,8 @@ class SideBySide:
 
     def __init__(self, context: Context, words: str, sizes: Mapping[RequestId, int]) -> None:
         assert context.resolved.second is not None
-        config, resolved = context.resolved.second
         self.own = context.engine
-        self.reference = open_engine(config, resolved, folder=context.recorder.folder)
+        self.reference = open_engine(context.resolved.second, folder=context.recorder.folder)
         self.words, self.sizes = words, sizes
         self.capabilities = self.own.capabilities
         self.reports: list[EngineReport] = []  # of this model and of its reference, once they are loaded
@@ -280,8 +279,8 @@ def token_counts(
     continuations = [one.continuation or "" for one in requests]
     everything: list[Prompt] = [*(one.prompt for one in requests), *continuations, *texts]
     ours, theirs = (
-        kind_of(config.model).encoded(config, resolved, everything)
-        for config, resolved in ((context.config, context.resolved), context.resolved.second)
+        kind_of(resolved.config.model).encoded(resolved, everything)
+        for resolved in (context.resolved, context.resolved.second)
     )
     differing = next((at for at, (mine, its) in enumerate(zip(ours, theirs, strict=True)) if mine != its), None)
     if differing is not None:

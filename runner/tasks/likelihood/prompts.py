@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.likelihood import LikelihoodConfig
-from runner.config.root import RunnerConfig
 from runner.datasets.asking import behind, build_prompt
 from runner.datasets.given import Form, Given
 from runner.datasets.gsm8k import Item
@@ -16,7 +15,7 @@ from runner.engines.contract import Engine
 from runner.tasks.asked_prompts import look_at_prompts, prompts_shown
 
 
-def shown(task: LikelihoodConfig, rows: Sequence[Given], config: RunnerConfig, resolved: Resolved) -> str:
+def shown(task: LikelihoodConfig, rows: Sequence[Given], resolved: ResolvedJob) -> str:
     """Return the first task.show_prompt prompts as the model sees them, each with what is scored after it."""
     lines = []
     for number, given in enumerate(rows[: task.show_prompt]):
@@ -25,7 +24,7 @@ def shown(task: LikelihoodConfig, rows: Sequence[Given], config: RunnerConfig, r
             continue
         prompt = prompt_of(task, given)
         scored = " | ".join(continuation_of(prompt, given, text) for text in given.texts)
-        lines += [prompts_shown(config, resolved, [Request(number, prompt)]), f"scored after it: {scored}"]
+        lines += [prompts_shown(resolved, [Request(number, prompt)]), f"scored after it: {scored}"]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from runner.checkpoints.resolve import Resolved, resolve
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.likelihood import DRAWN, LikelihoodConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import ConfigError, DataError
@@ -102,7 +102,7 @@ def run(inputs: Texts, context: Context) -> Result:
     """Score what is not on disk yet, and add up."""
     task, words = inputs.task, inputs.task.reference or ""
     if task.show_prompt:
-        log.info("%s", prompts.shown(task, inputs.given, context.config, context.resolved))
+        log.info("%s", prompts.shown(task, inputs.given, context.resolved))
     reference = None if inputs.reference is None else ReferenceJob.read(inputs.reference, words)
     pieces = [replace(it, request=_keeping(it.request, task.keep_top_k)) for it in cut(inputs, context)]
     diverge: Diverge | None = None
@@ -114,7 +114,7 @@ def run(inputs: Texts, context: Context) -> Result:
         counts = token_counts([it.request for it in pieces], texts_of(inputs), context, words)
         pair = both = SideBySide(context, words, counts)
         context, diverge = replace(context, engine=both), both.divergence
-    positions.say_before_the_load(positions.of_given(context.config, context.resolved, inputs.given, task.window))
+    positions.say_before_the_load(positions.of_given(context.resolved, inputs.given, task.window))
     kept = TopKFile(context.recorder.folder) if task.keep_top_k else None
     scoring = Scoring({piece.index: piece for piece in pieces}, task, diverge, kept)
 
@@ -150,24 +150,24 @@ def run(inputs: Texts, context: Context) -> Result:
     result = Result((figures(whole, families) if whole else {}) | errors | spent, facts=facts, notes=done.notes)
     result.problems = done.problems
     result.notes += notes(inputs)
-    result.notes += positions.needless_scaling_of(context.config, context.resolved, done.samples)
+    result.notes += positions.needless_scaling_of(context.resolved, done.samples)
     return result
 
 
-def deliver(inputs: Texts, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+def deliver(inputs: Texts, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
     """Show the prompts of a recorded job if requested."""
     if inputs.task.show_prompt:
-        log.info("%s", prompts.shown(inputs.task, inputs.given, config, resolve(config)))
+        log.info("%s", prompts.shown(inputs.task, inputs.given, resolved))
 
 
-def preview(inputs: Texts, config: RunnerConfig, resolved: Resolved) -> str:
+def preview(inputs: Texts, resolved: ResolvedJob) -> str:
     """Say what this job will be compared with, whether a scaling of RoPE can help, and show prompts if requested."""
-    lines = positions.of_given(config, resolved, inputs.given, inputs.task.window)
+    lines = positions.of_given(resolved, inputs.given, inputs.task.window)
     if inputs.second is not None:
         lines.append(f"reference: {inputs.task.reference}, loaded beside this model")
     elif inputs.reference is not None:
         lines.append(f"reference: {inputs.task.reference} ({inputs.reference.job_id}), {state(inputs.reference)}")
-    return "\n".join(filter(None, (*lines, prompts.shown(inputs.task, inputs.given, config, resolved))))
+    return "\n".join(filter(None, (*lines, prompts.shown(inputs.task, inputs.given, resolved))))
 
 
 def notes(inputs: Texts) -> list[str]:
@@ -189,8 +189,8 @@ def notes(inputs: Texts) -> list[str]:
 def cut(inputs: Texts, context: Context) -> list[Continuation]:
     """Return every continuation of the job in order: answers, choices, and the windows of texts."""
     texts = ["", *texts_of(inputs)]  # the empty one gives the special tokens
-    kind, config = kind_of(context.config.model), context.config
-    encoded = iter([ids for _, ids in kind.encoded(config, context.resolved, texts)] if texts[1:] else [[]])
+    kind = kind_of(context.config.model)
+    encoded = iter([ids for _, ids in kind.encoded(context.resolved, texts)] if texts[1:] else [[]])
     special = next(encoded)
     pieces: list[Continuation] = []
     for unit, given in enumerate(inputs.given):

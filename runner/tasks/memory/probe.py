@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from runner.checkpoints.resolve import Resolved, resolve
-from runner.checkpoints.weight_files import loaded_files
+from runner.checkpoints.resolve import ResolvedJob, resolve
 from runner.config.measures import MemoryConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
@@ -110,11 +109,11 @@ class AnonymousPeak:
 def measure(config: RunnerConfig, points: list[tuple[int, Workload]], channel: TextIO) -> None:
     """Take a job through the stages; the points come smallest first."""
     resolved = resolve(config)
-    engine = open_engine(config, resolved)
+    engine = open_engine(resolved)
     require(engine, "task=memory", [Capability.token_ids])
-    probe = Probe(channel, engine, _files(config, resolved))
+    probe = Probe(channel, engine, _files(resolved))
     machine.reset_peak()
-    probe.stage("import", lambda: kind_of(config.model).import_libraries(config, resolved))
+    probe.stage("import", lambda: kind_of(config.model).import_libraries(resolved))
 
     def load() -> EngineReport:
         report: EngineReport = engine.load()
@@ -202,11 +201,11 @@ def _words(point: Workload) -> str:
     return f"batch {point[0]}, context {point[1] + point[2]}"
 
 
-def _files(config: RunnerConfig, resolved: Resolved) -> list[Path]:
+def _files(resolved: ResolvedJob) -> list[Path]:
     """Return the files that the weights may be mapped from."""
-    if not kind_of(config.model).HAS_WEIGHTS:
+    if not kind_of(resolved.config.model).HAS_WEIGHTS:
         return []
-    return loaded_files(resolved.path)[1] if resolved.path.is_dir() else [resolved.path]
+    return resolved.files.weights[1]
 
 
 def pss_mib() -> dict[str, float]:

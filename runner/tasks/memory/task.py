@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.measures import MemoryConfig
 from runner.config.root import RunnerConfig
 from runner.config.task import Workload
@@ -52,7 +53,7 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     kind = kind_of(config.model)
     needs = (Capability.token_ids, Capability.fixed_length, Capability.own_memory)
     require_among(kind.capabilities(config), "task=memory", needs)
-    predicted = [kind.predict(config, context.resolved, point) for point in task.points]
+    predicted = [kind.predict(context.resolved, point) for point in task.points]
     runs: list[MemoryRepeat] = []
     repeats = RepeatLog(recorder.folder)
     stages = len(AT_START) + len(IN_POINTS) * len(task.points)
@@ -70,9 +71,9 @@ def run(inputs: Inputs, context: Context) -> Result:  # noqa: ARG001
     return result
 
 
-def deliver(inputs: Inputs, config: RunnerConfig, job: Job, result: Result) -> None:  # noqa: ARG001
+def deliver(inputs: Inputs, resolved: ResolvedJob, job: Job, result: Result) -> None:  # noqa: ARG001
     """Draw the pictures if the recorded job has none."""
-    if own_config(config, MemoryConfig).pictures:
+    if own_config(resolved.config, MemoryConfig).pictures:
         draw_missing(MODULE, job.folder, POINTS)
 
 

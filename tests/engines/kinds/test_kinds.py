@@ -43,17 +43,17 @@ def test_every_model_has_a_complete_description(make_config: Make, name: str, tm
 def check_description(config: RunnerConfig, tmp_path: Path) -> None:
     kind, resolved = kind_of(config.model), resolve(config)
     assert isinstance(kind, ModelKind)
-    assert kind.fingerprint(config, resolved, tmp_path / "hashes.json")["model"]
+    assert kind.fingerprint(resolved, tmp_path / "hashes.json")["model"]
     notes = ["2 processes of a pipeline share"] if isinstance(config.model, PartsModelConfig) else []
-    assert [note[:31] for note in kind.check(config, resolved)] == notes
+    assert [note[:31] for note in kind.check(resolved)] == notes
     assert kind.capabilities(config) <= frozenset(Capability)
-    predicted = kind.predict(config, resolved, (1, 8, 8))
+    predicted = kind.predict(resolved, (1, 8, 8))
     assert predicted is not None
     assert bool(predicted.weight_mib) == kind.HAS_WEIGHTS
     starts_processes = isinstance(config.model, PartsModelConfig)  # each job starts its own
     assert bool(kind.base_key(config)) == (kind.HAS_WEIGHTS and not starts_processes)
     assert kind.run_as_torchrun_worker(config) is None
-    assert (kind.need(config, resolved).mib > 0) == kind.HAS_WEIGHTS
+    assert (kind.need(resolved).mib > 0) == kind.HAS_WEIGHTS
 
 
 def test_a_kind_without_a_fingerprint_cannot_be_instantiated() -> None:
@@ -80,4 +80,4 @@ def test_a_model_in_parts_has_some_keys_of_a_local_model() -> None:
 
 def test_what_the_stub_needs(make_config: Make) -> None:
     config = make_config(model=StubConfig())
-    assert kind_of(config.model).need(config, resolve(config)) == Need(0.0, 1)
+    assert kind_of(config.model).need(resolve(config)) == Need(0.0, 1)

@@ -17,7 +17,7 @@ from runner.engines.kinds.local import KIND
 from runner.library.load import configure
 groups = dict.fromkeys(("lora", "rope", "generation"))
 config = configure(sys.argv[1], groups | {"quantization": sys.argv[2]}, {"device": "cpu"}, 0)
-KIND.import_libraries(config, resolve(config))
+KIND.import_libraries(resolve(config))
 print("transformers.models.llama.modeling_llama" in sys.modules)
 """
 

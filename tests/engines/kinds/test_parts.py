@@ -40,7 +40,6 @@ from runner.engines.synthetic import synthetic_requests
 from runner.grid.plan import State, plan_job, predicted_need
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import check, identify, run
-from runner.tasks.base import task_of
 
 pytestmark = pytest.mark.slow
 
@@ -176,7 +175,7 @@ def test_the_job_depends_on_manifest_prompts_and_generation(
     def job(generation: GenerationConfig = GREEDY, **keys: Any) -> str:
         task = GenerateConfig(prompt="one")
         config = make_config(model=in_parts(**({"parts": parts} | keys)), task=task, generation=generation)
-        return identify(config, task_of(config), resolve(config))[1].job_id
+        return identify(resolve(config))[1].job_id
 
     first = job()
     moved = tmp_path / "moved"
@@ -215,14 +214,14 @@ def test_prompts_are_shown_as_the_model_sees_them_without_its_parts(make_config:
     encoded = []
     for it in (in_parts(embedded), whole("embedded")):
         config = make_config(model=it)
-        encoded.append(kind_of(it).encoded(config, resolve(config), ["2+2?", (5, 6)]))
+        encoded.append(kind_of(it).encoded(resolve(config), ["2+2?", (5, 6)]))
     assert encoded[0] == encoded[1]
 
 
 def test_a_job_needs_its_parts_and_all_cores(make_config: Make, parts: Path) -> None:
     config = make_config(model=in_parts(parts, dtype=Dtype.float32))
     stored = sum(file.stat().st_size for file in parts.glob("*.safetensors")) / MIB
-    need = predicted_need(config, resolve(config))
+    need = predicted_need(resolve(config))
     assert need.mib == pytest.approx(stored, rel=0.1)
     assert need.threads == machine.cores()
     assert plan_job([], config).state is State.todo
@@ -273,11 +272,11 @@ def test_refused_before_anything_is_loaded(
     monkeypatch.setattr(machine, "available_mib", lambda: 0.01)
     refused(make_config(model=in_parts(parts)), "the parts that run here need .* of main memory are free")
     fits = make_config(model=in_parts(parts, check_memory=False))
-    assert check(fits, task_of(fits), resolve(fits)) == []
+    assert check(resolve(fits)) == []
     monkeypatch.setattr(machine, "available_mib", lambda: 10_000.0)
     alone, four = (make_config(model=in_parts(parts, stages=stages)) for stages in (1, 4))
-    assert check(alone, task_of(alone), resolve(alone)) == []
-    (note,) = check(four, task_of(four), resolve(four))
+    assert check(resolve(alone)) == []
+    (note,) = check(resolve(four))
     assert re.fullmatch(
         r"4 processes of a pipeline share the .* the whole model fits here and is usually faster .*", note
     )
@@ -292,10 +291,10 @@ def test_the_parts_of_other_machines_need_not_be_here(
     for name, value in {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     config = make_config(model=PartsModelConfig(name=str(here), **CPU))
-    assert check(config, task_of(config), resolve(config)) == []
+    assert check(resolve(config)) == []
     asked = make_config(model=in_parts(here, stages=2))
     with pytest.raises(ConfigError, match="model.stages=2: torchrun has started 4 processes: leave it out"):
-        check(asked, task_of(asked), resolve(asked))
+        check(resolve(asked))
 
 
 def test_tasks_that_need_more_are_refused(make_config: Make, parts: Path) -> None:

@@ -75,7 +75,7 @@ def test_what_is_wrong_elsewhere_is_said_before_anything_is_loaded(
 
     config = make_config(model=StubConfig())
     monkeypatch.setattr(type(kind_of(config.model)), "open_engine", lambda *_: pytest.fail("nothing is to be loaded"))
-    engine = engines.open_engine(config, resolve(config), before_loading=store_is_gone)
+    engine = engines.open_engine(resolve(config), before_loading=store_is_gone)
     for use in (engine.load, engine.open, engine.load):  # each time, whoever comes first
         with pytest.raises(TrackingError, match="the store is gone"):
             use()

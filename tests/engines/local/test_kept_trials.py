@@ -60,8 +60,8 @@ def run(
         )
         resolved = resolve(config)
         if identified:
-            resolved.fingerprint(tmp_path / "hashes.json")
-        engine = LocalEngine(config, resolved)
+            resolved.files.fingerprint(tmp_path / "hashes.json")
+        engine = LocalEngine(resolved)
         texts = [it.text for it in contract.complete(engine, [Request(at, it) for at, it in enumerate(PROMPTS)])]
         engine.close()
         return texts, list(tried)

@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from opening import load_base, local_engine
+from opening import local_engine
 
+from runner.checkpoints.resolve import resolve
 from runner.config.model import Attention, LocalModelConfig
 from runner.config.root import RunnerConfig
 from runner.core.errors import is_memory_error
 from runner.engines.kinds import BaseCache
+from runner.models.load import load_base
 
 SHORT: dict[str, Callable[[], BaseException]] = {
     "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -41,7 +43,7 @@ def test_a_passing_shortage_does_not_decide_how_a_model_is_decoded(
 ) -> None:
     tiny_model.attention = attention
     config, bases = make_config(model=tiny_model), BaseCache()
-    base, _ = bases.get(config, load_base)
+    base, _ = bases.get(resolve(config), load_base)
     engine = local_engine(config, bases)
     error = SHORT[who]()
 

@@ -39,7 +39,7 @@ asked = [Request(n, (5 + n, 6, 7, 8 + n), max_new_tokens=4 if n < 6 else None, i
 long = [Request(n, tuple((n * i) % 50 + 5 for i in range(600)), ignore_eos=True) for n in range(48, 54)]
 
 def run(extra_mib):
-    engine, tokens = open_engine(config, resolve(config)), {}
+    engine, tokens = open_engine(resolve(config)), {}
     complete(engine, asked[:2])  # threads and buffers of the libraries are there
     unlimited = resource.getrlimit(resource.RLIMIT_AS)
     with engine.open() as session:

@@ -119,7 +119,7 @@ def test_where_nothing_differs_all_questions_are_put(job: Callable[..., RunnerCo
 def test_a_baseline_that_is_not_done_is_refused_with_what_to_run(job: Callable[..., RunnerConfig]) -> None:
     config = job(3, early_stop_vs=WHOLE)
     inputs = gsm8k.prepare(config)
-    told = gsm8k.preview(inputs, config, resolve(config))
+    told = gsm8k.preview(inputs, resolve(config))
     assert told == f"early stop: {WHOLE} ({inputs.after}), must run first; at most 60 questions; decided at 5 %"
     with pytest.raises(ConfigError, match="is not done in .* the same command with generation=greedy .* without task"):
         run(config)
@@ -189,7 +189,7 @@ def test_another_share_or_margin_is_another_job_which_reuses_the_answers(job: Ca
     assert strict.result.facts["early_stop_level"] == "5 %/5 = 1 %"
     assert any(f"samples were taken from job {whole.job_id}" in note for note in strict.result.notes)
     config = job(3, early_stop_vs=WHOLE, early_stop_comparisons=5, early_stop_margin=2)
-    told = gsm8k.preview(gsm8k.prepare(config), config, resolve(config))
+    told = gsm8k.preview(gsm8k.prepare(config), resolve(config))
     assert told.endswith("at most 60 questions; decided whether as good within 2 points at 5 %/5 = 1 %")
     margin = run(config)
     assert margin.result.facts["early_stop_verdict"].startswith("worse by more than 2 points after ")

@@ -139,7 +139,7 @@ def test_several_answers_elect_one_and_a_kill_asks_whole_questions_again(
 def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_config: Make) -> None:
     def shown(**keys: object) -> str:
         config = make_config(model=LocalModelConfig(name="embedded"), task=Gsm8kConfig(limit=3, **keys))  # type: ignore[arg-type]
-        return gsm8k.preview(gsm8k.prepare(config), config, resolve(config))
+        return gsm8k.preview(gsm8k.prepare(config), resolve(config))
 
     asked = [item.question for item in load_questions(Gsm8kConfig(limit=3))]
     assert shown(show_prompt=2, instruction="", system="Be brief.") == "\n".join(
@@ -151,7 +151,7 @@ def test_prompts_are_shown_as_the_model_sees_them_without_its_weights(make_confi
     assert text == f"prompt 0 as the model sees it:\nQuestion: {asked[0]}\nAnswer:"
     assert shown() == ""
     stub = make_config(task=Gsm8kConfig(limit=1, show_prompt=5, instruction="Go."))
-    assert gsm8k.preview(gsm8k.prepare(stub), stub, resolve(stub)).endswith(f"\n{asked[0]}\n\nGo.")
+    assert gsm8k.preview(gsm8k.prepare(stub), resolve(stub)).endswith(f"\n{asked[0]}\n\nGo.")
 
 
 def test_a_run_shows_its_prompts_each_time(
@@ -161,8 +161,8 @@ def test_a_run_shows_its_prompts_each_time(
     written, inputs = recorder(), gsm8k.prepare(config)
     with caplog.at_level("INFO", "runner"):
         result = work(gsm8k, config, written, Scripted({0: ("#### 1", FinishReason.stop)}))
-        gsm8k.deliver(inputs, config, written.job, result)
-    assert caplog.messages.count(gsm8k.preview(inputs, config, resolve(config))) == 2
+        gsm8k.deliver(inputs, resolve(config), written.job, result)
+    assert caplog.messages.count(gsm8k.preview(inputs, resolve(config))) == 2
 
 
 def test_identity_follows_the_content_of_the_data(make_config: Make, tmp_path: Path) -> None:

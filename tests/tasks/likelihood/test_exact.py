@@ -141,20 +141,17 @@ def test_memory_is_that_of_both(two: Two) -> None:
     config = two(0, exact=True, reference=model_overrides(two(1)))
     resolved = resolve(config).beside(likelihood.prepare(config).second)
     work = config.task.workload(config.generation)
-    one, both = predict(alone, resolve(alone), work), predict(config, resolved, work)
+    one, both = predict(resolve(alone), work), predict(resolved, work)
     assert one is not None
     assert both is not None
     assert both.weight_mib == 2 * one.weight_mib
     assert both.kv_cache_mib == 2 * one.kv_cache_mib
     assert both.total_mib > 2 * one.weight_mib
-    assert (
-        kinds.kind_of(config.model).need(config, resolved).mib
-        > kinds.kind_of(alone.model).need(alone, resolve(alone)).mib
-    )
+    assert kinds.kind_of(config.model).need(resolved).mib > kinds.kind_of(alone.model).need(resolve(alone)).mib
     room = {"main memory": 1.5 * one.weight_mib}
-    assert all("memory is short" in note for note in check_memory(alone, resolve(alone), room))
+    assert all("memory is short" in note for note in check_memory(resolve(alone), room))
     with pytest.raises(ConfigError, match="the weights of this model and of its reference need .* task.exact=false"):
-        check_memory(config, resolved, room)
+        check_memory(resolved, room)
 
 
 @pytest.mark.parametrize(

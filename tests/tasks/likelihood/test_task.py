@@ -170,9 +170,9 @@ def test_a_job_that_is_its_own_reference_is_the_job_without_one(two: Callable[..
     other = likelihood.prepare(two(0, keep_top_k=64, reference=model_overrides(config)))
     assert other.after == other.hashes["reference"]
     config = two(0, keep_top_k=64, reference=model_overrides(config))
-    told = [likelihood.preview(other, config, resolve(config))]
+    told = [likelihood.preview(other, resolve(config))]
     assert run(named_itself).job_id == other.after
-    told.append(likelihood.preview(other, config, resolve(config)))
+    told.append(likelihood.preview(other, resolve(config)))
     assert [words.rpartition(", ")[2] for words in told] == ["must run first", "done"]
 
 

@@ -318,7 +318,7 @@ from runner.engines.local.engine import LocalEngine
 config = RunnerConfig(model=LocalModelConfig(name=sys.argv[1], device="cpu", dtype=Dtype.float32),
     quantization=QuantizationConfig(), lora=LoraConfig(), rope=RopeConfig(), task=Gsm8kConfig(),
     generation=GenerationConfig(max_new_tokens=int(sys.argv[3])), tracking=NoTrackingConfig())
-engine = LocalEngine(config, resolve(config))
+engine = LocalEngine(resolve(config))
 asked = [Request(index, prompt) for index, prompt in enumerate(json.loads(sys.argv[2]))]
 print(json.dumps({done.id: done.token_ids for done in complete(engine, asked)}))
 """

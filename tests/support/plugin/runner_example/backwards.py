@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from runner.checkpoints.resolve import Resolved
+from runner.checkpoints.resolve import ResolvedJob
 from runner.config.root import RunnerConfig
 from runner.core.result import FinishReason
 from runner.engines.base import Capability, Completion, EngineReport, Event, Request, RequestId, prompt_sha256
@@ -73,7 +73,7 @@ class BackwardsSession(Session):
 class Backwards(ModelKind):
     """Its answers follow from the prompt."""
 
-    def fingerprint(self, config: RunnerConfig, resolved: Resolved, cache: Path) -> dict[str, str]:
+    def fingerprint(self, resolved: ResolvedJob, cache: Path) -> dict[str, str]:
         """Return that it is this kind; its keys count by themselves."""
         return {"model": "backwards"}
 
@@ -81,12 +81,10 @@ class Backwards(ModelKind):
         """Claim nothing beyond completing a text."""
         return BackwardsEngine.capabilities
 
-    def open_engine(
-        self, config: RunnerConfig, resolved: Resolved, bases: BaseCache | None = None, folder: Path | None = None
-    ) -> Engine:
+    def open_engine(self, resolved: ResolvedJob, bases: BaseCache | None = None, folder: Path | None = None) -> Engine:
         """Return the engine."""
-        assert isinstance(config.model, BackwardsConfig)
-        return BackwardsEngine(config.model.shout)
+        assert isinstance(resolved.config.model, BackwardsConfig)
+        return BackwardsEngine(resolved.config.model.shout)
 
 
 KIND = Backwards()
