@@ -162,11 +162,15 @@ class Sampling(SamplingKeys):
 
     @property
     def effective(self) -> Sampling:
-        """The parameters that change the tokens: without the seed, and for greedy rows without those of sampling."""
+        """The parameters that change the tokens: greedy rows need no seed and none of those of sampling.
+
+        It is GREEDY itself where it is equal, so that a step can compare by identity.
+        """
         if self.temperature:
-            return replace(self, seed=None)
+            return self
         idle: dict[str, Any] = {name: value for name, value in NEUTRAL.items() if not PARAMETERS[name].for_greedy}
-        return replace(self, seed=None, **idle)
+        effective = replace(self, seed=None, **idle)
+        return GREEDY if effective == GREEDY else effective
 
 
 def check_sampling(prefix: str, sampling: SamplingKeys) -> None:

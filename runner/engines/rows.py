@@ -39,7 +39,7 @@ class Row:
     sha256: str
     limit: int  # most new tokens
     choice: int = 0  # number of the choice; of a branch: its number, from 1
-    sampling: Sampling = GREEDY  # complete, with all defaults
+    sampling: Sampling = GREEDY  # with all defaults, as far as they change its tokens
     given: list[int] | None = None  # the continuation to score; then nothing is generated
     branch_at: int = 0  # where the branch begins in the prompt
     error: str | None = None  # why it cannot begin or continue
@@ -157,7 +157,7 @@ class Admission:
             return self._branches(request, seen, ids)
         if request.continuation is not None:
             return [self._continuation(request, seen, ids)]
-        sampling = request.sampling.over(self.generation, self.seed)
+        sampling = request.sampling.over(self.generation, self.seed).effective
         limit = min(self._wanted(request), self.room - len(ids))
         error = None if ids and limit >= 1 else self._rejection_reason(len(ids))
         sha256, in_thinking = request_sha256(seen, request), ends_in_thinking(seen)
@@ -179,7 +179,7 @@ class Admission:
         if longest >= room:
             error = f"the prompt with its longest branch has {longest} tokens, the model has room for {room}"
         wanted = self._wanted(request)
-        sampling = request.sampling.over(self.generation, self.seed)
+        sampling = request.sampling.over(self.generation, self.seed).effective
         sha256 = request_sha256(seen, request)
         return [
             Row(

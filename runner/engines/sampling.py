@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 
-from runner.config.sampling import GREEDY, Sampling, active_parameters
+from runner.config.sampling import GREEDY, PARAMETERS, Sampling, active_parameters
 from runner.core.errors import is_memory_error
 from runner.engines.base import RequestId
 from runner.engines.local.kernels import native
@@ -80,7 +80,7 @@ class Sampler:
         answers: Sequence[list[int]] = (),
     ) -> None:
         self.vocab_size, self.device = vocab_size, device
-        self.samplings = [_effective(sampling) for sampling in samplings]  # one per row, like the generators
+        self.samplings = list(samplings)  # one per row, like the generators
         self.generators = list(generators)
         self.history: _History | None = None  # only if a row has a penalty
         self.lines: list[int] = []  # each row's line in the history, so that rows come and go without copies
@@ -205,9 +205,9 @@ class Sampler:
 
     def _grouped(self) -> list[_Group]:
         """Group the rows by their settings; usually all have the same."""
-        rows_of: dict[Sampling, list[int]] = {}
-        for row, sampling in enumerate(self.samplings):
-            rows_of.setdefault(sampling, []).append(row)
+        rows_of: dict[tuple[float, ...], list[int]] = {}
+        for row, sampling in enumerate(self.samplings):  # whose seeds may differ
+            rows_of.setdefault(tuple(getattr(sampling, name) for name in PARAMETERS), []).append(row)
         return [self._group(rows) for rows in rows_of.values()]
 
     def _group(self, rows: list[int]) -> _Group:
@@ -241,12 +241,6 @@ def generator_of(sampling: Sampling, request_id: RequestId, choice: int = 0) -> 
     name = f"{sampling.seed}:{request_id}" + (f":{choice}" if choice else "")
     digest = hashlib.sha256(name.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-@lru_cache(maxsize=256)  # rows with equal settings share one object, which is quick to compare
-def _effective(sampling: Sampling) -> Sampling:
-    effective = sampling.effective
-    return GREEDY if effective == GREEDY else effective  # GREEDY itself, so that a step can compare by identity
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -156,7 +156,7 @@ def sampler_for(numbers: torch.Tensor, vocab_size: int, device: torch.device) ->
     for line, values in zip(numbers.tolist(), settings, strict=True):
         seed, length = line[len(PARAMETERS) : SETTINGS]
         check(0 < length <= numbers.shape[1] - SETTINGS, "length", length, "the packet's prompts are not as long")
-        samplings.append(replace(Sampling.of_numbers(values), seed=seed))
+        samplings.append(Sampling.of_numbers(values).effective)
         generators.append(torch.Generator().manual_seed(seed) if samplings[-1].temperature else None)
         prompts.append(line[len(line) - length :])
     return Sampler(vocab_size, device, prompts, samplings, generators)
