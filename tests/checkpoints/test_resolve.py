@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from runner.core.dtypes import Dtype
 from runner.core.errors import ConfigError
 from runner.engines.kinds import kind_of
 from runner.grid.plan import plan_job, predicted_need, worker_count
+from runner.quantization import mixed
 from runner.quantization.bitsandbytes import Nf4Config
 from runner.run import run
 
@@ -98,6 +100,32 @@ def test_a_job_looks_for_its_model_once(make_config: Make, located: list[str], l
     record = run(make_config(model=model, lora=lora, quantization=Nf4Config()))
     assert record.result.metrics["quantized_modules"] > 0
     assert located == ["embedded"]
+
+
+def test_a_job_reads_its_mix_and_its_files_once(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From composing to the loaded layers: whoever needs them asks the ResolvedJob."""
+    calls: Counter[str] = Counter()
+
+    def count(owner: Any, name: str, label: str) -> None:
+        real = getattr(owner, name)
+
+        def counted(*args: Any) -> Any:
+            calls[label] += 1
+            return real(*args)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(mixed, "_choice", "overrides that were parsed")
+    count(vars(resolve.ResolvedJob)["mix"], "func", "what is loaded")
+    count(resolve, "read_settings", "config.json")
+    count(resolve, "read_format", "the stored quantization")
+    count(resolve, "read_tensors", "tensors")
+    model = LocalModelConfig(name="embedded", device="cpu")
+    quantization = Nf4Config(overrides={"down_proj": "int8"})
+    record = run(make_config(model=model, quantization=quantization, task=Gsm8kConfig(limit=1)))
+    assert record.result.metrics["quantized_modules"] > 0
+    assert set(calls.values()) == {1}, calls
+    assert len(calls) == 5
 
 
 def test_a_grid_looks_for_each_model_once(make_config: Make, located: list[str], tiny_model: LocalModelConfig) -> None:
