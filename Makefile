@@ -73,7 +73,7 @@ test-next: $(NEXT) ## run the tests with next year's Hydra and OmegaConf; ARGS=t
 # bytes saturate, so that our layers of int8 are not compared with the libraries'. One process: mypy runs beside it in CI.
 AVX2 := matmul/test_four_bit test_own_memory decode/test_static_probe test_rates decode/test_fused_forward
 AVX2_BYTES := matmul/test_quantized_layers decode/test_fused_forward matmul/test_int8_stored matmul/test_answers_alike
-AVX2_ALL := attention/test_attention attention/test_attention_windows decode/test_forward_scoring matmul/test_four_bit test_own_memory decode/test_static_probe test_rates \
+AVX2_ALL := attention/test_attention decode/test_forward_scoring matmul/test_four_bit test_own_memory decode/test_static_probe test_rates \
 	decode/test_scheduler decode/test_fused_forward decode/test_speculation
 test-avx2: $(STAMP) ## run engine tests in bfloat16 and four bits once more, as on a desktop processor without bfloat16 products
 	ONEDNN_MAX_CPU_ISA=AVX2 RUNNER_WITHOUT=avx512 $(BIN)/pytest -m "not slow" -k "not f32 and not float32 and not int8" $(AVX2:%=tests/engines/local/%.py)

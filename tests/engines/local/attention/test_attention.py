@@ -1,14 +1,14 @@
-"""The attention of a stream against a reference in float64, compiled and in torch alone."""
+"""Attention of a pass, in all formats of keys and values and all ways, beside one softmax in float64."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 import torch
 from attending import (
-    TOLERANCE,
+    GPU,
+    ON_GPU,
     WAYS,
     heads_for,
     ints,
@@ -18,187 +18,53 @@ from attending import (
     shared_kv,
     use_of,
 )
+from passes import CASES, FORMATS, check_pass, one_softmax
 
-from runner.engines.local.attention import parts
-from runner.engines.local.attention.attention import PassLayout, Span
+from runner.engines.local.attention.attention import PassLayout
 from runner.engines.local.kernels import native, shared_numbers
 from runner.engines.local.kv_cache.kv_cache import Heads, kernels_for
 from runner.engines.local.kv_cache.shared_kv import own_kv
 
 __all__ = ["on_the_device_of_the_way"]
 CPU = torch.device("cpu")
-SHAPES = [  # key-value heads, group, dim: those with code of their own in kernels/attention_own.h, and others
-    (3, 1, 64), (2, 2, 64), (3, 3, 64), (2, 4, 64), (2, 7, 64), (1, 8, 64), (2, 1, 128), (2, 4, 128), (1, 6, 128),
-    (1, 8, 128), (2, 5, 16), (1, 16, 32), (3, 2, 80), (2, 3, 96), (1, 9, 112), (2, 1, 256), (1, 16, 256),
-]  # fmt: skip
-LENGTHS = [1, 2, 15, 16, 17, 33, 511, 512, 513, 700]  # own keys: around the kernels' lanes and their blocks of 512
-
-
-@dataclass
-class Token:
-    """What one token of a pass is to see: its query, and all keys and values in one row."""
-
-    query: torch.Tensor  # [H, D]
-    keys: torch.Tensor  # [KVH, L, D]
-    values: torch.Tensor
-
-
-def reference(tokens: list[Token], heads: Heads, scale: float) -> torch.Tensor:
-    """Return [T, H, D]: one softmax over all that a token sees, in float64."""
-    rows = []
-    for token in tokens:
-        query = token.query.double().view(heads.kv_heads, heads.group, heads.dim)
-        scores = query @ token.keys.double().mT * scale
-        rows.append((scores.softmax(dim=-1) @ token.values.double()).flatten(0, 1))
-    return torch.stack(rows)
+OF_ALL_CASES = pytest.mark.parametrize("case", CASES)
+OF_ALL_FORMATS = pytest.mark.parametrize("form", FORMATS)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Use one thread: such small products are slower on two, most of all beside other tests."""
+def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Use one thread: such small products are slower on two, most of all beside other tests.
+
+    Where there are many prefixes, two threads must not step on each other's rows.
+    """
+    callspec = getattr(request.node, "callspec", None)
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2 if callspec and callspec.params.get("case") == "many prefixes" else 1)
     yield
     torch.set_num_threads(before)
 
 
-def check(result: torch.Tensor, tokens: list[Token], heads: Heads, scale: float) -> None:
-    expected = reference(tokens, heads, scale)
-    off = (result.double() - expected).abs().amax(dim=(1, 2))
-    assert float(off.max()) < TOLERANCE[heads.dtype], f"tokens {off.argmax()}: off by {off.tolist()}"
+@OF_ALL_CASES
+@OF_ALL_FORMATS
+def test_kernels(case: str, form: str) -> None:
+    check_pass(CASES[case], form, "kernels")
 
 
-@WAYS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-@pytest.mark.parametrize("is_step", [True, False], ids=["step", "any"])
-def test_decoding_over_own_keys_and_prefixes(
-    is_step: bool, shape: tuple[int, int, int], dtype: torch.dtype, way: str
-) -> None:
-    """Rows of very different lengths; two prefixes that not all of them see, one that all see."""
-    heads = heads_for(way, 2, *shape, dtype)
-    kernels = kernels_or_none(way)
-    random_numbers = torch.Generator().manual_seed(sum(shape))
-    count, layer = len(LENGTHS), 1
-    own = own_kv(heads, kernels, [max(LENGTHS)] * (count + 2))
-    slots = torch.randperm(count + 2, generator=random_numbers, device="cpu")[
-        :count
-    ].tolist()  # in no order, two left free
-    keys = [random(random_numbers, heads.kv_heads, length, heads.dim, dtype=dtype) for length in LENGTHS]
-    values = [random(random_numbers, heads.kv_heads, length, heads.dim, dtype=dtype) for length in LENGTHS]
-    for row in range(count):  # all but the newest place, which the pass itself writes
-        some = LENGTHS[row] - 1
-        own.write(
-            layer, keys[row][:, :some].transpose(0, 1), values[row][:, :some].transpose(0, 1),
-            ints([slots[row]] * some), ints(list(range(some))),
-        )  # fmt: skip
-    prefixes, seen_by = [], [list(range(count)), [0, 3, 4, 9], [1, 3]]
-    for length in (1100, 7, 1):  # over more than two blocks of 512 keys
-        kv = [random(random_numbers, heads.kv_heads, length, heads.dim, dtype=dtype) for _ in range(4)]
-        prefixes.append(shared_kv(heads, kernels, kv[:2], kv[2:]))
-    query = random(random_numbers, heads.kv_heads * heads.group, count, heads.dim, dtype=dtype)
-    what = PassLayout(
-        heads, kernels, own, ints(slots), ints([length - 1 for length in LENGTHS]), ints(LENGTHS),
-        uses=[use_of(prefix, rows, count) for prefix, rows in zip(prefixes, seen_by, strict=True)], is_step=is_step,
-    )  # fmt: skip
-    newest = [torch.stack([one[row][:, -1] for row in range(count)], dim=1) for one in (keys, values)]
-    scale = heads.dim**-0.5
-    result = what.attend(layer, query, newest[0], newest[1], scale)
-    tokens = []
-    for row in range(count):
-        shared = [prefix for prefix, rows in zip(prefixes, seen_by, strict=True) if row in rows]
-        tokens.append(Token(
-            query[:, row],
-            torch.cat([*(one.read(layer)[0] for one in shared), keys[row]], dim=1),
-            torch.cat([*(one.read(layer)[1] for one in shared), values[row]], dim=1),
-        ))  # fmt: skip
-    check(result, tokens, heads, scale)
-    for row in range(count):
-        read = own.read(layer, slots[row], LENGTHS[row])
-        assert torch.equal(read[0], keys[row])
-        assert torch.equal(read[1], values[row])
+@pytest.mark.sampled(60)
+@pytest.mark.parametrize("way", ["torch", "sdpa"])
+@OF_ALL_CASES
+@OF_ALL_FORMATS
+def test_torch(case: str, form: str, way: str) -> None:
+    check_pass(CASES[case], form, way)
 
 
-@WAYS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
-@pytest.mark.parametrize("shape", [(2, 2, 16), (1, 3, 64), (2, 5, 80)], ids=lambda shape: "x".join(map(str, shape)))
-def test_reading_prompts_with_and_without_earlier_places(
-    shape: tuple[int, int, int], dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Spans, one of them behind places that an earlier pass filled, and a row whose tokens come one by one."""
-    heads = heads_for(way, 1, *shape, dtype)
-    kernels = kernels_or_none(way)
-    monkeypatch.setitem(parts.SCORES, "cpu", 40 * shape[0] * shape[1] * 60)  # long prompts are read in pieces
-    random_numbers = torch.Generator().manual_seed(7)
-    own, prefix_tokens = own_kv(heads, kernels, [700] * 4), 33
-    news, before = [90, 1, 130, 5], [0, 64, 530, 0]  # new tokens of each row, and its places so far
-    all_keys, all_values = (
-        [random(random_numbers, heads.kv_heads, old + new, heads.dim, dtype=dtype)
-         for old, new in zip(before, news, strict=True)]
-        for _ in range(2)
-    )  # fmt: skip
-    for slot, old in enumerate(before):
-        if old:
-            some = [one[slot][:, :old].transpose(0, 1) for one in (all_keys, all_values)]
-            own.write(0, some[0], some[1], ints([slot] * old), ints(list(range(old))))
-    kv = [random(random_numbers, heads.kv_heads, prefix_tokens, heads.dim, dtype=dtype) for _ in range(2)]
-    prefix, sees_prefix = shared_kv(heads, kernels, kv[:1], kv[1:]), [True, False, False, True]
-    slot_of = [slot for slot, new in enumerate(news) for _ in range(new)]
-    places = [old + at for old, new in zip(before, news, strict=True) for at in range(new)]
-    spans = [Span(0, 90, 0, 0), Span(91, 221, 2, 530)]
-    in_span = {at for span in spans for at in range(span.first, span.last)}
-    seen = [0 if at in in_span else place + 1 for at, place in enumerate(places)]
-    count = len(slot_of)
-    users = [at for at in range(count) if sees_prefix[slot_of[at]]]
-    what = PassLayout(
-        heads, kernels, own, ints(slot_of), ints(places), ints(seen),
-        uses=[use_of(prefix, users, count)], spans=spans,
-    )  # fmt: skip
-    query = random(random_numbers, heads.kv_heads * heads.group, count, heads.dim, dtype=dtype)
-    new_keys, new_values = (
-        torch.cat([one[slot][:, old:] for slot, old in enumerate(before)], dim=1) for one in (all_keys, all_values)
-    )
-    result = what.attend(0, query, new_keys, new_values, 0.2)
-    tokens = []
-    for at in range(count):
-        slot, reach = slot_of[at], places[at] + 1
-        shared = [prefix] if sees_prefix[slot] else []
-        tokens.append(Token(
-            query[:, at],
-            torch.cat([*(one.read(0)[0] for one in shared), all_keys[slot][:, :reach]], dim=1),
-            torch.cat([*(one.read(0)[1] for one in shared), all_values[slot][:, :reach]], dim=1),
-        ))  # fmt: skip
-    check(result, tokens, heads, 0.2)
-
-
-@WAYS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
-def test_many_prefixes_in_one_pass(dtype: torch.dtype, way: str) -> None:
-    """Each row has a prefix of its own group; the number of groups is not limited."""
-    torch.set_num_threads(2)  # this once: nobody steps on another's row
-    heads, groups = heads_for(way, 1, 2, 2, 32, dtype), 40
-    kernels = kernels_or_none(way)
-    random_numbers = torch.Generator().manual_seed(3)
-    own = own_kv(heads, kernels, [16] * groups)
-    prefixes = []
-    for group in range(groups):
-        kv = [random(random_numbers, 2, 1 + group, 32, dtype=dtype) for _ in range(2)]
-        prefixes.append(shared_kv(heads, kernels, kv[:1], kv[1:]))
-    query, keys, values = (random(random_numbers, rows, groups, 32, dtype=dtype) for rows in (4, 2, 2))
-    what = PassLayout(
-        heads, kernels, own, ints(list(range(groups))), ints([0] * groups), ints([1] * groups),
-        uses=[use_of(prefix, [at], groups) for at, prefix in enumerate(prefixes)],
-    )  # fmt: skip
-    result = what.attend(0, query, keys, values, 0.2)
-    tokens = [
-        Token(
-            query[:, at],
-            torch.cat((prefix.read(0)[0], keys[:, at : at + 1]), dim=1),
-            torch.cat((prefix.read(0)[1], values[:, at : at + 1]), dim=1),
-        )
-        for at, prefix in enumerate(prefixes)
-    ]
-    check(result, tokens, heads, 0.2)
+@GPU
+@pytest.mark.sampled(8)
+@pytest.mark.parametrize("way", ["torch" + ON_GPU, "sdpa" + ON_GPU])
+@OF_ALL_CASES
+@OF_ALL_FORMATS
+def test_torch_on_a_gpu(case: str, form: str, way: str) -> None:
+    check_pass(CASES[case], form, way)
 
 
 @WAYS
@@ -237,6 +103,24 @@ def test_scores_of_a_prefix_that_leave_no_room_for_exp(way: str) -> None:
     assert torch.allclose(result[0], values[0, 550], atol=1e-6)
     assert torch.allclose(result[2], values[0].sum(dim=0) / 601, atol=1e-5), "no difference of scores: the mean"
     assert bool(result.isfinite().all())
+
+
+@WAYS
+def test_layers_with_fewer_and_narrower_heads_are_filled_up(way: str) -> None:
+    """Keys of 24, values of 16 and a key-value head for all four queries, in a store of two heads of 32."""
+    heads, kernels = heads_for(way, 1, 2, 2, 32, torch.float32), kernels_or_none(way)
+    numbers = torch.Generator().manual_seed(2)
+    own = own_kv(heads, kernels, [40])
+    query, keys, values = (
+        random(numbers, rows, 20, width, dtype=torch.float32) for rows, width in ((4, 24), (1, 24), (1, 16))
+    )
+    what = PassLayout(heads, kernels, own, ints([0] * 20), ints(list(range(20))), ints(list(range(1, 21))))
+    result = what.attend(0, query, keys, values, 0.3)
+    assert result.shape == (20, 4, 16)
+    narrow = Heads(1, 1, 4, 24, torch.float32, CPU)
+    for at in range(20):
+        wanted = one_softmax(query[:, at], keys[:, : at + 1], values[:, : at + 1], narrow, 0.3)
+        assert float((result[at].double() - wanted).abs().max()) < 2e-5
 
 
 @WAYS
