@@ -70,19 +70,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def mark_thorough(items: list[pytest.Item]) -> None:
-    """Mark all but a few cases of each test that is sampled(few): which these are follows from its name alone."""
+    """Mark all that `make test` leaves out: which tests and cases it runs follows from their names alone.
+
+    Of a test that is sampled(few) it runs a few cases; of a file that is smoke(few) a few tests, each in one case.
+    """
     cases: dict[str, list[pytest.Item]] = {}
+    smoke: dict[str, list[str]] = {}
     for item in items:
-        if item.get_closest_marker("sampled"):
-            cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+        cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+    left_out: list[pytest.Item] = []
     for name, all_of in cases.items():
-        marker = all_of[0].get_closest_marker("sampled")
+        if sampled := all_of[0].get_closest_marker("sampled"):
+            left_out += _not_drawn(name, all_of, sampled.args[0])
+        if all_of[0].get_closest_marker("smoke"):
+            left_out += _not_drawn(name, all_of, 1)
+            smoke.setdefault(name.split("::")[0], []).append(name)
+    for file, names in smoke.items():
+        marker = cases[names[0]][0].get_closest_marker("smoke")
         assert marker is not None
-        few = min(marker.args[0], len(all_of))
-        drawn = set(random.Random(name).sample(range(len(all_of)), few))
-        for number, item in enumerate(all_of):
-            if number not in drawn:
-                item.add_marker(pytest.mark.thorough)
+        left_out += [item for name in _not_drawn(file, names, marker.args[0]) for item in cases[name]]
+    for item in left_out:
+        item.add_marker(pytest.mark.thorough)
+
+
+def _not_drawn(name: str, values: list[Any], few: int) -> list[Any]:
+    """Return all values but a few, which are drawn by a name."""
+    drawn = set(random.Random(name).sample(range(len(values)), min(few, len(values))))
+    return [value for number, value in enumerate(values) if number not in drawn]
 
 
 def share_among_workers(config: pytest.Config, items: list[pytest.Item]) -> None:

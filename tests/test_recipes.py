@@ -155,6 +155,7 @@ def test_a_model(run: Run) -> None:
     assert "1 job: 1 to do" in shown
 
 
+@pytest.mark.thorough
 def test_a_data_set(run: Run) -> None:
     shown = run("-m", "runner", "model=stub", "task.data=colours", "task.show_prompt=1", "plan=true")
     assert "A. green" in shown
@@ -226,6 +227,7 @@ def test_a_family(run: Run) -> None:
     assert "| gpt_neo | GPTNeoForCausalLM | static |" in run("-c", FAMILY)
 
 
+@pytest.mark.thorough
 def test_a_folder(run: Run) -> None:
     assert run("-c", "from runner.counting import words; print(words('one two'))") == "2\n"
 

@@ -43,6 +43,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_answers_are_as_recorded(case: Case, tmp_path: Path) -> None:
     folder = tmp_path / "here"

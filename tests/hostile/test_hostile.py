@@ -20,7 +20,7 @@ from arena import GSM8K, MODEL, Arena, Run
 
 from runner.datasets import tables
 
-pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+pytestmark = [pytest.mark.slow, pytest.mark.smoke(5)]
 
 
 def many(corpus_of: dict[str, Any]) -> pytest.MarkDecorator:
@@ -30,7 +30,6 @@ def many(corpus_of: dict[str, Any]) -> pytest.MarkDecorator:
 # ------------------------------------------------------------------------------------------- a model's files
 
 
-@pytest.mark.sampled(3)
 @many(corpus.JSONS)
 def test_config_json(arena: Arena, tiny_llama: Path, case: str) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
@@ -39,7 +38,6 @@ def test_config_json(arena: Arena, tiny_llama: Path, case: str) -> None:
     assert "config.json" in arena.give(*MODEL, "task=split", "task.num_parts=2")
 
 
-@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "keys",
     [
@@ -76,7 +74,6 @@ def test_code_in_auto_map_does_not_run_untrusted(arena: Arena, tiny_llama: Path)
     arena.give(*MODEL, *GSM8K)
 
 
-@pytest.mark.sampled(3)
 @many(corpus.JSONS)
 def test_tokenizer_json(arena: Arena, tiny_llama: Path, case: str) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
@@ -84,7 +81,6 @@ def test_tokenizer_json(arena: Arena, tiny_llama: Path, case: str) -> None:
     arena.give(*MODEL, *GSM8K)
 
 
-@pytest.mark.sampled(3)
 @many(corpus.CHAT_TEMPLATES)
 def test_chat_templates(arena: Arena, tiny_llama: Path, case: str) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
@@ -92,7 +88,6 @@ def test_chat_templates(arena: Arena, tiny_llama: Path, case: str) -> None:
     arena.give(*MODEL, *GSM8K, fails=None)
 
 
-@pytest.mark.sampled(3)
 @many(corpus.SAFETENSORS)
 def test_safetensors(arena: Arena, tiny_llama: Path, case: str) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
@@ -101,7 +96,6 @@ def test_safetensors(arena: Arena, tiny_llama: Path, case: str) -> None:
     assert "model.safetensors" in arena.give(*MODEL, "task=split", "task.num_parts=2")
 
 
-@pytest.mark.sampled(3)
 @pytest.mark.parametrize("end", ["safetensors", "bin"])
 @pytest.mark.parametrize("name", ["../canary", "/etc/passwd", "", 7, None, ["a"]], ids=repr)
 def test_names_in_an_index(arena: Arena, tiny_llama: Path, end: str, name: Any) -> None:
@@ -113,7 +107,6 @@ def test_names_in_an_index(arena: Arena, tiny_llama: Path, end: str, name: Any) 
     assert "a bare file name" in arena.give(*MODEL, "task=split", "task.num_parts=2")
 
 
-@pytest.mark.sampled(3)
 @many(corpus.PICKLES)
 def test_bin_files(arena: Arena, tiny_llama: Path, case: str) -> None:
     model = corpus.copy_model(tiny_llama, arena.folder)
@@ -142,7 +135,6 @@ def test_wrapped_weights_are_not_invented(arena: Arena, tiny_llama: Path) -> Non
     assert all(torch.equal(merged[name], tensor) for name, tensor in weights.items())
 
 
-@pytest.mark.sampled(3)
 @many(corpus.GGUF)
 def test_gguf(arena: Arena, case: str) -> None:
     (arena.folder / "m.gguf").write_bytes(corpus.GGUF[case])
@@ -152,7 +144,6 @@ def test_gguf(arena: Arena, case: str) -> None:
 # ----------------------------------------------------------------------------------------------- adapters
 
 
-@pytest.mark.sampled(3)
 @many(corpus.PICKLES)
 def test_pth_adapters(arena: Arena, case: str) -> None:
     corpus.PICKLES[case](arena.folder / "a.pth", arena.mark)
@@ -169,7 +160,6 @@ def test_bin_in_a_peft_folder(arena: Arena, case: str) -> None:
     arena.give("model=embedded", "lora=peft", "lora.path=./adapter", *GSM8K)
 
 
-@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", ["empty", "endless header", "deep", "overlap", "dtype is a list"])
 def test_safetensors_in_a_peft_folder(arena: Arena, case: str) -> None:
     adapter = corpus.put_adapter(arena.folder)
@@ -177,7 +167,6 @@ def test_safetensors_in_a_peft_folder(arena: Arena, case: str) -> None:
     assert "adapter_model.safetensors" in arena.give("model=embedded", "lora=peft", "lora.path=./adapter", *GSM8K)
 
 
-@pytest.mark.sampled(3)
 @many(corpus.JSONS)
 def test_adapter_config(arena: Arena, case: str) -> None:
     adapter = corpus.put_adapter(arena.folder)
@@ -196,7 +185,6 @@ def sound_parts(tmp_path_factory: pytest.TempPathFactory, run_job: Run) -> Path:
     return folder / "parts"
 
 
-@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ["manifest.json", "partition_0.json"])
 @many(corpus.JSONS)
 def test_json_of_parts(arena: Arena, sound_parts: Path, name: str, case: str) -> None:
@@ -229,7 +217,6 @@ def test_json_of_parts_that_a_pipeline_runs(arena: Arena, sound_parts: Path, nam
         assert name in arena.give(*IN_PARTS)
 
 
-@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "place", [("parts", 0, "file"), ("parts", 0, "partition"), ("companions", 0, "file")], ids=repr
 )
@@ -246,7 +233,6 @@ def test_names_in_a_manifest(arena: Arena, sound_parts: Path, place: tuple[str, 
 # --------------------------------------------------------------------------------------- data and prompts
 
 
-@pytest.mark.sampled(3)
 @many(corpus.LINES)
 def test_lines_of_questions_and_prompts(arena: Arena, case: str) -> None:
     (arena.folder / "x.jsonl").write_bytes(
@@ -259,7 +245,6 @@ def test_lines_of_questions_and_prompts(arena: Arena, case: str) -> None:
     assert where in arena.give("model=stub", "task=generate", "task.prompts=x.jsonl")
 
 
-@pytest.mark.sampled(2)
 @many(corpus.PARQUETS)
 def test_parquet(arena: Arena, case: str) -> None:
     corpus.PARQUETS[case](arena.folder / "x.parquet")
@@ -288,7 +273,6 @@ def test_in_a_grid_only_the_job_with_the_bad_file_fails(arena: Arena) -> None:
 # ------------------------------------------------------------------------------- files of earlier runs
 
 
-@pytest.mark.sampled(6)
 @pytest.mark.parametrize("name", ["result.json", "samples.jsonl"])
 @many({**corpus.JSONS, "no result": b'{"result": null, "status": "FINISHED"}', "lists": b'{"result": {"metrics": []}}'})
 def test_evidence(arena: Arena, name: str, case: str) -> None:

@@ -25,6 +25,7 @@ from runner.core.result import RepeatLog, read_repeats
 from runner.quantization.base import QuantizationConfig
 from runner.run import run
 
+pytestmark = pytest.mark.smoke(2)
 TEAM = [AgentRole.math_solver, AgentRole.inspector]
 TASKS: dict[str, TaskConfig] = {
     "gsm8k": Gsm8kConfig(limit=4),

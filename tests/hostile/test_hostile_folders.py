@@ -19,6 +19,7 @@ from runner.core.errors import ConfigError, RunnerError
 from runner.run import run
 from runner.store.jobs import read_samples
 
+pytestmark = pytest.mark.smoke(3)
 Make = Callable[..., RunnerConfig]
 NAMES = ("a\nb\x01\x1b[2J", "ä 你好 e\u0301 \u202e", "d/" * 60 + "e", " --x 'q' \"q\" ", "%%41%2F%zz%s;b&c=d+e,f",
          "a?mode=memory#x", ":memory:", "a\\b${x}{0}[a]*`id`")  # fmt: skip

@@ -28,7 +28,7 @@ from runner.engines.kinds import api
 from runner.run import run
 from runner.store.jobs import read_samples
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.smoke(2)]
 
 Make = Callable[..., RunnerConfig]
 FIRST_S, ANSWER_S, RETRIES = 3.0, 6.0, 1
@@ -309,7 +309,6 @@ LISTS: dict[str, tuple[bytes, str | float | None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_of_models(make_config: Make, tmp_path: Path, name: str) -> None:
     body, expected = LISTS[name]

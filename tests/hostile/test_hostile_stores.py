@@ -15,6 +15,7 @@ import pytest
 from arena import Arena
 from stores import INT8, NF4, NONE, Store, marks
 
+pytestmark = pytest.mark.smoke(1)
 NASTY = "<script>alert(1)</script></pre>\x1b]0;owned\x07\x1b[2J [red]x[/red] | $\\frac$ \u202e {{7*7}}"
 BASELINE = ("--baseline", "quantization=none")
 HERE = ("--output-dir", ".", "--experiment", "x")

@@ -11,7 +11,7 @@ from tools import check_docs
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("page", check_docs.pages(), ids=lambda page: str(page.relative_to(check_docs.ROOT)))
 def test_links_resolve_and_commands_compose(page: Path) -> None:
     assert not list(check_docs.problems(page))
