@@ -6,7 +6,6 @@ import gc
 import itertools
 import json
 import os
-import pickle
 import random
 import shutil
 import signal
@@ -21,7 +20,6 @@ import pytest
 import warm_process
 from hypothesis import HealthCheck, settings
 
-from runner.config.choices import CONF
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig
 from runner.config.model import LocalModelConfig, StubConfig
@@ -150,22 +148,12 @@ def pytest_runtest_logstart() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def conf_is_parsed_once() -> Iterator[None]:
-    """Parse each file of conf/ once, since no test changes it: it is a third of composing, which most commands do."""
+    """Parse each file of conf/ once."""
     from omegaconf import OmegaConf
-
-    load: Callable[[Any], Any] = OmegaConf.load
-    parsed: dict[str, bytes] = {}
-
-    def load_once(file: Any) -> Any:
-        name = str(getattr(file, "name", file))
-        if not name.startswith(f"{CONF}{os.sep}"):
-            return load(file)
-        if name not in parsed:
-            parsed[name] = pickle.dumps(load(file))
-        return pickle.loads(parsed[name])
+    from parsed_conf import loading_once
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(OmegaConf, "load", staticmethod(load_once))
+        patched.setattr(OmegaConf, "load", staticmethod(loading_once()))
         yield
 
 

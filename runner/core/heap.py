@@ -51,20 +51,31 @@ def large_blocks_mapped() -> Iterator[None]:
         machine.trim()
 
 
+class Frozen:
+    """Who has frozen the objects that exist: counting them takes long, so it is done once."""
+
+    here = False  # a block of collecting_only_new is under way
+    elsewhere = False  # for as long as this process lives
+
+
 @contextmanager
 def collecting_only_new() -> Iterator[None]:
     """Have Python's garbage collector pass over the objects that exist already, in this block.
 
     Libraries and a model are hundreds of thousands of objects, and no thread multiplies while it looks through them.
     """
-    is_first = not gc.get_freeze_count()  # else somebody else decides when they are looked at again
+    if not (Frozen.here or Frozen.elsewhere):
+        Frozen.elsewhere = bool(gc.get_freeze_count())
+    is_first = not (Frozen.here or Frozen.elsewhere)  # else somebody else decides when they are looked at again
     if is_first:
         gc.freeze()
+        Frozen.here = True
     try:
         yield
     finally:
         if is_first:
             gc.unfreeze()
+            Frozen.here = False
 
 
 def _set(what: int, size_mib: int) -> None:

@@ -43,7 +43,8 @@ LIBRARIES = (
     "alembic.command",
     "sqlalchemy.dialects.sqlite",
     *("hydra._internal.core_plugins.bash_completion", "hydra._internal.core_plugins.structured_config_source"),
-    *("rich.console", "rich.table", "rich.live"),
+    *("rich.console", "rich.table", "rich.live", "tabulate"),
+    *("optuna", "optuna.importance", "optuna.visualization.matplotlib", "matplotlib.backends.backend_agg"),
 )
 MODULES = (
     "runner.run",
@@ -51,6 +52,7 @@ MODULES = (
     "runner.grid.sweeper",
     "runner.grid.workers",
     "runner.grid.worker",
+    "runner.grid.search",
     "runner.compare.command",
     "runner.store.sync",
     "runner.tasks.gsm8k.task",
@@ -203,11 +205,14 @@ def _receive(stream: socket.socket, count: int) -> bytes:
 
 def main() -> None:
     """Import the libraries, and fork a process for each order on the inherited socket."""
+    parsed_conf = importlib.import_module("parsed_conf")
     del sys.path[0]  # the folder of this file
     given = dict(os.environ)
     sys.modules["warm_process"] = sys.modules["__main__"]
     for name in (*LIBRARIES, *MODULES):
         importlib.import_module(name)
+    parsed_conf.parse_all()
+    importlib.import_module("hydra.core.plugins").Plugins.instance()  # finds them
     plain = subprocess.Popen
     for module in [*sys.modules.values()]:  # modules that have imported the class itself would start processes cold
         if vars(module).get("Popen") is plain:
@@ -215,6 +220,7 @@ def main() -> None:
     with suppress(ImportError):
         vars(importlib.import_module("joblib.externals.loky.backend.fork_exec"))["fork_exec"] = start_for_joblib
     gc.freeze()  # a collection in a fork would copy all of this memory
+    sys.modules["runner.core.heap"].Frozen.elsewhere = True  # so that no fork counts what is frozen
     made = {key: value for key, value in os.environ.items() if given.get(key) != value}
     serve(socket.socket(fileno=int(sys.argv[1])), given, made)
 
