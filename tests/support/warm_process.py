@@ -42,7 +42,6 @@ LIBRARIES = (
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "alembic.command",
     "sqlalchemy.dialects.sqlite",
-    *("hydra._internal.core_plugins.bash_completion", "hydra._internal.core_plugins.structured_config_source"),
     *("rich.console", "rich.table", "rich.live", "tabulate"),
     *("optuna", "optuna.importance", "optuna.visualization.matplotlib", "matplotlib.backends.backend_agg"),
 )
@@ -211,8 +210,7 @@ def main() -> None:
     sys.modules["warm_process"] = sys.modules["__main__"]
     for name in (*LIBRARIES, *MODULES):
         importlib.import_module(name)
-    parsed_conf.parse_all()
-    importlib.import_module("hydra.core.plugins").Plugins.instance()  # finds them
+    parsed_conf.prepare()
     plain = subprocess.Popen
     for module in [*sys.modules.values()]:  # modules that have imported the class itself would start processes cold
         if vars(module).get("Popen") is plain:
