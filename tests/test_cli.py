@@ -270,6 +270,7 @@ def test_a_database_that_is_locked_at_the_end_loses_no_result(runner: Run, tmp_p
     assert sorted(statuses(tmp_path)) == ["FINISHED", "FINISHED", "KILLED"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_interrupt_then_resume(runner: Run, tmp_path: Path, new_database: NewDatabase, sent: signal.Signals) -> None:

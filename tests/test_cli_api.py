@@ -177,6 +177,7 @@ def test_an_interrupted_job_resumes(runner: Run, tmp_path: Path) -> None:
     assert "is already done" in recorded.err
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_it(tmp_path: Path, ends: signal.Signals) -> None:
     with Api(solve) as api:
@@ -278,6 +279,7 @@ def test_a_grid_of_sweeps_shows_latency_and_speed(
     assert re.search(r"best_output_tok_per_s +best_ttft_s +best_batch_size", table), table
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("tracking", ["none", "sqlite"])
 def test_a_job_with_a_server_imports_no_torch(

@@ -213,6 +213,7 @@ def test_paths_and_texts_may_be_chinese(runner: Run, tmp_path: Path) -> None:
     assert [text["prompt"] for text in texts] == ["请写, 好", "再见"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_interrupt_then_resume(runner: Run, tmp_path: Path, sent: signal.Signals) -> None:
     (tmp_path / "p.txt").write_text("".join(f"prompt {number}\n" for number in range(400)))

@@ -10,7 +10,7 @@ import pytest
 
 from runner.engines.local.kernels import native
 
-pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
+pytestmark = pytest.mark.thorough
 
 BENCH = Path(__file__).parents[2] / "bench"
 

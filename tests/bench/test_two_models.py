@@ -12,7 +12,7 @@ import torch
 from runner import load
 from runner.engines.local.kernels import native
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.smoke(2)]
 
 ROOT = Path(__file__).resolve().parents[2]
 WITH_KERNELS = [
@@ -25,7 +25,6 @@ WITH_KERNELS = [
 ]
 BY_TORCH = [("bfloat16", "bfloat16"), ("yarn", "linear"), ("rope_2d", "nf4")]
 CASES = [("1", pair) for pair in WITH_KERNELS] + [("0", pair) for pair in BY_TORCH]
-COMMON = (0, 2, 3, 4, 6)  # with these, each kind of layer and of position is once in `make test`
 
 
 @pytest.fixture
@@ -37,12 +36,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     native.kernels.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("way", "pair"),
-    [pytest.param(*case, marks=[] if i in COMMON else pytest.mark.thorough) for i, case in enumerate(CASES)],
-    indirect=["way"],
-    ids=str,
-)
+@pytest.mark.parametrize(("way", "pair"), CASES, indirect=["way"], ids=str)
 @pytest.mark.usefixtures("way")
 def test_every_answer_is_the_one_that_the_model_gives_alone(pair: tuple[str, str], tmp_path: Path) -> None:
     from two_models import NAMES, opened, run_pair

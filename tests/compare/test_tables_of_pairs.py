@@ -82,7 +82,7 @@ def test_all_that_is_said_of_a_table_agrees(n: int, points: int) -> None:
         agrees(it, points)
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("points", MARGINS)
 @pytest.mark.parametrize("n", range(31, 61))

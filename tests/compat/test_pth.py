@@ -89,6 +89,7 @@ def as_peft(file: str, base: Path, target: Path) -> str:
     return str(target)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("shape", ["llama", "qwen2"])
 @pytest.mark.parametrize(
     ("dtype", "prefix"), [(torch.float32, ""), (torch.float16, "module.")], ids=["float32", "half-prefixed"]
@@ -256,7 +257,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("state", "keys", "message"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
 def test_what_does_not_fit_is_said_before_the_weights_are_read(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Any, keys: dict[str, Any], message: str
@@ -301,6 +302,7 @@ class Malicious:
         return os.mkdir, (str(self.victim),)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle-0", "pickle-2", "pickle-4", "among-tensors"])
 def test_a_file_with_code_is_refused_and_not_run(
     make_config: Make, tiny_model: LocalModelConfig, tmp_path: Path, form: str

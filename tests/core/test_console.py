@@ -79,7 +79,7 @@ def test_a_pipe_gets_the_completion_as_it_is(tmp_path: Path) -> None:
 JOB = f"{sys.executable} -m runner model=stub tracking=none task.limit=2"
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("command", "code"),
     [
@@ -114,6 +114,7 @@ def test_the_work_outlives_its_readers(tmp_path: Path, command: str, code: int) 
                                     "the results are kept, and the same command prints them again\n")  # fmt: skip
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("module", ["runner", "runner.compare", "runner.store.sync", "runner.compat.convert_lora"])
 def test_every_command_says_that_a_device_is_full(tmp_path: Path, module: str) -> None:
     with Path("/dev/full").open("w") as full:

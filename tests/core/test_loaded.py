@@ -33,6 +33,7 @@ TASKS: dict[str, TaskConfig] = {
 EMBEDDED = LocalModelConfig(name="embedded", device="cpu")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("task", [pytest.param(name, marks=[pytest.mark.slow] * (name == "memory")) for name in TASKS])

@@ -78,6 +78,7 @@ def generated(runner: Callable[..., Any], sampling: dict[str, Any], *arguments: 
     return str(json.loads(line)["text"])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_jobs_parts_and_servers(
     name: str, answers: dict[str, str], runner: Callable[..., Any], server: Serving, parts: str
@@ -92,6 +93,7 @@ def test_jobs_parts_and_servers(
     assert (status, answer["choices"][0]["message"]["content"]) == (200, answers[name])
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", SAMPLINGS)
 def test_a_chat(name: str, answers: dict[str, str], tmp_path: Path) -> None:
     settings = "".join(f"/set generation.{key}={value}\n" for key, value in SAMPLINGS[name].items())

@@ -23,6 +23,7 @@ def grid(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Calla
         multirun: bool = True,
         database: bool = True,
         files: dict[str, str] | None = None,
+        name: str = "",
         within: Sequence[str] = (),
         place: Path = tmp_path,
         **environment: str,
@@ -32,11 +33,11 @@ def grid(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Calla
             environment["FAULTS"] = ",".join(f"{seed}={fault}" for seed, fault in faults.items())
         if database and "tracking=none" not in arguments and not (place / folder / "outputs").exists():
             new_database(place / folder / "outputs" / "mlflow.db")
-        for name, text in (files or {}).items():
+        for file, text in (files or {}).items():
             (place / folder).mkdir(exist_ok=True)
-            (place / folder / name).write_text(text)
+            (place / folder / file).write_text(text)
         arguments = ("-m", *arguments) if multirun else arguments
-        grids.append(Grid(place / folder, list(arguments), environment, within=list(within)))
+        grids.append(Grid(place / folder, list(arguments), environment, name, list(within)))
         return grids[-1]
 
     yield start

@@ -344,6 +344,7 @@ sys.modules["optuna"] = sys.modules["ray"] = None
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("choice", "extra"),
     [

@@ -37,7 +37,8 @@ def trials(outputs: Path) -> dict[float, tuple[str, float | None]]:
     }
 
 
-@pytest.mark.thorough
+@pytest.mark.sampled(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_is_pruned_is_worse_and_the_best_is_the_same(
     runner: Callable[..., Any], tmp_path: Path, seed: int
@@ -68,7 +69,7 @@ def test_what_is_pruned_is_worse_and_the_best_is_the_same(
     assert again.out.count("gsm8k-") >= 5
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_search_that_is_killed_prunes_as_one_that_is_not(runner: Callable[..., Any], tmp_path: Path) -> None:
     """Killed amid a trial that is compared: it goes on against the same job, and the same trials are pruned."""
     search = [*SEARCH, "hydra.sweeper.sampler.seed=1", "hydra.sweeper.prune=true"]

@@ -23,7 +23,6 @@ from runner.grid.ray_jobs import Assignment, Mailbox, SharedFile, do_job
 
 CLUSTER = pytest.mark.skipif(bool(missing()), reason=missing() or "it can be had")
 THOROUGH = pytest.mark.thorough
-SLOW = pytest.mark.slow
 SENDS_OFTEN = """
 if "default_worker.py" in " ".join(sys.orig_argv):
     from runner.grid import ray_jobs
@@ -186,7 +185,7 @@ def test_what_a_node_lacks_is_said(folder: Path, grid: Start) -> None:
 # ------------------------------------------------------------------------------------------- on this machine
 
 
-@SLOW
+@THOROUGH
 def test_ray_starts_on_this_machine_and_a_slow_start_is_repeated(grid: Start, tmp_path: Path) -> None:
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW_RAY)

@@ -7,17 +7,14 @@ import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import warm_process
-from grids import FAULTS, Grid, mlflow_runs, results, samples
+from grids import mlflow_runs, results, samples
 from omegaconf import OmegaConf
 from servers import postgres_server
 from stored import read_together
@@ -31,15 +28,12 @@ Start = Callable[..., Any]
 
 
 @pytest.fixture
-def start(new_database: Callable[[Path], None]) -> Start:
+def start(runner: Callable[..., Any]) -> Start:
     """Return a function that runs `python -m runner -m ARGUMENTS` in a folder, to its end."""
 
-    def call(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        if "tracking=none" not in arguments and not (folder / "outputs").exists():
-            new_database(folder / "outputs" / "mlflow.db")
+    def call(folder: Path, *arguments: str, **environment: str) -> Any:
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "runner", "-m", *arguments]
-        return warm_process.complete(command, timeout_s=400, cwd=folder, env=os.environ | environment)
+        return runner("-m", *arguments, cwd=folder, **environment)
 
     return call
 
@@ -72,26 +66,26 @@ def trials(folder: Path) -> list[tuple[int, str, float | None, str | None]]:
 def test_a_search_in_our_workers(start: Start, tmp_path: Path) -> None:
     command = (*SEARCH, "hydra.sweeper.direction=maximize", "model=stub", "tracking=none")
     done = start(tmp_path, *command)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    counted = re.findall(r"^\[(\d)/(\d)\] generation.temperature=0\.\d+: ", done.stderr, re.MULTILINE)
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    counted = re.findall(r"^\[(\d)/(\d)\] generation.temperature=0\.\d+: ", done.err, re.MULTILINE)
     assert counted == [(str(number), "4") for number in range(1, 5)]
-    assert re.search(r"^ *generation.temperature +status +accuracy", done.stdout, re.MULTILINE)
-    assert len(re.findall(r"^ *0\.\d+ +finished.* gsm8k-\w+", done.stdout, re.MULTILINE)) == 4
+    assert re.search(r"^ *generation.temperature +status +accuracy", done.out, re.MULTILINE)
+    assert len(re.findall(r"^ *0\.\d+ +finished.* gsm8k-\w+", done.out, re.MULTILINE)) == 4
     best_line = re.search(
-        r"^best of 4 trials: accuracy \d+\.0%, (gsm8k-\w+)\n  generation.temperature=(0\.\d+)$", done.stdout, re.M
+        r"^best of 4 trials: accuracy \d+\.0%, (gsm8k-\w+)\n  generation.temperature=(0\.\d+)$", done.out, re.M
     )
-    assert best_line is not None, done.stdout
+    assert best_line is not None, done.out
     assert (best_line[1] in results(tmp_path), float(best_line[2])) == (True, best(tmp_path)[0])
     accuracies = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
     assert best(tmp_path)[1] == max(accuracies)
     pictures = {path.name for path in (tmp_path / "outputs" / "multirun").glob("search-*/*.png")}
     assert {"history.png", "slice.png"} <= pictures
     again = start(tmp_path, *command)  # nothing is left to do
-    assert again.returncode == 0
-    assert re.search(r"^search-\w{12}: 4 trials are done, 0 are taken up again$", again.stderr, re.MULTILINE)
-    assert not re.search(r"^\[\d", again.stderr, re.MULTILINE)
-    assert len(re.findall(r"^ *0\.\d+ +finished.* gsm8k-\w+", again.stdout, re.MULTILINE)) == 4
+    assert again.code == 0
+    assert re.search(r"^search-\w{12}: 4 trials are done, 0 are taken up again$", again.err, re.MULTILINE)
+    assert not re.search(r"^\[\d", again.err, re.MULTILINE)
+    assert len(re.findall(r"^ *0\.\d+ +finished.* gsm8k-\w+", again.out, re.MULTILINE)) == 4
 
 
 @pytest.mark.thorough
@@ -99,37 +93,20 @@ def test_it_maximises_by_default(start: Start, tmp_path: Path) -> None:
     """The embedded model's accuracy differs with the temperature, so a search for the minimum would be noticed."""
     wide = 'hydra.sweeper.params={generation.temperature: "interval(0.1,4.0)"}'
     done = start(tmp_path, *SEARCH[:3], wide, *SEARCH[4:5], "task.limit=20", "hydra/launcher=workers", "tracking=none")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     accuracies = [result["result"]["metrics"]["accuracy"] for result in results(tmp_path).values()]
     assert min(accuracies) < max(accuracies)
     assert best(tmp_path)[1] == max(accuracies)
 
 
-@pytest.fixture
-def search(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Callable[..., Grid]]:
-    """Return a function that starts a search that can be watched and killed."""
-    started: list[Grid] = []
-
-    def call(*arguments: str, folder: str = "work", name: str = "") -> Grid:
-        if not (tmp_path / folder / "outputs").exists():
-            new_database(tmp_path / folder / "outputs" / "mlflow.db")
-        (tmp_path / folder).mkdir(exist_ok=True)
-        started.append(Grid(tmp_path / folder, ["-m", *arguments], name=name))
-        return started[-1]
-
-    yield call
-    for one in started:
-        one.end()
-
-
 @pytest.mark.thorough
-def test_a_search_that_is_killed_three_times(search: Callable[..., Grid], start: Start, tmp_path: Path) -> None:
+def test_a_search_that_is_killed_three_times(grid: Start, start: Start, tmp_path: Path) -> None:
     """No finished trial is repeated, and the values are those of a search that was left alone."""
     slow = (*SEARCH[:1], "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1", *SEARCH[2:], "model=stub")
     delayed = (*slow, "model.delay_s=0.3")
     folder, finished_before = tmp_path / "work", []
     for kill in range(1, 4):
-        one = search(*delayed)
+        one = grid(*delayed)
         deadline = time.monotonic() + 120
         while sum(state == "COMPLETE" for _, state, *_ in trials(folder)) < kill or (
             [state for _, state, *_ in trials(folder)][-1:] != ["RUNNING"]
@@ -141,7 +118,7 @@ def test_a_search_that_is_killed_three_times(search: Callable[..., Grid], start:
         os.kill(one.process.pid, signal.SIGKILL)
         one.wait()
         finished_before.append([row for row in trials(folder) if row[1] == "COMPLETE"])
-    ended = search(*delayed).wait()
+    ended = grid(*delayed).wait()
     assert ended.code == 0, ended.err
     rows = trials(folder)
     assert [(number, state) for number, state, *_ in rows] == [(number, "COMPLETE") for number in range(6)]
@@ -155,12 +132,12 @@ def test_a_search_that_is_killed_three_times(search: Callable[..., Grid], start:
     assert 1 <= ended.err.count(" taken up again") <= 1
     # the control: nobody kills it
     alone = start(tmp_path / "alone", *slow)
-    assert alone.returncode == 0, alone.stderr
+    assert alone.code == 0, alone.err
     assert [row[2] for row in trials(tmp_path / "alone")] == [row[2] for row in rows]
     # the control of the count: without its study the search would have begun anew, and a repeat is seen
     (folder / "outputs" / "searches.db").unlink()
     anew = start(folder, *delayed, "hydra.sweeper.sampler.seed=2")
-    assert anew.returncode == 0, anew.stderr
+    assert anew.code == 0, anew.err
     assert len(results(folder)) == 12
 
 
@@ -173,21 +150,19 @@ def test_a_search_with_another_setting_is_another_search(start: Start, tmp_path:
     choice.write_text(text.format(2))
     command = ("-cd", str(tmp_path / "conf"), *SEARCH[:1], "hydra.sweeper.n_trials=2", *SEARCH[2:5], "task=mine",
                "model=stub", "tracking=none")  # fmt: skip
-    assert start(tmp_path, *command).returncode == 0
+    assert start(tmp_path, *command).code == 0
     again = start(tmp_path, *command)
-    assert "2 trials are done" in again.stderr, "the control: with the same setting it is the same"
+    assert "2 trials are done" in again.err, "the control: with the same setting it is the same"
     named = start(tmp_path, *command, "hydra.sweeper.study_name=mine")
-    assert named.returncode == 0, named.stderr
+    assert named.code == 0, named.err
     choice.write_text(text.format(3))
     other = start(tmp_path, *command)
-    assert other.returncode == 0, other.stderr
-    assert "trials are done" not in other.stderr
+    assert other.code == 0, other.err
+    assert "trials are done" not in other.err
     assert len(results(tmp_path)) == 4
     refused = start(tmp_path, *command, "hydra.sweeper.study_name=mine")
-    assert refused.returncode == 2
-    assert (
-        "hydra.sweeper.study_name=mine: this study was begun with another model, data set or setting" in refused.stderr
-    )
+    assert refused.code == 2
+    assert "hydra.sweeper.study_name=mine: this study was begun with another model, data set or setting" in refused.err
 
 
 @pytest.mark.thorough
@@ -196,19 +171,19 @@ def test_a_search_in_a_postgresql(start: Start, tmp_path: Path) -> None:
     with postgres_server() as uri:
         command = (*SEARCH, "model=stub", "tracking=none", f"hydra.sweeper.storage='{uri}'")
         first = start(tmp_path, *command, "hydra.sweeper.n_trials=2")
-        assert first.returncode == 0, first.stderr
+        assert first.code == 0, first.err
         again = start(tmp_path, *command)
-        assert again.returncode == 0, again.stderr
-        assert "2 trials are done, 0 are taken up again" in again.stderr
+        assert again.code == 0, again.err
+        assert "2 trials are done, 0 are taken up again" in again.err
     assert len(results(tmp_path)) == 4
     assert not (tmp_path / "outputs" / "searches.db").exists()
     gone = start(tmp_path, *command)
-    assert gone.returncode == 2
-    assert gone.stderr.splitlines()[-1].startswith("error: hydra.sweeper.storage=postgresql")
+    assert gone.code == 2
+    assert gone.err.splitlines()[-1].startswith("error: hydra.sweeper.storage=postgresql")
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_search(search: Callable[..., Grid], tmp_path: Path) -> None:
+def test_two_processes_share_a_search(grid: Start, tmp_path: Path) -> None:
     """Neither takes a trial that the other is running."""
     command = (
         *SEARCH[:1],
@@ -218,11 +193,11 @@ def test_two_processes_share_a_search(search: Callable[..., Grid], tmp_path: Pat
         "model=stub",
         "model.delay_s=0.3",
     )
-    first = search(*command)
+    first = grid(*command)
     while not trials(tmp_path / "work"):
         time.sleep(0.05)
         assert first.process.poll() is None, first.err.read_text()
-    ended = [search(*command, name="second").wait(), first.wait()]
+    ended = [grid(*command, name="second").wait(), first.wait()]
     assert [it.code for it in ended] == [0, 0], [it.err for it in ended]
     rows = trials(tmp_path / "work")
     assert {state for _, state, *_ in rows} == {"COMPLETE"}
@@ -233,32 +208,23 @@ def test_two_processes_share_a_search(search: Callable[..., Grid], tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_trial_that_fails_is_tried_again(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "faults").mkdir()
-    (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTS)
-    faults = {"PYTHONPATH": str(tmp_path / "faults"), "FAULTS": "2=raise"}
+def test_a_trial_that_fails_is_tried_again(grid: Start, start: Start, tmp_path: Path) -> None:
     command = (*SEARCH, "model=stub", "seed=2", "tracking=none")
-    done = start(tmp_path / "work", *command, **faults)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: RuntimeError: out of luck"
-    assert "Traceback" not in done.stderr
+    done = grid(*command, faults={2: "raise"}).wait()
+    assert done.code == 1
+    assert done.err.splitlines()[-1] == "error: RuntimeError: out of luck"
+    assert "Traceback" not in done.err
     asked = [row[2] for row in trials(tmp_path / "work")]
     assert {state for _, state, *_ in trials(tmp_path / "work")} == {"RUNNING"}
     done = start(tmp_path / "work", *command)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     rows = trials(tmp_path / "work")
     assert [state for _, state, *_ in rows] == ["COMPLETE"] * 4
     assert [row[2] for row in rows][: len(asked)] == asked
     # failures that are allowed count as trials
-    some = start(
-        tmp_path / "work",
-        *command,
-        "hydra.sweeper.max_failure_rate=1",
-        "hydra.sweeper.study_name=mine",
-        "hydra.sweeper.sampler.seed=5",
-        **faults,
-    )
-    assert some.returncode == 0, some.stderr
+    other = ("hydra.sweeper.max_failure_rate=1", "hydra.sweeper.study_name=mine", "hydra.sweeper.sampler.seed=5")
+    some = grid(*command, *other, faults={2: "raise"}).wait()
+    assert some.code == 0, some.err
     with closing(read_together(tmp_path / "work" / "outputs" / "searches.db")) as database:
         query = (
             "select state, count(*) from trials join studies using (study_id) where study_name = 'mine' group by state"
@@ -272,9 +238,9 @@ def test_a_grid_of_all_combinations_ends_by_itself(start: Start, tmp_path: Path)
         tmp_path, *SEARCH[:1], "hydra.sweeper.sampler.name=grid", "model=stub", "tracking=none", "task.limit=2",
         "seed=1,2", "generation=greedy,sampling", "hydra/launcher=basic",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert len(results(tmp_path)) == 4
-    assert "best of 4 trials: 0.0" in done.stdout
+    assert "best of 4 trials: 0.0" in done.out
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def configured(model: Any = None, **arguments: Any) -> RunnerConfig:
     return configure(model, groups, arguments)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "overrides"),
     [

@@ -296,6 +296,7 @@ def test_a_program_can_exit_while_requests_are_running(tiny_llama: Path) -> None
     assert "terminate" not in done.stderr
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("at", ["torch", "transformers", "safetensors.torch"])
 def test_an_interrupted_load_ends_without_an_error(at: str) -> None:

@@ -62,7 +62,7 @@ def published(weight: torch.Tensor, bits: int, group: int) -> tuple[torch.Tensor
 # ---------------------------------------------------------------------------------- as the libraries make them
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("outputs", "inputs", "group"), [(96, 256, 64), (7, 320, 32), (64, 128, 128)])
@@ -99,6 +99,7 @@ def test_a_layer_by_hqq_computes_with_the_published_weights(bits: int) -> None:
         assert torch.allclose(ours, nn.functional.linear(rows, weight.reshape(96, 256), layer.bias), atol=1e-5)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("choice", INTX)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_torchaos_model_has_the_same_weights_and_logits(
@@ -133,7 +134,7 @@ def test_rows_are_rounded_as_torchao_does_it(dtype: torch.dtype) -> None:
 # --------------------------------------------------------------------------------------- loaded as a whole model
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("choice", [HqqConfig(), HqqConfig(bits=3, group_size=32), *INTX])

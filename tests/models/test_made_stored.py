@@ -81,6 +81,7 @@ def damage(end: str, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
     return change
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("end", "value", "words"),
     [

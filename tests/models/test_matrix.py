@@ -229,7 +229,7 @@ def ask(config: RunnerConfig, bases: BaseCache) -> tuple[Loaded, torch.Tensor, l
     return loaded, logits, done.token_ids
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "quantization", "tied", "head_dim", "scaled"),
@@ -284,7 +284,7 @@ def test_ropes_and_adapters(
                 assert (logits - native[lora]).abs().max() > 1e-4, f"{what}: positions turn otherwise"
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "rope", "lora", "tied", "head_dim"),
@@ -340,6 +340,7 @@ def test_merging_into_quantized_weights(make_config: Make, damaged: Path, lora: 
         )
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("quantization", "rope"), [*zip(QUANTIZATIONS, itertools.cycle(("native", "rope_2d", "yarn")))]
 )

@@ -30,6 +30,7 @@ QUANTIZING = sorted(
 LAYERS = 14  # of the tiny model: two blocks of seven
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", QUANTIZING)
 def test_all_layers_by_an_override_are_what_the_library_makes_of_the_model(
     make_config: Make, saved_family: Saved, name: str
@@ -43,7 +44,7 @@ def test_all_layers_by_an_override_are_what_the_library_makes_of_the_model(
     assert torch.equal(logits(one_by_one), logits(whole))
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("base", "other"), list(itertools.permutations(["none", *QUANTIZING], 2)))
 def test_every_pair_computes_each_layer_in_its_own_format(
     make_config: Make, saved_family: Saved, base: str, other: str
@@ -120,7 +121,7 @@ def test_a_head_is_quantized_only_where_it_is_named_and_has_a_weight_of_its_own(
     assert everything.metrics["quantized_modules"] == LAYERS + (not tied)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["peft", "pth"])
 @pytest.mark.parametrize("base", ["none", *QUANTIZING])
 def test_adapters_over_a_mix(make_config: Make, saved_family: Saved, tmp_path: Path, kind: str, base: str) -> None:
@@ -146,6 +147,7 @@ def test_adapters_over_a_mix(make_config: Make, saved_family: Saved, tmp_path: P
         assert (logits(loaded) - logits(before)).norm() > 4 * (logits(loaded) - logits(plain)).norm()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", QUANTIZING)
 def test_an_adapter_over_layers_quantized_one_by_one_computes_what_it_does_over_the_librarys_model(
     make_config: Make, saved_family: Saved, tmp_path: Path, name: str

@@ -51,7 +51,7 @@ def predicted_bytes(config: RunnerConfig) -> int:
 # ------------------------------------------------------------------------------------------------- torchao
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize(
@@ -106,6 +106,7 @@ def test_a_torchao_weight_that_two_layers_share_counts_once() -> None:
     assert weight_bytes(torch.nn.ModuleList([one, two])) == apart
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", ["peft", "pth"])
 @pytest.mark.parametrize(
     ("quantization", "times"), [(TorchaoInt8Config(), 10), (Int8DynamicConfig(), 5), (TorchaoFloat8Config(), 2)]
@@ -184,6 +185,7 @@ def quantized(saved_family: Saved, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", REAL)
 def test_a_quantized_checkpoint_loads_as_it_is(
     make_config: Make, saved_family: Saved, quantized: Callable[[str], Path], kind: str
@@ -201,6 +203,7 @@ def test_a_quantized_checkpoint_loads_as_it_is(
     assert torch.equal(logits(insisted), logits(at_load))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", REAL)
 def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callable[[str], Path], kind: str) -> None:
     folder = quantized(kind)
@@ -213,7 +216,7 @@ def test_its_size_is_known_from_the_headers(make_config: Make, quantized: Callab
     assert at_load == stored
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("kind", "wanted", "message"),
     [

@@ -43,6 +43,7 @@ def saved(tmp_path: Path, tiny_llama: Path) -> Callable[..., Path]:
     return folder
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("bits", "group"), [(8, 64), (6, 32), (4, 64), (3, 64), (2, 16)])
 def test_it_is_what_the_same_numbers_made_here_are(
     make_config: Make, saved: Saved, saved_family: Saved, bits: int, group: int
@@ -60,6 +61,7 @@ def test_it_is_what_the_same_numbers_made_here_are(
         check_predicted_bytes(loaded, configure(make_config, folder, wanted))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(native.kernels() is None, reason="the kernels are not built here")
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
 def test_the_kernels_multiply_it(bits: int) -> None:
@@ -84,6 +86,7 @@ def test_each_kind_of_layer_may_have_settings_of_its_own() -> None:
     assert (found.name, found.bits, found.refusal) == ("hqq", 3, "")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("params", "words"),
     [
@@ -124,6 +127,7 @@ def with_number(number: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return change
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("end", "make", "words"),
     [

@@ -32,6 +32,7 @@ from tools import real_model
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.smoke(3),
     pytest.mark.skipif(not real_model.is_there(), reason=f"the real model is not here: {real_model.HOW}"),
 ]
 Make = Callable[..., RunnerConfig]

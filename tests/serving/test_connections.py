@@ -63,6 +63,7 @@ def is_reset(client: socket.socket, data: bytes, size: int = 65536, pause_s: flo
     return False
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "sent", [b"", b"P", HEADER, HEADER + b"Content-Length: 1"], ids=["nothing", "P", "lines", "line"]
 )
@@ -123,6 +124,7 @@ def test_a_place_is_free_when_its_completion_is_complete_though_it_is_unread(tmp
         assert server.ask("/v1/completions", {"prompt": "x", "n": 8})[0] == 200
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("limits", "is_stream"),
     [(("task.write_s=1",), True), (("task.write_s=1",), False), (("task.timeout_s=1", "task.write_s=300"), True)],

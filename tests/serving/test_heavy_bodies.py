@@ -127,7 +127,7 @@ def cpu_s(server: Serving) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", BODIES)
 def test_a_heavy_body_stalls_nobody(server: Serving, case: str) -> None:
     path, body, expected, message = BODIES[case]

@@ -39,7 +39,7 @@ def logits(folder: Path) -> torch.Tensor:
     return found
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(trip: Trip, family: str) -> None:
@@ -57,7 +57,7 @@ def test_safetensors(trip: Trip, tied: bool, dtype: str, shard: str) -> None:
     go_round(trip, source)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("shards", [1, 3])

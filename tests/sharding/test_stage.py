@@ -38,7 +38,7 @@ def parts_of(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return split
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("num_parts", [1, 2, LAYERS])
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_stages_equal_the_whole_model(parts_of: Any, family: str, num_parts: int) -> None:
@@ -111,6 +111,7 @@ def test_weights_are_mapped_and_keep_the_dtype_of_the_checkpoint(tmp_path: Path)
     assert any(int(begin, 16) <= weight.data_ptr() < int(end, 16) for begin, end in ranges)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -113,7 +113,14 @@ def test_sync_in_both_directions(host: Run, tmp_path: Path) -> None:
     assert "3 jobs: 3 done" in home.err
 
 
-def test_what_the_server_has_damaged_is_done_again(host: Run, server: Server, tmp_path: Path) -> None:
+def test_without_the_password_it_is_one_line_and_what_the_server_has_damaged_is_done_again(
+    host: Run, server: Server, tmp_path: Path
+) -> None:
+    refused = host("first", *JOB, "seed=1,2", MLFLOW_TRACKING_PASSWORD="wrong")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in refused.err
+    assert "wrong" not in refused.err.splitlines()[-1]
     assert host("first", *JOB, "seed=1,2").code == 0
     changed, other = sorted(ids(tmp_path / "first"))
     file = server.artifact(changed, "samples.jsonl")
@@ -124,11 +131,3 @@ def test_what_the_server_has_damaged_is_done_again(host: Run, server: Server, tm
     assert "2 jobs: 1 to do, 1 done" in second.err
     assert timeless(tmp_path / "second") == timeless(tmp_path / "first")
     assert f"has {other}, but" not in second.err
-
-
-def test_without_the_password_it_is_one_line(host: Run) -> None:
-    refused = host("first", *JOB, "seed=1,2", MLFLOW_TRACKING_PASSWORD="wrong")
-    assert (refused.code, refused.out) == (2, "")
-    assert refused.err.splitlines()[-1].startswith("error: ")
-    assert "Traceback" not in refused.err
-    assert "wrong" not in refused.err.splitlines()[-1]

@@ -189,6 +189,7 @@ def empty_database(database: Path, new_database: Callable[[Path], None]) -> Path
     return database
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
@@ -214,6 +215,7 @@ def test_nohup_is_respected(tmp_path: Path, empty_database: Path) -> None:
     assert [row.status for row in rows(empty_database)] == ["KILLED"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
 def test_ctrl_c_twice_leaves_nothing_running(tmp_path: Path, empty_database: Path, grid: bool) -> None:
@@ -257,6 +259,7 @@ def test_a_dead_grid_is_ended_by_a_grid_of_another_experiment(
     assert not [*(tmp_path / "outputs" / ".grids").iterdir()]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", [False, True], ids=["job", "grid"])
 def test_a_store_that_was_away_shows_nothing_as_running(

@@ -41,6 +41,7 @@ def has_grown(folder: Path, log: str, before: list[dict[str, Any]]) -> Callable[
     return lambda: len(of_job(folder, log)) > len(before)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGUSR1], ids=["Ctrl-C", "Slurm's warning"])
 @pytest.mark.parametrize("name", JOBS)

@@ -54,7 +54,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("num_parts", range(1, LAYERS + 1))
 @pytest.mark.parametrize("name", ["one", "shards", "half", "dtypes"])
 def test_a_round_trip_gives_the_same_folder(sources: dict[str, Path], trip: Trip, name: str, num_parts: int) -> None:
@@ -74,6 +74,7 @@ def test_a_round_trip_gives_the_same_folder(sources: dict[str, Path], trip: Trip
     assert all(Path(path).is_file() for path in result.artifacts)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", ["one", "shards", "bin"])
 def test_the_merged_folder_loads_and_gives_the_same_logits(sources: dict[str, Path], trip: Trip, name: str) -> None:
     trip.split(sources[name], 2)

@@ -60,6 +60,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
 # ---------------------------------------------------------------------------------------- the same tokens
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("generation", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("micro_batch", [None, 3])
 def test_completions_are_those_of_the_whole_model(
@@ -96,6 +97,7 @@ def test_stop_texts_and_limits_end_a_row_and_no_other(
     assert reasons == {FinishReason.stop, FinishReason.length}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("samples_each", [1, 2], ids=["greedy", "sampled"])
 def test_word_problems(make_config: Make, embedded: Path, samples_each: int) -> None:
     task = Gsm8kConfig(limit=4, samples=samples_each, check_invariance=2 if samples_each == 1 else 0)

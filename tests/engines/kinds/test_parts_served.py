@@ -68,6 +68,7 @@ def stage_process(parent: int) -> int:
     return pid
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
@@ -122,6 +123,7 @@ def test_what_parts_cannot_do_is_refused(server: Serving) -> None:
     assert "log-probabilities" in answer["error"]["message"]
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
 def test_a_server_ends_with_the_name_of_the_process_that_died(parts: Path, tmp_path: Path, is_busy: bool) -> None:

@@ -47,7 +47,7 @@ def checked(program: Path, compiler: str, *flags: str, emulator: tuple[str, ...]
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None or not IS_X86, reason="no C compiler, or no x86 with AVX2")
 @pytest.mark.parametrize(
-    "level", [pytest.param(level, marks=pytest.mark.thorough if "v4" in level else ()) for level in X86]
+    "level", [pytest.param(level, marks=pytest.mark.thorough if level != "x86-64-v3" else ()) for level in X86]
 )
 def test_a_processor_with_fewer_instructions_multiplies_and_attends(level: str, tmp_path: Path) -> None:
     if level == "x86-64-v4" and "avx512vl" not in CPU_FLAGS:
@@ -96,14 +96,11 @@ def answered(cache: Path, **environment: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.thorough  # `make test-avx2` leaves features out, too
 @pytest.mark.skipif(
     shutil.which("cc") is None or not HAS_AVX512_BF16, reason="no compiler, or no AVX-512 with bfloat16"
 )
-@pytest.mark.parametrize(
-    ("left_out", "expected"),
-    [pytest.param("avx512_bf16", "AVX-512", marks=pytest.mark.thorough), ("avx512", "AVX2")],
-)
+@pytest.mark.parametrize(("left_out", "expected"), [("avx512_bf16", "AVX-512"), ("avx512", "AVX2")])
 def test_a_feature_that_is_left_out_leads_to_the_next_way_with_a_fact(
     left_out: str, expected: str, tmp_path: Path
 ) -> None:

@@ -69,6 +69,7 @@ def engine_of(make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return make
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", WINDOWED)
 def test_rows_longer_than_a_window_answer_as_generate(
     engine_of: Callable[[str], LocalEngine], family: str, monkeypatch: pytest.MonkeyPatch

@@ -208,6 +208,7 @@ def until(condition: Callable[[], bool]) -> None:
 # ----------------------------------------------------------------------------------- servers that misbehave
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "trouble",

@@ -133,7 +133,7 @@ class Reference(torch.nn.Module):
         return tuple(torch.tensor([[token[part] for token in row] for row in rows]).to(x) for part in (0, 1))  # type: ignore[return-value]
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("family", "head_dim"), SHAPES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_every_way_of_running_it_gives_the_same_logits(family: str, head_dim: int, attention: str) -> None:
@@ -232,7 +232,7 @@ def model_config(folder: Path) -> LocalModelConfig:
     return LocalModelConfig(name=str(folder), device="cpu")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("quantization", [QuantizationConfig(), Int8Config(), Nf4Config()], ids=lambda q: q.name)
 @pytest.mark.parametrize("adapted", ["bare", "peft", "pth"])
 def test_native_then_rope_2d_then_native(
@@ -288,7 +288,7 @@ def test_a_pth_adapter_under_rope_2d_equals_merged_weights_and_the_definition(
 TOLERANCES = {"none": 1e-5, "int8": 1e-5, "nf4": 0.05}
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("adapted", ["bare", "peft", "pth"])
 @pytest.mark.parametrize("quantization", [QuantizationConfig(), Int8Config(), Nf4Config()], ids=lambda q: q.name)
 @pytest.mark.parametrize("attention", [Attention.sdpa, Attention.eager])

@@ -197,7 +197,7 @@ EACH_METHOD = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("method", EACH_METHOD)
 def test_a_kill_in_training_or_scoring_changes_neither_calls_nor_graph(

@@ -26,13 +26,14 @@ from runner.engines.local.matmul.tile_choice import TileChoice
 HEADS = Heads(2, 2, 3, 64, torch.bfloat16, torch.device("cpu"))
 
 
+@pytest.mark.sampled(1)
 @needs_tile_compiler
 @pytest.mark.parametrize(
     ("file", "right", "wrong", "said"),
     [
         ("tile_attention.h", "TILE_MULTIPLY_ADD(3, 5, 7);\n      }\n      TILE_STORE(2, at", "TILE_MULTIPLY_ADD(3, 5, 6);\n      }\n      TILE_STORE(2, at", r"\d"),
-        pytest.param("tile_attention.h", "memset(last + LANES * dim, 0,", "memset(last + LANES * dim, 0xff,", "(nan|inf)", marks=pytest.mark.slow),
-        pytest.param("tile_attention.h", "begin / at_once * at_once", "begin / LANES * LANES", "some bits from that of each token alone", marks=pytest.mark.slow),
+        ("tile_attention.h", "memset(last + LANES * dim, 0,", "memset(last + LANES * dim, 0xff,", "(nan|inf)"),
+        ("tile_attention.h", "begin / at_once * at_once", "begin / LANES * LANES", "some bits from that of each token alone"),
         ("tile_own_keys.h", "TILE_LOAD(7, first + 6 * LANES, bytes)", "TILE_LOAD(7, first + 4 * LANES, bytes)", r"\d"),
     ],
     ids=["the wrong keys", "weights of what was never written", "blocks that depend on others", "wrong own values"],

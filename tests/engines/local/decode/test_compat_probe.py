@@ -84,6 +84,7 @@ def by_generate(folder: Path, prompts: list[str] = PROMPTS) -> dict[int, list[in
     return generated(model, AutoTokenizer.from_pretrained(folder), prompts)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("what", OTHERS)
 def test_other_architectures_answer_as_generate(make_config: Make, tiny_llama: Path, tmp_path: Path, what: str) -> None:
     settings, reason = OTHERS[what]
@@ -140,6 +141,7 @@ def longrope(tmp_path: Path, tokenizer: Path) -> Path:
     return tmp_path / "phi3"
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
     make_config: Make, saved_family: Saved, tiny_llama: Path, tmp_path: Path, kind: str
@@ -172,6 +174,7 @@ def test_rows_that_turn_otherwise_from_some_length_on_go_through_generate(
     fresh.close()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("attention", [Attention.eager, Attention.sdpa])
 def test_an_attention_that_is_named_is_the_one_that_runs(
     make_config: Make, saved_family: Saved, attention: Attention
@@ -236,6 +239,7 @@ def test_a_trial_unpacks_weights_only_where_their_products_count(
     assert all("forward" not in vars(layer) for layer in layers)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.usefixtures("fresh_kernels")
 @pytest.mark.parametrize("environment", [{"RUNNER_NATIVE": "0"}, {"CC": "/nonexistent"}, {"CC": "false"}], ids=str)
 def test_without_a_compiler_answers_are_the_same(

@@ -104,7 +104,7 @@ def check(config: RunnerConfig, model: Any, tokenizer: Any, tolerance: float) ->
     return engine
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 @WAYS
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "gpt2"])
 def test_every_family_scores_as_one_forward_pass(
@@ -126,6 +126,7 @@ def test_every_family_scores_as_one_forward_pass(
     check(configure(make_config, folder, attention), double, tokenizer, tolerance).close()
 
 
+@pytest.mark.sampled(2)
 @WAYS
 @pytest.mark.parametrize(("what", "tolerance"), [("peft", 1e-5), ("rope_2d", 1e-5), ("nf4", 2e-2)])
 def test_adapters_rope_2d_and_nf4_score_as_one_forward_pass(

@@ -72,6 +72,7 @@ def in_every_way(config: RunnerConfig, expected: dict[int, list[int]], monkeypat
     return engine
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
 def test_every_family_answers_as_generate(
     make_config: Make, saved_family: Saved, family: str, monkeypatch: pytest.MonkeyPatch
@@ -84,6 +85,7 @@ def test_every_family_answers_as_generate(
     in_every_way(config, expected, monkeypatch).close()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["rope_2d", "peft", "pth", "peft merged", "rope_2d and pth"])
 def test_adapters_and_rope_2d_answer_as_generate(
@@ -109,6 +111,7 @@ def _loaded(config: RunnerConfig) -> tuple[Any, Any]:
     return loaded.model, loaded.tokenizer
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", [Nf4Config(), Int8Config()], ids=lambda config: config.name)
 def test_quantized_models_agree_with_generate_for_most_tokens(

@@ -47,6 +47,7 @@ def make_engine(make_config: Make, saved_family: Callable[..., Path]) -> Callabl
     return make
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "batching", [Batching(equal_length=True), BY_GENERATE, replace(BY_GENERATE, alone=True)], ids=str
 )
@@ -93,6 +94,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
     return arrange
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("numbers", [{1}, {5}, {5, 6, 9}], ids=str)
 def test_memory_that_runs_out_changes_no_answer(
     make_engine: Callable[..., Engine], fail_at: Callable[[set[int]], None], numbers: set[int]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow  # as a group: `make test-fast` leaves them out
 Make = Callable[..., RunnerConfig]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("family", "way", "why"),
     [
@@ -49,6 +49,7 @@ def test_each_family_answers_as_generate_by_its_way(family: str, way: str, why: 
     assert bool(result.why) is bool(why)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
 @pytest.mark.parametrize("family", ["falcon_h1", "mamba", "doge"])
 def test_the_stream_is_refused_by_structure_whatever_the_dtype_tolerates(

@@ -217,9 +217,11 @@ TARGETS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize("optimized", ["-O1", pytest.param("-O3", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "optimized", ["-O0", *(pytest.param(level, marks=pytest.mark.thorough) for level in ("-O1", "-O3"))]
+)
 def test_no_compiler_warns(optimized: str, compiler: str, target: str, tmp_path: Path) -> None:
-    """Warnings are errors here, and not where a user's newer compiler may have others; some are found only with -O3."""
+    """Warnings are errors here, and not where a user's newer compiler may have others; some are found only with -O1 or -O3."""
     if "x86" in target and os.uname().machine != "x86_64":
         pytest.skip("another kind of processor")
     if shutil.which(compiler) is None:

@@ -69,6 +69,7 @@ def test_they_are_the_products_of_the_unpacked_weights(
     assert torch.equal(layer.weight.data, held), "nothing is packed"
 
 
+@pytest.mark.sampled(1)
 @is_x86
 @pytest.mark.parametrize("processor", list(OTHERS))
 def test_other_processors_have_the_same_bits(processor: str, tmp_path: Path) -> None:
