@@ -230,6 +230,7 @@ def deflated(name: str) -> zipfile.ZipInfo:
     return info
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("entry", ["/data/0", "/data.pkl", "/byteorder"])
 def test_a_small_file_with_a_huge_entry_takes_no_memory(tmp_path: Path, entry: str) -> None:
     file = bomb(tmp_path / "x.bin", entry)

@@ -284,7 +284,7 @@ def test_a_broken_library_in_the_cache_is_built_anew(tmp_path: Path, monkeypatch
     assert broken.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
     script = (
         "import sys; from runner.engines.local.kernels import building, native\n"
@@ -328,7 +328,7 @@ print(json.dumps({done.id: done.token_ids for done in complete(engine, asked)}))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_engine_needs_neither_hydra_nor_mlflow_nor_bitsandbytes(saved_family: Saved) -> None:
     folder = saved_family("llama", max_position_embeddings=512)
     command = [sys.executable, "-W", "error", "-c", BARE, str(folder), json.dumps(PROMPTS), str(NEW_TOKENS)]

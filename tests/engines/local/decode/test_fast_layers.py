@@ -40,7 +40,7 @@ def test_a_processor_without_bfloat16_products_answers_and_says_so(tmp_path: Pat
         assert record["result"]["metrics"]["errors"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_without_a_home_the_kernels_are_still_built(tmp_path: Path) -> None:
     """A container's user may have no name and no home."""
     program = (

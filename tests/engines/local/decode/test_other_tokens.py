@@ -11,6 +11,7 @@ from runner.engines.local.decode.other_tokens import draw_others, numbers
 DRAWS = 200_000
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("vocabulary", [7, 256, 700])
 def test_tokens_are_drawn_by_their_probability_among_those_that_are_not_left_out(vocabulary: int) -> None:
     scores = (2 * torch.randn(2, vocabulary, generator=torch.Generator().manual_seed(0))).log_softmax(dim=-1)
