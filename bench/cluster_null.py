@@ -18,7 +18,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-import fast_flips
 import numpy as np
 from simulation import GOOD, NORMAL, Drawn, Limits, Numbers, Rate, Solved, Table, begin
 
@@ -191,7 +190,6 @@ def compared(generator: np.random.Generator, pairs: int, limits: Limits) -> None
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (pairs, generator, started), limits = begin("cluster_null", __doc__, 300), Limits()
-    fast_flips.use()
     compared(generator, pairs, limits)
     limits.false += skewed(generator, pairs)
     count = min(pairs, PLANS)

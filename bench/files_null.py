@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import fast_flips
 import numpy as np
 from commands import jobs, printed
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
@@ -243,7 +242,6 @@ def rates(
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded, a sentence is wrong, or the control is not wrong often."""
     (given, generator, started), limits = begin("files_null", __doc__, 300, "draws"), Limits()
-    fast_flips.use()
     heads = f"{'true KL':34}", "texts", "own part", "a rank is wrong %", "the front is wrong %"
     more_heads = "a sentence contradicts %", "by estimates, wrong %", "told apart", "places"
     table, real, failed = Table("of the tables", *heads, *more_heads), real_texts(), 0

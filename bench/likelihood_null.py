@@ -18,7 +18,6 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 
-import fast_flips
 import numpy as np
 from commands import samples_of
 from simulation import Drawn, Limits, Numbers, Rate, Table, begin
@@ -278,7 +277,6 @@ def rare_kinds(generator: np.random.Generator, draws: int) -> None:
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (pairs, generator, started), limits = begin("likelihood_null", __doc__), Limits()
-    fast_flips.use()
     limits.false, limits.missed = few_and_skewed(generator, pairs)
     limits.missed += kl_intervals(generator, KL_DRAWS * pairs, real_divergences())
     limits.false += lognormal_differences(generator, DIFFERENCE_DRAWS * pairs)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import fast_flips
 import numpy as np
 from commands import samples_of
 from simulation import Limits, Rate, Table, begin
@@ -101,7 +100,6 @@ def real_answers() -> tuple[Counts, Counts]:
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (pairs, generator, started), limits = begin("mean_of_samples", __doc__), Limits()
-    fast_flips.use()
     first, second = real_answers()
     real_gap = float((first - second).mean() / ANSWERS)
     about = f"right: {first.mean() / ANSWERS:.1%} at temperature 0.7, {second.mean() / ANSWERS:.1%} at 1.3"

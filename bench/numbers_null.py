@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 
-import fast_flips
 import numpy as np
 from commands import samples_of
 from simulation import Drawn, Limits, Numbers, Rate, Table, options_of
@@ -153,7 +152,6 @@ def main() -> int:
     parser.add_argument("--questions", type=int, nargs="+", default=QUESTIONS)
     options = parser.parse_args()
     (generator, started), limits = (np.random.default_rng(options.seed), time.perf_counter()), Limits()
-    fast_flips.use()
     kinds = KINDS | {"length, real": drawn_again(real_lengths())}
     questions = " ".join(map(str, options.questions))
     print(f"python bench/numbers_null.py --pairs {options.pairs} --seed {options.seed} --questions {questions}")

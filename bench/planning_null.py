@@ -16,7 +16,6 @@ import sys
 from functools import cache
 from statistics import median
 
-import fast_flips
 import numpy as np
 from likelihood_null import REAL_TEXTS, real_texts
 from simulation import GOOD, Limits, Numbers, Rate, Table, begin
@@ -236,7 +235,6 @@ def of_skewed_likelihoods(generator: np.random.Generator, pairs: int) -> tuple[l
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded."""
     (pairs, generator, started), limits = begin("planning_null", __doc__, pairs=4_000), Limits()
-    fast_flips.use()
     limits.planned += known(generator, pairs)
     many, few = after_a_first_sample(generator, pairs)
     limits.planned += [*many, *of_early_stops(generator, min(pairs, COURSES)), *of_likelihoods(generator)]

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import fast_flips
 import numpy as np
 from likelihood_null import drawn_differences, real_texts
 from simulation import Limits, Numbers, Rate, Table, begin
@@ -171,7 +170,6 @@ def planned(
 def main() -> int:
     """Simulate and print; 1 if a limit is exceeded, or a finding has an interval that includes 0."""
     (pairs, generator, started), limits = begin("pool_texts_null", __doc__, pairs=200), Limits()
-    fast_flips.use()
     real, odd = real_texts(), 0
     heads = "equal: false %", "opposite: false %", "interval misses %", "misses, opposite %", "Student's misses %"
     more_heads = "nats/token", "found %", "any single", "times as many", "as good %"

@@ -11,7 +11,7 @@ from runner.compare.pairing import PROMPT_KEYS
 from runner.compare.runs import SampleReader
 from runner.core.effects import Effect
 from runner.core.number_effects import paired_likelihoods
-from runner.core.ratios import MIN_TEXTS, ratio
+from runner.core.ratios import MIN_TEXTS, cluster_sums, ratio
 from runner.core.result import Likelihood
 from runner.scorers.likelihoods import WINDOWS, units
 
@@ -61,10 +61,7 @@ def text_clusters(ours: Texts, theirs: Texts, field: str) -> list[str] | None:
 
 def sums_by_cluster(values: Sequence[float], clusters: Sequence[str]) -> list[float]:
     """Return the sum of the values of each cluster."""
-    sums: dict[str, float] = {}
-    for cluster, value in zip(clusters, values, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + value
-    return list(sums.values())
+    return cluster_sums(values, clusters)[0]
 
 
 def check_pairs(ours: Texts, theirs: Texts, compared_keys: Sequence[str]) -> str | None:

@@ -26,8 +26,9 @@ def chance_of(sums: Sequence[float], sizes: Sequence[float], mean: float, worst:
     import numpy as np  # where few clusters are compared: a score needs none of it
 
     gaps = np.asarray(sums) - mean * np.asarray(sizes)
+    typical = np.dot(sizes, sizes) / np.sum(sizes)  # the size of an average number's cluster, which the unseen one has
     values, counts = np.unique(gaps, return_counts=True)
-    return chance_below(-worst * np.append(values, _typical(sizes) * (worst - mean)), np.append(counts, 1))
+    return chance_below(-worst * np.append(values, typical * (worst - mean)), np.append(counts, 1))
 
 
 def chance_below(values: Any, counts: Any) -> float:
@@ -57,8 +58,3 @@ def chance_below(values: Any, counts: Any) -> float:
     parts = np.real(np.exp(-(counts @ np.log(1 - np.outer(scaled, line)))) / -line) * width * np.cosh(at)
     chance = float((parts.sum() - parts[0] / 2) * STEP / np.pi)
     return min(1.0, max(0.0, 1 - chance if is_turned else chance))
-
-
-def _typical(sizes: Sequence[float]) -> float:
-    """Return the size of an average number's cluster, which the unseen one has."""
-    return sum(it * it for it in sizes) / sum(sizes)

@@ -1,7 +1,4 @@
-"""The interval of an accuracy, also where the questions come in clusters (twins, questions about one text).
-
-Pure Python, like the other statistics of a score.
-"""
+"""The interval of an accuracy, also where the questions come in clusters (twins, questions about one text)."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 
 from runner.core import ratios
-from runner.core.paired_means import edge
-from runner.core.stats import ALPHA, student_quantile, wilson_interval
+from runner.core.stats import ALPHA, edge, student_quantile, wilson_interval
 
 
 def share_interval(solved: Sequence[bool], families: Sequence[str | None]) -> tuple[float, float]:
@@ -34,27 +30,20 @@ def clustered_share_interval(solved: Sequence[bool], clusters: Sequence[Hashable
     independent questions as the clusters are worth, and Hall's, without the skewness of a few clusters with all the
     wrong answers. It is never wider than Wilson's for clusters whose questions all agree (bench/cluster_null.py).
     """
-    members: dict[Hashable, list[bool]] = {}
-    for cluster, is_solved in zip(clusters, solved, strict=True):
-        members.setdefault(cluster, []).append(is_solved)
-    n, count = len(solved), len(members)
+    sums, sizes = ratios.cluster_sums(list(map(float, solved)), clusters)
+    n, count = len(solved), len(sums)
     if count < 2:
         return 0.0, 1.0
-    sums, sizes = [float(sum(it)) for it in members.values()], [float(len(it)) for it in members.values()]
-    right = math.fsum(sums)
-    share = right / n
-    left_out = [(right - own) / (n - size) for own, size in zip(sums, sizes, strict=True)]
-    middle = math.fsum(left_out) / count
-    variance = (count - 1) / count * math.fsum((it - middle) ** 2 for it in left_out)  # the jackknife's
+    share, variance = math.fsum(sums) / n, ratios.jackknife_variance(sums, sizes)
     of_questions = share * (1 - share) / n
-    clusters_worth = n**2 / math.fsum(it * it for it in sizes)
+    clusters_worth = ratios.equal_clusters(sizes)
     worth = n * of_questions / max(variance, of_questions) if of_questions > 0 else clusters_worth
-    mixed = min(sum(map(any, members.values())), sum(not all(it) for it in members.values()))
+    mixed = min(sum(own > 0 for own in sums), sum(own < size for own, size in zip(sums, sizes, strict=True)))
     # Satterthwaite's degrees of freedom of the jackknife: its terms grow with the square of the sizes.
     freedom = math.fsum(it**2 for it in sizes) ** 2 / math.fsum(it**4 for it in sizes) - 1
     bound = student_quantile(ALPHA, max(1, int(min(freedom, mixed - 1))))
     widest = student_quantile(ALPHA, max(1, int(freedom)))
-    bend = ratios.skewness(tuple(sums), tuple(sizes)) / math.sqrt(count)
+    bend = ratios.skewness(sums, sizes) / math.sqrt(count)
 
     def is_inside(true: float) -> bool:
         gap = share - true

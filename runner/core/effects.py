@@ -1,7 +1,4 @@
-"""Effects: by how much one run differs from another. Each statistic is one function here; `judge` decides on all.
-
-Pure Python, like the statistics that it uses (stats.py, ratios.py, sequential.py). Only unpaired runs need scipy.
-"""
+"""Effects: by how much one run differs from another. Each statistic is one function here; `judge` decides on all."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ test can show that; no test can show that two runs are equal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache
@@ -109,14 +110,13 @@ def power_of(
     They include the `seen` ones, so it is 0 for fewer.
     """
     import numpy as np
-    from scipy.stats import binom  # takes a second to import, and only planning needs it
+    from scipy.special import bdtrc
 
     assert abs(difference) <= discordant_rate
     seen_wins, seen_losses, seen_pairs = seen
     if n < seen_pairs:
         return 0.0
-    span = binom(n - seen_pairs, discordant_rate)
-    further = np.arange(int(span.ppf(1e-9)), int(span.ppf(1 - 1e-9)) + 1)
+    further, chances = likely_counts(n - seen_pairs, discordant_rate)
     discordant = further + seen_wins + seen_losses
     # Find the fewest wins that are accepted for each number of discordant pairs: with more wins, all are accepted.
     low, high = np.full(len(discordant), -1), discordant + 1
@@ -125,7 +125,20 @@ def power_of(
         accepted = _accepts(wins, discordant - wins, n, margin, alpha)
         low, high = np.where(accepted, low, wins), np.where(accepted, wins, high)
     win = (discordant_rate + difference) / (2 * discordant_rate) if discordant_rate else 0.5
-    return float(span.pmf(further) @ binom.sf(high - 1 - seen_wins, further, win))
+    return float(chances @ bdtrc(np.minimum(high - 1 - seen_wins, further), further, win))
+
+
+def likely_counts(n: int, rate: float) -> tuple[Any, Any]:
+    """Return the numbers of successes in n that are not negligibly rare, and the probability of each."""
+    import numpy as np
+    from scipy.special import bdtr, ndtri  # takes half a second to import, and only planning needs it
+
+    half = -ndtri(1e-9) * math.sqrt(n * rate * (1 - rate)) + 10
+    first, last = max(0, math.floor(n * rate - half)), min(n, math.ceil(n * rate + half))
+    below = bdtr(np.arange(first - 1, last + 1, dtype=float).clip(0), n, rate)
+    if first == 0:
+        below[0] = 0.0
+    return np.arange(first, last + 1), np.diff(below)
 
 
 def _accepts(wins: Any, losses: Any, n: int, margin: float, alpha: float) -> Any:

@@ -5,7 +5,7 @@ questions would give another mean, and so would other seeds. Each has its own bo
 of freedom, and the squares of both are added. Satterthwaite's rule, with one bound for both, was tried: of two or three
 seeds with a few points between them it covers the truth too seldom (bench/team_tokens.py). What single answers vary by
 is in both, so the error is rather too large than too small. One seed shows nothing about others: then only questions
-count. Pure Python.
+count.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from statistics import NormalDist, fmean, variance
 
 from runner.core import ratios
 from runner.core.effects import Effect, Method
-from runner.core.paired_means import HALVINGS, edge
-from runner.core.stats import ALPHA, POWER, student_quantile
+from runner.core.stats import ALPHA, POWER, edge, student_quantile
 
 MANY = 10**6  # degrees of freedom that are as good as any number
 LEAST_P = 1e-300  # of which the normal quantile is finite
@@ -90,25 +89,17 @@ def bound(parts: Sequence[ErrorPart], alpha: float, is_above: bool) -> float:
 
 def p_of_gap(parts: Sequence[ErrorPart], gap: float) -> float:
     """Return the two-sided p of a gap between mean and truth: the level at which the bound reaches it."""
-    low, high = math.log(LEAST_P), 0.0
     if not gap:
         return 1.0
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if bound(parts, math.exp(middle), gap > 0) < abs(gap) else (middle, high)
-    return math.exp(high)
+    least = edge(lambda log_p: bound(parts, math.exp(log_p), gap > 0) < abs(gap), 0.0, math.log(LEAST_P))
+    return math.exp(least)
 
 
 def of_questions(by_question: Sequence[float], clusters: Sequence[Hashable] | None = None) -> ErrorPart:
     """Return what questions add to the error of their mean; of families, what families add."""
-    sums: dict[Hashable, float] = {}
-    sizes: dict[Hashable, float] = {}
-    for cluster, value in zip(range(len(by_question)) if clusters is None else clusters, by_question, strict=True):
-        sums[cluster] = sums.get(cluster, 0.0) + value
-        sizes[cluster] = sizes.get(cluster, 0.0) + 1
-    pair = [*sums.values()], [*sizes.values()]
-    bend = ratios.skewness(*pair) / math.sqrt(len(sums))
-    return ErrorPart(ratios.ratio_error(*pair) ** 2, max(1, len(sums) - 1), bend)
+    sums, sizes = ratios.cluster_sums(by_question, clusters)
+    bend = ratios.skewness(sums, sizes) / math.sqrt(len(sums))
+    return ErrorPart(ratios.ratio_error(sums, sizes) ** 2, max(1, len(sums) - 1), bend)
 
 
 def of_seeds(means: Sequence[float]) -> list[ErrorPart]:

@@ -2,14 +2,13 @@
 
 A question's number is a verdict or a share of right answers, so differences lie in -1..1. Questions may belong to
 clusters (twins, questions about one text): those of one cluster are not independent, so the cluster is the unit of each
-statistic here, and without clusters the question. Pure Python, but for
-few clusters.
+statistic here, and without clusters the question.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -17,12 +16,11 @@ from runner.core import ratios, stats
 from runner.core.bounded_means import bounded_p, chance_of
 from runner.core.margins import fewest, questions_needed
 from runner.core.planning import expected_disagreement
-from runner.core.stats import ALPHA, POWER
+from runner.core.stats import ALPHA, HALVINGS, POWER, edge
 
 MIN_CLUSTERS = 6  # with five, no test can reach a p below 0.05
 MANY_CLUSTERS = 60  # from here on cautious tests hold, unless fewer than 1 cluster in 20 has all the losses
 LEAST_WORTH = 0.5  # in clusters of equal size, as a share of that
-HALVINGS = 40
 
 
 @dataclass(frozen=True)
@@ -54,20 +52,15 @@ class MeanDifference:
     def of(cls, differences: Sequence[float], clusters: Sequence[Hashable] | None = None) -> MeanDifference:
         """Compute it from the difference of each question, and the cluster of each; None: each is one of its own."""
         n = len(differences)
-        members: dict[Hashable, list[float]] = {}
-        for cluster, difference in zip(range(n) if clusters is None else clusters, differences, strict=True):
-            members.setdefault(cluster, []).append(difference)
-        sums, sizes = tuple(map(math.fsum, members.values())), tuple(float(len(it)) for it in members.values())
+        sums, sizes = map(tuple, ratios.cluster_sums(differences, clusters))
         wins = math.fsum(it for it in differences if it > 0)
         losses = -math.fsum(it for it in differences if it < 0)
-        mean, count = (wins - losses) / n, len(sums)
-        left_out = [(n * mean - top) / (n - size) for top, size in zip(sums, sizes, strict=True)] if count > 1 else []
-        middle = math.fsum(left_out) / count
-        variance = (count - 1) / count * math.fsum((it - middle) ** 2 for it in left_out)
+        mean, count, variance = (wins - losses) / n, len(sums), ratios.jackknife_variance(sums, sizes)
         of_verdicts = ((wins + losses) / n - mean**2) / n  # if they were as many independent pairs of verdicts
         of_questions = (math.fsum(it * it for it in differences) / n - mean**2) / n
         largest = max(variance, of_questions)
-        clusters_worth = n**2 / math.fsum(it * it for it in sizes)
+        clusters_worth = ratios.equal_clusters(sizes)
+        differing, _ = ratios.cluster_sums([float(it != 0) for it in differences], clusters)
         return cls(
             n,
             wins,
@@ -80,7 +73,7 @@ class MeanDifference:
             math.sqrt(variance),
             n * of_verdicts / largest if of_verdicts > 0 and largest > 0 else n,
             clusters_worth,
-            sum(map(any, members.values())),
+            sum(map(bool, differing)),
             ratios.skewness(sums, sizes) / math.sqrt(count),
         )
 
@@ -202,16 +195,6 @@ class MeanDifference:
 def is_many(clusters: int, worth: float) -> bool:
     """Whether so many clusters, worth so many of equal size, show how skewed they are."""
     return clusters >= MANY_CLUSTERS and worth >= LEAST_WORTH * MANY_CLUSTERS
-
-
-def edge(is_inside: Callable[[float], bool], inside: float, end: float, halvings: int = HALVINGS) -> float:
-    """Return where the interval ends between a value inside it and the end of the range, by bisection."""
-    if is_inside(end):
-        return end
-    for _ in range(halvings):
-        middle = (inside + end) / 2
-        inside, end = (middle, end) if is_inside(middle) else (inside, middle)
-    return inside
 
 
 def _with_student(questions: float, clusters_a_question: float, alpha: float, power: float) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache, partial
 
-from runner.core.margins import fewest
+from runner.core.margins import fewest, likely_counts
 from runner.core.ratios import MIN_TEXTS, detectable_shift
 from runner.core.stats import ALPHA, POWER, detectable_difference
 
@@ -51,16 +51,10 @@ def questions_to_detect(noise_rate: float, difference: float, alpha: float = ALP
 def detection_power(n: int, noise_rate: float, difference: float, alpha: float = ALPHA) -> float:
     """Return the exact probability that McNemar's exact test finds a true difference, in its direction."""
     import numpy as np
-    from scipy.special import bdtr, bdtrik, ndtri  # takes half a second to import, and only planning needs it
+    from scipy.special import bdtr, bdtrik
 
     rate = min(1.0, noise_rate + difference)
-    half = -ndtri(1e-9) * math.sqrt(n * rate * (1 - rate)) + 10
-    first, last = max(0, math.floor(n * rate - half)), min(n, math.ceil(n * rate + half))
-    discordant = np.arange(first, last + 1)
-    below = bdtr(np.arange(first - 1, last + 1, dtype=float).clip(0), n, rate)
-    if first == 0:
-        below[0] = 0.0
-    chances = np.diff(below)
+    discordant, chances = likely_counts(n, rate)
     # The most pairs on the losing side with which the test still rejects; -1 if even none is too many.
     most = np.nan_to_num(np.floor(bdtrik(alpha / 2, discordant, 0.5))).clip(0)
     most += 2 * bdtr(np.minimum(most + 1, discordant), discordant, 0.5) < alpha

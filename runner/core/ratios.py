@@ -1,15 +1,14 @@
 """The statistics of ratios of sums: nats per token over samples of unequal length, and paired differences of them.
 
 The tokens of one text are not independent, so the sample is the unit: a ratio is the sum of one number over all
-samples, divided by the sum of another, and its error comes from how far the samples are from that ratio. Pure Python.
+samples, divided by the sum of another, and its error comes from how far the samples are from that ratio.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import product
-from operator import getitem
 from random import Random
 from statistics import NormalDist
 
@@ -19,10 +18,37 @@ FLIPS = 9_999  # random sign flips at most, for samples with too many possible o
 ENOUGH = 400  # drawing ends after so many sums that reach the observed one: p then has a relative error of 1/20
 EXACT_FLIPS = 14  # up to so many samples all sign flips are counted
 ROUNDING = 1e-12  # as a share of the largest sum: closer sums count as equal
-GROUP = 8  # samples whose signed sums share one table
+SIGNS_AT_ONCE = 100_000  # so many are drawn together: they fit the cache
 CAUTION = 2.0  # factor on p: by itself, either test calls too many equal pairs with skewed differences different
 CAUTION_BELOW = {80: 4.0, 200: 3.0}  # samples, which show too little of a heavy tail (bench/likelihood_null.py)
 MIN_TEXTS = 50  # of fewer, neither test keeps its level if differences are skewed (bench/likelihood_null.py)
+
+
+def cluster_sums(
+    values: Sequence[float], clusters: Sequence[Hashable] | None = None
+) -> tuple[list[float], list[float]]:
+    """Return the sum of the values in each cluster and how many they are; None: each value is a cluster of its own."""
+    sums: dict[Hashable, float] = {}
+    sizes: dict[Hashable, float] = {}
+    for cluster, value in zip(range(len(values)) if clusters is None else clusters, values, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value
+        sizes[cluster] = sizes.get(cluster, 0.0) + 1
+    return list(sums.values()), list(sizes.values())
+
+
+def jackknife_variance(sums: Sequence[float], sizes: Sequence[float]) -> float:
+    """Return the variance of the mean of all values, from the means without one of the clusters; 0 for a single one."""
+    count, total, n = len(sums), math.fsum(sums), math.fsum(sizes)
+    if count < 2:
+        return 0.0
+    left_out = [(total - top) / (n - size) for top, size in zip(sums, sizes, strict=True)]
+    middle = math.fsum(left_out) / count
+    return (count - 1) / count * math.fsum((it - middle) ** 2 for it in left_out)
+
+
+def equal_clusters(sizes: Sequence[float]) -> float:
+    """Return how many clusters of equal size are worth as much as these."""
+    return math.fsum(sizes) ** 2 / math.fsum(it * it for it in sizes)
 
 
 def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> float:
@@ -66,13 +92,19 @@ def sign_flip_p(differences: Sequence[float], flips: int = FLIPS, seed: int = 0)
     if len(nonzero) <= EXACT_FLIPS:
         sums = [abs(sum(signed)) for signed in product(*((-one, one) for one in nonzero))]
         return sum(one >= observed for one in sums) / len(sums)
-    tables = [_signed_sums(nonzero[at : at + GROUP]) for at in range(0, len(nonzero), GROUP)]
-    draw = Random(seed).randbytes
-    beyond = 0
-    for drawn in range(1, flips + 1):
-        beyond += abs(sum(map(getitem, tables, draw(len(tables))))) >= observed
-        if beyond == ENOUGH:
-            return beyond / drawn
+    import numpy as np
+
+    values, draw = np.array(nonzero), Random(seed).randbytes
+    n, beyond = len(values), 0
+    at_once = max(1, SIGNS_AT_ONCE // n)
+    for begin in range(0, flips, at_once):
+        drawn = [draw(-(-n // 8)) for _ in range(begin, min(flips, begin + at_once))]
+        bits = np.frombuffer(b"".join(drawn), np.uint8).reshape(len(drawn), -1)
+        signs = np.unpackbits(bits, axis=1, count=n, bitorder="little") * 2.0 - 1
+        reached = np.flatnonzero(np.abs(signs @ values) >= observed)
+        if beyond + len(reached) >= ENOUGH:
+            return ENOUGH / (begin + int(reached[ENOUGH - beyond - 1]) + 1)
+        beyond += len(reached)
     return (1 + beyond) / (1 + flips)
 
 
@@ -157,14 +189,6 @@ def cautious_interval(centre: float, error: float, bend: float, freedom: int) ->
     above = max(bound, skewed_again(bound, bend))  # by which the estimate may exceed the truth, in standard errors
     below = max(bound, -skewed_again(-bound, bend))
     return centre - above * error, centre + below * error
-
-
-def _signed_sums(values: Sequence[float]) -> list[float]:
-    """Return the sum of the values for each of 256 ways to sign eight of them; missing ones are zeros."""
-    sums = [0.0]
-    for value in [*values, *[0.0] * (GROUP - len(values))]:
-        sums = [total + signed for signed in (-value, value) for total in sums]
-    return sums
 
 
 def detectable_shift(

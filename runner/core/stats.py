@@ -1,8 +1,8 @@
 """The statistics behind a score and a comparison: intervals, tests, and the differences that a test can detect.
 
-Pure Python, because scipy takes a second to import and a score needs none of it. What only a comparison needs comes
-from scipy if scipy has it. The tests check every function against scipy, statsmodels or its own definition. Proportions
-and differences are fractions (0.024, not 2.4 points). Tests decide. Intervals show how large a difference may be: near
+What scipy has comes from scipy, imported where it is needed: it takes up to a second, and the score of plain questions
+needs none of it. The tests check the rest against scipy, statsmodels or its own definition. Proportions and differences
+are fractions (0.024, not 2.4 points). Tests decide. Intervals show how large a difference may be: near
 the border an interval here can exclude 0 although McNemar's or Fisher's exact test does not reject, and then and in the
 reverse case effects.py moves the end, so that test and interval agree.
 """
@@ -15,8 +15,8 @@ from statistics import NormalDist, quantiles
 
 CONFIDENCE, POWER = 0.95, 0.8  # of every interval, and of every detectable difference
 ALPHA = 0.05  # the level of every decision
+HALVINGS = 40
 LEAST_P = 1e-12  # of a test that is inverted from intervals: at smaller levels, 1 minus the level is rounded to 1
-MUCH_FREEDOM = 1000  # from here on an expansion of Student's quantile is exact to 8 digits
 
 
 def wilson_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -34,13 +34,10 @@ def wilson_interval(k: int, n: int, confidence: float = CONFIDENCE) -> tuple[flo
 
 def mcnemar_exact(b: int, c: int) -> float:
     """Return the two-sided exact p of McNemar's test for b and c discordant pairs; 1 when there are none."""
+    from scipy.special import bdtr
+
     assert min(b, c) >= 0
-    n = b + c
-    tail = term = 1  # C(n, 0); whole numbers stay exact however many pairs there are
-    for i in range(min(b, c)):
-        term = term * (n - i) // (i + 1)
-        tail += term
-    return _p(2 * tail, 1 << n)
+    return _p(2 * float(bdtr(min(b, c), b + c, 0.5)))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -76,11 +73,13 @@ def paired_difference_interval(b: int, c: int, n: int, alpha: float = ALPHA) -> 
 
 
 def _lower_end(b: int, c: int, n: int, alpha: float) -> float:
+    from scipy.special import bdtr, betaincinv
+
     low, _ = tango_interval(b, c, n, alpha, half_step(b, c, n))
-    if low > 0 and _binomial_at_least(b, n, low) > alpha / 2:
-        return _root(lambda rate: _binomial_at_least(b, n, rate) - alpha / 2, 0.0, low)
-    if -1 < low < 0 and _binomial_at_most(c, n, -low) < alpha / 2:
-        return -_root(lambda rate: alpha / 2 - _binomial_at_most(c, n, rate), c / n, -low)
+    if low > 0 and bdtr(n - b, n, 1 - low) > alpha / 2:  # wins are too few for it: Clopper and Pearson's lower end
+        return float(betaincinv(b, n - b + 1, alpha / 2))
+    if -1 < low < 0 and bdtr(c, n, -low) < alpha / 2:  # losses are too few for it: minus their upper end
+        return float(betaincinv(n - c, c + 1, alpha / 2)) - 1
     return low
 
 
@@ -94,14 +93,16 @@ def paired_difference_p(b: int, c: int, n: int, difference: float) -> float:
     excluded from below unless they are too many. With McNemar's test, errors are within the level in all tables of up
     to 200 pairs, at any disagreement (bench/paired_levels.py).
     """
+    from scipy.special import bdtr
+
     if n == 0 or (b - c) / n == difference:
         return 1.0
     if (b - c) / n < difference:
         b, c, difference = c, b, -difference
     p = min(1.0, 2 * NormalDist().cdf(-paired_score(b, c, n, difference, half_step(b, c, n))))
     if difference < 0:
-        return min(p, 2 * _binomial_at_most(c, n, -difference))
-    return max(p, min(1.0, 2 * _binomial_at_least(b, n, difference)))
+        return min(p, 2 * float(bdtr(c, n, -difference)))
+    return max(p, min(1.0, 2 * float(bdtr(n - b, n, 1 - difference))))
 
 
 def half_step(b: float, c: float, n: float) -> float:
@@ -119,12 +120,10 @@ def tango_interval(b: float, c: float, n: float, alpha: float = ALPHA, correctio
         return -1.0, 1.0
     z, estimate = _two_sided_z(alpha), (b - c) / n
 
-    def score(difference: float) -> float:
-        return paired_score(b, c, n, difference, correction)
+    def is_inside(difference: float) -> bool:
+        return abs(paired_score(b, c, n, difference, correction)) <= z
 
-    low = -1.0 if c == n else _root(lambda difference: z - score(difference), -1.0, estimate)
-    high = 1.0 if b == n else _root(lambda difference: -z - score(difference), estimate, 1.0)
-    return low, high
+    return edge(is_inside, estimate, -1.0), edge(is_inside, estimate, 1.0)
 
 
 def paired_score(b: float, c: float, n: float, difference: float, correction: float = 0.0) -> float:
@@ -138,27 +137,6 @@ def paired_score(b: float, c: float, n: float, difference: float, correction: fl
     if variance <= 0:  # only at -1, 1 and (without discordant pairs) at 0
         return math.copysign(math.inf, distance) if distance else 0.0
     return distance / math.sqrt(variance)
-
-
-def _binomial_at_least(k: int, n: int, rate: float) -> float:
-    return _binomial_at_most(n - k, n, 1 - rate)
-
-
-def _binomial_at_most(k: int, n: int, rate: float) -> float:
-    """Return the probability of at most k successes in n, by a sum from the likeliest number on."""
-    if k >= n or rate <= 0:
-        return 1.0
-    if rate >= 1:
-        return 0.0
-    if k >= n * rate:
-        return 1 - _binomial_at_most(n - k - 1, n, 1 - rate)
-    log_ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    total = term = math.exp(log_ways + k * math.log(rate) + (n - k) * math.log1p(-rate))
-    while k > 0 and term > 1e-17 * total:
-        term *= k * (1 - rate) / ((n - k + 1) * rate)
-        total += term
-        k -= 1
-    return min(1.0, total)
 
 
 def unpaired_difference_interval(k1: int, n1: int, k2: int, n2: int, alpha: float = ALPHA) -> tuple[float, float]:
@@ -183,11 +161,11 @@ def unpaired_difference_p(k1: int, n1: int, k2: int, n2: int, difference: float)
     It is never below LEAST_P.
     """
 
-    def leaves_out(alpha: float) -> float:
+    def leaves_out(alpha: float) -> bool:
         low, high = unpaired_difference_interval(k1, n1, k2, n2, alpha)
-        return 1.0 if not low <= difference <= high else -1.0
+        return not low <= difference <= high
 
-    return _root(leaves_out, LEAST_P, 1.0)
+    return edge(leaves_out, 1.0, LEAST_P, 60)  # finer than the smallest p
 
 
 def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) -> float | None:
@@ -206,7 +184,7 @@ def detectable_difference(n: int, discordant_rate: float, alpha: float = ALPHA) 
         spread = z_power * math.sqrt(n * (rate - difference * difference))
         return n * difference - 1 - z_alpha * math.sqrt(n * rate) - spread
 
-    return None if surplus(1.0) < 0 else _root(surplus, 0.0, 1.0)
+    return None if surplus(1.0) < 0 else edge(lambda difference: surplus(difference) >= 0, 1.0, 0.0)
 
 
 def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float = ALPHA) -> float | None:
@@ -229,23 +207,22 @@ def unpaired_detectable_difference(n1: int, n2: int, rate: float, alpha: float =
         own = z_power * math.sqrt(max(one / n1 + two / n2, two / n1 + one / n2))
         return difference - (1 / n1 + 1 / n2) / 2 - pooled - own
 
-    return None if surplus(1.0) < 0 else _root(surplus, 0.0, 1.0)
+    return None if surplus(1.0) < 0 else edge(lambda difference: surplus(difference) >= 0, 1.0, 0.0)
 
 
 def student_quantile(alpha: float, freedom: int) -> float:
     """Return the bound that |t|, for Student's t with this freedom, stays below with probability 1 - alpha."""
+    from scipy.special import stdtrit
+
     assert 0 < alpha < 1 <= freedom
-    if freedom > MUCH_FREEDOM:  # the expansion of Abramowitz and Stegun, 26.7.5: the sums below would be long
-        z = _two_sided_z(alpha)
-        first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-        third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-        return z + first / freedom + second / freedom**2 + third / freedom**3
-    return _root(lambda t: _student_inside(t, freedom) - (1 - alpha), 0.0, 1e4 / alpha)
+    return abs(float(stdtrit(freedom, alpha / 2)))
 
 
 def student_p(t: float, freedom: int) -> float:
     """Return the two-sided p of Student's t with this freedom."""
-    return _p(1 - _student_inside(abs(t), freedom), 1)
+    from scipy.special import stdtr
+
+    return _p(2 * float(stdtr(freedom, -abs(t))))
 
 
 RANKS = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -265,21 +242,9 @@ def relative_spread(values: Sequence[float]) -> float:
     return (high - low) / middle if middle else math.inf
 
 
-def _student_inside(t: float, freedom: int) -> float:
-    """Return the probability that Student's t is between -t and t: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    cosine, odd = math.cos(angle), freedom % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for power in range(odd, freedom - 1, 2):
-        total += term
-        term *= cosine * cosine * (power + 1) / (power + 2)
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
-
-
-def _p(ways: float, of: int) -> float:
-    """Return ways / of as a p-value, which is never 0, even where the quotient is too small for a float."""
-    return min(1.0, max(ways / of, math.ulp(0.0)))
+def _p(chance: float) -> float:
+    """Return a chance as a p-value, which is at most 1 and never 0, even where the chance is too small for a float."""
+    return min(1.0, max(chance, math.ulp(0.0)))
 
 
 def _two_sided_z(alpha: float) -> float:
@@ -287,9 +252,11 @@ def _two_sided_z(alpha: float) -> float:
     return -NormalDist().inv_cdf(alpha / 2)
 
 
-def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a rising function crosses zero between low and high, by bisection."""
-    for _ in range(60):  # 2 / 2^60 is below a float's resolution at 1
-        middle = (low + high) / 2
-        low, high = (low, middle) if rising(middle) >= 0 else (middle, high)
-    return high
+def edge(is_inside: Callable[[float], bool], inside: float, end: float, halvings: int = HALVINGS) -> float:
+    """Return where the interval ends between a value inside it and the end of the range, by bisection."""
+    if is_inside(end):
+        return end
+    for _ in range(halvings):
+        middle = (inside + end) / 2
+        inside, end = (middle, end) if is_inside(middle) else (inside, middle)
+    return inside

@@ -1,13 +1,14 @@
 """How often each edge of a team's graph survives pruning over seeds, and whether that is more than chance.
 
 Pruning that removes 5 of 12 edges leaves each one in 58 % of the seeds, whatever it has learned. So an edge says
-something only where its count would be rare if each seed kept as many edges of the same number by chance. Pure Python.
+something only where its count would be rare if each seed kept as many edges of the same number by chance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from statistics import fmean
 
 from runner.core.stats import ALPHA, holm
@@ -98,11 +99,7 @@ def survival_of(kinds: Mapping[str, Sequence[EdgesOfSeed]]) -> list[EdgeSurvival
 
 def count_p(count: int, shares: Sequence[float]) -> float:
     """Return the two-sided exact p of so many successes, each with its own probability."""
-    chances = [1.0]
-    for share in shares:
-        chances = [
-            (chances[number] * (1 - share) if number < len(chances) else 0.0)
-            + (chances[number - 1] * share if number else 0.0)
-            for number in range(len(chances) + 1)
-        ]
-    return min(1.0, 2 * min(sum(chances[: count + 1]), sum(chances[count:])))
+    import numpy as np
+
+    chances = reduce(np.convolve, ([1 - share, share] for share in shares), np.ones(1))
+    return min(1.0, 2 * float(min(chances[: count + 1].sum(), chances[count:].sum())))

@@ -1,7 +1,7 @@
 """What answers cost in tokens: tokens a question, right answers per 1,000 tokens, and what one team saves of another's.
 
 Every figure has a 95 % interval over questions (or families of questions) and, where several seeds answered them, over
-seeds. Pure Python.
+seeds.
 """
 
 from __future__ import annotations

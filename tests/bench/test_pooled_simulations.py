@@ -54,15 +54,12 @@ def test_as_many_questions_as_planned_decide_about_the_mean() -> None:
     assert rate.high > 0.77
 
 
-def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooled_likelihoods_are_true_and_see_more_than_single_tasks() -> None:
     """Pooled likelihoods: they keep their level, and see what no single task shows."""
-    import fast_flips
     from pool_texts_null import Task, level, planned, power
 
-    from runner.core import ratios
     from runner.core.pooling import Weights
 
-    monkeypatch.setattr(ratios, "sign_flip_p", fast_flips.sign_flip_p)
     tasks, generator = [Task(60, "lopsided", 3.0), Task(60, "skewed")], np.random.default_rng(1)
     false, missed, student, odd, least = level(generator, tasks, Weights.tasks, {}, 120)
     assert all(rate.low <= 0.05 for rate in false)

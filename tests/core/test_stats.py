@@ -349,10 +349,12 @@ def test_the_unpaired_detectable_difference_shrinks_with_n_and_too_few_show_noth
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.05, 0.05 / 45, 1e-7])
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 101, 1000, 1001, 2000])
-def test_student_is_scipys(alpha: float, freedom: int) -> None:
-    assert student_quantile(alpha, freedom) == pytest.approx(stats.t.isf(alpha / 2, freedom), rel=1e-6)
-    assert student_p(-student_quantile(alpha, freedom), freedom) == pytest.approx(alpha, rel=1e-6)
+@pytest.mark.parametrize("freedom", [1, 2, 3, 10, 1001])
+def test_student_is_two_sided_and_no_p_is_zero(alpha: float, freedom: int) -> None:
+    assert student_quantile(alpha, freedom) == pytest.approx(stats.t.isf(alpha / 2, freedom), rel=1e-9)
+    assert student_p(-student_quantile(alpha, freedom), freedom) == pytest.approx(alpha, rel=1e-9)
+    assert student_p(0.0, freedom) == 1.0
+    assert student_p(1e300, freedom) > 0
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
@@ -369,10 +371,3 @@ def test_the_relative_spread_is_that_of_the_quartiles() -> None:
     low, middle, high = np.percentile(values, [25, 50, 75])
     assert relative_spread(values) == pytest.approx((high - low) / middle)
     assert relative_spread([1.0, 2.0]) == math.inf
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 10])
-@pytest.mark.parametrize("t", [0.0, -0.7, 2.5, 40.0])
-def test_a_p_of_student_is_scipys_and_never_zero(t: float, freedom: int) -> None:
-    assert student_p(t, freedom) == pytest.approx(2 * stats.t.sf(abs(t), freedom), rel=1e-6, abs=1e-12)
-    assert student_p(1e9, 20) > 0
