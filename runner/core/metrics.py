@@ -382,14 +382,20 @@ class Line:
         return ONE_OF_MANY.sub(lambda it: f"1 {it[1]}{SINGULAR_ENDS.get(it[2], '')}", text)
 
 
+def _interval(name: str, words: str = "95 % interval") -> str:
+    """Return the ends of a number's interval, as metrics to fill in."""
+    return f"   {words} {{{name}_low}} – {{{name}_high}}"
+
+
+KL, KL_INTERVAL = "{kl_nats_per_token} nats/token", _interval("kl_nats_per_token")
+PREFILL, DECODE = "prefill {prefill_tok_per_s} tok/s", " · decode {decode_tok_per_s} tok/s"
+FASTEST_ANSWERED = "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens}"
 LINES = (
-    Line("accuracy", "{accuracy}   95 % interval {accuracy_low} – {accuracy_high}   n = {n}", brief=True),
-    Line(
-        "accuracy",
-        "{accuracy}   95 % interval {accuracy_low} – {accuracy_high}   n = {n} in {families} families",
-        brief=True,
+    *(
+        Line("accuracy", f"{{accuracy}}{_interval('accuracy')}   n = {n}", brief=True)
+        for n in ("{n}", "{n} in {families} families")
     ),
-    Line("of all asked", "{accuracy_all}   95 % interval {accuracy_all_low} – {accuracy_all_high}   n = {n_all}"),
+    Line("of all asked", "{accuracy_all}" + _interval("accuracy_all") + "   n = {n_all}"),
     Line("verdicts", "{correct} correct · {wrong} wrong · {no_answer} no answer · {cut_off} cut off"),
     Line("vote", "of {answers_each} answers to each question · {tied_votes} ties"),
     Line(
@@ -402,63 +408,38 @@ LINES = (
         "{asked_again} questions: {texts_changed} texts changed ({texts_changed_share}) · {answers_changed} answers",
     ),
     Line("twins", "{twins}: originals {originals_correct} right · twins {twins_correct} right · p = {twins_p}"),
-    Line(
-        "difference",
-        "{early_stop_difference_points} points   always-valid 95 % interval {early_stop_difference_points_low} – "
-        "{early_stop_difference_points_high}   {early_stop_wins} won · {early_stop_losses} lost of {questions_asked}",
-        brief=True,
+    *(
+        Line(
+            "difference",
+            "{early_stop_difference_points} points"
+            + _interval("early_stop_difference_points", f"always-valid {confidence} % interval")
+            + "   {early_stop_wins} won · {early_stop_losses} lost of {questions_asked}",
+            brief=True,
+        )
+        for confidence in ("95", "{early_stop_confidence_percent}")
     ),
-    Line(
-        "difference",
-        "{early_stop_difference_points} points   always-valid {early_stop_confidence_percent} % interval "
-        "{early_stop_difference_points_low} – {early_stop_difference_points_high}   {early_stop_wins} won · "
-        "{early_stop_losses} lost of {questions_asked}",
-        brief=True,
-    ),
-    Line("accuracy", "{acc}   95 % interval {acc_low} – {acc_high}   n = {n}", brief=True),
+    Line("accuracy", "{acc}" + _interval("acc") + "   n = {n}", brief=True),
     Line("normalized", "by characters (acc_norm) {acc_norm} · by bytes {acc_bytes} · by tokens {acc_tokens}"),
-    Line("log-likelihood", "{log_likelihood_nats_per_token} nats/token   n = {n}", brief=True),
-    Line(
-        "log-likelihood",
-        "{log_likelihood_nats_per_token} nats/token   95 % interval {log_likelihood_nats_per_token_low} – "
-        "{log_likelihood_nats_per_token_high}   n = {n}",
-        brief=True,
+    *(
+        Line("log-likelihood", "{log_likelihood_nats_per_token} nats/token" + interval + "   n = {n}", brief=True)
+        for interval in ("", _interval(LOG_LIKELIHOOD))
     ),
     Line("bits", "{bits_per_byte} a byte · {bits_per_token} a token   {scored_tokens} tokens · {scored_bytes} bytes"),
-    Line("perplexity", "{perplexity} a token"),
-    Line("perplexity", "{perplexity} a token   95 % interval {perplexity_low} – {perplexity_high}"),
+    *(Line("perplexity", "{perplexity} a token" + interval) for interval in ("", _interval("perplexity"))),
     Line("rank 1", "{rank_1_share} of the tokens are the model's first choice"),
-    Line("KL", "{kl_nats_per_token} nats/token", brief=True),
-    Line(
-        "KL",
-        "{kl_nats_per_token} nats/token, at most {kl_truncation_nats_per_token} more",
-        brief=True,
-        unless_zero="kl_truncation_nats_per_token",
-    ),
-    Line(
-        "KL",
-        "{kl_nats_per_token} nats/token   95 % interval {kl_nats_per_token_low} – {kl_nats_per_token_high}",
-        brief=True,
-    ),
-    Line(
-        "KL",
-        "{kl_nats_per_token} nats/token   95 % interval {kl_nats_per_token_low} – {kl_nats_per_token_high}, and at "
-        "most {kl_truncation_nats_per_token} more",
-        brief=True,
-        unless_zero="kl_truncation_nats_per_token",
-    ),
-    Line(
-        "KL",
-        "{kl_nats_per_token} ± {kl_drawing_error_nats_per_token} nats/token",
-        brief=True,
-        unless_zero="kl_drawing_error_nats_per_token",
-    ),
-    Line(
-        "KL",
-        "{kl_nats_per_token} nats/token   95 % interval {kl_nats_per_token_low} – {kl_nats_per_token_high}, of these "
-        "texts alone ± {kl_drawing_error_nats_per_token}",
-        brief=True,
-        unless_zero="kl_drawing_error_nats_per_token",
+    *(
+        Line("KL", text, brief=True, unless_zero=unless_zero)
+        for text, unless_zero in (
+            (KL, ""),
+            (KL + ", at most {kl_truncation_nats_per_token} more", "kl_truncation_nats_per_token"),
+            (KL + KL_INTERVAL, ""),
+            (KL + KL_INTERVAL + ", and at most {kl_truncation_nats_per_token} more", "kl_truncation_nats_per_token"),
+            ("{kl_nats_per_token} ± {kl_drawing_error_nats_per_token} nats/token", "kl_drawing_error_nats_per_token"),
+            (
+                KL + KL_INTERVAL + ", of these texts alone ± {kl_drawing_error_nats_per_token}",
+                "kl_drawing_error_nats_per_token",
+            ),
+        )
     ),
     Line("agreement", "{top_1_agreement} of the tokens have the reference's first choice"),
     Line("completions", "{n}   {stopped} ended · {cut_off} cut off · {errors} errors"),
@@ -490,43 +471,27 @@ LINES = (
         "spatial {spatial_edges_before} → {spatial_edges_after} · temporal {temporal_edges_before} → "
         "{temporal_edges_after}",
     ),
-    Line(
-        "attack",
-        "{attacked_prompt_tokens} prompt · {attacked_new_tokens} new tokens of the attacked agent · its edges "
-        "{attacked_edges_before} → {attacked_edges_after} · the others' vote {honest_accuracy}",
+    *(
+        Line(
+            "attack",
+            followed + "{attacked_prompt_tokens} prompt · {attacked_new_tokens} new tokens of the attacked agent · its "
+            "edges {attacked_edges_before} → {attacked_edges_after} · the others' vote {honest_accuracy}",
+        )
+        for followed in ("", "followed {followed_attack} of {told_lies} lies · ")
     ),
-    Line(
-        "attack",
-        "followed {followed_attack} of {told_lies} lies · {attacked_prompt_tokens} prompt · {attacked_new_tokens} new "
-        "tokens of the attacked agent · its edges {attacked_edges_before} → {attacked_edges_after} · the others' vote "
-        "{honest_accuracy}",
-    ),
-    Line("speed", "prefill {prefill_tok_per_s} tok/s", brief=True),
+    Line("speed", PREFILL, brief=True),
+    Line("speed", PREFILL + DECODE, brief=True, unless_zero="decode_tok_per_s"),
     Line(
         "speed",
-        "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s",
-        brief=True,
-        unless_zero="decode_tok_per_s",
-    ),
-    Line(
-        "speed",
-        "prefill {prefill_tok_per_s} tok/s · decode {decode_tok_per_s} tok/s · {accepted_tokens} of {draft_tokens} "
-        "guessed tokens right",
+        PREFILL + DECODE + " · {accepted_tokens} of {draft_tokens} guessed tokens right",
         brief=True,
         unless_zero="draft_tokens",
     ),
     Line(
         "fastest cell", "{best_decode_tok_per_s} tok/s decoding, batch {best_batch_size}, prompt {best_prompt_tokens}"
     ),
-    Line(
-        "fastest cell", "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens}"
-    ),
-    Line(
-        "fastest cell",
-        "{best_output_tok_per_s} tok/s answered, batch {best_batch_size}, prompt {best_prompt_tokens} · first token "
-        "after {best_ttft_s} s at best",
-        brief=True,
-    ),
+    Line("fastest cell", FASTEST_ANSWERED),
+    Line("fastest cell", FASTEST_ANSWERED + " · first token after {best_ttft_s} s at best", brief=True),
     Line("the machine", "products {matrix_gflop_per_s} GFLOP/s · reads {read_gb_per_s} GB/s"),
     Line("knee", "{knee_requests_per_s} requests/s"),
     *(
