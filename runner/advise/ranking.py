@@ -48,32 +48,30 @@ class _Order:
 
     def __init__(self, candidates: Sequence[Candidate], memory_is_limited: bool) -> None:
         self.candidates = candidates
-        self.effects: dict[tuple[int, int], Effect] = {}
+        self.shown: dict[tuple[int, int], tuple[Effect, int]] = {}  # of any two, and -1 if it is seen from the other
         for pair in combinations(range(len(candidates)), 2):
             one, other = (candidates[number] for number in pair)
             if one.accuracy is not None and other.accuracy is not None:
                 effect = compare(one.accuracy, other.accuracy, one.model == other.model)
                 if effect is not None:
-                    self.effects[pair] = effect
-        judge(self.effects.values())
+                    self.shown |= {pair: (effect, 1), pair[::-1]: (effect, -1)}
+        judge(effect for effect, sign in self.shown.values() if sign > 0)
         self.memory_ranks = [0] * len(candidates)
         if memory_is_limited or any(it.known_mib > TIGHT * it.allowed_mib for it in candidates):
             self.memory_ranks = _ranks([it.known_mib for it in candidates])
 
     def is_better(self, one: int, other: int) -> bool:
         """Whether a test shows that one is more accurate than the other."""
-        if (effect := self.effects.get((one, other))) is not None:
-            return effect.finding is Finding.better
-        effect = self.effects.get((other, one))
-        return effect is not None and effect.finding is Finding.worse
+        effect, sign = self.shown.get((one, other), (None, 1))
+        return effect is not None and effect.finding is (Finding.better if sign > 0 else Finding.worse)
 
     def dominates(self, one: int, other: int) -> bool:
         """Whether one is no worse in all that was measured of both, better in some, and not known to answer worse."""
         ours, theirs = self.candidates[one], self.candidates[other]
-        value = self._more_accurate_by(one, other)
-        if (ours.model != theirs.model and value is None) or self.loses_less(other, one):
+        effect, sign = self.shown.get((one, other), (None, 1))
+        if (ours.model != theirs.model and effect is None) or self.loses_less(other, one):
             return False  # its answers are not known to be as good
-        pairs = [(-value, 0.0)] if value is not None else []
+        pairs = [(-sign * effect.value, 0.0)] if effect is not None else []
         mine, its = ours.closeness, theirs.closeness
         if mine is not None and its is not None and mine.is_comparable(its):
             pairs.append((mine.kl, its.kl))
@@ -82,22 +80,14 @@ class _Order:
         pairs += measured
         return bool(measured) and all(it[0] <= it[1] for it in pairs) and any(it[0] < it[1] for it in pairs)
 
-    def _more_accurate_by(self, one: int, other: int) -> float | None:
-        """Return by how much one is more accurate in the recorded answers; None if that is unknown."""
-        if (effect := self.effects.get((one, other))) is not None:
-            return effect.value
-        effect = self.effects.get((other, one))
-        return None if effect is None else -effect.value
-
     def loses_less(self, one: int, other: int) -> bool:
         """Whether one's KL is shown to be lower, or else published tests find less loss for its number format."""
         ours, theirs = self.candidates[one], self.candidates[other]
         mine, its = ours.closeness, theirs.closeness
         if mine is not None and its is not None and mine.is_comparable(its):
             return mine.is_closer(its)
-        is_known = (min(one, other), max(one, other)) in self.effects
         formats = ours.quantization not in LOSES_MORE and theirs.quantization in LOSES_MORE
-        return ours.model == theirs.model and formats and not is_known
+        return ours.model == theirs.model and formats and (one, other) not in self.shown
 
     def cost(self, number: int) -> tuple[bool, float, int, int]:
         """Return what decides between candidates whose accuracy does not."""
@@ -130,18 +120,13 @@ class _Order:
         if ours is None or theirs is None:
             missing = [place + number for number, it in enumerate((ours, theirs)) if it is None]
             return UNKNOWN if len(missing) == 2 else f"accuracy of {missing[0]} unknown here"
-        if (min(one, after), max(one, after)) not in self.effects:
+        if (one, after) not in self.shown:
             return "their recorded accuracies cannot be compared"
         return f"no difference in accuracy shown ({ours.words} and {theirs.words})"
 
     def _difference(self, one: int, after: int) -> str:
-        effect = self.effects.get((one, after))
-        value, low, high = 0.0, 0.0, 0.0
-        if effect is not None:
-            value, low, high = effect.value, effect.low, effect.high
-        else:
-            effect = self.effects[after, one]
-            value, low, high = -effect.value, -effect.high, -effect.low
+        effect, sign = self.shown[one, after]
+        value, low, high = sign * effect.value, *sorted((sign * effect.low, sign * effect.high))
         n = f"the same {effect.n:,} questions" if effect.counts["wins"] is not None else "questions that are not paired"
         p = f"{effect.p_holm:.2g}"
         return f"{points(value)} points [{points(low)}, {points(high)}] on {n} (p = {p})"
