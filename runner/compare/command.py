@@ -27,7 +27,7 @@ from runner.compare.pooled import PooledTable, pooled_tables
 from runner.compare.run_list import find_grid, grid_to_log_to, load_runs, runs_of
 from runner.compare.runs import FOLDER, SampleReader, log, open_store, store_to_read
 from runner.compare.sections import Comparison
-from runner.compare.seeds import check_seeds, check_seeds_option
+from runner.compare.seeds import check_seeds
 from runner.compare.selection import newest, parse_keys, parse_margins, parse_pairs, pick, select, where
 from runner.compare.table import ComparisonOptions, differing_keys, tabulate
 from runner.compare.teams import name_teams
@@ -36,6 +36,13 @@ from runner.core.console import say
 from runner.core.entry import run_entry
 from runner.core.errors import ConfigError, JobFailed, exit_code_of, few, unknown
 from runner.core.pooling import Weights
+
+# The options that do not go with another one, in the order in which they are named
+NO_FILES = ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric")
+NO_SEEDS = ("by", "flips", "files", "metric", "lm_eval", "results", "unpaired")
+NO_FLIPS = ("baseline", "by", "unpaired", "pool", "require", "plan_questions")
+NAMED_ON_PAGE = ("experiment", "grid", "task", "runs", "where", "by", "baseline", "pool", "margin", "require",
+                 "plan_questions", "flips", "lm_eval", "results")  # fmt: skip
 
 
 def entry() -> NoReturn:
@@ -62,8 +69,10 @@ def _compare(options: argparse.Namespace) -> int:
 def compare(options: argparse.Namespace, scratch: Path) -> int:
     """Load, choose, tabulate; print, save and log. Return 1 if a requirement failed, else 0."""
     aim = parse_aim(options.plan_questions) if options.plan_questions else None
-    check_files_option(options)
-    check_seeds_option(options)
+    if options.files and (option := first_given(options, *NO_FILES)):
+        raise ConfigError(f"--files has a line for each model file: leave out {option}")
+    if options.seeds and (option := first_given(options, *NO_SEEDS)):
+        raise ConfigError(f"--seeds makes one row of all seeds of a configuration: leave out {option}")
     grid: str | None = None
     reader: SampleReader
     if options.lm_eval or options.results:
@@ -72,9 +81,8 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         output_dir = Path(options.output_dir).expanduser().absolute()
         store = store_to_read(output_dir, options.tracking_uri, options.experiment)
         if store is None:
-            for name in ("grid", "log"):
-                if getattr(options, name):
-                    raise ConfigError(f"--{name}: {output_dir} has no MLflow database, only records of jobs")
+            if option := first_given(options, "grid", "log"):
+                raise ConfigError(f"{option}: {output_dir} has no MLflow database, only records of jobs")
             every_run, reader = recorded_runs(output_dir), SampleReader(None, output_dir, scratch)
         else:
             client, options.experiment = open_store(store.uri), store.experiment
@@ -95,7 +103,7 @@ def compare(options: argparse.Namespace, scratch: Path) -> int:
         tables = [tabulate_flips(options, runs, every_run, reader)]
     else:
         tables = tabulate_tasks(options, runs, reader, terms, margins)
-    if isinstance(reader, lm_eval.LmEvalSampleReader) and not options.unpaired:
+    if options.lm_eval and isinstance(reader, lm_eval.FilesReader) and not options.unpaired:
         lm_eval.refuse_other_documents(tables, reader)
     if aim is not None:
         plan_questions(tables, aim)
@@ -124,20 +132,16 @@ def load_files(options: argparse.Namespace, scratch: Path) -> tuple[list[Run], S
     if options.lm_eval and options.results:
         raise ConfigError("--lm-eval and --results: give all folders to --results, which reads lm-eval's, too")
     source = "--lm-eval" if options.lm_eval else "--results"
-    for name in ("tracking_uri", "experiment", "grid", "log"):
-        if getattr(options, name):
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option}: {source} reads folders and no MLflow store: leave out one of the two")
+    if option := first_given(options, "tracking_uri", "experiment", "grid", "log"):
+        raise ConfigError(f"{option}: {source} reads folders and no MLflow store: leave out one of the two")
     if options.lm_eval:
         return lm_eval.load(options.lm_eval, options.cluster or None, options.metric)
     return other_tools.load(options.results, scratch, options.cluster or None, options.metric)
 
 
-def check_files_option(options: argparse.Namespace) -> None:
-    """Raise ConfigError for an option that a table of model files has no place for."""
-    for name in ("lm_eval", "results", "flips", "by", "pool", "plan_questions", "metric"):
-        if options.files and getattr(options, name):
-            raise ConfigError(f"--files has a line for each model file: leave out --{name.replace('_', '-')}")
+def first_given(options: argparse.Namespace, *names: str) -> str:
+    """Return the first of these options that was given, as on the command line; empty if none was."""
+    return next((f"--{name.replace('_', '-')}" for name in names if getattr(options, name)), "")
 
 
 def check_clusters(options: argparse.Namespace, runs: list[Run]) -> None:
@@ -239,10 +243,8 @@ def pool_tasks(
 
 def tabulate_flips(options: argparse.Namespace, runs: list[Run], every_run: list[Run], reader: SampleReader) -> Table:
     """Return the table of the two runs in --flips, with the questions that only one of them solved."""
-    for name in ("baseline", "by", "unpaired", "pool", "require", "plan_questions"):
-        if getattr(options, name):
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out {option}")
+    if option := first_given(options, *NO_FLIPS):
+        raise ConfigError(f"--flips A B compares two runs, A being the baseline: leave out {option}")
     with_verdicts = [run for run in runs if run.score] or runs
     first, second = (one_run(text, with_verdicts, every_run) for text in options.flips)
     words = " ".join(options.flips)
@@ -271,8 +273,6 @@ def one_run(text: str, runs: list[Run], every_run: list[Run]) -> Run:
 
 def options_as_given(options: argparse.Namespace) -> dict[str, str]:
     """Return the given options as they were on the command line."""
-    given = {name: getattr(options, name) for name in ("experiment", "grid", "task", "runs", "where", "by", "baseline")}
-    given |= {name: getattr(options, name) for name in ("pool", "margin", "require", "plan_questions")}
-    given |= {"flips": options.flips, "lm_eval": options.lm_eval, "results": options.results}
+    given = {name: getattr(options, name) for name in NAMED_ON_PAGE}
     given |= {"unpaired": "yes" if options.unpaired else ""}
     return {name: value if isinstance(value, str) else " · ".join(value) for name, value in given.items() if value}

@@ -40,12 +40,9 @@ def _of_family(family: Sequence[Effect]) -> str:
     elif total == 1:
         text = f"one comparison: the row is {label(family[0])}"
     else:
-        text = f"of {total} comparisons {joined([f'{n} {_is(n)} {label}' for label, n in counts.items()])}"
+        shown = [f"{n} {'is' if n == 1 else 'are'} {label}" for label, n in counts.items()]
+        text = f"of {total} comparisons {joined(shown)}"
     return text + _what_would_decide(undecided)
-
-
-def _is(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def _rank(it: Effect) -> tuple[int, str]:

@@ -67,7 +67,6 @@ class FileTable:
     files: list[FileRow]
     tables: dict[Kind, Table]
     why_no_ranks: str = ""
-    beside_other_work: list[str] = field(default_factory=list)
     tolerance: float | None = None  # by how much speeds may differ by noise alone, if the user says so
     margin: float | None = None  # nats a token of KL that do not matter, if the user says so
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runner.compare.files import KL, FileTable, Kind
-from runner.compare.pictures import LABEL_OFFSETS, literal, separate
-from runner.core.drawing import FRONT, LINE, MUTED, PAPER, Picture
+from runner.compare.pictures import annotated, finish_pane, literal, separate
+from runner.core.drawing import FRONT, MUTED, PAPER, Picture
 from runner.core.metrics import ENDS
 
 if TYPE_CHECKING:
@@ -40,23 +40,10 @@ def kl_over_size(table: FileTable) -> Figure:
         pane.plot([size, size], [max(low or kl, kl / 100), high or kl], color=colour, linewidth=1.2, alpha=0.6)
         fill_colour = colour if it.on_front else PAPER
         pane.plot([size], [kl], marker="o", markersize=6.5, color=colour, markerfacecolor=fill_colour)
-        labels.append(
-            pane.annotate(
-                literal(it.name),
-                (size, kl),
-                (0, LABEL_OFFSETS[0]),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                color=colour,
-            )
-        )
+        labels.append(annotated(pane, literal(it.name), (size, kl), colour))
     pane.set_yscale("log")
     pane.set_xlabel("file, MiB")
     pane.set_ylabel("KL to the reference, nats a token")
-    pane.grid(color=LINE, linewidth=0.6)
-    pane.set_axisbelow(True)
-    pane.margins(0.16, 0.2)
-    figure.draw_without_rendering()
-    separate(labels)
+    finish_pane(pane)
+    separate(figure, [labels])
     return figure

@@ -14,7 +14,7 @@ from runner.compare.repeated_runs import contention
 from runner.compare.wording import number
 from runner.core.errors import few
 from runner.core.machine import EXCLUSIVE
-from runner.core.metrics import METRICS
+from runner.core.metrics import ENDS, METRICS
 from runner.core.tables import Column, Use
 
 # after the name: what a file costs, from the first kind of job that has it, each with its order of leaving a terminal
@@ -75,10 +75,11 @@ def file_sentences(table: FileTable) -> list[str]:
     notes = [
         f"{it.name}: {kind} not compared, {row.note}" for it in table.files for kind, row in it.rows.items() if row.note
     ]
+    kinds = [kind for kind in Kind if any(kind in it.rows for it in table.files)]
     missing = [
         f"{it.name} has no {' and no '.join(absent)}"
         for it in table.files
-        if (absent := [str(kind) for kind in Kind if table_has(table, kind) and kind not in it.rows])
+        if (absent := [str(kind) for kind in kinds if kind not in it.rows])
     ]
     busy = [it.name for it in table.files if Kind.speed in it.rows and contention(it.rows[Kind.speed].run) != EXCLUSIVE]
     if busy:
@@ -107,7 +108,7 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
             "costs": {name: None if kind is None else it.metric(name, kind) for name, kind in kinds.items()},
             "decode_tok_per_s": {str(rows): it.metric(name, Kind.speed) for rows, name in table.speeds().items()},
             "accuracy": it.metric("accuracy", Kind.accuracy),
-            **{f"{name}{end}": it.metric(f"{name}{end}", Kind.likelihood) for name in (KL,) for end in ("", *_ENDS)},
+            **{f"{name}{end}": it.metric(f"{name}{end}", Kind.likelihood) for name in (KL,) for end in ENDS},
             "comparison": _record(it, Kind.accuracy, "comparison"),
             "shift": _record(it, Kind.likelihood, "shift"),
             "kl_rank": None if it.kl_rank is None else [*it.kl_rank],
@@ -119,17 +120,9 @@ def file_records(table: FileTable) -> list[dict[str, Any]]:
     ]
 
 
-_ENDS = ("_low", "_high")
-
-
 def axes_words(table: FileTable) -> str:
     """Name the axes of the front besides KL."""
     return "bytes, memory" if table.tolerance is None else "bytes, memory, speed"
-
-
-def table_has(table: FileTable, kind: Kind) -> bool:
-    """Whether any file has a job of this kind."""
-    return any(kind in it.rows for it in table.files)
 
 
 def _front_sentences(table: FileTable) -> list[str]:

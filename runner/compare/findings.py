@@ -19,7 +19,7 @@ from runner.compare.effect_words import (
 from runner.compare.quantities import what_shows_more
 from runner.compare.wording import about, assignments, sides, versus
 from runner.core.effects import Effect, Finding, Method
-from runner.core.margins import MarginVerdict
+from runner.core.margins import MarginVerdict, verdict_words
 from runner.core.over_runs import CLEAR_DIFFERENCE, MAX_RUNS, fewest_runs, runs_needed
 from runner.core.stats import ALPHA
 
@@ -141,18 +141,9 @@ def label(it: Effect) -> str:
     """Return what is shown of one row, to follow `is` or `are`."""
     if it.verdict is None or it.verdict is MarginVerdict.better:
         return "undecided" if it.finding is Finding.open else str(it.finding)
-    within = margin_words(it)
-    if it.verdict is MarginVerdict.undecided:
-        return (
-            f"undecided within {within}"
-            if it.finding is Finding.open
-            else f"{it.finding}, perhaps by more than {within}"
-        )
-    return {
-        MarginVerdict.as_good: f"as good within {within}",
-        MarginVerdict.worse_but_within: f"worse by less than {within}",
-        MarginVerdict.worse_by_more: f"worse by more than {within}",
-    }[it.verdict]
+    if it.verdict is MarginVerdict.undecided and it.finding is not Finding.open:
+        return f"{it.finding}, perhaps by more than {margin_words(it)}"
+    return verdict_words(it.verdict, margin_words(it)).replace(", but by", " by")
 
 
 def is_open(it: Effect) -> bool:

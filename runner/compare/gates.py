@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from runner.compare.data import Requirement, Run, Table, TableRow
 from runner.compare.effect_words import asked_of, margin_decision, margin_words
-from runner.compare.planning import measures_and_sizes
+from runner.compare.selection import parse_margins
 from runner.compare.wording import about, name_of, number
-from runner.core.effects import RATIOS, Effect, Finding
+from runner.core.effects import RATIOS, Finding
 from runner.core.errors import ConfigError, unknown
 from runner.core.margins import MarginVerdict
 
@@ -46,7 +46,7 @@ class Term:
     @property
     def margins(self) -> dict[str, float]:
         """The margin that rows have to be as good within, by measure; empty for another kind of term."""
-        return measures_and_sizes([self.value], f"{OPTION} margin=") if self.key == "margin" else {}
+        return parse_margins([self.value], f"{OPTION} margin=") if self.key == "margin" else {}
 
 
 def parse_requirements(texts: Sequence[str], runs: Sequence[Run]) -> list[Term]:
@@ -69,7 +69,7 @@ def _checked(term: Term, runs: Sequence[Run]) -> Term:
     if term.key == "margin":
         if term.sign != "=":
             raise ConfigError(f"{where}: give margin=POINTS, {EXAMPLE}")
-        measures_and_sizes([term.value], f"{OPTION} margin=")  # a mistake is said before anything is compared
+        parse_margins([term.value], f"{OPTION} margin=")  # a mistake is said before anything is compared
         return term
     if term.key == "finding":
         if term.sign not in ("=", "==", "!="):
@@ -145,12 +145,9 @@ def _about_margin(term: Term, row: TableRow) -> tuple[bool, str]:
     if worst.verdict is MarginVerdict.undecided and worst.finding is not Finding.open:
         return False, f"{named}{worst.finding}, and undecided whether by more than {margin_words(worst)}"
     if worst.verdict is MarginVerdict.undecided:
-        return False, f"{named}undecided within {margin_words(worst)}{_needs(worst)}"
+        needs = f" (needs about {about(worst.needed)} {asked_of(worst)})" if worst.needed else ""
+        return False, f"{named}undecided within {margin_words(worst)}{needs}"
     return worst.verdict in SHOWN_GOOD, f"{named}{margin_decision(worst)}"
-
-
-def _needs(it: Effect) -> str:
-    return f" (needs about {about(it.needed)} {asked_of(it)})" if it.needed else ""
 
 
 def _not_compared(row: TableRow) -> str:

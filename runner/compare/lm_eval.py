@@ -8,74 +8,50 @@ documents) is left out, with a note.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from runner.compare.data import (
-    CLUSTER,
-    TEXT_END,
-    Answers,
-    Question,
-    QuestionOutcome,
-    Run,
-    Table,
-    TableRow,
-    Texts,
-    TextScore,
-    side_of,
-)
-from runner.compare.lm_eval_files import Document, Results, find, lines, question_and_answers, read_documents
+from runner.compare.data import CLUSTER, TEXT_END, Answers, Question, Run, Table, Texts
+from runner.compare.lm_eval_files import Results, find, read_documents
 from runner.compare.lm_eval_keys import FOLDER_KEY, params_of
 from runner.compare.lm_eval_series import OF_BYTES, Series, figures_of
+from runner.compare.other_tools.tool_run import METRIC, ToolRun, check_mean
 from runner.compare.runs import SampleReader
 from runner.core.console import say
 from runner.core.errors import ConfigError, DataError, few, unknown
-from runner.core.result import Verdict
 
-METRIC = "task.metric"
 ROWS = ("task.name", METRIC, "task.filter")  # what tells the runs of one evaluation apart
-TOLERANCE = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
 # Settings that make it another run, although no config key of ours holds them
 SETTINGS = ("limit", "random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
-def load(places: list[str], cluster: str | None = None, metric: str = "") -> tuple[list[Run], LmEvalSampleReader]:
+def load(places: list[str], cluster: str | None = None, metric: str = "") -> tuple[list[Run], FilesReader]:
     """Return the newest run of each evaluation below these folders, and a reader of their samples.
 
     `cluster` is the field of a document that names its family, `metric` the only metric that is wanted.
     """
-    results_by_place = {place: find(place) for place in dict.fromkeys(places)}
-    every = [results for results_of_place in results_by_place.values() for results in results_of_place]
-    series = {id(results): list(_series(results, cluster)) for results in every}
+    found = [(place, results) for place in dict.fromkeys(places) for results in find(place)]
+    read = [(place, series) for place, results in found for series in _series(results, cluster)]
     if metric:
-        names = sorted({it.metric for of_results in series.values() for it in of_results})
+        names = sorted({series.metric for _, series in read})
         if metric not in names:
             raise ConfigError(f"--metric {metric}: {unknown('metric in these folders', metric, names)}")
-        series = {key: [it for it in of_results if it.metric == metric] for key, of_results in series.items()}
-    every_series = [one_series for of_results in series.values() for one_series in of_results]
-    left_out = _left_out(every_series)
+        read = [(place, series) for place, series in read if series.metric == metric]
+    left_out = _left_out([series for _, series in read])
     if left_out:
-        what = "no number for each document"
-        say(f"note: left out, {what}: {few(sorted(left_out), 6)}")
-    _compare_as_numbers([one_series for one_series in every_series if one_series.name not in left_out])
-    roots = _outermost_groups(every)
-    reader = LmEvalSampleReader()
+        say(f"note: left out, no number for each document: {few(sorted(left_out), 6)}")
+    read = [(place, series) for place, series in read if series.name not in left_out]
+    _compare_as_numbers([series for _, series in read])
+    roots = _outermost_groups([results for _, results in found])
+    reader = FilesReader()
     runs = []
-    for place, results_of_place in results_by_place.items():
-        series_of_place = [
-            (one_series, params_of(one_series.results, one_series.task))
-            for results in results_of_place
-            for one_series in series[id(results)]
-        ]
-        for one_series, params, folder in _newest(
-            place, [pair for pair in series_of_place if pair[0].name not in left_out]
-        ):
-            run = _run(one_series, params, folder, roots.get(one_series.task, one_series.task))
+    for place in dict.fromkeys(places):
+        for series, params, folder in _newest(place, [series for at, series in read if at == place]):
+            run = _run(series, params, folder, roots.get(series.task, series.task))
             run.params |= {} if cluster is None else {CLUSTER: cluster}
-            reader.series[run.run_id] = one_series
+            reader.read[run.run_id] = series
             runs.append(run)
     if not runs:
         raise DataError(f"--lm-eval {' '.join(places)}: no metric in it can be compared")
@@ -91,83 +67,62 @@ def default_comparison(places: list[str], runs: list[Run]) -> tuple[dict[str, st
     return {FOLDER_KEY: places[0]}, [FOLDER_KEY, *row_keys]
 
 
-def refuse_other_documents(tables: Iterable[Table], reader: LmEvalSampleReader) -> None:
+def refuse_other_documents(tables: Iterable[Table], reader: FilesReader) -> None:
     """Raise DataError, with file and line, if a row and its baseline were evaluated on different documents."""
     for row in (row for table in tables for row in table.rows):
         if row.note and row.baseline and not row.run.parts and not row.baseline.run.parts:
-            reader.check_documents(row, row.baseline)
+            ours, theirs = (reader.series_of(it.run) for it in (row, row.baseline))
+            _check_documents(ours, theirs)
+            _check_documents(theirs, ours)
 
 
-class LmEvalSampleReader(SampleReader):
-    """Reads lm-eval's files of samples."""
+def _check_documents(one: Series, other: Series) -> None:
+    fix = "only the same documents can be paired: give both the same --limit and data, or compare with --unpaired"
+    for document in one.documents.values():
+        counterpart = other.documents.get(document.doc_id)
+        where = f"{one.path}, line {document.line}: document {document.doc_id}"
+        if counterpart is None:
+            raise DataError(f"{where} is not in {other.path}; {fix}")
+        if document.key != counterpart.key:
+            what = "document" if document.doc_hash != counterpart.doc_hash else "gold answer"
+            raise DataError(f"{where} has another {what} than in {other.path}, line {counterpart.line}; {fix}")
+
+
+class FilesReader(SampleReader):
+    """Gives access to what was read from other tools' files, which are all local."""
 
     def __init__(self) -> None:
         self._baselines = {}
-        self.series: dict[str, Series] = {}  # by run
+        self.read: dict[str, Series | ToolRun] = {}  # by run id
 
     def of_one(self, run: Run) -> Answers:
-        """Return which documents were answered correctly."""
-        series = self.series[run.run_id]
-        return {
-            _question(one): QuestionOutcome(one.values[series.metric] == 1, one.prompt_hash, one.cluster)
-            for one in series.documents.values()
-        }
+        """Return which questions were answered correctly."""
+        return self.read[run.run_id].answers()
 
     def numbers(self, run: Run) -> Answers:
-        """Return the metric of each document."""
-        series, numbers = self.series[run.run_id], self.series[run.run_id].numbers
-        return {
-            _question(one): QuestionOutcome(False, one.prompt_hash, one.cluster, number=numbers[one.doc_id])
-            for one in series.documents.values()
-        }
+        """Return the number of each question."""
+        return self.read[run.run_id].number_answers()
 
     def texts(self, run: Run) -> Texts:
         """Return the log-likelihood of each text."""
-        series = self.series[run.run_id]
-        return {
-            one.doc_id: TextScore((one.doc_hash, one.target), one.prompt_hash, (), series.likelihood(one), one.cluster)
-            for one in series.documents.values()
-        }
+        return self.series_of(run).texts()
+
+    def series_of(self, run: Run) -> Series:
+        """Return a run of lm-eval, which alone has likelihoods and documents."""
+        series = self.read[run.run_id]
+        assert isinstance(series, Series)
+        return series
 
     def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to some documents, with the end of each question."""
-        answers: dict[Question, dict[str, str]] = {}
-        for part in run.parts or [run]:
-            series = self.series[part.run_id]
-            shown = {one.line: one for one in series.documents.values() if _question(one) in wanted}
-            for number, values in lines(series.path) if shown else ():
-                if number in shown:
-                    question_text, answer, text = question_and_answers(values)
-                    verdict = Verdict.correct if shown[number].values[series.metric] == 1 else Verdict.wrong
-                    side = side_of(verdict, answer, text, most)
-                    shown_question = side_of(verdict, None, question_text, most)["text"]
-                    answers[_question(shown[number])] = side | {"question": shown_question}
-        return answers
+        """Return a run's answers to some questions, with the end of each question."""
+        return dict(pair for part in run.parts or [run] for pair in self.read[part.run_id].words(wanted, most))
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
-        """Yield nothing: lm-eval does not write our files."""
+        """Yield nothing: other tools do not write our files."""
         return iter(())
 
     def fetch(self, runs: Iterable[Run]) -> None:
         """Do nothing: all files are local."""
-
-    def check_documents(self, row: TableRow, baseline: TableRow) -> None:
-        """Raise DataError if two runs have different documents."""
-        ours, theirs = self.series[row.run.run_id], self.series[baseline.run.run_id]
-        fix = "only the same documents can be paired: give both the same --limit and data, or compare with --unpaired"
-        for one, other in ((ours, theirs), (theirs, ours)):
-            for document in one.documents.values():
-                counterpart = other.documents.get(document.doc_id)
-                where = f"{one.path}, line {document.line}: document {document.doc_id}"
-                if counterpart is None:
-                    raise DataError(f"{where} is not in {other.path}; {fix}")
-                if _question(document) != _question(counterpart):
-                    what = "document" if document.doc_hash != counterpart.doc_hash else "gold answer"
-                    raise DataError(f"{where} has another {what} than in {other.path}, line {counterpart.line}; {fix}")
-
-
-def _question(document: Document) -> Question:
-    return document.doc_id, document.doc_hash, document.target
 
 
 def _series(results: Results, cluster: str | None) -> Iterator[Series]:
@@ -189,11 +144,8 @@ def _check_mean(series: Series, logged: Any) -> None:
     """Raise DataError if the mean of zeros and ones is not the one in the results file."""
     if series.documents and series.results.is_mean(series.task, series.metric) and series.is_of_verdicts:
         mean = sum(one.values[series.metric] for one in series.documents.values()) / len(series.documents)
-        if not isinstance(logged, int | float) or not math.isclose(mean, logged, abs_tol=TOLERANCE):
-            figure = f"{series.metric} of filter {series.filter} is {mean:.6g} over its lines"
-            raise DataError(
-                f"{series.path}: {figure}, but {series.results.path.name} says {logged}: one of them was changed"
-            )
+        figure = f"{series.path}: {series.metric} of filter {series.filter}"
+        check_mean(figure, mean, "lines", series.results.path.name, logged)
 
 
 def _left_out(every: list[Series]) -> set[str]:
@@ -228,13 +180,11 @@ def _outermost_groups(every: list[Results]) -> dict[str, str]:
     return {name: root(name) for name in parents}
 
 
-def _newest(
-    place: str, series_and_params: list[tuple[Series, dict[str, str]]]
-) -> Iterator[tuple[Series, dict[str, str], str]]:
+def _newest(place: str, every: list[Series]) -> Iterator[tuple[Series, dict[str, str], str]]:
     """Yield the newest of equal runs with its name: its folder, or its file if the folder has several kinds of runs."""
     newest: dict[tuple[str, str], tuple[Series, dict[str, str]]] = {}
-    for series, params in series_and_params:  # the newest first
-        config = series.results.content["config"]
+    for series in every:  # the newest first
+        params, config = params_of(series.results, series.task), series.results.content["config"]
         settings = json.dumps([params, [config.get(key) for key in SETTINGS]], default=str)
         newest.setdefault((series.name, settings), (series, params))
     names = sorted(name for name, _ in newest)

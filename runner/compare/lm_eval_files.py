@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.compare.data import Question
 from runner.core.errors import ConfigError, DataError
 from runner.core.metrics import Better
 from runner.core.texts import read_json, read_json_lines
@@ -34,6 +35,11 @@ class Document(NamedTuple):
     prompt_hash: str | None
     values: dict[str, Any]  # by metric
     cluster: str | None = None  # the family of documents that it belongs to
+
+    @property
+    def key(self) -> Question:
+        """What pairs it with the same document of another run."""
+        return self.doc_id, self.doc_hash, self.target
 
 
 Documents = dict[int, Document]  # by doc_id, in the file's order
@@ -81,10 +87,6 @@ class Results:
         return any(
             it.get("metric") == metric and it.get("aggregation") in MEANS for it in metric_list if isinstance(it, dict)
         )
-
-    def is_lower_better(self, task: str, metric: str) -> bool:
-        """Whether lower values of a metric are better."""
-        return (self.of("higher_is_better", task) or {}).get(metric) is False
 
     def better(self, task: str, metric: str) -> Better:
         """Return which direction of a metric is better, if lm-eval knows it."""

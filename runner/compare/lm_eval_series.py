@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.compare.data import Answers, Question, QuestionOutcome, Texts, TextScore
 from runner.compare.likelihood import sums_by_cluster
-from runner.compare.lm_eval_files import Document, Documents, Results
-from runner.compare.numbers import number_of
+from runner.compare.lm_eval_files import Document, Documents, Results, lines, question_and_answers
+from runner.compare.numbers import mean_of, number_of
+from runner.compare.other_tools.tool_run import side_with_question
 from runner.core.clustered_share import accuracy_figures
 from runner.core.errors import DataError
-from runner.core.metrics import LOG_LIKELIHOODS
+from runner.core.metrics import LOG_LIKELIHOODS, Better
 from runner.core.ratios import ratio, ratio_interval
 from runner.core.result import Likelihood
 
@@ -52,7 +55,8 @@ class Series:
         if self.is_beside_numbers:
             return False
         values = [document.values[self.metric] for document in self.documents.values()]
-        return not self.results.is_lower_better(self.task, self.metric) and all(value in (0, 1) for value in values)
+        is_lower = self.results.better(self.task, self.metric) is Better.lower
+        return not is_lower and all(value in (0, 1) for value in values)
 
     @property
     def is_of_numbers(self) -> bool:
@@ -63,6 +67,36 @@ class Series:
     def numbers(self) -> dict[int, float | None]:
         """The number of each document; None where it has none, as for a class that is counted over all documents."""
         return {key: number_of(document.values[self.metric]) for key, document in self.documents.items()}
+
+    def answers(self) -> Answers:
+        """Return which documents were answered correctly."""
+        return {
+            one.key: QuestionOutcome(one.values[self.metric] == 1, one.prompt_hash, one.cluster)
+            for one in self.documents.values()
+        }
+
+    def number_answers(self) -> Answers:
+        """Return the metric of each document."""
+        numbers = self.numbers
+        return {
+            one.key: QuestionOutcome(False, one.prompt_hash, one.cluster, number=numbers[one.doc_id])
+            for one in self.documents.values()
+        }
+
+    def texts(self) -> Texts:
+        """Return the log-likelihood of each text."""
+        return {
+            one.doc_id: TextScore((one.doc_hash, one.target), one.prompt_hash, (), self.likelihood(one), one.cluster)
+            for one in self.documents.values()
+        }
+
+    def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
+        """Yield the answers to some documents, which are read from the file again."""
+        shown = {one.line: one for one in self.documents.values() if one.key in wanted}
+        for number, values in lines(self.path) if shown else ():
+            if one := shown.get(number):
+                question, answer, text = question_and_answers(values)
+                yield one.key, side_with_question(one.values[self.metric] == 1, answer, text, question, most)
 
     def likelihood(self, document: Document) -> Likelihood:
         """Return the log-likelihood of a document's text."""
@@ -81,8 +115,7 @@ def figures_of(series: Series) -> dict[str, float]:
         return _likelihoods(series)
     if series.is_of_verdicts:
         return _counts(series)
-    values = [it for it in series.numbers.values() if it is not None]
-    return {"n": float(len(values)), series.metric: math.fsum(values) / len(values)}
+    return mean_of(series.metric, series.numbers.values())
 
 
 def _counts(series: Series) -> dict[str, float]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from runner.compare.data import NotPaired, Run, TooFew
-from runner.compare.likelihood import sums_by_cluster
 from runner.compare.mean_pairs import cluster_field, clusters_of
 from runner.compare.runs import SampleReader
 from runner.compare.sample_numbers import BETTER, OF_SAMPLES
@@ -15,7 +15,7 @@ from runner.core.effects import Effect
 from runner.core.errors import ConfigError, unknown
 from runner.core.metrics import Better
 from runner.core.number_effects import paired_numbers
-from runner.core.ratios import MIN_TEXTS
+from runner.core.ratios import MIN_TEXTS, cluster_sums
 
 
 def with_number(runs: list[Run], name: str, reader: SampleReader) -> list[Run]:
@@ -29,10 +29,15 @@ def with_number(runs: list[Run], name: str, reader: SampleReader) -> list[Run]:
     numbered = []
     for one in scored:
         run = replace(one, task=f"{one.task}:{name}", number=name)
-        values = [it.number for it in reader.numbers(run).values() if it.number is not None]
-        means = {name: math.fsum(values) / len(values)} if values else {}
-        numbered.append(replace(run, metrics={"n": float(len(values)), **means}))
+        values = (it.number for it in reader.numbers(run).values())
+        numbered.append(replace(run, metrics=mean_of(name, values)))
     return numbered
+
+
+def mean_of(name: str, values: Iterable[float | None]) -> dict[str, float]:
+    """Return the metrics of a run that is compared by a number: how many questions have it, and its mean."""
+    known = [it for it in values if it is not None]
+    return {"n": float(len(known))} | ({name: math.fsum(known) / len(known)} if known else {})
 
 
 def number_of(value: Any) -> float | None:
@@ -62,7 +67,7 @@ def compare_numbers(run: Run, base: Run, reader: SampleReader) -> Effect:
     clusters = clusters_of([(one.cluster, other.cluster) for one, other in pairs], field)
     if clusters is not None:
         what = f"families by {field}"
-        differences, sizes = sums_by_cluster(differences, clusters), sums_by_cluster(sizes, clusters)
+        differences, sizes = cluster_sums(differences, clusters)
     if len(sizes) < MIN_TEXTS:
         shift = math.fsum(differences) / math.fsum(sizes)
         signed = f"{shift:+.4g}".replace("-", "−")

@@ -9,7 +9,7 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from runner.compare.data import Table, TableRow
+from runner.compare.data import Standing, Table, TableRow
 from runner.compare.effect_words import fill, quantity
 from runner.compare.quantities import ACCURACIES
 from runner.compare.wording import short_names
@@ -18,6 +18,7 @@ from runner.core.drawing import BAD, FRONT, GOOD, INK, LINE, MUTED, PAPER, Pictu
 from runner.core.effects import Effect, Finding
 from runner.core.margins import MarginVerdict
 from runner.core.metrics import METRICS, OF_QUESTION
+from runner.core.token_costs import Estimate
 
 if TYPE_CHECKING:  # its import takes a second, and only --save and --log need it
     from matplotlib.axes import Axes
@@ -52,11 +53,11 @@ class JobPicture:
 def draw(table: Table) -> list[Picture]:
     """Return the pictures of a table: none without verdicts, no front if memory and speed were not measured."""
     if not table.scored:
-        return [Picture("differences", _forest_title(table), lambda: differences(table))] if _compared(table) else []
+        return [Picture("differences", _forest_title(table), lambda: by_row(table))] if _compared(table) else []
     title = "accuracy with 95 % intervals; hollow: the baseline"
     if _compared(table):
         title += f". {_forest_title(table)}"
-    pictures = [Picture("accuracy", title, lambda: accuracy(table))]
+    pictures = [Picture("accuracy", title, lambda: by_row(table))]
     if table.axes:
         title = (
             "filled: on the front, no row there dominates it beyond noise; bars: 95 % intervals of accuracy and of "
@@ -95,75 +96,48 @@ def tokens(table: Table) -> Figure:
         panel_keys = {part.partition("=")[0] for part in panel}
         front = _front_of([(x, y) for x, y, _ in points], sign=-1)
         for x, y, row in points:
-            assert row.run.interval is not None
             colour = FRONT if (x, y) in front else MUTED
-            low, high = (100 * end for end in row.run.interval[1:])
-            bars = [([x, x], [low, high])]
-            if row.tokens:
-                bars.append(([row.tokens.tokens_a_question.low, row.tokens.tokens_a_question.high], [y, y]))
-            for xs, ys in bars:
-                pane.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
-            face = PAPER if row.is_baseline else colour
-            pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
+            _point(pane, x, y, row, row.tokens and row.tokens.tokens_a_question, colour, row.is_baseline)
         keys = [key for key in table.keys if key not in panel_keys]
         names = names_of([row for *_, row in all_points if row.panel == panel], keys)
         if len(points) > MAX_LABELS or _longest(names) > LONGEST_AT_DOT:  # they would cover each other
             names = _numbered(pane, names)
         labels.append(_annotated(pane, points, names, front))
-        _finish_pane(pane, front)
+        finish_pane(pane, front)
         pane.set_title(literal(", ".join(panel)), loc="left")
         pane.set_xlabel("prompt and new tokens a question")
         pane.set_ylabel("accuracy, %")
-    figure.draw_without_rendering()  # only now are the positions of texts known
-    for of_pane in labels:
-        separate(of_pane)
+    separate(figure, labels)
     return figure
 
 
-def accuracy(table: Table) -> Figure:
-    """Draw each row's accuracy with its interval and, next to it, the difference to its baseline."""
+def by_row(table: Table) -> Figure:
+    """Draw each row's accuracy with its interval, if these are measured, and the difference to its baseline."""
     from matplotlib.figure import Figure
 
-    scored = [(row, interval) for row in table.rows if (interval := row.run.interval)]
-    shown = scored[:MAX_ROWS]
-    rows = [row for row, _ in shown]
+    every = [row for row in table.rows if row.run.interval] if table.scored else _compared(table)
+    rows = every[:MAX_ROWS]
     compared = any(row.effect for row in rows)
     names = names_of(rows, table.keys)
     figure = Figure(figsize=_size(names, 8.6 if compared else 5.6), layout="constrained")
-    panes = figure.subplots(1, 1 + compared, sharey=True, squeeze=False)[0]
-    cut = f" (the first {len(rows)} of {len(scored)} rows)" * (len(rows) < len(scored))
-    panes[0].set_title(f"accuracy, %{cut}", loc="left")
-    for place, (row, interval) in enumerate(shown):
-        middle, low, high = (100 * value for value in interval)
-        _dot(panes[0], place, middle, low, high, INK, hollow=row.is_baseline)
-    panes[0].set_yticks(range(len(rows)), list(names.values()), color=INK)
-    panes[0].set_ylim(len(rows) - 0.4, -0.6)
+    panes = figure.subplots(1, table.scored + compared, sharey=True, squeeze=False)[0]
+    cut = f"the first {len(rows)} of {len(every)} rows" * (len(rows) < len(every))
+    if table.scored:
+        panes[0].set_title("accuracy, %" + f" ({cut})" * bool(cut), loc="left")
+        for place, row in enumerate(rows):
+            assert row.run.interval is not None
+            middle, low, high = (100 * value for value in row.run.interval)
+            _dot(panes[0], place, middle, low, high, INK, hollow=row.is_baseline)
+    else:
+        panes[0].set_title(cut, loc="right", color=MUTED)
     if compared:
-        _forest(panes[1], rows)
+        _forest(panes[-1], rows)
+    panes[0].set_yticks(range(len(names)), list(names.values()), color=INK)
+    panes[0].set_ylim(len(names) - 0.4, -0.6)
     for pane in panes:
         pane.grid(axis="x", color=LINE, linewidth=0.6)
         pane.set_axisbelow(True)
         pane.tick_params(axis="y", length=0)
-    return figure
-
-
-def differences(table: Table) -> Figure:
-    """Draw each row's difference to its baseline, for tables without accuracies."""
-    from matplotlib.figure import Figure
-
-    compared = _compared(table)
-    rows = compared[:MAX_ROWS]
-    names = names_of(rows, table.keys)
-    figure = Figure(figsize=_size(names, 8.6), layout="constrained")
-    pane = figure.subplots()
-    cut = f"the first {len(rows)} of {len(compared)} rows" * (len(rows) < len(compared))
-    _forest(pane, rows)
-    pane.set_title(cut, loc="right", color=MUTED)
-    pane.set_yticks(range(len(rows)), list(names.values()), color=INK)
-    pane.set_ylim(len(rows) - 0.4, -0.6)
-    pane.grid(axis="x", color=LINE, linewidth=0.6)
-    pane.set_axisbelow(True)
-    pane.tick_params(axis="y", length=0)
     return figure
 
 
@@ -261,30 +235,34 @@ def pareto(table: Table) -> Figure:
         line[0].set_title(literal(", ".join(panel)), loc="left")
     if len(panels) < len(all_panels):
         figure.suptitle(f"the first {len(panels)} of {len(all_panels)} sets of questions", color=MUTED, fontsize=9)
-    figure.draw_without_rendering()  # only now are the positions of texts known
-    for of_pane in labels:
-        separate(of_pane)
+    separate(figure, labels)
     return figure
 
 
-def separate(labels: list[Annotation]) -> None:
-    """Move labels up or down until none overlaps another, as far as there is room."""
-    placed: list[Any] = []
-    for label in sorted(labels, key=lambda it: it.xy):
-        for offset in LABEL_OFFSETS:
-            label.xyann = (0, offset)
-            box = label.get_window_extent()
-            if not any(box.overlaps(other) for other in placed):
-                break
-        placed.append(box)
+def separate(figure: Figure, labels: Sequence[Sequence[Annotation]]) -> None:
+    """Move the labels of each pane up or down until none overlaps another, as far as there is room."""
+    figure.draw_without_rendering()  # only now are the positions of texts known
+    for of_pane in labels:
+        placed: list[Any] = []
+        for label in sorted(of_pane, key=lambda it: it.xy):
+            for offset in LABEL_OFFSETS:
+                label.xyann = (0, offset)
+                box = label.get_window_extent()
+                if not any(box.overlaps(other) for other in placed):
+                    break
+            placed.append(box)
 
 
-def _bars(pane: Axes, x: float, y: float, row: TableRow, axis: str, colour: str) -> None:
-    """Draw how far noise alone may move a point, as bars."""
+def _point(
+    pane: Axes, x: float, y: float, row: TableRow, ends: Estimate | Standing | None, colour: str, is_hollow: bool
+) -> None:
+    """Draw a point of a row, and as bars how far noise alone may move it: in accuracy, and between the ends of x."""
     assert row.run.interval is not None
-    low, high = (100 * end for end in row.run.interval[1:])
-    for xs, ys in (([x, x], [low, high]), ([row.standing[axis].low, row.standing[axis].high], [y, y])):
+    bars = [([x, x], [100 * end for end in row.run.interval[1:]])]
+    bars += [([ends.low, ends.high], [y, y])] if ends else []
+    for xs, ys in bars:
         pane.plot(xs, ys, color=colour, linewidth=1, alpha=0.45, solid_capstyle="butt", zorder=1)
+    pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=PAPER if is_hollow else colour)
 
 
 def _front_pane(pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str, str]) -> list[Annotation]:
@@ -295,12 +273,10 @@ def _front_pane(pane: Axes, rows: list[TableRow], axis: str, names: Mapping[str,
     sign = METRICS[axis].better.value
     points = [(row.standing[axis].value, 100 * row.run.interval[0], row) for row in rows if row.run.interval]
     for x, y, row in points:
-        colour = FRONT if row.on_front else MUTED
-        _bars(pane, x, y, row, axis, colour)
-        pane.plot([x], [y], marker="o", markersize=6.5, color=colour, markerfacecolor=colour if row.on_front else PAPER)
+        _point(pane, x, y, row, row.standing[axis], FRONT if row.on_front else MUTED, not row.on_front)
     shown = [it for it in points if it[2].run.run_id in names]
     labels = _annotated(pane, shown, names, [(x, y) for x, y, row in points if row.on_front])
-    _finish_pane(pane, _front_of([(x, y) for x, y, _ in points], sign))
+    finish_pane(pane, _front_of([(x, y) for x, y, _ in points], sign))
     return labels
 
 
@@ -314,19 +290,17 @@ def _annotated(
     at: dict[tuple[float, float], list[str]] = {}
     for x, y, row in points:
         at.setdefault((x, y), []).append(names[row.run.run_id])
+    box = {"boxstyle": "square,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8}  # above bars
     return [
-        pane.annotate(
-            ", ".join(words),
-            place,
-            (0, LABEL_OFFSETS[0]),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=FRONT if place in front else MUTED,
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8},  # above bars
-        )
+        annotated(pane, ", ".join(words), place, FRONT if place in front else MUTED, bbox=box)
         for place, words in at.items()
     ]
+
+
+def annotated(pane: Axes, words: str, place: tuple[float, float], colour: str, **how: Any) -> Annotation:
+    """Write the name of a point above it."""
+    how |= {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": colour}
+    return pane.annotate(words, place, (0, LABEL_OFFSETS[0]), **how)
 
 
 def _front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float, float]]:
@@ -338,9 +312,10 @@ def _front_of(points: list[tuple[float, float]], sign: int) -> list[tuple[float,
     return front
 
 
-def _finish_pane(pane: Axes, front: list[tuple[float, float]]) -> None:
-    """Draw the line of a front, the grid and the margins."""
-    pane.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0)
+def finish_pane(pane: Axes, front: Sequence[tuple[float, float]] = ()) -> None:
+    """Draw the line of a front, if there is one, the grid and the margins."""
+    if front:
+        pane.step(*zip(*front, strict=True), where="post", color=FRONT, linewidth=1, alpha=0.6, zorder=0)
     pane.grid(color=LINE, linewidth=0.6)
     pane.set_axisbelow(True)
     pane.margins(0.16, 0.2)

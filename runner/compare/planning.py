@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from runner.compare.data import ABSENT, QuestionPlan, Run, Table, TableRow
 from runner.compare.effect_words import fill, quantity
-from runner.compare.quantities import ACCURACIES, LIKELIHOODS, Quantity
+from runner.compare.quantities import ACCURACIES
 from runner.compare.selection import parse_margins
 from runner.compare.wording import about, name_of, number
 from runner.core.answer_times import answer_times
@@ -25,7 +24,6 @@ UNPLANNED = {  # why there is no plan for an effect of this method
     Method.over_seeds: "seeds count, too, and more questions do not show more of them",
     Method.mean_flips: "it is unknown for families of questions and for several answers to a question",
 }
-QUANTITIES: dict[str, Quantity] = {"accuracy": ACCURACIES, "log_likelihood": LIKELIHOODS}
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,6 @@ class PlanAim:
     margins: dict[str, float] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     power: float = POWER
-
-
-def measures_and_sizes(texts: Sequence[str], option: str) -> dict[str, float]:
-    """Read margins or differences as --margin does, with another option's name in the message."""
-    try:
-        return parse_margins(list(texts))
-    except ConfigError as error:
-        raise ConfigError(re.sub(r"^--margin ", lambda _: option, str(error))) from None
 
 
 def parse_aim(words: Sequence[str]) -> PlanAim:
@@ -66,8 +56,8 @@ def parse_aim(words: Sequence[str]) -> PlanAim:
         if not 0.5 <= power <= 0.99:
             raise ConfigError(f"{OPTION} power={texts['power'][0]}: must be a probability from 0.5 to 0.99 (0.8)")
     return PlanAim(
-        measures_and_sizes(texts["margin"], f"{OPTION} margin="),
-        measures_and_sizes(texts["detect"], f"{OPTION} detect="),
+        parse_margins(texts["margin"], f"{OPTION} margin="),
+        parse_margins(texts["detect"], f"{OPTION} detect="),
         power,
     )
 
@@ -137,10 +127,11 @@ def _title(table: Table, aim: PlanAim) -> str:
 def plan_columns(table: Table) -> list[Column]:
     """Return the columns of the plan: a line for each row that has one."""
     lines = [(row, row.plan) for row in table.rows if row.plan]
+    rates = [plan.disagreement for _, plan in lines]
     return [
         Column("plan", [name_of(row, table.keys) for row, _ in lines], False, use=Use.setting),
         Column("so far", [f"{plan.asked:,}" for _, plan in lines]),
-        Column("disagree", [_percent(plan.disagreement) for _, plan in lines]),
+        Column("disagree", [ABSENT if it is None else f"{100 * it:.1f} %" for it in rates]),
         Column(
             "needed",
             [plan.reason if plan.needed is None else about(plan.needed) for _, plan in lines],
@@ -149,10 +140,6 @@ def plan_columns(table: Table) -> list[Column]:
         Column("further", [ABSENT if plan.further is None else number(float(plan.further)) for _, plan in lines]),
         Column("time here", [duration(plan.further_s) for _, plan in lines]),
     ]
-
-
-def _percent(rate: float | None) -> str:
-    return ABSENT if rate is None else f"{100 * rate:.1f} %"
 
 
 def duration(seconds: float | None) -> str:

@@ -63,7 +63,8 @@ def sections(it: Comparison) -> list[Section]:
 
 def of_table(table: Table) -> Section:
     """Return the section of a task's table."""
-    grids = [Grid(columns(table), classes=[_row_class(row) for row in table.rows])]
+    classes = ["baseline" if row.is_baseline else "dominated" if row.on_front is False else "" for row in table.rows]
+    grids = [Grid(columns(table), classes=classes)]
     if table.has_ratios:
         classes = [class_of(it.finding) for row in table.rows for it in row.ratios]
         grids.append(Grid(ratio_columns(table), classes=classes))
@@ -107,7 +108,3 @@ def _said_of(rows: Sequence[TableRow]) -> list[tuple[str, Finding | None]]:
         said += [(row.sentence, row.effect.finding if row.effect else None)] * bool(row.sentence)
         said += [(row.saving.words, None)] if row.saving else []
     return said
-
-
-def _row_class(row: TableRow) -> str:
-    return "baseline" if row.is_baseline else "dominated" if row.on_front is False else ""

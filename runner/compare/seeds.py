@@ -6,8 +6,7 @@ and beside it how far the seeds are apart.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -80,23 +79,28 @@ def _over_seeds(members: Sequence[Run], reader: SampleReader) -> Run:
     solved = [[of_seed[question].solved for question in questions] for of_seed in answers]
     clusters = [answers[0][question].cluster for question in questions]
     interval = share_over_seeds(solved, None if None in clusters else clusters)
-    pooled = metrics.pool(run.metrics for run in members)
-    pooled |= dict(zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True))
+    whole = together(members)
+    pooled = whole.metrics | dict(zip(ACCURACY, (fmean(map(fmean, solved)), *interval), strict=True))
     pooled |= {key: fmean(run.metrics[key] for run in members) for key in EDGES_COUNTED if key in pooled}
-    first = members[0].params.items()
-    common = {key: value for key, value in first if all(it.params.get(key) == value for it in members)}
+    return replace(whole, metrics=pooled, facts={}, over_seeds=True, earlier=[])
+
+
+def together(members: list[Run]) -> Run:
+    """Return one run for several, with what they share and their metrics pooled."""
     return replace(
         members[0],
         run_id="+".join(run.run_id for run in members),
         job_id="+".join(run.job_id for run in members),
         folder=", ".join(run.folder for run in members),
-        params=common,
-        metrics=pooled,
-        facts={},
+        params=shared_values([run.params for run in members]),
+        metrics=metrics.pool(run.metrics for run in members),
         parts=members,
-        over_seeds=True,
-        earlier=[],
     )
+
+
+def shared_values(configs: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the keys and values that all configs share."""
+    return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
 
 
 def with_seeds(effect: Effect, run: Run, base: Run) -> Effect:
@@ -168,15 +172,6 @@ def seed_records(run: Run) -> list[dict[str, Any]]:
         }
         for part, accuracy in zip(run.parts, accuracies(run), strict=True)
     ]
-
-
-def check_seeds_option(options: argparse.Namespace) -> None:
-    """Raise ConfigError for an option that does not go with --seeds."""
-    for name in ("by", "flips", "files", "metric", "lm_eval", "results", "unpaired"):
-        if options.seeds and getattr(options, name):
-            raise ConfigError(
-                f"{OPTION} makes one row of all seeds of a configuration: leave out --{name.replace('_', '-')}"
-            )
 
 
 def check_seeds(tables: Sequence[Table]) -> None:

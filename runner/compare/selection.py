@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 
 from runner.compare.data import IDS, JOB_ID, Run, label
@@ -245,7 +245,7 @@ class _Expression:
 MARGIN_UNITS = {"log_likelihood": ("nats", 1.0, math.inf), RATIOS: ("%", 100.0, 1000.0), "accuracy": ("", 100.0, 100.0)}
 
 
-def parse_margins(texts: list[str]) -> dict[str, float]:
+def parse_margins(texts: Sequence[str], option: str = "--margin ") -> dict[str, float]:
     """Read --margin: `2` is 2 points of accuracy, `0.01nats` of likelihood, `5%` of speed or memory; by measure."""
     margins: dict[str, float] = {}
     for text in texts:
@@ -257,10 +257,10 @@ def parse_margins(texts: list[str]) -> dict[str, float]:
             value = math.nan
         if not 0 < value < most:
             raise ConfigError(
-                f"--margin {text}: must be a number of percentage points between 0 and 100 (2), "
+                f"{option}{text}: must be a number of percentage points between 0 and 100 (2), "
                 "of nats above 0 with its unit (0.01nats), or of percent between 0 and 1000 with its sign (5%)"
             )
         if measure in margins:
-            raise ConfigError(f"--margin {text}: there is another margin for the same measure: give one")
+            raise ConfigError(f"{option}{text}: there is another margin for the same measure: give one")
         margins[measure] = value / unit
     return margins

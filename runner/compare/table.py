@@ -15,7 +15,15 @@ from runner.compare.likelihood import compare_likelihoods
 from runner.compare.noise_floor import beside_noise, repeats_among
 from runner.compare.numbers import compare_numbers
 from runner.compare.runs import SampleReader
-from runner.compare.seeds import row_of, rows_over_seeds, rows_with_seeds, with_seeds, without_seed
+from runner.compare.seeds import (
+    row_of,
+    rows_over_seeds,
+    rows_with_seeds,
+    shared_values,
+    together,
+    with_seeds,
+    without_seed,
+)
 from runner.compare.selection import listed, matches
 from runner.compare.survival import add_survival
 from runner.compare.teams import stands_for
@@ -24,7 +32,6 @@ from runner.compare.token_savings import add_savings
 from runner.compare.wording import TEAM, cut_off_sentences, dominated, natural
 from runner.config.groups import GROUPS
 from runner.config.root import RunnerConfig
-from runner.core import metrics
 from runner.core.clustered_share import accuracy_figures
 from runner.core.effects import Effect, judge
 from runner.core.errors import ConfigError
@@ -228,11 +235,6 @@ def in_every_choice() -> dict[str, str]:
     }
 
 
-def shared_values(configs: list[dict[str, str]]) -> dict[str, str]:
-    """Return the keys and values that all configs share."""
-    return {key: value for key, value in configs[0].items() if all(config.get(key) == value for config in configs)}
-
-
 def differing_keys(configs: list[dict[str, str]]) -> list[str]:
     """Return the meaningful config keys in which the runs differ, in the config's order."""
     alike, since = written_alike(), in_every_choice()
@@ -290,15 +292,7 @@ def _pooled(members: list[Run], by: list[str], reader: SampleReader) -> Run:
         raise ConfigError(f"{where} were scored by different rules and cannot be pooled ({differences or 'versions'})")
     if not all(run.score for run in members):
         raise ConfigError(f"{where} cannot be pooled: not all of them counted right answers")
-    whole = replace(
-        members[0],
-        run_id="+".join(run.run_id for run in members),
-        job_id="+".join(run.job_id for run in members),
-        folder=", ".join(run.folder for run in members),
-        params=shared_values([run.params for run in members]),
-        metrics=metrics.pool(run.metrics for run in members),
-        parts=members,
-    )
+    whole = together(members)
     try:
         answers = reader.of(whole)
     except NotPaired as reason:

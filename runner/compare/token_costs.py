@@ -35,8 +35,8 @@ def add_token_costs(table: Table, reader: SampleReader) -> dict[str, list[Costs]
     """Give each row of teams its costs, and return those of its questions by run id: one table for each seed."""
     costs_of: dict[str, list[Costs]] = {}
     for row in table.rows:
-        if row.run.interval is None or not is_team(row.run):
-            continue
+        if row.run.interval is None or not row.run.metrics.keys() >= set(OF_QUESTION):
+            continue  # only questions that take many calls have recorded what each of them cost
         try:
             costs = costs_by_seed(row.run, reader)
         except NotPaired:
@@ -44,11 +44,6 @@ def add_token_costs(table: Table, reader: SampleReader) -> dict[str, list[Costs]
         costs_of[row.run.run_id] = costs
         row.tokens = TokenCost.of(cells_of(costs, sorted(costs[0])), Estimate(*row.run.interval))
     return costs_of
-
-
-def is_team(run: Run) -> bool:
-    """Whether a run's questions take many calls, so that it has recorded what each question costs."""
-    return run.metrics.keys() >= set(OF_QUESTION)
 
 
 def costs_by_seed(run: Run, reader: SampleReader) -> list[Costs]:

@@ -8,7 +8,7 @@ import pytest
 from compared import example
 
 from runner.compare.data import Table
-from runner.compare.pictures import accuracy, names_of, pareto
+from runner.compare.pictures import by_row, names_of, pareto
 from runner.compare.wording import short_names
 
 pytestmark = pytest.mark.slow  # they import matplotlib
@@ -26,7 +26,7 @@ def table() -> Table:
     return made
 
 
-@pytest.mark.parametrize("draw", [accuracy, pareto])
+@pytest.mark.parametrize("draw", [by_row, pareto])
 def test_panes_keep_their_room(table: Table, draw: object) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where labels leave no room

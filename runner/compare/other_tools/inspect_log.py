@@ -22,6 +22,7 @@ from runner.compare.other_tools.tool_run import (
     ToolRun,
     ToolSample,
     as_number,
+    check_mean,
     params_of,
     texts_of,
 )
@@ -31,7 +32,6 @@ from runner.core.metrics import Better
 TOOL = "inspect_ai"
 SUFFIX = ".eval"
 GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
-TOLERANCE = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
 
 
 class _Score(NamedTuple):
@@ -225,9 +225,8 @@ def _check_mean(path: Path, header: dict[str, Any], name: str, mean: float) -> N
     for metrics in _metrics(header, name):
         accuracy = metrics.get("accuracy")
         logged = accuracy.get("value") if isinstance(accuracy, dict) and not accuracy.get("params") else None
-        if isinstance(logged, int | float) and not math.isclose(mean, logged, abs_tol=TOLERANCE):
-            figure = f"the accuracy by {name} is {mean:.6g} over its samples"
-            raise DataError(f"{path}: {figure}, but its header says {logged}: one of them was changed")
+        if isinstance(logged, int | float):
+            check_mean(f"{path}: the accuracy by {name}", mean, "samples", "its header", logged)
 
 
 def _settings(header: dict[str, Any]) -> dict[str, str]:

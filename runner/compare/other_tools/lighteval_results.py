@@ -21,6 +21,7 @@ from runner.compare.other_tools.tool_run import (
     ToolRun,
     ToolSample,
     as_number,
+    check_mean,
     check_samples_differ,
     params_of,
     texts_of,
@@ -37,7 +38,6 @@ COLUMNS = {
 }
 OPTIONAL = {"doc": ("specific",)}  # what a task keeps with its documents
 NOT_SETTINGS = ("model_name", "generation_parameters", "batch_size", "cache_dir", "dtype")
-TOLERANCE = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
 
 
 def recognises(_path: Path, content: Any) -> bool:
@@ -67,7 +67,10 @@ def read(path: Path, content: Any) -> ToolFile:
             run = _run(path, name[1], content, task, metric, samples)
             better = _better(content, task, metric)
             if better is not Better.lower and all(it in (0, 1) for it in numbers):
-                _check_mean(path, content, task, metric, sum(one.solved for one in samples) / len(samples))
+                results = field_of(content, "results", dict, str(path)).get(task)
+                logged = results.get(metric) if isinstance(results, dict) else None
+                mean = sum(one.solved for one in samples) / len(samples)
+                check_mean(f"{path}: {metric} of {task}", mean, "samples", "this file", logged)
             else:
                 run.better = better
             runs.append(run)
@@ -143,15 +146,6 @@ def _best(answer: dict[str, Any], choices: list[Any]) -> str | None:
 def _scored(answer: dict[str, Any], choices: list[Any]) -> list[tuple[float, str]]:
     nats = answer.get("logprobs") or []
     return [(one, str(choice)) for one, choice in zip(nats, choices, strict=False) if isinstance(one, float)]
-
-
-def _check_mean(path: Path, content: dict[str, Any], task: str, metric: str, mean: float) -> None:
-    """Raise DataError if the mean in the results file is not that of the samples."""
-    results = field_of(content, "results", dict, str(path)).get(task)
-    logged = results.get(metric) if isinstance(results, dict) else None
-    if not isinstance(logged, int | float) or not math.isclose(mean, logged, abs_tol=TOLERANCE):
-        figure = f"{metric} of {task} is {mean:.6g} over its samples"
-        raise DataError(f"{path}: {figure}, but this file says {logged}: one of them was changed")
 
 
 def _run(path: Path, time: str, content: dict[str, Any], task: str, metric: str, samples: list[ToolSample]) -> ToolRun:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,18 +11,18 @@ from types import ModuleType
 from typing import Any
 
 from runner.compare import lm_eval, lm_eval_files
-from runner.compare.data import CLUSTER, TEXT_END, Answers, Question, QuestionOutcome, Run, Texts, side_of
+from runner.compare.data import CLUSTER, Run
 from runner.compare.lm_eval_keys import FOLDER_KEY
+from runner.compare.numbers import mean_of
 from runner.compare.other_tools import inspect_log, lighteval_results, llama_bench, vllm_bench
 from runner.compare.other_tools.files import parse, read_bytes
-from runner.compare.other_tools.tool_run import METRIC, ToolRun, ToolSample
-from runner.compare.runs import SampleReader
+from runner.compare.other_tools.tool_run import METRIC, ToolRun
 from runner.compare.table import differing_keys
 from runner.core.clustered_share import accuracy_figures
 from runner.core.console import plain, say
 from runner.core.errors import ConfigError, DataError, few, unknown
 from runner.core.metrics import Better
-from runner.core.result import REPEATS, RepeatLog, Verdict
+from runner.core.result import REPEATS, RepeatLog
 
 OPTION = "--results"
 TOOLS: tuple[ModuleType, ...] = (inspect_log, lighteval_results, llama_bench, vllm_bench)  # the only list of readers
@@ -40,82 +39,33 @@ class Found:
     run: ToolRun
 
 
-class ResultsReader(SampleReader):
-    """Gives access to what was read from other tools' files."""
+class ResultsReader(lm_eval.FilesReader):
+    """Also has the repeats of measurements, and numbers the samples of evaluations."""
 
     def __init__(self, scratch: Path, cluster: str | None = None) -> None:
-        self._baselines = {}
+        super().__init__()
         self.scratch, self.cluster = scratch, cluster
-        self.by_id: dict[str, ToolRun] = {}
         self.indices: dict[tuple[str, str, str, str], int] = {}  # of samples, by task, id, question and gold answer
-        self.lm_eval = lm_eval.LmEvalSampleReader()
 
     def add(self, run_id: str, run: ToolRun) -> None:
         """Number the samples of a run; equal samples of a task have one number in all runs."""
-        self.by_id[run_id] = run
+        self.read[run_id] = run
         for one in run.samples:
-            self.indices.setdefault((run.task, one.sample_id, one.question, one.gold), len(self.indices))
-
-    def of_one(self, run: Run) -> Answers:
-        """Return which samples were answered correctly."""
-        if run.run_id not in self.by_id:
-            return self.lm_eval.of_one(run)
-        return {
-            question: QuestionOutcome(one.solved, None, self._family(one), one.right)
-            for question, one in self._samples(run)
-        }
-
-    def numbers(self, run: Run) -> Answers:
-        """Return the number of each sample."""
-        if run.run_id not in self.by_id:
-            return self.lm_eval.numbers(run)
-        return {
-            question: QuestionOutcome(False, None, self._family(one), number=one.number)
-            for question, one in self._samples(run)
-        }
-
-    def texts(self, run: Run) -> Texts:
-        """Return the log-likelihood of each text, which only lm-eval has."""
-        return self.lm_eval.texts(run)
-
-    def words(self, run: Run, wanted: set[Question], most: int = TEXT_END) -> dict[Question, dict[str, str]]:
-        """Return a run's answers to some samples, with the end of each question."""
-        answers: dict[Question, dict[str, str]] = {}
-        for part in run.parts or [run]:
-            if part.run_id not in self.by_id:
-                answers |= self.lm_eval.words(part, wanted, most)
-                continue
-            for question, one in self._samples(part):
-                if question in wanted:
-                    side = side_of(Verdict.correct if one.solved else Verdict.wrong, one.answer, one.text, most)
-                    shown = side_of(Verdict.correct, None, one.question, most)["text"]
-                    answers[question] = side | {"question": shown}
-        return answers
+            index = self.indices.setdefault((run.task, one.sample_id, one.question, one.gold), len(self.indices))
+            one.key = index, f"{one.sample_id}: {one.question}", one.gold
+            one.cluster = None if self.cluster is None else one.fields[self.cluster]
 
     def files(self, run: Run, name: str) -> Iterator[Path]:
         """Yield a file in our format with the repeats of a measurement."""
-        tool_run = self.by_id.get(run.run_id)
-        if name == REPEATS and tool_run is not None and tool_run.repeats:
-            folder = self.scratch / f"repeats_{list(self.by_id).index(run.run_id)}"
+        tool_run = self.read.get(run.run_id)
+        if name == REPEATS and isinstance(tool_run, ToolRun) and tool_run.repeats:
+            folder = self.scratch / f"repeats_{list(self.read).index(run.run_id)}"
             if not (folder / REPEATS).is_file():
                 folder.mkdir(parents=True, exist_ok=True)
                 log = RepeatLog(folder)
                 for at in range(max(map(len, tool_run.repeats.values()))):
                     log.add(at, {key: values[at] for key, values in tool_run.repeats.items() if at < len(values)})
             yield folder / REPEATS
-
-    def fetch(self, runs: Iterable[Run]) -> None:
-        """Do nothing: all files are local."""
-
-    def _family(self, sample: ToolSample) -> str | None:
-        """Return the family that a sample belongs to; None without --cluster."""
-        return None if self.cluster is None else sample.fields[self.cluster]
-
-    def _samples(self, run: Run) -> Iterator[tuple[Question, ToolSample]]:
-        tool_run = self.by_id[run.run_id]
-        for one in tool_run.samples:
-            index = self.indices[tool_run.task, one.sample_id, one.question, one.gold]
-            yield (index, f"{one.sample_id}: {one.question}", one.gold), one
 
 
 def load(
@@ -139,13 +89,14 @@ def load(
             found += [Found(place, one) for one in tool_file.runs]
             left_out += tool_file.left_out
     if of_lm_eval:
-        runs, reader.lm_eval = lm_eval.load(of_lm_eval, cluster)
+        runs, of_documents = lm_eval.load(of_lm_eval, cluster)
     if left_out:
         say(f"note: left out, no number for each sample and no speed: {few(sorted(set(left_out)), 6)}")
     if cluster is not None:
         check_families(found, cluster)
     runs += _evaluations([one for one in found if one.run.samples], reader)
     runs += _measurements([one for one in found if one.run.repeats], reader)
+    reader.read |= of_documents.read if of_lm_eval else {}
     if not runs:
         raise DataError(f"{OPTION} {' '.join(places)}: nothing in it can be compared")
     if metric:
@@ -230,8 +181,7 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
     job_id = plain(f"{name.rstrip('/')}:{run.task}:{run.metric}")
     run_id = f"{run.path}#{run.task}#{run.metric}#{name}"
     reader.add(run_id, run)
-    solved, cluster = [one.solved for one in run.samples], reader.cluster
-    families = [None if cluster is None else one.fields[cluster] for one in run.samples]
+    solved, families = ([getattr(one, name) for one in run.samples] for name in ("solved", "cluster"))
     return Run(
         run_id=run_id,
         job_id=job_id,
@@ -248,13 +198,12 @@ def _evaluation(run: ToolRun, name: str, reader: ResultsReader) -> Run:
 
 def _of_numbers(run: Run, tool_run: ToolRun, better: Better) -> Run:
     """Return an evaluation that is compared by the number of each sample, in a table of its own."""
-    metric, numbers = tool_run.metric, [one.number for one in tool_run.samples if one.number is not None]
-    mean = {metric: math.fsum(numbers) / len(numbers)} if numbers else {}
+    metric = tool_run.metric
     return replace(
         run,
         task=plain(f"{tool_run.task}:{metric}"),
         number=metric,
-        metrics={"n": float(len(numbers)), **mean},
+        metrics=mean_of(metric, (one.number for one in tool_run.samples)),
         facts=run.facts | {"better": str(better.value)},
     )
 
@@ -272,7 +221,7 @@ def _measurements(found: list[Found], reader: ResultsReader) -> Iterator[Run]:
     for members in groups.values():
         first = members[0]
         has_several = counts[first.place, first.run.task] > 1
-        job_id = plain(f"{first.place.rstrip('/')}:{first.run.task}{f' {len(reader.by_id)}' if has_several else ''}")
+        job_id = plain(f"{first.place.rstrip('/')}:{first.run.task}{f' {len(reader.read)}' if has_several else ''}")
         newest_first = sorted(members, key=lambda it: (it.run.time, str(it.run.path)), reverse=True)
         runs = [_measurement(one.run, first.place, job_id, reader) for one in newest_first]
         runs[0].earlier = runs[1:]
@@ -280,7 +229,7 @@ def _measurements(found: list[Found], reader: ResultsReader) -> Iterator[Run]:
 
 
 def _measurement(run: ToolRun, place: str, job_id: str, reader: ResultsReader) -> Run:
-    run_id = f"{run.path}#{len(reader.by_id)}"
+    run_id = f"{run.path}#{len(reader.read)}"
     reader.add(run_id, run)
     metrics = {measure: median(values) for measure, values in run.repeats.items()}
     cells = Counter(measure.partition("/")[0] for measure in metrics)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.compare.data import Answers, Question, QuestionOutcome, side_of
 from runner.compare.lm_eval_keys import text_of
 from runner.core.errors import DataError
 from runner.core.metrics import Better
+from runner.core.result import Verdict
 
 LONGEST_TEXT = 4000  # characters of an answer that are kept: its end, as the page of samples shows
 METRIC = "task.metric"
+TOLERANCE = 1e-9  # by which a mean may differ from what was written: both are sums of zeros and ones
 
 
 @dataclass
@@ -30,6 +33,8 @@ class ToolSample:
     right: tuple[int, int] = (0, 0)  # of several answers to it: how many are right, and how many there are
     number: float | None = None  # its score; None: the tool has written none
     fields: dict[str, str] = field(default_factory=dict)  # what the tool keeps with it, and --cluster may name
+    key: Question = (0, "", "")  # equal samples of a task have the same one in all runs
+    cluster: str | None = None  # the family that it belongs to, with --cluster
 
 
 @dataclass
@@ -51,6 +56,20 @@ class ToolRun:
     def metric(self) -> str:
         """What the samples were scored by."""
         return self.params.get(METRIC, "")
+
+    def answers(self) -> Answers:
+        """Return which samples were answered correctly."""
+        return {one.key: QuestionOutcome(one.solved, None, one.cluster, one.right) for one in self.samples}
+
+    def number_answers(self) -> Answers:
+        """Return the number of each sample."""
+        return {one.key: QuestionOutcome(False, None, one.cluster, number=one.number) for one in self.samples}
+
+    def words(self, wanted: Collection[Question], most: int) -> Iterator[tuple[Question, dict[str, str]]]:
+        """Yield the answers to some samples."""
+        for one in self.samples:
+            if one.key in wanted:
+                yield one.key, side_with_question(one.solved, one.answer, one.text, one.question, most)
 
 
 @dataclass
@@ -82,6 +101,18 @@ def check_samples_differ(path: Path, samples: Iterable[ToolSample]) -> None:
         seen.add(one.sample_id)
     if not seen:
         raise DataError(f"{path}: there is no sample in it")
+
+
+def check_mean(figure: str, mean: float, over: str, source: str, logged: object) -> None:
+    """Raise DataError if a mean of zeros and ones is not the one that was written."""
+    if not isinstance(logged, int | float) or not math.isclose(mean, logged, abs_tol=TOLERANCE):
+        raise DataError(f"{figure} is {mean:.6g} over its {over}, but {source} says {logged}: one of them was changed")
+
+
+def side_with_question(solved: bool, answer: str | None, text: str, question: str, most: int) -> dict[str, str]:
+    """Return one side of a flip with the end of its question."""
+    side = side_of(Verdict.correct if solved else Verdict.wrong, answer, text, most)
+    return side | {"question": side_of(Verdict.correct, None, question, most)["text"]}
 
 
 def as_number(value: object) -> float | None:
