@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.agents.sandbox import CodeOutcome
-from runner.agents.wording import WORDINGS, Role, Wording
-from runner.agents.wording_letters import LETTER_WORDINGS
+from runner.agents.wording import Role, Wording, wording_of
 from runner.config.agents import Domain
 from runner.config.task import Extractor
 from runner.engines.base import Message
@@ -71,7 +70,7 @@ def messages(
     lies: bool = False,
 ) -> tuple[Message, ...]:
     """Return an agent's call; spatial neighbours spoke in this round, temporal ones in the round before."""
-    wording = _wording(domain, letters)
+    wording = wording_of(domain, letters)
     parts = [wording.question.format(question=question)]
     if role.hears_numbers:
         for hint, neighbours in ((wording.numbers_now, spatial), (wording.numbers_before, temporal)):
@@ -91,7 +90,7 @@ def decision_messages(
     domain: Domain, question: str, heard: Sequence[AgentMessage], letters: bool = False
 ) -> tuple[Message, ...]:
     """Return the call of the deciding agent, which sees what each agent said in the last round."""
-    wording = _wording(domain, letters)
+    wording = wording_of(domain, letters)
     parts = [wording.question.format(question=question)]
     parts += _texts(domain, wording.texts_last, wording.said_now, heard)
     return Message("system", wording.decision), Message("user", _joined(wording, parts))
@@ -99,16 +98,16 @@ def decision_messages(
 
 def head(role: Role, domain: Domain, letters: bool = False, lies: bool = False) -> str:
     """Return a role's system message: its head, and its worked examples where the domain has some; a liar has none."""
-    wording = _wording(domain, letters)
+    wording = wording_of(domain, letters)
     if lies:
         return wording.liar_code if role.writes_code else wording.liar
-    examples = [f"Question: {asked}\n\nReply:\n{reply}" for asked, reply in wording.examples.get(role, ())]
+    examples = ["Question: {question}\n\nReply:\n{reply}".format(**it) for it in wording.examples.get(role, ())]
     return "\n\n".join([wording.heads[role], *(["Examples:", *examples] if examples else [])])
 
 
 def quoted(domain: Domain, one: AgentMessage) -> str:
     """Return what an agent said, as its neighbours see it; no line of it can pass for one of the prompt's own."""
-    wording = WORDINGS[domain]
+    wording = wording_of(domain)
     text = _without_middle(unmarked(one.text).strip(), wording.longest) or NOTHING
     if not wording.in_one_line:
         text = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
@@ -133,10 +132,6 @@ def unmarked(text: str) -> str:
     turn. A neighbour's text is data, so it must not be able to end a turn or to begin one.
     """
     return _SPECIAL.sub(r"\g<0> ", text)
-
-
-def _wording(domain: Domain, letters: bool) -> Wording:
-    return (LETTER_WORDINGS if letters else WORDINGS)[domain]
 
 
 def _texts(domain: Domain, title: str, template: str, heard: Sequence[AgentMessage]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from runner.agents import roles
 from runner.agents.roles import AgentMessage, decision_messages, head, messages, quoted, unmarked
 from runner.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
-from runner.agents.wording import WORDINGS, Role
+from runner.agents.wording import Role, wording_of
 from runner.config.agents import Domain
 from runner.embedded import MODEL_DIR
 from runner.embedded.problems import Split, problems
@@ -54,7 +54,7 @@ def test_a_solver_is_told_numbers_and_the_others_texts(domain: Domain) -> None:
     assert "apples" not in hints.replace(QUESTION, "")
     for role in (Role.mathematical_analyst, Role.programming_expert, Role.inspector):
         text = user(messages(role, domain, QUESTION, now, before))
-        parts = [WORDINGS[domain].texts_now, "3+4=7", "answer = 3 + 4", WORDINGS[domain].texts_before, "3+4=8"]
+        parts = [wording_of(domain).texts_now, "3+4=7", "answer = 3 + 4", wording_of(domain).texts_before, "3+4=8"]
         places = [text.index(part) for part in (QUESTION, *parts)]
         assert places == sorted(places)
 
@@ -64,7 +64,7 @@ def test_without_neighbours_there_is_the_question_alone(domain: Domain, role: Ro
     asked = messages(role, domain, QUESTION, [], [])
     assert asked == (
         Message("system", head(role, domain)),
-        Message("user", WORDINGS[domain].question.format(question=QUESTION)),
+        Message("user", wording_of(domain).question.format(question=QUESTION)),
     )
     silent = [said(1, ""), said(2, "", BROKE)]
     if role.hears_numbers:  # no number, no hint
@@ -144,7 +144,7 @@ def test_of_a_long_text_the_middle_is_left_out() -> None:
     text = f"Begin. {'word ' * 2000}The answer is 7"
     for domain in Domain:
         shown = quoted(domain, said(1, text))
-        assert len(shown) < WORDINGS[domain].longest + 20
+        assert len(shown) < wording_of(domain).longest + 20
         assert "Begin." in shown
         assert shown.endswith("The answer is 7")
 
@@ -162,12 +162,12 @@ SUM = re.compile(r"(?<![\w.])((?:\(?[\d.]+\)? ?[-+*/] ?)+[\d.]+) = ([\d.]+\b)")
 
 
 def test_the_worked_examples_are_right() -> None:
-    examples = WORDINGS[Domain.gsm8k].examples
+    examples = wording_of(Domain.gsm8k).examples
     assert [len(examples.get(role, ())) for role in Role] == [3, 2, 2, 0]
     sandbox = Sandbox()
     answers = []
     for role in Role:
-        for _, reply in examples.get(role, ()):
+        for reply in (it["reply"] for it in examples.get(role, ())):
             if role.writes_code:
                 answers.append(sandbox.run(reply).answer)
                 continue

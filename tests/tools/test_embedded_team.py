@@ -10,7 +10,7 @@ import pytest
 import warm_process
 
 from runner.agents.roles import ROLES, agent_message, decision_messages, messages
-from runner.agents.wording import WORDINGS, Role
+from runner.agents.wording import Role, wording_of
 from runner.config.agents import Domain
 from runner.embedded.problems import Split, practice_problem, problem
 from tools.embedded_model.team_data import mistaken, program, reply, spoken, steps_of, team_example, written_out
@@ -75,7 +75,7 @@ def test_examples_are_calls_of_the_task_with_the_right_answer() -> None:
         if " is wrong." in answer or " is correct." in answer:
             verdicts = re.findall(r"\d is (correct|wrong)\.", answer)
             assert verdicts == ["correct" if other == gold else "wrong" for other in others]
-    texts = [*WORDINGS[Domain.brief].heads.values(), WORDINGS[Domain.brief].decision]
+    texts = [*wording_of(Domain.brief).heads.values(), wording_of(Domain.brief).decision]
     assert set(systems) == {f"<|im_start|>system\n{text}<|im_end|>\n" for text in texts}
     assert min(systems.values()) > 100
     assert 0.5 < right / heard < 0.75

@@ -8,8 +8,7 @@ import pytest
 
 from runner.agents.roles import agent_message, answer_of, decision_messages, head, messages
 from runner.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
-from runner.agents.wording import WORDINGS, Role
-from runner.agents.wording_letters import LETTER_WORDINGS
+from runner.agents.wording import Role, wording_of
 from runner.config.agents import Domain
 
 QUESTION = "Which colour has the sky?\nA. green\nB. blue"
@@ -53,7 +52,7 @@ def test_all_are_told_to_give_a_letter_and_none_a_number(domain: Domain) -> None
 
 @pytest.mark.parametrize("domain", Domain)
 def test_numbers_are_asked_for_as_ever(domain: Domain) -> None:
-    assert WORDINGS[domain].heads.keys() == LETTER_WORDINGS[domain].heads.keys() == set(Role)
+    assert wording_of(domain).heads.keys() == wording_of(domain, letters=True).heads.keys() == set(Role)
     for role in Role:
         assert head(role, domain) != head(role, domain, letters=True)
         assert "letter" not in head(role, domain)
@@ -61,8 +60,8 @@ def test_numbers_are_asked_for_as_ever(domain: Domain) -> None:
 
 def test_the_worked_examples_are_right() -> None:
     sandbox, answers = Sandbox(letters=True), []
-    for role, examples in LETTER_WORDINGS[Domain.gsm8k].examples.items():
-        for question, reply in examples:
+    for role, examples in wording_of(Domain.gsm8k, letters=True).examples.items():
+        for question, reply in (it.values() for it in examples):
             code = sandbox.run(reply) if role.writes_code else None
             answer = answer_of(role, reply, code, letters=True)
             assert f"\n{answer}. " in question, "it is the letter of a choice"
