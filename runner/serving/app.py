@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp
 
 from runner.config.sampling import PARAMETERS
+from runner.core.errors import ConfigError
 from runner.serving import described
 from runner.serving.answers import ChatAnswer, ClientAnswer, Stream, TextAnswer, error_response
 from runner.serving.bodies import ChatBody, GenerateBody, TextBody, TokenizeBody
@@ -45,16 +47,15 @@ def application(gateway: Gateway, key: str | None, host: str) -> ASGIApp:
     async def refuse(_: Request, error: Exception) -> Response:
         return error_response(_refusal(error))
 
-    for kind in (Refusal, AnyHTTPException, Exception):
+    for kind in (Refusal, ConfigError, AnyHTTPException, Exception):
         app.add_exception_handler(kind, refuse)
-    page = HTMLResponse(PAGE.replace("{{model}}", _escaped(gateway.model)), headers=_page_headers(PAGE))
+    page = HTMLResponse(PAGE.replace("{{model}}", escape(gateway.model)), headers=_page_headers(PAGE))
     task, answers = gateway.task, "the answer; with stream=true, server-sent events"
     chat_example = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 32, "temperature": 0.7}
     once = {"prompt": "Once upon a time"}
 
     @app.post(
-        "/v1/chat/completions",
-        **post(ChatBody, "Answer a conversation, as OpenAI does", task, chat_example, answers),
+        "/v1/chat/completions", **post(ChatBody, "Answer a conversation, as OpenAI does", task, chat_example, answers)
     )
     async def chat(request: Request) -> Response:
         return await _answer(ChatAnswer(gateway, await _read_body(ChatBody, request, gateway)), request)
@@ -171,6 +172,8 @@ def _refusal(error: Exception) -> Refusal:
     """Turn the exception that ended a request into the refusal that the client gets."""
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, ConfigError):
+        return Refusal(400, str(error))
     if not isinstance(error, AnyHTTPException):
         return Refusal(500, "the server has failed: see its log")
     paths = (
@@ -179,10 +182,6 @@ def _refusal(error: Exception) -> Refusal:
     )
     words = {404: f"no such path: the paths are {paths}", 405: f"{error.detail}: the paths are {paths}"}
     return Refusal(error.status_code, words.get(error.status_code, str(error.detail)))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
 
 
 def _page_headers(page: str) -> dict[str, str]:

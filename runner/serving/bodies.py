@@ -173,6 +173,5 @@ class TokenizeBody(BaseModel):
     prompt: Text | None = _parameter("a text")
     messages: Conversation | None = _parameter(MESSAGES)
     add_special_tokens: bool = Field(
-        True,
-        description="false: without those that the tokenizer puts before a prompt; a chat keeps its template's",
+        True, description="false: without those that the tokenizer puts before a prompt; a chat keeps its template's"
     )

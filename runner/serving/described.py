@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from html import escape
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from jinja2 import Environment
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -23,6 +23,7 @@ BODIES: dict[type[BaseModel], dict[str, tuple[Any, ...]]] = {  # and the paramet
     GenerateBody: {},
     TokenizeBody: NEUTRAL_TO_TOKENS,
 }
+PAGE = (Path(__file__).parent / "docs.html").read_text(encoding="utf-8")
 NEW_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 
 
@@ -89,32 +90,9 @@ def _complete(schema: Schema, neutral: dict[str, tuple[Any, ...]], task: ServeCo
 
 def page(described: Schema) -> str:
     """Return the description as a page for people."""
-    return PAGE.replace("{{paths}}", "".join(_sections(described)))
-
-
-def _sections(described: Schema) -> Iterator[str]:
-    for path, methods in described["paths"].items():
-        for method, operation in methods.items():
-            yield f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(operation['summary'])}.</p>"
-            if "requestBody" not in operation:
-                continue
-            content = operation["requestBody"]["content"]["application/json"]
-            command = (
-                f"curl http://HOST:PORT{path} -H 'Content-Type: application/json' -d '{json.dumps(content['example'])}'"
-            )
-            yield f"<pre>{escape(command)}</pre>"
-            schema = described["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
-            yield "<table><tr><th>parameter</th><th>type and range</th><th>meaning</th></tr>"
-            for name, parameter in schema["properties"].items():
-                required = " (required)" if name in schema.get("required", ()) else ""
-                yield (
-                    f"<tr><td><code>{escape(name)}</code>{required}</td><td>{escape(_kind(parameter))}</td>"
-                    f"<td>{escape(parameter['description'])}</td></tr>"
-                )
-            yield "</table><table><tr><th>status</th><th></th></tr>"
-            for status, response in operation["responses"].items():
-                yield f"<tr><td>{status}</td><td>{escape(response['description'])}</td></tr>"
-            yield "</table>"
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
+    schemas = described["components"]["schemas"]
+    return template.render(paths=described["paths"], schemas=schemas, kind=_kind, json=json.dumps)
 
 
 def _kind(schema: Schema) -> str:
@@ -134,32 +112,3 @@ def _kind(schema: Schema) -> str:
     return " ".join(
         part for part in (schema.get("type", "anything"), begin, "" if high is None else f"to {high}", length) if part
     )
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>The server's interface · runner</title>
-<link rel="icon" href="data:,">
-<style>
-:root { color-scheme: light dark; }
-body { max-width: 60rem; margin: 0 auto; padding: 1rem; font: 16px/1.5 system-ui, sans-serif; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 1rem; font-size: .9rem; }
-td, th { text-align: left; vertical-align: top; border-bottom: 1px solid #8884; padding: .25rem .5rem .25rem 0;
-  overflow-wrap: anywhere; }
-td:first-child { min-width: 8rem; }
-pre { overflow-x: auto; background: #8882; padding: .5rem; }
-h2 { font-size: 1.1rem; margin: 2rem 0 0; }
-</style>
-</head>
-<body>
-<h1>The server's interface</h1>
-<p>For machines: <a href="openapi.json">openapi.json</a>. To chat: <a href="./">the page</a>. Other
-parameters are refused with an error that names them. If the server has a key, send
-<code>Authorization: Bearer KEY</code>.</p>
-{{paths}}
-</body>
-</html>
-"""

@@ -53,7 +53,7 @@ class Gateway:
         self.loop = asyncio.get_running_loop()
         self.model, self._names = served_name(config, task), accepted_names(config, task)
         self._numbers = itertools.count(1)
-        self._clients: set[ClientRequest] = set()
+        self.clients: set[ClientRequest] = set()  # whose requests have begun, and not ended
         self._token_texts: dict[int, str] = {}
         self._outbox: deque[tuple[ClientRequest, ClientEvent]] = deque()
         self._is_delivery_due = False
@@ -95,10 +95,7 @@ class Gateway:
         return [replace(request, prompt=self._token_ids(request)) for request in requests]
 
     def _token_ids(self, request: Request) -> tuple[int, ...]:
-        try:
-            ids = self.engine.encode(request)[1]
-        except ConfigError as error:
-            raise Refusal(400, str(error)) from error
+        ids = self.engine.encode(request)[1]
         if not ids:
             raise Refusal(400, "the prompt is empty", "prompt")
         return tuple(ids)
@@ -156,27 +153,19 @@ class Gateway:
             client, event = self._outbox.popleft()
             client.arrive(event)
 
-    def add_client(self, client: ClientRequest) -> None:
-        """Add a client whose request has begun."""
-        self._clients.add(client)
-
-    def remove_client(self, client: ClientRequest) -> None:
-        """Remove a client whose request has ended."""
-        self._clients.discard(client)
-
     @property
     def open(self) -> int:
         """How many completions are under way or waiting."""
-        return sum(client.places for client in self._clients)
+        return sum(client.places for client in self.clients)
 
     @property
     def is_idle(self) -> bool:
         """Whether no client waits for an answer."""
-        return not self._clients
+        return not self.clients
 
     def end_all(self) -> None:
         """End all requests under way: their clients are told that the server is being stopped."""
-        for client in list(self._clients):
+        for client in list(self.clients):
             client.events.put_nowait(Refusal(503, "the server is being stopped: the answer is not complete"))
 
 
@@ -206,7 +195,7 @@ class ClientRequest:
         """
         self.gateway.admit(rows)
         self.places, self._scores_follow = rows, scores_follow
-        self.gateway.add_client(self)
+        self.gateway.clients.add(self)
 
     def arrive(self, event: ClientEvent) -> None:
         """Take an event, in the event loop."""
@@ -275,7 +264,7 @@ class ClientRequest:
         self._is_closed = True
         if self.left:
             self._cancel()
-        self.gateway.remove_client(self)
+        self.gateway.clients.discard(self)
 
     def _cancel(self) -> None:
         for number in self._ids:

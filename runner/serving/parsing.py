@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from email.message import Message as Headers
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from runner.config.sampling import PARAMETERS, Sampling
-from runner.core.errors import ConfigError, unknown
+from runner.core.errors import unknown
 from runner.engines.base import Message, Prompt, Request
 from runner.serving.bodies import (
     MAX_MESSAGES,
@@ -32,6 +32,7 @@ from runner.serving.bodies import (
 )
 from runner.serving.gateway import Gateway, Refusal
 
+Body = TypeVar("Body", bound=BaseModel)
 # OpenAI's parameters that this server lacks, and the values at which they have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},), "min_tokens": (0,),
@@ -42,15 +43,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 # More helpful reasons than "this server does not support it".
 REJECTION_REASONS = {
-    "response_format": "this server cannot enforce JSON or a grammar; describe the format in the prompt",
+    "response_format": "this server cannot enforce JSON or a grammar; describe the format in the prompt"
 }
-LABELS = (
-    "user",
-    "metadata",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-)  # describe the client, and are ignored
+# These describe the client, and are ignored.
+LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
 
 
 @dataclass
@@ -81,10 +77,7 @@ def parse_body(
     """Parse the body of a request, which is slow for a large one; sizes are checked first."""
     value = json_of(data, content_type)
     _check_sizes(value, gateway)
-    try:
-        body = kind.model_validate(value)
-    except ValidationError as error:
-        raise malformed(error) from error
+    body = validated(kind, value)
     if isinstance(body, ChatBody):
         return parse_chat(body, gateway)
     if isinstance(body, TextBody):
@@ -141,11 +134,14 @@ def _stops_refused() -> Refusal:
     return Refusal(400, f"stop: give up to {MAX_STOPS} texts, none of them empty", "stop")
 
 
-def malformed(error: ValidationError) -> Refusal:
-    """Return the refusal for a malformed body; it names the first error."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return Refusal(400, f"{place}: {first['msg']}", place.partition(".")[0])
+def validated(kind: type[Body], value: dict[str, Any]) -> Body:
+    """Return a body with the right types; of a malformed one, the refusal names the first error."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Refusal(400, f"{place}: {first['msg']}", place.partition(".")[0]) from error
 
 
 def parse_chat(body: ChatBody, gateway: Gateway) -> ParsedBody:
@@ -177,9 +173,7 @@ def parse_text(body: TextBody, gateway: Gateway) -> ParsedBody:
 def parse_generate(body: GenerateBody, gateway: Gateway) -> ParsedBody:
     """Parse a body of the old tools."""
     refuse_extra(body, {})
-    return ParsedBody(
-        [_request(body, gateway, body.prompt, "prompt", "max_new_tokens", body.max_new_tokens, 1, False, None)]
-    )
+    return ParsedBody([_request(body, gateway, body.prompt, "max_new_tokens", body.max_new_tokens, 1, False, None)])
 
 
 def _parsed(body: OpenAIBody, gateway: Gateway, prompts: list[Prompt], limit: int | None) -> ParsedBody:
@@ -194,7 +188,7 @@ def _parsed(body: OpenAIBody, gateway: Gateway, prompts: list[Prompt], limit: in
     if (options := options or StreamOptions()).include_obfuscation:
         raise Refusal(400, "stream_options.include_obfuscation=true: this server does not pad its streams")
     requests = [
-        _request(body, gateway, prompt, "prompt", "max_tokens", limit, n, bool(body.stream), number)
+        _request(body, gateway, prompt, "max_tokens", limit, n, bool(body.stream), number)
         for number, prompt in enumerate(prompts)
     ]
     return ParsedBody(requests, bool(body.stream), bool(options.include_usage))
@@ -204,7 +198,6 @@ def _request(
     body: SamplingFields,
     gateway: Gateway,
     prompt: Prompt,
-    name: str,
     key: str,
     limit: int | None,
     n: int,
@@ -217,16 +210,12 @@ def _request(
         need = f"this server gives at most {most} (task.max_new_tokens)" if limit > most else "must be 1 or more"
         raise Refusal(400, f"{key}={limit}: {need}", key)
     if not prompt:
-        raise Refusal(400, f"{name} is empty", name)
+        raise Refusal(400, "prompt is empty", "prompt")
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     if not all(stops) or len(stops) > MAX_STOPS:
         raise _stops_refused()
     drawn = {name: getattr(body, name) for name in PARAMETERS}
     drawn["top_k"] = 0 if drawn["top_k"] == -1 else drawn["top_k"]  # vLLM's value for all tokens
-    try:
-        sampling = Sampling(**drawn, seed=body.seed)
-    except ConfigError as error:
-        raise Refusal(400, str(error)) from error
     return Request(
         gateway.next_id(),
         prompt,
@@ -234,7 +223,7 @@ def _request(
         min(gateway.config.generation.max_new_tokens, most) if limit is None else limit,
         ignore_eos=bool(body.ignore_eos),
         recurring=True,
-        sampling=sampling,
+        sampling=Sampling(**drawn, seed=body.seed),
         n=n,
         deltas=stream and gateway.streams_deltas,
         random_id=None if body.seed is None else random_id or 0,

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import ValidationError
-
-from runner.core.errors import ConfigError
 from runner.engines.base import Capability, Request
 from runner.serving.bodies import TokenizeBody
 from runner.serving.gateway import Gateway, Refusal
-from runner.serving.parsing import check_messages, json_of, malformed, message_of, refuse_extra
+from runner.serving.parsing import check_messages, json_of, message_of, refuse_extra, validated
 
 # vLLM's parameters that this server lacks, and the values at which they have no effect.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -24,10 +21,7 @@ def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
     """Return the tokens of a prompt or a chat, and their text, as JSON; slow for a long text."""
     value = json_of(data, content_type)
     check_messages(value.get("messages"))
-    try:
-        body = TokenizeBody.model_validate(value)
-    except ValidationError as error:
-        raise malformed(error) from error
+    body = validated(TokenizeBody, value)
     refuse_extra(body, NEUTRAL)
     gateway.check_model(body.model)
     if (body.prompt is None) == (body.messages is None):
@@ -36,16 +30,11 @@ def tokens_of(data: bytes, content_type: str, gateway: Gateway) -> bytes:
         raise Refusal(400, f"this model does not offer {Capability.tokenizer.value}", "prompt")
     text = body.prompt
     prompt = tuple(message_of(*one) for one in enumerate(body.messages or [])) if text is None else text
-    try:
-        rendered, ids = gateway.engine.encode(Request(gateway.next_id(), prompt))
-        if text is not None and not body.add_special_tokens:
-            special = gateway.engine.encode(Request(gateway.next_id(), ""))[1]
-            if ids[: len(special)] != special:
-                raise Refusal(
-                    400, "add_special_tokens=false: this tokenizer puts special tokens behind the text", "prompt"
-                )
-            ids = ids[len(special) :]
-    except ConfigError as error:
-        raise Refusal(400, str(error)) from error
+    rendered, ids = gateway.engine.encode(Request(gateway.next_id(), prompt))
+    if text is not None and not body.add_special_tokens:
+        special = gateway.engine.encode(Request(gateway.next_id(), ""))[1]
+        if ids[: len(special)] != special:
+            raise Refusal(400, "add_special_tokens=false: this tokenizer puts special tokens behind the text", "prompt")
+        ids = ids[len(special) :]
     room = {"max_model_len": int(gateway.room)} if gateway.room < 1e9 else {}
     return json.dumps({"tokens": ids, "count": len(ids), "prompt": rendered} | room).encode()
