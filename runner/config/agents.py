@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from runner.config.generation import GenerationConfig
 from runner.config.task import MAX_SAMPLES, QuestionsConfig, check_answers_differ
-from runner.core.errors import ConfigError, check, check_least, check_not_blank
+from runner.core.bounds import Takes, above, filled, least, within
+from runner.core.errors import ConfigError, check
 from runner.core.fields import HASHED, UNLESS_DEFAULT, Inert, setting
 
 
@@ -97,6 +98,12 @@ REFUSED: dict[Method, dict[str, str]] = {  # the keys of some methods only, and 
 TYPICAL_SAMPLES = 8  # that another job's tokens buy; an estimate of time needs a number
 MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
 MAX_ROUNDS = 100  # each agent reads all earlier answers, so a discussion fills the context much sooner
+INNER = Takes(lambda value: 0 < value < 1, "must lie between 0 and 1: at either end nothing could be learned")
+
+
+def _rate(none: str) -> Takes:
+    """A share of what is pruned; `none` says what 0 means."""
+    return Takes(lambda value: 0 <= value < 1, f"must lie in [0, 1); 0: {none}")
 
 
 @dataclass
@@ -107,53 +114,42 @@ class AgentsConfig(QuestionsConfig):
     name: ClassVar[str] = "agents"
     gives_verdicts: ClassVar[bool] = True
     mode: Mode = Mode.full_connected
-    agents: int = 4
+    agents: int = setting(4, takes=within(1, MAX_AGENTS))
     roles: list[AgentRole] | None = None
     domain: Domain = Domain.gsm8k
-    num_rounds: int = 1
+    num_rounds: int = setting(1, takes=within(1, MAX_ROUNDS))
     decision_method: DecisionMethod = DecisionMethod.final_refer
     optimized_spatial: bool = False
     optimized_temporal: bool = False
-    graph: str | None = setting(None, HASHED)
-    train_split: str = "train"
-    train_offset: int = setting(0, Inert("says which questions train the graph; the SHA-256 of these counts instead"))
-    batch_size: int = 4
-    num_iterations: int = 10
-    imp_per_iterations: int = 5
-    pruning_rate: float = 0.25
-    learning_rate: float = 0.1
-    initial_probability: float = 0.5
+    graph: str | None = setting(None, HASHED, filled("give a graph.json that an earlier job has saved, or null"))
+    train_split: str = setting("train", takes=filled("name a split of the data"))
+    train_offset: int = setting(
+        0, Inert("says which questions train the graph; the SHA-256 of these counts instead"), least(0)
+    )
+    batch_size: int = setting(4, takes=least(1))
+    num_iterations: int = setting(10, takes=least(1))
+    imp_per_iterations: int = setting(5, takes=least(1))
+    pruning_rate: float = setting(0.25, takes=_rate("no pruning"))
+    learning_rate: float = setting(0.1, takes=above(0))
+    initial_probability: float = setting(0.5, takes=INNER)
     baseline: Baseline = Baseline.none
-    nuclear_norm: float = 0.0
+    nuclear_norm: float = setting(0.0, takes=least(0))
     method: Method = setting(Method.runner, UNLESS_DEFAULT)
     draw: bool | None = setting(None, UNLESS_DEFAULT)
-    delta: float = setting(0.1, UNLESS_DEFAULT)
-    node_pruning_rate: float = setting(0.2, UNLESS_DEFAULT)
-    code_timeout_s: float = 10.0
+    delta: float = setting(0.1, UNLESS_DEFAULT, least(0))
+    node_pruning_rate: float = setting(0.2, UNLESS_DEFAULT, _rate("all agents stay"))
+    code_timeout_s: float = setting(10.0, takes=above(0))
     attack: Attack = setting(Attack.none, UNLESS_DEFAULT)
     attack_agent: int = setting(1, UNLESS_DEFAULT)
-    samples: int = setting(1, UNLESS_DEFAULT)
-    match: str | None = setting(None, HASHED)  # the id of the job that it names counts
+    samples: int = setting(1, UNLESS_DEFAULT, within(1, MAX_SAMPLES))
+    match: str | None = setting(  # the id of the job that it names counts
+        None, HASHED, filled("give the id of a job of a team, its overrides, or null")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(1 <= self.agents <= MAX_AGENTS, "task.agents", self.agents, f"must lie in 1..{MAX_AGENTS}")
-        check(1 <= self.num_rounds <= MAX_ROUNDS, "task.num_rounds", self.num_rounds, f"must lie in 1..{MAX_ROUNDS}")
-        for key in ("batch_size", "num_iterations", "imp_per_iterations"):
-            check_least(1, f"task.{key}", getattr(self, key))
-        for key in ("train_offset", "nuclear_norm", "delta"):
-            check_least(0, f"task.{key}", getattr(self, key))
-        for key in ("learning_rate", "code_timeout_s"):
-            check(getattr(self, key) > 0, f"task.{key}", getattr(self, key), "must be more than 0")
-        check(0 <= self.pruning_rate < 1, "task.pruning_rate", self.pruning_rate, "must lie in [0, 1); 0: no pruning")
-        rate = self.node_pruning_rate
-        check(0 <= rate < 1, "task.node_pruning_rate", rate, "must lie in [0, 1); 0: all agents stay")
-        need = "must lie between 0 and 1: at either end nothing could be learned"
-        check(0 < self.initial_probability < 1, "task.initial_probability", self.initial_probability, need)
         need = f"give one role or more of {', '.join(AgentRole)}, or null for all of them in this order"
         check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
-        check_not_blank("task.train_split", self.train_split, "name a split of the data")
-        check_not_blank("task.graph", self.graph, "give a graph.json that an earlier job has saved, or null")
         self._check_attack()
         self._check_samples()
         for key in ("optimized_spatial", "optimized_temporal"):
@@ -216,8 +212,6 @@ class AgentsConfig(QuestionsConfig):
 
     def _check_samples(self) -> None:
         """Reject several samples of a team, and two answers to how many there are."""
-        check(1 <= self.samples <= MAX_SAMPLES, "task.samples", self.samples, f"must lie in 1..{MAX_SAMPLES:,}")
-        check_not_blank("task.match", self.match, "give the id of a job of a team, its overrides, or null")
         if not self.is_sampled:
             return
         key, value = self.sampled_by

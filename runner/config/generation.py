@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from runner.config.sampling import NEUTRAL, PARAMETERS, SamplingKeys, active_parameters, check_sampling
-from runner.core.errors import ConfigError, check_least
+from runner.core.bounds import check_keys, least
+from runner.core.errors import ConfigError
 from runner.core.fields import UNLESS_DEFAULT, Inert, setting
 
 # Settings of a generation_config.json that are ignored here, each with the value that means off.
@@ -47,9 +48,9 @@ class GenerationConfig(SamplingKeys):
     """How completions are drawn; temperature 0 means greedy. None: the value of the model's generation_config.json."""
 
     name: ClassVar[str] = "greedy"
-    max_new_tokens: int = 256
+    max_new_tokens: int = setting(256, takes=least(1))
     temperature: float = 0.0
-    batch_size: int | None = None
+    batch_size: int | None = setting(None, takes=least(1, ", or null for what fits"))
     speculate: Speculate = setting(
         Speculate.auto, Inert("a guessed token counts only if the model gives the same", measured=True)
     )
@@ -57,9 +58,8 @@ class GenerationConfig(SamplingKeys):
     kv_cache: KvCache = setting(KvCache.as_model, UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
-        check_least(1, "generation.max_new_tokens", self.max_new_tokens)
+        check_keys("generation", self)
         check_sampling("generation.", self)
-        check_least(1, "generation.batch_size", self.batch_size, ", or null for what fits")
         idle = {} if self.temperature else active_parameters(self, lambda one: not one.for_greedy)
         if idle:
             words, off = (

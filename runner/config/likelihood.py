@@ -8,7 +8,8 @@ from typing import ClassVar
 from runner.config.generation import GenerationConfig
 from runner.config.task import QUESTION_TOKENS, Amount, QuestionsConfig, Workload
 from runner.config.wording import PromptStyle, WordingConfig
-from runner.core.errors import check, check_least, check_not_blank
+from runner.core.bounds import filled, least
+from runner.core.errors import check
 from runner.core.fields import UNLESS_DEFAULT, Inert, setting
 
 KEPT = 64  # most probable tokens that a reference keeps at each position by default
@@ -22,14 +23,19 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
 
     module: ClassVar[str] = "runner.tasks.likelihood.task"
     name: ClassVar[str] = "likelihood"
-    window: int = 1024
-    stride: int | None = None
-    keep_top_k: int = setting(0, Inert("adds evidence and changes no number; it counts among the hashes"))
-    reference: str | None = setting(None, Inert("names another job; the id of that job counts instead"))
-    repeat: int = setting(0, UNLESS_DEFAULT)
+    window: int = setting(1024, takes=least(2, ": each token is scored after another one"))
+    stride: int | None = setting(None, takes=least(1, ", or null for half of task.window"))
+    keep_top_k: int = setting(
+        0, Inert("adds evidence and changes no number; it counts among the hashes"), least(0, "; 0 keeps none")
+    )
+    reference: str | None = setting(
+        None,
+        Inert("names another job; the id of that job counts instead"),
+        filled("give overrides such as quantization=none, a job's id, or null"),
+    )
+    repeat: int = setting(0, UNLESS_DEFAULT, least(0))
     exact: bool = setting(False, Inert("says how the reference is read; with a reference it counts among the hashes"))
-
-    show_prompt: int = setting(0, Inert("how many prompts are shown"))
+    show_prompt: int = setting(0, Inert("how many prompts are shown"), least(0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,20 +45,12 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
         need = f"an answer is scored after its question alone: choose one of {choices}"
         check(self.prompt in STYLES, "task.prompt", self.prompt.value, need)
         self.check_wording()
-        check_least(0, "task.repeat", self.repeat)
-        check_least(0, "task.show_prompt", self.show_prompt)
         need = (
             "it shows the noise of likelihoods, and task.reference compares with another job: leave one of the two out"
         )
         check(self.reference is None or not self.repeat, "task.repeat", self.repeat, need)
-        check_least(2, "task.window", self.window, ": each token is scored after another one")
-        check_least(1, "task.stride", self.stride, ", or null for half of task.window")
         need = f"must be below task.window={self.window}, or tokens between two windows would not be scored"
         check(self.stride is None or self.stride < self.window, "task.stride", self.stride, need)
-        check_least(0, "task.keep_top_k", self.keep_top_k, "; 0 keeps none")
-        check_not_blank(
-            "task.reference", self.reference, "give overrides such as quantization=none, a job's id, or null"
-        )
         need = "compares with another model: give task.reference=OVERRIDES, such as task.reference=quantization=none"
         check(not self.exact or self.reference is not None, "task.exact", "true", need)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from runner.core.errors import check_least, check_not_blank
+from runner.core.bounds import check_keys, filled, least
 from runner.core.fields import HASHED, MISSING, setting
 
 
@@ -27,7 +27,7 @@ class LoraConfig:
 class AdapterConfig(LoraConfig):
     """Shared keys of the adapters: the path, and whether to merge the adapter into the weights."""
 
-    path: str = setting(MISSING, HASHED)
+    path: str = setting(MISSING, HASHED, filled("give the adapter's folder, hub id or .pth file"))
     merge: bool = False
 
     module: ClassVar[str]  # applies the adapter to a model
@@ -35,7 +35,7 @@ class AdapterConfig(LoraConfig):
     usual_rope: ClassVar[str | None] = None  # with which adapters of this format were mostly trained
 
     def __post_init__(self) -> None:
-        check_not_blank("lora.path", self.path, "give the adapter's folder, hub id or .pth file")
+        check_keys("lora", self)
 
 
 @dataclass
@@ -53,15 +53,11 @@ class PthConfig(AdapterConfig):
     """A square-only adapter in a `.pth` file, or `embedded` for the one that ships; rank null: as in the file."""
 
     name: ClassVar[str] = "pth"
-    rank: int | None = None
+    rank: int | None = setting(None, takes=least(1, ", or null"))
 
     module: ClassVar[str] = "runner.compat.pth"
     usual_rope: ClassVar[str | None] = "rope_2d"
     is_single_file: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least(1, "lora.rank", self.rank, ", or null")
 
 
 def adapter_of(lora: LoraConfig) -> AdapterConfig | None:

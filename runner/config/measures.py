@@ -10,12 +10,14 @@ from typing import Any, ClassVar
 
 from runner.config.generation import GenerationConfig
 from runner.config.task import QUESTION_TOKENS, Amount, Framing, TaskConfig, Workload
-from runner.core.errors import ConfigError, check, check_least, check_not_blank
+from runner.core.bounds import Takes, filled, least, within
+from runner.core.errors import ConfigError, check, check_least
 from runner.core.fields import HASHED, Inert, setting
 
 PROMPT_TOKENS = (64, 256)
 MAX_TOKENS = 2**25  # in the prompts of one batch, which are generated together: 1,024 rows of 32,768
 MAX_REPEATS = 10_000  # of a measurement; a median and its spread settle long before
+FROM_THE_SECOND = ": decoding starts at the 2nd"
 MAX_REQUESTS = 100_000  # at one arrival rate; their prompts are generated beforehand, too
 
 
@@ -30,17 +32,18 @@ class SweepConfig(TaskConfig):
     prompt_tokens: list[int] = field(default_factory=lambda: [*PROMPT_TOKENS])
     new_tokens: Any = 32  # or a list: OmegaConf has no type for a number or a list
     shared_prefix: list[float] = field(default_factory=lambda: [0.0])
-    repeats: int = 5
-    warmup: int = 1
-    prompts: str | None = setting(None, HASHED)
+    repeats: int = setting(5, takes=within(1, MAX_REPEATS))
+    warmup: int = setting(1, takes=within(0, MAX_REPEATS))
+    prompts: str | None = setting(None, HASHED, filled("give embedded, a file, a data set, or null for random tokens"))
     split: str = setting("test", Inert("says which questions are the prompts; the SHA-256 of those counts instead"))
     format: Framing = setting(Framing.chat, Inert("how real prompts are formatted; it is a part of their SHA-256"))
     arrival_rates: list[float] = field(default_factory=list)
-    arrival_s: float = 30.0
-    arrival_requests: int | None = None
+    arrival_s: float = setting(30.0, takes=Takes(lambda value: 0 < value < math.inf, "must be above 0"))
+    arrival_requests: int | None = setting(None, takes=least(2, ", or null for those of task.arrival_s seconds"))
     pictures: bool = setting(True, Inert("only draws what was measured"))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.new_tokens, list):
             self.new_tokens = [self.new_tokens]  # so that 32 and [32] are one job
         axes = (
@@ -54,18 +57,14 @@ class SweepConfig(TaskConfig):
             check(whole, f"task.{key}", values, "give whole numbers, e.g. [1,4,16]")
             _check_axis(key, values, "[1,4,16]")
             check(all(value >= 1 for value in values), f"task.{key}", values, "every number must be 1 or more")
-        check_least(2, "task.new_tokens", min(self.new_tokens), ": decoding starts at the 2nd")
+        check_least(2, "task.new_tokens", min(self.new_tokens), FROM_THE_SECOND)
         _check_axis("shared_prefix", self.shared_prefix, "[0,0.5]")
         shares = all(0 <= share <= 1 for share in self.shared_prefix)
         check(shares, "task.shared_prefix", self.shared_prefix, "every number is a share of the prompt, from 0 to 1")
-        _check_repeats("repeats", 1, self.repeats)
-        _check_repeats("warmup", 0, self.warmup)
         rates = self.arrival_rates
         need = "every number must be above 0: requests a second, e.g. [0.5,1,2]"
         check(all(0 < rate < math.inf for rate in rates), "task.arrival_rates", rates, need)
         check(len(set(rates)) == len(rates), "task.arrival_rates", rates, "no number may be repeated")
-        check(0 < self.arrival_s < math.inf, "task.arrival_s", self.arrival_s, "must be above 0")
-        check_least(2, "task.arrival_requests", self.arrival_requests, ", or null for those of task.arrival_s seconds")
         most = self.arrival_requests or max([0.0, *rates]) * self.arrival_s
         need = f"{most:,.0f} requests would arrive at one rate, the limit is {MAX_REQUESTS:,}"
         rates_in_s = f"{rates} in task.arrival_s={self.arrival_s:g} seconds"
@@ -79,7 +78,6 @@ class SweepConfig(TaskConfig):
         """Whether task.prompts names real prompts, whose lengths and beginnings are given."""
         if self.prompts is None:
             return False
-        check_not_blank("task.prompts", self.prompts, "give embedded, a file, a data set, or null for random tokens")
         check(self.prompts != "-", "task.prompts", "-", "a sweep reads a file or a data set, not stdin")
         need = f"the prompts of task.prompts={self.prompts} have their own lengths: leave it out"
         check(self.prompt_tokens in ([], [*PROMPT_TOKENS]), "task.prompt_tokens", self.prompt_tokens, need)
@@ -111,10 +109,6 @@ def _check_axis(key: str, values: Sequence[float], example: str) -> None:
     check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
 
 
-def _check_repeats(key: str, least: int, value: int) -> None:
-    check(least <= value <= MAX_REPEATS, f"task.{key}", value, f"must lie in {least}..{MAX_REPEATS:,}")
-
-
 def _check_batch(keys: str, tokens: int) -> None:
     if tokens > MAX_TOKENS:
         raise ConfigError(f"{keys}: the largest batch has {tokens:,} prompt tokens, the limit is {MAX_TOKENS:,}")
@@ -128,34 +122,23 @@ class MemoryConfig(TaskConfig):
     name: ClassVar[str] = "memory"
     keeps_samples: ClassVar[bool] = False
     has_fresh_processes: ClassVar[bool] = True  # each repeat is a process of its own, so repeats count as runs
-    batch_size: int = 8
-    prompt_tokens: int = 256
-    new_tokens: int = 32
+    batch_size: int = setting(8, takes=least(1))
+    prompt_tokens: int = setting(256, takes=least(1))
+    new_tokens: int = setting(32, takes=least(2, FROM_THE_SECOND))
     batch_sizes: list[int] = field(default_factory=list)
     context_lengths: list[int] = field(default_factory=list)
-    repeats: int = 3
+    repeats: int = setting(3, takes=within(1, MAX_REPEATS))
     pictures: bool = setting(True, Inert("only draws what was measured"))
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "prompt_tokens"):
-            check_least(1, f"task.{key}", getattr(self, key))
-        _check_repeats("repeats", 1, self.repeats)
-        check_least(2, "task.new_tokens", self.new_tokens, ": decoding starts at the 2nd")
+        super().__post_init__()
         for key, values in (("batch_sizes", self.batch_sizes), ("context_lengths", self.context_lengths)):
             check(len(set(values)) == len(values), f"task.{key}", values, "no number may be repeated")
-        check(
-            all(rows >= 1 for rows in self.batch_sizes),
-            "task.batch_sizes",
-            self.batch_sizes,
-            "every number must be 1 or more",
-        )
+        rows = self.batch_sizes
+        check(all(row >= 1 for row in rows), "task.batch_sizes", rows, "every number must be 1 or more")
         need = f"every number must be above task.new_tokens={self.new_tokens}, which a context includes"
-        check(
-            all(tokens > self.new_tokens for tokens in self.context_lengths),
-            "task.context_lengths",
-            self.context_lengths,
-            need,
-        )
+        lengths = self.context_lengths
+        check(all(tokens > self.new_tokens for tokens in lengths), "task.context_lengths", lengths, need)
         keys = (
             "batch_sizes" if self.batch_sizes else "batch_size",
             "context_lengths" if self.context_lengths else "prompt_tokens",

@@ -12,8 +12,9 @@ from runner.config.generation import GenerationConfig, require_plain_kv
 from runner.config.lora import LoraConfig
 from runner.config.rope import RopeConfig
 from runner.config.sampling import SamplingKeys, active_parameters
+from runner.core.bounds import above, check_keys, filled, least, within
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check, check_least, check_not_blank
+from runner.core.errors import ConfigError, check
 from runner.core.fields import HASHED, MISSING, Inert, Names, setting
 from runner.quantization.base import QuantizationConfig
 
@@ -38,6 +39,9 @@ class ModelConfig:
     module: ClassVar[str]  # describes the kind; a string, so that a job imports its own kind only
     key: ClassVar[str] = "model"  # the prefix of these keys
 
+    def __post_init__(self) -> None:
+        check_keys(self.key, self)
+
     @property
     def name(self) -> str:
         """Return which model it is: a key for most kinds, a fixed name for the others."""
@@ -54,7 +58,7 @@ class LocalModelConfig(ModelConfig):
     """A causal language model that runs on this machine: the embedded one, a local folder or a hub id."""
 
     module: ClassVar[str] = "runner.engines.kinds.local"
-    name: str = setting(MISSING, HASHED)
+    name: str = setting(MISSING, HASHED, filled("give a folder or a hub id"))
     revision: str | None = setting(None, HASHED)
     cache_dir: str | None = setting(None, HASHED)
     device: str = "auto"
@@ -62,7 +66,7 @@ class LocalModelConfig(ModelConfig):
     attention: Attention = Attention.auto
     device_map: str | None = None
     max_memory: Any = None  # {place: size}; OmegaConf has no type for keys that are numbers or words
-    threads: int | None = None
+    threads: int | None = setting(None, takes=within(1, MAX_THREADS, f"must lie in 1..{MAX_THREADS:,}, or be null"))
     shape: str | None = setting(None, HASHED)
     random_weights: bool = setting(False, Inert("the recipe of the noise and the shape are hashed instead"))
     trust_remote_code: bool = False
@@ -79,13 +83,11 @@ class LocalModelConfig(ModelConfig):
             require_plain_kv(generation, f"{self.key}.attention={self.attention.value} was requested")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         prefix = self.key
-        need = f"must lie in 1..{MAX_THREADS:,}, or be null"
-        check(self.threads is None or 1 <= self.threads <= MAX_THREADS, f"{prefix}.threads", self.threads, need)
         kind, _, index = self.device.partition(":")
         known = kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdigit()))
         check(known, f"{prefix}.device", self.device, "use auto, cpu, cuda or cuda:N")
-        check_not_blank(f"{prefix}.name", self.name, "give a folder or a hub id")
         for name in self.chat_template_kwargs:
             is_valid = name not in TEMPLATE_ARGUMENTS_OF_RUNNER and name.isidentifier()
             need = "give names that the chat template reads, e.g. enable_thinking"
@@ -125,10 +127,9 @@ class StubConfig(ModelConfig):
 
     module: ClassVar[str] = "runner.engines.kinds.stub"
     name: ClassVar[str] = "stub"
-    delay_s: float = setting(0.0, Inert("only slows the stub down"))
-
-    def __post_init__(self) -> None:
-        check(0 <= self.delay_s <= 86400, "model.delay_s", self.delay_s, "must be 0 or more seconds, a day at most")
+    delay_s: float = setting(
+        0.0, Inert("only slows the stub down"), within(0, 86400, "must be 0 or more seconds, a day at most")
+    )
 
 
 class Extensions(StrEnum):
@@ -143,6 +144,7 @@ class Extensions(StrEnum):
 
 
 KEY_VARIABLE = "API_KEY"
+PRICE = least(0, ", or null if costs are not counted")
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"  # sent to OpenAI alone, unless key_variable names it
 
 
@@ -155,14 +157,14 @@ class ApiConfig(ModelConfig):
     base_url: Names = ""
     extensions: Extensions = Extensions.auto
     key_variable: str = setting(KEY_VARIABLE, Inert("names the variable with the server's key"))
-    concurrency: int = setting(8, Inert("how many requests are in flight at once", measured=True))
-    retries: int = setting(6, Inert("how often a request without an answer is sent again"))
-    backoff_s: float = setting(0.5, Inert("how long to wait before a request is sent again"))
-    connect_s: float = setting(10.0, Inert("limits the time to connect"))
-    first_token_s: float = setting(120.0, Inert("limits the time to the first token"))
-    answer_s: float = setting(600.0, Inert("limits the time of an answer"))
-    price_in: float | None = setting(None, Inert("what a million prompt tokens cost", measured=True))
-    price_out: float | None = setting(None, Inert("what a million new tokens cost", measured=True))
+    concurrency: int = setting(8, Inert("how many requests are in flight at once", measured=True), least(1))
+    retries: int = setting(6, Inert("how often a request without an answer is sent again"), least(0))
+    backoff_s: float = setting(0.5, Inert("how long to wait before a request is sent again"), above(0, " seconds"))
+    connect_s: float = setting(10.0, Inert("limits the time to connect"), above(0, " seconds"))
+    first_token_s: float = setting(120.0, Inert("limits the time to the first token"), above(0, " seconds"))
+    answer_s: float = setting(600.0, Inert("limits the time of an answer"), above(0, " seconds"))
+    price_in: float | None = setting(None, Inert("what a million prompt tokens cost", measured=True), PRICE)
+    price_out: float | None = setting(None, Inert("what a million new tokens cost", measured=True), PRICE)
 
     def __post_init__(self) -> None:
         key = self.key
@@ -179,13 +181,7 @@ class ApiConfig(ModelConfig):
         is_name = re.fullmatch(r"[A-Za-z_]\w*", self.key_variable, re.ASCII) is not None
         need = "give the name of an environment variable; the key itself is never written in the config"
         check(is_name, f"{key}.key_variable", self.key_variable if is_name else "***", need)
-        check_least(1, f"{key}.concurrency", self.concurrency)
-        check_least(0, f"{key}.retries", self.retries)
-        for name in ("backoff_s", "connect_s", "first_token_s", "answer_s"):
-            seconds = getattr(self, name)
-            check(seconds > 0, f"{key}.{name}", seconds, "must be more than 0 seconds")
-        for name in ("price_in", "price_out"):
-            check_least(0, f"{key}.{name}", getattr(self, name), ", or null if costs are not counted")
+        super().__post_init__()
         need = "give both prices or none: a cost without one of them would be too low"
         check((self.price_in is None) == (self.price_out is None), f"{key}.price_out", self.price_out, need)
 
@@ -270,14 +266,9 @@ class HybridConfig(ModelConfig):
     name: ClassVar[str] = "hybrid"
     student: StudentConfig = MISSING
     teacher: TeacherConfig = MISSING
-    rounds: int = 2
-    threshold: float = 0.7
-    review_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        check_least(1, "model.rounds", self.rounds)
-        check_least(1, "model.review_tokens", self.review_tokens)
-        check(0 <= self.threshold <= 1, "model.threshold", self.threshold, "must lie in 0..1")
+    rounds: int = setting(2, takes=least(1))
+    threshold: float = setting(0.7, takes=within(0, 1))
+    review_tokens: int = setting(256, takes=least(1))
 
     def check_beside(
         self, quantization: QuantizationConfig, lora: LoraConfig, rope: RopeConfig, generation: GenerationConfig
@@ -301,11 +292,13 @@ class PartsModelConfig(ModelConfig):
     """The parts of a split checkpoint, each run by one of several processes."""
 
     module: ClassVar[str] = "runner.engines.kinds.parts"
-    name: str = setting(MISSING, HASHED)
-    stages: int | None = setting(None, Inert("any number of processes computes the same", measured=True))
+    name: str = setting(MISSING, HASHED, filled("give the folder that task=split wrote"))
+    stages: int | None = setting(
+        None, Inert("any number of processes computes the same", measured=True), least(1, ", or null")
+    )
     backend: Backend = setting(Backend.auto, Inert("carries the same numbers", measured=True))
-    micro_batch: int | None = None
-    timeout_s: float = setting(600.0, Inert("ends a pipeline in which a process hangs"))
+    micro_batch: int | None = setting(None, takes=least(1, ", or null"))
+    timeout_s: float = setting(600.0, Inert("ends a pipeline in which a process hangs"), above(0, " seconds"))
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     attention: Attention = Attention.auto
@@ -314,10 +307,7 @@ class PartsModelConfig(ModelConfig):
     check_memory: bool = setting(True, Inert("rejects parts that would not fit, and changes nothing in those that do"))
 
     def __post_init__(self) -> None:
-        check_not_blank("model.name", self.name, "give the folder that task=split wrote")
-        for key in ("stages", "micro_batch"):
-            check_least(1, f"model.{key}", getattr(self, key), ", or null")
-        check(self.timeout_s > 0, "model.timeout_s", self.timeout_s, "must be more than 0 seconds")
+        super().__post_init__()
         local_model(self)  # checks the keys that it shares with a local model
 
     def check_beside(

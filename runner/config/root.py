@@ -14,7 +14,8 @@ from runner.config.profiles import NONE as NO_PROFILE
 from runner.config.profiles import check_profile
 from runner.config.rope import RopeConfig
 from runner.config.task import TaskConfig
-from runner.core.errors import ConfigError, check, check_not_blank
+from runner.core.bounds import check_keys, filled
+from runner.core.errors import ConfigError, check
 from runner.core.fields import MISSING, DefaultAs, Inert, UnlessDefault, choice_of, counts_of, default_of, setting
 from runner.core.metrics import METRICS, Metric
 from runner.core.plugins import check_plug_in, load_object
@@ -46,12 +47,12 @@ class TrackingConfig:
 
     name: ClassVar[str] = "sqlite"
     uri: str | None = None
-    experiment: str = "runner"
+    experiment: str = setting("runner", takes=filled("give it a name"))
     parent_run_id: str | None = None  # set by a grid, so that MLflow shows its jobs below it
     traces: bool = False
 
     def __post_init__(self) -> None:
-        check_not_blank("tracking.experiment", self.experiment, "give it a name")
+        check_keys("tracking", self)
 
 
 @dataclass
@@ -62,12 +63,8 @@ class NoTrackingConfig(TrackingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(
-            not self.traces,
-            "tracking.traces",
-            self.traces,
-            "tracking=none logs nothing to MLflow: leave one of the two out",
-        )
+        need = "tracking=none logs nothing to MLflow: leave one of the two out"
+        check(not self.traces, "tracking.traces", self.traces, need)
 
 
 @dataclass

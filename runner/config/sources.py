@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +32,6 @@ from omegaconf import DictConfig, OmegaConf
 from runner.config import profiles
 from runner.config.choices import choices_for
 from runner.config.groups import GROUPS, names_of
-from runner.config.ray import RayLauncherConfig
 from runner.config.root import RunnerConfig
 from runner.config.yaml_files import checked
 from runner.core.plugins import plug_ins
@@ -44,6 +43,19 @@ WORKERS = {"_target_": "hydra_plugins.runner.WorkerLauncher", "fresh": False}
 OPTUNA: dict[str, Any] = {"_target_": "hydra_plugins.runner.OptunaSearch", "n_trials": 20, "n_jobs": 2}
 OPTUNA |= {"direction": "maximize", "params": {}, "sampler": {"name": "tpe", "seed": None}}
 OPTUNA |= {"storage": None, "study_name": None, "max_failure_rate": 0.0, "prune": False}
+
+
+@dataclass
+class RayLauncherConfig:
+    """The keys of hydra.launcher under hydra/launcher=ray: where Ray is, and what each job asks it for."""
+
+    _target_: str = "hydra_plugins.runner.RayLauncher"
+    address: str | None = None  # HOST:PORT of a cluster's head, or auto; null: RAY_ADDRESS, else Ray on this machine
+    num_cpus: float | None = None  # of a job; null: as many as the threads that its model will use
+    num_gpus: float = 0.0
+    memory_mib: float | None = None  # null: as predicted
+    resources: dict[str, float] = field(default_factory=dict)  # names that the cluster gives its nodes
+    max_restarts: int = 3  # of a job whose node dies
 
 
 def loader_of(search_path: ConfigSearchPath) -> ConfigLoaderImpl:

@@ -10,8 +10,9 @@ from typing import ClassVar
 
 from runner.config.generation import GenerationConfig
 from runner.config.wording import PromptStyle, WordingConfig, for_letters
+from runner.core.bounds import Takes, above, check_keys, filled, least, within
 from runner.core.dtypes import Dtype
-from runner.core.errors import ConfigError, check, check_least, check_not_blank
+from runner.core.errors import ConfigError, check
 from runner.core.fields import HASHED, MISSING, UNLESS_DEFAULT, DefaultAs, Inert, Text, setting
 from runner.core.plugins import check_plug_in
 
@@ -32,9 +33,16 @@ class Gold(StrEnum):
     letter = "letter"
 
 
+MARGIN = Takes(
+    lambda points: 0 < points < 100,
+    "must be a number of percentage points between 0 and 100, such as 2, or null for no margin",
+)
 OF_EARLY_STOP = Inert("counts among the hashes of a job that is compared while it runs, and nowhere else")
 SELECTS = Inert("selects questions; the SHA-256 of the selected ones counts instead")
 READS_GOLD = Inert("says how a gold answer is read; the SHA-256 of the answers that were read counts instead")
+LIMITS = Inert("a limit of what is served")
+KEY_OF_ROWS = filled("name a key of the rows, or null for a known one")
+FILE_OF_QUESTIONS = filled("name a file of questions, or null")
 AUTO = "auto"
 # task.check_invariance=auto asks one question of so many again, in jobs with at least MIN_QUESTIONS_CHECKED: fewer than
 # five answers would show next to nothing, and a short job has no others to ask them beside
@@ -78,6 +86,10 @@ class TaskConfig:
     comparisons_key: ClassVar[str] = (
         ""  # the key that says how many comparisons share 5 %; if it is null, a grid counts
     )
+    is_endless: ClassVar[bool] = False  # it runs until somebody stops it, so that a grid would never finish
+
+    def __post_init__(self) -> None:
+        check_keys("task", self)
 
     @property
     def subject(self) -> str:
@@ -117,11 +129,6 @@ class TaskConfig:
     @property
     def reads_stdin(self) -> bool:
         """Whether the input comes from stdin, which the workers of a grid do not have."""
-        return False
-
-    @property
-    def is_endless(self) -> bool:
-        """Whether it runs until somebody stops it, so that a grid would never finish."""
         return False
 
     @property
@@ -172,35 +179,24 @@ def with_possible_batch(task: TaskConfig, generation: GenerationConfig, read: in
 class QuestionsConfig(TaskConfig):
     """Shared keys of the tasks that ask a data set's questions: which ones."""
 
-    data: str = setting("embedded", HASHED)
-    subset: str | None = setting(None, SELECTS)
-    question_key: str | None = setting(None, SELECTS)
-    answer_key: str | None = setting(None, SELECTS)
-    choices_key: str | None = setting(None, SELECTS)
+    data: str = setting("embedded", HASHED, filled("give embedded, a JSONL file or a dataset id"))
+    subset: str | None = setting(None, SELECTS, filled("name a configuration of the hub's data set, or null"))
+    question_key: str | None = setting(None, SELECTS, KEY_OF_ROWS)
+    answer_key: str | None = setting(None, SELECTS, KEY_OF_ROWS)
+    choices_key: str | None = setting(None, SELECTS, KEY_OF_ROWS)
     gold: Gold = setting(Gold.number, READS_GOLD)
-    gold_after: Text | None = setting(None, READS_GOLD)
+    gold_after: Text | None = setting(None, READS_GOLD, filled("give the words before the answer, or null for ####"))
     cluster: str | None = setting(
-        None, Inert("names families of questions; the SHA-256 of the families counts instead")
+        None,
+        Inert("names families of questions; the SHA-256 of the families counts instead"),
+        filled("name a key of the rows, or null for no families"),
     )
     split: str = "test"
-    shuffle_seed: int | None = setting(None, SELECTS)
-    offset: int = setting(0, SELECTS)
-    limit: int | None = 200
-    only: str | None = setting(None, HASHED)
-    without: str | None = setting(None, HASHED)
-
-    def __post_init__(self) -> None:
-        check_least(1, "task.limit", self.limit, ", or null for all")
-        check_least(0, "task.offset", self.offset)
-        check_least(0, "task.shuffle_seed", self.shuffle_seed, ", or null for the order of the data")
-        check_not_blank("task.data", self.data, "give embedded, a JSONL file or a dataset id")
-        for key in ("only", "without"):
-            check_not_blank(f"task.{key}", getattr(self, key), "name a file of questions, or null")
-        check_not_blank("task.subset", self.subset, "name a configuration of the hub's data set, or null")
-        check_not_blank("task.gold_after", self.gold_after, "give the words before the answer, or null for ####")
-        check_not_blank("task.cluster", self.cluster, "name a key of the rows, or null for no families")
-        for key in ("question_key", "answer_key", "choices_key"):
-            check_not_blank(f"task.{key}", getattr(self, key), "name a key of the rows, or null for a known one")
+    shuffle_seed: int | None = setting(None, SELECTS, least(0, ", or null for the order of the data"))
+    offset: int = setting(0, SELECTS, least(0))
+    limit: int | None = setting(200, takes=least(1, ", or null for all"))
+    only: str | None = setting(None, HASHED, FILE_OF_QUESTIONS)
+    without: str | None = setting(None, HASHED, FILE_OF_QUESTIONS)
 
     @property
     def of_questions(self) -> QuestionsConfig:
@@ -250,36 +246,31 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     name: ClassVar[str] = "gsm8k"
     gives_verdicts: ClassVar[bool] = True
     comparisons_key: ClassVar[str] = "early_stop_comparisons"
-    shots: int = 0
+    shots: int = setting(0, takes=least(0))
     shots_data: str | None = setting(None, HASHED)
-    shots_split: str = setting("train", SELECTS)
+    shots_split: str = setting("train", SELECTS, filled("name a split of the data"))
     extractor: Extractor = Extractor.strict
     scorer: str | None = setting(None, UNLESS_DEFAULT)
-    samples: int = 1
-    repeat: int = setting(0, UNLESS_DEFAULT)
+    samples: int = setting(1, takes=within(1, MAX_SAMPLES))
+    repeat: int = setting(0, UNLESS_DEFAULT, least(0))
     check_invariance: int | str = setting(AUTO, DefaultAs(0))  # the check adds metrics and changes no answer
-    check_contamination: int = 0
-    early_stop_vs: str | None = setting(None, Inert("names another job; the id of that job counts instead"))
-    early_stop_margin: float | None = setting(None, OF_EARLY_STOP)
-    early_stop_comparisons: int | None = setting(None, OF_EARLY_STOP)
-    show_prompt: int = setting(0, Inert("how many prompts are shown"))
+    check_contamination: int = setting(0, takes=least(0))
+    early_stop_vs: str | None = setting(
+        None,
+        Inert("names another job; the id of that job counts instead"),
+        filled("give overrides such as quantization=none, a job's id, or null"),
+    )
+    early_stop_margin: float | None = setting(None, OF_EARLY_STOP, MARGIN)
+    early_stop_comparisons: int | None = setting(None, OF_EARLY_STOP, least(1, ", or null: the grid counts them"))
+    show_prompt: int = setting(0, Inert("how many prompts are shown"), least(0))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(0, "task.shots", self.shots)
         self._check_scorer()
-        check_not_blank("task.shots_split", self.shots_split, "name a split of the data")
-        check(1 <= self.samples <= MAX_SAMPLES, "task.samples", self.samples, f"must lie in 1..{MAX_SAMPLES:,}")
-        check_least(0, "task.repeat", self.repeat)
         again = self.check_invariance
         is_count = isinstance(again, int) and not isinstance(again, bool) and again >= 0
         need = "give auto (one question of a hundred is asked again), 0 for none, or how many"
         check(again == AUTO or is_count, "task.check_invariance", again, need)
-        check_least(0, "task.check_contamination", self.check_contamination)
-        check_least(0, "task.show_prompt", self.show_prompt)
-        check_not_blank(
-            "task.early_stop_vs", self.early_stop_vs, "give overrides such as quantization=none, a job's id, or null"
-        )
         for key in ("check_invariance", "check_contamination"):
             need = "it checks a score, and task.early_stop_vs may end before all are scored: leave one of the two out"
             is_asked = getattr(self, key) not in (0, AUTO)
@@ -333,11 +324,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
         return [self.scorer] if self.scorer else [each.value for each in Extractor]
 
     def _check_early_stop(self) -> None:
-        """Reject a margin or a share that cannot be, or that nothing is compared by."""
-        margin = self.early_stop_margin
-        need = "must be a number of percentage points between 0 and 100, such as 2, or null for no margin"
-        check(margin is None or 0 < margin < 100, "task.early_stop_margin", margin, need)
-        check_least(1, "task.early_stop_comparisons", self.early_stop_comparisons, ", or null: the grid counts them")
+        """Reject a margin or a share that nothing is compared by."""
         need = (
             "there is nothing to decide about without a job to compare with: give task.early_stop_vs, or leave it out"
         )
@@ -397,13 +384,14 @@ class PromptsConfig(TaskConfig):
     """Shared keys of the tasks that complete the user's own prompts."""
 
     prompt: Text | None = setting(None, Inert("the SHA-256 of the prompts counts, however they were given"))
-    prompts: str | None = setting(None, HASHED)
+    prompts: str | None = setting(None, HASHED, filled("give a file, or -"))
     format: Framing = Framing.chat
     system: Text | None = None
     stop: list[Text] = field(default_factory=list)
-    show: int = setting(20, Inert("how many completions are printed"))
+    show: int = setting(20, Inert("how many completions are printed"), least(0))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.prompt is None) == (self.prompts is None):
             given = "neither is given" if self.prompt is None else "both are given"
             raise ConfigError(
@@ -411,9 +399,7 @@ class PromptsConfig(TaskConfig):
                 f"{given}"
             )
         check(self.prompt is None or bool(self.prompt), "task.prompt", repr(self.prompt), "give a text")
-        check_not_blank("task.prompts", self.prompts, "give a file, or -")
         check(all(self.stop), "task.stop", self.stop, "an empty text would end every completion at once")
-        check_least(0, "task.show", self.show)
         if self.format is Framing.raw and self.system:
             raise ConfigError("task.system needs task.format=chat: a raw prompt has no system message")
 
@@ -449,7 +435,9 @@ class GenerateConfig(PromptsConfig):
     branches: list[Text] | None = setting(
         None, Inert("the SHA-256 of the prompts counts, and these are a part of them")
     )
-    output: str | None = setting(None, Inert("names a copy of the completions, and changes nothing in them"))
+    output: str | None = setting(
+        None, Inert("names a copy of the completions, and changes nothing in them"), filled("give a file, or null")
+    )
     overwrite: bool = setting(False, Inert("whether another file may be replaced"))
     debug: bool = setting(False, Inert("says more about the first prompt"))
 
@@ -460,7 +448,6 @@ class GenerateConfig(PromptsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_not_blank("task.output", self.output, "give a file, or null")
         need = "give the text that each branch begins with, or null for no branches"
         check(self.branches is None or bool(self.branches), "task.branches", self.branches, need)
 
@@ -478,10 +465,9 @@ class ChatConfig(TaskConfig):
     name: ClassVar[str] = "chat"
     keeps_samples: ClassVar[bool] = False
     system: Text | None = None
-    load: str | None = setting(None, Inert("every conversation is a job of its own"))
-
-    def __post_init__(self) -> None:
-        check_not_blank("task.load", self.load, "give a file that /save wrote, or null")
+    load: str | None = setting(
+        None, Inert("every conversation is a job of its own"), filled("give a file that /save wrote, or null")
+    )
 
     @property
     def reads_stdin(self) -> bool:
@@ -531,11 +517,11 @@ class SplitConfig(TaskConfig):
     module: ClassVar[str] = "runner.tasks.split"
     name: ClassVar[str] = "split"
     keeps_samples: ClassVar[bool] = False
-    num_parts: int | None = None
+    num_parts: int | None = setting(None, takes=least(1, ", or null"))
     strategy: Strategy = Strategy.balanced_bytes
     ratios: list[float] | None = None
     ranges: list[str] | None = None
-    output_dir: str | None = None
+    output_dir: str | None = setting(None, takes=filled("give a folder, or null"))
     checksums: Checksums = Checksums.xxh3_128
     compare: Compare = setting(
         Compare.state, Inert("decides which parts are written anew, and changes nothing in them")
@@ -545,9 +531,8 @@ class SplitConfig(TaskConfig):
     explain: Explain | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         count = self.num_parts
-        check_least(1, "task.num_parts", count, ", or null")
-        check_not_blank("task.output_dir", self.output_dir, "give a folder, or null")
         self.output_dir = None if self.output_dir is None else absolute(self.output_dir)
         for strategy in (Strategy.ratios, Strategy.ranges):
             given = getattr(self, strategy.value)
@@ -581,11 +566,11 @@ class MergeConfig(TaskConfig):
     name: ClassVar[str] = "merge"
     keeps_samples: ClassVar[bool] = False
     parts: str = setting(MISSING, HASHED)
-    output_dir: str = MISSING
+    output_dir: str = setting(MISSING, takes=filled("give a folder"))
     dtype: Dtype = Dtype.float32
 
     def __post_init__(self) -> None:
-        check_not_blank("task.output_dir", self.output_dir, "give a folder")
+        super().__post_init__()
         self.output_dir = absolute(self.output_dir)
 
 
@@ -604,11 +589,8 @@ class VerifyConfig(TaskConfig):
     name: ClassVar[str] = "verify"
     keeps_samples: ClassVar[bool] = False
     parts: str = setting(MISSING, HASHED)
-    source: str | None = None
+    source: str | None = setting(None, takes=filled("give the folder or hub id that was split, or null"))
     level: VerifyLevel = VerifyLevel.full
-
-    def __post_init__(self) -> None:
-        check_not_blank("task.source", self.source, "give the folder or hub id that was split, or null")
 
 
 class Archive(StrEnum):
@@ -626,11 +608,11 @@ class ArchiveConfig(TaskConfig):
     name: ClassVar[str] = "archive"
     keeps_samples: ClassVar[bool] = False
     parts: str = setting(MISSING, HASHED)
-    output_dir: str = MISSING
+    output_dir: str = setting(MISSING, takes=filled("give a folder"))
     archive: Archive = Archive.zstd
 
     def __post_init__(self) -> None:
-        check_not_blank("task.output_dir", self.output_dir, "give a folder")
+        super().__post_init__()
         self.output_dir = absolute(self.output_dir)
 
 
@@ -641,34 +623,22 @@ class ServeConfig(TaskConfig):
     module: ClassVar[str] = "runner.tasks.serve"
     name: ClassVar[str] = "serve"
     keeps_samples: ClassVar[bool] = False
-    host: str = "127.0.0.1"
-    port: int = 8000
-    model_name: str | None = setting(None, Inert("what clients call the model"))
-    max_open: int = setting(256, Inert("a limit of what is served"))
-    max_new_tokens: int = setting(4096, Inert("a limit of what is served"))
-    max_body_kib: int = setting(1024, Inert("a limit of what is served"))
-    max_connections: int = setting(512, Inert("a limit of what is served"))
-    timeout_s: float = setting(600.0, Inert("a limit of what is served"))
-    idle_s: float = setting(75.0, Inert("how long a connection may wait for a request"))
-    write_s: float = setting(30.0, Inert("how long a client may leave its answer unread"))
-    drain_s: float = setting(30.0, Inert("how long shutting down may take"))
-
-    def __post_init__(self) -> None:
-        check_not_blank("task.host", self.host, "give an address of this machine, e.g. 127.0.0.1")
-        check(0 <= self.port < 65536, "task.port", self.port, "must lie in 0..65535 (0: any that is free)")
-        check_not_blank("task.model_name", self.model_name, "give a name, or null for the model's own")
-        for key in ("max_open", "max_new_tokens", "max_body_kib", "max_connections"):
-            check_least(1, f"task.{key}", getattr(self, key))
-        for key in ("timeout_s", "idle_s", "write_s"):
-            check(getattr(self, key) > 0, f"task.{key}", getattr(self, key), "must be more than 0 seconds")
-        check_least(0, "task.drain_s", self.drain_s)
+    is_endless: ClassVar[bool] = True
+    host: str = setting("127.0.0.1", takes=filled("give an address of this machine, e.g. 127.0.0.1"))
+    port: int = setting(8000, takes=within(0, 65535, "must lie in 0..65535 (0: any that is free)"))
+    model_name: str | None = setting(
+        None, Inert("what clients call the model"), filled("give a name, or null for the model's own")
+    )
+    max_open: int = setting(256, LIMITS, least(1))
+    max_new_tokens: int = setting(4096, LIMITS, least(1))
+    max_body_kib: int = setting(1024, LIMITS, least(1))
+    max_connections: int = setting(512, LIMITS, least(1))
+    timeout_s: float = setting(600.0, LIMITS, above(0, " seconds"))
+    idle_s: float = setting(75.0, Inert("how long a connection may wait for a request"), above(0, " seconds"))
+    write_s: float = setting(30.0, Inert("how long a client may leave its answer unread"), above(0, " seconds"))
+    drain_s: float = setting(30.0, Inert("how long shutting down may take"), least(0))
 
     @property
     def subject(self) -> str:
         """Return the address."""
         return f"{self.host}:{self.port}"
-
-    @property
-    def is_endless(self) -> bool:
-        """It serves until it is stopped."""
-        return True

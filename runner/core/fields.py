@@ -6,6 +6,8 @@ from dataclasses import MISSING as NO_FACTORY
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Annotated, Any
 
+from runner.core.bounds import Takes
+
 MISSING: Any = "???"  # OmegaConf's marker for a value that the user must give
 Text = Annotated[str, "words for a model"]  # a comma or ${...} is a part of it; a plain str is a name or a path
 Names = Annotated[Any, "a name or a list of names"]  # OmegaConf has no type for it
@@ -37,9 +39,9 @@ HASHED = Inert("a location; the SHA-256 of the content counts instead")
 UNLESS_DEFAULT = UnlessDefault()
 
 
-def setting(default: Any, counts: Inert | UnlessDefault | DefaultAs) -> Any:
-    """Return a field of the schema, and how it counts in the job's identity; a plain field counts with its value."""
-    return field(default=default, metadata={"counts": counts})
+def setting(default: Any, counts: Inert | UnlessDefault | DefaultAs | None = None, takes: Takes | None = None) -> Any:
+    """Return a field of the schema, how it counts in the job's identity (None: with its value), and what it takes."""
+    return field(default=default, metadata={"counts": counts, "takes": takes})
 
 
 def counts_of(item: Field[Any]) -> Inert | UnlessDefault | DefaultAs | None:

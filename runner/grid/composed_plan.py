@@ -1,11 +1,16 @@
-"""Plans jobs from their composed configs."""
+"""Plans jobs from their composed configs, and shares one error of 5 % among those that are compared while they run.
+
+A job that decides while it runs cannot wait for the others, as Holm's adjustment of a table does: it knows its share
+at the start.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from hydra.types import HydraContext
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runner.config.compose import Composer
 from runner.config.hydra import to_config, without_hydra
@@ -37,3 +42,22 @@ def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[s
     planned = plan_job(overrides, config)
     planned.composed = composed
     return planned
+
+
+def share_error(plan: list[PlannedJob]) -> None:
+    """Count the comparisons of a grid, and plan the jobs whose key leaves the number to it again, each with its share.
+
+    Jobs that cannot run now count, too: whether memory is short today must not change the share of the others.
+    """
+    compared = [planned for planned in plan if planned.is_compared]
+    comparisons = len({planned.job_id or " ".join(planned.overrides) for planned in compared})
+    for number, planned in enumerate(plan):
+        config = planned.config
+        if not planned.is_compared or config is None or planned.composed is None:
+            continue
+        key = config.task.comparisons_key
+        if getattr(config.task, key) is not None:
+            continue  # the user has said how many there are, in this grid and others
+        OmegaConf.update(planned.composed, f"task.{key}", comparisons)
+        again = plan_job(planned.overrides, replace(config, task=replace(config.task, **{key: comparisons})))
+        plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"])

@@ -9,13 +9,14 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from runner.config.root import AUTO
+from runner.config.root import AUTO, RunnerConfig
 from runner.core import machine
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import Status
@@ -39,18 +40,19 @@ class PlanLauncher(Launcher):
         self.master, self.context = config, hydra_context
 
     @abstractmethod
-    def run_jobs(
-        self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], view: GridView
-    ) -> bool:
-        """Run these jobs of a plan and fill in their outcomes; return whether the user stopped them."""
+    def run_jobs(self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any) -> bool:
+        """Run these jobs of a plan and return whether the user stopped them; `shared`: what every executor takes."""
 
     def run_plan(
         self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], trials: Trials | None = None
     ) -> bool:
         """Run these jobs, shown as they run; return whether the user stopped them."""
         known = frozenset(number for number in numbers if plan[number].state is State.done)
+        settings = plan[numbers[0]].config
+        assert settings is not None
+        shared = {"outcomes": outcomes, "job_timeout_s": settings.job_timeout_s}
         with GridView(labels(plan), len(numbers), known) if trials is None else trials.view() as view:
-            return self.run_jobs(plan, numbers, outcomes, view)
+            return self.run_jobs(settings, plan, numbers, view=view, **shared)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs for another sweeper, such as Optuna's, and return one number per job."""
@@ -87,21 +89,15 @@ class WorkerLauncher(PlanLauncher):
         super().__init__()
         self.fresh = fresh
 
-    def run_jobs(
-        self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], view: GridView
-    ) -> bool:
+    def run_jobs(self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any) -> bool:
         """Run these jobs of a plan in worker processes."""
-        settings = plan[numbers[0]].config
-        assert settings is not None
         return WorkerPool(
             plan=plan,
             numbers=numbers,
             workers_wanted=worker_count(plan, numbers, settings.workers),
             shares_groups=settings.workers != AUTO,
             log_folder=Path(settings.output_dir).expanduser().absolute() / "workers" / str(os.getpid()),
-            view=view,
-            job_timeout_s=settings.job_timeout_s,
             fresh=self.fresh,
             gpus=len(machine.gpu_models()),
-            outcomes=outcomes,
+            **shared,
         ).run()

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.config.hydra import as_yaml
+from runner.core.bounds import check_keys, least
 from runner.core.console import say
-from runner.core.errors import JobHeld, RunnerError, check_least
+from runner.core.errors import JobHeld, RunnerError
+from runner.core.fields import setting
 from runner.core.result import Status
 from runner.grid.executor import Executor
 from runner.grid.plan import Outcome, PlannedJob, outcome_of_error, predicted_need
@@ -30,14 +32,13 @@ class RayRequest:
     """What the user asks Ray for, for each job."""
 
     num_cpus: float | None = None
-    num_gpus: float = 0.0
+    num_gpus: float = setting(0.0, takes=least(0))
     memory_mib: float | None = None
-    resources: dict[str, float] = field(default_factory=dict)
-    max_restarts: int = 3
+    resources: Mapping[str, float] = field(default_factory=dict)
+    max_restarts: int = setting(3, takes=least(0))
 
     def __post_init__(self) -> None:
-        for key, value in (("num_gpus", self.num_gpus), ("max_restarts", self.max_restarts)):
-            check_least(0, f"hydra.launcher.{key}", value)
+        check_keys("hydra.launcher", self)
 
     def of_job(self, planned: PlannedJob, largest: Mapping[str, float]) -> dict[str, Any]:
         """Return what a job asks for: as configured, else as predicted, but no more than the largest node has."""
@@ -49,13 +50,13 @@ class RayRequest:
             "num_cpus": cpus,
             "num_gpus": self.num_gpus,
             "memory": int(memory if self.memory_mib is None else self.memory_mib * MIB),
-            "resources": self.resources,
+            "resources": {**self.resources},
         }
 
     def missing(self, largest: Mapping[str, float]) -> list[str]:
         """Say what is asked for that no node has now."""
         asked = {"CPU": self.num_cpus or 0.0, "GPU": self.num_gpus}
-        asked |= {"memory": (self.memory_mib or 0.0) * MIB} | self.resources
+        asked |= {"memory": (self.memory_mib or 0.0) * MIB, **self.resources}
         return [
             f"no node of this Ray has {name}={amount:g} (the most is {most:g}): the jobs wait until one joins"
             for name, amount in asked.items()

@@ -14,19 +14,19 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
-from runner.config.root import AUTO
+from runner.config.root import AUTO, RunnerConfig
 from runner.core import signals
 from runner.core.errors import ConfigError
 from runner.core.files import write_atomically
 from runner.grid.launchers import PlanLauncher
-from runner.grid.plan import Outcome, PlannedJob
+from runner.grid.plan import PlannedJob
 from runner.grid.ray_grid import RayJobs, RayRequest
 from runner.grid.ray_jobs import SharedFile
-from runner.grid.show import GridView
 
 log = logging.getLogger(__name__)
 
@@ -39,36 +39,17 @@ STARTED_SLOWLY = "The current node timed out during startup"
 class RayLauncher(PlanLauncher):
     """Runs jobs on the nodes of a Ray cluster."""
 
-    def __init__(
-        self,
-        address: str | None = None,
-        num_cpus: float | None = None,
-        num_gpus: float = 0.0,
-        memory_mib: float | None = None,
-        resources: Mapping[str, float] | None = None,
-        max_restarts: int = 3,
-    ) -> None:
+    def __init__(self, address: str | None = None, **request: Any) -> None:
         super().__init__()
-        self.address = address
-        self.request = RayRequest(num_cpus, num_gpus, memory_mib, dict(resources or {}), max_restarts)
+        self.address, self.request = address, RayRequest(**request)
 
-    def run_jobs(
-        self, plan: list[PlannedJob], numbers: list[int], outcomes: dict[int, Outcome], view: GridView
-    ) -> bool:
+    def run_jobs(self, settings: RunnerConfig, plan: list[PlannedJob], numbers: list[int], **shared: Any) -> bool:
         """Run these jobs of a plan as Ray's tasks."""
-        settings = plan[numbers[0]].config
-        assert settings is not None
         # Ray prints what happens to its nodes; stdout is for the grid's result
-        with redirect_stdout(sys.stderr), connected(self.address), shared_file(Path(settings.output_dir)) as shared:
+        with redirect_stdout(sys.stderr), connected(self.address), shared_file(Path(settings.output_dir)) as file:
+            at_once = len(numbers) if settings.workers == AUTO else int(settings.workers)
             return RayJobs(
-                plan=plan,
-                numbers=numbers,
-                view=view,
-                outcomes=outcomes,
-                request=self.request,
-                shared=shared,
-                at_once=len(numbers) if settings.workers == AUTO else int(settings.workers),
-                job_timeout_s=settings.job_timeout_s,
+                plan=plan, numbers=numbers, request=self.request, shared=file, at_once=at_once, **shared
             ).run()
 
 

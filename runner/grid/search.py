@@ -54,20 +54,15 @@ class OptunaSearch(Sweeper):
 
     def __init__(
         self,
-        n_trials: int = 20,
-        n_jobs: int = 2,
-        direction: Any = "maximize",
         params: Any = None,
         sampler: Any = None,
         storage: str | None = None,
         study_name: str | None = None,
-        max_failure_rate: float = 0.0,
         prune: bool = False,
+        **settings: Any,
     ) -> None:
         sampler = dict(sampler or {})
-        self.settings = SearchSettings(
-            n_trials, n_jobs, direction, str(sampler.get("name")), sampler.get("seed"), max_failure_rate
-        )
+        self.settings = SearchSettings(sampler=str(sampler.get("name")), seed=sampler.get("seed"), **settings)
         self.params, self.storage, self.study_name, self.prunes = dict(params or {}), storage, study_name, prune
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

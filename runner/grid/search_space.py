@@ -13,7 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 
 from runner.config.plain_text import sweep_of
-from runner.core.errors import ConfigError, check, check_least, unknown
+from runner.core.bounds import check_keys, least, within
+from runner.core.errors import ConfigError, check, unknown
+from runner.core.fields import setting
 from runner.core.texts import short_hash
 
 if TYPE_CHECKING:
@@ -82,23 +84,18 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
 class SearchSettings:
     """The keys of hydra.sweeper, checked."""
 
-    n_trials: int
-    n_jobs: int
-    direction: str
-    sampler: str
-    seed: int | None
-    max_failure_rate: float
+    n_trials: int = setting(20, takes=least(1))
+    n_jobs: int = setting(2, takes=least(1))
+    direction: str = "maximize"
+    sampler: str = "tpe"
+    seed: int | None = None
+    max_failure_rate: float = setting(0.0, takes=within(0, 1, "from 0 to 1"))
 
     def __post_init__(self) -> None:
-        check_least(1, "hydra.sweeper.n_trials", self.n_trials)
-        check_least(1, "hydra.sweeper.n_jobs", self.n_jobs)
-        check(0 <= self.max_failure_rate <= 1, "hydra.sweeper.max_failure_rate", self.max_failure_rate, "from 0 to 1")
+        check_keys("hydra.sweeper", self)
         need = "a search has one objective: to weigh two, run a grid and read the Pareto front of runner-compare"
         check(isinstance(self.direction, str), "hydra.sweeper.direction", self.direction, need)
-        for key, value, known in (
-            ("direction", self.direction, DIRECTIONS),
-            ("sampler.name", self.sampler, SAMPLERS),
-        ):
+        for key, value, known in (("direction", self.direction, DIRECTIONS), ("sampler.name", self.sampler, SAMPLERS)):
             if value not in known:
                 raise ConfigError(f"hydra.sweeper.{key}={value}: {unknown(key.split('.')[0], str(value), known)}")
 

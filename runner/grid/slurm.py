@@ -63,14 +63,8 @@ class Queue:
         if time.monotonic() - self._asked < at_least_every_s:
             return
         self._asked = time.monotonic()
-        command = [
-            "squeue",
-            "--array",
-            "--noheader",
-            "--states=all",
-            "--format=%i|%T",
-            f"--jobs={','.join(self.arrays)}",
-        ]
+        command = ["squeue", "--array", "--noheader", "--states=all", "--format=%i|%T"]
+        command.append(f"--jobs={','.join(self.arrays)}")
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode and "Invalid job id" not in done.stderr:
             if not self._is_silent:
