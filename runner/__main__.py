@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from runner.compat.variable_overrides import variables_as_overrides
+from runner.compat.variables import variables_as_overrides
 from runner.config import runner_hydra
 from runner.config.groups import GROUPS
 from runner.config.hydra import as_yaml, explain, to_config

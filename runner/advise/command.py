@@ -13,7 +13,7 @@ from runner.advise.advice import MAX_RECOMMENDED, Advice, advise
 from runner.advise.candidates import COSTS, Candidate, UserLimits
 from runner.advise.machines import Machine, machine_of
 from runner.advise.ranking import TIGHT, UNKNOWN
-from runner.compat.variable_overrides import variables_as_overrides
+from runner.compat.variables import variables_as_overrides
 from runner.config.compose import compose
 from runner.config.hydra import explain, to_config
 from runner.config.plain_text import FILES, quote_texts

@@ -12,7 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runner.compat.variable_overrides import variables_as_overrides
+from runner.compat.variables import variables_as_overrides
 from runner.config.hydra_versions import named_classes
 from runner.config.runner_hydra import hydra_of
 from runner.core.errors import ConfigError

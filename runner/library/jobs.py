@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from runner.compat.variable_overrides import variables_as_overrides
+from runner.compat.variables import variables_as_overrides
 from runner.config.compose import compose
 from runner.config.hydra import as_yaml, config_errors, to_config
 from runner.config.plain_text import quote_texts, sweep_of

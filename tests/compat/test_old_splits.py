@@ -212,11 +212,5 @@ def test_dtypes_that_hold_no_such_numbers() -> None:
         encode(np.array([1.5]), "I8", "here")
     with pytest.raises(ConfigError, match=r"here: numbers cannot be stored as F8_E4M3: use task\.dtype=float32"):
         encode(np.array([1.5]), "F8_E4M3", "here")
-    expected = {
-        "torch.bfloat16": "BF16",
-        "float32": "F32",
-        "F16": "F16",
-        "torch.int8": "I8",
-        "attention": None,
-    }
+    expected = {"torch.bfloat16": "BF16", "float32": "F32", "F16": "F16", "torch.int8": "I8", "attention": None}
     assert {word: safetensors_dtype(word) for word in expected} == expected

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.compat.variable_overrides import model_of
-from runner.compat.variables import Chosen, translate
+from runner.compat.variables import Chosen, model_of, translate
 from runner.config.compose import composer_of
 from runner.core.errors import ConfigError
 

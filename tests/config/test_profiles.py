@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runner.compat.variable_overrides import variables_as_overrides
+from runner.compat.variables import variables_as_overrides
 from runner.config.choices import CONF
 from runner.config.compose import compose
 from runner.config.hydra import to_config
