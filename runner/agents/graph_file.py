@@ -15,6 +15,7 @@ Row = who speaks, column = who listens. The file may come from anywhere, so ever
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.agents.graph import Edges, Graph, Kind, Mask, Matrix
+from runner.agents.graph import Edges, Graph, Kind
 from runner.checkpoints.json_fields import Fields
 from runner.config.agents import MAX_ROUNDS, Mode
 from runner.core.errors import DataError, reading, unknown
@@ -36,6 +37,11 @@ MAX_BYTES = 32 * 2**20  # 64 agents need less than 1 MiB, or 24 if each of 100 r
 LONGEST_NAME = 80  # characters of a role's name or of a setting's
 KEYS = ("version", "mode", "agents", "roles", "learned", "rounds", "silent", "spatial", "temporal")
 NEW_KEYS = ("rounds", "silent")  # of version 2
+
+CELLS: dict[type[Any], tuple[Callable[[Any], bool], str]] = {  # what a cell of a matrix may be, and its description
+    np.bool_: (lambda cell: type(cell) is int and cell in (0, 1), "0 or 1"),
+    np.float64: (lambda cell: type(cell) in (int, float) and abs(cell) < 1e300, "a number"),  # NaN is none
+}
 
 Setting = str | int | float | bool | None
 
@@ -176,24 +182,22 @@ class _GraphFields(Fields):
         if type(values["optimized"]) is not bool:
             self.fail(f"{kind}.optimized", "true or false", values["optimized"])
         size = (agents, squares)
-        allowed, live = (self.stack(f"{kind}.{name}", values[name], size, self.mask) for name in ("allowed", "live"))
+        allowed, live = (self.stack(f"{kind}.{name}", values[name], size, np.bool_) for name in ("allowed", "live"))
         for place in np.argwhere(live & ~allowed).tolist():
             self.fail(_cell(f"{kind}.live", place), f"0, as in {kind}.allowed,", 1)
-        logits = self.stack(f"{kind}.logits", values["logits"], size, self.logits)
+        logits = self.stack(f"{kind}.logits", values["logits"], size, np.float64)
         return Edges(allowed, live, logits, values["optimized"])
 
-    def stack(
-        self, key: str, value: object, size: tuple[int, int | None], read: Callable[[str, object, int], NDArray[Any]]
-    ) -> NDArray[Any]:
+    def stack(self, key: str, value: object, size: tuple[int, int | None], dtype: type[Any]) -> NDArray[Any]:
         """A matrix, or as many of them as rounds have such edges."""
         agents, squares = size
         if squares is None:
-            return read(key, value, agents)
+            return self.square(key, value, agents, dtype)
         matrices = self.many(key, value)
         if len(matrices) != squares:
             raise DataError(f"{self.path}: {key}: {squares} matrices expected, found {len(matrices)}")
-        found = [read(f"{key}[{number}]", matrix, agents) for number, matrix in enumerate(matrices)]
-        return np.stack(found) if found else read(key, [[0] * agents] * agents, agents)[None][:0]
+        found = [self.square(f"{key}[{number}]", matrix, agents, dtype) for number, matrix in enumerate(matrices)]
+        return np.stack(found) if found else np.empty((0, agents, agents), dtype)
 
     def learned(self, value: object) -> Learned | None:
         """How the graph was learned."""
@@ -212,34 +216,19 @@ class _GraphFields(Fields):
         iterations, questions = (self.count(f"learned.{name}", values[name]) for name in ("iterations", "questions"))
         return Learned(iterations, questions, values["seed"], settings)
 
-    def mask(self, key: str, value: object, agents: int) -> Mask:
-        """A square of zeros and ones."""
-        rows = self.square(key, value, agents)
-        for source, row in enumerate(rows):
-            for target, cell in enumerate(row):
-                if type(cell) is not int or cell not in (0, 1):
-                    self.fail(f"{key}[{source}][{target}]", "0 or 1", cell)
-        return np.array(rows, dtype=np.bool_)
-
-    def logits(self, key: str, value: object, agents: int) -> Matrix:
-        """A square of finite numbers."""
-        rows = self.square(key, value, agents)
-        for source, row in enumerate(rows):
-            for target, cell in enumerate(row):
-                if type(cell) not in (int, float) or not abs(cell) < 1e300:  # NaN fails this, too
-                    self.fail(f"{key}[{source}][{target}]", "a number", cell)
-        return np.array(rows, dtype=np.float64)
-
-    def square(self, key: str, value: object, agents: int) -> list[list[Any]]:
-        """As many rows of as many cells as there are agents."""
-        rows = self.many(key, value)
+    def square(self, key: str, value: object, agents: int, dtype: type[Any]) -> NDArray[Any]:
+        """A matrix with a row and a column for each agent."""
+        rows, (fits, need) = self.many(key, value), CELLS[dtype]
         if len(rows) != agents:
             raise DataError(f"{self.path}: {key}: {agents} rows expected, one for each agent, found {len(rows)}")
         for number, row in enumerate(rows):
             cells = len(self.many(f"{key}[{number}]", row))
             if cells != agents:
                 raise DataError(f"{self.path}: {key}[{number}]: {agents} cells expected, found {cells}")
-        return rows
+        for source, target in itertools.product(range(agents), repeat=2):
+            if not fits(cell := rows[source][target]):
+                self.fail(f"{key}[{source}][{target}]", need, cell)
+        return np.array(rows, dtype=dtype)
 
     def name(self, key: str, value: object) -> str:
         """A text that fits on a line."""

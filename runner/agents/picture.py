@@ -19,12 +19,8 @@ from runner.core.svg import document, plain, text
 Point = tuple[float, float]
 
 NODE, LABEL, STEP = 19, 165, 52  # radius of an agent, room for a role's name, from one agent to the next
-TOP, FOOT, LEGEND_FOOT, BETWEEN = (
-    146,
-    62,
-    104,
-    150,
-)  # above the agents, below them, below them with a legend, between two rows
+TOP, FOOT, LEGEND_FOOT = 146, 62, 104  # above the agents, below them, below them with a legend
+BETWEEN = 150  # between two rows
 ACROSS = 270  # from one column of agents to the other
 WIDEST, THINNEST, FIXED = 7.0, 0.7, 2.0  # of edges: at probability 1, at least, without learning
 LONGEST = 22  # characters of a role that are shown
@@ -189,13 +185,7 @@ def agent(place: Point, number: int, role: str, label: Point, anchor: str, is_si
     ]
 
 
-def _arrows(
-    panel: _Panel,
-    sources: Sequence[Point],
-    targets: Sequence[Point],
-    look: Look,
-    bend: float,
-) -> list[str]:
+def _arrows(panel: _Panel, sources: Sequence[Point], targets: Sequence[Point], look: Look, bend: float) -> list[str]:
     """Return all edges of a panel, pale ones first, the widest last."""
     edges, roles, never = panel.edges, panel.roles, panel.never
     weights, drawn = edges.weights, list[tuple[bool, float, int, int, str]]()

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.agents.sandbox import CodeOutcome
-from runner.agents.wording import Role, Wording, wording_of
-from runner.config.agents import Domain
+from runner.agents.wording import Wording, wording_of
+from runner.config.agents import Domain, Role
 from runner.config.task import Extractor
 from runner.engines.base import Message
 from runner.scorers.letters import extract_letters
@@ -135,7 +135,7 @@ def unmarked(text: str) -> str:
 
 
 def _texts(domain: Domain, title: str, template: str, heard: Sequence[AgentMessage]) -> list[str]:
-    texts = [template.format(agent=one.agent + 1, role=one.role.value, text=quoted(domain, one)) for one in heard]
+    texts = [template.format(agent=one.agent + 1, role=one.role.words, text=quoted(domain, one)) for one in heard]
     return [title, *texts] if texts else []
 
 

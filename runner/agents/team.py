@@ -17,8 +17,7 @@ from runner.agents.attack import Tampering
 from runner.agents.graph import Round
 from runner.agents.roles import AgentMessage, agent_message, answer_of, decision_messages, messages
 from runner.agents.sandbox import CodeOutcome
-from runner.agents.wording import Role
-from runner.config.agents import AgentRole, DecisionMethod, Domain
+from runner.config.agents import DecisionMethod, Domain, Role
 from runner.core.result import Call, FinishReason
 from runner.engines.base import Message
 
@@ -37,21 +36,16 @@ class Team:
 
     @classmethod
     def of(
-        cls,
-        agents: int,
-        roles: Sequence[AgentRole] | None,
-        domain: Domain,
-        decision: DecisionMethod,
-        letters: bool = False,
+        cls, agents: int, roles: Sequence[Role] | None, domain: Domain, decision: DecisionMethod, letters: bool = False
     ) -> Team:
         """Give each agent a role; the roles repeat."""
-        cycle = [Role[role.name] for role in roles] if roles else list(Role)
+        cycle = list(roles or Role)
         return cls(tuple(cycle[agent % len(cycle)] for agent in range(agents)), domain, decision, letters)
 
     @property
     def titles(self) -> tuple[str, ...]:
         """Return the role of each agent in words."""
-        return tuple(role.value for role in self.roles)
+        return tuple(role.words for role in self.roles)
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ class AgentCall:
     @property
     def who(self) -> str:
         """The role, in words."""
-        return DECISION if self.role is None else self.role.value
+        return DECISION if self.role is None else self.role.words
 
     @property
     def writes_code(self) -> bool:

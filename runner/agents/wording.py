@@ -6,33 +6,13 @@ The texts for letters are those for numbers, where the file gives no others.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from runner.config.agents import Domain
-
-
-class Role(StrEnum):
-    """The role of an agent; a team's agents take the roles in this order, repeatedly."""
-
-    math_solver = "Math Solver"
-    mathematical_analyst = "Mathematical Analyst"
-    programming_expert = "Programming Expert"
-    inspector = "Inspector"
-
-    @property
-    def writes_code(self) -> bool:
-        """Whether its reply is a program, which assigns its answer."""
-        return self is Role.programming_expert
-
-    @property
-    def hears_numbers(self) -> bool:
-        """Whether it gets only the numbers of its neighbours, and not their texts."""
-        return self is Role.math_solver
+from runner.config.agents import Domain, Role
 
 
 @dataclass

@@ -59,13 +59,28 @@ class Method(StrEnum):
     agent_dropout = "agent_dropout"
 
 
-class AgentRole(StrEnum):
-    """The role of an agent in a team."""
+class Role(StrEnum):
+    """The role of an agent; a team's agents take the roles in this order, repeatedly."""
 
     math_solver = "math_solver"
     mathematical_analyst = "mathematical_analyst"
     programming_expert = "programming_expert"
     inspector = "inspector"
+
+    @property
+    def words(self) -> str:
+        """Its name as people read it: Math Solver."""
+        return self.value.replace("_", " ").title()
+
+    @property
+    def writes_code(self) -> bool:
+        """Whether its reply is a program, which assigns its answer."""
+        return self is Role.programming_expert
+
+    @property
+    def hears_numbers(self) -> bool:
+        """Whether it gets only the numbers of its neighbours, and not their texts."""
+        return self is Role.math_solver
 
 
 class Domain(StrEnum):
@@ -115,7 +130,7 @@ class AgentsConfig(QuestionsConfig):
     gives_verdicts: ClassVar[bool] = True
     mode: Mode = Mode.full_connected
     agents: int = setting(4, takes=within(1, MAX_AGENTS))
-    roles: list[AgentRole] | None = None
+    roles: list[Role] | None = None
     domain: Domain = Domain.gsm8k
     num_rounds: int = setting(1, takes=within(1, MAX_ROUNDS))
     decision_method: DecisionMethod = DecisionMethod.final_refer
@@ -148,7 +163,7 @@ class AgentsConfig(QuestionsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        need = f"give one role or more of {', '.join(AgentRole)}, or null for all of them in this order"
+        need = f"give one role or more of {', '.join(Role)}, or null for all of them in this order"
         check(self.roles is None or bool(self.roles), "task.roles", self.roles, need)
         self._check_attack()
         self._check_samples()

@@ -12,15 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.agents.attack import LARGEST_ERROR, Tampering, false_answer, falsified, noise
-from runner.agents.attack_tally import attacked_edges
 from runner.agents.graph import Graph
 from runner.agents.learning import Learner, Play
 from runner.agents.methods import Ours
 from runner.agents.roles import AgentMessage, agent_message, head
 from runner.agents.sandbox import CodeOutcome, CodeStatus
+from runner.agents.tally import attacked_edges
 from runner.agents.team import AgentCall, Answered, Discussion, Team
-from runner.agents.wording import Role
-from runner.config.agents import AgentRole, Attack, Baseline, DecisionMethod, Domain, Mode
+from runner.config.agents import Attack, Baseline, DecisionMethod, Domain, Mode, Role
 from runner.core.result import Call, FinishReason
 from runner.scorers.numbers import plain_number
 
@@ -36,7 +35,7 @@ def discussion(
     decision: DecisionMethod = DecisionMethod.final_refer,
     seed: str = "0",
     rounds: int = 1,
-    roles: list[AgentRole] | None = None,
+    roles: list[Role] | None = None,
     letters: bool = False,
 ) -> Discussion:
     graph = graph or Graph.of(Mode.full_connected, 4, seed=0)
@@ -133,7 +132,7 @@ def test_only_the_liar_is_told_to_lie(domain: Domain, letters: bool) -> None:
 
 def test_a_false_answer_reaches_listeners_votes_and_the_decision() -> None:
     lie = discussion(Attack.false_answer, 1).tampering.lie
-    one = discussion(Attack.false_answer, 1, roles=[AgentRole.inspector])
+    one = discussion(Attack.false_answer, 1, roles=[Role.inspector])
     calls = played(one, lambda turn: SOLVED)
     assert lie not in user(calls["0/1"])
     for key in ("0/2", "0/3", "decision"):
@@ -141,15 +140,15 @@ def test_a_false_answer_reaches_listeners_votes_and_the_decision() -> None:
         assert "1: Ana has 3+4=7 apples" in user(calls[key])
     assert one.votes == ["7", lie, "7", "7"]
     assert one.answer == "7"
-    last = discussion(Attack.false_answer, 3, decision=DecisionMethod.direct, roles=[AgentRole.inspector])
+    last = discussion(Attack.false_answer, 3, decision=DecisionMethod.direct, roles=[Role.inspector])
     played(last, lambda turn: SOLVED)
     assert last.answer == last.tampering.lie, "where the last agent decides, what it is taken to have said decides"
-    solver = discussion(Attack.false_answer, 0, roles=[AgentRole.inspector, AgentRole.math_solver])
+    solver = discussion(Attack.false_answer, 0, roles=[Role.inspector, Role.math_solver])
     assert f"Other answers: {solver.tampering.lie}." in user(played(solver, lambda turn: SOLVED)["0/1"])
 
 
 def test_a_cut_link_spares_votes_the_decision_and_the_agents_own_memory() -> None:
-    one = discussion(Attack.cut_link, 1, roles=[AgentRole.inspector], rounds=2)
+    one = discussion(Attack.cut_link, 1, roles=[Role.inspector], rounds=2)
     calls = played(one, lambda turn: f"{SOLVED} of agent {turn.agent}")
     assert "of agent 1" in user(calls["1/1"])
     assert "of agent 1" in user(calls["decision"])
@@ -158,7 +157,7 @@ def test_a_cut_link_spares_votes_the_decision_and_the_agents_own_memory() -> Non
         assert "of agent 1" not in user(calls[key])
         assert "\n2: " in user(calls[key]), "something arrives"
         assert "of agent" in user(calls[key]), "from the others, too"
-    told_numbers = discussion(Attack.cut_link, 0, roles=[AgentRole.inspector, AgentRole.math_solver])
+    told_numbers = discussion(Attack.cut_link, 0, roles=[Role.inspector, Role.math_solver])
     assert user(played(told_numbers, lambda turn: SOLVED)["0/1"]) == "How many?", "noise holds no number"
 
 
@@ -195,7 +194,7 @@ def _kept(
         plays: list[Play] = []
         for number in range(4):
             name, is_lucky = f"{seed}/{iteration}/{number}", rng.random() < 0.5
-            one = discussion(attack, attacked, graph=graph, decision=decision, seed=name, roles=[AgentRole.inspector])
+            one = discussion(attack, attacked, graph=graph, decision=decision, seed=name, roles=[Role.inspector])
             played(one, partial(say, is_lucky))
             plays.append((one.rounds, one.answer == "7"))
         learner.step(plays)

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from runner.agents.attack import Tampering
-from runner.agents.attack_tally import AttackTally, attacked_edges
 from runner.agents.graph import Graph
+from runner.agents.tally import AttackTally, attacked_edges
 from runner.agents.team import Answered, Discussion, Team
-from runner.config.agents import AgentRole, Attack, DecisionMethod, Domain, Mode
+from runner.config.agents import Attack, DecisionMethod, Domain, Mode, Role
 from runner.core.result import Call, FinishReason
 from runner.datasets.gsm8k import Item
 
@@ -19,7 +19,7 @@ ITEM = Item("How many?", "#### 7", "7")
 def ended(*numbers: int, decided: int, fails: bool = False) -> Discussion:
     """A debate of as many agents, which say these numbers, and a decision."""
     graph = Graph.of(Mode.debate, len(numbers), seed=0)
-    team = Team.of(len(numbers), [AgentRole.inspector], Domain.brief, DecisionMethod.final_refer)
+    team = Team.of(len(numbers), [Role.inspector], Domain.brief, DecisionMethod.final_refer)
     attack = Tampering.of(Attack.liar, 0, "0", "7")
     one = Discussion(team, "test/0", ITEM.question, [graph.draw(random.Random(0), 0)], attack)
     while turns := one.ready():

@@ -5,7 +5,7 @@ import random
 from runner.agents.graph import Graph
 from runner.agents.outcome import ended_by, sample_of
 from runner.agents.team import Answered, Discussion, Team
-from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
+from runner.config.agents import DecisionMethod, Domain, Mode, Role
 from runner.core.result import Call, FinishReason, Verdict
 from runner.datasets.gsm8k import Item
 
@@ -15,7 +15,7 @@ ITEM = Item("How many?", "#### 7", "7")
 def ended(decision: DecisionMethod, *said: tuple[str, FinishReason], backwards: bool = False) -> Discussion:
     """A debate of two, and the decision where there is one, that say this; seconds that do not add up evenly."""
     graph = Graph.of(Mode.debate, 2, seed=0)
-    team = Team.of(2, [AgentRole.inspector], Domain.brief, decision)
+    team = Team.of(2, [Role.inspector], Domain.brief, decision)
     discussion, left = Discussion(team, "test/0", ITEM.question, [graph.draw(random.Random(0), 0)]), list(said)
     while turns := discussion.ready():
         answers = []

@@ -12,7 +12,7 @@ from runner.agents.graph import Graph
 from runner.agents.play import BATCHES, Player
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered, Discussion, Team
-from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
+from runner.config.agents import DecisionMethod, Domain, Mode, Role
 from runner.config.generation import GenerationConfig
 from runner.config.model import LocalModelConfig
 from runner.config.root import RunnerConfig
@@ -27,10 +27,10 @@ Make = Callable[..., RunnerConfig]
 
 
 def discussions(
-    count: int, mode: Mode = Mode.chain, roles: Sequence[AgentRole] | None = None, rounds: int = 1
+    count: int, mode: Mode = Mode.chain, roles: Sequence[Role] | None = None, rounds: int = 1
 ) -> list[Discussion]:
     graph = Graph.of(mode, 4, seed=0)
-    team = Team.of(4, roles or [AgentRole.inspector], Domain.brief, DecisionMethod.final_refer)
+    team = Team.of(4, roles or [Role.inspector], Domain.brief, DecisionMethod.final_refer)
     asked = [problem.question for problem in problems(Split.TEST, count)]
     rng = random.Random(0)
     return [
@@ -131,7 +131,7 @@ def test_programs_run_while_others_decode() -> None:
         if discussion.key == "test/1":
             others_ended.set()
 
-    one, other = discussions(1, Mode.chain, [AgentRole.programming_expert]), discussions(2)[1:]
+    one, other = discussions(1, Mode.chain, [Role.programming_expert]), discussions(2)[1:]
     with Player(Kept(), Slow(), lambda: Picky(first)) as player:
         player.play([*one, *other], ended)
     assert all(discussion.answer == "7" for discussion in (*one, *other))
@@ -165,11 +165,11 @@ def test_an_error_ends_its_question_and_no_other() -> None:
 def test_what_is_recorded_is_not_asked() -> None:
     before = Kept()
     with Player(before, Seven(), lambda: Picky(first)) as player:
-        player.play(discussions(2, roles=list(AgentRole)))
+        player.play(discussions(2, roles=list(Role)))
     known = [answered for answered in before.added if answered.turn.id != "test/1/decision"]  # without outcomes
     after, session = Kept(*known), Picky(first)
     with Player(after, Seven(), lambda: session) as player:
-        player.play(discussions(2, roles=list(AgentRole)))
+        player.play(discussions(2, roles=list(Role)))
     assert session.order == ["test/1/decision"]
     assert [answered.turn.id for answered in after.coded] == ["test/0/0/2", "test/1/0/2"], (
         "programs without outcome run"
@@ -180,7 +180,7 @@ def test_what_is_recorded_is_not_asked() -> None:
 
     whole = Kept(*before.added, *before.coded)
     with Player(whole, Seven(), never) as player:
-        player.play(discussions(2, roles=list(AgentRole)))
+        player.play(discussions(2, roles=list(Role)))
     assert (whole.added, whole.coded) == ([], [])
 
 
@@ -190,7 +190,7 @@ def test_what_breaks_the_sandbox_ends_the_job() -> None:
             raise OSError("no process can be started")
 
     with pytest.raises(OSError, match="no process"), Player(Kept(), Broken(), lambda: Picky(first)) as player:
-        player.play(discussions(1, roles=[AgentRole.programming_expert]))
+        player.play(discussions(1, roles=[Role.programming_expert]))
 
 
 def test_batches_give_the_same_transcripts_as_one_agent_at_a_time(make_config: Make) -> None:
@@ -203,7 +203,7 @@ def test_batches_give_the_same_transcripts_as_one_agent_at_a_time(make_config: M
     engine.load()
 
     def made() -> list[Discussion]:
-        return discussions(2, Mode.full_connected, list(AgentRole), rounds=2)
+        return discussions(2, Mode.full_connected, list(Role), rounds=2)
 
     def transcripts(lots: list[list[Discussion]], rows: int | None) -> dict[str, str]:
         with Player(Kept(), Seven(), lambda: engine.open(rows)) as player:

@@ -10,8 +10,8 @@ import pytest
 from runner.agents import roles
 from runner.agents.roles import AgentMessage, decision_messages, head, messages, quoted, unmarked
 from runner.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
-from runner.agents.wording import Role, wording_of
-from runner.config.agents import Domain
+from runner.agents.wording import wording_of
+from runner.config.agents import Domain, Role
 from runner.embedded import MODEL_DIR
 from runner.embedded.problems import Split, problems
 from runner.engines.base import Message

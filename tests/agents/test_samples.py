@@ -6,7 +6,7 @@ import pytest
 
 from runner.agents.samples import SampledDiscussion
 from runner.agents.team import AgentCall, Answered, Team
-from runner.config.agents import AgentRole, DecisionMethod, Domain
+from runner.config.agents import DecisionMethod, Domain, Role
 from runner.core.result import Call, FinishReason
 
 PROMPT, NEW = 100, 20  # tokens of a sample
@@ -18,7 +18,7 @@ def answered(turn: AgentCall, text: str, reason: FinishReason = FinishReason.sto
 
 
 def one(decision: DecisionMethod, samples: int = 1, budget: float | None = None) -> SampledDiscussion:
-    team = Team.of(1, [AgentRole.inspector], Domain.brief, decision)
+    team = Team.of(1, [Role.inspector], Domain.brief, decision)
     return SampledDiscussion(team, "test/0", "How many?", samples, budget)
 
 

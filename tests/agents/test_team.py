@@ -7,8 +7,7 @@ import pytest
 from runner.agents.graph import Graph
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered, Discussion, Team, majority
-from runner.agents.wording import Role
-from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
+from runner.config.agents import DecisionMethod, Domain, Mode, Role
 from runner.core.result import Call, FinishReason
 
 
@@ -23,7 +22,7 @@ def discussion(
     decision: DecisionMethod = DecisionMethod.final_refer,
     rounds: int = 1,
     agents: int = 4,
-    roles: list[AgentRole] | None = None,
+    roles: list[Role] | None = None,
 ) -> Discussion:
     graph, rng = Graph.of(mode, agents, seed=0), random.Random(0)
     team = Team.of(graph.agents, roles, Domain.brief, decision)
@@ -83,7 +82,7 @@ def test_agents_hear_their_neighbours_and_the_decision_hears_the_last_round() ->
 
 
 def test_shares_of_a_prompt() -> None:
-    one = discussion(Mode.star, agents=3, roles=[AgentRole.inspector])
+    one = discussion(Mode.star, agents=3, roles=[Role.inspector])
     play(one, {"0/0": "a long story " * 9, "0/1": "short"})
     last = one.answered["test/0/0/2"].turn
     shares = {str(link): share for link, share in last.shares().items()}
@@ -130,9 +129,7 @@ def test_a_failed_call_is_the_questions_end_and_no_answer() -> None:
 
 
 def test_a_failed_program_has_no_number_and_its_text_is_seen() -> None:
-    one = discussion(
-        Mode.chain, DecisionMethod.direct, agents=2, roles=[AgentRole.programming_expert, AgentRole.inspector]
-    )
+    one = discussion(Mode.chain, DecisionMethod.direct, agents=2, roles=[Role.programming_expert, Role.inspector])
     (writer,) = one.ready()
     one.take(answered(writer, "answer = 1 / 0 or 12"))
     assert one.answered[writer.id].answer is None
@@ -147,10 +144,11 @@ def test_a_text_that_was_cut_off_has_its_number_only_behind_the_mark() -> None:
     assert answered(turn, "3 * 4 = 12").answer == "12"
 
 
-def test_roles_cycle_and_have_the_names_that_the_config_has() -> None:
-    assert [role.name for role in Role] == [role.value for role in AgentRole]
+def test_roles_cycle_and_have_names_for_people() -> None:
+    titles = ["Math Solver", "Mathematical Analyst", "Programming Expert", "Inspector"]
+    assert [role.words for role in Role] == titles
     assert Team.of(5, None, Domain.brief, DecisionMethod.direct).roles[4] is Role.math_solver
-    team = Team.of(3, [AgentRole.inspector, AgentRole.math_solver], Domain.brief, DecisionMethod.direct)
+    team = Team.of(3, [Role.inspector, Role.math_solver], Domain.brief, DecisionMethod.direct)
     assert team.roles == (Role.inspector, Role.math_solver, Role.inspector)
 
 
@@ -179,7 +177,7 @@ def test_a_silent_agent_is_not_called_and_who_spoke_last_decides(
 ) -> None:
     graph = Graph.of(Mode.full_connected, 4, seed=0, rounds=2)
     graph.silence([(0, 1), (1, 3)])
-    team = Team.of(4, [AgentRole.inspector], Domain.brief, decision)
+    team = Team.of(4, [Role.inspector], Domain.brief, decision)
     one = Discussion(team, "test/0", "How many?", [graph.settled(number) for number in range(2)])
     said = {"1/0": "5", "1/1": "5", "1/2": "7", "decision": "9"}
     heard: dict[str, AgentCall] = {}

@@ -8,8 +8,8 @@ import pytest
 
 from runner.agents.roles import agent_message, answer_of, decision_messages, head, messages
 from runner.agents.sandbox import CodeOutcome, CodeStatus, Sandbox
-from runner.agents.wording import Role, wording_of
-from runner.config.agents import Domain
+from runner.agents.wording import wording_of
+from runner.config.agents import Domain, Role
 
 QUESTION = "Which colour has the sky?\nA. green\nB. blue"
 

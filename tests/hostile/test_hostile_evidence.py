@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fault_evidence import FOUND, plain
 
-from runner.config.agents import AgentRole, AgentsConfig, Domain
+from runner.config.agents import AgentsConfig, Domain, Role
 from runner.config.generation import GenerationConfig
 from runner.config.likelihood import LikelihoodConfig
 from runner.config.lora import LoraConfig
@@ -26,7 +26,7 @@ from runner.quantization.base import QuantizationConfig
 from runner.run import run
 
 pytestmark = pytest.mark.smoke(2)
-TEAM = [AgentRole.math_solver, AgentRole.inspector]
+TEAM = [Role.math_solver, Role.inspector]
 TASKS: dict[str, TaskConfig] = {
     "gsm8k": Gsm8kConfig(limit=4),
     "agents": AgentsConfig(limit=2, agents=2, domain=Domain.brief, roles=TEAM, optimized_spatial=True,

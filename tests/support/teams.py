@@ -9,7 +9,7 @@ from typing import Any
 
 from list_session import ListSession
 
-from runner.config.agents import AgentRole, AgentsConfig, Domain, Mode
+from runner.config.agents import AgentsConfig, Domain, Mode, Role
 from runner.config.root import RunnerConfig
 from runner.core.result import CALLS, FinishReason
 from runner.engines.base import Capability, Completion, EngineReport, Event, Message, Request
@@ -17,7 +17,7 @@ from runner.engines.stats import EngineStats
 from runner.store.jobs import Job, Recorder
 from runner.tasks.agents import task as agents
 
-TALKERS = [AgentRole.inspector]  # a team that writes no code
+TALKERS = [Role.inspector]  # a team that writes no code
 
 
 class Team:

@@ -97,14 +97,14 @@ def measure(model: Any, tokenizer: Any, asked: list[Problem]) -> dict[str, Score
 
     nobody: list[list[AgentMessage]] = [[] for _ in asked]
     alone = [say(agent, nobody) for agent in range(AGENTS)]
-    scores = {f"alone, {own[0].role.value}": scored(f"alone, {own[0].role.value}", own) for own in alone}
+    scores = {f"alone, {own[0].role.words}": scored(f"alone, {own[0].role.words}", own) for own in alone}
     solver, analyst, _, inspector = range(AGENTS)
     for name, heard in (
         ("right", [[spoken(analyst, steps_of(p))] for p in asked]),
         ("wrong", [[spoken(analyst, _wrong(Random(f"card/{index}"), p))] for index, p in enumerate(asked)]),
     ):
         for agent in (solver, inspector):
-            label = f"{name} neighbour, {roles.ROLES[agent].value}"
+            label = f"{name} neighbour, {roles.ROLES[agent].words}"
             scores[label] = scored(label, say(agent, heard))
     teams = list(zip(*alone, strict=True))
     votes = [max(team, key=lambda one: sum(one.answer == other.answer for other in team)) for team in teams]

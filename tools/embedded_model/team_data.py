@@ -12,8 +12,7 @@ from runner.agents import roles
 from runner.agents.roles import AgentMessage
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.sandbox_child import as_text
-from runner.agents.wording import Role
-from runner.config.agents import Domain
+from runner.config.agents import Domain, Role
 from runner.embedded.problems import Problem, Split, practice_problem, problem
 from runner.engines.base import Message
 from tools.embedded_model.data import Example, Piece

@@ -10,14 +10,13 @@ from contextlib import closing
 
 from runner.agents import graph_file, picture
 from runner.agents.attack import Tampering
-from runner.agents.attack_tally import AttackTally, attacked_edges
 from runner.agents.graph import Edges, Kind
 from runner.agents.methods import learner_of, settings_of, silence_words
 from runner.agents.outcome import sample_of, why
 from runner.agents.play import Player
 from runner.agents.samples import SampledDiscussion
 from runner.agents.sandbox import Sandbox, SandboxLimits
-from runner.agents.tally import Tally
+from runner.agents.tally import AttackTally, Tally, attacked_edges
 from runner.agents.team import Discussion
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.agents import Attack, Domain

@@ -8,8 +8,7 @@ import pytest
 
 from runner.agents.sandbox import CodeOutcome, CodeStatus
 from runner.agents.team import AgentCall, Answered
-from runner.agents.wording import Role
-from runner.config.agents import Domain
+from runner.config.agents import Domain, Role
 from runner.config.root import RunnerConfig
 from runner.core.errors import EvidenceError
 from runner.core.result import CALLS, Call, FinishReason

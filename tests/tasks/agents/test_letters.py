@@ -11,7 +11,7 @@ import pytest
 from tasking import work
 from teams import Starts, Team, calls_in, team
 
-from runner.config.agents import AgentRole, DecisionMethod, Domain, Mode
+from runner.config.agents import DecisionMethod, Domain, Mode, Role
 from runner.config.root import RunnerConfig
 from runner.config.task import Gold
 from runner.core.errors import DataError
@@ -57,7 +57,7 @@ def test_a_vote_over_letters(make_config: Make, again: Starts, quiz: str) -> Non
 
 
 def test_hints_programs_and_the_decision(make_config: Make, again: Starts, quiz: str) -> None:
-    roles = [AgentRole.programming_expert, AgentRole.math_solver]
+    roles = [Role.programming_expert, Role.math_solver]
     task = team(data=quiz, choices_key="options", limit=1, mode=Mode.chain, agents=2, roles=roles, domain=Domain.gsm8k)
     prompts = dict[str, str]()
 

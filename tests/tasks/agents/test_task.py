@@ -20,7 +20,7 @@ from opening import open_engine
 from tasking import work
 from teams import Starts, Team, calls_in, right, team
 
-from runner.config.agents import AgentRole, AgentsConfig, DecisionMethod, Domain, Mode
+from runner.config.agents import AgentsConfig, DecisionMethod, Domain, Mode, Role
 from runner.config.generation import GenerationConfig
 from runner.config.lora import LoraConfig, PeftConfig
 from runner.config.model import LocalModelConfig
@@ -70,7 +70,7 @@ def test_a_vote_needs_no_further_call(make_config: Make, again: Starts) -> None:
 
 
 def test_written_programs_are_run(make_config: Make, again: Starts) -> None:
-    task = team(limit=2, mode=Mode.chain, agents=2, roles=[AgentRole.programming_expert, AgentRole.inspector])
+    task = team(limit=2, mode=Mode.chain, agents=2, roles=[Role.programming_expert, Role.inspector])
     config = make_config(task=task)
     seen: list[str] = []
 
@@ -118,7 +118,7 @@ def test_the_embedded_model_knows_the_roles_with_its_adapter_alone(make_config: 
 
 
 def test_programs_of_another_model_that_mostly_fail_are_named(make_config: Make, again: Starts) -> None:
-    config = make_config(task=team(roles=[AgentRole.programming_expert], mode=Mode.chain, agents=3))
+    config = make_config(task=team(roles=[Role.programming_expert], mode=Mode.chain, agents=3))
     said = {"0": "answer = 1", "1": "answer = 1 / 0", "2": "answer = None"}
     recorder = again()
     result = work(agents, config, recorder, Team(lambda key, _: said.get(key[-1], "#### 1")))
