@@ -95,6 +95,14 @@ class Digest:
         return f"{self.algorithm}:{self._hash.hexdigest()}"
 
 
+def hashed(pieces: Pieces, digest: Digest) -> Iterator[bytes | memoryview]:
+    """Yield pieces while they are hashed; the next one, which may overwrite this one, is not read before that."""
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+        digest.wait()
+
+
 def algorithm_of(digest: str) -> str:
     """Return the algorithm of a digest ALGORITHM:HEX; raise DataError for any other text."""
     algorithm, _, rest = digest.partition(":")
@@ -107,9 +115,7 @@ def algorithm_of(digest: str) -> str:
 def digest_of(pieces: Pieces, algorithm: str, advance: Callable[[int], None] | None = None) -> str:
     """Return the digest of all pieces together."""
     digest = Digest(algorithm)
-    for piece in pieces:
-        digest.update(piece)
-        digest.wait()  # the next piece overwrites this one
+    for piece in hashed(pieces, digest):
         if advance is not None:
             advance(len(piece))
     return digest.text()
@@ -151,10 +157,8 @@ def tensor_bytes(
     buffer = memoryview(bytearray(CHUNK_BYTES))
     for tensor in tensors:
         digest = Digest(algorithm)
-        for piece in tensor_pieces(tensor, buffer):
-            digest.update(piece)
+        for piece in hashed(tensor_pieces(tensor, buffer), digest):
             yield piece
-            digest.wait()
             advance(len(piece))
         hashes[tensor.name] = digest.text()
 
@@ -170,10 +174,8 @@ def write_digested(
     digest = Digest(algorithm)
     try:
         with partial.open("wb") as stream:  # pieces as large as ours bypass its buffer
-            for piece in pieces:
-                digest.update(piece)
+            for piece in hashed(pieces, digest):
                 stream.write(piece)
-                digest.wait()
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())

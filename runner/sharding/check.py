@@ -172,11 +172,7 @@ def _digests(read: Read, header: WeightFile, algorithm: str, advance: Advance) -
     whole.update(header.header)
     for tensor in header.tensors:
         one = byteio.Digest(algorithm)
-        for piece in read(tensor.offset, tensor.nbytes):
-            whole.update(piece)
-            one.update(piece)
-            whole.wait()
-            one.wait()
+        for piece in byteio.hashed(byteio.hashed(read(tensor.offset, tensor.nbytes), whole), one):
             advance(len(piece))
         digests[tensor.name] = one.text()
     return whole.text(), digests

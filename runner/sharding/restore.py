@@ -72,10 +72,8 @@ def _pieces(
         read, expected = part_of[tensor.name].read, part_of[tensor.name].digests[tensor.name]
         assert read is not None  # of a part without problems
         digest = byteio.Digest(byteio.algorithm_of(expected))
-        for piece in read(tensor.offset, tensor.nbytes):
-            digest.update(piece)
+        for piece in byteio.hashed(read(tensor.offset, tensor.nbytes), digest):
             yield piece
-            digest.wait()
             advance(len(piece))
         if (found := digest.text()) != expected:
             raise JobFailed(

@@ -35,10 +35,7 @@ def test_what_split_writes_is_read(source: Path, trip: Trip) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda m: m["parts"][0].update(file="../part_0.safetensors"),
-            r"parts\[0\]: a bare file name .*'\.\./part_0",
-        ),
+        (lambda m: m["parts"][0].update(file="../part_0.safetensors"), r"parts\[0\]: a bare file name .*'\.\./part_0"),
         (lambda m: m["parts"][0].update(partition="x/y"), r"parts\[0\]\.partition: a bare file name .*'x/y'"),
         (lambda m: m["source"]["files"][0].update(file="/tmp/x"), r"source\.files: a bare file name expected"),
         (lambda m: m["companions"][0].update(file=".."), r"companions: a bare file name expected, found '\.\.'"),
@@ -85,10 +82,7 @@ def test_a_manifest_that_is_not_one_is_refused(
     [
         (lambda files: files[0].pop("tensors"), r"-of-00002\.bin: tensors: a list of names expected, found none"),
         (lambda files: files[0].update(tensors=3), r"-of-00002\.bin: tensors: a list of names expected, found none"),
-        (
-            lambda files: files[1]["tensors"].append(files[0]["tensors"][0]),
-            r"tensor .* is in .*01-of.* and in .*02-of",
-        ),
+        (lambda files: files[1]["tensors"].append(files[0]["tensors"][0]), r"tensor .* is in .*01-of.* and in .*02-of"),
     ],
 )
 def test_a_bin_must_list_its_tensors(trip: Trip, change: Callable[[list[Any]], object], message: str) -> None:

@@ -192,10 +192,7 @@ def test_what_each_strategy_makes_of_one_model() -> None:
             SplitConfig(strategy=Strategy.ratios, ratios=[0.2] * 5),
             r"task.ratios=\[0.2, .*\]: the model has 4 layers, so 4 parts at most",
         ),
-        (
-            SplitConfig(strategy=Strategy.ranges, ranges=["0-1", "3"]),
-            r"task.ranges=\[0-1,3\]: layer 2 is in no range",
-        ),
+        (SplitConfig(strategy=Strategy.ranges, ranges=["0-1", "3"]), r"task.ranges=\[0-1,3\]: layer 2 is in no range"),
         (SplitConfig(strategy=Strategy.ranges, ranges=["1-3"]), "layer 0 is in no range"),
         (SplitConfig(strategy=Strategy.ranges, ranges=["0-1"]), "layers 2-3 are in no range"),
         (SplitConfig(strategy=Strategy.ranges, ranges=["0-2", "2-3"]), "layer 2 is in two ranges"),
