@@ -19,7 +19,8 @@ from runner.config.agents import Baseline
 
 Play = tuple[Sequence[Round], bool]  # all rounds of one question, and whether it was solved
 Pruned = dict[Kind, tuple[Place, ...]]
-Terms = Mapping[Kind, tuple[float, Matrix]]  # what is added to the loss for each kind, and its gradient by the logits
+Term = tuple[float, Matrix]  # what is added to the loss for a kind of edges, and its gradient by the logits
+Terms = Mapping[Kind, Term]
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,13 @@ class LearningMethod:
         """Prepare the untrained graph."""
 
     def terms(self, graph: Graph) -> Terms:
-        """Return what is added to the loss."""
-        return {}
+        """Return what is added to the loss for each optimized kind."""
+        optimized = {kind: edges for kind, edges in graph.kinds.items() if edges.optimized}
+        return {kind: term for kind, edges in optimized.items() if (term := self.term(kind, edges)) is not None}
+
+    def term(self, kind: Kind, edges: Edges) -> Term | None:
+        """Return what is added for one kind of edges."""
+        return None
 
     def after(self, graph: Graph, iteration: int) -> Pruned:
         """Prune if that is due after an iteration, counted from 1."""

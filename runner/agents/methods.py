@@ -16,20 +16,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from runner.agents.graph import Edges, Graph, Matrix
+from runner.agents.graph import Edges, Graph, Kind, Matrix
 from runner.agents.graph_file import Setting
 from runner.agents.learning import (
     Learner,
     LearningMethod,
     Pruned,
-    Terms,
+    Term,
     closeness,
     live_weights,
     low_rank,
     nuclear_norm,
     prune,
 )
-from runner.config.agents import METHOD_KEYS, REFUSED, AgentsConfig, Baseline, Method, dropped_agents
+from runner.config.agents import OF_SOME_METHODS, AgentsConfig, Baseline, Method, dropped_agents
 
 SETTINGS = ("batch_size", "pruning_rate", "learning_rate", "initial_probability", "train_split")
 
@@ -58,12 +58,12 @@ class Ours(NowAndThen):
         super().__init__(pruning_rate, imp_per_iterations)
         self.baseline, self.nuclear_norm = baseline, nuclear_norm
 
-    def terms(self, graph: Graph) -> Terms:
+    def term(self, kind: Kind, edges: Edges) -> Term | None:
         """Return w · ‖S‖ of the spatial mask."""
-        if not self.nuclear_norm or not graph.spatial.optimized:
-            return {}
-        norm, slope = low_rank(graph.spatial)
-        return {"spatial": (self.nuclear_norm * norm, self.nuclear_norm * slope)}
+        if not self.nuclear_norm or kind != "spatial":
+            return None
+        norm, slope = low_rank(edges)
+        return self.nuclear_norm * norm, self.nuclear_norm * slope
 
 
 class AgentPrune(LearningMethod):
@@ -72,11 +72,8 @@ class AgentPrune(LearningMethod):
     def __init__(self, iterations: int = 10, pruning_rate: float = 0.25, delta: float = 0.1) -> None:
         self.iterations, self.pruning_rate, self.delta = iterations, pruning_rate, delta
 
-    def terms(self, graph: Graph) -> Terms:
-        """Return ‖S‖ + relu(‖A − S‖ of Frobenius − delta) of each optimized kind."""
-        return {kind: self._term(edges) for kind, edges in graph.kinds.items() if edges.optimized}
-
-    def _term(self, edges: Edges) -> tuple[float, Matrix]:
+    def term(self, _: Kind, edges: Edges) -> Term:
+        """Return ‖S‖ + relu(‖A − S‖ of Frobenius − delta)."""
         mask = live_weights(edges)
         norm, norm_slope = nuclear_norm(mask)
         apart, apart_slope = closeness(edges.allowed, mask, self.delta)
@@ -96,11 +93,8 @@ class AgentPruneCode(NowAndThen):
         super().__init__(pruning_rate, imp_per_iterations)
         self.delta = delta
 
-    def terms(self, graph: Graph) -> Terms:
-        """Return ‖Z‖ + relu(‖A − Z‖ of Frobenius − delta) of the logits Z of each optimized kind."""
-        return {kind: self._term(edges) for kind, edges in graph.kinds.items() if edges.optimized}
-
-    def _term(self, edges: Edges) -> tuple[float, Matrix]:
+    def term(self, _: Kind, edges: Edges) -> Term:
+        """Return ‖Z‖ + relu(‖A − Z‖ of Frobenius − delta) of the logits Z."""
         norm, norm_slope = nuclear_norm(edges.logits)
         apart, apart_slope = closeness(edges.allowed, edges.logits, self.delta)
         return norm + apart, norm_slope + apart_slope
@@ -124,11 +118,9 @@ class AgentDropout(LearningMethod):
         if self.is_first_stage:
             graph.temporal.optimized = False
 
-    def terms(self, graph: Graph) -> Terms:
+    def term(self, _: Kind, edges: Edges) -> Term | None:
         """Return ‖S‖ of each matrix, in the second stage only."""
-        if self.is_first_stage:
-            return {}
-        return {kind: low_rank(edges) for kind, edges in graph.kinds.items() if edges.optimized}
+        return None if self.is_first_stage else low_rank(edges)
 
     def after(self, graph: Graph, iteration: int) -> Pruned:
         """At the end of the first stage silence agents, at the end of the second prune edges."""
@@ -184,7 +176,7 @@ def learner_of(task: AgentsConfig, graph: Graph) -> Learner:
 
 def settings_of(task: AgentsConfig) -> dict[str, Setting]:
     """Return the settings of a training by name, for the file of its graph: those that the method uses."""
-    names = [*SETTINGS, *(name for name in METHOD_KEYS if name not in REFUSED[task.method])]
+    names = [*SETTINGS, *(name for name, (_, methods) in OF_SOME_METHODS.items() if task.method in methods)]
     settings = {name: getattr(task, name) for name in names} | {"method": task.method}
     return {name: str(value) if isinstance(value, StrEnum) else value for name, value in settings.items()}
 

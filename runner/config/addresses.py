@@ -26,13 +26,17 @@ def check_addresses(key: str, addresses: list[str]) -> str | list[str]:
     return addresses[0] if len(addresses) == 1 else addresses
 
 
-def is_this_machine(address: str) -> bool:
-    """Whether a server is on this machine."""
-    host = urlsplit(address).hostname or ""
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
+
+
+def is_this_machine(address: str) -> bool:
+    """Whether a server is on this machine."""
+    return is_loopback(urlsplit(address).hostname or "")
 
 
 def is_in_domain(address: str, domain: str) -> bool:

@@ -90,25 +90,15 @@ class Domain(StrEnum):
     brief = "brief"
 
 
-METHOD_KEYS = ("baseline", "nuclear_norm", "imp_per_iterations", "delta", "node_pruning_rate")
-_NO_CLOSENESS, _ALL_STAY = "its loss has no such term", "all agents stay in it"
-_NO_BASELINE, _OWN_NORM = "its loss has no baseline", "its nuclear norms have weight 1"
-REFUSED: dict[Method, dict[str, str]] = {  # the keys of some methods only, and why another method refuses each
-    Method.none: {"delta": _NO_CLOSENESS, "node_pruning_rate": _ALL_STAY},
-    Method.runner: {"delta": _NO_CLOSENESS, "node_pruning_rate": _ALL_STAY},
-    Method.agent_prune: {
-        "baseline": _NO_BASELINE,
-        "nuclear_norm": _OWN_NORM,
-        "imp_per_iterations": "it prunes once, after the last iteration",
-        "node_pruning_rate": _ALL_STAY,
-    },
-    Method.agent_prune_code: {"baseline": _NO_BASELINE, "nuclear_norm": _OWN_NORM, "node_pruning_rate": _ALL_STAY},
-    Method.agent_dropout: {
-        "baseline": _NO_BASELINE,
-        "nuclear_norm": _OWN_NORM,
-        "imp_per_iterations": "it prunes once, after the last iteration",
-        "delta": _NO_CLOSENESS,
-    },
+OF_SOME_METHODS: dict[str, tuple[str, set[Method]]] = {  # why the others refuse a key, and the methods that have it
+    "baseline": ("its loss has no baseline", {Method.none, Method.runner}),
+    "nuclear_norm": ("its nuclear norms have weight 1", {Method.none, Method.runner}),
+    "imp_per_iterations": (
+        "it prunes once, after the last iteration",
+        {Method.none, Method.runner, Method.agent_prune_code},
+    ),
+    "delta": ("its loss has no such term", {Method.agent_prune, Method.agent_prune_code}),
+    "node_pruning_rate": ("all agents stay in it", {Method.agent_dropout}),
 }
 TYPICAL_SAMPLES = 8  # that another job's tokens buy; an estimate of time needs a number
 MAX_AGENTS = 64  # of one team: a picture of more shows nothing, and each question would be 65 calls or more
@@ -196,10 +186,10 @@ class AgentsConfig(QuestionsConfig):
             {item.name: item.default for item in fields(self)},
             self.optimized_spatial or self.optimized_temporal,
         )
-        for key, why in REFUSED[self.method].items():
+        for key, (why, methods) in OF_SOME_METHODS.items():
             value, default = getattr(self, key), defaults[key]
             need = f"with task.method={self.method} {why}: leave it out (the default is {default})"
-            check(value == default, f"task.{key}", value, need)
+            check(self.method in methods or value == default, f"task.{key}", value, need)
         if self.method not in (Method.none, Method.runner):
             need = f"task.graph={self.graph} is used as it is: leave one of the two out; task.draw says how"
             check(self.graph is None, "task.method", self.method, need)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner.config.generation import GenerationConfig
-from runner.config.task import QUESTION_TOKENS, Amount, QuestionsConfig, Workload
+from runner.config.task import OTHER_JOB, QUESTION_TOKENS, WORDS_FOR_A_JOB, Amount, QuestionsConfig, Workload
 from runner.config.wording import PromptStyle, WordingConfig
-from runner.core.bounds import filled, least
+from runner.core.bounds import least
 from runner.core.errors import check
 from runner.core.fields import UNLESS_DEFAULT, Inert, setting
 
@@ -28,11 +28,7 @@ class LikelihoodConfig(WordingConfig, QuestionsConfig):
     keep_top_k: int = setting(
         0, Inert("adds evidence and changes no number; it counts among the hashes"), least(0, "; 0 keeps none")
     )
-    reference: str | None = setting(
-        None,
-        Inert("names another job; the id of that job counts instead"),
-        filled("give overrides such as quantization=none, a job's id, or null"),
-    )
+    reference: str | None = setting(None, OTHER_JOB, WORDS_FOR_A_JOB)
     repeat: int = setting(0, UNLESS_DEFAULT, least(0))
     exact: bool = setting(False, Inert("says how the reference is read; with a reference it counts among the hashes"))
     show_prompt: int = setting(0, Inert("how many prompts are shown"), least(0))

@@ -93,7 +93,7 @@ def _values(value: str, kind: KeyType) -> str:
     """Quote what follows a key: one value, or those of a sweep."""
     if choice := re.fullmatch(r"\s*choice\((.*)\)\s*", value, re.DOTALL):
         return f"choice({','.join(_one(piece, kind) for piece in _split(choice[1]))})"
-    override = _parsed(value)
+    override = parsed(value)
     if override is not None and override.is_sweep_override() and not getattr(override.value(), "simple_form", False):
         return value
     pieces = _split(value)
@@ -115,7 +115,7 @@ def _quoted(text: str, is_free_text: bool) -> str:
     if not text or re.fullmatch(rf"\s*({QUOTED}|null)\s*", text, re.DOTALL | re.IGNORECASE):
         return text
     if not is_free_text or "${" not in text:
-        override = _parsed(text)
+        override = parsed(text)
         value = None if override is None or override.is_sweep_override() else override.value()
         may_escape = not is_free_text and isinstance(value, str) and "(" not in text  # a path may use Hydra's \, for ,
         if may_escape or (isinstance(value, str | int | float) and str(value) == text):
@@ -134,7 +134,8 @@ def _element(value: Any, kind: KeyType) -> str:
     return _quoted(value, kind.is_free_text) if kind.is_string or not value.isascii() else value
 
 
-def _parsed(value: str) -> Override | None:
+def parsed(value: str) -> Override | None:
+    """Return a value as Hydra reads it; None if it cannot be read."""
     try:
         return OverridesParser.create().parse_override(f"key={value}")
     except HydraException:

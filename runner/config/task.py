@@ -41,6 +41,8 @@ OF_EARLY_STOP = Inert("counts among the hashes of a job that is compared while i
 SELECTS = Inert("selects questions; the SHA-256 of the selected ones counts instead")
 READS_GOLD = Inert("says how a gold answer is read; the SHA-256 of the answers that were read counts instead")
 LIMITS = Inert("a limit of what is served")
+OTHER_JOB = Inert("names another job; the id of that job counts instead")
+WORDS_FOR_A_JOB = filled("give overrides such as quantization=none, a job's id, or null")
 KEY_OF_ROWS = filled("name a key of the rows, or null for a known one")
 FILE_OF_QUESTIONS = filled("name a file of questions, or null")
 AUTO = "auto"
@@ -255,11 +257,7 @@ class Gsm8kConfig(WordingConfig, QuestionsConfig):
     repeat: int = setting(0, UNLESS_DEFAULT, least(0))
     check_invariance: int | str = setting(AUTO, DefaultAs(0))  # the check adds metrics and changes no answer
     check_contamination: int = setting(0, takes=least(0))
-    early_stop_vs: str | None = setting(
-        None,
-        Inert("names another job; the id of that job counts instead"),
-        filled("give overrides such as quantization=none, a job's id, or null"),
-    )
+    early_stop_vs: str | None = setting(None, OTHER_JOB, WORDS_FOR_A_JOB)
     early_stop_margin: float | None = setting(None, OF_EARLY_STOP, MARGIN)
     early_stop_comparisons: int | None = setting(None, OF_EARLY_STOP, least(1, ", or null: the grid counts them"))
     show_prompt: int = setting(0, Inert("how many prompts are shown"), least(0))
@@ -559,19 +557,25 @@ class SplitConfig(TaskConfig):
 
 
 @dataclass
-class MergeConfig(TaskConfig):
-    """Put the parts of a split back together, bit for bit. Only old JSON parts need `dtype`: they do not record one."""
+class RewritePartsConfig(TaskConfig):
+    """Shared keys of the tasks that write what is in the parts of a split into another folder."""
 
-    module: ClassVar[str] = "runner.tasks.merge"
-    name: ClassVar[str] = "merge"
     keeps_samples: ClassVar[bool] = False
     parts: str = setting(MISSING, HASHED)
     output_dir: str = setting(MISSING, takes=filled("give a folder"))
-    dtype: Dtype = Dtype.float32
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.output_dir = absolute(self.output_dir)
+
+
+@dataclass
+class MergeConfig(RewritePartsConfig):
+    """Put the parts of a split back together, bit for bit. Only old JSON parts need `dtype`: they do not record one."""
+
+    module: ClassVar[str] = "runner.tasks.merge"
+    name: ClassVar[str] = "merge"
+    dtype: Dtype = Dtype.float32
 
 
 class VerifyLevel(StrEnum):
@@ -601,19 +605,12 @@ class Archive(StrEnum):
 
 
 @dataclass
-class ArchiveConfig(TaskConfig):
+class ArchiveConfig(RewritePartsConfig):
     """Compress the parts of a split for storage, or unpack them for use."""
 
     module: ClassVar[str] = "runner.tasks.archive"
     name: ClassVar[str] = "archive"
-    keeps_samples: ClassVar[bool] = False
-    parts: str = setting(MISSING, HASHED)
-    output_dir: str = setting(MISSING, takes=filled("give a folder"))
     archive: Archive = Archive.zstd
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.output_dir = absolute(self.output_dir)
 
 
 @dataclass

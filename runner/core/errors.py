@@ -126,11 +126,6 @@ def check_least(least: int, key: str, value: float | None, otherwise: str = "") 
     check(value is None or value >= least, key, value, f"must be {least} or more{otherwise}")
 
 
-def check_not_blank(key: str, text: str | None, need: str) -> None:
-    """Raise ConfigError for a blank text; null passes, for keys that may be null."""
-    check(text is None or bool(text.strip()), key, repr(text), need)
-
-
 def refuse_password(key: str, uri: str) -> None:
     """Raise ConfigError if a store's uri contains a password: the uri is stored with every job and shown in errors."""
     try:

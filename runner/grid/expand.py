@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 
-from runner.config.plain_text import flat, sweep_of
+from runner.config.plain_text import flat, parsed, sweep_of
 from runner.core.errors import ConfigError, unknown
 
 MAX_JOBS = 1_000_000  # a larger grid is a typing error, and listing it would fill the memory
@@ -211,11 +211,8 @@ def _wanted_values(key: str, wanted: str) -> Glob | frozenset[tuple[str, str]]:
 @lru_cache(maxsize=4096)
 def _comparable(text: str) -> tuple[str, str]:
     """Return a value's type and text, so that 1e-1 equals 0.1, True equals true, and 1 differs from true."""
-    try:
-        override = OverridesParser.create().parse_override(f"key={text}")
-    except HydraException:
-        return "str", text  # free text that is not a valid override
-    if override.is_sweep_override():
+    override = parsed(text)
+    if override is None or override.is_sweep_override():  # None: free text that is not a valid override
         return "str", text
     value: Any = override.value()
     if isinstance(value, int | float) and not isinstance(value, bool):

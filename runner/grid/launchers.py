@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -27,6 +29,17 @@ from runner.grid.trials import Trials
 from runner.grid.workers import WorkerPool
 
 NO_PLAN = "plan=true: only hydra/sweeper=grid knows its jobs before it starts"
+
+
+class LaunchingSweeper(Sweeper):
+    """A sweeper with its launcher, whichever that is."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra hands over."""
+        self.master, self.context = config, hydra_context
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
 
 
 class PlanLauncher(Launcher):

@@ -18,12 +18,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from runner.core.console import plain, say
 from runner.core.errors import ConfigError, TrackingError, check_output_folder
@@ -32,7 +28,7 @@ from runner.core.result import Status
 from runner.core.uris import without_secrets
 from runner.grid import pruning
 from runner.grid.composed_plan import plan_all
-from runner.grid.launchers import NO_PLAN, PlanLauncher
+from runner.grid.launchers import NO_PLAN, LaunchingSweeper, PlanLauncher
 from runner.grid.plan import Outcome
 from runner.grid.search_pictures import draw
 from runner.grid.search_space import SearchSettings, SearchSpace, corner, study_name
@@ -49,7 +45,7 @@ OWNER = "runs_in"  # an attribute of a trial: the process that runs it
 JOB = "job"  # an attribute of a study: the id of the job at the first values of all keys
 
 
-class OptunaSearch(Sweeper):
+class OptunaSearch(LaunchingSweeper):
     """A search that can be killed at any time."""
 
     def __init__(
@@ -64,13 +60,6 @@ class OptunaSearch(Sweeper):
         sampler = dict(sampler or {})
         self.settings = SearchSettings(sampler=str(sampler.get("name")), seed=sampler.get("seed"), **settings)
         self.params, self.storage, self.study_name, self.prunes = dict(params or {}), storage, study_name, prune
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over."""
-        self.master, self.context = config, hydra_context
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Search, and show the trials however the search ends."""

@@ -10,10 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from runner.checkpoints.resolve import sharing
@@ -30,7 +26,7 @@ from runner.grid import model_list
 from runner.grid.composed_plan import plan_composed, share_error
 from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.known_jobs import fetch_known, mark_known
-from runner.grid.launchers import PlanLauncher
+from runner.grid.launchers import LaunchingSweeper, PlanLauncher
 from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.parents import ParentRuns
 from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates
@@ -65,7 +61,7 @@ class Grid:
         ]
 
 
-class GridSweeper(Sweeper):
+class GridSweeper(LaunchingSweeper):
     """Hydra's sweeper for grids in which a failed job ends no other, and which can be resumed."""
 
     def __init__(
@@ -79,15 +75,6 @@ class GridSweeper(Sweeper):
     ) -> None:
         self.params, self.zip, self.cases, self.exclude = params or {}, zip or [], cases or [], exclude or []
         self.files, self.reference = files, reference
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over."""
-        self.master, self.context = config, hydra_context
-        if self.files == "":
-            raise ConfigError("this study compares the models in a folder: give files=FOLDER")
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan the grid, and run it unless only the plan is wanted."""
@@ -116,6 +103,8 @@ class GridSweeper(Sweeper):
 
     def plan(self, arguments: list[str]) -> Grid:
         """Compose and identify every job; jobs that cannot work are known before anything runs."""
+        if self.files == "":
+            raise ConfigError("this study compares the models in a folder: give files=FOLDER")
         loader = self.context.config_loader
         lists = self.over_files(expand(arguments, self.params, self.zip, loader, self.cases))
         composer = Composer(loader, self.master.hydra.job.config_name, self.master)

@@ -186,9 +186,9 @@ def _inline_problems(done: CheckedPart, read: Read, partition: Partition) -> lis
     for layer in partition.layers:
         if layer.name in done.tensors and isinstance(layer.parameters, Inline):
             tensor = done.tensors[layer.name]
-            stored = [*partition_file.read_numbers(tensor, read(tensor.offset, tensor.nbytes)), np.zeros(0)]
+            stored = partition_file.read_numbers(tensor, read(tensor.offset, tensor.nbytes))
             listed = np.concatenate([*partition_file.from_json(partition, layer), np.zeros(0)])
-            differ = np.flatnonzero(listed != np.concatenate(stored).astype("<f8"))
+            differ = np.flatnonzero(listed != stored.astype("<f8"))
             if len(differ):
                 where = f"{partition.path.name}: tensor {layer.name}"
                 problems.append(f"{where}: {len(differ)} of {layer.params} numbers differ from those of the part")

@@ -1,8 +1,8 @@
 """partition_N.json in both forms: each layer's numbers inline, or a reference to where its tensor lies.
 
 Lists of numbers are not parsed with the rest: they are cut out of the text while it is read, and only their position in
-the file is kept. Numbers are read, and written for small models on request, piece by piece. So memory does not depend
-on their count.
+the file is kept. Their numbers are read piece by piece, so memory does not depend on their count. Only small models are
+written in this form.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.checkpoints import byteio
 from runner.checkpoints.json_fields import Fields
-from runner.checkpoints.weight_files import DTYPE_BITS, Tensor
+from runner.checkpoints.weight_files import Tensor
 from runner.core.errors import ConfigError, DataError
 from runner.core.texts import parse_object
 
@@ -184,53 +184,37 @@ def refuse_large(total_params: int) -> None:
         )
 
 
-def with_numbers(content: dict[str, Any], tensors: list[Tensor]) -> Iterator[bytes]:
-    """Yield a partition with numbers instead of references; `tensors` are those of its layers, in the same order."""
-    head, tail = ({key: content[key] for key in keys} for keys in (["part_id"], ["parameters_format", "total_params"]))
-    yield json.dumps(head)[:-1].encode() + b', "layers": ['
-    comma = b"\n "
-    for layer, tensor in zip(content["layers"], tensors, strict=True):
-        described = {key: value for key, value in layer.items() if key != "parameters"}
-        yield comma + json.dumps(described)[:-1].encode() + b', "parameters": '
-        yield from to_json(tensor)
-        yield b"}"
-        comma = b",\n "
-    yield b"\n], " + json.dumps(tail)[1:].encode() + b"\n"
+def with_numbers(content: dict[str, Any], tensors: list[Tensor]) -> bytes:
+    """Return a partition with numbers instead of references; `tensors` are those of its layers, in the same order."""
+    pairs = zip(content["layers"], tensors, strict=True)
+    layers = ",\n ".join(json.dumps(layer | {"parameters": as_list(tensor)}) for layer, tensor in pairs)
+    rest = json.dumps({key: content[key] for key in ("parameters_format", "total_params")})
+    return f'{{"part_id": {content["part_id"]}, "layers": [\n {layers}\n], {rest[1:]}\n'.encode()
 
 
-def to_json(tensor: Tensor) -> Iterator[bytes]:
-    """Yield a tensor's numbers as a JSON list; each one reads back as exactly the same number."""
+def as_list(tensor: Tensor) -> list[float]:
+    """Return a tensor's numbers; as JSON, each one reads back as exactly the same number."""
     import numpy as np
 
-    yield b"["
-    comma, position = b"", 0
-    for values in read_numbers(tensor, byteio.tensor_pieces(tensor)):
-        wrong = np.flatnonzero(~np.isfinite(values))
-        if len(wrong):
-            raise DataError(
-                f"{tensor.file}: tensor {tensor.name}: number {position + int(wrong[0])} is {values[wrong[0]]}, which "
-                "JSON cannot hold: use task.inline_parameters=false"
-            )
-        yield comma + json.dumps(values.tolist(), allow_nan=False)[1:-1].encode()
-        comma, position = b", ", position + len(values)
-    yield b"]"
+    values = read_numbers(tensor, byteio.tensor_pieces(tensor))
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise DataError(
+            f"{tensor.file}: tensor {tensor.name}: number {wrong[0]} is {values[wrong[0]]}, which JSON cannot hold: "
+            "use task.inline_parameters=false"
+        )
+    numbers: list[float] = values.tolist()
+    return numbers
 
 
-def read_numbers(tensor: Tensor, pieces: Iterable[bytes | memoryview]) -> Iterator[Numbers]:
-    """Yield a tensor's numbers, exact, from its bytes."""
+def read_numbers(tensor: Tensor, pieces: Iterable[bytes | memoryview]) -> Numbers:
+    """Return a tensor's numbers, exact, from its bytes."""
     if tensor.dtype not in READABLE:
         raise ConfigError(
             f"task.inline_parameters=true: tensor {tensor.name} is {tensor.dtype}, which cannot be a list of numbers "
             f"(those are {', '.join(READABLE)}): use task.inline_parameters=false"
         )
-    size = DTYPE_BITS[tensor.dtype] // 8
-    rest = b""
-    for piece in pieces:
-        data = rest + bytes(piece)
-        whole = len(data) - len(data) % size
-        rest = data[whole:]
-        if whole:
-            yield decode(tensor.dtype, data[:whole])
+    return decode(tensor.dtype, b"".join(map(bytes, pieces)))
 
 
 def decode(dtype: str, data: bytes) -> Numbers:
@@ -244,7 +228,7 @@ def decode(dtype: str, data: bytes) -> Numbers:
     import torch  # for these two, which numpy lacks
 
     kind = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}[dtype]
-    numbers: Numbers = torch.frombuffer(bytearray(data), dtype=kind).float().numpy()
+    numbers: Numbers = torch.from_numpy(np.frombuffer(data, "|u1").copy()).view(kind).float().numpy()
     return numbers
 
 

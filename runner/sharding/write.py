@@ -189,8 +189,8 @@ def _write_part(
         layers.append(layer | {"shape": list(tensor.shape), "parameters": reference})
     form = INLINE if plan.inline else REFERENCE
     content = {"part_id": part.part_id, "layers": layers, "parameters_format": form, "total_params": part.params}
-    text = with_numbers(content, part.tensors) if plan.inline else [_one_line_per_tensor(content)]
-    partition_sha256 = byteio.write_file(folder / partition, text, durable=durable)
+    text = with_numbers(content, part.tensors) if plan.inline else _one_line_per_tensor(content)
+    partition_sha256 = byteio.write_file(folder / partition, [text], durable=durable)
     return {
         "part_id": part.part_id,
         "file": name,

@@ -6,13 +6,13 @@ Each start runs the job again and records its totals. Requests and answers are n
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import socket
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from runner.config.addresses import is_loopback
 from runner.config.root import RunnerConfig
 from runner.config.task import ServeConfig
 from runner.core import machine, signals
@@ -57,14 +57,6 @@ def prepare(config: RunnerConfig) -> Served:
         listen(task, probe)
     # with task.port=0 a user may start any number of servers, each a job of its own
     return Served({} if task.port else {"process": f"{os.getpid()} {time.time_ns()}"}, task, key)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def bound_to(task: ServeConfig) -> socket.socket:

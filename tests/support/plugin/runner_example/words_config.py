@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from runner.config.task import TaskConfig
-from runner.core.errors import check_not_blank
-from runner.core.fields import MISSING, Text
+from runner.core.bounds import filled
+from runner.core.fields import MISSING, Text, setting
 
 
 @dataclass
@@ -16,7 +16,4 @@ class WordsConfig(TaskConfig):
 
     module: ClassVar[str] = "runner_example.words"
     name: ClassVar[str] = "words"
-    prompt: Text = MISSING
-
-    def __post_init__(self) -> None:
-        check_not_blank("task.prompt", self.prompt, "give what to ask")
+    prompt: Text = setting(MISSING, takes=filled("give what to ask"))
