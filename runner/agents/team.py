@@ -2,6 +2,9 @@
 
 A discussion is plain state, without engine and files. So it makes no difference whether a call is answered now or was
 recorded by an earlier start.
+
+One agent may also answer a question several times: so often, or as often as a number of tokens buys. A vote over the
+samples is self-consistency; the deciding agent, which reads all of them, picks the best of them.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 from runner.agents.attack import Tampering
@@ -22,6 +25,7 @@ from runner.core.result import Call, FinishReason
 from runner.engines.base import Message
 
 Sources = tuple[tuple[int, int], ...]  # round and agent of each message that is heard
+MOST_SAMPLES = 256  # that tokens may buy for a question
 DECISION = "decision"  # the name of the deciding agent: in ids, in rows, in edges
 
 
@@ -262,6 +266,41 @@ class Discussion:
 
     def _of(self, sources: Iterable[tuple[int, int]]) -> tuple[AgentMessage, ...]:
         return tuple(self._said[source] for source in sources)
+
+
+class SampledDiscussion(Discussion):
+    """One question that one agent answers several times; no sample is told of another."""
+
+    def __init__(self, team: Team, key: str, question: str, samples: int, budget: float | None = None) -> None:
+        """Take the one agent's team. With a budget in tokens it is asked one by one, until these are used."""
+        first = samples if budget is None else 1
+        super().__init__(replace(team, roles=team.roles[:1] * first), key, question, [Round((), (), (), 0.0)])
+        self.budget = budget
+
+    def take(self, answered: Answered) -> None:
+        """Add the answer to a call, and ask once more if the budget allows it."""
+        super().take(answered)
+        if self.budget is not None and answered.turn.agent is not None and not self.failed:
+            number = len(self.team.roles)
+            if number < MOST_SAMPLES and self._is_nearer_with_one_more(self.budget):
+                self.team = replace(self.team, roles=(*self.team.roles, self.team.roles[0]))
+                self._ask(0, number)
+
+    def _is_nearer_with_one_more(self, budget: float) -> bool:
+        """Whether one more sample brings the tokens nearer to the budget, taking it to be like those before.
+
+        The deciding agent is asked after the last sample: it reads the question and every sample's text, and answers
+        at about the length of one.
+        """
+        calls = [one.call for one in self.answered.values()]
+        prompt, new = (
+            sum(counts) / len(calls) for counts in ([it.prompt_tokens for it in calls], [it.tokens for it in calls])
+        )
+        spent, one_more = len(calls) * (prompt + new), prompt + new
+        if self.team.decision is DecisionMethod.final_refer:
+            spent += prompt + len(calls) * new + new
+            one_more += new
+        return spent + one_more / 2 <= budget
 
 
 def majority(votes: Sequence[str | None]) -> str | None:

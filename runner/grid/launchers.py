@@ -22,8 +22,7 @@ from runner.config.root import AUTO, RunnerConfig
 from runner.core import machine
 from runner.core.errors import ConfigError, JobFailed
 from runner.core.result import Status
-from runner.grid.composed_plan import plan_all
-from runner.grid.plan import Outcome, PlannedJob, State, objective, worker_count
+from runner.grid.plan import Outcome, PlannedJob, State, objective, plan_all, worker_count
 from runner.grid.show import GridView, labels
 from runner.grid.trials import Trials
 from runner.grid.workers import WorkerPool

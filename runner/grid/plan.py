@@ -1,18 +1,23 @@
 """The jobs of a grid: what would run, what is done, what cannot work, what each job will take, and how each ended.
 
-All but the last is known before anything is loaded.
+All but the last is known before anything is loaded. Jobs that are compared while they run share one error of 5 %, and
+know their shares at the start: one that decides while it runs cannot wait for the others, as Holm's adjustment does.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from omegaconf import DictConfig
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
 
 from runner.checkpoints import resolve
+from runner.config.compose import Composer
+from runner.config.hydra import to_config, without_hydra
 from runner.config.root import AUTO, RunnerConfig
 from runner.core import machine
 from runner.core.errors import INTERRUPTED, ConfigError, JobFailed, JobHeld, RunnerError
@@ -128,6 +133,51 @@ def plan_job(overrides: list[str], config: RunnerConfig) -> PlannedJob:
             started = planned.job.samples_path.exists() and not anew
             planned.state = State.resume if started else State.todo
     return planned
+
+
+def plan_all(lists: Sequence[Sequence[str]], context: HydraContext, master: DictConfig) -> list[PlannedJob]:
+    """Compose and plan the job of each list of overrides."""
+    composer = Composer(context.config_loader, master.hydra.job.config_name, master)
+    return [plan_composed(one, *without_hydra(composer.compose(one))) for one in map(list, lists)]
+
+
+def plan_composed(overrides: list[str], composed: DictConfig, choices: Mapping[str, str]) -> PlannedJob:
+    """Plan a job of a grid from its composed config."""
+    try:
+        config = to_config(composed, choices)
+    except RunnerError as error:
+        return PlannedJob(overrides, problem=str(error), exit_code=error.exit_code)
+    if config.task.reads_stdin:
+        file = "give a file (task.prompts=FILE), or " if hasattr(config.task, "prompts") else ""
+        problem = (
+            f"task={config.task.name} would read stdin, which the jobs of a grid do not have: {file}run it without -m"
+        )
+        return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
+    if config.task.is_endless:
+        problem = f"task={config.task.name} runs until it is stopped, so it cannot be a job of a grid: start it alone"
+        return PlannedJob(overrides, problem=problem, exit_code=ConfigError.exit_code)
+    planned = plan_job(overrides, config)
+    planned.composed = composed
+    return planned
+
+
+def share_error(plan: list[PlannedJob]) -> None:
+    """Count the comparisons of a grid, and plan the jobs whose key leaves the number to it again, each with its share.
+
+    Jobs that cannot run now count, too: whether memory is short today must not change the share of the others.
+    """
+    compared = [planned for planned in plan if planned.is_compared]
+    comparisons = len({planned.job_id or " ".join(planned.overrides) for planned in compared})
+    for number, planned in enumerate(plan):
+        config = planned.config
+        if not planned.is_compared or config is None or planned.composed is None:
+            continue
+        key = config.task.comparisons_key
+        if getattr(config.task, key) is not None:
+            continue  # the user has said how many there are, in this grid and others
+        OmegaConf.update(planned.composed, f"task.{key}", comparisons)
+        again = plan_job(planned.overrides, replace(config, task=replace(config.task, **{key: comparisons})))
+        plan[number] = replace(again, composed=planned.composed, filled_in=[f"task.{key}={comparisons}"])
 
 
 def _note_of_limit(config: RunnerConfig, count: int | None) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import platform
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -27,10 +28,8 @@ from runner.core.files import hold, is_held, write_atomically
 from runner.core.result import Status
 from runner.core.uris import without_secrets
 from runner.grid import pruning
-from runner.grid.composed_plan import plan_all
 from runner.grid.launchers import NO_PLAN, LaunchingSweeper, PlanLauncher
-from runner.grid.plan import Outcome
-from runner.grid.search_pictures import draw
+from runner.grid.plan import Outcome, plan_all
 from runner.grid.search_space import SearchSettings, SearchSpace, corner, study_name
 from runner.grid.trials import Trials
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 RESULTS = "optimization_results.yaml"  # the best trial, in the study's folder
 DATABASE = "searches.db"  # in OUTPUT_DIR, unless hydra.sweeper.storage names another one
 RUNNING = ".running"  # ends the name of a process's lock
+FEWEST = 2  # finished trials for a picture
 OWNER = "runs_in"  # an attribute of a trial: the process that runs it
 JOB = "job"  # an attribute of a study: the id of the job at the first values of all keys
 
@@ -294,3 +294,32 @@ def is_abandoned(trial: FrozenTrial, owner: dict[str, str]) -> bool:
     if runs_in["host"] != owner["host"]:
         return False
     return not is_held(Path(runs_in["lock"]))
+
+
+def draw(study: Study, folder: Path) -> list[str]:
+    """Draw a study that has enough trials into files in a folder; return their names."""
+    from optuna.trial import TrialState
+
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < FEWEST:
+        return []
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+    from optuna.visualization import matplotlib as optunas
+
+    pictures: dict[str, Any] = {"history": optunas.plot_optimization_history, "slice": optunas.plot_slice}
+    if len(study.best_params) > 1:
+        pictures["importances"] = optunas.plot_param_importances
+    drawn = []
+    for name, plot in pictures.items():
+        with mpl.rc_context(), warnings.catch_warnings():  # Optuna sets a style for the whole process
+            warnings.simplefilter("ignore")  # Optuna calls these functions experimental
+            try:
+                plot(study)
+            except RuntimeError:  # all scores are the same, so that no key matters
+                continue
+            pyplot.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+            pyplot.close("all")
+        drawn.append(f"{name}.png")
+    return drawn

@@ -23,13 +23,12 @@ from runner.core.progress import Progress
 from runner.core.result import Status
 from runner.core.texts import counted
 from runner.grid import model_list
-from runner.grid.composed_plan import plan_composed, share_error
 from runner.grid.expand import Values, check_exclude, excluded, expand
 from runner.grid.known_jobs import fetch_known, mark_known
 from runner.grid.launchers import LaunchingSweeper, PlanLauncher
 from runner.grid.other_launchers import ForeignLaunch, check_settings
 from runner.grid.parents import ParentRuns
-from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates
+from runner.grid.plan import Outcome, PlannedJob, State, mark_duplicates, plan_composed, share_error
 from runner.grid.show import show_failures, show_hints, show_plan, summary, table_lines
 from runner.report import show_grid
 from runner.store import grid_runs

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.agents.samples import SampledDiscussion
-from runner.agents.team import AgentCall, Answered, Team
+from runner.agents.team import AgentCall, Answered, SampledDiscussion, Team
 from runner.config.agents import DecisionMethod, Domain, Role
 from runner.core.result import Call, FinishReason
 

@@ -14,10 +14,9 @@ from runner.agents.graph import Edges, Kind
 from runner.agents.methods import learner_of, settings_of, silence_words
 from runner.agents.outcome import sample_of, why
 from runner.agents.play import Player
-from runner.agents.samples import SampledDiscussion
 from runner.agents.sandbox import Sandbox, SandboxLimits
 from runner.agents.tally import AttackTally, Tally, attacked_edges
-from runner.agents.team import Discussion
+from runner.agents.team import Discussion, SampledDiscussion
 from runner.checkpoints.resolve import ResolvedJob
 from runner.config.agents import Attack, Domain
 from runner.config.lora import adapter_of
