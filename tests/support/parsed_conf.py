@@ -7,7 +7,6 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from runner.config.choices import CONF
@@ -29,9 +28,8 @@ def loading_once() -> Callable[[Any], Any]:
     return load_once
 
 
-def prepare() -> None:
-    """Parse all files of conf/ and find Hydra's plugins, for the processes that are forked from this one."""
-    Plugins.instance()
+def parse_all() -> None:
+    """Parse all files of conf/, for the processes that are forked from this one."""
     load = loading_once()
     for path in CONF.rglob("*.yaml"):
         load(str(path))

@@ -42,7 +42,7 @@ LIBRARIES = (
     "mlflow.store.tracking.sqlalchemy_workspace_store",
     "alembic.command",
     "sqlalchemy.dialects.sqlite",
-    *("rich.console", "rich.table", "rich.live", "tabulate"),
+    *("rich.console", "rich.table", "rich.live", "tabulate", "hydra._internal.core_plugins.structured_config_source"),
     *("optuna", "optuna.importance", "optuna.visualization.matplotlib", "matplotlib.backends.backend_agg"),
 )
 MODULES = (
@@ -210,7 +210,7 @@ def main() -> None:
     sys.modules["warm_process"] = sys.modules["__main__"]
     for name in (*LIBRARIES, *MODULES):
         importlib.import_module(name)
-    parsed_conf.prepare()
+    parsed_conf.parse_all()
     plain = subprocess.Popen
     for module in [*sys.modules.values()]:  # modules that have imported the class itself would start processes cold
         if vars(module).get("Popen") is plain:
