@@ -78,6 +78,7 @@ def test_sums_are_exact_at_the_ends_of_the_range(emulated_tiles: OnlyTiles) -> N
         assert (multiply(emulated_tiles, rows.bfloat16(), it, workspace) == expected).all()
 
 
+@pytest.mark.thorough
 def test_other_sums_are_noticed_by_a_trial_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(FORCED, raising=False)
     mistake = "quantized.h", "TILE_MULTIPLY_ADD_BYTES(3, 5, 7);", "TILE_MULTIPLY_ADD_BYTES(3, 5, 6);"

@@ -133,6 +133,7 @@ def test_large_sums_do_not_saturate() -> None:
         assert outputs.allclose((127 * 127 * 2048 / 127.5) * scale.expand(5, -1)), "a sum of pairs has 17 bits"
 
 
+@pytest.mark.thorough
 @is_x86
 def test_products_of_bytes_without_avx512_are_compiled() -> None:
     """AVX-VNNI is the instruction of AVX-512 in another encoding, which this processor may lack."""
@@ -142,6 +143,7 @@ def test_products_of_bytes_without_avx512_are_compiled() -> None:
     assert "zmm" not in code
 
 
+@pytest.mark.sampled(1)
 @is_x86
 @pytest.mark.parametrize("target", TARGETS)
 def test_processors_without_products_of_bytes_and_bfloat16_have_the_same_bits(target: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from emulated import (
     CPU_FLAGS,
     OnlyProducts,
+    OnlyTiles,
     build,
     emulated,
     needs_tile_compiler,
@@ -29,54 +30,45 @@ SHAPES = [(8, 32), (32, 64), (33, 96), (64, 32), (96, 160), (250, 576), (130, 62
 COUNTS = (1, 2, 5, 6, 7, 15, 16, 17, 31, 32, 33, 40, 64, 65, 131)
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> OnlyProducts:
-    return emulated(tmp_path_factory.mktemp("emulated"))
-
-
-def loads(kernels: OnlyProducts) -> int:
-    return ctypes.c_long.in_dll(kernels.loaded, "emulated_loads").value
-
-
 @pytest.mark.parametrize("tile_rows", [1, 8, NO_TILES])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_tiles_and_vectors_give_the_bits_of_the_documented_order(
-    kernels: OnlyProducts, tile_rows: int, threads: int, monkeypatch: pytest.MonkeyPatch
+    emulated_tiles: OnlyTiles, tile_rows: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
-    before = loads(kernels)
+    before = emulated_tiles.count("loads")
     for outputs, inputs in SHAPES:
         weight, rows = torch.randn(outputs, inputs).bfloat16(), torch.randn(max(COUNTS), inputs).bfloat16()
         expected = sums_in_the_order_of_tiles(rows, weight).bfloat16()
-        panels = Panels.of(weight, None, kernels, tile_rows)
+        panels = Panels.of(weight, None, emulated_tiles, tile_rows)
         for count in COUNTS:
             assert torch.equal(panels.product(rows[:count]), expected[:count]), (outputs, inputs, count)
-    assert (loads(kernels) > before) is (tile_rows != NO_TILES)
+    assert (emulated_tiles.count("loads") > before) is (tile_rows != NO_TILES)
 
 
-def test_a_row_has_the_same_bits_by_tiles_and_by_vectors(kernels: OnlyProducts) -> None:
+def test_a_row_has_the_same_bits_by_tiles_and_by_vectors(emulated_tiles: OnlyTiles) -> None:
     """So a job may decode few rows by vectors and many by tiles; also numbers too small to be normal."""
     torch.manual_seed(1)
     for scale in (1.0, 1e-19, 1e-38):
         weight, rows = (torch.randn(100, 256) * scale).bfloat16(), torch.randn(50, 256).bfloat16()
         by_tiles, by_vectors, mixed = (
-            Panels.of(weight, None, kernels, count).product(rows) for count in (1, NO_TILES, 20)
+            Panels.of(weight, None, emulated_tiles, count).product(rows) for count in (1, NO_TILES, 20)
         )
         assert torch.equal(by_tiles.view(torch.int16), by_vectors.view(torch.int16))
         assert torch.equal(by_tiles.view(torch.int16), mixed.view(torch.int16))
 
 
-def test_nothing_is_written_behind_the_results_and_no_input_behind_the_rows_counts(kernels: OnlyProducts) -> None:
+def test_nothing_is_written_behind_the_results_and_no_input_behind_the_rows_counts(emulated_tiles: OnlyTiles) -> None:
     weight = torch.randn(33, 64).bfloat16()
-    panels = Panels.of(weight, None, kernels, 1)
+    panels = Panels.of(weight, None, emulated_tiles, 1)
     for count in (1, 15, 17, 33):
         room = torch.full(((count + 3) * 64,), float("nan"), dtype=torch.bfloat16)
         rows = room[: count * 64].view(count, 64)
         rows[:] = torch.randn(count, 64)
         result = torch.full((count * 33 + 40,), 7.0, dtype=torch.bfloat16)
         out = result[: count * 33].view(count, 33)
-        kernels(
+        emulated_tiles(
             "product",
             torch.bfloat16,
             rows.data_ptr(),
@@ -101,6 +93,7 @@ def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path) -> 
     assert choice.note in choice.fact
 
 
+@pytest.mark.thorough
 def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Path) -> None:
     """They are compiled here although this processor may lack them; nothing else contains them."""
     if shutil.which("objdump") is None:
@@ -120,7 +113,7 @@ def test_the_library_has_the_instructions_in_functions_of_their_own(tmp_path: Pa
 
 
 @pytest.mark.skipif("amx_tile" not in CPU_FLAGS, reason="this processor has no tiles")
-def test_real_tiles_give_the_bits_of_the_emulation(kernels: OnlyProducts, tmp_path: Path) -> None:
+def test_real_tiles_give_the_bits_of_the_emulation(emulated_tiles: OnlyTiles, tmp_path: Path) -> None:
     compiled = native.kernels()
     assert compiled is not None
     if compiled.tiles_problem:
@@ -130,7 +123,7 @@ def test_real_tiles_give_the_bits_of_the_emulation(kernels: OnlyProducts, tmp_pa
     for outputs, inputs in SHAPES:
         weight, rows = torch.randn(outputs, inputs).bfloat16(), torch.randn(131, inputs).bfloat16()
         for count in COUNTS:
-            pair = [Panels.of(weight, None, which, 1).product(rows[:count]) for which in (real, kernels)]
+            pair = [Panels.of(weight, None, which, 1).product(rows[:count]) for which in (real, emulated_tiles)]
             assert torch.equal(*pair), (outputs, inputs, count)
 
 

@@ -158,6 +158,7 @@ def test_the_way_is_that_of_plain_weights_of_these_shapes(
     assert choice_for(layers, emulated_tiles) is None
 
 
+@pytest.mark.thorough
 def test_a_wrong_kernel_is_noticed_by_its_trial_and_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this build both panels of a pair are multiplied by the first one's weights."""
     right, wrong = (f"panels[2] = {{strip[0], u->second ? strip[{second}] : 0}}" for second in (1, 0))
